@@ -1,0 +1,42 @@
+# The two commands a fresh machine needs: `make run` and `make test`. Everything lives in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: run test lint types unit bench clean
+
+run: $(STAMP)
+	$(BIN)/ehlo
+
+test: lint types unit
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+unit: $(STAMP)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q tests/protocol
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --include='src/ehlo/protocol/*' --fail-under=100
+	$(BIN)/coverage run -m pytest -q --ignore=tests/protocol
+	$(BIN)/coverage combine -q --append
+	$(BIN)/coverage report --fail-under=85
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[standard,dev]'
+	touch $@

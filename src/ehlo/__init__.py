@@ -1,0 +1,72 @@
+"""An SMTP server for Python: mail comes in, a function of yours gets it.
+
+    import ehlo
+
+    def handler(remote_addr, mail_from, rcpt_tos, data):
+        print(f"mail from {mail_from} for {rcpt_tos[0]}: {len(data)} bytes")
+
+    ehlo.listen_and_serve("127.0.0.1:2525", handler, "MyServerApp")
+
+Names are imported when they are first used, so that `import ehlo` itself costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ehlo.handlers.base import Handler
+    from ehlo.protocol.address import Address
+    from ehlo.protocol.errors import Reject
+    from ehlo.protocol.reply import Reply
+    from ehlo.protocol.sasl import (
+        CramMD5Credentials,
+        Credentials,
+        PasswordCredentials,
+        cram_md5_matches,
+    )
+    from ehlo.server.server import Server, listen_and_serve, listen_and_serve_tls
+    from ehlo.session import Message, Peer, Session, TLSInfo, current_session
+
+__all__ = [
+    "Address",
+    "CramMD5Credentials",
+    "Credentials",
+    "Handler",
+    "Message",
+    "PasswordCredentials",
+    "Peer",
+    "Reject",
+    "Reply",
+    "Server",
+    "Session",
+    "TLSInfo",
+    "cram_md5_matches",
+    "current_session",
+    "listen_and_serve",
+    "listen_and_serve_tls",
+]
+
+_HOMES = {
+    "ehlo.handlers.base": ("Handler",),
+    "ehlo.protocol.address": ("Address",),
+    "ehlo.protocol.errors": ("Reject",),
+    "ehlo.protocol.reply": ("Reply",),
+    "ehlo.protocol.sasl": (
+        *("CramMD5Credentials", "Credentials", "PasswordCredentials", "cram_md5_matches"),
+    ),
+    "ehlo.server.server": ("Server", "listen_and_serve", "listen_and_serve_tls"),
+    "ehlo.session": ("Message", "Peer", "Session", "TLSInfo", "current_session"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'ehlo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

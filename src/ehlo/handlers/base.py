@@ -1,0 +1,89 @@
+"""`Handler`: a hook for each moment of a session. What is not overridden is not called."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ehlo.protocol.address import Address
+from ehlo.protocol.reply import Reply
+from ehlo.protocol.sasl import Credentials
+from ehlo.session import Message, Session
+
+if TYPE_CHECKING:
+    from ehlo.server.server import Server
+
+__all__ = ["Answer", "Handler"]
+
+Answer = Awaitable[Reply | None] | Reply | None
+
+
+class Handler:
+    """Subclass it and override the hooks that you need; each may be `def` or `async def`.
+
+    To answer: return `None` to accept, a `Reply` to say it in your own words (a 4xx or 5xx one
+    refuses), or raise `Reject`. Any other exception is taken for a bug: it is logged, and the
+    client gets `451 4.3.0` (`421 4.3.0` at `on_connect`). A `def` hook runs in a thread, an
+    `async def` one on the server's loop. One session's hooks never run at the same time.
+    """
+
+    def on_startup(self, server: Server) -> Awaitable[None] | None:
+        """The server listens, in the loop that will serve; an exception here ends the start."""
+
+    def on_shutdown(self, server: Server) -> Awaitable[None] | None:
+        """The last session has ended."""
+
+    def on_connect(self, session: Session) -> Answer:
+        """A client has connected; the answer is the greeting."""
+
+    def on_hello(self, session: Session, name: str) -> Answer:
+        """HELO or EHLO. `session.helo` has the name once this has accepted it."""
+
+    def on_tls(self, session: Session) -> Answer:
+        """A TLS handshake is done; `session.tls` tells of it. A refusal is said, then we close."""
+
+    def on_auth(
+        self, session: Session, credentials: Credentials
+    ) -> Awaitable[str | bool | Reply | None] | str | bool | Reply | None:
+        """A login. Return the identity, a non-empty `str`, to accept; `None` or `False` refuses.
+
+        Whatever else is returned is taken for a bug: `454 4.7.0`, and the client is not logged in.
+        """
+
+    def on_secret(
+        self, session: Session, username: str
+    ) -> Awaitable[str | bytes | None] | str | bytes | None:
+        """The password of `username` in plaintext, for CRAM-MD5, or `None` where there is none.
+
+        CRAM-MD5 is offered when this is overridden.
+        """
+
+    def on_mail(self, session: Session, sender: Address, params: Mapping[str, Any]) -> Answer:
+        """MAIL FROM, with its typed parameters by upper-case keyword."""
+
+    def on_rcpt(self, session: Session, recipient: Address, params: Mapping[str, Any]) -> Answer:
+        """RCPT TO, with its typed parameters by upper-case keyword."""
+
+    def on_data(self, session: Session) -> Answer:
+        """DATA, before the 354."""
+
+    def on_message(
+        self, session: Session, message: Message
+    ) -> Awaitable[Reply | str | None] | Reply | str | None:
+        """The whole message is here. Returning accepts it, and is the promise to deliver it.
+
+        A `str` is a queue id: `250 2.0.0 Ok: queued as <id>`. Every handler has this hook.
+        """
+        raise NotImplementedError
+
+    def on_replied(self, session: Session, message: Message, sent: bool) -> Awaitable[None] | None:
+        """The final reply to `message` has left, or (`sent` is `False`) could not."""
+
+    def on_vrfy(self, session: Session, text: str) -> Answer:
+        """VRFY; accepted with `252`, which tells nothing."""
+
+    def on_reset(self, session: Session) -> Answer:
+        """RSET."""
+
+    def on_disconnect(self, session: Session) -> Awaitable[None] | None:
+        """The client has gone, or was sent away; no other hook of this session will run."""

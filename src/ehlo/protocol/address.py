@@ -1,0 +1,106 @@
+"""Mail addresses as SMTP carries them: a path without its brackets and without its source route."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from ehlo.protocol import grammar
+
+__all__ = ["NO_PARAMETERS", "NULL_PATH", "Address", "is_address_literal"]
+
+NO_PARAMETERS: Final[Mapping[str, Any]] = MappingProxyType({})
+
+_DOT_STRING = re.compile(grammar.DOT_STRING)
+_QUOTED_PAIR = re.compile(r"\\(.)")
+_NEEDS_PAIR = re.compile(r'(["\\])')
+_GENERAL_LITERAL = re.compile(r"[A-Za-z0-9\-]*[A-Za-z0-9]:[!-Z^-~]+")
+_DOMAIN_LIMIT = 255  # octets, RFC 5321 4.5.3.1.2
+
+
+class Address:
+    """A sender or a recipient.
+
+    `local` is the local part without quoting, `domain` what follows the `@` as the client gave it
+    (address literals with their brackets), `params` the typed ESMTP parameters that came with it,
+    by upper-case keyword. `str()` gives `local@domain` without angle brackets, quoted where RFC
+    5321 4.1.2 needs it; the null reverse path is `""`, and `<Postmaster>` has no domain. Two
+    addresses are equal when local part and domain are, letter for letter. Immutable.
+    """
+
+    __slots__ = ("domain", "local", "params")
+
+    local: str
+    domain: str
+    params: Mapping[str, Any]
+
+    def __init__(self, local: str, domain: str, params: Mapping[str, Any] = NO_PARAMETERS) -> None:
+        assign = object.__setattr__
+        assign(self, "local", local)
+        assign(self, "domain", domain)
+        assign(self, "params", params)
+
+    @property
+    def is_null(self) -> bool:
+        """Whether this is the null reverse path, `<>` (RFC 5321 4.5.5)."""
+        return not self.local and not self.domain
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"an Address does not change: {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"an Address does not change: {name}")
+
+    def __str__(self) -> str:
+        if not self.domain:
+            return self.local
+        local = self.local
+        if _DOT_STRING.fullmatch(local) is None:
+            local = '"' + _NEEDS_PAIR.sub(r"\\\1", local) + '"'
+        return f"{local}@{self.domain}"
+
+    def __repr__(self) -> str:
+        return f"Address({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Address) and self.local == other.local and self.domain == other.domain
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.local, self.domain))
+
+
+NULL_PATH: Final = Address("", "")
+
+
+def from_match(match: re.Match[str], params: Mapping[str, Any]) -> Address | None:
+    """The address of a `grammar.PATH` match; `None` when its domain cannot be one."""
+    local, domain = match["local"], match["domain"]
+    if local[0] == '"':
+        local = _QUOTED_PAIR.sub(r"\1", local[1:-1])
+    if domain[0] == "[":
+        if not is_address_literal(domain):
+            return None
+    elif len(domain) > _DOMAIN_LIMIT // 4 and len(domain.encode()) > _DOMAIN_LIMIT:
+        return None
+    return Address(local, domain, params)
+
+
+def is_address_literal(text: str) -> bool:
+    """Whether `text`, with its brackets, is an address literal (RFC 5321 4.1.3)."""
+    import ipaddress  # few sessions meet a literal, and the import is a slow one
+
+    inside = text[1:-1]
+    try:
+        if inside[:5].lower() == "ipv6:":
+            ipaddress.IPv6Address(inside[5:])
+        elif ":" in inside:
+            return _GENERAL_LITERAL.fullmatch(inside) is not None
+        else:
+            ipaddress.IPv4Address(inside)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,110 @@
+"""Reading a body to its end, whether anyone wants it or not.
+
+Framing comes before meaning: the end is found, and dots are unstuffed, on CRLF alone (RFC 5321
+4.1.1.4, 4.5.2). Only what has been framed so is looked at for a bare CR or LF, which makes the
+body safe to store and to forward: no later reader can find an end of data in it that we did not.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, Literal
+
+from ehlo.protocol.buffer import Buffer
+
+__all__ = ["END", "BareNewlines", "DataReader", "End", "has_bare_newline", "normalised"]
+
+
+class End(enum.Enum):
+    """The body has been read to its end."""
+
+    END = 1
+
+    def __repr__(self) -> str:
+        return "END"
+
+
+END: Final = End.END
+
+
+class BareNewlines(enum.Enum):
+    """What happens to a CR without LF, or a LF without CR, in a message."""
+
+    NORMALISE = "normalise"
+    REJECT = "reject"
+    KEEP = "keep"
+
+
+# What the end of a slice may be the beginning of; the longest first
+_HOLD_BACK: Final = ((b"\r\n.\r", 4), (b"\r\n.", 3), (b"\r\n", 2), (b"\r", 1))
+
+
+class DataReader:
+    """The body that follows a 354, up to CRLF . CRLF; dots unstuffed, line ends as they came."""
+
+    __slots__ = ("_at_start", "_ended")
+
+    def __init__(self) -> None:
+        self._at_start = True  # the CRLF before the first line is the command's own
+        self._ended = False
+
+    def read(self, buffer: Buffer) -> bytes | Literal[End.END] | None:
+        """The largest slice that is surely body, `END`, or `None` for "more bytes, please"."""
+        if self._ended:
+            return END
+        if self._at_start:
+            start = self._read_start(buffer)
+            if start is not True:
+                return start
+        dot = buffer.find(b"\r\n.")
+        if dot >= 0:
+            end = buffer.find(b"\r\n.\r\n", dot)
+            if end >= 0:
+                self._ended = True
+                chunk = buffer.take(end + 2)
+                buffer.skip(3)
+                return _unstuffed(chunk) if dot != end else chunk
+        # A slice never ends inside what may be CRLF . CRLF, nor between CRLF and a dot
+        safe = len(buffer) - _held_back(buffer)
+        if safe == 0:
+            return None
+        chunk = buffer.take(safe)
+        return _unstuffed(chunk) if dot >= 0 else chunk
+
+    def _read_start(self, buffer: Buffer) -> Literal[True, End.END] | None:
+        """`True` when past the first line's dot; a lone dot there ends a body without any line."""
+        if buffer.startswith(b"."):
+            if buffer.startswith(b".\r\n"):
+                self._ended = True
+                buffer.skip(3)
+                return END
+            if len(buffer) < 2 or (len(buffer) == 2 and buffer.startswith(b".\r")):
+                return None
+            buffer.skip(1)
+        elif not len(buffer):
+            return None
+        self._at_start = False
+        return True
+
+
+def _unstuffed(chunk: bytes) -> bytes:
+    """RFC 5321 4.5.2: a line that begins with a dot loses it."""
+    return chunk.replace(b"\r\n.", b"\r\n")
+
+
+def _held_back(buffer: Buffer) -> int:
+    for tail, length in _HOLD_BACK:
+        if buffer.endswith(tail):
+            return length
+    return 0
+
+
+def has_bare_newline(chunk: bytes) -> bool:
+    """Whether there is a CR or a LF outside of CRLF. `chunk` must not end inside a CRLF."""
+    pairs = chunk.count(b"\r\n")
+    return chunk.count(b"\n") != pairs or chunk.count(b"\r") != pairs
+
+
+def normalised(chunk: bytes) -> bytes:
+    """Every bare CR and bare LF made a CRLF."""
+    return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")

@@ -1,0 +1,121 @@
+"""Bytes received and not yet read. A byte that was looked at for a line end is not looked at again.
+
+What arrives while nothing is left over is kept as it is, without a copy; only a leftover is
+gathered in a bytearray, whose growth is amortised, so that dripping costs no more than bursting.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, Literal
+
+__all__ = ["OVERLONG", "Buffer", "Overlong"]
+
+_COMPACT_AT: Final = 65_536
+
+
+class Overlong(enum.Enum):
+    """A line was over the limit, and all of it has been thrown away."""
+
+    OVERLONG = 1
+
+    def __repr__(self) -> str:
+        return "OVERLONG"
+
+
+OVERLONG: Final = Overlong.OVERLONG
+
+
+class Buffer:
+    """What the network brought, read by line (`take_line`), by count (`take`) or by slice."""
+
+    __slots__ = ("_data", "_pos", "_scanned", "_skipping")
+
+    def __init__(self) -> None:
+        self._data: bytes | bytearray = b""
+        self._pos = 0  # all before it has been taken
+        self._scanned = 0  # no line end between _pos and here
+        self._skipping = False  # inside a line that was over the limit
+
+    def __len__(self) -> int:
+        return len(self._data) - self._pos
+
+    def feed(self, data: bytes) -> None:
+        """Add what was received."""
+        if self._pos == len(self._data):
+            self._data = bytes(data)
+            self._pos = self._scanned = 0
+            return
+        if isinstance(self._data, bytes):
+            self._rebase(bytearray(self._data[self._pos :]))
+        elif self._pos > _COMPACT_AT:
+            del self._data[: self._pos]
+            self._rebase(self._data)
+        assert isinstance(self._data, bytearray)  # noqa: S101  _rebase gave it one
+        self._data += data
+
+    def _rebase(self, data: bytearray) -> None:
+        self._data = data
+        self._scanned = max(0, self._scanned - self._pos)
+        self._pos = 0
+
+    def take_line(self, limit: int) -> bytes | Literal[Overlong.OVERLONG] | None:
+        """The next line with its end, `OVERLONG` for one over `limit` octets, `None` for none yet.
+
+        `limit` counts the line end (RFC 5321 4.5.3.1.4). A line over it is thrown away as it
+        comes, and reported once, when its end has been seen.
+        """
+        data, pos = self._data, self._pos
+        end = data.find(b"\n", max(pos, self._scanned)) + 1
+        if end == 0:
+            self._scanned = len(data)
+            if self._skipping or len(data) - pos > limit:
+                self._skipping = True
+                self._consume(len(data))
+            return None
+        if self._skipping or end - pos > limit:
+            self._skipping = False
+            self._consume(end)
+            return OVERLONG
+        line = bytes(data[pos:end])
+        self._consume(end)
+        return line
+
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes, or as many as there are."""
+        end = min(len(self._data), self._pos + count)
+        taken = bytes(self._data[self._pos : end])
+        self._consume(end)
+        return taken
+
+    def skip(self, count: int) -> None:
+        """Throw away the next `count` bytes, which must be there."""
+        self._consume(self._pos + count)
+
+    def peek(self, count: int) -> bytes:
+        """The next `count` bytes, or as many as there are, which stay."""
+        return bytes(self._data[self._pos : self._pos + count])
+
+    def find(self, what: bytes, offset: int = 0) -> int:
+        """Where `what` stands, at `offset` or after, from the first byte not taken; -1 if not."""
+        found = self._data.find(what, self._pos + offset)
+        return found if found < 0 else found - self._pos
+
+    def startswith(self, what: bytes) -> bool:
+        """Whether what is left begins so."""
+        return self._data.startswith(what, self._pos)
+
+    def endswith(self, what: bytes) -> bool:
+        """Whether what is left ends so."""
+        return self._data.endswith(what, self._pos)
+
+    def clear(self) -> None:
+        """Throw everything away."""
+        self._consume(len(self._data))
+
+    def _consume(self, end: int) -> None:
+        if end == len(self._data):
+            self._data = b""
+            self._pos = self._scanned = 0
+        else:
+            self._pos = self._scanned = end

@@ -1,0 +1,494 @@
+"""The server's half of an SMTP connection: bytes in, events and replies out; no socket, no clock.
+
+    connection.receive_data(data)
+    while not isinstance(event := connection.next_event(), Waiting):
+        ...                                  # and for those that want one: connection.reply(answer)
+    send(connection.data_to_send())
+
+An event that wants an answer pauses the connection; what the client pipelined stays in the buffer.
+So order, back-pressure and "refused, so nothing changed" are one rule: the state moves when the
+answer is a positive one, and then only. The end of a message closes the transaction either way.
+
+Longer than most files here, since this is the one place where the state moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, Literal
+
+from ehlo.protocol import commands, events, sasl
+from ehlo.protocol import reply as replies
+from ehlo.protocol.body import END, BareNewlines, DataReader, has_bare_newline, normalised
+from ehlo.protocol.buffer import OVERLONG, Buffer, Overlong
+from ehlo.protocol.errors import ProtocolError
+from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
+from ehlo.protocol.extensions import Facts
+from ehlo.protocol.reply import Reply
+from ehlo.protocol.settings import Settings
+from ehlo.protocol.state import TRANSITIONS, State, Transaction
+
+__all__ = ["Connection", "Observer"]
+
+Observer = Callable[[str, str, str], None]
+"""Told of each line: `("read" or "write", verb, line)`. Credentials are masked, bodies left out."""
+
+_Answer = Callable[["Connection", Any, Reply | None], None]
+_Refusal = Callable[["Connection", Reply], object]
+
+_MIB: Final = 1_048_576
+_MISTAKES: Final = frozenset({500, 501, 502, 503, 504, 555})  # those of our replies that count
+_TLS_HELLO: Final = b"\x16\x03"  # RFC 8446 5.1: a handshake record
+_MASK: Final = "****"
+
+
+class Connection:
+    """One client's conversation, from the greeting (or from the end of STARTTLS) to its end.
+
+    `nonce` is called for what must be unpredictable, and gives text without spaces or brackets.
+    With `greet=False` the client has been greeted already: this is the connection that replaces
+    another after STARTTLS, and knows nothing of it (RFC 3207 4.2).
+    """
+
+    __slots__ = (
+        "_asked",
+        "_buffer",
+        "_ended",
+        "_exchange",
+        "_failed_logins",
+        "_linger",
+        "_observer",
+        "_out",
+        "_reader",
+        "_refused_recipients",
+        "_tarpit",
+        "_verb",
+        "authenticated",
+        "errors",
+        "nonce",
+        "settings",
+        "state",
+        "tls",
+        "transaction",
+    )
+
+    def __init__(
+        self,
+        settings: Settings,
+        nonce: Callable[[], str],
+        *,
+        tls: bool = False,
+        greet: bool = True,
+        observer: Observer | None = None,
+    ) -> None:
+        self.settings = settings
+        self.nonce = nonce
+        self.tls = tls
+        self.state = State.GREETING if greet else State.HELLO
+        self.authenticated = False
+        self.transaction: Transaction | None = None
+        self.errors = 0  # that the client made in this session
+        self._buffer = Buffer()
+        self._out: list[bytes] = []
+        self._asked: Event | None = None  # what the next call of reply() answers
+        self._ended = False  # the client will not send any more
+        self._linger = False
+        self._tarpit = False
+        self._verb = ""  # of the command under way
+        self._reader: DataReader | None = None
+        self._exchange: sasl.Exchange | None = None
+        self._refused_recipients = 0
+        self._failed_logins = 0
+        self._observer = observer
+
+    # -- bytes -----------------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes) -> None:
+        """Take what the network brought; it may be anything."""
+        if self.state is not State.CLOSED:
+            self._buffer.feed(data)
+
+    def receive_eof(self) -> None:
+        """The client has closed its sending side; what it said before is still answered."""
+        self._ended = True
+
+    def data_to_send(self) -> bytes:
+        """All that is to be sent now; it is handed out once."""
+        out = self._out
+        if not out:
+            return b""
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        return data
+
+    @property
+    def has_data_to_send(self) -> bool:
+        """Whether `data_to_send` would give anything."""
+        return bool(self._out)
+
+    @property
+    def buffered(self) -> int:
+        """Octets received and not yet read."""
+        return len(self._buffer)
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is under way, from MAIL being asked about to the final reply."""
+        return self.transaction is not None or type(self._asked) is events.Mail
+
+    # -- events ----------------------------------------------------------------------------------
+
+    def next_event(self) -> Event | Waiting:
+        """The next thing that the client did, or why there is none now."""
+        if self._asked is not None or self._tarpit or self.state is State.TLS:
+            return PAUSED
+        if self.state is State.GREETING:
+            return self._ask(events.Connect())
+        while self.state is not State.CLOSED:
+            event = self._read_command() if self._reader is None else self._read_body(self._reader)
+            if event is not None:
+                return self._close() if self._ended and event is NEED_DATA else event
+        return events.Close(self._linger)
+
+    def _close(self) -> events.Close:
+        self.state = State.CLOSED
+        self._buffer.clear()
+        self.transaction = self._reader = self._exchange = None
+        return events.Close(self._linger)
+
+    def _ask(self, event: Event) -> Event:
+        self._asked = event
+        return event
+
+    def _read_command(self) -> Event | Waiting | None:
+        limits, limit = self.settings.limits, self.settings.command_limit
+        if self._exchange is not None or (len(self._buffer) > limit and self._begins_with_auth()):
+            limit = max(limit, limits.auth_line)
+        line = self._buffer.take_line(limit)
+        if line is None:
+            return self._not_smtp() if self._buffer.startswith(_TLS_HELLO) else NEED_DATA
+        if self._exchange is not None:
+            return self._respond(self._exchange, line)
+        if line is OVERLONG:
+            self._verb = ""
+            auth = limit > self.settings.command_limit
+            return self._error(replies.AUTH_LINE_TOO_LONG if auth else replies.LINE_TOO_LONG)
+        return self._command(line)
+
+    def _begins_with_auth(self) -> bool:
+        return self._buffer.peek(5).upper() == b"AUTH "
+
+    def _command(self, line: bytes) -> Event | None:
+        command = commands.split(line, strict_eol=self.settings.strict_eol)
+        if isinstance(command, Reply):
+            self._verb = ""
+            return self._not_smtp() if line.startswith(_TLS_HELLO) else self._error(command)
+        verb, argument = command
+        self._verb = verb
+        if self._observer is not None:
+            self._observe_command(verb, argument)
+        method = commands.VERBS.get(verb)
+        if method is None:
+            return self._unknown(verb)
+        refusal = commands.refusal_of(self, verb, argument)
+        if refusal is not None:
+            return self._refuse(refusal)
+        result = method(self, argument)
+        if isinstance(result, Reply):
+            return self._answered(verb, result)
+        if isinstance(result, sasl.Exchange):
+            self._exchange = result
+            return self._step(result, result.start())
+        if isinstance(result, events.Close):
+            return self._close()
+        return self._admit(result) if type(result) is events.Rcpt else self._ask(result)
+
+    def _unknown(self, verb: str) -> Event | None:
+        if verb in commands.HTTP_VERBS:
+            return self._not_smtp()
+        if verb == "*":  # Go's net/smtp says it after a login that failed: no error of its user's
+            return self._say(replies.UNKNOWN_COMMAND)
+        return self._error(replies.UNKNOWN_COMMAND)
+
+    def _not_smtp(self) -> Event | None:
+        return self._say(replies.NOT_SMTP)
+
+    def _answered(self, verb: str, reply: Reply) -> Event | None:
+        """A command that answers itself, by its nature or because it is wrong."""
+        if verb == "RCPT" and self.transaction is not None:
+            self.transaction.refused += 1
+        if verb == "QUIT":
+            self._say(reply)
+            return self._close()
+        return self._refuse(reply)
+
+    def _admit(self, event: Event) -> Event | None:
+        """RFC 5321 4.5.3.1.10: too many recipients is a 452, and the transaction goes on."""
+        transaction = self.transaction
+        assert transaction is not None  # noqa: S101  the table lets RCPT in only within one
+        if len(transaction.recipients) < self.settings.max_recipients:
+            return self._ask(event)
+        transaction.over_limit += 1
+        if transaction.over_limit > self.settings.limits.excess_recipients:
+            return self._error(replies.TOO_MANY_RECIPIENTS)
+        return self._say(replies.TOO_MANY_RECIPIENTS)
+
+    # -- login -----------------------------------------------------------------------------------
+
+    def usable_mechanisms(self) -> tuple[str, ...]:
+        """The names of the mechanisms that the client could use now."""
+        return () if self.authenticated else self.settings.usable_mechanisms(tls=self.tls)
+
+    def _respond(
+        self, exchange: sasl.Exchange, line: bytes | Literal[Overlong.OVERLONG]
+    ) -> Event | None:
+        if line is OVERLONG:
+            return self._step(exchange, replies.AUTH_LINE_TOO_LONG)
+        if self._observer is not None:
+            self._observer("read", "AUTH", _MASK)
+        if self.settings.strict_eol and line[-2:] != b"\r\n":
+            return self._step(exchange, replies.BARE_LINE_END)
+        text = line.decode("ascii", "replace").rstrip("\r\n \t")
+        return self._step(exchange, exchange.respond(text))
+
+    def _step(
+        self, exchange: sasl.Exchange, step: bytes | sasl.Credentials | Reply
+    ) -> Event | None:
+        if isinstance(step, bytes):
+            self._out.append(step)
+            if self._observer is not None:
+                self._observer("write", "AUTH", step.decode().rstrip())
+            return None
+        self._exchange = None
+        if isinstance(step, Reply):
+            return self._error(step)
+        return self._ask(events.Auth(exchange.mechanism.name, step))
+
+    # -- the body --------------------------------------------------------------------------------
+
+    def _read_body(self, reader: DataReader) -> Event | Waiting | None:
+        transaction = self.transaction
+        assert transaction is not None  # noqa: S101  a body has a transaction
+        chunk = reader.read(self._buffer)
+        if chunk is None:
+            return NEED_DATA
+        if chunk is END:
+            return self._end_of_body(transaction)
+        transaction.size += len(chunk)
+        if transaction.size > self.settings.max_size > 0:
+            return self._over_size(transaction)
+        if transaction.refusal is not None:
+            return None
+        policy = self.settings.bare_newlines
+        if policy is not BareNewlines.KEEP and has_bare_newline(chunk):
+            if policy is BareNewlines.REJECT:
+                return self.refuse_body(replies.BARE_NEWLINE)
+            chunk = normalised(chunk)
+        return events.BodyChunk(chunk)
+
+    def refuse_body(self, reply: Reply) -> events.BodyRefused:
+        """Throw away what comes of this body, and say `reply`, a 4xx or 5xx, at its end."""
+        if self._reader is None or self.transaction is None or not reply.refuses:
+            raise ProtocolError("no body to refuse, or no refusal")
+        self.transaction.refusal = reply
+        return events.BodyRefused(reply)
+
+    def _over_size(self, transaction: Transaction) -> Event | None:
+        """Drained to its end, unless it goes past the limit by far: then we stop listening."""
+        limit = self.settings.max_size
+        if transaction.size > max(2 * limit, limit + _MIB):
+            self._say(replies.TOO_LARGE)
+            self._linger = True
+            return self._close()
+        refused = transaction.refusal is not None
+        return None if refused else self.refuse_body(replies.TOO_LARGE)
+
+    def _end_of_body(self, transaction: Transaction) -> Event | None:
+        self._reader = None
+        self._verb = "."
+        self.state = TRANSITIONS[self.state, "."]
+        if transaction.refusal is None:
+            return self._ask(events.MessageEnd(transaction))
+        self._end_transaction()
+        return self._say(transaction.refusal)
+
+    def _end_transaction(self) -> None:
+        self.transaction = None
+        self.state = TRANSITIONS[self.state, "."]
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    def reply(self, answer: Reply | None = None) -> None:
+        """Answer the event that paused us: `None` accepts in our words, a `Reply` says it all.
+
+        Raises `ProtocolError` when nothing was asked, or the reply is none for that question (a
+        354 goes with DATA and nothing else does).
+        """
+        asked = self._asked
+        if asked is None:
+            raise ProtocolError("nothing was asked")
+        is_data = type(asked) is events.Data
+        if answer is not None and not answer.refuses and (answer.code == 354) is not is_data:
+            raise ProtocolError(f"{answer.code} does not answer {type(asked).__name__}")
+        self._asked = None
+        if answer is not None and answer.refuses:
+            self._REFUSALS.get(type(asked), Connection._say)(self, answer)
+        else:
+            self._ANSWERS[type(asked)](self, asked, answer)
+
+    def _greet(self, _event: events.Connect, answer: Reply | None) -> None:
+        settings = self.settings
+        self.state = State.HELLO
+        if answer is None:
+            self._say(replies.greeting(settings.hostname, settings.appname))
+        else:
+            self._say(Reply(answer.code, None, answer.text))  # RFC 2034 4: no enhanced code here
+
+    def _refuse_connection(self, answer: Reply) -> None:
+        """RFC 5321 3.1: after a 554 greeting we wait for QUIT, and answer 503 to all else."""
+        self.state = State.REFUSED
+        self._say(answer)
+
+    def _welcome(self, event: events.Hello, answer: Reply | None) -> None:
+        self.transaction = None  # RFC 5321 4.1.4: EHLO is a RSET, too
+        self.state = TRANSITIONS[self.state, "EHLO"]
+        offered = self._offered() if event.esmtp else []
+        if answer is None:
+            self._say(replies.hello(self.settings.hostname, event.name, offered))
+        else:
+            self._say(Reply(answer.code, None, "\n".join([answer.lines[0], *offered])))
+
+    def _offered(self) -> list[str]:
+        facts = Facts(self.settings, self.tls, self.usable_mechanisms())
+        return [
+            f"{row.keyword} {row.argument(facts)}".rstrip()
+            for row in self.settings.extensions
+            if row.offered(facts)
+        ]
+
+    def _begin(self, event: events.Mail, answer: Reply | None) -> None:
+        self.transaction = Transaction(event.sender)
+        self.state = TRANSITIONS[self.state, "MAIL"]
+        self._say(answer or replies.MAIL_OK)
+
+    def _add_recipient(self, event: events.Rcpt, answer: Reply | None) -> None:
+        assert self.transaction is not None  # noqa: S101  RCPT comes within one
+        self.transaction.recipients.append(event.recipient)
+        self.state = TRANSITIONS[self.state, "RCPT"]
+        self._say(answer or replies.RCPT_OK)
+
+    def _refuse_recipient(self, answer: Reply) -> None:
+        assert self.transaction is not None  # noqa: S101  RCPT comes within one
+        self.transaction.refused += 1
+        self._refused_recipients += 1
+        too_many = self._refused_recipients >= self.settings.limits.refused_recipients
+        self._say(replies.TOO_MANY_REFUSED if too_many else answer)
+
+    def _start_body(self, _event: events.Data, answer: Reply | None) -> None:
+        self._reader = DataReader()
+        self.state = TRANSITIONS[self.state, "DATA"]
+        self._say(answer or replies.START_DATA)
+
+    def _take_message(self, _event: events.MessageEnd, answer: Reply | None) -> None:
+        self._end_transaction()
+        self._say(answer or replies.QUEUED)
+
+    def _refuse_message(self, answer: Reply) -> None:
+        self._end_transaction()
+        self._say(answer)
+
+    def _log_in(self, _event: events.Auth, answer: Reply | None) -> None:
+        self.authenticated = True
+        self._say(answer or replies.AUTHENTICATED)
+
+    def _refuse_login(self, answer: Reply) -> None:
+        wrong = answer.code >= 500  # a 4xx is our own trouble
+        self._failed_logins += wrong
+        if wrong and self._failed_logins >= self.settings.limits.failed_logins:
+            answer = replies.TOO_MANY_LOGINS
+        if wrong and not answer.closes:
+            self._error(answer)
+        else:
+            self._say(answer)
+
+    def _begin_tls(self, _event: events.StartTLS, _answer: Reply | None) -> None:
+        self.state = TRANSITIONS[self.state, "STARTTLS"]
+        self._say(replies.START_TLS)
+
+    def _verify(self, _event: events.Vrfy, answer: Reply | None) -> None:
+        self._say(answer or replies.CANNOT_VRFY)
+
+    def _reset(self, _event: events.Reset, answer: Reply | None) -> None:
+        self.transaction = None
+        self.state = TRANSITIONS[self.state, "RSET"]
+        self._say(answer or replies.OK)
+
+    def hang_up(self, reply: Reply | None = None) -> None:
+        """End the connection from our side, whatever it was doing; `reply` is said first."""
+        self._asked = None
+        self._tarpit = False
+        if self.state is not State.CLOSED:
+            if reply is not None:
+                self._say(reply)
+            self._close()
+
+    def resume(self) -> None:
+        """Go on after a `Tarpit`."""
+        self._tarpit = False
+
+    # -- saying ----------------------------------------------------------------------------------
+
+    def _say(self, reply: Reply) -> events.Close | None:
+        self._out.append(reply.wire)
+        if self._observer is not None:
+            for line in reply.wire.decode().splitlines():
+                self._observer("write", self._verb, line)
+        return self._close() if reply.closes else None
+
+    def _refuse(self, reply: Reply) -> Event | None:
+        """Say a reply of our own; it counts as an error where it is for the client's mistakes."""
+        return self._error(reply) if reply.code in _MISTAKES else self._say(reply)
+
+    def _error(self, reply: Reply) -> Event | None:
+        """Say a refusal that counts: enough of them slow the client down, and then end it."""
+        limits = self.settings.limits
+        self.errors += 1
+        if self.errors >= limits.errors:
+            return self._say(replies.TOO_MANY_ERRORS)
+        self._say(reply)
+        if self.errors < limits.slow_errors:
+            return None
+        self._tarpit = True
+        return events.Tarpit(1.0)
+
+    def _observe_command(self, verb: str, argument: str) -> None:
+        assert self._observer is not None  # noqa: S101  the caller looked
+        if verb == "AUTH":
+            mechanism, space, _secret = argument.strip().partition(" ")
+            argument = f"{mechanism} {_MASK}" if space else mechanism
+        self._observer("read", verb, f"{verb} {argument}".rstrip())
+
+    _ANSWERS: ClassVar[Mapping[type, _Answer]] = MappingProxyType(
+        {
+            events.Connect: _greet,
+            events.Hello: _welcome,
+            events.Mail: _begin,
+            events.Rcpt: _add_recipient,
+            events.Data: _start_body,
+            events.MessageEnd: _take_message,
+            events.Auth: _log_in,
+            events.StartTLS: _begin_tls,
+            events.Vrfy: _verify,
+            events.Reset: _reset,
+        }
+    )
+    # Where a refusal does more than being said
+    _REFUSALS: ClassVar[Mapping[type, _Refusal]] = MappingProxyType(
+        {
+            events.Connect: _refuse_connection,
+            events.Rcpt: _refuse_recipient,
+            events.MessageEnd: _refuse_message,
+            events.Auth: _refuse_login,
+        }
+    )

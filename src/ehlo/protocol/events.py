@@ -1,0 +1,128 @@
+"""What `Connection.next_event` returns: one immutable value for each thing that a client did.
+
+Those marked "answer" pause the connection until `Connection.reply` is called; the others only tell.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from ehlo.protocol.address import Address
+    from ehlo.protocol.reply import Reply
+    from ehlo.protocol.sasl import Credentials
+    from ehlo.protocol.state import Transaction
+
+
+class Waiting(enum.Enum):
+    """There is no event now, and why."""
+
+    NEED_DATA = "feed me, or tell me that the client has ended"
+    PAUSED = "an event has not been answered"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+NEED_DATA: Final = Waiting.NEED_DATA
+PAUSED: Final = Waiting.PAUSED
+
+
+class Connect(NamedTuple):
+    """A client is there and has not been greeted. Answer: the greeting."""
+
+
+class Hello(NamedTuple):
+    """HELO or EHLO. Answer."""
+
+    name: str
+    esmtp: bool
+
+
+class Mail(NamedTuple):
+    """MAIL FROM; the parameters are on the address. Answer."""
+
+    sender: Address
+
+
+class Rcpt(NamedTuple):
+    """RCPT TO; the parameters are on the address. Answer."""
+
+    recipient: Address
+
+
+class Data(NamedTuple):
+    """DATA with at least one recipient. Answer: 354, or a refusal."""
+
+
+class BodyChunk(NamedTuple):
+    """Some of the body: dots unstuffed, line ends normalised."""
+
+    data: bytes
+
+
+class BodyRefused(NamedTuple):
+    """What comes of this body is thrown away, and `reply` is said at its end."""
+
+    reply: Reply
+
+
+class MessageEnd(NamedTuple):
+    """The whole message is here. Answer: a 2xx is the promise to deliver it."""
+
+    transaction: Transaction
+
+
+class Auth(NamedTuple):
+    """A login, its exchange done. Answer: 235 or a refusal."""
+
+    mechanism: str
+    credentials: Credentials
+
+
+class StartTLS(NamedTuple):
+    """STARTTLS. Answer: 220, after which the handshake is the caller's."""
+
+
+class Vrfy(NamedTuple):
+    """VRFY. Answer."""
+
+    text: str
+
+
+class Reset(NamedTuple):
+    """RSET. Answer."""
+
+
+class Tarpit(NamedTuple):
+    """The client has made many errors: wait before sending more, then call `resume`."""
+
+    seconds: float
+
+
+class Close(NamedTuple):
+    """Send what is there to send, then close.
+
+    With `linger` the client is still sending: shut our side, drop its input for a while, close.
+    """
+
+    linger: bool = False
+
+
+Event = (
+    Connect
+    | Hello
+    | Mail
+    | Rcpt
+    | Data
+    | BodyChunk
+    | BodyRefused
+    | MessageEnd
+    | Auth
+    | StartTLS
+    | Vrfy
+    | Reset
+    | Tarpit
+    | Close
+)

@@ -1,0 +1,207 @@
+"""One row an extension: what it adds to EHLO, to MAIL and RCPT, and when.
+
+A row adds itself to the EHLO reply, to the parameter parser and to the length of a command line.
+Parsers of parameters get the value as it stood behind `=`, or `None`, and raise `ValueError`,
+which becomes `501 5.5.4`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from ehlo.protocol import grammar
+
+if TYPE_CHECKING:
+    from ehlo.protocol.settings import Settings
+
+__all__ = ["EXTENSIONS", "Extension", "Facts", "OriginalRecipient"]
+
+ParseValue = Callable[[str | None], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What decides whether an extension is offered now."""
+
+    settings: Settings
+    tls: bool
+    mechanisms: tuple[str, ...]
+    """Those that could be used now; none once the client has logged in."""
+
+
+def _always(_facts: Facts) -> bool:
+    return True
+
+
+def _never(_facts: Facts) -> bool:
+    return False
+
+
+def _no_argument(_facts: Facts) -> str:
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """A row of the table. `rfc` names the document, `keyword` is what EHLO says."""
+
+    keyword: str
+    rfc: int
+    offered: Callable[[Facts], bool] = _always
+    argument: Callable[[Facts], str] = _no_argument
+    mail: Mapping[str, ParseValue] = field(default_factory=dict)
+    """Parameters of MAIL, taken whether the extension is offered or not."""
+    rcpt: Mapping[str, ParseValue] = field(default_factory=dict)
+    """Parameters of RCPT, likewise."""
+    octets: int = 0
+    """By how much it lengthens a command line (RFC 5321 4.5.3.1.4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OriginalRecipient:
+    """ORCPT's value (RFC 3461 4.2): `addr_type` as given in lower case, `address` decoded."""
+
+    addr_type: str
+    address: str
+
+
+class UnsupportedError(ValueError):
+    """A value that is well formed, and a promise that we cannot keep: `555`."""
+
+
+def _unsupported(_value: str | None) -> None:
+    raise UnsupportedError("not offered")
+
+
+def _size(value: str | None) -> int:
+    if value is None or grammar.SIZE_VALUE.fullmatch(value) is None:
+        raise ValueError("not 1*20DIGIT")
+    return int(value)
+
+
+def _body(value: str | None) -> str:
+    body = (value or "").upper()
+    if body == "BINARYMIME":
+        raise UnsupportedError("BINARYMIME needs CHUNKING")
+    if body not in ("7BIT", "8BITMIME"):
+        raise ValueError("no such body type")
+    return body
+
+
+def _flag(value: str | None) -> bool:
+    if value is not None:
+        raise ValueError("takes no value")
+    return True
+
+
+def _ret(value: str | None) -> str:
+    ret = (value or "").upper()
+    if ret not in ("FULL", "HDRS"):
+        raise ValueError("neither FULL nor HDRS")
+    return ret
+
+
+def from_xtext(value: str | None) -> str:
+    """RFC 3461 4: what an xtext stands for. Raises `ValueError`."""
+    if not value or grammar.XTEXT.fullmatch(value) is None:
+        raise ValueError("not xtext")
+    text = grammar.HEXCHAR.sub(lambda match: chr(int(match[1], 16)), value)
+    if grammar.CONTROL.search(text):
+        raise ValueError("control characters in xtext")
+    return text
+
+
+def _envid(value: str | None) -> str:
+    text = from_xtext(value)
+    if len(text) > 100:  # RFC 3461 4.4
+        raise ValueError("longer than 100 characters")
+    return text
+
+
+def _notify(value: str | None) -> frozenset[str]:
+    wanted = [word.upper() for word in (value or "").split(",")]
+    known = {"NEVER", "SUCCESS", "FAILURE", "DELAY"}
+    if not known.issuperset(wanted) or ("NEVER" in wanted and wanted != ["NEVER"]):
+        raise ValueError("neither NEVER nor a list of SUCCESS, FAILURE, DELAY")
+    return frozenset(wanted)
+
+
+def _orcpt(value: str | None) -> OriginalRecipient:
+    addr_type, semicolon, address = (value or "").partition(";")
+    if not semicolon or grammar.ADDR_TYPE.fullmatch(addr_type) is None:
+        raise ValueError("not addr-type;address")
+    kind = addr_type.lower()
+    if kind == "utf-8" and grammar.UTF8_ADDR.fullmatch(address):
+        # RFC 6533 3: utf-8-addr-xtext or utf-8-addr-unitext
+        return OriginalRecipient(kind, grammar.EMBEDDED_UNICODE.sub(_unicode_point, address))
+    return OriginalRecipient(kind, from_xtext(address))
+
+
+def _unicode_point(match: re.Match[str]) -> str:
+    character = chr(int(match[1], 16))  # past U+10FFFF: a ValueError
+    if "\ud800" <= character <= "\udfff" or grammar.CONTROL.match(character):
+        raise ValueError("no character of an address")
+    return character
+
+
+def _auth(value: str | None) -> str:
+    """RFC 4954 5: the mailbox, or `""` for `<>`, which says that nobody vouches for the sender."""
+    text = from_xtext(value)
+    return "" if text == "<>" else text
+
+
+def _max_size(facts: Facts) -> str:
+    return str(facts.settings.max_size)
+
+
+def _offers_starttls(facts: Facts) -> bool:
+    return facts.settings.tls_available and not facts.tls
+
+
+def _offers_auth(facts: Facts) -> bool:
+    return bool(facts.mechanisms)
+
+
+def _mechanisms(facts: Facts) -> str:
+    return " ".join(facts.mechanisms)
+
+
+# In the order in which EHLO says them
+EXTENSIONS: Final = (
+    Extension("PIPELINING", 2920),
+    Extension("SIZE", 1870, argument=_max_size, mail={"SIZE": _size}, octets=26),
+    Extension("8BITMIME", 6152, mail={"BODY": _body}, octets=17),
+    Extension("SMTPUTF8", 6531, mail={"SMTPUTF8": _flag}, octets=10),
+    Extension("ENHANCEDSTATUSCODES", 2034),
+    Extension("STARTTLS", 3207, offered=_offers_starttls),
+    Extension(
+        "AUTH",
+        4954,
+        offered=_offers_auth,
+        argument=_mechanisms,
+        mail={"AUTH": _auth},
+        octets=500,
+    ),
+    Extension(
+        "DSN",
+        3461,
+        offered=_never,  # its parameters are taken, since real mail has them; no report is promised
+        mail={"RET": _ret, "ENVID": _envid},
+        rcpt={"NOTIFY": _notify, "ORCPT": _orcpt},
+        octets=500,
+    ),
+    # Known, and never taken silently: a 250 would be a promise
+    Extension("REQUIRETLS", 8689, offered=_never, mail={"REQUIRETLS": _unsupported}),
+    Extension("DELIVERBY", 2852, offered=_never, mail={"BY": _unsupported}),
+    Extension(
+        "FUTURERELEASE",
+        4865,
+        offered=_never,
+        mail={"HOLDFOR": _unsupported, "HOLDUNTIL": _unsupported},
+    ),
+    Extension("MT-PRIORITY", 6710, offered=_never, mail={"MT-PRIORITY": _unsupported}),
+    Extension("RRVS", 7293, offered=_never, rcpt={"RRVS": _unsupported}),
+)

@@ -1,0 +1,80 @@
+"""The ABNF of SMTP as named pieces of regular expression, each under its rule.
+
+Every piece is linear: no two neighbours can match the same character, or the first of them is
+possessive, so that no input makes a match look at a character more than a few times.
+"""
+
+import re
+
+# RFC 5322 3.2.3: atext; RFC 6531 3.3: atext =/ UTF8-non-ascii
+UTF8_NON_ASCII = r"\u0080-\U0010ffff"
+ATEXT = rf"[A-Za-z0-9!#$%&'*+\-/=?^_`{{|}}~{UTF8_NON_ASCII}]"
+
+# RFC 5321 4.1.2: Dot-string = Atom *("." Atom)
+DOT_STRING = rf"{ATEXT}++(?:\.{ATEXT}++)*+"
+
+# RFC 5321 4.1.2: Quoted-string = DQUOTE *QcontentSMTP DQUOTE
+#   qtextSMTP = %d32-33 / %d35-91 / %d93-126 (and UTF8-non-ascii); quoted-pairSMTP = %d92 %d32-126
+QUOTED_STRING = rf'"(?:[ !#-\[\]-~{UTF8_NON_ASCII}]|\\[ -~])*+"'
+
+# RFC 5321 4.1.2: Local-part = Dot-string / Quoted-string
+LOCAL_PART = rf"(?:{DOT_STRING}|{QUOTED_STRING})"
+
+# RFC 5321 4.1.2: sub-domain = Let-dig [Ldh-str]; RFC 6531 3.3: sub-domain =/ U-label.
+# The underscore is taken too: real hosts have it, and no one is helped by a refusal.
+LET_DIG = rf"[A-Za-z0-9_{UTF8_NON_ASCII}]"
+SUB_DOMAIN = rf"{LET_DIG}++(?:-++{LET_DIG}++)*+"
+DOMAIN = rf"{SUB_DOMAIN}(?:\.{SUB_DOMAIN})*+"
+
+# RFC 5321 4.1.3: address-literal =
+#   "[" ( IPv4 / "IPv6:" IPv6 / Standardized-tag ":" 1*dcontent ) "]"
+# What stands inside is looked at by `address.is_address_literal`.
+ADDRESS_LITERAL = r"\[[!-Z^-~]++\]"
+
+# RFC 5321 4.1.2: Mailbox = Local-part "@" ( Domain / address-literal )
+MAILBOX = rf"(?P<local>{LOCAL_PART})@(?P<domain>{DOMAIN}|{ADDRESS_LITERAL})"
+
+# RFC 5321 4.1.2: A-d-l = At-domain *( "," At-domain ); At-domain = "@" Domain
+SOURCE_ROUTE = rf"@(?:{DOMAIN}|{ADDRESS_LITERAL})(?:,@(?:{DOMAIN}|{ADDRESS_LITERAL}))*+:"
+
+# RFC 5321 4.1.2: Path = "<" [ A-d-l ":" ] Mailbox ">"
+PATH = re.compile(rf"<(?:{SOURCE_ROUTE})?{MAILBOX}>")
+
+# RFC 5321 4.1.1.3: "<Postmaster>", in any case, is a path of its own
+POSTMASTER = re.compile(r"<(?P<local>postmaster)>", re.IGNORECASE)
+
+# What stands between the brackets when it is no path: up to ">" outside quotes
+ANY_PATH = re.compile(r'<(?:[^"<>\\]++|"(?:[^"\\]|\\.)*+")*+>')
+
+# RFC 5321 4.1.2: esmtp-param = esmtp-keyword ["=" esmtp-value]
+#   esmtp-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-")
+#   esmtp-value = 1*(%d33-60 / %d62-126) ; RFC 6531 3.3: / UTF8-non-ascii
+ESMTP_PARAM = re.compile(rf"([A-Za-z0-9][A-Za-z0-9\-]*+)(?:=([!-<>-~{UTF8_NON_ASCII}]++))?")
+
+# RFC 3461 4: xtext = *( xchar / hexchar ); hexchar = "+" 2(%x30-39 / %x41-46)
+XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")
+HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
+
+# RFC 6533 3: utf-8-addr-xtext carries EmbeddedUnicodeChar = "\x{" HEXPOINT "}"
+EMBEDDED_UNICODE = re.compile(r"\\x\{([0-9A-F]{2,6})\}")
+UTF8_ADDR = re.compile(rf"(?:[!-*,-<>-\[\]-~{UTF8_NON_ASCII}]|\\x\{{[0-9A-F]{{2,6}}\}})++")
+
+# RFC 3461 4.2: addr-type = atom
+ADDR_TYPE = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]++")
+
+# RFC 1870 4: size-value = 1*20DIGIT (str.isdigit would take other scripts' digits)
+SIZE_VALUE = re.compile(r"[0-9]{1,20}")
+
+# HELO and EHLO: RFC 5321 4.1.1.1 asks for a Domain or address-literal. Real clients say their
+# NetBIOS name; printable ASCII is taken, and cannot do harm in a reply or a header.
+HELLO_NAME = re.compile(r"[!-~]{1,255}")
+
+# RFC 4954 4: base64 = base64-terminal / ( 1*(4base64-CHAR) [base64-terminal] )
+BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+
+# RFC 4422 3.1: sasl-mech = 1*20mech-char
+SASL_MECH = re.compile(r"[A-Za-z0-9\-_]{1,20}")
+
+# What no client text may carry into a header, a reply or a log line
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL_BUT_TAB = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")

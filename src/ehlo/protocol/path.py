@@ -1,0 +1,101 @@
+"""The arguments of MAIL and RCPT: a path and typed parameters, or what is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from ehlo.protocol import address, grammar
+from ehlo.protocol import reply as replies
+from ehlo.protocol.address import NO_PARAMETERS, NULL_PATH, Address
+from ehlo.protocol.extensions import ParseValue, UnsupportedError
+from ehlo.protocol.reply import Reply
+from ehlo.protocol.settings import Settings
+
+__all__ = ["forward_path", "reverse_path"]
+
+# One space after the colon is tolerated; several before and between parameters too
+_MAIL = re.compile(
+    rf"(?i:FROM): ?(?:<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>|(?P<null><>))(?P<rest> .*)?"
+)
+_RCPT = re.compile(rf"(?i:TO): ?<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>(?P<rest> .*)?")
+_POSTMASTER = re.compile(r"(?i:TO): ?<(?P<local>(?i:postmaster))>(?P<rest> .*)?")
+_MAIL_ANY_PATH = re.compile(rf"(?i:FROM): ?{grammar.ANY_PATH.pattern}(?: .*)?")
+_RCPT_ANY_PATH = re.compile(rf"(?i:TO): ?{grammar.ANY_PATH.pattern}(?: .*)?")
+
+
+def reverse_path(argument: str, settings: Settings) -> Address | Reply:
+    """MAIL's argument: the reverse path (RFC 5321 4.1.1.2)."""
+    match = _MAIL.fullmatch(argument)
+    if match is None:
+        return _what_is_wrong(_MAIL_ANY_PATH, argument, replies.BAD_SENDER, replies.MAIL_SYNTAX)
+    params = _params(match["rest"], settings.mail_params, settings)
+    if isinstance(params, Reply):
+        return params
+    if match["null"]:
+        return Address("", "", params) if params else NULL_PATH
+    sender = address.from_match(match, params)
+    if sender is None:
+        return replies.BAD_SENDER
+    if "SMTPUTF8" not in params and not match[0].isascii():
+        return replies.SENDER_NEEDS_SMTPUTF8
+    return sender
+
+
+def forward_path(argument: str, settings: Settings, *, smtputf8: bool) -> Address | Reply:
+    """RCPT's argument: the forward path (RFC 5321 4.1.1.3)."""
+    match = _RCPT.fullmatch(argument)
+    if match is None:
+        match = _POSTMASTER.fullmatch(argument)
+        if match is None:
+            return _what_is_wrong(
+                _RCPT_ANY_PATH, argument, replies.BAD_RECIPIENT, replies.RCPT_SYNTAX
+            )
+    params = _params(match["rest"], settings.rcpt_params, settings)
+    if isinstance(params, Reply):
+        return params
+    if match.re is _POSTMASTER:
+        return Address(match["local"], "", params)
+    recipient = address.from_match(match, params)
+    if recipient is None:
+        return replies.BAD_RECIPIENT
+    if not smtputf8 and not match[0].isascii():
+        return replies.RECIPIENT_NEEDS_SMTPUTF8
+    return recipient
+
+
+def _what_is_wrong(
+    any_path: re.Pattern[str], argument: str, bad_address: Reply, syntax: Reply
+) -> Reply:
+    """Whether the address alone is bad, or the whole form of the command."""
+    return bad_address if any_path.fullmatch(argument) else syntax
+
+
+def _params(
+    rest: str | None, parsers: Mapping[str, ParseValue], settings: Settings
+) -> Mapping[str, Any] | Reply:
+    """Typed parameters by upper-case keyword (RFC 5321 4.1.1.11)."""
+    if rest is None or not (words := rest.split()):
+        return NO_PARAMETERS
+    params: dict[str, Any] = {}
+    for word in words:
+        match = grammar.ESMTP_PARAM.fullmatch(word)
+        if match is None:
+            return replies.BAD_PARAMETERS
+        keyword, value = match[1].upper(), match[2]
+        parse = parsers.get(keyword)
+        if parse is None:
+            if settings.ignore_unknown_params:
+                continue
+            return replies.unknown_parameter(keyword)
+        if keyword in params:
+            return replies.bad_parameter(keyword)
+        try:
+            params[keyword] = parse(value)
+        except UnsupportedError:
+            return replies.unknown_parameter(keyword)
+        except ValueError:
+            return replies.bad_parameter(keyword)
+    return MappingProxyType(params)

@@ -1,0 +1,237 @@
+"""Replies: the value, its encoding, and the catalogue of every reply that we speak, by name.
+
+A reply is built here and encoded here, and nowhere else. The greeting and the answers to HELO and
+EHLO carry no enhanced code (RFC 2034 4); every other 2xx, 4xx and 5xx does, on each of its lines.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ehlo.protocol.grammar import CONTROL
+
+__all__ = ["Reply"]
+
+# RFC 3463 2: status-code = class "." subject "." detail
+_ENHANCED = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
+
+# RFC 5321 4.5.3.1.5: a reply line is at most 512 octets, with code and CRLF
+_LINE_LIMIT = 512
+
+
+class Reply:
+    """What the server says: a code, an enhanced status code or `None`, and lines of text.
+
+    `code` is 200 to 599 (RFC 5321 4.2); `enhanced` is of the same class (RFC 3463), so that a 5xx
+    with a 4.x.x cannot be built; `text` is one line or several separated by `\\n`. Text outside of
+    ASCII is sent as UTF-8. Immutable, compared by value.
+
+    Raises `ValueError` for a code out of range, an enhanced code that does not fit, text with
+    control characters in it, or a line that would be longer than 512 octets.
+    """
+
+    __slots__ = ("code", "enhanced", "text", "wire")
+
+    code: int
+    enhanced: str | None
+    text: str
+    wire: bytes
+    """The reply as it is sent, with its line ends."""
+
+    def __init__(self, code: int, enhanced: str | None = None, text: str = "") -> None:
+        if not 200 <= code <= 599:
+            raise ValueError(f"no reply code: {code}")
+        if enhanced is not None:
+            if code // 100 == 3:
+                raise ValueError("a 3xx reply has no enhanced code")
+            if _ENHANCED.fullmatch(enhanced) is None or int(enhanced[0]) != code // 100:
+                raise ValueError(f"enhanced code {enhanced} does not fit {code}")
+        assign = object.__setattr__
+        assign(self, "code", code)
+        assign(self, "enhanced", enhanced)
+        assign(self, "text", text)
+        assign(self, "wire", _encode(code, enhanced, text))
+
+    @property
+    def lines(self) -> list[str]:
+        """The text, line by line."""
+        return self.text.split("\n")
+
+    @property
+    def refuses(self) -> bool:
+        """Whether this is a 4xx or a 5xx."""
+        return self.code >= 400
+
+    @property
+    def closes(self) -> bool:
+        """Whether the connection ends after it (RFC 5321 3.8, RFC 7504)."""
+        return self.code in (421, 521)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Reply does not change: {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a Reply does not change: {name}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reply) and self.wire == other.wire
+
+    def __hash__(self) -> int:
+        return hash(self.wire)
+
+    def __str__(self) -> str:
+        return self.wire.decode().rstrip("\r\n").replace("\r\n", " / ")
+
+    def __repr__(self) -> str:
+        return f"Reply({self.code}, {self.enhanced!r}, {self.text!r})"
+
+
+def _encode(code: int, enhanced: str | None, text: str) -> bytes:
+    """RFC 5321 4.2: `*( Reply-code "-" textstring CRLF ) Reply-code SP textstring CRLF`."""
+    lead = f"{enhanced} " if enhanced else ""
+    *most, last = text.split("\n")
+    wire = "".join(f"{code}-{lead}{line}\r\n" for line in most) + f"{code} {lead}{last}\r\n"
+    if not text.isprintable() and any(CONTROL.search(line) for line in (*most, last)):
+        raise ValueError("control characters in the text of a reply")
+    encoded = wire.encode()
+    if len(encoded) > _LINE_LIMIT and max(map(len, encoded.split(b"\r\n"))) + 2 > _LINE_LIMIT:
+        raise ValueError(f"a reply line is longer than {_LINE_LIMIT} octets")
+    return encoded
+
+
+def limited(text: str, octets: int) -> str:
+    """`text` cut so that it takes at most `octets` in UTF-8, never inside a character."""
+    return text.encode()[:octets].decode(errors="ignore")
+
+
+# Positive, in the order of a session
+MAIL_OK: Final = Reply(250, "2.1.0", "Ok")
+RCPT_OK: Final = Reply(250, "2.1.5", "Ok")
+OK: Final = Reply(250, "2.0.0", "Ok")
+START_DATA: Final = Reply(354, None, "Start mail input; end with <CRLF>.<CRLF>")
+QUEUED: Final = Reply(250, "2.0.0", "Ok: queued")
+START_TLS: Final = Reply(220, "2.0.0", "Ready to start TLS")
+AUTHENTICATED: Final = Reply(235, "2.7.0", "Authentication successful")
+CANNOT_VRFY: Final = Reply(
+    252, "2.5.0", "Cannot VRFY user, but will accept message and attempt delivery"
+)
+
+# Syntax
+NO_HELLO_NAME: Final = Reply(501, None, "Syntax: EHLO hostname")
+UNKNOWN_COMMAND: Final = Reply(500, "5.5.2", "Command not recognized")
+NOT_FOR_THIS_PROTOCOL: Final = Reply(500, "5.5.1", "Command not recognized")
+BAD_CHARACTERS: Final = Reply(500, "5.5.2", "Syntax error: characters that no command has")
+BARE_LINE_END: Final = Reply(500, "5.5.2", "Syntax error: line must end with CRLF")
+LINE_TOO_LONG: Final = Reply(500, "5.5.2", "Line too long")
+AUTH_LINE_TOO_LONG: Final = Reply(500, "5.5.6", "Authentication exchange line is too long")
+NO_ARGUMENT_ALLOWED: Final = Reply(501, "5.5.4", "Syntax error: no argument allowed")
+ARGUMENT_REQUIRED: Final = Reply(501, "5.5.4", "Syntax error: argument required")
+MAIL_SYNTAX: Final = Reply(501, "5.5.4", "Syntax: MAIL FROM:<address>")
+RCPT_SYNTAX: Final = Reply(501, "5.5.4", "Syntax: RCPT TO:<address>")
+BAD_PARAMETERS: Final = Reply(501, "5.5.4", "Syntax error in parameters")
+BAD_SENDER: Final = Reply(501, "5.1.7", "Bad sender address syntax")
+BAD_RECIPIENT: Final = Reply(501, "5.1.3", "Bad recipient address syntax")
+SENDER_NEEDS_SMTPUTF8: Final = Reply(550, "5.6.7", "Address needs SMTPUTF8")
+RECIPIENT_NEEDS_SMTPUTF8: Final = Reply(553, "5.6.7", "Address needs SMTPUTF8")
+
+# Order
+NOT_OFFERED: Final = Reply(502, "5.5.1", "Command not implemented")
+HELLO_FIRST: Final = Reply(503, "5.5.1", "Bad sequence of commands: say EHLO first")
+NESTED_MAIL: Final = Reply(503, "5.5.1", "Bad sequence of commands: nested MAIL")
+MAIL_FIRST: Final = Reply(503, "5.5.1", "Bad sequence of commands: need MAIL before RCPT")
+RCPT_FIRST: Final = Reply(503, "5.5.1", "Bad sequence of commands: need RCPT before DATA")
+NO_VALID_RECIPIENTS: Final = Reply(554, "5.5.1", "No valid recipients")
+BAD_SEQUENCE: Final = Reply(503, "5.5.1", "Bad sequence of commands")
+TLS_ACTIVE: Final = Reply(503, "5.5.1", "TLS is already active")
+AUTH_IN_TRANSACTION: Final = Reply(503, "5.5.1", "AUTH is not permitted during a mail transaction")
+AUTH_REPEATED: Final = Reply(503, "5.5.1", "Already authenticated")
+REFUSED_CONNECTION: Final = Reply(503, "5.5.1", "Bad sequence of commands: only QUIT is left")
+
+# Gates
+TLS_REQUIRED: Final = Reply(530, "5.7.0", "Must issue a STARTTLS command first")
+AUTH_REQUIRED: Final = Reply(530, "5.7.0", "Authentication required")
+TLS_UNAVAILABLE: Final = Reply(454, "4.7.0", "TLS not available due to local problem")
+
+# Login
+NO_SUCH_MECHANISM: Final = Reply(504, "5.5.4", "Authentication mechanism not available")
+MECHANISM_NEEDS_TLS: Final = Reply(
+    538, "5.7.11", "Encryption required for requested authentication mechanism"
+)
+NO_INITIAL_RESPONSE: Final = Reply(501, "5.5.4", "This mechanism takes no initial response")
+BAD_BASE64: Final = Reply(501, "5.5.2", "Invalid base64 in authentication exchange")
+BAD_RESPONSE: Final = Reply(501, "5.5.2", "Malformed authentication response")
+AUTH_CANCELLED: Final = Reply(501, "5.7.0", "Authentication cancelled")
+BAD_CREDENTIALS: Final = Reply(535, "5.7.8", "Authentication credentials invalid")
+AUTH_TROUBLE: Final = Reply(454, "4.7.0", "Temporary authentication failure")
+TOO_MANY_LOGINS: Final = Reply(421, "4.7.0", "Too many failed logins")
+
+# Refusals and limits
+CONNECTION_REFUSED: Final = Reply(554, "5.7.1", "Connection refused")
+MAILBOX_UNAVAILABLE: Final = Reply(550, "5.1.1", "Requested action not taken: mailbox unavailable")
+SENDER_REFUSED: Final = Reply(550, "5.7.1", "Sender refused")
+TOO_LARGE: Final = Reply(552, "5.3.4", "Message size exceeds fixed limit")
+TOO_MANY_RECIPIENTS: Final = Reply(452, "4.5.3", "Too many recipients")
+TOO_MANY_REFUSED: Final = Reply(421, "4.7.0", "Too many recipients refused")
+TOO_MANY_ERRORS: Final = Reply(421, "4.7.0", "Too many errors")
+TOO_MANY_CONNECTIONS: Final = Reply(421, "4.7.0", "Too many connections")
+NO_MEMORY: Final = Reply(452, "4.3.1", "Insufficient system storage")
+NOT_SMTP: Final = Reply(421, "4.7.0", "This is an SMTP port")
+MAIL_LOOP: Final = Reply(554, "5.4.6", "Too many hops: mail loop detected")
+BARE_NEWLINE: Final = Reply(550, "5.6.0", "Message has a bare CR or LF in it")
+DRAINING: Final = Reply(421, "4.3.2", "Service shutting down")
+TROUBLE: Final = Reply(451, "4.3.0", "Requested action aborted: local error in processing")
+CONNECT_TROUBLE: Final = Reply(421, "4.3.0", "Service not available: local error in processing")
+HANDLER_TIMEOUT: Final = Reply(451, "4.4.5", "Requested action aborted: took too long")
+
+
+def greeting(hostname: str, appname: str) -> Reply:
+    """RFC 5321 4.3.1: the host name is the first word."""
+    return Reply(220, None, f"{hostname} {appname} ESMTP Service ready")
+
+
+def closing(hostname: str, appname: str) -> Reply:
+    """The answer to QUIT."""
+    return Reply(221, "2.0.0", f"{hostname} {appname} ESMTP Service closing transmission channel")
+
+
+def timed_out(hostname: str, appname: str) -> Reply:
+    """Said to a client that was idle for too long."""
+    return Reply(
+        421,
+        "4.4.2",
+        f"{hostname} {appname} ESMTP Service closing transmission channel after timeout exceeded",
+    )
+
+
+def hello(hostname: str, name: str, extensions: list[str] | None = None) -> Reply:
+    """The answer to HELO, and with `extensions` to EHLO, one line each (RFC 5321 4.1.1.1)."""
+    lead = f"{hostname} greets "
+    greets = lead + limited(name, _LINE_LIMIT - 6 - len(lead))
+    return Reply(250, None, "\n".join([greets, *(extensions or ())]))
+
+
+def queued_as(queue_id: str) -> Reply:
+    """The answer to a message that was taken under an id. Raises `ValueError` as `Reply` does."""
+    return Reply(250, "2.0.0", f"Ok: queued as {queue_id}")
+
+
+def challenge(text: str) -> bytes:
+    """RFC 4954 4: a server challenge; it may be longer than another reply line."""
+    return f"334 {text}\r\n".encode()
+
+
+def unknown_parameter(keyword: str) -> Reply:
+    """RFC 5321 4.1.1.11: a parameter that we do not offer."""
+    return Reply(555, "5.5.4", f"Unsupported parameter: {limited(keyword, 64)}")
+
+
+def bad_parameter(keyword: str) -> Reply:
+    """RFC 5321 4.1.1.11: a parameter that we know, with a value that it cannot have."""
+    return Reply(501, "5.5.4", f"Bad value for parameter {limited(keyword, 64)}")
+
+
+def help_text(verbs: list[str]) -> Reply:
+    """The verbs that work now, a few to a line."""
+    rows = [" ".join(verbs[i : i + 8]) for i in range(0, len(verbs), 8)]
+    return Reply(214, "2.0.0", "\n".join(["Commands:", *rows]))

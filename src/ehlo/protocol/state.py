@@ -1,0 +1,103 @@
+"""The legal moves of a session, as data. What has no row here is out of sequence: 503."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from ehlo.protocol import reply as replies
+from ehlo.protocol.reply import Reply
+
+if TYPE_CHECKING:
+    from ehlo.protocol.address import Address
+
+__all__ = ["OUT_OF_SEQUENCE", "TRANSITIONS", "State", "Transaction"]
+
+
+class State(enum.Enum):
+    """Where a session is."""
+
+    GREETING = "connected, not yet greeted"
+    REFUSED = "greeted with a refusal; only QUIT is left"
+    HELLO = "greeted; no HELO or EHLO yet"
+    READY = "said hello; no transaction"
+    AUTH = "an authentication exchange is under way"
+    MAIL = "a reverse path was taken"
+    RCPT = "at least one recipient was taken"
+    DATA = "the body is being sent"
+    ENDED = "the body has been sent; the final reply is awaited"
+    TLS = "220 was said to STARTTLS"
+    CLOSED = "nothing more is read"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+_ANY = (State.HELLO, State.READY, State.MAIL, State.RCPT)
+
+TRANSITIONS: Final[Mapping[tuple[State, str], State]] = MappingProxyType(
+    {
+        **{(state, verb): State.READY for state in _ANY for verb in ("HELO", "EHLO")},
+        **{(state, verb): state for state in _ANY for verb in ("NOOP", "HELP", "VRFY", "EXPN")},
+        **{(state, "QUIT"): State.CLOSED for state in (*_ANY, State.REFUSED)},
+        (State.HELLO, "RSET"): State.HELLO,
+        (State.READY, "RSET"): State.READY,
+        (State.MAIL, "RSET"): State.READY,
+        (State.RCPT, "RSET"): State.READY,
+        (State.HELLO, "STARTTLS"): State.TLS,
+        (State.READY, "STARTTLS"): State.TLS,
+        (State.READY, "AUTH"): State.READY,
+        (State.READY, "MAIL"): State.MAIL,
+        (State.MAIL, "RCPT"): State.RCPT,
+        (State.RCPT, "RCPT"): State.RCPT,
+        (State.RCPT, "DATA"): State.DATA,
+        (State.DATA, "."): State.ENDED,
+        (State.ENDED, "."): State.READY,
+    }
+)
+
+
+# What is said where a row is missing; `replies.BAD_SEQUENCE` where nothing better is known
+OUT_OF_SEQUENCE: Final[Mapping[tuple[State, str], Reply]] = MappingProxyType(
+    {
+        (State.HELLO, "MAIL"): replies.HELLO_FIRST,
+        (State.HELLO, "AUTH"): replies.HELLO_FIRST,
+        (State.HELLO, "RCPT"): replies.MAIL_FIRST,
+        (State.READY, "RCPT"): replies.MAIL_FIRST,
+        (State.MAIL, "MAIL"): replies.NESTED_MAIL,
+        (State.RCPT, "MAIL"): replies.NESTED_MAIL,
+        (State.HELLO, "DATA"): replies.RCPT_FIRST,
+        (State.READY, "DATA"): replies.RCPT_FIRST,
+        (State.MAIL, "DATA"): replies.RCPT_FIRST,
+        (State.MAIL, "AUTH"): replies.AUTH_IN_TRANSACTION,
+        (State.RCPT, "AUTH"): replies.AUTH_IN_TRANSACTION,
+        **{
+            (State.REFUSED, verb): replies.REFUSED_CONNECTION
+            for verb in (
+                *("AUTH", "DATA", "EHLO", "EXPN", "HELO", "HELP", "MAIL", "NOOP"),
+                *("RCPT", "RSET", "STARTTLS", "VRFY"),
+            )
+        },
+    }
+)
+
+
+class Transaction:
+    """One mail transaction: begun by MAIL, ended by replacing it (RFC 5321 3.3)."""
+
+    __slots__ = ("over_limit", "recipients", "refusal", "refused", "sender", "size")
+
+    def __init__(self, sender: Address) -> None:
+        self.sender = sender
+        self.recipients: list[Address] = []
+        self.refused = 0  # recipients that were tried and not taken, for whatever reason
+        self.over_limit = 0  # recipients past max_recipients
+        self.size = 0  # octets of the body so far, after unstuffing
+        self.refusal: Reply | None = None  # what is said at the end of a body that is thrown away
+
+    @property
+    def smtputf8(self) -> bool:
+        """Whether the client said SMTPUTF8 at MAIL (RFC 6531)."""
+        return "SMTPUTF8" in self.sender.params

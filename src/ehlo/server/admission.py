@@ -1,0 +1,120 @@
+"""Who is let in, and how much all of them together may hold."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Callable
+
+from ehlo.session import Peer
+
+__all__ = ["Connections", "FailedLogins", "Memory", "address_key", "is_loopback"]
+
+
+def is_loopback(peer: Peer) -> bool:
+    """Whether a client is on this machine, so that its address says nothing of who it is."""
+    if peer.is_unix:
+        return True
+    return ipaddress.ip_address(peer.host.partition("%")[0]).is_loopback
+
+
+def address_key(host: str) -> str:
+    """What is counted as one address: an IPv4 address, or the /64 of an IPv6 one."""
+    if ":" not in host:
+        return host
+    address = ipaddress.IPv6Address(host.partition("%")[0])
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((address, 64), strict=False).network_address)
+
+
+class Connections:
+    """How many there are, in all and from one address."""
+
+    __slots__ = ("_by_address", "_count", "_most", "_most_per_address")
+
+    def __init__(self, most: int, most_per_address: int) -> None:
+        self._most = most
+        self._most_per_address = most_per_address
+        self._count = 0
+        self._by_address: dict[str, int] = {}
+
+    def admit(self, key: str | None) -> bool:
+        """Count a connection in, unless there are too many; `key` is `None` for an exempt one."""
+        if self._count >= self._most:
+            return False
+        if key is not None:
+            count = self._by_address.get(key, 0)
+            if count >= self._most_per_address:
+                return False
+            self._by_address[key] = count + 1
+        self._count += 1
+        return True
+
+    def release(self, key: str | None) -> None:
+        """Count out a connection that was admitted under `key`."""
+        self._count -= 1
+        if key is not None:
+            left = self._by_address[key] - 1
+            if left:
+                self._by_address[key] = left
+            else:
+                del self._by_address[key]
+
+
+class Memory:
+    """Octets of bodies held, in all sessions together."""
+
+    __slots__ = ("held", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+
+    @property
+    def is_short(self) -> bool:
+        """Whether no new message should be begun."""
+        return self.held >= self.limit
+
+    def reserve(self, octets: int) -> bool:
+        """Take `octets` from the budget, if they are there."""
+        if self.held + octets > self.limit:
+            return False
+        self.held += octets
+        return True
+
+    def release(self, octets: int) -> None:
+        """Give back what was reserved."""
+        self.held -= octets
+
+
+class FailedLogins:
+    """How long an address waits for its answer after a wrong login: 1, 2, 4, 8, 16 seconds.
+
+    It counts the failures of the last ten minutes, of as many addresses as are kept in mind; the
+    one that failed longest ago is forgotten first.
+    """
+
+    __slots__ = ("_by_address", "_clock")
+
+    WINDOW = 600.0
+    MOST_DELAY = 16.0
+    MOST_ADDRESSES = 10_000
+    MOST_FAILURES = 5
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._by_address: OrderedDict[str, list[float]] = OrderedDict()
+
+    def delay(self, key: str | None) -> float:
+        """Note a failure; the seconds until its answer. `None` is an exempt address."""
+        if key is None:
+            return 1.0
+        now = self._clock()
+        recent = [at for at in self._by_address.get(key, []) if now - at < self.WINDOW]
+        recent = [*recent[-self.MOST_FAILURES :], now]
+        self._by_address[key] = recent
+        self._by_address.move_to_end(key)
+        if len(self._by_address) > self.MOST_ADDRESSES:
+            self._by_address.popitem(last=False)
+        return min(2.0 ** (len(recent) - 1), self.MOST_DELAY)

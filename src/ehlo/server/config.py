@@ -1,0 +1,277 @@
+"""Every option of a server, written once: its type, default, help and place are here.
+
+The keywords of `Server`, the flags and environment variables of the command line and the table in
+the documentation all come of this class. `resolve` turns what a user gave into the frozen value
+that each connection is served by, and refuses what would leave a door open.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import socket
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ehlo.handlers.base import Handler
+from ehlo.handlers.functions import (
+    AuthFunction,
+    MessageFunction,
+    RcptFunction,
+    functions_as_handler,
+    is_async,
+)
+from ehlo.protocol import grammar
+from ehlo.protocol.body import BareNewlines
+from ehlo.protocol.sasl import MECHANISMS, Mechanism
+from ehlo.protocol.settings import Settings
+from ehlo.session import Peer
+
+__all__ = ["LineCallback", "Options", "Rules", "as_handler", "resolve"]
+
+LineCallback = Callable[[Peer, str, str], None]
+"""`(remote_addr, verb, line)`; credentials are masked, bodies are left out."""
+
+
+def option(default: Any, text: str, *, group: str, flag: bool = True) -> Any:
+    """A field with its help; `flag` says whether the command line has it."""
+    metadata = {"help": text, "group": group, "flag": flag}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(eq=False, repr=False)
+class Options:
+    """What a `Server` is told. Sizes are octets, times are seconds."""
+
+    handler: Handler | MessageFunction
+
+    _: dataclasses.KW_ONLY
+
+    # Where
+    addr: str | Sequence[str] = option(
+        ":25",
+        "Address to listen on: `host:port`, `:port` for all addresses, `[v6]:port`, "
+        "`unix:/path`; port 0 takes a free one. May be a list.",
+        group="Where",
+    )
+    appname: str = option("smtpd", "Name in the greeting and in Received.", group="Where")
+    hostname: str = option("", "Our name; by default that of the machine.", group="Where")
+
+    # Functions beside a function handler
+    rcpt_handler: RcptFunction | None = option(
+        None,
+        "`(remote_addr, mail_from, rcpt_to) -> bool`: whether to take mail for a recipient.",
+        group="Functions",
+        flag=False,
+    )
+    auth_handler: AuthFunction | None = option(
+        None,
+        "`(remote_addr, mechanism, username, password, shared) -> bool`: whether a login is good.",
+        group="Functions",
+        flag=False,
+    )
+
+    # Login
+    auth_mechs: Mapping[str, bool] | None = option(
+        None,
+        "Mechanisms switched on or off by name; `True` allows PLAIN and LOGIN without TLS.",
+        group="Login",
+    )
+    auth_required: bool = option(False, "Take mail only after a login.", group="Login")
+
+    # TLS
+    tls_config: ssl.SSLContext | None = option(
+        None, "A context for TLS; see also `configure_tls`.", group="TLS", flag=False
+    )
+    tls_required: bool = option(False, "Take mail only under TLS.", group="TLS")
+    tls_listener: bool = option(
+        False, "Begin with a TLS handshake (implicit TLS, port 465).", group="TLS"
+    )
+
+    # Limits
+    max_size: int = option(33_554_432, "Octets of a message; 0 is no limit.", group="Limits")
+    max_recipients: int = option(100, "Recipients of a message.", group="Limits")
+    max_connections: int = option(1000, "Connections at once.", group="Limits")
+    max_connections_per_address: int = option(
+        50, "Connections at once from one address (IPv6: /64); loopback is exempt.", group="Limits"
+    )
+    max_memory: int = option(
+        0, "Octets of bodies held at once; 0 is a quarter of the machine's memory.", group="Limits"
+    )
+    threads: int = option(16, "Threads for `def` hooks.", group="Limits")
+
+    # Times
+    timeout: float = option(300.0, "Seconds until an idle client is sent away.", group="Times")
+    handler_timeout: float = option(300.0, "Seconds that a hook may take.", group="Times")
+    grace: float = option(30.0, "Seconds for transactions to end at shutdown.", group="Times")
+
+    # What is taken
+    bare_newlines: Literal["normalise", "reject", "keep"] = option(
+        "normalise", "What becomes of a bare CR or LF in a message.", group="What is taken"
+    )
+    strict_eol: bool = option(
+        False, "Refuse commands that end with LF alone.", group="What is taken"
+    )
+    unknown_params: Literal["reject", "ignore"] = option(
+        "reject", "What becomes of parameters that nobody registered.", group="What is taken"
+    )
+
+    # What is seen
+    reverse_dns: bool = option(
+        False, "Look up clients' names for Received; never waits for one.", group="What is seen"
+    )
+    debug: bool = option(
+        False, "Log each line read and written, as `ehlo.transcript`.", group="What is seen"
+    )
+    log_read: LineCallback | None = option(
+        None, "Called with each line read.", group="What is seen", flag=False
+    )
+    log_write: LineCallback | None = option(
+        None, "Called with each line written.", group="What is seen", flag=False
+    )
+
+    # How it runs
+    loop: Literal["auto", "asyncio", "uvloop"] = option(
+        "auto",
+        "Event loop of the forms that make one; `auto` is uvloop where it is installed.",
+        group="How it runs",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a connection is served by, resolved and checked."""
+
+    settings: Settings
+    nonce: Callable[[], str]
+    tls: ssl.SSLContext | None
+    tls_listener: bool
+    timeout: float
+    handler_timeout: float
+    reverse_dns: bool
+    debug: bool
+    log_read: LineCallback | None
+    log_write: LineCallback | None
+
+
+def as_handler(options: Options) -> Handler:
+    """The handler that was given, or one made of the functions. Raises `TypeError`."""
+    handler = options.handler
+    if isinstance(handler, Handler):
+        if options.rcpt_handler is not None or options.auth_handler is not None:
+            raise TypeError("a Handler has hooks of its own: no rcpt_handler or auth_handler")
+        if not overrides(handler, "on_message"):
+            raise TypeError(f"{type(handler).__name__} has no on_message: mail would be lost")
+        return handler
+    if isinstance(handler, type) or not callable(handler):
+        raise TypeError(f"a handler is a function or a Handler, not {handler!r}")
+    return functions_as_handler(handler, options.rcpt_handler, options.auth_handler)
+
+
+def overrides(handler: Handler, name: str) -> bool:
+    """Whether a hook is the handler's own."""
+    return (
+        getattr(handler, name).__func__ is not getattr(Handler, name)
+        if hasattr(getattr(handler, name), "__func__")
+        else True
+    )
+
+
+def resolve(options: Options, handler: Handler) -> Rules:
+    """Check the options and freeze them. Raises `ValueError` for what would not be safe or sane."""
+    _check_numbers(options)
+    tls = options.tls_config
+    if tls is None and (options.tls_required or options.tls_listener):
+        name = "tls_required" if options.tls_required else "tls_listener"
+        raise ValueError(f"{name} without TLS: give tls_config or call configure_tls")
+    mechanisms, opened = _mechanisms(options, handler)
+    if options.auth_required and not any(
+        tls is not None or not row.needs_tls or row.name in opened for row in mechanisms.values()
+    ):
+        raise ValueError(
+            "auth_required, and no way to log in: see auth_handler, auth_mechs and TLS"
+        )
+    settings = Settings(
+        hostname=_name(options.hostname or socket.gethostname(), "hostname"),
+        appname=_name(options.appname or "smtpd", "appname"),
+        max_size=options.max_size,
+        max_recipients=options.max_recipients,
+        tls_available=tls is not None,
+        tls_required=options.tls_required,
+        auth_required=options.auth_required,
+        mechanisms=mechanisms,
+        open_mechanisms=opened,
+        bare_newlines=BareNewlines(options.bare_newlines),
+        strict_eol=options.strict_eol,
+        ignore_unknown_params=_choice(options.unknown_params, "ignore", "reject") == "ignore",
+    )
+    return Rules(
+        settings=settings,
+        nonce=lambda: secrets.token_hex(16),
+        tls=tls,
+        tls_listener=options.tls_listener,
+        timeout=options.timeout,
+        handler_timeout=options.handler_timeout,
+        reverse_dns=options.reverse_dns,
+        debug=options.debug,
+        log_read=options.log_read,
+        log_write=options.log_write,
+    )
+
+
+def _check_numbers(options: Options) -> None:
+    for name in ("max_size", "max_memory"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"{name} must not be negative")
+    for name in (
+        *("max_recipients", "max_connections", "max_connections_per_address", "threads"),
+        *("timeout", "handler_timeout"),
+    ):
+        if not getattr(options, name) > 0:
+            raise ValueError(f"{name} must be more than 0")
+    if not options.grace >= 0:
+        raise ValueError("grace must not be negative")
+
+
+def _choice(value: str, *choices: str) -> str:
+    if value not in choices:
+        raise ValueError(f"{value!r} is none of {', '.join(choices)}")
+    return value
+
+
+def _name(text: str, what: str) -> str:
+    """A name that goes into replies and headers: nothing in it may end a line or a word."""
+    if grammar.CONTROL.search(text) or not text.isascii() or len(text) > 255:
+        raise ValueError(f"{what} must be printable ASCII, at most 255 octets: {text!r}")
+    if what == "hostname" and not grammar.HELLO_NAME.fullmatch(text):
+        raise ValueError(f"hostname has a space in it: {text!r}")
+    return text
+
+
+def _mechanisms(options: Options, handler: Handler) -> tuple[dict[str, Mechanism], frozenset[str]]:
+    """Those that the handler can serve, and those of them that a user opened by name."""
+    wanted = {name.upper(): on for name, on in (options.auth_mechs or {}).items()}
+    unknown = wanted.keys() - MECHANISMS.keys()
+    if unknown:
+        raise ValueError(f"auth_mechs: no such mechanism: {', '.join(sorted(unknown))}")
+    by_function = not isinstance(options.handler, Handler) and options.auth_handler is not None
+    has_auth = overrides(handler, "on_auth")
+    has_secrets = overrides(handler, "on_secret") or by_function
+    possible = {"CRAM-MD5": has_secrets, "LOGIN": has_auth, "PLAIN": has_auth}
+    rows = {
+        name: row for name, row in MECHANISMS.items() if possible[name] and wanted.get(name, True)
+    }
+    return rows, frozenset(name for name, on in wanted.items() if on)
+
+
+def memory_limit(options: Options) -> int:
+    """Octets of bodies that may be held at once."""
+    if options.max_memory:
+        return options.max_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
+__all__ += ["is_async", "memory_limit", "overrides"]

@@ -1,0 +1,522 @@
+"""The asyncio protocol that drives one `Connection`: bytes up and down, TLS, deadlines, hooks.
+
+It parses nothing and decides nothing. What the core asks goes to the dispatcher; while a hook is
+under way nothing is read from the core, and what the client sends waits in its buffer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import math
+import socket
+import ssl
+from concurrent.futures import Future
+from typing import Any, cast
+
+from ehlo.protocol import reply as replies
+from ehlo.protocol.connection import Connection
+from ehlo.protocol.errors import ProtocolError
+from ehlo.protocol.events import NEED_DATA, PAUSED
+from ehlo.protocol.reply import Reply
+from ehlo.server.admission import address_key, is_loopback
+from ehlo.server.config import Rules
+from ehlo.server.dispatch import Dispatcher, Notice, Outcome, Secured
+from ehlo.server.hooks import Hook, answer_of
+from ehlo.server.runtime import Runtime
+from ehlo.server.tls import Channel
+from ehlo.server.transcript import observer_of
+from ehlo.session import Message, Peer, Session, current_session
+
+__all__ = ["Driver"]
+
+logger = logging.getLogger("ehlo.server")
+
+_MOST_BUFFERED = 65_536  # while a hook runs; beyond it the client is not read
+_LINGER = 5.0  # seconds for a client to notice that we do not listen any more
+_CHUNK_COST = 64  # octets that a slice of a body takes beside its own
+_CLOSING = 30.0  # seconds for our last words to leave
+
+
+class Driver(asyncio.Protocol):
+    """One connected client."""
+
+    __slots__ = (
+        "_channel",
+        "_chunks",
+        "_closing",
+        "_context",
+        "_dispatcher",
+        "_event",
+        "_held",
+        "_hook",
+        "_key",
+        "_lingering",
+        "_lookup",
+        "_lost",
+        "_messages",
+        "_outcome",
+        "_pending",
+        "_reading",
+        "_replied",
+        "_timer",
+        "_told",
+        "_writable",
+        "connection",
+        "deadline",
+        "message",
+        "rules",
+        "runtime",
+        "session",
+        "transport",
+    )
+
+    connection: Connection
+    session: Session
+    transport: asyncio.Transport
+
+    def __init__(self, runtime: Runtime, rules: Rules, dispatcher: Dispatcher) -> None:
+        self.runtime = runtime
+        self.rules = rules
+        self.deadline = math.inf
+        self.message: Message | None = None  # handed to on_message, its reply not yet said
+        self._dispatcher = dispatcher
+        self._channel: Channel | None = None  # TLS, from the handshake on
+        self._chunks: list[bytes] | None = None  # of the body under way
+        self._held = 0  # octets that count in the server's memory
+        self._pending: Any = None  # the future of the hook under way
+        self._hook: Hook | None = None
+        self._event: Any = None  # that the hook is for
+        self._outcome: Outcome | None = None
+        self._context: contextvars.Context | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._lookup: asyncio.Task[None] | None = None
+        self._replied: Message | None = None  # answered; its reply may not have left yet
+        self._told = False  # on_disconnect has been called
+        self._messages = 0
+        self._key: str | None = None
+        self._reading = True
+        self._writable = True
+        self._closing = False  # no more is read from the core
+        self._lingering = False  # what comes is thrown away
+        self._lost = False
+
+    # -- what asyncio calls ----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        runtime, rules = self.runtime, self.rules
+        peer, local = _ends(transport)
+        self.session = Session(runtime.new_id(), peer, local)
+        self.connection = self._new_connection(tls=rules.tls_listener, greet=True)
+        self._key = None if is_loopback(peer) else address_key(peer.host)
+        if runtime.draining or not runtime.connections.admit(self._key):
+            self._turn_away(replies.DRAINING if runtime.draining else replies.TOO_MANY_CONNECTIONS)
+            return
+        runtime.add(self)
+        self.deadline = runtime.loop.time() + rules.timeout
+        if self._dispatcher.hooks.replied is not None:
+            self.transport.set_write_buffer_limits(0)  # so that we are told when all has left
+        if rules.reverse_dns and not peer.is_unix:
+            self._lookup = runtime.loop.create_task(self._look_up(peer))
+        if rules.tls_listener and rules.tls is not None:
+            self._channel = Channel(rules.tls)
+        else:
+            self._advance()
+
+    def _new_connection(self, *, tls: bool, greet: bool) -> Connection:
+        rules = self.rules
+        observer = observer_of(rules, self.session)
+        return Connection(rules.settings, rules.nonce, tls=tls, greet=greet, observer=observer)
+
+    def _turn_away(self, reply: Reply) -> None:
+        """Before any session: said in clear, unless the client expects a handshake."""
+        self._closing = True
+        self._key = None
+        self._lost = True  # there is nothing to count out
+        if not self.rules.tls_listener:
+            self.transport.write(reply.wire)
+        self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        if self._channel is not None:
+            plain = self._decrypted(self._channel, data)
+            if plain is None:
+                return
+            data = plain
+        self.connection.receive_data(data)
+        self._advance()
+
+    def eof_received(self) -> bool:
+        """The client will not send any more; what it has said is still answered."""
+        if self._lingering or (self._channel is not None and not self._channel.established):
+            self.abort()
+        elif not self._closing:
+            self.connection.receive_eof()
+            self._advance()
+        return True
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        if self._lost:
+            return
+        self._lost = self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = self._pending = None
+        if self._lookup is not None:
+            self._lookup.cancel()
+        self.drop_body()
+        if self._replied is not None:
+            self._check_sent()
+        elif self._pending is None:
+            self._after()
+        elif self.message is None and not isinstance(self._event, Notice):
+            self._pending.cancel()  # no one waits for it; a message that is here stays wanted
+
+    def pause_writing(self) -> None:
+        self._writable = False
+        self._adjust_reading()
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self._adjust_reading()
+        if self._replied is not None:
+            self._check_sent()
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """All that can be done now: events to the dispatcher, then one write."""
+        connection, dispatch = self.connection, self._dispatcher.dispatch
+        moved = False
+        while self._pending is None and not self._closing:
+            event = connection.next_event()
+            if event is NEED_DATA or event is PAUSED:
+                break
+            moved = True
+            dispatch(self, event)
+        if self._closing:
+            return
+        if connection.has_data_to_send:
+            moved = True
+            if self._timer is None:
+                self._flush()
+        if moved and self._pending is None and self._writable:
+            self.deadline = self.runtime.loop.time() + self.rules.timeout
+        if connection.buffered > _MOST_BUFFERED or not self._reading:
+            self._adjust_reading()
+        if self.runtime.draining and self._pending is None:
+            self.drain()
+
+    def _flush(self) -> None:
+        data = self.connection.data_to_send()
+        if data and not self._lost:
+            self.transport.write(data if self._channel is None else self._channel.write(data))
+
+    def _adjust_reading(self) -> None:
+        """A client that does not read is not read; nor is one that runs far ahead of a hook."""
+        want = self._writable and self.connection.buffered <= _MOST_BUFFERED
+        if want == self._reading or self._lost or self._lingering:
+            return
+        self._reading = want
+        if want:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
+    # -- hooks -----------------------------------------------------------------------------------
+
+    def run_hook(
+        self, hook: Hook, arguments: tuple[object, ...], event: object, outcome: Outcome
+    ) -> None:
+        """Start a hook; `event` is answered by what `outcome` makes of its result."""
+        runtime = self.runtime
+        context = self._context
+        if context is None:
+            self._context = context = contextvars.copy_context()
+            context.run(current_session.set, self.session)
+        self._hook, self._event, self._outcome = hook, event, outcome
+        self.deadline = runtime.loop.time() + self.rules.handler_timeout
+        if hook.is_async:
+            task = runtime.loop.create_task(hook.call(*arguments), context=context)
+            self._pending = task
+            task.add_done_callback(self._hook_done)
+        else:
+            future = runtime.pool.submit(context.run, hook.call, *arguments)
+            self._pending = future
+            future.add_done_callback(self._hook_done_in_thread)
+
+    def _hook_done_in_thread(self, future: Future[Any]) -> None:
+        try:
+            self.runtime.loop.call_soon_threadsafe(self._hook_done, future)
+        except RuntimeError:  # the loop was closed at once, with the thread still busy
+            logger.warning("session %s: a hook ended after the server", self.session.id)
+
+    def _hook_done(self, future: Any) -> None:
+        if future is not self._pending:
+            self._note_late(future)
+            return
+        hook, event, outcome = self._hook, self._event, self._outcome
+        self._pending = self._hook = self._event = self._outcome = None
+        if hook is None or outcome is None:
+            raise ProtocolError("a hook that nobody started has ended")
+        if not (self._lost and future.cancelled()):
+            self._dispatcher.finish(self, event, hook, outcome, future)
+            self._advance()
+        if self._lost and self._pending is None:
+            self._after()
+
+    def _note_late(self, future: Any) -> None:
+        """The result of a hook that was over its deadline is dropped, and said to be."""
+        problem = _retrieve(future)
+        logger.warning(
+            "session %s: a hook ended after its deadline; its result is dropped (%s)",
+            self.session.id,
+            "it failed" if problem else "it returned",
+        )
+
+    def message_answered(self) -> None:
+        """The core has the final reply: send it, and say whether it could leave."""
+        message, self.message = self.message, None
+        self._release()
+        if message is not None and self._dispatcher.hooks.replied is not None:
+            self._flush()
+            self._replied = message
+            self._pending = self.runtime.loop.call_soon(self._check_sent)
+
+    def _check_sent(self) -> None:
+        """Whether the final reply has left; if not yet, `resume_writing` asks again."""
+        if not self._lost and self.transport.get_write_buffer_size():
+            return
+        message, self._replied = self._replied, None
+        hook = self._dispatcher.hooks.replied
+        if message is not None and hook is not None:
+            arguments = (self.session, message, not self._lost)
+            self.run_hook(hook, arguments, Notice(), answer_of)
+
+    def _after(self) -> None:
+        """The client has gone and no hook is under way."""
+        hook = self._dispatcher.hooks.disconnect
+        if hook is None or self._told:
+            self._end()
+        else:
+            self._told = True
+            self.run_hook(hook, (self.session,), Notice(), answer_of)
+
+    def _end(self) -> None:
+        self._release()
+        self.runtime.connections.release(self._key)
+        self.runtime.remove(self)
+
+    # -- the body --------------------------------------------------------------------------------
+
+    def keep(self, chunk: bytes) -> None:
+        """Add to the body, if there is memory for it."""
+        octets = len(chunk) + _CHUNK_COST
+        if not self.runtime.memory.reserve(octets):
+            logger.warning("session %s: no memory left for a body", self.session.id)
+            self.connection.refuse_body(replies.NO_MEMORY)
+            self.drop_body()
+            return
+        self._held += octets
+        if self._chunks is None:
+            self._chunks = [chunk]
+        else:
+            self._chunks.append(chunk)
+
+    def take_body(self) -> list[bytes]:
+        """The body, whole; its memory counts until the message is answered."""
+        chunks, self._chunks = self._chunks, None
+        return chunks or []
+
+    def drop_body(self) -> None:
+        """Throw away what there is of a body."""
+        self._chunks = None
+        if self.message is None:
+            self._release()
+
+    def _release(self) -> None:
+        self.runtime.memory.release(self._held)
+        self._held = 0
+
+    def next_message_id(self) -> str:
+        """The session's id and a count."""
+        self._messages += 1
+        return f"{self.session.id}.{self._messages}"
+
+    # -- TLS -------------------------------------------------------------------------------------
+
+    def start_tls(self) -> None:
+        """Say 220 in clear; what comes next is the handshake (RFC 3207)."""
+        self.connection.reply()
+        self._flush()
+        assert self.rules.tls is not None  # noqa: S101  STARTTLS is offered only with it
+        self._channel = Channel(self.rules.tls)
+
+    def _decrypted(self, channel: Channel, data: bytes) -> bytes | None:
+        """What the client said under TLS; `None` before the handshake is done, and if it fails."""
+        channel.receive(data)
+        try:
+            if not channel.established and not self._shake_hands(channel):
+                return None
+            plain = channel.read()
+        except ssl.SSLError as error:
+            logger.info("session %s: TLS failed: %s", self.session.id, error.reason)
+            self.transport.write(channel.outgoing())  # the alert that says why
+            self._closing = True
+            self.transport.close()
+            return None
+        out = channel.outgoing()
+        if out:
+            self.transport.write(out)
+        if channel.peer_closed:
+            self.connection.receive_eof()
+        return plain
+
+    def _shake_hands(self, channel: Channel) -> bool:
+        """Whether it is done. From then on a new connection serves the client."""
+        done = channel.handshake()
+        out = channel.outgoing()
+        if out:
+            self.transport.write(out)
+        if not done:
+            return False
+        session, rules = self.session, self.rules
+        session.forget()
+        session.tls = channel.info()
+        self.connection = self._new_connection(tls=True, greet=rules.tls_listener)
+        self.deadline = self.runtime.loop.time() + rules.timeout
+        hook = self._dispatcher.hooks.tls
+        if hook is not None:
+            self.run_hook(hook, (session,), Secured(), answer_of)
+        return True
+
+    def secured(self, answer: Reply | None) -> None:
+        """on_tls has answered; a refusal is said under TLS, and ends the session."""
+        if answer is not None and answer.refuses:
+            self.connection.hang_up(answer)
+
+    # -- waiting ---------------------------------------------------------------------------------
+
+    def pause_for(self, seconds: float) -> None:
+        """Hold all replies back for a while: the client has made many errors."""
+        self._wait(seconds, self.connection.resume)
+
+    def delay_refused_login(self, answer: Reply) -> None:
+        """A wrong login waits for its answer, by how often its address was wrong."""
+        seconds = self.runtime.failed_logins.delay(self._key)
+        self._wait(seconds, lambda: self.connection.reply(answer))
+
+    def _wait(self, seconds: float, then: Any) -> None:
+        def go_on() -> None:
+            self._timer = self._pending = None
+            then()
+            self._advance()
+
+        loop = self.runtime.loop
+        self.deadline = loop.time() + seconds + self.rules.timeout
+        self._timer = self._pending = loop.call_later(seconds, go_on)
+
+    async def _look_up(self, peer: Peer) -> None:
+        """The client's name; whoever needs it before it is here does without."""
+        try:
+            name, _ = await self.runtime.loop.getnameinfo(
+                (peer.host, peer.port), socket.NI_NAMEREQD | socket.NI_NUMERICSERV
+            )
+        except OSError:
+            return  # no name: as good as not asked
+        self.session.rdns = name
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def expire(self) -> None:
+        """The deadline has passed: of a hook, of the client, or of our last words."""
+        if self._closing:
+            self.abort()
+        elif self._pending is not None and self._hook is not None:
+            self._expire_hook()
+        else:
+            settings = self.rules.settings
+            self.hang_up(replies.timed_out(settings.hostname, settings.appname))
+
+    def _expire_hook(self) -> None:
+        future, event, hook = self._pending, self._event, self._hook
+        logger.warning("session %s: %s is over its deadline", self.session.id, hook and hook.name)
+        self._pending = self._hook = self._event = self._outcome = None
+        self._context = None  # the thread may still be in it
+        future.cancel()
+        self._dispatcher.late(self, event)
+        self._advance()
+
+    def hang_up(self, reply: Reply) -> None:
+        """Say `reply` and close, whatever the client was doing."""
+        if self._closing:
+            return
+        if self._channel is not None and not self._channel.established:
+            self.abort()
+            return
+        self._drop_pending()
+        self.connection.hang_up(reply)
+        self._advance()
+
+    def _drop_pending(self) -> None:
+        pending = self._pending
+        self._pending = self._hook = self._event = self._outcome = None
+        self._timer = self.message = self._replied = None
+        if pending is not None:
+            pending.cancel()
+
+    def drain(self) -> None:
+        """The server shuts down: at once without a transaction, else when it has ended."""
+        if self._closing:
+            return
+        if not self.connection.in_transaction:
+            self.hang_up(replies.DRAINING)
+
+    def close(self, *, linger: bool = False) -> None:
+        """Send what is there to send, then close."""
+        self._flush()
+        self._closing = True
+        self.drop_body()
+        if self._lost:
+            return
+        loop = self.runtime.loop
+        if linger and self.transport.can_write_eof() and self._channel is None:
+            self._lingering = True
+            self.transport.write_eof()
+            self.deadline = loop.time() + _LINGER
+            return
+        self.deadline = loop.time() + _CLOSING
+        if self._channel is not None:
+            self.transport.write(self._channel.close())
+        self.transport.close()
+
+    def cut(self) -> None:
+        """End the session now, with whatever hook is under way."""
+        self._drop_pending()
+        self.abort()
+
+    def abort(self) -> None:
+        """Close now, and lose what could not be sent."""
+        self._closing = True
+        if not self._lost:
+            self.transport.abort()
+
+
+def _retrieve(future: Any) -> BaseException | None:
+    """The exception of a finished future; asked for, so that asyncio does not report it as lost."""
+    return None if future.cancelled() else cast("BaseException | None", future.exception())
+
+
+def _ends(transport: asyncio.BaseTransport) -> tuple[Peer, Peer]:
+    """Who is at both ends. A client of a Unix socket has no name; it gets the socket's."""
+    local = transport.get_extra_info("sockname")
+    peer = transport.get_extra_info("peername")
+    if isinstance(peer, tuple) and isinstance(local, tuple):
+        return Peer(peer[0], peer[1]), Peer(local[0], local[1])
+    path = local.decode(errors="replace") if isinstance(local, bytes) else str(local or "")
+    unix = Peer(f"unix:{path}", 0)
+    return unix, unix

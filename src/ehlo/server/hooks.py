@@ -1,0 +1,89 @@
+"""A handler's hooks, looked at once when the server starts, and what their results mean."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ehlo.handlers.base import Handler
+from ehlo.protocol import reply as replies
+from ehlo.protocol.errors import Reject
+from ehlo.protocol.reply import Reply
+from ehlo.server.config import is_async, overrides
+
+__all__ = ["Hook", "Hooks", "answer_of", "failure_of", "identity_of", "queue_answer_of"]
+
+logger = logging.getLogger("ehlo.handler")
+
+
+class Hook(NamedTuple):
+    """A hook that the handler has."""
+
+    name: str
+    call: Callable[..., Any]
+    is_async: bool
+
+
+class Hooks(NamedTuple):
+    """`None` for what the handler does not override: it costs nothing then."""
+
+    startup: Hook | None
+    shutdown: Hook | None
+    connect: Hook | None
+    hello: Hook | None
+    tls: Hook | None
+    auth: Hook | None
+    secret: Hook | None
+    mail: Hook | None
+    rcpt: Hook | None
+    data: Hook | None
+    message: Hook | None
+    replied: Hook | None
+    vrfy: Hook | None
+    reset: Hook | None
+    disconnect: Hook | None
+
+    @classmethod
+    def of(cls, handler: Handler) -> Hooks:
+        """The hooks of `handler`."""
+        return cls(*(_hook(handler, name) for name in cls._fields))
+
+
+def _hook(handler: Handler, name: str) -> Hook | None:
+    name = f"on_{name}"
+    if not overrides(handler, name):
+        return None
+    call = getattr(handler, name)
+    return Hook(name, call, is_async(call))
+
+
+def answer_of(result: object) -> Reply | None:
+    """What a hook's result says. Raises `TypeError` for what is no answer."""
+    if result is None or isinstance(result, Reply):
+        return result
+    raise TypeError(f"a hook returns None or a Reply, not {type(result).__name__}")
+
+
+def queue_answer_of(result: object) -> Reply | None:
+    """What `on_message` returned: a `str` is a queue id. Raises `TypeError`, `ValueError`."""
+    return replies.queued_as(result) if isinstance(result, str) else answer_of(result)
+
+
+def identity_of(result: object) -> str | Reply:
+    """What `on_auth` returned: who it is, or the refusal. Raises `TypeError`."""
+    if result is None or result is False:
+        return replies.BAD_CREDENTIALS
+    if isinstance(result, str) and result:
+        return result
+    if isinstance(result, Reply) and result.refuses:
+        return result
+    raise TypeError(f"on_auth returns an identity or None, not {type(result).__name__}")
+
+
+def failure_of(error: BaseException, hook: Hook, session_id: str, trouble: Reply) -> Reply:
+    """What a hook's exception says: a `Reject` its reply; all else is a bug, and is logged."""
+    if isinstance(error, Reject):
+        return error.reply
+    logger.error("session %s: %s failed", session_id, hook.name, exc_info=error)
+    return trouble

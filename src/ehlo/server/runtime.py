@@ -1,0 +1,104 @@
+"""What all connections of one running server share: loop, counters, threads, clock."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+from ehlo.server.admission import Connections, FailedLogins, Memory
+from ehlo.server.config import Options, memory_limit
+
+if TYPE_CHECKING:
+    from ehlo.server.driver import Driver
+
+__all__ = ["Clock", "Runtime"]
+
+logger = logging.getLogger("ehlo.server")
+
+
+class Clock:
+    """The date for `Received`, made once a second."""
+
+    __slots__ = ("_second", "_text", "_time")
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._time = now
+        self._second = -1
+        self._text = ""
+
+    def date(self) -> str:
+        """RFC 5322 3.3: date-time, in local time."""
+        second = int(self._time())
+        if second != self._second:
+            self._second = second
+            self._text = formatdate(second, localtime=True)
+        return self._text
+
+
+class Runtime:
+    """Made when a server starts, gone when it has stopped."""
+
+    def __init__(self, options: Options, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.connections = Connections(options.max_connections, options.max_connections_per_address)
+        self.memory = Memory(memory_limit(options))
+        self.failed_logins = FailedLogins(loop.time)
+        self.clock = Clock()
+        self.pool = ThreadPoolExecutor(options.threads, thread_name_prefix="ehlo")
+        self.drivers: set[Driver] = set()
+        self.draining = False
+        self._sweep_every = min(1.0, min(options.timeout, options.handler_timeout) / 4)
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._idle: asyncio.Event = asyncio.Event()
+        self._prefix = secrets.token_hex(4)
+        self._counter = itertools.count(1)
+
+    def new_id(self) -> str:
+        """An id that no other session of any server has."""
+        return f"{self._prefix}{next(self._counter):06x}"
+
+    # -- sessions --------------------------------------------------------------------------------
+
+    def add(self, driver: Driver) -> None:
+        """A session begins."""
+        self.drivers.add(driver)
+        self._idle.clear()
+        if self._sweeper is None:
+            self._sweeper = self.loop.call_later(self._sweep_every, self._sweep)
+
+    def remove(self, driver: Driver) -> None:
+        """A session has ended, its hooks included."""
+        self.drivers.discard(driver)
+        if not self.drivers:
+            self._idle.set()
+
+    async def all_gone(self) -> None:
+        """Wait until there is no session."""
+        if self.drivers:
+            await self._idle.wait()
+
+    def _sweep(self) -> None:
+        """One look at all deadlines, instead of a timer for each."""
+        now = self.loop.time()
+        for driver in [driver for driver in self.drivers if driver.deadline < now]:
+            try:
+                driver.expire()
+            except Exception:  # one session's trouble must not end the sweep for all
+                logger.exception("a session could not be ended")
+                driver.abort()
+        again = self.drivers
+        self._sweeper = self.loop.call_later(self._sweep_every, self._sweep) if again else None
+
+    def stop(self) -> None:
+        """Let go of what does not end by itself; a thread that is busy is not waited for."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        self.pool.shutdown(wait=False, cancel_futures=True)

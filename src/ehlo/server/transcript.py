@@ -1,0 +1,35 @@
+"""What is said, line by line: for the log `ehlo.transcript` and for a user's callbacks."""
+
+from __future__ import annotations
+
+import logging
+
+from ehlo.protocol.connection import Observer
+from ehlo.server.config import Rules
+from ehlo.session import Session
+
+__all__ = ["observer_of"]
+
+logger = logging.getLogger("ehlo.transcript")
+
+
+def observer_of(rules: Rules, session: Session) -> Observer | None:
+    """Who is to be told of each line; `None` when nobody asked, which costs nothing then.
+
+    With `debug` lines are logged at level INFO; without it at DEBUG, where that logger has it.
+    """
+    level = logging.INFO if rules.debug else logging.DEBUG
+    logged = logger.isEnabledFor(level)
+    callbacks = {"read": rules.log_read, "write": rules.log_write}
+    if not logged and not any(callbacks.values()):
+        return None
+
+    def observe(direction: str, verb: str, line: str) -> None:
+        if logged:
+            arrow = "<-" if direction == "read" else "->"
+            logger.log(level, "%s %s %s %s", session.id, session.peer, arrow, line)
+        callback = callbacks[direction]
+        if callback is not None:
+            callback(session.peer, verb, line)
+
+    return observe

@@ -1,0 +1,185 @@
+"""What a handler sees: `Session`, facts about a client; `Message`, mail that is here as a whole."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextvars import ContextVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+from ehlo.protocol.address import Address
+
+if TYPE_CHECKING:
+    from email.message import EmailMessage
+
+__all__ = ["Message", "Peer", "Session", "TLSInfo", "current_session"]
+
+_SLICE = 65_536
+
+
+class Peer(NamedTuple):
+    """An end of a connection. Prints as `host:port`, `[v6]:port`, or the path of a Unix socket."""
+
+    host: str
+    """An IP address, or `unix:` and a path."""
+    port: int
+    """0 for a Unix socket."""
+
+    def __str__(self) -> str:
+        if self.host.startswith("unix:"):
+            return self.host
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether this is an end of a Unix socket."""
+        return self.host.startswith("unix:")
+
+
+class TLSInfo(NamedTuple):
+    """What was agreed on in the handshake."""
+
+    version: str
+    """As `ssl` names it: `"TLSv1.3"`."""
+    cipher: str
+    sni: str | None
+    """The server name that the client asked for, where we could see it."""
+    peer_certificate: dict[str, Any] | None
+    """As `ssl.SSLObject.getpeercert` gives it; `None` when the client has shown none."""
+
+
+class Session:
+    """Facts about a connected client; a hook reads them and sets none but `state`.
+
+    `id` is unique, and the same in the log, in `Received` and in message ids. After STARTTLS
+    `helo`, `esmtp`, `user` and `state` are new; the rest stays.
+    """
+
+    __slots__ = ("_state", "esmtp", "helo", "id", "local", "peer", "rdns", "sender", "tls", "user")
+
+    def __init__(self, session_id: str, peer: Peer, local: Peer) -> None:
+        self.id = session_id
+        self.peer = peer
+        """The client's address."""
+        self.local = local
+        """Our address, as the client reached it."""
+        self.tls: TLSInfo | None = None
+        self.helo = ""
+        """The name in HELO or EHLO; `""` before it."""
+        self.esmtp = False
+        """Whether it was EHLO."""
+        self.user: str | None = None
+        """The identity that the client has proved, or `None`."""
+        self.rdns = ""
+        """The client's name by reverse DNS, once it has arrived; `""` when not asked for."""
+        self.sender: Address | None = None
+        """The reverse path of the transaction under way; `None` outside of one."""
+        self._state: SimpleNamespace | None = None
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """A namespace that is the user's own, for what hooks want to keep."""
+        if self._state is None:
+            self._state = SimpleNamespace()
+        return self._state
+
+    def forget(self) -> None:
+        """RFC 3207 4.2: what the client said before TLS is not remembered."""
+        self.helo = ""
+        self.esmtp = False
+        self.user = None
+        self.sender = None
+        self._state = None
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id} {self.peer}>"
+
+
+current_session: ContextVar[Session | None] = ContextVar("ehlo_session", default=None)
+"""The session that a hook is run for; the threads of `def` hooks have it, too."""
+
+
+class Message:
+    """A message as a handler gets it: the whole of it is here.
+
+    `sender` and `recipients` are `Address` values, in the order given; `size` is the octets of the
+    body. Bytes are asked for as `data` (our `Received` field and the body), `body` or `trace`.
+    """
+
+    __slots__ = (
+        "_body",
+        "_chunks",
+        "_data",
+        "_email",
+        "id",
+        "recipients",
+        "sender",
+        "size",
+        "trace",
+    )
+
+    def __init__(
+        self,
+        message_id: str,
+        sender: Address,
+        recipients: list[Address],
+        trace: bytes,
+        chunks: list[bytes],
+    ) -> None:
+        self.id = message_id
+        """Unique; the same in `Received` and in the log."""
+        self.sender = sender
+        self.recipients = recipients
+        self.trace = trace
+        """Our `Received` field, with its line ends."""
+        self.size = sum(map(len, chunks))
+        self._chunks = chunks
+        self._data: bytes | None = None
+        self._body: bytes | None = None
+        self._email: EmailMessage | None = None
+
+    @property
+    def data(self) -> bytes:
+        """`trace` and `body`: what is to be stored or passed on."""
+        if self._data is None:
+            body = self._chunks if self._body is None else [self._body]
+            self._data = b"".join([self.trace, *body])
+            self._chunks = []
+        return self._data
+
+    @property
+    def body(self) -> bytes:
+        """What the client sent: dots unstuffed, line ends as the server was told to make them."""
+        if self._body is None:
+            data = self._data
+            self._body = b"".join(self._chunks) if data is None else data[len(self.trace) :]
+            self._chunks = []
+        return self._body
+
+    @property
+    def file(self) -> BinaryIO:
+        """A new binary file over `data`, at its beginning, for reading."""
+        return io.BytesIO(self.data)
+
+    def stream(self) -> Iterator[bytes]:
+        """`data` in slices of at most 64 KiB."""
+        if self._data is not None:
+            pieces = [self._data]
+        else:
+            pieces = [self.trace, *(self._chunks if self._body is None else [self._body])]
+        for piece in pieces:
+            for start in range(0, len(piece), _SLICE):
+                yield piece[start : start + _SLICE]
+
+    @property
+    def email(self) -> EmailMessage:
+        """The message parsed by the standard library, when first asked for."""
+        if self._email is None:
+            from email import message_from_bytes, policy  # slow to import, and few ask
+
+            self._email = message_from_bytes(self.data, policy=policy.default)
+        return self._email
+
+    def __repr__(self) -> str:
+        return f"<Message {self.id} from {self.sender} for {len(self.recipients)}>"
