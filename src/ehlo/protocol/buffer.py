@@ -6,36 +6,23 @@ gathered in a bytearray, whose growth is amortised, so that dripping costs no mo
 
 from __future__ import annotations
 
-import enum
-from typing import Final, Literal
+from typing import Final
 
-__all__ = ["OVERLONG", "Buffer", "Overlong"]
+__all__ = ["Buffer"]
 
 _COMPACT_AT: Final = 65_536
-
-
-class Overlong(enum.Enum):
-    """A line was over the limit, and all of it has been thrown away."""
-
-    OVERLONG = 1
-
-    def __repr__(self) -> str:
-        return "OVERLONG"
-
-
-OVERLONG: Final = Overlong.OVERLONG
 
 
 class Buffer:
     """What the network brought, read by line (`take_line`), by count (`take`) or by slice."""
 
-    __slots__ = ("_data", "_pos", "_scanned", "_skipping")
+    __slots__ = ("_cut", "_data", "_pos", "_scanned")
 
     def __init__(self) -> None:
         self._data: bytes | bytearray = b""
         self._pos = 0  # all before it has been taken
         self._scanned = 0  # no line end between _pos and here
-        self._skipping = False  # inside a line that was over the limit
+        self._cut: bytes | None = None  # the beginning of a line over the limit, its end awaited
 
     def __len__(self) -> int:
         return len(self._data) - self._pos
@@ -59,25 +46,27 @@ class Buffer:
         self._scanned = max(0, self._scanned - self._pos)
         self._pos = 0
 
-    def take_line(self, limit: int) -> bytes | Literal[Overlong.OVERLONG] | None:
-        """The next line with its end, `OVERLONG` for one over `limit` octets, `None` for none yet.
+    def take_line(self, limit: int) -> bytes | None:
+        """The next line with its end; `None` for none yet.
 
-        `limit` counts the line end (RFC 5321 4.5.3.1.4). A line over it is thrown away as it
-        comes, and reported once, when its end has been seen.
+        `limit` counts the line end (RFC 5321 4.5.3.1.4). Of a line over it the first `limit` + 1
+        octets are given, when its end has been seen; the rest is thrown away as it comes.
         """
         data, pos = self._data, self._pos
-        end = data.find(b"\n", max(pos, self._scanned)) + 1
+        if pos == len(data):
+            return None
+        end = data.find(b"\n", self._scanned) + 1
         if end == 0:
             self._scanned = len(data)
-            if self._skipping or len(data) - pos > limit:
-                self._skipping = True
+            if self._cut is not None or len(data) - pos > limit:
+                self._cut = self._cut or bytes(data[pos : pos + limit + 1])
                 self._consume(len(data))
             return None
-        if self._skipping or end - pos > limit:
-            self._skipping = False
-            self._consume(end)
-            return OVERLONG
-        line = bytes(data[pos:end])
+        if self._cut is not None or end - pos > limit:
+            line = self._cut or bytes(data[pos : pos + limit + 1])
+            self._cut = None
+        else:
+            line = bytes(data[pos:end])
         self._consume(end)
         return line
 

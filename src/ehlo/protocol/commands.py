@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from ehlo.protocol import events, grammar, path, sasl
 from ehlo.protocol import reply as replies
 from ehlo.protocol.events import Event
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.state import OUT_OF_SEQUENCE, TRANSITIONS
+from ehlo.protocol.state import OUT_OF_SEQUENCE, TRANSITIONS, State
 
 if TYPE_CHECKING:
     from ehlo.protocol.connection import Connection
 
-__all__ = ["HTTP_VERBS", "VERBS", "Command", "refusal_of", "split"]
+__all__ = ["HTTP_VERBS", "VERBS", "refusal_of", "split", "verb_of"]
 
 Verb = Callable[["Connection", str], Event | Reply | sasl.Exchange]
 
@@ -28,20 +28,12 @@ HTTP_VERBS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "P
 
 _BEFORE_TLS: Final = frozenset({"NOOP", "EHLO", "HELO", "STARTTLS", "QUIT"})
 _BEFORE_AUTH: Final = _BEFORE_TLS | {"AUTH", "RSET"}
-_WITHOUT_ARGUMENT: Final = frozenset({"DATA", "RSET", "QUIT", "STARTTLS"})
 _OPTIONAL: Final = frozenset({"STARTTLS", "AUTH"})
 _GATES: Final = (replies.NOT_OFFERED, replies.TLS_REQUIRED, replies.AUTH_REQUIRED)
 
 
-class Command(NamedTuple):
-    """A line taken apart: the verb in upper case, the argument as it came."""
-
-    verb: str
-    argument: str
-
-
-def split(line: bytes, *, strict_eol: bool) -> Command | Reply:
-    """Take a line, with its end, apart."""
+def split(line: bytes, *, strict_eol: bool) -> tuple[str, str] | Reply:
+    """Take a line, with its end, apart: the verb in upper case, the argument as it came."""
     if line[-2:] == b"\r\n":
         line = line[:-2]
     elif strict_eol:
@@ -55,13 +47,21 @@ def split(line: bytes, *, strict_eol: bool) -> Command | Reply:
     if not text.isprintable() and grammar.CONTROL_BUT_TAB.search(text):
         return replies.BAD_CHARACTERS
     verb, _, argument = text.rstrip(" \t").partition(" ")
-    return Command(verb.upper(), argument)
+    return verb.upper(), argument
 
 
 # -- what may be said when -----------------------------------------------------------------------
 
 
-def refusal_of(connection: Connection, verb: str, argument: str = "") -> Reply | None:
+def verb_of(connection: Connection, verb: str) -> Verb | Reply:
+    """The function for a known `verb`, or why it cannot be said now."""
+    function = _LEGAL[connection.state].get(verb)
+    if function is not None and verb not in _OPTIONAL and not connection.settings.gated:
+        return function
+    return refusal_of(connection, verb) or VERBS[verb]
+
+
+def refusal_of(connection: Connection, verb: str) -> Reply | None:
     """Why `verb` cannot be said now, if so: not offered, not yet allowed, out of sequence."""
     settings = connection.settings
     if verb in _OPTIONAL and not _has(connection, verb):
@@ -72,8 +72,6 @@ def refusal_of(connection: Connection, verb: str, argument: str = "") -> Reply |
         return replies.AUTH_REQUIRED
     if (connection.state, verb) not in TRANSITIONS:
         return _out_of_sequence(connection, verb)
-    if argument and verb in _WITHOUT_ARGUMENT:
-        return replies.NO_ARGUMENT_ALLOWED
     return None
 
 
@@ -136,20 +134,20 @@ def _rcpt(connection: Connection, argument: str) -> Event | Reply:
     return recipient if isinstance(recipient, Reply) else events.Rcpt(recipient)
 
 
-def _data(_connection: Connection, _argument: str) -> Event:
-    return events.Data()
+def _data(_connection: Connection, argument: str) -> Event | Reply:
+    return replies.NO_ARGUMENT_ALLOWED if argument else events.DATA
 
 
-def _rset(_connection: Connection, _argument: str) -> Event:
-    return events.Reset()
+def _rset(_connection: Connection, argument: str) -> Event | Reply:
+    return replies.NO_ARGUMENT_ALLOWED if argument else events.RESET
 
 
 def _noop(_connection: Connection, _argument: str) -> Reply:
     return replies.OK
 
 
-def _quit(connection: Connection, _argument: str) -> Reply:
-    return replies.closing(connection.settings.hostname, connection.settings.appname)
+def _quit(connection: Connection, argument: str) -> Reply:
+    return replies.NO_ARGUMENT_ALLOWED if argument else connection.settings.closing
 
 
 def _vrfy(_connection: Connection, argument: str) -> Event | Reply:
@@ -165,7 +163,9 @@ def _help(connection: Connection, _argument: str) -> Reply:
     return replies.help_text([verb for verb in VERBS if _works(connection, verb)])
 
 
-def _starttls(connection: Connection, _argument: str) -> Event | Reply:
+def _starttls(connection: Connection, argument: str) -> Event | Reply:
+    if argument:
+        return replies.NO_ARGUMENT_ALLOWED
     if connection.tls:
         return replies.TLS_ACTIVE
     if connection.buffered:
@@ -217,5 +217,13 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
         "EXPN": _expn,
         "HELP": _help,
         "QUIT": _quit,
+    }
+)
+
+# The rows of the table that begin in a state, as functions
+_LEGAL: Final[Mapping[State, Mapping[str, Verb]]] = MappingProxyType(
+    {
+        state: {verb: VERBS[verb] for at, verb in TRANSITIONS if at is state and verb in VERBS}
+        for state in State
     }
 )

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final
 
 from ehlo.protocol import commands, events, sasl
 from ehlo.protocol import reply as replies
 from ehlo.protocol.body import END, BareNewlines, DataReader, has_bare_newline, normalised
-from ehlo.protocol.buffer import OVERLONG, Buffer, Overlong
+from ehlo.protocol.buffer import Buffer
 from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
 from ehlo.protocol.extensions import Facts
@@ -62,10 +62,11 @@ class Connection:
         "_out",
         "_reader",
         "_refused_recipients",
-        "_tarpit",
         "_verb",
         "authenticated",
         "errors",
+        "esmtp",
+        "helo",
         "nonce",
         "settings",
         "state",
@@ -87,6 +88,8 @@ class Connection:
         self.tls = tls
         self.state = State.GREETING if greet else State.HELLO
         self.authenticated = False
+        self.helo = ""  # the name in HELO or EHLO
+        self.esmtp = False  # whether it was EHLO
         self.transaction: Transaction | None = None
         self.errors = 0  # that the client made in this session
         self._buffer = Buffer()
@@ -94,7 +97,6 @@ class Connection:
         self._asked: Event | None = None  # what the next call of reply() answers
         self._ended = False  # the client will not send any more
         self._linger = False
-        self._tarpit = False
         self._verb = ""  # of the command under way
         self._reader: DataReader | None = None
         self._exchange: sasl.Exchange | None = None
@@ -141,14 +143,13 @@ class Connection:
 
     def next_event(self) -> Event | Waiting:
         """The next thing that the client did, or why there is none now."""
-        if self._asked is not None or self._tarpit or self.state is State.TLS:
+        if self._asked is not None:
             return PAUSED
-        if self.state is State.GREETING:
-            return self._ask(events.Connect())
         while self.state is not State.CLOSED:
-            event = self._read_command() if self._reader is None else self._read_body(self._reader)
+            reader = self._reader
+            event = self._read_command() if reader is None else self._read_body(reader)
             if event is not None:
-                return self._close() if self._ended and event is NEED_DATA else event
+                return self._close() if event is NEED_DATA and self._ended else event
         return events.Close(self._linger)
 
     def _close(self) -> events.Close:
@@ -162,22 +163,20 @@ class Connection:
         return event
 
     def _read_command(self) -> Event | Waiting | None:
-        limits, limit = self.settings.limits, self.settings.command_limit
-        if self._exchange is not None or (len(self._buffer) > limit and self._begins_with_auth()):
-            limit = max(limit, limits.auth_line)
-        line = self._buffer.take_line(limit)
+        settings, buffer = self.settings, self._buffer
+        if self.state is State.GREETING:
+            return self._ask(events.CONNECT)
+        line = buffer.take_line(settings.line_limit)
         if line is None:
-            return self._not_smtp() if self._buffer.startswith(_TLS_HELLO) else NEED_DATA
+            return self._not_smtp() if buffer.startswith(_TLS_HELLO) else NEED_DATA
         if self._exchange is not None:
             return self._respond(self._exchange, line)
-        if line is OVERLONG:
-            self._verb = ""
-            auth = limit > self.settings.command_limit
-            return self._error(replies.AUTH_LINE_TOO_LONG if auth else replies.LINE_TOO_LONG)
+        if len(line) > settings.command_limit:
+            auth = line[:5].upper() == b"AUTH "
+            if not auth or len(line) > settings.limits.auth_line:
+                self._verb = ""
+                return self._error(replies.AUTH_LINE_TOO_LONG if auth else replies.LINE_TOO_LONG)
         return self._command(line)
-
-    def _begins_with_auth(self) -> bool:
-        return self._buffer.peek(5).upper() == b"AUTH "
 
     def _command(self, line: bytes) -> Event | None:
         command = commands.split(line, strict_eol=self.settings.strict_eol)
@@ -188,13 +187,12 @@ class Connection:
         self._verb = verb
         if self._observer is not None:
             self._observe_command(verb, argument)
-        method = commands.VERBS.get(verb)
-        if method is None:
+        if verb not in commands.VERBS:
             return self._unknown(verb)
-        refusal = commands.refusal_of(self, verb, argument)
-        if refusal is not None:
-            return self._refuse(refusal)
-        result = method(self, argument)
+        function = commands.verb_of(self, verb)
+        if isinstance(function, Reply):
+            return self._refuse(function)
+        result = function(self, argument)
         if isinstance(result, Reply):
             return self._answered(verb, result)
         if isinstance(result, sasl.Exchange):
@@ -218,7 +216,7 @@ class Connection:
         """A command that answers itself, by its nature or because it is wrong."""
         if verb == "RCPT" and self.transaction is not None:
             self.transaction.refused += 1
-        if verb == "QUIT":
+        if reply is self.settings.closing:
             self._say(reply)
             return self._close()
         return self._refuse(reply)
@@ -240,10 +238,8 @@ class Connection:
         """The names of the mechanisms that the client could use now."""
         return () if self.authenticated else self.settings.usable_mechanisms(tls=self.tls)
 
-    def _respond(
-        self, exchange: sasl.Exchange, line: bytes | Literal[Overlong.OVERLONG]
-    ) -> Event | None:
-        if line is OVERLONG:
+    def _respond(self, exchange: sasl.Exchange, line: bytes) -> Event | None:
+        if len(line) > self.settings.limits.auth_line:
             return self._step(exchange, replies.AUTH_LINE_TOO_LONG)
         if self._observer is not None:
             self._observer("read", "AUTH", _MASK)
@@ -338,10 +334,9 @@ class Connection:
             self._ANSWERS[type(asked)](self, asked, answer)
 
     def _greet(self, _event: events.Connect, answer: Reply | None) -> None:
-        settings = self.settings
         self.state = State.HELLO
         if answer is None:
-            self._say(replies.greeting(settings.hostname, settings.appname))
+            self._say(self.settings.greeting)
         else:
             self._say(Reply(answer.code, None, answer.text))  # RFC 2034 4: no enhanced code here
 
@@ -351,6 +346,7 @@ class Connection:
         self._say(answer)
 
     def _welcome(self, event: events.Hello, answer: Reply | None) -> None:
+        self.helo, self.esmtp = event.name, event.esmtp
         self.transaction = None  # RFC 5321 4.1.4: EHLO is a RSET, too
         self.state = TRANSITIONS[self.state, "EHLO"]
         offered = self._offered() if event.esmtp else []
@@ -412,8 +408,9 @@ class Connection:
         else:
             self._say(answer)
 
-    def _begin_tls(self, _event: events.StartTLS, _answer: Reply | None) -> None:
+    def _begin_tls(self, event: events.StartTLS, _answer: Reply | None) -> None:
         self.state = TRANSITIONS[self.state, "STARTTLS"]
+        self._asked = event  # for good: what comes is TLS, and is not for us
         self._say(replies.START_TLS)
 
     def _verify(self, _event: events.Vrfy, answer: Reply | None) -> None:
@@ -427,7 +424,6 @@ class Connection:
     def hang_up(self, reply: Reply | None = None) -> None:
         """End the connection from our side, whatever it was doing; `reply` is said first."""
         self._asked = None
-        self._tarpit = False
         if self.state is not State.CLOSED:
             if reply is not None:
                 self._say(reply)
@@ -435,7 +431,7 @@ class Connection:
 
     def resume(self) -> None:
         """Go on after a `Tarpit`."""
-        self._tarpit = False
+        self._asked = None
 
     # -- saying ----------------------------------------------------------------------------------
 
@@ -459,8 +455,7 @@ class Connection:
         self._say(reply)
         if self.errors < limits.slow_errors:
             return None
-        self._tarpit = True
-        return events.Tarpit(1.0)
+        return self._ask(events.Tarpit(1.0))
 
     def _observe_command(self, verb: str, argument: str) -> None:
         assert self._observer is not None  # noqa: S101  the caller looked

@@ -110,6 +110,11 @@ class Close(NamedTuple):
     linger: bool = False
 
 
+# The events that tell no more than that they are
+CONNECT: Final = Connect()
+DATA: Final = Data()
+RESET: Final = Reset()
+
 Event = (
     Connect
     | Hello

@@ -31,13 +31,17 @@ class Reply:
     control characters in it, or a line that would be longer than 512 octets.
     """
 
-    __slots__ = ("code", "enhanced", "text", "wire")
+    __slots__ = ("closes", "code", "enhanced", "refuses", "text", "wire")
 
     code: int
     enhanced: str | None
     text: str
     wire: bytes
     """The reply as it is sent, with its line ends."""
+    refuses: bool
+    """Whether this is a 4xx or a 5xx."""
+    closes: bool
+    """Whether the connection ends after it (RFC 5321 3.8, RFC 7504)."""
 
     def __init__(self, code: int, enhanced: str | None = None, text: str = "") -> None:
         if not 200 <= code <= 599:
@@ -52,21 +56,13 @@ class Reply:
         assign(self, "enhanced", enhanced)
         assign(self, "text", text)
         assign(self, "wire", _encode(code, enhanced, text))
+        assign(self, "refuses", code >= 400)
+        assign(self, "closes", code in (421, 521))
 
     @property
     def lines(self) -> list[str]:
         """The text, line by line."""
         return self.text.split("\n")
-
-    @property
-    def refuses(self) -> bool:
-        """Whether this is a 4xx or a 5xx."""
-        return self.code >= 400
-
-    @property
-    def closes(self) -> bool:
-        """Whether the connection ends after it (RFC 5321 3.8, RFC 7504)."""
-        return self.code in (421, 521)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Reply does not change: {name}")

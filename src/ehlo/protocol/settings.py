@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ehlo.protocol import reply as replies
 from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.extensions import EXTENSIONS, Extension, ParseValue
+from ehlo.protocol.reply import Reply
 from ehlo.protocol.sasl import Mechanism
 
 __all__ = ["Limits", "Settings"]
@@ -57,6 +59,11 @@ class Settings:
     mail_params: Mapping[str, ParseValue] = field(init=False, repr=False)
     rcpt_params: Mapping[str, ParseValue] = field(init=False, repr=False)
     command_limit: int = field(init=False, repr=False)
+    line_limit: int = field(init=False, repr=False)
+    gated: bool = field(init=False, repr=False)
+    greeting: Reply = field(init=False, repr=False)
+    closing: Reply = field(init=False, repr=False)
+    timed_out: Reply = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         assign = object.__setattr__
@@ -64,6 +71,11 @@ class Settings:
         assign(self, "mail_params", {name: row.mail[name] for row in rows for name in row.mail})
         assign(self, "rcpt_params", {name: row.rcpt[name] for row in rows for name in row.rcpt})
         assign(self, "command_limit", self.limits.command_line + sum(row.octets for row in rows))
+        assign(self, "line_limit", max(self.command_limit, self.limits.auth_line))
+        assign(self, "gated", self.tls_required or self.auth_required)
+        assign(self, "greeting", replies.greeting(self.hostname, self.appname))
+        assign(self, "closing", replies.closing(self.hostname, self.appname))
+        assign(self, "timed_out", replies.timed_out(self.hostname, self.appname))
 
     def usable_mechanisms(self, *, tls: bool) -> tuple[str, ...]:
         """The names of those that may be used now."""

@@ -31,6 +31,9 @@ class State(enum.Enum):
     TLS = "220 was said to STARTTLS"
     CLOSED = "nothing more is read"
 
+    # Enum's own hash is written in Python, and a state is looked up for every command
+    __hash__ = object.__hash__
+
     def __repr__(self) -> str:
         return self.name
 
