@@ -1,0 +1,1 @@
+"""`ehlo` and the programs that it will meet."""

@@ -1,0 +1,63 @@
+"""Finding and running the programs that these tests talk to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+CLIENTS = Path(__file__).parent / "clients"
+TIMEOUT = 30.0
+"""Seconds that a program may take before it is killed."""
+
+# Programs of the system's, too, wherever a user's own PATH ends
+_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
+
+def peer(name: str) -> str:
+    """The path of a program, or of nodemailer's `node_modules`.
+
+    Without it the test is skipped, or fails where `EHLO_REQUIRE_PEERS=1` says that all are there.
+    """
+    found = node_modules() if name == "nodemailer" else shutil.which(name, path=_PATH)
+    if found is None:
+        absent(f"{name} is not installed; .ci/run does that")
+    return found
+
+
+def absent(why: str) -> NoReturn:
+    """End the test: something that it needs is missing here."""
+    if os.environ.get("EHLO_REQUIRE_PEERS") == "1":
+        pytest.fail(f"{why} (and EHLO_REQUIRE_PEERS=1)")
+    pytest.skip(why)
+
+
+def node_modules() -> str | None:
+    """The directory that `.ci/peers` has put nodemailer into."""
+    folder = Path(os.environ.get("EHLO_NODE_MODULES") or CHECKOUT / "node_modules")
+    return str(folder) if (folder / "nodemailer").is_dir() else None
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    timeout: float = TIMEOUT,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program to its end, with what it says on stdout and stderr taken together."""
+    return subprocess.run(
+        [str(part) for part in command],
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PATH": _PATH, "LC_ALL": "C", **(env or {})},
+        timeout=timeout,
+        check=False,
+    )

@@ -1,0 +1,160 @@
+"""The server's side of these tests: a handler that keeps what it gets, and what runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import trustme
+
+import ehlo
+
+USER = "dötty@example.com"
+ASCII_USER = "dot@example.com"
+PASSWORD = "correct horse; battery=staple"
+REFUSED = "refused@example.com"
+REFUSED_MARK = b"X-Please-Refuse: yes"
+ADDRESS = "127.0.0.1"
+PATIENCE = 30.0
+"""Seconds until a test that waits for something gives up."""
+
+Security = Literal["plain", "starttls", "tls"]
+SECURITIES: tuple[Security, ...] = ("plain", "starttls", "tls")
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message as the handler got it, and what was known of its session."""
+
+    sender: str
+    recipients: list[str]
+    trace: bytes
+    body: bytes
+    data: bytes
+    subject: str
+    user: str | None
+    tls: str
+    params: Mapping[str, Any]
+
+
+class Post(ehlo.Handler):
+    """Keeps all mail, but for those it is asked to refuse; knows two users."""
+
+    def __init__(self) -> None:
+        self.received: list[Received] = []
+        self.transcript: list[str] = []
+        self._arrived = threading.Condition()
+
+    def on_auth(self, _session: ehlo.Session, credentials: ehlo.Credentials) -> str | None:
+        assert isinstance(credentials, ehlo.PasswordCredentials)
+        known = credentials.username in (USER, ASCII_USER) and credentials.password == PASSWORD
+        return credentials.username if known else None
+
+    def on_secret(self, _session: ehlo.Session, username: str) -> str | None:
+        return PASSWORD if username in (USER, ASCII_USER) else None
+
+    def on_rcpt(
+        self, _session: ehlo.Session, recipient: ehlo.Address, _params: Mapping[str, Any]
+    ) -> None:
+        if str(recipient) == REFUSED:
+            raise ehlo.Reject(550, "5.1.1", "No such user here")
+
+    def on_message(self, session: ehlo.Session, message: ehlo.Message) -> str:
+        if REFUSED_MARK in message.body:
+            raise ehlo.Reject(554, "5.7.1", "Not this one, thank you")
+        received = Received(
+            str(message.sender),
+            [str(recipient) for recipient in message.recipients],
+            message.trace,
+            message.body,
+            message.data,
+            str(message.email["subject"]),
+            session.user,
+            session.tls.version if session.tls is not None else "",
+            message.sender.params,
+        )
+        with self._arrived:
+            self.received.append(received)
+            self._arrived.notify_all()
+        return message.id
+
+    def wait_until(
+        self, enough: Callable[[list[Received]], bool], patience: float = PATIENCE
+    ) -> list[Received]:
+        """What has been received once that is enough, or when the patience is over."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: enough(self.received), patience)
+            return list(self.received)
+
+    def note_read(self, _peer: ehlo.Peer, _verb: str, line: str) -> None:
+        self.transcript.append(f"C: {line}")
+
+    def note_written(self, _peer: ehlo.Peer, _verb: str, line: str) -> None:
+        self.transcript.append(f"S: {line}")
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """A certificate for `localhost` and 127.0.0.1, and the authority to trust it by."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+    @classmethod
+    def made_in(cls, folder: Path) -> Certificates:
+        authority = trustme.CA()
+        pair = authority.issue_cert("localhost", ADDRESS)
+        made = cls(folder / "server.crt", folder / "server.key", folder / "ca.pem")
+        for blob in pair.cert_chain_pems:
+            blob.write_to_path(str(made.certificate), append=True)
+        pair.private_key_pem.write_to_path(str(made.key))
+        authority.cert_pem.write_to_path(str(made.authority))
+        return made
+
+    def client_context(self) -> ssl.SSLContext:
+        """For clients in Python: trusts our authority and no other."""
+        return ssl.create_default_context(cafile=str(self.authority))
+
+
+@dataclass
+class Office:
+    """A running server: where it is, and what it got."""
+
+    port: int
+    security: Security
+    authority: Path
+    post: Post = field(repr=False)
+    host: str = "localhost"
+
+    @property
+    def received(self) -> list[Received]:
+        return self.post.received
+
+    @property
+    def transcript(self) -> str:
+        return "\n".join(self.post.transcript)
+
+
+@contextlib.contextmanager
+def office(certificates: Certificates, security: Security, **options: Any) -> Iterator[Office]:
+    """A server in a thread, on a free port of this machine's own address."""
+    post = Post()
+    server = ehlo.Server(
+        post,
+        addr=f"{ADDRESS}:0",
+        hostname="mx.example.com",
+        log_read=post.note_read,
+        log_write=post.note_written,
+        tls_listener=security == "tls",
+        **options,
+    )
+    if security != "plain":
+        server.configure_tls(str(certificates.certificate), str(certificates.key))
+    with server.in_thread():
+        yield Office(server.addresses[0].port, security, certificates.authority, post)
