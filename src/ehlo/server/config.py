@@ -54,7 +54,7 @@ class Options:
     addr: str | Sequence[str] = option(
         ":25",
         "Address to listen on: `host:port`, `:port` for all addresses, `[v6]:port`, "
-        "`unix:/path`; port 0 takes a free one. May be a list.",
+        "`unix:/path`; port 0 takes a free one. There may be several.",
         group="Where",
     )
     appname: str = option("smtpd", "Name in the greeting and in Received.", group="Where")
@@ -65,19 +65,17 @@ class Options:
         None,
         "`(remote_addr, mail_from, rcpt_to) -> bool`: whether to take mail for a recipient.",
         group="Functions",
-        flag=False,
     )
     auth_handler: AuthFunction | None = option(
         None,
         "`(remote_addr, mechanism, username, password, shared) -> bool`: whether a login is good.",
         group="Functions",
-        flag=False,
     )
 
     # Login
     auth_mechs: Mapping[str, bool] | None = option(
         None,
-        "Mechanisms switched on or off by name; `True` allows PLAIN and LOGIN without TLS.",
+        "Mechanisms switched on or off by name; on allows PLAIN and LOGIN without TLS.",
         group="Login",
     )
     auth_required: bool = option(False, "Take mail only after a login.", group="Login")
@@ -127,10 +125,10 @@ class Options:
         False, "Log each line read and written, as `ehlo.transcript`.", group="What is seen"
     )
     log_read: LineCallback | None = option(
-        None, "Called with each line read.", group="What is seen", flag=False
+        None, "Called with `(remote_addr, verb, line)` for each line read.", group="What is seen"
     )
     log_write: LineCallback | None = option(
-        None, "Called with each line written.", group="What is seen", flag=False
+        None, "Called likewise for each line written.", group="What is seen"
     )
 
     # How it runs

@@ -1,0 +1,227 @@
+"""The commands, what they do with their options, and how they end.
+
+Exit codes: 0 after a signal, 2 for wrong usage, 1 for an address that cannot be had and for what a
+module of the user's raises. The first two say why in one line; the last shows its traceback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import io
+import os
+import ssl
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from ehlo.cli.log import set_up_logging
+from ehlo.cli.options import (
+    GroupedOption,
+    PrinterGroup,
+    ServerCommand,
+    is_function,
+    is_mapping,
+    server_options,
+)
+from ehlo.cli.printer import Printer, as_json, as_text, wants_color
+from ehlo.cli.readable import visible
+from ehlo.cli.target import handler_of, load
+from ehlo.handlers.functions import AuthFunction, RcptFunction, functions_as_handler
+from ehlo.server import config, listener, loops
+from ehlo.server.config import Options
+from ehlo.server.server import Server
+
+__all__ = ["cli", "main"]
+
+_ADDR = "127.0.0.1:1025"
+_ENVIRONMENT = "Each option may be given in the environment: --max-size as EHLO_MAX_SIZE."
+_SETTINGS: dict[str, Any] = {
+    "auto_envvar_prefix": "EHLO",
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 80,
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit code. What a user's module raises comes through."""
+    try:
+        code = cli.main(args, prog_name="ehlo", standalone_mode=False)
+    except click.Abort:
+        return 130
+    except click.ClickException as error:
+        click.echo(f"ehlo: {visible(' '.join(error.format_message().split()))}", err=True)
+        return error.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _process_options() -> list[click.Parameter]:
+    """What concerns the process and not the server in it."""
+    readable_file = click.Path(exists=True, dir_okay=False, readable=True)
+    return [
+        GroupedOption(
+            ["--tls-cert"],
+            group="TLS",
+            type=readable_file,
+            help="Certificate chain (PEM): offer STARTTLS, or see --tls-listener.",
+        ),
+        GroupedOption(
+            ["--tls-key"],
+            group="TLS",
+            type=readable_file,
+            help="Its key, where it is in another file; the passphrase is taken from "
+            "EHLO_TLS_PASSPHRASE.",
+        ),
+        GroupedOption(
+            ["--log-level"],
+            group="What is seen",
+            type=click.Choice(["debug", "info", "warning", "error"]),
+            default="info",
+            help="What is logged on standard error.  [info]",
+        ),
+    ]
+
+
+@click.group(
+    cls=PrinterGroup,
+    context_settings=_SETTINGS,
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND]",
+    params=[
+        GroupedOption(
+            ["--json"], group="Output", is_flag=True, help="Print one JSON object a line."
+        ),
+        *server_options(addr=_ADDR),
+        *_process_options(),
+    ],
+    epilog=_ENVIRONMENT,
+)
+@click.version_option(package_name="ehlo", message="%(prog)s %(version)s", allow_from_autoenv=False)
+@click.pass_context
+def cli(ctx: click.Context, /, **given: Any) -> None:
+    """Take mail, and print each message as it comes."""
+    if ctx.invoked_subcommand is not None:
+        _refuse_options_before_command(ctx)
+        return
+    values = {"addr": _ADDR, **_server_values(given)}
+    printer = _printer(
+        given["json"], values.pop("rcpt_handler", None), values.pop("auth_handler", None)
+    )
+    _run(_new_server(printer, values), given)
+    if printer.failure is not None:
+        raise click.ClickException(f"cannot write to standard output: {printer.failure.strerror}")
+
+
+@cli.command(
+    cls=ServerCommand,
+    context_settings=_SETTINGS,
+    params=[
+        click.Argument(["target"], metavar="MODULE:ATTR"),
+        *server_options(),
+        *_process_options(),
+    ],
+    epilog=_ENVIRONMENT,
+)
+def serve(target: str, **given: Any) -> None:
+    """Serve what MODULE:ATTR names: a function, a Handler (class or instance) or a Server.
+
+    Of a Server, only what is given here is changed.
+    """
+    found = handler_of(load(target), target)
+    values = _server_values(given)
+    server = _changed(found, values) if isinstance(found, Server) else _new_server(found, values)
+    _run(server, given)
+
+
+def _refuse_options_before_command(ctx: click.Context) -> None:
+    """They would be those of `ehlo` alone, and have no effect."""
+    for param in ctx.command.params:
+        if ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{param.opts[0]} goes behind {ctx.invoked_subcommand}")
+
+
+# -- from options to a server ------------------------------------------------------------------
+
+
+def _server_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The server's options that were given, as `Server` takes them."""
+    names = [field.name for field in dataclasses.fields(Options) if field.name in given]
+    values = {name: given[name] for name in names if given[name] not in (None, ())}
+    return {name: _value(name, value) for name, value in values.items()}
+
+
+def _value(name: str, value: Any) -> Any:
+    if is_function(name):
+        return load(value)
+    return dict(value) if is_mapping(name) else value
+
+
+def _new_server(handler: Any, values: Mapping[str, Any]) -> Server:
+    try:
+        return Server(handler, **values)
+    except TypeError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _changed(server: Server, values: Mapping[str, Any]) -> Server:
+    """The user's own server with the options that were given."""
+    for name, value in values.items():
+        setattr(server, name, value)
+    return server
+
+
+def _printer(json: bool, rcpt: RcptFunction | None, auth: AuthFunction | None) -> Printer:
+    """A `Printer`, with functions beside it where they were named."""
+    encoding = sys.stdout.encoding
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    form = as_json if json else as_text(color=wants_color(sys.stdout), encoding=encoding)
+    if rcpt is None and auth is None:
+        return Printer(sys.stdout, form)
+    beside = type(functions_as_handler(lambda *_: None, rcpt, auth))
+    printer_class: type[Printer] = type("Printer", (Printer, beside), {})
+    return printer_class(sys.stdout, form)
+
+
+def _configure_tls(server: Server, cert: str | None, key: str | None) -> None:
+    if cert is None and key is not None:
+        raise click.UsageError("--tls-key without --tls-cert")
+    if cert is None:
+        return
+    passphrase = os.environ.get("EHLO_TLS_PASSPHRASE")
+    try:
+        server.configure_tls(cert, key or cert, passphrase)
+    except OSError as error:  # ssl.SSLError is one
+        raise click.UsageError(f"--tls-cert {cert}: {_tls_reason(error)}") from error
+
+
+def _tls_reason(error: OSError) -> str:
+    reason = (error.reason if isinstance(error, ssl.SSLError) else error.strerror) or str(error)
+    return reason.replace("_", " ").lower()
+
+
+# -- running it --------------------------------------------------------------------------------
+
+
+def _run(server: Server, given: Mapping[str, Any]) -> None:
+    """Until a signal. What is wrong with the options is found before anything else begins."""
+    _configure_tls(server, given["tls_cert"], given["tls_key"])
+    try:
+        config.resolve(server, config.as_handler(server))
+        loops.loop_factory(server.loop)
+        for addr in [server.addr] if isinstance(server.addr, str) else server.addr:
+            listener.parse_address(addr)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    set_up_logging(given["log_level"])
+    try:
+        server.listen_and_serve()
+    except OSError as error:
+        reason = error.strerror or ""
+        if not reason.startswith("cannot listen on"):  # a hook of the user's
+            raise
+        hint = " (ports below 1024 need privileges)" if error.errno == errno.EACCES else ""
+        raise click.ClickException(f"{reason}{hint}") from error

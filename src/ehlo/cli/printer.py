@@ -1,0 +1,166 @@
+"""The handler of `ehlo` alone: each message is written as it comes, for a person or as JSON."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from typing import TextIO
+
+import click
+
+from ehlo.cli.readable import content_of, octets, one_line, visible
+from ehlo.handlers.base import Handler
+from ehlo.protocol.errors import Reject
+from ehlo.server.server import Server
+from ehlo.session import Message, Session
+
+__all__ = ["Printer", "as_json", "as_text", "wants_color"]
+
+Form = Callable[[Session, Message, datetime], str]
+"""What is written for a message, with its line end."""
+
+logger = logging.getLogger("ehlo.cli")
+
+
+class Printer(Handler):
+    """Writes each message to `out`, whole, before it is acknowledged.
+
+    When nobody reads `out` any more, the server is closed and `failure` tells why.
+    """
+
+    def __init__(self, out: TextIO, form: Form) -> None:
+        self._out = out
+        self._form = form
+        self._lock = threading.Lock()
+        self._server: Server | None = None
+        self.failure: OSError | None = None
+
+    async def on_startup(self, server: Server) -> None:
+        self._server = server
+
+    def on_message(self, session: Session, message: Message) -> str:
+        text = self._form(session, message, datetime.now().astimezone())
+        try:
+            with self._lock:
+                self._out.write(text)
+                self._out.flush()
+        except OSError as error:
+            self._give_up(error)
+            raise Reject(451, "4.3.0", "Nobody reads the output") from error
+        return message.id
+
+    def _give_up(self, error: OSError) -> None:
+        with self._lock:
+            self.failure = self.failure or error
+            # what is left in the buffer would be tried again at exit
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._out.fileno())
+            os.close(nowhere)
+        if self._server is not None:
+            self._server.close()
+
+
+def wants_color(out: TextIO) -> bool:
+    """Whether `out` is a terminal that shows colours, and nobody asked for none (no-color.org)."""
+    return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+# -- for a person ------------------------------------------------------------------------------
+
+
+def as_text(*, color: bool, encoding: str) -> Form:
+    """The form for reading: where it came from, the envelope, the headers, the text."""
+    dash = "\u2500" if "utf" in encoding.lower() else "-"
+
+    def style(text: str, **styles: str | bool) -> str:
+        return click.style(text, **styles) if color else text  # type: ignore[arg-type]  # by name
+
+    def form(session: Session, message: Message, now: datetime) -> str:
+        content = content_of(message.body)
+        columns = min(shutil.get_terminal_size().columns, 80)
+        lines = [
+            style(f"{dash * 4} {now:%Y-%m-%d %H:%M:%S} ".ljust(columns, dash), fg="blue"),
+            *(
+                style(f"{label:<6}", dim=True) + one_line(value)
+                for label, value in _envelope(session, message)
+            ),
+            "",
+            *(
+                style(f"{one_line(name)}:", fg="cyan")
+                + " "
+                + style(one_line(value), bold=name.lower() == "subject")
+                for name, value in content.headers
+            ),
+            *(["", visible(content.text).strip("\n")] if content.text else []),
+            *(["", *_attachments(content.attachments)] if content.attachments else []),
+        ]
+        return "\n".join(lines) + "\n\n"
+
+    def _attachments(descriptions: list[str]) -> list[str]:
+        return [style(f"[{one_line(text)}]", fg="yellow") for text in descriptions]
+
+    return form
+
+
+def _envelope(session: Session, message: Message) -> list[tuple[str, str]]:
+    """What is known beside the message, by label."""
+    return [
+        ("peer", ", ".join(_about(session))),
+        ("from", str(message.sender) or "<>"),
+        *(
+            ("to" if index == 0 else "", str(recipient))
+            for index, recipient in enumerate(message.recipients)
+        ),
+        ("size", f"{octets(message.size)}, id {message.id}"),
+    ]
+
+
+def _about(session: Session) -> list[str]:
+    facts = [str(session.peer), f"{'EHLO' if session.esmtp else 'HELO'} {session.helo}"]
+    if session.tls is not None:
+        facts.append(session.tls.version)
+    if session.user is not None:
+        facts.append(f"logged in as {session.user}")
+    return facts
+
+
+# -- for a program -----------------------------------------------------------------------------
+
+
+def as_json(session: Session, message: Message, now: datetime) -> str:
+    """One object on one line, in ASCII."""
+    content = content_of(message.body)
+    tls = session.tls
+    text = json.dumps(
+        {
+            "id": message.id,
+            "time": now.isoformat(timespec="milliseconds"),
+            "peer": str(session.peer),
+            "helo": session.helo,
+            "tls": None if tls is None else {"version": tls.version, "cipher": tls.cipher},
+            "user": session.user,
+            "sender": str(message.sender),
+            "recipients": [str(recipient) for recipient in message.recipients],
+            "size": message.size,
+            "headers": content.headers,
+            "text": content.text,
+            "attachments": content.attachments,
+            **_body(message.body),
+        }
+    )
+    # the one control character that JSON lets through; it can only stand inside of a string
+    return text.replace("\x7f", "\\u007f") + "\n"
+
+
+def _body(data: bytes) -> dict[str, str]:
+    """The body as it was sent, header and all: as text where it is UTF-8, else in base64."""
+    try:
+        return {"body_encoding": "text", "body": data.decode()}
+    except UnicodeDecodeError:
+        return {"body_encoding": "base64", "body": base64.b64encode(data).decode()}

@@ -1,0 +1,143 @@
+"""Mail as a person wants to read it, and nothing in it that a terminal would obey.
+
+What comes in is anything at all: whatever cannot be parsed or decoded is shown as well as it can.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from email import message_from_bytes
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from email.message import Message as Part
+from typing import NamedTuple
+
+__all__ = ["Content", "content_of", "octets", "one_line", "visible"]
+
+# C0 without tab and line feed, DEL, C1; line and paragraph separators; what turns the direction of
+# the text around; what is no character at all
+_HARMFUL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+# RFC 2047 2: encoded-word; the space between two of them does not count (6.2)
+_ENCODED_WORD = r"=\?[^?\s]+\?[bBqQ]\?[^?\s]*\?="
+_ENCODED_WORDS = re.compile(rf"{_ENCODED_WORD}(?:\s+{_ENCODED_WORD})*")
+_FOLD = re.compile(r"\r?\n(?=[ \t])|[\r\n]+\Z")
+
+
+class Content(NamedTuple):
+    """What is in a message."""
+
+    headers: list[tuple[str, str]]
+    """In their order, unfolded and decoded."""
+    text: str | None
+    """What there is to read, decoded; `None` when there is nothing."""
+    attachments: list[str]
+    """What else there is, described."""
+
+
+def visible(text: str) -> str:
+    """`text` with everything that a terminal might obey written as an escape, e.g. `\\x1b`."""
+    return _HARMFUL.sub(_escaped, text)
+
+
+def one_line(text: str) -> str:
+    """The same, for what must not begin a new line."""
+    return visible(text).replace("\n", "\\n").replace("\t", " ")
+
+
+def octets(count: int) -> str:
+    """A size to read: `1,234 octets`."""
+    return "1 octet" if count == 1 else f"{count:,} octets"
+
+
+def content_of(body: bytes) -> Content:
+    """What is in `body`, which may be no proper message at all."""
+    try:
+        message = message_from_bytes(body)
+        return Content(_headers(message), *_parts(message))
+    except Exception:  # noqa: BLE001  no mail may be so broken that it is not shown
+        return Content([], _decoded(body, None), [])
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def _headers(message: Part) -> list[tuple[str, str]]:
+    return [
+        (_from_octets(name), _header(_from_octets(value))) for name, value in message.raw_items()
+    ]
+
+
+def _from_octets(text: object) -> str:
+    """The email package keeps octets beyond ASCII as surrogates; they are UTF-8 (RFC 6532)."""
+    return str(text).encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _header(value: str) -> str:
+    return _ENCODED_WORDS.sub(_words, _FOLD.sub("", value)).strip()
+
+
+def _words(match: re.Match[str]) -> str:
+    try:
+        return str(make_header(decode_header(match[0])))
+    except (HeaderParseError, LookupError, ValueError):
+        return match[0]
+
+
+def _parts(message: Part) -> tuple[str | None, list[str]]:
+    """Plain text is what is read; where there is none, whatever text there is."""
+    leaves = list(_leaves(message))
+    inline = [part for part in leaves if _is_text(part)]
+    read = [part for part in inline if part.get_content_subtype() == "plain"] or inline
+    texts = [_text(part) for part in read]
+    return (
+        "\n".join(texts) if texts else None,
+        [_described(part) for part in leaves if part not in read],
+    )
+
+
+def _leaves(part: Part) -> Iterator[Part]:
+    payload = part.get_payload()
+    if part.get_content_maintype() == "multipart" and isinstance(payload, list):
+        for child in payload:
+            if isinstance(child, Part):
+                yield from _leaves(child)
+    else:
+        yield part
+
+
+def _is_text(part: Part) -> bool:
+    attached = part.get_content_disposition() == "attachment"
+    return part.get_content_maintype() == "text" and not attached
+
+
+def _text(part: Part) -> str:
+    return _decoded(_payload(part), part.get_content_charset())
+
+
+def _payload(part: Part) -> bytes:
+    payload = part.get_payload(decode=True)
+    return payload if isinstance(payload, bytes) else b""
+
+
+def _decoded(data: bytes, charset: str | None) -> str:
+    """In the charset that was declared, or else in UTF-8."""
+    try:
+        text = data.decode(charset or "utf-8")
+    except (LookupError, ValueError):
+        text = data.decode(errors="replace")
+    return text.replace("\r\n", "\n")
+
+
+def _described(part: Part) -> str:
+    name = part.get_filename()
+    said = [_header(_from_octets(name))] if name else []
+    said.append(part.get_content_type())
+    if not part.is_multipart():
+        said.append(octets(len(_payload(part))))
+    return ", ".join(said)
