@@ -7,6 +7,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +37,7 @@ class Received:
     trace: bytes
     body: bytes
     data: bytes
-    subject: str
+    email: EmailMessage
     user: str | None
     tls: str
     params: Mapping[str, Any]
@@ -73,7 +74,7 @@ class Post(ehlo.Handler):
             message.trace,
             message.body,
             message.data,
-            str(message.email["subject"]),
+            message.email,
             session.user,
             session.tls.version if session.tls is not None else "",
             message.sender.params,

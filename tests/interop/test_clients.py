@@ -89,7 +89,7 @@ def test_message_arrives_octet_for_octet(
     assert message.recipients == ["anna@example.com"]
     assert message.data == message.trace + message.body
     assert message.trace.startswith(b"Received: from ")
-    assert message.subject == "From a real client"
+    assert message.email["subject"] == "From a real client"
     assert message.tls.startswith("TLS") is (security != "plain")
     assert transport_of(message) in TRANSPORTS[security]
 
