@@ -55,6 +55,8 @@ class DataReader:
         """The largest slice that is surely body, `END`, or `None` for "more bytes, please"."""
         if self._ended:
             return END
+        if buffer.empty:
+            return None
         if self._at_start:
             start = self._read_start(buffer)
             if start is not True:
@@ -87,8 +89,6 @@ class DataReader:
             if len(buffer) < 2 or (len(buffer) == 2 and buffer.startswith(b".\r")):
                 return None
             buffer.skip(1)
-        elif not len(buffer):
-            return None
         self._at_start = False
         return True
 

@@ -16,9 +16,10 @@ _COMPACT_AT: Final = 65_536
 class Buffer:
     """What the network brought, read by line (`take_line`), by count (`take`) or by slice."""
 
-    __slots__ = ("_cut", "_data", "_pos", "_scanned")
+    __slots__ = ("_cut", "_data", "_pos", "_scanned", "empty")
 
     def __init__(self) -> None:
+        self.empty = True  # nothing is left to read
         self._data: bytes | bytearray = b""
         self._pos = 0  # all before it has been taken
         self._scanned = 0  # no line end between _pos and here
@@ -32,6 +33,7 @@ class Buffer:
         if self._pos == len(self._data):
             self._data = bytes(data)
             self._pos = self._scanned = 0
+            self.empty = not data
             return
         if isinstance(self._data, bytes):
             self._rebase(bytearray(self._data[self._pos :]))
@@ -53,8 +55,6 @@ class Buffer:
         octets are given, when its end has been seen; the rest is thrown away as it comes.
         """
         data, pos = self._data, self._pos
-        if pos == len(data):
-            return None
         end = data.find(b"\n", self._scanned) + 1
         if end == 0:
             self._scanned = len(data)
@@ -106,5 +106,6 @@ class Buffer:
         if end == len(self._data):
             self._data = b""
             self._pos = self._scanned = 0
+            self.empty = True
         else:
             self._pos = self._scanned = end

@@ -147,7 +147,12 @@ class Connection:
             return PAUSED
         while self.state is not State.CLOSED:
             reader = self._reader
-            event = self._read_command() if reader is None else self._read_body(reader)
+            if reader is not None:
+                event = self._read_body(reader)
+            elif self._buffer.empty:
+                event = NEED_DATA if self.state is not State.GREETING else self._ask(events.CONNECT)
+            else:
+                event = self._read_command()
             if event is not None:
                 return self._close() if event is NEED_DATA and self._ended else event
         return events.Close(self._linger)
