@@ -73,8 +73,8 @@ class Memory:
 
     @property
     def is_short(self) -> bool:
-        """Whether no new message should be begun."""
-        return self.held >= self.limit
+        """Whether no new message should be begun: the last eighth is for those under way."""
+        return self.held > self.limit - self.limit // 8
 
     def reserve(self, octets: int) -> bool:
         """Take `octets` from the budget, if they are there."""

@@ -70,6 +70,7 @@ class Dispatcher:
             case events.Auth():
                 self._auth(driver, event)
             case events.BodyRefused():
+                session.sender = None
                 driver.drop_body()
             case events.StartTLS():
                 driver.start_tls()
@@ -175,6 +176,7 @@ class Dispatcher:
         accepted = answer is None or not answer.refuses
         match event:
             case Notice():
+                driver.noticed()
                 return
             case Secured():
                 driver.secured(answer)

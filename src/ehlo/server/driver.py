@@ -213,13 +213,13 @@ class Driver(asyncio.Protocol):
 
     def _flush(self) -> None:
         data = self.connection.data_to_send()
-        if data and not self._lost:
+        if data and not self._closing:
             self.transport.write(data if self._channel is None else self._channel.write(data))
 
     def _adjust_reading(self) -> None:
         """A client that does not read is not read; nor is one that runs far ahead of a hook."""
         want = self._writable and self.connection.buffered <= _MOST_BUFFERED
-        if want == self._reading or self._lost or self._lingering:
+        if want == self._reading or self._closing:
             return
         self._reading = want
         if want:
@@ -271,11 +271,12 @@ class Driver(asyncio.Protocol):
 
     def _note_late(self, future: Any) -> None:
         """The result of a hook that was over its deadline is dropped, and said to be."""
-        problem = _retrieve(future)
+        if future.cancelled():
+            return
         logger.warning(
             "session %s: a hook ended after its deadline; its result is dropped (%s)",
             self.session.id,
-            "it failed" if problem else "it returned",
+            "it failed" if future.exception() else "it returned",
         )
 
     def message_answered(self) -> None:
@@ -294,7 +295,7 @@ class Driver(asyncio.Protocol):
         message, self._replied = self._replied, None
         hook = self._dispatcher.hooks.replied
         if message is not None and hook is not None:
-            arguments = (self.session, message, not self._lost)
+            arguments = (self.session, message, not self._closing)
             self.run_hook(hook, arguments, Notice(), answer_of)
 
     def _after(self) -> None:
@@ -387,7 +388,9 @@ class Driver(asyncio.Protocol):
         session, rules = self.session, self.rules
         session.forget()
         session.tls = channel.info()
+        errors = self.connection.errors
         self.connection = self._new_connection(tls=True, greet=rules.tls_listener)
+        self.connection.errors = errors
         self.deadline = self.runtime.loop.time() + rules.timeout
         hook = self._dispatcher.hooks.tls
         if hook is not None:
@@ -398,6 +401,11 @@ class Driver(asyncio.Protocol):
         """on_tls has answered; a refusal is said under TLS, and ends the session."""
         if answer is not None and answer.refuses:
             self.connection.hang_up(answer)
+        self.noticed()
+
+    def noticed(self) -> None:
+        """A hook is done that no reply waited for: the client's own time runs again."""
+        self.deadline = self.runtime.loop.time() + self.rules.timeout
 
     # -- waiting ---------------------------------------------------------------------------------
 
@@ -434,10 +442,10 @@ class Driver(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed: of a hook, of the client, or of our last words."""
-        if self._closing:
-            self.abort()
-        elif self._pending is not None and self._hook is not None:
+        if self._hook is not None and (self._lost or not self._closing):
             self._expire_hook()
+        elif self._closing:
+            self.abort()
         else:
             settings = self.rules.settings
             self.hang_up(replies.timed_out(settings.hostname, settings.appname))
@@ -450,6 +458,8 @@ class Driver(asyncio.Protocol):
         future.cancel()
         self._dispatcher.late(self, event)
         self._advance()
+        if self._lost and self._pending is None:
+            self._after()
 
     def hang_up(self, reply: Reply) -> None:
         """Say `reply` and close, whatever the client was doing."""
@@ -464,15 +474,17 @@ class Driver(asyncio.Protocol):
 
     def _drop_pending(self) -> None:
         pending = self._pending
+        if self._hook is not None:
+            self._context = None  # the thread may still be in it
         self._pending = self._hook = self._event = self._outcome = None
-        self._timer = self.message = self._replied = None
+        self._timer = self.message = None
         if pending is not None:
             pending.cancel()
 
     def drain(self) -> None:
         """The server shuts down: at once without a transaction, else when it has ended."""
-        if self._closing:
-            return
+        if self._closing or self._replied is not None or type(self._event) is Notice:
+            return  # what comes next is asked for when that has been told
         if not self.connection.in_transaction:
             self.hang_up(replies.DRAINING)
 
@@ -484,31 +496,28 @@ class Driver(asyncio.Protocol):
         if self._lost:
             return
         loop = self.runtime.loop
-        if linger and self.transport.can_write_eof() and self._channel is None:
+        if self._channel is not None:
+            self.transport.write(self._channel.close())
+        if linger and self.transport.can_write_eof():
             self._lingering = True
             self.transport.write_eof()
             self.deadline = loop.time() + _LINGER
             return
         self.deadline = loop.time() + _CLOSING
-        if self._channel is not None:
-            self.transport.write(self._channel.close())
         self.transport.close()
 
     def cut(self) -> None:
         """End the session now, with whatever hook is under way."""
         self._drop_pending()
         self.abort()
+        if self._lost:
+            self._after()
 
     def abort(self) -> None:
         """Close now, and lose what could not be sent."""
         self._closing = True
         if not self._lost:
             self.transport.abort()
-
-
-def _retrieve(future: Any) -> BaseException | None:
-    """The exception of a finished future; asked for, so that asyncio does not report it as lost."""
-    return None if future.cancelled() else cast("BaseException | None", future.exception())
 
 
 def _ends(transport: asyncio.BaseTransport) -> tuple[Peer, Peer]:

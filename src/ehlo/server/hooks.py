@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -62,7 +63,7 @@ def answer_of(result: object) -> Reply | None:
     """What a hook's result says. Raises `TypeError` for what is no answer."""
     if result is None or isinstance(result, Reply):
         return result
-    raise TypeError(f"a hook returns None or a Reply, not {type(result).__name__}")
+    raise _no_answer("a hook returns None or a Reply", result)
 
 
 def queue_answer_of(result: object) -> Reply | None:
@@ -78,7 +79,13 @@ def identity_of(result: object) -> str | Reply:
         return result
     if isinstance(result, Reply) and result.refuses:
         return result
-    raise TypeError(f"on_auth returns an identity or None, not {type(result).__name__}")
+    raise _no_answer("on_auth returns an identity or None", result)
+
+
+def _no_answer(what: str, result: object) -> TypeError:
+    if inspect.iscoroutine(result):
+        result.close()  # of a `def` that should have been an `async def`: nobody awaits it
+    return TypeError(f"{what}, not {type(result).__name__}")
 
 
 def failure_of(error: BaseException, hook: Hook, session_id: str, trouble: Reply) -> Reply:

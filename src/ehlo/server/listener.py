@@ -39,7 +39,10 @@ def bind(addrs: str | Sequence[str]) -> list[socket.socket]:
             sockets += _bind_one(parse_address(addr))
     except BaseException:
         for sock in sockets:
+            address = bound_address(sock)
             sock.close()
+            if address.is_unix:
+                Path(address.host.removeprefix("unix:")).unlink(missing_ok=True)
         raise
     return sockets
 

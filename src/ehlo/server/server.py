@@ -46,7 +46,6 @@ class Server(Options):
     def __post_init__(self) -> None:
         self._handler = config.as_handler(self)
         self._life: _Life | None = None
-        self._addresses: list[Peer] = []
 
     def configure_tls(
         self, cert_file: str, key_file: str, passphrase: str | bytes | None = None
@@ -61,7 +60,7 @@ class Server(Options):
     @property
     def addresses(self) -> list[Peer]:
         """Where the server listens, with the real ports; empty when it does not."""
-        return list(self._addresses)
+        return list(self._life.addresses) if self._life is not None else []
 
     # -- in a running loop -----------------------------------------------------------------------
 
@@ -79,8 +78,7 @@ class Server(Options):
         except BaseException:
             self._life = None
             raise
-        self._addresses = life.addresses
-        logger.info("listening on %s", ", ".join(map(str, self._addresses)))
+        logger.info("listening on %s", ", ".join(map(str, life.addresses)))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -105,20 +103,15 @@ class Server(Options):
         Returns when all sessions are gone, or after `grace` seconds (by default the option's), when
         those that are left are cut off.
         """
-        life = self._life
-        if life is None:
-            return
-        self._addresses = []
-        await life.shutdown(self.grace if grace is None else grace)
-        self._life = None
+        if self._life is not None:
+            await self._life.shutdown(self.grace if grace is None else grace)
 
     def close(self) -> None:
         """Stop at once: sessions are cut off, and no message that is under way is acknowledged.
 
-        May be called from any thread.
+        May be called from any thread. `wait_closed` tells when it is done.
         """
-        life, self._life = self._life, None
-        self._addresses = []
+        life = self._life
         if life is not None:
             loops.call_in(life.loop, life.close)
 
@@ -137,7 +130,11 @@ class Server(Options):
             await serve_streams(life.new_driver(), reader, writer)
         finally:
             if own:
-                await life.shutdown(0)
+                await life.shutdown(self.grace)
+
+    def _ended(self, life: _Life) -> None:
+        if self._life is life:
+            self._life = None
 
     # -- blocking --------------------------------------------------------------------------------
 
@@ -206,6 +203,7 @@ class _Life:
         self.addresses: list[Peer] = []
         self.runtime = Runtime(server, self.loop)
         self.closed = asyncio.Event()
+        self._ending = False
 
     def new_driver(self) -> Driver:
         """A protocol for one client."""
@@ -247,8 +245,7 @@ class _Life:
             driver.drain()
         if not await self._gone_within(grace):
             await self._cut_off()
-        await self._tell(self._hooks.shutdown)
-        self._stopped()
+        await self._end()
 
     async def _cut_off(self) -> None:
         """The grace is over: a last word, and the connections end."""
@@ -277,18 +274,41 @@ class _Life:
         self._stop_accepting()
         self.runtime.draining = True
         self._abort_all()
-        self._stopped()
+        if self._ending:
+            self._stopped()
+        else:
+            self.spawn(self._end_soon())
+
+    async def _end_soon(self) -> None:
+        """Hooks that the end of a session calls have a moment."""
+        await self._gone_within(_LAST_WORDS)
+        await self._end()
+
+    async def _end(self) -> None:
+        """The last hook, once, whoever comes here first; its failure must not keep us up."""
+        if self._ending:
+            await self.closed.wait()
+            return
+        self._ending = True
+        try:
+            await self._tell(self._hooks.shutdown)
+        except Exception:
+            logger.exception("on_shutdown failed")
+        finally:
+            self._stopped()
 
     def _stop_accepting(self) -> None:
         for server in self._listeners:
             server.close()
         self._listeners = []
+        self.addresses = []
         for path in self._paths:
             Path(path).unlink(missing_ok=True)
         self._paths = []
 
     def _stopped(self) -> None:
         self.runtime.stop()
+        self._server._ended(self)  # noqa: SLF001  the other half of one class
         self.closed.set()
 
     async def _tell(self, hook: Hook | None) -> None:

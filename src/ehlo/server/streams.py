@@ -50,9 +50,11 @@ class _StreamTransport(asyncio.Transport):
 
     def close(self) -> None:
         self._writer.close()
+        self.may_read.set()  # nothing comes any more; who waits to read it must not wait for ever
 
     def abort(self) -> None:
         self._writer.transport.abort()
+        self.may_read.set()
 
 
 async def serve_streams(

@@ -30,6 +30,9 @@ def observer_of(rules: Rules, session: Session) -> Observer | None:
             logger.log(level, "%s %s %s %s", session.id, session.peer, arrow, line)
         callback = callbacks[direction]
         if callback is not None:
-            callback(session.peer, verb, line)
+            try:
+                callback(session.peer, verb, line)
+            except Exception:  # no reason to lose the client
+                logger.exception("session %s: log_%s failed", session.id, direction)
 
     return observe
