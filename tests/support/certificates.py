@@ -1,0 +1,66 @@
+"""Certificates for tests: an authority, a server's files, and a context for either end."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+__all__ = ["Certificates", "make_certificates"]
+
+PASSPHRASE = "open sesame"
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Files, as `configure_tls` takes them, and a context for a client that trusts them."""
+
+    cert_file: str
+    key_file: str
+    encrypted_key_file: str
+    """The same key under `PASSPHRASE`."""
+    other_key_file: str
+    """The key of another certificate."""
+    client: ssl.SSLContext
+    authority: trustme.CA
+
+    def server(self) -> ssl.SSLContext:
+        """A context of one's own for a server."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.cert_file, self.key_file)
+        return context
+
+
+def make_certificates(directory: Path) -> Certificates:
+    """All of them, in files under `directory`."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    other = authority.issue_cert("other.example")
+    chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)
+    key = load_pem_private_key(issued.private_key_pem.bytes(), None)
+    encrypted = key.private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(PASSPHRASE.encode())
+    )
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(client)
+    return Certificates(
+        cert_file=_write(directory / "server.crt", chain),
+        key_file=_write(directory / "server.key", issued.private_key_pem.bytes()),
+        encrypted_key_file=_write(directory / "encrypted.key", encrypted),
+        other_key_file=_write(directory / "other.key", other.private_key_pem.bytes()),
+        client=client,
+        authority=authority,
+    )
+
+
+def _write(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return str(path)

@@ -1,0 +1,182 @@
+"""A real server on loopback beside a test, and what must be true when the test is over.
+
+The fixtures are imported by each `conftest.py` that wants them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ehlo import Address, Handler, Message, Peer, Server, Session
+from ehlo.server.runtime import Runtime
+from support.certificates import Certificates, make_certificates
+from support.client import Client
+
+__all__ = ["Box", "Collector", "Running", "Serve", "certificates", "serve"]
+
+DEADLINE = 15.0  # seconds for what a test waits for
+
+
+class Running:
+    """A server that runs in a thread."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        life = server._life  # noqa: SLF001  what is left behind shows in no other way
+        assert life is not None
+        self.runtime: Runtime = life.runtime
+        self.address: Peer = server.addresses[0]
+
+    def client(self, **options: Any) -> Client:
+        """A new connection; the greeting is not read yet."""
+        return Client(self.address, **options)
+
+    def ready(self, **options: Any) -> Client:
+        """A new connection that has said EHLO."""
+        client = self.client(**options)
+        client.hello()
+        return client
+
+    def run(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Run something in the server's loop, and wait for it."""
+
+        async def call() -> Any:
+            return await work()
+
+        return asyncio.run_coroutine_threadsafe(call(), self.runtime.loop).result(DEADLINE)
+
+    def wait_until_no_sessions(self) -> None:
+        """Return once every session has ended, hooks included. Raises `TimeoutError`."""
+        self.run(self.runtime.all_gone)
+
+    def wait_until_lost(self) -> None:
+        """Return once no client is connected, although hooks may be under way."""
+        until = time.monotonic() + DEADLINE
+        while not all(driver._lost for driver in list(self.runtime.drivers)):  # noqa: SLF001
+            assert time.monotonic() < until, "a client is still there"
+            self.run(lambda: asyncio.sleep(0))  # a turn of the loop, in which it is noticed
+
+    @property
+    def sessions(self) -> int:
+        """How many there are now."""
+        return len(self.runtime.drivers)
+
+
+Serve = Callable[..., Running]
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Made once: keys take their time."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop_name(request: pytest.FixtureRequest) -> str:
+    """Both loops that we promise."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def serve(caplog: pytest.LogCaptureFixture) -> Iterator[Serve]:
+    """Start a server: `serve(handler, option=...)`. All are stopped when the test is over.
+
+    Afterwards no session, no counted connection, no octet of a body, no thread is left, and no
+    event loop has had a reason to complain.
+    """
+    before = set(threading.enumerate())
+    runtimes: list[Runtime] = []
+    with contextlib.ExitStack() as stack:
+
+        def start(handler: Any, **options: Any) -> Running:
+            defaults = {"addr": "127.0.0.1:0", "hostname": "mx.example", "grace": 5.0}
+            given: dict[str, Any] = defaults | {"loop": "asyncio"} | options
+            server = stack.enter_context(Server(handler, **given).in_thread())
+            running = Running(server)
+            runtimes.append(running.runtime)
+            return running
+
+        yield start
+    for runtime in runtimes:
+        assert_nothing_left(runtime)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(DEADLINE)
+        assert not thread.is_alive(), thread
+    assert_loops_were_content(caplog)
+
+
+def assert_nothing_left(runtime: Runtime) -> None:
+    """No session, no counted connection, no octet of a body."""
+    assert runtime.drivers == set()
+    assert runtime.memory.held == 0
+    assert runtime.connections._count == 0  # noqa: SLF001  the counter is what is tested
+    assert runtime.connections._by_address == {}  # noqa: SLF001
+
+
+def assert_loops_were_content(caplog: pytest.LogCaptureFixture) -> None:
+    """What nobody caught ends in asyncio's own log, or in the server's."""
+    for record in (*caplog.get_records("setup"), *caplog.get_records("call")):
+        trouble = record.name == "asyncio" and record.levelno >= logging.WARNING
+        own = record.name == "ehlo.server" and record.levelno >= logging.ERROR
+        if trouble or own:
+            pytest.fail(record.getMessage())
+
+
+class Box:
+    """A function handler that keeps what it gets; `async def` as one, too."""
+
+    def __init__(self) -> None:
+        self.mails: list[tuple[Peer, str, list[str], bytes]] = []
+        self.arrived = threading.Semaphore(0)
+
+    async def __call__(
+        self, remote_addr: Peer, mail_from: str, rcpt_tos: list[str], data: bytes
+    ) -> None:
+        self.mails.append((remote_addr, mail_from, rcpt_tos, data))
+        self.arrived.release()
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """The bodies, without our `Received` field."""
+        return [_without_trace(data) for _, _, _, data in self.mails]
+
+
+def _without_trace(data: bytes) -> bytes:
+    """Our field is folded with tabs; the first line without one is the client's."""
+    lines = data.splitlines(keepends=True)
+    assert lines[0].startswith(b"Received: from ")
+    index = 1
+    while lines[index : index + 1] and lines[index].startswith(b"\t"):
+        index += 1
+    return b"".join(lines[index:])
+
+
+class Collector(Handler):
+    """A handler that keeps messages, and tells when a session has ended."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.senders: list[Address] = []
+        self.sessions: list[Session] = []
+        self.disconnected = threading.Semaphore(0)
+
+    async def on_message(self, session: Session, message: Message) -> None:
+        self.messages.append(message)
+        self.sessions.append(session)
+
+    async def on_disconnect(self, session: Session) -> None:
+        self.disconnected.release()
+
+    def wait_for_disconnect(self, count: int = 1) -> None:
+        """Return when so many more sessions have ended."""
+        for _ in range(count):
+            assert self.disconnected.acquire(timeout=DEADLINE), "a session did not end"
