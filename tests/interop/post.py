@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from pathlib import Path
@@ -20,6 +20,7 @@ ASCII_USER = "dot@example.com"
 PASSWORD = "correct horse; battery=staple"
 REFUSED = "refused@example.com"
 REFUSED_MARK = b"X-Please-Refuse: yes"
+DEFERRED_MARK = b"X-Please-Defer: once"
 ADDRESS = "127.0.0.1"
 PATIENCE = 30.0
 """Seconds until a test that waits for something gives up."""
@@ -44,12 +45,14 @@ class Received:
 
 
 class Post(ehlo.Handler):
-    """Keeps all mail, but for those it is asked to refuse; knows two users."""
+    """Keeps all mail but what it is asked to refuse or to put off; knows two users."""
 
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.transcript: list[str] = []
-        self._arrived = threading.Condition()
+        self._deferred: set[str] = set()
+        self.sessions = 0
+        self._changed = threading.Condition()
 
     def on_auth(self, _session: ehlo.Session, credentials: ehlo.Credentials) -> str | None:
         assert isinstance(credentials, ehlo.PasswordCredentials)
@@ -68,6 +71,8 @@ class Post(ehlo.Handler):
     def on_message(self, session: ehlo.Session, message: ehlo.Message) -> str:
         if REFUSED_MARK in message.body:
             raise ehlo.Reject(554, "5.7.1", "Not this one, thank you")
+        if DEFERRED_MARK in message.body and not self._has_deferred(message.email["message-id"]):
+            raise ehlo.Reject(451, "4.3.0", "Later, please")
         received = Received(
             str(message.sender),
             [str(recipient) for recipient in message.recipients],
@@ -79,18 +84,33 @@ class Post(ehlo.Handler):
             session.tls.version if session.tls is not None else "",
             message.sender.params,
         )
-        with self._arrived:
+        with self._changed:
             self.received.append(received)
-            self._arrived.notify_all()
+            self._changed.notify_all()
         return message.id
 
-    def wait_until(
-        self, enough: Callable[[list[Received]], bool], patience: float = PATIENCE
-    ) -> list[Received]:
-        """What has been received once that is enough, or when the patience is over."""
-        with self._arrived:
-            self._arrived.wait_for(lambda: enough(self.received), patience)
-            return list(self.received)
+    def _has_deferred(self, name: str) -> bool:
+        """Whether this message was put off before; now it was."""
+        with self._changed:
+            before = name in self._deferred
+            self._deferred.add(name)
+            return before
+
+    def on_connect(self, _session: ehlo.Session) -> None:
+        with self._changed:
+            self.sessions += 1
+
+    def on_disconnect(self, _session: ehlo.Session) -> None:
+        with self._changed:
+            self.sessions -= 1
+            self._changed.notify_all()
+
+    def wait_for(self, messages: int, patience: float = PATIENCE) -> bool:
+        """Wait until so many are here and every client has gone; `False` if that takes too long."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: len(self.received) >= messages and not self.sessions, patience
+            )
 
     def note_read(self, _peer: ehlo.Peer, _verb: str, line: str) -> None:
         self.transcript.append(f"C: {line}")

@@ -1,0 +1,150 @@
+"""A Postfix of our own: its own configuration, queue and log, nothing of the system's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .peers import absent, peer, run
+from .post import ADDRESS, Office
+
+_MAIN = """\
+compatibility_level = 3.6
+queue_directory = {folder}/queue
+data_directory = {folder}/data
+maillog_file = {folder}/log
+maillog_file_prefixes = {folder}
+
+# Only this machine, and no DNS
+inet_interfaces = loopback-only
+inet_protocols = ipv4
+mynetworks = 127.0.0.0/8
+myhostname = relay.example.com
+mydestination =
+local_recipient_maps =
+alias_maps =
+alias_database =
+smtp_dns_support_level = disabled
+smtp_host_lookup = native
+smtpd_peername_lookup = no
+
+# All mail goes to ehlo
+smtpd_relay_restrictions = permit_mynetworks, reject
+relayhost = [{host}]:{port}
+smtputf8_enable = yes
+initial_destination_concurrency = 10
+smtp_tls_security_level = secure
+smtp_tls_secure_cert_match = nexthop
+smtp_tls_CAfile = {folder}/ca.pem
+
+# What was sent is what is to arrive: no line is folded, none is too long
+smtp_line_length_limit = 0
+message_size_limit = 0
+mailbox_size_limit = 0
+
+# Soon again
+queue_run_delay = 1s
+minimal_backoff_time = 1s
+maximal_backoff_time = 1s
+"""
+
+_MASTER = """\
+{address}:{port} inet n - n - - smtpd
+pickup     unix  n - n 60 1 pickup
+cleanup    unix  n - n - 0 cleanup
+qmgr       unix  n - n 1 1 qmgr
+tlsmgr     unix  - - n 1000? 1 tlsmgr
+rewrite    unix  - - n - - trivial-rewrite
+bounce     unix  - - n - 0 bounce
+defer      unix  - - n - 0 bounce
+trace      unix  - - n - 0 bounce
+verify     unix  - - n - 1 verify
+flush      unix  n - n 1000? 0 flush
+proxymap   unix  - - n - - proxymap
+proxywrite unix  - - n - 1 proxymap
+smtp       unix  - - n - - smtp
+relay      unix  - - n - - smtp
+showq      unix  n - n - - showq
+error      unix  - - n - - error
+retry      unix  - - n - - error
+discard    unix  - - n - - discard
+local      unix  - n n - - local
+anvil      unix  - - n - 1 anvil
+scache     unix  - - n - 1 scache
+postlog    unix-dgram n - n - 1 postlogd
+"""
+
+
+@dataclass(frozen=True)
+class Postfix:
+    """A running Postfix: where it takes mail, and where it keeps its own."""
+
+    port: int
+    folder: Path
+
+    def log(self) -> str:
+        """What it says of itself; for the test that fails."""
+        path = self.folder / "log"
+        return path.read_text(errors="replace") if path.exists() else "(no log)"
+
+    def submit(self, sender: str, recipients: list[str], mail: bytes) -> None:
+        """Hand a message in as programs on the same machine do, with LF line ends."""
+        command: list[str | Path] = [
+            *(peer("sendmail"), "-C", self.folder / "conf", "-i", "-f", sender, "--"),
+            *recipients,
+        ]
+        done = run(command, stdin=mail.replace(b"\r\n", b"\n"))
+        assert done.returncode == 0, done.stdout.decode()
+
+
+@contextmanager
+def postfix(office: Office) -> Iterator[Postfix]:
+    """Runs while the block does, and relays all that it gets to `office`."""
+    program = peer("postfix")
+    if os.geteuid() != 0:
+        absent("Postfix can be started by root only")
+    # Not under pytest's own directory, which the user of Postfix's programs may not enter
+    folder = Path(tempfile.mkdtemp(prefix="ehlo-postfix-"))
+    try:
+        folder.chmod(0o755)
+        port = _free_port()
+        _configure(folder, office, port)
+        started = run([program, "-c", folder / "conf", "start"])
+        running = Postfix(port, folder)
+        assert started.returncode == 0, started.stdout.decode() + running.log()
+        try:
+            yield running
+        finally:
+            # By the pid in its own queue directory; it waits until all of it has ended
+            run([program, "-c", folder / "conf", "stop"])
+    finally:
+        shutil.rmtree(folder)
+
+
+def _configure(folder: Path, office: Office, port: int) -> None:
+    for name in ("conf", "queue", "data"):
+        (folder / name).mkdir()
+    shutil.chown(folder / "data", _default("mail_owner"))
+    shutil.copy(office.authority, folder / "ca.pem")
+    main = _MAIN.format(folder=folder, host=office.host, port=office.port)
+    (folder / "conf" / "main.cf").write_text(main)
+    (folder / "conf" / "master.cf").write_text(_MASTER.format(address=ADDRESS, port=port))
+
+
+def _default(name: str) -> str:
+    """A setting that Postfix was built with."""
+    return run([peer("postconf"), "-dh", name]).stdout.decode().strip()
+
+
+def _free_port() -> int:
+    """Postfix must be told a port: one that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((ADDRESS, 0))
+        port: int = probe.getsockname()[1]
+        return port
