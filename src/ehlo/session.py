@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from ehlo.protocol.address import Address
+from ehlo.protocol.connection import Connection
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
@@ -56,26 +57,37 @@ class Session:
     `helo`, `esmtp`, `user` and `state` are new; the rest stays.
     """
 
-    __slots__ = ("_state", "esmtp", "helo", "id", "local", "peer", "rdns", "sender", "tls", "user")
+    __slots__ = ("_connection", "_state", "id", "local", "peer", "rdns", "tls", "user")
 
-    def __init__(self, session_id: str, peer: Peer, local: Peer) -> None:
+    def __init__(self, session_id: str, peer: Peer, local: Peer, connection: Connection) -> None:
+        self._connection = connection
         self.id = session_id
         self.peer = peer
         """The client's address."""
         self.local = local
         """Our address, as the client reached it."""
         self.tls: TLSInfo | None = None
-        self.helo = ""
-        """The name in HELO or EHLO; `""` before it."""
-        self.esmtp = False
-        """Whether it was EHLO."""
         self.user: str | None = None
         """The identity that the client has proved, or `None`."""
         self.rdns = ""
         """The client's name by reverse DNS, once it has arrived; `""` when not asked for."""
-        self.sender: Address | None = None
-        """The reverse path of the transaction under way; `None` outside of one."""
         self._state: SimpleNamespace | None = None
+
+    @property
+    def helo(self) -> str:
+        """The name in HELO or EHLO; `""` before it."""
+        return self._connection.helo
+
+    @property
+    def esmtp(self) -> bool:
+        """Whether it was EHLO."""
+        return self._connection.esmtp
+
+    @property
+    def sender(self) -> Address | None:
+        """The reverse path of the transaction under way; `None` outside of one."""
+        transaction = self._connection.transaction
+        return transaction.sender if transaction is not None else None
 
     @property
     def state(self) -> SimpleNamespace:
@@ -84,12 +96,10 @@ class Session:
             self._state = SimpleNamespace()
         return self._state
 
-    def forget(self) -> None:
+    def restart(self, connection: Connection) -> None:
         """RFC 3207 4.2: what the client said before TLS is not remembered."""
-        self.helo = ""
-        self.esmtp = False
+        self._connection = connection
         self.user = None
-        self.sender = None
         self._state = None
 
     def __repr__(self) -> str:

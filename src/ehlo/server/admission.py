@@ -13,9 +13,7 @@ __all__ = ["Connections", "FailedLogins", "Memory", "address_key", "is_loopback"
 
 def is_loopback(peer: Peer) -> bool:
     """Whether a client is on this machine, so that its address says nothing of who it is."""
-    if peer.is_unix:
-        return True
-    return ipaddress.ip_address(peer.host.partition("%")[0]).is_loopback
+    return peer.host.startswith(("127.", "::ffff:127.", "unix:")) or peer.host == "::1"
 
 
 def address_key(host: str) -> str:

@@ -5,13 +5,12 @@ One for a server, without anything of a session in it; the driver it is given ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
 from ehlo.protocol.errors import ProtocolError
-from ehlo.protocol.events import Event
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.sasl import CramMD5Credentials
 from ehlo.protocol.state import Transaction
@@ -27,6 +26,8 @@ __all__ = ["Dispatcher", "Notice", "Outcome", "Secured"]
 _HOP_LIMIT = 100  # RFC 5321 6.3
 _LONGEST_HEADER = 262_144  # no more than this is looked at for hops
 
+Route = Callable[["Driver", Any], None]
+
 Outcome = Callable[[Any], Reply | None]
 """Turns a hook's result into the answer; raises what is then taken for the hook's own failure."""
 
@@ -40,57 +41,39 @@ class Notice(NamedTuple):
 
 
 class Dispatcher:
-    """The hooks of one server's handler, and the events that they are for."""
+    """The hooks of one server's handler, and the events that they are for.
+
+    `routes` has a function for each type of event; `None` where there is nothing to do but accept.
+    """
 
     def __init__(self, hooks: Hooks) -> None:
         self.hooks = hooks
+        self.routes: Mapping[type, Route | None] = {
+            events.BodyChunk: lambda driver, event: driver.keep(event.data),
+            events.BodyRefused: lambda driver, _event: driver.drop_body(),
+            events.MessageEnd: self._message,
+            events.Mail: self._mail,
+            events.Rcpt: _asks(hooks.rcpt, lambda event: (event.recipient, event.recipient.params)),
+            events.Data: _asks(hooks.data, _nothing_more),
+            events.Hello: _asks(hooks.hello, lambda event: (event.name,)),
+            events.Connect: _asks(hooks.connect, _nothing_more),
+            events.Reset: _asks(hooks.reset, _nothing_more),
+            events.Vrfy: _asks(hooks.vrfy, lambda event: (event.text,)),
+            events.Auth: self._auth,
+            events.StartTLS: lambda driver, _event: driver.start_tls(),
+            events.Tarpit: lambda driver, event: driver.pause_for(event.seconds),
+            events.Close: lambda driver, event: driver.close(linger=event.linger),
+        }
 
-    def dispatch(self, driver: Driver, event: Event) -> None:  # noqa: C901  one match, a line an event
-        """Answer `event`, now or when a hook has said how."""
-        hooks, session = self.hooks, driver.session
-        match event:
-            case events.BodyChunk(data):
-                driver.keep(data)
-            case events.MessageEnd(transaction):
-                self._message(driver, transaction)
-            case events.Mail(sender):
-                self._mail(driver, sender)
-            case events.Rcpt(recipient):
-                self._ask(driver, event, hooks.rcpt, session, recipient, recipient.params)
-            case events.Data():
-                self._ask(driver, event, hooks.data, session)
-            case events.Hello(name):
-                self._ask(driver, event, hooks.hello, session, name)
-            case events.Connect():
-                self._ask(driver, event, hooks.connect, session)
-            case events.Reset():
-                self._ask(driver, event, hooks.reset, session)
-            case events.Vrfy(text):
-                self._ask(driver, event, hooks.vrfy, session, text)
-            case events.Auth():
-                self._auth(driver, event)
-            case events.BodyRefused():
-                session.sender = None
-                driver.drop_body()
-            case events.StartTLS():
-                driver.start_tls()
-            case events.Tarpit(seconds):
-                driver.pause_for(seconds)
-            case events.Close(linger):
-                driver.close(linger=linger)
-
-    def _ask(self, driver: Driver, event: Event, hook: Hook | None, *arguments: object) -> None:
-        if hook is None:
-            self._answer(driver, event, None)
-        else:
-            driver.run_hook(hook, arguments, event, answer_of)
-
-    def _mail(self, driver: Driver, sender: Any) -> None:
-        event = events.Mail(sender)
+    def _mail(self, driver: Driver, event: events.Mail) -> None:
+        hook = self.hooks.mail
         if driver.runtime.memory.is_short:
-            self._answer(driver, event, replies.NO_MEMORY)
+            driver.connection.reply(replies.NO_MEMORY)
+        elif hook is None:
+            driver.connection.reply()
         else:
-            self._ask(driver, event, self.hooks.mail, driver.session, sender, sender.params)
+            arguments = (driver.session, event.sender, event.sender.params)
+            driver.run_hook(hook, arguments, event, answer_of)
 
     def _auth(self, driver: Driver, event: events.Auth) -> None:
         """CRAM-MD5 is checked here against a secret, where the handler gives secrets."""
@@ -118,29 +101,29 @@ class Dispatcher:
         else:
             raise ProtocolError("a login without a hook for it")
 
-    def _message(self, driver: Driver, transaction: Transaction) -> None:
-        event = events.MessageEnd(transaction)
+    def _message(self, driver: Driver, event: events.MessageEnd) -> None:
         hook = self.hooks.message
         assert hook is not None  # noqa: S101  as_handler lets no handler in without it
         chunks = driver.take_body()
         if _hops(chunks) >= _HOP_LIMIT:
             self._answer(driver, event, replies.MAIL_LOOP)
             return
-        driver.message = message = self._build(driver, transaction, chunks)
+        driver.message = message = self._build(driver, event.transaction, chunks)
         driver.run_hook(hook, (driver.session, message), event, queue_answer_of)
 
     def _build(self, driver: Driver, transaction: Transaction, chunks: list[bytes]) -> Message:
-        session, settings = driver.session, driver.rules.settings
+        session, connection = driver.session, driver.connection
+        settings = driver.rules.settings
         message_id = driver.next_message_id()
         recipients = transaction.recipients
         peer, tls = session.peer, session.tls
         trace = Trace(
-            helo=session.helo,
+            helo=connection.helo,
             rdns=session.rdns,
             address="" if peer.is_unix else peer.host,
             hostname=settings.hostname,
             appname=settings.appname,
-            esmtp=session.esmtp,
+            esmtp=connection.esmtp,
             tls=f"version={tls.version} cipher={tls.cipher}" if tls is not None else "",
             authenticated=session.user is not None,
             smtputf8=transaction.smtputf8,
@@ -152,12 +135,19 @@ class Dispatcher:
 
     # -- answers ---------------------------------------------------------------------------------
 
-    def finish(self, driver: Driver, event: Any, hook: Hook, outcome: Outcome, future: Any) -> None:
+    def finish(
+        self,
+        driver: Driver,
+        event: Any,
+        hook: Hook,
+        outcome: Outcome,
+        result: object,
+        error: BaseException | None,
+    ) -> None:
         """A hook has ended: make its result the answer."""
-        error = TimeoutError("cancelled") if future.cancelled() else future.exception()
         if error is None:
             try:
-                self._answer(driver, event, outcome(future.result()))
+                self._answer(driver, event, outcome(result))
             except (ProtocolError, TypeError, ValueError) as no_answer:
                 error = no_answer
         if error is not None:
@@ -171,32 +161,33 @@ class Dispatcher:
         self._answer(driver, event, late)
 
     def _answer(self, driver: Driver, event: Any, answer: Reply | None) -> None:
-        """Give the core its answer, and note the facts that follow when it is a positive one."""
-        session, connection = driver.session, driver.connection
-        accepted = answer is None or not answer.refuses
+        """Give the core its answer, or the driver where the core did not ask."""
         match event:
+            case events.MessageEnd():
+                driver.connection.reply(answer)
+                driver.message_answered()
             case Notice():
                 driver.noticed()
-                return
             case Secured():
                 driver.secured(answer)
-                return
-            case events.Auth() if not accepted and answer is not None and answer.code >= 500:
-                session.user = None
+            case events.Auth() if answer is not None and answer.code >= 500:
+                driver.session.user = None
                 driver.delay_refused_login(answer)
-                return
             case _:
-                connection.reply(answer)
-        match event:
-            case events.Mail(sender) if accepted:
-                session.sender = sender
-            case events.Hello(name, esmtp) if accepted:
-                session.helo, session.esmtp, session.sender = name, esmtp, None
-            case events.MessageEnd():
-                session.sender = None
-                driver.message_answered()
-            case events.Reset() if accepted:
-                session.sender = None
+                driver.connection.reply(answer)
+
+
+def _asks(hook: Hook | None, arguments: Callable[[Any], tuple[object, ...]]) -> Route | None:
+    """What asks `hook`, with the session and what `arguments` takes of the event."""
+    if hook is None:
+        return None
+    return lambda driver, event: driver.run_hook(
+        hook, (driver.session, *arguments(event)), event, answer_of
+    )
+
+
+def _nothing_more(_event: Any) -> tuple[object, ...]:
+    return ()
 
 
 def _trouble(event: Any) -> Reply:

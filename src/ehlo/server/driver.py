@@ -12,6 +12,7 @@ import logging
 import math
 import socket
 import ssl
+from collections.abc import Awaitable
 from concurrent.futures import Future
 from typing import Any, cast
 
@@ -108,8 +109,12 @@ class Driver(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         runtime, rules = self.runtime, self.rules
         peer, local = _ends(transport)
-        self.session = Session(runtime.new_id(), peer, local)
-        self.connection = self._new_connection(tls=rules.tls_listener, greet=True)
+        session_id = runtime.new_id()
+        observer = observer_of(rules, session_id, peer)
+        self.connection = Connection(
+            rules.settings, rules.nonce, tls=rules.tls_listener, observer=observer
+        )
+        self.session = Session(session_id, peer, local, self.connection)
         self._key = None if is_loopback(peer) else address_key(peer.host)
         if runtime.draining or not runtime.connections.admit(self._key):
             self._turn_away(replies.DRAINING if runtime.draining else replies.TOO_MANY_CONNECTIONS)
@@ -124,11 +129,6 @@ class Driver(asyncio.Protocol):
             self._channel = Channel(rules.tls)
         else:
             self._advance()
-
-    def _new_connection(self, *, tls: bool, greet: bool) -> Connection:
-        rules = self.rules
-        observer = observer_of(rules, self.session)
-        return Connection(rules.settings, rules.nonce, tls=tls, greet=greet, observer=observer)
 
     def _turn_away(self, reply: Reply) -> None:
         """Before any session: said in clear, unless the client expects a handshake."""
@@ -174,7 +174,7 @@ class Driver(asyncio.Protocol):
         elif self._pending is None:
             self._after()
         elif self.message is None and not isinstance(self._event, Notice):
-            self._pending.cancel()  # no one waits for it; a message that is here stays wanted
+            self._cancel_hook()  # a message that is here stays wanted
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -190,14 +190,18 @@ class Driver(asyncio.Protocol):
 
     def _advance(self) -> None:
         """All that can be done now: events to the dispatcher, then one write."""
-        connection, dispatch = self.connection, self._dispatcher.dispatch
+        connection, routes = self.connection, self._dispatcher.routes
         moved = False
         while self._pending is None and not self._closing:
             event = connection.next_event()
             if event is NEED_DATA or event is PAUSED:
                 break
             moved = True
-            dispatch(self, event)
+            route = routes[type(event)]
+            if route is None:
+                connection.reply()
+            else:
+                route(self, event)
         if self._closing:
             return
         if connection.has_data_to_send:
@@ -241,43 +245,68 @@ class Driver(asyncio.Protocol):
         self._hook, self._event, self._outcome = hook, event, outcome
         self.deadline = runtime.loop.time() + self.rules.handler_timeout
         if hook.is_async:
-            task = runtime.loop.create_task(hook.call(*arguments), context=context)
-            self._pending = task
-            task.add_done_callback(self._hook_done)
+            work = self._await_hook(hook.call(*arguments))
+            self._pending = runtime.loop.create_task(work, context=context)
         else:
             future = runtime.pool.submit(context.run, hook.call, *arguments)
             self._pending = future
             future.add_done_callback(self._hook_done_in_thread)
 
-    def _hook_done_in_thread(self, future: Future[Any]) -> None:
+    async def _await_hook(self, hook: Awaitable[Any]) -> None:
+        """What the task of an `async def` hook does: the hook, and all that follows from it."""
+        task = asyncio.current_task()
+        result: object = None
+        error: BaseException | None = None
         try:
-            self.runtime.loop.call_soon_threadsafe(self._hook_done, future)
+            result = await hook
+        except asyncio.CancelledError as cancelled:
+            error = cancelled
+        except Exception as problem:  # noqa: BLE001  answered and logged, whatever it is
+            error = problem
+        self._hook_done(task, result, error)
+
+    def _hook_done_in_thread(self, future: Future[Any]) -> None:
+        cancelled = future.cancelled()
+        error = asyncio.CancelledError() if cancelled else future.exception()
+        result = None if error is not None else future.result()
+        try:
+            self.runtime.loop.call_soon_threadsafe(self._hook_done, future, result, error)
         except RuntimeError:  # the loop was closed at once, with the thread still busy
             logger.warning("session %s: a hook ended after the server", self.session.id)
 
-    def _hook_done(self, future: Any) -> None:
-        if future is not self._pending:
-            self._note_late(future)
+    def _hook_done(self, which: object, result: object, error: BaseException | None) -> None:
+        if which is not self._pending:
+            self._note_late(error)
             return
         hook, event, outcome = self._hook, self._event, self._outcome
         self._pending = self._hook = self._event = self._outcome = None
         if hook is None or outcome is None:
             raise ProtocolError("a hook that nobody started has ended")
-        if not (self._lost and future.cancelled()):
-            self._dispatcher.finish(self, event, hook, outcome, future)
+        if not (self._lost and isinstance(error, asyncio.CancelledError)):
+            self._dispatcher.finish(self, event, hook, outcome, result, error)
             self._advance()
         if self._lost and self._pending is None:
             self._after()
 
-    def _note_late(self, future: Any) -> None:
+    def _note_late(self, error: BaseException | None) -> None:
         """The result of a hook that was over its deadline is dropped, and said to be."""
-        if future.cancelled():
-            return
-        logger.warning(
-            "session %s: a hook ended after its deadline; its result is dropped (%s)",
-            self.session.id,
-            "it failed" if future.exception() else "it returned",
-        )
+        if not isinstance(error, asyncio.CancelledError):
+            logger.warning(
+                "session %s: a hook ended after its deadline; its result is dropped (%s)",
+                self.session.id,
+                "it returned" if error is None else "it failed",
+            )
+
+    def _cancel_hook(self) -> None:
+        """Nobody waits for it. A task that has not begun will never say that it has ended."""
+        pending = self._pending
+        pending.cancel()
+        if isinstance(pending, asyncio.Task):
+            pending.add_done_callback(self._never_begun)
+
+    def _never_begun(self, task: asyncio.Task[None]) -> None:
+        if task is self._pending:
+            self._hook_done(task, None, asyncio.CancelledError())
 
     def message_answered(self) -> None:
         """The core has the final reply: send it, and say whether it could leave."""
@@ -386,11 +415,14 @@ class Driver(asyncio.Protocol):
         if not done:
             return False
         session, rules = self.session, self.rules
-        session.forget()
-        session.tls = channel.info()
         errors = self.connection.errors
-        self.connection = self._new_connection(tls=True, greet=rules.tls_listener)
+        observer = observer_of(rules, session.id, session.peer)
+        self.connection = Connection(
+            rules.settings, rules.nonce, tls=True, greet=rules.tls_listener, observer=observer
+        )
         self.connection.errors = errors
+        session.restart(self.connection)
+        session.tls = channel.info()
         self.deadline = self.runtime.loop.time() + rules.timeout
         hook = self._dispatcher.hooks.tls
         if hook is not None:
@@ -447,8 +479,7 @@ class Driver(asyncio.Protocol):
         elif self._closing:
             self.abort()
         else:
-            settings = self.rules.settings
-            self.hang_up(replies.timed_out(settings.hostname, settings.appname))
+            self.hang_up(self.rules.settings.timed_out)
 
     def _expire_hook(self) -> None:
         future, event, hook = self._pending, self._event, self._hook

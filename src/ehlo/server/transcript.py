@@ -6,33 +6,33 @@ import logging
 
 from ehlo.protocol.connection import Observer
 from ehlo.server.config import Rules
-from ehlo.session import Session
+from ehlo.session import Peer
 
 __all__ = ["observer_of"]
 
 logger = logging.getLogger("ehlo.transcript")
 
 
-def observer_of(rules: Rules, session: Session) -> Observer | None:
+def observer_of(rules: Rules, session_id: str, peer: Peer) -> Observer | None:
     """Who is to be told of each line; `None` when nobody asked, which costs nothing then.
 
     With `debug` lines are logged at level INFO; without it at DEBUG, where that logger has it.
     """
     level = logging.INFO if rules.debug else logging.DEBUG
     logged = logger.isEnabledFor(level)
-    callbacks = {"read": rules.log_read, "write": rules.log_write}
-    if not logged and not any(callbacks.values()):
+    if not logged and rules.log_read is None and rules.log_write is None:
         return None
+    callbacks = {"read": rules.log_read, "write": rules.log_write}
 
     def observe(direction: str, verb: str, line: str) -> None:
         if logged:
             arrow = "<-" if direction == "read" else "->"
-            logger.log(level, "%s %s %s %s", session.id, session.peer, arrow, line)
+            logger.log(level, "%s %s %s %s", session_id, peer, arrow, line)
         callback = callbacks[direction]
         if callback is not None:
             try:
-                callback(session.peer, verb, line)
+                callback(peer, verb, line)
             except Exception:  # no reason to lose the client
-                logger.exception("session %s: log_%s failed", session.id, direction)
+                logger.exception("session %s: log_%s failed", session_id, direction)
 
     return observe
