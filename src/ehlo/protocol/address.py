@@ -27,33 +27,32 @@ class Address:
     (address literals with their brackets), `params` the typed ESMTP parameters that came with it,
     by upper-case keyword. `str()` gives `local@domain` without angle brackets, quoted where RFC
     5321 4.1.2 needs it; the null reverse path is `""`, and `<Postmaster>` has no domain. Two
-    addresses are equal when local part and domain are, letter for letter. Immutable.
+    addresses are equal when local part and domain are, letter for letter.
     """
 
-    __slots__ = ("domain", "local", "params")
+    __slots__ = ("_text", "domain", "local", "params")
 
-    local: str
-    domain: str
-    params: Mapping[str, Any]
+    local: Final[str]
+    domain: Final[str]
+    params: Final[Mapping[str, Any]]
 
     def __init__(self, local: str, domain: str, params: Mapping[str, Any] = NO_PARAMETERS) -> None:
-        assign = object.__setattr__
-        assign(self, "local", local)
-        assign(self, "domain", domain)
-        assign(self, "params", params)
+        self.local = local
+        self.domain = domain
+        self.params = params
+        self._text: str | None = None  # what str() gives, once it was asked for
 
     @property
     def is_null(self) -> bool:
         """Whether this is the null reverse path, `<>` (RFC 5321 4.5.5)."""
         return not self.local and not self.domain
 
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"an Address does not change: {name}")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"an Address does not change: {name}")
-
     def __str__(self) -> str:
+        if self._text is None:
+            self._text = self._as_text()
+        return self._text
+
+    def _as_text(self) -> str:
         if not self.domain:
             return self.local
         local = self.local

@@ -67,7 +67,12 @@ class Buffer:
             self._cut = None
         else:
             line = bytes(data[pos:end])
-        self._consume(end)
+        if end == len(data):
+            self._data = b""
+            self._pos = self._scanned = 0
+            self.empty = True
+        else:
+            self._pos = self._scanned = end
         return line
 
     def take(self, count: int) -> bytes:
@@ -89,6 +94,10 @@ class Buffer:
         """Where `what` stands, at `offset` or after, from the first byte not taken; -1 if not."""
         found = self._data.find(what, self._pos + offset)
         return found if found < 0 else found - self._pos
+
+    def line_startswith(self, what: bytes) -> bool:
+        """Whether the line whose end is awaited begins so."""
+        return self.startswith(what) if self._cut is None else self._cut.startswith(what)
 
     def startswith(self, what: bytes) -> bool:
         """Whether what is left begins so."""

@@ -19,7 +19,7 @@ from ehlo.protocol.state import OUT_OF_SEQUENCE, TRANSITIONS, State
 if TYPE_CHECKING:
     from ehlo.protocol.connection import Connection
 
-__all__ = ["HTTP_VERBS", "VERBS", "refusal_of", "split", "verb_of"]
+__all__ = ["HTTP_VERBS", "LEGAL", "VERBS", "refusal_of", "split"]
 
 Verb = Callable[["Connection", str], Event | Reply | sasl.Exchange]
 
@@ -53,17 +53,11 @@ def split(line: bytes, *, strict_eol: bool) -> tuple[str, str] | Reply:
 # -- what may be said when -----------------------------------------------------------------------
 
 
-def verb_of(connection: Connection, verb: str) -> Verb | Reply:
-    """The function for a known `verb`, or why it cannot be said now."""
-    function = _LEGAL[connection.state].get(verb)
-    if function is not None and verb not in _OPTIONAL and not connection.settings.gated:
-        return function
-    return refusal_of(connection, verb) or VERBS[verb]
-
-
 def refusal_of(connection: Connection, verb: str) -> Reply | None:
     """Why `verb` cannot be said now, if so: not offered, not yet allowed, out of sequence."""
     settings = connection.settings
+    if connection.state is State.REFUSED and verb != "QUIT":
+        return replies.REFUSED_CONNECTION
     if verb in _OPTIONAL and not _has(connection, verb):
         return replies.NOT_OFFERED
     if settings.tls_required and not connection.tls and verb not in _BEFORE_TLS:
@@ -128,10 +122,14 @@ def _mail(connection: Connection, argument: str) -> Event | Reply:
 
 
 def _rcpt(connection: Connection, argument: str) -> Event | Reply:
-    transaction = connection.transaction
-    smtputf8 = transaction is not None and transaction.smtputf8
-    recipient = path.forward_path(argument, connection.settings, smtputf8=smtputf8)
-    return recipient if isinstance(recipient, Reply) else events.Rcpt(recipient)
+    transaction, settings = connection.transaction, connection.settings
+    assert transaction is not None  # noqa: S101  the table lets RCPT in only within one
+    recipient = path.forward_path(argument, settings, smtputf8=transaction.smtputf8)
+    if isinstance(recipient, Reply):
+        return recipient
+    if len(transaction.recipients) >= settings.max_recipients:
+        return replies.TOO_MANY_RECIPIENTS
+    return events.Rcpt(recipient)
 
 
 def _data(_connection: Connection, argument: str) -> Event | Reply:
@@ -220,10 +218,14 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
     }
 )
 
-# The rows of the table that begin in a state, as functions
-_LEGAL: Final[Mapping[State, Mapping[str, Verb]]] = MappingProxyType(
+# The rows of the table that begin in a state, as functions; what is optional has to be looked at
+LEGAL: Final[Mapping[State, Mapping[str, Verb]]] = MappingProxyType(
     {
-        state: {verb: VERBS[verb] for at, verb in TRANSITIONS if at is state and verb in VERBS}
+        state: {
+            verb: VERBS[verb]
+            for at, verb in TRANSITIONS
+            if at is state and verb in VERBS and verb not in _OPTIONAL
+        }
         for state in State
     }
 )

@@ -42,6 +42,15 @@ _MISTAKES: Final = frozenset({500, 501, 502, 503, 504, 555})  # those of our rep
 _TLS_HELLO: Final = b"\x16\x03"  # RFC 8446 5.1: a handshake record
 _MASK: Final = "****"
 
+# Commands that are asked about as they are
+_QUESTIONS: Final = frozenset(
+    {events.Mail, events.Rcpt, events.Data, events.Hello, events.Reset, events.Vrfy}
+)
+
+
+def _is_auth(line: bytes) -> bool:
+    return line[:5].upper() == b"AUTH "
+
 
 class Connection:
     """One client's conversation, from the greeting (or from the end of STARTTLS) to its end.
@@ -168,57 +177,78 @@ class Connection:
         return event
 
     def _read_command(self) -> Event | Waiting | None:
-        settings, buffer = self.settings, self._buffer
+        settings = self.settings
         if self.state is State.GREETING:
             return self._ask(events.CONNECT)
-        line = buffer.take_line(settings.line_limit)
+        line = self._buffer.take_line(settings.line_limit)
         if line is None:
-            return self._not_smtp() if buffer.startswith(_TLS_HELLO) else NEED_DATA
+            return self._not_smtp() if self._buffer.startswith(_TLS_HELLO) else NEED_DATA
         if self._exchange is not None:
             return self._respond(self._exchange, line)
-        if len(line) > settings.command_limit:
-            auth = line[:5].upper() == b"AUTH "
-            if not auth or len(line) > settings.limits.auth_line:
-                self._verb = ""
-                return self._error(replies.AUTH_LINE_TOO_LONG if auth else replies.LINE_TOO_LONG)
-        return self._command(line)
-
-    def _command(self, line: bytes) -> Event | None:
-        command = commands.split(line, strict_eol=self.settings.strict_eol)
+        if len(line) > settings.command_limit and not self._may_be_long(line):
+            return self._too_long(line)
+        command = commands.split(line, strict_eol=settings.strict_eol)
         if isinstance(command, Reply):
-            self._verb = ""
-            return self._not_smtp() if line.startswith(_TLS_HELLO) else self._error(command)
+            return self._no_command(line, command)
         verb, argument = command
         self._verb = verb
         if self._observer is not None:
             self._observe_command(verb, argument)
-        if verb not in commands.VERBS:
-            return self._unknown(verb)
-        function = commands.verb_of(self, verb)
-        if isinstance(function, Reply):
-            return self._refuse(function)
+        function = commands.LEGAL[self.state].get(verb)
+        if function is None or settings.gated:
+            return self._look_closer(verb, argument)
         result = function(self, argument)
-        if isinstance(result, Reply):
-            return self._answered(verb, result)
-        if isinstance(result, sasl.Exchange):
-            self._exchange = result
-            return self._step(result, result.start())
-        if isinstance(result, events.Close):
-            return self._close()
-        return self._admit(result) if type(result) is events.Rcpt else self._ask(result)
+        if type(result) in _QUESTIONS:
+            self._asked = result  # type: ignore[assignment]  # the set holds types of events
+            return result  # type: ignore[return-value]  # likewise
+        return self._come_of(verb, result)
+
+    def _look_closer(self, verb: str, argument: str) -> Event | None:
+        """What is not simply legal in this state: optional, behind a gate, unknown, or refused."""
+        function = commands.VERBS.get(verb)
+        if function is None:
+            return self._unknown(verb)
+        refusal = commands.refusal_of(self, verb)
+        if refusal is not None:
+            return self._refuse(refusal)
+        return self._come_of(verb, function(self, argument))
+
+    def _come_of(self, verb: str, result: Event | Reply | sasl.Exchange) -> Event | None:
+        match result:
+            case Reply():
+                return self._answered(verb, result)
+            case sasl.Exchange():
+                self._exchange = result
+                return self._step(result, result.start())
+            case events.Close():
+                return self._close()
+            case _:
+                return self._ask(result)
+
+    def _may_be_long(self, line: bytes) -> bool:
+        return _is_auth(line) and len(line) <= self.settings.limits.auth_line
+
+    def _too_long(self, line: bytes) -> Event | None:
+        self._verb = ""
+        return self._error(replies.AUTH_LINE_TOO_LONG if _is_auth(line) else replies.LINE_TOO_LONG)
+
+    def _no_command(self, line: bytes, refusal: Reply) -> Event | None:
+        self._verb = ""
+        return self._not_smtp() if line.startswith(_TLS_HELLO) else self._error(refusal)
 
     def _unknown(self, verb: str) -> Event | None:
         if verb in commands.HTTP_VERBS:
-            return self._not_smtp()
+            return self._say(replies.NOT_SMTP)
+        if verb == "LHLO":
+            return self._error(replies.NOT_FOR_THIS_PROTOCOL)
         if verb == "*":  # Go's net/smtp says it after a login that failed: no error of its user's
             return self._say(replies.UNKNOWN_COMMAND)
         return self._error(replies.UNKNOWN_COMMAND)
 
-    def _not_smtp(self) -> Event | None:
-        return self._say(replies.NOT_SMTP)
-
     def _answered(self, verb: str, reply: Reply) -> Event | None:
         """A command that answers itself, by its nature or because it is wrong."""
+        if reply is replies.TOO_MANY_RECIPIENTS:
+            return self._over_limit(reply)
         if verb == "RCPT" and self.transaction is not None:
             self.transaction.refused += 1
         if reply is self.settings.closing:
@@ -226,16 +256,13 @@ class Connection:
             return self._close()
         return self._refuse(reply)
 
-    def _admit(self, event: Event) -> Event | None:
-        """RFC 5321 4.5.3.1.10: too many recipients is a 452, and the transaction goes on."""
+    def _over_limit(self, reply: Reply) -> Event | None:
+        """RFC 5321 4.5.3.1.10: the transaction goes on; it is no error to try, within reason."""
         transaction = self.transaction
-        assert transaction is not None  # noqa: S101  the table lets RCPT in only within one
-        if len(transaction.recipients) < self.settings.max_recipients:
-            return self._ask(event)
+        assert transaction is not None  # noqa: S101  only RCPT says so
         transaction.over_limit += 1
-        if transaction.over_limit > self.settings.limits.excess_recipients:
-            return self._error(replies.TOO_MANY_RECIPIENTS)
-        return self._say(replies.TOO_MANY_RECIPIENTS)
+        excess = transaction.over_limit > self.settings.limits.excess_recipients
+        return self._error(reply) if excess else self._say(reply)
 
     # -- login -----------------------------------------------------------------------------------
 
@@ -302,8 +329,8 @@ class Connection:
             self._say(replies.TOO_LARGE)
             self._linger = True
             return self._close()
-        refused = transaction.refusal is not None
-        return None if refused else self.refuse_body(replies.TOO_LARGE)
+        told = transaction.refusal is replies.TOO_LARGE
+        return None if told else self.refuse_body(replies.TOO_LARGE)
 
     def _end_of_body(self, transaction: Transaction) -> Event | None:
         self._reader = None
@@ -330,7 +357,9 @@ class Connection:
         if asked is None:
             raise ProtocolError("nothing was asked")
         is_data = type(asked) is events.Data
-        if answer is not None and not answer.refuses and (answer.code == 354) is not is_data:
+        if answer is not None and not answer.refuses and (
+            answer.code != 354 if is_data else answer.code >= 300
+        ):
             raise ProtocolError(f"{answer.code} does not answer {type(asked).__name__}")
         self._asked = None
         if answer is not None and answer.refuses:
@@ -343,12 +372,15 @@ class Connection:
         if answer is None:
             self._say(self.settings.greeting)
         else:
-            self._say(Reply(answer.code, None, answer.text))  # RFC 2034 4: no enhanced code here
+            self._say(_plain(answer))
 
     def _refuse_connection(self, answer: Reply) -> None:
         """RFC 5321 3.1: after a 554 greeting we wait for QUIT, and answer 503 to all else."""
         self.state = State.REFUSED
-        self._say(answer)
+        self._say(_plain(answer))
+
+    def _refuse_hello(self, answer: Reply) -> None:
+        self._say(_plain(answer))
 
     def _welcome(self, event: events.Hello, answer: Reply | None) -> None:
         self.helo, self.esmtp = event.name, event.esmtp
@@ -487,8 +519,14 @@ class Connection:
     _REFUSALS: ClassVar[Mapping[type, _Refusal]] = MappingProxyType(
         {
             events.Connect: _refuse_connection,
+            events.Hello: _refuse_hello,
             events.Rcpt: _refuse_recipient,
             events.MessageEnd: _refuse_message,
             events.Auth: _refuse_login,
         }
     )
+
+
+def _plain(answer: Reply) -> Reply:
+    """RFC 2034 4: no enhanced code at the greeting and at HELO, but where a 421 ends it all."""
+    return answer if answer.closes else Reply(answer.code, None, answer.text)

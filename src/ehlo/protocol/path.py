@@ -21,7 +21,7 @@ _MAIL = re.compile(
     rf"(?i:FROM): ?(?:<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>|(?P<null><>))(?P<rest> .*)?"
 )
 _RCPT = re.compile(rf"(?i:TO): ?<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>(?P<rest> .*)?")
-_POSTMASTER = re.compile(r"(?i:TO): ?<(?P<local>(?i:postmaster))>(?P<rest> .*)?")
+_POSTMASTER = re.compile(r"(?i:TO): ?<(?P<local>(?ai:postmaster))>(?P<rest> .*)?")
 _MAIL_ANY_PATH = re.compile(rf"(?i:FROM): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 _RCPT_ANY_PATH = re.compile(rf"(?i:TO): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 
@@ -34,14 +34,11 @@ def reverse_path(argument: str, settings: Settings) -> Address | Reply:
     params = _params(match["rest"], settings.mail_params, settings)
     if isinstance(params, Reply):
         return params
+    if "SMTPUTF8" not in params and not argument.isascii():
+        return replies.SENDER_NEEDS_SMTPUTF8
     if match["null"]:
         return Address("", "", params) if params else NULL_PATH
-    sender = address.from_match(match, params)
-    if sender is None:
-        return replies.BAD_SENDER
-    if "SMTPUTF8" not in params and not match[0].isascii():
-        return replies.SENDER_NEEDS_SMTPUTF8
-    return sender
+    return address.from_match(match, params) or replies.BAD_SENDER
 
 
 def forward_path(argument: str, settings: Settings, *, smtputf8: bool) -> Address | Reply:
@@ -56,14 +53,11 @@ def forward_path(argument: str, settings: Settings, *, smtputf8: bool) -> Addres
     params = _params(match["rest"], settings.rcpt_params, settings)
     if isinstance(params, Reply):
         return params
+    if not smtputf8 and not argument.isascii():
+        return replies.RECIPIENT_NEEDS_SMTPUTF8
     if match.re is _POSTMASTER:
         return Address(match["local"], "", params)
-    recipient = address.from_match(match, params)
-    if recipient is None:
-        return replies.BAD_RECIPIENT
-    if not smtputf8 and not match[0].isascii():
-        return replies.RECIPIENT_NEEDS_SMTPUTF8
-    return recipient
+    return address.from_match(match, params) or replies.BAD_RECIPIENT
 
 
 def _what_is_wrong(
@@ -77,7 +71,7 @@ def _params(
     rest: str | None, parsers: Mapping[str, ParseValue], settings: Settings
 ) -> Mapping[str, Any] | Reply:
     """Typed parameters by upper-case keyword (RFC 5321 4.1.1.11)."""
-    if rest is None or not (words := rest.split()):
+    if rest is None or not (words := rest.split(" ")):
         return NO_PARAMETERS
     params: dict[str, Any] = {}
     for word in words:

@@ -76,13 +76,6 @@ OUT_OF_SEQUENCE: Final[Mapping[tuple[State, str], Reply]] = MappingProxyType(
         (State.MAIL, "DATA"): replies.RCPT_FIRST,
         (State.MAIL, "AUTH"): replies.AUTH_IN_TRANSACTION,
         (State.RCPT, "AUTH"): replies.AUTH_IN_TRANSACTION,
-        **{
-            (State.REFUSED, verb): replies.REFUSED_CONNECTION
-            for verb in (
-                *("AUTH", "DATA", "EHLO", "EXPN", "HELO", "HELP", "MAIL", "NOOP"),
-                *("RCPT", "RSET", "STARTTLS", "VRFY"),
-            )
-        },
     }
 )
 

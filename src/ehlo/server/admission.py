@@ -63,16 +63,13 @@ class Connections:
 class Memory:
     """Octets of bodies held, in all sessions together."""
 
-    __slots__ = ("held", "limit")
+    __slots__ = ("comfortable", "held", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.comfortable = limit - limit // 8
+        """With more held no message should be begun: the last eighth is for those under way."""
         self.held = 0
-
-    @property
-    def is_short(self) -> bool:
-        """Whether no new message should be begun: the last eighth is for those under way."""
-        return self.held > self.limit - self.limit // 8
 
     def reserve(self, octets: int) -> bool:
         """Take `octets` from the budget, if they are there."""

@@ -67,7 +67,8 @@ class Dispatcher:
 
     def _mail(self, driver: Driver, event: events.Mail) -> None:
         hook = self.hooks.mail
-        if driver.runtime.memory.is_short:
+        memory = driver.runtime.memory
+        if memory.held > memory.comfortable:
             driver.connection.reply(replies.NO_MEMORY)
         elif hook is None:
             driver.connection.reply()

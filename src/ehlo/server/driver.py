@@ -204,13 +204,14 @@ class Driver(asyncio.Protocol):
                 route(self, event)
         if self._closing:
             return
-        if connection.has_data_to_send:
-            moved = True
-            if self._timer is None:
-                self._flush()
+        if self._timer is None:
+            data = connection.data_to_send()
+            if data:
+                moved = True
+                self.transport.write(data if self._channel is None else self._channel.write(data))
         if moved and self._pending is None and self._writable:
             self.deadline = self.runtime.loop.time() + self.rules.timeout
-        if connection.buffered > _MOST_BUFFERED or not self._reading:
+        if self._pending is not None or not self._reading:
             self._adjust_reading()
         if self.runtime.draining and self._pending is None:
             self.drain()
