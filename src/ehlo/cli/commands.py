@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import io
 import os
 import ssl
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -23,6 +24,7 @@ from ehlo.cli.options import (
     GroupedOption,
     PrinterGroup,
     ServerCommand,
+    as_flags,
     is_function,
     is_mapping,
     server_options,
@@ -36,6 +38,8 @@ from ehlo.server.config import Options
 from ehlo.server.server import Server
 
 __all__ = ["cli", "main"]
+
+T = TypeVar("T")
 
 _ADDR = "127.0.0.1:1025"
 _ENVIRONMENT = "Each option may be given in the environment: --max-size as EHLO_MAX_SIZE."
@@ -140,7 +144,7 @@ def _refuse_options_before_command(ctx: click.Context) -> None:
     """They would be those of `ehlo` alone, and have no effect."""
     for param in ctx.command.params:
         if ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{param.opts[0]} goes behind {ctx.invoked_subcommand}")
+            raise click.UsageError(f"{param.opts[0]}: options go after {ctx.invoked_subcommand}")
 
 
 # -- from options to a server ------------------------------------------------------------------
@@ -160,16 +164,23 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _new_server(handler: Any, values: Mapping[str, Any]) -> Server:
+    return _checked(lambda: Server(handler, **values))
+
+
+def _checked(make: Callable[[], T]) -> T:
+    """What `make` makes. What it says of wrong options is said as of flags."""
     try:
-        return Server(handler, **values)
-    except TypeError as error:
-        raise click.UsageError(str(error)) from error
+        return make()
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(as_flags(str(error))) from error
 
 
 def _changed(server: Server, values: Mapping[str, Any]) -> Server:
     """The user's own server with the options that were given."""
     for name, value in values.items():
         setattr(server, name, value)
+    if any(map(is_function, values)):
+        _checked(server.__post_init__)  # which makes the handler of the functions
     return server
 
 
@@ -194,13 +205,15 @@ def _configure_tls(server: Server, cert: str | None, key: str | None) -> None:
     passphrase = os.environ.get("EHLO_TLS_PASSPHRASE")
     try:
         server.configure_tls(cert, key or cert, passphrase)
-    except OSError as error:  # ssl.SSLError is one
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise click.UsageError(f"--tls-cert {cert}: {_tls_reason(error)}") from error
 
 
-def _tls_reason(error: OSError) -> str:
-    reason = (error.reason if isinstance(error, ssl.SSLError) else error.strerror) or str(error)
-    return reason.replace("_", " ").lower()
+def _tls_reason(error: OSError | ValueError) -> str:
+    if isinstance(error, ssl.SSLError):
+        unclear = "no certificate with its key in PEM, or not the right EHLO_TLS_PASSPHRASE"
+        return error.reason.replace("_", " ").lower() if error.reason else unclear
+    return str(error)
 
 
 # -- running it --------------------------------------------------------------------------------
@@ -209,13 +222,10 @@ def _tls_reason(error: OSError) -> str:
 def _run(server: Server, given: Mapping[str, Any]) -> None:
     """Until a signal. What is wrong with the options is found before anything else begins."""
     _configure_tls(server, given["tls_cert"], given["tls_key"])
-    try:
-        config.resolve(server, config.as_handler(server))
-        loops.loop_factory(server.loop)
-        for addr in [server.addr] if isinstance(server.addr, str) else server.addr:
-            listener.parse_address(addr)
-    except (TypeError, ValueError) as error:
-        raise click.UsageError(str(error)) from error
+    _checked(lambda: config.resolve(server, config.as_handler(server)))
+    _checked(lambda: loops.loop_factory(server.loop))
+    for addr in [server.addr] if isinstance(server.addr, str) else server.addr:
+        _checked(functools.partial(listener.parse_address, addr))
     set_up_logging(given["log_level"])
     try:
         server.listen_and_serve()
@@ -223,5 +233,6 @@ def _run(server: Server, given: Mapping[str, Any]) -> None:
         reason = error.strerror or ""
         if not reason.startswith("cannot listen on"):  # a hook of the user's
             raise
-        hint = " (ports below 1024 need privileges)" if error.errno == errno.EACCES else ""
-        raise click.ClickException(f"{reason}{hint}") from error
+        if error.errno == errno.EACCES and "unix:" not in reason:
+            reason += " (ports below 1024 need privileges)"
+        raise click.ClickException(reason) from error

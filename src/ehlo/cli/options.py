@@ -7,6 +7,7 @@ that was not given has no value, so that a `Server` of the user's keeps its own.
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -19,10 +20,14 @@ __all__ = [
     "GroupedOption",
     "PrinterGroup",
     "ServerCommand",
+    "as_flags",
     "is_function",
     "is_mapping",
     "server_options",
 ]
+
+# A name of an option in a sentence: with an underscore, or as its first word
+_NAME = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b|\A[a-z]+\b")
 
 _COLUMN = 26  # where the help of an option begins, so that all groups stand in line
 
@@ -105,6 +110,15 @@ def is_function(name: str) -> bool:
 def is_mapping(name: str) -> bool:
     """Whether the option takes `NAME=on|off`, repeated."""
     return Mapping in _kinds(get_type_hints(Options)[name])
+
+
+def as_flags(text: str) -> str:
+    """A message of the library's with the names that its options have on the command line."""
+    text = text.replace("tls_config or call configure_tls", "--tls-cert")
+    names = {field.name for field in dataclasses.fields(Options) if field.metadata.get("flag")}
+    return _NAME.sub(
+        lambda match: f"--{match[0].replace('_', '-')}" if match[0] in names else match[0], text
+    )
 
 
 def _option(field: dataclasses.Field[Any], hint: object, default: object) -> click.Option:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 import os
 import shutil
 import threading
@@ -24,8 +23,6 @@ __all__ = ["Printer", "as_json", "as_text", "wants_color"]
 
 Form = Callable[[Session, Message, datetime], str]
 """What is written for a message, with its line end."""
-
-logger = logging.getLogger("ehlo.cli")
 
 
 class Printer(Handler):

@@ -1,0 +1,241 @@
+"""`ehlo serve module:attr`: what may be served, and where its options come from."""
+
+import signal
+import smtplib
+from pathlib import Path
+
+import pytest
+
+from support.certificates import PASSPHRASE, Certificates
+from support.program import Program, Start
+
+LOOPBACK = ("--addr", "127.0.0.1:0")
+
+
+def send(program: Program) -> None:
+    with smtplib.SMTP(*program.listening()) as client:
+        client.sendmail("alice@example.com", ["bob@example.org"], b"Subject: hello\r\n\r\n")
+
+
+# -- what ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "printed"),
+    [
+        ("app:function", "function alice@example.com ['bob@example.org'] True\n"),
+        ("app:coroutine", "coroutine alice@example.com ['bob@example.org']\n"),
+        ("app:place.function", "function alice@example.com ['bob@example.org'] True\n"),
+        ("app:Handler", "class alice@example.com bob@example.org\n"),
+        ("app:instance", "instance alice@example.com bob@example.org\n"),
+    ],
+)
+def test_handlers_of_all_kinds_are_served(
+    start: Start, here: Path, target: str, printed: str
+) -> None:
+    program = start("-m", "ehlo", "serve", target, *LOOPBACK, cwd=here)
+    send(program)
+    assert program.stop() == 0
+    assert program.out.text == printed
+
+
+def test_a_server_is_served_with_its_own_options(start: Start, here: Path) -> None:
+    program = start("-m", "ehlo", "serve", "app:server", cwd=here)
+    with smtplib.SMTP(*program.listening()) as client:
+        assert b"MyApp" in client.docmd("QUIT")[1]
+    program.stop()
+
+
+def test_a_server_takes_only_the_options_that_are_given(start: Start, here: Path) -> None:
+    program = start(
+        *("-m", "ehlo", "serve", "app:server", "--hostname", "mx.example"),
+        cwd=here,
+        env={"EHLO_MAX_SIZE": "2000"},
+    )
+    with smtplib.SMTP(*program.listening()) as client:
+        client.ehlo()
+        assert client.ehlo_resp is not None
+        assert client.ehlo_resp.startswith(b"mx.example ")
+        assert client.esmtp_features["size"] == "2000"
+        assert b"MyApp" in client.docmd("QUIT")[1]
+
+
+def test_functions_beside_a_server_are_heard(start: Start, here: Path) -> None:
+    program = start("-m", "ehlo", "serve", "app:server", "--rcpt-handler", "app:only_bob", cwd=here)
+    with smtplib.SMTP(*program.listening()) as client:
+        client.ehlo()
+        client.mail("alice@example.com")
+        assert client.rcpt("carol@example.org")[0] == 550
+        assert client.rcpt("bob@example.org")[0] == 250
+
+
+def test_functions_beside_a_function_are_named_likewise(start: Start, here: Path) -> None:
+    program = start(
+        *("-m", "ehlo", "serve", "app:function", *LOOPBACK),
+        *(
+            "--auth-handler",
+            "app:login",
+            "--auth-mechs",
+            "PLAIN=on",
+            "--auth-mechs",
+            "CRAM-MD5=off",
+        ),
+        *("--auth-required", "--log-read", "app:log_line"),
+        cwd=here,
+    )
+    with smtplib.SMTP(*program.listening()) as client:
+        client.ehlo()
+        assert client.esmtp_features["auth"].split() == ["PLAIN"]
+        assert client.mail("alice@example.com")[0] == 530
+        client.login("alice", "secret")
+        assert client.mail("alice@example.com")[0] == 250
+    assert program.stop() == 0
+    assert "line MAIL MAIL FROM:<alice@example.com>" in program.out.text
+
+
+# -- where its options come from -----------------------------------------------------------------
+
+
+def test_each_option_may_be_in_the_environment(start: Start, here: Path) -> None:
+    program = start(
+        *("-m", "ehlo", "serve", "app:function"),
+        cwd=here,
+        env={
+            "EHLO_ADDR": "127.0.0.1:0 [::1]:0",
+            "EHLO_AUTH_HANDLER": "app:login",
+            "EHLO_AUTH_MECHS": "PLAIN=on CRAM-MD5=off",
+            "EHLO_AUTH_REQUIRED": "1",
+            "EHLO_HOSTNAME": "mx.example",
+        },
+    )
+    line = program.err.until("listening on ")
+    assert "127.0.0.1:" in line
+    assert "[::1]:" in line
+    port = int(line.split("[::1]:")[1].split()[0])
+    with smtplib.SMTP("::1", port) as client:
+        client.ehlo()
+        assert client.esmtp_features["auth"].split() == ["PLAIN"]
+        assert client.mail("alice@example.com")[0] == 530
+
+
+def test_the_bare_command_reads_the_same_environment(start: Start) -> None:
+    program = start(
+        "-m", "ehlo", env={"EHLO_ADDR": "127.0.0.1:0", "EHLO_MAX_SIZE": "77", "EHLO_JSON": "1"}
+    )
+    with smtplib.SMTP(*program.listening()) as client:
+        client.ehlo()
+        assert client.esmtp_features["size"] == "77"
+        client.sendmail("alice@example.com", ["bob@example.org"], b"Subject: x\r\n\r\n")
+    assert program.stop() == 0
+    assert program.out.text.startswith('{"id": ')
+
+
+def test_the_command_line_is_stronger_than_the_environment(start: Start) -> None:
+    program = start("-m", "ehlo", *LOOPBACK, "--max-size", "88", env={"EHLO_MAX_SIZE": "77"})
+    with smtplib.SMTP(*program.listening()) as client:
+        client.ehlo()
+        assert client.esmtp_features["size"] == "88"
+
+
+# -- TLS -----------------------------------------------------------------------------------------
+
+
+def test_a_certificate_offers_starttls(
+    start: Start, here: Path, certificates: Certificates
+) -> None:
+    program = start(
+        *("-m", "ehlo", "serve", "app:function", *LOOPBACK, "--tls-required"),
+        *("--tls-cert", certificates.cert_file, "--tls-key", certificates.encrypted_key_file),
+        cwd=here,
+        env={"EHLO_TLS_PASSPHRASE": PASSPHRASE},
+    )
+    with smtplib.SMTP(*program.listening()) as client:
+        client.ehlo()
+        assert client.mail("alice@example.com")[0] == 530
+        client.starttls(context=certificates.client)
+        client.sendmail("alice@example.com", ["bob@example.org"], b"Subject: x\r\n\r\n")
+    assert program.stop() == 0
+    assert program.out.text.startswith("function alice@example.com")
+
+
+def test_a_key_may_be_in_the_file_of_its_certificate(
+    start: Start, here: Path, certificates: Certificates
+) -> None:
+    both = here / "both.pem"
+    both.write_bytes(
+        Path(certificates.cert_file).read_bytes() + Path(certificates.key_file).read_bytes()
+    )
+    program = start("-m", "ehlo", *LOOPBACK, "--tls-listener", "--tls-cert", both)
+    with smtplib.SMTP_SSL(*program.listening(), context=certificates.client) as client:
+        assert client.noop()[0] == 250
+
+
+# -- how it runs and ends ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_gracefully(start: Start, here: Path, number: signal.Signals) -> None:
+    program = start("-m", "ehlo", "serve", "app:function", *LOOPBACK, cwd=here)
+    client = smtplib.SMTP(*program.listening())
+    client.ehlo()
+    client.mail("alice@example.com")
+    client.rcpt("bob@example.org")
+    program.process.send_signal(number)
+    program.err.until("shutting down")
+    assert client.data(b"Subject: under way\r\n\r\n")[0] == 250
+    client.close()
+    assert program.wait() == 0
+    assert program.out.text.startswith("function alice@example.com")
+
+
+@pytest.mark.parametrize("loop", ["auto", "asyncio", "uvloop"])
+def test_it_runs_on_each_loop(start: Start, here: Path, loop: str) -> None:
+    program = start("-m", "ehlo", "serve", "app:coroutine", *LOOPBACK, "--loop", loop, cwd=here)
+    send(program)
+    assert program.stop() == 0
+    assert program.out.text.startswith("coroutine ")
+
+
+def test_it_may_listen_on_a_unix_socket(start: Start, here: Path) -> None:
+    path = here / "ehlo.sock"
+    program = start("-m", "ehlo", "--addr", f"unix:{path}")
+    program.err.until(f"listening on unix:{path}")
+    assert path.is_socket()
+    assert program.stop() == 0
+    assert not path.exists()
+
+
+def test_debug_logs_the_lines_without_control_characters(start: Start) -> None:
+    program = start("-m", "ehlo", *LOOPBACK, "--debug")
+    with smtplib.SMTP(*program.listening()) as client:
+        client.send(b"NOOP \x1b[31m\xc2\x9b\r\n")
+        client.getreply()
+    assert program.stop() == 0
+    assert "NOOP" in program.err.text
+    assert "\x1b" not in program.err.text
+    assert "\x9b" not in program.err.text
+
+
+def test_the_log_level_is_heeded(start: Start, here: Path) -> None:
+    program = start("-c", _BRIEF, cwd=here, env={"EHLO_LOG_LEVEL": "error"})
+    assert program.wait() == 0
+    assert program.err.text == ""
+
+
+# A server that is asked to end by the hook that runs at its start
+_BRIEF = """
+import os, signal, sys, ehlo
+from ehlo.cli import main
+import app
+class Brief(app.Handler):
+    def on_startup(self, server):
+        os.kill(os.getpid(), signal.SIGTERM)
+app.Brief = Brief
+sys.exit(main(["serve", "app:Brief", "--addr", "127.0.0.1:0"]))
+"""
+
+
+def test_a_module_that_sets_up_logging_keeps_it(start: Start, here: Path) -> None:
+    program = start("-m", "ehlo", "serve", "chatty:function", *LOOPBACK, cwd=here)
+    assert program.err.until("listening on ").startswith("own format: listening on ")
+    assert program.stop() == 0

@@ -1,0 +1,172 @@
+"""What is wrong is said in one line, and the exit code tells whose trouble it is."""
+
+import dataclasses
+import re
+import socket
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from ehlo.server.config import Options
+from support.certificates import Certificates
+from support.program import Start
+
+LOOPBACK = ("--addr", "127.0.0.1:0")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--nope"], "No such option"),
+        (["nope"], "No such command"),
+        (["serve"], "Missing argument 'MODULE:ATTR'"),
+        (["serve", "app"], "'app' is not of the form module:attr"),
+        (["serve", "nowhere:x"], "no module named 'nowhere'"),
+        (["serve", "app.part:x"], "no module named 'app.part'"),
+        (["serve", ".app:x"], "'.app' is a relative name"),
+        (["serve", "app:nothing"], "module 'app' has no attribute 'nothing'"),
+        (["serve", "app:place.nothing"], "module 'app' has no attribute 'place.nothing'"),
+        (["serve", "app:number"], "a handler is a function or a Handler, not 3"),
+        (["serve", "app:place"], "a handler is a function or a Handler, not <class 'app.place'>"),
+        (["serve", "app:Needy"], "app:Needy cannot be made without arguments"),
+        (["serve", "app:Silent"], "Silent has no on_message"),
+        (["serve", "app:instance", "--rcpt-handler", "app:only_bob"], "a Handler has hooks"),
+        (["serve", "app:function", "--rcpt-handler", "app:nothing"], "no attribute 'nothing'"),
+        (["--json", "serve", "app:function"], "--json: options go after serve"),
+        (["--max-size", "much"], "'much' is not a valid integer"),
+        (["--max-size", "-1"], "--max-size must not be negative"),
+        (["--timeout", "nan"], "--timeout must be more than 0"),
+        (["--bare-newlines", "bend"], "'bend' is not one of"),
+        (["--loop", "round"], "'round' is not one of"),
+        (["--log-level", "loud"], "'loud' is not one of"),
+        (["--addr", "nonsense"], "not an address: 'nonsense'"),
+        (["--hostname", "a b"], "--hostname has a space in it: 'a b'"),
+        (["--appname", "\x1b[31m"], "--appname must be printable ASCII"),
+        (["--auth-mechs", "PLAIN"], "'PLAIN' is not NAME=on or NAME=off"),
+        (["--auth-mechs", "PLAIN=maybe"], "'PLAIN=maybe' is not NAME=on or NAME=off"),
+        (["--auth-mechs", "MAGIC=on"], "--auth-mechs: no such mechanism: MAGIC"),
+        (["--auth-required"], "--auth-required, and no way to log in: see --auth-handler"),
+        (["--tls-required"], "--tls-required without TLS: give --tls-cert"),
+        (["--tls-listener"], "--tls-listener without TLS: give --tls-cert"),
+        (["--tls-cert", "nofile"], "'nofile' does not exist"),
+        (["--tls-key", "app.py"], "--tls-key without --tls-cert"),
+        (["--tls-cert", "app.py"], "--tls-cert app.py: no certificate with its key in PEM"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_2(
+    start: Start, here: Path, args: list[str], said: str
+) -> None:
+    program = start("-m", "ehlo", *args, cwd=here)
+    assert program.wait() == 2
+    assert program.out.text == ""
+    assert re.fullmatch(r"ehlo: [^\n]+\n", program.err.text)
+    assert said in program.err.text
+    assert "\x1b" not in program.err.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("EHLO_MAX_SIZE", "much"),
+        ("EHLO_TLS_REQUIRED", "maybe"),
+        ("EHLO_LOOP", "round"),
+        ("EHLO_AUTH_MECHS", "PLAIN"),
+    ],
+)
+def test_a_wrong_environment_is_one_line_and_2(start: Start, name: str, value: str) -> None:
+    program = start("-m", "ehlo", *LOOPBACK, env={name: value})
+    assert program.wait() == 2
+    assert re.fullmatch(r"ehlo: [^\n]+\n", program.err.text)
+    assert value in program.err.text
+
+
+def test_a_key_of_another_certificate_is_one_line_and_2(
+    start: Start, certificates: Certificates
+) -> None:
+    program = start(
+        *("-m", "ehlo", "--tls-cert", certificates.cert_file),
+        *("--tls-key", certificates.other_key_file),
+    )
+    assert program.wait() == 2
+    assert program.err.text == f"ehlo: --tls-cert {certificates.cert_file}: key values mismatch\n"
+
+
+@pytest.mark.parametrize("env", [{}, {"EHLO_TLS_PASSPHRASE": "wrong"}])
+def test_a_wrong_passphrase_is_one_line_and_2(
+    start: Start, certificates: Certificates, env: dict[str, str]
+) -> None:
+    program = start(
+        *("-m", "ehlo", "--tls-cert", certificates.cert_file),
+        *("--tls-key", certificates.encrypted_key_file),
+        env=env,
+    )
+    assert program.wait() == 2
+    assert re.fullmatch(r"ehlo: --tls-cert [^\n]+\n", program.err.text)
+    assert "wrong" not in program.err.text
+
+
+@pytest.mark.parametrize("command", [["--json"], ["serve", "app:function"]])
+def test_a_busy_port_is_one_line_and_1(start: Start, here: Path, command: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        where = f"127.0.0.1:{busy.getsockname()[1]}"
+        program = start("-m", "ehlo", *command, "--addr", where, cwd=here)
+        assert program.wait() == 1
+    assert program.err.text == f"ehlo: cannot listen on {where}: Address already in use\n"
+
+
+@pytest.mark.parametrize("addr", ["192.0.2.1:2525", "unix:/no/such/directory/ehlo.sock"])
+def test_an_address_that_cannot_be_had_is_one_line_and_1(start: Start, addr: str) -> None:
+    program = start("-m", "ehlo", "--addr", addr)
+    assert program.wait() == 1
+    assert re.fullmatch(rf"ehlo: cannot listen on {re.escape(addr)}: [^\n]+\n", program.err.text)
+
+
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [
+        ("broken:x", "ZeroDivisionError: division by zero"),
+        ("wanting:x", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+        ("crooked:x", "SyntaxError: "),
+        ("app:Unlucky", "FileNotFoundError: [Errno 2] no database"),
+    ],
+)
+def test_a_bug_of_the_users_module_shows_its_traceback_and_is_1(
+    start: Start, here: Path, target: str, error: str
+) -> None:
+    program = start("-m", "ehlo", "serve", target, *LOOPBACK, cwd=here)
+    assert program.wait() == 1
+    assert "Traceback (most recent call last):" in program.err.text
+    assert error in program.err.text.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", [[], ["serve"]])
+def test_help_mentions_every_option_in_80_columns(start: Start, command: list[str]) -> None:
+    program = start("-m", "ehlo", *command, "--help", env={"COLUMNS": "80"})
+    assert program.wait() == 0
+    text = program.out.text
+    said = set(re.findall(r"--(?:\[no-\])?([a-z-]+)", text))
+    for field in dataclasses.fields(Options):
+        has_flag = field.metadata.get("flag", False)
+        assert (field.name.replace("_", "-") in said) == has_flag, field.name
+    assert {"tls-cert", "tls-key", "log-level", "help"} <= said
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_version_is_that_of_the_distribution(start: Start) -> None:
+    program = start("-m", "ehlo", "--version")
+    assert program.wait() == 0
+    assert program.out.text == f"ehlo {version('ehlo')}\n"
+
+
+def test_the_command_is_installed_under_its_name() -> None:
+    command = Path(sys.executable).with_name("ehlo")
+    done = subprocess.run([command, "--version"], capture_output=True, check=True, text=True)
+    assert done.stdout == f"ehlo {version('ehlo')}\n"
+
+
+def test_nothing_of_the_library_imports_click(start: Start) -> None:
+    code = "import sys, ehlo; ehlo.Server; sys.exit('click' in sys.modules)"
+    assert start("-c", code).wait() == 0

@@ -1,0 +1,124 @@
+"""A program under test: what it writes is read with a deadline, and it is ended by its id."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+__all__ = ["Program", "Start", "start"]
+
+DEADLINE = 15.0  # seconds for what a test waits for
+
+Start = Callable[..., "Program"]
+
+
+class Program:
+    """A running program; its two outputs are read line by line, by a thread each."""
+
+    def __init__(
+        self, command: Sequence[str | Path], *, cwd: Path | None, env: Mapping[str, str] | None
+    ) -> None:
+        clean = {name: text for name, text in os.environ.items() if not name.startswith("EHLO_")}
+        self.process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=cwd,
+            env={**clean, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self.out = Lines(self.process.stdout)
+        self.err = Lines(self.process.stderr)
+
+    def listening(self, on: Lines | None = None) -> tuple[str, int]:
+        """Host and port, as soon as it says where it listens: on standard error, or `on`."""
+        line = (on or self.err).until("listening on ")
+        match = re.search(r"listening on (.*?):(\d+)(?=$|[ ,])", line)
+        assert match is not None, line
+        return match[1].strip("[]"), int(match[2])
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Signal it, and wait for its end; its exit code."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; its exit code."""
+        code = self.process.wait(DEADLINE)
+        self.out.join()
+        self.err.join()
+        return code
+
+
+class Lines:
+    """What a stream says."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        self.seen: list[str] = []
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    @property
+    def text(self) -> str:
+        """What was read by `until` and `join`."""
+        return "".join(self.seen)
+
+    def until(self, text: str) -> str:
+        """The next line that has `text` in it."""
+        while True:
+            try:
+                line = self._queue.get(timeout=DEADLINE)
+            except queue.Empty:
+                pytest.fail(f"no {text!r} in time; there was {self.text!r}")
+            if line is None:
+                pytest.fail(f"no {text!r} before the end; there was {self.text!r}")
+            self.seen.append(line)
+            if text in line:
+                return line
+
+    def join(self) -> str:
+        """All of it, when the program has ended."""
+        self._thread.join(DEADLINE)
+        while not self._queue.empty():
+            self.seen.append(self._queue.get() or "")
+        return self.text
+
+    def _read(self) -> None:
+        with self._stream:
+            for line in self._stream:
+                self._queue.put(line)
+        self._queue.put(None)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a Python program: `start("-m", "ehlo", "--json")`. None of them survives the test."""
+    programs: list[Program] = []
+
+    def begin(
+        *command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> Program:
+        programs.append(Program(command, cwd=cwd, env=env))
+        return programs[-1]
+
+    yield begin
+    for program in programs:
+        with contextlib.suppress(ProcessLookupError):
+            program.process.kill()
+        program.wait()
