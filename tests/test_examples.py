@@ -1,0 +1,159 @@
+"""Every file in examples/ runs by itself, does what it says, and ends on SIGTERM with success."""
+
+import shutil
+import smtplib
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+
+from support.certificates import Certificates
+from support.program import Program, Start
+from support.program import start as start
+from support.serving import certificates as certificates
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def a_mail(to: str = "bob@example.org") -> EmailMessage:
+    mail = EmailMessage()
+    mail["Subject"] = "Grüße"
+    mail["From"] = "alice@example.com"
+    mail["To"] = to
+    mail.set_content("Hello")
+    return mail
+
+
+def run(start: Start, name: str, cwd: Path) -> Program:
+    return start(EXAMPLES / name, "127.0.0.1:0", cwd=cwd)
+
+
+@pytest.fixture
+def with_certificate(tmp_path: Path, certificates: Certificates) -> Path:
+    """A directory with server.crt and server.key in it."""
+    shutil.copy(certificates.cert_file, tmp_path / "server.crt")
+    shutil.copy(certificates.key_file, tmp_path / "server.key")
+    return tmp_path
+
+
+def test_smallest_prints_who_and_how_much(start: Start, tmp_path: Path) -> None:
+    program = run(start, "smallest.py", tmp_path)
+    with smtplib.SMTP(*program.listening()) as client:
+        client.send_message(a_mail())
+    program.out.until("mail from alice@example.com for bob@example.org: ")
+    assert program.stop() == 0
+
+
+def test_subjects_prints_the_subject(start: Start, tmp_path: Path) -> None:
+    program = run(start, "subjects.py", tmp_path)
+    with smtplib.SMTP(*program.listening()) as client:
+        client.send_message(a_mail())
+    program.out.until("mail from alice@example.com for bob@example.org with subject 'Grüße'")
+    assert program.stop() == 0
+
+
+def test_starttls_takes_mail_under_tls_and_without(
+    start: Start, with_certificate: Path, certificates: Certificates
+) -> None:
+    program = run(start, "starttls.py", with_certificate)
+    host, port = program.listening()
+    for tls in (True, False):
+        with smtplib.SMTP(host, port) as client:
+            if tls:
+                client.starttls(context=certificates.client)
+            client.send_message(a_mail())
+        program.out.until("with subject 'Grüße'")
+    assert program.stop() == 0
+
+
+def test_one_domain_refuses_the_others(start: Start, tmp_path: Path) -> None:
+    program = run(start, "one_domain.py", tmp_path)
+    with smtplib.SMTP(*program.listening()) as client:
+        refused = client.send_message(a_mail("Bob@Example.com, carol@example.net"))
+    assert {address: code for address, (code, _) in refused.items()} == {"carol@example.net": 550}
+    program.out.until("mail from alice@example.com for Bob@Example.com\n")
+    assert program.stop() == 0
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_login_is_required(
+    start: Start, with_certificate: Path, certificates: Certificates, tls: bool
+) -> None:
+    program = run(start, "login.py", with_certificate)
+    with smtplib.SMTP(*program.listening()) as client:
+        if tls:
+            client.starttls(context=certificates.client)
+        client.ehlo()
+        offered = client.esmtp_features["auth"].split()
+        assert offered == (["CRAM-MD5", "LOGIN", "PLAIN"] if tls else ["CRAM-MD5"])
+        assert client.mail("alice@example.com")[0] == 530
+        client.user, client.password = "alice", "wonderland"
+        if tls:
+            assert client.auth("PLAIN", client.auth_plain)[0] == 235
+        else:
+            assert client.auth("CRAM-MD5", client.auth_cram_md5)[0] == 235
+        client.send_message(a_mail())
+    program.out.until("mail from alice@example.com for bob@example.org")
+    assert program.stop() == 0
+
+
+def test_login_refuses_a_wrong_password(start: Start, with_certificate: Path) -> None:
+    program = run(start, "login.py", with_certificate)
+    with smtplib.SMTP(*program.listening()) as client:
+        client.ehlo()
+        client.user, client.password = "alice", "guess"
+        with pytest.raises(smtplib.SMTPAuthenticationError):
+            client.auth("CRAM-MD5", client.auth_cram_md5)
+    assert program.stop() == 0
+
+
+def test_all_options_are_all_and_work(
+    start: Start, with_certificate: Path, certificates: Certificates
+) -> None:
+    program = run(start, "all_options.py", with_certificate)
+    with smtplib.SMTP(*program.listening()) as client:
+        client.starttls(context=certificates.client)
+        client.ehlo()
+        assert client.esmtp_features["size"] == "10000000"
+        assert client.esmtp_features["auth"].split() == ["LOGIN", "PLAIN"]
+        client.login("alice", "wonderland")
+        assert client.send_message(a_mail("bob@example.com, eve@example.org")).keys() == {
+            "eve@example.org"
+        }
+    program.out.until("C: MAIL FROM:<alice@example.com>")
+    program.out.until("S: 250 2.1.0 Ok")
+    program.out.until("mail from alice@example.com for bob@example.com: ")
+    assert program.stop() == 0
+    assert "wonderland" not in program.out.text + program.err.text
+
+
+def test_own_loop_takes_mail(start: Start, tmp_path: Path) -> None:
+    program = run(start, "own_loop.py", tmp_path)
+    with smtplib.SMTP(*program.listening(program.out)) as client:
+        client.send_message(a_mail())
+    program.out.until("mail from alice@example.com for bob@example.org: ")
+    assert program.stop() == 0
+
+
+def test_in_thread_sends_and_receives(start: Start, tmp_path: Path) -> None:
+    program = run(start, "in_thread.py", tmp_path)
+    program.out.until("one mail sent, one mail received")
+    assert program.wait() == 0
+
+
+def test_submission_queues_for_those_it_knows(start: Start, tmp_path: Path) -> None:
+    program = run(start, "submission.py", tmp_path)
+    with smtplib.SMTP(*program.listening()) as client:
+        client.ehlo()
+        client.mail("alice@example.com")
+        assert client.rcpt("eve@example.com") == (550, b"5.1.1 No such user here")
+        assert client.rcpt("bob@example.com")[0] == 250
+        assert client.data(a_mail().as_bytes()) == (250, b"2.0.0 Ok: queued as Q1")
+    program.out.until("Q1: from <alice@example.com> for 1: ")
+    assert program.stop() == 0
+
+
+def test_every_example_is_run_by_a_test() -> None:
+    text = Path(__file__).read_text()
+    for path in EXAMPLES.glob("*.py"):
+        assert f'"{path.name}"' in text, path.name
