@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from ehlo import Address, Handler, Message, Peer, Server, Session
+from ehlo.server.admission import FailedLogins
 from ehlo.server.runtime import Runtime
 from support.certificates import Certificates, make_certificates
 from support.client import Client
 
-__all__ = ["Box", "Collector", "Running", "Serve", "certificates", "serve"]
+__all__ = ["Box", "Collector", "Running", "Serve", "certificates", "loop_name", "no_delay", "serve"]
 
 DEADLINE = 15.0  # seconds for what a test waits for
 
@@ -57,12 +58,16 @@ class Running:
         """Return once every session has ended, hooks included. Raises `TimeoutError`."""
         self.run(self.runtime.all_gone)
 
+    async def turn(self) -> None:
+        """Let the loop see what has happened outside."""
+        await asyncio.sleep(0)
+
     def wait_until_lost(self) -> None:
         """Return once no client is connected, although hooks may be under way."""
         until = time.monotonic() + DEADLINE
         while not all(driver._lost for driver in list(self.runtime.drivers)):  # noqa: SLF001
             assert time.monotonic() < until, "a client is still there"
-            self.run(lambda: asyncio.sleep(0))  # a turn of the loop, in which it is noticed
+            self.run(self.turn)
 
     @property
     def sessions(self) -> int:
@@ -180,3 +185,9 @@ class Collector(Handler):
         """Return when so many more sessions have ended."""
         for _ in range(count):
             assert self.disconnected.acquire(timeout=DEADLINE), "a session did not end"
+
+
+@pytest.fixture
+def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong logins are answered at once; the delays have tests of their own."""
+    monkeypatch.setattr(FailedLogins, "delay", lambda _self, _key: 0.0)

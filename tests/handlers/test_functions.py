@@ -1,0 +1,341 @@
+"""Plain functions as handlers: what they are given, and what their results mean."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ehlo
+from ehlo import Peer, Reject, Reply
+from ehlo.handlers.functions import functions_as_handler, is_async
+from ehlo.server.hooks import Hooks
+from support.hooks import KINDS
+from support.logins import cram_md5, encoded, login, plain
+from support.serving import Serve
+
+kinds = pytest.mark.parametrize("kind", KINDS)
+OPEN = {"PLAIN": True, "LOGIN": True}
+
+
+def function(kind: str, answer: Any = None, seen: list[tuple[Any, ...]] | None = None) -> Any:
+    """A function of either kind that notes its arguments, and returns or raises `answer`."""
+
+    def act(*arguments: Any) -> Any:
+        if seen is not None:
+            seen.append(arguments)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer(*arguments) if callable(answer) else answer
+
+    async def act_async(*arguments: Any) -> Any:
+        return act(*arguments)
+
+    return act_async if kind == "async def" else act
+
+
+# -- the message ---------------------------------------------------------------------------------
+
+
+@kinds
+def test_a_function_gets_address_sender_recipients_and_octets(serve: Serve, kind: str) -> None:
+    seen: list[tuple[Any, ...]] = []
+    running = serve(function(kind, None, seen))
+    with running.ready() as client:
+        port = client.sock.getsockname()[1]
+        recipients = ["c@example.com", "B@Example.COM", '"x y"@example.com', "b@[192.0.2.1]"]
+        answer = client.mail(
+            b"Subject: \xff\r\n\r\n..dot\r\nbare\nline\r\n",
+            sender="a@Example.com",
+            recipients=recipients,
+        )
+        assert answer == "250 2.0.0 Ok: queued"
+    ((remote_addr, mail_from, rcpt_tos, data),) = seen
+    assert remote_addr == ("127.0.0.1", port)
+    assert str(remote_addr) == f"127.0.0.1:{port}"
+    assert (remote_addr.host, remote_addr.port) == ("127.0.0.1", port)
+    assert type(mail_from) is str
+    assert mail_from == "a@Example.com"
+    assert type(rcpt_tos) is list
+    assert rcpt_tos == recipients
+    assert all(type(recipient) is str for recipient in rcpt_tos)
+    assert type(data) is bytes
+    assert data.startswith(b"Received: from client.example ([127.0.0.1])\r\n\tby mx.example ")
+    assert data.endswith(b"\r\nSubject: \xff\r\n\r\n.dot\r\nbare\r\nline\r\n")
+
+
+@kinds
+def test_the_null_reverse_path_is_an_empty_str(serve: Serve, kind: str) -> None:
+    seen: list[tuple[Any, ...]] = []
+    with serve(function(kind, None, seen)).ready() as client:
+        client.mail(sender="", recipients=["postmaster"])
+    assert seen[0][1] == ""
+    assert seen[0][2] == ["postmaster"]
+
+
+def test_an_ipv6_client_prints_with_brackets(serve: Serve) -> None:
+    seen: list[tuple[Any, ...]] = []
+    running = serve(function("async def", None, seen), addr="[::1]:0")
+    with running.ready() as client:
+        client.mail()
+        port = client.sock.getsockname()[1]
+    assert str(seen[0][0]) == f"[::1]:{port}"
+    assert seen[0][3].startswith(b"Received: from client.example ([IPv6:::1])\r\n")
+
+
+def test_a_unix_client_prints_as_the_socket(serve: Serve, tmp_path: Path, loop_name: str) -> None:
+    seen: list[tuple[Any, ...]] = []
+    path = tmp_path / "smtp"
+    running = serve(function("def", None, seen), addr=f"unix:{path}", loop=loop_name)
+    with running.ready() as client:
+        client.mail()
+    assert isinstance(seen[0][0], Peer)
+    assert str(seen[0][0]) == f"unix:{path}"
+    assert seen[0][3].startswith(b"Received: from client.example\r\n\tby mx.example ")
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "250 2.0.0 Ok: queued"),
+        ("4711", "250 2.0.0 Ok: queued as 4711"),
+        (Reply(250, "2.6.0", "Thanks"), "250 2.6.0 Thanks"),
+        (Reply(550, "5.7.1", "Spam"), "550 5.7.1 Spam"),
+        (Reject(451, "4.7.1", "Try again"), "451 4.7.1 Try again"),
+        (ValueError("x"), "451 4.3.0 Requested action aborted: local error in processing"),
+        (True, "451 4.3.0 Requested action aborted: local error in processing"),
+        (b"id", "451 4.3.0 Requested action aborted: local error in processing"),
+        (0, "451 4.3.0 Requested action aborted: local error in processing"),
+    ],
+)
+def test_what_a_function_returns_is_the_answer(
+    serve: Serve, kind: str, answer: object, said: str
+) -> None:
+    with serve(function(kind, answer)).ready() as client:
+        assert client.mail() == said
+        assert client.say("NOOP") == "250 2.0.0 Ok"
+
+
+def test_a_def_that_returns_a_coroutine_has_not_taken_the_message(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def deliver(*_: Any) -> None:
+        pytest.fail("nobody awaits it")
+
+    with serve(function("def", deliver)).ready() as client:
+        assert client.mail().startswith("451 4.3.0 ")
+    assert "it must be an async def" in caplog.text
+
+
+def test_partials_and_callable_objects_are_functions_of_their_kind(serve: Serve) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    async def deliver(extra: str, *arguments: Any) -> str:
+        seen.append((extra, *arguments))
+        return extra
+
+    class Callable:
+        async def __call__(self, *arguments: Any) -> str:
+            return await deliver("object", *arguments)
+
+    class Sync:
+        def __call__(self, *arguments: Any) -> str:
+            return "sync"
+
+    partial = functools.partial(deliver, "partial")
+    assert is_async(partial)
+    assert is_async(Callable())
+    assert not is_async(Sync())
+    for handler, said in ((partial, "partial"), (Callable(), "object"), (Sync(), "sync")):
+        with serve(handler).ready() as client:
+            assert client.mail() == f"250 2.0.0 Ok: queued as {said}"
+
+
+def test_a_function_alone_costs_one_hook() -> None:
+    hooks = Hooks.of(functions_as_handler(function("def"), None, None))
+    assert [name for name in Hooks._fields if getattr(hooks, name) is not None] == ["message"]
+
+
+# -- recipients ----------------------------------------------------------------------------------
+
+
+@kinds
+def test_rcpt_handler_is_asked_for_each_recipient(serve: Serve, kind: str) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def known(_peer: Peer, _sender: str, recipient: str) -> bool:
+        return recipient.endswith("@example.com")
+
+    mails: list[tuple[Any, ...]] = []
+    running = serve(function("def", None, mails), rcpt_handler=function(kind, known, seen))
+    with running.ready() as client:
+        client.say("MAIL FROM:<>")
+        assert client.say("RCPT TO:<a@example.com>") == "250 2.1.5 Ok"
+        assert client.say("RCPT TO:<a@example.net>") == (
+            "550 5.1.1 Requested action not taken: mailbox unavailable"
+        )
+        assert client.say("RCPT TO:<b@example.com>") == "250 2.1.5 Ok"
+        client.say("DATA")
+        assert client.say("x\r\n.") == "250 2.0.0 Ok: queued"
+        port = client.sock.getsockname()[1]
+    assert seen == [
+        (("127.0.0.1", port), "", "a@example.com"),
+        (("127.0.0.1", port), "", "a@example.net"),
+        (("127.0.0.1", port), "", "b@example.com"),
+    ]
+    assert isinstance(seen[0][0], Peer)
+    assert mails[0][2] == ["a@example.com", "b@example.com"]
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (True, "250 2.1.5"),
+        (False, "550 5.1.1"),
+        (None, "550 5.1.1"),
+        (Reject(451, "4.7.1", "Greylisted"), "451 4.7.1"),
+        (KeyError("x"), "451 4.3.0"),
+    ],
+)
+def test_what_rcpt_handler_returns_is_the_answer(
+    serve: Serve, kind: str, answer: object, code: str
+) -> None:
+    running = serve(function("def"), rcpt_handler=function(kind, answer))
+    with running.ready() as client:
+        client.say("MAIL FROM:<a@example.com>")
+        assert client.say("RCPT TO:<b@example.com>").startswith(code)
+
+
+def test_a_def_rcpt_handler_that_returns_a_coroutine_fails_closed(serve: Serve) -> None:
+    async def known(*_: Any) -> bool:
+        return True
+
+    running = serve(function("def"), rcpt_handler=function("def", known))
+    with running.ready() as client:
+        client.say("MAIL FROM:<a@example.com>")
+        assert client.say("RCPT TO:<b@example.com>").startswith("451 4.3.0 ")
+
+
+# -- login ---------------------------------------------------------------------------------------
+
+
+@kinds
+def test_auth_handler_gets_name_and_password_as_octets(serve: Serve, kind: str) -> None:
+    seen: list[tuple[Any, ...]] = []
+    running = serve(function("def"), auth_handler=function(kind, True, seen), auth_mechs=OPEN)
+    with running.ready() as client:
+        assert client.say("AUTH PLAIN " + encoded(b"\0al\xffice\0won\xe9der")) == (
+            "235 2.7.0 Authentication successful"
+        )
+        port = client.sock.getsockname()[1]
+    with running.ready() as client:
+        assert login(client, "älice", "wönder").startswith("235")
+    assert seen[0] == (("127.0.0.1", port), "PLAIN", b"al\xffice", b"won\xe9der", b"")
+    assert seen[1][1:] == ("LOGIN", "älice".encode(), "wönder".encode(), b"")
+    assert isinstance(seen[0][0], Peer)
+    assert all(type(value) is bytes for value in seen[0][2:])
+
+
+@kinds
+def test_auth_handler_gets_the_digest_and_the_challenge_of_cram_md5(
+    serve: Serve, kind: str
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def check(_peer: Peer, _name: str, username: bytes, password: bytes, shared: bytes) -> bool:
+        return username == b"alice" and ehlo.cram_md5_matches("wonder", shared, password)
+
+    running = serve(function("def"), auth_handler=function(kind, check, seen))
+    with running.ready() as client:
+        assert cram_md5(client, "alice", "wonder") == "235 2.7.0 Authentication successful"
+    with running.ready() as client:
+        assert cram_md5(client, "alice", "wander") == (
+            "535 5.7.8 Authentication credentials invalid"
+        )
+    (_, mechanism, username, digest, challenge), other = seen
+    assert mechanism == "CRAM-MD5"
+    assert username == b"alice"
+    assert len(bytes.fromhex(digest.decode())) == 16
+    assert challenge.startswith(b"<")
+    assert challenge.endswith(b"@mx.example>")
+    assert challenge != other[4]
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (True, "235 2.7.0"),
+        (False, "535 5.7.8"),
+        (None, "535 5.7.8"),
+        (1, "454 4.7.0"),
+        ("alice", "454 4.7.0"),
+        ("", "454 4.7.0"),
+        (0, "454 4.7.0"),
+        ([True], "454 4.7.0"),
+        (Reply(235, "2.7.0", "Yes"), "454 4.7.0"),
+        (RuntimeError("the secret is wonder"), "454 4.7.0"),
+        (Reject(432, "4.7.12", "Change your password"), "432 4.7.12"),
+    ],
+)
+def test_only_true_accepts_a_login(
+    serve: Serve, kind: str, answer: object, said: str, no_delay: None
+) -> None:
+    running = serve(function("def"), auth_handler=function(kind, answer), auth_mechs=OPEN)
+    with running.ready() as client:
+        assert client.say(plain("alice", "wonder")).startswith(said)
+        # Logged in or not shows in whether one may try again
+        again = client.say("AUTH PLAIN =")
+        assert again.startswith("503" if answer is True else "501")
+
+
+def test_a_def_auth_handler_that_returns_a_coroutine_lets_nobody_in(serve: Serve) -> None:
+    async def check(*_: Any) -> bool:
+        return True
+
+    running = serve(
+        function("def"),
+        auth_handler=function("def", check),
+        auth_mechs=OPEN,
+        auth_required=True,
+    )
+    with running.ready() as client:
+        assert client.say(plain("alice", "wonder")).startswith("454 4.7.0 ")
+        assert client.say("MAIL FROM:<a@example.com>").startswith("530 5.7.0 ")
+
+
+def test_a_function_cannot_let_one_user_act_as_another(serve: Serve, no_delay: None) -> None:
+    seen: list[tuple[Any, ...]] = []
+    running = serve(function("def"), auth_handler=function("def", True, seen), auth_mechs=OPEN)
+    with running.ready() as client:
+        assert client.say(plain("alice", "wonder", authzid="root")).startswith("535 5.7.8 ")
+        assert seen == []
+        assert client.say(plain("alice", "wonder", authzid="alice")).startswith("235 ")
+
+
+# -- one line to start ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("addr", ["127.0.0.1:x", "127.0.0.1", "::1:25", "unix:", ":99999"])
+def test_what_is_no_address_is_a_value_error(addr: str) -> None:
+    with pytest.raises(ValueError, match="unix:"):
+        ehlo.listen_and_serve(addr, function("def"))
+
+
+def test_a_busy_port_is_raised_with_address_and_reason() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        addr = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(OSError, match=f"cannot listen on {addr}: Address already in use"):
+            ehlo.listen_and_serve(addr, function("def"))
+
+
+def test_the_tls_start_wants_files_that_are_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        ehlo.listen_and_serve_tls(
+            "127.0.0.1:0", str(tmp_path / "a"), str(tmp_path / "b"), function("def")
+        )

@@ -1,0 +1,50 @@
+"""What a client says to log in, and how a secret would look if it leaked."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import urllib.parse
+
+from support.client import Client
+
+__all__ = ["cram_md5", "disguises", "encoded", "login", "plain"]
+
+
+def encoded(text: str | bytes) -> str:
+    """In base64, as every line of an exchange is."""
+    return base64.b64encode(text.encode() if isinstance(text, str) else text).decode()
+
+
+def plain(username: str, password: str, authzid: str = "") -> str:
+    """The AUTH command with an initial response."""
+    return "AUTH PLAIN " + encoded(f"{authzid}\0{username}\0{password}")
+
+
+def login(client: Client, username: str, password: str) -> str:
+    """By LOGIN, one line at a time; the final reply."""
+    client.say("AUTH LOGIN")
+    client.say(encoded(username))
+    return client.say(encoded(password))
+
+
+def cram_md5(client: Client, username: str, password: str) -> str:
+    """By CRAM-MD5; the final reply."""
+    answer = client.say("AUTH CRAM-MD5")
+    assert answer.startswith("334 "), answer
+    challenge = base64.b64decode(answer[4:])
+    digest = hmac.new(password.encode(), challenge, hashlib.md5).hexdigest()
+    return client.say(encoded(f"{username} {digest}"))
+
+
+def disguises(secret: str) -> set[str]:
+    """A secret in every form in which it could turn up."""
+    data = secret.encode()
+    found = {secret, repr(data)[2:-1], data.hex(), urllib.parse.quote(secret), secret[::-1]}
+    # Three offsets of base64: what stands before the secret shifts its bits
+    for before in (b"", b"x", b"xx"):
+        text = binascii.b2a_base64(before + data, newline=False).decode().rstrip("=")
+        found.add(text[-(-len(before) * 8 // 6) : -1] if before else text[:-1])
+    return {form.casefold() for form in found}
