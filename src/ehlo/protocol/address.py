@@ -95,11 +95,10 @@ def is_address_literal(text: str) -> bool:
     inside = text[1:-1]
     try:
         if inside[:5].lower() == "ipv6:":
-            ipaddress.IPv6Address(inside[5:])
-        elif ":" in inside:
+            return ipaddress.IPv6Address(inside[5:]).scope_id is None
+        if ":" in inside:
             return _GENERAL_LITERAL.fullmatch(inside) is not None
-        else:
-            ipaddress.IPv4Address(inside)
+        ipaddress.IPv4Address(inside)
     except ValueError:
         return False
     return True

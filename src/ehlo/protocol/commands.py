@@ -41,13 +41,13 @@ def split(line: bytes, *, strict_eol: bool) -> tuple[str, str] | Reply:
     else:
         line = line[:-1]
     try:
-        text = line.decode()
+        text = line.decode().rstrip(" \t")
     except UnicodeDecodeError:
         return replies.BAD_CHARACTERS
-    if not text.isprintable() and grammar.CONTROL_BUT_TAB.search(text):
+    if not text.isprintable() and grammar.CONTROL.search(text):
         return replies.BAD_CHARACTERS
-    verb, _, argument = text.rstrip(" \t").partition(" ")
-    return verb.upper(), argument
+    verb, _, argument = text.partition(" ")
+    return verb.upper() if verb.isascii() else verb, argument
 
 
 # -- what may be said when -----------------------------------------------------------------------

@@ -71,6 +71,7 @@ class Connection:
         "_out",
         "_reader",
         "_refused_recipients",
+        "_untold",
         "_verb",
         "authenticated",
         "errors",
@@ -104,6 +105,7 @@ class Connection:
         self._buffer = Buffer()
         self._out: list[bytes] = []
         self._asked: Event | None = None  # what the next call of reply() answers
+        self._untold: Event | None = None  # came of an answer; told by the next call of next_event
         self._ended = False  # the client will not send any more
         self._linger = False
         self._verb = ""  # of the command under way
@@ -153,7 +155,8 @@ class Connection:
     def next_event(self) -> Event | Waiting:
         """The next thing that the client did, or why there is none now."""
         if self._asked is not None:
-            return PAUSED
+            untold, self._untold = self._untold, None
+            return untold or PAUSED
         while self.state is not State.CLOSED:
             reader = self._reader
             if reader is not None:
@@ -182,11 +185,14 @@ class Connection:
             return self._ask(events.CONNECT)
         line = self._buffer.take_line(settings.line_limit)
         if line is None:
-            return self._not_smtp() if self._buffer.startswith(_TLS_HELLO) else NEED_DATA
+            tls = self._exchange is None and self._buffer.line_startswith(_TLS_HELLO)
+            return self._say(replies.NOT_SMTP) if tls else NEED_DATA
         if self._exchange is not None:
             return self._respond(self._exchange, line)
         if len(line) > settings.command_limit and not self._may_be_long(line):
-            return self._too_long(line)
+            auth = _is_auth(line)
+            too_long = replies.AUTH_LINE_TOO_LONG if auth else replies.LINE_TOO_LONG
+            return self._no_command(line, too_long)
         command = commands.split(line, strict_eol=settings.strict_eol)
         if isinstance(command, Reply):
             return self._no_command(line, command)
@@ -228,13 +234,9 @@ class Connection:
     def _may_be_long(self, line: bytes) -> bool:
         return _is_auth(line) and len(line) <= self.settings.limits.auth_line
 
-    def _too_long(self, line: bytes) -> Event | None:
-        self._verb = ""
-        return self._error(replies.AUTH_LINE_TOO_LONG if _is_auth(line) else replies.LINE_TOO_LONG)
-
     def _no_command(self, line: bytes, refusal: Reply) -> Event | None:
         self._verb = ""
-        return self._not_smtp() if line.startswith(_TLS_HELLO) else self._error(refusal)
+        return self._say(replies.NOT_SMTP) if line.startswith(_TLS_HELLO) else self._error(refusal)
 
     def _unknown(self, verb: str) -> Event | None:
         if verb in commands.HTTP_VERBS:
@@ -354,18 +356,21 @@ class Connection:
         354 goes with DATA and nothing else does).
         """
         asked = self._asked
-        if asked is None:
+        accept = self._ANSWERS.get(type(asked))
+        if accept is None:
             raise ProtocolError("nothing was asked")
         is_data = type(asked) is events.Data
-        if answer is not None and not answer.refuses and (
-            answer.code != 354 if is_data else answer.code >= 300
+        if (
+            answer is not None
+            and not answer.refuses
+            and (answer.code != 354 if is_data else answer.code >= 300)
         ):
             raise ProtocolError(f"{answer.code} does not answer {type(asked).__name__}")
         self._asked = None
         if answer is not None and answer.refuses:
             self._REFUSALS.get(type(asked), Connection._say)(self, answer)
         else:
-            self._ANSWERS[type(asked)](self, asked, answer)
+            accept(self, asked, answer)
 
     def _greet(self, _event: events.Connect, answer: Reply | None) -> None:
         self.state = State.HELLO
@@ -441,13 +446,13 @@ class Connection:
         if wrong and self._failed_logins >= self.settings.limits.failed_logins:
             answer = replies.TOO_MANY_LOGINS
         if wrong and not answer.closes:
-            self._error(answer)
+            self._untold = self._error(answer)
         else:
             self._say(answer)
 
-    def _begin_tls(self, event: events.StartTLS, _answer: Reply | None) -> None:
+    def _begin_tls(self, _event: events.StartTLS, _answer: Reply | None) -> None:
         self.state = TRANSITIONS[self.state, "STARTTLS"]
-        self._asked = event  # for good: what comes is TLS, and is not for us
+        self._asked = events.Close()  # for good: what comes is TLS, and is not for us
         self._say(replies.START_TLS)
 
     def _verify(self, _event: events.Vrfy, answer: Reply | None) -> None:
@@ -467,7 +472,9 @@ class Connection:
             self._close()
 
     def resume(self) -> None:
-        """Go on after a `Tarpit`."""
+        """Go on after a `Tarpit`. Raises `ProtocolError` when there was none."""
+        if type(self._asked) is not events.Tarpit:
+            raise ProtocolError("nothing to resume")
         self._asked = None
 
     # -- saying ----------------------------------------------------------------------------------

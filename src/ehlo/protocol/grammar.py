@@ -79,4 +79,3 @@ SASL_MECH = re.compile(r"[A-Za-z0-9\-_]{1,20}")
 
 # What no client text may carry into a header, a reply or a log line
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-CONTROL_BUT_TAB = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")

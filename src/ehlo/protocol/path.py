@@ -71,10 +71,10 @@ def _params(
     rest: str | None, parsers: Mapping[str, ParseValue], settings: Settings
 ) -> Mapping[str, Any] | Reply:
     """Typed parameters by upper-case keyword (RFC 5321 4.1.1.11)."""
-    if rest is None or not (words := rest.split(" ")):
+    if not rest:
         return NO_PARAMETERS
     params: dict[str, Any] = {}
-    for word in words:
+    for word in filter(None, rest.split(" ")):
         match = grammar.ESMTP_PARAM.fullmatch(word)
         if match is None:
             return replies.BAD_PARAMETERS

@@ -163,7 +163,6 @@ AUTH_TROUBLE: Final = Reply(454, "4.7.0", "Temporary authentication failure")
 TOO_MANY_LOGINS: Final = Reply(421, "4.7.0", "Too many failed logins")
 
 # Refusals and limits
-CONNECTION_REFUSED: Final = Reply(554, "5.7.1", "Connection refused")
 MAILBOX_UNAVAILABLE: Final = Reply(550, "5.1.1", "Requested action not taken: mailbox unavailable")
 SENDER_REFUSED: Final = Reply(550, "5.7.1", "Sender refused")
 TOO_LARGE: Final = Reply(552, "5.3.4", "Message size exceeds fixed limit")

@@ -1,0 +1,431 @@
+"""Dialogues in files that a mail admin can read, and a player of them on the core alone.
+
+A file holds scenarios, each under a line `== title`:
+
+    = max_size 1000                      a setting of the server, or what a hook answers (see below)
+    C: EHLO client.example               what the client says; CRLF is added
+    C*3: NOOP                            the same three times
+    C<: NOOP\\n                           octets with \\r \\n \\t \\0 \\\\ \\xHH, and no CRLF added
+    S: 250 2.0.0 Ok                      what the server must say, to the letter; `...` ends a
+    S*3: 250 2.0.0 Ok                    line of which the rest does not matter
+    M: from <a@example.com>              a message that the server must have taken: envelope,
+    M: to <b@example.com> <c@d.example>
+    M| Subject: hello                    lines of its body (CRLF is added), or
+    M<: no line end                      octets of it
+    T:                                   the TLS handshake
+    E:                                   the client closes its sending side
+    X:                                   the server has closed the connection
+    !: idle                              time passes with nothing said (or `drain`: a shutdown)
+
+In C lines `{b64 text}` is base64 (escapes as in `C<`), `{cram user secret}` answers the last
+challenge, `{600 * text}` repeats. In S lines `{challenge}` is a CRAM-MD5 challenge, and `{nothing}`
+makes a blank at the end of a line visible.
+
+Settings are `max_size`, `max_recipients`, `max_memory`, `bare_newlines` and `unknown_params` with a
+value, and `strict_eol`, `tls`, `tls_required`, `tls_listener`, `auth_required`; then
+
+    = auth CRAM-MD5 PLAIN                the mechanisms that the server has
+    = open PLAIN                         those that it takes without TLS although it should not
+    = user tim tanstaaftanstaaf          a name and its password
+    = on rcpt bad@example.com: 550 5.1.1 No such user
+    = on message: crash                  a hook fails; `hang`: it never ends; `queued ID`: its id
+    = packets as written                 packets matter here: they are not sliced otherwise
+    = only server                        what is shown lies above the core (`only core`: below)
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ehlo.protocol import events
+from ehlo.protocol import reply as replies
+from ehlo.protocol.body import BareNewlines
+from ehlo.protocol.connection import Connection
+from ehlo.protocol.errors import ProtocolError
+from ehlo.protocol.events import Event, Waiting
+from ehlo.protocol.reply import Reply
+from ehlo.protocol.sasl import MECHANISMS, CramMD5Credentials, Credentials
+from ehlo.protocol.settings import Settings
+
+__all__ = [
+    "APPNAME",
+    "HOSTNAME",
+    "CorePlayer",
+    "Received",
+    "Rules",
+    "Scenario",
+    "Step",
+    "load",
+    "matches",
+    "resolve",
+    "scenarios",
+]
+
+HOSTNAME = "mx.example.com"
+APPNAME = "TestServer"
+
+DIRECTORY = Path(__file__).parent.parent / "dialogues"
+
+Kind = Literal["client", "server", "tls", "eof", "closed", "event"]
+
+_LINE = re.compile(r"([CS])(?:\*(\d+))?(<)?:(?: (.*))?")
+_ON = re.compile(r"([a-z]+)(?: (.+?))?: (.+)")
+_REPLY = re.compile(r"(\d{3})(?: ([245]\.\d+\.\d+))?(?: (.*))?")
+_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+_ESCAPES = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"0": b"\0", b"\\": b"\\"}
+_PLACE = re.compile(rb"\{(?:b64 ([^}]*)|cram (\S+) (\S+)|(\d+) \* ([^}]*))\}")
+
+
+class Step(NamedTuple):
+    """One line of a dialogue. `text` is what is sent (unresolved), or what is awaited."""
+
+    kind: Kind
+    text: str = ""
+    raw: bytes = b""
+    line: int = 0
+
+
+class Received(NamedTuple):
+    """A message as the server took it."""
+
+    sender: str
+    recipients: list[str]
+    body: bytes
+
+
+@dataclass
+class Rules:
+    """The settings at the top of a scenario."""
+
+    values: dict[str, str] = field(default_factory=dict)
+    flags: set[str] = field(default_factory=set)
+    mechanisms: list[str] = field(default_factory=list)
+    opened: list[str] = field(default_factory=list)
+    users: dict[str, str] = field(default_factory=dict)
+    answers: dict[tuple[str, str], Reply | str] = field(default_factory=dict)
+
+    def number(self, name: str, default: int) -> int:
+        """A setting that is a number."""
+        return int(self.values.get(name, default))
+
+    def answer(self, hook: str, argument: str = "") -> Reply | str | None:
+        """What a hook says: by its argument, or else for any."""
+        return self.answers.get((hook, argument), self.answers.get((hook, "")))
+
+    def knows(self, credentials: Credentials) -> bool:
+        """Whether a login is good."""
+        password = self.users.get(credentials.username)
+        if password is None:
+            return False
+        if isinstance(credentials, CramMD5Credentials):
+            return credentials.matches(password)
+        stranger = credentials.authzid not in ("", credentials.username)
+        return credentials.password == password and not stranger
+
+    def add(self, setting: str) -> None:
+        """Take the line of a setting."""
+        name, _, value = setting.partition(" ")
+        match name:
+            case "on":
+                found = _ON.fullmatch(value)
+                if found is None:
+                    raise ValueError(f"not a hook's answer: {setting}")
+                argument = "" if found[2] is None else found[2]
+                self.answers[found[1], argument] = _answer(found[3])
+            case "auth":
+                self.mechanisms = value.split()
+            case "open":
+                self.opened = value.split()
+            case "user":
+                user, _, password = value.partition(" ")
+                self.users[user] = password
+            case _ if value:
+                self.values[name] = value
+            case _:
+                self.flags.add(name)
+
+
+def _answer(text: str) -> Reply | str:
+    if text in ("crash", "hang"):
+        return text
+    if text.startswith("queued "):
+        return text.removeprefix("queued ")
+    found = _REPLY.fullmatch(text)
+    if found is None:
+        raise ValueError(f"not a reply: {text}")
+    return Reply(int(found[1]), found[2], (found[3] or "").replace("\\n", "\n"))
+
+
+@dataclass
+class Scenario:
+    """One session."""
+
+    path: Path
+    title: str
+    rules: Rules = field(default_factory=Rules)
+    steps: list[Step] = field(default_factory=list)
+    messages: list[Received] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.path.stem}: {self.title}"
+
+    @property
+    def as_written(self) -> bool:
+        """Whether the packets are part of what is shown."""
+        return "packets" in self.rules.values
+
+    @property
+    def settings(self) -> Settings:
+        """What the core is told."""
+        rules = self.rules
+        return Settings(
+            hostname=HOSTNAME,
+            appname=APPNAME,
+            max_size=rules.number("max_size", 33_554_432),
+            max_recipients=rules.number("max_recipients", 100),
+            tls_available=bool(rules.flags & {"tls", "tls_required", "tls_listener"}),
+            tls_required="tls_required" in rules.flags,
+            auth_required="auth_required" in rules.flags,
+            mechanisms={name: row for name, row in MECHANISMS.items() if name in rules.mechanisms},
+            open_mechanisms=frozenset(rules.opened),
+            bare_newlines=BareNewlines(rules.values.get("bare_newlines", "normalise")),
+            strict_eol="strict_eol" in rules.flags,
+            ignore_unknown_params=rules.values.get("unknown_params") == "ignore",
+        )
+
+    def phases(self) -> Iterator[list[Step]]:
+        """The steps, cut where the client has to wait: at a handshake, or when time passes."""
+        phase: list[Step] = []
+        for step in self.steps:
+            if step.kind in ("tls", "event"):
+                yield phase
+                phase = []
+            phase.append(step)
+        yield phase
+
+
+def load(path: Path) -> list[Scenario]:
+    """The scenarios of a file. Raises `ValueError` with the line that is wrong."""
+    found: list[Scenario] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            if line.startswith("== "):
+                found.append(Scenario(path, line[3:]))
+            else:
+                _take(found[-1], line, number)
+        except (ValueError, IndexError) as error:
+            raise ValueError(f"{path.name}:{number}: {line!r}: {error}") from error
+    return found
+
+
+def _take(scenario: Scenario, line: str, number: int) -> None:
+    mark, rest = line[:2], line[2:].removeprefix(" ")
+    said = _LINE.fullmatch(line)
+    if mark == "= ":
+        scenario.rules.add(line[2:])
+    elif said is not None:
+        scenario.steps += _said(said, number)
+    elif mark in ("M:", "M|", "M<"):
+        _message(scenario, line)
+    elif mark in ("T:", "E:", "X:"):
+        kinds: dict[str, Kind] = {"T:": "tls", "E:": "eof", "X:": "closed"}
+        scenario.steps.append(Step(kinds[mark], line=number))
+    elif mark == "!:" and rest in ("idle", "drain"):
+        scenario.steps.append(Step("event", rest, line=number))
+    else:
+        raise ValueError("no such line")
+
+
+def _said(said: re.Match[str], number: int) -> list[Step]:
+    text, times = said[4] or "", int(said[2] or 1)
+    if said[1] == "S":
+        return [Step("server", text, line=number)] * times
+    raw = unescaped(text.encode()) if said[3] else text.encode() + b"\r\n"
+    return [Step("client", text, raw, number)] * times
+
+
+def _message(scenario: Scenario, line: str) -> None:
+    if line.startswith("M: from "):
+        scenario.messages.append(Received(line[8:].strip("<>"), [], b""))
+        return
+    message = scenario.messages[-1]
+    if line.startswith("M: to "):
+        message.recipients.extend(re.findall(r"<(.*?)>(?= <|$)", line[6:]))
+    elif line.startswith("M|"):
+        body = line[2:].removeprefix(" ").encode() + b"\r\n"
+        scenario.messages[-1] = message._replace(body=message.body + body)
+    else:
+        body = message.body + resolve(unescaped(line[3:].removeprefix(" ").encode()), b"")
+        scenario.messages[-1] = message._replace(body=body)
+
+
+def unescaped(text: bytes) -> bytes:
+    """The octets that are meant by `text`."""
+    return _ESCAPE.sub(
+        lambda found: bytes([int(found[1], 16)]) if found[1] else _ESCAPES[found[2]], text
+    )
+
+
+def resolve(raw: bytes, challenge: bytes) -> bytes:
+    """What is sent, with its placeholders replaced; `challenge` is the server's last."""
+
+    def replaced(found: re.Match[bytes]) -> bytes:
+        if found[1] is not None:
+            return base64.b64encode(unescaped(found[1]))
+        if found[2] is not None:
+            digest = hmac.new(found[3], challenge, hashlib.md5).hexdigest().encode()
+            return base64.b64encode(found[2] + b" " + digest)
+        return found[5] * int(found[4])
+
+    return _PLACE.sub(replaced, raw)
+
+
+def matches(expected: str, said: str) -> bool:
+    """Whether a line of the server is the one that was awaited."""
+    expected = expected.replace("{nothing}", "")
+    if "{challenge}" in expected:
+        pattern = re.escape(expected).replace(r"\{challenge\}", "[A-Za-z0-9+/]{20,}={0,2}")
+        return re.fullmatch(pattern, said) is not None
+    if expected.endswith("..."):
+        return said.startswith(expected[:-3])
+    return said == expected
+
+
+def scenarios() -> list[Scenario]:
+    """All of them."""
+    return [scenario for path in sorted(DIRECTORY.glob("*.smtp")) for scenario in load(path)]
+
+
+class CorePlayer:
+    """The core, with a scenario's hooks answered at once. It stands for the server's driver."""
+
+    NONCE = "0123456789abcdef"
+    CHALLENGE = f"<{NONCE}@{HOSTNAME}>".encode()
+
+    def __init__(self, settings: Settings, rules: Rules) -> None:
+        self._settings = settings
+        self._rules = rules
+        self._memory = rules.number("max_memory", 2**62)
+        self._draining = False
+        self._body = b""
+        self.messages: list[Received] = []
+        self.output = b""
+        self.closed = False
+        listener = "tls_listener" in rules.flags
+        self.connection = self._connect(tls=listener, greet=True)
+        self._advance()
+
+    @classmethod
+    def of(cls, scenario: Scenario) -> CorePlayer:
+        """A player with the settings and hooks of a scenario."""
+        return cls(scenario.settings, scenario.rules)
+
+    def _connect(self, *, tls: bool, greet: bool) -> Connection:
+        return Connection(self._settings, lambda: self.NONCE, tls=tls, greet=greet)
+
+    def feed(self, data: bytes) -> None:
+        """What the client sends in one packet."""
+        if not self.closed:
+            self.connection.receive_data(data)
+            self._advance()
+
+    def eof(self) -> None:
+        """The client ends."""
+        self.connection.receive_eof()
+        self._advance()
+
+    def handshake(self) -> None:
+        """STARTTLS has been answered, and TLS is there."""
+        self.connection = self._connect(tls=True, greet=False)
+        self._advance()
+
+    def event(self, name: str) -> None:
+        """Something that the core is told by what is above it."""
+        if name == "idle":
+            self.connection.hang_up(replies.timed_out(HOSTNAME, APPNAME))
+        else:
+            self._draining = True
+        self._advance()
+
+    def _advance(self) -> None:
+        while not self.closed:
+            event = self.connection.next_event()
+            if isinstance(event, Waiting):
+                break
+            self._on(event)
+        if self._draining and not self.closed and not self.connection.in_transaction:
+            self._draining = False
+            self.connection.hang_up(replies.DRAINING)
+            self._advance()
+        self.output += self.connection.data_to_send()
+
+    def _on(self, event: Event) -> None:
+        connection = self.connection
+        match event:
+            case events.Close():
+                self.closed = True
+            case events.Tarpit():
+                connection.resume()
+            case events.BodyChunk(data):
+                self._body += data
+                if len(self._body) + 64 > self._memory:
+                    connection.refuse_body(replies.NO_MEMORY)
+            case events.BodyRefused():
+                self._body = b""
+            case _:
+                try:
+                    connection.reply(self._answer(event))
+                except ProtocolError:  # a reply that answers no such question
+                    connection.reply(_trouble(event, crashed=True))
+
+    def _answer(self, event: Event) -> Reply | None:
+        answer = self._rules.answer(*_hook_of(event))
+        if isinstance(event, events.Auth) and answer is None:
+            return None if self._rules.knows(event.credentials) else replies.BAD_CREDENTIALS
+        if answer in ("crash", "hang"):
+            self._body = b"" if isinstance(event, events.MessageEnd) else self._body
+            return _trouble(event, crashed=answer == "crash")
+        if isinstance(event, events.MessageEnd):
+            body, self._body = self._body, b""
+            if not isinstance(answer, Reply) or not answer.refuses:
+                transaction = event.transaction
+                recipients = [str(recipient) for recipient in transaction.recipients]
+                self.messages.append(Received(str(transaction.sender), recipients, body))
+        return replies.queued_as(answer) if isinstance(answer, str) else answer
+
+
+def _hook_of(event: Event) -> tuple[str, str]:
+    match event:
+        case events.Hello(name):
+            return "hello", name
+        case events.Mail(sender):
+            return "mail", str(sender)
+        case events.Rcpt(recipient):
+            return "rcpt", str(recipient)
+        case events.Vrfy(text):
+            return "vrfy", text
+        case events.Auth(_, credentials):
+            return "auth", credentials.username
+        case events.MessageEnd():
+            return "message", ""
+        case _:
+            return type(event).__name__.lower(), ""
+
+
+def _trouble(event: Event, *, crashed: bool) -> Reply:
+    match event:
+        case events.Connect():
+            return replies.CONNECT_TROUBLE
+        case events.Auth():
+            return replies.AUTH_TROUBLE
+        case _:
+            return replies.TROUBLE if crashed else replies.HANDLER_TIMEOUT
