@@ -32,6 +32,10 @@ class Handler(ehlo.Handler):
     async def on_message(self, session, message):
         print(self.name, message.sender, *message.recipients, flush=True)
 
+class Quoting(Handler):
+    async def on_message(self, session, message):
+        raise ValueError(message.body.decode())
+
 class Needy(Handler):
     def __init__(self, database):
         pass

@@ -205,13 +205,22 @@ def test_it_may_listen_on_a_unix_socket(start: Start, here: Path) -> None:
     assert not path.exists()
 
 
-def test_debug_logs_the_lines_without_control_characters(start: Start) -> None:
+def test_debug_logs_the_lines(start: Start) -> None:
     program = start("-m", "ehlo", *LOOPBACK, "--debug")
-    with smtplib.SMTP(*program.listening()) as client:
-        client.send(b"NOOP \x1b[31m\xc2\x9b\r\n")
-        client.getreply()
+    send(program)
     assert program.stop() == 0
-    assert "NOOP" in program.err.text
+    assert " <- MAIL FROM:<alice@example.com>" in program.err.text
+    assert " -> 250 2.1.0 Ok" in program.err.text
+
+
+def test_no_control_character_of_a_mail_is_logged(start: Start, here: Path) -> None:
+    program = start("-m", "ehlo", "serve", "app:Quoting", *LOOPBACK, cwd=here)
+    mail = b"Subject: \x1b[31m\xc2\x9b\r\n\r\n"
+    with smtplib.SMTP(*program.listening()) as client, pytest.raises(smtplib.SMTPDataError):
+        client.sendmail("alice@example.com", ["bob@example.org"], mail)
+    assert program.stop() == 0
+    assert "Traceback" in program.err.text
+    assert r"ValueError: Subject: \x1b[31m\x9b" in program.err.text
     assert "\x1b" not in program.err.text
     assert "\x9b" not in program.err.text
 

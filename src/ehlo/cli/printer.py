@@ -82,7 +82,7 @@ def as_text(*, color: bool, encoding: str) -> Form:
         content = content_of(message.body)
         columns = min(shutil.get_terminal_size().columns, 80)
         lines = [
-            style(f"{dash * 4} {now:%Y-%m-%d %H:%M:%S} ".ljust(columns, dash), fg="blue"),
+            style(f"{dash * 4} {now:%Y-%m-%d %H:%M:%S} ".ljust(columns, dash), fg="green"),
             *(
                 style(f"{label:<6}", dim=True) + one_line(value)
                 for label, value in _envelope(session, message)
