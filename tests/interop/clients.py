@@ -156,11 +156,18 @@ class Swaks(Client):
     name = "swaks"
 
     def send(self, task: Task) -> Outcome:
+        return self.send_with(task)
+
+    def send_with(self, task: Task, *options: str) -> Outcome:
+        """`send`, with what only swaks can do; a later option wins."""
         mail = self.folder / "mail"
         mail.write_bytes(task.mail.removesuffix(b"\r\n"))  # it adds a line end before the last dot
         security = {"plain": [], "starttls": ["--tls"], "tls": ["--tls-on-connect"]}
+        host = task.office.host
+        unix = host.startswith("/")
         command: list[str | Path] = [
-            *(peer("swaks"), "--server", task.office.host, "--port", str(task.office.port)),
+            *(peer("swaks"), "--socket" if unix else "--server", host),
+            *([] if unix else ["--port", str(task.office.port)]),
             *("--helo", "client.example.com", "--from", task.sender or "<>"),
             *("--to", ",".join(task.recipients), "--data", f"@{mail}", "--timeout", "20s"),
             *security[task.office.security],
@@ -170,7 +177,7 @@ class Swaks(Client):
         if task.mechanism:
             command += ["--auth", task.mechanism, "--auth-user", task.user]
             command += ["--auth-password", task.password]
-        return self.ran(command, b"", SWAKS_HOME="/nonexistent")
+        return self.ran([*command, *options], b"", SWAKS_HOME="/nonexistent")
 
 
 class Curl(Client):
