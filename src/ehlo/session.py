@@ -125,7 +125,6 @@ class Message:
         "id",
         "recipients",
         "sender",
-        "size",
         "trace",
     )
 
@@ -143,11 +142,17 @@ class Message:
         self.recipients = recipients
         self.trace = trace
         """Our `Received` field, with its line ends."""
-        self.size = sum(map(len, chunks))
         self._chunks = chunks
         self._data: bytes | None = None
         self._body: bytes | None = None
         self._email: EmailMessage | None = None
+
+    @property
+    def size(self) -> int:
+        """Octets of the body."""
+        if self._data is not None:
+            return len(self._data) - len(self.trace)
+        return sum(map(len, self._chunks)) if self._body is None else len(self._body)
 
     @property
     def data(self) -> bytes:

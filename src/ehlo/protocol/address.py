@@ -75,9 +75,8 @@ class Address:
 NULL_PATH: Final = Address("", "")
 
 
-def from_match(match: re.Match[str], params: Mapping[str, Any]) -> Address | None:
-    """The address of a `grammar.PATH` match; `None` when its domain cannot be one."""
-    local, domain = match["local"], match["domain"]
+def parsed(local: str, domain: str, params: Mapping[str, Any]) -> Address | None:
+    """The address of the parts of a `grammar.MAILBOX`; `None` when its domain cannot be one."""
     if local[0] == '"':
         local = _QUOTED_PAIR.sub(r"\1", local[1:-1])
     if domain[0] == "[":

@@ -31,14 +31,15 @@ def reverse_path(argument: str, settings: Settings) -> Address | Reply:
     match = _MAIL.fullmatch(argument)
     if match is None:
         return _what_is_wrong(_MAIL_ANY_PATH, argument, replies.BAD_SENDER, replies.MAIL_SYNTAX)
-    params = _params(match["rest"], settings.mail_params, settings)
+    local, domain, null, rest = match.groups()
+    params = _params(rest, settings.mail_params, settings) if rest else NO_PARAMETERS
     if isinstance(params, Reply):
         return params
     if "SMTPUTF8" not in params and not argument.isascii():
         return replies.SENDER_NEEDS_SMTPUTF8
-    if match["null"]:
+    if null:
         return Address("", "", params) if params else NULL_PATH
-    return address.from_match(match, params) or replies.BAD_SENDER
+    return address.parsed(local, domain, params) or replies.BAD_SENDER
 
 
 def forward_path(argument: str, settings: Settings, *, smtputf8: bool) -> Address | Reply:
@@ -50,14 +51,15 @@ def forward_path(argument: str, settings: Settings, *, smtputf8: bool) -> Addres
             return _what_is_wrong(
                 _RCPT_ANY_PATH, argument, replies.BAD_RECIPIENT, replies.RCPT_SYNTAX
             )
-    params = _params(match["rest"], settings.rcpt_params, settings)
+    local, *between, rest = match.groups()  # <Postmaster> has no domain between
+    params = _params(rest, settings.rcpt_params, settings) if rest else NO_PARAMETERS
     if isinstance(params, Reply):
         return params
     if not smtputf8 and not argument.isascii():
         return replies.RECIPIENT_NEEDS_SMTPUTF8
-    if match.re is _POSTMASTER:
-        return Address(match["local"], "", params)
-    return address.from_match(match, params) or replies.BAD_RECIPIENT
+    if not between:
+        return Address(local, "", params)
+    return address.parsed(local, between[0], params) or replies.BAD_RECIPIENT
 
 
 def _what_is_wrong(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
-__all__ = ["Trace", "received_field"]
+__all__ = ["by_clause", "received_field", "with_protocol"]
 
 # All that a HELO name or a reverse-DNS name may bring into a header
 _NOT_A_NAME = re.compile(r"[^A-Za-z0-9.\-_]")
@@ -14,52 +13,52 @@ _NOT_A_NAME = re.compile(r"[^A-Za-z0-9.\-_]")
 _NOT_IN_COMMENT = re.compile(r"[()\\]|[^ -~]")
 
 
-class Trace(NamedTuple):
-    """What the field tells; text from the client is made safe here."""
-
-    helo: str
-    rdns: str
-    """The client's name by reverse DNS, `""` when not known."""
-    address: str
-    """The client's IP address as text, `""` for a Unix socket."""
-    hostname: str
-    appname: str
-    esmtp: bool
-    tls: str
-    """Version and cipher, `""` without TLS."""
-    authenticated: bool
-    smtputf8: bool
-    id: str
-    recipient: str
-    """The only recipient, `""` when there are several (a hidden one must not show)."""
-    date: str
-    """RFC 5322 3.3 date-time."""
+def by_clause(hostname: str, appname: str) -> str:
+    """Who we are: the same in each field of a server."""
+    return f"by {hostname} ({_NOT_IN_COMMENT.sub('', appname)})"
 
 
-def received_field(trace: Trace) -> bytes:
-    """The field with its line ends."""
-    helo = _NOT_A_NAME.sub("", trace.helo) or "unknown"
-    tls = f"\r\n\t({trace.tls})" if trace.tls else ""
-    recipient = f"\r\n\tfor <{trace.recipient}>" if trace.recipient else ""
+def received_field(
+    *,
+    helo: str,
+    rdns: str,
+    address: str,
+    by: str,
+    protocol: str,
+    tls: str,
+    id: str,  # noqa: A002  the name that RFC 5321 gives it
+    recipient: str,
+    date: str,
+) -> bytes:
+    """The field with its line ends; text from the client is made safe here.
+
+    `helo` and `rdns` are the client's names (`""` when not known), `address` its IP address (`""`
+    for a Unix socket), `by` is `by_clause`'s, `protocol` is `with_protocol`'s, `tls` version and
+    cipher (`""` without TLS), `recipient` the only one (`""` when there are several: a hidden one
+    must not show), `date` an RFC 5322 3.3 date-time.
+    """
+    tls = f"\r\n\t({tls})" if tls else ""
+    recipient = f"\r\n\tfor <{recipient}>" if recipient else ""
     return (
-        f"Received: from {helo}{_tcp_info(trace)}\r\n"
-        f"\tby {trace.hostname} ({_NOT_IN_COMMENT.sub('', trace.appname)}) with {_with(trace)}"
-        f"{tls}\r\n\tid {trace.id}{recipient};\r\n\t{trace.date}\r\n"
+        f"Received: from {_NOT_A_NAME.sub('', helo) or 'unknown'}{_tcp_info(rdns, address)}\r\n"
+        f"\t{by} with {protocol}{tls}\r\n"
+        f"\tid {id}{recipient};\r\n"
+        f"\t{date}\r\n"
     ).encode()
 
 
-def _tcp_info(trace: Trace) -> str:
+def _tcp_info(rdns: str, address: str) -> str:
     """RFC 5321 4.4: TCP-info = address-literal / ( Domain FWS address-literal )."""
-    if not trace.address:
+    if not address:
         return ""
-    literal = f"[IPv6:{trace.address}]" if ":" in trace.address else f"[{trace.address}]"
-    rdns = _NOT_A_NAME.sub("", trace.rdns)
-    return f" ({rdns} {literal})" if rdns else f" ({literal})"
+    literal = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+    name = _NOT_A_NAME.sub("", rdns) if rdns else ""
+    return f" ({name} {literal})" if name else f" ({literal})"
 
 
-def _with(trace: Trace) -> str:
+def with_protocol(*, esmtp: bool, tls: bool, authenticated: bool, smtputf8: bool) -> str:
     """RFC 3848 and, with SMTPUTF8, RFC 6531 4.3: `S` for TLS, `A` for a login."""
-    if not trace.esmtp:
+    if not esmtp:
         return "SMTP"
-    name = "UTF8SMTP" if trace.smtputf8 else "ESMTP"
-    return name + ("S" if trace.tls else "") + ("A" if trace.authenticated else "")
+    name = "UTF8SMTP" if smtputf8 else "ESMTP"
+    return name + ("S" if tls else "") + ("A" if authenticated else "")

@@ -28,6 +28,7 @@ from ehlo.protocol import grammar
 from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.sasl import MECHANISMS, Mechanism
 from ehlo.protocol.settings import Settings
+from ehlo.protocol.trace import by_clause
 from ehlo.session import Peer
 
 __all__ = ["LineCallback", "Options", "Rules", "as_handler", "resolve"]
@@ -144,6 +145,8 @@ class Rules:
     """What a connection is served by, resolved and checked."""
 
     settings: Settings
+    by: str
+    """The part of `Received` that tells of us."""
     nonce: Callable[[], str]
     tls: ssl.SSLContext | None
     tls_listener: bool
@@ -208,6 +211,7 @@ def resolve(options: Options, handler: Handler) -> Rules:
     )
     return Rules(
         settings=settings,
+        by=by_clause(settings.hostname, settings.appname),
         nonce=lambda: secrets.token_hex(16),
         tls=tls,
         tls_listener=options.tls_listener,

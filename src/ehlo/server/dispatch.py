@@ -14,7 +14,7 @@ from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.sasl import CramMD5Credentials
 from ehlo.protocol.state import Transaction
-from ehlo.protocol.trace import Trace, received_field
+from ehlo.protocol.trace import received_field, with_protocol
 from ehlo.server.hooks import Hook, Hooks, answer_of, failure_of, identity_of, queue_answer_of
 from ehlo.session import Message
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Dispatcher", "Notice", "Outcome", "Secured"]
 
 _HOP_LIMIT = 100  # RFC 5321 6.3
+_SHORT = _HOP_LIMIT * len(b"Received:\r\n")  # octets in which so many do not fit
 _LONGEST_HEADER = 262_144  # no more than this is looked at for hops
 
 Route = Callable[["Driver", Any], None]
@@ -106,7 +107,7 @@ class Dispatcher:
         hook = self.hooks.message
         assert hook is not None  # noqa: S101  as_handler lets no handler in without it
         chunks = driver.take_body()
-        if _hops(chunks) >= _HOP_LIMIT:
+        if event.transaction.size > _SHORT and _hops(chunks) >= _HOP_LIMIT:
             self._answer(driver, event, replies.MAIL_LOOP)
             return
         driver.message = message = self._build(driver, event.transaction, chunks)
@@ -114,25 +115,26 @@ class Dispatcher:
 
     def _build(self, driver: Driver, transaction: Transaction, chunks: list[bytes]) -> Message:
         session, connection = driver.session, driver.connection
-        settings = driver.rules.settings
         message_id = driver.next_message_id()
         recipients = transaction.recipients
         peer, tls = session.peer, session.tls
-        trace = Trace(
+        trace = received_field(
             helo=connection.helo,
             rdns=session.rdns,
             address="" if peer.is_unix else peer.host,
-            hostname=settings.hostname,
-            appname=settings.appname,
-            esmtp=connection.esmtp,
+            by=driver.rules.by,
+            protocol=with_protocol(
+                esmtp=connection.esmtp,
+                tls=tls is not None,
+                authenticated=session.user is not None,
+                smtputf8=transaction.smtputf8,
+            ),
             tls=f"version={tls.version} cipher={tls.cipher}" if tls is not None else "",
-            authenticated=session.user is not None,
-            smtputf8=transaction.smtputf8,
             id=message_id,
             recipient=str(recipients[0]) if len(recipients) == 1 else "",
             date=driver.runtime.clock.date(),
         )
-        return Message(message_id, transaction.sender, recipients, received_field(trace), chunks)
+        return Message(message_id, transaction.sender, recipients, trace, chunks)
 
     # -- answers ---------------------------------------------------------------------------------
 
@@ -206,10 +208,8 @@ def _hops(chunks: list[bytes]) -> int:
     header = b""
     for chunk in chunks:
         header += chunk
-        end = header.find(b"\r\n\r\n")
+        end = header.find(b"\r\n\r\n", 0, _LONGEST_HEADER)
         if end >= 0 or len(header) > _LONGEST_HEADER:
             header = header[: end if end >= 0 else _LONGEST_HEADER]
             break
-    if len(header) < _HOP_LIMIT * len(b"\nReceived:"):
-        return 0
     return (b"\n" + header).lower().count(b"\nreceived:")

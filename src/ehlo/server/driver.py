@@ -61,6 +61,7 @@ class Driver(asyncio.Protocol):
         "_pending",
         "_reading",
         "_replied",
+        "_ticket",
         "_timer",
         "_told",
         "_writable",
@@ -86,7 +87,8 @@ class Driver(asyncio.Protocol):
         self._channel: Channel | None = None  # TLS, from the handshake on
         self._chunks: list[bytes] | None = None  # of the body under way
         self._held = 0  # octets that count in the server's memory
-        self._pending: Any = None  # the future of the hook under way
+        self._pending: Any = None  # the future of the hook under way, or a timer
+        self._ticket: object = None  # of the hook under way: what it shows when it has ended
         self._hook: Hook | None = None
         self._event: Any = None  # that the hook is for
         self._outcome: Outcome | None = None
@@ -246,16 +248,16 @@ class Driver(asyncio.Protocol):
         self._hook, self._event, self._outcome = hook, event, outcome
         self.deadline = runtime.loop.time() + self.rules.handler_timeout
         if hook.is_async:
-            work = self._await_hook(hook.call(*arguments))
+            ticket = self._ticket = object()
+            work = self._await_hook(hook.call(*arguments), ticket)
             self._pending = runtime.loop.create_task(work, context=context)
         else:
             future = runtime.pool.submit(context.run, hook.call, *arguments)
-            self._pending = future
+            self._pending = self._ticket = future
             future.add_done_callback(self._hook_done_in_thread)
 
-    async def _await_hook(self, hook: Awaitable[Any]) -> None:
+    async def _await_hook(self, hook: Awaitable[Any], ticket: object) -> None:
         """What the task of an `async def` hook does: the hook, and all that follows from it."""
-        task = asyncio.current_task()
         result: object = None
         error: BaseException | None = None
         try:
@@ -264,7 +266,7 @@ class Driver(asyncio.Protocol):
             error = cancelled
         except Exception as problem:  # noqa: BLE001  answered and logged, whatever it is
             error = problem
-        self._hook_done(task, result, error)
+        self._hook_done(ticket, result, error)
 
     def _hook_done_in_thread(self, future: Future[Any]) -> None:
         cancelled = future.cancelled()
@@ -275,12 +277,12 @@ class Driver(asyncio.Protocol):
         except RuntimeError:  # the loop was closed at once, with the thread still busy
             logger.warning("session %s: a hook ended after the server", self.session.id)
 
-    def _hook_done(self, which: object, result: object, error: BaseException | None) -> None:
-        if which is not self._pending:
+    def _hook_done(self, ticket: object, result: object, error: BaseException | None) -> None:
+        if ticket is not self._ticket:
             self._note_late(error)
             return
         hook, event, outcome = self._hook, self._event, self._outcome
-        self._pending = self._hook = self._event = self._outcome = None
+        self._pending = self._ticket = self._hook = self._event = self._outcome = None
         if hook is None or outcome is None:
             raise ProtocolError("a hook that nobody started has ended")
         if not (self._lost and isinstance(error, asyncio.CancelledError)):
@@ -307,7 +309,7 @@ class Driver(asyncio.Protocol):
 
     def _never_begun(self, task: asyncio.Task[None]) -> None:
         if task is self._pending:
-            self._hook_done(task, None, asyncio.CancelledError())
+            self._hook_done(self._ticket, None, asyncio.CancelledError())
 
     def message_answered(self) -> None:
         """The core has the final reply: send it, and say whether it could leave."""
@@ -485,7 +487,7 @@ class Driver(asyncio.Protocol):
     def _expire_hook(self) -> None:
         future, event, hook = self._pending, self._event, self._hook
         logger.warning("session %s: %s is over its deadline", self.session.id, hook and hook.name)
-        self._pending = self._hook = self._event = self._outcome = None
+        self._pending = self._ticket = self._hook = self._event = self._outcome = None
         self._context = None  # the thread may still be in it
         future.cancel()
         self._dispatcher.late(self, event)
@@ -508,7 +510,7 @@ class Driver(asyncio.Protocol):
         pending = self._pending
         if self._hook is not None:
             self._context = None  # the thread may still be in it
-        self._pending = self._hook = self._event = self._outcome = None
+        self._pending = self._ticket = self._hook = self._event = self._outcome = None
         self._timer = self.message = None
         if pending is not None:
             pending.cancel()
