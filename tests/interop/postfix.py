@@ -139,7 +139,8 @@ def _configure(folder: Path, office: Office, port: int) -> None:
 
 def _default(name: str) -> str:
     """A setting that Postfix was built with."""
-    return run([peer("postconf"), "-dh", name]).stdout.decode().strip()
+    said = run([peer("postconf"), "-dh", name]).stdout.decode()
+    return said.splitlines()[-1]  # it may warn first that the system's own is not configured
 
 
 def _free_port() -> int:
