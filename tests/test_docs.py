@@ -1,0 +1,111 @@
+"""What the documentation says is so: generated parts, names, links, code."""
+
+import dataclasses
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import ehlo
+from ehlo.handlers.base import Handler
+from ehlo.server.config import Options
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    path
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
+    if path.name not in ("CHANGELOG.md", "benchmarks.md")
+)
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_parts_are_those_of_the_code(generator: ModuleType) -> None:
+    for page in generator.PAGES:
+        text = page.read_text()
+        assert text == generator.renewed(text), f"{page.name}: python docs/generate.py"
+
+
+def test_every_generated_part_is_on_a_page(generator: ModuleType) -> None:
+    text = "".join(page.read_text() for page in generator.PAGES)
+    for name in generator.PARTS:
+        assert text.count(f"<!-- begin {name} -->") == 1
+        assert text.count(f"<!-- end {name} -->") == 1
+
+
+def test_the_table_has_every_option() -> None:
+    text = (ROOT / "README.md").read_text()
+    for field in dataclasses.fields(Options):
+        assert field.name == "handler" or f"\n| `{field.name}` |" in text, field.name
+
+
+def test_api_has_a_heading_for_every_public_name() -> None:
+    headings = re.findall(r"^## `(\w+)`$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(headings) == sorted(ehlo.__all__)
+
+
+def test_api_has_every_hook() -> None:
+    listed = re.findall(r"^\| `(on_\w+)\(", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert listed == [name for name in vars(Handler) if name.startswith("on_")]
+
+
+def test_readme_opens_with_two_sentences_and_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    opening = text.partition("## ")[0]
+    assert "make run" in opening
+    assert "make test" in opening
+
+
+def test_readme_names_every_example() -> None:
+    text = (ROOT / "README.md").read_text()
+    for path in (ROOT / "examples").glob("*.py"):
+        assert f"(examples/{path.name})" in text, path.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = page.parent / name
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+            anchors = [re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings]
+            assert anchor in anchors, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_on_the_pages_compiles(page: Path) -> None:
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        # `async with` stands in somebody's coroutine
+        inside = "async def _():\n" + "".join(f"    {line}\n" for line in code.splitlines())
+        compile(inside, page.name, "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_in_code_exist(page: Path) -> None:
+    fields = {field.name for field in dataclasses.fields(Options)}
+    text = re.sub(r" +#.*", "", page.read_text())
+    for call in re.findall(r"ehlo\.Server\((.*?)\)\n", text, re.DOTALL):
+        for name in re.findall(r"(?:^|, | )(\w+)=", call, re.MULTILINE):
+            assert name in fields, name
+
+
+def test_contributing_names_every_module() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for folder in ("server", "protocol"):
+        for path in (ROOT / "src" / "ehlo" / folder).glob("*.py"):
+            quiet = path.name in ("__init__.py", "events.py", "errors.py", "settings.py")
+            assert quiet or f" {path.name} " in text, path.name
