@@ -1,0 +1,78 @@
+"""The face: `ehlo.__all__`, the lazy table behind it, the modules and the documentation agree."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import ehlo
+
+ROOT = Path(__file__).parent.parent
+HOMES: dict[str, tuple[str, ...]] = ehlo._HOMES  # noqa: SLF001  the table that is tested
+
+_CODE_SPAN = re.compile(r"`([^`\n]+)`")
+_NAME = re.compile(r"(?:class |async def |def )?(?:ehlo\.)?(\w+)")
+
+
+def test_table_and_names_are_the_same() -> None:
+    assert sorted(name for names in HOMES.values() for name in names) == sorted(ehlo.__all__)
+    assert sorted(ehlo.__all__) == ehlo.__all__
+    assert set(ehlo.__all__) <= set(dir(ehlo))
+
+
+@pytest.mark.parametrize("name", ehlo.__all__)
+def test_every_name_comes_from_its_home(name: str) -> None:
+    (home,) = [module for module, names in HOMES.items() if name in names]
+    module = import_module(home)
+    assert getattr(ehlo, name) is getattr(module, name)
+    assert name in module.__all__
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Sever'"):
+        _ = ehlo.Sever
+
+
+def test_import_of_the_face_is_light() -> None:
+    """What needs asyncio, ssl, email or click brings it along."""
+    program = "import sys, ehlo; print(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+    assert not {"asyncio", "ssl", "email", "click", "logging"} & set(output.split())
+
+
+def test_core_alone_is_light() -> None:
+    program = "import sys, ehlo.protocol.connection; print(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+    assert not {"asyncio", "socket", "ssl", "logging", "email"} & set(output.split())
+
+
+def documented() -> set[str]:
+    """Names in the headings of the page on the API, with or without `ehlo.` before them."""
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    spans = [span for heading in headings for span in _CODE_SPAN.findall(heading)]
+    found = [_NAME.match(span) for span in spans]
+    return {match[1] for match in found if match is not None}
+
+
+def test_every_public_name_is_documented() -> None:
+    assert set(ehlo.__all__) - documented() == set()
+
+
+def test_the_documentation_names_nothing_that_is_not_there() -> None:
+    text = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "docs" / "api.md")
+    )
+    named = set(re.findall(r"(?<![\w/.])ehlo\.([A-Za-z_]\w*)(?!\w*\.)", text))
+    modules = {path.stem for path in (ROOT / "src" / "ehlo").iterdir()}
+    loggers = {"transcript", "server", "handler"}
+    assert named - set(ehlo.__all__) - modules - loggers == set()
