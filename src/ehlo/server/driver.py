@@ -12,7 +12,7 @@ import logging
 import math
 import socket
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any, cast
 
@@ -249,22 +249,24 @@ class Driver(asyncio.Protocol):
         self.deadline = runtime.loop.time() + self.rules.handler_timeout
         if hook.is_async:
             ticket = self._ticket = object()
-            work = self._await_hook(hook.call(*arguments), ticket)
+            work = self._await_hook(hook.call, arguments, ticket)
             self._pending = runtime.loop.create_task(work, context=context)
         else:
             future = runtime.pool.submit(context.run, hook.call, *arguments)
             self._pending = self._ticket = future
             future.add_done_callback(self._hook_done_in_thread)
 
-    async def _await_hook(self, hook: Awaitable[Any], ticket: object) -> None:
+    async def _await_hook(
+        self, call: Callable[..., Awaitable[Any]], arguments: tuple[object, ...], ticket: object
+    ) -> None:
         """What the task of an `async def` hook does: the hook, and all that follows from it."""
         result: object = None
         error: BaseException | None = None
         try:
-            result = await hook
-        except asyncio.CancelledError as cancelled:
-            error = cancelled
-        except Exception as problem:  # noqa: BLE001  answered and logged, whatever it is
+            result = await call(*arguments)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as problem:  # noqa: BLE001  answered and logged, whatever it is
             error = problem
         self._hook_done(ticket, result, error)
 
@@ -457,6 +459,7 @@ class Driver(asyncio.Protocol):
         def go_on() -> None:
             self._timer = self._pending = None
             then()
+            self._flush()
             self._advance()
 
         loop = self.runtime.loop
