@@ -1,0 +1,160 @@
+"""The clients: Postfix's smtp-source, a small one for TLS, and connections that just sit there.
+
+The TLS client holds the dialogue that smtp-source holds: HELO, then for each message MAIL, RCPT,
+DATA and the body, each reply awaited; QUIT at the end.
+"""
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from scenarios import Messages
+
+TIMEOUT = 60.0  # seconds, for a round of smtp-source and for each step of our own clients
+SYSTEM_PROGRAMS = "/usr/sbin:/usr/local/sbin"  # where Postfix installs, often not on PATH
+HEADER = (
+    b"From: <foo@bench.example>\r\n"
+    b"To: <foo@bench.example>\r\n"
+    b"Date: Sun, 22 Nov 2026 15:02:31 +0000 (UTC)\r\n"
+    b"Message-Id: <1214.0003.0002@bench.example>\r\n"
+    b"\r\n"
+)
+
+
+class LoadError(Exception):
+    """A client did not get the reply it needs, or a program that we need is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server listens and, under TLS, how to trust it."""
+
+    port: int
+    tls: ssl.SSLContext | None = None
+
+
+def program(name: str) -> str:
+    """The path of one of Postfix's programs."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PROGRAMS}")
+    if found is None:
+        raise LoadError(f"{name} is missing: install Postfix (Debian: apt install postfix)")
+    return found
+
+
+def body_of(size: int) -> bytes:
+    """A body of about `size` octets in lines of 80, as smtp-source makes them."""
+    line = b"X" * 78 + b"\r\n"
+    return line * (size // len(line)) + b"X" * (size % len(line)) + b"\r\n"
+
+
+def connect(endpoint: Endpoint) -> socket.socket:
+    """A connection, with its handshake done under TLS."""
+    plain = socket.create_connection(("127.0.0.1", endpoint.port), TIMEOUT)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if endpoint.tls is None:
+        return plain
+    return endpoint.tls.wrap_socket(plain, server_hostname="localhost")
+
+
+def expect(replies: BinaryIO, code: bytes) -> None:
+    """Read one reply, of any number of lines, that must have this code."""
+    line = replies.readline()
+    while line[3:4] == b"-":
+        line = replies.readline()
+    if line[:3] != code:
+        raise LoadError(f"wanted a {code.decode()}, got {line!r}")
+
+
+class Client:
+    """One session: a connection with its greeting and HELO done."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._socket = connect(endpoint)
+        self._replies: BinaryIO = self._socket.makefile("rb")
+        expect(self._replies, b"220")
+        self._ask(b"HELO bench.example\r\n", b"250")
+
+    def _ask(self, octets: bytes, code: bytes) -> None:
+        self._socket.sendall(octets)
+        expect(self._replies, code)
+
+    def send(self, body: bytes) -> None:
+        self._ask(b"MAIL FROM:<foo@bench.example>\r\n", b"250")
+        self._ask(b"RCPT TO:<foo@bench.example>\r\n", b"250")
+        self._ask(b"DATA\r\n", b"354")
+        self._ask(HEADER + body + b".\r\n", b"250")
+
+    def close(self) -> None:
+        with closing(self._socket), closing(self._replies):
+            self._ask(b"QUIT\r\n", b"221")
+
+
+def _share(total: int, parts: int) -> list[int]:
+    whole, rest = divmod(total, parts)
+    return [whole + (part < rest) for part in range(parts)]
+
+
+def _one_session(endpoint: Endpoint, count: int, kept: bool, body: bytes) -> None:
+    connections, each = (1, count) if kept else (count, 1)
+    for _ in range(connections):
+        with closing(Client(endpoint)) as client:
+            for _ in range(each):
+                client.send(body)
+
+
+def python_load(endpoint: Endpoint, messages: Messages) -> None:
+    """Send the messages of one round from threads that block, one thread a session."""
+    body = body_of(messages.size)
+    with ThreadPoolExecutor(messages.sessions) as pool:
+        sent = [
+            pool.submit(_one_session, endpoint, count, messages.kept, body)
+            for count in _share(messages.count, messages.sessions)
+        ]
+    for each in sent:
+        each.result()
+
+
+def smtp_source(endpoint: Endpoint, messages: Messages) -> None:
+    """Send the messages of one round with smtp-source, which stops at any reply it did not want."""
+    command = [
+        program("smtp-source"),
+        *(["-d"] if messages.kept else []),
+        *("-s", str(messages.sessions), "-m", str(messages.count), "-l", str(messages.size)),
+        f"127.0.0.1:{endpoint.port}",
+    ]
+    subprocess.run(command, check=True, timeout=TIMEOUT)
+
+
+def send(endpoint: Endpoint, messages: Messages) -> None:
+    """Send the messages of one round."""
+    if endpoint.tls is None:
+        smtp_source(endpoint, messages)
+    else:
+        python_load(endpoint, messages)
+
+
+def settle(endpoint: Endpoint) -> None:
+    """A short session, to its end: the server has by then done all that came before it."""
+    with closing(connect(endpoint)) as connection, connection.makefile("rb") as replies:
+        expect(replies, b"220")
+        connection.sendall(b"QUIT\r\n")
+        expect(replies, b"221")
+        replies.read()
+
+
+@contextmanager
+def idle(endpoint: Endpoint, count: int) -> Iterator[None]:
+    """Hold connections that got the greeting and say nothing."""
+    with ExitStack() as held:
+        for _ in range(count):
+            connection = held.enter_context(closing(connect(endpoint)))
+            with connection.makefile("rb", buffering=0) as greeting:
+                greeting.readline()
+        yield

@@ -1,0 +1,113 @@
+"""What is measured, and what it must cost: the two tables that the benchmark is about."""
+
+from dataclasses import dataclass, replace
+
+AIOSMTPD = "aiosmtpd"
+SMTP_SINK = "smtp-sink"
+EHLO_ASYNC = "ehlo-async"
+EHLO_DEF = "ehlo-def"
+
+LABELS = {
+    AIOSMTPD: "aiosmtpd",
+    SMTP_SINK: "smtp-sink",
+    EHLO_ASYNC: "ehlo async",
+    EHLO_DEF: "ehlo def",
+}
+
+ALL = (AIOSMTPD, SMTP_SINK, EHLO_ASYNC, EHLO_DEF)
+WITH_TLS = (AIOSMTPD, EHLO_ASYNC, EHLO_DEF)  # smtp-sink has no TLS
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """CPU time of the server per message, in seconds."""
+
+    name: str
+    title: str
+    size: int  # octets of the body, its few header lines apart
+    count: int  # messages a round
+    sessions: int = 20
+    kept: bool = True  # False: a connection, and under TLS a handshake, for each message
+    tls: bool = False
+    servers: tuple[str, ...] = ALL
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Memory of the server per connection that got its greeting and says nothing, in octets."""
+
+    name: str
+    title: str
+    count: int  # connections
+    tls: bool = False
+    servers: tuple[str, ...] = ALL
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """Wall time of `import ehlo` in a fresh interpreter, less that of a bare one, in seconds."""
+
+    name: str
+    title: str
+    count: int  # interpreters started
+    tls: bool = False
+    servers: tuple[str, ...] = (EHLO_ASYNC,)
+
+
+Scenario = Messages | Idle | Import
+
+KB, MB = 1 << 10, 1 << 20
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Messages("1k-kept", "1 KB, kept connection", KB, 2000),
+    Messages("1k-own", "1 KB, own connection", KB, 600, kept=False),
+    Messages("100k-kept", "100 KB, kept connection", 100 * KB, 100),
+    Messages("10m-kept", "10 MB, kept connection", 10 * MB, 4, sessions=4),
+    # under TLS
+    Messages("1k-tls-kept", "1 KB, TLS, kept connection", KB, 2000, tls=True, servers=WITH_TLS),
+    Messages("1k-tls-own", "1 KB, TLS handshake each", KB, 150, 20, False, True, WITH_TLS),
+    # what is there before a message
+    Idle("idle", "idle connection", 1000, servers=(AIOSMTPD, SMTP_SINK, EHLO_ASYNC)),
+    Idle("idle-tls", "idle connection, TLS", 300, tls=True, servers=(AIOSMTPD, EHLO_ASYNC)),
+    Import("import", "import ehlo, wall time", 25),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server's figure must be `at_most`: times that of `against`, or in itself without one."""
+
+    scenario: str
+    server: str
+    against: str | None
+    at_most: float
+
+
+TARGETS = (
+    Target("1k-kept", EHLO_ASYNC, AIOSMTPD, 0.19),
+    Target("1k-kept", EHLO_ASYNC, SMTP_SINK, 1.25),
+    Target("1k-kept", EHLO_DEF, EHLO_ASYNC, 1.6),
+    Target("1k-own", EHLO_ASYNC, AIOSMTPD, 0.20),
+    Target("1k-own", EHLO_ASYNC, SMTP_SINK, 1.25),
+    Target("1k-own", EHLO_DEF, EHLO_ASYNC, 1.6),
+    Target("100k-kept", EHLO_ASYNC, AIOSMTPD, 0.08),
+    Target("100k-kept", EHLO_ASYNC, SMTP_SINK, 0.5),
+    Target("100k-kept", EHLO_DEF, EHLO_ASYNC, 1.6),
+    Target("10m-kept", EHLO_ASYNC, SMTP_SINK, 0.4),
+    Target("10m-kept", EHLO_DEF, EHLO_ASYNC, 1.6),
+    Target("1k-tls-kept", EHLO_ASYNC, AIOSMTPD, 0.5),
+    Target("1k-tls-kept", EHLO_DEF, EHLO_ASYNC, 1.6),
+    Target("1k-tls-own", EHLO_ASYNC, AIOSMTPD, 0.75),
+    Target("1k-tls-own", EHLO_DEF, EHLO_ASYNC, 1.6),
+    Target("idle", EHLO_ASYNC, None, 4 * KB),
+    Target("idle-tls", EHLO_ASYNC, None, 48 * KB),
+    Target("import", EHLO_ASYNC, None, 0.060),
+)
+
+
+def shrunk(scenario: Scenario) -> Scenario:
+    """The same with tiny counts: enough to see that everything works, not to measure."""
+    count = max(2, scenario.count // 50)
+    if isinstance(scenario, Messages):
+        return replace(scenario, count=count, sessions=min(scenario.sessions, count))
+    return replace(scenario, count=count)
