@@ -86,10 +86,6 @@ class Buffer:
         """Throw away the next `count` bytes, which must be there."""
         self._consume(self._pos + count)
 
-    def peek(self, count: int) -> bytes:
-        """The next `count` bytes, or as many as there are, which stay."""
-        return bytes(self._data[self._pos : self._pos + count])
-
     def find(self, what: bytes, offset: int = 0) -> int:
         """Where `what` stands, at `offset` or after, from the first byte not taken; -1 if not."""
         found = self._data.find(what, self._pos + offset)

@@ -67,8 +67,10 @@ class Connection:
         "_exchange",
         "_failed_logins",
         "_linger",
+        "_masking",
         "_observer",
         "_out",
+        "_pardon",
         "_reader",
         "_refused_recipients",
         "_untold",
@@ -108,11 +110,13 @@ class Connection:
         self._untold: Event | None = None  # came of an answer; told by the next call of next_event
         self._ended = False  # the client will not send any more
         self._linger = False
+        self._masking = False  # what the observer is told
         self._verb = ""  # of the command under way
         self._reader: DataReader | None = None
         self._exchange: sasl.Exchange | None = None
         self._refused_recipients = 0
         self._failed_logins = 0
+        self._pardon = False  # for a stray "*"
         self._observer = observer
 
     # -- bytes -----------------------------------------------------------------------------------
@@ -243,7 +247,9 @@ class Connection:
             return self._say(replies.NOT_SMTP)
         if verb == "LHLO":
             return self._error(replies.NOT_FOR_THIS_PROTOCOL)
-        if verb == "*":  # Go's net/smtp says it after a login that failed: no error of its user's
+        if verb == "*" and self._pardon:
+            # Go's net/smtp says it once after a login that failed: no error of its user's
+            self._pardon = False
             return self._say(replies.UNKNOWN_COMMAND)
         return self._error(replies.UNKNOWN_COMMAND)
 
@@ -445,6 +451,7 @@ class Connection:
         self._failed_logins += wrong
         if wrong and self._failed_logins >= self.settings.limits.failed_logins:
             answer = replies.TOO_MANY_LOGINS
+        self._pardon = True
         if wrong and not answer.closes:
             self._untold = self._error(answer)
         else:
@@ -502,10 +509,16 @@ class Connection:
         return self._ask(events.Tarpit(1.0))
 
     def _observe_command(self, verb: str, argument: str) -> None:
+        """After AUTH, whatever is no command may be a secret of a client that did not wait."""
         assert self._observer is not None  # noqa: S101  the caller looked
-        if verb == "AUTH":
+        if verb.startswith("AUTH"):
+            self._masking = True
             mechanism, space, _secret = argument.strip().partition(" ")
             argument = f"{mechanism} {_MASK}" if space else mechanism
+        elif verb in commands.VERBS:
+            self._masking = False
+        elif self._masking:
+            verb, argument = _MASK, ""
         self._observer("read", verb, f"{verb} {argument}".rstrip())
 
     _ANSWERS: ClassVar[Mapping[type, _Answer]] = MappingProxyType(

@@ -39,12 +39,6 @@ MAILBOX = rf"(?P<local>{LOCAL_PART})@(?P<domain>{DOMAIN}|{ADDRESS_LITERAL})"
 # RFC 5321 4.1.2: A-d-l = At-domain *( "," At-domain ); At-domain = "@" Domain
 SOURCE_ROUTE = rf"@(?:{DOMAIN}|{ADDRESS_LITERAL})(?:,@(?:{DOMAIN}|{ADDRESS_LITERAL}))*+:"
 
-# RFC 5321 4.1.2: Path = "<" [ A-d-l ":" ] Mailbox ">"
-PATH = re.compile(rf"<(?:{SOURCE_ROUTE})?{MAILBOX}>")
-
-# RFC 5321 4.1.1.3: "<Postmaster>", in any case, is a path of its own
-POSTMASTER = re.compile(r"<(?P<local>postmaster)>", re.IGNORECASE)
-
 # What stands between the brackets when it is no path: up to ">" outside quotes
 ANY_PATH = re.compile(r'<(?:[^"<>\\]++|"(?:[^"\\]|\\.)*+")*+>')
 
@@ -73,9 +67,6 @@ HELLO_NAME = re.compile(r"[!-~]{1,255}")
 
 # RFC 4954 4: base64 = base64-terminal / ( 1*(4base64-CHAR) [base64-terminal] )
 BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
-
-# RFC 4422 3.1: sasl-mech = 1*20mech-char
-SASL_MECH = re.compile(r"[A-Za-z0-9\-_]{1,20}")
 
 # What no client text may carry into a header, a reply or a log line
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

@@ -12,6 +12,9 @@ _NOT_A_NAME = re.compile(r"[^A-Za-z0-9.\-_]")
 # What would end a comment, or be none
 _NOT_IN_COMMENT = re.compile(r"[()\\]|[^ -~]")
 
+# RFC 5321 4.5.3.1.3; a longer one would make a line that RFC 5322 2.1.1 does not allow
+_LONGEST_PATH = 254
+
 
 def by_clause(hostname: str, appname: str) -> str:
     """Who we are: the same in each field of a server."""
@@ -38,7 +41,7 @@ def received_field(
     must not show), `date` an RFC 5322 3.3 date-time.
     """
     tls = f"\r\n\t({tls})" if tls else ""
-    recipient = f"\r\n\tfor <{recipient}>" if recipient else ""
+    recipient = f"\r\n\tfor <{recipient}>" if 0 < len(recipient) <= _LONGEST_PATH else ""
     return (
         f"Received: from {_NOT_A_NAME.sub('', helo) or 'unknown'}{_tcp_info(rdns, address)}\r\n"
         f"\t{by} with {protocol}{tls}\r\n"
@@ -51,7 +54,7 @@ def _tcp_info(rdns: str, address: str) -> str:
     """RFC 5321 4.4: TCP-info = address-literal / ( Domain FWS address-literal )."""
     if not address:
         return ""
-    literal = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+    literal = f"[IPv6:{address.partition('%')[0]}]" if ":" in address else f"[{address}]"
     name = _NOT_A_NAME.sub("", rdns) if rdns else ""
     return f" ({name} {literal})" if name else f" ({literal})"
 
