@@ -24,6 +24,7 @@ _HARMFUL = re.compile(
 # RFC 2047 2: encoded-word; the space between two of them does not count (6.2)
 _ENCODED_WORD = r"=\?[^?\s]+\?[bBqQ]\?[^?\s]*\?="
 _ENCODED_WORDS = re.compile(rf"{_ENCODED_WORD}(?:\s+{_ENCODED_WORD})*")
+_LONGEST_DECODED = 16_384  # characters of a header; the email package takes the square of it
 _FOLD = re.compile(r"\r?\n(?=[ \t])|[\r\n]+\Z")
 
 
@@ -79,7 +80,10 @@ def _from_octets(text: object) -> str:
 
 
 def _header(value: str) -> str:
-    return _ENCODED_WORDS.sub(_words, _FOLD.sub("", value)).strip()
+    unfolded = _FOLD.sub("", value).strip()
+    if len(unfolded) > _LONGEST_DECODED:
+        return unfolded
+    return _ENCODED_WORDS.sub(_words, unfolded)
 
 
 def _words(match: re.Match[str]) -> str:
