@@ -1,6 +1,7 @@
 """What is wrong is said in one line, and the exit code tells whose trouble it is."""
 
 import dataclasses
+import errno
 import re
 import socket
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from ehlo.cli import main
 from ehlo.server.config import Options
+from ehlo.server.server import Server
 from support.certificates import Certificates
 from support.program import Start
 
@@ -122,6 +125,26 @@ def test_an_address_that_cannot_be_had_is_one_line_and_1(start: Start, addr: str
     program = start("-m", "ehlo", "--addr", addr)
     assert program.wait() == 1
     assert re.fullmatch(rf"ehlo: cannot listen on {re.escape(addr)}: [^\n]+\n", program.err.text)
+
+
+def test_a_port_that_needs_privileges_is_said_to_need_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_server: Server) -> None:
+        raise PermissionError(errno.EACCES, "cannot listen on :25: Permission denied")
+
+    monkeypatch.setattr(Server, "listen_and_serve", refuse)
+    monkeypatch.setattr("ehlo.cli.commands.set_up_logging", lambda _level: None)
+    assert main(["--addr", ":25"]) == 1
+    said = "ehlo: cannot listen on :25: Permission denied (ports below 1024 need privileges)\n"
+    assert capsys.readouterr().err == said
+
+
+def test_an_interrupt_before_it_serves_is_130(start: Start, here: Path) -> None:
+    (here / "slow.py").write_text("raise KeyboardInterrupt\n")
+    program = start("-m", "ehlo", "serve", "slow:handler", cwd=here)
+    assert program.wait() == 130
+    assert program.err.text.strip() == ""
 
 
 @pytest.mark.parametrize(
