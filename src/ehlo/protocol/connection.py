@@ -42,11 +42,6 @@ _MISTAKES: Final = frozenset({500, 501, 502, 503, 504, 555})  # those of our rep
 _TLS_HELLO: Final = b"\x16\x03"  # RFC 8446 5.1: a handshake record
 _MASK: Final = "****"
 
-# Commands that are asked about as they are
-_QUESTIONS: Final = frozenset(
-    {events.Mail, events.Rcpt, events.Data, events.Hello, events.Reset, events.Vrfy}
-)
-
 
 def _is_auth(line: bytes) -> bool:
     return line[:5].upper() == b"AUTH "
@@ -57,11 +52,13 @@ class Connection:
 
     `nonce` is called for what must be unpredictable, and gives text without spaces or brackets.
     With `greet=False` the client has been greeted already: this is the connection that replaces
-    another after STARTTLS, and knows nothing of it (RFC 3207 4.2).
+    another after STARTTLS, and knows nothing of it (RFC 3207 4.2). `asks` has the types of commands
+    that are asked about; the others of `events.QUESTIONS` are accepted without an event.
     """
 
     __slots__ = (
         "_asked",
+        "_asks",
         "_buffer",
         "_ended",
         "_exchange",
@@ -93,6 +90,7 @@ class Connection:
         *,
         tls: bool = False,
         greet: bool = True,
+        asks: frozenset[type] = events.QUESTIONS,
         observer: Observer | None = None,
     ) -> None:
         self.settings = settings
@@ -104,6 +102,7 @@ class Connection:
         self.esmtp = False  # whether it was EHLO
         self.transaction: Transaction | None = None
         self.errors = 0  # that the client made in this session
+        self._asks = asks
         self._buffer = Buffer()
         self._out: list[bytes] = []
         self._asked: Event | None = None  # what the next call of reply() answers
@@ -166,7 +165,8 @@ class Connection:
             if reader is not None:
                 event = self._read_body(reader)
             elif self._buffer.empty:
-                event = NEED_DATA if self.state is not State.GREETING else self._ask(events.CONNECT)
+                greeted = self.state is not State.GREETING
+                event = NEED_DATA if greeted else self._ask_about(events.CONNECT)
             else:
                 event = self._read_command()
             if event is not None:
@@ -183,10 +183,17 @@ class Connection:
         self._asked = event
         return event
 
+    def _ask_about(self, event: Event) -> Event | None:
+        """Ask, unless this is a kind of command that nobody wants to be asked about."""
+        if type(event) in events.QUESTIONS and type(event) not in self._asks:
+            self._ANSWERS[type(event)](self, event, None)
+            return None
+        return self._ask(event)
+
     def _read_command(self) -> Event | Waiting | None:
         settings = self.settings
         if self.state is State.GREETING:
-            return self._ask(events.CONNECT)
+            return self._ask_about(events.CONNECT)
         line = self._buffer.take_line(settings.line_limit)
         if line is None:
             tls = self._exchange is None and self._buffer.line_startswith(_TLS_HELLO)
@@ -208,9 +215,13 @@ class Connection:
         if function is None or settings.gated:
             return self._look_closer(verb, argument)
         result = function(self, argument)
-        if type(result) in _QUESTIONS:
+        kind = type(result)
+        if kind in self._asks:
             self._asked = result  # type: ignore[assignment]  # the set holds types of events
             return result  # type: ignore[return-value]  # likewise
+        if kind in events.QUESTIONS:
+            self._ANSWERS[kind](self, result, None)
+            return None
         return self._come_of(verb, result)
 
     def _look_closer(self, verb: str, argument: str) -> Event | None:
@@ -233,7 +244,7 @@ class Connection:
             case events.Close():
                 return self._close()
             case _:
-                return self._ask(result)
+                return self._ask_about(result)
 
     def _may_be_long(self, line: bytes) -> bool:
         return _is_auth(line) and len(line) <= self.settings.limits.auth_line

@@ -110,6 +110,9 @@ class Close(NamedTuple):
     linger: bool = False
 
 
+# Those that are commands, and are accepted unasked where nobody wants to be asked
+QUESTIONS: Final[frozenset[type]] = frozenset({Connect, Hello, Mail, Rcpt, Data, Vrfy, Reset})
+
 # The events that tell no more than that they are
 CONNECT: Final = Connect()
 DATA: Final = Data()

@@ -44,22 +44,28 @@ class Notice(NamedTuple):
 class Dispatcher:
     """The hooks of one server's handler, and the events that they are for.
 
-    `routes` has a function for each type of event; `None` where there is nothing to do but accept.
+    `routes` has a function for each type of event. `asks` are the commands that there is a hook
+    for; the core accepts the others by itself, so that a hook that is not there costs nothing.
     """
 
     def __init__(self, hooks: Hooks) -> None:
         self.hooks = hooks
-        self.routes: Mapping[type, Route | None] = {
-            events.BodyChunk: lambda driver, event: driver.keep(event.data),
-            events.BodyRefused: lambda driver, _event: driver.drop_body(),
-            events.MessageEnd: self._message,
+        questions = {
+            events.Connect: _asks(hooks.connect, _nothing_more),
+            events.Hello: _asks(hooks.hello, lambda event: (event.name,)),
             events.Mail: self._mail,
             events.Rcpt: _asks(hooks.rcpt, lambda event: (event.recipient, event.recipient.params)),
             events.Data: _asks(hooks.data, _nothing_more),
-            events.Hello: _asks(hooks.hello, lambda event: (event.name,)),
-            events.Connect: _asks(hooks.connect, _nothing_more),
-            events.Reset: _asks(hooks.reset, _nothing_more),
             events.Vrfy: _asks(hooks.vrfy, lambda event: (event.text,)),
+            events.Reset: _asks(hooks.reset, _nothing_more),
+        }
+        asked = {kind: route for kind, route in questions.items() if route is not None}
+        self.asks = frozenset(asked)
+        self.routes: Mapping[type, Route] = {
+            **asked,
+            events.BodyChunk: lambda driver, event: driver.keep(event.data),
+            events.BodyRefused: lambda driver, _event: driver.drop_body(),
+            events.MessageEnd: self._message,
             events.Auth: self._auth,
             events.StartTLS: lambda driver, _event: driver.start_tls(),
             events.Tarpit: lambda driver, event: driver.pause_for(event.seconds),

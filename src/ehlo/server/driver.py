@@ -112,10 +112,7 @@ class Driver(asyncio.Protocol):
         runtime, rules = self.runtime, self.rules
         peer, local = _ends(transport)
         session_id = runtime.new_id()
-        observer = observer_of(rules, session_id, peer)
-        self.connection = Connection(
-            rules.settings, rules.nonce, tls=rules.tls_listener, observer=observer
-        )
+        self.connection = self._new_connection(session_id, peer, tls=rules.tls_listener)
         self.session = Session(session_id, peer, local, self.connection)
         self._key = None if is_loopback(peer) else address_key(peer.host)
         if runtime.draining or not runtime.connections.admit(self._key):
@@ -131,6 +128,18 @@ class Driver(asyncio.Protocol):
             self._channel = Channel(rules.tls)
         else:
             self._advance()
+
+    def _new_connection(
+        self, session_id: str, peer: Peer, *, tls: bool, greet: bool = True
+    ) -> Connection:
+        return Connection(
+            self.rules.settings,
+            self.rules.nonce,
+            tls=tls,
+            greet=greet,
+            asks=self._dispatcher.asks,
+            observer=observer_of(self.rules, session_id, peer),
+        )
 
     def _turn_away(self, reply: Reply) -> None:
         """Before any session: said in clear, unless the client expects a handshake."""
@@ -199,11 +208,7 @@ class Driver(asyncio.Protocol):
             if event is NEED_DATA or event is PAUSED:
                 break
             moved = True
-            route = routes[type(event)]
-            if route is None:
-                connection.reply()
-            else:
-                route(self, event)
+            routes[type(event)](self, event)
         if self._closing:
             return
         if self._timer is None:
@@ -421,9 +426,8 @@ class Driver(asyncio.Protocol):
             return False
         session, rules = self.session, self.rules
         errors = self.connection.errors
-        observer = observer_of(rules, session.id, session.peer)
-        self.connection = Connection(
-            rules.settings, rules.nonce, tls=True, greet=rules.tls_listener, observer=observer
+        self.connection = self._new_connection(
+            session.id, session.peer, tls=True, greet=rules.tls_listener
         )
         self.connection.errors = errors
         session.restart(self.connection)
