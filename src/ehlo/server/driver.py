@@ -326,6 +326,8 @@ class Driver(asyncio.Protocol):
             self._flush()
             self._replied = message
             self._pending = self.runtime.loop.call_soon(self._check_sent)
+        elif self.runtime.draining:
+            self.drain()  # before what the client has pipelined begins another transaction
 
     def _check_sent(self) -> None:
         """Whether the final reply has left; if not yet, `resume_writing` asks again."""
@@ -447,6 +449,8 @@ class Driver(asyncio.Protocol):
     def noticed(self) -> None:
         """A hook is done that no reply waited for: the client's own time runs again."""
         self.deadline = self.runtime.loop.time() + self.rules.timeout
+        if self.runtime.draining:
+            self.drain()
 
     # -- waiting ---------------------------------------------------------------------------------
 

@@ -230,6 +230,8 @@ class _Life:
             for sock in sockets:
                 make = self.loop.create_unix_server if _is_unix(sock) else self.loop.create_server
                 self._listeners.append(await make(self.new_driver, sock=sock))
+            if self.runtime.draining:  # closed while it was starting
+                self._stop_accepting()
         except BaseException:
             for sock in sockets:
                 sock.close()
