@@ -115,6 +115,10 @@ class Client:
         """A whole transaction in one write, and nothing heard."""
         self.send(b"MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n" + body + end)
 
+    def begin_message_from(self, sender: str) -> None:
+        """The same, with a sender of one's own."""
+        self.send(f"MAIL FROM:<{sender}>\r\nRCPT TO:<b@example.com>\r\nDATA\r\nx\r\n.\r\n".encode())
+
     def begin(self, *commands: str) -> list[str]:
         """Hello and these commands; the replies to the latter."""
         self.hello()
