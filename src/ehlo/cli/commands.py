@@ -179,8 +179,6 @@ def _changed(server: Server, values: Mapping[str, Any]) -> Server:
     """The user's own server with the options that were given."""
     for name, value in values.items():
         setattr(server, name, value)
-    if any(map(is_function, values)):
-        _checked(server.__post_init__)  # which makes the handler of the functions
     return server
 
 

@@ -41,6 +41,7 @@ _MIB: Final = 1_048_576
 _MISTAKES: Final = frozenset({500, 501, 502, 503, 504, 555})  # those of our replies that count
 _TLS_HELLO: Final = b"\x16\x03"  # RFC 8446 5.1: a handshake record
 _MASK: Final = "****"
+_SHOWN: Final = 512  # octets of a line that is no command, in a transcript
 
 
 def _is_auth(line: bytes) -> bool:
@@ -110,7 +111,7 @@ class Connection:
         self._ended = False  # the client will not send any more
         self._linger = False
         self._masking = False  # what the observer is told
-        self._verb = ""  # of the command under way
+        self._verb = ""  # of the command under way, as the observer is told it
         self._reader: DataReader | None = None
         self._exchange: sasl.Exchange | None = None
         self._refused_recipients = 0
@@ -208,7 +209,6 @@ class Connection:
         if isinstance(command, Reply):
             return self._no_command(line, command)
         verb, argument = command
-        self._verb = verb
         if self._observer is not None:
             self._observe_command(verb, argument)
         function = commands.LEGAL[self.state].get(verb)
@@ -251,6 +251,10 @@ class Connection:
 
     def _no_command(self, line: bytes, refusal: Reply) -> Event | None:
         self._verb = ""
+        if self._observer is not None:
+            shown = line[:_SHOWN].decode("ascii", "backslashreplace").encode("unicode_escape")
+            secret = self._masking or _is_auth(line)
+            self._observer("read", "", _MASK if secret else shown.decode())
         return self._say(replies.NOT_SMTP) if line.startswith(_TLS_HELLO) else self._error(refusal)
 
     def _unknown(self, verb: str) -> Event | None:
@@ -522,14 +526,16 @@ class Connection:
     def _observe_command(self, verb: str, argument: str) -> None:
         """After AUTH, whatever is no command may be a secret of a client that did not wait."""
         assert self._observer is not None  # noqa: S101  the caller looked
-        if verb.startswith("AUTH"):
+        if verb == "AUTH":
             self._masking = True
             mechanism, space, _secret = argument.strip().partition(" ")
             argument = f"{mechanism} {_MASK}" if space else mechanism
         elif verb in commands.VERBS:
             self._masking = False
-        elif self._masking:
+        elif self._masking or verb.startswith("AUTH"):
+            self._masking = True
             verb, argument = _MASK, ""
+        self._verb = verb
         self._observer("read", verb, f"{verb} {argument}".rstrip())
 
     _ANSWERS: ClassVar[Mapping[type, _Answer]] = MappingProxyType(
