@@ -110,7 +110,12 @@ class Driver(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         runtime, rules = self.runtime, self.rules
-        peer, local = _ends(transport)
+        ends = _ends(transport)
+        if ends is None:
+            self._lost = self._closing = True  # it left before it was accepted
+            self.transport.abort()
+            return
+        peer, local = ends
         session_id = runtime.new_id()
         self.connection = self._new_connection(session_id, peer, tls=rules.tls_listener)
         self.session = Session(session_id, peer, local, self.connection)
@@ -257,7 +262,8 @@ class Driver(asyncio.Protocol):
             work = self._await_hook(hook.call, arguments, ticket)
             self._pending = runtime.loop.create_task(work, context=context)
         else:
-            future = runtime.pool.submit(context.run, hook.call, *arguments)
+            # A copy: the loop, or the thread of a hook that is late, may be in the context still
+            future = runtime.pool.submit(context.copy().run, hook.call, *arguments)
             self._pending = self._ticket = future
             future.add_done_callback(self._hook_done_in_thread)
 
@@ -302,7 +308,7 @@ class Driver(asyncio.Protocol):
         """The result of a hook that was over its deadline is dropped, and said to be."""
         if not isinstance(error, asyncio.CancelledError):
             logger.warning(
-                "session %s: a hook ended after its deadline; its result is dropped (%s)",
+                "session %s: a hook ended when nobody waited any more; its result is dropped (%s)",
                 self.session.id,
                 "it returned" if error is None else "it failed",
             )
@@ -499,7 +505,6 @@ class Driver(asyncio.Protocol):
         future, event, hook = self._pending, self._event, self._hook
         logger.warning("session %s: %s is over its deadline", self.session.id, hook and hook.name)
         self._pending = self._ticket = self._hook = self._event = self._outcome = None
-        self._context = None  # the thread may still be in it
         future.cancel()
         self._dispatcher.late(self, event)
         self._advance()
@@ -519,8 +524,6 @@ class Driver(asyncio.Protocol):
 
     def _drop_pending(self) -> None:
         pending = self._pending
-        if self._hook is not None:
-            self._context = None  # the thread may still be in it
         self._pending = self._ticket = self._hook = self._event = self._outcome = None
         self._timer = self.message = None
         if pending is not None:
@@ -565,12 +568,17 @@ class Driver(asyncio.Protocol):
             self.transport.abort()
 
 
-def _ends(transport: asyncio.BaseTransport) -> tuple[Peer, Peer]:
-    """Who is at both ends. A client of a Unix socket has no name; it gets the socket's."""
+def _ends(transport: asyncio.BaseTransport) -> tuple[Peer, Peer] | None:
+    """Who is at both ends; `None` when the client has gone, so that nobody knows who it was.
+
+    A client of a Unix socket has no name; it gets the socket's.
+    """
     local = transport.get_extra_info("sockname")
     peer = transport.get_extra_info("peername")
     if isinstance(peer, tuple) and isinstance(local, tuple):
         return Peer(peer[0], peer[1]), Peer(local[0], local[1])
+    if isinstance(local, tuple):
+        return None
     path = local.decode(errors="replace") if isinstance(local, bytes) else str(local or "")
     unix = Peer(f"unix:{path}", 0)
     return unix, unix
