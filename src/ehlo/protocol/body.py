@@ -37,6 +37,7 @@ class BareNewlines(enum.Enum):
 
 
 _CRLF_ONLY: Final = (None, "\r\n")
+_PIECE: Final = 16_384
 
 # What the end of a slice may be the beginning of; the longest first
 _HOLD_BACK: Final = ((b"\r\n.\r", 4), (b"\r\n.", 3), (b"\r\n", 2), (b"\r", 1))
@@ -61,10 +62,7 @@ class DataReader:
             start = self._read_start(buffer)
             if start is not True:
                 return start
-        # Most slices of most large bodies have no dot at all, and a single octet is found fastest
-        dot = buffer.find(b".")
-        if dot >= 0:
-            dot = buffer.find(b"\r\n.", max(0, dot - 2))
+        dot = buffer.find_dot()
         if dot >= 0:
             end = buffer.find(b"\r\n.\r\n", dot)
             if end >= 0:
@@ -108,10 +106,12 @@ def _held_back(buffer: Buffer) -> int:
 def has_bare_newline(chunk: bytes) -> bool:
     """Whether there is a CR or a LF outside of CRLF. `chunk` must not end inside a CRLF.
 
-    The standard library's decoder of line ends says which kinds it has met, in one pass.
+    The standard library's decoder of line ends says which kinds it has met, in one pass; it gets
+    pieces that stay in the processor's cache.
     """
     decoder = io.IncrementalNewlineDecoder(None, translate=False)
-    decoder.decode(chunk.decode("latin-1"), final=True)
+    for start in range(0, len(chunk), _PIECE):
+        decoder.decode(chunk[start : start + _PIECE].decode("latin-1"))
     return decoder.newlines not in _CRLF_ONLY
 
 

@@ -11,6 +11,7 @@ from typing import Final
 __all__ = ["Buffer"]
 
 _COMPACT_AT: Final = 65_536
+_HOPS: Final = 50  # from dot to dot
 
 
 class Buffer:
@@ -94,6 +95,22 @@ class Buffer:
     def line_startswith(self, what: bytes) -> bool:
         """Whether the line whose end is awaited begins so."""
         return self.startswith(what) if self._cut is None else self._cut.startswith(what)
+
+    def find_dot(self) -> int:
+        """Where the first CRLF stands that a dot follows; -1 if none.
+
+        One octet is found many times faster than three, and few large bodies have many dots; where
+        there are many, three it is.
+        """
+        data, first = self._data, self._pos + 2
+        dot = first - 1
+        for _ in range(_HOPS):
+            dot = data.find(b".", dot + 1)
+            if dot < 0:
+                return -1
+            if data[dot - 2 : dot] == b"\r\n":
+                return dot - first
+        return self.find(b"\r\n.", dot - first)
 
     def startswith(self, what: bytes) -> bool:
         """Whether what is left begins so."""

@@ -1,0 +1,66 @@
+"""Addresses as values."""
+
+from __future__ import annotations
+
+import pytest
+
+from ehlo.protocol.address import NULL_PATH, Address, is_address_literal
+
+
+def test_an_address_prints_without_brackets() -> None:
+    assert str(Address("a", "example.com")) == "a@example.com"
+    assert str(Address("a.b", "[192.0.2.1]")) == "a.b@[192.0.2.1]"
+    assert str(Address("Postmaster", "")) == "Postmaster"
+    assert repr(Address("a", "example.com")) == "Address('a@example.com')"
+
+
+@pytest.mark.parametrize(
+    ("local", "printed"),
+    [
+        ("a b", '"a b"@x'),
+        ('a"b', '"a\\"b"@x'),
+        ("a\\b", '"a\\\\b"@x'),
+        (".a", '".a"@x'),
+        ("a..b", '"a..b"@x'),
+        ("", '""@x'),
+        ("jürgen", "jürgen@x"),
+        ("a>b", '"a>b"@x'),
+    ],
+)
+def test_a_local_part_is_quoted_where_it_has_to_be(local: str, printed: str) -> None:
+    assert str(Address(local, "x")) == printed
+    assert str(Address(local, "x")) == printed
+
+
+def test_the_null_path_is_empty() -> None:
+    assert str(NULL_PATH) == ""
+    assert NULL_PATH.is_null
+    assert not Address("a", "x").is_null
+    assert not Address("Postmaster", "").is_null
+
+
+def test_addresses_are_equal_letter_for_letter() -> None:
+    assert Address("a", "x") == Address("a", "x", {"SIZE": 1})
+    assert hash(Address("a", "x")) == hash(Address("a", "x"))
+    assert Address("a", "x") != Address("A", "x")
+    assert Address("a", "x") != Address("a", "X")
+    assert Address("a", "x") != "a@x"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[192.0.2.1]", "[IPv6:::1]", "[ipv6:2001:db8::192.0.2.1]", "[tag:content]", "[a-b:%1]"],
+)
+def test_address_literals(text: str) -> None:
+    assert is_address_literal(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[]", "[192.0.2]", "[192.0.2.256]", "[192.0.2.01]", "[IPv6:]", "[IPv6:1]", "[１.2.3.4]"),
+        *("[IPv6:fe80::1%lo]", "[-:x]", "[tag-:x]", "[tag:]", "[a_b:x]"),
+    ],
+)
+def test_what_is_no_address_literal(text: str) -> None:
+    assert not is_address_literal(text)

@@ -1,0 +1,146 @@
+"""Reading DATA: where it ends, what is unstuffed, and what becomes of bare line ends."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from ehlo.protocol.body import END, BareNewlines, DataReader, has_bare_newline, normalised
+from ehlo.protocol.buffer import Buffer
+
+
+def read(*pieces: bytes) -> tuple[bytes, bool, bytes]:
+    """The body, whether it has ended, and what was left over."""
+    reader, buffer, body, ended = DataReader(), Buffer(), b"", False
+    for piece in pieces:
+        buffer.feed(piece)
+        while not ended and (chunk := reader.read(buffer)) is not None:
+            if chunk is END:
+                ended = True
+            else:
+                assert chunk
+                body += chunk
+    return body, ended, buffer.take(len(buffer))
+
+
+def octets(data: bytes) -> list[bytes]:
+    return [data[at : at + 1] for at in range(len(data))]
+
+
+@pytest.mark.parametrize(
+    ("sent", "body"),
+    [
+        (b".\r\n", b""),
+        (b"\r\n.\r\n", b"\r\n"),
+        (b"a\r\n.\r\n", b"a\r\n"),
+        (b"..\r\n.\r\n", b".\r\n"),
+        (b".a\r\n..b\r\n...\r\n.\r\n", b"a\r\n.b\r\n..\r\n"),
+        (b"a.b\r\n.\r\n", b"a.b\r\n"),
+        (b".\r.\r\n.\r\n", b"\r.\r\n"),
+        (b".\n\r\n.\r\n", b"\n\r\n"),
+        (b"\r\n..\r\n.\r\n", b"\r\n.\r\n"),
+        (b"a\r\r\n.\r\n", b"a\r\r\n"),
+        (b"\0\xff\r\n.\r\n", b"\0\xff\r\n"),
+    ],
+)
+def test_a_body_ends_and_is_unstuffed(sent: bytes, body: bytes) -> None:
+    assert read(sent) == (body, True, b"")
+    assert read(*octets(sent)) == (body, True, b"")
+    assert read(sent + b"QUIT\r\n") == (body, True, b"QUIT\r\n")
+    for at in range(len(sent)):
+        assert read(sent[:at], sent[at:]) == (body, True, b"")
+
+
+# Everything that stands around a dot in what is known as SMTP smuggling, and some more
+NO_END = [
+    before + b"." + after
+    for before, after in itertools.product(
+        (b"\n", b"\r", b"\r\n", b"\n\r", b"\r\r", b"\n\n", b"\r\n\0", b"\0\r\n", b"", b"\r\n."),
+        (
+            b"\n",
+            b"\r",
+            b"\r\n",
+            b"\n\r",
+            b"\r\r",
+            b"\r\r\n",
+            b"\n\r\n",
+            b"\0\r\n",
+            b"\r\0\n",
+            b" \r\n",
+        ),
+    )
+    if b"\r\n.\r\n" not in before + b"." + after
+]
+
+
+@pytest.mark.parametrize("variant", NO_END, ids=repr)
+def test_nothing_else_ends_a_body(variant: bytes) -> None:
+    sent = (
+        b"first" + variant + b"MAIL FROM:<evil@example.com>\r\nRCPT TO:<x@example.com>\r\nDATA\r\n"
+    )
+    for pieces in ([sent], octets(sent)):
+        _, ended, left = read(*pieces)
+        assert not ended
+        assert len(left) <= 4
+    body, ended, left = read(sent + b".\r\n")
+    assert ended
+    assert left == b""
+    assert b"evil@example.com" in body
+    assert (body, ended, left) == read(*octets(sent + b".\r\n"))
+
+
+def test_after_its_end_a_reader_says_so_again() -> None:
+    reader, buffer = DataReader(), Buffer()
+    buffer.feed(b".\r\nQUIT\r\n")
+    assert reader.read(buffer) is END
+    assert reader.read(buffer) is END
+    assert buffer.take_line(100) == b"QUIT\r\n"
+    assert repr(END) == "END"
+
+
+def test_a_reader_waits_while_there_is_nothing() -> None:
+    reader, buffer = DataReader(), Buffer()
+    assert reader.read(buffer) is None
+    for piece in (b".", b"\r"):
+        buffer.feed(piece)
+        assert reader.read(buffer) is None
+    buffer.feed(b"x")
+    assert reader.read(buffer) == b"\rx"
+    for tail in (b"\r", b"\n", b".", b"\r"):
+        buffer.feed(tail)
+        assert reader.read(buffer) is None
+    buffer.feed(b"\n")
+    assert reader.read(buffer) == b"\r\n"
+    assert reader.read(buffer) is END
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"a", b"a\r\nb\r\n", b"\r\n\r\n", b"\r\n", "ü\x85\u2028".encode()]
+)
+def test_clean_lines_have_no_bare_newline(data: bytes) -> None:
+    assert not has_bare_newline(data)
+    assert normalised(data) == data
+
+
+@pytest.mark.parametrize(
+    ("data", "clean"),
+    [
+        (b"\n", b"\r\n"),
+        (b"\r", b"\r\n"),
+        (b"a\nb", b"a\r\nb"),
+        (b"a\rb\r\n", b"a\r\nb\r\n"),
+        (b"\r\r\n", b"\r\n\r\n"),
+        (b"\r\n\n", b"\r\n\r\n"),
+        (b"\n\r", b"\r\n\r\n"),
+        (b"a\r\n.\nb\r\n", b"a\r\n.\r\nb\r\n"),
+    ],
+)
+def test_bare_newlines_are_seen_and_made_whole(data: bytes, clean: bytes) -> None:
+    assert has_bare_newline(data)
+    assert normalised(data) == clean
+    assert not has_bare_newline(clean)
+
+
+def test_the_policies_have_the_names_that_options_give_them() -> None:
+    assert [policy.value for policy in BareNewlines] == ["normalise", "reject", "keep"]

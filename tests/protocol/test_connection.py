@@ -1,0 +1,353 @@
+"""The connection: what the dialogues cannot show, since it lies between it and its driver."""
+
+from __future__ import annotations
+
+import pytest
+
+from ehlo.protocol import events
+from ehlo.protocol import reply as replies
+from ehlo.protocol.connection import Connection
+from ehlo.protocol.errors import ProtocolError
+from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
+from ehlo.protocol.reply import Reply
+from ehlo.protocol.sasl import MECHANISMS
+from ehlo.protocol.settings import Limits, Settings
+from ehlo.protocol.state import State
+from support.dialogue import CorePlayer, Rules
+
+ENVELOPE = b"HELO c\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\n"
+
+
+def connect(settings: Settings | None = None) -> Connection:
+    """A client that has been greeted."""
+    connection = Connection(settings or Settings(), lambda: "nonce")
+    assert type(connection.next_event()) is events.Connect
+    connection.reply()
+    connection.data_to_send()
+    return connection
+
+
+def play(connection: Connection, data: bytes) -> list[Event]:
+    """All events that `data` makes; those that ask are accepted."""
+    connection.receive_data(data)
+    seen: list[Event] = []
+    while not isinstance(event := connection.next_event(), Waiting):
+        seen.append(event)
+        match event:
+            case events.Close():
+                break
+            case events.Tarpit():
+                connection.resume()
+            case events.BodyChunk() | events.BodyRefused():
+                pass
+            case _:
+                connection.reply()
+    return seen
+
+
+def said(connection: Connection) -> list[str]:
+    return connection.data_to_send().decode().splitlines()
+
+
+# -- asking and answering ------------------------------------------------------------------------
+
+
+def test_an_event_pauses_until_it_is_answered_and_what_follows_waits() -> None:
+    connection = connect()
+    connection.receive_data(b"HELO c\r\nMAIL FROM:<a@x>\r\n")
+    assert connection.next_event() == events.Hello("c", esmtp=False)
+    assert connection.next_event() is PAUSED
+    assert connection.buffered == len(b"MAIL FROM:<a@x>\r\n")
+    assert connection.data_to_send() == b""
+    connection.reply()
+    assert connection.has_data_to_send
+    assert type(connection.next_event()) is events.Mail
+    connection.reply(Reply(450, "4.0.0", "Later"))
+    assert connection.next_event() is NEED_DATA
+    assert said(connection) == ["250 localhost greets c", "450 4.0.0 Later"]
+    assert connection.data_to_send() == b""
+    assert (repr(NEED_DATA), repr(PAUSED)) == ("NEED_DATA", "PAUSED")
+
+
+def test_a_reply_without_a_question_is_a_bug_of_ours() -> None:
+    connection = connect()
+    with pytest.raises(ProtocolError, match="nothing was asked"):
+        connection.reply()
+    with pytest.raises(ProtocolError, match="nothing to resume"):
+        connection.resume()
+
+
+@pytest.mark.parametrize("code", [300, 334, 354, 399])
+def test_a_3xx_is_no_answer_to_most_questions(code: int) -> None:
+    connection = connect()
+    connection.receive_data(b"HELO c\r\n")
+    connection.next_event()
+    with pytest.raises(ProtocolError, match="does not answer Hello"):
+        connection.reply(Reply(code))
+    connection.reply()
+    assert said(connection) == ["250 localhost greets c"]
+
+
+@pytest.mark.parametrize("code", [250, 299, 334, 355])
+def test_a_354_alone_answers_data(code: int) -> None:
+    connection = connect()
+    connection.receive_data(ENVELOPE)
+    for _ in range(3):
+        connection.next_event()
+        connection.reply()
+    assert connection.next_event() == events.Data()
+    with pytest.raises(ProtocolError, match="does not answer Data"):
+        connection.reply(Reply(code))
+    connection.reply(Reply(354, None, "Go"))
+    assert said(connection)[-1] == "354 Go"
+
+
+def test_the_facts_of_a_hello_are_those_of_the_last_that_was_accepted() -> None:
+    connection = connect()
+    play(connection, b"EHLO one\r\n")
+    assert (connection.helo, connection.esmtp) == ("one", True)
+    connection.receive_data(b"HELO two\r\n")
+    connection.next_event()
+    connection.reply(Reply(550, "5.7.1", "No"))
+    assert (connection.helo, connection.esmtp) == ("one", True)
+
+
+# -- the end -------------------------------------------------------------------------------------
+
+
+def test_a_client_that_has_ended_is_answered_first() -> None:
+    connection = connect()
+    connection.receive_data(b"NOOP\r\nHELO c\r\n")
+    connection.receive_eof()
+    assert type(connection.next_event()) is events.Hello
+    connection.reply()
+    assert connection.next_event() == events.Close()
+    assert connection.next_event() == events.Close()
+    assert said(connection) == ["250 2.0.0 Ok", "250 localhost greets c"]
+
+
+def test_a_client_that_ended_before_it_was_greeted_is_greeted() -> None:
+    connection = Connection(Settings(), lambda: "nonce")
+    connection.receive_eof()
+    assert type(connection.next_event()) is events.Connect
+    connection.reply()
+    assert connection.next_event() == events.Close()
+
+
+def test_after_the_end_nothing_is_read() -> None:
+    connection = connect()
+    play(connection, b"QUIT\r\n")
+    connection.receive_data(b"NOOP\r\n")
+    assert connection.buffered == 0
+    assert connection.next_event() == events.Close()
+    assert said(connection)[0].startswith("221 ")
+
+
+def test_hanging_up_ends_a_question_a_body_and_a_pause() -> None:
+    for before in (b"HELO c\r\n", ENVELOPE, b"X\r\n" * 10):
+        connection = connect()
+        play(connection, before)
+        connection.receive_data(b"VRFY x\r\n")
+        connection.next_event()
+        connection.hang_up(Reply(421, "4.3.2", "Bye"))
+        assert said(connection)[-1] == "421 4.3.2 Bye"
+        assert connection.next_event() == events.Close()
+        assert not connection.in_transaction
+        connection.hang_up(Reply(421, "4.3.2", "Bye again"))
+        assert connection.data_to_send() == b""
+
+
+def test_hanging_up_may_be_silent() -> None:
+    connection = connect()
+    connection.hang_up()
+    assert connection.next_event() == events.Close()
+    assert connection.data_to_send() == b""
+
+
+def test_a_body_far_over_the_limit_is_left_with_the_client_still_sending() -> None:
+    connection = connect(Settings(max_size=2_000_000))
+    play(connection, ENVELOPE)
+    assert play(connection, b"x" * 2_000_001)[-1] == events.BodyRefused(replies.TOO_LARGE)
+    assert play(connection, b"x" * 1_999_999) == []
+    assert play(connection, b"x") == [events.Close(linger=True)]
+    assert connection.next_event() == events.Close(linger=True)
+    assert said(connection)[-1] == "552 5.3.4 Message size exceeds fixed limit"
+
+
+# -- bodies --------------------------------------------------------------------------------------
+
+
+def test_a_body_may_be_refused_while_it_comes() -> None:
+    connection = connect()
+    play(connection, ENVELOPE)
+    assert play(connection, b"some") == [events.BodyChunk(b"some")]
+    refused = connection.refuse_body(replies.NO_MEMORY)
+    assert refused == events.BodyRefused(replies.NO_MEMORY)
+    assert play(connection, b" more\r\nQUIT\r\n.\r\n") == []
+    assert said(connection)[-1] == "452 4.3.1 Insufficient system storage"
+    assert connection.state is State.READY
+
+
+def test_a_body_can_be_refused_only_where_there_is_one() -> None:
+    connection = connect()
+    with pytest.raises(ProtocolError, match="no body"):
+        connection.refuse_body(replies.NO_MEMORY)
+    play(connection, ENVELOPE)
+    with pytest.raises(ProtocolError, match="no refusal"):
+        connection.refuse_body(replies.OK)
+
+
+COMMANDS = b"RSET\r\nMAIL FROM:<evil@x>\r\nRCPT TO:<victim@x>\r\nDATA\r\nQUIT\r\n"
+
+
+@pytest.mark.parametrize("rules", ["accepted", "on message: 554 5.6.0 No", "max_size 40"])
+def test_commands_in_a_body_are_never_executed(rules: str) -> None:
+    scenario = Rules()
+    if rules != "accepted":
+        scenario.add(rules)
+    settings = Settings(max_size=scenario.number("max_size", 0))
+    for variant in (b"", b"\n.\n", b"\r.\r", b"\n.\r\n", b"\r\n.\n", b"\r\n.\r", b"\0.\r\n"):
+        player = CorePlayer(settings, scenario)
+        player.feed(ENVELOPE + b"text" + variant + COMMANDS + b".\r\nNOOP\r\n")
+        final = {"a": "250 2.0.0 Ok: queued", "o": "554 5.6.0 No", "m": "552 5.3.4 "}[rules[0]]
+        replies_after = player.output.decode().split("354 ")[1].splitlines()[1:]
+        assert len(replies_after) == 2
+        assert replies_after[0].startswith(final)
+        assert replies_after[1] == "250 2.0.0 Ok"
+        assert len(player.messages) == (1 if rules == "accepted" else 0)
+        assert not player.closed
+
+
+# -- STARTTLS ------------------------------------------------------------------------------------
+
+
+def test_after_220_nothing_is_read_any_more() -> None:
+    connection = connect(Settings(tls_available=True))
+    assert play(connection, b"STARTTLS\r\n") == [events.StartTLS()]
+    assert said(connection) == ["220 2.0.0 Ready to start TLS"]
+    assert connection.state is State.TLS
+    connection.receive_data(b"NOOP\r\n")
+    assert connection.next_event() is PAUSED
+    with pytest.raises(ProtocolError, match="nothing was asked"):
+        connection.reply()
+    with pytest.raises(ProtocolError, match="nothing to resume"):
+        connection.resume()
+    assert connection.data_to_send() == b""
+
+
+@pytest.mark.parametrize("behind", [b"\n", b"\r\n", b"EHLO evil\r\n", b"\x16\x03\x01", b"\0"])
+def test_whatever_comes_behind_starttls_closes_and_nothing_is_said(behind: bytes) -> None:
+    connection = connect(Settings(tls_available=True))
+    assert play(connection, b"STARTTLS\r\n" + behind) == [events.Close()]
+    assert connection.data_to_send() == b""
+
+
+def test_the_connection_after_starttls_greets_nobody() -> None:
+    connection = Connection(Settings(), lambda: "nonce", tls=True, greet=False)
+    assert connection.next_event() is NEED_DATA
+    assert connection.data_to_send() == b""
+
+
+# -- slow and failing clients --------------------------------------------------------------------
+
+
+def test_from_the_tenth_error_each_waits_a_second() -> None:
+    connection = connect()
+    connection.receive_data(b"X\r\n" * 12)
+    assert connection.next_event() == events.Tarpit(1.0)
+    assert len(said(connection)) == 10
+    assert connection.next_event() is PAUSED
+    with pytest.raises(ProtocolError, match="nothing was asked"):
+        connection.reply()
+    connection.resume()
+    assert connection.next_event() == events.Tarpit(1.0)
+    assert len(said(connection)) == 1
+
+
+def test_a_wrong_login_may_be_the_error_that_waits() -> None:
+    settings = Settings(mechanisms=MECHANISMS, limits=Limits(slow_errors=1))
+    connection = connect(settings)
+    cram = b"HELO c\r\nAUTH CRAM-MD5\r\ndGltIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw\r\n"
+    connection.receive_data(cram)
+    connection.next_event()
+    connection.reply()
+    assert type(connection.next_event()) is events.Auth
+    connection.reply(replies.BAD_CREDENTIALS)
+    assert connection.next_event() == events.Tarpit(1.0)
+    assert connection.next_event() is PAUSED
+    connection.resume()
+    assert connection.next_event() is NEED_DATA
+    assert not connection.authenticated
+
+
+# -- what is told to an observer -----------------------------------------------------------------
+
+
+def observed(settings: Settings, *pieces: bytes) -> list[tuple[str, str, str]]:
+    lines: list[tuple[str, str, str]] = []
+    connection = Connection(settings, lambda: "nonce", observer=lambda *line: lines.append(line))
+    for piece in pieces:
+        play(connection, piece)
+    return lines
+
+
+def test_an_observer_is_told_of_each_line_but_not_of_bodies() -> None:
+    lines = observed(Settings(), ENVELOPE + b"secret body\r\n.\r\nquit  \r\n")
+    assert lines == [
+        ("write", "", "220 localhost smtpd ESMTP Service ready"),
+        ("read", "HELO", "HELO c"),
+        ("write", "HELO", "250 localhost greets c"),
+        ("read", "MAIL", "MAIL FROM:<a@x>"),
+        ("write", "MAIL", "250 2.1.0 Ok"),
+        ("read", "RCPT", "RCPT TO:<b@x>"),
+        ("write", "RCPT", "250 2.1.5 Ok"),
+        ("read", "DATA", "DATA"),
+        ("write", "DATA", "354 Start mail input; end with <CRLF>.<CRLF>"),
+        ("write", ".", "250 2.0.0 Ok: queued"),
+        ("read", "QUIT", "QUIT"),
+        ("write", "QUIT", "221 2.0.0 localhost smtpd ESMTP Service closing transmission channel"),
+    ]
+
+
+SECRET = "AHRpbQB0YW5zdGFhZg=="  # an AUTH PLAIN response
+
+
+@pytest.mark.parametrize(
+    "said_by_client",
+    [
+        f"AUTH PLAIN {SECRET}",
+        f"auth   plain   {SECRET}",
+        f"AUTH PLAIN\t{SECRET}",
+        f"AUTH PLAIN\r\n{SECRET}",
+        f"AUTH LOGIN\r\n{SECRET}\r\n{SECRET}",
+        f"AUTH LOGIN {SECRET}\r\n{SECRET}",
+        f"AUTH LOGIN !\r\n{SECRET}\r\n{SECRET}",  # refused, and the client did not wait
+        f"AUTH NTLM {SECRET}\r\n{SECRET}\r\n{SECRET}",
+        f"AUTH=PLAIN {SECRET}\r\n{SECRET}",
+        f"AUTH CRAM-MD5 {SECRET}\r\n{SECRET}",
+    ],
+)
+@pytest.mark.parametrize("opened", [frozenset({"PLAIN", "LOGIN"}), frozenset[str]()])
+def test_an_observer_is_never_told_a_secret(said_by_client: str, opened: frozenset[str]) -> None:
+    settings = Settings(mechanisms=MECHANISMS, open_mechanisms=opened)
+    lines = observed(settings, f"HELO c\r\n{said_by_client}\r\nNOOP\r\nBOGUS\r\n".encode())
+    told = "\n".join(line for _, _, line in lines)
+    assert SECRET.casefold() not in told.casefold()
+    assert "NOOP" in told
+    assert "BOGUS" in told
+    assert SECRET.casefold() not in " ".join(verb for _, verb, _ in lines).casefold()
+
+
+def test_an_observer_sees_the_challenge() -> None:
+    lines = observed(Settings(mechanisms=MECHANISMS), b"HELO c\r\nAUTH CRAM-MD5\r\n*\r\n")
+    assert lines[3:] == [
+        ("read", "AUTH", "AUTH CRAM-MD5"),
+        ("write", "AUTH", "334 PG5vbmNlQGxvY2FsaG9zdD4="),
+        ("read", "AUTH", "****"),
+        ("write", "AUTH", "501 5.7.0 Authentication cancelled"),
+    ]
+
+
+def test_lines_of_an_observer_have_no_control_characters() -> None:
+    lines = observed(Settings(), b"NOOP \x1b[2J\r\nVRFY a\tb\r\nNOOP \xc2\x85\r\n")
+    assert not [line for _, _, line in lines if not line.isprintable()]

@@ -1,0 +1,135 @@
+"""The table of extensions, and the values of their parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ehlo.protocol.extensions import (
+    EXTENSIONS,
+    Extension,
+    Facts,
+    OriginalRecipient,
+    UnsupportedError,
+    from_xtext,
+)
+from ehlo.protocol.settings import Settings
+
+SETTINGS = Settings()
+MAIL, RCPT = SETTINGS.mail_params, SETTINGS.rcpt_params
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "typed"),
+    [
+        ("SIZE", "0", 0),
+        ("SIZE", "99999999999999999999", 99999999999999999999),
+        ("BODY", "8bitmime", "8BITMIME"),
+        ("BODY", "7BIT", "7BIT"),
+        ("SMTPUTF8", None, True),
+        ("RET", "hdrs", "HDRS"),
+        ("RET", "FULL", "FULL"),
+        ("ENVID", "a+2Bb+20c", "a+b c"),
+        ("ENVID", "x" * 100, "x" * 100),
+        ("AUTH", "<>", ""),
+        ("AUTH", "e+3Dmc2@example.com", "e=mc2@example.com"),
+    ],
+)
+def test_values_of_mail_parameters(keyword: str, value: str | None, typed: object) -> None:
+    assert MAIL[keyword](value) == typed
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "typed"),
+    [
+        ("NOTIFY", "never", frozenset({"NEVER"})),
+        ("NOTIFY", "success,DELAY,Failure", frozenset({"SUCCESS", "DELAY", "FAILURE"})),
+        ("ORCPT", "rfc822;a+2Bb@x", OriginalRecipient("rfc822", "a+b@x")),
+        ("ORCPT", "RFC822;a;b", OriginalRecipient("rfc822", "a;b")),
+        ("ORCPT", "utf-8;\\x{FC}@x", OriginalRecipient("utf-8", "ü@x")),
+        ("ORCPT", "utf-8;ü@x", OriginalRecipient("utf-8", "ü@x")),
+        ("ORCPT", "utf-8;\u00a0@x", OriginalRecipient("utf-8", "\u00a0@x")),
+        ("ORCPT", "utf-8;a+40x", OriginalRecipient("utf-8", "a@x")),
+    ],
+)
+def test_values_of_rcpt_parameters(keyword: str, value: str, typed: object) -> None:
+    assert RCPT[keyword](value) == typed
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        *(("SIZE", value) for value in (None, "x", "-1", "+1", "1" * 21, "١", "1.0")),
+        *(("BODY", value) for value in (None, "9BIT")),
+        *(("SMTPUTF8", value) for value in ("1", "yes")),
+        *(("RET", value) for value in (None, "NONE")),
+        *(
+            ("ENVID", value)
+            for value in (None, "+", "+0", "+0a", "+0A", "+7F", "+85", "ü", "x" * 101)
+        ),
+        *(("AUTH", value) for value in (None, "a+b", "+00")),
+    ],
+)
+def test_values_that_mail_parameters_cannot_have(keyword: str, value: str | None) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  each has its own words, which nobody sees
+        MAIL[keyword](value)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        *(("NOTIFY", value) for value in (None, "NEVER,SUCCESS", "SUCCESS,", "", "ALWAYS")),
+        *(("ORCPT", value) for value in (None, "a@x", ";a@x", "a b;x", "rfc822;", "rfc822;+zz")),
+        *(("ORCPT", f"utf-8;\\x{{{point}}}") for point in ("0A", "110000", "D800", "85", "2028")),
+        ("ORCPT", "rfc822;ü"),
+    ],
+)
+def test_values_that_rcpt_parameters_cannot_have(keyword: str, value: str | None) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  each has its own words, which nobody sees
+        RCPT[keyword](value)
+
+
+@pytest.mark.parametrize("keyword", ["REQUIRETLS", "BY", "HOLDFOR", "HOLDUNTIL", "MT-PRIORITY"])
+def test_a_promise_that_we_cannot_keep_is_not_made(keyword: str) -> None:
+    with pytest.raises(UnsupportedError):
+        MAIL[keyword](None)
+    with pytest.raises(UnsupportedError):
+        MAIL["BODY"]("binarymime")
+
+
+def test_xtext_of_nothing_is_none() -> None:
+    with pytest.raises(ValueError, match="not xtext"):
+        from_xtext("")
+
+
+def test_no_two_extensions_own_the_same_parameter() -> None:
+    mail = [name for row in EXTENSIONS for name in row.mail]
+    rcpt = [name for row in EXTENSIONS for name in row.rcpt]
+    assert len(mail) == len(set(mail)) == len(MAIL)
+    assert len(rcpt) == len(set(rcpt)) == len(RCPT)
+    assert all(name == name.upper() for name in (*mail, *rcpt))
+
+
+def test_a_row_adds_itself_to_the_settings() -> None:
+    def upper(value: str | None) -> Any:
+        return (value or "").upper()
+
+    row = Extension("XNEW", 0, mail={"XNEW": upper}, octets=11)
+    settings = Settings(extensions=(*EXTENSIONS, row))
+    assert settings.command_limit == SETTINGS.command_limit + 11
+    assert settings.mail_params["XNEW"]("a") == "A"
+    assert row.offered(Facts(settings, tls=False, mechanisms=()))
+    assert row.argument(Facts(settings, tls=False, mechanisms=())) == ""
+
+
+def test_the_command_line_is_as_long_as_the_standards_say() -> None:
+    assert SETTINGS.command_limit == 512 + 26 + 17 + 10 + 500 + 500
+    assert SETTINGS.line_limit == 12_288
+
+
+def test_names_that_do_not_fit_into_a_reply_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="longer than 512"):
+        Settings(hostname="h" * 255, appname="a" * 255)
+    with pytest.raises(ValueError, match="control"):
+        Settings(appname="a\r\nb")

@@ -1,0 +1,141 @@
+"""The arguments of MAIL and RCPT."""
+
+from __future__ import annotations
+
+import pytest
+
+from ehlo.protocol import reply as replies
+from ehlo.protocol.address import NULL_PATH, Address
+from ehlo.protocol.path import forward_path, reverse_path
+from ehlo.protocol.reply import Reply
+from ehlo.protocol.settings import Settings
+
+SETTINGS = Settings()
+LENIENT = Settings(ignore_unknown_params=True)
+
+
+def sender(argument: str) -> Address | Reply:
+    return reverse_path(argument, SETTINGS)
+
+
+def recipient(argument: str, *, smtputf8: bool = False) -> Address | Reply:
+    return forward_path(argument, SETTINGS, smtputf8=smtputf8)
+
+
+@pytest.mark.parametrize(
+    ("path", "local", "domain"),
+    [
+        ("<a@example.com>", "a", "example.com"),
+        ("<A.b+c@EXAMPLE.com>", "A.b+c", "EXAMPLE.com"),
+        ('<"a b"@x>', "a b", "x"),
+        ('<"a\\"\\\\b\\c"@x>', 'a"\\bc', "x"),
+        ('<""@x>', "", "x"),
+        ('<"a@b"@x>', "a@b", "x"),
+        ('<">"@x>', ">", "x"),
+        ("<@r.example:a@x>", "a", "x"),
+        ("<@r.example,@[192.0.2.1],@s:a@x>", "a", "x"),
+        ("<a@[192.0.2.1]>", "a", "[192.0.2.1]"),
+        ("<a@[IPv6:::1]>", "a", "[IPv6:::1]"),
+        ("<a@1--2.a_b>", "a", "1--2.a_b"),
+    ],
+)
+def test_a_path_is_taken_apart(path: str, local: str, domain: str) -> None:
+    for found in (sender(f"FROM:{path}"), recipient(f"to: {path}")):
+        assert isinstance(found, Address)
+        assert (found.local, found.domain) == (local, domain)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "<a@>",
+            "<@x>",
+            "<a@x@y>",
+            "<a..b@x>",
+            "<.a@x>",
+            "<a.@x>",
+            "<a@.x>",
+            "<a@x.>",
+            "<a@x..y>",
+        ),
+        *("<a@-x>", "<a@x->", "<a b@x>", "<a@x y>", "<a(c)@x>", "<a,b@x>", "<a;b@x>", "<a:b@x>"),
+        *("<@r:>", "<@r@s:a@x>", "<@r,s:a@x>", "<a@[1.2.3]>", "<a@[]>", "<a@[IPv6:1]>"),
+        *("<a@x[1.2.3.4]>", "<a@[1.2.3.4]x>", '<"a"b@x>', '<a"b"@x>', '<"a\x00"@x>', "<a@x\x7f>"),
+    ],
+)
+def test_what_is_no_address_is_said_to_be_none(path: str) -> None:
+    assert sender(f"FROM:{path}") == replies.BAD_SENDER
+    assert recipient(f"TO:{path}") == replies.BAD_RECIPIENT
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["", "a@x", "<a@x", "a@x>", "  <a@x>", "<<a@x>", "<a@x>>", "<a@x>x", '<"a@x>', "<a\\>b@x>"],
+)
+def test_what_is_no_path_is_bad_syntax(rest: str) -> None:
+    assert sender(f"FROM:{rest}") == replies.MAIL_SYNTAX
+    assert recipient(f"TO:{rest}") == replies.RCPT_SYNTAX
+
+
+def test_the_null_path_is_for_senders() -> None:
+    assert sender("FROM:<>") is NULL_PATH
+    found = sender("FROM:<> SIZE=5")
+    assert isinstance(found, Address)
+    assert found.is_null
+    assert found.params == {"SIZE": 5}
+    assert recipient("TO:<>") == replies.BAD_RECIPIENT
+
+
+def test_postmaster_is_for_recipients() -> None:
+    found = recipient("TO:<PostMaster> NOTIFY=NEVER")
+    assert isinstance(found, Address)
+    assert (found.local, found.domain) == ("PostMaster", "")
+    assert found.params == {"NOTIFY": frozenset({"NEVER"})}
+    assert sender("FROM:<postmaster>") == replies.BAD_SENDER
+    assert recipient("TO:<postmaster> FOO") == replies.unknown_parameter("FOO")
+
+
+def test_beyond_ascii_smtputf8_has_to_be_said() -> None:
+    assert sender("FROM:<ü@x>") == replies.SENDER_NEEDS_SMTPUTF8
+    assert isinstance(sender("FROM:<ü@ü.example> smtputf8"), Address)
+    assert recipient("TO:<a@ü>") == replies.RECIPIENT_NEEDS_SMTPUTF8
+    assert isinstance(recipient("TO:<a@ü>", smtputf8=True), Address)
+    assert recipient("TO:<a@x> ORCPT=utf-8;ü") == replies.RECIPIENT_NEEDS_SMTPUTF8
+    assert recipient("TO:<postmaster> ORCPT=utf-8;ü") == replies.RECIPIENT_NEEDS_SMTPUTF8
+
+
+def test_a_domain_has_at_most_255_octets() -> None:
+    assert isinstance(sender(f"FROM:<a@{'ü' * 127}> SMTPUTF8"), Address)
+    assert sender(f"FROM:<a@{'ü' * 128}> SMTPUTF8") == replies.BAD_SENDER
+    assert isinstance(recipient(f"TO:<a@{'x' * 255}>"), Address)
+    assert recipient(f"TO:<a@{'x' * 256}>") == replies.BAD_RECIPIENT
+
+
+def test_parameters_are_separated_by_spaces_and_by_nothing_else() -> None:
+    found = sender("FROM:<a@x>   SIZE=5  BODY=7BIT ")
+    assert isinstance(found, Address)
+    assert found.params == {"SIZE": 5, "BODY": "7BIT"}
+    assert sender("FROM:<a@x> SIZE=5\u00a0BODY=7BIT SMTPUTF8") == replies.BAD_PARAMETERS
+    assert sender("FROM:<a@x> SIZE=5\tBODY=7BIT") == replies.BAD_PARAMETERS
+
+
+def test_parameters_do_not_change() -> None:
+    found = sender("FROM:<a@x> SIZE=5")
+    assert isinstance(found, Address)
+    with pytest.raises(TypeError):
+        found.params["SIZE"] = 6  # type: ignore[index]  # that is the point
+
+
+@pytest.mark.parametrize("word", ["=", "=x", "-x", "SIZE=", "S_Z=1", "SIZE=1=1", "ü=1", "X=\x7f"])
+def test_what_is_no_parameter(word: str) -> None:
+    assert sender(f"FROM:<a@x> {word}") == replies.BAD_PARAMETERS
+
+
+def test_unknown_parameters_may_be_ignored_and_twice() -> None:
+    assert isinstance(reverse_path("FROM:<a@x> X-A X-A=1", LENIENT), Address)
+    assert reverse_path("FROM:<a@x> REQUIRETLS", LENIENT) == replies.unknown_parameter("REQUIRETLS")
+
+
+def test_a_parameter_stands_once() -> None:
+    assert sender("FROM:<a@x> RET=FULL ret=FULL") == replies.bad_parameter("RET")

@@ -1,0 +1,454 @@
+"""What holds for any input at all: found by trying, the same way in each run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from ehlo.protocol import body, events, path
+from ehlo.protocol import buffer as buffer_module
+from ehlo.protocol.address import Address, is_address_literal
+from ehlo.protocol.body import END, BareNewlines, DataReader
+from ehlo.protocol.buffer import Buffer
+from ehlo.protocol.connection import Connection
+from ehlo.protocol.events import Waiting
+from ehlo.protocol.extensions import OriginalRecipient
+from ehlo.protocol.reply import Reply
+from ehlo.protocol.sasl import MECHANISMS, decoded
+from ehlo.protocol.settings import Limits, Settings
+from protocol.reference import Lines, body_of, normalised
+from support.dialogue import CorePlayer, Received, Rules, resolve, scenarios
+
+settings.register_profile(
+    "ehlo", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ehlo")
+
+# -- material ------------------------------------------------------------------------------------
+
+# What is near to an end of data, rather than what is not
+near_ends = st.lists(
+    st.sampled_from(
+        [b"\r\n", b"\r", b"\n", b".", b"\0", b"a", b"\r\n.", b"\r\n.\r\n", b"..", b" "]
+    ),
+    max_size=30,
+).map(b"".join)
+
+WORDS = [
+    *(b"HELO c", b"EHLO client.example", b"EHLO", b"MAIL FROM:<a@example.com>", b"MAIL FROM:<>"),
+    *(b"MAIL FROM:<a@x> SIZE=10 BODY=8BITMIME", b"MAIL FROM:<\xc3\xbc@x> SMTPUTF8", b"MAIL FROM:a"),
+    *(
+        b"RCPT TO:<b@example.com>",
+        b"RCPT TO:<bad@x>",
+        b"RCPT TO:<postmaster>",
+        b"RCPT TO:<",
+        b"DATA",
+    ),
+    *(
+        b".",
+        b"..",
+        b"",
+        b"text",
+        b"RSET",
+        b"NOOP x",
+        b"VRFY b",
+        b"EXPN l",
+        b"HELP",
+        b"QUIT",
+        b"BOGUS",
+    ),
+    *(
+        b"AUTH PLAIN AHRpbQB0YW5zdGFhZg==",
+        b"AUTH LOGIN",
+        b"AUTH CRAM-MD5",
+        b"dGlt",
+        b"*",
+        b"AUTH X",
+    ),
+    *(
+        b"GET / HTTP/1.1",
+        b"\x16\x03\x01",
+        b"LHLO c",
+        b"\xff\xfe",
+        b"NOOP \0",
+        b"x" * 1600,
+        b"=" * 20,
+    ),
+]
+ENDS = [b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r", b"", b"\r\r\n", b"\0\r\n"]
+
+lines = st.tuples(st.sampled_from(WORDS), st.sampled_from(ENDS)).map(b"".join)
+transaction = st.lists(lines, max_size=4).map(
+    lambda found: b"MAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\n" + b"".join(found) + b"\r\n.\r\n"
+)
+sessions = st.lists(st.one_of(lines, lines, transaction, st.binary(max_size=20)), max_size=25).map(
+    lambda found: b"HELO c\r\n" + b"".join(found)
+)
+
+RULES = Rules(
+    answers={
+        ("rcpt", "bad@x"): Reply(550, "5.1.1", "No"),
+    },
+    users={"tim": "tanstaaf"},
+)
+SETTINGS = [
+    Settings(),
+    Settings(max_size=30, max_recipients=1, strict_eol=True, ignore_unknown_params=True),
+    Settings(mechanisms=MECHANISMS, open_mechanisms=frozenset(MECHANISMS), max_size=0),
+    Settings(mechanisms=MECHANISMS, auth_required=True, open_mechanisms=frozenset({"PLAIN"})),
+    Settings(bare_newlines=BareNewlines.REJECT, max_size=40),
+    Settings(bare_newlines=BareNewlines.KEEP),
+    Settings(tls_available=True, tls_required=True),
+]
+
+
+@st.composite
+def cuts(draw: st.DrawFn, data: bytes) -> list[bytes]:
+    """`data` in pieces."""
+    positions = draw(st.lists(st.integers(0, len(data)), max_size=12).map(sorted))
+    return [data[a:b] for a, b in zip([0, *positions], [*positions, len(data)], strict=True)]
+
+
+def octets(data: bytes) -> list[bytes]:
+    return [data[at : at + 1] for at in range(len(data))]
+
+
+def played(rules: Settings, pieces: list[bytes]) -> tuple[bytes, list[Received], bool]:
+    player = CorePlayer(rules, RULES)
+    for piece in pieces:
+        player.feed(piece)
+    return player.output, player.messages, player.closed
+
+
+# -- any split of any session --------------------------------------------------------------------
+
+
+@settings(max_examples=400)
+@given(st.data(), st.sampled_from(SETTINGS), sessions)
+def test_any_split_of_any_session_gives_the_same(
+    data: st.DataObject, rules: Settings, session: bytes
+) -> None:
+    # STARTTLS is not among the words: it is the one command that looks at what comes behind
+    whole = played(rules, [session])
+    assert played(rules, octets(session)) == whole
+    assert played(rules, data.draw(cuts(session))) == whole
+
+
+DIALOGUES = [
+    (scenario, b"".join(resolve(step.raw, CorePlayer.CHALLENGE) for step in scenario.steps))
+    for scenario in scenarios()
+    if not scenario.as_written and not any(step.kind in ("tls", "event") for step in scenario.steps)
+]
+
+
+@given(st.data())
+def test_any_split_of_any_dialogue_gives_the_same(data: st.DataObject) -> None:
+    scenario, session = data.draw(st.sampled_from(DIALOGUES))
+    pieces = data.draw(cuts(session))
+    whole, cut = CorePlayer.of(scenario), CorePlayer.of(scenario)
+    whole.feed(session)
+    for piece in pieces:
+        cut.feed(piece)
+    assert (cut.output, cut.messages, cut.closed) == (whole.output, whole.messages, whole.closed)
+
+
+# -- nothing raises ------------------------------------------------------------------------------
+
+answers = st.sampled_from(
+    [None, None, None, None, Reply(450, "4.0.0", "l"), Reply(550, "5.0.0", "n"), Reply(421)]
+)
+
+
+@settings(max_examples=400)
+@given(st.data(), st.sampled_from(SETTINGS), st.one_of(sessions, st.binary(max_size=300)))
+def test_no_input_raises_whatever_is_answered(
+    data: st.DataObject, rules: Settings, session: bytes
+) -> None:
+    connection = Connection(rules, lambda: "nonce")
+    said = b""
+    for piece in data.draw(cuts(session)):
+        connection.receive_data(piece)
+        for event in _events(connection):
+            match event:
+                case events.Tarpit():
+                    connection.resume()
+                case events.BodyChunk() | events.BodyRefused():
+                    pass
+                case _:
+                    connection.reply(data.draw(answers))
+            said += connection.data_to_send()
+    said += connection.data_to_send()
+    assert_well_formed(said)
+
+
+def _events(connection: Connection) -> Iterator[Any]:
+    while True:
+        event = connection.next_event()
+        if isinstance(event, Waiting | events.Close):
+            return
+        yield event
+
+
+def assert_well_formed(said: bytes) -> None:
+    """RFC 5321 4.2: lines that end with CRLF, begin with a code and have no control characters."""
+    *found, last = said.split(b"\r\n")
+    assert last == b""
+    for line in found:
+        assert line[:3].isdigit()
+        assert line[3:4] in (b" ", b"-")
+        assert line.decode().isprintable()
+        assert len(line) <= 510
+
+
+@settings(max_examples=300)
+@given(st.text(max_size=60), st.booleans())
+@example('"\\', False)
+@example("@" * 60, True)
+def test_no_argument_of_mail_or_rcpt_raises(text: str, utf8: bool) -> None:
+    for argument in (text, f"FROM:{text}", f"TO:<{text}>", f"FROM:<a@x> {text}"):
+        for found in (
+            path.reverse_path(argument, SETTINGS[0]),
+            path.forward_path(argument, SETTINGS[1], smtputf8=utf8),
+        ):
+            assert isinstance(found, Address | Reply)
+
+
+keywords = st.sampled_from([*SETTINGS[0].mail_params, *SETTINGS[0].rcpt_params])
+values = st.one_of(
+    st.none(),
+    st.text(max_size=30),
+    st.from_regex(r"[a-z0-9-]{1,8};(\\x\{[0-9A-F]{1,6}\}|\+[0-9A-F]{2}|[!-~])*", fullmatch=True),
+)
+
+
+@settings(max_examples=300)
+@given(keywords, values)
+def test_no_value_of_a_parameter_brings_control_characters(keyword: str, value: str | None) -> None:
+    parse = (SETTINGS[0].mail_params | SETTINGS[0].rcpt_params)[keyword]  # type: ignore[operator]  # dicts
+    try:
+        typed = parse(value)
+    except ValueError:
+        return
+    text = typed.address if isinstance(typed, OriginalRecipient) else str(typed)
+    if value is not None and value.isprintable():
+        assert not any(ord(character) < 32 for character in text)
+        text.encode()
+
+
+@given(st.text(max_size=40))
+def test_no_literal_and_no_base64_raises(text: str) -> None:
+    assert is_address_literal(f"[{text}]") in (True, False)
+    assert decoded(text) is None or text.isascii()
+
+
+# -- against models ------------------------------------------------------------------------------
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("feed"), st.binary(max_size=12)),
+        st.tuples(st.just("feed"), st.sampled_from([b"\n", b"\r\n", b"ab\ncd", b"x" * 9])),
+        st.tuples(st.just("line"), st.none()),
+        st.tuples(st.just("line"), st.none()),
+        st.tuples(st.just("take"), st.integers(0, 6)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=400)
+@given(steps, st.integers(2, 12))
+def test_the_buffer_is_as_its_model(moves: list[tuple[str, Any]], limit: int) -> None:
+    buffer, model = Buffer(), Lines()
+    waiting = False  # inside a line: only a line may be taken then, as the connection does
+    for move, argument in moves:
+        if move == "feed":
+            buffer.feed(argument)
+            model.feed(argument)
+        elif move == "line" and not buffer.empty:
+            line = buffer.take_line(limit)
+            assert line == model.take_line(limit)
+            waiting = line is None
+        elif move == "take" and not waiting:
+            assert buffer.take(argument) == model.take(argument)
+        assert buffer.empty == (len(buffer) == 0)
+
+
+@settings(max_examples=500)
+@given(st.data(), near_ends)
+@example(st.data(), b".\r\n")
+def test_the_data_reader_is_as_its_model(data: Any, sent: bytes) -> None:
+    pieces = [octets(sent), [sent]]
+    if isinstance(data, st.DataObject):
+        pieces.append(data.draw(cuts(sent)))
+    model = body_of(sent)
+    for way in pieces:
+        reader, buffer, content, ended = DataReader(), Buffer(), b"", False
+        for piece in way:
+            buffer.feed(piece)
+            while not ended and (chunk := reader.read(buffer)) is not None:
+                ended = chunk is END
+                content += b"" if chunk is END else chunk
+        left = buffer.take(len(buffer))
+        assert ended == model.ended
+        if ended:
+            assert (content, left) == (model.content, model.rest)
+        else:  # what may yet be an end is held back
+            assert (content + left).startswith(content)
+            assert model.content.startswith(content)
+            assert len(left) <= 4
+
+
+@settings(max_examples=300)
+@given(near_ends)
+def test_bodies_are_normalised_as_by_the_model(sent: bytes) -> None:
+    assert body.normalised(sent) == normalised(sent)
+    assert body.has_bare_newline(sent) == (normalised(sent) != sent)
+
+
+@settings(max_examples=300)
+@given(st.data(), near_ends)
+def test_a_message_is_its_model_normalised_and_no_octet_of_it_a_command(
+    data: st.DataObject, sent: bytes
+) -> None:
+    """RFC 5321 4.1.1.4 first, and only then the line ends."""
+    begin = b"HELO c\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\n"
+    model = body_of(sent + b"\r\n.\r\n")
+    stream = begin + sent + b"\r\n.\r\n"
+    output, messages, _ = played(SETTINGS[0], data.draw(cuts(stream)))
+    assert messages[0].body == normalised(model.content)
+    assert output.startswith(
+        b"220 localhost smtpd ESMTP Service ready\r\n250 localhost greets c\r\n250 2.1.0 Ok\r\n"
+        b"250 2.1.5 Ok\r\n354 Start mail input; end with <CRLF>.<CRLF>\r\n250 2.0.0 Ok: queued\r\n"
+    )
+    assert len(messages) == 1
+
+
+# -- work is linear in what came -----------------------------------------------------------------
+
+
+def calls_of(run: Callable[[], None]) -> int:
+    """How many calls a run makes, of functions in Python and in C."""
+    count = 0
+
+    def profile(_frame: FrameType, event: str, _argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        run()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+class Looked:
+    """How many octets the buffer has searched or copied."""
+
+    count = 0
+
+
+class CountedBytes(bytes):
+    def find(self, *arguments: Any) -> int:
+        found = super().find(*arguments)
+        start = arguments[1] if len(arguments) > 1 else 0
+        Looked.count += (found if found >= 0 else len(self)) - start
+        return found
+
+    def __getitem__(self, key: Any) -> Any:
+        taken = super().__getitem__(key)
+        Looked.count += len(taken)
+        return taken
+
+
+class CountedByteArray(bytearray):
+    def find(self, *arguments: Any) -> int:
+        found = super().find(*arguments)
+        start = arguments[1] if len(arguments) > 1 else 0
+        Looked.count += (found if found >= 0 else len(self)) - start
+        return found
+
+    def __getitem__(self, key: Any) -> Any:
+        taken = super().__getitem__(key)
+        Looked.count += len(taken)
+        return taken
+
+    def __iadd__(self, other: Any) -> Any:  # type: ignore[misc]  # as bytearray's own
+        Looked.count += len(other)
+        return super().__iadd__(other)
+
+
+INPUTS = {
+    "an endless line": b"x",
+    "empty lines": b"\r\n",
+    "bare line feeds": b"\n",
+    "carriage returns": b"\r",
+    "commands": b"NOOP\r\n",
+    "dots": b".",
+    "stuffed lines": b"..\r\n",
+    "quotes": b'"',
+    "backslashes": b"\\",
+    "at signs": b"@a",
+    "parameters": b" SIZE=1",
+    "nothing but blanks": b" ",
+    "octets beyond ASCII": b"\xc3\xbc",
+    "almost ends": b"\r\n.\r",
+    "brackets": b"<",
+}
+BEFORE = {
+    "commands": b"HELO c\r\n",
+    "an address": b"HELO c\r\nMAIL FROM:<",
+    "a local part in quotes": b'HELO c\r\nMAIL FROM:<"',
+    "a body": b"HELO c\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\n",
+    "a login": b"HELO c\r\nAUTH PLAIN ",
+}
+LIMITLESS = Settings(
+    max_size=0,
+    mechanisms=MECHANISMS,
+    open_mechanisms=frozenset(MECHANISMS),
+    limits=Limits(slow_errors=1_000_000, errors=1_000_000),
+)
+
+
+def fed(unit: str, before: str, length: int, size: int) -> Callable[[], None]:
+    data = BEFORE[before] + INPUTS[unit] * (length // len(INPUTS[unit]))
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+
+    def feed() -> None:
+        player = CorePlayer(LIMITLESS, Rules())
+        for piece in pieces:
+            player.feed(piece)
+
+    return feed
+
+
+@pytest.mark.parametrize("size", [1, 1460, 1_000_000])
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize("unit", INPUTS)
+def test_calls_are_linear_in_what_came(unit: str, before: str, size: int) -> None:
+    """Four times the input, in pieces of any size, is some four times the work."""
+    lengths = (1_000, 4_000) if size == 1 else (5_000, 20_000)
+    small, large = (calls_of(fed(unit, before, length, size)) for length in lengths)
+    assert large <= 4.5 * small + 500
+
+
+@pytest.mark.parametrize("size", [1, 7, 1_000_000])
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize("unit", INPUTS)
+def test_no_octet_is_looked_at_more_than_a_few_times(
+    unit: str, before: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The buffer's own bytes are replaced by some that count what is searched and copied."""
+    monkeypatch.setattr(buffer_module, "bytes", CountedBytes, raising=False)
+    monkeypatch.setattr(buffer_module, "bytearray", CountedByteArray, raising=False)
+    monkeypatch.setattr(Looked, "count", 0)
+    length = 10_000 if size < 10 else 100_000
+    fed(unit, before, length, size)()
+    assert length <= Looked.count <= 8 * length

@@ -1,0 +1,150 @@
+"""The `Received` field, and what cannot be smuggled into it."""
+
+from __future__ import annotations
+
+import email.policy
+from email.parser import BytesHeaderParser
+
+import pytest
+
+from ehlo.protocol.trace import by_clause, received_field, with_protocol
+
+
+def field(
+    *,
+    helo: str = "client.example",
+    rdns: str = "",
+    address: str = "192.0.2.1",
+    appname: str = "smtpd",
+    protocol: str = "ESMTP",
+    tls: str = "",
+    recipient: str = "",
+) -> str:
+    return received_field(
+        helo=helo,
+        rdns=rdns,
+        address=address,
+        by=by_clause("mx.example.com", appname),
+        protocol=protocol,
+        tls=tls,
+        id="abc.1",
+        recipient=recipient,
+        date="Thu, 1 Jan 2026 00:00:00 +0000",
+    ).decode()
+
+
+def test_the_whole_field() -> None:
+    assert field(
+        rdns="host.example", tls="version=TLSv1.3 cipher=X", protocol="ESMTPS", recipient="b@x"
+    ) == (
+        "Received: from client.example (host.example [192.0.2.1])\r\n"
+        "\tby mx.example.com (smtpd) with ESMTPS\r\n"
+        "\t(version=TLSv1.3 cipher=X)\r\n"
+        "\tid abc.1\r\n"
+        "\tfor <b@x>;\r\n"
+        "\tThu, 1 Jan 2026 00:00:00 +0000\r\n"
+    )
+
+
+def test_the_least_field() -> None:
+    assert field(helo="", address="") == (
+        "Received: from unknown\r\n"
+        "\tby mx.example.com (smtpd) with ESMTP\r\n"
+        "\tid abc.1;\r\n"
+        "\tThu, 1 Jan 2026 00:00:00 +0000\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "literal"),
+    [
+        ("192.0.2.1", "([192.0.2.1])"),
+        ("2001:db8::1", "([IPv6:2001:db8::1])"),
+        ("fe80::1%eth0", "([IPv6:fe80::1])"),
+    ],
+)
+def test_addresses_are_literals(address: str, literal: str) -> None:
+    assert field(address=address).startswith(f"Received: from client.example {literal}\r\n")
+
+
+@pytest.mark.parametrize(
+    ("esmtp", "tls", "authenticated", "smtputf8", "name"),
+    [
+        (False, False, False, False, "SMTP"),
+        (False, True, True, True, "SMTP"),
+        (True, False, False, False, "ESMTP"),
+        (True, True, False, False, "ESMTPS"),
+        (True, False, True, False, "ESMTPA"),
+        (True, True, True, False, "ESMTPSA"),
+        (True, False, False, True, "UTF8SMTP"),
+        (True, True, True, True, "UTF8SMTPSA"),
+    ],
+)
+def test_protocols_have_their_registered_names(
+    esmtp: bool,
+    tls: bool,
+    authenticated: bool,
+    smtputf8: bool,
+    name: str,
+) -> None:
+    protocol = with_protocol(esmtp=esmtp, tls=tls, authenticated=authenticated, smtputf8=smtputf8)
+    assert protocol == name
+
+
+EVIL = [
+    "a\r\nBcc: victim@example.com",
+    "a\nSubject: spam",
+    "a\rX: y",
+    "a\0b",
+    "a) by evil.example (b",
+    "a (comment",
+    "a;\tThu, 1 Jan 1970 00:00:00 +0000",
+    "a\u2028b\u0085c",
+    "[192.0.2.9]",
+    "<a@b>",
+    "=?utf-8?q?x?=",
+    "\\",
+    "grüße",
+]
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_names_of_a_client_inject_nothing(evil: str) -> None:
+    plain = field(rdns="host")
+    for injected in (field(helo=evil, rdns="host"), field(rdns=evil)):
+        assert injected.isascii()
+        assert injected.count("\r\n") == plain.count("\r\n") == injected.count("\n")
+        assert injected.count("\r") == injected.count("\n")
+        parsed = BytesHeaderParser(policy=email.policy.compat32).parsebytes(injected.encode())
+        assert parsed.keys() == ["Received"]
+        for character in "()[];":
+            assert injected.count(character) <= plain.count(character)
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_a_name_of_ours_stays_in_its_comment(evil: str) -> None:
+    injected = field(appname=evil)
+    assert injected.isascii()
+    assert injected.count("\r\n") == field().count("\r\n") == injected.count("\n")
+    assert (injected.count("("), injected.count(")")) == (2, 2)
+
+
+def test_nothing_that_is_a_name_is_left_of_it() -> None:
+    assert field(helo="()<>", rdns="ü", address="").startswith("Received: from unknown\r\n")
+    assert field(rdns="ü") == field()
+
+
+def test_no_line_is_longer_than_rfc_5322_allows() -> None:
+    whole = field(
+        helo="h" * 255,
+        rdns="r" * 255,
+        address="2001:db8::1",
+        appname="a" * 255,
+        recipient="ü" * 254,
+    )
+    assert max(map(len, whole.encode().split(b"\r\n"))) <= 998
+    assert "for <" in whole
+
+
+def test_a_recipient_too_long_for_a_line_is_left_out() -> None:
+    assert "for <" not in field(recipient="x" * 255)
