@@ -112,6 +112,8 @@ def has_bare_newline(chunk: bytes) -> bool:
     decoder = io.IncrementalNewlineDecoder(None, translate=False)
     for start in range(0, len(chunk), _PIECE):
         decoder.decode(chunk[start : start + _PIECE].decode("latin-1"))
+    decoder.decode("", final=True)  # a CR at the end
+    decoder.decode("", final=True)  # a CR at the very end is a bare one
     return decoder.newlines not in _CRLF_ONLY
 
 
