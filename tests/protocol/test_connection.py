@@ -112,6 +112,20 @@ def test_the_facts_of_a_hello_are_those_of_the_last_that_was_accepted() -> None:
     assert (connection.helo, connection.esmtp) == ("one", True)
 
 
+def test_what_nobody_asks_about_is_accepted_without_an_event() -> None:
+    connection = Connection(Settings(), lambda: "nonce", asks=frozenset({events.Rcpt}))
+    assert connection.next_event() is NEED_DATA
+    connection.receive_data(ENVELOPE + b"x\r\n.\r\nRSET\r\nVRFY a\r\n")
+    seen: list[type] = []
+    while not isinstance(event := connection.next_event(), Waiting):
+        seen.append(type(event))
+        if not isinstance(event, events.BodyChunk):
+            connection.reply()
+    assert seen == [events.Rcpt, events.BodyChunk, events.MessageEnd]
+    codes = [line[:3] for line in said(connection)]
+    assert codes == ["220", "250", "250", "250", "354", "250", "250", "252"]
+
+
 # -- the end -------------------------------------------------------------------------------------
 
 

@@ -62,9 +62,9 @@ def assert_as_written(scenario: Scenario, player: CorePlayer) -> None:
     assert player.closed == any(step.kind == "closed" for step in scenario.steps)
 
 
-def play(scenario: Scenario, slicer: Slicer) -> CorePlayer:
+def play(scenario: Scenario, slicer: Slicer, *, ask_all: bool = True) -> CorePlayer:
     """Each phase is sent as one piece, cut up by `slicer`."""
-    player = CorePlayer.of(scenario)
+    player = CorePlayer.of(scenario, ask_all=ask_all)
     for phase in scenario.phases():
         for step in phase:
             if step.kind in ("tls", "event"):
@@ -119,8 +119,13 @@ def test_core_answers_each_step_as_written(scenario: Scenario) -> None:
 
 @pytest.mark.parametrize("scenario", SLICEABLE, ids=str)
 @pytest.mark.parametrize("slicer", [whole, octets])
-def test_core_answers_the_same_however_it_is_cut(scenario: Scenario, slicer: Slicer) -> None:
-    assert_as_written(scenario, play(scenario, slicer))
+@pytest.mark.parametrize("ask_all", [True, False])
+def test_core_answers_the_same_however_it_is_cut(
+    scenario: Scenario,
+    slicer: Slicer,
+    ask_all: bool,
+) -> None:
+    assert_as_written(scenario, play(scenario, slicer, ask_all=ask_all))
 
 
 @pytest.mark.parametrize("scenario", SLICEABLE, ids=str)

@@ -311,8 +311,11 @@ class CorePlayer:
     NONCE = "0123456789abcdef"
     CHALLENGE = f"<{NONCE}@{HOSTNAME}>".encode()
 
-    def __init__(self, settings: Settings, rules: Rules) -> None:
+    def __init__(
+        self, settings: Settings, rules: Rules, asks: frozenset[type] = events.QUESTIONS
+    ) -> None:
         self._settings = settings
+        self._asks = asks
         self._rules = rules
         self._memory = rules.number("max_memory", 2**62)
         self._draining = False
@@ -325,12 +328,17 @@ class CorePlayer:
         self._advance()
 
     @classmethod
-    def of(cls, scenario: Scenario) -> CorePlayer:
-        """A player with the settings and hooks of a scenario."""
-        return cls(scenario.settings, scenario.rules)
+    def of(cls, scenario: Scenario, *, ask_all: bool = True) -> CorePlayer:
+        """A player with the settings and hooks of a scenario.
+
+        Unless `ask_all`, the core asks only about what a hook is for, as it does in a server.
+        """
+        hooks = {hook for hook, _ in scenario.rules.answers}
+        asks = {kind for kind in events.QUESTIONS if ask_all or kind.__name__.lower() in hooks}
+        return cls(scenario.settings, scenario.rules, frozenset(asks))
 
     def _connect(self, *, tls: bool, greet: bool) -> Connection:
-        return Connection(self._settings, lambda: self.NONCE, tls=tls, greet=greet)
+        return Connection(self._settings, lambda: self.NONCE, tls=tls, greet=greet, asks=self._asks)
 
     def feed(self, data: bytes) -> None:
         """What the client sends in one packet."""

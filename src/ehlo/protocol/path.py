@@ -72,11 +72,9 @@ def _what_is_wrong(
 
 
 def _params(
-    rest: str | None, parsers: Mapping[str, ParseValue], settings: Settings
+    rest: str, parsers: Mapping[str, ParseValue], settings: Settings
 ) -> Mapping[str, Any] | Reply:
     """Typed parameters by upper-case keyword (RFC 5321 4.1.1.11)."""
-    if not rest:
-        return NO_PARAMETERS
     params: dict[str, Any] = {}
     for word in filter(None, rest.split(" ")):
         match = grammar.ESMTP_PARAM.fullmatch(word)
