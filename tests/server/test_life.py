@@ -653,6 +653,54 @@ def test_serve_streams_beside_a_server_that_listens(loop_name: str) -> None:
     run(loop_name, work())
 
 
+def test_serve_streams_that_is_cancelled_ends_the_session(loop_name: str) -> None:
+    noted = Noted()
+
+    async def work() -> None:
+        server = Server(handler_of("async def", noted, on_disconnect=None))
+        ours, (reader, writer) = await stream_pair()
+        serving = asyncio.create_task(server.serve_streams(*ours))
+        await reader.readline()
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        assert await reader.read() == b""
+        writer.close()
+
+    run(loop_name, work())
+    assert noted.names == ["on_disconnect"]
+
+
+def test_a_client_of_serve_streams_that_reads_late_is_waited_for(loop_name: str) -> None:
+    noted = Noted()
+    commands = 60_000
+
+    async def work() -> None:
+        server = Server(handler_of("async def", noted, on_replied=None))
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        loop = asyncio.get_running_loop()
+        serving = asyncio.create_task(
+            server.serve_streams(*await asyncio.open_connection(sock=ours))
+        )
+        message = b"MAIL FROM:<a@x.org>\r\nRCPT TO:<b@x.org>\r\nDATA\r\nx\r\n.\r\n"
+        said = b"EHLO c\r\n" + b"HELP\r\n" * commands + message + b"QUIT\r\n"
+        sending = asyncio.create_task(loop.sock_sendall(theirs, said))
+        done, _ = await asyncio.wait([sending], timeout=0.2)
+        assert not done  # our buffers are full, and it is not read any more
+        heard = b""
+        while data := await loop.sock_recv(theirs, 65_536):
+            heard += data
+        await sending
+        theirs.close()
+        await serving
+        assert heard.count(b"214-2.0.0 Commands:") == commands
+        assert heard.endswith(b"closing transmission channel\r\n")
+
+    run(loop_name, work())
+    assert [sent for _, _, sent in noted.of("on_replied")] == [True]
+
+
 @pytest.mark.parametrize("way", ["end", "abort"])
 def test_serve_streams_ends_when_the_client_leaves(loop_name: str, way: str) -> None:
     noted = Noted()

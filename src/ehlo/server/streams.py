@@ -15,9 +15,11 @@ _READ = 65_536
 class _StreamTransport(asyncio.Transport):
     """What the driver sees of a writer: the transport below it, and reading under our control."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, driver: Driver) -> None:
         super().__init__()
         self._writer = writer
+        self._driver = driver
+        self._drain: asyncio.Task[None] | None = None
         self.may_read = asyncio.Event()
         self.may_read.set()
 
@@ -26,6 +28,24 @@ class _StreamTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self._writer.write(data)
+        if self._drain is None and self.get_write_buffer_size():
+            self._drain = asyncio.ensure_future(self._drained())
+
+    async def _drained(self) -> None:
+        """The streams' own protocol is told of a full buffer; here the driver hears of it, too."""
+        self._driver.pause_writing()
+        try:
+            await self._writer.drain()
+        except OSError:
+            return  # the reader hears of it as well
+        finally:
+            self._drain = None
+        self._driver.resume_writing()
+
+    def forget(self) -> None:
+        """The connection has ended."""
+        if self._drain is not None:
+            self._drain.cancel()
 
     def can_write_eof(self) -> bool:
         return self._writer.can_write_eof()
@@ -61,7 +81,7 @@ async def serve_streams(
     driver: Driver, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     """Drive one session until its client has gone."""
-    transport = _StreamTransport(writer)
+    transport = _StreamTransport(writer, driver)
     driver.connection_made(transport)
     lost: Exception | None = None
     try:
@@ -72,9 +92,10 @@ async def serve_streams(
                 driver.eof_received()
                 break
             driver.data_received(data)
-            await writer.drain()
         await writer.wait_closed()
     except OSError as error:
         lost = error
     finally:
+        transport.forget()
+        transport.abort()  # nobody would close it, where this was cancelled
         driver.connection_lost(lost)
