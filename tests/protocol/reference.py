@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Body", "Lines", "body_of"]
+__all__ = ["Body", "Lines", "body_of", "normalised"]
 
 
 class Body(NamedTuple):

@@ -92,9 +92,7 @@ sessions = st.lists(st.one_of(lines, lines, transaction, st.binary(max_size=20))
 )
 
 RULES = Rules(
-    answers={
-        ("rcpt", "bad@x"): Reply(550, "5.1.1", "No"),
-    },
+    answers={("rcpt", "bad@x"): Reply(550, "5.1.1", "No")},
     users={"tim": "tanstaaf"},
 )
 SETTINGS = [
@@ -281,13 +279,9 @@ def test_the_buffer_is_as_its_model(moves: list[tuple[str, Any]], limit: int) ->
 
 @settings(max_examples=500)
 @given(st.data(), near_ends)
-@example(st.data(), b".\r\n")
-def test_the_data_reader_is_as_its_model(data: Any, sent: bytes) -> None:
-    pieces = [octets(sent), [sent]]
-    if isinstance(data, st.DataObject):
-        pieces.append(data.draw(cuts(sent)))
+def test_the_data_reader_is_as_its_model(data: st.DataObject, sent: bytes) -> None:
     model = body_of(sent)
-    for way in pieces:
+    for way in (octets(sent), [sent], data.draw(cuts(sent))):
         reader, buffer, content, ended = DataReader(), Buffer(), b"", False
         for piece in way:
             buffer.feed(piece)
@@ -299,7 +293,6 @@ def test_the_data_reader_is_as_its_model(data: Any, sent: bytes) -> None:
         if ended:
             assert (content, left) == (model.content, model.rest)
         else:  # what may yet be an end is held back
-            assert (content + left).startswith(content)
             assert model.content.startswith(content)
             assert len(left) <= 4
 

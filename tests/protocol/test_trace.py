@@ -7,7 +7,9 @@ from email.parser import BytesHeaderParser
 
 import pytest
 
+from ehlo.protocol.settings import Settings
 from ehlo.protocol.trace import by_clause, received_field, with_protocol
+from support.dialogue import CorePlayer, Rules
 
 
 def field(
@@ -148,3 +150,18 @@ def test_no_line_is_longer_than_rfc_5322_allows() -> None:
 
 def test_a_recipient_too_long_for_a_line_is_left_out() -> None:
     assert "for <" not in field(recipient="x" * 255)
+
+
+@pytest.mark.parametrize("evil", [*EVIL, '"a\r\nX: y"', "a\x0bb", "a\x85b", "a b", '"a b>c"', "\\"])
+def test_no_command_brings_a_line_into_the_field(evil: str) -> None:
+    """What the core lets through of HELO, MAIL and RCPT, and what the field makes of it."""
+    player = CorePlayer(Settings(), Rules())
+    player.feed(f"EHLO {evil}\r\nEHLO c\r\n".encode())
+    player.feed(f"MAIL FROM:<{evil}@x> SMTPUTF8\r\nRSET\r\n".encode())
+    player.feed(f"MAIL FROM:<a@x> SMTPUTF8\r\nRCPT TO:<{evil}@x>\r\nRCPT TO:<{evil}>\r\n".encode())
+    transaction = player.connection.transaction
+    recipients = [] if transaction is None else transaction.recipients
+    for recipient in [str(found) for found in recipients] + ["b@x"]:
+        whole = field(helo=player.connection.helo, recipient=recipient)
+        assert whole.count("\r\n") == whole.count("\r") == whole.count("\n") == 5
+        assert "\0" not in whole
