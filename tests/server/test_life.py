@@ -666,6 +666,7 @@ def test_serve_streams_that_is_cancelled_ends_the_session(loop_name: str) -> Non
             await serving
         assert await reader.read() == b""
         writer.close()
+        await writer.wait_closed()
 
     run(loop_name, work())
     assert noted.names == ["on_disconnect"]
@@ -678,6 +679,8 @@ def test_a_client_of_serve_streams_that_reads_late_is_waited_for(loop_name: str)
     async def work() -> None:
         server = Server(handler_of("async def", noted, on_replied=None))
         ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
         theirs.setblocking(False)
         loop = asyncio.get_running_loop()
         serving = asyncio.create_task(
@@ -717,6 +720,7 @@ def test_serve_streams_ends_when_the_client_leaves(loop_name: str, way: str) -> 
             writer.write_eof()
             await reader.read()
             writer.close()
+            await writer.wait_closed()
         await serving
 
     run(loop_name, work())
