@@ -120,7 +120,7 @@ def test_all_options_are_all_and_work(
         assert client.send_message(a_mail("bob@example.com, eve@example.org")).keys() == {
             "eve@example.org"
         }
-    program.out.until("C: MAIL FROM:<alice@example.com>")
+    program.out.until("<alice@example.com>")
     program.out.until("S: 250 2.1.0 Ok")
     program.out.until("mail from alice@example.com for bob@example.com: ")
     assert program.stop() == 0

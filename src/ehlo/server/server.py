@@ -44,7 +44,7 @@ class Server(Options):
     """
 
     def __post_init__(self) -> None:
-        self._handler = config.as_handler(self)
+        config.as_handler(self)  # for its TypeErrors; what is set later is seen at the start
         self._life: _Life | None = None
 
     def configure_tls(
@@ -72,7 +72,7 @@ class Server(Options):
         """
         if self._life is not None:
             raise RuntimeError("the server is running already")
-        life = self._life = _Life(self, config.resolve(self, self._handler))
+        life = self._life = _Life(self)
         try:
             await life.start([sock] if sock is not None else listener.bind(self.addr))
         except BaseException:
@@ -123,7 +123,7 @@ class Server(Options):
         The server need not listen. Raises `ValueError` as `start` does.
         """
         own = self._life is None
-        life = self._life or _Life(self, config.resolve(self, self._handler))
+        life = self._life or _Life(self)
         try:
             if own:
                 await life.begin()
@@ -191,11 +191,12 @@ class Server(Options):
 class _Life:
     """One run of a server: what exists from its start to its end, and not beyond."""
 
-    def __init__(self, server: Server, rules: config.Rules) -> None:
+    def __init__(self, server: Server) -> None:
+        handler = config.as_handler(server)
         self._server = server
-        self._rules = rules
+        self._rules = config.resolve(server, handler)
         self.loop = asyncio.get_running_loop()
-        self._hooks = Hooks.of(server._handler)  # noqa: SLF001  the other half of one class
+        self._hooks = Hooks.of(handler)
         self._dispatcher = Dispatcher(self._hooks)
         self._listeners: list[asyncio.Server] = []
         self._paths: list[str] = []
