@@ -136,7 +136,7 @@ def test_hooks_of_each_kind_run_where_they_should(serve: Serve, kind: str) -> No
     noted = Noted()
     with serve(handler_of(kind, noted, on_rcpt=None)).ready() as client:
         client.mail()
-    where = "ehlo-server" if kind == "async def" else "ehlo_"
+    where = "ehlo-server" if kind == "async def" else "ehlo-hook-"
     assert noted.threads
     assert all(name.startswith(where) for name in noted.threads)
 

@@ -853,13 +853,7 @@ def test_all_that_got_a_250_is_there_after_a_signal(
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(
-            "def",
-            marks=pytest.mark.xfail(
-                reason="the threads of ThreadPoolExecutor are joined when the interpreter exits",
-                strict=False,
-            ),
-        ),
+        "def",
         "async def",
     ],
 )

@@ -20,17 +20,15 @@ from ehlo.session import Message
 
 if TYPE_CHECKING:
     from ehlo.server.driver import Driver
+    from ehlo.server.hookrun import HookRun
 
-__all__ = ["Dispatcher", "Notice", "Outcome", "Secured"]
+__all__ = ["Dispatcher", "Notice", "Secured"]
 
 _HOP_LIMIT = 100  # RFC 5321 6.3
 _SHORT = _HOP_LIMIT * len(b"Received:\r\n")  # octets in which so many do not fit
 _LONGEST_HEADER = 262_144  # no more than this is looked at for hops
 
 Route = Callable[["Driver", Any], None]
-
-Outcome = Callable[[Any], Reply | None]
-"""Turns a hook's result into the answer; raises what is then taken for the hook's own failure."""
 
 
 class Secured(NamedTuple):
@@ -112,7 +110,7 @@ class Dispatcher:
     def _message(self, driver: Driver, event: events.MessageEnd) -> None:
         hook = self.hooks.message
         assert hook is not None  # noqa: S101  as_handler lets no handler in without it
-        chunks = driver.take_body()
+        chunks = driver.holding.take()
         if event.transaction.size > _SHORT and _hops(chunks) >= _HOP_LIMIT:
             self._answer(driver, event, replies.MAIL_LOOP)
             return
@@ -145,22 +143,17 @@ class Dispatcher:
     # -- answers ---------------------------------------------------------------------------------
 
     def finish(
-        self,
-        driver: Driver,
-        event: Any,
-        hook: Hook,
-        outcome: Outcome,
-        result: object,
-        error: BaseException | None,
+        self, driver: Driver, run: HookRun, result: object, error: BaseException | None
     ) -> None:
         """A hook has ended: make its result the answer."""
+        event = run.event
         if error is None:
             try:
-                self._answer(driver, event, outcome(result))
+                self._answer(driver, event, run.outcome(result))
             except (ProtocolError, TypeError, ValueError) as no_answer:
                 error = no_answer
         if error is not None:
-            trouble = failure_of(error, hook, driver.session.id, _trouble(event))
+            trouble = failure_of(error, run.hook, driver.session.id, _trouble(event))
             self._answer(driver, event, trouble)
 
     def late(self, driver: Driver, event: Any) -> None:

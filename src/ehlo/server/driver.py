@@ -2,6 +2,9 @@
 
 It parses nothing and decides nothing. What the core asks goes to the dispatcher; while a hook is
 under way nothing is read from the core, and what the client sends waits in its buffer.
+
+Longer than most files here: a session's ends (by the client, a deadline, a shutdown, in the middle
+of a hook) are one subject, and would be harder to follow in pieces.
 """
 
 from __future__ import annotations
@@ -12,19 +15,18 @@ import logging
 import math
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from typing import Any, cast
 
 from ehlo.protocol import reply as replies
 from ehlo.protocol.connection import Connection
-from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.events import NEED_DATA, PAUSED
 from ehlo.protocol.reply import Reply
 from ehlo.server.admission import address_key, is_loopback
 from ehlo.server.config import Rules
-from ehlo.server.dispatch import Dispatcher, Notice, Outcome, Secured
-from ehlo.server.hooks import Hook, answer_of
+from ehlo.server.dispatch import Dispatcher, Notice, Secured
+from ehlo.server.holding import Holding
+from ehlo.server.hookrun import HookRun
+from ehlo.server.hooks import Hook, Outcome, answer_of
 from ehlo.server.runtime import Runtime
 from ehlo.server.tls import Channel
 from ehlo.server.transcript import observer_of
@@ -36,7 +38,6 @@ logger = logging.getLogger("ehlo.server")
 
 _MOST_BUFFERED = 65_536  # while a hook runs; beyond it the client is not read
 _LINGER = 5.0  # seconds for a client to notice that we do not listen any more
-_CHUNK_COST = 64  # octets that a slice of a body takes beside its own
 _CLOSING = 30.0  # seconds for our last words to leave
 
 
@@ -45,28 +46,22 @@ class Driver(asyncio.Protocol):
 
     __slots__ = (
         "_channel",
-        "_chunks",
         "_closing",
         "_context",
         "_dispatcher",
-        "_event",
-        "_held",
-        "_hook",
         "_key",
         "_lingering",
         "_lookup",
         "_lost",
         "_messages",
-        "_outcome",
         "_pending",
         "_reading",
         "_replied",
-        "_ticket",
-        "_timer",
         "_told",
         "_writable",
         "connection",
         "deadline",
+        "holding",
         "message",
         "rules",
         "runtime",
@@ -82,18 +77,12 @@ class Driver(asyncio.Protocol):
         self.runtime = runtime
         self.rules = rules
         self.deadline = math.inf
+        self.holding = Holding(runtime.memory)
         self.message: Message | None = None  # handed to on_message, its reply not yet said
         self._dispatcher = dispatcher
         self._channel: Channel | None = None  # TLS, from the handshake on
-        self._chunks: list[bytes] | None = None  # of the body under way
-        self._held = 0  # octets that count in the server's memory
-        self._pending: Any = None  # the future of the hook under way, or a timer
-        self._ticket: object = None  # of the hook under way: what it shows when it has ended
-        self._hook: Hook | None = None
-        self._event: Any = None  # that the hook is for
-        self._outcome: Outcome | None = None
+        self._pending: HookRun | asyncio.Handle | None = None  # until it is over, the core waits
         self._context: contextvars.Context | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._lookup: asyncio.Task[None] | None = None
         self._replied: Message | None = None  # answered; its reply may not have left yet
         self._told = False  # on_disconnect has been called
@@ -179,18 +168,21 @@ class Driver(asyncio.Protocol):
         if self._lost:
             return
         self._lost = self._closing = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = self._pending = None
         if self._lookup is not None:
             self._lookup.cancel()
         self.drop_body()
+        pending = self._pending
+        if isinstance(pending, HookRun):
+            if self.message is None and not isinstance(pending.event, Notice):
+                pending.cancel()  # a message that is here stays wanted
+            return
+        if pending is not None:
+            pending.cancel()
+            self._pending = None
         if self._replied is not None:
             self._check_sent()
-        elif self._pending is None:
+        else:
             self._after()
-        elif self.message is None and not isinstance(self._event, Notice):
-            self._cancel_hook()  # a message that is here stays wanted
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -216,7 +208,7 @@ class Driver(asyncio.Protocol):
             routes[type(event)](self, event)
         if self._closing:
             return
-        if self._timer is None:
+        if not isinstance(self._pending, asyncio.TimerHandle):
             data = connection.data_to_send()
             if data:
                 moved = True
@@ -250,84 +242,40 @@ class Driver(asyncio.Protocol):
         self, hook: Hook, arguments: tuple[object, ...], event: object, outcome: Outcome
     ) -> None:
         """Start a hook; `event` is answered by what `outcome` makes of its result."""
-        runtime = self.runtime
         context = self._context
         if context is None:
             self._context = context = contextvars.copy_context()
             context.run(current_session.set, self.session)
-        self._hook, self._event, self._outcome = hook, event, outcome
-        self.deadline = runtime.loop.time() + self.rules.handler_timeout
-        if hook.is_async:
-            ticket = self._ticket = object()
-            work = self._await_hook(hook.call, arguments, ticket)
-            self._pending = runtime.loop.create_task(work, context=context)
-        else:
-            # A copy: the loop, or the thread of a hook that is late, may be in the context still
-            future = runtime.pool.submit(context.copy().run, hook.call, *arguments)
-            self._pending = self._ticket = future
-            future.add_done_callback(self._hook_done_in_thread)
+        self.deadline = self.runtime.loop.time() + self.rules.handler_timeout
+        run = self._pending = HookRun(self, hook, event, outcome)
+        run.start(arguments, context)
 
-    async def _await_hook(
-        self, call: Callable[..., Awaitable[Any]], arguments: tuple[object, ...], ticket: object
-    ) -> None:
-        """What the task of an `async def` hook does: the hook, and all that follows from it."""
-        result: object = None
-        error: BaseException | None = None
-        try:
-            result = await call(*arguments)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as problem:  # noqa: BLE001  answered and logged, whatever it is
-            error = problem
-        self._hook_done(ticket, result, error)
-
-    def _hook_done_in_thread(self, future: Future[Any]) -> None:
-        cancelled = future.cancelled()
-        error = asyncio.CancelledError() if cancelled else future.exception()
-        result = None if error is not None else future.result()
-        try:
-            self.runtime.loop.call_soon_threadsafe(self._hook_done, future, result, error)
-        except RuntimeError:  # the loop was closed at once, with the thread still busy
-            logger.warning("session %s: a hook ended after the server", self.session.id)
-
-    def _hook_done(self, ticket: object, result: object, error: BaseException | None) -> None:
-        if ticket is not self._ticket:
-            self._note_late(error)
+    def hook_ended(self, run: HookRun, result: object, error: BaseException | None) -> None:
+        """A hook has returned or raised; it may be one that nobody waits for any more."""
+        if run is not self._pending:
+            self._note_late(run, error)
             return
-        hook, event, outcome = self._hook, self._event, self._outcome
-        self._pending = self._ticket = self._hook = self._event = self._outcome = None
-        if hook is None or outcome is None:
-            raise ProtocolError("a hook that nobody started has ended")
+        self._pending = None
         if not (self._lost and isinstance(error, asyncio.CancelledError)):
-            self._dispatcher.finish(self, event, hook, outcome, result, error)
+            self._dispatcher.finish(self, run, result, error)
             self._advance()
         if self._lost and self._pending is None:
             self._after()
 
-    def _note_late(self, error: BaseException | None) -> None:
+    def _note_late(self, run: HookRun, error: BaseException | None) -> None:
         """The result of a hook that was over its deadline is dropped, and said to be."""
         if not isinstance(error, asyncio.CancelledError):
             logger.warning(
-                "session %s: a hook ended when nobody waited any more; its result is dropped (%s)",
+                "session %s: %s ended when nobody waited any more; its result is dropped (%s)",
                 self.session.id,
+                run.hook.name,
                 "it returned" if error is None else "it failed",
             )
-
-    def _cancel_hook(self) -> None:
-        """Nobody waits for it. A task that has not begun will never say that it has ended."""
-        pending = self._pending
-        pending.cancel()
-        if isinstance(pending, asyncio.Task):
-            pending.add_done_callback(self._never_begun)
-
-    def _never_begun(self, task: asyncio.Task[None]) -> None:
-        if task is self._pending:
-            self._hook_done(self._ticket, None, asyncio.CancelledError())
 
     def message_answered(self) -> None:
         """The core has the final reply: send it, and say whether it could leave."""
         message, self.message = self.message, None
-        self._release()
+        self.holding.release()
         if message is not None and self._dispatcher.hooks.replied is not None:
             self._flush()
             self._replied = message
@@ -355,7 +303,7 @@ class Driver(asyncio.Protocol):
             self.run_hook(hook, (self.session,), Notice(), answer_of)
 
     def _end(self) -> None:
-        self._release()
+        self.holding.release()
         self.runtime.connections.release(self._key)
         self.runtime.remove(self)
 
@@ -363,32 +311,15 @@ class Driver(asyncio.Protocol):
 
     def keep(self, chunk: bytes) -> None:
         """Add to the body, if there is memory for it."""
-        octets = len(chunk) + _CHUNK_COST
-        if not self.runtime.memory.reserve(octets):
+        if not self.holding.add(chunk):
             logger.warning("session %s: no memory left for a body", self.session.id)
             self.connection.refuse_body(replies.NO_MEMORY)
             self.drop_body()
-            return
-        self._held += octets
-        if self._chunks is None:
-            self._chunks = [chunk]
-        else:
-            self._chunks.append(chunk)
-
-    def take_body(self) -> list[bytes]:
-        """The body, whole; its memory counts until the message is answered."""
-        chunks, self._chunks = self._chunks, None
-        return chunks or []
 
     def drop_body(self) -> None:
-        """Throw away what there is of a body."""
-        self._chunks = None
+        """Throw away what there is of a body; what a handler has is still held."""
         if self.message is None:
-            self._release()
-
-    def _release(self) -> None:
-        self.runtime.memory.release(self._held)
-        self._held = 0
+            self.holding.release()
 
     def next_message_id(self) -> str:
         """The session's id and a count."""
@@ -471,14 +402,14 @@ class Driver(asyncio.Protocol):
 
     def _wait(self, seconds: float, then: Any) -> None:
         def go_on() -> None:
-            self._timer = self._pending = None
+            self._pending = None
             then()
             self._flush()
             self._advance()
 
         loop = self.runtime.loop
         self.deadline = loop.time() + seconds + self.rules.timeout
-        self._timer = self._pending = loop.call_later(seconds, go_on)
+        self._pending = loop.call_later(seconds, go_on)
 
     async def _look_up(self, peer: Peer) -> None:
         """The client's name; whoever needs it before it is here does without."""
@@ -494,19 +425,19 @@ class Driver(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed: of a hook, of the client, or of our last words."""
-        if self._hook is not None and (self._lost or not self._closing):
-            self._expire_hook()
+        run = self._pending
+        if isinstance(run, HookRun) and (self._lost or not self._closing):
+            self._expire_hook(run)
         elif self._closing:
             self.abort()
         else:
             self.hang_up(self.rules.settings.timed_out)
 
-    def _expire_hook(self) -> None:
-        future, event, hook = self._pending, self._event, self._hook
-        logger.warning("session %s: %s is over its deadline", self.session.id, hook and hook.name)
-        self._pending = self._ticket = self._hook = self._event = self._outcome = None
-        future.cancel()
-        self._dispatcher.late(self, event)
+    def _expire_hook(self, run: HookRun) -> None:
+        logger.warning("session %s: %s is over its deadline", self.session.id, run.hook.name)
+        self._pending = None
+        run.cancel()
+        self._dispatcher.late(self, run.event)
         self._advance()
         if self._lost and self._pending is None:
             self._after()
@@ -523,15 +454,16 @@ class Driver(asyncio.Protocol):
         self._advance()
 
     def _drop_pending(self) -> None:
-        pending = self._pending
-        self._pending = self._ticket = self._hook = self._event = self._outcome = None
-        self._timer = self.message = None
+        pending, self._pending = self._pending, None
+        self.message = None
         if pending is not None:
             pending.cancel()
 
     def drain(self) -> None:
         """The server shuts down: at once without a transaction, else when it has ended."""
-        if self._closing or self._replied is not None or type(self._event) is Notice:
+        pending = self._pending
+        telling = isinstance(pending, HookRun) and type(pending.event) is Notice
+        if self._closing or self._replied is not None or telling:
             return  # what comes next is asked for when that has been told
         if not self.connection.in_transaction:
             self.hang_up(replies.DRAINING)

@@ -13,7 +13,10 @@ from ehlo.protocol.errors import Reject
 from ehlo.protocol.reply import Reply
 from ehlo.server.config import is_async, overrides
 
-__all__ = ["Hook", "Hooks", "answer_of", "failure_of", "identity_of", "queue_answer_of"]
+__all__ = ["Hook", "Hooks", "Outcome", "answer_of", "failure_of", "identity_of", "queue_answer_of"]
+
+Outcome = Callable[[Any], Reply | None]
+"""Turns a hook's result into the answer; raises what is then taken for the hook's own failure."""
 
 logger = logging.getLogger("ehlo.handler")
 

@@ -8,12 +8,12 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ehlo.server.admission import Connections, FailedLogins, Memory
 from ehlo.server.config import Options, memory_limit
+from ehlo.server.threads import Threads
 
 if TYPE_CHECKING:
     from ehlo.server.driver import Driver
@@ -51,7 +51,7 @@ class Runtime:
         self.memory = Memory(memory_limit(options))
         self.failed_logins = FailedLogins(loop.time)
         self.clock = Clock()
-        self.pool = ThreadPoolExecutor(options.threads, thread_name_prefix="ehlo")
+        self.threads = Threads(options.threads, "ehlo-hook")
         self.drivers: set[Driver] = set()
         self.draining = False
         self._sweep_every = min(1.0, min(options.timeout, options.handler_timeout) / 4)
@@ -96,9 +96,26 @@ class Runtime:
         again = self.drivers
         self._sweeper = self.loop.call_later(self._sweep_every, self._sweep) if again else None
 
+    async def in_thread(self, run: Callable[[], Any]) -> Any:
+        """What `run` returns, called in a thread of the hooks. Raises what it raises."""
+        ended: asyncio.Future[tuple[Any, BaseException | None]] = self.loop.create_future()
+
+        def tell(result: Any, error: BaseException | None) -> None:
+            if not ended.cancelled():
+                ended.set_result((result, error))
+
+        def tell_in_thread(result: Any, error: BaseException | None) -> None:
+            self.loop.call_soon_threadsafe(tell, result, error)
+
+        self.threads.submit(run, tell_in_thread)
+        result, error = await ended
+        if error is not None:
+            raise error
+        return result
+
     def stop(self) -> None:
         """Let go of what does not end by itself; a thread that is busy is not waited for."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        self.threads.stop()

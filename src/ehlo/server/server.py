@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -320,7 +321,7 @@ class _Life:
         if hook.is_async:
             await hook.call(self._server)
         else:
-            await self.loop.run_in_executor(self.runtime.pool, hook.call, self._server)
+            await self.runtime.in_thread(partial(hook.call, self._server))
 
 
 def _is_unix(sock: socket.socket) -> bool:

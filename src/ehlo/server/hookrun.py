@@ -1,0 +1,75 @@
+"""One run of a hook: in a task or in a thread, and what is to be made of its result."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextvars import Context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ehlo.server.hooks import Hook, Outcome
+from ehlo.server.threads import Job
+
+if TYPE_CHECKING:
+    from ehlo.server.driver import Driver
+
+__all__ = ["HookRun"]
+
+logger = logging.getLogger("ehlo.server")
+
+
+class HookRun:
+    """A hook under way. When it has ended the driver is told, once, in the loop's thread.
+
+    `event` is what its answer is for, `outcome` what makes an answer of its result.
+    """
+
+    __slots__ = ("_driver", "_work", "event", "hook", "outcome")
+
+    def __init__(self, driver: Driver, hook: Hook, event: object, outcome: Outcome) -> None:
+        self.hook = hook
+        self.event = event
+        self.outcome = outcome
+        self._driver = driver
+        self._work: asyncio.Task[None] | Job
+
+    def start(self, arguments: tuple[object, ...], context: Context) -> None:
+        """Begin: nothing of the hook has run when this returns."""
+        runtime = self._driver.runtime
+        if self.hook.is_async:
+            self._work = runtime.loop.create_task(self._await(arguments), context=context)
+        else:
+            # A copy: the loop, or the thread of a hook that is late, may be in the context still
+            run = partial(context.copy().run, self.hook.call, *arguments)
+            self._work = runtime.threads.submit(run, self._ended_in_thread)
+
+    async def _await(self, arguments: tuple[object, ...]) -> None:
+        """What the task does: the hook, and all that follows from it."""
+        result: object = None
+        error: BaseException | None = None
+        try:
+            result = await self.hook.call(*arguments)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as problem:  # noqa: BLE001  answered and logged, whatever it is
+            error = problem
+        self._driver.hook_ended(self, result, error)
+
+    def _ended_in_thread(self, result: Any, error: BaseException | None) -> None:
+        try:
+            self._driver.runtime.loop.call_soon_threadsafe(
+                self._driver.hook_ended, self, result, error
+            )
+        except RuntimeError:  # the loop was closed at once, with the thread still busy
+            logger.warning("%s of %s ended after the server", self.hook.name, self._driver.session)
+
+    def cancel(self) -> None:
+        """Nobody waits for it: a task ends, a thread that has begun does not."""
+        self._work.cancel()
+        if isinstance(self._work, asyncio.Task):
+            # One that has not begun would never say that it has ended
+            self._work.add_done_callback(self._cancelled)
+
+    def _cancelled(self, _task: asyncio.Task[None]) -> None:
+        self._driver.hook_ended(self, None, asyncio.CancelledError())
