@@ -38,7 +38,7 @@ def play(connection: Connection, data: bytes) -> list[Event]:
                 break
             case events.Tarpit():
                 connection.resume()
-            case events.BodyChunk() | events.BodyRefused():
+            case events.BodyChunk() | events.BodyRefused() | events.Full():
                 pass
             case _:
                 connection.reply()

@@ -176,7 +176,7 @@ def test_no_input_raises_whatever_is_answered(
             match event:
                 case events.Tarpit():
                     connection.resume()
-                case events.BodyChunk() | events.BodyRefused():
+                case events.BodyChunk() | events.BodyRefused() | events.Full():
                     pass
                 case _:
                     connection.reply(data.draw(answers))

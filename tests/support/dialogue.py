@@ -383,6 +383,8 @@ class CorePlayer:
                 self.closed = True
             case events.Tarpit():
                 connection.resume()
+            case events.Full():
+                pass
             case events.BodyChunk(data):
                 self._body += data
                 if len(self._body) + 64 > self._memory:

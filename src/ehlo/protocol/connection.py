@@ -27,21 +27,19 @@ from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
 from ehlo.protocol.extensions import Facts
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
-from ehlo.protocol.state import TRANSITIONS, State, Transaction
+from ehlo.protocol.state import TRANSITIONS, Counts, State, Transaction
+from ehlo.protocol.transcript import Observer, Transcript
 
-__all__ = ["Connection", "Observer"]
+__all__ = ["Connection"]
 
-Observer = Callable[[str, str, str], None]
-"""Told of each line: `("read" or "write", verb, line)`. Credentials are masked, bodies left out."""
 
 _Answer = Callable[["Connection", Any, Reply | None], None]
 _Refusal = Callable[["Connection", Reply], object]
 
+_MOST_REPLIES: Final = 100  # of our own, to pipelined commands, before some are sent
 _MIB: Final = 1_048_576
 _MISTAKES: Final = frozenset({500, 501, 502, 503, 504, 555})  # those of our replies that count
 _TLS_HELLO: Final = b"\x16\x03"  # RFC 8446 5.1: a handshake record
-_MASK: Final = "****"
-_SHOWN: Final = 512  # octets of a line that is no command, in a transcript
 
 
 def _is_auth(line: bytes) -> bool:
@@ -53,8 +51,9 @@ class Connection:
 
     `nonce` is called for what must be unpredictable, and gives text without spaces or brackets.
     With `greet=False` the client has been greeted already: this is the connection that replaces
-    another after STARTTLS, and knows nothing of it (RFC 3207 4.2). `asks` has the types of commands
-    that are asked about; the others of `events.QUESTIONS` are accepted without an event.
+    another after STARTTLS, and knows nothing of it (RFC 3207 4.2) but its `counts`. `asks` has the
+    types of commands that are asked about; the others of `events.QUESTIONS` are accepted without
+    an event.
     """
 
     __slots__ = (
@@ -63,18 +62,14 @@ class Connection:
         "_buffer",
         "_ended",
         "_exchange",
-        "_failed_logins",
         "_linger",
-        "_masking",
-        "_observer",
         "_out",
         "_pardon",
         "_reader",
-        "_refused_recipients",
+        "_transcript",
         "_untold",
-        "_verb",
         "authenticated",
-        "errors",
+        "counts",
         "esmtp",
         "helo",
         "nonce",
@@ -91,6 +86,7 @@ class Connection:
         *,
         tls: bool = False,
         greet: bool = True,
+        counts: Counts | None = None,
         asks: frozenset[type] = events.QUESTIONS,
         observer: Observer | None = None,
     ) -> None:
@@ -102,7 +98,7 @@ class Connection:
         self.helo = ""  # the name in HELO or EHLO
         self.esmtp = False  # whether it was EHLO
         self.transaction: Transaction | None = None
-        self.errors = 0  # that the client made in this session
+        self.counts = counts or Counts()
         self._asks = asks
         self._buffer = Buffer()
         self._out: list[bytes] = []
@@ -110,14 +106,10 @@ class Connection:
         self._untold: Event | None = None  # came of an answer; told by the next call of next_event
         self._ended = False  # the client will not send any more
         self._linger = False
-        self._masking = False  # what the observer is told
-        self._verb = ""  # of the command under way, as the observer is told it
         self._reader: DataReader | None = None
         self._exchange: sasl.Exchange | None = None
-        self._refused_recipients = 0
-        self._failed_logins = 0
         self._pardon = False  # for a stray "*"
-        self._observer = observer
+        self._transcript = Transcript(observer) if observer is not None else None
 
     # -- bytes -----------------------------------------------------------------------------------
 
@@ -150,6 +142,11 @@ class Connection:
         return len(self._buffer)
 
     @property
+    def in_body(self) -> bool:
+        """Whether what the client sends now is a body."""
+        return self._reader is not None
+
+    @property
     def in_transaction(self) -> bool:
         """Whether a transaction is under way, from MAIL being asked about to the final reply."""
         return self.transaction is not None or type(self._asked) is events.Mail
@@ -161,6 +158,7 @@ class Connection:
         if self._asked is not None:
             untold, self._untold = self._untold, None
             return untold or PAUSED
+        answered = 0
         while self.state is not State.CLOSED:
             reader = self._reader
             if reader is not None:
@@ -172,6 +170,9 @@ class Connection:
                 event = self._read_command()
             if event is not None:
                 return self._close() if event is NEED_DATA and self._ended else event
+            answered += 1
+            if answered == _MOST_REPLIES:
+                return events.FULL
         return events.Close(self._linger)
 
     def _close(self) -> events.Close:
@@ -209,8 +210,8 @@ class Connection:
         if isinstance(command, Reply):
             return self._no_command(line, command)
         verb, argument = command
-        if self._observer is not None:
-            self._observe_command(verb, argument)
+        if self._transcript is not None:
+            self._transcript.command(verb, argument, known=verb in commands.VERBS)
         function = commands.LEGAL[self.state].get(verb)
         if function is None or settings.gated:
             return self._look_closer(verb, argument)
@@ -250,11 +251,8 @@ class Connection:
         return _is_auth(line) and len(line) <= self.settings.limits.auth_line
 
     def _no_command(self, line: bytes, refusal: Reply) -> Event | None:
-        self._verb = ""
-        if self._observer is not None:
-            shown = line[:_SHOWN].decode("ascii", "backslashreplace").encode("unicode_escape")
-            secret = self._masking or _is_auth(line)
-            self._observer("read", "", _MASK if secret else shown.decode())
+        if self._transcript is not None:
+            self._transcript.no_command(line)
         return self._say(replies.NOT_SMTP) if line.startswith(_TLS_HELLO) else self._error(refusal)
 
     def _unknown(self, verb: str) -> Event | None:
@@ -296,8 +294,8 @@ class Connection:
     def _respond(self, exchange: sasl.Exchange, line: bytes) -> Event | None:
         if len(line) > self.settings.limits.auth_line:
             return self._step(exchange, replies.AUTH_LINE_TOO_LONG)
-        if self._observer is not None:
-            self._observer("read", "AUTH", _MASK)
+        if self._transcript is not None:
+            self._transcript.response()
         if self.settings.strict_eol and line[-2:] != b"\r\n":
             return self._step(exchange, replies.BARE_LINE_END)
         text = line.decode("ascii", "replace").rstrip("\r\n \t")
@@ -308,8 +306,8 @@ class Connection:
     ) -> Event | None:
         if isinstance(step, bytes):
             self._out.append(step)
-            if self._observer is not None:
-                self._observer("write", "AUTH", step.decode().rstrip())
+            if self._transcript is not None:
+                self._transcript.said(step)
             return None
         self._exchange = None
         if isinstance(step, Reply):
@@ -357,7 +355,8 @@ class Connection:
 
     def _end_of_body(self, transaction: Transaction) -> Event | None:
         self._reader = None
-        self._verb = "."
+        if self._transcript is not None:
+            self._transcript.verb = "."
         self.state = TRANSITIONS[self.state, "."]
         if transaction.refusal is None:
             return self._ask(events.MessageEnd(transaction))
@@ -440,8 +439,8 @@ class Connection:
     def _refuse_recipient(self, answer: Reply) -> None:
         assert self.transaction is not None  # noqa: S101  RCPT comes within one
         self.transaction.refused += 1
-        self._refused_recipients += 1
-        too_many = self._refused_recipients >= self.settings.limits.refused_recipients
+        self.counts.refused_recipients += 1
+        too_many = self.counts.refused_recipients >= self.settings.limits.refused_recipients
         self._say(replies.TOO_MANY_REFUSED if too_many else answer)
 
     def _start_body(self, _event: events.Data, answer: Reply | None) -> None:
@@ -463,8 +462,8 @@ class Connection:
 
     def _refuse_login(self, answer: Reply) -> None:
         wrong = answer.code >= 500  # a 4xx is our own trouble
-        self._failed_logins += wrong
-        if wrong and self._failed_logins >= self.settings.limits.failed_logins:
+        self.counts.failed_logins += wrong
+        if wrong and self.counts.failed_logins >= self.settings.limits.failed_logins:
             answer = replies.TOO_MANY_LOGINS
         self._pardon = True
         if wrong and not answer.closes:
@@ -503,9 +502,8 @@ class Connection:
 
     def _say(self, reply: Reply) -> events.Close | None:
         self._out.append(reply.wire)
-        if self._observer is not None:
-            for line in reply.wire.decode().splitlines():
-                self._observer("write", self._verb, line)
+        if self._transcript is not None:
+            self._transcript.said(reply.wire)
         return self._close() if reply.closes else None
 
     def _refuse(self, reply: Reply) -> Event | None:
@@ -515,28 +513,13 @@ class Connection:
     def _error(self, reply: Reply) -> Event | None:
         """Say a refusal that counts: enough of them slow the client down, and then end it."""
         limits = self.settings.limits
-        self.errors += 1
-        if self.errors >= limits.errors:
+        self.counts.errors += 1
+        if self.counts.errors >= limits.errors:
             return self._say(replies.TOO_MANY_ERRORS)
         self._say(reply)
-        if self.errors < limits.slow_errors:
+        if self.counts.errors < limits.slow_errors:
             return None
         return self._ask(events.Tarpit(1.0))
-
-    def _observe_command(self, verb: str, argument: str) -> None:
-        """After AUTH, whatever is no command may be a secret of a client that did not wait."""
-        assert self._observer is not None  # noqa: S101  the caller looked
-        if verb == "AUTH":
-            self._masking = True
-            mechanism, space, _secret = argument.strip().partition(" ")
-            argument = f"{mechanism} {_MASK}" if space else mechanism
-        elif verb in commands.VERBS:
-            self._masking = False
-        elif self._masking or verb.startswith("AUTH"):
-            self._masking = True
-            verb, argument = _MASK, ""
-        self._verb = verb
-        self._observer("read", verb, f"{verb} {argument}".rstrip())
 
     _ANSWERS: ClassVar[Mapping[type, _Answer]] = MappingProxyType(
         {

@@ -101,6 +101,10 @@ class Tarpit(NamedTuple):
     seconds: float
 
 
+class Full(NamedTuple):
+    """Many replies wait to be sent: send them, let others have their turn, and go on."""
+
+
 class Close(NamedTuple):
     """Send what is there to send, then close.
 
@@ -117,6 +121,7 @@ QUESTIONS: Final[frozenset[type]] = frozenset({Connect, Hello, Mail, Rcpt, Data,
 CONNECT: Final = Connect()
 DATA: Final = Data()
 RESET: Final = Reset()
+FULL: Final = Full()
 
 Event = (
     Connect
@@ -132,5 +137,6 @@ Event = (
     | Vrfy
     | Reset
     | Tarpit
+    | Full
     | Close
 )

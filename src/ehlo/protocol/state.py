@@ -13,7 +13,7 @@ from ehlo.protocol.reply import Reply
 if TYPE_CHECKING:
     from ehlo.protocol.address import Address
 
-__all__ = ["OUT_OF_SEQUENCE", "TRANSITIONS", "State", "Transaction"]
+__all__ = ["OUT_OF_SEQUENCE", "TRANSITIONS", "Counts", "State", "Transaction"]
 
 
 class State(enum.Enum):
@@ -78,6 +78,17 @@ OUT_OF_SEQUENCE: Final[Mapping[tuple[State, str], Reply]] = MappingProxyType(
         (State.RCPT, "AUTH"): replies.AUTH_IN_TRANSACTION,
     }
 )
+
+
+class Counts:
+    """What is counted against a client for as long as it is connected, STARTTLS or not."""
+
+    __slots__ = ("errors", "failed_logins", "refused_recipients")
+
+    def __init__(self) -> None:
+        self.errors = 0
+        self.failed_logins = 0
+        self.refused_recipients = 0
 
 
 class Transaction:

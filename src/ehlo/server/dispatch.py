@@ -67,6 +67,7 @@ class Dispatcher:
             events.Auth: self._auth,
             events.StartTLS: lambda driver, _event: driver.start_tls(),
             events.Tarpit: lambda driver, event: driver.pause_for(event.seconds),
+            events.Full: lambda driver, _event: driver.take_breath(),
             events.Close: lambda driver, event: driver.close(linger=event.linger),
         }
 

@@ -21,6 +21,7 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import NEED_DATA, PAUSED
 from ehlo.protocol.reply import Reply
+from ehlo.protocol.state import Counts
 from ehlo.server.admission import address_key, is_loopback
 from ehlo.server.config import Rules
 from ehlo.server.dispatch import Dispatcher, Notice, Secured
@@ -57,6 +58,7 @@ class Driver(asyncio.Protocol):
         "_pending",
         "_reading",
         "_replied",
+        "_stalled",
         "_told",
         "_writable",
         "connection",
@@ -91,6 +93,7 @@ class Driver(asyncio.Protocol):
         self._reading = True
         self._writable = True
         self._closing = False  # no more is read from the core
+        self._stalled = False  # there are replies to make, and the client does not read
         self._lingering = False  # what comes is thrown away
         self._lost = False
 
@@ -124,13 +127,20 @@ class Driver(asyncio.Protocol):
             self._advance()
 
     def _new_connection(
-        self, session_id: str, peer: Peer, *, tls: bool, greet: bool = True
+        self,
+        session_id: str,
+        peer: Peer,
+        *,
+        tls: bool,
+        greet: bool = True,
+        counts: Counts | None = None,
     ) -> Connection:
         return Connection(
             self.rules.settings,
             self.rules.nonce,
             tls=tls,
             greet=greet,
+            counts=counts,
             asks=self._dispatcher.asks,
             observer=observer_of(self.rules, session_id, peer),
         )
@@ -193,6 +203,9 @@ class Driver(asyncio.Protocol):
         self._adjust_reading()
         if self._replied is not None:
             self._check_sent()
+        elif self._stalled:
+            self._stalled = False
+            self._go_on()
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -213,7 +226,7 @@ class Driver(asyncio.Protocol):
             if data:
                 moved = True
                 self.transport.write(data if self._channel is None else self._channel.write(data))
-        if moved and self._pending is None and self._writable:
+        if (moved or connection.in_body) and self._pending is None and self._writable:
             self.deadline = self.runtime.loop.time() + self.rules.timeout
         if self._pending is not None or not self._reading:
             self._adjust_reading()
@@ -330,10 +343,16 @@ class Driver(asyncio.Protocol):
 
     def start_tls(self) -> None:
         """Say 220 in clear; what comes next is the handshake (RFC 3207)."""
+        assert self.rules.tls is not None  # noqa: S101  STARTTLS is offered only with it
+        try:
+            channel = Channel(self.rules.tls)
+        except ssl.SSLError:
+            logger.exception("session %s: TLS is not to be had", self.session.id)
+            self.connection.reply(replies.TLS_UNAVAILABLE)
+            return
         self.connection.reply()
         self._flush()
-        assert self.rules.tls is not None  # noqa: S101  STARTTLS is offered only with it
-        self._channel = Channel(self.rules.tls)
+        self._channel = channel
 
     def _decrypted(self, channel: Channel, data: bytes) -> bytes | None:
         """What the client said under TLS; `None` before the handshake is done, and if it fails."""
@@ -364,11 +383,13 @@ class Driver(asyncio.Protocol):
         if not done:
             return False
         session, rules = self.session, self.rules
-        errors = self.connection.errors
         self.connection = self._new_connection(
-            session.id, session.peer, tls=True, greet=rules.tls_listener
+            session.id,
+            session.peer,
+            tls=True,
+            greet=rules.tls_listener,
+            counts=self.connection.counts,
         )
-        self.connection.errors = errors
         session.restart(self.connection)
         session.tls = channel.info()
         self.deadline = self.runtime.loop.time() + rules.timeout
@@ -410,6 +431,17 @@ class Driver(asyncio.Protocol):
         loop = self.runtime.loop
         self.deadline = loop.time() + seconds + self.rules.timeout
         self._pending = loop.call_later(seconds, go_on)
+
+    def take_breath(self) -> None:
+        """Send what is there, and let others have their turn before more is answered."""
+        self._pending = self.runtime.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """A client that does not read our replies gets no more of them until it does."""
+        self._stalled = not self._writable
+        if not self._stalled:
+            self._pending = None
+            self._advance()
 
     async def _look_up(self, peer: Peer) -> None:
         """The client's name; whoever needs it before it is here does without."""

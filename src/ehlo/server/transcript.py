@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ehlo.protocol.connection import Observer
+from ehlo.protocol.transcript import Observer
 from ehlo.server.config import Rules
 from ehlo.session import Peer
 
