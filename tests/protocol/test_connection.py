@@ -265,6 +265,32 @@ def test_the_connection_after_starttls_greets_nobody() -> None:
 # -- slow and failing clients --------------------------------------------------------------------
 
 
+def test_counts_survive_starttls() -> None:
+    before = connect()
+    play(before, b"BOGUS\r\n" * 7)
+    after = Connection(Settings(), lambda: "nonce", tls=True, greet=False, counts=before.counts)
+    kinds = [type(event) for event in play(after, b"BOGUS\r\n" * 3)]
+    assert kinds == [events.Tarpit]
+    assert before.data_to_send().count(b"500 ") == 7
+    assert after.data_to_send().count(b"500 ") == 3
+
+
+def test_a_burst_of_commands_gives_way_to_others_now_and_then() -> None:
+    connection = connect()
+    kinds = [type(event) for event in play(connection, b"NOOP\r\n" * 350)]
+    assert kinds == [events.Full] * 3
+    assert connection.data_to_send() == replies.OK.wire * 350
+
+
+def test_a_body_is_known_to_be_one_until_its_end() -> None:
+    connection = connect()
+    seen = []
+    for said in (b"", ENVELOPE, b"half", b"\r\n.\r\n"):
+        play(connection, said)
+        seen.append(connection.in_body)
+    assert seen == [False, True, True, False]
+
+
 def test_from_the_tenth_error_each_waits_a_second() -> None:
     connection = connect()
     connection.receive_data(b"X\r\n" * 12)
@@ -339,6 +365,9 @@ SECRET = "AHRpbQB0YW5zdGFhZg=="  # an AUTH PLAIN response
         f"AUTH NTLM {SECRET}\r\n{SECRET}\r\n{SECRET}",
         f"AUTH=PLAIN {SECRET}\r\n{SECRET}",
         f"AUTH CRAM-MD5 {SECRET}\r\n{SECRET}",
+        f"AUTH\tPLAIN {SECRET}\r\n{SECRET}",
+        f"AUTH {SECRET}\r\n{SECRET}",
+        f"\tauth plain {SECRET}\r\n{SECRET}",
     ],
 )
 @pytest.mark.parametrize("opened", [frozenset({"PLAIN", "LOGIN"}), frozenset[str]()])

@@ -86,6 +86,17 @@ def test_octets_that_complete_no_command_do_not_move_the_deadline(serve: Serve) 
         assert time.monotonic() - begun < 3
 
 
+def test_a_body_that_is_thrown_away_is_read_as_patiently_as_another(serve: Serve) -> None:
+    with serve(Box(), timeout=0.5, max_size=1000).ready() as client:
+        client.begin_message(b"x" * 2000)
+        client.replies(3)
+        pause = threading.Event()
+        for _ in range(12):
+            client.send(b"y")
+            pause.wait(0.1)
+        assert client.say("\r\n.") == "552 5.3.4 Message size exceeds fixed limit"
+
+
 def test_an_idle_time_begins_anew_after_on_replied(serve: Serve) -> None:
     running = serve(handler_of("async def", on_replied=None), timeout=0.4, handler_timeout=1000)
     with running.ready() as client:
