@@ -24,7 +24,8 @@ class Handler:
     To answer: return `None` to accept, a `Reply` to say it in your own words (a 4xx or 5xx one
     refuses), or raise `Reject`. Any other exception is taken for a bug: it is logged, and the
     client gets `451 4.3.0` (`421 4.3.0` at `on_connect`). A `def` hook runs in a thread, an
-    `async def` one on the server's loop. One session's hooks never run at the same time.
+    `async def` one on the server's loop. One session's hooks do not run at the same time, unless
+    one was over its deadline and is running still.
     """
 
     def on_startup(self, server: Server) -> Awaitable[None] | None:

@@ -439,7 +439,7 @@ class Connection:
     def _refuse_recipient(self, answer: Reply) -> None:
         assert self.transaction is not None  # noqa: S101  RCPT comes within one
         self.transaction.refused += 1
-        self.counts.refused_recipients += 1
+        self.counts.refused_recipients += answer.code >= 500  # a 4xx may be our own trouble
         too_many = self.counts.refused_recipients >= self.settings.limits.refused_recipients
         self._say(replies.TOO_MANY_REFUSED if too_many else answer)
 

@@ -35,7 +35,7 @@ class Transcript:
             argument = f"{shown} {_MASK}" if space else shown
         elif known:
             self._masking = False
-        elif (self._masking and verb != "*") or verb.startswith("AUTH"):
+        elif (self._masking and verb != "*") or f"{verb} {argument}".lstrip()[:4].upper() == "AUTH":
             self._masking = True
             verb, argument = _MASK, ""
         self.verb = verb

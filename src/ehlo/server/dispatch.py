@@ -5,6 +5,7 @@ One for a server, without anything of a session in it; the driver it is given ha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -205,11 +206,11 @@ def _trouble(event: Any) -> Reply:
 
 def _hops(chunks: list[bytes]) -> int:
     """How many `Received` fields the client's header has; few are long enough to be counted."""
-    header = b""
-    for chunk in chunks:
-        header += chunk
-        end = header.find(b"\r\n\r\n", 0, _LONGEST_HEADER)
-        if end >= 0 or len(header) > _LONGEST_HEADER:
-            header = header[: end if end >= 0 else _LONGEST_HEADER]
-            break
+    start = chunks[0]
+    if len(chunks) > 1 and len(start) < _LONGEST_HEADER:
+        ends = itertools.accumulate(map(len, chunks))
+        count = sum(1 for _ in itertools.takewhile(lambda end: end < _LONGEST_HEADER, ends))
+        start = b"".join(chunks[: count + 1])
+    end = start.find(b"\r\n\r\n", 0, _LONGEST_HEADER)
+    header = start[: end if end >= 0 else _LONGEST_HEADER]
     return (b"\n" + header).lower().count(b"\nreceived:")

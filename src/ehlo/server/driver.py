@@ -17,6 +17,7 @@ import socket
 import ssl
 from typing import Any, cast
 
+from ehlo.protocol import events
 from ehlo.protocol import reply as replies
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import NEED_DATA, PAUSED
@@ -38,6 +39,7 @@ __all__ = ["Driver"]
 logger = logging.getLogger("ehlo.server")
 
 _MOST_BUFFERED = 65_536  # while a hook runs; beyond it the client is not read
+_MOST_LOOKUPS = 64  # of clients' names at once; who comes beyond it is not looked up
 _LINGER = 5.0  # seconds for a client to notice that we do not listen any more
 _CLOSING = 30.0  # seconds for our last words to leave
 
@@ -58,6 +60,7 @@ class Driver(asyncio.Protocol):
         "_pending",
         "_reading",
         "_replied",
+        "_slow",
         "_stalled",
         "_told",
         "_writable",
@@ -93,6 +96,7 @@ class Driver(asyncio.Protocol):
         self._reading = True
         self._writable = True
         self._closing = False  # no more is read from the core
+        self._slow = False  # replies are held back for a while
         self._stalled = False  # there are replies to make, and the client does not read
         self._lingering = False  # what comes is thrown away
         self._lost = False
@@ -119,7 +123,7 @@ class Driver(asyncio.Protocol):
         self.deadline = runtime.loop.time() + rules.timeout
         if self._dispatcher.hooks.replied is not None:
             self.transport.set_write_buffer_limits(0)  # so that we are told when all has left
-        if rules.reverse_dns and not peer.is_unix:
+        if rules.reverse_dns and not peer.is_unix and runtime.lookups < _MOST_LOOKUPS:
             self._lookup = runtime.loop.create_task(self._look_up(peer))
         if rules.tls_listener and rules.tls is not None:
             self._channel = Channel(rules.tls)
@@ -221,7 +225,7 @@ class Driver(asyncio.Protocol):
             routes[type(event)](self, event)
         if self._closing:
             return
-        if not isinstance(self._pending, asyncio.TimerHandle):
+        if not self._slow:
             data = connection.data_to_send()
             if data:
                 moved = True
@@ -266,12 +270,18 @@ class Driver(asyncio.Protocol):
     def hook_ended(self, run: HookRun, result: object, error: BaseException | None) -> None:
         """A hook has returned or raised; it may be one that nobody waits for any more."""
         if run is not self._pending:
+            self.runtime.memory.release(run.octets)
+            run.octets = 0
             self._note_late(run, error)
             return
         self._pending = None
-        if not (self._lost and isinstance(error, asyncio.CancelledError)):
+        if not self._lost or isinstance(run.event, events.MessageEnd | Notice):
             self._dispatcher.finish(self, run, result, error)
             self._advance()
+        self._settle()
+
+    def _settle(self) -> None:
+        """When the client has gone and nothing is under way any more, this is the end."""
         if self._lost and self._pending is None:
             self._after()
 
@@ -424,12 +434,14 @@ class Driver(asyncio.Protocol):
     def _wait(self, seconds: float, then: Any) -> None:
         def go_on() -> None:
             self._pending = None
+            self._slow = False
             then()
             self._flush()
             self._advance()
 
         loop = self.runtime.loop
         self.deadline = loop.time() + seconds + self.rules.timeout
+        self._slow = True
         self._pending = loop.call_later(seconds, go_on)
 
     def take_breath(self) -> None:
@@ -445,12 +457,15 @@ class Driver(asyncio.Protocol):
 
     async def _look_up(self, peer: Peer) -> None:
         """The client's name; whoever needs it before it is here does without."""
+        self.runtime.lookups += 1
         try:
             name, _ = await self.runtime.loop.getnameinfo(
                 (peer.host, peer.port), socket.NI_NAMEREQD | socket.NI_NUMERICSERV
             )
         except OSError:
             return  # no name: as good as not asked
+        finally:
+            self.runtime.lookups -= 1
         self.session.rdns = name
 
     # -- the end ---------------------------------------------------------------------------------
@@ -469,10 +484,11 @@ class Driver(asyncio.Protocol):
         logger.warning("session %s: %s is over its deadline", self.session.id, run.hook.name)
         self._pending = None
         run.cancel()
+        if self.message is not None:
+            run.octets = self.holding.hand_over()
         self._dispatcher.late(self, run.event)
         self._advance()
-        if self._lost and self._pending is None:
-            self._after()
+        self._settle()
 
     def hang_up(self, reply: Reply) -> None:
         """Say `reply` and close, whatever the client was doing."""
@@ -487,6 +503,11 @@ class Driver(asyncio.Protocol):
 
     def _drop_pending(self) -> None:
         pending, self._pending = self._pending, None
+        self._slow = False
+        if isinstance(pending, HookRun) and self.message is not None:
+            pending.octets = self.holding.hand_over()
+        if self._dispatcher.hooks.replied is not None and self._replied is None:
+            self._replied = self.message  # whose reply will not leave
         self.message = None
         if pending is not None:
             pending.cancel()
@@ -522,8 +543,7 @@ class Driver(asyncio.Protocol):
         """End the session now, with whatever hook is under way."""
         self._drop_pending()
         self.abort()
-        if self._lost:
-            self._after()
+        self._settle()
 
     def abort(self) -> None:
         """Close now, and lose what could not be sent."""

@@ -33,6 +33,12 @@ class Holding:
         chunks, self._chunks = self._chunks, []
         return chunks
 
+    def hand_over(self) -> int:
+        """Let go of what is held, to somebody who will release as many octets."""
+        octets, self._octets = self._octets, 0
+        self._chunks = []
+        return octets
+
     def release(self) -> None:
         """Give all back."""
         self._chunks = []

@@ -25,12 +25,13 @@ class HookRun:
     `event` is what its answer is for, `outcome` what makes an answer of its result.
     """
 
-    __slots__ = ("_driver", "_work", "event", "hook", "outcome")
+    __slots__ = ("_driver", "_work", "event", "hook", "octets", "outcome")
 
     def __init__(self, driver: Driver, hook: Hook, event: object, outcome: Outcome) -> None:
         self.hook = hook
         self.event = event
         self.outcome = outcome
+        self.octets = 0  # of memory that are given back when this ends, and not before
         self._driver = driver
         self._work: asyncio.Task[None] | Job
 
@@ -38,7 +39,9 @@ class HookRun:
         """Begin: nothing of the hook has run when this returns."""
         runtime = self._driver.runtime
         if self.hook.is_async:
-            self._work = runtime.loop.create_task(self._await(arguments), context=context)
+            # Not by way of the loop's factory, which might begin at once (3.12's eager tasks)
+            work = self._await(arguments)
+            self._work = asyncio.Task(work, loop=runtime.loop, context=context)
         else:
             # A copy: the loop, or the thread of a hook that is late, may be in the context still
             run = partial(context.copy().run, self.hook.call, *arguments)
@@ -66,10 +69,12 @@ class HookRun:
 
     def cancel(self) -> None:
         """Nobody waits for it: a task ends, a thread that has begun does not."""
-        self._work.cancel()
+        cancelled = self._work.cancel()
+        # What has not begun would never say that it has ended
         if isinstance(self._work, asyncio.Task):
-            # One that has not begun would never say that it has ended
             self._work.add_done_callback(self._cancelled)
+        elif cancelled:
+            self._driver.runtime.loop.call_soon(self._cancelled)
 
-    def _cancelled(self, _task: asyncio.Task[None]) -> None:
+    def _cancelled(self, _task: asyncio.Task[None] | None = None) -> None:
         self._driver.hook_ended(self, None, asyncio.CancelledError())

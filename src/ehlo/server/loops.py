@@ -54,13 +54,22 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop
         self._factory = loop_factory(loop)
         self._ready = threading.Event()
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
         self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=self._factory) as runner:
-            runner.run(self._until_stopped())
+        try:
+            with asyncio.Runner(loop_factory=self._factory) as runner:
+                runner.run(self._until_stopped())
+        except BaseException as failure:
+            if self._ready.is_set():
+                raise
+            self._failure = failure
+            self._ready.set()
 
     async def _until_stopped(self) -> None:
         self._loop = asyncio.get_running_loop()

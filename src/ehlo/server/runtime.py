@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import secrets
@@ -54,6 +55,7 @@ class Runtime:
         self.threads = Threads(options.threads, "ehlo-hook")
         self.drivers: set[Driver] = set()
         self.draining = False
+        self.lookups = 0  # of clients' names, under way
         self._sweep_every = min(1.0, min(options.timeout, options.handler_timeout) / 4)
         self._sweeper: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event = asyncio.Event()
@@ -105,7 +107,8 @@ class Runtime:
                 ended.set_result((result, error))
 
         def tell_in_thread(result: Any, error: BaseException | None) -> None:
-            self.loop.call_soon_threadsafe(tell, result, error)
+            with contextlib.suppress(RuntimeError):  # closed: there is nobody to tell
+                self.loop.call_soon_threadsafe(tell, result, error)
 
         self.threads.submit(run, tell_in_thread)
         result, error = await ended

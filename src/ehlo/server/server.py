@@ -8,28 +8,20 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from ehlo.handlers.base import Handler
 from ehlo.handlers.functions import MessageFunction
-from ehlo.protocol import reply as replies
 from ehlo.server import config, listener, loops, tls
 from ehlo.server.config import Options
-from ehlo.server.dispatch import Dispatcher
-from ehlo.server.driver import Driver
-from ehlo.server.hooks import Hook, Hooks
-from ehlo.server.runtime import Runtime
+from ehlo.server.life import Life
 from ehlo.server.streams import serve_streams
 from ehlo.session import Peer
 
 __all__ = ["Server", "listen_and_serve", "listen_and_serve_tls"]
-
-_LAST_WORDS = 1.0  # seconds for what was said at the end of the grace to leave
 
 logger = logging.getLogger("ehlo.server")
 
@@ -46,7 +38,7 @@ class Server(Options):
 
     def __post_init__(self) -> None:
         config.as_handler(self)  # for its TypeErrors; what is set later is seen at the start
-        self._life: _Life | None = None
+        self._life: Life | None = None
 
     def configure_tls(
         self, cert_file: str, key_file: str, passphrase: str | bytes | None = None
@@ -73,9 +65,12 @@ class Server(Options):
         """
         if self._life is not None:
             raise RuntimeError("the server is running already")
-        life = self._life = _Life(self)
+        life = self._life = Life(self, self._ended)
         try:
-            await life.start([sock] if sock is not None else listener.bind(self.addr))
+            if sock is not None:
+                await life.start([sock], owned=False)
+            else:
+                await life.start(listener.bind(self.addr), owned=True)
         except BaseException:
             self._life = None
             raise
@@ -121,19 +116,22 @@ class Server(Options):
     ) -> None:
         """Serve one client over a connected pair of streams, until it has gone.
 
-        The server need not listen. Raises `ValueError` as `start` does.
+        The server need not listen: it is up then from the first of such clients to the last. Raises
+        `ValueError` as `start` does.
         """
-        own = self._life is None
-        life = self._life or _Life(self)
+        if self._life is None:
+            self._life = Life(self, self._ended)
+        life = self._life
+        life.guests += 1
         try:
-            if own:
-                await life.begin()
+            await life.begin()
             await serve_streams(life.new_driver(), reader, writer)
         finally:
-            if own:
+            life.guests -= 1
+            if not life.guests and not life.listens:
                 await life.shutdown(self.grace)
 
-    def _ended(self, life: _Life) -> None:
+    def _ended(self, life: Life) -> None:
         if self._life is life:
             self._life = None
 
@@ -189,145 +187,6 @@ class Server(Options):
             thread.stop()
 
 
-class _Life:
-    """One run of a server: what exists from its start to its end, and not beyond."""
-
-    def __init__(self, server: Server) -> None:
-        handler = config.as_handler(server)
-        self._server = server
-        self._rules = config.resolve(server, handler)
-        self.loop = asyncio.get_running_loop()
-        self._hooks = Hooks.of(handler)
-        self._dispatcher = Dispatcher(self._hooks)
-        self._listeners: list[asyncio.Server] = []
-        self._paths: list[str] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.addresses: list[Peer] = []
-        self.runtime = Runtime(server, self.loop)
-        self.closed = asyncio.Event()
-        self._ending = False
-
-    def new_driver(self) -> Driver:
-        """A protocol for one client."""
-        return Driver(self.runtime, self._rules, self._dispatcher)
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside; its failure is logged."""
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def begin(self) -> None:
-        """Before the first client."""
-        await self._tell(self._hooks.startup)
-
-    async def start(self, sockets: list[socket.socket]) -> None:
-        """Serve on listening sockets."""
-        self.addresses = [listener.bound_address(sock) for sock in sockets]
-        self._paths = [
-            address.host.removeprefix("unix:") for address in self.addresses if address.is_unix
-        ]
-        try:
-            await self.begin()
-            for sock in sockets:
-                make = self.loop.create_unix_server if _is_unix(sock) else self.loop.create_server
-                self._listeners.append(await make(self.new_driver, sock=sock))
-            if self.runtime.draining:  # closed while it was starting
-                self._stop_accepting()
-        except BaseException:
-            for sock in sockets:
-                sock.close()
-            self._stop_accepting()
-            self.runtime.stop()
-            raise
-
-    async def shutdown(self, grace: float) -> None:
-        """See `Server.shutdown`."""
-        self._stop_accepting()
-        self.runtime.draining = True
-        for driver in list(self.runtime.drivers):
-            driver.drain()
-        if not await self._gone_within(grace):
-            await self._cut_off()
-        await self._end()
-
-    async def _cut_off(self) -> None:
-        """The grace is over: a last word, and the connections end."""
-        left = list(self.runtime.drivers)
-        if left:
-            logger.warning("%d sessions were cut off", len(left))
-        for driver in left:
-            driver.hang_up(replies.DRAINING)
-        await self._gone_within(_LAST_WORDS)
-        self._abort_all()
-        await self._gone_within(_LAST_WORDS)
-
-    async def _gone_within(self, seconds: float) -> bool:
-        try:
-            await asyncio.wait_for(self.runtime.all_gone(), seconds)
-        except TimeoutError:
-            return False
-        return True
-
-    def _abort_all(self) -> None:
-        for driver in list(self.runtime.drivers):
-            driver.cut()
-
-    def close(self) -> None:
-        """See `Server.close`."""
-        self._stop_accepting()
-        self.runtime.draining = True
-        self._abort_all()
-        if self._ending:
-            self._stopped()
-        else:
-            self.spawn(self._end_soon())
-
-    async def _end_soon(self) -> None:
-        """Hooks that the end of a session calls have a moment."""
-        await self._gone_within(_LAST_WORDS)
-        await self._end()
-
-    async def _end(self) -> None:
-        """The last hook, once, whoever comes here first; its failure must not keep us up."""
-        if self._ending:
-            await self.closed.wait()
-            return
-        self._ending = True
-        try:
-            await self._tell(self._hooks.shutdown)
-        except Exception:
-            logger.exception("on_shutdown failed")
-        finally:
-            self._stopped()
-
-    def _stop_accepting(self) -> None:
-        for server in self._listeners:
-            server.close()
-        self._listeners = []
-        self.addresses = []
-        for path in self._paths:
-            Path(path).unlink(missing_ok=True)
-        self._paths = []
-
-    def _stopped(self) -> None:
-        self.runtime.stop()
-        self._server._ended(self)  # noqa: SLF001  the other half of one class
-        self.closed.set()
-
-    async def _tell(self, hook: Hook | None) -> None:
-        if hook is None:
-            return
-        if hook.is_async:
-            await hook.call(self._server)
-        else:
-            await self.runtime.in_thread(partial(hook.call, self._server))
-
-
-def _is_unix(sock: socket.socket) -> bool:
-    return sock.family == socket.AF_UNIX
-
-
 @contextlib.contextmanager
 def _signals(react: Callable[[], None]) -> Iterator[None]:
     """SIGTERM and SIGINT call `react`, where this is the thread that may say so."""
@@ -335,14 +194,16 @@ def _signals(react: Callable[[], None]) -> Iterator[None]:
         yield
         return
     loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
         loop.add_signal_handler(number, react)
     try:
         yield
     finally:
-        for number in numbers:
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            if handler is not None:  # one that was not set from Python cannot be set again
+                signal.signal(number, handler)
 
 
 def listen_and_serve(

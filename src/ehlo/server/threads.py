@@ -7,7 +7,6 @@ blocks would keep a server that was told to end from ending. These are daemons.
 from __future__ import annotations
 
 import threading
-from asyncio import CancelledError
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -21,29 +20,35 @@ Done = Callable[[Any, BaseException | None], None]
 class Job:
     """A call that a thread makes; `done` is told of its result in that thread."""
 
-    __slots__ = ("_done", "_run", "cancelled")
+    __slots__ = ("_claim", "_done")
 
     def __init__(self, run: Callable[[], Any], done: Done) -> None:
-        self._run = run
+        self._claim = [run]  # whoever takes it out, a thread or `cancel`, is the only one
         self._done = done
-        self.cancelled = False
 
-    def cancel(self) -> None:
-        """Do not make the call, if it has not begun; `done` is told of a `CancelledError` then."""
-        self.cancelled = True
+    def cancel(self) -> bool:
+        """Whether the call had not begun: it will not be made then, and `done` not told."""
+        return self._take() is not None
 
-    def run(self) -> tuple[Any, BaseException | None]:
-        """Make the call: its result, or what it raised."""
-        if self.cancelled:
-            return None, CancelledError()
+    def run(self) -> tuple[Any, BaseException | None] | None:
+        """Make the call: what is to be told of it; `None` when it was cancelled."""
+        call = self._take()
+        if call is None:
+            return None
         try:
-            return self._run(), None
+            return call(), None
         except BaseException as problem:  # noqa: BLE001  it is told, and ends no thread
             return None, problem
 
     def tell(self, result: Any, error: BaseException | None) -> None:
         """Say that the call has ended."""
         self._done(result, error)
+
+    def _take(self) -> Callable[[], Any] | None:
+        try:
+            return self._claim.pop()
+        except IndexError:
+            return None
 
 
 class Threads:
@@ -58,25 +63,35 @@ class Threads:
         self._count = 0
 
     def submit(self, run: Callable[[], Any], done: Done) -> Job:
-        """Have a thread call `run`, when one is free."""
+        """Have a thread call `run`, when one is free; without any thread `done` is told at once."""
         job = Job(run, done)
         with self._lock:
             self._unfinished += 1
-            start = self._count < min(self._unfinished, self._most)
-            self._count += start
+            wanted = self._count < min(self._unfinished, self._most)
         self._jobs.put(job)
-        if start:
-            name = f"{self._name}-{self._count}"
-            threading.Thread(target=self._serve, name=name, daemon=True).start()
+        if wanted:
+            self._start(job)
         return job
+
+    def _start(self, job: Job) -> None:
+        name = f"{self._name}-{self._count + 1}"
+        thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system gives no more of them
+            if not self._count and job.cancel():
+                job.tell(None, error)
+            return
+        self._count += 1
 
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
-            result, error = job.run()
+            outcome = job.run()
             with self._lock:
                 self._unfinished -= 1
-            job.tell(result, error)
-            del job, result, error  # what they hold must not live until the next one comes
+            if outcome is not None:
+                job.tell(*outcome)
+            del job, outcome  # what they hold must not live until the next one comes
 
     def stop(self) -> None:
         """Each thread ends when it has done what was given to it; nobody waits for that."""

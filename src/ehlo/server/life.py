@@ -1,0 +1,205 @@
+"""One run of a server: its listeners, its sessions, and the ways in which all that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ehlo.protocol import reply as replies
+from ehlo.server import config, listener
+from ehlo.server.dispatch import Dispatcher
+from ehlo.server.driver import Driver
+from ehlo.server.hooks import Hook, Hooks
+from ehlo.server.runtime import Runtime
+from ehlo.session import Peer
+
+if TYPE_CHECKING:
+    from ehlo.server.server import Server
+
+__all__ = ["Life"]
+
+_LAST_WORDS = 1.0  # seconds for what was said at the end of the grace to leave
+
+logger = logging.getLogger("ehlo.server")
+
+
+class Life:
+    """One run of a server: what exists from its start to its end, and not beyond."""
+
+    def __init__(self, server: Server, ended: Callable[[Life], None]) -> None:
+        handler = config.as_handler(server)
+        self._server = server
+        self._tell_ended = ended
+        self._rules = config.resolve(server, handler)
+        self.loop = asyncio.get_running_loop()
+        self._hooks = Hooks.of(handler)
+        self._dispatcher = Dispatcher(self._hooks)
+        self._listeners: list[asyncio.Server] = []
+        self._paths: list[str] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._begun: asyncio.Task[None] | None = None
+        self._shutting: asyncio.Task[None] | None = None
+        self._ender: asyncio.Task[Any] | None = None  # that calls the last hook
+        self._over = asyncio.Event()  # the grace is
+        self._graces: list[asyncio.TimerHandle] = []
+        self.addresses: list[Peer] = []
+        self.runtime = Runtime(server, self.loop)
+        self.closed = asyncio.Event()
+        self.listens = False
+        self.guests = 0  # clients over streams
+
+    def new_driver(self) -> Driver:
+        """A protocol for one client."""
+        return Driver(self.runtime, self._rules, self._dispatcher)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside; its failure is logged."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._spawned_ended)
+
+    def _spawned_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("the server's end failed", exc_info=task.exception())
+
+    async def begin(self) -> None:
+        """Before the first client, once."""
+        if self._begun is None:
+            self._begun = self.loop.create_task(self._tell(self._hooks.startup))
+        await asyncio.shield(self._begun)
+
+    async def start(self, sockets: list[socket.socket], *, owned: bool) -> None:
+        """Serve on listening sockets; those that are not `owned` leave their path behind."""
+        self.listens = True
+        self.addresses = [listener.bound_address(sock) for sock in sockets]
+        self._paths = [
+            address.host.removeprefix("unix:")
+            for address in self.addresses
+            if address.is_unix and owned
+        ]
+        try:
+            await self.begin()
+            for sock in sockets:
+                make = self.loop.create_unix_server if _is_unix(sock) else self.loop.create_server
+                self._listeners.append(await make(self.new_driver, sock=sock))
+            if self.runtime.draining:  # closed while it was starting
+                self._stop_accepting()
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            self._stop_accepting()
+            self.runtime.stop()
+            raise
+
+    async def shutdown(self, grace: float) -> None:
+        """See `Server.shutdown`. One task does it, and goes on when who asked is cancelled."""
+        if self._ender is not None and asyncio.current_task() is self._ender:
+            return  # the last hook asks for what is being done
+        self._graces.append(self.loop.call_later(grace, self._over.set))
+        if self._shutting is None:
+            self._shutting = self.loop.create_task(self._shut_down())
+        await asyncio.shield(self._shutting)
+
+    async def _shut_down(self) -> None:
+        self._stop_accepting()
+        self.runtime.draining = True
+        for driver in list(self.runtime.drivers):
+            driver.drain()
+        if not await self._gone_in_time():
+            await self._cut_off()
+        await self._end()
+
+    async def _gone_in_time(self) -> bool:
+        """Wait until all sessions have gone or the shortest grace is over; whether they have."""
+        gone = self.loop.create_task(self.runtime.all_gone())
+        over = self.loop.create_task(self._over.wait())
+        try:
+            await asyncio.wait({gone, over}, return_when=asyncio.FIRST_COMPLETED)
+            return gone.done()
+        finally:
+            gone.cancel()
+            over.cancel()
+
+    async def _cut_off(self) -> None:
+        """The grace is over: a last word, and the connections end."""
+        left = list(self.runtime.drivers)
+        if left:
+            logger.warning("%d sessions were cut off", len(left))
+        for driver in left:
+            driver.hang_up(replies.DRAINING)
+        await self._gone_within(_LAST_WORDS)
+        self._abort_all()
+        await self._gone_within(_LAST_WORDS)
+
+    async def _gone_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self.runtime.all_gone(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def _abort_all(self) -> None:
+        for driver in list(self.runtime.drivers):
+            driver.cut()
+
+    def close(self) -> None:
+        """See `Server.close`."""
+        self._stop_accepting()
+        self.runtime.draining = True
+        self._abort_all()
+        if self._ender is not None:
+            self._stopped()
+        else:
+            self.spawn(self._end_soon())
+
+    async def _end_soon(self) -> None:
+        """Hooks that the end of a session calls have a moment."""
+        await self._gone_within(_LAST_WORDS)
+        await self._end()
+
+    async def _end(self) -> None:
+        """The last hook, once, whoever comes here first; its failure must not keep us up."""
+        if self._ender is not None:
+            await self.closed.wait()
+            return
+        self._ender = asyncio.current_task()
+        try:
+            await self._tell(self._hooks.shutdown)
+        except Exception:
+            logger.exception("on_shutdown failed")
+        finally:
+            self._stopped()
+
+    def _stop_accepting(self) -> None:
+        for server in self._listeners:
+            server.close()
+        self._listeners = []
+        self.addresses = []
+        for path in self._paths:
+            Path(path).unlink(missing_ok=True)
+        self._paths = []
+
+    def _stopped(self) -> None:
+        self.runtime.stop()
+        for grace in self._graces:
+            grace.cancel()
+        self._tell_ended(self)
+        self.closed.set()
+
+    async def _tell(self, hook: Hook | None) -> None:
+        if hook is None:
+            return
+        if hook.is_async:
+            await hook.call(self._server)
+        else:
+            await self.runtime.in_thread(partial(hook.call, self._server))
+
+
+def _is_unix(sock: socket.socket) -> bool:
+    return sock.family == socket.AF_UNIX
