@@ -366,6 +366,7 @@ SECRET = "AHRpbQB0YW5zdGFhZg=="  # an AUTH PLAIN response
         f"AUTH=PLAIN {SECRET}\r\n{SECRET}",
         f"AUTH CRAM-MD5 {SECRET}\r\n{SECRET}",
         f"AUTH\tPLAIN {SECRET}\r\n{SECRET}",
+        f" AUTH PLAIN {SECRET}\r\n{SECRET}",
         f"AUTH {SECRET}\r\n{SECRET}",
         f"\tauth plain {SECRET}\r\n{SECRET}",
     ],

@@ -399,8 +399,10 @@ def test_the_twentieth_error_ends_the_session(serve: Serve, no_tarpit: None) -> 
     assert answers == [b"500 5.5.2 Command not recognized"] * 19 + [b"421 4.7.0 Too many errors"]
 
 
-def test_from_the_tenth_error_on_each_reply_waits_for_a_second(serve: Serve) -> None:
-    running = serve(Box())
+def test_from_the_tenth_error_on_each_reply_waits_for_a_second(
+    serve: Serve, loop_name: str
+) -> None:
+    running = serve(Box(), loop=loop_name)
     with running.ready() as client, running.ready() as other:
         client.send(b"NONSENSE\r\n" * 9)
         begun = time.monotonic()
@@ -424,8 +426,8 @@ def test_a_client_that_is_slowed_down_may_leave(serve: Serve) -> None:
     running.wait_until_no_sessions()
 
 
-def test_each_slowed_reply_leaves_when_its_second_is_over(serve: Serve) -> None:
-    running = serve(Box())
+def test_each_slowed_reply_leaves_when_its_second_is_over(serve: Serve, loop_name: str) -> None:
+    running = serve(Box(), loop=loop_name)
     with running.ready() as client:
         client.send(b"NONSENSE\r\n" * 13)
         begun = time.monotonic()
