@@ -1,6 +1,5 @@
 """A class with a hook for each moment of a session."""
 
-import asyncio
 import itertools
 import logging
 import sys
@@ -26,7 +25,6 @@ class Queue:
     async def put(
         self, sender: ehlo.Address, recipients: Sequence[ehlo.Address], data: bytes
     ) -> str:
-        await asyncio.sleep(0)
         queue_id = f"Q{next(self._numbers)}"
         print(f"{queue_id}: from <{sender}> for {len(recipients)}: {len(data)} bytes")
         return queue_id
