@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -86,8 +87,7 @@ class Life:
         try:
             await self.begin()
             for sock in sockets:
-                make = self.loop.create_unix_server if _is_unix(sock) else self.loop.create_server
-                self._listeners.append(await make(self.new_driver, sock=sock))
+                self._listeners.append(await self._listen(sock))
             if self.runtime.draining:  # closed while it was starting
                 self._stop_accepting()
         except BaseException:
@@ -96,6 +96,15 @@ class Life:
             self._stop_accepting()
             self.runtime.stop()
             raise
+
+    async def _listen(self, sock: socket.socket) -> asyncio.Server:
+        if sock.family != socket.AF_UNIX:
+            return await self.loop.create_server(self.new_driver, sock=sock)
+        if sys.version_info >= (3, 13):  # which would unlink the path, and it may not be ours
+            return await self.loop.create_unix_server(
+                self.new_driver, sock=sock, cleanup_socket=False
+            )
+        return await self.loop.create_unix_server(self.new_driver, sock=sock)
 
     async def shutdown(self, grace: float) -> None:
         """See `Server.shutdown`. One task does it, and goes on when who asked is cancelled."""
@@ -199,7 +208,3 @@ class Life:
             await hook.call(self._server)
         else:
             await self.runtime.in_thread(partial(hook.call, self._server))
-
-
-def _is_unix(sock: socket.socket) -> bool:
-    return sock.family == socket.AF_UNIX
