@@ -60,7 +60,6 @@ def test_an_event_pauses_until_it_is_answered_and_what_follows_waits() -> None:
     assert connection.buffered == len(b"MAIL FROM:<a@x>\r\n")
     assert connection.data_to_send() == b""
     connection.reply()
-    assert connection.has_data_to_send
     assert type(connection.next_event()) is events.Mail
     connection.reply(Reply(450, "4.0.0", "Later"))
     assert connection.next_event() is NEED_DATA

@@ -132,11 +132,6 @@ class Connection:
         return data
 
     @property
-    def has_data_to_send(self) -> bool:
-        """Whether `data_to_send` would give anything."""
-        return bool(self._out)
-
-    @property
     def buffered(self) -> int:
         """Octets received and not yet read."""
         return len(self._buffer)

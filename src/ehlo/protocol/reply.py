@@ -164,7 +164,6 @@ TOO_MANY_LOGINS: Final = Reply(421, "4.7.0", "Too many failed logins")
 
 # Refusals and limits
 MAILBOX_UNAVAILABLE: Final = Reply(550, "5.1.1", "Requested action not taken: mailbox unavailable")
-SENDER_REFUSED: Final = Reply(550, "5.7.1", "Sender refused")
 TOO_LARGE: Final = Reply(552, "5.3.4", "Message size exceeds fixed limit")
 TOO_MANY_RECIPIENTS: Final = Reply(452, "4.5.3", "Too many recipients")
 TOO_MANY_REFUSED: Final = Reply(421, "4.7.0", "Too many recipients refused")
