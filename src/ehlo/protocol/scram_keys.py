@@ -1,0 +1,57 @@
+"""What a server keeps of a password for SCRAM (RFC 5802 3, RFC 7677): enough to check, no more.
+
+Who reads them cannot log in with them, unless he finds the password by trying.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+__all__ = ["ALGORITHMS", "ITERATIONS", "ScramKeys"]
+
+# RFC 7677 4: at least 4096. A user who does not exist is shown this many, too.
+ITERATIONS: Final = 4096
+
+# By the name that a mechanism has it in, with the name that hashlib has for it
+ALGORITHMS: Final = {"SHA-1": "sha1", "SHA-256": "sha256"}
+
+
+@dataclass(frozen=True, slots=True)
+class ScramKeys:
+    """The stored keys of one user. Make them of a password by `derive`.
+
+    `algorithm` is `"SHA-1"` or `"SHA-256"`; `salt`, `stored_key` and `server_key` are octets.
+    """
+
+    algorithm: str
+    salt: bytes
+    iterations: int
+    stored_key: bytes = field(repr=False)
+    server_key: bytes = field(repr=False)
+
+    @classmethod
+    def derive(
+        cls,
+        password: str | bytes,
+        salt: bytes,
+        algorithm: str = "SHA-256",
+        iterations: int = ITERATIONS,
+    ) -> Self:
+        """The keys of a password (RFC 5802 3); `salt` is 16 octets of `secrets.token_bytes`.
+
+        A `str` is taken as UTF-8. It is not prepared by SASLprep (RFC 4013): hand in what is.
+        Raises `ValueError` for an algorithm that is neither SHA-1 nor SHA-256.
+        """
+        digest = ALGORITHMS.get(algorithm)
+        if digest is None:
+            raise ValueError(f"no SCRAM with {algorithm}")
+        secret = password.encode() if isinstance(password, str) else password
+        salted = hashlib.pbkdf2_hmac(digest, secret, salt, iterations)
+        client_key = hmac.digest(salted, b"Client Key", digest)
+        stored_key = hashlib.new(digest, client_key).digest()
+        return cls(
+            algorithm, salt, iterations, stored_key, hmac.digest(salted, b"Server Key", digest)
+        )
