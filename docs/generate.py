@@ -46,7 +46,7 @@ def options() -> str:
 
 
 def _default(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
+    if isinstance(value, bool | tuple) or value is None:
         return str(value)
     if isinstance(value, int | float):
         return f"{value:_g}" if isinstance(value, float) else f"{value:_}"
@@ -69,7 +69,8 @@ def extensions() -> str:
 
 
 def _extension(row: Extension) -> str:
-    document = f"[{row.rfc}](https://www.rfc-editor.org/rfc/rfc{row.rfc})"
+    number = row.rfc
+    document = f"[{number}](https://www.rfc-editor.org/rfc/rfc{number})" if number else "Postfix"
     names = (_names(row.mail), _names(row.rcpt))
     return f"| `{row.keyword}` | {document} | {names[0]} | {names[1]} | {_offered(row)} |"
 
@@ -82,10 +83,13 @@ def _offered(row: Extension) -> str:
     """Found out by asking the row: with nothing set up, with all of it, and for its parameters."""
     bare = Facts(Settings(), tls=False, mechanisms=())
     ready = Facts(Settings(tls_available=True), tls=False, mechanisms=("PLAIN",))
+    trusted = Facts(Settings(), tls=False, mechanisms=(), trusted=frozenset({row.keyword}))
     if row.offered(bare):
         return "offered"
     if row.offered(ready):
         return "offered when it can be used"
+    if row.offered(trusted):
+        return "offered to those who are listed"
     if all(map(_is_refused, (*row.mail.values(), *row.rcpt.values()))):
         return "refused with 555"
     return "taken, not offered"

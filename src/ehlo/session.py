@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
 from ehlo.protocol.address import Address
 from ehlo.protocol.connection import Connection
+from ehlo.protocol.reply import Reply
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
@@ -96,14 +97,48 @@ class Session:
             self._state = SimpleNamespace()
         return self._state
 
+    @property
+    def xclient(self) -> Mapping[str, str | None]:
+        """What a proxy has said by XCLIENT, by upper-case name; `None` for what it does not know.
+
+        `peer`, `local`, `rdns`, `user`, `helo` and `esmtp` say it already.
+        """
+        return self._connection.xclient
+
+    @property
+    def forwarded(self) -> Mapping[str, str | None] | None:
+        """What an upstream server has said by XFORWARD of where this message came from.
+
+        By upper-case name: NAME, ADDR, PORT, PROTO, HELO, IDENT, SOURCE. `None` when it said
+        nothing. It is for a log; nothing here believes it.
+        """
+        return self._connection.forwarded
+
     def restart(self, connection: Connection) -> None:
         """RFC 3207 4.2: what the client said before TLS is not remembered."""
         self._connection = connection
         self.user = None
         self._state = None
 
+    def speak_for(self, attributes: Mapping[str, str | None]) -> None:
+        """XCLIENT: what it says takes the place of what we have seen; the server calls this."""
+        self.peer = _end(self.peer, attributes, "ADDR", "PORT")
+        self.local = _end(self.local, attributes, "DESTADDR", "DESTPORT")
+        self.rdns = attributes.get("NAME") or ""
+        self.user = attributes.get("LOGIN")
+        self._state = None
+
     def __repr__(self) -> str:
         return f"<Session {self.id} {self.peer}>"
+
+
+def _end(end: Peer, attributes: Mapping[str, str | None], address: str, port: str) -> Peer:
+    """An end of the connection, as far as XCLIENT says another."""
+    host = attributes.get(address)
+    number = attributes.get(port)
+    if host is None:
+        return end if number is None or end.is_unix else Peer(end.host, int(number))
+    return Peer(host, int(number or 0))
 
 
 current_session: ContextVar[Session | None] = ContextVar("ehlo_session", default=None)
@@ -115,6 +150,7 @@ class Message:
 
     `sender` and `recipients` are `Address` values, in the order given; `size` is the octets of the
     body. Bytes are asked for as `data` (our `Received` field and the body), `body` or `trace`.
+    `via` is the command that the body came by.
     """
 
     __slots__ = (
@@ -122,10 +158,13 @@ class Message:
         "_chunks",
         "_data",
         "_email",
+        "_refusals",
         "id",
+        "per_recipient",
         "recipients",
         "sender",
         "trace",
+        "via",
     )
 
     def __init__(
@@ -135,6 +174,9 @@ class Message:
         recipients: list[Address],
         trace: bytes,
         chunks: list[bytes],
+        *,
+        via: Literal["DATA", "BDAT"] = "DATA",
+        per_recipient: bool = False,
     ) -> None:
         self.id = message_id
         """Unique; the same in `Received` and in the log."""
@@ -142,10 +184,34 @@ class Message:
         self.recipients = recipients
         self.trace = trace
         """Our `Received` field, with its line ends."""
+        self.via = via
+        self.per_recipient = per_recipient
+        """Whether there is an answer for each recipient: in LMTP (RFC 2033)."""
+        self._refusals: dict[str, Reply] = {}
         self._chunks = chunks
         self._data: bytes | None = None
         self._body: bytes | None = None
         self._email: EmailMessage | None = None
+
+    def refuse(self, recipient: Address | str, reply: Reply) -> None:
+        """In LMTP, refuse for one recipient; for the others `on_message`'s result stands.
+
+        A recipient given twice is refused twice. Raises `ValueError` for one that is none of
+        `recipients` or a `reply` that is no 4xx or 5xx, `RuntimeError` where there is one answer
+        for all.
+        """
+        if not self.per_recipient:
+            raise RuntimeError("SMTP has one answer for all recipients: raise Reject")
+        if str(recipient) not in map(str, self.recipients):
+            raise ValueError(f"not a recipient of {self.id}")
+        if not reply.refuses:
+            raise ValueError(f"{reply.code} refuses nothing")
+        self._refusals[str(recipient)] = reply
+
+    @property
+    def refusals(self) -> Mapping[str, Reply]:
+        """What `refuse` was told, by recipient."""
+        return self._refusals
 
     @property
     def size(self) -> int:

@@ -84,7 +84,14 @@ class Script(Handler):
         if not isinstance(answer, Reply) or not answer.refuses:
             recipients = [str(recipient) for recipient in message.recipients]
             self.messages.append(Received(str(message.sender), recipients, message.body))
+        for recipient in message.recipients if message.per_recipient else ():
+            refusal = self._rules.delivery(str(recipient))
+            if refusal is not None:
+                message.refuse(recipient, refusal)
         return answer
+
+    async def on_command(self, session: Session, verb: str, argument: str) -> Reply | None:
+        return await self._reply("command", f"{verb} {argument}".strip())
 
 
 class ScriptWithLogin(Script):
@@ -119,6 +126,12 @@ def options_of(scenario: Scenario, certificates: Certificates) -> dict[str, Any]
         "bare_newlines": rules.values.get("bare_newlines", "normalise"),
         "unknown_params": rules.values.get("unknown_params", "reject"),
         "strict_eol": settings.strict_eol,
+        "lmtp": settings.lmtp,
+        **{
+            f"{verb.lower()}_networks": ["127.0.0.0/8"]
+            for verb in rules.values.get("trusted", "").split()
+        },
+        "own_extensions": scenario.own_extensions,
         "tls_required": settings.tls_required,
         "tls_listener": "tls_listener" in rules.flags,
         "auth_required": settings.auth_required,

@@ -22,12 +22,15 @@ challenge, `{600 * text}` repeats. In S lines `{challenge}` is a CRAM-MD5 challe
 makes a blank at the end of a line visible.
 
 Settings are `max_size`, `max_recipients`, `max_memory`, `bare_newlines` and `unknown_params` with a
-value, and `strict_eol`, `tls`, `tls_required`, `tls_listener`, `auth_required`; then
+value, and `strict_eol`, `tls`, `tls_required`, `tls_listener`, `auth_required`, `lmtp`; then
 
     = auth CRAM-MD5 PLAIN                the mechanisms that the server has
     = open PLAIN                         those that it takes without TLS although it should not
     = user tim tanstaaftanstaaf          a name and its password
+    = trusted XCLIENT XFORWARD           what this client may say
+    = own XFOO                           a command of the user's own
     = on rcpt bad@example.com: 550 5.1.1 No such user
+    = on deliver full@example.com: 452   what LMTP says for one recipient
     = on message: crash                  a hook fails; `hang`: it never ends; `queued ID`: its id
     = packets as written                 packets matter here: they are not sliced otherwise
     = only server                        what is shown lies above the core (`only core`: below)
@@ -50,6 +53,7 @@ from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.events import Event, Waiting
+from ehlo.protocol.extensions import EXTENSIONS, Extension
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.sasl import MECHANISMS, CramMD5Credentials, Credentials
 from ehlo.protocol.settings import Settings
@@ -118,6 +122,12 @@ class Rules:
     def answer(self, hook: str, argument: str = "") -> Reply | str | None:
         """What a hook says: by its argument, or else for any."""
         return self.answers.get((hook, argument), self.answers.get((hook, "")))
+
+    def delivery(self, recipient: str) -> Reply | None:
+        """What LMTP says for a recipient."""
+        answer = self.answers.get(("deliver", recipient))
+        assert not isinstance(answer, str)
+        return answer
 
     def knows(self, credentials: Credentials) -> bool:
         """Whether a login is good."""
@@ -198,7 +208,15 @@ class Scenario:
             bare_newlines=BareNewlines(rules.values.get("bare_newlines", "normalise")),
             strict_eol="strict_eol" in rules.flags,
             ignore_unknown_params=rules.values.get("unknown_params") == "ignore",
+            lmtp="lmtp" in rules.flags,
+            extensions=(*EXTENSIONS, *self.own_extensions),
         )
+
+    @property
+    def own_extensions(self) -> list[Extension]:
+        """A row for each command of the user's own."""
+        verbs = self.rules.values.get("own", "").split()
+        return [Extension(verb, None, verbs=(verb,)) for verb in verbs]
 
     def phases(self) -> Iterator[list[Step]]:
         """The steps, cut where the client has to wait: at a handshake, or when time passes."""
@@ -338,7 +356,14 @@ class CorePlayer:
         return cls(scenario.settings, scenario.rules, frozenset(asks))
 
     def _connect(self, *, tls: bool, greet: bool) -> Connection:
-        return Connection(self._settings, lambda: self.NONCE, tls=tls, greet=greet, asks=self._asks)
+        return Connection(
+            self._settings,
+            lambda: self.NONCE,
+            tls=tls,
+            greet=greet,
+            asks=self._asks,
+            trusted=frozenset(self._rules.values.get("trusted", "").split()),
+        )
 
     def feed(self, data: bytes) -> None:
         """What the client sends in one packet."""
@@ -359,7 +384,7 @@ class CorePlayer:
     def event(self, name: str) -> None:
         """Something that the core is told by what is above it."""
         if name == "idle":
-            self.connection.hang_up(replies.timed_out(HOSTNAME, APPNAME))
+            self.connection.hang_up(self._settings.timed_out)
         else:
             self._draining = True
         self._advance()
@@ -389,13 +414,24 @@ class CorePlayer:
                 self._body += data
                 if len(self._body) + 64 > self._memory:
                     connection.refuse_body(replies.NO_MEMORY)
-            case events.BodyRefused():
+                    self._body = b""
+            case events.BodyRefused() | events.BodyDropped():
                 self._body = b""
+            case events.XClient():
+                connection.reply()
             case _:
                 try:
-                    connection.reply(self._answer(event))
+                    self._reply(event, self._answer(event))
                 except ProtocolError:  # a reply that answers no such question
                     connection.reply(_trouble(event, crashed=True))
+
+    def _reply(self, event: Event, answer: Reply | None) -> None:
+        """In LMTP with an answer for each recipient, where the scenario has some."""
+        if isinstance(event, events.MessageEnd) and self._settings.lmtp and answer is None:
+            recipients = event.transaction.recipients
+            self.connection.reply_each([self._rules.delivery(str(each)) for each in recipients])
+        else:
+            self.connection.reply(answer)
 
     def _answer(self, event: Event) -> Reply | None:
         answer = self._rules.answer(*_hook_of(event))
@@ -427,6 +463,8 @@ def _hook_of(event: Event) -> tuple[str, str]:
             return "auth", credentials.username
         case events.MessageEnd():
             return "message", ""
+        case events.Command(verb, argument):
+            return "command", f"{verb} {argument}".strip()
         case _:
             return type(event).__name__.lower(), ""
 

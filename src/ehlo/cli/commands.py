@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import functools
 import io
 import os
 import ssl
@@ -33,7 +32,7 @@ from ehlo.cli.printer import Printer, as_json, as_text, wants_color
 from ehlo.cli.readable import visible
 from ehlo.cli.target import handler_of, load
 from ehlo.handlers.functions import AuthFunction, RcptFunction, functions_as_handler
-from ehlo.server import config, listener, loops
+from ehlo.server import config, loops
 from ehlo.server.config import Options
 from ehlo.server.server import Server
 
@@ -222,8 +221,7 @@ def _run(server: Server, given: Mapping[str, Any]) -> None:
     _configure_tls(server, given["tls_cert"], given["tls_key"])
     _checked(lambda: config.resolve(server, config.as_handler(server)))
     _checked(lambda: loops.loop_factory(server.loop))
-    for addr in [server.addr] if isinstance(server.addr, str) else server.addr:
-        _checked(functools.partial(listener.parse_address, addr))
+    _checked(lambda: config.check_addresses(server))
     set_up_logging(given["log_level"])
     try:
         server.listen_and_serve()

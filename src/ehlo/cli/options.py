@@ -160,6 +160,8 @@ def _form(kinds: list[Any]) -> dict[str, Any]:
             return {"type": Switch(), "multiple": True}
         case [kind] if kind is Callable:
             return {"type": str, "metavar": "MODULE:ATTR"}
+        case [kind] if kind is Sequence:
+            return {"type": str, "multiple": True}
         case [kind, other] if other is Sequence:
             return {"type": kind, "multiple": True}
         case [kind]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Handler"]
 
 Answer = Awaitable[Reply | None] | Reply | None
+MessageAnswer = Reply | str | Mapping[str, Reply | str | None] | None
 
 
 class Handler:
@@ -35,7 +36,10 @@ class Handler:
         """The last session has ended."""
 
     def on_connect(self, session: Session) -> Answer:
-        """A client has connected; the answer is the greeting."""
+        """A client has connected; the answer is the greeting.
+
+        It is called again when a proxy says, by XCLIENT, whom it speaks for.
+        """
 
     def on_hello(self, session: Session, name: str) -> Answer:
         """HELO or EHLO. `session.helo` has the name once this has accepted it."""
@@ -70,10 +74,12 @@ class Handler:
 
     def on_message(
         self, session: Session, message: Message
-    ) -> Awaitable[Reply | str | None] | Reply | str | None:
+    ) -> Awaitable[MessageAnswer] | MessageAnswer:
         """The whole message is here. Returning accepts it, and is the promise to deliver it.
 
-        A `str` is a queue id: `250 2.0.0 Ok: queued as <id>`. Every handler has this hook.
+        A `str` is a queue id: `250 2.0.0 Ok: queued as <id>`. Every handler has this hook. In LMTP
+        there is an answer for each recipient: `message.refuse` refuses for one of them, or return a
+        mapping from recipients to what would be returned for all; whom it leaves out is accepted.
         """
         raise NotImplementedError
 
@@ -85,6 +91,9 @@ class Handler:
 
     def on_reset(self, session: Session) -> Answer:
         """RSET."""
+
+    def on_command(self, session: Session, verb: str, argument: str) -> Answer:
+        """A command of your own (see `Extension`); accepted with `250 2.0.0 Ok`."""
 
     def on_disconnect(self, session: Session) -> Awaitable[None] | None:
         """The client has gone, or was sent away; no other hook of this session will run."""

@@ -1,8 +1,9 @@
 """Reading a body to its end, whether anyone wants it or not.
 
 Framing comes before meaning: the end is found, and dots are unstuffed, on CRLF alone (RFC 5321
-4.1.1.4, 4.5.2). Only what has been framed so is looked at for a bare CR or LF, which makes the
-body safe to store and to forward: no later reader can find an end of data in it that we did not.
+4.1.1.4, 4.5.2), and a chunk has as many octets as BDAT said (RFC 3030 2). Only what has been framed
+so is looked at for a bare CR or LF, which makes the body safe to store and to forward: no later
+reader can find an end of data in it that we did not.
 """
 
 from __future__ import annotations
@@ -12,8 +13,18 @@ import io
 from typing import Final, Literal
 
 from ehlo.protocol.buffer import Buffer
+from ehlo.protocol.reply import Reply
 
-__all__ = ["END", "BareNewlines", "DataReader", "End", "has_bare_newline", "normalised"]
+__all__ = [
+    "END",
+    "BareNewlines",
+    "ChunkReader",
+    "DataReader",
+    "End",
+    "Skipper",
+    "has_bare_newline",
+    "normalised",
+]
 
 
 class End(enum.Enum):
@@ -47,6 +58,8 @@ class DataReader:
     """The body that follows a 354, up to CRLF . CRLF; dots unstuffed, line ends as they came."""
 
     __slots__ = ("_at_start", "_ended")
+
+    raw: Final = False
 
     def __init__(self) -> None:
         self._at_start = True  # the CRLF before the first line is the command's own
@@ -89,6 +102,68 @@ class DataReader:
             buffer.skip(1)
         self._at_start = False
         return True
+
+
+class ChunkReader:
+    """The body that comes by BDAT (RFC 3030 2), chunk after chunk; one reader for all of them.
+
+    A `raw` one gives the octets as they are. Otherwise a slice never ends with a CR that the next
+    one, or the next chunk, may make a CRLF.
+    """
+
+    __slots__ = ("_cr", "_left", "failed", "last", "raw", "size")
+
+    def __init__(self, *, raw: bool) -> None:
+        self.raw = raw
+        self.size = 0  # of the chunk under way
+        self.last = False  # whether that is the last one
+        self.failed = False  # a chunk was refused: nothing but the end is taken any more
+        self._left = 0
+        self._cr = False  # one is held back
+
+    def begin(self, size: int, *, last: bool) -> None:
+        """A chunk of `size` octets follows."""
+        self.size = self._left = size
+        self.last = last
+
+    def read(self, buffer: Buffer) -> bytes | Literal[End.END] | None:
+        """A slice, `END` at the end of each chunk, or `None` for "more bytes, please"."""
+        while self._left:
+            if buffer.empty:
+                return None
+            chunk = buffer.take(self._left)
+            self._left -= len(chunk)
+            if self._cr:
+                chunk = b"\r" + chunk
+            self._cr = not self.raw and chunk[-1] == 13
+            if self._cr:
+                chunk = chunk[:-1]
+            if chunk:
+                return chunk
+        if self._cr and self.last:
+            self._cr = False
+            return b"\r"
+        return END
+
+
+class Skipper:
+    """The octets of a chunk that was refused before it began: counted off, and never looked at."""
+
+    __slots__ = ("_left", "last", "refusal")
+
+    raw: Final = True
+
+    def __init__(self, size: int, refusal: Reply, *, last: bool) -> None:
+        self.refusal = refusal
+        self.last = last
+        self._left = size
+
+    def read(self, buffer: Buffer) -> Literal[End.END] | None:
+        """`END` when all of them have gone by, or `None` for "more bytes, please"."""
+        skipped = min(self._left, len(buffer))
+        buffer.skip(skipped)
+        self._left -= skipped
+        return None if self._left else END
 
 
 def _unstuffed(chunk: bytes) -> bytes:

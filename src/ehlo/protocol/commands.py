@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ehlo.protocol import events, grammar, path, sasl
+from ehlo.protocol import events, grammar, path, sasl, xclient
 from ehlo.protocol import reply as replies
 from ehlo.protocol.events import Event
 from ehlo.protocol.reply import Reply
@@ -19,17 +19,53 @@ from ehlo.protocol.state import OUT_OF_SEQUENCE, TRANSITIONS, State
 if TYPE_CHECKING:
     from ehlo.protocol.connection import Connection
 
-__all__ = ["HTTP_VERBS", "LEGAL", "VERBS", "refusal_of", "split"]
+__all__ = [
+    "HTTP_VERBS",
+    "LEGAL",
+    "LEGAL_IN_LMTP",
+    "VERBS",
+    "Chunk",
+    "Forwarded",
+    "chunk_of",
+    "refusal_of",
+    "split",
+]
 
-Verb = Callable[["Connection", str], Event | Reply | sasl.Exchange]
+
+class Chunk(NamedTuple):
+    """BDAT: so many octets follow, and whether they are the last."""
+
+    size: int
+    last: bool
+
+
+class Forwarded(NamedTuple):
+    """XFORWARD, by one who may say it."""
+
+    attributes: xclient.Attributes
+
+
+Outcome = Event | Reply | sasl.Exchange | Chunk | Forwarded
+Verb = Callable[["Connection", str], Outcome]
 
 # A browser or a scanner speaks to us: what follows its first line must not be read as commands
 HTTP_VERBS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"})
 
-_BEFORE_TLS: Final = frozenset({"NOOP", "EHLO", "HELO", "STARTTLS", "QUIT"})
-_BEFORE_AUTH: Final = _BEFORE_TLS | {"AUTH", "RSET"}
-_OPTIONAL: Final = frozenset({"STARTTLS", "AUTH"})
-_GATES: Final = (replies.NOT_OFFERED, replies.TLS_REQUIRED, replies.AUTH_REQUIRED)
+_BEFORE_TLS: Final = frozenset({"NOOP", "EHLO", "HELO", "LHLO", "STARTTLS", "QUIT"})
+# XCLIENT may be the login, when a proxy has taken it
+_BEFORE_AUTH: Final = _BEFORE_TLS | {"AUTH", "RSET", "XCLIENT"}
+_OPTIONAL: Final = frozenset({"STARTTLS", "AUTH", "BDAT", "XCLIENT", "XFORWARD"})
+_FOR_THE_TRUSTED: Final = frozenset({"XCLIENT", "XFORWARD"})
+_HELLO_IN_SMTP: Final = frozenset({"HELO", "EHLO"})
+_HELLO_IN_LMTP: Final = frozenset({"LHLO"})
+_OWN_VERBS_FROM: Final = frozenset({State.READY, State.MAIL, State.RCPT})
+_DOES_NOT_WORK: Final = (
+    replies.NOT_OFFERED,
+    replies.NOT_FOR_THIS_PROTOCOL,
+    replies.NOT_AUTHORISED,
+    replies.TLS_REQUIRED,
+    replies.AUTH_REQUIRED,
+)
 
 
 def split(line: bytes, *, strict_eol: bool) -> tuple[str, str] | Reply:
@@ -58,12 +94,18 @@ def refusal_of(connection: Connection, verb: str) -> Reply | None:
     settings = connection.settings
     if connection.state is State.REFUSED and verb != "QUIT":
         return replies.REFUSED_CONNECTION
+    if verb in (_HELLO_IN_SMTP if settings.lmtp else _HELLO_IN_LMTP):
+        return replies.NOT_FOR_THIS_PROTOCOL
+    if verb in _FOR_THE_TRUSTED and verb not in connection.trusted:
+        return replies.NOT_AUTHORISED
     if verb in _OPTIONAL and not _has(connection, verb):
         return replies.NOT_OFFERED
     if settings.tls_required and not connection.tls and verb not in _BEFORE_TLS:
         return replies.TLS_REQUIRED
     if settings.auth_required and not connection.authenticated and verb not in _BEFORE_AUTH:
         return replies.AUTH_REQUIRED
+    if verb in settings.own_verbs:
+        return None if connection.state in _OWN_VERBS_FROM else replies.BAD_SEQUENCE
     if (connection.state, verb) not in TRANSITIONS:
         return _out_of_sequence(connection, verb)
     return None
@@ -71,15 +113,28 @@ def refusal_of(connection: Connection, verb: str) -> Reply | None:
 
 def _has(connection: Connection, verb: str) -> bool:
     """Whether an optional verb is there at all on this server."""
-    if verb == "STARTTLS":
-        return connection.settings.tls_available or connection.tls
-    return bool(connection.settings.mechanisms)
+    settings = connection.settings
+    match verb:
+        case "STARTTLS":
+            return settings.tls_available or connection.tls
+        case "AUTH":
+            return bool(settings.mechanisms)
+        case "BDAT":
+            return settings.chunking
+        case _:
+            return True
 
 
 def _out_of_sequence(connection: Connection, verb: str) -> Reply:
     transaction = connection.transaction
-    if verb == "DATA" and transaction is not None and transaction.refused:
-        return replies.NO_VALID_RECIPIENTS
+    if (
+        verb in ("DATA", "BDAT")
+        and connection.state is State.MAIL
+        and transaction is not None
+        and transaction.refused
+    ):
+        lmtp = connection.settings.lmtp  # RFC 2033 4.2
+        return replies.NO_VALID_RECIPIENTS_LMTP if lmtp else replies.NO_VALID_RECIPIENTS
     return OUT_OF_SEQUENCE.get((connection.state, verb), replies.BAD_SEQUENCE)
 
 
@@ -89,7 +144,7 @@ def _works(connection: Connection, verb: str) -> bool:
         return False
     if verb == "AUTH" and not connection.usable_mechanisms():
         return False
-    return refusal_of(connection, verb) not in _GATES
+    return refusal_of(connection, verb) not in _DOES_NOT_WORK
 
 
 # -- the verbs -----------------------------------------------------------------------------------
@@ -100,14 +155,15 @@ def _helo(connection: Connection, argument: str) -> Event | Reply:
 
 
 def _ehlo(connection: Connection, argument: str) -> Event | Reply:
+    """EHLO, and LMTP's LHLO, which is the same by another name (RFC 2033 4.1)."""
     return _hello(connection, argument, esmtp=True)
 
 
-def _hello(_connection: Connection, argument: str, *, esmtp: bool) -> Event | Reply:
+def _hello(connection: Connection, argument: str, *, esmtp: bool) -> Event | Reply:
     """Words after the first are ignored: some clients say more than their name."""
     words = argument.split(maxsplit=1)
     if not words or grammar.HELLO_NAME.fullmatch(words[0]) is None:
-        return replies.NO_HELLO_NAME
+        return replies.NO_LHLO_NAME if connection.settings.lmtp else replies.NO_HELLO_NAME
     return events.Hello(words[0], esmtp)
 
 
@@ -116,8 +172,12 @@ def _mail(connection: Connection, argument: str) -> Event | Reply:
     sender = path.reverse_path(argument, settings)
     if isinstance(sender, Reply):
         return sender
-    if sender.params.get("SIZE", 0) > settings.max_size > 0:
-        return replies.TOO_LARGE
+    params = sender.params
+    if params:
+        if params.get("SIZE", 0) > settings.max_size > 0:
+            return replies.TOO_LARGE
+        if params.get("BODY") == "BINARYMIME" and not settings.binarymime:
+            return replies.unknown_parameter("BODY")
     return events.Mail(sender)
 
 
@@ -132,8 +192,23 @@ def _rcpt(connection: Connection, argument: str) -> Event | Reply:
     return events.Rcpt(recipient)
 
 
-def _data(_connection: Connection, argument: str) -> Event | Reply:
-    return replies.NO_ARGUMENT_ALLOWED if argument else events.DATA
+def _data(connection: Connection, argument: str) -> Event | Reply:
+    if argument:
+        return replies.NO_ARGUMENT_ALLOWED
+    transaction = connection.transaction
+    assert transaction is not None  # noqa: S101  the table lets DATA in only within one
+    params = transaction.sender.params
+    return replies.BINARY_NEEDS_BDAT if params and transaction.binary else events.DATA
+
+
+def chunk_of(argument: str) -> Chunk | None:
+    """BDAT's argument (RFC 3030 2); `None` when nobody knows how many octets follow."""
+    match = grammar.CHUNK.fullmatch(argument.strip())
+    return Chunk(int(match[1]), match[2] is not None) if match else None
+
+
+def _bdat(_connection: Connection, argument: str) -> Chunk | Reply:
+    return chunk_of(argument) or replies.BAD_CHUNK
 
 
 def _rset(_connection: Connection, argument: str) -> Event | Reply:
@@ -158,7 +233,8 @@ def _expn(_connection: Connection, _argument: str) -> Reply:
 
 
 def _help(connection: Connection, _argument: str) -> Reply:
-    return replies.help_text([verb for verb in VERBS if _works(connection, verb)])
+    verbs = [*VERBS, *sorted(connection.settings.own_verbs)]
+    return replies.help_text([verb for verb in verbs if _works(connection, verb)])
 
 
 def _starttls(connection: Connection, argument: str) -> Event | Reply:
@@ -200,32 +276,61 @@ def _exchange(
     return sasl.Exchange(mechanism, response if initial else None, challenge)
 
 
+def _xclient(connection: Connection, argument: str) -> Event | Reply:
+    attributes = xclient.attributes(argument, xclient.XCLIENT)
+    if attributes is None:
+        return replies.BAD_ATTRIBUTE
+    return events.XClient({**connection.xclient, **attributes})
+
+
+def _xforward(_connection: Connection, argument: str) -> Forwarded | Reply:
+    attributes = xclient.attributes(argument, xclient.XFORWARD)
+    return replies.BAD_ATTRIBUTE if attributes is None else Forwarded(attributes)
+
+
 VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
     {
         "HELO": _helo,
         "EHLO": _ehlo,
+        "LHLO": _ehlo,
         "STARTTLS": _starttls,
         "AUTH": _auth,
         "MAIL": _mail,
         "RCPT": _rcpt,
         "DATA": _data,
+        "BDAT": _bdat,
         "RSET": _rset,
         "NOOP": _noop,
         "VRFY": _vrfy,
         "EXPN": _expn,
         "HELP": _help,
         "QUIT": _quit,
+        "XCLIENT": _xclient,
+        "XFORWARD": _xforward,
     }
 )
 
-# The rows of the table that begin in a state, as functions; what is optional has to be looked at
-LEGAL: Final[Mapping[State, Mapping[str, Verb]]] = MappingProxyType(
-    {
-        state: {
-            verb: VERBS[verb]
-            for at, verb in TRANSITIONS
-            if at is state and verb in VERBS and verb not in _OPTIONAL
+
+def _legal_without(verbs: frozenset[str]) -> Mapping[State, Mapping[str, Verb]]:
+    """The rows of the table that begin in a state, as functions.
+
+    What is not in here has to be looked at closer.
+    """
+    return MappingProxyType(
+        {
+            state: {
+                verb: VERBS[verb]
+                for at, verb in TRANSITIONS
+                if at is state
+                and verb in VERBS
+                and verb not in verbs
+                # that gives up a body which has begun
+                and not (state is State.BDAT and TRANSITIONS[at, verb] is State.READY)
+            }
+            for state in State
         }
-        for state in State
-    }
-)
+    )
+
+
+LEGAL: Final = _legal_without(_OPTIONAL | _HELLO_IN_LMTP)
+LEGAL_IN_LMTP: Final = _legal_without(_OPTIONAL | _HELLO_IN_SMTP)

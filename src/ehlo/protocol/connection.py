@@ -14,13 +14,21 @@ Longer than most files here, since this is the one place where the state moves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 from ehlo.protocol import commands, events, sasl
 from ehlo.protocol import reply as replies
-from ehlo.protocol.body import END, BareNewlines, DataReader, has_bare_newline, normalised
+from ehlo.protocol.body import (
+    END,
+    BareNewlines,
+    ChunkReader,
+    DataReader,
+    Skipper,
+    has_bare_newline,
+    normalised,
+)
 from ehlo.protocol.buffer import Buffer
 from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
@@ -29,6 +37,7 @@ from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import TRANSITIONS, Counts, State, Transaction
 from ehlo.protocol.transcript import Observer, Transcript
+from ehlo.protocol.xclient import Attributes
 
 __all__ = ["Connection"]
 
@@ -39,11 +48,16 @@ _Refusal = Callable[["Connection", Reply], object]
 _MOST_REPLIES: Final = 100  # of our own, to pipelined commands, before some are sent
 _MIB: Final = 1_048_576
 _MISTAKES: Final = frozenset({500, 501, 502, 503, 504, 555})  # those of our replies that count
+_TELLING: Final = events.Close()  # asked of nobody: there is something to tell first
 _TLS_HELLO: Final = b"\x16\x03"  # RFC 8446 5.1: a handshake record
 
 
 def _is_auth(line: bytes) -> bool:
     return line[:5].upper() == b"AUTH "
+
+
+def _is_bdat(line: bytes) -> bool:
+    return line[:4].upper() == b"BDAT" and not line[4:5].isalnum()
 
 
 class Connection:
@@ -53,7 +67,7 @@ class Connection:
     With `greet=False` the client has been greeted already: this is the connection that replaces
     another after STARTTLS, and knows nothing of it (RFC 3207 4.2) but its `counts`. `asks` has the
     types of commands that are asked about; the others of `events.QUESTIONS` are accepted without
-    an event.
+    an event. `trusted` has those of XCLIENT and XFORWARD that this client may say.
     """
 
     __slots__ = (
@@ -62,6 +76,7 @@ class Connection:
         "_buffer",
         "_ended",
         "_exchange",
+        "_legal",
         "_linger",
         "_out",
         "_pardon",
@@ -71,12 +86,15 @@ class Connection:
         "authenticated",
         "counts",
         "esmtp",
+        "forwarded",
         "helo",
         "nonce",
         "settings",
         "state",
         "tls",
         "transaction",
+        "trusted",
+        "xclient",
     )
 
     def __init__(
@@ -88,6 +106,7 @@ class Connection:
         greet: bool = True,
         counts: Counts | None = None,
         asks: frozenset[type] = events.QUESTIONS,
+        trusted: frozenset[str] = frozenset(),
         observer: Observer | None = None,
     ) -> None:
         self.settings = settings
@@ -97,6 +116,10 @@ class Connection:
         self.authenticated = False
         self.helo = ""  # the name in HELO or EHLO
         self.esmtp = False  # whether it was EHLO
+        self.trusted = trusted
+        self.xclient: Attributes = {}  # all that XCLIENT has said
+        self.forwarded: Attributes | None = None  # what XFORWARD has said of the next message
+        self._legal = commands.LEGAL_IN_LMTP if settings.lmtp else commands.LEGAL
         self.transaction: Transaction | None = None
         self.counts = counts or Counts()
         self._asks = asks
@@ -106,7 +129,7 @@ class Connection:
         self._untold: Event | None = None  # came of an answer; told by the next call of next_event
         self._ended = False  # the client will not send any more
         self._linger = False
-        self._reader: DataReader | None = None
+        self._reader: DataReader | ChunkReader | Skipper | None = None
         self._exchange: sasl.Exchange | None = None
         self._pardon = False  # for a stray "*"
         self._transcript = Transcript(observer) if observer is not None else None
@@ -152,7 +175,9 @@ class Connection:
         """The next thing that the client did, or why there is none now."""
         if self._asked is not None:
             untold, self._untold = self._untold, None
-            return untold or PAUSED
+            if self._asked is _TELLING:
+                self._asked = None
+            return PAUSED if untold is None else untold
         answered = 0
         while self.state is not State.CLOSED:
             reader = self._reader
@@ -184,8 +209,17 @@ class Connection:
         """Ask, unless this is a kind of command that nobody wants to be asked about."""
         if type(event) in events.QUESTIONS and type(event) not in self._asks:
             self._ANSWERS[type(event)](self, event, None)
-            return None
+            if self._asked is not _TELLING:
+                return None
+            self._asked = None
+            untold, self._untold = self._untold, None
+            return untold
         return self._ask(event)
+
+    def _tell(self, event: Event) -> None:
+        """Have the next call of `next_event` return this."""
+        self._untold = event
+        self._asked = _TELLING
 
     def _read_command(self) -> Event | Waiting | None:
         settings = self.settings
@@ -206,8 +240,9 @@ class Connection:
             return self._no_command(line, command)
         verb, argument = command
         if self._transcript is not None:
-            self._transcript.command(verb, argument, known=verb in commands.VERBS)
-        function = commands.LEGAL[self.state].get(verb)
+            known = verb in commands.VERBS or verb in settings.own_verbs
+            self._transcript.command(verb, argument, known=known)
+        function = self._legal[self.state].get(verb)
         if function is None or settings.gated:
             return self._look_closer(verb, argument)
         result = function(self, argument)
@@ -223,20 +258,29 @@ class Connection:
     def _look_closer(self, verb: str, argument: str) -> Event | None:
         """What is not simply legal in this state: optional, behind a gate, unknown, or refused."""
         function = commands.VERBS.get(verb)
-        if function is None:
+        if function is None and verb not in self.settings.own_verbs:
             return self._unknown(verb)
         refusal = commands.refusal_of(self, verb)
         if refusal is not None:
-            return self._refuse(refusal)
+            return (
+                self._refuse_chunk(argument, refusal) if verb == "BDAT" else self._refuse(refusal)
+            )
+        if function is None:
+            return self._ask(events.Command(verb, argument.strip()))
         return self._come_of(verb, function(self, argument))
 
-    def _come_of(self, verb: str, result: Event | Reply | sasl.Exchange) -> Event | None:
+    def _come_of(self, verb: str, result: commands.Outcome) -> Event | None:
         match result:
             case Reply():
                 return self._answered(verb, result)
             case sasl.Exchange():
                 self._exchange = result
                 return self._step(result, result.start())
+            case commands.Chunk():
+                return self._begin_chunk(result)
+            case commands.Forwarded():
+                self.forwarded = {**(self.forwarded or {}), **result.attributes}
+                return self._say(replies.OK)
             case events.Close():
                 return self._close()
             case _:
@@ -248,13 +292,13 @@ class Connection:
     def _no_command(self, line: bytes, refusal: Reply) -> Event | None:
         if self._transcript is not None:
             self._transcript.no_command(line)
+        if _is_bdat(line):
+            return self._lose_sync()
         return self._say(replies.NOT_SMTP) if line.startswith(_TLS_HELLO) else self._error(refusal)
 
     def _unknown(self, verb: str) -> Event | None:
         if verb in commands.HTTP_VERBS:
             return self._say(replies.NOT_SMTP)
-        if verb == "LHLO":
-            return self._error(replies.NOT_FOR_THIS_PROTOCOL)
         if verb == "*" and self._pardon:
             # Go's net/smtp says it once after a login that failed: no error of its user's
             self._pardon = False
@@ -265,6 +309,8 @@ class Connection:
         """A command that answers itself, by its nature or because it is wrong."""
         if reply is replies.TOO_MANY_RECIPIENTS:
             return self._over_limit(reply)
+        if reply is replies.BAD_CHUNK:
+            return self._lose_sync()
         if verb == "RCPT" and self.transaction is not None:
             self.transaction.refused += 1
         if reply is self.settings.closing:
@@ -311,21 +357,21 @@ class Connection:
 
     # -- the body --------------------------------------------------------------------------------
 
-    def _read_body(self, reader: DataReader) -> Event | Waiting | None:
-        transaction = self.transaction
-        assert transaction is not None  # noqa: S101  a body has a transaction
+    def _read_body(self, reader: DataReader | ChunkReader | Skipper) -> Event | Waiting | None:
         chunk = reader.read(self._buffer)
         if chunk is None:
             return NEED_DATA
         if chunk is END:
-            return self._end_of_body(transaction)
+            return self._end_of_reading(reader)
+        transaction = self.transaction
+        assert transaction is not None  # noqa: S101  a body has a transaction
         transaction.size += len(chunk)
         if transaction.size > self.settings.max_size > 0:
             return self._over_size(transaction)
         if transaction.refusal is not None:
             return None
         policy = self.settings.bare_newlines
-        if policy is not BareNewlines.KEEP and has_bare_newline(chunk):
+        if policy is not BareNewlines.KEEP and not reader.raw and has_bare_newline(chunk):
             if policy is BareNewlines.REJECT:
                 return self.refuse_body(replies.BARE_NEWLINE)
             chunk = normalised(chunk)
@@ -340,27 +386,102 @@ class Connection:
 
     def _over_size(self, transaction: Transaction) -> Event | None:
         """Drained to its end, unless it goes past the limit by far: then we stop listening."""
-        limit = self.settings.max_size
-        if transaction.size > max(2 * limit, limit + _MIB):
-            self._say(replies.TOO_LARGE)
-            self._linger = True
-            return self._close()
+        if self._is_far_over(transaction.size):
+            self._say_to_all(replies.TOO_LARGE, transaction)
+            return self._stop_listening()
         told = transaction.refusal is replies.TOO_LARGE
         return None if told else self.refuse_body(replies.TOO_LARGE)
 
-    def _end_of_body(self, transaction: Transaction) -> Event | None:
+    def _is_far_over(self, size: int) -> bool:
+        limit = self.settings.max_size
+        return limit > 0 and size > max(2 * limit, limit + _MIB)
+
+    def _stop_listening(self) -> events.Close:
+        """The client is sending still, and will read what we have said only after that."""
+        self._linger = True
+        return self._close()
+
+    def _end_of_reading(self, reader: DataReader | ChunkReader | Skipper) -> Event | None:
         self._reader = None
+        if isinstance(reader, Skipper):
+            return self._end_of_skipping(reader)
+        transaction = self.transaction
+        assert transaction is not None  # noqa: S101  a body has a transaction
+        if isinstance(reader, ChunkReader) and not reader.last:
+            return self._end_of_chunk(transaction, reader)
+        return self._end_of_body(transaction)
+
+    def _end_of_body(self, transaction: Transaction) -> Event | None:
         if self._transcript is not None:
             self._transcript.verb = "."
         self.state = TRANSITIONS[self.state, "."]
-        if transaction.refusal is None:
+        refusal = transaction.refusal
+        if refusal is None:
             return self._ask(events.MessageEnd(transaction))
         self._end_transaction()
-        return self._say(transaction.refusal)
+        chunks = transaction.chunks
+        if chunks is not None and chunks.failed and not self.settings.lmtp:
+            refusal = replies.CHUNK_FAILED  # why has been said, to the chunk that failed
+        return self._say_to_all(refusal, transaction)
 
     def _end_transaction(self) -> None:
-        self.transaction = None
+        self.transaction = self.forwarded = None
         self.state = TRANSITIONS[self.state, "."]
+
+    # -- chunks (RFC 3030) -----------------------------------------------------------------------
+
+    def _begin_chunk(self, chunk: commands.Chunk) -> Event | None:
+        """So many octets follow, whatever we think of them."""
+        transaction = self.transaction
+        assert transaction is not None  # noqa: S101  the table lets BDAT in only within one
+        if self._is_far_over(transaction.size + chunk.size):
+            self._say_to_all(replies.TOO_LARGE, transaction)
+            return self._stop_listening()
+        reader = transaction.chunks
+        if reader is not None:
+            reader.begin(chunk.size, last=chunk.last)
+            self._reader = reader
+            return None
+        raw = transaction.binary or self.settings.bare_newlines is BareNewlines.KEEP
+        reader = transaction.chunks = ChunkReader(raw=raw)
+        reader.begin(chunk.size, last=chunk.last)
+        return self._ask_about(events.DATA)
+
+    def _end_of_chunk(self, transaction: Transaction, reader: ChunkReader) -> Event | None:
+        """That was not the last one."""
+        if transaction.refusal is None:
+            return self._say(replies.octets_received(reader.size))
+        if not reader.failed:
+            reader.failed = True
+            return self._say(transaction.refusal)
+        # who has pipelined them could not know
+        transaction.over_limit += 1
+        excess = transaction.over_limit > self.settings.limits.excess_chunks
+        return self._error(replies.CHUNK_FAILED) if excess else self._say(replies.CHUNK_FAILED)
+
+    def _refuse_chunk(self, argument: str, refusal: Reply) -> Event | None:
+        """Its octets come first: none of them must be taken for a command."""
+        chunk = commands.chunk_of(argument)
+        if chunk is None:
+            return self._lose_sync()
+        if self._is_far_over(chunk.size):
+            self._say(refusal)
+            return self._stop_listening()
+        self._reader = Skipper(chunk.size, refusal, last=chunk.last)
+        return None
+
+    def _end_of_skipping(self, reader: Skipper) -> Event | None:
+        if self.settings.lmtp and reader.last and self.state is State.MAIL:
+            # RFC 2033 4.3: one reply for each recipient that was accepted, and there is none
+            self.transaction = None
+            self.state = State.READY
+            return None
+        return self._refuse(reader.refusal)
+
+    def _lose_sync(self) -> events.Close:
+        """Nobody knows how many octets follow, and not one of them may be read as a command."""
+        self._say(replies.BAD_CHUNK)
+        return self._stop_listening()
 
     # -- answers ---------------------------------------------------------------------------------
 
@@ -404,7 +525,7 @@ class Connection:
 
     def _welcome(self, event: events.Hello, answer: Reply | None) -> None:
         self.helo, self.esmtp = event.name, event.esmtp
-        self.transaction = None  # RFC 5321 4.1.4: EHLO is a RSET, too
+        self._drop_transaction()  # RFC 5321 4.1.4: EHLO is a RSET, too
         self.state = TRANSITIONS[self.state, "EHLO"]
         offered = self._offered() if event.esmtp else []
         if answer is None:
@@ -413,7 +534,7 @@ class Connection:
             self._say(Reply(answer.code, None, "\n".join([answer.lines[0], *offered])))
 
     def _offered(self) -> list[str]:
-        facts = Facts(self.settings, self.tls, self.usable_mechanisms())
+        facts = Facts(self.settings, self.tls, self.usable_mechanisms(), self.trusted)
         return [
             f"{row.keyword} {row.argument(facts)}".rstrip()
             for row in self.settings.extensions
@@ -439,17 +560,54 @@ class Connection:
         self._say(replies.TOO_MANY_REFUSED if too_many else answer)
 
     def _start_body(self, _event: events.Data, answer: Reply | None) -> None:
+        transaction = self.transaction
+        assert transaction is not None  # noqa: S101  a body has a transaction
+        if transaction.chunks is not None:
+            self._reader = transaction.chunks
+            self.state = TRANSITIONS[self.state, "BDAT"]
+            return
         self._reader = DataReader()
         self.state = TRANSITIONS[self.state, "DATA"]
         self._say(answer or replies.START_DATA)
 
-    def _take_message(self, _event: events.MessageEnd, answer: Reply | None) -> None:
+    def _refuse_to_start(self, answer: Reply) -> None:
+        """DATA gets its answer now, and BDAT once its octets have gone by."""
+        transaction = self.transaction
+        assert transaction is not None  # noqa: S101  a body has a transaction
+        if transaction.chunks is None:
+            self._say(answer)
+            return
+        transaction.refusal = answer
+        self._reader = transaction.chunks
+        self.state = TRANSITIONS[self.state, "BDAT"]
+
+    def _take_message(self, event: events.MessageEnd, answer: Reply | None) -> None:
         self._end_transaction()
-        self._say(answer or replies.QUEUED)
+        self._say_to_all(answer or replies.QUEUED, event.transaction)
 
     def _refuse_message(self, answer: Reply) -> None:
+        transaction = self.transaction
+        assert transaction is not None  # noqa: S101  a message has a transaction
         self._end_transaction()
-        self._say(answer)
+        self._say_to_all(answer, transaction)
+
+    def reply_each(self, answers: Sequence[Reply | None]) -> None:
+        """Answer the end of a message in LMTP: one answer for each recipient, in their order.
+
+        Each is what `reply` takes. Raises `ProtocolError` when it was not asked, the number is
+        another, or one of them is no answer to a message.
+        """
+        asked = self._asked
+        if not self.settings.lmtp or type(asked) is not events.MessageEnd:
+            raise ProtocolError("nothing was asked that has an answer for each recipient")
+        if len(answers) != len(asked.transaction.recipients):
+            raise ProtocolError("one answer for each recipient")
+        spoken = [answer or replies.QUEUED for answer in answers]
+        if any(300 <= answer.code < 400 for answer in spoken):
+            raise ProtocolError("a 3xx does not answer a message")
+        self._asked = None
+        self._end_transaction()
+        self._say_all(spoken)
 
     def _log_in(self, _event: events.Auth, answer: Reply | None) -> None:
         self.authenticated = True
@@ -474,8 +632,26 @@ class Connection:
     def _verify(self, _event: events.Vrfy, answer: Reply | None) -> None:
         self._say(answer or replies.CANNOT_VRFY)
 
+    def _drop_transaction(self) -> None:
+        transaction = self.transaction
+        if transaction is not None and transaction.chunks is not None:
+            self._tell(events.BODY_DROPPED)
+        self.transaction = self.forwarded = None
+
+    def _answer_command(self, _event: events.Command, answer: Reply | None) -> None:
+        self._say(answer or replies.OK)
+
+    def _begin_anew(self, event: events.XClient, _answer: Reply | None) -> None:
+        """XCLIENT: as if the client behind it had just connected."""
+        self.xclient = event.attributes
+        self.helo = event.attributes.get("HELO") or ""
+        self.esmtp = event.attributes.get("PROTO") == "ESMTP"
+        self.authenticated = bool(event.attributes.get("LOGIN"))
+        self.forwarded = None
+        self.state = TRANSITIONS[self.state, "XCLIENT"]
+
     def _reset(self, _event: events.Reset, answer: Reply | None) -> None:
-        self.transaction = None
+        self._drop_transaction()
         self.state = TRANSITIONS[self.state, "RSET"]
         self._say(answer or replies.OK)
 
@@ -500,6 +676,20 @@ class Connection:
         if self._transcript is not None:
             self._transcript.said(reply.wire)
         return self._close() if reply.closes else None
+
+    def _say_to_all(self, reply: Reply, transaction: Transaction) -> events.Close | None:
+        """The outcome of a message: in LMTP once for each recipient (RFC 2033 4.2)."""
+        if not self.settings.lmtp:
+            return self._say(reply)
+        return self._say_all([reply] * len(transaction.recipients))
+
+    def _say_all(self, spoken: list[Reply]) -> events.Close | None:
+        """All of them are said, also where one of them closes."""
+        for reply in spoken:
+            self._out.append(reply.wire)
+            if self._transcript is not None:
+                self._transcript.said(reply.wire)
+        return self._close() if any(reply.closes for reply in spoken) else None
 
     def _refuse(self, reply: Reply) -> Event | None:
         """Say a reply of our own; it counts as an error where it is for the client's mistakes."""
@@ -528,6 +718,8 @@ class Connection:
             events.StartTLS: _begin_tls,
             events.Vrfy: _verify,
             events.Reset: _reset,
+            events.XClient: _begin_anew,
+            events.Command: _answer_command,
         }
     )
     # Where a refusal does more than being said
@@ -536,6 +728,7 @@ class Connection:
             events.Connect: _refuse_connection,
             events.Hello: _refuse_hello,
             events.Rcpt: _refuse_recipient,
+            events.Data: _refuse_to_start,
             events.MessageEnd: _refuse_message,
             events.Auth: _refuse_login,
         }

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ehlo.protocol.reply import Reply
     from ehlo.protocol.sasl import Credentials
     from ehlo.protocol.state import Transaction
+    from ehlo.protocol.xclient import Attributes
 
 
 class Waiting(enum.Enum):
@@ -34,7 +35,7 @@ class Connect(NamedTuple):
 
 
 class Hello(NamedTuple):
-    """HELO or EHLO. Answer."""
+    """HELO, EHLO or LHLO. Answer."""
 
     name: str
     esmtp: bool
@@ -53,7 +54,7 @@ class Rcpt(NamedTuple):
 
 
 class Data(NamedTuple):
-    """DATA with at least one recipient. Answer: 354, or a refusal."""
+    """DATA, or the first BDAT, with at least one recipient. Answer: whether the body is wanted."""
 
 
 class BodyChunk(NamedTuple):
@@ -66,6 +67,10 @@ class BodyRefused(NamedTuple):
     """What comes of this body is thrown away, and `reply` is said at its end."""
 
     reply: Reply
+
+
+class BodyDropped(NamedTuple):
+    """The client has given up a body that it had begun with BDAT; nothing is said at its end."""
 
 
 class MessageEnd(NamedTuple):
@@ -95,6 +100,19 @@ class Reset(NamedTuple):
     """RSET. Answer."""
 
 
+class XClient(NamedTuple):
+    """XCLIENT by one who may say it. Answer; to accept it begins the session anew."""
+
+    attributes: Attributes
+
+
+class Command(NamedTuple):
+    """A command of a user's own. Answer."""
+
+    verb: str
+    argument: str
+
+
 class Tarpit(NamedTuple):
     """The client has made many errors: wait before sending more, then call `resume`."""
 
@@ -121,6 +139,7 @@ QUESTIONS: Final[frozenset[type]] = frozenset({Connect, Hello, Mail, Rcpt, Data,
 CONNECT: Final = Connect()
 DATA: Final = Data()
 RESET: Final = Reset()
+BODY_DROPPED: Final = BodyDropped()
 FULL: Final = Full()
 
 Event = (
@@ -131,11 +150,14 @@ Event = (
     | Data
     | BodyChunk
     | BodyRefused
+    | BodyDropped
     | MessageEnd
     | Auth
     | StartTLS
     | Vrfy
     | Reset
+    | XClient
+    | Command
     | Tarpit
     | Full
     | Close

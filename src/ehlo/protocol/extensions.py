@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from ehlo.protocol import grammar
+from ehlo.protocol import grammar, xclient
+from ehlo.protocol.grammar import from_xtext
 
 if TYPE_CHECKING:
     from ehlo.protocol.settings import Settings
@@ -30,6 +31,8 @@ class Facts:
     tls: bool
     mechanisms: tuple[str, ...]
     """Those that could be used now; none once the client has logged in."""
+    trusted: frozenset[str] = frozenset()
+    """The commands that this client alone may use: XCLIENT, XFORWARD."""
 
 
 def _always(_facts: Facts) -> bool:
@@ -49,13 +52,15 @@ class Extension:
     """A row of the table. `rfc` names the document, `keyword` is what EHLO says."""
 
     keyword: str
-    rfc: int
+    rfc: int | None
     offered: Callable[[Facts], bool] = _always
     argument: Callable[[Facts], str] = _no_argument
     mail: Mapping[str, ParseValue] = field(default_factory=dict)
     """Parameters of MAIL, taken whether the extension is offered or not."""
     rcpt: Mapping[str, ParseValue] = field(default_factory=dict)
     """Parameters of RCPT, likewise."""
+    verbs: tuple[str, ...] = ()
+    """Commands of a user's own, in upper case: `Handler.on_command` is called for them."""
     octets: int = 0
     """By how much it lengthens a command line (RFC 5321 4.5.3.1.4)."""
 
@@ -84,9 +89,7 @@ def _size(value: str | None) -> int:
 
 def _body(value: str | None) -> str:
     body = (value or "").upper()
-    if body == "BINARYMIME":
-        raise UnsupportedError("BINARYMIME needs CHUNKING")
-    if body not in ("7BIT", "8BITMIME"):
+    if body not in ("7BIT", "8BITMIME", "BINARYMIME"):
         raise ValueError("no such body type")
     return body
 
@@ -102,16 +105,6 @@ def _ret(value: str | None) -> str:
     if ret not in ("FULL", "HDRS"):
         raise ValueError("neither FULL nor HDRS")
     return ret
-
-
-def from_xtext(value: str | None) -> str:
-    """RFC 3461 4: what an xtext stands for. Raises `ValueError`."""
-    if not value or grammar.XTEXT.fullmatch(value) is None:
-        raise ValueError("not xtext")
-    text = grammar.HEXCHAR.sub(lambda match: chr(int(match[1], 16)), value)
-    if grammar.CONTROL.search(text):
-        raise ValueError("control characters in xtext")
-    return text
 
 
 def _envid(value: str | None) -> str:
@@ -169,11 +162,21 @@ def _mechanisms(facts: Facts) -> str:
     return " ".join(facts.mechanisms)
 
 
+def _trusts(keyword: str) -> Callable[[Facts], bool]:
+    return lambda facts: keyword in facts.trusted
+
+
+def _names(attributes: Mapping[str, object]) -> Callable[[Facts], str]:
+    return lambda _facts: " ".join(attributes)
+
+
 # In the order in which EHLO says them
 EXTENSIONS: Final = (
     Extension("PIPELINING", 2920),
     Extension("SIZE", 1870, argument=_max_size, mail={"SIZE": _size}, octets=26),
     Extension("8BITMIME", 6152, mail={"BODY": _body}, octets=17),
+    Extension("CHUNKING", 3030),
+    Extension("BINARYMIME", 3030),
     Extension("SMTPUTF8", 6531, mail={"SMTPUTF8": _flag}, octets=10),
     Extension("ENHANCEDSTATUSCODES", 2034),
     Extension("STARTTLS", 3207, offered=_offers_starttls),
@@ -193,6 +196,9 @@ EXTENSIONS: Final = (
         rcpt={"NOTIFY": _notify, "ORCPT": _orcpt},
         octets=500,
     ),
+    # Postfix's own, for those who are listed
+    Extension("XCLIENT", None, offered=_trusts("XCLIENT"), argument=_names(xclient.XCLIENT)),
+    Extension("XFORWARD", None, offered=_trusts("XFORWARD"), argument=_names(xclient.XFORWARD)),
     # Known, and never taken silently: a 250 would be a promise
     Extension("REQUIRETLS", 8689, offered=_never, mail={"REQUIRETLS": _unsupported}),
     Extension("DELIVERBY", 2852, offered=_never, mail={"BY": _unsupported}),

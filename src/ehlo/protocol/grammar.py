@@ -58,6 +58,13 @@ UTF8_ADDR = re.compile(r"(?:[^\x00-\x20+=\\\x7f]|\\x\{[0-9A-F]{2,6}\})++")
 # RFC 3461 4.2: addr-type = atom
 ADDR_TYPE = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]++")
 
+# RFC 3030 2: bdat-cmd = "BDAT" SP chunk-size [SP end-marker] CR LF
+#   chunk-size = 1*DIGIT, here 1*20DIGIT; end-marker = "LAST"
+CHUNK = re.compile(r"([0-9]{1,20})(?: +((?i:LAST)))?")
+
+# XCLIENT, XFORWARD: a TCP port
+PORT = re.compile(r"[0-9]{1,5}")
+
 # RFC 1870 4: size-value = 1*20DIGIT (str.isdigit would take other scripts' digits)
 SIZE_VALUE = re.compile(r"[0-9]{1,20}")
 
@@ -70,3 +77,13 @@ BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{
 
 # What no client text may carry into a header, a reply or a log line
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def from_xtext(value: str | None) -> str:
+    """RFC 3461 4: what an xtext stands for. Raises `ValueError`."""
+    if not value or XTEXT.fullmatch(value) is None:
+        raise ValueError("not xtext")
+    text = HEXCHAR.sub(lambda match: chr(int(match[1], 16)), value)
+    if CONTROL.search(text):
+        raise ValueError("control characters in xtext")
+    return text

@@ -115,6 +115,7 @@ CANNOT_VRFY: Final = Reply(
 
 # Syntax
 NO_HELLO_NAME: Final = Reply(501, None, "Syntax: EHLO hostname")
+NO_LHLO_NAME: Final = Reply(501, None, "Syntax: LHLO hostname")
 UNKNOWN_COMMAND: Final = Reply(500, "5.5.2", "Command not recognized")
 NOT_FOR_THIS_PROTOCOL: Final = Reply(500, "5.5.1", "Command not recognized")
 BAD_CHARACTERS: Final = Reply(500, "5.5.2", "Syntax error: characters that no command has")
@@ -126,6 +127,8 @@ ARGUMENT_REQUIRED: Final = Reply(501, "5.5.4", "Syntax error: argument required"
 MAIL_SYNTAX: Final = Reply(501, "5.5.4", "Syntax: MAIL FROM:<address>")
 RCPT_SYNTAX: Final = Reply(501, "5.5.4", "Syntax: RCPT TO:<address>")
 BAD_PARAMETERS: Final = Reply(501, "5.5.4", "Syntax error in parameters")
+BAD_CHUNK: Final = Reply(501, "5.5.4", "Syntax: BDAT size [LAST]")
+BAD_ATTRIBUTE: Final = Reply(501, "5.5.4", "Syntax error in attributes")
 BAD_SENDER: Final = Reply(501, "5.1.7", "Bad sender address syntax")
 BAD_RECIPIENT: Final = Reply(501, "5.1.3", "Bad recipient address syntax")
 SENDER_NEEDS_SMTPUTF8: Final = Reply(550, "5.6.7", "Address needs SMTPUTF8")
@@ -138,6 +141,11 @@ NESTED_MAIL: Final = Reply(503, "5.5.1", "Bad sequence of commands: nested MAIL"
 MAIL_FIRST: Final = Reply(503, "5.5.1", "Bad sequence of commands: need MAIL before RCPT")
 RCPT_FIRST: Final = Reply(503, "5.5.1", "Bad sequence of commands: need RCPT before DATA")
 NO_VALID_RECIPIENTS: Final = Reply(554, "5.5.1", "No valid recipients")
+NO_VALID_RECIPIENTS_LMTP: Final = Reply(503, "5.5.1", "No valid recipients")
+RCPT_BEFORE_BDAT: Final = Reply(503, "5.5.1", "Bad sequence of commands: need RCPT before BDAT")
+AMID_CHUNKS: Final = Reply(503, "5.5.1", "Bad sequence of commands: the body has begun with BDAT")
+CHUNK_FAILED: Final = Reply(503, "5.5.1", "Bad sequence of commands: a chunk was refused")
+BINARY_NEEDS_BDAT: Final = Reply(503, "5.5.1", "Bad sequence of commands: BINARYMIME needs BDAT")
 BAD_SEQUENCE: Final = Reply(503, "5.5.1", "Bad sequence of commands")
 TLS_ACTIVE: Final = Reply(503, "5.5.1", "TLS is already active")
 AUTH_IN_TRANSACTION: Final = Reply(503, "5.5.1", "AUTH is not permitted during a mail transaction")
@@ -147,6 +155,7 @@ REFUSED_CONNECTION: Final = Reply(503, "5.5.1", "Bad sequence of commands: only 
 # Gates
 TLS_REQUIRED: Final = Reply(530, "5.7.0", "Must issue a STARTTLS command first")
 AUTH_REQUIRED: Final = Reply(530, "5.7.0", "Authentication required")
+NOT_AUTHORISED: Final = Reply(550, "5.7.0", "Not authorised")
 TLS_UNAVAILABLE: Final = Reply(454, "4.7.0", "TLS not available due to local problem")
 
 # Login
@@ -179,23 +188,25 @@ CONNECT_TROUBLE: Final = Reply(421, "4.3.0", "Service not available: local error
 HANDLER_TIMEOUT: Final = Reply(451, "4.4.5", "Requested action aborted: took too long")
 
 
-def greeting(hostname: str, appname: str) -> Reply:
-    """RFC 5321 4.3.1: the host name is the first word."""
-    return Reply(220, None, f"{hostname} {appname} ESMTP Service ready")
+def greeting(service: str) -> Reply:
+    """RFC 5321 4.3.1: the host name is the first word of `service`, and the protocol its last."""
+    return Reply(220, None, f"{service} Service ready")
 
 
-def closing(hostname: str, appname: str) -> Reply:
+def closing(service: str) -> Reply:
     """The answer to QUIT."""
-    return Reply(221, "2.0.0", f"{hostname} {appname} ESMTP Service closing transmission channel")
+    return Reply(221, "2.0.0", f"{service} Service closing transmission channel")
 
 
-def timed_out(hostname: str, appname: str) -> Reply:
+def timed_out(service: str) -> Reply:
     """Said to a client that was idle for too long."""
-    return Reply(
-        421,
-        "4.4.2",
-        f"{hostname} {appname} ESMTP Service closing transmission channel after timeout exceeded",
-    )
+    text = f"{service} Service closing transmission channel after timeout exceeded"
+    return Reply(421, "4.4.2", text)
+
+
+def octets_received(count: int) -> Reply:
+    """RFC 3030 2: a chunk that is not the last one has been taken."""
+    return Reply(250, "2.0.0", f"{count} octets received")
 
 
 def hello(hostname: str, name: str, extensions: list[str] | None = None) -> Reply:

@@ -30,6 +30,8 @@ class Limits:
     """Recipients that a hook refused, in a session."""
     excess_recipients: int = 100
     """Recipients over the limit that do not count as errors, in a transaction."""
+    excess_chunks: int = 100
+    """Chunks after one that was refused that do not count as errors, in a transaction."""
     failed_logins: int = 3
     """At this failure the connection ends."""
 
@@ -54,12 +56,17 @@ class Settings:
     strict_eol: bool = False
     """Whether a command must end with CRLF, and not with LF alone."""
     ignore_unknown_params: bool = False
+    lmtp: bool = False
+    """Whether this is LMTP (RFC 2033): LHLO, and a reply for each recipient."""
     extensions: tuple[Extension, ...] = EXTENSIONS
     limits: Limits = Limits()
     mail_params: Mapping[str, ParseValue] = field(init=False, repr=False)
     rcpt_params: Mapping[str, ParseValue] = field(init=False, repr=False)
     command_limit: int = field(init=False, repr=False)
     line_limit: int = field(init=False, repr=False)
+    own_verbs: frozenset[str] = field(init=False, repr=False)
+    chunking: bool = field(init=False, repr=False)
+    binarymime: bool = field(init=False, repr=False)
     gated: bool = field(init=False, repr=False)
     greeting: Reply = field(init=False, repr=False)
     closing: Reply = field(init=False, repr=False)
@@ -72,10 +79,15 @@ class Settings:
         assign(self, "rcpt_params", {name: row.rcpt[name] for row in rows for name in row.rcpt})
         assign(self, "command_limit", self.limits.command_line + sum(row.octets for row in rows))
         assign(self, "line_limit", max(self.command_limit, self.limits.auth_line))
+        assign(self, "own_verbs", frozenset(verb for row in rows for verb in row.verbs))
+        keywords = {row.keyword for row in rows}
+        assign(self, "chunking", "CHUNKING" in keywords)
+        assign(self, "binarymime", {"CHUNKING", "BINARYMIME"} <= keywords)  # RFC 3030 3
         assign(self, "gated", self.tls_required or self.auth_required)
-        assign(self, "greeting", replies.greeting(self.hostname, self.appname))
-        assign(self, "closing", replies.closing(self.hostname, self.appname))
-        assign(self, "timed_out", replies.timed_out(self.hostname, self.appname))
+        service = f"{self.hostname} {self.appname} {'LMTP' if self.lmtp else 'ESMTP'}"
+        assign(self, "greeting", replies.greeting(service))
+        assign(self, "closing", replies.closing(service))
+        assign(self, "timed_out", replies.timed_out(service))
 
     def usable_mechanisms(self, *, tls: bool) -> tuple[str, ...]:
         """The names of those that may be used now."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from ehlo.protocol import reply as replies
 from ehlo.protocol.reply import Reply
 
 if TYPE_CHECKING:
     from ehlo.protocol.address import Address
+    from ehlo.protocol.body import ChunkReader
 
 __all__ = ["OUT_OF_SEQUENCE", "TRANSITIONS", "Counts", "State", "Transaction"]
 
@@ -27,6 +28,7 @@ class State(enum.Enum):
     MAIL = "a reverse path was taken"
     RCPT = "at least one recipient was taken"
     DATA = "the body is being sent"
+    BDAT = "some of the body was sent, in chunks"
     ENDED = "the body has been sent; the final reply is awaited"
     TLS = "220 was said to STARTTLS"
     CLOSED = "nothing more is read"
@@ -38,17 +40,21 @@ class State(enum.Enum):
         return self.name
 
 
-_ANY = (State.HELLO, State.READY, State.MAIL, State.RCPT)
+_ANY = (State.HELLO, State.READY, State.MAIL, State.RCPT, State.BDAT)
 
 TRANSITIONS: Final[Mapping[tuple[State, str], State]] = MappingProxyType(
     {
-        **{(state, verb): State.READY for state in _ANY for verb in ("HELO", "EHLO")},
+        **{(state, verb): State.READY for state in _ANY for verb in ("HELO", "EHLO", "LHLO")},
         **{(state, verb): state for state in _ANY for verb in ("NOOP", "HELP", "VRFY", "EXPN")},
         **{(state, "QUIT"): State.CLOSED for state in (*_ANY, State.REFUSED)},
         (State.HELLO, "RSET"): State.HELLO,
         (State.READY, "RSET"): State.READY,
         (State.MAIL, "RSET"): State.READY,
         (State.RCPT, "RSET"): State.READY,
+        (State.BDAT, "RSET"): State.READY,
+        (State.HELLO, "XCLIENT"): State.GREETING,
+        (State.READY, "XCLIENT"): State.GREETING,
+        (State.READY, "XFORWARD"): State.READY,
         (State.HELLO, "STARTTLS"): State.TLS,
         (State.READY, "STARTTLS"): State.TLS,
         (State.READY, "AUTH"): State.READY,
@@ -56,7 +62,10 @@ TRANSITIONS: Final[Mapping[tuple[State, str], State]] = MappingProxyType(
         (State.MAIL, "RCPT"): State.RCPT,
         (State.RCPT, "RCPT"): State.RCPT,
         (State.RCPT, "DATA"): State.DATA,
+        (State.RCPT, "BDAT"): State.BDAT,
+        (State.BDAT, "BDAT"): State.BDAT,
         (State.DATA, "."): State.ENDED,
+        (State.BDAT, "."): State.ENDED,
         (State.ENDED, "."): State.READY,
     }
 )
@@ -74,6 +83,12 @@ OUT_OF_SEQUENCE: Final[Mapping[tuple[State, str], Reply]] = MappingProxyType(
         (State.HELLO, "DATA"): replies.RCPT_FIRST,
         (State.READY, "DATA"): replies.RCPT_FIRST,
         (State.MAIL, "DATA"): replies.RCPT_FIRST,
+        **{
+            (state, "BDAT"): replies.RCPT_BEFORE_BDAT
+            for state in (State.HELLO, State.READY, State.MAIL)
+        },
+        **{(State.BDAT, verb): replies.AMID_CHUNKS for verb in ("MAIL", "RCPT", "DATA", "XCLIENT")},
+        (State.BDAT, "AUTH"): replies.AUTH_IN_TRANSACTION,
         (State.MAIL, "AUTH"): replies.AUTH_IN_TRANSACTION,
         (State.RCPT, "AUTH"): replies.AUTH_IN_TRANSACTION,
     }
@@ -94,7 +109,7 @@ class Counts:
 class Transaction:
     """One mail transaction: begun by MAIL, ended by replacing it (RFC 5321 3.3)."""
 
-    __slots__ = ("over_limit", "recipients", "refusal", "refused", "sender", "size")
+    __slots__ = ("chunks", "over_limit", "recipients", "refusal", "refused", "sender", "size")
 
     def __init__(self, sender: Address) -> None:
         self.sender = sender
@@ -102,9 +117,20 @@ class Transaction:
         self.refused = 0  # recipients that were tried and not taken, for whatever reason
         self.over_limit = 0  # recipients past max_recipients
         self.size = 0  # octets of the body so far, after unstuffing
+        self.chunks: ChunkReader | None = None  # where the body comes by BDAT
         self.refusal: Reply | None = None  # what is said at the end of a body that is thrown away
 
     @property
     def smtputf8(self) -> bool:
         """Whether the client said SMTPUTF8 at MAIL (RFC 6531)."""
         return "SMTPUTF8" in self.sender.params
+
+    @property
+    def binary(self) -> bool:
+        """Whether the client said BODY=BINARYMIME at MAIL (RFC 3030 3)."""
+        return self.sender.params.get("BODY") == "BINARYMIME"
+
+    @property
+    def via(self) -> Literal["DATA", "BDAT"]:
+        """The command that the body comes by."""
+        return "DATA" if self.chunks is None else "BDAT"

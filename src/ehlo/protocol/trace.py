@@ -59,9 +59,14 @@ def _tcp_info(rdns: str, address: str) -> str:
     return f" ({name} {literal})" if name else f" ({literal})"
 
 
-def with_protocol(*, esmtp: bool, tls: bool, authenticated: bool, smtputf8: bool) -> str:
+def with_protocol(
+    *, esmtp: bool, tls: bool, authenticated: bool, smtputf8: bool, lmtp: bool = False
+) -> str:
     """RFC 3848 and, with SMTPUTF8, RFC 6531 4.3: `S` for TLS, `A` for a login."""
-    if not esmtp:
+    if lmtp:
+        name = "UTF8LMTP" if smtputf8 else "LMTP"
+    elif not esmtp:
         return "SMTP"
-    name = "UTF8SMTP" if smtputf8 else "ESMTP"
+    else:
+        name = "UTF8SMTP" if smtputf8 else "ESMTP"
     return name + ("S" if tls else "") + ("A" if authenticated else "")

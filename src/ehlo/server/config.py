@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,12 +26,17 @@ from ehlo.handlers.functions import (
 )
 from ehlo.protocol import grammar
 from ehlo.protocol.body import BareNewlines
+from ehlo.protocol.extensions import EXTENSIONS, Extension
 from ehlo.protocol.sasl import MECHANISMS, Mechanism
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.trace import by_clause
+from ehlo.server.listener import parse_address
+from ehlo.server.networks import Networks
 from ehlo.session import Peer
 
-__all__ = ["LineCallback", "Options", "Rules", "as_handler", "resolve"]
+__all__ = ["LineCallback", "Options", "Rules", "as_handler", "check_addresses", "resolve"]
+
+_SMTP_PORT = 25
 
 LineCallback = Callable[[Peer, str, str], None]
 """`(remote_addr, verb, line)`; credentials are masked, bodies are left out."""
@@ -60,6 +65,9 @@ class Options:
     )
     appname: str = option("smtpd", "Name in the greeting and in Received.", group="Where")
     hostname: str = option("", "Our name; by default that of the machine.", group="Where")
+    lmtp: bool = option(
+        False, "Speak LMTP: a reply for each recipient; not on port 25.", group="Where"
+    )
 
     # Functions beside a function handler
     rcpt_handler: RcptFunction | None = option(
@@ -102,6 +110,18 @@ class Options:
     )
     threads: int = option(16, "Threads for `def` hooks.", group="Limits")
 
+    # Proxies and filters
+    xclient_networks: Sequence[str] = option(
+        (),
+        "Networks (`10.0.0.0/8`, `::1`, `unix:`) that may say by XCLIENT whom they speak for.",
+        group="Proxies and filters",
+    )
+    xforward_networks: Sequence[str] = option(
+        (),
+        "Networks that may say by XFORWARD where a message came from.",
+        group="Proxies and filters",
+    )
+
     # Times
     timeout: float = option(300.0, "Seconds until an idle client is sent away.", group="Times")
     handler_timeout: float = option(300.0, "Seconds that a hook may take.", group="Times")
@@ -116,6 +136,10 @@ class Options:
     )
     unknown_params: Literal["reject", "ignore"] = option(
         "reject", "What becomes of parameters that nobody registered.", group="What is taken"
+    )
+
+    own_extensions: Sequence[Extension] = option(
+        (), "Extensions of your own: see `Extension`.", group="What is taken", flag=False
     )
 
     # What is seen
@@ -150,6 +174,8 @@ class Rules:
     nonce: Callable[[], str]
     tls: ssl.SSLContext | None
     tls_listener: bool
+    xclient: Networks
+    xforward: Networks
     timeout: float
     handler_timeout: float
     reverse_dns: bool
@@ -208,13 +234,19 @@ def resolve(options: Options, handler: Handler) -> Rules:
         bare_newlines=BareNewlines(options.bare_newlines),
         strict_eol=options.strict_eol,
         ignore_unknown_params=_choice(options.unknown_params, "ignore", "reject") == "ignore",
+        lmtp=options.lmtp,
+        extensions=(*EXTENSIONS, *options.own_extensions),
     )
+    if settings.own_verbs and not overrides(handler, "on_command"):
+        raise ValueError("an extension with commands, and no on_command to answer them")
     return Rules(
         settings=settings,
         by=by_clause(settings.hostname, settings.appname),
         nonce=lambda: secrets.token_hex(16),
         tls=tls,
         tls_listener=options.tls_listener,
+        xclient=_networks(options, "xclient_networks"),
+        xforward=_networks(options, "xforward_networks"),
         timeout=options.timeout,
         handler_timeout=options.handler_timeout,
         reverse_dns=options.reverse_dns,
@@ -236,6 +268,23 @@ def _check_numbers(options: Options) -> None:
             raise ValueError(f"{name} must be more than 0")
     if not options.grace >= 0:
         raise ValueError("grace must not be negative")
+
+
+def check_addresses(options: Options, addresses: Iterable[Peer] | None = None) -> None:
+    """Whether the server may be where it is told to be, or on `addresses`. Raises `ValueError`."""
+    if addresses is None:
+        addrs = [options.addr] if isinstance(options.addr, str) else options.addr
+        addresses = [parse_address(addr) for addr in addrs]
+    if options.lmtp and any(address.port == _SMTP_PORT for address in addresses):
+        # RFC 2033 5
+        raise ValueError("lmtp needs an addr of its own: port 25 is that of SMTP")
+
+
+def _networks(options: Options, name: str) -> Networks:
+    try:
+        return Networks.of(getattr(options, name))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _choice(value: str, *choices: str) -> str:

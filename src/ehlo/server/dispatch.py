@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ehlo.protocol import events
@@ -16,7 +17,16 @@ from ehlo.protocol.reply import Reply
 from ehlo.protocol.sasl import CramMD5Credentials
 from ehlo.protocol.state import Transaction
 from ehlo.protocol.trace import received_field, with_protocol
-from ehlo.server.hooks import Hook, Hooks, answer_of, failure_of, identity_of, queue_answer_of
+from ehlo.server.hooks import (
+    Answer,
+    Hook,
+    Hooks,
+    answer_of,
+    answers_of,
+    failure_of,
+    identity_of,
+    queue_answer_of,
+)
 from ehlo.session import Message
 
 if TYPE_CHECKING:
@@ -64,8 +74,11 @@ class Dispatcher:
             **asked,
             events.BodyChunk: lambda driver, event: driver.keep(event.data),
             events.BodyRefused: lambda driver, _event: driver.drop_body(),
+            events.BodyDropped: lambda driver, _event: driver.drop_body(),
             events.MessageEnd: self._message,
             events.Auth: self._auth,
+            events.XClient: lambda driver, event: driver.speak_for(event.attributes),
+            events.Command: self._command,
             events.StartTLS: lambda driver, _event: driver.start_tls(),
             events.Tarpit: lambda driver, event: driver.pause_for(event.seconds),
             events.Full: lambda driver, _event: driver.take_breath(),
@@ -117,7 +130,13 @@ class Dispatcher:
             self._answer(driver, event, replies.MAIL_LOOP)
             return
         driver.message = message = self._build(driver, event.transaction, chunks)
-        driver.run_hook(hook, (driver.session, message), event, queue_answer_of)
+        outcome = partial(answers_of, message) if message.per_recipient else queue_answer_of
+        driver.run_hook(hook, (driver.session, message), event, outcome)
+
+    def _command(self, driver: Driver, event: events.Command) -> None:
+        hook = self.hooks.command
+        assert hook is not None  # noqa: S101  resolve lets no verb in without it
+        driver.run_hook(hook, (driver.session, event.verb, event.argument), event, answer_of)
 
     def _build(self, driver: Driver, transaction: Transaction, chunks: list[bytes]) -> Message:
         session, connection = driver.session, driver.connection
@@ -131,6 +150,7 @@ class Dispatcher:
             by=driver.rules.by,
             protocol=with_protocol(
                 esmtp=connection.esmtp,
+                lmtp=connection.settings.lmtp,
                 tls=tls is not None,
                 authenticated=session.user is not None,
                 smtputf8=transaction.smtputf8,
@@ -140,7 +160,15 @@ class Dispatcher:
             recipient=str(recipients[0]) if len(recipients) == 1 else "",
             date=driver.runtime.clock.date(),
         )
-        return Message(message_id, transaction.sender, recipients, trace, chunks)
+        return Message(
+            message_id,
+            transaction.sender,
+            recipients,
+            trace,
+            chunks,
+            via=transaction.via,
+            per_recipient=connection.settings.lmtp,
+        )
 
     # -- answers ---------------------------------------------------------------------------------
 
@@ -164,8 +192,12 @@ class Dispatcher:
         late = replies.HANDLER_TIMEOUT if trouble is replies.TROUBLE else trouble
         self._answer(driver, event, late)
 
-    def _answer(self, driver: Driver, event: Any, answer: Reply | None) -> None:
+    def _answer(self, driver: Driver, event: Any, answer: Answer) -> None:
         """Give the core its answer, or the driver where the core did not ask."""
+        if isinstance(answer, list):
+            driver.connection.reply_each(answer)
+            driver.message_answered()
+            return
         match event:
             case events.MessageEnd():
                 driver.connection.reply(answer)

@@ -23,6 +23,7 @@ from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import NEED_DATA, PAUSED
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import Counts
+from ehlo.protocol.xclient import Attributes
 from ehlo.server.admission import address_key, is_loopback
 from ehlo.server.config import Rules
 from ehlo.server.dispatch import Dispatcher, Notice, Secured
@@ -49,6 +50,7 @@ class Driver(asyncio.Protocol):
 
     __slots__ = (
         "_channel",
+        "_client_key",
         "_closing",
         "_context",
         "_dispatcher",
@@ -63,6 +65,7 @@ class Driver(asyncio.Protocol):
         "_slow",
         "_stalled",
         "_told",
+        "_trusted",
         "_writable",
         "connection",
         "deadline",
@@ -92,7 +95,9 @@ class Driver(asyncio.Protocol):
         self._replied: Message | None = None  # answered; its reply may not have left yet
         self._told = False  # on_disconnect has been called
         self._messages = 0
-        self._key: str | None = None
+        self._key: str | None = None  # what its connection is counted under
+        self._client_key: str | None = None  # and its logins, also behind a proxy
+        self._trusted: frozenset[str] = frozenset()
         self._reading = True
         self._writable = True
         self._closing = False  # no more is read from the core
@@ -113,9 +118,11 @@ class Driver(asyncio.Protocol):
             return
         peer, local = ends
         session_id = runtime.new_id()
+        if rules.xclient or rules.xforward:
+            self._trusted = _trusted(rules, peer)
         self.connection = self._new_connection(session_id, peer, tls=rules.tls_listener)
         self.session = Session(session_id, peer, local, self.connection)
-        self._key = None if is_loopback(peer) else address_key(peer.host)
+        self._key = self._client_key = None if is_loopback(peer) else address_key(peer.host)
         if runtime.draining or not runtime.connections.admit(self._key):
             self._turn_away(replies.DRAINING if runtime.draining else replies.TOO_MANY_CONNECTIONS)
             return
@@ -146,6 +153,7 @@ class Driver(asyncio.Protocol):
             greet=greet,
             counts=counts,
             asks=self._dispatcher.asks,
+            trusted=self._trusted,
             observer=observer_of(self.rules, session_id, peer),
         )
 
@@ -420,6 +428,15 @@ class Driver(asyncio.Protocol):
         if self.runtime.draining:
             self.drain()
 
+    def speak_for(self, attributes: Attributes) -> None:
+        """XCLIENT: the session is that of the client behind this one, and begins anew."""
+        session = self.session
+        if self._lookup is not None:
+            self._lookup.cancel()  # of the proxy's name
+        session.speak_for(attributes)
+        self._client_key = None if is_loopback(session.peer) else address_key(session.peer.host)
+        self.connection.reply()
+
     # -- waiting ---------------------------------------------------------------------------------
 
     def pause_for(self, seconds: float) -> None:
@@ -428,7 +445,7 @@ class Driver(asyncio.Protocol):
 
     def delay_refused_login(self, answer: Reply) -> None:
         """A wrong login waits for its answer, by how often its address was wrong."""
-        seconds = self.runtime.failed_logins.delay(self._key)
+        seconds = self.runtime.failed_logins.delay(self._client_key)
         self._wait(seconds, lambda: self.connection.reply(answer))
 
     def _wait(self, seconds: float, then: Any) -> None:
@@ -550,6 +567,11 @@ class Driver(asyncio.Protocol):
         self._closing = True
         if not self._lost:
             self.transport.abort()
+
+
+def _trusted(rules: Rules, peer: Peer) -> frozenset[str]:
+    rows = (("XCLIENT", rules.xclient), ("XFORWARD", rules.xforward))
+    return frozenset(verb for verb, networks in rows if peer in networks)
 
 
 def _ends(transport: asyncio.BaseTransport) -> tuple[Peer, Peer] | None:

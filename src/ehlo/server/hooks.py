@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ehlo.handlers.base import Handler
@@ -12,10 +12,24 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.errors import Reject
 from ehlo.protocol.reply import Reply
 from ehlo.server.config import is_async, overrides
+from ehlo.session import Message
 
-__all__ = ["Hook", "Hooks", "Outcome", "answer_of", "failure_of", "identity_of", "queue_answer_of"]
+__all__ = [
+    "Answer",
+    "Hook",
+    "Hooks",
+    "Outcome",
+    "answer_of",
+    "answers_of",
+    "failure_of",
+    "identity_of",
+    "queue_answer_of",
+]
 
-Outcome = Callable[[Any], Reply | None]
+Answer = Reply | list[Reply | None] | None
+"""A list has one for each recipient, in LMTP."""
+
+Outcome = Callable[[Any], Answer]
 """Turns a hook's result into the answer; raises what is then taken for the hook's own failure."""
 
 logger = logging.getLogger("ehlo.handler")
@@ -46,6 +60,7 @@ class Hooks(NamedTuple):
     replied: Hook | None
     vrfy: Hook | None
     reset: Hook | None
+    command: Hook | None
     disconnect: Hook | None
 
     @classmethod
@@ -72,6 +87,26 @@ def answer_of(result: object) -> Reply | None:
 def queue_answer_of(result: object) -> Reply | None:
     """What `on_message` returned: a `str` is a queue id. Raises `TypeError`, `ValueError`."""
     return replies.queued_as(result) if isinstance(result, str) else answer_of(result)
+
+
+def answers_of(message: Message, result: object) -> Answer:
+    """What `on_message` returned in LMTP: for all, or a mapping from recipient to answer.
+
+    Raises `TypeError` and `ValueError` as `queue_answer_of` does, and for a stranger in a mapping.
+    """
+    given: dict[str, Reply | None] = {}
+    for_all: Reply | None = None
+    if isinstance(result, Mapping):
+        given = {str(recipient): queue_answer_of(answer) for recipient, answer in result.items()}
+    else:
+        for_all = queue_answer_of(result)
+    strangers = given.keys() - set(map(str, message.recipients))
+    if strangers:
+        raise ValueError(f"on_message answers for {len(strangers)} that are no recipients")
+    given.update(message.refusals)
+    if not given or (for_all is not None and for_all.refuses):
+        return for_all
+    return [given.get(str(recipient), for_all) for recipient in message.recipients]
 
 
 def identity_of(result: object) -> str | Reply:

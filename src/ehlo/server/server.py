@@ -65,6 +65,8 @@ class Server(Options):
         """
         if self._life is not None:
             raise RuntimeError("the server is running already")
+        where = None if sock is None else [listener.bound_address(sock)]
+        config.check_addresses(self, where)
         life = self._life = Life(self, self._ended)
         try:
             if sock is not None:

@@ -1,0 +1,122 @@
+"""XCLIENT and XFORWARD: what a proxy or a filter that we trust says of the client behind it.
+
+Postfix defines both (XCLIENT_README, XFORWARD_README). Values are xtext; `[UNAVAILABLE]` and
+`[TEMPUNAVAIL]` are `None` here. What goes into a header or a log later is refused where it could
+not stand there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from ehlo.protocol import grammar
+
+__all__ = ["XCLIENT", "XFORWARD", "Attributes", "attributes"]
+
+Attributes = Mapping[str, str | None]
+"""By upper-case name; `None` for what is not available."""
+
+_LONGEST: Final = 255
+_LONGEST_PROTOCOL: Final = 64
+_UNAVAILABLE: Final = frozenset({"[UNAVAILABLE]", "[TEMPUNAVAIL]"})
+
+
+def _name(text: str) -> str:
+    if grammar.HELLO_NAME.fullmatch(text) is None:
+        raise ValueError("not a name")
+    return text
+
+
+def _address(text: str) -> str:
+    import ipaddress  # few sessions have these commands, and the import is a slow one
+
+    if text[:5].upper() == "IPV6:":
+        address: object = ipaddress.IPv6Address(text[5:])
+    else:
+        address = ipaddress.IPv4Address(text)
+    if "%" in text:
+        raise ValueError("an address with a zone")
+    return str(address)
+
+
+def _port(text: str) -> str:
+    if grammar.PORT.fullmatch(text) is None or int(text) > 65_535:
+        raise ValueError("not a port")
+    return str(int(text))
+
+
+def _protocol(text: str) -> str:
+    if text.upper() not in ("SMTP", "ESMTP"):
+        raise ValueError("neither SMTP nor ESMTP")
+    return text.upper()
+
+
+def _any_protocol(text: str) -> str:
+    if len(text) > _LONGEST_PROTOCOL:
+        raise ValueError("too long")
+    return _name(text)
+
+
+def _source(text: str) -> str:
+    if text.upper() not in ("LOCAL", "REMOTE"):
+        raise ValueError("neither LOCAL nor REMOTE")
+    return text.upper()
+
+
+def _login(text: str) -> str:
+    if not text:
+        raise ValueError("no login")
+    return text
+
+
+_Check = Callable[[str], str]
+
+XCLIENT: Final[Mapping[str, _Check]] = MappingProxyType(
+    {
+        "NAME": _name,
+        "ADDR": _address,
+        "PORT": _port,
+        "PROTO": _protocol,
+        "HELO": _name,
+        "LOGIN": _login,
+        "DESTADDR": _address,
+        "DESTPORT": _port,
+    }
+)
+XFORWARD: Final[Mapping[str, _Check]] = MappingProxyType(
+    {
+        "NAME": _name,
+        "ADDR": _address,
+        "PORT": _port,
+        "PROTO": _any_protocol,
+        "HELO": _name,
+        "IDENT": _name,
+        "SOURCE": _source,
+    }
+)
+
+
+def attributes(argument: str, known: Mapping[str, _Check]) -> Attributes | None:
+    """What `NAME=value NAME=value` says; `None` when it is wrong anywhere."""
+    found: dict[str, str | None] = {}
+    for word in argument.split():
+        name, equals, value = word.partition("=")
+        name = name.upper()
+        if not equals or name not in known or name in found:
+            return None
+        try:
+            found[name] = _value(value, known[name])
+        except ValueError:
+            return None
+    return MappingProxyType(found) if found else None
+
+
+def _value(xtext: str, check: _Check) -> str | None:
+    if len(xtext) > 3 * _LONGEST:
+        raise ValueError("too long")
+    text = grammar.from_xtext(xtext)
+    if len(text) > _LONGEST:
+        raise ValueError("too long")
+    return None if text.upper() in _UNAVAILABLE else check(text)
