@@ -130,7 +130,9 @@ class Dispatcher:
             self._answer(driver, event, replies.MAIL_LOOP)
             return
         driver.message = message = self._build(driver, event.transaction, chunks)
-        outcome = partial(answers_of, message) if message.per_recipient else queue_answer_of
+        recipients = event.transaction.recipients
+        each = partial(answers_of, message, recipients)
+        outcome = each if message.per_recipient else queue_answer_of
         driver.run_hook(hook, (driver.session, message), event, outcome)
 
     def _command(self, driver: Driver, event: events.Command) -> None:
@@ -163,7 +165,7 @@ class Dispatcher:
         return Message(
             message_id,
             transaction.sender,
-            recipients,
+            [*recipients],  # the handler's own: what it does to it changes no reply
             trace,
             chunks,
             via=transaction.via,
