@@ -23,7 +23,7 @@ from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import NEED_DATA, PAUSED
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import Counts
-from ehlo.protocol.xclient import Attributes
+from ehlo.protocol.xclient import Attributes, endpoints
 from ehlo.server.admission import address_key, is_loopback
 from ehlo.server.config import Rules
 from ehlo.server.dispatch import Dispatcher, Notice, Secured
@@ -400,14 +400,15 @@ class Driver(asyncio.Protocol):
             self.transport.write(out)
         if not done:
             return False
-        session, rules = self.session, self.rules
+        session, rules, before = self.session, self.rules, self.connection
         self.connection = self._new_connection(
             session.id,
             session.peer,
             tls=True,
             greet=rules.tls_listener,
-            counts=self.connection.counts,
+            counts=before.counts,
         )
+        self.connection.xclient = endpoints(before.xclient)
         session.restart(self.connection)
         session.tls = channel.info()
         self.deadline = self.runtime.loop.time() + rules.timeout
