@@ -137,7 +137,7 @@ class ChunkReader:
             self._left -= len(chunk)
             if self._cr:
                 chunk = b"\r" + chunk
-            self._cr = not self.raw and chunk[-1] == 13
+            self._cr = not self.raw and chunk.endswith(b"\r")
             if self._cr:
                 chunk = chunk[:-1]
             if chunk:

@@ -66,12 +66,6 @@ def _source(text: str) -> str:
     return text.upper()
 
 
-def _login(text: str) -> str:
-    if not text:
-        raise ValueError("no login")
-    return text
-
-
 _Check = Callable[[str], str]
 
 XCLIENT: Final[Mapping[str, _Check]] = MappingProxyType(
@@ -81,7 +75,7 @@ XCLIENT: Final[Mapping[str, _Check]] = MappingProxyType(
         "PORT": _port,
         "PROTO": _protocol,
         "HELO": _name,
-        "LOGIN": _login,
+        "LOGIN": str,
         "DESTADDR": _address,
         "DESTPORT": _port,
     }
