@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ehlo.handlers.base import Handler
     from ehlo.protocol.address import Address
     from ehlo.protocol.errors import Reject
+    from ehlo.protocol.extensions import Extension
     from ehlo.protocol.reply import Reply
     from ehlo.protocol.sasl import (
         CramMD5Credentials,
@@ -33,6 +34,7 @@ __all__ = [
     "Address",
     "CramMD5Credentials",
     "Credentials",
+    "Extension",
     "Handler",
     "Message",
     "PasswordCredentials",
@@ -52,6 +54,7 @@ _HOMES = {
     "ehlo.handlers.base": ("Handler",),
     "ehlo.protocol.address": ("Address",),
     "ehlo.protocol.errors": ("Reject",),
+    "ehlo.protocol.extensions": ("Extension",),
     "ehlo.protocol.reply": ("Reply",),
     "ehlo.protocol.sasl": (
         *("CramMD5Credentials", "Credentials", "PasswordCredentials", "cram_md5_matches"),
