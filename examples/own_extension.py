@@ -12,7 +12,7 @@ def number(text: str | None) -> int:
     return int(text or "")  # a ValueError is a 501
 
 
-XFOO = ehlo.Extension("XFOO", None, rcpt={"XFOO": number}, verbs=("XFOO",), octets=16)
+XFOO = ehlo.Extension("XFOO", 0, rcpt={"XFOO": number}, verbs=("XFOO",), octets=16)
 
 
 class Foo(ehlo.Handler):
