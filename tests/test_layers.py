@@ -16,10 +16,11 @@ IDS = [str(path.relative_to(SOURCE)) for path in FILES]
 # A room, and the rooms that it may look into beside itself
 ROOMS = {
     "ehlo.protocol": set[str](),
-    "ehlo.session": {"ehlo.protocol"},
+    "ehlo.spool": set(),
+    "ehlo.session": {"ehlo.protocol", "ehlo.spool"},
     "ehlo.handlers": {"ehlo.session", "ehlo.protocol"},
     "ehlo.sinks": {"ehlo.protocol"},  # they know no session
-    "ehlo.server": {"ehlo.handlers", "ehlo.session", "ehlo.protocol"},
+    "ehlo.server": {"ehlo.handlers", "ehlo.session", "ehlo.spool", "ehlo.protocol"},
     "ehlo.inbox": {"ehlo.sinks"},
     "ehlo.testing": {"ehlo", "ehlo.server", "ehlo.handlers", "ehlo.session", "ehlo.protocol"},
 }

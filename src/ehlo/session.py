@@ -6,11 +6,12 @@ import io
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 
 from ehlo.protocol.address import Address
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.reply import Reply
+from ehlo.spool import Spool, SpooledFile
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
@@ -159,6 +160,7 @@ class Message:
         "_data",
         "_email",
         "_refusals",
+        "_spool",
         "id",
         "per_recipient",
         "recipients",
@@ -175,6 +177,7 @@ class Message:
         trace: bytes,
         chunks: list[bytes],
         *,
+        spool: Spool | None = None,
         via: Literal["DATA", "BDAT"] = "DATA",
         per_recipient: bool = False,
     ) -> None:
@@ -189,6 +192,7 @@ class Message:
         """Whether there is an answer for each recipient: in LMTP (RFC 2033)."""
         self._refusals: dict[str, Reply] = {}
         self._chunks = chunks
+        self._spool = spool  # has all of the body when there is one
         self._data: bytes | None = None
         self._body: bytes | None = None
         self._email: EmailMessage | None = None
@@ -216,16 +220,23 @@ class Message:
     @property
     def size(self) -> int:
         """Octets of the body."""
+        if self._spool is not None:
+            return self._spool.size
         if self._data is not None:
             return len(self._data) - len(self.trace)
         return sum(map(len, self._chunks)) if self._body is None else len(self._body)
+
+    @property
+    def spooled(self) -> bool:
+        """Whether the body is on disk: `data` and `body` read the whole of it into memory."""
+        return self._spool is not None
 
     @property
     def data(self) -> bytes:
         """`trace` and `body`: what is to be stored or passed on."""
         if self._data is None:
             body = self._chunks if self._body is None else [self._body]
-            self._data = b"".join([self.trace, *body])
+            self._data = self._read(self.trace) if self._spool else b"".join([self.trace, *body])
             self._chunks = []
         return self._data
 
@@ -233,22 +244,40 @@ class Message:
     def body(self) -> bytes:
         """What the client sent: dots unstuffed, line ends as the server was told to make them."""
         if self._body is None:
-            data = self._data
-            self._body = b"".join(self._chunks) if data is None else data[len(self.trace) :]
+            if self._data is not None:
+                self._body = self._data[len(self.trace) :]
+            else:
+                self._body = self._read(b"") if self._spool else b"".join(self._chunks)
             self._chunks = []
         return self._body
 
+    def _read(self, head: bytes) -> bytes:
+        """All of the spool behind `head`, in memory once: the buffer becomes the bytes."""
+        assert self._spool is not None  # noqa: S101  asked by the caller
+        whole = io.BytesIO()
+        whole.writelines(self._pieces(head))
+        return whole.getvalue()
+
+    def _pieces(self, head: bytes) -> Iterator[bytes]:
+        """`head` and the body, piece by piece, as it rests."""
+        yield head
+        spool = self._spool
+        if spool is None:
+            yield from self._chunks if self._body is None else [self._body]
+            return
+        for start in range(0, spool.size, _SLICE):
+            yield spool.read_at(start, _SLICE)
+
     @property
     def file(self) -> BinaryIO:
-        """A new binary file over `data`, at its beginning, for reading."""
+        """A new binary file over `data`, at its beginning, for reading; on disk if the body is."""
+        if self._spool is not None and self._data is None:
+            return cast("BinaryIO", io.BufferedReader(SpooledFile(self.trace, self._spool), _SLICE))
         return io.BytesIO(self.data)
 
     def stream(self) -> Iterator[bytes]:
-        """`data` in slices of at most 64 KiB."""
-        if self._data is not None:
-            pieces = [self._data]
-        else:
-            pieces = [self.trace, *(self._chunks if self._body is None else [self._body])]
+        """`data` in slices of at most 64 KiB; no more than one is held of a body on disk."""
+        pieces = [self._data] if self._data is not None else self._pieces(self.trace)
         for piece in pieces:
             for start in range(0, len(piece), _SLICE):
                 yield piece[start : start + _SLICE]
