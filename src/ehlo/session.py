@@ -161,6 +161,7 @@ class Message:
         "_email",
         "_refusals",
         "_spool",
+        "_streams",
         "id",
         "per_recipient",
         "recipients",
@@ -178,6 +179,7 @@ class Message:
         chunks: list[bytes],
         *,
         spool: Spool | None = None,
+        streams: bool = False,
         via: Literal["DATA", "BDAT"] = "DATA",
         per_recipient: bool = False,
     ) -> None:
@@ -193,6 +195,7 @@ class Message:
         self._refusals: dict[str, Reply] = {}
         self._chunks = chunks
         self._spool = spool  # has all of the body when there is one
+        self._streams = streams
         self._data: bytes | None = None
         self._body: bytes | None = None
         self._email: EmailMessage | None = None
@@ -253,7 +256,8 @@ class Message:
 
     def _read(self, head: bytes) -> bytes:
         """All of the spool behind `head`, in memory once: the buffer becomes the bytes."""
-        assert self._spool is not None  # noqa: S101  asked by the caller
+        if self._streams:
+            raise RuntimeError("the handler has `streams` set: read stream() or file")
         whole = io.BytesIO()
         whole.writelines(self._pieces(head))
         return whole.getvalue()

@@ -64,6 +64,11 @@ class Spool:
         """Give the file back; who reads later gets a `ValueError`."""
         self._file.close()
 
+    def __del__(self) -> None:
+        file = getattr(self, "_file", None)  # there is none where there was no room for it
+        if file is not None:
+            file.close()
+
 
 class SpooledFile(io.RawIOBase):
     """`head`, and behind it what a spool holds, as one file for reading."""

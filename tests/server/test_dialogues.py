@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from ehlo import Address, Credentials, Handler, Message, Reject, Reply, Session
 from ehlo.server.driver import Driver
+from ehlo.spool import Spool
 from support.certificates import Certificates
 from support.dialogue import (
     APPNAME,
@@ -213,6 +215,16 @@ class Player:
 def _no_waiting(no_delay: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The delays have tests of their own."""
     monkeypatch.setattr(Driver, "pause_for", lambda self, _seconds: self.connection.resume())
+
+
+@pytest.fixture(autouse=True)
+def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a dialogue says of memory is about memory."""
+
+    def full(_spool: Spool, _slices: list[bytes]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Spool, "write", full)
 
 
 @pytest.mark.parametrize("scenario", ALL, ids=str)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ehlo.protocol.address import Address
 from ehlo.protocol.reply import Reply
@@ -28,6 +28,10 @@ class Handler:
     `async def` one on the server's loop. One session's hooks do not run at the same time, unless
     one was over its deadline and is running still.
     """
+
+    streams: ClassVar[bool] = False
+    """Whether messages are read by `stream()` and `file` alone. No memory is kept for the others
+    then: `data`, `body` and `email` of one that is on disk raise `RuntimeError`."""
 
     def on_startup(self, server: Server) -> Awaitable[None] | None:
         """The server listens, in the loop that will serve; an exception here ends the start."""

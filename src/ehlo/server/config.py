@@ -106,8 +106,18 @@ class Options:
         50, "Connections at once from one address (IPv6: /64); loopback is exempt.", group="Limits"
     )
     max_memory: int = option(
-        0, "Octets of bodies held at once; 0 is a quarter of the machine's memory.", group="Limits"
+        0,
+        "Octets held at once, in all sessions; 0 is a quarter of the machine's memory, or of the "
+        "control group's.",
+        group="Limits",
     )
+    spool_threshold: int = option(
+        1_048_576, "Octets of a message from which on it is held on disk.", group="Limits"
+    )
+    spool_dir: str = option(
+        "", "Directory for that; by default one for temporary files.", group="Limits"
+    )
+    max_handlers: int = option(256, "Hooks under way at once; more wait.", group="Limits")
     threads: int = option(16, "Threads for `def` hooks.", group="Limits")
 
     # Proxies and filters
@@ -257,11 +267,12 @@ def resolve(options: Options, handler: Handler) -> Rules:
 
 
 def _check_numbers(options: Options) -> None:
-    for name in ("max_size", "max_memory"):
+    for name in ("max_size", "max_memory", "spool_threshold"):
         if getattr(options, name) < 0:
             raise ValueError(f"{name} must not be negative")
     for name in (
         *("max_recipients", "max_connections", "max_connections_per_address", "threads"),
+        "max_handlers",
         *("timeout", "handler_timeout"),
     ):
         if not getattr(options, name) > 0:

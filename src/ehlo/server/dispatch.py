@@ -17,6 +17,7 @@ from ehlo.protocol.reply import Reply
 from ehlo.protocol.sasl import CramMD5Credentials
 from ehlo.protocol.state import Transaction
 from ehlo.protocol.trace import received_field, with_protocol
+from ehlo.server.holding import Body
 from ehlo.server.hooks import (
     Answer,
     Hook,
@@ -37,6 +38,7 @@ __all__ = ["Dispatcher", "Notice", "Secured"]
 
 _HOP_LIMIT = 100  # RFC 5321 6.3
 _SHORT = _HOP_LIMIT * len(b"Received:\r\n")  # octets in which so many do not fit
+_TRACE = 2048  # octets that our own field may have
 _LONGEST_HEADER = 262_144  # no more than this is looked at for hops
 
 Route = Callable[["Driver", Any], None]
@@ -55,10 +57,12 @@ class Dispatcher:
 
     `routes` has a function for each type of event. `asks` are the commands that there is a hook
     for; the core accepts the others by itself, so that a hook that is not there costs nothing.
+    `streams` is `Handler.streams`.
     """
 
-    def __init__(self, hooks: Hooks) -> None:
+    def __init__(self, hooks: Hooks, *, streams: bool = False) -> None:
         self.hooks = hooks
+        self._streams = streams
         questions = {
             events.Connect: _asks(hooks.connect, _nothing_more),
             events.Hello: _asks(hooks.hello, lambda event: (event.name,)),
@@ -123,13 +127,24 @@ class Dispatcher:
             raise ProtocolError("a login without a hook for it")
 
     def _message(self, driver: Driver, event: events.MessageEnd) -> None:
+        if driver.holding.on_disk:
+            octets = 0 if self._streams else event.transaction.size + _TRACE
+            driver.prepare(octets, partial(self._deliver, driver, event))
+        else:
+            self._deliver(driver, event, True)
+
+    def _deliver(self, driver: Driver, event: events.MessageEnd, well: bool) -> None:
+        """The whole body is where the handler can read it; or else it is to be sent again."""
         hook = self.hooks.message
         assert hook is not None  # noqa: S101  as_handler lets no handler in without it
-        chunks = driver.holding.take()
-        if event.transaction.size > _SHORT and _hops(chunks) >= _HOP_LIMIT:
+        if not well:
+            self._answer(driver, event, replies.NO_MEMORY)
+            return
+        body = driver.holding.take()
+        if event.transaction.size > _SHORT and _hops(body) >= _HOP_LIMIT:
             self._answer(driver, event, replies.MAIL_LOOP)
             return
-        driver.message = message = self._build(driver, event.transaction, chunks)
+        driver.message = message = self._build(driver, event.transaction, body)
         outcome = partial(answers_of, message) if message.per_recipient else queue_answer_of
         driver.run_hook(hook, (driver.session, message), event, outcome)
 
@@ -138,7 +153,7 @@ class Dispatcher:
         assert hook is not None  # noqa: S101  resolve lets no verb in without it
         driver.run_hook(hook, (driver.session, event.verb, event.argument), event, answer_of)
 
-    def _build(self, driver: Driver, transaction: Transaction, chunks: list[bytes]) -> Message:
+    def _build(self, driver: Driver, transaction: Transaction, body: Body) -> Message:
         session, connection = driver.session, driver.connection
         message_id = driver.next_message_id()
         recipients = transaction.recipients
@@ -165,7 +180,9 @@ class Dispatcher:
             transaction.sender,
             recipients,
             trace,
-            chunks,
+            body.slices,
+            spool=body.spool,
+            streams=self._streams,
             via=transaction.via,
             per_recipient=connection.settings.lmtp,
         )
@@ -236,8 +253,9 @@ def _trouble(event: Any) -> Reply:
             return replies.TROUBLE
 
 
-def _hops(chunks: list[bytes]) -> int:
+def _hops(body: Body) -> int:
     """How many `Received` fields the client's header has; few are long enough to be counted."""
+    chunks = [body.spool.read_at(0, _LONGEST_HEADER)] if body.spool else body.slices
     start = chunks[0]
     if len(chunks) > 1 and len(start) < _LONGEST_HEADER:
         ends = itertools.accumulate(map(len, chunks))

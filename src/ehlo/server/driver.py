@@ -15,6 +15,8 @@ import logging
 import math
 import socket
 import ssl
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from ehlo.protocol import events
@@ -33,6 +35,7 @@ from ehlo.server.hooks import Hook, Outcome, answer_of
 from ehlo.server.runtime import Runtime
 from ehlo.server.tls import Channel
 from ehlo.server.transcript import observer_of
+from ehlo.server.waits import DiskRun, MemoryWait
 from ehlo.session import Message, Peer, Session, current_session
 
 __all__ = ["Driver"]
@@ -45,6 +48,9 @@ _LINGER = 5.0  # seconds for a client to notice that we do not listen any more
 _CLOSING = 30.0  # seconds for our last words to leave
 
 
+Pending = HookRun | DiskRun | MemoryWait | asyncio.Handle
+
+
 class Driver(asyncio.Protocol):
     """One connected client."""
 
@@ -54,6 +60,7 @@ class Driver(asyncio.Protocol):
         "_closing",
         "_context",
         "_dispatcher",
+        "_due",
         "_key",
         "_lingering",
         "_lookup",
@@ -85,11 +92,12 @@ class Driver(asyncio.Protocol):
         self.runtime = runtime
         self.rules = rules
         self.deadline = math.inf
-        self.holding = Holding(runtime.memory)
+        self.holding = Holding(runtime.shelf)
         self.message: Message | None = None  # handed to on_message, its reply not yet said
         self._dispatcher = dispatcher
         self._channel: Channel | None = None  # TLS, from the handshake on
-        self._pending: HookRun | asyncio.Handle | None = None  # until it is over, the core waits
+        self._pending: Pending | None = None  # until it is over, the core waits
+        self._due = False  # a whole message is here, and on its way to the handler
         self._context: contextvars.Context | None = None
         self._lookup: asyncio.Task[None] | None = None
         self._replied: Message | None = None  # answered; its reply may not have left yet
@@ -194,9 +202,11 @@ class Driver(asyncio.Protocol):
             self._lookup.cancel()
         self.drop_body()
         pending = self._pending
+        if self._has_message and pending is not None:
+            return  # a message that is here stays wanted
         if isinstance(pending, HookRun):
-            if self.message is None and not isinstance(pending.event, Notice):
-                pending.cancel()  # a message that is here stays wanted
+            if not isinstance(pending.event, Notice):
+                pending.cancel()
             return
         if pending is not None:
             pending.cancel()
@@ -306,6 +316,7 @@ class Driver(asyncio.Protocol):
     def message_answered(self) -> None:
         """The core has the final reply: send it, and say whether it could leave."""
         message, self.message = self.message, None
+        self._due = False
         self.holding.release()
         if message is not None and self._dispatcher.hooks.replied is not None:
             self._flush()
@@ -341,15 +352,59 @@ class Driver(asyncio.Protocol):
     # -- the body --------------------------------------------------------------------------------
 
     def keep(self, chunk: bytes) -> None:
-        """Add to the body, if there is memory for it."""
-        if not self.holding.add(chunk):
-            logger.warning("session %s: no memory left for a body", self.session.id)
+        """Add to the body, in memory or on disk."""
+        if self.holding.add(chunk):
+            self._pending = DiskRun(self, self.holding.spill(), self._kept)
+
+    def _kept(self, well: bool) -> None:
+        if not well:
             self.connection.refuse_body(replies.NO_MEMORY)
             self.drop_body()
 
+    def prepare(self, octets: int, then: Callable[[bool], None]) -> None:
+        """Have the whole of a body where its message's handler can read it, then go on.
+
+        `octets` are those that the handler will hold beside it, where it is on disk.
+        """
+        self._due = True
+        if self.holding.must_be_finished:
+            written = partial(self._written, octets, then)
+            self._pending = DiskRun(self, self.holding.spill(), written)
+        else:
+            self._written(octets, then, well=True)
+
+    def _written(self, octets: int, then: Callable[[bool], None], well: bool) -> None:
+        if not well or not octets or self.runtime.memory.reserve(octets):
+            self.holding.claim_all(octets if well else 0)
+            then(well)
+            return
+        wait = MemoryWait(self, then)
+        if wait.start(octets):
+            self._pending = wait
+            self.deadline = self.runtime.loop.time() + self.rules.handler_timeout
+        else:
+            logger.warning("session %s: a message is larger than max_memory", self.session.id)
+            then(False)
+
+    @property
+    def _has_message(self) -> bool:
+        """Whether a whole message is here, its reply not yet said."""
+        return self._due or self.message is not None
+
+    def is_waiting_for(self, wait: object) -> bool:
+        """Whether this is what the core waits for."""
+        return wait is self._pending
+
+    def go_on_after(self, then: Callable[[bool], None], *, well: bool) -> None:
+        """What the core waited for is over."""
+        self._pending = None
+        then(well)
+        self._advance()
+        self._settle()
+
     def drop_body(self) -> None:
-        """Throw away what there is of a body; what a handler has is still held."""
-        if self.message is None:
+        """Throw away what there is of a body; what a handler has, or will have, is still held."""
+        if not self._has_message:
             self.holding.release()
 
     def next_message_id(self) -> str:
@@ -492,6 +547,8 @@ class Driver(asyncio.Protocol):
         run = self._pending
         if isinstance(run, HookRun) and (self._lost or not self._closing):
             self._expire_hook(run)
+        elif self._due and isinstance(run, DiskRun | MemoryWait):
+            self._expire_wait(run)
         elif self._closing:
             self.abort()
         else:
@@ -504,6 +561,15 @@ class Driver(asyncio.Protocol):
         if self.message is not None:
             run.octets = self.holding.hand_over()
         self._dispatcher.late(self, run.event)
+        self._advance()
+        self._settle()
+
+    def _expire_wait(self, wait: DiskRun | MemoryWait) -> None:
+        """A message for which neither disk nor memory was to be had in time."""
+        self._pending = None
+        wait.cancel()
+        self.connection.reply(replies.NO_MEMORY)
+        self.message_answered()
         self._advance()
         self._settle()
 
@@ -526,6 +592,7 @@ class Driver(asyncio.Protocol):
         if self._dispatcher.hooks.replied is not None and self._replied is None:
             self._replied = self.message  # whose reply will not leave
         self.message = None
+        self._due = False
         if pending is not None:
             pending.cancel()
 

@@ -39,7 +39,7 @@ class Life:
         self._rules = config.resolve(server, handler)
         self.loop = asyncio.get_running_loop()
         self._hooks = Hooks.of(handler)
-        self._dispatcher = Dispatcher(self._hooks)
+        self._dispatcher = Dispatcher(self._hooks, streams=handler.streams)
         self._listeners: list[asyncio.Server] = []
         self._paths: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()

@@ -12,14 +12,18 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
-from ehlo.server.admission import Connections, FailedLogins, Memory
+from ehlo.server.admission import Connections, FailedLogins, Memory, Turns
 from ehlo.server.config import Options, memory_limit
+from ehlo.server.holding import Shelf
 from ehlo.server.threads import Threads
+from ehlo.spool import spool_directory
 
 if TYPE_CHECKING:
     from ehlo.server.driver import Driver
 
 __all__ = ["Clock", "Runtime"]
+
+_DISK_THREADS = 2  # that write bodies; more of them do not make a disk faster
 
 logger = logging.getLogger("ehlo.server")
 
@@ -53,6 +57,9 @@ class Runtime:
         self.failed_logins = FailedLogins(loop.time)
         self.clock = Clock()
         self.threads = Threads(options.threads, "ehlo-hook")
+        self.turns = Turns(options.max_handlers)
+        self.disk = Threads(_DISK_THREADS, "ehlo-disk")
+        self.shelf = Shelf(self.memory, spool_directory(options.spool_dir), options.spool_threshold)
         self.drivers: set[Driver] = set()
         self.draining = False
         self.lookups = 0  # of clients' names, under way
@@ -122,3 +129,4 @@ class Runtime:
             self._sweeper.cancel()
             self._sweeper = None
         self.threads.stop()
+        self.disk.stop()
