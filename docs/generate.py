@@ -46,7 +46,7 @@ def options() -> str:
 
 
 def _default(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
+    if isinstance(value, bool | tuple) or value is None:
         return str(value)
     if isinstance(value, int | float):
         return f"{value:_g}" if isinstance(value, float) else f"{value:_}"

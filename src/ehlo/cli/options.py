@@ -135,7 +135,7 @@ def _option(field: dataclasses.Field[Any], hint: object, default: object) -> cli
 
 def _help(text: str, default: object) -> str:
     shown = f"{default:g}" if isinstance(default, float) else default
-    return text.replace("`", "") + ("" if shown in (None, "") else f"  [{shown}]")
+    return text.replace("`", "") + ("" if shown in (None, "", ()) else f"  [{shown}]")
 
 
 def _kinds(hint: object) -> list[Any]:
@@ -160,6 +160,8 @@ def _form(kinds: list[Any]) -> dict[str, Any]:
             return {"type": Switch(), "multiple": True}
         case [kind] if kind is Callable:
             return {"type": str, "metavar": "MODULE:ATTR"}
+        case [kind] if kind is Sequence:
+            return {"type": str, "multiple": True}
         case [kind, other] if other is Sequence:
             return {"type": kind, "multiple": True}
         case [kind]:

@@ -29,6 +29,7 @@ from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.sasl import MECHANISMS, Mechanism
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.trace import by_clause
+from ehlo.server.networks import Networks
 from ehlo.session import Peer
 
 __all__ = ["LineCallback", "Options", "Rules", "as_handler", "resolve"]
@@ -90,6 +91,15 @@ class Options:
         False, "Begin with a TLS handshake (implicit TLS, port 465).", group="TLS"
     )
 
+    # Proxies
+    proxy_networks: Sequence[str] = option(
+        (),
+        "Take connections from these proxies only, which begin with a PROXY header: `10.0.0.0/8`, "
+        "`::1`, or `unix:` for Unix sockets. There may be several.",
+        group="Proxies",
+    )
+    proxy_timeout: float = option(5.0, "Seconds for a PROXY header to come.", group="Proxies")
+
     # Limits
     max_size: int = option(33_554_432, "Octets of a message; 0 is no limit.", group="Limits")
     max_recipients: int = option(100, "Recipients of a message.", group="Limits")
@@ -150,6 +160,9 @@ class Rules:
     nonce: Callable[[], str]
     tls: ssl.SSLContext | None
     tls_listener: bool
+    proxies: Networks
+    """Who must begin with a PROXY header, and nobody else is let in; empty is no such listener."""
+    proxy_timeout: float
     timeout: float
     handler_timeout: float
     reverse_dns: bool
@@ -215,6 +228,8 @@ def resolve(options: Options, handler: Handler) -> Rules:
         nonce=lambda: secrets.token_hex(16),
         tls=tls,
         tls_listener=options.tls_listener,
+        proxies=_networks(options.proxy_networks, "proxy_networks"),
+        proxy_timeout=options.proxy_timeout,
         timeout=options.timeout,
         handler_timeout=options.handler_timeout,
         reverse_dns=options.reverse_dns,
@@ -230,12 +245,19 @@ def _check_numbers(options: Options) -> None:
             raise ValueError(f"{name} must not be negative")
     for name in (
         *("max_recipients", "max_connections", "max_connections_per_address", "threads"),
-        *("timeout", "handler_timeout"),
+        *("timeout", "handler_timeout", "proxy_timeout"),
     ):
         if not getattr(options, name) > 0:
             raise ValueError(f"{name} must be more than 0")
     if not options.grace >= 0:
         raise ValueError("grace must not be negative")
+
+
+def _networks(texts: Sequence[str], name: str) -> Networks:
+    try:
+        return Networks.of(texts)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _choice(value: str, *choices: str) -> str:
