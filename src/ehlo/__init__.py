@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ehlo.handlers.base import Handler
     from ehlo.protocol.address import Address
     from ehlo.protocol.errors import Reject
+    from ehlo.protocol.proxy import ProxySSL
     from ehlo.protocol.reply import Reply
     from ehlo.protocol.sasl import (
         CramMD5Credentials,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
         cram_md5_matches,
     )
     from ehlo.server.server import Server, listen_and_serve, listen_and_serve_tls
-    from ehlo.session import Message, Peer, Session, TLSInfo, current_session
+    from ehlo.session import Message, Peer, ProxyInfo, Session, TLSInfo, current_session
 
 __all__ = [
     "Address",
@@ -37,6 +38,8 @@ __all__ = [
     "Message",
     "PasswordCredentials",
     "Peer",
+    "ProxyInfo",
+    "ProxySSL",
     "Reject",
     "Reply",
     "Server",
@@ -52,12 +55,13 @@ _HOMES = {
     "ehlo.handlers.base": ("Handler",),
     "ehlo.protocol.address": ("Address",),
     "ehlo.protocol.errors": ("Reject",),
+    "ehlo.protocol.proxy": ("ProxySSL",),
     "ehlo.protocol.reply": ("Reply",),
     "ehlo.protocol.sasl": (
         *("CramMD5Credentials", "Credentials", "PasswordCredentials", "cram_md5_matches"),
     ),
     "ehlo.server.server": ("Server", "listen_and_serve", "listen_and_serve_tls"),
-    "ehlo.session": ("Message", "Peer", "Session", "TLSInfo", "current_session"),
+    "ehlo.session": ("Message", "Peer", "ProxyInfo", "Session", "TLSInfo", "current_session"),
 }
 
 

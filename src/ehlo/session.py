@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Self, cast
 
 from ehlo.protocol.address import Address
 from ehlo.protocol.connection import Connection
@@ -16,7 +16,9 @@ from ehlo.spool import Spool, SpooledFile
 if TYPE_CHECKING:
     from email.message import EmailMessage
 
-__all__ = ["Message", "Peer", "Session", "TLSInfo", "current_session"]
+    from ehlo.protocol.proxy import ProxyHeader, ProxySSL
+
+__all__ = ["Message", "Peer", "ProxyInfo", "Session", "TLSInfo", "current_session"]
 
 _SLICE = 65_536
 
@@ -52,6 +54,42 @@ class TLSInfo(NamedTuple):
     """As `ssl.SSLObject.getpeercert` gives it; `None` when the client has shown none."""
 
 
+class ProxyInfo(NamedTuple):
+    """What a proxy said in its PROXY header. None of it is proof of anything but the proxy's word.
+
+    Above all TLS between client and proxy is not TLS with us: `Session.tls` does not tell of it.
+    """
+
+    peer: Peer
+    """The proxy itself."""
+    version: int
+    """Of the header: 1 or 2."""
+    command: str
+    """`"PROXY"`; `"LOCAL"` when the proxy speaks for itself, as in a health check."""
+    authority: str
+    """The host name that the client asked the proxy for (SNI), or `""`."""
+    unique_id: bytes
+    ssl: ProxySSL | None
+    """What was said of TLS between client and proxy."""
+    alpn: bytes
+    tlvs: Mapping[int, bytes]
+    """Every value by its type, as it came."""
+
+    @classmethod
+    def of(cls, peer: Peer, header: ProxyHeader) -> Self:
+        """`header`, as the proxy at `peer` sent it."""
+        return cls(
+            peer,
+            header.version,
+            header.command,
+            header.authority,
+            header.unique_id,
+            header.ssl,
+            header.alpn,
+            header.tlvs,
+        )
+
+
 class Session:
     """Facts about a connected client; a hook reads them and sets none but `state`.
 
@@ -59,15 +97,24 @@ class Session:
     `helo`, `esmtp`, `user` and `state` are new; the rest stays.
     """
 
-    __slots__ = ("_connection", "_state", "id", "local", "peer", "rdns", "tls", "user")
+    __slots__ = ("_connection", "_state", "id", "local", "peer", "proxy", "rdns", "tls", "user")
 
-    def __init__(self, session_id: str, peer: Peer, local: Peer, connection: Connection) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        peer: Peer,
+        local: Peer,
+        connection: Connection,
+        proxy: ProxyInfo | None = None,
+    ) -> None:
         self._connection = connection
         self.id = session_id
         self.peer = peer
         """The client's address."""
         self.local = local
         """Our address, as the client reached it."""
+        self.proxy = proxy
+        """The proxy between us, which has told both; `None` without one."""
         self.tls: TLSInfo | None = None
         self.user: str | None = None
         """The identity that the client has proved, or `None`."""

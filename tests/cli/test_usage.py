@@ -54,6 +54,11 @@ LOOPBACK = ("--addr", "127.0.0.1:0")
         (["--auth-required"], "--auth-required, and no way to log in: see --auth-handler"),
         (["--tls-required"], "--tls-required without TLS: give --tls-cert"),
         (["--tls-listener"], "--tls-listener without TLS: give --tls-cert"),
+        (
+            ["--proxy-networks", "::1", "--proxy-networks", "x"],
+            "--proxy-networks: not a network: 'x'",
+        ),
+        (["--proxy-timeout", "0"], "--proxy-timeout must be more than 0"),
         (["--tls-cert", "nofile"], "'nofile' does not exist"),
         (["--tls-key", "app.py"], "--tls-key without --tls-cert"),
         (["--tls-cert", "app.py"], "--tls-cert app.py: no certificate with its key in PEM"),

@@ -163,9 +163,11 @@ class Office:
 
 
 @contextlib.contextmanager
-def office(certificates: Certificates, security: Security, **options: Any) -> Iterator[Office]:
+def office(
+    certificates: Certificates, security: Security, post: Post | None = None, **options: Any
+) -> Iterator[Office]:
     """A server in a thread, on a free port of this machine's own address."""
-    post = Post()
+    post = post or Post()
     server = ehlo.Server(
         post,
         addr=f"{ADDRESS}:0",

@@ -17,6 +17,7 @@ import pytest
 
 from ehlo import Address, Handler, Message, Peer, Server, Session
 from ehlo.server.admission import FailedLogins
+from ehlo.server.driver import Driver
 from ehlo.server.runtime import Runtime
 from support.certificates import Certificates, make_certificates
 from support.client import Client
@@ -65,9 +66,14 @@ class Running:
     def wait_until_lost(self) -> None:
         """Return once no client is connected, although hooks may be under way."""
         until = time.monotonic() + DEADLINE
-        while not all(driver._lost for driver in list(self.runtime.drivers)):  # noqa: SLF001
+        while not all(driver._lost for driver in self.drivers):  # noqa: SLF001
             assert time.monotonic() < until, "a client is still there"
             self.run(self.turn)
+
+    @property
+    def drivers(self) -> list[Driver]:
+        """The sessions' own."""
+        return [each for each in list(self.runtime.drivers) if isinstance(each, Driver)]
 
     @property
     def sessions(self) -> int:

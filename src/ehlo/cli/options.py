@@ -135,7 +135,7 @@ def _option(field: dataclasses.Field[Any], hint: object, default: object) -> cli
 
 def _help(text: str, default: object) -> str:
     shown = f"{default:g}" if isinstance(default, float) else default
-    return text.replace("`", "") + ("" if shown in (None, "") else f"  [{shown}]")
+    return text.replace("`", "") + ("" if shown in (None, "", ()) else f"  [{shown}]")
 
 
 def _kinds(hint: object) -> list[Any]:

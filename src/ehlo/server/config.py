@@ -98,6 +98,25 @@ class Options:
         False, "Begin with a TLS handshake (implicit TLS, port 465).", group="TLS"
     )
 
+    # Proxies
+    proxy_networks: Sequence[str] = option(
+        (),
+        "Take connections from these proxies only, which begin with a PROXY header: `10.0.0.0/8`, "
+        "`::1`, or `unix:` for Unix sockets. There may be several.",
+        group="Proxies",
+    )
+    proxy_timeout: float = option(5.0, "Seconds for a PROXY header to come.", group="Proxies")
+    xclient_networks: Sequence[str] = option(
+        (),
+        "Networks (`10.0.0.0/8`, `::1`, `unix:`) that may say by XCLIENT whom they speak for.",
+        group="Proxies",
+    )
+    xforward_networks: Sequence[str] = option(
+        (),
+        "Networks that may say by XFORWARD where a message came from.",
+        group="Proxies",
+    )
+
     # Limits
     max_size: int = option(33_554_432, "Octets of a message; 0 is no limit.", group="Limits")
     max_recipients: int = option(100, "Recipients of a message.", group="Limits")
@@ -119,18 +138,6 @@ class Options:
     )
     max_handlers: int = option(256, "Hooks under way at once; more wait.", group="Limits")
     threads: int = option(16, "Threads for `def` hooks.", group="Limits")
-
-    # Proxies and filters
-    xclient_networks: Sequence[str] = option(
-        (),
-        "Networks (`10.0.0.0/8`, `::1`, `unix:`) that may say by XCLIENT whom they speak for.",
-        group="Proxies and filters",
-    )
-    xforward_networks: Sequence[str] = option(
-        (),
-        "Networks that may say by XFORWARD where a message came from.",
-        group="Proxies and filters",
-    )
 
     # Times
     timeout: float = option(300.0, "Seconds until an idle client is sent away.", group="Times")
@@ -186,6 +193,9 @@ class Rules:
     tls_listener: bool
     xclient: Networks
     xforward: Networks
+    proxies: Networks
+    """Who must begin with a PROXY header, and nobody else is let in; empty is no such listener."""
+    proxy_timeout: float
     timeout: float
     handler_timeout: float
     reverse_dns: bool
@@ -257,6 +267,8 @@ def resolve(options: Options, handler: Handler) -> Rules:
         tls_listener=options.tls_listener,
         xclient=_networks(options, "xclient_networks"),
         xforward=_networks(options, "xforward_networks"),
+        proxies=_networks(options, "proxy_networks"),
+        proxy_timeout=options.proxy_timeout,
         timeout=options.timeout,
         handler_timeout=options.handler_timeout,
         reverse_dns=options.reverse_dns,
@@ -273,7 +285,7 @@ def _check_numbers(options: Options) -> None:
     for name in (
         *("max_recipients", "max_connections", "max_connections_per_address", "threads"),
         "max_handlers",
-        *("timeout", "handler_timeout"),
+        *("timeout", "handler_timeout", "proxy_timeout"),
     ):
         if not getattr(options, name) > 0:
             raise ValueError(f"{name} must be more than 0")

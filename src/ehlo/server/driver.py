@@ -36,9 +36,9 @@ from ehlo.server.runtime import Runtime
 from ehlo.server.tls import Channel
 from ehlo.server.transcript import observer_of
 from ehlo.server.waits import DiskRun, MemoryWait
-from ehlo.session import Message, Peer, Session, current_session
+from ehlo.session import Message, Peer, ProxyInfo, Session, current_session
 
-__all__ = ["Driver"]
+__all__ = ["Driver", "ends_of"]
 
 logger = logging.getLogger("ehlo.server")
 
@@ -117,20 +117,27 @@ class Driver(asyncio.Protocol):
     # -- what asyncio calls ----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        runtime, rules = self.runtime, self.rules
-        ends = _ends(transport)
-        if ends is None:
-            self._lost = self._closing = True  # it left before it was accepted
-            self.transport.abort()
+        ends = ends_of(transport)
+        if ends is not None:
+            self.begin(cast("asyncio.Transport", transport), *ends)
             return
-        peer, local = ends
+        self._lost = self._closing = True  # it left before it was accepted
+        cast("asyncio.Transport", transport).abort()
+
+    def begin(
+        self, transport: asyncio.Transport, peer: Peer, local: Peer, proxy: ProxyInfo | None = None
+    ) -> None:
+        """Serve a client that is at `peer`, whoever it is that is connected."""
+        self.transport = transport
+        runtime, rules = self.runtime, self.rules
         session_id = runtime.new_id()
         if rules.xclient or rules.xforward:
             self._trusted = _trusted(rules, peer)
         self.connection = self._new_connection(session_id, peer, tls=rules.tls_listener)
-        self.session = Session(session_id, peer, local, self.connection)
-        self._key = self._client_key = None if is_loopback(peer) else address_key(peer.host)
+        self.session = Session(session_id, peer, local, self.connection, proxy)
+        unknown = proxy is not None and proxy.peer == peer  # a proxy is many clients, or none
+        self._key = None if unknown or is_loopback(peer) else address_key(peer.host)
+        self._client_key = self._key
         if runtime.draining or not runtime.connections.admit(self._key):
             self._turn_away(replies.DRAINING if runtime.draining else replies.TOO_MANY_CONNECTIONS)
             return
@@ -641,7 +648,7 @@ def _trusted(rules: Rules, peer: Peer) -> frozenset[str]:
     return frozenset(verb for verb, networks in rows if peer in networks)
 
 
-def _ends(transport: asyncio.BaseTransport) -> tuple[Peer, Peer] | None:
+def ends_of(transport: asyncio.BaseTransport) -> tuple[Peer, Peer] | None:
     """Who is at both ends; `None` when the client has gone, so that nobody knows who it was.
 
     A client of a Unix socket has no name; it gets the socket's.

@@ -15,6 +15,7 @@ from ehlo.protocol import reply as replies
 from ehlo.server import config, listener
 from ehlo.server.dispatch import Dispatcher
 from ehlo.server.driver import Driver
+from ehlo.server.gate import Gate
 from ehlo.server.hooks import Hook, Hooks
 from ehlo.server.runtime import Runtime
 from ehlo.session import Peer
@@ -58,6 +59,12 @@ class Life:
         """A protocol for one client."""
         return Driver(self.runtime, self._rules, self._dispatcher)
 
+    def new_protocol(self) -> Driver | Gate:
+        """What asyncio talks to when somebody has connected to a listener."""
+        if self._rules.proxies:
+            return Gate(self.runtime, self._rules, self.new_driver)
+        return self.new_driver()
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside; its failure is logged."""
         task = self.loop.create_task(work)
@@ -99,12 +106,12 @@ class Life:
 
     async def _listen(self, sock: socket.socket) -> asyncio.Server:
         if sock.family != socket.AF_UNIX:
-            return await self.loop.create_server(self.new_driver, sock=sock)
+            return await self.loop.create_server(self.new_protocol, sock=sock)
         if sys.version_info >= (3, 13):  # which would unlink the path, and it may not be ours
             return await self.loop.create_unix_server(
-                self.new_driver, sock=sock, cleanup_socket=False
+                self.new_protocol, sock=sock, cleanup_socket=False
             )
-        return await self.loop.create_unix_server(self.new_driver, sock=sock)
+        return await self.loop.create_unix_server(self.new_protocol, sock=sock)
 
     async def shutdown(self, grace: float) -> None:
         """See `Server.shutdown`. One task does it, and goes on when who asked is cancelled."""

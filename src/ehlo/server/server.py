@@ -118,7 +118,8 @@ class Server(Options):
     ) -> None:
         """Serve one client over a connected pair of streams, until it has gone.
 
-        The server need not listen: it is up then from the first of such clients to the last. Raises
+        It comes without a PROXY header: whoever has the streams knows who is there. The server
+        need not listen: it is up then from the first of such clients to the last. Raises
         `ValueError` as `start` does.
         """
         if self._life is None:
