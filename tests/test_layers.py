@@ -16,6 +16,7 @@ IDS = [str(path.relative_to(SOURCE)) for path in FILES]
 # A room, and the rooms that it may look into beside itself
 ROOMS = {
     "ehlo.protocol": set[str](),
+    "ehlo.domains": {"ehlo.protocol"},
     "ehlo.session": {"ehlo.protocol"},
     "ehlo.handlers": {"ehlo.session", "ehlo.protocol"},
     "ehlo.sinks": {"ehlo.protocol"},  # they know no session
@@ -28,7 +29,16 @@ ANYTHING = {"ehlo", "ehlo.__main__", "ehlo.cli"}
 
 # All of the standard library that the core needs: no event loop, socket, clock, log or thread
 PURE = {
-    *("__future__", "binascii", "collections", "dataclasses", "enum", "functools", "hashlib"),
+    *(
+        "__future__",
+        "binascii",
+        "collections",
+        "dataclasses",
+        "datetime",
+        "enum",
+        "functools",
+        "hashlib",
+    ),
     *("hmac", "io", "ipaddress", "re", "types", "typing"),
 }
 

@@ -263,7 +263,7 @@ class Connection:
 
     def _answered(self, verb: str, reply: Reply) -> Event | None:
         """A command that answers itself, by its nature or because it is wrong."""
-        if reply is replies.TOO_MANY_RECIPIENTS:
+        if reply is replies.TOO_MANY_RECIPIENTS or reply is replies.TOO_MANY_DOMAINS:
             return self._over_limit(reply)
         if verb == "RCPT" and self.transaction is not None:
             self.transaction.refused += 1
@@ -412,8 +412,12 @@ class Connection:
         else:
             self._say(Reply(answer.code, None, "\n".join([answer.lines[0], *offered])))
 
+    def facts(self) -> Facts:
+        """What decides which extensions are offered now."""
+        return Facts(self.settings, self.tls, self.usable_mechanisms())
+
     def _offered(self) -> list[str]:
-        facts = Facts(self.settings, self.tls, self.usable_mechanisms())
+        facts = self.facts()
         return [
             f"{row.keyword} {row.argument(facts)}".rstrip()
             for row in self.settings.extensions
@@ -421,13 +425,20 @@ class Connection:
         ]
 
     def _begin(self, event: events.Mail, answer: Reply | None) -> None:
+        self.counts.messages += 1
         self.transaction = Transaction(event.sender)
         self.state = TRANSITIONS[self.state, "MAIL"]
         self._say(answer or replies.MAIL_OK)
 
+    def _refuse_mail(self, answer: Reply) -> None:
+        self.counts.messages += 1  # RFC 9422 4.1: whether they succeed or fail
+        self._say(answer)
+
     def _add_recipient(self, event: events.Rcpt, answer: Reply | None) -> None:
         assert self.transaction is not None  # noqa: S101  RCPT comes within one
         self.transaction.recipients.append(event.recipient)
+        if self.settings.max_recipient_domains and event.recipient.domain:
+            self.counts.domains.add(event.recipient.domain.lower())
         self.state = TRANSITIONS[self.state, "RCPT"]
         self._say(answer or replies.RCPT_OK)
 
@@ -471,8 +482,10 @@ class Connection:
         self._asked = events.Close()  # for good: what comes is TLS, and is not for us
         self._say(replies.START_TLS)
 
-    def _verify(self, _event: events.Vrfy, answer: Reply | None) -> None:
-        self._say(answer or replies.CANNOT_VRFY)
+    def _verify(self, event: events.Vrfy, answer: Reply | None) -> None:
+        answer = answer or replies.CANNOT_VRFY
+        # RFC 6531 3.7.4.2: no UTF-8 for a client that did not ask for it
+        self._say(answer if event.smtputf8 or answer.text.isascii() else replies.VRFY_IN_UTF8)
 
     def _reset(self, _event: events.Reset, answer: Reply | None) -> None:
         self.transaction = None
@@ -535,6 +548,7 @@ class Connection:
         {
             events.Connect: _refuse_connection,
             events.Hello: _refuse_hello,
+            events.Mail: _refuse_mail,
             events.Rcpt: _refuse_recipient,
             events.MessageEnd: _refuse_message,
             events.Auth: _refuse_login,
