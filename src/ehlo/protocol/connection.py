@@ -24,7 +24,7 @@ from ehlo.protocol.body import END, BareNewlines, DataReader, has_bare_newline, 
 from ehlo.protocol.buffer import Buffer
 from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
-from ehlo.protocol.extensions import Facts
+from ehlo.protocol.extensions import Facts, offered
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import TRANSITIONS, Counts, State, Transaction
@@ -406,23 +406,15 @@ class Connection:
         self.helo, self.esmtp = event.name, event.esmtp
         self.transaction = None  # RFC 5321 4.1.4: EHLO is a RSET, too
         self.state = TRANSITIONS[self.state, "EHLO"]
-        offered = self._offered() if event.esmtp else []
+        lines = offered(self.facts()) if event.esmtp else []
         if answer is None:
-            self._say(replies.hello(self.settings.hostname, event.name, offered))
+            self._say(replies.hello(self.settings.hostname, event.name, lines))
         else:
-            self._say(Reply(answer.code, None, "\n".join([answer.lines[0], *offered])))
+            self._say(Reply(answer.code, None, "\n".join([answer.lines[0], *lines])))
 
     def facts(self) -> Facts:
         """What decides which extensions are offered now."""
         return Facts(self.settings, self.tls, self.usable_mechanisms())
-
-    def _offered(self) -> list[str]:
-        facts = self.facts()
-        return [
-            f"{row.keyword} {row.argument(facts)}".rstrip()
-            for row in self.settings.extensions
-            if row.offered(facts)
-        ]
 
     def _begin(self, event: events.Mail, answer: Reply | None) -> None:
         self.counts.messages += 1

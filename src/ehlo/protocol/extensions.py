@@ -215,6 +215,15 @@ def _mechanisms(facts: Facts) -> str:
     return " ".join(facts.mechanisms)
 
 
+def offered(facts: Facts) -> list[str]:
+    """The lines of EHLO behind the first, as things are now."""
+    return [
+        f"{row.keyword} {row.argument(facts)}".rstrip()
+        for row in facts.settings.extensions
+        if row.offered(facts)
+    ]
+
+
 # In the order in which EHLO says them
 EXTENSIONS: Final = (
     Extension("PIPELINING", 2920),

@@ -27,7 +27,8 @@ from ehlo.handlers.functions import (
 )
 from ehlo.protocol import grammar, offers
 from ehlo.protocol.body import BareNewlines
-from ehlo.protocol.extensions import Extension
+from ehlo.protocol.extensions import Extension, Facts, offered
+from ehlo.protocol.reply import hello
 from ehlo.protocol.sasl import MECHANISMS, Mechanism
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.trace import by_clause
@@ -235,6 +236,7 @@ def resolve(options: Options, handler: Handler) -> Rules:
             options.extensions or {}, options.own_extensions, lambda: datetime.now(UTC)
         ),
     )
+    _check_hello(settings)
     return Rules(
         settings=settings,
         by=by_clause(settings.hostname, settings.appname),
@@ -262,6 +264,13 @@ def _check_numbers(options: Options) -> None:
             raise ValueError(f"{name} must be more than 0")
     if not options.grace >= 0:
         raise ValueError("grace must not be negative")
+
+
+def _check_hello(settings: Settings) -> None:
+    """What a user's own extension says at EHLO could be nothing that can be sent."""
+    for tls in (False, True):
+        facts = Facts(settings, tls, settings.usable_mechanisms(tls=tls))
+        hello(settings.hostname, "", offered(facts))
 
 
 def _choice(value: str, *choices: str) -> str:
