@@ -11,6 +11,7 @@ from ehlo.protocol import extensions, offers
 from ehlo.protocol.extensions import EXTENSIONS, Extension, Facts
 from ehlo.protocol.offers import DeliverBy, Rrvs, date_time
 from ehlo.protocol.settings import Settings
+from support.dialogue import CorePlayer, Rules
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -105,6 +106,16 @@ def test_by_how_much_command_lines_grow() -> None:
         FUTURERELEASE="60",
     )
     assert everything.command_limit == base + 11 + 17 + 34 + 15 + 33
+
+
+def test_a_core_without_any_extension_knows_no_parameter() -> None:
+    player = CorePlayer(Settings(extensions=()), Rules())
+    player.feed(b"EHLO c\r\nVRFY b SMTPUTF8\r\nMAIL FROM:<a@x> SIZE=1\r\n")
+    assert player.output.split(b"\r\n")[1:-1] == [
+        b"250 localhost greets c",
+        b"555 5.5.4 Unsupported parameter: SMTPUTF8",
+        b"555 5.5.4 Unsupported parameter: SIZE",
+    ]
 
 
 # -- rows of a user's own --------------------------------------------------------------------------

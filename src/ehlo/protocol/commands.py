@@ -166,8 +166,8 @@ def _vrfy(connection: Connection, argument: str) -> Event | Reply:
     smtputf8 = before != "" and last.upper() == "SMTPUTF8"
     if smtputf8:
         text = before.rstrip()
-        offered = connection.settings.mail_params["SMTPUTF8"].offered
-        if offered is not None and not offered(connection.facts()):
+        known = connection.settings.mail_params.get("SMTPUTF8")
+        if known is None or (known.offered is not None and not known.offered(connection.facts())):
             return replies.unknown_parameter("SMTPUTF8")
     elif not text.isascii():
         return replies.RECIPIENT_NEEDS_SMTPUTF8
