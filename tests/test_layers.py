@@ -18,6 +18,7 @@ ROOMS = {
     "ehlo.protocol": set[str](),
     "ehlo.spool": set(),
     "ehlo.session": {"ehlo.protocol", "ehlo.spool"},
+    "ehlo.domains": {"ehlo.protocol"},
     "ehlo.handlers": {"ehlo.session", "ehlo.protocol"},
     "ehlo.sinks": {"ehlo.protocol"},  # they know no session
     "ehlo.server": {"ehlo.handlers", "ehlo.session", "ehlo.spool", "ehlo.protocol"},
@@ -29,7 +30,16 @@ ANYTHING = {"ehlo", "ehlo.__main__", "ehlo.cli"}
 
 # All of the standard library that the core needs: no event loop, socket, clock, log or thread
 PURE = {
-    *("__future__", "binascii", "collections", "dataclasses", "enum", "functools", "hashlib"),
+    *(
+        "__future__",
+        "binascii",
+        "collections",
+        "dataclasses",
+        "datetime",
+        "enum",
+        "functools",
+        "hashlib",
+    ),
     *("hmac", "io", "ipaddress", "re", "types", "typing"),
 }
 

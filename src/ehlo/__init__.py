@@ -16,9 +16,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ehlo.domains import same_domain, to_ascii
     from ehlo.handlers.base import Handler
     from ehlo.protocol.address import Address
     from ehlo.protocol.errors import Reject
+    from ehlo.protocol.extensions import Extension, Facts, OriginalRecipient
+    from ehlo.protocol.offers import DeliverBy, Rrvs
     from ehlo.protocol.proxy import ProxySSL
     from ehlo.protocol.reply import Reply
     from ehlo.protocol.sasl import (
@@ -34,14 +37,19 @@ __all__ = [
     "Address",
     "CramMD5Credentials",
     "Credentials",
+    "DeliverBy",
+    "Extension",
+    "Facts",
     "Handler",
     "Message",
+    "OriginalRecipient",
     "PasswordCredentials",
     "Peer",
     "ProxyInfo",
     "ProxySSL",
     "Reject",
     "Reply",
+    "Rrvs",
     "Server",
     "Session",
     "TLSInfo",
@@ -49,14 +57,19 @@ __all__ = [
     "current_session",
     "listen_and_serve",
     "listen_and_serve_tls",
+    "same_domain",
+    "to_ascii",
 ]
 
 _HOMES = {
+    "ehlo.domains": ("same_domain", "to_ascii"),
     "ehlo.handlers.base": ("Handler",),
     "ehlo.protocol.address": ("Address",),
     "ehlo.protocol.errors": ("Reject",),
     "ehlo.protocol.proxy": ("ProxySSL",),
     "ehlo.protocol.reply": ("Reply",),
+    "ehlo.protocol.extensions": ("Extension", "Facts", "OriginalRecipient"),
+    "ehlo.protocol.offers": ("DeliverBy", "Rrvs"),
     "ehlo.protocol.sasl": (
         *("CramMD5Credentials", "Credentials", "PasswordCredentials", "cram_md5_matches"),
     ),

@@ -133,6 +133,18 @@ def test_each_option_may_be_in_the_environment(start: Start, here: Path) -> None
         assert client.mail("alice@example.com")[0] == 530
 
 
+def test_extensions_are_named_with_what_is_behind_them(start: Start, here: Path) -> None:
+    named = ("--extensions", "DSN=on", "--extensions", "DELIVERBY=240", "--extensions", "SIZE=off")
+    environment = "DSN=on DELIVERBY=240 SIZE=off"
+    for flags, env in ((named, {}), ((), {"EHLO_EXTENSIONS": environment})):
+        program = start("-m", "ehlo", "serve", "app:function", *LOOPBACK, *flags, cwd=here, env=env)
+        with smtplib.SMTP(*program.listening()) as client:
+            client.ehlo()
+            assert client.has_extn("dsn")
+            assert client.esmtp_features["deliverby"] == "240"
+            assert not client.has_extn("size")
+
+
 def test_the_bare_command_reads_the_same_environment(start: Start) -> None:
     program = start(
         "-m", "ehlo", env={"EHLO_ADDR": "127.0.0.1:0", "EHLO_MAX_SIZE": "77", "EHLO_JSON": "1"}

@@ -124,6 +124,9 @@ def options_of(scenario: Scenario, certificates: Certificates) -> dict[str, Any]
         "appname": APPNAME,
         "max_size": settings.max_size,
         "max_recipients": settings.max_recipients,
+        "max_recipient_domains": settings.max_recipient_domains,
+        "max_messages": settings.max_messages,
+        "extensions": rules.extensions,
         "max_memory": rules.number("max_memory", 0),
         "bare_newlines": rules.values.get("bare_newlines", "normalise"),
         "unknown_params": rules.values.get("unknown_params", "reject"),
@@ -142,7 +145,7 @@ def options_of(scenario: Scenario, certificates: Certificates) -> dict[str, Any]
             **dict.fromkeys(rules.opened, True),
         },
     }
-    if settings.tls_available:
+    if rules.flags & {"tls", "tls_required", "tls_listener"}:
         options["tls_config"] = certificates.server()
     if "hang" in rules.answers.values():
         options["handler_timeout"] = 0.05

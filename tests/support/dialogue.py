@@ -21,14 +21,16 @@ In C lines `{b64 text}` is base64 (escapes as in `C<`), `{cram user secret}` ans
 challenge, `{600 * text}` repeats. In S lines `{challenge}` is a CRAM-MD5 challenge, and `{nothing}`
 makes a blank at the end of a line visible.
 
-Settings are `max_size`, `max_recipients`, `max_memory`, `bare_newlines` and `unknown_params` with a
-value, and `strict_eol`, `tls`, `tls_required`, `tls_listener`, `auth_required`, `lmtp`; then
+Settings are `max_size`, `max_recipients`, `max_recipient_domains`, `max_messages`, `max_memory`,
+`bare_newlines` and `unknown_params` with a value, and `strict_eol`, `tls`, `tls_required`,
+`tls_listener`, `auth_required`, `lmtp`; then
 
     = auth CRAM-MD5 PLAIN                the mechanisms that the server has
     = open PLAIN                         those that it takes without TLS although it should not
     = user tim tanstaaftanstaaf          a name and its password
     = trusted XCLIENT XFORWARD           what this client may say
     = own XFOO                           a command of the user's own
+    = extensions DSN, DELIVERBY=240, SIZE=off   what is offered by option, what is not
     = on rcpt bad@example.com: 550 5.1.1 No such user
     = on deliver full@example.com: 452   what LMTP says for one recipient
     = on message: crash                  a hook fails; `hang`: it never ends; `queued ID`: its id
@@ -44,19 +46,21 @@ import hmac
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ehlo.protocol import events
+from ehlo.protocol import events, offers
 from ehlo.protocol import reply as replies
 from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.events import Event, Waiting
-from ehlo.protocol.extensions import EXTENSIONS, Extension
+from ehlo.protocol.extensions import Extension
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.sasl import MECHANISMS, CramMD5Credentials, Credentials
 from ehlo.protocol.settings import Settings
+from ehlo.protocol.state import Counts
 
 __all__ = [
     "APPNAME",
@@ -74,6 +78,7 @@ __all__ = [
 
 HOSTNAME = "mx.example.com"
 APPNAME = "TestServer"
+NOW = datetime(2030, 1, 1, tzinfo=UTC)  # on the core; a server has a clock of its own
 
 DIRECTORY = Path(__file__).parent.parent / "dialogues"
 
@@ -112,6 +117,7 @@ class Rules:
     flags: set[str] = field(default_factory=set)
     mechanisms: list[str] = field(default_factory=list)
     opened: list[str] = field(default_factory=list)
+    extensions: dict[str, bool | str] = field(default_factory=dict)
     users: dict[str, str] = field(default_factory=dict)
     answers: dict[tuple[str, str], Reply | str] = field(default_factory=dict)
 
@@ -153,6 +159,8 @@ class Rules:
                 self.mechanisms = value.split()
             case "open":
                 self.opened = value.split()
+            case "extensions":
+                self.extensions = dict(_offer(word) for word in value.split(", "))
             case "user":
                 user, _, password = value.partition(" ")
                 self.users[user] = password
@@ -160,6 +168,11 @@ class Rules:
                 self.values[name] = value
             case _:
                 self.flags.add(name)
+
+
+def _offer(word: str) -> tuple[str, bool | str]:
+    name, _, argument = word.partition("=")
+    return name, argument != "off" and (argument or True)
 
 
 def _answer(text: str) -> Reply | str:
@@ -200,23 +213,30 @@ class Scenario:
             appname=APPNAME,
             max_size=rules.number("max_size", 33_554_432),
             max_recipients=rules.number("max_recipients", 100),
-            tls_available=bool(rules.flags & {"tls", "tls_required", "tls_listener"}),
+            max_recipient_domains=rules.number("max_recipient_domains", 0),
+            max_messages=rules.number("max_messages", 1000),
+            tls_available=bool(rules.flags & {"tls", "tls_required", "tls_listener"})
+            and rules.extensions.get("STARTTLS") is not False,
             tls_required="tls_required" in rules.flags,
             auth_required="auth_required" in rules.flags,
-            mechanisms={name: row for name, row in MECHANISMS.items() if name in rules.mechanisms},
+            mechanisms={
+                name: row
+                for name, row in MECHANISMS.items()
+                if name in rules.mechanisms and rules.extensions.get("AUTH") is not False
+            },
             open_mechanisms=frozenset(rules.opened),
             bare_newlines=BareNewlines(rules.values.get("bare_newlines", "normalise")),
             strict_eol="strict_eol" in rules.flags,
             ignore_unknown_params=rules.values.get("unknown_params") == "ignore",
             lmtp="lmtp" in rules.flags,
-            extensions=(*EXTENSIONS, *self.own_extensions),
+            extensions=offers.rows(rules.extensions, self.own_extensions, lambda: NOW),
         )
 
     @property
     def own_extensions(self) -> list[Extension]:
         """A row for each command of the user's own."""
         verbs = self.rules.values.get("own", "").split()
-        return [Extension(verb, None, verbs=(verb,)) for verb in verbs]
+        return [Extension(verb, 0, verbs=(verb,)) for verb in verbs]
 
     def phases(self) -> Iterator[list[Step]]:
         """The steps, cut where the client has to wait: at a handshake, or when time passes."""
@@ -355,12 +375,13 @@ class CorePlayer:
         asks = {kind for kind in events.QUESTIONS if ask_all or kind.__name__.lower() in hooks}
         return cls(scenario.settings, scenario.rules, frozenset(asks))
 
-    def _connect(self, *, tls: bool, greet: bool) -> Connection:
+    def _connect(self, *, tls: bool, greet: bool, counts: Counts | None = None) -> Connection:
         return Connection(
             self._settings,
             lambda: self.NONCE,
             tls=tls,
             greet=greet,
+            counts=counts,
             asks=self._asks,
             trusted=frozenset(self._rules.values.get("trusted", "").split()),
         )
@@ -378,7 +399,7 @@ class CorePlayer:
 
     def handshake(self) -> None:
         """STARTTLS has been answered, and TLS is there."""
-        self.connection = self._connect(tls=True, greet=False)
+        self.connection = self._connect(tls=True, greet=False, counts=self.connection.counts)
         self._advance()
 
     def event(self, name: str) -> None:
@@ -457,7 +478,7 @@ def _hook_of(event: Event) -> tuple[str, str]:
             return "mail", str(sender)
         case events.Rcpt(recipient):
             return "rcpt", str(recipient)
-        case events.Vrfy(text):
+        case events.Vrfy(text, _):
             return "vrfy", text
         case events.Auth(_, credentials):
             return "auth", credentials.username

@@ -32,7 +32,7 @@ from ehlo.protocol.body import (
 from ehlo.protocol.buffer import Buffer
 from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
-from ehlo.protocol.extensions import Facts
+from ehlo.protocol.extensions import Facts, offered
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import TRANSITIONS, Counts, State, Transaction
@@ -307,7 +307,7 @@ class Connection:
 
     def _answered(self, verb: str, reply: Reply) -> Event | None:
         """A command that answers itself, by its nature or because it is wrong."""
-        if reply is replies.TOO_MANY_RECIPIENTS:
+        if reply is replies.TOO_MANY_RECIPIENTS or reply is replies.TOO_MANY_DOMAINS:
             return self._over_limit(reply)
         if reply is replies.BAD_CHUNK:
             return self._lose_sync()
@@ -527,28 +527,31 @@ class Connection:
         self.helo, self.esmtp = event.name, event.esmtp
         self._drop_transaction()  # RFC 5321 4.1.4: EHLO is a RSET, too
         self.state = TRANSITIONS[self.state, "EHLO"]
-        offered = self._offered() if event.esmtp else []
+        lines = offered(self.facts()) if event.esmtp else []
         if answer is None:
-            self._say(replies.hello(self.settings.hostname, event.name, offered))
+            self._say(replies.hello(self.settings.hostname, event.name, lines))
         else:
-            self._say(Reply(answer.code, None, "\n".join([answer.lines[0], *offered])))
+            self._say(Reply(answer.code, None, "\n".join([answer.lines[0], *lines])))
 
-    def _offered(self) -> list[str]:
-        facts = Facts(self.settings, self.tls, self.usable_mechanisms(), self.trusted)
-        return [
-            f"{row.keyword} {row.argument(facts)}".rstrip()
-            for row in self.settings.extensions
-            if row.offered(facts)
-        ]
+    def facts(self) -> Facts:
+        """What decides which extensions are offered now."""
+        return Facts(self.settings, self.tls, self.usable_mechanisms(), self.trusted)
 
     def _begin(self, event: events.Mail, answer: Reply | None) -> None:
+        self.counts.messages += 1
         self.transaction = Transaction(event.sender)
         self.state = TRANSITIONS[self.state, "MAIL"]
         self._say(answer or replies.MAIL_OK)
 
+    def _refuse_mail(self, answer: Reply) -> None:
+        self.counts.messages += 1  # RFC 9422 4.1: whether they succeed or fail
+        self._say(answer)
+
     def _add_recipient(self, event: events.Rcpt, answer: Reply | None) -> None:
         assert self.transaction is not None  # noqa: S101  RCPT comes within one
         self.transaction.recipients.append(event.recipient)
+        if self.settings.max_recipient_domains and event.recipient.domain:
+            self.counts.domains.add(event.recipient.domain.lower())
         self.state = TRANSITIONS[self.state, "RCPT"]
         self._say(answer or replies.RCPT_OK)
 
@@ -629,8 +632,10 @@ class Connection:
         self._asked = events.Close()  # for good: what comes is TLS, and is not for us
         self._say(replies.START_TLS)
 
-    def _verify(self, _event: events.Vrfy, answer: Reply | None) -> None:
-        self._say(answer or replies.CANNOT_VRFY)
+    def _verify(self, event: events.Vrfy, answer: Reply | None) -> None:
+        answer = answer or replies.CANNOT_VRFY
+        # RFC 6531 3.7.4.2: no UTF-8 for a client that did not ask for it
+        self._say(answer if event.smtputf8 or answer.text.isascii() else replies.VRFY_IN_UTF8)
 
     def _drop_transaction(self) -> None:
         transaction = self.transaction
@@ -727,6 +732,7 @@ class Connection:
         {
             events.Connect: _refuse_connection,
             events.Hello: _refuse_hello,
+            events.Mail: _refuse_mail,
             events.Rcpt: _refuse_recipient,
             events.Data: _refuse_to_start,
             events.MessageEnd: _refuse_message,

@@ -94,6 +94,8 @@ class Vrfy(NamedTuple):
     """VRFY. Answer."""
 
     text: str
+    smtputf8: bool = False
+    """Whether the answer may be UTF-8 (RFC 6531 3.7.4.2)."""
 
 
 class Reset(NamedTuple):

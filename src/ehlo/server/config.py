@@ -14,6 +14,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from ehlo.handlers.base import Handler
@@ -24,9 +25,10 @@ from ehlo.handlers.functions import (
     functions_as_handler,
     is_async,
 )
-from ehlo.protocol import grammar
+from ehlo.protocol import grammar, offers
 from ehlo.protocol.body import BareNewlines
-from ehlo.protocol.extensions import EXTENSIONS, Extension
+from ehlo.protocol.extensions import Extension, Facts, offered
+from ehlo.protocol.reply import hello
 from ehlo.protocol.sasl import MECHANISMS, Mechanism
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.trace import by_clause
@@ -120,6 +122,10 @@ class Options:
     # Limits
     max_size: int = option(33_554_432, "Octets of a message; 0 is no limit.", group="Limits")
     max_recipients: int = option(100, "Recipients of a message.", group="Limits")
+    max_recipient_domains: int = option(
+        0, "Domains of recipients in a session; 0 is no limit.", group="Limits"
+    )
+    max_messages: int = option(1000, "Messages of a session; 0 is no limit.", group="Limits")
     max_connections: int = option(1000, "Connections at once.", group="Limits")
     max_connections_per_address: int = option(
         50, "Connections at once from one address (IPv6: /64); loopback is exempt.", group="Limits"
@@ -155,8 +161,14 @@ class Options:
         "reject", "What becomes of parameters that nobody registered.", group="What is taken"
     )
 
+    extensions: Mapping[str, bool | str] | None = option(
+        None,
+        "Extensions switched on or off by keyword, or on with what EHLO says behind it: "
+        "`DSN` on, `DELIVERBY` `240`.",
+        group="What is taken",
+    )
     own_extensions: Sequence[Extension] = option(
-        (), "Extensions of your own: see `Extension`.", group="What is taken", flag=False
+        (), "Extensions of your own, as `ehlo.Extension`.", group="What is taken", flag=False
     )
 
     # What is seen
@@ -234,7 +246,12 @@ def resolve(options: Options, handler: Handler) -> Rules:
     if tls is None and (options.tls_required or options.tls_listener):
         name = "tls_required" if options.tls_required else "tls_listener"
         raise ValueError(f"{name} without TLS: give tls_config or call configure_tls")
+    off = {name.upper() for name, choice in (options.extensions or {}).items() if choice is False}
+    if "STARTTLS" in off and options.tls_required and not options.tls_listener:
+        raise ValueError("tls_required with STARTTLS switched off: nobody could send mail")
     mechanisms, opened = _mechanisms(options, handler)
+    if "AUTH" in off:
+        mechanisms = {}
     if options.auth_required and not any(
         tls is not None or not row.needs_tls or row.name in opened for row in mechanisms.values()
     ):
@@ -246,7 +263,9 @@ def resolve(options: Options, handler: Handler) -> Rules:
         appname=_name(options.appname or "smtpd", "appname"),
         max_size=options.max_size,
         max_recipients=options.max_recipients,
-        tls_available=tls is not None,
+        max_recipient_domains=options.max_recipient_domains,
+        max_messages=options.max_messages,
+        tls_available=tls is not None and "STARTTLS" not in off,
         tls_required=options.tls_required,
         auth_required=options.auth_required,
         mechanisms=mechanisms,
@@ -255,10 +274,13 @@ def resolve(options: Options, handler: Handler) -> Rules:
         strict_eol=options.strict_eol,
         ignore_unknown_params=_choice(options.unknown_params, "ignore", "reject") == "ignore",
         lmtp=options.lmtp,
-        extensions=(*EXTENSIONS, *options.own_extensions),
+        extensions=offers.rows(
+            options.extensions or {}, options.own_extensions, lambda: datetime.now(UTC)
+        ),
     )
+    _check_hello(settings)
     if settings.own_verbs and not overrides(handler, "on_command"):
-        raise ValueError("an extension with commands, and no on_command to answer them")
+        raise ValueError("own_extensions with commands, and no on_command to answer them")
     return Rules(
         settings=settings,
         by=by_clause(settings.hostname, settings.appname),
@@ -279,7 +301,9 @@ def resolve(options: Options, handler: Handler) -> Rules:
 
 
 def _check_numbers(options: Options) -> None:
-    for name in ("max_size", "max_memory", "spool_threshold"):
+    for name in (
+        *("max_size", "max_memory", "spool_threshold", "max_messages", "max_recipient_domains"),
+    ):
         if getattr(options, name) < 0:
             raise ValueError(f"{name} must not be negative")
     for name in (
@@ -308,6 +332,13 @@ def _networks(options: Options, name: str) -> Networks:
         return Networks.of(getattr(options, name))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _check_hello(settings: Settings) -> None:
+    """What a user's own extension says at EHLO could be nothing that can be sent."""
+    for tls in (False, True):
+        facts = Facts(settings, tls, settings.usable_mechanisms(tls=tls))
+        hello(settings.hostname, "", offered(facts))
 
 
 def _choice(value: str, *choices: str) -> str:
