@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ehlo.handlers.base import Handler
+    from ehlo.handlers.passwords import PasswordFile
     from ehlo.protocol.address import Address
     from ehlo.protocol.errors import Reject
     from ehlo.protocol.reply import Reply
@@ -36,6 +37,7 @@ __all__ = [
     "Handler",
     "Message",
     "PasswordCredentials",
+    "PasswordFile",
     "Peer",
     "Reject",
     "Reply",
@@ -50,6 +52,7 @@ __all__ = [
 
 _HOMES = {
     "ehlo.handlers.base": ("Handler",),
+    "ehlo.handlers.passwords": ("PasswordFile",),
     "ehlo.protocol.address": ("Address",),
     "ehlo.protocol.errors": ("Reject",),
     "ehlo.protocol.reply": ("Reply",),
