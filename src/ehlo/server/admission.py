@@ -61,15 +61,17 @@ class Connections:
 
 
 class Memory:
-    """Octets of bodies held, in all sessions together."""
+    """Octets of bodies, and of checks of passwords, in all sessions together."""
 
-    __slots__ = ("comfortable", "held", "limit")
+    __slots__ = ("comfortable", "freed", "held", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.comfortable = limit - limit // 8
         """With more held no message should be begun: the last eighth is for those under way."""
         self.held = 0
+        self.freed: Callable[[], None] | None = None
+        """Called when octets were given back; for who waits for them."""
 
     def reserve(self, octets: int) -> bool:
         """Take `octets` from the budget, if they are there."""
@@ -81,6 +83,8 @@ class Memory:
     def release(self, octets: int) -> None:
         """Give back what was reserved."""
         self.held -= octets
+        if self.freed is not None:
+            self.freed()
 
 
 class FailedLogins:

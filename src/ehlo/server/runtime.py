@@ -53,6 +53,7 @@ class Runtime:
         self.failed_logins = FailedLogins(loop.time)
         self.clock = Clock()
         self.threads = Threads(options.threads, "ehlo-hook")
+        self.login_threads = Threads(2, "ehlo-login")
         self.drivers: set[Driver] = set()
         self.draining = False
         self.lookups = 0  # of clients' names, under way
@@ -122,3 +123,4 @@ class Runtime:
             self._sweeper.cancel()
             self._sweeper = None
         self.threads.stop()
+        self.login_threads.stop()
