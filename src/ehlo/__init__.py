@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ehlo.domains import same_domain, to_ascii
     from ehlo.handlers.base import Handler
+    from ehlo.handlers.passwords import PasswordFile
     from ehlo.protocol.address import Address
     from ehlo.protocol.errors import Reject
     from ehlo.protocol.extensions import Extension, Facts, OriginalRecipient
@@ -44,6 +45,7 @@ __all__ = [
     "Message",
     "OriginalRecipient",
     "PasswordCredentials",
+    "PasswordFile",
     "Peer",
     "ProxyInfo",
     "ProxySSL",
@@ -64,6 +66,7 @@ __all__ = [
 _HOMES = {
     "ehlo.domains": ("same_domain", "to_ascii"),
     "ehlo.handlers.base": ("Handler",),
+    "ehlo.handlers.passwords": ("PasswordFile",),
     "ehlo.protocol.address": ("Address",),
     "ehlo.protocol.errors": ("Reject",),
     "ehlo.protocol.proxy": ("ProxySSL",),

@@ -28,6 +28,7 @@ from ehlo.cli.options import (
     is_mapping,
     server_options,
 )
+from ehlo.cli.passwd import passwd
 from ehlo.cli.printer import Printer, as_json, as_text, wants_color
 from ehlo.cli.readable import visible
 from ehlo.cli.target import handler_of, load
@@ -137,6 +138,9 @@ def serve(target: str, **given: Any) -> None:
     values = _server_values(given)
     server = _changed(found, values) if isinstance(found, Server) else _new_server(found, values)
     _run(server, given)
+
+
+cli.add_command(passwd)
 
 
 def _refuse_options_before_command(ctx: click.Context) -> None:

@@ -25,6 +25,7 @@ from ehlo.handlers.functions import (
     functions_as_handler,
     is_async,
 )
+from ehlo.handlers.passwords import PasswordFile
 from ehlo.protocol import grammar, offers
 from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.extensions import Extension, Facts, offered
@@ -84,6 +85,12 @@ class Options:
     )
 
     # Login
+    auth_file: str | None = option(
+        None,
+        "File of users and the hashes of their passwords, which `ehlo passwd` writes; read again "
+        "when it changes.",
+        group="Login",
+    )
     auth_mechs: Mapping[str, bool] | None = option(
         None,
         "Mechanisms switched on or off by name; on allows PLAIN and LOGIN without TLS.",
@@ -208,6 +215,8 @@ class Rules:
     proxies: Networks
     """Who must begin with a PROXY header, and nobody else is let in; empty is no such listener."""
     proxy_timeout: float
+    passwords: PasswordFile | None
+    """The `auth_file`, as it was at the start."""
     timeout: float
     handler_timeout: float
     reverse_dns: bool
@@ -218,6 +227,15 @@ class Rules:
 
 def as_handler(options: Options) -> Handler:
     """The handler that was given, or one made of the functions. Raises `TypeError`."""
+    handler = _given_handler(options)
+    if options.auth_file is not None and any(
+        overrides(handler, name) for name in ("on_auth", "on_secret")
+    ):
+        raise TypeError("auth_file beside auth_handler, on_auth or on_secret: two ways to log in")
+    return handler
+
+
+def _given_handler(options: Options) -> Handler:
     handler = options.handler
     if isinstance(handler, Handler):
         if options.rcpt_handler is not None or options.auth_handler is not None:
@@ -249,6 +267,7 @@ def resolve(options: Options, handler: Handler) -> Rules:
     off = {name.upper() for name, choice in (options.extensions or {}).items() if choice is False}
     if "STARTTLS" in off and options.tls_required and not options.tls_listener:
         raise ValueError("tls_required with STARTTLS switched off: nobody could send mail")
+    passwords = _passwords(options)
     mechanisms, opened = _mechanisms(options, handler)
     if "AUTH" in off:
         mechanisms = {}
@@ -256,7 +275,7 @@ def resolve(options: Options, handler: Handler) -> Rules:
         tls is not None or not row.needs_tls or row.name in opened for row in mechanisms.values()
     ):
         raise ValueError(
-            "auth_required, and no way to log in: see auth_handler, auth_mechs and TLS"
+            "auth_required, and no way to log in: see auth_handler, auth_file, auth_mechs and TLS"
         )
     settings = Settings(
         hostname=_name(options.hostname or socket.gethostname(), "hostname"),
@@ -291,6 +310,7 @@ def resolve(options: Options, handler: Handler) -> Rules:
         xforward=_networks(options, "xforward_networks"),
         proxies=_networks(options, "proxy_networks"),
         proxy_timeout=options.proxy_timeout,
+        passwords=passwords,
         timeout=options.timeout,
         handler_timeout=options.handler_timeout,
         reverse_dns=options.reverse_dns,
@@ -363,7 +383,7 @@ def _mechanisms(options: Options, handler: Handler) -> tuple[dict[str, Mechanism
     if unknown:
         raise ValueError(f"auth_mechs: no such mechanism: {', '.join(sorted(unknown))}")
     by_function = not isinstance(options.handler, Handler) and options.auth_handler is not None
-    has_auth = overrides(handler, "on_auth")
+    has_auth = overrides(handler, "on_auth") or options.auth_file is not None
     has_secrets = overrides(handler, "on_secret") or by_function
     possible = {"CRAM-MD5": has_secrets, "LOGIN": has_auth, "PLAIN": has_auth}
     rows = {
@@ -372,8 +392,22 @@ def _mechanisms(options: Options, handler: Handler) -> tuple[dict[str, Mechanism
     return rows, frozenset(name for name, on in wanted.items() if on)
 
 
+def _passwords(options: Options) -> PasswordFile | None:
+    """The file of passwords, read. Raises `ValueError`, also when no check of it could ever be."""
+    if options.auth_file is None:
+        return None
+    passwords = PasswordFile(options.auth_file)
+    passwords.load()
+    if passwords.most_memory > memory_limit(options):
+        raise ValueError(
+            f"max_memory is less than the {passwords.most_memory} octets that a check of a "
+            f"password in {options.auth_file} takes"
+        )
+    return passwords
+
+
 def memory_limit(options: Options) -> int:
-    """Octets of bodies that may be held at once."""
+    """Octets that may be held at once, in bodies and in checks of passwords."""
     if options.max_memory:
         return options.max_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4

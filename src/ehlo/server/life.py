@@ -17,6 +17,7 @@ from ehlo.server.dispatch import Dispatcher
 from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
 from ehlo.server.hooks import Hook, Hooks
+from ehlo.server.logins import with_logins
 from ehlo.server.runtime import Runtime
 from ehlo.session import Peer
 
@@ -39,7 +40,8 @@ class Life:
         self._tell_ended = ended
         self._rules = config.resolve(server, handler)
         self.loop = asyncio.get_running_loop()
-        self._hooks = Hooks.of(handler)
+        self.runtime = Runtime(server, self.loop)
+        self._hooks = with_logins(Hooks.of(handler), self._rules.passwords, self.runtime)
         self._dispatcher = Dispatcher(self._hooks, streams=handler.streams)
         self._listeners: list[asyncio.Server] = []
         self._paths: list[str] = []
@@ -50,7 +52,6 @@ class Life:
         self._over = asyncio.Event()  # the grace is
         self._graces: list[asyncio.TimerHandle] = []
         self.addresses: list[Peer] = []
-        self.runtime = Runtime(server, self.loop)
         self.closed = asyncio.Event()
         self.listens = False
         self.guests = 0  # clients over streams

@@ -80,6 +80,7 @@ class Runtime:
         self.disk = Threads(_DISK_THREADS, "ehlo-disk")
         self.shelf = Shelf(self.memory, spool_directory(options.spool_dir), options.spool_threshold)
         self.drivers: set[Occupant] = set()
+        self.login_threads = Threads(2, "ehlo-login")
         self.draining = False
         self.lookups = 0  # of clients' names, under way
         shortest = min(options.timeout, options.handler_timeout, options.proxy_timeout)
@@ -150,3 +151,4 @@ class Runtime:
             self._sweeper = None
         self.threads.stop()
         self.disk.stop()
+        self.login_threads.stop()
