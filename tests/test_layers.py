@@ -29,7 +29,7 @@ ANYTHING = {"ehlo", "ehlo.__main__", "ehlo.cli"}
 # All of the standard library that the core needs: no event loop, socket, clock, log or thread
 PURE = {
     *("__future__", "binascii", "collections", "dataclasses", "enum", "functools", "hashlib"),
-    *("hmac", "io", "ipaddress", "re", "types", "typing"),
+    *("hmac", "io", "ipaddress", "re", "stringprep", "types", "typing", "unicodedata"),
 }
 
 # Names that a type checker needs and no program: (importer, imported) and why

@@ -18,30 +18,42 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ehlo.handlers.base import Handler
     from ehlo.protocol.address import Address
-    from ehlo.protocol.errors import Reject
-    from ehlo.protocol.reply import Reply
-    from ehlo.protocol.sasl import (
+    from ehlo.protocol.credentials import (
+        AnonymousCredentials,
+        CertificateCredentials,
         CramMD5Credentials,
         Credentials,
         PasswordCredentials,
+        TokenCredentials,
         cram_md5_matches,
     )
+    from ehlo.protocol.errors import Reject
+    from ehlo.protocol.reply import Reply
+    from ehlo.protocol.sasl import AuthContext, Mechanism, SecretWanted
+    from ehlo.protocol.scram_keys import ScramKeys
     from ehlo.server.server import Server, listen_and_serve, listen_and_serve_tls
     from ehlo.session import Message, Peer, Session, TLSInfo, current_session
 
 __all__ = [
     "Address",
+    "AnonymousCredentials",
+    "AuthContext",
+    "CertificateCredentials",
     "CramMD5Credentials",
     "Credentials",
     "Handler",
+    "Mechanism",
     "Message",
     "PasswordCredentials",
     "Peer",
     "Reject",
     "Reply",
+    "ScramKeys",
+    "SecretWanted",
     "Server",
     "Session",
     "TLSInfo",
+    "TokenCredentials",
     "cram_md5_matches",
     "current_session",
     "listen_and_serve",
@@ -51,11 +63,14 @@ __all__ = [
 _HOMES = {
     "ehlo.handlers.base": ("Handler",),
     "ehlo.protocol.address": ("Address",),
+    "ehlo.protocol.credentials": (
+        *("AnonymousCredentials", "CertificateCredentials", "CramMD5Credentials", "Credentials"),
+        *("PasswordCredentials", "TokenCredentials", "cram_md5_matches"),
+    ),
     "ehlo.protocol.errors": ("Reject",),
     "ehlo.protocol.reply": ("Reply",),
-    "ehlo.protocol.sasl": (
-        *("CramMD5Credentials", "Credentials", "PasswordCredentials", "cram_md5_matches"),
-    ),
+    "ehlo.protocol.sasl": ("AuthContext", "Mechanism", "SecretWanted"),
+    "ehlo.protocol.scram_keys": ("ScramKeys",),
     "ehlo.server.server": ("Server", "listen_and_serve", "listen_and_serve_tls"),
     "ehlo.session": ("Message", "Peer", "Session", "TLSInfo", "current_session"),
 }

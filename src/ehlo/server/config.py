@@ -26,9 +26,10 @@ from ehlo.handlers.functions import (
 )
 from ehlo.protocol import grammar
 from ehlo.protocol.body import BareNewlines
-from ehlo.protocol.sasl import MECHANISMS, Mechanism
+from ehlo.protocol.sasl import Mechanism
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.trace import by_clause
+from ehlo.server.logins import Served, logins_of, way_in
 from ehlo.session import Peer
 
 __all__ = ["LineCallback", "Options", "Rules", "as_handler", "resolve"]
@@ -74,9 +75,10 @@ class Options:
     )
 
     # Login
-    auth_mechs: Mapping[str, bool] | None = option(
+    auth_mechs: Mapping[str, bool | Mechanism] | None = option(
         None,
-        "Mechanisms switched on or off by name; on allows PLAIN and LOGIN without TLS.",
+        "Mechanisms switched on or off by name, or one of your own. On allows PLAIN and LOGIN "
+        "without TLS; XOAUTH2, OAUTHBEARER, EXTERNAL and ANONYMOUS are there only when on.",
         group="Login",
     )
     auth_required: bool = option(False, "Take mail only after a login.", group="Login")
@@ -188,10 +190,8 @@ def resolve(options: Options, handler: Handler) -> Rules:
     if tls is None and (options.tls_required or options.tls_listener):
         name = "tls_required" if options.tls_required else "tls_listener"
         raise ValueError(f"{name} without TLS: give tls_config or call configure_tls")
-    mechanisms, opened = _mechanisms(options, handler)
-    if options.auth_required and not any(
-        tls is not None or not row.needs_tls or row.name in opened for row in mechanisms.values()
-    ):
+    logins = logins_of(options.auth_mechs, _served(options, handler), tls)
+    if options.auth_required and not way_in(logins, tls):
         raise ValueError(
             "auth_required, and no way to log in: see auth_handler, auth_mechs and TLS"
         )
@@ -203,8 +203,9 @@ def resolve(options: Options, handler: Handler) -> Rules:
         tls_available=tls is not None,
         tls_required=options.tls_required,
         auth_required=options.auth_required,
-        mechanisms=mechanisms,
-        open_mechanisms=opened,
+        mechanisms=logins.mechanisms,
+        open_mechanisms=logins.opened,
+        salt_key=secrets.token_bytes(32),
         bare_newlines=BareNewlines(options.bare_newlines),
         strict_eol=options.strict_eol,
         ignore_unknown_params=_choice(options.unknown_params, "ignore", "reject") == "ignore",
@@ -253,20 +254,13 @@ def _name(text: str, what: str) -> str:
     return text
 
 
-def _mechanisms(options: Options, handler: Handler) -> tuple[dict[str, Mechanism], frozenset[str]]:
-    """Those that the handler can serve, and those of them that a user opened by name."""
-    wanted = {name.upper(): on for name, on in (options.auth_mechs or {}).items()}
-    unknown = wanted.keys() - MECHANISMS.keys()
-    if unknown:
-        raise ValueError(f"auth_mechs: no such mechanism: {', '.join(sorted(unknown))}")
-    by_function = not isinstance(options.handler, Handler) and options.auth_handler is not None
-    has_auth = overrides(handler, "on_auth")
-    has_secrets = overrides(handler, "on_secret") or by_function
-    possible = {"CRAM-MD5": has_secrets, "LOGIN": has_auth, "PLAIN": has_auth}
-    rows = {
-        name: row for name, row in MECHANISMS.items() if possible[name] and wanted.get(name, True)
-    }
-    return rows, frozenset(name for name, on in wanted.items() if on)
+def _served(options: Options, handler: Handler) -> Served:
+    """What the handler can serve of logins."""
+    return Served(
+        auth=overrides(handler, "on_auth"),
+        secret=overrides(handler, "on_secret"),
+        function=not isinstance(options.handler, Handler) and options.auth_handler is not None,
+    )
 
 
 def memory_limit(options: Options) -> int:
