@@ -40,7 +40,7 @@ PURE = {
         "functools",
         "hashlib",
     ),
-    *("hmac", "io", "ipaddress", "re", "types", "typing"),
+    *("hmac", "io", "ipaddress", "re", "stringprep", "types", "typing", "unicodedata"),
 }
 
 # Names that a type checker needs and no program: (importer, imported) and why

@@ -20,28 +20,37 @@ if TYPE_CHECKING:
     from ehlo.handlers.base import Handler
     from ehlo.handlers.passwords import PasswordFile
     from ehlo.protocol.address import Address
+    from ehlo.protocol.credentials import (
+        AnonymousCredentials,
+        CertificateCredentials,
+        CramMD5Credentials,
+        Credentials,
+        PasswordCredentials,
+        TokenCredentials,
+        cram_md5_matches,
+    )
     from ehlo.protocol.errors import Reject
     from ehlo.protocol.extensions import Extension, Facts, OriginalRecipient
     from ehlo.protocol.offers import DeliverBy, Rrvs
     from ehlo.protocol.proxy import ProxySSL
     from ehlo.protocol.reply import Reply
-    from ehlo.protocol.sasl import (
-        CramMD5Credentials,
-        Credentials,
-        PasswordCredentials,
-        cram_md5_matches,
-    )
+    from ehlo.protocol.sasl import AuthContext, Mechanism, SecretWanted
+    from ehlo.protocol.scram_keys import ScramKeys
     from ehlo.server.server import Server, listen_and_serve, listen_and_serve_tls
     from ehlo.session import Message, Peer, ProxyInfo, Session, TLSInfo, current_session
 
 __all__ = [
     "Address",
+    "AnonymousCredentials",
+    "AuthContext",
+    "CertificateCredentials",
     "CramMD5Credentials",
     "Credentials",
     "DeliverBy",
     "Extension",
     "Facts",
     "Handler",
+    "Mechanism",
     "Message",
     "OriginalRecipient",
     "PasswordCredentials",
@@ -52,9 +61,12 @@ __all__ = [
     "Reject",
     "Reply",
     "Rrvs",
+    "ScramKeys",
+    "SecretWanted",
     "Server",
     "Session",
     "TLSInfo",
+    "TokenCredentials",
     "cram_md5_matches",
     "current_session",
     "listen_and_serve",
@@ -68,14 +80,17 @@ _HOMES = {
     "ehlo.handlers.base": ("Handler",),
     "ehlo.handlers.passwords": ("PasswordFile",),
     "ehlo.protocol.address": ("Address",),
+    "ehlo.protocol.credentials": (
+        *("AnonymousCredentials", "CertificateCredentials", "CramMD5Credentials", "Credentials"),
+        *("PasswordCredentials", "TokenCredentials", "cram_md5_matches"),
+    ),
     "ehlo.protocol.errors": ("Reject",),
     "ehlo.protocol.proxy": ("ProxySSL",),
     "ehlo.protocol.reply": ("Reply",),
     "ehlo.protocol.extensions": ("Extension", "Facts", "OriginalRecipient"),
     "ehlo.protocol.offers": ("DeliverBy", "Rrvs"),
-    "ehlo.protocol.sasl": (
-        *("CramMD5Credentials", "Credentials", "PasswordCredentials", "cram_md5_matches"),
-    ),
+    "ehlo.protocol.sasl": ("AuthContext", "Mechanism", "SecretWanted"),
+    "ehlo.protocol.scram_keys": ("ScramKeys",),
     "ehlo.server.server": ("Server", "listen_and_serve", "listen_and_serve_tls"),
     "ehlo.session": ("Message", "Peer", "ProxyInfo", "Session", "TLSInfo", "current_session"),
 }

@@ -20,9 +20,10 @@ from ehlo.protocol.buffer import Buffer
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import Waiting
 from ehlo.protocol.extensions import Extension, OriginalRecipient
+from ehlo.protocol.mechanisms import MECHANISMS
 from ehlo.protocol.offers import DeliverBy, Rrvs
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.sasl import MECHANISMS, decoded
+from ehlo.protocol.sasl import decoded
 from ehlo.protocol.settings import Limits, Settings
 from protocol.reference import Lines, body_of, normalised
 from support.dialogue import CorePlayer, Received, Rules, resolve, scenarios

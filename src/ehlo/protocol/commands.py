@@ -280,7 +280,7 @@ def _auth(connection: Connection, argument: str) -> sasl.Exchange | Reply:
     if mechanism is None:
         return replies.NO_SUCH_MECHANISM
     if mechanism.name not in connection.usable_mechanisms():
-        return replies.MECHANISM_NEEDS_TLS
+        return replies.NO_SUCH_MECHANISM if connection.tls else replies.MECHANISM_NEEDS_TLS
     return _exchange(connection, mechanism, initial.strip())
 
 
@@ -293,8 +293,15 @@ def _exchange(
     response = sasl.decoded("" if initial == "=" else initial)
     if response is None:
         return replies.BAD_BASE64
-    challenge = f"<{connection.nonce()}@{connection.settings.hostname}>".encode()
-    return sasl.Exchange(mechanism, response if initial else None, challenge)
+    context = sasl.AuthContext(
+        nonce=connection.nonce,
+        hostname=connection.settings.hostname,
+        bindings=connection.bindings,
+        certificate=connection.certificate,
+        offered=connection.usable_mechanisms(),
+        salt_key=connection.settings.salt_key,
+    )
+    return sasl.Exchange(mechanism, response if initial else None, context)
 
 
 def _xclient(connection: Connection, argument: str) -> Event | Reply:

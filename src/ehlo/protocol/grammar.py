@@ -104,6 +104,9 @@ HELLO_NAME = re.compile(r"[!-~]{1,255}")
 # RFC 4954 4: base64 = base64-terminal / ( 1*(4base64-CHAR) [base64-terminal] )
 BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 
+# RFC 5802 7: saslname = 1*(value-safe-char / "=2C" / "=3D")
+SASLNAME = r"(?:[^\0,=]|=2C|=3D)++"
+
 # What no client text may carry into a header, a reply or a log line
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 

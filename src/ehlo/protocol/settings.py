@@ -57,6 +57,8 @@ class Settings:
     """Those that may be used, under TLS at the latest, in the order in which they are offered."""
     open_mechanisms: frozenset[str] = frozenset()
     """Names of those that may be used without TLS although they show the password."""
+    salt_key: bytes = field(default=b"", repr=False)
+    """Makes the salts that SCRAM shows where none are stored: secret, and always the same."""
     bare_newlines: BareNewlines = BareNewlines.NORMALISE
     strict_eol: bool = False
     """Whether a command must end with CRLF, and not with LF alone."""
@@ -94,10 +96,13 @@ class Settings:
         assign(self, "closing", replies.closing(service))
         assign(self, "timed_out", replies.timed_out(service))
 
-    def usable_mechanisms(self, *, tls: bool) -> tuple[str, ...]:
-        """The names of those that may be used now."""
+    def usable_mechanisms(
+        self, *, tls: bool, binding: bool = False, certificate: bool = False
+    ) -> tuple[str, ...]:
+        """The names of those that may be used now, over a connection that has these."""
+        opened = self.open_mechanisms
         return tuple(
             name
             for name, mechanism in self.mechanisms.items()
-            if tls or not mechanism.needs_tls or name in self.open_mechanisms
+            if mechanism.usable(tls=tls or name in opened, binding=binding, certificate=certificate)
         )

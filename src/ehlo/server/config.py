@@ -30,10 +30,11 @@ from ehlo.protocol import grammar, offers
 from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.extensions import Extension, Facts, offered
 from ehlo.protocol.reply import hello
-from ehlo.protocol.sasl import MECHANISMS, Mechanism
+from ehlo.protocol.sasl import Mechanism
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.trace import by_clause
 from ehlo.server.listener import parse_address
+from ehlo.server.logins import Served, logins_of, way_in
 from ehlo.server.networks import Networks
 from ehlo.session import Peer
 
@@ -91,9 +92,10 @@ class Options:
         "when it changes.",
         group="Login",
     )
-    auth_mechs: Mapping[str, bool] | None = option(
+    auth_mechs: Mapping[str, bool | Mechanism] | None = option(
         None,
-        "Mechanisms switched on or off by name; on allows PLAIN and LOGIN without TLS.",
+        "Mechanisms switched on or off by name, or one of your own. On allows PLAIN and LOGIN "
+        "without TLS; XOAUTH2, OAUTHBEARER, EXTERNAL and ANONYMOUS are there only when on.",
         group="Login",
     )
     auth_required: bool = option(False, "Take mail only after a login.", group="Login")
@@ -268,12 +270,8 @@ def resolve(options: Options, handler: Handler) -> Rules:
     if "STARTTLS" in off and options.tls_required and not options.tls_listener:
         raise ValueError("tls_required with STARTTLS switched off: nobody could send mail")
     passwords = _passwords(options)
-    mechanisms, opened = _mechanisms(options, handler)
-    if "AUTH" in off:
-        mechanisms = {}
-    if options.auth_required and not any(
-        tls is not None or not row.needs_tls or row.name in opened for row in mechanisms.values()
-    ):
+    logins = logins_of(options.auth_mechs, _served(options, handler, passwords), tls)
+    if options.auth_required and ("AUTH" in off or not way_in(logins, tls)):
         raise ValueError(
             "auth_required, and no way to log in: see auth_handler, auth_file, auth_mechs and TLS"
         )
@@ -287,8 +285,9 @@ def resolve(options: Options, handler: Handler) -> Rules:
         tls_available=tls is not None and "STARTTLS" not in off,
         tls_required=options.tls_required,
         auth_required=options.auth_required,
-        mechanisms=mechanisms,
-        open_mechanisms=opened,
+        mechanisms={} if "AUTH" in off else logins.mechanisms,
+        open_mechanisms=logins.opened,
+        salt_key=secrets.token_bytes(32),
         bare_newlines=BareNewlines(options.bare_newlines),
         strict_eol=options.strict_eol,
         ignore_unknown_params=_choice(options.unknown_params, "ignore", "reject") == "ignore",
@@ -376,20 +375,15 @@ def _name(text: str, what: str) -> str:
     return text
 
 
-def _mechanisms(options: Options, handler: Handler) -> tuple[dict[str, Mechanism], frozenset[str]]:
-    """Those that the handler can serve, and those of them that a user opened by name."""
-    wanted = {name.upper(): on for name, on in (options.auth_mechs or {}).items()}
-    unknown = wanted.keys() - MECHANISMS.keys()
-    if unknown:
-        raise ValueError(f"auth_mechs: no such mechanism: {', '.join(sorted(unknown))}")
-    by_function = not isinstance(options.handler, Handler) and options.auth_handler is not None
-    has_auth = overrides(handler, "on_auth") or options.auth_file is not None
-    has_secrets = overrides(handler, "on_secret") or by_function
-    possible = {"CRAM-MD5": has_secrets, "LOGIN": has_auth, "PLAIN": has_auth}
-    rows = {
-        name: row for name, row in MECHANISMS.items() if possible[name] and wanted.get(name, True)
-    }
-    return rows, frozenset(name for name, on in wanted.items() if on)
+def _served(options: Options, handler: Handler, passwords: PasswordFile | None) -> Served:
+    """What the handler, or a file of passwords, can serve of logins."""
+    if passwords is not None:
+        return Served(auth=True, secret=False, function=False, keys=passwords.scram_algorithms)
+    return Served(
+        auth=overrides(handler, "on_auth"),
+        secret=overrides(handler, "on_secret"),
+        function=not isinstance(options.handler, Handler) and options.auth_handler is not None,
+    )
 
 
 def _passwords(options: Options) -> PasswordFile | None:

@@ -6,15 +6,17 @@ One for a server, without anything of a session in it; the driver it is given ha
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
+from ehlo.protocol.credentials import CramMD5Credentials, ProvedCredentials
 from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.sasl import CramMD5Credentials
+from ehlo.protocol.sasl import checked_secret
 from ehlo.protocol.state import Transaction
 from ehlo.protocol.trace import received_field, with_protocol
 from ehlo.server.holding import Body
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from ehlo.server.hookrun import HookRun
 
 __all__ = ["Dispatcher", "Notice", "Secured"]
+
+logger = logging.getLogger("ehlo.handler")
 
 _HOP_LIMIT = 100  # RFC 5321 6.3
 _SHORT = _HOP_LIMIT * len(b"Received:\r\n")  # octets in which so many do not fit
@@ -80,6 +84,7 @@ class Dispatcher:
             events.BodyRefused: lambda driver, _event: driver.drop_body(),
             events.BodyDropped: lambda driver, _event: driver.drop_body(),
             events.MessageEnd: self._message,
+            events.Secret: self._secret,
             events.Auth: self._auth,
             events.XClient: lambda driver, event: driver.speak_for(event.attributes),
             events.Command: self._command,
@@ -100,6 +105,15 @@ class Dispatcher:
             arguments = (driver.session, event.sender, event.sender.params)
             driver.run_hook(hook, arguments, event, answer_of)
 
+    def _secret(self, driver: Driver, event: events.Secret) -> None:
+        """A mechanism needs what the handler keeps of a user; the core goes on with it."""
+        hook = self.hooks.secret
+        if hook is None:
+            self._unserved(driver, event)
+        else:
+            give = driver.connection.give_secret
+            driver.run_hook(hook, (driver.session, event.username), event, give)
+
     def _auth(self, driver: Driver, event: events.Auth) -> None:
         """CRAM-MD5 is checked here against a secret, where the handler gives secrets."""
         hooks, session, credentials = self.hooks, driver.session, event.credentials
@@ -111,20 +125,28 @@ class Dispatcher:
             session.user = identity
             return None
 
-        def by_secret(secret: object) -> Reply | None:
-            if secret is not None and not isinstance(secret, str | bytes):
-                raise TypeError(f"on_secret returns a secret or None, not {type(secret).__name__}")
-            known = secret is not None and secret != "" and secret != b""
-            good = cram.matches(secret if isinstance(secret, str | bytes) else b"")
+        def by_secret(result: object) -> Reply | None:
+            assert isinstance(credentials, CramMD5Credentials)  # noqa: S101  of those alone
+            secret = checked_secret(result)
+            known = isinstance(secret, str | bytes)  # keys are for SCRAM, and are nobody here
+            good = credentials.matches(secret if isinstance(secret, str | bytes) else b"")
             return by_identity(credentials.username if known and good else None)
 
-        if isinstance(credentials, CramMD5Credentials) and hooks.secret is not None:
-            cram = credentials
+        if isinstance(credentials, ProvedCredentials):
+            user = credentials.username if credentials.proved else None
+            self._answer(driver, event, by_identity(user))
+        elif isinstance(credentials, CramMD5Credentials) and hooks.secret is not None:
             driver.run_hook(hooks.secret, (session, credentials.username), event, by_secret)
         elif hooks.auth is not None:
             driver.run_hook(hooks.auth, (session, credentials), event, by_identity)
         else:
-            raise ProtocolError("a login without a hook for it")
+            self._unserved(driver, event)
+
+    def _unserved(self, driver: Driver, event: events.Secret | events.Auth) -> None:
+        """A mechanism of the user's wants a hook that the handler has not."""
+        hook = "on_auth" if isinstance(event, events.Auth) else "on_secret"
+        logger.error("session %s: %s needs %s", driver.session.id, event.mechanism, hook)
+        driver.connection.reply(replies.AUTH_TROUBLE)
 
     def _message(self, driver: Driver, event: events.MessageEnd) -> None:
         if driver.holding.on_disk:
@@ -223,9 +245,11 @@ class Dispatcher:
                 driver.noticed()
             case Secured():
                 driver.secured(answer)
-            case events.Auth() if answer is not None and answer.code >= 500:
+            case events.Auth() | events.Secret() if answer is not None and answer.code >= 500:
                 driver.session.user = None
                 driver.delay_refused_login(answer)
+            case events.Secret() if answer is None:
+                pass  # it has been given
             case _:
                 driver.connection.reply(answer)
 
@@ -247,7 +271,7 @@ def _trouble(event: Any) -> Reply:
     match event:
         case events.Connect() | Secured():
             return replies.CONNECT_TROUBLE
-        case events.Auth():
+        case events.Auth() | events.Secret():
             return replies.AUTH_TROUBLE
         case _:
             return replies.TROUBLE

@@ -160,6 +160,7 @@ class Driver(asyncio.Protocol):
         tls: bool,
         greet: bool = True,
         counts: Counts | None = None,
+        **proofs: Any,
     ) -> Connection:
         return Connection(
             self.rules.settings,
@@ -170,6 +171,7 @@ class Driver(asyncio.Protocol):
             asks=self._dispatcher.asks,
             trusted=self._trusted,
             observer=observer_of(self.rules, session_id, peer),
+            **proofs,
         )
 
     def _turn_away(self, reply: Reply) -> None:
@@ -462,16 +464,18 @@ class Driver(asyncio.Protocol):
             self.transport.write(out)
         if not done:
             return False
-        session, rules = self.session, self.rules
+        session, rules, info = self.session, self.rules, channel.info()
         self.connection = self._new_connection(
             session.id,
             session.peer,
             tls=True,
             greet=rules.tls_listener,
             counts=self.connection.counts,
+            bindings=channel.bindings(),
+            certificate=info.peer_certificate,
         )
         session.restart(self.connection)
-        session.tls = channel.info()
+        session.tls = info
         self.deadline = self.runtime.loop.time() + rules.timeout
         hook = self._dispatcher.hooks.tls
         if hook is not None:

@@ -17,7 +17,7 @@ from ehlo.server.dispatch import Dispatcher
 from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
 from ehlo.server.hooks import Hook, Hooks
-from ehlo.server.logins import with_logins
+from ehlo.server.passwords import with_logins
 from ehlo.server.runtime import Runtime
 from ehlo.session import Peer
 

@@ -1,146 +1,152 @@
-"""Logins by a file of passwords: two checks at a time, and what each holds is the server's memory.
+"""Which mechanisms a server offers: what the handler can serve, and what its user has said.
 
-A check that has begun cannot be ended: its thread and its memory are given back when it is done,
-and not when the client whose login it is has gone.
+Whatever could not work, or would leave a door open, is a `ValueError` at the start.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import dataclasses
 import logging
-from collections import deque
-from functools import partial
-from typing import Any
+import re
+import ssl
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
-from ehlo.handlers.passwords import Candidate, PasswordFile
-from ehlo.protocol import reply as replies
-from ehlo.protocol.reply import Reply
-from ehlo.protocol.sasl import Credentials, PasswordCredentials
-from ehlo.protocol.scram_keys import ScramKeys
-from ehlo.server.admission import Claim
-from ehlo.server.hooks import Hook, Hooks
-from ehlo.server.runtime import Runtime
-from ehlo.session import Session
+from ehlo.protocol.credentials import Credentials
+from ehlo.protocol.mechanisms import MECHANISMS
+from ehlo.protocol.sasl import AuthContext, Mechanism, MechanismError, SecretWanted, Steps
+from ehlo.protocol.scram import SCRAM
+from ehlo.server.tls import can_bind
 
-__all__ = ["Logins", "with_logins"]
+__all__ = ["Logins", "Served", "logins_of", "way_in"]
 
-logger = logging.getLogger("ehlo.server")
+logger = logging.getLogger("ehlo.handler")
+
+# RFC 4422 3.1: sasl-mech = 1*20mech-char
+_NAME: Final = re.compile(r"[A-Z0-9_\-]{1,20}")
+_LINE: Final = 480  # octets of names that fit into one line of the reply to EHLO
+
+_BY_SECRET: Final = frozenset(row.name for row in SCRAM)
+_BY_NAME: Final = frozenset({"EXTERNAL", "OAUTHBEARER", "XOAUTH2", "ANONYMOUS"})
+_NOT_FOR_FUNCTIONS: Final = frozenset({"EXTERNAL", "ANONYMOUS"})
+_MAY_BE_OPENED: Final = frozenset({"LOGIN", "PLAIN"})
 
 
-def with_logins(hooks: Hooks, passwords: PasswordFile | None, runtime: Runtime) -> Hooks:
-    """The hooks of a handler, and those for the logins if there is a file of passwords."""
-    if passwords is None:
-        return hooks
-    logins = Logins(passwords, runtime)
-    has_keys = bool(passwords.scram_algorithms)
-    return hooks._replace(
-        auth=Hook("on_auth", logins.on_auth, is_async=True),
-        secret=Hook("on_secret", logins.on_secret, is_async=True) if has_keys else None,
+class Served(NamedTuple):
+    """What the handler can serve."""
+
+    auth: bool
+    """Whether it decides on logins."""
+    secret: bool
+    """Whether it gives secrets."""
+    function: bool
+    """Whether it is a function that decides."""
+    keys: frozenset[str] | None = None
+    """The algorithms of the keys in a file of passwords, where there is such a file."""
+
+
+class Logins(NamedTuple):
+    """The mechanisms of a server, by name in the order of the offer."""
+
+    mechanisms: dict[str, Mechanism]
+    opened: frozenset[str]
+    """Names of those that may be used without TLS although they show the password."""
+
+
+def logins_of(
+    given: Mapping[str, bool | Mechanism] | None, served: Served, tls: ssl.SSLContext | None
+) -> Logins:
+    """What `auth_mechs` comes to. Raises `ValueError`."""
+    wanted = {name.upper(): value for name, value in (given or {}).items()}
+    own = {name: value for name, value in wanted.items() if isinstance(value, Mechanism)}
+    switched = {name: bool(value) for name, value in wanted.items() if name not in own}
+    unknown = switched.keys() - MECHANISMS.keys()
+    if unknown:
+        raise ValueError(f"auth_mechs: no such mechanism: {', '.join(sorted(unknown))}")
+    for name in sorted(_BY_NAME & {name for name, on in switched.items() if on}):
+        _check_switched_on(name, served, tls)
+    rows = {
+        name: row
+        for name, row in MECHANISMS.items()
+        if name not in own and _is_on(name, switched.get(name), served)
+    } | _checked(own, served)
+    if len(" ".join(rows)) > _LINE:
+        raise ValueError("auth_mechs: more names than a line has room for")
+    return Logins(
+        {name: guarded(row) for name, row in rows.items()},
+        frozenset(name for name in _MAY_BE_OPENED if switched.get(name)),
     )
 
 
-class _Check:
-    """A password that is to be checked, or is being checked."""
+def _is_on(name: str, switch: bool | None, served: Served) -> bool:
+    if name in _BY_NAME:
+        return switch is True
+    if name in _BY_SECRET:
+        algorithm = name.removeprefix("SCRAM-").removesuffix("-PLUS")
+        can = served.secret if served.keys is None else algorithm in served.keys
+    elif name == "CRAM-MD5":
+        can = served.secret or served.function
+    else:
+        can = served.auth
+    return can and switch is not False
 
-    __slots__ = ("candidate", "good", "password")
 
-    def __init__(self, candidate: Candidate, password: str, good: asyncio.Future[bool]) -> None:
-        self.candidate = candidate
-        self.password = password
-        self.good = good
+def _check_switched_on(name: str, served: Served, tls: ssl.SSLContext | None) -> None:
+    if not served.auth or served.keys is not None:
+        raise ValueError(f"auth_mechs: {name} needs on_auth, which decides on it")
+    if served.function and name in _NOT_FOR_FUNCTIONS:
+        raise ValueError(f"auth_mechs: {name} is not for a function: it needs a Handler's on_auth")
+    if name == "EXTERNAL" and (tls is None or tls.verify_mode is ssl.CERT_NONE):
+        raise ValueError(
+            "auth_mechs: EXTERNAL needs client certificates: see client_ca of configure_tls"
+        )
 
 
-class Logins:
-    """The hooks `on_auth` and `on_secret` of a server with an `auth_file`.
+def _checked(own: Mapping[str, Mechanism], served: Served) -> dict[str, Mechanism]:
+    """The user's own, under the names that they are given."""
+    for name, mechanism in own.items():
+        if _NAME.fullmatch(name) is None or mechanism.name != name:
+            raise ValueError(f"auth_mechs: not the name of that mechanism: {name}")
+        if not (served.auth or served.secret):
+            raise ValueError(f"auth_mechs: {name} needs on_auth or on_secret")
+    return dict(own)
 
-    Checks begin in the order in which they came, when one of the two threads is free and there is
-    memory for them. Of those that wait there are not more than `MOST_WAITING`.
-    """
 
-    AT_ONCE = 2
-    MOST_WAITING = 64
+def way_in(logins: Logins, tls: ssl.SSLContext | None) -> bool:
+    """Whether a client could log in at all."""
+    return any(
+        row.usable(
+            tls=tls is not None or name in logins.opened,
+            binding=can_bind(tls),
+            certificate=tls is not None and tls.verify_mode is not ssl.CERT_NONE,
+        )
+        for name, row in logins.mechanisms.items()
+    )
 
-    def __init__(self, passwords: PasswordFile, runtime: Runtime) -> None:
-        self._passwords = passwords
-        self._runtime = runtime
-        self._waiting: deque[_Check] = deque()
-        self._running = 0
-        self._claim: Claim | None = None  # for the memory of the first that waits
 
-    async def on_auth(self, session: Session, credentials: Credentials) -> str | Reply | None:
-        """The user, if the password is his."""
-        if not isinstance(credentials, PasswordCredentials):
-            raise TypeError(f"a file of passwords is no use for {type(credentials).__name__}")
-        username = credentials.username
-        if credentials.authzid not in ("", username):
-            return None  # nobody may act as another (RFC 4616 2)
-        candidate = await self._runtime.in_thread(partial(self._passwords.find, username))
-        if candidate.memory > self._runtime.memory.limit:
-            logger.warning("session %s: max_memory is less than what a check takes", session.id)
-            return replies.AUTH_TROUBLE
-        if len(self._waiting) >= self.MOST_WAITING:
-            logger.warning("session %s: too many logins wait for their check", session.id)
-            return replies.AUTH_TROUBLE
-        return username if await self._check(candidate, credentials.password) else None
+def guarded(mechanism: Mechanism) -> Mechanism:
+    """The mechanism, with what it does wrong logged and turned into a `MechanismError`."""
 
-    async def on_secret(self, _session: Session, username: str) -> tuple[ScramKeys, ...] | None:
-        """The stored keys of a user for SCRAM; `None` when there are none."""
-        find = partial(self._passwords.scram_keys, username)
-        keys: tuple[ScramKeys, ...] = await self._runtime.in_thread(find)
-        return keys or None
-
-    async def _check(self, candidate: Candidate, password: str) -> bool:
-        """Whether the password is the right one, as soon as it is its turn."""
-        check = _Check(candidate, password, self._runtime.loop.create_future())
-        self._waiting.append(check)
-        self._begin_some()
+    def run(initial: bytes | None, context: AuthContext) -> Steps:
         try:
-            return await check.good
-        finally:
-            if check in self._waiting:  # else it has begun
-                self._forget(check)
+            yield from _only_steps(mechanism.run(initial, context))
+        except ValueError:
+            raise
+        except Exception as error:
+            logger.exception("mechanism %s failed", mechanism.name)
+            raise MechanismError from error
 
-    def _forget(self, check: _Check) -> None:
-        """Nobody waits for it any more; it was perhaps the one that the others waited behind."""
-        if check is self._waiting[0] and self._claim is not None:
-            self._claim.cancel()
-            self._claim = None
-        self._waiting.remove(check)
-        self._begin_some()
+    return dataclasses.replace(mechanism, run=run)
 
-    def _begin_some(self) -> None:
-        """All that can begin. Nobody overtakes: who needs much memory would never be the next."""
-        memory = self._runtime.memory
-        while self._waiting and self._running < self.AT_ONCE and self._claim is None:
-            octets = self._waiting[0].candidate.memory
-            if memory.reserve(octets):
-                self._begin(self._waiting.popleft())
-            else:
-                self._claim = memory.claim(octets, self._claim_granted)
 
-    def _claim_granted(self) -> None:
-        """The first of those that wait has its memory."""
-        self._claim = None
-        self._begin(self._waiting.popleft())
-        self._begin_some()
-
-    def _begin(self, check: _Check) -> None:
-        self._running += 1
-        run = partial(check.candidate.matches, check.password)
-        self._runtime.login_threads.submit(run, partial(self._ended_in_thread, check))
-
-    def _ended_in_thread(self, check: _Check, good: Any, error: BaseException | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: there is nobody to tell
-            self._runtime.loop.call_soon_threadsafe(self._ended, check, good, error)
-
-    def _ended(self, check: _Check, good: Any, error: BaseException | None) -> None:
-        self._running -= 1
-        self._runtime.memory.release(check.candidate.memory)
-        if check.good.cancelled():  # the client has gone
-            logger.debug("a check of a password ended when nobody waited any more")
-        elif error is not None:
-            check.good.set_exception(error)
-        else:
-            check.good.set_result(good)
-        self._begin_some()
+def _only_steps(steps: Steps) -> Steps:
+    """Raises `TypeError` when the mechanism yields what is no step."""
+    sent: Any = None
+    while True:
+        try:
+            step = steps.send(sent)
+        except StopIteration:
+            return
+        if not isinstance(step, bytes | SecretWanted | Credentials):
+            raise TypeError(f"a mechanism does not yield {type(step).__name__}")
+        sent = yield step

@@ -41,14 +41,22 @@ class Server(Options):
         self._life: Life | None = None
 
     def configure_tls(
-        self, cert_file: str, key_file: str, passphrase: str | bytes | None = None
+        self,
+        cert_file: str,
+        key_file: str,
+        passphrase: str | bytes | None = None,
+        client_ca: str | None = None,
     ) -> None:
         """Load a certificate chain and its key (PEM): TLS 1.2 at least, Python's defaults beyond.
 
-        This offers STARTTLS; for implicit TLS set `tls_listener`, too. Raises `OSError` when a file
-        cannot be read, `ssl.SSLError` when it is not what it should be.
+        This offers STARTTLS; for implicit TLS set `tls_listener`, too. With `client_ca`, a PEM file
+        of authorities, a client may show a certificate, which must be one of theirs: EXTERNAL logs
+        in by it. `server.tls_config.verify_mode = ssl.CERT_REQUIRED` asks for one.
+
+        Raises `OSError` when a file cannot be read, `ssl.SSLError` when it is not what it should
+        be.
         """
-        self.tls_config = tls.server_context(cert_file, key_file, passphrase)
+        self.tls_config = tls.server_context(cert_file, key_file, passphrase, client_ca)
 
     @property
     def addresses(self) -> list[Peer]:
