@@ -445,9 +445,9 @@ def test_no_message_raises(said: list[str | bytes], name: str, bound: bool) -> N
 @pytest.mark.parametrize("unit", [",", "=", "=2C", ",x=y", "x", ",x=", "n", "p=", "\N{DIAERESIS}"])
 @pytest.mark.parametrize("before", ["", "n,,n=", "n,,n=user,r=", "n,,n=user,r=a", "p=", "n,a="])
 def test_no_first_message_takes_long(before: str, unit: str) -> None:
-    begun = time.monotonic()
+    begun = time.process_time()
     Login("SCRAM-SHA-1", None).say(before + unit * 9000)
-    assert time.monotonic() - begun < 0.25  # some milliseconds; were it quadratic, a second
+    assert time.process_time() - begun < 0.25  # some milliseconds; were it quadratic, a second
 
 
 @pytest.mark.parametrize("unit", [",", "=", ",x=y", "x", ",x=", "p=", ",p=", "A"])
@@ -455,6 +455,6 @@ def test_no_first_message_takes_long(before: str, unit: str) -> None:
 def test_no_final_message_takes_long(before: str, unit: str) -> None:
     login = Login("SCRAM-SHA-1", None)
     login.say("n,,n=user,r=abc")
-    begun = time.monotonic()
+    begun = time.process_time()
     login.say(before + unit * 9000)
-    assert time.monotonic() - begun < 0.25
+    assert time.process_time() - begun < 0.25

@@ -160,7 +160,7 @@ class Driver(asyncio.Protocol):
         tls: bool,
         greet: bool = True,
         counts: Counts | None = None,
-        **proofs: Any,
+        **proofs: Any,  # what TLS has to say of the client
     ) -> Connection:
         return Connection(
             self.rules.settings,
