@@ -97,7 +97,9 @@ class Session:
     `helo`, `esmtp`, `user` and `state` are new; the rest stays.
     """
 
-    __slots__ = ("_connection", "_state", "id", "local", "peer", "proxy", "rdns", "tls", "user")
+    __slots__ = (
+        *("_connection", "_ends", "_state", "id", "local", "peer", "proxy", "rdns", "tls", "user"),
+    )
 
     def __init__(
         self,
@@ -120,6 +122,7 @@ class Session:
         """The identity that the client has proved, or `None`."""
         self.rdns = ""
         """The client's name by reverse DNS, once it has arrived; `""` when not asked for."""
+        self._ends: tuple[Peer, Peer] | None = None  # the real ones, once XCLIENT told of others
         self._state: SimpleNamespace | None = None
 
     @property
@@ -170,8 +173,9 @@ class Session:
 
     def speak_for(self, attributes: Mapping[str, str | None]) -> None:
         """XCLIENT: what it says takes the place of what we have seen; the server calls this."""
-        self.peer = _end(self.peer, attributes, "ADDR", "PORT")
-        self.local = _end(self.local, attributes, "DESTADDR", "DESTPORT")
+        self._ends = peer, local = self._ends or (self.peer, self.local)
+        self.peer = _end(peer, attributes, "ADDR", "PORT")
+        self.local = _end(local, attributes, "DESTADDR", "DESTPORT")
         self.rdns = attributes.get("NAME") or ""
         self.user = attributes.get("LOGIN")
         self._state = None

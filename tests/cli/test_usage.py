@@ -56,6 +56,10 @@ LOOPBACK = ("--addr", "127.0.0.1:0")
         (["--extensions", "MAGIC=on"], "--extensions: no such extension: MAGIC"),
         (["--extensions", "DELIVERBY=soon"], "--extensions: DELIVERBY=soon: not a number"),
         (["--auth-required"], "--auth-required, and no way to log in: see --auth-handler"),
+        (["serve", "app:function", "--lmtp", "--addr", ":25"], "--lmtp needs an addr of its own"),
+        (["serve", "app:function", "--lmtp", *LOOPBACK, "--addr", "[::1]:25"], "port 25"),
+        (["--xclient-networks", "10.0.0.1/8"], "--xclient-networks: not a network: '10.0.0.1/8'"),
+        (["--xforward-networks", "here"], "--xforward-networks: not a network: 'here'"),
         (["--tls-required"], "--tls-required without TLS: give --tls-cert"),
         (["--tls-listener"], "--tls-listener without TLS: give --tls-cert"),
         (

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ["Body", "Lines", "body_of", "normalised"]
+from ehlo.protocol import reply as replies
+from ehlo.protocol.reply import Reply
+
+__all__ = ["Body", "Chunked", "Lines", "Plan", "body_of", "normalised"]
 
 
 class Body(NamedTuple):
@@ -68,3 +73,175 @@ class Lines:
     def take(self, count: int) -> bytes:
         taken, self._data = self._data[:count], self._data[count:]
         return taken
+
+
+class Plan(NamedTuple):
+    """What a server of chunks is told, and what its hooks answer."""
+
+    lmtp: bool
+    policy: str
+    max_size: int
+    no_data: Reply | None = None
+    no_message: Reply | None = None
+    deliveries: Mapping[str, Reply] = MappingProxyType({})
+
+
+class Chunked:
+    """A session that has BDAT (RFC 3030), and its LMTP form (RFC 2033 4.3).
+
+    It is told what the client does, keeps what the client sends for it, and foretells the replies
+    and the messages. A body is all of its octets so far, looked at from its beginning each time.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.sent = b""
+        self.replies: list[Reply] = []
+        self.messages: list[tuple[str, list[str], bytes]] = []
+        self.closed = False
+        self._hello = False
+        self._end()
+
+    def _end(self) -> None:
+        self._sender: str | None = None
+        self._binary = False
+        self._recipients: list[str] = []
+        self._refused = 0
+        self._octets: bytes | None = None  # of the body, once it has begun
+        self._failed = False
+
+    def _say(self, line: str, *answers: Reply) -> None:
+        if not self.closed:
+            self.sent += line.encode() + b"\r\n"
+            self.replies += answers
+
+    # -- commands --------------------------------------------------------------------------------
+
+    def hello(self) -> None:
+        self._hello = True
+        self._end()
+        lhlo = Reply(250, None, "ENHANCEDSTATUSCODES")  # the last of its lines
+        answer = lhlo if self.plan.lmtp else replies.hello("localhost", "c")
+        self._say("LHLO c" if self.plan.lmtp else "HELO c", answer)
+
+    def noop(self) -> None:
+        self._say("NOOP", replies.OK)
+
+    def rset(self) -> None:
+        self._end()
+        self._say("RSET", replies.OK)
+
+    def mail(self, sender: str, *, binary: bool) -> None:
+        line = f"MAIL FROM:<{sender}>{' BODY=BINARYMIME' if binary else ''}"
+        if not self._hello:
+            self._say(line, replies.HELLO_FIRST)
+        elif self._octets is not None:
+            self._say(line, replies.AMID_CHUNKS)
+        elif self._sender is not None:
+            self._say(line, replies.NESTED_MAIL)
+        else:
+            self._sender, self._binary = sender, binary
+            self._say(line, replies.MAIL_OK)
+
+    def rcpt(self, recipient: str) -> None:
+        line = f"RCPT TO:<{recipient}>"
+        if self._sender is None:
+            self._say(line, replies.MAIL_FIRST)
+        elif self._octets is not None:
+            self._say(line, replies.AMID_CHUNKS)
+        elif recipient.startswith("bad"):
+            self._refused += 1
+            self._say(line, replies.MAILBOX_UNAVAILABLE)
+        else:
+            self._recipients.append(recipient)
+            self._say(line, replies.RCPT_OK)
+
+    def data(self, body: bytes) -> None:
+        """The body is sent where there is a 354; it has no bare line ends and no dots."""
+        if self._octets is not None:
+            self._say("DATA", replies.AMID_CHUNKS)
+        elif not self._recipients:
+            self._say("DATA", self._no_recipient(replies.RCPT_FIRST))
+        elif self._binary:
+            self._say("DATA", replies.BINARY_NEEDS_BDAT)
+        elif self.plan.no_data is not None:
+            self._say("DATA", self.plan.no_data)
+        else:
+            self._say("DATA", replies.START_DATA)
+            self._octets = body
+            self.sent += b"" if self.closed else body + b".\r\n"
+            self._finish(self._reason(last=True))
+
+    def bdat(self, form: str, content: bytes, *, last: bool) -> None:
+        """A chunk; `form` has a place for its size."""
+        self._say(form.format(len(content)))
+        if self.closed:
+            return
+        self.sent += content
+        if not self._recipients:
+            if self.plan.lmtp and last and self._sender is not None:
+                self._end()
+            else:
+                self.replies.append(self._no_recipient(replies.RCPT_BEFORE_BDAT))
+            return
+        self._octets = (self._octets or b"") + content
+        reason = self._reason(last=last)
+        if last:
+            self._finish(reason)
+        elif reason is None:
+            self.replies.append(replies.octets_received(len(content)))
+        else:
+            self.replies.append(replies.CHUNK_FAILED if self._failed else reason)
+            self._failed = True
+
+    def announce(self, form: str, size: int, *, last: bool) -> None:
+        """A chunk that is far over the limit: what follows is not read."""
+        answers = [replies.TOO_LARGE]
+        if not self._recipients:
+            answers = [self._no_recipient(replies.RCPT_BEFORE_BDAT)]
+        elif self.plan.lmtp and last:
+            answers *= len(self._recipients)
+        self._say(form.format(size), *answers)
+        self.closed = True
+
+    # -- what becomes of a body ------------------------------------------------------------------
+
+    def _no_recipient(self, nothing_tried: Reply) -> Reply:
+        if not self._refused:
+            return nothing_tried
+        lmtp = self.plan.lmtp
+        return replies.NO_VALID_RECIPIENTS_LMTP if lmtp else replies.NO_VALID_RECIPIENTS
+
+    def _reason(self, *, last: bool) -> Reply | None:
+        """Why the body is refused, as far as it is known."""
+        octets = self._octets or b""
+        untouched = self._binary or self.plan.policy == "keep"
+        if not untouched and not last and octets.endswith(b"\r"):
+            octets = octets[:-1]  # a LF may follow
+        if len(octets) > self.plan.max_size > 0:
+            return replies.TOO_LARGE
+        if self.plan.no_data is not None:
+            return self.plan.no_data
+        bare = not untouched and self.plan.policy == "reject" and normalised(octets) != octets
+        return replies.BARE_NEWLINE if bare else None
+
+    def _finish(self, reason: Reply | None) -> None:
+        lmtp, recipients = self.plan.lmtp, self._recipients
+        answers = [reason] * len(recipients)
+        if reason is None:
+            answers = self._take()
+        elif self._failed and not lmtp:
+            answers = [replies.CHUNK_FAILED]
+        self.replies += [answer or replies.QUEUED for answer in answers[: None if lmtp else 1]]
+        self._end()
+
+    def _take(self) -> list[Reply | None]:
+        if self.plan.no_message is not None:
+            return [self.plan.no_message] * len(self._recipients)
+        body = self._octets or b""
+        if not self._binary and self.plan.policy == "normalise":
+            body = normalised(body)
+        self.messages.append((self._sender or "", self._recipients, body))
+        if not self.plan.lmtp:
+            return [None]
+        return [self.plan.deliveries.get(recipient) for recipient in self._recipients]

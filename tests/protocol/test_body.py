@@ -1,4 +1,4 @@
-"""Reading DATA: where it ends, what is unstuffed, and what becomes of bare line ends."""
+"""Reading DATA and BDAT: where a body ends, and what becomes of dots and of bare line ends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import itertools
 
 import pytest
 
-from ehlo.protocol.body import END, BareNewlines, DataReader, has_bare_newline, normalised
+from ehlo.protocol import reply as replies
+from ehlo.protocol.body import (
+    END,
+    BareNewlines,
+    ChunkReader,
+    DataReader,
+    Skipper,
+    has_bare_newline,
+    normalised,
+)
 from ehlo.protocol.buffer import Buffer
 
 
@@ -144,3 +153,88 @@ def test_bare_newlines_are_seen_and_made_whole(data: bytes, clean: bytes) -> Non
 
 def test_the_policies_have_the_names_that_options_give_them() -> None:
     assert [policy.value for policy in BareNewlines] == ["normalise", "reject", "keep"]
+
+
+# -- chunks (RFC 3030) ---------------------------------------------------------------------------
+
+
+def chunks(reader: ChunkReader, *sent: bytes, rest: bytes = b"") -> list[bytes]:
+    """The slices of a body whose chunks these are, each fed whole; the last one is the last."""
+    buffer, slices = Buffer(), []
+    for number, chunk in enumerate(sent, 1):
+        reader.begin(len(chunk), last=number == len(sent))
+        buffer.feed(chunk + rest)
+        while (found := reader.read(buffer)) is not END:
+            assert found
+            slices.append(found)
+        assert buffer.take(len(rest)) == rest
+        assert buffer.empty
+    return slices
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize(
+    "sent", [[b""], [b"a"], [b"a", b"b", b""], [b"", b"", b".\r\n"], [b"QUIT\r\n", b"\r\n.\r\n"]]
+)
+def test_chunks_are_the_octets_that_were_announced(sent: list[bytes], raw: bool) -> None:
+    assert b"".join(chunks(ChunkReader(raw=raw), *sent)) == b"".join(sent)
+    assert b"".join(chunks(ChunkReader(raw=raw), *sent, rest=b"NOOP\r\n")) == b"".join(sent)
+
+
+@pytest.mark.parametrize(
+    ("sent", "slices"),
+    [
+        ([b"a\r"], [b"a", b"\r"]),
+        ([b"a\r", b"\nb"], [b"a", b"\r\nb"]),
+        ([b"a\r", b"", b"\n"], [b"a", b"\r\n"]),
+        ([b"a\r", b""], [b"a", b"\r"]),
+        ([b"\r", b"\r", b"\n"], [b"\r", b"\r\n"]),
+        ([b"\r"], [b"\r"]),
+    ],
+)
+def test_no_slice_ends_between_cr_and_lf(sent: list[bytes], slices: list[bytes]) -> None:
+    assert chunks(ChunkReader(raw=False), *sent) == slices
+    assert chunks(ChunkReader(raw=True), *sent) == [chunk for chunk in sent if chunk]
+
+
+def test_a_chunk_waits_for_all_of_its_octets() -> None:
+    reader, buffer = ChunkReader(raw=False), Buffer()
+    reader.begin(3, last=True)
+    assert reader.read(buffer) is None
+    for octet in (b"a", b"\r"):
+        buffer.feed(octet)
+        assert reader.read(buffer) == (b"a" if octet == b"a" else None)
+        assert reader.read(buffer) is None
+    buffer.feed(b"\nQUIT\r\n")
+    assert reader.read(buffer) == b"\r\n"
+    assert reader.read(buffer) is END
+    assert buffer.take_line(100) == b"QUIT\r\n"
+    assert (reader.size, reader.count, reader.last) == (3, 1, True)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_what_fills_a_read_is_not_copied(raw: bool) -> None:
+    """RFC 3030's point: the octets of a large chunk are handed on as the network brought them."""
+    reader, buffer = ChunkReader(raw=raw), Buffer()
+    reads = [bytes([65 + number]) * 65_536 for number in range(10)]
+    reader.begin(10 * 65_536, last=True)
+    for read in reads:
+        buffer.feed(read)
+        assert reader.read(buffer) is read
+        assert reader.read(buffer) in (None, END)
+
+
+def test_octets_of_a_refused_chunk_are_counted_off_and_given_to_nobody() -> None:
+    skipper, buffer = Skipper(9, replies.TOO_LARGE, last=True), Buffer()
+    assert skipper.read(buffer) is None
+    buffer.feed(b"QUIT")
+    assert skipper.read(buffer) is None
+    assert buffer.empty
+    buffer.feed(b"RSET\nNOOP\r\n")
+    assert skipper.read(buffer) is END
+    assert buffer.take_line(100) == b"NOOP\r\n"
+    assert (skipper.refusal, skipper.last) == (replies.TOO_LARGE, True)
+
+
+def test_a_refused_chunk_of_nothing_ends_at_once() -> None:
+    assert Skipper(0, replies.TOO_LARGE, last=False).read(Buffer()) is END

@@ -12,6 +12,7 @@ from ehlo.protocol.connection import Connection
 from ehlo.protocol.credentials import ProvedCredentials
 from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
+from ehlo.protocol.extensions import EXTENSIONS
 from ehlo.protocol.mechanisms import MECHANISMS
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.sasl import AuthContext, Mechanism, MechanismError, SecretWanted, Steps
@@ -42,7 +43,7 @@ def play(connection: Connection, data: bytes) -> list[Event]:
                 break
             case events.Tarpit():
                 connection.resume()
-            case events.BodyChunk() | events.BodyRefused() | events.Full():
+            case events.BodyChunk() | events.BodyRefused() | events.BodyDropped() | events.Full():
                 pass
             case _:
                 connection.reply()
@@ -233,6 +234,159 @@ def test_commands_in_a_body_are_never_executed(rules: str) -> None:
         assert replies_after[1] == "250 2.0.0 Ok"
         assert len(player.messages) == (1 if rules == "accepted" else 0)
         assert not player.closed
+
+
+# -- chunks --------------------------------------------------------------------------------------
+
+CHUNKED = b"HELO c\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\n"
+
+
+def test_a_transaction_knows_which_way_its_body_comes() -> None:
+    for way, sent in (("DATA", b"DATA\r\n.\r\n"), ("BDAT", b"BDAT 0 LAST\r\n")):
+        *_, end = play(connect(), CHUNKED + sent)
+        assert isinstance(end, events.MessageEnd)
+        assert end.transaction.via == way
+
+
+@pytest.mark.parametrize("giving_up", [b"RSET\r\n", b"HELO c\r\n", b"EHLO c\r\n"])
+@pytest.mark.parametrize("asks", [events.QUESTIONS, frozenset[type]()])
+def test_a_body_that_is_given_up_is_told_of_before_the_next_begins(
+    giving_up: bytes, asks: frozenset[type]
+) -> None:
+    connection = Connection(Settings(), lambda: "nonce", asks=asks)
+    again = b"MAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nBDAT 1 LAST\r\ny"
+    seen = play(connection, CHUNKED + b"BDAT 1\r\nx" + giving_up + again)
+    told = [event for event in seen if isinstance(event, events.BodyChunk | events.BodyDropped)]
+    assert told == [events.BodyChunk(b"x"), events.BODY_DROPPED, events.BodyChunk(b"y")]
+
+
+def test_a_refused_rset_gives_up_nothing() -> None:
+    connection = connect()
+    play(connection, CHUNKED + b"BDAT 1\r\nx")
+    connection.receive_data(b"RSET\r\n")
+    connection.next_event()
+    connection.reply(Reply(450, "4.0.0", "Not now"))
+    kinds = [type(event) for event in play(connection, b"BDAT 1 LAST\r\ny")]
+    assert kinds == [events.BodyChunk, events.MessageEnd]
+
+
+def test_a_body_is_asked_about_with_its_first_chunk_only() -> None:
+    seen = play(connect(), CHUNKED + b"BDAT 1\r\nxBDAT 0\r\nBDAT 1 LAST\r\ny")
+    kinds = [type(event) for event in seen]
+    assert kinds == [
+        *(events.Hello, events.Mail, events.Rcpt),
+        *(events.Data, events.BodyChunk, events.BodyChunk, events.MessageEnd),
+    ]
+
+
+def test_a_refusal_of_the_body_waits_for_the_octets_of_its_first_chunk() -> None:
+    connection = connect()
+    play(connection, CHUNKED)
+    connection.receive_data(b"BDAT 6\r\n")
+    assert connection.next_event() == events.Data()
+    said(connection)
+    connection.reply(Reply(421, "4.7.0", "Go away"))
+    assert connection.next_event() is NEED_DATA
+    assert (said(connection), connection.in_body) == ([], True)
+    connection.receive_data(b"QUIT\r\nNOOP\r\n")
+    assert connection.next_event() == events.Close()
+    assert said(connection) == ["421 4.7.0 Go away"]
+
+
+def test_a_354_may_answer_bdat_and_is_not_said() -> None:
+    connection = connect()
+    play(connection, CHUNKED)
+    connection.receive_data(b"BDAT 0\r\n")
+    connection.next_event()
+    with pytest.raises(ProtocolError, match="does not answer Data"):
+        connection.reply(replies.OK)
+    connection.reply(Reply(354, None, "Go"))
+    assert connection.next_event() is NEED_DATA
+    assert said(connection)[-1] == "250 2.0.0 0 octets received"
+
+
+def test_many_small_chunks_give_way_to_others_now_and_then() -> None:
+    connection = connect()
+    kinds = [type(event) for event in play(connection, CHUNKED + b"BDAT 1\r\nx" * 350)]
+    assert kinds.count(events.Full) == 3
+    assert connection.data_to_send().count(b"250 2.0.0 1 octets received\r\n") == 350
+
+
+@pytest.mark.parametrize(
+    ("sent", "count"), [(b"BDAT 5000000\r\n", 1), (b"BDAT 5000000 LAST\r\n", 2)]
+)
+def test_a_chunk_far_over_the_limit_has_its_own_number_of_replies(sent: bytes, count: int) -> None:
+    connection = connect(Settings(lmtp=True, max_size=1000))
+    play(connection, CHUNKED.replace(b"HELO", b"LHLO") + b"RCPT TO:<c@x>\r\n")
+    said(connection)
+    assert play(connection, sent) == [events.Close(linger=True)]
+    assert said(connection) == ["552 5.3.4 Message size exceeds fixed limit"] * count
+
+
+def test_chunks_that_add_up_to_far_over_the_limit_are_not_listened_to() -> None:
+    connection = connect(Settings(lmtp=True, max_size=1_000_000))
+    play(connection, CHUNKED.replace(b"HELO", b"LHLO") + b"RCPT TO:<c@x>\r\n")
+    said(connection)
+    chunk = b"BDAT 700000\r\n" + b"x" * 700_000
+    assert play(connection, chunk)[-1] == events.BodyChunk(b"x" * 700_000)
+    assert play(connection, chunk) == [events.BodyRefused(replies.TOO_LARGE)]
+    assert play(connection, chunk) == [events.Close(linger=True)]
+    assert [line[:3] for line in said(connection)] == ["250", "552", "552"]
+
+
+def test_without_the_extension_there_is_no_bdat_and_its_octets_are_no_commands() -> None:
+    rows = tuple(row for row in EXTENSIONS if row.keyword not in ("CHUNKING", "BINARYMIME"))
+    connection = connect(Settings(extensions=rows))
+    play(
+        connection, CHUNKED + b"BDAT 6 LAST\r\nQUIT\r\nRSET\r\nMAIL FROM:<a@x> BODY=BINARYMIME\r\n"
+    )
+    assert said(connection)[-3:] == [
+        "502 5.5.1 Command not implemented",
+        "250 2.0.0 Ok",
+        "555 5.5.4 Unsupported parameter: BODY",
+    ]
+
+
+# -- an answer for each recipient ----------------------------------------------------------------
+
+
+def at_the_end(recipients: int, *, lmtp: bool = True) -> Connection:
+    """A message whose end is asked about."""
+    connection = connect(Settings(lmtp=lmtp))
+    begin = b"LHLO c\r\nMAIL FROM:<a@x>\r\n" if lmtp else b"HELO c\r\nMAIL FROM:<a@x>\r\n"
+    connection.receive_data(begin + b"RCPT TO:<b@x>\r\n" * recipients + b"BDAT 0 LAST\r\n")
+    while type(connection.next_event()) is not events.MessageEnd:
+        connection.reply()
+    said(connection)
+    return connection
+
+
+def test_each_recipient_has_its_answer() -> None:
+    connection = at_the_end(3)
+    connection.reply_each([None, Reply(550, "5.1.1", "No"), Reply(250, "2.0.0", "Yes")])
+    assert said(connection) == ["250 2.0.0 Ok: queued", "550 5.1.1 No", "250 2.0.0 Yes"]
+    assert connection.state is State.READY
+    with pytest.raises(ProtocolError, match="nothing was asked"):
+        connection.reply_each([None, None, None])
+
+
+@pytest.mark.parametrize(
+    "answers", [[], [None], [None] * 3, [None, Reply(354)], [Reply(334), Reply(550)]]
+)
+def test_answers_that_do_not_fit_are_a_bug_of_ours(answers: list[Reply | None]) -> None:
+    connection = at_the_end(2)
+    with pytest.raises(ProtocolError, match=r"each recipient|3xx"):
+        connection.reply_each(answers)
+    connection.reply(replies.TROUBLE)
+    assert len(said(connection)) == 2
+
+
+def test_smtp_has_one_answer_for_all() -> None:
+    connection = at_the_end(1, lmtp=False)
+    with pytest.raises(ProtocolError, match="nothing was asked"):
+        connection.reply_each([None])
+    connection.reply()
+    assert said(connection) == ["250 2.0.0 Ok: queued"]
 
 
 # -- STARTTLS ------------------------------------------------------------------------------------
@@ -428,6 +582,21 @@ def test_an_observer_is_told_of_each_line_but_not_of_bodies() -> None:
         ("write", ".", "250 2.0.0 Ok: queued"),
         ("read", "QUIT", "QUIT"),
         ("write", "QUIT", "221 2.0.0 localhost smtpd ESMTP Service closing transmission channel"),
+    ]
+
+
+def test_an_observer_is_told_of_chunks_but_not_of_their_octets_and_of_each_answer() -> None:
+    lines = observed(
+        Settings(lmtp=True),
+        CHUNKED.replace(b"HELO", b"LHLO") + b"RCPT TO:<c@x>\r\nBDAT 6\r\nsecretBDAT 0 last\r\n",
+    )
+    assert lines[-6:] == [
+        ("write", "RCPT", "250 2.1.5 Ok"),
+        ("read", "BDAT", "BDAT 6"),
+        ("write", "BDAT", "250 2.0.0 6 octets received"),
+        ("read", "BDAT", "BDAT 0 last"),
+        ("write", ".", "250 2.0.0 Ok: queued"),
+        ("write", ".", "250 2.0.0 Ok: queued"),
     ]
 
 

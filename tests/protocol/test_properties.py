@@ -19,7 +19,7 @@ from ehlo.protocol.body import END, BareNewlines, DataReader
 from ehlo.protocol.buffer import Buffer
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import Waiting
-from ehlo.protocol.extensions import Extension, OriginalRecipient
+from ehlo.protocol.extensions import EXTENSIONS, Extension, OriginalRecipient
 from ehlo.protocol.mechanisms import MECHANISMS
 from ehlo.protocol.offers import DeliverBy, Rrvs
 from ehlo.protocol.reply import Reply
@@ -83,6 +83,17 @@ WORDS = [
         b"x" * 1600,
         b"=" * 20,
     ),
+    *(
+        b"BDAT 0",
+        b"BDAT 5",
+        b"BDAT 12 LAST",
+        b"bdat 0 last",
+        b"BDAT 99999999999999999999",
+        b"BDAT x",
+    ),
+    *(b"LHLO client.example", b"MAIL FROM:<a@x> BODY=BINARYMIME", b"XFOO", b"xfoo bar"),
+    *(b"XCLIENT ADDR=192.0.2.1 LOGIN=tim", b"XCLIENT NAME=[UNAVAILABLE]", b"XCLIENT ADDR=x"),
+    *(b"XFORWARD NAME=a IDENT=b", b"XFORWARD SOURCE=x"),
 ]
 ENDS = [b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r", b"", b"\r\r\n", b"\0\r\n"]
 
@@ -90,11 +101,19 @@ lines = st.tuples(st.sampled_from(WORDS), st.sampled_from(ENDS)).map(b"".join)
 transaction = st.lists(lines, max_size=4).map(
     lambda found: b"MAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\n" + b"".join(found) + b"\r\n.\r\n"
 )
-sessions = st.lists(st.one_of(lines, lines, transaction, st.binary(max_size=20)), max_size=25).map(
-    lambda found: b"HELO c\r\n" + b"".join(found)
+chunked = st.tuples(st.binary(max_size=9), st.sampled_from([b"", b" LAST"])).map(
+    lambda found: b"BDAT %d%s\r\n%s" % (len(found[0]), found[1], found[0])
 )
+in_chunks = st.lists(st.one_of(chunked, chunked, lines), max_size=4).map(
+    lambda found: b"MAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\n" + b"".join(found)
+)
+sessions = st.lists(
+    st.one_of(lines, lines, transaction, in_chunks, st.binary(max_size=20)), max_size=25
+).map(lambda found: b"HELO c\r\nLHLO c\r\n" + b"".join(found))
 
+TRUSTED = frozenset({"XCLIENT", "XFORWARD"})
 RULES = Rules(
+    values={"trusted": " ".join(TRUSTED)},
     answers={("rcpt", "bad@x"): Reply(550, "5.1.1", "No")},
     users={"tim": "tanstaaf"},
 )
@@ -116,6 +135,9 @@ SETTINGS = [
     Settings(bare_newlines=BareNewlines.KEEP),
     Settings(tls_available=True, tls_required=True),
     Settings(extensions=offered(), max_messages=3, max_recipient_domains=2),
+    Settings(lmtp=True, max_size=50),
+    Settings(lmtp=True, mechanisms=MECHANISMS, auth_required=True),
+    Settings(extensions=(*EXTENSIONS, Extension("XFOO", 0, verbs=("XFOO",)))),
 ]
 CONNECTIONS = [Connection(rules, lambda: "nonce", tls=True) for rules in SETTINGS]
 
@@ -182,7 +204,7 @@ answers = st.sampled_from(
 def test_no_input_raises_whatever_is_answered(
     data: st.DataObject, rules: Settings, session: bytes
 ) -> None:
-    connection = Connection(rules, lambda: "nonce")
+    connection = Connection(rules, lambda: "nonce", trusted=TRUSTED)
     said = b""
     for piece in data.draw(cuts(session)):
         connection.receive_data(piece)
@@ -190,8 +212,15 @@ def test_no_input_raises_whatever_is_answered(
             match event:
                 case events.Tarpit():
                     connection.resume()
-                case events.BodyChunk() | events.BodyRefused() | events.Full():
+                case events.BodyChunk() if data.draw(st.booleans()):
+                    connection.refuse_body(Reply(452, "4.3.1", "Full"))
+                case (
+                    events.BodyChunk() | events.BodyRefused() | events.BodyDropped() | events.Full()
+                ):
                     pass
+                case events.MessageEnd(transaction) if rules.lmtp and data.draw(st.booleans()):
+                    count = len(transaction.recipients)
+                    connection.reply_each([data.draw(answers) for _ in range(count)])
                 case _:
                     connection.reply(data.draw(answers))
             said += connection.data_to_send()

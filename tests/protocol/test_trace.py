@@ -93,6 +93,27 @@ def test_protocols_have_their_registered_names(
     assert protocol == name
 
 
+@pytest.mark.parametrize(
+    ("tls", "authenticated", "smtputf8", "name"),
+    [
+        (False, False, False, "LMTP"),
+        (True, False, False, "LMTPS"),
+        (False, True, False, "LMTPA"),
+        (True, True, False, "LMTPSA"),
+        (False, False, True, "UTF8LMTP"),
+        (True, True, True, "UTF8LMTPSA"),
+    ],
+)
+@pytest.mark.parametrize("esmtp", [False, True])
+def test_lmtp_has_its_own(
+    esmtp: bool, tls: bool, authenticated: bool, smtputf8: bool, name: str
+) -> None:
+    protocol = with_protocol(
+        esmtp=esmtp, tls=tls, authenticated=authenticated, smtputf8=smtputf8, lmtp=True
+    )
+    assert protocol == name
+
+
 EVIL = [
     "a\r\nBcc: victim@example.com",
     "a\nSubject: spam",

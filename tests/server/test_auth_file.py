@@ -364,7 +364,7 @@ def test_a_check_waits_for_the_memory_that_a_body_holds(serve: Serve, path: Path
             wait_for_queue(running, 1)
             sender.send(b".\r\n")
             assert client.reply() == ACCEPTED
-    assert running.runtime.memory.held == 0
+    wait_until(running, lambda: running.runtime.memory.held == 0)
 
 
 def test_a_client_that_waits_for_memory_and_leaves_makes_way(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import errno
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 from ehlo import Address, Credentials, Handler, Message, Reject, Reply, Session
 from ehlo.protocol.mechanisms import MECHANISMS
 from ehlo.server.driver import Driver
-from ehlo.spool import Spool
 from support.certificates import Certificates
 from support.dialogue import (
     APPNAME,
@@ -228,13 +226,8 @@ def _no_waiting(no_delay: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_disk(full_disk: None) -> None:
     """What a dialogue says of memory is about memory."""
-
-    def full(_spool: Spool, _slices: list[bytes]) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Spool, "write", full)
 
 
 @pytest.mark.parametrize("scenario", ALL, ids=str)

@@ -111,10 +111,11 @@ class ChunkReader:
     one, or the next chunk, may make a CRLF.
     """
 
-    __slots__ = ("_cr", "_left", "failed", "last", "raw", "size")
+    __slots__ = ("_cr", "_left", "count", "failed", "last", "raw", "size")
 
     def __init__(self, *, raw: bool) -> None:
         self.raw = raw
+        self.count = 0  # of chunks
         self.size = 0  # of the chunk under way
         self.last = False  # whether that is the last one
         self.failed = False  # a chunk was refused: nothing but the end is taken any more
@@ -123,6 +124,7 @@ class ChunkReader:
 
     def begin(self, size: int, *, last: bool) -> None:
         """A chunk of `size` octets follows."""
+        self.count += 1
         self.size = self._left = size
         self.last = last
 
@@ -135,7 +137,7 @@ class ChunkReader:
             self._left -= len(chunk)
             if self._cr:
                 chunk = b"\r" + chunk
-            self._cr = not self.raw and chunk[-1] == 13
+            self._cr = not self.raw and chunk.endswith(b"\r")
             if self._cr:
                 chunk = chunk[:-1]
             if chunk:

@@ -417,14 +417,22 @@ class Connection:
     def _over_size(self, transaction: Transaction) -> Event | None:
         """Drained to its end, unless it goes past the limit by far: then we stop listening."""
         if self._is_far_over(transaction.size):
-            self._say_to_all(replies.TOO_LARGE, transaction)
-            return self._stop_listening()
+            chunks = transaction.chunks
+            return self._break_off(transaction, last=chunks is None or chunks.last)
         told = transaction.refusal is replies.TOO_LARGE
         return None if told else self.refuse_body(replies.TOO_LARGE)
 
     def _is_far_over(self, size: int) -> bool:
         limit = self.settings.max_size
         return limit > 0 and size > max(2 * limit, limit + _MIB)
+
+    def _break_off(self, transaction: Transaction, *, last: bool) -> events.Close:
+        """A chunk that is not the last one has one reply, also in LMTP."""
+        if last:
+            self._say_to_all(replies.TOO_LARGE, transaction)
+        else:
+            self._say(replies.TOO_LARGE)
+        return self._stop_listening()
 
     def _stop_listening(self) -> events.Close:
         """The client is sending still, and will read what we have said only after that."""
@@ -465,8 +473,7 @@ class Connection:
         transaction = self.transaction
         assert transaction is not None  # noqa: S101  the table lets BDAT in only within one
         if self._is_far_over(transaction.size + chunk.size):
-            self._say_to_all(replies.TOO_LARGE, transaction)
-            return self._stop_listening()
+            return self._break_off(transaction, last=chunk.last)
         reader = transaction.chunks
         if reader is not None:
             reader.begin(chunk.size, last=chunk.last)
@@ -480,7 +487,9 @@ class Connection:
     def _end_of_chunk(self, transaction: Transaction, reader: ChunkReader) -> Event | None:
         """That was not the last one."""
         if transaction.refusal is None:
-            return self._say(replies.octets_received(reader.size))
+            self._say(replies.octets_received(reader.size))
+            # a read may bring thousands of small ones, each with an event of its own
+            return events.FULL if reader.count % _MOST_REPLIES == 0 else None
         if not reader.failed:
             reader.failed = True
             return self._say(transaction.refusal)
@@ -503,7 +512,7 @@ class Connection:
     def _end_of_skipping(self, reader: Skipper) -> Event | None:
         if self.settings.lmtp and reader.last and self.state is State.MAIL:
             # RFC 2033 4.3: one reply for each recipient that was accepted, and there is none
-            self.transaction = None
+            self.transaction = self.forwarded = None
             self.state = State.READY
             return None
         return self._refuse(reader.refusal)

@@ -73,6 +73,9 @@ ADDR_TYPE = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]++")
 #   chunk-size = 1*DIGIT, here 1*20DIGIT; end-marker = "LAST"
 CHUNK = re.compile(r"([0-9]{1,20})(?: +((?i:LAST)))?")
 
+# A command of a user's own, as it is compared: in upper case
+OWN_VERB = re.compile(r"[A-Z][A-Z0-9\-]{2,31}")
+
 # XCLIENT, XFORWARD: a TCP port
 PORT = re.compile(r"[0-9]{1,5}")
 

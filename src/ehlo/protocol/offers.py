@@ -255,7 +255,7 @@ def _row(row: Extension, choice: bool | str | None, clock: Clock) -> Extension:
 
 def _check(own: Extension, table: Iterable[Extension]) -> None:
     """Whether a user's row can stand beside the others."""
-    for name in (own.keyword, *own.mail, *own.rcpt, *own.verbs):
+    for name in (own.keyword, *own.mail, *own.rcpt):
         if grammar.EHLO_KEYWORD.fullmatch(name) is None:
             raise ValueError(f"own_extensions: no keyword in upper case: {name!r}")
     for row in table:

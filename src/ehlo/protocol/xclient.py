@@ -13,7 +13,7 @@ from typing import Final
 
 from ehlo.protocol import grammar
 
-__all__ = ["XCLIENT", "XFORWARD", "Attributes", "attributes"]
+__all__ = ["XCLIENT", "XFORWARD", "Attributes", "attributes", "endpoints"]
 
 Attributes = Mapping[str, str | None]
 """By upper-case name; `None` for what is not available."""
@@ -21,6 +21,7 @@ Attributes = Mapping[str, str | None]
 _LONGEST: Final = 255
 _LONGEST_PROTOCOL: Final = 64
 _UNAVAILABLE: Final = frozenset({"[UNAVAILABLE]", "[TEMPUNAVAIL]"})
+_SAID_BY_THE_CLIENT: Final = frozenset({"HELO", "PROTO", "LOGIN"})
 
 
 def _name(text: str) -> str:
@@ -65,12 +66,6 @@ def _source(text: str) -> str:
     return text.upper()
 
 
-def _login(text: str) -> str:
-    if not text:
-        raise ValueError("no login")
-    return text
-
-
 _Check = Callable[[str], str]
 
 XCLIENT: Final[Mapping[str, _Check]] = MappingProxyType(
@@ -80,7 +75,7 @@ XCLIENT: Final[Mapping[str, _Check]] = MappingProxyType(
         "PORT": _port,
         "PROTO": _protocol,
         "HELO": _name,
-        "LOGIN": _login,
+        "LOGIN": str,
         "DESTADDR": _address,
         "DESTPORT": _port,
     }
@@ -113,10 +108,17 @@ def attributes(argument: str, known: Mapping[str, _Check]) -> Attributes | None:
     return MappingProxyType(found) if found else None
 
 
+def endpoints(found: Attributes) -> Attributes:
+    """What says who is at the ends, and nothing that the client itself has said."""
+    return {name: value for name, value in found.items() if name not in _SAID_BY_THE_CLIENT}
+
+
 def _value(xtext: str, check: _Check) -> str | None:
-    if len(xtext) > 3 * _LONGEST:
-        raise ValueError("too long")
-    text = grammar.from_xtext(xtext)
-    if len(text) > _LONGEST:
-        raise ValueError("too long")
+    """What an xtext of UTF-8 says. Raises `ValueError`."""
+    if not xtext or len(xtext) > 3 * _LONGEST or grammar.XTEXT.fullmatch(xtext) is None:
+        raise ValueError("not xtext, or too long")
+    octets = grammar.HEXCHAR.sub(lambda match: chr(int(match[1], 16)), xtext).encode("latin-1")
+    text = octets.decode()
+    if len(octets) > _LONGEST or grammar.CONTROL.search(text):
+        raise ValueError("too long, or with control characters")
     return None if text.upper() in _UNAVAILABLE else check(text)

@@ -28,6 +28,7 @@ from ehlo.handlers.functions import (
 from ehlo.handlers.passwords import PasswordFile
 from ehlo.protocol import grammar, offers
 from ehlo.protocol.body import BareNewlines
+from ehlo.protocol.commands import VERBS
 from ehlo.protocol.extensions import Extension, Facts, offered
 from ehlo.protocol.reply import hello
 from ehlo.protocol.sasl import Mechanism
@@ -297,8 +298,7 @@ def resolve(options: Options, handler: Handler) -> Rules:
         ),
     )
     _check_hello(settings)
-    if settings.own_verbs and not overrides(handler, "on_command"):
-        raise ValueError("own_extensions with commands, and no on_command to answer them")
+    _check_verbs(settings, handler)
     return Rules(
         settings=settings,
         by=by_clause(settings.hostname, settings.appname),
@@ -334,6 +334,15 @@ def _check_numbers(options: Options) -> None:
             raise ValueError(f"{name} must be more than 0")
     if not options.grace >= 0:
         raise ValueError("grace must not be negative")
+
+
+def _check_verbs(settings: Settings, handler: Handler) -> None:
+    """Commands of a user's own must not take the place of SMTP's, nor be such as are never met."""
+    for verb in settings.own_verbs:
+        if verb in VERBS or grammar.OWN_VERB.fullmatch(verb) is None:
+            raise ValueError(f"own_extensions: no command of your own, in upper case: {verb!r}")
+    if settings.own_verbs and not overrides(handler, "on_command"):
+        raise ValueError("own_extensions: commands, and no on_command to answer them")
 
 
 def check_addresses(options: Options, addresses: Iterable[Peer] | None = None) -> None:

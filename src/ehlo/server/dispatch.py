@@ -167,7 +167,9 @@ class Dispatcher:
             self._answer(driver, event, replies.MAIL_LOOP)
             return
         driver.message = message = self._build(driver, event.transaction, body)
-        outcome = partial(answers_of, message) if message.per_recipient else queue_answer_of
+        recipients = event.transaction.recipients
+        each = partial(answers_of, message, recipients)
+        outcome = each if message.per_recipient else queue_answer_of
         driver.run_hook(hook, (driver.session, message), event, outcome)
 
     def _command(self, driver: Driver, event: events.Command) -> None:
@@ -200,7 +202,7 @@ class Dispatcher:
         return Message(
             message_id,
             transaction.sender,
-            recipients,
+            [*recipients],  # the handler's own: what it does to it changes no reply
             trace,
             body.slices,
             spool=body.spool,

@@ -25,7 +25,7 @@ from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import NEED_DATA, PAUSED
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import Counts
-from ehlo.protocol.xclient import Attributes
+from ehlo.protocol.xclient import Attributes, endpoints
 from ehlo.server.admission import address_key, is_loopback
 from ehlo.server.config import Rules
 from ehlo.server.dispatch import Dispatcher, Notice, Secured
@@ -464,16 +464,17 @@ class Driver(asyncio.Protocol):
             self.transport.write(out)
         if not done:
             return False
-        session, rules, info = self.session, self.rules, channel.info()
+        session, rules, before, info = self.session, self.rules, self.connection, channel.info()
         self.connection = self._new_connection(
             session.id,
             session.peer,
             tls=True,
             greet=rules.tls_listener,
-            counts=self.connection.counts,
+            counts=before.counts,
             bindings=channel.bindings(),
             certificate=info.peer_certificate,
         )
+        self.connection.xclient = endpoints(before.xclient)
         session.restart(self.connection)
         session.tls = info
         self.deadline = self.runtime.loop.time() + rules.timeout

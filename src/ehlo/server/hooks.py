@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ehlo.handlers.base import Handler
 from ehlo.protocol import reply as replies
+from ehlo.protocol.address import Address
 from ehlo.protocol.errors import Reject
 from ehlo.protocol.reply import Reply
 from ehlo.server.config import is_async, overrides
@@ -89,7 +90,7 @@ def queue_answer_of(result: object) -> Reply | None:
     return replies.queued_as(result) if isinstance(result, str) else answer_of(result)
 
 
-def answers_of(message: Message, result: object) -> Answer:
+def answers_of(message: Message, recipients: Sequence[Address], result: object) -> Answer:
     """What `on_message` returned in LMTP: for all, or a mapping from recipient to answer.
 
     Raises `TypeError` and `ValueError` as `queue_answer_of` does, and for a stranger in a mapping.
@@ -100,13 +101,13 @@ def answers_of(message: Message, result: object) -> Answer:
         given = {str(recipient): queue_answer_of(answer) for recipient, answer in result.items()}
     else:
         for_all = queue_answer_of(result)
-    strangers = given.keys() - set(map(str, message.recipients))
+    strangers = given.keys() - set(map(str, recipients))
     if strangers:
         raise ValueError(f"on_message answers for {len(strangers)} that are no recipients")
     given.update(message.refusals)
     if not given or (for_all is not None and for_all.refuses):
         return for_all
-    return [given.get(str(recipient), for_all) for recipient in message.recipients]
+    return [given.get(str(recipient), for_all) for recipient in recipients]
 
 
 def identity_of(result: object) -> str | Reply:
