@@ -16,7 +16,7 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Server, Session
-from ehlo.server.config import as_handler, resolve
+from ehlo.server.rules import as_handler, resolve
 from ehlo.server.tls import server_context
 from support.certificates import PASSPHRASE, Certificates
 from support.client import Client

@@ -27,11 +27,11 @@ from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import Counts
 from ehlo.protocol.xclient import Attributes, endpoints
 from ehlo.server.admission import address_key, is_loopback
-from ehlo.server.config import Rules
 from ehlo.server.dispatch import Dispatcher, Notice, Secured
 from ehlo.server.holding import Holding
 from ehlo.server.hookrun import HookRun
 from ehlo.server.hooks import Hook, Outcome, answer_of
+from ehlo.server.rules import Rules
 from ehlo.server.runtime import Runtime
 from ehlo.server.tls import Channel
 from ehlo.server.transcript import observer_of

@@ -15,8 +15,8 @@ from typing import cast
 
 from ehlo.protocol.proxy import ProxyError, ProxyHeader, ProxyReader
 from ehlo.protocol.reply import Reply
-from ehlo.server.config import Rules
 from ehlo.server.driver import Driver, ends_of
+from ehlo.server.rules import Rules
 from ehlo.server.runtime import Runtime
 from ehlo.session import Peer, ProxyInfo
 

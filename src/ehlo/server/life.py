@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ehlo.protocol import reply as replies
-from ehlo.server import config, listener
+from ehlo.server import listener, rules
 from ehlo.server.dispatch import Dispatcher
 from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
@@ -35,10 +35,10 @@ class Life:
     """One run of a server: what exists from its start to its end, and not beyond."""
 
     def __init__(self, server: Server, ended: Callable[[Life], None]) -> None:
-        handler = config.as_handler(server)
+        handler = rules.as_handler(server)
         self._server = server
         self._tell_ended = ended
-        self._rules = config.resolve(server, handler)
+        self._rules = rules.resolve(server, handler)
         self.loop = asyncio.get_running_loop()
         self.runtime = Runtime(server, self.loop)
         self._hooks = with_logins(Hooks.of(handler), self._rules.passwords, self.runtime)

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 from ehlo.protocol.reply import Reply
 from ehlo.server.admission import Connections, FailedLogins, Memory, Turns
-from ehlo.server.config import Options, memory_limit
+from ehlo.server.config import Options
 from ehlo.server.holding import Shelf
+from ehlo.server.rules import memory_limit
 from ehlo.server.threads import Threads
 from ehlo.spool import spool_directory
 

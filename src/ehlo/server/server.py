@@ -15,7 +15,7 @@ from typing import Self
 
 from ehlo.handlers.base import Handler
 from ehlo.handlers.functions import MessageFunction
-from ehlo.server import config, listener, loops, tls
+from ehlo.server import listener, loops, rules, tls
 from ehlo.server.config import Options
 from ehlo.server.life import Life
 from ehlo.server.streams import serve_streams
@@ -37,7 +37,7 @@ class Server(Options):
     """
 
     def __post_init__(self) -> None:
-        config.as_handler(self)  # for its TypeErrors; what is set later is seen at the start
+        rules.as_handler(self)  # for its TypeErrors; what is set later is seen at the start
         self._life: Life | None = None
 
     def configure_tls(
@@ -74,7 +74,7 @@ class Server(Options):
         if self._life is not None:
             raise RuntimeError("the server is running already")
         where = None if sock is None else [listener.bound_address(sock)]
-        config.check_addresses(self, where)
+        rules.check_addresses(self, where)
         life = self._life = Life(self, self._ended)
         try:
             if sock is not None:
