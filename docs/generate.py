@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ehlo.protocol.commands import VERBS
-from ehlo.protocol.extensions import (
-    EXTENSIONS,
-    Extension,
-    Facts,
-    ParseValue,
-    UnsupportedError,
-)
+from ehlo.protocol.extensions import EXTENSIONS, Extension, Facts
+from ehlo.protocol.offers import OPTIONAL
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import TRANSITIONS, State
 from ehlo.server.config import Options
 
 ROOT = Path(__file__).parents[1]
 WORDS = {(State.DATA, "."): "end of data", (State.ENDED, "."): "final reply"}
+# What to say behind the keyword, for an example that works
+ARGUMENTS = {"DELIVERBY": "240", "FUTURERELEASE": "604800", "MT-PRIORITY": "MIXER"}
 PAGES = (ROOT / "README.md", ROOT / "docs" / "protocol.md")
 
 
@@ -59,10 +57,10 @@ def verbs() -> str:
 
 
 def extensions() -> str:
-    """The extensions that are offered, and those whose parameters are known beside them."""
+    """The extensions: what each brings, when it is offered, and how that is changed."""
     lines = [
-        "| Keyword | RFC | Parameters of MAIL | Parameters of RCPT | |",
-        "|---|---|---|---|---|",
+        "| Keyword | RFC | Parameters of MAIL | of RCPT | Offered | `extensions={...}` |",
+        "|---|---|---|---|---|---|",
     ]
     lines += [_extension(row) for row in EXTENSIONS]
     return "\n".join(lines)
@@ -72,7 +70,11 @@ def _extension(row: Extension) -> str:
     number = row.rfc
     document = f"[{number}](https://www.rfc-editor.org/rfc/rfc{number})" if number else "Postfix"
     names = (_names(row.mail), _names(row.rcpt))
-    return f"| `{row.keyword}` | {document} | {names[0]} | {names[1]} | {_offered(row)} |"
+    choice = ARGUMENTS.get(row.keyword, row.keyword in OPTIONAL)
+    switch = f"`{row.keyword!r}: {choice!r}`".replace("'", '"')
+    return (
+        f"| `{row.keyword}` | {document} | {names[0]} | {names[1]} | {_offered(row)} | {switch} |"
+    )
 
 
 def _names(params: Mapping[str, object]) -> str:
@@ -80,27 +82,19 @@ def _names(params: Mapping[str, object]) -> str:
 
 
 def _offered(row: Extension) -> str:
-    """Found out by asking the row: with nothing set up, with all of it, and for its parameters."""
+    """Found out by asking the row: with nothing set up, with all of it, and under TLS."""
+    make = OPTIONAL.get(row.keyword)
+    if make is not None:
+        row = make(ARGUMENTS.get(row.keyword, ""), lambda: datetime(2030, 1, 1, tzinfo=UTC))
     bare = Facts(Settings(), tls=False, mechanisms=())
     ready = Facts(Settings(tls_available=True), tls=False, mechanisms=("PLAIN",))
+    when = "by default" if make is None else "by option"
     trusted = Facts(Settings(), tls=False, mechanisms=(), trusted=frozenset({row.keyword}))
     if row.offered(bare):
-        return "offered"
-    if row.offered(ready):
-        return "offered when it can be used"
+        return when
     if row.offered(trusted):
-        return "offered to those who are listed"
-    if all(map(_is_refused, (*row.mail.values(), *row.rcpt.values()))):
-        return "refused with 555"
-    return "taken, not offered"
-
-
-def _is_refused(parse: ParseValue) -> bool:
-    try:
-        parse("")
-    except ValueError as error:
-        return isinstance(error, UnsupportedError)
-    return False
+        return f"{when}, to those in `{row.keyword.lower()}_networks`"
+    return f"{when}, when it can be used" if row.offered(ready) else f"{when}, under TLS"
 
 
 def states() -> str:

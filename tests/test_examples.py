@@ -6,6 +6,7 @@ from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
+from scramp import ScramClient
 
 from support.certificates import Certificates
 from support.program import Program, Start
@@ -189,6 +190,69 @@ def test_lmtp_delivers_to_each_by_itself(start: Start, tmp_path: Path) -> None:
         assert client.getreply() == (452, b"4.2.2 Mailbox full")
     (delivered,) = (tmp_path / "mailboxes" / "bob@example.com").iterdir()
     assert delivered.read_bytes().startswith(b"Received: from ")
+    assert program.stop() == 0
+
+
+def test_scram_needs_no_password_on_the_server(
+    start: Start, with_certificate: Path, certificates: Certificates
+) -> None:
+    program = run(start, "scram.py", with_certificate)
+    with smtplib.SMTP(*program.listening()) as client:
+        client.ehlo()
+        assert client.esmtp_features["auth"].split() == ["SCRAM-SHA-256", "SCRAM-SHA-1"]
+        scram = ScramClient(["SCRAM-SHA-256"], "alice", "wonderland")
+
+        def respond(challenge: bytes | None = None) -> str:
+            if challenge is None:
+                return str(scram.get_client_first())
+            if challenge.startswith(b"v="):
+                scram.set_server_final(challenge.decode())
+                return ""
+            scram.set_server_first(challenge.decode())
+            return str(scram.get_client_final())
+
+        assert client.auth("SCRAM-SHA-256", respond)[0] == 235
+        client.send_message(a_mail())
+    program.out.until("mail from alice: ")
+    assert program.stop() == 0
+    assert "wonderland" not in program.out.text + program.err.text
+
+
+def test_scram_takes_tokens_under_tls(
+    start: Start, with_certificate: Path, certificates: Certificates
+) -> None:
+    program = run(start, "scram.py", with_certificate)
+    with smtplib.SMTP(*program.listening()) as client:
+        client.starttls(context=certificates.client)
+        client.ehlo()
+        offered = client.esmtp_features["auth"].split()
+        assert offered[0] == "SCRAM-SHA-256-PLUS"
+        assert offered[-2:] == ["OAUTHBEARER", "XOAUTH2"]
+
+        def token(challenge: bytes | None = None) -> str:
+            return "user=alice\x01auth=Bearer mF_9.B5f-4.1JqM\x01\x01"
+
+        assert client.auth("XOAUTH2", token)[0] == 235
+    assert program.stop() == 0
+
+
+def test_own_mechanism_takes_a_code_once(start: Start, tmp_path: Path) -> None:
+    program = run(start, "own_mechanism.py", tmp_path)
+    where = program.listening()
+
+    def respond(challenge: bytes | None = None) -> str:
+        return "alice" if challenge in (None, b"Name?") else "314159"
+
+    with smtplib.SMTP(*where) as client:
+        client.ehlo()
+        assert client.esmtp_features["auth"].split() == ["X-ONE-TIME"]
+        assert client.auth("X-ONE-TIME", respond, initial_response_ok=False)[0] == 235
+        client.send_message(a_mail())
+    program.out.until("mail from alice: ")
+    with smtplib.SMTP(*where) as client:
+        client.ehlo()
+        with pytest.raises(smtplib.SMTPAuthenticationError):
+            client.auth("X-ONE-TIME", respond)
     assert program.stop() == 0
 
 

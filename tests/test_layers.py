@@ -16,10 +16,12 @@ IDS = [str(path.relative_to(SOURCE)) for path in FILES]
 # A room, and the rooms that it may look into beside itself
 ROOMS = {
     "ehlo.protocol": set[str](),
-    "ehlo.session": {"ehlo.protocol"},
+    "ehlo.spool": set(),
+    "ehlo.session": {"ehlo.protocol", "ehlo.spool"},
+    "ehlo.domains": {"ehlo.protocol"},
     "ehlo.handlers": {"ehlo.session", "ehlo.protocol"},
     "ehlo.sinks": {"ehlo.protocol"},  # they know no session
-    "ehlo.server": {"ehlo.handlers", "ehlo.session", "ehlo.protocol"},
+    "ehlo.server": {"ehlo.handlers", "ehlo.session", "ehlo.spool", "ehlo.protocol"},
     "ehlo.inbox": {"ehlo.sinks"},
     "ehlo.testing": {"ehlo", "ehlo.server", "ehlo.handlers", "ehlo.session", "ehlo.protocol"},
 }
@@ -28,8 +30,17 @@ ANYTHING = {"ehlo", "ehlo.__main__", "ehlo.cli"}
 
 # All of the standard library that the core needs: no event loop, socket, clock, log or thread
 PURE = {
-    *("__future__", "binascii", "collections", "dataclasses", "enum", "functools", "hashlib"),
-    *("hmac", "io", "ipaddress", "re", "types", "typing"),
+    *(
+        "__future__",
+        "binascii",
+        "collections",
+        "dataclasses",
+        "datetime",
+        "enum",
+        "functools",
+        "hashlib",
+    ),
+    *("hmac", "io", "ipaddress", "re", "stringprep", "types", "typing", "unicodedata"),
 }
 
 # Names that a type checker needs and no program: (importer, imported) and why

@@ -16,51 +16,83 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ehlo.domains import same_domain, to_ascii
     from ehlo.handlers.base import Handler
+    from ehlo.handlers.passwords import PasswordFile
     from ehlo.protocol.address import Address
-    from ehlo.protocol.errors import Reject
-    from ehlo.protocol.extensions import Extension
-    from ehlo.protocol.reply import Reply
-    from ehlo.protocol.sasl import (
+    from ehlo.protocol.credentials import (
+        AnonymousCredentials,
+        CertificateCredentials,
         CramMD5Credentials,
         Credentials,
         PasswordCredentials,
+        TokenCredentials,
         cram_md5_matches,
     )
+    from ehlo.protocol.errors import Reject
+    from ehlo.protocol.extensions import Extension, Facts, OriginalRecipient
+    from ehlo.protocol.offers import DeliverBy, Rrvs
+    from ehlo.protocol.proxy import ProxySSL
+    from ehlo.protocol.reply import Reply
+    from ehlo.protocol.sasl import AuthContext, Mechanism, SecretWanted
+    from ehlo.protocol.scram_keys import ScramKeys
     from ehlo.server.server import Server, listen_and_serve, listen_and_serve_tls
-    from ehlo.session import Message, Peer, Session, TLSInfo, current_session
+    from ehlo.session import Message, Peer, ProxyInfo, Session, TLSInfo, current_session
 
 __all__ = [
     "Address",
+    "AnonymousCredentials",
+    "AuthContext",
+    "CertificateCredentials",
     "CramMD5Credentials",
     "Credentials",
+    "DeliverBy",
     "Extension",
+    "Facts",
     "Handler",
+    "Mechanism",
     "Message",
+    "OriginalRecipient",
     "PasswordCredentials",
+    "PasswordFile",
     "Peer",
+    "ProxyInfo",
+    "ProxySSL",
     "Reject",
     "Reply",
+    "Rrvs",
+    "ScramKeys",
+    "SecretWanted",
     "Server",
     "Session",
     "TLSInfo",
+    "TokenCredentials",
     "cram_md5_matches",
     "current_session",
     "listen_and_serve",
     "listen_and_serve_tls",
+    "same_domain",
+    "to_ascii",
 ]
 
 _HOMES = {
+    "ehlo.domains": ("same_domain", "to_ascii"),
     "ehlo.handlers.base": ("Handler",),
+    "ehlo.handlers.passwords": ("PasswordFile",),
     "ehlo.protocol.address": ("Address",),
-    "ehlo.protocol.errors": ("Reject",),
-    "ehlo.protocol.extensions": ("Extension",),
-    "ehlo.protocol.reply": ("Reply",),
-    "ehlo.protocol.sasl": (
-        *("CramMD5Credentials", "Credentials", "PasswordCredentials", "cram_md5_matches"),
+    "ehlo.protocol.credentials": (
+        *("AnonymousCredentials", "CertificateCredentials", "CramMD5Credentials", "Credentials"),
+        *("PasswordCredentials", "TokenCredentials", "cram_md5_matches"),
     ),
+    "ehlo.protocol.errors": ("Reject",),
+    "ehlo.protocol.proxy": ("ProxySSL",),
+    "ehlo.protocol.reply": ("Reply",),
+    "ehlo.protocol.extensions": ("Extension", "Facts", "OriginalRecipient"),
+    "ehlo.protocol.offers": ("DeliverBy", "Rrvs"),
+    "ehlo.protocol.sasl": ("AuthContext", "Mechanism", "SecretWanted"),
+    "ehlo.protocol.scram_keys": ("ScramKeys",),
     "ehlo.server.server": ("Server", "listen_and_serve", "listen_and_serve_tls"),
-    "ehlo.session": ("Message", "Peer", "Session", "TLSInfo", "current_session"),
+    "ehlo.session": ("Message", "Peer", "ProxyInfo", "Session", "TLSInfo", "current_session"),
 }
 
 

@@ -6,16 +6,19 @@ import io
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Self, cast
 
 from ehlo.protocol.address import Address
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.reply import Reply
+from ehlo.spool import Spool, SpooledFile
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
 
-__all__ = ["Message", "Peer", "Session", "TLSInfo", "current_session"]
+    from ehlo.protocol.proxy import ProxyHeader, ProxySSL
+
+__all__ = ["Message", "Peer", "ProxyInfo", "Session", "TLSInfo", "current_session"]
 
 _SLICE = 65_536
 
@@ -51,6 +54,42 @@ class TLSInfo(NamedTuple):
     """As `ssl.SSLObject.getpeercert` gives it; `None` when the client has shown none."""
 
 
+class ProxyInfo(NamedTuple):
+    """What a proxy said in its PROXY header. None of it is proof of anything but the proxy's word.
+
+    Above all TLS between client and proxy is not TLS with us: `Session.tls` does not tell of it.
+    """
+
+    peer: Peer
+    """The proxy itself."""
+    version: int
+    """Of the header: 1 or 2."""
+    command: str
+    """`"PROXY"`; `"LOCAL"` when the proxy speaks for itself, as in a health check."""
+    authority: str
+    """The host name that the client asked the proxy for (SNI), or `""`."""
+    unique_id: bytes
+    ssl: ProxySSL | None
+    """What was said of TLS between client and proxy."""
+    alpn: bytes
+    tlvs: Mapping[int, bytes]
+    """Every value by its type, as it came."""
+
+    @classmethod
+    def of(cls, peer: Peer, header: ProxyHeader) -> Self:
+        """`header`, as the proxy at `peer` sent it."""
+        return cls(
+            peer,
+            header.version,
+            header.command,
+            header.authority,
+            header.unique_id,
+            header.ssl,
+            header.alpn,
+            header.tlvs,
+        )
+
+
 class Session:
     """Facts about a connected client; a hook reads them and sets none but `state`.
 
@@ -58,15 +97,26 @@ class Session:
     `helo`, `esmtp`, `user` and `state` are new; the rest stays.
     """
 
-    __slots__ = ("_connection", "_ends", "_state", "id", "local", "peer", "rdns", "tls", "user")
+    __slots__ = (
+        *("_connection", "_ends", "_state", "id", "local", "peer", "proxy", "rdns", "tls", "user"),
+    )
 
-    def __init__(self, session_id: str, peer: Peer, local: Peer, connection: Connection) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        peer: Peer,
+        local: Peer,
+        connection: Connection,
+        proxy: ProxyInfo | None = None,
+    ) -> None:
         self._connection = connection
         self.id = session_id
         self.peer = peer
         """The client's address."""
         self.local = local
         """Our address, as the client reached it."""
+        self.proxy = proxy
+        """The proxy between us, which has told both; `None` without one."""
         self.tls: TLSInfo | None = None
         self.user: str | None = None
         """The identity that the client has proved, or `None`."""
@@ -161,6 +211,8 @@ class Message:
         "_data",
         "_email",
         "_refusals",
+        "_spool",
+        "_streams",
         "id",
         "per_recipient",
         "recipients",
@@ -177,6 +229,8 @@ class Message:
         trace: bytes,
         chunks: list[bytes],
         *,
+        spool: Spool | None = None,
+        streams: bool = False,
         via: Literal["DATA", "BDAT"] = "DATA",
         per_recipient: bool = False,
     ) -> None:
@@ -191,6 +245,8 @@ class Message:
         """Whether there is an answer for each recipient: in LMTP (RFC 2033)."""
         self._refusals: dict[str, Reply] = {}
         self._chunks = chunks
+        self._spool = spool  # has all of the body when there is one
+        self._streams = streams
         self._data: bytes | None = None
         self._body: bytes | None = None
         self._email: EmailMessage | None = None
@@ -218,16 +274,23 @@ class Message:
     @property
     def size(self) -> int:
         """Octets of the body."""
+        if self._spool is not None:
+            return self._spool.size
         if self._data is not None:
             return len(self._data) - len(self.trace)
         return sum(map(len, self._chunks)) if self._body is None else len(self._body)
+
+    @property
+    def spooled(self) -> bool:
+        """Whether the body is on disk: `data` and `body` read the whole of it into memory."""
+        return self._spool is not None
 
     @property
     def data(self) -> bytes:
         """`trace` and `body`: what is to be stored or passed on."""
         if self._data is None:
             body = self._chunks if self._body is None else [self._body]
-            self._data = b"".join([self.trace, *body])
+            self._data = self._read(self.trace) if self._spool else b"".join([self.trace, *body])
             self._chunks = []
         return self._data
 
@@ -235,22 +298,41 @@ class Message:
     def body(self) -> bytes:
         """What the client sent: dots unstuffed, line ends as the server was told to make them."""
         if self._body is None:
-            data = self._data
-            self._body = b"".join(self._chunks) if data is None else data[len(self.trace) :]
+            if self._data is not None:
+                self._body = self._data[len(self.trace) :]
+            else:
+                self._body = self._read(b"") if self._spool else b"".join(self._chunks)
             self._chunks = []
         return self._body
 
+    def _read(self, head: bytes) -> bytes:
+        """All of the spool behind `head`, in memory once: the buffer becomes the bytes."""
+        if self._streams:
+            raise RuntimeError("the handler has `streams` set: read stream() or file")
+        whole = io.BytesIO()
+        whole.writelines(self._pieces(head))
+        return whole.getvalue()
+
+    def _pieces(self, head: bytes) -> Iterator[bytes]:
+        """`head` and the body, piece by piece, as it rests."""
+        yield head
+        spool = self._spool
+        if spool is None:
+            yield from self._chunks if self._body is None else [self._body]
+            return
+        for start in range(0, spool.size, _SLICE):
+            yield spool.read_at(start, _SLICE)
+
     @property
     def file(self) -> BinaryIO:
-        """A new binary file over `data`, at its beginning, for reading."""
+        """A new binary file over `data`, at its beginning, for reading; on disk if the body is."""
+        if self._spool is not None and self._data is None:
+            return cast("BinaryIO", io.BufferedReader(SpooledFile(self.trace, self._spool), _SLICE))
         return io.BytesIO(self.data)
 
     def stream(self) -> Iterator[bytes]:
-        """`data` in slices of at most 64 KiB."""
-        if self._data is not None:
-            pieces = [self._data]
-        else:
-            pieces = [self.trace, *(self._chunks if self._body is None else [self._body])]
+        """`data` in slices of at most 64 KiB; no more than one is held of a body on disk."""
+        pieces = [self._data] if self._data is not None else self._pieces(self.trace)
         for piece in pieces:
             for start in range(0, len(piece), _SLICE):
                 yield piece[start : start + _SLICE]

@@ -2,6 +2,7 @@
 
 import signal
 import smtplib
+import socket
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,20 @@ def test_functions_beside_a_function_are_named_likewise(start: Start, here: Path
 # -- where its options come from -----------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("args", "env"),
+    [
+        (["--proxy-networks", "::1", "--proxy-networks", "127.0.0.0/8"], {}),
+        ([], {"EHLO_PROXY_NETWORKS": "::1 127.0.0.0/8"}),
+    ],
+)
+def test_proxies_may_be_several(start: Start, args: list[str], env: dict[str, str]) -> None:
+    program = start("-m", "ehlo", *LOOPBACK, *args, env=env)
+    with socket.create_connection(program.listening(), 15.0) as sock:
+        sock.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 1 25\r\n")
+        assert sock.recv(4) == b"220 "
+
+
 def test_each_option_may_be_in_the_environment(start: Start, here: Path) -> None:
     program = start(
         *("-m", "ehlo", "serve", "app:function"),
@@ -116,6 +131,18 @@ def test_each_option_may_be_in_the_environment(start: Start, here: Path) -> None
         client.ehlo()
         assert client.esmtp_features["auth"].split() == ["PLAIN"]
         assert client.mail("alice@example.com")[0] == 530
+
+
+def test_extensions_are_named_with_what_is_behind_them(start: Start, here: Path) -> None:
+    named = ("--extensions", "DSN=on", "--extensions", "DELIVERBY=240", "--extensions", "SIZE=off")
+    environment = "DSN=on DELIVERBY=240 SIZE=off"
+    for flags, env in ((named, {}), ((), {"EHLO_EXTENSIONS": environment})):
+        program = start("-m", "ehlo", "serve", "app:function", *LOOPBACK, *flags, cwd=here, env=env)
+        with smtplib.SMTP(*program.listening()) as client:
+            client.ehlo()
+            assert client.has_extn("dsn")
+            assert client.esmtp_features["deliverby"] == "240"
+            assert not client.has_extn("size")
 
 
 def test_the_bare_command_reads_the_same_environment(start: Start) -> None:

@@ -19,6 +19,7 @@ from .peers import CLIENTS, peer, run
 from .post import PASSWORD, Office
 
 ALL_MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")
+TOKEN_MECHANISMS = ("XOAUTH2", "OAUTHBEARER")
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,10 @@ class Curl(Client):
             command += ["--mail-rcpt", recipient]
         if task.office.security == "starttls":
             command.append("--ssl-reqd")
-        if task.mechanism:
+        if task.mechanism in TOKEN_MECHANISMS:
+            command += ["--login-options", f"AUTH={task.mechanism}", "--user", f"{task.user}:"]
+            command += ["--oauth2-bearer", task.password]
+        elif task.mechanism:
             command += ["--login-options", f"AUTH={task.mechanism}"]
             command += ["--user", f"{task.user}:{task.password}"]
         return self.ran(command, task.mail, LC_ALL="C.UTF-8")
@@ -204,6 +208,7 @@ class Curl(Client):
 
 class Msmtp(Client):
     name = "msmtp"
+    mechanisms = (*ALL_MECHANISMS, "SCRAM-SHA-1", "SCRAM-SHA-256")
 
     def send(self, task: Task) -> Outcome:
         security = task.office.security
@@ -215,6 +220,9 @@ class Msmtp(Client):
         ]
         if security != "plain":
             command.append(f"--tls-trust-file={task.office.authority}")
+        if task.mechanism == "EXTERNAL":
+            command.append(f"--tls-cert-file={task.office.client_certificate}")
+            command.append(f"--tls-key-file={task.office.client_certificate}")
         if task.mechanism:
             command += [f"--auth={task.mechanism.lower()}", f"--user={task.user}"]
             command.append("--passwordeval=printenv MSMTP_PASSWORD")

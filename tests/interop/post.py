@@ -18,6 +18,7 @@ import ehlo
 USER = "dötty@example.com"
 ASCII_USER = "dot@example.com"
 PASSWORD = "correct horse; battery=staple"
+TOKEN = "ya29.vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg=="
 REFUSED = "refused@example.com"
 REFUSED_MARK = b"X-Please-Refuse: yes"
 DEFERRED_MARK = b"X-Please-Defer: once"
@@ -59,9 +60,19 @@ class Post(ehlo.Handler):
         self._changed = threading.Condition()
 
     def on_auth(self, _session: ehlo.Session, credentials: ehlo.Credentials) -> str | None:
-        assert isinstance(credentials, ehlo.PasswordCredentials)
-        known = credentials.username in (USER, ASCII_USER) and credentials.password == PASSWORD
-        return credentials.username if known else None
+        match credentials:
+            case ehlo.PasswordCredentials(username, secret):
+                known = username in (USER, ASCII_USER) and secret == PASSWORD
+                return username if known else None
+            case ehlo.TokenCredentials(username, secret):
+                return username if (username, secret) == (ASCII_USER, TOKEN) else None
+            case ehlo.CertificateCredentials(certificate, authzid):
+                names = [name for kind, name in certificate["subjectAltName"] if kind == "email"]
+                return names[0] if authzid in ("", *names) else None
+            case ehlo.AnonymousCredentials():
+                return "anonymous"
+            case _:
+                return None
 
     def on_secret(self, _session: ehlo.Session, username: str) -> str | None:
         return PASSWORD if username in (USER, ASCII_USER) else None
@@ -134,16 +145,21 @@ class Certificates:
     certificate: Path
     key: Path
     authority: Path
+    client: Path
+    """A certificate of the user's, and its key."""
 
     @classmethod
     def made_in(cls, folder: Path) -> Certificates:
         authority = trustme.CA()
         pair = authority.issue_cert("localhost", ADDRESS)
-        made = cls(folder / "server.crt", folder / "server.key", folder / "ca.pem")
+        files = ("server.crt", "server.key", "ca.pem", "client.pem")
+        made = cls(*(folder / name for name in files))
         for blob in pair.cert_chain_pems:
             blob.write_to_path(str(made.certificate), append=True)
         pair.private_key_pem.write_to_path(str(made.key))
         authority.cert_pem.write_to_path(str(made.authority))
+        user = authority.issue_cert(ASCII_USER)
+        user.private_key_and_cert_chain_pem.write_to_path(str(made.client))
         return made
 
     def client_context(self) -> ssl.SSLContext:
@@ -160,6 +176,7 @@ class Office:
     authority: Path
     post: Post = field(repr=False)
     host: str = "localhost"
+    client_certificate: Path = Path()
 
     @property
     def received(self) -> list[Received]:
@@ -171,9 +188,15 @@ class Office:
 
 
 @contextlib.contextmanager
-def office(certificates: Certificates, security: Security, **options: Any) -> Iterator[Office]:
+def office(
+    certificates: Certificates,
+    security: Security,
+    post: Post | None = None,
+    newest_tls: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED,
+    **options: Any,
+) -> Iterator[Office]:
     """A server in a thread, on a free port of this machine's own address."""
-    post = Post()
+    post = post or Post()
     server = ehlo.Server(
         post,
         addr=f"{ADDRESS}:0",
@@ -184,6 +207,18 @@ def office(certificates: Certificates, security: Security, **options: Any) -> It
         **options,
     )
     if security != "plain":
-        server.configure_tls(str(certificates.certificate), str(certificates.key))
+        server.configure_tls(
+            str(certificates.certificate),
+            str(certificates.key),
+            client_ca=str(certificates.authority),
+        )
+        assert server.tls_config is not None
+        server.tls_config.maximum_version = newest_tls
     with server.in_thread():
-        yield Office(server.addresses[0].port, security, certificates.authority, post)
+        yield Office(
+            server.addresses[0].port,
+            security,
+            certificates.authority,
+            post,
+            client_certificate=certificates.client,
+        )

@@ -88,7 +88,7 @@ def test_openssl_delivers_under_both_kinds_of_tls(
             terminal.read(220)
         offered = terminal.say("EHLO hand.example.com", 250)
         assert "250-STARTTLS" not in offered
-        assert any(line[4:].startswith("AUTH CRAM-MD5 LOGIN PLAIN") for line in offered)
+        assert any(line.endswith(" CRAM-MD5 LOGIN PLAIN") for line in offered)
         terminal.say("MAIL FROM:<anna@example.com>", 530)
         terminal.say(f"AUTH PLAIN {secret}", 235)
         terminal.say("MAIL FROM:<anna@example.com> BODY=8BITMIME", 250)

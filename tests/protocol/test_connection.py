@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
 from ehlo.protocol.connection import Connection
+from ehlo.protocol.credentials import ProvedCredentials
 from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
 from ehlo.protocol.extensions import EXTENSIONS
+from ehlo.protocol.mechanisms import MECHANISMS
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.sasl import MECHANISMS
+from ehlo.protocol.sasl import AuthContext, Mechanism, MechanismError, SecretWanted, Steps
 from ehlo.protocol.settings import Limits, Settings
 from ehlo.protocol.state import State
 from support.dialogue import CorePlayer, Rules
@@ -473,6 +477,85 @@ def test_a_wrong_login_may_be_the_error_that_waits() -> None:
     assert not connection.authenticated
 
 
+# r=abcnonce,s=...,i=4096: the same with a secret and without one
+SERVER_FIRST = "334 cj1hYmNub25jZSxzPVpOcHJ2d3o3WHVxSmdiUldUUmVQZlE9PSxpPTQwOTY="
+
+
+def asked_for_a_secret(settings: Settings) -> Connection:
+    connection = connect(settings)
+    connection.receive_data(b"HELO c\r\nAUTH SCRAM-SHA-1 bixhPXRpbSxuPXRpbSxyPWFiYw==\r\nNOOP\r\n")
+    connection.next_event()
+    connection.reply()
+    assert connection.next_event() == events.Secret("SCRAM-SHA-1", "tim")
+    assert connection.next_event() is PAUSED
+    connection.data_to_send()
+    return connection
+
+
+def test_a_secret_is_given_when_it_is_asked_for() -> None:
+    connection = asked_for_a_secret(Settings(mechanisms=MECHANISMS))
+    with pytest.raises(TypeError, match="on_secret returns"):
+        connection.give_secret(True)
+    with pytest.raises(ValueError, match="surrogates"):
+        connection.give_secret("\udcff")
+    assert connection.next_event() is PAUSED
+    connection.give_secret("tanstaaf")
+    with pytest.raises(ProtocolError, match="no secret was asked for"):
+        connection.give_secret("tanstaaf")
+    connection.next_event()
+    assert said(connection) == [
+        SERVER_FIRST,
+        "501 5.5.2 Malformed authentication response",  # to NOOP, which is no command here
+    ]
+
+
+def test_no_secret_is_as_good_as_no_answer() -> None:
+    connection = asked_for_a_secret(Settings(mechanisms=MECHANISMS))
+    connection.reply()
+    connection.next_event()
+    assert said(connection)[0] == SERVER_FIRST
+
+
+@pytest.mark.parametrize(
+    ("answer", "failures"), [(replies.AUTH_TROUBLE, 0), (replies.BAD_CREDENTIALS, 1)]
+)
+def test_a_secret_may_be_refused(answer: Reply, failures: int) -> None:
+    settings = Settings(mechanisms=MECHANISMS, limits=Limits(slow_errors=1))
+    connection = asked_for_a_secret(settings)
+    connection.reply(answer)
+    event = connection.next_event()
+    assert (event == events.Tarpit(1.0)) is bool(failures)
+    assert connection.counts.failed_logins == failures
+    if failures:
+        connection.resume()
+        connection.next_event()
+    assert said(connection) == [str(answer), "250 2.0.0 Ok"]
+
+
+def test_a_secret_may_be_the_end_of_an_exchange() -> None:
+    """A mechanism that ends on it, and one that fails on it: neither is the client's mistake."""
+
+    def run(_initial: bytes | None, _context: AuthContext) -> Steps:
+        if (yield SecretWanted("tim")) == "boom":
+            raise MechanismError
+
+    settings = Settings(mechanisms={"X-ENDS": Mechanism("X-ENDS", run, needs_tls=False)})
+    for secret in ("tanstaaf", "boom"):
+        connection = connect(settings)
+        connection.receive_data(b"HELO c\r\nAUTH X-ENDS\r\nNOOP\r\n")
+        connection.next_event()
+        connection.reply()
+        assert connection.next_event() == events.Secret("X-ENDS", "tim")
+        connection.give_secret(secret)
+        event = connection.next_event()
+        if secret == "boom":
+            assert said(connection)[-2:] == [str(replies.AUTH_TROUBLE), "250 2.0.0 Ok"]
+            assert connection.counts.errors == 0
+        else:
+            wanted = ProvedCredentials("", proved=False, mechanism="X-ENDS")
+            assert event == events.Auth("X-ENDS", wanted)
+
+
 # -- what is told to an observer -----------------------------------------------------------------
 
 
@@ -557,6 +640,24 @@ def test_an_observer_sees_the_challenge() -> None:
         ("write", "AUTH", "334 PG5vbmNlQGxvY2FsaG9zdD4="),
         ("read", "AUTH", "****"),
         ("write", "AUTH", "501 5.7.0 Authentication cancelled"),
+    ]
+
+
+def test_an_observer_is_not_told_what_passwords_could_be_tried_with() -> None:
+    first = b"HELO c\r\nAUTH SCRAM-SHA-1 bixhPXRpbSxuPXRpbSxyPWFiYw==\r\n*\r\n"
+    lines = observed(Settings(mechanisms=MECHANISMS), first)
+    assert lines[3:5] == [
+        ("read", "AUTH", "AUTH SCRAM-SHA-1 ****"),
+        ("write", "AUTH", "334 ****"),
+    ]
+
+
+def test_an_observer_sees_the_names_of_ones_own_mechanisms() -> None:
+    own = {"X-OWN": replace(MECHANISMS["PLAIN"], name="X-OWN")}
+    lines = observed(Settings(mechanisms=own), b"HELO c\r\nAUTH x-own secret\r\nAUTH y x\r\n")
+    assert [line for way, _, line in lines if way == "read"][1:] == [
+        "AUTH x-own ****",
+        "AUTH **** ****",
     ]
 
 

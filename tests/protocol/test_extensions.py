@@ -17,6 +17,7 @@ from ehlo.protocol.grammar import from_xtext
 from ehlo.protocol.settings import Settings
 
 SETTINGS = Settings()
+ALL_LENGTHS = OriginalRecipient("utf-8", "\u0100\ufffd\U00010000\U0010ffff\ud7ff")
 MAIL, RCPT = SETTINGS.mail_params, SETTINGS.rcpt_params
 
 
@@ -38,7 +39,7 @@ MAIL, RCPT = SETTINGS.mail_params, SETTINGS.rcpt_params
     ],
 )
 def test_values_of_mail_parameters(keyword: str, value: str | None, typed: object) -> None:
-    assert MAIL[keyword](value) == typed
+    assert MAIL[keyword].parse(value) == typed
 
 
 @pytest.mark.parametrize(
@@ -51,11 +52,12 @@ def test_values_of_mail_parameters(keyword: str, value: str | None, typed: objec
         ("ORCPT", "utf-8;\\x{FC}@x", OriginalRecipient("utf-8", "ü@x")),
         ("ORCPT", "utf-8;ü@x", OriginalRecipient("utf-8", "ü@x")),
         ("ORCPT", "utf-8;\u00a0@x", OriginalRecipient("utf-8", "\u00a0@x")),
-        ("ORCPT", "utf-8;a+40x", OriginalRecipient("utf-8", "a@x")),
+        ("ORCPT", "UTF-8;a\\x{2b}b\\x{5C}\\x{3D}@x", OriginalRecipient("utf-8", "a+b\\=@x")),
+        ("ORCPT", "utf-8;\\x{100}\\x{FFFD}\\x{10000}\\x{10FFFF}\\x{D7FF}", ALL_LENGTHS),
     ],
 )
 def test_values_of_rcpt_parameters(keyword: str, value: str, typed: object) -> None:
-    assert RCPT[keyword](value) == typed
+    assert RCPT[keyword].parse(value) == typed
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_values_of_rcpt_parameters(keyword: str, value: str, typed: object) -> N
 )
 def test_values_that_mail_parameters_cannot_have(keyword: str, value: str | None) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  each has its own words, which nobody sees
-        MAIL[keyword](value)
+        MAIL[keyword].parse(value)
 
 
 @pytest.mark.parametrize(
@@ -83,18 +85,23 @@ def test_values_that_mail_parameters_cannot_have(keyword: str, value: str | None
         *(("NOTIFY", value) for value in (None, "NEVER,SUCCESS", "SUCCESS,", "", "ALWAYS")),
         *(("ORCPT", value) for value in (None, "a@x", ";a@x", "a b;x", "rfc822;", "rfc822;+zz")),
         *(("ORCPT", f"utf-8;\\x{{{point}}}") for point in ("0A", "110000", "D800", "85", "2028")),
+        *(
+            ("ORCPT", f"utf-8;\\x{{{point}}}")
+            for point in ("41", "1", "01", "0FC", "", "FC ", "G1")
+        ),
+        *(("ORCPT", f"utf-8;{text}") for text in ("", "a+40x", "a=b", "a\\b", "a b", "\\x{FC")),
         ("ORCPT", "rfc822;ü"),
     ],
 )
 def test_values_that_rcpt_parameters_cannot_have(keyword: str, value: str | None) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  each has its own words, which nobody sees
-        RCPT[keyword](value)
+        RCPT[keyword].parse(value)
 
 
 @pytest.mark.parametrize("keyword", ["REQUIRETLS", "BY", "HOLDFOR", "HOLDUNTIL", "MT-PRIORITY"])
 def test_a_promise_that_we_cannot_keep_is_not_made(keyword: str) -> None:
     with pytest.raises(UnsupportedError):
-        MAIL[keyword](None)
+        MAIL[keyword].parse(None)
 
 
 def test_xtext_of_nothing_is_none() -> None:
@@ -117,7 +124,7 @@ def test_a_row_adds_itself_to_the_settings() -> None:
     row = Extension("XNEW", 0, mail={"XNEW": upper}, octets=11)
     settings = Settings(extensions=(*EXTENSIONS, row))
     assert settings.command_limit == SETTINGS.command_limit + 11
-    assert settings.mail_params["XNEW"]("a") == "A"
+    assert settings.mail_params["XNEW"].parse("a") == "A"
     assert row.offered(Facts(settings, tls=False, mechanisms=()))
     assert row.argument(Facts(settings, tls=False, mechanisms=())) == ""
 

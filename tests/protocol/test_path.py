@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import NULL_PATH, Address
+from ehlo.protocol.connection import Connection
+from ehlo.protocol.extensions import EXTENSIONS, Extension
 from ehlo.protocol.path import forward_path, reverse_path
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 
-SETTINGS = Settings()
-LENIENT = Settings(ignore_unknown_params=True)
+
+def connection(*, tls: bool = False, **values: Any) -> Connection:
+    return Connection(Settings(**values), lambda: "nonce", tls=tls)
+
+
+STRICT = connection()
+LENIENT = connection(ignore_unknown_params=True)
 
 
 def sender(argument: str) -> Address | Reply:
-    return reverse_path(argument, SETTINGS)
+    return reverse_path(argument, STRICT)
 
 
 def recipient(argument: str, *, smtputf8: bool = False) -> Address | Reply:
-    return forward_path(argument, SETTINGS, smtputf8=smtputf8)
+    return forward_path(argument, STRICT, smtputf8=smtputf8)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +110,17 @@ def test_beyond_ascii_smtputf8_has_to_be_said() -> None:
     assert isinstance(sender("FROM:<ü@ü.example> smtputf8"), Address)
     assert recipient("TO:<a@ü>") == replies.RECIPIENT_NEEDS_SMTPUTF8
     assert isinstance(recipient("TO:<a@ü>", smtputf8=True), Address)
-    assert recipient("TO:<a@x> ORCPT=utf-8;ü") == replies.RECIPIENT_NEEDS_SMTPUTF8
-    assert recipient("TO:<postmaster> ORCPT=utf-8;ü") == replies.RECIPIENT_NEEDS_SMTPUTF8
+    assert recipient("TO:<a@ü> ORCPT=utf-8;ü") == replies.RECIPIENT_NEEDS_SMTPUTF8
+
+
+def test_without_smtputf8_the_values_of_parameters_are_ascii() -> None:
+    """RFC 6533 3: utf-8-addr-unitext is for those who may speak UTF-8."""
+    for path in ("<a@x>", "<postmaster>"):
+        assert recipient(f"TO:{path} ORCPT=utf-8;ü@x") == replies.bad_parameter("ORCPT")
+        assert isinstance(recipient(f"TO:{path} ORCPT=utf-8;\\x{{FC}}@x"), Address)
+        assert isinstance(recipient(f"TO:{path} ORCPT=utf-8;ü@x", smtputf8=True), Address)
+    assert recipient("TO:<a@x> FOO=ü") == replies.unknown_parameter("FOO")
+    assert recipient("TO:<a@x> ü=1") == replies.BAD_PARAMETERS
 
 
 def test_a_domain_has_at_most_255_octets() -> None:
@@ -139,3 +157,32 @@ def test_unknown_parameters_may_be_ignored_and_twice() -> None:
 
 def test_a_parameter_stands_once() -> None:
     assert sender("FROM:<a@x> RET=FULL ret=FULL") == replies.bad_parameter("RET")
+
+
+def under_tls_only(**parameters: Any) -> tuple[Extension, ...]:
+    row = Extension("XROW", 0, lambda facts: facts.tls, promise=True, **parameters)
+    return (*EXTENSIONS, row)
+
+
+def test_a_promise_is_taken_only_where_it_is_offered_now() -> None:
+    extensions = under_tls_only(mail={"XROW": str}, rcpt={"XROW": str})
+    clear, secret = (connection(tls=tls, extensions=extensions) for tls in (False, True))
+    assert reverse_path("FROM:<a@x> XROW=1", clear) == replies.unknown_parameter("XROW")
+    assert forward_path("TO:<a@x> XROW=1", clear, smtputf8=False) == replies.unknown_parameter(
+        "XROW"
+    )
+    for found in (
+        reverse_path("FROM:<a@x> XROW=1", secret),
+        forward_path("TO:<a@x> XROW=1", secret, smtputf8=False),
+    ):
+        assert isinstance(found, Address)
+        assert found.params == {"XROW": "1"}
+
+
+def test_only_one_of_two_rivals_is_taken() -> None:
+    extensions = under_tls_only(mail={"XONE": str, "XTWO": str}, one_of=True)
+    secret = connection(tls=True, extensions=extensions)
+    assert isinstance(reverse_path("FROM:<a@x> XONE=1", secret), Address)
+    assert reverse_path("FROM:<a@x> XONE=1 XTWO=1", secret) == replies.bad_parameter("XTWO")
+    assert reverse_path("FROM:<a@x> XTWO=1 SIZE=1 XONE=1", secret) == replies.bad_parameter("XONE")
+    assert reverse_path("FROM:<a@x> XONE=1 XONE=1", secret) == replies.bad_parameter("XONE")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ehlo.protocol import body, events, path
+from ehlo.protocol import body, events, offers, path
 from ehlo.protocol import buffer as buffer_module
 from ehlo.protocol.address import Address, is_address_literal
 from ehlo.protocol.body import END, BareNewlines, DataReader
@@ -19,8 +20,10 @@ from ehlo.protocol.buffer import Buffer
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import Waiting
 from ehlo.protocol.extensions import EXTENSIONS, Extension, OriginalRecipient
+from ehlo.protocol.mechanisms import MECHANISMS
+from ehlo.protocol.offers import DeliverBy, Rrvs
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.sasl import MECHANISMS, decoded
+from ehlo.protocol.sasl import decoded
 from ehlo.protocol.settings import Limits, Settings
 from protocol.reference import Lines, body_of, normalised
 from support.dialogue import CorePlayer, Received, Rules, resolve, scenarios
@@ -114,6 +117,15 @@ RULES = Rules(
     answers={("rcpt", "bad@x"): Reply(550, "5.1.1", "No")},
     users={"tim": "tanstaaf"},
 )
+
+
+def offered() -> tuple[Extension, ...]:
+    """All rows, with what there is by option."""
+    arguments = {"FUTURERELEASE": "604800", "DELIVERBY": "240"}
+    wanted = {name: arguments.get(name, True) for name in offers.OPTIONAL}
+    return offers.rows(wanted, (), lambda: datetime(2030, 1, 1, tzinfo=UTC))
+
+
 SETTINGS = [
     Settings(),
     Settings(max_size=30, max_recipients=1, strict_eol=True, ignore_unknown_params=True),
@@ -122,10 +134,12 @@ SETTINGS = [
     Settings(bare_newlines=BareNewlines.REJECT, max_size=40),
     Settings(bare_newlines=BareNewlines.KEEP),
     Settings(tls_available=True, tls_required=True),
+    Settings(extensions=offered(), max_messages=3, max_recipient_domains=2),
     Settings(lmtp=True, max_size=50),
     Settings(lmtp=True, mechanisms=MECHANISMS, auth_required=True),
-    Settings(extensions=(*EXTENSIONS, Extension("XFOO", None, verbs=("XFOO",)))),
+    Settings(extensions=(*EXTENSIONS, Extension("XFOO", 0, verbs=("XFOO",)))),
 ]
+CONNECTIONS = [Connection(rules, lambda: "nonce", tls=True) for rules in SETTINGS]
 
 
 @st.composite
@@ -240,29 +254,83 @@ def assert_well_formed(said: bytes) -> None:
 def test_no_argument_of_mail_or_rcpt_raises(text: str, utf8: bool) -> None:
     for argument in (text, f"FROM:{text}", f"TO:<{text}>", f"FROM:<a@x> {text}"):
         for found in (
-            path.reverse_path(argument, SETTINGS[0]),
-            path.forward_path(argument, SETTINGS[1], smtputf8=utf8),
+            path.reverse_path(argument, CONNECTIONS[0]),
+            path.forward_path(argument, CONNECTIONS[1], smtputf8=utf8),
+            path.reverse_path(argument, CONNECTIONS[-1]),
+            path.forward_path(argument, CONNECTIONS[-1], smtputf8=utf8),
         ):
             assert isinstance(found, Address | Reply)
 
 
-keywords = st.sampled_from([*SETTINGS[0].mail_params, *SETTINGS[0].rcpt_params])
+TYPES = {
+    "SIZE": int,
+    "BODY": str,
+    "SMTPUTF8": bool,
+    "AUTH": str,
+    "RET": str,
+    "ENVID": str,
+    "NOTIFY": frozenset,
+    "ORCPT": OriginalRecipient,
+    "REQUIRETLS": bool,
+    "BY": DeliverBy,
+    "HOLDFOR": int,
+    "HOLDUNTIL": datetime,
+    "MT-PRIORITY": int,
+    "RRVS": Rrvs,
+}
+PARAMETERS = {**SETTINGS[-1].mail_params, **SETTINGS[-1].rcpt_params}
+keywords = st.sampled_from([*PARAMETERS])
+numbers = st.from_regex(r"[+-]?[0-9]{0,25}", fullmatch=True)
+dates = st.from_regex(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})",
+    fullmatch=True,
+)
+# What stands behind some parameter, whole or in pieces
 values = st.one_of(
     st.none(),
     st.text(max_size=30),
     st.from_regex(r"[a-z0-9-]{1,8};(\\x\{[0-9A-F]{1,6}\}|\+[0-9A-F]{2}|[!-~])*", fullmatch=True),
+    numbers,
+    dates,
+    st.datetimes().map(lambda date: date.isoformat() + "Z"),
+    st.tuples(numbers | dates, st.sampled_from([";R", ";N", ";RT", ";n", ";C", ";", ";X"])).map(
+        "".join
+    ),
+    st.lists(
+        st.sampled_from(["NEVER", "success", "DELAY", "Failure", ",", ";", "FULL", "hdrs", "<>"])
+    ).map(",".join),
 )
 
 
-@settings(max_examples=300)
+words = st.tuples(keywords, values).map(
+    lambda word: word[0] if word[1] is None else f"{word[0]}={word[1]}"
+)
+
+
+@settings(max_examples=500)
+@given(st.lists(words, max_size=6), st.sampled_from(["", "a", "ü"]), st.booleans())
+def test_any_parameters_make_an_address_or_a_reply(said: list[str], local: str, utf8: bool) -> None:
+    rest = " ".join(said)
+    for connection in (CONNECTIONS[0], CONNECTIONS[1], CONNECTIONS[-1]):
+        for found in (
+            path.reverse_path(f"FROM:<{local}@x> {rest}", connection),
+            path.forward_path(f"TO:<{local}@x> {rest}", connection, smtputf8=utf8),
+            path.forward_path(f"TO:<postmaster> {rest}", connection, smtputf8=utf8),
+        ):
+            assert isinstance(found, Address | Reply)
+
+
+@settings(max_examples=1000)
 @given(keywords, values)
 def test_no_value_of_a_parameter_brings_control_characters(keyword: str, value: str | None) -> None:
-    parse = (SETTINGS[0].mail_params | SETTINGS[0].rcpt_params)[keyword]  # type: ignore[operator]  # dicts
+    parse = PARAMETERS[keyword].parse
     try:
         typed = parse(value)
     except ValueError:
         return
     text = typed.address if isinstance(typed, OriginalRecipient) else str(typed)
+    assert keyword in TYPES
+    assert type(typed) is TYPES[keyword]
     if value is not None and value.isprintable():
         assert not any(ord(character) < 32 for character in text)
         text.encode()

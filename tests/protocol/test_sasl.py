@@ -7,17 +7,31 @@ import base64
 import pytest
 
 from ehlo.protocol import reply as replies
-from ehlo.protocol.reply import Reply
-from ehlo.protocol.sasl import (
-    MECHANISMS,
+from ehlo.protocol.credentials import (
+    AnonymousCredentials,
+    CertificateCredentials,
     CramMD5Credentials,
     Credentials,
-    Exchange,
     PasswordCredentials,
+    ProvedCredentials,
+    TokenCredentials,
     cram_md5_matches,
+)
+from ehlo.protocol.mechanisms import MECHANISMS
+from ehlo.protocol.sasl import (
+    AuthContext,
+    Exchange,
+    Mechanism,
+    MechanismError,
+    SecretWanted,
+    Step,
+    Steps,
+    checked_secret,
     decoded,
 )
+from ehlo.protocol.scram_keys import ScramKeys
 
+CONTEXT = AuthContext(nonce=lambda: "1896.697170952", hostname="postoffice.reston.mci.net")
 CHALLENGE = b"<1896.697170952@postoffice.reston.mci.net>"
 DIGEST = b"b913a602c7eda7a495b4e6e7334d3890"  # RFC 2195 2
 
@@ -26,13 +40,20 @@ def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def run(name: str, initial: bytes | None, *answers: bytes) -> bytes | Credentials | Reply:
-    exchange = Exchange(MECHANISMS[name], initial, CHALLENGE)
+def begun(
+    mechanism: Mechanism, initial: bytes | None, *answers: bytes, context: AuthContext = CONTEXT
+) -> tuple[Exchange, Step]:
+    """An exchange after these answers, and the step that came of the last."""
+    exchange = Exchange(mechanism, initial, context)
     step = exchange.start()
     for answer in answers:
         assert isinstance(step, bytes)
         step = exchange.respond(encoded(answer))
-    return step
+    return exchange, step
+
+
+def run(name: str, initial: bytes | None, *answers: bytes) -> Step:
+    return begun(MECHANISMS[name], initial, *answers)[1]
 
 
 def test_the_example_of_rfc_2195() -> None:
@@ -99,7 +120,7 @@ def test_octets_that_are_no_utf8_are_kept() -> None:
 
 
 def test_a_star_cancels() -> None:
-    exchange = Exchange(MECHANISMS["LOGIN"], None, CHALLENGE)
+    exchange = Exchange(MECHANISMS["LOGIN"], None, CONTEXT)
     exchange.start()
     assert exchange.respond("*") == replies.AUTH_CANCELLED
 
@@ -109,7 +130,7 @@ def test_a_star_cancels() -> None:
 )
 def test_bad_base64(text: str) -> None:
     assert decoded(text) is None
-    exchange = Exchange(MECHANISMS["LOGIN"], None, CHALLENGE)
+    exchange = Exchange(MECHANISMS["LOGIN"], None, CONTEXT)
     exchange.start()
     assert exchange.respond(text) == replies.BAD_BASE64
 
@@ -121,15 +142,266 @@ def test_good_base64() -> None:
     assert decoded("YWJj") == b"abc"
 
 
-def test_secrets_are_not_in_the_repr() -> None:
-    shown = repr(PasswordCredentials("tim", "tanstaaf")) + repr(
-        CramMD5Credentials("tim", DIGEST, CHALLENGE)
-    )
-    assert "tim" in shown
-    assert "tanstaaf" not in shown
-    assert DIGEST.decode() not in shown
-    assert "1896" not in shown
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        PasswordCredentials("tim", "tanstaaf"),
+        CramMD5Credentials("tim", b"tanstaaf", b"1896"),
+        TokenCredentials("tim", "tanstaaf"),
+    ],
+)
+def test_secrets_are_not_in_the_repr(credentials: Credentials) -> None:
+    assert "tim" in repr(credentials)
+    assert "tanstaaf" not in repr(credentials)
+    assert "1896" not in repr(credentials)
 
 
-def test_what_shows_the_password_needs_tls() -> None:
-    assert [row.name for row in MECHANISMS.values() if not row.needs_tls] == ["CRAM-MD5"]
+def test_keys_are_not_in_the_repr_of_a_context() -> None:
+    context = AuthContext(lambda: "", "mx", bindings={"tls-unique": b"xyzzy"}, salt_key=b"plugh")
+    assert "xyzzy" not in repr(context)
+    assert "plugh" not in repr(context)
+
+
+def test_what_shows_a_secret_needs_tls() -> None:
+    open_ones = {row.name for row in MECHANISMS.values() if not row.needs_tls}
+    assert open_ones == {"SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "ANONYMOUS"}
+
+
+def test_the_strongest_is_offered_first() -> None:
+    assert list(MECHANISMS) == [
+        *("SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "EXTERNAL", "SCRAM-SHA-256", "SCRAM-SHA-1"),
+        *("OAUTHBEARER", "XOAUTH2", "CRAM-MD5", "LOGIN", "PLAIN", "ANONYMOUS"),
+    ]
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_a_mechanism_is_usable_over_what_it_needs(name: str) -> None:
+    row = MECHANISMS[name]
+    for tls in (False, True):
+        for binding in (False, True):
+            for certificate in (False, True):
+                enough = (
+                    (tls or not row.needs_tls)
+                    and (binding or not name.endswith("-PLUS"))
+                    and (certificate or name != "EXTERNAL")
+                )
+                usable = row.usable(tls=tls, binding=binding, certificate=certificate)
+                assert usable is enough
+
+
+# -- tokens --------------------------------------------------------------------------------------
+
+XOAUTH2 = b"user=tim@example.com\x01auth=Bearer vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==\x01\x01"
+TOKEN = "vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg=="
+# RFC 7628 4.1
+OAUTHBEARER = (
+    b"n,a=user@example.com,\x01host=server.example.com\x01port=143\x01"
+    b"auth=Bearer vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==\x01\x01"
+)
+
+
+def test_xoauth2_is_a_name_and_a_token() -> None:
+    wanted = TokenCredentials("tim@example.com", TOKEN)
+    assert run("XOAUTH2", XOAUTH2) == wanted
+    assert run("XOAUTH2", None) == b"334 \r\n"
+    assert run("XOAUTH2", None, XOAUTH2) == wanted
+
+
+def test_the_example_of_rfc_7628() -> None:
+    user = "user@example.com"
+    wanted = TokenCredentials(user, TOKEN, user, "OAUTHBEARER", "server.example.com", 143)
+    assert run("OAUTHBEARER", OAUTHBEARER) == wanted
+    assert run("OAUTHBEARER", None) == b"334 \r\n"
+    assert run("OAUTHBEARER", None, OAUTHBEARER) == wanted
+
+
+def test_oauthbearer_needs_no_more_than_a_token() -> None:
+    wanted = TokenCredentials("", "t", mechanism="OAUTHBEARER")
+    assert run("OAUTHBEARER", b"n,,\x01auth=Bearer t\x01\x01") == wanted
+    assert run("OAUTHBEARER", b"y,,\x01auth=bearer  t\x01x=\x01\x01") == wanted
+
+
+def test_oauthbearer_unescapes_the_name() -> None:
+    step = run("OAUTHBEARER", b"n,a=t=2Ci=3Dm,\x01auth=Bearer t\x01\x01")
+    assert isinstance(step, TokenCredentials)
+    assert step.username == step.authzid == "t,i=m"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"",
+        b"user=tim\x01auth=Bearer t\x01",
+        b"user=tim\x01auth=Bearer t\x01\x01\x01",
+        b"user=\x01auth=Bearer t\x01\x01",
+        b"user=tim\x01auth=Bearer \x01\x01",
+        b"user=tim\x01auth=Bearer a b\x01\x01",
+        b"user=tim\x01auth=Bearer \xc3\xbc\x01\x01",
+        b"user=tim\x01auth=Basic t\x01\x01",
+        b"user=t\rim\x01auth=Bearer t\x01\x01",
+        b"user=t\xffm\x01auth=Bearer t\x01\x01",
+        b"auth=Bearer t\x01user=tim\x01\x01",
+    ],
+)
+def test_what_is_no_xoauth2(response: bytes) -> None:
+    assert run("XOAUTH2", response) == replies.BAD_RESPONSE
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"",
+        b"\x01",
+        b"n,,",
+        b"n,,\x01",
+        b"n,\x01auth=Bearer t\x01\x01",
+        b"n,tim,\x01auth=Bearer t\x01\x01",
+        b"n,a=,\x01auth=Bearer t\x01\x01",
+        b"n,a=t=im,\x01auth=Bearer t\x01\x01",
+        b"p=tls-unique,,\x01auth=Bearer t\x01\x01",
+        b"n,,\x01auth=Bearer t\x01",
+        b"n,,\x01auth=Bearer t\x01\x01x",
+        b"n,,\x01auth=Basic t\x01\x01",
+        b"n,,\x01auth=Bearer t\x01auth=Bearer u\x01\x01",
+        b"n,,\x01port=x\x01auth=Bearer t\x01\x01",
+        b"n,,\x01port=65536\x01auth=Bearer t\x01\x01",
+        b"n,,\x01au1h=Bearer t\x01\x01",
+        b"n,,\x01auth=Bearer \xff\x01\x01",
+    ],
+)
+def test_what_is_no_oauthbearer(response: bytes) -> None:
+    assert run("OAUTHBEARER", response) == replies.BAD_RESPONSE
+
+
+@pytest.mark.parametrize(
+    ("name", "response", "status"),
+    [
+        ("XOAUTH2", XOAUTH2, b'"status":"401"'),
+        ("OAUTHBEARER", OAUTHBEARER, b'"status":"invalid_token"'),
+        ("OAUTHBEARER", b"n,,\x01\x01", b'"status":"invalid_token"'),
+    ],
+)
+@pytest.mark.parametrize("dummy", [b"\x01", b"", b"whatever"])
+def test_a_wrong_token_is_told_before_it_is_refused(
+    name: str, response: bytes, status: bytes, dummy: bytes
+) -> None:
+    exchange, step = begun(MECHANISMS[name], response)
+    assert isinstance(step, Credentials)
+    challenge = exchange.refuse(replies.BAD_CREDENTIALS)
+    assert isinstance(challenge, bytes)
+    error = base64.b64decode(challenge.removeprefix(b"334 "))
+    assert error.startswith(b"{" + status)
+    assert exchange.respond(encoded(dummy)) == replies.BAD_CREDENTIALS
+
+
+@pytest.mark.parametrize(
+    ("line", "said"), [("*", replies.AUTH_CANCELLED), ("a", replies.BAD_BASE64)]
+)
+def test_the_answer_to_an_error_may_be_wrong_itself(line: str, said: replies.Reply) -> None:
+    exchange, _ = begun(MECHANISMS["XOAUTH2"], XOAUTH2)
+    exchange.refuse(replies.BAD_CREDENTIALS)
+    assert exchange.respond(line) == said
+
+
+def test_who_sends_no_token_is_refused_unasked() -> None:
+    step = run("OAUTHBEARER", b"n,a=tim,\x01auth=\x01\x01")
+    assert step == ProvedCredentials("tim", proved=False, mechanism="OAUTHBEARER")
+
+
+def test_a_good_token_ends_the_exchange() -> None:
+    exchange, _ = begun(MECHANISMS["XOAUTH2"], XOAUTH2)
+    exchange.accept()
+
+
+# -- EXTERNAL and ANONYMOUS ----------------------------------------------------------------------
+
+CERTIFICATE = {"subject": ((("commonName", "tim"),),)}
+CERTIFIED = AuthContext(lambda: "", "mx", certificate=CERTIFICATE)
+
+
+@pytest.mark.parametrize(("response", "authzid"), [(b"", ""), (b"t\xc3\xadm", "tím")])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_external_is_a_certificate_and_a_name(response: bytes, authzid: str, at_once: bool) -> None:
+    answers = () if at_once else (response,)
+    initial = response if at_once else None
+    _, step = begun(MECHANISMS["EXTERNAL"], initial, *answers, context=CERTIFIED)
+    assert step == CertificateCredentials(CERTIFICATE, authzid)
+
+
+@pytest.mark.parametrize("response", [b"\0", b"tim\0", b"\xff"])
+def test_what_is_no_name_for_external(response: bytes) -> None:
+    _, step = begun(MECHANISMS["EXTERNAL"], response, context=CERTIFIED)
+    assert step == replies.BAD_RESPONSE
+
+
+def test_external_is_nothing_without_a_certificate() -> None:
+    assert run("EXTERNAL", b"") == replies.BAD_RESPONSE
+
+
+@pytest.mark.parametrize("trace", ["", "sirhc", "tim@example.com", "ü" * 255])
+def test_anonymous_has_a_trace(trace: str) -> None:
+    assert run("ANONYMOUS", None, trace.encode()) == AnonymousCredentials(trace)
+    assert run("ANONYMOUS", trace.encode()) == AnonymousCredentials(trace)
+
+
+@pytest.mark.parametrize("trace", [b"a\r\nb", b"\0", b"\xc2\x85", b"\xff", b"x" * 256])
+def test_what_is_no_trace(trace: bytes) -> None:
+    assert run("ANONYMOUS", trace) == replies.BAD_RESPONSE
+
+
+# -- what an exchange makes of a mechanism -------------------------------------------------------
+
+
+def refuses(_initial: bytes | None, _context: AuthContext) -> Steps:
+    if (yield b"?") == b"yes":
+        raise MechanismError
+    answer = yield SecretWanted("tim")
+    if answer == "yes" and not (yield AnonymousCredentials()):
+        yield AnonymousCredentials()
+
+
+REFUSES = Mechanism("X-REFUSES", refuses)
+
+
+def test_a_mechanism_that_ends_without_credentials_has_refused() -> None:
+    exchange, step = begun(REFUSES, None, b"no")
+    assert step == SecretWanted("tim")
+    step = exchange.give(None)
+    assert step == ProvedCredentials("", proved=False, mechanism="X-REFUSES")
+    assert exchange.refuse(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
+
+
+def test_a_mechanism_that_fails_is_our_trouble() -> None:
+    assert begun(REFUSES, None, b"yes")[1] == replies.AUTH_TROUBLE
+
+
+def test_after_a_refusal_there_is_a_challenge_or_nothing() -> None:
+    exchange, _ = begun(REFUSES, None, b"no")
+    assert exchange.give("yes") == AnonymousCredentials()
+    assert exchange.refuse(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
+
+
+# -- secrets -------------------------------------------------------------------------------------
+
+KEYS = ScramKeys.derive("tanstaaf", b"salt", iterations=1)
+
+
+@pytest.mark.parametrize("secret", ["tanstaaf", b"\xff", KEYS, [KEYS], (KEYS, KEYS)])
+def test_what_is_a_secret(secret: object) -> None:
+    assert checked_secret(secret) is secret
+
+
+@pytest.mark.parametrize("secret", [None, "", b"", [], ()])
+def test_what_is_nobodys_secret(secret: object) -> None:
+    assert checked_secret(secret) is None
+
+
+@pytest.mark.parametrize("secret", [True, 1, object(), ["x"], [KEYS, None], {"x": KEYS}])
+def test_what_is_no_secret(secret: object) -> None:
+    with pytest.raises(TypeError, match="on_secret returns"):
+        checked_secret(secret)
+
+
+def test_text_that_is_no_utf8_is_no_secret() -> None:
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        checked_secret("\udcff")

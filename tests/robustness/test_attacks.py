@@ -302,7 +302,7 @@ def test_an_endless_line_takes_no_memory_and_ends_by_the_timeout(serve: Serve) -
     with running.ready() as client, contextlib.suppress(ConnectionError):
         while not client_is_ended(client):
             client.send(b"x" * 65_536)
-            for driver in list(running.runtime.drivers):
+            for driver in running.drivers:
                 most = max(most, driver.connection.buffered)
     assert most < 1_000_000
     running.wait_until_no_sessions()

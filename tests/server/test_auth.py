@@ -234,8 +234,11 @@ def test_without_a_login_handler_there_is_no_auth(serve: Serve) -> None:
     [
         ({}, set()),
         ({"on_auth": None}, {"LOGIN", "PLAIN"}),
-        ({"on_secret": None}, {"CRAM-MD5"}),
-        ({"on_auth": None, "on_secret": None}, {"CRAM-MD5", "LOGIN", "PLAIN"}),
+        ({"on_secret": None}, {"SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5"}),
+        (
+            {"on_auth": None, "on_secret": None},
+            {"SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "LOGIN", "PLAIN"},
+        ),
     ],
 )
 def test_a_handler_offers_what_its_hooks_can_serve(
@@ -465,6 +468,7 @@ class Careless(Handler):
 
     async def on_auth(self, session: Session, credentials: ehlo.Credentials) -> str:
         logging.getLogger("careless").warning("%r %s", credentials, session)
+        assert isinstance(credentials, ehlo.PasswordCredentials | ehlo.TokenCredentials)
         if credentials.username == "crash":
             raise RuntimeError(f"no such user: {credentials!r}")
         if credentials.username == "type":

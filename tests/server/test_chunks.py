@@ -207,7 +207,7 @@ def test_chunks_over_the_limit_hold_nothing(serve: Serve) -> None:
         assert chunk(client, b"x", last=True) == "250 2.0.0 Ok: queued"
 
 
-def test_chunks_for_which_there_is_no_memory_are_452(serve: Serve) -> None:
+def test_chunks_for_which_there_is_no_room_are_452(serve: Serve, full_disk: None) -> None:
     running = serve(Box(), max_memory=100_000)
     with running.ready() as client:
         begin(client)
@@ -219,7 +219,7 @@ def test_chunks_for_which_there_is_no_memory_are_452(serve: Serve) -> None:
         assert chunk(client, b"x" * 60_000, last=True) == "250 2.0.0 Ok: queued"
 
 
-def test_a_chunk_of_an_octet_costs_more_than_an_octet(serve: Serve) -> None:
+def test_a_chunk_of_an_octet_costs_more_than_an_octet(serve: Serve, full_disk: None) -> None:
     """What a slice takes beside its own octets is counted, too."""
     running = serve(Box(), max_memory=10_000)
     with running.ready() as client:
@@ -300,7 +300,7 @@ def test_a_flood_of_small_chunks_lets_others_have_their_turn(serve: Serve, loop_
 
     async def flood() -> None:
         """All at once; then, how many are done at each turn of the loop, until all of them are."""
-        (driver,) = running.runtime.drivers
+        (driver,) = running.drivers
         client.send(b"BDAT 1\r\nx" * 5_000 + b"BDAT 0 LAST\r\n")  # as much as a socket holds
         while (transaction := driver.connection.transaction) is not None:
             turns.append(transaction.size)

@@ -632,7 +632,7 @@ def test_ten_thousand_commands_in_one_write_are_answered_in_order(
     class Slow(Handler):
         async def on_rcpt(self, session: Session, recipient: Address, params: Any) -> None:
             await asyncio.sleep(0)
-            (driver,) = running.runtime.drivers
+            (driver,) = running.drivers
             most[0] = max(most[0], driver.connection.buffered)
             raise Reject(450, "4.2.0", recipient.local)
 
@@ -643,7 +643,7 @@ def test_ten_thousand_commands_in_one_write_are_answered_in_order(
 
         async def on_vrfy(self, session: Session, text: str) -> None:
             await asyncio.sleep(0)
-            (driver,) = running.runtime.drivers
+            (driver,) = running.drivers
             most[0] = max(most[0], driver.connection.buffered)
             raise Reject(450, "4.2.0", text)
 

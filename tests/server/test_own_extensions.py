@@ -20,7 +20,7 @@ def color(value: str | None) -> str:
 
 
 XFOO = Extension(
-    "XFOO", None, argument=lambda _facts: "BAR", rcpt={"XCOLOR": color}, verbs=("XFOO", "XBAR")
+    "XFOO", 0, argument=lambda _facts: "BAR", rcpt={"XCOLOR": color}, verbs=("XFOO", "XBAR")
 )
 
 
@@ -152,7 +152,7 @@ def test_without_it_there_is_no_such_command(serve: Serve) -> None:
 def test_a_command_needs_a_hook(serve: Serve) -> None:
     with pytest.raises(ValueError, match="no on_command"):
         serve(Box(), own_extensions=[XFOO])
-    running = serve(Box(), own_extensions=[Extension("XFOO", None, rcpt={"XCOLOR": color})])
+    running = serve(Box(), own_extensions=[Extension("XFOO", 0, rcpt={"XCOLOR": color})])
     with running.client() as client:
         assert client.hello().splitlines()[-1] == "250 XFOO"
 
@@ -166,7 +166,7 @@ def test_a_command_needs_a_hook(serve: Serve) -> None:
 )
 def test_a_command_must_be_one_that_can_be_met_and_none_of_smtp(verb: str) -> None:
     """RCPT of a user's own would reach a transaction that is not there."""
-    row = Extension("XFOO", None, verbs=(verb,))
+    row = Extension("XFOO", 0, verbs=(verb,))
     with (
         pytest.raises(ValueError, match="no command of your own"),
         Server(Foo(), addr="127.0.0.1:0", own_extensions=[row]).in_thread(),

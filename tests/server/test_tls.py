@@ -16,7 +16,7 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Server, Session
-from ehlo.server.config import as_handler, resolve
+from ehlo.server.rules import as_handler, resolve
 from ehlo.server.tls import server_context
 from support.certificates import PASSPHRASE, Certificates
 from support.client import Client
@@ -213,6 +213,7 @@ def test_nothing_that_the_client_said_survives_starttls(
             session.state.said = name
 
         async def on_auth(self, session: Session, credentials: ehlo.Credentials) -> str:
+            assert isinstance(credentials, ehlo.PasswordCredentials)
             return credentials.username
 
         async def on_tls(self, session: Session) -> None:
@@ -651,7 +652,7 @@ def test_with_tls_required_implicit_tls_is_enough(serve: Serve, certificates: Ce
             {"auth_required": True, "auth_handler": accept, "auth_mechs": {"CRAM-MD5": False}},
             "no way to log in",
         ),
-        ({"auth_mechs": {"SCRAM-SHA-1": True}}, "no such mechanism: SCRAM-SHA-1"),
+        ({"auth_mechs": {"GSSAPI": True}}, "no such mechanism: GSSAPI"),
         ({"auth_mechs": {"": True}}, "no such mechanism"),
         ({"max_size": -1}, "max_size"),
         ({"max_memory": -1}, "max_memory"),

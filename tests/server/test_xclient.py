@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ehlo import Credentials, Message, Peer, Reject, Reply, Session
+from ehlo import Credentials, Message, PasswordCredentials, Peer, Reject, Reply, Session
 from ehlo.server.admission import FailedLogins
 from support.certificates import Certificates
 from support.client import Client
@@ -34,6 +34,7 @@ class Facts(Collector):
         self.connected.append(str(session.peer))
 
     async def on_auth(self, session: Session, credentials: Credentials) -> str:
+        assert isinstance(credentials, PasswordCredentials)
         return credentials.username
 
     async def on_message(self, session: Session, message: Message) -> None:

@@ -31,11 +31,21 @@ class Certificates:
     """The key of another certificate."""
     client: ssl.SSLContext
     authority: trustme.CA
+    authority_file: str
+    """What a server knows the authority by."""
 
     def server(self) -> ssl.SSLContext:
         """A context of one's own for a server."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.cert_file, self.key_file)
+        return context
+
+    def client_named(self, name: str, authority: trustme.CA | None = None) -> ssl.SSLContext:
+        """A context for a client that shows a certificate of that name."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.authority.configure_trust(context)
+        issued = (authority or self.authority).issue_cert(f"{name}@example.com", common_name=name)
+        issued.configure_cert(context)
         return context
 
 
@@ -51,7 +61,9 @@ def make_certificates(directory: Path) -> Certificates:
     )
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(client)
+    authority_file = directory / "authority.pem"
     return Certificates(
+        authority_file=_write(authority_file, authority.cert_pem.bytes()),
         cert_file=_write(directory / "server.crt", chain),
         key_file=_write(directory / "server.key", issued.private_key_pem.bytes()),
         encrypted_key_file=_write(directory / "encrypted.key", encrypted),

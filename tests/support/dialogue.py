@@ -18,17 +18,21 @@ A file holds scenarios, each under a line `== title`:
     !: idle                              time passes with nothing said (or `drain`: a shutdown)
 
 In C lines `{b64 text}` is base64 (escapes as in `C<`), `{cram user secret}` answers the last
-challenge, `{600 * text}` repeats. In S lines `{challenge}` is a CRAM-MD5 challenge, and `{nothing}`
-makes a blank at the end of a line visible.
+challenge, `{600 * text}` repeats. `{first user}` is SCRAM's first message without a binding, and
+`{final SHA-256 user secret}` answers the challenge to it. In S lines `{challenge}` is a challenge
+that cannot be foretold, and `{nothing}` makes a blank at the end of a line visible.
 
-Settings are `max_size`, `max_recipients`, `max_memory`, `bare_newlines` and `unknown_params` with a
-value, and `strict_eol`, `tls`, `tls_required`, `tls_listener`, `auth_required`, `lmtp`; then
+Settings are `max_size`, `max_recipients`, `max_recipient_domains`, `max_messages`, `max_memory`,
+`bare_newlines` and `unknown_params` with a value, and `strict_eol`, `tls`, `tls_required`,
+`tls_listener`, `auth_required`, `lmtp`; then
 
     = auth CRAM-MD5 PLAIN                the mechanisms that the server has
     = open PLAIN                         those that it takes without TLS although it should not
-    = user tim tanstaaftanstaaf          a name and its password
     = trusted XCLIENT XFORWARD           what this client may say
     = own XFOO                           a command of the user's own
+    = extensions DSN, DELIVERBY=240, SIZE=off   what is offered by option, what is not
+    = user tim tanstaaftanstaaf          a name and its password, or its token
+    = certificate tim                    TLS has verified a certificate of that name
     = on rcpt bad@example.com: 550 5.1.1 No such user
     = on deliver full@example.com: 452   what LMTP says for one recipient
     = on message: crash                  a hook fails; `hang`: it never ends; `queued ID`: its id
@@ -44,19 +48,31 @@ import hmac
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ehlo.protocol import events
+from ehlo.protocol import events, offers
 from ehlo.protocol import reply as replies
 from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.connection import Connection
+from ehlo.protocol.credentials import (
+    AnonymousCredentials,
+    CertificateCredentials,
+    CramMD5Credentials,
+    Credentials,
+    PasswordCredentials,
+    ProvedCredentials,
+    TokenCredentials,
+)
 from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.events import Event, Waiting
-from ehlo.protocol.extensions import EXTENSIONS, Extension
+from ehlo.protocol.extensions import Extension
+from ehlo.protocol.mechanisms import MECHANISMS
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.sasl import MECHANISMS, CramMD5Credentials, Credentials
+from ehlo.protocol.scram import salt_of
 from ehlo.protocol.settings import Settings
+from ehlo.protocol.state import Counts
 
 __all__ = [
     "APPNAME",
@@ -74,6 +90,7 @@ __all__ = [
 
 HOSTNAME = "mx.example.com"
 APPNAME = "TestServer"
+NOW = datetime(2030, 1, 1, tzinfo=UTC)  # on the core; a server has a clock of its own
 
 DIRECTORY = Path(__file__).parent.parent / "dialogues"
 
@@ -84,7 +101,12 @@ _ON = re.compile(r"([a-z]+)(?: (.+?))?: (.+)")
 _REPLY = re.compile(r"(\d{3})(?: ([245]\.\d+\.\d+))?(?: (.*))?")
 _ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
 _ESCAPES = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"0": b"\0", b"\\": b"\\"}
-_PLACE = re.compile(rb"\{(?:b64 ([^}]*)|cram (\S+) (\S+)|(\d+) \* ([^}]*))\}")
+_PLACE = re.compile(
+    rb"\{(?:b64 ([^}]*)|cram (\S+) (\S+)|(\d+) \* ([^}]*)"
+    rb"|first (\S+)|final (\S+) (\S+) (\S+))\}"
+)
+
+_CLIENT_NONCE = "rOprNGfwEbeRWgbNEkqO"
 
 
 class Step(NamedTuple):
@@ -112,6 +134,7 @@ class Rules:
     flags: set[str] = field(default_factory=set)
     mechanisms: list[str] = field(default_factory=list)
     opened: list[str] = field(default_factory=list)
+    extensions: dict[str, bool | str] = field(default_factory=dict)
     users: dict[str, str] = field(default_factory=dict)
     answers: dict[tuple[str, str], Reply | str] = field(default_factory=dict)
 
@@ -131,13 +154,21 @@ class Rules:
 
     def knows(self, credentials: Credentials) -> bool:
         """Whether a login is good."""
-        password = self.users.get(credentials.username)
-        if password is None:
-            return False
-        if isinstance(credentials, CramMD5Credentials):
-            return credentials.matches(password)
-        stranger = credentials.authzid not in ("", credentials.username)
-        return credentials.password == password and not stranger
+        match credentials:
+            case ProvedCredentials(_, proved):
+                return proved
+            case AnonymousCredentials():
+                return True
+            case CertificateCredentials(certificate, authzid):
+                return authzid in ("", certificate["name"])
+            case CramMD5Credentials(username):
+                return username in self.users and credentials.matches(self.users[username])
+            case PasswordCredentials(username, secret, authzid) | TokenCredentials(
+                username, secret, authzid
+            ):
+                return self.users.get(username) == secret and authzid in ("", username)
+            case _:
+                raise AssertionError(credentials)
 
     def add(self, setting: str) -> None:
         """Take the line of a setting."""
@@ -153,6 +184,8 @@ class Rules:
                 self.mechanisms = value.split()
             case "open":
                 self.opened = value.split()
+            case "extensions":
+                self.extensions = dict(_offer(word) for word in value.split(", "))
             case "user":
                 user, _, password = value.partition(" ")
                 self.users[user] = password
@@ -160,6 +193,11 @@ class Rules:
                 self.values[name] = value
             case _:
                 self.flags.add(name)
+
+
+def _offer(word: str) -> tuple[str, bool | str]:
+    name, _, argument = word.partition("=")
+    return name, argument != "off" and (argument or True)
 
 
 def _answer(text: str) -> Reply | str:
@@ -200,23 +238,30 @@ class Scenario:
             appname=APPNAME,
             max_size=rules.number("max_size", 33_554_432),
             max_recipients=rules.number("max_recipients", 100),
-            tls_available=bool(rules.flags & {"tls", "tls_required", "tls_listener"}),
+            max_recipient_domains=rules.number("max_recipient_domains", 0),
+            max_messages=rules.number("max_messages", 1000),
+            tls_available=bool(rules.flags & {"tls", "tls_required", "tls_listener"})
+            and rules.extensions.get("STARTTLS") is not False,
             tls_required="tls_required" in rules.flags,
             auth_required="auth_required" in rules.flags,
-            mechanisms={name: row for name, row in MECHANISMS.items() if name in rules.mechanisms},
+            mechanisms={
+                name: row
+                for name, row in MECHANISMS.items()
+                if name in rules.mechanisms and rules.extensions.get("AUTH") is not False
+            },
             open_mechanisms=frozenset(rules.opened),
             bare_newlines=BareNewlines(rules.values.get("bare_newlines", "normalise")),
             strict_eol="strict_eol" in rules.flags,
             ignore_unknown_params=rules.values.get("unknown_params") == "ignore",
             lmtp="lmtp" in rules.flags,
-            extensions=(*EXTENSIONS, *self.own_extensions),
+            extensions=offers.rows(rules.extensions, self.own_extensions, lambda: NOW),
         )
 
     @property
     def own_extensions(self) -> list[Extension]:
         """A row for each command of the user's own."""
         verbs = self.rules.values.get("own", "").split()
-        return [Extension(verb, None, verbs=(verb,)) for verb in verbs]
+        return [Extension(verb, 0, verbs=(verb,)) for verb in verbs]
 
     def phases(self) -> Iterator[list[Step]]:
         """The steps, cut where the client has to wait: at a handshake, or when time passes."""
@@ -302,9 +347,29 @@ def resolve(raw: bytes, challenge: bytes) -> bytes:
         if found[2] is not None:
             digest = hmac.new(found[3], challenge, hashlib.md5).hexdigest().encode()
             return base64.b64encode(found[2] + b" " + digest)
+        if found[6] is not None:
+            return base64.b64encode(f"n,,n={found[6].decode()},r={_CLIENT_NONCE}".encode())
+        if found[7] is not None:
+            return base64.b64encode(_final(challenge, *(found[i].decode() for i in (7, 8, 9))))
         return found[5] * int(found[4])
 
     return _PLACE.sub(replaced, raw)
+
+
+def _final(challenge: bytes, algorithm: str, user: str, secret: str) -> bytes:
+    """SCRAM's last message, for `challenge`, or for the one that the core would have made."""
+    if not challenge.startswith(b"r="):
+        salt = base64.b64encode(salt_of(b"", algorithm, user)).decode()
+        challenge = f"r={_CLIENT_NONCE}{CorePlayer.NONCE},s={salt},i=4096".encode()
+    nonce, salt_text, _ = challenge.decode().split(",")
+    unproved = f"c=biws,{nonce}"
+    message = f"n={user},r={_CLIENT_NONCE},{challenge.decode()},{unproved}".encode()
+    digest = algorithm.replace("-", "").lower()
+    salted = hashlib.pbkdf2_hmac(digest, secret.encode(), base64.b64decode(salt_text[2:]), 4096)
+    client_key = hmac.digest(salted, b"Client Key", digest)
+    signature = hmac.digest(hashlib.new(digest, client_key).digest(), message, digest)
+    proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
+    return f"{unproved},p={base64.b64encode(proof).decode()}".encode()
 
 
 def matches(expected: str, said: str) -> bool:
@@ -355,14 +420,17 @@ class CorePlayer:
         asks = {kind for kind in events.QUESTIONS if ask_all or kind.__name__.lower() in hooks}
         return cls(scenario.settings, scenario.rules, frozenset(asks))
 
-    def _connect(self, *, tls: bool, greet: bool) -> Connection:
+    def _connect(self, *, tls: bool, greet: bool, counts: Counts | None = None) -> Connection:
+        name = self._rules.values.get("certificate")
         return Connection(
             self._settings,
             lambda: self.NONCE,
             tls=tls,
             greet=greet,
+            counts=counts,
             asks=self._asks,
             trusted=frozenset(self._rules.values.get("trusted", "").split()),
+            certificate={"name": name} if tls and name is not None else None,
         )
 
     def feed(self, data: bytes) -> None:
@@ -378,7 +446,7 @@ class CorePlayer:
 
     def handshake(self) -> None:
         """STARTTLS has been answered, and TLS is there."""
-        self.connection = self._connect(tls=True, greet=False)
+        self.connection = self._connect(tls=True, greet=False, counts=self.connection.counts)
         self._advance()
 
     def event(self, name: str) -> None:
@@ -419,6 +487,8 @@ class CorePlayer:
                 self._body = b""
             case events.XClient():
                 connection.reply()
+            case events.Secret(_, username) if self._rules.answer("auth", username) is None:
+                connection.give_secret(self._rules.users.get(username))
             case _:
                 try:
                     self._reply(event, self._answer(event))
@@ -457,10 +527,12 @@ def _hook_of(event: Event) -> tuple[str, str]:
             return "mail", str(sender)
         case events.Rcpt(recipient):
             return "rcpt", str(recipient)
-        case events.Vrfy(text):
+        case events.Vrfy(text, _):
             return "vrfy", text
+        case events.Secret(_, username):
+            return "auth", username
         case events.Auth(_, credentials):
-            return "auth", credentials.username
+            return "auth", getattr(credentials, "username", "")
         case events.MessageEnd():
             return "message", ""
         case events.Command(verb, argument):
@@ -473,7 +545,7 @@ def _trouble(event: Event, *, crashed: bool) -> Reply:
     match event:
         case events.Connect():
             return replies.CONNECT_TROUBLE
-        case events.Auth():
+        case events.Auth() | events.Secret():
             return replies.AUTH_TROUBLE
         case _:
             return replies.TROUBLE if crashed else replies.HANDLER_TIMEOUT

@@ -7,10 +7,13 @@ import binascii
 import hashlib
 import hmac
 import urllib.parse
+from typing import Any
+
+from scramp import ScramClient
 
 from support.client import Client
 
-__all__ = ["cram_md5", "disguises", "encoded", "login", "plain"]
+__all__ = ["cram_md5", "disguises", "encoded", "login", "plain", "scram"]
 
 
 def encoded(text: str | bytes) -> str:
@@ -37,6 +40,26 @@ def cram_md5(client: Client, username: str, password: str) -> str:
     challenge = base64.b64decode(answer[4:])
     digest = hmac.new(password.encode(), challenge, hashlib.md5).hexdigest()
     return client.say(encoded(f"{username} {digest}"))
+
+
+def scram(
+    client: Client,
+    username: str,
+    password: str,
+    name: str = "SCRAM-SHA-256",
+    binding: tuple[str, Any] | None = None,
+) -> str:
+    """By SCRAM, as scramp does it; the final reply. The server's signature is checked."""
+    theirs = ScramClient([name], username, password, binding)
+    answer = client.say(f"AUTH {name} " + encoded(theirs.get_client_first()))
+    if not answer.startswith("334 "):
+        return answer
+    theirs.set_server_first(base64.b64decode(answer[4:]).decode())
+    answer = client.say(encoded(theirs.get_client_final()))
+    if not answer.startswith("334 "):
+        return answer
+    theirs.set_server_final(base64.b64decode(answer[4:]).decode())
+    return client.say("")
 
 
 def disguises(secret: str) -> set[str]:

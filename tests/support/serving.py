@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import threading
 import time
@@ -17,11 +18,23 @@ import pytest
 
 from ehlo import Address, Handler, Message, Peer, Server, Session
 from ehlo.server.admission import FailedLogins
+from ehlo.server.driver import Driver
 from ehlo.server.runtime import Runtime
+from ehlo.spool import Spool
 from support.certificates import Certificates, make_certificates
 from support.client import Client
 
-__all__ = ["Box", "Collector", "Running", "Serve", "certificates", "loop_name", "no_delay", "serve"]
+__all__ = [
+    "Box",
+    "Collector",
+    "Running",
+    "Serve",
+    "certificates",
+    "full_disk",
+    "loop_name",
+    "no_delay",
+    "serve",
+]
 
 DEADLINE = 15.0  # seconds for what a test waits for
 
@@ -65,9 +78,14 @@ class Running:
     def wait_until_lost(self) -> None:
         """Return once no client is connected, although hooks may be under way."""
         until = time.monotonic() + DEADLINE
-        while not all(driver._lost for driver in list(self.runtime.drivers)):  # noqa: SLF001
+        while not all(driver._lost for driver in self.drivers):  # noqa: SLF001
             assert time.monotonic() < until, "a client is still there"
             self.run(self.turn)
+
+    @property
+    def drivers(self) -> list[Driver]:
+        """The sessions' own."""
+        return [each for each in list(self.runtime.drivers) if isinstance(each, Driver)]
 
     @property
     def sessions(self) -> int:
@@ -76,6 +94,16 @@ class Running:
 
 
 Serve = Callable[..., Running]
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no room for a body on disk."""
+
+    def write(_spool: Spool, _slices: list[bytes]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Spool, "write", write)
 
 
 @pytest.fixture(scope="session")

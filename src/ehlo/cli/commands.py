@@ -28,11 +28,12 @@ from ehlo.cli.options import (
     is_mapping,
     server_options,
 )
+from ehlo.cli.passwd import passwd
 from ehlo.cli.printer import Printer, as_json, as_text, wants_color
 from ehlo.cli.readable import visible
 from ehlo.cli.target import handler_of, load
 from ehlo.handlers.functions import AuthFunction, RcptFunction, functions_as_handler
-from ehlo.server import config, loops
+from ehlo.server import loops, rules
 from ehlo.server.config import Options
 from ehlo.server.server import Server
 
@@ -139,6 +140,9 @@ def serve(target: str, **given: Any) -> None:
     _run(server, given)
 
 
+cli.add_command(passwd)
+
+
 def _refuse_options_before_command(ctx: click.Context) -> None:
     """They would be those of `ehlo` alone, and have no effect."""
     for param in ctx.command.params:
@@ -219,9 +223,9 @@ def _tls_reason(error: OSError | ValueError) -> str:
 def _run(server: Server, given: Mapping[str, Any]) -> None:
     """Until a signal. What is wrong with the options is found before anything else begins."""
     _configure_tls(server, given["tls_cert"], given["tls_key"])
-    _checked(lambda: config.resolve(server, config.as_handler(server)))
+    _checked(lambda: rules.resolve(server, rules.as_handler(server)))
     _checked(lambda: loops.loop_factory(server.loop))
-    _checked(lambda: config.check_addresses(server))
+    _checked(lambda: rules.check_addresses(server))
     set_up_logging(given["log_level"])
     try:
         server.listen_and_serve()

@@ -33,17 +33,22 @@ _COLUMN = 26  # where the help of an option begins, so that all groups stand in 
 
 
 class Switch(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
-    """`NAME=on` or `NAME=off`."""
+    """`NAME=on` or `NAME=off`; with `text`, anything else is what the name is on with."""
 
-    name = "NAME=on|off"
+    def __init__(self, *, text: bool) -> None:
+        self.text = text
+        self.name = "NAME=on|off|TEXT" if text else "NAME=on|off"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, bool]:
+    ) -> tuple[str, bool | str]:
         name, _, state = str(value).partition("=")
-        if not name or state.lower() not in ("on", "off"):
-            self.fail(f"{value!r} is not NAME=on or NAME=off", param, ctx)
-        return name, state.lower() == "on"
+        if name and state.lower() in ("on", "off"):
+            return name, state.lower() == "on"
+        if not name or not state or not self.text:
+            more = " or NAME=TEXT" if self.text else ""
+            self.fail(f"{value!r} is not NAME=on or NAME=off{more}", param, ctx)
+        return name, state
 
 
 class GroupedOption(click.Option):
@@ -129,13 +134,13 @@ def _option(field: dataclasses.Field[Any], hint: object, default: object) -> cli
         group=field.metadata["group"],
         help=_help(field.metadata["help"], None if is_switch else default),
         default=None,
-        **({} if is_switch else _form(_kinds(hint))),
+        **({} if is_switch else _form(_kinds(hint), text=_maps_to_text(hint))),
     )
 
 
 def _help(text: str, default: object) -> str:
     shown = f"{default:g}" if isinstance(default, float) else default
-    return text.replace("`", "") + ("" if shown in (None, "") else f"  [{shown}]")
+    return text.replace("`", "") + ("" if shown in (None, "", ()) else f"  [{shown}]")
 
 
 def _kinds(hint: object) -> list[Any]:
@@ -151,13 +156,21 @@ def _kinds(hint: object) -> list[Any]:
     ]
 
 
-def _form(kinds: list[Any]) -> dict[str, Any]:
-    """How values of such a type are given."""
+def _maps_to_text(hint: object) -> bool:
+    """Whether it is a mapping whose values may be text."""
+    return any(
+        get_origin(kind) is Mapping and str in get_args(get_args(kind)[1])
+        for kind in get_args(hint)
+    )
+
+
+def _form(kinds: list[Any], *, text: bool) -> dict[str, Any]:
+    """How values of such a type are given; `text`: those of a mapping may be text."""
     match kinds:
         case [kind] if get_origin(kind) is Literal:
             return {"type": click.Choice(get_args(kind))}
         case [kind] if kind is Mapping:
-            return {"type": Switch(), "multiple": True}
+            return {"type": Switch(text=text), "multiple": True}
         case [kind] if kind is Callable:
             return {"type": str, "metavar": "MODULE:ATTR"}
         case [kind] if kind is Sequence:

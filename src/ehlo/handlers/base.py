@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ehlo.protocol.address import Address
+from ehlo.protocol.credentials import Credentials
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.sasl import Credentials
+from ehlo.protocol.sasl import Secret
 from ehlo.session import Message, Session
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ class Handler:
     `async def` one on the server's loop. One session's hooks do not run at the same time, unless
     one was over its deadline and is running still.
     """
+
+    streams: ClassVar[bool] = False
+    """Whether messages are read by `stream()` and `file` alone. No memory is kept for the others
+    then: `data`, `body` and `email` of one that is on disk raise `RuntimeError`."""
 
     def on_startup(self, server: Server) -> Awaitable[None] | None:
         """The server listens, in the loop that will serve; an exception here ends the start."""
@@ -55,12 +60,12 @@ class Handler:
         Whatever else is returned is taken for a bug: `454 4.7.0`, and the client is not logged in.
         """
 
-    def on_secret(
-        self, session: Session, username: str
-    ) -> Awaitable[str | bytes | None] | str | bytes | None:
-        """The password of `username` in plaintext, for CRAM-MD5, or `None` where there is none.
+    def on_secret(self, session: Session, username: str) -> Awaitable[Secret] | Secret:
+        """What you keep of `username` for CRAM-MD5 and SCRAM; `None` where there is no such user.
 
-        CRAM-MD5 is offered when this is overridden.
+        The password in plaintext serves all of them; `ScramKeys`, or a list of them for several
+        algorithms, serve SCRAM without it. The mechanisms are offered when this is overridden.
+        SCRAM's `username` is prepared by SASLprep (RFC 4013).
         """
 
     def on_mail(self, session: Session, sender: Address, params: Mapping[str, Any]) -> Answer:

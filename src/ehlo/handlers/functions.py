@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ehlo.handlers.base import Handler
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import Address
+from ehlo.protocol.credentials import (
+    CramMD5Credentials,
+    Credentials,
+    PasswordCredentials,
+    TokenCredentials,
+)
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.sasl import Credentials, PasswordCredentials
 from ehlo.session import Message, Peer, Session
 
 __all__ = ["AuthFunction", "MessageFunction", "RcptFunction", "functions_as_handler", "is_async"]
@@ -91,43 +96,67 @@ def _on_auth(function: AuthFunction) -> Callable[..., Any]:
         async def on_auth_async(
             _self: Handler, session: Session, credentials: Credentials
         ) -> object:
-            if _acts_as_another(credentials):
+            login = _login_of(credentials)
+            if _is_refused(login):
                 return None
-            accepted = await function(*_auth_arguments(session, credentials))  # type: ignore[misc]  # is_async says so
-            return _identity(accepted, credentials)
+            accepted = await function(session.peer, *_octets(login))  # type: ignore[misc]  # is_async says so
+            return _identity(accepted, login)
 
         return on_auth_async
 
     def on_auth(_self: Handler, session: Session, credentials: Credentials) -> object:
-        if _acts_as_another(credentials):
+        login = _login_of(credentials)
+        if _is_refused(login):
             return None
-        accepted = function(*_auth_arguments(session, credentials))
-        return _identity(_no_awaitable(accepted, function), credentials)
+        accepted = function(session.peer, *_octets(login))
+        return _identity(_no_awaitable(accepted, function), login)
 
     return on_auth
 
 
-def _acts_as_another(credentials: Credentials) -> bool:
-    """PLAIN with an authorisation identity: a function cannot say whether that may be."""
-    if not isinstance(credentials, PasswordCredentials):
-        return False
-    return credentials.authzid not in ("", credentials.username)
+class Login(NamedTuple):
+    """What a function is told of credentials, as far as it can be."""
+
+    mechanism: str
+    username: str
+    password: str | bytes
+    shared: bytes = b""
+    authzid: str = ""
 
 
-def _auth_arguments(
-    session: Session, credentials: Credentials
-) -> tuple[Peer, str, bytes, bytes, bytes]:
-    username = credentials.username.encode(errors="surrogateescape")
-    if isinstance(credentials, PasswordCredentials):
-        password = credentials.password.encode(errors="surrogateescape")
-        return session.peer, credentials.mechanism, username, password, b""
-    return session.peer, "CRAM-MD5", username, credentials.digest, credentials.challenge
+def _login_of(credentials: Credentials) -> Login:
+    """Raises `TypeError` for what is neither a password, nor a token, nor a digest."""
+    match credentials:
+        case PasswordCredentials():
+            secret = credentials.password
+        case TokenCredentials():
+            secret = credentials.token
+        case CramMD5Credentials(username, digest, challenge):
+            return Login("CRAM-MD5", username, digest, challenge)
+        case _:
+            raise TypeError(f"an auth function takes no {type(credentials).__name__}")
+    return Login(credentials.mechanism, credentials.username, secret, authzid=credentials.authzid)
 
 
-def _identity(accepted: object, credentials: Credentials) -> object:
+def _is_refused(login: Login) -> bool:
+    """Whether a function cannot say if that may be: to act as another, a token for no one named."""
+    return not login.username or login.authzid not in ("", login.username)
+
+
+def _octets(login: Login) -> tuple[str, bytes, bytes, bytes]:
+    password = login.password
+    return (
+        login.mechanism,
+        login.username.encode(errors="surrogateescape"),
+        password.encode(errors="surrogateescape") if isinstance(password, str) else password,
+        login.shared,
+    )
+
+
+def _identity(accepted: object, login: Login) -> object:
     """`True` alone accepts; what is no answer at all must not be taken for one."""
     if accepted is True:
-        return credentials.username
+        return login.username
     if accepted is False or accepted is None:
         return None
     raise TypeError(f"an auth function returns a bool, not {type(accepted).__name__}")

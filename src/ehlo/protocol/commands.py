@@ -169,9 +169,11 @@ def _hello(connection: Connection, argument: str, *, esmtp: bool) -> Event | Rep
 
 def _mail(connection: Connection, argument: str) -> Event | Reply:
     settings = connection.settings
-    sender = path.reverse_path(argument, settings)
+    sender = path.reverse_path(argument, connection)
     if isinstance(sender, Reply):
         return sender
+    if 0 < settings.max_messages <= connection.counts.messages:
+        return replies.TOO_MANY_MESSAGES
     params = sender.params
     if params:
         if params.get("SIZE", 0) > settings.max_size > 0:
@@ -184,11 +186,13 @@ def _mail(connection: Connection, argument: str) -> Event | Reply:
 def _rcpt(connection: Connection, argument: str) -> Event | Reply:
     transaction, settings = connection.transaction, connection.settings
     assert transaction is not None  # noqa: S101  the table lets RCPT in only within one
-    recipient = path.forward_path(argument, settings, smtputf8=transaction.smtputf8)
+    recipient = path.forward_path(argument, connection, smtputf8=transaction.smtputf8)
     if isinstance(recipient, Reply):
         return recipient
     if len(transaction.recipients) >= settings.max_recipients:
         return replies.TOO_MANY_RECIPIENTS
+    if settings.max_recipient_domains and _is_one_domain_more(connection, recipient.domain):
+        return replies.TOO_MANY_DOMAINS
     return events.Rcpt(recipient)
 
 
@@ -211,6 +215,13 @@ def _bdat(_connection: Connection, argument: str) -> Chunk | Reply:
     return chunk_of(argument) or replies.BAD_CHUNK
 
 
+def _is_one_domain_more(connection: Connection, domain: str) -> bool:
+    """RFC 9422 4.3; <Postmaster> has no domain, and is always taken (RFC 5321 4.5.1)."""
+    domains = connection.counts.domains
+    full = len(domains) >= connection.settings.max_recipient_domains
+    return full and domain.lower() not in domains and domain != ""
+
+
 def _rset(_connection: Connection, argument: str) -> Event | Reply:
     return replies.NO_ARGUMENT_ALLOWED if argument else events.RESET
 
@@ -223,9 +234,19 @@ def _quit(connection: Connection, argument: str) -> Reply:
     return replies.NO_ARGUMENT_ALLOWED if argument else connection.settings.closing
 
 
-def _vrfy(_connection: Connection, argument: str) -> Event | Reply:
+def _vrfy(connection: Connection, argument: str) -> Event | Reply:
+    """RFC 6531 3.7.4.2: VRFY SP String [ SP "SMTPUTF8" ]."""
     text = argument.strip()
-    return events.Vrfy(text) if text else replies.ARGUMENT_REQUIRED
+    before, _, last = text.rpartition(" ")
+    smtputf8 = before != "" and last.upper() == "SMTPUTF8"
+    if smtputf8:
+        text = before.rstrip()
+        known = connection.settings.mail_params.get("SMTPUTF8")
+        if known is None or (known.offered is not None and not known.offered(connection.facts())):
+            return replies.unknown_parameter("SMTPUTF8")
+    elif not text.isascii():
+        return replies.RECIPIENT_NEEDS_SMTPUTF8
+    return events.Vrfy(text, smtputf8) if text else replies.ARGUMENT_REQUIRED
 
 
 def _expn(_connection: Connection, _argument: str) -> Reply:
@@ -259,7 +280,7 @@ def _auth(connection: Connection, argument: str) -> sasl.Exchange | Reply:
     if mechanism is None:
         return replies.NO_SUCH_MECHANISM
     if mechanism.name not in connection.usable_mechanisms():
-        return replies.MECHANISM_NEEDS_TLS
+        return replies.NO_SUCH_MECHANISM if connection.tls else replies.MECHANISM_NEEDS_TLS
     return _exchange(connection, mechanism, initial.strip())
 
 
@@ -272,8 +293,15 @@ def _exchange(
     response = sasl.decoded("" if initial == "=" else initial)
     if response is None:
         return replies.BAD_BASE64
-    challenge = f"<{connection.nonce()}@{connection.settings.hostname}>".encode()
-    return sasl.Exchange(mechanism, response if initial else None, challenge)
+    context = sasl.AuthContext(
+        nonce=connection.nonce,
+        hostname=connection.settings.hostname,
+        bindings=connection.bindings,
+        certificate=connection.certificate,
+        offered=connection.usable_mechanisms(),
+        salt_key=connection.settings.salt_key,
+    )
+    return sasl.Exchange(mechanism, response if initial else None, context)
 
 
 def _xclient(connection: Connection, argument: str) -> Event | Reply:

@@ -32,7 +32,7 @@ from ehlo.protocol.body import (
 from ehlo.protocol.buffer import Buffer
 from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
-from ehlo.protocol.extensions import Facts
+from ehlo.protocol.extensions import Facts, offered
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import TRANSITIONS, Counts, State, Transaction
@@ -49,6 +49,7 @@ _MOST_REPLIES: Final = 100  # of our own, to pipelined commands, before some are
 _MIB: Final = 1_048_576
 _MISTAKES: Final = frozenset({500, 501, 502, 503, 504, 555})  # those of our replies that count
 _TELLING: Final = events.Close()  # asked of nobody: there is something to tell first
+_NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 _TLS_HELLO: Final = b"\x16\x03"  # RFC 8446 5.1: a handshake record
 
 
@@ -67,7 +68,9 @@ class Connection:
     With `greet=False` the client has been greeted already: this is the connection that replaces
     another after STARTTLS, and knows nothing of it (RFC 3207 4.2) but its `counts`. `asks` has the
     types of commands that are asked about; the others of `events.QUESTIONS` are accepted without
-    an event. `trusted` has those of XCLIENT and XFORWARD that this client may say.
+    an event. `trusted` has those of XCLIENT and XFORWARD that this client may say. `bindings` are
+    the channel bindings (RFC 5929) of the TLS connection, `certificate` is the client's where TLS
+    has verified it.
     """
 
     __slots__ = (
@@ -84,6 +87,8 @@ class Connection:
         "_transcript",
         "_untold",
         "authenticated",
+        "bindings",
+        "certificate",
         "counts",
         "esmtp",
         "forwarded",
@@ -108,10 +113,14 @@ class Connection:
         asks: frozenset[type] = events.QUESTIONS,
         trusted: frozenset[str] = frozenset(),
         observer: Observer | None = None,
+        bindings: Mapping[str, bytes] = _NOTHING,
+        certificate: Mapping[str, Any] | None = None,
     ) -> None:
         self.settings = settings
         self.nonce = nonce
         self.tls = tls
+        self.bindings = bindings
+        self.certificate = certificate
         self.state = State.GREETING if greet else State.HELLO
         self.authenticated = False
         self.helo = ""  # the name in HELO or EHLO
@@ -132,7 +141,8 @@ class Connection:
         self._reader: DataReader | ChunkReader | Skipper | None = None
         self._exchange: sasl.Exchange | None = None
         self._pardon = False  # for a stray "*"
-        self._transcript = Transcript(observer) if observer is not None else None
+        names = settings.mechanisms
+        self._transcript = Transcript(observer, names) if observer is not None else None
 
     # -- bytes -----------------------------------------------------------------------------------
 
@@ -307,7 +317,7 @@ class Connection:
 
     def _answered(self, verb: str, reply: Reply) -> Event | None:
         """A command that answers itself, by its nature or because it is wrong."""
-        if reply is replies.TOO_MANY_RECIPIENTS:
+        if reply is replies.TOO_MANY_RECIPIENTS or reply is replies.TOO_MANY_DOMAINS:
             return self._over_limit(reply)
         if reply is replies.BAD_CHUNK:
             return self._lose_sync()
@@ -330,7 +340,11 @@ class Connection:
 
     def usable_mechanisms(self) -> tuple[str, ...]:
         """The names of the mechanisms that the client could use now."""
-        return () if self.authenticated else self.settings.usable_mechanisms(tls=self.tls)
+        if self.authenticated:
+            return ()
+        return self.settings.usable_mechanisms(
+            tls=self.tls, binding=bool(self.bindings), certificate=self.certificate is not None
+        )
 
     def _respond(self, exchange: sasl.Exchange, line: bytes) -> Event | None:
         if len(line) > self.settings.limits.auth_line:
@@ -342,18 +356,34 @@ class Connection:
         text = line.decode("ascii", "replace").rstrip("\r\n \t")
         return self._step(exchange, exchange.respond(text))
 
-    def _step(
-        self, exchange: sasl.Exchange, step: bytes | sasl.Credentials | Reply
-    ) -> Event | None:
-        if isinstance(step, bytes):
-            self._out.append(step)
-            if self._transcript is not None:
-                self._transcript.said(step)
-            return None
-        self._exchange = None
-        if isinstance(step, Reply):
-            return self._error(step)
-        return self._ask(events.Auth(exchange.mechanism.name, step))
+    def _step(self, exchange: sasl.Exchange, step: sasl.Step) -> Event | None:
+        name = exchange.mechanism.name
+        match step:
+            case bytes():
+                self._out.append(step)
+                if self._transcript is not None:
+                    self._transcript.challenge(step)
+                return None
+            case Reply():
+                self._exchange = None
+                return self._say(step) if step is replies.AUTH_TROUBLE else self._error(step)
+            case sasl.SecretWanted():
+                return self._ask(events.Secret(name, step.username))
+            case _:
+                return self._ask(events.Auth(name, step))
+
+    def give_secret(self, secret: object) -> None:
+        """Answer `events.Secret`: a password, `ScramKeys`, a list of these, or `None` for nobody.
+
+        Raises `TypeError` or `ValueError` for what is no secret, which leaves the question open,
+        and `ProtocolError` when none was asked for.
+        """
+        exchange = self._exchange
+        if type(self._asked) is not events.Secret or exchange is None:
+            raise ProtocolError("no secret was asked for")
+        checked = sasl.checked_secret(secret)
+        self._asked = None
+        self._untold = self._step(exchange, exchange.give(checked))
 
     # -- the body --------------------------------------------------------------------------------
 
@@ -536,28 +566,31 @@ class Connection:
         self.helo, self.esmtp = event.name, event.esmtp
         self._drop_transaction()  # RFC 5321 4.1.4: EHLO is a RSET, too
         self.state = TRANSITIONS[self.state, "EHLO"]
-        offered = self._offered() if event.esmtp else []
+        lines = offered(self.facts()) if event.esmtp else []
         if answer is None:
-            self._say(replies.hello(self.settings.hostname, event.name, offered))
+            self._say(replies.hello(self.settings.hostname, event.name, lines))
         else:
-            self._say(Reply(answer.code, None, "\n".join([answer.lines[0], *offered])))
+            self._say(Reply(answer.code, None, "\n".join([answer.lines[0], *lines])))
 
-    def _offered(self) -> list[str]:
-        facts = Facts(self.settings, self.tls, self.usable_mechanisms(), self.trusted)
-        return [
-            f"{row.keyword} {row.argument(facts)}".rstrip()
-            for row in self.settings.extensions
-            if row.offered(facts)
-        ]
+    def facts(self) -> Facts:
+        """What decides which extensions are offered now."""
+        return Facts(self.settings, self.tls, self.usable_mechanisms(), self.trusted)
 
     def _begin(self, event: events.Mail, answer: Reply | None) -> None:
+        self.counts.messages += 1
         self.transaction = Transaction(event.sender)
         self.state = TRANSITIONS[self.state, "MAIL"]
         self._say(answer or replies.MAIL_OK)
 
+    def _refuse_mail(self, answer: Reply) -> None:
+        self.counts.messages += 1  # RFC 9422 4.1: whether they succeed or fail
+        self._say(answer)
+
     def _add_recipient(self, event: events.Rcpt, answer: Reply | None) -> None:
         assert self.transaction is not None  # noqa: S101  RCPT comes within one
         self.transaction.recipients.append(event.recipient)
+        if self.settings.max_recipient_domains and event.recipient.domain:
+            self.counts.domains.add(event.recipient.domain.lower())
         self.state = TRANSITIONS[self.state, "RCPT"]
         self._say(answer or replies.RCPT_OK)
 
@@ -619,27 +652,56 @@ class Connection:
         self._say_all(spoken)
 
     def _log_in(self, _event: events.Auth, answer: Reply | None) -> None:
+        exchange, self._exchange = self._exchange, None
+        assert exchange is not None  # noqa: S101  a login comes of one
+        exchange.accept()
         self.authenticated = True
         self._say(answer or replies.AUTHENTICATED)
 
+    def _have_no_secret(self, event: events.Secret, _answer: Reply | None) -> None:
+        self._asked = event
+        self.give_secret(None)
+
     def _refuse_login(self, answer: Reply) -> None:
-        wrong = answer.code >= 500  # a 4xx is our own trouble
-        self.counts.failed_logins += wrong
-        if wrong and self.counts.failed_logins >= self.settings.limits.failed_logins:
-            answer = replies.TOO_MANY_LOGINS
+        """A mechanism may have a last challenge to say before the refusal."""
+        exchange, self._exchange = self._exchange, None
+        assert exchange is not None  # noqa: S101  a login comes of one
         self._pardon = True
-        if wrong and not answer.closes:
-            self._untold = self._error(answer)
-        else:
+        answer = self._counted(answer)
+        if answer.code < 500 or answer.closes:
             self._say(answer)
+            return
+        step = exchange.refuse(answer)
+        if isinstance(step, bytes):
+            self._exchange = exchange
+        self._untold = self._step(exchange, step)
+
+    def _refuse_secret(self, answer: Reply) -> None:
+        self._exchange = None
+        self._pardon = True
+        answer = self._counted(answer)
+        if answer.code < 500 or answer.closes:
+            self._say(answer)
+        else:
+            self._untold = self._error(answer)
+
+    def _counted(self, answer: Reply) -> Reply:
+        """What is said to a login that failed; a 4xx is our own trouble."""
+        if answer.code < 500:
+            return answer
+        self.counts.failed_logins += 1
+        too_many = self.counts.failed_logins >= self.settings.limits.failed_logins
+        return replies.TOO_MANY_LOGINS if too_many else answer
 
     def _begin_tls(self, _event: events.StartTLS, _answer: Reply | None) -> None:
         self.state = TRANSITIONS[self.state, "STARTTLS"]
         self._asked = events.Close()  # for good: what comes is TLS, and is not for us
         self._say(replies.START_TLS)
 
-    def _verify(self, _event: events.Vrfy, answer: Reply | None) -> None:
-        self._say(answer or replies.CANNOT_VRFY)
+    def _verify(self, event: events.Vrfy, answer: Reply | None) -> None:
+        answer = answer or replies.CANNOT_VRFY
+        # RFC 6531 3.7.4.2: no UTF-8 for a client that did not ask for it
+        self._say(answer if event.smtputf8 or answer.text.isascii() else replies.VRFY_IN_UTF8)
 
     def _drop_transaction(self) -> None:
         transaction = self.transaction
@@ -723,6 +785,7 @@ class Connection:
             events.Rcpt: _add_recipient,
             events.Data: _start_body,
             events.MessageEnd: _take_message,
+            events.Secret: _have_no_secret,
             events.Auth: _log_in,
             events.StartTLS: _begin_tls,
             events.Vrfy: _verify,
@@ -736,9 +799,11 @@ class Connection:
         {
             events.Connect: _refuse_connection,
             events.Hello: _refuse_hello,
+            events.Mail: _refuse_mail,
             events.Rcpt: _refuse_recipient,
             events.Data: _refuse_to_start,
             events.MessageEnd: _refuse_message,
+            events.Secret: _refuse_secret,
             events.Auth: _refuse_login,
         }
     )

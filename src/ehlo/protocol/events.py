@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from ehlo.protocol.address import Address
+    from ehlo.protocol.credentials import Credentials
     from ehlo.protocol.reply import Reply
-    from ehlo.protocol.sasl import Credentials
     from ehlo.protocol.state import Transaction
     from ehlo.protocol.xclient import Attributes
 
@@ -79,8 +79,15 @@ class MessageEnd(NamedTuple):
     transaction: Transaction
 
 
+class Secret(NamedTuple):
+    """A login needs what is kept of a user. Answer: `Connection.give_secret`, or a refusal."""
+
+    mechanism: str
+    username: str
+
+
 class Auth(NamedTuple):
-    """A login, its exchange done. Answer: 235 or a refusal."""
+    """A login to decide on. Answer: 235 or a refusal."""
 
     mechanism: str
     credentials: Credentials
@@ -94,6 +101,8 @@ class Vrfy(NamedTuple):
     """VRFY. Answer."""
 
     text: str
+    smtputf8: bool = False
+    """Whether the answer may be UTF-8 (RFC 6531 3.7.4.2)."""
 
 
 class Reset(NamedTuple):
@@ -152,6 +161,7 @@ Event = (
     | BodyRefused
     | BodyDropped
     | MessageEnd
+    | Secret
     | Auth
     | StartTLS
     | Vrfy

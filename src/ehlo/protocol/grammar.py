@@ -33,6 +33,9 @@ DOMAIN = rf"{SUB_DOMAIN}(?:\.{SUB_DOMAIN})*+"
 # What stands inside is looked at by `address.is_address_literal`.
 ADDRESS_LITERAL = r"\[[!-Z^-~]++\]"
 
+DOMAIN_NAME = re.compile(DOMAIN)
+LITERAL = re.compile(ADDRESS_LITERAL)
+
 # RFC 5321 4.1.2: Mailbox = Local-part "@" ( Domain / address-literal )
 MAILBOX = rf"(?P<local>{LOCAL_PART})@(?P<domain>{DOMAIN}|{ADDRESS_LITERAL})"
 
@@ -55,9 +58,17 @@ HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
 UTF8_XTEXT = re.compile(r"(?:[^\x00-\x20+=\x7f]|\+[0-9A-F]{2})++")
 HEX_OCTET = re.compile(rb"\+([0-9A-F]{2})")
 
-# RFC 6533 3: utf-8-addr-xtext carries EmbeddedUnicodeChar = "\x{" HEXPOINT "}"
-EMBEDDED_UNICODE = re.compile(r"\\x\{([0-9A-F]{2,6})\}")
-UTF8_ADDR = re.compile(r"(?:[^\x00-\x20+=\\\x7f]|\\x\{[0-9A-F]{2,6}\})++")
+# RFC 6533 3: utf-8-addr-xtext carries EmbeddedUnicodeChar = "\x{" HEXPOINT "}", which is a control,
+# one of SP + = \ DEL, or beyond ASCII, without leading zeros and without surrogates
+HEXPOINT = (
+    r"(?i:[01][1-9]|10|20|2B|3D|7F|5C|[89A-F][0-9A-F]|[1-9A-F][0-9A-F]{2}"
+    r"|[1-9A-CEF][0-9A-F]{3}|D[0-7][0-9A-F]{2}|[1-9A-F][0-9A-F]{4}|10[0-9A-F]{4})"
+)
+EMBEDDED_UNICODE = re.compile(rf"\\x\{{({HEXPOINT})\}}")
+#   utf-8-addr-xtext = 1*( QCHAR / EmbeddedUnicodeChar )
+#   utf-8-addr-unitext = 1*( QUCHAR / EmbeddedUnicodeChar )
+#   QCHAR = %x21-2a / %x2c-3c / %x3e-5b / %x5d-7e; QUCHAR = QCHAR / UTF8-2 / UTF8-3 / UTF8-4
+UTF8_ADDR = re.compile(rf"(?:[^\x00-\x20+=\\\x7f]|\\x\{{{HEXPOINT}\}})++")
 
 # RFC 3461 4.2: addr-type = atom
 ADDR_TYPE = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]++")
@@ -75,12 +86,33 @@ PORT = re.compile(r"[0-9]{1,5}")
 # RFC 1870 4: size-value = 1*20DIGIT (str.isdigit would take other scripts' digits)
 SIZE_VALUE = re.compile(r"[0-9]{1,20}")
 
+# RFC 5321 4.1.1.1: ehlo-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-"); said in upper case
+EHLO_KEYWORD = re.compile(r"[A-Z0-9][A-Z0-9\-]*+")
+
+# RFC 2852 4: by-value = by-time ";" by-mode [by-trace]; by-time = ["-" / "+"] 1*9DIGIT
+BY_VALUE = re.compile(r"([+\-]?[0-9]{1,9});([NR])(T?)", re.IGNORECASE | re.ASCII)
+
+# RFC 4865 4: an interval is 1*9DIGIT seconds
+SECONDS = re.compile(r"[0-9]{1,9}")
+
+# RFC 6710 4.3: priority-value = ["-"] NZDIGIT / "0"
+PRIORITY = re.compile(r"-?[1-9]|0")
+
+# RFC 3339 5.6: date-time = full-date "T" full-time
+DATE_TIME = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]+))?"
+    r"([Zz]|[+\-][0-9]{2}:[0-9]{2})"
+)
+
 # HELO and EHLO: RFC 5321 4.1.1.1 asks for a Domain or address-literal. Real clients say their
 # NetBIOS name; printable ASCII is taken, and cannot do harm in a reply or a header.
 HELLO_NAME = re.compile(r"[!-~]{1,255}")
 
 # RFC 4954 4: base64 = base64-terminal / ( 1*(4base64-CHAR) [base64-terminal] )
 BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+
+# RFC 5802 7: saslname = 1*(value-safe-char / "=2C" / "=3D")
+SASLNAME = r"(?:[^\0,=]|=2C|=3D)++"
 
 # What no client text may carry into a header, a reply or a log line
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

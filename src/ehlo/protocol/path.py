@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ehlo.protocol import address, grammar
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import NO_PARAMETERS, NULL_PATH, Address
-from ehlo.protocol.extensions import ParseValue, UnsupportedError
+from ehlo.protocol.extensions import Parameter, UnsupportedError
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.settings import Settings
+
+if TYPE_CHECKING:
+    from ehlo.protocol.connection import Connection
 
 __all__ = ["forward_path", "reverse_path"]
 
@@ -28,15 +30,18 @@ _MAIL_ANY_PATH = re.compile(rf"(?i:FROM): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 _RCPT_ANY_PATH = re.compile(rf"(?i:TO): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 
 
-def reverse_path(argument: str, settings: Settings) -> Address | Reply:
+def reverse_path(argument: str, connection: Connection) -> Address | Reply:
     """MAIL's argument: the reverse path (RFC 5321 4.1.1.2)."""
     match = _MAIL.fullmatch(argument)
     if match is None:
         return _what_is_wrong(_MAIL_ANY_PATH, argument, replies.BAD_SENDER, replies.MAIL_SYNTAX)
     local, domain, null, rest = match.groups()
-    params = _params(rest, settings.mail_params, settings) if rest else NO_PARAMETERS
-    if isinstance(params, Reply):
-        return params
+    params = NO_PARAMETERS
+    if rest:
+        found = _params(rest, connection.settings.mail_params, connection, utf8=True)
+        if isinstance(found, Reply):
+            return found
+        params = found
     if "SMTPUTF8" not in params and not argument.isascii():
         return replies.SENDER_NEEDS_SMTPUTF8
     if null:
@@ -44,7 +49,7 @@ def reverse_path(argument: str, settings: Settings) -> Address | Reply:
     return address.parsed(local, domain, params) or replies.BAD_SENDER
 
 
-def forward_path(argument: str, settings: Settings, *, smtputf8: bool) -> Address | Reply:
+def forward_path(argument: str, connection: Connection, *, smtputf8: bool) -> Address | Reply:
     """RCPT's argument: the forward path (RFC 5321 4.1.1.3)."""
     match = _RCPT.fullmatch(argument)
     if match is None:
@@ -54,11 +59,14 @@ def forward_path(argument: str, settings: Settings, *, smtputf8: bool) -> Addres
                 _RCPT_ANY_PATH, argument, replies.BAD_RECIPIENT, replies.RCPT_SYNTAX
             )
     local, *between, rest = match.groups()  # <Postmaster> has no domain between
-    params = _params(rest, settings.rcpt_params, settings) if rest else NO_PARAMETERS
-    if isinstance(params, Reply):
-        return params
-    if not smtputf8 and not argument.isascii():
+    if not smtputf8 and not argument.isascii() and not argument.removesuffix(rest or "").isascii():
         return replies.RECIPIENT_NEEDS_SMTPUTF8
+    params = NO_PARAMETERS
+    if rest:
+        found = _params(rest, connection.settings.rcpt_params, connection, utf8=smtputf8)
+        if isinstance(found, Reply):
+            return found
+        params = found
     if not between:
         return Address(local, "", params)
     return address.parsed(local, between[0], params) or replies.BAD_RECIPIENT
@@ -72,21 +80,29 @@ def _what_is_wrong(
 
 
 def _params(
-    rest: str, parsers: Mapping[str, ParseValue], settings: Settings
+    rest: str, known: Mapping[str, Parameter], connection: Connection, *, utf8: bool
 ) -> Mapping[str, Any] | Reply:
-    """Typed parameters by upper-case keyword (RFC 5321 4.1.1.11)."""
+    """Typed parameters by upper-case keyword (RFC 5321 4.1.1.11).
+
+    Without `utf8` values are ASCII (RFC 6531 3.3); at MAIL it is not known yet.
+    """
     params: dict[str, Any] = {}
     for word in filter(None, rest.split(" ")):
         match = grammar.ESMTP_PARAM.fullmatch(word)
         if match is None:
             return replies.BAD_PARAMETERS
         keyword, value = match[1].upper(), match[2]
-        parse = parsers.get(keyword)
-        if parse is None:
-            if settings.ignore_unknown_params:
+        parameter = known.get(keyword)
+        if parameter is None:
+            if connection.settings.ignore_unknown_params:
                 continue
             return replies.unknown_parameter(keyword)
-        if keyword in params:
+        parse, offered, rivals = parameter
+        if offered is not None and not offered(connection.facts()):
+            return replies.unknown_parameter(keyword)
+        if keyword in params or (rivals and not rivals.isdisjoint(params)):
+            return replies.bad_parameter(keyword)
+        if not utf8 and value is not None and not value.isascii():
             return replies.bad_parameter(keyword)
         try:
             params[keyword] = parse(value)

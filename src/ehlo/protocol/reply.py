@@ -112,6 +112,7 @@ AUTHENTICATED: Final = Reply(235, "2.7.0", "Authentication successful")
 CANNOT_VRFY: Final = Reply(
     252, "2.5.0", "Cannot VRFY user, but will accept message and attempt delivery"
 )
+VRFY_IN_UTF8: Final = Reply(252, "2.6.8", "The answer needs SMTPUTF8")
 
 # Syntax
 NO_HELLO_NAME: Final = Reply(501, None, "Syntax: EHLO hostname")
@@ -175,6 +176,8 @@ TOO_MANY_LOGINS: Final = Reply(421, "4.7.0", "Too many failed logins")
 MAILBOX_UNAVAILABLE: Final = Reply(550, "5.1.1", "Requested action not taken: mailbox unavailable")
 TOO_LARGE: Final = Reply(552, "5.3.4", "Message size exceeds fixed limit")
 TOO_MANY_RECIPIENTS: Final = Reply(452, "4.5.3", "Too many recipients")
+TOO_MANY_DOMAINS: Final = Reply(452, "4.5.3", "Too many domains of recipients")
+TOO_MANY_MESSAGES: Final = Reply(421, "4.7.0", "Too many messages in this session")
 TOO_MANY_REFUSED: Final = Reply(421, "4.7.0", "Too many recipients refused")
 TOO_MANY_ERRORS: Final = Reply(421, "4.7.0", "Too many errors")
 TOO_MANY_CONNECTIONS: Final = Reply(421, "4.7.0", "Too many connections")

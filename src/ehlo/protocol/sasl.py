@@ -1,170 +1,169 @@
-"""SASL mechanisms as generators: challenges out, responses in, credentials at the end.
+"""SASL (RFC 4422): what a mechanism is, and its exchange in RFC 4954's lines.
 
-A mechanism knows nothing of SMTP or base64; `Exchange` wraps one in RFC 4954's lines. A
-response that cannot be read raises `ValueError`, whose text nobody outside sees.
+A mechanism is a generator that knows nothing of SMTP or base64. It yields what it wants, and is
+sent what came of it:
+
+    bytes           a challenge; it is sent the client's response
+    SecretWanted    what the server keeps of a user; it is sent that, `None` for nobody
+    Credentials     the login, to be decided on; it is sent `True` or `False`
+
+After `True` it ends. After `False` it may yield one more challenge, which says why; the response
+to it is dropped. One that ends before it has yielded credentials has refused the login. A response
+that cannot be read raises `ValueError`, whose text nobody outside sees.
 """
 
 from __future__ import annotations
 
 import binascii
-import hashlib
-import hmac
-import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from ehlo.protocol import reply as replies
+from ehlo.protocol.credentials import Credentials, ProvedCredentials
 from ehlo.protocol.grammar import BASE64
 from ehlo.protocol.reply import Reply
+from ehlo.protocol.scram_keys import ScramKeys
 
 __all__ = [
-    "MECHANISMS",
-    "CramMD5Credentials",
-    "Credentials",
+    "AuthContext",
     "Exchange",
     "Mechanism",
-    "PasswordCredentials",
-    "cram_md5_matches",
+    "MechanismError",
+    "Secret",
+    "SecretWanted",
+    "Steps",
+    "checked_secret",
+    "decoded",
+    "unescaped",
 ]
 
-_HEX_DIGEST = re.compile(rb"[0-9a-f]{32}")
+Secret = str | bytes | ScramKeys | Sequence[ScramKeys] | None
+"""What a server may keep of a user: the password, or keys for SCRAM, of one or more algorithms."""
+
+
+class MechanismError(Exception):
+    """A mechanism has failed by its own fault: our trouble, and not the client's."""
 
 
 @dataclass(frozen=True, slots=True)
-class PasswordCredentials:
-    """A name and a password, by PLAIN (RFC 4616) or LOGIN.
-
-    Octets that are not UTF-8 are kept as surrogate escapes. `authzid` is the identity that the
-    client wants to act as; `""` when it did not say one.
-    """
+class SecretWanted:
+    """Yielded by a mechanism that wants what the server keeps of a user."""
 
     username: str
-    password: str = field(repr=False)
-    authzid: str = ""
-    mechanism: str = "PLAIN"
 
 
 @dataclass(frozen=True, slots=True)
-class CramMD5Credentials:
-    """A name and the proof by CRAM-MD5 (RFC 2195): see `cram_md5_matches`."""
+class AuthContext:
+    """What a mechanism may know of the connection and of the server."""
 
-    username: str
-    digest: bytes = field(repr=False)
-    """The client's 32 hex digits."""
-    challenge: bytes = field(repr=False)
-    """Our challenge, which the digest is over."""
+    nonce: Callable[[], str]
+    """Gives text that nobody can foresee, letters and digits, another one at each call."""
+    hostname: str
+    bindings: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """The channel bindings of this TLS connection (RFC 5929) by the name of their type."""
+    certificate: Mapping[str, Any] | None = None
+    """The client's, where TLS has verified it."""
+    offered: Sequence[str] = ()
+    """The mechanisms that the client could use."""
+    salt_key: bytes = field(default=b"", repr=False)
+    """Makes salts that stay the same for a user, where none are stored."""
 
-    def matches(self, secret: str | bytes) -> bool:
-        """Whether the client knows `secret`, in constant time."""
-        return cram_md5_matches(secret, self.challenge, self.digest)
 
-
-Credentials = PasswordCredentials | CramMD5Credentials
-
-Steps = Generator[bytes, bytes, Credentials]
+Steps = Generator[bytes | SecretWanted | Credentials, Any, None]
 
 
 @dataclass(frozen=True, slots=True)
 class Mechanism:
-    """A row: how a mechanism is run and when it may be used."""
+    """A way to log in: how it is run and when it may be used.
+
+    `run(initial, context)` gives the generator; `initial` is the client's initial response, or
+    `None` where it sent none. `name` is 1 to 20 upper-case letters, digits, `-`, `_` (RFC 4422
+    3.1).
+    """
 
     name: str
-    run: Callable[[bytes | None, bytes], Steps]
-    """`(initial response or None, challenge)` to the steps."""
-    needs_tls: bool
-    """Whether it shows the password to whoever reads the line."""
-    client_first: bool
+    run: Callable[[bytes | None, AuthContext], Steps]
+    needs_tls: bool = True
+    """Whether it shows a secret to whoever reads the line."""
+    client_first: bool = True
     """Whether it takes an initial response."""
+    needs_binding: bool = False
+    """Whether it is of use only where the TLS connection has a channel binding."""
+    needs_certificate: bool = False
+    """Whether it is of use only where TLS has verified a certificate of the client's."""
 
-
-def cram_md5_matches(secret: str | bytes, shared: bytes, digest: bytes) -> bool:
-    """Whether `digest` (hex) is the HMAC-MD5 of the challenge `shared` under `secret` (RFC 2195).
-
-    Compares in constant time. A `str` secret is taken as UTF-8.
-    """
-    key = secret.encode() if isinstance(secret, str) else secret
-    expected = hmac.new(key, shared, hashlib.md5).hexdigest().encode()
-    return hmac.compare_digest(expected, digest.lower())
-
-
-def _text(data: bytes) -> str:
-    return data.decode(errors="surrogateescape")
-
-
-def _plain(initial: bytes | None, _challenge: bytes) -> Steps:
-    response = (yield b"") if initial is None else initial
-    # RFC 4616 2: message = [authzid] UTF8NUL authcid UTF8NUL passwd
-    authzid, username, password = response.split(b"\0")
-    if not username:
-        raise ValueError("no authentication identity")
-    return PasswordCredentials(_text(username), _text(password), _text(authzid))
-
-
-def _login(initial: bytes | None, _challenge: bytes) -> Steps:
-    username = (yield b"Username:") if initial is None else initial
-    password = yield b"Password:"
-    if not username or b"\0" in username + password:
-        raise ValueError("no user name")
-    return PasswordCredentials(_text(username), _text(password), mechanism="LOGIN")
-
-
-def _cram_md5(_initial: bytes | None, challenge: bytes) -> Steps:
-    response = yield challenge
-    # RFC 2195 2: user name, a space, and the digest; the name may have spaces of its own
-    username, _, digest = response.rpartition(b" ")
-    if not username or _HEX_DIGEST.fullmatch(digest.lower()) is None:
-        raise ValueError("not a name and a digest")
-    return CramMD5Credentials(_text(username), digest, challenge)
-
-
-# In the order in which they are offered
-MECHANISMS: Final = MappingProxyType(
-    {
-        mechanism.name: mechanism
-        for mechanism in (
-            Mechanism("CRAM-MD5", _cram_md5, needs_tls=False, client_first=False),
-            Mechanism("LOGIN", _login, needs_tls=True, client_first=True),
-            Mechanism("PLAIN", _plain, needs_tls=True, client_first=True),
+    def usable(self, *, tls: bool, binding: bool, certificate: bool) -> bool:
+        """Whether it may be used over a connection that has these."""
+        return (
+            (tls or not self.needs_tls)
+            and (binding or not self.needs_binding)
+            and (certificate or not self.needs_certificate)
         )
-    }
-)
+
+
+Step = bytes | SecretWanted | Credentials | Reply
 
 
 class Exchange:
-    """One authentication exchange in RFC 4954's lines."""
+    """One authentication exchange in RFC 4954's lines.
 
-    __slots__ = ("_challenge", "_initial", "_steps", "mechanism")
+    `start`, `respond` and `give` return what is next: a challenge, encoded; the secret that is
+    wanted; credentials to decide on; or the reply that ends it.
+    """
 
-    def __init__(self, mechanism: Mechanism, initial: bytes | None, challenge: bytes) -> None:
+    __slots__ = ("_context", "_initial", "_refusal", "_steps", "mechanism")
+
+    def __init__(self, mechanism: Mechanism, initial: bytes | None, context: AuthContext) -> None:
         self.mechanism = mechanism
         self._initial = initial
-        self._challenge = challenge
+        self._context = context
         self._steps: Steps | None = None
+        self._refusal: Reply | None = None  # said when the client has answered the last challenge
 
-    def start(self) -> bytes | Credentials | Reply:
-        """The first challenge, encoded; or the end of it: credentials, or why not."""
-        self._steps = self.mechanism.run(self._initial, self._challenge)
+    def start(self) -> Step:
+        """The first step."""
+        self._steps = self.mechanism.run(self._initial, self._context)
         return self._advance(None)
 
-    def respond(self, line: str) -> bytes | Credentials | Reply:
-        """What follows on the client's line, as `start` gives it."""
+    def respond(self, line: str) -> Step:
+        """What follows on the client's line."""
         if line == "*":
             return replies.AUTH_CANCELLED
         response = decoded(line)
-        return replies.BAD_BASE64 if response is None else self._advance(response)
+        if response is None:
+            return replies.BAD_BASE64
+        return self._refusal or self._advance(response)
 
-    def _advance(self, response: bytes | None) -> bytes | Credentials | Reply:
+    def give(self, secret: Secret) -> Step:
+        """What follows on the secret that was wanted."""
+        return self._advance(secret)
+
+    def accept(self) -> None:
+        """The login is good."""
+        self._advance(True)
+
+    def refuse(self, answer: Reply) -> bytes | Reply:
+        """The login is wrong: `answer`, or the mechanism's last challenge before it."""
+        step = self._advance(False)
+        if not isinstance(step, bytes):
+            return answer
+        self._refusal = answer
+        return step
+
+    def _advance(self, sent: object) -> Step:
         assert self._steps is not None  # noqa: S101  start came first
         try:
-            challenge = next(self._steps) if response is None else self._steps.send(response)
-        except StopIteration as stop:
-            credentials: Credentials = stop.value
-            return credentials
+            step = self._steps.send(sent)
+        except StopIteration:
+            return ProvedCredentials("", proved=False, mechanism=self.mechanism.name)
         except ValueError:
             return replies.BAD_RESPONSE
-        return replies.challenge(binascii.b2a_base64(challenge, newline=False).decode())
+        except MechanismError:
+            return replies.AUTH_TROUBLE
+        if isinstance(step, bytes):
+            return replies.challenge(binascii.b2a_base64(step, newline=False).decode())
+        return step
 
 
 def decoded(text: str) -> bytes | None:
@@ -172,3 +171,31 @@ def decoded(text: str) -> bytes | None:
     if BASE64.fullmatch(text) is None:
         return None
     return binascii.a2b_base64(text)
+
+
+def unescaped(saslname: str) -> str:
+    """The name that a `saslname` stands for (RFC 5802 5.1): it escapes the comma and the `=`."""
+    return saslname.replace("=2C", ",").replace("=3D", "=")
+
+
+_SECRETS: Final = (str, bytes, ScramKeys)
+
+
+def checked_secret(secret: object) -> Secret:
+    """`secret`, if it is one; `None` for an empty one, which nobody logs in with.
+
+    Raises `TypeError` for what is no secret, and `ValueError` for text that is no UTF-8.
+    """
+    if isinstance(secret, str):
+        secret.encode()
+    elif isinstance(secret, list | tuple):
+        for keys in secret:
+            if not isinstance(keys, ScramKeys):
+                raise _no_secret(keys)
+    elif secret is not None and not isinstance(secret, _SECRETS):
+        raise _no_secret(secret)
+    return secret or None
+
+
+def _no_secret(given: object) -> TypeError:
+    return TypeError(f"on_secret returns a secret, keys or None, not {type(given).__name__}")

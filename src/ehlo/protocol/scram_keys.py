@@ -10,6 +10,8 @@ import hmac
 from dataclasses import dataclass, field
 from typing import Final, Self
 
+from ehlo.protocol.saslprep import saslprep
+
 __all__ = ["ALGORITHMS", "ITERATIONS", "ScramKeys"]
 
 # RFC 7677 4: at least 4096. A user who does not exist is shown this many, too.
@@ -42,16 +44,24 @@ class ScramKeys:
     ) -> Self:
         """The keys of a password (RFC 5802 3); `salt` is 16 octets of `secrets.token_bytes`.
 
-        A `str` is taken as UTF-8. It is not prepared by SASLprep (RFC 4013): hand in what is.
+        A `str` is prepared by SASLprep (RFC 4013); one that cannot be is taken as it is. Octets
+        are, too.
         Raises `ValueError` for an algorithm that is neither SHA-1 nor SHA-256.
         """
         digest = ALGORITHMS.get(algorithm)
         if digest is None:
             raise ValueError(f"no SCRAM with {algorithm}")
-        secret = password.encode() if isinstance(password, str) else password
+        secret = _octets(password) if isinstance(password, str) else password
         salted = hashlib.pbkdf2_hmac(digest, secret, salt, iterations)
         client_key = hmac.digest(salted, b"Client Key", digest)
         stored_key = hashlib.new(digest, client_key).digest()
         return cls(
             algorithm, salt, iterations, stored_key, hmac.digest(salted, b"Server Key", digest)
         )
+
+
+def _octets(password: str) -> bytes:
+    try:
+        return saslprep(password).encode()
+    except ValueError:
+        return password.encode()

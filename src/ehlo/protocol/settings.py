@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ehlo.protocol import reply as replies
 from ehlo.protocol.body import BareNewlines
-from ehlo.protocol.extensions import EXTENSIONS, Extension, ParseValue
+from ehlo.protocol.extensions import EXTENSIONS, Extension, Parameter, never
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.sasl import Mechanism
 
@@ -45,6 +45,11 @@ class Settings:
     max_size: int = 33_554_432
     """Octets of a message after unstuffing; 0 is no limit (RFC 1870)."""
     max_recipients: int = 100
+    """Of a transaction; RFC 9422 calls it RCPTMAX."""
+    max_messages: int = 1000
+    """Transactions of a session, begun or refused; 0 is no limit (RFC 9422: MAILMAX)."""
+    max_recipient_domains: int = 0
+    """Domains of recipients in a session; 0 is no limit (RFC 9422: RCPTDOMAINMAX)."""
     tls_available: bool = False
     tls_required: bool = False
     auth_required: bool = False
@@ -52,6 +57,8 @@ class Settings:
     """Those that may be used, under TLS at the latest, in the order in which they are offered."""
     open_mechanisms: frozenset[str] = frozenset()
     """Names of those that may be used without TLS although they show the password."""
+    salt_key: bytes = field(default=b"", repr=False)
+    """Makes the salts that SCRAM shows where none are stored: secret, and always the same."""
     bare_newlines: BareNewlines = BareNewlines.NORMALISE
     strict_eol: bool = False
     """Whether a command must end with CRLF, and not with LF alone."""
@@ -60,8 +67,8 @@ class Settings:
     """Whether this is LMTP (RFC 2033): LHLO, and a reply for each recipient."""
     extensions: tuple[Extension, ...] = EXTENSIONS
     limits: Limits = Limits()
-    mail_params: Mapping[str, ParseValue] = field(init=False, repr=False)
-    rcpt_params: Mapping[str, ParseValue] = field(init=False, repr=False)
+    mail_params: Mapping[str, Parameter] = field(init=False, repr=False)
+    rcpt_params: Mapping[str, Parameter] = field(init=False, repr=False)
     command_limit: int = field(init=False, repr=False)
     line_limit: int = field(init=False, repr=False)
     own_verbs: frozenset[str] = field(init=False, repr=False)
@@ -75,12 +82,12 @@ class Settings:
     def __post_init__(self) -> None:
         assign = object.__setattr__
         rows = self.extensions
-        assign(self, "mail_params", {name: row.mail[name] for row in rows for name in row.mail})
-        assign(self, "rcpt_params", {name: row.rcpt[name] for row in rows for name in row.rcpt})
+        assign(self, "mail_params", {k: v for row in rows for k, v in row.mail_parameters()})
+        assign(self, "rcpt_params", {k: v for row in rows for k, v in row.rcpt_parameters()})
         assign(self, "command_limit", self.limits.command_line + sum(row.octets for row in rows))
         assign(self, "line_limit", max(self.command_limit, self.limits.auth_line))
         assign(self, "own_verbs", frozenset(verb for row in rows for verb in row.verbs))
-        keywords = {row.keyword for row in rows}
+        keywords = {row.keyword for row in rows if row.offered is not never}
         assign(self, "chunking", "CHUNKING" in keywords)
         assign(self, "binarymime", {"CHUNKING", "BINARYMIME"} <= keywords)  # RFC 3030 3
         assign(self, "gated", self.tls_required or self.auth_required)
@@ -89,10 +96,13 @@ class Settings:
         assign(self, "closing", replies.closing(service))
         assign(self, "timed_out", replies.timed_out(service))
 
-    def usable_mechanisms(self, *, tls: bool) -> tuple[str, ...]:
-        """The names of those that may be used now."""
+    def usable_mechanisms(
+        self, *, tls: bool, binding: bool = False, certificate: bool = False
+    ) -> tuple[str, ...]:
+        """The names of those that may be used now, over a connection that has these."""
+        opened = self.open_mechanisms
         return tuple(
             name
             for name, mechanism in self.mechanisms.items()
-            if tls or not mechanism.needs_tls or name in self.open_mechanisms
+            if mechanism.usable(tls=tls or name in opened, binding=binding, certificate=certificate)
         )

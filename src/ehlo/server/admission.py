@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from ehlo.session import Peer
 
-__all__ = ["Connections", "FailedLogins", "Memory", "address_key", "is_loopback"]
+__all__ = ["Claim", "Connections", "FailedLogins", "Memory", "Turns", "address_key", "is_loopback"]
 
 
 def is_loopback(peer: Peer) -> bool:
@@ -60,27 +60,97 @@ class Connections:
                 del self._by_address[key]
 
 
-class Memory:
-    """Octets of bodies held, in all sessions together."""
+class Claim:
+    """Octets that somebody waits for."""
 
-    __slots__ = ("comfortable", "held", "limit")
+    __slots__ = ("_claims", "_then", "octets")
+
+    def __init__(self, claims: deque[Claim], octets: int, then: Callable[[], None]) -> None:
+        self._claims = claims
+        self._then = then
+        self.octets = octets
+
+    def grant(self) -> None:
+        """They are reserved now."""
+        self._then()
+
+    def cancel(self) -> None:
+        """Nobody waits for them any more. They must not have been granted."""
+        self._claims.remove(self)
+
+
+class Memory:
+    """Octets held in all sessions together.
+
+    Who waits is served in turn, and before anybody who does not.
+    """
+
+    __slots__ = ("_claims", "comfortable", "held", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.comfortable = limit - limit // 8
         """With more held no message should be begun: the last eighth is for those under way."""
         self.held = 0
+        self._claims: deque[Claim] = deque()
 
     def reserve(self, octets: int) -> bool:
         """Take `octets` from the budget, if they are there."""
-        if self.held + octets > self.limit:
+        if self.held + octets > self.limit or self._claims:
             return False
         self.held += octets
         return True
 
+    def take(self, octets: int) -> None:
+        """Count octets that are held whether they are there or not."""
+        self.held += octets
+
+    def claim(self, octets: int, then: Callable[[], None]) -> Claim | None:
+        """Call `then` once `octets` are reserved, later; `None` when they could never be."""
+        if octets > self.limit:
+            return None
+        claim = Claim(self._claims, octets, then)
+        self._claims.append(claim)
+        return claim
+
     def release(self, octets: int) -> None:
         """Give back what was reserved."""
         self.held -= octets
+        claims = self._claims
+        while claims and self.held + claims[0].octets <= self.limit:
+            claim = claims.popleft()
+            self.held += claim.octets
+            claim.grant()
+
+
+class Turns:
+    """How many may run at once; the others wait for their turn, in order."""
+
+    __slots__ = ("_free", "_waiting")
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._waiting: OrderedDict[object, Callable[[], None]] = OrderedDict()
+
+    def take(self, who: object, begin: Callable[[], None]) -> bool:
+        """Whether it is the turn of `who` now; if not, `begin` is called when it is."""
+        if self._free:
+            self._free -= 1
+            return True
+        self._waiting[who] = begin
+        return False
+
+    def give_back(self) -> None:
+        """One has ended."""
+        if self._waiting:
+            _, begin = self._waiting.popitem(last=False)
+            begin()
+        else:
+            self._free += 1
+
+    def forget(self, who: object) -> None:
+        """It does not wait any more."""
+        del self._waiting[who]
 
 
 class FailedLogins:

@@ -1,18 +1,14 @@
 """Every option of a server, written once: its type, default, help and place are here.
 
 The keywords of `Server`, the flags and environment variables of the command line and the table in
-the documentation all come of this class. `resolve` turns what a user gave into the frozen value
-that each connection is served by, and refuses what would leave a door open.
+the documentation all come of this class. What becomes of them is in `rules.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import secrets
-import socket
 import ssl
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,23 +17,12 @@ from ehlo.handlers.functions import (
     AuthFunction,
     MessageFunction,
     RcptFunction,
-    functions_as_handler,
-    is_async,
 )
-from ehlo.protocol import grammar
-from ehlo.protocol.body import BareNewlines
-from ehlo.protocol.commands import VERBS
-from ehlo.protocol.extensions import EXTENSIONS, Extension
-from ehlo.protocol.sasl import MECHANISMS, Mechanism
-from ehlo.protocol.settings import Settings
-from ehlo.protocol.trace import by_clause
-from ehlo.server.listener import parse_address
-from ehlo.server.networks import Networks
+from ehlo.protocol.extensions import Extension
+from ehlo.protocol.sasl import Mechanism
 from ehlo.session import Peer
 
-__all__ = ["LineCallback", "Options", "Rules", "as_handler", "check_addresses", "resolve"]
-
-_SMTP_PORT = 25
+__all__ = ["LineCallback", "Options"]
 
 LineCallback = Callable[[Peer, str, str], None]
 """`(remote_addr, verb, line)`; credentials are masked, bodies are left out."""
@@ -83,9 +68,16 @@ class Options:
     )
 
     # Login
-    auth_mechs: Mapping[str, bool] | None = option(
+    auth_file: str | None = option(
         None,
-        "Mechanisms switched on or off by name; on allows PLAIN and LOGIN without TLS.",
+        "File of users and the hashes of their passwords, which `ehlo passwd` writes; read again "
+        "when it changes.",
+        group="Login",
+    )
+    auth_mechs: Mapping[str, bool | Mechanism] | None = option(
+        None,
+        "Mechanisms switched on or off by name, or one of your own. On allows PLAIN and LOGIN "
+        "without TLS; XOAUTH2, OAUTHBEARER, EXTERNAL and ANONYMOUS are there only when on.",
         group="Login",
     )
     auth_required: bool = option(False, "Take mail only after a login.", group="Login")
@@ -99,29 +91,50 @@ class Options:
         False, "Begin with a TLS handshake (implicit TLS, port 465).", group="TLS"
     )
 
+    # Proxies
+    proxy_networks: Sequence[str] = option(
+        (),
+        "Take connections from these proxies only, which begin with a PROXY header: `10.0.0.0/8`, "
+        "`::1`, or `unix:` for Unix sockets. There may be several.",
+        group="Proxies",
+    )
+    proxy_timeout: float = option(5.0, "Seconds for a PROXY header to come.", group="Proxies")
+    xclient_networks: Sequence[str] = option(
+        (),
+        "Networks (`10.0.0.0/8`, `::1`, `unix:`) that may say by XCLIENT whom they speak for.",
+        group="Proxies",
+    )
+    xforward_networks: Sequence[str] = option(
+        (),
+        "Networks that may say by XFORWARD where a message came from.",
+        group="Proxies",
+    )
+
     # Limits
     max_size: int = option(33_554_432, "Octets of a message; 0 is no limit.", group="Limits")
     max_recipients: int = option(100, "Recipients of a message.", group="Limits")
+    max_recipient_domains: int = option(
+        0, "Domains of recipients in a session; 0 is no limit.", group="Limits"
+    )
+    max_messages: int = option(1000, "Messages of a session; 0 is no limit.", group="Limits")
     max_connections: int = option(1000, "Connections at once.", group="Limits")
     max_connections_per_address: int = option(
         50, "Connections at once from one address (IPv6: /64); loopback is exempt.", group="Limits"
     )
     max_memory: int = option(
-        0, "Octets of bodies held at once; 0 is a quarter of the machine's memory.", group="Limits"
+        0,
+        "Octets held at once, in all sessions; 0 is a quarter of the machine's memory, or of the "
+        "control group's.",
+        group="Limits",
     )
+    spool_threshold: int = option(
+        1_048_576, "Octets of a message from which on it is held on disk.", group="Limits"
+    )
+    spool_dir: str = option(
+        "", "Directory for that; by default one for temporary files.", group="Limits"
+    )
+    max_handlers: int = option(256, "Hooks under way at once; more wait.", group="Limits")
     threads: int = option(16, "Threads for `def` hooks.", group="Limits")
-
-    # Proxies and filters
-    xclient_networks: Sequence[str] = option(
-        (),
-        "Networks (`10.0.0.0/8`, `::1`, `unix:`) that may say by XCLIENT whom they speak for.",
-        group="Proxies and filters",
-    )
-    xforward_networks: Sequence[str] = option(
-        (),
-        "Networks that may say by XFORWARD where a message came from.",
-        group="Proxies and filters",
-    )
 
     # Times
     timeout: float = option(300.0, "Seconds until an idle client is sent away.", group="Times")
@@ -139,8 +152,14 @@ class Options:
         "reject", "What becomes of parameters that nobody registered.", group="What is taken"
     )
 
+    extensions: Mapping[str, bool | str] | None = option(
+        None,
+        "Extensions switched on or off by keyword, or on with what EHLO says behind it: "
+        "`DSN` on, `DELIVERBY` `240`.",
+        group="What is taken",
+    )
     own_extensions: Sequence[Extension] = option(
-        (), "Extensions of your own: see `Extension`.", group="What is taken", flag=False
+        (), "Extensions of your own, as `ehlo.Extension`.", group="What is taken", flag=False
     )
 
     # What is seen
@@ -163,175 +182,3 @@ class Options:
         "Event loop of the forms that make one; `auto` is uvloop where it is installed.",
         group="How it runs",
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What a connection is served by, resolved and checked."""
-
-    settings: Settings
-    by: str
-    """The part of `Received` that tells of us."""
-    nonce: Callable[[], str]
-    tls: ssl.SSLContext | None
-    tls_listener: bool
-    xclient: Networks
-    xforward: Networks
-    timeout: float
-    handler_timeout: float
-    reverse_dns: bool
-    debug: bool
-    log_read: LineCallback | None
-    log_write: LineCallback | None
-
-
-def as_handler(options: Options) -> Handler:
-    """The handler that was given, or one made of the functions. Raises `TypeError`."""
-    handler = options.handler
-    if isinstance(handler, Handler):
-        if options.rcpt_handler is not None or options.auth_handler is not None:
-            raise TypeError("a Handler has hooks of its own: no rcpt_handler or auth_handler")
-        if not overrides(handler, "on_message"):
-            raise TypeError(f"{type(handler).__name__} has no on_message: mail would be lost")
-        return handler
-    if isinstance(handler, type) or not callable(handler):
-        raise TypeError(f"a handler is a function or a Handler, not {handler!r}")
-    return functions_as_handler(handler, options.rcpt_handler, options.auth_handler)
-
-
-def overrides(handler: Handler, name: str) -> bool:
-    """Whether a hook is the handler's own."""
-    return (
-        getattr(handler, name).__func__ is not getattr(Handler, name)
-        if hasattr(getattr(handler, name), "__func__")
-        else True
-    )
-
-
-def resolve(options: Options, handler: Handler) -> Rules:
-    """Check the options and freeze them. Raises `ValueError` for what would not be safe or sane."""
-    _check_numbers(options)
-    tls = options.tls_config
-    if tls is None and (options.tls_required or options.tls_listener):
-        name = "tls_required" if options.tls_required else "tls_listener"
-        raise ValueError(f"{name} without TLS: give tls_config or call configure_tls")
-    mechanisms, opened = _mechanisms(options, handler)
-    if options.auth_required and not any(
-        tls is not None or not row.needs_tls or row.name in opened for row in mechanisms.values()
-    ):
-        raise ValueError(
-            "auth_required, and no way to log in: see auth_handler, auth_mechs and TLS"
-        )
-    settings = Settings(
-        hostname=_name(options.hostname or socket.gethostname(), "hostname"),
-        appname=_name(options.appname or "smtpd", "appname"),
-        max_size=options.max_size,
-        max_recipients=options.max_recipients,
-        tls_available=tls is not None,
-        tls_required=options.tls_required,
-        auth_required=options.auth_required,
-        mechanisms=mechanisms,
-        open_mechanisms=opened,
-        bare_newlines=BareNewlines(options.bare_newlines),
-        strict_eol=options.strict_eol,
-        ignore_unknown_params=_choice(options.unknown_params, "ignore", "reject") == "ignore",
-        lmtp=options.lmtp,
-        extensions=(*EXTENSIONS, *options.own_extensions),
-    )
-    _check_verbs(settings, handler)
-    return Rules(
-        settings=settings,
-        by=by_clause(settings.hostname, settings.appname),
-        nonce=lambda: secrets.token_hex(16),
-        tls=tls,
-        tls_listener=options.tls_listener,
-        xclient=_networks(options, "xclient_networks"),
-        xforward=_networks(options, "xforward_networks"),
-        timeout=options.timeout,
-        handler_timeout=options.handler_timeout,
-        reverse_dns=options.reverse_dns,
-        debug=options.debug,
-        log_read=options.log_read,
-        log_write=options.log_write,
-    )
-
-
-def _check_numbers(options: Options) -> None:
-    for name in ("max_size", "max_memory"):
-        if getattr(options, name) < 0:
-            raise ValueError(f"{name} must not be negative")
-    for name in (
-        *("max_recipients", "max_connections", "max_connections_per_address", "threads"),
-        *("timeout", "handler_timeout"),
-    ):
-        if not getattr(options, name) > 0:
-            raise ValueError(f"{name} must be more than 0")
-    if not options.grace >= 0:
-        raise ValueError("grace must not be negative")
-
-
-def _check_verbs(settings: Settings, handler: Handler) -> None:
-    """Commands of a user's own must not take the place of SMTP's, nor be such as are never met."""
-    for verb in settings.own_verbs:
-        if verb in VERBS or grammar.OWN_VERB.fullmatch(verb) is None:
-            raise ValueError(f"own_extensions: no command of your own, in upper case: {verb!r}")
-    if settings.own_verbs and not overrides(handler, "on_command"):
-        raise ValueError("own_extensions: commands, and no on_command to answer them")
-
-
-def check_addresses(options: Options, addresses: Iterable[Peer] | None = None) -> None:
-    """Whether the server may be where it is told to be, or on `addresses`. Raises `ValueError`."""
-    if addresses is None:
-        addrs = [options.addr] if isinstance(options.addr, str) else options.addr
-        addresses = [parse_address(addr) for addr in addrs]
-    if options.lmtp and any(address.port == _SMTP_PORT for address in addresses):
-        # RFC 2033 5
-        raise ValueError("lmtp needs an addr of its own: port 25 is that of SMTP")
-
-
-def _networks(options: Options, name: str) -> Networks:
-    try:
-        return Networks.of(getattr(options, name))
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-
-
-def _choice(value: str, *choices: str) -> str:
-    if value not in choices:
-        raise ValueError(f"{value!r} is none of {', '.join(choices)}")
-    return value
-
-
-def _name(text: str, what: str) -> str:
-    """A name that goes into replies and headers: nothing in it may end a line or a word."""
-    if grammar.CONTROL.search(text) or not text.isascii() or len(text) > 255:
-        raise ValueError(f"{what} must be printable ASCII, at most 255 octets: {text!r}")
-    if what == "hostname" and not grammar.HELLO_NAME.fullmatch(text):
-        raise ValueError(f"hostname has a space in it: {text!r}")
-    return text
-
-
-def _mechanisms(options: Options, handler: Handler) -> tuple[dict[str, Mechanism], frozenset[str]]:
-    """Those that the handler can serve, and those of them that a user opened by name."""
-    wanted = {name.upper(): on for name, on in (options.auth_mechs or {}).items()}
-    unknown = wanted.keys() - MECHANISMS.keys()
-    if unknown:
-        raise ValueError(f"auth_mechs: no such mechanism: {', '.join(sorted(unknown))}")
-    by_function = not isinstance(options.handler, Handler) and options.auth_handler is not None
-    has_auth = overrides(handler, "on_auth")
-    has_secrets = overrides(handler, "on_secret") or by_function
-    possible = {"CRAM-MD5": has_secrets, "LOGIN": has_auth, "PLAIN": has_auth}
-    rows = {
-        name: row for name, row in MECHANISMS.items() if possible[name] and wanted.get(name, True)
-    }
-    return rows, frozenset(name for name, on in wanted.items() if on)
-
-
-def memory_limit(options: Options) -> int:
-    """Octets of bodies that may be held at once."""
-    if options.max_memory:
-        return options.max_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-
-
-__all__ += ["is_async", "memory_limit", "overrides"]

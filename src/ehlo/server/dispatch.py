@@ -6,17 +6,20 @@ One for a server, without anything of a session in it; the driver it is given ha
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
+from ehlo.protocol.credentials import CramMD5Credentials, ProvedCredentials
 from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.sasl import CramMD5Credentials
+from ehlo.protocol.sasl import checked_secret
 from ehlo.protocol.state import Transaction
 from ehlo.protocol.trace import received_field, with_protocol
+from ehlo.server.holding import Body
 from ehlo.server.hooks import (
     Answer,
     Hook,
@@ -35,8 +38,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Dispatcher", "Notice", "Secured"]
 
+logger = logging.getLogger("ehlo.handler")
+
 _HOP_LIMIT = 100  # RFC 5321 6.3
 _SHORT = _HOP_LIMIT * len(b"Received:\r\n")  # octets in which so many do not fit
+_TRACE = 2048  # octets that our own field may have
 _LONGEST_HEADER = 262_144  # no more than this is looked at for hops
 
 Route = Callable[["Driver", Any], None]
@@ -55,10 +61,12 @@ class Dispatcher:
 
     `routes` has a function for each type of event. `asks` are the commands that there is a hook
     for; the core accepts the others by itself, so that a hook that is not there costs nothing.
+    `streams` is `Handler.streams`.
     """
 
-    def __init__(self, hooks: Hooks) -> None:
+    def __init__(self, hooks: Hooks, *, streams: bool = False) -> None:
         self.hooks = hooks
+        self._streams = streams
         questions = {
             events.Connect: _asks(hooks.connect, _nothing_more),
             events.Hello: _asks(hooks.hello, lambda event: (event.name,)),
@@ -76,6 +84,7 @@ class Dispatcher:
             events.BodyRefused: lambda driver, _event: driver.drop_body(),
             events.BodyDropped: lambda driver, _event: driver.drop_body(),
             events.MessageEnd: self._message,
+            events.Secret: self._secret,
             events.Auth: self._auth,
             events.XClient: lambda driver, event: driver.speak_for(event.attributes),
             events.Command: self._command,
@@ -96,6 +105,15 @@ class Dispatcher:
             arguments = (driver.session, event.sender, event.sender.params)
             driver.run_hook(hook, arguments, event, answer_of)
 
+    def _secret(self, driver: Driver, event: events.Secret) -> None:
+        """A mechanism needs what the handler keeps of a user; the core goes on with it."""
+        hook = self.hooks.secret
+        if hook is None:
+            self._unserved(driver, event)
+        else:
+            give = driver.connection.give_secret
+            driver.run_hook(hook, (driver.session, event.username), event, give)
+
     def _auth(self, driver: Driver, event: events.Auth) -> None:
         """CRAM-MD5 is checked here against a secret, where the handler gives secrets."""
         hooks, session, credentials = self.hooks, driver.session, event.credentials
@@ -107,29 +125,48 @@ class Dispatcher:
             session.user = identity
             return None
 
-        def by_secret(secret: object) -> Reply | None:
-            if secret is not None and not isinstance(secret, str | bytes):
-                raise TypeError(f"on_secret returns a secret or None, not {type(secret).__name__}")
-            known = secret is not None and secret != "" and secret != b""
-            good = cram.matches(secret if isinstance(secret, str | bytes) else b"")
+        def by_secret(result: object) -> Reply | None:
+            assert isinstance(credentials, CramMD5Credentials)  # noqa: S101  of those alone
+            secret = checked_secret(result)
+            known = isinstance(secret, str | bytes)  # keys are for SCRAM, and are nobody here
+            good = credentials.matches(secret if isinstance(secret, str | bytes) else b"")
             return by_identity(credentials.username if known and good else None)
 
-        if isinstance(credentials, CramMD5Credentials) and hooks.secret is not None:
-            cram = credentials
+        if isinstance(credentials, ProvedCredentials):
+            user = credentials.username if credentials.proved else None
+            self._answer(driver, event, by_identity(user))
+        elif isinstance(credentials, CramMD5Credentials) and hooks.secret is not None:
             driver.run_hook(hooks.secret, (session, credentials.username), event, by_secret)
         elif hooks.auth is not None:
             driver.run_hook(hooks.auth, (session, credentials), event, by_identity)
         else:
-            raise ProtocolError("a login without a hook for it")
+            self._unserved(driver, event)
+
+    def _unserved(self, driver: Driver, event: events.Secret | events.Auth) -> None:
+        """A mechanism of the user's wants a hook that the handler has not."""
+        hook = "on_auth" if isinstance(event, events.Auth) else "on_secret"
+        logger.error("session %s: %s needs %s", driver.session.id, event.mechanism, hook)
+        driver.connection.reply(replies.AUTH_TROUBLE)
 
     def _message(self, driver: Driver, event: events.MessageEnd) -> None:
+        if driver.holding.on_disk:
+            octets = 0 if self._streams else event.transaction.size + _TRACE
+            driver.prepare(octets, partial(self._deliver, driver, event))
+        else:
+            self._deliver(driver, event, True)
+
+    def _deliver(self, driver: Driver, event: events.MessageEnd, well: bool) -> None:
+        """The whole body is where the handler can read it; or else it is to be sent again."""
         hook = self.hooks.message
         assert hook is not None  # noqa: S101  as_handler lets no handler in without it
-        chunks = driver.holding.take()
-        if event.transaction.size > _SHORT and _hops(chunks) >= _HOP_LIMIT:
+        if not well:
+            self._answer(driver, event, replies.NO_MEMORY)
+            return
+        body = driver.holding.take()
+        if event.transaction.size > _SHORT and _hops(body) >= _HOP_LIMIT:
             self._answer(driver, event, replies.MAIL_LOOP)
             return
-        driver.message = message = self._build(driver, event.transaction, chunks)
+        driver.message = message = self._build(driver, event.transaction, body)
         recipients = event.transaction.recipients
         each = partial(answers_of, message, recipients)
         outcome = each if message.per_recipient else queue_answer_of
@@ -140,7 +177,7 @@ class Dispatcher:
         assert hook is not None  # noqa: S101  resolve lets no verb in without it
         driver.run_hook(hook, (driver.session, event.verb, event.argument), event, answer_of)
 
-    def _build(self, driver: Driver, transaction: Transaction, chunks: list[bytes]) -> Message:
+    def _build(self, driver: Driver, transaction: Transaction, body: Body) -> Message:
         session, connection = driver.session, driver.connection
         message_id = driver.next_message_id()
         recipients = transaction.recipients
@@ -167,7 +204,9 @@ class Dispatcher:
             transaction.sender,
             [*recipients],  # the handler's own: what it does to it changes no reply
             trace,
-            chunks,
+            body.slices,
+            spool=body.spool,
+            streams=self._streams,
             via=transaction.via,
             per_recipient=connection.settings.lmtp,
         )
@@ -208,9 +247,11 @@ class Dispatcher:
                 driver.noticed()
             case Secured():
                 driver.secured(answer)
-            case events.Auth() if answer is not None and answer.code >= 500:
+            case events.Auth() | events.Secret() if answer is not None and answer.code >= 500:
                 driver.session.user = None
                 driver.delay_refused_login(answer)
+            case events.Secret() if answer is None:
+                pass  # it has been given
             case _:
                 driver.connection.reply(answer)
 
@@ -232,14 +273,15 @@ def _trouble(event: Any) -> Reply:
     match event:
         case events.Connect() | Secured():
             return replies.CONNECT_TROUBLE
-        case events.Auth():
+        case events.Auth() | events.Secret():
             return replies.AUTH_TROUBLE
         case _:
             return replies.TROUBLE
 
 
-def _hops(chunks: list[bytes]) -> int:
+def _hops(body: Body) -> int:
     """How many `Received` fields the client's header has; few are long enough to be counted."""
+    chunks = [body.spool.read_at(0, _LONGEST_HEADER)] if body.spool else body.slices
     start = chunks[0]
     if len(chunks) > 1 and len(start) < _LONGEST_HEADER:
         ends = itertools.accumulate(map(len, chunks))

@@ -15,6 +15,8 @@ import logging
 import math
 import socket
 import ssl
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from ehlo.protocol import events
@@ -25,17 +27,18 @@ from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import Counts
 from ehlo.protocol.xclient import Attributes, endpoints
 from ehlo.server.admission import address_key, is_loopback
-from ehlo.server.config import Rules
 from ehlo.server.dispatch import Dispatcher, Notice, Secured
 from ehlo.server.holding import Holding
 from ehlo.server.hookrun import HookRun
 from ehlo.server.hooks import Hook, Outcome, answer_of
+from ehlo.server.rules import Rules
 from ehlo.server.runtime import Runtime
 from ehlo.server.tls import Channel
 from ehlo.server.transcript import observer_of
-from ehlo.session import Message, Peer, Session, current_session
+from ehlo.server.waits import DiskRun, MemoryWait
+from ehlo.session import Message, Peer, ProxyInfo, Session, current_session
 
-__all__ = ["Driver"]
+__all__ = ["Driver", "ends_of"]
 
 logger = logging.getLogger("ehlo.server")
 
@@ -43,6 +46,9 @@ _MOST_BUFFERED = 65_536  # while a hook runs; beyond it the client is not read
 _MOST_LOOKUPS = 64  # of clients' names at once; who comes beyond it is not looked up
 _LINGER = 5.0  # seconds for a client to notice that we do not listen any more
 _CLOSING = 30.0  # seconds for our last words to leave
+
+
+Pending = HookRun | DiskRun | MemoryWait | asyncio.Handle
 
 
 class Driver(asyncio.Protocol):
@@ -54,6 +60,7 @@ class Driver(asyncio.Protocol):
         "_closing",
         "_context",
         "_dispatcher",
+        "_due",
         "_key",
         "_lingering",
         "_lookup",
@@ -85,11 +92,12 @@ class Driver(asyncio.Protocol):
         self.runtime = runtime
         self.rules = rules
         self.deadline = math.inf
-        self.holding = Holding(runtime.memory)
+        self.holding = Holding(runtime.shelf)
         self.message: Message | None = None  # handed to on_message, its reply not yet said
         self._dispatcher = dispatcher
         self._channel: Channel | None = None  # TLS, from the handshake on
-        self._pending: HookRun | asyncio.Handle | None = None  # until it is over, the core waits
+        self._pending: Pending | None = None  # until it is over, the core waits
+        self._due = False  # a whole message is here, and on its way to the handler
         self._context: contextvars.Context | None = None
         self._lookup: asyncio.Task[None] | None = None
         self._replied: Message | None = None  # answered; its reply may not have left yet
@@ -109,20 +117,27 @@ class Driver(asyncio.Protocol):
     # -- what asyncio calls ----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        runtime, rules = self.runtime, self.rules
-        ends = _ends(transport)
-        if ends is None:
-            self._lost = self._closing = True  # it left before it was accepted
-            self.transport.abort()
+        ends = ends_of(transport)
+        if ends is not None:
+            self.begin(cast("asyncio.Transport", transport), *ends)
             return
-        peer, local = ends
+        self._lost = self._closing = True  # it left before it was accepted
+        cast("asyncio.Transport", transport).abort()
+
+    def begin(
+        self, transport: asyncio.Transport, peer: Peer, local: Peer, proxy: ProxyInfo | None = None
+    ) -> None:
+        """Serve a client that is at `peer`, whoever it is that is connected."""
+        self.transport = transport
+        runtime, rules = self.runtime, self.rules
         session_id = runtime.new_id()
         if rules.xclient or rules.xforward:
             self._trusted = _trusted(rules, peer)
         self.connection = self._new_connection(session_id, peer, tls=rules.tls_listener)
-        self.session = Session(session_id, peer, local, self.connection)
-        self._key = self._client_key = None if is_loopback(peer) else address_key(peer.host)
+        self.session = Session(session_id, peer, local, self.connection, proxy)
+        unknown = proxy is not None and proxy.peer == peer  # a proxy is many clients, or none
+        self._key = None if unknown or is_loopback(peer) else address_key(peer.host)
+        self._client_key = self._key
         if runtime.draining or not runtime.connections.admit(self._key):
             self._turn_away(replies.DRAINING if runtime.draining else replies.TOO_MANY_CONNECTIONS)
             return
@@ -145,6 +160,7 @@ class Driver(asyncio.Protocol):
         tls: bool,
         greet: bool = True,
         counts: Counts | None = None,
+        **proofs: Any,  # what TLS has to say of the client
     ) -> Connection:
         return Connection(
             self.rules.settings,
@@ -155,6 +171,7 @@ class Driver(asyncio.Protocol):
             asks=self._dispatcher.asks,
             trusted=self._trusted,
             observer=observer_of(self.rules, session_id, peer),
+            **proofs,
         )
 
     def _turn_away(self, reply: Reply) -> None:
@@ -194,9 +211,11 @@ class Driver(asyncio.Protocol):
             self._lookup.cancel()
         self.drop_body()
         pending = self._pending
+        if self._has_message and pending is not None:
+            return  # a message that is here stays wanted
         if isinstance(pending, HookRun):
-            if self.message is None and not isinstance(pending.event, Notice):
-                pending.cancel()  # a message that is here stays wanted
+            if not isinstance(pending.event, Notice):
+                pending.cancel()
             return
         if pending is not None:
             pending.cancel()
@@ -306,6 +325,7 @@ class Driver(asyncio.Protocol):
     def message_answered(self) -> None:
         """The core has the final reply: send it, and say whether it could leave."""
         message, self.message = self.message, None
+        self._due = False
         self.holding.release()
         if message is not None and self._dispatcher.hooks.replied is not None:
             self._flush()
@@ -341,15 +361,59 @@ class Driver(asyncio.Protocol):
     # -- the body --------------------------------------------------------------------------------
 
     def keep(self, chunk: bytes) -> None:
-        """Add to the body, if there is memory for it."""
-        if not self.holding.add(chunk):
-            logger.warning("session %s: no memory left for a body", self.session.id)
+        """Add to the body, in memory or on disk."""
+        if self.holding.add(chunk):
+            self._pending = DiskRun(self, self.holding.spill(), self._kept)
+
+    def _kept(self, well: bool) -> None:
+        if not well:
             self.connection.refuse_body(replies.NO_MEMORY)
             self.drop_body()
 
+    def prepare(self, octets: int, then: Callable[[bool], None]) -> None:
+        """Have the whole of a body where its message's handler can read it, then go on.
+
+        `octets` are those that the handler will hold beside it, where it is on disk.
+        """
+        self._due = True
+        if self.holding.must_be_finished:
+            written = partial(self._written, octets, then)
+            self._pending = DiskRun(self, self.holding.spill(), written)
+        else:
+            self._written(octets, then, well=True)
+
+    def _written(self, octets: int, then: Callable[[bool], None], well: bool) -> None:
+        if not well or not octets or self.runtime.memory.reserve(octets):
+            self.holding.claim_all(octets if well else 0)
+            then(well)
+            return
+        wait = MemoryWait(self, then)
+        if wait.start(octets):
+            self._pending = wait
+            self.deadline = self.runtime.loop.time() + self.rules.handler_timeout
+        else:
+            logger.warning("session %s: a message is larger than max_memory", self.session.id)
+            then(False)
+
+    @property
+    def _has_message(self) -> bool:
+        """Whether a whole message is here, its reply not yet said."""
+        return self._due or self.message is not None
+
+    def is_waiting_for(self, wait: object) -> bool:
+        """Whether this is what the core waits for."""
+        return wait is self._pending
+
+    def go_on_after(self, then: Callable[[bool], None], *, well: bool) -> None:
+        """What the core waited for is over."""
+        self._pending = None
+        then(well)
+        self._advance()
+        self._settle()
+
     def drop_body(self) -> None:
-        """Throw away what there is of a body; what a handler has is still held."""
-        if self.message is None:
+        """Throw away what there is of a body; what a handler has, or will have, is still held."""
+        if not self._has_message:
             self.holding.release()
 
     def next_message_id(self) -> str:
@@ -400,17 +464,19 @@ class Driver(asyncio.Protocol):
             self.transport.write(out)
         if not done:
             return False
-        session, rules, before = self.session, self.rules, self.connection
+        session, rules, before, info = self.session, self.rules, self.connection, channel.info()
         self.connection = self._new_connection(
             session.id,
             session.peer,
             tls=True,
             greet=rules.tls_listener,
             counts=before.counts,
+            bindings=channel.bindings(),
+            certificate=info.peer_certificate,
         )
         self.connection.xclient = endpoints(before.xclient)
         session.restart(self.connection)
-        session.tls = channel.info()
+        session.tls = info
         self.deadline = self.runtime.loop.time() + rules.timeout
         hook = self._dispatcher.hooks.tls
         if hook is not None:
@@ -493,6 +559,8 @@ class Driver(asyncio.Protocol):
         run = self._pending
         if isinstance(run, HookRun) and (self._lost or not self._closing):
             self._expire_hook(run)
+        elif self._due and isinstance(run, DiskRun | MemoryWait):
+            self._expire_wait(run)
         elif self._closing:
             self.abort()
         else:
@@ -505,6 +573,15 @@ class Driver(asyncio.Protocol):
         if self.message is not None:
             run.octets = self.holding.hand_over()
         self._dispatcher.late(self, run.event)
+        self._advance()
+        self._settle()
+
+    def _expire_wait(self, wait: DiskRun | MemoryWait) -> None:
+        """A message for which neither disk nor memory was to be had in time."""
+        self._pending = None
+        wait.cancel()
+        self.connection.reply(replies.NO_MEMORY)
+        self.message_answered()
         self._advance()
         self._settle()
 
@@ -527,6 +604,7 @@ class Driver(asyncio.Protocol):
         if self._dispatcher.hooks.replied is not None and self._replied is None:
             self._replied = self.message  # whose reply will not leave
         self.message = None
+        self._due = False
         if pending is not None:
             pending.cancel()
 
@@ -575,7 +653,7 @@ def _trusted(rules: Rules, peer: Peer) -> frozenset[str]:
     return frozenset(verb for verb, networks in rows if peer in networks)
 
 
-def _ends(transport: asyncio.BaseTransport) -> tuple[Peer, Peer] | None:
+def ends_of(transport: asyncio.BaseTransport) -> tuple[Peer, Peer] | None:
     """Who is at both ends; `None` when the client has gone, so that nobody knows who it was.
 
     A client of a Unix socket has no name; it gets the socket's.

@@ -1,46 +1,124 @@
-"""What one session holds of a message's body, counted in the server's memory."""
+"""Where a session's body rests: slices in memory, counted in the server's, then a file on disk."""
 
 from __future__ import annotations
 
-from ehlo.server.admission import Memory
+from typing import NamedTuple
 
-__all__ = ["Holding"]
+from ehlo.server.admission import Memory
+from ehlo.spool import Spool
+
+__all__ = ["Body", "Holding", "Shelf", "Spilling"]
 
 _CHUNK_COST = 64  # octets that a slice takes beside its own
+_AT_ONCE = 262_144  # octets that are gathered for one writing, once there is a file
+
+
+class Shelf(NamedTuple):
+    """Where bodies may go: the same for all sessions of a server."""
+
+    memory: Memory
+    directory: str
+    threshold: int
+    """Octets of a body that are held in memory before it goes to disk."""
+
+
+class Body(NamedTuple):
+    """All of a body: in slices, or on disk."""
+
+    slices: list[bytes]
+    spool: Spool | None
+
+
+class Spilling:
+    """Slices on their way to disk. `write` is for a thread; the octets count until it is over."""
+
+    __slots__ = ("_directory", "_slices", "octets", "spool")
+
+    def __init__(
+        self, spool: Spool | None, directory: str, slices: list[bytes], octets: int
+    ) -> None:
+        self.spool = spool
+        self.octets = octets
+        self._directory = directory
+        self._slices = slices
+
+    def write(self) -> None:
+        """Raises `OSError`: a disk may be full."""
+        if self.spool is None:
+            self.spool = Spool(self._directory)
+        self.spool.write(self._slices)
+        self._slices = []
 
 
 class Holding:
-    """The slices of the body under way, or of the message that a handler has."""
+    """The body under way, or that of the message that a handler has."""
 
-    __slots__ = ("_chunks", "_memory", "_octets")
+    __slots__ = ("_gathered", "_octets", "_shelf", "_slices", "_spool")
 
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-        self._chunks: list[bytes] = []
-        self._octets = 0
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._slices: list[bytes] = []
+        self._gathered = 0  # octets in the slices
+        self._octets = 0  # that count in the server's memory
+        self._spool: Spool | None = None
 
     def add(self, chunk: bytes) -> bool:
-        """Keep a slice, if there is memory for it."""
+        """Keep a slice; whether it is time for what is in memory to go to disk."""
         octets = len(chunk) + _CHUNK_COST
-        if not self._memory.reserve(octets):
-            return False
+        self._slices.append(chunk)
+        self._gathered += len(chunk)
+        if not self._shelf.memory.reserve(octets):
+            return True
         self._octets += octets
-        self._chunks.append(chunk)
-        return True
+        most = self._shelf.threshold if self._spool is None else _AT_ONCE
+        return self._gathered > most
 
-    def take(self) -> list[bytes]:
-        """The slices; their memory counts until `release`."""
-        chunks, self._chunks = self._chunks, []
-        return chunks
+    @property
+    def on_disk(self) -> bool:
+        """Whether the body is on disk, but maybe for some slices."""
+        return self._spool is not None
+
+    @property
+    def must_be_finished(self) -> bool:
+        """Whether some of a body that is on disk is not there yet."""
+        return self._spool is not None and bool(self._slices)
+
+    def spill(self) -> Spilling:
+        """Hand over what is in memory, to be written."""
+        spilling = Spilling(self._spool, self._shelf.directory, self._slices, self._octets)
+        self._slices, self._gathered, self._octets = [], 0, 0
+        return spilling
+
+    def spilled(self, spilling: Spilling) -> None:
+        """It has been written."""
+        self._spool = spilling.spool
+        self._shelf.memory.release(spilling.octets)
+
+    def claim_all(self, octets: int) -> None:
+        """So many octets were reserved for who reads the body back into memory."""
+        self._octets += octets
+
+    def take(self) -> Body:
+        """The body; its memory counts until `release`."""
+        body = Body(self._slices, self._spool)
+        self._slices, self._gathered, self._spool = [], 0, None
+        return body
 
     def hand_over(self) -> int:
         """Let go of what is held, to somebody who will release as many octets."""
         octets, self._octets = self._octets, 0
-        self._chunks = []
+        self._drop()
         return octets
 
     def release(self) -> None:
         """Give all back."""
-        self._chunks = []
-        self._memory.release(self._octets)
-        self._octets = 0
+        self._drop()
+        octets, self._octets = self._octets, 0
+        if octets:
+            self._shelf.memory.release(octets)
+
+    def _drop(self) -> None:
+        self._slices, self._gathered = [], 0
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None

@@ -33,10 +33,15 @@ class HookRun:
         self.outcome = outcome
         self.octets = 0  # of memory that are given back when this ends, and not before
         self._driver = driver
-        self._work: asyncio.Task[None] | Job
+        self._work: asyncio.Task[None] | Job | None = None  # until it is its turn
 
     def start(self, arguments: tuple[object, ...], context: Context) -> None:
-        """Begin: nothing of the hook has run when this returns."""
+        """Begin, or wait for one's turn: nothing of the hook has run when this returns."""
+        begin = partial(self._begin, arguments, context)
+        if self._driver.runtime.turns.take(self, begin):
+            begin()
+
+    def _begin(self, arguments: tuple[object, ...], context: Context) -> None:
         runtime = self._driver.runtime
         if self.hook.is_async:
             # Not by way of the loop's factory, which might begin at once (3.12's eager tasks)
@@ -57,18 +62,25 @@ class HookRun:
             raise
         except BaseException as problem:  # noqa: BLE001  answered and logged, whatever it is
             error = problem
-        self._driver.hook_ended(self, result, error)
+        self._ended(result, error)
+
+    def _ended(self, result: object, error: BaseException | None) -> None:
+        driver = self._driver
+        driver.runtime.turns.give_back()
+        driver.hook_ended(self, result, error)
 
     def _ended_in_thread(self, result: Any, error: BaseException | None) -> None:
         try:
-            self._driver.runtime.loop.call_soon_threadsafe(
-                self._driver.hook_ended, self, result, error
-            )
+            self._driver.runtime.loop.call_soon_threadsafe(self._ended, result, error)
         except RuntimeError:  # the loop was closed at once, with the thread still busy
             logger.warning("%s of %s ended after the server", self.hook.name, self._driver.session)
 
     def cancel(self) -> None:
         """Nobody waits for it: a task ends, a thread that has begun does not."""
+        if self._work is None:
+            self._driver.runtime.turns.forget(self)
+            self._driver.runtime.loop.call_soon(self._never_begun)
+            return
         cancelled = self._work.cancel()
         # What has not begun would never say that it has ended
         if isinstance(self._work, asyncio.Task):
@@ -76,5 +88,9 @@ class HookRun:
         elif cancelled:
             self._driver.runtime.loop.call_soon(self._cancelled)
 
-    def _cancelled(self, _task: asyncio.Task[None] | None = None) -> None:
+    def _cancelled(self, task: asyncio.Task[None] | None = None) -> None:
+        if task is None or task.cancelled():  # else it began, and has told of its end
+            self._ended(None, asyncio.CancelledError())
+
+    def _never_begun(self) -> None:
         self._driver.hook_ended(self, None, asyncio.CancelledError())

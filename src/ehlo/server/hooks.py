@@ -12,7 +12,7 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.address import Address
 from ehlo.protocol.errors import Reject
 from ehlo.protocol.reply import Reply
-from ehlo.server.config import is_async, overrides
+from ehlo.server.rules import is_async, overrides
 from ehlo.session import Message
 
 __all__ = [

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ehlo.protocol import reply as replies
-from ehlo.server import config, listener
+from ehlo.server import listener, rules
 from ehlo.server.dispatch import Dispatcher
 from ehlo.server.driver import Driver
+from ehlo.server.gate import Gate
 from ehlo.server.hooks import Hook, Hooks
+from ehlo.server.passwords import with_logins
 from ehlo.server.runtime import Runtime
 from ehlo.session import Peer
 
@@ -33,13 +35,14 @@ class Life:
     """One run of a server: what exists from its start to its end, and not beyond."""
 
     def __init__(self, server: Server, ended: Callable[[Life], None]) -> None:
-        handler = config.as_handler(server)
+        handler = rules.as_handler(server)
         self._server = server
         self._tell_ended = ended
-        self._rules = config.resolve(server, handler)
+        self._rules = rules.resolve(server, handler)
         self.loop = asyncio.get_running_loop()
-        self._hooks = Hooks.of(handler)
-        self._dispatcher = Dispatcher(self._hooks)
+        self.runtime = Runtime(server, self.loop)
+        self._hooks = with_logins(Hooks.of(handler), self._rules.passwords, self.runtime)
+        self._dispatcher = Dispatcher(self._hooks, streams=handler.streams)
         self._listeners: list[asyncio.Server] = []
         self._paths: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -49,7 +52,6 @@ class Life:
         self._over = asyncio.Event()  # the grace is
         self._graces: list[asyncio.TimerHandle] = []
         self.addresses: list[Peer] = []
-        self.runtime = Runtime(server, self.loop)
         self.closed = asyncio.Event()
         self.listens = False
         self.guests = 0  # clients over streams
@@ -57,6 +59,12 @@ class Life:
     def new_driver(self) -> Driver:
         """A protocol for one client."""
         return Driver(self.runtime, self._rules, self._dispatcher)
+
+    def new_protocol(self) -> Driver | Gate:
+        """What asyncio talks to when somebody has connected to a listener."""
+        if self._rules.proxies:
+            return Gate(self.runtime, self._rules, self.new_driver)
+        return self.new_driver()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside; its failure is logged."""
@@ -99,12 +107,12 @@ class Life:
 
     async def _listen(self, sock: socket.socket) -> asyncio.Server:
         if sock.family != socket.AF_UNIX:
-            return await self.loop.create_server(self.new_driver, sock=sock)
+            return await self.loop.create_server(self.new_protocol, sock=sock)
         if sys.version_info >= (3, 13):  # which would unlink the path, and it may not be ours
             return await self.loop.create_unix_server(
-                self.new_driver, sock=sock, cleanup_socket=False
+                self.new_protocol, sock=sock, cleanup_socket=False
             )
-        return await self.loop.create_unix_server(self.new_driver, sock=sock)
+        return await self.loop.create_unix_server(self.new_protocol, sock=sock)
 
     async def shutdown(self, grace: float) -> None:
         """See `Server.shutdown`. One task does it, and goes on when who asked is cancelled."""

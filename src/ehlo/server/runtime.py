@@ -10,16 +10,19 @@ import secrets
 import time
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from ehlo.server.admission import Connections, FailedLogins, Memory
-from ehlo.server.config import Options, memory_limit
+from ehlo.protocol.reply import Reply
+from ehlo.server.admission import Connections, FailedLogins, Memory, Turns
+from ehlo.server.config import Options
+from ehlo.server.holding import Shelf
+from ehlo.server.rules import memory_limit
 from ehlo.server.threads import Threads
+from ehlo.spool import spool_directory
 
-if TYPE_CHECKING:
-    from ehlo.server.driver import Driver
+__all__ = ["Clock", "Occupant", "Runtime"]
 
-__all__ = ["Clock", "Runtime"]
+_DISK_THREADS = 2  # that write bodies; more of them do not make a disk faster
 
 logger = logging.getLogger("ehlo.server")
 
@@ -43,6 +46,27 @@ class Clock:
         return self._text
 
 
+class Occupant(Protocol):
+    """One who is connected: a session, or a proxy that has not said yet for whom it speaks."""
+
+    deadline: float
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+
+    def drain(self) -> None:
+        """The server shuts down: end as soon as that is decent."""
+
+    def hang_up(self, reply: Reply) -> None:
+        """End with `reply`."""
+
+    def cut(self) -> None:
+        """End now, with whatever is under way."""
+
+    def abort(self) -> None:
+        """Close now."""
+
+
 class Runtime:
     """Made when a server starts, gone when it has stopped."""
 
@@ -53,10 +77,15 @@ class Runtime:
         self.failed_logins = FailedLogins(loop.time)
         self.clock = Clock()
         self.threads = Threads(options.threads, "ehlo-hook")
-        self.drivers: set[Driver] = set()
+        self.turns = Turns(options.max_handlers)
+        self.disk = Threads(_DISK_THREADS, "ehlo-disk")
+        self.shelf = Shelf(self.memory, spool_directory(options.spool_dir), options.spool_threshold)
+        self.drivers: set[Occupant] = set()
+        self.login_threads = Threads(2, "ehlo-login")
         self.draining = False
         self.lookups = 0  # of clients' names, under way
-        self._sweep_every = min(1.0, min(options.timeout, options.handler_timeout) / 4)
+        shortest = min(options.timeout, options.handler_timeout, options.proxy_timeout)
+        self._sweep_every = min(1.0, shortest / 4)
         self._sweeper: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event = asyncio.Event()
         self._prefix = secrets.token_hex(4)
@@ -68,14 +97,14 @@ class Runtime:
 
     # -- sessions --------------------------------------------------------------------------------
 
-    def add(self, driver: Driver) -> None:
+    def add(self, driver: Occupant) -> None:
         """A session begins."""
         self.drivers.add(driver)
         self._idle.clear()
         if self._sweeper is None:
             self._sweeper = self.loop.call_later(self._sweep_every, self._sweep)
 
-    def remove(self, driver: Driver) -> None:
+    def remove(self, driver: Occupant) -> None:
         """A session has ended, its hooks included."""
         self.drivers.discard(driver)
         if not self.drivers:
@@ -122,3 +151,5 @@ class Runtime:
             self._sweeper.cancel()
             self._sweeper = None
         self.threads.stop()
+        self.disk.stop()
+        self.login_threads.stop()

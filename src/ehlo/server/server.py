@@ -15,7 +15,7 @@ from typing import Self
 
 from ehlo.handlers.base import Handler
 from ehlo.handlers.functions import MessageFunction
-from ehlo.server import config, listener, loops, tls
+from ehlo.server import listener, loops, rules, tls
 from ehlo.server.config import Options
 from ehlo.server.life import Life
 from ehlo.server.streams import serve_streams
@@ -37,18 +37,26 @@ class Server(Options):
     """
 
     def __post_init__(self) -> None:
-        config.as_handler(self)  # for its TypeErrors; what is set later is seen at the start
+        rules.as_handler(self)  # for its TypeErrors; what is set later is seen at the start
         self._life: Life | None = None
 
     def configure_tls(
-        self, cert_file: str, key_file: str, passphrase: str | bytes | None = None
+        self,
+        cert_file: str,
+        key_file: str,
+        passphrase: str | bytes | None = None,
+        client_ca: str | None = None,
     ) -> None:
         """Load a certificate chain and its key (PEM): TLS 1.2 at least, Python's defaults beyond.
 
-        This offers STARTTLS; for implicit TLS set `tls_listener`, too. Raises `OSError` when a file
-        cannot be read, `ssl.SSLError` when it is not what it should be.
+        This offers STARTTLS; for implicit TLS set `tls_listener`, too. With `client_ca`, a PEM file
+        of authorities, a client may show a certificate, which must be one of theirs: EXTERNAL logs
+        in by it. `server.tls_config.verify_mode = ssl.CERT_REQUIRED` asks for one.
+
+        Raises `OSError` when a file cannot be read, `ssl.SSLError` when it is not what it should
+        be.
         """
-        self.tls_config = tls.server_context(cert_file, key_file, passphrase)
+        self.tls_config = tls.server_context(cert_file, key_file, passphrase, client_ca)
 
     @property
     def addresses(self) -> list[Peer]:
@@ -66,7 +74,7 @@ class Server(Options):
         if self._life is not None:
             raise RuntimeError("the server is running already")
         where = None if sock is None else [listener.bound_address(sock)]
-        config.check_addresses(self, where)
+        rules.check_addresses(self, where)
         life = self._life = Life(self, self._ended)
         try:
             if sock is not None:
@@ -118,7 +126,8 @@ class Server(Options):
     ) -> None:
         """Serve one client over a connected pair of streams, until it has gone.
 
-        The server need not listen: it is up then from the first of such clients to the last. Raises
+        It comes without a PROXY header: whoever has the streams knows who is there. The server
+        need not listen: it is up then from the first of such clients to the last. Raises
         `ValueError` as `start` does.
         """
         if self._life is None:

@@ -8,11 +8,19 @@ from __future__ import annotations
 import contextlib
 import ssl
 
+from ehlo.server.binding import end_point_binding, first_certificate
 from ehlo.session import TLSInfo
 
-__all__ = ["Channel", "server_context"]
+__all__ = ["Channel", "LoadedContext", "can_bind", "server_context"]
 
 _READ = 65_536
+
+
+class LoadedContext(ssl.SSLContext):
+    """A context that knows the certificate that was loaded into it."""
+
+    end_point: bytes | None = None
+    """Its channel binding, `tls-server-end-point` (RFC 5929 4), where that is defined."""
 
 
 class Channel:
@@ -82,18 +90,47 @@ class Channel:
             self._tls.getpeercert() or None,
         )
 
+    def bindings(self) -> dict[str, bytes]:
+        """The channel bindings of this connection (RFC 5929), by the name of their type."""
+        found: dict[str, bytes | None] = {}
+        context = self._tls.context  # the one in use, which the server name may have chosen
+        if isinstance(context, LoadedContext):
+            found["tls-server-end-point"] = context.end_point
+        if self._tls.version() == "TLSv1.2":  # RFC 8446 C.5: not defined for TLS 1.3
+            found["tls-unique"] = self._tls.get_channel_binding("tls-unique")
+        return {kind: data for kind, data in found.items() if data}
+
+
+def can_bind(context: ssl.SSLContext | None) -> bool:
+    """Whether a connection over `context` may have a channel binding."""
+    if context is None:
+        return False
+    loaded = isinstance(context, LoadedContext) and context.end_point is not None
+    return loaded or context.minimum_version <= ssl.TLSVersion.TLSv1_2
+
 
 def server_context(
-    cert_file: str, key_file: str, passphrase: str | bytes | None = None
+    cert_file: str,
+    key_file: str,
+    passphrase: str | bytes | None = None,
+    client_ca: str | None = None,
 ) -> ssl.SSLContext:
     """A context for a server: TLS 1.2 at least, and Python's defaults beyond that.
 
+    With `client_ca`, a PEM file of authorities, a client may show a certificate of theirs.
+
     Raises `OSError` when a file cannot be read and `ssl.SSLError` when it is not what it should be.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = LoadedContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Without a passphrase OpenSSL would ask for one on the terminal, and a server would hang there
     context.load_cert_chain(cert_file, key_file, passphrase if passphrase is not None else "")
+    certificate = first_certificate(cert_file)
+    if certificate is not None:
+        context.end_point = end_point_binding(certificate)
+    if client_ca is not None:
+        context.load_verify_locations(client_ca)
+        context.verify_mode = ssl.CERT_OPTIONAL
     context.sni_callback = _note_sni
     return context
 

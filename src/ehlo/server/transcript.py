@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from ehlo.protocol.transcript import Observer
-from ehlo.server.config import Rules
+from ehlo.server.rules import Rules
 from ehlo.session import Peer
 
 __all__ = ["observer_of"]

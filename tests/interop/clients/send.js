@@ -14,7 +14,9 @@ const options = {
   ignoreTLS: task.Security === "plain",
   tls: { ca: fs.readFileSync(task.CA) },
 };
-if (task.Mechanism) {
+if (task.Mechanism === "XOAUTH2") {
+  options.auth = { type: "OAuth2", user: task.User, accessToken: task.Password };
+} else if (task.Mechanism) {
   options.auth = { user: task.User, pass: task.Password };
   options.authMethod = task.Mechanism;
 }

@@ -1,0 +1,92 @@
+"""The channel binding of a certificate (RFC 5929 4): what a client of ours can see it by.
+
+`tls-server-end-point` is the hash of the server's certificate, by the hash function of the
+signature on it. The standard library tells neither, so the certificate is walked here, as far as
+to that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import ssl
+from pathlib import Path
+from typing import Final
+
+__all__ = ["end_point_binding", "first_certificate"]
+
+# The first certificate of a file is the one that OpenSSL shows; one with trust settings has more
+# octets in the file than it has on the wire, and is passed over
+_PEM: Final = re.compile(
+    r"-----BEGIN (?:(?:X509 )?CERTIFICATE|(?P<trusted>TRUSTED CERTIFICATE))-----\r?\n"
+    r"(?P<text>[A-Za-z0-9+/=\s]++)-----END "
+)
+
+# The hash function of a signature algorithm, by its identifier's octets. RFC 5929 4.1: in the place
+# of MD5 and SHA-1 stands SHA-256. RSASSA-PSS and Ed25519 have no row: none is defined for them.
+_PKCS1: Final = bytes.fromhex("2a864886f70d0101")  # 1.2.840.113549.1.1
+_ECDSA: Final = bytes.fromhex("2a8648ce3d04")  # 1.2.840.10045.4
+_DSA: Final = bytes.fromhex("6086480165030403")  # 2.16.840.1.101.3.4.3
+_HASHES: Final = {
+    _PKCS1 + b"\x04": "sha256",  # MD5
+    _PKCS1 + b"\x05": "sha256",  # SHA-1
+    _PKCS1 + b"\x0b": "sha256",
+    _PKCS1 + b"\x0c": "sha384",
+    _PKCS1 + b"\x0d": "sha512",
+    _PKCS1 + b"\x0e": "sha224",
+    _ECDSA + b"\x01": "sha256",  # SHA-1
+    _ECDSA + b"\x03\x01": "sha224",
+    _ECDSA + b"\x03\x02": "sha256",
+    _ECDSA + b"\x03\x03": "sha384",
+    _ECDSA + b"\x03\x04": "sha512",
+    _DSA + b"\x01": "sha224",
+    _DSA + b"\x02": "sha256",
+}
+
+_SEQUENCE: Final = 0x30
+_OBJECT_IDENTIFIER: Final = 0x06
+
+
+def first_certificate(cert_file: str) -> bytes | None:
+    """The certificate that a PEM file begins with, in DER; `None` when it cannot be told.
+
+    Raises `OSError` when the file cannot be read.
+    """
+    found = _PEM.search(Path(cert_file).read_text(encoding="latin-1"))
+    if found is None or found["trusted"]:
+        return None
+    pem = f"-----BEGIN CERTIFICATE-----\n{found['text'].strip()}\n-----END CERTIFICATE-----\n"
+    try:
+        return ssl.PEM_cert_to_DER_cert(pem)
+    except ValueError:
+        return None
+
+
+def end_point_binding(certificate: bytes) -> bytes | None:
+    """`tls-server-end-point` of a certificate in DER; `None` where it is not defined."""
+    try:
+        algorithm = _HASHES.get(_signature_algorithm(certificate))
+    except (IndexError, ValueError):
+        return None
+    return hashlib.new(algorithm, certificate).digest() if algorithm is not None else None
+
+
+def _signature_algorithm(certificate: bytes) -> bytes:
+    """RFC 5280 4.1: Certificate ::= SEQUENCE { tbsCertificate, signatureAlgorithm, signature }."""
+    start, _ = _value(certificate, 0, _SEQUENCE)
+    _, after = _value(certificate, start, _SEQUENCE)
+    start, _ = _value(certificate, after, _SEQUENCE)
+    start, end = _value(certificate, start, _OBJECT_IDENTIFIER)
+    return certificate[start:end]
+
+
+def _value(der: bytes, at: int, tag: int) -> tuple[int, int]:
+    """Where the value of the element at `at` begins and ends (X.690 8.1). Raises `ValueError`."""
+    length, start = der[at + 1], at + 2
+    if length >= 0x80:
+        octets = length - 0x80
+        length = int.from_bytes(der[start : start + octets], "big")
+        start += octets
+    if der[at] != tag or start + length > len(der):
+        raise ValueError("no certificate")
+    return start, start + length

@@ -1,0 +1,94 @@
+"""What a session waits for that is no hook: a disk, and memory that others hold.
+
+Each tells the driver once, in the loop's thread, and with `cancel` not at all. What it holds of the
+server's memory is given back in either case.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ehlo.server.admission import Claim
+from ehlo.server.holding import Spilling
+
+if TYPE_CHECKING:
+    from ehlo.server.driver import Driver
+
+__all__ = ["DiskRun", "MemoryWait"]
+
+logger = logging.getLogger("ehlo.server")
+
+Then = Callable[[bool], None]
+"""Told whether it went well."""
+
+
+class DiskRun:
+    """Slices that a thread writes to disk."""
+
+    __slots__ = ("_driver", "_job", "_spilling", "_then")
+
+    def __init__(self, driver: Driver, spilling: Spilling, then: Then) -> None:
+        self._driver = driver
+        self._spilling = spilling
+        self._then = then
+        self._job = driver.runtime.disk.submit(spilling.write, self._ended_in_thread)
+
+    def _ended_in_thread(self, _result: Any, error: BaseException | None) -> None:
+        try:
+            self._driver.runtime.loop.call_soon_threadsafe(self._ended, error)
+        except RuntimeError:  # the loop was closed at once; nobody waits for this
+            logger.warning("a body of %s was written after the server", self._driver.session)
+
+    def _ended(self, error: BaseException | None) -> None:
+        if error is not None:
+            logger.warning("session %s: no room on disk: %s", self._driver.session.id, error)
+        if self._driver.is_waiting_for(self):
+            self._driver.holding.spilled(self._spilling)
+            self._driver.go_on_after(self._then, well=error is None)
+        else:
+            self._let_go()
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more; a thread that writes goes on to its end."""
+        if self._job.cancel():
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._spilling.spool is not None:
+            self._spilling.spool.close()
+        self._driver.runtime.memory.release(self._spilling.octets)
+
+
+class MemoryWait:
+    """Octets that are to be reserved before a handler may have its message."""
+
+    __slots__ = ("_claim", "_driver", "_granted", "_then")
+
+    def __init__(self, driver: Driver, then: Then) -> None:
+        self._driver = driver
+        self._then = then
+        self._claim: Claim | None = None
+        self._granted = False
+
+    def start(self, octets: int) -> bool:
+        """Wait for one's turn; whether there can ever be so much."""
+        self._claim = self._driver.runtime.memory.claim(octets, self._on_grant)
+        return self._claim is not None
+
+    def _on_grant(self) -> None:
+        """Within the release of another session's memory: only noted here."""
+        assert self._claim is not None  # noqa: S101  start came first
+        self._granted = True
+        self._driver.holding.claim_all(self._claim.octets)
+        self._driver.runtime.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._driver.is_waiting_for(self):
+            self._driver.go_on_after(self._then, well=True)
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        if self._claim is not None and not self._granted:
+            self._claim.cancel()

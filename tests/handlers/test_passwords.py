@@ -1,0 +1,536 @@
+"""`PasswordFile`: what may stand in it, who is let in, how it is read again and written."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import stat
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ehlo
+from ehlo import PasswordFile
+from ehlo.handlers import hashes
+from ehlo.protocol.scram_keys import ScramKeys
+from support.passwords import MEMORY, cheap, write
+from support.program import Start
+from support.program import start as start
+
+OLD = 1_000_000_000  # a time long ago, so that a file counts as settled
+
+
+def scram(password: str, algorithm: str = "SHA-256") -> str:
+    return hashes.SCHEMES[f"scram-{algorithm.lower()}"](password.encode()).text
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write(tmp_path / "users", alice="wonder", bob="builder")
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files have been as they are for a while."""
+    ahead = time.time_ns() + 60_000_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: ahead)
+
+
+# -- who is let in -------------------------------------------------------------------------------
+
+
+def test_a_user_has_his_own_password_and_no_other(path: Path) -> None:
+    passwords = PasswordFile(path)
+    assert passwords.check("alice", "wonder")
+    assert passwords.check("bob", b"builder")
+    for username, password in [
+        *(("alice", "builder"), ("alice", ""), ("alice", "wonder\n"), ("Alice", "wonder")),
+        *(("carol", "wonder"), ("", ""), ("alice\udcff", "wonder"), ("alice:", "wonder")),
+        *(("alice", "wonder\udcff"), ("# a", "b")),
+    ]:
+        assert not passwords.check(username, password)
+
+
+@pytest.mark.parametrize("kind", hashes.SCHEMES)
+def test_each_kind_of_hash_lets_its_user_in(tmp_path: Path, kind: str) -> None:
+    passwords = PasswordFile(tmp_path / "users")
+    passwords.set("alice", "wönder", kind)
+    assert passwords.check("alice", "wönder")
+    assert passwords.check("alice", "wönder".encode())
+    assert not passwords.check("alice", "wonder")
+
+
+def test_octets_that_are_not_utf_8_are_a_password_too(tmp_path: Path) -> None:
+    passwords = PasswordFile(tmp_path / "users")
+    passwords.set("alice", b"\xff\xfe", "scram-sha-256")
+    assert passwords.check("alice", b"\xff\xfe")
+    assert passwords.check("alice", b"\xff\xfe".decode(errors="surrogateescape"))
+
+
+def test_a_file_without_users_lets_nobody_in(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_text("\n# nobody yet\n")
+    passwords = PasswordFile(file)
+    assert not passwords.check("alice", "")
+    assert not passwords.check("", "")
+
+
+# -- an unknown user costs the same --------------------------------------------------------------
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Each call of a hash function, with what it costs."""
+    calls: list[tuple[Any, ...]] = []
+    scrypt, pbkdf2 = hashlib.scrypt, hashlib.pbkdf2_hmac
+
+    def counted_scrypt(password: bytes, **options: Any) -> bytes:
+        calls.append(("scrypt", options["n"], options["r"], options["p"], options["dklen"]))
+        return scrypt(password, **options)
+
+    def counted_pbkdf2(name: str, password: bytes, salt: bytes, iterations: int) -> bytes:
+        calls.append((name, len(salt), iterations))
+        return pbkdf2(name, password, salt, iterations)
+
+    monkeypatch.setattr(hashlib, "scrypt", counted_scrypt)
+    monkeypatch.setattr(hashlib, "pbkdf2_hmac", counted_pbkdf2)
+    return calls
+
+
+def test_an_unknown_user_is_the_same_work_as_a_wrong_password(
+    path: Path, work: list[tuple[Any, ...]]
+) -> None:
+    passwords = PasswordFile(path)
+    passwords.load()
+    work.clear()
+    assert not passwords.check("alice", "wrong")
+    wrong, work[:] = list(work), []
+    assert not passwords.check("nobody", "wrong")
+    assert work == wrong == [("scrypt", 16, 8, 1, 32)]
+    assert passwords.find("nobody").memory == passwords.find("alice").memory == MEMORY
+
+
+def test_the_work_for_an_unknown_user_is_that_of_most_lines(
+    tmp_path: Path, work: list[tuple[Any, ...]]
+) -> None:
+    file = tmp_path / "users"
+    users = {"a": cheap("x"), "b": scram("x"), "c": scram("x"), "d": scram("x", "SHA-1")}
+    file.write_text("".join(f"{user}:{word}\n" for user, word in users.items()))
+    passwords = PasswordFile(file)
+    passwords.load()
+    work.clear()
+    assert not passwords.check("nobody", "x")
+    assert work == [("sha256", 16, 4096)]
+
+
+def test_even_in_a_file_without_users_an_unknown_one_is_work(
+    tmp_path: Path, work: list[tuple[Any, ...]]
+) -> None:
+    file = tmp_path / "users"
+    file.write_text("")
+    assert not PasswordFile(file).check("nobody", "x")
+    assert work == [("scrypt", 2**15, 8, 3, 32)]
+
+
+def test_the_right_password_of_him_whose_hash_stands_in_does_not_let_a_stranger_in(
+    path: Path,
+) -> None:
+    passwords = PasswordFile(path)
+    assert not any(passwords.check("nobody", password) for password in ("wonder", "builder"))
+
+
+# -- keys for SCRAM ------------------------------------------------------------------------------
+
+
+def test_keys_for_scram_are_given_to_who_has_them(path: Path) -> None:
+    first, second = scram("carrot"), scram("carrot", "SHA-1")
+    with path.open("a") as file:
+        file.write(f"carol:{first}\ncarol:{second}\n")
+    passwords = PasswordFile(path)
+    keys = passwords.scram_keys("carol")
+    assert [each.algorithm for each in keys] == ["SHA-256", "SHA-1"]
+    for each in keys:
+        assert each == ScramKeys.derive("carrot", each.salt, each.algorithm)
+    assert passwords.scram_keys("alice") == ()
+    assert passwords.scram_keys("nobody") == ()
+    assert passwords.scram_algorithms == {"SHA-256", "SHA-1"}
+    assert passwords.check("carol", "carrot")
+    assert not passwords.check("carol", "wonder")
+
+
+def test_without_keys_there_is_no_algorithm_for_scram(path: Path) -> None:
+    assert PasswordFile(path).scram_algorithms == frozenset()
+
+
+# -- bad lines -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"sesame", "not of the form user:hash"),
+        (b":" + cheap("sesame").encode(), "a user name has no control"),
+        (b" : " + cheap("sesame").encode(), "a user name has no control"),
+        (b"carol :" + cheap("sesame").encode(), "a user name has no control"),
+        (b"car\x1bol:" + cheap("sesame").encode(), "a user name has no control"),
+        ("car\u200bol:".encode() + cheap("sesame").encode(), "a user name has no control"),
+        ("\ufeffcarol:".encode() + cheap("sesame").encode(), "a user name has no control"),
+        (b"c" * 256 + b":" + cheap("sesame").encode(), "at most 255 octets"),
+        (b"carol:sesame", "no hash of a known kind"),
+        (b"carol:", "no hash of a known kind"),
+        (b"carol: " + cheap("sesame").encode(), "no hash of a known kind"),
+        (b"carol:" + cheap("sesame").encode() + b":sesame", "malformed"),
+        (b"carol:$scrypt$ln=30,r=8,p=1$sesame$" + b"A" * 43, "costs are out of bounds"),
+        (b"carol:sesame\xff", "not UTF-8"),
+        (b"alice:" + cheap("sesame").encode(), "a second line of the same user"),
+        (b"alice:" + scram("sesame").encode(), "a second line of the same user"),
+    ],
+)
+def test_a_bad_line_is_told_by_its_number_and_not_by_its_words(
+    path: Path, line: bytes, said: str
+) -> None:
+    path.write_bytes(b"# users\r\n\r\n" + path.read_bytes() + line + b"\n")
+    with pytest.raises(ValueError, match=said) as caught:
+        PasswordFile(path).load()
+    assert str(caught.value).startswith(f"{path}: line 5: ")
+    assert "sesame" not in str(caught.value)
+    for word in re.findall(rb"[A-Za-z0-9+/]{12,}", line.split(b"$", 3)[-1]):
+        assert word.decode() not in str(caught.value)
+
+
+def test_a_second_line_is_for_another_kind_of_scram_only(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_text(f"alice:{scram('x')}\nalice:{scram('x')}\n")
+    with pytest.raises(ValueError, match="line 2: a second line of the same user"):
+        PasswordFile(file).load()
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory"])
+def test_what_is_no_file_is_a_value_error_with_its_name(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "users"
+    if kind == "directory":
+        file.mkdir()
+    for attempt in (
+        PasswordFile(file).load,
+        lambda: PasswordFile(file).check("alice", "wonder"),
+        lambda: PasswordFile(file).scram_keys("alice"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(str(file))}: "):
+            attempt()
+
+
+def test_a_constructor_reads_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    passwords = PasswordFile(file)
+    write(file, alice="wonder")
+    assert passwords.check("alice", "wonder")
+
+
+def test_a_line_for_argon2_without_argon2_cffi_is_a_bad_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PasswordFile(path).set("carol", "carrot", "argon2")
+    assert PasswordFile(path).check("carol", "carrot")
+    monkeypatch.setitem(sys.modules, "argon2", None)
+    with pytest.raises(ValueError, match=r"line 3: argon2 needs argon2-cffi: pip install"):
+        PasswordFile(path).load()
+    with pytest.raises(ValueError, match="argon2 needs argon2-cffi"):
+        PasswordFile(path).set("dan", "x", "argon2")
+
+
+# -- read again ----------------------------------------------------------------------------------
+
+
+def put_in_place(path: Path, text: str) -> None:
+    beside = path.with_name("new")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def write_over(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+@pytest.mark.parametrize("change", [put_in_place, write_over])
+def test_a_change_is_seen_at_once(path: Path, change: Callable[[Path, str], None]) -> None:
+    passwords = PasswordFile(path)
+    for number in range(10, 30):
+        change(path, f"alice:{cheap(f'wonder{number}')}\n")
+        os.utime(path, ns=(OLD, OLD))
+        assert passwords.check("alice", f"wonder{number}")
+        assert not passwords.check("alice", f"wonder{number - 1}")
+
+
+def test_a_change_is_seen_where_the_clock_of_the_file_system_is_coarse(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same length, in the same file, in the same tick: nothing about it tells."""
+    monkeypatch.setattr("ehlo.handlers.passwords._stamp_of", lambda _status: (0,))
+    passwords = PasswordFile(path)
+    assert passwords.check("alice", "wonder")
+    write(path, alice="land", bob="builder")
+    assert passwords.check("alice", "land")
+
+
+def test_a_file_that_does_not_change_is_read_once(
+    path: Path, later: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passwords = PasswordFile(path)
+    assert passwords.check("alice", "wonder")
+    monkeypatch.setattr(Path, "open", None)
+    assert passwords.check("alice", "wonder")
+    assert not passwords.check("nobody", "wonder")
+
+
+@pytest.mark.parametrize("change", [put_in_place, write_over])
+def test_a_settled_file_is_read_again_when_it_changes(
+    path: Path, later: None, change: Callable[[Path, str], None]
+) -> None:
+    passwords = PasswordFile(path)
+    assert passwords.check("alice", "wonder")
+    change(path, f"carol:{cheap('carrot')}\n")
+    assert passwords.check("carol", "carrot")
+    assert not passwords.check("alice", "wonder")
+
+
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize("trouble", ["gone", "broken", "directory"])
+def test_what_was_read_last_stays_in_force_and_the_log_says_so_once(
+    path: Path,
+    caplog: pytest.LogCaptureFixture,
+    request: pytest.FixtureRequest,
+    trouble: str,
+    settled: bool,
+) -> None:
+    if settled:
+        request.getfixturevalue("later")
+    passwords = PasswordFile(path)
+    passwords.load()
+    if trouble == "broken":
+        put_in_place(path, "dan:sesame\n")
+    else:
+        path.unlink()
+    if trouble == "directory":
+        path.mkdir()
+    for _ in range(3):
+        assert passwords.check("alice", "wonder")
+        assert not passwords.check("dan", "sesame")
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("ehlo.passwords", logging.ERROR)
+    assert record.getMessage().startswith(f"{path}: ")
+    assert "sesame" not in record.getMessage()
+    if trouble == "directory":
+        path.rmdir()
+    write(path, alice="land")
+    assert passwords.check("alice", "land")
+    assert caplog.messages[1:] == [f"{path}: can be read again"]
+    path.unlink()
+    assert passwords.check("alice", "land")
+    assert len(caplog.records) == 3
+
+
+# -- written -------------------------------------------------------------------------------------
+
+
+def test_a_new_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    before = os.umask(0)
+    try:
+        assert PasswordFile(file).set("alice", "wonder", "scram-sha-256") is False
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [file]
+    assert PasswordFile(file).check("alice", "wonder")
+
+
+def test_the_mode_of_a_file_is_kept(path: Path) -> None:
+    path.chmod(0o640)
+    PasswordFile(path).set("alice", "land", "scram-sha-256")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_the_owner_of_a_file_is_kept_or_nothing_is_changed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only root can give a file away: another sees an error, and the file as it was."""
+    before = path.read_bytes()
+    given: list[tuple[int, int]] = []
+    fstat = os.fstat
+    inode = path.stat().st_ino
+
+    def another_owner(file: int) -> os.stat_result:
+        status = fstat(file)
+        if status.st_ino != inode:
+            return status
+        return os.stat_result((*status[:4], 4711, 4712, *status[6:]))
+
+    def refuse(_file: int, uid: int, gid: int) -> None:
+        given.append((uid, gid))
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fstat", another_owner)
+    monkeypatch.setattr(os, "fchown", refuse)
+    monkeypatch.setattr(os.path, "samestat", lambda one, other: one.st_ino == other.st_ino)
+    with pytest.raises(PermissionError):
+        PasswordFile(path).set("alice", "land", "scram-sha-256")
+    assert given == [(4711, 4712)]
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_all_that_is_not_the_users_stays_as_it_is(path: Path) -> None:
+    alice, bob = path.read_bytes().splitlines()
+    path.write_bytes(b"# ours\r\n\r\n" + alice + b"\r\n  # bob is the last\n" + bob)
+    assert PasswordFile(path).set("alice", "land", "scram-sha-256", "scram-sha-1") is True
+    lines = path.read_bytes().split(b"\n")
+    assert lines[:2] == [b"# ours\r", b"\r"]
+    assert lines[2].startswith(b"alice:{SCRAM-SHA-256}4096,")
+    assert lines[3].startswith(b"alice:{SCRAM-SHA-1}4096,")
+    assert lines[4:] == [b"  # bob is the last", bob, b""]
+    PasswordFile(path).set("carol", "carrot", "scram-sha-256")
+    assert path.read_bytes().split(b"\n")[5:][1].startswith(b"carol:")
+    assert PasswordFile(path).set("alice", "wonder", "scrypt") is True
+    assert len(PasswordFile(path).scram_keys("alice")) == 0
+    assert PasswordFile(path).check("alice", "wonder")
+    assert not PasswordFile(path).check("alice", "land")
+
+
+def test_a_user_can_be_removed(path: Path) -> None:
+    passwords = PasswordFile(path)
+    assert passwords.remove("alice") is True
+    assert not passwords.check("alice", "wonder")
+    assert passwords.check("bob", "builder")
+    before = path.read_bytes()
+    assert passwords.remove("alice") is False
+    assert path.read_bytes() == before
+
+
+def test_nobody_is_removed_from_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        PasswordFile(tmp_path / "users").remove("alice")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("username", "password", "schemes", "said"),
+    [
+        ("", "x", (), "a user name"),
+        ("a:b", "x", (), "a user name"),
+        ("#a", "x", (), "a user name"),
+        (" a", "x", (), "a user name"),
+        ("a\nb", "x", (), "a user name"),
+        ("a\udcff", "x", (), "a user name"),
+        ("ä" * 128, "x", (), "a user name"),
+        ("alice", "", (), "the password is empty"),
+        ("alice", "sesame\0", (), "cannot have NUL"),
+        ("alice", "sesame", ("md5",), "'md5' is none of scrypt, "),
+        ("alice", "sesame", ("scram-sha-256", "scrypt"), "a second line of the same user"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_and_changes_nothing(
+    path: Path, username: str, password: str, schemes: tuple[str, ...], said: str
+) -> None:
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=said) as caught:
+        PasswordFile(path).set(username, password, *schemes)
+    assert "sesame" not in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_a_file_with_a_bad_line_is_not_written(path: Path) -> None:
+    broken = path.read_bytes() + b"dan:sesame\n"
+    path.write_bytes(broken)
+    passwords = PasswordFile(path)
+    attempts: list[Callable[[], bool]] = [
+        lambda: passwords.set("alice", "x", "scram-sha-256"),
+        lambda: passwords.remove("alice"),
+    ]
+    for attempt in attempts:
+        with pytest.raises(ValueError, match="line 3: "):
+            attempt()
+    assert path.read_bytes() == broken
+
+
+def test_what_a_link_leads_to_is_changed_and_the_link_stays(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    PasswordFile(link).set("carol", "carrot", "scram-sha-256")
+    assert link.is_symlink()
+    assert PasswordFile(path).check("carol", "carrot")
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = path.read_bytes()
+
+    def full(_file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        PasswordFile(path).set("alice", "land", "scram-sha-256")
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+# Ends in the middle of a change, as a machine without power does
+_CRASH = """
+import os, pathlib, sys
+from ehlo import PasswordFile
+owner, name = {"fsync": (os, "fsync"), "replace": (pathlib.Path, "replace")}[sys.argv[2]]
+setattr(owner, name, lambda *_: os._exit(9))
+PasswordFile(sys.argv[1]).set("alice", "land", "scram-sha-256")
+"""
+
+
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_a_crash_leaves_the_file_as_it_was_and_nothing_locked(
+    start: Start, path: Path, moment: str
+) -> None:
+    before = path.read_bytes()
+    assert start("-c", _CRASH, path, moment).wait() == 9
+    assert path.read_bytes() == before
+    assert PasswordFile(path).set("alice", "land", "scram-sha-256") is True
+    assert PasswordFile(path).check("alice", "land")
+
+
+_WRITER = """
+import sys
+from ehlo import PasswordFile
+passwords = PasswordFile(sys.argv[1])
+print("ready", flush=True)
+for number in range(25):
+    passwords.set(f"{sys.argv[2]}{number}", f"password{number}", "scram-sha-256")
+    if number % 5 == 4:
+        assert passwords.remove(f"{sys.argv[2]}{number}")
+"""
+
+
+def test_of_processes_that_write_at_the_same_time_none_loses_what_another_wrote(
+    start: Start, tmp_path: Path
+) -> None:
+    """Not even the very first, of a file that is not there; who reads meanwhile reads a whole."""
+    file = tmp_path / "users"
+    writers = [start("-c", _WRITER, file, name) for name in "abcd"]
+    for writer in writers:
+        writer.out.until("ready")
+    reader = PasswordFile(file)
+    while any(writer.process.poll() is None for writer in writers):
+        if file.exists():
+            reader.load()
+    for writer in writers:
+        assert writer.wait() == 0, writer.err.text
+    users = {line.partition(":")[0] for line in file.read_text().splitlines()}
+    assert users == {f"{name}{number}" for name in "abcd" for number in range(25) if number % 5 < 4}
+    assert list(tmp_path.iterdir()) == [file]
+    assert reader.check("d3", "password3")
+
+
+def test_it_is_a_public_name() -> None:
+    assert ehlo.PasswordFile is PasswordFile

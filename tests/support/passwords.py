@@ -1,0 +1,61 @@
+"""Hashes that are checked quickly, and a scrypt that waits until a test lets it go on."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from pathlib import Path
+from typing import Any
+
+from ehlo.handlers.hashes import ScryptHash
+
+__all__ = ["MEMORY", "Gate", "cheap", "write"]
+
+MEMORY = 128 * 8 * (16 + 2 + 1)  # octets of one check of such a hash
+DEADLINE = 15.0
+
+
+def cheap(password: str) -> str:
+    """A hash by scrypt with as little work as there can be."""
+    template = ScryptHash(4, 8, 1, secrets.token_bytes(16), bytes(32))
+    made = ScryptHash(4, 8, 1, template.salt, template.derived(password.encode()))
+    assert made.memory == MEMORY
+    return made.text
+
+
+def write(path: Path, **passwords: str) -> Path:
+    """A file with these users."""
+    path.write_text("".join(f"{user}:{cheap(word)}\n" for user, word in passwords.items()))
+    return path
+
+
+class Gate:
+    """Stands in for `hashlib.scrypt`: notes who is in it, and holds all up until `open`."""
+
+    def __init__(self) -> None:
+        self._scrypt = hashlib.scrypt
+        self._lock = threading.Lock()
+        self._inside = 0
+        self.most_inside = 0
+        self.threads: set[str] = set()
+        self.entered = threading.Semaphore(0)
+        self.opened = threading.Event()
+
+    def __call__(self, *arguments: Any, **options: Any) -> bytes:
+        with self._lock:
+            self._inside += 1
+            self.most_inside = max(self.most_inside, self._inside)
+            self.threads.add(threading.current_thread().name)
+        self.entered.release()
+        assert self.opened.wait(DEADLINE), "nobody opened the gate"
+        try:
+            return self._scrypt(*arguments, **options)
+        finally:
+            with self._lock:
+                self._inside -= 1
+
+    def wait_for(self, count: int) -> None:
+        """Until so many more have come in."""
+        for _ in range(count):
+            assert self.entered.acquire(timeout=DEADLINE), "nobody came"
