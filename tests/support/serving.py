@@ -139,11 +139,11 @@ def serve(caplog: pytest.LogCaptureFixture) -> Iterator[Serve]:
             return running
 
         yield start
-    for runtime in runtimes:
-        assert_nothing_left(runtime)
     for thread in set(threading.enumerate()) - before:
         thread.join(DEADLINE)
         assert not thread.is_alive(), thread
+    for runtime in runtimes:
+        assert_nothing_left(runtime)
     assert_loops_were_content(caplog)
 
 

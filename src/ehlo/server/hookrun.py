@@ -77,6 +77,7 @@ class HookRun:
             self._driver.runtime.loop.call_soon_threadsafe(self._ended, result, error)
         except RuntimeError:  # the loop was closed at once, with the thread still busy
             logger.warning("%s of %s ended after the server", self.hook.name, self._driver.session)
+            self._driver.runtime.memory.release(self.octets)
 
     def cancel(self) -> None:
         """Nobody waits for it: a task ends, a thread that has begun does not."""

@@ -40,7 +40,7 @@ class DiskRun:
         try:
             self._driver.runtime.loop.call_soon_threadsafe(self._ended, error)
         except RuntimeError:  # the loop was closed at once; nobody waits for this
-            logger.warning("a body of %s was written after the server", self._driver.session)
+            self._let_go()
 
     def _ended(self, error: BaseException | None) -> None:
         self._job = None  # which refers to us: the file must go with the last who holds it
