@@ -9,6 +9,7 @@ import pytest
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import NULL_PATH, Address
 from ehlo.protocol.connection import Connection
+from ehlo.protocol.errors import ParserError
 from ehlo.protocol.extensions import EXTENSIONS, Extension
 from ehlo.protocol.path import forward_path, reverse_path
 from ehlo.protocol.reply import Reply
@@ -186,3 +187,12 @@ def test_only_one_of_two_rivals_is_taken() -> None:
     assert reverse_path("FROM:<a@x> XONE=1 XTWO=1", secret) == replies.bad_parameter("XTWO")
     assert reverse_path("FROM:<a@x> XTWO=1 SIZE=1 XONE=1", secret) == replies.bad_parameter("XONE")
     assert reverse_path("FROM:<a@x> XONE=1 XONE=1", secret) == replies.bad_parameter("XONE")
+
+
+def test_a_parser_that_fails_is_our_trouble() -> None:
+    def failing(_value: str | None) -> None:
+        raise ParserError
+
+    row = Extension("XFOO", 0, mail={"XFOO": failing})
+    extended = connection(extensions=(*EXTENSIONS, row))
+    assert reverse_path("FROM:<a@x> XFOO", extended) == replies.TROUBLE

@@ -659,3 +659,25 @@ def test_ten_thousand_commands_in_one_write_are_answered_in_order(
         assert client.say("NOOP") == "250 2.0.0 Ok"
     assert len(said) > 3_000_000
     assert most[0] < 1_000_000  # the rest waits in the sockets, since we do not read on
+
+
+# -- others have their turn ----------------------------------------------------------------------
+
+
+def test_a_flood_of_transactions_lets_others_have_their_turn(serve: Serve, loop_name: str) -> None:
+    running = serve(Box(), loop=loop_name, max_messages=0)
+    turns: list[int] = []
+
+    async def flood() -> None:
+        (driver,) = running.drivers
+        counts = driver.connection.counts
+        client.send(b"MAIL FROM:<a@x>\r\nRSET\r\n" * 1500)
+        while counts.messages < 1500:
+            turns.append(counts.messages)
+            await running.turn()
+
+    with running.ready() as client:
+        running.run(flood)
+        assert client.replies(3000)[-1] == "250 2.0.0 Ok"
+    steps = [after - before for before, after in zip(turns, turns[1:], strict=False)]
+    assert max(steps) <= 200

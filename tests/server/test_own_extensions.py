@@ -172,3 +172,18 @@ def test_a_command_must_be_one_that_can_be_met_and_none_of_smtp(verb: str) -> No
         Server(Foo(), addr="127.0.0.1:0", own_extensions=[row]).in_thread(),
     ):
         pass
+
+
+def test_a_parser_that_fails_is_our_trouble(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    def careless(value: str | None) -> int:
+        return len(value)  # type: ignore[arg-type]  # the mistake that is shown here
+
+    running = serve(
+        Box(), own_extensions=[Extension("XFOO", 0, mail={"XLEN": careless}, rcpt={"X": careless})]
+    )
+    with running.ready() as client:
+        assert client.say("MAIL FROM:<a@x> XLEN").startswith("451 4.3.0 ")
+        assert client.say("MAIL FROM:<a@x> XLEN=abc") == "250 2.1.0 Ok"
+        assert client.say("RCPT TO:<a@x> X").startswith("451 4.3.0 ")
+        assert client.say("RCPT TO:<a@x> X=abc") == "250 2.1.5 Ok"
+    assert "the parser of XLEN failed" in caplog.text

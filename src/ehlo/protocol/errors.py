@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ehlo.protocol.reply import Reply
 
-__all__ = ["ProtocolError", "Reject"]
+__all__ = ["ParserError", "ProtocolError", "Reject"]
 
 _DEFAULTS = {
     4: ("4.3.0", "Requested action not taken"),
@@ -40,6 +40,10 @@ class Reject(Exception):  # noqa: N818  the name says what it does, as the field
     def of(cls, reply: Reply) -> Reject:
         """The refusal that says `reply`, which must be 4xx or 5xx."""
         return cls(reply.code, reply.enhanced, reply.text)
+
+
+class ParserError(Exception):
+    """A parser of a user's own extension failed: our trouble, and not the client's mistake."""
 
 
 class ProtocolError(Exception):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ehlo.protocol import address, grammar
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import NO_PARAMETERS, NULL_PATH, Address
+from ehlo.protocol.errors import ParserError
 from ehlo.protocol.extensions import Parameter
 from ehlo.protocol.reply import Reply
 
@@ -108,4 +109,6 @@ def _params(
             params[keyword] = parse(value)
         except ValueError:
             return replies.bad_parameter(keyword)
+        except ParserError:
+            return replies.TROUBLE
     return MappingProxyType(params)

@@ -43,6 +43,7 @@ __all__ = ["Driver", "ends_of"]
 logger = logging.getLogger("ehlo.server")
 
 _MOST_BUFFERED = 65_536  # while a hook runs; beyond it the client is not read
+_MOST_EVENTS = 200  # of one client, before others have their turn
 _MOST_LOOKUPS = 64  # of clients' names at once; who comes beyond it is not looked up
 _LINGER = 5.0  # seconds for a client to notice that we do not listen any more
 _CLOSING = 30.0  # seconds for our last words to leave
@@ -244,12 +245,16 @@ class Driver(asyncio.Protocol):
         """All that can be done now: events to the dispatcher, then one write."""
         connection, routes = self.connection, self._dispatcher.routes
         moved = False
+        done = 0
         while self._pending is None and not self._closing:
             event = connection.next_event()
             if event is NEED_DATA or event is PAUSED:
                 break
             moved = True
             routes[type(event)](self, event)
+            done += 1
+            if done == _MOST_EVENTS and self._pending is None:
+                self.take_breath()
         if self._closing:
             return
         if not self._slow:

@@ -5,6 +5,8 @@ Whatever would leave a door open, or could not work, is refused here, at the sta
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import os
 import secrets
 import socket
@@ -12,6 +14,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from ehlo.handlers.base import Handler
 from ehlo.handlers.functions import (
@@ -22,7 +25,8 @@ from ehlo.handlers.passwords import PasswordFile
 from ehlo.protocol import grammar, offers
 from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.commands import VERBS
-from ehlo.protocol.extensions import Facts, offered
+from ehlo.protocol.errors import ParserError
+from ehlo.protocol.extensions import Extension, Facts, ParseValue, offered
 from ehlo.protocol.reply import hello
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.trace import by_clause
@@ -41,6 +45,8 @@ __all__ = [
     "overrides",
     "resolve",
 ]
+
+logger = logging.getLogger("ehlo.handler")
 
 _SMTP_PORT = 25
 
@@ -136,7 +142,9 @@ def resolve(options: Options, handler: Handler) -> Rules:
         ignore_unknown_params=_choice(options.unknown_params, "ignore", "reject") == "ignore",
         lmtp=options.lmtp,
         extensions=offers.rows(
-            options.extensions or {}, options.own_extensions, lambda: datetime.now(UTC)
+            options.extensions or {},
+            [_guarded(row) for row in options.own_extensions],
+            lambda: datetime.now(UTC),
         ),
     )
     _check_hello(settings)
@@ -176,6 +184,28 @@ def _check_numbers(options: Options) -> None:
             raise ValueError(f"{name} must be more than 0")
     if not options.grace >= 0:
         raise ValueError("grace must not be negative")
+
+
+def _guarded(row: Extension) -> Extension:
+    """A user's row, with what its parsers do wrong logged and turned into a `ParserError`."""
+    return dataclasses.replace(
+        row,
+        mail={keyword: _guarded_parser(keyword, parse) for keyword, parse in row.mail.items()},
+        rcpt={keyword: _guarded_parser(keyword, parse) for keyword, parse in row.rcpt.items()},
+    )
+
+
+def _guarded_parser(keyword: str, parse: ParseValue) -> ParseValue:
+    def guarded(value: str | None) -> Any:
+        try:
+            return parse(value)
+        except ValueError:
+            raise
+        except Exception as error:
+            logger.exception("the parser of %s failed", keyword)
+            raise ParserError from error
+
+    return guarded
 
 
 def _check_verbs(settings: Settings, handler: Handler) -> None:
