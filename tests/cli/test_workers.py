@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -180,6 +182,34 @@ def test_what_workers_cannot_be_handed_is_an_error(
     server = Server(handler, addr="127.0.0.1:0", workers=2, **options)  # type: ignore[arg-type]  # as parametrized
     with pytest.raises(ValueError, match=re.escape(said)):
         server.listen_and_serve()
+
+
+def test_workers_serve_on_a_socket_that_is_given_until_closed(
+    app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(app)
+    sock = socket.create_server(("127.0.0.1", 0))
+    address = sock.getsockname()
+    server = Server("many:function", workers=2, loop="asyncio")
+    thread = threading.Thread(target=server.serve, args=(sock,))
+    thread.start()
+    try:
+        with smtplib.SMTP(address[0], address[1], timeout=DEADLINE) as client:
+            assert send(client) != os.getpid()
+        assert server.addresses == [address]
+    finally:
+        server.close()
+        thread.join(DEADLINE)
+    assert not thread.is_alive()
+    assert server.addresses == []
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, 5.0)
+
+
+def test_workers_are_not_started_in_a_loop_of_the_users() -> None:
+    server = Server("many:function", workers=2)
+    with pytest.raises(ValueError, match="workers are started by listen_and_serve"):
+        asyncio.run(server.start())
 
 
 # -- ending --------------------------------------------------------------------------------------
