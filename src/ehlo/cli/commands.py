@@ -13,6 +13,7 @@ import os
 import ssl
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -33,9 +34,10 @@ from ehlo.cli.printer import Printer, as_json, as_text, wants_color
 from ehlo.cli.readable import visible
 from ehlo.cli.target import handler_of, load
 from ehlo.handlers.functions import AuthFunction, RcptFunction, functions_as_handler
-from ehlo.server import loops, rules
+from ehlo.server import loops, workers
 from ehlo.server.config import Options
 from ehlo.server.server import Server
+from ehlo.server.workers import Recipe
 
 __all__ = ["cli", "main"]
 
@@ -43,6 +45,7 @@ T = TypeVar("T")
 
 _ADDR = "127.0.0.1:1025"
 _ENVIRONMENT = "Each option may be given in the environment: --max-size as EHLO_MAX_SIZE."
+_SERVE_ONLY = ("workers", "factory")
 _SETTINGS: dict[str, Any] = {
     "auto_envvar_prefix": "EHLO",
     "help_option_names": ["-h", "--help"],
@@ -86,7 +89,23 @@ def _process_options() -> list[click.Parameter]:
             default="info",
             help="What is logged on standard error.  [info]",
         ),
+        GroupedOption(
+            ["--fd"],
+            group="Where",
+            type=click.IntRange(min=0),
+            multiple=True,
+            help="Serve on a listening socket that is open already, as --addr fd:N.",
+        ),
     ]
+
+
+def _reload_option() -> click.Parameter:
+    return GroupedOption(
+        ["--reload"],
+        group="How it runs",
+        is_flag=True,
+        help="Start anew when a *.py below this directory changes; for development.",
+    )
 
 
 @click.group(
@@ -98,7 +117,7 @@ def _process_options() -> list[click.Parameter]:
         GroupedOption(
             ["--json"], group="Output", is_flag=True, help="Print one JSON object a line."
         ),
-        *server_options(addr=_ADDR),
+        *server_options(leave_out=_SERVE_ONLY, addr=_ADDR),
         *_process_options(),
     ],
     epilog=_ENVIRONMENT,
@@ -114,7 +133,7 @@ def cli(ctx: click.Context, /, **given: Any) -> None:
     printer = _printer(
         given["json"], values.pop("rcpt_handler", None), values.pop("auth_handler", None)
     )
-    _run(_new_server(printer, values), given)
+    _run(_new_server(printer, values), given, None)
     if printer.failure is not None:
         raise click.ClickException(f"cannot write to standard output: {printer.failure.strerror}")
 
@@ -126,6 +145,7 @@ def cli(ctx: click.Context, /, **given: Any) -> None:
         click.Argument(["target"], metavar="MODULE:ATTR"),
         *server_options(),
         *_process_options(),
+        _reload_option(),
     ],
     epilog=_ENVIRONMENT,
 )
@@ -134,10 +154,7 @@ def serve(target: str, **given: Any) -> None:
 
     Of a Server, only what is given here is changed.
     """
-    found = handler_of(load(target), target)
-    values = _server_values(given)
-    server = _changed(found, values) if isinstance(found, Server) else _new_server(found, values)
-    _run(server, given)
+    _run(_named_server(target, given), given, partial(_worker_server, target, given))
 
 
 cli.add_command(passwd)
@@ -153,10 +170,27 @@ def _refuse_options_before_command(ctx: click.Context) -> None:
 # -- from options to a server ------------------------------------------------------------------
 
 
+def _named_server(target: str, given: Mapping[str, Any]) -> Server:
+    """The server that a name stands for, or one for the handler that it stands for."""
+    values = _server_values(given)
+    found = handler_of(load(target), target, factory=values.pop("factory", False))
+    return _changed(found, values) if isinstance(found, Server) else _new_server(found, values)
+
+
+def _worker_server(target: str, given: Mapping[str, Any]) -> Server:
+    """The same in a worker, which is a new process, and knows no more than its parent was told."""
+    server = _named_server(target, given)
+    _configure_tls(server, given["tls_cert"], given["tls_key"])
+    set_up_logging(given["log_level"])
+    return server
+
+
 def _server_values(given: Mapping[str, Any]) -> dict[str, Any]:
     """The server's options that were given, as `Server` takes them."""
     names = [field.name for field in dataclasses.fields(Options) if field.name in given]
     values = {name: given[name] for name in names if given[name] not in (None, ())}
+    if given["fd"]:
+        values["addr"] = [*values.get("addr", ()), *(f"fd:{number}" for number in given["fd"])]
     return {name: _value(name, value) for name, value in values.items()}
 
 
@@ -220,19 +254,42 @@ def _tls_reason(error: OSError | ValueError) -> str:
 # -- running it --------------------------------------------------------------------------------
 
 
-def _run(server: Server, given: Mapping[str, Any]) -> None:
-    """Until a signal. What is wrong with the options is found before anything else begins."""
+def _run(server: Server, given: Mapping[str, Any], recipe: Recipe | None) -> None:
+    """Until a signal. What is wrong with the options is found before anything else begins.
+
+    A `recipe` makes the server again in each worker.
+    """
     _configure_tls(server, given["tls_cert"], given["tls_key"])
-    _checked(lambda: rules.resolve(server, rules.as_handler(server)))
+    _checked(lambda: workers.check(server))
     _checked(lambda: loops.loop_factory(server.loop))
-    _checked(lambda: rules.check_addresses(server))
+    run = server.listen_and_serve
+    if recipe is not None and (server.workers > 1 or given["reload"]):
+        run = _parent(server, recipe, reload=given["reload"])
     set_up_logging(given["log_level"])
     try:
-        server.listen_and_serve()
+        run()
+    except workers.StartError as error:
+        raise click.ClickException(str(error)) from error
     except OSError as error:
         reason = error.strerror or ""
-        if not reason.startswith("cannot listen on"):  # a hook of the user's
-            raise
+        if not reason.startswith(("cannot listen on", "only root can become")):
+            raise  # a hook of the user's
         if error.errno == errno.EACCES and "unix:" not in reason:
             reason += " (ports below 1024 need privileges)"
         raise click.ClickException(reason) from error
+
+
+def _parent(server: Server, recipe: Recipe, *, reload: bool) -> Callable[[], None]:
+    """What runs the workers."""
+    from ehlo.server.parent import Parent  # what most never need
+
+    parent = Parent(server, recipe, reload=reload)
+    if not reload:
+        return parent.run
+    if server.workers > 1:
+        raise click.UsageError("--reload is for one process: leave out --workers")
+    try:
+        from ehlo.cli.reload import watched
+    except ImportError as error:
+        raise click.UsageError("--reload needs watchfiles: pip install 'ehlo[standard]'") from error
+    return partial(watched, parent)

@@ -93,7 +93,7 @@ class PrinterGroup(_GroupedHelp, click.Group):
         self.format_commands(ctx, formatter)
 
 
-def server_options(**defaults: object) -> list[click.Parameter]:
+def server_options(*, leave_out: Sequence[str] = (), **defaults: object) -> list[click.Parameter]:
     """One option for each of a server's that can be said on a command line.
 
     `defaults` are those that a command has in place of the server's own; they are shown, and it is
@@ -103,7 +103,7 @@ def server_options(**defaults: object) -> list[click.Parameter]:
     return [
         _option(field, hints[field.name], defaults.get(field.name, field.default))
         for field in dataclasses.fields(Options)
-        if field.metadata.get("flag")
+        if field.metadata.get("flag") and field.name not in leave_out
     ]
 
 

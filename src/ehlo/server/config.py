@@ -38,7 +38,7 @@ def option(default: Any, text: str, *, group: str, flag: bool = True) -> Any:
 class Options:
     """What a `Server` is told. Sizes are octets, times are seconds."""
 
-    handler: Handler | MessageFunction
+    handler: Handler | MessageFunction | str
 
     _: dataclasses.KW_ONLY
 
@@ -46,8 +46,12 @@ class Options:
     addr: str | Sequence[str] = option(
         ":25",
         "Address to listen on: `host:port`, `:port` for all addresses, `[v6]:port`, "
-        "`unix:/path`; port 0 takes a free one. There may be several.",
+        "`unix:/path`; port 0 takes a free one. `fd:3`, `systemd:` and `systemd:name` are sockets "
+        "that are open already. There may be several.",
         group="Where",
+    )
+    unix_mode: str = option(
+        "", "Mode of Unix sockets, as `660`; by default the umask's.", group="Where"
     )
     appname: str = option("smtpd", "Name in the greeting and in Received.", group="Where")
     hostname: str = option("", "Our name; by default that of the machine.", group="Where")
@@ -177,6 +181,22 @@ class Options:
     )
 
     # How it runs
+    workers: int = option(
+        1,
+        "Processes that serve, where the handler is named as `module:attr`. `max_connections` and "
+        "`max_memory` are divided between them; addresses are counted in each.",
+        group="How it runs",
+    )
+    factory: bool = option(
+        False,
+        "The handler is a function without arguments that makes it, once in each process.",
+        group="How it runs",
+    )
+    user: str = option(
+        "",
+        "Give up root for this user, `name` or `name:group`, once the addresses are bound.",
+        group="How it runs",
+    )
     loop: Literal["auto", "asyncio", "uvloop"] = option(
         "auto",
         "Event loop of the forms that make one; `auto` is uvloop where it is installed.",

@@ -8,7 +8,6 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ehlo.protocol import reply as replies
@@ -83,15 +82,11 @@ class Life:
             self._begun = self.loop.create_task(self._tell(self._hooks.startup))
         await asyncio.shield(self._begun)
 
-    async def start(self, sockets: list[socket.socket], *, owned: bool) -> None:
-        """Serve on listening sockets; those that are not `owned` leave their path behind."""
+    async def start(self, sockets: list[socket.socket], *, paths: list[str]) -> None:
+        """Serve on listening sockets; `paths` are of those that are removed at the end."""
         self.listens = True
         self.addresses = [listener.bound_address(sock) for sock in sockets]
-        self._paths = [
-            address.host.removeprefix("unix:")
-            for address in self.addresses
-            if address.is_unix and owned
-        ]
+        self._paths = paths
         try:
             await self.begin()
             for sock in sockets:
@@ -198,8 +193,7 @@ class Life:
             server.close()
         self._listeners = []
         self.addresses = []
-        for path in self._paths:
-            Path(path).unlink(missing_ok=True)
+        listener.remove(self._paths)
         self._paths = []
 
     def _stopped(self) -> None:

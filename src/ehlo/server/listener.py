@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import socket
@@ -10,17 +11,29 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from ehlo.server import systemd
 from ehlo.session import Peer
 
-__all__ = ["bind", "bound_address", "parse_address"]
+__all__ = ["bind", "bound_address", "parse_address", "parse_mode", "remove", "unix_paths"]
+
+logger = logging.getLogger("ehlo.server")
 
 _BACKLOG = 1024
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
+_INHERITED = ("fd:", "systemd:")
 _TRIES = 16  # for a free port that is free in both families
 
 
 def parse_address(addr: str) -> Peer:
-    """`host:port`, `:port`, `[v6]:port` or `unix:/path`; empty is `:25`. Raises `ValueError`."""
+    """`host:port`, `:port`, `[v6]:port`, `unix:/path`, or a socket that is open already.
+
+    That is `fd:3`, or those of systemd: `systemd:`, `systemd:name`. Empty is `:25`. Raises
+    `ValueError`.
+    """
+    if addr.startswith(_INHERITED):
+        if addr.startswith("fd:") and not addr[len("fd:") :].isdecimal():
+            raise ValueError(f"not the number of an open file: {addr!r}")
+        return Peer(addr, 0)
     if addr.startswith("unix:"):
         if len(addr) == len("unix:"):
             raise ValueError("unix: without a path")
@@ -31,18 +44,42 @@ def parse_address(addr: str) -> Peer:
     return Peer(match["v6"] or match["host"] or "", int(match["port"]))
 
 
-def bind(addrs: str | Sequence[str]) -> list[socket.socket]:
+def parse_mode(text: str) -> int | None:
+    """The mode of Unix sockets, from octal digits. Raises `ValueError`."""
+    if not text:
+        return None
+    if re.fullmatch("0?[0-7]{3}", text) is None:
+        raise ValueError(f"unix_mode is three octal digits, as 660, and not {text!r}")
+    return int(text, 8)
+
+
+def unix_paths(addrs: str | Sequence[str]) -> list[str]:
+    """The paths of the Unix sockets that `bind` makes, and whoever called it removes."""
+    given = [addrs] if isinstance(addrs, str) else addrs
+    return [addr.removeprefix("unix:") for addr in given if addr.startswith("unix:")]
+
+
+def remove(paths: Sequence[str]) -> None:
+    """Remove Unix sockets. What may not be, since root was given up, is left to the next start."""
+    for path in paths:
+        try:
+            Path(path).unlink(missing_ok=True)
+        except PermissionError as error:
+            logger.info("cannot remove %s: %s", path, error.strerror)
+
+
+def bind(addrs: str | Sequence[str], unix_mode: int | None = None) -> list[socket.socket]:
     """Listening sockets for the addresses. Raises `OSError` that names the one that failed."""
     sockets: list[socket.socket] = []
+    made: list[str] = []
     try:
         for addr in [addrs] if isinstance(addrs, str) else addrs:
-            sockets += _bind_one(parse_address(addr))
+            sockets += _bind_one(parse_address(addr), unix_mode)
+            made += unix_paths(addr)
     except BaseException:
         for sock in sockets:
-            address = bound_address(sock)
             sock.close()
-            if address.is_unix:
-                Path(address.host.removeprefix("unix:")).unlink(missing_ok=True)
+        remove(made)
         raise
     return sockets
 
@@ -55,17 +92,53 @@ def bound_address(sock: socket.socket) -> Peer:
     return Peer(host, port)
 
 
-def _bind_one(address: Peer) -> list[socket.socket]:
+def _bind_one(address: Peer, unix_mode: int | None) -> list[socket.socket]:
     try:
         if address.is_unix:
-            return [_bind_unix(address.host.removeprefix("unix:"))]
+            return [_bind_unix(address.host.removeprefix("unix:"), unix_mode)]
+        if address.host.startswith(_INHERITED):
+            return _inherited(address.host)
         if address.host:
             return [_bind_host(address.host, address.port)]
         return _bind_all(address.port)
     except OSError as error:
-        where = str(address) if address.host else f":{address.port}"
+        where = _written(address)
         reason = error.strerror or str(error)
         raise OSError(error.errno, f"cannot listen on {where}: {reason}") from error
+
+
+def _written(address: Peer) -> str:
+    if address.host.startswith(_INHERITED):
+        return address.host
+    return str(address) if address.host else f":{address.port}"
+
+
+def _inherited(addr: str) -> list[socket.socket]:
+    """Listening sockets that somebody has opened for us. They are ours from here on."""
+    kind, _, name = addr.partition(":")
+    numbers = [int(name)] if kind == "fd" else systemd.listening_fds(name)
+    sockets: list[socket.socket] = []
+    try:
+        sockets.extend(map(_adopted, numbers))
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _adopted(number: int) -> socket.socket:
+    sock = socket.socket(fileno=number)
+    try:
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if not listens or sock.type != socket.SOCK_STREAM:
+            raise OSError(errno.EINVAL, f"{number} is no listening stream socket")
+        sock.setblocking(False)
+        sock.set_inheritable(False)  # programs that a handler starts have no use for it
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _bind_host(host: str, port: int) -> socket.socket:
@@ -107,7 +180,7 @@ def _listening(family: int, sockaddr: object) -> socket.socket:
     return sock
 
 
-def _bind_unix(path: str) -> socket.socket:
+def _bind_unix(path: str, mode: int | None) -> socket.socket:
     """A socket that nobody listens on any more is replaced; nothing else is."""
     try:
         stale = stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path)  # noqa: PTH116  str is what bind takes
@@ -119,6 +192,8 @@ def _bind_unix(path: str) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.bind(path)
+        if mode is not None:  # before anybody can connect
+            Path(path).chmod(mode)
         sock.listen(_BACKLOG)
     except BaseException:
         sock.close()

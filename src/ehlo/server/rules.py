@@ -30,8 +30,9 @@ from ehlo.protocol.extensions import Extension, Facts, ParseValue, offered
 from ehlo.protocol.reply import hello
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.trace import by_clause
+from ehlo.server import privileges, target
 from ehlo.server.config import LineCallback, Options
-from ehlo.server.listener import parse_address
+from ehlo.server.listener import parse_address, parse_mode
 from ehlo.server.logins import Served, logins_of, way_in
 from ehlo.server.networks import Networks
 from ehlo.session import Peer
@@ -41,6 +42,7 @@ __all__ = [
     "as_handler",
     "check_addresses",
     "is_async",
+    "make_handler",
     "memory_limit",
     "overrides",
     "resolve",
@@ -74,6 +76,21 @@ class Rules:
     debug: bool
     log_read: LineCallback | None
     log_write: LineCallback | None
+
+
+def make_handler(options: Options) -> None:
+    """Put what the handler's name or its factory stands for into its place, once.
+
+    Raises `ValueError` for what is not there, and whatever the module raises.
+    """
+    if isinstance(options.handler, str):
+        name, found = options.handler, target.load(options.handler)
+    elif options.factory:
+        name, found = repr(options.handler), options.handler
+    else:
+        return
+    options.handler = target.instance_of(found, name, factory=options.factory)
+    options.factory = False
 
 
 def as_handler(options: Options) -> Handler:
@@ -111,6 +128,7 @@ def overrides(handler: Handler, name: str) -> bool:
 def resolve(options: Options, handler: Handler) -> Rules:
     """Check the options and freeze them. Raises `ValueError` for what would not be safe or sane."""
     _check_numbers(options)
+    _check_process(options)
     tls = options.tls_config
     if tls is None and (options.tls_required or options.tls_listener):
         name = "tls_required" if options.tls_required else "tls_listener"
@@ -178,7 +196,7 @@ def _check_numbers(options: Options) -> None:
     for name in (
         *("max_recipients", "max_connections", "max_connections_per_address", "threads"),
         "max_handlers",
-        *("timeout", "handler_timeout", "proxy_timeout"),
+        *("timeout", "handler_timeout", "proxy_timeout", "workers"),
     ):
         if not getattr(options, name) > 0:
             raise ValueError(f"{name} must be more than 0")
@@ -225,6 +243,13 @@ def check_addresses(options: Options, addresses: Iterable[Peer] | None = None) -
     if options.lmtp and any(address.port == _SMTP_PORT for address in addresses):
         # RFC 2033 5
         raise ValueError("lmtp needs an addr of its own: port 25 is that of SMTP")
+
+
+def _check_process(options: Options) -> None:
+    """Whether a process can be as it is told to be. Raises `ValueError`."""
+    parse_mode(options.unix_mode)
+    if options.user:
+        privileges.find(options.user)
 
 
 def _networks(options: Options, name: str) -> Networks:

@@ -11,15 +11,19 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ehlo.handlers.base import Handler
 from ehlo.handlers.functions import MessageFunction
-from ehlo.server import listener, loops, rules, tls
+from ehlo.server import listener, loops, rules, systemd, tls, workers
 from ehlo.server.config import Options
 from ehlo.server.life import Life
 from ehlo.server.streams import serve_streams
+from ehlo.server.workers import TLSFiles
 from ehlo.session import Peer
+
+if TYPE_CHECKING:
+    from ehlo.server.parent import Parent
 
 __all__ = ["Server", "listen_and_serve", "listen_and_serve_tls"]
 
@@ -37,8 +41,11 @@ class Server(Options):
     """
 
     def __post_init__(self) -> None:
-        rules.as_handler(self)  # for its TypeErrors; what is set later is seen at the start
+        if not isinstance(self.handler, str) and not self.factory:
+            rules.as_handler(self)  # for its TypeErrors; what is set later is seen at the start
         self._life: Life | None = None
+        self._parent: Parent | None = None
+        self._tls_files: TLSFiles | None = None
 
     def configure_tls(
         self,
@@ -57,11 +64,13 @@ class Server(Options):
         be.
         """
         self.tls_config = tls.server_context(cert_file, key_file, passphrase, client_ca)
+        self._tls_files = cert_file, key_file, passphrase, client_ca
 
     @property
     def addresses(self) -> list[Peer]:
         """Where the server listens, with the real ports; empty when it does not."""
-        return list(self._life.addresses) if self._life is not None else []
+        running = self._life or self._parent
+        return list(running.addresses) if running is not None else []
 
     # -- in a running loop -----------------------------------------------------------------------
 
@@ -73,14 +82,15 @@ class Server(Options):
         """
         if self._life is not None:
             raise RuntimeError("the server is running already")
+        if self.workers > 1:
+            raise ValueError("workers are started by listen_and_serve and serve only")
         where = None if sock is None else [listener.bound_address(sock)]
         rules.check_addresses(self, where)
+        rules.make_handler(self)
         life = self._life = Life(self, self._ended)
         try:
-            if sock is not None:
-                await life.start([sock], owned=False)
-            else:
-                await life.start(listener.bind(self.addr), owned=True)
+            sockets, paths = workers.open_sockets(self, sock)
+            await life.start(sockets, paths=paths)
         except BaseException:
             self._life = None
             raise
@@ -120,6 +130,8 @@ class Server(Options):
         life = self._life
         if life is not None:
             loops.call_in(life.loop, life.close)
+        elif self._parent is not None:
+            self._parent.close()
 
     async def serve_streams(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -131,6 +143,7 @@ class Server(Options):
         `ValueError` as `start` does.
         """
         if self._life is None:
+            rules.make_handler(self)
             self._life = Life(self, self._ended)
         life = self._life
         life.guests += 1
@@ -151,18 +164,33 @@ class Server(Options):
     def listen_and_serve(self) -> None:
         """Listen and serve until `close`, SIGTERM or SIGINT; a second signal does not wait.
 
-        Raises `ValueError` and `OSError` as `start` does.
+        With `workers` this process is the parent of those that serve. Raises `ValueError` and
+        `OSError` as `start` does, `RuntimeError` when no worker could start.
         """
-        loops.run(self._serve_until_signalled(None), self.loop)
+        self._serve(None)
 
     def serve(self, sock: socket.socket) -> None:
         """Serve on a listening socket of yours, otherwise as `listen_and_serve`."""
         sock.setblocking(False)
-        loops.run(self._serve_until_signalled(sock), self.loop)
+        self._serve(sock)
+
+    def _serve(self, sock: socket.socket | None) -> None:
+        if self.workers == 1:
+            rules.make_handler(self)  # a module may want to run a loop as it is imported
+            loops.run(self._serve_until_signalled(sock), self.loop)
+            return
+        from ehlo.server.parent import Parent  # what most never need
+
+        self._parent = Parent(self, workers.recipe(self, self._tls_files))
+        try:
+            self._parent.run(sock)
+        finally:
+            self._parent = None
 
     async def _serve_until_signalled(self, sock: socket.socket | None) -> None:
-        with _signals(self._on_signal):
+        with _signals(self._on_signal), systemd.watchdog(asyncio.get_running_loop()):
             await self.start(sock)
+            systemd.ready(f"Listening on {', '.join(map(str, self.addresses))}")
             life = self._life
             if life is not None:
                 await life.closed.wait()
@@ -177,6 +205,7 @@ class Server(Options):
             self.close()
         else:
             logger.info("signalled: shutting down")
+            systemd.stopping()
             life.spawn(self.shutdown())
 
     # -- in a thread -----------------------------------------------------------------------------

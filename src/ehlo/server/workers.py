@@ -1,0 +1,259 @@
+"""One process of several, as it is told by its parent: sockets, a server's recipe, and its share.
+
+A worker is a new interpreter: it inherits listening sockets and one more that leads to the parent,
+and nothing that is half made. Its orders come from there, so that a signal which a terminal or a
+service manager sends to all processes at once is not taken for a second one. When the parent has
+gone, it shuts down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import dataclasses
+import logging
+import pickle
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ehlo.server import listener, loops, privileges, rules
+from ehlo.server.config import Options
+
+if TYPE_CHECKING:
+    from ehlo.server.server import Server
+
+__all__ = [
+    "ALIVE",
+    "CLOSE",
+    "DRAIN",
+    "FAILED",
+    "READY",
+    "RELOAD",
+    "Recipe",
+    "StartError",
+    "TLSFiles",
+    "Task",
+    "check",
+    "main",
+    "open_sockets",
+    "recipe",
+]
+
+TLSFiles: TypeAlias = tuple[str, str, str | bytes | None, str | None]
+Recipe: TypeAlias = "Callable[[], Server]"
+"""Makes the server in a worker; it can be pickled."""
+
+
+class StartError(RuntimeError):
+    """None of the workers could start."""
+
+
+# Orders to a worker, an octet each
+DRAIN, CLOSE, RELOAD = b"d", b"c", b"r"
+# News from it: an octet, and after FAILED the reason, to the end
+READY, ALIVE, FAILED = b"R", b"A", b"F"
+
+logger = logging.getLogger("ehlo.server")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a worker is told before anything else."""
+
+    fds: Sequence[int]
+    share: int
+    """How many workers divide the totals."""
+    alive_every: float | None
+    """Seconds between two signs of life."""
+    argv: Sequence[str]
+    recipe: bytes
+
+
+# -- in either process -------------------------------------------------------------------------
+
+
+def open_sockets(
+    options: Options, sock: socket.socket | None
+) -> tuple[list[socket.socket], list[str]]:
+    """Bind, then give up root; the sockets, and the paths that are to be removed in the end."""
+    account = privileges.find(options.user) if options.user else None
+    if sock is not None:
+        sockets, paths = [sock], []
+    else:
+        sockets = listener.bind(options.addr, listener.parse_mode(options.unix_mode))
+        paths = listener.unix_paths(options.addr)
+    try:
+        rules.check_addresses(options, map(listener.bound_address, sockets))
+        if account is not None:
+            privileges.give_up(account)
+    except BaseException:
+        for each in sockets:
+            each.close()
+        listener.remove(paths)
+        raise
+    return sockets, paths
+
+
+def divide(options: Options, workers: int) -> None:
+    """Leave one worker's share of the totals, rounded up."""
+    options.max_connections = -(-options.max_connections // workers)
+    options.max_memory = -(-rules.memory_limit(options) // workers)
+    options.workers = 1
+
+
+def check(options: Options) -> None:
+    """Whether a worker could serve so. Raises what it would raise."""
+    if options.workers < 1:
+        raise ValueError("workers must be more than 0")
+    rules.check_addresses(options)
+    worker = copy.copy(options)
+    divide(worker, options.workers)
+    rules.make_handler(worker)
+    rules.resolve(worker, rules.as_handler(worker))
+
+
+def recipe(options: Options, tls_files: TLSFiles | None) -> Recipe:
+    """How a worker makes the same server. Raises `ValueError` for what it cannot be told."""
+    if not isinstance(options.handler, str):
+        raise ValueError(
+            "workers need a handler that each of them can import: name it as 'module:attr'"
+        )
+    if options.tls_config is not None and tls_files is None:
+        raise ValueError("workers cannot be handed a tls_config: call configure_tls")
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    del values["tls_config"]
+    for name, value in values.items():
+        _check_portable(name, value)
+    return partial(_remade, values, tls_files)
+
+
+def _check_portable(name: str, value: object) -> None:
+    try:
+        octets = pickle.dumps(value)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(f"workers cannot be handed {name}: {error}") from error
+    if b"__main__" in octets:  # which is another module there
+        raise ValueError(f"workers cannot import {name} from the program: put it into a module")
+
+
+def _remade(values: dict[str, Any], tls_files: TLSFiles | None) -> Server:
+    from ehlo.server.server import Server  # which imports this module
+
+    server = Server(**values)
+    if tls_files is not None:
+        server.configure_tls(*tls_files)
+    return server
+
+
+# -- in a worker -------------------------------------------------------------------------------
+
+
+def main(number: int) -> int:
+    """Be a worker; `number` is the open file that leads to the parent. Returns the exit code."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nobody listens to it yet
+    parent = socket.socket(fileno=number)
+    parent.set_inheritable(False)
+    try:
+        with parent.makefile("rb") as stream:
+            task: Task = pickle.load(stream)  # noqa: S301  from our parent
+    except EOFError:  # it has gone already
+        return 1
+    sys.argv[:] = task.argv
+    try:
+        server = pickle.loads(task.recipe)()  # noqa: S301  from our parent
+        divide(server, task.share)
+        server.addr = [f"fd:{fd}" for fd in task.fds]
+        server.user = ""  # given up already
+        rules.make_handler(server)
+        loops.run(Worker(server, parent, task.alive_every).run(), server.loop)
+    except BaseException as error:  # noqa: BLE001  whatever it is, the parent is told
+        _tell_failure(parent, error)
+        return 1
+    return 0
+
+
+def _tell_failure(parent: socket.socket, error: BaseException) -> None:
+    """The traceback to the log of this process, the reason to the parent."""
+    traceback.print_exception(error)
+    reason = "".join(traceback.format_exception_only(error)).strip()
+    with contextlib.suppress(OSError):
+        parent.setblocking(True)
+        parent.sendall(FAILED + reason.encode(errors="replace")[:4096])
+
+
+class Worker:
+    """A server that lives as long as its parent wants it to."""
+
+    def __init__(self, server: Server, parent: socket.socket, alive_every: float | None) -> None:
+        self._server = server
+        self._parent = parent
+        self._alive_every = alive_every
+        self._draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serve until the end."""
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._drain)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        logger.addFilter(_not_where)
+        await self._server.start()
+        logger.removeFilter(_not_where)
+        self._parent.setblocking(False)
+        self._loop.add_reader(self._parent, self._heard)
+        self._tell(READY)
+        if self._alive_every is not None:
+            self._live()
+        await self._server.wait_closed()
+        self._loop.remove_reader(self._parent)
+
+    def _heard(self) -> None:
+        try:
+            orders = self._parent.recv(64)
+        except BlockingIOError:
+            return
+        except OSError:
+            orders = b""
+        if not orders:
+            self._loop.remove_reader(self._parent)
+            logger.warning("the parent process has gone: shutting down")
+            self._drain()
+        for order in orders:
+            {DRAIN: self._drain, CLOSE: self._server.close, RELOAD: self._reload}[bytes([order])]()
+
+    def _drain(self) -> None:
+        """Told twice it drains once: a signal may come from the parent and beside it."""
+        if not self._draining:
+            self._draining = True
+            self._spawn(self._server.shutdown())
+
+    def _reload(self) -> None:
+        reload = getattr(self._server, "reload", None)
+        if reload is not None:
+            reload()
+
+    def _live(self) -> None:
+        self._tell(ALIVE)
+        self._loop.call_later(self._alive_every or 1.0, self._live)
+
+    def _tell(self, news: bytes) -> None:
+        with contextlib.suppress(OSError):  # a parent that has gone is seen by `_heard`
+            self._parent.send(news)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _not_where(record: logging.LogRecord) -> bool:
+    """The parent says once where all of them listen."""
+    return not record.msg.startswith("listening on")

@@ -1,0 +1,504 @@
+"""`--workers`, `--reload`, `--fd`, `--user`: processes, and what becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import pwd
+import re
+import shutil
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+import idna
+import pytest
+
+import ehlo
+from ehlo import Server
+from ehlo.server.spawning import MOST_DELAY, backoff
+from support.program import DEADLINE, Program, Start
+
+LOOPBACK = ("--addr", "127.0.0.1:0")
+
+MODULE = """
+import os, signal, sys, threading, time, ehlo
+
+def function(remote_addr, mail_from, rcpt_tos, data):
+    return f"by-{os.getpid()}"
+
+class Handler(ehlo.Handler):
+    def on_startup(self, server):
+        print("limits", server.max_connections, server.max_memory, server.workers, flush=True)
+
+    async def on_message(self, session, message):
+        return f"by-{os.getpid()}"
+
+    def on_shutdown(self, server):
+        print("shut down", flush=True)
+
+def make():
+    return Handler()
+
+class Unlucky(Handler):
+    def on_startup(self, server):
+        raise OSError(2, "no database")
+
+class Slow(Handler):
+    def on_message(self, session, message):
+        print("inside", os.getpid(), flush=True)
+        time.sleep(3600)
+
+class Hung(Handler):
+    async def on_message(self, session, message):
+        time.sleep(3600)
+
+class Groups(Handler):
+    def on_startup(self, server):
+        with open("/proc/self/status") as status:
+            for line in status:
+                if line.startswith(("Uid:", "Gid:", "Groups:", "CapEff:")):
+                    print(*line.split(), flush=True)
+        print("told", flush=True)
+
+server = ehlo.Server(lambda *_: f"by-{os.getpid()}", addr="127.0.0.1:0", workers=2)
+"""
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    """A directory with `many.py` in it."""
+    (tmp_path / "many.py").write_text(MODULE)
+    return tmp_path
+
+
+def serve(start: Start, app: Path, target: str, *flags: str | Path, workers: int = 2) -> Program:
+    return start(
+        *("-m", "ehlo", "serve", target, *LOOPBACK, "--workers", str(workers), *flags), cwd=app
+    )
+
+
+def workers_of(program: Program, count: int = 2) -> list[int]:
+    """The process ids, as the log tells them."""
+    lines = [program.err.until(" is ready") for _ in range(count)]
+    return [int(re.findall(r"process (\d+)", line)[0]) for line in lines]
+
+
+def send(client: smtplib.SMTP) -> int:
+    """The process that has taken a message."""
+    client.ehlo_or_helo_if_needed()
+    client.mail("a@example.com")
+    client.rcpt("b@example.com")
+    code, text = client.data(b"Subject: x\r\n\r\n")
+    assert code == 250
+    return int(text.rpartition(b"by-")[2])
+
+
+# -- starting ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["many:function", "many:Handler", "many:server"])
+def test_workers_serve_what_is_named(start: Start, app: Path, target: str) -> None:
+    program = serve(start, app, target)
+    pids = workers_of(program)
+    with smtplib.SMTP(*program.listening()) as client:
+        assert send(client) in pids
+    assert program.process.pid not in pids
+    assert program.stop() == 0
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_factory_makes_the_handler_in_each_worker(start: Start, app: Path, loop: str) -> None:
+    flags = ("--factory", "--max-connections", "5", "--max-memory", "1001", "--loop", loop)
+    program = serve(start, app, "many:make", *flags)
+    workers_of(program)
+    assert program.stop() == 0
+    assert program.out.text == "limits 3 501 1\n" * 2 + "shut down\n" * 2  # rounded up
+
+
+def test_the_environment_may_ask_for_workers(start: Start, app: Path) -> None:
+    command = ("-m", "ehlo", "serve", "many:function", *LOOPBACK)
+    program = start(*command, cwd=app, env={"EHLO_WORKERS": "3"})
+    assert len(set(workers_of(program, 3))) == 3
+    assert "with 3 workers" in program.err.until("listening on")
+
+
+def test_a_second_instance_is_told_once_that_the_port_is_busy(start: Start, app: Path) -> None:
+    program = serve(start, app, "many:function")
+    host, port = program.listening()
+    flags = ("--addr", f"{host}:{port}", "--workers", "2")
+    second = start("-m", "ehlo", "serve", "many:function", *flags, cwd=app)
+    assert second.wait() == 1
+    reason = os.strerror(errno.EADDRINUSE)
+    assert second.err.text == f"ehlo: cannot listen on {host}:{port}: {reason}\n"
+
+
+def test_workers_that_cannot_start_are_an_error(start: Start, app: Path) -> None:
+    program = serve(start, app, "many:Unlucky")
+    assert program.wait() == 1
+    last = program.err.text.splitlines()[-1]
+    assert last == "ehlo: no worker could start: FileNotFoundError: [Errno 2] no database"
+
+
+def test_a_program_may_ask_for_workers(start: Start, app: Path) -> None:
+    (app / "program.py").write_text(
+        "import logging, ehlo\n"
+        "if __name__ == '__main__':\n"
+        "    logging.basicConfig(level=logging.INFO)\n"
+        "    server = ehlo.Server('many:make', addr='127.0.0.1:0', workers=2, factory=True)\n"
+        "    server.listen_and_serve()\n"
+    )
+    program = start("program.py", cwd=app)
+    pids = workers_of(program)
+    with smtplib.SMTP(*program.listening()) as client:
+        assert send(client) in pids
+    assert program.stop() == 0
+
+
+def no_handler(*_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("handler", "options", "said"),
+    [
+        (no_handler, {}, "name it as 'module:attr'"),
+        ("many:function", {"rcpt_handler": lambda *_: True}, "cannot be handed rcpt_handler"),
+        ("__main__:function", {}, "cannot import handler from the program"),
+        ("no_such_module:x", {}, "no module named 'no_such_module'"),
+    ],
+)
+def test_what_workers_cannot_be_handed_is_an_error(
+    handler: object, options: dict[str, object], said: str
+) -> None:
+    server = Server(handler, addr="127.0.0.1:0", workers=2, **options)  # type: ignore[arg-type]  # as parametrized
+    with pytest.raises(ValueError, match=re.escape(said)):
+        server.listen_and_serve()
+
+
+def test_workers_serve_on_a_socket_that_is_given_until_closed(
+    app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(app)
+    sock = socket.create_server(("127.0.0.1", 0))
+    address = sock.getsockname()
+    server = Server("many:function", workers=2, loop="asyncio")
+    thread = threading.Thread(target=server.serve, args=(sock,))
+    thread.start()
+    try:
+        with smtplib.SMTP(address[0], address[1], timeout=DEADLINE) as client:
+            assert send(client) != os.getpid()
+        assert server.addresses == [address]
+    finally:
+        server.close()
+        thread.join(DEADLINE)
+    assert not thread.is_alive()
+    assert server.addresses == []
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, 5.0)
+
+
+def test_workers_are_not_started_in_a_loop_of_the_users() -> None:
+    server = Server("many:function", workers=2)
+    with pytest.raises(ValueError, match="workers are started by listen_and_serve"):
+        asyncio.run(server.start())
+
+
+# -- ending --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_passed_on_and_transactions_end(
+    start: Start, app: Path, number: signal.Signals
+) -> None:
+    program = serve(start, app, "many:function")
+    client = smtplib.SMTP(*program.listening())
+    client.ehlo()
+    client.mail("a@example.com")
+    client.rcpt("b@example.com")
+    program.process.send_signal(number)
+    program.err.until("shutting down")
+    assert client.data(b"Subject: under way\r\n\r\n")[0] == 250
+    client.close()
+    assert program.wait() == 0
+
+
+def test_a_signal_to_all_of_them_is_no_second_one(start: Start, app: Path) -> None:
+    program = serve(start, app, "many:function")
+    pids = workers_of(program)
+    client = smtplib.SMTP(*program.listening())
+    client.ehlo()
+    client.mail("a@example.com")
+    client.rcpt("b@example.com")
+    for pid in (*pids, program.process.pid):  # as systemd does
+        os.kill(pid, signal.SIGTERM)
+    program.err.until("shutting down")
+    assert client.data(b"Subject: under way\r\n\r\n")[0] == 250
+    client.close()
+    assert program.wait() == 0
+
+
+def begin_message(program: Program) -> smtplib.SMTP:
+    """A client whose message is being handled."""
+    client = smtplib.SMTP(*program.listening())
+    client.ehlo()
+    client.mail("a@example.com")
+    client.rcpt("b@example.com")
+    client.docmd("DATA")
+    client.send(b"Subject: x\r\n\r\n.\r\n")
+    return client
+
+
+@pytest.mark.parametrize("target", ["many:Slow", "many:Hung"])
+def test_a_second_signal_ends_all_at_once(start: Start, app: Path, target: str) -> None:
+    program = serve(start, app, target)
+    client = begin_message(program)
+    if target == "many:Slow":
+        program.out.until("inside")
+    program.process.send_signal(signal.SIGTERM)
+    program.err.until("shutting down")
+    program.process.send_signal(signal.SIGTERM)
+    assert program.wait() == 0
+    assert "closing at once" in program.err.text
+    client.close()
+
+
+def test_workers_end_when_their_parent_is_killed(start: Start, app: Path) -> None:
+    program = serve(start, app, "many:Handler")
+    address = program.listening()
+    program.process.kill()
+    program.wait()  # until nobody holds its standard error: all workers have ended
+    assert program.err.text.count("the parent process has gone") == 2
+    assert program.out.text.endswith("shut down\n" * 2)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, 5.0)
+
+
+# -- dying ---------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_dies_is_replaced(start: Start, app: Path) -> None:
+    program = serve(start, app, "many:function", workers=1 + 1)
+    pids = workers_of(program)
+    address = program.listening()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert "was killed by SIGKILL; another in 1 s" in program.err.until("SIGKILL")
+    (*_, new) = workers_of(program)
+    assert new not in pids
+    with smtplib.SMTP(*address) as client:
+        assert send(client) not in pids
+    assert program.stop() == 0
+
+
+def test_a_worker_that_dies_again_and_again_is_waited_for() -> None:
+    assert [backoff(failures) for failures in range(8)] == [0, 1, 2, 4, 8, 16, 30, 30]
+    assert backoff(2000) == MOST_DELAY
+
+
+def test_the_second_failure_waits_longer(start: Start, app: Path) -> None:
+    program = serve(start, app, "many:function")
+    first, _ = workers_of(program)
+    program.listening()
+    os.kill(first, signal.SIGKILL)
+    program.err.until("another in 1 s")
+    (again,) = workers_of(program, 1)
+    os.kill(again, signal.SIGKILL)
+    program.err.until("another in 2 s")
+    assert program.stop() == 0
+
+
+def test_hangup_is_passed_on(start: Start, app: Path) -> None:
+    (app / "reloading.py").write_text(
+        "import ehlo, many, os\n"
+        "class Server(ehlo.Server):\n"
+        "    def reload(self):\n"
+        "        print('reload', os.getpid(), flush=True)\n"
+        "server = Server(many.function, addr='127.0.0.1:0', workers=2)\n"
+    )
+    program = start("-m", "ehlo", "serve", "reloading:server", cwd=app)
+    pids = workers_of(program)
+    program.listening()
+    program.process.send_signal(signal.SIGHUP)
+    told = {int(program.out.until("reload").split()[1]) for _ in pids}
+    assert told == set(pids)
+    assert program.stop() == 0
+
+
+# -- reload --------------------------------------------------------------------------------------
+
+
+def test_a_change_of_the_program_restarts_it(start: Start, app: Path) -> None:
+    module = app / "fresh.py"
+    module.write_text("def handler(*args):\n    return 'by-1'\n")
+    program = start("-m", "ehlo", "serve", "fresh:handler", *LOOPBACK, "--reload", cwd=app)
+    address = program.listening()
+    if "watching " not in program.err.text:  # a thread says so
+        program.err.until("watching ")
+    with smtplib.SMTP(*address) as client:
+        assert send(client) == 1
+    module.write_text("def handler(*args)\n    return 'what is this'\n")
+    program.err.until("fresh.py changed: restarting")
+    program.err.until("SyntaxError")
+    program.err.until("ended with exit code 1")
+    module.write_text("def handler(*args):\n    return 'now it is by-22'\n")
+    program.err.until("is ready")
+    with smtplib.SMTP(*address) as client:
+        assert send(client) == 22
+    assert program.stop() == 0
+
+
+def test_reload_without_watchfiles_says_what_is_missing(start: Start, app: Path) -> None:
+    (app / "watchfiles.py").write_text("raise ImportError\n")
+    program = start("-m", "ehlo", "serve", "many:function", *LOOPBACK, "--reload", cwd=app)
+    assert program.wait() == 2
+    assert program.err.text == "ehlo: --reload needs watchfiles: pip install 'ehlo[standard]'\n"
+
+
+# -- sockets that are there already --------------------------------------------------------------
+
+# Opens two sockets, and becomes another program that has them as 3 and 4
+HAND_OVER = """
+import os, socket, sys
+opened = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+for number, sock in enumerate(opened):
+    os.dup2(os.dup(sock.fileno()), 100 + number)
+for number in range(2):
+    os.dup2(100 + number, 3 + number)
+    os.set_inheritable(3 + number, True)
+print(*(sock.getsockname()[1] for sock in opened), flush=True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2", LISTEN_FDNAMES="smtp:submission")
+os.execv(sys.executable, [sys.executable, "-m", "ehlo", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "which"),
+    [
+        (["--fd", "4"], [1]),
+        (["--addr", "fd:3"], [0]),
+        (["--fd", "3", "--fd", "4"], [0, 1]),
+        (["--addr", "systemd:"], [0, 1]),
+        (["--addr", "systemd:submission"], [1]),
+        (["--addr", "systemd:smtp", "--workers", "2"], [0]),
+    ],
+)
+def test_sockets_are_inherited(
+    start: Start, app: Path, flags: Sequence[str], which: list[int]
+) -> None:
+    program = start("-c", HAND_OVER, "serve", "many:function", *flags, cwd=app)
+    ports = program.out.until(" ").split()
+    said = program.err.until("listening on")
+    assert re.findall(r"127\.0\.0\.1:(\d+)", said) == [ports[index] for index in which]
+    for index in which:
+        with smtplib.SMTP("127.0.0.1", int(ports[index])) as client:
+            send(client)
+    assert program.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("addr", "said"),
+    [
+        ("systemd:imap", "systemd has handed no socket named 'imap' to this process"),
+        ("fd:0", "Socket operation on non-socket"),
+    ],
+)
+def test_what_is_not_inherited_is_one_line_and_1(
+    start: Start, app: Path, addr: str, said: str
+) -> None:
+    program = start("-c", HAND_OVER, "serve", "many:function", "--addr", addr, cwd=app)
+    assert program.wait() == 1
+    assert program.err.text == f"ehlo: cannot listen on {addr}: {said}\n"
+
+
+# -- Unix sockets and users ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_unix_socket_has_the_mode_and_goes_in_the_end(
+    start: Start, app: Path, workers: int
+) -> None:
+    path = app / "ehlo.sock"
+    flags = ("--addr", f"unix:{path}", "--unix-mode", "606", "--workers", str(workers))
+    program = start("-m", "ehlo", "serve", "many:function", *flags, cwd=app)
+    program.err.until(f"listening on unix:{path}")
+    assert path.stat().st_mode & 0o777 == 0o606
+    assert program.stop() == 0
+    assert not path.exists()
+
+
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give up root")
+
+
+@pytest.fixture
+def open_house() -> Iterator[Path]:
+    """A directory that everybody may read, with all that a worker imports in it."""
+    with tempfile.TemporaryDirectory() as name:
+        house = Path(name)
+        for package in (ehlo, click, idna):
+            source = Path(str(package.__file__)).parent
+            shutil.copytree(source, house / source.name)
+        (house / "many.py").write_text(MODULE)
+        house.chmod(0o755)
+        yield house
+
+
+def python_of_nobody(house: Path) -> str:
+    """An interpreter that `nobody` may use: ours may well be in the home of root."""
+    for python in (sys.executable, "/usr/bin/python3"):
+        command = [python, "-c", "import asyncio, ssl, ehlo.cli, many"]
+        with contextlib.suppress(PermissionError, subprocess.CalledProcessError):
+            subprocess.run(
+                command,
+                env={"PYTHONPATH": str(house)},
+                cwd=house,
+                user="nobody",
+                group=pwd.getpwnam("nobody").pw_gid,
+                extra_groups=[],
+                capture_output=True,
+                timeout=DEADLINE,
+                check=True,
+            )
+            return python
+    pytest.skip("nobody may use no Python that is here")
+
+
+@as_root
+@pytest.mark.parametrize("workers", [1, 2])
+def test_root_is_given_up_for_good(start: Start, open_house: Path, workers: int) -> None:
+    python = python_of_nobody(open_house)
+    command = [python, "-m", "ehlo", "serve", "many:Groups", *LOOPBACK]
+    command += ["--user", "nobody", "--workers", str(workers)]
+    code = "import os, sys; os.setgroups([0, 4]); os.execv(sys.argv[1], sys.argv[1:])"
+    environment = {"PYTHONPATH": str(open_house)}
+    program = start("-c", code, *command, cwd=open_house, env=environment)
+    program.out.until("told")
+    entries = {name: values for name, *values in map(str.split, program.out.seen)}
+    nobody = pwd.getpwnam("nobody")
+    assert set(entries["Uid:"]) == {str(nobody.pw_uid)}
+    assert set(entries["Gid:"]) == {str(nobody.pw_gid)}
+    assert set(entries["Groups:"]) == {str(gid) for gid in os.getgrouplist("nobody", nobody.pw_gid)}
+    assert int(entries["CapEff:"][0], 16) == 0
+    status = Path(f"/proc/{program.process.pid}/status").read_text()
+    assert "Uid:" + f"\t{nobody.pw_uid}" * 4 + "\n" in status  # the parent, too
+    program.listening()
+    assert program.stop() == 0
+
+
+@as_root
+def test_nobody_cannot_become_another(start: Start) -> None:
+    code = (
+        "import os, sys, encodings.idna, ehlo.server.server, uvloop; from ehlo.cli import main; "
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); sys.exit(main())"
+    )
+    program = start("-c", code, *LOOPBACK, "--user", "daemon", cwd=Path("/"))
+    assert program.wait() == 1
+    assert program.err.text == "ehlo: only root can become user daemon\n"

@@ -1,0 +1,129 @@
+"""Workers that are killed under load: what was acknowledged is there, and the others serve on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import smtplib
+import threading
+from pathlib import Path
+
+from support.program import DEADLINE, Start
+from support.program import start as start
+
+# Each message is in the log, and on the disk, before it is acknowledged
+MODULE = """
+import os, pathlib
+
+LOG = os.open(pathlib.Path(__file__).with_name("log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+def handler(remote_addr, mail_from, rcpt_tos, data):
+    os.write(LOG, f"{mail_from}\\n".encode())
+    os.fsync(LOG)
+"""
+CLIENTS = 8
+KILLS = 4
+BETWEEN = 40  # messages that are acknowledged from one kill to the next
+
+
+class Load:
+    """Clients that send one message after the other, and come back when they are cut off."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.address = address
+        self.acknowledged: list[str] = []
+        self.cut_off = 0
+        self._more = threading.Semaphore(0)
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._send_all, args=(number,)) for number in range(CLIENTS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def wait_for(self, count: int) -> None:
+        """Until so many more are acknowledged."""
+        for _ in range(count):
+            assert self._more.acquire(timeout=DEADLINE), "nothing is acknowledged any more"
+
+    def stop(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(DEADLINE)
+            assert not thread.is_alive()
+
+    def _send_all(self, number: int) -> None:
+        count = 0
+        while not self._over.is_set():
+            try:
+                with smtplib.SMTP(*self.address, timeout=DEADLINE) as client:
+                    while not self._over.is_set():
+                        count += 1
+                        self._send(client, f"{number}-{count}@example.com")
+            except (OSError, smtplib.SMTPException):
+                self.cut_off += 1
+
+    def _send(self, client: smtplib.SMTP, sender: str) -> None:
+        client.sendmail(sender, ["b@example.com"], b"Subject: x\r\n\r\n" + b"x" * 2000)
+        self.acknowledged.append(sender)
+        self._more.release()
+
+
+def test_what_was_acknowledged_survives_that_workers_are_killed(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "durable.py").write_text(MODULE)
+    program = start(
+        *("-m", "ehlo", "serve", "durable:handler", "--addr", "127.0.0.1:0", "--workers", "2"),
+        cwd=tmp_path,
+    )
+    alive = [pid_in(program.err.until(" is ready")) for _ in range(2)]
+    load = Load(program.listening())
+    try:
+        for _ in range(KILLS):
+            load.wait_for(BETWEEN)
+            os.kill(alive.pop(0), signal.SIGKILL)
+            program.err.until("was killed by SIGKILL")
+            load.wait_for(BETWEEN)  # by the other
+            alive.append(pid_in(program.err.until(" is ready")))
+        load.wait_for(BETWEEN)
+    finally:
+        load.stop()
+    assert program.stop() == 0
+    logged = (tmp_path / "log").read_text().splitlines()
+    assert load.cut_off > 0
+    assert len(logged) == len(set(logged))
+    assert set(load.acknowledged) <= set(logged)
+    # those that were written and not acknowledged were under way in a worker that was killed
+    assert len(logged) - len(load.acknowledged) <= KILLS * CLIENTS
+
+
+def test_no_process_is_left_when_the_parent_is_killed_under_load(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "durable.py").write_text(MODULE)
+    program = start(
+        *("-m", "ehlo", "serve", "durable:handler", "--addr", "127.0.0.1:0", "--workers", "2"),
+        cwd=tmp_path,
+    )
+    pids = [pid_in(program.err.until(" is ready")) for _ in range(2)]
+    load = Load(program.listening())
+    try:
+        load.wait_for(BETWEEN)
+        program.process.kill()
+        program.wait()  # for the workers, too, which have its standard error
+    except BaseException:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        load.stop()
+    assert set(load.acknowledged) <= set((tmp_path / "log").read_text().splitlines())
+
+
+def pid_in(line: str) -> int:
+    """The process that a line of the log tells of."""
+    return int(re.findall(r"process (\d+)", line)[0])
