@@ -32,6 +32,7 @@ from ehlo.cli.passwd import passwd
 from ehlo.cli.printer import Printer, as_json, as_text, wants_color
 from ehlo.cli.readable import visible
 from ehlo.cli.target import handler_of, load
+from ehlo.cli.top import top
 from ehlo.handlers.functions import AuthFunction, RcptFunction, functions_as_handler
 from ehlo.server import loops, rules
 from ehlo.server.config import Options
@@ -86,6 +87,13 @@ def _process_options() -> list[click.Parameter]:
             default="info",
             help="What is logged on standard error.  [info]",
         ),
+        GroupedOption(
+            ["--log-format"],
+            group="What is seen",
+            type=click.Choice(["text", "json"]),
+            default="text",
+            help="How: a line to read, or one JSON object a line.  [text]",
+        ),
     ]
 
 
@@ -114,7 +122,8 @@ def cli(ctx: click.Context, /, **given: Any) -> None:
     printer = _printer(
         given["json"], values.pop("rcpt_handler", None), values.pop("auth_handler", None)
     )
-    _run(_new_server(printer, values), given)
+    quiet = ctx.get_parameter_source("log_level") is ParameterSource.DEFAULT
+    _run(_new_server(printer, values), given, quiet=quiet)
     if printer.failure is not None:
         raise click.ClickException(f"cannot write to standard output: {printer.failure.strerror}")
 
@@ -141,6 +150,7 @@ def serve(target: str, **given: Any) -> None:
 
 
 cli.add_command(passwd)
+cli.add_command(top)
 
 
 def _refuse_options_before_command(ctx: click.Context) -> None:
@@ -220,13 +230,13 @@ def _tls_reason(error: OSError | ValueError) -> str:
 # -- running it --------------------------------------------------------------------------------
 
 
-def _run(server: Server, given: Mapping[str, Any]) -> None:
+def _run(server: Server, given: Mapping[str, Any], *, quiet: bool = False) -> None:
     """Until a signal. What is wrong with the options is found before anything else begins."""
     _configure_tls(server, given["tls_cert"], given["tls_key"])
     _checked(lambda: rules.resolve(server, rules.as_handler(server)))
     _checked(lambda: loops.loop_factory(server.loop))
     _checked(lambda: rules.check_addresses(server))
-    set_up_logging(given["log_level"])
+    set_up_logging(given["log_level"], given["log_format"], quiet=quiet)
     try:
         server.listen_and_serve()
     except OSError as error:

@@ -53,7 +53,7 @@ class Spilling:
 class Holding:
     """The body under way, or that of the message that a handler has."""
 
-    __slots__ = ("_gathered", "_octets", "_shelf", "_slices", "_spool")
+    __slots__ = ("_gathered", "_octets", "_shelf", "_slices", "_spool", "on_disk_octets")
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
@@ -61,6 +61,7 @@ class Holding:
         self._gathered = 0  # octets in the slices
         self._octets = 0  # that count in the server's memory
         self._spool: Spool | None = None
+        self.on_disk_octets = 0  # also of a message that the handler has
 
     def add(self, chunk: bytes) -> bool:
         """Keep a slice; whether it is time for what is in memory to go to disk."""
@@ -89,10 +90,12 @@ class Holding:
         self._slices, self._gathered, self._octets = [], 0, 0
         return spilling
 
-    def spilled(self, spilling: Spilling) -> None:
-        """It has been written."""
-        self._spool = spilling.spool
+    def spilled(self, spilling: Spilling) -> int:
+        """It has been written; the octets that it took on disk."""
+        self._spool = spool = spilling.spool
+        before, self.on_disk_octets = self.on_disk_octets, 0 if spool is None else spool.size
         self._shelf.memory.release(spilling.octets)
+        return self.on_disk_octets - before
 
     def claim_all(self, octets: int) -> None:
         """So many octets were reserved for who reads the body back into memory."""
@@ -119,6 +122,7 @@ class Holding:
 
     def _drop(self) -> None:
         self._slices, self._gathered = [], 0
+        self.on_disk_octets = 0
         if self._spool is not None:
             self._spool.close()
             self._spool = None

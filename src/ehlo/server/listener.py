@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ehlo.session import Peer
 
-__all__ = ["bind", "bound_address", "parse_address"]
+__all__ = ["bind", "bind_private", "bound_address", "parse_address"]
 
 _BACKLOG = 1024
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
@@ -45,6 +45,15 @@ def bind(addrs: str | Sequence[str]) -> list[socket.socket]:
                 Path(address.host.removeprefix("unix:")).unlink(missing_ok=True)
         raise
     return sockets
+
+
+def bind_private(path: str) -> socket.socket:
+    """A listening Unix socket for our own user alone. Raises `OSError` as `bind` does."""
+    try:
+        return _bind_unix(path, 0o600)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"cannot listen on unix:{path}: {reason}") from error
 
 
 def bound_address(sock: socket.socket) -> Peer:
@@ -107,7 +116,7 @@ def _listening(family: int, sockaddr: object) -> socket.socket:
     return sock
 
 
-def _bind_unix(path: str) -> socket.socket:
+def _bind_unix(path: str, mode: int | None = None) -> socket.socket:
     """A socket that nobody listens on any more is replaced; nothing else is."""
     try:
         stale = stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path)  # noqa: PTH116  str is what bind takes
@@ -119,6 +128,8 @@ def _bind_unix(path: str) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.bind(path)
+        if mode is not None:
+            Path(path).chmod(mode)  # nobody can connect before `listen`
         sock.listen(_BACKLOG)
     except BaseException:
         sock.close()

@@ -29,6 +29,7 @@ from ehlo.protocol.trace import by_clause
 from ehlo.server.config import LineCallback, Options
 from ehlo.server.listener import parse_address
 from ehlo.server.logins import Served, logins_of, way_in
+from ehlo.server.metrics import check_metrics
 from ehlo.server.networks import Networks
 from ehlo.session import Peer
 
@@ -105,6 +106,7 @@ def overrides(handler: Handler, name: str) -> bool:
 def resolve(options: Options, handler: Handler) -> Rules:
     """Check the options and freeze them. Raises `ValueError` for what would not be safe or sane."""
     _check_numbers(options)
+    check_metrics(options.metrics)
     tls = options.tls_config
     if tls is None and (options.tls_required or options.tls_listener):
         name = "tls_required" if options.tls_required else "tls_listener"
