@@ -1,5 +1,7 @@
 """`ehlo serve module:attr`: what may be served, and where its options come from."""
 
+import json
+import re
 import signal
 import smtplib
 import socket
@@ -275,3 +277,43 @@ def test_a_module_that_sets_up_logging_keeps_it(start: Start, here: Path) -> Non
     program = start("-m", "ehlo", "serve", "chatty:function", *LOOPBACK, cwd=here)
     assert program.err.until("listening on ").startswith("own format: listening on ")
     assert program.stop() == 0
+
+
+# -- what is seen --------------------------------------------------------------------------------
+
+
+def test_events_are_lines_on_standard_error(start: Start, here: Path) -> None:
+    program = start("-m", "ehlo", "serve", "app:function", *LOOPBACK, cwd=here)
+    send(program)
+    program.stop()
+    for event in ("connection opened", "message accepted", "connection closed"):
+        assert len(re.findall(f" INFO +{event} session=", program.err.text)) == 1
+
+
+def test_the_log_may_be_json(start: Start, here: Path) -> None:
+    program = start(
+        *("-m", "ehlo", "serve", "app:Quoting", *LOOPBACK, "--log-format", "json"), cwd=here
+    )
+    with smtplib.SMTP(*program.listening()) as client, pytest.raises(smtplib.SMTPDataError):
+        client.sendmail("alice@example.com", ["bob@example.org"], b"\x7f \xc2\x9b\r\n")
+    program.stop()
+    records = [json.loads(line) for line in program.err.text.splitlines()]
+    assert program.err.text.replace("\n", "").isprintable()
+    by_event = {record.get("event"): record for record in records}
+    assert by_event["refused"]["code"] == 451
+    assert by_event["refused"]["logger"] == "ehlo.refusal"
+    assert by_event["connection closed"]["session"] == by_event["refused"]["session"]
+    (failed,) = [record for record in records if record["level"] == "ERROR"]
+    assert "ValueError" in failed["exception"]
+
+
+def test_the_printer_is_not_drowned_by_events(start: Start) -> None:
+    program = start("-m", "ehlo", *LOOPBACK)
+    send(program)
+    program.stop()
+    assert "connection" not in program.err.text
+    assert "message accepted" not in program.err.text
+    loud = start("-m", "ehlo", *LOOPBACK, "--log-level", "info")
+    send(loud)
+    loud.stop()
+    assert "message accepted" in loud.err.text

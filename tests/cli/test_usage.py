@@ -155,7 +155,7 @@ def test_a_port_that_needs_privileges_is_said_to_need_them(
         raise PermissionError(errno.EACCES, "cannot listen on :25: Permission denied")
 
     monkeypatch.setattr(Server, "listen_and_serve", refuse)
-    monkeypatch.setattr("ehlo.cli.commands.set_up_logging", lambda _level: None)
+    monkeypatch.setattr("ehlo.cli.commands.set_up_logging", lambda *_, **_options: None)
     assert main(["--addr", ":25"]) == 1
     said = "ehlo: cannot listen on :25: Permission denied (ports below 1024 need privileges)\n"
     assert capsys.readouterr().err == said

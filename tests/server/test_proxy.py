@@ -314,10 +314,10 @@ def test_nothing_is_said_before_the_header_is_whole(
 def test_what_is_no_header_is_closed_with_nothing_said(
     listen: Serve, loop_name: str, octets: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "ehlo.server")
+    caplog.set_level(logging.INFO, "ehlo.connection")
     running = listen(Box(), loop=loop_name)
     assert said_before_it_closed(running, octets) == b""
-    assert "no PROXY header: " in caplog.text
+    assert 'reason="no PROXY header"' in caplog.text
     assert "192.0.2" not in caplog.text
 
 
@@ -325,7 +325,7 @@ def test_what_is_no_header_is_closed_with_nothing_said(
 def test_peer_that_is_not_listed_is_closed_with_nothing_said(
     serve: Serve, loop_name: str, networks: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "ehlo.server")
+    caplog.set_level(logging.INFO, "ehlo.connection")
     collector = Collector()
     running = serve(collector, proxy_networks=networks, loop=loop_name)
     with running.client() as client:
@@ -360,7 +360,7 @@ def test_proxy_that_says_nothing_is_closed(listen: Serve, loop_name: str) -> Non
 def test_octets_that_complete_no_header_do_not_move_the_deadline(
     listen: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "ehlo.server")
+    caplog.set_level(logging.INFO, "ehlo.connection")
     running = listen(Box(), proxy_timeout=0.4)
     pause = threading.Event()
     with running.client() as client:
@@ -373,7 +373,7 @@ def test_octets_that_complete_no_header_do_not_move_the_deadline(
             pause.wait(0.05)
         assert time.monotonic() - begun < 3
         assert client.is_closed()
-    assert "no PROXY header in time" in caplog.text
+    assert 'reason="no PROXY header" why=late' in caplog.text
 
 
 def test_once_in_the_client_has_its_own_time(listen: Serve) -> None:

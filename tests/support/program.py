@@ -47,7 +47,7 @@ class Program:
     def listening(self, on: Lines | None = None) -> tuple[str, int]:
         """Host and port, as soon as it says where it listens: on standard error, or `on`."""
         line = (on or self.err).until("listening on ")
-        match = re.search(r"listening on (.*?):(\d+)(?=$|[ ,])", line)
+        match = re.search(r"listening on (.*?):(\d+)(?=$|[ ,\"])", line)
         assert match is not None, line
         return match[1].strip("[]"), int(match[2])
 

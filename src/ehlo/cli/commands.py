@@ -33,6 +33,7 @@ from ehlo.cli.passwd import passwd
 from ehlo.cli.printer import Printer, as_json, as_text, wants_color
 from ehlo.cli.readable import visible
 from ehlo.cli.target import handler_of, load
+from ehlo.cli.top import top
 from ehlo.handlers.functions import AuthFunction, RcptFunction, functions_as_handler
 from ehlo.server import loops, workers
 from ehlo.server.config import Options
@@ -96,6 +97,13 @@ def _process_options() -> list[click.Parameter]:
             multiple=True,
             help="Serve on a listening socket that is open already, as --addr fd:N.",
         ),
+        GroupedOption(
+            ["--log-format"],
+            group="What is seen",
+            type=click.Choice(["text", "json"]),
+            default="text",
+            help="How: a line to read, or one JSON object a line.  [text]",
+        ),
     ]
 
 
@@ -133,7 +141,8 @@ def cli(ctx: click.Context, /, **given: Any) -> None:
     printer = _printer(
         given["json"], values.pop("rcpt_handler", None), values.pop("auth_handler", None)
     )
-    _run(_new_server(printer, values), given, None)
+    quiet = ctx.get_parameter_source("log_level") is ParameterSource.DEFAULT
+    _run(_new_server(printer, values), given, None, quiet=quiet)
     if printer.failure is not None:
         raise click.ClickException(f"cannot write to standard output: {printer.failure.strerror}")
 
@@ -158,6 +167,7 @@ def serve(target: str, **given: Any) -> None:
 
 
 cli.add_command(passwd)
+cli.add_command(top)
 
 
 def _refuse_options_before_command(ctx: click.Context) -> None:
@@ -254,7 +264,9 @@ def _tls_reason(error: OSError | ValueError) -> str:
 # -- running it --------------------------------------------------------------------------------
 
 
-def _run(server: Server, given: Mapping[str, Any], recipe: Recipe | None) -> None:
+def _run(
+    server: Server, given: Mapping[str, Any], recipe: Recipe | None, *, quiet: bool = False
+) -> None:
     """Until a signal. What is wrong with the options is found before anything else begins.
 
     A `recipe` makes the server again in each worker.
@@ -265,7 +277,7 @@ def _run(server: Server, given: Mapping[str, Any], recipe: Recipe | None) -> Non
     run = server.listen_and_serve
     if recipe is not None and (server.workers > 1 or given["reload"]):
         run = _parent(server, recipe, reload=given["reload"])
-    set_up_logging(given["log_level"])
+    set_up_logging(given["log_level"], given["log_format"], quiet=quiet)
     try:
         run()
     except workers.StartError as error:

@@ -36,6 +36,7 @@ from ehlo.protocol.extensions import Facts, offered
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import TRANSITIONS, Counts, State, Transaction
+from ehlo.protocol.tally import UNKNOWN, Tally
 from ehlo.protocol.transcript import Observer, Transcript
 from ehlo.protocol.xclient import Attributes
 
@@ -50,6 +51,23 @@ _MIB: Final = 1_048_576
 _MISTAKES: Final = frozenset({500, 501, 502, 503, 504, 555})  # those of our replies that count
 _TELLING: Final = events.Close()  # asked of nobody: there is something to tell first
 _NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
+# What was said, where it is refused; BDAT asks as DATA does
+_VERBS: Final[Mapping[type, str]] = MappingProxyType(
+    {
+        events.Connect: "",
+        events.Hello: "EHLO",
+        events.Mail: "MAIL",
+        events.Rcpt: "RCPT",
+        events.Data: "DATA",
+        events.MessageEnd: ".",
+        events.Secret: "AUTH",
+        events.Auth: "AUTH",
+        events.StartTLS: "STARTTLS",
+        events.Vrfy: "VRFY",
+        events.Reset: "RSET",
+        events.XClient: "XCLIENT",
+    }
+)
 _TLS_HELLO: Final = b"\x16\x03"  # RFC 8446 5.1: a handshake record
 
 
@@ -70,7 +88,7 @@ class Connection:
     types of commands that are asked about; the others of `events.QUESTIONS` are accepted without
     an event. `trusted` has those of XCLIENT and XFORWARD that this client may say. `bindings` are
     the channel bindings (RFC 5929) of the TLS connection, `certificate` is the client's where TLS
-    has verified it.
+    has verified it. What is said is counted in `tally`.
     """
 
     __slots__ = (
@@ -84,8 +102,11 @@ class Connection:
         "_out",
         "_pardon",
         "_reader",
+        "_said",
+        "_tally",
         "_transcript",
         "_untold",
+        "_verb",
         "authenticated",
         "bindings",
         "certificate",
@@ -113,6 +134,7 @@ class Connection:
         asks: frozenset[type] = events.QUESTIONS,
         trusted: frozenset[str] = frozenset(),
         observer: Observer | None = None,
+        tally: Tally | None = None,
         bindings: Mapping[str, bytes] = _NOTHING,
         certificate: Mapping[str, Any] | None = None,
     ) -> None:
@@ -125,6 +147,9 @@ class Connection:
         self.authenticated = False
         self.helo = ""  # the name in HELO or EHLO
         self.esmtp = False  # whether it was EHLO
+        self._verb = ""  # whose reply may be a refusal
+        self._tally = tally = tally or Tally()
+        self._said = tally.said
         self.trusted = trusted
         self.xclient: Attributes = {}  # all that XCLIENT has said
         self.forwarded: Attributes | None = None  # what XFORWARD has said of the next message
@@ -255,6 +280,7 @@ class Connection:
         function = self._legal[self.state].get(verb)
         if function is None or settings.gated:
             return self._look_closer(verb, argument)
+        self._said.append(verb)
         result = function(self, argument)
         kind = type(result)
         if kind in self._asks:
@@ -270,6 +296,8 @@ class Connection:
         function = commands.VERBS.get(verb)
         if function is None and verb not in self.settings.own_verbs:
             return self._unknown(verb)
+        self._said.append(verb)
+        self._verb = verb
         refusal = commands.refusal_of(self, verb)
         if refusal is not None:
             return (
@@ -280,6 +308,7 @@ class Connection:
         return self._come_of(verb, function(self, argument))
 
     def _come_of(self, verb: str, result: commands.Outcome) -> Event | None:
+        self._verb = verb
         match result:
             case Reply():
                 return self._answered(verb, result)
@@ -300,6 +329,8 @@ class Connection:
         return _is_auth(line) and len(line) <= self.settings.limits.auth_line
 
     def _no_command(self, line: bytes, refusal: Reply) -> Event | None:
+        self._said.append(UNKNOWN)
+        self._verb = UNKNOWN
         if self._transcript is not None:
             self._transcript.no_command(line)
         if _is_bdat(line):
@@ -307,6 +338,8 @@ class Connection:
         return self._say(replies.NOT_SMTP) if line.startswith(_TLS_HELLO) else self._error(refusal)
 
     def _unknown(self, verb: str) -> Event | None:
+        self._said.append(UNKNOWN)
+        self._verb = UNKNOWN
         if verb in commands.HTTP_VERBS:
             return self._say(replies.NOT_SMTP)
         if verb == "*" and self._pardon:
@@ -361,6 +394,7 @@ class Connection:
         match step:
             case bytes():
                 self._out.append(step)
+                self._said.append(334)
                 if self._transcript is not None:
                     self._transcript.challenge(step)
                 return None
@@ -433,6 +467,7 @@ class Connection:
 
     def _break_off(self, transaction: Transaction, *, last: bool) -> events.Close:
         """A chunk that is not the last one has one reply, also in LMTP."""
+        self._verb = "." if last else "BDAT"
         if last:
             self._say_to_all(replies.TOO_LARGE, transaction)
         else:
@@ -453,6 +488,7 @@ class Connection:
         refusal = transaction.refusal
         if refusal is None:
             return self._ask(events.MessageEnd(transaction))
+        self._verb = "."
         self._end_transaction()
         chunks = transaction.chunks
         if chunks is not None and chunks.failed and not self.settings.lmtp:
@@ -486,6 +522,7 @@ class Connection:
             return self._end_of_skipping(reader)
         if reader.last:
             return self._end_of_body()
+        self._verb = "BDAT"
         transaction = self.transaction
         assert transaction is not None  # noqa: S101  a body has a transaction
         if transaction.refusal is None:
@@ -545,6 +582,7 @@ class Connection:
             raise ProtocolError(f"{answer.code} does not answer {type(asked).__name__}")
         self._asked = None
         if answer is not None and answer.refuses:
+            self._verb = asked.verb if isinstance(asked, events.Command) else _VERBS[type(asked)]
             self._REFUSALS.get(type(asked), Connection._say)(self, answer)
         else:
             accept(self, asked, answer)
@@ -653,6 +691,7 @@ class Connection:
         if any(300 <= answer.code < 400 for answer in spoken):
             raise ProtocolError("a 3xx does not answer a message")
         self._asked = None
+        self._verb = "."
         self._end_transaction()
         self._say_all(spoken)
 
@@ -736,6 +775,7 @@ class Connection:
         self._asked = None
         if self.state is not State.CLOSED:
             if reply is not None:
+                self._verb = ""  # it is said to none
                 self._say(reply)
             self._close()
 
@@ -749,8 +789,13 @@ class Connection:
 
     def _say(self, reply: Reply) -> events.Close | None:
         self._out.append(reply.wire)
+        self._said.append(reply.code)
         if self._transcript is not None:
             self._transcript.said(reply.wire)
+        return self._refused(reply) if reply.refuses else None
+
+    def _refused(self, reply: Reply) -> events.Close | None:
+        self._tally.refused(self._verb, reply)
         return self._close() if reply.closes else None
 
     def _say_to_all(self, reply: Reply, transaction: Transaction) -> events.Close | None:
@@ -763,8 +808,12 @@ class Connection:
         """All of them are said, also where one of them closes."""
         for reply in spoken:
             self._out.append(reply.wire)
+            self._said.append(reply.code)
             if self._transcript is not None:
                 self._transcript.said(reply.wire)
+        refusals = [reply for reply in spoken if reply.refuses]
+        if refusals:
+            self._tally.refused(self._verb, refusals[0], wholly=len(refusals) == len(spoken))
         return self._close() if any(reply.closes for reply in spoken) else None
 
     def _refuse(self, reply: Reply) -> Event | None:

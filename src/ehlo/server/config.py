@@ -173,6 +173,17 @@ class Options:
     debug: bool = option(
         False, "Log each line read and written, as `ehlo.transcript`.", group="What is seen"
     )
+    control: str = option(
+        "",
+        "Path of a Unix socket, for our own user alone, that `ehlo top` asks.",
+        group="What is seen",
+    )
+    metrics: str = option(
+        "",
+        "Address (`127.0.0.1:9101`) of `/metrics` for Prometheus, and of `/readyz`; needs the "
+        "extra `metrics`.",
+        group="What is seen",
+    )
     log_read: LineCallback | None = option(
         None, "Called with `(remote_addr, verb, line)` for each line read.", group="What is seen"
     )

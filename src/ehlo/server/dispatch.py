@@ -238,11 +238,13 @@ class Dispatcher:
         """Give the core its answer, or the driver where the core did not ask."""
         if isinstance(answer, list):
             driver.connection.reply_each(answer)
+            driver.journal.accepted(driver, event, answer)
             driver.message_answered()
             return
         match event:
             case events.MessageEnd():
                 driver.connection.reply(answer)
+                driver.journal.accepted(driver, event, answer)
                 driver.message_answered()
             case Notice():
                 driver.noticed()
@@ -250,7 +252,11 @@ class Dispatcher:
                 driver.secured(answer)
             case events.Auth() | events.Secret() if answer is not None and answer.code >= 500:
                 driver.session.user = None
+                driver.journal.login_failed(event, answer)
                 driver.delay_refused_login(answer)
+            case events.Auth() if answer is None or not answer.refuses:
+                driver.connection.reply(answer)
+                driver.journal.logged_in(driver, event)
             case events.Secret() if answer is None:
                 pass  # it has been given
             case _:

@@ -31,6 +31,7 @@ from ehlo.server.dispatch import Dispatcher, Notice, Secured
 from ehlo.server.holding import Holding
 from ehlo.server.hookrun import HookRun
 from ehlo.server.hooks import Hook, Outcome, answer_of
+from ehlo.server.journal import Journal, turned_away
 from ehlo.server.rules import Rules
 from ehlo.server.runtime import Runtime
 from ehlo.server.tls import Channel
@@ -78,14 +79,18 @@ class Driver(asyncio.Protocol):
         "connection",
         "deadline",
         "holding",
+        "journal",
         "message",
+        "received",
         "rules",
         "runtime",
+        "sent",
         "session",
         "transport",
     )
 
     connection: Connection
+    journal: Journal
     session: Session
     transport: asyncio.Transport
 
@@ -96,6 +101,8 @@ class Driver(asyncio.Protocol):
         self.holding = Holding(runtime.shelf)
         self.message: Message | None = None  # handed to on_message, its reply not yet said
         self._dispatcher = dispatcher
+        self.received = 0  # octets, as they came from the network
+        self.sent = 0
         self._channel: Channel | None = None  # TLS, from the handshake on
         self._pending: Pending | None = None  # until it is over, the core waits
         self._due = False  # a whole message is here, and on its way to the handler
@@ -132,6 +139,7 @@ class Driver(asyncio.Protocol):
         self.transport = transport
         runtime, rules = self.runtime, self.rules
         session_id = runtime.new_id()
+        self.journal = Journal(runtime.stats, session_id, peer)
         if rules.xclient or rules.xforward:
             self._trusted = _trusted(rules, peer)
         self.connection = self._new_connection(session_id, peer, tls=rules.tls_listener)
@@ -140,9 +148,11 @@ class Driver(asyncio.Protocol):
         self._key = None if unknown or is_loopback(peer) else address_key(peer.host)
         self._client_key = self._key
         if runtime.draining or not runtime.connections.admit(self._key):
+            turned_away(runtime.stats, peer, "draining" if runtime.draining else "too many")
             self._turn_away(replies.DRAINING if runtime.draining else replies.TOO_MANY_CONNECTIONS)
             return
         runtime.add(self)
+        self.journal.opened(self)
         self.deadline = runtime.loop.time() + rules.timeout
         if self._dispatcher.hooks.replied is not None:
             self.transport.set_write_buffer_limits(0)  # so that we are told when all has left
@@ -172,6 +182,7 @@ class Driver(asyncio.Protocol):
             asks=self._dispatcher.asks,
             trusted=self._trusted,
             observer=observer_of(self.rules, session_id, peer),
+            tally=self.journal,
             **proofs,
         )
 
@@ -185,6 +196,7 @@ class Driver(asyncio.Protocol):
         self.transport.close()
 
     def data_received(self, data: bytes) -> None:
+        self.received += len(data)
         if self._closing:
             return
         if self._channel is not None:
@@ -261,7 +273,9 @@ class Driver(asyncio.Protocol):
             data = connection.data_to_send()
             if data:
                 moved = True
-                self.transport.write(data if self._channel is None else self._channel.write(data))
+                wire = data if self._channel is None else self._channel.write(data)
+                self.sent += len(wire)
+                self.transport.write(wire)
         if (moved or connection.in_body) and self._pending is None and self._writable:
             self.deadline = self.runtime.loop.time() + self.rules.timeout
         if self._pending is not None or not self._reading:
@@ -272,7 +286,11 @@ class Driver(asyncio.Protocol):
     def _flush(self) -> None:
         data = self.connection.data_to_send()
         if data and not self._closing:
-            self.transport.write(data if self._channel is None else self._channel.write(data))
+            self._write(data if self._channel is None else self._channel.write(data))
+
+    def _write(self, wire: bytes) -> None:
+        self.sent += len(wire)
+        self.transport.write(wire)
 
     def _adjust_reading(self) -> None:
         """A client that does not read is not read; nor is one that runs far ahead of a hook."""
@@ -301,6 +319,7 @@ class Driver(asyncio.Protocol):
 
     def hook_ended(self, run: HookRun, result: object, error: BaseException | None) -> None:
         """A hook has returned or raised; it may be one that nobody waits for any more."""
+        self.journal.hook_ended(run)
         if run is not self._pending:
             self.runtime.memory.release(run.octets)
             run.octets = 0
@@ -359,6 +378,7 @@ class Driver(asyncio.Protocol):
             self.run_hook(hook, (self.session,), Notice(), answer_of)
 
     def _end(self) -> None:
+        self.journal.closed(self)
         self.holding.release()
         self.runtime.connections.release(self._key)
         self.runtime.remove(self)
@@ -405,6 +425,15 @@ class Driver(asyncio.Protocol):
         """Whether a whole message is here, its reply not yet said."""
         return self._due or self.message is not None
 
+    @property
+    def hook(self) -> str | None:
+        """The name of the hook that is under way."""
+        return self._pending.hook.name if isinstance(self._pending, HookRun) else None
+
+    def seen(self) -> dict[str, Any]:
+        """What there is to see of this session."""
+        return self.journal.seen(self)
+
     def is_waiting_for(self, wait: object) -> bool:
         """Whether this is what the core waits for."""
         return wait is self._pending
@@ -449,14 +478,14 @@ class Driver(asyncio.Protocol):
                 return None
             plain = channel.read()
         except ssl.SSLError as error:
-            logger.info("session %s: TLS failed: %s", self.session.id, error.reason)
-            self.transport.write(channel.outgoing())  # the alert that says why
+            self.journal.tls_failed(error.reason)
+            self._write(channel.outgoing())  # the alert that says why
             self._closing = True
             self.transport.close()
             return None
         out = channel.outgoing()
         if out:
-            self.transport.write(out)
+            self._write(out)
         if channel.peer_closed:
             self.connection.receive_eof()
         return plain
@@ -466,7 +495,7 @@ class Driver(asyncio.Protocol):
         done = channel.handshake()
         out = channel.outgoing()
         if out:
-            self.transport.write(out)
+            self._write(out)
         if not done:
             return False
         session, rules, before, info = self.session, self.rules, self.connection, channel.info()
@@ -482,6 +511,7 @@ class Driver(asyncio.Protocol):
         self.connection.xclient = endpoints(before.xclient)
         session.restart(self.connection)
         session.tls = info
+        self.journal.secured(info)
         self.deadline = self.runtime.loop.time() + rules.timeout
         hook = self._dispatcher.hooks.tls
         if hook is not None:
@@ -506,6 +536,7 @@ class Driver(asyncio.Protocol):
         if self._lookup is not None:
             self._lookup.cancel()  # of the proxy's name
         session.speak_for(attributes)
+        self.journal.speaks_for(session.peer)
         self._client_key = None if is_loopback(session.peer) else address_key(session.peer.host)
         self.connection.reply()
 
@@ -631,7 +662,7 @@ class Driver(asyncio.Protocol):
             return
         loop = self.runtime.loop
         if self._channel is not None:
-            self.transport.write(self._channel.close())
+            self._write(self._channel.close())
         if linger and self.transport.can_write_eof():
             self._lingering = True
             self.transport.write_eof()

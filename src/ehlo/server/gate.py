@@ -8,7 +8,6 @@ speaks to us is no client.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Callable
 from typing import cast
@@ -16,13 +15,12 @@ from typing import cast
 from ehlo.protocol.proxy import ProxyError, ProxyHeader, ProxyReader
 from ehlo.protocol.reply import Reply
 from ehlo.server.driver import Driver, ends_of
+from ehlo.server.journal import turned_away
 from ehlo.server.rules import Rules
 from ehlo.server.runtime import Runtime
 from ehlo.session import Peer, ProxyInfo
 
 __all__ = ["Gate"]
-
-logger = logging.getLogger("ehlo.server")
 
 
 class Gate(asyncio.Protocol):
@@ -65,11 +63,11 @@ class Gate(asyncio.Protocol):
             return
         self._peer, self._local = ends
         if self._peer not in self._rules.proxies:
-            self._refuse("it is not one of proxy_networks")
+            self._refuse("no proxy", "it is not one of proxy_networks")
         elif runtime.draining:
             self.abort()
         elif not runtime.connections.admit(None):
-            self._refuse("too many connections")
+            self._refuse("too many")
         else:
             self._counted = True
             runtime.add(self)
@@ -81,7 +79,7 @@ class Gate(asyncio.Protocol):
         try:
             found = self._reader.feed(data)
         except ProxyError as error:
-            self._refuse(f"no PROXY header: {error}")
+            self._refuse("no PROXY header", str(error))
             return
         if found is not None:
             self._open = False
@@ -120,13 +118,16 @@ class Gate(asyncio.Protocol):
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def _refuse(self, why: str) -> None:
-        logger.info("closed %s: %s", self._peer, why)
+    def _refuse(self, reason: str, why: str = "") -> None:
+        turned_away(self._runtime.stats, self._peer, reason, why)
         self.abort()
+
+    def seen(self) -> None:
+        """There is no session yet."""
 
     def expire(self) -> None:
         """The header is late."""
-        self._refuse("no PROXY header in time")
+        self._refuse("no PROXY header", "late")
 
     def hang_up(self, _reply: Reply) -> None:
         """Nothing is said to a proxy."""

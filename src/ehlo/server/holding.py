@@ -53,7 +53,7 @@ class Spilling:
 class Holding:
     """The body under way, or that of the message that a handler has."""
 
-    __slots__ = ("_gathered", "_octets", "_shelf", "_slices", "spool")
+    __slots__ = ("_gathered", "_octets", "_shelf", "_slices", "on_disk_octets", "spool")
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
@@ -62,6 +62,7 @@ class Holding:
         self._octets = 0  # that count in the server's memory
         self.spool: Spool | None = None
         """The file, where there is one; some slices may not be in it yet."""
+        self.on_disk_octets = 0  # also of a message that the handler has
 
     def add(self, chunk: bytes) -> bool:
         """Keep a slice; whether it is time for what is in memory to go to disk."""
@@ -85,10 +86,12 @@ class Holding:
         self._slices, self._gathered, self._octets = [], 0, 0
         return spilling
 
-    def spilled(self, spilling: Spilling) -> None:
-        """It has been written."""
-        self.spool = spilling.spool
+    def spilled(self, spilling: Spilling) -> int:
+        """It has been written; the octets that it took on disk."""
+        self.spool = spool = spilling.spool
+        before, self.on_disk_octets = self.on_disk_octets, 0 if spool is None else spool.size
         self._shelf.memory.release(spilling.octets)
+        return self.on_disk_octets - before
 
     def claim_all(self, octets: int) -> None:
         """So many octets were reserved for who reads the body back into memory."""
@@ -108,7 +111,7 @@ class Holding:
 
     def release(self) -> None:
         """Give all back."""
-        if self._slices or self.spool is not None:
+        if self._slices or self.on_disk_octets or self.spool is not None:
             self._drop()
         octets = self._octets
         if octets:
@@ -116,7 +119,7 @@ class Holding:
             self._shelf.memory.release(octets)
 
     def _drop(self) -> None:
-        self._slices, self._gathered = [], 0
+        self._slices, self._gathered, self.on_disk_octets = [], 0, 0
         if self.spool is not None:
             self.spool.close()
             self.spool = None

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from contextvars import Context
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ehlo.server.hooks import Hook, Outcome
@@ -25,12 +26,13 @@ class HookRun:
     `event` is what its answer is for, `outcome` what makes an answer of its result.
     """
 
-    __slots__ = ("_driver", "_work", "event", "hook", "octets", "outcome")
+    __slots__ = ("_driver", "_work", "asked", "event", "hook", "octets", "outcome")
 
     def __init__(self, driver: Driver, hook: Hook, event: object, outcome: Outcome) -> None:
         self.hook = hook
         self.event = event
         self.outcome = outcome
+        self.asked = monotonic()
         self.octets = 0  # of memory that are given back when this ends, and not before
         self._driver = driver
         self._work: asyncio.Task[None] | Job | None = None  # until it is its turn

@@ -18,6 +18,8 @@ from ehlo.server.gate import Gate
 from ehlo.server.hooks import Hook, Hooks
 from ehlo.server.passwords import with_logins
 from ehlo.server.runtime import Runtime
+from ehlo.server.stats import snapshot
+from ehlo.server.views import Views
 from ehlo.session import Peer
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class Life:
         self._ender: asyncio.Task[Any] | None = None  # that calls the last hook
         self._over = asyncio.Event()  # the grace is
         self._graces: list[asyncio.TimerHandle] = []
+        self.views = Views(server, self.snapshot)
         self.addresses: list[Peer] = []
         self.closed = asyncio.Event()
         self.listens = False
@@ -64,6 +67,10 @@ class Life:
         if self._rules.proxies:
             return Gate(self.runtime, self._rules, self.new_driver)
         return self.new_driver()
+
+    async def snapshot(self) -> dict[str, Any]:
+        """What has been counted, and what is there now: plain data."""
+        return snapshot(self.runtime)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside; its failure is logged."""
@@ -91,12 +98,14 @@ class Life:
             await self.begin()
             for sock in sockets:
                 self._listeners.append(await self._listen(sock))
+            await self.views.open()
             if self.runtime.draining:  # closed while it was starting
                 self._stop_accepting()
         except BaseException:
             for sock in sockets:
                 sock.close()
             self._stop_accepting()
+            self.views.close()
             self.runtime.stop()
             raise
 
@@ -197,6 +206,7 @@ class Life:
         self._paths = []
 
     def _stopped(self) -> None:
+        self.views.close()
         self.runtime.stop()
         for grace in self._graces:
             grace.cancel()

@@ -14,7 +14,15 @@ from pathlib import Path
 from ehlo.server import systemd
 from ehlo.session import Peer
 
-__all__ = ["bind", "bound_address", "parse_address", "parse_mode", "remove", "unix_paths"]
+__all__ = [
+    "bind",
+    "bind_private",
+    "bound_address",
+    "parse_address",
+    "parse_mode",
+    "remove",
+    "unix_paths",
+]
 
 logger = logging.getLogger("ehlo.server")
 
@@ -82,6 +90,15 @@ def bind(addrs: str | Sequence[str], unix_mode: int | None = None) -> list[socke
         remove(made)
         raise
     return sockets
+
+
+def bind_private(path: str) -> socket.socket:
+    """A listening Unix socket for our own user alone. Raises `OSError` as `bind` does."""
+    try:
+        return _bind_unix(path, 0o600)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"cannot listen on unix:{path}: {reason}") from error
 
 
 def bound_address(sock: socket.socket) -> Peer:

@@ -34,6 +34,7 @@ from ehlo.server import privileges, target
 from ehlo.server.config import LineCallback, Options
 from ehlo.server.listener import parse_address, parse_mode
 from ehlo.server.logins import Served, logins_of, way_in
+from ehlo.server.metrics import check_metrics
 from ehlo.server.networks import Networks
 from ehlo.session import Peer
 
@@ -129,6 +130,7 @@ def resolve(options: Options, handler: Handler) -> Rules:
     """Check the options and freeze them. Raises `ValueError` for what would not be safe or sane."""
     _check_numbers(options)
     _check_process(options)
+    check_metrics(options.metrics)
     tls = options.tls_config
     if tls is None and (options.tls_required or options.tls_listener):
         name = "tls_required" if options.tls_required else "tls_listener"

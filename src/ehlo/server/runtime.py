@@ -17,6 +17,7 @@ from ehlo.server.admission import Connections, FailedLogins, Memory, Turns
 from ehlo.server.config import Options
 from ehlo.server.holding import Shelf
 from ehlo.server.rules import memory_limit
+from ehlo.server.stats import Stats
 from ehlo.server.threads import Threads
 from ehlo.spool import spool_directory
 
@@ -66,6 +67,9 @@ class Occupant(Protocol):
     def abort(self) -> None:
         """Close now."""
 
+    def seen(self) -> dict[str, Any] | None:
+        """What there is to see of a session; `None` where there is none."""
+
 
 class Runtime:
     """Made when a server starts, gone when it has stopped."""
@@ -76,6 +80,8 @@ class Runtime:
         self.memory = Memory(memory_limit(options))
         self.failed_logins = FailedLogins(loop.time)
         self.clock = Clock()
+        self.stats = Stats()
+        self._began = loop.time()
         self.threads = Threads(options.threads, "ehlo-hook")
         self.turns = Turns(options.max_handlers)
         self.disk = Threads(_DISK_THREADS, "ehlo-disk")
@@ -91,6 +97,11 @@ class Runtime:
         self._prefix = secrets.token_hex(4)
         self._counter = itertools.count(1)
 
+    @property
+    def uptime(self) -> float:
+        """Seconds since the server started."""
+        return self.loop.time() - self._began
+
     def new_id(self) -> str:
         """An id that no other session of any server has."""
         return f"{self._prefix}{next(self._counter):06x}"
@@ -102,6 +113,7 @@ class Runtime:
         self.drivers.add(driver)
         self._idle.clear()
         if self._sweeper is None:
+            self.stats.settle()
             self._sweeper = self.loop.call_later(self._sweep_every, self._sweep)
 
     def remove(self, driver: Occupant) -> None:
@@ -118,6 +130,7 @@ class Runtime:
     def _sweep(self) -> None:
         """One look at all deadlines, instead of a timer for each."""
         now = self.loop.time()
+        self.stats.settle()
         for driver in [driver for driver in self.drivers if driver.deadline < now]:
             try:
                 driver.expire()

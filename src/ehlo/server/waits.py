@@ -47,7 +47,7 @@ class DiskRun:
         if error is not None:
             logger.warning("session %s: no room on disk: %s", self._driver.session.id, error)
         if self._driver.is_waiting_for(self):
-            self._driver.holding.spilled(self._spilling)
+            self._driver.runtime.stats.spooled += self._driver.holding.spilled(self._spilling)
             self._driver.go_on_after(self._then, well=error is None)
         else:
             self._let_go()
