@@ -65,7 +65,7 @@ class Journal(Tally):
     __slots__ = ("_began", "_login_told", "_stats", "messages", "peer", "session_id", "took")
 
     def __init__(self, stats: Stats, session_id: str, peer: Peer) -> None:
-        super().__init__(stats.said)
+        self.said = stats.said  # all that Tally has, without a call for each connection
         self._stats = stats
         self._began = 0.0
         self._login_told = False  # the next refusal is that of a login which has its line
