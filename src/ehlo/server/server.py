@@ -41,7 +41,8 @@ class Server(Options):
     """
 
     def __post_init__(self) -> None:
-        if not isinstance(self.handler, str) and not self.factory:
+        named = isinstance(self.handler, str) and ":" in self.handler
+        if not named and not self.factory:
             rules.as_handler(self)  # for its TypeErrors; what is set later is seen at the start
         self._life: Life | None = None
         self._parent: Parent | None = None
