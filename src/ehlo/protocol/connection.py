@@ -50,6 +50,8 @@ _MIB: Final = 1_048_576
 _MISTAKES: Final = frozenset({500, 501, 502, 503, 504, 555})  # those of our replies that count
 _TELLING: Final = events.Close()  # asked of nobody: there is something to tell first
 _NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
+# What may be repeated for ever without any mail; what is not in here is limited otherwise
+_PROGRESS: Final = frozenset({"MAIL", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS", "QUIT"})
 _TLS_HELLO: Final = b"\x16\x03"  # RFC 8446 5.1: a handshake record
 
 
@@ -80,10 +82,12 @@ class Connection:
         "_ended",
         "_exchange",
         "_legal",
+        "_let_go",
         "_linger",
         "_out",
         "_pardon",
         "_reader",
+        "_slow",
         "_transcript",
         "_untold",
         "authenticated",
@@ -138,6 +142,8 @@ class Connection:
         self._untold: Event | None = None  # came of an answer; told by the next call of next_event
         self._ended = False  # the client will not send any more
         self._linger = False
+        self._slow = self.counts.errors >= settings.limits.slow_errors
+        self._let_go = 0  # of the replies that wait, those that have been held back
         self._reader: DataReader | ChunkReader | Skipper | None = None
         self._exchange: sasl.Exchange | None = None
         self._pardon = False  # for a stray "*"
@@ -162,6 +168,7 @@ class Connection:
             return b""
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
+        self._let_go = 0
         return data
 
     @property
@@ -190,6 +197,8 @@ class Connection:
             return PAUSED if untold is None else untold
         answered = 0
         while self.state is not State.CLOSED:
+            if self._slow and len(self._out) > self._let_go:
+                return self._ask(events.Tarpit(1.0))
             reader = self._reader
             if reader is not None:
                 event = self._read_body(reader)
@@ -252,6 +261,8 @@ class Connection:
         if self._transcript is not None:
             known = verb in commands.VERBS or verb in settings.own_verbs
             self._transcript.command(verb, argument, known=known)
+        if verb not in _PROGRESS and self._is_idle():
+            return self._say(replies.TOO_MANY_IDLE)
         function = self._legal[self.state].get(verb)
         if function is None or settings.gated:
             return self._look_closer(verb, argument)
@@ -264,6 +275,11 @@ class Connection:
             self._ANSWERS[kind](self, result, None)
             return None
         return self._come_of(verb, result)
+
+    def _is_idle(self) -> bool:
+        """Count a command that brings no mail nearer; whether that is too many."""
+        self.counts.idle += 1
+        return 0 < self.settings.limits.idle_commands < self.counts.idle
 
     def _look_closer(self, verb: str, argument: str) -> Event | None:
         """What is not simply legal in this state: optional, behind a gate, unknown, or refused."""
@@ -474,6 +490,9 @@ class Connection:
         assert transaction is not None  # noqa: S101  the table lets BDAT in only within one
         if self._is_far_over(transaction.size + chunk.size):
             return self._break_off(transaction, last=chunk.last)
+        empty = not chunk.size and not chunk.last and transaction.refusal is None
+        if empty and self._is_idle():
+            return self._say(replies.TOO_MANY_IDLE)
         reader = transaction.chunks
         if reader is not None:
             reader.begin(chunk.size, last=chunk.last)
@@ -565,6 +584,7 @@ class Connection:
     def _welcome(self, event: events.Hello, answer: Reply | None) -> None:
         self.helo, self.esmtp = event.name, event.esmtp
         self._drop_transaction()  # RFC 5321 4.1.4: EHLO is a RSET, too
+        self.counts.idle -= self.state is State.HELLO  # the first is progress
         self.state = TRANSITIONS[self.state, "EHLO"]
         lines = offered(self.facts()) if event.esmtp else []
         if answer is None:
@@ -578,6 +598,7 @@ class Connection:
 
     def _begin(self, event: events.Mail, answer: Reply | None) -> None:
         self.counts.messages += 1
+        self.counts.idle = 0
         self.transaction = Transaction(event.sender)
         self.state = TRANSITIONS[self.state, "MAIL"]
         self._say(answer or replies.MAIL_OK)
@@ -739,6 +760,7 @@ class Connection:
         if type(self._asked) is not events.Tarpit:
             raise ProtocolError("nothing to resume")
         self._asked = None
+        self._let_go = len(self._out)
 
     # -- saying ----------------------------------------------------------------------------------
 
@@ -772,10 +794,8 @@ class Connection:
         self.counts.errors += 1
         if self.counts.errors >= limits.errors:
             return self._say(replies.TOO_MANY_ERRORS)
-        self._say(reply)
-        if self.counts.errors < limits.slow_errors:
-            return None
-        return self._ask(events.Tarpit(1.0))
+        self._slow = self.counts.errors >= limits.slow_errors
+        return self._say(reply)
 
     _ANSWERS: ClassVar[Mapping[type, _Answer]] = MappingProxyType(
         {

@@ -117,6 +117,12 @@ class Options:
         0, "Domains of recipients in a session; 0 is no limit.", group="Limits"
     )
     max_messages: int = option(1000, "Messages of a session; 0 is no limit.", group="Limits")
+    max_idle_commands: int = option(
+        100,
+        "Commands that bring no mail nearer (NOOP, RSET, VRFY and the like), from one MAIL to the "
+        "next; 0 is no limit.",
+        group="Limits",
+    )
     max_connections: int = option(1000, "Connections at once.", group="Limits")
     max_connections_per_address: int = option(
         50, "Connections at once from one address (IPv6: /64); loopback is exempt.", group="Limits"

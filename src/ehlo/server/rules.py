@@ -24,7 +24,7 @@ from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.commands import VERBS
 from ehlo.protocol.extensions import Facts, offered
 from ehlo.protocol.reply import hello
-from ehlo.protocol.settings import Settings
+from ehlo.protocol.settings import Limits, Settings
 from ehlo.protocol.trace import by_clause
 from ehlo.server.config import LineCallback, Options
 from ehlo.server.listener import parse_address
@@ -125,6 +125,7 @@ def resolve(options: Options, handler: Handler) -> Rules:
         max_recipients=options.max_recipients,
         max_recipient_domains=options.max_recipient_domains,
         max_messages=options.max_messages,
+        limits=Limits(idle_commands=options.max_idle_commands),
         tls_available=tls is not None and "STARTTLS" not in off,
         tls_required=options.tls_required,
         auth_required=options.auth_required,
@@ -164,6 +165,7 @@ def resolve(options: Options, handler: Handler) -> Rules:
 def _check_numbers(options: Options) -> None:
     for name in (
         *("max_size", "max_memory", "spool_threshold", "max_messages", "max_recipient_domains"),
+        "max_idle_commands",
     ):
         if getattr(options, name) < 0:
             raise ValueError(f"{name} must not be negative")
