@@ -33,7 +33,7 @@ from ehlo.cli.printer import Printer, as_json, as_text, wants_color
 from ehlo.cli.readable import visible
 from ehlo.cli.target import handler_of, load
 from ehlo.handlers.functions import AuthFunction, RcptFunction, functions_as_handler
-from ehlo.server import loops, rules
+from ehlo.server import loops, machine, rules
 from ehlo.server.config import Options
 from ehlo.server.server import Server
 
@@ -227,6 +227,7 @@ def _run(server: Server, given: Mapping[str, Any]) -> None:
     _checked(lambda: loops.loop_factory(server.loop))
     _checked(lambda: rules.check_addresses(server))
     set_up_logging(given["log_level"])
+    machine.raise_descriptors()
     try:
         server.listen_and_serve()
     except OSError as error:

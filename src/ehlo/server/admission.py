@@ -6,24 +6,50 @@ import ipaddress
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
+from ehlo.server.networks import Networks
 from ehlo.session import Peer
 
-__all__ = ["Claim", "Connections", "FailedLogins", "Memory", "Turns", "address_key", "is_loopback"]
-
-
-def is_loopback(peer: Peer) -> bool:
-    """Whether a client is on this machine, so that its address says nothing of who it is."""
-    return peer.host.startswith(("127.", "::ffff:127.", "unix:")) or peer.host == "::1"
+__all__ = [
+    "Claim",
+    "Connections",
+    "Exempt",
+    "FailedLogins",
+    "Memory",
+    "Turns",
+    "address_key",
+]
 
 
 def address_key(host: str) -> str:
     """What is counted as one address: an IPv4 address, or the /64 of an IPv6 one."""
-    if ":" not in host:
+    if ":" not in host or host.startswith("unix:"):
         return host
     address = ipaddress.IPv6Address(host.partition("%")[0])
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(ipaddress.IPv6Network((address, 64), strict=False).network_address)
+
+
+class Exempt:
+    """What a client is counted under, and whether it is at all; some answers are kept in mind."""
+
+    __slots__ = ("_keys", "_networks")
+
+    MOST_KEPT = 4096
+
+    def __init__(self, networks: Networks) -> None:
+        self._networks = networks
+        self._keys: dict[str, str | None] = {}
+
+    def key(self, peer: Peer) -> str | None:
+        """The address as it is counted; `None` for one that is not."""
+        host = peer.host
+        if host in self._keys:
+            return self._keys[host]
+        if len(self._keys) >= self.MOST_KEPT:
+            self._keys.clear()
+        key = self._keys[host] = None if peer in self._networks else address_key(host)
+        return key
 
 
 class Connections:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Awaitable, Generator
 from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,38 @@ if TYPE_CHECKING:
 __all__ = ["HookRun"]
 
 logger = logging.getLogger("ehlo.server")
+
+_BLOCKED = 1.0  # seconds that an `async def` hook may run without an await
+
+
+class _Timed:
+    """Awaits a hook, and notes each stretch in which it kept the loop from all other clients."""
+
+    __slots__ = ("_run", "_work")
+
+    def __init__(self, work: Awaitable[Any], run: HookRun) -> None:
+        self._work = work
+        self._run = run
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps = self._work.__await__()
+        go_on: Any = partial(next, steps)
+        while True:
+            begun = time.monotonic()
+            try:
+                awaited = go_on()
+            except StopIteration as end:
+                return end.value
+            finally:
+                seconds = time.monotonic() - begun
+                if seconds > _BLOCKED:
+                    self._run.note_blocked(seconds)
+            try:
+                sent = yield awaited
+            except BaseException as error:  # noqa: BLE001  a cancellation: it is the hook's to hear of
+                go_on = partial(steps.throw, error)
+            else:
+                go_on = partial(steps.send, sent)
 
 
 class HookRun:
@@ -57,12 +91,21 @@ class HookRun:
         result: object = None
         error: BaseException | None = None
         try:
-            result = await self.hook.call(*arguments)
+            result = await _Timed(self.hook.call(*arguments), self)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as problem:  # noqa: BLE001  answered and logged, whatever it is
             error = problem
         self._ended(result, error)
+
+    def note_blocked(self, seconds: float) -> None:
+        """Nobody else was served meanwhile."""
+        logger.warning(
+            "session %s: %s blocked the event loop for %.1f s; a `def` hook has a thread",
+            self._driver.session.id,
+            self.hook.name,
+            seconds,
+        )
 
     def _ended(self, result: object, error: BaseException | None) -> None:
         driver = self._driver

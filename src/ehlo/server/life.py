@@ -40,9 +40,13 @@ class Life:
         self._tell_ended = ended
         self._rules = rules.resolve(server, handler)
         self.loop = asyncio.get_running_loop()
-        self.runtime = Runtime(server, self.loop)
+        self.runtime = Runtime(server, self._rules, self.loop)
         self._hooks = with_logins(Hooks.of(handler), self._rules.passwords, self.runtime)
-        self._dispatcher = Dispatcher(self._hooks, streams=handler.streams)
+        self._dispatcher = Dispatcher(
+            self._hooks,
+            streams=handler.streams,
+            counts_recipients=bool(self.runtime.recipient_rate),
+        )
         self._listeners: list[asyncio.Server] = []
         self._paths: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()

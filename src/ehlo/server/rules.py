@@ -5,7 +5,6 @@ Whatever would leave a door open, or could not work, is refused here, at the sta
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 import ssl
@@ -26,6 +25,7 @@ from ehlo.protocol.extensions import Facts, offered
 from ehlo.protocol.reply import hello
 from ehlo.protocol.settings import Limits, Settings
 from ehlo.protocol.trace import by_clause
+from ehlo.server import machine
 from ehlo.server.config import LineCallback, Options
 from ehlo.server.listener import parse_address
 from ehlo.server.logins import Served, logins_of, way_in
@@ -43,6 +43,12 @@ __all__ = [
 ]
 
 _SMTP_PORT = 25
+
+# Seconds for what is awaited, where `timeout` does not say it for all of them
+_COMMAND_TIMEOUT = 300.0
+_TLS_TIMEOUT = 30.0
+_BODY_TIMEOUT = 180.0
+_PROXY_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,13 @@ class Rules:
     proxy_timeout: float
     passwords: PasswordFile | None
     """The `auth_file`, as it was at the start."""
-    timeout: float
+    exempt: Networks
+    """Who is exempt from what is counted for an address."""
+    command_timeout: float
+    tls_timeout: float
+    body_timeout: float
+    """For each read."""
+    min_body_rate: int
     handler_timeout: float
     reverse_dns: bool
     debug: bool
@@ -151,9 +163,13 @@ def resolve(options: Options, handler: Handler) -> Rules:
         xclient=_networks(options, "xclient_networks"),
         xforward=_networks(options, "xforward_networks"),
         proxies=_networks(options, "proxy_networks"),
-        proxy_timeout=options.proxy_timeout,
+        proxy_timeout=_time(options.proxy_timeout or options.timeout, _PROXY_TIMEOUT),
+        exempt=_networks(options, "exempt_networks"),
         passwords=passwords,
-        timeout=options.timeout,
+        command_timeout=_time(options.timeout, _COMMAND_TIMEOUT),
+        tls_timeout=_time(options.timeout, _TLS_TIMEOUT),
+        body_timeout=_time(options.timeout, _BODY_TIMEOUT),
+        min_body_rate=options.min_body_rate,
         handler_timeout=options.handler_timeout,
         reverse_dns=options.reverse_dns,
         debug=options.debug,
@@ -162,10 +178,15 @@ def resolve(options: Options, handler: Handler) -> Rules:
     )
 
 
+def _time(given: float | None, by_default: float) -> float:
+    return by_default if given is None else given
+
+
 def _check_numbers(options: Options) -> None:
     for name in (
         *("max_size", "max_memory", "spool_threshold", "max_messages", "max_recipient_domains"),
-        "max_idle_commands",
+        *("max_idle_commands", "max_connection_rate", "max_messages_per_hour"),
+        *("max_recipients_per_hour", "max_auth_failures", "min_body_rate"),
     ):
         if getattr(options, name) < 0:
             raise ValueError(f"{name} must not be negative")
@@ -174,7 +195,8 @@ def _check_numbers(options: Options) -> None:
         "max_handlers",
         *("timeout", "handler_timeout", "proxy_timeout"),
     ):
-        if not getattr(options, name) > 0:
+        value = getattr(options, name)
+        if value is not None and not value > 0:
             raise ValueError(f"{name} must be more than 0")
     if not options.grace >= 0:
         raise ValueError("grace must not be negative")
@@ -254,7 +276,7 @@ def _passwords(options: Options) -> PasswordFile | None:
 
 
 def memory_limit(options: Options) -> int:
-    """Octets that may be held at once, in bodies and in checks of passwords."""
+    """Octets that may be held at once, in bodies, TLS sessions and checks of passwords."""
     if options.max_memory:
         return options.max_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return machine.memory() // 4
