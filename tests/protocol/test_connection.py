@@ -433,7 +433,7 @@ def test_counts_survive_starttls() -> None:
 
 
 def test_a_burst_of_commands_gives_way_to_others_now_and_then() -> None:
-    connection = connect()
+    connection = connect(Settings(limits=Limits(idle_commands=0)))
     kinds = [type(event) for event in play(connection, b"NOOP\r\n" * 350)]
     assert kinds == [events.Full] * 3
     assert connection.data_to_send() == replies.OK.wire * 350
@@ -459,6 +459,14 @@ def test_from_the_tenth_error_each_waits_a_second() -> None:
     connection.resume()
     assert connection.next_event() == events.Tarpit(1.0)
     assert len(said(connection)) == 1
+    connection.resume()
+    assert connection.next_event() == events.Tarpit(1.0)
+    assert len(said(connection)) == 1
+    connection.resume()
+    assert connection.next_event() is NEED_DATA
+    connection.receive_data(b"NOOP\r\nQUIT\r\n")
+    assert connection.next_event() == events.Tarpit(1.0)
+    assert said(connection) == ["250 2.0.0 Ok"]
 
 
 def test_a_wrong_login_may_be_the_error_that_waits() -> None:

@@ -504,7 +504,7 @@ LIMITLESS = Settings(
     max_size=0,
     mechanisms=MECHANISMS,
     open_mechanisms=frozenset(MECHANISMS),
-    limits=Limits(slow_errors=1_000_000, errors=1_000_000),
+    limits=Limits(slow_errors=1_000_000, errors=1_000_000, idle_commands=0),
 )
 
 

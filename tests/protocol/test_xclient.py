@@ -143,7 +143,7 @@ def trusted() -> CorePlayer:
     return CorePlayer(Settings(), Rules(values={"trusted": "XCLIENT XFORWARD"}))
 
 
-def test_a_second_xclient_adds_to_the_first() -> None:
+def test_a_second_xclient_keeps_the_ends_of_the_first_alone() -> None:
     player = trusted()
     player.feed(b"XCLIENT NAME=a ADDR=1.2.3.4 HELO=h PROTO=ESMTP LOGIN=tim\r\n")
     connection = player.connection
@@ -152,11 +152,9 @@ def test_a_second_xclient_adds_to_the_first() -> None:
     assert connection.xclient == {
         "NAME": "a",
         "ADDR": "5.6.7.8",
-        "HELO": "h",
         "PROTO": "SMTP",
-        "LOGIN": "tim",
     }
-    assert (connection.helo, connection.esmtp, connection.authenticated) == ("h", False, True)
+    assert (connection.helo, connection.esmtp, connection.authenticated) == ("", False, False)
     player.feed(b"XCLIENT LOGIN=[UNAVAILABLE] HELO=[UNAVAILABLE]\r\n")
     assert (connection.helo, connection.authenticated) == ("", False)
 

@@ -320,7 +320,7 @@ def client_is_ended(client: Client) -> bool:
 
 
 def test_100_000_noops_are_answered(serve: Serve, loop_name: str) -> None:
-    running = serve(Box(), loop=loop_name)
+    running = serve(Box(), max_idle_commands=0, loop=loop_name)
     with running.ready() as client:
         sender = threading.Thread(target=client.send, args=(b"NOOP\r\n" * 100_000 + b"QUIT\r\n",))
         sender.start()

@@ -130,6 +130,7 @@ def options_of(scenario: Scenario, certificates: Certificates) -> dict[str, Any]
         "max_recipients": settings.max_recipients,
         "max_recipient_domains": settings.max_recipient_domains,
         "max_messages": settings.max_messages,
+        "max_idle_commands": settings.limits.idle_commands,
         "extensions": rules.extensions,
         "max_memory": rules.number("max_memory", 0),
         "bare_newlines": rules.values.get("bare_newlines", "normalise"),

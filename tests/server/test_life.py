@@ -677,7 +677,7 @@ def test_a_client_of_serve_streams_that_reads_late_is_waited_for(loop_name: str)
     commands = 150_000
 
     async def work() -> None:
-        server = Server(handler_of("async def", noted, on_replied=None))
+        server = Server(handler_of("async def", noted, on_replied=None), max_idle_commands=0)
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)

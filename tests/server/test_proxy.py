@@ -461,8 +461,9 @@ def test_connections_are_counted_by_the_true_client(listen: Serve, loop_name: st
 def test_proxy_itself_is_not_counted_as_an_address(
     serve: Serve, header: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ehlo.server.driver.is_loopback", lambda _peer: False)
-    running = serve(Box(), max_connections_per_address=1, proxy_networks=["127.0.0.1"])
+    running = serve(
+        Box(), max_connections_per_address=1, exempt_networks=(), proxy_networks=["127.0.0.1"]
+    )
     clients = [through(running, header) for _ in range(3)]
     assert [client.reply() for client in clients] == [GREETING] * 3
     for client in clients:

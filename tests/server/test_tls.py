@@ -182,7 +182,13 @@ def test_large_messages_pass_under_tls_octet_for_octet(
 def test_many_large_replies_pass_under_tls(
     serve: Serve, certificates: Certificates, loop_name: str
 ) -> None:
-    running = serve(Box(), tls_config=certificates.server(), tls_listener=True, loop=loop_name)
+    running = serve(
+        Box(),
+        tls_config=certificates.server(),
+        tls_listener=True,
+        max_idle_commands=0,
+        loop=loop_name,
+    )
 
     async def talk() -> bytes:
         reader, writer = await asyncio.open_connection(

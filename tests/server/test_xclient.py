@@ -51,6 +51,12 @@ def trusting(serve: Serve, handler: Any, **options: Any) -> Running:
     return serve(handler, xclient_networks=HERE, xforward_networks=HERE, **options)
 
 
+def trusting_both(serve: Serve, handler: Any, **options: Any) -> Running:
+    """The proxy, and whom it speaks for."""
+    both = [*HERE, "192.0.2.0/24"]
+    return serve(handler, xclient_networks=both, xforward_networks=both, **options)
+
+
 # -- XCLIENT -------------------------------------------------------------------------------------
 
 
@@ -86,7 +92,7 @@ def test_received_shows_an_ipv6_client(serve: Serve) -> None:
 
 def test_what_a_proxy_does_not_know_is_what_we_see(serve: Serve) -> None:
     facts = Facts()
-    with trusting(serve, facts).ready() as client:
+    with trusting_both(serve, facts).ready() as client:
         speak_for(client)
         speak_for(client, "XCLIENT ADDR=[UNAVAILABLE] NAME=[TEMPUNAVAIL] DESTADDR=[UNAVAILABLE]")
         client.say("EHLO c")
@@ -169,7 +175,7 @@ def test_a_greeting_of_ones_own_is_given_again(serve: Serve) -> None:
 
 def test_a_login_does_not_survive_and_may_be_given(serve: Serve) -> None:
     facts = Facts()
-    running = trusting(serve, facts, auth_mechs={"PLAIN": True}, auth_required=True)
+    running = trusting_both(serve, facts, auth_mechs={"PLAIN": True}, auth_required=True)
     with running.ready() as client:
         assert client.say(plain("tim", "x")).startswith("235 ")
         speak_for(client)
@@ -205,7 +211,7 @@ def test_starttls_keeps_who_is_behind_and_forgets_what_it_said(
     serve: Serve, certificates: Certificates
 ) -> None:
     facts = Facts()
-    running = trusting(serve, facts, tls_config=certificates.server())
+    running = trusting_both(serve, facts, tls_config=certificates.server())
     with running.ready() as client:
         speak_for(client, f"{CLIENT} LOGIN=tim HELO=spike PROTO=ESMTP")
         client.say("EHLO c")
@@ -258,7 +264,7 @@ def test_a_wrong_login_behind_a_proxy_waits_for_longer_each_time(serve: Serve) -
 def test_a_unix_socket_may_be_trusted(serve: Serve, tmp_path: Path) -> None:
     facts = Facts()
     addr = f"unix:{tmp_path / 'smtp'}"
-    running = serve(facts, addr=addr, xclient_networks=["unix:"])
+    running = serve(facts, addr=addr, xclient_networks=["unix:", "192.0.2.7"])
     with running.ready() as client:
         speak_for(client)
         client.say("EHLO c")
@@ -296,15 +302,28 @@ def test_each_has_a_list_of_its_own(serve: Serve) -> None:
         assert client.say("XFORWARD NAME=a") == "250 2.0.0 Ok"
 
 
-def test_whom_it_speaks_for_is_not_believed_to_be_trusted(serve: Serve) -> None:
-    """Who may say it is who is connected, whatever it has said before."""
+def test_whom_it_speaks_for_must_be_trusted_to_speak_for_others(serve: Serve) -> None:
+    """A proxy passes on what its client says, which may well be XCLIENT."""
     running = serve(Box(), xclient_networks=["192.0.2.0/24"])
     with running.ready() as client:
         assert client.say("XCLIENT ADDR=192.0.2.7") == NOT_YOU
     running = trusting(serve, Box())
     with running.ready() as client:
+        speak_for(client, "XCLIENT HELO=proxied PROTO=ESMTP")
         speak_for(client, "XCLIENT ADDR=198.51.100.1")
-        speak_for(client, "XCLIENT ADDR=198.51.100.2")
+        assert "XCLIENT" not in client.say("EHLO c")
+        assert client.say("XCLIENT LOGIN=admin ADDR=127.0.0.1") == NOT_YOU
+        assert client.say("XFORWARD NAME=a") == NOT_YOU
+
+
+def test_the_login_of_one_client_is_not_that_of_the_next(serve: Serve) -> None:
+    facts = Facts()
+    running = trusting_both(serve, facts, auth_mechs={"PLAIN": True}, auth_required=True)
+    with running.ready() as client:
+        speak_for(client, f"{CLIENT} LOGIN=alice HELO=h PROTO=ESMTP")
+        speak_for(client, "XCLIENT ADDR=198.51.100.66")
+        client.say("EHLO c")
+        assert client.say("MAIL FROM:<a@example.com>").startswith("530 5.7.0 ")
 
 
 def test_xclient_in_lmtp(serve: Serve) -> None:

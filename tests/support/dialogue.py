@@ -22,9 +22,9 @@ challenge, `{600 * text}` repeats. `{first user}` is SCRAM's first message witho
 `{final SHA-256 user secret}` answers the challenge to it. In S lines `{challenge}` is a challenge
 that cannot be foretold, and `{nothing}` makes a blank at the end of a line visible.
 
-Settings are `max_size`, `max_recipients`, `max_recipient_domains`, `max_messages`, `max_memory`,
-`bare_newlines` and `unknown_params` with a value, and `strict_eol`, `tls`, `tls_required`,
-`tls_listener`, `auth_required`, `lmtp`; then
+Settings are `max_size`, `max_recipients`, `max_recipient_domains`, `max_messages`,
+`max_idle_commands`, `max_memory`, `bare_newlines` and `unknown_params` with a value, and
+`strict_eol`, `tls`, `tls_required`, `tls_listener`, `auth_required`, `lmtp`; then
 
     = auth CRAM-MD5 PLAIN                the mechanisms that the server has
     = open PLAIN                         those that it takes without TLS although it should not
@@ -71,7 +71,7 @@ from ehlo.protocol.extensions import Extension
 from ehlo.protocol.mechanisms import MECHANISMS
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.scram import salt_of
-from ehlo.protocol.settings import Settings
+from ehlo.protocol.settings import Limits, Settings
 from ehlo.protocol.state import Counts
 
 __all__ = [
@@ -254,6 +254,7 @@ class Scenario:
             strict_eol="strict_eol" in rules.flags,
             ignore_unknown_params=rules.values.get("unknown_params") == "ignore",
             lmtp="lmtp" in rules.flags,
+            limits=Limits(idle_commands=rules.number("max_idle_commands", 100)),
             extensions=offers.rows(rules.extensions, self.own_extensions, lambda: NOW),
         )
 

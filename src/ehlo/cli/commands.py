@@ -35,7 +35,7 @@ from ehlo.cli.readable import visible
 from ehlo.cli.target import handler_of, load
 from ehlo.cli.top import top
 from ehlo.handlers.functions import AuthFunction, RcptFunction, functions_as_handler
-from ehlo.server import loops, workers
+from ehlo.server import loops, machine, workers
 from ehlo.server.config import Options
 from ehlo.server.server import Server
 from ehlo.server.workers import Recipe
@@ -278,6 +278,7 @@ def _run(
     if recipe is not None and (server.workers > 1 or given["reload"]):
         run = _parent(server, recipe, reload=given["reload"])
     set_up_logging(given["log_level"], given["log_format"], quiet=quiet)
+    machine.raise_descriptors()
     try:
         run()
     except workers.StartError as error:

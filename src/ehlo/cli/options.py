@@ -140,6 +140,8 @@ def _option(field: dataclasses.Field[Any], hint: object, default: object) -> cli
 
 def _help(text: str, default: object) -> str:
     shown = f"{default:g}" if isinstance(default, float) else default
+    if isinstance(default, tuple):
+        shown = ", ".join(default)
     return text.replace("`", "") + ("" if shown in (None, "", ()) else f"  [{shown}]")
 
 

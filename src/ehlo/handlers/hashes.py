@@ -220,7 +220,8 @@ class ScramHash:
     @classmethod
     def of(cls, password: bytes, algorithm: str = "SHA-256") -> Self:
         """Of a new password."""
-        return cls(ScramKeys.derive(password, secrets.token_bytes(_SALT_OCTETS), algorithm))
+        salt = secrets.token_bytes(_SALT_OCTETS)
+        return cls(ScramKeys.derive(_as_text(password), salt, algorithm))
 
     @property
     def memory(self) -> int:
@@ -239,8 +240,17 @@ class ScramHash:
 
     def matches(self, password: bytes) -> bool:
         kept = self.keys
-        made = ScramKeys.derive(password, kept.salt, kept.algorithm, kept.iterations)
+        secret = _as_text(password)
+        made = ScramKeys.derive(secret, kept.salt, kept.algorithm, kept.iterations)
         return hmac.compare_digest(made.stored_key, kept.stored_key)
+
+
+def _as_text(password: bytes) -> str | bytes:
+    """RFC 5802 2.2: SCRAM's passwords are prepared, which only text can be."""
+    try:
+        return password.decode()
+    except UnicodeDecodeError:
+        return password
 
 
 # What each kind of line begins with

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import logging
 import os
 import secrets
@@ -105,6 +106,16 @@ class PasswordFile:
         """The stored keys for SCRAM that `username` has. Raises `ValueError` as `find` does."""
         found = self._current().users.get(username, ())
         return tuple(each.keys for each in found if isinstance(each, ScramHash))
+
+    @property
+    def salt_key(self) -> bytes:
+        """What the salts are made of that users who do not exist are shown (RFC 5802).
+
+        It comes of the file, so that it is the same after a restart and in each process, until
+        the password of the first user changes. Raises `ValueError` as `find` does.
+        """
+        hashes_kept = (each.text for found in self._current().users.values() for each in found)
+        return hashlib.sha256(b"ehlo salt " + next(hashes_kept, "").encode()).digest()
 
     @property
     def scram_algorithms(self) -> frozenset[str]:

@@ -308,7 +308,7 @@ def _xclient(connection: Connection, argument: str) -> Event | Reply:
     attributes = xclient.attributes(argument, xclient.XCLIENT)
     if attributes is None:
         return replies.BAD_ATTRIBUTE
-    return events.XClient({**connection.xclient, **attributes})
+    return events.XClient({**xclient.endpoints(connection.xclient), **attributes})
 
 
 def _xforward(_connection: Connection, argument: str) -> Forwarded | Reply:

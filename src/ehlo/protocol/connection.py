@@ -68,6 +68,8 @@ _VERBS: Final[Mapping[type, str]] = MappingProxyType(
         events.XClient: "XCLIENT",
     }
 )
+# What may be repeated for ever without any mail; what is not in here is limited otherwise
+_PROGRESS: Final = frozenset({"MAIL", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS", "QUIT"})
 _TLS_HELLO: Final = b"\x16\x03"  # RFC 8446 5.1: a handshake record
 
 
@@ -98,11 +100,13 @@ class Connection:
         "_ended",
         "_exchange",
         "_legal",
+        "_let_go",
         "_linger",
         "_out",
         "_pardon",
         "_reader",
         "_said",
+        "_slow",
         "_tally",
         "_transcript",
         "_untold",
@@ -163,6 +167,8 @@ class Connection:
         self._untold: Event | None = None  # came of an answer; told by the next call of next_event
         self._ended = False  # the client will not send any more
         self._linger = False
+        self._slow = self.counts.errors >= settings.limits.slow_errors
+        self._let_go = 0  # of the replies that wait, those that have been held back
         self._reader: DataReader | ChunkReader | Skipper | None = None
         self._exchange: sasl.Exchange | None = None
         self._pardon = False  # for a stray "*"
@@ -187,6 +193,7 @@ class Connection:
             return b""
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
+        self._let_go = 0
         return data
 
     @property
@@ -215,6 +222,8 @@ class Connection:
             return PAUSED if untold is None else untold
         answered = 0
         while self.state is not State.CLOSED:
+            if self._slow and len(self._out) > self._let_go:
+                return self._ask(events.Tarpit(1.0))
             reader = self._reader
             if reader is not None:
                 event = self._read_body(reader)
@@ -277,6 +286,8 @@ class Connection:
         if self._transcript is not None:
             known = verb in commands.VERBS or verb in settings.own_verbs
             self._transcript.command(verb, argument, known=known)
+        if verb not in _PROGRESS and self._is_idle():
+            return self._say(replies.TOO_MANY_IDLE)
         function = self._legal[self.state].get(verb)
         if function is None or settings.gated:
             return self._look_closer(verb, argument)
@@ -290,6 +301,11 @@ class Connection:
             self._ANSWERS[kind](self, result, None)
             return None
         return self._come_of(verb, result)
+
+    def _is_idle(self) -> bool:
+        """Count a command that brings no mail nearer; whether that is too many."""
+        self.counts.idle += 1
+        return 0 < self.settings.limits.idle_commands < self.counts.idle
 
     def _look_closer(self, verb: str, argument: str) -> Event | None:
         """What is not simply legal in this state: optional, behind a gate, unknown, or refused."""
@@ -443,7 +459,11 @@ class Connection:
         if policy is not BareNewlines.KEEP and not reader.raw and has_bare_newline(chunk):
             if policy is BareNewlines.REJECT:
                 return self.refuse_body(replies.BARE_NEWLINE)
-            chunk = normalised(chunk)
+            transaction.size -= len(chunk)
+            chunk = normalised(chunk)  # which may have twice the octets
+            transaction.size += len(chunk)
+            if transaction.size > self.settings.max_size > 0:
+                return self._over_size(transaction)
         return events.BodyChunk(chunk)
 
     def refuse_body(self, reply: Reply) -> events.BodyRefused:
@@ -507,6 +527,9 @@ class Connection:
         assert transaction is not None  # noqa: S101  the table lets BDAT in only within one
         if self._is_far_over(transaction.size + chunk.size):
             return self._break_off(transaction, last=chunk.last)
+        empty = not chunk.size and not chunk.last and transaction.refusal is None
+        if empty and self._is_idle():
+            return self._say(replies.TOO_MANY_IDLE)
         reader = transaction.chunks
         if reader is not None:
             reader.begin(chunk.size, last=chunk.last)
@@ -549,7 +572,8 @@ class Connection:
         return None
 
     def _end_of_skipping(self, reader: Skipper) -> Event | None:
-        if self.settings.lmtp and reader.last and self.state is State.MAIL:
+        none = reader.refusal in (replies.RCPT_BEFORE_BDAT, replies.NO_VALID_RECIPIENTS_LMTP)
+        if self.settings.lmtp and reader.last and none and self.state is State.MAIL:
             # RFC 2033 4.3: one reply for each recipient that was accepted, and there is none
             self.transaction = self.forwarded = None
             self.state = State.READY
@@ -605,6 +629,7 @@ class Connection:
     def _welcome(self, event: events.Hello, answer: Reply | None) -> None:
         self.helo, self.esmtp = event.name, event.esmtp
         self._drop_transaction()  # RFC 5321 4.1.4: EHLO is a RSET, too
+        self.counts.idle -= self.state is State.HELLO  # the first is progress
         self.state = TRANSITIONS[self.state, "EHLO"]
         lines = offered(self.facts()) if event.esmtp else []
         if answer is None:
@@ -618,6 +643,7 @@ class Connection:
 
     def _begin(self, event: events.Mail, answer: Reply | None) -> None:
         self.counts.messages += 1
+        self.counts.idle = 0
         self.transaction = Transaction(event.sender)
         self.state = TRANSITIONS[self.state, "MAIL"]
         self._say(answer or replies.MAIL_OK)
@@ -784,6 +810,7 @@ class Connection:
         if type(self._asked) is not events.Tarpit:
             raise ProtocolError("nothing to resume")
         self._asked = None
+        self._let_go = len(self._out)
 
     # -- saying ----------------------------------------------------------------------------------
 
@@ -826,10 +853,8 @@ class Connection:
         self.counts.errors += 1
         if self.counts.errors >= limits.errors:
             return self._say(replies.TOO_MANY_ERRORS)
-        self._say(reply)
-        if self.counts.errors < limits.slow_errors:
-            return None
-        return self._ask(events.Tarpit(1.0))
+        self._slow = self.counts.errors >= limits.slow_errors
+        return self._say(reply)
 
     _ANSWERS: ClassVar[Mapping[type, _Answer]] = MappingProxyType(
         {

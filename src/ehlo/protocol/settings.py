@@ -24,6 +24,8 @@ class Limits:
     """Octets of a line of an authentication exchange (RFC 4954 4)."""
     slow_errors: int = 10
     """From this error on each reply is held back for a second."""
+    idle_commands: int = 100
+    """Commands that bring no mail nearer, from one MAIL to the next; 0 is no limit."""
     errors: int = 20
     """At this error the connection ends."""
     refused_recipients: int = 50

@@ -98,11 +98,12 @@ OUT_OF_SEQUENCE: Final[Mapping[tuple[State, str], Reply]] = MappingProxyType(
 class Counts:
     """What is counted against a client for as long as it is connected, STARTTLS or not."""
 
-    __slots__ = ("domains", "errors", "failed_logins", "messages", "refused_recipients")
+    __slots__ = ("domains", "errors", "failed_logins", "idle", "messages", "refused_recipients")
 
     def __init__(self) -> None:
         self.errors = 0
         self.failed_logins = 0
+        self.idle = 0  # commands since the last MAIL that brought no mail nearer
         self.refused_recipients = 0
         self.messages = 0  # transactions, begun or refused
         self.domains: set[str] = set()  # of recipients, where their number is limited

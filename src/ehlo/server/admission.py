@@ -6,24 +6,50 @@ import ipaddress
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
+from ehlo.server.networks import Networks
 from ehlo.session import Peer
 
-__all__ = ["Claim", "Connections", "FailedLogins", "Memory", "Turns", "address_key", "is_loopback"]
-
-
-def is_loopback(peer: Peer) -> bool:
-    """Whether a client is on this machine, so that its address says nothing of who it is."""
-    return peer.host.startswith(("127.", "::ffff:127.", "unix:")) or peer.host == "::1"
+__all__ = [
+    "Claim",
+    "Connections",
+    "Exempt",
+    "FailedLogins",
+    "Memory",
+    "Turns",
+    "address_key",
+]
 
 
 def address_key(host: str) -> str:
     """What is counted as one address: an IPv4 address, or the /64 of an IPv6 one."""
-    if ":" not in host:
+    if ":" not in host or host.startswith("unix:"):
         return host
     address = ipaddress.IPv6Address(host.partition("%")[0])
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(ipaddress.IPv6Network((address, 64), strict=False).network_address)
+
+
+class Exempt:
+    """What a client is counted under, and whether it is at all; some answers are kept in mind."""
+
+    __slots__ = ("_keys", "_networks")
+
+    MOST_KEPT = 4096
+
+    def __init__(self, networks: Networks) -> None:
+        self._networks = networks
+        self._keys: dict[str, str | None] = {}
+
+    def key(self, peer: Peer) -> str | None:
+        """The address as it is counted; `None` for one that is not."""
+        host = peer.host
+        if host in self._keys:
+            return self._keys[host]
+        if len(self._keys) >= self.MOST_KEPT:
+            self._keys.clear()
+        key = self._keys[host] = None if peer in self._networks else address_key(host)
+        return key
 
 
 class Connections:
@@ -63,10 +89,10 @@ class Connections:
 class Claim:
     """Octets that somebody waits for."""
 
-    __slots__ = ("_claims", "_then", "octets")
+    __slots__ = ("_memory", "_then", "octets")
 
-    def __init__(self, claims: deque[Claim], octets: int, then: Callable[[], None]) -> None:
-        self._claims = claims
+    def __init__(self, memory: Memory, octets: int, then: Callable[[], None]) -> None:
+        self._memory = memory
         self._then = then
         self.octets = octets
 
@@ -76,7 +102,7 @@ class Claim:
 
     def cancel(self) -> None:
         """Nobody waits for them any more. They must not have been granted."""
-        self._claims.remove(self)
+        self._memory.withdraw(self)
 
 
 class Memory:
@@ -109,13 +135,26 @@ class Memory:
         """Call `then` once `octets` are reserved, later; `None` when they could never be."""
         if octets > self.limit:
             return None
-        claim = Claim(self._claims, octets, then)
+        claim = Claim(self, octets, then)
         self._claims.append(claim)
         return claim
 
     def release(self, octets: int) -> None:
         """Give back what was reserved."""
         self.held -= octets
+        if self._claims:
+            self._grant()
+
+    def withdraw(self, claim: Claim) -> None:
+        """It does not wait any more; perhaps the others waited behind it."""
+        self._claims.remove(claim)
+        self._grant()
+
+    def forget(self, octets: int) -> None:
+        """Give back what was reserved, when nobody is left who could wait for it."""
+        self.held -= octets
+
+    def _grant(self) -> None:
         claims = self._claims
         while claims and self.held + claims[0].octets <= self.limit:
             claim = claims.popleft()
@@ -146,7 +185,7 @@ class Turns:
 
     def forget(self, who: object) -> None:
         """It does not wait any more."""
-        del self._waiting[who]
+        self._waiting.pop(who, None)  # it may have been forgotten already
         self.are_awaited = bool(self._waiting)
 
 

@@ -102,7 +102,9 @@ class Options:
         "`::1`, or `unix:` for Unix sockets. There may be several.",
         group="Proxies",
     )
-    proxy_timeout: float = option(5.0, "Seconds for a PROXY header to come.", group="Proxies")
+    proxy_timeout: float | None = option(
+        None, "Seconds for a PROXY header to come; by default `timeout`, or 5.", group="Proxies"
+    )
     xclient_networks: Sequence[str] = option(
         (),
         "Networks (`10.0.0.0/8`, `::1`, `unix:`) that may say by XCLIENT whom they speak for.",
@@ -121,9 +123,32 @@ class Options:
         0, "Domains of recipients in a session; 0 is no limit.", group="Limits"
     )
     max_messages: int = option(1000, "Messages of a session; 0 is no limit.", group="Limits")
+    max_idle_commands: int = option(
+        100,
+        "Commands that bring no mail nearer (NOOP, RSET, VRFY and the like), from one MAIL to the "
+        "next; 0 is no limit.",
+        group="Limits",
+    )
     max_connections: int = option(1000, "Connections at once.", group="Limits")
     max_connections_per_address: int = option(
-        50, "Connections at once from one address (IPv6: /64); loopback is exempt.", group="Limits"
+        50, "Connections at once from one address (IPv6: /64).", group="Limits"
+    )
+    max_connection_rate: int = option(
+        200, "New connections from one address in a minute; 0 is no limit.", group="Limits"
+    )
+    max_messages_per_hour: int = option(
+        0, "Messages from one address in an hour; 0 is no limit.", group="Limits"
+    )
+    max_recipients_per_hour: int = option(
+        0, "Recipients from one address in an hour; 0 is no limit.", group="Limits"
+    )
+    max_auth_failures: int = option(
+        50, "Wrong logins from one address in ten minutes; 0 is no limit.", group="Limits"
+    )
+    exempt_networks: Sequence[str] = option(
+        ("127.0.0.0/8", "::1", "unix:"),
+        "Networks that are exempt from what is counted for an address, and from nothing else.",
+        group="Limits",
     )
     max_memory: int = option(
         0,
@@ -141,7 +166,17 @@ class Options:
     threads: int = option(16, "Threads for `def` hooks.", group="Limits")
 
     # Times
-    timeout: float = option(300.0, "Seconds until an idle client is sent away.", group="Times")
+    timeout: float | None = option(
+        None,
+        "Seconds for a client to say what is awaited; by default 300 for a command, 30 for a TLS "
+        "handshake, 180 for more of a body, and 5 for a PROXY header.",
+        group="Times",
+    )
+    min_body_rate: int = option(
+        500,
+        "Octets a second that a body must bring, as a whole, after a minute; 0 is no limit.",
+        group="Times",
+    )
     handler_timeout: float = option(300.0, "Seconds that a hook may take.", group="Times")
     grace: float = option(30.0, "Seconds for transactions to end at shutdown.", group="Times")
 

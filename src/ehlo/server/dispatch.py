@@ -43,7 +43,6 @@ logger = logging.getLogger("ehlo.handler")
 
 _HOP_LIMIT = 100  # RFC 5321 6.3
 _SHORT = _HOP_LIMIT * len(b"Received:\r\n")  # octets in which so many do not fit
-_TRACE = 2048  # octets that our own field may have
 _LONGEST_HEADER = 262_144  # no more than this is looked at for hops
 
 Route = Callable[["Driver", Any], None]
@@ -65,7 +64,9 @@ class Dispatcher:
     `streams` is `Handler.streams`.
     """
 
-    def __init__(self, hooks: Hooks, *, streams: bool = False) -> None:
+    def __init__(
+        self, hooks: Hooks, *, streams: bool = False, counts_recipients: bool = False
+    ) -> None:
         self.hooks = hooks
         self._streams = streams
         questions = {
@@ -77,6 +78,8 @@ class Dispatcher:
             events.Vrfy: _asks(hooks.vrfy, lambda event: (event.text,)),
             events.Reset: _asks(hooks.reset, _nothing_more),
         }
+        if counts_recipients:
+            questions[events.Rcpt] = _counted(questions[events.Rcpt])
         asked = {kind: route for kind, route in questions.items() if route is not None}
         self.asks = frozenset(asked)
         self.routes: Mapping[type, Route] = {
@@ -100,6 +103,8 @@ class Dispatcher:
         memory = driver.runtime.memory
         if memory.held > memory.comfortable:
             driver.connection.reply(replies.NO_MEMORY)
+        elif driver.runtime.message_rate and not driver.may_send():
+            driver.connection.reply(replies.TOO_MUCH_MAIL)
         elif hook is None:
             driver.connection.reply()
         else:
@@ -111,6 +116,8 @@ class Dispatcher:
         hook = self.hooks.secret
         if hook is None:
             self._unserved(driver, event)
+        elif driver.may_not_log_in():
+            driver.connection.reply(replies.TOO_MANY_LOGINS)
         else:
             give = driver.connection.give_secret
             driver.run_hook(hook, (driver.session, event.username), event, give)
@@ -133,7 +140,9 @@ class Dispatcher:
             good = credentials.matches(secret if isinstance(secret, str | bytes) else b"")
             return by_identity(credentials.username if known and good else None)
 
-        if isinstance(credentials, ProvedCredentials):
+        if driver.may_not_log_in():
+            driver.connection.reply(replies.TOO_MANY_LOGINS)
+        elif isinstance(credentials, ProvedCredentials):
             user = credentials.username if credentials.proved else None
             self._answer(driver, event, by_identity(user))
         elif isinstance(credentials, CramMD5Credentials) and hooks.secret is not None:
@@ -151,8 +160,7 @@ class Dispatcher:
 
     def _message(self, driver: Driver, event: events.MessageEnd) -> None:
         if driver.holding.spool is not None:
-            octets = 0 if self._streams else event.transaction.size + _TRACE
-            driver.prepare(octets, partial(self._deliver, driver, event))
+            driver.prepare(not self._streams, partial(self._deliver, driver, event))
         else:
             self._deliver(driver, event, True)
 
@@ -270,6 +278,20 @@ def _asks(hook: Hook | None, arguments: Callable[[Any], tuple[object, ...]]) -> 
     return lambda driver, event: driver.run_hook(
         hook, (driver.session, *arguments(event)), event, answer_of
     )
+
+
+def _counted(route: Route | None) -> Route:
+    """Ask only for as many recipients as the client's address may have."""
+
+    def count(driver: Driver, event: events.Rcpt) -> None:
+        if not driver.may_add_recipient():
+            driver.connection.reply(replies.TOO_MUCH_RCPT)
+        elif route is None:
+            driver.connection.reply()
+        else:
+            route(driver, event)
+
+    return count
 
 
 def _nothing_more(_event: Any) -> tuple[object, ...]:

@@ -24,17 +24,17 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import NEED_DATA, PAUSED
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.state import Counts
+from ehlo.protocol.state import Counts, State
 from ehlo.protocol.xclient import Attributes, endpoints
-from ehlo.server.admission import address_key, is_loopback
 from ehlo.server.dispatch import Dispatcher, Notice, Secured
 from ehlo.server.holding import Holding
 from ehlo.server.hookrun import HookRun
 from ehlo.server.hooks import Hook, Outcome, answer_of
 from ehlo.server.journal import Journal, turned_away
+from ehlo.server.pace import Pace
 from ehlo.server.rules import Rules
 from ehlo.server.runtime import Runtime
-from ehlo.server.tls import Channel
+from ehlo.server.tls import HANDSHAKE_COST, SESSION_COST, Channel
 from ehlo.server.transcript import observer_of
 from ehlo.server.waits import DiskRun, MemoryWait
 from ehlo.session import Message, Peer, ProxyInfo, Session, current_session
@@ -44,6 +44,7 @@ __all__ = ["Driver", "ends_of"]
 logger = logging.getLogger("ehlo.server")
 
 _MOST_BUFFERED = 65_536  # while a hook runs; beyond it the client is not read
+_TRACE = 2048  # octets that our own field may have
 _MOST_EVENTS = 200  # of one client, before others have their turn
 _MOST_LOOKUPS = 64  # of clients' names at once; who comes beyond it is not looked up
 _LINGER = 5.0  # seconds for a client to notice that we do not listen any more
@@ -68,8 +69,10 @@ class Driver(asyncio.Protocol):
         "_lookup",
         "_lost",
         "_messages",
+        "_pace",
         "_pending",
         "_reading",
+        "_received",
         "_replied",
         "_slow",
         "_stalled",
@@ -111,6 +114,8 @@ class Driver(asyncio.Protocol):
         self._replied: Message | None = None  # answered; its reply may not have left yet
         self._told = False  # on_disconnect has been called
         self._messages = 0
+        self._received = 0  # octets, but for those of a TLS handshake
+        self._pace: Pace | None = None  # of a body that has begun
         self._key: str | None = None  # what its connection is counted under
         self._client_key: str | None = None  # and its logins, also behind a proxy
         self._trusted: frozenset[str] = frozenset()
@@ -145,23 +150,44 @@ class Driver(asyncio.Protocol):
         self.connection = self._new_connection(session_id, peer, tls=rules.tls_listener)
         self.session = Session(session_id, peer, local, self.connection, proxy)
         unknown = proxy is not None and proxy.peer == peer  # a proxy is many clients, or none
-        self._key = None if unknown or is_loopback(peer) else address_key(peer.host)
+        self._key = None if unknown else runtime.exempt.key(peer)
         self._client_key = self._key
-        if runtime.draining or not runtime.connections.admit(self._key):
+        if runtime.draining or not self._is_let_in():
             turned_away(runtime.stats, peer, "draining" if runtime.draining else "too many")
             self._turn_away(replies.DRAINING if runtime.draining else replies.TOO_MANY_CONNECTIONS)
             return
         runtime.add(self)
         self.journal.opened(self)
-        self.deadline = runtime.loop.time() + rules.timeout
+        wait = rules.tls_timeout if rules.tls_listener else rules.command_timeout
+        self.deadline = runtime.loop.time() + wait
         if self._dispatcher.hooks.replied is not None:
             self.transport.set_write_buffer_limits(0)  # so that we are told when all has left
         if rules.reverse_dns and not peer.is_unix and runtime.lookups < _MOST_LOOKUPS:
             self._lookup = runtime.loop.create_task(self._look_up(peer))
         if rules.tls_listener and rules.tls is not None:
-            self._channel = Channel(rules.tls)
+            self._hold_channel(Channel(rules.tls))
         else:
             self._advance()
+
+    def _is_let_in(self) -> bool:
+        """By how many there are, and by how often its address has come."""
+        runtime, key = self.runtime, self._key
+        if runtime.connection_rate.spent(key) or not runtime.connections.admit(key):
+            return False
+        runtime.connection_rate.note(key)
+        return True
+
+    def may_send(self) -> bool:
+        """Count a message; whether its address may send one more."""
+        return self.runtime.message_rate.admit(self._client_key)
+
+    def may_add_recipient(self) -> bool:
+        """The same for a recipient."""
+        return self.runtime.recipient_rate.admit(self._client_key)
+
+    def may_not_log_in(self) -> bool:
+        """Whether its address was wrong too often."""
+        return self.runtime.login_failures.spent(self._client_key)
 
     def _new_connection(
         self,
@@ -204,6 +230,7 @@ class Driver(asyncio.Protocol):
             if plain is None:
                 return
             data = plain
+        self._received += len(data)
         self.connection.receive_data(data)
         self._advance()
 
@@ -276,12 +303,35 @@ class Driver(asyncio.Protocol):
                 wire = data if self._channel is None else self._channel.write(data)
                 self.sent += len(wire)
                 self.transport.write(wire)
-        if (moved or connection.in_body) and self._pending is None and self._writable:
-            self.deadline = self.runtime.loop.time() + self.rules.timeout
+        if self._pace is not None or connection.in_body or connection.state is State.BDAT:
+            self._time_body(moved)
+        elif moved and self._pending is None and self._writable:
+            channel, rules = self._channel, self.rules
+            plain = channel is None or channel.established
+            wait = rules.command_timeout if plain else rules.tls_timeout
+            self.deadline = self.runtime.loop.time() + wait
         if self._pending is not None or not self._reading:
             self._adjust_reading()
         if self.runtime.draining and self._pending is None:
             self.drain()
+
+    def _time_body(self, moved: bool) -> None:
+        """Each read of a body has its deadline, and so has the whole, between its chunks too."""
+        connection, rules, now = self.connection, self.rules, self.runtime.loop.time()
+        pace = self._pace
+        if pace is None:
+            self._pace = pace = Pace(now, self._received)
+        elif connection.transaction is None and not connection.in_body:
+            self._pace = None
+        if self._pending is not None:
+            if pace.hold(now) and isinstance(self._pending, DiskRun):
+                self.deadline = now + rules.handler_timeout
+        elif self._writable and (moved or connection.in_body):
+            wait = rules.body_timeout if connection.in_body else rules.command_timeout
+            rate, due = rules.min_body_rate, now + wait
+            if rate and self._pace is not None:
+                due = min(due, pace.due(now, self._received, rate))
+            self.deadline = due
 
     def _flush(self) -> None:
         data = self.connection.data_to_send()
@@ -380,6 +430,9 @@ class Driver(asyncio.Protocol):
     def _end(self) -> None:
         self.journal.closed(self)
         self.holding.release()
+        if self._channel is not None:
+            held = SESSION_COST if self._channel.established else HANDSHAKE_COST
+            self.runtime.memory.release(held)
         self.runtime.connections.release(self._key)
         self.runtime.remove(self)
 
@@ -395,19 +448,21 @@ class Driver(asyncio.Protocol):
             self.connection.refuse_body(replies.NO_MEMORY)
             self.drop_body()
 
-    def prepare(self, octets: int, then: Callable[[bool], None]) -> None:
+    def prepare(self, takes_bytes: bool, then: Callable[[bool], None]) -> None:
         """Have the whole of a body where its message's handler can read it, then go on.
 
-        `octets` are those that the handler will hold beside it, where it is on disk.
+        Where the handler `takes_bytes`, there must be memory for all of them beside the file.
         """
         self._due = True
         if self.holding.must_be_finished:
-            written = partial(self._written, octets, then)
+            written = partial(self._written, takes_bytes, then)
             self._pending = DiskRun(self, self.holding.spill(), written)
         else:
-            self._written(octets, then, well=True)
+            self._written(takes_bytes, then, well=True)
 
-    def _written(self, octets: int, then: Callable[[bool], None], well: bool) -> None:
+    def _written(self, takes_bytes: bool, then: Callable[[bool], None], well: bool) -> None:
+        spool = self.holding.spool
+        octets = spool.size + _TRACE if takes_bytes and spool is not None else 0
         if not well or not octets or self.runtime.memory.reserve(octets):
             self.holding.claim_all(octets if well else 0)
             then(well)
@@ -468,6 +523,11 @@ class Driver(asyncio.Protocol):
             return
         self.connection.reply()
         self._flush()
+        self._hold_channel(channel)
+
+    def _hold_channel(self, channel: Channel) -> None:
+        """It is counted, whether there is memory for it or not: without TLS there is no mail."""
+        self.runtime.memory.take(HANDSHAKE_COST)
         self._channel = channel
 
     def _decrypted(self, channel: Channel, data: bytes) -> bytes | None:
@@ -498,6 +558,7 @@ class Driver(asyncio.Protocol):
             self._write(out)
         if not done:
             return False
+        self.runtime.memory.release(HANDSHAKE_COST - SESSION_COST)
         session, rules, before, info = self.session, self.rules, self.connection, channel.info()
         self.connection = self._new_connection(
             session.id,
@@ -512,7 +573,7 @@ class Driver(asyncio.Protocol):
         session.restart(self.connection)
         session.tls = info
         self.journal.secured(info)
-        self.deadline = self.runtime.loop.time() + rules.timeout
+        self.deadline = self.runtime.loop.time() + rules.command_timeout
         hook = self._dispatcher.hooks.tls
         if hook is not None:
             self.run_hook(hook, (session,), Secured(), answer_of)
@@ -526,7 +587,7 @@ class Driver(asyncio.Protocol):
 
     def noticed(self) -> None:
         """A hook is done that no reply waited for: the client's own time runs again."""
-        self.deadline = self.runtime.loop.time() + self.rules.timeout
+        self.deadline = self.runtime.loop.time() + self.rules.command_timeout
         if self.runtime.draining:
             self.drain()
 
@@ -537,7 +598,9 @@ class Driver(asyncio.Protocol):
             self._lookup.cancel()  # of the proxy's name
         session.speak_for(attributes)
         self.journal.speaks_for(session.peer)
-        self._client_key = None if is_loopback(session.peer) else address_key(session.peer.host)
+        self._client_key = self.runtime.exempt.key(session.peer)
+        # Whoever it is now says it for himself: a proxy passes on what its client says
+        self._trusted = self.connection.trusted = _trusted(self.rules, session.peer)
         self.connection.reply()
 
     # -- waiting ---------------------------------------------------------------------------------
@@ -548,6 +611,7 @@ class Driver(asyncio.Protocol):
 
     def delay_refused_login(self, answer: Reply) -> None:
         """A wrong login waits for its answer, by how often its address was wrong."""
+        self.runtime.login_failures.note(self._client_key)
         seconds = self.runtime.failed_logins.delay(self._client_key)
         self._wait(seconds, lambda: self.connection.reply(answer))
 
@@ -560,7 +624,7 @@ class Driver(asyncio.Protocol):
             self._advance()
 
         loop = self.runtime.loop
-        self.deadline = loop.time() + seconds + self.rules.timeout
+        self.deadline = loop.time() + seconds + self.rules.command_timeout
         self._slow = True
         self._pending = loop.call_later(seconds, go_on)
 
@@ -597,6 +661,8 @@ class Driver(asyncio.Protocol):
             self._expire_hook(run)
         elif self._due and isinstance(run, DiskRun | MemoryWait):
             self._expire_wait(run)
+        elif isinstance(run, DiskRun) and not self._closing:
+            self._expire_write(run)
         elif self._closing:
             self.abort()
         else:
@@ -620,6 +686,13 @@ class Driver(asyncio.Protocol):
         self.message_answered()
         self._advance()
         self._settle()
+
+    def _expire_write(self, run: DiskRun) -> None:
+        """Some of a body could not be written in time: the rest of it is thrown away."""
+        self._pending = None
+        run.cancel()
+        self._kept(False)
+        self._advance()
 
     def hang_up(self, reply: Reply) -> None:
         """Say `reply` and close, whatever the client was doing."""
@@ -675,6 +748,8 @@ class Driver(asyncio.Protocol):
         """End the session now, with whatever hook is under way."""
         self._drop_pending()
         self.abort()
+        if self._lost and self._replied is not None:
+            self._check_sent()
         self._settle()
 
     def abort(self) -> None:

@@ -82,8 +82,9 @@ class Holding:
 
     def spill(self) -> Spilling:
         """Hand over what is in memory, to be written."""
+        # The file is the thread's until it has written: nobody may close it meanwhile
         spilling = Spilling(self.spool, self._shelf.directory, self._slices, self._octets)
-        self._slices, self._gathered, self._octets = [], 0, 0
+        self._slices, self._gathered, self._octets, self.spool = [], 0, 0, None
         return spilling
 
     def spilled(self, spilling: Spilling) -> int:

@@ -42,6 +42,8 @@ class Hook(NamedTuple):
     name: str
     call: Callable[..., Any]
     is_async: bool
+    needs_turn: bool = True
+    """Whether it is one of those of which `max_handlers` are under way at once."""
 
 
 class Hooks(NamedTuple):

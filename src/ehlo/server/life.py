@@ -41,9 +41,13 @@ class Life:
         self._tell_ended = ended
         self._rules = rules.resolve(server, handler)
         self.loop = asyncio.get_running_loop()
-        self.runtime = Runtime(server, self.loop)
+        self.runtime = Runtime(server, self._rules, self.loop)
         self._hooks = with_logins(Hooks.of(handler), self._rules.passwords, self.runtime)
-        self._dispatcher = Dispatcher(self._hooks, streams=handler.streams)
+        self._dispatcher = Dispatcher(
+            self._hooks,
+            streams=handler.streams,
+            counts_recipients=bool(self.runtime.recipient_rate),
+        )
         self._listeners: list[asyncio.Server] = []
         self._paths: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -167,7 +171,10 @@ class Life:
 
     def _abort_all(self) -> None:
         for driver in list(self.runtime.drivers):
-            driver.cut()
+            try:
+                driver.cut()
+            except Exception:  # one session's trouble must not keep the others, and us, up
+                logger.exception("a session could not be ended")
 
     def close(self) -> None:
         """See `Server.close`."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -35,9 +36,14 @@ def with_logins(hooks: Hooks, passwords: PasswordFile | None, runtime: Runtime) 
     logins = Logins(passwords, runtime)
     has_keys = bool(passwords.scram_algorithms)
     return hooks._replace(
-        auth=Hook("on_auth", logins.on_auth, is_async=True),
-        secret=Hook("on_secret", logins.on_secret, is_async=True) if has_keys else None,
+        auth=_hook("on_auth", logins.on_auth),
+        secret=_hook("on_secret", logins.on_secret) if has_keys else None,
     )
+
+
+def _hook(name: str, call: Callable[..., Any]) -> Hook:
+    """It takes no turn: it waits for memory that others may hold who wait for theirs."""
+    return Hook(name, call, is_async=True, needs_turn=False)
 
 
 class _Check:

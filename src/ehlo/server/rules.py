@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import secrets
 import socket
 import ssl
@@ -28,9 +27,9 @@ from ehlo.protocol.commands import VERBS
 from ehlo.protocol.errors import ParserError
 from ehlo.protocol.extensions import Extension, Facts, ParseValue, offered
 from ehlo.protocol.reply import hello
-from ehlo.protocol.settings import Settings
+from ehlo.protocol.settings import Limits, Settings
 from ehlo.protocol.trace import by_clause
-from ehlo.server import privileges, target
+from ehlo.server import machine, privileges, target
 from ehlo.server.config import LineCallback, Options
 from ehlo.server.listener import parse_address, parse_mode
 from ehlo.server.logins import Served, logins_of, way_in
@@ -53,6 +52,12 @@ logger = logging.getLogger("ehlo.handler")
 
 _SMTP_PORT = 25
 
+# Seconds for what is awaited, where `timeout` does not say it for all of them
+_COMMAND_TIMEOUT = 300.0
+_TLS_TIMEOUT = 30.0
+_BODY_TIMEOUT = 180.0
+_PROXY_TIMEOUT = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -71,7 +76,13 @@ class Rules:
     proxy_timeout: float
     passwords: PasswordFile | None
     """The `auth_file`, as it was at the start."""
-    timeout: float
+    exempt: Networks
+    """Who is exempt from what is counted for an address."""
+    command_timeout: float
+    tls_timeout: float
+    body_timeout: float
+    """For each read."""
+    min_body_rate: int
     handler_timeout: float
     reverse_dns: bool
     debug: bool
@@ -151,12 +162,13 @@ def resolve(options: Options, handler: Handler) -> Rules:
         max_recipients=options.max_recipients,
         max_recipient_domains=options.max_recipient_domains,
         max_messages=options.max_messages,
+        limits=Limits(idle_commands=options.max_idle_commands),
         tls_available=tls is not None and "STARTTLS" not in off,
         tls_required=options.tls_required,
         auth_required=options.auth_required,
         mechanisms={} if "AUTH" in off else logins.mechanisms,
         open_mechanisms=logins.opened,
-        salt_key=secrets.token_bytes(32),
+        salt_key=secrets.token_bytes(32) if passwords is None else passwords.salt_key,
         bare_newlines=BareNewlines(options.bare_newlines),
         strict_eol=options.strict_eol,
         ignore_unknown_params=_choice(options.unknown_params, "ignore", "reject") == "ignore",
@@ -178,9 +190,13 @@ def resolve(options: Options, handler: Handler) -> Rules:
         xclient=_networks(options, "xclient_networks"),
         xforward=_networks(options, "xforward_networks"),
         proxies=_networks(options, "proxy_networks"),
-        proxy_timeout=options.proxy_timeout,
+        proxy_timeout=_time(options.proxy_timeout or options.timeout, _PROXY_TIMEOUT),
+        exempt=_networks(options, "exempt_networks"),
         passwords=passwords,
-        timeout=options.timeout,
+        command_timeout=_time(options.timeout, _COMMAND_TIMEOUT),
+        tls_timeout=_time(options.timeout, _TLS_TIMEOUT),
+        body_timeout=_time(options.timeout, _BODY_TIMEOUT),
+        min_body_rate=options.min_body_rate,
         handler_timeout=options.handler_timeout,
         reverse_dns=options.reverse_dns,
         debug=options.debug,
@@ -189,9 +205,15 @@ def resolve(options: Options, handler: Handler) -> Rules:
     )
 
 
+def _time(given: float | None, by_default: float) -> float:
+    return by_default if given is None else given
+
+
 def _check_numbers(options: Options) -> None:
     for name in (
         *("max_size", "max_memory", "spool_threshold", "max_messages", "max_recipient_domains"),
+        *("max_idle_commands", "max_connection_rate", "max_messages_per_hour"),
+        *("max_recipients_per_hour", "max_auth_failures", "min_body_rate"),
     ):
         if getattr(options, name) < 0:
             raise ValueError(f"{name} must not be negative")
@@ -200,7 +222,8 @@ def _check_numbers(options: Options) -> None:
         "max_handlers",
         *("timeout", "handler_timeout", "proxy_timeout", "workers"),
     ):
-        if not getattr(options, name) > 0:
+        value = getattr(options, name)
+        if value is not None and not value > 0:
             raise ValueError(f"{name} must be more than 0")
     if not options.grace >= 0:
         raise ValueError("grace must not be negative")
@@ -309,7 +332,7 @@ def _passwords(options: Options) -> PasswordFile | None:
 
 
 def memory_limit(options: Options) -> int:
-    """Octets that may be held at once, in bodies and in checks of passwords."""
+    """Octets that may be held at once, in bodies, TLS sessions and checks of passwords."""
     if options.max_memory:
         return options.max_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return machine.memory() // 4

@@ -13,19 +13,34 @@ from email.utils import formatdate
 from typing import Any, Protocol
 
 from ehlo.protocol.reply import Reply
-from ehlo.server.admission import Connections, FailedLogins, Memory, Turns
+from ehlo.server import machine
+from ehlo.server.admission import Connections, Exempt, FailedLogins, Memory, Turns
 from ehlo.server.config import Options
+from ehlo.server.counters import MemoryCounter, Rate
 from ehlo.server.holding import Shelf
-from ehlo.server.rules import memory_limit
+from ehlo.server.rules import Rules, memory_limit
 from ehlo.server.stats import Stats
 from ehlo.server.threads import Threads
 from ehlo.spool import spool_directory
 
 __all__ = ["Clock", "Occupant", "Runtime"]
 
+_MINUTE, _HOUR = 60.0, 3600.0
 _DISK_THREADS = 2  # that write bodies; more of them do not make a disk faster
 
 logger = logging.getLogger("ehlo.server")
+
+
+def _most_connections(asked: int) -> int:
+    """Half of the file descriptors are for bodies on disk, and what else there is."""
+    descriptors = machine.descriptors()
+    if descriptors is None or descriptors // 2 >= asked:
+        return asked
+    most = max(1, descriptors // 2)
+    logger.warning(
+        "%d connections at once, not %d: there are %d file descriptors", most, asked, descriptors
+    )
+    return most
 
 
 class Clock:
@@ -74,9 +89,15 @@ class Occupant(Protocol):
 class Runtime:
     """Made when a server starts, gone when it has stopped."""
 
-    def __init__(self, options: Options, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, options: Options, rules: Rules, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.connections = Connections(options.max_connections, options.max_connections_per_address)
+        most = _most_connections(options.max_connections)
+        self.connections = Connections(most, options.max_connections_per_address)
+        self.exempt = Exempt(rules.exempt)
+        self.connection_rate = self._rate(options.max_connection_rate, _MINUTE)
+        self.message_rate = self._rate(options.max_messages_per_hour, _HOUR)
+        self.recipient_rate = self._rate(options.max_recipients_per_hour, _HOUR)
+        self.login_failures = self._rate(options.max_auth_failures, FailedLogins.WINDOW)
         self.memory = Memory(memory_limit(options))
         self.failed_logins = FailedLogins(loop.time)
         self.clock = Clock()
@@ -90,7 +111,7 @@ class Runtime:
         self.login_threads = Threads(2, "ehlo-login")
         self.draining = False
         self.lookups = 0  # of clients' names, under way
-        shortest = min(options.timeout, options.handler_timeout, options.proxy_timeout)
+        shortest = min(rules.command_timeout, rules.handler_timeout, rules.proxy_timeout)
         self._sweep_every = min(1.0, shortest / 4)
         self._sweeper: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event = asyncio.Event()
@@ -101,6 +122,9 @@ class Runtime:
     def uptime(self) -> float:
         """Seconds since the server started."""
         return self.loop.time() - self._began
+
+    def _rate(self, most: int, window: float) -> Rate:
+        return Rate(MemoryCounter(self.loop.time), most, window)
 
     def new_id(self) -> str:
         """An id that no other session of any server has."""

@@ -40,7 +40,9 @@ class DiskRun:
         try:
             self._driver.runtime.loop.call_soon_threadsafe(self._ended, error)
         except RuntimeError:  # the loop was closed at once; nobody waits for this
-            self._let_go()
+            if self._spilling.spool is not None:
+                self._spilling.spool.close()
+            self._driver.runtime.memory.forget(self._spilling.octets)
 
     def _ended(self, error: BaseException | None) -> None:
         self._job = None  # which refers to us: the file must go with the last who holds it
