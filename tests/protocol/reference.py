@@ -218,7 +218,8 @@ class Chunked:
         untouched = self._binary or self.plan.policy == "keep"
         if not untouched and not last and octets.endswith(b"\r"):
             octets = octets[:-1]  # a LF may follow
-        if len(octets) > self.plan.max_size > 0:
+        taken = normalised(octets) if self.plan.policy == "normalise" and not untouched else octets
+        if len(taken) > self.plan.max_size > 0:
             return replies.TOO_LARGE
         if self.plan.no_data is not None:
             return self.plan.no_data
