@@ -206,6 +206,7 @@ class Message:
     """
 
     __slots__ = (
+        "__weakref__",
         "_body",
         "_chunks",
         "_data",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
 
-from ehlo import Handler, Message, Session
+from ehlo import Handler, Message, Reject, Session
+from ehlo.server.admission import Memory, Turns
 from ehlo.spool import Spool, SpooledFile, spool_directory
 from support.client import Client
 from support.serving import Box, Collector, Running, Serve
@@ -355,6 +358,106 @@ def test_max_handlers_are_under_way_at_once_and_the_others_wait(serve: Serve) ->
         client.close()
     running.wait_until_no_sessions()
     assert running.runtime.turns.free == 2
+
+
+def test_no_file_is_closed_while_a_thread_writes_to_it(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its descriptor would be another's by the time the octets are written."""
+    closed_early: list[bool] = []
+    disk = Slow(monkeypatch)
+    writing: set[int] = set()
+    write, close = Spool.write, Spool.close
+
+    def watched(spool: Spool, slices: list[bytes]) -> None:
+        writing.add(id(spool))
+        try:
+            write(spool, slices)
+        finally:
+            writing.discard(id(spool))
+
+    def watched_close(spool: Spool) -> None:
+        closed_early.append(id(spool) in writing)
+        close(spool)
+
+    monkeypatch.setattr(Spool, "write", watched)
+    monkeypatch.setattr(Spool, "close", watched_close)
+    running = serve(Box(), spool_threshold=THRESHOLD)
+    with running.ready() as client:
+        client.begin_message(body_of(2_000_000), end=b"")
+        for _ in range(2):  # the second time there is a file already
+            assert disk.writing.acquire(timeout=15)
+            disk.go_on.release()
+        assert disk.writing.acquire(timeout=15)
+
+        async def cut() -> None:
+            (driver,) = running.drivers
+            driver.cut()
+
+        running.run(cut)
+        for _ in range(50):
+            disk.go_on.release()
+    running.wait_until_no_sessions()
+    wait_until_nothing_is_held(running)
+    assert closed_early == [False]
+
+
+def test_a_claim_that_is_withdrawn_lets_the_next_one_through() -> None:
+    granted: list[str] = []
+    memory = Memory(20)
+    assert memory.reserve(8)
+    large = memory.claim(16, lambda: granted.append("large"))
+    memory.claim(2, lambda: granted.append("small"))
+    assert large is not None
+    assert memory.claim(21, lambda: None) is None
+    assert not memory.reserve(1)
+    large.cancel()
+    assert granted == ["small"]
+    assert memory.held == 10
+
+
+def test_a_hook_that_is_forgotten_twice_is_forgotten() -> None:
+    turns = Turns(0)
+    turns.wait("who", lambda: None)
+    turns.forget("who")
+    turns.forget("who")
+    assert not turns.are_awaited
+
+
+class Refuser(Handler):
+    """Refuses each message, and keeps no more than weak references."""
+
+    def __init__(self) -> None:
+        self.refs: list[weakref.ref[Message]] = []
+
+    async def on_message(self, session: Session, message: Message) -> None:
+        self.refs.append(weakref.ref(message))
+        raise Reject(550, "5.7.1", "no")
+
+
+class ThreadedRefuser(Refuser):
+    """The same, in a thread."""
+
+    def on_message(self, session: Session, message: Message) -> None:  # type: ignore[override]  # either kind will do
+        self.refs.append(weakref.ref(message))
+        raise Reject(550, "5.7.1", "no")
+
+
+@pytest.mark.parametrize("kind", [Refuser, ThreadedRefuser])
+def test_a_message_that_is_refused_goes_at_once(serve: Serve, kind: type[Refuser]) -> None:
+    """An exception refers to its frame, and the frame to the message: that is undone."""
+    handler = kind()
+    running = serve(handler, spool_threshold=1000)
+    gc.disable()
+    try:
+        with running.ready() as client:
+            for _ in range(3):
+                assert send(client, body_of(5000)).startswith("550 ")
+            client.say("NOOP")
+            running.run(running.turn)
+            assert [ref() for ref in handler.refs[:2]] == [None, None]
+    finally:
+        gc.enable()
 
 
 # -- the file itself -----------------------------------------------------------------------------
