@@ -122,7 +122,8 @@ def test_a_factory_makes_the_handler_in_each_worker(start: Start, app: Path, loo
     program = serve(start, app, "many:make", *flags)
     workers_of(program)
     assert program.stop() == 0
-    assert program.out.text == "limits 3 501 1\n" * 2 + "shut down\n" * 2  # rounded up
+    said = program.out.text  # two processes write to it, maybe at once
+    assert (said.count("limits 3 501 1"), said.count("shut down")) == (2, 2)  # rounded up
 
 
 def test_the_environment_may_ask_for_workers(start: Start, app: Path) -> None:
@@ -277,7 +278,7 @@ def test_workers_end_when_their_parent_is_killed(start: Start, app: Path) -> Non
     program.process.kill()
     program.wait()  # until nobody holds its standard error: all workers have ended
     assert program.err.text.count("the parent process has gone") == 2
-    assert program.out.text.endswith("shut down\n" * 2)
+    assert program.out.text.count("shut down") == 2  # two processes write, maybe at once
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, 5.0)
 
