@@ -20,6 +20,7 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Peer, Server, Session
+from ehlo.server.life import Life
 from ehlo.server.listener import parse_address
 from ehlo.server.loops import loop_factory
 from support.client import Client
@@ -895,6 +896,31 @@ def test_listen_and_serve_blocks_until_closed(loop_name: str) -> None:
     thread.join(DEADLINE)
     assert not thread.is_alive()
     assert noted.names == ["on_startup", "on_shutdown"]
+
+
+def test_a_close_while_a_listener_is_made_closes_that_listener(
+    loop_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets: list[socket.socket] = []
+    listen = Life._listen  # noqa: SLF001  the moment that matters is within it
+
+    async def listen_and_be_closed(life: Life, sock: socket.socket) -> asyncio.Server:
+        sockets.append(sock)
+        made = await listen(life, sock)
+        life.close()
+        return made
+
+    monkeypatch.setattr(Life, "_listen", listen_and_be_closed)
+
+    async def work() -> None:
+        server = Server(Box(), addr="127.0.0.1:0")
+        await server.start()
+        await server.wait_closed()
+        await asyncio.sleep(0)  # uvloop closes a socket a turn later
+        assert [sock.fileno() for sock in sockets] == [-1]
+        assert server.addresses == []
+
+    run(loop_name, work())
 
 
 def test_the_one_line_starts_are_the_same_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,8 @@ class Life:
         try:
             await self.begin()
             for sock in sockets:
-                self._listeners.append(await self._listen(sock))
+                listening = await self._listen(sock)
+                self._listeners.append(listening)  # `close` may have made a new list meanwhile
             if self.runtime.draining:  # closed while it was starting
                 self._stop_accepting()
         except BaseException:
