@@ -1,7 +1,8 @@
-"""The clients: Postfix's smtp-source, a small one for TLS, and connections that just sit there.
+"""The clients: Postfix's smtp-source, a small one of ours, and connections that just sit there.
 
-The TLS client holds the dialogue that smtp-source holds: HELO, then for each message MAIL, RCPT,
-DATA and the body, each reply awaited; QUIT at the end.
+Ours is for TLS, where it holds the dialogue that smtp-source holds (HELO, then for each message
+MAIL, RCPT, DATA and the body, each reply awaited; QUIT at the end), and for clients that do not
+wait for each reply.
 """
 
 import os
@@ -15,10 +16,12 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from scenarios import Messages
+from scenarios import Dialogue, Messages
 
 TIMEOUT = 60.0  # seconds, for a round of smtp-source and for each step of our own clients
 SYSTEM_PROGRAMS = "/usr/sbin:/usr/local/sbin"  # where Postfix installs, often not on PATH
+MAIL = b"MAIL FROM:<foo@bench.example>\r\n"
+RCPT = b"RCPT TO:<foo@bench.example>\r\n"
 HEADER = (
     b"From: <foo@bench.example>\r\n"
     b"To: <foo@bench.example>\r\n"
@@ -75,21 +78,36 @@ def expect(replies: BinaryIO, code: bytes) -> None:
 class Client:
     """One session: a connection with its greeting and HELO done."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, dialogue: Dialogue) -> None:
+        self._send = {"each": self._each, "pipelined": self._pipelined, "bdat": self._bdat}[
+            dialogue
+        ]
         self._socket = connect(endpoint)
         self._replies: BinaryIO = self._socket.makefile("rb")
         expect(self._replies, b"220")
         self._ask(b"HELO bench.example\r\n", b"250")
 
-    def _ask(self, octets: bytes, code: bytes) -> None:
+    def _ask(self, octets: bytes, *codes: bytes) -> None:
         self._socket.sendall(octets)
-        expect(self._replies, code)
+        for code in codes:
+            expect(self._replies, code)
 
     def send(self, body: bytes) -> None:
-        self._ask(b"MAIL FROM:<foo@bench.example>\r\n", b"250")
-        self._ask(b"RCPT TO:<foo@bench.example>\r\n", b"250")
+        self._send(body)
+
+    def _each(self, body: bytes) -> None:
+        self._ask(MAIL, b"250")
+        self._ask(RCPT, b"250")
         self._ask(b"DATA\r\n", b"354")
         self._ask(HEADER + body + b".\r\n", b"250")
+
+    def _pipelined(self, body: bytes) -> None:
+        self._ask(MAIL + RCPT + b"DATA\r\n", b"250", b"250", b"354")
+        self._ask(HEADER + body + b".\r\n", b"250")
+
+    def _bdat(self, body: bytes) -> None:
+        chunk = b"BDAT %d LAST\r\n" % (len(HEADER) + len(body))
+        self._ask(MAIL + RCPT + chunk + HEADER + body, b"250", b"250", b"250")
 
     def close(self) -> None:
         with closing(self._socket), closing(self._replies):
@@ -101,10 +119,10 @@ def _share(total: int, parts: int) -> list[int]:
     return [whole + (part < rest) for part in range(parts)]
 
 
-def _one_session(endpoint: Endpoint, count: int, kept: bool, body: bytes) -> None:
-    connections, each = (1, count) if kept else (count, 1)
+def _one_session(endpoint: Endpoint, count: int, messages: Messages, body: bytes) -> None:
+    connections, each = (1, count) if messages.kept else (count, 1)
     for _ in range(connections):
-        with closing(Client(endpoint)) as client:
+        with closing(Client(endpoint, messages.dialogue)) as client:
             for _ in range(each):
                 client.send(body)
 
@@ -114,7 +132,7 @@ def python_load(endpoint: Endpoint, messages: Messages) -> None:
     body = body_of(messages.size)
     with ThreadPoolExecutor(messages.sessions) as pool:
         sent = [
-            pool.submit(_one_session, endpoint, count, messages.kept, body)
+            pool.submit(_one_session, endpoint, count, messages, body)
             for count in _share(messages.count, messages.sessions)
         ]
     for each in sent:
@@ -134,7 +152,7 @@ def smtp_source(endpoint: Endpoint, messages: Messages) -> None:
 
 def send(endpoint: Endpoint, messages: Messages) -> None:
     """Send the messages of one round."""
-    if endpoint.tls is None:
+    if endpoint.tls is None and messages.dialogue == "each":
         smtp_source(endpoint, messages)
     else:
         python_load(endpoint, messages)

@@ -1,6 +1,7 @@
 """What is measured, and what it must cost: the two tables that the benchmark is about."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 AIOSMTPD = "aiosmtpd"
 SMTP_SINK = "smtp-sink"
@@ -15,7 +16,13 @@ LABELS = {
 }
 
 ALL = (AIOSMTPD, SMTP_SINK, EHLO_ASYNC, EHLO_DEF)
+OURS = (EHLO_ASYNC, EHLO_DEF)  # neither of the others has BDAT
 WITH_TLS = (AIOSMTPD, EHLO_ASYNC, EHLO_DEF)  # smtp-sink has no TLS
+
+
+# Whether the reply to each command is awaited, as smtp-source does; to those of an envelope
+# together (RFC 2920); or to an envelope and a body by BDAT together (RFC 3030)
+Dialogue = Literal["each", "pipelined", "bdat"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,7 @@ class Messages:
     kept: bool = True  # False: a connection, and under TLS a handshake, for each message
     tls: bool = False
     servers: tuple[str, ...] = ALL
+    dialogue: Dialogue = "each"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,10 @@ SCENARIOS: tuple[Scenario, ...] = (
     Messages("1k-own", "1 KB, own connection", KB, 600, kept=False),
     Messages("100k-kept", "100 KB, kept connection", 100 * KB, 100),
     Messages("10m-kept", "10 MB, kept connection", 10 * MB, 4, sessions=4),
+    # clients that do not wait for each reply
+    Messages("1k-pipelined", "1 KB, pipelined", KB, 2000, dialogue="pipelined"),
+    Messages("1k-bdat", "1 KB, BDAT", KB, 2000, servers=OURS, dialogue="bdat"),
+    Messages("100k-bdat", "100 KB, BDAT", 100 * KB, 100, servers=OURS, dialogue="bdat"),
     # under TLS
     Messages("1k-tls-kept", "1 KB, TLS, kept connection", KB, 2000, tls=True, servers=WITH_TLS),
     Messages("1k-tls-own", "1 KB, TLS handshake each", KB, 150, 20, False, True, WITH_TLS),

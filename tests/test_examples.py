@@ -154,6 +154,45 @@ def test_submission_queues_for_those_it_knows(start: Start, tmp_path: Path) -> N
     assert program.stop() == 0
 
 
+def test_own_extension_has_a_parameter_and_a_command(start: Start, tmp_path: Path) -> None:
+    program = run(start, "own_extension.py", tmp_path)
+    with smtplib.SMTP(*program.listening()) as client:
+        client.ehlo()
+        assert "xfoo" in client.esmtp_features
+        assert client.docmd("XFOO", "hello") == (250, b"2.0.0 hello to you, too")
+        client.mail("alice@example.com")
+        assert client.rcpt("bob@example.com", ["XFOO=10"])[0] == 550
+        assert client.rcpt("bob@example.com", ["XFOO=foo"])[0] == 501
+        assert client.rcpt("bob@example.com", ["XFOO=7"])[0] == 250
+        assert client.rcpt("carol@example.com")[0] == 250
+        assert client.data(a_mail().as_bytes())[0] == 250
+    program.out.until("foo is [7, None]")
+    assert program.stop() == 0
+
+
+def test_lmtp_delivers_to_each_by_itself(start: Start, tmp_path: Path) -> None:
+    for name in ("bob@example.com", "full@example.com"):
+        (tmp_path / "mailboxes" / name).mkdir(parents=True)
+    for number in range(1000):
+        (tmp_path / "mailboxes" / "full@example.com" / f"{number}.eml").touch()
+    path = tmp_path / "socket"
+    program = start(EXAMPLES / "lmtp.py", f"unix:{path}", cwd=tmp_path)
+    program.err.until("listening on unix:")
+    with smtplib.LMTP(str(path)) as client:
+        client.ehlo_or_helo_if_needed()
+        client.mail("alice@example.com")
+        answers = [
+            client.rcpt(to)[0]
+            for to in ("Bob@example.com", "full@example.com", "eve@example.com", '".."@example.com')
+        ]
+        assert answers == [250, 250, 550, 550]
+        assert client.data(a_mail().as_bytes()) == (250, b"2.0.0 Ok: queued")
+        assert client.getreply() == (452, b"4.2.2 Mailbox full")
+    (delivered,) = (tmp_path / "mailboxes" / "bob@example.com").iterdir()
+    assert delivered.read_bytes().startswith(b"Received: from ")
+    assert program.stop() == 0
+
+
 def test_scram_needs_no_password_on_the_server(
     start: Start, with_certificate: Path, certificates: Certificates
 ) -> None:

@@ -43,6 +43,10 @@ class Received:
     user: str | None
     tls: str
     params: Mapping[str, Any]
+    via: str
+    peer: ehlo.Peer
+    xclient: Mapping[str, str | None]
+    forwarded: Mapping[str, str | None] | None
 
 
 class Post(ehlo.Handler):
@@ -94,6 +98,10 @@ class Post(ehlo.Handler):
             session.user,
             session.tls.version if session.tls is not None else "",
             message.sender.params,
+            message.via,
+            session.peer,
+            session.xclient,
+            session.forwarded,
         )
         with self._changed:
             self.received.append(received)

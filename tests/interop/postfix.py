@@ -70,6 +70,7 @@ proxymap   unix  - - n - - proxymap
 proxywrite unix  - - n - 1 proxymap
 smtp       unix  - - n - - smtp
 relay      unix  - - n - - smtp
+lmtp       unix  - - n - - lmtp
 showq      unix  n - n - - showq
 error      unix  - - n - - error
 retry      unix  - - n - - error
@@ -104,8 +105,11 @@ class Postfix:
 
 
 @contextmanager
-def postfix(office: Office) -> Iterator[Postfix]:
-    """Runs while the block does, and relays all that it gets to `office`."""
+def postfix(office: Office, *, main: str = "") -> Iterator[Postfix]:
+    """Runs while the block does, and relays all that it gets to `office`.
+
+    `main` is more of its main.cf; what is said there again is said anew.
+    """
     program = peer("postfix")
     if os.geteuid() != 0:
         absent("Postfix can be started by root only")
@@ -114,7 +118,7 @@ def postfix(office: Office) -> Iterator[Postfix]:
     try:
         folder.chmod(0o755)
         port = _free_port()
-        _configure(folder, office, port)
+        _configure(folder, office, port, main)
         started = run([program, "-c", folder / "conf", "start"])
         running = Postfix(port, folder)
         assert started.returncode == 0, started.stdout.decode() + running.log()
@@ -127,13 +131,13 @@ def postfix(office: Office) -> Iterator[Postfix]:
         shutil.rmtree(folder)
 
 
-def _configure(folder: Path, office: Office, port: int) -> None:
+def _configure(folder: Path, office: Office, port: int, more: str) -> None:
     for name in ("conf", "queue", "data"):
         (folder / name).mkdir()
     shutil.chown(folder / "data", _default("mail_owner"))
     shutil.copy(office.authority, folder / "ca.pem")
     main = _MAIN.format(folder=folder, host=office.host, port=office.port)
-    (folder / "conf" / "main.cf").write_text(main)
+    (folder / "conf" / "main.cf").write_text(main + more)
     (folder / "conf" / "master.cf").write_text(_MASTER.format(address=ADDRESS, port=port))
 
 

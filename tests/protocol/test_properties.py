@@ -134,10 +134,11 @@ SETTINGS = [
     Settings(bare_newlines=BareNewlines.REJECT, max_size=40),
     Settings(bare_newlines=BareNewlines.KEEP),
     Settings(tls_available=True, tls_required=True),
-    Settings(extensions=offered(), max_messages=3, max_recipient_domains=2),
     Settings(lmtp=True, max_size=50),
     Settings(lmtp=True, mechanisms=MECHANISMS, auth_required=True),
     Settings(extensions=(*EXTENSIONS, Extension("XFOO", 0, verbs=("XFOO",)))),
+    # The last: it has all parameters
+    Settings(extensions=offered(), max_messages=3, max_recipient_domains=2),
 ]
 CONNECTIONS = [Connection(rules, lambda: "nonce", tls=True) for rules in SETTINGS]
 

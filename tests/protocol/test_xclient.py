@@ -29,6 +29,7 @@ LONG = "x" * 255
         ("LOGIN=tim+20t", {"LOGIN": "tim t"}),
         ("LOGIN=a+3Db+2Bc", {"LOGIN": "a=b+c"}),
         ("LOGIN=j+C3+BCrgen", {"LOGIN": "jürgen"}),
+        ("LOGIN=jürgen+20x", {"LOGIN": "jürgen x"}),
         ("LOGIN=gro+C3+9F", {"LOGIN": "groß"}),  # whose second octet alone is a control character
         ("DESTADDR=5.6.7.8 DESTPORT=25", {"DESTADDR": "5.6.7.8", "DESTPORT": "25"}),
         ("NAME=[UNAVAILABLE] ADDR=[TEMPUNAVAIL]", {"NAME": None, "ADDR": None}),
@@ -62,6 +63,9 @@ def test_what_xclient_says(argument: str, found: dict[str, str | None]) -> None:
         "NAME=a+20b",
         "NAME=a+C3+BC",
         "NAME=ü",
+        "LOGIN=a\u2028b",
+        "LOGIN=a\x85",
+        "LOGIN=" + "ü" * 128,
         f"NAME={LONG}x",
         "NAME=" + "+41" * 256,
         "NAME=" + "x" * 766,

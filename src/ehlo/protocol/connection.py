@@ -392,7 +392,12 @@ class Connection:
         if chunk is None:
             return NEED_DATA
         if chunk is END:
-            return self._end_of_reading(reader)
+            self._reader = None
+            return (
+                self._end_of_body()
+                if isinstance(reader, DataReader)
+                else self._end_of_chunk(reader)
+            )
         transaction = self.transaction
         assert transaction is not None  # noqa: S101  a body has a transaction
         transaction.size += len(chunk)
@@ -439,17 +444,9 @@ class Connection:
         self._linger = True
         return self._close()
 
-    def _end_of_reading(self, reader: DataReader | ChunkReader | Skipper) -> Event | None:
-        self._reader = None
-        if isinstance(reader, Skipper):
-            return self._end_of_skipping(reader)
+    def _end_of_body(self) -> Event | None:
         transaction = self.transaction
         assert transaction is not None  # noqa: S101  a body has a transaction
-        if isinstance(reader, ChunkReader) and not reader.last:
-            return self._end_of_chunk(transaction, reader)
-        return self._end_of_body(transaction)
-
-    def _end_of_body(self, transaction: Transaction) -> Event | None:
         if self._transcript is not None:
             self._transcript.verb = "."
         self.state = TRANSITIONS[self.state, "."]
@@ -484,8 +481,13 @@ class Connection:
         reader.begin(chunk.size, last=chunk.last)
         return self._ask_about(events.DATA)
 
-    def _end_of_chunk(self, transaction: Transaction, reader: ChunkReader) -> Event | None:
-        """That was not the last one."""
+    def _end_of_chunk(self, reader: ChunkReader | Skipper) -> Event | None:
+        if isinstance(reader, Skipper):
+            return self._end_of_skipping(reader)
+        if reader.last:
+            return self._end_of_body()
+        transaction = self.transaction
+        assert transaction is not None  # noqa: S101  a body has a transaction
         if transaction.refusal is None:
             self._say(replies.octets_received(reader.size))
             # a read may bring thousands of small ones, each with an event of its own
@@ -625,7 +627,10 @@ class Connection:
 
     def _take_message(self, event: events.MessageEnd, answer: Reply | None) -> None:
         self._end_transaction()
-        self._say_to_all(answer or replies.QUEUED, event.transaction)
+        if self.settings.lmtp:
+            self._say_to_all(answer or replies.QUEUED, event.transaction)
+        else:
+            self._say(answer or replies.QUEUED)
 
     def _refuse_message(self, answer: Reply) -> None:
         transaction = self.transaction

@@ -54,6 +54,10 @@ ESMTP_PARAM = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*+)(?:=([^\x00-\x20=\x7f]++)
 XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")
 HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
 
+# The same with UTF-8 in it, as octets or as hexchar
+UTF8_XTEXT = re.compile(r"(?:[^\x00-\x20+=\x7f]|\+[0-9A-F]{2})++")
+HEX_OCTET = re.compile(rb"\+([0-9A-F]{2})")
+
 # RFC 6533 3: utf-8-addr-xtext carries EmbeddedUnicodeChar = "\x{" HEXPOINT "}", which is a control,
 # one of SP + = \ DEL, or beyond ASCII, without leading zeros and without surrogates
 HEXPOINT = (

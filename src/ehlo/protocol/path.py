@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ehlo.protocol import address, grammar
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import NO_PARAMETERS, NULL_PATH, Address
-from ehlo.protocol.extensions import Parameter, UnsupportedError
+from ehlo.protocol.extensions import Parameter
 from ehlo.protocol.reply import Reply
 
 if TYPE_CHECKING:
@@ -106,8 +106,6 @@ def _params(
             return replies.bad_parameter(keyword)
         try:
             params[keyword] = parse(value)
-        except UnsupportedError:
-            return replies.unknown_parameter(keyword)
         except ValueError:
             return replies.bad_parameter(keyword)
     return MappingProxyType(params)

@@ -1,8 +1,8 @@
 """XCLIENT and XFORWARD: what a proxy or a filter that we trust says of the client behind it.
 
-Postfix defines both (XCLIENT_README, XFORWARD_README). Values are xtext; `[UNAVAILABLE]` and
-`[TEMPUNAVAIL]` are `None` here. What goes into a header or a log later is refused where it could
-not stand there.
+Postfix defines both (XCLIENT_README, XFORWARD_README). Values are xtext, in which some send UTF-8
+as it is; `[UNAVAILABLE]` and `[TEMPUNAVAIL]` are `None` here. What goes into a header or a log
+later is refused where it could not stand there.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ XFORWARD: Final[Mapping[str, _Check]] = MappingProxyType(
 def attributes(argument: str, known: Mapping[str, _Check]) -> Attributes | None:
     """What `NAME=value NAME=value` says; `None` when it is wrong anywhere."""
     found: dict[str, str | None] = {}
-    for word in argument.split():
+    for word in filter(None, argument.split(" ")):
         name, equals, value = word.partition("=")
         name = name.upper()
         if not equals or name not in known or name in found:
@@ -115,9 +115,9 @@ def endpoints(found: Attributes) -> Attributes:
 
 def _value(xtext: str, check: _Check) -> str | None:
     """What an xtext of UTF-8 says. Raises `ValueError`."""
-    if not xtext or len(xtext) > 3 * _LONGEST or grammar.XTEXT.fullmatch(xtext) is None:
+    if len(xtext) > 3 * _LONGEST or grammar.UTF8_XTEXT.fullmatch(xtext) is None:
         raise ValueError("not xtext, or too long")
-    octets = grammar.HEXCHAR.sub(lambda match: chr(int(match[1], 16)), xtext).encode("latin-1")
+    octets = grammar.HEX_OCTET.sub(lambda match: bytes.fromhex(match[1].decode()), xtext.encode())
     text = octets.decode()
     if len(octets) > _LONGEST or grammar.CONTROL.search(text):
         raise ValueError("too long, or with control characters")

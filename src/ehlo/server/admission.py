@@ -126,31 +126,28 @@ class Memory:
 class Turns:
     """How many may run at once; the others wait for their turn, in order."""
 
-    __slots__ = ("_free", "_waiting")
+    __slots__ = ("_waiting", "are_awaited", "free")
 
     def __init__(self, most: int) -> None:
-        self._free = most
+        self.free = most  # who takes one counts it here, and back when it has ended
+        self.are_awaited = False
         self._waiting: OrderedDict[object, Callable[[], None]] = OrderedDict()
 
-    def take(self, who: object, begin: Callable[[], None]) -> bool:
-        """Whether it is the turn of `who` now; if not, `begin` is called when it is."""
-        if self._free:
-            self._free -= 1
-            return True
+    def wait(self, who: object, begin: Callable[[], None]) -> None:
+        """None is free: call `begin` when it is the turn of `who`."""
         self._waiting[who] = begin
-        return False
+        self.are_awaited = True
 
-    def give_back(self) -> None:
-        """One has ended."""
-        if self._waiting:
-            _, begin = self._waiting.popitem(last=False)
-            begin()
-        else:
-            self._free += 1
+    def next(self) -> None:
+        """One has ended: whoever begins now takes it."""
+        _, begin = self._waiting.popitem(last=False)
+        self.are_awaited = bool(self._waiting)
+        begin()
 
     def forget(self, who: object) -> None:
         """It does not wait any more."""
         del self._waiting[who]
+        self.are_awaited = bool(self._waiting)
 
 
 class FailedLogins:

@@ -24,6 +24,7 @@ from ehlo.server.hooks import (
     Answer,
     Hook,
     Hooks,
+    Outcome,
     answer_of,
     answers_of,
     failure_of,
@@ -149,7 +150,7 @@ class Dispatcher:
         driver.connection.reply(replies.AUTH_TROUBLE)
 
     def _message(self, driver: Driver, event: events.MessageEnd) -> None:
-        if driver.holding.on_disk:
+        if driver.holding.spool is not None:
             octets = 0 if self._streams else event.transaction.size + _TRACE
             driver.prepare(octets, partial(self._deliver, driver, event))
         else:
@@ -167,9 +168,9 @@ class Dispatcher:
             self._answer(driver, event, replies.MAIL_LOOP)
             return
         driver.message = message = self._build(driver, event.transaction, body)
-        recipients = event.transaction.recipients
-        each = partial(answers_of, message, recipients)
-        outcome = each if message.per_recipient else queue_answer_of
+        outcome: Outcome = queue_answer_of
+        if message.per_recipient:
+            outcome = partial(answers_of, message, event.transaction.recipients)
         driver.run_hook(hook, (driver.session, message), event, outcome)
 
     def _command(self, driver: Driver, event: events.Command) -> None:
@@ -207,7 +208,7 @@ class Dispatcher:
             body.slices,
             spool=body.spool,
             streams=self._streams,
-            via=transaction.via,
+            via="DATA" if transaction.chunks is None else "BDAT",
             per_recipient=connection.settings.lmtp,
         )
 

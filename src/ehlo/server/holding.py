@@ -53,14 +53,15 @@ class Spilling:
 class Holding:
     """The body under way, or that of the message that a handler has."""
 
-    __slots__ = ("_gathered", "_octets", "_shelf", "_slices", "_spool")
+    __slots__ = ("_gathered", "_octets", "_shelf", "_slices", "spool")
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
         self._slices: list[bytes] = []
         self._gathered = 0  # octets in the slices
         self._octets = 0  # that count in the server's memory
-        self._spool: Spool | None = None
+        self.spool: Spool | None = None
+        """The file, where there is one; some slices may not be in it yet."""
 
     def add(self, chunk: bytes) -> bool:
         """Keep a slice; whether it is time for what is in memory to go to disk."""
@@ -70,28 +71,23 @@ class Holding:
         if not self._shelf.memory.reserve(octets):
             return True
         self._octets += octets
-        most = self._shelf.threshold if self._spool is None else _AT_ONCE
+        most = self._shelf.threshold if self.spool is None else _AT_ONCE
         return self._gathered > most
-
-    @property
-    def on_disk(self) -> bool:
-        """Whether the body is on disk, but maybe for some slices."""
-        return self._spool is not None
 
     @property
     def must_be_finished(self) -> bool:
         """Whether some of a body that is on disk is not there yet."""
-        return self._spool is not None and bool(self._slices)
+        return self.spool is not None and bool(self._slices)
 
     def spill(self) -> Spilling:
         """Hand over what is in memory, to be written."""
-        spilling = Spilling(self._spool, self._shelf.directory, self._slices, self._octets)
+        spilling = Spilling(self.spool, self._shelf.directory, self._slices, self._octets)
         self._slices, self._gathered, self._octets = [], 0, 0
         return spilling
 
     def spilled(self, spilling: Spilling) -> None:
         """It has been written."""
-        self._spool = spilling.spool
+        self.spool = spilling.spool
         self._shelf.memory.release(spilling.octets)
 
     def claim_all(self, octets: int) -> None:
@@ -100,8 +96,8 @@ class Holding:
 
     def take(self) -> Body:
         """The body; its memory counts until `release`."""
-        body = Body(self._slices, self._spool)
-        self._slices, self._gathered, self._spool = [], 0, None
+        body = Body(self._slices, self.spool)
+        self._slices, self._gathered, self.spool = [], 0, None
         return body
 
     def hand_over(self) -> int:
@@ -112,13 +108,15 @@ class Holding:
 
     def release(self) -> None:
         """Give all back."""
-        self._drop()
-        octets, self._octets = self._octets, 0
+        if self._slices or self.spool is not None:
+            self._drop()
+        octets = self._octets
         if octets:
+            self._octets = 0
             self._shelf.memory.release(octets)
 
     def _drop(self) -> None:
         self._slices, self._gathered = [], 0
-        if self._spool is not None:
-            self._spool.close()
-            self._spool = None
+        if self.spool is not None:
+            self.spool.close()
+            self.spool = None

@@ -37,12 +37,12 @@ class HookRun:
 
     def start(self, arguments: tuple[object, ...], context: Context) -> None:
         """Begin, or wait for one's turn: nothing of the hook has run when this returns."""
-        begin = partial(self._begin, arguments, context)
-        if self._driver.runtime.turns.take(self, begin):
-            begin()
-
-    def _begin(self, arguments: tuple[object, ...], context: Context) -> None:
         runtime = self._driver.runtime
+        turns = runtime.turns
+        if not turns.free:
+            turns.wait(self, partial(self.start, arguments, context))
+            return
+        turns.free -= 1
         if self.hook.is_async:
             # Not by way of the loop's factory, which might begin at once (3.12's eager tasks)
             work = self._await(arguments)
@@ -66,7 +66,10 @@ class HookRun:
 
     def _ended(self, result: object, error: BaseException | None) -> None:
         driver = self._driver
-        driver.runtime.turns.give_back()
+        turns = driver.runtime.turns
+        turns.free += 1
+        if turns.are_awaited:
+            turns.next()
         driver.hook_ended(self, result, error)
 
     def _ended_in_thread(self, result: Any, error: BaseException | None) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ehlo.server.admission import Claim
 from ehlo.server.holding import Spilling
+from ehlo.server.threads import Job
 
 if TYPE_CHECKING:
     from ehlo.server.driver import Driver
@@ -33,7 +34,7 @@ class DiskRun:
         self._driver = driver
         self._spilling = spilling
         self._then = then
-        self._job = driver.runtime.disk.submit(spilling.write, self._ended_in_thread)
+        self._job: Job | None = driver.runtime.disk.submit(spilling.write, self._ended_in_thread)
 
     def _ended_in_thread(self, _result: Any, error: BaseException | None) -> None:
         try:
@@ -42,6 +43,7 @@ class DiskRun:
             logger.warning("a body of %s was written after the server", self._driver.session)
 
     def _ended(self, error: BaseException | None) -> None:
+        self._job = None  # which refers to us: the file must go with the last who holds it
         if error is not None:
             logger.warning("session %s: no room on disk: %s", self._driver.session.id, error)
         if self._driver.is_waiting_for(self):
@@ -52,7 +54,7 @@ class DiskRun:
 
     def cancel(self) -> None:
         """Nobody waits for it any more; a thread that writes goes on to its end."""
-        if self._job.cancel():
+        if self._job is not None and self._job.cancel():
             self._let_go()
 
     def _let_go(self) -> None:

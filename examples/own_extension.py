@@ -1,0 +1,34 @@
+"""An extension of your own: EHLO says XFOO, RCPT takes XFOO=number, and XFOO is a command."""
+
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import ehlo
+
+
+def number(text: str | None) -> int:
+    return int(text or "")  # a ValueError is a 501
+
+
+XFOO = ehlo.Extension("XFOO", 0, rcpt={"XFOO": number}, verbs=("XFOO",), octets=16)
+
+
+class Foo(ehlo.Handler):
+    def on_command(self, session: ehlo.Session, verb: str, argument: str) -> ehlo.Reply:
+        return ehlo.Reply(250, "2.0.0", f"{argument or 'nothing'} to you, too")
+
+    def on_rcpt(
+        self, session: ehlo.Session, recipient: ehlo.Address, params: Mapping[str, Any]
+    ) -> None:
+        if params.get("XFOO", 0) > 9:
+            raise ehlo.Reject(550, "5.7.1", "That is too much foo")
+
+    def on_message(self, session: ehlo.Session, message: ehlo.Message) -> None:
+        print("foo is", [recipient.params.get("XFOO") for recipient in message.recipients])
+
+
+logging.basicConfig(level=logging.INFO)
+addr = sys.argv[1] if sys.argv[1:] else "127.0.0.1:2525"
+ehlo.Server(Foo(), addr=addr, own_extensions=[XFOO]).listen_and_serve()

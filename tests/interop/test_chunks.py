@@ -1,0 +1,46 @@
+"""BDAT by a client that nobody here wrote: Perl's Net::SMTP, which uses it for BINARYMIME."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from .peers import CLIENTS, peer, run
+from .post import Office
+
+Serve = Callable[..., Office]
+
+BINARY = b"Subject: octets\r\nContent-Transfer-Encoding: binary\r\n\r\n" + bytes(range(256))
+
+
+def send(office: Office, mail: bytes, size: int) -> tuple[bool, str]:
+    env = {"HOST": office.host, "PORT": str(office.port), "SIZE": str(size)}
+    done = run([peer("perl"), CLIENTS / "bdat.pl"], stdin=mail, env=env)
+    return done.returncode == 0, done.stdout.decode()
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 10_000_000])
+def test_binary_octets_arrive_in_chunks_of_any_size(serve: Serve, size: int) -> None:
+    mail = BINARY + b"\r\n.\r\nQUIT\r\n\r" + random.Random(3030).randbytes(size)  # noqa: S311  the same in each run
+    office = serve("plain", bare_newlines="reject")
+    sent, said = send(office, mail, size)
+    assert sent, said
+    (message,) = office.received
+    assert message.body == mail
+    assert message.via == "BDAT"
+    assert message.params["BODY"] == "BINARYMIME"
+    assert office.transcript.count("C: BDAT ") == -(-len(mail) // size)
+
+
+def test_a_chunk_over_the_limit_is_refused_and_the_session_goes_on(serve: Serve) -> None:
+    office = serve("plain", max_size=1000)
+    sent, said = send(office, BINARY * 10, 700)
+    assert not sent
+    assert "Message size exceeds fixed limit" in said
+    assert office.received == []
+    assert office.transcript.splitlines()[-2:] == [
+        "C: QUIT",
+        "S: 221 2.0.0 mx.example.com smtpd ESMTP Service closing transmission channel",
+    ]
