@@ -69,6 +69,13 @@ LOOPBACK = ("--addr", "127.0.0.1:0")
         (["--proxy-timeout", "0"], "--proxy-timeout must be more than 0"),
         (["--tls-cert", "nofile"], "'nofile' does not exist"),
         (["--tls-key", "app.py"], "--tls-key without --tls-cert"),
+        (["--tls-client-ca", "app.py"], "--tls-client-ca without --tls-cert"),
+        (["--tls-client-certs", "required"], "--tls-client-certs without --tls-client-ca"),
+        (
+            ["--tls-cert", "app.py", "--tls-cert", "app.py", "--tls-key", "app.py"],
+            "--tls-key: one for each --tls-cert, or none",
+        ),
+        (["--log-file", "no/such/directory"], "--log-file no/such/directory: No such file"),
         (["--tls-cert", "app.py"], "--tls-cert app.py: no certificate with its key in PEM"),
     ],
 )
@@ -147,7 +154,7 @@ def test_a_port_that_needs_privileges_is_said_to_need_them(
         raise PermissionError(errno.EACCES, "cannot listen on :25: Permission denied")
 
     monkeypatch.setattr(Server, "listen_and_serve", refuse)
-    monkeypatch.setattr("ehlo.cli.commands.set_up_logging", lambda _level: None)
+    monkeypatch.setattr("ehlo.cli.commands.set_up_logging", lambda *_: None)
     assert main(["--addr", ":25"]) == 1
     said = "ehlo: cannot listen on :25: Permission denied (ports below 1024 need privileges)\n"
     assert capsys.readouterr().err == said

@@ -70,14 +70,35 @@ def _process_options() -> list[click.Parameter]:
             ["--tls-cert"],
             group="TLS",
             type=readable_file,
-            help="Certificate chain (PEM): offer STARTTLS, or see --tls-listener.",
+            multiple=True,
+            help="Certificate chain (PEM): offer STARTTLS, or see --tls-listener. There may be "
+            "several, which clients choose from by SNI.",
         ),
         GroupedOption(
             ["--tls-key"],
             group="TLS",
             type=readable_file,
-            help="Its key, where it is in another file; the passphrase is taken from "
-            "EHLO_TLS_PASSPHRASE.",
+            multiple=True,
+            help="Its key, where it is in another file; as many, in the same order. The passphrase "
+            "is taken from EHLO_TLS_PASSPHRASE.",
+        ),
+        GroupedOption(
+            ["--tls-client-ca"],
+            group="TLS",
+            type=readable_file,
+            help="Authorities (PEM) whose certificates a client may show.",
+        ),
+        GroupedOption(
+            ["--tls-client-certs"],
+            group="TLS",
+            type=click.Choice(["optional", "required"]),
+            help="Whether a client has to show one.  [optional]",
+        ),
+        GroupedOption(
+            ["--log-file"],
+            group="What is seen",
+            type=click.Path(dir_okay=False),
+            help="File to log to in place of standard error; it may be moved away at any time.",
         ),
         GroupedOption(
             ["--log-level"],
@@ -198,16 +219,25 @@ def _printer(json: bool, rcpt: RcptFunction | None, auth: AuthFunction | None) -
     return printer_class(sys.stdout, form)
 
 
-def _configure_tls(server: Server, cert: str | None, key: str | None) -> None:
-    if cert is None and key is not None:
+def _configure_tls(server: Server, given: Mapping[str, Any]) -> None:
+    certs, keys = given["tls_cert"], given["tls_key"]
+    client_ca, client_certs = given["tls_client_ca"], given["tls_client_certs"]
+    if keys and not certs:
         raise click.UsageError("--tls-key without --tls-cert")
-    if cert is None:
-        return
+    if client_ca and not certs:
+        raise click.UsageError("--tls-client-ca without --tls-cert")
+    if client_certs and not client_ca:
+        raise click.UsageError("--tls-client-certs without --tls-client-ca")
+    if keys and len(keys) != len(certs):
+        raise click.UsageError("--tls-key: one for each --tls-cert, or none")
+    if certs:
+        server.tls_config = None  # those of a user's own Server would be the first
     passphrase = os.environ.get("EHLO_TLS_PASSPHRASE")
-    try:
-        server.configure_tls(cert, key or cert, passphrase)
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise click.UsageError(f"--tls-cert {cert}: {_tls_reason(error)}") from error
+    for cert, key in zip(certs, keys or certs, strict=True):
+        try:
+            server.configure_tls(cert, key, passphrase, client_ca, client_certs or "optional")
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            raise click.UsageError(f"--tls-cert {cert}: {_tls_reason(error)}") from error
 
 
 def _tls_reason(error: OSError | ValueError) -> str:
@@ -222,11 +252,14 @@ def _tls_reason(error: OSError | ValueError) -> str:
 
 def _run(server: Server, given: Mapping[str, Any]) -> None:
     """Until a signal. What is wrong with the options is found before anything else begins."""
-    _configure_tls(server, given["tls_cert"], given["tls_key"])
-    _checked(lambda: rules.resolve(server, rules.as_handler(server)))
+    _configure_tls(server, given)
+    _checked(lambda: rules.resolve_all(server, rules.as_handler(server)))
     _checked(lambda: loops.loop_factory(server.loop))
     _checked(lambda: rules.check_addresses(server))
-    set_up_logging(given["log_level"])
+    try:
+        set_up_logging(given["log_level"], given["log_file"])
+    except OSError as error:
+        raise click.UsageError(f"--log-file {given['log_file']}: {error.strerror}") from error
     try:
         server.listen_and_serve()
     except OSError as error:

@@ -85,6 +85,10 @@ class PasswordFile:
         with self._lock:
             self._renew()
 
+    def renew(self) -> None:
+        """Read it now if it has changed and can be read; else what was read stays in force."""
+        self._current()
+
     def find(self, username: str) -> Candidate:
         """What to check a password of `username` against: `find(...).matches(password)`.
 

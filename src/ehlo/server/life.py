@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ehlo.handlers.passwords import PasswordFile
 from ehlo.protocol import reply as replies
 from ehlo.server import listener, rules
 from ehlo.server.dispatch import Dispatcher
@@ -18,6 +19,7 @@ from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
 from ehlo.server.hooks import Hook, Hooks
 from ehlo.server.passwords import with_logins
+from ehlo.server.reload import Reloader
 from ehlo.server.runtime import Runtime
 from ehlo.session import Peer
 
@@ -31,18 +33,29 @@ _LAST_WORDS = 1.0  # seconds for what was said at the end of the grace to leave
 logger = logging.getLogger("ehlo.server")
 
 
+class Service(NamedTuple):
+    """What the connections of one listener are served by."""
+
+    rules: rules.Rules
+    dispatcher: Dispatcher
+
+
 class Life:
     """One run of a server: what exists from its start to its end, and not beyond."""
 
     def __init__(self, server: Server, ended: Callable[[Life], None]) -> None:
-        handler = rules.as_handler(server)
+        self._handler = rules.as_handler(server)
         self._server = server
         self._tell_ended = ended
-        self._rules = rules.resolve(server, handler)
+        self._shared = rules.Shared()
+        resolved = rules.resolve_all(server, self._handler, self._shared)
         self.loop = asyncio.get_running_loop()
         self.runtime = Runtime(server, self.loop)
-        self._hooks = with_logins(Hooks.of(handler), self._rules.passwords, self.runtime)
-        self._dispatcher = Dispatcher(self._hooks, streams=handler.streams)
+        self._reloader = Reloader(self.loop)
+        self._hooks = Hooks.of(self._handler)
+        self._hooks_by_file: dict[PasswordFile | None, Hooks] = {}
+        self._services = [self._service(each) for each in resolved]
+        self._own = self._services[0] if not server.listeners else None
         self._listeners: list[asyncio.Server] = []
         self._paths: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -56,15 +69,33 @@ class Life:
         self.listens = False
         self.guests = 0  # clients over streams
 
-    def new_driver(self) -> Driver:
-        """A protocol for one client."""
-        return Driver(self.runtime, self._rules, self._dispatcher)
+    def _service(self, resolved: rules.Rules) -> Service:
+        self.runtime.heed(resolved.timeout, resolved.handler_timeout, resolved.proxy_timeout)
+        hooks = self._hooks_by_file.get(resolved.passwords)
+        if hooks is None:  # one for each file: it counts the checks under way
+            hooks = with_logins(self._hooks, resolved.passwords, self.runtime)
+            self._hooks_by_file[resolved.passwords] = hooks
+        return Service(resolved, Dispatcher(hooks, streams=self._handler.streams))
 
-    def new_protocol(self) -> Driver | Gate:
+    def new_driver(self) -> Driver:
+        """A protocol for one client that did not come by a listener. Raises as `resolve` does."""
+        if self._own is None:
+            self._own = self._service(rules.resolve(self._server, self._handler, self._shared))
+            self._reloader.watch(self._shared.holders)
+        return self._driver(self._own)
+
+    def _driver(self, service: Service) -> Driver:
+        return Driver(self.runtime, service.rules, service.dispatcher)
+
+    def _protocol(self, service: Service) -> Driver | Gate:
         """What asyncio talks to when somebody has connected to a listener."""
-        if self._rules.proxies:
-            return Gate(self.runtime, self._rules, self.new_driver)
-        return self.new_driver()
+        if service.rules.proxies:
+            return Gate(self.runtime, service.rules, partial(self._driver, service))
+        return self._driver(service)
+
+    def reload(self) -> None:
+        """See `Server.reload`."""
+        self._reloader.reload(passwords.renew for passwords in self._shared.passwords)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside; its failure is logged."""
@@ -81,11 +112,13 @@ class Life:
         """Before the first client, once."""
         if self._begun is None:
             self._begun = self.loop.create_task(self._tell(self._hooks.startup))
+            self._reloader.watch(self._shared.holders)
         await asyncio.shield(self._begun)
 
-    async def start(self, sockets: list[socket.socket], *, owned: bool) -> None:
-        """Serve on listening sockets; those that are not `owned` leave their path behind."""
+    async def start(self, groups: list[list[socket.socket]], *, owned: bool) -> None:
+        """Serve on the listening sockets of each listener; what is not `owned` leaves its path."""
         self.listens = True
+        sockets = [sock for group in groups for sock in group]
         self.addresses = [listener.bound_address(sock) for sock in sockets]
         self._paths = [
             address.host.removeprefix("unix:")
@@ -94,26 +127,27 @@ class Life:
         ]
         try:
             await self.begin()
-            for sock in sockets:
-                listening = await self._listen(sock)
-                self._listeners.append(listening)  # `close` may have made a new list meanwhile
+            for service, group in zip(self._services, groups, strict=True):
+                for sock in group:
+                    listening = await self._listen(sock, service)
+                    self._listeners.append(listening)  # `close` may have made a new list meanwhile
             if self.runtime.draining:  # closed while it was starting
                 self._stop_accepting()
         except BaseException:
             for sock in sockets:
                 sock.close()
             self._stop_accepting()
+            self._reloader.stop()
             self.runtime.stop()
             raise
 
-    async def _listen(self, sock: socket.socket) -> asyncio.Server:
+    async def _listen(self, sock: socket.socket, service: Service) -> asyncio.Server:
+        protocol = partial(self._protocol, service)
         if sock.family != socket.AF_UNIX:
-            return await self.loop.create_server(self.new_protocol, sock=sock)
+            return await self.loop.create_server(protocol, sock=sock)
         if sys.version_info >= (3, 13):  # which would unlink the path, and it may not be ours
-            return await self.loop.create_unix_server(
-                self.new_protocol, sock=sock, cleanup_socket=False
-            )
-        return await self.loop.create_unix_server(self.new_protocol, sock=sock)
+            return await self.loop.create_unix_server(protocol, sock=sock, cleanup_socket=False)
+        return await self.loop.create_unix_server(protocol, sock=sock)
 
     async def shutdown(self, grace: float) -> None:
         """See `Server.shutdown`. One task does it, and goes on when who asked is cancelled."""
@@ -204,6 +238,7 @@ class Life:
         self._paths = []
 
     def _stopped(self) -> None:
+        self._reloader.stop()
         self.runtime.stop()
         for grace in self._graces:
             grace.cancel()

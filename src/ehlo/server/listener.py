@@ -7,12 +7,12 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ehlo.session import Peer
 
-__all__ = ["bind", "bound_address", "parse_address"]
+__all__ = ["bind", "bind_all", "bound_address", "parse_address"]
 
 _BACKLOG = 1024
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
@@ -38,13 +38,30 @@ def bind(addrs: str | Sequence[str]) -> list[socket.socket]:
         for addr in [addrs] if isinstance(addrs, str) else addrs:
             sockets += _bind_one(parse_address(addr))
     except BaseException:
-        for sock in sockets:
-            address = bound_address(sock)
-            sock.close()
-            if address.is_unix:
-                Path(address.host.removeprefix("unix:")).unlink(missing_ok=True)
+        _give_back(sockets)
         raise
     return sockets
+
+
+def bind_all(groups: Iterable[str | Sequence[str]]) -> list[list[socket.socket]]:
+    """The same for several, all of them or none."""
+    bound: list[list[socket.socket]] = []
+    try:
+        for addrs in groups:
+            bound.append(bind(addrs))  # noqa: PERF401  what is bound must be known when one fails
+    except BaseException:
+        for sockets in bound:
+            _give_back(sockets)
+        raise
+    return bound
+
+
+def _give_back(sockets: Iterable[socket.socket]) -> None:
+    for sock in sockets:
+        address = bound_address(sock)
+        sock.close()
+        if address.is_unix:
+            Path(address.host.removeprefix("unix:")).unlink(missing_ok=True)
 
 
 def bound_address(sock: socket.socket) -> Peer:

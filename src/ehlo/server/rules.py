@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +25,8 @@ from ehlo.protocol.extensions import Facts, offered
 from ehlo.protocol.reply import hello
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.trace import by_clause
-from ehlo.server.config import LineCallback, Options
+from ehlo.server.certificates import Holder, TLSConfig
+from ehlo.server.config import LineCallback, Listener, Options, with_overrides
 from ehlo.server.listener import parse_address
 from ehlo.server.logins import Served, logins_of, way_in
 from ehlo.server.networks import Networks
@@ -34,12 +34,15 @@ from ehlo.session import Peer
 
 __all__ = [
     "Rules",
+    "Shared",
     "as_handler",
     "check_addresses",
     "is_async",
     "memory_limit",
     "overrides",
+    "per_listener",
     "resolve",
+    "resolve_all",
 ]
 
 _SMTP_PORT = 25
@@ -53,7 +56,7 @@ class Rules:
     by: str
     """The part of `Received` that tells of us."""
     nonce: Callable[[], str]
-    tls: ssl.SSLContext | None
+    tls: Holder | None
     tls_listener: bool
     xclient: Networks
     xforward: Networks
@@ -68,6 +71,43 @@ class Rules:
     debug: bool
     log_read: LineCallback | None
     log_write: LineCallback | None
+
+
+class Shared:
+    """What is read once for all listeners that name it: contexts and files of passwords."""
+
+    def __init__(self) -> None:
+        self._holders: list[tuple[TLSConfig, Holder]] = []
+        self._passwords: dict[str, PasswordFile] = {}
+
+    @property
+    def holders(self) -> list[Holder]:
+        """All of them."""
+        return [holder for _, holder in self._holders]
+
+    @property
+    def passwords(self) -> list[PasswordFile]:
+        """All of them."""
+        return list(self._passwords.values())
+
+    def holder(self, config: TLSConfig | None) -> Holder | None:
+        """What holds the context of `config`. Raises what a function of the user's raises."""
+        if config is None:
+            return None
+        for known, holder in self._holders:
+            if known is config:
+                return holder
+        holder = Holder(config)
+        self._holders.append((config, holder))
+        return holder
+
+    def password_file(self, path: str) -> PasswordFile:
+        """The file, read. Raises `ValueError`."""
+        if path not in self._passwords:
+            passwords = PasswordFile(path)
+            passwords.load()
+            self._passwords[path] = passwords
+        return self._passwords[path]
 
 
 def as_handler(options: Options) -> Handler:
@@ -102,17 +142,19 @@ def overrides(handler: Handler, name: str) -> bool:
     )
 
 
-def resolve(options: Options, handler: Handler) -> Rules:
+def resolve(options: Options, handler: Handler, shared: Shared | None = None) -> Rules:
     """Check the options and freeze them. Raises `ValueError` for what would not be safe or sane."""
     _check_numbers(options)
-    tls = options.tls_config
+    shared = shared or Shared()
+    holder = shared.holder(options.tls_config)
+    tls = holder.current if holder is not None else None
     if tls is None and (options.tls_required or options.tls_listener):
         name = "tls_required" if options.tls_required else "tls_listener"
         raise ValueError(f"{name} without TLS: give tls_config or call configure_tls")
     off = {name.upper() for name, choice in (options.extensions or {}).items() if choice is False}
     if "STARTTLS" in off and options.tls_required and not options.tls_listener:
         raise ValueError("tls_required with STARTTLS switched off: nobody could send mail")
-    passwords = _passwords(options)
+    passwords = _passwords(options, shared)
     logins = logins_of(options.auth_mechs, _served(options, handler, passwords), tls)
     if options.auth_required and ("AUTH" in off or not way_in(logins, tls)):
         raise ValueError(
@@ -145,7 +187,7 @@ def resolve(options: Options, handler: Handler) -> Rules:
         settings=settings,
         by=by_clause(settings.hostname, settings.appname),
         nonce=lambda: secrets.token_hex(16),
-        tls=tls,
+        tls=holder,
         tls_listener=options.tls_listener,
         xclient=_networks(options, "xclient_networks"),
         xforward=_networks(options, "xforward_networks"),
@@ -159,6 +201,28 @@ def resolve(options: Options, handler: Handler) -> Rules:
         log_read=options.log_read,
         log_write=options.log_write,
     )
+
+
+def resolve_all(options: Options, handler: Handler, shared: Shared | None = None) -> list[Rules]:
+    """One for each of `listeners`, or one alone. Raises as `resolve` and `as_handler` do."""
+    shared = shared or Shared()
+    found = []
+    for each in per_listener(options):
+        as_handler(each)  # for its TypeErrors
+        found.append(resolve(each, handler, shared))
+    return found
+
+
+def per_listener(options: Options) -> list[Options]:
+    """The options as they hold for each of `listeners`; without any, as they are."""
+    if not options.listeners:
+        return [options]
+    if options.addr != Options.addr:
+        raise ValueError("addr beside listeners: say there where to listen")
+    for each in options.listeners:
+        if not isinstance(each, Listener):
+            raise TypeError(f"listeners are of ehlo.Listener, and not {each!r}")
+    return [with_overrides(options, each) for each in options.listeners]
 
 
 def _check_numbers(options: Options) -> None:
@@ -189,6 +253,12 @@ def _check_verbs(settings: Settings, handler: Handler) -> None:
 
 def check_addresses(options: Options, addresses: Iterable[Peer] | None = None) -> None:
     """Whether the server may be where it is told to be, or on `addresses`. Raises `ValueError`."""
+    if addresses is not None and options.listeners:
+        raise ValueError("listeners beside a socket: which of their rules would be those for it?")
+    if options.listeners:
+        for each in per_listener(options):
+            check_addresses(each)
+        return
     if addresses is None:
         addrs = [options.addr] if isinstance(options.addr, str) else options.addr
         addresses = [parse_address(addr) for addr in addrs]
@@ -237,12 +307,11 @@ def _served(options: Options, handler: Handler, passwords: PasswordFile | None) 
     )
 
 
-def _passwords(options: Options) -> PasswordFile | None:
+def _passwords(options: Options, shared: Shared) -> PasswordFile | None:
     """The file of passwords, read. Raises `ValueError`, also when no check of it could ever be."""
     if options.auth_file is None:
         return None
-    passwords = PasswordFile(options.auth_file)
-    passwords.load()
+    passwords = shared.password_file(options.auth_file)
     if passwords.most_memory > memory_limit(options):
         raise ValueError(
             f"max_memory is less than the {passwords.most_memory} octets that a check of a "

@@ -91,6 +91,10 @@ class Runtime:
         self._prefix = secrets.token_hex(4)
         self._counter = itertools.count(1)
 
+    def heed(self, *timeouts: float) -> None:
+        """Look at the deadlines often enough for these."""
+        self._sweep_every = min(self._sweep_every, *(timeout / 4 for timeout in timeouts))
+
     def new_id(self) -> str:
         """An id that no other session of any server has."""
         return f"{self._prefix}{next(self._counter):06x}"

@@ -8,14 +8,15 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from ehlo.handlers.base import Handler
 from ehlo.handlers.functions import MessageFunction
-from ehlo.server import listener, loops, rules, tls
+from ehlo.server import listener, loops, rules
+from ehlo.server.certificates import Certificate, FileContext, file_context
 from ehlo.server.config import Options
 from ehlo.server.life import Life
 from ehlo.server.streams import serve_streams
@@ -46,17 +47,27 @@ class Server(Options):
         key_file: str,
         passphrase: str | bytes | None = None,
         client_ca: str | None = None,
+        client_certs: Literal["optional", "required"] = "optional",
     ) -> None:
         """Load a certificate chain and its key (PEM): TLS 1.2 at least, Python's defaults beyond.
 
-        This offers STARTTLS; for implicit TLS set `tls_listener`, too. With `client_ca`, a PEM file
-        of authorities, a client may show a certificate, which must be one of theirs: EXTERNAL logs
-        in by it. `server.tls_config.verify_mode = ssl.CERT_REQUIRED` asks for one.
+        This offers STARTTLS; for implicit TLS set `tls_listener`, too. Called again, it adds a
+        certificate: the first is the default, the others are for clients that ask for one of their
+        DNS names (SNI); the same `cert_file` again takes the place of what was said of it. A
+        running server takes the files anew when they change.
+
+        With `client_ca`, a PEM file of authorities, a client may show a certificate, which must be
+        one of theirs, or has to (`client_certs="required"`); that holds for all certificates.
+        EXTERNAL logs in by it.
 
         Raises `OSError` when a file cannot be read, `ssl.SSLError` when it is not what it should
-        be.
+        be, `ValueError` for a further certificate without a DNS name. Nothing has changed then.
         """
-        self.tls_config = tls.server_context(cert_file, key_file, passphrase, client_ca)
+        new = Certificate(cert_file, key_file, passphrase, client_ca, client_certs)
+        given = self.tls_config
+        known = given.certificates if isinstance(given, FileContext) else ()
+        by_file = {each.cert_file: each for each in (*known, new)}
+        self.tls_config = file_context(tuple(by_file.values()))
 
     @property
     def addresses(self) -> list[Peer]:
@@ -78,9 +89,10 @@ class Server(Options):
         life = self._life = Life(self, self._ended)
         try:
             if sock is not None:
-                await life.start([sock], owned=False)
+                await life.start([[sock]], owned=False)
             else:
-                await life.start(listener.bind(self.addr), owned=True)
+                addrs = [each.addr for each in rules.per_listener(self)]
+                await life.start(listener.bind_all(addrs), owned=True)
         except BaseException:
             self._life = None
             raise
@@ -121,6 +133,17 @@ class Server(Options):
         if life is not None:
             loops.call_in(life.loop, life.close)
 
+    def reload(self) -> None:
+        """Take certificates and the file of passwords anew, as SIGHUP does in the blocking forms.
+
+        New handshakes then use what is new; connections are left alone. What cannot be loaded
+        leaves the old in use, and the log says so. May be called from any thread, and does not
+        wait. A context of yours in `tls_config` stays; a function there is called again.
+        """
+        life = self._life
+        if life is not None:
+            loops.call_in(life.loop, life.reload)
+
     async def serve_streams(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
@@ -151,6 +174,8 @@ class Server(Options):
     def listen_and_serve(self) -> None:
         """Listen and serve until `close`, SIGTERM or SIGINT; a second signal does not wait.
 
+        SIGHUP calls `reload`.
+
         Raises `ValueError` and `OSError` as `start` does.
         """
         loops.run(self._serve_until_signalled(None), self.loop)
@@ -161,7 +186,8 @@ class Server(Options):
         loops.run(self._serve_until_signalled(sock), self.loop)
 
     async def _serve_until_signalled(self, sock: socket.socket | None) -> None:
-        with _signals(self._on_signal):
+        end, again = self._on_signal, self._on_hangup
+        with _signals({signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: again}):
             await self.start(sock)
             life = self._life
             if life is not None:
@@ -178,6 +204,10 @@ class Server(Options):
         else:
             logger.info("signalled: shutting down")
             life.spawn(self.shutdown())
+
+    def _on_hangup(self) -> None:
+        logger.info("signalled: taking files anew")
+        self.reload()
 
     # -- in a thread -----------------------------------------------------------------------------
 
@@ -199,14 +229,14 @@ class Server(Options):
 
 
 @contextlib.contextmanager
-def _signals(react: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT call `react`, where this is the thread that may say so."""
+def _signals(reactions: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    """Signals call what is given for them, where this is the thread that may say so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
+    before = {number: signal.getsignal(number) for number in reactions}
+    for number, react in reactions.items():
         loop.add_signal_handler(number, react)
     try:
         yield
