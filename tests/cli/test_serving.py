@@ -5,12 +5,13 @@ import re
 import signal
 import smtplib
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
 
 from support.certificates import PASSPHRASE, Certificates
-from support.program import Program, Start
+from support.program import Program, Start, wait_for
 
 LOOPBACK = ("--addr", "127.0.0.1:0")
 
@@ -197,6 +198,44 @@ def test_a_key_may_be_in_the_file_of_its_certificate(
     program = start("-m", "ehlo", *LOOPBACK, "--tls-listener", "--tls-cert", both)
     with smtplib.SMTP_SSL(*program.listening(), context=certificates.client) as client:
         assert client.noop()[0] == 250
+
+
+def test_certificates_may_be_several_and_renewed_by_a_signal(
+    start: Start, here: Path, certificates: Certificates
+) -> None:
+    def issue(name: str) -> tuple[Path, Path]:
+        issued = certificates.authority.issue_cert(name)
+        (here / f"{name}.key").write_bytes(issued.private_key_pem.bytes())
+        (here / f"{name}.crt").write_bytes(issued.cert_chain_pems[0].bytes())
+        return here / f"{name}.crt", here / f"{name}.key"
+
+    def shown(name: str) -> str:
+        with (
+            socket.create_connection(where) as sock,
+            certificates.client.wrap_socket(sock, server_hostname=name) as tls,
+        ):
+            return ssl.DER_cert_to_PEM_cert(tls.getpeercert(binary_form=True) or b"").strip()
+
+    first, second = issue("localhost"), issue("b.example")
+    log = here / "log"
+    program = start(
+        *("-m", "ehlo", *LOOPBACK, "--tls-listener", "--log-file", log),
+        *("--tls-cert", first[0], "--tls-key", first[1]),
+        *("--tls-cert", second[0], "--tls-key", second[1]),
+        *("--tls-client-ca", certificates.authority_file),
+    )
+    where = program.listening_by(log)
+    assert shown("b.example") == second[0].read_text().strip()
+    issue("b.example")
+    log.rename(here / "log.1")
+    program.process.send_signal(signal.SIGHUP)
+    wait_for(log, "new handshakes use")
+    assert shown("b.example") == second[0].read_text().strip()
+    assert shown("localhost") == first[0].read_text().strip()
+    assert program.stop() == 0
+    assert program.err.text == ""
+    assert "listening on" in (here / "log.1").read_text()
+    assert "Ctrl+C" not in (here / "log.1").read_text()
 
 
 # -- how it runs and ends ------------------------------------------------------------------------
