@@ -13,47 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from ehlo import Server, Session
 from ehlo.handlers.passwords import PasswordFile
 from ehlo.server import certificates as renewal
 from ehlo.server import reload as reloading
-from ehlo.server.binding import dns_names, end_point_binding, first_certificate
+from ehlo.server.binding import dns_names, end_point_binding
 from ehlo.server.certificates import Certificate, FileContext, Holder, file_context
-from support.certificates import PASSPHRASE, Certificates
+from support.certificates import PASSPHRASE, Certificates, Files
 from support.client import Client
 from support.serving import DEADLINE, Box, Collector, Running, Serve
 
 STAYS = "in_use=previous"
 TAKEN = "reloaded what="
-
-
-class Files:
-    """A certificate and its key, which a test replaces."""
-
-    def __init__(self, authority: trustme.CA, folder: Path, name: str = "localhost") -> None:
-        self.authority = authority
-        self.cert = folder / f"{name.replace('*', 'any')}.crt"
-        self.key = folder / f"{name.replace('*', 'any')}.key"
-        self.issue(name)
-
-    def issue(self, *names: str) -> bytes:
-        """Write new ones; the certificate in DER."""
-        issued = self.authority.issue_cert(*names)
-        self.cert.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
-        self.key.write_bytes(issued.private_key_pem.bytes())
-        return self.der
-
-    @property
-    def der(self) -> bytes:
-        found = first_certificate(str(self.cert))
-        assert found is not None
-        return found
-
-    @property
-    def certificate(self) -> Certificate:
-        return Certificate(str(self.cert), str(self.key))
 
 
 @pytest.fixture

@@ -10,14 +10,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 import pytest
 
-__all__ = ["Program", "Start", "start", "wait_for"]
+__all__ = ["Program", "Start", "start"]
 
 DEADLINE = 15.0  # seconds for what a test waits for
 
@@ -51,14 +50,6 @@ class Program:
         match = re.search(r"listening on (.*?):(\d+)(?=$|[ ,\"])", line)
         assert match is not None, line
         return match[1].strip("[]"), int(match[2])
-
-    def listening_by(self, log: Path) -> tuple[str, int]:
-        """The same, where it logs to a file."""
-        match = re.search(
-            r"listening on (.*?):(\d+)$", wait_for(log, "listening on "), re.MULTILINE
-        )
-        assert match is not None
-        return match[1], int(match[2])
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Signal it, and wait for its end; its exit code."""
@@ -113,17 +104,6 @@ class Lines:
             for line in self._stream:
                 self._queue.put(line)
         self._queue.put(None)
-
-
-def wait_for(log: Path, text: str) -> str:
-    """The content of a file, as soon as it has `text`."""
-    until = time.monotonic() + DEADLINE
-    while True:
-        content = log.read_text() if log.exists() else ""
-        if text in content and content.endswith("\n"):
-            return content
-        assert time.monotonic() < until, f"no {text!r} in time; there was {content!r}"
-        time.sleep(0.01)  # a file is no thing to wait on
 
 
 @pytest.fixture
