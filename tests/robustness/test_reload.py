@@ -11,28 +11,23 @@ from pathlib import Path
 import pytest
 
 from ehlo import Peer
-from support.certificates import Certificates
+from support.certificates import Certificates, Files
 from support.client import Client
-from support.program import Program, Start
+from support.manager import Manager
+from support.program import Start
 from support.program import start as start
 
 DEADLINE = 15.0
 CLIENTS = 6
 ROUNDS = 4
 
-PROGRAM = """
-import logging, os, sys
-import ehlo
-log_file, cert, key, loop = sys.argv[1:]
-logging.basicConfig(level=logging.INFO, format="%(message)s")
-log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+MODULE = """
+import os, pathlib, ehlo
+
+LOG = os.open(pathlib.Path(__file__).with_name("log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 def deliver(remote_addr, mail_from, rcpt_tos, data):
-    os.write(log, mail_from.encode() + b"\\n")
-
-server = ehlo.Server(deliver, addr="127.0.0.1:0", loop=loop)
-server.configure_tls(cert, key)
-server.listen_and_serve()
+    os.write(LOG, mail_from.encode() + b"\\n")
 """
 
 
@@ -86,46 +81,60 @@ class Load:
             assert not thread.is_alive()
 
 
-def hang_up(program: Program, said: str) -> None:
-    program.process.send_signal(signal.SIGHUP)
-    program.err.until(said)
+def shown(address: Peer, tls: ssl.SSLContext) -> bytes | None:
+    """The certificate that a new client is shown."""
+    with Client(address) as client:
+        client.hello()
+        client.say("STARTTLS")
+        return client.wrap(tls).getpeercert(binary_form=True)
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    ("loop", "workers"), [("asyncio", "1"), ("uvloop", "1"), ("uvloop", "2"), ("asyncio", "2")]
+)
 def test_no_message_is_lost_or_doubled_and_no_connection_cut_by_reloads(
-    start: Start, certificates: Certificates, tmp_path: Path, loop: str
+    start: Start, certificates: Certificates, tmp_path: Path, loop: str, workers: str
 ) -> None:
-    log, cert, key = tmp_path / "log", tmp_path / "crt", tmp_path / "key"
+    (tmp_path / "app.py").write_text(MODULE)
+    files = Files(certificates.authority, tmp_path)
+    manager = Manager(str(tmp_path / "notify"))
+    program = start(
+        *("-m", "ehlo", "serve", "app:deliver", "--addr", "127.0.0.1:0", "--loop", loop),
+        *("--tls-cert", files.cert, "--tls-key", files.key, "--workers", workers),
+        *("--log-file", tmp_path / "events"),
+        cwd=tmp_path,
+        env={"NOTIFY_SOCKET": manager.address},
+    )
+    (address,) = manager.where()
+    load = Load(address, certificates.client)
 
-    def issue() -> None:
-        issued = certificates.authority.issue_cert("localhost")
-        cert.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
-        key.write_bytes(issued.private_key_pem.bytes())
+    def hang_up_and_see(certificate: bytes) -> None:
+        program.process.send_signal(signal.SIGHUP)
+        manager.hears_of("RELOADING=1")
+        manager.hears_of("READY=1")
+        assert shown(address, certificates.client) == certificate
+        load.go_on()
 
-    issue()
-    program = start("-c", PROGRAM, log, cert, key, loop)
-    load = Load(Peer(*program.listening()), certificates.client)
     with contextlib.ExitStack() as stack:
+        stack.callback(manager.close)
         stack.callback(load.end)
+        load.go_on()
         for _ in range(ROUNDS):
-            load.go_on()
-            issue()
-            hang_up(program, "new handshakes use")
-            load.go_on()
-            cert.write_text("nonsense")
-            hang_up(program, "stays in use")
-            load.go_on()
-            cert.unlink()
-            hang_up(program, "stays in use")
-            load.go_on()
-            issue()
-            key.write_bytes(Path(certificates.other_key_file).read_bytes())
-            hang_up(program, "stays in use")
-            load.go_on()
-            issue()
-            hang_up(program, "new handshakes use")
+            good = files.issue("localhost")
+            hang_up_and_see(good)
+            files.cert.write_text("nonsense")
+            hang_up_and_see(good)
+            files.cert.unlink()
+            hang_up_and_see(good)
+            files.issue("localhost")
+            files.key.write_bytes(Path(certificates.other_key_file).read_bytes())
+            hang_up_and_see(good)
     assert load.failures == []
     assert program.stop() == 0
-    delivered = log.read_text().split()
+    events = (tmp_path / "events").read_text()
+    assert events.count("reloaded what=certificates") == ROUNDS * int(workers)
+    assert events.count("reload failed what=certificates") == 3 * ROUNDS * int(workers)
+    assert events.count(" cut off") == 0
+    delivered = (tmp_path / "log").read_text().split()
     assert sorted(delivered) == sorted(load.acknowledged)
     assert len(set(delivered)) == len(delivered)

@@ -82,8 +82,8 @@ class Parent:
         workers.check(self._server)
         interval = systemd.watchdog_interval()
         self._ping_every = interval / 2 if interval is not None else None
-        self._wake, self._waker = socket.socketpair()
         self._groups, self._paths = workers.open_sockets(self._server, sock)
+        self._wake, self._waker = socket.socketpair()
         self.addresses = [listener.bound_address(each) for each in chain(*self._groups)]
         try:
             with self._signals():

@@ -141,11 +141,9 @@ def recipe(options: Options) -> Recipe:
     tls = values.pop("tls_config")
     if not isinstance(tls, FileContext):
         values["tls_config"], tls = tls, None
-    for name, value in values.items():
+    overrides = [each.overrides.items() for each in options.listeners]
+    for name, value in chain(*overrides, values.items()):
         _check_portable(name, value)
-    for each in options.listeners:
-        for name, value in each.overrides.items():
-            _check_portable(name, value)
     return partial(_remade, values, None if tls is None else (tls.certificates, settings_of(tls)))
 
 
