@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from support.manager import manager as manager
 from support.program import start as start
 from support.serving import certificates as certificates
 

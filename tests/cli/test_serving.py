@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from support.certificates import PASSPHRASE, Certificates
-from support.program import Program, Start
+from ehlo.handlers.passwords import PasswordFile
+from support.certificates import PASSPHRASE, Certificates, Files
+from support.manager import Manager
+from support.program import DEADLINE, Program, Start
 
 LOOPBACK = ("--addr", "127.0.0.1:0")
 
@@ -197,6 +199,99 @@ def test_a_key_may_be_in_the_file_of_its_certificate(
     program = start("-m", "ehlo", *LOOPBACK, "--tls-listener", "--tls-cert", both)
     with smtplib.SMTP_SSL(*program.listening(), context=certificates.client) as client:
         assert client.noop()[0] == 250
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_hangup_renews_certificates_and_the_log_and_the_service_manager_is_told(
+    start: Start, here: Path, certificates: Certificates, manager: Manager, workers: str
+) -> None:
+    def shown(name: str) -> bytes | None:
+        with (
+            socket.create_connection(address, DEADLINE) as sock,
+            certificates.client.wrap_socket(sock, server_hostname=name) as tls,
+        ):
+            return tls.getpeercert(binary_form=True)
+
+    first, second = (
+        Files(certificates.authority, here, name) for name in ("localhost", "b.example")
+    )
+    log = here / "log"
+    program = start(
+        *("-m", "ehlo", "serve", "app:function", *LOOPBACK, "--tls-listener", "--log-file", log),
+        *("--tls-cert", first.cert, "--tls-key", first.key),
+        *("--tls-cert", second.cert, "--tls-key", second.key),
+        *("--tls-client-ca", certificates.authority_file, "--workers", workers),
+        cwd=here,
+        env={"NOTIFY_SOCKET": manager.address},
+    )
+    (address,) = manager.where()
+    assert shown("b.example") == second.der
+    second.issue("b.example")
+    log.rename(here / "log.1")
+    program.process.send_signal(signal.SIGHUP)
+    manager.hears_of("RELOADING=1")
+    manager.hears_of("READY=1")
+    new_log = log.read_text()
+    assert new_log.count("signalled: ") == 1
+    assert new_log.count(f'reloaded what=certificates files="{first.cert} {second.cert}"') == int(
+        workers
+    )
+    assert shown("b.example") == second.der
+    assert shown("localhost") == first.der
+    second.key.unlink()
+    program.process.send_signal(signal.SIGHUP)
+    manager.hears_of("READY=1")
+    assert log.read_text().count("in_use=previous") == int(workers)
+    assert shown("b.example") == second.der
+    assert program.stop() == 0
+    assert program.err.text == ""
+    assert "listening on" in (here / "log.1").read_text()
+    assert "Ctrl+C" not in (here / "log.1").read_text()
+
+
+def test_a_log_file_may_be_in_json(start: Start, here: Path, manager: Manager) -> None:
+    log = here / "log"
+    PasswordFile(here / "users").set("alice", "wonder")
+    program = start(
+        *("-m", "ehlo", "serve", "app:function", *LOOPBACK),
+        *("--auth-file", here / "users", "--log-file", log, "--log-format", "json"),
+        cwd=here,
+        env={"NOTIFY_SOCKET": manager.address},
+    )
+    manager.where()
+    program.process.send_signal(signal.SIGHUP)
+    manager.hears_of("RELOADING=1")
+    manager.hears_of("READY=1")
+    (here / "users").write_text("nonsense")
+    program.process.send_signal(signal.SIGHUP)
+    manager.hears_of("READY=1")
+    assert program.stop() == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    done, failed = (line for line in lines if line.get("what") == "passwords")
+    assert (done["event"], done["file"], done["level"]) == ("reloaded", str(here / "users"), "INFO")
+    assert (failed["event"], failed["in_use"]) == ("reload failed", "previous")
+    assert (failed["level"], "line 1" in failed["reason"]) == ("ERROR", True)
+
+
+def test_a_log_that_cannot_be_opened_anew_goes_on_where_it_was(
+    start: Start, here: Path, manager: Manager
+) -> None:
+    (here / "logs").mkdir()
+    program = start(
+        *("-m", "ehlo", *LOOPBACK, "--log-file", here / "logs" / "log"),
+        env={"NOTIFY_SOCKET": manager.address},
+    )
+    manager.where()
+    (here / "logs").rename(here / "old")
+    program.process.send_signal(signal.SIGHUP)
+    manager.hears_of("RELOADING=1")
+    manager.hears_of("READY=1")
+    (here / "logs").mkdir()
+    assert program.stop() == 0
+    before, after = ((here / name / "log").read_text() for name in ("old", "logs"))
+    assert before.count("reload failed what=log") == 1
+    assert "taking files anew" in before
+    assert "shutting down" in after
 
 
 # -- how it runs and ends ------------------------------------------------------------------------

@@ -77,6 +77,13 @@ LOOPBACK = ("--addr", "127.0.0.1:0")
         (["--proxy-timeout", "0"], "--proxy-timeout must be more than 0"),
         (["--tls-cert", "nofile"], "'nofile' does not exist"),
         (["--tls-key", "app.py"], "--tls-key without --tls-cert"),
+        (["--tls-client-ca", "app.py"], "--tls-client-ca without --tls-cert"),
+        (["--tls-client-certs", "required"], "--tls-client-certs without --tls-client-ca"),
+        (
+            ["--tls-cert", "app.py", "--tls-cert", "app.py", "--tls-key", "app.py"],
+            "--tls-key: one for each --tls-cert, or none",
+        ),
+        (["--log-file", "no/such/directory"], "--log-file no/such/directory: No such file"),
         (["--tls-cert", "app.py"], "--tls-cert app.py: no certificate with its key in PEM"),
     ],
 )

@@ -12,6 +12,7 @@ import shutil
 import signal
 import smtplib
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -24,8 +25,10 @@ import idna
 import pytest
 
 import ehlo
-from ehlo import Server
+from ehlo import Peer, Server
 from ehlo.server.spawning import MOST_DELAY, backoff
+from support.certificates import Certificates, Files
+from support.client import Client
 from support.program import DEADLINE, Program, Start
 
 LOOPBACK = ("--addr", "127.0.0.1:0")
@@ -317,20 +320,64 @@ def test_the_second_failure_waits_longer(start: Start, app: Path) -> None:
     assert program.stop() == 0
 
 
-def test_hangup_is_passed_on(start: Start, app: Path) -> None:
-    (app / "reloading.py").write_text(
-        "import ehlo, many, os\n"
-        "class Server(ehlo.Server):\n"
-        "    def reload(self):\n"
-        "        print('reload', os.getpid(), flush=True)\n"
-        "server = Server(many.function, addr='127.0.0.1:0', workers=2)\n"
-    )
-    program = start("-m", "ehlo", "serve", "reloading:server", cwd=app)
-    pids = workers_of(program)
-    program.listening()
+HELD = """
+import os, ehlo
+
+class Handler(ehlo.Handler):
+    async def on_message(self, session, message):
+        if b"hold" in message.data:
+            with open("held") as held:
+                held.read()  # and this worker does nothing else
+        return f"by-{os.getpid()}"
+"""
+
+
+def one_to_each(address: Peer, held: Path, tls: ssl.SSLContext) -> dict[int, Client]:
+    """A client of either worker: while the one is held, the other takes who comes."""
+    first = Client(address, tls=tls)
+    first.hello()
+    first.begin_message(b"hold\r\n")
+    with held.open("w"):  # which waits for who reads it
+        second = Client(address, tls=tls)
+        second.hello()
+        by_second = taken_by(second.mail())
+    for _ in range(3):
+        first.reply()
+    return {taken_by(first.reply()): first, by_second: second}
+
+
+def taken_by(reply: str) -> int:
+    return int(reply.rpartition("by-")[2])
+
+
+def shown(client: Client) -> bytes | None:
+    assert isinstance(client.sock, ssl.SSLSocket)
+    return client.sock.getpeercert(binary_form=True)
+
+
+def test_hangup_renews_the_certificate_of_every_worker_and_keeps_connections(
+    start: Start, app: Path, certificates: Certificates
+) -> None:
+    (app / "hold.py").write_text(HELD)
+    held = app / "held"
+    os.mkfifo(held)
+    files = Files(certificates.authority, app)
+    flags = ("--tls-cert", files.cert, "--tls-key", files.key, "--tls-listener")
+    program = serve(start, app, "hold:Handler", *flags)
+    pids = set(workers_of(program))
+    address = Peer(*program.listening())
+    before = one_to_each(address, held, certificates.client)
+    old, new = files.der, files.issue("localhost")
     program.process.send_signal(signal.SIGHUP)
-    told = {int(program.out.until("reload").split()[1]) for _ in pids}
-    assert told == set(pids)
+    for _ in pids:
+        program.err.until("reloaded what=certificates")
+    after = one_to_each(address, held, certificates.client)
+    assert set(before) == set(after) == pids
+    for pid in pids:
+        assert taken_by(before[pid].mail()) == taken_by(after[pid].mail()) == pid
+        assert (shown(before[pid]), shown(after[pid])) == (old, new)
+    for client in (*before.values(), *after.values()):
+        client.close()
     assert program.stop() == 0
 
 

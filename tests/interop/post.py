@@ -212,7 +212,7 @@ def office(
             str(certificates.key),
             client_ca=str(certificates.authority),
         )
-        assert server.tls_config is not None
+        assert isinstance(server.tls_config, ssl.SSLContext)
         server.tls_config.maximum_version = newest_tls
     with server.in_thread():
         yield Office(

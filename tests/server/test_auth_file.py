@@ -50,7 +50,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 def logins_of(running: Running) -> Logins:
     life = running.server._life  # noqa: SLF001  who waits shows in no other way
     assert life is not None
-    hook = life._dispatcher.hooks.auth  # noqa: SLF001
+    hook = life._services[0].dispatcher.hooks.auth  # noqa: SLF001
     assert hook is not None
     found = hook.call.__self__  # type: ignore[attr-defined]  # of a bound method
     assert isinstance(found, Logins)
@@ -173,7 +173,7 @@ def test_keys_for_scram_are_given_to_the_dispatcher_if_the_file_has_some(
         running = serve(Box(), auth_file=str(path), auth_mechs=OPEN)
         life = running.server._life  # noqa: SLF001  what it is told is the hook's result
         assert life is not None
-        assert (life._dispatcher.hooks.secret is not None) == has_keys  # noqa: SLF001
+        assert (life._services[0].dispatcher.hooks.secret is not None) == has_keys  # noqa: SLF001
     secret = logins_of(running).on_secret
     keys = running.run(lambda: secret(None, "carol"))  # type: ignore[arg-type]  # not looked at
     assert keys == PasswordFile(path).scram_keys("carol") != ()

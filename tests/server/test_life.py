@@ -904,9 +904,9 @@ def test_a_close_while_a_listener_is_made_closes_that_listener(
     sockets: list[socket.socket] = []
     listen = Life._listen  # noqa: SLF001  the moment that matters is within it
 
-    async def listen_and_be_closed(life: Life, sock: socket.socket) -> asyncio.Server:
+    async def listen_and_be_closed(life: Life, sock: socket.socket, *more: Any) -> asyncio.Server:
         sockets.append(sock)
-        made = await listen(life, sock)
+        made = await listen(life, sock, *more)
         life.close()
         return made
 

@@ -20,7 +20,7 @@ import trustme
 import ehlo
 from ehlo import AuthContext, Credentials, Handler, Mechanism, Message, ScramKeys, Session
 from ehlo.protocol.sasl import Secret, Steps
-from ehlo.server import tls as server_tls
+from ehlo.server import certificates as server_tls
 from ehlo.server.admission import FailedLogins
 from ehlo.server.tls import LoadedContext
 from support.certificates import Certificates
@@ -725,7 +725,7 @@ def test_configure_tls_takes_client_certificates_of_an_authority(
 ) -> None:
     server = ehlo.Server(Known())
     server.configure_tls(certificates.cert_file, certificates.key_file)
-    assert server.tls_config is not None
+    assert isinstance(server.tls_config, ssl.SSLContext)
     assert server.tls_config.verify_mode.name == "CERT_NONE"
     server.configure_tls(
         certificates.cert_file, certificates.key_file, client_ca=certificates.authority_file

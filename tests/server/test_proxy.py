@@ -580,7 +580,7 @@ def test_header_that_comes_too_late_is_not_read(
     wire = Wire(sockname=("127.0.0.1", 25), peername=peername)
 
     async def work() -> None:
-        gate = life.new_protocol()
+        gate = life._protocol(life._services[0])  # noqa: SLF001  as asyncio is given it
         assert isinstance(gate, Gate)
         gate.connection_made(wire)
         if peername is not None:

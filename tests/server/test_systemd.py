@@ -15,34 +15,12 @@ import pytest
 
 from ehlo.server import systemd
 from ehlo.server.listener import bind
-from support.program import DEADLINE, Start
+from support.certificates import Certificates
+from support.manager import Manager
+from support.program import Start
 from support.program import start as start
 
 HANDLER = "import ehlo\ndef handler(*args): ...\n"
-
-
-class Manager:
-    """Who listens at NOTIFY_SOCKET."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._sock.bind("\0" + address[1:] if address.startswith("@") else address)
-        self._sock.settimeout(DEADLINE)
-
-    def hears(self) -> list[str]:
-        """The lines of the next datagram."""
-        return self._sock.recv(4096).decode().split("\n")
-
-    def hears_of(self, state: str) -> list[str]:
-        """The next datagram that begins with this."""
-        while True:
-            lines = self.hears()
-            if lines[0] == state:
-                return lines
-
-    def close(self) -> None:
-        self._sock.close()
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -195,13 +173,61 @@ def test_a_server_tells_of_its_life(
     assert status.startswith(f"STATUS=Listening on {host}:{port}")
     for _ in range(3):
         manager.hears_of("WATCHDOG=1")
-    if workers == "2":
-        program.process.send_signal(signal.SIGHUP)
-        manager.hears_of("RELOADING=1")
-        manager.hears_of("READY=1")
+    program.process.send_signal(signal.SIGHUP)
+    manager.hears_of("RELOADING=1")
+    _, status = manager.hears_of("READY=1")
+    assert status.startswith(f"STATUS=Listening on {host}:{port}")
     program.process.send_signal(signal.SIGTERM)
     manager.hears_of("STOPPING=1")
     assert program.wait() == 0
+
+
+SLOW = """
+import contextlib, os, ssl, ehlo
+
+def handler(*args): ...
+
+def make():
+    if os.path.exists("slow"):
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir("turn")  # one process can
+            with open("slow") as slow:
+                slow.read()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*os.environ["FILES"].split(":"))
+    return context
+
+server = ehlo.Server("told:handler", addr="127.0.0.1:0", tls_config=make)
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_reload_is_over_when_all_is_there(
+    start: Start,
+    tmp_path: Path,
+    manager: Manager,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: str,
+) -> None:
+    (tmp_path / "told.py").write_text(SLOW)
+    files = f"{certificates.cert_file}:{certificates.key_file}"
+    program = start(
+        *("-m", "ehlo", "serve", "told:server", "--workers", workers),
+        cwd=tmp_path,
+        env={"NOTIFY_SOCKET": manager.address, "FILES": files},
+    )
+    manager.hears_of("READY=1")
+    (tmp_path / "turn").mkdir()
+    os.mkfifo(tmp_path / "slow")
+    program.process.send_signal(signal.SIGHUP)
+    assert manager.hears()[0] == "RELOADING=1"
+    with (tmp_path / "slow").open("w"):  # which waits for who reads it
+        monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
+        assert systemd.notify("MARK")
+    assert manager.hears() == ["MARK"]
+    assert manager.hears()[0] == "READY=1"
+    assert program.stop() == 0
 
 
 def test_a_worker_without_a_sign_of_life_is_replaced(

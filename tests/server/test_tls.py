@@ -16,8 +16,8 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Server, Session
+from ehlo.server.certificates import server_context
 from ehlo.server.rules import as_handler, resolve
-from ehlo.server.tls import server_context
 from support.certificates import PASSPHRASE, Certificates
 from support.client import Client
 from support.hooks import Noted, handler_of
@@ -728,7 +728,7 @@ def test_configure_tls_takes_files_and_an_encrypted_key(
 ) -> None:
     server = Server(Box(), addr="127.0.0.1:0")
     server.configure_tls(certificates.cert_file, certificates.encrypted_key_file, PASSPHRASE)
-    assert server.tls_config is not None
+    assert isinstance(server.tls_config, ssl.SSLContext)
     assert server.tls_config.minimum_version is ssl.TLSVersion.TLSv1_2
     with serve(Box(), tls_config=server.tls_config).client() as client:
         starttls(client, certificates)

@@ -14,7 +14,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-__all__ = ["Certificates", "make_certificates"]
+from ehlo.server.binding import first_certificate
+from ehlo.server.certificates import Certificate
+
+__all__ = ["Certificates", "Files", "make_certificates"]
 
 PASSPHRASE = "open sesame"
 
@@ -76,3 +79,30 @@ def make_certificates(directory: Path) -> Certificates:
 def _write(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     return str(path)
+
+
+class Files:
+    """A certificate and its key, which a test replaces."""
+
+    def __init__(self, authority: trustme.CA, folder: Path, name: str = "localhost") -> None:
+        self.authority = authority
+        self.cert = folder / f"{name.replace('*', 'any')}.crt"
+        self.key = folder / f"{name.replace('*', 'any')}.key"
+        self.issue(name)
+
+    def issue(self, *names: str) -> bytes:
+        """Write new ones; the certificate in DER."""
+        issued = self.authority.issue_cert(*names)
+        self.cert.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+        self.key.write_bytes(issued.private_key_pem.bytes())
+        return self.der
+
+    @property
+    def der(self) -> bytes:
+        found = first_certificate(str(self.cert))
+        assert found is not None
+        return found
+
+    @property
+    def certificate(self) -> Certificate:
+        return Certificate(str(self.cert), str(self.key))

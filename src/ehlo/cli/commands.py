@@ -35,7 +35,7 @@ from ehlo.cli.readable import visible
 from ehlo.cli.target import handler_of, load
 from ehlo.cli.top import top
 from ehlo.handlers.functions import AuthFunction, RcptFunction, functions_as_handler
-from ehlo.server import loops, machine, workers
+from ehlo.server import loops, machine, privileges, workers
 from ehlo.server.config import Options
 from ehlo.server.server import Server
 from ehlo.server.workers import Recipe
@@ -74,14 +74,35 @@ def _process_options() -> list[click.Parameter]:
             ["--tls-cert"],
             group="TLS",
             type=readable_file,
-            help="Certificate chain (PEM): offer STARTTLS, or see --tls-listener.",
+            multiple=True,
+            help="Certificate chain (PEM): offer STARTTLS, or see --tls-listener. There may be "
+            "several, which clients choose from by SNI.",
         ),
         GroupedOption(
             ["--tls-key"],
             group="TLS",
             type=readable_file,
-            help="Its key, where it is in another file; the passphrase is taken from "
-            "EHLO_TLS_PASSPHRASE.",
+            multiple=True,
+            help="Its key, where it is in another file; as many, in the same order. The passphrase "
+            "is taken from EHLO_TLS_PASSPHRASE.",
+        ),
+        GroupedOption(
+            ["--tls-client-ca"],
+            group="TLS",
+            type=readable_file,
+            help="Authorities (PEM) whose certificates a client may show.",
+        ),
+        GroupedOption(
+            ["--tls-client-certs"],
+            group="TLS",
+            type=click.Choice(["optional", "required"]),
+            help="Whether a client has to show one.  [optional]",
+        ),
+        GroupedOption(
+            ["--log-file"],
+            group="What is seen",
+            type=click.Path(dir_okay=False),
+            help="File to log to in place of standard error; it may be moved away at any time.",
         ),
         GroupedOption(
             ["--log-level"],
@@ -190,8 +211,8 @@ def _named_server(target: str, given: Mapping[str, Any]) -> Server:
 def _worker_server(target: str, given: Mapping[str, Any]) -> Server:
     """The same in a worker, which is a new process, and knows no more than its parent was told."""
     server = _named_server(target, given)
-    _configure_tls(server, given["tls_cert"], given["tls_key"])
-    set_up_logging(given["log_level"])
+    _configure_tls(server, given)
+    set_up_logging(given["log_level"], given["log_format"], given["log_file"])
     return server
 
 
@@ -242,16 +263,25 @@ def _printer(json: bool, rcpt: RcptFunction | None, auth: AuthFunction | None) -
     return printer_class(sys.stdout, form)
 
 
-def _configure_tls(server: Server, cert: str | None, key: str | None) -> None:
-    if cert is None and key is not None:
+def _configure_tls(server: Server, given: Mapping[str, Any]) -> None:
+    certs, keys = given["tls_cert"], given["tls_key"]
+    client_ca, client_certs = given["tls_client_ca"], given["tls_client_certs"]
+    if keys and not certs:
         raise click.UsageError("--tls-key without --tls-cert")
-    if cert is None:
-        return
+    if client_ca and not certs:
+        raise click.UsageError("--tls-client-ca without --tls-cert")
+    if client_certs and not client_ca:
+        raise click.UsageError("--tls-client-certs without --tls-client-ca")
+    if keys and len(keys) != len(certs):
+        raise click.UsageError("--tls-key: one for each --tls-cert, or none")
+    if certs:
+        server.tls_config = None  # those of a user's own Server would be the first
     passphrase = os.environ.get("EHLO_TLS_PASSPHRASE")
-    try:
-        server.configure_tls(cert, key or cert, passphrase)
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise click.UsageError(f"--tls-cert {cert}: {_tls_reason(error)}") from error
+    for cert, key in zip(certs, keys or certs, strict=True):
+        try:
+            server.configure_tls(cert, key, passphrase, client_ca, client_certs or "optional")
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            raise click.UsageError(f"--tls-cert {cert}: {_tls_reason(error)}") from error
 
 
 def _tls_reason(error: OSError | ValueError) -> str:
@@ -271,13 +301,13 @@ def _run(
 
     A `recipe` makes the server again in each worker.
     """
-    _configure_tls(server, given["tls_cert"], given["tls_key"])
+    _configure_tls(server, given)
     _checked(lambda: workers.check(server))
     _checked(lambda: loops.loop_factory(server.loop))
     run = server.listen_and_serve
     if recipe is not None and (server.workers > 1 or given["reload"]):
         run = _parent(server, recipe, reload=given["reload"])
-    set_up_logging(given["log_level"], given["log_format"], quiet=quiet)
+    _open_log(server, given, quiet=quiet)
     machine.raise_descriptors()
     try:
         run()
@@ -290,6 +320,19 @@ def _run(
         if error.errno == errno.EACCES and "unix:" not in reason:
             reason += " (ports below 1024 need privileges)"
         raise click.ClickException(reason) from error
+
+
+def _open_log(server: Server, given: Mapping[str, Any], *, quiet: bool) -> None:
+    """A file that we make is for the user whom we are going to be: he opens it anew."""
+    file = given["log_file"]
+    is_new = file is not None and not os.path.exists(file)  # noqa: PTH110  click gives a str
+    try:
+        set_up_logging(given["log_level"], given["log_format"], file, quiet=quiet)
+        if is_new and server.user and os.getuid() == 0:
+            account = privileges.find(server.user)
+            os.chown(file, account.uid, account.gid)
+    except OSError as error:
+        raise click.UsageError(f"--log-file {file}: {error.strerror}") from error
 
 
 def _parent(server: Server, recipe: Recipe, *, reload: bool) -> Callable[[], None]:

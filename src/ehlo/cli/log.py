@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from datetime import datetime
+from logging.handlers import WatchedFileHandler
 from typing import Any, Final
 
 from ehlo.cli.readable import visible
+from ehlo.server.journal import reload_failed
 
 __all__ = ["set_up_logging"]
 
@@ -20,9 +23,53 @@ class _Text(logging.Formatter):
     """A log that a person reads on a terminal: what a client said is not obeyed by it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = visible(super().format(record))
+        return visible(super().format(record))
+
+
+class _Terminal(_Text):
+    """The same, where somebody may sit before it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
         listening = record.name == "ehlo.server" and record.msg.startswith("listening on")
         return f"{text} (Ctrl+C stops it)" if listening else text
+
+
+class _File(WatchedFileHandler):
+    """A file that may be moved away at any time, and is opened anew by the next line, or by SIGHUP.
+
+    One that cannot be opened anew, as when root was given up, leaves the old one in use: a line of
+    the log that raised would end a session.
+    """
+
+    _is_told = False
+
+    def reopenIfNeeded(self) -> None:  # noqa: N802  as it is called there
+        """See there. Raises nothing."""
+        if self.stream is None or _is_at(self.baseFilename, self.stream.fileno()):
+            return
+        try:
+            new = open(self.baseFilename, "a", encoding=self.encoding)  # noqa: SIM115, PTH123  it stays open
+        except OSError as error:
+            self._tell(error)
+            return
+        old = self.setStream(new)
+        if old is not None:
+            old.close()
+        self._is_told = False
+
+    def _tell(self, error: OSError) -> None:
+        """Once, where the next line goes, too."""
+        if not self._is_told:
+            self._is_told = True
+            reload_failed("log", str(error))
+
+
+def _is_at(path: str, file: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file))  # noqa: PTH116  fstat has no Path
+    except OSError:
+        return False
 
 
 class _Json(logging.Formatter):
@@ -44,25 +91,29 @@ class _Json(logging.Formatter):
         return json.dumps(said, default=str).replace("\x7f", "\\u007f")
 
 
-def set_up_logging(level: str, form: str = "text", *, quiet: bool = False) -> None:
+def set_up_logging(
+    level: str, form: str = "text", file: str | None = None, *, quiet: bool = False
+) -> None:
     """Write what is logged to standard error, unless the user's module has set up logging itself.
 
     `level` is that of `ehlo`'s loggers; others are heard from INFO on, or from `level` if higher.
-    `form` is `"text"` or `"json"`. With `quiet` nothing is said of clients that come and go and of
-    mail that is taken: there is another place where that is seen.
+    `form` is `"text"` or `"json"`. With `file` it is written there, whatever else is set up. With
+    `quiet` nothing is said of clients that come and go and of mail that is taken: there is another
+    place where that is seen. Raises `OSError` when the file cannot be opened.
     """
     logging.getLogger("ehlo").setLevel(level.upper())
     if quiet:
         for name in _SHOWN_BY_PRINTER:
             logging.getLogger(name).setLevel(logging.WARNING)
     root = logging.getLogger()
-    if root.handlers:
+    handler: logging.Handler
+    if file is not None:
+        handler, text = _File(file, encoding="utf-8"), _Text
+    elif root.handlers:
         return
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        _Json()
-        if form == "json"
-        else _Text("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
-    )
+    else:
+        handler, text = logging.StreamHandler(), _Terminal
+    layout = "%(asctime)s %(levelname)-7s %(message)s"
+    handler.setFormatter(_Json() if form == "json" else text(layout, "%Y-%m-%d %H:%M:%S"))
     root.addHandler(handler)
     root.setLevel(max(logging.INFO, logging.getLogger("ehlo").level))

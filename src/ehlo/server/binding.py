@@ -1,8 +1,8 @@
-"""The channel binding of a certificate (RFC 5929 4): what a client of ours can see it by.
+"""What is read of a certificate: its channel binding (RFC 5929 4), and the names that it is for.
 
 `tls-server-end-point` is the hash of the server's certificate, by the hash function of the
-signature on it. The standard library tells neither, so the certificate is walked here, as far as
-to that.
+signature on it. The standard library tells neither that nor the names of a certificate that no peer
+has shown, so the certificate is walked here, as far as to those.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import re
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["end_point_binding", "first_certificate"]
+__all__ = ["dns_names", "end_point_binding", "first_certificate"]
 
 # The first certificate of a file is the one that OpenSSL shows; one with trust settings has more
 # octets in the file than it has on the wire, and is passed over
@@ -45,6 +46,9 @@ _HASHES: Final = {
 
 _SEQUENCE: Final = 0x30
 _OBJECT_IDENTIFIER: Final = 0x06
+_EXTENSIONS: Final = 0xA3  # [3] of TBSCertificate
+_DNS_NAME: Final = 0x82  # [2] of GeneralName
+_SUBJECT_ALT_NAME: Final = bytes.fromhex("551d11")  # 2.5.29.17
 
 
 def first_certificate(cert_file: str) -> bytes | None:
@@ -69,6 +73,48 @@ def end_point_binding(certificate: bytes) -> bytes | None:
     except (IndexError, ValueError):
         return None
     return hashlib.new(algorithm, certificate).digest() if algorithm is not None else None
+
+
+def dns_names(certificate: bytes) -> tuple[str, ...]:
+    """The DNS names of a certificate in DER, in lower case: those of its subjectAltName.
+
+    The common name is none of them (RFC 9525 2). What is no certificate has no names.
+    """
+    try:
+        return tuple(_dns_names(certificate))
+    except (IndexError, ValueError):
+        return ()
+
+
+def _dns_names(der: bytes) -> Iterator[str]:
+    """RFC 5280 4.1, 4.2.1.6: SubjectAltName ::= SEQUENCE OF GeneralName."""
+    start, _ = _value(der, 0, _SEQUENCE)
+    for tag, inside, _ in _elements(der, *_value(der, start, _SEQUENCE)):
+        if tag == _EXTENSIONS:
+            for _, first, last in _elements(der, *_value(der, inside, _SEQUENCE)):
+                yield from _names_of(der, first, last)
+
+
+def _names_of(der: bytes, start: int, end: int) -> Iterator[str]:
+    """Extension ::= SEQUENCE { extnID, critical DEFAULT FALSE, extnValue }."""
+    identifier = slice(*_value(der, start, _OBJECT_IDENTIFIER))
+    if der[identifier] == _SUBJECT_ALT_NAME:
+        *_, (_, value, _) = _elements(der, identifier.stop, end)
+        yield from _names_in(der, *_value(der, value, _SEQUENCE))
+
+
+def _names_in(der: bytes, start: int, end: int) -> Iterator[str]:
+    for tag, first, last in _elements(der, start, end):
+        if tag == _DNS_NAME:
+            yield der[first:last].decode("ascii").lower()
+
+
+def _elements(der: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The elements between two places: the tag of each, where its value begins and ends."""
+    while at < end:
+        start, after = _value(der, at, der[at])
+        yield der[at], start, after
+        at = after
 
 
 def _signature_algorithm(certificate: bytes) -> bytes:

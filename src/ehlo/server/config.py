@@ -7,10 +7,9 @@ the documentation all come of this class. What becomes of them is in `rules.py`.
 from __future__ import annotations
 
 import dataclasses
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from ehlo.handlers.base import Handler
 from ehlo.handlers.functions import (
@@ -20,9 +19,10 @@ from ehlo.handlers.functions import (
 )
 from ehlo.protocol.extensions import Extension
 from ehlo.protocol.sasl import Mechanism
+from ehlo.server.certificates import TLSConfig
 from ehlo.session import Peer
 
-__all__ = ["LineCallback", "Options"]
+__all__ = ["LineCallback", "Listener", "Options", "with_overrides"]
 
 LineCallback = Callable[[Peer, str, str], None]
 """`(remote_addr, verb, line)`; credentials are masked, bodies are left out."""
@@ -52,6 +52,12 @@ class Options:
     )
     unix_mode: str = option(
         "", "Mode of Unix sockets, as `660`; by default the umask's.", group="Where"
+    )
+    listeners: Sequence[Listener] = option(
+        (),
+        "In place of `addr`: each an `ehlo.Listener`, with rules of its own.",
+        group="Where",
+        flag=False,
     )
     appname: str = option("smtpd", "Name in the greeting and in Received.", group="Where")
     hostname: str = option("", "Our name; by default that of the machine.", group="Where")
@@ -87,8 +93,12 @@ class Options:
     auth_required: bool = option(False, "Take mail only after a login.", group="Login")
 
     # TLS
-    tls_config: ssl.SSLContext | None = option(
-        None, "A context for TLS; see also `configure_tls`.", group="TLS", flag=False
+    tls_config: TLSConfig | None = option(
+        None,
+        "A context for TLS, or a function that makes one, at the start and at each `reload`; see "
+        "also `configure_tls`.",
+        group="TLS",
+        flag=False,
     )
     tls_required: bool = option(False, "Take mail only under TLS.", group="TLS")
     tls_listener: bool = option(
@@ -248,3 +258,47 @@ class Options:
         "Event loop of the forms that make one; `auto` is uvloop where it is installed.",
         group="How it runs",
     )
+
+
+# What a listener may have of its own. All else is one for the whole server.
+_OF_LISTENER: Final = frozenset(
+    (
+        *("unix_mode", "appname", "hostname", "lmtp"),
+        *("auth_file", "auth_mechs", "auth_required"),
+        *("tls_config", "tls_required", "tls_listener"),
+        *("proxy_networks", "proxy_timeout", "xclient_networks", "xforward_networks"),
+        *("max_size", "max_recipients", "max_recipient_domains", "max_messages"),
+        *("max_idle_commands", "timeout", "min_body_rate", "handler_timeout"),
+        *("bare_newlines", "strict_eol", "unknown_params", "extensions", "own_extensions"),
+        *("reverse_dns", "debug", "log_read", "log_write"),
+    )
+)
+
+
+class Listener:
+    """One of a server's addresses (or several) with rules of its own.
+
+    `overrides` are options of `Server`, which hold here in place of the server's. Raises
+    `TypeError` for what is no option, `ValueError` for one that the whole server has in common.
+    """
+
+    __slots__ = ("addr", "overrides")
+
+    def __init__(self, addr: str | Sequence[str], **overrides: Any) -> None:
+        known = {field.name for field in dataclasses.fields(Options)}
+        for name in overrides:
+            if name not in known:
+                raise TypeError(f"Listener has no option {name!r}")
+            if name not in _OF_LISTENER:
+                raise ValueError(f"{name} is one for the whole server, and not for a Listener")
+        self.addr = addr
+        self.overrides: Mapping[str, Any] = overrides
+
+    def __repr__(self) -> str:
+        return f"Listener({self.addr!r})"
+
+
+def with_overrides(options: Options, listener: Listener) -> Options:
+    """The options as they hold for one listener."""
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
+    return Options(**{**given, **listener.overrides, "addr": listener.addr, "listeners": ()})

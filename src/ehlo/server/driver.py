@@ -165,7 +165,7 @@ class Driver(asyncio.Protocol):
         if rules.reverse_dns and not peer.is_unix and runtime.lookups < _MOST_LOOKUPS:
             self._lookup = runtime.loop.create_task(self._look_up(peer))
         if rules.tls_listener and rules.tls is not None:
-            self._hold_channel(Channel(rules.tls))
+            self._hold_channel(Channel(rules.tls.current))
         else:
             self._advance()
 
@@ -516,7 +516,7 @@ class Driver(asyncio.Protocol):
         """Say 220 in clear; what comes next is the handshake (RFC 3207)."""
         assert self.rules.tls is not None  # noqa: S101  STARTTLS is offered only with it
         try:
-            channel = Channel(self.rules.tls)
+            channel = Channel(self.rules.tls.current)
         except ssl.SSLError:
             logger.exception("session %s: TLS is not to be had", self.session.id)
             self.connection.reply(replies.TLS_UNAVAILABLE)

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from ehlo.server.hooks import Answer
     from ehlo.session import Peer, TLSInfo
 
-__all__ = ["Journal", "shown", "turned_away"]
+__all__ = ["Journal", "reload_failed", "reloaded", "shown", "turned_away"]
 
 _connection = logging.getLogger("ehlo.connection")
 _login = logging.getLogger("ehlo.login")
 _message = logging.getLogger("ehlo.message")
 _refusal = logging.getLogger("ehlo.refusal")
+_server = logging.getLogger("ehlo.server")
 
 _PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]+")  # ASCII without space, quote, backslash and "="
 _VERBS: Final = {"": "-", ".": "END-OF-DATA"}
@@ -45,10 +46,16 @@ def shown(value: object) -> str:
     return json.dumps(text, ensure_ascii=not printable).replace("\x7f", "\\u007f")
 
 
-def _write(logger: logging.Logger, event: str, fields: dict[str, Any]) -> None:
+def _write(
+    logger: logging.Logger,
+    event: str,
+    fields: dict[str, Any],
+    level: int = logging.INFO,
+    error: BaseException | None = None,
+) -> None:
     told = {name: value for name, value in fields.items() if value is not None}
     line = " ".join([event, *(f"{name}={shown(value)}" for name, value in told.items())])
-    logger.info("%s", line, extra={"event": event, **told})
+    logger.log(level, "%s", line, extra={"event": event, **told}, exc_info=error)
 
 
 def turned_away(stats: Stats, peer: Peer, reason: str, why: str = "") -> None:
@@ -57,6 +64,17 @@ def turned_away(stats: Stats, peer: Peer, reason: str, why: str = "") -> None:
     if _connection.isEnabledFor(logging.INFO):
         about = {"peer": str(peer), "reason": reason, "why": why or None}
         _write(_connection, "connection turned away", about)
+
+
+def reloaded(what: str, **about: Any) -> None:
+    """Something was taken anew, and is what is used from now on."""
+    _write(_server, "reloaded", {"what": what, **about})
+
+
+def reload_failed(what: str, reason: str, error: BaseException | None = None) -> None:
+    """Something could not be taken anew; `error` has its traceback shown."""
+    fields = {"what": what, "reason": reason, "in_use": "previous"}
+    _write(_server, "reload failed", fields, logging.ERROR, error)
 
 
 class Journal(Tally):

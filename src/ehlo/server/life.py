@@ -7,9 +7,12 @@ import logging
 import socket
 import sys
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ehlo.handlers.passwords import PasswordFile
 from ehlo.protocol import reply as replies
 from ehlo.server import listener, rules
 from ehlo.server.dispatch import Dispatcher
@@ -17,7 +20,9 @@ from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
 from ehlo.server.hooks import Hook, Hooks
 from ehlo.server.passwords import with_logins
+from ehlo.server.reload import Reloader
 from ehlo.server.runtime import Runtime
+from ehlo.server.shared import Shared
 from ehlo.server.stats import snapshot
 from ehlo.server.views import Views
 from ehlo.session import Peer
@@ -32,22 +37,29 @@ _LAST_WORDS = 1.0  # seconds for what was said at the end of the grace to leave
 logger = logging.getLogger("ehlo.server")
 
 
+class Service(NamedTuple):
+    """What the connections of one listener are served by."""
+
+    rules: rules.Rules
+    dispatcher: Dispatcher
+
+
 class Life:
     """One run of a server: what exists from its start to its end, and not beyond."""
 
     def __init__(self, server: Server, ended: Callable[[Life], None]) -> None:
-        handler = rules.as_handler(server)
+        self._handler = rules.as_handler(server)
         self._server = server
         self._tell_ended = ended
-        self._rules = rules.resolve(server, handler)
+        self._shared = Shared()
+        resolved = rules.resolve_all(server, self._handler, self._shared)
         self.loop = asyncio.get_running_loop()
-        self.runtime = Runtime(server, self._rules, self.loop)
-        self._hooks = with_logins(Hooks.of(handler), self._rules.passwords, self.runtime)
-        self._dispatcher = Dispatcher(
-            self._hooks,
-            streams=handler.streams,
-            counts_recipients=bool(self.runtime.recipient_rate),
-        )
+        self.runtime = Runtime(server, resolved[0].exempt, self.loop)
+        self._reloader = Reloader(self.loop, self._shared)
+        self._hooks = Hooks.of(self._handler)
+        self._hooks_by_file: dict[PasswordFile | None, Hooks] = {}
+        self._services = [self._service(each) for each in resolved]
+        self._own = self._services[0] if not server.listeners else None
         self._listeners: list[asyncio.Server] = []
         self._paths: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,15 +74,40 @@ class Life:
         self.listens = False
         self.guests = 0  # clients over streams
 
-    def new_driver(self) -> Driver:
-        """A protocol for one client."""
-        return Driver(self.runtime, self._rules, self._dispatcher)
+    def _service(self, resolved: rules.Rules) -> Service:
+        self.runtime.heed(
+            resolved.command_timeout, resolved.handler_timeout, resolved.proxy_timeout
+        )
+        hooks = self._hooks_by_file.get(resolved.passwords)
+        if hooks is None:  # one for each file: it counts the checks under way
+            hooks = with_logins(self._hooks, resolved.passwords, self.runtime)
+            self._hooks_by_file[resolved.passwords] = hooks
+        dispatcher = Dispatcher(
+            hooks,
+            streams=self._handler.streams,
+            counts_recipients=bool(self.runtime.recipient_rate),
+        )
+        return Service(resolved, dispatcher)
 
-    def new_protocol(self) -> Driver | Gate:
+    def new_driver(self) -> Driver:
+        """A protocol for one client that did not come by a listener. Raises as `resolve` does."""
+        if self._own is None:
+            self._own = self._service(rules.resolve(self._server, self._handler, self._shared))
+            self._reloader.watch()
+        return self._driver(self._own)
+
+    def _driver(self, service: Service) -> Driver:
+        return Driver(self.runtime, service.rules, service.dispatcher)
+
+    def _protocol(self, service: Service) -> Driver | Gate:
         """What asyncio talks to when somebody has connected to a listener."""
-        if self._rules.proxies:
-            return Gate(self.runtime, self._rules, self.new_driver)
-        return self.new_driver()
+        if service.rules.proxies:
+            return Gate(self.runtime, service.rules, partial(self._driver, service))
+        return self._driver(service)
+
+    def reload(self) -> Future[bool]:
+        """See `Server.reload`. From any thread."""
+        return self._reloader.reload()
 
     async def snapshot(self) -> dict[str, Any]:
         """What has been counted, and what is there now: plain data."""
@@ -91,18 +128,21 @@ class Life:
         """Before the first client, once."""
         if self._begun is None:
             self._begun = self.loop.create_task(self._tell(self._hooks.startup))
+            self._reloader.watch()
         await asyncio.shield(self._begun)
 
-    async def start(self, sockets: list[socket.socket], *, paths: list[str]) -> None:
-        """Serve on listening sockets; `paths` are of those that are removed at the end."""
+    async def start(self, groups: list[list[socket.socket]], *, paths: list[str]) -> None:
+        """Serve on the listening sockets of each listener; `paths` are removed at the end."""
         self.listens = True
+        sockets = list(chain.from_iterable(groups))
         self.addresses = [listener.bound_address(sock) for sock in sockets]
         self._paths = paths
         try:
             await self.begin()
-            for sock in sockets:
-                listening = await self._listen(sock)
-                self._listeners.append(listening)  # `close` may have made a new list meanwhile
+            for service, group in zip(self._services, groups, strict=True):
+                for sock in group:
+                    listening = await self._listen(sock, service)
+                    self._listeners.append(listening)  # `close` may have made a new list meanwhile
             await self.views.open()
             if self.runtime.draining:  # closed while it was starting
                 self._stop_accepting()
@@ -111,17 +151,17 @@ class Life:
                 sock.close()
             self._stop_accepting()
             self.views.close()
+            self._reloader.stop()
             self.runtime.stop()
             raise
 
-    async def _listen(self, sock: socket.socket) -> asyncio.Server:
+    async def _listen(self, sock: socket.socket, service: Service) -> asyncio.Server:
+        protocol = partial(self._protocol, service)
         if sock.family != socket.AF_UNIX:
-            return await self.loop.create_server(self.new_protocol, sock=sock)
+            return await self.loop.create_server(protocol, sock=sock)
         if sys.version_info >= (3, 13):  # which would unlink the path, and it may not be ours
-            return await self.loop.create_unix_server(
-                self.new_protocol, sock=sock, cleanup_socket=False
-            )
-        return await self.loop.create_unix_server(self.new_protocol, sock=sock)
+            return await self.loop.create_unix_server(protocol, sock=sock, cleanup_socket=False)
+        return await self.loop.create_unix_server(protocol, sock=sock)
 
     async def shutdown(self, grace: float) -> None:
         """See `Server.shutdown`. One task does it, and goes on when who asked is cancelled."""
@@ -215,6 +255,7 @@ class Life:
 
     def _stopped(self) -> None:
         self.views.close()
+        self._reloader.stop()
         self.runtime.stop()
         for grace in self._graces:
             grace.cancel()

@@ -8,7 +8,8 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from ehlo.server import systemd
@@ -16,8 +17,10 @@ from ehlo.session import Peer
 
 __all__ = [
     "bind",
+    "bind_all",
     "bind_private",
     "bound_address",
+    "give_back",
     "parse_address",
     "parse_mode",
     "remove",
@@ -85,11 +88,32 @@ def bind(addrs: str | Sequence[str], unix_mode: int | None = None) -> list[socke
             sockets += _bind_one(parse_address(addr), unix_mode)
             made += unix_paths(addr)
     except BaseException:
-        for sock in sockets:
-            sock.close()
-        remove(made)
+        give_back(sockets, made)
         raise
     return sockets
+
+
+def bind_all(
+    listeners: Iterable[tuple[str | Sequence[str], int | None]],
+) -> list[list[socket.socket]]:
+    """The same for several, each with its addresses and its mode: all of them or none."""
+    groups: list[list[socket.socket]] = []
+    made: list[str] = []
+    try:
+        for addrs, unix_mode in listeners:
+            groups.append(bind(addrs, unix_mode))
+            made += unix_paths(addrs)
+    except BaseException:
+        give_back(chain.from_iterable(groups), made)
+        raise
+    return groups
+
+
+def give_back(sockets: Iterable[socket.socket], paths: Sequence[str]) -> None:
+    """Undo what `bind` has done."""
+    for sock in sockets:
+        sock.close()
+    remove(paths)
 
 
 def bind_private(path: str) -> socket.socket:

@@ -18,12 +18,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from ehlo.server import listener, systemd, workers
+from ehlo.server.reload import reopen_logs
 from ehlo.server.spawning import Place, Process, backoff, how, spawn
-from ehlo.server.workers import CLOSE, DRAIN, FAILED, READY, RELOAD, Recipe, StartError, Task
+from ehlo.server.workers import (
+    CLOSE,
+    DRAIN,
+    FAILED,
+    READY,
+    RELOAD,
+    RELOADED,
+    Recipe,
+    StartError,
+    Task,
+)
 from ehlo.session import Peer
 
 if TYPE_CHECKING:
@@ -47,13 +59,14 @@ class Parent:
         self._recipe = pickle.dumps(recipe)
         self._reload = reload
         self._places = [Place(number) for number in range(1, max(server.workers, 1) + 1)]
-        self._sockets: list[socket.socket] = []
+        self._groups: list[list[socket.socket]] = []  # by listener
         self._paths: list[str] = []
         self._selector = selectors.DefaultSelector()
         self._wake: socket.socket
         self._waker: socket.socket
         self._ever_ready = False
         self._announced = False
+        self._reloading = False
         self._end_by: float | None = None  # shutting down, since it is set
         self._closing = False
         self._ping_every: float | None = None
@@ -69,9 +82,9 @@ class Parent:
         workers.check(self._server)
         interval = systemd.watchdog_interval()
         self._ping_every = interval / 2 if interval is not None else None
+        self._groups, self._paths = workers.open_sockets(self._server, sock)
         self._wake, self._waker = socket.socketpair()
-        self._sockets, self._paths = workers.open_sockets(self._server, sock)
-        self.addresses = [listener.bound_address(each) for each in self._sockets]
+        self.addresses = [listener.bound_address(each) for each in chain(*self._groups)]
         try:
             with self._signals():
                 self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
@@ -83,6 +96,10 @@ class Parent:
     def close(self) -> None:
         """End at once. May be called from any thread."""
         self._poke(bytes([signal.SIGTERM, signal.SIGTERM]))
+
+    def reload(self) -> None:
+        """Have the workers take anew what SIGHUP is for. May be called from any thread."""
+        self._poke(bytes([signal.SIGHUP]))
 
     def changed(self) -> None:
         """The program has changed: new workers take the place of those that run. Any thread."""
@@ -104,10 +121,8 @@ class Parent:
 
     def _stop_listening(self) -> None:
         """Else clients would be connected to nobody until the last worker has ended."""
-        for sock in self._sockets:
-            sock.close()
-        listener.remove(self._paths)
-        self._sockets, self._paths, self.addresses = [], [], []
+        listener.give_back(chain(*self._groups), self._paths)
+        self._groups, self._paths, self.addresses = [], [], []
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -137,6 +152,7 @@ class Parent:
             react: Callable[[], None] = key.data
             react()
         self._bury()
+        self._see_reloaded()
         self._overtime(time.monotonic())
         self._give_up_hope()
         return self._end_by is None or any(place.process for place in self._places)
@@ -177,13 +193,24 @@ class Parent:
             self._tell(CLOSE)
 
     def _tell_to_reload(self) -> None:
-        logger.info("signalled: telling the workers to reload")
-        systemd.reloading()
+        """One that does not listen yet is told when it does."""
+        logger.info("signalled: telling the workers to take files anew")
+        reopen_logs()
+        if self._announced and self._end_by is None:
+            systemd.reloading()
+            self._reloading = True
         for place in self._places:
-            if place.process is not None and place.process.ready_at is not None:
-                place.process.order(RELOAD)
-        if self._announced:
-            systemd.ready(f"Listening on {self._where()}")
+            if place.process is not None:
+                place.process.reloads += 1
+                if place.process.ready_at is not None:
+                    place.process.order(RELOAD)
+
+    def _see_reloaded(self) -> None:
+        """The service manager is told when all workers have done it, or have ended."""
+        if self._reloading and not any(p.process and p.process.reloads for p in self._places):
+            self._reloading = False
+            if self._end_by is None:
+                systemd.ready(f"Listening on {self._where()}")
 
     def _replace_all(self) -> None:
         if self._end_by is not None:
@@ -225,10 +252,10 @@ class Parent:
 
     def _start(self, place: Place) -> None:
         ours, theirs = socket.socketpair()
-        fds = [sock.fileno() for sock in self._sockets]
+        fds = [[sock.fileno() for sock in group] for group in self._groups]
         with theirs:
             try:
-                popen = spawn(theirs, fds)
+                popen = spawn(theirs, list(chain(*fds)))
             except OSError as error:  # no memory, no process left: those that run go on
                 ours.close()
                 place.failures += 1
@@ -257,15 +284,18 @@ class Parent:
         process.heard_at = time.monotonic()
         if process.reason or news.startswith(FAILED):
             process.reason += news
-        elif READY in news:
+            return
+        if READY in news:
             process.ready_at = process.heard_at
             self._became_ready(place, process)
+        process.reloads -= news.count(RELOADED)
 
     def _became_ready(self, place: Place, process: Process) -> None:
         self._ever_ready = True
         logger.info("%s is ready", place)
         if process.leaving:  # told to end before it could hear that
             process.order(DRAIN)
+        process.order(RELOAD * process.reloads)
         processes = [each.process for each in self._places]
         if not self._announced and all(p is not None and p.ready_at is not None for p in processes):
             self._announced = True

@@ -9,7 +9,6 @@ import dataclasses
 import logging
 import secrets
 import socket
-import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,11 +29,13 @@ from ehlo.protocol.reply import hello
 from ehlo.protocol.settings import Limits, Settings
 from ehlo.protocol.trace import by_clause
 from ehlo.server import machine, privileges, target
-from ehlo.server.config import LineCallback, Options
+from ehlo.server.certificates import Holder
+from ehlo.server.config import LineCallback, Listener, Options, with_overrides
 from ehlo.server.listener import parse_address, parse_mode
 from ehlo.server.logins import Served, logins_of, way_in
 from ehlo.server.metrics import check_metrics
 from ehlo.server.networks import Networks
+from ehlo.server.shared import Shared
 from ehlo.session import Peer
 
 __all__ = [
@@ -45,7 +46,9 @@ __all__ = [
     "make_handler",
     "memory_limit",
     "overrides",
+    "per_listener",
     "resolve",
+    "resolve_all",
 ]
 
 logger = logging.getLogger("ehlo.handler")
@@ -67,7 +70,7 @@ class Rules:
     by: str
     """The part of `Received` that tells of us."""
     nonce: Callable[[], str]
-    tls: ssl.SSLContext | None
+    tls: Holder | None
     tls_listener: bool
     xclient: Networks
     xforward: Networks
@@ -137,19 +140,21 @@ def overrides(handler: Handler, name: str) -> bool:
     )
 
 
-def resolve(options: Options, handler: Handler) -> Rules:
+def resolve(options: Options, handler: Handler, shared: Shared | None = None) -> Rules:
     """Check the options and freeze them. Raises `ValueError` for what would not be safe or sane."""
     _check_numbers(options)
     _check_process(options)
     check_metrics(options.metrics)
-    tls = options.tls_config
+    shared = shared or Shared()
+    holder = shared.holder(options.tls_config)
+    tls = holder.current if holder is not None else None
     if tls is None and (options.tls_required or options.tls_listener):
         name = "tls_required" if options.tls_required else "tls_listener"
         raise ValueError(f"{name} without TLS: give tls_config or call configure_tls")
     off = {name.upper() for name, choice in (options.extensions or {}).items() if choice is False}
     if "STARTTLS" in off and options.tls_required and not options.tls_listener:
         raise ValueError("tls_required with STARTTLS switched off: nobody could send mail")
-    passwords = _passwords(options)
+    passwords = _passwords(options, shared)
     logins = logins_of(options.auth_mechs, _served(options, handler, passwords), tls)
     if options.auth_required and ("AUTH" in off or not way_in(logins, tls)):
         raise ValueError(
@@ -185,7 +190,7 @@ def resolve(options: Options, handler: Handler) -> Rules:
         settings=settings,
         by=by_clause(settings.hostname, settings.appname),
         nonce=lambda: secrets.token_hex(16),
-        tls=tls,
+        tls=holder,
         tls_listener=options.tls_listener,
         xclient=_networks(options, "xclient_networks"),
         xforward=_networks(options, "xforward_networks"),
@@ -207,6 +212,28 @@ def resolve(options: Options, handler: Handler) -> Rules:
 
 def _time(given: float | None, by_default: float) -> float:
     return by_default if given is None else given
+
+
+def resolve_all(options: Options, handler: Handler, shared: Shared | None = None) -> list[Rules]:
+    """One for each of `listeners`, or one alone. Raises as `resolve` and `as_handler` do."""
+    shared = shared or Shared()
+    found = []
+    for each in per_listener(options):
+        as_handler(each)  # for its TypeErrors
+        found.append(resolve(each, handler, shared))
+    return found
+
+
+def per_listener(options: Options) -> list[Options]:
+    """The options as they hold for each of `listeners`; without any, as they are."""
+    if not options.listeners:
+        return [options]
+    if options.addr != Options.addr:
+        raise ValueError("addr beside listeners: say there where to listen")
+    for each in options.listeners:
+        if not isinstance(each, Listener):
+            raise TypeError(f"listeners are of ehlo.Listener, and not {each!r}")
+    return [with_overrides(options, each) for each in options.listeners]
 
 
 def _check_numbers(options: Options) -> None:
@@ -262,6 +289,12 @@ def _check_verbs(settings: Settings, handler: Handler) -> None:
 
 def check_addresses(options: Options, addresses: Iterable[Peer] | None = None) -> None:
     """Whether the server may be where it is told to be, or on `addresses`. Raises `ValueError`."""
+    if addresses is not None and options.listeners:
+        raise ValueError("listeners beside a socket: which of their rules would be those for it?")
+    if options.listeners:
+        for each in per_listener(options):
+            check_addresses(each)
+        return
     if addresses is None:
         addrs = [options.addr] if isinstance(options.addr, str) else options.addr
         addresses = [parse_address(addr) for addr in addrs]
@@ -317,12 +350,11 @@ def _served(options: Options, handler: Handler, passwords: PasswordFile | None) 
     )
 
 
-def _passwords(options: Options) -> PasswordFile | None:
+def _passwords(options: Options, shared: Shared) -> PasswordFile | None:
     """The file of passwords, read. Raises `ValueError`, also when no check of it could ever be."""
     if options.auth_file is None:
         return None
-    passwords = PasswordFile(options.auth_file)
-    passwords.load()
+    passwords = shared.password_file(options.auth_file)
     if passwords.most_memory > memory_limit(options):
         raise ValueError(
             f"max_memory is less than the {passwords.most_memory} octets that a check of a "

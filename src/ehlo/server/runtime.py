@@ -18,7 +18,8 @@ from ehlo.server.admission import Connections, Exempt, FailedLogins, Memory, Tur
 from ehlo.server.config import Options
 from ehlo.server.counters import MemoryCounter, Rate
 from ehlo.server.holding import Shelf
-from ehlo.server.rules import Rules, memory_limit
+from ehlo.server.networks import Networks
+from ehlo.server.rules import memory_limit
 from ehlo.server.stats import Stats
 from ehlo.server.threads import Threads
 from ehlo.spool import spool_directory
@@ -89,11 +90,11 @@ class Occupant(Protocol):
 class Runtime:
     """Made when a server starts, gone when it has stopped."""
 
-    def __init__(self, options: Options, rules: Rules, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, options: Options, exempt: Networks, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         most = _most_connections(options.max_connections)
         self.connections = Connections(most, options.max_connections_per_address)
-        self.exempt = Exempt(rules.exempt)
+        self.exempt = Exempt(exempt)
         self.connection_rate = self._rate(options.max_connection_rate, _MINUTE)
         self.message_rate = self._rate(options.max_messages_per_hour, _HOUR)
         self.recipient_rate = self._rate(options.max_recipients_per_hour, _HOUR)
@@ -111,8 +112,7 @@ class Runtime:
         self.login_threads = Threads(2, "ehlo-login")
         self.draining = False
         self.lookups = 0  # of clients' names, under way
-        shortest = min(rules.command_timeout, rules.handler_timeout, rules.proxy_timeout)
-        self._sweep_every = min(1.0, shortest / 4)
+        self._sweep_every = 1.0
         self._sweeper: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event = asyncio.Event()
         self._prefix = secrets.token_hex(4)
@@ -125,6 +125,10 @@ class Runtime:
 
     def _rate(self, most: int, window: float) -> Rate:
         return Rate(MemoryCounter(self.loop.time), most, window)
+
+    def heed(self, *timeouts: float) -> None:
+        """Look at the deadlines often enough for these."""
+        self._sweep_every = min(self._sweep_every, *(timeout / 4 for timeout in timeouts))
 
     def new_id(self) -> str:
         """An id that no other session of any server has."""

@@ -8,18 +8,19 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from ehlo.handlers.base import Handler
 from ehlo.handlers.functions import MessageFunction
-from ehlo.server import listener, loops, rules, systemd, tls, workers
+from ehlo.server import listener, loops, rules, systemd, workers
+from ehlo.server.certificates import Certificate, FileContext, file_context
 from ehlo.server.config import Options
 from ehlo.server.life import Life
 from ehlo.server.streams import serve_streams
-from ehlo.server.workers import TLSFiles
 from ehlo.session import Peer
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ class Server(Options):
             rules.as_handler(self)  # for its TypeErrors; what is set later is seen at the start
         self._life: Life | None = None
         self._parent: Parent | None = None
-        self._tls_files: TLSFiles | None = None
 
     def configure_tls(
         self,
@@ -54,18 +54,27 @@ class Server(Options):
         key_file: str,
         passphrase: str | bytes | None = None,
         client_ca: str | None = None,
+        client_certs: Literal["optional", "required"] = "optional",
     ) -> None:
         """Load a certificate chain and its key (PEM): TLS 1.2 at least, Python's defaults beyond.
 
-        This offers STARTTLS; for implicit TLS set `tls_listener`, too. With `client_ca`, a PEM file
-        of authorities, a client may show a certificate, which must be one of theirs: EXTERNAL logs
-        in by it. `server.tls_config.verify_mode = ssl.CERT_REQUIRED` asks for one.
+        This offers STARTTLS; for implicit TLS set `tls_listener`, too. Called again, it adds a
+        certificate: the first is the default, the others are for clients that ask for one of their
+        DNS names (SNI); the same `cert_file` again takes the place of what was said of it. A
+        running server takes the files anew when they change.
+
+        With `client_ca`, a PEM file of authorities, a client may show a certificate, which must be
+        one of theirs, or has to (`client_certs="required"`); that holds for all certificates.
+        EXTERNAL logs in by it.
 
         Raises `OSError` when a file cannot be read, `ssl.SSLError` when it is not what it should
-        be.
+        be, `ValueError` for a further certificate without a DNS name. Nothing has changed then.
         """
-        self.tls_config = tls.server_context(cert_file, key_file, passphrase, client_ca)
-        self._tls_files = cert_file, key_file, passphrase, client_ca
+        new = Certificate(cert_file, key_file, passphrase, client_ca, client_certs)
+        given = self.tls_config
+        known = given.certificates if isinstance(given, FileContext) else ()
+        by_file = {each.cert_file: each for each in (*known, new)}
+        self.tls_config = file_context(tuple(by_file.values()))
 
     @property
     def addresses(self) -> list[Peer]:
@@ -90,8 +99,8 @@ class Server(Options):
         rules.make_handler(self)
         life = self._life = Life(self, self._ended)
         try:
-            sockets, paths = workers.open_sockets(self, sock)
-            await life.start(sockets, paths=paths)
+            groups, paths = workers.open_sockets(self, sock)
+            await life.start(groups, paths=paths)
         except BaseException:
             self._life = None
             raise
@@ -134,6 +143,25 @@ class Server(Options):
         elif self._parent is not None:
             self._parent.close()
 
+    def reload(self) -> Future[bool]:
+        """Take certificates, passwords and log files anew, as SIGHUP does in the blocking forms.
+
+        New handshakes then use what is new; connections are left alone. What cannot be loaded
+        leaves the old in use, and the log says so. A context of yours in `tls_config` stays; a
+        function there is called again. Of the log's files those are opened anew that a
+        `WatchedFileHandler` of the root logger writes to.
+
+        May be called from any thread, and does not wait. The result, when it is there, is whether
+        all could be taken; the parent of workers only passes the word on.
+        """
+        if self._life is not None:
+            return self._life.reload()
+        if self._parent is not None:
+            self._parent.reload()
+        nothing: Future[bool] = Future()
+        nothing.set_result(self._parent is not None)
+        return nothing
+
     async def serve_streams(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
@@ -165,8 +193,10 @@ class Server(Options):
     def listen_and_serve(self) -> None:
         """Listen and serve until `close`, SIGTERM or SIGINT; a second signal does not wait.
 
-        With `workers` this process is the parent of those that serve. Raises `ValueError` and
-        `OSError` as `start` does, `RuntimeError` when no worker could start.
+        With `workers` this process is the parent of those that serve. SIGHUP calls `reload`.
+
+        Raises `ValueError` and `OSError` as `start` does, `RuntimeError` when no worker could
+        start.
         """
         self._serve(None)
 
@@ -182,16 +212,18 @@ class Server(Options):
             return
         from ehlo.server.parent import Parent  # what most never need
 
-        self._parent = Parent(self, workers.recipe(self, self._tls_files))
+        self._parent = Parent(self, workers.recipe(self))
         try:
             self._parent.run(sock)
         finally:
             self._parent = None
 
     async def _serve_until_signalled(self, sock: socket.socket | None) -> None:
-        with _signals(self._on_signal), systemd.watchdog(asyncio.get_running_loop()):
+        end, again = self._on_signal, self._on_hangup
+        reactions = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: again}
+        with _signals(reactions), systemd.watchdog(asyncio.get_running_loop()):
             await self.start(sock)
-            systemd.ready(f"Listening on {', '.join(map(str, self.addresses))}")
+            self._tell_ready()
             life = self._life
             if life is not None:
                 await life.closed.wait()
@@ -208,6 +240,16 @@ class Server(Options):
             logger.info("signalled: shutting down")
             systemd.stopping()
             life.spawn(self.shutdown())
+
+    def _on_hangup(self) -> None:
+        logger.info("signalled: taking files anew")
+        reloaded = self.reload()
+        if self.addresses:  # else it starts or ends, and that is what is told
+            systemd.reloading()
+            reloaded.add_done_callback(lambda _: self._tell_ready())
+
+    def _tell_ready(self) -> None:
+        systemd.ready(f"Listening on {', '.join(map(str, self.addresses))}")
 
     # -- in a thread -----------------------------------------------------------------------------
 
@@ -229,14 +271,14 @@ class Server(Options):
 
 
 @contextlib.contextmanager
-def _signals(react: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT call `react`, where this is the thread that may say so."""
+def _signals(reactions: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    """Signals call what is given for them, where this is the thread that may say so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
+    before = {number: signal.getsignal(number) for number in reactions}
+    for number, react in reactions.items():
         loop.add_signal_handler(number, react)
     try:
         yield

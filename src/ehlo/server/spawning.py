@@ -38,6 +38,8 @@ class Process:
     ready_at: float | None = None
     heard_at: float = 0.0
     reason: bytes = b""
+    reloads: int = 0
+    """How often it is to take files anew, and has not said yet that it has."""
     leaving: bool = False
     """It was told to end, so that its end is no failure."""
 

@@ -8,17 +8,9 @@ from __future__ import annotations
 import contextlib
 import ssl
 
-from ehlo.server.binding import end_point_binding, first_certificate
 from ehlo.session import TLSInfo
 
-__all__ = [
-    "HANDSHAKE_COST",
-    "SESSION_COST",
-    "Channel",
-    "LoadedContext",
-    "can_bind",
-    "server_context",
-]
+__all__ = ["HANDSHAKE_COST", "SESSION_COST", "Channel", "LoadedContext", "can_bind"]
 
 _READ = 65_536
 
@@ -32,6 +24,8 @@ class LoadedContext(ssl.SSLContext):
 
     end_point: bytes | None = None
     """Its channel binding, `tls-server-end-point` (RFC 5929 4), where that is defined."""
+    names: tuple[str, ...] = ()
+    """The DNS names that it is for, in lower case."""
 
 
 class Channel:
@@ -118,33 +112,3 @@ def can_bind(context: ssl.SSLContext | None) -> bool:
         return False
     loaded = isinstance(context, LoadedContext) and context.end_point is not None
     return loaded or context.minimum_version <= ssl.TLSVersion.TLSv1_2
-
-
-def server_context(
-    cert_file: str,
-    key_file: str,
-    passphrase: str | bytes | None = None,
-    client_ca: str | None = None,
-) -> ssl.SSLContext:
-    """A context for a server: TLS 1.2 at least, and Python's defaults beyond that.
-
-    With `client_ca`, a PEM file of authorities, a client may show a certificate of theirs.
-
-    Raises `OSError` when a file cannot be read and `ssl.SSLError` when it is not what it should be.
-    """
-    context = LoadedContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Without a passphrase OpenSSL would ask for one on the terminal, and a server would hang there
-    context.load_cert_chain(cert_file, key_file, passphrase if passphrase is not None else "")
-    certificate = first_certificate(cert_file)
-    if certificate is not None:
-        context.end_point = end_point_binding(certificate)
-    if client_ca is not None:
-        context.load_verify_locations(client_ca)
-        context.verify_mode = ssl.CERT_OPTIONAL
-    context.sni_callback = _note_sni
-    return context
-
-
-def _note_sni(tls: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
-    tls.ehlo_sni = name  # type: ignore[attr-defined]  # the object lives as long as its connection

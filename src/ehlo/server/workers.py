@@ -16,15 +16,24 @@ import logging
 import pickle
 import signal
 import socket
+import ssl
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ehlo.server import listener, loops, privileges, rules
-from ehlo.server.config import Options
+from ehlo.server.certificates import (
+    Certificate,
+    FileContext,
+    file_context,
+    set_like,
+    settings_of,
+)
+from ehlo.server.config import Listener, Options
 
 if TYPE_CHECKING:
     from ehlo.server.server import Server
@@ -36,9 +45,9 @@ __all__ = [
     "FAILED",
     "READY",
     "RELOAD",
+    "RELOADED",
     "Recipe",
     "StartError",
-    "TLSFiles",
     "Task",
     "check",
     "main",
@@ -46,7 +55,6 @@ __all__ = [
     "recipe",
 ]
 
-TLSFiles: TypeAlias = tuple[str, str, str | bytes | None, str | None]
 Recipe: TypeAlias = "Callable[[], Server]"
 """Makes the server in a worker; it can be pickled."""
 
@@ -58,7 +66,7 @@ class StartError(RuntimeError):
 # Orders to a worker, an octet each
 DRAIN, CLOSE, RELOAD = b"d", b"c", b"r"
 # News from it: an octet, and after FAILED the reason, to the end
-READY, ALIVE, FAILED = b"R", b"A", b"F"
+READY, ALIVE, RELOADED, FAILED = b"R", b"A", b"L", b"F"
 
 logger = logging.getLogger("ehlo.server")
 
@@ -67,7 +75,8 @@ logger = logging.getLogger("ehlo.server")
 class Task:
     """What a worker is told before anything else."""
 
-    fds: Sequence[int]
+    fds: Sequence[Sequence[int]]
+    """The listening sockets, by listener."""
     share: int
     """How many workers divide the totals."""
     alive_every: float | None
@@ -81,24 +90,27 @@ class Task:
 
 def open_sockets(
     options: Options, sock: socket.socket | None
-) -> tuple[list[socket.socket], list[str]]:
-    """Bind, then give up root; the sockets, and the paths that are to be removed in the end."""
+) -> tuple[list[list[socket.socket]], list[str]]:
+    """Bind, then give up root; the sockets by listener, and the paths to be removed in the end."""
     account = privileges.find(options.user) if options.user else None
+    listeners = rules.per_listener(options)
     if sock is not None:
-        sockets, paths = [sock], []
+        rules.check_addresses(options, [listener.bound_address(sock)])
+        groups, paths = [[sock]], []
     else:
-        sockets = listener.bind(options.addr, listener.parse_mode(options.unix_mode))
-        paths = listener.unix_paths(options.addr)
+        groups = listener.bind_all(
+            (each.addr, listener.parse_mode(each.unix_mode)) for each in listeners
+        )
+        paths = [path for each in listeners for path in listener.unix_paths(each.addr)]
     try:
-        rules.check_addresses(options, map(listener.bound_address, sockets))
+        for each, group in zip(listeners, groups, strict=True):
+            rules.check_addresses(each, map(listener.bound_address, group))
         if account is not None:
             privileges.give_up(account)
     except BaseException:
-        for each in sockets:
-            each.close()
-        listener.remove(paths)
+        listener.give_back(chain.from_iterable(groups), paths)
         raise
-    return sockets, paths
+    return groups, paths
 
 
 def divide(options: Options, workers: int) -> None:
@@ -116,25 +128,30 @@ def check(options: Options) -> None:
     worker = copy.copy(options)
     divide(worker, options.workers)
     rules.make_handler(worker)
-    rules.resolve(worker, rules.as_handler(worker))
+    rules.resolve_all(worker, rules.as_handler(worker))
 
 
-def recipe(options: Options, tls_files: TLSFiles | None) -> Recipe:
+def recipe(options: Options) -> Recipe:
     """How a worker makes the same server. Raises `ValueError` for what it cannot be told."""
     if not isinstance(options.handler, str):
         raise ValueError(
             "workers need a handler that each of them can import: name it as 'module:attr'"
         )
-    if options.tls_config is not None and tls_files is None:
-        raise ValueError("workers cannot be handed a tls_config: call configure_tls")
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    del values["tls_config"]
-    for name, value in values.items():
+    tls = values.pop("tls_config")
+    if not isinstance(tls, FileContext):
+        values["tls_config"], tls = tls, None
+    overrides = [each.overrides.items() for each in options.listeners]
+    for name, value in chain(*overrides, values.items()):
         _check_portable(name, value)
-    return partial(_remade, values, tls_files)
+    return partial(_remade, values, None if tls is None else (tls.certificates, settings_of(tls)))
 
 
 def _check_portable(name: str, value: object) -> None:
+    if isinstance(value, ssl.SSLContext):
+        raise ValueError(
+            f"workers cannot be handed a {name}: call configure_tls, or give a function"
+        )
     try:
         octets = pickle.dumps(value)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -143,12 +160,15 @@ def _check_portable(name: str, value: object) -> None:
         raise ValueError(f"workers cannot import {name} from the program: put it into a module")
 
 
-def _remade(values: dict[str, Any], tls_files: TLSFiles | None) -> Server:
+def _remade(
+    values: dict[str, Any], tls: tuple[tuple[Certificate, ...], dict[str, Any]] | None
+) -> Server:
     from ehlo.server.server import Server  # which imports this module
 
     server = Server(**values)
-    if tls_files is not None:
-        server.configure_tls(*tls_files)
+    if tls is not None:
+        certificates, settings = tls
+        server.tls_config = set_like(file_context(certificates), settings)
     return server
 
 
@@ -169,7 +189,7 @@ def main(number: int) -> int:
     try:
         server = pickle.loads(task.recipe)()  # noqa: S301  from our parent
         divide(server, task.share)
-        server.addr = [f"fd:{fd}" for fd in task.fds]
+        _listen_on(server, task.fds)
         server.user = ""  # given up already
         rules.make_handler(server)
         loops.run(Worker(server, parent, task.alive_every).run(), server.loop)
@@ -177,6 +197,18 @@ def main(number: int) -> int:
         _tell_failure(parent, error)
         return 1
     return 0
+
+
+def _listen_on(server: Server, fds: Sequence[Sequence[int]]) -> None:
+    """Each listener gets the sockets that its parent has bound for it."""
+    groups = [[f"fd:{fd}" for fd in group] for group in fds]
+    if server.listeners:
+        server.listeners = [
+            Listener(addrs, **each.overrides)
+            for each, addrs in zip(server.listeners, groups, strict=True)
+        ]
+    else:
+        (server.addr,) = groups
 
 
 def _tell_failure(parent: socket.socket, error: BaseException) -> None:
@@ -236,9 +268,8 @@ class Worker:
             self._spawn(self._server.shutdown())
 
     def _reload(self) -> None:
-        reload = getattr(self._server, "reload", None)
-        if reload is not None:
-            reload()
+        """The parent is told when it is done, whatever has come of it."""
+        self._server.reload().add_done_callback(lambda _: self._tell(RELOADED))
 
     def _live(self) -> None:
         self._tell(ALIVE)

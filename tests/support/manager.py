@@ -1,0 +1,53 @@
+"""A service manager, as far as it listens to what a service says (sd_notify)."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ehlo import Peer
+from ehlo.server.listener import parse_address
+from support.program import DEADLINE
+
+__all__ = ["Manager", "manager"]
+
+
+class Manager:
+    """Who listens at NOTIFY_SOCKET."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sock.bind("\0" + address[1:] if address.startswith("@") else address)
+        self._sock.settimeout(DEADLINE)
+
+    def hears(self) -> list[str]:
+        """The lines of the next datagram."""
+        return self._sock.recv(4096).decode().split("\n")
+
+    def hears_of(self, state: str) -> list[str]:
+        """The next datagram that begins with this."""
+        while True:
+            lines = self.hears()
+            if lines[0] == state:
+                return lines
+
+    def where(self) -> list[Peer]:
+        """Where the service listens, as soon as it does."""
+        _, status = self.hears_of("READY=1")
+        where = status.removeprefix("STATUS=Listening on ").partition(" with ")[0]
+        return [parse_address(each) for each in where.split(", ")]
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    """Give its `address` to a program as NOTIFY_SOCKET."""
+    manager = Manager(str(tmp_path / "notify"))
+    yield manager
+    manager.close()
