@@ -142,6 +142,7 @@ def test_what_a_user_is_called_is_not_obeyed_by_a_terminal() -> None:
     }
     here = {"sessions": 1, "under_tls": 1, "memory": 0, "memory_limit": 1, "on_disk": 0}
     now = {"pids": [1], "uptime": 1, "draining": True, "stats": stats, "now": here}
+    now["workers"] = {"wanted": 1, "answered": 1}
     lines = list(_plain({**now, "sessions": [session]}))
     assert lines[0] == "ehlo, pid 1: draining 1s   logins 2, refused 1"
     assert lines[3] == "refused nothing"

@@ -191,7 +191,7 @@ def _worker_server(target: str, given: Mapping[str, Any]) -> Server:
     """The same in a worker, which is a new process, and knows no more than its parent was told."""
     server = _named_server(target, given)
     _configure_tls(server, given["tls_cert"], given["tls_key"])
-    set_up_logging(given["log_level"])
+    set_up_logging(given["log_level"], given["log_format"])
     return server
 
 

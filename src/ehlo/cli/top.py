@@ -83,8 +83,7 @@ def _summary(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> Iterat
     """The lines above the sessions."""
     stats, here = now["stats"], now["now"]
     state = "draining" if now["draining"] else "up"
-    pids = " ".join(map(str, now["pids"]))
-    yield f"ehlo, pid {pids}: {state} {_age(now['uptime'])}" + _logins(stats)
+    yield f"ehlo, {_processes(now)}: {state} {_age(now['uptime'])}" + _logins(stats)
     yield (
         f"sessions {here['sessions']} ({here['under_tls']} under TLS)   "
         f"memory {_size(here['memory'])} of {_size(here['memory_limit'])}   "
@@ -107,6 +106,13 @@ def _summary(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> Iterat
             f"out {_size((sent - then['octets']['sent']) / seconds)}/s"
         )
     yield "refused " + _refusals(stats)
+
+
+def _processes(now: Mapping[str, Any]) -> str:
+    workers = now["workers"]
+    if workers["wanted"] == 1:
+        return "pid " + " ".join(map(str, now["pids"]))
+    return f"{workers['answered']} of {workers['wanted']} workers"
 
 
 def _logins(stats: Mapping[str, Any]) -> str:

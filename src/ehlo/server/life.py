@@ -56,7 +56,7 @@ class Life:
         self._ender: asyncio.Task[Any] | None = None  # that calls the last hook
         self._over = asyncio.Event()  # the grace is
         self._graces: list[asyncio.TimerHandle] = []
-        self.views = Views(server, self.snapshot)
+        self.views = Views(server, self)
         self.addresses: list[Peer] = []
         self.closed = asyncio.Event()
         self.listens = False
@@ -75,6 +75,14 @@ class Life:
     async def snapshot(self) -> dict[str, Any]:
         """What has been counted, and what is there now: plain data."""
         return snapshot(self.runtime)
+
+    def counts(self) -> dict[str, Any]:
+        """Of a snapshot what is cheap however many sessions there are."""
+        return {"draining": self.runtime.draining, "stats": self.runtime.stats.plain()}
+
+    def unready(self) -> str:
+        """Why no client should be sent here now; empty where one should."""
+        return "draining" if self.runtime.draining else ""
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside; its failure is logged."""
