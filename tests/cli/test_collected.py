@@ -88,7 +88,8 @@ class Server:
             until = time.monotonic() + DEADLINE
             while set(found) != self.pids:  # who takes a connection is nobody's choice
                 assert time.monotonic() < until, "one worker takes all connections"
-                client = stack.enter_context(smtplib.SMTP(*self.address, timeout=DEADLINE))
+                client = smtplib.SMTP(*self.address, timeout=DEADLINE)
+                stack.callback(client.close)
                 found[send(client)] = client
                 self.sent += 1
             yield found
