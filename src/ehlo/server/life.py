@@ -16,6 +16,7 @@ from ehlo.server.dispatch import Dispatcher
 from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
 from ehlo.server.hooks import Hook, Hooks
+from ehlo.server.journal import about
 from ehlo.server.passwords import with_logins
 from ehlo.server.runtime import Runtime
 from ehlo.server.stats import snapshot
@@ -183,7 +184,8 @@ class Life:
             try:
                 driver.cut()
             except Exception:  # one session's trouble must not keep the others, and us, up
-                logger.exception("a session could not be ended")
+                log = about(logger, driver.session_id)
+                log.exception("could not be ended")
 
     def close(self) -> None:
         """See `Server.close`."""
