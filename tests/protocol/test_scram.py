@@ -44,7 +44,7 @@ class Login:
         data = message.encode() if isinstance(message, str) else message
         if self._exchange is None:
             initial = data if self._at_once else None
-            self._exchange = Exchange(self._mechanism, initial, self._context)
+            self._exchange = Exchange(self._mechanism, initial, self._context, lambda _error: None)
             step = self._exchange.start()
             if self._at_once:
                 return self._heard(step)

@@ -301,7 +301,7 @@ def _exchange(
         offered=connection.usable_mechanisms(),
         salt_key=connection.settings.salt_key,
     )
-    return sasl.Exchange(mechanism, response if initial else None, context)
+    return sasl.Exchange(mechanism, response if initial else None, context, connection.note_failure)
 
 
 def _xclient(connection: Connection, argument: str) -> Event | Reply:

@@ -825,6 +825,10 @@ class Connection:
         self._tally.refused(self._verb, reply)
         return self._close() if reply.closes else None
 
+    def note_failure(self, error: Exception) -> None:
+        """What a user's own code has done wrong, when we ran it."""
+        self._tally.failed(error)
+
     def _say_to_all(self, reply: Reply, transaction: Transaction) -> events.Close | None:
         """The outcome of a message: in LMTP once for each recipient (RFC 2033 4.2)."""
         if not self.settings.lmtp:

@@ -109,6 +109,7 @@ def _params(
             params[keyword] = parse(value)
         except ValueError:
             return replies.bad_parameter(keyword)
-        except ParserError:
+        except ParserError as error:
+            connection.note_failure(error)
             return replies.TROUBLE
     return MappingProxyType(params)

@@ -30,7 +30,7 @@ from ehlo.server.dispatch import Dispatcher, Notice, Secured
 from ehlo.server.holding import Holding
 from ehlo.server.hookrun import HookRun
 from ehlo.server.hooks import Hook, Outcome, answer_of
-from ehlo.server.journal import Journal, turned_away
+from ehlo.server.journal import Journal, about, turned_away
 from ehlo.server.pace import Pace
 from ehlo.server.rules import Rules
 from ehlo.server.runtime import Runtime
@@ -389,9 +389,8 @@ class Driver(asyncio.Protocol):
     def _note_late(self, run: HookRun, error: BaseException | None) -> None:
         """The result of a hook that was over its deadline is dropped, and said to be."""
         if not isinstance(error, asyncio.CancelledError):
-            logger.warning(
-                "session %s: %s ended when nobody waited any more; its result is dropped (%s)",
-                self.session.id,
+            about(logger, self.session.id).warning(
+                "%s ended when nobody waited any more; its result is dropped (%s)",
                 run.hook.name,
                 "it returned" if error is None else "it failed",
             )
@@ -472,7 +471,7 @@ class Driver(asyncio.Protocol):
             self._pending = wait
             self.deadline = self.runtime.loop.time() + self.rules.handler_timeout
         else:
-            logger.warning("session %s: a message is larger than max_memory", self.session.id)
+            about(logger, self.session.id).warning("a message is larger than max_memory")
             then(False)
 
     @property
@@ -484,6 +483,11 @@ class Driver(asyncio.Protocol):
     def hook(self) -> str | None:
         """The name of the hook that is under way."""
         return self._pending.hook.name if isinstance(self._pending, HookRun) else None
+
+    @property
+    def session_id(self) -> str:
+        """For the log."""
+        return self.session.id
 
     def seen(self) -> dict[str, Any]:
         """What there is to see of this session."""
@@ -518,7 +522,7 @@ class Driver(asyncio.Protocol):
         try:
             channel = Channel(self.rules.tls.current)
         except ssl.SSLError:
-            logger.exception("session %s: TLS is not to be had", self.session.id)
+            about(logger, self.session.id).exception("TLS is not to be had")
             self.connection.reply(replies.TLS_UNAVAILABLE)
             return
         self.connection.reply()
@@ -669,7 +673,7 @@ class Driver(asyncio.Protocol):
             self.hang_up(self.rules.settings.timed_out)
 
     def _expire_hook(self, run: HookRun) -> None:
-        logger.warning("session %s: %s is over its deadline", self.session.id, run.hook.name)
+        about(logger, self.session.id).warning("%s is over its deadline", run.hook.name)
         self._pending = None
         run.cancel()
         if self.message is not None:

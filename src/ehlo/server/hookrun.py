@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ehlo.server.hooks import Hook, Outcome
+from ehlo.server.journal import about
 from ehlo.server.threads import Job
 
 if TYPE_CHECKING:
@@ -107,9 +108,8 @@ class HookRun:
 
     def note_blocked(self, seconds: float) -> None:
         """Nobody else was served meanwhile."""
-        logger.warning(
-            "session %s: %s blocked the event loop for %.1f s; a `def` hook has a thread",
-            self._driver.session.id,
+        about(logger, self._driver.session.id).warning(
+            "%s blocked the event loop for %.1f s; a `def` hook has a thread",
             self.hook.name,
             seconds,
         )
@@ -129,7 +129,8 @@ class HookRun:
             self._told = result, error
             self._driver.runtime.loop.call_soon_threadsafe(self._ended_in_loop)
         except RuntimeError:  # the loop was closed at once, with the thread still busy
-            logger.warning("%s of %s ended after the server", self.hook.name, self._driver.session)
+            log = about(logger, self._driver.session.id)
+            log.warning("%s ended after the server", self.hook.name)
             self._driver.runtime.memory.forget(self.octets)
         del result, error
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import MutableMapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
     from ehlo.server.hooks import Answer
     from ehlo.session import Peer, TLSInfo
 
-__all__ = ["Journal", "reload_failed", "reloaded", "shown", "turned_away"]
+__all__ = ["Journal", "about", "reload_failed", "reloaded", "shown", "turned_away"]
 
 _connection = logging.getLogger("ehlo.connection")
 _login = logging.getLogger("ehlo.login")
 _message = logging.getLogger("ehlo.message")
 _refusal = logging.getLogger("ehlo.refusal")
 _server = logging.getLogger("ehlo.server")
+_handler = logging.getLogger("ehlo.handler")
 
 _PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]+")  # ASCII without space, quote, backslash and "="
 _VERBS: Final = {"": "-", ".": "END-OF-DATA"}
@@ -44,6 +46,23 @@ def shown(value: object) -> str:
         return text
     printable = text.isprintable()
     return json.dumps(text, ensure_ascii=not printable).replace("\x7f", "\\u007f")
+
+
+class _About(logging.LoggerAdapter[logging.Logger]):
+    """Whose lines are all about one session: in their text, and as a field."""
+
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        session_id = (self.extra or {})["session"]
+        return f"session {session_id}: {msg}", {**kwargs, "extra": self.extra}
+
+
+def about(logger: logging.Logger, session_id: str) -> logging.LoggerAdapter[logging.Logger]:
+    """The logger, for lines about that session; an empty id is of one that is none yet."""
+    if not session_id:
+        return logging.LoggerAdapter(logger)
+    return _About(logger, {"session": session_id})
 
 
 def _write(
@@ -164,6 +183,10 @@ class Journal(Tally):
             )
 
     # -- what happens in it ----------------------------------------------------------------------
+
+    def failed(self, error: Exception) -> None:
+        """A parser or a mechanism of the user's own has failed."""
+        about(_handler, self.session_id).error("%s", error, exc_info=error.__cause__)
 
     def hook_ended(self, run: HookRun) -> None:
         """A hook has returned or raised; it may be one that nobody waits for any more."""
