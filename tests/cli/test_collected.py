@@ -161,7 +161,9 @@ def test_what_a_dead_worker_has_counted_stays(server: Server) -> None:
     assert server.program.stop() == 0
 
 
-def test_a_worker_that_ends_in_order_tells_all(server: Server) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_worker_that_ends_in_order_tells_all(start: Start, tmp_path: Path, loop: str) -> None:
+    server = Server(start, tmp_path, "--loop", loop).listening()
     with server.clients() as clients:
         pid, client = clients.popitem()
         send(client)

@@ -47,15 +47,23 @@ class Window:
         """Without having been followed."""
         self._ours.close()
 
+    async def open(self) -> None:
+        """From here on questions reach the worker."""
+        self._reader, self._writer = await asyncio.open_unix_connection(
+            sock=self._ours, limit=_LONGEST
+        )
+
     async def follow(self) -> None:
         """Hear what the worker tells, until its end."""
-        reader, self._writer = await asyncio.open_unix_connection(sock=self._ours, limit=_LONGEST)
         try:
             with contextlib.suppress(OSError):
-                while (line := await reader.readline()).endswith(b"\n"):  # else its end cut it
+                while (line := await self._reader.readline()).endswith(
+                    b"\n"
+                ):  # else its end cut it
                     self._heard(json.loads(line))
         finally:
-            self._writer.close()
+            if self._writer is not None:
+                self._writer.close()
             self._writer = None
             while self._asked:
                 self._answer(None)
@@ -146,6 +154,7 @@ class Collector:
 
     async def _follow(self, window: Window) -> None:
         try:
+            await window.open()
             await window.follow()
         finally:
             del self._windows[window]

@@ -36,6 +36,7 @@ _server = logging.getLogger("ehlo.server")
 _handler = logging.getLogger("ehlo.handler")
 
 _PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]+")  # ASCII without space, quote, backslash and "="
+_MOST_CLAIMED: Final = 100  # characters of a name that is nobody's, maybe
 _VERBS: Final = {"": "-", ".": "END-OF-DATA"}
 
 
@@ -229,7 +230,9 @@ class Journal(Tally):
         self._stats.logins[f"{event.mechanism} refused"] += 1
         self._login_told = True
         if _login.isEnabledFor(logging.INFO):
-            claimed, code = _claimed(event), answer.code
+            # People type a password there, too
+            claimed = _claimed(event) if _login.isEnabledFor(logging.DEBUG) else None
+            code = answer.code
             self._tell(
                 _login, "login refused", claimed=claimed, mechanism=event.mechanism, code=code
             )
@@ -264,8 +267,10 @@ def _refused(answer: Reply | list[Reply | None]) -> int:
 
 
 def _claimed(event: events.Auth | events.Secret) -> str | None:
-    """Who the client says to be. Of a token or a certificate nothing is shown."""
+    """Who the client says to be, as far as a line has room. Of a token nothing is shown."""
     if isinstance(event, events.Secret):
-        return event.username
+        return event.username[:_MOST_CLAIMED]
     named = PasswordCredentials | CramMD5Credentials | ProvedCredentials
-    return event.credentials.username if isinstance(event.credentials, named) else None
+    if not isinstance(event.credentials, named):
+        return None
+    return event.credentials.username[:_MOST_CLAIMED]
