@@ -849,6 +849,7 @@ class Connection:
 
     def _refuse(self, reply: Reply) -> Event | None:
         """Say a reply of our own; it counts as an error where it is for the client's mistakes."""
+        self.counts.messages += self._verb == "MAIL"  # RFC 9422 4.1, as for a hook's refusals
         return self._error(reply) if reply.code in _MISTAKES else self._say(reply)
 
     def _error(self, reply: Reply) -> Event | None:

@@ -208,6 +208,7 @@ class Dispatcher:
             id=message_id,
             recipient=str(recipients[0]) if len(recipients) == 1 else "",
             date=driver.runtime.clock.date(),
+            priority=transaction.sender.params.get("MT-PRIORITY"),
         )
         return Message(
             message_id,

@@ -17,6 +17,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from functools import partial
+from time import monotonic
 from typing import Any, cast
 
 from ehlo.protocol import events
@@ -662,7 +663,8 @@ class Driver(asyncio.Protocol):
         """The deadline has passed: of a hook, of the client, or of our last words."""
         run = self._pending
         if isinstance(run, HookRun) and (self._lost or not self._closing):
-            self._expire_hook(run)
+            if not self._has_time(run):
+                self._expire_hook(run)
         elif self._due and isinstance(run, DiskRun | MemoryWait):
             self._expire_wait(run)
         elif isinstance(run, DiskRun) and not self._closing:
@@ -671,6 +673,16 @@ class Driver(asyncio.Protocol):
             self.abort()
         else:
             self.hang_up(self.rules.settings.timed_out)
+
+    def _has_time(self, run: HookRun) -> bool:
+        """A hook that is told something is told it in any case: its time begins when it does."""
+        left = self.rules.handler_timeout
+        if run.began is not None:
+            left -= monotonic() - run.began
+        if type(run.event) is not Notice or left <= 0:
+            return False
+        self.deadline = self.runtime.loop.time() + left
+        return True
 
     def _expire_hook(self, run: HookRun) -> None:
         about(logger, self.session.id).warning("%s is over its deadline", run.hook.name)
@@ -714,6 +726,8 @@ class Driver(asyncio.Protocol):
         self._slow = False
         if isinstance(pending, HookRun) and self.message is not None:
             pending.octets = self.holding.hand_over()
+        if isinstance(pending, HookRun) and type(pending.event) is Notice and pending.began is None:
+            logger.warning("session %s: %s was never called", self.session.id, pending.hook.name)
         if self._dispatcher.hooks.replied is not None and self._replied is None:
             self._replied = self.message  # whose reply will not leave
         self.message = None

@@ -61,13 +61,24 @@ class HookRun:
     `event` is what its answer is for, `outcome` what makes an answer of its result.
     """
 
-    __slots__ = ("_driver", "_told", "_work", "asked", "event", "hook", "octets", "outcome")
+    __slots__ = (
+        "_driver",
+        "_told",
+        "_work",
+        "asked",
+        "began",
+        "event",
+        "hook",
+        "octets",
+        "outcome",
+    )
 
     def __init__(self, driver: Driver, hook: Hook, event: object, outcome: Outcome) -> None:
         self.hook = hook
         self.event = event
         self.outcome = outcome
         self.asked = monotonic()
+        self.began: float | None = None  # by the same clock; until then it waits for its turn
         self._told: tuple[Any, BaseException | None] = None, None
         self.octets = 0  # of memory that are given back when this ends, and not before
         self._driver = driver
@@ -84,12 +95,18 @@ class HookRun:
             turns.free -= 1
         if self.hook.is_async:
             # Not by way of the loop's factory, which might begin at once (3.12's eager tasks)
+            self.began = monotonic()
             work = self._await(arguments)
             self._work = asyncio.Task(work, loop=runtime.loop, context=context)
         else:
             # A copy: the loop, or the thread of a hook that is late, may be in the context still
-            run = partial(context.copy().run, self.hook.call, *arguments)
+            run = partial(context.copy().run, self._call, *arguments)
             self._work = runtime.threads.submit(run, self._ended_in_thread)
+
+    def _call(self, *arguments: object) -> Any:
+        """What a thread does, when it comes to it."""
+        self.began = monotonic()
+        return self.hook.call(*arguments)
 
     async def _await(self, arguments: tuple[object, ...]) -> None:
         """What the task does: the hook, and all that follows from it."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ehlo.handlers.passwords import Candidate, PasswordFile
+from ehlo.handlers.passwords import Candidate, PasswordFile, prepared
 from ehlo.protocol import reply as replies
 from ehlo.protocol.credentials import Credentials, PasswordCredentials
 from ehlo.protocol.reply import Reply
@@ -82,8 +82,8 @@ class Logins:
         """The user, if the password is his."""
         if not isinstance(credentials, PasswordCredentials):
             raise TypeError(f"a file of passwords is no use for {type(credentials).__name__}")
-        username = credentials.username
-        if credentials.authzid not in ("", username):
+        username = prepared(credentials.username)
+        if credentials.authzid and prepared(credentials.authzid) != username:
             return None  # nobody may act as another (RFC 4616 2)
         log = about(logger, session.id)
         candidate = await self._runtime.in_thread(partial(self._passwords.find, username))
@@ -96,8 +96,8 @@ class Logins:
         return username if await self._check(session, candidate, credentials.password) else None
 
     async def on_secret(self, _session: Session, username: str) -> tuple[ScramKeys, ...] | None:
-        """The stored keys of a user for SCRAM; `None` when there are none."""
-        find = partial(self._passwords.scram_keys, username)
+        """The keys of a user for SCRAM, or nobody's, that show a stranger what users are shown."""
+        find = partial(self._passwords.scram_keys_for_all, username)
         keys: tuple[ScramKeys, ...] = await self._runtime.in_thread(find)
         return keys or None
 
