@@ -383,6 +383,26 @@ def test_hangup_renews_the_certificate_of_every_worker_and_keeps_connections(
     assert program.stop() == 0
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_files_that_change_are_taken_by_every_process_without_a_signal(
+    start: Start, app: Path, certificates: Certificates, workers: int
+) -> None:
+    files = Files(certificates.authority, app)
+    flags = ("--tls-cert", files.cert, "--tls-key", files.key, "--tls-listener")
+    program = serve(start, app, "many:function", *flags, workers=workers)
+    address = Peer(*program.listening())
+    with Client(address, tls=certificates.client) as kept:
+        kept.hello()
+        old, new = files.der, files.issue("localhost")
+        for _ in range(workers):
+            program.err.until("reloaded what=certificates")
+        with Client(address, tls=certificates.client) as client:
+            client.hello()
+            assert (shown(kept), shown(client)) == (old, new)
+        assert kept.mail().startswith("250 ")
+    assert program.stop() == 0
+
+
 # -- reload --------------------------------------------------------------------------------------
 
 
