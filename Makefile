@@ -19,13 +19,15 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# JOBS: how many processes the tests are spread over; by default, as many as there are processors
+JOBS ?= auto
+PYTEST = $(BIN)/pytest -q --numprocesses=$(JOBS) --dist=loadfile --cov --cov-report=
+
 unit: $(STAMP)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q tests/protocol
-	$(BIN)/coverage combine -q
+	$(PYTEST) tests/protocol
 	$(BIN)/coverage report --include='src/ehlo/protocol/*' --fail-under=100
-	$(BIN)/coverage run -m pytest -q --ignore=tests/protocol
-	$(BIN)/coverage combine -q --append
+	$(PYTEST) --cov-append --ignore=tests/protocol
 	$(BIN)/coverage report --fail-under=85
 
 bench: $(STAMP)

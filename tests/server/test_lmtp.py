@@ -199,7 +199,7 @@ def strange(*_: object) -> Any:
         True,
         "a\r\n250 b",
     ],
-    ids=str,
+    ids=lambda act: type(act).__name__,  # no `repr`, since some have an address in memory
 )
 def test_our_own_trouble_is_that_of_each_and_is_logged(
     serve: Serve, caplog: pytest.LogCaptureFixture, kind: str, act: Any

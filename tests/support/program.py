@@ -33,7 +33,7 @@ class Program:
         self.process = subprocess.Popen(
             [sys.executable, *command],
             cwd=cwd,
-            env={**clean, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **(env or {})},
+            env={**clean, "PYTHONIOENCODING": "utf-8", **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
