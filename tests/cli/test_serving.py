@@ -5,12 +5,15 @@ import re
 import signal
 import smtplib
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
 
+from ehlo import Peer
 from ehlo.handlers.passwords import PasswordFile
 from support.certificates import PASSPHRASE, Certificates, Files
+from support.client import Client
 from support.manager import Manager
 from support.program import DEADLINE, Program, Start
 
@@ -247,6 +250,26 @@ def test_a_hangup_renews_certificates_and_the_log_and_the_service_manager_is_tol
     assert program.err.text == ""
     assert "listening on" in (here / "log.1").read_text()
     assert "Ctrl+C" not in (here / "log.1").read_text()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_client_certificates_may_be_required(
+    start: Start, here: Path, certificates: Certificates, workers: str
+) -> None:
+    files = Files(certificates.authority, here)
+    program = start(
+        *("-m", "ehlo", "serve", "app:function", *LOOPBACK, "--tls-listener"),
+        *("--tls-cert", files.cert, "--tls-key", files.key, "--workers", workers),
+        *("--tls-client-ca", certificates.authority_file, "--tls-client-certs", "required"),
+        cwd=here,
+    )
+    address = Peer(*program.listening())
+    with Client(address, tls=certificates.client_named("alice")) as client:
+        client.hello()
+        assert client.mail().startswith("250 ")
+    refused = pytest.raises((ssl.SSLError, ConnectionError, EOFError))
+    with Client(address, tls=certificates.client) as client, refused:
+        client.reply()
 
 
 def test_a_log_file_may_be_in_json(start: Start, here: Path, manager: Manager) -> None:

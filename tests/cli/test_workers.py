@@ -8,6 +8,7 @@ import errno
 import os
 import pwd
 import re
+import secrets
 import shutil
 import signal
 import smtplib
@@ -29,6 +30,7 @@ from ehlo import Peer, Server
 from ehlo.server.spawning import MOST_DELAY, backoff
 from support.certificates import Certificates, Files
 from support.client import Client
+from support.manager import Manager
 from support.program import DEADLINE, Program, Start
 
 LOOPBACK = ("--addr", "127.0.0.1:0")
@@ -381,6 +383,26 @@ def test_hangup_renews_the_certificate_of_every_worker_and_keeps_connections(
     assert program.stop() == 0
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_files_that_change_are_taken_by_every_process_without_a_signal(
+    start: Start, app: Path, certificates: Certificates, workers: int
+) -> None:
+    files = Files(certificates.authority, app)
+    flags = ("--tls-cert", files.cert, "--tls-key", files.key, "--tls-listener")
+    program = serve(start, app, "many:function", *flags, workers=workers)
+    address = Peer(*program.listening())
+    with Client(address, tls=certificates.client) as kept:
+        kept.hello()
+        old, new = files.der, files.issue("localhost")
+        for _ in range(workers):
+            program.err.until("reloaded what=certificates")
+        with Client(address, tls=certificates.client) as client:
+            client.hello()
+            assert (shown(kept), shown(client)) == (old, new)
+        assert kept.mail().startswith("250 ")
+    assert program.stop() == 0
+
+
 # -- reload --------------------------------------------------------------------------------------
 
 
@@ -539,6 +561,31 @@ def test_root_is_given_up_for_good(start: Start, open_house: Path, workers: int)
     assert "Uid:" + f"\t{nobody.pw_uid}" * 4 + "\n" in status  # the parent, too
     program.listening()
     assert program.stop() == 0
+
+
+@as_root
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_log_file_is_for_the_user_who_opens_it_anew(
+    start: Start, open_house: Path, workers: int
+) -> None:
+    logs = open_house / "logs"
+    logs.mkdir()
+    shutil.chown(logs, "nobody")
+    manager = Manager(f"@{secrets.token_hex(8)}")
+    command = [python_of_nobody(open_house), "-m", "ehlo", "serve", "many:function", *LOOPBACK]
+    command += ["--user", "nobody", "--workers", str(workers), "--log-file", str(logs / "log")]
+    code = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
+    environment = {"PYTHONPATH": str(open_house), "NOTIFY_SOCKET": manager.address}
+    with contextlib.closing(manager):
+        program = start("-c", code, *command, cwd=open_house, env=environment)
+        manager.where()
+        assert (logs / "log").owner() == "nobody"
+        (logs / "log").rename(logs / "old")
+        program.process.send_signal(signal.SIGHUP)
+        manager.hears_of("RELOADING=1")
+        manager.hears_of("READY=1")
+        assert "signalled: " in (logs / "log").read_text()
+        assert program.stop() == 0
 
 
 @as_root

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from ehlo.server import certificates as renewal
 from ehlo.server import reload as reloading
 from ehlo.server.binding import dns_names, end_point_binding
 from ehlo.server.certificates import Certificate, FileContext, Holder, file_context
+from ehlo.server.workers import recipe
 from support.certificates import PASSPHRASE, Certificates, Files
 from support.client import Client
 from support.serving import DEADLINE, Box, Collector, Running, Serve
@@ -235,6 +237,29 @@ def test_a_function_makes_the_context_at_start_and_at_each_reload(
     assert calls == ["call"] * 3
 
 
+def test_a_function_is_called_now_and_then_and_another_certificate_taken(
+    files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ehlo.server")
+    holder = Holder(lambda: context_of(files))
+    before = holder.current
+    assert holder.is_watched
+    files.issue("localhost")
+    assert holder.look()
+    assert holder.current is before  # it was called just now
+    monkeypatch.setattr(renewal, "MAKE_EVERY", 0.0)
+    assert holder.look()
+    after = holder.current
+    assert after is not before
+    assert holder.look()
+    assert holder.current is after
+    files.key.unlink()
+    assert not holder.look()
+    assert not holder.look()
+    assert holder.current is after
+    assert caplog.text.count(TAKEN) == caplog.text.count(STAYS) == 1
+
+
 def test_a_function_whose_context_is_of_no_use_leaves_the_old(
     files: Files, certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -383,7 +408,7 @@ def test_half_of_a_new_pair_is_not_taken_and_looked_at_again(
         beside.key.replace(files.key)
         log.until(TAKEN)
         assert shown(Running(server), certificates) == new
-    assert caplog.text.count(STAYS) == 1  # although there were many looks
+    assert caplog.text.count("MISMATCH") == 1  # although there were many looks
 
 
 def test_files_are_not_taken_before_they_rest(
@@ -562,6 +587,29 @@ def test_a_required_client_certificate_is_required_whatever_the_name(
     with pytest.raises((ssl.SSLError, EOFError, ConnectionError)):  # noqa: SIM117
         with running.client(tls=certificates.client) as client:
             client.reply()
+
+
+def test_workers_get_the_certificates_and_what_was_set_on_the_context(
+    several: dict[str, Files],
+) -> None:
+    server = Server("app:function", workers=2)
+    for each in several.values():
+        server.configure_tls(str(each.cert), str(each.key))
+    assert isinstance(server.tls_config, FileContext)
+    server.tls_config.minimum_version = ssl.TLSVersion.TLSv1_3
+    made = pickle.loads(pickle.dumps(recipe(server)))().tls_config  # noqa: S301  our own
+    assert made.certificates == server.tls_config.certificates
+    assert made.minimum_version is ssl.TLSVersion.TLSv1_3
+    server.tls_config = make_nothing
+    made = pickle.loads(pickle.dumps(recipe(server)))().tls_config  # noqa: S301  our own
+    assert made is make_nothing
+    server.tls_config = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with pytest.raises(ValueError, match="cannot be handed a tls_config: call configure_tls"):
+        recipe(server)
+
+
+def make_nothing() -> ssl.SSLContext:
+    raise NotImplementedError
 
 
 def test_the_passphrase_is_in_no_repr() -> None:

@@ -7,6 +7,7 @@ context that a user has made is the user's own: it is never made anew.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -33,6 +34,8 @@ TLSConfig = ssl.SSLContext | Callable[[], ssl.SSLContext]
 """A context, or what makes one."""
 
 SETTLED: Final = 2_000_000_000  # nanoseconds that files rest before they are taken by themselves
+
+MAKE_EVERY: Final = 60.0  # seconds from one call of a user's function to the next
 
 # What a user may have set on the context that we made, and has a right to find on the next one
 _KEPT: Final = (
@@ -167,22 +170,29 @@ class Holder:
     def __init__(self, config: TLSConfig) -> None:
         """Raises what a function of the user's raises, and as `_made` does."""
         self._make = None if isinstance(config, ssl.SSLContext) else config
-        self.current = config if isinstance(config, ssl.SSLContext) else _made(config)
+        self._shown: bytes | None = None  # the certificate of what `_make` made last
+        self._made_at = time.monotonic()
+        self.current = config if isinstance(config, ssl.SSLContext) else self._made(config)
         self._trouble = ""  # what the log was told last
         if self._has_changed():
             self.renew()  # since `configure_tls`, or since the server ran before
 
     @property
     def is_watched(self) -> bool:
-        """Whether there are files to look at."""
-        return isinstance(self.current, FileContext) and self._make is None
+        """Whether there is something to look at: files, or what a function makes."""
+        return isinstance(self.current, FileContext) or self._make is not None
 
     def look(self) -> bool:
-        """Take files anew that have changed, once they rest; whether that could be done, if so.
+        """Take anew what has changed; whether that could be done, if so.
 
-        Of the same trouble is told once.
+        Files are taken once they rest, a function is called now and then, and what it makes is
+        taken when it shows another certificate. Of the same trouble is told once.
         """
-        return self._take() if self._has_changed() else True
+        if self._make is None:
+            return self._take() if self._has_changed() else True
+        if time.monotonic() - self._made_at < MAKE_EVERY:
+            return True
+        return self._take(another=True)
 
     def renew(self) -> bool:
         """Take the context anew; whether that could be done.
@@ -199,21 +209,24 @@ class Holder:
         stamps = _stamps(current.certificates)
         return stamps != current.stamps and not any(map(_is_young, stamps))
 
-    def _take(self) -> bool:
+    def _take(self, *, another: bool = False) -> bool:
+        """With `another`, what shows the same certificate is nothing new."""
+        before = self._shown
         try:
             new = self._new()
         except Exception as error:  # noqa: BLE001  also what a function of the user's raises
             self._note(error)
             return False
-        if new is not None:
-            self.current = new
-            self._trouble = ""
-            self._tell(new)
+        self._trouble = ""
+        if new is None or (another and before == self._shown):
+            return True
+        self.current = new
+        self._tell(new)
         return True
 
     def _new(self) -> ssl.SSLContext | None:
         if self._make is not None:
-            return _made(self._make)
+            return self._made(self._make)
         old = self.current
         if not isinstance(old, FileContext):
             return None
@@ -229,6 +242,20 @@ class Holder:
         else:
             journal.reloaded("tls_config")
 
+    def _made(self, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        """Raises what `make` raises, `TypeError` for no context, `ValueError` for one of no use."""
+        self._made_at = time.monotonic()
+        made = make()
+        if not isinstance(made, ssl.SSLContext):
+            raise TypeError(f"tls_config made no ssl.SSLContext, but {type(made).__name__}")
+        try:
+            self._shown = _try(made)
+        except ssl.SSLError as error:
+            reason = error.reason or str(error)
+            message = f"tls_config made a context that no client can use: {reason}"
+            raise ValueError(message) from error
+        return made
+
     def _note(self, error: Exception) -> None:
         if self._make is not None:
             what, reason = "tls_config", repr(error)
@@ -240,21 +267,11 @@ class Holder:
         self._trouble = reason
 
 
-def _made(make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-    """Raises what `make` raises, `TypeError` for no context, `ValueError` for one of no use."""
-    made = make()
-    if not isinstance(made, ssl.SSLContext):
-        raise TypeError(f"tls_config made no ssl.SSLContext, but {type(made).__name__}")
-    try:
-        _try(made)
-    except ssl.SSLError as error:
-        reason = error.reason or str(error)
-        raise ValueError(f"tls_config made a context that no client can use: {reason}") from error
-    return made
+def _try(context: ssl.SSLContext) -> bytes | None:
+    """Shake hands in memory, with a client that takes any certificate; the one that it was shown.
 
-
-def _try(context: ssl.SSLContext) -> None:
-    """Shake hands in memory, with a client that takes any certificate. Raises `ssl.SSLError`."""
+    `None` where that cannot be told. Raises `ssl.SSLError`.
+    """
     lenient = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     lenient.check_hostname, lenient.verify_mode = False, ssl.CERT_NONE
     lenient.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
@@ -267,10 +284,13 @@ def _try(context: ssl.SSLContext) -> None:
             side.do_handshake()
         except ssl.SSLWantReadError:
             continue
-        except ssl.SSLError as error:  # it was shown our certificate, and has none to show
-            if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-                return
-            raise
+        except ssl.SSLError as error:  # it has none to show; nothing else may be wrong
+            if error.reason != "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+                raise
+            break
+    with contextlib.suppress(ValueError):  # TLS 1.2 has not got so far, without the client's own
+        return client.getpeercert(binary_form=True)
+    return None
 
 
 def settings_of(context: ssl.SSLContext) -> dict[str, Any]:

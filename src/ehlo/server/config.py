@@ -95,8 +95,8 @@ class Options:
     # TLS
     tls_config: TLSConfig | None = option(
         None,
-        "A context for TLS, or a function that makes one, at the start and at each `reload`; see "
-        "also `configure_tls`.",
+        "A context for TLS, or a function that makes one, at the start, at each `reload` and every "
+        "minute; see also `configure_tls`.",
         group="TLS",
         flag=False,
     )

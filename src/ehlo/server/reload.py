@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reloader", "reopen_logs"]
 
-LOOK_EVERY = 10.0  # seconds from one look at the files of certificates to the next
+LOOK_EVERY = 2.0  # seconds from one look at the files of certificates to the next
 
 logger = logging.getLogger("ehlo.server")
 

@@ -152,7 +152,8 @@ class Server(Options):
         `WatchedFileHandler` of the root logger writes to.
 
         May be called from any thread, and does not wait. The result, when it is there, is whether
-        all could be taken; the parent of workers only passes the word on.
+        all could be taken; the parent of workers only passes the word on. Who waits for it in a
+        loop does so by `asyncio.wrap_future`.
         """
         if self._life is not None:
             return self._life.reload()

@@ -240,7 +240,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._drain)
-        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._loop.add_signal_handler(signal.SIGHUP, self._server.reload)
         logger.addFilter(_not_where)
         await self._server.start()
         logger.removeFilter(_not_where)
@@ -278,7 +278,7 @@ class Worker:
             self._spawn(self._server.shutdown())
 
     def _reload(self) -> None:
-        """The parent is told when it is done, whatever has come of it."""
+        """By order of the parent, which is told when it is done, whatever has come of it."""
         self._server.reload().add_done_callback(lambda _: self._tell(RELOADED))
 
     def _live(self) -> None:
