@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ehlo import Handler, Message, Reject, Reply, Session
-from ehlo.server.stats import Histogram, merge
+from ehlo.server.stats import Histogram, Stats, merge
 from support.certificates import Certificates
 from support.logins import plain
 from support.serving import Box, Running, Serve
@@ -176,3 +176,24 @@ def test_snapshots_are_summed(serve: Serve) -> None:
     assert len(whole["pids"]) == 2
     with pytest.raises(ValueError, match="no snapshot"):
         merge([])
+
+
+def test_what_one_client_says_does_not_pile_up_until_it_is_counted(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 0
+    relieve = Stats.relieve
+
+    def watched(stats: Stats) -> None:
+        nonlocal most
+        relieve(stats)
+        most = max(most, len(stats.said))
+
+    monkeypatch.setattr(Stats, "relieve", watched)
+    running = serve(Box(), max_idle_commands=0)
+    with running.client() as client:
+        client.send(b"NOOP\r\n" * 50_000)
+        client.end()
+        client.rest()
+    assert 0 < most <= 20_000
+    assert counted(running)["replies"] == {"220": 1, "250": 50_000}
