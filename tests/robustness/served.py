@@ -1,0 +1,62 @@
+"""What the servers of these tests serve, in processes of their own: `ehlo serve served:Log`.
+
+What a handler has taken is in the file `SERVED_LOG`, a line a message, before it is acknowledged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+
+from ehlo import Handler, Message, Peer, Session
+from ehlo.server import pace
+
+# Lines for each connection and message would be measured, too
+for _name in ("connection", "login", "message", "refusal"):
+    logging.getLogger(f"ehlo.{_name}").setLevel(logging.WARNING)
+
+pace.GRACE = float(os.environ.get("SERVED_GRACE", pace.GRACE))  # a minute is long for a test
+
+
+def note(*words: object) -> None:
+    """Write a line down."""
+    line = " ".join(map(str, words)) + "\n"
+    log = os.open(os.environ["SERVED_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(log, line.encode())
+    finally:
+        os.close(log)
+
+
+async def drop(remote_addr: Peer, mail_from: str, rcpt_tos: list[str], data: bytes) -> None:
+    """Takes all, and notes nothing."""
+
+
+class Log(Handler):
+    """Notes each message."""
+
+    async def on_message(self, session: Session, message: Message) -> None:
+        note(message.sender)
+
+
+class Streaming(Handler):
+    """Notes sender and digest of each message, and never holds the whole of one."""
+
+    streams = True
+
+    def on_message(self, session: Session, message: Message) -> None:
+        digest = hashlib.sha256()
+        skip = len(message.trace)
+        for piece in message.stream():
+            digest.update(piece[skip:])
+            skip = 0
+        note(message.sender, digest.hexdigest())
+
+
+class Whole(Handler):
+    """The same, of all the octets at once."""
+
+    def on_message(self, session: Session, message: Message) -> None:
+        octets = memoryview(message.data)[len(message.trace) :]
+        note(message.sender, hashlib.sha256(octets).hexdigest())
