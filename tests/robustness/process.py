@@ -64,9 +64,10 @@ def launch(start: Start, tmp_path: Path) -> Launch:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))  # short: it holds a socket
         folder.mkdir()
         where = [] if "--addr" in options else ["--addr", "127.0.0.1:0"]
+        control = [] if "--workers" in options else ["--control", folder / "control"]
         program = start(
-            *("-m", "ehlo", "serve", f"served:{name}", "--control", folder / "control"),
-            *(*where, "--hostname", "mx.example", *options),
+            *("-m", "ehlo", "serve", f"served:{name}", *control, *where),
+            *("--hostname", "mx.example", *options),
             cwd=HERE,
             env={"SERVED_LOG": str(folder / "log"), **(env or {})},
         )

@@ -5,9 +5,13 @@ What a handler has taken is in the file `SERVED_LOG`, a line a message, before i
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
+import threading
+import time
+from typing import Any
 
 from ehlo import Handler, Message, Peer, Session
 from ehlo.server import pace
@@ -40,6 +44,13 @@ class Log(Handler):
         note(message.sender)
 
 
+class LogInThread(Handler):
+    """The same, in a thread."""
+
+    def on_message(self, session: Session, message: Message) -> None:
+        note(message.sender)
+
+
 class Streaming(Handler):
     """Notes sender and digest of each message, and never holds the whole of one."""
 
@@ -60,3 +71,35 @@ class Whole(Handler):
     def on_message(self, session: Session, message: Message) -> None:
         octets = memoryview(message.data)[len(message.trace) :]
         note(message.sender, hashlib.sha256(octets).hexdigest())
+
+
+class Bad(Handler):
+    """Does what the sender's name says; an honest one's message is noted."""
+
+    async def on_message(self, session: Session, message: Message) -> Any:
+        name = message.sender.local.partition("-")[0]
+        if name == "hang":
+            await asyncio.Event().wait()
+        return misbehave(name, message)
+
+
+class BadInThread(Handler):
+    """The same, in a thread."""
+
+    def on_message(self, session: Session, message: Message) -> Any:
+        name = message.sender.local.partition("-")[0]
+        if name == "hang":
+            threading.Event().wait()
+        return misbehave(name, message)
+
+
+def misbehave(name: str, message: Message) -> object:
+    """What there is of it in both."""
+    if name == "raise":
+        raise ZeroDivisionError("a bug")
+    if name == "nonsense":
+        return {"no": "answer"}
+    if name == "block":
+        time.sleep(1.5)
+    note(message.sender)
+    return None
