@@ -13,7 +13,16 @@ import threading
 import time
 from typing import Any
 
-from ehlo import Handler, Message, Peer, Session
+from ehlo import (
+    Address,
+    Credentials,
+    Handler,
+    Message,
+    PasswordCredentials,
+    Peer,
+    Reject,
+    Session,
+)
 from ehlo.server import pace
 
 # Lines for each connection and message would be measured, too
@@ -103,3 +112,25 @@ def misbehave(name: str, message: Message) -> object:
         time.sleep(1.5)
     note(message.sender)
     return None
+
+
+class Soak(Handler):
+    """Takes, refuses and delays by what names say; notes sender and digest of what it takes."""
+
+    async def on_auth(self, session: Session, credentials: Credentials) -> str | None:
+        good = isinstance(credentials, PasswordCredentials) and credentials.password == "secret"
+        return "user" if good else None
+
+    async def on_rcpt(self, session: Session, recipient: Address, params: object) -> None:
+        if recipient.local == "nobody":
+            raise Reject(550, "5.1.1", "No such user here")
+
+    async def on_message(self, session: Session, message: Message) -> None:
+        kind = message.sender.local.partition("-")[0]
+        if kind == "later":
+            raise Reject(451, "4.2.0", "Not now")
+        if kind == "never":
+            raise Reject(554, "5.7.1", "No, thank you")
+        if kind == "slow":
+            await asyncio.sleep(0.05)
+        note(message.sender, hashlib.sha256(message.body).hexdigest()[:16])
