@@ -136,7 +136,7 @@ def is_closed_or_served(client: Client) -> bool:
         return True
 
 
-WINDOW = full(10.0, short=2.5)  # seconds in which we look how busy the server is
+WINDOW = full(10.0, short=1.5)  # seconds in which we look how busy the server is
 BUSY = full(0.1, short=0.25)  # of a core, at most
 
 

@@ -11,7 +11,7 @@ from robustness.scale import full
 from robustness.senders import Load
 
 STOPS = full(20, short=2)
-BETWEEN = full(400, short=60)  # messages that are acknowledged from one stop to the next
+BETWEEN = full(400, short=40)  # messages that are acknowledged from one stop to the next
 SIZES = (2000, 2000, 2000, 200_000)  # the last one goes by way of the disk
 
 

@@ -23,8 +23,8 @@ from robustness.scale import DEADLINE, MIB, full, resident
 from robustness.visits import MAX_SIZE, TIMEOUT, WEIGHTS, Ledger, Visitor
 from support.certificates import Certificates
 
-SECONDS = full(60 * float(os.environ.get("EHLO_SOAK_MINUTES", "30")), short=5.0)
-FIRST = full(60.0, short=2.5)  # seconds until the memory is looked at for the first time
+SECONDS = full(60 * float(os.environ.get("EHLO_SOAK_MINUTES", "30")), short=3.5)
+FIRST = full(60.0, short=1.5)  # seconds until the memory is looked at for the first time
 VISITORS = full(40, short=30)
 MOST_GROWN = full(1.05, short=1.2)
 PAUSE = 0.1  # seconds, at most, from one visit to the next

@@ -23,7 +23,7 @@ def handler(remote_addr, mail_from, rcpt_tos, data):
     os.write(LOG, f"{mail_from}\\n".encode())
     os.fsync(LOG)
 """
-KILLS = full(40, short=4)
+KILLS = full(15, short=4)
 BETWEEN = 40  # messages that are acknowledged from one kill to the next
 
 
