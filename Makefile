@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint types unit bench clean
+.PHONY: run test lint types unit soak bench clean
 
 run: $(STAMP)
 	$(BIN)/ehlo
@@ -29,6 +29,10 @@ unit: $(STAMP)
 	$(BIN)/coverage report --include='src/ehlo/protocol/*' --fail-under=100
 	$(PYTEST) --cov-append --ignore=tests/protocol
 	$(BIN)/coverage report --fail-under=85
+
+# All of tests/robustness in full: EHLO_SOAK_MINUTES=30 and EHLO_SOAK_SEED=... for the mixed load
+soak: $(STAMP)
+	EHLO_SOAK=1 EHLO_REQUIRE_PEERS=1 $(BIN)/pytest -v tests/robustness
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py

@@ -1,6 +1,28 @@
-"""Fixtures: a real server beside the test, and certificates for it."""
+"""Fixtures: a real server, beside the test or in a process of its own, and certificates for it."""
 
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from robustness.process import launch as launch
+from robustness.scale import IN_FULL
+from support.program import start as start
 from support.serving import certificates as certificates
 from support.serving import loop_name as loop_name
 from support.serving import no_delay as no_delay
 from support.serving import serve as serve
+
+
+@pytest.fixture
+def tell(
+    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], None]:
+    """Print what was measured, in the full form."""
+
+    def write(text: str) -> None:
+        if IN_FULL:
+            with capsys.disabled():
+                sys.stdout.write(f"\n  {request.node.name}: {text}\n")
+
+    return write

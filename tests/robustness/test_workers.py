@@ -6,11 +6,11 @@ import contextlib
 import os
 import re
 import signal
-import smtplib
-import threading
 from pathlib import Path
 
-from support.program import DEADLINE, Start
+from robustness.scale import full
+from robustness.senders import CLIENTS, Load
+from support.program import Start
 from support.program import start as start
 
 # Each message is in the log, and on the disk, before it is acknowledged
@@ -23,52 +23,8 @@ def handler(remote_addr, mail_from, rcpt_tos, data):
     os.write(LOG, f"{mail_from}\\n".encode())
     os.fsync(LOG)
 """
-CLIENTS = 8
-KILLS = 4
+KILLS = full(15, short=4)
 BETWEEN = 40  # messages that are acknowledged from one kill to the next
-
-
-class Load:
-    """Clients that send one message after the other, and come back when they are cut off."""
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.address = address
-        self.acknowledged: list[str] = []
-        self.cut_off = 0
-        self._more = threading.Semaphore(0)
-        self._over = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._send_all, args=(number,)) for number in range(CLIENTS)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def wait_for(self, count: int) -> None:
-        """Until so many more are acknowledged."""
-        for _ in range(count):
-            assert self._more.acquire(timeout=DEADLINE), "nothing is acknowledged any more"
-
-    def stop(self) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(DEADLINE)
-            assert not thread.is_alive()
-
-    def _send_all(self, number: int) -> None:
-        count = 0
-        while not self._over.is_set():
-            try:
-                with smtplib.SMTP(*self.address, timeout=DEADLINE) as client:
-                    while not self._over.is_set():
-                        count += 1
-                        self._send(client, f"{number}-{count}@example.com")
-            except (OSError, smtplib.SMTPException):
-                self.cut_off += 1
-
-    def _send(self, client: smtplib.SMTP, sender: str) -> None:
-        client.sendmail(sender, ["b@example.com"], b"Subject: x\r\n\r\n" + b"x" * 2000)
-        self.acknowledged.append(sender)
-        self._more.release()
 
 
 def test_what_was_acknowledged_survives_that_workers_are_killed(

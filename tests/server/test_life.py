@@ -508,6 +508,18 @@ def test_a_list_of_addresses_is_one_server(serve: Serve, tmp_path: Path) -> None
     assert [str(mail[0]).split(":")[0] for mail in box.mails] == ["127.0.0.1", "[", "unix"]
 
 
+def test_many_may_wait_to_be_accepted(serve: Serve, loop_name: str) -> None:
+    running = serve(Box(), loop=loop_name)
+    go_on = threading.Event()
+    running.runtime.loop.call_soon_threadsafe(go_on.wait, DEADLINE)
+    with contextlib.ExitStack() as stack:
+        try:
+            clients = [stack.enter_context(running.client()) for _ in range(500)]
+        finally:
+            go_on.set()
+        assert {client.hello()[:4] for client in clients} == {"250-"}
+
+
 def test_no_host_is_all_addresses_of_both_families_on_one_port(serve: Serve) -> None:
     running = serve(Box(), addr=":0")
     addresses = running.server.addresses

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ehlo import Handler, Message, Reject, Reply, Session
-from ehlo.server.stats import Histogram, merge, most, total
+from ehlo.server.stats import Histogram, Stats, merge, most, total
 from support.certificates import Certificates
 from support.logins import plain
 from support.serving import Box, Running, Serve
@@ -195,3 +195,24 @@ def test_of_two_tellings_the_larger_numbers_stand() -> None:
         "by": {"a": 1, "b": 3, "c": 1},
         "counts": [1, 3],
     }
+
+
+def test_what_one_client_says_does_not_pile_up_until_it_is_counted(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 0
+    relieve = Stats.relieve
+
+    def watched(stats: Stats) -> None:
+        nonlocal most
+        relieve(stats)
+        most = max(most, len(stats.said))
+
+    monkeypatch.setattr(Stats, "relieve", watched)
+    running = serve(Box(), max_idle_commands=0)
+    with running.client() as client:
+        client.send(b"NOOP\r\n" * 50_000)
+        client.end()
+        client.rest()
+    assert 0 < most <= 20_000
+    assert counted(running)["replies"] == {"220": 1, "250": 50_000}

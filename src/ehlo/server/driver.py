@@ -635,6 +635,7 @@ class Driver(asyncio.Protocol):
 
     def take_breath(self) -> None:
         """Send what is there, and let others have their turn before more is answered."""
+        self.runtime.stats.relieve()
         self._pending = self.runtime.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:

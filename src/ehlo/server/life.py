@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Life"]
 
+# asyncio takes its backlog for that, too. Without file descriptors each try is in vain, and logged
+_ACCEPTED_AT_ONCE = 16
 _LAST_WORDS = 1.0  # seconds for what was said at the end of the grace to leave
 
 logger = logging.getLogger("ehlo.server")
@@ -165,12 +167,18 @@ class Life:
             raise
 
     async def _listen(self, sock: socket.socket, service: Service) -> asyncio.Server:
+        listening = await self._serve_on(sock, service)
+        sock.listen(listener.BACKLOG)  # for the loop has listened anew, with `_ACCEPTED_AT_ONCE`
+        return listening
+
+    async def _serve_on(self, sock: socket.socket, service: Service) -> asyncio.Server:
         protocol = partial(self._protocol, service)
+        given: dict[str, Any] = {"sock": sock, "backlog": _ACCEPTED_AT_ONCE}
         if sock.family != socket.AF_UNIX:
-            return await self.loop.create_server(protocol, sock=sock)
+            return await self.loop.create_server(protocol, **given)
         if sys.version_info >= (3, 13):  # which would unlink the path, and it may not be ours
-            return await self.loop.create_unix_server(protocol, sock=sock, cleanup_socket=False)
-        return await self.loop.create_unix_server(protocol, sock=sock)
+            given["cleanup_socket"] = False
+        return await self.loop.create_unix_server(protocol, **given)
 
     async def shutdown(self, grace: float) -> None:
         """See `Server.shutdown`. One task does it, and goes on when who asked is cancelled."""

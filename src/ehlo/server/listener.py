@@ -16,6 +16,7 @@ from ehlo.server import systemd
 from ehlo.session import Peer
 
 __all__ = [
+    "BACKLOG",
     "bind",
     "bind_all",
     "bind_private",
@@ -29,7 +30,8 @@ __all__ = [
 
 logger = logging.getLogger("ehlo.server")
 
-_BACKLOG = 1024
+BACKLOG = 1024
+"""How many may wait to be accepted."""
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 _INHERITED = ("fd:", "systemd:")
 _TRIES = 16  # for a free port that is free in both families
@@ -214,7 +216,7 @@ def _listening(family: int, sockaddr: object) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setblocking(False)
         sock.bind(sockaddr)  # type: ignore[arg-type]  # of getaddrinfo, whatever the family
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
@@ -235,7 +237,7 @@ def _bind_unix(path: str, mode: int | None) -> socket.socket:
         sock.bind(path)
         if mode is not None:  # before anybody can connect
             Path(path).chmod(mode)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise

@@ -47,6 +47,8 @@ SECONDS: Final = (
 )
 OCTETS: Final = tuple(1024 * 4**power for power in range(9))  # 1 KiB to 64 MiB
 
+_MOST_SAID: Final = 20_000  # verbs and codes that wait to be counted
+
 _REASONS: Final = {
     value: name.lower() for name, value in vars(replies).items() if isinstance(value, Reply)
 }
@@ -129,6 +131,11 @@ class Stats:
         """Whether the lines that there are most of are wanted."""
         self.logs_connections = logging.getLogger("ehlo.connection").isEnabledFor(logging.INFO)
         self.logs_messages = logging.getLogger("ehlo.message").isEnabledFor(logging.INFO)
+
+    def relieve(self) -> None:
+        """Count before the time where one client has said much at once: it must take no memory."""
+        if len(self.said) > _MOST_SAID:
+            self.settle()
 
     def settle(self) -> None:
         """Count what has come together, and see what is to be logged from now on."""

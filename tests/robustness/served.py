@@ -1,0 +1,136 @@
+"""What the servers of these tests serve, in processes of their own: `ehlo serve served:Log`.
+
+What a handler has taken is in the file `SERVED_LOG`, a line a message, before it is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+from ehlo import (
+    Address,
+    Credentials,
+    Handler,
+    Message,
+    PasswordCredentials,
+    Peer,
+    Reject,
+    Session,
+)
+from ehlo.server import pace
+
+# Lines for each connection and message would be measured, too
+for _name in ("connection", "login", "message", "refusal"):
+    logging.getLogger(f"ehlo.{_name}").setLevel(logging.WARNING)
+
+pace.GRACE = float(os.environ.get("SERVED_GRACE", pace.GRACE))  # a minute is long for a test
+
+
+def note(*words: object) -> None:
+    """Write a line down."""
+    line = " ".join(map(str, words)) + "\n"
+    log = os.open(os.environ["SERVED_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(log, line.encode())
+    finally:
+        os.close(log)
+
+
+async def drop(remote_addr: Peer, mail_from: str, rcpt_tos: list[str], data: bytes) -> None:
+    """Takes all, and notes nothing."""
+
+
+class Log(Handler):
+    """Notes each message."""
+
+    async def on_message(self, session: Session, message: Message) -> None:
+        note(message.sender)
+
+
+class LogInThread(Handler):
+    """The same, in a thread."""
+
+    def on_message(self, session: Session, message: Message) -> None:
+        note(message.sender)
+
+
+class Streaming(Handler):
+    """Notes sender and digest of each message, and never holds the whole of one."""
+
+    streams = True
+
+    def on_message(self, session: Session, message: Message) -> None:
+        digest = hashlib.sha256()
+        skip = len(message.trace)
+        for piece in message.stream():
+            digest.update(piece[skip:])
+            skip = 0
+        note(message.sender, digest.hexdigest())
+
+
+class Whole(Handler):
+    """The same, of all the octets at once."""
+
+    def on_message(self, session: Session, message: Message) -> None:
+        octets = memoryview(message.data)[len(message.trace) :]
+        note(message.sender, hashlib.sha256(octets).hexdigest())
+
+
+class Bad(Handler):
+    """Does what the sender's name says; an honest one's message is noted."""
+
+    async def on_message(self, session: Session, message: Message) -> Any:
+        name = message.sender.local.partition("-")[0]
+        if name == "hang":
+            await asyncio.Event().wait()
+        return misbehave(name, message)
+
+
+class BadInThread(Handler):
+    """The same, in a thread."""
+
+    def on_message(self, session: Session, message: Message) -> Any:
+        name = message.sender.local.partition("-")[0]
+        if name == "hang":
+            threading.Event().wait()
+        return misbehave(name, message)
+
+
+def misbehave(name: str, message: Message) -> object:
+    """What there is of it in both."""
+    if name == "raise":
+        raise ZeroDivisionError("a bug")
+    if name == "nonsense":
+        return {"no": "answer"}
+    if name == "block":
+        time.sleep(1.5)
+    note(message.sender)
+    return None
+
+
+class Soak(Handler):
+    """Takes, refuses and delays by what names say; notes sender and digest of what it takes."""
+
+    async def on_auth(self, session: Session, credentials: Credentials) -> str | None:
+        good = isinstance(credentials, PasswordCredentials) and credentials.password == "secret"
+        return "user" if good else None
+
+    async def on_rcpt(self, session: Session, recipient: Address, params: object) -> None:
+        if recipient.local == "nobody":
+            raise Reject(550, "5.1.1", "No such user here")
+
+    async def on_message(self, session: Session, message: Message) -> None:
+        kind = message.sender.local.partition("-")[0]
+        if kind == "later":
+            raise Reject(451, "4.2.0", "Not now")
+        if kind == "never":
+            raise Reject(554, "5.7.1", "No, thank you")
+        if kind == "slow":
+            await asyncio.sleep(0.05)
+        note(message.sender, hashlib.sha256(message.body).hexdigest()[:16])

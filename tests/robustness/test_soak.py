@@ -1,0 +1,134 @@
+"""A mixed load with random faults: memory stays, and what the server counts is what clients saw.
+
+`EHLO_SOAK_MINUTES` and `EHLO_SOAK_SEED` set it; a seed makes the same clients, though not the same
+order of what they do to one another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import time
+import urllib.request
+from collections import Counter
+from random import Random
+from typing import Any
+
+from measure import anonymous_memory
+
+from robustness.process import Launch, Launched, Tell
+from robustness.scale import DEADLINE, MIB, full, resident
+from robustness.visits import MAX_SIZE, TIMEOUT, WEIGHTS, Ledger, Visitor
+from support.certificates import Certificates
+
+SECONDS = full(60 * float(os.environ.get("EHLO_SOAK_MINUTES", "30")), short=3.5)
+FIRST = full(60.0, short=1.5)  # seconds until the memory is looked at for the first time
+VISITORS = full(40, short=30)
+MOST_GROWN = full(1.05, short=1.2)
+PAUSE = 0.1  # seconds, at most, from one visit to the next
+
+
+async def visit_for(seconds: float, visitors: list[Visitor]) -> None:
+    """All of them come and come again; returns when the last visit is over."""
+    until = time.monotonic() + seconds
+
+    async def keep_coming(visitor: Visitor) -> None:
+        while time.monotonic() < until:
+            await visitor.come()
+            await asyncio.sleep(visitor.random.random() * PAUSE)  # the pace of it
+
+    async with asyncio.timeout(seconds + DEADLINE), asyncio.TaskGroup() as group:
+        for visitor in visitors:
+            group.create_task(keep_coming(visitor))
+
+
+def metrics(server: Launched) -> dict[str, float]:
+    """Those of the server, as Prometheus gets them: by name and labels."""
+    found = re.search(r"metrics on (\S+)", server.program.err.text)
+    assert found is not None
+    with urllib.request.urlopen(f"http://{found[1]}/metrics", timeout=DEADLINE) as answer:
+        lines = answer.read().decode().splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+def test_under_a_mixed_load_memory_stays_and_the_counts_agree(
+    launch: Launch, certificates: Certificates, tell: Tell
+) -> None:
+    seed = int(os.environ.get("EHLO_SOAK_SEED") or secrets.randbelow(10**9))
+    tell(f"EHLO_SOAK_SEED={seed}, for {SECONDS / 60:.1f} minutes")
+    options = {
+        "tls-cert": certificates.cert_file,
+        "tls-key": certificates.key_file,
+        "timeout": TIMEOUT,
+        "max-size": MAX_SIZE,
+        "max-memory": 64 * MIB,
+        "spool-threshold": 65_536,
+        "metrics": "127.0.0.1:0",
+    }
+    given = (str(text) for name, value in options.items() for text in (f"--{name}", value))
+    server = launch("Soak", *given)
+    ledger = Ledger()
+    visitors = [
+        Visitor(server.address, ledger, Random(f"{seed} {number}"), certificates.client)  # noqa: S311  chosen faults, no secrets
+        for number in range(VISITORS)
+    ]
+
+    asyncio.run(visit_for(FIRST, visitors))
+    server.wait_until_no_sessions()
+    early = resident(server.pid)
+    tell(f"after {FIRST:.0f} s {early / MIB:.1f} MiB, {anonymous_memory(server.pid) / MIB:.1f} own")
+    asyncio.run(visit_for(SECONDS - FIRST, visitors))
+    snapshot = server.wait_until_no_sessions()
+    late = resident(server.pid)
+    tell(f"in the end {late / MIB:.1f} MiB, {anonymous_memory(server.pid) / MIB:.1f} own")
+    told = f"EHLO_SOAK_SEED={seed}"
+    assert late <= MOST_GROWN * early, told
+    assert ledger.visits.keys() == {visit.__name__ for visit in WEIGHTS}, told
+    check_messages(server, snapshot, ledger, told)
+    check_counts(snapshot, ledger, told)
+    check_metrics(metrics(server), snapshot)
+    assert (snapshot["now"]["memory"], snapshot["now"]["on_disk"]) == (0, 0)
+    tell(
+        f"{ledger.visits.total()} visits, {len(ledger.acknowledged)} messages acknowledged, "
+        f"{len(ledger.in_doubt)} cut before their answer; {ledger.heard.total()} replies heard of "
+        f"{sum(snapshot['stats']['replies'].values())}, {ledger.unheard} of them could be lost"
+    )
+    assert server.program.stop() == 0
+    heard = server.program.err.text
+    assert "Traceback" not in heard, heard
+    assert " ERROR " not in heard, heard
+
+
+def check_messages(server: Launched, snapshot: dict[str, Any], ledger: Ledger, told: str) -> None:
+    """Acknowledged is what the handler took, but for clients that left before they heard so."""
+    logged = server.logged()
+    assert len(set(logged)) == len(logged), told
+    assert ledger.acknowledged <= set(logged), told
+    assert set(logged) - ledger.acknowledged <= ledger.in_doubt, told
+    assert snapshot["stats"]["messages"]["accepted"] == len(logged), told
+    refused = snapshot["stats"]["messages"]["refused"]
+    assert refused == ledger.refused, told
+
+
+def check_counts(snapshot: dict[str, Any], ledger: Ledger, told: str) -> None:
+    """Connections and replies, each but for those that nobody could have seen or heard."""
+    stats = snapshot["stats"]
+    assert ledger.connections <= stats["connections"] <= ledger.connections + ledger.unseen, told
+    assert stats["turned_away"] == {}, told
+    said = Counter({str(code): count for code, count in stats["replies"].items()})
+    assert ledger.heard <= said, (told, ledger.heard - said)
+    assert said.total() - ledger.heard.total() <= ledger.unheard, told
+
+
+def check_metrics(found: dict[str, float], snapshot: dict[str, Any]) -> None:
+    """They are the same numbers."""
+    stats = snapshot["stats"]
+    assert found["ehlo_connections_total"] == stats["connections"]
+    for outcome, count in stats["messages"].items():
+        assert found[f'ehlo_messages_total{{outcome="{outcome}"}}'] == count
+    for code, count in stats["replies"].items():
+        assert found[f'ehlo_replies_total{{code="{code}"}}'] == count
+    assert found["ehlo_sessions"] == 0
