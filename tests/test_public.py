@@ -69,9 +69,8 @@ def test_every_public_name_is_documented() -> None:
 
 
 def test_the_documentation_names_nothing_that_is_not_there() -> None:
-    text = "".join(
-        path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "docs" / "api.md")
-    )
+    pages = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    text = "".join(path.read_text(encoding="utf-8") for path in pages)
     named = set(re.findall(r"(?<![\w/.])ehlo\.([A-Za-z_]\w*)(?!\w*\.)", text))
     modules = {path.stem for path in (ROOT / "src" / "ehlo").iterdir()}
     loggers = {"transcript", "server", "handler", "passwords"}
