@@ -124,6 +124,16 @@ def test_without_a_manager_nothing_is_told(
     assert "cannot tell the service manager READY=1" in caplog.text
 
 
+def test_a_manager_that_does_not_listen_is_not_waited_for(
+    alone: pytest.MonkeyPatch, manager: Manager, caplog: pytest.LogCaptureFixture
+) -> None:
+    alone.setenv("NOTIFY_SOCKET", manager.address)
+    while systemd.ready("Listening"):
+        pass  # until its queue is full
+    assert "cannot tell the service manager READY=1" in caplog.text
+    assert manager.hears()[0] == "READY=1"
+
+
 @pytest.mark.parametrize(
     ("microseconds", "pid", "interval"),
     [

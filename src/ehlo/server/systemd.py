@@ -66,6 +66,7 @@ def notify(*lines: str) -> bool:
     address = "\0" + path[1:] if path.startswith("@") else path  # the abstract name space
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.setblocking(False)  # one that hangs does not make us hang
             sock.sendto("\n".join(lines).encode(), address)
     except OSError as error:
         logger.warning("cannot tell the service manager %s: %s", lines[0], error)
