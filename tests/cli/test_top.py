@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import pty
@@ -15,11 +16,13 @@ import sys
 import termios
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from ehlo import Server
-from ehlo.cli.top import _COLUMNS, _age, _plain, _size
+from ehlo.cli.top import _COLUMNS, _age, _drawn, _plain, _size
 from support.client import Client
 from support.program import Start
 from support.serving import Box
@@ -119,19 +122,14 @@ def test_a_terminal_shows_it_anew_each_second(path: Path) -> None:
     assert "Traceback" not in screen.written
 
 
-def test_what_a_user_is_called_is_not_obeyed_by_a_terminal() -> None:
-    session = {
-        "id": "1",
-        "peer": "192.0.2.1:25",
-        "state": "READY",
-        "hook": None,
-        "seconds": 1.0,
-        "received": 1,
-        "sent": 1,
-        "messages": 0,
-        "tls": "TLSv1.3",
-        "user": "\x1b[31mred\n",
-    }
+def session(**fields: object) -> dict[str, object]:
+    """One, as it is told in a snapshot."""
+    common = {"id": "df790b3e000001", "peer": "192.0.2.1:25000", "state": "READY", "hook": None}
+    counts = {"seconds": 1.0, "received": 1, "sent": 1, "messages": 0}
+    return {**common, **counts, "tls": None, "user": None, "pid": 17, **fields}
+
+
+def snapshot(*sessions: dict[str, object], workers: int = 1, **fields: object) -> dict[str, Any]:
     stats = {
         "connections": 1,
         "messages": {"accepted": 0},
@@ -141,12 +139,54 @@ def test_what_a_user_is_called_is_not_obeyed_by_a_terminal() -> None:
         "turned_away": {},
     }
     here = {"sessions": 1, "under_tls": 1, "memory": 0, "memory_limit": 1, "on_disk": 0}
-    now = {"pids": [1], "uptime": 1, "draining": True, "stats": stats, "now": here}
-    lines = list(_plain({**now, "sessions": [session]}))
+    process = {"pids": [1], "uptime": 1, "draining": False}
+    count = {"wanted": workers, "answered": 1}
+    counted = {"workers": count, "stats": stats, "now": here, "sessions": list(sessions)}
+    return {**process, **counted, **fields}
+
+
+def screen(now: dict[str, Any], width: int, height: int) -> list[str]:
+    """What is drawn on one of that size."""
+    console = Console(width=width, height=height, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(_drawn(now, None, console.size))
+    return captured.get().splitlines()
+
+
+def test_what_a_user_is_called_is_not_obeyed_by_a_terminal() -> None:
+    named = session(tls="TLSv1.3", user="\x1b[31mred\n")
+    lines = list(_plain(snapshot(named, draining=True)))
     assert lines[0] == "ehlo, pid 1: draining 1s   logins 2, refused 1"
     assert lines[3] == "refused nothing"
     assert lines[-1].endswith(r"1.3  \x1b[31mred\n")
     assert "\x1b" not in "".join(lines)
+
+
+def test_who_does_something_is_shown_before_who_is_idle_longer() -> None:
+    sessions = [
+        session(id="idle", seconds=9.0),
+        session(id="silent", seconds=10.0, state="HELLO"),
+        session(id="young", seconds=1.0, state="DATA"),
+        session(id="hook", seconds=2.0, hook="on_hello"),
+    ]
+    lines = list(_plain(snapshot(*sessions)))
+    assert [line.split()[0] for line in lines[5:]] == ["hook", "young", "silent", "idle"]
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
+def test_a_screen_has_room_for_what_matters(width: int, height: int) -> None:
+    v6 = "[2001:db8:1234:5678:9abc:def0:1234:5678]:54321"
+    long = session(peer=v6, user="somebody@a-long-name.example", tls="TLSv1.3", received=2**24)
+    lines = screen(snapshot(long, *[session() for _ in range(60)], workers=2), width, height)
+    assert len(lines) == height
+    assert max(map(len, lines)) <= width
+    assert lines[0].startswith("ehlo, 1 of 2 workers: up 1s")
+    assert lines[-1].startswith("and ")
+    wide = width == 120
+    assert ("PID" in lines[5]) is wide
+    assert v6 in lines[6] if wide else "[2001:db8:" in lines[6]
+    assert re.search(r" READY +1s +16M +1 +0 1\.3 so", lines[6])
+    assert ("192.0.2.1:25000 " if wide else "192.0.2.1 ") in lines[7]
 
 
 def test_ages_and_sizes_are_short() -> None:

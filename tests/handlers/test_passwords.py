@@ -18,6 +18,7 @@ import pytest
 import ehlo
 from ehlo import PasswordFile
 from ehlo.handlers import hashes
+from ehlo.handlers.passwords import prepared
 from ehlo.protocol.scram_keys import ScramKeys
 from support.passwords import MEMORY, cheap, write
 from support.program import Start
@@ -26,8 +27,9 @@ from support.program import start as start
 OLD = 1_000_000_000  # a time long ago, so that a file counts as settled
 
 
-def scram(password: str, algorithm: str = "SHA-256") -> str:
-    return hashes.SCHEMES[f"scram-{algorithm.lower()}"](password.encode()).text
+def scram(password: str, algorithm: str = "SHA-256", iterations: int = 4096) -> str:
+    salt = b"sixteen octets.."
+    return hashes.ScramHash(ScramKeys.derive(password, salt, algorithm, iterations)).text
 
 
 @pytest.fixture
@@ -81,6 +83,51 @@ def test_a_file_without_users_lets_nobody_in(tmp_path: Path) -> None:
     assert not passwords.check("", "")
 
 
+NAMES = ["j\N{LATIN SMALL LETTER U WITH DIAERESIS}rgen", "ju\N{COMBINING DIAERESIS}rgen"]
+"""One name, composed and decomposed."""
+
+
+@pytest.mark.parametrize("kept", NAMES)
+@pytest.mark.parametrize("said", NAMES)
+def test_a_name_is_the_same_in_each_form_of_unicode(tmp_path: Path, kept: str, said: str) -> None:
+    passwords = PasswordFile(tmp_path / "users")
+    assert passwords.set(kept, "wonder", "scram-sha-256") is False
+    assert passwords.check(said, "wonder")
+    (keys,) = passwords.scram_keys(said)
+    assert passwords.scram_keys_for_all(said) == (keys,)
+    assert passwords.set(said, "land", "scram-sha-256") is True
+    assert len(Path(passwords.path).read_text().splitlines()) == 1
+    assert passwords.check(kept, "land")
+    assert passwords.remove(kept) is True
+
+
+def test_two_forms_of_a_name_are_two_lines_of_one_user(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_text("".join(f"{name}:{cheap('x')}\n" for name in NAMES), encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2: a second line of the same user"):
+        PasswordFile(file).load()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\N{COMBINING GRAPHEME JOINER}",  # of which nothing would be left
+        "\N{HEBREW LETTER ALEF}1a",  # text in two directions
+        "u" * 255,
+    ],
+)
+def test_a_name_that_cannot_be_prepared_stays_as_it_is(tmp_path: Path, name: str) -> None:
+    passwords = PasswordFile(write(tmp_path / "users", **{name: "x"}))
+    assert passwords.check(name, "x")
+    assert not passwords.check("", "x")
+
+
+def test_a_name_that_is_too_long_for_any_user_is_not_prepared(path: Path) -> None:
+    name = "\N{ROMAN NUMERAL NINE}" * 100_000
+    assert prepared(name) is name
+    assert not PasswordFile(path).check(name, "wonder")
+
+
 # -- an unknown user costs the same --------------------------------------------------------------
 
 
@@ -116,17 +163,68 @@ def test_an_unknown_user_is_the_same_work_as_a_wrong_password(
     assert passwords.find("nobody").memory == passwords.find("alice").memory == MEMORY
 
 
-def test_the_work_for_an_unknown_user_is_that_of_most_lines(
-    tmp_path: Path, work: list[tuple[Any, ...]]
-) -> None:
-    file = tmp_path / "users"
-    users = {"a": cheap("x"), "b": scram("x"), "c": scram("x"), "d": scram("x", "SHA-1")}
-    file.write_text("".join(f"{user}:{word}\n" for user, word in users.items()))
-    passwords = PasswordFile(file)
-    passwords.load()
-    work.clear()
-    assert not passwords.check("nobody", "x")
-    assert work == [("sha256", 16, 4096)]
+MIXED = {
+    **{f"a{n}": cheap("x") for n in range(10)},
+    **{f"b{n}": scram("x", iterations=15_000) for n in range(20)},
+    **{f"c{n}": scram("x") for n in range(5)},
+    **{f"d{n}": scram("x", "SHA-1") for n in range(5)},
+}
+"""By kind; the share of each is to be told from its cost."""
+STRANGERS = [f"nobody{n}" for n in range(400)]
+
+
+def of_mixed(path: Path, **users: str) -> PasswordFile:
+    path.write_text("".join(f"{user}:{word}\n" for user, word in (MIXED | users).items()))
+    return PasswordFile(path)
+
+
+def costs(passwords: PasswordFile) -> list[Any]:
+    return [passwords.find(name).hash.cost for name in STRANGERS]
+
+
+def test_of_strangers_so_many_cost_the_work_of_a_kind_as_users_do(tmp_path: Path) -> None:
+    passwords = of_mixed(tmp_path / "users")
+    found = costs(passwords)
+    assert found == costs(passwords)  # always the same for a name
+    assert not any(passwords.find(name).known for name in STRANGERS)
+    shares = {cost: found.count(cost) for cost in set(found)}
+    users = [passwords.find(name).hash.cost for name in MIXED]
+    assert shares.keys() == set(users)
+    for cost, count in shares.items():
+        expected = len(STRANGERS) * users.count(cost) / len(users)
+        assert expected / 2 < count < expected * 2
+
+
+def test_one_user_more_changes_what_a_stranger_costs_for_few_names(tmp_path: Path) -> None:
+    before = costs(of_mixed(tmp_path / "users"))
+    after = costs(of_mixed(tmp_path / "users", e=cheap("x")))
+    changed = sum(old != new for old, new in zip(before, after, strict=True))
+    assert changed <= 3 * len(STRANGERS) / len(MIXED)
+
+
+def test_strangers_are_shown_the_counts_of_scram_that_users_have(tmp_path: Path) -> None:
+    passwords = of_mixed(tmp_path / "users", b0=MIXED["b0"])
+    shown = [passwords.scram_keys_for_all(name) for name in STRANGERS]
+    assert {tuple(keys.algorithm for keys in each) for each in shown} == {("SHA-256", "SHA-1")}
+    counts = [each[0].iterations for each in shown]
+    assert set(counts) == {4096, 15_000}
+    assert 0.7 < counts.count(15_000) / len(counts) < 0.9
+    assert {each[1].iterations for each in shown} == {4096}
+    assert len({keys.salt for each in shown for keys in each}) == 2 * len(STRANGERS)
+    assert shown == [passwords.scram_keys_for_all(name) for name in STRANGERS]
+
+
+def test_who_has_keys_of_one_kind_is_shown_nobodys_of_the_other(tmp_path: Path) -> None:
+    passwords = of_mixed(tmp_path / "users")
+    (kept,) = passwords.scram_keys("b0")
+    first, second = passwords.scram_keys_for_all("b0")
+    assert first == kept
+    assert (second.algorithm, second.iterations) == ("SHA-1", 4096)
+    assert second.stored_key == second.server_key  # of no password
+
+
+def test_without_keys_nobody_is_shown_any(path: Path) -> None:
+    assert PasswordFile(path).scram_keys_for_all("alice") == ()
 
 
 def test_even_in_a_file_without_users_an_unknown_one_is_work(

@@ -130,7 +130,7 @@ def test_a_row_adds_itself_to_the_settings() -> None:
 
 
 def test_the_command_line_is_as_long_as_the_standards_say() -> None:
-    assert SETTINGS.command_limit == 512 + 26 + 17 + 10 + 500 + 500
+    assert SETTINGS.command_limit == 512 + 26 + 16 + 10 + 500 + 530
     assert SETTINGS.line_limit == 12_288
 
 

@@ -190,11 +190,12 @@ def test_values_that_parameters_have(keyword: str, value: str | None, typed: obj
         ("REQUIRETLS", "yes"),
         *(("BY", value) for value in (None, "60", ";R", "60;", "60;T", "60;RR", "60;RTT", "6 0;R")),
         *(("BY", value) for value in ("59;R", "0;R", "-60;R", "1000000000;N", "--1;N", "١;N")),
-        *(("HOLDFOR", value) for value in (None, "0", "3601", "-1", "+1", "1000000000", "1.5")),
+        *(("HOLDFOR", value) for value in (None, "0", "060", "3601", "-1", "+1", "1000000000")),
         *(("HOLDUNTIL", value) for value in (None, "2030-01-01T00:00:00Z", "2030-01-01T01:00:01Z")),
         *(("HOLDUNTIL", value) for value in ("2030-01-01T00:30:00+00:00", "3600", "1-1-1T0:0:0Z")),
         *(("MT-PRIORITY", value) for value in (None, "10", "-10", "+1", "-0", "00", "01", "²")),
         *(("RRVS", value) for value in (None, "", ";C", "2030-01-01;C", "2030-01-01T00:00:00Z;")),
+        ("RRVS", "2030-01-01T00:00:00.5Z"),
         *(("RRVS", f"2030-01-01T00:00:00Z;{action}") for action in ("X", "CR", "C;R")),
     ],
 )

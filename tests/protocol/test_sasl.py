@@ -44,7 +44,7 @@ def begun(
     mechanism: Mechanism, initial: bytes | None, *answers: bytes, context: AuthContext = CONTEXT
 ) -> tuple[Exchange, Step]:
     """An exchange after these answers, and the step that came of the last."""
-    exchange = Exchange(mechanism, initial, context)
+    exchange = Exchange(mechanism, initial, context, lambda _error: None)
     step = exchange.start()
     for answer in answers:
         assert isinstance(step, bytes)
@@ -120,7 +120,7 @@ def test_octets_that_are_no_utf8_are_kept() -> None:
 
 
 def test_a_star_cancels() -> None:
-    exchange = Exchange(MECHANISMS["LOGIN"], None, CONTEXT)
+    exchange = Exchange(MECHANISMS["LOGIN"], None, CONTEXT, lambda _error: None)
     exchange.start()
     assert exchange.respond("*") == replies.AUTH_CANCELLED
 
@@ -130,7 +130,7 @@ def test_a_star_cancels() -> None:
 )
 def test_bad_base64(text: str) -> None:
     assert decoded(text) is None
-    exchange = Exchange(MECHANISMS["LOGIN"], None, CONTEXT)
+    exchange = Exchange(MECHANISMS["LOGIN"], None, CONTEXT, lambda _error: None)
     exchange.start()
     assert exchange.respond(text) == replies.BAD_BASE64
 
@@ -371,8 +371,13 @@ def test_a_mechanism_that_ends_without_credentials_has_refused() -> None:
     assert exchange.refuse(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
 
 
-def test_a_mechanism_that_fails_is_our_trouble() -> None:
-    assert begun(REFUSES, None, b"yes")[1] == replies.AUTH_TROUBLE
+def test_a_mechanism_that_fails_is_our_trouble_and_told_of() -> None:
+    told: list[Exception] = []
+    exchange = Exchange(REFUSES, None, CONTEXT, told.append)
+    assert isinstance(exchange.start(), bytes)
+    assert exchange.respond(encoded(b"yes")) == replies.AUTH_TROUBLE
+    (error,) = told
+    assert isinstance(error, MechanismError)
 
 
 def test_after_a_refusal_there_is_a_challenge_or_nothing() -> None:

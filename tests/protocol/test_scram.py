@@ -16,8 +16,7 @@ from ehlo.protocol.credentials import Credentials, ProvedCredentials
 from ehlo.protocol.mechanisms import MECHANISMS
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.sasl import AuthContext, Exchange, Secret, SecretWanted, Step
-from ehlo.protocol.scram import salt_of
-from ehlo.protocol.scram_keys import ScramKeys
+from ehlo.protocol.scram_keys import ScramKeys, salt_of
 
 ALGORITHMS = ("SHA-1", "SHA-256")
 NAMES = tuple(name for name in MECHANISMS if name.startswith("SCRAM-"))
@@ -44,7 +43,7 @@ class Login:
         data = message.encode() if isinstance(message, str) else message
         if self._exchange is None:
             initial = data if self._at_once else None
-            self._exchange = Exchange(self._mechanism, initial, self._context)
+            self._exchange = Exchange(self._mechanism, initial, self._context, lambda _error: None)
             step = self._exchange.start()
             if self._at_once:
                 return self._heard(step)
@@ -196,6 +195,18 @@ def test_who_does_not_exist_is_shown_what_others_are(name: str) -> None:
     salt = base64.b64decode(nobody.split(",")[1].removeprefix("s="))
     assert len(salt) == 16
     assert nobody.endswith(",i=4096")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_keys_of_nobody_show_what_those_of_a_user_do_and_prove_nothing(algorithm: str) -> None:
+    name = f"SCRAM-{algorithm}"
+    nobody = ScramKeys.of_nobody("user", b"salt key", algorithm, 5000)
+    kept = ScramKeys.derive("pencil", nobody.salt, algorithm, 5000)
+    assert server_first(name, "user", nobody) == server_first(name, "user", kept)
+    for password in ("pencil", ""):
+        login = Login(name, nobody)
+        assert played(login, ScramClient([name], "user", password)) == refused(name)
+    assert played(Login(name, kept), ScramClient([name], "user", "pencil")) == proved(name)
 
 
 def test_salts_differ_by_algorithm_and_name() -> None:

@@ -56,3 +56,20 @@ def test_repr_of_keys_keeps_them_to_itself() -> None:
 def test_no_keys_for_another_algorithm() -> None:
     with pytest.raises(ValueError, match="no SCRAM with MD5"):
         ScramKeys.derive("pencil", b"salt", "MD5")
+    with pytest.raises(ValueError, match="no SCRAM with MD5"):
+        ScramKeys.of_nobody("user", b"key", "MD5")
+
+
+def test_keys_of_nobody_are_always_the_same_for_a_name_and_another_for_each() -> None:
+    keys = ScramKeys.of_nobody("user", b"key", "SHA-1", 15_000)
+    assert keys == ScramKeys.of_nobody("user", b"key", "SHA-1", 15_000)
+    assert (keys.algorithm, keys.iterations) == ("SHA-1", 15_000)
+    assert (len(keys.salt), len(keys.stored_key), len(keys.server_key)) == (16, 20, 20)
+    for other in (
+        ScramKeys.of_nobody("User", b"key", "SHA-1"),
+        ScramKeys.of_nobody("user", b"another", "SHA-1"),
+        ScramKeys.of_nobody("user", b"key", "SHA-256"),
+        ScramKeys.of_nobody("\udcff", b"key", "SHA-1"),
+    ):
+        assert other.salt != keys.salt
+        assert other.stored_key != keys.stored_key

@@ -7,7 +7,9 @@ import pytest
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
 from ehlo.protocol.connection import Connection
+from ehlo.protocol.errors import ParserError
 from ehlo.protocol.events import Waiting
+from ehlo.protocol.extensions import EXTENSIONS, Extension
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.tally import Tally
@@ -20,9 +22,13 @@ class Notes(Tally):
         self.list: list[str | int] = []
         super().__init__(self.list)
         self.refusals: list[Refusal] = []
+        self.failures: list[Exception] = []
 
     def refused(self, verb: str, reply: Reply, *, wholly: bool = True) -> None:
         self.refusals.append((verb, reply.code, wholly))
+
+    def failed(self, error: Exception) -> None:
+        self.failures.append(error)
 
 
 def play(
@@ -112,3 +118,18 @@ def test_without_a_tally_nothing_is_kept() -> None:
     tally.said.append("NOOP")
     assert list(tally.said) == []
     tally.refused("RCPT", NO)
+    tally.failed(ParserError("of nobody"))
+
+
+def test_a_parser_that_fails_is_told_of() -> None:
+    def fail(_value: str | None) -> None:
+        raise ParserError("of X")
+
+    notes = Notes()
+    settings = Settings(extensions=(*EXTENSIONS, Extension("XFOO", 0, mail={"X": fail})))
+    connection = Connection(settings, lambda: "nonce", tally=notes)
+    connection.receive_data(b"EHLO c\r\nMAIL FROM:<> X=1\r\n")
+    while not isinstance(connection.next_event(), Waiting):
+        connection.reply()
+    assert [str(error) for error in notes.failures] == ["of X"]
+    assert notes.refusals == [("MAIL", 451, True)]

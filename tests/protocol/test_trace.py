@@ -21,6 +21,7 @@ def field(
     protocol: str = "ESMTP",
     tls: str = "",
     recipient: str = "",
+    priority: int | None = None,
 ) -> str:
     return received_field(
         helo=helo,
@@ -32,6 +33,7 @@ def field(
         id="abc.1",
         recipient=recipient,
         date="Thu, 1 Jan 2026 00:00:00 +0000",
+        priority=priority,
     ).decode()
 
 
@@ -46,6 +48,12 @@ def test_the_whole_field() -> None:
         "\tfor <b@x>;\r\n"
         "\tThu, 1 Jan 2026 00:00:00 +0000\r\n"
     )
+
+
+@pytest.mark.parametrize("priority", [-9, 0, 9])
+def test_a_priority_is_the_last_clause(priority: int) -> None:
+    assert f"for <b@x>\r\n\tPRIORITY {priority};\r\n" in field(recipient="b@x", priority=priority)
+    assert f"id abc.1\r\n\tPRIORITY {priority};\r\n" in field(priority=priority)
 
 
 def test_the_least_field() -> None:

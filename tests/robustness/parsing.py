@@ -1,20 +1,27 @@
 """Parses inputs that are made to be expensive; `test_work.py` runs this under a counter of steps.
 
-`parsing.py SOURCE` parses each input in three sizes, each twice the one before, and calls `getsid`
-before and after each: a function of the C library that nothing else calls here, so that the
-counter knows where a measurement begins and ends.
+`parsing.py SOURCE` parses each input in two sizes, each in a process of its own, and prints the ids
+of these. The counter tells the steps of a process together with those of its parent before it was
+made; a process that parses nothing is the first and the last of them.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import gc
 import os
 import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
 
-SIZES = (25_000, 50_000, 100_000)
+if TYPE_CHECKING:
+    from ehlo.protocol.settings import Settings
+
+SIZES = (25_000, 100_000)
 BASE = 40  # what an input has around its repeated part, about
 
 Input = tuple[str, str, str]
@@ -79,12 +86,94 @@ OF_RCPT: dict[str, Input] = {
     "RRVS": (" RRVS=2030-01-01T00:00:00.", "1", "Z;C"),
     "semicolons in RRVS": (" RRVS=2030-01-01T00:00:00Z", ";", ""),
 }
-TRAILS: dict[str, Input] = {
+LINES: dict[str, Input] = {
     "blanks behind VRFY": ("VRFY a", " ", "SMTPUTF8"),
     "words behind VRFY": ("VRFY a", " a", " SMTPUTF8"),
     "blanks behind NOOP": ("NOOP", " ", ""),
     "tabs and blanks behind NOOP": ("NOOP", "\t ", "x"),
+    "words behind EHLO": ("EHLO a", " a", ""),
+    "a long name behind EHLO": ("EHLO ", "a-", ""),
+    "digits behind BDAT": ("BDAT ", "1", " LAST"),
+    "blanks behind BDAT": ("BDAT 1", " ", "LAST"),
+    "words behind BDAT": ("BDAT 1", " LAST", ""),
+    "a mechanism": ("AUTH ", "A", " ="),
+    "blanks behind AUTH": ("AUTH ", " ", "PLAIN"),
+    "base64 behind AUTH": ("AUTH PLAIN ", "AAAA", ""),
+    "base64 that is none behind AUTH": ("AUTH PLAIN ", "A=", ""),
+    "attributes that nobody knows": ("XCLIENT", " X=1", ""),
+    "signs of equality in XCLIENT": ("XCLIENT NAME", "=", ""),
+    "blanks behind XCLIENT": ("XCLIENT ", " ", "NAME=a"),
+    **{
+        f"{name} of {verb}": (f"{verb} {name}=", part, after)
+        for verb, attributes in {
+            "XCLIENT": {
+                "NAME": ("a.", ""),
+                "ADDR": ("IPV6::", ""),
+                "PORT": ("1", ""),
+                "PROTO": ("ESMTP", ""),
+                "HELO": ("+2B", ""),
+                "LOGIN": ("+C3+BC", "+"),
+                "DESTADDR": ("1.", "1"),
+                "DESTPORT": ("0", "1"),
+            },
+            "XFORWARD": {
+                "NAME": ("\u00fc", ""),
+                "ADDR": ("1.", "1"),
+                "PORT": ("1", ""),
+                "PROTO": ("+", ""),
+                "HELO": ("a-", ""),
+                "IDENT": ("+2B", "+2"),
+                "SOURCE": ("LOCAL", ""),
+            },
+        }.items()
+        for name, (part, after) in attributes.items()
+    },
 }
+MESSAGES: dict[str, dict[str, Input]] = {
+    "PLAIN": {"NULs": ("", "\0", ""), "a name": ("\0", "a", "\0a")},
+    "LOGIN": {"a name": ("", "\u00fc", "")},
+    "CRAM-MD5": {"blanks": ("a", " ", "0" * 32), "digits": ("a ", "0", "")},
+    "XOAUTH2": {
+        "a name": ("user=", "a", "\1auth=Bearer x\1\1"),
+        "blanks before a token": ("user=a\1auth=Bearer", " ", "x\1\1"),
+        "a token": ("user=a\1auth=Bearer ", "x", "\1"),
+    },
+    "OAUTHBEARER": {
+        "a name": ("n,a=", "=2C", ",\1auth=Bearer x\1\1"),
+        "pairs": ("n,,\1", "a=b\1", "\1"),
+        "pairs without an end": ("n,,\1", "a=\1", "x"),
+        "a host": ("n,,\1host=", "a=", "\1auth=Bearer x\1\1"),
+        "a port": ("n,,\1port=", "1", "\1auth=Bearer x\1\1"),
+    },
+    "EXTERNAL": {"an identity": ("", "a", "\0")},
+    "ANONYMOUS": {"a trace": ("", "\u00fc", "")},
+    "SCRAM-SHA-256": {
+        "a name": ("n,,n=", "=2C", ",r=abc"),
+        "a name to prepare": ("n,,n=", "u\u0308", ",r=abc"),
+        "an identity": ("n,a=", "=3D", ",n=a,r=abc"),
+        "a nonce": ("n,,n=a,r=", "!", ",x"),
+        "extensions": ("n,,n=a,r=abc", ",a=b", ",m="),
+        "a binding": ("p=", "a-", ",,n=a,r=abc"),
+    },
+}
+"""By mechanism: what the client says, decoded."""
+FINALS: dict[str, Input] = {
+    "a binding": ("c=", "AAAA", ",r=abc,p=AAAA"),
+    "a nonce": ("c=biws,r=", "!", ",p=AAAA"),
+    "extensions": ("c=biws,r=abc", ",a=b", ",p="),
+    "a proof": ("c=biws,r=abc,p=", "A=", ""),
+}
+"""The second message of SCRAM."""
+HEADERS: dict[str, Input] = {
+    "an address": ("PROXY TCP4 ", "1.", " 1.1.1.1 1 1\r\n"),
+    "an address of version 6": ("PROXY TCP6 ", ":", " ::1 1 1\r\n"),
+    "a port": ("PROXY TCP4 1.1.1.1 1.1.1.1 ", "1", " 1\r\n"),
+    "anything behind UNKNOWN": ("PROXY UNKNOWN ", "x", "\r\n"),
+    "blanks": ("PROXY", " ", "\r\n"),
+    "a block": ("\r\n\r\n\0\r\nQUIT\n!\x11\x0f\xf0", "\x04\0\0", ""),
+    "a block that is too long": ("\r\n\r\n\0\r\nQUIT\n!\x11\xff\xff", "\x04", ""),
+}
+"""Of PROXY, a character an octet."""
 
 
 CONTROL = "what takes four times the work for twice the input"
@@ -95,7 +184,10 @@ def names() -> list[str]:
     return [
         *(f"MAIL: {name}" for name in (*PATHS, *OF_MAIL)),
         *(f"RCPT: {name}" for name in (*PATHS, *OF_RCPT)),
-        *TRAILS,
+        *LINES,
+        *(f"{mechanism}: {name}" for mechanism, said in MESSAGES.items() for name in said),
+        *(f"SCRAM's end: {name}" for name in FINALS),
+        *(f"PROXY: {name}" for name in HEADERS),
         CONTROL,
     ]
 
@@ -108,14 +200,13 @@ def said(made: Input, size: int) -> str:
 
 def measurements() -> list[tuple[Input, Callable[[str], object]]]:
     """What to say, and what takes it; in the order of `names`."""
-    from ehlo.protocol import commands, offers, path
+    from ehlo.protocol import commands, path, sasl, scram
     from ehlo.protocol.connection import Connection
-    from ehlo.protocol.settings import Settings
+    from ehlo.protocol.mechanisms import MECHANISMS
+    from ehlo.protocol.proxy import ProxyError, ProxyReader
 
-    wanted = dict.fromkeys(offers.OPTIONAL, True) | {"FUTURERELEASE": "604800"}
-    extensions = offers.rows(wanted, (), lambda: datetime(2029, 12, 31, tzinfo=UTC))
-    settings = Settings(extensions=extensions, ignore_unknown_params=True)
-    connection = Connection(settings, lambda: "nonce", tls=True)
+    connection = Connection(everything(), lambda: "nonce", tls=True)
+    context = sasl.AuthContext(lambda: "nonce", "mx.example.com", certificate={}, salt_key=b"key")
 
     def mail(text: str) -> object:
         return path.reverse_path(f"FROM:{text}", connection)
@@ -125,7 +216,30 @@ def measurements() -> list[tuple[Input, Callable[[str], object]]]:
 
     def command(text: str) -> object:
         words = commands.split(f"{text}\r\n".encode(), strict_eol=True)
-        return commands.VERBS[words[0]](connection, words[1]) if isinstance(words, tuple) else None
+        if not isinstance(words, tuple):
+            return words
+        found = commands.VERBS[words[0]](connection, words[1])
+        return found.start() if isinstance(found, sasl.Exchange) else found
+
+    def answering(name: str) -> Callable[[str], object]:
+        def answer(text: str) -> object:
+            mechanism, message = MECHANISMS[name], text.encode()
+            initial = message if mechanism.client_first else None
+            exchange = sasl.Exchange(mechanism, initial, context)
+            step = exchange.start()
+            while isinstance(step, bytes):  # a challenge
+                step = exchange.respond(base64.b64encode(message).decode())
+            return step
+
+        return answer
+
+    def final(text: str) -> None:
+        with contextlib.suppress(ValueError):
+            scram._final(text.encode())  # noqa: SLF001  what comes before it takes its time
+
+    def proxy(text: str) -> None:
+        with contextlib.suppress(ProxyError):
+            ProxyReader().feed(text.encode("latin-1"))
 
     def quadratic(text: str) -> object:
         return re.search("a*b", text[: len(text) // 50])
@@ -133,9 +247,26 @@ def measurements() -> list[tuple[Input, Callable[[str], object]]]:
     return [
         *((made, mail) for made in (*PATHS.values(), *behind_path(OF_MAIL))),
         *((made, rcpt) for made in (*PATHS.values(), *behind_path(OF_RCPT))),
-        *((made, command) for made in TRAILS.values()),
+        *((made, command) for made in LINES.values()),
+        *((made, answering(name)) for name, said in MESSAGES.items() for made in said.values()),
+        *((made, final) for made in FINALS.values()),
+        *((made, proxy) for made in HEADERS.values()),
         (("", "a", ""), quadratic),
     ]
+
+
+def everything() -> Settings:
+    """What has all parameters and all mechanisms."""
+    from ehlo.protocol import offers
+    from ehlo.protocol.mechanisms import MECHANISMS
+    from ehlo.protocol.settings import Settings
+
+    wanted = dict.fromkeys(offers.OPTIONAL, True) | {"FUTURERELEASE": "604800"}
+    return Settings(
+        extensions=offers.rows(wanted, (), lambda: datetime(2029, 12, 31, tzinfo=UTC)),
+        ignore_unknown_params=True,
+        mechanisms=MECHANISMS,
+    )
 
 
 def behind_path(parameters: dict[str, Input]) -> list[Input]:
@@ -143,18 +274,28 @@ def behind_path(parameters: dict[str, Input]) -> list[Input]:
     return [(f"<a@x>{before}", part, after) for before, part, after in parameters.values()]
 
 
+def counted(run: Callable[[], object]) -> int:
+    """Run it in a process of its own, whose id is returned."""
+    child = os.fork()
+    if not child:
+        run()
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError("a process that parses has failed")
+    return child
+
+
 def main() -> None:
     """Parse each in all sizes, after once in a small one, which imports and compiles."""
     todo = measurements()
     for made, parse in todo:
         parse(said(made, BASE))
+    runs: list[Callable[[], object]] = [
+        partial(parse, said(made, size)) for made, parse in todo for size in SIZES
+    ]
+    runs = [int, *runs, int]  # which does nothing
     gc.disable()
-    for made, parse in todo:
-        for size in SIZES:
-            text = said(made, size)
-            os.getsid(0)
-            parse(text)
-            os.getsid(0)
+    print(*map(counted, runs))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ import logging
 import os
 import smtplib
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scramp import ScramClient
 
 from ehlo import CramMD5Credentials, Handler, Message, PasswordFile, Server, Session
 from ehlo.server.passwords import Logins
@@ -177,7 +179,35 @@ def test_keys_for_scram_are_given_to_the_dispatcher_if_the_file_has_some(
     secret = logins_of(running).on_secret
     keys = running.run(lambda: secret(None, "carol"))  # type: ignore[arg-type]  # not looked at
     assert keys == PasswordFile(path).scram_keys("carol") != ()
-    assert running.run(lambda: secret(None, "alice")) is None  # type: ignore[arg-type]  # as above
+    (nobody,) = running.run(lambda: secret(None, "alice"))  # type: ignore[arg-type]  # as above
+    assert (nobody.algorithm, nobody.iterations) == ("SHA-256", 4096)
+    assert nobody.stored_key == nobody.server_key  # of no password
+
+
+@pytest.mark.parametrize("said", ["j\u00fcrgen", "ju\u0308rgen"])
+def test_a_name_logs_in_in_each_form_of_unicode_and_is_one_identity(
+    serve: Serve, path: Path, no_delay: None, said: str
+) -> None:
+    PasswordFile(path).set("j\u00fcrgen", "wonder", "scram-sha-256")
+    handler = Watcher()
+    running = serve(handler, auth_file=str(path), auth_mechs=OPEN)
+    for wants_scram in (True, False):
+        with running.ready() as client:
+            if wants_scram:
+                scram = ScramClient(["SCRAM-SHA-256"], said, "wonder")
+                step = client.say(f"AUTH SCRAM-SHA-256 {_base64(scram.get_client_first())}")
+                scram.set_server_first(b64decode(step.removeprefix("334 ")).decode())
+                step = client.say(_base64(scram.get_client_final()))
+                scram.set_server_final(b64decode(step.removeprefix("334 ")).decode())
+                assert client.say("") == ACCEPTED
+            else:
+                assert client.say(plain(said, "wonder", authzid=said)) == ACCEPTED
+            assert client.mail() == "250 2.0.0 Ok: queued"
+    assert handler.users == ["j\u00fcrgen", "j\u00fcrgen"]
+
+
+def _base64(text: str) -> str:
+    return b64encode(text.encode()).decode()
 
 
 # -- the file changes ----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ import pytest
 from ehlo import Handler, Message, Server, Session
 from ehlo.server.dispatch import _hops
 from ehlo.server.holding import Body
+from support.client import Client
 from support.hooks import Noted, handler_of
 from support.serving import DEADLINE, Box, Running, Serve
 
+LATE = "451 4.4.5 Requested action aborted: took too long"
 PLAIN = base64.b64encode(b"\0tim\0wrong").decode()
 
 
@@ -113,6 +115,57 @@ def test_on_replied_is_told_of_a_reply_that_will_never_be(serve: Serve, loop_nam
     assert never.wait(DEADLINE)
     running.run(lambda: running.server.shutdown(0.1))
     assert noted.of("on_replied") == [(False,)]
+    client.close()
+
+
+@pytest.fixture(params=[{"threads": 1}, {"max_handlers": 1}], ids=["threads", "max_handlers"])
+def waiting(
+    request: pytest.FixtureRequest, serve: Serve
+) -> Iterator[tuple[Running, Noted, Client, Gate]]:
+    """A client's on_replied waits, longer than a hook may take, for what another's hook holds."""
+    noted, message, other = Noted(), Gate(), Gate()
+    told = {"on_replied": None, "on_disconnect": None}
+    handler = handler_of("def", noted, on_message=message, on_vrfy=other, **told)
+    running = serve(handler, handler_timeout=0.6, **request.param)
+    with running.ready() as busy, running.ready() as client:
+        client.begin_message()
+        message.wait()
+        busy.send(b"VRFY x\r\n")
+        until(lambda: "on_vrfy" in [driver.hook for driver in running.drivers], running)
+        message.go_on.set()
+        assert client.replies(4)[3] == "250 2.0.0 Ok: queued"
+        assert busy.reply() == LATE
+        assert busy.say("VRFY x") == LATE  # as much time again has passed
+        assert noted.names == ["on_message", "on_vrfy"]
+        yield running, noted, client, other
+        other.go_on.set()
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_on_replied_is_called_however_long_it_waits_for_its_turn(
+    waiting: tuple[Running, Noted, Client, Gate], leaves: bool
+) -> None:
+    running, noted, client, other = waiting
+    if leaves:
+        client.reset()
+        until(lambda: any(driver._lost for driver in running.drivers), running)  # noqa: SLF001
+    other.go_on.set()
+    if not leaves:
+        assert client.say("NOOP") == "250 2.0.0 Ok"
+        client.close()
+    until(lambda: noted.names[2:] == ["on_replied", "on_disconnect"], running)
+    assert [sent for _, _, sent in noted.of("on_replied")] == [True]
+
+
+def test_a_hook_that_waits_for_its_turn_does_not_keep_a_server_up_beyond_its_grace(
+    waiting: tuple[Running, Noted, Client, Gate], caplog: pytest.LogCaptureFixture
+) -> None:
+    running, noted, client, _ = waiting
+    before = time.monotonic()
+    running.run(lambda: running.server.shutdown(0.3))
+    assert time.monotonic() - before < DEADLINE / 2
+    assert "on_replied was never called" in caplog.text
+    assert noted.of("on_replied") == []
     client.close()
 
 

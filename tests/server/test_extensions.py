@@ -54,6 +54,7 @@ def test_parameters_reach_the_message_typed(serve: Serve, certificates: Certific
         "AUTH": "a+b@example.com",
         "ENVID": "x",
     }
+    assert b"\r\n\tPRIORITY -3;\r\n" in message.trace  # RFC 6710 4.1
     params = dict(message.recipients[0].params)
     assert params.pop("ORCPT") == OriginalRecipient("rfc822", "c@example.com")
     rrvs = params.pop("RRVS")

@@ -88,11 +88,29 @@ def test_a_login_is_one_line_without_its_password(
         client.mail()
     events = of(lines, running)
     assert names(events)[1:-1] == ["login refused", "login accepted", "message accepted"]
-    assert (events[1]["claimed"], events[1]["code"]) == ("alice", 535)
+    assert (events[1]["mechanism"], events[1]["code"]) == ("PLAIN", 535)
+    assert "alice" not in events[1]["message"]
     assert (events[2]["user"], events[2]["mechanism"]) == ("alice", "PLAIN")
     assert events[3]["user"] == "alice"
     assert "wonder" not in lines.text
     assert "blunder" not in lines.text
+
+
+@pytest.mark.usefixtures("no_delay")
+@pytest.mark.parametrize(("level", "told"), [(logging.INFO, False), (logging.DEBUG, True)])
+def test_who_a_wrong_login_claims_to_be_is_for_debugging_alone(
+    serve: Serve, lines: pytest.LogCaptureFixture, level: int, told: bool
+) -> None:
+    lines.set_level(level, "ehlo.login")
+    name = "hunter2\x1b[2J\r\nlogin accepted " + 200 * "x"
+    running = serve(Box(), auth_handler=lambda *_: False, auth_mechs={"PLAIN": True})
+    with running.ready() as client:
+        client.say(plain(name, "pw"))
+    (event,) = [event for event in of(lines, running) if event["event"] == "login refused"]
+    assert ("hunter2" in lines.text) is ("claimed" in event) is told
+    if told:
+        assert event["claimed"] == name[:100]
+        assert 'claimed="hunter2\\u001b[2J\\r\\nlogin accepted xxx' in event["message"]
 
 
 def test_a_password_in_the_place_of_a_command_is_not_told(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
 
 from ehlo import Handler, Message, Reject, Reply, Session
-from ehlo.server.stats import Histogram, merge
+from ehlo.server.stats import Histogram, merge, most, total
 from support.certificates import Certificates
 from support.logins import plain
 from support.serving import Box, Running, Serve
@@ -167,12 +168,30 @@ def test_snapshots_are_summed(serve: Serve) -> None:
             client.mail()
     counted(first)
     counted(second)
-    whole = merge([seen(first), seen(second)])
-    assert whole["stats"]["messages"]["accepted"] == 3
-    assert whole["stats"]["replies"]["220"] == 3
-    assert whole["stats"]["commands"] == {"EHLO": 3, "MAIL": 3, "RCPT": 3, "DATA": 3}
-    assert sum(whole["stats"]["hook_seconds"]["on_message"]["counts"]) == 3
-    assert whole["draining"] is False
-    assert len(whole["pids"]) == 2
-    with pytest.raises(ValueError, match="no snapshot"):
-        merge([])
+    snapshots = [seen(first), seen(second)]
+    stats = total([snapshot["stats"] for snapshot in snapshots])
+    assert stats["messages"]["accepted"] == 3
+    assert stats["replies"]["220"] == 3
+    assert stats["commands"] == {"EHLO": 3, "MAIL": 3, "RCPT": 3, "DATA": 3}
+    assert sum(stats["hook_seconds"]["on_message"]["counts"]) == 3
+    assert len(merge(snapshots)["pids"]) == 2
+
+
+def test_sessions_of_several_processes_say_where_they_are(serve: Serve) -> None:
+    running = serve(Box())
+    with running.ready():
+        one = seen(running)
+    whole = merge([one, {**one, "pids": [1]}])
+    assert [session["pid"] for session in whole["sessions"]] == [os.getpid(), 1]
+    assert whole["now"]["sessions"] == 2
+    assert merge([])["now"] == dict.fromkeys(one["now"], 0)
+
+
+def test_of_two_tellings_the_larger_numbers_stand() -> None:
+    first = {"octets": 5, "by": {"a": 1, "b": 2}, "counts": [1, 2]}
+    second = {"octets": 3, "by": {"b": 3, "c": 1}, "counts": [1, 3]}
+    assert most([first, second]) == {
+        "octets": 5,
+        "by": {"a": 1, "b": 3, "c": 1},
+        "counts": [1, 3],
+    }

@@ -70,7 +70,7 @@ from ehlo.protocol.events import Event, Waiting
 from ehlo.protocol.extensions import Extension
 from ehlo.protocol.mechanisms import MECHANISMS
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.scram import salt_of
+from ehlo.protocol.scram_keys import salt_of
 from ehlo.protocol.settings import Limits, Settings
 from ehlo.protocol.state import Counts
 

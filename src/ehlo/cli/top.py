@@ -17,13 +17,15 @@ from ehlo.cli.readable import one_line
 from ehlo.server.control import ask
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import ConsoleDimensions, RenderableType
 
 __all__ = ["top"]
 
 _EVERY: Final = 1.0  # seconds
 _COLUMNS: Final = ("SESSION", "ADDRESS", "STATE", "AGE", "IN", "OUT", "MAILS", "TLS", "USER")
-_NUMBERS: Final = frozenset({"AGE", "IN", "OUT", "MAILS"})
+_NUMBERS: Final = frozenset({"PID", "AGE", "IN", "OUT", "MAILS"})
+_IDLE: Final = ("HELLO", "READY")
+_WIDE: Final = 100  # columns of a screen that has room for ports and process ids
 _HEAD_LINES: Final = 6  # above the sessions, their heading included
 _MOST_REFUSALS: Final = 3
 
@@ -66,11 +68,11 @@ def _watch(path: str, before: Mapping[str, Any]) -> None:
     console = Console()
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
-            live.update(_drawn(before, None, console.height), refresh=True)
+            live.update(_drawn(before, None, console.size), refresh=True)
             while True:
                 time.sleep(_EVERY)
                 now = _asked(path)
-                live.update(_drawn(now, before, console.height), refresh=True)
+                live.update(_drawn(now, before, console.size), refresh=True)
                 before = now
     except KeyboardInterrupt:
         pass
@@ -83,8 +85,7 @@ def _summary(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> Iterat
     """The lines above the sessions."""
     stats, here = now["stats"], now["now"]
     state = "draining" if now["draining"] else "up"
-    pids = " ".join(map(str, now["pids"]))
-    yield f"ehlo, pid {pids}: {state} {_age(now['uptime'])}" + _logins(stats)
+    yield f"ehlo, {_processes(now)}: {state} {_age(now['uptime'])}" + _logins(stats)
     yield (
         f"sessions {here['sessions']} ({here['under_tls']} under TLS)   "
         f"memory {_size(here['memory'])} of {_size(here['memory_limit'])}   "
@@ -109,6 +110,13 @@ def _summary(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> Iterat
     yield "refused " + _refusals(stats)
 
 
+def _processes(now: Mapping[str, Any]) -> str:
+    workers = now["workers"]
+    if workers["wanted"] == 1:
+        return "pid " + " ".join(map(str, now["pids"]))
+    return f"{workers['answered']} of {workers['wanted']} workers"
+
+
 def _logins(stats: Mapping[str, Any]) -> str:
     good = sum(count for name, count in stats["logins"].items() if name.endswith(" accepted"))
     bad = sum(stats["logins"].values()) - good
@@ -123,13 +131,15 @@ def _refusals(stats: Mapping[str, Any]) -> str:
     return ", ".join([*said, *([f"{away} connections"] if away else [])]) or "nothing"
 
 
-def _rows(now: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The sessions, the youngest last."""
-    sessions = sorted(now["sessions"], key=lambda session: -session["seconds"])
-    return [
-        (
+def _table(now: Mapping[str, Any], *, wide: bool = True) -> tuple[Sequence[str], list[list[str]]]:
+    """Headings, and a row for each session: those that do something, then the others, by age."""
+    several = wide and now["workers"]["wanted"] > 1
+    sessions = sorted(now["sessions"], key=lambda session: (_idle(session), -session["seconds"]))
+    rows = [
+        [
+            *([str(session["pid"])] if several else []),
             session["id"],
-            one_line(session["peer"]),
+            _address(one_line(session["peer"]), wide=wide),
             session["hook"] or session["state"],
             _age(session["seconds"]),
             _size(session["received"]),
@@ -137,47 +147,61 @@ def _rows(now: Mapping[str, Any]) -> list[tuple[str, ...]]:
             str(session["messages"]),
             (session["tls"] or "-").removeprefix("TLSv"),
             one_line(session["user"] or "-"),
-        )
+        ]
         for session in sessions
     ]
+    return ("PID", *_COLUMNS) if several else _COLUMNS, rows
+
+
+def _idle(session: Mapping[str, Any]) -> bool:
+    return session["hook"] is None and session["state"] in _IDLE
+
+
+def _address(peer: str, *, wide: bool) -> str:
+    """Where room is scarce, without the port."""
+    return peer if wide or peer.startswith("unix:") else peer.rpartition(":")[0]
 
 
 def _plain(now: Mapping[str, Any]) -> Iterator[str]:
     yield from _summary(now, None)
-    rows = [_COLUMNS, *_rows(now)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(_aligned(row, widths)).rstrip()
+    names, rows = _table(now)
+    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    for row in (names, *rows):
+        yield "  ".join(_aligned(names, row, widths)).rstrip()
 
 
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
-    for name, text, width in zip(_COLUMNS, row, widths, strict=True):
+def _aligned(names: Sequence[str], row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    for name, text, width in zip(names, row, widths, strict=True):
         yield text.rjust(width) if name in _NUMBERS else text.ljust(width)
 
 
-def _drawn(now: Mapping[str, Any], before: Mapping[str, Any] | None, height: int) -> RenderableType:
-    """As much as has room on a screen of so many lines."""
+def _drawn(
+    now: Mapping[str, Any], before: Mapping[str, Any] | None, size: ConsoleDimensions
+) -> RenderableType:
+    """As much as has room on a screen of that size."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
+    def text(line: str) -> Text:
+        return Text(line, no_wrap=True, overflow="ellipsis")
+
+    names, rows = _table(now, wide=size.width >= _WIDE)
     table = Table(box=None, padding=(0, 1, 0, 0), expand=True)
-    for name in _COLUMNS:
-        wide = name in ("ADDRESS", "USER")
+    for name in names:
         table.add_column(
             name,
             justify="right" if name in _NUMBERS else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            ratio=1 if wide else None,
+            no_wrap=name != "ADDRESS",  # whose column is the first to be cut, when there is no room
+            min_width=len(name),
+            ratio=1 if name == "USER" else None,
         )
-    rows = _rows(now)
-    room = max(1, height - _HEAD_LINES)
+    room = max(1, size.height - _HEAD_LINES)
     for row in rows if len(rows) <= room else rows[: room - 1]:
-        table.add_row(*map(Text, row))
-    lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in _summary(now, before)]
+        table.add_row(*map(text, row))
+    lines = list(map(text, _summary(now, before)))
     lines[0].stylize("bold")
-    more = [] if len(rows) <= room else [Text(f"and {len(rows) - room + 1} more")]
+    more = [] if len(rows) <= room else [text(f"and {len(rows) - room + 1} more")]
     return Group(*lines, Text(""), table, *more)
 
 

@@ -89,7 +89,11 @@ class Handler:
         raise NotImplementedError
 
     def on_replied(self, session: Session, message: Message, sent: bool) -> Awaitable[None] | None:
-        """The final reply to `message` has left, or (`sent` is `False`) could not."""
+        """The final reply to `message` has left, or (`sent` is `False`) could not.
+
+        It is called in any case, but for a shutdown whose grace is over; the time for which it
+        waits until there is a thread for it does not count as its own.
+        """
 
     def on_vrfy(self, session: Session, text: str) -> Answer:
         """VRFY; accepted with `252`, which tells nothing."""

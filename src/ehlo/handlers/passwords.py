@@ -9,53 +9,33 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import logging
 import os
 import secrets
 import stat
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from ehlo.handlers import hashes
-from ehlo.handlers.hashes import Hash, ScramHash
+from ehlo.handlers.hashes import Hash
+from ehlo.handlers.password_lines import (
+    Candidate,
+    Content,
+    check_username,
+    name_in,
+    octets_of,
+    prepared,
+    with_another,
+)
 from ehlo.protocol.scram_keys import ScramKeys
 
-__all__ = ["Candidate", "PasswordFile", "check_username"]
+__all__ = ["Candidate", "PasswordFile", "check_username", "prepared"]
 
-_LONGEST_NAME = 255  # RFC 4616 2: authcid = 1*SAFE ; MUST accept up to 255 octets
 _YOUNG = 2_000_000_000  # nanoseconds: no file system's clock is coarser
 
 logger = logging.getLogger("ehlo.passwords")
-
-
-class Candidate(NamedTuple):
-    """What a password of somebody's is checked against, be he there or not."""
-
-    hash: Hash
-    known: bool
-    """For an unknown user the hash is another's, so that he costs the same time."""
-
-    @property
-    def memory(self) -> int:
-        """Octets that the check needs."""
-        return self.hash.memory
-
-    def matches(self, password: str | bytes) -> bool:
-        """Whether this is his password. It blocks, in most cases for a tenth of a second or two."""
-        return self.hash.matches(_octets(password)) and self.known
-
-
-class _Content(NamedTuple):
-    """What a file says."""
-
-    users: Mapping[str, tuple[Hash, ...]]
-    usual: Hash
-    """One whose check costs what most checks cost."""
 
 
 class PasswordFile:
@@ -64,7 +44,11 @@ class PasswordFile:
     A line is `user:hash`; blank lines and those that begin with `#` are left alone. The hash is
     `$scrypt$...` or `$argon2id$...` (PHC string format; argon2 needs argon2-cffi), or stored keys
     for SCRAM as Dovecot writes them: `{SCRAM-SHA-256}4096,salt,stored,server`. A user has one line,
-    or one for each kind of SCRAM, of which the first is what a password is checked against.
+    or one for each kind of SCRAM, of which the first is what a password is checked against. Names
+    are compared as `prepared` makes them.
+
+    Who does not exist is taken for somebody who does, always for one of the same kind: so many
+    names are for a kind of hash, or for a count of SCRAM's iterations, as users are.
 
     The file is looked at on each use, and read again when it has changed; if that fails, what was
     read before stays in force, and the log (`ehlo.passwords`) says so once. All methods may be
@@ -74,7 +58,7 @@ class PasswordFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._lock = threading.Lock()
-        self._content: _Content | None = None
+        self._content: Content | None = None
         self._stamp: tuple[int, ...] | None = None  # of what was read; `None` reads it again
         self._trouble = ""  # what the log was told last
 
@@ -91,9 +75,7 @@ class PasswordFile:
 
         Raises `ValueError` as `load` does, as long as the file has never been read.
         """
-        content = self._current()
-        found = content.users.get(username)
-        return Candidate(content.usual, known=False) if found is None else Candidate(found[0], True)
+        return self._current().candidate(username)
 
     def check(self, username: str, password: str | bytes) -> bool:
         """Whether this is the password of `username`, in the same time for an unknown user.
@@ -104,8 +86,14 @@ class PasswordFile:
 
     def scram_keys(self, username: str) -> tuple[ScramKeys, ...]:
         """The stored keys for SCRAM that `username` has. Raises `ValueError` as `find` does."""
-        found = self._current().users.get(username, ())
-        return tuple(each.keys for each in found if isinstance(each, ScramHash))
+        return self._current().scram_keys(username)
+
+    def scram_keys_for_all(self, username: str) -> tuple[ScramKeys, ...]:
+        """Keys for each algorithm that somebody has keys for: nobody's where `username` has none.
+
+        Raises `ValueError` as `find` does.
+        """
+        return self._current().scram_keys_for_all(username)
 
     @property
     def salt_key(self) -> bytes:
@@ -114,28 +102,21 @@ class PasswordFile:
         It comes of the file, so that it is the same after a restart and in each process, until
         the password of the first user changes. Raises `ValueError` as `find` does.
         """
-        hashes_kept = (each.text for found in self._current().users.values() for each in found)
-        return hashlib.sha256(b"ehlo salt " + next(hashes_kept, "").encode()).digest()
+        return self._current().key
 
     @property
     def scram_algorithms(self) -> frozenset[str]:
         """The algorithms of SCRAM that somebody has keys for. Raises `ValueError` as `find`."""
-        return frozenset(
-            each.keys.algorithm
-            for found in self._current().users.values()
-            for each in found
-            if isinstance(each, ScramHash)
-        )
+        return frozenset(self._current().iterations)
 
     @property
     def most_memory(self) -> int:
         """Octets that the most expensive check needs. Raises `ValueError` as `find` does."""
-        content = self._current()
-        return max(each.memory for each in (content.usual, *_checked(content.users)))
+        return max(each.memory for each in self._current().checked)
 
     # -- reading it --------------------------------------------------------------------------------
 
-    def _current(self) -> _Content:
+    def _current(self) -> Content:
         with self._lock:
             content = self._content
             if content is None:
@@ -151,7 +132,7 @@ class PasswordFile:
         except OSError:
             return None
 
-    def _renew(self) -> _Content:
+    def _renew(self) -> Content:
         """Read it. Raises `ValueError`; what could be read and not be understood has a stamp."""
         self._stamp = None
         try:
@@ -163,13 +144,19 @@ class PasswordFile:
         # The next change of a file that was changed just now may leave no trace in its times
         young = 0 <= time.time_ns() - status.st_ctime_ns < _YOUNG
         self._stamp = None if young else _stamp_of(status)
-        self._content = content = _content_of(_users_in(data, self.path))
+        self._content = content = self._read(data)
         if self._trouble:
             logger.warning("%s: can be read again", self.path)
         self._trouble = ""
         return content
 
-    def _renew_if_possible(self, content: _Content) -> _Content:
+    def _read(self, data: bytes) -> Content:
+        try:
+            return Content.read(data)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
+
+    def _renew_if_possible(self, content: Content) -> Content:
         try:
             return self._renew()
         except ValueError as error:
@@ -202,91 +189,17 @@ class PasswordFile:
         path = Path(os.path.realpath(self.path))  # what a link leads to is changed, not the link
         with _locked(path, create=bool(lines)) as file:
             data = path.read_bytes()
-            was_there = username in _users_in(data, self.path)
+            was_there = prepared(username) in self._read(data).users
             if was_there or lines:
                 _replace(path, _changed(data, username, lines), os.fstat(file))
         return was_there
-
-
-def check_username(username: str) -> None:
-    """Raises `ValueError` for a name that cannot stand in a file of passwords."""
-    if not username or username != username.strip() or not username.isprintable():
-        raise ValueError("a user name has no control characters and no blank at either end")
-    if ":" in username or username.startswith("#"):
-        raise ValueError("a user name has no colon and does not begin with #")
-    if len(username.encode()) > _LONGEST_NAME:
-        raise ValueError(f"a user name has at most {_LONGEST_NAME} octets")
-
-
-# -- what is in it ---------------------------------------------------------------------------------
-
-
-def _users_in(data: bytes, path: str) -> dict[str, tuple[Hash, ...]]:
-    """Raises `ValueError` with the number of a bad line, and no word of it."""
-    users: dict[str, tuple[Hash, ...]] = {}
-    for number, line in enumerate(data.split(b"\n"), 1):
-        try:
-            name, word = _parts(line)
-            if name:
-                users[name] = _with(users.get(name, ()), hashes.parse(word))
-        except ValueError as error:
-            raise ValueError(f"{path}: line {number}: {error}") from None
-    return users
-
-
-def _parts(line: bytes) -> tuple[str, str]:
-    """User and hash; the user is `""` where there is none. Raises `ValueError`."""
-    try:
-        text = line.decode().strip()
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None  # its own words would quote the line
-    if not text or text.startswith("#"):
-        return "", ""
-    name, colon, word = text.partition(":")
-    if not colon:
-        raise ValueError("not of the form user:hash")
-    check_username(name)
-    return name, word
-
-
-def _with(found: tuple[Hash, ...], another: Hash) -> tuple[Hash, ...]:
-    """What a user has, and one more; hashes of any two kinds could be of two passwords."""
-    both = (*found, another)
-    algorithms = {each.keys.algorithm for each in both if isinstance(each, ScramHash)}
-    if found and len(algorithms) < len(both):
-        raise ValueError("a second line of the same user, which only another kind of SCRAM may be")
-    return both
-
-
-def _content_of(users: Mapping[str, tuple[Hash, ...]]) -> _Content:
-    checked = _checked(users)
-    if not checked:
-        return _Content(users, hashes.parse(_NOBODY))
-    usual_cost, _ = Counter(each.cost for each in checked).most_common(1)[0]
-    return _Content(users, next(each for each in checked if each.cost == usual_cost))
-
-
-def _checked(users: Mapping[str, tuple[Hash, ...]]) -> list[Hash]:
-    """Those that passwords are checked against."""
-    return [found[0] for found in users.values()]
-
-
-# Whose password nobody has, for a file without users: what `set` makes, with a key of noughts
-_NOBODY = f"$scrypt$ln=15,r=8,p=3${'A' * 22}${'A' * 43}"
-
-
-def _octets(password: str | bytes) -> bytes:
-    """As they came: what was not UTF-8 is in surrogate escapes."""
-    if isinstance(password, bytes):
-        return password
-    return password.encode(errors="surrogateescape")
 
 
 # -- how it is written -----------------------------------------------------------------------------
 
 
 def _checked_password(password: str | bytes) -> bytes:
-    octets = _octets(password)
+    octets = octets_of(password)
     if not octets:
         raise ValueError("the password is empty")
     if b"\0" in octets:
@@ -299,7 +212,7 @@ def _hashed(password: bytes, schemes: tuple[str, ...]) -> list[str]:
     makers = [hashes.scheme(name) for name in schemes]
     made: tuple[Hash, ...] = ()
     for make in makers:
-        made = _with(made, make(password))
+        made = with_another(made, make(password))
     return [each.text for each in made]
 
 
@@ -308,7 +221,8 @@ def _changed(data: bytes, username: str, new: list[bytes]) -> bytes:
     lines = data.split(b"\n")
     if not lines[-1]:
         lines.pop()
-    own = [number for number, line in enumerate(lines) if _parts(line)[0] == username]
+    name = prepared(username)
+    own = [number for number, line in enumerate(lines) if name_in(line)[0] == name]
     at = own[0] if own else len(lines)
     kept = [line for number, line in enumerate(lines) if number not in own]
     return b"".join(line + b"\n" for line in (*kept[:at], *new, *kept[at:]))

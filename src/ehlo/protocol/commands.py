@@ -235,18 +235,26 @@ def _quit(connection: Connection, argument: str) -> Reply:
 
 
 def _vrfy(connection: Connection, argument: str) -> Event | Reply:
-    """RFC 6531 3.7.4.2: VRFY SP String [ SP "SMTPUTF8" ]."""
+    """RFC 6531 3.7.4.2: VRFY SP String [ SP "SMTPUTF8" ]; String may be beyond ASCII in any case.
+
+    The parameter is about the answer: whether that may be.
+    """
     text = argument.strip()
     before, _, last = text.rpartition(" ")
     smtputf8 = before != "" and last.upper() == "SMTPUTF8"
+    if (smtputf8 or not text.isascii()) and not _offers_smtputf8(connection):
+        unknown = replies.unknown_parameter("SMTPUTF8")
+        return unknown if smtputf8 else replies.RECIPIENT_NEEDS_SMTPUTF8
     if smtputf8:
         text = before.rstrip()
-        known = connection.settings.mail_params.get("SMTPUTF8")
-        if known is None or (known.offered is not None and not known.offered(connection.facts())):
-            return replies.unknown_parameter("SMTPUTF8")
-    elif not text.isascii():
-        return replies.RECIPIENT_NEEDS_SMTPUTF8
     return events.Vrfy(text, smtputf8) if text else replies.ARGUMENT_REQUIRED
+
+
+def _offers_smtputf8(connection: Connection) -> bool:
+    known = connection.settings.mail_params.get("SMTPUTF8")
+    if known is None:
+        return False
+    return known.offered is None or known.offered(connection.facts())
 
 
 def _expn(_connection: Connection, _argument: str) -> Reply:
@@ -301,7 +309,7 @@ def _exchange(
         offered=connection.usable_mechanisms(),
         salt_key=connection.settings.salt_key,
     )
-    return sasl.Exchange(mechanism, response if initial else None, context)
+    return sasl.Exchange(mechanism, response if initial else None, context, connection.note_failure)
 
 
 def _xclient(connection: Connection, argument: str) -> Event | Reply:

@@ -825,6 +825,10 @@ class Connection:
         self._tally.refused(self._verb, reply)
         return self._close() if reply.closes else None
 
+    def note_failure(self, error: Exception) -> None:
+        """What a user's own code has done wrong, when we ran it."""
+        self._tally.failed(error)
+
     def _say_to_all(self, reply: Reply, transaction: Transaction) -> events.Close | None:
         """The outcome of a message: in LMTP once for each recipient (RFC 2033 4.2)."""
         if not self.settings.lmtp:
@@ -845,6 +849,7 @@ class Connection:
 
     def _refuse(self, reply: Reply) -> Event | None:
         """Say a reply of our own; it counts as an error where it is for the client's mistakes."""
+        self.counts.messages += self._verb == "MAIL"  # RFC 9422 4.1, as for a hook's refusals
         return self._error(reply) if reply.code in _MISTAKES else self._say(reply)
 
     def _error(self, reply: Reply) -> Event | None:

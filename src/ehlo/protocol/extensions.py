@@ -112,7 +112,7 @@ class OriginalRecipient:
 
 
 class UnsupportedError(ValueError):
-    """A value that is well formed, and a promise that we cannot keep: `555`."""
+    """A value that is well formed, and a promise that we do not make: `555`."""
 
 
 def _unsupported(_value: str | None) -> None:
@@ -233,9 +233,9 @@ def offered(facts: Facts) -> list[str]:
 EXTENSIONS: Final = (
     Extension("PIPELINING", 2920),
     Extension("SIZE", 1870, argument=_max_size, mail={"SIZE": _size}, octets=26),
-    Extension("8BITMIME", 6152, mail={"BODY": _body}, octets=17),
+    Extension("8BITMIME", 6152, mail={"BODY": _body}),
     Extension("CHUNKING", 3030),
-    Extension("BINARYMIME", 3030, offered=_offers_binarymime),
+    Extension("BINARYMIME", 3030, offered=_offers_binarymime, octets=16),
     # A server that does not offer it cannot pass such addresses on
     Extension("SMTPUTF8", 6531, mail={"SMTPUTF8": flag}, octets=10, promise=True),
     Extension("ENHANCEDSTATUSCODES", 2034),
@@ -254,7 +254,8 @@ EXTENSIONS: Final = (
         offered=never,  # its parameters are taken, since real mail has them; no report is promised
         mail={"RET": _ret, "ENVID": _envid},
         rcpt={"NOTIFY": _notify, "ORCPT": _orcpt},
-        octets=500,
+        # RFC 3461 names no sum: all of NOTIFY, and an ORCPT of 500 (4.2), each behind a space
+        octets=29 + 501,
     ),
     # Postfix's own, for those who are listed
     Extension("XCLIENT", 0, offered=_trusts("XCLIENT"), argument=_names(xclient.XCLIENT)),

@@ -92,10 +92,13 @@ EHLO_KEYWORD = re.compile(r"[A-Z0-9][A-Z0-9\-]*+")
 # RFC 2852 4: by-value = by-time ";" by-mode [by-trace]; by-time = ["-" / "+"] 1*9DIGIT
 BY_VALUE = re.compile(r"([+\-]?[0-9]{1,9});([NR])(T?)", re.IGNORECASE | re.ASCII)
 
-# RFC 4865 4: an interval is 1*9DIGIT seconds
+# RFC 2852 2: min-by-time = [1*9DIGIT]
 SECONDS = re.compile(r"[0-9]{1,9}")
 
-# RFC 6710 4.3: priority-value = ["-"] NZDIGIT / "0"
+# RFC 4865 3: future-release-integer = %x31-39 *8DIGIT
+HOLD_FOR = re.compile(r"[1-9][0-9]{0,8}")
+
+# RFC 6710 7: priority-value = (["-"] NZDIGIT) / "0"
 PRIORITY = re.compile(r"-?[1-9]|0")
 
 # RFC 3339 5.6: date-time = full-date "T" full-time

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ehlo.protocol import grammar
-from ehlo.protocol.extensions import EXTENSIONS, Extension, Facts, flag, never
+from ehlo.protocol.extensions import EXTENSIONS, Extension, Facts, UnsupportedError, flag, never
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -37,7 +37,7 @@ Clock = Callable[[], "datetime"]
 """The time now, with its time zone."""
 
 _LONGEST = 999_999  # RFC 9422 4: limits have at most six digits
-_POLICIES: Final = ("MIXER", "STANAG4406", "NSEP")  # RFC 6710 A, B and C
+_POLICIES: Final = ("MIXER", "STANAG4406", "NSEP")  # RFC 6710 9.2: the default, and two more
 
 
 class DeliverBy(NamedTuple):
@@ -87,15 +87,16 @@ def requiretls() -> Extension:
 
 def deliver_by(minimum: int | None = None) -> Extension:
     """RFC 2852: `minimum` is the fewest seconds until a message may be returned; none if `None`."""
-    least = minimum or 1
 
     def by_value(value: str | None) -> DeliverBy:
         match = grammar.BY_VALUE.fullmatch(value or "")
         if match is None:
             raise ValueError("not by-time;by-mode")
         seconds, mode = int(match[1]), match[2].upper()
-        if mode == "R" and seconds < least:
-            raise ValueError("too soon to return it")
+        if mode == "R" and seconds <= 0:  # RFC 2852 4: a syntax error
+            raise ValueError("too late to return it")
+        if mode == "R" and seconds < (minimum or 0):  # RFC 2852 3: to be refused with a 55z
+            raise UnsupportedError("too soon to return it")
         return DeliverBy(seconds, mode, bool(match[3]))
 
     said = "" if minimum is None else str(minimum)
@@ -105,7 +106,10 @@ def deliver_by(minimum: int | None = None) -> Extension:
 
 
 def future_release(max_interval: int, max_date_time: datetime | None, clock: Clock) -> Extension:
-    """RFC 4865: `max_interval` is in seconds; by default `max_date_time` is as far away as that."""
+    """RFC 4865: `max_interval` is in seconds; by default `max_date_time` is as far away as that.
+
+    It is for the submission of mail alone (RFC 4865 3), and for listeners that do that.
+    """
 
     def latest() -> datetime:
         from datetime import timedelta  # slow to import, and few need it
@@ -116,10 +120,10 @@ def future_release(max_interval: int, max_date_time: datetime | None, clock: Clo
         return f"{max_interval} {latest():%Y-%m-%dT%H:%M:%SZ}"
 
     def hold_for(value: str | None) -> int:
-        if grammar.SECONDS.fullmatch(value or "") is None:
-            raise ValueError("not 1*9DIGIT")
+        if grammar.HOLD_FOR.fullmatch(value or "") is None:
+            raise ValueError("not 1 to 999999999")
         seconds = int(value or "")
-        if not 0 < seconds <= max_interval:
+        if seconds > max_interval:
             raise ValueError("out of range")
         return seconds
 
@@ -143,7 +147,9 @@ def future_release(max_interval: int, max_date_time: datetime | None, clock: Clo
 def mt_priority(policy: str = "") -> Extension:
     """RFC 6710: `policy` is the name of one, which tells clients what the values mean; or `""`.
 
-    The value is the one asked for, -9 to 9. Who acts on another says so in the final reply (x.3.6).
+    The value is the one asked for, -9 to 9. Who acts on another says so with x.3.6, and begins the
+    text with the new one, in the answer to MAIL or in the final reply. A positive one of a client
+    that is not trusted with it must not be acted on (RFC 6710 4.1).
     """
 
     def priority(value: str | None) -> int:
@@ -170,11 +176,16 @@ def _rrvs_value(value: str | None) -> Rrvs:
     since, semicolon, action = (value or "").partition(";")
     if semicolon and action.upper() not in ("C", "R"):
         raise ValueError("neither C nor R")
+    if "." in since:  # RFC 7293 3.1: no time-secfrac
+        raise ValueError("a fraction of a second")
     return Rrvs(date_time(since), action.upper() or "R")  # RFC 7293 3.1: R is the default
 
 
 def limits() -> Extension:
-    """RFC 9422: what the settings say of messages, recipients and domains."""
+    """RFC 9422: what the settings say of messages, recipients and domains.
+
+    It has no reply codes for who goes beyond them. Recipients that were refused do not count here.
+    """
     return Extension("LIMITS", 9422, argument=_limits_set)
 
 
@@ -285,7 +296,7 @@ def _deliver_by(argument: str, _clock: Clock) -> Extension:
 
 def _future_release(argument: str, clock: Clock) -> Extension:
     interval, _, until = argument.replace(",", " ").partition(" ")
-    if grammar.SECONDS.fullmatch(interval) is None or int(interval) == 0:
+    if grammar.HOLD_FOR.fullmatch(interval) is None:
         raise ValueError("not a number of seconds, with or without a date-time behind it")
     return future_release(int(interval), date_time(until) if until else None, clock)
 

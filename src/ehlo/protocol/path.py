@@ -11,7 +11,7 @@ from ehlo.protocol import address, grammar
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import NO_PARAMETERS, NULL_PATH, Address
 from ehlo.protocol.errors import ParserError
-from ehlo.protocol.extensions import Parameter
+from ehlo.protocol.extensions import Parameter, UnsupportedError
 from ehlo.protocol.reply import Reply
 
 if TYPE_CHECKING:
@@ -107,8 +107,11 @@ def _params(
             return replies.bad_parameter(keyword)
         try:
             params[keyword] = parse(value)
+        except UnsupportedError:
+            return replies.unsupported_value(keyword)
         except ValueError:
             return replies.bad_parameter(keyword)
-        except ParserError:
+        except ParserError as error:
+            connection.note_failure(error)
             return replies.TROUBLE
     return MappingProxyType(params)

@@ -237,6 +237,11 @@ def unknown_parameter(keyword: str) -> Reply:
     return Reply(555, "5.5.4", f"Unsupported parameter: {limited(keyword, 64)}")
 
 
+def unsupported_value(keyword: str) -> Reply:
+    """RFC 2852 4: a parameter that we offer, with a value that it can have, but not here."""
+    return Reply(555, "5.5.4", f"Unsupported value for parameter {limited(keyword, 64)}")
+
+
 def bad_parameter(keyword: str) -> Reply:
     """RFC 5321 4.1.1.11: a parameter that we know, with a value that it cannot have."""
     return Reply(501, "5.5.4", f"Bad value for parameter {limited(keyword, 64)}")

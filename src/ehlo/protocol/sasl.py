@@ -112,9 +112,16 @@ class Exchange:
     wanted; credentials to decide on; or the reply that ends it.
     """
 
-    __slots__ = ("_context", "_initial", "_refusal", "_steps", "mechanism")
+    __slots__ = ("_context", "_failed", "_initial", "_refusal", "_steps", "mechanism")
 
-    def __init__(self, mechanism: Mechanism, initial: bytes | None, context: AuthContext) -> None:
+    def __init__(
+        self,
+        mechanism: Mechanism,
+        initial: bytes | None,
+        context: AuthContext,
+        failed: Callable[[Exception], object],
+    ) -> None:
+        self._failed = failed  # is told of a `MechanismError`
         self.mechanism = mechanism
         self._initial = initial
         self._context = context
@@ -159,7 +166,8 @@ class Exchange:
             return ProvedCredentials("", proved=False, mechanism=self.mechanism.name)
         except ValueError:
             return replies.BAD_RESPONSE
-        except MechanismError:
+        except MechanismError as error:
+            self._failed(error)
             return replies.AUTH_TROUBLE
         if isinstance(step, bytes):
             return replies.challenge(binascii.b2a_base64(step, newline=False).decode())

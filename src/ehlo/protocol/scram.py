@@ -24,9 +24,9 @@ from ehlo.protocol.sasl import (
     unescaped,
 )
 from ehlo.protocol.saslprep import saslprep
-from ehlo.protocol.scram_keys import ALGORITHMS, ScramKeys
+from ehlo.protocol.scram_keys import ALGORITHMS, ScramKeys, salt_of
 
-__all__ = ["SCRAM", "salt_of"]
+__all__ = ["SCRAM"]
 
 # RFC 5802 7: printable = %x21-2B / %x2D-7E
 _PRINTABLE: Final = r"[!-+\--~]++"
@@ -48,7 +48,6 @@ _FINAL: Final = re.compile(
     rf"(?:,(?!p=)[A-Za-ln-z]=[^\0,]++)*+),p=(?P<proof>[A-Za-z0-9+/=]++)"
 )
 
-_SALT: Final = 16  # octets
 _LONGEST_NAME: Final = 255  # characters; to prepare one takes its time
 
 
@@ -116,12 +115,6 @@ def _binding_of(first: ClientFirst, context: AuthContext, *, plus: bool) -> byte
     if first.flag == "y" and any(name.endswith("-PLUS") for name in context.offered):
         return None  # it did not see what we offer: somebody between us has taken it away
     return None if first.flag == "p" else b""
-
-
-def salt_of(salt_key: bytes, algorithm: str, username: str) -> bytes:
-    """The salt of a user who has none stored, or does not exist: always the same one."""
-    name = f"{algorithm}\0{username}".encode()
-    return hmac.digest(salt_key, name, "sha256")[:_SALT]
 
 
 def _keys_of(secret: Secret, algorithm: str, salt: bytes) -> tuple[ScramKeys, bool]:

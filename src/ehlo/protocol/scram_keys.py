@@ -12,10 +12,12 @@ from typing import Final, Self
 
 from ehlo.protocol.saslprep import saslprep
 
-__all__ = ["ALGORITHMS", "ITERATIONS", "ScramKeys"]
+__all__ = ["ALGORITHMS", "ITERATIONS", "ScramKeys", "salt_of"]
 
-# RFC 7677 4: at least 4096. A user who does not exist is shown this many, too.
+# RFC 7677 4: at least 4096
 ITERATIONS: Final = 4096
+
+_SALT: Final = 16  # octets
 
 # By the name that a mechanism has it in, with the name that hashlib has for it
 ALGORITHMS: Final = {"SHA-1": "sha1", "SHA-256": "sha256"}
@@ -48,9 +50,7 @@ class ScramKeys:
         are, too.
         Raises `ValueError` for an algorithm that is neither SHA-1 nor SHA-256.
         """
-        digest = ALGORITHMS.get(algorithm)
-        if digest is None:
-            raise ValueError(f"no SCRAM with {algorithm}")
+        digest = _digest_of(algorithm)
         secret = _octets(password) if isinstance(password, str) else password
         salted = hashlib.pbkdf2_hmac(digest, secret, salt, iterations)
         client_key = hmac.digest(salted, b"Client Key", digest)
@@ -58,6 +58,37 @@ class ScramKeys:
         return cls(
             algorithm, salt, iterations, stored_key, hmac.digest(salted, b"Server Key", digest)
         )
+
+    @classmethod
+    def of_nobody(
+        cls,
+        username: str,
+        key: bytes,
+        algorithm: str = "SHA-256",
+        iterations: int = ITERATIONS,
+    ) -> Self:
+        """Keys that no password proves, for a user who does not exist (RFC 5802 9).
+
+        They are the same each time, as those of a user are; `key` is a secret that stays, and
+        `iterations` as many as users have. Raises `ValueError` as `derive` does.
+        """
+        digest = _digest_of(algorithm)
+        salt = salt_of(key, algorithm, username)
+        unproved = hmac.digest(key, salt, digest)
+        return cls(algorithm, salt, iterations, unproved, unproved)
+
+
+def salt_of(key: bytes, algorithm: str, username: str) -> bytes:
+    """The salt of a user who has none stored, or does not exist: always the same one."""
+    name = f"{algorithm}\0{username}".encode(errors="backslashreplace")
+    return hmac.digest(key, name, "sha256")[:_SALT]
+
+
+def _digest_of(algorithm: str) -> str:
+    digest = ALGORITHMS.get(algorithm)
+    if digest is None:
+        raise ValueError(f"no SCRAM with {algorithm}")
+    return digest
 
 
 def _octets(password: str) -> bytes:

@@ -34,3 +34,6 @@ class Tally:
 
         In LMTP a message may be refused for some recipients only: it is not refused `wholly` then.
         """
+
+    def failed(self, error: Exception) -> None:
+        """A parser or a mechanism of a user's own failed: a `ParserError` or `MechanismError`."""

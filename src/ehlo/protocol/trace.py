@@ -32,20 +32,22 @@ def received_field(
     id: str,  # noqa: A002  the name that RFC 5321 gives it
     recipient: str,
     date: str,
+    priority: int | None = None,
 ) -> bytes:
     """The field with its line ends; text from the client is made safe here.
 
     `helo` and `rdns` are the client's names (`""` when not known), `address` its IP address (`""`
     for a Unix socket), `by` is `by_clause`'s, `protocol` is `with_protocol`'s, `tls` version and
     cipher (`""` without TLS), `recipient` the only one (`""` when there are several: a hidden one
-    must not show), `date` an RFC 5322 3.3 date-time.
+    must not show), `date` an RFC 5322 3.3 date-time, `priority` MT-PRIORITY's value (RFC 6710 4.1).
     """
     tls = f"\r\n\t({tls})" if tls else ""
     recipient = f"\r\n\tfor <{recipient}>" if 0 < len(recipient) <= _LONGEST_PATH else ""
+    registered = "" if priority is None else f"\r\n\tPRIORITY {priority}"
     return (
         f"Received: from {_NOT_A_NAME.sub('', helo) or 'unknown'}{_tcp_info(rdns, address)}\r\n"
         f"\t{by} with {protocol}{tls}\r\n"
-        f"\tid {id}{recipient};\r\n"
+        f"\tid {id}{recipient}{registered};\r\n"
         f"\t{date}\r\n"
     ).encode()
 

@@ -31,6 +31,7 @@ from ehlo.server.hooks import (
     identity_of,
     queue_answer_of,
 )
+from ehlo.server.journal import about
 from ehlo.session import Message
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class Dispatcher:
     def _unserved(self, driver: Driver, event: events.Secret | events.Auth) -> None:
         """A mechanism of the user's wants a hook that the handler has not."""
         hook = "on_auth" if isinstance(event, events.Auth) else "on_secret"
-        logger.error("session %s: %s needs %s", driver.session.id, event.mechanism, hook)
+        about(logger, driver.session.id).error("%s needs %s", event.mechanism, hook)
         driver.connection.reply(replies.AUTH_TROUBLE)
 
     def _message(self, driver: Driver, event: events.MessageEnd) -> None:
@@ -207,6 +208,7 @@ class Dispatcher:
             id=message_id,
             recipient=str(recipients[0]) if len(recipients) == 1 else "",
             date=driver.runtime.clock.date(),
+            priority=transaction.sender.params.get("MT-PRIORITY"),
         )
         return Message(
             message_id,

@@ -17,6 +17,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from functools import partial
+from time import monotonic
 from typing import Any, cast
 
 from ehlo.protocol import events
@@ -30,7 +31,7 @@ from ehlo.server.dispatch import Dispatcher, Notice, Secured
 from ehlo.server.holding import Holding
 from ehlo.server.hookrun import HookRun
 from ehlo.server.hooks import Hook, Outcome, answer_of
-from ehlo.server.journal import Journal, turned_away
+from ehlo.server.journal import Journal, about, turned_away
 from ehlo.server.pace import Pace
 from ehlo.server.rules import Rules
 from ehlo.server.runtime import Runtime
@@ -389,9 +390,8 @@ class Driver(asyncio.Protocol):
     def _note_late(self, run: HookRun, error: BaseException | None) -> None:
         """The result of a hook that was over its deadline is dropped, and said to be."""
         if not isinstance(error, asyncio.CancelledError):
-            logger.warning(
-                "session %s: %s ended when nobody waited any more; its result is dropped (%s)",
-                self.session.id,
+            about(logger, self.session.id).warning(
+                "%s ended when nobody waited any more; its result is dropped (%s)",
                 run.hook.name,
                 "it returned" if error is None else "it failed",
             )
@@ -472,7 +472,7 @@ class Driver(asyncio.Protocol):
             self._pending = wait
             self.deadline = self.runtime.loop.time() + self.rules.handler_timeout
         else:
-            logger.warning("session %s: a message is larger than max_memory", self.session.id)
+            about(logger, self.session.id).warning("a message is larger than max_memory")
             then(False)
 
     @property
@@ -484,6 +484,11 @@ class Driver(asyncio.Protocol):
     def hook(self) -> str | None:
         """The name of the hook that is under way."""
         return self._pending.hook.name if isinstance(self._pending, HookRun) else None
+
+    @property
+    def session_id(self) -> str:
+        """For the log."""
+        return self.session.id
 
     def seen(self) -> dict[str, Any]:
         """What there is to see of this session."""
@@ -518,7 +523,7 @@ class Driver(asyncio.Protocol):
         try:
             channel = Channel(self.rules.tls.current)
         except ssl.SSLError:
-            logger.exception("session %s: TLS is not to be had", self.session.id)
+            about(logger, self.session.id).exception("TLS is not to be had")
             self.connection.reply(replies.TLS_UNAVAILABLE)
             return
         self.connection.reply()
@@ -658,7 +663,8 @@ class Driver(asyncio.Protocol):
         """The deadline has passed: of a hook, of the client, or of our last words."""
         run = self._pending
         if isinstance(run, HookRun) and (self._lost or not self._closing):
-            self._expire_hook(run)
+            if not self._has_time(run):
+                self._expire_hook(run)
         elif self._due and isinstance(run, DiskRun | MemoryWait):
             self._expire_wait(run)
         elif isinstance(run, DiskRun) and not self._closing:
@@ -668,8 +674,18 @@ class Driver(asyncio.Protocol):
         else:
             self.hang_up(self.rules.settings.timed_out)
 
+    def _has_time(self, run: HookRun) -> bool:
+        """A hook that is told something is told it in any case: its time begins when it does."""
+        left = self.rules.handler_timeout
+        if run.began is not None:
+            left -= monotonic() - run.began
+        if type(run.event) is not Notice or left <= 0:
+            return False
+        self.deadline = self.runtime.loop.time() + left
+        return True
+
     def _expire_hook(self, run: HookRun) -> None:
-        logger.warning("session %s: %s is over its deadline", self.session.id, run.hook.name)
+        about(logger, self.session.id).warning("%s is over its deadline", run.hook.name)
         self._pending = None
         run.cancel()
         if self.message is not None:
@@ -710,6 +726,8 @@ class Driver(asyncio.Protocol):
         self._slow = False
         if isinstance(pending, HookRun) and self.message is not None:
             pending.octets = self.holding.hand_over()
+        if isinstance(pending, HookRun) and type(pending.event) is Notice and pending.began is None:
+            logger.warning("session %s: %s was never called", self.session.id, pending.hook.name)
         if self._dispatcher.hooks.replied is not None and self._replied is None:
             self._replied = self.message  # whose reply will not leave
         self.message = None

@@ -122,6 +122,8 @@ class Gate(asyncio.Protocol):
         turned_away(self._runtime.stats, self._peer, reason, why)
         self.abort()
 
+    session_id = ""
+
     def seen(self) -> None:
         """There is no session yet."""
 

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ehlo.server.hooks import Hook, Outcome
+from ehlo.server.journal import about
 from ehlo.server.threads import Job
 
 if TYPE_CHECKING:
@@ -60,13 +61,24 @@ class HookRun:
     `event` is what its answer is for, `outcome` what makes an answer of its result.
     """
 
-    __slots__ = ("_driver", "_told", "_work", "asked", "event", "hook", "octets", "outcome")
+    __slots__ = (
+        "_driver",
+        "_told",
+        "_work",
+        "asked",
+        "began",
+        "event",
+        "hook",
+        "octets",
+        "outcome",
+    )
 
     def __init__(self, driver: Driver, hook: Hook, event: object, outcome: Outcome) -> None:
         self.hook = hook
         self.event = event
         self.outcome = outcome
         self.asked = monotonic()
+        self.began: float | None = None  # by the same clock; until then it waits for its turn
         self._told: tuple[Any, BaseException | None] = None, None
         self.octets = 0  # of memory that are given back when this ends, and not before
         self._driver = driver
@@ -83,12 +95,18 @@ class HookRun:
             turns.free -= 1
         if self.hook.is_async:
             # Not by way of the loop's factory, which might begin at once (3.12's eager tasks)
+            self.began = monotonic()
             work = self._await(arguments)
             self._work = asyncio.Task(work, loop=runtime.loop, context=context)
         else:
             # A copy: the loop, or the thread of a hook that is late, may be in the context still
-            run = partial(context.copy().run, self.hook.call, *arguments)
+            run = partial(context.copy().run, self._call, *arguments)
             self._work = runtime.threads.submit(run, self._ended_in_thread)
+
+    def _call(self, *arguments: object) -> Any:
+        """What a thread does, when it comes to it."""
+        self.began = monotonic()
+        return self.hook.call(*arguments)
 
     async def _await(self, arguments: tuple[object, ...]) -> None:
         """What the task does: the hook, and all that follows from it."""
@@ -107,9 +125,8 @@ class HookRun:
 
     def note_blocked(self, seconds: float) -> None:
         """Nobody else was served meanwhile."""
-        logger.warning(
-            "session %s: %s blocked the event loop for %.1f s; a `def` hook has a thread",
-            self._driver.session.id,
+        about(logger, self._driver.session.id).warning(
+            "%s blocked the event loop for %.1f s; a `def` hook has a thread",
             self.hook.name,
             seconds,
         )
@@ -129,7 +146,8 @@ class HookRun:
             self._told = result, error
             self._driver.runtime.loop.call_soon_threadsafe(self._ended_in_loop)
         except RuntimeError:  # the loop was closed at once, with the thread still busy
-            logger.warning("%s of %s ended after the server", self.hook.name, self._driver.session)
+            log = about(logger, self._driver.session.id)
+            log.warning("%s ended after the server", self.hook.name)
             self._driver.runtime.memory.forget(self.octets)
         del result, error
 

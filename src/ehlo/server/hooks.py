@@ -12,6 +12,7 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.address import Address
 from ehlo.protocol.errors import Reject
 from ehlo.protocol.reply import Reply
+from ehlo.server.journal import about
 from ehlo.server.rules import is_async, overrides
 from ehlo.session import Message
 
@@ -133,5 +134,5 @@ def failure_of(error: BaseException, hook: Hook, session_id: str, trouble: Reply
     """What a hook's exception says: a `Reject` its reply; all else is a bug, and is logged."""
     if isinstance(error, Reject):
         return error.reply
-    logger.error("session %s: %s failed", session_id, hook.name, exc_info=error)
+    about(logger, session_id).error("%s failed", hook.name, exc_info=error)
     return trouble

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import MutableMapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,15 +26,17 @@ if TYPE_CHECKING:
     from ehlo.server.hooks import Answer
     from ehlo.session import Peer, TLSInfo
 
-__all__ = ["Journal", "reload_failed", "reloaded", "shown", "turned_away"]
+__all__ = ["Journal", "about", "reload_failed", "reloaded", "shown", "turned_away"]
 
 _connection = logging.getLogger("ehlo.connection")
 _login = logging.getLogger("ehlo.login")
 _message = logging.getLogger("ehlo.message")
 _refusal = logging.getLogger("ehlo.refusal")
 _server = logging.getLogger("ehlo.server")
+_handler = logging.getLogger("ehlo.handler")
 
 _PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]+")  # ASCII without space, quote, backslash and "="
+_MOST_CLAIMED: Final = 100  # characters of a name that is nobody's, maybe
 _VERBS: Final = {"": "-", ".": "END-OF-DATA"}
 
 
@@ -44,6 +47,23 @@ def shown(value: object) -> str:
         return text
     printable = text.isprintable()
     return json.dumps(text, ensure_ascii=not printable).replace("\x7f", "\\u007f")
+
+
+class _About(logging.LoggerAdapter[logging.Logger]):
+    """Whose lines are all about one session: in their text, and as a field."""
+
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        session_id = (self.extra or {})["session"]
+        return f"session {session_id}: {msg}", {**kwargs, "extra": self.extra}
+
+
+def about(logger: logging.Logger, session_id: str) -> logging.LoggerAdapter[logging.Logger]:
+    """The logger, for lines about that session; an empty id is of one that is none yet."""
+    if not session_id:
+        return logging.LoggerAdapter(logger)
+    return _About(logger, {"session": session_id})
 
 
 def _write(
@@ -165,6 +185,10 @@ class Journal(Tally):
 
     # -- what happens in it ----------------------------------------------------------------------
 
+    def failed(self, error: Exception) -> None:
+        """A parser or a mechanism of the user's own has failed."""
+        about(_handler, self.session_id).error("%s", error, exc_info=error.__cause__)
+
     def hook_ended(self, run: HookRun) -> None:
         """A hook has returned or raised; it may be one that nobody waits for any more."""
         self.took = took = monotonic() - run.asked
@@ -206,7 +230,9 @@ class Journal(Tally):
         self._stats.logins[f"{event.mechanism} refused"] += 1
         self._login_told = True
         if _login.isEnabledFor(logging.INFO):
-            claimed, code = _claimed(event), answer.code
+            # People type a password there, too
+            claimed = _claimed(event) if _login.isEnabledFor(logging.DEBUG) else None
+            code = answer.code
             self._tell(
                 _login, "login refused", claimed=claimed, mechanism=event.mechanism, code=code
             )
@@ -241,8 +267,10 @@ def _refused(answer: Reply | list[Reply | None]) -> int:
 
 
 def _claimed(event: events.Auth | events.Secret) -> str | None:
-    """Who the client says to be. Of a token or a certificate nothing is shown."""
+    """Who the client says to be, as far as a line has room. Of a token nothing is shown."""
     if isinstance(event, events.Secret):
-        return event.username
+        return event.username[:_MOST_CLAIMED]
     named = PasswordCredentials | CramMD5Credentials | ProvedCredentials
-    return event.credentials.username if isinstance(event.credentials, named) else None
+    if not isinstance(event.credentials, named):
+        return None
+    return event.credentials.username[:_MOST_CLAIMED]

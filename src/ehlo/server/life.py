@@ -19,6 +19,7 @@ from ehlo.server.dispatch import Dispatcher
 from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
 from ehlo.server.hooks import Hook, Hooks
+from ehlo.server.journal import about
 from ehlo.server.passwords import with_logins
 from ehlo.server.reload import Reloader
 from ehlo.server.runtime import Runtime
@@ -68,7 +69,7 @@ class Life:
         self._ender: asyncio.Task[Any] | None = None  # that calls the last hook
         self._over = asyncio.Event()  # the grace is
         self._graces: list[asyncio.TimerHandle] = []
-        self.views = Views(server, self.snapshot)
+        self.views = Views(server, self)
         self.addresses: list[Peer] = []
         self.closed = asyncio.Event()
         self.listens = False
@@ -112,6 +113,14 @@ class Life:
     async def snapshot(self) -> dict[str, Any]:
         """What has been counted, and what is there now: plain data."""
         return snapshot(self.runtime)
+
+    def counts(self) -> dict[str, Any]:
+        """Of a snapshot what is cheap however many sessions there are."""
+        return {"draining": self.runtime.draining, "stats": self.runtime.stats.plain()}
+
+    def unready(self) -> str:
+        """Why no client should be sent here now; empty where one should."""
+        return "draining" if self.runtime.draining else ""
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside; its failure is logged."""
@@ -215,7 +224,8 @@ class Life:
             try:
                 driver.cut()
             except Exception:  # one session's trouble must not keep the others, and us, up
-                logger.exception("a session could not be ended")
+                log = about(logger, driver.session_id)
+                log.exception("could not be ended")
 
     def close(self) -> None:
         """See `Server.close`."""

@@ -125,7 +125,7 @@ def way_in(logins: Logins, tls: ssl.SSLContext | None) -> bool:
 
 
 def guarded(mechanism: Mechanism) -> Mechanism:
-    """The mechanism, with what it does wrong logged and turned into a `MechanismError`."""
+    """The mechanism, with what it does wrong turned into a `MechanismError`."""
 
     def run(initial: bytes | None, context: AuthContext) -> Steps:
         try:
@@ -133,8 +133,7 @@ def guarded(mechanism: Mechanism) -> Mechanism:
         except ValueError:
             raise
         except Exception as error:
-            logger.exception("mechanism %s failed", mechanism.name)
-            raise MechanismError from error
+            raise MechanismError(f"mechanism {mechanism.name} failed") from error
 
     return dataclasses.replace(mechanism, run=run)
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import importlib.util
 import itertools
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ehlo.server.listener import parse_address
@@ -18,6 +18,8 @@ from ehlo.server.stats import OCTETS, SECONDS
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
+
+    from ehlo.server.views import Seen
 
 __all__ = ["answer", "check_metrics", "text"]
 
@@ -72,7 +74,8 @@ def text(snapshot: dict[str, Any]) -> bytes:
 def _metrics(snapshot: dict[str, Any]) -> Iterator[Metric]:
     stats, now = snapshot["stats"], snapshot["now"]
     yield from _counters(stats)
-    yield from _gauges({**now, "draining": int(snapshot["draining"]), "up": snapshot["uptime"]})
+    more = {"draining": int(snapshot["draining"]), "up": snapshot["uptime"]}
+    yield from _gauges({**now, **more, **snapshot["workers"]})
     octets, seconds = {"": stats["message_octets"]}, {"": stats["session_seconds"]}
     yield _histogram("message_octets", "Size of messages accepted.", (), OCTETS, octets)
     yield _histogram("session_seconds", "How long sessions were.", (), SECONDS, seconds)
@@ -98,6 +101,8 @@ def _gauges(now: dict[str, Any]) -> Iterator[Metric]:
     more = (
         ("draining", "Whether the server shuts down.", "draining"),
         ("uptime_seconds", "Since the server started.", "up"),
+        ("workers", "Processes that there should be to serve.", "wanted"),
+        ("workers_answered", "Those that have told of themselves for this.", "answered"),
     )
     for name, help_text, key in (*_GAUGES, *more):
         yield GaugeMetricFamily(f"ehlo_{name}", help_text, value=now[key])
@@ -123,17 +128,13 @@ def _histogram(
 # -- HTTP --------------------------------------------------------------------------------------
 
 
-async def answer(
-    snapshot: Callable[[], Awaitable[dict[str, Any]]],
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-) -> None:
+async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Serve one request, and close."""
     try:
         with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
             async with asyncio.timeout(_PATIENCE):
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(await _response(snapshot, head))
+                writer.write(await _response(seen, head))
                 await writer.drain()
     except asyncio.LimitOverrunError:  # a head without an end
         pass
@@ -141,7 +142,7 @@ async def answer(
         writer.close()
 
 
-async def _response(snapshot: Callable[[], Awaitable[dict[str, Any]]], head: bytes) -> bytes:
+async def _response(seen: Seen, head: bytes) -> bytes:
     method, path = ([*head.split(b"\r\n", 1)[0].split(b" "), b"", b""])[:2]
     if method not in (b"GET", b"HEAD"):
         return _http("405 Method Not Allowed", b"GET and HEAD only\n")
@@ -149,14 +150,11 @@ async def _response(snapshot: Callable[[], Awaitable[dict[str, Any]]], head: byt
         case b"/metrics":
             from prometheus_client import CONTENT_TYPE_LATEST
 
-            said = _http("200 OK", text(await snapshot()), CONTENT_TYPE_LATEST)
+            said = _http("200 OK", text(await seen.snapshot()), CONTENT_TYPE_LATEST)
         case b"/readyz":
-            draining = (await snapshot())["draining"]
-            said = (
-                _http("503 Service Unavailable", b"draining\n")
-                if draining
-                else _http("200 OK", b"ready\n")
-            )
+            why = seen.unready()
+            status = "503 Service Unavailable" if why else "200 OK"
+            said = _http(status, f"{why or 'ready'}\n".encode())
         case _:
             said = _http("404 Not Found", b"/metrics or /readyz\n")
     return said if method == b"GET" else said.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"

@@ -1,8 +1,9 @@
 """The parent of several workers: it binds once, and keeps as many of them alive as it was told.
 
-It serves nobody itself, has no event loop, and runs nothing of the user's after the start. One
-thing happens at a time: whatever comes (a signal, news of a worker, the end of one, a moment that
-was waited for) wakes the one selector, and nothing is done in a signal handler.
+It serves nobody itself, and runs nothing of the user's after the start. It has no event loop but in
+the thread of its views (see `collector`). One thing happens at a time: whatever comes (a signal,
+news of a worker, the end of one, a moment that was waited for) wakes the one selector, and nothing
+is done in a signal handler.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from ehlo.server import listener, systemd, workers
+from ehlo.server.collector import Collector, Window
 from ehlo.server.reload import reopen_logs
 from ehlo.server.spawning import Place, Process, backoff, how, spawn
 from ehlo.server.workers import (
@@ -61,6 +63,7 @@ class Parent:
         self._places = [Place(number) for number in range(1, max(server.workers, 1) + 1)]
         self._groups: list[list[socket.socket]] = []  # by listener
         self._paths: list[str] = []
+        self._collector = Collector(server, len(self._places))
         self._selector = selectors.DefaultSelector()
         self._wake: socket.socket
         self._waker: socket.socket
@@ -88,6 +91,7 @@ class Parent:
         try:
             with self._signals():
                 self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
+                self._collector.open()
                 while self._turn():
                     pass
         finally:
@@ -115,6 +119,7 @@ class Parent:
                 place.process.popen.kill()
                 self._forget(place.process)
         self._stop_listening()
+        self._collector.close()
         self._wake.close()
         self._waker.close()
         self._selector.close()
@@ -183,6 +188,7 @@ class Parent:
         if self._end_by is None:
             logger.info("signalled: shutting down")
             systemd.stopping()
+            self._collector.drain()
             self._end_by = now + self._server.grace + _OVERTIME
             self._stop_listening()
             self._tell(DRAIN)
@@ -253,19 +259,22 @@ class Parent:
     def _start(self, place: Place) -> None:
         ours, theirs = socket.socketpair()
         fds = [[sock.fileno() for sock in group] for group in self._groups]
-        with theirs:
+        window = Window()
+        number = window.theirs.fileno()
+        with theirs, window.theirs:
             try:
-                popen = spawn(theirs, list(chain(*fds)))
+                popen = spawn(theirs, [*chain(*fds), number])
             except OSError as error:  # no memory, no process left: those that run go on
                 ours.close()
+                window.close()
                 place.failures += 1
                 place.start_at = time.monotonic() + backoff(place.failures)
                 logger.error("worker %d cannot be started: %s", place.number, error)
                 return
-        process = place.process = Process(popen, ours)
+        process = place.process = Process(popen, ours, window)
         place.start_at = None
         alive_every = self._ping_every / 2 if self._ping_every is not None else None
-        task = Task(fds, len(self._places), alive_every, sys.argv, self._recipe)
+        task = Task(fds, number, len(self._places), alive_every, sys.argv, self._recipe)
         with contextlib.suppress(OSError):  # that it has died is seen as with any other
             ours.sendall(pickle.dumps(task))
         ours.setblocking(False)
@@ -293,6 +302,7 @@ class Parent:
     def _became_ready(self, place: Place, process: Process) -> None:
         self._ever_ready = True
         logger.info("%s is ready", place)
+        self._collector.add(process.window)
         if process.leaving:  # told to end before it could hear that
             process.order(DRAIN)
         process.order(RELOAD * process.reloads)
@@ -344,6 +354,7 @@ class Parent:
         """Reap it; its exit code. Who has closed the socket but does not end is ended."""
         self._selector.unregister(process.control)
         process.control.close()
+        self._collector.remove(process.window)
         try:
             return process.popen.wait(_LAST_WORDS)
         except subprocess.TimeoutExpired:
@@ -365,7 +376,7 @@ class Parent:
         if self._ping_every is None or now < self._ping_at:
             return
         self._ping_at = now + self._ping_every
-        systemd.notify("WATCHDOG=1")
+        systemd.alive()
         for place in self._places:
             process = place.process
             if process is None or process.ready_at is None:

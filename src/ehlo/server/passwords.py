@@ -14,13 +14,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ehlo.handlers.passwords import Candidate, PasswordFile
+from ehlo.handlers.passwords import Candidate, PasswordFile, prepared
 from ehlo.protocol import reply as replies
 from ehlo.protocol.credentials import Credentials, PasswordCredentials
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.scram_keys import ScramKeys
 from ehlo.server.admission import Claim
 from ehlo.server.hooks import Hook, Hooks
+from ehlo.server.journal import about
 from ehlo.server.runtime import Runtime
 from ehlo.session import Session
 
@@ -49,9 +50,12 @@ def _hook(name: str, call: Callable[..., Any]) -> Hook:
 class _Check:
     """A password that is to be checked, or is being checked."""
 
-    __slots__ = ("candidate", "good", "password")
+    __slots__ = ("candidate", "good", "password", "session_id")
 
-    def __init__(self, candidate: Candidate, password: str, good: asyncio.Future[bool]) -> None:
+    def __init__(
+        self, session_id: str, candidate: Candidate, password: str, good: asyncio.Future[bool]
+    ) -> None:
+        self.session_id = session_id
         self.candidate = candidate
         self.password = password
         self.good = good
@@ -78,27 +82,28 @@ class Logins:
         """The user, if the password is his."""
         if not isinstance(credentials, PasswordCredentials):
             raise TypeError(f"a file of passwords is no use for {type(credentials).__name__}")
-        username = credentials.username
-        if credentials.authzid not in ("", username):
+        username = prepared(credentials.username)
+        if credentials.authzid and prepared(credentials.authzid) != username:
             return None  # nobody may act as another (RFC 4616 2)
+        log = about(logger, session.id)
         candidate = await self._runtime.in_thread(partial(self._passwords.find, username))
         if candidate.memory > self._runtime.memory.limit:
-            logger.warning("session %s: max_memory is less than what a check takes", session.id)
+            log.warning("max_memory is less than what a check takes")
             return replies.AUTH_TROUBLE
         if len(self._waiting) >= self.MOST_WAITING:
-            logger.warning("session %s: too many logins wait for their check", session.id)
+            log.warning("too many logins wait for their check")
             return replies.AUTH_TROUBLE
-        return username if await self._check(candidate, credentials.password) else None
+        return username if await self._check(session, candidate, credentials.password) else None
 
     async def on_secret(self, _session: Session, username: str) -> tuple[ScramKeys, ...] | None:
-        """The stored keys of a user for SCRAM; `None` when there are none."""
-        find = partial(self._passwords.scram_keys, username)
+        """The keys of a user for SCRAM, or nobody's, that show a stranger what users are shown."""
+        find = partial(self._passwords.scram_keys_for_all, username)
         keys: tuple[ScramKeys, ...] = await self._runtime.in_thread(find)
         return keys or None
 
-    async def _check(self, candidate: Candidate, password: str) -> bool:
+    async def _check(self, session: Session, candidate: Candidate, password: str) -> bool:
         """Whether the password is the right one, as soon as it is its turn."""
-        check = _Check(candidate, password, self._runtime.loop.create_future())
+        check = _Check(session.id, candidate, password, self._runtime.loop.create_future())
         self._waiting.append(check)
         self._begin_some()
         try:
@@ -144,7 +149,8 @@ class Logins:
         self._running -= 1
         self._runtime.memory.release(check.candidate.memory)
         if check.good.cancelled():  # the client has gone
-            logger.debug("a check of a password ended when nobody waited any more")
+            log = about(logger, check.session_id)
+            log.debug("a check of a password ended when nobody waited any more")
         elif error is not None:
             check.good.set_exception(error)
         else:

@@ -6,7 +6,6 @@ Whatever would leave a door open, or could not work, is refused here, at the sta
 from __future__ import annotations
 
 import dataclasses
-import logging
 import secrets
 import socket
 from collections.abc import Callable, Iterable
@@ -50,8 +49,6 @@ __all__ = [
     "resolve",
     "resolve_all",
 ]
-
-logger = logging.getLogger("ehlo.handler")
 
 _SMTP_PORT = 25
 
@@ -257,7 +254,7 @@ def _check_numbers(options: Options) -> None:
 
 
 def _guarded(row: Extension) -> Extension:
-    """A user's row, with what its parsers do wrong logged and turned into a `ParserError`."""
+    """A user's row, with what its parsers do wrong turned into a `ParserError`."""
     return dataclasses.replace(
         row,
         mail={keyword: _guarded_parser(keyword, parse) for keyword, parse in row.mail.items()},
@@ -272,8 +269,7 @@ def _guarded_parser(keyword: str, parse: ParseValue) -> ParseValue:
         except ValueError:
             raise
         except Exception as error:
-            logger.exception("the parser of %s failed", keyword)
-            raise ParserError from error
+            raise ParserError(f"the parser of {keyword} failed") from error
 
     return guarded
 

@@ -18,6 +18,7 @@ from ehlo.server.admission import Connections, Exempt, FailedLogins, Memory, Tur
 from ehlo.server.config import Options
 from ehlo.server.counters import MemoryCounter, Rate
 from ehlo.server.holding import Shelf
+from ehlo.server.journal import about
 from ehlo.server.networks import Networks
 from ehlo.server.rules import memory_limit
 from ehlo.server.stats import Stats
@@ -67,6 +68,10 @@ class Occupant(Protocol):
     """One who is connected: a session, or a proxy that has not said yet for whom it speaks."""
 
     deadline: float
+
+    @property
+    def session_id(self) -> str:
+        """Empty where there is none yet."""
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -163,7 +168,8 @@ class Runtime:
             try:
                 driver.expire()
             except Exception:  # one session's trouble must not end the sweep for all
-                logger.exception("a session could not be ended")
+                log = about(logger, driver.session_id)
+                log.exception("could not be ended")
                 driver.abort()
         again = self.drivers
         self._sweeper = self.loop.call_later(self._sweep_every, self._sweep) if again else None

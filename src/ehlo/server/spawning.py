@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ehlo.server import systemd
+from ehlo.server.collector import Window
 
 __all__ = ["MOST_DELAY", "Place", "Process", "backoff", "how", "spawn"]
 
@@ -35,6 +36,7 @@ class Process:
 
     popen: subprocess.Popen[bytes]
     control: socket.socket
+    window: Window
     ready_at: float | None = None
     heard_at: float = 0.0
     reason: bytes = b""

@@ -12,7 +12,7 @@ import logging
 import os
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ehlo.protocol import reply as replies
@@ -21,7 +21,11 @@ from ehlo.protocol.reply import Reply
 if TYPE_CHECKING:
     from ehlo.server.runtime import Runtime
 
-__all__ = ["OCTETS", "SECONDS", "Histogram", "Stats", "merge", "reason_of", "snapshot"]
+__all__ = [
+    *("OCTETS", "SECONDS"),
+    *("Histogram", "Stats"),
+    *("merge", "most", "reason_of", "snapshot", "total"),
+]
 
 SECONDS: Final = (
     0.001,
@@ -176,6 +180,7 @@ def snapshot(runtime: Runtime) -> dict[str, Any]:
         "pids": [os.getpid()],
         "uptime": runtime.uptime,
         "draining": runtime.draining,
+        "workers": {"wanted": 1, "answered": 1},
         "stats": stats,
         "now": now,
         "sessions": sessions,
@@ -183,28 +188,39 @@ def snapshot(runtime: Runtime) -> dict[str, Any]:
 
 
 def merge(snapshots: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Those of several workers as that of one server. Raises `ValueError` when there is none.
+    """What there is now in several processes, as in one. What they have counted is not in it.
 
-    It drains when all of them do, and is up for as long as the first of them.
+    Each session says in which process it is.
     """
-    if not snapshots:
-        raise ValueError("no snapshot")
+    nothing = {"sessions": 0, "under_tls": 0, "memory": 0, "memory_limit": 0, "on_disk": 0}
     return {
         "pids": [pid for each in snapshots for pid in each["pids"]],
-        "uptime": max(each["uptime"] for each in snapshots),
-        "draining": all(each["draining"] for each in snapshots),
-        "stats": _sum([each["stats"] for each in snapshots]),
-        "now": _sum([each["now"] for each in snapshots]),
-        "sessions": [session for each in snapshots for session in each["sessions"]],
+        "now": total([nothing, *(each["now"] for each in snapshots)]),
+        "sessions": [
+            {**session, "pid": each["pids"][0]}
+            for each in snapshots
+            for session in each["sessions"]
+        ],
     }
 
 
-def _sum(trees: Sequence[Any]) -> Any:
-    """Of trees of numbers: of the same form, but for names that some of them may not have."""
+def total(trees: Sequence[Any]) -> Any:
+    """The sum of trees of numbers: of one form, but for names that some of them may not have."""
+    return _together(sum, trees)
+
+
+def most(trees: Sequence[Any]) -> Any:
+    """The same, and of each number the largest."""
+    return _together(max, trees)
+
+
+def _together(join: Callable[[Sequence[Any]], Any], trees: Sequence[Any]) -> Any:
     first = trees[0]
     if isinstance(first, dict):
         names = dict.fromkeys(name for tree in trees for name in tree)
-        return {name: _sum([tree[name] for tree in trees if name in tree]) for name in names}
+        return {
+            name: _together(join, [tree[name] for tree in trees if name in tree]) for name in names
+        }
     if isinstance(first, list):
-        return [sum(numbers) for numbers in zip(*trees, strict=True)]
-    return sum(trees)
+        return [join(numbers) for numbers in zip(*trees, strict=True)]
+    return join(trees)

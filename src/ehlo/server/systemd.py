@@ -18,6 +18,7 @@ from typing import Final
 
 __all__ = [
     "VARIABLES",
+    "alive",
     "listening_fds",
     "notify",
     "ready",
@@ -34,6 +35,7 @@ VARIABLES: Final = (
 """They are meant for one process, and not for those that it starts."""
 
 _FIRST: Final = 3  # SD_LISTEN_FDS_START
+_PATIENCE: Final = 1.0  # seconds with a service manager that does not read
 
 logger = logging.getLogger("ehlo.server")
 
@@ -58,15 +60,15 @@ def listening_fds(name: str = "") -> list[int]:
     return found
 
 
-def notify(*lines: str) -> bool:
-    """Tell the service manager; whether there is one that could be told."""
+def notify(*lines: str, patience: float = _PATIENCE) -> bool:
+    """Tell the service manager; whether there is one that could be told within so many seconds."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return False
     address = "\0" + path[1:] if path.startswith("@") else path  # the abstract name space
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.setblocking(False)  # one that hangs does not make us hang
+            sock.settimeout(patience)  # for ever, where it has stopped, would stop us as well
             sock.sendto("\n".join(lines).encode(), address)
     except OSError as error:
         logger.warning("cannot tell the service manager %s: %s", lines[0], error)
@@ -89,6 +91,11 @@ def stopping() -> bool:
     return notify("STOPPING=1", "STATUS=Shutting down")
 
 
+def alive() -> bool:
+    """A sign of life. Where nobody has read the last ones it is not waited for."""
+    return notify("WATCHDOG=1", patience=0.0)
+
+
 def watchdog_interval() -> float | None:
     """Seconds within which a sign of life is wanted from this process, if one is."""
     process = os.environ.get("WATCHDOG_PID", "")
@@ -109,7 +116,7 @@ def watchdog(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     timers: list[asyncio.Handle] = []
 
     def ping() -> None:
-        notify("WATCHDOG=1")
+        alive()
         timers[:] = [loop.call_later(interval / 2, ping)]
 
     ping()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from ehlo.protocol.transcript import Observer
+from ehlo.server.journal import about
 from ehlo.server.rules import Rules
 from ehlo.session import Peer
 
@@ -22,17 +23,19 @@ def observer_of(rules: Rules, session_id: str, peer: Peer) -> Observer | None:
     logged = logger.isEnabledFor(level)
     if not logged and rules.log_read is None and rules.log_write is None:
         return None
+    fields = {"session": session_id, "peer": str(peer)}
     callbacks = {"read": rules.log_read, "write": rules.log_write}
 
     def observe(direction: str, verb: str, line: str) -> None:
         if logged:
             arrow = "<-" if direction == "read" else "->"
-            logger.log(level, "%s %s %s %s", session_id, peer, arrow, line)
+            logger.log(level, "%s %s %s %s", session_id, peer, arrow, line, extra=fields)
         callback = callbacks[direction]
         if callback is not None:
             try:
                 callback(peer, verb, line)
             except Exception:  # no reason to lose the client
-                logger.exception("session %s: log_%s failed", session_id, direction)
+                log = about(logger, session_id)
+                log.exception("log_%s failed", direction)
 
     return observe

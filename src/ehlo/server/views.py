@@ -8,30 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ehlo.server import control, listener, metrics
 from ehlo.server.config import Options
 from ehlo.session import Peer
 
-__all__ = ["Ask", "Views"]
-
-Ask = Callable[[], Awaitable[dict[str, Any]]]
-"""Gives a snapshot, as `stats.snapshot` makes one or `stats.merge` makes of several."""
+__all__ = ["Seen", "Views"]
 
 logger = logging.getLogger("ehlo.server")
+
+
+class Seen(Protocol):
+    """What is looked at: one process, or several as one."""
+
+    async def snapshot(self) -> dict[str, Any]:
+        """As `stats.snapshot` makes it."""
+
+    def unready(self) -> str:
+        """Why no client should be sent here now; empty where one should."""
 
 
 class Views:
     """Those that the options ask for."""
 
-    def __init__(self, options: Options, ask: Ask) -> None:
+    def __init__(self, options: Options, seen: Seen) -> None:
         self._metrics = options.metrics
         self._control = options.control.removeprefix("unix:")
-        self._ask = ask
+        self._seen = seen
         self._servers: list[asyncio.Server] = []
         self._path: Path | None = None
         self.addresses: list[Peer] = []
@@ -40,7 +46,7 @@ class Views:
     async def open(self) -> None:
         """Raises `OSError` when an address cannot be had."""
         if self._metrics:
-            answer = partial(metrics.answer, self._ask)
+            answer = partial(metrics.answer, self._seen)
             for sock in listener.bind(self._metrics):
                 self.addresses.append(listener.bound_address(sock))
                 self._servers.append(await asyncio.start_server(answer, sock=sock))
@@ -48,7 +54,7 @@ class Views:
         if self._control:
             sock = listener.bind_private(self._control)
             self._path = Path(self._control)
-            answer = partial(control.answer, self._ask)
+            answer = partial(control.answer, self._seen.snapshot)
             self._servers.append(await asyncio.start_unix_server(answer, sock=sock))
 
     def close(self) -> None:

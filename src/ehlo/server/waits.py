@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ehlo.server.admission import Claim
 from ehlo.server.holding import Spilling
+from ehlo.server.journal import about
 from ehlo.server.threads import Job
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class DiskRun:
     def _ended(self, error: BaseException | None) -> None:
         self._job = None  # which refers to us: the file must go with the last who holds it
         if error is not None:
-            logger.warning("session %s: no room on disk: %s", self._driver.session.id, error)
+            about(logger, self._driver.session.id).warning("no room on disk: %s", error)
         if self._driver.is_waiting_for(self):
             self._driver.runtime.stats.spooled += self._driver.holding.spilled(self._spilling)
             self._driver.go_on_after(self._then, well=error is None)

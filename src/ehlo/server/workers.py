@@ -33,6 +33,7 @@ from ehlo.server.certificates import (
     set_like,
     settings_of,
 )
+from ehlo.server.collector import Reporter
 from ehlo.server.config import Listener, Options
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Task:
 
     fds: Sequence[Sequence[int]]
     """The listening sockets, by listener."""
+    window: int
+    """The open file by which the parent asks what has been counted."""
     share: int
     """How many workers divide the totals."""
     alive_every: float | None
@@ -191,8 +194,9 @@ def main(number: int) -> int:
         divide(server, task.share)
         _listen_on(server, task.fds)
         server.user = ""  # given up already
+        server.metrics = server.control = ""  # the parent's, for all of them
         rules.make_handler(server)
-        loops.run(Worker(server, parent, task.alive_every).run(), server.loop)
+        loops.run(Worker(server, parent, task).run(), server.loop)
     except BaseException as error:  # noqa: BLE001  whatever it is, the parent is told
         _tell_failure(parent, error)
         return 1
@@ -223,10 +227,11 @@ def _tell_failure(parent: socket.socket, error: BaseException) -> None:
 class Worker:
     """A server that lives as long as its parent wants it to."""
 
-    def __init__(self, server: Server, parent: socket.socket, alive_every: float | None) -> None:
+    def __init__(self, server: Server, parent: socket.socket, task: Task) -> None:
         self._server = server
         self._parent = parent
-        self._alive_every = alive_every
+        self._window = task.window
+        self._alive_every = task.alive_every
         self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -239,6 +244,10 @@ class Worker:
         logger.addFilter(_not_where)
         await self._server.start()
         logger.removeFilter(_not_where)
+        life = self._server._life  # noqa: SLF001  what is counted is not the public's
+        assert life is not None  # noqa: S101  it has just started
+        reporter = Reporter(life, self._window)
+        await reporter.start()
         self._parent.setblocking(False)
         self._loop.add_reader(self._parent, self._heard)
         self._tell(READY)
@@ -246,6 +255,7 @@ class Worker:
             self._live()
         await self._server.wait_closed()
         self._loop.remove_reader(self._parent)
+        await reporter.close()
 
     def _heard(self) -> None:
         try:
