@@ -14,6 +14,7 @@ from support.program import start as start
 from support.serving import certificates as certificates
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+AT_ONCE = {"PYTHONUNBUFFERED": "1"}  # they print as on a terminal
 
 
 def a_mail(to: str = "bob@example.org") -> EmailMessage:
@@ -26,7 +27,7 @@ def a_mail(to: str = "bob@example.org") -> EmailMessage:
 
 
 def run(start: Start, name: str, cwd: Path) -> Program:
-    return start(EXAMPLES / name, "127.0.0.1:0", cwd=cwd)
+    return start(EXAMPLES / name, "127.0.0.1:0", cwd=cwd, env=AT_ONCE)
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ def test_lmtp_delivers_to_each_by_itself(start: Start, tmp_path: Path) -> None:
     for number in range(1000):
         (tmp_path / "mailboxes" / "full@example.com" / f"{number}.eml").touch()
     path = tmp_path / "socket"
-    program = start(EXAMPLES / "lmtp.py", f"unix:{path}", cwd=tmp_path)
+    program = start(EXAMPLES / "lmtp.py", f"unix:{path}", cwd=tmp_path, env=AT_ONCE)
     program.err.until("listening on unix:")
     with smtplib.LMTP(str(path)) as client:
         client.ehlo_or_helo_if_needed()
