@@ -86,7 +86,7 @@ def test_under_a_mixed_load_memory_stays_and_the_counts_agree(
         for number in range(VISITORS)
     ]
 
-    # The first minute has no pauses: it sees the most that is held at once, which an allocator keeps
+    # Without pauses: the first minute sees the most that is held at once, which malloc keeps
     asyncio.run(visit_for(FIRST, visitors, 0, server.pid))
     server.wait_until_no_sessions()
     early = resident(server.pid)
