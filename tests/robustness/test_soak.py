@@ -27,21 +27,31 @@ SECONDS = full(60 * float(os.environ.get("EHLO_SOAK_MINUTES", "30")), short=3.5)
 FIRST = full(60.0, short=1.5)  # seconds until the memory is looked at for the first time
 VISITORS = full(40, short=30)
 MOST_GROWN = full(1.05, short=1.2)
-PAUSE = 0.1  # seconds, at most, from one visit to the next
+PAUSE = 0.1  # seconds, at most, from one visit to the next, after the first minute
+EACH = 60.0  # seconds from one look at the memory to the next
 
 
-async def visit_for(seconds: float, visitors: list[Visitor]) -> None:
-    """All of them come and come again; returns when the last visit is over."""
+async def visit_for(seconds: float, visitors: list[Visitor], pause: float, pid: int) -> list[float]:
+    """All of them come and come again; the server's MiB, minute by minute, under this load."""
     until = time.monotonic() + seconds
 
     async def keep_coming(visitor: Visitor) -> None:
         while time.monotonic() < until:
             await visitor.come()
-            await asyncio.sleep(visitor.random.random() * PAUSE)  # the pace of it
+            await asyncio.sleep(visitor.random.random() * pause)  # the pace of it
+
+    async def look() -> list[float]:
+        found = []
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(EACH, left))  # a curve over time
+            found.append(round(resident(pid) / MIB, 1))
+        return found
 
     async with asyncio.timeout(seconds + DEADLINE), asyncio.TaskGroup() as group:
+        looking = group.create_task(look())
         for visitor in visitors:
             group.create_task(keep_coming(visitor))
+    return looking.result()
 
 
 def metrics(server: Launched) -> dict[str, float]:
@@ -76,14 +86,15 @@ def test_under_a_mixed_load_memory_stays_and_the_counts_agree(
         for number in range(VISITORS)
     ]
 
-    asyncio.run(visit_for(FIRST, visitors))
+    # Without pauses: the first minute sees the most that is held at once, which malloc keeps
+    asyncio.run(visit_for(FIRST, visitors, 0, server.pid))
     server.wait_until_no_sessions()
     early = resident(server.pid)
     tell(f"after {FIRST:.0f} s {early / MIB:.1f} MiB, {anonymous_memory(server.pid) / MIB:.1f} own")
-    asyncio.run(visit_for(SECONDS - FIRST, visitors))
+    curve = asyncio.run(visit_for(SECONDS - FIRST, visitors, PAUSE, server.pid))
     snapshot = server.wait_until_no_sessions()
     late = resident(server.pid)
-    tell(f"in the end {late / MIB:.1f} MiB, {anonymous_memory(server.pid) / MIB:.1f} own")
+    tell(f"in the end {late / MIB:.1f} MiB, {anonymous_memory(server.pid) / MIB:.1f} own; {curve}")
     told = f"EHLO_SOAK_SEED={seed}"
     assert late <= MOST_GROWN * early, told
     assert ledger.visits.keys() == {visit.__name__ for visit in WEIGHTS}, told
