@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import trustme
 from load import Endpoint, LoadError, program
 from measure import pinned
-from scenarios import AIOSMTPD, EHLO_ASYNC, EHLO_DEF, SMTP_SINK
+from scenarios import AIOSMTPD, EHLO_ASYNC, EHLO_DEF, EHLO_HOURLY, EHLO_ONE, EHLO_TWO, SMTP_SINK
 
 READY_WITHIN = 15.0  # seconds
 STOPPED_WITHIN = 15.0
@@ -27,7 +27,11 @@ SCRIPTS = {
     AIOSMTPD: ("aiosmtpd_server.py",),
     EHLO_ASYNC: ("ehlo_server.py", "--handler", "async"),
     EHLO_DEF: ("ehlo_server.py", "--handler", "def"),
+    EHLO_HOURLY: ("ehlo_server.py", "--handler", "async", "--hourly"),
+    EHLO_ONE: ("ehlo_workers.py", "--workers", "1"),
+    EHLO_TWO: ("ehlo_workers.py", "--workers", "2"),
 }
+SERVING = {EHLO_ONE: 1, EHLO_TWO: 2}  # how many processes say by their id that they serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +49,22 @@ class Running:
 
     process: subprocess.Popen[bytes]
     endpoint: Endpoint
+    serving: tuple[int, ...] = ()
+    """The ids of the processes that serve, where they say so: workers, or the server itself."""
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The ids of all processes: also that of a parent, which serves nobody itself."""
+        return tuple({self.pid, *self.serving})
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a server says it was given, when it stops."""
+    """What a server says it was given, when it stops: the sum over its processes."""
 
     messages: int
     octets: int
@@ -96,14 +107,19 @@ def _free_port() -> int:
         return port
 
 
-def _printed_port(process: subprocess.Popen[bytes]) -> int:
-    """The port from the first line of a Python server, `host port`."""
-    output = process.stdout
-    ready = output and select.select([output], [], [], READY_WITHIN)[0]
-    line = output.readline() if output and ready else b""
-    if not line:
-        raise LoadError(f"the server ended or said no port in {READY_WITHIN} s: {process.args!r}")
-    return int(line.split()[1])
+def _printed(process: subprocess.Popen[bytes], count: int) -> list[bytes]:
+    """The first lines of a Python server: `host port`, then an id from each that serves."""
+    assert process.stdout is not None  # noqa: S101  it was started with a pipe
+    fd = process.stdout.fileno()  # a buffer would hide from `select` what is there
+    deadline = time.monotonic() + READY_WITHIN
+    printed = b""
+    while printed.count(b"\n") < count:
+        left = max(0.0, deadline - time.monotonic())
+        octets = os.read(fd, 4096) if select.select([fd], [], [], left)[0] else b""
+        if not octets:
+            raise LoadError(f"the server ended or was not ready in time: {process.args!r}")
+        printed += octets
+    return printed.splitlines()
 
 
 def _accepts(port: int) -> bool:
@@ -124,9 +140,12 @@ def _await_port(process: subprocess.Popen[bytes], port: int) -> int:
 
 
 @contextmanager
-def _child(command: list[str], core: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A process on a core, which does not outlive the block whatever happens in it."""
-    with pinned(core):
+def _child(command: list[str], cores: Sequence[int]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process on these cores, which does not outlive the block whatever happens in it.
+
+    Workers end by themselves when their parent has gone.
+    """
+    with pinned(*cores):
         process = subprocess.Popen(command, stdout=subprocess.PIPE)
     with process:
         try:
@@ -136,20 +155,22 @@ def _child(command: list[str], core: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def running(name: str, core: int, certificate: Certificate | None) -> Iterator[Running]:
-    """A server on its core, with TLS from the start of a connection if given a certificate."""
+def running(name: str, cores: Sequence[int], certificate: Certificate | None) -> Iterator[Running]:
+    """A server on its cores, with TLS from the start of a connection if given a certificate."""
     if name == SMTP_SINK:
         port = _free_port()
-        with _child(_sink_command(port), core) as process:
+        with _child(_sink_command(port), cores) as process:
             yield Running(process, Endpoint(_await_port(process, port)))
         return
-    with _child(_python_command(name, certificate), core) as process:
-        yield Running(process, Endpoint(_printed_port(process), _trust(certificate)))
+    with _child(_python_command(name, certificate), cores) as process:
+        first, *others = _printed(process, 1 + SERVING.get(name, 0))
+        endpoint = Endpoint(int(first.split()[1]), _trust(certificate))
+        yield Running(process, endpoint, tuple(map(int, others)))
 
 
 def stop(server: Running) -> Taken:
     """Have a Python server end by itself and tell what it took."""
     server.process.terminate()
     output, _ = server.process.communicate(timeout=STOPPED_WITHIN)
-    messages, octets = output.split()
-    return Taken(int(messages), int(octets))
+    told = [tuple(map(int, line.split())) for line in output.splitlines()]
+    return Taken(sum(messages for messages, _ in told), sum(octets for _, octets in told))

@@ -21,6 +21,8 @@ def process_clock(pid: int) -> int:
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process: all its threads, those that ended included.
 
+    What its children use is not in it: each process has a clock of its own.
+
     This is the scheduler's own count in nanoseconds, the one that /proc/<pid>/task/*/schedstat
     shows for each thread that still lives.
     """
@@ -44,10 +46,10 @@ def cores() -> tuple[int, int]:
 
 
 @contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Keep this thread, and what it starts meanwhile, on one core."""
+def pinned(*cores: int) -> Iterator[None]:
+    """Keep this thread, and what it starts meanwhile, on these cores."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:

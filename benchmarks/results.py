@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scenarios import LABELS, TARGETS, Idle, Scenario, Target
+from scenarios import EHLO_ONE, EHLO_TWO, LABELS, TARGETS, Idle, Scenario, Target, Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,11 @@ class Result:
         # memory may not have grown at all in a quick run: nothing can be said as a multiple of that
         return [this / that for this, that in zip(figures, others, strict=False) if that > 0]
 
+    def beyond(self, server: str, other: str) -> list[float]:
+        """Round by round, by how much a server's figure is more than that of `other`."""
+        figures, others = self.figures.get(server, []), self.figures.get(other, [])
+        return [this - that for this, that in zip(figures, others, strict=False)]
+
     def shown(self, server: str) -> str:
         """The middle figure in its unit, or a dash for a server that took no part."""
         figures = self.figures.get(server)
@@ -35,6 +40,27 @@ class Result:
         """The middle ratio, or a dash."""
         found = self.against(server, other)
         return ratio(statistics.median(found)) if found else "-"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersResult:
+    """Workers and a single process side by side, by server one figure a round."""
+
+    scenario: Workers
+    cpu: dict[str, list[float]]
+    """Seconds per message, of all processes of a server together."""
+    rate: dict[str, list[float]]
+    """Messages per second of wall time."""
+    busiest: list[float]
+    """Of the CPU time of all workers, the share of the one with the most."""
+
+    def cpu_ratio(self) -> list[float]:
+        """Round by round, the workers' CPU time as a multiple of the single process's."""
+        return Result(self.scenario, self.cpu).against(EHLO_TWO, EHLO_ONE)
+
+    def rate_ratio(self) -> list[float]:
+        """Round by round, likewise of the messages per second."""
+        return Result(self.scenario, self.rate).against(EHLO_TWO, EHLO_ONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +83,9 @@ class Verdict:
     def subject(self) -> str:
         """The two that are compared, or the one that has a bound of its own."""
         server, against = self.target.server, self.target.against
-        return LABELS[server] if against is None else f"{LABELS[server]} / {LABELS[against]}"
+        if against is None:
+            return LABELS[server]
+        return f"{LABELS[server]} {'-' if self.target.more else '/'} {LABELS[against]}"
 
     @property
     def word(self) -> str:
@@ -67,7 +95,8 @@ class Verdict:
 
     def shown(self, value: float) -> str:
         """A value as this target counts it."""
-        return quantity(self.scenario, value) if self.target.against is None else ratio(value)
+        is_ratio = self.target.against is not None and not self.target.more
+        return ratio(value) if is_ratio else quantity(self.scenario, value)
 
 
 def ratio(value: float) -> str:
@@ -82,6 +111,12 @@ def quantity(scenario: Scenario, value: float) -> str:
     return f"{value * 1e6:.0f} us" if value < 1e-3 else f"{value * 1e3:.1f} ms"
 
 
+def _measured(target: Target, result: Result) -> list[float]:
+    if target.more and target.against is not None:
+        return result.beyond(target.server, target.against)
+    return result.against(target.server, target.against)
+
+
 def verdicts(results: Sequence[Result]) -> list[Verdict]:
     """Each target that there are figures for."""
     by_name = {result.scenario.name: result for result in results}
@@ -89,7 +124,7 @@ def verdicts(results: Sequence[Result]) -> list[Verdict]:
         Verdict(
             target,
             by_name[target.scenario].scenario,
-            by_name[target.scenario].against(target.server, target.against),
+            _measured(target, by_name[target.scenario]),
         )
         for target in TARGETS
         if target.scenario in by_name

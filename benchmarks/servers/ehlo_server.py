@@ -1,4 +1,8 @@
-"""ehlo on uvloop, with a plain function as handler: `--handler async` or `--handler def`."""
+"""ehlo on uvloop, with a plain function as handler: `--handler async` or `--handler def`.
+
+All limits that there are by default are at work, for clients on the loopback too: nobody is exempt,
+and those that the load would meet are set so high that it does not. What counts, counts.
+"""
 
 import argparse
 import ssl
@@ -7,6 +11,17 @@ from typing import Any
 from serving import Tally, parser, run, tls_context, until_terminated
 
 import ehlo
+
+NEVER = 10**9
+
+LIMITS: dict[str, Any] = {
+    "exempt_networks": (),
+    "max_messages": NEVER,  # a kept connection takes what it can of a round
+    "max_connections": 4096,  # the idle connections, and room
+    "max_connections_per_address": 4096,
+    "max_connection_rate": NEVER,
+}
+HOURLY: dict[str, Any] = {"max_messages_per_hour": NEVER, "max_recipients_per_hour": NEVER}
 
 
 def handler_for(kind: str, tally: Tally) -> Any:
@@ -23,17 +38,15 @@ def handler_for(kind: str, tally: Tally) -> Any:
     return on_loop if kind == "async" else in_thread
 
 
-async def serve(handler: Any, context: ssl.SSLContext | None) -> None:
+async def serve(handler: Any, context: ssl.SSLContext | None, limits: dict[str, Any]) -> None:
     """Listen on a free port of the loopback until told to stop."""
     server = ehlo.Server(
         handler,
         addr="127.0.0.1:0",
         hostname="bench.example",
-        max_size=0,
-        max_messages=0,  # a kept connection takes a whole round
-        max_connections=4096,  # the idle connections, and room
         tls_config=context,
         tls_listener=context is not None,
+        **limits,
     )
     async with server:
         address = server.addresses[0]
@@ -43,13 +56,17 @@ async def serve(handler: Any, context: ssl.SSLContext | None) -> None:
 def arguments() -> argparse.Namespace:
     options = parser()
     options.add_argument("--handler", choices=("async", "def"), default="async")
+    options.add_argument(
+        "--hourly", action="store_true", help="with the limits by the hour, off by default"
+    )
     return options.parse_args()
 
 
 def main() -> None:
     chosen = arguments()
     tally = Tally()
-    run(serve(handler_for(chosen.handler, tally), tls_context(chosen)), tally)
+    limits = {**LIMITS, **HOURLY} if chosen.hourly else LIMITS
+    run(serve(handler_for(chosen.handler, tally), tls_context(chosen), limits), tally)
 
 
 if __name__ == "__main__":
