@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from ehlo.server import machine
+
 __all__ = ["LoopThread", "call_in", "loop_factory", "run"]
 
 T = TypeVar("T")
@@ -30,8 +32,9 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def run(work: Coroutine[Any, Any, T], loop: str) -> T:
-    """Run `work` in a new loop, to its end."""
-    with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+    """Run `work` in a new loop, to its end, in a process that is there for that."""
+    factory = loop_factory(loop)
+    with asyncio.Runner(loop_factory=factory) as runner, machine.trimmed(runner.get_loop()):
         return runner.run(work)
 
 
