@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 __all__ = ["descriptors", "memory", "raise_descriptors", "trimmed"]
 
-_TRIM_EVERY: float = 30.0  # seconds
+_TRIM_EVERY: float = 10.0  # seconds
 
 
 def memory(root: Path = Path("/")) -> int:
