@@ -36,7 +36,7 @@ from support.program import DEADLINE, Program, Start
 LOOPBACK = ("--addr", "127.0.0.1:0")
 
 MODULE = """
-import os, signal, sys, threading, time, ehlo
+import asyncio, os, signal, sys, threading, time, ehlo
 
 def function(remote_addr, mail_from, rcpt_tos, data):
     return f"by-{os.getpid()}"
@@ -57,6 +57,11 @@ def make():
 class Unlucky(Handler):
     def on_startup(self, server):
         raise OSError(2, "no database")
+
+class Starting(Handler):
+    async def on_startup(self, server):
+        print("begun", flush=True)
+        await asyncio.Event().wait()
 
 class Slow(Handler):
     def on_message(self, session, message):
@@ -263,6 +268,15 @@ def begin_message(program: Program) -> smtplib.SMTP:
     return client
 
 
+def test_a_signal_ends_workers_that_start(start: Start, app: Path) -> None:
+    program = serve(start, app, "many:Starting")
+    for _ in range(2):
+        program.out.until("begun")
+    assert program.stop() == 0
+    assert "Traceback" not in program.err.text
+    assert "shut down" not in program.out.text
+
+
 @pytest.mark.parametrize("target", ["many:Slow", "many:Hung"])
 def test_a_second_signal_ends_all_at_once(start: Start, app: Path, target: str) -> None:
     program = serve(start, app, target)
@@ -302,6 +316,18 @@ def test_a_worker_that_dies_is_replaced(start: Start, app: Path) -> None:
     assert new not in pids
     with smtplib.SMTP(*address) as client:
         assert send(client) not in pids
+    assert program.stop() == 0
+
+
+def test_a_signal_without_a_name_ends_one_worker_and_no_more(start: Start, app: Path) -> None:
+    program = serve(start, app, "many:function")
+    first, second = workers_of(program)
+    address = program.listening()
+    number = signal.SIGRTMIN + 1
+    os.kill(first, number)
+    program.err.until(f"was killed by signal {number}; another in 1 s")
+    with smtplib.SMTP(*address) as client:
+        assert send(client) == second
     assert program.stop() == 0
 
 

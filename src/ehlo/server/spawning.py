@@ -83,5 +83,7 @@ def spawn(control: socket.socket, fds: list[int]) -> subprocess.Popen[bytes]:
 def how(code: int) -> str:
     """How a process has ended, by its exit code."""
     if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
+        with contextlib.suppress(ValueError):  # most real-time signals have no name
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"was killed by signal {-code}"
     return f"ended with exit code {code}"
