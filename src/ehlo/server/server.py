@@ -104,7 +104,8 @@ class Server(Options):
         except BaseException:
             self._life = None
             raise
-        logger.info("listening on %s", ", ".join(map(str, life.addresses)))
+        if life.addresses:  # else it was ended while it was starting
+            logger.info("listening on %s", ", ".join(map(str, life.addresses)))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -224,9 +225,10 @@ class Server(Options):
         reactions = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: again}
         with _signals(reactions), systemd.watchdog(asyncio.get_running_loop()):
             await self.start(sock)
-            self._tell_ready()
             life = self._life
             if life is not None:
+                if life.addresses:
+                    self._tell_ready()
                 await life.closed.wait()
                 await self.shutdown()
 
