@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from ehlo.handlers.base import Handler
 from ehlo.handlers.functions import MessageFunction
 from ehlo.server import listener, loops, rules, systemd, workers
-from ehlo.server.certificates import Certificate, FileContext, file_context
+from ehlo.server.certificates import Certificate, FileContext, file_context, with_another
 from ehlo.server.config import Options
 from ehlo.server.life import Life
 from ehlo.server.streams import serve_streams
@@ -72,9 +72,10 @@ class Server(Options):
         """
         new = Certificate(cert_file, key_file, passphrase, client_ca, client_certs)
         given = self.tls_config
-        known = given.certificates if isinstance(given, FileContext) else ()
-        by_file = {each.cert_file: each for each in (*known, new)}
-        self.tls_config = file_context(tuple(by_file.values()))
+        if isinstance(given, FileContext):
+            self.tls_config = with_another(given, new)
+        else:
+            self.tls_config = file_context((new,))
 
     @property
     def addresses(self) -> list[Peer]:
