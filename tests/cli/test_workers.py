@@ -160,6 +160,15 @@ def test_workers_that_cannot_start_are_an_error(start: Start, app: Path) -> None
     assert last == "ehlo: no worker could start: FileNotFoundError: [Errno 2] no database"
 
 
+def test_workers_without_a_program_to_run_are_an_error(start: Start, app: Path) -> None:
+    code = "import sys; from ehlo.cli import main; sys.executable = '/nothing'; sys.exit(main())"
+    command = ("serve", "many:function", *LOOPBACK, "--workers", "2")
+    program = start("-c", code, *command, cwd=app)
+    assert program.wait() == 1
+    last = program.err.text.splitlines()[-1]
+    assert last.startswith("ehlo: no worker could start: [Errno 2] No such file or directory")
+
+
 def test_a_program_may_ask_for_workers(start: Start, app: Path) -> None:
     (app / "program.py").write_text(
         "import logging, ehlo\n"
