@@ -51,8 +51,9 @@ class Views:
     def bind(self) -> None:
         """Who connects waits until `open`. Raises `OSError` when an address cannot be had."""
         if self._metrics:
+            endpoint = metrics.Endpoint(self._seen)
             for sock in listener.bind(self._metrics):
-                self._bound.append((partial(metrics.answer, self._seen), sock))
+                self._bound.append((endpoint.answer, sock))
                 self.addresses.append(listener.bound_address(sock))
             self._paths += listener.unix_paths(self._metrics)
         if self._control:
