@@ -632,3 +632,14 @@ def test_nobody_cannot_become_another(start: Start) -> None:
     program = start("-c", code, *LOOPBACK, "--user", "daemon", cwd=Path("/"))
     assert program.wait() == 1
     assert program.err.text == "ehlo: only root can become user daemon\n"
+
+
+@as_root
+def test_nobody_in_the_group_of_root_has_not_given_it_up(start: Start) -> None:
+    code = (
+        "import os, pwd, ehlo.server.privileges as p; a = p.find('nobody'); "
+        "os.setgroups([0]); os.setgid(a.gid); os.setuid(a.uid); p.give_up(a)"
+    )
+    program = start("-c", code, cwd=Path("/"))
+    assert program.wait() == 1
+    assert "nobody has the group of root" in program.err.text
