@@ -186,9 +186,9 @@ class Parent:
 
     def _asked_to_end(self, now: float) -> None:
         if self._end_by is None:
+            self._collector.drain()  # before anybody can read that
             logger.info("signalled: shutting down")
             systemd.stopping()
-            self._collector.drain()
             self._end_by = now + self._server.grace + _OVERTIME
             self._stop_listening()
             self._tell(DRAIN)
