@@ -63,6 +63,12 @@ class Starting(Handler):
         print("begun", flush=True)
         await asyncio.Event().wait()
 
+class Restarting(Handler):
+    async def on_startup(self, server):
+        if os.path.exists("hang"):
+            print("begun", flush=True)
+            await asyncio.Event().wait()
+
 class Slow(Handler):
     def on_message(self, session, message):
         print("inside", os.getpid(), flush=True)
@@ -415,6 +421,22 @@ def test_hangup_renews_the_certificate_of_every_worker_and_keeps_connections(
         assert (shown(before[pid]), shown(after[pid])) == (old, new)
     for client in (*before.values(), *after.values()):
         client.close()
+    assert program.stop() == 0
+
+
+def test_a_reload_does_not_wait_for_a_worker_that_starts(
+    start: Start, app: Path, manager: Manager
+) -> None:
+    command = ("-m", "ehlo", "serve", "many:Restarting", *LOOPBACK, "--workers", "2")
+    program = start(*command, cwd=app, env={"NOTIFY_SOCKET": manager.address})
+    manager.where()
+    first, _ = workers_of(program)
+    (app / "hang").touch()
+    os.kill(first, signal.SIGKILL)
+    program.out.until("begun")
+    program.process.send_signal(signal.SIGHUP)
+    manager.hears_of("RELOADING=1")
+    manager.hears_of("READY=1")
     assert program.stop() == 0
 
 

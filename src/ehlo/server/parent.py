@@ -215,8 +215,12 @@ class Parent:
                     place.process.order(RELOAD)
 
     def _see_reloaded(self) -> None:
-        """The service manager is told when all workers have done it, or have ended."""
-        if self._reloading and not any(p.process and p.process.reloads for p in self._places):
+        """The service manager is told when all workers have done it, or have ended.
+
+        One that does not serve yet is not waited for: it does it before it serves anybody, or then.
+        """
+        serving = [p.process for p in self._places if p.process and p.process.ready_at is not None]
+        if self._reloading and not any(process.reloads for process in serving):
             self._reloading = False
             if self._end_by is None:
                 systemd.ready(f"Listening on {self._where()}")
