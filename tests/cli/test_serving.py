@@ -1,6 +1,8 @@
 """`ehlo serve module:attr`: what may be served, and where its options come from."""
 
 import json
+import os
+import pwd
 import re
 import signal
 import smtplib
@@ -270,6 +272,44 @@ def test_client_certificates_may_be_required(
     refused = pytest.raises((ssl.SSLError, ConnectionError, EOFError))
     with Client(address, tls=certificates.client) as client, refused:
         client.reply()
+
+
+def test_a_log_on_a_full_disk_that_is_moved_away_ends_nothing(
+    start: Start, here: Path, manager: Manager
+) -> None:
+    """What was written there could not leave: neither then nor when the file was closed."""
+    log = here / "log"
+    log.symlink_to("/dev/full")
+    flags = ("--log-file", log, "--loop", "asyncio")
+    command = ("-m", "ehlo", "serve", "app:function", *LOOPBACK, *flags)
+    program = start(*command, cwd=here, env={"NOTIFY_SOCKET": manager.address})
+    ((host, port),) = manager.where()
+    with smtplib.SMTP(host, port, timeout=DEADLINE) as client:
+        client.noop()
+        log.unlink()
+        client.sendmail("a@example.com", "b@example.com", b"Subject: x\r\n\r\n")
+    assert program.stop() == 0
+    assert "message accepted" in log.read_text()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give up root")
+@pytest.mark.parametrize("there", [False, True])
+def test_root_opens_no_log_by_a_link_of_the_user_it_becomes(
+    start: Start, here: Path, there: bool
+) -> None:
+    target = here / "target"
+    if there:
+        target.write_text("precious")
+    log = here / "log"
+    log.symlink_to(target)
+    nobody = pwd.getpwnam("nobody")
+    os.lchown(log, nobody.pw_uid, nobody.pw_gid)
+    flags = ("--user", "nobody", "--log-file", log)
+    program = start("-m", "ehlo", "serve", "app:function", *LOOPBACK, *flags, cwd=here)
+    assert program.wait() == 2
+    assert f"--log-file {log}: a link that is not root's" in program.err.text
+    assert target.stat().st_uid == 0
+    assert target.read_text() == ("precious" if there else "")
 
 
 def test_a_log_file_may_be_in_json(start: Start, here: Path, manager: Manager) -> None:

@@ -36,7 +36,7 @@ from support.program import DEADLINE, Program, Start
 LOOPBACK = ("--addr", "127.0.0.1:0")
 
 MODULE = """
-import os, signal, sys, threading, time, ehlo
+import asyncio, os, signal, sys, threading, time, ehlo
 
 def function(remote_addr, mail_from, rcpt_tos, data):
     return f"by-{os.getpid()}"
@@ -57,6 +57,17 @@ def make():
 class Unlucky(Handler):
     def on_startup(self, server):
         raise OSError(2, "no database")
+
+class Starting(Handler):
+    async def on_startup(self, server):
+        print("begun", flush=True)
+        await asyncio.Event().wait()
+
+class Restarting(Handler):
+    async def on_startup(self, server):
+        if os.path.exists("hang"):
+            print("begun", flush=True)
+            await asyncio.Event().wait()
 
 class Slow(Handler):
     def on_message(self, session, message):
@@ -153,6 +164,15 @@ def test_workers_that_cannot_start_are_an_error(start: Start, app: Path) -> None
     assert program.wait() == 1
     last = program.err.text.splitlines()[-1]
     assert last == "ehlo: no worker could start: FileNotFoundError: [Errno 2] no database"
+
+
+def test_workers_without_a_program_to_run_are_an_error(start: Start, app: Path) -> None:
+    code = "import sys; from ehlo.cli import main; sys.executable = '/nothing'; sys.exit(main())"
+    command = ("serve", "many:function", *LOOPBACK, "--workers", "2")
+    program = start("-c", code, *command, cwd=app)
+    assert program.wait() == 1
+    last = program.err.text.splitlines()[-1]
+    assert last.startswith("ehlo: no worker could start: [Errno 2] No such file or directory")
 
 
 def test_a_program_may_ask_for_workers(start: Start, app: Path) -> None:
@@ -263,6 +283,15 @@ def begin_message(program: Program) -> smtplib.SMTP:
     return client
 
 
+def test_a_signal_ends_workers_that_start(start: Start, app: Path) -> None:
+    program = serve(start, app, "many:Starting")
+    for _ in range(2):
+        program.out.until("begun")
+    assert program.stop() == 0
+    assert "Traceback" not in program.err.text
+    assert "shut down" not in program.out.text
+
+
 @pytest.mark.parametrize("target", ["many:Slow", "many:Hung"])
 def test_a_second_signal_ends_all_at_once(start: Start, app: Path, target: str) -> None:
     program = serve(start, app, target)
@@ -302,6 +331,18 @@ def test_a_worker_that_dies_is_replaced(start: Start, app: Path) -> None:
     assert new not in pids
     with smtplib.SMTP(*address) as client:
         assert send(client) not in pids
+    assert program.stop() == 0
+
+
+def test_a_signal_without_a_name_ends_one_worker_and_no_more(start: Start, app: Path) -> None:
+    program = serve(start, app, "many:function")
+    first, second = workers_of(program)
+    address = program.listening()
+    number = signal.SIGRTMIN + 1
+    os.kill(first, number)
+    program.err.until(f"was killed by signal {number}; another in 1 s")
+    with smtplib.SMTP(*address) as client:
+        assert send(client) == second
     assert program.stop() == 0
 
 
@@ -380,6 +421,22 @@ def test_hangup_renews_the_certificate_of_every_worker_and_keeps_connections(
         assert (shown(before[pid]), shown(after[pid])) == (old, new)
     for client in (*before.values(), *after.values()):
         client.close()
+    assert program.stop() == 0
+
+
+def test_a_reload_does_not_wait_for_a_worker_that_starts(
+    start: Start, app: Path, manager: Manager
+) -> None:
+    command = ("-m", "ehlo", "serve", "many:Restarting", *LOOPBACK, "--workers", "2")
+    program = start(*command, cwd=app, env={"NOTIFY_SOCKET": manager.address})
+    manager.where()
+    first, _ = workers_of(program)
+    (app / "hang").touch()
+    os.kill(first, signal.SIGKILL)
+    program.out.until("begun")
+    program.process.send_signal(signal.SIGHUP)
+    manager.hears_of("RELOADING=1")
+    manager.hears_of("READY=1")
     assert program.stop() == 0
 
 
@@ -597,3 +654,14 @@ def test_nobody_cannot_become_another(start: Start) -> None:
     program = start("-c", code, *LOOPBACK, "--user", "daemon", cwd=Path("/"))
     assert program.wait() == 1
     assert program.err.text == "ehlo: only root can become user daemon\n"
+
+
+@as_root
+def test_nobody_in_the_group_of_root_has_not_given_it_up(start: Start) -> None:
+    code = (
+        "import os, pwd, ehlo.server.privileges as p; a = p.find('nobody'); "
+        "os.setgroups([0]); os.setgid(a.gid); os.setuid(a.uid); p.give_up(a)"
+    )
+    program = start("-c", code, cwd=Path("/"))
+    assert program.wait() == 1
+    assert "nobody has the group of root" in program.err.text

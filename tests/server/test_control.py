@@ -48,7 +48,16 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(serve: Serve, tmp_path
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"{}\n", b"[]\n", b"hello\n", b'{"ask": "shutdown"}\n', b"x" * 100_000]
+    "said",
+    [
+        b"",
+        b"{}\n",
+        b"[]\n",
+        b"hello\n",
+        b'{"ask": "shutdown"}\n',
+        b"x" * 100_000,
+        b"[" * 1000 + b"\n",
+    ],
 )
 def test_no_other_question_is_answered(serve: Serve, tmp_path: Path, said: bytes) -> None:
     path = tmp_path / "control"

@@ -578,6 +578,43 @@ def test_a_file_that_is_no_socket_is_not_touched(tmp_path: Path) -> None:
     assert path.read_text() == "data"
 
 
+def test_a_full_or_forbidden_unix_socket_is_somebodys(tmp_path: Path) -> None:
+    path = tmp_path / "smtp"
+    with socket.socket(socket.AF_UNIX) as full, contextlib.ExitStack() as stack:
+        full.bind(str(path))
+        full.listen(0)
+        for _ in range(2):  # nobody accepts them
+            waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+            waiting.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                waiting.connect(str(path))
+        with (
+            pytest.raises(OSError, match="Address already in use"),
+            Server(Box(), addr=f"unix:{path}").in_thread(),
+        ):
+            pytest.fail("it has started")
+    assert path.exists()
+
+
+@pytest.mark.parametrize("what", ["addr", "control"])
+def test_a_directory_in_the_place_of_a_unix_socket_keeps_nobody_up(
+    tmp_path: Path, loop_name: str, what: str
+) -> None:
+    path = tmp_path / "socket"
+    addr = f"unix:{path}" if what == "addr" else "127.0.0.1:0"
+
+    async def work() -> None:
+        server = Server(Box(), addr=addr, control=str(path) if what == "control" else "")
+        await server.start()
+        path.unlink()
+        path.mkdir()
+        await server.shutdown()
+        await server.wait_closed()
+
+    run(loop_name, work())
+    assert path.is_dir()
+
+
 def test_a_unix_socket_of_a_start_that_fails_is_taken_away(tmp_path: Path) -> None:
     path = tmp_path / "smtp"
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -908,6 +945,103 @@ def test_listen_and_serve_blocks_until_closed(loop_name: str) -> None:
     thread.join(DEADLINE)
     assert not thread.is_alive()
     assert noted.names == ["on_startup", "on_shutdown"]
+
+
+class Starting(Handler):
+    """Never done with its start; `async def`, or in a thread."""
+
+    def __init__(self, kind: str) -> None:
+        self.inside = threading.Event()
+        self.go_on = threading.Event()
+        self.told: list[str] = []
+        if kind == "async def":
+            self.on_startup = self.begin  # type: ignore[assignment,method-assign]  # of either kind
+
+    def on_startup(self, server: Server) -> None:
+        self.inside.set()
+        self.go_on.wait(DEADLINE)
+
+    async def begin(self, server: Server) -> None:
+        self.inside.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.told.append("cancelled")
+
+    def on_shutdown(self, server: Server) -> None:
+        self.told.append("on_shutdown")
+
+    def on_message(self, session: Session, message: Message) -> None: ...
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["shutdown", "close", "both"])
+def test_a_server_that_is_ended_while_it_starts_ends(loop_name: str, kind: str, way: str) -> None:
+    async def work() -> None:
+        handler = Starting(kind)
+        server = Server(handler, addr="127.0.0.1:0", metrics="127.0.0.1:0")
+        starting = asyncio.create_task(server.start())
+        await asyncio.to_thread(handler.inside.wait, DEADLINE)
+        address = server.addresses[0]
+        if way != "close":
+            ending = asyncio.create_task(server.shutdown())
+            await asyncio.sleep(0)
+        if way != "shutdown":
+            server.close()
+        await starting
+        await server.wait_closed()
+        if way != "close":
+            await ending
+        assert server.addresses == []
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(*address)
+        handler.go_on.set()
+        assert handler.told == (["cancelled"] if kind == "async def" else [])
+
+    run(loop_name, work())
+
+
+def test_a_start_that_is_cancelled_ends_on_startup(loop_name: str) -> None:
+    async def work() -> None:
+        handler = Starting("async def")
+        server = Server(handler, addr="127.0.0.1:0")
+        starting = asyncio.create_task(server.start())
+        await asyncio.to_thread(handler.inside.wait, DEADLINE)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await asyncio.sleep(0)
+        assert handler.told == ["cancelled"]
+
+    run(loop_name, work())
+
+
+def test_a_signal_ends_a_server_that_starts(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "ehlo.server")
+    handler = Starting("async def")
+    server = Server(handler, addr="127.0.0.1:0")
+    thread = threading.Thread(target=_signal_once, args=(handler.inside,))
+    thread.start()
+    server.listen_and_serve()
+    thread.join()
+    assert handler.told == ["cancelled"]
+    assert "listening on" not in caplog.text
+
+
+def _signal_once(moment: threading.Event) -> None:
+    moment.wait(DEADLINE)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_nothing_of_the_users_begins_when_the_metrics_cannot_be_had() -> None:
+    noted = Noted()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        handler = handler_of("async def", noted, on_startup=None)
+        server = Server(handler, addr="127.0.0.1:0", metrics=where)
+        with pytest.raises(OSError, match="in use"), server.in_thread():
+            pytest.fail("it has started")
+    assert noted.names == []
 
 
 def test_a_close_while_a_listener_is_made_closes_that_listener(

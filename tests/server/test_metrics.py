@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
+import socket
+import time
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ehlo import Peer, Server
+from ehlo.server import metrics
+from ehlo.server.metrics import Endpoint
 from support.client import Client
-from support.serving import Box, Running, Serve
+from support.serving import DEADLINE, Box, Running, Serve
 
 
 def place(running: Running) -> Peer:
@@ -105,3 +110,51 @@ def test_an_address_that_is_none_is_said_at_the_start() -> None:
     server = Server(Box(), addr="127.0.0.1:0", metrics="nowhere")
     with pytest.raises(ValueError, match="not an address: 'nowhere'"), server.in_thread():
         pass
+
+
+def test_a_few_are_answered_at_once_and_no_more(serve: Serve, loop_name: str) -> None:
+    address = place(serve(Box(), loop=loop_name, metrics="127.0.0.1:0"))
+    with contextlib.ExitStack() as stack:
+        for _ in range(Endpoint.MOST):
+            stack.enter_context(socket.create_connection(address, DEADLINE))
+        another = stack.enter_context(socket.create_connection(address, DEADLINE))
+        with contextlib.suppress(ConnectionResetError):
+            assert another.recv(1) == b""
+    until = time.monotonic() + DEADLINE
+    while time.monotonic() < until:
+        with contextlib.suppress(ConnectionError):  # it may not have seen yet that they have gone
+            assert fetch(address, "/readyz")[0] == 200
+            return
+    pytest.fail("nobody is answered any more")
+
+
+def test_who_does_not_read_the_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_PATIENCE", 0.1)
+    monkeypatch.setattr(metrics, "text", lambda _: bytes(100_000_000))
+    left: list[int] = []
+
+    class Nothing:
+        async def snapshot(self) -> dict[str, Any]:
+            return {}
+
+        def unready(self) -> str:
+            return ""
+
+    async def work() -> None:
+        endpoint, ended = Endpoint(Nothing()), asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await endpoint.answer(reader, writer)
+            left.append(writer.transport.get_write_buffer_size())
+            ended.set()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # of both directions
+        writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+        await ended.wait()
+        writer.transport.abort()
+        server.close()
+
+    asyncio.run(asyncio.wait_for(work(), DEADLINE))
+    assert left == [0]

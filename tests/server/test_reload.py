@@ -515,6 +515,61 @@ def test_the_certificate_is_that_of_the_name_that_is_asked_for(
     assert session.tls.sni == asked
 
 
+@pytest.mark.parametrize("renewed", [False, True])
+@pytest.mark.parametrize("asked", ["localhost", "a.example"])
+def test_ciphers_that_a_user_has_set_hold_for_every_name(
+    serve: Serve,
+    several: dict[str, Files],
+    certificates: Certificates,
+    asked: str,
+    renewed: bool,
+) -> None:
+    server = Server(Box(), tls_listener=True)
+    for name in ("localhost", "a.example"):
+        files = several[name].certificate
+        server.configure_tls(files.cert_file, files.key_file)
+        if name == "localhost":  # the next call must not forget it
+            assert isinstance(server.tls_config, FileContext)
+            server.tls_config.set_ciphers("ECDHE+AES256")
+            server.tls_config.minimum_version = ssl.TLSVersion.TLSv1_2
+    running = serve(server.handler, tls_config=server.tls_config, tls_listener=True)
+    if renewed:
+        assert running.server.reload().result(DEADLINE)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    certificates.authority.configure_trust(client)
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    client.set_ciphers("ECDHE+AES128")
+    with running.client() as weak, pytest.raises(ssl.SSLError, match=r"(?i)handshake.failure"):
+        client.wrap_socket(weak.sock, server_hostname=asked)
+
+
+@pytest.mark.parametrize(
+    ("own", "asks", "mode"),
+    [
+        (None, "optional", ssl.CERT_OPTIONAL),
+        (None, "required", ssl.CERT_REQUIRED),
+        (ssl.CERT_REQUIRED, "optional", ssl.CERT_REQUIRED),
+    ],
+)
+def test_another_certificate_asks_clients_for_no_less(
+    several: dict[str, Files],
+    certificates: Certificates,
+    own: ssl.VerifyMode | None,
+    asks: Any,
+    mode: ssl.VerifyMode,
+) -> None:
+    server = Server(Box())
+    first, second = several["localhost"].certificate, several["a.example"].certificate
+    server.configure_tls(first.cert_file, first.key_file)
+    assert isinstance(server.tls_config, FileContext)
+    if own is not None:
+        server.tls_config.load_verify_locations(certificates.authority_file)
+        server.tls_config.verify_mode = own
+    authority = certificates.authority_file
+    server.configure_tls(second.cert_file, second.key_file, None, authority, asks)
+    assert server.tls_config.verify_mode is mode
+
+
 def test_the_channel_binding_is_that_of_the_chosen_certificate(several: dict[str, Files]) -> None:
     from ehlo.server.tls import Channel
 

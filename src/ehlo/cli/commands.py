@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from ehlo.cli.log import set_up_logging
+from ehlo.cli.log import make_for, set_up_logging
 from ehlo.cli.options import (
     GroupedOption,
     PrinterGroup,
@@ -325,12 +325,11 @@ def _run(
 def _open_log(server: Server, given: Mapping[str, Any], *, quiet: bool) -> None:
     """A file that we make is for the user whom we are going to be: he opens it anew."""
     file = given["log_file"]
-    is_new = file is not None and not os.path.exists(file)  # noqa: PTH110  click gives a str
     try:
-        set_up_logging(given["log_level"], given["log_format"], file, quiet=quiet)
-        if is_new and server.user and os.getuid() == 0:
+        if file is not None and server.user and os.getuid() == 0:
             account = privileges.find(server.user)
-            os.chown(file, account.uid, account.gid)
+            make_for(file, account.uid, account.gid)
+        set_up_logging(given["log_level"], given["log_format"], file, quiet=quiet)
     except OSError as error:
         raise click.UsageError(f"--log-file {file}: {error.strerror}") from error
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
 import os
+import stat
 from datetime import datetime
 from logging.handlers import WatchedFileHandler
 from typing import Any, Final
@@ -12,7 +15,7 @@ from typing import Any, Final
 from ehlo.cli.readable import visible
 from ehlo.server.journal import reload_failed
 
-__all__ = ["set_up_logging"]
+__all__ = ["make_for", "set_up_logging"]
 
 # What every record has; all else was given as `extra`
 _COMMON: Final = vars(logging.makeLogRecord({})).keys() | {"asctime", "message", "taskName"}
@@ -53,8 +56,8 @@ class _File(WatchedFileHandler):
         except OSError as error:
             self._tell(error)
             return
-        old = self.setStream(new)
-        if old is not None:
+        old, self.stream = self.stream, new
+        with contextlib.suppress(OSError):  # what a full disk has not taken is lost with it
             old.close()
         self._is_told = False
 
@@ -70,6 +73,31 @@ def _is_at(path: str, file: int) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(file))  # noqa: PTH116  fstat has no Path
     except OSError:
         return False
+
+
+def make_for(path: str, uid: int, gid: int) -> None:
+    """Make the file of a log for the user whom root is going to be, unless there is one.
+
+    It may be in a directory of his, so root does not follow a link that he could have put there.
+    Raises `OSError`.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # O_EXCL follows no link
+    try:
+        file = os.open(path, flags, 0o666)
+    except FileExistsError:
+        return
+    try:
+        os.fchown(file, uid, gid)
+    finally:
+        os.close(file)
+
+
+def _check_link(path: str, file: int) -> None:
+    """Raises `OSError` when root has opened what a link leads to that another user has made."""
+    status = os.lstat(path)
+    planted = stat.S_ISLNK(status.st_mode) and status.st_uid != 0
+    if os.geteuid() == 0 and (planted or not _is_at(path, file)):
+        raise OSError(errno.ELOOP, "a link that is not root's")
 
 
 class _Json(logging.Formatter):
@@ -109,6 +137,8 @@ def set_up_logging(
     handler: logging.Handler
     if file is not None:
         handler, text = _File(file, encoding="utf-8"), _Text
+        if handler.stream is not None:
+            _check_link(file, handler.stream.fileno())
     elif root.handlers:
         return
     else:

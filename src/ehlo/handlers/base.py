@@ -35,10 +35,13 @@ class Handler:
     then: `data`, `body` and `email` of one that is on disk raise `RuntimeError`."""
 
     def on_startup(self, server: Server) -> Awaitable[None] | None:
-        """The server listens, in the loop that will serve; an exception here ends the start."""
+        """The server listens, in the loop that will serve; an exception here ends the start.
+
+        A server that is ended meanwhile waits a second for it, and then cancels it.
+        """
 
     def on_shutdown(self, server: Server) -> Awaitable[None] | None:
-        """The last session has ended."""
+        """The last session has ended. It is not told when `on_startup` has not returned."""
 
     def on_connect(self, session: Session) -> Answer:
         """A client has connected; the answer is the greeting.

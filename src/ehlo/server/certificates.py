@@ -28,6 +28,7 @@ __all__ = [
     "server_context",
     "set_like",
     "settings_of",
+    "with_another",
 ]
 
 TLSConfig = ssl.SSLContext | Callable[[], ssl.SSLContext]
@@ -75,6 +76,14 @@ class FileContext(LoadedContext):
     certificates: tuple[Certificate, ...] = ()
     stamps: tuple[Stamp, ...] = ()
     """Of the files, from before they were read."""
+    others: tuple[FileContext, ...] = ()
+    """Of the other certificates, for clients that ask for one of their names."""
+
+    def set_ciphers(self, ciphers: str, /) -> None:
+        """See there. They are those of the context that a name has chosen, so it is told, too."""
+        super().set_ciphers(ciphers)
+        for each in self.others:
+            each.set_ciphers(ciphers)
 
 
 def server_context(
@@ -102,7 +111,7 @@ def file_context(certificates: tuple[Certificate, ...]) -> FileContext:
         if not other.names:
             raise ValueError(f"{certificate.cert_file} has no DNS name that a client could ask for")
     first.sni_callback = _chooser(contexts)
-    first.certificates, first.stamps = certificates, stamps
+    first.certificates, first.stamps, first.others = certificates, stamps, tuple(others)
     return first
 
 
@@ -136,10 +145,27 @@ def _ask_clients(context: FileContext, certificates: tuple[Certificate, ...]) ->
         except OSError as error:
             error.add_note(each.client_ca)
             raise
-        if context.verify_mode is ssl.CERT_NONE:
-            context.verify_mode = ssl.CERT_OPTIONAL
-        if each.client_certs == "required":
-            context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_mode = _verify_mode(certificates)
+
+
+def _verify_mode(certificates: tuple[Certificate, ...]) -> ssl.VerifyMode:
+    asks = {each.client_certs for each in certificates if each.client_ca is not None}
+    if not asks:
+        return ssl.CERT_NONE
+    return ssl.CERT_REQUIRED if "required" in asks else ssl.CERT_OPTIONAL
+
+
+def with_another(given: FileContext, new: Certificate) -> FileContext:
+    """The context with one more certificate, and all that a user has set on it.
+
+    Raises as `file_context` does.
+    """
+    by_file = {each.cert_file: each for each in (*given.certificates, new)}
+    made = file_context(tuple(by_file.values()))
+    settings = settings_of(given)
+    if given.verify_mode == _verify_mode(given.certificates):  # it is not the user's own
+        settings["verify_mode"] = made.verify_mode
+    return set_like(made, settings)
 
 
 def _chooser(

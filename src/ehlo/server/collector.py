@@ -122,6 +122,7 @@ class Collector:
 
     async def _open(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._views.bind()
         await self._views.open()
         self._poll = self._loop.create_task(self._keep_up())
 

@@ -31,17 +31,18 @@ async def answer(
                 line = await reader.readline()
                 said = await snapshot() if _asks(line) else {"error": "no such question"}
                 writer.write(json.dumps(said).encode() + b"\n")
-                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
     except ValueError:  # a line without an end
         pass
     finally:
-        writer.close()
+        writer.transport.abort()  # nothing is left for who has read all
 
 
 def _asks(line: bytes) -> bool:
     try:
         return len(line) <= _LONGEST and bool(json.loads(line) == {"ask": "snapshot"})
-    except ValueError:
+    except (RecursionError, ValueError):
         return False
 
 

@@ -136,11 +136,30 @@ class Life:
             logger.error("the server's end failed", exc_info=task.exception())
 
     async def begin(self) -> None:
-        """Before the first client, once."""
+        """Before the first client, once. Who ends the server meanwhile does not wait for it."""
         if self._begun is None:
             self._begun = self.loop.create_task(self._tell(self._hooks.startup))
             self._reloader.watch()
-        await asyncio.shield(self._begun)
+        closed = self.loop.create_task(self.closed.wait())
+        try:
+            await asyncio.wait({self._begun, closed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            closed.cancel()
+        if self._begun.done() and not self._begun.cancelled():
+            self._begun.result()
+
+    async def _has_begun(self) -> bool:
+        """Whether the first hook has returned; one that is under way has a moment for that."""
+        begun = self._begun
+        if begun is None:
+            return False
+        for _ in range(2):
+            await asyncio.wait({begun}, timeout=_LAST_WORDS)
+            if begun.done():
+                return not begun.cancelled() and begun.exception() is None
+            begun.cancel()
+        logger.warning("on_startup did not end when it was cancelled")
+        return False
 
     async def start(self, groups: list[list[socket.socket]], *, paths: list[str]) -> None:
         """Serve on the listening sockets of each listener; `paths` are removed at the end."""
@@ -149,15 +168,23 @@ class Life:
         self.addresses = [listener.bound_address(sock) for sock in sockets]
         self._paths = paths
         try:
+            self.views.bind()
             await self.begin()
+            if self.is_ending():  # while it was starting
+                listener.give_back(sockets, [])
+                return
             for service, group in zip(self._services, groups, strict=True):
                 for sock in group:
                     listening = await self._listen(sock, service)
                     self._listeners.append(listening)  # `close` may have made a new list meanwhile
             await self.views.open()
-            if self.runtime.draining:  # closed while it was starting
+            if self.is_ending():
                 self._stop_accepting()
+            if self.closed.is_set():
+                self.views.close()
         except BaseException:
+            if self._begun is not None:
+                self._begun.cancel()
             for sock in sockets:
                 sock.close()
             self._stop_accepting()
@@ -165,6 +192,10 @@ class Life:
             self._reloader.stop()
             self.runtime.stop()
             raise
+
+    def is_ending(self) -> bool:
+        """Whether somebody has asked for the end."""
+        return self.runtime.draining
 
     async def _listen(self, sock: socket.socket, service: Service) -> asyncio.Server:
         listening = await self._serve_on(sock, service)
@@ -257,7 +288,8 @@ class Life:
             return
         self._ender = asyncio.current_task()
         try:
-            await self._tell(self._hooks.shutdown)
+            if await self._has_begun():
+                await self._tell(self._hooks.shutdown)
         except Exception:
             logger.exception("on_shutdown failed")
         finally:

@@ -73,11 +73,11 @@ def unix_paths(addrs: str | Sequence[str]) -> list[str]:
 
 
 def remove(paths: Sequence[str]) -> None:
-    """Remove Unix sockets. What may not be, since root was given up, is left to the next start."""
+    """Remove Unix sockets. What cannot be, as without root, is left to the next start."""
     for path in paths:
         try:
             Path(path).unlink(missing_ok=True)
-        except PermissionError as error:
+        except OSError as error:  # also of a directory in its place: it must not keep us up
             logger.info("cannot remove %s: %s", path, error.strerror)
 
 
@@ -245,9 +245,13 @@ def _bind_unix(path: str, mode: int | None) -> socket.socket:
 
 
 def _answers(path: str) -> bool:
+    """Whether somebody listens there; who does not let us in, or has no room for us, does so."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(path)
-        except OSError:
+        except (ConnectionRefusedError, FileNotFoundError):
             return False
+        except OSError:
+            return True
         return True

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ehlo.server.views import Seen
 
-__all__ = ["answer", "check_metrics", "text"]
+__all__ = ["Endpoint", "check_metrics", "text"]
 
 _PATIENCE: Final = 5.0  # seconds, for the question to come and the answer to leave
 _PLAIN: Final = "text/plain; charset=utf-8"
@@ -128,18 +128,33 @@ def _histogram(
 # -- HTTP --------------------------------------------------------------------------------------
 
 
-async def answer(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Serve one request, and close."""
-    try:
-        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-            async with asyncio.timeout(_PATIENCE):
-                head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(await _response(seen, head))
-                await writer.drain()
-    except asyncio.LimitOverrunError:  # a head without an end
-        pass
-    finally:
-        writer.close()
+class Endpoint:
+    """Who answers. It serves a few at once: descriptors and time are those of mail."""
+
+    MOST = 32
+
+    def __init__(self, seen: Seen) -> None:
+        self._seen = seen
+        self._count = 0
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one request, and close."""
+        if self._count >= self.MOST:
+            writer.transport.abort()
+            return
+        self._count += 1
+        try:
+            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+                async with asyncio.timeout(_PATIENCE):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    writer.write(await _response(self._seen, head))
+                    writer.close()
+                    await writer.wait_closed()
+        except asyncio.LimitOverrunError:  # a head without an end
+            pass
+        finally:
+            self._count -= 1
+            writer.transport.abort()  # nothing is left for who has read all
 
 
 async def _response(seen: Seen, head: bytes) -> bytes:

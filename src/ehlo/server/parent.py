@@ -186,9 +186,9 @@ class Parent:
 
     def _asked_to_end(self, now: float) -> None:
         if self._end_by is None:
+            self._collector.drain()  # before anybody can read that
             logger.info("signalled: shutting down")
             systemd.stopping()
-            self._collector.drain()
             self._end_by = now + self._server.grace + _OVERTIME
             self._stop_listening()
             self._tell(DRAIN)
@@ -199,21 +199,28 @@ class Parent:
             self._tell(CLOSE)
 
     def _tell_to_reload(self) -> None:
-        """One that does not listen yet is told when it does."""
+        """One that does not listen yet is told when it does.
+
+        Not more than two are ever under way: the second begins after whatever has changed by now.
+        """
         logger.info("signalled: telling the workers to take files anew")
         reopen_logs()
         if self._announced and self._end_by is None:
             systemd.reloading()
             self._reloading = True
         for place in self._places:
-            if place.process is not None:
+            if place.process is not None and place.process.reloads < 2:
                 place.process.reloads += 1
                 if place.process.ready_at is not None:
                     place.process.order(RELOAD)
 
     def _see_reloaded(self) -> None:
-        """The service manager is told when all workers have done it, or have ended."""
-        if self._reloading and not any(p.process and p.process.reloads for p in self._places):
+        """The service manager is told when all workers have done it, or have ended.
+
+        One that does not serve yet is not waited for: it does it before it serves anybody, or then.
+        """
+        serving = [p.process for p in self._places if p.process and p.process.ready_at is not None]
+        if self._reloading and not any(process.reloads for process in serving):
             self._reloading = False
             if self._end_by is None:
                 systemd.ready(f"Listening on {self._where()}")
@@ -269,6 +276,7 @@ class Parent:
                 window.close()
                 place.failures += 1
                 place.start_at = time.monotonic() + backoff(place.failures)
+                place.reason = place.reason or str(error)
                 logger.error("worker %d cannot be started: %s", place.number, error)
                 return
         process = place.process = Process(popen, ours, window)
@@ -346,7 +354,8 @@ class Parent:
         place.failures = 0 if served >= _PROVEN else place.failures + 1
         place.start_at = now + backoff(place.failures)
         if process.ready_at is None:
-            place.reasons.append(process.reason.removeprefix(FAILED).decode(errors="replace"))
+            if place.reason is None:
+                place.reason = process.reason.removeprefix(FAILED).decode(errors="replace")
             if self._reload:  # it will not start before somebody has changed something
                 place.start_at = None
 
@@ -365,8 +374,8 @@ class Parent:
         """When each of the first workers has failed to start, others would, too."""
         if self._ever_ready or self._reload or self._end_by is not None:
             return
-        if all(place.reasons for place in self._places):
-            reason = self._places[0].reasons[0] or "see the log"
+        if all(place.reason is not None for place in self._places):
+            reason = self._places[0].reason or "see the log"
             raise StartError(f"no worker could start: {reason}")
 
     # -- watchdog --------------------------------------------------------------------------------

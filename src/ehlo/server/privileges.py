@@ -42,12 +42,14 @@ def _group(group: str) -> int:
 
 
 def give_up(account: Account) -> None:
-    """Become `account`, in all threads. What is that already is left alone.
+    """Become `account`, in all threads. What is that already is left alone, but for root's group.
 
     Raises `PermissionError` when this process may not, `RuntimeError` when it could be undone; it
     must not go on then.
     """
     if os.getresuid() == (account.uid,) * 3:
+        if 0 in (*os.getresgid(), *os.getgroups()):
+            raise RuntimeError(f"user: {account.name} has the group of root, and cannot give it up")
         return
     try:
         os.setgroups(account.groups)  # first: without root it could not be done any more

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from ehlo.handlers.base import Handler
 from ehlo.handlers.functions import MessageFunction
 from ehlo.server import listener, loops, rules, systemd, workers
-from ehlo.server.certificates import Certificate, FileContext, file_context
+from ehlo.server.certificates import Certificate, FileContext, file_context, with_another
 from ehlo.server.config import Options
 from ehlo.server.life import Life
 from ehlo.server.streams import serve_streams
@@ -72,9 +72,10 @@ class Server(Options):
         """
         new = Certificate(cert_file, key_file, passphrase, client_ca, client_certs)
         given = self.tls_config
-        known = given.certificates if isinstance(given, FileContext) else ()
-        by_file = {each.cert_file: each for each in (*known, new)}
-        self.tls_config = file_context(tuple(by_file.values()))
+        if isinstance(given, FileContext):
+            self.tls_config = with_another(given, new)
+        else:
+            self.tls_config = file_context((new,))
 
     @property
     def addresses(self) -> list[Peer]:
@@ -104,7 +105,8 @@ class Server(Options):
         except BaseException:
             self._life = None
             raise
-        logger.info("listening on %s", ", ".join(map(str, life.addresses)))
+        if life.addresses:  # else it was ended while it was starting
+            logger.info("listening on %s", ", ".join(map(str, life.addresses)))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -224,9 +226,10 @@ class Server(Options):
         reactions = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: again}
         with _signals(reactions), systemd.watchdog(asyncio.get_running_loop()):
             await self.start(sock)
-            self._tell_ready()
             life = self._life
             if life is not None:
+                if life.addresses:
+                    self._tell_ready()
                 await life.closed.wait()
                 await self.shutdown()
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from ehlo.server import systemd
@@ -60,8 +60,8 @@ class Place:
     failures: int = 0
     start_at: float | None = 0.0
     """When the next is to be started; `None` for not until something has changed."""
-    reasons: list[str] = field(default_factory=list)
-    """Why those that could not start could not."""
+    reason: str | None = None
+    """Why the first that could not start could not."""
 
     def __str__(self) -> str:
         pid = self.process.popen.pid if self.process is not None else 0
@@ -83,5 +83,7 @@ def spawn(control: socket.socket, fds: list[int]) -> subprocess.Popen[bytes]:
 def how(code: int) -> str:
     """How a process has ended, by its exit code."""
     if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
+        with contextlib.suppress(ValueError):  # most real-time signals have no name
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"was killed by signal {-code}"
     return f"ended with exit code {code}"

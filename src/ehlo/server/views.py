@@ -1,6 +1,7 @@
 """The windows on a running server: its metrics over HTTP, its control socket.
 
-They open when the server listens, and close when it has ended, so that a shutdown can be watched.
+They are bound before anything of the user's begins, open when the server listens, and close when it
+has ended, so that a shutdown can be watched.
 What they show is a snapshot that they ask for; of one process, or of several together.
 """
 
@@ -8,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from ehlo.server import control, listener, metrics
 from ehlo.server.config import Options
@@ -19,6 +21,8 @@ from ehlo.session import Peer
 __all__ = ["Seen", "Views"]
 
 logger = logging.getLogger("ehlo.server")
+
+Answer: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Seen(Protocol):
@@ -38,30 +42,38 @@ class Views:
         self._metrics = options.metrics
         self._control = options.control.removeprefix("unix:")
         self._seen = seen
+        self._bound: list[tuple[Answer, socket.socket]] = []
         self._servers: list[asyncio.Server] = []
-        self._path: Path | None = None
+        self._paths: list[str] = []
         self.addresses: list[Peer] = []
         """Where the metrics are."""
 
-    async def open(self) -> None:
-        """Raises `OSError` when an address cannot be had."""
+    def bind(self) -> None:
+        """Who connects waits until `open`. Raises `OSError` when an address cannot be had."""
         if self._metrics:
-            answer = partial(metrics.answer, self._seen)
+            endpoint = metrics.Endpoint(self._seen)
             for sock in listener.bind(self._metrics):
+                self._bound.append((endpoint.answer, sock))
                 self.addresses.append(listener.bound_address(sock))
-                self._servers.append(await asyncio.start_server(answer, sock=sock))
-            logger.info("metrics on %s", ", ".join(map(str, self.addresses)))
+            self._paths += listener.unix_paths(self._metrics)
         if self._control:
-            sock = listener.bind_private(self._control)
-            self._path = Path(self._control)
             answer = partial(control.answer, self._seen.snapshot)
-            self._servers.append(await asyncio.start_unix_server(answer, sock=sock))
+            self._bound.append((answer, listener.bind_private(self._control)))
+            self._paths.append(self._control)
+
+    async def open(self) -> None:
+        """Answer who connects."""
+        if self.addresses:
+            logger.info("metrics on %s", ", ".join(map(str, self.addresses)))
+        while self._bound:
+            answer, sock = self._bound.pop(0)
+            is_unix = sock.family == socket.AF_UNIX
+            begin = asyncio.start_unix_server if is_unix else asyncio.start_server
+            self._servers.append(await begin(answer, sock=sock))
 
     def close(self) -> None:
         """Nobody is answered any more."""
         for server in self._servers:
             server.close()
-        self._servers, self.addresses = [], []
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-            self._path = None
+        listener.give_back([sock for _, sock in self._bound], self._paths)
+        self._servers, self._bound, self.addresses, self._paths = [], [], [], []

@@ -245,7 +245,9 @@ class Worker:
         await self._server.start()
         logger.removeFilter(_not_where)
         life = self._server._life  # noqa: SLF001  what is counted is not the public's
-        assert life is not None  # noqa: S101  it has just started
+        if life is None or life.is_ending():  # while it was starting
+            await self._server.wait_closed()
+            return
         reporter = Reporter(life, self._window)
         await reporter.start()
         self._parent.setblocking(False)
