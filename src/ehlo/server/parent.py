@@ -65,8 +65,7 @@ class Parent:
         self._paths: list[str] = []
         self._collector = Collector(server, len(self._places))
         self._selector = selectors.DefaultSelector()
-        self._wake: socket.socket
-        self._waker: socket.socket
+        self._wake, self._waker = socket.socketpair()
         self._ever_ready = False
         self._announced = False
         self._reloading = False
@@ -82,13 +81,12 @@ class Parent:
         Raises `ValueError` and `OSError` as `Server.start` does, and `RuntimeError` when no worker
         could start.
         """
-        workers.check(self._server)
-        interval = systemd.watchdog_interval()
-        self._ping_every = interval / 2 if interval is not None else None
-        self._groups, self._paths = workers.open_sockets(self._server, sock)
-        self._wake, self._waker = socket.socketpair()
-        self.addresses = [listener.bound_address(each) for each in chain(*self._groups)]
         try:
+            workers.check(self._server)
+            interval = systemd.watchdog_interval()
+            self._ping_every = interval / 2 if interval is not None else None
+            self._groups, self._paths = workers.open_sockets(self._server, sock)
+            self.addresses = [listener.bound_address(each) for each in chain(*self._groups)]
             with self._signals():
                 self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
                 self._collector.open()
