@@ -50,23 +50,21 @@ class Deadlines:
             else:
                 pace.hold(self._time())
 
-    def client_is_awaited(self, connection: Connection, wire: Wire, *, moved: bool) -> None:
+    def client_is_awaited(self, connection: Connection, wire: Wire, moved: bool) -> None:
         """It is the client's turn. What completes no command, as `moved` says, wins no time.
 
         Each read of a body has its deadline, and so has the whole, between its chunks too.
         """
         in_body = connection.in_body
-        pace = self._pace
-        if pace is None and not in_body and connection.state is not State.BDAT:
-            if moved:
-                rules = self._rules
-                self.at = self._time() + (
-                    rules.tls_timeout if wire.in_handshake else rules.command_timeout
-                )
-        elif in_body or moved:
-            self.at = self._for_body(connection, wire.said, in_body=in_body)
+        if self._pace is not None or in_body or connection.state is State.BDAT:
+            if in_body or moved:
+                self.at = self._for_body(connection, wire.said, in_body)
+        elif moved:
+            rules, channel = self._rules, wire.channel
+            clear = channel is None or channel.established
+            self.at = self._time() + (rules.command_timeout if clear else rules.tls_timeout)
 
-    def _for_body(self, connection: Connection, said: int, *, in_body: bool) -> float:
+    def _for_body(self, connection: Connection, said: int, in_body: bool) -> float:
         now, rules, pace = self._time(), self._rules, self._pace
         if pace is None:
             self._pace = pace = Pace(now, said)

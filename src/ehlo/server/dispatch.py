@@ -18,7 +18,6 @@ from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.sasl import checked_secret
 from ehlo.protocol.state import Transaction
-from ehlo.protocol.trace import received_field, with_protocol
 from ehlo.server import upgrade
 from ehlo.server.holding import Body
 from ehlo.server.hookrun import HookRun, Notice, Secured
@@ -97,7 +96,7 @@ class Dispatcher:
         memory = driver.runtime.memory
         if memory.held > memory.comfortable:
             driver.connection.reply(replies.NO_MEMORY)
-        elif driver.runtime.message_rate and not driver.account.may_send():
+        elif driver.runtime.message_rate.most and not driver.account.may_send():
             driver.connection.reply(replies.TOO_MUCH_MAIL)
         elif hook is None:
             driver.connection.reply()
@@ -181,28 +180,9 @@ class Dispatcher:
         driver.run_hook(hook, (driver.session, event.verb, event.argument), event, answer_of)
 
     def _build(self, driver: Driver, transaction: Transaction, body: Body) -> Message:
-        session, connection = driver.session, driver.connection
         message_id = driver.intake.next_id()
         recipients = transaction.recipients
-        peer, tls = session.peer, session.tls
-        trace = received_field(
-            helo=connection.helo,
-            rdns=session.rdns,
-            address="" if peer.is_unix else peer.host,
-            by=driver.rules.by,
-            protocol=with_protocol(
-                esmtp=connection.esmtp,
-                lmtp=connection.settings.lmtp,
-                tls=tls is not None,
-                authenticated=session.user is not None,
-                smtputf8=transaction.smtputf8,
-            ),
-            tls=f"version={tls.version} cipher={tls.cipher}" if tls is not None else "",
-            id=message_id,
-            recipient=str(recipients[0]) if len(recipients) == 1 else "",
-            date=driver.runtime.clock.date(),
-            priority=transaction.sender.params.get("MT-PRIORITY"),
-        )
+        trace = driver.intake.stamp.field(driver, transaction, message_id)
         return Message(
             message_id,
             transaction.sender,
@@ -212,7 +192,7 @@ class Dispatcher:
             spool=body.spool,
             streams=self._streams,
             via="DATA" if transaction.chunks is None else "BDAT",
-            per_recipient=connection.settings.lmtp,
+            per_recipient=driver.connection.settings.lmtp,
         )
 
     # -- answers ---------------------------------------------------------------------------------

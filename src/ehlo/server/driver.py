@@ -162,16 +162,14 @@ class Driver(asyncio.Protocol):
     # -- bytes -----------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        wire = self.wire
-        wire.received += len(data)
+        self.wire.received += len(data)
         if self.ending.closing:
             return
-        if wire.channel is not None:
+        if self.wire.channel is not None:
             plain = upgrade.decrypted(self, data)
             if plain is None:
                 return
             data = plain
-        wire.said += len(data)
         self.connection.receive_data(data)
         self.advance()
 
@@ -206,17 +204,18 @@ class Driver(asyncio.Protocol):
     def _adjust_reading(self) -> None:
         """A client that does not read is not read; nor is one that runs far ahead of a hook."""
         if not self.ending.closing:
-            wire = self.wire
-            wire.read_on(wire.writable and self.connection.buffered <= _MOST_BUFFERED)
+            want = self.wire.writable and self.connection.buffered <= _MOST_BUFFERED
+            if want != self.wire.reading:
+                self.wire.read_on(want)
 
     # -- the loop --------------------------------------------------------------------------------
 
     def advance(self) -> None:
         """All that can be done now: events to the dispatcher, then one write."""
-        connection, routes = self.connection, self._dispatcher.routes
+        connection, routes, ending = self.connection, self._dispatcher.routes, self.ending
         moved = False
         done = 0
-        while self.pending is None and not self.ending.closing:
+        while self.pending is None and not ending.closing:
             event = connection.next_event()
             if event is NEED_DATA or event is PAUSED:
                 break
@@ -225,27 +224,20 @@ class Driver(asyncio.Protocol):
             done += 1
             if done == _MOST_EVENTS and self.pending is None:
                 self.take_breath()
-        if self.ending.closing:
+        if ending.closing:
             return
         if type(self.pending) is not Pause:
             data = connection.data_to_send()
             if data:
                 moved = True
                 self.wire.write(data)
-        self._await_next(connection, moved=moved)
-
-    def _await_next(self, connection: Connection, *, moved: bool) -> None:
-        """By when something must happen, whose turn it is now, and whether to read meanwhile."""
-        wire = self.wire
         if self.pending is not None:
             self.deadlines.client_waits(connection)
+        elif self.wire.writable:
+            self.deadlines.client_is_awaited(connection, self.wire, moved)
+        if self.pending is not None or not self.wire.reading:
             self._adjust_reading()
-            return
-        if wire.writable:
-            self.deadlines.client_is_awaited(connection, wire, moved=moved)
-        if not wire.is_read:
-            self._adjust_reading()
-        if self.runtime.draining:
+        if self.runtime.draining and self.pending is None:
             self.drain()
 
     # -- hooks, and what else the core waits for -------------------------------------------------

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ehlo.protocol import reply as replies
 from ehlo.server.holding import Holding
 from ehlo.server.journal import about
+from ehlo.server.stamp import Stamp
 from ehlo.server.waits import DiskRun, MemoryWait, Then
 from ehlo.session import Message
 
@@ -30,13 +31,14 @@ _TRACE = 2048  # octets that our own field may have
 class Intake:
     """That of one session: one message at a time."""
 
-    __slots__ = ("_count", "_driver", "_due", "holding", "message")
+    __slots__ = ("_count", "_driver", "_due", "holding", "message", "stamp")
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._count = 0
         self._due = False  # a whole message is here, and on its way to the handler
         self.holding = Holding(driver.runtime.shelf)
+        self.stamp = Stamp()
         self.message: Message | None = None  # handed to on_message, its reply not yet said
 
     @property

@@ -21,18 +21,14 @@ __all__ = ["Notices"]
 class Notices:
     """Those of one session."""
 
-    __slots__ = ("_disconnect", "_driver", "_replied", "_unsent")
+    __slots__ = ("_disconnect", "_driver", "_replied", "_unsent", "of_replies")
 
     def __init__(self, driver: Driver, hooks: Hooks) -> None:
         self._driver = driver
         self._replied = hooks.replied
+        self.of_replies = hooks.replied is not None  # whether the handler wants to know of them
         self._disconnect: Hook | None = hooks.disconnect  # until it is called
         self._unsent: Message | None = None  # answered; its reply may not have left yet
-
-    @property
-    def of_replies(self) -> bool:
-        """Whether the handler wants to know of replies."""
-        return self._replied is not None
 
     @property
     def is_due(self) -> bool:

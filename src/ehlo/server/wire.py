@@ -19,19 +19,24 @@ class Wire:
     """One connection, as its driver reads it and writes to it."""
 
     __slots__ = (
-        *("_memory", "_reading", "_transport"),
-        *("channel", "received", "said", "sent", "writable"),
+        *("_decrypted", "_memory", "_transport"),
+        *("channel", "reading", "received", "sent", "writable"),
     )
 
     def __init__(self, transport: asyncio.Transport, memory: Memory) -> None:
         self._transport = transport
         self._memory = memory
-        self._reading = True
+        self.reading = True
+        self._decrypted = 0  # octets
         self.channel: Channel | None = None  # TLS, from the handshake on
         self.received = 0  # octets, as they came from the network
-        self.said = 0  # those that the core was given: without TLS's own
         self.sent = 0
         self.writable = True  # the client takes what we write
+
+    @property
+    def said(self) -> int:
+        """Octets that the client has said since the beginning, or since TLS is there."""
+        return self.received if self.channel is None else self._decrypted
 
     @property
     def in_handshake(self) -> bool:
@@ -40,7 +45,9 @@ class Wire:
 
     def write(self, data: bytes) -> None:
         """Say something to the client, under TLS where there is TLS."""
-        self._send(data if self.channel is None else self.channel.write(data))
+        octets = data if self.channel is None else self.channel.write(data)
+        self.sent += len(octets)
+        self._transport.write(octets)
 
     def _send(self, octets: bytes) -> None:
         self.sent += len(octets)
@@ -48,18 +55,13 @@ class Wire:
 
     def read_on(self, want: bool) -> None:
         """Whether the client is to be read, or to wait."""
-        if want == self._reading:
+        if want == self.reading:
             return
-        self._reading = want
+        self.reading = want
         if want:
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()
-
-    @property
-    def is_read(self) -> bool:
-        """Whether the client is read now."""
-        return self._reading
 
     # -- TLS -------------------------------------------------------------------------------------
 
@@ -84,6 +86,7 @@ class Wire:
             self._memory.release(HANDSHAKE_COST - SESSION_COST)
             secured(channel)
         plain = channel.read()
+        self._decrypted += len(plain)
         self._send_what_tls_says(channel)
         return plain
 
