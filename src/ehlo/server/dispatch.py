@@ -77,7 +77,7 @@ class Dispatcher:
         self.asks = frozenset(asked)
         self.routes: Mapping[type, Route] = {
             **asked,
-            events.BodyChunk: lambda driver, event: driver.intake.keep(event.data),
+            events.BodyChunk: _keep,
             events.BodyRefused: lambda driver, _event: driver.intake.drop_body(),
             events.BodyDropped: lambda driver, _event: driver.intake.drop_body(),
             events.MessageEnd: self._message,
@@ -245,6 +245,13 @@ class Dispatcher:
                 pass  # it has been given
             case _:
                 driver.connection.reply(answer)
+
+
+def _keep(driver: Driver, event: events.BodyChunk) -> None:
+    """Add to the body; it is here that most octets go by."""
+    intake = driver.intake
+    if intake.holding.add(event.data):
+        intake.spill()
 
 
 def _asks(hook: Hook | None, arguments: Callable[[Any], tuple[object, ...]]) -> Route | None:

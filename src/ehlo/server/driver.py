@@ -40,6 +40,7 @@ from ehlo.session import Peer, ProxyInfo, Session, current_session
 __all__ = ["Driver"]
 
 _MOST_BUFFERED = 65_536  # while a hook runs; beyond it the client is not read
+_SMALL_READ = 16_384  # octets
 _MOST_EVENTS = 200  # of one client, before others have their turn
 
 Pending = HookRun | DiskRun | MemoryWait | Pause | Turn
@@ -170,8 +171,12 @@ class Driver(asyncio.Protocol):
             if plain is None:
                 return
             data = plain
+        waited = self.pending is not None
         self.connection.receive_data(data)
         self.advance()
+        # A small read leaves little behind: a client runs ahead by a large one, or by several
+        if self.pending is not None and (waited or len(data) > _SMALL_READ):
+            self._adjust_reading()
 
     def eof_received(self) -> bool:
         """The client will not send any more; what it has said is still answered."""
@@ -235,7 +240,7 @@ class Driver(asyncio.Protocol):
             self.deadlines.client_waits(connection)
         elif self.wire.writable:
             self.deadlines.client_is_awaited(connection, self.wire, moved)
-        if self.pending is not None or not self.wire.reading:
+        if not self.wire.reading:
             self._adjust_reading()
         if self.runtime.draining and self.pending is None:
             self.drain()

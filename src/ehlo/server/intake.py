@@ -53,16 +53,15 @@ class Intake:
 
     # -- the body --------------------------------------------------------------------------------
 
-    def keep(self, chunk: bytes) -> None:
-        """Add to the body, in memory or on disk."""
-        if self.holding.add(chunk):
-            self._write_down(self._kept)
+    def spill(self) -> None:
+        """Have what is in memory of the body written to disk, before there is more of it."""
+        self._write_down(self._spilled)
 
     def _write_down(self, then: Then) -> None:
         driver = self._driver
         driver.wait_for(DiskRun(driver, self.holding.spill(), then))
 
-    def _kept(self, well: bool) -> None:
+    def _spilled(self, well: bool) -> None:
         if not well:
             self._driver.connection.refuse_body(replies.NO_MEMORY)
             self.drop_body()
