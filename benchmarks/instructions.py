@@ -1,23 +1,32 @@
 #!/usr/bin/env python3
-"""What one plain transaction costs in the core, in instructions: a figure that a busy machine does
-not move.
+"""What one plain transaction costs, in instructions: a figure that a busy machine does not move.
 
 `python benchmarks/instructions.py` runs itself under valgrind's callgrind, once with few
-transactions and once with many, and prints what each one more has cost. `--src DIR` measures
-another tree, to compare with.
+transactions and once with many, and prints what each one more has cost in the core. `--driver`
+drives the server's protocol class with a handler instead, on a transport and a loop that do next to
+nothing: at the defaults for an exempt address, then for one that all is counted of. `--src DIR`
+measures another tree, to compare with.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import gc
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextvars import copy_context
+from itertools import chain, repeat
 from pathlib import Path
+from typing import Any, cast
 
 FEW, MANY = 100, 300
+LAYERS = {"core": "in the core", "driver": "with its driver", "limits": "with limits of addresses"}
 
 TRANSACTION = (
     b"MAIL FROM:<sender@example.com>\r\n",
@@ -27,15 +36,22 @@ TRANSACTION = (
 )
 
 
-def run(transactions: int) -> None:
-    """What is measured: one kept connection, as a server drives it."""
+def session(transactions: int) -> Iterator[bytes]:
+    """What a client says, a packet for each reply; but for the QUIT, which would cost, too."""
+    repeated = chain.from_iterable(repeat(TRANSACTION, transactions))
+    return chain((b"EHLO client.example\r\n",), repeated)
+
+
+def run_core(transactions: int) -> None:
+    """One kept connection without a server, as one would drive it."""
     from ehlo.protocol import events
     from ehlo.protocol.connection import Connection
     from ehlo.protocol.settings import Settings
 
     connection = Connection(Settings(), lambda: "nonce", asks=frozenset({events.Mail}))
     waiting = events.Waiting
-    for packet in (b"", b"EHLO client.example\r\n", *TRANSACTION * transactions):
+    gc.freeze()
+    for packet in chain((b"",), session(transactions)):
         connection.receive_data(packet)
         while not isinstance(event := connection.next_event(), waiting):
             if isinstance(event, events.Mail | events.MessageEnd):
@@ -43,35 +59,124 @@ def run(transactions: int) -> None:
         connection.data_to_send()
 
 
-def counted(src: Path, transactions: int) -> int:
+class Loop:
+    """All of a loop that is asked for on the way of a message: what is due, in turn."""
+
+    def __init__(self) -> None:
+        self._due: deque[tuple[Any, Callable[..., Any], tuple[Any, ...]]] = deque()
+
+    def time(self) -> float:
+        """No second passes, with what is done in each."""
+        return 0.0
+
+    def get_debug(self) -> bool:
+        """A task asks for it."""
+        return False
+
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> None:
+        """Have it run by `go_on`."""
+        self._due.append((context or copy_context(), callback, args))
+
+    def call_later(self, *_later: Any) -> None:
+        """A time that never comes."""
+
+    def go_on(self) -> None:
+        """Run all that is due."""
+        while self._due:
+            context, callback, args = self._due.popleft()
+            context.run(callback, *args)
+
+
+class Transport(asyncio.Transport):
+    """A socket's, as far as there is one."""
+
+    def __init__(self, peer: str) -> None:
+        super().__init__({"peername": (peer, 40000), "sockname": ("192.0.2.1", 25)})
+        self.sent: list[bytes] = []
+
+    def write(self, data: Any) -> None:
+        self.sent.append(data)
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+def run_driver(transactions: int, *, peer: str, **options: Any) -> None:
+    """One kept connection of a server, with its hook."""
+    from ehlo.handlers.base import Handler
+    from ehlo.server import rules
+    from ehlo.server.dispatch import Dispatcher
+    from ehlo.server.driver import Driver
+    from ehlo.server.hooks import Hooks
+    from ehlo.server.runtime import Clock, Runtime
+    from ehlo.server.server import Server
+    from ehlo.server.shared import Shared
+    from ehlo.session import Message, Session
+
+    class Sink(Handler):
+        async def on_message(self, session: Session, message: Message) -> None:
+            del session, message
+
+    loop, handler, transport = Loop(), Sink(), Transport(peer)
+    server = Server(handler, max_messages=0, hostname="mx.example", **options)
+    resolved = rules.resolve(server, handler, Shared())
+    runtime = Runtime(server, resolved.exempt, cast("asyncio.AbstractEventLoop", loop))
+    runtime.clock = Clock(lambda: 0.0)
+    counted = bool(runtime.recipient_rate)
+    driver = Driver(runtime, resolved, Dispatcher(Hooks.of(handler), counts_recipients=counted))
+    driver.connection_made(transport)
+    gc.freeze()  # a collection that looks through all modules comes by chance in so short a run
+    for packet in session(transactions):
+        driver.data_received(packet)
+        loop.go_on()
+    accepted = sum(reply.startswith(b"250 2.0.0") for reply in transport.sent)
+    if accepted != transactions:
+        raise RuntimeError(f"{accepted} messages of {transactions} were accepted")
+
+
+def run(layer: str, transactions: int) -> None:
+    """What is measured."""
+    many = 1_000_000  # so that none is refused
+    if layer == "core":
+        run_core(transactions)
+    elif layer == "driver":
+        run_driver(transactions, peer="127.0.0.1")
+    else:
+        counted = {"max_messages_per_hour": many, "max_recipients_per_hour": many}
+        run_driver(transactions, peer="198.51.100.1", **counted)
+
+
+def counted(src: Path, layer: str, transactions: int) -> int:
     """Instructions of a whole process."""
     with tempfile.TemporaryDirectory() as folder:
         found = subprocess.run(
             [
                 *("valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"),
-                *(sys.executable, __file__, "--run", str(transactions)),
+                *(sys.executable, __file__, "--run", layer, str(transactions)),
             ],
             env={**os.environ, "PYTHONPATH": str(src), "PYTHONHASHSEED": "0"},
             stderr=subprocess.PIPE,
             text=True,
-            check=True,
+            check=False,
         )
     total = re.search(r"Collected : (\d+)", found.stderr)
-    if total is None:
+    if total is None or found.returncode:
         raise RuntimeError(found.stderr)
     return int(total[1])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Instructions of a plain transaction in the core.")
+    parser = argparse.ArgumentParser(description="Instructions of a plain transaction.")
     parser.add_argument("--src", type=Path, default=Path(__file__).parents[1] / "src")
-    parser.add_argument("--run", type=int, metavar="N", help="be what is measured")
+    parser.add_argument("--driver", action="store_true", help="with the server's part of it")
+    parser.add_argument("--run", nargs=2, metavar=("LAYER", "N"), help="be what is measured")
     given = parser.parse_args()
     if given.run is not None:
-        run(given.run)
+        run(given.run[0], int(given.run[1]))
         return
-    more = counted(given.src, MANY) - counted(given.src, FEW)
-    print(f"{more // (MANY - FEW):,} instructions per transaction")
+    for layer in ("driver", "limits") if given.driver else ("core",):
+        more = counted(given.src, layer, MANY) - counted(given.src, layer, FEW)
+        print(f"{more // (MANY - FEW):,} instructions per transaction {LAYERS[layer]}")
 
 
 if __name__ == "__main__":

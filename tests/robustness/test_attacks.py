@@ -383,7 +383,7 @@ def test_garbage_ends_in_replies_and_never_in_an_exception(
 
 
 def _at_once(driver: Driver, _seconds: float) -> None:
-    driver._wait(0.0, driver.connection.resume)  # noqa: SLF001
+    driver.pause(0.0, driver.connection.resume)
 
 
 def test_one_client_that_does_nothing_keeps_nobody_waiting(serve: Serve) -> None:

@@ -148,7 +148,7 @@ def test_on_replied_is_called_however_long_it_waits_for_its_turn(
     running, noted, client, other = waiting
     if leaves:
         client.reset()
-        until(lambda: any(driver._lost for driver in running.drivers), running)  # noqa: SLF001
+        until(lambda: any(driver.ending.lost for driver in running.drivers), running)
     other.go_on.set()
     if not leaves:
         assert client.say("NOOP") == "250 2.0.0 Ok"

@@ -35,7 +35,7 @@ def no_tarpit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second's pause for each error is tested once; elsewhere it is none."""
 
     def go_on(driver: Driver, _seconds: float) -> None:
-        driver._wait(0.0, driver.connection.resume)  # noqa: SLF001
+        driver.pause(0.0, driver.connection.resume)
 
     monkeypatch.setattr(Driver, "pause_for", go_on)
 
@@ -358,7 +358,7 @@ def send_for_ever(client: Client) -> None:
 def test_a_client_that_does_not_stop_is_cut_off(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ehlo.server.driver._LINGER", 0.2)
+    monkeypatch.setattr("ehlo.server.ending._LINGER", 0.2)
     collector = Collector()
     running = serve(collector, max_size=1000, timeout=1)
     with running.ready() as client:
@@ -620,7 +620,7 @@ def test_the_memory_of_a_body_comes_back_when_it_is_not_finished(serve: Serve, w
 def test_a_client_that_never_reads_is_not_read_and_ends_by_the_timeout(
     serve: Serve, loop_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ehlo.server.driver._CLOSING", 0.3)
+    monkeypatch.setattr("ehlo.server.ending._CLOSING", 0.3)
     collector = Collector()
     running = serve(collector, timeout=0.5, max_idle_commands=0, loop=loop_name)
     with running.client(receive_buffer=4096, timeout=0.2) as client:

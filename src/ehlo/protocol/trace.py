@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["by_clause", "received_field", "with_protocol"]
+__all__ = ["by_clause", "received_field", "received_head", "stamped", "with_protocol"]
 
 # All that a HELO name or a reverse-DNS name may bring into a header
 _NOT_A_NAME = re.compile(r"[^A-Za-z0-9.\-_]")
@@ -41,15 +41,25 @@ def received_field(
     cipher (`""` without TLS), `recipient` the only one (`""` when there are several: a hidden one
     must not show), `date` an RFC 5322 3.3 date-time, `priority` MT-PRIORITY's value (RFC 6710 4.1).
     """
+    head = received_head(helo=helo, rdns=rdns, address=address, by=by, protocol=protocol, tls=tls)
+    return stamped(head, id, recipient, date, priority)
+
+
+def received_head(*, helo: str, rdns: str, address: str, by: str, protocol: str, tls: str) -> str:
+    """The field up to its id, which may be the same for all messages of a session."""
     tls = f"\r\n\t({tls})" if tls else ""
-    recipient = f"\r\n\tfor <{recipient}>" if 0 < len(recipient) <= _LONGEST_PATH else ""
-    registered = "" if priority is None else f"\r\n\tPRIORITY {priority}"
     return (
         f"Received: from {_NOT_A_NAME.sub('', helo) or 'unknown'}{_tcp_info(rdns, address)}\r\n"
         f"\t{by} with {protocol}{tls}\r\n"
-        f"\tid {id}{recipient}{registered};\r\n"
-        f"\t{date}\r\n"
-    ).encode()
+        f"\tid "
+    )
+
+
+def stamped(head: str, id: str, recipient: str, date: str, priority: int | None) -> bytes:  # noqa: A002  as above
+    """The whole field, of `received_head`'s and what is `received_field`'s own."""
+    recipient = f"\r\n\tfor <{recipient}>" if 0 < len(recipient) <= _LONGEST_PATH else ""
+    registered = "" if priority is None else f"\r\n\tPRIORITY {priority}"
+    return f"{head}{id}{recipient}{registered};\r\n\t{date}\r\n".encode()
 
 
 def _tcp_info(rdns: str, address: str) -> str:

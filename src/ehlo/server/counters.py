@@ -17,7 +17,10 @@ class Counter(Protocol):
     """Counts by key, each of the last `window` seconds."""
 
     def add(self, key: str, amount: int, window: float) -> int:
-        """Add `amount`, which may be 0; what the key has now. A key has the same window always."""
+        """Add `amount`, 0 to look and -1 to take one back; what the key has now.
+
+        A key has the same window always.
+        """
 
 
 class MemoryCounter:
@@ -73,30 +76,32 @@ class MemoryCounter:
 class Rate:
     """How much an address may do in a while. An exempt one, whose key is `None`, may do all."""
 
-    __slots__ = ("_counter", "_most", "_window")
+    __slots__ = ("_counter", "_window", "most")
 
     def __init__(self, counter: Counter, most: int, window: float) -> None:
         self._counter = counter
-        self._most = most
+        self.most = most
         self._window = window
 
     def __bool__(self) -> bool:
-        return self._most > 0
+        return self.most > 0
 
     def spent(self, key: str | None) -> bool:
         """Whether nothing is left."""
-        if key is None or not self._most:
+        if key is None or not self.most:
             return False
-        return self._counter.add(key, 0, self._window) >= self._most
+        return self._counter.add(key, 0, self._window) >= self.most
 
     def note(self, key: str | None) -> None:
         """Count one."""
-        if key is not None and self._most:
+        if key is not None and self.most:
             self._counter.add(key, 1, self._window)
 
     def admit(self, key: str | None) -> bool:
         """Count one, unless nothing is left: what is refused does not count."""
-        if self.spent(key):
-            return False
-        self.note(key)
-        return True
+        if key is None or not self.most:
+            return True
+        if self._counter.add(key, 1, self._window) <= self.most:
+            return True
+        self._counter.add(key, -1, self._window)
+        return False

@@ -9,7 +9,7 @@ import itertools
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
@@ -18,8 +18,9 @@ from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.sasl import checked_secret
 from ehlo.protocol.state import Transaction
-from ehlo.protocol.trace import received_field, with_protocol
+from ehlo.server import upgrade
 from ehlo.server.holding import Body
+from ehlo.server.hookrun import HookRun, Notice, Secured
 from ehlo.server.hooks import (
     Answer,
     Hook,
@@ -36,9 +37,8 @@ from ehlo.session import Message
 
 if TYPE_CHECKING:
     from ehlo.server.driver import Driver
-    from ehlo.server.hookrun import HookRun
 
-__all__ = ["Dispatcher", "Notice", "Secured"]
+__all__ = ["Dispatcher"]
 
 logger = logging.getLogger("ehlo.handler")
 
@@ -47,14 +47,6 @@ _SHORT = _HOP_LIMIT * len(b"Received:\r\n")  # octets in which so many do not fi
 _LONGEST_HEADER = 262_144  # no more than this is looked at for hops
 
 Route = Callable[["Driver", Any], None]
-
-
-class Secured(NamedTuple):
-    """A TLS handshake is done. The core knows nothing of it: the driver asks."""
-
-
-class Notice(NamedTuple):
-    """A hook is told something, and nobody waits for an answer."""
 
 
 class Dispatcher:
@@ -85,18 +77,18 @@ class Dispatcher:
         self.asks = frozenset(asked)
         self.routes: Mapping[type, Route] = {
             **asked,
-            events.BodyChunk: lambda driver, event: driver.keep(event.data),
-            events.BodyRefused: lambda driver, _event: driver.drop_body(),
-            events.BodyDropped: lambda driver, _event: driver.drop_body(),
+            events.BodyChunk: _keep,
+            events.BodyRefused: lambda driver, _event: driver.intake.drop_body(),
+            events.BodyDropped: lambda driver, _event: driver.intake.drop_body(),
             events.MessageEnd: self._message,
             events.Secret: self._secret,
             events.Auth: self._auth,
             events.XClient: lambda driver, event: driver.speak_for(event.attributes),
             events.Command: self._command,
-            events.StartTLS: lambda driver, _event: driver.start_tls(),
+            events.StartTLS: lambda driver, _event: upgrade.start(driver),
             events.Tarpit: lambda driver, event: driver.pause_for(event.seconds),
             events.Full: lambda driver, _event: driver.take_breath(),
-            events.Close: lambda driver, event: driver.close(linger=event.linger),
+            events.Close: lambda driver, event: driver.ending.close(linger=event.linger),
         }
 
     def _mail(self, driver: Driver, event: events.Mail) -> None:
@@ -104,7 +96,7 @@ class Dispatcher:
         memory = driver.runtime.memory
         if memory.held > memory.comfortable:
             driver.connection.reply(replies.NO_MEMORY)
-        elif driver.runtime.message_rate and not driver.may_send():
+        elif driver.runtime.message_rate.most and not driver.account.may_send():
             driver.connection.reply(replies.TOO_MUCH_MAIL)
         elif hook is None:
             driver.connection.reply()
@@ -117,7 +109,7 @@ class Dispatcher:
         hook = self.hooks.secret
         if hook is None:
             self._unserved(driver, event)
-        elif driver.may_not_log_in():
+        elif not driver.account.may_log_in():
             driver.connection.reply(replies.TOO_MANY_LOGINS)
         else:
             give = driver.connection.give_secret
@@ -141,7 +133,7 @@ class Dispatcher:
             good = credentials.matches(secret if isinstance(secret, str | bytes) else b"")
             return by_identity(credentials.username if known and good else None)
 
-        if driver.may_not_log_in():
+        if not driver.account.may_log_in():
             driver.connection.reply(replies.TOO_MANY_LOGINS)
         elif isinstance(credentials, ProvedCredentials):
             user = credentials.username if credentials.proved else None
@@ -160,8 +152,8 @@ class Dispatcher:
         driver.connection.reply(replies.AUTH_TROUBLE)
 
     def _message(self, driver: Driver, event: events.MessageEnd) -> None:
-        if driver.holding.spool is not None:
-            driver.prepare(not self._streams, partial(self._deliver, driver, event))
+        if driver.intake.holding.spool is not None:
+            driver.intake.prepare(not self._streams, partial(self._deliver, driver, event))
         else:
             self._deliver(driver, event, True)
 
@@ -172,11 +164,11 @@ class Dispatcher:
         if not well:
             self._answer(driver, event, replies.NO_MEMORY)
             return
-        body = driver.holding.take()
+        body = driver.intake.holding.take()
         if event.transaction.size > _SHORT and _hops(body) >= _HOP_LIMIT:
             self._answer(driver, event, replies.MAIL_LOOP)
             return
-        driver.message = message = self._build(driver, event.transaction, body)
+        driver.intake.message = message = self._build(driver, event.transaction, body)
         outcome: Outcome = queue_answer_of
         if message.per_recipient:
             outcome = partial(answers_of, message, event.transaction.recipients)
@@ -188,28 +180,9 @@ class Dispatcher:
         driver.run_hook(hook, (driver.session, event.verb, event.argument), event, answer_of)
 
     def _build(self, driver: Driver, transaction: Transaction, body: Body) -> Message:
-        session, connection = driver.session, driver.connection
-        message_id = driver.next_message_id()
+        message_id = driver.intake.next_id()
         recipients = transaction.recipients
-        peer, tls = session.peer, session.tls
-        trace = received_field(
-            helo=connection.helo,
-            rdns=session.rdns,
-            address="" if peer.is_unix else peer.host,
-            by=driver.rules.by,
-            protocol=with_protocol(
-                esmtp=connection.esmtp,
-                lmtp=connection.settings.lmtp,
-                tls=tls is not None,
-                authenticated=session.user is not None,
-                smtputf8=transaction.smtputf8,
-            ),
-            tls=f"version={tls.version} cipher={tls.cipher}" if tls is not None else "",
-            id=message_id,
-            recipient=str(recipients[0]) if len(recipients) == 1 else "",
-            date=driver.runtime.clock.date(),
-            priority=transaction.sender.params.get("MT-PRIORITY"),
-        )
+        trace = driver.intake.stamp.field(driver, transaction, message_id)
         return Message(
             message_id,
             transaction.sender,
@@ -219,7 +192,7 @@ class Dispatcher:
             spool=body.spool,
             streams=self._streams,
             via="DATA" if transaction.chunks is None else "BDAT",
-            per_recipient=connection.settings.lmtp,
+            per_recipient=driver.connection.settings.lmtp,
         )
 
     # -- answers ---------------------------------------------------------------------------------
@@ -259,11 +232,12 @@ class Dispatcher:
             case Notice():
                 driver.noticed()
             case Secured():
-                driver.secured(answer)
+                upgrade.answered(driver, answer)
             case events.Auth() | events.Secret() if answer is not None and answer.code >= 500:
                 driver.session.user = None
                 driver.journal.login_failed(event, answer)
-                driver.delay_refused_login(answer)
+                delay = driver.account.note_failed_login()
+                driver.pause(delay, lambda: driver.connection.reply(answer))
             case events.Auth() if answer is None or not answer.refuses:
                 driver.connection.reply(answer)
                 driver.journal.logged_in(driver, event)
@@ -271,6 +245,13 @@ class Dispatcher:
                 pass  # it has been given
             case _:
                 driver.connection.reply(answer)
+
+
+def _keep(driver: Driver, event: events.BodyChunk) -> None:
+    """Add to the body; it is here that most octets go by."""
+    intake = driver.intake
+    if intake.holding.add(event.data):
+        intake.spill()
 
 
 def _asks(hook: Hook | None, arguments: Callable[[Any], tuple[object, ...]]) -> Route | None:
@@ -286,7 +267,7 @@ def _counted(route: Route | None) -> Route:
     """Ask only for as many recipients as the client's address may have."""
 
     def count(driver: Driver, event: events.Rcpt) -> None:
-        if not driver.may_add_recipient():
+        if not driver.account.may_add_recipient():
             driver.connection.reply(replies.TOO_MUCH_RCPT)
         elif route is None:
             driver.connection.reply()

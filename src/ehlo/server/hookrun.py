@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Generator
+import types
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ehlo.server.hooks import Hook, Outcome
 from ehlo.server.journal import about
@@ -18,41 +18,43 @@ from ehlo.server.threads import Job
 if TYPE_CHECKING:
     from ehlo.server.driver import Driver
 
-__all__ = ["HookRun"]
+__all__ = ["HookRun", "Notice", "Secured"]
 
 logger = logging.getLogger("ehlo.server")
 
 _BLOCKED = 1.0  # seconds that an `async def` hook may run without an await
 
 
-class _Timed:
-    """Awaits a hook, and notes each stretch in which it kept the loop from all other clients."""
+class Secured(NamedTuple):
+    """A TLS handshake is done. The core knows nothing of it: the driver asks."""
 
-    __slots__ = ("_run", "_work")
 
-    def __init__(self, work: Awaitable[Any], run: HookRun) -> None:
-        self._work = work
-        self._run = run
+class Notice(NamedTuple):
+    """A hook is told something, and nobody waits for an answer."""
 
-    def __await__(self) -> Generator[Any, Any, Any]:
-        steps = self._work.__await__()
-        go_on: Any = partial(next, steps)
-        while True:
-            begun = time.monotonic()
-            try:
-                awaited = go_on()
-            except StopIteration as end:
-                return end.value
-            finally:
-                seconds = time.monotonic() - begun
-                if seconds > _BLOCKED:
-                    self._run.note_blocked(seconds)
-            try:
-                sent = yield awaited
-            except BaseException as error:  # noqa: BLE001  a cancellation: it is the hook's to hear of
-                go_on = partial(steps.throw, error)
-            else:
-                go_on = partial(steps.send, sent)
+
+@types.coroutine
+def _timed(work: Awaitable[Any], run: HookRun) -> Generator[Any, Any, Any]:
+    """Await a hook, and note each stretch in which it kept the loop from all other clients."""
+    steps = work.__await__()
+    step: Callable[[Any], Any] = steps.send
+    sent: Any = None
+    while True:
+        begun = monotonic()
+        try:
+            awaited = step(sent)
+        except StopIteration as end:
+            return end.value
+        finally:
+            seconds = monotonic() - begun
+            if seconds > _BLOCKED:
+                run.note_blocked(seconds)
+        try:
+            sent = yield awaited
+        except BaseException as error:  # noqa: BLE001  a cancellation: it is the hook's to hear of
+            step, sent = steps.throw, error
+        else:
+            step = steps.send
 
 
 class HookRun:
@@ -113,7 +115,7 @@ class HookRun:
         result: object = None
         error: BaseException | None = None
         try:
-            result = await _Timed(self.hook.call(*arguments), self)
+            result = await _timed(self.hook.call(*arguments), self)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as problem:  # noqa: BLE001  answered and logged, whatever it is
@@ -122,6 +124,39 @@ class HookRun:
             self._ended(result, error)
         finally:  # its traceback refers to this frame, and the frame to the whole message
             del result, error, arguments
+
+    @property
+    def is_notice(self) -> bool:
+        """Whether a hook is told something, and not asked."""
+        return type(self.event) is Notice
+
+    def expire(self) -> None:
+        """It is over its deadline, unless it is to be told in any case and has just begun."""
+        left = self._time_left() if self.is_notice else 0.0
+        if left > 0:
+            self._driver.deadlines.allow(left)
+            return
+        about(logger, self._driver.session.id).warning("%s is over its deadline", self.hook.name)
+        self._driver.hook_is_late(self)
+
+    def _time_left(self) -> float:
+        """What is told has the time of a hook from when it begins, and not while it waits."""
+        spent = 0.0 if self.began is None else monotonic() - self.began
+        return self._driver.rules.handler_timeout - spent
+
+    def note_not_called(self) -> None:
+        """It is dropped: who was to be told something may never have heard of it."""
+        if self.is_notice and self.began is None:
+            about(logger, self._driver.session.id).warning("%s was never called", self.hook.name)
+
+    def note_dropped(self, error: BaseException | None) -> None:
+        """It has ended when its deadline was over."""
+        if not isinstance(error, asyncio.CancelledError):
+            about(logger, self._driver.session.id).warning(
+                "%s ended when nobody waited any more; its result is dropped (%s)",
+                self.hook.name,
+                "it returned" if error is None else "it failed",
+            )
 
     def note_blocked(self, seconds: float) -> None:
         """Nobody else was served meanwhile."""

@@ -90,6 +90,8 @@ def answer_of(result: object) -> Reply | None:
 
 def queue_answer_of(result: object) -> Reply | None:
     """What `on_message` returned: a `str` is a queue id. Raises `TypeError`, `ValueError`."""
+    if result is None:
+        return None
     return replies.queued_as(result) if isinstance(result, str) else answer_of(result)
 
 

@@ -157,10 +157,10 @@ class Journal(Tally):
             "state": connection.state.name,
             "hook": driver.hook,
             "seconds": round(monotonic() - self._began, 3),
-            "received": driver.received,
-            "sent": driver.sent,
+            "received": driver.wire.received,
+            "sent": driver.wire.sent,
             "messages": self.messages,
-            "on_disk": driver.holding.on_disk_octets,
+            "on_disk": driver.intake.holding.on_disk_octets,
             "tls": session.tls.version if session.tls is not None else None,
             "user": session.user,
             "helo": session.helo,
@@ -170,16 +170,16 @@ class Journal(Tally):
         """The session has ended, its hooks included."""
         stats = self._stats
         seconds = monotonic() - self._began
-        stats.received += driver.received
-        stats.sent += driver.sent
+        stats.received += driver.wire.received
+        stats.sent += driver.wire.sent
         stats.session_seconds.values.append(seconds)
         if stats.logs_connections:
             self._tell(
                 _connection,
                 "connection closed",
                 seconds=round(seconds, 3),
-                received=driver.received,
-                sent=driver.sent,
+                received=driver.wire.received,
+                sent=driver.wire.sent,
                 messages=self.messages,
             )
 
@@ -204,7 +204,7 @@ class Journal(Tally):
         stats.message_octets.values.append(size)
         if not stats.logs_messages:
             return
-        session, message = driver.session, driver.message
+        session, message = driver.session, driver.intake.message
         self._tell(
             _message,
             "message accepted",

@@ -67,7 +67,9 @@ class Clock:
 class Occupant(Protocol):
     """One who is connected: a session, or a proxy that has not said yet for whom it speaks."""
 
-    deadline: float
+    @property
+    def deadline(self) -> float:
+        """By the loop's clock."""
 
     @property
     def session_id(self) -> str:

@@ -1,7 +1,7 @@
-"""What a session waits for that is no hook: a disk, and memory that others hold.
+"""What a session waits for that is no hook: a disk, memory that others hold, some time, its turn.
 
 Each tells the driver once, in the loop's thread, and with `cancel` not at all. What it holds of the
-server's memory is given back in either case.
+server's memory is given back in either case. `expire` is for one that is over its deadline.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ehlo.server.threads import Job
 if TYPE_CHECKING:
     from ehlo.server.driver import Driver
 
-__all__ = ["DiskRun", "MemoryWait"]
+__all__ = ["DiskRun", "MemoryWait", "Pause", "Then", "Turn"]
 
 logger = logging.getLogger("ehlo.server")
 
@@ -49,8 +49,10 @@ class DiskRun:
         self._job = None  # which refers to us: the file must go with the last who holds it
         if error is not None:
             about(logger, self._driver.session.id).warning("no room on disk: %s", error)
-        if self._driver.is_waiting_for(self):
-            self._driver.runtime.stats.spooled += self._driver.holding.spilled(self._spilling)
+        if self._driver.pending is self:
+            self._driver.runtime.stats.spooled += self._driver.intake.holding.spilled(
+                self._spilling
+            )
             self._driver.go_on_after(self._then, well=error is None)
         else:
             self._let_go()
@@ -59,6 +61,11 @@ class DiskRun:
         """Nobody waits for it any more; a thread that writes goes on to its end."""
         if self._job is not None and self._job.cancel():
             self._let_go()
+
+    def expire(self) -> None:
+        """The disk is too slow: as if it were full."""
+        self.cancel()
+        self._driver.go_on_after(self._then, well=False)
 
     def _let_go(self) -> None:
         if self._spilling.spool is not None:
@@ -86,14 +93,63 @@ class MemoryWait:
         """Within the release of another session's memory: only noted here."""
         assert self._claim is not None  # noqa: S101  start came first
         self._granted = True
-        self._driver.holding.claim_all(self._claim.octets)
+        self._driver.intake.holding.claim_all(self._claim.octets)
         self._driver.runtime.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        if self._driver.is_waiting_for(self):
+        if self._driver.pending is self:
             self._driver.go_on_after(self._then, well=True)
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
         if self._claim is not None and not self._granted:
             self._claim.cancel()
+
+    def expire(self) -> None:
+        """Too much is held by others, for too long."""
+        self.cancel()
+        self._driver.go_on_after(self._then, well=False)
+
+
+class Turn:
+    """A turn of the loop, in which others have theirs; `then` is called in the next one."""
+
+    __slots__ = ("_driver", "_handle")
+
+    def __init__(self, driver: Driver, then: Callable[[], None]) -> None:
+        self._driver = driver
+        self._handle = driver.runtime.loop.call_soon(then)
+
+    def cancel(self) -> None:
+        """There is nobody to go on with."""
+        self._handle.cancel()
+
+    def expire(self) -> None:
+        """It is the client that keeps us waiting: it does not read."""
+        self._driver.ending.time_out()
+
+
+class Pause:
+    """Seconds in which nothing is said; then what `then` does, and all that was held back."""
+
+    __slots__ = ("_driver", "_then", "_timer")
+
+    def __init__(self, driver: Driver, seconds: float, then: Callable[[], None]) -> None:
+        self._driver = driver
+        self._then = then
+        self._timer = driver.runtime.loop.call_later(seconds, self._over)
+
+    def _over(self) -> None:
+        driver = self._driver
+        driver.pending = None
+        self._then()
+        driver.flush()
+        driver.advance()
+
+    def cancel(self) -> None:
+        """There is nobody to go on with."""
+        self._timer.cancel()
+
+    def expire(self) -> None:
+        """Its deadline is far behind its end."""
+        self._driver.ending.time_out()
