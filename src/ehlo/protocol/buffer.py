@@ -32,7 +32,7 @@ class Buffer:
     def feed(self, data: bytes) -> None:
         """Add what was received."""
         if self._pos == len(self._data):
-            self._data = bytes(data)
+            self._data = data if type(data) is bytes else bytes(data)
             self._pos = self._scanned = 0
             self.empty = not data
             return
@@ -67,7 +67,7 @@ class Buffer:
             line = self._cut or bytes(data[pos : pos + limit + 1])
             self._cut = None
         else:
-            line = bytes(data[pos:end])
+            line = data[pos:end] if type(data) is bytes else bytes(data[pos:end])
         if end == len(data):
             self._data = b""
             self._pos = self._scanned = 0

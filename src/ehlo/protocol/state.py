@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ehlo.protocol.address import Address
     from ehlo.protocol.body import ChunkReader
 
-__all__ = ["OUT_OF_SEQUENCE", "TRANSITIONS", "Counts", "State", "Transaction"]
+__all__ = ["AFTER", "OUT_OF_SEQUENCE", "TRANSITIONS", "Counts", "State", "Transaction"]
 
 
 class State(enum.Enum):
@@ -70,6 +70,13 @@ TRANSITIONS: Final[Mapping[tuple[State, str], State]] = MappingProxyType(
     }
 )
 
+# The same rows, by verb for each state: `AFTER[state][verb]`. Plain dicts, as they are looked up
+# several times for each message.
+AFTER: Final[Mapping[State, Mapping[str, State]]] = {
+    state: {verb: after for (at, verb), after in TRANSITIONS.items() if at is state}
+    for state in State
+}
+
 
 # What is said where a row is missing; `replies.BAD_SEQUENCE` where nothing better is known
 OUT_OF_SEQUENCE: Final[Mapping[tuple[State, str], Reply]] = MappingProxyType(
@@ -107,6 +114,11 @@ class Counts:
         self.refused_recipients = 0
         self.messages = 0  # transactions, begun or refused
         self.domains: set[str] = set()  # of recipients, where their number is limited
+
+    def is_idle(self, limit: int) -> bool:
+        """Count a command that brings no mail nearer; whether that is one too many."""
+        self.idle += 1
+        return 0 < limit < self.idle
 
 
 class Transaction:
