@@ -76,12 +76,15 @@ class Buffer:
             self._pos = self._scanned = end
         return line
 
-    def take(self, count: int) -> bytes:
-        """The next `count` bytes, or as many as there are."""
-        end = min(len(self._data), self._pos + count)
-        taken = bytes(self._data[self._pos : end])
-        self._consume(end)
-        return taken
+    def take(self, count: int, drop: int = 0) -> bytes:
+        """The next `count` bytes, or as many as there are.
+
+        `drop` more, which must be there, are thrown away.
+        """
+        data, pos = self._data, self._pos
+        taken = data[pos : pos + count]
+        self._consume(pos + len(taken) + drop)
+        return taken if type(taken) is bytes else bytes(taken)
 
     def skip(self, count: int) -> None:
         """Throw away the next `count` bytes, which must be there."""

@@ -39,7 +39,7 @@ def read(connection: Connection) -> Event | Waiting | None:
     if len(line) > settings.command_limit and not _may_be_long(connection, line):
         _no_command(connection, line, _too_long(line))
         return None
-    command = commands.split(line, strict_eol=settings.strict_eol)
+    command = commands.split(line, settings.strict_eol)
     if isinstance(command, Reply):
         _no_command(connection, line, command)
         return None

@@ -124,21 +124,20 @@ class Counts:
 class Transaction:
     """One mail transaction: begun by MAIL, ended by replacing it (RFC 5321 3.3)."""
 
-    __slots__ = ("chunks", "over_limit", "recipients", "refusal", "refused", "sender", "size")
+    __slots__ = (
+        *("chunks", "over_limit", "recipients", "refusal", "refused", "sender", "size"),
+        "smtputf8",
+    )
 
     def __init__(self, sender: Address) -> None:
         self.sender = sender
+        self.smtputf8 = "SMTPUTF8" in sender.params  # RFC 6531: the client said so at MAIL
         self.recipients: list[Address] = []
         self.refused = 0  # recipients that were tried and not taken, for whatever reason
         self.over_limit = 0  # recipients past max_recipients
         self.size = 0  # octets of the body so far, after unstuffing
         self.chunks: ChunkReader | None = None  # where the body comes by BDAT
         self.refusal: Reply | None = None  # what is said at the end of a body that is thrown away
-
-    @property
-    def smtputf8(self) -> bool:
-        """Whether the client said SMTPUTF8 at MAIL (RFC 6531)."""
-        return "SMTPUTF8" in self.sender.params
 
     @property
     def binary(self) -> bool:
