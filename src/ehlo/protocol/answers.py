@@ -1,4 +1,6 @@
-"""What an answer changes: the state moves here, when a question was answered, and nowhere else.
+"""What an answer changes: the state moves here, when a question was answered.
+
+It moves without one at the end of a body and of the connection only, which `connection.py` sees.
 
 `ACCEPT` and `REFUSE` have a function for each question of `events.py`. `None` accepts in our words.
 What they return is told to the caller next.
