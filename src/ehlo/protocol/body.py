@@ -72,16 +72,17 @@ class DataReader:
         if buffer.empty:
             return None
         if self._at_start:
-            start = self._read_start(buffer)
-            if start is not True:
-                return start
+            if buffer.startswith(b"."):
+                past = self._read_first_dot(buffer)
+                if past is not True:
+                    return past
+            self._at_start = False
         dot = buffer.find_dot()
         if dot >= 0:
             end = buffer.find(b"\r\n.\r\n", dot)
             if end >= 0:
                 self._ended = True
-                chunk = buffer.take(end + 2)
-                buffer.skip(3)
+                chunk = buffer.take(end + 2, 3)
                 return _unstuffed(chunk) if dot != end else chunk
         # A slice never ends inside what may be CRLF . CRLF, nor between CRLF and a dot
         safe = len(buffer) - _held_back(buffer)
@@ -90,17 +91,15 @@ class DataReader:
         chunk = buffer.take(safe)
         return _unstuffed(chunk) if dot >= 0 else chunk
 
-    def _read_start(self, buffer: Buffer) -> Literal[True, End.END] | None:
-        """`True` when past the first line's dot; a lone dot there ends a body without any line."""
-        if buffer.startswith(b"."):
-            if buffer.startswith(b".\r\n"):
-                self._ended = True
-                buffer.skip(3)
-                return END
-            if len(buffer) < 2 or (len(buffer) == 2 and buffer.startswith(b".\r")):
-                return None
-            buffer.skip(1)
-        self._at_start = False
+    def _read_first_dot(self, buffer: Buffer) -> Literal[True, End.END] | None:
+        """`True` when past that of the first line; a lone one ends a body without any line."""
+        if buffer.startswith(b".\r\n"):
+            self._ended = True
+            buffer.skip(3)
+            return END
+        if len(buffer) < 2 or (len(buffer) == 2 and buffer.startswith(b".\r")):
+            return None
+        buffer.skip(1)
         return True
 
 
@@ -187,10 +186,11 @@ def has_bare_newline(chunk: bytes) -> bool:
     pieces that stay in the processor's cache.
     """
     decoder = io.IncrementalNewlineDecoder(None, translate=False)
-    for start in range(0, len(chunk), _PIECE):
+    start = 0
+    while len(chunk) - start > _PIECE:
         decoder.decode(chunk[start : start + _PIECE].decode("latin-1"))
-    decoder.decode("", final=True)  # a CR at the end
-    decoder.decode("", final=True)  # a CR at the very end is a bare one
+        start += _PIECE
+    decoder.decode(chunk[start:].decode("latin-1"), True)  # a CR at the very end is a bare one
     return decoder.newlines not in _CRLF_ONLY
 
 

@@ -32,7 +32,7 @@ class Buffer:
     def feed(self, data: bytes) -> None:
         """Add what was received."""
         if self._pos == len(self._data):
-            self._data = bytes(data)
+            self._data = data if type(data) is bytes else bytes(data)
             self._pos = self._scanned = 0
             self.empty = not data
             return
@@ -67,7 +67,7 @@ class Buffer:
             line = self._cut or bytes(data[pos : pos + limit + 1])
             self._cut = None
         else:
-            line = bytes(data[pos:end])
+            line = data[pos:end] if type(data) is bytes else bytes(data[pos:end])
         if end == len(data):
             self._data = b""
             self._pos = self._scanned = 0
@@ -76,12 +76,15 @@ class Buffer:
             self._pos = self._scanned = end
         return line
 
-    def take(self, count: int) -> bytes:
-        """The next `count` bytes, or as many as there are."""
-        end = min(len(self._data), self._pos + count)
-        taken = bytes(self._data[self._pos : end])
-        self._consume(end)
-        return taken
+    def take(self, count: int, drop: int = 0) -> bytes:
+        """The next `count` bytes, or as many as there are.
+
+        `drop` more, which must be there, are thrown away.
+        """
+        data, pos = self._data, self._pos
+        taken = data[pos : pos + count]
+        self._consume(pos + len(taken) + drop)
+        return taken if type(taken) is bytes else bytes(taken)
 
     def skip(self, count: int) -> None:
         """Throw away the next `count` bytes, which must be there."""

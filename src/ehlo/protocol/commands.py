@@ -68,7 +68,7 @@ _DOES_NOT_WORK: Final = (
 )
 
 
-def split(line: bytes, *, strict_eol: bool) -> tuple[str, str] | Reply:
+def split(line: bytes, strict_eol: bool) -> tuple[str, str] | Reply:
     """Take a line, with its end, apart: the verb in upper case, the argument as it came."""
     if line[-2:] == b"\r\n":
         line = line[:-2]
@@ -186,7 +186,7 @@ def _mail(connection: Connection, argument: str) -> Event | Reply:
 def _rcpt(connection: Connection, argument: str) -> Event | Reply:
     transaction, settings = connection.transaction, connection.settings
     assert transaction is not None  # noqa: S101  the table lets RCPT in only within one
-    recipient = path.forward_path(argument, connection, smtputf8=transaction.smtputf8)
+    recipient = path.forward_path(argument, connection, transaction.smtputf8)
     if isinstance(recipient, Reply):
         return recipient
     if len(transaction.recipients) >= settings.max_recipients:

@@ -26,7 +26,7 @@ _MAIL = re.compile(
 )
 _RCPT = re.compile(rf"(?i:TO): ?<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>(?P<rest> .*)?")
 # RFC 5321 4.1.1.3: "<Postmaster>", in any case, is a path of its own
-_POSTMASTER = re.compile(r"(?i:TO): ?<(?P<local>(?ai:postmaster))>(?P<rest> .*)?")
+_POSTMASTER = re.compile(r"(?i:TO): ?<(?P<local>(?ai:postmaster))(?P<domain>)>(?P<rest> .*)?")
 _MAIL_ANY_PATH = re.compile(rf"(?i:FROM): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 _RCPT_ANY_PATH = re.compile(rf"(?i:TO): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 
@@ -50,16 +50,12 @@ def reverse_path(argument: str, connection: Connection) -> Address | Reply:
     return address.parsed(local, domain, params) or replies.BAD_SENDER
 
 
-def forward_path(argument: str, connection: Connection, *, smtputf8: bool) -> Address | Reply:
+def forward_path(argument: str, connection: Connection, smtputf8: bool) -> Address | Reply:
     """RCPT's argument: the forward path (RFC 5321 4.1.1.3)."""
-    match = _RCPT.fullmatch(argument)
+    match = _RCPT.fullmatch(argument) or _POSTMASTER.fullmatch(argument)
     if match is None:
-        match = _POSTMASTER.fullmatch(argument)
-        if match is None:
-            return _what_is_wrong(
-                _RCPT_ANY_PATH, argument, replies.BAD_RECIPIENT, replies.RCPT_SYNTAX
-            )
-    local, *between, rest = match.groups()  # <Postmaster> has no domain between
+        return _what_is_wrong(_RCPT_ANY_PATH, argument, replies.BAD_RECIPIENT, replies.RCPT_SYNTAX)
+    local, domain, rest = match.groups()
     if not smtputf8 and not argument.isascii() and not argument.removesuffix(rest or "").isascii():
         return replies.RECIPIENT_NEEDS_SMTPUTF8
     params = NO_PARAMETERS
@@ -68,9 +64,9 @@ def forward_path(argument: str, connection: Connection, *, smtputf8: bool) -> Ad
         if isinstance(found, Reply):
             return found
         params = found
-    if not between:
-        return Address(local, "", params)
-    return address.parsed(local, between[0], params) or replies.BAD_RECIPIENT
+    if not domain:
+        return Address(local, "", params)  # <Postmaster>
+    return address.parsed(local, domain, params) or replies.BAD_RECIPIENT
 
 
 def _what_is_wrong(

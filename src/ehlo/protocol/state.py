@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ehlo.protocol.address import Address
     from ehlo.protocol.body import ChunkReader
 
-__all__ = ["OUT_OF_SEQUENCE", "TRANSITIONS", "Counts", "State", "Transaction"]
+__all__ = ["AFTER", "OUT_OF_SEQUENCE", "TRANSITIONS", "Counts", "State", "Transaction"]
 
 
 class State(enum.Enum):
@@ -70,6 +70,13 @@ TRANSITIONS: Final[Mapping[tuple[State, str], State]] = MappingProxyType(
     }
 )
 
+# The same rows, by verb for each state: `AFTER[state][verb]`. Plain dicts, as they are looked up
+# several times for each message.
+AFTER: Final[Mapping[State, Mapping[str, State]]] = {
+    state: {verb: after for (at, verb), after in TRANSITIONS.items() if at is state}
+    for state in State
+}
+
 
 # What is said where a row is missing; `replies.BAD_SEQUENCE` where nothing better is known
 OUT_OF_SEQUENCE: Final[Mapping[tuple[State, str], Reply]] = MappingProxyType(
@@ -108,25 +115,29 @@ class Counts:
         self.messages = 0  # transactions, begun or refused
         self.domains: set[str] = set()  # of recipients, where their number is limited
 
+    def is_idle(self, limit: int) -> bool:
+        """Count a command that brings no mail nearer; whether that is one too many."""
+        self.idle += 1
+        return 0 < limit < self.idle
+
 
 class Transaction:
     """One mail transaction: begun by MAIL, ended by replacing it (RFC 5321 3.3)."""
 
-    __slots__ = ("chunks", "over_limit", "recipients", "refusal", "refused", "sender", "size")
+    __slots__ = (
+        *("chunks", "over_limit", "recipients", "refusal", "refused", "sender", "size"),
+        "smtputf8",
+    )
 
     def __init__(self, sender: Address) -> None:
         self.sender = sender
+        self.smtputf8 = "SMTPUTF8" in sender.params  # RFC 6531: the client said so at MAIL
         self.recipients: list[Address] = []
         self.refused = 0  # recipients that were tried and not taken, for whatever reason
         self.over_limit = 0  # recipients past max_recipients
         self.size = 0  # octets of the body so far, after unstuffing
         self.chunks: ChunkReader | None = None  # where the body comes by BDAT
         self.refusal: Reply | None = None  # what is said at the end of a body that is thrown away
-
-    @property
-    def smtputf8(self) -> bool:
-        """Whether the client said SMTPUTF8 at MAIL (RFC 6531)."""
-        return "SMTPUTF8" in self.sender.params
 
     @property
     def binary(self) -> bool:
