@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Peer, Server, Session
+from ehlo.server.driver import Driver
 from ehlo.server.life import Life
 from ehlo.server.listener import parse_address
 from ehlo.server.loops import loop_factory
@@ -92,6 +94,29 @@ def test_async_with_serves_while_the_block_runs(loop_name: str) -> None:
         assert server.addresses == []
         with pytest.raises(OSError, match=r"refused|failed"):
             await asyncio.open_connection(address.host, address.port)
+
+    run(loop_name, work())
+
+
+def test_a_session_that_is_over_is_freed_without_the_garbage_collector(loop_name: str) -> None:
+    def drivers() -> int:
+        return sum(type(each) is Driver for each in gc.get_objects())
+
+    async def work() -> None:
+        gc.collect()
+        before = drivers()
+        gc.disable()
+        try:
+            async with Server(Box(), addr="127.0.0.1:0", hostname="mx.example") as server:
+                (address,) = server.addresses
+                lines = ("EHLO c", "MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>", "DATA", ".")
+                assert (await dialogue(address, *lines, "QUIT"))[-1] == "221"
+                assert (await dialogue(address, "QUIT"))[-1] == "221"
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert drivers() == before
+        finally:
+            gc.enable()
 
     run(loop_name, work())
 

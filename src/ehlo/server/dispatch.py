@@ -88,7 +88,7 @@ class Dispatcher:
             events.StartTLS: lambda driver, _event: upgrade.start(driver),
             events.Tarpit: lambda driver, event: driver.pause_for(event.seconds),
             events.Full: lambda driver, _event: driver.take_breath(),
-            events.Close: lambda driver, event: driver.ending.close(linger=event.linger),
+            events.Close: lambda driver, event: driver.ending.close(driver, linger=event.linger),
         }
 
     def _mail(self, driver: Driver, event: events.Mail) -> None:
@@ -153,7 +153,7 @@ class Dispatcher:
 
     def _message(self, driver: Driver, event: events.MessageEnd) -> None:
         if driver.intake.holding.spool is not None:
-            driver.intake.prepare(not self._streams, partial(self._deliver, driver, event))
+            driver.intake.prepare(driver, not self._streams, partial(self._deliver, driver, event))
         else:
             self._deliver(driver, event, True)
 
@@ -180,7 +180,7 @@ class Dispatcher:
         driver.run_hook(hook, (driver.session, event.verb, event.argument), event, answer_of)
 
     def _build(self, driver: Driver, transaction: Transaction, body: Body) -> Message:
-        message_id = driver.intake.next_id()
+        message_id = driver.intake.next_id(driver)
         recipients = transaction.recipients
         trace = driver.intake.stamp.field(driver, transaction, message_id)
         return Message(
@@ -251,7 +251,7 @@ def _keep(driver: Driver, event: events.BodyChunk) -> None:
     """Add to the body; it is here that most octets go by."""
     intake = driver.intake
     if intake.holding.add(event.data):
-        intake.spill()
+        intake.spill(driver)
 
 
 def _asks(hook: Hook | None, arguments: Callable[[Any], tuple[object, ...]]) -> Route | None:

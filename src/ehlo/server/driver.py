@@ -65,8 +65,8 @@ class Driver(asyncio.Protocol):
         self.runtime = runtime
         self.rules = rules
         self.deadlines = Deadlines(rules, runtime.loop.time)
-        self.intake = Intake(self)
-        self.ending = Ending(self, dispatcher.hooks)
+        self.intake = Intake(runtime.shelf)
+        self.ending = Ending(dispatcher.hooks)
         self.hooks = dispatcher.hooks
         self._dispatcher = dispatcher
         self.pending: Pending | None = None  # until it is over, the core waits
@@ -195,7 +195,7 @@ class Driver(asyncio.Protocol):
         self.wire.writable = True
         self._adjust_reading()
         if self.ending.notices.is_due:
-            self.ending.notices.look()
+            self.ending.notices.look(self)
         elif self._stalled:
             self._stalled = False
             self._go_on()
@@ -270,7 +270,7 @@ class Driver(asyncio.Protocol):
         self.pending = None
         then(well)
         self.advance()
-        self.ending.settle()
+        self.ending.settle(self)
 
     def hook_ended(self, run: HookRun, result: object, error: BaseException | None) -> None:
         """A hook has returned or raised; it may be one that nobody waits for any more."""
@@ -285,7 +285,7 @@ class Driver(asyncio.Protocol):
             self._dispatcher.finish(self, run, result, error)
             self.advance()
         if self.ending.lost:
-            self.ending.settle()
+            self.ending.settle(self)
 
     def hook_is_late(self, run: HookRun) -> None:
         """A hook is over its deadline: what it was asked is answered without it."""
@@ -294,13 +294,13 @@ class Driver(asyncio.Protocol):
         self.intake.hand_over(run)
         self._dispatcher.late(self, run.event)
         self.advance()
-        self.ending.settle()
+        self.ending.settle(self)
 
     def message_answered(self) -> None:
         """The core has the final reply: send it, and say whether it could leave."""
         message = self.intake.answered()
         if message is not None and self.ending.notices.of_replies:
-            self.ending.notices.tell_when_sent(message)
+            self.ending.notices.tell_when_sent(self, message)
         elif self.runtime.draining:
             self.drain()  # before what the client has pipelined begins another transaction
 
@@ -359,7 +359,7 @@ class Driver(asyncio.Protocol):
     def connection_lost(self, _exc: Exception | None) -> None:
         if self._lookup is not None:
             self._lookup.cancel()
-        self.ending.client_has_gone()
+        self.ending.client_has_gone(self)
 
     def count_out(self) -> None:
         """The client has gone, and all that had to be told of it has been."""
@@ -371,23 +371,23 @@ class Driver(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
-        self.ending.expire()
+        self.ending.expire(self)
 
     def hang_up(self, reply: Reply) -> None:
         """Say `reply` and close, whatever the client was doing."""
-        self.ending.hang_up(reply)
+        self.ending.hang_up(self, reply)
 
     def drain(self) -> None:
         """The server shuts down: end as soon as that is decent."""
-        self.ending.drain()
+        self.ending.drain(self)
 
     def cut(self) -> None:
         """End now, with whatever hook is under way."""
-        self.ending.cut()
+        self.ending.cut(self)
 
     def abort(self) -> None:
         """Close now, and lose what could not be sent."""
-        self.ending.abort()
+        self.ending.abort(self)
 
 
 def _trusted(rules: Rules, peer: Peer) -> frozenset[str]:

@@ -26,11 +26,10 @@ _CLOSING = 30.0  # seconds for our last words to leave
 class Ending:
     """That of one session."""
 
-    __slots__ = ("_driver", "closing", "lingering", "lost", "notices")
+    __slots__ = ("closing", "lingering", "lost", "notices")
 
-    def __init__(self, driver: Driver, hooks: Hooks) -> None:
-        self._driver = driver
-        self.notices = Notices(driver, hooks)
+    def __init__(self, hooks: Hooks) -> None:
+        self.notices = Notices(hooks)
         self.closing = False  # no more is read from the core
         self.lingering = False  # what comes is thrown away
         self.lost = False  # the client has gone
@@ -41,78 +40,75 @@ class Ending:
 
     # -- by the client ---------------------------------------------------------------------------
 
-    def client_has_gone(self) -> None:
+    def client_has_gone(self, driver: Driver) -> None:
         """A message that is here stays wanted, and so does what a handler is told."""
         if self.lost:
             return
         self.lost = self.closing = True
-        driver = self._driver
         driver.intake.drop_body()
         pending = driver.pending
         if pending is None:
-            self.settle()
-        elif self.notices.are_under_way or driver.intake.has_message:
+            self.settle(driver)
+        elif self.notices.are_under_way(driver) or driver.intake.has_message:
             return
         elif isinstance(pending, HookRun):
             pending.cancel()  # and its end is awaited
         else:
             driver.pending = None
             pending.cancel()
-            self.settle()
+            self.settle(driver)
 
-    def settle(self) -> None:
+    def settle(self, driver: Driver) -> None:
         """When the client has gone and nothing is under way any more, this is the end."""
-        if self.lost and self._driver.pending is None and not self.notices.tell_next():
-            self._driver.count_out()
+        if self.lost and driver.pending is None and not self.notices.tell_next(driver):
+            driver.count_out()
 
     # -- by a deadline ---------------------------------------------------------------------------
 
-    def expire(self) -> None:
+    def expire(self, driver: Driver) -> None:
         """The deadline has passed: of what we wait for, of the client, or of our last words."""
-        pending = self._driver.pending
+        pending = driver.pending
         if self.closing and not self.lost:
-            self.abort()
+            self.abort(driver)
         elif pending is not None:
             pending.expire()
         else:
-            self.time_out()
+            self.time_out(driver)
 
-    def time_out(self) -> None:
+    def time_out(self, driver: Driver) -> None:
         """The client was too slow."""
-        self.hang_up(self._driver.rules.settings.timed_out)
+        self.hang_up(driver, driver.rules.settings.timed_out)
 
     # -- by a shutdown ---------------------------------------------------------------------------
 
-    def drain(self) -> None:
+    def drain(self, driver: Driver) -> None:
         """At once without a transaction, else when it has ended."""
-        if self.closing or self.notices.is_due or self.notices.are_under_way:
+        if self.closing or self.notices.is_due or self.notices.are_under_way(driver):
             return  # what comes next is asked for when that has been told
-        if not self._driver.connection.in_transaction:
-            self.hang_up(replies.DRAINING)
+        if not driver.connection.in_transaction:
+            self.hang_up(driver, replies.DRAINING)
 
-    def cut(self) -> None:
+    def cut(self, driver: Driver) -> None:
         """End the session now, with whatever hook is under way."""
-        self._drop_pending()
-        self.abort()
-        self.settle()
+        self._drop_pending(driver)
+        self.abort(driver)
+        self.settle(driver)
 
     # -- how -------------------------------------------------------------------------------------
 
-    def hang_up(self, reply: Reply) -> None:
+    def hang_up(self, driver: Driver, reply: Reply) -> None:
         """Say `reply` and close, whatever the client was doing."""
-        driver = self._driver
         if self.closing:
             return
         if driver.wire.in_handshake:
-            self.abort()
+            self.abort(driver)
             return
-        self._drop_pending()
+        self._drop_pending(driver)
         driver.connection.hang_up(reply)
         driver.advance()
 
-    def _drop_pending(self) -> None:
+    def _drop_pending(self, driver: Driver) -> None:
         """Nobody waits any more for what the core waited for."""
-        driver = self._driver
         pending, driver.pending = driver.pending, None
         if isinstance(pending, HookRun):
             driver.intake.hand_over(pending)
@@ -121,9 +117,8 @@ class Ending:
         if pending is not None:
             pending.cancel()
 
-    def close(self, *, linger: bool) -> None:
+    def close(self, driver: Driver, *, linger: bool) -> None:
         """Send what is there to send, then close."""
-        driver = self._driver
         driver.flush()
         self.closing = True
         driver.intake.drop_body()
@@ -131,8 +126,8 @@ class Ending:
             self.lingering = driver.wire.close(linger=linger)
             driver.deadlines.allow(_LINGER if self.lingering else _CLOSING)
 
-    def abort(self) -> None:
+    def abort(self, driver: Driver) -> None:
         """Close now, and lose what could not be sent."""
         self.closing = True
         if not self.lost:
-            self._driver.wire.abort()
+            driver.wire.abort()

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ehlo.protocol import reply as replies
-from ehlo.server.holding import Holding
+from ehlo.server.holding import Holding, Shelf
 from ehlo.server.journal import about
 from ehlo.server.stamp import Stamp
 from ehlo.server.waits import DiskRun, MemoryWait, Then
@@ -31,13 +31,12 @@ _TRACE = 2048  # octets that our own field may have
 class Intake:
     """That of one session: one message at a time."""
 
-    __slots__ = ("_count", "_driver", "_due", "holding", "message", "stamp")
+    __slots__ = ("_count", "_due", "holding", "message", "stamp")
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+    def __init__(self, shelf: Shelf) -> None:
         self._count = 0
         self._due = False  # a whole message is here, and on its way to the handler
-        self.holding = Holding(driver.runtime.shelf)
+        self.holding = Holding(shelf)
         self.stamp = Stamp()
         self.message: Message | None = None  # handed to on_message, its reply not yet said
 
@@ -46,24 +45,23 @@ class Intake:
         """Whether a whole message is here, its reply not yet said."""
         return self._due or self.message is not None
 
-    def next_id(self) -> str:
+    def next_id(self, driver: Driver) -> str:
         """The next message's: the session's id and a count."""
         self._count += 1
-        return f"{self._driver.session.id}.{self._count}"
+        return f"{driver.session.id}.{self._count}"
 
     # -- the body --------------------------------------------------------------------------------
 
-    def spill(self) -> None:
+    def spill(self, driver: Driver) -> None:
         """Have what is in memory of the body written to disk, before there is more of it."""
-        self._write_down(self._spilled)
+        self._write_down(driver, partial(self._spilled, driver))
 
-    def _write_down(self, then: Then) -> None:
-        driver = self._driver
+    def _write_down(self, driver: Driver, then: Then) -> None:
         driver.wait_for(DiskRun(driver, self.holding.spill(), then))
 
-    def _spilled(self, well: bool) -> None:
+    def _spilled(self, driver: Driver, well: bool) -> None:
         if not well:
-            self._driver.connection.refuse_body(replies.NO_MEMORY)
+            driver.connection.refuse_body(replies.NO_MEMORY)
             self.drop_body()
 
     def drop_body(self) -> None:
@@ -73,19 +71,19 @@ class Intake:
 
     # -- the message -----------------------------------------------------------------------------
 
-    def prepare(self, takes_bytes: bool, then: Then) -> None:
+    def prepare(self, driver: Driver, takes_bytes: bool, then: Then) -> None:
         """Have the whole of a body where its message's handler can read it, then go on.
 
         Where the handler `takes_bytes`, there must be memory for all of them beside the file.
         """
         self._due = True
         if self.holding.must_be_finished:
-            self._write_down(partial(self._written, takes_bytes, then))
+            self._write_down(driver, partial(self._written, driver, takes_bytes, then))
         else:
-            self._written(takes_bytes, then, well=True)
+            self._written(driver, takes_bytes, then, well=True)
 
-    def _written(self, takes_bytes: bool, then: Then, well: bool) -> None:
-        spool, driver = self.holding.spool, self._driver
+    def _written(self, driver: Driver, takes_bytes: bool, then: Then, well: bool) -> None:
+        spool = self.holding.spool
         octets = spool.size + _TRACE if takes_bytes and spool is not None else 0
         if not well or not octets or driver.runtime.memory.reserve(octets):
             self.holding.claim_all(octets if well else 0)

@@ -126,7 +126,7 @@ class Turn:
 
     def expire(self) -> None:
         """It is the client that keeps us waiting: it does not read."""
-        self._driver.ending.time_out()
+        self._driver.ending.time_out(self._driver)
 
 
 class Pause:
@@ -152,4 +152,4 @@ class Pause:
 
     def expire(self) -> None:
         """Its deadline is far behind its end."""
-        self._driver.ending.time_out()
+        self._driver.ending.time_out(self._driver)
