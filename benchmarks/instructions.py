@@ -4,8 +4,8 @@
 `python benchmarks/instructions.py` runs itself under valgrind's callgrind, once with few
 transactions and once with many, and prints what each one more has cost in the core. `--driver`
 drives the server's protocol class with a handler instead, on a transport and a loop that do next to
-nothing: at the defaults for an exempt address, then for one that all is counted of. `--src DIR`
-measures another tree, to compare with.
+nothing: at the defaults for an exempt address, then for one that all is counted of, and last with a
+connection of its own for each transaction. `--src DIR` measures another tree, to compare with.
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, cast
 
 FEW, MANY = 100, 300
-LAYERS = {"core": "in the core", "driver": "with its driver", "limits": "with limits of addresses"}
+LAYERS = {
+    "core": "in the core",
+    "driver": "with its driver",
+    "limits": "with limits of addresses",
+    "connections": "with a connection of its own",
+}
 
 TRANSACTION = (
     b"MAIL FROM:<sender@example.com>\r\n",
@@ -77,8 +82,9 @@ class Loop:
         """Have it run by `go_on`."""
         self._due.append((context or copy_context(), callback, args))
 
-    def call_later(self, *_later: Any) -> None:
-        """A time that never comes."""
+    def call_later(self, *_later: Any) -> object:
+        """A time that never comes, and what would cancel it."""
+        return self
 
     def go_on(self) -> None:
         """Run all that is due."""
@@ -101,8 +107,8 @@ class Transport(asyncio.Transport):
         return 0
 
 
-def run_driver(transactions: int, *, peer: str, **options: Any) -> None:
-    """One kept connection of a server, with its hook."""
+def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
+    """Connections of so many transactions each to one server, with its hook."""
     from ehlo.handlers.base import Handler
     from ehlo.server import rules
     from ehlo.server.dispatch import Dispatcher
@@ -117,21 +123,25 @@ def run_driver(transactions: int, *, peer: str, **options: Any) -> None:
         async def on_message(self, session: Session, message: Message) -> None:
             del session, message
 
-    loop, handler, transport = Loop(), Sink(), Transport(peer)
+    loop, handler = Loop(), Sink()
     server = Server(handler, max_messages=0, hostname="mx.example", **options)
     resolved = rules.resolve(server, handler, Shared())
     runtime = Runtime(server, resolved.exempt, cast("asyncio.AbstractEventLoop", loop))
     runtime.clock = Clock(lambda: 0.0)
     counted = bool(runtime.recipient_rate)
-    driver = Driver(runtime, resolved, Dispatcher(Hooks.of(handler), counts_recipients=counted))
-    driver.connection_made(transport)
+    dispatcher = Dispatcher(Hooks.of(handler), counts_recipients=counted)
     gc.freeze()  # a collection that looks through all modules comes by chance in so short a run
-    for packet in session(transactions):
-        driver.data_received(packet)
-        loop.go_on()
-    accepted = sum(reply.startswith(b"250 2.0.0") for reply in transport.sent)
-    if accepted != transactions:
-        raise RuntimeError(f"{accepted} messages of {transactions} were accepted")
+    for transactions in sessions:
+        transport = Transport(peer)
+        driver = Driver(runtime, resolved, dispatcher)
+        driver.connection_made(transport)
+        for packet in session(transactions):
+            driver.data_received(packet)
+            loop.go_on()
+        driver.connection_lost(None)
+        accepted = sum(reply.startswith(b"250 2.0.0") for reply in transport.sent)
+        if accepted != transactions:
+            raise RuntimeError(f"{accepted} messages of {transactions} were accepted")
 
 
 def run(layer: str, transactions: int) -> None:
@@ -140,10 +150,12 @@ def run(layer: str, transactions: int) -> None:
     if layer == "core":
         run_core(transactions)
     elif layer == "driver":
-        run_driver(transactions, peer="127.0.0.1")
+        run_driver([transactions], peer="127.0.0.1")
+    elif layer == "connections":
+        run_driver(repeat(1, transactions), peer="198.51.100.1", max_connection_rate=many)
     else:
         counted = {"max_messages_per_hour": many, "max_recipients_per_hour": many}
-        run_driver(transactions, peer="198.51.100.1", **counted)
+        run_driver([transactions], peer="198.51.100.1", **counted)
 
 
 def counted(src: Path, layer: str, transactions: int) -> int:
@@ -174,7 +186,7 @@ def main() -> None:
     if given.run is not None:
         run(given.run[0], int(given.run[1]))
         return
-    for layer in ("driver", "limits") if given.driver else ("core",):
+    for layer in ("driver", "limits", "connections") if given.driver else ("core",):
         more = counted(given.src, layer, MANY) - counted(given.src, layer, FEW)
         print(f"{more // (MANY - FEW):,} instructions per transaction {LAYERS[layer]}")
 
