@@ -154,7 +154,7 @@ def _add_recipient(connection: Connection, event: events.Rcpt, answer: Reply | N
     assert transaction is not None  # noqa: S101  RCPT comes within one
     transaction.recipients.append(recipient)
     if connection.settings.max_recipient_domains and recipient.domain:
-        connection.counts.domains.add(recipient.domain.lower())
+        connection.counts.add_domain(recipient.domain)
     connection.state = AFTER[connection.state]["RCPT"]
     connection.outgoing.say(answer or replies.RCPT_OK)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -102,6 +103,9 @@ OUT_OF_SEQUENCE: Final[Mapping[tuple[State, str], Reply]] = MappingProxyType(
 )
 
 
+_NONE: Final = frozenset[str]()  # shared: an empty set of each client's own takes 216 octets
+
+
 class Counts:
     """What is counted against a client for as long as it is connected, STARTTLS or not."""
 
@@ -113,7 +117,13 @@ class Counts:
         self.idle = 0  # commands since the last MAIL that brought no mail nearer
         self.refused_recipients = 0
         self.messages = 0  # transactions, begun or refused
-        self.domains: set[str] = set()  # of recipients, where their number is limited
+        self.domains: AbstractSet[str] = _NONE  # of recipients, where their number is limited
+
+    def add_domain(self, domain: str) -> None:
+        """That of a recipient who was taken."""
+        if not isinstance(self.domains, set):
+            self.domains = set()
+        self.domains.add(domain.lower())
 
     def is_idle(self, limit: int) -> bool:
         """Count a command that brings no mail nearer; whether that is one too many."""

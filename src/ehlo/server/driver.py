@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
@@ -41,6 +41,7 @@ __all__ = ["Driver"]
 
 _MOST_BUFFERED = 65_536  # while a hook runs; beyond it the client is not read
 _SMALL_READ = 16_384  # octets
+_NOTHING: Final = frozenset[str]()  # an empty one for each client takes 216 octets
 _MOST_EVENTS = 200  # of one client, before others have their turn
 
 Pending = HookRun | DiskRun | MemoryWait | Pause | Turn
@@ -72,7 +73,7 @@ class Driver(asyncio.Protocol):
         self.pending: Pending | None = None  # until it is over, the core waits
         self._context: contextvars.Context | None = None
         self._lookup: Lookup | None = None
-        self._trusted: frozenset[str] = frozenset()
+        self._trusted = _NOTHING
         self._stalled = False  # there are replies to make, and the client does not read
 
     # -- the beginning ---------------------------------------------------------------------------
