@@ -12,7 +12,7 @@ from ehlo import Listener, Server
 from support.certificates import Certificates, Files
 from support.client import Client
 from support.manager import Manager
-from support.program import Start
+from support.program import HAND_OVER, Start
 
 APP = """
 import os, ehlo
@@ -90,21 +90,6 @@ def test_each_listener_has_its_own_rules(
         assert client.mail().endswith("by-192.0.2.1")
     assert program.stop() == 0
     assert not stale.exists()
-
-
-# Opens two sockets, and becomes a service that has them as 3 and 4
-HAND_OVER = """
-import os, socket, sys
-opened = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-for number, sock in enumerate(opened):
-    os.dup2(os.dup(sock.fileno()), 100 + number)
-for number in range(2):
-    os.dup2(100 + number, 3 + number)
-    os.set_inheritable(3 + number, True)
-print(*(sock.getsockname()[1] for sock in opened), flush=True)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2", LISTEN_FDNAMES="smtp:submission")
-os.execv(sys.executable, [sys.executable, "-m", "ehlo", *sys.argv[1:]])
-"""
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

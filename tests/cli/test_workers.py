@@ -31,7 +31,7 @@ from ehlo.server.spawning import MOST_DELAY, backoff
 from support.certificates import Certificates, Files
 from support.client import Client
 from support.manager import Manager
-from support.program import DEADLINE, Program, Start
+from support.program import DEADLINE, HAND_OVER, Program, Start
 
 LOOPBACK = ("--addr", "127.0.0.1:0")
 
@@ -491,20 +491,6 @@ def test_reload_without_watchfiles_says_what_is_missing(start: Start, app: Path)
 
 
 # -- sockets that are there already --------------------------------------------------------------
-
-# Opens two sockets, and becomes another program that has them as 3 and 4
-HAND_OVER = """
-import os, socket, sys
-opened = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-for number, sock in enumerate(opened):
-    os.dup2(os.dup(sock.fileno()), 100 + number)
-for number in range(2):
-    os.dup2(100 + number, 3 + number)
-    os.set_inheritable(3 + number, True)
-print(*(sock.getsockname()[1] for sock in opened), flush=True)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2", LISTEN_FDNAMES="smtp:submission")
-os.execv(sys.executable, [sys.executable, "-m", "ehlo", *sys.argv[1:]])
-"""
 
 
 @pytest.mark.parametrize(

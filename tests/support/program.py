@@ -16,9 +16,23 @@ from typing import IO
 
 import pytest
 
-__all__ = ["Program", "Start", "start"]
+__all__ = ["HAND_OVER", "Program", "Start", "start"]
 
 DEADLINE = 15.0  # seconds for what a test waits for
+
+# Opens two sockets, and becomes another program that has them as 3 and 4
+HAND_OVER = """
+import os, socket, sys
+opened = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+for number, sock in enumerate(opened):
+    os.dup2(os.dup(sock.fileno()), 100 + number)
+for number in range(2):
+    os.dup2(100 + number, 3 + number)
+    os.set_inheritable(3 + number, True)
+print(*(sock.getsockname()[1] for sock in opened), flush=True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2", LISTEN_FDNAMES="smtp:submission")
+os.execv(sys.executable, [sys.executable, "-m", "ehlo", *sys.argv[1:]])
+"""
 
 Start = Callable[..., "Program"]
 

@@ -78,13 +78,16 @@ def trimmed(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """
     timers: list[asyncio.TimerHandle] = []
 
-    def trim() -> None:
+    def begin() -> None:  # the function is looked up once, and not at the start
         malloc_trim = _malloc_trim()
         if malloc_trim is not None:
-            malloc_trim(0)
-            timers[:] = [loop.call_later(_TRIM_EVERY, trim)]
+            trim(malloc_trim)
 
-    timers.append(loop.call_later(_TRIM_EVERY, trim))
+    def trim(malloc_trim: Callable[[int], int]) -> None:
+        malloc_trim(0)
+        timers[:] = [loop.call_later(_TRIM_EVERY, trim, malloc_trim)]
+
+    timers.append(loop.call_later(_TRIM_EVERY, begin))
     try:
         yield
     finally:

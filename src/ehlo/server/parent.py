@@ -287,12 +287,9 @@ class Parent:
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._news(place, process))
 
     def _news(self, place: Place, process: Process) -> None:
-        try:
-            news = process.control.recv(65_536)
-        except BlockingIOError:
+        news = workers.received(process.control)
+        if news is None:
             return
-        except OSError:
-            news = b""
         if not news:
             self._ended(place, process)
             return

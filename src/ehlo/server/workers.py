@@ -53,6 +53,7 @@ __all__ = [
     "check",
     "main",
     "open_sockets",
+    "received",
     "recipe",
 ]
 
@@ -89,6 +90,16 @@ class Task:
 
 
 # -- in either process -------------------------------------------------------------------------
+
+
+def received(control: socket.socket) -> bytes | None:
+    """What the other one has sent; `None` for nothing yet, and nothing at all when it has gone."""
+    try:
+        return control.recv(65_536)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
 
 
 def open_sockets(
@@ -260,12 +271,9 @@ class Worker:
         await reporter.close()
 
     def _heard(self) -> None:
-        try:
-            orders = self._parent.recv(64)
-        except BlockingIOError:
+        orders = received(self._parent)
+        if orders is None:
             return
-        except OSError:
-            orders = b""
         if not orders:
             self._loop.remove_reader(self._parent)
             logger.warning("the parent process has gone: shutting down")
