@@ -110,13 +110,13 @@ class Transport(asyncio.Transport):
 def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
     """Connections of so many transactions each to one server, with its hook."""
     from ehlo.handlers.base import Handler
-    from ehlo.server import rules
     from ehlo.server.dispatch import Dispatcher
     from ehlo.server.driver import Driver
-    from ehlo.server.hooks import Hooks
+    from ehlo.server.hooks.hooks import Hooks
+    from ehlo.server.options import rules
+    from ehlo.server.options.shared import Shared
     from ehlo.server.runtime import Clock, Runtime
     from ehlo.server.server import Server
-    from ehlo.server.shared import Shared
     from ehlo.session import Message, Session
 
     class Sink(Handler):

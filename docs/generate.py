@@ -18,7 +18,7 @@ from ehlo.protocol.extensions import EXTENSIONS, Extension, Facts
 from ehlo.protocol.offers import OPTIONAL
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import TRANSITIONS, State
-from ehlo.server.config import Options
+from ehlo.server.options.config import Options
 
 ROOT = Path(__file__).parents[1]
 WORDS = {(State.DATA, "."): "end of data", (State.ENDED, "."): "final reply"}

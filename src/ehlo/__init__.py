@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ehlo.protocol.reply import Reply
     from ehlo.protocol.sasl import AuthContext, Mechanism, SecretWanted
     from ehlo.protocol.scram_keys import ScramKeys
-    from ehlo.server.config import Listener
+    from ehlo.server.options.config import Listener
     from ehlo.server.server import Server, listen_and_serve, listen_and_serve_tls
     from ehlo.session import Message, Peer, ProxyInfo, Session, TLSInfo, current_session
 
@@ -93,7 +93,7 @@ _HOMES = {
     "ehlo.protocol.offers": ("DeliverBy", "Rrvs"),
     "ehlo.protocol.sasl": ("AuthContext", "Mechanism", "SecretWanted"),
     "ehlo.protocol.scram_keys": ("ScramKeys",),
-    "ehlo.server.config": ("Listener",),
+    "ehlo.server.options.config": ("Listener",),
     "ehlo.server.server": ("Server", "listen_and_serve", "listen_and_serve_tls"),
     "ehlo.session": ("Message", "Peer", "ProxyInfo", "Session", "TLSInfo", "current_session"),
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ehlo.cli import main
-from ehlo.server.config import Options
+from ehlo.server.options.config import Options
 from ehlo.server.server import Server
 from support.certificates import Certificates
 from support.program import Start

@@ -27,7 +27,7 @@ import pytest
 
 import ehlo
 from ehlo import Peer, Server
-from ehlo.server.spawning import MOST_DELAY, backoff
+from ehlo.server.processes.spawning import MOST_DELAY, backoff
 from support.certificates import Certificates, Files
 from support.client import Client
 from support.manager import Manager
@@ -645,7 +645,7 @@ def test_nobody_cannot_become_another(start: Start) -> None:
 @as_root
 def test_nobody_in_the_group_of_root_has_not_given_it_up(start: Start) -> None:
     code = (
-        "import os, pwd, ehlo.server.privileges as p; a = p.find('nobody'); "
+        "import os, pwd, ehlo.server.system.privileges as p; a = p.find('nobody'); "
         "os.setgroups([0]); os.setgid(a.gid); os.setuid(a.uid); p.give_up(a)"
     )
     program = start("-c", code, cwd=Path("/"))

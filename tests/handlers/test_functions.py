@@ -12,7 +12,7 @@ import pytest
 import ehlo
 from ehlo import Peer, Reject, Reply
 from ehlo.handlers.functions import functions_as_handler, is_async
-from ehlo.server.hooks import Hooks
+from ehlo.server.hooks.hooks import Hooks
 from support.hooks import KINDS
 from support.logins import cram_md5, encoded, login, plain
 from support.serving import Serve

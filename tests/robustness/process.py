@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ehlo import Peer
-from ehlo.server import control
+from ehlo.server.observing import control
 from robustness.scale import DEADLINE
 from support.program import Program, Start
 

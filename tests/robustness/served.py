@@ -23,7 +23,7 @@ from ehlo import (
     Reject,
     Session,
 )
-from ehlo.server import pace
+from ehlo.server.limits import pace
 
 # Lines for each connection and message would be measured, too
 for _name in ("connection", "login", "message", "refusal"):

@@ -399,7 +399,7 @@ def test_a_handed_socket_may_be_anywhere_else(monkeypatch: pytest.MonkeyPatch) -
             await server.shutdown(0)
 
         with monkeypatch.context() as patch:
-            patch.setattr("ehlo.server.rules._SMTP_PORT", port)
+            patch.setattr("ehlo.server.options.rules._SMTP_PORT", port)
             with pytest.raises(ValueError, match="port 25"):
                 asyncio.run(start())
         asyncio.run(start())

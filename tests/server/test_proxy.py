@@ -19,7 +19,7 @@ from ehlo import Credentials, Peer, ProxyInfo, Server, Session
 from ehlo.protocol import reply as replies
 from ehlo.protocol.proxy import ProxySSL
 from ehlo.server.gate import Gate
-from ehlo.server.loops import loop_factory
+from ehlo.server.system.loops import loop_factory
 from support import proxying
 from support.certificates import Certificates
 from support.client import Client
@@ -497,7 +497,7 @@ def test_wrong_logins_are_counted_by_the_true_client(
         keys.append(key)
         return 0.0
 
-    monkeypatch.setattr("ehlo.server.admission.FailedLogins.delay", delay)
+    monkeypatch.setattr("ehlo.server.limits.admission.FailedLogins.delay", delay)
     running = listen(Refuses(), auth_mechs={"PLAIN": True})
     for header in (from_("192.0.2.7"), from_("2001:db8:1:2:3::4"), UNKNOWN):
         with through(running, header) as client:

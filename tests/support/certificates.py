@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from ehlo.server.binding import first_certificate
-from ehlo.server.certificates import Certificate
+from ehlo.server.tls.binding import first_certificate
+from ehlo.server.tls.certificates import Certificate
 
 __all__ = ["Certificates", "Files", "make_certificates"]
 

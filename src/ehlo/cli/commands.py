@@ -35,10 +35,11 @@ from ehlo.cli.readable import visible
 from ehlo.cli.target import handler_of, load
 from ehlo.cli.top import top
 from ehlo.handlers.functions import AuthFunction, RcptFunction, functions_as_handler
-from ehlo.server import loops, machine, privileges, workers
-from ehlo.server.config import Options
+from ehlo.server.options.config import Options
+from ehlo.server.processes import workers
+from ehlo.server.processes.workers import Recipe
 from ehlo.server.server import Server
-from ehlo.server.workers import Recipe
+from ehlo.server.system import loops, machine, privileges
 
 __all__ = ["cli", "main"]
 
@@ -336,7 +337,7 @@ def _open_log(server: Server, given: Mapping[str, Any], *, quiet: bool) -> None:
 
 def _parent(server: Server, recipe: Recipe, *, reload: bool) -> Callable[[], None]:
     """What runs the workers."""
-    from ehlo.server.parent import Parent  # what most never need
+    from ehlo.server.processes.parent import Parent  # what most never need
 
     parent = Parent(server, recipe, reload=reload)
     if not reload:

@@ -13,7 +13,7 @@ from logging.handlers import WatchedFileHandler
 from typing import Any, Final
 
 from ehlo.cli.readable import visible
-from ehlo.server.journal import reload_failed
+from ehlo.server.observing.journal import reload_failed
 
 __all__ = ["make_for", "set_up_logging"]
 

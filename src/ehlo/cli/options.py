@@ -1,4 +1,4 @@
-"""Options of the command line, each made of a field of `ehlo.server.config.Options`.
+"""Options of the command line, each made of a field of `ehlo.server.options.config.Options`.
 
 None is written a second time here: name, type, default, help and group are the field's. An option
 that was not given has no value, so that a `Server` of the user's keeps its own.
@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
 
-from ehlo.server.config import Options
+from ehlo.server.options.config import Options
 
 __all__ = [
     "GroupedOption",

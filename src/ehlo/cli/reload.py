@@ -8,7 +8,7 @@ from pathlib import Path
 
 from watchfiles import PythonFilter, watch
 
-from ehlo.server.parent import Parent
+from ehlo.server.processes.parent import Parent
 
 __all__ = ["watched"]
 

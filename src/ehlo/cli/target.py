@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ehlo.server import target
+from ehlo.server.options import target
 
 __all__ = ["handler_of", "load"]
 

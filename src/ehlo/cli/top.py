@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ehlo.cli.readable import one_line
-from ehlo.server.control import ask
+from ehlo.server.observing.control import ask
 
 if TYPE_CHECKING:
     from rich.console import ConsoleDimensions, RenderableType

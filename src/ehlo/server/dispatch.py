@@ -18,10 +18,10 @@ from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.sasl import checked_secret
 from ehlo.protocol.state import Transaction
-from ehlo.server import upgrade
-from ehlo.server.holding import Body
-from ehlo.server.hookrun import HookRun, Notice, Secured
-from ehlo.server.hooks import (
+from ehlo.server.driving import upgrade
+from ehlo.server.driving.holding import Body
+from ehlo.server.hooks.hookrun import HookRun, Notice, Secured
+from ehlo.server.hooks.hooks import (
     Answer,
     Hook,
     Hooks,
@@ -32,7 +32,7 @@ from ehlo.server.hooks import (
     identity_of,
     queue_answer_of,
 )
-from ehlo.server.journal import about
+from ehlo.server.observing.journal import about
 from ehlo.session import Message
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ class Dispatcher:
         self.routes: Mapping[type, Route] = {
             **asked,
             events.BodyChunk: _keep,
-            events.BodyRefused: lambda driver, _event: driver.intake.drop_body(),
-            events.BodyDropped: lambda driver, _event: driver.intake.drop_body(),
+            events.BodyRefused: lambda driver, _event: driver.delivery.drop_body(),
+            events.BodyDropped: lambda driver, _event: driver.delivery.drop_body(),
             events.MessageEnd: self._message,
             events.Secret: self._secret,
             events.Auth: self._auth,
@@ -152,8 +152,10 @@ class Dispatcher:
         driver.connection.reply(replies.AUTH_TROUBLE)
 
     def _message(self, driver: Driver, event: events.MessageEnd) -> None:
-        if driver.intake.holding.spool is not None:
-            driver.intake.prepare(driver, not self._streams, partial(self._deliver, driver, event))
+        if driver.delivery.holding.spool is not None:
+            driver.delivery.prepare(
+                driver, not self._streams, partial(self._deliver, driver, event)
+            )
         else:
             self._deliver(driver, event, True)
 
@@ -164,11 +166,11 @@ class Dispatcher:
         if not well:
             self._answer(driver, event, replies.NO_MEMORY)
             return
-        body = driver.intake.holding.take()
+        body = driver.delivery.holding.take()
         if event.transaction.size > _SHORT and _hops(body) >= _HOP_LIMIT:
             self._answer(driver, event, replies.MAIL_LOOP)
             return
-        driver.intake.message = message = self._build(driver, event.transaction, body)
+        driver.delivery.message = message = self._build(driver, event.transaction, body)
         outcome: Outcome = queue_answer_of
         if message.per_recipient:
             outcome = partial(answers_of, message, event.transaction.recipients)
@@ -180,9 +182,9 @@ class Dispatcher:
         driver.run_hook(hook, (driver.session, event.verb, event.argument), event, answer_of)
 
     def _build(self, driver: Driver, transaction: Transaction, body: Body) -> Message:
-        message_id = driver.intake.next_id(driver)
+        message_id = driver.delivery.next_id(driver)
         recipients = transaction.recipients
-        trace = driver.intake.stamp.field(driver, transaction, message_id)
+        trace = driver.delivery.stamp.field(driver, transaction, message_id)
         return Message(
             message_id,
             transaction.sender,
@@ -249,9 +251,9 @@ class Dispatcher:
 
 def _keep(driver: Driver, event: events.BodyChunk) -> None:
     """Add to the body; it is here that most octets go by."""
-    intake = driver.intake
-    if intake.holding.add(event.data):
-        intake.spill(driver)
+    delivery = driver.delivery
+    if delivery.holding.add(event.data):
+        delivery.spill(driver)
 
 
 def _asks(hook: Hook | None, arguments: Callable[[Any], tuple[object, ...]]) -> Route | None:

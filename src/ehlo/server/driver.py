@@ -2,8 +2,8 @@
 
 It parses nothing and decides nothing. What the core asks goes to the dispatcher; while a hook is
 under way nothing is read from the core, and what the client sends waits in its buffer. The parts
-of a session have files of their own: `Wire`, `Account`, `Deadlines`, `Intake`, `Ending`, and what
-an `upgrade` to TLS is.
+of a session have files of their own: `Wire`, `Account`, `Deadlines`, `Delivery`, `Ending`, and
+what an `upgrade` to TLS is.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import NEED_DATA, PAUSED
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.xclient import Attributes
-from ehlo.server import upgrade
-from ehlo.server.account import Account
-from ehlo.server.deadlines import Deadlines
 from ehlo.server.dispatch import Dispatcher
-from ehlo.server.ending import Ending
-from ehlo.server.hookrun import HookRun, Notice
-from ehlo.server.hooks import Hook, Outcome
-from ehlo.server.intake import Intake
-from ehlo.server.journal import Journal, turned_away
-from ehlo.server.lookup import Lookup
-from ehlo.server.rules import Rules
+from ehlo.server.driving import upgrade
+from ehlo.server.driving.account import Account
+from ehlo.server.driving.deadlines import Deadlines
+from ehlo.server.driving.delivery import Delivery
+from ehlo.server.driving.ending import Ending
+from ehlo.server.driving.lookup import Lookup
+from ehlo.server.driving.transcript import observer_of
+from ehlo.server.driving.waits import DiskRun, MemoryWait, Pause, Turn
+from ehlo.server.driving.wire import Wire, ends_of
+from ehlo.server.hooks.hookrun import HookRun, Notice
+from ehlo.server.hooks.hooks import Hook, Outcome
+from ehlo.server.observing.journal import Journal, turned_away
+from ehlo.server.options.rules import Rules
 from ehlo.server.runtime import Runtime
-from ehlo.server.tls import Channel
-from ehlo.server.transcript import observer_of
-from ehlo.server.waits import DiskRun, MemoryWait, Pause, Turn
-from ehlo.server.wire import Wire, ends_of
+from ehlo.server.tls.channel import Channel
 from ehlo.session import Peer, ProxyInfo, Session, current_session
 
 __all__ = ["Driver"]
@@ -52,7 +52,7 @@ class Driver(asyncio.Protocol):
 
     __slots__ = (
         *("_context", "_dispatcher", "_lookup", "_stalled", "_trusted"),
-        *("account", "connection", "deadlines", "ending", "hooks", "intake", "journal"),
+        *("account", "connection", "deadlines", "delivery", "ending", "hooks", "journal"),
         *("pending", "rules", "runtime", "session", "wire"),
     )
 
@@ -66,7 +66,7 @@ class Driver(asyncio.Protocol):
         self.runtime = runtime
         self.rules = rules
         self.deadlines = Deadlines(rules, runtime.loop.time)
-        self.intake = Intake(runtime.shelf)
+        self.delivery = Delivery(runtime.shelf)
         self.ending = Ending(dispatcher.hooks)
         self.hooks = dispatcher.hooks
         self._dispatcher = dispatcher
@@ -292,14 +292,14 @@ class Driver(asyncio.Protocol):
         """A hook is over its deadline: what it was asked is answered without it."""
         self.pending = None
         run.cancel()
-        self.intake.hand_over(run)
+        self.delivery.hand_over(run)
         self._dispatcher.late(self, run.event)
         self.advance()
         self.ending.settle(self)
 
     def message_answered(self) -> None:
         """The core has the final reply: send it, and say whether it could leave."""
-        message = self.intake.answered()
+        message = self.delivery.answered()
         if message is not None and self.ending.notices.of_replies:
             self.ending.notices.tell_when_sent(self, message)
         elif self.runtime.draining:
@@ -365,7 +365,7 @@ class Driver(asyncio.Protocol):
     def count_out(self) -> None:
         """The client has gone, and all that had to be told of it has been."""
         self.journal.closed(self)
-        self.intake.holding.release()
+        self.delivery.holding.release()
         self.wire.forget()
         self.account.close()
         self.runtime.remove(self)

@@ -15,10 +15,10 @@ from typing import cast
 from ehlo.protocol.proxy import ProxyError, ProxyHeader, ProxyReader
 from ehlo.protocol.reply import Reply
 from ehlo.server.driver import Driver
-from ehlo.server.journal import turned_away
-from ehlo.server.rules import Rules
+from ehlo.server.driving.wire import ends_of
+from ehlo.server.observing.journal import turned_away
+from ehlo.server.options.rules import Rules
 from ehlo.server.runtime import Runtime
-from ehlo.server.wire import ends_of
 from ehlo.session import Peer, ProxyInfo
 
 __all__ = ["Gate"]

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ehlo.handlers.passwords import PasswordFile
 from ehlo.protocol import reply as replies
-from ehlo.server import listener, rules
 from ehlo.server.dispatch import Dispatcher
 from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
-from ehlo.server.hooks import Hook, Hooks
-from ehlo.server.journal import about
-from ehlo.server.passwords import with_logins
-from ehlo.server.reload import Reloader
+from ehlo.server.hooks.hooks import Hook, Hooks
+from ehlo.server.hooks.passwords import with_logins
+from ehlo.server.observing.journal import about
+from ehlo.server.observing.stats import snapshot
+from ehlo.server.observing.views import Views
+from ehlo.server.options import rules
+from ehlo.server.options.reload import Reloader
+from ehlo.server.options.shared import Shared
 from ehlo.server.runtime import Runtime
-from ehlo.server.shared import Shared
-from ehlo.server.stats import snapshot
-from ehlo.server.views import Views
+from ehlo.server.system import listener
 from ehlo.session import Peer
 
 if TYPE_CHECKING:

@@ -13,16 +13,16 @@ from email.utils import formatdate
 from typing import Any, Protocol
 
 from ehlo.protocol.reply import Reply
-from ehlo.server import machine
-from ehlo.server.admission import Connections, Exempt, FailedLogins, Memory, Turns
-from ehlo.server.config import Options
-from ehlo.server.counters import MemoryCounter, Rate
-from ehlo.server.holding import Shelf
-from ehlo.server.journal import about
-from ehlo.server.networks import Networks
-from ehlo.server.rules import memory_limit
-from ehlo.server.stats import Stats
-from ehlo.server.threads import Threads
+from ehlo.server.driving.holding import Shelf
+from ehlo.server.limits.admission import Connections, Exempt, FailedLogins, Memory, Turns
+from ehlo.server.limits.counters import MemoryCounter, Rate
+from ehlo.server.limits.networks import Networks
+from ehlo.server.observing.journal import about
+from ehlo.server.observing.stats import Stats
+from ehlo.server.options.config import Options
+from ehlo.server.options.rules import memory_limit
+from ehlo.server.system import machine
+from ehlo.server.system.threads import Threads
 from ehlo.spool import spool_directory
 
 __all__ = ["Clock", "Occupant", "Runtime"]

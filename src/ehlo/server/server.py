@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from ehlo.handlers.base import Handler
 from ehlo.handlers.functions import MessageFunction
-from ehlo.server import listener, loops, rules, systemd, workers
-from ehlo.server.certificates import Certificate, FileContext, file_context, with_another
-from ehlo.server.config import Options
 from ehlo.server.life import Life
+from ehlo.server.options import rules
+from ehlo.server.options.config import Options
+from ehlo.server.processes import workers
 from ehlo.server.streams import serve_streams
+from ehlo.server.system import listener, loops, systemd
+from ehlo.server.tls.certificates import Certificate, FileContext, file_context, with_another
 from ehlo.session import Peer
 
 if TYPE_CHECKING:
-    from ehlo.server.parent import Parent
+    from ehlo.server.processes.parent import Parent
 
 __all__ = ["Server", "listen_and_serve", "listen_and_serve_tls"]
 
@@ -213,7 +215,7 @@ class Server(Options):
             rules.make_handler(self)  # a module may want to run a loop as it is imported
             loops.run(self._serve_until_signalled(sock), self.loop)
             return
-        from ehlo.server.parent import Parent  # what most never need
+        from ehlo.server.processes.parent import Parent  # what most never need
 
         self._parent = Parent(self, workers.recipe(self))
         try:

@@ -1,0 +1,257 @@
+"""From an address as a user writes it to listening sockets."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import socket
+import stat
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+
+from ehlo.server.system import systemd
+from ehlo.session import Peer
+
+__all__ = [
+    "BACKLOG",
+    "bind",
+    "bind_all",
+    "bind_private",
+    "bound_address",
+    "give_back",
+    "parse_address",
+    "parse_mode",
+    "remove",
+    "unix_paths",
+]
+
+logger = logging.getLogger("ehlo.server")
+
+BACKLOG = 1024
+"""How many may wait to be accepted."""
+_HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
+_INHERITED = ("fd:", "systemd:")
+_TRIES = 16  # for a free port that is free in both families
+
+
+def parse_address(addr: str) -> Peer:
+    """`host:port`, `:port`, `[v6]:port`, `unix:/path`, or a socket that is open already.
+
+    That is `fd:3`, or those of systemd: `systemd:`, `systemd:name`. Empty is `:25`. Raises
+    `ValueError`.
+    """
+    if addr.startswith(_INHERITED):
+        if addr.startswith("fd:") and not addr[len("fd:") :].isdecimal():
+            raise ValueError(f"not the number of an open file: {addr!r}")
+        return Peer(addr, 0)
+    if addr.startswith("unix:"):
+        if len(addr) == len("unix:"):
+            raise ValueError("unix: without a path")
+        return Peer(addr, 0)
+    match = _HOST_PORT.fullmatch(addr or ":25")
+    if match is None or int(match["port"]) > 65_535:
+        raise ValueError(f"not an address: {addr!r} (host:port, :port, [v6]:port or unix:/path)")
+    return Peer(match["v6"] or match["host"] or "", int(match["port"]))
+
+
+def parse_mode(text: str) -> int | None:
+    """The mode of Unix sockets, from octal digits. Raises `ValueError`."""
+    if not text:
+        return None
+    if re.fullmatch("0?[0-7]{3}", text) is None:
+        raise ValueError(f"unix_mode is three octal digits, as 660, and not {text!r}")
+    return int(text, 8)
+
+
+def unix_paths(addrs: str | Sequence[str]) -> list[str]:
+    """The paths of the Unix sockets that `bind` makes, and whoever called it removes."""
+    given = [addrs] if isinstance(addrs, str) else addrs
+    return [addr.removeprefix("unix:") for addr in given if addr.startswith("unix:")]
+
+
+def remove(paths: Sequence[str]) -> None:
+    """Remove Unix sockets. What cannot be, as without root, is left to the next start."""
+    for path in paths:
+        try:
+            Path(path).unlink(missing_ok=True)
+        except OSError as error:  # also of a directory in its place: it must not keep us up
+            logger.info("cannot remove %s: %s", path, error.strerror)
+
+
+def bind(addrs: str | Sequence[str], unix_mode: int | None = None) -> list[socket.socket]:
+    """Listening sockets for the addresses. Raises `OSError` that names the one that failed."""
+    sockets: list[socket.socket] = []
+    made: list[str] = []
+    try:
+        for addr in [addrs] if isinstance(addrs, str) else addrs:
+            sockets += _bind_one(parse_address(addr), unix_mode)
+            made += unix_paths(addr)
+    except BaseException:
+        give_back(sockets, made)
+        raise
+    return sockets
+
+
+def bind_all(
+    listeners: Iterable[tuple[str | Sequence[str], int | None]],
+) -> list[list[socket.socket]]:
+    """The same for several, each with its addresses and its mode: all of them or none."""
+    groups: list[list[socket.socket]] = []
+    made: list[str] = []
+    try:
+        for addrs, unix_mode in listeners:
+            groups.append(bind(addrs, unix_mode))
+            made += unix_paths(addrs)
+    except BaseException:
+        give_back(chain.from_iterable(groups), made)
+        raise
+    return groups
+
+
+def give_back(sockets: Iterable[socket.socket], paths: Sequence[str]) -> None:
+    """Undo what `bind` has done."""
+    for sock in sockets:
+        sock.close()
+    remove(paths)
+
+
+def bind_private(path: str) -> socket.socket:
+    """A listening Unix socket for our own user alone. Raises `OSError` as `bind` does."""
+    try:
+        return _bind_unix(path, 0o600)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"cannot listen on unix:{path}: {reason}") from error
+
+
+def bound_address(sock: socket.socket) -> Peer:
+    """Where a listening socket really is."""
+    if sock.family == socket.AF_UNIX:
+        return Peer(f"unix:{sock.getsockname()}", 0)
+    host, port = sock.getsockname()[:2]
+    return Peer(host, port)
+
+
+def _bind_one(address: Peer, unix_mode: int | None) -> list[socket.socket]:
+    try:
+        if address.is_unix:
+            return [_bind_unix(address.host.removeprefix("unix:"), unix_mode)]
+        if address.host.startswith(_INHERITED):
+            return _inherited(address.host)
+        if address.host:
+            return [_bind_host(address.host, address.port)]
+        return _bind_all(address.port)
+    except OSError as error:
+        where = _written(address)
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"cannot listen on {where}: {reason}") from error
+
+
+def _written(address: Peer) -> str:
+    if address.host.startswith(_INHERITED):
+        return address.host
+    return str(address) if address.host else f":{address.port}"
+
+
+def _inherited(addr: str) -> list[socket.socket]:
+    """Listening sockets that somebody has opened for us. They are ours from here on."""
+    kind, _, name = addr.partition(":")
+    numbers = [int(name)] if kind == "fd" else systemd.listening_fds(name)
+    sockets: list[socket.socket] = []
+    try:
+        sockets.extend(map(_adopted, numbers))
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _adopted(number: int) -> socket.socket:
+    sock = socket.socket(fileno=number)
+    try:
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if not listens or sock.type != socket.SOCK_STREAM:
+            raise OSError(errno.EINVAL, f"{number} is no listening stream socket")
+        sock.setblocking(False)
+        sock.set_inheritable(False)  # programs that a handler starts have no use for it
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_host(host: str, port: int) -> socket.socket:
+    family, _, _, _, sockaddr = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    return _listening(family, sockaddr)
+
+
+def _bind_all(port: int) -> list[socket.socket]:
+    """IPv4 and IPv6, on the same port; IPv4 alone where the machine has no IPv6."""
+    for _ in range(_TRIES if port == 0 else 1):
+        v4 = _listening(socket.AF_INET, ("0.0.0.0", port))  # noqa: S104  asked for by `:port`
+        try:
+            v6 = _listening(socket.AF_INET6, ("::", v4.getsockname()[1]))
+        except OSError as error:
+            if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                return [v4]
+            v4.close()
+            if port != 0 or error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return [v4, v6]
+    raise OSError(errno.EADDRINUSE, "no port is free for both IPv4 and IPv6")
+
+
+def _listening(family: int, sockaddr: object) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setblocking(False)
+        sock.bind(sockaddr)  # type: ignore[arg-type]  # of getaddrinfo, whatever the family
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_unix(path: str, mode: int | None) -> socket.socket:
+    """A socket that nobody listens on any more is replaced; nothing else is."""
+    try:
+        stale = stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path)  # noqa: PTH116  str is what bind takes
+    except FileNotFoundError:
+        stale = False
+    if stale:
+        Path(path).unlink()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.bind(path)
+        if mode is not None:  # before anybody can connect
+            Path(path).chmod(mode)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _answers(path: str) -> bool:
+    """Whether somebody listens there; who does not let us in, or has no room for us, does so."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+        return True

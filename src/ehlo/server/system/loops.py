@@ -1,0 +1,90 @@
+"""Event loops for the forms that make one: blocking, or in a thread beside synchronous code."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from ehlo.server.system import machine
+
+__all__ = ["LoopThread", "call_in", "loop_factory", "run"]
+
+T = TypeVar("T")
+
+
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes a loop of that name; `None` for asyncio's own. Raises `ValueError`.
+
+    `auto` is uvloop where it is installed.
+    """
+    if name not in ("auto", "asyncio", "uvloop"):
+        raise ValueError(f"no such loop: {name!r} (auto, asyncio or uvloop)")
+    if name == "asyncio" or (name == "auto" and importlib.util.find_spec("uvloop") is None):
+        return None
+    try:
+        import uvloop  # an extra, and slow to import
+    except ImportError as error:
+        raise ValueError("uvloop is not installed: pip install 'ehlo[standard]'") from error
+    return uvloop.new_event_loop
+
+
+def run(work: Coroutine[Any, Any, T], loop: str) -> T:
+    """Run `work` in a new loop, to its end, in a process that is there for that."""
+    factory = loop_factory(loop)
+    with asyncio.Runner(loop_factory=factory) as runner, machine.trimmed(runner.get_loop()):
+        return runner.run(work)
+
+
+def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    """Call `function` in the thread of `loop`: now, if this is it."""
+    try:
+        here = asyncio.get_running_loop()
+    except RuntimeError:
+        here = None
+    if here is loop:
+        function()
+    else:
+        loop.call_soon_threadsafe(function)
+
+
+class LoopThread:
+    """A loop that runs in a thread of its own until it is stopped."""
+
+    def __init__(self, loop: str, name: str) -> None:
+        self._loop: asyncio.AbstractEventLoop
+        self._factory = loop_factory(loop)
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=self._factory) as runner:
+                runner.run(self._until_stopped())
+        except BaseException as failure:
+            if self._ready.is_set():
+                raise
+            self._failure = failure
+            self._ready.set()
+
+    async def _until_stopped(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
+        self._ready.set()
+        await self._stopped.wait()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` in the loop and wait for its result."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def stop(self) -> None:
+        """End the loop and wait for its thread."""
+        self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join()

@@ -1,0 +1,1 @@
+"""TLS through memory, and the certificates it is done with. Nothing here knows SMTP."""

@@ -1,0 +1,355 @@
+"""Contexts for TLS that can be had anew while the server runs: of files, or of a user's function.
+
+A new context is built and checked wholly before it takes the place of the old one, and what cannot
+be built leaves the old one where it is. A connection keeps the context that it began with. A
+context that a user has made is the user's own: it is never made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from ehlo.server.observing import journal
+from ehlo.server.tls.binding import dns_names, end_point_binding, first_certificate
+from ehlo.server.tls.channel import LoadedContext
+
+__all__ = [
+    "Certificate",
+    "FileContext",
+    "Holder",
+    "TLSConfig",
+    "file_context",
+    "server_context",
+    "set_like",
+    "settings_of",
+    "with_another",
+]
+
+TLSConfig = ssl.SSLContext | Callable[[], ssl.SSLContext]
+"""A context, or what makes one."""
+
+SETTLED: Final = 2_000_000_000  # nanoseconds that files rest before they are taken by themselves
+
+MAKE_EVERY: Final = 60.0  # seconds from one call of a user's function to the next
+
+# What a user may have set on the context that we made, and has a right to find on the next one
+_KEPT: Final = (
+    *("options", "minimum_version", "maximum_version", "verify_mode", "verify_flags"),
+    "num_tickets",
+)
+
+Stamp = tuple[int, ...] | None
+"""Changes when the file does; `None` where there is none."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """One call of `configure_tls`."""
+
+    cert_file: str
+    key_file: str
+    passphrase: str | bytes | None = field(default=None, repr=False)
+    client_ca: str | None = None
+    client_certs: Literal["optional", "required"] = "optional"
+
+    def __post_init__(self) -> None:
+        if self.client_certs not in ("optional", "required"):
+            raise ValueError(f"client_certs is optional or required, not {self.client_certs!r}")
+        if self.client_certs == "required" and self.client_ca is None:
+            raise ValueError("client_certs required, and no client_ca that could have issued one")
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All that is read."""
+        return (self.cert_file, self.key_file, *([self.client_ca] if self.client_ca else []))
+
+
+class FileContext(LoadedContext):
+    """A context of files, with all that it takes to make it again."""
+
+    certificates: tuple[Certificate, ...] = ()
+    stamps: tuple[Stamp, ...] = ()
+    """Of the files, from before they were read."""
+    others: tuple[FileContext, ...] = ()
+    """Of the other certificates, for clients that ask for one of their names."""
+
+    def set_ciphers(self, ciphers: str, /) -> None:
+        """See there. They are those of the context that a name has chosen, so it is told, too."""
+        super().set_ciphers(ciphers)
+        for each in self.others:
+            each.set_ciphers(ciphers)
+
+
+def server_context(
+    cert_file: str,
+    key_file: str,
+    passphrase: str | bytes | None = None,
+    client_ca: str | None = None,
+) -> FileContext:
+    """A context of one certificate, as `file_context` makes it."""
+    return file_context((Certificate(cert_file, key_file, passphrase, client_ca),))
+
+
+def file_context(certificates: tuple[Certificate, ...]) -> FileContext:
+    """A context for a server: TLS 1.2 at least, and Python's defaults beyond that.
+
+    The first certificate is the default, the others are chosen by the name that a client asks for.
+    What is said of client certificates holds for all.
+
+    Raises `OSError` when a file cannot be read, `ssl.SSLError` when it is not what it should be,
+    and `ValueError` when one of the others has no name to be chosen by.
+    """
+    stamps = _stamps(certificates)
+    first, *others = contexts = [_loaded(each, certificates) for each in certificates]
+    for certificate, other in zip(certificates[1:], others, strict=True):
+        if not other.names:
+            raise ValueError(f"{certificate.cert_file} has no DNS name that a client could ask for")
+    first.sni_callback = _chooser(contexts)
+    first.certificates, first.stamps, first.others = certificates, stamps, tuple(others)
+    return first
+
+
+def _loaded(certificate: Certificate, all_of_them: tuple[Certificate, ...]) -> FileContext:
+    context = FileContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    passphrase = certificate.passphrase
+    try:
+        # Without a passphrase OpenSSL would ask for one on the terminal, and a server would hang
+        context.load_cert_chain(
+            certificate.cert_file,
+            certificate.key_file,
+            passphrase if passphrase is not None else "",
+        )
+        der = first_certificate(certificate.cert_file)
+    except (OSError, ValueError) as error:
+        error.add_note(f"{certificate.cert_file} with {certificate.key_file}")
+        raise
+    if der is not None:
+        context.end_point, context.names = end_point_binding(der), dns_names(der)
+    _ask_clients(context, all_of_them)
+    return context
+
+
+def _ask_clients(context: FileContext, certificates: tuple[Certificate, ...]) -> None:
+    for each in certificates:
+        if each.client_ca is None:
+            continue
+        try:
+            context.load_verify_locations(each.client_ca)
+        except OSError as error:
+            error.add_note(each.client_ca)
+            raise
+    context.verify_mode = _verify_mode(certificates)
+
+
+def _verify_mode(certificates: tuple[Certificate, ...]) -> ssl.VerifyMode:
+    asks = {each.client_certs for each in certificates if each.client_ca is not None}
+    if not asks:
+        return ssl.CERT_NONE
+    return ssl.CERT_REQUIRED if "required" in asks else ssl.CERT_OPTIONAL
+
+
+def with_another(given: FileContext, new: Certificate) -> FileContext:
+    """The context with one more certificate, and all that a user has set on it.
+
+    Raises as `file_context` does.
+    """
+    by_file = {each.cert_file: each for each in (*given.certificates, new)}
+    made = file_context(tuple(by_file.values()))
+    settings = settings_of(given)
+    if given.verify_mode == _verify_mode(given.certificates):  # it is not the user's own
+        settings["verify_mode"] = made.verify_mode
+    return set_like(made, settings)
+
+
+def _chooser(
+    contexts: list[FileContext],
+) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]:
+    """What notes the name that a client asks for, and chooses the certificate by it.
+
+    RFC 6125 6.4: whole names first, then those whose first label is `*`, which is one label.
+    """
+    by_name: dict[str, FileContext] = {}
+    for context in contexts:
+        for name in context.names:
+            by_name.setdefault(name, context)
+
+    def choose(tls: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
+        tls.ehlo_sni = name  # type: ignore[attr-defined]  # it lives as long as its connection
+        wanted = (name or "").lower()
+        found = by_name.get(wanted) or by_name.get(f"*.{wanted.partition('.')[2]}")
+        if found is not None:
+            tls.context = found
+
+    return choose
+
+
+class Holder:
+    """The context of new handshakes, which may be another one later. Its methods may block."""
+
+    def __init__(self, config: TLSConfig) -> None:
+        """Raises what a function of the user's raises, and as `_made` does."""
+        self._make = None if isinstance(config, ssl.SSLContext) else config
+        self._shown: bytes | None = None  # the certificate of what `_make` made last
+        self._made_at = time.monotonic()
+        self.current = config if isinstance(config, ssl.SSLContext) else self._made(config)
+        self._trouble = ""  # what the log was told last
+        if self._has_changed():
+            self.renew()  # since `configure_tls`, or since the server ran before
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether there is something to look at: files, or what a function makes."""
+        return isinstance(self.current, FileContext) or self._make is not None
+
+    def look(self) -> bool:
+        """Take anew what has changed; whether that could be done, if so.
+
+        Files are taken once they rest, a function is called now and then, and what it makes is
+        taken when it shows another certificate. Of the same trouble is told once.
+        """
+        if self._make is None:
+            return self._take() if self._has_changed() else True
+        if time.monotonic() - self._made_at < MAKE_EVERY:
+            return True
+        return self._take(another=True)
+
+    def renew(self) -> bool:
+        """Take the context anew; whether that could be done.
+
+        What goes wrong is logged, each time, and leaves the old one in use.
+        """
+        self._trouble = ""
+        return self._take()
+
+    def _has_changed(self) -> bool:
+        current = self.current
+        if self._make is not None or not isinstance(current, FileContext):
+            return False
+        stamps = _stamps(current.certificates)
+        return stamps != current.stamps and not any(map(_is_young, stamps))
+
+    def _take(self, *, another: bool = False) -> bool:
+        """With `another`, what shows the same certificate is nothing new."""
+        before = self._shown
+        try:
+            new = self._new()
+        except Exception as error:  # noqa: BLE001  also what a function of the user's raises
+            self._note(error)
+            return False
+        self._trouble = ""
+        if new is None or (another and before == self._shown):
+            return True
+        self.current = new
+        self._tell(new)
+        return True
+
+    def _new(self) -> ssl.SSLContext | None:
+        if self._make is not None:
+            return self._made(self._make)
+        old = self.current
+        if not isinstance(old, FileContext):
+            return None
+        new = file_context(old.certificates)
+        if new.stamps != _stamps(new.certificates):
+            raise ValueError("files changed while they were read")
+        return set_like(new, settings_of(old))
+
+    def _tell(self, new: ssl.SSLContext) -> None:
+        if self._make is None and isinstance(new, FileContext):
+            files = " ".join(each.cert_file for each in new.certificates)
+            journal.reloaded("certificates", files=files)
+        else:
+            journal.reloaded("tls_config")
+
+    def _made(self, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        """Raises what `make` raises, `TypeError` for no context, `ValueError` for one of no use."""
+        self._made_at = time.monotonic()
+        made = make()
+        if not isinstance(made, ssl.SSLContext):
+            raise TypeError(f"tls_config made no ssl.SSLContext, but {type(made).__name__}")
+        try:
+            self._shown = _try(made)
+        except ssl.SSLError as error:
+            reason = error.reason or str(error)
+            message = f"tls_config made a context that no client can use: {reason}"
+            raise ValueError(message) from error
+        return made
+
+    def _note(self, error: Exception) -> None:
+        if self._make is not None:
+            what, reason = "tls_config", repr(error)
+        else:
+            where = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
+            what, reason = "certificates", f"{where}{error}"
+        if reason != self._trouble:
+            journal.reload_failed(what, reason, error if self._make is not None else None)
+        self._trouble = reason
+
+
+def _try(context: ssl.SSLContext) -> bytes | None:
+    """Shake hands in memory, with a client that takes any certificate; the one that it was shown.
+
+    `None` where that cannot be told. Raises `ssl.SSLError`.
+    """
+    lenient = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    lenient.check_hostname, lenient.verify_mode = False, ssl.CERT_NONE
+    lenient.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    lenient.set_ciphers("ALL:@SECLEVEL=0")
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = context.wrap_bio(up, down, server_side=True)
+    client = lenient.wrap_bio(down, up)
+    for side in (client, server) * 4:
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLError as error:  # it has none to show; nothing else may be wrong
+            if error.reason != "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+                raise
+            break
+    with contextlib.suppress(ValueError):  # TLS 1.2 has not got so far, without the client's own
+        return client.getpeercert(binary_form=True)
+    return None
+
+
+def settings_of(context: ssl.SSLContext) -> dict[str, Any]:
+    """What a user may have set on a context that we made; it can be pickled."""
+    settings: dict[str, Any] = {name: getattr(context, name) for name in _KEPT}
+    ciphers = [each["name"] for each in context.get_ciphers()]
+    settings["ciphers"] = ":".join(name for name in ciphers if not name.startswith("TLS_"))
+    return settings
+
+
+def set_like(context: FileContext, settings: Mapping[str, Any]) -> FileContext:
+    """Set the same, which would otherwise be gone without a word; the context."""
+    for name in _KEPT:
+        setattr(context, name, settings[name])
+    if settings["ciphers"]:
+        context.set_ciphers(settings["ciphers"])
+    return context
+
+
+def _stamps(certificates: tuple[Certificate, ...]) -> tuple[Stamp, ...]:
+    """Of what links lead to, so that another link is another file."""
+    return tuple(_stamp(name) for each in certificates for name in each.files)
+
+
+def _stamp(name: str) -> Stamp:
+    try:
+        status = Path(name).stat()
+    except OSError:
+        return None
+    times = (status.st_ctime_ns, status.st_mtime_ns)
+    return (*times, status.st_size, status.st_ino, status.st_dev)
+
+
+def _is_young(stamp: Stamp) -> bool:
+    """Somebody may be writing the other half just now."""
+    return stamp is not None and 0 <= time.time_ns() - stamp[0] < SETTLED

@@ -1,0 +1,146 @@
+"""What the machine lets us have, as its files say it."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ehlo.server.system import machine
+
+MIB = 1_048_576
+
+
+def written(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        (
+            {
+                "proc/self/cgroup": "0::/outer/inner\n",
+                "sys/fs/cgroup/outer/inner/memory.max": "max\n",
+                "sys/fs/cgroup/outer/memory.max": f"{64 * MIB}\n",
+            },
+            64 * MIB,
+        ),
+        (
+            {
+                "proc/self/cgroup": "0::/outer/inner\n",
+                "sys/fs/cgroup/outer/inner/memory.max": f"{32 * MIB}\n",
+                "sys/fs/cgroup/outer/memory.max": f"{64 * MIB}\n",
+            },
+            32 * MIB,
+        ),
+        (
+            {
+                "proc/self/cgroup": "9:cpu:/\n4:memory:/a/b\n0::/\n",
+                "sys/fs/cgroup/memory/a/memory.limit_in_bytes": f"{16 * MIB}\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            },
+            16 * MIB,
+        ),
+        (
+            # a container that sees its own group as the root, and a path of the host
+            {
+                "proc/self/cgroup": "4:memory:/docker/1234\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{8 * MIB}\n",
+            },
+            8 * MIB,
+        ),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": f"{4 * MIB}"}, 4 * MIB),
+    ],
+)
+def test_memory_is_that_of_the_tightest_group_above_us(
+    tmp_path: Path, files: dict[str, str], limit: int
+) -> None:
+    assert machine.memory(written(tmp_path, files)) == limit
+
+
+def test_without_groups_memory_is_the_machines(tmp_path: Path) -> None:
+    total = machine.memory(tmp_path)
+    assert total > 64 * MIB
+    assert machine.memory(written(tmp_path, {"proc/self/cgroup": "0::/x\n"})) == total
+
+
+def test_the_soft_limit_of_descriptors_becomes_the_hard_one() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] - 1, before[1]))
+        assert machine.descriptors() == before[1] - 1
+        machine.raise_descriptors()
+        assert machine.descriptors() == before[1]
+        machine.raise_descriptors()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+# -- memory that was freed -----------------------------------------------------------------------
+
+
+def test_freed_memory_is_given_back_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_TRIM_EVERY", 0.001)
+    given: list[int] = []
+
+    async def serve() -> None:
+        third = asyncio.Event()
+
+        def trim(pad: int) -> int:
+            given.append(pad)
+            if len(given) == 3:
+                third.set()
+            return 1
+
+        monkeypatch.setattr(machine, "_malloc_trim", lambda: trim)
+        loop = asyncio.get_running_loop()
+        with machine.trimmed(loop):
+            await asyncio.wait_for(third.wait(), 10.0)
+        count = len(given)
+        after = loop.create_future()
+        loop.call_later(0.01, after.set_result, None)
+        await after
+        assert len(given) == count  # and no more when it is over
+
+    asyncio.run(serve())
+    assert given[:3] == [0, 0, 0]
+
+
+def test_where_it_cannot_be_given_back_it_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "_TRIM_EVERY", 0.001)
+
+    async def serve() -> int:
+        asked = asyncio.Event()
+        count = 0
+
+        def nothing() -> Callable[[int], int] | None:
+            nonlocal count
+            count += 1
+            asked.set()
+            return None
+
+        monkeypatch.setattr(machine, "_malloc_trim", nothing)
+        loop = asyncio.get_running_loop()
+        with machine.trimmed(loop):
+            await asyncio.wait_for(asked.wait(), 10.0)
+            after = loop.create_future()
+            loop.call_later(0.01, after.set_result, None)
+            await after
+        return count
+
+    assert asyncio.run(serve()) == 1
+
+
+def test_the_c_library_here_can_be_asked() -> None:
+    trim = machine._malloc_trim()  # noqa: SLF001  what is behind it is not ours
+    assert trim is None or trim(0) in (0, 1)
