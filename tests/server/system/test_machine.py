@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import resource
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,65 +80,3 @@ def test_the_soft_limit_of_descriptors_becomes_the_hard_one() -> None:
         machine.raise_descriptors()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-# -- memory that was freed -----------------------------------------------------------------------
-
-
-def test_freed_memory_is_given_back_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_TRIM_EVERY", 0.001)
-    given: list[int] = []
-
-    async def serve() -> None:
-        third = asyncio.Event()
-
-        def trim(pad: int) -> int:
-            given.append(pad)
-            if len(given) == 3:
-                third.set()
-            return 1
-
-        monkeypatch.setattr(machine, "_malloc_trim", lambda: trim)
-        loop = asyncio.get_running_loop()
-        with machine.trimmed(loop):
-            await asyncio.wait_for(third.wait(), 10.0)
-        count = len(given)
-        after = loop.create_future()
-        loop.call_later(0.01, after.set_result, None)
-        await after
-        assert len(given) == count  # and no more when it is over
-
-    asyncio.run(serve())
-    assert given[:3] == [0, 0, 0]
-
-
-def test_where_it_cannot_be_given_back_it_is_not_tried_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(machine, "_TRIM_EVERY", 0.001)
-
-    async def serve() -> int:
-        asked = asyncio.Event()
-        count = 0
-
-        def nothing() -> Callable[[int], int] | None:
-            nonlocal count
-            count += 1
-            asked.set()
-            return None
-
-        monkeypatch.setattr(machine, "_malloc_trim", nothing)
-        loop = asyncio.get_running_loop()
-        with machine.trimmed(loop):
-            await asyncio.wait_for(asked.wait(), 10.0)
-            after = loop.create_future()
-            loop.call_later(0.01, after.set_result, None)
-            await after
-        return count
-
-    assert asyncio.run(serve()) == 1
-
-
-def test_the_c_library_here_can_be_asked() -> None:
-    trim = machine._malloc_trim()  # noqa: SLF001  what is behind it is not ours
-    assert trim is None or trim(0) in (0, 1)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from ehlo.server.system import machine
+from ehlo.server.system import malloc
 
 __all__ = ["LoopThread", "call_in", "loop_factory", "run"]
 
@@ -34,7 +34,7 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
 def run(work: Coroutine[Any, Any, T], loop: str) -> T:
     """Run `work` in a new loop, to its end, in a process that is there for that."""
     factory = loop_factory(loop)
-    with asyncio.Runner(loop_factory=factory) as runner, machine.trimmed(runner.get_loop()):
+    with asyncio.Runner(loop_factory=factory) as runner, malloc.tended(runner.get_loop()):
         return runner.run(work)
 
 

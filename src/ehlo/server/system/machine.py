@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import resource
-from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-__all__ = ["descriptors", "memory", "raise_descriptors", "trimmed"]
-
-_TRIM_EVERY: float = 10.0  # seconds
+__all__ = ["descriptors", "memory", "raise_descriptors"]
 
 
 def memory(root: Path = Path("/")) -> int:
@@ -67,36 +62,3 @@ def raise_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
         return  # some systems allow less than they say; the old limit is as good as before
-
-
-@contextlib.contextmanager
-def trimmed(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """While the block runs, give memory that was freed back to the machine now and then.
-
-    Bodies of all sizes come and go, and what glibc's malloc keeps between those that are held
-    grows for hours. It gives back of itself only what is free at the end of its heap.
-    """
-    timers: list[asyncio.TimerHandle] = []
-
-    def begin() -> None:  # the function is looked up once, and not at the start
-        malloc_trim = _malloc_trim()
-        if malloc_trim is not None:
-            trim(malloc_trim)
-
-    def trim(malloc_trim: Callable[[int], int]) -> None:
-        malloc_trim(0)
-        timers[:] = [loop.call_later(_TRIM_EVERY, trim, malloc_trim)]
-
-    timers.append(loop.call_later(_TRIM_EVERY, begin))
-    try:
-        yield
-    finally:
-        timers[0].cancel()
-
-
-def _malloc_trim() -> Callable[[int], int] | None:
-    """The C library's; `None` where there is no such function."""
-    import ctypes  # not before it is needed
-
-    function: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    return function

@@ -1,0 +1,55 @@
+"""The C library's malloc, in a process that is there to serve; glibc's only, others are left alone.
+
+Bodies of all sizes come and go. By its own rules glibc gives the end of its heap back whenever
+128 KiB of it are free, so that a message of 100 KB has its pages taken and given back each time,
+and it keeps for ever what is free between things that are held. Here it is told to keep what is
+free, to map what is large by itself, and now and then to give back all that is free, wherever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Final
+
+__all__ = ["tended"]
+
+_TRIM_EVERY: float = 10.0  # seconds
+
+# mallopt(3): the parameter's number in malloc.h, and its value
+_PARAMETERS: Final = (
+    (-1, 67_108_864),  # M_TRIM_THRESHOLD: free octets at the end of the heap before it shrinks
+    (-3, 524_288),  # M_MMAP_THRESHOLD: octets from which on a block is a mapping of its own
+    (-8, 1),  # M_ARENA_MAX: one heap for all threads, which take turns anyhow
+)
+
+
+@contextlib.contextmanager
+def tended(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Set malloc for good, and while the block runs give back what is free, again and again."""
+    library = _glibc()
+    if library is None:
+        yield
+        return
+    for parameter, value in _PARAMETERS:
+        library.mallopt(parameter, value)
+    timers: list[asyncio.TimerHandle] = []
+
+    def trim() -> None:
+        library.malloc_trim(0)
+        timers[:] = [loop.call_later(_TRIM_EVERY, trim)]
+
+    timers.append(loop.call_later(_TRIM_EVERY, trim))
+    try:
+        yield
+    finally:
+        timers[0].cancel()
+
+
+def _glibc() -> Any:
+    """The C library, where it has `malloc_trim` and the parameters above; else `None`."""
+    import ctypes  # not where it is not needed: in a loop of the user's own
+
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "malloc_trim") else None
