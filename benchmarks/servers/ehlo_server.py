@@ -5,10 +5,11 @@ and those that the load would meet are set so high that it does not. What counts
 """
 
 import argparse
+import socket
 import ssl
 from typing import Any
 
-from serving import Tally, parser, run, tls_context, until_terminated
+from serving import Tally, parser, tls_context
 
 import ehlo
 
@@ -38,19 +39,19 @@ def handler_for(kind: str, tally: Tally) -> Any:
     return on_loop if kind == "async" else in_thread
 
 
-async def serve(handler: Any, context: ssl.SSLContext | None, limits: dict[str, Any]) -> None:
-    """Listen on a free port of the loopback until told to stop."""
+def serve(handler: Any, context: ssl.SSLContext | None, limits: dict[str, Any]) -> None:
+    """Listen on a free port of the loopback until told to stop, in a blocking form."""
     server = ehlo.Server(
         handler,
-        addr="127.0.0.1:0",
         hostname="bench.example",
         tls_config=context,
         tls_listener=context is not None,
+        loop="uvloop",
         **limits,
     )
-    async with server:
-        address = server.addresses[0]
-        await until_terminated(address.host, address.port)
+    sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    print(*sock.getsockname(), flush=True)
+    server.serve(sock)
 
 
 def arguments() -> argparse.Namespace:
@@ -66,7 +67,8 @@ def main() -> None:
     chosen = arguments()
     tally = Tally()
     limits = {**LIMITS, **HOURLY} if chosen.hourly else LIMITS
-    run(serve(handler_for(chosen.handler, tally), tls_context(chosen), limits), tally)
+    serve(handler_for(chosen.handler, tally), tls_context(chosen), limits)
+    print(tally.messages, tally.octets, flush=True)
 
 
 if __name__ == "__main__":
