@@ -58,11 +58,12 @@ class Buffer:
         data, pos = self._data, self._pos
         end = data.find(b"\n", self._scanned) + 1
         if end == 0:
-            self._scanned = len(data)
-            if self._cut is not None or len(data) - pos > limit:
-                self._cut = self._cut or bytes(data[pos : pos + limit + 1])
-                self._consume(len(data))
-            return None
+            return self._wait_for_end(limit)
+        if pos == 0 and end == len(data) <= limit and type(data) is bytes and self._cut is None:
+            self._data = b""  # a line and nothing else, as most clients send it
+            self._scanned = 0
+            self.empty = True
+            return data
         if self._cut is not None or end - pos > limit:
             line = self._cut or bytes(data[pos : pos + limit + 1])
             self._cut = None
@@ -75,6 +76,14 @@ class Buffer:
         else:
             self._pos = self._scanned = end
         return line
+
+    def _wait_for_end(self, limit: int) -> None:
+        """There is no line end yet: nothing is looked at twice, and no more than a line kept."""
+        data, pos = self._data, self._pos
+        self._scanned = len(data)
+        if self._cut is not None or len(data) - pos > limit:
+            self._cut = self._cut or bytes(data[pos : pos + limit + 1])
+            self._consume(len(data))
 
     def take(self, count: int, drop: int = 0) -> bytes:
         """The next `count` bytes, or as many as there are.

@@ -185,7 +185,7 @@ class Connection:
             elif self.state is _GREETING:
                 event = self.ask_about(events.CONNECT)
             elif buffer.empty:
-                event = NEED_DATA
+                return self.close() if self._ended else NEED_DATA
             else:
                 event = lines.read(self)
             if event is not None:

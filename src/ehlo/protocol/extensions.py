@@ -8,7 +8,7 @@ which becomes `501 5.5.4`. The rows of what is offered by option are made in `of
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -220,12 +220,21 @@ def _names(attributes: Mapping[str, object]) -> Callable[[Facts], str]:
     return lambda _facts: " ".join(attributes)
 
 
+def said(rows: Iterable[Extension]) -> tuple[str | Extension, ...]:
+    """What EHLO says of these: a line where that is always the same, or else the row to ask."""
+    return tuple(
+        row.keyword if row.offered is _always and row.argument is _no_argument else row
+        for row in rows
+        if row.offered is not never
+    )
+
+
 def offered(facts: Facts) -> list[str]:
     """The lines of EHLO behind the first, as things are now."""
     return [
-        f"{row.keyword} {row.argument(facts)}".rstrip()
-        for row in facts.settings.extensions
-        if row.offered(facts)
+        row if isinstance(row, str) else f"{row.keyword} {row.argument(facts)}".rstrip()
+        for row in facts.settings.said
+        if isinstance(row, str) or row.offered(facts)
     ]
 
 

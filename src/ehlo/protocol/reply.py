@@ -86,9 +86,12 @@ class Reply:
 def _encode(code: int, enhanced: str | None, text: str) -> bytes:
     """RFC 5321 4.2: `*( Reply-code "-" textstring CRLF ) Reply-code SP textstring CRLF`."""
     lead = f"{enhanced} " if enhanced else ""
-    *most, last = text.split("\n")
-    wire = "".join(f"{code}-{lead}{line}\r\n" for line in most) + f"{code} {lead}{last}\r\n"
-    if not text.isprintable() and any(CONTROL.search(line) for line in (*most, last)):
+    most, several, last = text.rpartition("\n")
+    wire = f"{code} {lead}{last}\r\n"
+    if several:
+        begin = f"{code}-{lead}"
+        wire = begin + most.replace("\n", f"\r\n{begin}") + "\r\n" + wire
+    if not text.isprintable() and CONTROL.search(text.replace("\n", "")):
         raise ValueError("control characters in the text of a reply")
     encoded = wire.encode()
     if len(encoded) > _LINE_LIMIT and max(map(len, encoded.split(b"\r\n"))) + 2 > _LINE_LIMIT:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ehlo.protocol import reply as replies
 from ehlo.protocol.body import BareNewlines
-from ehlo.protocol.extensions import EXTENSIONS, Extension, Parameter, never
+from ehlo.protocol.extensions import EXTENSIONS, Extension, Parameter, never, said
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.sasl import Mechanism
 
@@ -69,6 +69,7 @@ class Settings:
     """Whether this is LMTP (RFC 2033): LHLO, and a reply for each recipient."""
     extensions: tuple[Extension, ...] = EXTENSIONS
     limits: Limits = Limits()
+    said: tuple[str | Extension, ...] = field(init=False, repr=False)
     mail_params: Mapping[str, Parameter] = field(init=False, repr=False)
     rcpt_params: Mapping[str, Parameter] = field(init=False, repr=False)
     command_limit: int = field(init=False, repr=False)
@@ -84,6 +85,7 @@ class Settings:
     def __post_init__(self) -> None:
         assign = object.__setattr__
         rows = self.extensions
+        assign(self, "said", said(rows))
         assign(self, "mail_params", {k: v for row in rows for k, v in row.mail_parameters()})
         assign(self, "rcpt_params", {k: v for row in rows for k, v in row.rcpt_parameters()})
         assign(self, "command_limit", self.limits.command_line + sum(row.octets for row in rows))

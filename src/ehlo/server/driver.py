@@ -164,10 +164,11 @@ class Driver(asyncio.Protocol):
     # -- bytes -----------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        self.wire.received += len(data)
+        wire = self.wire
+        wire.received += len(data)
         if self.ending.closing:
             return
-        if self.wire.channel is not None:
+        if wire.channel is not None:
             plain = upgrade.decrypted(self, data)
             if plain is None:
                 return
@@ -219,6 +220,7 @@ class Driver(asyncio.Protocol):
     def advance(self) -> None:
         """All that can be done now: events to the dispatcher, then one write."""
         connection, routes, ending = self.connection, self._dispatcher.routes, self.ending
+        wire = self.wire
         moved = False
         done = 0
         while self.pending is None and not ending.closing:
@@ -232,18 +234,19 @@ class Driver(asyncio.Protocol):
                 self.take_breath()
         if ending.closing:
             return
-        if type(self.pending) is not Pause:
+        pending = self.pending
+        if type(pending) is not Pause:
             data = connection.data_to_send()
             if data:
                 moved = True
-                self.wire.write(data)
-        if self.pending is not None:
+                wire.write(data)
+        if pending is not None:
             self.deadlines.client_waits(connection)
-        elif self.wire.writable:
-            self.deadlines.client_is_awaited(connection, self.wire, moved)
-        if not self.wire.reading:
+        elif wire.writable:
+            self.deadlines.client_is_awaited(connection, wire, moved)
+        if not wire.reading:
             self._adjust_reading()
-        if self.runtime.draining and self.pending is None:
+        if self.runtime.draining and pending is None:
             self.drain()
 
     # -- hooks, and what else the core waits for -------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Final
 
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.state import State
@@ -16,6 +17,10 @@ from ehlo.server.limits.pace import Pace
 from ehlo.server.options.rules import Rules
 
 __all__ = ["Deadlines"]
+
+# Compared for each read, and an enumeration is slow to look into
+_BDAT: Final = State.BDAT
+_ENDED: Final = State.ENDED
 
 
 class Deadlines:
@@ -45,7 +50,7 @@ class Deadlines:
         """It is our turn, and our time is not the client's: its body comes no slower for it."""
         pace = self._pace
         if pace is not None:
-            if connection.state is State.ENDED:
+            if connection.state is _ENDED:
                 self._pace = None
             else:
                 pace.hold(self._time())
@@ -55,8 +60,8 @@ class Deadlines:
 
         Each read of a body has its deadline, and so has the whole, between its chunks too.
         """
-        in_body = connection.in_body
-        if self._pace is not None or in_body or connection.state is State.BDAT:
+        in_body = connection.intake.reader is not None
+        if self._pace is not None or in_body or connection.state is _BDAT:
             if in_body or moved:
                 self.at = self._for_body(connection, wire.said, in_body)
         elif moved:
