@@ -231,11 +231,13 @@ def said(rows: Iterable[Extension]) -> tuple[str | Extension, ...]:
 
 def offered(facts: Facts) -> list[str]:
     """The lines of EHLO behind the first, as things are now."""
-    return [
-        row if isinstance(row, str) else f"{row.keyword} {row.argument(facts)}".rstrip()
-        for row in facts.settings.said
-        if isinstance(row, str) or row.offered(facts)
-    ]
+    lines = []
+    for row in facts.settings.said:
+        if isinstance(row, str):
+            lines.append(row)
+        elif row.offered(facts):
+            lines.append(f"{row.keyword} {row.argument(facts)}".rstrip())
+    return lines
 
 
 # In the order in which EHLO says them

@@ -29,10 +29,12 @@ class Account:
     def open(self) -> bool:
         """Count a connection in, unless there are too many, or its address has come too often."""
         runtime, key = self._runtime, self._key
-        if runtime.connection_rate.spent(key) or not runtime.connections.admit(key):
+        if not runtime.connections.admit(key):
             return False
-        runtime.connection_rate.note(key)
-        return True
+        if runtime.connection_rate.admit(key):
+            return True
+        runtime.connections.release(key)
+        return False
 
     def close(self) -> None:
         """Count it out."""
