@@ -15,12 +15,23 @@ class Library:
 
     def __init__(self, third: asyncio.Event) -> None:
         self.set: list[tuple[int, int]] = []
+        self.held: dict[int, int] = {}  # blocks, and their sizes
+        self.freed: list[int] = []
+        self._blocks = 0
         self.trimmed: list[int] = []
         self._third = third
 
     def mallopt(self, parameter: int, value: int) -> int:
         self.set.append((parameter, value))
         return 1
+
+    def malloc(self, size: int) -> int:
+        self._blocks += 1
+        self.held[self._blocks] = size
+        return self._blocks
+
+    def free(self, block: int) -> None:
+        self.freed.append(self.held.pop(block))
 
     def malloc_trim(self, pad: int) -> int:
         self.trimmed.append(pad)
@@ -54,6 +65,8 @@ def test_malloc_is_set_and_freed_memory_given_back_again_and_again(
     library = asyncio.run(serve())
     assert [parameter for parameter, _ in library.set] == [-1, -3, -8]
     assert library.trimmed[:3] == [0, 0, 0]
+    assert not library.held  # what was taken out of the cache has been freed
+    assert {24, 520, 1032} <= set(library.freed)
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,4 +84,5 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_c_library_here_takes_it() -> None:
     library = malloc._glibc()  # noqa: SLF001  what is behind it is not ours
     assert library.mallopt(-3, 524_288) == 1
+    malloc._exchange_cached(library)  # noqa: SLF001  likewise
     assert library.malloc_trim(0) in (0, 1)

@@ -3,7 +3,7 @@
 Bodies of all sizes come and go. By its own rules glibc gives the end of its heap back whenever
 128 KiB of it are free, so that a message of 100 KB has its pages taken and given back each time,
 and it keeps for ever what is free between things that are held. Here it is told to keep what is
-free, to map what is large by itself, and now and then to give back all that is free, wherever.
+free, to map what is large by itself, and every ten seconds to give back all that is free, wherever.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ _PARAMETERS: Final = (
     (-8, 1),  # M_ARENA_MAX: one heap for all threads, which take turns anyhow
 )
 
+# What a thread's cache (tcache) keeps: so many free blocks of each size, in octets
+_MOST_CACHED: Final = 7
+_CACHED: Final = range(24, 1033, 16)
+
 
 @contextlib.contextmanager
 def tended(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
@@ -37,6 +41,7 @@ def tended(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     timers: list[asyncio.TimerHandle] = []
 
     def trim() -> None:
+        _exchange_cached(library)
         library.malloc_trim(0)
         timers[:] = [loop.call_later(_TRIM_EVERY, trim)]
 
@@ -47,9 +52,28 @@ def tended(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         timers[0].cancel()
 
 
+def _exchange_cached(library: Any) -> None:
+    """Free the small blocks that this thread's cache keeps: they hold pages all over the heap.
+
+    There is no call for it. A block is taken out of the cache by asking for its size, and the cache
+    is full of others when it comes back: of such as were free, and beside one another mostly.
+    """
+    for size in _CACHED:
+        kept = [library.malloc(size) for _ in range(_MOST_CACHED)]
+        others = [library.malloc(size) for _ in range(_MOST_CACHED)]
+        for block in (*others, *kept):
+            library.free(block)
+
+
 def _glibc() -> Any:
     """The C library, where it has `malloc_trim` and the parameters above; else `None`."""
     import ctypes  # not where it is not needed: in a loop of the user's own
 
-    library = ctypes.CDLL(None)
-    return library if hasattr(library, "malloc_trim") else None
+    library = ctypes.PyDLL(None)  # many short calls, for which nobody waits
+    if not hasattr(library, "malloc_trim"):
+        return None
+    library.malloc.argtypes = (ctypes.c_size_t,)
+    library.malloc.restype = ctypes.c_void_p
+    library.free.argtypes = (ctypes.c_void_p,)
+    library.free.restype = None
+    return library
