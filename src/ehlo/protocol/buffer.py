@@ -58,7 +58,8 @@ class Buffer:
         data, pos = self._data, self._pos
         end = data.find(b"\n", self._scanned) + 1
         if end == 0:
-            return self._wait_for_end(limit)
+            self._wait_for_end(limit)
+            return None
         if pos == 0 and end == len(data) <= limit and type(data) is bytes and self._cut is None:
             self._data = b""  # a line and nothing else, as most clients send it
             self._scanned = 0
