@@ -209,8 +209,12 @@ def test_a_message_that_is_taken_begins_the_count_anew() -> None:
 
 
 def test_a_message_that_is_taken_for_some_begins_it_anew_in_lmtp() -> None:
-    rules = Rules(answers={("deliver", "b@example.com"): Reply(450, "4.2.0", "Later")})
-    said = MAIL + RCPT + b"RCPT TO:<c@example.com>\r\nDATA\r\n.\r\n"
+    later = Reply(450, "4.2.0", "Later")
+    rules = Rules(
+        answers={("deliver", "b@example.com"): later, ("rcpt", "no@example.com"): replies.TROUBLE}
+    )
+    others = b"RCPT TO:<no@example.com>\r\nRCPT TO:<c@example.com>\r\n"
+    said = MAIL + RCPT + others + b"DATA\r\n.\r\n"
     player = played(settings_of(lmtp=True), rules, b"", said, 400)
     assert not player.closed
     assert player.output.count(b"450 4.2.0 Later\r\n") == 400
