@@ -199,6 +199,8 @@ def _end_message(connection: Connection, event: events.MessageEnd, answer: Reply
     """Taken or refused, the transaction is over (RFC 5321 3.3)."""
     connection.transaction = connection.forwarded = None
     connection.state = AFTER[connection.state]["."]
+    if answer is None or not answer.refuses:
+        connection.counts.refusals = 0
     if connection.settings.lmtp:
         connection.outgoing.say_outcome(answer or replies.QUEUED, event.transaction)
     else:

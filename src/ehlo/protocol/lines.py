@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["read"]
 
 _TLS_HELLO: Final = b"\x16\x03"  # RFC 8446 5.1: a handshake record
-# What may be repeated for ever without any mail; what is not in here is limited otherwise
+# What brings mail nearer where it is not refused; a refusal of it is counted as any other is
 _PROGRESS: Final = frozenset({"MAIL", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS", "QUIT"})
 
 
@@ -48,6 +48,7 @@ def read(connection: Connection) -> Event | Waiting | None:
         known = verb in commands.VERBS or verb in settings.own_verbs
         outgoing.transcript.command(verb, argument, known=known)
     if verb not in _PROGRESS and connection.counts.is_idle(settings.limits.idle_commands):
+        outgoing.verb = verb if verb in commands.VERBS or verb in settings.own_verbs else UNKNOWN
         outgoing.say(replies.TOO_MANY_IDLE)
         return None
     function = connection.legal[connection.state].get(verb)

@@ -49,14 +49,16 @@ class Outgoing:
         self.linger = False  # and the client is sending still
 
     def say(self, reply: Reply) -> None:
-        """Say it, whatever it is."""
+        """Say it, whatever it is; but a refusal that is one too many becomes the last word."""
+        if reply.refuses:
+            if self._is_one_too_many() and not reply.closes:
+                reply = replies.TOO_MANY_IDLE
+            self._tally.refused(self.verb, reply)
+            self.over = self.over or reply.closes
         self.wires.append(reply.wire)
         self.said.append(reply.code)
         if self.transcript is not None:
             self.transcript.said(reply.wire)
-        if reply.refuses:
-            self._tally.refused(self.verb, reply)
-            self.over = self.over or reply.closes
 
     def say_own(self, reply: Reply) -> None:
         """Say a reply of our own; it counts as an error where it is for the client's mistakes."""
@@ -84,15 +86,25 @@ class Outgoing:
 
     def say_each(self, spoken: Sequence[Reply]) -> None:
         """All of them are said, also where one of them closes. It is one message's outcome."""
+        refusals = [reply for reply in spoken if reply.refuses]
+        wholly = len(refusals) == len(spoken)
+        if not wholly:
+            self._counts.refusals = 0
+        elif self._is_one_too_many():
+            spoken = refusals = [replies.TOO_MANY_IDLE] * len(spoken)
         for reply in spoken:
             self.wires.append(reply.wire)
             self.said.append(reply.code)
             if self.transcript is not None:
                 self.transcript.said(reply.wire)
-        refusals = [reply for reply in spoken if reply.refuses]
         if refusals:
-            self._tally.refused(self.verb, refusals[0], wholly=len(refusals) == len(spoken))
+            self._tally.refused(self.verb, refusals[0], wholly=wholly)
             self.over = self.over or any(reply.closes for reply in refusals)
+
+    def _is_one_too_many(self) -> bool:
+        """Count a refusal, whatever it is for, so that none can be had without end."""
+        self._counts.refusals += 1
+        return 0 < self._settings.refusal_limit < self._counts.refusals
 
     def challenge(self, wire: bytes) -> None:
         """Say a challenge of a login (RFC 4954 4)."""

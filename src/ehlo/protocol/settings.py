@@ -25,7 +25,8 @@ class Limits:
     slow_errors: int = 10
     """From this error on each reply is held back for a second."""
     idle_commands: int = 100
-    """Commands that bring no mail nearer, from one MAIL to the next; 0 is no limit."""
+    """Commands that bring no mail nearer, from one MAIL to the next; 0 is no limit, and none of
+    refusals (`Settings.refusal_limit`)."""
     errors: int = 20
     """At this error the connection ends."""
     refused_recipients: int = 50
@@ -74,6 +75,8 @@ class Settings:
     rcpt_params: Mapping[str, Parameter] = field(init=False, repr=False)
     command_limit: int = field(init=False, repr=False)
     line_limit: int = field(init=False, repr=False)
+    refusal_limit: int = field(init=False, repr=False)
+    """Refusals of any kind, from one message that was taken to the next; 0 is no limit."""
     own_verbs: frozenset[str] = field(init=False, repr=False)
     chunking: bool = field(init=False, repr=False)
     binarymime: bool = field(init=False, repr=False)
@@ -90,6 +93,9 @@ class Settings:
         assign(self, "rcpt_params", {k: v for row in rows for k, v in row.rcpt_parameters()})
         assign(self, "command_limit", self.limits.command_line + sum(row.octets for row in rows))
         assign(self, "line_limit", max(self.command_limit, self.limits.auth_line))
+        # An honest client may have each recipient of a message refused, and all that is too many
+        idle, recipients = self.limits.idle_commands, self.limits.excess_recipients
+        assign(self, "refusal_limit", idle and idle + self.max_recipients + recipients)
         assign(self, "own_verbs", frozenset(verb for row in rows for verb in row.verbs))
         keywords = {row.keyword for row in rows if row.offered is not never}
         assign(self, "chunking", "CHUNKING" in keywords)

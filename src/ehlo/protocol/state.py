@@ -109,13 +109,17 @@ _NONE: Final = frozenset[str]()  # shared: an empty set of each client's own tak
 class Counts:
     """What is counted against a client for as long as it is connected, STARTTLS or not."""
 
-    __slots__ = ("domains", "errors", "failed_logins", "idle", "messages", "refused_recipients")
+    __slots__ = (
+        *("domains", "errors", "failed_logins", "idle", "messages", "refusals"),
+        "refused_recipients",
+    )
 
     def __init__(self) -> None:
         self.errors = 0
         self.failed_logins = 0
         self.idle = 0  # commands since the last MAIL that brought no mail nearer
         self.refused_recipients = 0
+        self.refusals = 0  # of any kind, since the last message that was taken
         self.messages = 0  # transactions, begun or refused
         self.domains: AbstractSet[str] = _NONE  # of recipients, where their number is limited
 

@@ -136,7 +136,8 @@ class Options:
     max_idle_commands: int = option(
         100,
         "Commands that bring no mail nearer (NOOP, RSET, VRFY and the like), from one MAIL to the "
-        "next; 0 is no limit.",
+        "next. So many, `max_recipients` and 100 more may be refused, for whatever reason, from "
+        "one message that is taken to the next. 0 is no limit for either.",
         group="Limits",
     )
     max_connections: int = option(1000, "Connections at once.", group="Limits")
