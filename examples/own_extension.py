@@ -2,8 +2,6 @@
 
 import logging
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 import ehlo
 
@@ -18,12 +16,6 @@ XFOO = ehlo.Extension("XFOO", 0, rcpt={"XFOO": number}, verbs=("XFOO",), octets=
 class Foo(ehlo.Handler):
     def on_command(self, session: ehlo.Session, verb: str, argument: str) -> ehlo.Reply:
         return ehlo.Reply(250, "2.0.0", f"{argument or 'nothing'} to you, too")
-
-    def on_rcpt(
-        self, session: ehlo.Session, recipient: ehlo.Address, params: Mapping[str, Any]
-    ) -> None:
-        if params.get("XFOO", 0) > 9:
-            raise ehlo.Reject(550, "5.7.1", "That is too much foo")
 
     def on_message(self, session: ehlo.Session, message: ehlo.Message) -> None:
         print("foo is", [recipient.params.get("XFOO") for recipient in message.recipients])

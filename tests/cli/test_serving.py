@@ -120,6 +120,37 @@ def test_proxies_may_be_several(start: Start, args: list[str], env: dict[str, st
         assert sock.recv(4) == b"220 "
 
 
+@pytest.mark.parametrize(
+    ("args", "env"), [(["--proxy-networks", "none"], {}), ([], {"EHLO_PROXY_NETWORKS": "none"})]
+)
+def test_a_list_of_networks_may_be_none(
+    start: Start, here: Path, args: list[str], env: dict[str, str]
+) -> None:
+    (here / "behind.py").write_text(
+        "import ehlo\n"
+        "server = ehlo.Server(print, addr='127.0.0.1:0', proxy_networks=['127.0.0.0/8'])\n"
+    )
+    program = start("-m", "ehlo", "serve", "behind:server", *args, cwd=here, env=env)
+    with socket.create_connection(program.listening(), 15.0) as sock:
+        assert sock.recv(4) == b"220 "
+
+
+@pytest.mark.parametrize("name", ["exempt", "proxy", "xclient", "xforward"])
+def test_each_list_of_networks_may_be_none(start: Start, name: str) -> None:
+    program = start("-m", "ehlo", *LOOPBACK, f"--{name}-networks", "none")
+    with socket.create_connection(program.listening(), 15.0) as sock:
+        assert sock.recv(4) == b"220 "
+
+
+def test_with_none_exempt_this_machine_has_its_limits(start: Start) -> None:
+    limit = ("--max-connections-per-address", "1", "--exempt-networks", "none")
+    address = start("-m", "ehlo", *LOOPBACK, *limit).listening()
+    with socket.create_connection(address, 15.0) as first:
+        assert first.recv(4) == b"220 "
+        with socket.create_connection(address, 15.0) as second:
+            assert second.recv(4) == b"421 "
+
+
 def test_each_option_may_be_in_the_environment(start: Start, here: Path) -> None:
     program = start(
         *("-m", "ehlo", "serve", "app:function"),

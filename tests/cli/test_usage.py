@@ -74,6 +74,8 @@ LOOPBACK = ("--addr", "127.0.0.1:0")
             ["--proxy-networks", "::1", "--proxy-networks", "x"],
             "--proxy-networks: not a network: 'x'",
         ),
+        (["--exempt-networks", "none", "--exempt-networks", "::1"], "not a network: 'none'"),
+        (["--exempt-networks", ""], "--exempt-networks: not a network: ''"),
         (["--proxy-timeout", "0"], "--proxy-timeout must be more than 0"),
         (["--tls-cert", "nofile"], "'nofile' does not exist"),
         (["--tls-key", "app.py"], "--tls-key without --tls-cert"),

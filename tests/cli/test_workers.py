@@ -634,8 +634,9 @@ def test_a_log_file_is_for_the_user_who_opens_it_anew(
 @as_root
 def test_nobody_cannot_become_another(start: Start) -> None:
     code = (
-        "import os, sys, encodings.idna, ehlo.server.server, uvloop; from ehlo.cli import main; "
-        "os.setgroups([]); os.setgid(65534); os.setuid(65534); sys.exit(main())"
+        "import ctypes, encodings.idna, os, sys, ehlo.server.server, uvloop; "
+        "from ehlo.cli import main; os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+        "sys.exit(main())"
     )
     program = start("-c", code, *LOOPBACK, "--user", "daemon", cwd=Path("/"))
     assert program.wait() == 1

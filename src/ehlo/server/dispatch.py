@@ -46,7 +46,7 @@ _HOP_LIMIT = 100  # RFC 5321 6.3
 _SHORT = _HOP_LIMIT * len(b"Received:\r\n")  # octets in which so many do not fit
 _LONGEST_HEADER = 262_144  # no more than this is looked at for hops
 
-Route = Callable[["Driver", Any], None]
+Route = Callable[["Driver", Any], object]
 
 
 class Dispatcher:
@@ -109,11 +109,12 @@ class Dispatcher:
         hook = self.hooks.secret
         if hook is None:
             self._unserved(driver, event)
-        elif not driver.account.may_log_in():
-            driver.connection.reply(replies.TOO_MANY_LOGINS)
+        elif (no := _no_login(driver)) is not None:
+            driver.connection.reply(no)
         else:
             give = driver.connection.give_secret
-            driver.run_hook(hook, (driver.session, event.username), event, give)
+            run = driver.run_hook(hook, (driver.session, event.username), event, give)
+            run.at_end = driver.account.begin_login()
 
     def _auth(self, driver: Driver, event: events.Auth) -> None:
         """CRAM-MD5 is checked here against a secret, where the handler gives secrets."""
@@ -133,15 +134,18 @@ class Dispatcher:
             good = credentials.matches(secret if isinstance(secret, str | bytes) else b"")
             return by_identity(credentials.username if known and good else None)
 
-        if not driver.account.may_log_in():
-            driver.connection.reply(replies.TOO_MANY_LOGINS)
+        no = _no_login(driver)
+        if no is not None:
+            driver.connection.reply(no)
         elif isinstance(credentials, ProvedCredentials):
             user = credentials.username if credentials.proved else None
             self._answer(driver, event, by_identity(user))
         elif isinstance(credentials, CramMD5Credentials) and hooks.secret is not None:
-            driver.run_hook(hooks.secret, (session, credentials.username), event, by_secret)
+            run = driver.run_hook(hooks.secret, (session, credentials.username), event, by_secret)
+            run.at_end = driver.account.begin_login()
         elif hooks.auth is not None:
-            driver.run_hook(hooks.auth, (session, credentials), event, by_identity)
+            run = driver.run_hook(hooks.auth, (session, credentials), event, by_identity)
+            run.at_end = driver.account.begin_login()
         else:
             self._unserved(driver, event)
 
@@ -277,6 +281,13 @@ def _counted(route: Route | None) -> Route:
             route(driver, event)
 
     return count
+
+
+def _no_login(driver: Driver) -> Reply | None:
+    """What a login is answered that is not to be checked: for good, or while others are."""
+    if not driver.account.may_log_in():
+        return replies.TOO_MANY_LOGINS
+    return None if driver.account.may_be_asked() else replies.AUTH_TROUBLE
 
 
 def _nothing_more(_event: Any) -> tuple[object, ...]:

@@ -253,16 +253,16 @@ class Driver(asyncio.Protocol):
 
     def run_hook(
         self, hook: Hook, arguments: tuple[object, ...], event: object, outcome: Outcome
-    ) -> None:
+    ) -> HookRun:
         """Start a hook; `event` is answered by what `outcome` makes of its result."""
         context = self._context
         if context is None:
             self._context = context = contextvars.copy_context()
             context.run(current_session.set, self.session)
-        run = HookRun(self, hook, event, outcome)
         self.deadlines.allow_hook()
-        self.pending = run
+        self.pending = run = HookRun(self, hook, event, outcome)
         run.start(arguments, context)
+        return run
 
     def wait_for(self, wait: DiskRun | MemoryWait) -> None:
         """Ask the core for nothing more until this is over, which may take as long as a hook."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from ehlo.protocol.reply import Reply
 from ehlo.server.driving.holding import Shelf
 from ehlo.server.limits.admission import Connections, Exempt, FailedLogins, Memory, Turns
-from ehlo.server.limits.counters import MemoryCounter, Rate
+from ehlo.server.limits.counters import Attempts, MemoryCounter, Rate
 from ehlo.server.limits.networks import Networks
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import Stats
@@ -105,7 +105,9 @@ class Runtime:
         self.connection_rate = self._rate(options.max_connection_rate, _MINUTE)
         self.message_rate = self._rate(options.max_messages_per_hour, _HOUR)
         self.recipient_rate = self._rate(options.max_recipients_per_hour, _HOUR)
-        self.login_failures = self._rate(options.max_auth_failures, FailedLogins.WINDOW)
+        self.login_failures = Attempts(
+            MemoryCounter(loop.time), options.max_auth_failures, FailedLogins.WINDOW
+        )
         self.memory = Memory(memory_limit(options))
         self.failed_logins = FailedLogins(loop.time)
         self.clock = Clock()

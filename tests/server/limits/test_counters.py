@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehlo.server.limits.counters import MemoryCounter, Rate
+from ehlo.server.limits.counters import Attempts, MemoryCounter, Rate
 
 HOUR = 3600.0
 
@@ -76,3 +76,48 @@ def test_no_limit_is_no_limit() -> None:
     rate = Rate(MemoryCounter(FakeClock()), 0, 60.0)
     assert not rate
     assert all(rate.admit("a") for _ in range(10))
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.floats(0, 70)), max_size=30))
+def test_no_window_has_more_than_twice_the_limit(tries: list[tuple[int, float]]) -> None:
+    clock = FakeClock()
+    rate = Rate(MemoryCounter(clock), 10, 60.0)
+    admitted: list[float] = []
+    for count, later in tries:
+        clock.now += later
+        admitted += [clock.now for _ in range(count) if rate.admit("a")]
+    for begin in admitted:
+        assert sum(begin <= at < begin + 60 for at in admitted) <= 20
+
+
+def test_the_worst_is_a_burst_at_the_end_of_a_stretch_and_another_by_the_end_of_the_next() -> None:
+    clock = FakeClock()
+    rate = Rate(MemoryCounter(clock), 200, 60.0)
+    clock.now += 59.9
+    assert sum(rate.admit("a") for _ in range(1000)) == 200
+    later = 0
+    for _ in range(598):
+        clock.now += 0.1
+        later += sum(rate.admit("a") for _ in range(10))
+    assert 190 <= later <= 200
+
+
+def test_an_attempt_under_way_takes_the_place_of_a_failure() -> None:
+    attempts = Attempts(MemoryCounter(FakeClock()), 2, HOUR)
+    attempts.note("a")
+    end = attempts.begin("a")
+    assert not attempts.may_begin("a")
+    assert not attempts.spent("a")
+    assert attempts.may_begin("b")
+    end()
+    assert attempts.may_begin("a")
+
+
+def test_who_is_exempt_or_without_a_limit_may_attempt_whatever_is_under_way() -> None:
+    exempt = Attempts(MemoryCounter(FakeClock()), 1, HOUR)
+    exempt.begin(None)()
+    exempt.begin(None)
+    assert exempt.may_begin(None)
+    unlimited = Attempts(MemoryCounter(FakeClock()), 0, HOUR)
+    unlimited.begin("a")
+    assert unlimited.may_begin("a")

@@ -22,6 +22,7 @@ from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST
 from support.certificates import Certificates
 from support.client import Client
 from support.hooks import Noted, handler_of
+from support.logins import plain
 from support.serving import DEADLINE, Box, Collector, Serve
 
 TIMED_OUT = (
@@ -751,6 +752,60 @@ def test_an_address_that_was_wrong_too_often_is_not_asked_any_more(
             answers.append(client.say("AUTH PLAIN AGEAYg=="))
     assert [answer[:3] for answer in answers] == ["535", "535", "421", "421"]
     assert len(asked) == 2
+
+
+def test_logins_at_once_are_not_all_checked_before_one_has_failed(
+    serve: Serve, no_delay: None
+) -> None:
+    asked, answer = threading.Semaphore(0), threading.Event()
+    checked = []
+
+    def check(
+        _peer: object, _mechanism: str, _user: bytes, password: bytes, _shared: bytes
+    ) -> bool:
+        checked.append(password)
+        asked.release()
+        assert answer.wait(DEADLINE)
+        return password == b"good"
+
+    options = {"max_auth_failures": 3, "exempt_networks": (), "auth_mechs": {"PLAIN": True}}
+    running = serve(Box(), auth_handler=check, **options)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(running.ready()) for _ in range(12)]
+        for client, password in zip(clients[:3], ("good", "bad", "bad"), strict=True):
+            client.send(f"{plain('alice', password)}\r\n".encode())
+        for _ in range(3):
+            assert asked.acquire(timeout=DEADLINE)
+        trouble = "454 4.7.0 Temporary authentication failure"
+        assert [client.say(plain("alice", "good")) for client in clients[3:]] == [trouble] * 9
+        answer.set()
+        assert [client.reply()[:3] for client in clients[:3]] == ["235", "535", "535"]
+        assert clients[3].say(plain("alice", "bad"))[:3] == "535"  # two were wrong, and not three
+        assert clients[4].say(plain("alice", "good"))[:3] == "421"
+    assert len(checked) == 4
+
+
+def test_a_login_whose_client_has_gone_counts_until_its_check_has_ended(
+    serve: Serve, loop_name: str
+) -> None:
+    asked, answer = threading.Semaphore(0), threading.Event()
+
+    def check(*_given: object) -> bool:
+        asked.release()
+        return answer.wait(DEADLINE)
+
+    options = {"max_auth_failures": 1, "exempt_networks": (), "auth_mechs": {"PLAIN": True}}
+    running = serve(Box(), auth_handler=check, loop=loop_name, **options)
+    with running.ready() as client:
+        client.send(f"{plain('alice', 'good')}\r\n".encode())
+        assert asked.acquire(timeout=DEADLINE)
+    with running.ready() as other:
+        assert other.say(plain("alice", "good"))[:3] == "454"
+        answer.set()
+        until = time.monotonic() + DEADLINE
+        while (said := other.say(plain("alice", "good")))[:3] == "454":
+            assert time.monotonic() < until
+        assert said[:3] == "235"
 
 
 def test_no_more_connections_than_half_of_the_descriptors(

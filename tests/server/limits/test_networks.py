@@ -52,6 +52,7 @@ def test_peers_outside_are_outside(texts: list[str], host: str) -> None:
 def test_no_networks_are_false() -> None:
     assert not Networks.of([])
     assert not Networks()
+    assert Networks.of(["none"]) == Networks.of("none") == Networks()
     assert Networks.of(["unix:"])
     assert Networks.of(["::1"])
 
@@ -71,6 +72,7 @@ def test_one_text_is_a_list_of_one() -> None:
         "unix:/run/a",
         "UNIX:",
         "::1/129",
+        "none",
         "1 ",
     ],
 )

@@ -5,6 +5,7 @@ A proxy's connections are its own, and what is said over them is its client's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ehlo.session import Peer, ProxyInfo
@@ -55,6 +56,14 @@ class Account:
     def may_log_in(self) -> bool:
         """Whether its address was not wrong too often."""
         return not self._runtime.login_failures.spent(self._client_key)
+
+    def may_be_asked(self) -> bool:
+        """The same, if the logins of its address that are being checked now are wrong, too."""
+        return self._runtime.login_failures.may_begin(self._client_key)
+
+    def begin_login(self) -> Callable[[], None]:
+        """A login is being checked, until what is returned is called."""
+        return self._runtime.login_failures.begin(self._client_key)
 
     def note_failed_login(self) -> float:
         """Count a wrong login; the seconds that its answer waits."""

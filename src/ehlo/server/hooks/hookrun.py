@@ -68,6 +68,7 @@ class HookRun:
         "_told",
         "_work",
         "asked",
+        "at_end",
         "began",
         "event",
         "hook",
@@ -83,6 +84,7 @@ class HookRun:
         self.began: float | None = None  # by the same clock; until then it waits for its turn
         self._told: tuple[Any, BaseException | None] = None, None
         self.octets = 0  # of memory that are given back when this ends, and not before
+        self.at_end: Callable[[], None] | None = None  # called then, whoever waits for it still
         self._driver = driver
         self._work: asyncio.Task[None] | Job | None = None  # until it is its turn
 
@@ -167,13 +169,17 @@ class HookRun:
         )
 
     def _ended(self, result: object, error: BaseException | None) -> None:
-        driver = self._driver
         if self.hook.needs_turn:
-            turns = driver.runtime.turns
+            turns = self._driver.runtime.turns
             turns.free += 1
             if turns.are_awaited:
                 turns.next()
-        driver.hook_ended(self, result, error)
+        self._tell(result, error)
+
+    def _tell(self, result: object, error: BaseException | None) -> None:
+        if self.at_end is not None:
+            self.at_end()
+        self._driver.hook_ended(self, result, error)
 
     def _ended_in_thread(self, result: Any, error: BaseException | None) -> None:
         try:
@@ -211,4 +217,4 @@ class HookRun:
             self._ended(None, asyncio.CancelledError())
 
     def _never_begun(self) -> None:
-        self._driver.hook_ended(self, None, asyncio.CancelledError())
+        self._tell(None, asyncio.CancelledError())

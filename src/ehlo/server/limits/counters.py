@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
-__all__ = ["Counter", "MemoryCounter", "Rate"]
+__all__ = ["Attempts", "Counter", "MemoryCounter", "Rate"]
 
 
 class Counter(Protocol):
-    """Counts by key, each of the last `window` seconds."""
+    """Counts by key, each of about the last `window` seconds: see what counts how closely."""
 
     def add(self, key: str, amount: int, window: float) -> int:
         """Add `amount`, 0 to look and -1 to take one back; what the key has now.
@@ -27,7 +28,10 @@ class MemoryCounter:
     """The counts of at most `most` keys.
 
     A count is that of the window's own stretch of time, and of the one before by the share of it
-    that is still within the last `window` seconds.
+    that is still within the last `window` seconds. This takes what the one before had to be spread
+    evenly over it. So who has used up a limit at the very end of a stretch may do so again by the
+    end of the next: `window` seconds may have up to twice the limit, never more, since a stretch
+    has it once at most.
 
     When a key more comes, the least busy of those `LOOKED_AT` is forgotten that have been there,
     or have been looked at, longest ago. So a flood of addresses that were never seen before pushes
@@ -105,3 +109,42 @@ class Rate:
             return True
         self._counter.add(key, -1, self._window)
         return False
+
+
+class Attempts(Rate):
+    """How often an address may fail in a while, at what takes its time.
+
+    Whoever begins many attempts at once must not have them all tried before one has failed. So each
+    that is under way takes the place of a failure until it has ended.
+    """
+
+    __slots__ = ("_under_way",)
+
+    def __init__(self, counter: Counter, most: int, window: float) -> None:
+        super().__init__(counter, most, window)
+        self._under_way: dict[str, int] = {}
+
+    def may_begin(self, key: str | None) -> bool:
+        """Whether the limit is kept, even if all that is under way fails."""
+        if key is None or not self.most:
+            return True
+        failed = self._counter.add(key, 0, self._window)
+        return failed + self._under_way.get(key, 0) < self.most
+
+    def begin(self, key: str | None) -> Callable[[], None]:
+        """One is under way, until what is returned is called, once."""
+        if key is None:
+            return _nothing
+        self._under_way[key] = self._under_way.get(key, 0) + 1
+        return partial(self._end, key)
+
+    def _end(self, key: str) -> None:
+        left = self._under_way[key] - 1
+        if left:
+            self._under_way[key] = left
+        else:
+            del self._under_way[key]
+
+
+def _nothing() -> None:
+    pass

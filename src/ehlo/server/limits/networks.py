@@ -31,10 +31,13 @@ class Networks:
     def of(cls, texts: Iterable[str]) -> Self:
         """From `"10.0.0.0/8"`, `"::1"`, or `"unix:"` for every client of a Unix socket.
 
-        Raises `ValueError` that names the text that is none of these; a network must not have bits
-        set beyond its prefix, since then nobody knows what was meant.
+        `"none"` alone is no network, for where an empty list cannot be said. Raises `ValueError`
+        that names the text that is none of these; a network must not have bits set beyond its
+        prefix, since then nobody knows what was meant.
         """
         given = [texts] if isinstance(texts, str) else list(texts)
+        if given == ["none"]:
+            return cls()
         return cls(tuple(_network(text) for text in given if text != "unix:"), "unix:" in given)
 
     def __bool__(self) -> bool:
@@ -55,7 +58,9 @@ def _network(text: str) -> Network:
     try:
         network = ipaddress.ip_network(text)
     except ValueError as error:
-        raise ValueError(f"not a network: {text!r} (10.0.0.0/8, ::1 or unix:)") from error
+        raise ValueError(
+            f"not a network: {text!r} (10.0.0.0/8, ::1, unix:, or none alone)"
+        ) from error
     if network.version == 6 and network.subnet_of(_MAPPED):
         mapped = int(network.network_address) & 0xFFFF_FFFF
         return ipaddress.IPv4Network((mapped, network.prefixlen - 96))

@@ -154,11 +154,14 @@ class Options:
         0, "Recipients from one address in an hour; 0 is no limit.", group="Limits"
     )
     max_auth_failures: int = option(
-        50, "Wrong logins from one address in ten minutes; 0 is no limit.", group="Limits"
+        50,
+        "Logins from one address that are wrong in ten minutes or being checked; 0 is no limit.",
+        group="Limits",
     )
     exempt_networks: Sequence[str] = option(
         ("127.0.0.0/8", "::1", "unix:"),
-        "Networks that are exempt from what is counted for an address, and from nothing else.",
+        "Networks that are exempt from what is counted for an address, and from nothing else; "
+        "`none` is none.",
         group="Limits",
     )
     max_memory: int = option(
