@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import sys
 from collections.abc import Callable, Coroutine
@@ -27,6 +28,7 @@ from ehlo.server.options.reload import Reloader
 from ehlo.server.options.shared import Shared
 from ehlo.server.runtime import Runtime
 from ehlo.server.system import listener
+from ehlo.server.system.threads import Threads
 from ehlo.session import Peer
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ __all__ = ["Life"]
 # asyncio takes its backlog for that, too. Without file descriptors each try is in vain, and logged
 _ACCEPTED_AT_ONCE = 16
 _LAST_WORDS = 1.0  # seconds for what was said at the end of the grace to leave
+_LEAST_FOR_SHUTDOWN = 5.0  # seconds for `on_shutdown`, when less than that is left of the grace
 
 logger = logging.getLogger("ehlo.server")
 
@@ -69,8 +72,9 @@ class Life:
         self._tasks: set[asyncio.Task[None]] = set()
         self._begun: asyncio.Task[None] | None = None
         self._shutting: asyncio.Task[None] | None = None
-        self._ender: asyncio.Task[Any] | None = None  # that calls the last hook
+        self._ender: asyncio.Task[Any] | None = None  # that has the last hook called
         self._over = asyncio.Event()  # the grace is
+        self._end_by = math.inf  # by the loop's clock, when the shortest grace is over
         self._graces: list[asyncio.TimerHandle] = []
         self.views = Views(server, self)
         self.addresses: list[Peer] = []
@@ -216,6 +220,7 @@ class Life:
         """See `Server.shutdown`. One task does it, and goes on when who asked is cancelled."""
         if self._ender is not None and asyncio.current_task() is self._ender:
             return  # the last hook asks for what is being done
+        self._end_by = min(self._end_by, self.loop.time() + grace)
         self._graces.append(self.loop.call_later(grace, self._over.set))
         if self._shutting is None:
             self._shutting = self.loop.create_task(self._shut_down())
@@ -269,6 +274,7 @@ class Life:
 
     def close(self) -> None:
         """See `Server.close`."""
+        self._end_by = self.loop.time()
         self._stop_accepting()
         self.runtime.draining = True
         self._abort_all()
@@ -290,11 +296,28 @@ class Life:
         self._ender = asyncio.current_task()
         try:
             if await self._has_begun():
-                await self._tell(self._hooks.shutdown)
+                await self._tell_of_the_end()
         except Exception:
             logger.exception("on_shutdown failed")
         finally:
             self._stopped()
+
+    async def _tell_of_the_end(self) -> None:
+        """The last hook, for what is left of the grace. Raises what it raises."""
+        telling = self._ender = self.loop.create_task(self._tell(self._hooks.shutdown))
+        try:
+            await asyncio.wait({telling}, timeout=self._time_for_shutdown())
+            if telling.done():
+                telling.result()
+                return
+            logger.warning("on_shutdown is over its deadline: the server ends without it")
+        finally:
+            telling.cancel()
+        await asyncio.wait({telling}, timeout=_LAST_WORDS)
+        telling.add_done_callback(_forget)
+
+    def _time_for_shutdown(self) -> float:
+        return max(_LEAST_FOR_SHUTDOWN, self._end_by - self.loop.time())
 
     def _stop_accepting(self) -> None:
         for server in self._listeners:
@@ -319,4 +342,15 @@ class Life:
         if hook.is_async:
             await hook.call(self._server)
         else:
-            await self.runtime.in_thread(partial(hook.call, self._server))
+            # A thread of its own: hooks of sessions that hang may have all the others
+            threads = Threads(1, "ehlo-life")
+            try:
+                await self.runtime.in_thread(partial(hook.call, self._server), threads)
+            finally:
+                threads.stop()
+
+
+def _forget(task: asyncio.Task[None]) -> None:
+    """Nobody waits for it any more; what it raises is told all the same."""
+    if not task.cancelled() and task.exception() is not None:
+        logger.error("on_shutdown failed", exc_info=task.exception())

@@ -176,8 +176,8 @@ class Runtime:
         again = self.drivers
         self._sweeper = self.loop.call_later(self._sweep_every, self._sweep) if again else None
 
-    async def in_thread(self, run: Callable[[], Any]) -> Any:
-        """What `run` returns, called in a thread of the hooks. Raises what it raises."""
+    async def in_thread(self, run: Callable[[], Any], threads: Threads | None = None) -> Any:
+        """What `run` returns, called in a thread: of the hooks, or of `threads`. Raises as it."""
         ended: asyncio.Future[tuple[Any, BaseException | None]] = self.loop.create_future()
 
         def tell(result: Any, error: BaseException | None) -> None:
@@ -188,7 +188,7 @@ class Runtime:
             with contextlib.suppress(RuntimeError):  # closed: there is nobody to tell
                 self.loop.call_soon_threadsafe(tell, result, error)
 
-        self.threads.submit(run, tell_in_thread)
+        (threads or self.threads).submit(run, tell_in_thread)
         result, error = await ended
         if error is not None:
             raise error
