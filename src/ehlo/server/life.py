@@ -20,6 +20,7 @@ from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
 from ehlo.server.hooks.hooks import Hook, Hooks
 from ehlo.server.hooks.passwords import with_logins
+from ehlo.server.hooks.steps import Steps, timed
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import snapshot
 from ehlo.server.observing.views import Views
@@ -51,10 +52,16 @@ class Service(NamedTuple):
     dispatcher: Dispatcher
 
 
+class _Told(NamedTuple):
+    """A hook that is of no session, and how `steps` knows it."""
+
+    names: tuple[str, str]
+
+
 class Life:
     """One run of a server: what exists from its start to its end, and not beyond."""
 
-    def __init__(self, server: Server, ended: Callable[[Life], None]) -> None:
+    def __init__(self, server: Server, ended: Callable[[Life], None], steps: Steps) -> None:
         self._handler = rules.as_handler(server)
         self._server = server
         self._tell_ended = ended
@@ -62,6 +69,7 @@ class Life:
         resolved = rules.resolve_all(server, self._handler, self._shared)
         self.loop = asyncio.get_running_loop()
         self.runtime = Runtime(server, resolved[0].exempt, self.loop)
+        self.runtime.steps = steps
         self._reloader = Reloader(self.loop, self._shared)
         self._hooks = Hooks.of(self._handler)
         self._hooks_by_file: dict[PasswordFile | None, Hooks] = {}
@@ -143,6 +151,8 @@ class Life:
     async def begin(self) -> None:
         """Before the first client, once. Who ends the server meanwhile does not wait for it."""
         if self._begun is None:
+            if any(hook is not None and hook.is_async for hook in self._hooks):
+                self.runtime.watch()  # what has no such hook can be blocked by none
             self._begun = self.loop.create_task(self._tell(self._hooks.startup))
             self._reloader.watch()
         closed = self.loop.create_task(self.closed.wait())
@@ -283,6 +293,14 @@ class Life:
         else:
             self.spawn(self._end_soon())
 
+    def abandon(self) -> None:
+        """End without any more hooks: the loop was interrupted, and runs for the clean-up alone."""
+        logger.warning("signalled again: what blocked the event loop was interrupted")
+        self._stop_accepting()
+        self.runtime.draining = True
+        self._abort_all()
+        self._stopped()
+
     async def _end_soon(self) -> None:
         """Hooks that the end of a session calls have a moment."""
         await self._gone_within(_LAST_WORDS)
@@ -340,7 +358,8 @@ class Life:
         if hook is None:
             return
         if hook.is_async:
-            await hook.call(self._server)
+            named = _Told((hook.name, ""))
+            await timed(hook.call(self._server), named, self.runtime.steps)
         else:
             # A thread of its own: hooks of sessions that hang may have all the others
             threads = Threads(1, "ehlo-life")

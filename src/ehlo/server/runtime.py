@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ehlo.protocol.reply import Reply
 from ehlo.server.driving.holding import Shelf
+from ehlo.server.hooks.steps import Steps, Watch
 from ehlo.server.limits.admission import Connections, Exempt, FailedLogins, Memory, Turns
 from ehlo.server.limits.counters import MemoryCounter, Rate
 from ehlo.server.limits.networks import Networks
@@ -112,6 +113,8 @@ class Runtime:
         self.stats = Stats()
         self._began = loop.time()
         self.threads = Threads(options.threads, "ehlo-hook")
+        self.steps = Steps()
+        self._watch: Watch | None = None
         self.turns = Turns(options.max_handlers)
         self.disk = Threads(_DISK_THREADS, "ehlo-disk")
         self.shelf = Shelf(self.memory, spool_directory(options.spool_dir), options.spool_threshold)
@@ -194,8 +197,15 @@ class Runtime:
             raise error
         return result
 
+    def watch(self) -> None:
+        """Name hooks that block the loop, while they do."""
+        self._watch = Watch(self.steps)
+        self._watch.start()
+
     def stop(self) -> None:
         """Let go of what does not end by itself; a thread that is busy is not waited for."""
+        if self._watch is not None:
+            self._watch.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None

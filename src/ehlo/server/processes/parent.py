@@ -31,6 +31,7 @@ from ehlo.server.processes.workers import (
     CLOSE,
     DRAIN,
     FAILED,
+    INTERRUPT,
     READY,
     RELOAD,
     RELOADED,
@@ -244,6 +245,8 @@ class Parent:
                 process.popen.terminate()
             else:
                 process.order(order)
+                if order == CLOSE:
+                    process.popen.send_signal(INTERRUPT)
 
     def _overtime(self, now: float) -> None:
         if self._end_by is None or now < self._end_by:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ehlo.server.options import rules
 from ehlo.server.options.config import Listener, Options
 from ehlo.server.processes.collector import Reporter
-from ehlo.server.system import listener, loops, privileges
+from ehlo.server.system import listener, loops, privileges, signals
 from ehlo.server.tls.certificates import (
     Certificate,
     FileContext,
@@ -45,6 +45,7 @@ __all__ = [
     "CLOSE",
     "DRAIN",
     "FAILED",
+    "INTERRUPT",
     "READY",
     "RELOAD",
     "RELOADED",
@@ -66,6 +67,8 @@ class StartError(RuntimeError):
     """None of the workers could start."""
 
 
+# What interrupts a worker whose loop is blocked, beside `CLOSE`, which it does not hear
+INTERRUPT = signal.SIGQUIT
 # Orders to a worker, an octet each
 DRAIN, CLOSE, RELOAD = b"d", b"c", b"r"
 # News from it: an octet, and after FAILED the reason, to the end
@@ -208,7 +211,8 @@ def main(number: int) -> int:
         server.user = ""  # given up already
         server.metrics = server.control = ""  # the parent's, for all of them
         rules.make_handler(server)
-        loops.run(Worker(server, parent, task).run(), server.loop)
+        abandon = server._abandon  # noqa: SLF001  as below
+        loops.run(Worker(server, parent, task).run(), server.loop, abandon)
     except BaseException as error:  # noqa: BLE001  whatever it is, the parent is told
         _tell_failure(parent, error)
         return 1
@@ -253,6 +257,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._drain)
         self._loop.add_signal_handler(signal.SIGHUP, self._server.reload)
+        self._set_alarm()
         logger.addFilter(_not_where)
         await self._server.start()
         logger.removeFilter(_not_where)
@@ -270,6 +275,14 @@ class Worker:
         await self._server.wait_closed()
         self._loop.remove_reader(self._parent)
         await reporter.close()
+
+    def _set_alarm(self) -> None:
+        """A second signal to the parent ends what blocks the loop; one to all of us does not."""
+        steps = self._server._steps  # noqa: SLF001  as below
+        alarm = signals.Alarm(steps.blocked, spared=0)
+        steps.when_blocked = alarm.look
+        self._loop.add_signal_handler(INTERRUPT, alarm.heard)
+        alarm.set_for([INTERRUPT])
 
     def _heard(self) -> None:
         orders = received(self._parent)
