@@ -26,8 +26,12 @@ import idna
 import pytest
 
 import ehlo
-from ehlo import Peer, Server
+from ehlo import PasswordFile, Peer, Server
+from ehlo.server.observing import control
+from ehlo.server.observing.views import Views
+from ehlo.server.processes import workers as processes
 from ehlo.server.processes.spawning import MOST_DELAY, backoff
+from ehlo.server.system import privileges
 from support.certificates import Certificates, Files
 from support.client import Client
 from support.manager import Manager
@@ -631,10 +635,117 @@ def test_a_log_file_is_for_the_user_who_opens_it_anew(
         assert program.stop() == 0
 
 
+def as_nobody(start: Start, house: Path, *flags: str | Path, workers: int) -> Program:
+    """A server that root has started, and that becomes `nobody`."""
+    command = [python_of_nobody(house), "-m", "ehlo", "serve", "many:function", *LOOPBACK]
+    command += ["--user", "nobody", "--workers", str(workers), *map(str, flags)]
+    code = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
+    return start("-c", code, *command, cwd=house, env={"PYTHONPATH": str(house)})
+
+
+@as_root
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("which", ["--auth-file", "--tls-key", "--tls-client-ca"])
+def test_what_the_user_could_not_read_again_ends_the_start(
+    start: Start, open_house: Path, certificates: Certificates, which: str, workers: int
+) -> None:
+    files = {"--tls-cert": Path(certificates.cert_file), "--tls-key": Path(certificates.key_file)}
+    files |= {"--tls-client-ca": Path(certificates.authority_file)}
+    flags: list[str | Path] = []
+    for flag, source in files.items():
+        copy = open_house / source.name
+        shutil.copy(source, copy)
+        copy.chmod(0o644)
+        flags += [flag, copy]
+        files[flag] = copy
+    files["--auth-file"] = open_house / "users"
+    PasswordFile(files["--auth-file"]).set("alice", "wonder")
+    files["--auth-file"].chmod(0o644)
+    flags += ["--auth-file", files["--auth-file"]]
+    files[which].chmod(0o600)
+    program = as_nobody(start, open_house, *flags, workers=workers)
+    assert program.wait() == 1
+    said = f"ehlo: --user nobody cannot read {files[which]}: Permission denied\n"
+    assert program.err.text.endswith(said)
+    assert "Traceback" not in program.err.text
+    files[which].chmod(0o644)
+    program = as_nobody(start, open_house, *flags, workers=workers)
+    program.listening()
+    assert program.stop() == 0
+
+
+@as_root
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_seen_is_bound_before_root_is_given_up(
+    start: Start, open_house: Path, workers: int
+) -> None:
+    path = open_house / "control"  # in a directory of root's
+    flags = ("--control", path)
+    program = as_nobody(start, open_house, *flags, workers=workers)
+    program.listening()
+    assert path.owner() == "nobody"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert control.ask(str(path))["workers"]["wanted"] == workers
+    assert program.stop() == 0
+
+
+@as_root
+@pytest.mark.parametrize("workers", [1, 2])
+def test_metrics_are_bound_before_root_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """In this process, which must not become another: a low port would not show it here."""
+    order: list[str] = []
+    server = Server("many:function", addr="127.0.0.1:0", user="nobody", metrics="127.0.0.1:0")
+    monkeypatch.setattr(Views, "bind", lambda _views: order.append("bound"))
+    monkeypatch.setattr(privileges, "give_up", lambda _account: order.append("given up"))
+    monkeypatch.setattr(processes, "check", lambda _options: None)
+    server.workers = workers
+
+    def stop(*_: object) -> None:
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr(processes, "check_spool", stop)
+    if workers == 1:
+        server.handler = lambda *_: None
+    with pytest.raises(RuntimeError, match="far enough"):
+        server.listen_and_serve()
+    assert order == ["bound", "given up"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_directory_for_bodies_that_is_not_there_ends_the_start(
+    start: Start, app: Path, workers: int
+) -> None:
+    program = serve(start, app, "many:function", "--spool-dir", app / "no", workers=workers)
+    assert program.wait() == 1
+    said = f"ehlo: --spool-dir: cannot write to {app / 'no'}: No such file or directory\n"
+    assert program.err.text == said
+
+
+@as_root
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_directory_for_bodies_is_for_the_user(
+    start: Start, open_house: Path, workers: int
+) -> None:
+    program = as_nobody(start, open_house, "--spool-dir", open_house, workers=workers)
+    assert program.wait() == 1
+    said = f"--spool-dir: cannot write to {open_house}: Permission denied\n"
+    assert program.err.text.endswith(said)
+    spool = open_house / "spool"
+    spool.mkdir()
+    shutil.chown(spool, "nobody")
+    program = as_nobody(start, open_house, "--spool-dir", spool, workers=workers)
+    program.listening()
+    assert not list(spool.iterdir())
+    assert program.stop() == 0
+
+
 @as_root
 def test_nobody_cannot_become_another(start: Start) -> None:
     code = (
-        "import os, sys, encodings.idna, ehlo.server.server, uvloop; from ehlo.cli import main; "
+        "import os, sys, ctypes, encodings.idna, ehlo.server.server, uvloop; "
+        "from ehlo.cli import main; "
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); sys.exit(main())"
     )
     program = start("-c", code, *LOOPBACK, "--user", "daemon", cwd=Path("/"))

@@ -314,6 +314,8 @@ def _run(
         run()
     except workers.StartError as error:
         raise click.ClickException(str(error)) from error
+    except privileges.UnusableError as error:
+        raise click.ClickException(as_flags(str(error))) from error
     except OSError as error:
         reason = error.strerror or ""
         if not reason.startswith(("cannot listen on", "only root can become")):

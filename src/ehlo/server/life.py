@@ -177,13 +177,15 @@ class Life:
         return False
 
     async def start(self, groups: list[list[socket.socket]], *, paths: list[str]) -> None:
-        """Serve on the listening sockets of each listener; `paths` are removed at the end."""
+        """Serve on the listening sockets of each listener; `paths` are removed at the end.
+
+        The views are bound already.
+        """
         self.listens = True
         sockets = list(chain.from_iterable(groups))
         self.addresses = [listener.bound_address(sock) for sock in sockets]
         self._paths = paths
         try:
-            self.views.bind()
             await self.begin()
             if self.is_ending():  # while it was starting
                 listener.give_back(sockets, [])

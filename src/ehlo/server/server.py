@@ -103,10 +103,11 @@ class Server(Options):
         rules.make_handler(self)
         life = self._life = Life(self, self._ended, self._steps)
         try:
-            groups, paths = workers.open_sockets(self, sock)
+            groups, paths = workers.open_sockets(self, sock, life.views.bind)
             await life.start(groups, paths=paths)
         except BaseException:
             self._life = None
+            life.views.close()
             raise
         if life.addresses:  # else it was ended while it was starting
             logger.info("listening on %s", ", ".join(map(str, life.addresses)))
@@ -179,6 +180,7 @@ class Server(Options):
         """
         if self._life is None:
             rules.make_handler(self)
+            workers.check_spool(self)
             self._life = Life(self, self._ended, self._steps)
         life = self._life
         life.guests += 1

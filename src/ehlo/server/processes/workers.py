@@ -19,7 +19,7 @@ import socket
 import ssl
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -36,6 +36,7 @@ from ehlo.server.tls.certificates import (
     set_like,
     settings_of,
 )
+from ehlo.spool import check_directory
 
 if TYPE_CHECKING:
     from ehlo.server.server import Server
@@ -53,6 +54,7 @@ __all__ = [
     "StartError",
     "Task",
     "check",
+    "check_spool",
     "main",
     "open_sockets",
     "received",
@@ -107,9 +109,12 @@ def received(control: socket.socket) -> bytes | None:
 
 
 def open_sockets(
-    options: Options, sock: socket.socket | None
+    options: Options, sock: socket.socket | None, bind_views: Callable[[], None]
 ) -> tuple[list[list[socket.socket]], list[str]]:
-    """Bind, then give up root; the sockets by listener, and the paths to be removed in the end."""
+    """Bind, then give up root; the sockets by listener, and the paths to be removed in the end.
+
+    Raises `UnusableError` for what could not be used after that.
+    """
     account = privileges.find(options.user) if options.user else None
     listeners = rules.per_listener(options)
     if sock is not None:
@@ -123,12 +128,36 @@ def open_sockets(
     try:
         for each, group in zip(listeners, groups, strict=True):
             rules.check_addresses(each, map(listener.bound_address, group))
+        bind_views()
         if account is not None:
             privileges.give_up(account)
+            privileges.check_readable(account, _files(listeners))
+        check_spool(options)
     except BaseException:
         listener.give_back(chain.from_iterable(groups), paths)
         raise
     return groups, paths
+
+
+def check_spool(options: Options) -> None:
+    """Whether the directory that was named can hold a body. Raises `UnusableError`."""
+    if not options.spool_dir:
+        return
+    try:
+        check_directory(options.spool_dir)
+    except OSError as error:
+        reason = f"spool_dir: cannot write to {options.spool_dir}: {error.strerror}"
+        raise privileges.UnusableError(reason) from error
+
+
+def _files(listeners: Sequence[Options]) -> Iterator[str]:
+    """What a running server reads again."""
+    for each in listeners:
+        if each.auth_file is not None:
+            yield each.auth_file
+        if isinstance(each.tls_config, FileContext):
+            for certificate in each.tls_config.certificates:
+                yield from certificate.files
 
 
 def divide(options: Options, workers: int) -> None:
