@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import os
 import pwd
 import re
@@ -170,6 +171,37 @@ def test_workers_that_cannot_start_are_an_error(start: Start, app: Path) -> None
     assert last == "ehlo: no worker could start: FileNotFoundError: [Errno 2] no database"
 
 
+ONCE = """
+import pathlib
+seen = pathlib.Path("seen")
+if not seen.exists():  # in the parent alone
+    seen.touch()
+    def handler(*_): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "reason", "shows"),
+    [
+        ("many:Unlucky", "FileNotFoundError: [Errno 2] no database", True),
+        ("once:handler", "module 'once' has no attribute 'handler'", False),
+    ],
+)
+def test_why_a_worker_cannot_start_is_a_line_of_the_log(
+    start: Start, app: Path, target: str, reason: str, shows: bool
+) -> None:
+    (app / "once.py").write_text(ONCE)
+    program = serve(start, app, target, "--log-format", "json")
+    assert program.wait() == 1
+    *lines, last = program.err.text.splitlines()
+    assert last == f"ehlo: no worker could start: {reason}"
+    records = [json.loads(line) for line in lines]
+    told = [each for each in records if "this worker cannot start" in each["message"]]
+    assert {each["message"] for each in told} == {f"this worker cannot start: {reason}"}
+    assert {each["level"] for each in told} == {"ERROR"}
+    assert {"Traceback" in each.get("exception", "") for each in told} == {shows}
+
+
 def test_workers_without_a_program_to_run_are_an_error(start: Start, app: Path) -> None:
     code = "import sys; from ehlo.cli import main; sys.executable = '/nothing'; sys.exit(main())"
     command = ("serve", "many:function", *LOOPBACK, "--workers", "2")
@@ -259,6 +291,16 @@ def test_a_signal_is_passed_on_and_transactions_end(
     assert client.data(b"Subject: under way\r\n\r\n")[0] == 250
     client.close()
     assert program.wait() == 0
+
+
+def test_ctrl_c_on_a_terminal_reaches_workers_through_their_parent_alone(
+    start: Start, app: Path
+) -> None:
+    """A terminal signals the process group that is in front of it."""
+    program = serve(start, app, "many:function")
+    pids = workers_of(program)
+    assert {os.getpgid(pid) for pid in pids}.isdisjoint({os.getpgid(program.process.pid)})
+    assert program.stop(signal.SIGINT) == 0
 
 
 def test_a_signal_to_all_of_them_is_no_second_one(start: Start, app: Path) -> None:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ehlo.server.options import rules
 from ehlo.server.options.config import Listener, Options
+from ehlo.server.options.target import NotThereError
 from ehlo.server.processes.collector import Reporter
 from ehlo.server.system import listener, loops, privileges, signals
 from ehlo.server.tls.certificates import (
@@ -66,7 +67,7 @@ Recipe: TypeAlias = "Callable[[], Server]"
 
 
 class StartError(RuntimeError):
-    """None of the workers could start."""
+    """A worker cannot start, or none of them could."""
 
 
 # What interrupts a worker whose loop is blocked, beside `CLOSE`, which it does not hear
@@ -261,9 +262,12 @@ def _listen_on(server: Server, fds: Sequence[Sequence[int]]) -> None:
 
 
 def _tell_failure(parent: socket.socket, error: BaseException) -> None:
-    """The traceback to the log of this process, the reason to the parent."""
-    traceback.print_exception(error)
-    reason = "".join(traceback.format_exception_only(error)).strip()
+    """To the log of this process, and the reason to the parent."""
+    if isinstance(error, StartError | NotThereError):
+        reason, shown = str(error), None
+    else:  # a bug of the user's
+        reason, shown = "".join(traceback.format_exception_only(error)).strip(), error
+    logger.error("this worker cannot start: %s", reason, exc_info=shown)
     with contextlib.suppress(OSError):
         parent.setblocking(True)
         parent.sendall(FAILED + reason.encode(errors="replace")[:4096])
