@@ -42,7 +42,7 @@ ROOMS = {
     },
     "ehlo.server.processes": {
         *("ehlo.server.options", "ehlo.server.tls", "ehlo.server.observing", "ehlo.server.system"),
-        "ehlo.session",
+        *("ehlo.session", "ehlo.spool"),
     },
     "ehlo.server": {
         *("ehlo.server.processes", "ehlo.server.driving", "ehlo.server.hooks"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
 
-__all__ = ["Spool", "SpooledFile", "spool_directory"]
+__all__ = ["Spool", "SpooledFile", "check_directory", "spool_directory"]
 
 _PERSISTENT_TEMP = "/var/tmp"  # noqa: S108  a directory for files that have no name
 
@@ -31,6 +31,11 @@ def spool_directory(wanted: str) -> str:
     import tempfile  # as above
 
     return tempfile.gettempdir()
+
+
+def check_directory(directory: str) -> None:
+    """Whether there can be a body. Raises `OSError`."""
+    Spool(directory).close()
 
 
 class Spool:

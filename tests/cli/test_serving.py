@@ -388,6 +388,29 @@ def test_a_log_that_cannot_be_opened_anew_goes_on_where_it_was(
     assert "shutting down" in after
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_soft_limit_of_file_descriptors_is_raised(
+    start: Start, here: Path, workers: str
+) -> None:
+    module = """
+import resource, app
+class Limits(app.Handler):
+    def on_startup(self, server):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        print("soft", soft, "hard", hard, flush=True)
+"""
+    (here / "limits.py").write_text(module)
+    code = (
+        "import resource, sys; from ehlo.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512)); sys.exit(main())"
+    )
+    command = ("serve", "limits:Limits", *LOOPBACK, "--workers", workers)
+    program = start("-c", code, *command, cwd=here)
+    assert program.out.until("soft") == "soft 512 hard 512\n"
+    program.listening()
+    assert program.stop() == 0
+
+
 # -- how it runs and ends ------------------------------------------------------------------------
 
 

@@ -87,6 +87,7 @@ LOOPBACK = ("--addr", "127.0.0.1:0")
         ),
         (["--log-file", "no/such/directory"], "--log-file no/such/directory: No such file"),
         (["--tls-cert", "app.py"], "--tls-cert app.py: no certificate with its key in PEM"),
+        (["--metrics", "nonsense"], "--metrics: not an address: 'nonsense'"),
     ],
 )
 def test_wrong_usage_is_one_line_and_2(
@@ -125,6 +126,16 @@ def test_a_key_of_another_certificate_is_one_line_and_2(
     )
     assert program.wait() == 2
     assert program.err.text == f"ehlo: --tls-cert {certificates.cert_file}: key values mismatch\n"
+
+
+def test_authorities_that_are_none_are_not_blamed_on_the_certificate(
+    start: Start, here: Path, certificates: Certificates
+) -> None:
+    flags = ("--tls-cert", certificates.cert_file, "--tls-key", certificates.key_file)
+    program = start("-m", "ehlo", *flags, "--tls-client-ca", "app.py", cwd=here)
+    assert program.wait() == 2
+    said = "ehlo: --tls-client-ca app.py: no certificate or crl found\n"
+    assert program.err.text == said
 
 
 @pytest.mark.parametrize("env", [{}, {"EHLO_TLS_PASSPHRASE": "wrong"}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import os
 import pwd
 import re
@@ -26,8 +27,12 @@ import idna
 import pytest
 
 import ehlo
-from ehlo import Peer, Server
+from ehlo import PasswordFile, Peer, Server
+from ehlo.server.observing import control
+from ehlo.server.observing.views import Views
+from ehlo.server.processes import workers as processes
 from ehlo.server.processes.spawning import MOST_DELAY, backoff
+from ehlo.server.system import privileges
 from support.certificates import Certificates, Files
 from support.client import Client
 from support.manager import Manager
@@ -166,6 +171,37 @@ def test_workers_that_cannot_start_are_an_error(start: Start, app: Path) -> None
     assert last == "ehlo: no worker could start: FileNotFoundError: [Errno 2] no database"
 
 
+ONCE = """
+import pathlib
+seen = pathlib.Path("seen")
+if not seen.exists():  # in the parent alone
+    seen.touch()
+    def handler(*_): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "reason", "shows"),
+    [
+        ("many:Unlucky", "FileNotFoundError: [Errno 2] no database", True),
+        ("once:handler", "module 'once' has no attribute 'handler'", False),
+    ],
+)
+def test_why_a_worker_cannot_start_is_a_line_of_the_log(
+    start: Start, app: Path, target: str, reason: str, shows: bool
+) -> None:
+    (app / "once.py").write_text(ONCE)
+    program = serve(start, app, target, "--log-format", "json")
+    assert program.wait() == 1
+    *lines, last = program.err.text.splitlines()
+    assert last == f"ehlo: no worker could start: {reason}"
+    records = [json.loads(line) for line in lines]
+    told = [each for each in records if "this worker cannot start" in each["message"]]
+    assert {each["message"] for each in told} == {f"this worker cannot start: {reason}"}
+    assert {each["level"] for each in told} == {"ERROR"}
+    assert {"Traceback" in each.get("exception", "") for each in told} == {shows}
+
+
 def test_workers_without_a_program_to_run_are_an_error(start: Start, app: Path) -> None:
     code = "import sys; from ehlo.cli import main; sys.executable = '/nothing'; sys.exit(main())"
     command = ("serve", "many:function", *LOOPBACK, "--workers", "2")
@@ -255,6 +291,16 @@ def test_a_signal_is_passed_on_and_transactions_end(
     assert client.data(b"Subject: under way\r\n\r\n")[0] == 250
     client.close()
     assert program.wait() == 0
+
+
+def test_ctrl_c_on_a_terminal_reaches_workers_through_their_parent_alone(
+    start: Start, app: Path
+) -> None:
+    """A terminal signals the process group that is in front of it."""
+    program = serve(start, app, "many:function")
+    pids = workers_of(program)
+    assert {os.getpgid(pid) for pid in pids}.isdisjoint({os.getpgid(program.process.pid)})
+    assert program.stop(signal.SIGINT) == 0
 
 
 def test_a_signal_to_all_of_them_is_no_second_one(start: Start, app: Path) -> None:
@@ -629,6 +675,112 @@ def test_a_log_file_is_for_the_user_who_opens_it_anew(
         manager.hears_of("READY=1")
         assert "signalled: " in (logs / "log").read_text()
         assert program.stop() == 0
+
+
+def as_nobody(start: Start, house: Path, *flags: str | Path, workers: int) -> Program:
+    """A server that root has started, and that becomes `nobody`."""
+    command = [python_of_nobody(house), "-m", "ehlo", "serve", "many:function", *LOOPBACK]
+    command += ["--user", "nobody", "--workers", str(workers), *map(str, flags)]
+    code = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
+    return start("-c", code, *command, cwd=house, env={"PYTHONPATH": str(house)})
+
+
+@as_root
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("which", ["--auth-file", "--tls-key", "--tls-client-ca"])
+def test_what_the_user_could_not_read_again_ends_the_start(
+    start: Start, open_house: Path, certificates: Certificates, which: str, workers: int
+) -> None:
+    files = {"--tls-cert": Path(certificates.cert_file), "--tls-key": Path(certificates.key_file)}
+    files |= {"--tls-client-ca": Path(certificates.authority_file)}
+    flags: list[str | Path] = []
+    for flag, source in files.items():
+        copy = open_house / source.name
+        shutil.copy(source, copy)
+        copy.chmod(0o644)
+        flags += [flag, copy]
+        files[flag] = copy
+    files["--auth-file"] = open_house / "users"
+    PasswordFile(files["--auth-file"]).set("alice", "wonder")
+    files["--auth-file"].chmod(0o644)
+    flags += ["--auth-file", files["--auth-file"]]
+    files[which].chmod(0o600)
+    program = as_nobody(start, open_house, *flags, workers=workers)
+    assert program.wait() == 1
+    said = f"ehlo: --user nobody cannot read {files[which]}: Permission denied\n"
+    assert program.err.text.endswith(said)
+    assert "Traceback" not in program.err.text
+    files[which].chmod(0o644)
+    program = as_nobody(start, open_house, *flags, workers=workers)
+    program.listening()
+    assert program.stop() == 0
+
+
+@as_root
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_seen_is_bound_before_root_is_given_up(
+    start: Start, open_house: Path, workers: int
+) -> None:
+    path = open_house / "control"  # in a directory of root's
+    flags = ("--control", path)
+    program = as_nobody(start, open_house, *flags, workers=workers)
+    program.listening()
+    assert path.owner() == "nobody"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert control.ask(str(path))["workers"]["wanted"] == workers
+    assert program.stop() == 0
+
+
+@as_root
+@pytest.mark.parametrize("workers", [1, 2])
+def test_metrics_are_bound_before_root_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """In this process, which must not become another: a low port would not show it here."""
+    order: list[str] = []
+    server = Server("many:function", addr="127.0.0.1:0", user="nobody", metrics="127.0.0.1:0")
+    monkeypatch.setattr(Views, "bind", lambda _views: order.append("bound"))
+    monkeypatch.setattr(privileges, "give_up", lambda _account: order.append("given up"))
+    monkeypatch.setattr(processes, "check", lambda _options: None)
+    server.workers = workers
+
+    def stop(*_: object) -> None:
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr(processes, "check_spool", stop)
+    if workers == 1:
+        server.handler = lambda *_: None
+    with pytest.raises(RuntimeError, match="far enough"):
+        server.listen_and_serve()
+    assert order == ["bound", "given up"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_directory_for_bodies_that_is_not_there_ends_the_start(
+    start: Start, app: Path, workers: int
+) -> None:
+    program = serve(start, app, "many:function", "--spool-dir", app / "no", workers=workers)
+    assert program.wait() == 1
+    said = f"ehlo: --spool-dir: cannot write to {app / 'no'}: No such file or directory\n"
+    assert program.err.text == said
+
+
+@as_root
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_directory_for_bodies_is_for_the_user(
+    start: Start, open_house: Path, workers: int
+) -> None:
+    program = as_nobody(start, open_house, "--spool-dir", open_house, workers=workers)
+    assert program.wait() == 1
+    said = f"--spool-dir: cannot write to {open_house}: Permission denied\n"
+    assert program.err.text.endswith(said)
+    spool = open_house / "spool"
+    spool.mkdir()
+    shutil.chown(spool, "nobody")
+    program = as_nobody(start, open_house, "--spool-dir", spool, workers=workers)
+    program.listening()
+    assert not list(spool.iterdir())
+    assert program.stop() == 0
 
 
 @as_root

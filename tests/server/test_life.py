@@ -236,6 +236,78 @@ def test_a_failure_of_on_shutdown_does_not_keep_the_server_up(
     assert "no disk" in caplog.text
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_on_shutdown_that_hangs_does_not_keep_the_server_up(
+    loop_name: str, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ehlo.server.life._LEAST_FOR_SHUTDOWN", 0.1)
+    hang = threading.Event()
+
+    class Hangs(Handler):
+        def on_message(self, session: Session, message: Message) -> None: ...
+
+        def on_shutdown(self, server: Server) -> None:
+            hang.wait(DEADLINE)
+
+    class HangsAsync(Handler):
+        def on_message(self, session: Session, message: Message) -> None: ...
+
+        async def on_shutdown(self, server: Server) -> None:
+            await asyncio.Event().wait()
+
+    async def work() -> None:
+        handler = Hangs() if kind == "def" else HangsAsync()
+        async with asyncio.timeout(DEADLINE / 2), Server(handler, addr="127.0.0.1:0", grace=0):
+            pass
+        hang.set()
+
+    run(loop_name, work())
+    assert "on_shutdown is over its deadline" in caplog.text
+
+
+def test_on_shutdown_has_what_is_left_of_the_grace(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ehlo.server.life._LEAST_FOR_SHUTDOWN", 0.01)
+    noted = Noted()
+
+    class Waits(Handler):
+        def on_message(self, session: Session, message: Message) -> None: ...
+
+        async def on_shutdown(self, server: Server) -> None:
+            await asyncio.sleep(0.1)
+            noted.note("on_shutdown", ())
+
+    async def work() -> None:
+        async with Server(Waits(), addr="127.0.0.1:0", grace=DEADLINE):
+            pass
+        assert noted.names == ["on_shutdown"]
+
+    run("asyncio", work())
+    assert "deadline" not in caplog.text
+
+
+def test_a_def_on_shutdown_waits_behind_no_hook_that_hangs(serve: Serve) -> None:
+    gate, told = Gate(), threading.Event()
+
+    class Hangs(Handler):
+        def on_message(self, session: Session, message: Message) -> None:
+            gate.inside.release()
+            gate.go_on.wait(DEADLINE)
+
+        def on_shutdown(self, server: Server) -> None:
+            told.set()
+
+    running = serve(Hangs(), threads=1, grace=0)
+    with running.ready() as client:
+        client.begin_message()
+        client.replies(3)
+        gate.wait()
+        running.run(running.server.shutdown)
+        assert told.is_set()
+        gate.go_on.set()
+
+
 def test_an_exception_in_the_block_does_not_wait_for_clients(loop_name: str) -> None:
     async def work() -> None:
         streams: list[Any] = []

@@ -210,10 +210,17 @@ def _named_server(target: str, given: Mapping[str, Any]) -> Server:
 
 
 def _worker_server(target: str, given: Mapping[str, Any]) -> Server:
-    """The same in a worker, which is a new process, and knows no more than its parent was told."""
-    server = _named_server(target, given)
-    _configure_tls(server, given)
-    set_up_logging(given["log_level"], given["log_format"], given["log_file"])
+    """The same in a worker, which is a new process, and knows no more than its parent was told.
+
+    Raises `StartError` for what is wrong by now with the options.
+    """
+    try:
+        server = _named_server(target, given)
+        _configure_tls(server, given)
+    except click.ClickException as error:
+        raise workers.StartError(error.format_message()) from error
+    finally:  # what goes wrong is for the log, too
+        set_up_logging(given["log_level"], given["log_format"], given["log_file"])
     return server
 
 
@@ -282,12 +289,15 @@ def _configure_tls(server: Server, given: Mapping[str, Any]) -> None:
         try:
             server.configure_tls(cert, key, passphrase, client_ca, client_certs or "optional")
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            raise click.UsageError(f"--tls-cert {cert}: {_tls_reason(error)}") from error
+            unclear = "no certificate with its key in PEM, or not the right EHLO_TLS_PASSPHRASE"
+            blamed = f"--tls-cert {cert}"
+            if client_ca in getattr(error, "__notes__", ()):
+                blamed, unclear = f"--tls-client-ca {client_ca}", "no certificates in PEM"
+            raise click.UsageError(f"{blamed}: {_tls_reason(error, unclear)}") from error
 
 
-def _tls_reason(error: OSError | ValueError) -> str:
+def _tls_reason(error: OSError | ValueError, unclear: str) -> str:
     if isinstance(error, ssl.SSLError):
-        unclear = "no certificate with its key in PEM, or not the right EHLO_TLS_PASSPHRASE"
         return error.reason.replace("_", " ").lower() if error.reason else unclear
     return str(error)
 
@@ -314,6 +324,8 @@ def _run(
         run()
     except workers.StartError as error:
         raise click.ClickException(str(error)) from error
+    except privileges.UnusableError as error:
+        raise click.ClickException(as_flags(str(error))) from error
     except OSError as error:
         reason = error.strerror or ""
         if not reason.startswith(("cannot listen on", "only root can become")):

@@ -41,7 +41,12 @@ class Handler:
         """
 
     def on_shutdown(self, server: Server) -> Awaitable[None] | None:
-        """The last session has ended. It is not told when `on_startup` has not returned."""
+        """The last session has ended. It is not told when `on_startup` has not returned.
+
+        It has the time that is left of the grace, and 5 seconds at least; the server then ends
+        without it: an `async def` one is cancelled, a `def` one, which has a thread of its own, is
+        left behind.
+        """
 
     def on_connect(self, session: Session) -> Answer:
         """A client has connected; the answer is the greeting.

@@ -33,6 +33,7 @@ from ehlo.protocol.scram_keys import ScramKeys
 
 __all__ = ["Candidate", "PasswordFile", "check_username", "prepared"]
 
+_TOLD_EVERY = 60.0  # seconds from one line about the same trouble to the next
 _YOUNG = 2_000_000_000  # nanoseconds: no file system's clock is coarser
 
 logger = logging.getLogger("ehlo.passwords")
@@ -51,8 +52,8 @@ class PasswordFile:
     names are for a kind of hash, or for a count of SCRAM's iterations, as users are.
 
     The file is looked at on each use, and read again when it has changed; if that fails, what was
-    read before stays in force, and the log (`ehlo.passwords`) says so once. All methods may be
-    called from any thread.
+    read before stays in force, and the log (`ehlo.passwords`) says so, at most once a minute. All
+    methods may be called from any thread.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -61,6 +62,7 @@ class PasswordFile:
         self._content: Content | None = None
         self._stamp: tuple[int, ...] | None = None  # of what was read; `None` reads it again
         self._trouble = ""  # what the log was told last
+        self._told = 0.0  # when that was
 
     def load(self) -> None:
         """Read the file now.
@@ -124,6 +126,8 @@ class PasswordFile:
             stamp = self._stamp
             if stamp is None or stamp != self._stamp_now():
                 content = self._renew_if_possible(content)
+            elif self._trouble:
+                self._tell(self._trouble)
             return content
 
     def _stamp_now(self) -> tuple[int, ...] | None:
@@ -160,10 +164,16 @@ class PasswordFile:
         try:
             return self._renew()
         except ValueError as error:
-            if str(error) != self._trouble:
-                logger.error("%s; what was read before stays in force", error)
-            self._trouble = str(error)
+            self._tell(str(error))
             return content
+
+    def _tell(self, trouble: str) -> None:
+        """Again and again, as long as it lasts: a user who was deleted may log in still."""
+        now = time.monotonic()
+        if trouble != self._trouble or now - self._told >= _TOLD_EVERY:
+            logger.error("%s; what was read before stays in force", trouble)
+            self._told = now
+        self._trouble = trouble
 
     # -- changing it -------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import sys
 from collections.abc import Callable, Coroutine
@@ -19,6 +20,7 @@ from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
 from ehlo.server.hooks.hooks import Hook, Hooks
 from ehlo.server.hooks.passwords import with_logins
+from ehlo.server.hooks.steps import Steps, timed
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import snapshot
 from ehlo.server.observing.views import Views
@@ -27,6 +29,7 @@ from ehlo.server.options.reload import Reloader
 from ehlo.server.options.shared import Shared
 from ehlo.server.runtime import Runtime
 from ehlo.server.system import listener
+from ehlo.server.system.threads import Threads
 from ehlo.session import Peer
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ __all__ = ["Life"]
 # asyncio takes its backlog for that, too. Without file descriptors each try is in vain, and logged
 _ACCEPTED_AT_ONCE = 16
 _LAST_WORDS = 1.0  # seconds for what was said at the end of the grace to leave
+_LEAST_FOR_SHUTDOWN = 5.0  # seconds for `on_shutdown`, when less than that is left of the grace
 
 logger = logging.getLogger("ehlo.server")
 
@@ -48,10 +52,16 @@ class Service(NamedTuple):
     dispatcher: Dispatcher
 
 
+class _Told(NamedTuple):
+    """A hook that is of no session, and how `steps` knows it."""
+
+    names: tuple[str, str]
+
+
 class Life:
     """One run of a server: what exists from its start to its end, and not beyond."""
 
-    def __init__(self, server: Server, ended: Callable[[Life], None]) -> None:
+    def __init__(self, server: Server, ended: Callable[[Life], None], steps: Steps) -> None:
         self._handler = rules.as_handler(server)
         self._server = server
         self._tell_ended = ended
@@ -59,6 +69,7 @@ class Life:
         resolved = rules.resolve_all(server, self._handler, self._shared)
         self.loop = asyncio.get_running_loop()
         self.runtime = Runtime(server, resolved[0].exempt, self.loop)
+        self.runtime.steps = steps
         self._reloader = Reloader(self.loop, self._shared)
         self._hooks = Hooks.of(self._handler)
         self._hooks_by_file: dict[PasswordFile | None, Hooks] = {}
@@ -69,8 +80,9 @@ class Life:
         self._tasks: set[asyncio.Task[None]] = set()
         self._begun: asyncio.Task[None] | None = None
         self._shutting: asyncio.Task[None] | None = None
-        self._ender: asyncio.Task[Any] | None = None  # that calls the last hook
+        self._ender: asyncio.Task[Any] | None = None  # that has the last hook called
         self._over = asyncio.Event()  # the grace is
+        self._end_by = math.inf  # by the loop's clock, when the shortest grace is over
         self._graces: list[asyncio.TimerHandle] = []
         self.views = Views(server, self)
         self.addresses: list[Peer] = []
@@ -139,6 +151,8 @@ class Life:
     async def begin(self) -> None:
         """Before the first client, once. Who ends the server meanwhile does not wait for it."""
         if self._begun is None:
+            if any(hook is not None and hook.is_async for hook in self._hooks):
+                self.runtime.watch()  # what has no such hook can be blocked by none
             self._begun = self.loop.create_task(self._tell(self._hooks.startup))
             self._reloader.watch()
         closed = self.loop.create_task(self.closed.wait())
@@ -163,13 +177,15 @@ class Life:
         return False
 
     async def start(self, groups: list[list[socket.socket]], *, paths: list[str]) -> None:
-        """Serve on the listening sockets of each listener; `paths` are removed at the end."""
+        """Serve on the listening sockets of each listener; `paths` are removed at the end.
+
+        The views are bound already.
+        """
         self.listens = True
         sockets = list(chain.from_iterable(groups))
         self.addresses = [listener.bound_address(sock) for sock in sockets]
         self._paths = paths
         try:
-            self.views.bind()
             await self.begin()
             if self.is_ending():  # while it was starting
                 listener.give_back(sockets, [])
@@ -216,6 +232,7 @@ class Life:
         """See `Server.shutdown`. One task does it, and goes on when who asked is cancelled."""
         if self._ender is not None and asyncio.current_task() is self._ender:
             return  # the last hook asks for what is being done
+        self._end_by = min(self._end_by, self.loop.time() + grace)
         self._graces.append(self.loop.call_later(grace, self._over.set))
         if self._shutting is None:
             self._shutting = self.loop.create_task(self._shut_down())
@@ -269,6 +286,7 @@ class Life:
 
     def close(self) -> None:
         """See `Server.close`."""
+        self._end_by = self.loop.time()
         self._stop_accepting()
         self.runtime.draining = True
         self._abort_all()
@@ -276,6 +294,14 @@ class Life:
             self._stopped()
         else:
             self.spawn(self._end_soon())
+
+    def abandon(self) -> None:
+        """End without any more hooks: the loop was interrupted, and runs for the clean-up alone."""
+        logger.warning("signalled again: what blocked the event loop was interrupted")
+        self._stop_accepting()
+        self.runtime.draining = True
+        self._abort_all()
+        self._stopped()
 
     async def _end_soon(self) -> None:
         """Hooks that the end of a session calls have a moment."""
@@ -290,11 +316,28 @@ class Life:
         self._ender = asyncio.current_task()
         try:
             if await self._has_begun():
-                await self._tell(self._hooks.shutdown)
+                await self._tell_of_the_end()
         except Exception:
             logger.exception("on_shutdown failed")
         finally:
             self._stopped()
+
+    async def _tell_of_the_end(self) -> None:
+        """The last hook, for what is left of the grace. Raises what it raises."""
+        telling = self._ender = self.loop.create_task(self._tell(self._hooks.shutdown))
+        try:
+            await asyncio.wait({telling}, timeout=self._time_for_shutdown())
+            if telling.done():
+                telling.result()
+                return
+            logger.warning("on_shutdown is over its deadline: the server ends without it")
+        finally:
+            telling.cancel()
+        await asyncio.wait({telling}, timeout=_LAST_WORDS)
+        telling.add_done_callback(_forget)
+
+    def _time_for_shutdown(self) -> float:
+        return max(_LEAST_FOR_SHUTDOWN, self._end_by - self.loop.time())
 
     def _stop_accepting(self) -> None:
         for server in self._listeners:
@@ -317,6 +360,18 @@ class Life:
         if hook is None:
             return
         if hook.is_async:
-            await hook.call(self._server)
+            named = _Told((hook.name, ""))
+            await timed(hook.call(self._server), named, self.runtime.steps)
         else:
-            await self.runtime.in_thread(partial(hook.call, self._server))
+            # A thread of its own: hooks of sessions that hang may have all the others
+            threads = Threads(1, "ehlo-life")
+            try:
+                await self.runtime.in_thread(partial(hook.call, self._server), threads)
+            finally:
+                threads.stop()
+
+
+def _forget(task: asyncio.Task[None]) -> None:
+    """Nobody waits for it any more; what it raises is told all the same."""
+    if not task.cancelled() and task.exception() is not None:
+        logger.error("on_shutdown failed", exc_info=task.exception())

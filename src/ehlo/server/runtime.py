@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ehlo.protocol.reply import Reply
 from ehlo.server.driving.holding import Shelf
+from ehlo.server.hooks.steps import Steps, Watch
 from ehlo.server.limits.admission import Connections, Exempt, FailedLogins, Memory, Turns
 from ehlo.server.limits.counters import Attempts, MemoryCounter, Rate
 from ehlo.server.limits.networks import Networks
@@ -114,6 +115,8 @@ class Runtime:
         self.stats = Stats()
         self._began = loop.time()
         self.threads = Threads(options.threads, "ehlo-hook")
+        self.steps = Steps()
+        self._watch: Watch | None = None
         self.turns = Turns(options.max_handlers)
         self.disk = Threads(_DISK_THREADS, "ehlo-disk")
         self.shelf = Shelf(self.memory, spool_directory(options.spool_dir), options.spool_threshold)
@@ -178,8 +181,8 @@ class Runtime:
         again = self.drivers
         self._sweeper = self.loop.call_later(self._sweep_every, self._sweep) if again else None
 
-    async def in_thread(self, run: Callable[[], Any]) -> Any:
-        """What `run` returns, called in a thread of the hooks. Raises what it raises."""
+    async def in_thread(self, run: Callable[[], Any], threads: Threads | None = None) -> Any:
+        """What `run` returns, called in a thread: of the hooks, or of `threads`. Raises as it."""
         ended: asyncio.Future[tuple[Any, BaseException | None]] = self.loop.create_future()
 
         def tell(result: Any, error: BaseException | None) -> None:
@@ -190,14 +193,21 @@ class Runtime:
             with contextlib.suppress(RuntimeError):  # closed: there is nobody to tell
                 self.loop.call_soon_threadsafe(tell, result, error)
 
-        self.threads.submit(run, tell_in_thread)
+        (threads or self.threads).submit(run, tell_in_thread)
         result, error = await ended
         if error is not None:
             raise error
         return result
 
+    def watch(self) -> None:
+        """Name hooks that block the loop, while they do."""
+        self._watch = Watch(self.steps)
+        self._watch.start()
+
     def stop(self) -> None:
         """Let go of what does not end by itself; a thread that is busy is not waited for."""
+        if self._watch is not None:
+            self._watch.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None

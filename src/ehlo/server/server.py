@@ -7,8 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,12 +15,13 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from ehlo.handlers.base import Handler
 from ehlo.handlers.functions import MessageFunction
+from ehlo.server.hooks.steps import Steps
 from ehlo.server.life import Life
 from ehlo.server.options import rules
 from ehlo.server.options.config import Options
 from ehlo.server.processes import workers
 from ehlo.server.streams import serve_streams
-from ehlo.server.system import listener, loops, systemd
+from ehlo.server.system import listener, loops, signals, systemd
 from ehlo.server.tls.certificates import Certificate, FileContext, file_context, with_another
 from ehlo.session import Peer
 
@@ -48,6 +48,7 @@ class Server(Options):
         if not named and not self.factory:
             rules.as_handler(self)  # for its TypeErrors; what is set later is seen at the start
         self._life: Life | None = None
+        self._steps = Steps()
         self._parent: Parent | None = None
 
     def configure_tls(
@@ -100,12 +101,13 @@ class Server(Options):
         where = None if sock is None else [listener.bound_address(sock)]
         rules.check_addresses(self, where)
         rules.make_handler(self)
-        life = self._life = Life(self, self._ended)
+        life = self._life = Life(self, self._ended, self._steps)
         try:
-            groups, paths = workers.open_sockets(self, sock)
+            groups, paths = workers.open_sockets(self, sock, life.views.bind)
             await life.start(groups, paths=paths)
         except BaseException:
             self._life = None
+            life.views.close()
             raise
         if life.addresses:  # else it was ended while it was starting
             logger.info("listening on %s", ", ".join(map(str, life.addresses)))
@@ -178,7 +180,8 @@ class Server(Options):
         """
         if self._life is None:
             rules.make_handler(self)
-            self._life = Life(self, self._ended)
+            workers.check_spool(self)
+            self._life = Life(self, self._ended, self._steps)
         life = self._life
         life.guests += 1
         try:
@@ -213,7 +216,7 @@ class Server(Options):
     def _serve(self, sock: socket.socket | None) -> None:
         if self.workers == 1:
             rules.make_handler(self)  # a module may want to run a loop as it is imported
-            loops.run(self._serve_until_signalled(sock), self.loop)
+            loops.run(self._serve_until_signalled(sock), self.loop, self._abandon)
             return
         from ehlo.server.processes.parent import Parent  # what most never need
 
@@ -224,9 +227,11 @@ class Server(Options):
             self._parent = None
 
     async def _serve_until_signalled(self, sock: socket.socket | None) -> None:
-        end, again = self._on_signal, self._on_hangup
-        reactions = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGHUP: again}
-        with _signals(reactions), systemd.watchdog(asyncio.get_running_loop()):
+        ending = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._on_signal)
+        alarm = signals.Alarm(self._steps.blocked, spared=1)
+        self._steps.when_blocked = alarm.look
+        heard = signals.heard({signal.SIGHUP: self._on_hangup}, ending, alarm)
+        with heard, systemd.watchdog(asyncio.get_running_loop()):
             await self.start(sock)
             life = self._life
             if life is not None:
@@ -234,6 +239,11 @@ class Server(Options):
                     self._tell_ready()
                 await life.closed.wait()
                 await self.shutdown()
+
+    def _abandon(self) -> None:
+        """A second signal has interrupted what blocked the loop."""
+        if self._life is not None:
+            self._life.abandon()
 
     def _on_signal(self) -> None:
         life = self._life
@@ -274,25 +284,6 @@ class Server(Options):
                 thread.call(self.shutdown())
         finally:
             thread.stop()
-
-
-@contextlib.contextmanager
-def _signals(reactions: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    """Signals call what is given for them, where this is the thread that may say so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in reactions}
-    for number, react in reactions.items():
-        loop.add_signal_handler(number, react)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            if handler is not None:  # one that was not set from Python cannot be set again
-                signal.signal(number, handler)
 
 
 def listen_and_serve(

@@ -234,6 +234,28 @@ def test_a_file_that_breaks_keeps_nobody_out(
     assert message.endswith("; what was read before stays in force")
 
 
+def test_a_file_that_cannot_be_read_is_told_of_again_and_again(
+    running: Running, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def log_in() -> int:
+        with running.ready() as client:
+            assert client.say(plain("alice", "wonder")) == ACCEPTED
+        return len([record for record in caplog.records if record.name == "ehlo.passwords"])
+
+    path.unlink()
+    assert log_in() == 1
+    assert log_in() == 1
+    monkeypatch.setattr("ehlo.handlers.passwords._TOLD_EVERY", 0.0)
+    assert log_in() == 2
+    path.write_text("alice:sesame\n")
+    assert log_in() == 3
+    os.utime(path, (1, 1))
+    assert log_in() == 4
+    assert {record.levelname for record in caplog.records if record.name == "ehlo.passwords"} == {
+        "ERROR"
+    }
+
+
 # -- two at a time -------------------------------------------------------------------------------
 
 

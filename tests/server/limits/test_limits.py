@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import queue
 import socket
 import threading
 import time
@@ -21,7 +22,7 @@ from ehlo.server.options.config import Options
 from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST
 from support.certificates import Certificates
 from support.client import Client
-from support.hooks import Noted, handler_of
+from support.hooks import KINDS, Noted, handler_of
 from support.logins import plain
 from support.serving import DEADLINE, Box, Collector, Serve
 
@@ -821,7 +822,7 @@ def test_no_more_connections_than_half_of_the_descriptors(
 def test_a_hook_that_blocks_the_loop_is_named(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ehlo.server.hooks.hookrun._BLOCKED", 0.1)
+    monkeypatch.setattr("ehlo.server.hooks.steps._BLOCKED", 0.1)
 
     class Blocks(Handler):
         async def on_message(self, session: Session, message: Message) -> None:
@@ -831,6 +832,42 @@ def test_a_hook_that_blocks_the_loop_is_named(
     with serve(Blocks()).ready() as client:
         assert client.mail() == "250 2.0.0 Ok: queued"
     assert "on_message blocked the event loop for 0.2 s" in caplog.text
+
+
+def test_a_hook_that_blocks_the_loop_is_named_once_while_it_does(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ehlo.server.hooks.steps._BLOCKED", 0.1)
+    monkeypatch.setattr("ehlo.server.hooks.steps._LOOK_EVERY", 0.02)
+    looks: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    go_on = threading.Event()
+
+    class Blocks(Handler):
+        async def on_message(self, session: Session, message: Message) -> None:
+            go_on.wait(DEADLINE)
+
+    running = serve(Blocks())
+    running.runtime.steps.when_blocked = looks.put
+    with running.ready() as client:
+        client.begin_message()
+        client.replies(3)
+        assert [looks.get(timeout=DEADLINE) for _ in range(3)] == [True, False, False]
+        (named,) = [each for each in caplog.records if "blocks the event loop" in each.message]
+        assert named.levelname == "WARNING"
+        assert "on_message blocks the event loop for 0.1 s now" in named.message
+        assert vars(named)["session"] in named.message
+        go_on.set()
+        assert client.reply() == "250 2.0.0 Ok: queued"
+    assert caplog.text.count("on_message blocked the event loop for ") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_looks_for_hooks_that_block_is_there_where_a_hook_could(
+    serve: Serve, kind: str
+) -> None:
+    serve(handler_of(kind))
+    names = [thread.name for thread in threading.enumerate()]
+    assert ("ehlo-watch" in names) == (kind == "async def")
 
 
 def test_a_tls_session_counts_in_memory(serve: Serve, certificates: Certificates) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import types
-from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ehlo.server.hooks.hooks import Hook, Outcome
+from ehlo.server.hooks.steps import timed
 from ehlo.server.observing.journal import about
 from ehlo.server.system.threads import Job
 
@@ -22,8 +21,6 @@ __all__ = ["HookRun", "Notice", "Secured"]
 
 logger = logging.getLogger("ehlo.server")
 
-_BLOCKED = 1.0  # seconds that an `async def` hook may run without an await
-
 
 class Secured(NamedTuple):
     """A TLS handshake is done. The core knows nothing of it: the driver asks."""
@@ -31,30 +28,6 @@ class Secured(NamedTuple):
 
 class Notice(NamedTuple):
     """A hook is told something, and nobody waits for an answer."""
-
-
-@types.coroutine
-def _timed(work: Awaitable[Any], run: HookRun) -> Generator[Any, Any, Any]:
-    """Await a hook, and note each stretch in which it kept the loop from all other clients."""
-    steps = work.__await__()
-    step: Callable[[Any], Any] = steps.send
-    sent: Any = None
-    while True:
-        begun = monotonic()
-        try:
-            awaited = step(sent)
-        except StopIteration as end:
-            return end.value
-        finally:
-            seconds = monotonic() - begun
-            if seconds > _BLOCKED:
-                run.note_blocked(seconds)
-        try:
-            sent = yield awaited
-        except BaseException as error:  # noqa: BLE001  a cancellation: it is the hook's to hear of
-            step, sent = steps.throw, error
-        else:
-            step = steps.send
 
 
 class HookRun:
@@ -117,7 +90,8 @@ class HookRun:
         result: object = None
         error: BaseException | None = None
         try:
-            result = await _timed(self.hook.call(*arguments), self)
+            steps = self._driver.runtime.steps
+            result = await timed(self.hook.call(*arguments), self, steps)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as problem:  # noqa: BLE001  answered and logged, whatever it is
@@ -126,6 +100,11 @@ class HookRun:
             self._ended(result, error)
         finally:  # its traceback refers to this frame, and the frame to the whole message
             del result, error, arguments
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of the hook, and of the session."""
+        return self.hook.name, self._driver.session.id
 
     @property
     def is_notice(self) -> bool:
@@ -159,14 +138,6 @@ class HookRun:
                 self.hook.name,
                 "it returned" if error is None else "it failed",
             )
-
-    def note_blocked(self, seconds: float) -> None:
-        """Nobody else was served meanwhile."""
-        about(logger, self._driver.session.id).warning(
-            "%s blocked the event loop for %.1f s; a `def` hook has a thread",
-            self.hook.name,
-            seconds,
-        )
 
     def _ended(self, result: object, error: BaseException | None) -> None:
         if self.hook.needs_turn:

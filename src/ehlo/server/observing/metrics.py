@@ -53,7 +53,10 @@ def check_metrics(addr: str) -> None:
     """Whether metrics could be served on `addr`; `""` is nowhere. Raises `ValueError`."""
     if not addr:
         return
-    parse_address(addr)
+    try:
+        parse_address(addr)
+    except ValueError as error:
+        raise ValueError(f"metrics: {error}") from None
     if importlib.util.find_spec("prometheus_client") is None:
         raise ValueError("metrics needs prometheus-client: pip install 'ehlo[metrics]'")
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ehlo.server.observing import control, metrics
-from ehlo.server.system import listener
+from ehlo.server.system import listener, privileges
 from ehlo.session import Peer
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Views:
     def __init__(self, options: Options, seen: Seen) -> None:
         self._metrics = options.metrics
         self._control = options.control.removeprefix("unix:")
+        self._user = options.user
         self._seen = seen
         self._bound: list[tuple[Answer, socket.socket]] = []
         self._servers: list[asyncio.Server] = []
@@ -52,7 +54,10 @@ class Views:
         """Where the metrics are."""
 
     def bind(self) -> None:
-        """Who connects waits until `open`. Raises `OSError` when an address cannot be had."""
+        """Who connects waits until `open`. Raises `OSError` when an address cannot be had.
+
+        The control socket is for the user whom we are going to be.
+        """
         if self._metrics:
             endpoint = metrics.Endpoint(self._seen)
             for sock in listener.bind(self._metrics):
@@ -63,6 +68,9 @@ class Views:
             answer = partial(control.answer, self._seen.snapshot)
             self._bound.append((answer, listener.bind_private(self._control)))
             self._paths.append(self._control)
+            if self._user and os.getuid() == 0:
+                account = privileges.find(self._user)
+                os.lchown(self._control, account.uid, account.gid)
 
     async def open(self) -> None:
         """Answer who connects."""

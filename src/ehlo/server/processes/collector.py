@@ -116,15 +116,18 @@ class Collector:
         self._draining = False
         self._began = time.monotonic()
 
-    def open(self) -> None:
+    def bind(self) -> None:
         """Raises `OSError` when an address of a view cannot be had."""
+        self._views.bind()
+
+    def open(self) -> None:
+        """From here on who looks is answered."""
         if self._options.metrics or self._options.control:
             self._thread = LoopThread("asyncio", "ehlo-collector")
             self._thread.call(self._open())
 
     async def _open(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._views.bind()
         await self._views.open()
         self._poll = self._loop.create_task(self._keep_up())
 
@@ -149,6 +152,8 @@ class Collector:
         if self._thread is not None:
             self._thread.call(self._close())
             self._thread.stop()
+        else:
+            self._views.close()
 
     # -- in the thread ---------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from ehlo.server.processes.workers import (
     CLOSE,
     DRAIN,
     FAILED,
+    INTERRUPT,
     READY,
     RELOAD,
     RELOADED,
@@ -86,7 +87,8 @@ class Parent:
             workers.check(self._server)
             interval = systemd.watchdog_interval()
             self._ping_every = interval / 2 if interval is not None else None
-            self._groups, self._paths = workers.open_sockets(self._server, sock)
+            bind_views = self._collector.bind
+            self._groups, self._paths = workers.open_sockets(self._server, sock, bind_views)
             self.addresses = [listener.bound_address(each) for each in chain(*self._groups)]
             with self._signals():
                 self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
@@ -244,6 +246,8 @@ class Parent:
                 process.popen.terminate()
             else:
                 process.order(order)
+                if order == CLOSE:
+                    process.popen.send_signal(INTERRUPT)
 
     def _overtime(self, now: float) -> None:
         if self._end_by is None or now < self._end_by:

@@ -19,7 +19,7 @@ import socket
 import ssl
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ehlo.server.options import rules
 from ehlo.server.options.config import Listener, Options
+from ehlo.server.options.target import NotThereError
 from ehlo.server.processes.collector import Reporter
-from ehlo.server.system import listener, loops, privileges
+from ehlo.server.system import listener, loops, privileges, signals
 from ehlo.server.tls.certificates import (
     Certificate,
     FileContext,
@@ -36,6 +37,7 @@ from ehlo.server.tls.certificates import (
     set_like,
     settings_of,
 )
+from ehlo.spool import check_directory
 
 if TYPE_CHECKING:
     from ehlo.server.server import Server
@@ -45,6 +47,7 @@ __all__ = [
     "CLOSE",
     "DRAIN",
     "FAILED",
+    "INTERRUPT",
     "READY",
     "RELOAD",
     "RELOADED",
@@ -52,6 +55,7 @@ __all__ = [
     "StartError",
     "Task",
     "check",
+    "check_spool",
     "main",
     "open_sockets",
     "received",
@@ -63,9 +67,11 @@ Recipe: TypeAlias = "Callable[[], Server]"
 
 
 class StartError(RuntimeError):
-    """None of the workers could start."""
+    """A worker cannot start, or none of them could."""
 
 
+# What interrupts a worker whose loop is blocked, beside `CLOSE`, which it does not hear
+INTERRUPT = signal.SIGQUIT
 # Orders to a worker, an octet each
 DRAIN, CLOSE, RELOAD = b"d", b"c", b"r"
 # News from it: an octet, and after FAILED the reason, to the end
@@ -104,9 +110,12 @@ def received(control: socket.socket) -> bytes | None:
 
 
 def open_sockets(
-    options: Options, sock: socket.socket | None
+    options: Options, sock: socket.socket | None, bind_views: Callable[[], None]
 ) -> tuple[list[list[socket.socket]], list[str]]:
-    """Bind, then give up root; the sockets by listener, and the paths to be removed in the end."""
+    """Bind, then give up root; the sockets by listener, and the paths to be removed in the end.
+
+    Raises `UnusableError` for what could not be used after that.
+    """
     account = privileges.find(options.user) if options.user else None
     listeners = rules.per_listener(options)
     if sock is not None:
@@ -120,12 +129,36 @@ def open_sockets(
     try:
         for each, group in zip(listeners, groups, strict=True):
             rules.check_addresses(each, map(listener.bound_address, group))
+        bind_views()
         if account is not None:
             privileges.give_up(account)
+            privileges.check_readable(account, _files(listeners))
+        check_spool(options)
     except BaseException:
         listener.give_back(chain.from_iterable(groups), paths)
         raise
     return groups, paths
+
+
+def check_spool(options: Options) -> None:
+    """Whether the directory that was named can hold a body. Raises `UnusableError`."""
+    if not options.spool_dir:
+        return
+    try:
+        check_directory(options.spool_dir)
+    except OSError as error:
+        reason = f"spool_dir: cannot write to {options.spool_dir}: {error.strerror}"
+        raise privileges.UnusableError(reason) from error
+
+
+def _files(listeners: Sequence[Options]) -> Iterator[str]:
+    """What a running server reads again."""
+    for each in listeners:
+        if each.auth_file is not None:
+            yield each.auth_file
+        if isinstance(each.tls_config, FileContext):
+            for certificate in each.tls_config.certificates:
+                yield from certificate.files
 
 
 def divide(options: Options, workers: int) -> None:
@@ -208,7 +241,8 @@ def main(number: int) -> int:
         server.user = ""  # given up already
         server.metrics = server.control = ""  # the parent's, for all of them
         rules.make_handler(server)
-        loops.run(Worker(server, parent, task).run(), server.loop)
+        abandon = server._abandon  # noqa: SLF001  as below
+        loops.run(Worker(server, parent, task).run(), server.loop, abandon)
     except BaseException as error:  # noqa: BLE001  whatever it is, the parent is told
         _tell_failure(parent, error)
         return 1
@@ -228,9 +262,12 @@ def _listen_on(server: Server, fds: Sequence[Sequence[int]]) -> None:
 
 
 def _tell_failure(parent: socket.socket, error: BaseException) -> None:
-    """The traceback to the log of this process, the reason to the parent."""
-    traceback.print_exception(error)
-    reason = "".join(traceback.format_exception_only(error)).strip()
+    """To the log of this process, and the reason to the parent."""
+    if isinstance(error, StartError | NotThereError):
+        reason, shown = str(error), None
+    else:  # a bug of the user's
+        reason, shown = "".join(traceback.format_exception_only(error)).strip(), error
+    logger.error("this worker cannot start: %s", reason, exc_info=shown)
     with contextlib.suppress(OSError):
         parent.setblocking(True)
         parent.sendall(FAILED + reason.encode(errors="replace")[:4096])
@@ -253,6 +290,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._drain)
         self._loop.add_signal_handler(signal.SIGHUP, self._server.reload)
+        self._set_alarm()
         logger.addFilter(_not_where)
         await self._server.start()
         logger.removeFilter(_not_where)
@@ -270,6 +308,14 @@ class Worker:
         await self._server.wait_closed()
         self._loop.remove_reader(self._parent)
         await reporter.close()
+
+    def _set_alarm(self) -> None:
+        """A second signal to the parent ends what blocks the loop; one to all of us does not."""
+        steps = self._server._steps  # noqa: SLF001  as below
+        alarm = signals.Alarm(steps.blocked, spared=0)
+        steps.when_blocked = alarm.look
+        self._loop.add_signal_handler(INTERRUPT, alarm.heard)
+        alarm.set_for([INTERRUPT])
 
     def _heard(self) -> None:
         orders = received(self._parent)

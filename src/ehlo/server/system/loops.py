@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from ehlo.server.system import malloc
+from ehlo.server.system.signals import Interrupted
 
 __all__ = ["LoopThread", "call_in", "loop_factory", "run"]
 
@@ -31,11 +33,22 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def run(work: Coroutine[Any, Any, T], loop: str) -> T:
-    """Run `work` in a new loop, to its end, in a process that is there for that."""
+def run(work: Coroutine[Any, Any, None], loop: str, abandon: Callable[[], None]) -> None:
+    """Run `work` in a new loop, to its end, in a process that is there for that.
+
+    When the loop is interrupted (see `signals`) `abandon` is called, in which it does not run; then
+    what is left in it is cancelled.
+    """
     factory = loop_factory(loop)
-    with asyncio.Runner(loop_factory=factory) as runner, malloc.tended(runner.get_loop()):
-        return runner.run(work)
+    with contextlib.suppress(Interrupted), asyncio.Runner(loop_factory=factory) as runner:
+        try:
+            with malloc.tended(runner.get_loop()):
+                runner.run(work)
+        except Interrupted:
+            # The task that was interrupted keeps that as its result, and nobody will ask for it
+            runner.get_loop().set_exception_handler(lambda _loop, _context: None)
+            abandon()
+            raise
 
 
 def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:

@@ -7,11 +7,17 @@ import grp
 import logging
 import os
 import pwd
+from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Account", "find", "give_up"]
+__all__ = ["Account", "UnusableError", "check_readable", "find", "give_up"]
 
 logger = logging.getLogger("ehlo.server")
+
+
+class UnusableError(ValueError):
+    """What the server needs and cannot use, as the user whom it has become."""
 
 
 class Account(NamedTuple):
@@ -60,6 +66,17 @@ def give_up(account: Account) -> None:
         raise PermissionError(error.errno, reason) from error
     _check(account)
     logger.info("gave up root: user %s", account.name)
+
+
+def check_readable(account: Account, files: Iterable[str]) -> None:
+    """Whether who we are now can read them again later. Raises `UnusableError`."""
+    for file in files:
+        try:
+            with Path(file).open("rb"):
+                pass
+        except OSError as error:
+            reason = f"user {account.name} cannot read {file}: {error.strerror}"
+            raise UnusableError(reason) from error
 
 
 def _check(account: Account) -> None:
