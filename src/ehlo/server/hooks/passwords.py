@@ -127,7 +127,7 @@ class Logins:
         memory = self._runtime.memory
         while self._waiting and self._running < self.AT_ONCE and self._claim is None:
             octets = self._waiting[0].candidate.memory
-            if memory.reserve(octets):
+            if memory.reserve_due(octets):
                 self._begin(self._waiting.popleft())
             else:
                 self._claim = memory.claim(octets, self._claim_granted)
