@@ -153,7 +153,7 @@ class Driver(asyncio.Protocol):
         """XCLIENT: the session is that of the client behind this one, and begins anew."""
         session = self.session
         if self._lookup is not None:
-            self._lookup.cancel()  # of the proxy's name
+            self._lookup.drop()  # of the proxy's name
         session.speak_for(attributes)
         self.journal.speaks_for(session.peer)
         self.account.speak_for(session.peer)
@@ -410,7 +410,7 @@ class Driver(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         if self._lookup is not None:
-            self._lookup.cancel()
+            self._lookup.drop()
         self.ending.client_has_gone(self)
 
     def count_out(self) -> None:

@@ -31,17 +31,21 @@ __all__ = ["Clock", "Occupant", "Runtime"]
 
 _MINUTE, _HOUR = 60.0, 3600.0
 _ROOM_EVERY = 0.25  # seconds; to look at all sessions takes its time
+_OWN_DESCRIPTORS = 32  # at least, for the process itself and what its handlers open
 _DISK_THREADS = 2  # that write bodies; more of them do not make a disk faster
 
 logger = logging.getLogger("ehlo.server")
 
 
 def _most_connections(asked: int) -> int:
-    """Half of the file descriptors are for bodies on disk, and what else there is."""
+    """Each may have a body on disk: two file descriptors, of those that nobody else needs."""
     descriptors = machine.descriptors()
-    if descriptors is None or descriptors // 2 >= asked:
+    if descriptors is None:
         return asked
-    most = max(1, descriptors // 2)
+    own = max(_OWN_DESCRIPTORS, machine.open_descriptors() + _OWN_DESCRIPTORS // 2)
+    most = max(1, (descriptors - own) // 2)
+    if most >= asked:
+        return asked
     logger.warning(
         "%d connections at once, not %d: there are %d file descriptors", most, asked, descriptors
     )
@@ -130,9 +134,9 @@ class Runtime:
         self.disk = Threads(_DISK_THREADS, "ehlo-disk")
         self.shelf = Shelf(self.memory, spool_directory(options.spool_dir), options.spool_threshold)
         self.drivers: set[Occupant] = set()
-        self.login_threads = Threads(2, "ehlo-login")
+        self.login_threads = Threads(3, "ehlo-login")  # two check; one reads the file
         self.draining = False
-        self.lookups = 0  # of clients' names, under way
+        self.lookups: set[object] = set()  # of clients' names, under way
         self._made_room = -math.inf  # when that was looked at last
         self._sweep_every = 1.0
         self._sweeper: asyncio.TimerHandle | None = None
@@ -210,8 +214,8 @@ class Runtime:
         again = self.drivers
         self._sweeper = self.loop.call_later(self._sweep_every, self._sweep) if again else None
 
-    async def in_thread(self, run: Callable[[], Any]) -> Any:
-        """What `run` returns, called in a thread of the hooks. Raises what it raises."""
+    async def in_thread(self, run: Callable[[], Any], threads: Threads | None = None) -> Any:
+        """What `run` returns, called in a thread, else of the hooks. Raises what it raises."""
         ended: asyncio.Future[tuple[Any, BaseException | None]] = self.loop.create_future()
 
         def tell(result: Any, error: BaseException | None) -> None:
@@ -222,7 +226,7 @@ class Runtime:
             with contextlib.suppress(RuntimeError):  # closed: there is nobody to tell
                 self.loop.call_soon_threadsafe(tell, result, error)
 
-        self.threads.submit(run, tell_in_thread)
+        (threads or self.threads).submit(run, tell_in_thread)
         result, error = await ended
         if error is not None:
             raise error

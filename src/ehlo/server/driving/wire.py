@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ehlo.server.limits.admission import Memory
 from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST, Channel
-from ehlo.session import Peer
+from ehlo.session import Peer, unmapped
 
 __all__ = ["Wire", "ends_of"]
 
@@ -149,12 +149,13 @@ class Wire:
 def ends_of(transport: asyncio.BaseTransport) -> tuple[Peer, Peer] | None:
     """Who is at both ends; `None` when the client has gone, so that nobody knows who it was.
 
-    A client of a Unix socket has no name; it gets the socket's.
+    A client of a Unix socket has no name; it gets the socket's. One of IPv4 may come by a socket of
+    IPv6, which writes its address as one of IPv6.
     """
     local = transport.get_extra_info("sockname")
     peer = transport.get_extra_info("peername")
     if isinstance(peer, tuple) and isinstance(local, tuple):
-        return Peer(peer[0], peer[1]), Peer(local[0], local[1])
+        return Peer(unmapped(peer[0]), peer[1]), Peer(unmapped(local[0]), local[1])
     if isinstance(local, tuple):
         return None
     path = local.decode(errors="replace") if isinstance(local, bytes) else str(local or "")
