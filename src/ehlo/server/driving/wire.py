@@ -155,6 +155,8 @@ def ends_of(transport: asyncio.BaseTransport) -> tuple[Peer, Peer] | None:
     local = transport.get_extra_info("sockname")
     peer = transport.get_extra_info("peername")
     if isinstance(peer, tuple) and isinstance(local, tuple):
+        if len(peer) == 2:  # of IPv4
+            return Peer(peer[0], peer[1]), Peer(local[0], local[1])
         return Peer(unmapped(peer[0]), peer[1]), Peer(unmapped(local[0]), local[1])
     if isinstance(local, tuple):
         return None
