@@ -42,6 +42,16 @@ class Peer(NamedTuple):
         return self.host.startswith("unix:")
 
 
+def unmapped(host: str) -> str:
+    """An IPv4-mapped IPv6 address (RFC 4291 2.5.5.2) as what it stands for; any other as it is."""
+    if not host.lower().startswith("::ffff:"):
+        return host
+    import ipaddress  # slow, and few listeners serve IPv4 over IPv6
+
+    mapped = ipaddress.IPv6Address(host).ipv4_mapped
+    return host if mapped is None else str(mapped)
+
+
 class TLSInfo(NamedTuple):
     """What was agreed on in the handshake."""
 
@@ -190,7 +200,7 @@ def _end(end: Peer, attributes: Mapping[str, str | None], address: str, port: st
     number = attributes.get(port)
     if host is None:
         return end if number is None or end.is_unix else Peer(end.host, int(number))
-    return Peer(host, int(number or 0))
+    return Peer(unmapped(host), int(number or 0))
 
 
 current_session: ContextVar[Session | None] = ContextVar("ehlo_session", default=None)

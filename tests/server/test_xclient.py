@@ -106,6 +106,17 @@ def test_what_a_proxy_does_not_know_is_what_we_see(serve: Serve) -> None:
     assert (seen["xclient"]["ADDR"], seen["xclient"]["NAME"]) == (None, None)
 
 
+def test_an_ipv4_address_that_is_mapped_is_shown_as_it_is(serve: Serve) -> None:
+    facts = Facts()
+    running = trusting(serve, facts)
+    with running.ready() as client:
+        speak_for(client, "XCLIENT ADDR=IPv6:::FFFF:192.0.2.7 DESTADDR=IPv6:::ffff:c000:208")
+        client.say("EHLO c")
+        client.mail()
+    seen = facts.facts[0]
+    assert (seen["peer"].host, seen["local"].host) == ("192.0.2.7", "192.0.2.8")
+
+
 def test_the_name_of_a_proxy_is_not_that_of_its_client(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

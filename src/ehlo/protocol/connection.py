@@ -278,7 +278,10 @@ class Connection:
             self.outgoing.say_own(reader.refusal)
 
     def refuse_body(self, reply: Reply) -> events.BodyRefused:
-        """Throw away what comes of this body, and say `reply`, a 4xx or 5xx, at its end."""
+        """Throw away what comes of this body, and say `reply`, a 4xx or 5xx, at its end.
+
+        Between chunks, at the end of the next one. Raises `ProtocolError` where no body is.
+        """
         return self.intake.refuse(reply, self.transaction)
 
     # -- answers ---------------------------------------------------------------------------------

@@ -84,8 +84,12 @@ class Intake:
         return events.BodyChunk(clean)
 
     def refuse(self, reply: Reply, transaction: Transaction | None) -> events.BodyRefused:
-        """Throw away what comes of this body, and say `reply`, a 4xx or 5xx, at its end."""
-        if self.reader is None or transaction is None or not reply.refuses:
+        """Throw away what comes of this body, and say `reply`, a 4xx or 5xx, at its end.
+
+        Between chunks, at the end of the next one.
+        """
+        begun = transaction is not None and (self.reader or transaction.chunks) is not None
+        if transaction is None or not begun or not reply.refuses:
             raise ProtocolError("no body to refuse, or no refusal")
         transaction.refusal = reply
         return events.BodyRefused(reply)

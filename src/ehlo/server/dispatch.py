@@ -95,6 +95,7 @@ class Dispatcher:
         hook = self.hooks.mail
         memory = driver.runtime.memory
         if memory.held > memory.comfortable:
+            driver.runtime.make_room()
             driver.connection.reply(replies.NO_MEMORY)
         elif driver.runtime.message_rate.most and not driver.account.may_send():
             driver.connection.reply(replies.TOO_MUCH_MAIL)

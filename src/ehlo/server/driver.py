@@ -3,7 +3,8 @@
 It parses nothing and decides nothing. What the core asks goes to the dispatcher; while a hook is
 under way nothing is read from the core, and what the client sends waits in its buffer. The parts
 of a session have files of their own: `Wire`, `Account`, `Deadlines`, `Delivery`, `Ending`, and
-what an `upgrade` to TLS is.
+what an `upgrade` to TLS is. The file is longer than others: asyncio, the sweep, a shutdown and
+those parts all call this one object.
 """
 
 from __future__ import annotations
@@ -39,8 +40,7 @@ from ehlo.session import Peer, ProxyInfo, Session, current_session
 
 __all__ = ["Driver"]
 
-_MOST_BUFFERED = 65_536  # while a hook runs; beyond it the client is not read
-_SMALL_READ = 16_384  # octets
+_MOST_BUFFERED = 16_384  # while a hook runs; beyond it the client is not read
 _NOTHING: Final = frozenset[str]()  # an empty one for each client takes 216 octets
 _MOST_EVENTS = 200  # of one client, before others have their turn
 
@@ -153,7 +153,7 @@ class Driver(asyncio.Protocol):
         """XCLIENT: the session is that of the client behind this one, and begins anew."""
         session = self.session
         if self._lookup is not None:
-            self._lookup.cancel()  # of the proxy's name
+            self._lookup.drop()  # of the proxy's name
         session.speak_for(attributes)
         self.journal.speaks_for(session.peer)
         self.account.speak_for(session.peer)
@@ -177,7 +177,7 @@ class Driver(asyncio.Protocol):
         self.connection.receive_data(data)
         self.advance()
         # A small read leaves little behind: a client runs ahead by a large one, or by several
-        if self.pending is not None and (waited or len(data) > _SMALL_READ):
+        if self.pending is not None and (waited or len(data) > _MOST_BUFFERED):
             self._adjust_reading()
 
     def eof_received(self) -> bool:
@@ -191,15 +191,21 @@ class Driver(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.wire.writable = False
+        self.deadlines.client_stops_reading()
+        if type(self.pending) is Turn:
+            self.deadlines.client_must_read()
         self._adjust_reading()
 
     def resume_writing(self) -> None:
         self.wire.writable = True
         self._adjust_reading()
+        ours = self.pending is not None and type(self.pending) is not Turn
+        if not ours and not self.ending.closing:
+            self.deadlines.client_is_awaited(self.connection, self.wire, moved=True)
+        stalled, self._stalled = self._stalled, False
         if self.ending.notices.is_due:
             self.ending.notices.look(self)
-        elif self._stalled:
-            self._stalled = False
+        elif stalled and not ours:
             self._go_on()
 
     def flush(self) -> None:
@@ -209,11 +215,18 @@ class Driver(asyncio.Protocol):
             self.wire.write(data)
 
     def _adjust_reading(self) -> None:
-        """A client that does not read is not read; nor is one that runs far ahead of a hook."""
-        if not self.ending.closing:
-            want = self.wire.writable and self.connection.buffered <= _MOST_BUFFERED
-            if want != self.wire.reading:
-                self.wire.read_on(want)
+        """A client that does not read is not read; nor is one that runs far ahead of a hook.
+
+        With memory nearly gone nobody runs ahead of one at all. What waits meanwhile is counted.
+        """
+        if self.ending.closing:
+            return
+        wire, ahead = self.wire, self.connection.buffered
+        short = self.pending is not None and self.runtime.memory.excess > 0
+        want = wire.writable and ahead <= (0 if short else _MOST_BUFFERED)
+        if want != wire.reading:
+            wire.read_on(want)
+        wire.count_waiting(0 if want else ahead + wire.unsent)
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -221,6 +234,8 @@ class Driver(asyncio.Protocol):
         """All that can be done now: events to the dispatcher, then one write."""
         connection, routes, ending = self.connection, self._dispatcher.routes, self.ending
         wire = self.wire
+        if not wire.writable and self.pending is None and self._awaits_reader():
+            return
         moved = False
         done = 0
         while self.pending is None and not ending.closing:
@@ -244,10 +259,24 @@ class Driver(asyncio.Protocol):
             self.deadlines.client_waits(connection)
         elif wire.writable:
             self.deadlines.client_is_awaited(connection, wire, moved)
+        else:
+            self.deadlines.client_must_read()
         if not wire.reading:
             self._adjust_reading()
         if self.runtime.draining and pending is None:
             self.drain()
+
+    def _awaits_reader(self) -> bool:
+        """Whether nothing more is done for the client until it reads what we have said."""
+        if self.ending.closing or self.connection.outgoing.over:
+            return False
+        self._stalled = True
+        self.flush()
+        self.deadlines.client_must_read()
+        self._adjust_reading()
+        if self.runtime.draining:
+            self.drain()
+        return True
 
     # -- hooks, and what else the core waits for -------------------------------------------------
 
@@ -314,6 +343,23 @@ class Driver(asyncio.Protocol):
         if self.runtime.draining:
             self.drain()
 
+    # -- memory ----------------------------------------------------------------------------------
+
+    @property
+    def resting(self) -> int:
+        """Octets of a body in memory that could go to disk now: its client is awaited."""
+        awaited = self.pending is None and not self.ending.closing
+        return self.delivery.holding.resting if awaited else 0
+
+    @property
+    def leaving(self) -> int:
+        """Octets of a body on their way to disk."""
+        return self.pending.octets if isinstance(self.pending, DiskRun) else 0
+
+    def make_room(self) -> None:
+        """Have the body that rests in memory written to disk."""
+        self.delivery.make_room(self)
+
     # -- pauses ----------------------------------------------------------------------------------
 
     def pause_for(self, seconds: float) -> None:
@@ -333,7 +379,9 @@ class Driver(asyncio.Protocol):
     def _go_on(self) -> None:
         """A client that does not read our replies gets no more of them until it does."""
         self._stalled = not self.wire.writable
-        if not self._stalled:
+        if self._stalled:
+            self.deadlines.client_must_read()
+        else:
             self.pending = None
             self.advance()
 
@@ -362,7 +410,7 @@ class Driver(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         if self._lookup is not None:
-            self._lookup.cancel()
+            self._lookup.drop()
         self.ending.client_has_gone(self)
 
     def count_out(self) -> None:

@@ -124,6 +124,10 @@ class Gate(asyncio.Protocol):
         self.abort()
 
     session_id = ""
+    resting = leaving = 0
+
+    def make_room(self) -> None:
+        """There is no body here."""
 
     def seen(self) -> None:
         """There is no session yet."""

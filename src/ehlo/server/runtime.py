@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from operator import itemgetter
 from typing import Any, Protocol
 
 from ehlo.protocol.reply import Reply
@@ -29,17 +31,22 @@ from ehlo.spool import spool_directory
 __all__ = ["Clock", "Occupant", "Runtime"]
 
 _MINUTE, _HOUR = 60.0, 3600.0
+_ROOM_EVERY = 0.25  # seconds; to look at all sessions takes its time
+_OWN_DESCRIPTORS = 32  # at least, for the process itself and what its handlers open
 _DISK_THREADS = 2  # that write bodies; more of them do not make a disk faster
 
 logger = logging.getLogger("ehlo.server")
 
 
 def _most_connections(asked: int) -> int:
-    """Half of the file descriptors are for bodies on disk, and what else there is."""
+    """Each may have a body on disk: two file descriptors, of those that nobody else needs."""
     descriptors = machine.descriptors()
-    if descriptors is None or descriptors // 2 >= asked:
+    if descriptors is None:
         return asked
-    most = max(1, descriptors // 2)
+    own = max(_OWN_DESCRIPTORS, machine.open_descriptors() + _OWN_DESCRIPTORS // 2)
+    most = max(1, (descriptors - own) // 2)
+    if most >= asked:
+        return asked
     logger.warning(
         "%d connections at once, not %d: there are %d file descriptors", most, asked, descriptors
     )
@@ -75,6 +82,17 @@ class Occupant(Protocol):
     @property
     def session_id(self) -> str:
         """Empty where there is none yet."""
+
+    @property
+    def resting(self) -> int:
+        """Octets of a body in memory that could go to disk now."""
+
+    @property
+    def leaving(self) -> int:
+        """Octets of a body on their way to disk."""
+
+    def make_room(self) -> None:
+        """Have the body that rests in memory written to disk."""
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -121,9 +139,10 @@ class Runtime:
         self.disk = Threads(_DISK_THREADS, "ehlo-disk")
         self.shelf = Shelf(self.memory, spool_directory(options.spool_dir), options.spool_threshold)
         self.drivers: set[Occupant] = set()
-        self.login_threads = Threads(2, "ehlo-login")
+        self.login_threads = Threads(3, "ehlo-login")  # two check; one reads the file
         self.draining = False
-        self.lookups = 0  # of clients' names, under way
+        self.lookups: set[object] = set()  # of clients' names, under way
+        self._made_room = -math.inf  # when that was looked at last
         self._sweep_every = 1.0
         self._sweeper: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event = asyncio.Event()
@@ -167,10 +186,29 @@ class Runtime:
         if self.drivers:
             await self._idle.wait()
 
+    def make_room(self) -> None:
+        """Too much is held for a message to begin: what waits for its client waits on disk.
+
+        The largest bodies go first, and no more of them than are needed.
+        """
+        now = self.loop.time()
+        if now - self._made_room < _ROOM_EVERY:
+            return
+        self._made_room = now
+        wanted = self.memory.excess - sum(driver.leaving for driver in self.drivers)
+        resting = [(octets, driver) for driver in self.drivers if (octets := driver.resting)]
+        for octets, driver in sorted(resting, key=itemgetter(0), reverse=True):
+            if wanted <= 0:
+                return
+            driver.make_room()
+            wanted -= octets
+
     def _sweep(self) -> None:
         """One look at all deadlines, instead of a timer for each."""
         now = self.loop.time()
         self.stats.settle()
+        if self.memory.excess > 0:
+            self.make_room()
         for driver in [driver for driver in self.drivers if driver.deadline < now]:
             try:
                 driver.expire()

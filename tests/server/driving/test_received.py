@@ -6,6 +6,7 @@ import asyncio
 import re
 import socket
 import threading
+import time
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -198,14 +199,51 @@ def test_a_name_that_has_not_arrived_delays_nothing(serve: Serve) -> None:
         assert "(mail.example.net [127.0.0.1])" in trace_of(collector)
 
 
-def test_a_client_that_leaves_is_not_looked_up_any_more(serve: Serve) -> None:
-    collector, resolver = Collector(), Resolver("mail.example.net")
+@pytest.mark.parametrize("answer", ["mail.example.net", socket.gaierror("no name")])
+def test_the_name_of_a_client_that_has_left_is_awaited_and_dropped(
+    serve: Serve, answer: str | Exception
+) -> None:
+    collector, resolver = Collector(), Resolver(answer)
     running = serve_with(serve, resolver, collector)
     with running.ready() as client:
+        client.mail()
         client.say("QUIT")
-    assert resolver.ended.wait(DEADLINE)
-    resolver.may_answer.set()
     running.wait_until_no_sessions()
+    assert not resolver.ended.is_set()
+    assert len(running.runtime.lookups) == 1  # the resolver is busy with it
+    resolver.answer_now(running)
+    assert running.runtime.lookups == set()
+    assert collector.sessions[0].rdns == ""
+
+
+def test_no_more_names_are_looked_up_at_once_than_a_resolver_can_bear(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ehlo.server.driving.lookup._MOST_LOOKUPS", 2)
+    resolver = Resolver("mail.example.net")
+    running = serve_with(serve, resolver, Collector())
+    for _ in range(4):
+        with running.ready() as client:
+            client.say("QUIT")
+    running.wait_until_no_sessions()
+    assert len(resolver.asked) == 2
+    resolver.answer_now(running)
+    with running.ready():
+        running.run(running.turn)
+    assert len(resolver.asked) == 3
+
+
+def test_clients_of_uvloop_that_reset_at_once_leave_no_complaint(serve: Serve) -> None:
+    running = serve(Box(), reverse_dns=True, loop="uvloop")
+    for _ in range(20):
+        with running.client() as client:
+            client.reply()
+            client.reset()
+    running.wait_until_no_sessions()
+    until = time.monotonic() + DEADLINE
+    while running.runtime.lookups:
+        assert time.monotonic() < until
+        running.run(running.turn)
 
 
 @pytest.mark.parametrize("error", [socket.gaierror("no name"), OSError("no network")])

@@ -809,10 +809,24 @@ def test_a_login_whose_client_has_gone_counts_until_its_check_has_ended(
         assert said[:3] == "235"
 
 
-def test_no_more_connections_than_half_of_the_descriptors(
+@pytest.mark.parametrize(
+    ("limit", "own", "most"),
+    [(4, 0, 1), (32, 10, 1), (40, 10, 4), (1024, 16, 496), (1024, 500, 254), (None, 10, 1000)],
+)
+def test_each_connection_has_two_of_the_descriptors_that_are_not_our_own(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, limit: int | None, own: int, most: int
+) -> None:
+    monkeypatch.setattr("ehlo.server.system.machine.descriptors", lambda: limit)
+    monkeypatch.setattr("ehlo.server.system.machine.open_descriptors", lambda: own)
+    running = serve(Box())
+    assert running.runtime.connections._most == most  # noqa: SLF001  nothing else shows it
+
+
+def test_no_more_connections_than_there_are_descriptors_for(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ehlo.server.system.machine.descriptors", lambda: 4)
+    monkeypatch.setattr("ehlo.server.system.machine.descriptors", lambda: 36)
+    monkeypatch.setattr("ehlo.server.system.machine.open_descriptors", lambda: 8)
     running = serve(Box())
     with running.ready(), running.ready(), running.client() as third:
         assert third.rest() == b"421 4.7.0 Too many connections\r\n"

@@ -26,12 +26,13 @@ _ENDED: Final = State.ENDED
 class Deadlines:
     """Those of one session. `at` is that of now, by the loop's clock."""
 
-    __slots__ = ("_pace", "_rules", "_time", "at")
+    __slots__ = ("_pace", "_read_by", "_rules", "_time", "at")
 
     def __init__(self, rules: Rules, time: Callable[[], float]) -> None:
         self._rules = rules
         self._time = time
         self._pace: Pace | None = None  # of a body that has begun
+        self._read_by = math.inf  # while the client does not read what we say
         self.at = math.inf
 
     def allow(self, seconds: float) -> None:
@@ -45,6 +46,18 @@ class Deadlines:
     def allow_hook(self) -> None:
         """The time that a hook has; a disk has the same, and memory to become free."""
         self.at = self._time() + self._rules.handler_timeout
+
+    def allow_last_words(self, seconds: float) -> None:
+        """The time that they have to leave: a client that does not read has no more for them."""
+        self.allow(min(seconds, self._rules.command_timeout))
+
+    def client_stops_reading(self) -> None:
+        """What we say does not leave any more; `client_must_read` holds the client to that."""
+        self._read_by = self._time() + self._rules.command_timeout
+
+    def client_must_read(self) -> None:
+        """Only that is awaited, and nothing else wins it time."""
+        self.at = self._read_by
 
     def client_waits(self, connection: Connection) -> None:
         """It is our turn, and our time is not the client's: its body comes no slower for it."""

@@ -56,6 +56,14 @@ class Delivery:
         """Have what is in memory of the body written to disk, before there is more of it."""
         self._write_down(driver, partial(self._spilled, driver))
 
+    def make_room(self, driver: Driver) -> None:
+        """The same, while the client is awaited: its deadline stays what it was."""
+        self._write_down(driver, partial(self._made_room, driver, driver.deadlines.at))
+
+    def _made_room(self, driver: Driver, deadline: float, well: bool) -> None:
+        driver.deadlines.at = deadline
+        self._spilled(driver, well)
+
     def _write_down(self, driver: Driver, then: Then) -> None:
         driver.wait_for(DiskRun(driver, self.holding.spill(), then))
 
@@ -85,7 +93,7 @@ class Delivery:
     def _written(self, driver: Driver, takes_bytes: bool, then: Then, well: bool) -> None:
         spool = self.holding.spool
         octets = spool.size + _TRACE if takes_bytes and spool is not None else 0
-        if not well or not octets or driver.runtime.memory.reserve(octets):
+        if not well or not octets or driver.runtime.memory.reserve_due(octets):
             self.holding.claim_all(octets if well else 0)
             then(well)
             return

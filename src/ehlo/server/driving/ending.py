@@ -76,8 +76,11 @@ class Ending:
             self.time_out(driver)
 
     def time_out(self, driver: Driver) -> None:
-        """The client was too slow."""
+        """The client was too slow; one that does not read will not read that, either."""
+        reads = driver.wire.has_sent_all
         self.hang_up(driver, driver.rules.settings.timed_out)
+        if not reads:
+            driver.deadlines.allow(0.0)
 
     # -- by a shutdown ---------------------------------------------------------------------------
 
@@ -124,7 +127,7 @@ class Ending:
         driver.delivery.drop_body()
         if not self.lost:
             self.lingering = driver.wire.close(linger=linger)
-            driver.deadlines.allow(_LINGER if self.lingering else _CLOSING)
+            driver.deadlines.allow_last_words(_LINGER if self.lingering else _CLOSING)
 
     def abort(self, driver: Driver) -> None:
         """Close now, and lose what could not be sent."""

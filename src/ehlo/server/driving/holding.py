@@ -76,6 +76,11 @@ class Holding:
         return self._gathered > most
 
     @property
+    def resting(self) -> int:
+        """Octets of a body in memory that could be on disk."""
+        return self._octets if self._slices else 0
+
+    @property
     def must_be_finished(self) -> bool:
         """Whether some of a body that is on disk is not there yet."""
         return self.spool is not None and bool(self._slices)

@@ -45,6 +45,8 @@ class Notices:
         driver.flush()
         self._unsent = message
         driver.pending = Turn(driver, partial(self.look, driver))
+        if not driver.wire.writable:
+            driver.deadlines.client_must_read()
 
     def will_not_be_sent(self, message: Message | None) -> None:
         """The session ends before the final reply is said."""

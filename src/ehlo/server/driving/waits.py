@@ -37,6 +37,11 @@ class DiskRun:
         self._then = then
         self._job: Job | None = driver.runtime.disk.submit(spilling.write, self._ended_in_thread)
 
+    @property
+    def octets(self) -> int:
+        """That will be free when it is over."""
+        return self._spilling.octets
+
     def _ended_in_thread(self, _result: Any, error: BaseException | None) -> None:
         try:
             self._driver.runtime.loop.call_soon_threadsafe(self._ended, error)

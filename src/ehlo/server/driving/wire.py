@@ -1,6 +1,6 @@
 """A client's octets, both ways: the transport, TLS over it once there is TLS, and what is counted.
 
-Nothing here knows SMTP, or when a session ends. TLS is counted in the server's memory.
+Nothing here knows SMTP, or when a session ends. TLS, and what waits, are counted in memory.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ehlo.server.limits.admission import Memory
 from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST, Channel
-from ehlo.session import Peer
+from ehlo.session import Peer, unmapped
 
 __all__ = ["Wire", "ends_of"]
 
@@ -19,7 +19,7 @@ class Wire:
     """One connection, as its driver reads it and writes to it."""
 
     __slots__ = (
-        *("_decrypted", "_memory", "_transport"),
+        *("_decrypted", "_memory", "_transport", "_waiting"),
         *("channel", "reading", "received", "sent", "writable"),
     )
 
@@ -27,6 +27,7 @@ class Wire:
         self._transport = transport
         self._memory = memory
         self.reading = True
+        self._waiting = 0  # octets that are counted, and neither read nor sent
         self._decrypted = 0  # octets
         self.channel: Channel | None = None  # TLS, from the handshake on
         self.received = 0  # octets, as they came from the network
@@ -62,6 +63,12 @@ class Wire:
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()
+
+    def count_waiting(self, octets: int) -> None:
+        """So many wait here while the client is not read."""
+        if octets != self._waiting:
+            self._memory.count_ahead(octets - self._waiting)
+            self._waiting = octets
 
     # -- TLS -------------------------------------------------------------------------------------
 
@@ -109,8 +116,13 @@ class Wire:
     # -- the end ---------------------------------------------------------------------------------
 
     @property
+    def unsent(self) -> int:
+        """Octets that wait to leave us."""
+        return self._transport.get_write_buffer_size()
+
+    @property
     def has_sent_all(self) -> bool:
-        """Whether nothing waits to leave us."""
+        """Whether there are none."""
         return not self._transport.get_write_buffer_size()
 
     def close(self, *, linger: bool) -> bool:
@@ -128,7 +140,8 @@ class Wire:
         self._transport.abort()
 
     def forget(self) -> None:
-        """The session is over: TLS holds nothing any more."""
+        """The session is over: nothing waits, and TLS holds nothing any more."""
+        self.count_waiting(0)
         if self.channel is not None:
             self._memory.release(SESSION_COST if self.channel.established else HANDSHAKE_COST)
 
@@ -136,12 +149,15 @@ class Wire:
 def ends_of(transport: asyncio.BaseTransport) -> tuple[Peer, Peer] | None:
     """Who is at both ends; `None` when the client has gone, so that nobody knows who it was.
 
-    A client of a Unix socket has no name; it gets the socket's.
+    A client of a Unix socket has no name; it gets the socket's. One of IPv4 may come by a socket of
+    IPv6, which writes its address as one of IPv6.
     """
     local = transport.get_extra_info("sockname")
     peer = transport.get_extra_info("peername")
     if isinstance(peer, tuple) and isinstance(local, tuple):
-        return Peer(peer[0], peer[1]), Peer(local[0], local[1])
+        if len(peer) == 2:  # of IPv4
+            return Peer(peer[0], peer[1]), Peer(local[0], local[1])
+        return Peer(unmapped(peer[0]), peer[1]), Peer(unmapped(local[0]), local[1])
     if isinstance(local, tuple):
         return None
     path = local.decode(errors="replace") if isinstance(local, bytes) else str(local or "")

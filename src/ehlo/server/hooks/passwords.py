@@ -88,7 +88,7 @@ class Logins:
         if credentials.authzid and prepared(credentials.authzid) != username:
             return None  # nobody may act as another (RFC 4616 2)
         log = about(logger, session.id)
-        candidate = await self._runtime.in_thread(partial(self._passwords.find, username))
+        candidate = await self._in_thread(partial(self._passwords.find, username))
         if candidate.memory > self._runtime.memory.limit:
             log.warning("max_memory is less than what a check takes")
             return replies.AUTH_TROUBLE
@@ -100,8 +100,12 @@ class Logins:
     async def on_secret(self, _session: Session, username: str) -> tuple[ScramKeys, ...] | None:
         """The keys of a user for SCRAM, or nobody's, that show a stranger what users are shown."""
         find = partial(self._passwords.scram_keys_for_all, username)
-        keys: tuple[ScramKeys, ...] = await self._runtime.in_thread(find)
+        keys: tuple[ScramKeys, ...] = await self._in_thread(find)
         return keys or None
+
+    async def _in_thread(self, find: Callable[[], Any]) -> Any:
+        """What reads the file: `def` hooks that hang must not keep anybody from logging in."""
+        return await self._runtime.in_thread(find, self._runtime.login_threads)
 
     async def _check(self, session: Session, candidate: Candidate, password: str) -> bool:
         """Whether the password is the right one, as soon as it is its turn."""
@@ -127,7 +131,7 @@ class Logins:
         memory = self._runtime.memory
         while self._waiting and self._running < self.AT_ONCE and self._claim is None:
             octets = self._waiting[0].candidate.memory
-            if memory.reserve(octets):
+            if memory.reserve_due(octets):
                 self._begin(self._waiting.popleft())
             else:
                 self._claim = memory.claim(octets, self._claim_granted)

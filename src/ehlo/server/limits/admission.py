@@ -108,17 +108,24 @@ class Claim:
 class Memory:
     """Octets held in all sessions together.
 
-    Who waits is served in turn, and before anybody who does not.
+    Who waits is served in turn, and before anybody who does not. What clients send ahead, or do not
+    read, is held, too; but nobody waits for it to go, who may be what it waits for.
     """
 
-    __slots__ = ("_claims", "comfortable", "held", "limit")
+    __slots__ = ("_ahead", "_claims", "comfortable", "held", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.comfortable = limit - limit // 8
         """With more held no message should be begun: the last eighth is for those under way."""
         self.held = 0
+        self._ahead = 0  # of those held
         self._claims: deque[Claim] = deque()
+
+    @property
+    def excess(self) -> int:
+        """Octets held beyond that, or fewer than none."""
+        return self.held - self.comfortable
 
     def reserve(self, octets: int) -> bool:
         """Take `octets` from the budget, if they are there."""
@@ -126,6 +133,18 @@ class Memory:
             return False
         self.held += octets
         return True
+
+    def reserve_due(self, octets: int) -> bool:
+        """The same for who would wait for them."""
+        if self.held - self._ahead + octets > self.limit or self._claims:
+            return False
+        self.held += octets
+        return True
+
+    def count_ahead(self, octets: int) -> None:
+        """Count octets more, or fewer, that clients have sent ahead or have not read."""
+        self.held += octets
+        self._ahead += octets
 
     def take(self, octets: int) -> None:
         """Count octets that are held whether they are there or not."""
@@ -156,7 +175,7 @@ class Memory:
 
     def _grant(self) -> None:
         claims = self._claims
-        while claims and self.held + claims[0].octets <= self.limit:
+        while claims and self.held - self._ahead + claims[0].octets <= self.limit:
             claim = claims.popleft()
             self.held += claim.octets
             claim.grant()

@@ -166,8 +166,8 @@ class Options:
     )
     max_memory: int = option(
         0,
-        "Octets held at once, in all sessions; 0 is a quarter of the machine's memory, or of the "
-        "control group's.",
+        "Octets held at once, in all sessions: bodies, TLS, logins, what clients send ahead or do "
+        "not read; 0 is a quarter of the machine's memory, or of the control group's.",
         group="Limits",
     )
     spool_threshold: int = option(

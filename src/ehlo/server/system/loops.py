@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import importlib.util
+import logging
+import math
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -15,6 +18,11 @@ from ehlo.server.system.signals import Interrupted
 __all__ = ["LoopThread", "call_in", "loop_factory", "run"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger("ehlo.server")
+
+# Those of accept(2) that asyncio waits after, and tells of: not the client's fault
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -41,6 +49,7 @@ def run(work: Coroutine[Any, Any, None], loop: str, abandon: Callable[[], None])
     """
     factory = loop_factory(loop)
     with contextlib.suppress(Interrupted), asyncio.Runner(loop_factory=factory) as runner:
+        runner.get_loop().set_exception_handler(Complaints())
         try:
             with malloc.tended(runner.get_loop()):
                 runner.run(work)
@@ -49,6 +58,26 @@ def run(work: Coroutine[Any, Any, None], loop: str, abandon: Callable[[], None])
             runner.get_loop().set_exception_handler(lambda _loop, _context: None)
             abandon()
             raise
+
+
+class Complaints:
+    """What a loop of our own cannot do, in the log. That it cannot accept is one line, and no more
+    than one a second: asyncio tells of each try.
+    """
+
+    _EVERY = 1.0  # seconds
+
+    def __init__(self) -> None:
+        self._told = -math.inf
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        accepts = "accept" in context["message"]
+        if not accepts or not isinstance(error, OSError) or error.errno not in _OUT_OF_RESOURCES:
+            loop.default_exception_handler(context)
+        elif loop.time() - self._told >= self._EVERY:
+            self._told = loop.time()
+            logger.error("no connection is accepted for a moment: %s", error.strerror)
 
 
 def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
@@ -80,6 +109,7 @@ class LoopThread:
     def _run(self) -> None:
         try:
             with asyncio.Runner(loop_factory=self._factory) as runner:
+                runner.get_loop().set_exception_handler(Complaints())
                 runner.run(self._until_stopped())
         except BaseException as failure:
             if self._ready.is_set():
