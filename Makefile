@@ -19,8 +19,8 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-# JOBS: how many processes the tests are spread over; by default, as many as there are processors
-JOBS ?= auto
+# JOBS: how many processes the tests are spread over; many tests wait, so one more than processors
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST = $(BIN)/pytest -q --numprocesses=$(JOBS) --dist=loadfile --cov --cov-report=
 
 unit: $(STAMP)

@@ -21,9 +21,11 @@ def send(office: Office, mail: bytes, size: int) -> tuple[bool, str]:
     return done.returncode == 0, done.stdout.decode()
 
 
-@pytest.mark.parametrize("size", [1, 7, 1000, 10_000_000])
-def test_binary_octets_arrive_in_chunks_of_any_size(serve: Serve, size: int) -> None:
-    mail = BINARY + b"\r\n.\r\nQUIT\r\n\r" + random.Random(3030).randbytes(size)  # noqa: S311  the same in each run
+@pytest.mark.parametrize(
+    ("begin", "size"), [(b"\0\xff", 1), (BINARY, 7), (BINARY, 1000), (BINARY, 10_000_000)]
+)
+def test_binary_octets_arrive_in_chunks_of_any_size(serve: Serve, begin: bytes, size: int) -> None:
+    mail = begin + b"\r\n.\r\nQUIT\r\n\r" + random.Random(3030).randbytes(size)  # noqa: S311  the same in each run
     office = serve("plain", bare_newlines="reject")
     sent, said = send(office, mail, size)
     assert sent, said

@@ -147,7 +147,7 @@ def final_lines(output: bytes) -> list[str]:
     return [line for line in output.decode().split("\r\n") if line[3:4] == " "]
 
 
-@settings(max_examples=1000)
+@settings(max_examples=400)
 @given(st.data(), sessions())
 def test_the_octets_taken_are_those_announced_and_what_follows_is_commands(
     data: st.DataObject, model: Chunked
