@@ -83,6 +83,6 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_the_c_library_here_takes_it() -> None:
     library = malloc._glibc()  # noqa: SLF001  what is behind it is not ours
-    assert library.mallopt(-3, 524_288) == 1
+    assert library.mallopt(-3, 16_777_216) == 1
     malloc._exchange_cached(library)  # noqa: SLF001  likewise
     assert library.malloc_trim(0) in (0, 1)

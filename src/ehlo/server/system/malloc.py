@@ -3,7 +3,7 @@
 Bodies of all sizes come and go. By its own rules glibc gives the end of its heap back whenever
 128 KiB of it are free, so that a message of 100 KB has its pages taken and given back each time,
 and it keeps for ever what is free between things that are held. Here it is told to keep what is
-free, to map what is large by itself, and every ten seconds to give back all that is free, wherever.
+free, and every ten seconds to give back all of it, wherever it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TRIM_EVERY: float = 10.0  # seconds
 # mallopt(3): the parameter's number in malloc.h, and its value
 _PARAMETERS: Final = (
     (-1, 67_108_864),  # M_TRIM_THRESHOLD: free octets at the end of the heap before it shrinks
-    (-3, 524_288),  # M_MMAP_THRESHOLD: octets from which on a block is a mapping of its own
+    (-3, 16_777_216),  # M_MMAP_THRESHOLD: octets from which on a block has pages of its own
     (-8, 1),  # M_ARENA_MAX: one heap for all threads, which take turns anyhow
 )
 
