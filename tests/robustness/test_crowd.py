@@ -119,14 +119,16 @@ def test_honest_senders_are_served_beside_those_who_drip(launch: Launch, tell: T
         assert ready.gone == 0, "the honest senders were too slow to be measured"
         lasted = await dripping
         assert ready.told >= 0.9 * DRIPPERS
-        return alone, beside, first + second, lasted
+        # Once more, since the machine may have become slower meanwhile
+        again, third = await best_rate(server.address, "again")
+        return min(alone, again), beside, first + second + third, lasted
 
     alone, beside, acknowledged, lasted = asyncio.run(crowd())
     tell(
         f"{alone:.0f} messages a second alone, {beside:.0f} beside {DRIPPERS} who drip; "
         f"the last of these was gone after {max(lasted):.1f} s of {TIME}"
     )
-    assert len(acknowledged) == 2 * ROUNDS * HONEST * MESSAGES
+    assert len(acknowledged) == 3 * ROUNDS * HONEST * MESSAGES
     assert sorted(server.logged()) == sorted(acknowledged)
     assert beside >= alone / 2
     assert max(lasted) <= TIME + PATIENCE
