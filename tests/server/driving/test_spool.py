@@ -384,7 +384,7 @@ def test_no_file_is_closed_while_a_thread_writes_to_it(
     monkeypatch.setattr(Spool, "close", watched_close)
     running = serve(Box(), spool_threshold=THRESHOLD)
     with running.ready() as client:
-        client.begin_message(body_of(2_000_000), end=b"")
+        client.begin_message(body_of(4_000_000), end=b"")
         for _ in range(2):  # the second time there is a file already
             assert disk.writing.acquire(timeout=15)
             disk.go_on.release()

@@ -10,7 +10,7 @@ from ehlo.spool import Spool
 __all__ = ["Body", "Holding", "Shelf", "Spilling"]
 
 _CHUNK_COST = 64  # octets that a slice takes beside its own
-_AT_ONCE = 262_144  # octets that are gathered for one writing, once there is a file
+_AT_ONCE = 1_048_576  # octets that are gathered for one writing, once there is a file
 
 
 class Shelf(NamedTuple):
