@@ -139,11 +139,6 @@ class Connection:
         return len(self.buffer)
 
     @property
-    def in_body(self) -> bool:
-        """Whether what the client sends now is a body."""
-        return self.intake.reader is not None
-
-    @property
     def in_transaction(self) -> bool:
         """Whether a transaction is under way, from MAIL being asked about to the final reply."""
         return self.transaction is not None or type(self.asked) is events.Mail

@@ -434,15 +434,6 @@ def test_a_handshake_in_single_octets_works(
         assert b"221 2.0.0 " in heard
 
 
-def test_a_handshake_that_never_ends_is_cut_after_the_timeout(
-    serve: Serve, certificates: Certificates
-) -> None:
-    running = serve(Box(), tls_config=certificates.server(), tls_listener=True, timeout=0.2)
-    with running.client() as client:
-        client.send(b"\x16\x03\x01")
-        assert client.is_closed()
-
-
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
 def test_old_tls_is_refused(
     serve: Serve, certificates: Certificates, version: ssl.TLSVersion

@@ -123,7 +123,7 @@ class Wire:
     @property
     def has_sent_all(self) -> bool:
         """Whether there are none."""
-        return not self._transport.get_write_buffer_size()
+        return not self.unsent
 
     def close(self, *, linger: bool) -> bool:
         """Say no more. With `linger` the client may talk on, where it can; whether it may."""

@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from ehlo.server.limits.networks import Networks
-from ehlo.session import Peer
+from ehlo.session import Peer, unmapped
 
 __all__ = [
     "Claim",
@@ -22,11 +22,10 @@ __all__ = [
 
 def address_key(host: str) -> str:
     """What is counted as one address: an IPv4 address, or the /64 of an IPv6 one."""
+    host = unmapped(host)
     if ":" not in host or host.startswith("unix:"):
         return host
-    address = ipaddress.IPv6Address(host.partition("%")[0])
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
+    address = host.partition("%")[0]
     return str(ipaddress.IPv6Network((address, 64), strict=False).network_address)
 
 
