@@ -383,6 +383,7 @@ class Driver(asyncio.Protocol):
             self.deadlines.client_must_read()
         else:
             self.pending = None
+            self.deadlines.allow_command()  # that others had their turn was no time of the client's
             self.advance()
 
     # -- what there is to see --------------------------------------------------------------------

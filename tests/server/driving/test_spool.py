@@ -322,6 +322,7 @@ def test_the_server_ends_while_the_disk_writes(
             disk.go_on.release()
         client.replies(3)
         client.rest()
+    wait_until_nothing_is_held(running)
 
 
 def descriptors() -> int:

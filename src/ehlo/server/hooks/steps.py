@@ -96,19 +96,21 @@ class Watch:
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
         self._end = threading.Event()
+        self._thread = threading.Thread(target=self._look_on, name="ehlo-watch", daemon=True)
         self._told = 0.0  # when the step began of which it has told
 
     def start(self) -> None:
         """Look from now on. Without a thread to be had nobody does."""
-        thread = threading.Thread(target=self._look_on, name="ehlo-watch", daemon=True)
         try:
-            thread.start()
+            self._thread.start()
         except RuntimeError as error:
             logger.warning("hooks that block the event loop are not named: %s", error)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Look no more. The thread has ended then, unless what it tells holds it up."""
         self._end.set()
+        if self._thread.is_alive():
+            self._thread.join(_LOOK_EVERY)
 
     def _look_on(self) -> None:
         while not self._end.wait(_LOOK_EVERY):
