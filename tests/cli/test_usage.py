@@ -50,7 +50,7 @@ LOOPBACK = ("--addr", "127.0.0.1:0")
         (["serve", "app:Needy", "--factory"], "app:Needy cannot be made without arguments"),
         (["--unix-mode", "rw"], "--unix-mode is three octal digits"),
         (["--user", "no-such-user"], "no such user or group: 'no-such-user'"),
-        (["--user", "root"], "root is not given up"),
+        (["--user", "root"], "has the user or group of root"),
         (["--addr", "fd:x"], "not the number of an open file: 'fd:x'"),
         (["--log-level", "loud"], "'loud' is not one of"),
         (["--addr", "nonsense"], "not an address: 'nonsense'"),

@@ -28,11 +28,12 @@ import pytest
 
 import ehlo
 from ehlo import PasswordFile, Peer, Server
+from ehlo.server import opening
 from ehlo.server.observing import control
 from ehlo.server.observing.views import Views
-from ehlo.server.processes import workers as processes
-from ehlo.server.processes.spawning import MOST_DELAY, backoff
 from ehlo.server.system import privileges
+from ehlo.server.workers import parent
+from ehlo.server.workers.parent import MOST_DELAY, backoff
 from support.certificates import Certificates, Files
 from support.client import Client
 from support.manager import Manager
@@ -357,7 +358,7 @@ def test_workers_end_when_their_parent_is_killed(start: Start, app: Path) -> Non
     address = program.listening()
     program.process.kill()
     program.wait()  # until nobody holds its standard error: all workers have ended
-    assert program.err.text.count("the parent process has gone") == 2
+    assert program.err.text.count("the parent process is gone") == 2
     assert program.out.text.count("shut down") == 2  # two processes write, maybe at once
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, 5.0)
@@ -372,7 +373,7 @@ def test_a_worker_that_dies_is_replaced(start: Start, app: Path) -> None:
     address = program.listening()
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    assert "was killed by SIGKILL; another in 1 s" in program.err.until("SIGKILL")
+    assert "was killed by SIGKILL; restarting in 1 s" in program.err.until("SIGKILL")
     (*_, new) = workers_of(program)
     assert new not in pids
     with smtplib.SMTP(*address) as client:
@@ -386,7 +387,7 @@ def test_a_signal_without_a_name_ends_one_worker_and_no_more(start: Start, app: 
     address = program.listening()
     number = signal.SIGRTMIN + 1
     os.kill(first, number)
-    program.err.until(f"was killed by signal {number}; another in 1 s")
+    program.err.until(f"was killed by signal {number}; restarting in 1 s")
     with smtplib.SMTP(*address) as client:
         assert send(client) == second
     assert program.stop() == 0
@@ -402,10 +403,10 @@ def test_the_second_failure_waits_longer(start: Start, app: Path) -> None:
     first, _ = workers_of(program)
     program.listening()
     os.kill(first, signal.SIGKILL)
-    program.err.until("another in 1 s")
+    program.err.until("restarting in 1 s")
     (again,) = workers_of(program, 1)
     os.kill(again, signal.SIGKILL)
-    program.err.until("another in 2 s")
+    program.err.until("restarting in 2 s")
     assert program.stop() == 0
 
 
@@ -673,7 +674,7 @@ def test_a_log_file_is_for_the_user_who_opens_it_anew(
         program.process.send_signal(signal.SIGHUP)
         manager.hears_of("RELOADING=1")
         manager.hears_of("READY=1")
-        assert "signalled: " in (logs / "log").read_text()
+        assert "received SIGHUP" in (logs / "log").read_text()
         assert program.stop() == 0
 
 
@@ -741,13 +742,13 @@ def test_metrics_are_bound_before_root_is_given_up(
     server = Server("many:function", addr="127.0.0.1:0", user="nobody", metrics="127.0.0.1:0")
     monkeypatch.setattr(Views, "bind", lambda _views: order.append("bound"))
     monkeypatch.setattr(privileges, "give_up", lambda _account: order.append("given up"))
-    monkeypatch.setattr(processes, "check", lambda _options: None)
+    monkeypatch.setattr(parent, "check", lambda _options: None)
     server.workers = workers
 
     def stop(*_: object) -> None:
         raise RuntimeError("far enough")
 
-    monkeypatch.setattr(processes, "check_spool", stop)
+    monkeypatch.setattr(opening, "check_spool", stop)
     if workers == 1:
         server.handler = lambda *_: None
     with pytest.raises(RuntimeError, match="far enough"):
@@ -803,4 +804,4 @@ def test_nobody_in_the_group_of_root_has_not_given_it_up(start: Start) -> None:
     )
     program = start("-c", code, cwd=Path("/"))
     assert program.wait() == 1
-    assert "nobody has the group of root" in program.err.text
+    assert "nobody is in root's group" in program.err.text

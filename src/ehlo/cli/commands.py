@@ -36,8 +36,8 @@ from ehlo.cli.target import handler_of, load
 from ehlo.cli.top import top
 from ehlo.functions import AuthFunction, RcptFunction, callbacks_of_functions
 from ehlo.server.options.config import Options
-from ehlo.server.processes import workers
-from ehlo.server.processes.workers import Recipe
+from ehlo.server.workers import recipe as recipes
+from ehlo.server.workers.recipe import Recipe, StartError
 from ehlo.server.server import Server
 from ehlo.server.system import loops, machine, privileges
 
@@ -218,7 +218,7 @@ def _worker_server(target: str, given: Mapping[str, Any]) -> Server:
         server = _named_server(target, given)
         _configure_tls(server, given)
     except click.ClickException as error:
-        raise workers.StartError(error.format_message()) from error
+        raise StartError(error.format_message()) from error
     finally:  # what goes wrong is for the log, too
         set_up_logging(given["log_level"], given["log_format"], given["log_file"])
     return server
@@ -313,7 +313,7 @@ def _run(
     A `recipe` makes the server again in each worker.
     """
     _configure_tls(server, given)
-    _checked(lambda: workers.check(server))
+    _checked(lambda: recipes.check(server))
     _checked(lambda: loops.loop_factory(server.loop))
     run = server.listen_and_serve
     if recipe is not None and (server.workers > 1 or given["reload"]):
@@ -322,7 +322,7 @@ def _run(
     machine.raise_descriptors()
     try:
         run()
-    except workers.StartError as error:
+    except StartError as error:
         raise click.ClickException(str(error)) from error
     except privileges.UnusableError as error:
         raise click.ClickException(as_flags(str(error))) from error
@@ -349,7 +349,7 @@ def _open_log(server: Server, given: Mapping[str, Any], *, quiet: bool) -> None:
 
 def _parent(server: Server, recipe: Recipe, *, reload: bool) -> Callable[[], None]:
     """What runs the workers."""
-    from ehlo.server.processes.parent import Parent  # what most never need
+    from ehlo.server.workers.parent import Parent  # what most never need
 
     parent = Parent(server, recipe, reload=reload)
     if not reload:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from watchfiles import PythonFilter, watch
 
-from ehlo.server.processes.parent import Parent
+from ehlo.server.workers.parent import Parent
 
 __all__ = ["watched"]
 
@@ -47,4 +47,4 @@ def _watch(parent: Parent, ended: threading.Event) -> None:
         if changes:
             names = sorted(path.removeprefix(f"{here}/") for _, path in changes)
             logger.info("%s changed: restarting", ", ".join(names))
-            parent.changed()
+            parent.replace_all()

@@ -20,13 +20,14 @@ from ehlo.server.hooks.steps import Steps
 from ehlo.server.life import Life
 from ehlo.server.options import rules
 from ehlo.server.options.config import Options
-from ehlo.server.processes import workers
+from ehlo.server import opening
+from ehlo.server.workers import recipe
 from ehlo.server.streams import serve_streams
 from ehlo.server.system import listener, loops, signals, systemd
 from ehlo.server.tls.certificates import Certificate, FileContext, file_context, with_another
 
 if TYPE_CHECKING:
-    from ehlo.server.processes.parent import Parent
+    from ehlo.server.workers.parent import Parent
 
 __all__ = ["Server", "listen_and_serve", "listen_and_serve_tls"]
 
@@ -103,7 +104,7 @@ class Server(Options):
         rules.make_handler(self)
         life = self._life = Life(self, self._ended, self._steps)
         try:
-            groups, paths = workers.open_sockets(self, sock, life.views.bind)
+            groups, paths = opening.open_sockets(self, sock, life.views.bind)
             await life.start(groups, paths=paths)
         except BaseException:
             self._life = None
@@ -180,7 +181,7 @@ class Server(Options):
         """
         if self._life is None:
             rules.make_handler(self)
-            workers.check_spool(self)
+            opening.check_spool(self)
             self._life = Life(self, self._ended, self._steps)
         life = self._life
         life.guests += 1
@@ -218,9 +219,9 @@ class Server(Options):
             rules.make_handler(self)  # a module may want to run a loop as it is imported
             loops.run(self._serve_until_signalled(sock), self.loop, self._abandon)
             return
-        from ehlo.server.processes.parent import Parent  # what most never need
+        from ehlo.server.workers.parent import Parent  # what most never need
 
-        self._parent = Parent(self, workers.recipe(self))
+        self._parent = Parent(self, recipe.recipe(self))
         try:
             self._parent.run(sock)
         finally:

@@ -18,7 +18,7 @@ import pytest
 from ehlo import Server, Session
 from ehlo.passwords.file import PasswordFile
 from ehlo.server.options import reload as reloading
-from ehlo.server.processes.workers import recipe
+from ehlo.server.workers.recipe import recipe
 from ehlo.server.tls import certificates as renewal
 from ehlo.server.tls.binding import dns_names, end_point_binding
 from ehlo.server.tls.certificates import Certificate, FileContext, Holder, file_context
