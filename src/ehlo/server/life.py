@@ -91,9 +91,7 @@ class Life:
         self.guests = 0  # clients over streams
 
     def _service(self, resolved: rules.Rules) -> Service:
-        self.runtime.heed(
-            resolved.command_timeout, resolved.handler_timeout, resolved.proxy_timeout
-        )
+        self.runtime.heed(resolved.times.command, resolved.times.handler, resolved.times.proxy)
         hooks = self._hooks_by_file.get(resolved.passwords)
         if hooks is None:  # one for each file: it counts the checks under way
             hooks = with_logins(self._hooks, resolved.passwords, self.runtime)

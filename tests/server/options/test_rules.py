@@ -21,11 +21,9 @@ def rules_of(**options: Any) -> Rules:
 
 
 def times_of(rules: Rules) -> tuple[float, float, float, float, float]:
-    """Of a command, a handshake, a PROXY header, a read of a body, and a hook."""
-    return (
-        *(rules.command_timeout, rules.tls_timeout, rules.proxy_timeout),
-        *(rules.body_timeout, rules.handler_timeout),
-    )
+    """The times for a command, a handshake, a PROXY header, a read of a body, and a hook."""
+    times = rules.times
+    return times.command, times.tls, times.proxy, times.body, times.handler
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from ehlo.protocol.trace import by_clause
 from ehlo.server.limits.networks import Networks
 from ehlo.server.observing.metrics import check_metrics
 from ehlo.server.options import target
-from ehlo.server.options.config import LineCallback, Listener, Options, with_overrides
+from ehlo.server.options.config import Listener, Options, with_overrides
 from ehlo.server.options.logins import Served, logins_of, way_in
 from ehlo.server.options.shared import Shared
 from ehlo.server.system import machine, privileges
@@ -40,6 +40,7 @@ from ehlo.session import Peer
 
 __all__ = [
     "Rules",
+    "Times",
     "as_handler",
     "check_addresses",
     "is_async",
@@ -61,34 +62,43 @@ _PROXY_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What a connection is served by, resolved and checked."""
+class Times:
+    """How long a session waits: seconds, and bytes a second."""
 
+    command: float
+    """For a command, and for the client to read a reply."""
+    tls: float
+    """For a TLS handshake."""
+    body: float
+    """For each read of a body."""
+    handler: float
+    """For a hook, a disk, and memory to become free."""
+    proxy: float
+    """For a PROXY header."""
+    min_body_rate: int
+    """Bytes a second that a body must bring as a whole; 0 is no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the connections of one listener are served by: its options, and what they resolve to."""
+
+    options: Options
     settings: Settings
+    times: Times
     by: str
-    """The part of `Received` that tells of us."""
+    """The part of `Received` that names this server."""
     nonce: Callable[[], str]
     tls: Holder | None
-    tls_listener: bool
     xclient: Networks
     xforward: Networks
     proxies: Networks
-    """Who must begin with a PROXY header, and nobody else is let in; empty is no such listener."""
-    proxy_timeout: float
+    """The proxies, each of which must send a PROXY header; if there are any, no other client is
+    accepted."""
+    exempt: Networks
+    """The clients exempt from per-address limits."""
     passwords: PasswordFile | None
     """The `auth_file`, as it was at the start."""
-    exempt: Networks
-    """Who is exempt from what is counted for an address."""
-    command_timeout: float
-    tls_timeout: float
-    body_timeout: float
-    """For each read."""
-    min_body_rate: int
-    handler_timeout: float
-    reverse_dns: bool
-    debug: bool
-    log_read: LineCallback | None
-    log_write: LineCallback | None
 
 
 def make_handler(options: Options) -> None:
@@ -185,31 +195,30 @@ def resolve(options: Options, handler: Handler, shared: Shared | None = None) ->
     _check_hello(settings)
     _check_verbs(settings, handler)
     return Rules(
+        options=options,
         settings=settings,
+        times=_times(options),
         by=by_clause(settings.hostname, settings.appname),
         nonce=lambda: secrets.token_hex(16),
         tls=holder,
-        tls_listener=options.tls_listener,
         xclient=_networks(options, "xclient_networks"),
         xforward=_networks(options, "xforward_networks"),
         proxies=_networks(options, "proxy_networks"),
-        proxy_timeout=_time(options.proxy_timeout or options.timeout, _PROXY_TIMEOUT),
         exempt=_networks(options, "exempt_networks"),
         passwords=passwords,
-        command_timeout=_time(options.timeout, _COMMAND_TIMEOUT),
-        tls_timeout=_time(options.timeout, _TLS_TIMEOUT),
-        body_timeout=_time(options.timeout, _BODY_TIMEOUT),
-        min_body_rate=options.min_body_rate,
-        handler_timeout=options.handler_timeout,
-        reverse_dns=options.reverse_dns,
-        debug=options.debug,
-        log_read=options.log_read,
-        log_write=options.log_write,
     )
 
 
-def _time(given: float | None, by_default: float) -> float:
-    return by_default if given is None else given
+def _times(options: Options) -> Times:
+    timeout = options.timeout
+    return Times(
+        command=timeout or _COMMAND_TIMEOUT,
+        tls=timeout or _TLS_TIMEOUT,
+        body=timeout or _BODY_TIMEOUT,
+        handler=options.handler_timeout,
+        proxy=options.proxy_timeout or timeout or _PROXY_TIMEOUT,
+        min_body_rate=options.min_body_rate,
+    )
 
 
 def resolve_all(options: Options, handler: Handler, shared: Shared | None = None) -> list[Rules]:
