@@ -109,7 +109,8 @@ class Transport(asyncio.Transport):
 
 def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
     """Connections of so many transactions each to one server, with its hook."""
-    from ehlo.handlers.base import Handler
+    from ehlo.handler import Handler, callbacks_of_handler
+    from ehlo.message import Message
     from ehlo.server.dispatch import Dispatcher
     from ehlo.server.driver import Driver
     from ehlo.server.hooks.hooks import Hooks
@@ -117,19 +118,20 @@ def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
     from ehlo.server.options.shared import Shared
     from ehlo.server.runtime import Clock, Runtime
     from ehlo.server.server import Server
-    from ehlo.session import Message, Session
+    from ehlo.session import Session
 
     class Sink(Handler):
         async def on_message(self, session: Session, message: Message) -> None:
             del session, message
 
     loop, handler = Loop(), Sink()
+    callbacks = callbacks_of_handler(handler)
     server = Server(handler, max_messages=0, hostname="mx.example", **options)
-    resolved = rules.resolve(server, handler, Shared())
+    resolved = rules.resolve(server, callbacks, Shared())
     runtime = Runtime(server, resolved.exempt, cast("asyncio.AbstractEventLoop", loop))
     runtime.clock = Clock(lambda: 0.0)
     counted = bool(runtime.recipient_rate)
-    dispatcher = Dispatcher(Hooks.of(handler), counts_recipients=counted)
+    dispatcher = Dispatcher(Hooks.of(callbacks), counts_recipients=counted)
     gc.freeze()  # a collection that looks through all modules comes by chance in so short a run
     for transactions in sessions:
         transport = Transport(peer)

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 import ehlo
-from ehlo.handlers.base import Handler
+from ehlo.handler import Handler
 from ehlo.server.options.config import Options
 
 ROOT = Path(__file__).parents[1]

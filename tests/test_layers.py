@@ -14,44 +14,50 @@ SOURCE = Path(__file__).parent.parent / "src"
 FILES = sorted(SOURCE.rglob("*.py"))
 IDS = [str(path.relative_to(SOURCE)) for path in FILES]
 
+# What a handler sees
+VISIBLE = {"ehlo.session", "ehlo.message", "ehlo.net", "ehlo.protocol"}
+
 # A room, and the rooms that it may look into beside itself
 ROOMS = {
-    "ehlo.protocol": set[str](),
-    "ehlo.spool": set(),
-    "ehlo.session": {"ehlo.protocol", "ehlo.spool"},
+    "ehlo.net": set[str](),
+    "ehlo.protocol": {"ehlo.net"},
     "ehlo.domains": {"ehlo.protocol"},
-    "ehlo.handlers": {"ehlo.session", "ehlo.protocol"},
+    "ehlo.message": {"ehlo.protocol"},
+    "ehlo.session": {"ehlo.protocol", "ehlo.net"},
+    "ehlo.handler": {"ehlo.session", "ehlo.message", "ehlo.protocol"},
+    "ehlo.functions": {*VISIBLE, "ehlo.handler"},
+    "ehlo.passwords": {"ehlo.protocol"},
     "ehlo.sinks": {"ehlo.protocol"},  # they know no session
-    "ehlo.server.system": {"ehlo.session"},
-    "ehlo.server.limits": {"ehlo.session"},
-    "ehlo.server.observing": {"ehlo.server.system", "ehlo.session", "ehlo.protocol"},
+    "ehlo.server.system": {"ehlo.net"},
+    "ehlo.server.limits": {"ehlo.net"},
+    "ehlo.server.observing": {"ehlo.server.system", *VISIBLE},
     "ehlo.server.tls": {"ehlo.server.observing", "ehlo.session"},
     "ehlo.server.options": {
         *("ehlo.server.tls", "ehlo.server.observing", "ehlo.server.limits", "ehlo.server.system"),
-        *("ehlo.handlers", "ehlo.session", "ehlo.protocol"),
+        *("ehlo.functions", "ehlo.handler", "ehlo.passwords", *VISIBLE),
     },
     "ehlo.server.hooks": {
         *("ehlo.server.options", "ehlo.server.observing"),
         *("ehlo.server.limits", "ehlo.server.system"),
-        *("ehlo.handlers", "ehlo.session", "ehlo.protocol"),
+        *("ehlo.functions", "ehlo.handler", "ehlo.passwords", *VISIBLE),
     },
     "ehlo.server.driving": {
         *("ehlo.server.hooks", "ehlo.server.options", "ehlo.server.tls", "ehlo.server.observing"),
         *("ehlo.server.limits", "ehlo.server.system"),
-        *("ehlo.session", "ehlo.spool", "ehlo.protocol"),
+        *VISIBLE,
     },
     "ehlo.server.processes": {
         *("ehlo.server.options", "ehlo.server.tls", "ehlo.server.observing", "ehlo.server.system"),
-        *("ehlo.session", "ehlo.spool"),
+        *VISIBLE,
     },
     "ehlo.server": {
         *("ehlo.server.processes", "ehlo.server.driving", "ehlo.server.hooks"),
         *("ehlo.server.options", "ehlo.server.tls", "ehlo.server.observing"),
         *("ehlo.server.limits", "ehlo.server.system"),
-        *("ehlo.handlers", "ehlo.session", "ehlo.spool", "ehlo.protocol"),
+        *("ehlo.functions", "ehlo.handler", "ehlo.passwords", *VISIBLE),
     },
     "ehlo.inbox": {"ehlo.sinks"},
-    "ehlo.testing": {"ehlo", "ehlo.server", "ehlo.handlers", "ehlo.session", "ehlo.protocol"},
+    "ehlo.testing": {"ehlo", "ehlo.server", "ehlo.handler", *VISIBLE},
 }
 # What may import everything: the face (a lazy table), and the command line
 ANYTHING = {"ehlo", "ehlo.__main__", "ehlo.cli"}
@@ -73,7 +79,6 @@ PURE = {
 
 # Names that a type checker needs and no program: (importer's room, imported) and why
 UPWARD_FOR_TYPES = {
-    ("ehlo.handlers", "ehlo.server.server"): "on_startup and on_shutdown are told the server",
     ("ehlo.server.driving", "ehlo.server.driver"): "a part is told whose it is",
     ("ehlo.server.driving", "ehlo.server.runtime"): "a part is told what all sessions share",
     ("ehlo.server.hooks", "ehlo.server.driver"): "a run is told its driver",

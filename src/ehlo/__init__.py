@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ehlo.domains import same_domain, to_ascii
-    from ehlo.handlers.base import Handler
-    from ehlo.handlers.passwords import PasswordFile
+    from ehlo.handler import Handler
+    from ehlo.message import Message
+    from ehlo.net import Peer
+    from ehlo.passwords.file import PasswordFile
     from ehlo.protocol.address import Address
     from ehlo.protocol.credentials import (
         AnonymousCredentials,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from ehlo.protocol.scram_keys import ScramKeys
     from ehlo.server.options.config import Listener
     from ehlo.server.server import Server, listen_and_serve, listen_and_serve_tls
-    from ehlo.session import Message, Peer, ProxyInfo, Session, TLSInfo, current_session
+    from ehlo.session import ProxyInfo, Session, TLSInfo, current_session
 
 __all__ = [
     "Address",
@@ -79,8 +81,10 @@ __all__ = [
 
 _HOMES = {
     "ehlo.domains": ("same_domain", "to_ascii"),
-    "ehlo.handlers.base": ("Handler",),
-    "ehlo.handlers.passwords": ("PasswordFile",),
+    "ehlo.handler": ("Handler",),
+    "ehlo.message": ("Message",),
+    "ehlo.net": ("Peer",),
+    "ehlo.passwords.file": ("PasswordFile",),
     "ehlo.protocol.address": ("Address",),
     "ehlo.protocol.credentials": (
         *("AnonymousCredentials", "CertificateCredentials", "CramMD5Credentials", "Credentials"),
@@ -95,7 +99,7 @@ _HOMES = {
     "ehlo.protocol.scram_keys": ("ScramKeys",),
     "ehlo.server.options.config": ("Listener",),
     "ehlo.server.server": ("Server", "listen_and_serve", "listen_and_serve_tls"),
-    "ehlo.session": ("Message", "Peer", "ProxyInfo", "Session", "TLSInfo", "current_session"),
+    "ehlo.session": ("ProxyInfo", "Session", "TLSInfo", "current_session"),
 }
 
 

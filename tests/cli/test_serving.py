@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ehlo import Peer
-from ehlo.handlers.passwords import PasswordFile
+from ehlo.passwords.file import PasswordFile
 from support.certificates import PASSPHRASE, Certificates, Files
 from support.client import Client
 from support.manager import Manager

@@ -21,9 +21,9 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Peer, Server, Session
+from ehlo.net import parse_address
 from ehlo.server.driver import Driver
 from ehlo.server.life import Life
-from ehlo.server.system.listener import parse_address
 from ehlo.server.system.loops import loop_factory
 from support.client import Client
 from support.hooks import KINDS, Noted, handler_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ehlo import Peer
-from ehlo.server.system.listener import parse_address
+from ehlo.net import parse_address
 from support.program import DEADLINE
 
 __all__ = ["Manager", "manager"]

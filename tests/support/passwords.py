@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ehlo.handlers.hashes import ScryptHash
+from ehlo.passwords.hashes import ScryptHash
 
 __all__ = ["MEMORY", "Gate", "cheap", "write"]
 

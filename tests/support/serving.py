@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from ehlo import Address, Handler, Message, Peer, Server, Session
+from ehlo.message import Spool
 from ehlo.server.driver import Driver
 from ehlo.server.limits.admission import FailedLogins
 from ehlo.server.runtime import Runtime
-from ehlo.spool import Spool
 from support.certificates import Certificates, make_certificates
 from support.client import Client
 

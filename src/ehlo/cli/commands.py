@@ -34,7 +34,7 @@ from ehlo.cli.printer import Printer, as_json, as_text, wants_color
 from ehlo.cli.readable import visible
 from ehlo.cli.target import handler_of, load
 from ehlo.cli.top import top
-from ehlo.handlers.functions import AuthFunction, RcptFunction, functions_as_handler
+from ehlo.functions import AuthFunction, RcptFunction, callbacks_of_functions
 from ehlo.server.options.config import Options
 from ehlo.server.processes import workers
 from ehlo.server.processes.workers import Recipe
@@ -264,11 +264,11 @@ def _printer(json: bool, rcpt: RcptFunction | None, auth: AuthFunction | None) -
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     form = as_json if json else as_text(color=wants_color(sys.stdout), encoding=encoding)
-    if rcpt is None and auth is None:
-        return Printer(sys.stdout, form)
-    beside = type(functions_as_handler(lambda *_: None, rcpt, auth))
-    printer_class: type[Printer] = type("Printer", (Printer, beside), {})
-    return printer_class(sys.stdout, form)
+    printer = Printer(sys.stdout, form)
+    hooks = callbacks_of_functions(lambda *_: None, rcpt, auth).by_name
+    for name in hooks.keys() - {"on_message"}:
+        setattr(printer, name, hooks[name])
+    return printer
 
 
 def _configure_tls(server: Server, given: Mapping[str, Any]) -> None:

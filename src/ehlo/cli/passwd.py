@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 import click
 
-from ehlo.handlers import hashes
-from ehlo.handlers.passwords import PasswordFile, check_username
+from ehlo.passwords import hashes
+from ehlo.passwords.file import PasswordFile, check_username
 
 __all__ = ["passwd"]
 

@@ -14,10 +14,11 @@ from typing import TextIO
 import click
 
 from ehlo.cli.readable import content_of, octets, one_line, visible
-from ehlo.handlers.base import Handler
+from ehlo.handler import Handler
+from ehlo.message import Message
 from ehlo.protocol.errors import Reject
 from ehlo.server.server import Server
-from ehlo.session import Message, Session
+from ehlo.session import Session
 
 __all__ = ["Printer", "as_json", "as_text", "wants_color"]
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
+from ehlo.net import unmapped
 from ehlo.protocol import grammar
 
 __all__ = ["LARGEST", "Endpoint", "ProxyError", "ProxyHeader", "ProxyReader", "ProxySSL", "crc32c"]
@@ -160,8 +161,7 @@ def _endpoint(host: str, port: str) -> Endpoint:
 
 def _host(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
     """Proxies map an IPv4 end when the other one is IPv6: what it was before is the truth."""
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)
+    return unmapped(str(address))
 
 
 # -- version 2 -----------------------------------------------------------------------------------

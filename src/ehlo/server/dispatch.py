@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ehlo.message import Message
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
 from ehlo.protocol.credentials import CramMD5Credentials, ProvedCredentials
@@ -33,7 +34,6 @@ from ehlo.server.hooks.hooks import (
     queue_answer_of,
 )
 from ehlo.server.observing.journal import about
-from ehlo.session import Message
 
 if TYPE_CHECKING:
     from ehlo.server.driver import Driver

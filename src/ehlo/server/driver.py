@@ -14,6 +14,7 @@ import contextvars
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from ehlo.net import Peer
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
 from ehlo.protocol.connection import Connection
@@ -36,7 +37,7 @@ from ehlo.server.observing.journal import Journal, turned_away
 from ehlo.server.options.rules import Rules
 from ehlo.server.runtime import Runtime
 from ehlo.server.tls.channel import Channel
-from ehlo.session import Peer, ProxyInfo, Session, current_session
+from ehlo.session import ProxyInfo, Session, current_session
 
 __all__ = ["Driver"]
 

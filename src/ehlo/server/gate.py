@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from typing import cast
 
+from ehlo.net import Peer
 from ehlo.protocol.proxy import ProxyError, ProxyHeader, ProxyReader
 from ehlo.protocol.reply import Reply
 from ehlo.server.driver import Driver
@@ -19,7 +20,7 @@ from ehlo.server.driving.wire import ends_of
 from ehlo.server.observing.journal import turned_away
 from ehlo.server.options.rules import Rules
 from ehlo.server.runtime import Runtime
-from ehlo.session import Peer, ProxyInfo
+from ehlo.session import ProxyInfo
 
 __all__ = ["Gate"]
 

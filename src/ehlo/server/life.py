@@ -13,7 +13,8 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ehlo.handlers.passwords import PasswordFile
+from ehlo.net import Peer
+from ehlo.passwords.file import PasswordFile
 from ehlo.protocol import reply as replies
 from ehlo.server.dispatch import Dispatcher
 from ehlo.server.driver import Driver
@@ -30,7 +31,6 @@ from ehlo.server.options.shared import Shared
 from ehlo.server.runtime import Runtime
 from ehlo.server.system import listener
 from ehlo.server.system.threads import Threads
-from ehlo.session import Peer
 
 if TYPE_CHECKING:
     from ehlo.server.server import Server
@@ -62,16 +62,16 @@ class Life:
     """One run of a server: what exists from its start to its end, and not beyond."""
 
     def __init__(self, server: Server, ended: Callable[[Life], None], steps: Steps) -> None:
-        self._handler = rules.as_handler(server)
+        self._callbacks = rules.as_callbacks(server)
         self._server = server
         self._tell_ended = ended
         self._shared = Shared()
-        resolved = rules.resolve_all(server, self._handler, self._shared)
+        resolved = rules.resolve_all(server, self._callbacks, self._shared)
         self.loop = asyncio.get_running_loop()
         self.runtime = Runtime(server, resolved[0].exempt, self.loop)
         self.runtime.steps = steps
         self._reloader = Reloader(self.loop, self._shared)
-        self._hooks = Hooks.of(self._handler)
+        self._hooks = Hooks.of(self._callbacks)
         self._hooks_by_file: dict[PasswordFile | None, Hooks] = {}
         self._services = [self._service(each) for each in resolved]
         self._own = self._services[0] if not server.listeners else None
@@ -98,7 +98,7 @@ class Life:
             self._hooks_by_file[resolved.passwords] = hooks
         dispatcher = Dispatcher(
             hooks,
-            streams=self._handler.streams,
+            streams=self._callbacks.streams,
             counts_recipients=bool(self.runtime.recipient_rate),
         )
         return Service(resolved, dispatcher)
@@ -106,7 +106,7 @@ class Life:
     def new_driver(self) -> Driver:
         """A protocol for one client that did not come by a listener. Raises as `resolve` does."""
         if self._own is None:
-            self._own = self._service(rules.resolve(self._server, self._handler, self._shared))
+            self._own = self._service(rules.resolve(self._server, self._callbacks, self._shared))
             self._reloader.watch()
         return self._driver(self._own)
 

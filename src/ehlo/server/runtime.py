@@ -14,19 +14,19 @@ from email.utils import formatdate
 from operator import itemgetter
 from typing import Any, Protocol
 
+from ehlo.message import spool_directory
+from ehlo.net import Networks
 from ehlo.protocol.reply import Reply
 from ehlo.server.driving.holding import Shelf
 from ehlo.server.hooks.steps import Steps, Watch
 from ehlo.server.limits.admission import Connections, Exempt, FailedLogins, Memory, Turns
 from ehlo.server.limits.counters import Attempts, MemoryCounter, Rate
-from ehlo.server.limits.networks import Networks
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import Stats
 from ehlo.server.options.config import Options
 from ehlo.server.options.rules import memory_limit
 from ehlo.server.system import machine
 from ehlo.server.system.threads import Threads
-from ehlo.spool import spool_directory
 
 __all__ = ["Clock", "Occupant", "Runtime"]
 

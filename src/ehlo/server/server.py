@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from ehlo.handlers.base import Handler
-from ehlo.handlers.functions import MessageFunction
+from ehlo.functions import MessageFunction
+from ehlo.handler import Handler
+from ehlo.net import Peer
 from ehlo.server.hooks.steps import Steps
 from ehlo.server.life import Life
 from ehlo.server.options import rules
@@ -23,7 +24,6 @@ from ehlo.server.processes import workers
 from ehlo.server.streams import serve_streams
 from ehlo.server.system import listener, loops, signals, systemd
 from ehlo.server.tls.certificates import Certificate, FileContext, file_context, with_another
-from ehlo.session import Peer
 
 if TYPE_CHECKING:
     from ehlo.server.processes.parent import Parent
@@ -46,7 +46,7 @@ class Server(Options):
     def __post_init__(self) -> None:
         named = isinstance(self.handler, str) and ":" in self.handler
         if not named and not self.factory:
-            rules.as_handler(self)  # for its TypeErrors; what is set later is seen at the start
+            rules.as_callbacks(self)  # for its TypeErrors; what is set later is seen at the start
         self._life: Life | None = None
         self._steps = Steps()
         self._parent: Parent | None = None

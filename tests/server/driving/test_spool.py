@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ehlo import Handler, Message, Reject, Session
+from ehlo.message import Spool, SpooledFile, spool_directory
 from ehlo.server.limits.admission import Memory, Turns
-from ehlo.spool import Spool, SpooledFile, spool_directory
 from support.client import Client
 from support.serving import Box, Collector, Running, Serve
 

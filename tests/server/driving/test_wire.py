@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from ehlo import Peer
-from ehlo.session import unmapped
+from ehlo.net import unmapped
 from support.client import Client
 from support.serving import Collector, Serve
 

@@ -246,7 +246,7 @@ def test_a_file_that_cannot_be_read_is_told_of_again_and_again(
     path.unlink()
     assert log_in() == 1
     assert log_in() == 1
-    monkeypatch.setattr("ehlo.handlers.passwords._TOLD_EVERY", 0.0)
+    monkeypatch.setattr("ehlo.passwords.file._TOLD_EVERY", 0.0)
     assert log_in() == 2
     path.write_text("alice:sesame\n")
     assert log_in() == 3

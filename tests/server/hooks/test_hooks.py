@@ -13,6 +13,7 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Reject, Reply, Session
+from ehlo.handler import callbacks_of_handler
 from ehlo.protocol.errors import ProtocolError
 from ehlo.server.hooks.hooks import Hooks
 from support.certificates import Certificates
@@ -738,19 +739,20 @@ def test_a_refusal_of_on_tls_is_said_under_tls_and_ends_the_session(
 
 
 def test_hooks_that_are_not_overridden_are_not_there() -> None:
-    hooks = Hooks.of(handler_of("def"))
+    hooks = Hooks.of(callbacks_of_handler(handler_of("def")))
     assert [name for name in Hooks._fields if getattr(hooks, name) is not None] == ["message"]
 
 
 def test_a_hook_may_be_given_to_the_instance() -> None:
     handler = handler_of("def")
     handler.on_reset = lambda _session: None  # type: ignore[method-assign, assignment]
-    assert Hooks.of(handler).reset is not None
+    assert Hooks.of(callbacks_of_handler(handler)).reset is not None
 
 
 def test_a_hook_may_be_inherited() -> None:
     base = type(handler_of("def", on_rcpt=None))
-    assert Hooks.of(type("Derived", (base,), {})()).rcpt is not None
+    derived = type("Derived", (base,), {})()
+    assert Hooks.of(callbacks_of_handler(derived)).rcpt is not None
 
 
 @pytest.mark.parametrize("function", ["rcpt_handler", "auth_handler"])

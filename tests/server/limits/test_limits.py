@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from ehlo import Address, Handler, Message, Peer, Reject, Session
+from ehlo.net import Networks
 from ehlo.server.driver import Driver
-from ehlo.server.limits.admission import Connections, Exempt, Memory, address_key
-from ehlo.server.limits.networks import Networks
+from ehlo.server.limits.admission import Connections, Exempt, Memory
 from ehlo.server.options.config import Options
 from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST
 from support.certificates import Certificates
@@ -504,14 +504,6 @@ def test_a_client_turned_away_from_a_tls_port_hears_nothing(
         first.hello()
         with running.client() as second:
             assert second.rest() == b""
-
-
-def test_one_address_is_an_ipv4_address_or_the_64_of_an_ipv6_one() -> None:
-    assert address_key("192.0.2.1") == "192.0.2.1"
-    assert address_key("2001:db8::1") == address_key("2001:db8::ffff:1") == "2001:db8::"
-    assert address_key("2001:db8:0:1::1") != address_key("2001:db8:0:2::1")
-    assert address_key("fe80::1%eth0") == "fe80::"
-    assert address_key("::ffff:192.0.2.1") == "192.0.2.1"
 
 
 @pytest.mark.parametrize(

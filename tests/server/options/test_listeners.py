@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ehlo import Handler, Listener, Server, Session
-from ehlo.handlers.passwords import PasswordFile
+from ehlo.passwords.file import PasswordFile
 from ehlo.server.options.config import _OF_LISTENER, Options
-from ehlo.server.options.rules import as_handler, per_listener, resolve, resolve_all
+from ehlo.server.options.rules import as_callbacks, per_listener, resolve, resolve_all
 from support.certificates import Certificates
 from support.client import Client
 from support.hooks import handler_of
@@ -127,7 +127,7 @@ def test_a_file_of_passwords_is_read_once_for_all(tmp_path: Path) -> None:
         ],
         auth_mechs={"PLAIN": True},
     )
-    first, second, third = resolve_all(server, as_handler(server))
+    first, second, third = resolve_all(server, as_callbacks(server))
     assert first.passwords is second.passwords is not None
     assert third.passwords is None
 
@@ -259,7 +259,7 @@ def test_each_option_of_a_listener_changes_its_rules(name: str, certificates: Ce
         tls_config=certificates.server(),
         auth_handler=lambda *_: True,
     )
-    handler = as_handler(server)
+    handler = as_callbacks(server)
 
     def facts(rules: Any) -> dict[str, Any]:
         own = {each: getattr(rules, each) for each in rules.__slots__}

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ehlo import Server, Session
-from ehlo.handlers.passwords import PasswordFile
+from ehlo.passwords.file import PasswordFile
 from ehlo.server.options import reload as reloading
 from ehlo.server.processes.workers import recipe
 from ehlo.server.tls import certificates as renewal

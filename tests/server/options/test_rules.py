@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ehlo import Handler, Message, Server, Session
+from ehlo.handler import callbacks_of_handler
 from ehlo.server.options.rules import Rules, memory_limit, resolve
 from ehlo.server.system import machine
 
@@ -17,7 +18,7 @@ class Nothing(Handler):
 
 def rules_of(**options: Any) -> Rules:
     handler = Nothing()
-    return resolve(Server(handler, **options), handler)
+    return resolve(Server(handler, **options), callbacks_of_handler(handler))
 
 
 def times_of(rules: Rules) -> tuple[float, float, float, float, float]:

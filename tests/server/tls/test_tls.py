@@ -16,7 +16,7 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Server, Session
-from ehlo.server.options.rules import as_handler, resolve
+from ehlo.server.options.rules import as_callbacks, resolve
 from ehlo.server.tls.certificates import server_context
 from support.certificates import PASSPHRASE, Certificates
 from support.client import Client
@@ -695,7 +695,7 @@ def test_what_would_not_be_safe_or_sane_is_a_value_error_at_start(
 )
 def test_what_is_safe_starts(options: dict[str, Any]) -> None:
     server = Server(Box(), addr="127.0.0.1:0", **options)
-    assert resolve(server, as_handler(server)).settings.hostname
+    assert resolve(server, as_callbacks(server)).settings.hostname
 
 
 def test_a_handler_without_login_hooks_cannot_require_one(certificates: Certificates) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ehlo.session import Peer, ProxyInfo
+from ehlo.net import Peer
+from ehlo.session import ProxyInfo
 
 if TYPE_CHECKING:
     from ehlo.server.runtime import Runtime

@@ -10,12 +10,12 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ehlo.message import Message
 from ehlo.protocol import reply as replies
 from ehlo.server.driving.holding import Holding, Shelf
 from ehlo.server.driving.stamp import Stamp
 from ehlo.server.driving.waits import DiskRun, MemoryWait, Then
 from ehlo.server.observing.journal import about
-from ehlo.session import Message
 
 if TYPE_CHECKING:
     from ehlo.server.driver import Driver

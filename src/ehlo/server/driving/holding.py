@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ehlo.message import Spool
 from ehlo.server.limits.admission import Memory
-from ehlo.spool import Spool
 
 __all__ = ["Body", "Holding", "Shelf", "Spilling"]
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Self
 
-from ehlo.session import Peer, Session
+from ehlo.net import Peer
+from ehlo.session import Session
 
 if TYPE_CHECKING:
     from ehlo.server.runtime import Runtime

@@ -8,10 +8,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ehlo.message import Message
 from ehlo.server.driving.waits import Turn
 from ehlo.server.hooks.hookrun import HookRun, Notice
 from ehlo.server.hooks.hooks import Hook, Hooks, answer_of
-from ehlo.session import Message
 
 if TYPE_CHECKING:
     from ehlo.server.driver import Driver

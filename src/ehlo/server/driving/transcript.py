@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from ehlo.net import Peer
 from ehlo.protocol.transcript import Observer
 from ehlo.server.observing.journal import about
 from ehlo.server.options.rules import Rules
-from ehlo.session import Peer
 
 __all__ = ["observer_of"]
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from ehlo.net import Peer, unmapped
 from ehlo.server.limits.admission import Memory
 from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST, Channel
-from ehlo.session import Peer, unmapped
 
 __all__ = ["Wire", "ends_of"]
 

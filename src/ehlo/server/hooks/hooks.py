@@ -7,14 +7,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ehlo.handlers.base import Handler
+from ehlo.handler import Callbacks, is_async
+from ehlo.message import Message
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import Address
 from ehlo.protocol.errors import Reject
 from ehlo.protocol.reply import Reply
 from ehlo.server.observing.journal import about
-from ehlo.server.options.rules import is_async, overrides
-from ehlo.session import Message
 
 __all__ = [
     "Answer",
@@ -68,17 +67,14 @@ class Hooks(NamedTuple):
     disconnect: Hook | None
 
     @classmethod
-    def of(cls, handler: Handler) -> Hooks:
-        """The hooks of `handler`."""
-        return cls(*(_hook(handler, name) for name in cls._fields))
+    def of(cls, callbacks: Callbacks) -> Hooks:
+        """Return the hooks that an application has."""
+        return cls(*(_hook(callbacks, f"on_{field}") for field in cls._fields))
 
 
-def _hook(handler: Handler, name: str) -> Hook | None:
-    name = f"on_{name}"
-    if not overrides(handler, name):
-        return None
-    call = getattr(handler, name)
-    return Hook(name, call, is_async(call))
+def _hook(callbacks: Callbacks, name: str) -> Hook | None:
+    call = callbacks.by_name.get(name)
+    return None if call is None else Hook(name, call, is_async(call))
 
 
 def answer_of(result: object) -> Reply | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ehlo.handlers.passwords import Candidate, PasswordFile, prepared
+from ehlo.passwords.file import Candidate, PasswordFile, prepared
 from ehlo.protocol import reply as replies
 from ehlo.protocol.credentials import Credentials, PasswordCredentials
 from ehlo.protocol.reply import Reply

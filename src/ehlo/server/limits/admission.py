@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from ehlo.server.limits.networks import Networks
-from ehlo.session import Peer, unmapped
+from ehlo.net import Networks, Peer, address_key
 
 __all__ = [
     "Claim",
@@ -16,17 +14,7 @@ __all__ = [
     "FailedLogins",
     "Memory",
     "Turns",
-    "address_key",
 ]
-
-
-def address_key(host: str) -> str:
-    """What is counted as one address: an IPv4 address, or the /64 of an IPv6 one."""
-    host = unmapped(host)
-    if ":" not in host or host.startswith("unix:"):
-        return host
-    address = host.partition("%")[0]
-    return str(ipaddress.IPv6Network((address, 64), strict=False).network_address)
 
 
 class Exempt:

@@ -21,10 +21,11 @@ from ehlo.protocol.tally import Tally
 from ehlo.server.observing.stats import Stats, reason_of
 
 if TYPE_CHECKING:
+    from ehlo.net import Peer
     from ehlo.server.driver import Driver
     from ehlo.server.hooks.hookrun import HookRun
     from ehlo.server.hooks.hooks import Answer
-    from ehlo.session import Peer, TLSInfo
+    from ehlo.session import TLSInfo
 
 __all__ = ["Journal", "about", "reload_failed", "reloaded", "shown", "turned_away"]
 

@@ -13,8 +13,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from ehlo.net import parse_address
 from ehlo.server.observing.stats import OCTETS, SECONDS
-from ehlo.server.system.listener import parse_address
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from ehlo.net import Peer
 from ehlo.server.observing import control, metrics
 from ehlo.server.system import listener, privileges
-from ehlo.session import Peer
 
 if TYPE_CHECKING:
     from ehlo.server.options.config import Options

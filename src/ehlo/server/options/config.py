@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from ehlo.handlers.base import Handler
-from ehlo.handlers.functions import (
+from ehlo.functions import (
     AuthFunction,
     MessageFunction,
     RcptFunction,
 )
+from ehlo.handler import Handler
+from ehlo.net import Peer
 from ehlo.protocol.extensions import Extension
 from ehlo.protocol.sasl import Mechanism
 from ehlo.server.tls.certificates import TLSConfig
-from ehlo.session import Peer
 
 __all__ = ["LineCallback", "Listener", "Options", "with_overrides"]
 

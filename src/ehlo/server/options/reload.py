@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ehlo.handlers.passwords import PasswordFile
+from ehlo.passwords.file import PasswordFile
 from ehlo.server.observing import journal
 from ehlo.server.system.threads import Threads
 

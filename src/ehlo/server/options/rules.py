@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ehlo.handlers.base import Handler
-from ehlo.handlers.functions import (
-    functions_as_handler,
-    is_async,
-)
-from ehlo.handlers.passwords import PasswordFile
+from ehlo.functions import callbacks_of_functions
+from ehlo.handler import Callbacks, Handler, callbacks_of_handler
+from ehlo.net import Networks, Peer, parse_address
+from ehlo.passwords.file import PasswordFile
 from ehlo.protocol import grammar, offers
 from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.commands import VERBS
@@ -27,26 +25,22 @@ from ehlo.protocol.extensions import Extension, Facts, ParseValue, offered
 from ehlo.protocol.reply import hello
 from ehlo.protocol.settings import Limits, Settings
 from ehlo.protocol.trace import by_clause
-from ehlo.server.limits.networks import Networks
 from ehlo.server.observing.metrics import check_metrics
 from ehlo.server.options import target
 from ehlo.server.options.config import Listener, Options, with_overrides
 from ehlo.server.options.logins import Served, logins_of, way_in
 from ehlo.server.options.shared import Shared
 from ehlo.server.system import machine, privileges
-from ehlo.server.system.listener import parse_address, parse_mode
+from ehlo.server.system.listener import parse_mode
 from ehlo.server.tls.certificates import Holder
-from ehlo.session import Peer
 
 __all__ = [
     "Rules",
     "Times",
-    "as_handler",
+    "as_callbacks",
     "check_addresses",
-    "is_async",
     "make_handler",
     "memory_limit",
-    "overrides",
     "per_listener",
     "resolve",
     "resolve_all",
@@ -116,39 +110,29 @@ def make_handler(options: Options) -> None:
     options.factory = False
 
 
-def as_handler(options: Options) -> Handler:
-    """The handler that was given, or one made of the functions. Raises `TypeError`."""
-    handler = _given_handler(options)
-    if options.auth_file is not None and any(
-        overrides(handler, name) for name in ("on_auth", "on_secret")
-    ):
+def as_callbacks(options: Options) -> Callbacks:
+    """Return the hooks of the handler, or those of the functions. Raises `TypeError`."""
+    callbacks = _given_callbacks(options)
+    if options.auth_file is not None and ("on_auth" in callbacks or "on_secret" in callbacks):
         raise TypeError("auth_file beside auth_handler, on_auth or on_secret: two ways to log in")
-    return handler
+    return callbacks
 
 
-def _given_handler(options: Options) -> Handler:
+def _given_callbacks(options: Options) -> Callbacks:
     handler = options.handler
     if isinstance(handler, Handler):
         if options.rcpt_handler is not None or options.auth_handler is not None:
             raise TypeError("a Handler has hooks of its own: no rcpt_handler or auth_handler")
-        if not overrides(handler, "on_message"):
+        callbacks = callbacks_of_handler(handler)
+        if "on_message" not in callbacks:
             raise TypeError(f"{type(handler).__name__} has no on_message: mail would be lost")
-        return handler
+        return callbacks
     if isinstance(handler, type) or not callable(handler):
         raise TypeError(f"a handler is a function or a Handler, not {handler!r}")
-    return functions_as_handler(handler, options.rcpt_handler, options.auth_handler)
+    return callbacks_of_functions(handler, options.rcpt_handler, options.auth_handler)
 
 
-def overrides(handler: Handler, name: str) -> bool:
-    """Whether a hook is the handler's own."""
-    return (
-        getattr(handler, name).__func__ is not getattr(Handler, name)
-        if hasattr(getattr(handler, name), "__func__")
-        else True
-    )
-
-
-def resolve(options: Options, handler: Handler, shared: Shared | None = None) -> Rules:
+def resolve(options: Options, handler: Callbacks, shared: Shared | None = None) -> Rules:
     """Check the options and freeze them. Raises `ValueError` for what would not be safe or sane."""
     _check_numbers(options)
     _check_process(options)
@@ -221,12 +205,12 @@ def _times(options: Options) -> Times:
     )
 
 
-def resolve_all(options: Options, handler: Handler, shared: Shared | None = None) -> list[Rules]:
-    """One for each of `listeners`, or one alone. Raises as `resolve` and `as_handler` do."""
+def resolve_all(options: Options, handler: Callbacks, shared: Shared | None = None) -> list[Rules]:
+    """One for each of `listeners`, or one alone. Raises as `resolve` and `as_callbacks` do."""
     shared = shared or Shared()
     found = []
     for each in per_listener(options):
-        as_handler(each)  # for its TypeErrors
+        as_callbacks(each)  # for its TypeErrors
         found.append(resolve(each, handler, shared))
     return found
 
@@ -284,12 +268,12 @@ def _guarded_parser(keyword: str, parse: ParseValue) -> ParseValue:
     return guarded
 
 
-def _check_verbs(settings: Settings, handler: Handler) -> None:
+def _check_verbs(settings: Settings, handler: Callbacks) -> None:
     """Commands of a user's own must not take the place of SMTP's, nor be such as are never met."""
     for verb in settings.own_verbs:
         if verb in VERBS or grammar.OWN_VERB.fullmatch(verb) is None:
             raise ValueError(f"own_extensions: no command of your own, in upper case: {verb!r}")
-    if settings.own_verbs and not overrides(handler, "on_command"):
+    if settings.own_verbs and "on_command" not in handler:
         raise ValueError("own_extensions: commands, and no on_command to answer them")
 
 
@@ -345,13 +329,13 @@ def _name(text: str, what: str) -> str:
     return text
 
 
-def _served(options: Options, handler: Handler, passwords: PasswordFile | None) -> Served:
+def _served(options: Options, handler: Callbacks, passwords: PasswordFile | None) -> Served:
     """What the handler, or a file of passwords, can serve of logins."""
     if passwords is not None:
         return Served(auth=True, secret=False, function=False, keys=passwords.scram_algorithms)
     return Served(
-        auth=overrides(handler, "on_auth"),
-        secret=overrides(handler, "on_secret"),
+        auth="on_auth" in handler,
+        secret="on_secret" in handler,
         function=not isinstance(options.handler, Handler) and options.auth_handler is not None,
     )
 

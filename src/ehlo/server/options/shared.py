@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ehlo.handlers.passwords import PasswordFile
+from ehlo.passwords.file import PasswordFile
 from ehlo.server.tls.certificates import Holder, TLSConfig
 
 __all__ = ["Shared"]

@@ -10,7 +10,7 @@ import inspect
 from functools import reduce
 from typing import Any
 
-from ehlo.handlers.base import Handler
+from ehlo.handler import Handler
 
 __all__ = ["NotThereError", "instance_of", "load"]
 

@@ -23,6 +23,7 @@ from itertools import chain
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
+from ehlo.net import Peer
 from ehlo.server.options.reload import reopen_logs
 from ehlo.server.processes import workers
 from ehlo.server.processes.collector import Collector, Window
@@ -40,7 +41,6 @@ from ehlo.server.processes.workers import (
     Task,
 )
 from ehlo.server.system import listener, systemd
-from ehlo.session import Peer
 
 if TYPE_CHECKING:
     from ehlo.server.server import Server

@@ -25,6 +25,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ehlo.message import check_directory
 from ehlo.server.options import rules
 from ehlo.server.options.config import Listener, Options
 from ehlo.server.options.target import NotThereError
@@ -37,7 +38,6 @@ from ehlo.server.tls.certificates import (
     set_like,
     settings_of,
 )
-from ehlo.spool import check_directory
 
 if TYPE_CHECKING:
     from ehlo.server.server import Server
@@ -176,7 +176,7 @@ def check(options: Options) -> None:
     worker = copy.copy(options)
     divide(worker, options.workers)
     rules.make_handler(worker)
-    rules.resolve_all(worker, rules.as_handler(worker))
+    rules.resolve_all(worker, rules.as_callbacks(worker))
 
 
 def recipe(options: Options) -> Recipe:

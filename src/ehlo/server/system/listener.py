@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
+from ehlo.net import INHERITED, Peer, parse_address
 from ehlo.server.system import systemd
-from ehlo.session import Peer
 
 __all__ = [
     "BACKLOG",
@@ -22,7 +22,6 @@ __all__ = [
     "bind_private",
     "bound_address",
     "give_back",
-    "parse_address",
     "parse_mode",
     "remove",
     "unix_paths",
@@ -32,29 +31,7 @@ logger = logging.getLogger("ehlo.server")
 
 BACKLOG = 1024
 """How many may wait to be accepted."""
-_HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
-_INHERITED = ("fd:", "systemd:")
 _TRIES = 16  # for a free port that is free in both families
-
-
-def parse_address(addr: str) -> Peer:
-    """`host:port`, `:port`, `[v6]:port`, `unix:/path`, or a socket that is open already.
-
-    That is `fd:3`, or those of systemd: `systemd:`, `systemd:name`. Empty is `:25`. Raises
-    `ValueError`.
-    """
-    if addr.startswith(_INHERITED):
-        if addr.startswith("fd:") and not addr[len("fd:") :].isdecimal():
-            raise ValueError(f"not the number of an open file: {addr!r}")
-        return Peer(addr, 0)
-    if addr.startswith("unix:"):
-        if len(addr) == len("unix:"):
-            raise ValueError("unix: without a path")
-        return Peer(addr, 0)
-    match = _HOST_PORT.fullmatch(addr or ":25")
-    if match is None or int(match["port"]) > 65_535:
-        raise ValueError(f"not an address: {addr!r} (host:port, :port, [v6]:port or unix:/path)")
-    return Peer(match["v6"] or match["host"] or "", int(match["port"]))
 
 
 def parse_mode(text: str) -> int | None:
@@ -139,7 +116,7 @@ def _bind_one(address: Peer, unix_mode: int | None) -> list[socket.socket]:
     try:
         if address.is_unix:
             return [_bind_unix(address.host.removeprefix("unix:"), unix_mode)]
-        if address.host.startswith(_INHERITED):
+        if address.host.startswith(INHERITED):
             return _inherited(address.host)
         if address.host:
             return [_bind_host(address.host, address.port)]
@@ -151,7 +128,7 @@ def _bind_one(address: Peer, unix_mode: int | None) -> list[socket.socket]:
 
 
 def _written(address: Peer) -> str:
-    if address.host.startswith(_INHERITED):
+    if address.host.startswith(INHERITED):
         return address.host
     return str(address) if address.host else f":{address.port}"
 

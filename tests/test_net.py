@@ -1,11 +1,11 @@
-"""Which peers are in a list of networks."""
+"""Networks, and what an address is counted as."""
 
 from __future__ import annotations
 
 import pytest
 
 from ehlo import Peer
-from ehlo.server.limits.networks import Networks
+from ehlo.net import Networks, address_key
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,11 @@ def test_what_is_no_network_is_named(text: str) -> None:
     with pytest.raises(ValueError, match="not a network") as caught:
         Networks.of(["127.0.0.1", text])
     assert repr(text) in str(caught.value)
+
+
+def test_one_address_is_an_ipv4_address_or_the_64_of_an_ipv6_one() -> None:
+    assert address_key("192.0.2.1") == "192.0.2.1"
+    assert address_key("2001:db8::1") == address_key("2001:db8::ffff:1") == "2001:db8::"
+    assert address_key("2001:db8:0:1::1") != address_key("2001:db8:0:2::1")
+    assert address_key("fe80::1%eth0") == "fe80::"
+    assert address_key("::ffff:192.0.2.1") == "192.0.2.1"

@@ -11,7 +11,8 @@ import pytest
 
 import ehlo
 from ehlo import Peer, Reject, Reply
-from ehlo.handlers.functions import functions_as_handler, is_async
+from ehlo.functions import callbacks_of_functions
+from ehlo.handler import is_async
 from ehlo.server.hooks.hooks import Hooks
 from support.hooks import KINDS
 from support.logins import cram_md5, encoded, login, plain
@@ -156,7 +157,7 @@ def test_partials_and_callable_objects_are_functions_of_their_kind(serve: Serve)
 
 
 def test_a_function_alone_costs_one_hook() -> None:
-    hooks = Hooks.of(functions_as_handler(function("def"), None, None))
+    hooks = Hooks.of(callbacks_of_functions(function("def"), None, None))
     assert [name for name in Hooks._fields if getattr(hooks, name) is not None] == ["message"]
 
 

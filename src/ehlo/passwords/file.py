@@ -18,9 +18,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ehlo.handlers import hashes
-from ehlo.handlers.hashes import Hash
-from ehlo.handlers.password_lines import (
+from ehlo.passwords import hashes
+from ehlo.passwords.hashes import Hash
+from ehlo.passwords.lines import (
     Candidate,
     Content,
     check_username,

@@ -17,8 +17,8 @@ import pytest
 
 import ehlo
 from ehlo import PasswordFile
-from ehlo.handlers import hashes
-from ehlo.handlers.passwords import prepared
+from ehlo.passwords import hashes
+from ehlo.passwords.file import prepared
 from ehlo.protocol.scram_keys import ScramKeys
 from support.passwords import MEMORY, cheap, write
 from support.program import Start
@@ -376,7 +376,7 @@ def test_a_change_is_seen_where_the_clock_of_the_file_system_is_coarse(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the same length, in the same file, in the same tick: nothing about it tells."""
-    monkeypatch.setattr("ehlo.handlers.passwords._stamp_of", lambda _status: (0,))
+    monkeypatch.setattr("ehlo.passwords.file._stamp_of", lambda _status: (0,))
     passwords = PasswordFile(path)
     assert passwords.check("alice", "wonder")
     write(path, alice="land", bob="builder")

@@ -11,8 +11,8 @@ from typing import Any
 import argon2
 import pytest
 
-from ehlo.handlers import hashes
-from ehlo.handlers.hashes import SCHEMES, ScryptHash, parse
+from ehlo.passwords import hashes
+from ehlo.passwords.hashes import SCHEMES, ScryptHash, parse
 from ehlo.protocol.scram_keys import ScramKeys
 from support.passwords import cheap
 

@@ -10,8 +10,8 @@ import hmac
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self, TypeVar
 
-from ehlo.handlers import hashes
-from ehlo.handlers.hashes import Hash, ScramHash
+from ehlo.passwords import hashes
+from ehlo.passwords.hashes import Hash, ScramHash
 from ehlo.protocol.saslprep import saslprep
 from ehlo.protocol.scram_keys import ScramKeys
 

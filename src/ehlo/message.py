@@ -1,0 +1,281 @@
+"""`Message`: mail that has arrived as a whole, and its body on disk.
+
+A body on disk is a file without a name: it is gone with its last user, whatever happens to the
+process. Writing is for a thread, since a disk may be slow; reading is the handler's.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
+
+from ehlo.protocol.address import Address
+from ehlo.protocol.reply import Reply
+
+if TYPE_CHECKING:
+    from email.message import EmailMessage
+
+    from _typeshed import WriteableBuffer
+
+__all__ = ["Message", "Spool", "SpooledFile", "check_directory", "spool_directory"]
+
+_PERSISTENT_TEMP = "/var/tmp"  # noqa: S108  a directory for files that have no name
+_SLICE = 65_536
+
+
+def spool_directory(wanted: str) -> str:
+    """Return the directory for bodies: `wanted`, or a directory for temporary files on a disk.
+
+    `/tmp` is memory on many machines, so a body there would save none.
+    """
+    if wanted:
+        return wanted
+    configured = any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+    if not configured and os.access(_PERSISTENT_TEMP, os.W_OK | os.X_OK):
+        return _PERSISTENT_TEMP
+    import tempfile  # slow to import, and few bodies need it
+
+    return tempfile.gettempdir()
+
+
+def check_directory(directory: str) -> None:
+    """Raise `OSError` when no body can be written to `directory`."""
+    Spool(directory).close()
+
+
+class Spool:
+    """Holds bytes in a file without a name, for any number of readers, each at its own place."""
+
+    __slots__ = ("_file", "size")
+
+    def __init__(self, directory: str) -> None:
+        """Open the file. Raises `OSError`."""
+        import tempfile  # as above
+
+        self._file = tempfile.TemporaryFile(dir=Path(directory), buffering=0)  # noqa: SIM115  held
+        self.size = 0
+
+    def write(self, chunks: list[bytes]) -> None:
+        """Append `chunks`; they count only when all of them are written. Raises `OSError`."""
+        written = 0
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                done = os.pwrite(self._file.fileno(), view, self.size + written)
+                view = view[done:]
+                written += done
+        self.size += written
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Return at most `count` bytes from `offset` on; `b""` at the end. Raises `OSError`."""
+        return os.pread(self._file.fileno(), max(0, min(count, self.size - offset)), offset)
+
+    def close(self) -> None:
+        """Close the file; reading it later raises `ValueError`."""
+        self._file.close()
+
+    def __del__(self) -> None:
+        file = getattr(self, "_file", None)  # None when opening it failed
+        if file is not None:
+            file.close()
+
+
+class SpooledFile(io.RawIOBase):
+    """Presents `head`, followed by the contents of a spool, as one file for reading."""
+
+    def __init__(self, head: bytes, spool: Spool) -> None:
+        self._head = head
+        self._spool = spool
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        size = len(self._head) + self._spool.size
+        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: size}[whence]
+        if at < 0:
+            raise ValueError(f"negative position: {at}")
+        self._at = at
+        return at
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        head = self._head[self._at : self._at + len(view)]
+        behind = max(0, self._at - len(self._head))
+        data = head or self._spool.read_at(behind, len(view))
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+class Message:
+    """A complete message, as a handler gets it.
+
+    The bytes are in `data` (the server's `Received` field and the body), `body` and `trace`, all in
+    memory; `file` and `stream()` read a large message in slices.
+
+    Example:
+
+        async def on_message(self, session, message):
+            with open(f"{message.id}.eml", "wb") as file:
+                file.writelines(message.stream())
+            return message.id
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_body",
+        "_chunks",
+        "_data",
+        "_email",
+        "_refusals",
+        "_spool",
+        "_streams",
+        "id",
+        "per_recipient",
+        "recipients",
+        "sender",
+        "trace",
+        "via",
+    )
+
+    def __init__(
+        self,
+        message_id: str,
+        sender: Address,
+        recipients: list[Address],
+        trace: bytes,
+        chunks: list[bytes],
+        *,
+        spool: Spool | None = None,
+        streams: bool = False,
+        via: Literal["DATA", "BDAT"] = "DATA",
+        per_recipient: bool = False,
+    ) -> None:
+        self.id = message_id
+        """The unique id of the message, also in `Received` and in the log."""
+        self.sender = sender
+        """The envelope sender; empty for the null reverse path."""
+        self.recipients = recipients
+        """The envelope recipients that were accepted, in the order given."""
+        self.trace = trace
+        """The server's `Received` field, with its line ends (RFC 5321 4.4)."""
+        self.via = via
+        """The command by which the body came."""
+        self.per_recipient = per_recipient
+        """Whether each recipient has an answer, as in LMTP (RFC 2033)."""
+        self._refusals: dict[str, Reply] = {}
+        self._chunks = chunks
+        self._spool = spool  # has all of the body when there is one
+        self._streams = streams
+        self._data: bytes | None = None
+        self._body: bytes | None = None
+        self._email: EmailMessage | None = None
+
+    def refuse(self, recipient: Address | str, reply: Reply) -> None:
+        """Reject the message for one recipient, in LMTP only.
+
+        The result of `on_message` stands for the other recipients. A recipient that was given
+        twice is rejected twice. Raises `ValueError` when `recipient` is not in `recipients` or
+        `reply` is not a 4xx or 5xx, `RuntimeError` in SMTP.
+        """
+        if not self.per_recipient:
+            raise RuntimeError("SMTP has one answer for all recipients: raise Reject")
+        if str(recipient) not in map(str, self.recipients):
+            raise ValueError(f"not a recipient of {self.id}")
+        if not reply.refuses:
+            raise ValueError(f"{reply.code} refuses nothing")
+        self._refusals[str(recipient)] = reply
+
+    @property
+    def refusals(self) -> Mapping[str, Reply]:
+        """The replies given to `refuse`, by recipient."""
+        return self._refusals
+
+    @property
+    def size(self) -> int:
+        """The size of the body in bytes."""
+        if self._spool is not None:
+            return self._spool.size
+        if self._data is not None:
+            return len(self._data) - len(self.trace)
+        return sum(map(len, self._chunks)) if self._body is None else len(self._body)
+
+    @property
+    def spooled(self) -> bool:
+        """Whether the body is on disk; `data` and `body` then read all of it into memory."""
+        return self._spool is not None
+
+    @property
+    def data(self) -> bytes:
+        """`trace` and `body` in one piece, to be stored or passed on."""
+        if self._data is None:
+            body = self._chunks if self._body is None else [self._body]
+            self._data = self._read(self.trace) if self._spool else b"".join([self.trace, *body])
+            self._chunks = []
+        return self._data
+
+    @property
+    def body(self) -> bytes:
+        """The body: dots unstuffed (RFC 5321 4.5.2), line ends by the option `bare_newlines`."""
+        if self._body is None:
+            if self._data is not None:
+                self._body = self._data[len(self.trace) :]
+            else:
+                self._body = self._read(b"") if self._spool else b"".join(self._chunks)
+            self._chunks = []
+        return self._body
+
+    def _read(self, head: bytes) -> bytes:
+        """Return `head` and the whole spool, held in memory once: the buffer becomes the bytes."""
+        if self._streams:
+            raise RuntimeError("the handler has `streams` set: read stream() or file")
+        whole = io.BytesIO()
+        whole.writelines(self._parts(head))
+        return whole.getvalue()
+
+    def _parts(self, head: bytes) -> Iterator[bytes]:
+        """Yield `head` and the body, in the chunks in which it is held."""
+        yield head
+        spool = self._spool
+        if spool is None:
+            yield from self._chunks if self._body is None else [self._body]
+            return
+        for start in range(0, spool.size, _SLICE):
+            yield spool.read_at(start, _SLICE)
+
+    @property
+    def file(self) -> BinaryIO:
+        """A new binary file for reading `data` from its beginning; on disk if the body is."""
+        if self._spool is not None and self._data is None:
+            return cast("BinaryIO", io.BufferedReader(SpooledFile(self.trace, self._spool), _SLICE))
+        return io.BytesIO(self.data)
+
+    def stream(self) -> Iterator[bytes]:
+        """Yield `data` in slices of at most 64 KiB; only one is in memory of a body on disk."""
+        parts = [self._data] if self._data is not None else self._parts(self.trace)
+        for part in parts:
+            for start in range(0, len(part), _SLICE):
+                yield part[start : start + _SLICE]
+
+    @property
+    def email(self) -> EmailMessage:
+        """The message as parsed by the standard library, on first use."""
+        if self._email is None:
+            from email import message_from_bytes, policy  # slow to import, and few ask
+
+            self._email = message_from_bytes(self.data, policy=policy.default)
+        return self._email
+
+    def __repr__(self) -> str:
+        return f"<Message {self.id} from {self.sender} for {len(self.recipients)}>"
