@@ -28,6 +28,7 @@ import pytest
 
 import ehlo
 from ehlo import PasswordFile, Peer, Server
+from ehlo.server import opening
 from ehlo.server.observing import control
 from ehlo.server.observing.views import Views
 from ehlo.server.processes import workers as processes
@@ -742,14 +743,14 @@ def test_metrics_are_bound_before_root_is_given_up(
     monkeypatch.setattr(Views, "bind", lambda _views: order.append("bound"))
     monkeypatch.setattr(privileges, "give_up", lambda _account: order.append("given up"))
     monkeypatch.setattr(processes, "check", lambda _options: None)
-    server.workers = workers
+    server.configure(workers=workers)
 
     def stop(*_: object) -> None:
         raise RuntimeError("far enough")
 
-    monkeypatch.setattr(processes, "check_spool", stop)
+    monkeypatch.setattr(opening, "check_spool", stop)
     if workers == 1:
-        server.handler = lambda *_: None
+        server.configure(handler=lambda *_: None)
     with pytest.raises(RuntimeError, match="far enough"):
         server.listen_and_serve()
     assert order == ["bound", "given up"]

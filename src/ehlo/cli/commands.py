@@ -253,8 +253,7 @@ def _checked(make: Callable[[], T]) -> T:
 
 def _changed(server: Server, values: Mapping[str, Any]) -> Server:
     """The user's own server with the options that were given."""
-    for name, value in values.items():
-        setattr(server, name, value)
+    server.configure(**values)
     return server
 
 
@@ -283,7 +282,7 @@ def _configure_tls(server: Server, given: Mapping[str, Any]) -> None:
     if keys and len(keys) != len(certs):
         raise click.UsageError("--tls-key: one for each --tls-cert, or none")
     if certs:
-        server.tls_config = None  # those of a user's own Server would be the first
+        server.configure(tls_config=None)  # those of a user's own Server would be the first
     passphrase = os.environ.get("EHLO_TLS_PASSPHRASE")
     for cert, key in zip(certs, keys or certs, strict=True):
         try:
@@ -313,10 +312,10 @@ def _run(
     A `recipe` makes the server again in each worker.
     """
     _configure_tls(server, given)
-    _checked(lambda: workers.check(server))
-    _checked(lambda: loops.loop_factory(server.loop))
+    _checked(lambda: workers.check(server.options))
+    _checked(lambda: loops.loop_factory(server.options.loop))
     run = server.listen_and_serve
-    if recipe is not None and (server.workers > 1 or given["reload"]):
+    if recipe is not None and (server.options.workers > 1 or given["reload"]):
         run = _parent(server, recipe, reload=given["reload"])
     _open_log(server, given, quiet=quiet)
     machine.raise_descriptors()
@@ -339,8 +338,8 @@ def _open_log(server: Server, given: Mapping[str, Any], *, quiet: bool) -> None:
     """A file that we make is for the user whom we are going to be: he opens it anew."""
     file = given["log_file"]
     try:
-        if file is not None and server.user and os.getuid() == 0:
-            account = privileges.find(server.user)
+        if file is not None and server.options.user and os.getuid() == 0:
+            account = privileges.find(server.options.user)
             make_for(file, account.uid, account.gid)
         set_up_logging(given["log_level"], given["log_format"], file, quiet=quiet)
     except OSError as error:
@@ -351,10 +350,10 @@ def _parent(server: Server, recipe: Recipe, *, reload: bool) -> Callable[[], Non
     """What runs the workers."""
     from ehlo.server.processes.parent import Parent  # what most never need
 
-    parent = Parent(server, recipe, reload=reload)
+    parent = Parent(server.options, recipe, reload=reload)
     if not reload:
         return parent.run
-    if server.workers > 1:
+    if server.options.workers > 1:
         raise click.UsageError("--reload is for one process: leave out --workers")
     try:
         from ehlo.cli.reload import watched
