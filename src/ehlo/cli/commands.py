@@ -76,55 +76,55 @@ def _process_options() -> list[click.Parameter]:
             group="TLS",
             type=readable_file,
             multiple=True,
-            help="Certificate chain (PEM): offer STARTTLS, or see --tls-listener. There may be "
-            "several, which clients choose from by SNI.",
+            help="Certificate chain in PEM; enables STARTTLS (see also --tls-listener). "
+            "Repeatable; clients choose by SNI.",
         ),
         GroupedOption(
             ["--tls-key"],
             group="TLS",
             type=readable_file,
             multiple=True,
-            help="Its key, where it is in another file; as many, in the same order. The passphrase "
-            "is taken from EHLO_TLS_PASSPHRASE.",
+            help="Key of the certificate, if in another file; one per --tls-cert, in the same "
+            "order. EHLO_TLS_PASSPHRASE has the passphrase.",
         ),
         GroupedOption(
             ["--tls-client-ca"],
             group="TLS",
             type=readable_file,
-            help="Authorities (PEM) whose certificates a client may show.",
+            help="Certificate authorities for client certificates, in PEM.",
         ),
         GroupedOption(
             ["--tls-client-certs"],
             group="TLS",
             type=click.Choice(["optional", "required"]),
-            help="Whether a client has to show one.  [optional]",
+            help="Whether clients must present a certificate.  [optional]",
         ),
         GroupedOption(
             ["--log-file"],
-            group="What is seen",
+            group="Logging and metrics",
             type=click.Path(dir_okay=False),
-            help="File to log to in place of standard error; it may be moved away at any time.",
+            help="File to log to instead of standard error. It may be rotated at any time.",
         ),
         GroupedOption(
             ["--log-level"],
-            group="What is seen",
+            group="Logging and metrics",
             type=click.Choice(["debug", "info", "warning", "error"]),
             default="info",
-            help="What is logged on standard error.  [info]",
+            help="Minimum level to log.  [info]",
         ),
         GroupedOption(
             ["--fd"],
-            group="Where",
+            group="Listening",
             type=click.IntRange(min=0),
             multiple=True,
-            help="Serve on a listening socket that is open already, as --addr fd:N.",
+            help="Inherited listening socket to serve on, like --addr fd:N. Repeatable.",
         ),
         GroupedOption(
             ["--log-format"],
-            group="What is seen",
+            group="Logging and metrics",
             type=click.Choice(["text", "json"]),
             default="text",
-            help="How: a line to read, or one JSON object a line.  [text]",
+            help="Log format: text, or one JSON object per line.  [text]",
         ),
     ]
 
@@ -132,9 +132,9 @@ def _process_options() -> list[click.Parameter]:
 def _reload_option() -> click.Parameter:
     return GroupedOption(
         ["--reload"],
-        group="How it runs",
+        group="Process",
         is_flag=True,
-        help="Start anew when a *.py below this directory changes; for development.",
+        help="Restart when a *.py below this directory changes, for development.",
     )
 
 

@@ -74,7 +74,7 @@ class Run:
     It is made in the loop that will serve, and is the server's `running` until it has ended.
     Raises `RuntimeError` if the server runs already, `TypeError` and `ValueError` for its options.
 
-    Example, of a server whose sockets are bound already:
+    Example, of a server whose sockets are bound already::
 
         run = Run(server)
         await run.start([[sock]])

@@ -53,7 +53,7 @@ class Server:
     `with server.in_thread()` serves beside synchronous code. A server runs once at a time.
     Raises `TypeError` for a handler that cannot be called, or options that it rules out.
 
-    Example:
+    Example::
 
         server = ehlo.Server(handler, addr="127.0.0.1:2525", max_size=1_000_000)
         server.listen_and_serve()
@@ -321,7 +321,7 @@ def listen_and_serve(
     `handler` is called as `handler(remote_addr, mail_from, rcpt_tos, data)`. `Server` has all
     options. Raises `OSError` if the address cannot be bound.
 
-    Example:
+    Example::
 
         ehlo.listen_and_serve("127.0.0.1:2525", handler, "MyServerApp")
     """
@@ -341,7 +341,7 @@ def listen_and_serve_tls(
     Clients begin in plaintext, and may stay there. For implicit TLS use a `Server` with
     `tls_listener`; to reject mail without TLS, one with `tls_required`.
 
-    Example:
+    Example::
 
         ehlo.listen_and_serve_tls(":2525", "server.crt", "server.key", handler, "MyServerApp")
     """

@@ -255,7 +255,7 @@ class Listener:
     `overrides` are options of `Server` that replace the server's on these addresses. Raises
     `TypeError` for an unknown option, `ValueError` for one that applies to the whole server.
 
-    Example:
+    Example::
 
         ehlo.Server(handler, listeners=[
             ehlo.Listener(":25"),
