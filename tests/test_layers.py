@@ -47,11 +47,16 @@ ROOMS = {
         *VISIBLE,
     },
     "ehlo.server.workers": {
-        *("ehlo.server.options", "ehlo.server.tls", "ehlo.server.observing", "ehlo.server.system"),
+        *("ehlo.server", "ehlo.server.options", "ehlo.server.tls"),
+        *("ehlo.server.observing", "ehlo.server.system"),
         *VISIBLE,
     },
+    "ehlo.server.server": {
+        *("ehlo.server", "ehlo.server.workers", "ehlo.server.options", "ehlo.server.tls"),
+        *("ehlo.server.system", "ehlo.functions", "ehlo.handler", *VISIBLE),
+    },
     "ehlo.server": {
-        *("ehlo.server.workers", "ehlo.server.driving", "ehlo.server.hooks"),
+        *("ehlo.server.driving", "ehlo.server.hooks"),
         *("ehlo.server.options", "ehlo.server.tls", "ehlo.server.observing"),
         *("ehlo.server.limits", "ehlo.server.system"),
         *("ehlo.functions", "ehlo.handler", "ehlo.passwords", *VISIBLE),
@@ -88,13 +93,9 @@ UPWARD_FOR_TYPES = {
     ("ehlo.server.observing", "ehlo.server.hooks.hooks"): "a line about a hook's answer",
     ("ehlo.server.observing", "ehlo.server.runtime"): "a snapshot is of what all sessions share",
     ("ehlo.server.observing", "ehlo.server.options.config"): "options say which windows there are",
-    ("ehlo.server.workers", "ehlo.server.life"): "a worker reports what its server's life counts",
-    ("ehlo.server.workers", "ehlo.server.server"): "a parent is told whose processes it keeps",
 }
 # Upwards when a function runs, and not as its module is imported: (importer, imported) and why
-UPWARD_WHEN_CALLED = {
-    ("ehlo.server.workers.recipe", "ehlo.server.server"): "a worker runs a server of its own",
-}
+UPWARD_WHEN_CALLED = {}
 
 LINE_LIMIT = 400
 

@@ -575,12 +575,12 @@ def test_header_that_comes_too_late_is_not_read(
 ) -> None:
     """A client that left before it was accepted, and one that the end of a server has met."""
     running = listen(Box())
-    life = running.server._life  # noqa: SLF001  it alone makes a gate
-    assert life is not None
+    run = running.server.running
+    assert run is not None
     wire = Wire(sockname=("127.0.0.1", 25), peername=peername)
 
     async def work() -> None:
-        gate = life._protocol(life._services[0])  # noqa: SLF001  as asyncio is given it
+        gate = run._protocol(run.services[0])  # noqa: SLF001  as asyncio is given it
         assert isinstance(gate, Gate)
         gate.connection_made(wire)
         if peername is not None:

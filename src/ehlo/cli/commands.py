@@ -36,10 +36,9 @@ from ehlo.cli.target import handler_of, load
 from ehlo.cli.top import top
 from ehlo.functions import AuthFunction, RcptFunction, callbacks_of_functions
 from ehlo.server.options.config import Options
-from ehlo.server.workers import recipe as recipes
-from ehlo.server.workers.recipe import Recipe, StartError
 from ehlo.server.server import Server
 from ehlo.server.system import loops, machine, privileges
+from ehlo.server.workers.recipe import Recipe, StartError, check
 
 __all__ = ["cli", "main"]
 
@@ -76,55 +75,55 @@ def _process_options() -> list[click.Parameter]:
             group="TLS",
             type=readable_file,
             multiple=True,
-            help="Certificate chain (PEM): offer STARTTLS, or see --tls-listener. There may be "
-            "several, which clients choose from by SNI.",
+            help="Certificate chain in PEM; enables STARTTLS (see also --tls-listener). "
+            "Repeatable; clients choose by SNI.",
         ),
         GroupedOption(
             ["--tls-key"],
             group="TLS",
             type=readable_file,
             multiple=True,
-            help="Its key, where it is in another file; as many, in the same order. The passphrase "
-            "is taken from EHLO_TLS_PASSPHRASE.",
+            help="Key of the certificate, if in another file; one per --tls-cert, in the same "
+            "order. EHLO_TLS_PASSPHRASE has the passphrase.",
         ),
         GroupedOption(
             ["--tls-client-ca"],
             group="TLS",
             type=readable_file,
-            help="Authorities (PEM) whose certificates a client may show.",
+            help="Certificate authorities for client certificates, in PEM.",
         ),
         GroupedOption(
             ["--tls-client-certs"],
             group="TLS",
             type=click.Choice(["optional", "required"]),
-            help="Whether a client has to show one.  [optional]",
+            help="Whether clients must present a certificate.  [optional]",
         ),
         GroupedOption(
             ["--log-file"],
-            group="What is seen",
+            group="Logging and metrics",
             type=click.Path(dir_okay=False),
-            help="File to log to in place of standard error; it may be moved away at any time.",
+            help="File to log to instead of standard error. It may be rotated at any time.",
         ),
         GroupedOption(
             ["--log-level"],
-            group="What is seen",
+            group="Logging and metrics",
             type=click.Choice(["debug", "info", "warning", "error"]),
             default="info",
-            help="What is logged on standard error.  [info]",
+            help="Minimum level to log.  [info]",
         ),
         GroupedOption(
             ["--fd"],
-            group="Where",
+            group="Listening",
             type=click.IntRange(min=0),
             multiple=True,
-            help="Serve on a listening socket that is open already, as --addr fd:N.",
+            help="Inherited listening socket to serve on, like --addr fd:N. Repeatable.",
         ),
         GroupedOption(
             ["--log-format"],
-            group="What is seen",
+            group="Logging and metrics",
             type=click.Choice(["text", "json"]),
             default="text",
-            help="How: a line to read, or one JSON object a line.  [text]",
+            help="Log format: text, or one JSON object per line.  [text]",
         ),
     ]
 
@@ -132,9 +131,9 @@ def _process_options() -> list[click.Parameter]:
 def _reload_option() -> click.Parameter:
     return GroupedOption(
         ["--reload"],
-        group="How it runs",
+        group="Process",
         is_flag=True,
-        help="Start anew when a *.py below this directory changes; for development.",
+        help="Restart when a *.py below this directory changes, for development.",
     )
 
 
@@ -253,8 +252,7 @@ def _checked(make: Callable[[], T]) -> T:
 
 def _changed(server: Server, values: Mapping[str, Any]) -> Server:
     """The user's own server with the options that were given."""
-    for name, value in values.items():
-        setattr(server, name, value)
+    server.configure(**values)
     return server
 
 
@@ -283,7 +281,7 @@ def _configure_tls(server: Server, given: Mapping[str, Any]) -> None:
     if keys and len(keys) != len(certs):
         raise click.UsageError("--tls-key: one for each --tls-cert, or none")
     if certs:
-        server.tls_config = None  # those of a user's own Server would be the first
+        server.configure(tls_config=None)  # those of a user's own Server would be the first
     passphrase = os.environ.get("EHLO_TLS_PASSPHRASE")
     for cert, key in zip(certs, keys or certs, strict=True):
         try:
@@ -313,10 +311,10 @@ def _run(
     A `recipe` makes the server again in each worker.
     """
     _configure_tls(server, given)
-    _checked(lambda: recipes.check(server))
-    _checked(lambda: loops.loop_factory(server.loop))
+    _checked(lambda: check(server.options))
+    _checked(lambda: loops.loop_factory(server.options.loop))
     run = server.listen_and_serve
-    if recipe is not None and (server.workers > 1 or given["reload"]):
+    if recipe is not None and (server.options.workers > 1 or given["reload"]):
         run = _parent(server, recipe, reload=given["reload"])
     _open_log(server, given, quiet=quiet)
     machine.raise_descriptors()
@@ -339,8 +337,8 @@ def _open_log(server: Server, given: Mapping[str, Any], *, quiet: bool) -> None:
     """A file that we make is for the user whom we are going to be: he opens it anew."""
     file = given["log_file"]
     try:
-        if file is not None and server.user and os.getuid() == 0:
-            account = privileges.find(server.user)
+        if file is not None and server.options.user and os.getuid() == 0:
+            account = privileges.find(server.options.user)
             make_for(file, account.uid, account.gid)
         set_up_logging(given["log_level"], given["log_format"], file, quiet=quiet)
     except OSError as error:
@@ -351,10 +349,10 @@ def _parent(server: Server, recipe: Recipe, *, reload: bool) -> Callable[[], Non
     """What runs the workers."""
     from ehlo.server.workers.parent import Parent  # what most never need
 
-    parent = Parent(server, recipe, reload=reload)
+    parent = Parent(server.options, recipe, reload=reload)
     if not reload:
         return parent.run
-    if server.workers > 1:
+    if server.options.workers > 1:
         raise click.UsageError("--reload is for one process: leave out --workers")
     try:
         from ehlo.cli.reload import watched

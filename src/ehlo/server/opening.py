@@ -1,4 +1,4 @@
-"""From the options to listening sockets, with root's rights given up behind them."""
+"""Opening a server's sockets: bind, drop root privileges, and check what the user then needs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 from ehlo.message import check_directory
-from ehlo.server.options import rules
 from ehlo.server.options.config import Options
+from ehlo.server.options.rules import check_addresses, per_listener
 from ehlo.server.system import listener, privileges
 from ehlo.server.tls.certificates import FileContext
 
@@ -18,14 +18,16 @@ __all__ = ["check_spool", "open_sockets"]
 def open_sockets(
     options: Options, sock: socket.socket | None, bind_views: Callable[[], None]
 ) -> tuple[list[list[socket.socket]], list[str]]:
-    """Bind, then give up root; the sockets by listener, and the paths to be removed in the end.
+    """Bind, then drop root privileges.
 
-    Raises `UnusableError` for what could not be used after that.
+    Returns the sockets by listener, and the paths to remove at the end. With `sock`, that is the
+    only one. Raises `ValueError` for addresses that would be unsafe, `OSError` for those that
+    cannot be bound, and `UnusableError` for what the user could not use afterwards.
     """
+    check_addresses(options, None if sock is None else [listener.bound_address(sock)])
     account = privileges.find(options.user) if options.user else None
-    listeners = rules.per_listener(options)
+    listeners = per_listener(options)
     if sock is not None:
-        rules.check_addresses(options, [listener.bound_address(sock)])
         groups, paths = [[sock]], []
     else:
         groups = listener.bind_all(
@@ -34,7 +36,7 @@ def open_sockets(
         paths = [path for each in listeners for path in listener.unix_paths(each.addr)]
     try:
         for each, group in zip(listeners, groups, strict=True):
-            rules.check_addresses(each, map(listener.bound_address, group))
+            check_addresses(each, map(listener.bound_address, group))
         bind_views()
         if account is not None:
             privileges.give_up(account)
@@ -47,7 +49,7 @@ def open_sockets(
 
 
 def check_spool(options: Options) -> None:
-    """Whether the directory that was named can hold a body. Raises `UnusableError`."""
+    """Check that `spool_dir` can hold a body. Raises `UnusableError`."""
     if not options.spool_dir:
         return
     try:
@@ -58,7 +60,7 @@ def check_spool(options: Options) -> None:
 
 
 def _files(listeners: Sequence[Options]) -> Iterator[str]:
-    """What a running server reads again."""
+    """Yield the files that a running server reads again."""
     for each in listeners:
         if each.auth_file is not None:
             yield each.auth_file

@@ -17,11 +17,11 @@ import pytest
 
 from ehlo import Server, Session
 from ehlo.passwords.file import PasswordFile
-from ehlo.server.options import reload as reloading
-from ehlo.server.workers.recipe import recipe
+from ehlo.server.options import files as reloading
 from ehlo.server.tls import certificates as renewal
 from ehlo.server.tls.binding import dns_names, end_point_binding
 from ehlo.server.tls.certificates import Certificate, FileContext, Holder, file_context
+from ehlo.server.workers.recipe import recipe
 from support.certificates import PASSPHRASE, Certificates, Files
 from support.client import Client
 from support.serving import DEADLINE, Box, Collector, Running, Serve
@@ -140,7 +140,7 @@ def test_what_cannot_be_loaded_leaves_the_old_and_says_so(
     files: Files, certificates: Certificates, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = Server(Box(), addr="127.0.0.1:0", tls_listener=True, loop="asyncio")
-    server.tls_config = context_of(files)
+    server.configure(tls_config=context_of(files))
     old = files.der
     with server.in_thread():
         running = Running(server)
@@ -184,9 +184,9 @@ def test_a_reload_of_a_server_that_does_not_run_does_nothing() -> None:
 def test_a_reload_of_a_server_that_has_ended_does_nothing(serve: Serve, files: Files) -> None:
     server = Server(Box(), addr="127.0.0.1:0", tls_config=context_of(files))
     with server.in_thread():
-        life = server._life  # noqa: SLF001  who holds it has come too late
-        assert life is not None
-    assert not life.reload().result(DEADLINE)
+        run = server.running
+        assert run is not None
+    assert not run.reload().result(DEADLINE)
 
 
 def test_a_context_of_ones_own_stays(
@@ -314,9 +314,9 @@ def test_a_reload_reads_the_file_of_passwords(
     assert not reload(running)
     reason = f"{users}: line 1: not of the form user:hash"
     assert f'reload failed what=passwords reason="{reason}" {STAYS}' in caplog.text
-    life = running.server._life  # noqa: SLF001
-    assert life is not None
-    (passwords,) = life._shared.passwords  # noqa: SLF001
+    run = running.server.running
+    assert run is not None
+    (passwords,) = run.files.passwords
     assert passwords.check("alice", "wonder")
     caplog.clear()  # the fixture would take it for the server's trouble
 
@@ -529,10 +529,10 @@ def test_ciphers_that_a_user_has_set_hold_for_every_name(
         files = several[name].certificate
         server.configure_tls(files.cert_file, files.key_file)
         if name == "localhost":  # the next call must not forget it
-            assert isinstance(server.tls_config, FileContext)
-            server.tls_config.set_ciphers("ECDHE+AES256")
-            server.tls_config.minimum_version = ssl.TLSVersion.TLSv1_2
-    running = serve(server.handler, tls_config=server.tls_config, tls_listener=True)
+            assert isinstance(server.options.tls_config, FileContext)
+            server.options.tls_config.set_ciphers("ECDHE+AES256")
+            server.options.tls_config.minimum_version = ssl.TLSVersion.TLSv1_2
+    running = serve(server.options.handler, tls_config=server.options.tls_config, tls_listener=True)
     if renewed:
         assert running.server.reload().result(DEADLINE)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -561,13 +561,13 @@ def test_another_certificate_asks_clients_for_no_less(
     server = Server(Box())
     first, second = several["localhost"].certificate, several["a.example"].certificate
     server.configure_tls(first.cert_file, first.key_file)
-    assert isinstance(server.tls_config, FileContext)
+    assert isinstance(server.options.tls_config, FileContext)
     if own is not None:
-        server.tls_config.load_verify_locations(certificates.authority_file)
-        server.tls_config.verify_mode = own
+        server.options.tls_config.load_verify_locations(certificates.authority_file)
+        server.options.tls_config.verify_mode = own
     authority = certificates.authority_file
     server.configure_tls(second.cert_file, second.key_file, None, authority, asks)
-    assert server.tls_config.verify_mode is mode
+    assert server.options.tls_config.verify_mode is mode
 
 
 def test_the_channel_binding_is_that_of_the_chosen_certificate(several: dict[str, Files]) -> None:
@@ -602,10 +602,10 @@ def test_configure_tls_adds_certificates_and_replaces_the_same(
         client_ca=certificates.authority_file,
         client_certs="required",
     )
-    assert isinstance(server.tls_config, FileContext)
-    assert len(server.tls_config.certificates) == 4
-    assert server.tls_config.names == ("localhost",)
-    assert server.tls_config.verify_mode is ssl.CERT_REQUIRED
+    assert isinstance(server.options.tls_config, FileContext)
+    assert len(server.options.tls_config.certificates) == 4
+    assert server.options.tls_config.names == ("localhost",)
+    assert server.options.tls_config.verify_mode is ssl.CERT_REQUIRED
 
 
 def test_a_further_certificate_without_a_name_is_a_value_error(
@@ -613,11 +613,11 @@ def test_a_further_certificate_without_a_name_is_a_value_error(
 ) -> None:
     server = Server(Box())
     server.configure_tls(str(files.cert), str(files.key))
-    before = server.tls_config
+    before = server.options.tls_config
     nameless = Files(certificates.authority, tmp_path, "127.0.0.1")
     with pytest.raises(ValueError, match="no DNS name"):
         server.configure_tls(str(nameless.cert), str(nameless.key))
-    assert server.tls_config is before
+    assert server.options.tls_config is before
 
 
 def test_client_certificates_that_nobody_could_have_issued_are_a_value_error(files: Files) -> None:
@@ -650,17 +650,17 @@ def test_workers_get_the_certificates_and_what_was_set_on_the_context(
     server = Server("app:function", workers=2)
     for each in several.values():
         server.configure_tls(str(each.cert), str(each.key))
-    assert isinstance(server.tls_config, FileContext)
-    server.tls_config.minimum_version = ssl.TLSVersion.TLSv1_3
-    made = pickle.loads(pickle.dumps(recipe(server)))().tls_config  # noqa: S301  our own
-    assert made.certificates == server.tls_config.certificates
+    assert isinstance(server.options.tls_config, FileContext)
+    server.options.tls_config.minimum_version = ssl.TLSVersion.TLSv1_3
+    made = pickle.loads(pickle.dumps(recipe(server.options, Server)))().options.tls_config  # noqa: S301  our own
+    assert made.certificates == server.options.tls_config.certificates
     assert made.minimum_version is ssl.TLSVersion.TLSv1_3
-    server.tls_config = make_nothing
-    made = pickle.loads(pickle.dumps(recipe(server)))().tls_config  # noqa: S301  our own
+    server.configure(tls_config=make_nothing)
+    made = pickle.loads(pickle.dumps(recipe(server.options, Server)))().options.tls_config  # noqa: S301  our own
     assert made is make_nothing
-    server.tls_config = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.configure(tls_config=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
     with pytest.raises(ValueError, match="cannot be handed a tls_config: call configure_tls"):
-        recipe(server)
+        recipe(server.options, Server)
 
 
 def make_nothing() -> ssl.SSLContext:

@@ -16,7 +16,7 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Server, Session
-from ehlo.server.options.rules import as_callbacks, resolve
+from ehlo.server.options.rules import callbacks_of, resolve
 from ehlo.server.tls.certificates import server_context
 from support.certificates import PASSPHRASE, Certificates
 from support.client import Client
@@ -642,15 +642,15 @@ def test_with_tls_required_implicit_tls_is_enough(serve: Serve, certificates: Ce
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tls_required": True}, "tls_required without TLS"),
-        ({"tls_listener": True}, "tls_listener without TLS"),
-        ({"auth_required": True}, "no way to log in"),
+        ({"tls_required": True}, "tls_required needs a certificate"),
+        ({"tls_listener": True}, "tls_listener needs a certificate"),
+        ({"auth_required": True}, "no client could log in"),
         (
             {"auth_required": True, "auth_handler": accept, "auth_mechs": {"CRAM-MD5": False}},
-            "no way to log in",
+            "no client could log in",
         ),
-        ({"auth_mechs": {"GSSAPI": True}}, "no such mechanism: GSSAPI"),
-        ({"auth_mechs": {"": True}}, "no such mechanism"),
+        ({"auth_mechs": {"GSSAPI": True}}, "unknown mechanism: GSSAPI"),
+        ({"auth_mechs": {"": True}}, "unknown mechanism"),
         ({"max_size": -1}, "max_size"),
         ({"max_memory": -1}, "max_memory"),
         ({"max_recipients": 0}, "max_recipients"),
@@ -695,19 +695,19 @@ def test_what_would_not_be_safe_or_sane_is_a_value_error_at_start(
 )
 def test_what_is_safe_starts(options: dict[str, Any]) -> None:
     server = Server(Box(), addr="127.0.0.1:0", **options)
-    assert resolve(server, as_callbacks(server)).settings.hostname
+    assert resolve(server.options, callbacks_of(server.options)).settings.hostname
 
 
 def test_a_handler_without_login_hooks_cannot_require_one(certificates: Certificates) -> None:
     server = Server(
         handler_of("def"), addr="127.0.0.1:0", auth_required=True, tls_config=certificates.server()
     )
-    with pytest.raises(ValueError, match="no way to log in"), server.in_thread():
+    with pytest.raises(ValueError, match="no client could log in"), server.in_thread():
         pytest.fail("it has started")
 
 
 def test_the_blocking_form_raises_the_same() -> None:
-    with pytest.raises(ValueError, match="tls_required without TLS"):
+    with pytest.raises(ValueError, match="tls_required needs a certificate"):
         Server(Box(), addr="127.0.0.1:0", tls_required=True).listen_and_serve()
 
 
@@ -719,9 +719,9 @@ def test_configure_tls_takes_files_and_an_encrypted_key(
 ) -> None:
     server = Server(Box(), addr="127.0.0.1:0")
     server.configure_tls(certificates.cert_file, certificates.encrypted_key_file, PASSPHRASE)
-    assert isinstance(server.tls_config, ssl.SSLContext)
-    assert server.tls_config.minimum_version is ssl.TLSVersion.TLSv1_2
-    with serve(Box(), tls_config=server.tls_config).client() as client:
+    assert isinstance(server.options.tls_config, ssl.SSLContext)
+    assert server.options.tls_config.minimum_version is ssl.TLSVersion.TLSv1_2
+    with serve(Box(), tls_config=server.options.tls_config).client() as client:
         starttls(client, certificates)
         assert client.say("EHLO c").startswith("250")
 
@@ -744,7 +744,7 @@ def test_configure_tls_with_wrong_files_says_so(certificates: Certificates, tmp_
             server.configure_tls(
                 certificates.cert_file, certificates.encrypted_key_file, passphrase
             )
-    assert server.tls_config is None
+    assert server.options.tls_config is None
 
 
 def test_asyncio_streams_talk_to_us_under_tls(serve: Serve, certificates: Certificates) -> None:

@@ -87,7 +87,7 @@ async def ready() -> AsyncIterator[Worker]:
 
 async def until(true: Callable[[], bool]) -> None:
     """Let the loop go on until it is so."""
-    while not true():
+    while not true():  # noqa: ASYNC110  no event tells of it
         await asyncio.sleep(0)
 
 

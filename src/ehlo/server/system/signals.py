@@ -83,8 +83,8 @@ class Alarm:
 
 @contextlib.contextmanager
 def heard(
-    reactions: Mapping[signal.Signals, Callable[[], None]],
-    ending: Mapping[signal.Signals, Callable[[], None]] | None = None,
+    reactions: Mapping[signal.Signals, Callable[[], object]],
+    ending: Mapping[signal.Signals, Callable[[], object]] | None = None,
     alarm: Alarm | None = None,
 ) -> Iterator[None]:
     """Call reactions to signals in the running loop while the block runs.
@@ -113,6 +113,6 @@ def heard(
                 signal.signal(number, handler)
 
 
-def _both(first: Callable[[], None], second: Callable[[], None]) -> None:
+def _both(first: Callable[[], object], second: Callable[[], object]) -> None:
     first()
     second()

@@ -46,8 +46,8 @@ class WorkerTask(TypedDict):
     """The listening sockets that the worker inherits, by listener."""
     share: int
     """The number of workers that divide the totals."""
-    report_every: float | None
-    """Seconds between two reports of the counters; `None` for no reports."""
+    report_every: float
+    """Seconds between two reports of the counters."""
     argv: Sequence[str]
     recipe: str
     """A pickled `Recipe` in base64."""

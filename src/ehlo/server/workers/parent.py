@@ -29,7 +29,7 @@ from ehlo.server.observing.stats import Stats, merge, total
 from ehlo.server.observing.views import Views
 from ehlo.server.opening import open_sockets
 from ehlo.server.options.config import Options
-from ehlo.server.options.reload import reopen_logs
+from ehlo.server.options.files import reopen_logs
 from ehlo.server.system import listener, signals, systemd
 from ehlo.server.workers.child import REPORT_EVERY, Child, spawn
 from ehlo.server.workers.link import INTERRUPT, WorkerTask
@@ -117,7 +117,7 @@ class Parent:
 
     async def _serve(self, sock: socket.socket | None) -> None:
         self._loop = asyncio.get_running_loop()
-        reactions = {
+        reactions: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGTERM: partial(self._signaled, "SIGTERM"),
             signal.SIGINT: partial(self._signaled, "SIGINT"),
             signal.SIGHUP: self._hung_up,

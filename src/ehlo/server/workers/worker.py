@@ -2,7 +2,7 @@
 
 It is a new interpreter. It inherits the listening sockets and one end of a link (see `link`), and
 takes its orders from there, so that a signal that a terminal or a service manager sends to all
-processes at once is not a second one. When the parent is gone, it shuts down.
+processes at once is not a second one. When the parent is gone, the worker shuts down.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import json
 import logging
 import pickle
@@ -17,154 +18,153 @@ import signal
 import socket
 import sys
 import traceback
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
-from ehlo.server.options import rules
-from ehlo.server.options.config import Listener
+from ehlo.server.options.rules import with_handler
 from ehlo.server.options.target import NotThereError
+from ehlo.server.run import Owner, Run
 from ehlo.server.system import loops, signals
 from ehlo.server.workers.link import INTERRUPT, Link, WorkerTask, read_task
-from ehlo.server.workers.recipe import StartError, divide
-
-if TYPE_CHECKING:
-    from ehlo.server.life import Life
-    from ehlo.server.server import Server
+from ehlo.server.workers.recipe import StartError, share_of
 
 __all__ = ["main"]
 
-_MOST_IN_A_LINE: Final = 100  # sessions
-_MOST_REASON: Final = 4096  # characters
+_SESSIONS_IN_A_LINE: Final = 100
+_LONGEST_REASON: Final = 4096  # characters
 
 logger = logging.getLogger("ehlo.server")
 
 
 def main(number: int) -> int:
-    """Run a worker; return the exit code. `number` is the open file of its end of the link."""
+    """Run a worker, whose end of the link is the open file `number`; return the exit code."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is a handler for it
-    sock = socket.socket(fileno=number)
-    sock.set_inheritable(False)
+    sock = _inherited(number)
     task = read_task(sock)
     if task is None:
         return 1
     sys.argv[:] = task["argv"]
     try:
         server = pickle.loads(base64.b64decode(task["recipe"]))()  # noqa: S301  from the parent
-        divide(server, task["share"])
-        server.user = server.metrics = server.control = ""  # the parent's
-        rules.make_handler(server)
+        options = share_of(server.options, task["share"])
+        # What these three are for is the parent's
+        options = dataclasses.replace(options, user="", metrics="", control="")
+        server.options = with_handler(options)  # its module may run a loop when it is imported
         worker = Worker(server, sock, task)
-        loops.run(worker.run(), server.loop, server._abandon)
+        loops.run(worker.serve(), options.loop, worker.abandon)
     except BaseException as error:  # noqa: BLE001  whatever it is, the parent is told
-        _tell_failure(sock, error)
+        _report_failure(sock, error)
         return 1
     return 0
 
 
-def _tell_failure(sock: socket.socket, error: BaseException) -> None:
+def _inherited(fd: int) -> socket.socket:
+    """Return an open file of the parent's as a socket that no further process inherits."""
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    return sock
+
+
+def _report_failure(sock: socket.socket, error: BaseException) -> None:
     """Log why this worker cannot start, and tell the parent."""
     if isinstance(error, StartError | NotThereError):
         reason, shown = str(error), None
     else:  # a bug of the user's
         reason, shown = "".join(traceback.format_exception_only(error)).strip(), error
     logger.error("this worker cannot start: %s", reason, exc_info=shown)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # the parent is gone, or the link was in use already
         sock.setblocking(True)
-        sock.sendall(json.dumps({"failed": reason[:_MOST_REASON]}).encode() + b"\n")
+        sock.sendall(json.dumps({"failed": reason[:_LONGEST_REASON]}).encode() + b"\n")
 
 
 class Worker:
-    """Runs a server until its parent tells it to end, or is gone."""
+    """Runs a server until its parent orders it to end, or is gone."""
 
-    def __init__(self, server: Server, sock: socket.socket, task: WorkerTask) -> None:
+    def __init__(self, server: Owner, sock: socket.socket, task: WorkerTask) -> None:
         self._server = server
         self._sock = sock
         self._task = task
 
-    async def run(self) -> None:
+    def abandon(self) -> None:
+        """Called when a signal has interrupted what blocked the loop, which does not run again."""
+        if self._server.running is not None:
+            self._server.running.abandon()
+
+    async def serve(self) -> None:
         """Serve until the end."""
-        server = self._server
-        if server.listeners:
-            server.listeners = [
-                Listener([f"fd:{fd}" for fd in fds], **each.overrides)
-                for each, fds in zip(server.listeners, self._task["fds"], strict=True)
-            ]
-        else:
-            server.addr = [f"fd:{fd}" for fd in self._task["fds"][0]]
-        loop = asyncio.get_running_loop()
-        steps = server._steps
-        alarm = signals.Alarm(steps.blocked, spared=0)
-        steps.when_blocked = alarm.look
-        self._draining = False
-
-        def drain():
-            if not self._draining:
-                self._draining = True
-                self._life = loop.create_task(server.shutdown())
-
-        self._drain = drain
-        reactions = {
-            signal.SIGTERM: drain,
-            signal.SIGINT: drain,
-            signal.SIGHUP: server.reload,
+        run = Run(self._server)
+        alarm = signals.Alarm(run.steps.blocked, spared=0)
+        run.steps.when_blocked = alarm.look
+        reactions: dict[signal.Signals, Callable[[], object]] = {
+            signal.SIGTERM: run.begin_shutdown,
+            signal.SIGINT: run.begin_shutdown,
+            signal.SIGHUP: run.reload,
         }
-        with signals.heard(reactions, {INTERRUPT: lambda: None}, alarm):
-            await self._server.start()
-            run = server._life
-            if run and not run.is_ending():
+        groups = [[_inherited(fd) for fd in fds] for fds in self._task["fds"]]
+        with signals.heard(reactions, {INTERRUPT: _nothing}, alarm):
+            await run.start(groups)
+            if not run.draining:
                 await self._serve(run)
-            await server.wait_closed()
+            await run.closed.wait()
 
-    async def _serve(self, run: Life) -> None:
-        """Report to the parent and obey it until the server is closed."""
+    async def _serve(self, run: Run) -> None:
+        """Report to the parent, and obey it, until the run has ended."""
         link = await Link.over(self._sock)
         link.send(ready=True)
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(work) for work in (self._obey(run, link), self._report(run, link))
+            working = [
+                group.create_task(_obey(run, link)),
+                group.create_task(_report(run, link, self._task["report_every"])),
             ]
             await run.closed.wait()
-            for task in tasks:
-                task.cancel()
+            for each in working:
+                each.cancel()
         _send_counts(run, link)
         await link.close()
 
-    async def _obey(self, run: Life, link: Link) -> None:
-        """Do what the parent orders, and shut down when it is gone."""
-        with contextlib.suppress(OSError):
-            async for line in link.lines():
-                match line["order"]:
-                    case "drain":
-                        self._drain()
-                    case "close":
-                        run.close()
-                    case "reload":
-                        reloaded = asyncio.wrap_future(run.reload())
-                        reloaded.add_done_callback(lambda _: link.send(reloaded=True))
-                    case "snapshot":
-                        await _send_snapshot(run, link)
-        logger.warning("the parent process is gone: shutting down")
-        self._drain()
 
-    async def _report(self, run: Life, link: Link) -> None:
-        """Send the counters as often as the parent wants them."""
-        every = self._task["report_every"]
-        with contextlib.suppress(OSError):  # `_obey` sees that the parent is gone
-            while every is not None:
-                _send_counts(run, link)
-                await link.drain()
-                await asyncio.sleep(every)
+def _nothing() -> None:
+    """Do nothing: the alarm has seen the signal."""
 
 
-def _send_counts(run: Life, link: Link) -> None:
+async def _obey(run: Run, link: Link) -> None:
+    """Do what the parent orders; shut down once it is gone."""
+    with contextlib.suppress(OSError):
+        async for line in link.lines():
+            match line["order"]:
+                case "drain":
+                    run.begin_shutdown()
+                case "close":
+                    run.close()
+                case "reload":
+                    reloaded = asyncio.wrap_future(run.reload())
+                    reloaded.add_done_callback(lambda _: link.send(reloaded=True))
+                case "snapshot":
+                    await _send_snapshot(run, link)
+    logger.warning("the parent process is gone: shutting down")
+    run.begin_shutdown()
+
+
+async def _report(run: Run, link: Link, every: float) -> None:
+    """Send the counters as often as the parent wants them."""
+    with contextlib.suppress(OSError):  # `_obey` sees that the parent is gone
+        while True:
+            _send_counts(run, link)
+            await link.drain()
+            await asyncio.sleep(every)
+
+
+def _send_counts(run: Run, link: Link) -> None:
     counts = run.counts()
     link.send(counts=counts["stats"], draining=counts["draining"])
 
 
-async def _send_snapshot(run: Life, link: Link) -> None:
+async def _send_snapshot(run: Run, link: Link) -> None:
+    """Send a snapshot in lines that stay short."""
     snapshot = await run.snapshot()
     sessions = snapshot.pop("sessions")
-    for start in range(0, len(sessions), _MOST_IN_A_LINE):
-        link.send(sessions=sessions[start : start + _MOST_IN_A_LINE])
+    for start in range(0, len(sessions), _SESSIONS_IN_A_LINE):
+        link.send(sessions=sessions[start : start + _SESSIONS_IN_A_LINE])
         await link.drain()
     link.send(snapshot=snapshot)
     await link.drain()

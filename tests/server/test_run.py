@@ -23,7 +23,7 @@ import ehlo
 from ehlo import Handler, Message, Peer, Server, Session
 from ehlo.net import parse_address
 from ehlo.server.driver import Driver
-from ehlo.server.life import Life
+from ehlo.server.run import Run
 from ehlo.server.system.loops import loop_factory
 from support.client import Client
 from support.hooks import KINDS, Noted, handler_of
@@ -240,7 +240,7 @@ def test_a_failure_of_on_shutdown_does_not_keep_the_server_up(
 def test_an_on_shutdown_that_hangs_does_not_keep_the_server_up(
     loop_name: str, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ehlo.server.life._LEAST_FOR_SHUTDOWN", 0.1)
+    monkeypatch.setattr("ehlo.server.run._LEAST_FOR_SHUTDOWN", 0.1)
     hang = threading.Event()
 
     class Hangs(Handler):
@@ -268,7 +268,7 @@ def test_an_on_shutdown_that_hangs_does_not_keep_the_server_up(
 def test_on_shutdown_has_what_is_left_of_the_grace(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ehlo.server.life._LEAST_FOR_SHUTDOWN", 0.01)
+    monkeypatch.setattr("ehlo.server.run._LEAST_FOR_SHUTDOWN", 0.01)
     noted = Noted()
 
     class Waits(Handler):
@@ -1145,15 +1145,15 @@ def test_a_close_while_a_listener_is_made_closes_that_listener(
     loop_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sockets: list[socket.socket] = []
-    listen = Life._listen  # noqa: SLF001  the moment that matters is within it
+    listen = Run._listen  # noqa: SLF001  the moment that matters is within it
 
-    async def listen_and_be_closed(life: Life, sock: socket.socket, *more: Any) -> asyncio.Server:
+    async def listen_and_be_closed(run: Run, sock: socket.socket, *more: Any) -> asyncio.Server:
         sockets.append(sock)
-        made = await listen(life, sock, *more)
-        life.close()
+        made = await listen(run, sock, *more)
+        run.close()
         return made
 
-    monkeypatch.setattr(Life, "_listen", listen_and_be_closed)
+    monkeypatch.setattr(Run, "_listen", listen_and_be_closed)
 
     async def work() -> None:
         server = Server(Box(), addr="127.0.0.1:0")
@@ -1172,8 +1172,9 @@ def test_the_one_line_starts_are_the_same_server(monkeypatch: pytest.MonkeyPatch
     box = Box()
     ehlo.listen_and_serve("", box)
     ehlo.listen_and_serve("127.0.0.1:2525", box, "App", "mx.example")
-    assert [(server.addr, server.appname, server.hostname) for server in started] == [
+    found = [server.options for server in started]
+    assert [(each.addr, each.appname, each.hostname) for each in found] == [
         ("", "", ""),
         ("127.0.0.1:2525", "App", "mx.example"),
     ]
-    assert not any(server.tls_required or server.tls_listener for server in started)
+    assert not any(each.tls_required or each.tls_listener for each in found)
