@@ -228,7 +228,7 @@ class Parent:
             await asyncio.sleep(interval / 2)
             for slot in self._slots:
                 if slot.child is not None and slot.child.is_silent(interval):
-                    logger.error("%s gives no sign of life: killed", slot)
+                    logger.error("%s sent no sign of life and was killed", slot)
                     slot.child.kill()
 
     # -- signals ---------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ class Parent:
     def _kill_all(self) -> None:
         for slot in self._slots:
             if slot.child is not None:
-                logger.warning("%s did not end in time: killed", slot)
+                logger.warning("%s did not end in time and was killed", slot)
                 slot.child.kill()
 
     def _dismiss(self, order: str) -> None:
