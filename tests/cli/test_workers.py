@@ -49,7 +49,8 @@ def function(remote_addr, mail_from, rcpt_tos, data):
 
 class Handler(ehlo.Handler):
     def on_startup(self, server):
-        print("limits", server.options.max_connections, server.options.max_memory, server.options.workers, flush=True)
+        options = server.options
+        print("limits", options.max_connections, options.max_memory, options.workers, flush=True)
 
     async def on_message(self, session, message):
         return f"by-{os.getpid()}"
