@@ -677,7 +677,7 @@ def test_a_log_file_belongs_to_the_user_that_reopens_it(
         program.process.send_signal(signal.SIGHUP)
         manager.hears_of("RELOADING=1")
         manager.hears_of("READY=1")
-        assert "received SIGHUP" in (logs / "log").read_text()
+        assert "received SIGHUP: reloading" in (logs / "log").read_text()
         assert program.stop() == 0
 
 

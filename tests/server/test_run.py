@@ -139,7 +139,7 @@ def test_a_server_can_be_started_again(loop_name: str) -> None:
 def test_a_server_runs_once_at_a_time(loop_name: str) -> None:
     async def work() -> None:
         async with Server(Box(), addr="127.0.0.1:0") as server:
-            with pytest.raises(RuntimeError, match="running already"):
+            with pytest.raises(RuntimeError, match="runs already"):
                 await server.start()
             assert await dialogue(server.addresses[0], "QUIT") == ["220", "221"]
 
@@ -262,7 +262,7 @@ def test_an_on_shutdown_that_hangs_does_not_keep_the_server_up(
         hang.set()
 
     run(loop_name, work())
-    assert "on_shutdown is over its deadline" in caplog.text
+    assert "on_shutdown exceeded its deadline" in caplog.text
 
 
 def test_on_shutdown_has_what_is_left_of_the_grace(
