@@ -95,7 +95,7 @@ UPWARD_FOR_TYPES = {
     ("ehlo.server.observing", "ehlo.server.options.config"): "options say which windows there are",
 }
 # Upwards when a function runs, and not as its module is imported: (importer, imported) and why
-UPWARD_WHEN_CALLED = {}
+UPWARD_WHEN_CALLED: dict[tuple[str, str], str] = {}
 
 LINE_LIMIT = 400
 

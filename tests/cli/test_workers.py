@@ -186,7 +186,7 @@ if not seen.exists():  # in the parent alone
     ("target", "reason", "shows"),
     [
         ("many:Unlucky", "FileNotFoundError: [Errno 2] no database", True),
-        ("once:handler", "'once:handler': module 'once' has no attribute 'handler'", False),
+        ("once:handler", "module 'once' has no attribute 'handler'", False),
     ],
 )
 def test_a_worker_logs_why_it_cannot_start(
