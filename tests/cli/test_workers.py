@@ -744,7 +744,7 @@ def test_metrics_are_bound_before_root_privileges_are_dropped(
     order: list[str] = []
     server = Server("many:function", addr="127.0.0.1:0", user="nobody", metrics="127.0.0.1:0")
     monkeypatch.setattr(Views, "bind", lambda _views: order.append("bound"))
-    monkeypatch.setattr(privileges, "give_up", lambda _account: order.append("dropped"))
+    monkeypatch.setattr(privileges, "drop", lambda _account: order.append("dropped"))
     monkeypatch.setattr(parent, "check", lambda _options: None)
     server.configure(workers=workers)
 
@@ -801,7 +801,7 @@ def test_a_user_without_privileges_cannot_switch_to_another(start: Start) -> Non
 def test_a_user_in_the_group_of_root_is_an_error(start: Start) -> None:
     code = (
         "import os, pwd, ehlo.server.system.privileges as p; a = p.find('nobody'); "
-        "os.setgroups([0]); os.setgid(a.gid); os.setuid(a.uid); p.give_up(a)"
+        "os.setgroups([0]); os.setgid(a.gid); os.setuid(a.uid); p.drop(a)"
     )
     program = start("-c", code, cwd=Path("/"))
     assert program.wait() == 1

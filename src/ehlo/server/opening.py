@@ -39,7 +39,7 @@ def open_sockets(
             check_addresses(each, map(listener.bound_address, group))
         bind_views()
         if account is not None:
-            privileges.give_up(account)
+            privileges.drop(account)
             privileges.check_readable(account, _files(listeners))
         check_spool(options)
     except BaseException:

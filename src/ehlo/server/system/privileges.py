@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Account", "UnusableError", "check_readable", "find", "give_up"]
+__all__ = ["Account", "UnusableError", "check_readable", "drop", "find"]
 
 logger = logging.getLogger("ehlo.server")
 
@@ -47,7 +47,7 @@ def _group(group: str) -> int:
     return grp.getgrgid(int(group)).gr_gid if group.isdecimal() else grp.getgrnam(group).gr_gid
 
 
-def give_up(account: Account) -> None:
+def drop(account: Account) -> None:
     """Switch all threads to `account`. A process that runs as it already stays as it is.
 
     Raises `PermissionError` if this process may not do that, and `RuntimeError` if it could switch

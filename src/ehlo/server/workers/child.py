@@ -23,7 +23,7 @@ from ehlo.server.observing.stats import most
 from ehlo.server.system import systemd
 from ehlo.server.workers.link import Line, Link, WorkerTask
 
-__all__ = ["Child", "spawn"]
+__all__ = ["REPORT_EVERY", "Child", "spawn"]
 
 REPORT_EVERY: Final = 1.0  # seconds between two reports of the counters
 _PATIENCE: Final = 2.0  # seconds for an answer
@@ -43,8 +43,8 @@ logger = logging.getLogger("ehlo.server")
 def spawn(fds: Iterable[int]) -> Child:
     """Start a worker process that inherits these open files. Raises `OSError`.
 
-    The process is a new interpreter. It is no subprocess of asyncio's, which needs a child watcher,
-    and with Python 3.13 and older the event loop policy of uvloop has none.
+    The process is a new interpreter. A thread will wait for it: asyncio's own subprocesses need a
+    child watcher, which the event loop policy of uvloop lacks with Python 3.13 and older.
     """
     ours, theirs = socket.socketpair()
     hidden = systemd.VARIABLES
@@ -64,7 +64,7 @@ def spawn(fds: Iterable[int]) -> Child:
 
 
 class Child:
-    """One worker process: takes orders for it, and keeps what it reports."""
+    """Controls one worker process: sends it orders, and keeps what it reports."""
 
     def __init__(self, sock: socket.socket, process: subprocess.Popen[bytes]) -> None:
         self._sock = sock

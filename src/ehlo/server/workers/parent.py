@@ -16,6 +16,7 @@ import pickle
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -77,6 +78,7 @@ class Parent:
         self._views = Views(options, self)
         self._threads = ThreadPoolExecutor(len(self._slots), "ehlo-wait")
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._calls: deque[Callable[[], None]] = deque()  # from other threads
         self._groups: list[list[socket.socket]] = []  # by listener
         self._paths: list[str] = []
         self._past = Stats().plain()  # of workers that have ended
@@ -108,15 +110,22 @@ class Parent:
 
     def replace_all(self) -> None:
         """Replace all workers, since the program has changed. May be called from any thread."""
-        self._call(self._replace_all)
+        self._call(partial(self._dismiss, "drain"))
 
     def _call(self, function: Callable[[], None]) -> None:
+        """Call a function in the loop, as soon as there is one."""
+        self._calls.append(function)
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(function)
+                self._loop.call_soon_threadsafe(self._do_calls)
+
+    def _do_calls(self) -> None:
+        while self._calls:
+            self._calls.popleft()()
 
     async def _serve(self, sock: socket.socket | None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.call_soon(self._do_calls)
         reactions: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGTERM: partial(self._signaled, "SIGTERM"),
             signal.SIGINT: partial(self._signaled, "SIGINT"),
@@ -275,10 +284,6 @@ class Parent:
                 child.order(order)
                 if order == "close":
                     child.kill(INTERRUPT)
-
-    def _replace_all(self) -> None:
-        if self._overtime is None:
-            self._dismiss("drain")
 
     def _hung_up(self) -> None:
         logger.info("received SIGHUP: reloading")
