@@ -133,20 +133,8 @@ class Message:
     """
 
     __slots__ = (
-        "__weakref__",
-        "_body",
-        "_chunks",
-        "_data",
-        "_email",
-        "_refusals",
-        "_spool",
-        "_streams",
-        "id",
-        "per_recipient",
-        "recipients",
-        "sender",
-        "trace",
-        "via",
+        *("__weakref__", "_body", "_chunks", "_data", "_email", "_refusals", "_spool", "_streams"),
+        *("id", "per_recipient", "recipients", "sender", "trace", "via"),
     )
 
     def __init__(

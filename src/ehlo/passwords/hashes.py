@@ -12,7 +12,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType, ModuleType
 from typing import Final, Protocol, Self
 
@@ -71,9 +71,8 @@ class ScryptHash:
     def __post_init__(self) -> None:
         _check_sizes(self.salt, self.key)
         # RFC 7914 2: N is a power of 2, more than 1 and less than 2^(128 * r / 8)
-        if not 1 <= self.log2_n < 16 * self.r or not 1 <= self.p <= _MOST_PASSES:
-            raise _cost_out_of_bounds()
-        if (128 * self.r) << self.log2_n > _MOST_MEMORY:
+        in_bounds = 1 <= self.log2_n < 16 * self.r and 1 <= self.p <= _MOST_PASSES
+        if not in_bounds or (128 * self.r) << self.log2_n > _MOST_MEMORY:
             raise _cost_out_of_bounds()
 
     @classmethod
@@ -85,9 +84,8 @@ class ScryptHash:
     @classmethod
     def of(cls, password: bytes) -> Self:
         """Hash a new password at the strength that OWASP recommends, in 32 MiB of memory."""
-        salt = secrets.token_bytes(_SALT_SIZE)
-        template = cls(15, 8, 3, salt, bytes(_KEY_SIZE))
-        return cls(15, 8, 3, salt, template.derived(password))
+        template = cls(15, 8, 3, secrets.token_bytes(_SALT_SIZE), bytes(_KEY_SIZE))
+        return replace(template, key=template.derived(password))
 
     @property
     def memory(self) -> int:
@@ -138,9 +136,8 @@ class Argon2Hash:
         # RFC 9106 3.1: at least 8 bytes of salt, and 8 KiB per lane
         if len(self.salt) < 8 or self.kibibytes < 8 * self.lanes:
             raise _malformed()
-        if not 1 <= self.passes <= _MOST_PASSES or not 1 <= self.lanes <= _MOST_LANES:
-            raise _cost_out_of_bounds()
-        if self.memory > _MOST_MEMORY:
+        in_bounds = 1 <= self.passes <= _MOST_PASSES and 1 <= self.lanes <= _MOST_LANES
+        if not in_bounds or self.memory > _MOST_MEMORY:
             raise _cost_out_of_bounds()
         _argon2()
 
@@ -153,9 +150,8 @@ class Argon2Hash:
     @classmethod
     def of(cls, password: bytes) -> Self:
         """Hash a new password: RFC 9106 4's second choice, but in one lane for one thread."""
-        salt = secrets.token_bytes(_SALT_SIZE)
-        template = cls(65_536, 3, 1, salt, bytes(_KEY_SIZE))
-        return cls(65_536, 3, 1, salt, template.derived(password))
+        template = cls(65_536, 3, 1, secrets.token_bytes(_SALT_SIZE), bytes(_KEY_SIZE))
+        return replace(template, key=template.derived(password))
 
     @property
     def memory(self) -> int:
@@ -253,14 +249,12 @@ def _as_text(password: bytes) -> str | bytes:
         return password
 
 
-# By the beginning of the word
-_KINDS: Final[Mapping[str, type[ScryptHash | Argon2Hash | ScramHash]]] = MappingProxyType(
-    {
-        "$scrypt$": ScryptHash,
-        "$argon2id$": Argon2Hash,
-        "{SCRAM-SHA-256}": ScramHash,
-        "{SCRAM-SHA-1}": ScramHash,
-    }
+# The beginning of a word, and the class that reads it
+_KINDS: Final[tuple[tuple[str, type[ScryptHash | Argon2Hash | ScramHash]], ...]] = (
+    ("$scrypt$", ScryptHash),
+    ("$argon2id$", Argon2Hash),
+    ("{SCRAM-SHA-256}", ScramHash),
+    ("{SCRAM-SHA-1}", ScramHash),
 )
 
 SCHEMES: Final[Mapping[str, Callable[[bytes], Hash]]] = MappingProxyType(
@@ -280,13 +274,14 @@ def parse(text: str) -> Hash:
     Raises `ValueError`, which does not quote `text`, if it is malformed, would cost too much, or
     needs argon2-cffi, which is not installed.
     """
-    for beginning, kind in _KINDS.items():
+    for beginning, kind in _KINDS:
         if text.startswith(beginning):
             match = kind.FORM.fullmatch(text)
             if match is None:
                 raise _malformed()
             return kind.read(*match.groups())
-    raise ValueError(f"unknown kind of hash; it must begin with one of {', '.join(_KINDS)}")
+    known = ", ".join(beginning for beginning, _ in _KINDS)
+    raise ValueError(f"unknown kind of hash; it must begin with one of {known}")
 
 
 def scheme(name: str) -> Callable[[bytes], Hash]:
