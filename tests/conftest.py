@@ -1,4 +1,4 @@
-"""Fixtures: a server in a thread, and certificates for it."""
+"""Fixtures: a real server beside the test, and certificates for it."""
 
 from support.serving import certificates as certificates
 from support.serving import loop_name as loop_name
