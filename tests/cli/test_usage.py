@@ -54,7 +54,7 @@ LOOPBACK = ("--addr", "127.0.0.1:0")
         (["--unix-mode", "rw"], "--unix-mode is three octal digits"),
         (["--user", "no-such-user"], "no such user or group: 'no-such-user'"),
         (["--user", "root"], "has the user or group of root"),
-        (["--addr", "fd:x"], "not the number of an open file: 'fd:x'"),
+        (["--addr", "fd:x"], "not a file descriptor: 'fd:x'"),
         (["--log-level", "loud"], "'loud' is not one of"),
         (["--addr", "nonsense"], "not an address: 'nonsense'"),
         (["--hostname", "a b"], "--hostname is 'a b'; it must not contain a space"),

@@ -1,7 +1,7 @@
 """`Run`: one run of a server, from its start to its end.
 
-Whoever ends a run, and however often, `_end` does it, one coroutine: stop accepting, drain, wait
-for the grace period, cut off, call `on_shutdown`, close.
+However a run is ended, and however often, one coroutine does it, `_end`: stop accepting, drain,
+wait for the grace period, cut off, call `on_shutdown`, close.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import math
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -167,7 +167,7 @@ class Run:
             self._end_sessions(lambda each: each.cut())
             self._stop()
             raise
-        if self.draining:  # since a listener was made or the views were opened
+        if self.draining:  # since a listener was made, or the views were opened
             self._stop_accepting()
         if self.closed.is_set():
             self.views.close()
@@ -190,13 +190,13 @@ class Run:
     async def _listen(self, sock: socket.socket, service: Service) -> asyncio.Server:
         protocol = partial(self._protocol, service)
         given: dict[str, Any] = {"sock": sock, "backlog": _ACCEPTED_AT_ONCE}
+        make: Callable[..., Awaitable[asyncio.Server]] = self.loop.create_server
+        if sock.family == socket.AF_UNIX:
+            make = self.loop.create_unix_server
+            if sys.version_info >= (3, 13):  # which would unlink a path that may be another's
+                given["cleanup_socket"] = False
         try:
-            if sock.family != socket.AF_UNIX:
-                server = await self.loop.create_server(protocol, **given)
-            else:
-                if sys.version_info >= (3, 13):  # which would unlink a path that may be another's
-                    given["cleanup_socket"] = False
-                server = await self.loop.create_unix_server(protocol, **given)
+            server = await make(protocol, **given)
         except BaseException:
             sock.close()
             raise
@@ -237,7 +237,7 @@ class Run:
 
     @property
     def steps(self) -> Steps:
-        """What blocks the event loop, if a hook does."""
+        """The hook that blocks the event loop, if one does."""
         return self.runtime.steps
 
     @property
@@ -386,16 +386,14 @@ class Run:
 
     async def _call(self, hook: Hook | None) -> None:
         """Call a hook that belongs to no session."""
-        if hook is None:
-            return
-        if hook.is_async:
+        if hook is not None and hook.is_async:
             await timed(hook.call(self._server), _Named((hook.name, "")), self.steps)
-            return
-        threads = Threads(1, "ehlo-run")  # of its own: others may hang in hooks of sessions
-        try:
-            await self.runtime.in_thread(partial(hook.call, self._server), threads)
-        finally:
-            threads.stop()
+        elif hook is not None:
+            threads = Threads(1, "ehlo-run")  # of its own: others may hang in hooks of sessions
+            try:
+                await self.runtime.in_thread(partial(hook.call, self._server), threads)
+            finally:
+                threads.stop()
 
 
 def _log_failure(hook: asyncio.Task[None]) -> None:

@@ -669,7 +669,7 @@ def test_with_tls_required_implicit_tls_is_enough(serve: Serve, certificates: Ce
         ({"appname": "x" * 256}, "appname"),
         ({"bare_newlines": "ignore"}, "ignore"),
         ({"unknown_params": "accept"}, "accept"),
-        ({"loop": "trio"}, "no such loop"),
+        ({"loop": "trio"}, "loop is 'trio'"),
         ({"addr": "localhost"}, "not an address"),
         ({"addr": ["127.0.0.1:0", "127.0.0.1:70000"]}, "not an address"),
     ],

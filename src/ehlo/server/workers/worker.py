@@ -51,7 +51,7 @@ def main(number: int) -> int:
         options = dataclasses.replace(options, user="", metrics="", control="")
         server.options = with_handler(options)  # its module may run a loop when it is imported
         worker = Worker(server, sock, task)
-        loops.run(worker.serve(), options.loop, worker.abandon)
+        loops.run(worker.serve(), options.loop, worker.abandon, tune_malloc=True)
     except BaseException as error:  # noqa: BLE001  whatever it is, the parent is told
         _report_failure(sock, error)
         return 1
