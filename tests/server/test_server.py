@@ -54,7 +54,7 @@ def test_options_cannot_change_while_the_server_runs(certificates: Certificates)
 
 def test_the_run_of_a_server_is_known_while_it_runs() -> None:
     server = Server(Box(), addr="127.0.0.1:0")
-    assert server.running is None
+    assert server.addresses == []
     with server.in_thread():
         assert server.running is not None
         assert server.running.options is server.options
