@@ -12,7 +12,7 @@ import logging
 import math
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -138,9 +138,7 @@ class Run:
             raise
         await self.start(groups, paths=paths)
 
-    async def start(
-        self, groups: list[list[socket.socket]], *, paths: list[str] | None = None
-    ) -> None:
+    async def start(self, groups: list[list[socket.socket]], *, paths: Sequence[str] = ()) -> None:
         """Serve on the listening sockets of each listener; `paths` are removed at the end.
 
         Raises what `on_startup` raises; the run has ended then. Returns also when the run is ended
@@ -152,7 +150,7 @@ class Run:
             for service, group in zip(self.services, groups, strict=True)
             for sock in group
         ]
-        self._paths = paths or []
+        self._paths = list(paths)
         self.addresses = [listener.bound_address(sock) for _, sock in self._bound]
         try:
             await self._begin()
