@@ -106,12 +106,12 @@ def test_inherited_sockets_have_the_rules_of_their_listeners(
     assert program.stop() == 0
 
 
-def test_what_workers_cannot_be_handed_of_a_listener_is_an_error(
+def test_options_of_a_listener_that_workers_cannot_have_are_an_error(
     certificates: Certificates,
 ) -> None:
     for options, said in (
-        ({"tls_config": certificates.server()}, "cannot be handed a tls_config: call"),
-        ({"log_read": lambda *_: None}, "cannot be handed log_read"),
+        ({"tls_config": certificates.server()}, "tls_config cannot be passed to workers; call"),
+        ({"log_read": lambda *_: None}, "log_read cannot be passed to workers"),
     ):
         listener = Listener("127.0.0.1:0", **options)
         server = Server("app:function", listeners=[listener], workers=2)

@@ -237,8 +237,12 @@ def no_handler(*_: object) -> None: ...
     ("handler", "options", "error"),
     [
         (no_handler, {}, "name it as 'module:attr'"),
-        ("many:function", {"rcpt_handler": lambda *_: True}, "cannot be handed rcpt_handler"),
-        ("__main__:function", {}, "cannot import handler from the program"),
+        (
+            "many:function",
+            {"rcpt_handler": lambda *_: True},
+            "rcpt_handler cannot be passed to workers",
+        ),
+        ("__main__:function", {}, "handler is in the program"),
         ("no_such_module:x", {}, "no module named 'no_such_module'"),
     ],
 )

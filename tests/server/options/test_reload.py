@@ -659,7 +659,9 @@ def test_workers_get_the_certificates_and_the_settings_of_the_context(
     made = pickle.loads(pickle.dumps(recipe(server.options, Server)))().options.tls_config  # noqa: S301  made by this test
     assert made is make_nothing
     server.configure(tls_config=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-    with pytest.raises(ValueError, match="cannot be handed a tls_config: call configure_tls"):
+    with pytest.raises(
+        ValueError, match="tls_config cannot be passed to workers; call configure_tls"
+    ):
         recipe(server.options, Server)
 
 

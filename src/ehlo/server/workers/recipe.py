@@ -56,7 +56,7 @@ def recipe(options: Options, make: Callable[..., Owner]) -> Recipe:
     Raises `ValueError` for options that no other process can have.
     """
     if not isinstance(options.handler, str):
-        raise ValueError("workers: each of them imports the handler; name it as 'module:attr'")
+        raise ValueError("handler must be one that workers can import; name it as 'module:attr'")
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     tls = values.pop("tls_config")
     if not isinstance(tls, FileContext):
@@ -72,14 +72,16 @@ def _check_portable(name: str, value: object) -> None:
     """Raise `ValueError` for a value that another process cannot have."""
     if isinstance(value, ssl.SSLContext):
         raise ValueError(
-            f"workers cannot be handed a {name}: call configure_tls, or give a function"
+            f"{name} cannot be passed to workers; call configure_tls, or set a function"
         )
     try:
         pickled = pickle.dumps(value)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ValueError(f"workers cannot be handed {name}: {error}") from error
+        raise ValueError(f"{name} cannot be passed to workers: {error}") from error
     if b"__main__" in pickled:  # which is another module in a worker
-        raise ValueError(f"workers cannot import {name} from the program: put it into a module")
+        raise ValueError(
+            f"{name} is in the program, where workers cannot import it; move it to a module"
+        )
 
 
 def _make_again(
