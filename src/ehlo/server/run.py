@@ -141,8 +141,7 @@ class Run:
     async def start(self, groups: list[list[socket.socket]], *, paths: Sequence[str] = ()) -> None:
         """Serve on the listening sockets of each listener; `paths` are removed at the end.
 
-        Raises what `on_startup` raises; the run has ended then. Returns also when the run is ended
-        meanwhile, and `addresses` is empty.
+        If the run is ended meanwhile, `addresses` is empty. Raises what `on_startup` raises.
         """
         self._listens = True
         self._bound = [
