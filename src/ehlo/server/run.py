@@ -74,10 +74,10 @@ class Run:
     It is made in the loop that will serve, and is the server's `running` until it has ended.
     Raises `RuntimeError` if the server runs already, `TypeError` and `ValueError` for its options.
 
-    Example, of a server whose sockets are bound already::
+    Example::
 
         run = Run(server)
-        await run.start([[sock]])
+        await run.listen()
         await run.closed.wait()
     """
 
@@ -141,8 +141,7 @@ class Run:
     async def start(self, groups: list[list[socket.socket]], *, paths: Sequence[str] = ()) -> None:
         """Serve on the listening sockets of each listener; `paths` are removed at the end.
 
-        Raises what `on_startup` raises; the run has ended then. Returns also when the run is ended
-        meanwhile, and `addresses` is empty.
+        If the run is ended meanwhile, `addresses` is empty. Raises what `on_startup` raises.
         """
         self._listens = True
         self._bound = [
@@ -156,7 +155,8 @@ class Run:
             await self._begin()
             while self._bound:
                 service, sock = self._bound.pop(0)
-                self._servers.append(await self._listen(sock, service))
+                server = await self._listen(sock, service)
+                self._servers.append(server)  # after the await, since `close` makes a new list
             if not self.draining:
                 await self.views.open()
         except BaseException:
@@ -308,7 +308,8 @@ class Run:
                     logger.warning("%d sessions were cut off", len(self.runtime.drivers))
                     self._end_sessions(lambda each: each.hang_up(replies.DRAINING))
                     await self._gone_within(_LAST_WORDS)
-                self._end_sessions(lambda each: each.cut())
+                if not self._closing:  # otherwise they are, and call their last hooks
+                    self._end_sessions(lambda each: each.cut())
                 await self._gone_within(_LAST_WORDS)
             if await self._has_started():
                 await self._call_on_shutdown()

@@ -35,7 +35,8 @@ class DiskRun:
         self._driver = driver
         self._spilling = spilling
         self._then = then
-        self._job: Job | None = driver.runtime.disk.submit(spilling.write, self._ended_in_thread)
+        disk = driver.runtime.disk
+        self._job: Job[Any] | None = disk.submit(spilling.write, self._ended_in_thread)
 
     @property
     def octets(self) -> int:

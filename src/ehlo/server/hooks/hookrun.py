@@ -60,7 +60,7 @@ class HookRun:
         self.octets = 0  # of memory that are given back when this ends, and not before
         self.at_end: Callable[[], None] | None = None  # called then, whoever waits for it still
         self._driver = driver
-        self._work: asyncio.Task[None] | Job | None = None  # until it is its turn
+        self._work: asyncio.Task[None] | Job[Any] | None = None  # until it is its turn
 
     def start(self, arguments: tuple[object, ...], context: Context) -> None:
         """Begin, or wait for one's turn: nothing of the hook has run when this returns."""

@@ -9,20 +9,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 __all__ = ["Job", "Threads"]
 
-Done = Callable[[Any, BaseException | None], None]
+T = TypeVar("T")
+
+Done = Callable[[T | None, BaseException | None], None]
 """`(result, error)`, of which one is `None`."""
 
 
-class Job:
+class Job(Generic[T]):
     """Holds a call for a thread; `done` is called with its result, in that thread."""
 
     __slots__ = ("_claim", "_done")
 
-    def __init__(self, run: Callable[[], Any], done: Done) -> None:
+    def __init__(self, run: Callable[[], T], done: Done[T]) -> None:
         self._claim = [run]  # a thread or `cancel` takes it out, never both
         self._done = done
 
@@ -30,7 +32,7 @@ class Job:
         """Return whether the call had not begun; it will not be made then, nor `done` called."""
         return self._take() is not None
 
-    def run(self) -> tuple[Any, BaseException | None] | None:
+    def run(self) -> tuple[T | None, BaseException | None] | None:
         """Make the call, and return the arguments for `done`; `None` if it was cancelled."""
         call = self._take()
         if call is None:
@@ -40,11 +42,11 @@ class Job:
         except BaseException as problem:  # noqa: BLE001  it goes to `done`
             return None, problem
 
-    def tell(self, result: Any, error: BaseException | None) -> None:
+    def tell(self, result: T | None, error: BaseException | None) -> None:
         """Call `done`."""
         self._done(result, error)
 
-    def _take(self) -> Callable[[], Any] | None:
+    def _take(self) -> Callable[[], T] | None:
         try:
             return self._claim.pop()
         except IndexError:
@@ -57,12 +59,12 @@ class Threads:
     def __init__(self, most: int, name: str) -> None:
         self._most = most
         self._name = name
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._unfinished = 0
         self._count = 0
 
-    def submit(self, run: Callable[[], Any], done: Done) -> Job:
+    def submit(self, run: Callable[[], T], done: Done[T]) -> Job[T]:
         """Call `run` in a thread when one is free; if none can be started, call `done` now."""
         job = Job(run, done)
         with self._lock:
@@ -73,7 +75,7 @@ class Threads:
             self._start(job)
         return job
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Job[T]) -> None:
         name = f"{self._name}-{self._count + 1}"
         thread = threading.Thread(target=self._serve, name=name, daemon=True)
         try:
