@@ -83,11 +83,6 @@ UPWARD_FOR_TYPES = {
     ("ehlo.server.driving", "ehlo.server.runtime"): "a part is told what all sessions share",
     ("ehlo.server.hooks", "ehlo.server.driver"): "a run is told its driver",
     ("ehlo.server.hooks", "ehlo.server.runtime"): "logins are told what all sessions share",
-    ("ehlo.server.observing", "ehlo.server.driver"): "a session's lines are told its driver",
-    ("ehlo.server.observing", "ehlo.server.hooks.hookrun"): "a line about a run of a hook",
-    ("ehlo.server.observing", "ehlo.server.hooks.hooks"): "a line about a hook's answer",
-    ("ehlo.server.observing", "ehlo.server.runtime"): "a snapshot is of what all sessions share",
-    ("ehlo.server.observing", "ehlo.server.options.config"): "options say which windows there are",
     ("ehlo.server.processes", "ehlo.server.life"): "a worker reports what its server's life counts",
     ("ehlo.server.processes", "ehlo.server.server"): "a parent is told whose processes it keeps",
 }

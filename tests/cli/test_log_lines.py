@@ -89,10 +89,10 @@ def test_every_line_about_a_session_has_its_id(program: Program) -> None:
     events = Counter(line["event"] for line in told if "event" in line)
     assert events == {
         "connection opened": 1,
-        "login refused": 1,
+        "login rejected": 1,
         "login accepted": 1,
         "message accepted": 2,
-        "refused": 5,  # AUTH and MAIL by our own trouble, two recipients, a message
+        "rejected": 5,  # AUTH and MAIL by internal errors, two recipients, a message
         "connection closed": 1,
     }
     ours = [line for line in told if line["logger"] not in ("ehlo.server", "asyncio")]
@@ -150,5 +150,5 @@ def test_a_scanner_is_no_error(program: Program, does: Any, most: int, reset: bo
     assert "Traceback" not in program.err.text
     assert {line["level"] for line in told} == {"INFO"}
     events = Counter(line["event"] for line in told)
-    assert events.pop("refused", 0) <= most
+    assert events.pop("rejected", 0) <= most
     assert events == {"connection opened": 1, "connection closed": 1}

@@ -512,9 +512,9 @@ def test_the_log_may_be_json(start: Start, here: Path) -> None:
     records = [json.loads(line) for line in program.err.text.splitlines()]
     assert program.err.text.replace("\n", "").isprintable()
     by_event = {record.get("event"): record for record in records}
-    assert by_event["refused"]["code"] == 451
-    assert by_event["refused"]["logger"] == "ehlo.refusal"
-    assert by_event["connection closed"]["session"] == by_event["refused"]["session"]
+    assert by_event["rejected"]["code"] == 451
+    assert by_event["rejected"]["logger"] == "ehlo.refusal"
+    assert by_event["connection closed"]["session"] == by_event["rejected"]["session"]
     (failed,) = [record for record in records if record["level"] == "ERROR"]
     assert "ValueError" in failed["exception"]
 

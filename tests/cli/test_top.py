@@ -135,7 +135,7 @@ def snapshot(*sessions: dict[str, object], workers: int = 1, **fields: object) -
     stats = {
         "connections": 1,
         "messages": {"accepted": 0},
-        "octets": {"received": 0, "sent": 0},
+        "bytes": {"received": 0, "sent": 0},
         "logins": {"PLAIN accepted": 2, "PLAIN refused": 1},
         "refusals": {},
         "turned_away": {},

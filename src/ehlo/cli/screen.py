@@ -164,7 +164,7 @@ def _rates(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> Sequence
 
 def _counts(snapshot: Mapping[str, Any]) -> tuple[int, int, int, int]:
     stats = snapshot["stats"]
-    octets = stats["octets"]
+    octets = stats["bytes"]
     accepted = stats["messages"]["accepted"]
     return stats["connections"], accepted, octets["received"], octets["sent"]
 

@@ -84,7 +84,7 @@ class Life:
         self._over = asyncio.Event()  # the grace is
         self._end_by = math.inf  # by the loop's clock, when the shortest grace is over
         self._graces: list[asyncio.TimerHandle] = []
-        self.views = Views(server, self)
+        self.views = Views(self, metrics=server.metrics, control=server.control, user=server.user)
         self.addresses: list[Peer] = []
         self.closed = asyncio.Event()
         self.listens = False
@@ -127,7 +127,14 @@ class Life:
 
     async def snapshot(self) -> dict[str, Any]:
         """What has been counted, and what is there now: plain data."""
-        return snapshot(self.runtime)
+        runtime = self.runtime
+        return snapshot(
+            runtime.stats,
+            [found for each in runtime.drivers if (found := each.seen()) is not None],
+            memory=(runtime.memory.held, runtime.memory.limit),
+            uptime=runtime.uptime,
+            draining=runtime.draining,
+        )
 
     def counts(self) -> dict[str, Any]:
         """Of a snapshot what is cheap however many sessions there are."""
