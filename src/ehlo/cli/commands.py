@@ -315,7 +315,7 @@ def _run(
     _configure_tls(server, given)
     _checked(lambda: workers.check(server))
     _checked(lambda: loops.loop_factory(server.loop))
-    run = server.listen_and_serve
+    run: Callable[[], None] = partial(server.listen_and_serve, tune_malloc=True)
     if recipe is not None and (server.workers > 1 or given["reload"]):
         run = _parent(server, recipe, reload=given["reload"])
     _open_log(server, given, quiet=quiet)

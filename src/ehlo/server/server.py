@@ -198,25 +198,27 @@ class Server(Options):
 
     # -- blocking --------------------------------------------------------------------------------
 
-    def listen_and_serve(self) -> None:
+    def listen_and_serve(self, *, tune_malloc: bool = False) -> None:
         """Listen and serve until `close`, SIGTERM or SIGINT; a second signal does not wait.
 
-        With `workers` this process is the parent of those that serve. SIGHUP calls `reload`.
+        `tune_malloc` sets the C library's malloc for a process that only serves. With `workers`
+        this process is the parent of those that serve. SIGHUP calls `reload`.
 
         Raises `ValueError` and `OSError` as `start` does, `RuntimeError` when no worker could
         start.
         """
-        self._serve(None)
+        self._serve(None, tune_malloc=tune_malloc)
 
     def serve(self, sock: socket.socket) -> None:
         """Serve on a listening socket of yours, otherwise as `listen_and_serve`."""
         sock.setblocking(False)
         self._serve(sock)
 
-    def _serve(self, sock: socket.socket | None) -> None:
+    def _serve(self, sock: socket.socket | None, *, tune_malloc: bool = False) -> None:
         if self.workers == 1:
             rules.make_handler(self)  # a module may want to run a loop as it is imported
-            loops.run(self._serve_until_signalled(sock), self.loop, self._abandon)
+            work = self._serve_until_signalled(sock)
+            loops.run(work, self.loop, self._abandon, tune_malloc=tune_malloc)
             return
         from ehlo.server.processes.parent import Parent  # what most never need
 

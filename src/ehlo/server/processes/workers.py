@@ -242,7 +242,8 @@ def main(number: int) -> int:
         server.metrics = server.control = ""  # the parent's, for all of them
         rules.make_handler(server)
         abandon = server._abandon  # noqa: SLF001  as below
-        loops.run(Worker(server, parent, task).run(), server.loop, abandon)
+        work = Worker(server, parent, task).run()
+        loops.run(work, server.loop, abandon, tune_malloc=True)
     except BaseException as error:  # noqa: BLE001  whatever it is, the parent is told
         _tell_failure(parent, error)
         return 1

@@ -41,17 +41,24 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def run(work: Coroutine[Any, Any, None], loop: str, abandon: Callable[[], None]) -> None:
+def run(
+    work: Coroutine[Any, Any, None],
+    loop: str,
+    abandon: Callable[[], None],
+    *,
+    tune_malloc: bool = False,
+) -> None:
     """Run `work` in a new loop, to its end, in a process that is there for that.
 
     When the loop is interrupted (see `signals`) `abandon` is called, in which it does not run; then
-    what is left in it is cancelled.
+    what is left in it is cancelled. `tune_malloc` is for processes of ehlo's own.
     """
     factory = loop_factory(loop)
     with contextlib.suppress(Interrupted), asyncio.Runner(loop_factory=factory) as runner:
         runner.get_loop().set_exception_handler(Complaints())
         try:
-            with malloc.tended(runner.get_loop()):
+            own = malloc.tended(runner.get_loop()) if tune_malloc else contextlib.nullcontext()
+            with own:
                 runner.run(work)
         except Interrupted:
             # The task that was interrupted keeps that as its result, and nobody will ask for it
