@@ -338,7 +338,7 @@ def test_root_opens_no_log_by_a_link_of_the_user_it_becomes(
     flags = ("--user", "nobody", "--log-file", log)
     program = start("-m", "ehlo", "serve", "app:function", *LOOPBACK, *flags, cwd=here)
     assert program.wait() == 2
-    assert f"--log-file {log}: a link that is not root's" in program.err.text
+    assert f"--log-file {log}: the link is not owned by root" in program.err.text
     assert target.stat().st_uid == 0
     assert target.read_text() == ("precious" if there else "")
 
