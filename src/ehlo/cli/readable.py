@@ -40,7 +40,7 @@ class Content(NamedTuple):
 
 
 def visible(text: str) -> str:
-    """Return `text` with an escape such as `\\x1b` for all that a terminal might obey."""
+    r"""Return `text` with an escape such as `\x1b` for all that a terminal might obey."""
     return _HARMFUL.sub(_escaped, text)
 
 

@@ -115,7 +115,6 @@ def _watch(console: Console, path: str, now: Snapshot) -> None:
 @contextlib.contextmanager
 def _keys() -> Iterator[None]:
     """Keys arrive without Enter while the block runs, and SIGTERM ends it as an exit does."""
-
     import termios  # only what draws on a terminal needs them
     import tty
 
@@ -308,7 +307,7 @@ def _cut(address: str, width: int) -> str:
 
 
 def _cells(session: SessionView) -> dict[str, str]:
-    """What each column shows of a session, in a form that a terminal does not obey."""
+    """The text of each column for a session, in a form that a terminal does not obey."""
     received, sent = session["received"], session["sent"]
     peer = one_line(session["peer"])
     return {

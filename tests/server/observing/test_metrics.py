@@ -82,7 +82,7 @@ def test_readyz_is_false_while_draining(serve: Serve) -> None:
 
 
 async def _begin_shutdown(server: Server) -> None:
-    life: Any = server._life  # noqa: SLF001  beside the loop that goes on
+    life: Any = server._life  # noqa: SLF001  the loop goes on meanwhile
     life.spawn(server.shutdown())
     await asyncio.sleep(0)
 
