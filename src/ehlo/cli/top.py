@@ -185,7 +185,7 @@ def _printed(now: Snapshot) -> str:
     """All of it, however wide."""
     from rich.console import Console
 
-    table = _table(_in_order(now), None, several=_several(now))
+    table = _table(_in_order(now), _UNLIMITED, several=_several(now))
     console = Console(file=io.StringIO(), width=_UNLIMITED)
     width = max(_WIDE, console.measure(table).maximum)
     with console.capture() as captured:
@@ -257,17 +257,12 @@ def _facts(now: Snapshot, before: Snapshot | None) -> list[str]:
 
 def _counts(snapshot: Snapshot) -> tuple[int, int, int, int]:
     stats = snapshot["stats"]
-    bytes_ = stats["bytes"]
-    return (
-        stats["messages"]["accepted"],
-        stats["connections"],
-        bytes_["received"],
-        bytes_["sent"],
-    )
+    messages, sizes = stats["messages"], stats["bytes"]
+    return messages["accepted"], stats["connections"], sizes["received"], sizes["sent"]
 
 
-def _table(sessions: Sequence[SessionView], width: int | None, *, several: bool) -> Table:
-    """The sessions, with the columns that fit; without a width, with all."""
+def _table(sessions: Sequence[SessionView], width: int, *, several: bool) -> Table:
+    """The sessions, with the columns that fit."""
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
@@ -276,15 +271,15 @@ def _table(sessions: Sequence[SessionView], width: int | None, *, several: bool)
     for names, least in _LAYOUTS if several else _LAYOUTS[1:]:
         widest = {name: max(map(cell_len, (name, *(row[name] for row in rows)))) for name in names}
         widths = {name: min(widest[name], least.get(name, widest[name])) for name in names}
-        left = 0 if width is None else width - sum(widths.values()) - len(widths) + 1
+        left = width - sum(widths.values()) - len(widths) + 1
         if left >= 0:
             break
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     for name in names:
         if name in least:
-            grown = widest[name] if width is None else min(widest[name], widths[name] + left)
-            left -= grown - widths[name]
-            widths[name] = grown
+            more = min(left, widest[name] - widths[name])
+            left -= more
+            widths[name] += more
         table.add_column(
             name.replace("HOST", "ADDRESS"),
             justify="right" if name in _NUMBERS else "left",
