@@ -115,7 +115,7 @@ def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
     from ehlo.server.driver import Driver
     from ehlo.server.hooks.hooks import Hooks
     from ehlo.server.options import rules
-    from ehlo.server.options.shared import Shared
+    from ehlo.server.options.files import Files
     from ehlo.server.runtime import Clock, Runtime
     from ehlo.server.server import Server
     from ehlo.session import Session
@@ -127,8 +127,8 @@ def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
     loop, handler = Loop(), Sink()
     callbacks = callbacks_of_handler(handler)
     server = Server(handler, max_messages=0, hostname="mx.example", **options)
-    resolved = rules.resolve(server, callbacks, Shared())
-    runtime = Runtime(server, resolved.exempt, cast("asyncio.AbstractEventLoop", loop))
+    resolved = rules.resolve(server.options, callbacks, Files())
+    runtime = Runtime(server.options, resolved.exempt, cast("asyncio.AbstractEventLoop", loop))
     runtime.clock = Clock(lambda: 0.0)
     counted = bool(runtime.recipient_rate)
     dispatcher = Dispatcher(Hooks.of(callbacks), counts_recipients=counted)

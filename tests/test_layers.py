@@ -47,11 +47,16 @@ ROOMS = {
         *VISIBLE,
     },
     "ehlo.server.processes": {
-        *("ehlo.server.options", "ehlo.server.tls", "ehlo.server.observing", "ehlo.server.system"),
+        *("ehlo.server", "ehlo.server.options", "ehlo.server.tls"),
+        *("ehlo.server.observing", "ehlo.server.system"),
         *VISIBLE,
     },
+    "ehlo.server.server": {
+        *("ehlo.server", "ehlo.server.processes", "ehlo.server.options", "ehlo.server.tls"),
+        *("ehlo.server.system", "ehlo.functions", "ehlo.handler", *VISIBLE),
+    },
     "ehlo.server": {
-        *("ehlo.server.processes", "ehlo.server.driving", "ehlo.server.hooks"),
+        *("ehlo.server.driving", "ehlo.server.hooks"),
         *("ehlo.server.options", "ehlo.server.tls", "ehlo.server.observing"),
         *("ehlo.server.limits", "ehlo.server.system"),
         *("ehlo.functions", "ehlo.handler", "ehlo.passwords", *VISIBLE),
@@ -83,7 +88,6 @@ UPWARD_FOR_TYPES = {
     ("ehlo.server.driving", "ehlo.server.runtime"): "a part is told what all sessions share",
     ("ehlo.server.hooks", "ehlo.server.driver"): "a run is told its driver",
     ("ehlo.server.hooks", "ehlo.server.runtime"): "logins are told what all sessions share",
-    ("ehlo.server.processes", "ehlo.server.life"): "a worker reports what its server's life counts",
     ("ehlo.server.processes", "ehlo.server.server"): "a parent is told whose processes it keeps",
 }
 # Upwards when a function runs, and not as its module is imported: (importer, imported) and why

@@ -126,6 +126,6 @@ def test_listeners_beside_a_socket_are_refused_with_workers_too(
     server = Server("app:function", listeners=[Listener("127.0.0.1:0")], workers=2)
     with (
         socket.create_server(("127.0.0.1", 0)) as own,
-        pytest.raises(ValueError, match="listeners beside a socket"),
+        pytest.raises(ValueError, match="either listeners or a socket"),
     ):
         server.serve(own)

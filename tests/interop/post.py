@@ -212,8 +212,8 @@ def office(
             str(certificates.key),
             client_ca=str(certificates.authority),
         )
-        assert isinstance(server.tls_config, ssl.SSLContext)
-        server.tls_config.maximum_version = newest_tls
+        assert isinstance(server.options.tls_config, ssl.SSLContext)
+        server.options.tls_config.maximum_version = newest_tls
     with server.in_thread():
         yield Office(
             server.addresses[0].port,

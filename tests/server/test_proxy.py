@@ -575,12 +575,12 @@ def test_header_that_comes_too_late_is_not_read(
 ) -> None:
     """A client that left before it was accepted, and one that the end of a server has met."""
     running = listen(Box())
-    life = running.server._life  # noqa: SLF001  it alone makes a gate
-    assert life is not None
+    run = running.server.running
+    assert run is not None
     wire = Wire(sockname=("127.0.0.1", 25), peername=peername)
 
     async def work() -> None:
-        gate = life._protocol(life._services[0])  # noqa: SLF001  as asyncio is given it
+        gate = run._protocol(run.services[0])  # noqa: SLF001  as asyncio is given it
         assert isinstance(gate, Gate)
         gate.connection_made(wire)
         if peername is not None:
@@ -642,7 +642,7 @@ def test_streams_come_without_a_header(loop_name: str) -> None:
     [
         ({"proxy_networks": ["127.0.0.1", "10.0.0.1/8"]}, "proxy_networks: not a network: '10.0"),
         ({"proxy_networks": ["localhost"]}, "proxy_networks: not a network: 'localhost'"),
-        ({"proxy_timeout": 0}, "proxy_timeout must be more than 0"),
+        ({"proxy_timeout": 0}, "proxy_timeout is 0; it must be more than 0"),
     ],
 )
 def test_wrong_options_are_refused_at_the_start(options: dict[str, Any], said: str) -> None:

@@ -44,9 +44,9 @@ class Running:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        life = server._life  # noqa: SLF001  what is left behind shows in no other way
-        assert life is not None
-        self.runtime: Runtime = life.runtime
+        run = server.running
+        assert run is not None
+        self.runtime: Runtime = run.runtime
         self.address: Peer = server.addresses[0]
 
     def client(self, **options: Any) -> Client:

@@ -67,7 +67,7 @@ class Driver(asyncio.Protocol):
     def __init__(self, runtime: Runtime, rules: Rules, dispatcher: Dispatcher) -> None:
         self.runtime = runtime
         self.rules = rules
-        self.deadlines = Deadlines(rules, runtime.loop.time)
+        self.deadlines = Deadlines(rules.times, runtime.loop.time)
         self.delivery = Delivery(runtime.shelf)
         self.ending = Ending(dispatcher.hooks)
         self.hooks = dispatcher.hooks
@@ -102,13 +102,13 @@ class Driver(asyncio.Protocol):
         self.journal = Journal(runtime.stats, session_id, peer)
         if rules.xclient or rules.xforward:
             self._trusted = _trusted(rules, peer)
-        self.connection = self.new_connection(session_id, peer, tls=rules.tls_listener)
+        self.connection = self.new_connection(session_id, peer, tls=rules.options.tls_listener)
         self.session = Session(session_id, peer, local, self.connection, proxy)
         runtime.add(self)
         self.journal.opened(self.session)
         if self.ending.notices.of_replies:
             transport.set_write_buffer_limits(0)  # so that we are told when all has left
-        if rules.reverse_dns:
+        if rules.options.reverse_dns:
             self._lookup = Lookup.of(runtime, self.session)
         self._open()
 
@@ -116,7 +116,7 @@ class Driver(asyncio.Protocol):
         """Before any session: said in clear, unless the client expects a handshake."""
         draining = self.runtime.draining
         turned_away(self.runtime.stats, peer, "draining" if draining else "too many")
-        if not self.rules.tls_listener:
+        if not self.rules.options.tls_listener:
             self.wire.write((replies.DRAINING if draining else replies.TOO_MANY_CONNECTIONS).wire)
         self.wire.close(linger=False)
         self.ending.never_began()
@@ -124,8 +124,8 @@ class Driver(asyncio.Protocol):
     def _open(self) -> None:
         """Greet, or await a handshake."""
         rules = self.rules
-        if rules.tls_listener and rules.tls is not None:
-            self.deadlines.allow(rules.tls_timeout)
+        if rules.options.tls_listener and rules.tls is not None:
+            self.deadlines.allow(rules.times.tls)
             self.wire.begin_tls(Channel(rules.tls.current))
         else:
             self.deadlines.allow_command()
@@ -370,7 +370,7 @@ class Driver(asyncio.Protocol):
 
     def pause(self, seconds: float, then: Callable[[], None]) -> None:
         """Say nothing for a while, and then what `then` does."""
-        self.deadlines.allow(seconds + self.rules.command_timeout)
+        self.deadlines.allow(seconds + self.rules.times.command)
         self.pending = Pause(self, seconds, then)
 
     def take_breath(self) -> None:

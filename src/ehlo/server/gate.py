@@ -73,7 +73,7 @@ class Gate(asyncio.Protocol):
         else:
             self._counted = True
             runtime.add(self)
-            self.deadline = runtime.loop.time() + self._rules.proxy_timeout
+            self.deadline = runtime.loop.time() + self._rules.times.proxy
 
     def data_received(self, data: bytes) -> None:
         if not self._open:

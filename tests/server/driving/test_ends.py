@@ -253,7 +253,7 @@ def test_a_signal_handler_of_the_program_is_its_own_again() -> None:
         raise AssertionError("not now")
 
     server = Server(handler_of("async def", on_startup=lambda server: server.close()))
-    server.addr = "127.0.0.1:0"
+    server.configure(addr="127.0.0.1:0")
     before = signal.signal(signal.SIGTERM, mine)
     try:
         server.listen_and_serve()

@@ -745,18 +745,18 @@ def test_hooks_that_are_not_overridden_are_not_there() -> None:
 
 @pytest.mark.parametrize("function", ["rcpt_handler", "auth_handler"])
 def test_a_handler_with_functions_beside_it_is_a_type_error(function: str) -> None:
-    with pytest.raises(TypeError, match="no rcpt_handler or auth_handler"):
+    with pytest.raises(TypeError, match="cannot be combined with a Handler"):
         ehlo.Server(handler_of("def"), **{function: lambda *_: True})  # type: ignore[arg-type]
 
 
 def test_a_handler_without_on_message_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="mail would be lost"):
+    with pytest.raises(TypeError, match="has no on_message"):
         ehlo.Server(type("Empty", (Handler,), {})())
 
 
 @pytest.mark.parametrize("wrong", [None, "handler", 1, Handler, type("Mine", (Handler,), {})])
 def test_what_is_no_handler_is_a_type_error(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="a handler is a function or a Handler"):
+    with pytest.raises(TypeError, match=r"handler must be a function or an ehlo\.Handler"):
         ehlo.Server(wrong)
 
 

@@ -20,9 +20,9 @@ from support.serving import DEADLINE, Box, Running, Serve
 
 
 def place(running: Running) -> Peer:
-    life = running.server._life  # noqa: SLF001  port 0 is known there alone
-    assert life is not None
-    return life.views.addresses[0]
+    run = running.server.running
+    assert run is not None
+    return run.views.addresses[0]
 
 
 def fetch(address: Peer, path: str, method: str = "GET") -> tuple[int, str]:
@@ -82,8 +82,8 @@ def test_readyz_is_false_while_draining(serve: Serve) -> None:
 
 
 async def _begin_shutdown(server: Server) -> None:
-    life: Any = server._life  # noqa: SLF001  the loop goes on meanwhile
-    life.spawn(server.shutdown())
+    assert server.running is not None
+    server.running.begin_shutdown()
     await asyncio.sleep(0)
 
 

@@ -17,9 +17,9 @@ from support.serving import Box, Running, Serve
 
 def seen(running: Running) -> dict[str, Any]:
     """Return a snapshot, by way of JSON."""
-    life = running.server._life  # noqa: SLF001  where snapshots are made
-    assert life is not None
-    found: dict[str, Any] = json.loads(json.dumps(running.run(life.snapshot)))
+    run = running.server.running
+    assert run is not None
+    found: dict[str, Any] = json.loads(json.dumps(running.run(run.snapshot)))
     return found
 
 

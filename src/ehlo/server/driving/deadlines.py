@@ -14,7 +14,7 @@ from ehlo.protocol.connection import Connection
 from ehlo.protocol.state import State
 from ehlo.server.driving.wire import Wire
 from ehlo.server.limits.pace import Pace
-from ehlo.server.options.rules import Rules
+from ehlo.server.options.rules import Times
 
 __all__ = ["Deadlines"]
 
@@ -26,10 +26,10 @@ _ENDED: Final = State.ENDED
 class Deadlines:
     """Those of one session. `at` is that of now, by the loop's clock."""
 
-    __slots__ = ("_pace", "_read_by", "_rules", "_time", "at")
+    __slots__ = ("_pace", "_read_by", "_time", "_times", "at")
 
-    def __init__(self, rules: Rules, time: Callable[[], float]) -> None:
-        self._rules = rules
+    def __init__(self, times: Times, time: Callable[[], float]) -> None:
+        self._times = times
         self._time = time
         self._pace: Pace | None = None  # of a body that has begun
         self._read_by = math.inf  # while the client does not read what we say
@@ -41,19 +41,19 @@ class Deadlines:
 
     def allow_command(self) -> None:
         """The time that a client has for a command."""
-        self.at = self._time() + self._rules.command_timeout
+        self.at = self._time() + self._times.command
 
     def allow_hook(self) -> None:
         """The time that a hook has; a disk has the same, and memory to become free."""
-        self.at = self._time() + self._rules.handler_timeout
+        self.at = self._time() + self._times.handler
 
     def allow_last_words(self, seconds: float) -> None:
         """The time that they have to leave: a client that does not read has no more for them."""
-        self.allow(min(seconds, self._rules.command_timeout))
+        self.allow(min(seconds, self._times.command))
 
     def client_stops_reading(self) -> None:
         """What we say does not leave any more; `client_must_read` holds the client to that."""
-        self._read_by = self._time() + self._rules.command_timeout
+        self._read_by = self._time() + self._times.command
 
     def client_must_read(self) -> None:
         """Only that is awaited, and nothing else wins it time."""
@@ -78,17 +78,17 @@ class Deadlines:
             if in_body or moved:
                 self.at = self._for_body(connection, wire.said, in_body)
         elif moved:
-            rules, channel = self._rules, wire.channel
+            times, channel = self._times, wire.channel
             clear = channel is None or channel.established
-            self.at = self._time() + (rules.command_timeout if clear else rules.tls_timeout)
+            self.at = self._time() + (times.command if clear else times.tls)
 
     def _for_body(self, connection: Connection, said: int, in_body: bool) -> float:
-        now, rules, pace = self._time(), self._rules, self._pace
+        now, times, pace = self._time(), self._times, self._pace
         if pace is None:
             self._pace = pace = Pace(now, said)
         elif not in_body and connection.transaction is None:
             self._pace = None
-            return now + rules.command_timeout
-        due = now + (rules.body_timeout if in_body else rules.command_timeout)
-        rate = rules.min_body_rate
+            return now + times.command
+        due = now + (times.body if in_body else times.command)
+        rate = times.min_body_rate
         return min(due, pace.due(now, said, rate)) if rate else due

@@ -19,12 +19,12 @@ def observer_of(rules: Rules, session_id: str, peer: Peer) -> Observer | None:
 
     With `debug` lines are logged at level INFO; without it at DEBUG, where that logger has it.
     """
-    level = logging.INFO if rules.debug else logging.DEBUG
+    level = logging.INFO if rules.options.debug else logging.DEBUG
     logged = logger.isEnabledFor(level)
-    if not logged and rules.log_read is None and rules.log_write is None:
+    if not logged and rules.options.log_read is None and rules.options.log_write is None:
         return None
     fields = {"session": session_id, "peer": str(peer)}
-    callbacks = {"read": rules.log_read, "write": rules.log_write}
+    callbacks = {"read": rules.options.log_read, "write": rules.options.log_write}
 
     def observe(direction: str, verb: str, line: str) -> None:
         if logged:

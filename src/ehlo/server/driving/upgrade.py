@@ -64,7 +64,7 @@ def _done(driver: Driver, channel: Channel) -> None:
         session.id,
         session.peer,
         tls=True,
-        greet=driver.rules.tls_listener,
+        greet=driver.rules.options.tls_listener,
         counts=before.counts,
         bindings=channel.bindings(),
         certificate=info.peer_certificate,

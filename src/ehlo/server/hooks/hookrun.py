@@ -124,7 +124,7 @@ class HookRun:
     def _time_left(self) -> float:
         """What is told has the time of a hook from when it begins, and not while it waits."""
         spent = 0.0 if self.began is None else monotonic() - self.began
-        return self._driver.rules.handler_timeout - spent
+        return self._driver.rules.times.handler - spent
 
     def note_not_called(self) -> None:
         """It is dropped: who was to be told something may never have heard of it."""

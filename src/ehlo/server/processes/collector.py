@@ -22,7 +22,7 @@ from ehlo.server.options.config import Options
 from ehlo.server.system.loops import LoopThread
 
 if TYPE_CHECKING:
-    from ehlo.server.life import Life
+    from ehlo.server.run import Run
 
 __all__ = ["Collector", "Reporter", "Window"]
 
@@ -212,8 +212,8 @@ class Collector:
 class Reporter:
     """In a worker: who answers its parent's questions."""
 
-    def __init__(self, life: Life, number: int) -> None:
-        self._life = life
+    def __init__(self, run: Run, number: int) -> None:
+        self._run = run
         self._sock = socket.socket(fileno=number)
         self._sock.set_inheritable(False)
 
@@ -226,7 +226,7 @@ class Reporter:
         with contextlib.suppress(OSError):  # the parent has gone
             while question := await reader.readline():
                 whole = question == b"snapshot\n"
-                self._tell(await self._life.snapshot() if whole else self._life.counts())
+                self._tell(await self._run.snapshot() if whole else self._run.counts())
                 await self._writer.drain()
 
     def _tell(self, told: dict[str, Any]) -> None:
@@ -235,7 +235,7 @@ class Reporter:
     async def close(self) -> None:
         """The last counts, when nothing will be counted any more."""
         self._task.cancel()
-        self._tell({**self._life.counts(), "last": True})
+        self._tell({**self._run.counts(), "last": True})
         self._writer.close()
         with contextlib.suppress(OSError, TimeoutError):
             await asyncio.wait_for(self._writer.wait_closed(), _LAST_WORDS)

@@ -21,10 +21,12 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import chain
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ehlo.net import Peer
-from ehlo.server.options.reload import reopen_logs
+from ehlo.server.opening import open_sockets
+from ehlo.server.options.config import Options
+from ehlo.server.options.files import reopen_logs
 from ehlo.server.processes import workers
 from ehlo.server.processes.collector import Collector, Window
 from ehlo.server.processes.spawning import Place, Process, backoff, how, spawn
@@ -42,9 +44,6 @@ from ehlo.server.processes.workers import (
 )
 from ehlo.server.system import listener, systemd
 
-if TYPE_CHECKING:
-    from ehlo.server.server import Server
-
 __all__ = ["Parent"]
 
 _PROVEN: Final = 10.0  # seconds that a worker has served, so that its end is no failure to start
@@ -58,7 +57,7 @@ logger = logging.getLogger("ehlo.server")
 class Parent:
     """`run` blocks until all workers have ended."""
 
-    def __init__(self, server: Server, recipe: Recipe, *, reload: bool = False) -> None:
+    def __init__(self, server: Options, recipe: Recipe, *, reload: bool = False) -> None:
         self._server = server
         self._recipe = pickle.dumps(recipe)
         self._reload = reload
@@ -88,7 +87,7 @@ class Parent:
             interval = systemd.watchdog_interval()
             self._ping_every = interval / 2 if interval is not None else None
             bind_views = self._collector.bind
-            self._groups, self._paths = workers.open_sockets(self._server, sock, bind_views)
+            self._groups, self._paths = open_sockets(self._server, sock, bind_views)
             self.addresses = [listener.bound_address(each) for each in chain(*self._groups)]
             with self._signals():
                 self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
@@ -188,13 +187,13 @@ class Parent:
     def _asked_to_end(self, now: float) -> None:
         if self._end_by is None:
             self._collector.drain()  # before anybody can read that
-            logger.info("signalled: shutting down")
+            logger.info("received a signal: shutting down")
             systemd.stopping()
             self._end_by = now + self._server.grace + _OVERTIME
             self._stop_listening()
             self._tell(DRAIN)
         elif not self._closing:
-            logger.warning("signalled again: closing at once")
+            logger.warning("received a signal again: closing at once")
             self._closing = True
             self._end_by = now + _LAST_WORDS
             self._tell(CLOSE)
@@ -204,7 +203,7 @@ class Parent:
 
         Not more than two are ever under way: the second begins after whatever has changed by now.
         """
-        logger.info("signalled: telling the workers to take files anew")
+        logger.info("received SIGHUP: reloading")
         reopen_logs()
         if self._announced and self._end_by is None:
             systemd.reloading()

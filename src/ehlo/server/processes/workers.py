@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import dataclasses
 import logging
 import pickle
@@ -19,18 +18,18 @@ import socket
 import ssl
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ehlo.message import check_directory
 from ehlo.server.options import rules
 from ehlo.server.options.config import Listener, Options
 from ehlo.server.options.target import NotThereError
 from ehlo.server.processes.collector import Reporter
-from ehlo.server.system import listener, loops, privileges, signals
+from ehlo.server.run import Run
+from ehlo.server.system import loops, signals
 from ehlo.server.tls.certificates import (
     Certificate,
     FileContext,
@@ -55,9 +54,7 @@ __all__ = [
     "StartError",
     "Task",
     "check",
-    "check_spool",
     "main",
-    "open_sockets",
     "received",
     "recipe",
 ]
@@ -109,74 +106,23 @@ def received(control: socket.socket) -> bytes | None:
         return b""
 
 
-def open_sockets(
-    options: Options, sock: socket.socket | None, bind_views: Callable[[], None]
-) -> tuple[list[list[socket.socket]], list[str]]:
-    """Bind, then give up root; the sockets by listener, and the paths to be removed in the end.
-
-    Raises `UnusableError` for what could not be used after that.
-    """
-    account = privileges.find(options.user) if options.user else None
-    listeners = rules.per_listener(options)
-    if sock is not None:
-        rules.check_addresses(options, [listener.bound_address(sock)])
-        groups, paths = [[sock]], []
-    else:
-        groups = listener.bind_all(
-            (each.addr, listener.parse_mode(each.unix_mode)) for each in listeners
-        )
-        paths = [path for each in listeners for path in listener.unix_paths(each.addr)]
-    try:
-        for each, group in zip(listeners, groups, strict=True):
-            rules.check_addresses(each, map(listener.bound_address, group))
-        bind_views()
-        if account is not None:
-            privileges.give_up(account)
-            privileges.check_readable(account, _files(listeners))
-        check_spool(options)
-    except BaseException:
-        listener.give_back(chain.from_iterable(groups), paths)
-        raise
-    return groups, paths
-
-
-def check_spool(options: Options) -> None:
-    """Whether the directory that was named can hold a body. Raises `UnusableError`."""
-    if not options.spool_dir:
-        return
-    try:
-        check_directory(options.spool_dir)
-    except OSError as error:
-        reason = f"spool_dir: cannot write to {options.spool_dir}: {error.strerror}"
-        raise privileges.UnusableError(reason) from error
-
-
-def _files(listeners: Sequence[Options]) -> Iterator[str]:
-    """What a running server reads again."""
-    for each in listeners:
-        if each.auth_file is not None:
-            yield each.auth_file
-        if isinstance(each.tls_config, FileContext):
-            for certificate in each.tls_config.certificates:
-                yield from certificate.files
-
-
-def divide(options: Options, workers: int) -> None:
-    """Leave one worker's share of the totals, rounded up."""
-    options.max_connections = -(-options.max_connections // workers)
-    options.max_memory = -(-rules.memory_limit(options) // workers)
-    options.workers = 1
+def divide(options: Options, workers: int) -> Options:
+    """Return one worker's share of the totals, rounded up."""
+    return dataclasses.replace(
+        options,
+        max_connections=-(-options.max_connections // workers),
+        max_memory=-(-rules.memory_limit(options) // workers),
+        workers=1,
+    )
 
 
 def check(options: Options) -> None:
     """Whether a worker could serve so. Raises what it would raise."""
     if options.workers < 1:
-        raise ValueError("workers must be more than 0")
+        raise ValueError(f"workers is {options.workers}; it must be more than 0")
     rules.check_addresses(options)
-    worker = copy.copy(options)
-    divide(worker, options.workers)
-    rules.make_handler(worker)
-    rules.resolve_all(worker, rules.as_callbacks(worker))
+    worker = rules.with_handler(divide(options, options.workers))
+    rules.resolve_all(worker, rules.callbacks_of(worker))
 
 
 def recipe(options: Options) -> Recipe:
@@ -213,11 +159,10 @@ def _remade(
 ) -> Server:
     from ehlo.server.server import Server  # which imports this module
 
-    server = Server(**values)
     if tls is not None:
         certificates, settings = tls
-        server.tls_config = set_like(file_context(certificates), settings)
-    return server
+        values = {**values, "tls_config": set_like(file_context(certificates), settings)}
+    return Server(**values)
 
 
 # -- in a worker -------------------------------------------------------------------------------
@@ -236,30 +181,28 @@ def main(number: int) -> int:
     sys.argv[:] = task.argv
     try:
         server = pickle.loads(task.recipe)()  # noqa: S301  from our parent
-        divide(server, task.share)
-        _listen_on(server, task.fds)
-        server.user = ""  # given up already
-        server.metrics = server.control = ""  # the parent's, for all of them
-        rules.make_handler(server)
-        abandon = server._abandon  # noqa: SLF001  as below
-        work = Worker(server, parent, task).run()
-        loops.run(work, server.loop, abandon, tune_malloc=True)
+        options = _on(divide(server.options, task.share), task.fds)
+        # The user has been dropped already; the views are the parent's
+        options = dataclasses.replace(options, user="", metrics="", control="")
+        server.options = rules.with_handler(options)
+        worker = Worker(server, parent, task)
+        loops.run(worker.run(), options.loop, worker.abandon, tune_malloc=True)
     except BaseException as error:  # noqa: BLE001  whatever it is, the parent is told
         _tell_failure(parent, error)
         return 1
     return 0
 
 
-def _listen_on(server: Server, fds: Sequence[Sequence[int]]) -> None:
+def _on(options: Options, fds: Sequence[Sequence[int]]) -> Options:
     """Each listener gets the sockets that its parent has bound for it."""
     groups = [[f"fd:{fd}" for fd in group] for group in fds]
-    if server.listeners:
-        server.listeners = [
-            Listener(addrs, **each.overrides)
-            for each, addrs in zip(server.listeners, groups, strict=True)
-        ]
-    else:
-        (server.addr,) = groups
+    if not options.listeners:
+        (addr,) = groups
+        return dataclasses.replace(options, addr=addr)
+    listeners = zip(options.listeners, groups, strict=True)
+    return dataclasses.replace(
+        options, listeners=[Listener(addrs, **each.overrides) for each, addrs in listeners]
+    )
 
 
 def _tell_failure(parent: socket.socket, error: BaseException) -> None:
@@ -291,30 +234,31 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._drain)
         self._loop.add_signal_handler(signal.SIGHUP, self._server.reload)
-        self._set_alarm()
-        logger.addFilter(_not_where)
-        await self._server.start()
-        logger.removeFilter(_not_where)
-        life = self._server._life  # noqa: SLF001  what is counted is not the public's
-        if life is None or life.is_ending():  # while it was starting
-            await self._server.wait_closed()
+        run = Run(self._server)
+        self._set_alarm(run)
+        await run.listen()
+        if run.draining:  # while it was starting
+            await run.closed.wait()
             return
-        reporter = Reporter(life, self._window)
+        reporter = Reporter(run, self._window)
         await reporter.start()
         self._parent.setblocking(False)
         self._loop.add_reader(self._parent, self._heard)
         self._tell(READY)
         if self._alive_every is not None:
             self._live()
-        await self._server.wait_closed()
+        await run.closed.wait()
         self._loop.remove_reader(self._parent)
         await reporter.close()
 
-    def _set_alarm(self) -> None:
+    def abandon(self) -> None:
+        if self._server.running is not None:
+            self._server.running.abandon()
+
+    def _set_alarm(self, run: Run) -> None:
         """A second signal to the parent ends what blocks the loop; one to all of us does not."""
-        steps = self._server._steps  # noqa: SLF001  as below
-        alarm = signals.Alarm(steps.blocked, spared=0)
-        steps.when_blocked = alarm.look
+        alarm = signals.Alarm(run.steps.blocked, spared=0)
+        run.steps.when_blocked = alarm.look
         self._loop.add_signal_handler(INTERRUPT, alarm.heard)
         alarm.set_for([INTERRUPT])
 
@@ -351,8 +295,3 @@ class Worker:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _not_where(record: logging.LogRecord) -> bool:
-    """The parent says once where all of them listen."""
-    return not record.msg.startswith("listening on")

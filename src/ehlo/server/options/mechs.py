@@ -1,12 +1,11 @@
-"""Which mechanisms a server offers: what the handler can serve, and what its user has said.
+"""The SASL mechanisms that a server offers: what its handler serves, and `auth_mechs` enables.
 
-Whatever could not work, or would leave a door open, is a `ValueError` at the start.
+Mechanisms that could not work or would be unsafe raise `ValueError` at the start.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import re
 import ssl
 from collections.abc import Mapping
@@ -18,13 +17,11 @@ from ehlo.protocol.sasl import AuthContext, Mechanism, MechanismError, SecretWan
 from ehlo.protocol.scram import SCRAM
 from ehlo.server.tls.channel import can_bind
 
-__all__ = ["Logins", "Served", "logins_of", "way_in"]
-
-logger = logging.getLogger("ehlo.handler")
+__all__ = ["Offered", "Served", "can_log_in", "offered_mechanisms"]
 
 # RFC 4422 3.1: sasl-mech = 1*20mech-char
 _NAME: Final = re.compile(r"[A-Z0-9_\-]{1,20}")
-_LINE: Final = 480  # octets of names that fit into one line of the reply to EHLO
+_LINE: Final = 480  # bytes of names that fit into one line of the reply to EHLO
 
 _BY_SECRET: Final = frozenset(row.name for row in SCRAM)
 _BY_NAME: Final = frozenset({"EXTERNAL", "OAUTHBEARER", "XOAUTH2", "ANONYMOUS"})
@@ -33,36 +30,36 @@ _MAY_BE_OPENED: Final = frozenset({"LOGIN", "PLAIN"})
 
 
 class Served(NamedTuple):
-    """What the handler can serve."""
+    """Describes which logins the handler can serve."""
 
     auth: bool
-    """Whether it decides on logins."""
+    """Whether it has `on_auth`, or an `auth_handler`."""
     secret: bool
-    """Whether it gives secrets."""
+    """Whether it has `on_secret`."""
     function: bool
-    """Whether it is a function that decides."""
+    """Whether `on_auth` is an `auth_handler`."""
     keys: frozenset[str] | None = None
-    """The algorithms of the keys in a file of passwords, where there is such a file."""
+    """The algorithms of the SCRAM keys in the `auth_file`; `None` without one."""
 
 
-class Logins(NamedTuple):
-    """The mechanisms of a server, by name in the order of the offer."""
+class Offered(NamedTuple):
+    """Holds the mechanisms of a server, by name in the order in which they are offered."""
 
     mechanisms: dict[str, Mechanism]
     opened: frozenset[str]
-    """Names of those that may be used without TLS although they show the password."""
+    """Names of those that are allowed without TLS although they reveal the password."""
 
 
-def logins_of(
-    given: Mapping[str, bool | Mechanism] | None, served: Served, tls: ssl.SSLContext | None
-) -> Logins:
-    """What `auth_mechs` comes to. Raises `ValueError`."""
-    wanted = {name.upper(): value for name, value in (given or {}).items()}
+def offered_mechanisms(
+    auth_mechs: Mapping[str, bool | Mechanism] | None, served: Served, tls: ssl.SSLContext | None
+) -> Offered:
+    """Return the mechanisms to offer. Raises `ValueError`."""
+    wanted = {name.upper(): value for name, value in (auth_mechs or {}).items()}
     own = {name: value for name, value in wanted.items() if isinstance(value, Mechanism)}
     switched = {name: bool(value) for name, value in wanted.items() if name not in own}
     unknown = switched.keys() - MECHANISMS.keys()
     if unknown:
-        raise ValueError(f"auth_mechs: no such mechanism: {', '.join(sorted(unknown))}")
+        raise ValueError(f"auth_mechs: unknown mechanism: {', '.join(sorted(unknown))}")
     for name in sorted(_BY_NAME & {name for name, on in switched.items() if on}):
         _check_switched_on(name, served, tls)
     rows = {
@@ -71,9 +68,9 @@ def logins_of(
         if name not in own and _is_on(name, switched.get(name), served)
     } | _checked(own, served)
     if len(" ".join(rows)) > _LINE:
-        raise ValueError("auth_mechs: more names than a line has room for")
-    return Logins(
-        {name: guarded(row) for name, row in rows.items()},
+        raise ValueError("auth_mechs: the names do not fit into one line; disable some")
+    return Offered(
+        {name: _guarded(row) for name, row in rows.items()},
         frozenset(name for name in _MAY_BE_OPENED if switched.get(name)),
     )
 
@@ -93,39 +90,39 @@ def _is_on(name: str, switch: bool | None, served: Served) -> bool:
 
 def _check_switched_on(name: str, served: Served, tls: ssl.SSLContext | None) -> None:
     if not served.auth or served.keys is not None:
-        raise ValueError(f"auth_mechs: {name} needs on_auth, which decides on it")
+        raise ValueError(f"auth_mechs: {name} needs on_auth; define it")
     if served.function and name in _NOT_FOR_FUNCTIONS:
-        raise ValueError(f"auth_mechs: {name} is not for a function: it needs a Handler's on_auth")
+        raise ValueError(f"auth_mechs: {name} needs a Handler with on_auth, not auth_handler")
     if name == "EXTERNAL" and (tls is None or tls.verify_mode is ssl.CERT_NONE):
         raise ValueError(
-            "auth_mechs: EXTERNAL needs client certificates: see client_ca of configure_tls"
+            "auth_mechs: EXTERNAL needs client certificates; pass client_ca to configure_tls"
         )
 
 
 def _checked(own: Mapping[str, Mechanism], served: Served) -> dict[str, Mechanism]:
-    """The user's own, under the names that they are given."""
+    """Return the user's own mechanisms, by name. Raises `ValueError`."""
     for name, mechanism in own.items():
         if _NAME.fullmatch(name) is None or mechanism.name != name:
-            raise ValueError(f"auth_mechs: not the name of that mechanism: {name}")
+            raise ValueError(f"auth_mechs: {name} must be a valid name, and that of its mechanism")
         if not (served.auth or served.secret):
-            raise ValueError(f"auth_mechs: {name} needs on_auth or on_secret")
+            raise ValueError(f"auth_mechs: {name} needs on_auth or on_secret; define one")
     return dict(own)
 
 
-def way_in(logins: Logins, tls: ssl.SSLContext | None) -> bool:
-    """Whether a client could log in at all."""
+def can_log_in(offered: Offered, tls: ssl.SSLContext | None) -> bool:
+    """Return whether a client could log in at all."""
     return any(
         row.usable(
-            tls=tls is not None or name in logins.opened,
+            tls=tls is not None or name in offered.opened,
             binding=can_bind(tls),
             certificate=tls is not None and tls.verify_mode is not ssl.CERT_NONE,
         )
-        for name, row in logins.mechanisms.items()
+        for name, row in offered.mechanisms.items()
     )
 
 
-def guarded(mechanism: Mechanism) -> Mechanism:
-    """The mechanism, with what it does wrong turned into a `MechanismError`."""
+def _guarded(mechanism: Mechanism) -> Mechanism:
+    """Return the mechanism, which raises `MechanismError` where it has a bug."""
 
     def run(initial: bytes | None, context: AuthContext) -> Steps:
         try:
@@ -139,7 +136,7 @@ def guarded(mechanism: Mechanism) -> Mechanism:
 
 
 def _only_steps(steps: Steps) -> Steps:
-    """Raises `TypeError` when the mechanism yields what is no step."""
+    """Yield the mechanism's steps. Raises `TypeError` for anything else that it yields."""
     sent: Any = None
     while True:
         try:
@@ -147,5 +144,5 @@ def _only_steps(steps: Steps) -> Steps:
         except StopIteration:
             return
         if not isinstance(step, bytes | SecretWanted | Credentials):
-            raise TypeError(f"a mechanism does not yield {type(step).__name__}")
+            raise TypeError(f"a mechanism cannot yield {type(step).__name__}; see ehlo.Mechanism")
         sent = yield step

@@ -1,0 +1,412 @@
+"""`Run`: one run of a server, from its start to its end.
+
+However a run is ended, and however often, one coroutine does it, `_end`: stop accepting, drain,
+wait for the grace period, cut off, call `on_shutdown`, close. This file is longer than others,
+since the start and the end share all fields.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from ehlo.net import Peer
+from ehlo.passwords.file import PasswordFile
+from ehlo.protocol import reply as replies
+from ehlo.server.dispatch import Dispatcher
+from ehlo.server.driver import Driver
+from ehlo.server.gate import Gate
+from ehlo.server.hooks.hooks import Hook, Hooks
+from ehlo.server.hooks.passwords import with_logins
+from ehlo.server.hooks.steps import Steps, timed
+from ehlo.server.observing.journal import about
+from ehlo.server.observing.stats import snapshot
+from ehlo.server.observing.views import Views
+from ehlo.server.opening import check_spool, open_sockets
+from ehlo.server.options.config import Options
+from ehlo.server.options.files import Files, Reloader
+from ehlo.server.options.rules import Rules, callbacks_of, resolve, resolve_all, with_handler
+from ehlo.server.runtime import Occupant, Runtime
+from ehlo.server.streams import serve_streams
+from ehlo.server.system import listener
+from ehlo.server.system.threads import Threads
+
+__all__ = ["Owner", "Run"]
+
+# asyncio accepts as many at once as its backlog has; without file descriptors each is a log line
+_ACCEPTED_AT_ONCE = 16
+_LAST_WORDS = 1.0  # seconds to send the last replies, and for a cancelled hook to end
+_LEAST_FOR_SHUTDOWN = 5.0  # seconds for `on_shutdown`, when less is left of the grace period
+
+logger = logging.getLogger("ehlo.server")
+
+
+class Owner(Protocol):
+    """A server, as its run sees it."""
+
+    options: Options
+    running: Run | None
+
+
+class Service(NamedTuple):
+    """Holds what the connections of one listener are served by."""
+
+    rules: Rules
+    dispatcher: Dispatcher
+
+
+class _Named(NamedTuple):
+    """Names a hook that belongs to no session, for `Steps`."""
+
+    names: tuple[str, str]
+
+
+class Run:
+    """Runs a server once: listens, serves, and ends.
+
+    It is made in the loop that will serve, and is the server's `running` until it has ended.
+    Raises `RuntimeError` if the server runs already, `TypeError` and `ValueError` for its options.
+
+    Example, of a server whose sockets are bound already::
+
+        run = Run(server)
+        await run.start([[sock]])
+        await run.closed.wait()
+    """
+
+    def __init__(self, server: Owner) -> None:
+        if server.running is not None:
+            raise RuntimeError("the server runs already; call shutdown() or close() first")
+        server.options = self.options = with_handler(server.options)
+        self._callbacks = callbacks_of(self.options)
+        self._server = server
+        self.files = Files()
+        resolved = resolve_all(self.options, self._callbacks, self.files)
+        self.loop = asyncio.get_running_loop()
+        self.runtime = Runtime(self.options, resolved[0].exempt, self.loop)
+        self._reloader = Reloader(self.loop, self.files)
+        self._hooks = Hooks.of(self._callbacks)
+        self._hooks_by_file: dict[PasswordFile | None, Hooks] = {}
+        self.services = [self._service(each) for each in resolved]
+        self._own = self.services[0] if not self.options.listeners else None
+        self._listens = False
+        self._bound: list[tuple[Service, socket.socket]] = []  # and not served yet
+        self._servers: list[asyncio.Server] = []
+        self._paths: list[str] = []
+        self._guests = 0  # clients over streams
+        self._starting: asyncio.Task[None] | None = None  # calls `on_startup`
+        self._ending: asyncio.Task[None] | None = None
+        self._last_hook: asyncio.Task[None] | None = None  # calls `on_shutdown`
+        self._end_by = math.inf  # when the grace period is over, by the loop's clock
+        self._grace: asyncio.Timeout | None = None  # while `_ending` waits for it
+        self._closing = False
+        self.views = Views(
+            self,
+            metrics=self.options.metrics,
+            control=self.options.control,
+            user=self.options.user,
+        )
+        self.addresses: list[Peer] = []
+        """Where it listens, with the real ports; empty once it ends."""
+        self.closed = asyncio.Event()
+        """Set when the run has ended."""
+        server.running = self
+
+    def _service(self, rules: Rules) -> Service:
+        self.runtime.heed(rules.times.command, rules.times.handler, rules.times.proxy)
+        hooks = self._hooks_by_file.get(rules.passwords)
+        if hooks is None:  # one for each file, since it counts the checks in progress
+            hooks = with_logins(self._hooks, rules.passwords, self.runtime)
+            self._hooks_by_file[rules.passwords] = hooks
+        dispatcher = Dispatcher(
+            hooks,
+            streams=self._callbacks.streams,
+            counts_recipients=bool(self.runtime.recipient_rate),
+        )
+        return Service(rules, dispatcher)
+
+    # -- the start -------------------------------------------------------------------------------
+
+    async def listen(self, sock: socket.socket | None = None) -> None:
+        """Bind the addresses of the options, or take `sock`; then as `start`."""
+        try:
+            groups, paths = open_sockets(self.options, sock, self.views.bind)
+        except BaseException:
+            self._stop()
+            raise
+        await self.start(groups, paths=paths)
+
+    async def start(self, groups: list[list[socket.socket]], *, paths: Sequence[str] = ()) -> None:
+        """Serve on the listening sockets of each listener; `paths` are removed at the end.
+
+        Raises what `on_startup` raises; the run has ended then. Returns also when the run is ended
+        meanwhile, and `addresses` is empty.
+        """
+        self._listens = True
+        self._bound = [
+            (service, sock)
+            for service, group in zip(self.services, groups, strict=True)
+            for sock in group
+        ]
+        self._paths = list(paths)
+        self.addresses = [listener.bound_address(sock) for _, sock in self._bound]
+        try:
+            await self._begin()
+            while self._bound:
+                service, sock = self._bound.pop(0)
+                self._servers.append(await self._listen(sock, service))
+            if not self.draining:
+                await self.views.open()
+        except BaseException:
+            if self._starting is not None:
+                self._starting.cancel()
+            self._end_sessions(lambda each: each.cut())
+            self._stop()
+            raise
+        if self.draining:  # since a listener was made, or the views were opened
+            self._stop_accepting()
+        if self.closed.is_set():
+            self.views.close()
+
+    async def _begin(self) -> None:
+        """Call `on_startup`, once. Does not wait for it once the run has ended."""
+        if self._starting is None:
+            if any(hook is not None and hook.is_async for hook in self._hooks):
+                self.runtime.watch()
+            self._starting = self.loop.create_task(self._call(self._hooks.startup))
+            self._reloader.watch()
+        closed = self.loop.create_task(self.closed.wait())
+        try:
+            await asyncio.wait({self._starting, closed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            closed.cancel()
+        if self._starting.done() and not self._starting.cancelled():
+            self._starting.result()
+
+    async def _listen(self, sock: socket.socket, service: Service) -> asyncio.Server:
+        protocol = partial(self._protocol, service)
+        given: dict[str, Any] = {"sock": sock, "backlog": _ACCEPTED_AT_ONCE}
+        make: Callable[..., Awaitable[asyncio.Server]] = self.loop.create_server
+        if sock.family == socket.AF_UNIX:
+            make = self.loop.create_unix_server
+            if sys.version_info >= (3, 13):  # which would unlink a path that may be another's
+                given["cleanup_socket"] = False
+        try:
+            server = await make(protocol, **given)
+        except BaseException:
+            sock.close()
+            raise
+        sock.listen(listener.BACKLOG)  # since asyncio has made it `_ACCEPTED_AT_ONCE`
+        return server
+
+    # -- clients ---------------------------------------------------------------------------------
+
+    def _protocol(self, service: Service) -> Driver | Gate:
+        """Return the protocol for a client of a listener."""
+        new_driver = partial(Driver, self.runtime, service.rules, service.dispatcher)
+        if service.rules.proxies:
+            return Gate(self.runtime, service.rules, new_driver)
+        return new_driver()
+
+    def new_driver(self) -> Driver:
+        """Return the protocol for a client that no listener accepted. Raises as `resolve` does."""
+        if self._own is None:
+            self._own = self._service(resolve(self.options, self._callbacks, self.files))
+            self._reloader.watch()
+        return Driver(self.runtime, self._own.rules, self._own.dispatcher)
+
+    async def serve_streams(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Serve one client over streams. The last one ends a run that does not listen."""
+        self._guests += 1
+        try:
+            check_spool(self.options)
+            await self._begin()
+            await serve_streams(self.new_driver(), reader, writer)
+        finally:
+            self._guests -= 1
+            if not self._guests and not self._listens:
+                await self.shutdown()
+
+    # -- while it runs ---------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> Steps:
+        """The hook that blocks the event loop, if one does."""
+        return self.runtime.steps
+
+    @property
+    def draining(self) -> bool:
+        """Whether the run is ending, or has ended."""
+        return self.runtime.draining
+
+    def reload(self) -> Future[bool]:
+        """See `Server.reload`. May be called in any thread."""
+        return self._reloader.reload()
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Return what has been counted, and the sessions, as plain data."""
+        runtime = self.runtime
+        return snapshot(
+            runtime.stats,
+            [seen for each in runtime.drivers if (seen := each.seen()) is not None],
+            memory=(runtime.memory.held, runtime.memory.limit),
+            uptime=runtime.uptime,
+            draining=runtime.draining,
+        )
+
+    def counts(self) -> dict[str, Any]:
+        """Return the part of a snapshot that costs the same with any number of sessions."""
+        return {"draining": self.draining, "stats": self.runtime.stats.plain()}
+
+    def unready(self) -> str:
+        """Return why no client should be sent here now; empty if one may be."""
+        return "draining" if self.draining else ""
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    async def shutdown(self, grace: float | None = None) -> None:
+        """Let transactions end, for `grace` seconds (by default the option's), and end the run.
+
+        Returns when it has ended; at once if `on_shutdown` asks for it. Cancelling this does not
+        stop the shutdown.
+        """
+        if self._last_hook is not None and asyncio.current_task() is self._last_hook:
+            return
+        await asyncio.shield(self.begin_shutdown(grace))
+
+    def begin_shutdown(self, grace: float | None = None) -> asyncio.Task[None]:
+        """Begin a shutdown, and return the task that ends the run; the shortest `grace` counts."""
+        grace = self.options.grace if grace is None else grace
+        self._end_by = min(self._end_by, self.loop.time() + grace)
+        if self._grace is not None and not self._grace.expired():
+            self._grace.reschedule(self._end_by)
+        if self._ending is None:
+            self._ending = self.loop.create_task(self._end())
+        return self._ending
+
+    def close(self) -> None:
+        """End all sessions now, and the run as soon as their last hooks have ended."""
+        self._closing = True
+        self._stop_accepting()
+        self._end_sessions(lambda each: each.cut())
+        self.begin_shutdown(0.0)
+        if self._last_hook is not None:
+            self._last_hook.cancel()
+            self._stop()
+
+    def abandon(self) -> None:
+        """End without any further hook, in a loop that was interrupted and runs no more."""
+        logger.warning("interrupted what blocked the event loop: closing at once")
+        self._stop_accepting()
+        self._end_sessions(lambda each: each.cut())
+        self._stop()
+
+    async def _end(self) -> None:
+        """End the run. Nothing else does, except when `on_shutdown` or the loop is interrupted."""
+        try:
+            self._stop_accepting()
+            self._end_sessions(lambda each: each.drain())
+            if not await self._gone_in_grace():
+                if not self._closing:
+                    logger.warning("%d sessions were cut off", len(self.runtime.drivers))
+                    self._end_sessions(lambda each: each.hang_up(replies.DRAINING))
+                    await self._gone_within(_LAST_WORDS)
+                self._end_sessions(lambda each: each.cut())
+                await self._gone_within(_LAST_WORDS)
+            if await self._has_started():
+                await self._call_on_shutdown()
+        finally:
+            self._stop()
+
+    async def _gone_in_grace(self) -> bool:
+        """Wait until no session is left or the grace period is over; return whether none is."""
+        try:
+            async with asyncio.timeout_at(self._end_by) as self._grace:
+                await self.runtime.all_gone()
+        except TimeoutError:
+            return False
+        finally:
+            self._grace = None
+        return True
+
+    async def _gone_within(self, seconds: float) -> None:
+        """Wait until no session is left, for at most `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.runtime.all_gone(), seconds)
+
+    def _end_sessions(self, end: Callable[[Occupant], None]) -> None:
+        """Call `end` for each; the failure of one does not keep the others."""
+        for each in list(self.runtime.drivers):
+            try:
+                end(each)
+            except Exception:
+                log = about(logger, each.session_id)
+                log.exception("the session could not be ended")
+
+    async def _has_started(self) -> bool:
+        """Return whether `on_startup` has returned; while it runs, it gets a moment to end."""
+        starting = self._starting
+        if starting is None:
+            return False
+        for _ in range(2):
+            await asyncio.wait({starting}, timeout=_LAST_WORDS)
+            if starting.done():
+                return not starting.cancelled() and starting.exception() is None
+            starting.cancel()
+        logger.warning("on_startup did not end when it was cancelled")
+        return False
+
+    async def _call_on_shutdown(self) -> None:
+        """Call `on_shutdown`, for what is left of the grace period."""
+        hook = self._last_hook = self.loop.create_task(self._call(self._hooks.shutdown))
+        hook.add_done_callback(_log_failure)
+        seconds = max(_LEAST_FOR_SHUTDOWN, self._end_by - self.loop.time())
+        await asyncio.wait({hook}, timeout=seconds)
+        if not hook.done():
+            logger.warning("on_shutdown exceeded its deadline: the server ends without it")
+            hook.cancel()
+            await asyncio.wait({hook}, timeout=_LAST_WORDS)
+
+    def _stop_accepting(self) -> None:
+        self.runtime.draining = True
+        for server in self._servers:
+            server.close()
+        listener.give_back([sock for _, sock in self._bound], self._paths)
+        self._servers, self._bound, self._paths, self.addresses = [], [], [], []
+
+    def _stop(self) -> None:
+        """Let go of everything, once."""
+        if self.closed.is_set():
+            return
+        self._stop_accepting()
+        self.views.close()
+        self._reloader.stop()
+        self.runtime.stop()
+        self._server.running = None
+        self.closed.set()
+
+    async def _call(self, hook: Hook | None) -> None:
+        """Call a hook that belongs to no session."""
+        if hook is not None and hook.is_async:
+            await timed(hook.call(self._server), _Named((hook.name, "")), self.steps)
+        elif hook is not None:
+            threads = Threads(1, "ehlo-run")  # of its own: others may hang in hooks of sessions
+            try:
+                await self.runtime.in_thread(partial(hook.call, self._server), threads)
+            finally:
+                threads.stop()
+
+
+def _log_failure(hook: asyncio.Task[None]) -> None:
+    if not hook.cancelled() and hook.exception() is not None:
+        logger.error("on_shutdown failed", exc_info=hook.exception())
