@@ -228,13 +228,17 @@ class Dispatcher:
         """Give the core its answer, or the driver where the core did not ask."""
         if isinstance(answer, list):
             driver.connection.reply_each(answer)
-            driver.journal.accepted(driver, event, answer)
+            driver.journal.accepted(
+                driver.session, event.transaction, answer, driver.delivery.message
+            )
             driver.message_answered()
             return
         match event:
             case events.MessageEnd():
                 driver.connection.reply(answer)
-                driver.journal.accepted(driver, event, answer)
+                driver.journal.accepted(
+                    driver.session, event.transaction, answer, driver.delivery.message
+                )
                 driver.message_answered()
             case Notice():
                 driver.noticed()
@@ -247,7 +251,7 @@ class Dispatcher:
                 driver.pause(delay, lambda: driver.connection.reply(answer))
             case events.Auth() if answer is None or not answer.refuses:
                 driver.connection.reply(answer)
-                driver.journal.logged_in(driver, event)
+                driver.journal.logged_in(driver.session.user, event.mechanism)
             case events.Secret() if answer is None:
                 pass  # it has been given
             case _:

@@ -34,6 +34,7 @@ from ehlo.server.driving.wire import Wire, ends_of
 from ehlo.server.hooks.hookrun import HookRun, Notice
 from ehlo.server.hooks.hooks import Hook, Outcome
 from ehlo.server.observing.journal import Journal, turned_away
+from ehlo.server.observing.stats import SessionView
 from ehlo.server.options.rules import Rules
 from ehlo.server.runtime import Runtime
 from ehlo.server.tls.channel import Channel
@@ -104,7 +105,7 @@ class Driver(asyncio.Protocol):
         self.connection = self.new_connection(session_id, peer, tls=rules.options.tls_listener)
         self.session = Session(session_id, peer, local, self.connection, proxy)
         runtime.add(self)
-        self.journal.opened(self)
+        self.journal.opened(self.session)
         if self.ending.notices.of_replies:
             transport.set_write_buffer_limits(0)  # so that we are told when all has left
         if rules.options.reverse_dns:
@@ -308,7 +309,7 @@ class Driver(asyncio.Protocol):
 
     def hook_ended(self, run: HookRun, result: object, error: BaseException | None) -> None:
         """A hook has returned or raised; it may be one that nobody waits for any more."""
-        self.journal.hook_ended(run)
+        self.journal.hook_ended(run.hook.name, run.asked)
         if run is not self.pending:
             self.runtime.memory.release(run.octets)
             run.octets = 0
@@ -404,9 +405,16 @@ class Driver(asyncio.Protocol):
         """The name of the hook that is under way."""
         return self.pending.hook.name if isinstance(self.pending, HookRun) else None
 
-    def seen(self) -> dict[str, Any]:
+    def seen(self) -> SessionView:
         """What there is to see of this session."""
-        return self.journal.seen(self)
+        return self.journal.seen(
+            self.session,
+            state=self.connection.state.name,
+            hook=self.hook,
+            received=self.wire.received,
+            sent=self.wire.sent,
+            on_disk=self.delivery.holding.on_disk_octets,
+        )
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -417,7 +425,7 @@ class Driver(asyncio.Protocol):
 
     def count_out(self) -> None:
         """The client has gone, and all that had to be told of it has been."""
-        self.journal.closed(self)
+        self.journal.closed(self.wire.received, self.wire.sent)
         self.delivery.holding.release()
         self.wire.forget()
         self.account.close()

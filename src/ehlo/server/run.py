@@ -1,7 +1,8 @@
 """`Run`: one run of a server, from its start to its end.
 
 However a run is ended, and however often, one coroutine does it, `_end`: stop accepting, drain,
-wait for the grace period, cut off, call `on_shutdown`, close.
+wait for the grace period, cut off, call `on_shutdown`, close. This file is longer than others,
+since the start and the end share all fields.
 """
 
 from __future__ import annotations
@@ -107,7 +108,12 @@ class Run:
         self._end_by = math.inf  # when the grace period is over, by the loop's clock
         self._grace: asyncio.Timeout | None = None  # while `_ending` waits for it
         self._closing = False
-        self.views = Views(self.options, self)
+        self.views = Views(
+            self,
+            metrics=self.options.metrics,
+            control=self.options.control,
+            user=self.options.user,
+        )
         self.addresses: list[Peer] = []
         """Where it listens, with the real ports; empty once it ends."""
         self.closed = asyncio.Event()
@@ -249,7 +255,14 @@ class Run:
 
     async def snapshot(self) -> dict[str, Any]:
         """Return what has been counted, and the sessions, as plain data."""
-        return snapshot(self.runtime)
+        runtime = self.runtime
+        return snapshot(
+            runtime.stats,
+            [seen for each in runtime.drivers if (seen := each.seen()) is not None],
+            memory=(runtime.memory.held, runtime.memory.limit),
+            uptime=runtime.uptime,
+            draining=runtime.draining,
+        )
 
     def counts(self) -> dict[str, Any]:
         """Return the part of a snapshot that costs the same with any number of sessions."""

@@ -22,7 +22,7 @@ from ehlo.server.hooks.steps import Steps, Watch
 from ehlo.server.limits.admission import Connections, Exempt, FailedLogins, Memory, Turns
 from ehlo.server.limits.counters import Attempts, MemoryCounter, Rate
 from ehlo.server.observing.journal import about
-from ehlo.server.observing.stats import Stats
+from ehlo.server.observing.stats import SessionView, Stats
 from ehlo.server.options.config import Options
 from ehlo.server.options.rules import memory_limit
 from ehlo.server.system import machine
@@ -109,7 +109,7 @@ class Occupant(Protocol):
     def abort(self) -> None:
         """Close now."""
 
-    def seen(self) -> dict[str, Any] | None:
+    def seen(self) -> SessionView | None:
         """What there is to see of a session; `None` where there is none."""
 
 

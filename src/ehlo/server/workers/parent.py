@@ -75,7 +75,9 @@ class Parent:
         self._recipe = base64.b64encode(pickle.dumps(recipe)).decode()
         self._code_changes = reload
         self._slots = [Slot(number) for number in range(1, max(options.workers, 1) + 1)]
-        self._views = Views(options, self)
+        self._views = Views(
+            self, metrics=options.metrics, control=options.control, user=options.user
+        )
         self._threads = ThreadPoolExecutor(len(self._slots), "ehlo-wait")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: deque[Callable[[], None]] = deque()  # from other threads
