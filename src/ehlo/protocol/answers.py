@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
@@ -23,17 +23,10 @@ from ehlo.protocol.state import AFTER, State, Transaction
 if TYPE_CHECKING:
     from ehlo.protocol.connection import Connection
 
-__all__ = ["ACCEPT", "REFUSE", "Refusal"]
+__all__ = ["ACCEPT", "REFUSE"]
 
 Accept = Callable[["Connection", Any, Reply | None], Event | None]
 Refuse = Callable[["Connection", Any, Reply], Event | None]
-
-
-class Refusal(NamedTuple):
-    """What a refusal is told to, by the name that it is counted under; and what it does."""
-
-    verb: str
-    refuse: Refuse
 
 
 def _plain(answer: Reply) -> Reply:
@@ -41,8 +34,11 @@ def _plain(answer: Reply) -> Reply:
     return answer if answer.closes else Reply(answer.code, None, answer.text)
 
 
-def _say(connection: Connection, _asked: Event, answer: Reply) -> None:
-    connection.outgoing.say(answer)
+def _rejects(verb: str) -> Refuse:
+    def reject(connection: Connection, _asked: Event, answer: Reply) -> None:
+        connection.output.reject(answer, to=verb)
+
+    return reject
 
 
 # -- the session ---------------------------------------------------------------------------------
@@ -51,13 +47,13 @@ def _say(connection: Connection, _asked: Event, answer: Reply) -> None:
 def _greet(connection: Connection, _event: events.Connect, answer: Reply | None) -> None:
     connection.state = State.HELLO
     greeting = connection.settings.greeting
-    connection.outgoing.say(greeting if answer is None else _plain(answer))
+    connection.output.reply(greeting if answer is None else _plain(answer), to="")
 
 
 def _refuse_connection(connection: Connection, _event: events.Connect, answer: Reply) -> None:
     """RFC 5321 3.1: after a 554 greeting we wait for QUIT, and answer 503 to all else."""
     connection.state = State.REFUSED
-    connection.outgoing.say(_plain(answer))
+    connection.output.reply(_plain(answer), to="")
 
 
 def _welcome(connection: Connection, event: events.Hello, answer: Reply | None) -> Event | None:
@@ -70,18 +66,18 @@ def _welcome(connection: Connection, event: events.Hello, answer: Reply | None) 
         reply = replies.hello(connection.settings.hostname, event.name, lines)
     else:
         reply = Reply(answer.code, None, "\n".join([answer.lines[0], *lines]))
-    connection.outgoing.say(reply)
+    connection.output.reply(reply, to="EHLO" if event.esmtp else "HELO")
     return dropped
 
 
-def _refuse_hello(connection: Connection, _event: events.Hello, answer: Reply) -> None:
-    connection.outgoing.say(_plain(answer))
+def _refuse_hello(connection: Connection, event: events.Hello, answer: Reply) -> None:
+    connection.output.reply(_plain(answer), to="EHLO" if event.esmtp else "HELO")
 
 
 def _begin_tls(connection: Connection, _event: events.StartTLS, _answer: Reply | None) -> None:
     connection.state = AFTER[connection.state]["STARTTLS"]
     connection.asked = events.Close()  # for good: what comes is TLS, and is not for us
-    connection.outgoing.say(replies.START_TLS)
+    connection.output.reply(replies.START_TLS, to="STARTTLS")
 
 
 def _begin_anew(connection: Connection, event: events.XClient, _answer: Reply | None) -> None:
@@ -98,11 +94,15 @@ def _verify(connection: Connection, event: events.Vrfy, answer: Reply | None) ->
     answer = answer or replies.CANNOT_VRFY
     # RFC 6531 3.7.4.2: no UTF-8 for a client that did not ask for it
     sayable = event.smtputf8 or answer.text.isascii()
-    connection.outgoing.say(answer if sayable else replies.VRFY_IN_UTF8)
+    connection.output.reply(answer if sayable else replies.VRFY_IN_UTF8, to="VRFY")
 
 
-def _answer_command(connection: Connection, _event: events.Command, answer: Reply | None) -> None:
-    connection.outgoing.say(answer or replies.OK)
+def _answer_command(connection: Connection, event: events.Command, answer: Reply | None) -> None:
+    connection.output.reply(answer or replies.OK, to=event.verb)
+
+
+def _reject_command(connection: Connection, event: events.Command, answer: Reply) -> None:
+    connection.output.reject(answer, to=event.verb)
 
 
 # -- a login -------------------------------------------------------------------------------------
@@ -141,12 +141,12 @@ def _begin(connection: Connection, event: events.Mail, answer: Reply | None) -> 
     counts.idle = 0
     connection.transaction = Transaction(event.sender)
     connection.state = AFTER[connection.state]["MAIL"]
-    connection.outgoing.say(answer or replies.MAIL_OK)
+    connection.output.reply(answer or replies.MAIL_OK, to="MAIL")
 
 
 def _refuse_mail(connection: Connection, _event: events.Mail, answer: Reply) -> None:
     connection.counts.messages += 1  # RFC 9422 4.1: whether they succeed or fail
-    connection.outgoing.say(answer)
+    connection.output.reply(answer, to="MAIL")
 
 
 def _add_recipient(connection: Connection, event: events.Rcpt, answer: Reply | None) -> None:
@@ -156,7 +156,7 @@ def _add_recipient(connection: Connection, event: events.Rcpt, answer: Reply | N
     if connection.settings.max_recipient_domains and recipient.domain:
         connection.counts.add_domain(recipient.domain)
     connection.state = AFTER[connection.state]["RCPT"]
-    connection.outgoing.say(answer or replies.RCPT_OK)
+    connection.output.reply(answer or replies.RCPT_OK, to="RCPT")
 
 
 def _refuse_recipient(connection: Connection, _event: events.Rcpt, answer: Reply) -> None:
@@ -165,7 +165,7 @@ def _refuse_recipient(connection: Connection, _event: events.Rcpt, answer: Reply
     connection.transaction.refused += 1
     counts.refused_recipients += answer.code >= 500  # a 4xx may be our own trouble
     too_many = counts.refused_recipients >= limits.refused_recipients
-    connection.outgoing.say(replies.TOO_MANY_REFUSED if too_many else answer)
+    connection.output.reply(replies.TOO_MANY_REFUSED if too_many else answer, to="RCPT")
 
 
 def _start_body(connection: Connection, _event: events.Data, answer: Reply | None) -> None:
@@ -176,7 +176,7 @@ def _start_body(connection: Connection, _event: events.Data, answer: Reply | Non
         return
     connection.intake.reader = DataReader()
     connection.state = AFTER[connection.state]["DATA"]
-    connection.outgoing.say(answer or replies.START_DATA)
+    connection.output.reply(answer or replies.START_DATA, to="DATA")
 
 
 def _start_chunks(connection: Connection, transaction: Transaction) -> None:
@@ -189,7 +189,7 @@ def _refuse_to_start(connection: Connection, _event: events.Data, answer: Reply)
     transaction = connection.transaction
     assert transaction is not None  # noqa: S101  a body has a transaction
     if transaction.chunks is None:
-        connection.outgoing.say(answer)
+        connection.output.reply(answer, to="DATA")
         return
     transaction.refusal = answer
     _start_chunks(connection, transaction)
@@ -202,15 +202,15 @@ def _end_message(connection: Connection, event: events.MessageEnd, answer: Reply
     if answer is None or not answer.refuses:
         connection.counts.refusals = 0
     if connection.settings.lmtp:
-        connection.outgoing.say_outcome(answer or replies.QUEUED, event.transaction)
+        connection.output.outcome(answer or replies.QUEUED, event.transaction)
     else:
-        connection.outgoing.say(answer or replies.QUEUED)
+        connection.output.reply(answer or replies.QUEUED, to=".")
 
 
 def _reset(connection: Connection, _event: events.Reset, answer: Reply | None) -> Event | None:
     dropped = _drop_transaction(connection)
     connection.state = AFTER[connection.state]["RSET"]
-    connection.outgoing.say(answer or replies.OK)
+    connection.output.reply(answer or replies.OK, to="RSET")
     return dropped
 
 
@@ -240,21 +240,20 @@ ACCEPT: Final[Mapping[type, Accept]] = {
     events.Command: _answer_command,
 }
 
-# BDAT asks as DATA does; the verb of `events.Command` is its own
-REFUSE: Final[Mapping[type, Refusal]] = MappingProxyType(
+REFUSE: Final[Mapping[type, Refuse]] = MappingProxyType(
     {
-        events.Connect: Refusal("", _refuse_connection),
-        events.Hello: Refusal("EHLO", _refuse_hello),
-        events.Mail: Refusal("MAIL", _refuse_mail),
-        events.Rcpt: Refusal("RCPT", _refuse_recipient),
-        events.Data: Refusal("DATA", _refuse_to_start),
-        events.MessageEnd: Refusal(".", _end_message),
-        events.Secret: Refusal("AUTH", _refuse_login),
-        events.Auth: Refusal("AUTH", _refuse_login),
-        events.StartTLS: Refusal("STARTTLS", _say),
-        events.Vrfy: Refusal("VRFY", _say),
-        events.Reset: Refusal("RSET", _say),
-        events.XClient: Refusal("XCLIENT", _say),
-        events.Command: Refusal("", _say),
+        events.Connect: _refuse_connection,
+        events.Hello: _refuse_hello,
+        events.Mail: _refuse_mail,
+        events.Rcpt: _refuse_recipient,
+        events.Data: _refuse_to_start,
+        events.MessageEnd: _end_message,
+        events.Secret: _refuse_login,
+        events.Auth: _refuse_login,
+        events.StartTLS: _rejects("STARTTLS"),
+        events.Vrfy: _rejects("VRFY"),
+        events.Reset: _rejects("RSET"),
+        events.XClient: _rejects("XCLIENT"),
+        events.Command: _reject_command,
     }
 )

@@ -274,7 +274,7 @@ def _starttls(connection: Connection, argument: str) -> Event | Reply:
     if connection.buffered:
         # RFC 3207 6, CVE-2011-0411: said in clear, to be taken as if it had come under TLS
         return events.Close()
-    return events.StartTLS()
+    return events.START_TLS
 
 
 def _auth(connection: Connection, argument: str) -> sasl.Exchange | Reply:

@@ -10,7 +10,7 @@ So order, back-pressure and "refused, so nothing changed" are one rule: the stat
 answer is a positive one, and then only. The end of a message closes the transaction either way.
 
 Here a line becomes an event. What it means is in `commands.py`, what its answer changes in
-`answers.py`; a body is read in `intake.py`, a login in `login.py`, and `outgoing.py` speaks.
+`answers.py`; a body is read in `intake.py`, a login in `login.py`, and `output.py` speaks.
 """
 
 from __future__ import annotations
@@ -29,12 +29,10 @@ from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
 from ehlo.protocol.extensions import Facts
 from ehlo.protocol.intake import Intake, Reader
 from ehlo.protocol.login import Login
-from ehlo.protocol.outgoing import Outgoing
+from ehlo.protocol.output import Observer, Output, Tally, Transcript
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import AFTER, Counts, State, Transaction
-from ehlo.protocol.tally import Tally
-from ehlo.protocol.transcript import Observer, Transcript
 from ehlo.protocol.xclient import Attributes
 
 __all__ = ["Connection"]
@@ -65,7 +63,7 @@ class Connection:
         *("authenticated", "bindings", "certificate", "counts", "esmtp", "forwarded", "helo"),
         *("nonce", "settings", "state", "tls", "transaction", "trusted", "xclient"),
         # Its parts, and what `lines` and `answers` go by
-        *("asked", "asks", "buffer", "intake", "legal", "login", "outgoing", "pardon"),
+        *("asked", "asks", "buffer", "intake", "legal", "login", "output", "pardon"),
         *("_ended", "_untold"),
     )
 
@@ -100,8 +98,8 @@ class Connection:
         self.counts = counts = counts or Counts()
         names = settings.mechanisms
         transcript = Transcript(observer, names) if observer is not None else None
-        self.outgoing = Outgoing(settings, counts, tally or Tally(), transcript)
-        self.intake = Intake(settings, counts, self.outgoing)
+        self.output = Output(settings, counts, tally or Tally(), transcript)
+        self.intake = Intake(settings, counts, self.output)
         self.login: Login | None = None
         self.pardon = False  # for a stray "*"
         self.asked: Event | None = None  # what the next call of reply() answers
@@ -124,13 +122,13 @@ class Connection:
 
     def data_to_send(self) -> bytes:
         """All that is to be sent now; it is handed out once."""
-        outgoing = self.outgoing
-        wires = outgoing.wires
+        output = self.output
+        wires = output.wires
         if not wires:
             return b""
         data = wires[0] if len(wires) == 1 else b"".join(wires)
         wires.clear()
-        outgoing.let_go = 0
+        output.let_go = 0
         return data
 
     @property
@@ -159,7 +157,7 @@ class Connection:
 
     def note_failure(self, error: Exception) -> None:
         """What a user's own code has done wrong, when we ran it."""
-        self.outgoing.note_failure(error)
+        self.output.note_failure(error)
 
     # -- events ----------------------------------------------------------------------------------
 
@@ -167,10 +165,10 @@ class Connection:
         """The next thing that the client did, or why there is none now."""
         if self.asked is not None:
             return self._what_is_untold()
-        outgoing, intake, buffer = self.outgoing, self.intake, self.buffer
+        output, intake, buffer = self.output, self.intake, self.buffer
         answered = 0
-        while not outgoing.over:
-            if outgoing.slow and len(outgoing.wires) > outgoing.let_go:
+        while not output.over:
+            if output.slow and len(output.wires) > output.let_go:
                 return self.ask(events.Tarpit(1.0))
             reader = intake.reader
             event: Event | Waiting | None
@@ -201,7 +199,7 @@ class Connection:
         if event is not None:
             self._untold = event
             self.asked = event if type(event) in ACCEPT else _TELLING
-        elif self.outgoing.over:
+        elif self.output.over:
             self.close()
 
     # -- for `lines` and `answers` ---------------------------------------------------------------
@@ -230,8 +228,8 @@ class Connection:
         self.state = State.CLOSED
         self.buffer.clear()
         self.transaction = self.login = self.intake.reader = None
-        self.outgoing.over = True
-        return events.Close(self.outgoing.linger)
+        self.output.over = True
+        return events.Close(self.output.linger)
 
     # -- the body --------------------------------------------------------------------------------
 
@@ -242,8 +240,6 @@ class Connection:
             return None
         transaction = self.transaction
         assert transaction is not None  # noqa: S101  a body has a transaction
-        if self.outgoing.transcript is not None:
-            self.outgoing.transcript.verb = "."
         self.state = AFTER[self.state]["."]
         if transaction.refusal is None:
             self.asked = events.MessageEnd(transaction)
@@ -256,12 +252,11 @@ class Connection:
         if chunks is not None and chunks.failed and not self.settings.lmtp:
             refusal = replies.CHUNK_FAILED  # why has been said, to the chunk that failed
         self._end_transaction()
-        self.outgoing.say_outcome(refusal, transaction)
+        self.output.outcome(refusal, transaction)
 
     def _end_transaction(self) -> None:
         self.transaction = self.forwarded = None
         self.state = AFTER[self.state]["."]
-        self.outgoing.verb = "."
 
     def _end_skipping(self, reader: Skipper) -> None:
         none = reader.refusal in (replies.RCPT_BEFORE_BDAT, replies.NO_VALID_RECIPIENTS_LMTP)
@@ -270,7 +265,7 @@ class Connection:
             self.transaction = self.forwarded = None
             self.state = State.READY
         else:
-            self.outgoing.say_own(reader.refusal)
+            self.output.answer(reader.refusal, to="BDAT")
 
     def refuse_body(self, reply: Reply) -> events.BodyRefused:
         """Throw away what comes of this body, and say `reply`, a 4xx or 5xx, at its end.
@@ -300,14 +295,12 @@ class Connection:
                 raise ProtocolError(f"{answer.code} does not answer {kind.__name__}")
         self.asked = None
         told = accept(self, asked, answer)
-        if told is not None or self.outgoing.over:
+        if told is not None or self.output.over:
             self._tell(told)
 
     def _reply_no(self, asked: Event | None, answer: Reply) -> None:
-        refusal = REFUSE[type(asked)]
-        self.outgoing.verb = asked.verb if isinstance(asked, events.Command) else refusal.verb
         self.asked = None
-        self._tell(refusal.refuse(self, asked, answer))
+        self._tell(REFUSE[type(asked)](self, asked, answer))
 
     def reply_each(self, answers: Sequence[Reply | None]) -> None:
         """Answer the end of a message in LMTP: one answer for each recipient, in their order.
@@ -325,7 +318,7 @@ class Connection:
             raise ProtocolError("a 3xx does not answer a message")
         self.asked = None
         self._end_transaction()
-        self.outgoing.say_each(spoken)
+        self.output.each(spoken)
         self._tell(None)
 
     def give_secret(self, secret: object) -> None:
@@ -344,8 +337,7 @@ class Connection:
         self.asked = None
         if self.state is not State.CLOSED:
             if reply is not None:
-                self.outgoing.verb = ""  # it is said to none
-                self.outgoing.say(reply)
+                self.output.reply(reply, to="")
             self.close()
 
     def resume(self) -> None:
@@ -353,4 +345,4 @@ class Connection:
         if type(self.asked) is not events.Tarpit:
             raise ProtocolError("nothing to resume")
         self.asked = None
-        self.outgoing.let_go = len(self.outgoing.wires)
+        self.output.let_go = len(self.output.wires)

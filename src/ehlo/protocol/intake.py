@@ -25,7 +25,7 @@ from ehlo.protocol.buffer import Buffer
 from ehlo.protocol.commands import Chunk
 from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.events import NEED_DATA, Event, Waiting
-from ehlo.protocol.outgoing import Outgoing
+from ehlo.protocol.output import Output
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, Transaction
@@ -42,12 +42,12 @@ _KEEP: Final = BareNewlines.KEEP  # looked up once: it is compared for each slic
 class Intake:
     """The bodies of one connection. What the client sends now is one while there is a `reader`."""
 
-    __slots__ = ("_counts", "_outgoing", "_settings", "reader")
+    __slots__ = ("_counts", "_output", "_settings", "reader")
 
-    def __init__(self, settings: Settings, counts: Counts, outgoing: Outgoing) -> None:
+    def __init__(self, settings: Settings, counts: Counts, output: Output) -> None:
         self._settings = settings
         self._counts = counts
-        self._outgoing = outgoing
+        self._output = output
         self.reader: Reader | None = None
 
     def read(
@@ -111,13 +111,11 @@ class Intake:
 
     def _break_off(self, transaction: Transaction, *, last: bool) -> None:
         """A chunk that is not the last one has one reply, also in LMTP."""
-        outgoing = self._outgoing
-        outgoing.verb = "." if last else "BDAT"
         if last:
-            outgoing.say_outcome(replies.TOO_LARGE, transaction)
+            self._output.outcome(replies.TOO_LARGE, transaction)
         else:
-            outgoing.say(replies.TOO_LARGE)
-        outgoing.stop_listening()
+            self._output.reject(replies.TOO_LARGE, to="BDAT")
+        self._output.stop_reading()
 
     # -- chunks (RFC 3030) -----------------------------------------------------------------------
 
@@ -132,7 +130,7 @@ class Intake:
             return None
         empty = not chunk.size and not chunk.last and transaction.refusal is None
         if empty and self._counts.is_idle(self._settings.limits.idle_commands):
-            self._outgoing.say(replies.TOO_MANY_IDLE)
+            self._output.reject(replies.TOO_MANY_IDLE, to="BDAT")
             return None
         reader = transaction.chunks
         if reader is not None:
@@ -147,27 +145,26 @@ class Intake:
     def skip_chunk(self, chunk: Chunk, refusal: Reply) -> None:
         """Its octets come before `refusal` is said: none of them must be taken for a command."""
         if self._is_far_over(chunk.size):
-            self._outgoing.say(refusal)
-            self._outgoing.stop_listening()
+            self._output.reject(refusal, to="BDAT")
+            self._output.stop_reading()
         else:
             self.reader = Skipper(chunk.size, refusal, last=chunk.last)
 
-    def lose_sync(self) -> None:
+    def lose_sync(self, to: str) -> None:
         """Nobody knows how many octets follow, and not one of them may be read as a command."""
-        self._outgoing.say(replies.BAD_CHUNK)
-        self._outgoing.stop_listening()
+        self._output.reject(replies.BAD_CHUNK, to)
+        self._output.stop_reading()
 
     def _end_chunk(
         self, reader: ChunkReader, transaction: Transaction | None
     ) -> events.Full | Literal[End.END] | None:
         if reader.last:
             return END
-        self._outgoing.verb = "BDAT"
         assert transaction is not None  # noqa: S101  a body has a transaction
         if transaction.refusal is not None:
             self._refuse_chunk(reader, transaction, transaction.refusal)
             return None
-        self._outgoing.say(replies.octets_received(reader.size))
+        self._output.reply(replies.octets_received(reader.size), to="BDAT")
         # a read may bring thousands of small ones, each with an event of its own
         return events.FULL if reader.count % _MOST_CHUNKS == 0 else None
 
@@ -175,10 +172,10 @@ class Intake:
         """The first that is refused is told why; who has pipelined the others could not know."""
         if not reader.failed:
             reader.failed = True
-            self._outgoing.say(refusal)
+            self._output.reject(refusal, to="BDAT")
             return
         transaction.over_limit += 1
         if transaction.over_limit > self._settings.limits.excess_chunks:
-            self._outgoing.error(replies.CHUNK_FAILED)
+            self._output.mistake(replies.CHUNK_FAILED, to="BDAT")
         else:
-            self._outgoing.say(replies.CHUNK_FAILED)
+            self._output.reject(replies.CHUNK_FAILED, to="BDAT")

@@ -14,8 +14,8 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.answers import ACCEPT
 from ehlo.protocol.events import NEED_DATA, Event, Waiting
 from ehlo.protocol.login import Login
+from ehlo.protocol.output import UNKNOWN
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.tally import UNKNOWN
 
 if TYPE_CHECKING:
     from ehlo.protocol.connection import Connection
@@ -29,7 +29,7 @@ _PROGRESS: Final = frozenset({"MAIL", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS"
 
 def read(connection: Connection) -> Event | Waiting | None:
     """The event that the next line brings; `None` when it has been dealt with here."""
-    settings, outgoing = connection.settings, connection.outgoing
+    settings, output = connection.settings, connection.output
     line = connection.buffer.take_line(settings.line_limit)
     if line is None:
         return _wait_for_line(connection)
@@ -44,17 +44,17 @@ def read(connection: Connection) -> Event | Waiting | None:
         _no_command(connection, line, command)
         return None
     verb, argument = command
-    if outgoing.transcript is not None:
+    if output.transcript is not None:
         known = verb in commands.VERBS or verb in settings.own_verbs
-        outgoing.transcript.command(verb, argument, known=known)
+        output.transcript.command(verb, argument, known=known)
     if verb not in _PROGRESS and connection.counts.is_idle(settings.limits.idle_commands):
-        outgoing.verb = verb if verb in commands.VERBS or verb in settings.own_verbs else UNKNOWN
-        outgoing.say(replies.TOO_MANY_IDLE)
+        named = verb in commands.VERBS or verb in settings.own_verbs
+        output.reject(replies.TOO_MANY_IDLE, to=verb if named else UNKNOWN)
         return None
     function = connection.legal[connection.state].get(verb)
     if function is None or settings.gated:
         return _look_closer(connection, verb, argument)
-    outgoing.said.append(verb)
+    output.said.append(verb)
     result = function(connection, argument)
     # The plain cases of `_come_of`, without its calls
     kind = type(result)
@@ -72,7 +72,7 @@ def _look_closer(connection: Connection, verb: str, argument: str) -> Event | No
     if function is None and verb not in connection.settings.own_verbs:
         _unknown(connection, verb)
         return None
-    _heard(connection, verb)
+    connection.output.said.append(verb)
     refusal = commands.refusal_of(connection, verb)
     if refusal is not None:
         _refuse(connection, verb, argument, refusal)
@@ -83,7 +83,6 @@ def _look_closer(connection: Connection, verb: str, argument: str) -> Event | No
 
 
 def _come_of(connection: Connection, verb: str, result: commands.Outcome) -> Event | None:
-    connection.outgoing.verb = verb
     match result:
         case Reply():
             return _answered(connection, verb, result)
@@ -93,7 +92,7 @@ def _come_of(connection: Connection, verb: str, result: commands.Outcome) -> Eve
             return _begin_chunk(connection, result)
         case commands.Forwarded():
             connection.forwarded = {**(connection.forwarded or {}), **result.attributes}
-            connection.outgoing.say(replies.OK)
+            connection.output.reply(replies.OK, to=verb)
             return None
         case events.Close():
             return connection.close()
@@ -101,13 +100,8 @@ def _come_of(connection: Connection, verb: str, result: commands.Outcome) -> Eve
             return connection.ask_about(result)
 
 
-def _heard(connection: Connection, verb: str) -> None:
-    connection.outgoing.said.append(verb)
-    connection.outgoing.verb = verb
-
-
 def _begin_login(connection: Connection, exchange: sasl.Exchange) -> Event | None:
-    login = Login(exchange, connection.settings, connection.counts, connection.outgoing)
+    login = Login(exchange, connection.settings, connection.counts, connection.output)
     connection.login = login
     return connection.go_on(login.start())
 
@@ -138,7 +132,7 @@ def _wait_for_line(connection: Connection) -> Waiting | None:
     """A TLS handshake need never have a line end."""
     if connection.login is not None or not connection.buffer.line_startswith(_TLS_HELLO):
         return NEED_DATA
-    connection.outgoing.say(replies.NOT_SMTP)
+    connection.output.reject(replies.NOT_SMTP, to=UNKNOWN)
     return None
 
 
@@ -147,27 +141,27 @@ def _too_long(line: bytes) -> Reply:
 
 
 def _no_command(connection: Connection, line: bytes, refusal: Reply) -> None:
-    _heard(connection, UNKNOWN)
-    if connection.outgoing.transcript is not None:
-        connection.outgoing.transcript.no_command(line)
+    connection.output.said.append(UNKNOWN)
+    if connection.output.transcript is not None:
+        connection.output.transcript.no_command(line)
     if _is_bdat(line):
-        connection.intake.lose_sync()
+        connection.intake.lose_sync(to=UNKNOWN)
     elif line.startswith(_TLS_HELLO):
-        connection.outgoing.say(replies.NOT_SMTP)
+        connection.output.reject(replies.NOT_SMTP, to=UNKNOWN)
     else:
-        connection.outgoing.error(refusal)
+        connection.output.mistake(refusal, to=UNKNOWN)
 
 
 def _unknown(connection: Connection, verb: str) -> None:
-    _heard(connection, UNKNOWN)
+    connection.output.said.append(UNKNOWN)
     if verb in commands.HTTP_VERBS:
-        connection.outgoing.say(replies.NOT_SMTP)
+        connection.output.reject(replies.NOT_SMTP, to=UNKNOWN)
     elif verb == "*" and connection.pardon:
         # Go's net/smtp says it once after a login that failed: no error of its user's
         connection.pardon = False
-        connection.outgoing.say(replies.UNKNOWN_COMMAND)
+        connection.output.reject(replies.UNKNOWN_COMMAND, to=UNKNOWN)
     else:
-        connection.outgoing.error(replies.UNKNOWN_COMMAND)
+        connection.output.mistake(replies.UNKNOWN_COMMAND, to=UNKNOWN)
 
 
 # -- what is answered at once --------------------------------------------------------------------
@@ -180,19 +174,19 @@ def _refuse(connection: Connection, verb: str, argument: str, refusal: Reply) ->
     elif (chunk := commands.chunk_of(argument)) is not None:
         connection.intake.skip_chunk(chunk, refusal)
     else:
-        connection.intake.lose_sync()
+        connection.intake.lose_sync(to="BDAT")
 
 
 def _answered(connection: Connection, verb: str, reply: Reply) -> events.Close | None:
     """A command that answers itself, by its nature or because it is wrong."""
     transaction = connection.transaction
     if reply is connection.settings.closing:
-        connection.outgoing.say(reply)
+        connection.output.reply(reply, to=verb)
         return connection.close()
     if reply is replies.TOO_MANY_RECIPIENTS or reply is replies.TOO_MANY_DOMAINS:
         _over_limit(connection, reply)
     elif reply is replies.BAD_CHUNK:
-        connection.intake.lose_sync()
+        connection.intake.lose_sync(to="BDAT")
     else:
         if verb == "RCPT" and transaction is not None:
             transaction.refused += 1
@@ -202,7 +196,7 @@ def _answered(connection: Connection, verb: str, reply: Reply) -> events.Close |
 
 def _say_refusal(connection: Connection, verb: str, reply: Reply) -> None:
     connection.counts.messages += verb == "MAIL"  # RFC 9422 4.1, as for a hook's refusals
-    connection.outgoing.say_own(reply)
+    connection.output.answer(reply, to=verb)
 
 
 def _over_limit(connection: Connection, reply: Reply) -> None:
@@ -211,6 +205,6 @@ def _over_limit(connection: Connection, reply: Reply) -> None:
     assert transaction is not None  # noqa: S101  only RCPT says so
     transaction.over_limit += 1
     if transaction.over_limit > connection.settings.limits.excess_recipients:
-        connection.outgoing.error(reply)
+        connection.output.mistake(reply, to="RCPT")
     else:
-        connection.outgoing.say(reply)
+        connection.output.reject(reply, to="RCPT")

@@ -9,7 +9,7 @@ from typing import Any
 
 from ehlo.protocol import events, sasl
 from ehlo.protocol import reply as replies
-from ehlo.protocol.outgoing import Outgoing
+from ehlo.protocol.output import Output
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts
@@ -22,15 +22,15 @@ Question = events.Secret | events.Auth
 class Login:
     """The lines of one exchange. When it is `over`, the next line is a command again."""
 
-    __slots__ = ("_counts", "_exchange", "_outgoing", "_settings", "over")
+    __slots__ = ("_counts", "_exchange", "_output", "_settings", "over")
 
     def __init__(
-        self, exchange: sasl.Exchange, settings: Settings, counts: Counts, outgoing: Outgoing
+        self, exchange: sasl.Exchange, settings: Settings, counts: Counts, output: Output
     ) -> None:
         self._exchange = exchange
         self._settings = settings
         self._counts = counts
-        self._outgoing = outgoing
+        self._output = output
         self.over = False
 
     def start(self) -> Question | None:
@@ -41,8 +41,8 @@ class Login:
         """What follows on a line of the client's, with its end."""
         if len(line) > self._settings.limits.auth_line:
             return self._step(replies.AUTH_LINE_TOO_LONG)
-        if self._outgoing.transcript is not None:
-            self._outgoing.transcript.response()
+        if self._output.transcript is not None:
+            self._output.transcript.response()
         if self._settings.strict_eol and line[-2:] != b"\r\n":
             return self._step(replies.BARE_LINE_END)
         text = line.decode("ascii", "replace").rstrip("\r\n \t")
@@ -56,7 +56,7 @@ class Login:
         """The login is good."""
         self.over = True
         self._exchange.accept()
-        self._outgoing.say(answer or replies.AUTHENTICATED)
+        self._output.reply(answer or replies.AUTHENTICATED, to="AUTH")
 
     def refuse(self, answer: Reply, asked: Question) -> Question | None:
         """The login is wrong, or nobody could tell: a 4xx is our own trouble.
@@ -69,7 +69,7 @@ class Login:
             if self._counts.failed_logins >= self._settings.limits.failed_logins:
                 answer = replies.TOO_MANY_LOGINS
         if answer.code < 500 or answer.closes:
-            self._outgoing.say(answer)
+            self._output.reject(answer, to="AUTH")
             return None
         proved = isinstance(asked, events.Auth)
         return self._step(self._exchange.refuse(answer) if proved else answer)
@@ -79,7 +79,7 @@ class Login:
         name = self._exchange.mechanism.name
         match step:
             case bytes():
-                self._outgoing.challenge(step)
+                self._output.challenge(step)
                 return None
             case Reply():
                 self._end(step)
@@ -92,6 +92,6 @@ class Login:
     def _end(self, reply: Reply) -> None:
         self.over = True
         if reply is replies.AUTH_TROUBLE:
-            self._outgoing.say(reply)
+            self._output.reject(reply, to="AUTH")
         else:
-            self._outgoing.error(reply)
+            self._output.mistake(reply, to="AUTH")

@@ -269,7 +269,7 @@ class Driver(asyncio.Protocol):
 
     def _awaits_reader(self) -> bool:
         """Whether nothing more is done for the client until it reads what we have said."""
-        if self.ending.closing or self.connection.outgoing.over:
+        if self.ending.closing or self.connection.output.over:
             return False
         self._stalled = True
         self.flush()

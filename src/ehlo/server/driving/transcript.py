@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from ehlo.net import Peer
-from ehlo.protocol.transcript import Observer
+from ehlo.protocol.output import Observer
 from ehlo.server.observing.journal import about
 from ehlo.server.options.rules import Rules
 

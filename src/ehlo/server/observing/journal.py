@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ehlo.protocol import events
 from ehlo.protocol.credentials import CramMD5Credentials, PasswordCredentials, ProvedCredentials
+from ehlo.protocol.output import Tally
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.tally import Tally
 from ehlo.server.observing.stats import Stats, reason_of
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from ehlo.protocol.connection import Connection
 from ehlo.protocol.errors import ParserError
 from ehlo.protocol.events import Waiting
 from ehlo.protocol.extensions import EXTENSIONS, Extension
+from ehlo.protocol.output import Tally
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
-from ehlo.protocol.tally import Tally
 
 Refusal = tuple[str, int, bool]
 
