@@ -109,7 +109,9 @@ class Collector:
         self._options = options
         self._thread: LoopThread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._views = Views(options, self)
+        self._views = Views(
+            self, metrics=options.metrics, control=options.control, user=options.user
+        )
         self._windows: dict[Window, asyncio.Task[None]] = {}
         self._poll: asyncio.Task[None] | None = None
         self._past = Stats().plain()  # of workers that have ended

@@ -15,7 +15,7 @@ import ehlo
 from ehlo import Handler, Message, Reject, Reply, Session
 from ehlo.handler import callbacks_of_handler
 from ehlo.protocol.errors import ProtocolError
-from ehlo.server.hooks.hooks import Hooks
+from ehlo.server.hooks import Hooks
 from support.certificates import Certificates
 from support.client import Client
 from support.hooks import HOOKS, KINDS, Noted, handler_of

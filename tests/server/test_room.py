@@ -95,7 +95,7 @@ def test_what_came_in_chunks_goes_to_disk_between_two_of_them(
     (driver,) = running.drivers
     running.run(running.turn)  # the reply leaves before the deadline is set
     deadline = driver.deadline
-    wait_until(running, lambda: memory.held <= memory.comfortable and driver.pending is None)
+    wait_until(running, lambda: memory.held <= memory.comfortable and driver.slot.work is None)
     assert driver.deadline == deadline  # the client has done nothing for it
     client.send(b"BDAT 3 LAST\r\nx\r\n")
     assert client.reply() == (NO_ROOM if disk else QUEUED)
@@ -148,7 +148,7 @@ def test_with_memory_nearly_gone_nobody_runs_ahead_of_a_hook(serve: Serve) -> No
     memory = running.runtime.memory
     with running.ready() as client:
         client.send(b"MAIL FROM:<a@example.com>\r\n")
-        wait_until(running, lambda: running.drivers[0].pending is not None)
+        wait_until(running, lambda: running.drivers[0].slot.work is not None)
         memory.take(900_000)
         client.send(b"NOOP\r\n")
         wait_until(running, lambda: not running.drivers[0].wire.reading)

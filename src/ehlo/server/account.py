@@ -1,24 +1,21 @@
-"""What a client is counted under: how many come from its address, how often, and what they do.
+"""What a client is counted under: how many connect from its address, how often, and what they do.
 
-A proxy's connections are its own, and what is said over them is its client's.
+A proxy's connections are its own, and what is sent over them is its client's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from ehlo.net import Peer
+from ehlo.server.runtime import Runtime
 from ehlo.session import ProxyInfo
-
-if TYPE_CHECKING:
-    from ehlo.server.runtime import Runtime
 
 __all__ = ["Account"]
 
 
 class Account:
-    """That of one session; `None` as a key is nobody whose doings are counted."""
+    """Counts what one session does under its address; a key of `None` is exempt."""
 
     __slots__ = ("_client_key", "_key", "_runtime")
 
@@ -29,7 +26,7 @@ class Account:
         self._client_key = self._key
 
     def open(self) -> bool:
-        """Count a connection in, unless there are too many, or its address has come too often."""
+        """Count a connection; return whether its address may have one more."""
         runtime, key = self._runtime, self._key
         if not runtime.connections.admit(key):
             return False
@@ -39,34 +36,34 @@ class Account:
         return False
 
     def close(self) -> None:
-        """Count it out."""
+        """Stop counting the connection."""
         self._runtime.connections.release(self._key)
 
     def speak_for(self, peer: Peer) -> None:
-        """From now on it is `peer` who does things."""
+        """Count what the session does from now on under the address of `peer`."""
         self._client_key = self._runtime.exempt.key(peer)
 
     def may_send(self) -> bool:
-        """Count a message; whether its address may send one more."""
+        """Count a message; return whether its address may send one more."""
         return self._runtime.message_rate.admit(self._client_key)
 
     def may_add_recipient(self) -> bool:
-        """The same for a recipient."""
+        """Count a recipient; return whether its address may have one more."""
         return self._runtime.recipient_rate.admit(self._client_key)
 
     def may_log_in(self) -> bool:
-        """Whether its address was not wrong too often."""
+        """Return whether its address has logins left that may fail."""
         return not self._runtime.login_failures.spent(self._client_key)
 
     def may_be_asked(self) -> bool:
-        """The same, if the logins of its address that are being checked now are wrong, too."""
+        """Return the same, if all logins of its address that are being checked fail."""
         return self._runtime.login_failures.may_begin(self._client_key)
 
     def begin_login(self) -> Callable[[], None]:
-        """A login is being checked, until what is returned is called."""
+        """Count a login that is being checked, until the returned function is called."""
         return self._runtime.login_failures.begin(self._client_key)
 
     def note_failed_login(self) -> float:
-        """Count a wrong login; the seconds that its answer waits."""
+        """Count a failed login; return the seconds by which its reply is delayed."""
         self._runtime.login_failures.note(self._client_key)
         return self._runtime.failed_logins.delay(self._client_key)

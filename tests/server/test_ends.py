@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from ehlo import Handler, Message, Server, Session
-from ehlo.server.dispatch import _hops
-from ehlo.server.driving.holding import Body
+from ehlo.server.bodies import Body
 from support.client import Client
 from support.hooks import Noted, handler_of
 from support.serving import DEADLINE, Box, Running, Serve
@@ -148,7 +147,7 @@ def test_on_replied_is_called_however_long_it_waits_for_its_turn(
     running, noted, client, other = waiting
     if leaves:
         client.reset()
-        until(lambda: any(driver.ending.lost for driver in running.drivers), running)
+        until(lambda: any(driver.wire.lost for driver in running.drivers), running)
     other.go_on.set()
     if not leaves:
         assert client.say("NOOP") == "250 2.0.0 Ok"
@@ -275,5 +274,5 @@ def test_hops_are_counted_however_the_header_came(octets: int) -> None:
     header = b"RECEIVED: a\r\nSubject: x\r\nReceived: b\r\n\tReceived: no\r\n" * 60
     message = header + b"\r\nReceived: in the body\r\n" * 200
     chunks = [message[at : at + octets] for at in range(0, len(message), octets)]
-    assert _hops(Body(chunks, None)) == 120
-    assert _hops(Body([b"x"] * 300_000, None)) == 0  # linear: quadratic, this took half a minute
+    assert Body(chunks, None).hops() == 120
+    assert Body([b"x"] * 300_000, None).hops() == 0  # linear: quadratic, this took half a minute

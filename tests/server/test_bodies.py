@@ -14,6 +14,7 @@ import pytest
 from ehlo import Handler, Message, Reject, Session
 from ehlo.message import Spool, SpooledFile, spool_directory
 from ehlo.server.limits.admission import Memory, Turns
+from ehlo.server.runtime import End
 from support.client import Client
 from support.serving import Box, Collector, Running, Serve
 
@@ -393,7 +394,7 @@ def test_no_file_is_closed_while_a_thread_writes_to_it(
 
         async def cut() -> None:
             (driver,) = running.drivers
-            driver.cut()
+            driver.end(End.ABORT)
 
         running.run(cut)
         for _ in range(50):

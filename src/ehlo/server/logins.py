@@ -1,39 +1,38 @@
-"""Logins by a file of passwords: two checks at a time, and what each holds is the server's memory.
+"""Logins by a password file: two checks at a time, and the memory of each is counted.
 
-A check that has begun cannot be ended: its thread and its memory are given back when it is done,
-and not when the client whose login it is has gone.
+A check that has begun cannot be stopped: its thread and its memory are given back when it has
+ended, and not when its client has gone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from ehlo.passwords.file import Candidate, PasswordFile, prepared
 from ehlo.protocol import reply as replies
 from ehlo.protocol.credentials import Credentials, PasswordCredentials
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.scram_keys import ScramKeys
-from ehlo.server.hooks.hooks import Hook, Hooks
+from ehlo.server.hooks import Hook, Hooks
 from ehlo.server.limits.admission import Claim
 from ehlo.server.observing.journal import about
+from ehlo.server.runtime import Runtime
 from ehlo.session import Session
 
-if TYPE_CHECKING:
-    from ehlo.server.runtime import Runtime
-
 __all__ = ["Logins", "with_logins"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("ehlo.server")
 
 
 def with_logins(hooks: Hooks, passwords: PasswordFile | None, runtime: Runtime) -> Hooks:
-    """The hooks of a handler, and those for the logins if there is a file of passwords."""
+    """Return the hooks of a handler, and those for the logins if there is a password file."""
     if passwords is None:
         return hooks
     logins = Logins(passwords, runtime)
@@ -45,12 +44,12 @@ def with_logins(hooks: Hooks, passwords: PasswordFile | None, runtime: Runtime) 
 
 
 def _hook(name: str, call: Callable[..., Any]) -> Hook:
-    """It takes no turn: it waits for memory that others may hold who wait for theirs."""
+    """Return a hook that takes no turn: it may wait for memory of hooks that wait for a turn."""
     return Hook(name, call, is_async=True, needs_turn=False)
 
 
 class _Check:
-    """A password that is to be checked, or is being checked."""
+    """A password that waits for its check, or is being checked."""
 
     __slots__ = ("candidate", "good", "password", "session_id")
 
@@ -64,10 +63,10 @@ class _Check:
 
 
 class Logins:
-    """The hooks `on_auth` and `on_secret` of a server with an `auth_file`.
+    """Provides the hooks `on_auth` and `on_secret` of a server with an `auth_file`.
 
-    Checks begin in the order in which they came, when one of the two threads is free and there is
-    memory for them. Of those that wait there are not more than `MOST_WAITING`.
+    Checks begin in the order in which they came, as soon as a thread is free and there is memory
+    for them. At most `MOST_WAITING` wait.
     """
 
     AT_ONCE = 2
@@ -81,7 +80,7 @@ class Logins:
         self._claim: Claim | None = None  # for the memory of the first that waits
 
     async def on_auth(self, session: Session, credentials: Credentials) -> str | Reply | None:
-        """The user, if the password is his."""
+        """Return the user if the password is right."""
         if not isinstance(credentials, PasswordCredentials):
             raise TypeError(f"a file of passwords is no use for {type(credentials).__name__}")
         username = prepared(credentials.username)
@@ -98,28 +97,27 @@ class Logins:
         return username if await self._check(session, candidate, credentials.password) else None
 
     async def on_secret(self, _session: Session, username: str) -> tuple[ScramKeys, ...] | None:
-        """The keys of a user for SCRAM, or nobody's, that show a stranger what users are shown."""
+        """Return a user's keys for SCRAM; an unknown user gets keys that nothing matches."""
         find = partial(self._passwords.scram_keys_for_all, username)
-        keys: tuple[ScramKeys, ...] = await self._in_thread(find)
-        return keys or None
+        return await self._in_thread(find) or None
 
-    async def _in_thread(self, find: Callable[[], Any]) -> Any:
-        """What reads the file: `def` hooks that hang must not keep anybody from logging in."""
+    async def _in_thread(self, find: Callable[[], T]) -> T:
+        """Read the file, in a thread of its own: `def` hooks that hang must not prevent logins."""
         return await self._runtime.in_thread(find, self._runtime.login_threads)
 
     async def _check(self, session: Session, candidate: Candidate, password: str) -> bool:
-        """Whether the password is the right one, as soon as it is its turn."""
+        """Return whether the password is right, as soon as it is its turn."""
         check = _Check(session.id, candidate, password, self._runtime.loop.create_future())
         self._waiting.append(check)
         self._begin_some()
         try:
             return await check.good
         finally:
-            if check in self._waiting:  # else it has begun
+            if check in self._waiting:  # otherwise it has begun
                 self._forget(check)
 
     def _forget(self, check: _Check) -> None:
-        """Nobody waits for it any more; it was perhaps the one that the others waited behind."""
+        """Remove a check that nobody waits for; others may have waited behind it."""
         if check is self._waiting[0] and self._claim is not None:
             self._claim.cancel()
             self._claim = None
@@ -127,31 +125,31 @@ class Logins:
         self._begin_some()
 
     def _begin_some(self) -> None:
-        """All that can begin. Nobody overtakes: who needs much memory would never be the next."""
+        """Begin all that can. None overtakes: one that needs much memory would never be next."""
         memory = self._runtime.memory
         while self._waiting and self._running < self.AT_ONCE and self._claim is None:
-            octets = self._waiting[0].candidate.memory
-            if memory.reserve_due(octets):
+            size = self._waiting[0].candidate.memory
+            if memory.reserve_due(size):
                 self._begin(self._waiting.popleft())
             else:
-                self._claim = memory.claim(octets, self._claim_granted)
+                self._claim = memory.claim(size, self._claim_granted)
 
     def _claim_granted(self) -> None:
-        """The first of those that wait has its memory."""
+        """Begin the first check that waits, which has its memory."""
         self._claim = None
         self._begin(self._waiting.popleft())
         self._begin_some()
 
     def _begin(self, check: _Check) -> None:
         self._running += 1
+
+        def done(good: bool, error: BaseException | None) -> None:
+            self._runtime.to_loop(lambda: self._ended(check, good, error))
+
         run = partial(check.candidate.matches, check.password)
-        self._runtime.login_threads.submit(run, partial(self._ended_in_thread, check))
+        self._runtime.login_threads.submit(run, done)
 
-    def _ended_in_thread(self, check: _Check, good: Any, error: BaseException | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: there is nobody to tell
-            self._runtime.loop.call_soon_threadsafe(self._ended, check, good, error)
-
-    def _ended(self, check: _Check, good: Any, error: BaseException | None) -> None:
+    def _ended(self, check: _Check, good: bool, error: BaseException | None) -> None:
         self._running -= 1
         self._runtime.memory.release(check.candidate.memory)
         if check.good.cancelled():  # the client has gone
