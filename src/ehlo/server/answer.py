@@ -115,7 +115,7 @@ class Slot:
         if work is None or wait is None:
             raise RuntimeError("the session awaits nothing")
         wait.resume = None
-        self._step(work.throw, DeadlineError())
+        self._resume(None, DeadlineError())
 
     def drop(self) -> None:
         """Close the coroutine, if there is one; `over` is not called."""
@@ -126,19 +126,16 @@ class Slot:
                 wait.resume = None
             work.close()
 
-    def _resume(self, result: object) -> None:
-        work = self.work
+    def _resume(self, result: object, problem: DeadlineError | None = None) -> None:
+        """Step on, with the result of what was awaited, or with a problem instead."""
+        work, error = self.work, None
         assert work is not None  # noqa: S101  a wait that was let go of resumes nothing
-        self._step(work.send, result)
-
-    def _step(self, step: Callable[[Any], Wait[Any]], value: object) -> None:
-        error: Exception | None = None
         try:
-            self._wait = wait = step(value)
+            self._wait = wait = work.send(result) if problem is None else work.throw(problem)
         except StopIteration:
             pass
-        except Exception as problem:  # noqa: BLE001  the driver knows what to do
-            error = problem
+        except Exception as failure:  # noqa: BLE001  the driver knows what to do
+            error = failure
         else:
             wait.resume = self._resume
             return
@@ -626,14 +623,16 @@ class Answers:
         except DeadlineError:
             self._log_late(call)
             self._let_go(call)
-            self._raise_if_gone()
+            if self._wire.lost and not self.due:
+                raise GoneError from None
             return replies.HANDLER_TIMEOUT if trouble is replies.TROUBLE else trouble
         except GeneratorExit:
             self._let_go(call)
             raise
         finally:
             self.call = None
-        self._raise_if_gone()
+        if self._wire.lost and not self.due:
+            raise GoneError
         try:
             if error is None:
                 return outcome(result)
@@ -667,10 +666,6 @@ class Answers:
 
     def _log_late(self, call: Call) -> None:
         about(logger, self.session.id).warning("%s is over its deadline", call.hook.name)
-
-    def _raise_if_gone(self) -> None:
-        if self._wire.lost and not self.due:
-            raise GoneError
 
     def _reply(self, answer: Answer, hook: Hook | None, trouble: Reply) -> Answer:
         """Give the core the answer; return what it was. One that does not fit is `trouble`."""

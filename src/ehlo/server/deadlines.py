@@ -13,6 +13,7 @@ from typing import Final
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.state import State
 from ehlo.server.options.rules import Times
+from ehlo.server.wire import Wire
 
 __all__ = ["GRACE", "Deadlines", "Pace"]
 
@@ -111,8 +112,8 @@ class Deadlines:
             else:
                 pace.hold(self._clock())
 
-    def client_is_awaited(self, connection: Connection, said: int, moved: bool) -> None:
-        """Set the deadline for the client, which has sent `said` bytes in all.
+    def client_is_awaited(self, connection: Connection, wire: Wire, moved: bool) -> None:
+        """Set the deadline for the client's next bytes.
 
         `moved` is whether it has completed a command; otherwise it gets no more time. Each read of
         a body has its deadline, and so has the whole, between its chunks too.
@@ -120,9 +121,11 @@ class Deadlines:
         in_body = connection.intake.reader is not None
         if self._pace is not None or in_body or connection.state is _BDAT:
             if in_body or moved:
-                self.at = self._for_body(connection, said, in_body)
+                self.at = self._for_body(connection, wire.said, in_body)
         elif moved:
-            self.at = self._clock() + self._times.command
+            times, channel = self._times, wire.channel
+            clear = channel is None or channel.established
+            self.at = self._clock() + (times.command if clear else times.tls)
 
     def _for_body(self, connection: Connection, said: int, in_body: bool) -> float:
         now, times, pace = self._clock(), self._times, self._pace

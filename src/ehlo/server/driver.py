@@ -208,7 +208,7 @@ class Driver(Occupant):
         self._adjust_reading()
         if self.slot.work is not None and not self.answers.awaits_client:
             return
-        self._await_client(moved=True)
+        self.deadlines.client_is_awaited(self.connection, self.wire, moved=True)
         self.answers.client_reads()
         if self.slot.work is None:
             self._advance()
@@ -267,23 +267,14 @@ class Driver(Occupant):
                 wire.write(data)
         if awaits:
             self.deadlines.client_waits(connection)
+        elif wire.writable:
+            self.deadlines.client_is_awaited(connection, wire, moved)
         else:
-            self._await_client(moved)
+            self.deadlines.client_must_read()
         if not wire.reading:
             self._adjust_reading()
         if self.runtime.draining and not awaits:
             self.end(End.DRAIN)
-
-    def _await_client(self, moved: bool) -> None:
-        wire = self.wire
-        if not wire.writable:
-            self.deadlines.client_must_read()
-        elif wire.channel is None:
-            self.deadlines.client_is_awaited(self.connection, wire.received, moved)
-        elif wire.channel.established:
-            self.deadlines.client_is_awaited(self.connection, wire.said, moved)
-        elif moved:
-            self.deadlines.allow_handshake()
 
     def _awaits_reader(self) -> bool:
         """Return whether nothing more is done for the client until it reads what was written."""

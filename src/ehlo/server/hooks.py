@@ -212,19 +212,18 @@ class Call(Wait[Ended]):
             log.warning("%s ended after the server", self.hook.name)
             self._runtime.memory.forget(self.size)
 
-    def _ended(self, result: object, error: BaseException | None) -> None:
-        if self.hook.needs_turn:
+    def _ended(self, result: object, error: BaseException | None, *, had_turn: bool = True) -> None:
+        if self.hook.needs_turn and had_turn:
             turns = self._runtime.turns
             turns.free += 1
             if turns.are_awaited:
                 turns.next()
-        self._tell(result, error)
-
-    def _tell(self, result: object, error: BaseException | None) -> None:
         if self._at_end is not None:
             self._at_end()
         self._journal.hook_ended(self.hook.name, self.asked)
-        if self.end((result, error)):
+        resume, self.resume = self.resume, None
+        if resume is not None:
+            resume((result, error))
             return
         self._runtime.memory.release(self.size)
         self.size = 0
@@ -253,7 +252,7 @@ class Call(Wait[Ended]):
             self._ended(None, asyncio.CancelledError())
 
     def _never_begun(self) -> None:
-        self._tell(None, asyncio.CancelledError())
+        self._ended(None, asyncio.CancelledError(), had_turn=False)
 
 
 @types.coroutine

@@ -20,41 +20,39 @@ _MOST_LOOKUPS = 64  # at once; further clients are not looked up
 class Lookup:
     """One lookup in progress; `drop` it when its name is not wanted any more."""
 
-    __slots__ = ("_arrived",)
+    __slots__ = ("arrived", "task")
+
+    task: asyncio.Task[None]
+    """Referred to here, since the loop refers to its tasks weakly."""
 
     def __init__(self, arrived: Callable[[str], None]) -> None:
-        self._arrived: Callable[[str], None] | None = arrived
+        self.arrived: Callable[[str], None] | None = arrived
+        """Called with the name, if it is wanted."""
 
     def drop(self) -> None:
         """Discard the name when it arrives."""
-        self._arrived = None
-
-    def end(self, name: str) -> None:
-        """Hand the name over."""
-        if self._arrived is not None:
-            self._arrived(name)
+        self.arrived = None
 
 
 class Lookups:
     """Looks names up for all sessions of a server; its length is how many are in progress."""
 
-    __slots__ = ("_loop", "_tasks")
+    __slots__ = ("_loop", "_under_way")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: set[Lookup] = set()
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._under_way)
 
     def begin(self, peer: Peer, arrived: Callable[[str], None]) -> Lookup | None:
         """Look `peer` up, and call `arrived` if it has a name; `None` if nothing is looked up."""
-        if peer.is_unix or len(self._tasks) >= _MOST_LOOKUPS:
+        if peer.is_unix or len(self._under_way) >= _MOST_LOOKUPS:
             return None
         lookup = Lookup(arrived)
-        task = self._loop.create_task(self._look_up(peer, lookup))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._under_way.add(lookup)
+        lookup.task = self._loop.create_task(self._look_up(peer, lookup))
         return lookup
 
     async def _look_up(self, peer: Peer, lookup: Lookup) -> None:
@@ -64,4 +62,7 @@ class Lookups:
             )
         except OSError:
             return  # it has no name
-        lookup.end(name)
+        finally:
+            self._under_way.discard(lookup)
+        if lookup.arrived is not None:
+            lookup.arrived(name)
