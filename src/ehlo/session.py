@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from ehlo.net import Peer, unmapped
 from ehlo.protocol.address import Address
-from ehlo.protocol.connection import Connection
+from ehlo.protocol.conversation import Conversation
 
 if TYPE_CHECKING:
     from ehlo.protocol.proxy import ProxyHeader, ProxySSL
@@ -81,7 +81,18 @@ class Session:
     """
 
     __slots__ = (
-        *("_connection", "_ends", "_state", "id", "local", "peer", "proxy", "rdns", "tls", "user"),
+        *(
+            "_conversation",
+            "_ends",
+            "_state",
+            "id",
+            "local",
+            "peer",
+            "proxy",
+            "rdns",
+            "tls",
+            "user",
+        ),
     )
 
     def __init__(
@@ -89,10 +100,10 @@ class Session:
         session_id: str,
         peer: Peer,
         local: Peer,
-        connection: Connection,
+        conversation: Conversation,
         proxy: ProxyInfo | None = None,
     ) -> None:
-        self._connection = connection
+        self._conversation = conversation
         self.id = session_id
         """The unique id of the session, also in the log, in `Received` and in message ids."""
         self.peer = peer
@@ -113,17 +124,17 @@ class Session:
     @property
     def helo(self) -> str:
         """The name in HELO or EHLO; `""` before it."""
-        return self._connection.helo
+        return self._conversation.helo
 
     @property
     def esmtp(self) -> bool:
         """Whether the client has sent EHLO or LHLO."""
-        return self._connection.esmtp
+        return self._conversation.esmtp
 
     @property
     def sender(self) -> Address | None:
         """The envelope sender of the current transaction; `None` outside of one."""
-        transaction = self._connection.transaction
+        transaction = self._conversation.transaction
         return transaction.sender if transaction is not None else None
 
     @property
@@ -140,7 +151,7 @@ class Session:
         The value is `None` where the proxy does not know it. `peer`, `local`, `rdns`, `user`,
         `helo` and `esmtp` already reflect these attributes.
         """
-        return self._connection.xclient
+        return self._conversation.xclient
 
     @property
     def forwarded(self) -> Mapping[str, str | None] | None:
@@ -149,11 +160,11 @@ class Session:
         They are NAME, ADDR, PORT, PROTO, HELO, IDENT and SOURCE; `None` without XFORWARD. They are
         for a log: the server itself does not trust them.
         """
-        return self._connection.forwarded
+        return self._conversation.forwarded
 
-    def restart(self, connection: Connection) -> None:
+    def restart(self, conversation: Conversation) -> None:
         """Forget what the client sent before TLS (RFC 3207 4.2); called by the server."""
-        self._connection = connection
+        self._conversation = conversation
         self.user = None
         self._state = None
 

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ehlo.message import Message
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
-from ehlo.protocol.credentials import CramMD5Credentials, ProvedCredentials
-from ehlo.protocol.errors import ProtocolError
-from ehlo.protocol.reply import Reply
-from ehlo.protocol.sasl import checked_secret
+from ehlo.protocol.auth.credentials import CramMD5Credentials, ProvedCredentials
+from ehlo.protocol.auth.mechanism import checked_secret
+from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.state import Transaction
 from ehlo.server.driving import upgrade
 from ehlo.server.driving.holding import Body
@@ -199,7 +198,7 @@ class Dispatcher:
             spool=body.spool,
             streams=self._streams,
             via="DATA" if transaction.chunks is None else "BDAT",
-            per_recipient=driver.connection.settings.lmtp,
+            per_recipient=driver.connection.conversation.settings.lmtp,
         )
 
     # -- answers ---------------------------------------------------------------------------------

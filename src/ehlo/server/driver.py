@@ -102,7 +102,7 @@ class Driver(asyncio.Protocol):
         if rules.xclient or rules.xforward:
             self._trusted = _trusted(rules, peer)
         self.connection = self.new_connection(session_id, peer, tls=rules.tls_listener)
-        self.session = Session(session_id, peer, local, self.connection, proxy)
+        self.session = Session(session_id, peer, local, self.connection.conversation, proxy)
         runtime.add(self)
         self.journal.opened(self)
         if self.ending.notices.of_replies:
@@ -159,7 +159,8 @@ class Driver(asyncio.Protocol):
         self.journal.speaks_for(session.peer)
         self.account.speak_for(session.peer)
         # Whoever it is now says it for himself: a proxy passes on what its client says
-        self._trusted = self.connection.trusted = _trusted(self.rules, session.peer)
+        self._trusted = _trusted(self.rules, session.peer)
+        self.connection.conversation.trusted = self._trusted
         self.connection.reply()
 
     # -- bytes -----------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ class Driver(asyncio.Protocol):
 
     def _awaits_reader(self) -> bool:
         """Whether nothing more is done for the client until it reads what we have said."""
-        if self.ending.closing or self.connection.output.over:
+        if self.ending.closing or self.connection.over:
             return False
         self._stalled = True
         self.flush()

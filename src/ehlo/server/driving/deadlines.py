@@ -73,7 +73,7 @@ class Deadlines:
 
         Each read of a body has its deadline, and so has the whole, between its chunks too.
         """
-        in_body = connection.intake.reader is not None
+        in_body = connection.conversation.body.reader is not None
         if self._pace is not None or in_body or connection.state is _BDAT:
             if in_body or moved:
                 self.at = self._for_body(connection, wire.said, in_body)

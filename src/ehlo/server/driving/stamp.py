@@ -24,9 +24,10 @@ class Stamp:
 
     def field(self, driver: Driver, transaction: Transaction, message_id: str) -> bytes:
         """The field for a message."""
-        session, connection, smtputf8 = driver.session, driver.connection, transaction.smtputf8
+        session, smtputf8 = driver.session, transaction.smtputf8
+        conversation = driver.connection.conversation
         facts = (
-            *(connection.helo, connection.esmtp, smtputf8),
+            *(conversation.helo, conversation.esmtp, smtputf8),
             *(session.peer, session.rdns, session.tls, session.user),
         )
         if facts != self._facts:
@@ -43,16 +44,16 @@ class Stamp:
 
 
 def _head(driver: Driver, *, smtputf8: bool) -> str:
-    session, connection = driver.session, driver.connection
+    session, conversation = driver.session, driver.connection.conversation
     peer, tls = session.peer, session.tls
     return received_head(
-        helo=connection.helo,
+        helo=conversation.helo,
         rdns=session.rdns,
         address="" if peer.is_unix else peer.host,
         by=driver.rules.by,
         protocol=with_protocol(
-            esmtp=connection.esmtp,
-            lmtp=connection.settings.lmtp,
+            esmtp=conversation.esmtp,
+            lmtp=conversation.settings.lmtp,
             tls=tls is not None,
             authenticated=session.user is not None,
             smtputf8=smtputf8,

@@ -69,8 +69,9 @@ def _done(driver: Driver, channel: Channel) -> None:
         bindings=channel.bindings(),
         certificate=info.peer_certificate,
     )
-    driver.connection.xclient = endpoints(before.xclient)
-    session.restart(driver.connection)
+    conversation = driver.connection.conversation
+    conversation.xclient = endpoints(before.conversation.xclient)
+    session.restart(conversation)
     session.tls = info
     driver.journal.secured(info)
     driver.deadlines.allow_command()

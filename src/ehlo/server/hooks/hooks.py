@@ -11,8 +11,7 @@ from ehlo.handler import Callbacks, is_async
 from ehlo.message import Message
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import Address
-from ehlo.protocol.errors import Reject
-from ehlo.protocol.reply import Reply
+from ehlo.protocol.reply import Reject, Reply
 from ehlo.server.observing.journal import about
 
 __all__ = [

@@ -18,8 +18,8 @@ from ehlo.functions import (
 )
 from ehlo.handler import Handler
 from ehlo.net import Peer
+from ehlo.protocol.auth.mechanism import Mechanism
 from ehlo.protocol.extensions import Extension
-from ehlo.protocol.sasl import Mechanism
 from ehlo.server.tls.certificates import TLSConfig
 
 __all__ = ["LineCallback", "Listener", "Options", "with_overrides"]
