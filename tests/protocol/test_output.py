@@ -7,10 +7,10 @@ import pytest
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
 from ehlo.protocol.connection import Connection
-from ehlo.protocol.errors import ParserError
 from ehlo.protocol.events import Waiting
 from ehlo.protocol.extensions import EXTENSIONS, Extension
 from ehlo.protocol.output import Tally
+from ehlo.protocol.parameters import ParserError
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ehlo import Address, Credentials, Handler, Message, Reject, Reply, Session
-from ehlo.protocol.mechanisms import MECHANISMS
+from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.server.answer import Answers
 from support.certificates import Certificates
 from support.dialogue import (

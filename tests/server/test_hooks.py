@@ -14,7 +14,7 @@ import pytest
 import ehlo
 from ehlo import Handler, Message, Reject, Reply, Session
 from ehlo.handler import callbacks_of_handler
-from ehlo.protocol.errors import ProtocolError
+from ehlo.protocol.reply import ProtocolError
 from ehlo.server.hooks import Hooks
 from support.certificates import Certificates
 from support.client import Client

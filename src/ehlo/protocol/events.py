@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from ehlo.protocol.address import Address
-    from ehlo.protocol.credentials import Credentials
+    from ehlo.protocol.auth.credentials import Credentials
     from ehlo.protocol.reply import Reply
     from ehlo.protocol.state import Transaction
     from ehlo.protocol.xclient import Attributes
@@ -182,6 +182,3 @@ RESET: Final = Reset()
 START_TLS: Final = StartTLS()
 BODY_DROPPED: Final = BodyDropped()
 FULL: Final = Full()
-
-# Those that are commands, and are accepted unasked where nobody wants to be asked
-QUESTIONS: Final[frozenset[type]] = frozenset({Connect, Hello, Mail, Rcpt, Data, Vrfy, Reset})

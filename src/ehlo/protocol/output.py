@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, MutableSequence, Sequence
 from typing import Final
 
 from ehlo.protocol import reply as replies
-from ehlo.protocol.mechanisms import MECHANISMS
+from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, Transaction
@@ -60,8 +60,12 @@ class Output:
         """Queue `reply`, which may be a rejection."""
         if reply.refuses:
             self.reject(reply, to)
-        else:
-            self._queue(reply, to)
+            return
+        # As in _queue, without a call for each reply: 1 % of a small message
+        self.wires.append(reply.wire)
+        self.said.append(reply.code)
+        if self.transcript is not None:
+            self.transcript.wrote(reply.wire, to)
 
     def reject(self, reply: Reply, to: str) -> None:
         """Queue a rejection; one too many since the last accepted message ends the session."""

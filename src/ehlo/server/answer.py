@@ -20,11 +20,10 @@ from typing import Any
 from ehlo.message import Message
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
+from ehlo.protocol.auth.credentials import CramMD5Credentials, ProvedCredentials
+from ehlo.protocol.auth.mechanism import checked_secret
 from ehlo.protocol.connection import Connection
-from ehlo.protocol.credentials import CramMD5Credentials, ProvedCredentials
-from ehlo.protocol.errors import ProtocolError
-from ehlo.protocol.reply import Reply
-from ehlo.protocol.sasl import checked_secret
+from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.state import Transaction
 from ehlo.server.account import Account
 from ehlo.server.bodies import Bodies, Stamp
@@ -526,20 +525,20 @@ class Answers:
         if transaction.size > _SHORT and body.hops() >= _HOP_LIMIT:
             return None
         self._count += 1
-        connection, session = self.connection, self.session
+        conversation, session = self.connection.conversation, self.session
         message_id = f"{session.id}.{self._count}"
         return Message(
             message_id,
             transaction.sender,
             [*transaction.recipients],  # the handler's own: what it does to it changes no reply
             self._stamp.field(
-                session, connection.helo, transaction, message_id, esmtp=connection.esmtp
+                session, conversation.helo, transaction, message_id, esmtp=conversation.esmtp
             ),
             body.chunks,
             spool=body.spool,
             streams=self._routes.streams,
             via="DATA" if transaction.chunks is None else "BDAT",
-            per_recipient=connection.settings.lmtp,
+            per_recipient=conversation.settings.lmtp,
         )
 
     # -- what only tells the handler -------------------------------------------------------------

@@ -118,7 +118,7 @@ class Deadlines:
         `moved` is whether it has completed a command; otherwise it gets no more time. Each read of
         a body has its deadline, and so has the whole, between its chunks too.
         """
-        in_body = connection.intake.reader is not None
+        in_body = connection.conversation.body.reader is not None
         if self._pace is not None or in_body or connection.state is _BDAT:
             if in_body or moved:
                 self.at = self._for_body(connection, wire.said, in_body)

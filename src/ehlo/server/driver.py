@@ -96,7 +96,7 @@ class Driver(Occupant):
         if rules.xclient or rules.xforward:
             self._trusted = _trusted(rules, peer)
         self.connection = connection = self._new_connection(tls=rules.options.tls_listener)
-        self.session = session = Session(session_id, peer, local, connection, proxy)
+        self.session = session = Session(session_id, peer, local, connection.conversation, proxy)
         self.answers = Answers(
             self._routes,
             runtime,
@@ -278,7 +278,7 @@ class Driver(Occupant):
 
     def _awaits_reader(self) -> bool:
         """Return whether nothing more is done for the client until it reads what was written."""
-        if self.wire.closing or self.connection.output.over:
+        if self.wire.closing or self.connection.over:
             return False
         self._flush()
         self.deadlines.client_must_read()
@@ -325,7 +325,8 @@ class Driver(Occupant):
         self.journal.speaks_for(session.peer)
         self.account.speak_for(session.peer)
         # That client is trusted or not on its own: a proxy passes on what its client sends
-        self._trusted = self.connection.trusted = _trusted(self.rules, session.peer)
+        self._trusted = _trusted(self.rules, session.peer)
+        self.connection.conversation.trusted = self._trusted
         self.connection.reply()
 
     # -- TLS -------------------------------------------------------------------------------------
@@ -372,8 +373,9 @@ class Driver(Occupant):
             bindings=channel.bindings(),
             certificate=info.peer_certificate,
         )
-        connection.xclient = endpoints(before.xclient)
-        session.restart(connection)
+        conversation = connection.conversation
+        conversation.xclient = endpoints(before.conversation.xclient)
+        session.restart(conversation)
         session.tls = info
         self.journal.secured(info)
         self.deadlines.allow_command()

@@ -19,8 +19,7 @@ from ehlo.handler import Callbacks, is_async
 from ehlo.message import Message
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import Address
-from ehlo.protocol.errors import Reject
-from ehlo.protocol.reply import Reply
+from ehlo.protocol.reply import Reject, Reply
 from ehlo.server.observing.journal import Journal, about
 from ehlo.server.observing.steps import Named, Steps
 from ehlo.server.runtime import Runtime

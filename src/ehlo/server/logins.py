@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from ehlo.passwords.file import Candidate, PasswordFile, prepared
 from ehlo.protocol import reply as replies
-from ehlo.protocol.credentials import Credentials, PasswordCredentials
+from ehlo.protocol.auth.credentials import Credentials, PasswordCredentials
+from ehlo.protocol.auth.keys import ScramKeys
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.scram_keys import ScramKeys
 from ehlo.server.hooks import Hook, Hooks
 from ehlo.server.limits.admission import Claim
 from ehlo.server.observing.journal import about

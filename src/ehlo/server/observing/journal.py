@@ -15,7 +15,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from ehlo.protocol import reply as replies
-from ehlo.protocol.credentials import CramMD5Credentials, PasswordCredentials, ProvedCredentials
+from ehlo.protocol.auth.credentials import (
+    CramMD5Credentials,
+    PasswordCredentials,
+    ProvedCredentials,
+)
 from ehlo.protocol.events import Auth, Secret
 from ehlo.protocol.output import Tally
 from ehlo.protocol.reply import Reply

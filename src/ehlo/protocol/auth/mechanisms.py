@@ -6,7 +6,7 @@ import re
 from types import MappingProxyType
 from typing import Final
 
-from ehlo.protocol.credentials import (
+from ehlo.protocol.auth.credentials import (
     AnonymousCredentials,
     CertificateCredentials,
     CramMD5Credentials,
@@ -14,9 +14,9 @@ from ehlo.protocol.credentials import (
     ProvedCredentials,
     TokenCredentials,
 )
+from ehlo.protocol.auth.mechanism import AuthContext, Mechanism, Steps, unescaped
+from ehlo.protocol.auth.scram import SCRAM
 from ehlo.protocol.grammar import CONTROL
-from ehlo.protocol.sasl import AuthContext, Mechanism, Steps, unescaped
-from ehlo.protocol.scram import SCRAM
 
 __all__ = ["MECHANISMS"]
 

@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from ehlo.protocol import reply as replies
-from ehlo.protocol.credentials import (
+from ehlo.protocol.auth.credentials import (
     AnonymousCredentials,
     CertificateCredentials,
     CramMD5Credentials,
@@ -17,19 +17,18 @@ from ehlo.protocol.credentials import (
     TokenCredentials,
     cram_md5_matches,
 )
-from ehlo.protocol.mechanisms import MECHANISMS
-from ehlo.protocol.sasl import (
+from ehlo.protocol.auth.exchange import Exchange, Step
+from ehlo.protocol.auth.keys import ScramKeys
+from ehlo.protocol.auth.mechanism import (
     AuthContext,
-    Exchange,
     Mechanism,
     MechanismError,
     SecretWanted,
-    Step,
     Steps,
     checked_secret,
     decoded,
 )
-from ehlo.protocol.scram_keys import ScramKeys
+from ehlo.protocol.auth.mechanisms import MECHANISMS
 
 CONTEXT = AuthContext(nonce=lambda: "1896.697170952", hostname="postoffice.reston.mci.net")
 CHALLENGE = b"<1896.697170952@postoffice.reston.mci.net>"

@@ -9,27 +9,28 @@ import pytest
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import NULL_PATH, Address
 from ehlo.protocol.connection import Connection
-from ehlo.protocol.errors import ParserError
+from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.extensions import EXTENSIONS, Extension
-from ehlo.protocol.path import forward_path, reverse_path
+from ehlo.protocol.parameters import ParserError
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
+from ehlo.protocol.verbs.mail import forward_path, reverse_path
 
 
-def connection(*, tls: bool = False, **values: Any) -> Connection:
-    return Connection(Settings(**values), lambda: "nonce", tls=tls)
+def conversation(*, tls: bool = False, **values: Any) -> Conversation:
+    return Connection(Settings(**values), lambda: "nonce", tls=tls).conversation
 
 
-STRICT = connection()
-LENIENT = connection(ignore_unknown_params=True)
+STRICT = conversation()
+LENIENT = conversation(ignore_unknown_params=True)
 
 
 def sender(argument: str) -> Address | Reply:
-    return reverse_path(argument, STRICT)
+    return reverse_path(STRICT, argument)
 
 
 def recipient(argument: str, *, smtputf8: bool = False) -> Address | Reply:
-    return forward_path(argument, STRICT, smtputf8=smtputf8)
+    return forward_path(STRICT, argument, smtputf8=smtputf8)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +153,8 @@ def test_what_is_no_parameter(word: str) -> None:
 
 
 def test_unknown_parameters_may_be_ignored_and_twice() -> None:
-    assert isinstance(reverse_path("FROM:<a@x> X-A X-A=1", LENIENT), Address)
-    assert reverse_path("FROM:<a@x> REQUIRETLS", LENIENT) == replies.unknown_parameter("REQUIRETLS")
+    assert isinstance(reverse_path(LENIENT, "FROM:<a@x> X-A X-A=1"), Address)
+    assert reverse_path(LENIENT, "FROM:<a@x> REQUIRETLS") == replies.unknown_parameter("REQUIRETLS")
 
 
 def test_a_parameter_stands_once() -> None:
@@ -167,14 +168,14 @@ def under_tls_only(**parameters: Any) -> tuple[Extension, ...]:
 
 def test_a_promise_is_taken_only_where_it_is_offered_now() -> None:
     extensions = under_tls_only(mail={"XROW": str}, rcpt={"XROW": str})
-    clear, secret = (connection(tls=tls, extensions=extensions) for tls in (False, True))
-    assert reverse_path("FROM:<a@x> XROW=1", clear) == replies.unknown_parameter("XROW")
-    assert forward_path("TO:<a@x> XROW=1", clear, smtputf8=False) == replies.unknown_parameter(
+    clear, secret = (conversation(tls=tls, extensions=extensions) for tls in (False, True))
+    assert reverse_path(clear, "FROM:<a@x> XROW=1") == replies.unknown_parameter("XROW")
+    assert forward_path(clear, "TO:<a@x> XROW=1", smtputf8=False) == replies.unknown_parameter(
         "XROW"
     )
     for found in (
-        reverse_path("FROM:<a@x> XROW=1", secret),
-        forward_path("TO:<a@x> XROW=1", secret, smtputf8=False),
+        reverse_path(secret, "FROM:<a@x> XROW=1"),
+        forward_path(secret, "TO:<a@x> XROW=1", smtputf8=False),
     ):
         assert isinstance(found, Address)
         assert found.params == {"XROW": "1"}
@@ -182,11 +183,11 @@ def test_a_promise_is_taken_only_where_it_is_offered_now() -> None:
 
 def test_only_one_of_two_rivals_is_taken() -> None:
     extensions = under_tls_only(mail={"XONE": str, "XTWO": str}, one_of=True)
-    secret = connection(tls=True, extensions=extensions)
-    assert isinstance(reverse_path("FROM:<a@x> XONE=1", secret), Address)
-    assert reverse_path("FROM:<a@x> XONE=1 XTWO=1", secret) == replies.bad_parameter("XTWO")
-    assert reverse_path("FROM:<a@x> XTWO=1 SIZE=1 XONE=1", secret) == replies.bad_parameter("XONE")
-    assert reverse_path("FROM:<a@x> XONE=1 XONE=1", secret) == replies.bad_parameter("XONE")
+    secret = conversation(tls=True, extensions=extensions)
+    assert isinstance(reverse_path(secret, "FROM:<a@x> XONE=1"), Address)
+    assert reverse_path(secret, "FROM:<a@x> XONE=1 XTWO=1") == replies.bad_parameter("XTWO")
+    assert reverse_path(secret, "FROM:<a@x> XTWO=1 SIZE=1 XONE=1") == replies.bad_parameter("XONE")
+    assert reverse_path(secret, "FROM:<a@x> XONE=1 XONE=1") == replies.bad_parameter("XONE")
 
 
 def test_a_parser_that_fails_is_our_trouble() -> None:
@@ -194,5 +195,5 @@ def test_a_parser_that_fails_is_our_trouble() -> None:
         raise ParserError
 
     row = Extension("XFOO", 0, mail={"XFOO": failing})
-    extended = connection(extensions=(*EXTENSIONS, row))
-    assert reverse_path("FROM:<a@x> XFOO", extended) == replies.TROUBLE
+    extended = conversation(extensions=(*EXTENSIONS, row))
+    assert reverse_path(extended, "FROM:<a@x> XFOO") == replies.TROUBLE

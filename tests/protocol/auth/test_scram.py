@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from scramp import ScramClient, ScramException
 
 from ehlo.protocol import reply as replies
-from ehlo.protocol.credentials import Credentials, ProvedCredentials
-from ehlo.protocol.mechanisms import MECHANISMS
+from ehlo.protocol.auth.credentials import Credentials, ProvedCredentials
+from ehlo.protocol.auth.exchange import Exchange, Step
+from ehlo.protocol.auth.keys import ScramKeys, salt_of
+from ehlo.protocol.auth.mechanism import AuthContext, Secret, SecretWanted
+from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.sasl import AuthContext, Exchange, Secret, SecretWanted, Step
-from ehlo.protocol.scram_keys import ScramKeys, salt_of
 
 ALGORITHMS = ("SHA-1", "SHA-256")
 NAMES = tuple(name for name in MECHANISMS if name.startswith("SCRAM-"))

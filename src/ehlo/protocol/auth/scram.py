@@ -12,9 +12,9 @@ import hmac
 import re
 from typing import Final, NamedTuple
 
-from ehlo.protocol.credentials import ProvedCredentials
-from ehlo.protocol.grammar import SASLNAME
-from ehlo.protocol.sasl import (
+from ehlo.protocol.auth.credentials import ProvedCredentials
+from ehlo.protocol.auth.keys import ALGORITHMS, ScramKeys, salt_of
+from ehlo.protocol.auth.mechanism import (
     AuthContext,
     Mechanism,
     Secret,
@@ -23,8 +23,8 @@ from ehlo.protocol.sasl import (
     decoded,
     unescaped,
 )
-from ehlo.protocol.saslprep import saslprep
-from ehlo.protocol.scram_keys import ALGORITHMS, ScramKeys, salt_of
+from ehlo.protocol.auth.saslprep import saslprep
+from ehlo.protocol.grammar import SASLNAME
 
 __all__ = ["SCRAM"]
 

@@ -10,7 +10,7 @@ import hmac
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-from ehlo.protocol.saslprep import saslprep
+from ehlo.protocol.auth.saslprep import saslprep
 
 __all__ = ["ALGORITHMS", "ITERATIONS", "ScramKeys", "salt_of"]
 

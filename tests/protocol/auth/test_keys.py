@@ -8,7 +8,7 @@ import hmac
 
 import pytest
 
-from ehlo.protocol.scram_keys import ScramKeys
+from ehlo.protocol.auth.keys import ScramKeys
 
 # RFC 5802 5 and RFC 7677 3: user "user", password "pencil"
 EXAMPLES = {
