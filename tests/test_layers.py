@@ -36,16 +36,6 @@ ROOMS = {
         *("ehlo.server.tls", "ehlo.server.observing", "ehlo.server.limits", "ehlo.server.system"),
         *("ehlo.functions", "ehlo.handler", "ehlo.passwords", *VISIBLE),
     },
-    "ehlo.server.hooks": {
-        *("ehlo.server.options", "ehlo.server.observing"),
-        *("ehlo.server.limits", "ehlo.server.system"),
-        *("ehlo.functions", "ehlo.handler", "ehlo.passwords", *VISIBLE),
-    },
-    "ehlo.server.driving": {
-        *("ehlo.server.hooks", "ehlo.server.options", "ehlo.server.tls", "ehlo.server.observing"),
-        *("ehlo.server.limits", "ehlo.server.system"),
-        *VISIBLE,
-    },
     "ehlo.server.processes": {
         *("ehlo.server", "ehlo.server.options", "ehlo.server.tls"),
         *("ehlo.server.observing", "ehlo.server.system"),
@@ -56,7 +46,6 @@ ROOMS = {
         *("ehlo.server.system", "ehlo.functions", "ehlo.handler", *VISIBLE),
     },
     "ehlo.server": {
-        *("ehlo.server.driving", "ehlo.server.hooks"),
         *("ehlo.server.options", "ehlo.server.tls", "ehlo.server.observing"),
         *("ehlo.server.limits", "ehlo.server.system"),
         *("ehlo.functions", "ehlo.handler", "ehlo.passwords", *VISIBLE),
@@ -84,15 +73,6 @@ PURE = {
 
 # Names that a type checker needs and no program: (importer's room, imported) and why
 UPWARD_FOR_TYPES = {
-    ("ehlo.server.driving", "ehlo.server.driver"): "a part is told whose it is",
-    ("ehlo.server.driving", "ehlo.server.runtime"): "a part is told what all sessions share",
-    ("ehlo.server.hooks", "ehlo.server.driver"): "a run is told its driver",
-    ("ehlo.server.hooks", "ehlo.server.runtime"): "logins are told what all sessions share",
-    ("ehlo.server.observing", "ehlo.server.driver"): "a session's lines are told its driver",
-    ("ehlo.server.observing", "ehlo.server.hooks.hookrun"): "a line about a run of a hook",
-    ("ehlo.server.observing", "ehlo.server.hooks.hooks"): "a line about a hook's answer",
-    ("ehlo.server.observing", "ehlo.server.runtime"): "a snapshot is of what all sessions share",
-    ("ehlo.server.observing", "ehlo.server.options.config"): "options say which windows there are",
     ("ehlo.server.processes", "ehlo.server.server"): "a parent is told whose processes it keeps",
 }
 # Upwards when a function runs, and not as its module is imported: (importer, imported) and why

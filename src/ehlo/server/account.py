@@ -1,4 +1,4 @@
-"""What a client is counted under: how many connect from its address, how often, and what they do.
+"""Accounts: how many clients connect from an address, how often, and what they do.
 
 A proxy's connections are its own, and what is sent over them is its client's.
 """

@@ -6,6 +6,8 @@ over, the core is not asked for more. There is one slot, and one thing in it.
 
 A coroutine awaits a `Wait`. There `DeadlineError` is raised when the deadline has passed, and it
 is closed when the session ends; so what it holds is given back in a `finally`.
+
+This file is longer than others, so that the way from an event to its reply stands in one place.
 """
 
 from __future__ import annotations
@@ -273,11 +275,11 @@ class Answers:
     # -- commands --------------------------------------------------------------------------------
 
     async def question(self, hook: Hook, arguments: tuple[object, ...], trouble: Reply) -> None:
-        """Answer a command by what a hook says of it."""
+        """Reply to a command what a hook answers."""
         self._reply(await self._ask(hook, arguments, answer_of, trouble), hook, trouble)
 
     def mail(self, event: events.Mail) -> Work | None:
-        """Answer MAIL: only if there is memory, and the client's address may send more."""
+        """Accept MAIL if there is memory, the address may send more, and the hook agrees."""
         memory, hook = self._runtime.memory, self._routes.hooks.mail
         if memory.held > memory.comfortable:
             self._runtime.make_room()
@@ -446,10 +448,10 @@ class Answers:
     # -- messages --------------------------------------------------------------------------------
 
     async def message(self, event: events.MessageEnd) -> None:
-        """Hand a message to the handler, and reply; what the client does meanwhile does not matter.
+        """Await the handler for a complete message, whatever its client does, and reply.
 
-        It is complete: finish its file, claim the memory, build it, await the hook, reply, let go
-        of it, and call `on_replied` when the reply has left.
+        Finish the file, claim the memory, build the message, await the hook, reply, release the
+        body, and call `on_replied` when the reply has left.
         """
         hooks, bodies, transaction = self._routes.hooks, self.bodies, event.transaction
         hook = hooks.message
@@ -741,7 +743,7 @@ class Answers:
             self._read = None
 
     def client_reads(self) -> None:
-        """Go on with what waits for the client to read."""
+        """Called when the client has read what was written."""
         if self._read is not None:
             self._read.end(None)
 

@@ -80,7 +80,10 @@ class Writing:
 
 
 class Bodies:
-    """Holds the body that a session receives, or that of the message that a handler has."""
+    """Holds the body that a session receives, or that of the message that a handler has.
+
+    What every message does to the memory is done here to its numbers, and not by a call.
+    """
 
     __slots__ = (
         *("_chunks", "_counted", "_directory", "_gathered", "_memory", "_threshold"),
@@ -104,9 +107,11 @@ class Bodies:
         size = len(chunk)
         self._chunks.append(chunk)
         self._gathered += size
-        if not self._memory.reserve(size + _CHUNK_COST):
+        memory, cost = self._memory, size + _CHUNK_COST
+        if memory.held + cost > memory.limit or memory.claims:
             return True
-        self._counted += size + _CHUNK_COST
+        memory.held += cost
+        self._counted += cost
         return self._gathered > (self._threshold if self.spool is None else _AT_ONCE)
 
     @property
@@ -120,7 +125,7 @@ class Bodies:
         return self.spool is not None and bool(self._chunks)
 
     def spill(self) -> Writing:
-        """Hand over what is in memory, to be written to disk."""
+        """Return what is in memory, to be written to disk."""
         # The thread owns the file until it has written, so that nothing closes it meanwhile
         writing = Writing(self._memory, self._directory, self.spool, self._chunks, self._counted)
         self._chunks, self._gathered, self._counted, self.spool = [], 0, 0, None
@@ -156,7 +161,9 @@ class Bodies:
         counted = self._counted
         if counted:
             self._counted = 0
-            self._memory.release(counted)
+            self._memory.held -= counted
+            if self._memory.claims:
+                self._memory.grant()
 
     def _drop(self) -> None:
         self._chunks, self._gathered, self.on_disk = [], 0, 0

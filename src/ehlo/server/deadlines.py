@@ -121,7 +121,8 @@ class Deadlines:
         in_body = connection.conversation.body.reader is not None
         if self._pace is not None or in_body or connection.state is _BDAT:
             if in_body or moved:
-                self.at = self._for_body(connection, wire.said, in_body)
+                said = wire.received if wire.channel is None else wire.said
+                self.at = self._for_body(connection, said, in_body)
         elif moved:
             times, channel = self._times, wire.channel
             clear = channel is None or channel.established

@@ -2,7 +2,9 @@
 
 It parses nothing and decides nothing. What an event is answered is in `answer.py`; while a
 coroutine of it is under way, nothing is read from the core, and what the client sends waits in its
-buffer. How a session ends is here, in whatever way.
+buffer. All ways in which a session ends are here, too.
+
+This file is longer than others: asyncio, the sweep and a shutdown all call this one object.
 """
 
 from __future__ import annotations
@@ -75,6 +77,7 @@ class Driver(Occupant):
     # -- the beginning ---------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called when a client has connected."""
         ends = ends_of(transport)
         if ends is not None:
             self.begin(cast("asyncio.Transport", transport), *ends)
@@ -167,6 +170,7 @@ class Driver(Occupant):
     # -- bytes -----------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        """Called with what the network has brought."""
         wire = self.wire
         wire.received += len(data)
         if wire.closing:
@@ -193,6 +197,7 @@ class Driver(Occupant):
         return True
 
     def pause_writing(self) -> None:
+        """Called when the client does not read fast enough."""
         self.wire.writable = False
         if self.wire.closing:
             return
@@ -202,6 +207,7 @@ class Driver(Occupant):
         self._adjust_reading()
 
     def resume_writing(self) -> None:
+        """Called when the client has read what was written."""
         self.wire.writable = True
         if self.wire.closing:
             return
@@ -338,7 +344,7 @@ class Driver(Occupant):
         try:
             channel = Channel(tls.current)
         except ssl.SSLError:
-            about(logger, self.session.id).exception("TLS is not to be had")
+            about(logger, self.session.id).exception("TLS is not available")
             self.connection.reply(replies.TLS_UNAVAILABLE)
             return
         self.connection.reply()
@@ -386,10 +392,12 @@ class Driver(Occupant):
 
     @property
     def deadline(self) -> float:
+        """When `expire` is called, by the loop's clock."""
         return self.deadlines.at
 
     @property
     def session_id(self) -> str:
+        """The id of the session."""
         return self.session.id
 
     @property
@@ -400,17 +408,21 @@ class Driver(Occupant):
 
     @property
     def resting(self) -> int:
+        """Bytes of a body in memory that could go to disk now: the client is awaited."""
         awaited = self.slot.work is None and not self.wire.closing
         return self.answers.bodies.resting if awaited else 0
 
     @property
     def leaving(self) -> int:
+        """Bytes of a body on their way to disk."""
         return self.answers.leaving
 
     def make_room(self) -> None:
+        """Write the body that rests in memory to disk."""
         self.slot.begin(self.answers.make_room())
 
     def seen(self) -> SessionView:
+        """Return what a snapshot shows of the session."""
         return self.journal.seen(
             self.session,
             state=self.connection.state.name,

@@ -1,4 +1,4 @@
-"""The gate of a PROXY listener: which clients are let in, and as whom, before any SMTP.
+"""The gate of a PROXY listener: which clients are let in, and under which address, before any SMTP.
 
 Nothing is ever sent here. A peer that is not one of the proxies is closed, and so is one whose
 header is wrong or late, or that comes when there are too many: what connects here is no client.
@@ -49,6 +49,7 @@ class Gate(Occupant):
     # -- what asyncio calls ----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called when a peer has connected."""
         self._transport = cast("asyncio.Transport", transport)
         runtime = self._runtime
         ends = ends_of(transport)
@@ -68,6 +69,7 @@ class Gate(Occupant):
             self._deadline = runtime.loop.time() + self._rules.times.proxy
 
     def data_received(self, data: bytes) -> None:
+        """Called with what the network has brought."""
         if not self._open:
             return
         try:
@@ -80,6 +82,7 @@ class Gate(Occupant):
             self._let_in(*found)
 
     def connection_lost(self, _exc: Exception | None) -> None:
+        """Called when the peer has gone."""
         self._open = False
         if self._counted:
             self._count_out()
@@ -112,6 +115,7 @@ class Gate(Occupant):
 
     @property
     def deadline(self) -> float:
+        """When `expire` is called, by the loop's clock."""
         return self._deadline
 
     def expire(self) -> None:

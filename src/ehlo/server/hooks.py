@@ -112,7 +112,7 @@ class Wait(Generic[T]):
         return (yield self)
 
     def end(self, result: T) -> bool:
-        """Go on with whatever awaits this; return whether anything does."""
+        """Resume what awaits this; return whether anything does."""
         resume, self.resume = self.resume, None
         if resume is None:
             return False
@@ -228,7 +228,7 @@ class Call(Wait[Ended]):
         self.size = 0
         if not isinstance(error, asyncio.CancelledError):
             about(logger, self._journal.session_id).warning(
-                "%s ended when nobody waited any more; its result is dropped (%s)",
+                "%s ended too late; its result is dropped (%s)",
                 self.hook.name,
                 "it returned" if error is None else "it failed",
             )

@@ -85,7 +85,7 @@ class Logins:
             raise TypeError(f"a file of passwords is no use for {type(credentials).__name__}")
         username = prepared(credentials.username)
         if credentials.authzid and prepared(credentials.authzid) != username:
-            return None  # nobody may act as another (RFC 4616 2)
+            return None  # no user may act as another (RFC 4616 2)
         log = about(logger, session.id)
         candidate = await self._in_thread(partial(self._passwords.find, username))
         if candidate.memory > self._runtime.memory.limit:
@@ -117,7 +117,7 @@ class Logins:
                 self._forget(check)
 
     def _forget(self, check: _Check) -> None:
-        """Remove a check that nobody waits for; others may have waited behind it."""
+        """Remove a check that is not awaited any more; others may have waited behind it."""
         if check is self._waiting[0] and self._claim is not None:
             self._claim.cancel()
             self._claim = None
@@ -154,7 +154,7 @@ class Logins:
         self._runtime.memory.release(check.candidate.memory)
         if check.good.cancelled():  # the client has gone
             log = about(logger, check.session_id)
-            log.debug("a check of a password ended when nobody waited any more")
+            log.debug("a check of a password ended after its client had gone")
         elif error is not None:
             check.good.set_exception(error)
         else:

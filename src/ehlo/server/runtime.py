@@ -1,4 +1,4 @@
-"""What all sessions of one running server share: loop, threads, limits, and the sweep of deadlines.
+"""Runtime: what all sessions of a running server share, and the sweep of their deadlines.
 
 `Runtime.to_loop` is the only way from a thread to the loop.
 """
@@ -151,7 +151,7 @@ class Runtime:
         return Rate(MemoryCounter(self.loop.time), most, window)
 
     def heed(self, *timeouts: float) -> None:
-        """Sweep often enough for these timeouts."""
+        """Adjust the sweep, so that it is often enough for these timeouts."""
         self._sweep_every = min(self._sweep_every, *(timeout / 4 for timeout in timeouts))
 
     def new_id(self) -> str:
@@ -215,7 +215,7 @@ class Runtime:
     # -- threads ---------------------------------------------------------------------------------
 
     def to_loop(self, call: Callable[[], None]) -> bool:
-        """Have the loop call `call`; return `False` if it is closed. For any thread.
+        """Call `call` in the loop, from any thread; return `False` if the loop is closed.
 
         In debug mode a loop logs the arguments of a `partial`: a secret belongs into a closure.
         """

@@ -65,7 +65,7 @@ class Wire:
         self._transport.write(data)
 
     def notice_when_sent(self) -> None:
-        """Have the transport call `resume_writing` only when everything has been sent."""
+        """Set the transport to call `resume_writing` only when everything has been sent."""
         self._transport.set_write_buffer_limits(0)
 
     def read_on(self, want: bool) -> None:
@@ -97,7 +97,7 @@ class Wire:
     # -- TLS -------------------------------------------------------------------------------------
 
     def begin_tls(self, channel: Channel) -> None:
-        """Expect a handshake. It counts even if there is no memory: without TLS there is no mail.
+        """Begin a handshake. It counts even if there is no memory: without TLS there is no mail.
 
         Raises `RuntimeError` if there is TLS already.
         """

@@ -1,4 +1,4 @@
-"""Which step of an `async def` hook an event loop is in, and who sees that it does not end.
+"""Steps: what an event loop is in of an `async def` hook, and a thread that sees it not end.
 
 A blocked loop cannot report that itself, so a thread looks at it twice a second. The thread reads
 what the loop's thread notes at each step, and takes no lock.
@@ -22,7 +22,7 @@ logger = logging.getLogger("ehlo.server")
 
 
 class Named(Protocol):
-    """Whose step it is."""
+    """Has names, for the log: of a hook, and of its session."""
 
     @property
     def names(self) -> tuple[str, str]:
@@ -91,7 +91,7 @@ class Watch:
         if is_new:
             hook, session_id = run.names
             about(logger, session_id).warning(
-                "%s blocks the event loop for %.1f s now: nobody else is served",
+                "%s blocks the event loop for %.1f s now: no other client is served",
                 hook,
                 monotonic() - begun,
             )
