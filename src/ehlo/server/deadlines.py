@@ -113,11 +113,14 @@ class Deadlines:
                 pace.hold(self._clock())
 
     def client_is_awaited(self, connection: Connection, wire: Wire, moved: bool) -> None:
-        """Set the deadline for the client's next bytes.
+        """Set the deadline for the client's next bytes, or for it to read.
 
         `moved` is whether it has completed a command; otherwise it gets no more time. Each read of
         a body has its deadline, and so has the whole, between its chunks too.
         """
+        if not wire.writable:
+            self.at = self._read_by
+            return
         in_body = connection.conversation.body.reader is not None
         if self._pace is not None or in_body or connection.state is _BDAT:
             if in_body or moved:

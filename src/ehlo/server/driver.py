@@ -236,7 +236,7 @@ class Driver(Occupant):
     # -- the pump --------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Do all that can be done now: answer events, then write once."""
+        """Do all that can be done now: answer events, write once, set the deadline."""
         connection, slot, wire, table = self.connection, self.slot, self.wire, self._routes.table
         if not wire.writable and slot.work is None and self._awaits_reader():
             return
@@ -255,29 +255,25 @@ class Driver(Occupant):
             done += 1
             if done == _MOST_EVENTS and slot.work is None:
                 slot.begin(self.answers.breathe())
-        if not wire.closing:
-            self._end_turn(moved)
+        if wire.closing:
+            return
+        awaits = slot.work is not None
+        if not (awaits and self.answers.silent) and (data := connection.data_to_send()):
+            moved = True
+            wire.write(data)
+        if awaits:
+            self.deadlines.client_waits(connection)
+        else:
+            self.deadlines.client_is_awaited(connection, wire, moved)
+        if not wire.reading or self.runtime.draining:
+            self._end_turn(awaits)
 
     def _begin(self, work: Work) -> None:
         if not self.slot.begin(work) and self.runtime.draining:
             self.end(End.DRAIN)  # before a command that was pipelined begins a transaction
 
-    def _end_turn(self, moved: bool) -> None:
-        """Write once, and set the deadline for what is awaited now."""
-        connection, wire = self.connection, self.wire
-        awaits = self.slot.work is not None
-        if not awaits or not self.answers.silent:
-            data = connection.data_to_send()
-            if data:
-                moved = True
-                wire.write(data)
-        if awaits:
-            self.deadlines.client_waits(connection)
-        elif wire.writable:
-            self.deadlines.client_is_awaited(connection, wire, moved)
-        else:
-            self.deadlines.client_must_read()
-        if not wire.reading:
+    def _end_turn(self, awaits: bool) -> None:
+        if not self.wire.reading:
             self._adjust_reading()
         if self.runtime.draining and not awaits:
             self.end(End.DRAIN)
