@@ -19,7 +19,7 @@ from ehlo.protocol.extensions import EXTENSIONS, Extension
 from ehlo.protocol.parameters import OPTIONAL, Facts
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import TRANSITIONS, State
-from ehlo.server.options.config import Options
+from ehlo.server.options.config import Options, descriptions
 
 ROOT = Path(__file__).parents[1]
 WORDS = {(State.DATA, "."): "end of data", (State.ENDED, "."): "final reply"}
@@ -31,6 +31,7 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "protocol.md")
 def options() -> str:
     """The options of a server, group by group."""
     lines = ["| Option | Default | |", "|---|---|---|"]
+    texts = descriptions()
     group = ""
     for field in dataclasses.fields(Options):
         if not field.metadata:
@@ -39,7 +40,7 @@ def options() -> str:
             group = field.metadata["group"]
             lines.append(f"| **{group}** | | |")
         only = "" if field.metadata["flag"] else " Not on the command line."
-        text = field.metadata["help"].replace("|", r"\|")
+        text = texts[field.name].replace("|", r"\|")
         lines.append(f"| `{field.name}` | `{_default(field.default)}` | {text}{only} |")
     return "\n".join(lines)
 

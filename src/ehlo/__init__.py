@@ -1,4 +1,4 @@
-"""An SMTP server for Python: mail comes in, a function of yours gets it.
+"""ehlo is an SMTP server framework for Python: your function is called for every message.
 
     import ehlo
 
@@ -7,7 +7,7 @@
 
     ehlo.listen_and_serve("127.0.0.1:2525", handler, "MyServerApp")
 
-Names are imported when they are first used, so that `import ehlo` itself costs next to nothing.
+Names are imported when they are first used, so that `import ehlo` is fast.
 """
 
 from __future__ import annotations

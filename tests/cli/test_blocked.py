@@ -92,7 +92,7 @@ def test_a_hook_is_named_while_it_blocks_and_a_second_signal_ends_it(
         program.process.send_signal(signal.SIGINT)
         assert client.rest() == b""  # and no 250
     assert program.wait() == 0
-    assert "what blocked the event loop was interrupted" in program.err.text
+    assert "interrupted what blocked the event loop" in program.err.text
     assert "Traceback" not in program.err.text
     assert program.err.text.count("blocks the event loop") == 1
 
@@ -106,7 +106,7 @@ def test_two_signals_before_a_hook_is_late_end_it_when_it_is(
         program.process.send_signal(signal.SIGINT)
         program.process.send_signal(signal.SIGTERM)
         assert program.wait() == 0
-    assert "was interrupted" in program.err.text
+    assert "interrupted what blocked" in program.err.text
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -159,5 +159,5 @@ def test_a_blocked_worker_is_ended_by_a_second_signal_to_its_parent(
         program.process.send_signal(signal.SIGTERM)
         assert client.rest() == b""
     assert program.wait() == 0
-    assert "was interrupted" in program.err.text
+    assert "interrupted what blocked" in program.err.text
     assert "killed" not in program.err.text

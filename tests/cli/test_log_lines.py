@@ -110,7 +110,7 @@ def test_every_line_about_a_session_has_its_id(program: Program) -> None:
     (blocked,) = [line for line in told if "blocked the event loop" in line["message"]]
     assert blocked["session"] == session
     assert [line["message"].split()[0] for line in told if "session" not in line] == [
-        *("listening", "signalled:")
+        *("listening", "received")
     ]
 
 

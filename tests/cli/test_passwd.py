@@ -335,5 +335,5 @@ def test_a_file_beside_a_function_is_one_line_and_2(start: Start, here: Path) ->
         *("-m", "ehlo", "--auth-file", "users", "--auth-handler", "app:login"), cwd=here
     )
     assert program.wait() == 2
-    said = "ehlo: --auth-file beside --auth-handler, on_auth or on_secret: two ways to log in\n"
+    said = "ehlo: --auth-file cannot be combined with --auth-handler, on_auth or on_secret\n"
     assert program.err.text == said

@@ -268,7 +268,7 @@ def test_a_hangup_renews_certificates_and_the_log_and_the_service_manager_is_tol
     manager.hears_of("RELOADING=1")
     manager.hears_of("READY=1")
     new_log = log.read_text()
-    assert new_log.count("signalled: ") == 1
+    assert new_log.count("received SIGHUP: reloading") == 1
     assert new_log.count(f'reloaded what=certificates files="{first.cert} {second.cert}"') == int(
         workers
     )
@@ -384,7 +384,7 @@ def test_a_log_that_cannot_be_opened_anew_goes_on_where_it_was(
     assert program.stop() == 0
     before, after = ((here / name / "log").read_text() for name in ("old", "logs"))
     assert before.count("reload failed what=log") == 1
-    assert "taking files anew" in before
+    assert "received SIGHUP: reloading" in before
     assert "shutting down" in after
 
 

@@ -49,7 +49,8 @@ def function(remote_addr, mail_from, rcpt_tos, data):
 
 class Handler(ehlo.Handler):
     def on_startup(self, server):
-        print("limits", server.max_connections, server.max_memory, server.workers, flush=True)
+        options = server.options
+        print("limits", options.max_connections, options.max_memory, options.workers, flush=True)
 
     async def on_message(self, session, message):
         return f"by-{os.getpid()}"
@@ -271,7 +272,7 @@ def test_workers_serve_on_a_socket_that_is_given_until_closed(
 
 def test_workers_are_not_started_in_a_loop_of_the_users() -> None:
     server = Server("many:function", workers=2)
-    with pytest.raises(ValueError, match="workers are started by listen_and_serve"):
+    with pytest.raises(ValueError, match="workers needs listen_and_serve"):
         asyncio.run(server.start())
 
 
@@ -674,7 +675,7 @@ def test_a_log_file_is_for_the_user_who_opens_it_anew(
         program.process.send_signal(signal.SIGHUP)
         manager.hears_of("RELOADING=1")
         manager.hears_of("READY=1")
-        assert "signalled: " in (logs / "log").read_text()
+        assert "received SIGHUP: reloading" in (logs / "log").read_text()
         assert program.stop() == 0
 
 

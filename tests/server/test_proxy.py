@@ -642,7 +642,7 @@ def test_streams_come_without_a_header(loop_name: str) -> None:
     [
         ({"proxy_networks": ["127.0.0.1", "10.0.0.1/8"]}, "proxy_networks: not a network: '10.0"),
         ({"proxy_networks": ["localhost"]}, "proxy_networks: not a network: 'localhost'"),
-        ({"proxy_timeout": 0}, "proxy_timeout must be more than 0"),
+        ({"proxy_timeout": 0}, "proxy_timeout is 0; it must be more than 0"),
     ],
 )
 def test_wrong_options_are_refused_at_the_start(options: dict[str, Any], said: str) -> None:

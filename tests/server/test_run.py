@@ -1,4 +1,4 @@
-"""A server's life: where it listens, how it is stopped, and what it leaves behind."""
+"""One run of a server: where it listens, how it ends, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_async_with_serves_while_the_block_runs(loop_name: str) -> None:
     run(loop_name, work())
 
 
-def test_a_session_that_is_over_is_freed_without_the_garbage_collector(loop_name: str) -> None:
+def test_an_ended_session_is_freed_without_the_garbage_collector(loop_name: str) -> None:
     def drivers() -> int:
         return sum(type(each) is Driver for each in gc.get_objects())
 
@@ -138,7 +138,7 @@ def test_a_server_can_be_started_again(loop_name: str) -> None:
 def test_a_server_runs_once_at_a_time(loop_name: str) -> None:
     async def work() -> None:
         async with Server(Box(), addr="127.0.0.1:0") as server:
-            with pytest.raises(RuntimeError, match="running already"):
+            with pytest.raises(RuntimeError, match="runs already"):
                 await server.start()
             assert await dialogue(server.addresses[0], "QUIT") == ["220", "221"]
 
@@ -166,7 +166,7 @@ def test_two_servers_in_one_loop_share_nothing(loop_name: str) -> None:
     run(loop_name, work())
 
 
-def test_wait_closed_returns_when_somebody_closes(loop_name: str) -> None:
+def test_wait_closed_returns_when_the_server_is_closed(loop_name: str) -> None:
     async def work() -> None:
         async with Server(Box(), addr="127.0.0.1:0") as server:
             waiting = asyncio.create_task(server.wait_closed())
@@ -191,7 +191,7 @@ def test_close_may_be_called_from_another_thread(loop_name: str) -> None:
     run(loop_name, work())
 
 
-def test_closing_what_does_not_run_does_nothing(loop_name: str) -> None:
+def test_closing_a_server_that_does_not_run_does_nothing(loop_name: str) -> None:
     async def work() -> None:
         server = Server(Box(), addr="127.0.0.1:0")
         server.close()
@@ -220,7 +220,7 @@ def test_two_shutdowns_at_once_are_one(loop_name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_failure_of_on_shutdown_does_not_keep_the_server_up(
+def test_a_failure_of_on_shutdown_does_not_prevent_the_end(
     loop_name: str, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work() -> None:
@@ -236,7 +236,7 @@ def test_a_failure_of_on_shutdown_does_not_keep_the_server_up(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_on_shutdown_that_hangs_does_not_keep_the_server_up(
+def test_an_on_shutdown_that_hangs_does_not_prevent_the_end(
     loop_name: str, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ehlo.server.run._LEAST_FOR_SHUTDOWN", 0.1)
@@ -261,10 +261,10 @@ def test_an_on_shutdown_that_hangs_does_not_keep_the_server_up(
         hang.set()
 
     run(loop_name, work())
-    assert "on_shutdown is over its deadline" in caplog.text
+    assert "on_shutdown exceeded its deadline" in caplog.text
 
 
-def test_on_shutdown_has_what_is_left_of_the_grace(
+def test_on_shutdown_has_the_rest_of_the_grace_period(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ehlo.server.run._LEAST_FOR_SHUTDOWN", 0.01)
@@ -286,7 +286,7 @@ def test_on_shutdown_has_what_is_left_of_the_grace(
     assert "deadline" not in caplog.text
 
 
-def test_a_def_on_shutdown_waits_behind_no_hook_that_hangs(serve: Serve) -> None:
+def test_a_def_on_shutdown_does_not_wait_for_hooks_that_hang(serve: Serve) -> None:
     gate, told = Gate(), threading.Event()
 
     class Hangs(Handler):
@@ -417,7 +417,7 @@ def begin(work: Any) -> Any:
     return start
 
 
-def test_on_replied_is_told_before_a_session_is_drained(serve: Serve, loop_name: str) -> None:
+def test_on_replied_is_called_before_a_session_is_drained(serve: Serve, loop_name: str) -> None:
     noted = Noted()
     inside, go_on = threading.Event(), threading.Event()
 
@@ -437,7 +437,9 @@ def test_on_replied_is_told_before_a_session_is_drained(serve: Serve, loop_name:
 
 
 @pytest.mark.parametrize("stage", ["on_message", "body", "rcpt"])
-def test_when_the_grace_is_over_sessions_are_cut(serve: Serve, stage: str, loop_name: str) -> None:
+def test_after_the_grace_period_sessions_are_cut_off(
+    serve: Serve, stage: str, loop_name: str
+) -> None:
     noted = Noted()
     inside = threading.Event()
 
@@ -464,7 +466,7 @@ def test_when_the_grace_is_over_sessions_are_cut(serve: Serve, stage: str, loop_
     assert noted.names == ["on_disconnect"]
 
 
-def test_a_thread_that_is_stuck_does_not_keep_the_server_up(serve: Serve, loop_name: str) -> None:
+def test_a_thread_that_is_stuck_does_not_prevent_the_end(serve: Serve, loop_name: str) -> None:
     inside, go_on = threading.Event(), threading.Event()
     noted = Noted()
 
@@ -483,7 +485,7 @@ def test_a_thread_that_is_stuck_does_not_keep_the_server_up(serve: Serve, loop_n
     go_on.set()
 
 
-def test_a_client_that_left_after_its_final_dot_is_waited_for(serve: Serve) -> None:
+def test_a_message_of_a_client_that_left_after_its_final_dot_is_awaited(serve: Serve) -> None:
     gate = Gate()
     running = serve(gate, grace=DEADLINE)
     client = running.ready()
@@ -497,8 +499,8 @@ def test_a_client_that_left_after_its_final_dot_is_waited_for(serve: Serve) -> N
     assert len(gate.done) == 1
 
 
-def test_who_connects_while_we_drain_is_turned_away(serve: Serve) -> None:
-    """A connection that the kernel had accepted for us already."""
+def test_a_client_that_connects_during_a_shutdown_gets_421(serve: Serve) -> None:
+    """A connection that the kernel had accepted already."""
     gate = Gate()
     running = serve(gate, grace=DEADLINE)
     with running.ready() as client:
@@ -514,7 +516,7 @@ def test_who_connects_while_we_drain_is_turned_away(serve: Serve) -> None:
 # -- in a thread ---------------------------------------------------------------------------------
 
 
-def test_in_thread_serves_beside_synchronous_code(loop_name: str) -> None:
+def test_in_thread_serves_next_to_synchronous_code(loop_name: str) -> None:
     threads = set(threading.enumerate())
     box = Box()
     server = Server(box, addr="127.0.0.1:0", loop=loop_name)  # type: ignore[arg-type]
@@ -540,8 +542,8 @@ def test_in_thread_may_be_closed_within_its_block() -> None:
 
 def test_in_thread_raises_what_start_raises() -> None:
     threads = set(threading.enumerate())
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        server = Server(Box(), addr=f"127.0.0.1:{taken.getsockname()[1]}")
+    with socket.create_server(("127.0.0.1", 0)) as in_use:
+        server = Server(Box(), addr=f"127.0.0.1:{in_use.getsockname()[1]}")
         with pytest.raises(OSError, match="Address already in use"), server.in_thread():
             pytest.fail("it has started")
     assert set(threading.enumerate()) == threads
@@ -550,10 +552,10 @@ def test_in_thread_raises_what_start_raises() -> None:
 # -- where ---------------------------------------------------------------------------------------
 
 
-def test_a_port_that_is_taken_is_named_with_the_reason(loop_name: str) -> None:
+def test_a_port_in_use_is_named_with_the_reason(loop_name: str) -> None:
     async def work() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
+        with socket.create_server(("127.0.0.1", 0)) as in_use:
+            port = in_use.getsockname()[1]
             server = Server(Box(), addr=["127.0.0.1:0", f"127.0.0.1:{port}"])
             message = f"cannot listen on 127.0.0.1:{port}: Address already in use"
             with pytest.raises(OSError, match=re.escape(message)):
@@ -573,7 +575,7 @@ def test_a_port_that_is_taken_is_named_with_the_reason(loop_name: str) -> None:
         ("unix:/no/such/directory/socket", "cannot listen on unix:/no/such/directory/socket: "),
     ],
 )
-def test_an_address_that_cannot_be_had_is_named(addr: str, message: str) -> None:
+def test_an_address_that_cannot_be_bound_is_named(addr: str, message: str) -> None:
     with pytest.raises(OSError, match=re.escape(message)), Server(Box(), addr=addr).in_thread():
         pytest.fail("it has started")
 
@@ -589,7 +591,7 @@ def test_a_list_of_addresses_is_one_server(serve: Serve, tmp_path: Path) -> None
     assert [str(mail[0]).split(":")[0] for mail in box.mails] == ["127.0.0.1", "[", "unix"]
 
 
-def test_many_may_wait_to_be_accepted(serve: Serve, loop_name: str) -> None:
+def test_many_connections_may_wait_to_be_accepted(serve: Serve, loop_name: str) -> None:
     running = serve(Box(), loop=loop_name)
     go_on = threading.Event()
     running.runtime.loop.call_soon_threadsafe(go_on.wait, DEADLINE)
@@ -614,7 +616,7 @@ def test_no_host_is_all_addresses_of_both_families_on_one_port(serve: Serve) -> 
 # -- Unix sockets --------------------------------------------------------------------------------
 
 
-def test_a_unix_socket_is_there_while_we_serve(
+def test_a_unix_socket_exists_while_the_server_runs(
     serve: Serve, tmp_path: Path, loop_name: str
 ) -> None:
     path = tmp_path / "smtp"
@@ -637,7 +639,7 @@ def test_a_stale_unix_socket_is_replaced(serve: Serve, tmp_path: Path) -> None:
         assert client.reply().startswith("220 ")
 
 
-def test_a_unix_socket_that_somebody_listens_on_is_not_taken(tmp_path: Path) -> None:
+def test_a_unix_socket_with_a_listener_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "smtp"
     first = Server(Box(), addr=f"unix:{path}")
     second = Server(Box(), addr=f"unix:{path}")
@@ -648,7 +650,7 @@ def test_a_unix_socket_that_somebody_listens_on_is_not_taken(tmp_path: Path) -> 
             assert client.reply().startswith("220 ")
 
 
-def test_a_file_that_is_no_socket_is_not_touched(tmp_path: Path) -> None:
+def test_a_file_that_is_no_socket_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
     with (
@@ -659,12 +661,12 @@ def test_a_file_that_is_no_socket_is_not_touched(tmp_path: Path) -> None:
     assert path.read_text() == "data"
 
 
-def test_a_full_or_forbidden_unix_socket_is_somebodys(tmp_path: Path) -> None:
+def test_a_full_or_forbidden_unix_socket_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "smtp"
     with socket.socket(socket.AF_UNIX) as full, contextlib.ExitStack() as stack:
         full.bind(str(path))
         full.listen(0)
-        for _ in range(2):  # nobody accepts them
+        for _ in range(2):  # they are not accepted
             waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
             waiting.setblocking(False)
             with contextlib.suppress(BlockingIOError):
@@ -678,7 +680,7 @@ def test_a_full_or_forbidden_unix_socket_is_somebodys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["addr", "control"])
-def test_a_directory_in_the_place_of_a_unix_socket_keeps_nobody_up(
+def test_a_directory_instead_of_a_unix_socket_does_not_prevent_the_end(
     tmp_path: Path, loop_name: str, what: str
 ) -> None:
     path = tmp_path / "socket"
@@ -696,10 +698,10 @@ def test_a_directory_in_the_place_of_a_unix_socket_keeps_nobody_up(
     assert path.is_dir()
 
 
-def test_a_unix_socket_of_a_start_that_fails_is_taken_away(tmp_path: Path) -> None:
+def test_a_unix_socket_of_a_failed_start_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "smtp"
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        addr = [f"unix:{path}", f"127.0.0.1:{taken.getsockname()[1]}"]
+    with socket.create_server(("127.0.0.1", 0)) as in_use:
+        addr = [f"unix:{path}", f"127.0.0.1:{in_use.getsockname()[1]}"]
         with pytest.raises(OSError, match="in use"), Server(Box(), addr=addr).in_thread():
             pytest.fail("it has started")
     assert not path.exists()
@@ -709,10 +711,10 @@ def test_a_unix_socket_of_a_start_that_fails_is_taken_away(tmp_path: Path) -> No
     assert not path.exists()
 
 
-# -- sockets and streams of one's own ------------------------------------------------------------
+# -- sockets and streams of your own ------------------------------------------------------------
 
 
-def test_serve_takes_a_listening_socket(loop_name: str) -> None:
+def test_serve_accepts_a_listening_socket(loop_name: str) -> None:
     box = Box()
     server = Server(box, addr="unused:1", loop=loop_name)  # type: ignore[arg-type]
     with socket.create_server(("127.0.0.1", 0)) as sock:
@@ -769,7 +771,7 @@ def test_serve_streams_serves_one_connected_pair(loop_name: str) -> None:
     ]
 
 
-def test_serve_streams_beside_a_server_that_listens(loop_name: str) -> None:
+def test_serve_streams_works_while_the_server_listens(loop_name: str) -> None:
     async def work() -> None:
         async with Server(Box(), addr="127.0.0.1:0") as server:
             ours, (reader, writer) = await stream_pair()
@@ -803,7 +805,7 @@ def test_serve_streams_that_is_cancelled_ends_the_session(loop_name: str) -> Non
     assert noted.names == ["on_disconnect"]
 
 
-def test_a_client_of_serve_streams_that_reads_late_is_waited_for(loop_name: str) -> None:
+def test_serve_streams_waits_for_a_client_that_reads_late(loop_name: str) -> None:
     noted = Noted()
     commands = 150_000
 
@@ -821,7 +823,7 @@ def test_a_client_of_serve_streams_that_reads_late_is_waited_for(loop_name: str)
         said = b"EHLO c\r\n" + b"NOOP\r\n" * commands + message + b"QUIT\r\n"
         sending = asyncio.create_task(loop.sock_sendall(theirs, said))
         done, _ = await asyncio.wait([sending], timeout=0.2)
-        assert not done  # our buffers are full, and it is not read any more
+        assert not done  # the server's buffers are full, and it does not read any more
         heard = b""
         while data := await loop.sock_recv(theirs, 65_536):
             heard += data
@@ -858,7 +860,7 @@ def test_serve_streams_ends_when_the_client_leaves(loop_name: str, way: str) -> 
     assert noted.names == ["on_disconnect"]
 
 
-def test_serve_streams_does_not_hang_on_what_is_said_after_quit(loop_name: str) -> None:
+def test_serve_streams_does_not_hang_on_input_after_quit(loop_name: str) -> None:
     class Slow(Handler):
         async def on_mail(self, *_: Any) -> None:
             await asyncio.sleep(0.05)
@@ -869,7 +871,7 @@ def test_serve_streams_does_not_hang_on_what_is_said_after_quit(loop_name: str) 
         ours, (reader, writer) = await stream_pair()
         serving = asyncio.create_task(Server(Slow()).serve_streams(*ours))
         writer.write(b"EHLO c\r\nMAIL FROM:<a@x.org>\r\nQUIT\r\n" + b"NOOP\r\n" * 50_000)
-        with contextlib.suppress(ConnectionError):  # we close with much of it not read
+        with contextlib.suppress(ConnectionError):  # the server closes with much of it unread
             await reader.read()
         writer.close()
         with contextlib.suppress(ConnectionError):
@@ -943,7 +945,7 @@ def program(log: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str],
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_that_got_a_250_is_there_after_a_signal(
+def test_every_message_with_a_250_is_stored_after_a_signal(
     tmp_path: Path, number: signal.Signals, kind: str, loop_name: str
 ) -> None:
     log = tmp_path / "log"
@@ -1004,7 +1006,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, kind: str, loop_name: str)
     assert log.read_text() == ""
 
 
-def test_signals_are_as_before_when_the_server_has_ended() -> None:
+def test_signal_handlers_are_restored_when_the_server_has_ended() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     server = Server(Box(), addr="127.0.0.1:0")
     timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -1057,7 +1059,7 @@ class Starting(Handler):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", ["shutdown", "close", "both"])
-def test_a_server_that_is_ended_while_it_starts_ends(loop_name: str, kind: str, way: str) -> None:
+def test_a_server_that_is_ended_during_its_start_ends(loop_name: str, kind: str, way: str) -> None:
     async def work() -> None:
         handler = Starting(kind)
         server = Server(handler, addr="127.0.0.1:0", metrics="127.0.0.1:0")
@@ -1114,10 +1116,10 @@ def _signal_once(moment: threading.Event) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_nothing_of_the_users_begins_when_the_metrics_cannot_be_had() -> None:
+def test_no_hook_is_called_when_the_metrics_address_cannot_be_bound() -> None:
     noted = Noted()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        where = f"127.0.0.1:{taken.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as in_use:
+        where = f"127.0.0.1:{in_use.getsockname()[1]}"
         handler = handler_of("async def", noted, on_startup=None)
         server = Server(handler, addr="127.0.0.1:0", metrics=where)
         with pytest.raises(OSError, match="in use"), server.in_thread():
@@ -1125,7 +1127,7 @@ def test_nothing_of_the_users_begins_when_the_metrics_cannot_be_had() -> None:
     assert noted.names == []
 
 
-def test_a_close_while_a_listener_is_made_closes_that_listener(
+def test_a_close_during_the_start_of_a_listener_closes_it(
     loop_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sockets: list[socket.socket] = []
@@ -1150,7 +1152,7 @@ def test_a_close_while_a_listener_is_made_closes_that_listener(
     run(loop_name, work())
 
 
-def test_the_one_line_starts_are_the_same_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_functions_start_the_same_server(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Server] = []
     monkeypatch.setattr(Server, "listen_and_serve", lambda server: started.append(server))
     box = Box()

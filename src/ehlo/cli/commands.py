@@ -19,20 +19,21 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from ehlo.cli.log import make_for, set_up_logging
-from ehlo.cli.options import (
+from ehlo.cli.flags import (
     GroupedOption,
     PrinterGroup,
     ServerCommand,
     as_flags,
+    handler_of,
     is_function,
     is_mapping,
+    load,
     server_options,
 )
+from ehlo.cli.log import make_for, set_up_logging
 from ehlo.cli.passwd import passwd
 from ehlo.cli.printer import Printer, as_json, as_text, wants_color
 from ehlo.cli.readable import visible
-from ehlo.cli.target import handler_of, load
 from ehlo.cli.top import top
 from ehlo.functions import AuthFunction, RcptFunction, callbacks_of_functions
 from ehlo.server.options.config import Options
@@ -314,7 +315,7 @@ def _run(
     _configure_tls(server, given)
     _checked(lambda: workers.check(server.options))
     _checked(lambda: loops.loop_factory(server.options.loop))
-    run = server.listen_and_serve
+    run: Callable[[], None] = partial(server.listen_and_serve, tune_malloc=True)
     if recipe is not None and (server.options.workers > 1 or given["reload"]):
         run = _parent(server, recipe, reload=given["reload"])
     _open_log(server, given, quiet=quiet)

@@ -148,7 +148,7 @@ class Call(Wait[Ended]):
         self._runtime = runtime
         self._journal = journal
         self._at_end = at_end
-        self._work: asyncio.Task[None] | Job | None = None  # until it is its turn
+        self._work: asyncio.Task[None] | Job[Any] | None = None  # until it is its turn
 
     def start(self, arguments: tuple[object, ...], context: Context) -> None:
         """Begin, or wait for a turn. Nothing of the hook has run when this returns."""

@@ -143,13 +143,13 @@ class Logins:
     def _begin(self, check: _Check) -> None:
         self._running += 1
 
-        def done(good: bool, error: BaseException | None) -> None:
+        def done(good: bool | None, error: BaseException | None) -> None:
             self._runtime.to_loop(lambda: self._ended(check, good, error))
 
         run = partial(check.candidate.matches, check.password)
         self._runtime.login_threads.submit(run, done)
 
-    def _ended(self, check: _Check, good: bool, error: BaseException | None) -> None:
+    def _ended(self, check: _Check, good: bool | None, error: BaseException | None) -> None:
         self._running -= 1
         self._runtime.memory.release(check.candidate.memory)
         if check.good.cancelled():  # the client has gone
@@ -158,5 +158,5 @@ class Logins:
         elif error is not None:
             check.good.set_exception(error)
         else:
-            check.good.set_result(good)
+            check.good.set_result(bool(good))
         self._begin_some()

@@ -1,7 +1,7 @@
 """`Run`: one run of a server, from its start to its end.
 
-Whoever ends a run, and however often, `_end` does it, one coroutine: stop accepting, drain, wait
-for the grace period, cut off, call `on_shutdown`, close.
+However a run is ended, and however often, one coroutine does it, `_end`: stop accepting, drain,
+wait for the grace period, cut off, call `on_shutdown`, close.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import math
 import socket
 import sys
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -72,10 +73,10 @@ class Run:
     It is made in the loop that will serve, and is the server's `running` until it has ended.
     Raises `RuntimeError` if the server runs already, `TypeError` and `ValueError` for its options.
 
-    Example, of a server whose sockets are bound already::
+    Example::
 
         run = Run(server)
-        await run.start([[sock]])
+        await run.listen()
         await run.closed.wait()
     """
 
@@ -141,13 +142,10 @@ class Run:
             raise
         await self.start(groups, paths=paths)
 
-    async def start(
-        self, groups: list[list[socket.socket]], *, paths: list[str] | None = None
-    ) -> None:
+    async def start(self, groups: list[list[socket.socket]], *, paths: Sequence[str] = ()) -> None:
         """Serve on the listening sockets of each listener; `paths` are removed at the end.
 
-        Raises what `on_startup` raises; the run has ended then. Returns also when the run is ended
-        meanwhile, and `addresses` is empty.
+        If the run is ended meanwhile, `addresses` is empty. Raises what `on_startup` raises.
         """
         self._listens = True
         self._bound = [
@@ -155,13 +153,14 @@ class Run:
             for service, group in zip(self.services, groups, strict=True)
             for sock in group
         ]
-        self._paths = paths or []
+        self._paths = list(paths)
         self.addresses = [listener.bound_address(sock) for _, sock in self._bound]
         try:
             await self._begin()
             while self._bound:
                 service, sock = self._bound.pop(0)
-                self._servers.append(await self._listen(sock, service))
+                server = await self._listen(sock, service)
+                self._servers.append(server)  # after the await, since `close` makes a new list
             if not self.draining:
                 await self.views.open()
         except BaseException:
@@ -170,7 +169,7 @@ class Run:
             self._end_sessions(End.ABORT)
             self._stop()
             raise
-        if self.draining:  # since a listener was made or the views were opened
+        if self.draining:  # since a listener was made, or the views were opened
             self._stop_accepting()
         if self.closed.is_set():
             self.views.close()
@@ -193,13 +192,13 @@ class Run:
     async def _listen(self, sock: socket.socket, service: Service) -> asyncio.Server:
         protocol = partial(self._protocol, service)
         given: dict[str, Any] = {"sock": sock, "backlog": _ACCEPTED_AT_ONCE}
+        make: Callable[..., Awaitable[asyncio.Server]] = self.loop.create_server
+        if sock.family == socket.AF_UNIX:
+            make = self.loop.create_unix_server
+            if sys.version_info >= (3, 13):  # which would unlink a path that may be another's
+                given["cleanup_socket"] = False
         try:
-            if sock.family != socket.AF_UNIX:
-                server = await self.loop.create_server(protocol, **given)
-            else:
-                if sys.version_info >= (3, 13):  # which would unlink a path that may be another's
-                    given["cleanup_socket"] = False
-                server = await self.loop.create_unix_server(protocol, **given)
+            server = await make(protocol, **given)
         except BaseException:
             sock.close()
             raise
@@ -240,7 +239,7 @@ class Run:
 
     @property
     def steps(self) -> Steps:
-        """What blocks the event loop, if a hook does."""
+        """The hook that blocks the event loop, if one does."""
         return self.runtime.steps
 
     @property
@@ -320,7 +319,8 @@ class Run:
                     logger.warning("%d sessions were cut off", len(self.runtime.drivers))
                     self._end_sessions(End.HANG_UP)
                     await self._gone_within(_LAST_WORDS)
-                self._end_sessions(End.ABORT)
+                if not self._closing:  # otherwise they are, and call their last hooks
+                    self._end_sessions(End.ABORT)
                 await self._gone_within(_LAST_WORDS)
             if await self._has_started():
                 await self._call_on_shutdown()
@@ -396,16 +396,14 @@ class Run:
 
     async def _call(self, hook: Hook | None) -> None:
         """Call a hook that belongs to no session."""
-        if hook is None:
-            return
-        if hook.is_async:
+        if hook is not None and hook.is_async:
             await timed(hook.call(self._server), _Named((hook.name, "")), self.steps)
-            return
-        threads = Threads(1, "ehlo-run")  # of its own: others may hang in hooks of sessions
-        try:
-            await self.runtime.in_thread(partial(hook.call, self._server), threads)
-        finally:
-            threads.stop()
+        elif hook is not None:
+            threads = Threads(1, "ehlo-run")  # of its own: others may hang in hooks of sessions
+            try:
+                await self.runtime.in_thread(partial(hook.call, self._server), threads)
+            finally:
+                threads.stop()
 
 
 def _log_failure(hook: asyncio.Task[None]) -> None:

@@ -13,7 +13,7 @@ import math
 import secrets
 from collections.abc import Callable
 from operator import itemgetter
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from ehlo.message import spool_directory
 from ehlo.net import Networks
@@ -232,14 +232,14 @@ class Runtime:
         """
         ended: asyncio.Future[T] = self.loop.create_future()
 
-        def done(result: T, error: BaseException | None) -> None:
+        def done(result: T | None, error: BaseException | None) -> None:
             def tell() -> None:
                 if ended.cancelled():
                     return
                 if error is not None:
                     ended.set_exception(error)
                 else:
-                    ended.set_result(result)
+                    ended.set_result(cast("T", result))
 
             self.to_loop(tell)  # nothing waits in a loop that is closed
 

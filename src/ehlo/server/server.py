@@ -50,7 +50,7 @@ class Server:
     """Runs an SMTP server: `Server(handler, addr=..., ...)`, with every option as a keyword.
 
     `listen_and_serve` blocks, `async with server` serves in a running loop, and
-    `with server.in_thread()` serves beside synchronous code. A server runs once at a time.
+    `with server.in_thread()` serves next to synchronous code. A server runs once at a time.
     Raises `TypeError` for a handler that cannot be called, or options that it rules out.
 
     Example::
@@ -220,23 +220,25 @@ class Server:
 
     # -- blocking --------------------------------------------------------------------------------
 
-    def listen_and_serve(self) -> None:
+    def listen_and_serve(self, *, tune_malloc: bool = False) -> None:
         """Listen and serve until `close`, SIGTERM or SIGINT; a second signal closes at once.
 
-        SIGHUP calls `reload`. With `workers`, this process is their parent. Raises `ValueError` and
+        SIGHUP calls `reload`. With `workers`, this process is their parent. `tune_malloc` lets the
+        C library return memory sooner, for a process that only serves. Raises `ValueError` and
         `OSError` as `start` does, `RuntimeError` if no worker could start.
         """
-        self._serve(None)
+        self._serve(None, tune_malloc=tune_malloc)
 
     def serve(self, sock: socket.socket) -> None:
         """Serve on a listening socket of yours; otherwise as `listen_and_serve`."""
         sock.setblocking(False)
         self._serve(sock)
 
-    def _serve(self, sock: socket.socket | None) -> None:
+    def _serve(self, sock: socket.socket | None, *, tune_malloc: bool = False) -> None:
         if self.options.workers == 1:
             self.options = with_handler(self.options)  # its module may run a loop when imported
-            loops.run(self._serve_until_signalled(sock), self.options.loop, self._abandon)
+            work = self._serve_until_signalled(sock)
+            loops.run(work, self.options.loop, self._abandon, tune_malloc=tune_malloc)
             return
         from ehlo.server.processes.parent import Parent  # most servers never need it
 

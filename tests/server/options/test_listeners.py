@@ -89,7 +89,7 @@ def test_a_session_knows_where_it_came_in(serve: Serve) -> None:
     assert [session.local for session in collector.sessions] == running.server.addresses
 
 
-def test_each_listener_has_its_own_time(serve: Serve) -> None:
+def test_each_listener_has_its_own_timeout(serve: Serve) -> None:
     running = listen(serve, Box(), Listener(ANY), Listener(ANY, timeout=0.2))
     slow, quick = running.server.addresses
     with Client(slow) as patient, Client(quick) as client:
@@ -99,7 +99,7 @@ def test_each_listener_has_its_own_time(serve: Serve) -> None:
         assert patient.say("NOOP").startswith("250 ")
 
 
-def test_startup_and_shutdown_are_told_once(serve: Serve) -> None:
+def test_on_startup_is_called_once(serve: Serve) -> None:
     told: list[str] = []
 
     class Telling(Handler):
@@ -115,7 +115,7 @@ def test_startup_and_shutdown_are_told_once(serve: Serve) -> None:
     assert told == ["startup"]
 
 
-def test_a_file_of_passwords_is_read_once_for_all(tmp_path: Path) -> None:
+def test_a_password_file_is_read_once_for_all_listeners(tmp_path: Path) -> None:
     users = tmp_path / "users"
     PasswordFile(users).set("alice", "wonder")
     server = Server(
@@ -132,7 +132,7 @@ def test_a_file_of_passwords_is_read_once_for_all(tmp_path: Path) -> None:
     assert third.passwords is None
 
 
-def test_a_listener_that_cannot_be_had_leaves_no_other(tmp_path: Path) -> None:
+def test_a_listener_that_cannot_be_bound_leaves_no_other_bound(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
@@ -161,7 +161,7 @@ def test_each_unix_socket_has_its_own_mode_and_a_stale_one_is_replaced(tmp_path:
     assert not any(path.exists() for path in paths)
 
 
-def test_a_client_over_streams_is_served_by_the_servers_own_rules(serve: Serve) -> None:
+def test_a_client_over_streams_is_served_by_the_rules_of_the_server(serve: Serve) -> None:
     running = listen(serve, Box(), Listener(ANY, appname="Listener"), appname="Own")
     run = running.server.running
     assert run is not None
@@ -176,13 +176,13 @@ def test_a_client_over_streams_is_served_by_the_servers_own_rules(serve: Serve) 
     "name",
     ["handler", "addr", "listeners", "threads", "max_memory", "max_connections", "loop", "grace"],
 )
-def test_what_is_the_servers_is_a_value_error(name: str) -> None:
+def test_an_option_of_the_whole_server_is_a_value_error(name: str) -> None:
     given: dict[str, Any] = {name: 1}
     with pytest.raises((ValueError, TypeError), match=name):
         Listener(ANY, **given)
 
 
-def test_what_is_no_option_is_a_type_error() -> None:
+def test_an_unknown_option_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="tls_listner"):
         Listener(ANY, tls_listner=True)  # type: ignore[call-arg]  # which is the point
 
@@ -201,7 +201,7 @@ def test_what_is_no_option_is_a_type_error() -> None:
         ({"listeners": [Listener(ANY)], "threads": 0}, "threads"),
     ],
 )
-def test_what_would_not_be_safe_is_refused_before_any_listens(
+def test_unsafe_options_are_rejected_before_any_listener_is_bound(
     options: dict[str, Any], message: str
 ) -> None:
     server = Server(Box(), **options)
@@ -209,20 +209,20 @@ def test_what_would_not_be_safe_is_refused_before_any_listens(
         pytest.fail("it has started")
 
 
-def test_what_is_no_listener_is_a_type_error() -> None:
+def test_anything_but_a_listener_is_a_type_error() -> None:
     server = Server(Box(), listeners=[":25"])  # type: ignore[list-item]  # which is the point
     with pytest.raises(TypeError, match="Listener"):
         per_listener(server.options)
 
 
-def test_an_auth_file_of_a_listener_beside_on_auth_is_a_type_error(tmp_path: Path) -> None:
+def test_an_auth_file_of_a_listener_with_on_auth_is_a_type_error(tmp_path: Path) -> None:
     handler = handler_of("async def", on_auth="alice")
     server = Server(handler, listeners=[Listener(ANY, auth_file=str(tmp_path / "users"))])
     with pytest.raises(TypeError, match="auth_file cannot be combined"), server.in_thread():
         pytest.fail("it has started")
 
 
-def test_a_socket_of_ones_own_beside_listeners_is_a_value_error() -> None:
+def test_a_socket_of_your_own_with_listeners_is_a_value_error() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as own,
         pytest.raises(ValueError, match="either listeners or a socket"),

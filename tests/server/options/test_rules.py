@@ -1,4 +1,4 @@
-"""What becomes of the options where nobody has said anything, and of `timeout`."""
+"""What options resolve to: the defaults, and `timeout`."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def times_of(rules: Rules) -> tuple[float, float, float, float, float]:
         ({"handler_timeout": 20}, (300, 30, 5, 180, 20)),
     ],
 )
-def test_each_thing_awaited_has_its_time(
+def test_each_thing_that_is_awaited_has_its_timeout(
     options: dict[str, float], times: tuple[float, ...]
 ) -> None:
     assert times_of(rules_of(**options)) == times
 
 
-def test_a_quarter_of_the_machine_may_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_limit_is_a_quarter_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "memory", lambda: 4_000_000_003)
     assert memory_limit(Server(Nothing()).options) == 1_000_000_000
     assert memory_limit(Server(Nothing(), max_memory=5).options) == 5

@@ -78,10 +78,10 @@ def test_a_name_that_is_not_there_is_an_error(alone: pytest.MonkeyPatch) -> None
         systemd.listening_fds("imap")
 
 
-def test_a_socket_that_does_not_listen_is_refused() -> None:
+def test_a_socket_that_does_not_listen_is_rejected() -> None:
     with socket.socket() as sock:
         number = os.dup(sock.fileno())
-        with pytest.raises(OSError, match=f"fd:{number}: {number} is no listening stream socket"):
+        with pytest.raises(OSError, match=f"fd:{number}: .* is no listening stream socket"):
             bind(f"fd:{number}")
         with pytest.raises(OSError, match="Bad file descriptor"):  # nothing is left open
             os.fstat(number)

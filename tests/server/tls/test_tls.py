@@ -1,4 +1,4 @@
-"""STARTTLS and implicit TLS: what is agreed on, what is forgotten, what is refused."""
+"""STARTTLS and implicit TLS: what is agreed on, forgotten and rejected."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_starttls_is_offered_with_tls_and_not_again_under_it(
         assert client.is_closed()
 
 
-def test_starttls_is_not_there_without_tls(serve: Serve) -> None:
+def test_starttls_is_not_offered_without_tls(serve: Serve) -> None:
     with serve(Box()).client() as client:
         assert "STARTTLS" not in client.hello()
         assert client.say("STARTTLS") == "502 5.5.1 Command not implemented"
@@ -106,7 +106,7 @@ def test_a_login_works_under_either_form(
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_the_session_tells_what_was_agreed_on(
+def test_the_session_has_the_version_and_the_cipher(
     serve: Serve, certificates: Certificates, version: ssl.TLSVersion
 ) -> None:
     collector = Collector()
@@ -162,7 +162,7 @@ def test_the_session_has_the_certificate_that_the_client_shows(
 
 
 @pytest.mark.parametrize("implicit", [False, True])
-def test_large_messages_pass_under_tls_octet_for_octet(
+def test_large_messages_pass_unchanged_under_tls(
     serve: Serve, certificates: Certificates, implicit: bool, loop_name: str
 ) -> None:
     box = Box()
@@ -208,7 +208,7 @@ def test_many_large_replies_pass_under_tls(
 # -- what is forgotten ---------------------------------------------------------------------------
 
 
-def test_nothing_that_the_client_said_survives_starttls(
+def test_nothing_that_the_client_sent_survives_starttls(
     serve: Serve, certificates: Certificates, loop_name: str
 ) -> None:
     seen: list[tuple[object, ...]] = []
@@ -238,7 +238,7 @@ def test_nothing_that_the_client_said_survives_starttls(
         assert client.say(plain("alice", "wonder")).startswith("235")
         client.say("STARTTLS")
         client.wrap(certificates.client)
-        # No greeting comes, and nothing may be said before EHLO
+        # No greeting follows, and no command is allowed before EHLO
         assert client.say("MAIL FROM:<a@example.com>").startswith("503 5.5.1 ")
         assert client.say(plain("alice", "wonder")).startswith("503 5.5.1 ")
         assert "AUTH" in client.say("EHLO after.example")  # offered again
@@ -292,7 +292,7 @@ def test_errors_before_starttls_still_count(serve: Serve, certificates: Certific
         b"AUTH PLAIN AGFsaWNlAHdvbmRlcg==\r\n",
     ],
 )
-def test_octets_behind_starttls_in_the_same_packet_end_the_connection(
+def test_bytes_behind_starttls_in_the_same_packet_close_the_connection(
     serve: Serve, certificates: Certificates, behind: bytes, loop_name: str
 ) -> None:
     noted = Noted()
@@ -313,7 +313,7 @@ def test_octets_behind_starttls_in_the_same_packet_end_the_connection(
     assert noted.names == ["on_hello"]
 
 
-def test_octets_behind_a_pipelined_starttls_are_never_executed(
+def test_bytes_behind_a_pipelined_starttls_are_never_executed(
     serve: Serve, certificates: Certificates
 ) -> None:
     noted = Noted()
@@ -346,7 +346,7 @@ def test_plain_commands_after_the_220_fail_the_handshake(
 
 
 @pytest.mark.parametrize("implicit", [False, True])
-def test_a_handshake_that_fails_ends_the_connection_without_a_word(
+def test_a_failed_handshake_closes_the_connection_without_a_reply(
     serve: Serve, certificates: Certificates, implicit: bool, loop_name: str
 ) -> None:
     collector = Collector()
@@ -366,7 +366,7 @@ def test_a_handshake_that_fails_ends_the_connection_without_a_word(
     running.wait_until_no_sessions()
 
 
-def test_a_client_that_does_not_trust_us_is_let_go(
+def test_a_client_that_does_not_trust_the_certificate_may_leave(
     serve: Serve, certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "ehlo")
@@ -378,7 +378,7 @@ def test_a_client_that_does_not_trust_us_is_let_go(
 
 
 @pytest.mark.parametrize("stage", range(0, 600, 50))
-def test_a_client_that_leaves_within_the_handshake_leaves_nothing(
+def test_a_client_that_leaves_during_the_handshake_leaves_nothing(
     serve: Serve, certificates: Certificates, stage: int
 ) -> None:
     collector = Collector()
@@ -401,7 +401,7 @@ def test_a_client_that_leaves_within_the_handshake_leaves_nothing(
     running.wait_until_no_sessions()
 
 
-def test_a_handshake_in_single_octets_works(
+def test_a_handshake_in_single_bytes_works(
     serve: Serve, certificates: Certificates, loop_name: str
 ) -> None:
     running = serve(Box(), tls_config=certificates.server(), tls_listener=True, loop=loop_name)
@@ -435,7 +435,7 @@ def test_a_handshake_in_single_octets_works(
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
-def test_old_tls_is_refused(
+def test_old_tls_is_rejected(
     serve: Serve, certificates: Certificates, version: ssl.TLSVersion
 ) -> None:
     running = serve_with_files(serve, Box(), certificates, tls_listener=True)
@@ -515,7 +515,7 @@ def test_a_tls_close_of_the_client_is_answered_before_we_close(
                 break
         tls.write(b"EHLO c\r\nNOOP\r\n")
         with pytest.raises(ssl.SSLWantReadError):
-            tls.unwrap()  # our close_notify; theirs is still to come
+            tls.unwrap()  # the client's close_notify; the server's is still to come
         client.send(outgoing.read())
         incoming.write(client.rest())
         heard = b""
@@ -594,9 +594,9 @@ def test_before_required_tls_only_a_few_commands_pass(
     for command in sorted(EVERYTHING):
         with running.ready() as client:
             answer = client.say(command)
-        refused = answer == "530 5.7.0 Must issue a STARTTLS command first"
+        rejected = answer == "530 5.7.0 Must issue a STARTTLS command first"
         passes = command.split()[0] in {"NOOP", "EHLO", "HELO", "STARTTLS"}
-        assert refused is not passes, (command, answer)
+        assert rejected is not passes, (command, answer)
     with running.ready() as client:
         assert client.say("QUIT").startswith("221 ")
 
@@ -606,14 +606,14 @@ def test_before_a_required_login_only_a_few_commands_pass(serve: Serve) -> None:
     for command in sorted(EVERYTHING):
         with running.ready() as client:
             answer = client.say(command)
-        refused = answer == "530 5.7.0 Authentication required"
+        rejected = answer == "530 5.7.0 Authentication required"
         passes = command.split()[0] in {"AUTH", "EHLO", "HELO", "NOOP", "RSET", "STARTTLS"}
-        assert refused is not passes, (command, answer)
+        assert rejected is not passes, (command, answer)
     with running.ready() as client:
         assert client.say("QUIT").startswith("221 ")
 
 
-def test_after_tls_and_login_mail_is_taken(serve: Serve, certificates: Certificates) -> None:
+def test_after_tls_and_login_mail_is_accepted(serve: Serve, certificates: Certificates) -> None:
     running = serve(
         Box(),
         tls_config=certificates.server(),
@@ -636,7 +636,7 @@ def test_with_tls_required_implicit_tls_is_enough(serve: Serve, certificates: Ce
         assert client.mail() == "250 2.0.0 Ok: queued"
 
 
-# -- what would leave a door open ----------------------------------------------------------------
+# -- unsafe options -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -669,12 +669,12 @@ def test_with_tls_required_implicit_tls_is_enough(serve: Serve, certificates: Ce
         ({"appname": "x" * 256}, "appname"),
         ({"bare_newlines": "ignore"}, "ignore"),
         ({"unknown_params": "accept"}, "accept"),
-        ({"loop": "trio"}, "no such loop"),
+        ({"loop": "trio"}, "loop is 'trio'"),
         ({"addr": "localhost"}, "not an address"),
         ({"addr": ["127.0.0.1:0", "127.0.0.1:70000"]}, "not an address"),
     ],
 )
-def test_what_would_not_be_safe_or_sane_is_a_value_error_at_start(
+def test_unsafe_options_are_a_value_error_at_the_start(
     options: dict[str, Any], message: str
 ) -> None:
     server = Server(Box(), **({"addr": "127.0.0.1:0"} | options))
@@ -693,7 +693,7 @@ def test_what_would_not_be_safe_or_sane_is_a_value_error_at_start(
         {"grace": 0},
     ],
 )
-def test_what_is_safe_starts(options: dict[str, Any]) -> None:
+def test_safe_options_resolve(options: dict[str, Any]) -> None:
     server = Server(Box(), addr="127.0.0.1:0", **options)
     assert resolve(server.options, callbacks_of(server.options)).settings.hostname
 
@@ -714,7 +714,7 @@ def test_the_blocking_form_raises_the_same() -> None:
 # -- configure_tls -------------------------------------------------------------------------------
 
 
-def test_configure_tls_takes_files_and_an_encrypted_key(
+def test_configure_tls_loads_files_and_an_encrypted_key(
     certificates: Certificates, serve: Serve
 ) -> None:
     server = Server(Box(), addr="127.0.0.1:0")
@@ -747,7 +747,7 @@ def test_configure_tls_with_wrong_files_says_so(certificates: Certificates, tmp_
     assert server.options.tls_config is None
 
 
-def test_asyncio_streams_talk_to_us_under_tls(serve: Serve, certificates: Certificates) -> None:
+def test_asyncio_streams_can_talk_under_tls(serve: Serve, certificates: Certificates) -> None:
     """The other implementation of STARTTLS that Python has, against ours."""
     running = serve(Box(), tls_config=certificates.server())
 

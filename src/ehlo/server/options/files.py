@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ehlo.passwords.file import PasswordFile
 from ehlo.server.observing import journal
@@ -128,11 +128,11 @@ def _all_of(steps: Sequence[Step]) -> bool:
     return all([step() for step in steps])  # noqa: C419  each runs, whichever fails
 
 
-def _settle(done: Future[bool], result: Any, error: BaseException | None) -> None:
+def _settle(done: Future[bool], result: bool | None, error: BaseException | None) -> None:
     if error is not None:
         with contextlib.suppress(OSError):  # it may be the log itself that fails
             logger.error("reloading failed", exc_info=error)
-    done.set_result(error is None and result)
+    done.set_result(bool(result))
 
 
 def _renew_passwords(passwords: PasswordFile) -> bool:

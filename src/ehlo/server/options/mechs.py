@@ -1,4 +1,4 @@
-"""Which SASL mechanisms a server offers: what its handler can serve, and what `auth_mechs` says.
+"""The SASL mechanisms that a server offers: what its handler serves, and `auth_mechs` enables.
 
 Mechanisms that could not work or would be unsafe raise `ValueError` at the start.
 """

@@ -1,4 +1,4 @@
-"""What a server's options resolve to: one frozen value for each listener.
+"""Rules, which the options of a server resolve to: one frozen value for each listener.
 
 Options that would be unsafe or could not work raise `ValueError` here, before the server listens.
 """

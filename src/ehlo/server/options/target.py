@@ -28,7 +28,7 @@ def load(text: str) -> Any:
     try:
         return reduce(getattr, path.split("."), module)
     except AttributeError:
-        raise NotThereError(f"{text!r}: module {module_name!r} has no attribute {path!r}") from None
+        raise NotThereError(f"module {module_name!r} has no attribute {path!r}") from None
 
 
 def _import(name: str) -> Any:

@@ -187,13 +187,13 @@ class Parent:
     def _asked_to_end(self, now: float) -> None:
         if self._end_by is None:
             self._collector.drain()  # before anybody can read that
-            logger.info("signalled: shutting down")
+            logger.info("received a signal: shutting down")
             systemd.stopping()
             self._end_by = now + self._server.grace + _OVERTIME
             self._stop_listening()
             self._tell(DRAIN)
         elif not self._closing:
-            logger.warning("signalled again: closing at once")
+            logger.warning("received a signal again: closing at once")
             self._closing = True
             self._end_by = now + _LAST_WORDS
             self._tell(CLOSE)
@@ -203,7 +203,7 @@ class Parent:
 
         Not more than two are ever under way: the second begins after whatever has changed by now.
         """
-        logger.info("signalled: telling the workers to take files anew")
+        logger.info("received SIGHUP: reloading")
         reopen_logs()
         if self._announced and self._end_by is None:
             systemd.reloading()

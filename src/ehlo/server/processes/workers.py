@@ -186,7 +186,7 @@ def main(number: int) -> int:
         options = dataclasses.replace(options, user="", metrics="", control="")
         server.options = rules.with_handler(options)
         worker = Worker(server, parent, task)
-        loops.run(worker.run(), options.loop, worker.abandon)
+        loops.run(worker.run(), options.loop, worker.abandon, tune_malloc=True)
     except BaseException as error:  # noqa: BLE001  whatever it is, the parent is told
         _tell_failure(parent, error)
         return 1

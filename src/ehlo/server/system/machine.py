@@ -1,4 +1,4 @@
-"""What the machine lets one process have: memory, and file descriptors."""
+"""Memory and file descriptors that the machine lets one process have."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["descriptors", "memory", "open_descriptors", "raise_descriptors"]
 
 
 def memory(root: Path = Path("/")) -> int:
-    """Octets of the machine, or of the least of the control groups that we are in."""
+    """Return the bytes of the machine, or of the smallest of the process's control groups."""
     limits = _limits(root)
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
 
 
 def _limits(root: Path) -> list[int]:
-    """Those of our groups and of all above them, versions 1 and 2 (cgroups(7))."""
+    """Return the limits of the own groups and of all above them, versions 1 and 2 (cgroups(7))."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -33,7 +33,7 @@ def _limits(root: Path) -> list[int]:
 
 
 def _up(mount: Path, path: str, name: str) -> list[int]:
-    """In a container a path may be one of the host's: what is not there has no limit for us."""
+    """Return the limits along a path, which in a container may be the host's and missing here."""
     group = PurePosixPath(path.lstrip("/"))
     limits = [_limit(mount / each / name) for each in (group, *group.parents) if ".." not in path]
     return [limit for limit in [*limits, _limit(mount / name)] if limit is not None]
@@ -48,25 +48,25 @@ def _limit(file: Path) -> int | None:
 
 
 def descriptors() -> int | None:
-    """How many this process may have open; `None` for as many as it likes."""
+    """Return how many this process may have open; `None` is unlimited."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else soft
 
 
 def open_descriptors() -> int:
-    """How many it has open now; 0 where the system does not tell."""
+    """Return how many it has open now; 0 if the system does not reveal it."""
     try:
-        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  names are all that is wanted
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  only the number is needed
     except OSError:
         return 0
 
 
 def raise_descriptors() -> None:
-    """Have as many as the administrator allows: the soft limit becomes the hard one."""
+    """Raise the soft limit to the hard one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
-        return  # some systems allow less than they say; the old limit is as good as before
+        return  # some systems allow less than they say; the old limit stays

@@ -97,14 +97,14 @@ class Known(Handler):
 
 @kinds
 @algorithms
-@pytest.mark.parametrize("stored", ["text", "octets", "keys", "list"])
+@pytest.mark.parametrize("stored", ["text", "bytes", "keys", "list"])
 def test_scram_logs_in(serve: Serve, kind: str, algorithm: str, stored: str) -> None:
     keys = [
-        ScramKeys.derive(PASSWORD, b"sixteen octets..", name, 5000) for name in ("SHA-1", "SHA-256")
+        ScramKeys.derive(PASSWORD, b"sixteen bytes...", name, 5000) for name in ("SHA-1", "SHA-256")
     ]
     secrets: dict[str, Any] = {
         "text": PASSWORD,
-        "octets": PASSWORD.encode(),
+        "bytes": PASSWORD.encode(),
         "keys": next(each for each in keys if each.algorithm == algorithm),
         "list": keys,
     }
@@ -120,7 +120,7 @@ def test_scram_logs_in(serve: Serve, kind: str, algorithm: str, stored: str) -> 
 
 
 @algorithms
-def test_scram_refuses_a_wrong_password_and_a_stranger_alike(
+def test_scram_rejects_a_wrong_password_and_an_unknown_user_alike(
     serve: Serve, no_delay: None, algorithm: str
 ) -> None:
     handler = Known()
@@ -168,8 +168,8 @@ def test_on_secret_fails_closed(
     assert session.user is None
 
 
-def test_keys_for_scram_are_nobody_for_cram_md5(serve: Serve, no_delay: None) -> None:
-    keys = ScramKeys.derive(PASSWORD, b"sixteen octets..")
+def test_scram_keys_are_an_unknown_user_for_cram_md5(serve: Serve, no_delay: None) -> None:
+    keys = ScramKeys.derive(PASSWORD, b"sixteen bytes...")
     for secret in (keys, [keys]):
         with serve(Known(secret)).ready() as client:
             assert cram_md5(client, "alice", PASSWORD) == WRONG
@@ -177,7 +177,7 @@ def test_keys_for_scram_are_nobody_for_cram_md5(serve: Serve, no_delay: None) ->
             assert scram(client, "alice", PASSWORD) == ACCEPTED
 
 
-def test_a_slow_on_secret_holds_nobody_up(serve: Serve) -> None:
+def test_a_slow_on_secret_delays_no_other_client(serve: Serve) -> None:
     go = threading.Event()
 
     class Slow(Known):
@@ -194,7 +194,7 @@ def test_a_slow_on_secret_holds_nobody_up(serve: Serve) -> None:
         assert [reply[:4] for reply in slow.replies(3)] == ["334 ", "501 ", "250 "]
 
 
-def test_an_on_secret_that_takes_too_long_is_our_trouble(serve: Serve) -> None:
+def test_an_on_secret_that_takes_too_long_is_454(serve: Serve) -> None:
     class Hanging(Known):
         async def on_secret(self, session: Session, username: str) -> Secret:
             await asyncio.Event().wait()
@@ -271,7 +271,7 @@ def test_scram_plus_binds_to_the_tls_connection(
 
 
 @pytest.mark.parametrize(("version", "binding"), BINDINGS)
-def test_a_binding_to_something_else_is_refused(
+def test_a_wrong_channel_binding_is_rejected(
     serve: Serve,
     certificates: Certificates,
     no_delay: None,
@@ -312,11 +312,11 @@ PLUS = {"SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS"}
     [
         (True, ssl.TLSVersion.TLSv1_3, True),
         (True, ssl.TLSVersion.TLSv1_2, True),
-        (False, ssl.TLSVersion.TLSv1_3, False),  # nobody tells us its certificate
+        (False, ssl.TLSVersion.TLSv1_3, False),  # the server does not know its certificate
         (False, ssl.TLSVersion.TLSv1_2, True),
     ],
 )
-def test_the_plus_forms_are_offered_where_there_is_a_binding(
+def test_the_plus_forms_are_offered_if_there_is_a_binding(
     serve: Serve,
     certificates: Certificates,
     no_delay: None,
@@ -339,7 +339,7 @@ def test_the_plus_forms_are_offered_where_there_is_a_binding(
         offered = mechanisms_in(client.say("EHLO c"))
         assert bool(PLUS & set(offered)) is bound
         assert [name for name in offered if name in PLUS] == offered[: 2 * bound]
-        # RFC 5802 6: it says that we have none, and we have: somebody has taken it away
+        # RFC 5802 6: it claims that the server offers none, so it was removed on the way
         said = client.say(f"AUTH SCRAM-SHA-256 {first}")
         assert said == WRONG if bound else said.startswith("334 ")
         if not bound:
@@ -402,7 +402,7 @@ def test_a_token_logs_in(serve: Serve, certificates: Certificates, name: str) ->
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_wrong_token_is_told_in_json_and_then_refused(
+def test_a_wrong_token_is_answered_in_json_and_then_rejected(
     serve: Serve, certificates: Certificates, no_delay: None, name: str
 ) -> None:
     running = serve(Known(), tls_config=certificates.server(), tls_listener=True, auth_mechs=TOKENS)
@@ -415,7 +415,7 @@ def test_a_wrong_token_is_told_in_json_and_then_refused(
         assert client.is_closed()
 
 
-def test_a_token_is_nothing_without_tls(serve: Serve, certificates: Certificates) -> None:
+def test_a_token_is_rejected_without_tls(serve: Serve, certificates: Certificates) -> None:
     running = serve(Known(), tls_config=certificates.server(), auth_mechs=TOKENS)
     with running.client() as client:
         client.reply()
@@ -426,7 +426,7 @@ def test_a_token_is_nothing_without_tls(serve: Serve, certificates: Certificates
         assert TOKENS.keys() <= set(mechanisms_in(client.say("EHLO c")))
 
 
-def test_a_function_takes_tokens_as_passwords(
+def test_a_function_gets_tokens_as_passwords(
     serve: Serve, certificates: Certificates, no_delay: None
 ) -> None:
     asked: list[tuple[object, ...]] = []
@@ -451,7 +451,7 @@ def test_a_function_takes_tokens_as_passwords(
     asked.clear()
     with running.ready(tls=certificates.client) as client:
         assert client.say(oauthbearer(PASSWORD, "")).startswith("334 ")
-        assert client.say("") == WRONG  # nobody could say who that is
+        assert client.say("") == WRONG  # a token without a user is rejected
     assert asked == []
 
 
@@ -483,7 +483,7 @@ def test_a_certificate_logs_in(
     assert [getattr(each, "authzid", None) for each in handler.seen] == ["bob", ""]
 
 
-def test_external_is_not_there_without_a_certificate(
+def test_external_is_not_offered_without_a_certificate(
     serve: Serve, certificates: Certificates
 ) -> None:
     context = context_of(certificates, client_ca=True)
@@ -504,9 +504,7 @@ def test_a_certificate_of_another_authority_ends_the_handshake(
     running.wait_until_no_sessions()
 
 
-def test_a_certificate_that_was_not_verified_is_none(
-    serve: Serve, certificates: Certificates
-) -> None:
+def test_an_unverified_certificate_does_not_count(serve: Serve, certificates: Certificates) -> None:
     """EXTERNAL is for contexts that verify; another shows no certificate at all."""
     handler = handler_of("async def", noted := Noted(), on_tls=None)
     running = serve(handler, tls_config=context_of(certificates), tls_listener=True)
@@ -516,7 +514,7 @@ def test_a_certificate_that_was_not_verified_is_none(
     assert session.tls.peer_certificate is None
 
 
-def test_anonymous_is_there_when_it_is_switched_on(serve: Serve, no_delay: None) -> None:
+def test_anonymous_is_offered_when_it_is_enabled(serve: Serve, no_delay: None) -> None:
     handler = Known()
     with serve(handler).client() as client:
         assert "ANONYMOUS" not in mechanisms_in(client.hello())
@@ -545,7 +543,9 @@ def own(run: Callable[[bytes | None, AuthContext], Steps] = ticket, **given: Any
     return {"X-TICKET": Mechanism("X-TICKET", run, **given)}
 
 
-def test_a_mechanism_of_ones_own(serve: Serve, certificates: Certificates, no_delay: None) -> None:
+def test_a_mechanism_of_your_own_logs_in(
+    serve: Serve, certificates: Certificates, no_delay: None
+) -> None:
     handler = Known()
     running = serve(
         handler, auth_mechs=own(), tls_config=context_of(certificates), tls_listener=True
@@ -562,7 +562,7 @@ def test_a_mechanism_of_ones_own(serve: Serve, certificates: Certificates, no_de
         assert client.say(client.say(encoded("alice"))[4:]) == ACCEPTED
 
 
-def test_ones_own_mechanism_may_ask_for_secrets(serve: Serve, no_delay: None) -> None:
+def test_a_mechanism_of_your_own_may_ask_for_secrets(serve: Serve, no_delay: None) -> None:
     def run(initial: bytes | None, _context: AuthContext) -> Steps:
         name = ((yield b"") if initial is None else initial).decode()
         secret = yield ehlo.SecretWanted(name)
@@ -601,7 +601,7 @@ def decides(_initial: bytes | None, _context: AuthContext) -> Steps:
         (decides, {"on_secret": None}, "X-TICKET needs on_auth"),
     ],
 )
-def test_a_mechanism_that_is_wrong_itself_is_our_trouble(
+def test_a_mechanism_with_a_bug_is_454(
     serve: Serve, caplog: pytest.LogCaptureFixture, run: Any, hooks: dict[str, Any], logged: str
 ) -> None:
     handler = handler_of("async def", **hooks)
@@ -612,12 +612,12 @@ def test_a_mechanism_that_is_wrong_itself_is_our_trouble(
     assert logged in caplog.text
 
 
-def test_a_response_that_it_cannot_read_is_the_clients_mistake(serve: Serve) -> None:
+def test_a_response_that_a_mechanism_cannot_read_is_501(serve: Serve) -> None:
     with serve(Known(), auth_mechs=own(needs_tls=False)).ready() as client:
         assert client.say("AUTH X-TICKET " + encoded(b"\xff")) == MALFORMED
 
 
-def test_a_function_is_not_asked_about_what_it_cannot_be_told(
+def test_a_function_is_not_called_for_credentials_that_it_cannot_get(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = serve(Box(), auth_handler=lambda *_: True, auth_mechs=own(decides, needs_tls=False))
@@ -649,17 +649,17 @@ def accept(*_arguments: object) -> bool:
         (
             Box(),
             {"auth_handler": accept, "auth_mechs": {"ANONYMOUS": True}},
-            "ANONYMOUS is not for a function",
+            "ANONYMOUS needs a Handler",
         ),
         (NO_HOOKS, {"auth_mechs": own()}, "X-TICKET needs on_auth or on_secret"),
-        (HOOKED, {"auth_mechs": {"X-OTHER": own()["X-TICKET"]}}, "not the name of that"),
-        (HOOKED, {"auth_mechs": {"X Y": Mechanism("X Y", ticket)}}, "not the name of that"),
-        (HOOKED, {"auth_mechs": {"X" * 21: Mechanism("X" * 21, ticket)}}, "not the name of that"),
-        (HOOKED, {"auth_mechs": {"SCRAM-SHA-512": True}}, "no such mechanism: SCRAM-SHA-512"),
+        (HOOKED, {"auth_mechs": {"X-OTHER": own()["X-TICKET"]}}, "must be a valid name"),
+        (HOOKED, {"auth_mechs": {"X Y": Mechanism("X Y", ticket)}}, "must be a valid name"),
+        (HOOKED, {"auth_mechs": {"X" * 21: Mechanism("X" * 21, ticket)}}, "must be a valid name"),
+        (HOOKED, {"auth_mechs": {"SCRAM-SHA-512": True}}, "unknown mechanism: SCRAM-SHA-512"),
         (
             HOOKED,
             {"auth_mechs": {name: Mechanism(name, ticket) for name in MANY}},
-            "more names than",
+            "do not fit into one line",
         ),
         # what is left would never be offered
         (
@@ -674,7 +674,7 @@ def accept(*_arguments: object) -> bool:
         ),
     ],
 )
-def test_what_would_not_work_is_a_value_error_at_the_start(
+def test_mechanisms_that_could_not_work_are_a_value_error_at_the_start(
     handler: Any, options: dict[str, Any], message: str
 ) -> None:
     if "SECRETS" in options["auth_mechs"]:
@@ -710,13 +710,13 @@ def test_scram_alone_is_a_way_to_log_in_without_tls(serve: Serve) -> None:
         assert mechanisms_in(client.hello()) == ["SCRAM-SHA-256", "SCRAM-SHA-1"]
 
 
-def test_ones_own_takes_the_place_of_ours(serve: Serve) -> None:
+def test_a_mechanism_of_your_own_replaces_the_built_in_one(serve: Serve) -> None:
     mine = Mechanism("PLAIN", ticket, needs_tls=False)
     with serve(Known(), auth_mechs={"plain": mine}).ready() as client:
         assert client.say("AUTH PLAIN") == "334 " + encoded("name?")
 
 
-def test_a_client_ca_that_is_not_there_is_an_os_error(certificates: Certificates) -> None:
+def test_a_missing_client_ca_is_an_os_error(certificates: Certificates) -> None:
     server = ehlo.Server(Known())
     with pytest.raises(OSError, match="No such file"):
         server.configure_tls(
@@ -724,7 +724,7 @@ def test_a_client_ca_that_is_not_there_is_an_os_error(certificates: Certificates
         )
 
 
-def test_configure_tls_takes_client_certificates_of_an_authority(
+def test_configure_tls_accepts_client_certificates_of_an_authority(
     certificates: Certificates,
 ) -> None:
     server = ehlo.Server(Known())
@@ -742,7 +742,7 @@ def test_configure_tls_takes_client_certificates_of_an_authority(
 Attempt = Callable[[Client], str]
 
 
-def _refused_token(command: str) -> Attempt:
+def _rejected_token(command: str) -> Attempt:
     def attempt(client: Client) -> str:
         answer = client.say(command)
         return client.say("") if answer.startswith("334 ") else answer
@@ -766,19 +766,19 @@ WRONG_LOGINS: dict[str, Attempt] = {
     "SCRAM, as another": lambda client: client.say(
         "AUTH SCRAM-SHA-1 " + encoded("n,a=root,n=alice,r=abc")
     ),
-    "SCRAM, a binding taken away": lambda client: client.say(
+    "SCRAM, a binding removed": lambda client: client.say(
         "AUTH SCRAM-SHA-1 " + encoded("y,,n=alice,r=abc")
     ),
     "SCRAM-SHA-1-PLUS, bound to another": _bound(b"another"),
     "SCRAM-SHA-1-PLUS, bound by another type": lambda client: client.say(
         "AUTH SCRAM-SHA-1-PLUS " + encoded("p=tls-exporter,,n=alice,r=abc")
     ),
-    "XOAUTH2": _refused_token(xoauth2("wrong")),
-    "OAUTHBEARER": _refused_token(oauthbearer("wrong")),
-    "OAUTHBEARER, no token": _refused_token("AUTH OAUTHBEARER " + encoded("n,,\x01\x01")),
+    "XOAUTH2": _rejected_token(xoauth2("wrong")),
+    "OAUTHBEARER": _rejected_token(oauthbearer("wrong")),
+    "OAUTHBEARER, no token": _rejected_token("AUTH OAUTHBEARER " + encoded("n,,\x01\x01")),
     "EXTERNAL": lambda client: client.say("AUTH EXTERNAL " + encoded("bob")),
     "ANONYMOUS": lambda client: client.say("AUTH ANONYMOUS ="),
-    "X-TICKET": _refused_token("AUTH X-TICKET " + encoded("alice")),
+    "X-TICKET": _rejected_token("AUTH X-TICKET " + encoded("alice")),
 }
 EVERYTHING: dict[str, Any] = {
     **dict.fromkeys(("XOAUTH2", "OAUTHBEARER", "EXTERNAL", "ANONYMOUS"), True),
@@ -811,7 +811,7 @@ def test_every_wrong_login_waits_and_the_third_is_the_last(
 
 
 @pytest.mark.parametrize("way", ["SCRAM-SHA-256", "XOAUTH2", "EXTERNAL"])
-def test_a_wrong_login_waits_for_a_second_and_nobody_else_does(
+def test_a_wrong_login_waits_for_a_second_and_no_other_client_does(
     serve: Serve, certificates: Certificates, way: str
 ) -> None:
     running = serve(
@@ -834,10 +834,10 @@ def test_a_wrong_login_waits_for_a_second_and_nobody_else_does(
         assert time.monotonic() - begun >= 0.99
 
 
-def test_the_error_of_a_token_waits_like_a_refusal(
+def test_the_error_of_a_token_waits_like_a_rejection(
     serve: Serve, certificates: Certificates
 ) -> None:
-    """It says as much as the refusal does; who hears it sooner could leave and try again."""
+    """It reveals as much as the rejection; a client that gets it sooner could leave and retry."""
     running = serve(Known(), tls_config=certificates.server(), tls_listener=True, auth_mechs=TOKENS)
     with running.ready(tls=certificates.client) as client:
         begun = time.monotonic()

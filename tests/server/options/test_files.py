@@ -54,19 +54,19 @@ class Log(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: list[str] = []
+        self._lines: list[str] = []
         self._more = threading.Condition()
 
     def emit(self, record: logging.LogRecord) -> None:
         with self._more:
-            self._said.append(record.getMessage())
+            self._lines.append(record.getMessage())
             self._more.notify_all()
 
     def until(self, text: str) -> None:
-        """Return when it has said so since the last time."""
+        """Return when a line has `text` that was not waited for before."""
         with self._more:
-            assert self._more.wait_for(lambda: any(text in line for line in self._said), DEADLINE)
-            self._said.clear()
+            assert self._more.wait_for(lambda: any(text in line for line in self._lines), DEADLINE)
+            self._lines.clear()
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ WAYS = ["broken", "missing", "of another key", "half a file"]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_cannot_be_loaded_leaves_the_old_and_says_so(
+def test_files_that_cannot_be_loaded_leave_the_old_ones_and_are_logged(
     files: Files, certificates: Certificates, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = Server(Box(), addr="127.0.0.1:0", tls_listener=True, loop="asyncio")
@@ -150,10 +150,10 @@ def test_what_cannot_be_loaded_leaves_the_old_and_says_so(
         new = files.issue("localhost")
         assert reload(server)
         assert shown(running, certificates) == new
-    (said,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    (line,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     start = f'reload failed what=certificates reason="{files.cert} with {files.key}: '
-    assert said.getMessage().startswith(start)
-    assert said.getMessage().endswith(f'" {STAYS}')
+    assert line.getMessage().startswith(start)
+    assert line.getMessage().endswith(f'" {STAYS}')
 
 
 def test_a_line_of_a_reload_has_the_fields_of_one_in_json(
@@ -189,7 +189,7 @@ def test_a_reload_of_a_server_that_has_ended_does_nothing(serve: Serve, files: F
     assert not run.reload().result(DEADLINE)
 
 
-def test_a_context_of_ones_own_stays(
+def test_a_context_of_your_own_stays(
     serve: Serve, files: Files, certificates: Certificates
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -237,7 +237,7 @@ def test_a_function_makes_the_context_at_start_and_at_each_reload(
     assert calls == ["call"] * 3
 
 
-def test_a_function_is_called_now_and_then_and_another_certificate_taken(
+def test_a_function_is_called_every_minute_and_another_certificate_used(
     files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "ehlo.server")
@@ -260,7 +260,7 @@ def test_a_function_is_called_now_and_then_and_another_certificate_taken(
     assert caplog.text.count(TAKEN) == caplog.text.count(STAYS) == 1
 
 
-def test_a_function_whose_context_is_of_no_use_leaves_the_old(
+def test_a_function_with_an_unusable_context_leaves_the_old_one(
     files: Files, certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
     contexts = [
@@ -274,8 +274,8 @@ def test_a_function_whose_context_is_of_no_use_leaves_the_old(
             del contexts[0]
             assert not reload(server)
         assert shown(Running(server), certificates) == files.der
-    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-    assert ["no client can use" in line for line in said] == [True, True]
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert ["no client can use" in line for line in lines] == [True, True]
     with pytest.raises(ValueError, match="no client can use"), server.in_thread():
         pytest.fail("it has started")
 
@@ -294,14 +294,14 @@ def test_a_function_may_make_a_context_that_requires_client_certificates(
         assert reload(serve(Box(), tls_config=partial(make, newest)))
 
 
-def test_a_function_that_makes_no_context_is_a_type_error_at_start() -> None:
+def test_a_function_that_returns_no_context_is_a_type_error_at_start() -> None:
     make: Any = lambda: "context"  # noqa: E731
     server = Server(Box(), addr="127.0.0.1:0", tls_config=make)
-    with pytest.raises(TypeError, match="no ssl"), server.in_thread():
+    with pytest.raises(TypeError, match=r"must return an ssl\.SSLContext"), server.in_thread():
         pytest.fail("it has started")
 
 
-def test_a_reload_reads_the_file_of_passwords(
+def test_a_reload_reads_the_password_file(
     serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "ehlo.server")
@@ -328,7 +328,7 @@ class Broken(WatchedFileHandler):
         raise OSError("no directory")
 
 
-def test_a_reload_opens_the_files_of_the_log_anew(serve: Serve, tmp_path: Path) -> None:
+def test_a_reload_reopens_the_log_files(serve: Serve, tmp_path: Path) -> None:
     handler = WatchedFileHandler(tmp_path / "log")
     handler.setLevel(logging.CRITICAL)  # no line of ours is the cause
     logging.getLogger().addHandler(handler)
@@ -342,7 +342,7 @@ def test_a_reload_opens_the_files_of_the_log_anew(serve: Serve, tmp_path: Path) 
         handler.close()
 
 
-def test_a_log_that_raises_keeps_no_certificate_from_being_renewed(
+def test_a_log_that_raises_does_not_prevent_the_reload_of_certificates(
     files: Files, certificates: Certificates, tmp_path: Path
 ) -> None:
     server = Server(Box(), addr="127.0.0.1:0", tls_listener=True, tls_config=context_of(files))
@@ -363,14 +363,14 @@ def test_a_log_that_raises_keeps_no_certificate_from_being_renewed(
 
 
 @pytest.mark.usefixtures("quick")
-def test_files_that_change_are_taken_without_a_word(
+def test_files_that_change_are_reloaded_without_a_signal(
     serve: Serve, files: Files, certificates: Certificates, log: Log
 ) -> None:
     running = serve(Box(), tls_config=context_of(files), tls_listener=True)
-    beside = Files(certificates.authority, files.cert.parent, "beside")
-    new = beside.issue("localhost")
-    beside.key.replace(files.key)
-    beside.cert.replace(files.cert)
+    other = Files(certificates.authority, files.cert.parent, "other")
+    new = other.issue("localhost")
+    other.key.replace(files.key)
+    other.cert.replace(files.cert)
     log.until(TAKEN)
     assert shown(running, certificates) == new
 
@@ -395,23 +395,23 @@ def test_links_that_lead_elsewhere_are_a_change(
 
 
 @pytest.mark.usefixtures("quick")
-def test_half_of_a_new_pair_is_not_taken_and_looked_at_again(
+def test_half_of_a_new_pair_is_not_used_and_looked_at_again(
     files: Files, certificates: Certificates, log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = Server(Box(), addr="127.0.0.1:0", tls_listener=True, tls_config=context_of(files))
-    old, beside = files.der, Files(certificates.authority, files.cert.parent, "beside")
-    new = beside.issue("localhost")
+    old, other = files.der, Files(certificates.authority, files.cert.parent, "other")
+    new = other.issue("localhost")
     with server.in_thread():
-        beside.cert.replace(files.cert)
+        other.cert.replace(files.cert)
         log.until(STAYS)
         assert shown(Running(server), certificates) == old
-        beside.key.replace(files.key)
+        other.key.replace(files.key)
         log.until(TAKEN)
         assert shown(Running(server), certificates) == new
     assert caplog.text.count("MISMATCH") == 1  # although there were many looks
 
 
-def test_files_are_not_taken_before_they_rest(
+def test_files_are_not_reloaded_while_they_change(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     holder = Holder(context_of(files))
@@ -428,7 +428,7 @@ def test_files_are_not_taken_before_they_rest(
     assert holder.current is after
 
 
-def test_a_start_takes_what_has_changed_since_the_files_were_named(
+def test_a_start_loads_files_that_have_changed_since_configure_tls(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(renewal, "SETTLED", 0)
@@ -439,7 +439,7 @@ def test_a_start_takes_what_has_changed_since_the_files_were_named(
     assert current.end_point == end_point_binding(new)
 
 
-def test_files_that_change_while_they_are_read_are_not_taken(
+def test_files_that_change_while_they_are_read_are_not_used(
     files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     holder = Holder(context_of(files))
@@ -457,7 +457,7 @@ def test_files_that_change_while_they_are_read_are_not_taken(
     assert "changed while they were read" in caplog.text
 
 
-def test_what_a_user_has_set_on_the_context_is_set_on_the_next(files: Files) -> None:
+def test_settings_of_the_user_are_applied_to_the_next_context(files: Files) -> None:
     context = context_of(files)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.options |= ssl.OP_NO_TICKET
@@ -493,7 +493,7 @@ def several(certificates: Certificates, tmp_path: Path) -> dict[str, Files]:
         (None, "localhost"),
     ],
 )
-def test_the_certificate_is_that_of_the_name_that_is_asked_for(
+def test_the_certificate_is_chosen_by_the_name_that_the_client_asks_for(
     serve: Serve,
     several: dict[str, Files],
     certificates: Certificates,
@@ -517,7 +517,7 @@ def test_the_certificate_is_that_of_the_name_that_is_asked_for(
 
 @pytest.mark.parametrize("renewed", [False, True])
 @pytest.mark.parametrize("asked", ["localhost", "a.example"])
-def test_ciphers_that_a_user_has_set_hold_for_every_name(
+def test_ciphers_of_the_user_apply_to_every_name(
     serve: Serve,
     several: dict[str, Files],
     certificates: Certificates,
@@ -551,7 +551,7 @@ def test_ciphers_that_a_user_has_set_hold_for_every_name(
         (ssl.CERT_REQUIRED, "optional", ssl.CERT_REQUIRED),
     ],
 )
-def test_another_certificate_asks_clients_for_no_less(
+def test_another_certificate_does_not_weaken_client_certificates(
     several: dict[str, Files],
     certificates: Certificates,
     own: ssl.VerifyMode | None,
@@ -620,8 +620,8 @@ def test_a_further_certificate_without_a_name_is_a_value_error(
     assert server.options.tls_config is before
 
 
-def test_client_certificates_that_nobody_could_have_issued_are_a_value_error(files: Files) -> None:
-    with pytest.raises(ValueError, match="no client_ca"):
+def test_client_certificates_without_a_client_ca_are_a_value_error(files: Files) -> None:
+    with pytest.raises(ValueError, match="pass the client_ca"):
         Server(Box()).configure_tls(str(files.cert), str(files.key), client_certs="required")
     wrong: Any = "perhaps"
     with pytest.raises(ValueError, match="'perhaps'"):
@@ -644,7 +644,7 @@ def test_a_required_client_certificate_is_required_whatever_the_name(
             client.reply()
 
 
-def test_workers_get_the_certificates_and_what_was_set_on_the_context(
+def test_workers_get_the_certificates_and_the_settings_of_the_context(
     several: dict[str, Files],
 ) -> None:
     server = Server("app:function", workers=2)
@@ -652,11 +652,11 @@ def test_workers_get_the_certificates_and_what_was_set_on_the_context(
         server.configure_tls(str(each.cert), str(each.key))
     assert isinstance(server.options.tls_config, FileContext)
     server.options.tls_config.minimum_version = ssl.TLSVersion.TLSv1_3
-    made = pickle.loads(pickle.dumps(recipe(server.options)))().options.tls_config  # noqa: S301  our own
+    made = pickle.loads(pickle.dumps(recipe(server.options)))().options.tls_config  # noqa: S301  made by this test
     assert made.certificates == server.options.tls_config.certificates
     assert made.minimum_version is ssl.TLSVersion.TLSv1_3
     server.configure(tls_config=make_nothing)
-    made = pickle.loads(pickle.dumps(recipe(server.options)))().options.tls_config  # noqa: S301  our own
+    made = pickle.loads(pickle.dumps(recipe(server.options)))().options.tls_config  # noqa: S301  made by this test
     assert made is make_nothing
     server.configure(tls_config=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
     with pytest.raises(ValueError, match="cannot be handed a tls_config: call configure_tls"):
@@ -667,7 +667,7 @@ def make_nothing() -> ssl.SSLContext:
     raise NotImplementedError
 
 
-def test_the_passphrase_is_in_no_repr() -> None:
+def test_the_passphrase_is_not_in_the_repr() -> None:
     assert PASSPHRASE not in repr(Certificate("crt", "key", PASSPHRASE))
 
 

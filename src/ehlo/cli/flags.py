@@ -1,4 +1,4 @@
-"""The server's options on the command line, each made from a field of `Options`.
+"""Flags and arguments: the server's options, each made from a field of `Options`, and handlers.
 
 Nothing is written a second time here: name, type, default, help and group are the field's. An
 option that is not given has no value, so that the user's own `Server` keeps its own.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
 
+from ehlo.server.options import target
 from ehlo.server.options.config import Options, descriptions
 
 __all__ = [
@@ -21,8 +24,10 @@ __all__ = [
     "PrinterGroup",
     "ServerCommand",
     "as_flags",
+    "handler_of",
     "is_function",
     "is_mapping",
+    "load",
     "server_options",
 ]
 
@@ -42,6 +47,7 @@ class Switch(click.ParamType):  # type: ignore[type-arg]  # generic in the newes
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, bool | str]:
+        """Return the name and the state."""
         name, _, state = str(value).partition("=")
         if name and state.lower() in ("on", "off"):
             return name, state.lower() == "on"
@@ -59,6 +65,7 @@ class Renamed(click.Choice):  # type: ignore[type-arg]  # generic in the newest 
         self.old = old
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the choice."""
         return super().convert(self.old.get(value, value), param, ctx)
 
 
@@ -70,6 +77,7 @@ class GroupedOption(click.Option):
         self.group = group
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the names and the help text."""
         record = super().get_help_record(ctx)
         if record is None or not self.secondary_opts:
             return record
@@ -139,6 +147,31 @@ def as_flags(text: str) -> str:
     return _NAME.sub(
         lambda match: f"--{match[0].replace('_', '-')}" if match[0] in names else match[0], text
     )
+
+
+def load(text: str) -> Any:
+    """Return the object that `module:attr` names, also from a module in this directory.
+
+    Raises `click.UsageError` if there is none. What the module itself raises comes through.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return target.load(text)
+    except target.NotThereError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def handler_of(found: Any, text: str, *, factory: bool = False) -> Any:
+    """Return `found`, or what it makes if it is a class of handlers or a factory.
+
+    Raises `click.UsageError`.
+    """
+    try:
+        return target.instance_of(found, text, factory=factory)
+    except target.NotThereError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _option(
