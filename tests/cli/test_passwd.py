@@ -113,13 +113,13 @@ def test_the_first_line_of_a_pipe_is_the_password(
         (["tim"], b"", 2, "the password is empty"),
         (["tim"], b"\n", 2, "the password is empty"),
         (["tim"], b"a\0sesame\n", 2, "contains NUL"),
-        (["tim"], b"x" * 8193 + b"\n", 2, "more than 8192 octets"),
+        (["tim"], b"x" * 8193 + b"\n", 2, "more than 8192 bytes"),
         (["t:im"], b"sesame\n", 2, "a user name must not contain a colon"),
         (["#tim"], b"sesame\n", 2, "or begin with #"),
         ([""], b"sesame\n", 2, "a user name must not be empty"),
         (["t\x1b[31m"], b"sesame\n", 2, "a user name must not be empty"),
         (["tim", "--scheme", "md5"], b"sesame\n", 2, "'md5' is not one of"),
-        (["tim", "--delete", "--scheme", "scrypt"], b"", 2, "there is none to choose"),
+        (["tim", "--delete", "--scheme", "scrypt"], b"", 2, "cannot be combined"),
         (["tim", "--scheme", "scrypt", "--scheme", "argon2"], b"x\n", 2, "second hash for"),
         (["t\x1b[31m", "--delete"], b"", 1, r"no user 't\x1b[31m'"),
         ([], b"", 2, "Missing argument 'USER'"),
@@ -246,18 +246,18 @@ def terminal(*arguments: str | Path) -> Iterator[Terminal]:
 def test_on_a_terminal_it_is_asked_for_twice_without_echo(path: Path) -> None:
     with terminal(path, "tim") as there:
         there.answer("Password: ", b"sesame\n")
-        there.answer("The same again: ", b"sesame\n")
+        there.answer("Repeat the password: ", b"sesame\n")
         assert there.wait() == 0
-        assert there.seen.split() == b"Password: The same again: added tim".split()
+        assert there.seen.split() == b"Password: Repeat the password: added tim".split()
     assert PasswordFile(path).check("tim", "sesame")
 
 
 def test_two_that_differ_are_asked_for_again(path: Path) -> None:
     with terminal(path, "tim") as there:
         there.answer("Password: ", b"sesame\n")
-        there.answer("The same again: ", b"sesamf\n")
+        there.answer("Repeat the password: ", b"sesamf\n")
         there.answer("Password: ", b"barley\n")
-        there.answer("The same again: ", b"barley\n")
+        there.answer("Repeat the password: ", b"barley\n")
         assert there.wait() == 0
         assert b"do not match" in there.seen
         assert b"sesam" not in there.seen
@@ -267,7 +267,7 @@ def test_two_that_differ_are_asked_for_again(path: Path) -> None:
 def test_an_empty_one_is_refused_on_a_terminal_too(path: Path) -> None:
     with terminal(path, "tim") as there:
         there.answer("Password: ", b"\n")
-        there.answer("The same again: ", b"\n")
+        there.answer("Repeat the password: ", b"\n")
         assert there.wait() == 2
         assert b"ehlo: the password is empty" in there.seen
     assert "tim" not in path.read_text()

@@ -338,7 +338,7 @@ def test_root_opens_no_log_by_a_link_of_the_user_it_becomes(
     flags = ("--user", "nobody", "--log-file", log)
     program = start("-m", "ehlo", "serve", "app:function", *LOOPBACK, *flags, cwd=here)
     assert program.wait() == 2
-    assert f"--log-file {log}: a link that is not root's" in program.err.text
+    assert f"--log-file {log}: the link is not owned by root" in program.err.text
     assert target.stat().st_uid == 0
     assert target.read_text() == ("precious" if there else "")
 
@@ -512,9 +512,9 @@ def test_the_log_may_be_json(start: Start, here: Path) -> None:
     records = [json.loads(line) for line in program.err.text.splitlines()]
     assert program.err.text.replace("\n", "").isprintable()
     by_event = {record.get("event"): record for record in records}
-    assert by_event["refused"]["code"] == 451
-    assert by_event["refused"]["logger"] == "ehlo.refusal"
-    assert by_event["connection closed"]["session"] == by_event["refused"]["session"]
+    assert by_event["rejected"]["code"] == 451
+    assert by_event["rejected"]["logger"] == "ehlo.refusal"
+    assert by_event["connection closed"]["session"] == by_event["rejected"]["session"]
     (failed,) = [record for record in records if record["level"] == "ERROR"]
     assert "ValueError" in failed["exception"]
 

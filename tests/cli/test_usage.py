@@ -48,17 +48,20 @@ LOOPBACK = ("--addr", "127.0.0.1:0")
         (["--bare-newlines", "bend"], "'bend' is not one of"),
         (["--loop", "round"], "'round' is not one of"),
         (["serve", "app:function", "--workers", "0"], "--workers is 0; it must be more than 0"),
-        (["serve", "app:function", "--workers", "2", "--reload"], "leave out --workers"),
+        (
+            ["serve", "app:function", "--workers", "2", "--reload"],
+            "cannot be combined with --workers",
+        ),
         (["--workers", "2"], "No such option"),
         (["serve", "app:Needy", "--factory"], "app:Needy needs arguments"),
-        (["--unix-mode", "rw"], "--unix-mode is three octal digits"),
+        (["--unix-mode", "rw"], "--unix-mode is 'rw'; it must be three octal digits"),
         (["--user", "no-such-user"], "no such user or group: 'no-such-user'"),
         (["--user", "root"], "root is not given up"),
         (["--addr", "fd:x"], "not a file descriptor: 'fd:x'"),
         (["--log-level", "loud"], "'loud' is not one of"),
         (["--addr", "nonsense"], "not an address: 'nonsense'"),
         (["--hostname", "a b"], "--hostname is 'a b'; it must not contain a space"),
-        (["--appname", "\x1b[31m"], "--appname is 'a\nb'; it must be printable ASCII"),
+        (["--appname", "\x1b[31m"], "it must be printable ASCII"),
         (["--auth-mechs", "PLAIN"], "'PLAIN': write NAME=on or NAME=off"),
         (["--auth-mechs", "PLAIN=maybe"], "'PLAIN=maybe': write NAME=on or NAME=off"),
         (["--auth-mechs", "MAGIC=on"], "--auth-mechs: unknown mechanism: MAGIC"),
@@ -81,15 +84,15 @@ LOOPBACK = ("--addr", "127.0.0.1:0")
         (["--exempt-networks", ""], "--exempt-networks: not a network: ''"),
         (["--proxy-timeout", "0"], "--proxy-timeout is 0.0; it must be more than 0"),
         (["--tls-cert", "nofile"], "'nofile' does not exist"),
-        (["--tls-key", "app.py"], "--tls-key without --tls-cert"),
-        (["--tls-client-ca", "app.py"], "--tls-client-ca without --tls-cert"),
-        (["--tls-client-certs", "required"], "--tls-client-certs without --tls-client-ca"),
+        (["--tls-key", "app.py"], "--tls-key requires --tls-cert"),
+        (["--tls-client-ca", "app.py"], "--tls-client-ca requires --tls-cert"),
+        (["--tls-client-certs", "required"], "--tls-client-certs requires --tls-client-ca"),
         (
             ["--tls-cert", "app.py", "--tls-cert", "app.py", "--tls-key", "app.py"],
-            "--tls-key: one for each --tls-cert, or none",
+            "--tls-key: give one for each --tls-cert, or none",
         ),
         (["--log-file", "no/such/directory"], "--log-file no/such/directory: No such file"),
-        (["--tls-cert", "app.py"], "--tls-cert app.py: no certificate with its key in PEM"),
+        (["--tls-cert", "app.py"], "--tls-cert app.py: not a certificate and its key in PEM"),
         (["--metrics", "nonsense"], "--metrics: not an address: 'nonsense'"),
     ],
 )
@@ -174,7 +177,7 @@ def test_an_address_that_cannot_be_had_is_one_line_and_1(start: Start, addr: str
 def test_a_port_that_needs_privileges_is_said_to_need_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(_server: Server) -> None:
+    def refuse(_server: Server, **_options: object) -> None:
         raise PermissionError(errno.EACCES, "cannot listen on :25: Permission denied")
 
     monkeypatch.setattr(Server, "listen_and_serve", refuse)

@@ -1,7 +1,8 @@
 """`Run`: one run of a server, from its start to its end.
 
 However a run is ended, and however often, one coroutine does it, `_end`: stop accepting, drain,
-wait for the grace period, cut off, call `on_shutdown`, close.
+wait for the grace period, cut off, call `on_shutdown`, close. This file is longer than others,
+since the start and the end share all fields.
 """
 
 from __future__ import annotations

@@ -223,9 +223,9 @@ class Server:
     def listen_and_serve(self, *, tune_malloc: bool = False) -> None:
         """Listen and serve until `close`, SIGTERM or SIGINT; a second signal closes at once.
 
-        SIGHUP calls `reload`. With `workers`, this process is their parent. `tune_malloc` lets the
-        C library return memory sooner, for a process that only serves. Raises `ValueError` and
-        `OSError` as `start` does, `RuntimeError` if no worker could start.
+        SIGHUP calls `reload`. With `workers`, this process is their parent. `tune_malloc` sets the
+        C library's malloc for a process that only serves. Raises `ValueError` and `OSError` as
+        `start` does, `RuntimeError` if no worker could start.
         """
         self._serve(None, tune_malloc=tune_malloc)
 

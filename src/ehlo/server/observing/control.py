@@ -27,7 +27,7 @@ async def answer(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
 ) -> None:
-    """Answer one client of the socket, and close."""
+    """Serve one client of the socket, and close."""
     try:
         with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
             async with asyncio.timeout(_PATIENCE):
