@@ -127,6 +127,10 @@ class Slot:
                 wait.resume = None
             work.close()
 
+    def retire(self) -> None:
+        """Let go of the driver of a session that has ended, which has this slot."""
+        self._over = _ignore
+
     def _resume(self, result: object, problem: DeadlineError | None = None) -> None:
         """Step on, with the result of what was awaited, or with a problem instead."""
         work, error = self.work, None
@@ -145,6 +149,10 @@ class Slot:
             self._over(error)
         finally:
             del error  # its traceback refers to this frame
+
+
+def _ignore(_error: Exception | None) -> None:
+    pass
 
 
 class Routes:

@@ -62,13 +62,13 @@ class Driver(Occupant):
     connection: Connection
     journal: Journal
     session: Session
+    slot: Slot
     wire: Wire
 
     def __init__(self, runtime: Runtime, rules: Rules, routes: Routes) -> None:
         self.runtime = runtime
         self.rules = rules
         self.deadlines = Deadlines(runtime.loop.time, rules.times)
-        self.slot = Slot(self._over)
         self._routes = routes
         self._serves = False  # there is a session
         self._lookup: Lookup | None = None
@@ -111,6 +111,7 @@ class Driver(Occupant):
             stamp=Stamp(rules.by, runtime.clock, lmtp=rules.settings.lmtp),
             wire=wire,
         )
+        self.slot = Slot(self._over)
         self._serves = True
         runtime.add(self)
         journal.opened(session)
@@ -506,6 +507,7 @@ class Driver(Occupant):
         self.wire.forget()
         self.account.close()
         self.runtime.remove(self)
+        self.slot.retire()
 
 
 def take_over(
