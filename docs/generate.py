@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ehlo.protocol.commands import VERBS
-from ehlo.protocol.extensions import EXTENSIONS, Extension, Facts
-from ehlo.protocol.offers import OPTIONAL
+
+from ehlo.protocol.extensions import EXTENSIONS, Extension
+from ehlo.protocol.parameters import OPTIONAL, Facts
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import TRANSITIONS, State
 from ehlo.server.options.config import Options, descriptions

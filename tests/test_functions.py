@@ -23,7 +23,7 @@ from ehlo import (
 )
 from ehlo.functions import callbacks_of_functions
 from ehlo.handler import is_async
-from ehlo.server.hooks.hooks import Hooks
+from ehlo.server.hooks import Hooks
 from support.hooks import KINDS
 from support.logins import cram_md5, encoded, login, plain
 from support.serving import Serve

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ehlo.net import Peer
     from ehlo.passwords.file import PasswordFile
     from ehlo.protocol.address import Address
-    from ehlo.protocol.credentials import (
+    from ehlo.protocol.auth.credentials import (
         AnonymousCredentials,
         CertificateCredentials,
         CramMD5Credentials,
@@ -31,13 +31,12 @@ if TYPE_CHECKING:
         TokenCredentials,
         cram_md5_matches,
     )
-    from ehlo.protocol.errors import Reject
-    from ehlo.protocol.extensions import Extension, Facts, OriginalRecipient
-    from ehlo.protocol.offers import DeliverBy, Rrvs
+    from ehlo.protocol.auth.keys import ScramKeys
+    from ehlo.protocol.auth.mechanism import AuthContext, Mechanism, SecretWanted
+    from ehlo.protocol.extensions import Extension
+    from ehlo.protocol.parameters import DeliverBy, Facts, OriginalRecipient, Rrvs
     from ehlo.protocol.proxy import ProxySSL
-    from ehlo.protocol.reply import Reply
-    from ehlo.protocol.sasl import AuthContext, Mechanism, SecretWanted
-    from ehlo.protocol.scram_keys import ScramKeys
+    from ehlo.protocol.reply import Reject, Reply
     from ehlo.server.options.config import Listener
     from ehlo.server.server import Server, listen_and_serve, listen_and_serve_tls
     from ehlo.session import ProxyInfo, Session, TLSInfo, current_session
@@ -86,17 +85,16 @@ _HOMES = {
     "ehlo.net": ("Peer",),
     "ehlo.passwords.file": ("PasswordFile",),
     "ehlo.protocol.address": ("Address",),
-    "ehlo.protocol.credentials": (
+    "ehlo.protocol.auth.credentials": (
         *("AnonymousCredentials", "CertificateCredentials", "CramMD5Credentials", "Credentials"),
         *("PasswordCredentials", "TokenCredentials", "cram_md5_matches"),
     ),
-    "ehlo.protocol.errors": ("Reject",),
     "ehlo.protocol.proxy": ("ProxySSL",),
-    "ehlo.protocol.reply": ("Reply",),
-    "ehlo.protocol.extensions": ("Extension", "Facts", "OriginalRecipient"),
-    "ehlo.protocol.offers": ("DeliverBy", "Rrvs"),
-    "ehlo.protocol.sasl": ("AuthContext", "Mechanism", "SecretWanted"),
-    "ehlo.protocol.scram_keys": ("ScramKeys",),
+    "ehlo.protocol.reply": ("Reject", "Reply"),
+    "ehlo.protocol.extensions": ("Extension",),
+    "ehlo.protocol.parameters": ("DeliverBy", "Facts", "OriginalRecipient", "Rrvs"),
+    "ehlo.protocol.auth.mechanism": ("AuthContext", "Mechanism", "SecretWanted"),
+    "ehlo.protocol.auth.keys": ("ScramKeys",),
     "ehlo.server.options.config": ("Listener",),
     "ehlo.server.server": ("Server", "listen_and_serve", "listen_and_serve_tls"),
     "ehlo.session": ("ProxyInfo", "Session", "TLSInfo", "current_session"),

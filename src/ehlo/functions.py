@@ -11,7 +11,7 @@ from ehlo.message import Message
 from ehlo.net import Peer
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import Address
-from ehlo.protocol.credentials import (
+from ehlo.protocol.auth.credentials import (
     CramMD5Credentials,
     Credentials,
     PasswordCredentials,

@@ -13,7 +13,7 @@ import pytest
 
 from ehlo.passwords import hashes
 from ehlo.passwords.hashes import SCHEMES, ScryptHash, parse
-from ehlo.protocol.scram_keys import ScramKeys
+from ehlo.protocol.auth.keys import ScramKeys
 from support.passwords import cheap
 
 SALT = "c2FsdHNhbHQ"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from ehlo.protocol import extensions, offers
-from ehlo.protocol.extensions import EXTENSIONS, Extension, Facts
-from ehlo.protocol.offers import DeliverBy, Rrvs, date_time
+from ehlo.protocol import extensions
+from ehlo.protocol.extensions import EXTENSIONS, Extension
+from ehlo.protocol.parameters import DeliverBy, Facts, Rrvs, date_time
 from ehlo.protocol.settings import Settings
 from support.dialogue import CorePlayer, Rules
 
@@ -18,12 +18,12 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 def table(*own: Extension, **wanted: bool | str) -> Settings:
     named = {name.replace("_", "-"): choice for name, choice in wanted.items()}
-    return Settings(extensions=offers.rows(named, own, lambda: NOW))
+    return Settings(extensions=extensions.rows(named, own, lambda: NOW))
 
 
 def said(settings: Settings, *, tls: bool = False) -> list[str]:
     """The lines of EHLO behind the first."""
-    return extensions.offered(Facts(settings, tls=tls, mechanisms=()))
+    return extensions.offered(settings.ehlo_lines, Facts(settings, tls=tls, mechanisms=()))
 
 
 DEFAULT = said(Settings())
@@ -77,7 +77,7 @@ def test_every_extension_can_be_switched_off(keyword: str) -> None:
     [
         ({"BURL": True}, "no such extension: BURL"),
         ({"DSN": "x"}, "DSN=x: takes no argument"),
-        ({"SIZE": "1000"}, "SIZE takes no argument"),
+        ({"SIZE": "1000"}, "SIZE=1000: takes no argument"),
         ({"DELIVERBY": "soon"}, "DELIVERBY=soon: not a number"),
         ({"DELIVERBY": "-1"}, "DELIVERBY=-1: not a number"),
         ({"FUTURERELEASE": True}, "FUTURERELEASE=: not a number"),
@@ -92,7 +92,7 @@ def test_what_cannot_be_offered_is_named(wanted: dict[str, bool | str], message:
 
 
 def test_what_is_no_limit_is_not_told() -> None:
-    rows = offers.rows({"LIMITS": True}, (), lambda: NOW)
+    rows = extensions.rows({"LIMITS": True}, (), lambda: NOW)
     settings = Settings(
         extensions=rows, max_messages=0, max_recipients=1_000_000, max_recipient_domains=7
     )

@@ -200,32 +200,38 @@ def said(made: Input, size: int) -> str:
 
 def measurements() -> list[tuple[Input, Callable[[str], object]]]:
     """What to say, and what takes it; in the order of `names`."""
-    from ehlo.protocol import commands, path, sasl, scram
+    from ehlo.protocol.auth import scram
+    from ehlo.protocol.auth.exchange import Exchange
+    from ehlo.protocol.auth.mechanism import AuthContext
+    from ehlo.protocol.auth.mechanisms import MECHANISMS
     from ehlo.protocol.connection import Connection
-    from ehlo.protocol.mechanisms import MECHANISMS
     from ehlo.protocol.proxy import ProxyError, ProxyReader
+    from ehlo.protocol.verbs import VERBS
+    from ehlo.protocol.verbs.line import command_of
+    from ehlo.protocol.verbs.mail import forward_path, reverse_path
 
-    connection = Connection(everything(), lambda: "nonce", tls=True)
-    context = sasl.AuthContext(lambda: "nonce", "mx.example.com", certificate={}, salt_key=b"key")
+    settings = everything()
+    conversation = Connection(settings, lambda: "nonce", tls=True).conversation
+    context = AuthContext(lambda: "nonce", "mx.example.com", certificate={}, salt_key=b"key")
 
     def mail(text: str) -> object:
-        return path.reverse_path(f"FROM:{text}", connection)
+        return reverse_path(conversation, f"FROM:{text}")
 
     def rcpt(text: str) -> object:
-        return path.forward_path(f"TO:{text}", connection, smtputf8=True)
+        return forward_path(conversation, f"TO:{text}", smtputf8=True)
 
     def command(text: str) -> object:
-        words = commands.split(f"{text}\r\n".encode(), strict_eol=True)
+        words = command_of(f"{text}\r\n".encode(), settings)
         if not isinstance(words, tuple):
             return words
-        found = commands.VERBS[words[0]](connection, words[1])
-        return found.start() if isinstance(found, sasl.Exchange) else found
+        found = VERBS[words[0]].parse(conversation, words[1])
+        return found.start() if isinstance(found, Exchange) else found
 
     def answering(name: str) -> Callable[[str], object]:
         def answer(text: str) -> object:
             mechanism, message = MECHANISMS[name], text.encode()
             initial = message if mechanism.client_first else None
-            exchange = sasl.Exchange(mechanism, initial, context, lambda _error: None)
+            exchange = Exchange(mechanism, initial, context, lambda _error: None)
             step = exchange.start()
             while isinstance(step, bytes):  # a challenge
                 step = exchange.respond(base64.b64encode(message).decode())
@@ -257,13 +263,14 @@ def measurements() -> list[tuple[Input, Callable[[str], object]]]:
 
 def everything() -> Settings:
     """What has all parameters and all mechanisms."""
-    from ehlo.protocol import offers
-    from ehlo.protocol.mechanisms import MECHANISMS
+    from ehlo.protocol.auth.mechanisms import MECHANISMS
+    from ehlo.protocol.extensions import TABLE, rows
     from ehlo.protocol.settings import Settings
 
-    wanted = dict.fromkeys(offers.OPTIONAL, True) | {"FUTURERELEASE": "604800"}
+    optional = [row.keyword for row in TABLE if row.default != "on"]
+    wanted = dict.fromkeys(optional, True) | {"FUTURERELEASE": "604800"}
     return Settings(
-        extensions=offers.rows(wanted, (), lambda: datetime(2029, 12, 31, tzinfo=UTC)),
+        extensions=rows(wanted, (), lambda: datetime(2029, 12, 31, tzinfo=UTC)),
         ignore_unknown_params=True,
         mechanisms=MECHANISMS,
     )

@@ -10,7 +10,8 @@ import threading
 import pytest
 
 from ehlo import Handler, Message, Session
-from ehlo.server.driver import Driver
+from ehlo.protocol.events import Tarpit
+from ehlo.server.answer import Answers
 from support.client import Client
 from support.hooks import KINDS, Noted, handler_of
 from support.serving import DEADLINE, Box, Collector, Serve
@@ -367,7 +368,8 @@ def test_a_body_in_single_octets_takes_memory_as_it_is_counted(serve: Serve) -> 
 def test_garbage_ends_in_replies_and_never_in_an_exception(
     serve: Serve, garbage: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(Driver, "pause_for", _at_once)
+    tarpit = Answers.tarpit
+    monkeypatch.setattr(Answers, "tarpit", lambda answers, _event: tarpit(answers, Tarpit(0.0)))
     collector = Collector()
     running = serve(collector)
     with running.client() as client:
@@ -380,10 +382,6 @@ def test_garbage_ends_in_replies_and_never_in_an_exception(
     collector.wait_for_disconnect()
     assert collector.messages == []
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
-
-
-def _at_once(driver: Driver, _seconds: float) -> None:
-    driver.pause(0.0, driver.connection.resume)
 
 
 def test_one_client_that_does_nothing_keeps_nobody_waiting(serve: Serve) -> None:

@@ -25,7 +25,7 @@ def drip(client_socket: object, octets: int) -> None:
 def test_dripped_bodies_end_and_a_slow_honest_one_does_not(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, loop_name: str
 ) -> None:
-    monkeypatch.setattr("ehlo.server.limits.pace.GRACE", 0.5)
+    monkeypatch.setattr("ehlo.server.deadlines.GRACE", 0.5)
     box = Box()
     running = serve(box, timeout=2, min_body_rate=500, loop=loop_name)
     drippers = [running.ready() for _ in range(5)]
@@ -55,7 +55,7 @@ def test_dripped_bodies_end_and_a_slow_honest_one_does_not(
 
 
 def test_dripped_chunks_end(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ehlo.server.limits.pace.GRACE", 0.5)
+    monkeypatch.setattr("ehlo.server.deadlines.GRACE", 0.5)
     running = serve(Box(), timeout=5, min_body_rate=500)
     with running.ready() as client:
         client.say("MAIL FROM:<a@example.com>")

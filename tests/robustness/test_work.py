@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ehlo.protocol import xclient
-from ehlo.protocol.mechanisms import MECHANISMS
+from ehlo.protocol.auth.mechanisms import MECHANISMS
 from interop.peers import peer, run
 from robustness import parsing
 

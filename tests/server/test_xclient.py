@@ -18,7 +18,7 @@ from support.serving import Box, Collector, Running, Serve
 
 HERE = ["127.0.0.0/8"]
 GREETING = "220 mx.example smtpd ESMTP Service ready"
-NOT_YOU = "550 5.7.0 Not authorised"
+NOT_YOU = "550 5.7.0 Not authorized"
 CLIENT = "XCLIENT NAME=spike.example ADDR=192.0.2.7 PORT=4711 DESTADDR=192.0.2.1 DESTPORT=587"
 
 

@@ -78,7 +78,7 @@ class Running:
     def wait_until_lost(self) -> None:
         """Return once no client is connected, although hooks may be under way."""
         until = time.monotonic() + DEADLINE
-        while not all(driver.ending.lost for driver in self.drivers):
+        while not all(driver.wire.lost for driver in self.drivers):
             assert time.monotonic() < until, "a client is still there"
             self.run(self.turn)
 

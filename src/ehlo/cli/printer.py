@@ -16,7 +16,7 @@ import click
 from ehlo.cli.readable import bytes_of, content_of, one_line, visible
 from ehlo.handler import Handler
 from ehlo.message import Message
-from ehlo.protocol.errors import Reject
+from ehlo.protocol.reply import Reject
 from ehlo.server.server import Server
 from ehlo.session import Session
 

@@ -29,7 +29,7 @@ from ehlo.passwords.lines import (
     prepared,
     with_another,
 )
-from ehlo.protocol.scram_keys import ScramKeys
+from ehlo.protocol.auth.keys import ScramKeys
 
 __all__ = ["Candidate", "PasswordFile", "check_username", "prepared"]
 

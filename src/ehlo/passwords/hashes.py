@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType, ModuleType
 from typing import Final, Protocol, Self
 
-from ehlo.protocol.scram_keys import ALGORITHMS, ITERATIONS, ScramKeys
+from ehlo.protocol.auth.keys import ALGORITHMS, ITERATIONS, ScramKeys
 
 __all__ = ["SCHEMES", "Hash", "ScramHash", "parse", "scheme"]
 

@@ -12,8 +12,8 @@ from typing import NamedTuple, Self, TypeVar
 
 from ehlo.passwords import hashes
 from ehlo.passwords.hashes import Hash, ScramHash
-from ehlo.protocol.saslprep import saslprep
-from ehlo.protocol.scram_keys import ScramKeys
+from ehlo.protocol.auth.keys import ScramKeys
+from ehlo.protocol.auth.saslprep import saslprep
 
 __all__ = [
     "Candidate",

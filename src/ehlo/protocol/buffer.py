@@ -60,11 +60,6 @@ class Buffer:
         if end == 0:
             self._wait_for_end(limit)
             return None
-        if pos == 0 and end == len(data) <= limit and type(data) is bytes and self._cut is None:
-            self._data = b""  # a line and nothing else, as most clients send it
-            self._scanned = 0
-            self.empty = True
-            return data
         if self._cut is not None or end - pos > limit:
             line = self._cut or bytes(data[pos : pos + limit + 1])
             self._cut = None

@@ -1,13 +1,13 @@
-"""The body under way, by DATA or by chunks: its octets are counted and made safe, or thrown away.
+"""`Intake`: the body under way, by DATA or in chunks, counted and made safe, or discarded.
 
-The readers in `body.py` find the end; here are the limits and the refusals. Framing comes before
-meaning: what is not wanted is read to its end all the same. Only who goes over the limit by far,
-or does not say how much follows, is not listened to any longer.
+The readers in `body.py` find the end; here are the limits and the rejections. Framing comes before
+meaning: a body is read to its end even if it is going to be rejected. A client that goes far over
+the limit, or does not say how many bytes follow, is no longer read.
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
@@ -19,43 +19,53 @@ from ehlo.protocol.body import (
     End,
     Skipper,
     has_bare_newline,
-    normalised,
+    normalized,
 )
 from ehlo.protocol.buffer import Buffer
-from ehlo.protocol.commands import Chunk
-from ehlo.protocol.errors import ProtocolError
 from ehlo.protocol.events import NEED_DATA, Event, Waiting
-from ehlo.protocol.outgoing import Outgoing
-from ehlo.protocol.reply import Reply
+from ehlo.protocol.output import Output
+from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, Transaction
 
-__all__ = ["Intake", "Reader"]
+__all__ = ["Chunk", "Intake", "Reader"]
 
 Reader = DataReader | ChunkReader | Skipper
 
 _MIB: Final = 1_048_576
-_MOST_CHUNKS: Final = 100  # before some of the replies to them are sent
-_KEEP: Final = BareNewlines.KEEP  # looked up once: it is compared for each slice
+_MOST_CHUNKS: Final = 100  # before their replies are sent
+
+
+class Chunk(NamedTuple):
+    """The argument of BDAT (RFC 3030 2)."""
+
+    size: int
+    """The number of bytes that follow."""
+    last: bool
+    """Whether they are the last ones."""
 
 
 class Intake:
-    """The bodies of one connection. What the client sends now is one while there is a `reader`."""
+    """Reads the bodies of one connection.
 
-    __slots__ = ("_counts", "_outgoing", "_settings", "reader")
+    While there is a `reader`, what the client sends is a body.
+    """
 
-    def __init__(self, settings: Settings, counts: Counts, outgoing: Outgoing) -> None:
+    __slots__ = ("_counts", "_keep", "_output", "_settings", "reader")
+
+    def __init__(self, settings: Settings, counts: Counts, output: Output) -> None:
         self._settings = settings
         self._counts = counts
-        self._outgoing = outgoing
+        self._output = output
+        self._keep = settings.bare_newlines is BareNewlines.KEEP
         self.reader: Reader | None = None
 
     def read(
         self, reader: Reader, buffer: Buffer, transaction: Transaction | None
     ) -> Event | Waiting | Literal[End.END] | None:
-        """An event, or `None` when there is none.
+        """Return an event, or `None` if there is none.
 
-        `END` is that of a body, or of a chunk that was skipped: nothing has been said to it yet.
+        `END` is the end of a body, or of a skipped chunk, which has got no reply yet.
         """
         chunk = reader.read(buffer)
         if chunk is None:
@@ -70,34 +80,34 @@ class Intake:
             return self._over_size(transaction)
         if transaction.refusal is not None:
             return None
-        if settings.bare_newlines is not _KEEP and not reader.raw and has_bare_newline(chunk):
+        if not self._keep and not reader.raw and has_bare_newline(chunk):
             return self._without_bare_newlines(chunk, transaction)
         return events.BodyChunk(chunk)
 
     def _without_bare_newlines(self, chunk: bytes, transaction: Transaction) -> Event | None:
         if self._settings.bare_newlines is BareNewlines.REJECT:
             return self.refuse(replies.BARE_NEWLINE, transaction)
-        clean = normalised(chunk)  # which may have twice the octets
+        clean = normalized(chunk)  # which may have twice the bytes
         transaction.size += len(clean) - len(chunk)
         if transaction.size > self._settings.max_size > 0:
             return self._over_size(transaction)
         return events.BodyChunk(clean)
 
     def refuse(self, reply: Reply, transaction: Transaction | None) -> events.BodyRefused:
-        """Throw away what comes of this body, and say `reply`, a 4xx or 5xx, at its end.
+        """Discard the rest of this body, and send `reply`, a 4xx or 5xx, at its end.
 
-        Between chunks, at the end of the next one.
+        Between chunks, at the end of the next one. Raises `ProtocolError` if there is no body.
         """
         begun = transaction is not None and (self.reader or transaction.chunks) is not None
         if transaction is None or not begun or not reply.refuses:
-            raise ProtocolError("no body to refuse, or no refusal")
+            raise ProtocolError("no body to reject, or no rejection")
         transaction.refusal = reply
         return events.BodyRefused(reply)
 
     # -- the limit -------------------------------------------------------------------------------
 
     def _over_size(self, transaction: Transaction) -> Event | None:
-        """Drained to its end, unless it goes past the limit by far: then we stop listening."""
+        """Drain the body to its end; far past the limit, stop reading instead."""
         if self._is_far_over(transaction.size):
             chunks = transaction.chunks
             self._break_off(transaction, last=chunks is None or chunks.last)
@@ -110,75 +120,70 @@ class Intake:
         return limit > 0 and size > max(2 * limit, limit + _MIB)
 
     def _break_off(self, transaction: Transaction, *, last: bool) -> None:
-        """A chunk that is not the last one has one reply, also in LMTP."""
-        outgoing = self._outgoing
-        outgoing.verb = "." if last else "BDAT"
+        """Reject now and stop reading; a chunk before the last has one reply, also in LMTP."""
         if last:
-            outgoing.say_outcome(replies.TOO_LARGE, transaction)
+            self._output.outcome(replies.TOO_LARGE, transaction)
         else:
-            outgoing.say(replies.TOO_LARGE)
-        outgoing.stop_listening()
+            self._output.reject(replies.TOO_LARGE, to="BDAT")
+        self._output.stop_reading()
 
     # -- chunks (RFC 3030) -----------------------------------------------------------------------
 
-    def begin_chunk(self, chunk: Chunk, transaction: Transaction) -> events.Data | None:
-        """So many octets follow, whatever we think of them; whether the first is wanted is asked.
+    def begin_chunk(self, chunk: Chunk, transaction: Transaction) -> bool:
+        """Start reading a BDAT chunk; return whether it is the first one, to be asked about.
 
-        One that would go over the limit by far is refused here; another is read, and refused at
-        its end.
+        A chunk that would go far over the limit is rejected at once, any other at its end.
         """
         if self._is_far_over(transaction.size + chunk.size):
             self._break_off(transaction, last=chunk.last)
-            return None
+            return False
         empty = not chunk.size and not chunk.last and transaction.refusal is None
         if empty and self._counts.is_idle(self._settings.limits.idle_commands):
-            self._outgoing.say(replies.TOO_MANY_IDLE)
-            return None
-        reader = transaction.chunks
-        if reader is not None:
-            reader.begin(chunk.size, last=chunk.last)
+            self._output.reject(replies.TOO_MANY_IDLE, to="BDAT")
+            return False
+        reader, is_first = transaction.chunks, transaction.chunks is None
+        if reader is None:
+            raw = transaction.binary or self._keep
+            reader = transaction.chunks = ChunkReader(raw=raw)
+        else:
             self.reader = reader
-            return None
-        raw = transaction.binary or self._settings.bare_newlines is BareNewlines.KEEP
-        reader = transaction.chunks = ChunkReader(raw=raw)
         reader.begin(chunk.size, last=chunk.last)
-        return events.DATA
+        return is_first
 
     def skip_chunk(self, chunk: Chunk, refusal: Reply) -> None:
-        """Its octets come before `refusal` is said: none of them must be taken for a command."""
+        """Skip a chunk before its rejection is sent: no byte of it may be read as a command."""
         if self._is_far_over(chunk.size):
-            self._outgoing.say(refusal)
-            self._outgoing.stop_listening()
+            self._output.reject(refusal, to="BDAT")
+            self._output.stop_reading()
         else:
             self.reader = Skipper(chunk.size, refusal, last=chunk.last)
 
-    def lose_sync(self) -> None:
-        """Nobody knows how many octets follow, and not one of them may be read as a command."""
-        self._outgoing.say(replies.BAD_CHUNK)
-        self._outgoing.stop_listening()
+    def lose_sync(self, to: str) -> None:
+        """Stop reading: the number of bytes that follow is unknown, and none may be a command."""
+        self._output.reject(replies.BAD_CHUNK, to)
+        self._output.stop_reading()
 
     def _end_chunk(
         self, reader: ChunkReader, transaction: Transaction | None
     ) -> events.Full | Literal[End.END] | None:
         if reader.last:
             return END
-        self._outgoing.verb = "BDAT"
         assert transaction is not None  # noqa: S101  a body has a transaction
         if transaction.refusal is not None:
             self._refuse_chunk(reader, transaction, transaction.refusal)
             return None
-        self._outgoing.say(replies.octets_received(reader.size))
-        # a read may bring thousands of small ones, each with an event of its own
+        self._output.reply(replies.octets_received(reader.size), to="BDAT")
+        # A read may bring thousands of small chunks, each with an event of its own
         return events.FULL if reader.count % _MOST_CHUNKS == 0 else None
 
     def _refuse_chunk(self, reader: ChunkReader, transaction: Transaction, refusal: Reply) -> None:
-        """The first that is refused is told why; who has pipelined the others could not know."""
+        """Reject the first chunk with the reason; those pipelined after it are no errors."""
         if not reader.failed:
             reader.failed = True
-            self._outgoing.say(refusal)
+            self._output.reject(refusal, to="BDAT")
             return
         transaction.over_limit += 1
         if transaction.over_limit > self._settings.limits.excess_chunks:
-            self._outgoing.error(replies.CHUNK_FAILED)
+            self._output.mistake(replies.CHUNK_FAILED, to="BDAT")
         else:
-            self._outgoing.say(replies.CHUNK_FAILED)
+            self._output.reject(replies.CHUNK_FAILED, to="BDAT")

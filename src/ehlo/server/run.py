@@ -20,21 +20,20 @@ from typing import Any, NamedTuple, Protocol
 
 from ehlo.net import Peer
 from ehlo.passwords.file import PasswordFile
-from ehlo.protocol import reply as replies
-from ehlo.server.dispatch import Dispatcher
-from ehlo.server.driver import Driver
+from ehlo.server.answer import Routes
+from ehlo.server.driver import Driver, take_over
 from ehlo.server.gate import Gate
-from ehlo.server.hooks.hooks import Hook, Hooks
-from ehlo.server.hooks.passwords import with_logins
-from ehlo.server.hooks.steps import Steps, timed
+from ehlo.server.hooks import Hook, Hooks, timed
+from ehlo.server.logins import with_logins
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import snapshot
+from ehlo.server.observing.steps import Steps
 from ehlo.server.observing.views import Views
 from ehlo.server.opening import check_spool, open_sockets
 from ehlo.server.options.config import Options
 from ehlo.server.options.files import Files, Reloader
 from ehlo.server.options.rules import Rules, callbacks_of, resolve, resolve_all, with_handler
-from ehlo.server.runtime import Occupant, Runtime
+from ehlo.server.runtime import End, Runtime
 from ehlo.server.streams import serve_streams
 from ehlo.server.system import listener
 from ehlo.server.system.threads import Threads
@@ -60,7 +59,7 @@ class Service(NamedTuple):
     """Holds what the connections of one listener are served by."""
 
     rules: Rules
-    dispatcher: Dispatcher
+    routes: Routes
 
 
 class _Named(NamedTuple):
@@ -126,12 +125,12 @@ class Run:
         if hooks is None:  # one for each file, since it counts the checks in progress
             hooks = with_logins(self._hooks, rules.passwords, self.runtime)
             self._hooks_by_file[rules.passwords] = hooks
-        dispatcher = Dispatcher(
+        routes = Routes(
             hooks,
             streams=self._callbacks.streams,
             counts_recipients=bool(self.runtime.recipient_rate),
         )
-        return Service(rules, dispatcher)
+        return Service(rules, routes)
 
     # -- the start -------------------------------------------------------------------------------
 
@@ -168,7 +167,7 @@ class Run:
         except BaseException:
             if self._starting is not None:
                 self._starting.cancel()
-            self._end_sessions(lambda each: each.cut())
+            self._end_sessions(End.ABORT)
             self._stop()
             raise
         if self.draining:  # since a listener was made, or the views were opened
@@ -211,17 +210,17 @@ class Run:
 
     def _protocol(self, service: Service) -> Driver | Gate:
         """Return the protocol for a client of a listener."""
-        new_driver = partial(Driver, self.runtime, service.rules, service.dispatcher)
-        if service.rules.proxies:
-            return Gate(self.runtime, service.rules, new_driver)
-        return new_driver()
+        rules, routes = service
+        if rules.proxies:
+            return Gate(self.runtime, rules, partial(take_over, self.runtime, rules, routes))
+        return Driver(self.runtime, rules, routes)
 
     def new_driver(self) -> Driver:
         """Return the protocol for a client that no listener accepted. Raises as `resolve` does."""
         if self._own is None:
             self._own = self._service(resolve(self.options, self._callbacks, self.files))
             self._reloader.watch()
-        return Driver(self.runtime, self._own.rules, self._own.dispatcher)
+        return Driver(self.runtime, self._own.rules, self._own.routes)
 
     async def serve_streams(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -298,7 +297,7 @@ class Run:
         """End all sessions now, and the run as soon as their last hooks have ended."""
         self._closing = True
         self._stop_accepting()
-        self._end_sessions(lambda each: each.cut())
+        self._end_sessions(End.ABORT)
         self.begin_shutdown(0.0)
         if self._last_hook is not None:
             self._last_hook.cancel()
@@ -308,21 +307,21 @@ class Run:
         """End without any further hook, in a loop that was interrupted and runs no more."""
         logger.warning("interrupted what blocked the event loop: closing at once")
         self._stop_accepting()
-        self._end_sessions(lambda each: each.cut())
+        self._end_sessions(End.ABORT)
         self._stop()
 
     async def _end(self) -> None:
         """End the run. Nothing else does, except when `on_shutdown` or the loop is interrupted."""
         try:
             self._stop_accepting()
-            self._end_sessions(lambda each: each.drain())
+            self._end_sessions(End.DRAIN)
             if not await self._gone_in_grace():
                 if not self._closing:
                     logger.warning("%d sessions were cut off", len(self.runtime.drivers))
-                    self._end_sessions(lambda each: each.hang_up(replies.DRAINING))
+                    self._end_sessions(End.HANG_UP)
                     await self._gone_within(_LAST_WORDS)
                 if not self._closing:  # otherwise they are, and call their last hooks
-                    self._end_sessions(lambda each: each.cut())
+                    self._end_sessions(End.ABORT)
                 await self._gone_within(_LAST_WORDS)
             if await self._has_started():
                 await self._call_on_shutdown()
@@ -345,11 +344,11 @@ class Run:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.runtime.all_gone(), seconds)
 
-    def _end_sessions(self, end: Callable[[Occupant], None]) -> None:
-        """Call `end` for each; the failure of one does not keep the others."""
+    def _end_sessions(self, how: End) -> None:
+        """End each; the failure of one does not keep the others."""
         for each in list(self.runtime.drivers):
             try:
-                end(each)
+                each.end(how)
             except Exception:
                 log = about(logger, each.session_id)
                 log.exception("the session could not be ended")

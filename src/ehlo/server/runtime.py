@@ -1,37 +1,40 @@
-"""What all connections of one running server share: loop, counters, threads, clock."""
+"""Runtime: what all sessions of a running server share, and the sweep of their deadlines.
+
+`Runtime.to_loop` is the only way from a thread to the loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import enum
 import itertools
 import logging
 import math
 import secrets
-import time
 from collections.abc import Callable
-from email.utils import formatdate
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import TypeVar, cast
 
 from ehlo.message import spool_directory
 from ehlo.net import Networks
-from ehlo.protocol.reply import Reply
-from ehlo.server.driving.holding import Shelf
-from ehlo.server.hooks.steps import Steps, Watch
+from ehlo.server.bodies import Clock
 from ehlo.server.limits.admission import Connections, Exempt, FailedLogins, Memory, Turns
 from ehlo.server.limits.counters import Attempts, MemoryCounter, Rate
+from ehlo.server.lookup import Lookups
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import SessionView, Stats
+from ehlo.server.observing.steps import Steps, Watch
 from ehlo.server.options.config import Options
 from ehlo.server.options.rules import memory_limit
 from ehlo.server.system import machine
 from ehlo.server.system.threads import Threads
 
-__all__ = ["Clock", "Occupant", "Runtime"]
+__all__ = ["End", "Occupant", "Runtime"]
+
+T = TypeVar("T")
 
 _MINUTE, _HOUR = 60.0, 3600.0
-_ROOM_EVERY = 0.25  # seconds; to look at all sessions takes its time
+_ROOM_EVERY = 0.25  # seconds; looking at all sessions takes time
 _OWN_DESCRIPTORS = 32  # at least, for the process itself and what its handlers open
 _DISK_THREADS = 2  # that write bodies; more of them do not make a disk faster
 
@@ -39,7 +42,7 @@ logger = logging.getLogger("ehlo.server")
 
 
 def _most_connections(asked: int) -> int:
-    """Each may have a body on disk: two file descriptors, of those that nobody else needs."""
+    """Return how many connections there are file descriptors for: two each, for a body on disk."""
     descriptors = machine.descriptors()
     if descriptors is None:
         return asked
@@ -53,68 +56,57 @@ def _most_connections(asked: int) -> int:
     return most
 
 
-class Clock:
-    """The date for `Received`, made once a second."""
+class End(enum.Enum):
+    """How a session is ended by its server."""
 
-    __slots__ = ("_second", "_text", "_time")
-
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._time = now
-        self._second = -1
-        self._text = ""
-
-    def date(self) -> str:
-        """RFC 5322 3.3: date-time, in local time."""
-        second = int(self._time())
-        if second != self._second:
-            self._second = second
-            self._text = formatdate(second, localtime=True)
-        return self._text
+    DRAIN = "at once outside of a transaction, otherwise when it has ended"
+    HANG_UP = "with a last reply, whatever the client was doing"
+    ABORT = "now, with any hook that is under way"
 
 
-class Occupant(Protocol):
-    """One who is connected: a session, or a proxy that has not said yet for whom it speaks."""
+class Occupant(asyncio.Protocol):
+    """A connection: a session, or a proxy that has not sent its header."""
+
+    __slots__ = ()
 
     @property
     def deadline(self) -> float:
-        """By the loop's clock."""
+        """When `expire` is called, by the loop's clock."""
+        return math.inf
 
     @property
     def session_id(self) -> str:
-        """Empty where there is none yet."""
+        """The session's id; empty if there is no session yet."""
+        return ""
 
     @property
     def resting(self) -> int:
-        """Octets of a body in memory that could go to disk now."""
+        """Bytes of a body in memory that could go to disk now."""
+        return 0
 
     @property
     def leaving(self) -> int:
-        """Octets of a body on their way to disk."""
+        """Bytes of a body on their way to disk."""
+        return 0
 
     def make_room(self) -> None:
-        """Have the body that rests in memory written to disk."""
+        """Write the body that rests in memory to disk."""
 
     def expire(self) -> None:
-        """The deadline has passed."""
+        """Called when the deadline has passed."""
+        raise NotImplementedError
 
-    def drain(self) -> None:
-        """The server shuts down: end as soon as that is decent."""
-
-    def hang_up(self, reply: Reply) -> None:
-        """End with `reply`."""
-
-    def cut(self) -> None:
-        """End now, with whatever is under way."""
-
-    def abort(self) -> None:
-        """Close now."""
+    def end(self, how: End, /) -> None:
+        """End the connection."""
+        raise NotImplementedError
 
     def seen(self) -> SessionView | None:
-        """What there is to see of a session; `None` where there is none."""
+        """Return what a snapshot shows of the session; `None` if there is none."""
+        return None
 
 
 class Runtime:
-    """Made when a server starts, gone when it has stopped."""
+    """Exists from the start of a server to its end."""
 
     def __init__(self, options: Options, exempt: Networks, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -127,22 +119,23 @@ class Runtime:
         self.login_failures = Attempts(
             MemoryCounter(loop.time), options.max_auth_failures, FailedLogins.WINDOW
         )
-        self.memory = Memory(memory_limit(options))
         self.failed_logins = FailedLogins(loop.time)
+        self.memory = Memory(memory_limit(options))
+        self.directory = spool_directory(options.spool_dir)
+        self.threshold = options.spool_threshold
         self.clock = Clock()
         self.stats = Stats()
-        self._began = loop.time()
         self.threads = Threads(options.threads, "ehlo-hook")
+        self.disk = Threads(_DISK_THREADS, "ehlo-disk")
+        self.login_threads = Threads(3, "ehlo-login")  # two check; one reads the file
         self.steps = Steps()
         self._watch: Watch | None = None
         self.turns = Turns(options.max_handlers)
-        self.disk = Threads(_DISK_THREADS, "ehlo-disk")
-        self.shelf = Shelf(self.memory, spool_directory(options.spool_dir), options.spool_threshold)
+        self.lookups = Lookups(loop)
         self.drivers: set[Occupant] = set()
-        self.login_threads = Threads(3, "ehlo-login")  # two check; one reads the file
         self.draining = False
-        self.lookups: set[object] = set()  # of clients' names, under way
-        self._made_room = -math.inf  # when that was looked at last
+        self._began = loop.time()
+        self._made_room = -math.inf  # when that was tried last
         self._sweep_every = 1.0
         self._sweeper: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event = asyncio.Event()
@@ -158,36 +151,36 @@ class Runtime:
         return Rate(MemoryCounter(self.loop.time), most, window)
 
     def heed(self, *timeouts: float) -> None:
-        """Look at the deadlines often enough for these."""
+        """Adjust the sweep, so that it is often enough for these timeouts."""
         self._sweep_every = min(self._sweep_every, *(timeout / 4 for timeout in timeouts))
 
     def new_id(self) -> str:
-        """An id that no other session of any server has."""
+        """Return an id that no other session of any server has."""
         return f"{self._prefix}{next(self._counter):06x}"
 
     # -- sessions --------------------------------------------------------------------------------
 
-    def add(self, driver: Occupant) -> None:
-        """A session begins."""
-        self.drivers.add(driver)
+    def add(self, occupant: Occupant) -> None:
+        """Note a connection that begins."""
+        self.drivers.add(occupant)
         self._idle.clear()
         if self._sweeper is None:
             self.stats.settle()
             self._sweeper = self.loop.call_later(self._sweep_every, self._sweep)
 
-    def remove(self, driver: Occupant) -> None:
-        """A session has ended, its hooks included."""
-        self.drivers.discard(driver)
+    def remove(self, occupant: Occupant) -> None:
+        """Note a connection that has ended, its hooks included."""
+        self.drivers.discard(occupant)
         if not self.drivers:
             self._idle.set()
 
     async def all_gone(self) -> None:
-        """Wait until there is no session."""
+        """Wait until there is no connection."""
         if self.drivers:
             await self._idle.wait()
 
     def make_room(self) -> None:
-        """Too much is held for a message to begin: what waits for its client waits on disk.
+        """Write bodies that wait for their client to disk, when too much is held in memory.
 
         The largest bodies go first, and no more of them than are needed.
         """
@@ -195,55 +188,71 @@ class Runtime:
         if now - self._made_room < _ROOM_EVERY:
             return
         self._made_room = now
-        wanted = self.memory.excess - sum(driver.leaving for driver in self.drivers)
-        resting = [(octets, driver) for driver in self.drivers if (octets := driver.resting)]
-        for octets, driver in sorted(resting, key=itemgetter(0), reverse=True):
+        wanted = self.memory.excess - sum(each.leaving for each in self.drivers)
+        resting = [(size, each) for each in self.drivers if (size := each.resting)]
+        for size, each in sorted(resting, key=itemgetter(0), reverse=True):
             if wanted <= 0:
                 return
-            driver.make_room()
-            wanted -= octets
+            each.make_room()
+            wanted -= size
 
     def _sweep(self) -> None:
-        """One look at all deadlines, instead of a timer for each."""
+        """Look at all deadlines, instead of having a timer for each."""
         now = self.loop.time()
         self.stats.settle()
         if self.memory.excess > 0:
             self.make_room()
-        for driver in [driver for driver in self.drivers if driver.deadline < now]:
+        for each in [each for each in self.drivers if each.deadline < now]:
             try:
-                driver.expire()
-            except Exception:  # one session's trouble must not end the sweep for all
-                log = about(logger, driver.session_id)
-                log.exception("could not be ended")
-                driver.abort()
+                each.expire()
+            except Exception:  # which must not end the sweep for all
+                log = about(logger, each.session_id)
+                log.exception("the session could not be ended")
+                each.end(End.ABORT)
         again = self.drivers
         self._sweeper = self.loop.call_later(self._sweep_every, self._sweep) if again else None
 
-    async def in_thread(self, run: Callable[[], Any], threads: Threads | None = None) -> Any:
-        """What `run` returns, called in a thread: of the hooks, or of `threads`. Raises as it."""
-        ended: asyncio.Future[tuple[Any, BaseException | None]] = self.loop.create_future()
+    # -- threads ---------------------------------------------------------------------------------
 
-        def tell(result: Any, error: BaseException | None) -> None:
-            if not ended.cancelled():
-                ended.set_result((result, error))
+    def to_loop(self, call: Callable[[], None]) -> bool:
+        """Call `call` in the loop, from any thread; return `False` if the loop is closed.
 
-        def tell_in_thread(result: Any, error: BaseException | None) -> None:
-            with contextlib.suppress(RuntimeError):  # closed: there is nobody to tell
-                self.loop.call_soon_threadsafe(tell, result, error)
+        In debug mode a loop logs the arguments of a `partial`: a secret belongs into a closure.
+        """
+        try:
+            self.loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            return False
+        return True
 
-        (threads or self.threads).submit(run, tell_in_thread)
-        result, error = await ended
-        if error is not None:
-            raise error
-        return result
+    async def in_thread(self, run: Callable[[], T], threads: Threads | None = None) -> T:
+        """Return what `run` returns, called in a thread: of the hooks, or of `threads`.
+
+        Raises what it raises.
+        """
+        ended: asyncio.Future[T] = self.loop.create_future()
+
+        def done(result: T | None, error: BaseException | None) -> None:
+            def tell() -> None:
+                if ended.cancelled():
+                    return
+                if error is not None:
+                    ended.set_exception(error)
+                else:
+                    ended.set_result(cast("T", result))
+
+            self.to_loop(tell)  # nothing waits in a loop that is closed
+
+        (threads or self.threads).submit(run, done)
+        return await ended
 
     def watch(self) -> None:
-        """Name hooks that block the loop, while they do."""
+        """Log hooks that block the loop, while they do."""
         self._watch = Watch(self.steps)
         self._watch.start()
 
     def stop(self) -> None:
-        """Let go of what does not end by itself; a thread that is busy is not waited for."""
+        """Let go of what does not end by itself; does not wait for a thread that is busy."""
         if self._watch is not None:
             self._watch.stop()
         if self._sweeper is not None:

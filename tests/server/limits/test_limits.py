@@ -16,7 +16,8 @@ import pytest
 
 from ehlo import Address, Handler, Message, Peer, Reject, Session
 from ehlo.net import Networks
-from ehlo.server.driver import Driver
+from ehlo.protocol.events import Tarpit
+from ehlo.server.answer import Answers
 from ehlo.server.limits.admission import Connections, Exempt, Memory
 from ehlo.server.options.config import Options
 from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST
@@ -35,11 +36,8 @@ TIMED_OUT = (
 @pytest.fixture
 def no_tarpit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second's pause for each error is tested once; elsewhere it is none."""
-
-    def go_on(driver: Driver, _seconds: float) -> None:
-        driver.pause(0.0, driver.connection.resume)
-
-    monkeypatch.setattr(Driver, "pause_for", go_on)
+    tarpit = Answers.tarpit
+    monkeypatch.setattr(Answers, "tarpit", lambda answers, _event: tarpit(answers, Tarpit(0.0)))
 
 
 # -- time ----------------------------------------------------------------------------------------
@@ -360,7 +358,7 @@ def send_for_ever(client: Client) -> None:
 def test_a_client_that_does_not_stop_is_cut_off(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ehlo.server.driving.ending._LINGER", 0.2)
+    monkeypatch.setattr("ehlo.server.driver._LINGER", 0.2)
     collector = Collector()
     running = serve(collector, max_size=1000, timeout=1)
     with running.ready() as client:
@@ -614,7 +612,7 @@ def test_the_memory_of_a_body_comes_back_when_it_is_not_finished(serve: Serve, w
 def test_a_client_that_never_reads_is_not_read_and_ends_by_the_timeout(
     serve: Serve, loop_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ehlo.server.driving.ending._CLOSING", 0.3)
+    monkeypatch.setattr("ehlo.server.driver._CLOSING", 0.3)
     collector = Collector()
     running = serve(collector, timeout=0.5, max_idle_commands=0, loop=loop_name)
     with running.client(receive_buffer=4096, timeout=0.2) as client:
@@ -828,7 +826,7 @@ def test_no_more_connections_than_there_are_descriptors_for(
 def test_a_hook_that_blocks_the_loop_is_named(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ehlo.server.hooks.steps._BLOCKED", 0.1)
+    monkeypatch.setattr("ehlo.server.observing.steps.Steps.BLOCKED", 0.1)
 
     class Blocks(Handler):
         async def on_message(self, session: Session, message: Message) -> None:
@@ -843,8 +841,8 @@ def test_a_hook_that_blocks_the_loop_is_named(
 def test_a_hook_that_blocks_the_loop_is_named_once_while_it_does(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ehlo.server.hooks.steps._BLOCKED", 0.1)
-    monkeypatch.setattr("ehlo.server.hooks.steps._LOOK_EVERY", 0.02)
+    monkeypatch.setattr("ehlo.server.observing.steps.Steps.BLOCKED", 0.1)
+    monkeypatch.setattr("ehlo.server.observing.steps._LOOK_EVERY", 0.02)
     looks: queue.SimpleQueue[bool] = queue.SimpleQueue()
     go_on = threading.Event()
 

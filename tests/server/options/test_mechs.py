@@ -19,7 +19,7 @@ import trustme
 
 import ehlo
 from ehlo import AuthContext, Credentials, Handler, Mechanism, Message, ScramKeys, Session
-from ehlo.protocol.sasl import Secret, Steps
+from ehlo.protocol.auth.mechanism import Secret, Steps
 from ehlo.server.limits.admission import FailedLogins
 from ehlo.server.tls import certificates as server_tls
 from ehlo.server.tls.channel import LoadedContext

@@ -1,4 +1,4 @@
-"""Who is let in, and how much all of them together may hold."""
+"""Admission: which clients are accepted, and how much all sessions together may hold."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
 
 
 class Exempt:
-    """What a client is counted under, and whether it is at all; some answers are kept in mind."""
+    """Knows the key under which a client is counted, if it is; remembers some answers."""
 
     __slots__ = ("_keys", "_networks")
 
@@ -29,7 +29,7 @@ class Exempt:
         self._keys: dict[str, str | None] = {}
 
     def key(self, peer: Peer) -> str | None:
-        """The address as it is counted; `None` for one that is not."""
+        """Return the address as it is counted; `None` for one that is exempt."""
         host = peer.host
         if host in self._keys:
             return self._keys[host]
@@ -40,7 +40,7 @@ class Exempt:
 
 
 class Connections:
-    """How many there are, in all and from one address."""
+    """Counts connections, in all and per address."""
 
     __slots__ = ("_by_address", "_count", "_most", "_most_per_address")
 
@@ -51,7 +51,7 @@ class Connections:
         self._by_address: dict[str, int] = {}
 
     def admit(self, key: str | None) -> bool:
-        """Count a connection in, unless there are too many; `key` is `None` for an exempt one."""
+        """Count a connection, unless there are too many; `key` is `None` for an exempt address."""
         if self._count >= self._most:
             return False
         if key is not None:
@@ -63,7 +63,7 @@ class Connections:
         return True
 
     def release(self, key: str | None) -> None:
-        """Count out a connection that was admitted under `key`."""
+        """Count a connection no more that was admitted under `key`."""
         self._count -= 1
         if key is not None:
             left = self._by_address[key] - 1
@@ -74,132 +74,135 @@ class Connections:
 
 
 class Claim:
-    """Octets that somebody waits for."""
+    """Is a number of bytes that something waits for."""
 
-    __slots__ = ("_memory", "_then", "octets")
+    __slots__ = ("_memory", "_then", "size")
 
-    def __init__(self, memory: Memory, octets: int, then: Callable[[], None]) -> None:
+    def __init__(self, memory: Memory, size: int, then: Callable[[], None]) -> None:
         self._memory = memory
         self._then = then
-        self.octets = octets
+        self.size = size
 
     def grant(self) -> None:
-        """They are reserved now."""
+        """Call what waits: the bytes are reserved now."""
         self._then()
 
     def cancel(self) -> None:
-        """Nobody waits for them any more. They must not have been granted."""
+        """Withdraw the claim, which must not have been granted."""
         self._memory.withdraw(self)
 
 
 class Memory:
-    """Octets held in all sessions together.
+    """Counts the bytes held in all sessions together.
 
-    Who waits is served in turn, and before anybody who does not. What clients send ahead, or do not
-    read, is held, too; but nobody waits for it to go, who may be what it waits for.
+    Claims are served in turn, and before any reservation. What clients send ahead, or do not read,
+    is held, too; but no claim waits for it to go, since that client may wait for the claim.
     """
 
-    __slots__ = ("_ahead", "_claims", "comfortable", "held", "limit")
+    __slots__ = ("_ahead", "claims", "comfortable", "held", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.comfortable = limit - limit // 8
-        """With more held no message should be begun: the last eighth is for those under way."""
+        """With more held, no message should begin: the last eighth is for those under way."""
         self.held = 0
         self._ahead = 0  # of those held
-        self._claims: deque[Claim] = deque()
+        self.claims: deque[Claim] = deque()
+        """What waits for bytes: nothing is reserved before it, and `grant` serves it."""
 
     @property
     def excess(self) -> int:
-        """Octets held beyond that, or fewer than none."""
+        """Bytes held beyond what is comfortable; negative if there are fewer."""
         return self.held - self.comfortable
 
-    def reserve(self, octets: int) -> bool:
-        """Take `octets` from the budget, if they are there."""
-        if self.held + octets > self.limit or self._claims:
+    def reserve(self, size: int) -> bool:
+        """Reserve `size` bytes, and return whether they were free."""
+        if self.held + size > self.limit or self.claims:
             return False
-        self.held += octets
+        self.held += size
         return True
 
-    def reserve_due(self, octets: int) -> bool:
-        """The same for who would wait for them."""
-        if self.held - self._ahead + octets > self.limit or self._claims:
+    def reserve_due(self, size: int) -> bool:
+        """Reserve `size` bytes for something that would claim them otherwise."""
+        if self.held - self._ahead + size > self.limit or self.claims:
             return False
-        self.held += octets
+        self.held += size
         return True
 
-    def count_ahead(self, octets: int) -> None:
-        """Count octets more, or fewer, that clients have sent ahead or have not read."""
-        self.held += octets
-        self._ahead += octets
+    def count_ahead(self, size: int) -> None:
+        """Count bytes more, or fewer, that clients have sent ahead or have not read."""
+        self.held += size
+        self._ahead += size
 
-    def take(self, octets: int) -> None:
-        """Count octets that are held whether they are there or not."""
-        self.held += octets
+    def take(self, size: int) -> None:
+        """Count bytes that are held whether they are free or not."""
+        self.held += size
 
-    def claim(self, octets: int, then: Callable[[], None]) -> Claim | None:
-        """Call `then` once `octets` are reserved, later; `None` when they could never be."""
-        if octets > self.limit:
+    def claim(self, size: int, then: Callable[[], None]) -> Claim | None:
+        """Call `then` once `size` bytes are reserved, later; `None` if they never can be."""
+        if size > self.limit:
             return None
-        claim = Claim(self, octets, then)
-        self._claims.append(claim)
+        claim = Claim(self, size, then)
+        self.claims.append(claim)
         return claim
 
-    def release(self, octets: int) -> None:
-        """Give back what was reserved."""
-        self.held -= octets
-        if self._claims:
-            self._grant()
+    def release(self, size: int) -> None:
+        """Release what was reserved."""
+        self.held -= size
+        if self.claims:
+            self.grant()
 
     def withdraw(self, claim: Claim) -> None:
-        """It does not wait any more; perhaps the others waited behind it."""
-        self._claims.remove(claim)
-        self._grant()
+        """Remove a claim; others may have waited behind it."""
+        self.claims.remove(claim)
+        self.grant()
 
-    def forget(self, octets: int) -> None:
-        """Give back what was reserved, when nobody is left who could wait for it."""
-        self.held -= octets
+    def forget(self, size: int) -> None:
+        """Release what was reserved, without granting any claim: the server has ended."""
+        self.held -= size
 
-    def _grant(self) -> None:
-        claims = self._claims
-        while claims and self.held - self._ahead + claims[0].octets <= self.limit:
+    def grant(self) -> None:
+        """Grant the claims for which there are bytes now."""
+        claims = self.claims
+        while claims and self.held - self._ahead + claims[0].size <= self.limit:
             claim = claims.popleft()
-            self.held += claim.octets
+            self.held += claim.size
             claim.grant()
 
 
 class Turns:
-    """How many may run at once; the others wait for their turn, in order."""
+    """Limits how many hooks run at once; the others wait for their turn, in order."""
 
     __slots__ = ("_waiting", "are_awaited", "free")
 
     def __init__(self, most: int) -> None:
-        self.free = most  # who takes one counts it here, and back when it has ended
+        self.free = most
+        """How many may begin. What begins subtracts one, and adds it when it has ended."""
         self.are_awaited = False
         self._waiting: OrderedDict[object, Callable[[], None]] = OrderedDict()
 
     def wait(self, who: object, begin: Callable[[], None]) -> None:
-        """None is free: call `begin` when it is the turn of `who`."""
+        """Call `begin` when it is the turn of `who`, since none is free."""
         self._waiting[who] = begin
         self.are_awaited = True
 
     def next(self) -> None:
-        """One has ended: whoever begins now takes it."""
+        """Begin what has waited longest, since one has ended."""
         _, begin = self._waiting.popitem(last=False)
         self.are_awaited = bool(self._waiting)
         begin()
 
     def forget(self, who: object) -> None:
-        """It does not wait any more."""
-        self._waiting.pop(who, None)  # it may have been forgotten already
+        """Remove `who` from those that wait, if it is there."""
+        self._waiting.pop(who, None)
         self.are_awaited = bool(self._waiting)
 
 
 class FailedLogins:
-    """How long an address waits for its answer after a wrong login: 1, 2, 4, 8, 16 seconds.
+    """Delays the reply to a failed login: 1, 2, 4, 8, 16 seconds per address.
 
-    It counts the failures of the last ten minutes, of as many addresses as are kept in mind; the
-    one that failed longest ago is forgotten first.
+    It counts the failures of the last ten minutes, for a limited number of addresses; the one that
+    failed longest ago is forgotten first.
     """
 
     __slots__ = ("_by_address", "_clock")
@@ -214,7 +217,7 @@ class FailedLogins:
         self._by_address: OrderedDict[str, list[float]] = OrderedDict()
 
     def delay(self, key: str | None) -> float:
-        """Note a failure; the seconds until its answer. `None` is an exempt address."""
+        """Count a failure; return the seconds until its reply. `None` is an exempt address."""
         if key is None:
             return 1.0
         now = self._clock()

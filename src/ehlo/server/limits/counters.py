@@ -1,7 +1,7 @@
-"""How much an address has done of late, in memory that does not grow with their number.
+"""Counters: what each address has done recently, in memory that does not grow with their number.
 
-A `Counter` is all that the limits for an address ask for; one that several servers share may take
-the place of `MemoryCounter`.
+The limits per address need no more than a `Counter`; one that several servers share may replace
+`MemoryCounter`.
 """
 
 from __future__ import annotations
@@ -15,27 +15,26 @@ __all__ = ["Attempts", "Counter", "MemoryCounter", "Rate"]
 
 
 class Counter(Protocol):
-    """Counts by key, each of about the last `window` seconds: see what counts how closely."""
+    """Counts by key, over about the last `window` seconds."""
 
     def add(self, key: str, amount: int, window: float) -> int:
-        """Add `amount`, 0 to look and -1 to take one back; what the key has now.
+        """Add `amount` (0 to look, -1 to undo); return the count of the key.
 
         A key has the same window always.
         """
 
 
 class MemoryCounter:
-    """The counts of at most `most` keys.
+    """Counts for at most `most` keys.
 
-    A count is that of the window's own stretch of time, and of the one before by the share of it
-    that is still within the last `window` seconds. This takes what the one before had to be spread
-    evenly over it. So who has used up a limit at the very end of a stretch may do so again by the
-    end of the next: `window` seconds may have up to twice the limit, never more, since a stretch
-    has it once at most.
+    Time is divided into stretches of `window` seconds. A count is that of the current stretch, plus
+    the share of the previous one that lies within the last `window` seconds, as if it were spread
+    evenly. A client that uses up a limit at the very end of a stretch may do so again by the end of
+    the next one; `window` seconds never have more than twice the limit.
 
-    When a key more comes, the least busy of those `LOOKED_AT` is forgotten that have been there,
-    or have been looked at, longest ago. So a flood of addresses that were never seen before pushes
-    out its own: to have a busy one forgotten, those beside it must be as busy as that.
+    When there are too many keys, `LOOKED_AT` of them are looked at, those that came or were looked
+    at longest ago, and the least busy one is forgotten. So a flood of new addresses pushes out its
+    own: a busy address is forgotten only among others that are as busy.
     """
 
     LOOKED_AT = 8
@@ -78,7 +77,7 @@ class MemoryCounter:
 
 
 class Rate:
-    """How much an address may do in a while. An exempt one, whose key is `None`, may do all."""
+    """Limits what an address may do in a while; a key of `None` is exempt."""
 
     __slots__ = ("_counter", "_window", "most")
 
@@ -91,7 +90,7 @@ class Rate:
         return self.most > 0
 
     def spent(self, key: str | None) -> bool:
-        """Whether nothing is left."""
+        """Return whether nothing is left."""
         if key is None or not self.most:
             return False
         return self._counter.add(key, 0, self._window) >= self.most
@@ -112,10 +111,10 @@ class Rate:
 
 
 class Attempts(Rate):
-    """How often an address may fail in a while, at what takes its time.
+    """Limits how often an address may fail in a while, at what takes its time.
 
-    Whoever begins many attempts at once must not have them all tried before one has failed. So each
-    that is under way takes the place of a failure until it has ended.
+    A client must not begin many attempts at once and have all of them tried before one fails. So
+    each that is under way counts as a failure until it has ended.
     """
 
     __slots__ = ("_under_way",)
@@ -125,14 +124,14 @@ class Attempts(Rate):
         self._under_way: dict[str, int] = {}
 
     def may_begin(self, key: str | None) -> bool:
-        """Whether the limit is kept, even if all that is under way fails."""
+        """Return whether the limit is kept, even if all that is under way fails."""
         if key is None or not self.most:
             return True
         failed = self._counter.add(key, 0, self._window)
         return failed + self._under_way.get(key, 0) < self.most
 
     def begin(self, key: str | None) -> Callable[[], None]:
-        """One is under way, until what is returned is called, once."""
+        """Count an attempt that is under way, until the returned function is called, once."""
         if key is None:
             return _nothing
         self._under_way[key] = self._under_way.get(key, 0) + 1

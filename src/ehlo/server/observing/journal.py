@@ -15,10 +15,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from ehlo.protocol import reply as replies
-from ehlo.protocol.credentials import CramMD5Credentials, PasswordCredentials, ProvedCredentials
+from ehlo.protocol.auth.credentials import (
+    CramMD5Credentials,
+    PasswordCredentials,
+    ProvedCredentials,
+)
 from ehlo.protocol.events import Auth, Secret
+from ehlo.protocol.output import Tally
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.tally import Tally
 from ehlo.server.observing.stats import SessionView, Stats, reason_of
 
 if TYPE_CHECKING:

@@ -141,7 +141,7 @@ class Endpoint:
         self._count = 0
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one request, and close."""
+        """Answer one request, and close."""
         if self._count >= self.MOST:
             writer.transport.abort()
             return

@@ -20,8 +20,8 @@ from typing import Literal, TypedDict, TypeVar, Unpack
 from ehlo.functions import AuthFunction, MessageFunction, RcptFunction
 from ehlo.handler import Handler
 from ehlo.net import Peer
+from ehlo.protocol.auth.mechanism import Mechanism
 from ehlo.protocol.extensions import Extension
-from ehlo.protocol.sasl import Mechanism
 from ehlo.server.tls.certificates import TLSConfig
 
 __all__ = [

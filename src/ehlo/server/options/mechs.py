@@ -11,10 +11,10 @@ import ssl
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from ehlo.protocol.credentials import Credentials
-from ehlo.protocol.mechanisms import MECHANISMS
-from ehlo.protocol.sasl import AuthContext, Mechanism, MechanismError, SecretWanted, Steps
-from ehlo.protocol.scram import SCRAM
+from ehlo.protocol.auth.credentials import Credentials
+from ehlo.protocol.auth.mechanism import AuthContext, Mechanism, MechanismError, SecretWanted, Steps
+from ehlo.protocol.auth.mechanisms import MECHANISMS
+from ehlo.protocol.auth.scram import SCRAM
 from ehlo.server.tls.channel import can_bind
 
 __all__ = ["Offered", "Served", "can_log_in", "offered_mechanisms"]

@@ -17,14 +17,14 @@ from ehlo.functions import callbacks_of_functions
 from ehlo.handler import Callbacks, Handler, callbacks_of_handler
 from ehlo.net import Networks, Peer, parse_address
 from ehlo.passwords.file import PasswordFile
-from ehlo.protocol import grammar, offers
+from ehlo.protocol import grammar
 from ehlo.protocol.body import BareNewlines
-from ehlo.protocol.commands import VERBS
-from ehlo.protocol.errors import ParserError
-from ehlo.protocol.extensions import Extension, Facts, ParseValue, offered
+from ehlo.protocol.extensions import Extension, offered, rows
+from ehlo.protocol.parameters import Facts, ParserError, ParseValue
 from ehlo.protocol.reply import hello
 from ehlo.protocol.settings import Limits, Settings
 from ehlo.protocol.trace import by_clause
+from ehlo.protocol.verbs import VERBS
 from ehlo.server.observing.metrics import check_metrics
 from ehlo.server.options import target
 from ehlo.server.options.config import Listener, Options, check_bounds, with_overrides
@@ -194,7 +194,7 @@ def _settings(
         strict_eol=options.strict_eol,
         ignore_unknown_params=_choice(options, "unknown_params", "ignore", "reject") == "ignore",
         lmtp=options.lmtp,
-        extensions=offers.rows(
+        extensions=rows(
             options.extensions or {},
             [_guarded(row) for row in options.own_extensions],
             lambda: datetime.now(UTC),
@@ -329,7 +329,7 @@ def _check_hello(settings: Settings) -> None:
     """Check that the reply to EHLO can be sent, whatever a user's own extension adds to it."""
     for tls in (False, True):
         facts = Facts(settings, tls, settings.usable_mechanisms(tls=tls))
-        hello(settings.hostname, "", offered(facts))
+        hello(settings.hostname, "", offered(settings.ehlo_lines, facts))
 
 
 # -- all listeners -----------------------------------------------------------------------------

@@ -1,0 +1,216 @@
+"""The commands: their table, and all that follows from it.
+
+Each command is a row in one of the modules of this package, and needs nothing elsewhere: legal
+moves, gates, HELP, the questions to the server, and the hooks that answer them come from the rows.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from ehlo.protocol import events
+from ehlo.protocol import reply as replies
+from ehlo.protocol.conversation import Conversation
+from ehlo.protocol.events import NEED_DATA, Event, Waiting
+from ehlo.protocol.output import UNKNOWN
+from ehlo.protocol.reply import Reply
+from ehlo.protocol.state import State
+from ehlo.protocol.verbs import greeting, login, mail
+from ehlo.protocol.verbs.line import command_of, is_tls, reject_line, reject_unknown
+from ehlo.protocol.verbs.verb import SESSION, Ask, Question, Verb
+
+__all__ = [
+    *("ASKED", "QUESTIONS", "TRANSITIONS", "VERBS", "hear", "refusal_of", "table_of"),
+]
+
+_DOES_NOT_WORK: Final = (
+    replies.NOT_OFFERED,
+    replies.NOT_FOR_THIS_PROTOCOL,
+    replies.NOT_AUTHORIZED,
+    replies.TLS_REQUIRED,
+    replies.AUTH_REQUIRED,
+)
+
+# -- HELP, and commands of the user ----------------------------------------------------------------
+
+
+def _parse_help(_conversation: Conversation, argument: str) -> str:
+    return argument
+
+
+def _accept_help(conversation: Conversation, _argument: str, _answer: Reply | None) -> Reply:
+    own = map(_own, sorted(conversation.settings.own_verbs))
+    return replies.help_text(
+        [
+            verb.name
+            for verb in (*VERBS.values(), *own)
+            if verb.works(conversation) and refusal_of(conversation, verb) not in _DOES_NOT_WORK
+        ]
+    )
+
+
+HELP: Final = Verb("HELP", since=SESSION, to=None, parse=_parse_help, accept=_accept_help)
+
+
+def _accept_own(_conversation: Conversation, _event: events.Command, answer: Reply | None) -> Reply:
+    return answer or replies.OK
+
+
+def _reject_own(_conversation: Conversation, _event: events.Command, answer: Reply) -> Reply:
+    return answer
+
+
+@functools.lru_cache(maxsize=64)
+def _own(name: str) -> Verb[events.Command]:
+    """Make the row of a command that an extension of the user defines."""
+
+    def parse(_conversation: Conversation, argument: str) -> events.Command:
+        return events.Command(name, argument.strip())
+
+    return Verb(
+        name,
+        since={State.READY, State.MAIL, State.RCPT},
+        to=None,
+        parse=parse,
+        accept=_accept_own,
+        reject=_reject_own,
+        event=events.Command,
+        hook="on_command",
+        arguments=lambda event: (event.verb, event.argument),
+        always=True,
+    )
+
+
+# -- the table -----------------------------------------------------------------------------------
+
+
+def table_of(*rows: Verb[Any]) -> Mapping[str, Verb[Any]]:
+    """Return the rows by name. Raises `ValueError` for a name that two have."""
+    table = {row.name: row for row in rows}
+    if len(table) != len(rows):
+        raise ValueError("two rows have the same name")
+    return table
+
+
+# A plain dict, as it is looked into for each command; in the order of HELP
+VERBS: Final = table_of(
+    greeting.HELO,
+    greeting.EHLO,
+    greeting.LHLO,
+    greeting.STARTTLS,
+    login.AUTH,
+    mail.MAIL,
+    mail.RCPT,
+    mail.DATA,
+    mail.BDAT,
+    mail.RSET,
+    greeting.NOOP,
+    greeting.VRFY,
+    greeting.EXPN,
+    HELP,
+    greeting.QUIT,
+    greeting.XCLIENT,
+    greeting.XFORWARD,
+)
+"""The commands of SMTP and LMTP by name."""
+
+ASKED: Final[Mapping[type[Event], Question[Any]]] = MappingProxyType(
+    {
+        row.event: row
+        for row in (
+            greeting.CONNECT,
+            *VERBS.values(),
+            mail.MESSAGE,
+            login.SECRET,
+            login.LOGIN,
+            _own("OWN"),
+        )
+        if row.event is not None
+    }
+)
+"""The questions to the server by their event: its hooks, and the arguments for them."""
+
+QUESTIONS: Final = frozenset(event for event, row in ASKED.items() if not row.always)
+"""The events that are accepted without being asked, unless the server wants them."""
+
+TRANSITIONS: Final[Mapping[tuple[State, str], State]] = MappingProxyType(
+    {
+        **{(state, row.name): row.after(state) for row in VERBS.values() for state in row.since},
+        (State.DATA, "."): State.ENDED,
+        (State.BDAT, "."): State.ENDED,
+        (State.ENDED, "."): State.READY,
+    }
+)
+"""The legal moves of a session, by state and command; `"."` is the end of a message."""
+
+
+# -- what may be sent when -----------------------------------------------------------------------
+
+
+def hear(conversation: Conversation) -> Ask | Literal[Waiting.NEED_DATA] | None:
+    """Read a line; return what it asks for, or `None` if it was dealt with here."""
+    settings, output = conversation.settings, conversation.output
+    line = conversation.buffer.take_line(settings.line_limit)
+    if line is None:
+        return None if is_tls(conversation) else NEED_DATA
+    if conversation.exchange is not None:
+        return login.respond(conversation, line)
+    command = command_of(line, settings)
+    if isinstance(command, Reply):
+        reject_line(conversation, line, command)
+        return None
+    name, argument = command
+    verb = VERBS.get(name)
+    if verb is None and name in settings.own_verbs:
+        verb = _own(name)
+    if output.transcript is not None:
+        output.transcript.command(name, argument, known=verb is not None)
+    if verb is None or not verb.progress:
+        if conversation.counts.is_idle(settings.limits.idle_commands):
+            output.reject(replies.TOO_MANY_IDLE, to=name if verb is not None else UNKNOWN)
+            return None
+        if verb is None:
+            reject_unknown(conversation, name)
+            return None
+    output.said.append(name)
+    if settings.gated or not verb.simple or conversation.state not in verb.since:
+        refusal = refusal_of(conversation, verb)
+        if refusal is not None:
+            _fail(conversation, verb, argument, refusal)
+            return None
+    subject = verb.parse(conversation, argument)
+    if isinstance(subject, Reply):
+        _fail(conversation, verb, argument, subject)
+        return None
+    return None if subject is None else (verb, subject)
+
+
+def _fail(conversation: Conversation, verb: Verb[Any], argument: str, reply: Reply) -> None:
+    """Reject a command that the core does not let pass."""
+    now = reply if verb.fail is None else verb.fail(conversation, argument, reply)
+    if now is not None:
+        conversation.output.answer(now, to=verb.name)
+
+
+def refusal_of(conversation: Conversation, verb: Verb[Any]) -> Reply | None:
+    """Return why `verb` may not be sent now: not offered, not yet allowed, or out of sequence."""
+    settings, state = conversation.settings, conversation.state
+    if state is State.REFUSED and state not in verb.since:
+        return replies.REFUSED_CONNECTION
+    if verb.lmtp is not None and verb.lmtp is not settings.lmtp:
+        return replies.NOT_FOR_THIS_PROTOCOL
+    if verb.trusted and verb.name not in conversation.trusted:
+        return replies.NOT_AUTHORIZED
+    if not verb.exists(conversation):
+        return replies.NOT_OFFERED
+    if settings.tls_required and not conversation.tls and not verb.before_tls:
+        return replies.TLS_REQUIRED
+    if settings.auth_required and not conversation.authenticated and not verb.before_login:
+        return replies.AUTH_REQUIRED
+    if state in verb.since:
+        return None
+    reply = verb.elsewhere.get(state, replies.BAD_SEQUENCE)
+    return reply if isinstance(reply, Reply) else reply(conversation)

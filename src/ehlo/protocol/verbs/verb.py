@@ -1,0 +1,141 @@
+"""`Verb`: a command as one row, and `Question`: what the server is asked in the name of one.
+
+All that holds for a command stands in its row: when it may be sent, what its argument means, what
+the server is asked, what an answer changes. The rows are in the other modules of this package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+from ehlo.protocol.conversation import Conversation
+from ehlo.protocol.events import Event
+from ehlo.protocol.reply import Reply
+from ehlo.protocol.state import State
+
+__all__ = ["SESSION", "Ask", "Outcome", "Question", "Verb"]
+
+S = TypeVar("S")
+
+SESSION: Final = frozenset({State.HELLO, State.READY, State.MAIL, State.RCPT, State.BDAT})
+"""The states in which commands are read."""
+
+_WITHIN: Final = frozenset({State.MAIL, State.RCPT, State.BDAT, State.ENDED})  # a transaction
+
+
+def _nothing(_event: Event) -> tuple[object, ...]:
+    return ()
+
+
+def _yes(_conversation: Conversation) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Question(Generic[S]):
+    """A question to the server about a subject, such as the `Address` of a sender.
+
+    `accept` and `reject` change the conversation, and return the reply to send, another question,
+    or `None`. `accept` gets the server's own words or `None`. An event with one field is made of
+    the subject, if the server wants to be asked; any other event is the subject itself.
+
+    Raises `ValueError` for a row that lacks something or contradicts itself, so that the module
+    that has it cannot be imported.
+    """
+
+    name: str
+    """The command in upper case; `""` is the connection, `"."` the end of a message."""
+    _: KW_ONLY
+    to: State | None
+    """The state after acceptance; `None` leaves it as it is."""
+    accept: Callable[[Conversation, S, Reply | None], Outcome]
+    reject: Callable[[Conversation, S, Reply], Outcome] | None = None
+    event: type[Event] | None = None
+    """The event that asks the server; `None` asks nobody."""
+    hook: str = ""
+    """The method of `Handler` that answers; `""` if the server has its own way."""
+    arguments: Callable[[Any], tuple[object, ...]] = _nothing
+    """Return what the hook gets after the session, for an event."""
+    always: bool = False
+    """Whether the server is asked even if it has no hook; otherwise the answer is yes."""
+    ends: bool = False
+    """Whether acceptance ends the transaction."""
+    made_of: Callable[[S], Event] = field(init=False, repr=False)
+    """Return the event for a subject."""
+
+    def __post_init__(self) -> None:
+        if (self.event is None) != (self.reject is None):
+            raise ValueError(f"{self.name}: event and reject go together")
+        if self.event is not None and not self.always and not self.hook:
+            raise ValueError(f"{self.name}: nobody answers {self.event.__name__}")
+        event: Any = self.event
+        one = event is not None and len(dataclasses.fields(event)) == 1
+        object.__setattr__(self, "made_of", event if one else _itself)
+
+
+@dataclass(frozen=True, slots=True)
+class Verb(Question[S]):
+    """A command that a client may send.
+
+    `parse` gets the argument and returns the subject, or a `Reply` that answers at once, or `None`
+    if nothing is left to do. A verb without an event is accepted at once.
+
+    Example:
+
+        Verb("NOOP", since=SESSION, to=None, parse=parse_noop, accept=accept_noop)
+    """
+
+    _: KW_ONLY
+    since: AbstractSet[State]
+    """The states in which it may be sent."""
+    parse: Callable[[Conversation, str], S | Reply | None]
+    fail: Callable[[Conversation, str, Reply], Reply | None] | None = None
+    """Called with argument and reply when the core itself rejects; return the reply to send now."""
+    elsewhere: Mapping[State, Reply | Callable[[Conversation], Reply]] = field(default_factory=dict)
+    """The replies in states where it may not be sent, if not `BAD_SEQUENCE`."""
+    progress: bool = False
+    """Whether it advances delivery, and so is not counted as idle."""
+    before_tls: bool = False
+    """Whether it may be sent before TLS where TLS is required."""
+    before_login: bool = False
+    """Whether it may be sent before a login where one is required."""
+    lmtp: bool | None = None
+    """Whether it is for LMTP only, or for SMTP only; `None` is both."""
+    trusted: bool = False
+    """Whether only trusted clients may send it."""
+    exists: Callable[[Conversation], bool] = _yes
+    """Return whether this server has it; otherwise 502."""
+    works: Callable[[Conversation], bool] = _yes
+    """Return whether it would do something now; HELP lists it then."""
+    simple: bool = field(init=False, repr=False)
+    """Whether state and gates alone decide if it may be sent."""
+
+    def __post_init__(self) -> None:
+        super(Verb, self).__post_init__()
+        if not self.name or not self.name.isupper() or not self.since:
+            raise ValueError(f"{self.name!r}: a verb has a name in upper case, and states")
+        both = self.since & self.elsewhere.keys()
+        if both:
+            raise ValueError(f"{self.name}: legal, and out of sequence: {sorted(map(repr, both))}")
+        simple = self.lmtp is None and not self.trusted and self.exists is _yes
+        object.__setattr__(self, "simple", simple)
+
+    def after(self, state: State) -> State:
+        """Return the state that follows on `state` when it is accepted."""
+        if self.to is None:
+            return State.READY if self.ends and state in _WITHIN else state
+        return self.to
+
+
+def _itself(subject: Any) -> Any:
+    return subject
+
+
+Ask = tuple[Question[Any], Any]
+"""A question and its subject."""
+
+Outcome = Reply | Ask | None

@@ -1,0 +1,348 @@
+"""Hooks: which of them a handler has, one call of one, and what its result means.
+
+No hook of a session is called anywhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import types
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextvars import Context
+from functools import partial
+from time import monotonic
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from ehlo.handler import Callbacks, is_async
+from ehlo.message import Message
+from ehlo.protocol import reply as replies
+from ehlo.protocol.address import Address
+from ehlo.protocol.reply import Reject, Reply
+from ehlo.server.observing.journal import Journal, about
+from ehlo.server.observing.steps import Named, Steps
+from ehlo.server.runtime import Runtime
+from ehlo.server.system.threads import Job
+
+__all__ = [
+    *("Answer", "Call", "Ended", "Hook", "Hooks", "Outcome", "Wait"),
+    *("answer_of", "answers_of", "failure_of", "identity_of", "queue_answer_of", "timed"),
+]
+
+T = TypeVar("T")
+
+Answer = Reply | list[Reply | None] | None
+"""What an event is answered; a list has one reply per recipient, in LMTP."""
+
+Outcome = Callable[[Any], Answer]
+"""Turns a hook's result into the answer; what it raises counts as the hook's own failure."""
+
+Ended = tuple[Any, BaseException | None]
+"""The result of a hook, or what it has raised."""
+
+logger = logging.getLogger("ehlo.server")
+handler_logger = logging.getLogger("ehlo.handler")
+
+
+class Hook(NamedTuple):
+    """A hook that the handler has."""
+
+    name: str
+    call: Callable[..., Any]
+    is_async: bool
+    needs_turn: bool = True
+    """Whether it counts for `max_handlers`."""
+
+
+class Hooks(NamedTuple):
+    """The hooks of a handler; `None` for one that it does not override, which costs nothing."""
+
+    startup: Hook | None
+    shutdown: Hook | None
+    connect: Hook | None
+    hello: Hook | None
+    tls: Hook | None
+    auth: Hook | None
+    secret: Hook | None
+    mail: Hook | None
+    rcpt: Hook | None
+    data: Hook | None
+    message: Hook | None
+    replied: Hook | None
+    vrfy: Hook | None
+    reset: Hook | None
+    command: Hook | None
+    disconnect: Hook | None
+
+    @classmethod
+    def of(cls, callbacks: Callbacks) -> Hooks:
+        """Return the hooks that an application has."""
+        return cls(*(_hook(callbacks, f"on_{field}") for field in cls._fields))
+
+
+def _hook(callbacks: Callbacks, name: str) -> Hook | None:
+    call = callbacks.by_name.get(name)
+    return None if call is None else Hook(name, call, is_async(call))
+
+
+# -- one call ------------------------------------------------------------------------------------
+
+
+class Wait(Generic[T]):
+    """Something that a session awaits: it ends once, from the loop, and never before it is awaited.
+
+    Example::
+
+        wait: Wait[None] = Wait()
+        timer = loop.call_later(1.0, wait.end, None)
+        try:
+            await wait
+        finally:
+            timer.cancel()
+    """
+
+    __slots__ = ("resume",)
+
+    def __init__(self) -> None:
+        self.resume: Callable[[T], None] | None = None
+        """Set by the slot while something awaits this."""
+
+    def __await__(self) -> Generator[Wait[T], T, T]:
+        return (yield self)
+
+    def end(self, result: T) -> bool:
+        """Resume what awaits this; return whether anything does."""
+        resume, self.resume = self.resume, None
+        if resume is None:
+            return False
+        resume(result)
+        return True
+
+
+class Call(Wait[Ended]):
+    """One call of a hook, in a task or in a thread; awaiting it gives its result or its exception.
+
+    It ends once, also when nothing awaits it any more. Then it gives `size` bytes of memory back.
+    """
+
+    __slots__ = (
+        *("_at_end", "_journal", "_runtime", "_work"),
+        *("asked", "began", "hook", "size"),
+    )
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        journal: Journal,
+        hook: Hook,
+        at_end: Callable[[], None] | None = None,
+    ) -> None:
+        """`at_end` is called when the hook has ended, whether anything awaits it or not."""
+        self.resume = None
+        self.hook = hook
+        self.asked = monotonic()
+        self.began: float | None = None
+        """When the hook was called, by `monotonic`; `None` while it waits for its turn."""
+        self.size = 0
+        self._runtime = runtime
+        self._journal = journal
+        self._at_end = at_end
+        self._work: asyncio.Task[None] | Job[Any] | None = None  # until it is its turn
+
+    def start(self, arguments: tuple[object, ...], context: Context) -> None:
+        """Begin, or wait for a turn. Nothing of the hook has run when this returns."""
+        runtime, hook = self._runtime, self.hook
+        if hook.needs_turn:
+            turns = runtime.turns
+            if not turns.free:
+                turns.wait(self, partial(self.start, arguments, context))
+                return
+            turns.free -= 1
+        if hook.is_async:
+            # Not by the loop's factory, which might begin at once (eager tasks of Python 3.12)
+            self.began = monotonic()
+            work = self._run(arguments)
+            self._work = asyncio.Task(work, loop=runtime.loop, context=context)
+        else:
+            # A copy: the loop, or the thread of a hook that is late, may be in the context still
+            run = partial(context.copy().run, self._call, *arguments)
+            self._work = runtime.threads.submit(run, self._ended_in_thread)
+
+    def _call(self, *arguments: object) -> Any:
+        """Call the hook in a thread."""
+        self.began = monotonic()
+        return self.hook.call(*arguments)
+
+    async def _run(self, arguments: tuple[object, ...]) -> None:
+        """Await the hook in a task, and go on with what awaits it."""
+        result: object = None
+        error: BaseException | None = None
+        try:
+            result = await timed(self.hook.call(*arguments), self, self._runtime.steps)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as problem:  # noqa: BLE001  answered and logged, whatever it is
+            error = problem
+        try:
+            self._ended(result, error)
+        finally:  # its traceback refers to this frame, and the frame to the whole message
+            del result, error, arguments
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names of the hook and of the session."""
+        return self.hook.name, self._journal.session_id
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the hook was called; 0 while it waits for its turn."""
+        return 0.0 if self.began is None else monotonic() - self.began
+
+    def _ended_in_thread(self, result: Any, error: BaseException | None) -> None:
+        outcome = [(result, error)]
+        del result, error  # which may hold a whole message: the loop takes them out
+
+        def end() -> None:
+            self._ended(*outcome.pop())
+
+        if not self._runtime.to_loop(end):
+            log = about(logger, self._journal.session_id)
+            log.warning("%s ended after the server", self.hook.name)
+            self._runtime.memory.forget(self.size)
+
+    def _ended(self, result: object, error: BaseException | None, *, had_turn: bool = True) -> None:
+        if self.hook.needs_turn and had_turn:
+            turns = self._runtime.turns
+            turns.free += 1
+            if turns.are_awaited:
+                turns.next()
+        if self._at_end is not None:
+            self._at_end()
+        self._journal.hook_ended(self.hook.name, self.asked)
+        resume, self.resume = self.resume, None
+        if resume is not None:
+            resume((result, error))
+            return
+        self._runtime.memory.release(self.size)
+        self.size = 0
+        if not isinstance(error, asyncio.CancelledError):
+            about(logger, self._journal.session_id).warning(
+                "%s ended too late; its result is dropped (%s)",
+                self.hook.name,
+                "it returned" if error is None else "it failed",
+            )
+
+    def cancel(self) -> None:
+        """Cancel the hook. A task ends; a thread that has begun goes on."""
+        if self._work is None:
+            self._runtime.turns.forget(self)
+            self._runtime.loop.call_soon(self._never_begun)
+            return
+        cancelled = self._work.cancel()
+        # A task or job that has not begun would not say that it has ended
+        if isinstance(self._work, asyncio.Task):
+            self._work.add_done_callback(self._cancelled)
+        elif cancelled:
+            self._runtime.loop.call_soon(self._cancelled)
+
+    def _cancelled(self, task: asyncio.Task[None] | None = None) -> None:
+        if task is None or task.cancelled():  # otherwise it has begun, and has said that it ended
+            self._ended(None, asyncio.CancelledError())
+
+    def _never_begun(self) -> None:
+        self._ended(None, asyncio.CancelledError(), had_turn=False)
+
+
+@types.coroutine
+def timed(work: Awaitable[Any], run: Named, steps: Steps) -> Generator[Any, Any, Any]:
+    """Await a hook, and note each step in which it keeps the loop from all other clients."""
+    awaiting = work.__await__()
+    step: Callable[[Any], Any] = awaiting.send
+    sent: Any = None
+    while True:
+        steps.begun = begun = monotonic()
+        steps.run = run
+        try:
+            awaited = step(sent)
+        except StopIteration as end:
+            return end.value
+        finally:
+            steps.run = None
+            seconds = monotonic() - begun
+            if seconds > steps.BLOCKED:
+                steps.note_blocked(run, seconds)
+        try:
+            sent = yield awaited
+        except BaseException as error:  # noqa: BLE001  a cancellation: it is the hook's to hear of
+            step, sent = awaiting.throw, error
+        else:
+            step = awaiting.send
+
+
+# -- what a result means -------------------------------------------------------------------------
+
+
+def answer_of(result: object) -> Reply | None:
+    """Return what a hook's result says. Raises `TypeError` if it is no answer."""
+    if result is None or isinstance(result, Reply):
+        return result
+    raise _no_answer("a hook returns None or a Reply", result)
+
+
+def queue_answer_of(result: object) -> Reply | None:
+    """Return what the result of `on_message` says: a `str` is a queue id.
+
+    Raises `TypeError` or `ValueError` if it is no answer.
+    """
+    if result is None:
+        return None
+    return replies.queued_as(result) if isinstance(result, str) else answer_of(result)
+
+
+def answers_of(message: Message, recipients: Sequence[Address], result: object) -> Answer:
+    """Return what the result of `on_message` says in LMTP: one answer, or a mapping of them.
+
+    Raises as `queue_answer_of` does, and `ValueError` if a key is no recipient.
+    """
+    given: dict[str, Reply | None] = {}
+    for_all: Reply | None = None
+    if isinstance(result, Mapping):
+        given = {str(recipient): queue_answer_of(answer) for recipient, answer in result.items()}
+    else:
+        for_all = queue_answer_of(result)
+    strangers = given.keys() - set(map(str, recipients))
+    if strangers:
+        raise ValueError(f"on_message answers for {len(strangers)} that are no recipients")
+    given.update(message.refusals)
+    if not given or (for_all is not None and for_all.refuses):
+        return for_all
+    return [given.get(str(recipient), for_all) for recipient in recipients]
+
+
+def identity_of(result: object) -> str | Reply:
+    """Return the identity that the result of `on_auth` says, or the rejection.
+
+    Raises `TypeError` if it is neither.
+    """
+    if result is None or result is False:
+        return replies.BAD_CREDENTIALS
+    if isinstance(result, str) and result:
+        return result
+    if isinstance(result, Reply) and result.refuses:
+        return result
+    raise _no_answer("on_auth returns an identity or None", result)
+
+
+def _no_answer(what: str, result: object) -> TypeError:
+    if inspect.iscoroutine(result):
+        result.close()  # of a `def` that should be an `async def`: nothing awaits it
+    return TypeError(f"{what}, not {type(result).__name__}")
+
+
+def failure_of(error: BaseException, hook: Hook, session_id: str, trouble: Reply) -> Reply:
+    """Return the reply for a hook's exception: that of a `Reject`, otherwise `trouble`, logged."""
+    if isinstance(error, Reject):
+        return error.reply
+    about(handler_logger, session_id).error("%s failed", hook.name, exc_info=error)
+    return trouble

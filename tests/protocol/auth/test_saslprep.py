@@ -1,0 +1,88 @@
+"""SASLprep against the examples of RFC 4013, and what else it does to names and passwords."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scramp import ScramException
+from scramp.utils import saslprep as scramps_saslprep
+
+from ehlo.protocol.auth.keys import ScramKeys
+from ehlo.protocol.auth.saslprep import saslprep
+
+
+# RFC 4013 3, and beyond
+@pytest.mark.parametrize(
+    ("text", "prepared"),
+    [
+        ("I\N{SOFT HYPHEN}X", "IX"),
+        ("user", "user"),
+        ("USER", "USER"),
+        ("\N{FEMININE ORDINAL INDICATOR}", "a"),
+        ("\N{ROMAN NUMERAL NINE}", "IX"),
+        ("", ""),
+        ("a b", "a b"),
+        ("a\N{NO-BREAK SPACE}b", "a b"),
+        ("u\N{COMBINING DIAERESIS}", "ü"),
+        ("\N{HEBREW LETTER ALEF}\N{HEBREW LETTER BET}", "\N{HEBREW LETTER ALEF}\u05d1"),
+        ("\N{ARABIC LETTER ALEF}1\N{ARABIC LETTER BEH}", "\u06271\u0628"),
+        ("\N{SOFT HYPHEN}", ""),
+        ("\N{GRINNING FACE}", "\N{GRINNING FACE}"),  # newer than Unicode 3.2
+    ],
+)
+def test_what_is_prepared(text: str, prepared: str) -> None:
+    assert saslprep(text) == prepared
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\x07",
+        "a\nb",
+        "\x7f",
+        "\x85",
+        "\N{ARABIC LETTER ALEF}1",
+        "\N{ARABIC LETTER ALEF}a\N{ARABIC LETTER ALEF}",
+        "a\N{ARABIC LETTER ALEF}",
+        "\ue000",
+        "\ufdd0",
+        chr(0xD800),
+        "\N{REPLACEMENT CHARACTER}",
+        "\N{IDEOGRAPHIC DESCRIPTION CHARACTER LEFT TO RIGHT}",
+        "\N{RIGHT-TO-LEFT OVERRIDE}",
+        "\N{LANGUAGE TAG}",
+    ],
+)
+def test_what_cannot_be(text: str) -> None:
+    with pytest.raises(ValueError, match=r"character|directions"):
+        saslprep(text)
+
+
+@given(st.text(st.characters(max_codepoint=0x33FF), max_size=8))
+def test_scramp_prepares_it_alike(text: str) -> None:
+    try:
+        wanted = scramps_saslprep(text)
+    except ScramException:
+        wanted = None
+    try:
+        prepared = saslprep(text)
+    except ValueError:
+        prepared = None
+    if wanted is not None:  # scramp refuses what Unicode 3.2 did not have
+        assert prepared == wanted
+
+
+def test_keys_are_those_of_the_prepared_password() -> None:
+    def salted(password: bytes) -> bytes:
+        return hashlib.pbkdf2_hmac("sha256", password, b"salt", 1)
+
+    def stored(password: str | bytes) -> bytes:
+        return ScramKeys.derive(password, b"salt", iterations=1).stored_key
+
+    assert stored("\N{ROMAN NUMERAL NINE}") == stored(b"IX")
+    assert stored("a\x07") == stored(b"a\x07")  # it cannot be prepared, and is kept as it is
+    assert salted(b"IX") != salted("\N{ROMAN NUMERAL NINE}".encode())
+    assert stored("\N{ROMAN NUMERAL NINE}".encode()) != stored(b"IX")
