@@ -63,7 +63,7 @@ class Deadlines:
         """It is our turn, and our time is not the client's: its body comes no slower for it."""
         pace = self._pace
         if pace is not None:
-            if connection.state is _ENDED:
+            if connection.conversation.state is _ENDED:
                 self._pace = None
             else:
                 pace.hold(self._time())
@@ -73,8 +73,9 @@ class Deadlines:
 
         Each read of a body has its deadline, and so has the whole, between its chunks too.
         """
-        in_body = connection.conversation.body.reader is not None
-        if self._pace is not None or in_body or connection.state is _BDAT:
+        conversation = connection.conversation
+        in_body = conversation.body.reader is not None
+        if self._pace is not None or in_body or conversation.state is _BDAT:
             if in_body or moved:
                 self.at = self._for_body(connection, wire.said, in_body)
         elif moved:
@@ -86,7 +87,7 @@ class Deadlines:
         now, rules, pace = self._time(), self._rules, self._pace
         if pace is None:
             self._pace = pace = Pace(now, said)
-        elif not in_body and connection.transaction is None:
+        elif not in_body and connection.conversation.transaction is None:
             self._pace = None
             return now + rules.command_timeout
         due = now + (rules.body_timeout if in_body else rules.command_timeout)
