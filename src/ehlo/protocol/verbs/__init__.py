@@ -138,7 +138,12 @@ QUESTIONS: Final = frozenset(event for event, row in ASKED.items() if not row.al
 
 TRANSITIONS: Final[Mapping[tuple[State, str], State]] = MappingProxyType(
     {
-        **{(state, row.name): row.after(state) for row in VERBS.values() for state in row.since},
+        **{
+            (state, row.name): row.after(state)
+            for row in VERBS.values()
+            for state in State
+            if state in row.since
+        },
         (State.DATA, "."): State.ENDED,
         (State.BDAT, "."): State.ENDED,
         (State.ENDED, "."): State.READY,
