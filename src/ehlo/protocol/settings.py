@@ -9,15 +9,15 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.extensions import EXTENSIONS, Extension, constant_lines, never
 from ehlo.protocol.parameters import Parameter
+from ehlo.protocol.policy import Limits, Policy
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.service import Limits, Service
 
 __all__ = ["Limits", "Settings"]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings(Service):
-    """The rules of one listener: a `Service`, its extensions, and what follows from both.
+class Settings(Policy):
+    """The rules of one listener: a `Policy`, its extensions, and what follows from both.
 
     Raises `ValueError` for names that do not fit into a reply.
     """

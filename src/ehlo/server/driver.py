@@ -203,7 +203,7 @@ class Driver(asyncio.Protocol):
         self._adjust_reading()
         ours = self.pending is not None and type(self.pending) is not Turn
         if not ours and not self.ending.closing:
-            self.deadlines.client_is_awaited(self.connection, self.wire, moved=True)
+            self.deadlines.client_is_awaited(self.connection.conversation, self.wire, moved=True)
         stalled, self._stalled = self._stalled, False
         if self.ending.notices.is_due:
             self.ending.notices.look(self)
@@ -258,9 +258,9 @@ class Driver(asyncio.Protocol):
                 moved = True
                 wire.write(data)
         if pending is not None:
-            self.deadlines.client_waits(connection)
+            self.deadlines.client_waits(connection.conversation)
         elif wire.writable:
-            self.deadlines.client_is_awaited(connection, wire, moved)
+            self.deadlines.client_is_awaited(connection.conversation, wire, moved)
         else:
             self.deadlines.client_must_read()
         if not wire.reading:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-from ehlo.protocol.connection import Connection
+from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.state import State
 from ehlo.server.driving.wire import Wire
 from ehlo.server.limits.pace import Pace
@@ -59,35 +59,34 @@ class Deadlines:
         """Only that is awaited, and nothing else wins it time."""
         self.at = self._read_by
 
-    def client_waits(self, connection: Connection) -> None:
+    def client_waits(self, conversation: Conversation) -> None:
         """It is our turn, and our time is not the client's: its body comes no slower for it."""
         pace = self._pace
         if pace is not None:
-            if connection.conversation.state is _ENDED:
+            if conversation.state is _ENDED:
                 self._pace = None
             else:
                 pace.hold(self._time())
 
-    def client_is_awaited(self, connection: Connection, wire: Wire, moved: bool) -> None:
+    def client_is_awaited(self, conversation: Conversation, wire: Wire, moved: bool) -> None:
         """It is the client's turn. What completes no command, as `moved` says, wins no time.
 
         Each read of a body has its deadline, and so has the whole, between its chunks too.
         """
-        conversation = connection.conversation
         in_body = conversation.body.reader is not None
         if self._pace is not None or in_body or conversation.state is _BDAT:
             if in_body or moved:
-                self.at = self._for_body(connection, wire.said, in_body)
+                self.at = self._for_body(conversation, wire.said, in_body)
         elif moved:
             rules, channel = self._rules, wire.channel
             clear = channel is None or channel.established
             self.at = self._time() + (rules.command_timeout if clear else rules.tls_timeout)
 
-    def _for_body(self, connection: Connection, said: int, in_body: bool) -> float:
+    def _for_body(self, conversation: Conversation, said: int, in_body: bool) -> float:
         now, rules, pace = self._time(), self._rules, self._pace
         if pace is None:
             self._pace = pace = Pace(now, said)
-        elif not in_body and connection.conversation.transaction is None:
+        elif not in_body and conversation.transaction is None:
             self._pace = None
             return now + rules.command_timeout
         due = now + (rules.body_timeout if in_body else rules.command_timeout)
