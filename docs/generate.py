@@ -13,12 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ehlo.protocol.commands import VERBS
-
-from ehlo.protocol.extensions import EXTENSIONS, Extension
-from ehlo.protocol.parameters import OPTIONAL, Facts
+from ehlo.protocol.extensions import TABLE, Extension
+from ehlo.protocol.parameters import Facts
 from ehlo.protocol.settings import Settings
-from ehlo.protocol.state import TRANSITIONS, State
+from ehlo.protocol.state import State
+from ehlo.protocol.verbs import TRANSITIONS, VERBS
 from ehlo.server.options.config import Options, descriptions
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +63,7 @@ def extensions() -> str:
         "| Keyword | RFC | Parameters of MAIL | of RCPT | Offered | `extensions={...}` |",
         "|---|---|---|---|---|---|",
     ]
-    lines += [_extension(row) for row in EXTENSIONS]
+    lines += [_extension(row) for row in TABLE]
     return "\n".join(lines)
 
 
@@ -72,7 +71,7 @@ def _extension(row: Extension) -> str:
     number = row.rfc
     document = f"[{number}](https://www.rfc-editor.org/rfc/rfc{number})" if number else "Postfix"
     names = (_names(row.mail), _names(row.rcpt))
-    choice = ARGUMENTS.get(row.keyword, row.keyword in OPTIONAL)
+    choice = ARGUMENTS.get(row.keyword, row.default != "on")
     switch = f"`{row.keyword!r}: {choice!r}`".replace("'", '"')
     return (
         f"| `{row.keyword}` | {document} | {names[0]} | {names[1]} | {_offered(row)} | {switch} |"
@@ -85,12 +84,12 @@ def _names(params: Mapping[str, object]) -> str:
 
 def _offered(row: Extension) -> str:
     """Found out by asking the row: with nothing set up, with all of it, and under TLS."""
-    make = OPTIONAL.get(row.keyword)
-    if make is not None:
-        row = make(ARGUMENTS.get(row.keyword, ""), lambda: datetime(2030, 1, 1, tzinfo=UTC))
+    optional = row.default != "on"
+    if row.make is not None:
+        row = row.make(ARGUMENTS.get(row.keyword, ""), lambda: datetime(2030, 1, 1, tzinfo=UTC))
     bare = Facts(Settings(), tls=False, mechanisms=())
     ready = Facts(Settings(tls_available=True), tls=False, mechanisms=("PLAIN",))
-    when = "by default" if make is None else "by option"
+    when = "by option" if optional else "by default"
     trusted = Facts(Settings(), tls=False, mechanisms=(), trusted=frozenset({row.keyword}))
     if row.offered(bare):
         return when

@@ -17,11 +17,11 @@ _DOT_STRING = re.compile(grammar.DOT_STRING)
 _QUOTED_PAIR = re.compile(r"\\(.)")
 _NEEDS_PAIR = re.compile(r'(["\\])')
 _GENERAL_LITERAL = re.compile(r"[A-Za-z0-9\-]*[A-Za-z0-9]:[!-Z^-~]+")
-_DOMAIN_LIMIT = 255  # octets, RFC 5321 4.5.3.1.2
+_DOMAIN_LIMIT = 255  # bytes, RFC 5321 4.5.3.1.2
 
 
 class Address:
-    """A sender or a recipient.
+    """An envelope sender or a recipient.
 
     `local` is the local part without quoting, `domain` what follows the `@` as the client gave it
     (address literals with their brackets), `params` the typed ESMTP parameters that came with it,
@@ -76,7 +76,7 @@ NULL_PATH: Final = Address("", "")
 
 
 def parsed(local: str, domain: str, params: Mapping[str, Any]) -> Address | None:
-    """The address of the parts of a `grammar.MAILBOX`; `None` when its domain cannot be one."""
+    """Return the address of the parts of a `grammar.MAILBOX`; `None` for an invalid domain."""
     if local[0] == '"':
         local = _QUOTED_PAIR.sub(r"\1", local[1:-1])
     if domain[0] == "[":
@@ -88,7 +88,7 @@ def parsed(local: str, domain: str, params: Mapping[str, Any]) -> Address | None
 
 
 def is_address_literal(text: str) -> bool:
-    """Whether `text`, with its brackets, is an address literal (RFC 5321 4.1.3)."""
+    """Return whether `text`, with its brackets, is an address literal (RFC 5321 4.1.3)."""
     import ipaddress  # few sessions meet a literal, and the import is a slow one
 
     inside = text[1:-1]

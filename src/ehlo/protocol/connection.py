@@ -31,7 +31,7 @@ from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, State, Transaction
 from ehlo.protocol.verbs import login, mail
 from ehlo.protocol.verbs.greeting import CONNECT, STARTTLS
-from ehlo.protocol.verbs.verb import Ask, Question
+from ehlo.protocol.verbs.verb import Ask, Question, Told, accept, reject, take
 
 __all__ = ["Connection"]
 
@@ -57,7 +57,7 @@ class Connection:
     """
 
     __slots__ = (
-        *("_asks", "_ended", "_halted", "_queued", "_question", "_subject", "_tarpit"),
+        *("_ended", "_halted", "_queued", "_question", "_subject", "_tarpit"),
         "conversation",
     )
 
@@ -83,15 +83,14 @@ class Connection:
             nonce,
             Output(settings, counts, tally or Tally(), transcript),
             counts,
+            asks=asks,
             tls=tls,
+            greet=greet,
             trusted=trusted,
             bindings=bindings,
             certificate=certificate,
         )
         """The facts of the connection."""
-        if not greet:
-            self.conversation.state = State.HELLO
-        self._asks = asks
         self._halted = False  # whether anything below must end before the next line is read
         self._question: Question[Any] | None = None  # the next call of reply() answers it
         self._subject: Any = None
@@ -173,12 +172,12 @@ class Connection:
                 found = body.read(reader, buffer, conversation.transaction)
                 event = self._end_body(reader) if found is END else found
             elif conversation.state is _GREETING:
-                event = self._decide((CONNECT, events.CONNECT))
+                event = self._ask(take(conversation, CONNECT, events.CONNECT))
             elif buffer.empty:
                 event = NEED_DATA
             else:
                 heard = verbs.hear(conversation)
-                event = heard if heard is NEED_DATA else self._decide(heard)
+                event = self._ask(heard) if isinstance(heard, tuple) else heard
             if event is not None:
                 return self._close() if event is NEED_DATA and self._ended else event
             answered += 1
@@ -187,7 +186,8 @@ class Connection:
         return self._close()
 
     def _end_body(self, reader: Reader) -> Event | None:
-        return self._decide(mail.end_of_body(self.conversation, reader))
+        ask = mail.end_of_body(self.conversation, reader)
+        return None if ask is None else self._ask(ask)
 
     def _next_queued(self) -> Event | Waiting:
         queued, self._queued = self._queued, None
@@ -196,26 +196,13 @@ class Connection:
         self._halted = self._question is not None
         return queued
 
-    def _decide(self, ask: Ask | None) -> Event | None:
-        """Ask the server if it wants to be asked, and accept otherwise."""
-        if ask is None:
-            return None
-        question, subject = ask
-        if question.event is not None and (question.always or question.event in self._asks):
-            self._question, self._subject, self._halted = question, subject, True
-            return question.made_of(subject)
-        return self._accept(question, subject, None)
-
-    def _accept(self, question: Question[Any], subject: Any, answer: Reply | None) -> Event | None:
-        conversation = self.conversation
-        outcome = question.accept(conversation, subject, answer)
-        dropped = conversation.end_transaction() if question.ends else None
-        if question.to is not None:
-            conversation.state = question.to
-        if isinstance(outcome, Reply):
-            conversation.output.reply(outcome, question.name)
-            return dropped
-        return self._decide(outcome)
+    def _ask(self, found: Ask | Told) -> Event | None:
+        """Open a question; return its event, or the event that only informs."""
+        if not isinstance(found, tuple):
+            return found
+        question, subject = found
+        self._question, self._subject, self._halted = question, subject, True
+        return question.made_of(subject)
 
     def _close(self) -> events.Close:
         self.conversation.close()
@@ -232,31 +219,21 @@ class Connection:
         question, subject = self._question, self._subject
         if question is None:
             raise ProtocolError("nothing was asked")
-        if answer is not None and answer.refuses:
-            self._reject(question, subject, answer)
-            return
+        rejects = False
         if answer is not None:
+            rejects = answer.refuses
             is_data = question.event is events.Data
-            if answer.code != 354 if is_data else answer.code >= 300:
-                raise ProtocolError(
-                    f"{answer.code} does not answer {getattr(question.event, '__name__', '')}"
-                )
+            if not rejects and (answer.code != 354 if is_data else answer.code >= 300):
+                name = getattr(question.event, "__name__", "")
+                raise ProtocolError(f"{answer.code} does not answer {name}")
         self._question = self._subject = None
         self._halted = False
-        event = self._accept(question, subject, answer)
-        if event is not None or question is STARTTLS or self.conversation.output.over:
-            self._queue(event)
-
-    def _reject(self, question: Question[Any], subject: Any, answer: Reply) -> None:
-        self._answered()
-        reject = question.reject
-        assert reject is not None  # noqa: S101  a row with an event has it
-        outcome = reject(self.conversation, subject, answer)
-        if isinstance(outcome, Reply):
-            self.conversation.output.reply(outcome, to=question.name)
-            self._queue(None)
+        if rejects and answer is not None:
+            found = reject(self.conversation, question, subject, answer)
         else:
-            self._queue(self._decide(outcome))
+            found = accept(self.conversation, question, subject, answer)
+        if found is not None or question is STARTTLS or self.conversation.output.over:
+            self._queue(found)
 
     def reply_each(self, answers: Sequence[Reply | None]) -> None:
         """Answer the end of a message in LMTP: one answer per recipient, in their order.
@@ -287,7 +264,7 @@ class Connection:
             raise ProtocolError("no secret was asked for")
         ask = login.give(self.conversation, secret)
         self._answered()
-        self._queue(self._decide(ask))
+        self._queue(None if ask is None else take(self.conversation, *ask))
 
     def refuse_body(self, reply: Reply) -> events.BodyRefused:
         """Discard the rest of this body, and send `reply`, a 4xx or 5xx, at its end.
@@ -316,10 +293,10 @@ class Connection:
         self._question = self._subject = None
         self._halted = False
 
-    def _queue(self, event: Event | None) -> None:
-        """Return `event` from the next call of `next_event`; end if there was a last word."""
-        if event is not None:
-            self._queued, self._halted = event, True
+    def _queue(self, found: Ask | Told) -> None:
+        """Return what was found from the next call of `next_event`; end after a last word."""
+        if found is not None:
+            self._queued, self._halted = self._ask(found), True
         elif self.conversation.state is State.TLS:
             self._halted = True  # for good: what comes now is TLS
         elif self.conversation.output.over:

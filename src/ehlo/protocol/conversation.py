@@ -6,7 +6,7 @@ The verbs read and change it; it knows none of them. `Connection` stands above b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final, NoReturn
 
 from ehlo.protocol import events
 from ehlo.protocol.auth.exchange import Exchange
@@ -19,19 +19,30 @@ from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, State, Transaction
 from ehlo.protocol.xclient import Attributes
 
-__all__ = ["Conversation"]
+__all__ = ["Conversation", "no_transaction"]
+
+# Used for each message; looking into an enumeration takes 700 instructions before Python 3.12
+_BDAT: Final = State.BDAT
+_GREETING: Final = State.GREETING
+_READY: Final = State.READY
+
+
+def no_transaction() -> NoReturn:
+    """Raise `ProtocolError`: outside of a transaction the rows let no such command pass."""
+    raise ProtocolError("no transaction is open")
 
 
 class Conversation:
     """Holds the facts of one connection to a client, and its parts for input and output.
 
-    `nonce` is called for unpredictable text without spaces and brackets. `trusted` names those of
-    XCLIENT and XFORWARD that this client may send. `bindings` are the channel bindings (RFC 5929)
-    of the TLS connection; `certificate` is the client's, where TLS has verified it.
+    `nonce` is called for unpredictable text without spaces and brackets. `asks` has the events that
+    the server wants to be asked about, in addition to those that it always is. `trusted` names
+    those of XCLIENT and XFORWARD that this client may send. `bindings` are the channel bindings
+    (RFC 5929) of the TLS connection; `certificate` is the client's, where TLS has verified it.
     """
 
     __slots__ = (
-        *("authenticated", "bindings", "body", "buffer", "certificate", "counts", "esmtp"),
+        *("asks", "authenticated", "bindings", "body", "buffer", "certificate", "counts", "esmtp"),
         *("exchange", "forwarded", "helo", "nonce", "output", "pardon", "settings", "state"),
         *("tls", "transaction", "trusted", "xclient"),
     )
@@ -43,7 +54,9 @@ class Conversation:
         output: Output,
         counts: Counts,
         *,
+        asks: frozenset[type],
         tls: bool,
+        greet: bool,
         trusted: frozenset[str],
         bindings: Mapping[str, bytes],
         certificate: Mapping[str, Any] | None,
@@ -51,6 +64,7 @@ class Conversation:
         # The server's side
         self.settings = settings
         self.nonce = nonce
+        self.asks = asks
         self.trusted = trusted
         self.counts = counts
         # The connection
@@ -61,7 +75,7 @@ class Conversation:
         self.output = output
         self.body = Intake(settings, counts, output)
         # What the client has said
-        self.state = State.GREETING
+        self.state = _GREETING if greet else State.HELLO
         self.helo = ""
         """The name in HELO, EHLO or LHLO."""
         self.esmtp = False
@@ -76,21 +90,14 @@ class Conversation:
         """The attributes sent by XFORWARD for the next message."""
         self.transaction: Transaction | None = None
 
-    @property
-    def current(self) -> Transaction:
-        """The transaction. Raises `ProtocolError` outside of one, which the verbs exclude."""
-        if self.transaction is None:
-            raise ProtocolError("no transaction is open")
-        return self.transaction
-
     def end_transaction(self) -> events.BodyDropped | None:
         """End the transaction, if there is one (RFC 5321 3.3); nothing else ends it.
 
         Return `BODY_DROPPED` if the client abandons a body of which it has sent some chunks.
         """
-        abandoned = self.state is State.BDAT
+        abandoned = self.state is _BDAT
         if self.transaction is not None:
-            self.state = State.READY
+            self.state = _READY
         self.transaction = self.forwarded = None
         return events.BODY_DROPPED if abandoned else None
 

@@ -4,6 +4,8 @@ A row adds itself to the EHLO reply, to the parameters of MAIL and RCPT and to t
 command line. Its `default` says whether it is on, off (its parameters are accepted, since real mail
 has them) or rejected (a 250 would be a promise); `make` makes the row with the argument that an
 option gives. To add an extension, add its row to `TABLE`, with a parser for each parameter.
+
+The module is longer than others, so that an extension stands in one place.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ QUOTED_STRING = r'"(?:[^\x00-\x1f"\\\x7f]|\\[ -~])*+"'
 LOCAL_PART = rf"(?:{DOT_STRING}|{QUOTED_STRING})"
 
 # RFC 5321 4.1.2: sub-domain = Let-dig [Ldh-str]; RFC 6531 3.3: sub-domain =/ U-label.
-# The underscore is taken too: real hosts have it, and no one is helped by a refusal.
+# The underscore is accepted too: real hosts have it, and a rejection helps no one.
 LET_DIG = r"[^\x00-/:-@\[-^`{-\x7f]"
 SUB_DOMAIN = rf"{LET_DIG}++(?:-++{LET_DIG}++)*+"
 DOMAIN = rf"{SUB_DOMAIN}(?:\.{SUB_DOMAIN})*+"
@@ -122,7 +122,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def from_xtext(value: str | None) -> str:
-    """RFC 3461 4: what an xtext stands for. Raises `ValueError`."""
+    """Decode an xtext (RFC 3461 4). Raises `ValueError`."""
     if not value or XTEXT.fullmatch(value) is None:
         raise ValueError("not xtext")
     text = HEXCHAR.sub(lambda match: chr(int(match[1], 16)), value)

@@ -51,13 +51,12 @@ class Intake:
     While there is a `reader`, what the client sends is a body.
     """
 
-    __slots__ = ("_counts", "_keep", "_output", "_settings", "reader")
+    __slots__ = ("_counts", "_output", "_settings", "reader")
 
     def __init__(self, settings: Settings, counts: Counts, output: Output) -> None:
         self._settings = settings
         self._counts = counts
         self._output = output
-        self._keep = settings.bare_newlines is BareNewlines.KEEP
         self.reader: Reader | None = None
 
     def read(
@@ -72,7 +71,7 @@ class Intake:
             return NEED_DATA
         if chunk is END:
             self.reader = None
-            return self._end_chunk(reader, transaction) if isinstance(reader, ChunkReader) else END
+            return self._end_chunk(reader, transaction) if type(reader) is ChunkReader else END
         assert transaction is not None  # noqa: S101  a body has a transaction
         settings = self._settings
         transaction.size += len(chunk)
@@ -80,7 +79,7 @@ class Intake:
             return self._over_size(transaction)
         if transaction.refusal is not None:
             return None
-        if not self._keep and not reader.raw and has_bare_newline(chunk):
+        if not settings.keeps_newlines and not reader.raw and has_bare_newline(chunk):
             return self._without_bare_newlines(chunk, transaction)
         return events.BodyChunk(chunk)
 
@@ -143,7 +142,7 @@ class Intake:
             return False
         reader, is_first = transaction.chunks, transaction.chunks is None
         if reader is None:
-            raw = transaction.binary or self._keep
+            raw = transaction.binary or self._settings.keeps_newlines
             reader = transaction.chunks = ChunkReader(raw=raw)
         else:
             self.reader = reader

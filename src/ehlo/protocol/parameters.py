@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ehlo.protocol import grammar
 from ehlo.protocol import reply as replies
+from ehlo.protocol.policy import Policy
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.service import Service
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -47,7 +47,7 @@ class ParserError(Exception):
 class Facts:
     """What decides whether an extension is offered now."""
 
-    settings: Service
+    settings: Policy
     """The rules of the listener."""
     tls: bool
     """Whether the connection uses TLS."""

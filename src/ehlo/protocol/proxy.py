@@ -20,7 +20,7 @@ from typing import Final, Literal, NamedTuple
 from ehlo.net import unmapped
 from ehlo.protocol import grammar
 
-__all__ = ["LARGEST", "Endpoint", "ProxyError", "ProxyHeader", "ProxyReader", "ProxySSL", "crc32c"]
+__all__ = ["LARGEST", "ProxyEnd", "ProxyError", "ProxyHeader", "ProxyReader", "ProxySSL", "crc32c"]
 
 LARGEST: Final = 4096
 """Octets of a header of version 2; the specification asks for 536 that fit in any packet."""
@@ -53,7 +53,7 @@ class ProxyError(ValueError):
     """What came is not a PROXY header. Its text says why, in words of ours alone."""
 
 
-class Endpoint(NamedTuple):
+class ProxyEnd(NamedTuple):
     """One end of the connection between client and proxy."""
 
     host: str
@@ -86,8 +86,8 @@ class ProxyHeader:
 
     version: Literal[1, 2]
     command: Literal["LOCAL", "PROXY"]
-    source: Endpoint | None = None
-    destination: Endpoint | None = None
+    source: ProxyEnd | None = None
+    destination: ProxyEnd | None = None
     authority: str = ""
     """The host name that the client asked the proxy for (SNI)."""
     unique_id: bytes = b""
@@ -153,10 +153,10 @@ def _read_line(line: bytes) -> ProxyHeader:
     )
 
 
-def _endpoint(host: str, port: str) -> Endpoint:
+def _endpoint(host: str, port: str) -> ProxyEnd:
     if int(port) > 65_535:
         raise ProxyError("a port beyond 65535")
-    return Endpoint(host, int(port))
+    return ProxyEnd(host, int(port))
 
 
 def _host(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
@@ -221,16 +221,16 @@ def _check_local(block: bytes) -> None:
     _check_crc(block, start, tlvs)
 
 
-def _addresses(family: int, octets: bytes) -> tuple[Endpoint | None, Endpoint | None]:
+def _addresses(family: int, octets: bytes) -> tuple[ProxyEnd | None, ProxyEnd | None]:
     if family == _UNSPEC:
         return None, None
     if family == _UNIX:
-        return Endpoint(_unix(octets[:108]), 0), Endpoint(_unix(octets[108:]), 0)
+        return ProxyEnd(_unix(octets[:108]), 0), ProxyEnd(_unix(octets[108:]), 0)
     kind, size = (ipaddress.IPv4Address, 4) if family == _TCP4 else (ipaddress.IPv6Address, 16)
     ports = octets[2 * size :]
     return (
-        Endpoint(_host(kind(octets[:size])), int.from_bytes(ports[:2])),
-        Endpoint(_host(kind(octets[size : 2 * size])), int.from_bytes(ports[2:])),
+        ProxyEnd(_host(kind(octets[:size])), int.from_bytes(ports[:2])),
+        ProxyEnd(_host(kind(octets[size : 2 * size])), int.from_bytes(ports[2:])),
     )
 
 

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ehlo.protocol import reply as replies
+from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.extensions import EXTENSIONS, Extension, constant_lines, never
 from ehlo.protocol.parameters import Parameter
+from ehlo.protocol.policy import Limits, Policy
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.service import Limits, Service
 
 __all__ = ["Limits", "Settings"]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings(Service):
-    """The rules of one listener: a `Service`, its extensions, and what follows from both.
+class Settings(Policy):
+    """The rules of one listener: a `Policy`, its extensions, and what follows from both.
 
     Raises `ValueError` for names that do not fit into a reply.
     """
@@ -35,6 +36,7 @@ class Settings(Service):
     own_verbs: frozenset[str] = field(init=False, repr=False)
     chunking: bool = field(init=False, repr=False)
     binarymime: bool = field(init=False, repr=False)
+    keeps_newlines: bool = field(init=False, repr=False)
     gated: bool = field(init=False, repr=False)
     """Whether commands must wait for TLS or for a login."""
     greeting: Reply = field(init=False, repr=False)
@@ -56,6 +58,7 @@ class Settings(Service):
         idle, recipients = self.limits.idle_commands, self.limits.excess_recipients
         assign(self, "refusal_limit", idle and idle + self.max_recipients + recipients)
         assign(self, "own_verbs", frozenset(verb for row in rows for verb in row.verbs))
+        assign(self, "keeps_newlines", self.bare_newlines is BareNewlines.KEEP)
         assign(self, "gated", self.tls_required or self.auth_required)
         service = f"{self.hostname} {self.appname} {'LMTP' if self.lmtp else 'ESMTP'}"
         assign(self, "greeting", replies.greeting(service))

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-from ehlo.protocol.connection import Connection
+from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.state import State
 from ehlo.server.options.rules import Times
 from ehlo.server.wire import Wire
@@ -103,16 +103,16 @@ class Deadlines:
         """Set the deadline for the client to read; nothing else extends it."""
         self.at = self._read_by
 
-    def client_waits(self, connection: Connection) -> None:
+    def client_waits(self, conversation: Conversation) -> None:
         """Stop the clock of a body while the client waits for the server."""
         pace = self._pace
         if pace is not None:
-            if connection.state is _ENDED:
+            if conversation.state is _ENDED:
                 self._pace = None
             else:
                 pace.hold(self._clock())
 
-    def client_is_awaited(self, connection: Connection, wire: Wire, moved: bool) -> None:
+    def client_is_awaited(self, conversation: Conversation, wire: Wire, moved: bool) -> None:
         """Set the deadline for the client's next bytes, or for it to read.
 
         `moved` is whether it has completed a command; otherwise it gets no more time. Each read of
@@ -121,21 +121,21 @@ class Deadlines:
         if not wire.writable:
             self.at = self._read_by
             return
-        in_body = connection.conversation.body.reader is not None
-        if self._pace is not None or in_body or connection.state is _BDAT:
+        in_body = conversation.body.reader is not None
+        if self._pace is not None or in_body or conversation.state is _BDAT:
             if in_body or moved:
                 said = wire.received if wire.channel is None else wire.said
-                self.at = self._for_body(connection, said, in_body)
+                self.at = self._for_body(conversation, said, in_body)
         elif moved:
             times, channel = self._times, wire.channel
             clear = channel is None or channel.established
             self.at = self._clock() + (times.command if clear else times.tls)
 
-    def _for_body(self, connection: Connection, said: int, in_body: bool) -> float:
+    def _for_body(self, conversation: Conversation, said: int, in_body: bool) -> float:
         now, times, pace = self._clock(), self._times, self._pace
         if pace is None:
             self._pace = pace = Pace(now, said)
-        elif not in_body and connection.transaction is None:
+        elif not in_body and conversation.transaction is None:
             self._pace = None
             return now + times.command
         due = now + (times.body if in_body else times.command)

@@ -215,7 +215,7 @@ class Driver(Occupant):
         self._adjust_reading()
         if self.slot.work is not None and not self.answers.awaits_client:
             return
-        self.deadlines.client_is_awaited(self.connection, self.wire, moved=True)
+        self.deadlines.client_is_awaited(self.connection.conversation, self.wire, moved=True)
         self.answers.client_reads()
         if self.slot.work is None:
             self._advance()
@@ -263,9 +263,9 @@ class Driver(Occupant):
             moved = True
             wire.write(data)
         if awaits:
-            self.deadlines.client_waits(connection)
+            self.deadlines.client_waits(connection.conversation)
         else:
-            self.deadlines.client_is_awaited(connection, wire, moved)
+            self.deadlines.client_is_awaited(connection.conversation, wire, moved)
         if not wire.reading or self.runtime.draining:
             self._end_turn(awaits)
 

@@ -1,7 +1,4 @@
-"""What a login holds: one immutable value for each way to prove who one is.
-
-No secret is in the `repr` of any of them.
-"""
+"""Credentials: one immutable value for each way to log in; no `repr` shows a secret."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What `on_auth` gets: one of the classes below it, which says what it holds.
+    """Base of the credentials that `on_auth` gets.
 
     A mechanism of your own may have a class of its own for what it learns.
     """

@@ -26,8 +26,8 @@ Step = bytes | SecretWanted | Credentials | Reply
 class Exchange:
     """One authentication exchange in RFC 4954's lines.
 
-    `start`, `respond` and `give` return what is next: a challenge, encoded; the secret that is
-    wanted; credentials to decide on; or the reply that ends it.
+    `start`, `respond` and `give` return the next step: an encoded challenge, the secret wanted,
+    credentials to decide on, or the reply that ends the exchange.
     """
 
     __slots__ = ("_context", "_failed", "_initial", "_refusal", "_steps", "mechanism")
@@ -47,12 +47,12 @@ class Exchange:
         self._refusal: Reply | None = None  # said when the client has answered the last challenge
 
     def start(self) -> Step:
-        """The first step."""
+        """Return the first step."""
         self._steps = self.mechanism.run(self._initial, self._context)
         return self._advance(None)
 
     def respond(self, line: str) -> Step:
-        """What follows on the client's line."""
+        """Return the step that follows on the client's line."""
         if line == "*":
             return replies.AUTH_CANCELLED
         response = decoded(line)
@@ -61,15 +61,15 @@ class Exchange:
         return self._refusal or self._advance(response)
 
     def give(self, secret: Secret) -> Step:
-        """What follows on the secret that was wanted."""
+        """Return the step that follows on the secret."""
         return self._advance(secret)
 
     def accept(self) -> None:
-        """The login is good."""
+        """Tell the mechanism that the login is good."""
         self._advance(True)
 
     def refuse(self, answer: Reply) -> bytes | Reply:
-        """The login is wrong: `answer`, or the mechanism's last challenge before it."""
+        """Return `answer`, or the mechanism's last challenge before it."""
         step = self._advance(False)
         if not isinstance(step, bytes):
             return answer

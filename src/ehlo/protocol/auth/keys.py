@@ -1,6 +1,6 @@
-"""What a server keeps of a password for SCRAM (RFC 5802 3, RFC 7677): enough to check, no more.
+"""`ScramKeys`: what a server stores of a password for SCRAM (RFC 5802 3, RFC 7677).
 
-Who reads them cannot log in with them, unless he finds the password by trying.
+A thief of the keys cannot log in with them without guessing the password.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ALGORITHMS: Final = {"SHA-1": "sha1", "SHA-256": "sha256"}
 
 @dataclass(frozen=True, slots=True)
 class ScramKeys:
-    """The stored keys of one user. Make them of a password by `derive`.
+    """The stored keys of one user. `derive` makes them from a password.
 
     `algorithm` is `"SHA-1"` or `"SHA-256"`; `salt`, `stored_key` and `server_key` are octets.
     """
@@ -44,7 +44,7 @@ class ScramKeys:
         algorithm: str = "SHA-256",
         iterations: int = ITERATIONS,
     ) -> Self:
-        """The keys of a password (RFC 5802 3); `salt` is 16 octets of `secrets.token_bytes`.
+        """Return the keys of a password (RFC 5802 3); `salt` is 16 bytes of `secrets.token_bytes`.
 
         A `str` is prepared by SASLprep (RFC 4013); one that cannot be is taken as it is. Octets
         are, too.
@@ -67,7 +67,7 @@ class ScramKeys:
         algorithm: str = "SHA-256",
         iterations: int = ITERATIONS,
     ) -> Self:
-        """Keys that no password proves, for a user who does not exist (RFC 5802 9).
+        """Return keys that no password proves, for an unknown user (RFC 5802 9).
 
         They are the same each time, as those of a user are; `key` is a secret that stays, and
         `iterations` as many as users have. Raises `ValueError` as `derive` does.
@@ -79,7 +79,7 @@ class ScramKeys:
 
 
 def salt_of(key: bytes, algorithm: str, username: str) -> bytes:
-    """The salt of a user who has none stored, or does not exist: always the same one."""
+    """Return the constant salt of a user who has none stored, or does not exist."""
     name = f"{algorithm}\0{username}".encode(errors="backslashreplace")
     return hmac.digest(key, name, "sha256")[:_SALT]
 

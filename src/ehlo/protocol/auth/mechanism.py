@@ -40,31 +40,31 @@ Secret = str | bytes | ScramKeys | Sequence[ScramKeys] | None
 
 
 class MechanismError(Exception):
-    """A mechanism has failed by its own fault: our trouble, and not the client's."""
+    """Raised when a mechanism failed: a local error, not the client's mistake."""
 
 
 @dataclass(frozen=True, slots=True)
 class SecretWanted:
-    """Yielded by a mechanism that wants what the server keeps of a user."""
+    """Yielded by a mechanism that needs the secret of a user."""
 
     username: str
 
 
 @dataclass(frozen=True, slots=True)
 class AuthContext:
-    """What a mechanism may know of the connection and of the server."""
+    """What a mechanism may know about the connection and the server."""
 
     nonce: Callable[[], str]
-    """Gives text that nobody can foresee, letters and digits, another one at each call."""
+    """Return unpredictable text of letters and digits, a different one at each call."""
     hostname: str
     bindings: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     """The channel bindings of this TLS connection (RFC 5929) by the name of their type."""
     certificate: Mapping[str, Any] | None = None
-    """The client's, where TLS has verified it."""
+    """The client's certificate, if TLS has verified it."""
     offered: Sequence[str] = ()
-    """The mechanisms that the client could use."""
+    """The mechanisms that the client may use."""
     salt_key: bytes = field(default=b"", repr=False)
-    """Makes salts that stay the same for a user, where none are stored."""
+    """The key of salts that stay the same for a user who has none stored."""
 
 
 Steps = Generator[bytes | SecretWanted | Credentials, Any, None]
@@ -82,16 +82,16 @@ class Mechanism:
     name: str
     run: Callable[[bytes | None, AuthContext], Steps]
     needs_tls: bool = True
-    """Whether it shows a secret to whoever reads the line."""
+    """Whether it shows a secret to anyone who reads the line."""
     client_first: bool = True
     """Whether it takes an initial response."""
     needs_binding: bool = False
-    """Whether it is of use only where the TLS connection has a channel binding."""
+    """Whether it needs a TLS connection with a channel binding."""
     needs_certificate: bool = False
-    """Whether it is of use only where TLS has verified a certificate of the client's."""
+    """Whether it needs a client certificate that TLS has verified."""
 
     def usable(self, *, tls: bool, binding: bool, certificate: bool) -> bool:
-        """Whether it may be used over a connection that has these."""
+        """Return whether a connection with these properties may use it."""
         return (
             (tls or not self.needs_tls)
             and (binding or not self.needs_binding)
@@ -100,14 +100,14 @@ class Mechanism:
 
 
 def decoded(text: str) -> bytes | None:
-    """The octets that `text` is the base64 of (RFC 4648 4, padded); `None` when it is not."""
+    """Decode padded base64 (RFC 4648 4); return `None` if `text` is none."""
     if BASE64.fullmatch(text) is None:
         return None
     return binascii.a2b_base64(text)
 
 
 def unescaped(saslname: str) -> str:
-    """The name that a `saslname` stands for (RFC 5802 5.1): it escapes the comma and the `=`."""
+    """Decode a `saslname` (RFC 5802 5.1), which escapes the comma and the `=`."""
     return saslname.replace("=2C", ",").replace("=3D", "=")
 
 
@@ -115,9 +115,9 @@ _SECRETS: Final = (str, bytes, ScramKeys)
 
 
 def checked_secret(secret: object) -> Secret:
-    """`secret`, if it is one; `None` for an empty one, which nobody logs in with.
+    """Return `secret`, or `None` for an empty one, which nobody logs in with.
 
-    Raises `TypeError` for what is no secret, and `ValueError` for text that is no UTF-8.
+    Raises `TypeError` for any other type, and `ValueError` for text that is not UTF-8.
     """
     if isinstance(secret, str):
         secret.encode()

@@ -64,12 +64,12 @@ def _name(conversation: Conversation, argument: str) -> str | Reply:
 
 def _parse_helo(conversation: Conversation, argument: str) -> events.Hello | Reply:
     name = _name(conversation, argument)
-    return name if isinstance(name, Reply) else events.Hello(name, esmtp=False)
+    return events.Hello(name, esmtp=False) if isinstance(name, str) else name
 
 
 def _parse_ehlo(conversation: Conversation, argument: str) -> events.Hello | Reply:
     name = _name(conversation, argument)
-    return name if isinstance(name, Reply) else events.Hello(name, esmtp=True)
+    return events.Hello(name, esmtp=True) if isinstance(name, str) else name
 
 
 def _accept_hello(conversation: Conversation, event: events.Hello, answer: Reply | None) -> Reply:

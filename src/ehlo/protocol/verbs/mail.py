@@ -1,4 +1,7 @@
-"""The mail transaction: MAIL, RCPT, RSET, DATA, BDAT, and the end of a message (RFC 5321 3.3)."""
+"""The mail transaction: MAIL, RCPT, RSET, DATA, BDAT, and the end of a message (RFC 5321 3.3).
+
+It is longer than other modules, since a reader of one of these commands needs the others.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from ehlo.protocol import address, events, grammar, parameters
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import NO_PARAMETERS, NULL_PATH, Address
 from ehlo.protocol.body import DataReader, Skipper
-from ehlo.protocol.conversation import Conversation
+from ehlo.protocol.conversation import Conversation, no_transaction
 from ehlo.protocol.intake import Chunk, Reader
 from ehlo.protocol.parameters import Parameter, ParserError
 from ehlo.protocol.reply import Reply
@@ -21,6 +24,13 @@ __all__ = [
     *("BDAT", "DATA", "MAIL", "MESSAGE", "RCPT", "RSET", "end_of_body", "forward_path"),
     "reverse_path",
 ]
+
+_ENDED: Final = State.ENDED  # used for each message, and slow to look up before Python 3.12
+
+
+def _transaction(conversation: Conversation) -> Transaction:
+    return conversation.transaction or no_transaction()
+
 
 # -- paths ---------------------------------------------------------------------------------------
 
@@ -93,7 +103,7 @@ def _parameters(
 def _parse_mail(conversation: Conversation, argument: str) -> Address | Reply:
     settings = conversation.settings
     sender = reverse_path(conversation, argument)
-    if isinstance(sender, Reply):
+    if not isinstance(sender, Address):
         return sender
     if 0 < settings.max_messages <= conversation.counts.messages:
         return replies.TOO_MANY_MESSAGES
@@ -147,9 +157,9 @@ MAIL: Final = Verb(
 
 
 def _parse_rcpt(conversation: Conversation, argument: str) -> Address | Reply:
-    transaction, settings = conversation.current, conversation.settings
+    transaction, settings = conversation.transaction or no_transaction(), conversation.settings
     recipient = forward_path(conversation, argument, smtputf8=transaction.smtputf8)
-    if isinstance(recipient, Reply):
+    if not isinstance(recipient, Address):
         return recipient
     if len(transaction.recipients) >= settings.max_recipients:
         return replies.TOO_MANY_RECIPIENTS
@@ -166,7 +176,8 @@ def _is_one_domain_more(conversation: Conversation, domain: str) -> bool:
 
 
 def _accept_rcpt(conversation: Conversation, recipient: Address, answer: Reply | None) -> Reply:
-    conversation.current.recipients.append(recipient)
+    transaction = conversation.transaction or no_transaction()
+    transaction.recipients.append(recipient)
     if conversation.settings.max_recipient_domains and recipient.domain:
         conversation.counts.add_domain(recipient.domain)
     return answer or replies.RCPT_OK
@@ -174,7 +185,7 @@ def _accept_rcpt(conversation: Conversation, recipient: Address, answer: Reply |
 
 def _reject_rcpt(conversation: Conversation, _recipient: Address, answer: Reply) -> Reply:
     counts, limits = conversation.counts, conversation.settings.limits
-    conversation.current.refused += 1
+    _transaction(conversation).refused += 1
     counts.refused_recipients += answer.code >= 500  # a 4xx may be a local error
     too_many = counts.refused_recipients >= limits.refused_recipients
     return replies.TOO_MANY_REFUSED if too_many else answer
@@ -247,7 +258,7 @@ RSET: Final = Verb(
 
 def _no_recipients(conversation: Conversation) -> Reply:
     """Return the reply to a body before the first accepted recipient."""
-    if not conversation.current.refused:
+    if not _transaction(conversation).refused:
         return replies.RCPT_FIRST
     lmtp = conversation.settings.lmtp  # RFC 2033 4.2
     return replies.NO_VALID_RECIPIENTS_LMTP if lmtp else replies.NO_VALID_RECIPIENTS
@@ -256,7 +267,7 @@ def _no_recipients(conversation: Conversation) -> Reply:
 def _parse_data(conversation: Conversation, argument: str) -> events.Data | Reply:
     if argument:
         return replies.NO_ARGUMENT_ALLOWED
-    transaction = conversation.current
+    transaction = conversation.transaction or no_transaction()
     binary = transaction.sender.params and transaction.binary
     return replies.BINARY_NEEDS_BDAT if binary else events.DATA
 
@@ -303,7 +314,7 @@ def _parse_bdat(_conversation: Conversation, argument: str) -> Chunk | Reply:
 
 def _accept_bdat(conversation: Conversation, chunk: Chunk, _answer: Reply | None) -> Ask | None:
     """Begin to read a chunk; ask first if it is the first one."""
-    is_first = conversation.body.begin_chunk(chunk, conversation.current)
+    is_first = conversation.body.begin_chunk(chunk, _transaction(conversation))
     return (_FIRST_CHUNK, events.DATA) if is_first else None
 
 
@@ -340,12 +351,12 @@ BDAT: Final = Verb(
 
 def _accept_chunks(conversation: Conversation, _event: events.Data, _answer: Reply | None) -> None:
     """Read the first chunk; its reply comes after its bytes, so a 354 is not sent."""
-    conversation.body.reader = conversation.current.chunks
+    conversation.body.reader = _transaction(conversation).chunks
 
 
 def _reject_chunks(conversation: Conversation, event: events.Data, answer: Reply) -> None:
     """Read the chunk all the same, and reject it at its end."""
-    conversation.current.refusal = answer
+    _transaction(conversation).refusal = answer
     _accept_chunks(conversation, event, None)
 
 
@@ -363,13 +374,13 @@ _FIRST_CHUNK: Final = Question(
 
 def end_of_body(conversation: Conversation, reader: Reader) -> Ask | None:
     """Ask about a message that is complete, or send the rejection that waited for its end."""
-    if isinstance(reader, Skipper):
+    if type(reader) is Skipper:
         _end_skipping(conversation, reader)
         return None
-    transaction = conversation.current
+    transaction = conversation.transaction or no_transaction()
     refusal = transaction.refusal
     if refusal is None:
-        conversation.state = State.ENDED
+        conversation.state = _ENDED
         return MESSAGE, transaction
     chunks = transaction.chunks
     if chunks is not None and chunks.failed and not conversation.settings.lmtp:

@@ -13,11 +13,11 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 from ehlo.protocol.conversation import Conversation
-from ehlo.protocol.events import Event
+from ehlo.protocol.events import BodyDropped, Event
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State
 
-__all__ = ["SESSION", "Ask", "Outcome", "Question", "Verb"]
+__all__ = ["SESSION", "Ask", "Outcome", "Question", "Told", "Verb", "accept", "reject", "take"]
 
 S = TypeVar("S")
 
@@ -72,6 +72,8 @@ class Question(Generic[S]):
             raise ValueError(f"{self.name}: event and reject go together")
         if self.event is not None and not self.always and not self.hook:
             raise ValueError(f"{self.name}: nobody answers {self.event.__name__}")
+        if self.always and self.event is None:
+            raise ValueError(f"{self.name}: always asked, without an event")
         event: Any = self.event
         one = event is not None and len(dataclasses.fields(event)) == 1
         object.__setattr__(self, "made_of", event if one else _itself)
@@ -135,7 +137,47 @@ def _itself(subject: Any) -> Any:
     return subject
 
 
+def take(conversation: Conversation, question: Question[Any], subject: Any) -> Ask | Told:
+    """Return the question if the server wants to be asked; otherwise accept."""
+    if question.event in conversation.asks or question.always:
+        return question, subject
+    return accept(conversation, question, subject, None)
+
+
+def accept(
+    conversation: Conversation, question: Question[Any], subject: Any, answer: Reply | None
+) -> Ask | Told:
+    """Accept; return what to tell the server, or the question that follows."""
+    outcome = question.accept(conversation, subject, answer)
+    dropped = conversation.end_transaction() if question.ends else None
+    if question.to is not None:
+        conversation.state = question.to
+    if outcome is None:
+        return dropped
+    if isinstance(outcome, Reply):
+        conversation.output.reply(outcome, question.name)
+        return dropped
+    return take(conversation, *outcome)
+
+
+def reject(
+    conversation: Conversation, question: Question[Any], subject: Any, answer: Reply
+) -> Ask | Told:
+    """Reject; return the question that follows, if there is one."""
+    assert question.reject is not None  # noqa: S101  a row with an event has it
+    outcome = question.reject(conversation, subject, answer)
+    if outcome is None:
+        return None
+    if isinstance(outcome, Reply):
+        conversation.output.reply(outcome, question.name)
+        return None
+    return take(conversation, *outcome)
+
+
 Ask = tuple[Question[Any], Any]
 """A question and its subject."""
 
 Outcome = Reply | Ask | None
+
+Told = BodyDropped | None
+"""What the server is told of an acceptance."""

@@ -1,6 +1,6 @@
-"""`Service` and `Limits`: the rules of one listener that no extension has a part in.
+"""`Policy` and `Limits`: the rules of one listener that no extension has a part in.
 
-They stand below the extensions, which are asked with a `Service` whether they are offered.
+They stand below the extensions, which are asked with a `Policy` whether they are offered.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ehlo.protocol.auth.mechanism import Mechanism
 from ehlo.protocol.body import BareNewlines
 
-__all__ = ["Limits", "Service"]
+__all__ = ["Limits", "Policy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class Policy:
     """Names and limits of one listener."""
 
     hostname: str = "localhost"
