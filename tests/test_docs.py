@@ -1,4 +1,4 @@
-"""What the documentation says is so: generated parts, names, links, code."""
+"""The documentation agrees with the code: generated parts, names, links, examples."""
 
 import dataclasses
 import importlib.util
@@ -44,20 +44,34 @@ def test_every_generated_part_is_on_a_page(generator: ModuleType) -> None:
         assert text.count(f"<!-- end {name} -->") == 1
 
 
-def test_the_table_has_every_option() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_tables_have_every_option() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
     for field in dataclasses.fields(Options):
         assert field.name == "handler" or f"\n| `{field.name}` |" in text, field.name
 
 
-def test_api_has_a_heading_for_every_public_name() -> None:
-    headings = re.findall(r"^## `(\w+)`$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
-    assert sorted(headings) == sorted(ehlo.__all__)
+def test_the_reference_has_every_public_name() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    listed = re.findall(r"^\.\. auto(?:class|function|data):: (\w+)$", text, re.MULTILINE)
+    assert sorted(listed) == sorted(ehlo.__all__)
 
 
-def test_api_has_every_hook() -> None:
-    listed = re.findall(r"^\| `(on_\w+)\(", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+def test_the_table_of_hooks_has_every_hook() -> None:
+    text = (ROOT / "docs" / "handlers.md").read_text()
+    listed = re.findall(r"^\| `(on_\w+)\(", text, re.MULTILINE)
     assert listed == [name for name in vars(Handler) if name.startswith("on_")]
+
+
+def test_every_example_is_shown() -> None:
+    text = (ROOT / "docs" / "examples.md").read_text()
+    shown = re.findall(r"\{literalinclude\} \.\./examples/(\w+\.py)", text)
+    assert sorted(shown) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    text = (ROOT / "docs" / "index.md").read_text()
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert pages == set(re.findall(r"^[a-z-]+$", text, re.MULTILINE))
 
 
 def test_readme_opens_with_two_sentences_and_the_two_commands() -> None:
@@ -90,7 +104,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_on_the_pages_compiles(page: Path) -> None:
     for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
-        # `async with` stands in somebody's coroutine
+        # `async with` is allowed in a coroutine only
         inside = "async def _():\n" + "".join(f"    {line}\n" for line in code.splitlines())
         compile(inside, page.name, "exec")
 
@@ -119,7 +133,7 @@ def test_contributing_names_every_module_where_it_is() -> None:
 
 
 def _mapped() -> Iterator[str]:
-    """The paths on the map in CONTRIBUTING.md, below `src/ehlo/`: indented under their folders."""
+    """Yield the paths on the map in CONTRIBUTING.md, which are indented under their folders."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     lines = text.partition("\nsrc/ehlo/\n")[2].partition("\ntests/")[0].splitlines()
     folders: list[str] = []
