@@ -1,4 +1,4 @@
-"""All options on one object: mail for one domain, under TLS and after a login, within limits."""
+"""Sets the common options: mail for one domain, under TLS, after a login, within limits."""
 
 import hmac
 import logging
