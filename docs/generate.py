@@ -7,9 +7,11 @@ pages in PAGES; tests/test_docs.py fails if a page is out of date.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,8 +37,11 @@ WORDS = {
 # Text after the keyword, for an example that works
 ARGUMENTS = {"DELIVERBY": "240", "FUTURERELEASE": "604800", "MT-PRIORITY": "MIXER"}
 PAGES = [
-    ROOT / "docs" / f"{name}.md"
-    for name in ("command-line", "configuration", "handlers", "protocol")
+    ROOT / "CONTRIBUTING.md",
+    *(
+        ROOT / f"docs/{name}.md"
+        for name in ("command-line", "configuration", "handlers", "protocol")
+    ),
 ]
 
 
@@ -164,6 +169,28 @@ def states() -> str:
     return "\n".join(lines)
 
 
+def tree() -> str:
+    """Return the modules of ehlo, with the first sentence of each."""
+    lines = ["```", "src/ehlo/"]
+    for path in _in_order(ROOT / "src" / "ehlo"):
+        module = path / "__init__.py" if path.is_dir() else path
+        text = ast.get_docstring(ast.parse(module.read_text())) or ""
+        sentence = re.split(r"(?<=[.!?])\s", " ".join(text.partition("\n\n")[0].split()))[0]
+        name = f"{path.name}/" if path.is_dir() else path.name
+        depth = len(path.relative_to(ROOT / "src").parts)
+        line = f"{'  ' * (depth - 1)}{name}".ljust(24)
+        lines.append(f"{line} {sentence}".rstrip())
+    return "\n".join([*lines, "```"])
+
+
+def _in_order(folder: Path) -> Iterator[Path]:
+    """Yield the modules of a package, then each of its packages with what is in it."""
+    yield from sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
+    for package in sorted(path.parent for path in folder.glob("*/__init__.py")):
+        yield package
+        yield from _in_order(package)
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "commands": commands,
     "hooks": hooks,
@@ -171,6 +198,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "verbs": verbs,
     "extensions": extensions,
     "states": states,
+    "tree": tree,
 }
 
 

@@ -18,7 +18,7 @@ logger = logging.getLogger("delivery")
 
 
 class Delivery(ehlo.Handler):
-    """Delivers a message to each recipient for whom `on_message` does not reject it."""
+    """Delivers a message to each recipient, unless `on_message` rejects it for that one."""
 
     def on_rcpt(self, session: ehlo.Session, recipient: ehlo.Address, params: object) -> None:
         if not self.mailbox(recipient).is_dir():

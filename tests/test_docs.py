@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -116,29 +115,3 @@ def test_options_in_code_exist(page: Path) -> None:
     for call in re.findall(r"ehlo\.Server\((.*?)\)\n", text, re.DOTALL):
         for name in re.findall(r"(?:^|, | )(\w+)=", call, re.MULTILINE):
             assert name in fields, name
-
-
-def test_contributing_names_every_module_where_it_is() -> None:
-    house = ROOT / "src" / "ehlo"
-    there = {
-        str(path.relative_to(house))
-        for folder in ("server", "protocol")
-        for path in (house / folder).rglob("*.py")
-        if path.name not in ("__init__.py", "events.py", "errors.py", "settings.py")
-    }
-    named = [path for path in _mapped() if path.startswith(("server/", "protocol/"))]
-    assert sorted(path for path in named if path.endswith(".py")) == sorted(there)
-    for path in named:
-        assert (house / path).exists(), path
-
-
-def _mapped() -> Iterator[str]:
-    """Yield the paths on the map in CONTRIBUTING.md, which are indented under their folders."""
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    lines = text.partition("\nsrc/ehlo/\n")[2].partition("\ntests/")[0].splitlines()
-    folders: list[str] = []
-    for line in lines:
-        name = line.split()[0]
-        depth = (len(line) - len(line.lstrip())) // 2 - 1
-        folders[depth:] = [name]
-        yield "".join(folders)

@@ -89,6 +89,8 @@ OVERUSED = {
     r"save for": "except",
     r"given up": "dropped, or closed",
     r"in place of": "instead of",
+    r"\w*(?:normalis|authoris|recognis|optimis|initialis|organis)\w*": "-ize",
+    r"(?:behaviour|colour|honour|neighbour|licence|favour)s?": "the American spelling",
 }
 PATTERN = re.compile(r"\b(?:" + "|".join(f"({word})" for word in OVERUSED) + r")\b", re.IGNORECASE)
 ADVICE = tuple(OVERUSED.values())
