@@ -35,6 +35,7 @@ html_css_files = ["tables.css"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
 
+smartquotes = False  # -- stays two hyphens
 default_role = "py:obj"  # `name` in a docstring is a link if the name is on a page
 add_module_names = False
 autodoc_member_order = "bysource"

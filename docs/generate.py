@@ -63,7 +63,7 @@ def options() -> str:
 
 def hooks() -> str:
     """Return the hooks of a handler, with the first sentence of each docstring."""
-    lines = ["| Hook | |", "|---|---|"]
+    lines = ["| Hook | Description |", "|---|---|"]
     for name, hook in vars(Handler).items():
         if name.startswith("on_"):
             names = ", ".join(list(inspect.signature(hook).parameters)[1:])
