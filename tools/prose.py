@@ -235,7 +235,7 @@ def faults() -> Iterator[Fault]:
     for folder in PYTHON:
         for path in sorted((ROOT / folder).rglob("*.py")):
             text = path.read_text()
-            if path != Path(__file__):
+            if path.name not in ("prose.py", "test_prose.py"):  # they name the words
                 yield from words(path, text)
             if folder == "src":
                 tree = ast.parse(text)
