@@ -42,7 +42,7 @@ def function(kind: str, answer: Any = None, seen: list[tuple[Any, ...]] | None =
 
 
 @kinds
-def test_a_function_gets_address_sender_recipients_and_octets(serve: Serve, kind: str) -> None:
+def test_a_function_gets_address_sender_recipients_and_bytes(serve: Serve, kind: str) -> None:
     seen: list[tuple[Any, ...]] = []
     running = serve(function(kind, None, seen))
     with running.ready() as client:
@@ -125,7 +125,7 @@ def test_a_def_that_returns_a_coroutine_has_not_taken_the_message(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def deliver(*_: Any) -> None:
-        pytest.fail("nobody awaits it")
+        pytest.fail("this is never awaited")
 
     with serve(function("def", deliver)).ready() as client:
         assert client.mail().startswith("451 4.3.0 ")
@@ -226,7 +226,7 @@ def test_a_def_rcpt_handler_that_returns_a_coroutine_fails_closed(serve: Serve) 
 
 
 @kinds
-def test_auth_handler_gets_name_and_password_as_octets(serve: Serve, kind: str) -> None:
+def test_auth_handler_gets_name_and_password_as_bytes(serve: Serve, kind: str) -> None:
     seen: list[tuple[Any, ...]] = []
     running = serve(function("def"), auth_handler=function(kind, True, seen), auth_mechs=OPEN)
     with running.ready() as client:
@@ -295,7 +295,7 @@ def test_only_true_accepts_a_login(
         assert again.startswith("503" if answer is True else "501")
 
 
-def test_a_def_auth_handler_that_returns_a_coroutine_lets_nobody_in(serve: Serve) -> None:
+def test_a_def_auth_handler_that_returns_a_coroutine_accepts_no_login(serve: Serve) -> None:
     async def check(*_: Any) -> bool:
         return True
 

@@ -40,7 +40,7 @@ class Load:
             assert self._more.acquire(timeout=DEADLINE), "nothing is acknowledged any more"
 
     def hold(self) -> None:
-        """Who is refused a connection waits for `go_on`: nobody listens for a while."""
+        """Wait for `go_on` after a refused connection: for a while no server listens."""
         self._there.clear()
 
     def go_on(self) -> None:
