@@ -88,7 +88,24 @@ def read_docstring(
         lines[:] = GoogleDocstring(marked, Config(), what=what).lines()
 
 
+def is_skipped(
+    app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object
+) -> bool | None:
+    """Return true for members that are not for users: the reference does not show them."""
+    text = obj.__doc__ or ""
+    return text.startswith("Alias for field") or "Only the server calls this" in text or None
+
+
+def hide_signature(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str, returns: str
+) -> tuple[str, None] | None:
+    """Hide the arguments of classes that users do not construct."""
+    return ("", None) if name in ("ehlo.Message", "ehlo.Session") else None
+
+
 def setup(app: Sphinx) -> None:
     """Connect the functions of this file to Sphinx."""
     app.connect("source-read", read_root_page)
     app.connect("autodoc-process-docstring", read_docstring)
+    app.connect("autodoc-process-signature", hide_signature)
+    app.connect("autodoc-skip-member", is_skipped)
