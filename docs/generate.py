@@ -19,7 +19,6 @@ from typing import Any
 import click
 
 from ehlo.cli.commands import cli
-from ehlo.cli.options import GroupedOption
 from ehlo.handler import Handler
 from ehlo.protocol.commands import VERBS
 from ehlo.protocol.extensions import EXTENSIONS, Extension, Facts
@@ -85,13 +84,13 @@ def _command(name: str, command: click.Command) -> list[str]:
     usage = " ".join(command.collect_usage_pieces(context))
     lines = ["```", f"{name} {usage}", "```", "", *inspect.cleandoc(command.help or "").split("\n")]
     params = [param for param in command.params if isinstance(param, click.Option)]
-    shared = {field.name for field in dataclasses.fields(Options)}
-    rows = []
-    for param in params:
-        record = param.get_help_record(context)
-        if record is not None and not (isinstance(param, GroupedOption) and param.name in shared):
-            rows.append(f"| `{_cell(record[0].strip())}` | {_cell(record[1])} |")
-    if len(rows) < len(params):
+    serves = any(param.name == "addr" for param in params)
+    shared = {field.name for field in dataclasses.fields(Options)} if serves else set()
+    records = [param.get_help_record(context) for param in params if param.name not in shared]
+    rows = [
+        f"| `{_cell(record[0].strip())}` | {_cell(record[1])} |" for record in records if record
+    ]
+    if serves:
         lines += ["", "It takes all options in [Configuration](configuration.md), and these:"]
     return [*lines, "", "| Option | Description |", "|---|---|", *rows]
 
