@@ -61,8 +61,8 @@ METHOD = """\
 - The servers of a scenario are single processes, pinned to one core; the load is pinned to another.
   They take turns, round after round, forwards and backwards, after a round that is not counted.
 - Workers, and the single process that they are compared with, may use every core, and so may the
-  load. On a machine with two cores the load uses part of both, so two workers cannot serve twice as
-  much as one process, which has a core almost for itself. CPU time is the sum over all processes,
+  load. On a machine with two cores the load uses part of both. Two workers therefore cannot serve
+  twice as much as one process, which has a core almost for itself. CPU time is the sum over all processes,
   including the parent, each measured by its own clock. Messages per second are measured by wall
   time, from the start of the load to its end. The handler is the same class for both.
 - ehlo runs with all its default limits. By default, clients on the loopback interface are exempt
@@ -81,9 +81,9 @@ METHOD = """\
   pipeline.
 - Load under TLS is a Python client with the same dialogue in 20 sessions. Connections start with
   TLS; the certificate is ECDSA P-256, and no session is resumed. Only the server's time counts.
-- The memory of an idle connection is the growth of the process's anonymous memory (`smaps_rollup`)
-  over 1,000 connections that received their greeting (300 under TLS), with new processes in each
-  round.
+- The memory of an idle connection is the growth of the process's anonymous memory (`smaps_rollup`),
+  divided by the number of connections: 1,000 that received their greeting, or 300 under TLS. Each
+  round uses new processes.
 - `import ehlo` is the wall time of an interpreter that imports ehlo, minus that of one that does
   not.
 - The Python servers report how many messages they received; the run fails unless the number is
