@@ -62,9 +62,9 @@ METHOD = """\
   They take turns, round after round, forwards and backwards, after a round that is not counted.
 - Workers, and the single process that they are compared with, may use every core, and so may the
   load. On a machine with two cores the load uses part of both. Two workers therefore cannot serve
-  twice as much as one process, which has a core almost for itself. CPU time is the sum over all processes,
-  including the parent, each measured by its own clock. Messages per second are measured by wall
-  time, from the start of the load to its end. The handler is the same class for both.
+  twice as much as one process, which has a core almost for itself. CPU time is the sum over all
+  processes, including the parent, each measured by its own clock. Messages per second are measured
+  by wall time, from the start of the load to its end. The handler is the same class for both.
 - ehlo runs with all its default limits. By default, clients on the loopback interface are exempt
   from the limits per address; here no client is. Limits that the load would reach (connections in
   total, per address and per minute; messages per session) are set higher, but their counters run.
