@@ -108,7 +108,7 @@ class Transport(asyncio.Transport):
 
 
 def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
-    """Open connections to one server, each with its number of transactions."""
+    """Connections of so many transactions each to one server, with its hook."""
     from ehlo.handler import Handler, callbacks_of_handler
     from ehlo.message import Message
     from ehlo.server.dispatch import Dispatcher
@@ -132,7 +132,7 @@ def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
     runtime.clock = Clock(lambda: 0.0)
     counted = bool(runtime.recipient_rate)
     dispatcher = Dispatcher(Hooks.of(callbacks), counts_recipients=counted)
-    gc.freeze()  # a garbage collection would hit so short a run at random
+    gc.freeze()  # a collection that looks through all modules comes by chance in so short a run
     for transactions in sessions:
         transport = Transport(peer)
         driver = Driver(runtime, resolved, dispatcher)
