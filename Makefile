@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint types unit docs soak bench clean
+.PHONY: run test lint types unit soak bench clean
 
 run: $(STAMP)
 	$(BIN)/ehlo
@@ -30,20 +30,21 @@ unit: $(STAMP)
 	$(PYTEST) --cov-append --ignore=tests/protocol
 	$(BIN)/coverage report --fail-under=85
 
-# The site, in docs/_build/html; a warning is an error
-docs: $(STAMP)
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
-
 # All of tests/robustness in full: EHLO_SOAK_MINUTES=30 and EHLO_SOAK_SEED=... for the mixed load
 soak: $(STAMP)
 	EHLO_SOAK=1 EHLO_REQUIRE_PEERS=1 $(BIN)/pytest -v tests/robustness
+
+# The site, in docs/_build/html; a warning is an error
+.PHONY: docs
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf $(VENV) docs/_build .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -87,7 +87,7 @@ def test_a_message_is_printed_with_envelope_headers_and_text(start: Start) -> No
     assert "Received:" not in text
 
 
-def test_output_to_a_pipe_has_no_color(start: Start) -> None:
+def test_a_pipe_gets_no_colour(start: Start) -> None:
     assert "\x1b" not in printed(start("-m", "ehlo", *LOOPBACK), a_mail())
 
 
@@ -119,8 +119,8 @@ def test_no_control_character_of_a_mail_is_printed(start: Start) -> None:
 
 
 def test_what_is_no_mail_at_all_is_printed_all_the_same(start: Start) -> None:
-    text = printed(start("-m", "ehlo", *LOOPBACK), b"\xff\xfe just bytes")
-    assert "just bytes" in text
+    text = printed(start("-m", "ehlo", *LOOPBACK), b"\xff\xfe just octets")
+    assert "just octets" in text
 
 
 def test_every_mail_that_there_is_can_be_printed(start: Start) -> None:
@@ -177,13 +177,13 @@ class Terminal:
         return self.screen.decode()
 
 
-def test_output_to_a_terminal_has_color() -> None:
+def test_a_terminal_gets_colour() -> None:
     screen = Terminal().send()
     assert "\x1b[36mSubject:\x1b[0m \x1b[1mGrüße aus Köln\x1b[0m" in screen
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_color_can_be_disabled(env: dict[str, str]) -> None:
+def test_colour_can_be_refused(env: dict[str, str]) -> None:
     screen = Terminal(**env).send()
     assert "Subject: Grüße aus Köln" in screen
     assert "\x1b" not in screen
@@ -263,7 +263,7 @@ def test_server_options_apply_to_it(start: Start, here: Path) -> None:
         assert client.rcpt("bob@example.org")[0] == 250
 
 
-def test_a_closed_output_ends_it_without_a_250(start: Start) -> None:
+def test_nobody_reading_the_output_ends_it_without_a_250(start: Start) -> None:
     program = start(
         "-c",
         "import os, sys; from ehlo.cli import main; r, w = os.pipe(); os.close(r); os.dup2(w, 1);"

@@ -92,7 +92,7 @@ def test_parts_nested_without_end_are_shown_as_they_came() -> None:
 @example(b"Content-Type: text/plain; charset*=x''%ff\r\n\r\n\xff")
 @example(b"Content-Type: text/plain; name*0*=a; name*1=\r\n\r\n")
 @example(b"\x00: \x1b\r\n =?\r\n\r\n")
-def test_any_bytes_can_be_shown(body: bytes) -> None:
+def test_any_octets_can_be_shown(body: bytes) -> None:
     content = content_of(body)
     shown = [one_line(f"{name}: {value}") for name, value in content.headers]
     shown += [visible(content.text or ""), *map(one_line, content.attachments)]

@@ -19,7 +19,7 @@ def ended(mail: bytes) -> bytes:
 
 
 def stuffed(mail: bytes) -> bytes:
-    """Return the data after a 354, with its end (RFC 5321 4.5.2); no byte of `mail` is changed."""
+    """RFC 5321 4.5.2: what goes after a 354, with its end; no octet of `mail` is changed."""
     return _LINE_START_DOT.sub(b"..", ended(mail)) + b".\r\n"
 
 

@@ -108,7 +108,7 @@ class Postfix:
 def postfix(office: Office, *, main: str = "") -> Iterator[Postfix]:
     """Runs while the block does, and relays all that it gets to `office`.
 
-    `main` has more lines for its main.cf; they override earlier ones.
+    `main` is more of its main.cf; what is said there again is said anew.
     """
     program = peer("postfix")
     if os.geteuid() != 0:

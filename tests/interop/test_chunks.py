@@ -1,4 +1,4 @@
-"""BDAT by an independent client: Perl's Net::SMTP, which uses it for BINARYMIME."""
+"""BDAT by a client that nobody here wrote: Perl's Net::SMTP, which uses it for BINARYMIME."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .post import Office
 
 Serve = Callable[..., Office]
 
-BINARY = b"Subject: bytes\r\nContent-Transfer-Encoding: binary\r\n\r\n" + bytes(range(256))
+BINARY = b"Subject: octets\r\nContent-Transfer-Encoding: binary\r\n\r\n" + bytes(range(256))
 
 
 def send(office: Office, mail: bytes, size: int) -> tuple[bool, str]:
@@ -24,7 +24,7 @@ def send(office: Office, mail: bytes, size: int) -> tuple[bool, str]:
 @pytest.mark.parametrize(
     ("begin", "size"), [(b"\0\xff", 1), (BINARY, 7), (BINARY, 1000), (BINARY, 10_000_000)]
 )
-def test_binary_bytes_arrive_in_chunks_of_any_size(serve: Serve, begin: bytes, size: int) -> None:
+def test_binary_octets_arrive_in_chunks_of_any_size(serve: Serve, begin: bytes, size: int) -> None:
     mail = begin + b"\r\n.\r\nQUIT\r\n\r" + random.Random(3030).randbytes(size)  # noqa: S311  the same in each run
     office = serve("plain", bare_newlines="reject")
     sent, said = send(office, mail, size)

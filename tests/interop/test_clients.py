@@ -64,7 +64,7 @@ REFUSED_MAIL = MAIL.replace(b"MIME-Version", REFUSED_MARK + b"\r\nMIME-Version",
 
 
 def arrived(office: Office, outcome: Outcome) -> None:
-    """Check that one message arrived byte for byte, and that the client succeeded."""
+    """One message, to the octet, and the client knows."""
     assert outcome.sent, outcome.said
     assert [message.body for message in office.received] == [MAIL], outcome.said
 
@@ -78,7 +78,7 @@ def transport_of(message: Received) -> str:
 
 @pytest.mark.parametrize("security", SECURITIES)
 @pytest.mark.parametrize("name", NAMES)
-def test_message_arrives_byte_for_byte(
+def test_message_arrives_octet_for_octet(
     clients: dict[str, Client], serve: Serve, name: str, security: Security
 ) -> None:
     office = serve(security)

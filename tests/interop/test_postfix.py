@@ -1,4 +1,4 @@
-"""A real Postfix relays to ehlo: every message arrives once, byte for byte."""
+"""A real Postfix relays to ehlo: all of it arrives, none of it twice, and to the octet."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def letter(number: int, source: random.Random) -> Letter:
 
 
 def text(kind: int, size: int, source: random.Random) -> tuple[str, bytes]:
-    """Return a charset, and about `size` bytes of text in it that end with a line end."""
+    """A charset, and some `size` octets of text in it that ends with a line end."""
     charset, words = [
         ("us-ascii", ["lorem", "ipsum", "dolor", "sit", "amet,", "From", "QUIT"]),
         ("utf-8", ["Grüße", "γειά", "привет", "こんにちは", "👋🏽", "naïve"]),

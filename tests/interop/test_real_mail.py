@@ -40,7 +40,7 @@ def only_body(office: Office) -> bytes:
     return message.body
 
 
-def test_mail_is_stored_byte_for_byte() -> None:
+def test_mail_is_stored_octet_for_octet() -> None:
     mails = {file.stem: file.read_bytes() for file in MAILS}
     assert len(mails) >= 20
     assert mails["empty"] == b""

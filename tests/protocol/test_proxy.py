@@ -47,7 +47,7 @@ def read(octets: bytes) -> tuple[ProxyHeader, bytes] | None:
 
 
 def whole(octets: bytes) -> ProxyHeader:
-    """Return the header in `octets`, read at once, byte by byte, and with bytes after it."""
+    """The header that `octets` are, with nothing left; also byte by byte, and with tails."""
     found = read(octets)
     assert found is not None
     header, rest = found
@@ -217,7 +217,7 @@ def test_line_that_cannot_end_in_time_is_refused() -> None:
     "octets",
     [b"E", b"\x16", b"\0", b"G", b"p", b" ", b"\n", b"Q", b"\xff", b"\r\r", b"PO", b"PROXYS"],
 )
-def test_a_wrong_byte_is_rejected_as_soon_as_it_is_read(octets: bytes) -> None:
+def test_wrong_octet_is_refused_as_soon_as_it_is_seen(octets: bytes) -> None:
     reader = ProxyReader()
     for index in range(len(octets) - 1):
         assert reader.feed(octets[index : index + 1]) is None
@@ -225,7 +225,7 @@ def test_a_wrong_byte_is_rejected_as_soon_as_it_is_read(octets: bytes) -> None:
         reader.feed(octets[-1:])
 
 
-def test_every_wrong_byte_in_the_signature_is_rejected_at_once() -> None:
+def test_every_wrong_octet_in_the_signature_is_refused_at_once() -> None:
     for place in range(len(SIGNATURE)):
         reader = ProxyReader()
         assert reader.feed(SIGNATURE[:place]) is None
@@ -308,14 +308,14 @@ def test_local_is_taken_and_what_it_holds_is_thrown_away(octets: bytes) -> None:
 
 
 @pytest.mark.parametrize("command", [0x00, 0x01, 0x11, 0x22, 0x2F, 0x31, 0x30, 0xFF])
-def test_an_unknown_version_or_command_is_rejected_at_its_byte(command: int) -> None:
+def test_unknown_version_or_command_is_refused_at_its_octet(command: int) -> None:
     assert "version or command" in refused(SIGNATURE + bytes([command]))
 
 
 @pytest.mark.parametrize(
     "family", [0x01, 0x02, 0x10, 0x12, 0x13, 0x20, 0x22, 0x30, 0x32, 0x40, 0x41, 0xFF]
 )
-def test_an_unknown_family_and_datagrams_are_rejected_at_their_byte(family: int) -> None:
+def test_unknown_family_and_datagrams_are_refused_at_their_octet(family: int) -> None:
     assert "family" in refused(SIGNATURE + bytes([PROXY, family]))
 
 
@@ -443,7 +443,7 @@ def test_tlv_within_that_on_tls_is_there_once() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 128])
-def test_a_unique_id_of_128_bytes_is_accepted(length: int) -> None:
+def test_unique_id_of_128_octets_is_taken(length: int) -> None:
     assert whole(block(PROXY, TCP4, V4 + tlv(0x05, b"i" * length))).unique_id == b"i" * length
 
 
@@ -528,7 +528,7 @@ HEADER_STARTS = st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 ", b"PROXY UNKNOWN
 
 
 def fed_in_pieces(octets: bytes, cuts: list[int]) -> tuple[ProxyHeader, bytes] | str | None:
-    """Return the header and the bytes left over, when the data arrives in these pieces."""
+    """What comes of it when it arrives so; the octets left over are those of the last piece."""
     reader = ProxyReader()
     places = sorted({0, len(octets), *(cut % (len(octets) + 1) for cut in cuts)})
     for begin, end in itertools.pairwise(places):

@@ -126,7 +126,7 @@ def played(login: Login, client: ScramClient) -> str | Credentials | Reply:
 
 def keys_of(password: str, *algorithms: str) -> list[ScramKeys]:
     return [
-        ScramKeys.derive(password, b"sixteen bytes...", algorithm, 5000) for algorithm in algorithms
+        ScramKeys.derive(password, b"sixteen octets..", algorithm, 5000) for algorithm in algorithms
     ]
 
 
@@ -198,9 +198,7 @@ def test_who_does_not_exist_is_shown_what_others_are(name: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_keys_of_an_unknown_user_look_like_those_of_a_user_and_prove_nothing(
-    algorithm: str,
-) -> None:
+def test_keys_of_nobody_show_what_those_of_a_user_do_and_prove_nothing(algorithm: str) -> None:
     name = f"SCRAM-{algorithm}"
     nobody = ScramKeys.of_nobody("user", b"salt key", algorithm, 5000)
     kept = ScramKeys.derive("pencil", nobody.salt, algorithm, 5000)
@@ -236,7 +234,7 @@ def test_a_password_is_hashed_once_in_any_case(
 
 
 @pytest.mark.parametrize("name", BARE)
-def test_a_client_that_says_y_is_rejected_if_a_binding_was_offered(name: str) -> None:
+def test_a_client_that_says_y_is_refused_where_a_binding_was_to_be_had(name: str) -> None:
     assert Login(name, "pencil", BOUND).say("y,,n=user,r=abc") == refused(name)
     # and is none the worse where it was not
     assert isinstance(Login(name, "pencil").say("y,,n=user,r=abc"), str)
@@ -440,7 +438,7 @@ messages = st.one_of(
     st.binary(max_size=40),
     st.sampled_from(["n,,n=user,r=abc", f"c=biws,r={NONCE},p={PROOF}"]),
 )
-CHEAP = ScramKeys.derive("pencil", b"sixteen bytes...", "SHA-256", 1)
+CHEAP = ScramKeys.derive("pencil", b"sixteen octets..", "SHA-256", 1)
 
 
 @given(st.lists(messages, min_size=1, max_size=4), st.sampled_from(NAMES), st.booleans())

@@ -1,7 +1,7 @@
 """How large a case is: short in `make test`, and in full by `make soak`, which sets `EHLO_SOAK=1`.
 
-The short form checks the same with fewer clients and longer deadlines, since the machine may be
-busy. The full form prints its measurements.
+The short form asks for the same, of fewer clients and with more patience, since other work may be
+done beside it. What is measured is printed in the full form.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def need_descriptors(count: int) -> None:
 
 
 def peak(pid: int) -> int:
-    """Return the peak memory of a process in bytes."""
+    """The most octets that a process has had in memory."""
     return _status(pid, "VmHWM")
 
 
 def resident(pid: int) -> int:
-    """Return the memory of a process in bytes."""
+    """The octets that it has there now."""
     return _status(pid, "VmRSS")
 
 

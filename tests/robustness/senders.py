@@ -40,7 +40,7 @@ class Load:
             assert self._more.acquire(timeout=DEADLINE), "nothing is acknowledged any more"
 
     def hold(self) -> None:
-        """Wait for `go_on` after a refused connection: for a while no server listens."""
+        """Who is refused a connection waits for `go_on`: nobody listens for a while."""
         self._there.clear()
 
     def go_on(self) -> None:

@@ -75,7 +75,7 @@ class Streaming(Handler):
 
 
 class Whole(Handler):
-    """Return the same for all bytes at once."""
+    """The same, of all the octets at once."""
 
     def on_message(self, session: Session, message: Message) -> None:
         octets = memoryview(message.data)[len(message.trace) :]

@@ -12,7 +12,7 @@ from ehlo.passwords.hashes import ScryptHash
 
 __all__ = ["MEMORY", "Gate", "cheap", "write"]
 
-MEMORY = 128 * 8 * (16 + 2 + 1)  # bytes for one check of such a hash
+MEMORY = 128 * 8 * (16 + 2 + 1)  # octets of one check of such a hash
 DEADLINE = 15.0
 
 
@@ -48,7 +48,7 @@ class Gate:
             self.most_inside = max(self.most_inside, self._inside)
             self.threads.add(threading.current_thread().name)
         self.entered.release()
-        assert self.opened.wait(DEADLINE), "the gate was not opened"
+        assert self.opened.wait(DEADLINE), "nobody opened the gate"
         try:
             return self._scrypt(*arguments, **options)
         finally:
@@ -58,4 +58,4 @@ class Gate:
     def wait_for(self, count: int) -> None:
         """Until so many more have come in."""
         for _ in range(count):
-            assert self.entered.acquire(timeout=DEADLINE), "no check began"
+            assert self.entered.acquire(timeout=DEADLINE), "nobody came"

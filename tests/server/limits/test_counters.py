@@ -44,7 +44,7 @@ def test_a_hundred_thousand_addresses_are_bounded_and_push_out_no_busy_one() -> 
     counter.add("busy", 20, HOUR)
     for number in range(100_000):
         counter.add(f"address {number}", 1, HOUR)
-    assert len(counter._by_key) == 1000  # noqa: SLF001  as above
+    assert len(counter._by_key) == 1000  # noqa: SLF001  likewise
     assert counter.add("busy", 0, HOUR) == 20
 
 
@@ -59,7 +59,7 @@ def test_what_is_counted_is_never_more_than_what_was_done_and_keys_are_bounded(
         clock.now += later
         total[key] += amount
         assert amount <= counter.add(key, amount, HOUR) <= total[key]
-        assert len(counter._by_key) <= 5  # noqa: SLF001  as above
+        assert len(counter._by_key) <= 5  # noqa: SLF001  likewise
 
 
 def test_a_rate_refuses_beyond_its_limit_and_what_it_refuses_does_not_count() -> None:

@@ -74,7 +74,7 @@ def test_what_is_no_certificate_has_no_binding(data: bytes) -> None:
 
 
 @given(st.integers(0, len(DER) - 1), st.integers(0, 255))
-def test_no_byte_of_a_certificate_makes_it_raise(at: int, octet: int) -> None:
+def test_no_octet_of_a_certificate_makes_it_raise(at: int, octet: int) -> None:
     end_point_binding(DER[:at] + bytes([octet]) + DER[at + 1 :])
 
 
