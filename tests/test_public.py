@@ -16,7 +16,6 @@ ROOT = Path(__file__).parent.parent
 HOMES: dict[str, tuple[str, ...]] = ehlo._HOMES  # noqa: SLF001  what is tested
 
 
-
 def test_the_lazy_table_has_the_names_in_all() -> None:
     assert sorted(name for names in HOMES.values() for name in names) == sorted(ehlo.__all__)
     assert sorted(ehlo.__all__) == ehlo.__all__
