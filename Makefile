@@ -34,6 +34,12 @@ unit: $(STAMP)
 soak: $(STAMP)
 	EHLO_SOAK=1 EHLO_REQUIRE_PEERS=1 $(BIN)/pytest -v tests/robustness
 
+# The site, in docs/_build/html; a warning is an error
+.PHONY: docs
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py
 
