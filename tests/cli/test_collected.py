@@ -220,7 +220,7 @@ def test_readyz_is_503_while_the_workers_drain(server: Server) -> None:
     assert server.program.wait() == 0
 
 
-def test_a_busy_address_of_the_metrics_is_one_line(start: Start, server: Server) -> None:
+def test_a_busy_metrics_address_is_reported_on_one_line(start: Start, server: Server) -> None:
     program = start(
         *("-m", "ehlo", "serve", "counted:Handler", "--addr", "127.0.0.1:0", "--workers", "2"),
         *("--metrics", f"127.0.0.1:{server.port}"),

@@ -1,4 +1,4 @@
-"""Listeners with rules of their own in a program: by one process and by several, and inherited."""
+"""Listeners with options of their own, in one process and in several, and inherited ones."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_options_of_a_listener_that_workers_cannot_have_are_an_error(
             server.listen_and_serve()
 
 
-def test_listeners_beside_a_socket_are_refused_with_workers_too(
+def test_listeners_cannot_be_combined_with_a_socket_with_workers_either(
     app: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(app)

@@ -159,7 +159,7 @@ class Terminal:
         try:
             while data := os.read(fd, 65_536):
                 self.screen += data
-        except OSError:  # how a terminal says that its other side is closed
+        except OSError:  # how a terminal reports that its other side is closed
             pass
         finally:
             os.close(fd)

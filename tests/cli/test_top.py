@@ -124,7 +124,7 @@ class Terminal:
         fcntl.ioctl(self._terminal, termios.TIOCSCTTY, 0)  # so that Ctrl+C is a signal
 
     def until(self, pattern: str) -> None:
-        """Read until that has been written."""
+        """Read until `text` has been written."""
         until = time.monotonic() + DEADLINE
         while not re.search(pattern, self.written):
             left = until - time.monotonic()

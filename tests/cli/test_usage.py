@@ -1,4 +1,4 @@
-"""What is wrong is said in one line, and the exit code tells whose trouble it is."""
+"""Errors are reported on one line, and the exit code tells usage from failure."""
 
 import dataclasses
 import errno
@@ -96,7 +96,7 @@ LOOPBACK = ("--addr", "127.0.0.1:0")
         (["--metrics", "nonsense"], "--metrics: not an address: 'nonsense'"),
     ],
 )
-def test_wrong_usage_is_one_line_and_2(
+def test_wrong_usage_is_reported_on_one_line_and_exits_with_2(
     start: Start, here: Path, args: list[str], said: str
 ) -> None:
     program = start("-m", "ehlo", *args, cwd=here)
@@ -116,14 +116,16 @@ def test_wrong_usage_is_one_line_and_2(
         ("EHLO_AUTH_MECHS", "PLAIN"),
     ],
 )
-def test_a_wrong_environment_is_one_line_and_2(start: Start, name: str, value: str) -> None:
+def test_a_wrong_environment_variable_is_reported_on_one_line_and_exits_with_2(
+    start: Start, name: str, value: str
+) -> None:
     program = start("-m", "ehlo", *LOOPBACK, env={name: value})
     assert program.wait() == 2
     assert re.fullmatch(r"ehlo: [^\n]+\n", program.err.text)
     assert value in program.err.text
 
 
-def test_a_key_of_another_certificate_is_one_line_and_2(
+def test_a_key_that_does_not_match_is_reported_on_one_line_and_exits_with_2(
     start: Start, certificates: Certificates
 ) -> None:
     program = start(
@@ -134,7 +136,7 @@ def test_a_key_of_another_certificate_is_one_line_and_2(
     assert program.err.text == f"ehlo: --tls-cert {certificates.cert_file}: key values mismatch\n"
 
 
-def test_authorities_that_are_none_are_not_blamed_on_the_certificate(
+def test_a_bad_client_ca_file_is_not_reported_as_a_bad_certificate(
     start: Start, here: Path, certificates: Certificates
 ) -> None:
     flags = ("--tls-cert", certificates.cert_file, "--tls-key", certificates.key_file)
@@ -145,7 +147,7 @@ def test_authorities_that_are_none_are_not_blamed_on_the_certificate(
 
 
 @pytest.mark.parametrize("env", [{}, {"EHLO_TLS_PASSPHRASE": "wrong"}])
-def test_a_wrong_passphrase_is_one_line_and_2(
+def test_a_wrong_passphrase_is_reported_on_one_line_and_exits_with_2(
     start: Start, certificates: Certificates, env: dict[str, str]
 ) -> None:
     program = start(
@@ -159,7 +161,9 @@ def test_a_wrong_passphrase_is_one_line_and_2(
 
 
 @pytest.mark.parametrize("command", [["--json"], ["serve", "app:function"]])
-def test_a_busy_port_is_one_line_and_1(start: Start, here: Path, command: list[str]) -> None:
+def test_a_busy_port_is_reported_on_one_line_and_exits_with_1(
+    start: Start, here: Path, command: list[str]
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         where = f"127.0.0.1:{busy.getsockname()[1]}"
         program = start("-m", "ehlo", *command, "--addr", where, cwd=here)
@@ -168,13 +172,15 @@ def test_a_busy_port_is_one_line_and_1(start: Start, here: Path, command: list[s
 
 
 @pytest.mark.parametrize("addr", ["192.0.2.1:2525", "unix:/no/such/directory/ehlo.sock"])
-def test_an_address_that_cannot_be_had_is_one_line_and_1(start: Start, addr: str) -> None:
+def test_an_unusable_address_is_reported_on_one_line_and_exits_with_1(
+    start: Start, addr: str
+) -> None:
     program = start("-m", "ehlo", "--addr", addr)
     assert program.wait() == 1
     assert re.fullmatch(rf"ehlo: cannot listen on {re.escape(addr)}: [^\n]+\n", program.err.text)
 
 
-def test_a_port_that_needs_privileges_is_said_to_need_them(
+def test_a_privileged_port_is_reported_as_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(_server: Server, **_options: object) -> None:
@@ -187,7 +193,7 @@ def test_a_port_that_needs_privileges_is_said_to_need_them(
     assert capsys.readouterr().err == said
 
 
-def test_an_interrupt_before_it_serves_is_130(start: Start, here: Path) -> None:
+def test_an_interrupt_before_the_server_listens_exits_with_130(start: Start, here: Path) -> None:
     (here / "slow.py").write_text("raise KeyboardInterrupt\n")
     program = start("-m", "ehlo", "serve", "slow:handler", cwd=here)
     assert program.wait() == 130
@@ -203,7 +209,7 @@ def test_an_interrupt_before_it_serves_is_130(start: Start, here: Path) -> None:
         ("app:Unlucky", "FileNotFoundError: [Errno 2] no database"),
     ],
 )
-def test_a_bug_of_the_users_module_shows_its_traceback_and_is_1(
+def test_an_exception_in_the_users_module_shows_its_traceback_and_exits_with_1(
     start: Start, here: Path, target: str, error: str
 ) -> None:
     program = start("-m", "ehlo", "serve", target, *LOOPBACK, cwd=here)
@@ -227,7 +233,7 @@ def test_help_mentions_every_option_in_80_columns(start: Start, command: list[st
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_the_version_is_that_of_the_distribution(start: Start) -> None:
+def test_version_prints_the_version_of_the_distribution(start: Start) -> None:
     program = start("-m", "ehlo", "--version")
     assert program.wait() == 0
     assert program.out.text == f"ehlo {version('ehlo')}\n"
@@ -239,6 +245,6 @@ def test_the_command_is_installed_under_its_name() -> None:
     assert done.stdout == f"ehlo {version('ehlo')}\n"
 
 
-def test_nothing_of_the_library_imports_click(start: Start) -> None:
+def test_the_library_does_not_import_click(start: Start) -> None:
     code = "import sys, ehlo; ehlo.Server; sys.exit('click' in sys.modules)"
     assert start("-c", code).wait() == 0

@@ -360,7 +360,7 @@ def test_a_second_signal_ends_all_workers_at_once(start: Start, app: Path, targe
     client.close()
 
 
-def test_workers_end_when_their_parent_is_killed(start: Start, app: Path) -> None:
+def test_workers_end_if_their_parent_is_killed(start: Start, app: Path) -> None:
     program = serve(start, app, "many:Handler")
     address = program.listening()
     program.process.kill()
@@ -452,7 +452,7 @@ def shown(client: Client) -> bytes | None:
     return client.sock.getpeercert(binary_form=True)
 
 
-def test_hangup_renews_the_certificate_of_every_worker_and_keeps_connections(
+def test_sighup_reloads_the_certificate_of_every_worker_and_keeps_connections(
     start: Start, app: Path, certificates: Certificates
 ) -> None:
     (app / "hold.py").write_text(HELD)
@@ -517,7 +517,7 @@ def test_every_process_reloads_changed_certificates_without_a_signal(
 # -- reload --------------------------------------------------------------------------------------
 
 
-def test_a_change_of_the_program_restarts_it(start: Start, app: Path) -> None:
+def test_a_changed_module_restarts_the_worker(start: Start, app: Path) -> None:
     module = app / "fresh.py"
     module.write_text("def handler(*args):\n    return 'by-1'\n")
     program = start("-m", "ehlo", "serve", "fresh:handler", *LOOPBACK, "--reload", cwd=app)

@@ -1,4 +1,4 @@
-"""Parses inputs that are made to be expensive; `test_work.py` runs this under a counter of steps.
+"""Parses inputs that are made to be expensive; `test_work.py` counts its instructions.
 
 `parsing.py SOURCE` parses each input in two sizes, each in a process of its own, and prints the ids
 of these. The counter tells the steps of a process together with those of its parent before it was
@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ehlo.protocol.settings import Settings
 
-SIZES = (25_000, 100_000)
+SIZES = (12_500, 50_000)
 BASE = 40  # what an input has around its repeated part, about
 
 Input = tuple[str, str, str]
-"""What is said before the part that is repeated, the part, and what is said after it."""
+"""The text before the repeated part, the repeated part, and the text after it."""
 
 PATHS: dict[str, Input] = {
     "atoms and dots": ("<", "a.", "a@x>"),
@@ -156,7 +156,7 @@ MESSAGES: dict[str, dict[str, Input]] = {
         "a binding": ("p=", "a-", ",,n=a,r=abc"),
     },
 }
-"""By mechanism: what the client says, decoded."""
+"""The client's messages of each mechanism, decoded."""
 FINALS: dict[str, Input] = {
     "a binding": ("c=", "AAAA", ",r=abc,p=AAAA"),
     "a nonce": ("c=biws,r=", "!", ",p=AAAA"),
@@ -173,14 +173,14 @@ HEADERS: dict[str, Input] = {
     "a block": ("\r\n\r\n\0\r\nQUIT\n!\x11\x0f\xf0", "\x04\0\0", ""),
     "a block that is too long": ("\r\n\r\n\0\r\nQUIT\n!\x11\xff\xff", "\x04", ""),
 }
-"""Of PROXY, a character an octet."""
+"""PROXY headers, a character for each byte."""
 
 
 CONTROL = "what takes four times the work for twice the input"
 
 
 def names() -> list[str]:
-    """What is measured, in this order; each in all sizes."""
+    """Return the names of the measurements, in their order."""
     return [
         *(f"MAIL: {name}" for name in (*PATHS, *OF_MAIL)),
         *(f"RCPT: {name}" for name in (*PATHS, *OF_RCPT)),
@@ -193,7 +193,7 @@ def names() -> list[str]:
 
 
 def said(made: Input, size: int) -> str:
-    """An input of this many octets, about."""
+    """Return an input of about this many bytes."""
     before, part, after = made
     return before + part * (size // len(part.encode())) + after
 
@@ -248,7 +248,7 @@ def measurements() -> list[tuple[Input, Callable[[str], object]]]:
             ProxyReader().feed(text.encode("latin-1"))
 
     def quadratic(text: str) -> object:
-        return re.search("a*b", text[: len(text) // 50])
+        return re.search("a*b", text[: len(text) // 25])
 
     return [
         *((made, mail) for made in (*PATHS.values(), *behind_path(OF_MAIL))),
@@ -277,12 +277,12 @@ def everything() -> Settings:
 
 
 def behind_path(parameters: dict[str, Input]) -> list[Input]:
-    """Parameters with what stands before them."""
+    """Return parameters with the path before them."""
     return [(f"<a@x>{before}", part, after) for before, part, after in parameters.values()]
 
 
 def counted(run: Callable[[], object]) -> int:
-    """Run it in a process of its own, whose id is returned."""
+    """Run `run` in a process of its own; return its id."""
     child = os.fork()
     if not child:
         run()
@@ -293,7 +293,7 @@ def counted(run: Callable[[], object]) -> int:
 
 
 def main() -> None:
-    """Parse each in all sizes, after once in a small one, which imports and compiles."""
+    """Parse each input in all sizes, after a small one that imports and compiles."""
     todo = measurements()
     for made, parse in todo:
         parse(said(made, BASE))

@@ -34,6 +34,10 @@ class Noting:
             self.notes.append("closed")
             raise
 
+    @property
+    def awaits(self) -> bool:
+        return self.slot.work is not None
+
     async def fail(self, wait: Wait[str]) -> None:
         await wait
         raise ValueError("a failure")
@@ -45,9 +49,9 @@ class Noting:
 def test_a_coroutine_that_waits_goes_on_when_the_wait_ends() -> None:
     noting, wait = Noting(), Wait[str]()
     assert noting.slot.begin(noting.await_(wait))
-    assert noting.slot.work is not None
+    assert noting.awaits
     assert wait.end("done")
-    assert noting.slot.work is None
+    assert not noting.awaits
     assert (noting.notes, noting.raised) == (["done"], [None])
     assert not wait.end("again")
 

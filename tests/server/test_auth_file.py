@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import queue
 import smtplib
 import threading
 import time
@@ -21,6 +22,7 @@ from ehlo import CramMD5Credentials, Handler, Message, PasswordFile, Server, Ses
 from ehlo.server.logins import Logins
 from support.certificates import Certificates
 from support.client import Client
+from support.clock import StoppedClock
 from support.logins import disguises, login, plain
 from support.passwords import MEMORY, Gate, cheap, write
 from support.serving import DEADLINE, Box, Collector, Running, Serve
@@ -132,12 +134,17 @@ def test_a_wrong_password_and_an_unknown_user_are_535(running: Running) -> None:
             assert client.say(plain("alice", "wonder")) == ACCEPTED
 
 
-def test_a_wrong_login_has_its_delay(serve: Serve, path: Path) -> None:
+def test_a_wrong_login_has_its_delay(
+    serve: Serve, clock: StoppedClock, delays: queue.SimpleQueue[float], path: Path
+) -> None:
     running = serve(Box(), auth_file=str(path), auth_mechs=OPEN)
     with running.ready() as client:
-        before = time.monotonic()
-        assert client.say(plain("alice", "builder")) == WRONG
-        assert time.monotonic() - before >= 1.0
+        client.send(f"{plain('alice', 'builder')}\r\n".encode())
+        assert delays.get(timeout=DEADLINE) == 1.0
+        clock.advance(0.9)
+        assert client.has_heard_nothing()
+        clock.advance(0.2)
+        assert client.reply() == WRONG
 
 
 def test_nobody_may_act_as_another(running: Running) -> None:
@@ -385,10 +392,12 @@ def test_who_leaves_frees_his_place_in_the_queue_at_once_and_memory_when_his_che
 
 
 def test_a_check_over_its_deadline_is_our_trouble_and_counts_until_it_ends(
-    serve: Serve, path: Path, gate: Gate
+    serve: Serve, clock: StoppedClock, path: Path, gate: Gate
 ) -> None:
-    running = serve(Box(), auth_file=str(path), auth_mechs=OPEN, handler_timeout=0.2)
+    running = serve(Box(), auth_file=str(path), auth_mechs=OPEN, handler_timeout=20)
     with trying(running, 1) as (client,):
+        gate.wait_for(1)
+        clock.advance(21)
         assert client.reply() == TROUBLE
         assert running.runtime.memory.held == MEMORY
         gate.opened.set()

@@ -16,9 +16,12 @@ from ehlo.message import Spool
 from ehlo.server.limits.admission import Memory, Turns
 from ehlo.server.runtime import End
 from support.client import Client
+from support.clock import StoppedClock
 from support.serving import Box, Collector, Running, Serve
 
 THRESHOLD = 100_000
+LITTLE_MORE = 110_000
+"""Of a body that the disk keeps waiting: what the server does not read fits into any buffer."""
 NO_ROOM = "452 4.3.1 Insufficient system storage"
 QUEUED = "250 2.0.0 Ok: queued"
 
@@ -183,16 +186,19 @@ def test_handlers_wait_for_the_memory_that_their_message_takes(serve: Serve) -> 
     assert running.runtime.memory.held == 0
 
 
-def test_a_message_that_waits_for_memory_in_vain_is_452(serve: Serve) -> None:
+def test_a_message_that_waits_for_memory_in_vain_is_452(serve: Serve, clock: StoppedClock) -> None:
     handler = Gated()
     running = serve(
-        handler, max_memory=500_000, spool_threshold=THRESHOLD, handler_timeout=0.3, threads=1
+        handler, max_memory=500_000, spool_threshold=THRESHOLD, handler_timeout=30, threads=1
     )
     body = stuffed(body_of(300_000))
     with running.ready() as first, running.ready() as second:
         first.begin_message(body)
         assert handler.entered.acquire(timeout=15)
         second.begin_message(body)
+        running.wait_until_received(second)
+        running.wait_until(lambda: not running.runtime.memory.reserve(0))  # somebody waits
+        clock.advance(31)
         assert second.replies(4)[3] == NO_ROOM
         assert second.say("NOOP") == "250 2.0.0 Ok"
         assert first.replies(4)[3].startswith("451 4.4.5 ")
@@ -268,7 +274,7 @@ def test_a_client_that_leaves_while_the_disk_writes_leaves_nothing(
     disk, handler = Slow(monkeypatch), Collector()
     running = serve(handler, spool_threshold=THRESHOLD)
     with running.ready() as client:
-        client.begin_message(body_of(300_000), end=b"")
+        client.begin_message(body_of(LITTLE_MORE), end=b"")
         assert disk.writing.acquire(timeout=15)
         if end == "reset":
             client.reset()
@@ -290,7 +296,7 @@ def test_a_message_is_handed_over_though_its_client_leaves_while_the_disk_writes
 ) -> None:
     disk, handler = Slow(monkeypatch), Reader()
     running = serve(handler, spool_threshold=THRESHOLD)
-    body = body_of(150_000)
+    body = body_of(LITTLE_MORE)
     with running.ready() as client:
         client.begin_message(stuffed(body), end=b"")
         client.replies(3)  # unread, they would make a reset of the close
@@ -312,7 +318,7 @@ def test_the_server_ends_while_the_disk_writes(
     disk = Slow(monkeypatch)
     running = serve(Box(), spool_threshold=THRESHOLD, grace=0.1)
     with running.ready() as client:
-        client.begin_message(body_of(300_000), end=b"")
+        client.begin_message(body_of(LITTLE_MORE), end=b"")
         assert disk.writing.acquire(timeout=15)
         if way == "close":
             running.server.close()
@@ -385,19 +391,20 @@ def test_no_file_is_closed_while_a_thread_writes_to_it(
     monkeypatch.setattr(Spool, "close", watched_close)
     running = serve(Box(), spool_threshold=THRESHOLD)
     with running.ready() as client:
-        client.begin_message(body_of(4_000_000), end=b"")
-        for _ in range(2):  # the second time there is a file already
+        client.begin_message(b"", end=b"")
+        with client.flooding(b"x" * 98 + b"\r\n"):
+            for _ in range(2):  # the second time there is a file already
+                assert disk.writing.acquire(timeout=15)
+                disk.go_on.release()
             assert disk.writing.acquire(timeout=15)
-            disk.go_on.release()
-        assert disk.writing.acquire(timeout=15)
 
-        async def cut() -> None:
-            (driver,) = running.drivers
-            driver.end(End.ABORT)
+            async def cut() -> None:
+                (driver,) = running.drivers
+                driver.end(End.ABORT)
 
-        running.run(cut)
-        for _ in range(50):
-            disk.go_on.release()
+            running.run(cut)
+            for _ in range(50):
+                disk.go_on.release()
     running.wait_until_no_sessions()
     wait_until_nothing_is_held(running)
     assert closed_early == [False]

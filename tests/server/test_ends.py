@@ -17,6 +17,7 @@ import pytest
 from ehlo import Handler, Message, Server, Session
 from ehlo.server.bodies import Body
 from support.client import Client
+from support.clock import StoppedClock
 from support.hooks import Noted, handler_of
 from support.serving import DEADLINE, Box, Running, Serve
 
@@ -119,13 +120,13 @@ def test_on_replied_is_told_of_a_reply_that_will_never_be(serve: Serve, loop_nam
 
 @pytest.fixture(params=[{"threads": 1}, {"max_handlers": 1}], ids=["threads", "max_handlers"])
 def waiting(
-    request: pytest.FixtureRequest, serve: Serve
+    request: pytest.FixtureRequest, serve: Serve, clock: StoppedClock
 ) -> Iterator[tuple[Running, Noted, Client, Gate]]:
     """A client's on_replied waits, longer than a hook may take, for what another's hook holds."""
     noted, message, other = Noted(), Gate(), Gate()
     told = {"on_replied": None, "on_disconnect": None}
     handler = handler_of("def", noted, on_message=message, on_vrfy=other, **told)
-    running = serve(handler, handler_timeout=0.6, **request.param)
+    running = serve(handler, handler_timeout=60, **request.param)
     with running.ready() as busy, running.ready() as client:
         client.begin_message()
         message.wait()
@@ -133,8 +134,13 @@ def waiting(
         until(lambda: "on_vrfy" in [driver.hook for driver in running.drivers], running)
         message.go_on.set()
         assert client.replies(4)[3] == "250 2.0.0 Ok: queued"
+        other.wait()
+        clock.advance(61)
         assert busy.reply() == LATE
-        assert busy.say("VRFY x") == LATE  # as much time again has passed
+        busy.send(b"VRFY x\r\n")
+        running.wait_until_received(busy)
+        clock.advance(61)  # as much time again has passed
+        assert busy.reply() == LATE
         assert noted.names == ["on_message", "on_vrfy"]
         yield running, noted, client, other
         other.go_on.set()
@@ -157,12 +163,15 @@ def test_on_replied_is_called_however_long_it_waits_for_its_turn(
 
 
 def test_a_hook_that_waits_for_its_turn_does_not_keep_a_server_up_beyond_its_grace(
-    waiting: tuple[Running, Noted, Client, Gate], caplog: pytest.LogCaptureFixture
+    waiting: tuple[Running, Noted, Client, Gate],
+    clock: StoppedClock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     running, noted, client, _ = waiting
-    before = time.monotonic()
-    running.run(lambda: running.server.shutdown(0.3))
-    assert time.monotonic() - before < DEADLINE / 2
+    ended = asyncio.run_coroutine_threadsafe(running.server.shutdown(30), running.runtime.loop)
+    for _ in range(10):  # the grace, and then the last words and the hooks
+        clock.advance(31)
+    ended.result(DEADLINE)
     assert "on_replied was never called" in caplog.text
     assert noted.of("on_replied") == []
     client.close()

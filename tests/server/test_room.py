@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +12,8 @@ import pytest
 from ehlo import Address, Handler, Message, Reply, Session
 from ehlo.server.driver import Driver
 from ehlo.server.limits.admission import Memory
-from support.client import Client
+from support.client import SMALL, Client
+from support.clock import StoppedClock
 from support.serving import DEADLINE, Collector, Running, Serve
 
 NO_ROOM = "452 4.3.1 Insufficient system storage"
@@ -127,13 +127,13 @@ def test_what_a_client_sends_ahead_of_a_hook_counts_until_it_is_read(
     running = serve(handler, loop=loop_name, max_idle_commands=0)
     memory = running.runtime.memory
     with running.ready() as client:
-        client.send(b"MAIL FROM:<a@example.com>\r\n" + AHEAD)
-        wait_until(running, lambda: memory.held > 16_384)
-        (driver,) = running.drivers
-        assert not driver.wire.reading
-        assert running.run(lambda: balanced(memory, driver))
-        handler.gate.set()
-        assert set(client.replies(25_001)) == {"250 2.1.0 Ok", "250 2.0.0 Ok"}
+        with client.sending(b"MAIL FROM:<a@example.com>\r\n" + AHEAD):
+            wait_until(running, lambda: memory.held > 16_384)
+            (driver,) = running.drivers
+            assert not driver.wire.reading
+            assert running.run(lambda: balanced(memory, driver))
+            handler.gate.set()
+            assert set(client.replies(25_001)) == {"250 2.1.0 Ok", "250 2.0.0 Ok"}
         running.run(running.turn)
         assert (memory.held, driver.wire.reading) == (0, True)
 
@@ -164,22 +164,19 @@ def test_a_budget_full_of_what_was_sent_ahead_refuses_mail(serve: Serve) -> None
     handler = Hesitant()
     running = serve(handler, max_memory=18_000, max_idle_commands=0)
     with running.ready() as first, running.ready() as second:
-        first.send(b"MAIL FROM:<a@example.com>\r\n" + AHEAD)
-        wait_until(running, lambda: running.runtime.memory.excess > 0)
-        assert second.say("MAIL FROM:<a@example.com>") == NO_ROOM
-        handler.gate.set()
-        first.replies(25_001)
+        with first.sending(b"MAIL FROM:<a@example.com>\r\n" + AHEAD):
+            wait_until(running, lambda: running.runtime.memory.excess > 0)
+            assert second.say("MAIL FROM:<a@example.com>") == NO_ROOM
+            handler.gate.set()
+            first.replies(25_001)
         running.run(running.turn)
         assert second.say("MAIL FROM:<a@example.com>") == "250 2.1.0 Ok"
 
 
 def test_replies_that_are_not_read_count(serve: Serve, loop_name: str) -> None:
-    running = serve(Collector(), loop=loop_name, max_idle_commands=0)
+    running = serve(Collector(), buffers=SMALL, loop=loop_name, max_idle_commands=0)
     memory = running.runtime.memory
-    with running.client(receive_buffer=4096, timeout=0.2) as client:
-        with contextlib.suppress(TimeoutError):
-            while True:
-                client.send(b"HELP\r\n" * 10_000)
+    with running.client(buffers=SMALL) as client, client.flooding(b"HELP\r\n"):
         wait_until(running, lambda: memory.held > 16_384)
     running.wait_until_no_sessions()
     assert memory.held == 0
@@ -218,33 +215,29 @@ class Talkative(Handler):
 
 @pytest.mark.parametrize("told", [False, True], ids=["", "on_replied"])
 def test_who_reads_no_answers_of_a_hook_has_the_time_of_a_command(
-    serve: Serve, loop_name: str, told: bool
+    serve: Serve, clock: StoppedClock, loop_name: str, told: bool
 ) -> None:
     class Told(Talkative):
         async def on_replied(self, session: Session, message: Message, sent: bool) -> None: ...
 
     handler = Told() if told else Talkative()
-    running = serve(handler, timeout=1, handler_timeout=60, loop=loop_name, max_idle_commands=0)
-    with running.client(receive_buffer=4096, timeout=0.5) as client:
-        client.hello()
-        began = time.monotonic()
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            while True:
-                client.send(b"VRFY someone\r\n" * 1000)
-        assert handler.disconnected.wait(DEADLINE)
-        assert time.monotonic() - began < 6
+    limits = {"timeout": 40, "handler_timeout": 100_000, "max_idle_commands": 0}
+    running = serve(handler, buffers=SMALL, loop=loop_name, **limits)
+    with running.ready(buffers=SMALL) as client, client.flooding(b"VRFY someone\r\n"):
+        wait_until(running, lambda: not running.drivers[0].wire.writable)
+        passed = 0
+        while not handler.disconnected.is_set():  # its time begins when the buffers are full
+            clock.advance(5)
+            passed += 5
+        assert 40 <= passed < 100_000
     running.wait_until_no_sessions()
 
 
 def test_who_reads_again_is_answered_again(serve: Serve, loop_name: str) -> None:
-    running = serve(Talkative(), loop=loop_name, max_idle_commands=0)
-    count = 20_000
-    with running.client(receive_buffer=4096, timeout=0.5) as client:
-        client.hello()
-        sender = threading.Thread(target=client.sock.sendall, args=(b"VRFY someone\r\n" * count,))
-        client.sock.settimeout(DEADLINE)
-        sender.start()
-        wait_until(running, lambda: not running.drivers[0].wire.writable)
-        assert {answer[:3] for answer in client.replies(count)} == {"252"}
-        sender.join()
+    running = serve(Talkative(), buffers=SMALL, loop=loop_name, max_idle_commands=0)
+    count = 2000
+    with running.ready(buffers=SMALL) as client:
+        with client.sending(b"VRFY someone\r\n" * count):
+            wait_until(running, lambda: not running.drivers[0].wire.writable)
+            assert {answer[:3] for answer in client.replies(count)} == {"252"}
         assert client.say("NOOP") == "250 2.0.0 Ok"

@@ -1002,17 +1002,15 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, kind: str, loop_name: str)
             assert other.rest() == DRAINING  # so the first signal has been seen
             process.send_signal(signal.SIGTERM)
             assert client.rest() == b""
-        process.communicate(timeout=2)
+        process.communicate(timeout=DEADLINE)
     assert log.read_text() == ""
 
 
 def test_signal_handlers_are_restored_when_the_server_has_ended() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    server = Server(Box(), addr="127.0.0.1:0")
-    timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    timer.start()
+    signalled = handler_of("def", on_startup=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    server = Server(signalled, addr="127.0.0.1:0")
     server.listen_and_serve()
-    timer.join()
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 

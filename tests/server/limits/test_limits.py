@@ -7,9 +7,11 @@ import contextlib
 import itertools
 import logging
 import queue
+import re
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -22,7 +24,8 @@ from ehlo.server.limits.admission import Connections, Exempt, Memory
 from ehlo.server.options.config import Options
 from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST
 from support.certificates import Certificates
-from support.client import Client
+from support.client import SMALL, Client
+from support.clock import StoppedClock
 from support.hooks import KINDS, Noted, handler_of
 from support.logins import plain
 from support.serving import DEADLINE, Box, Collector, Serve
@@ -53,81 +56,102 @@ def no_tarpit(monkeypatch: pytest.MonkeyPatch) -> None:
         b"EHL",
     ],
 )
-def test_an_idle_client_is_sent_away(serve: Serve, said: bytes, loop_name: str) -> None:
+def test_an_idle_client_times_out(
+    serve: Serve, clock: StoppedClock, said: bytes, loop_name: str
+) -> None:
     collector = Collector()
-    running = serve(collector, timeout=0.4, loop=loop_name)
+    running = serve(collector, timeout=40, loop=loop_name)
     with running.client() as client:
         client.reply()
         client.send(said)
-        begun = time.monotonic()
-        assert client.rest().endswith(TIMED_OUT)
-        assert 0.3 < time.monotonic() - begun < 5
+        client.replies(said.count(b"\r\n"))
+        clock.advance(39)
+        assert running.sessions == 1
+        clock.advance(2)
+        assert client.rest() == TIMED_OUT
     collector.wait_for_disconnect()
     assert collector.messages == []
 
 
-def test_commands_move_the_deadline(serve: Serve) -> None:
-    with serve(Box(), timeout=0.6).ready() as client:
-        begun = time.monotonic()
-        until_next = threading.Event()
-        while time.monotonic() - begun < 1.5:
+def test_each_command_moves_the_deadline(serve: Serve, clock: StoppedClock) -> None:
+    with serve(Box(), timeout=60).ready() as client:
+        for _ in range(5):
             assert client.say("NOOP") == "250 2.0.0 Ok"
-            until_next.wait(0.2)
+            clock.advance(40)
 
 
-def test_octets_that_complete_no_command_do_not_move_the_deadline(serve: Serve) -> None:
-    with serve(Box(), timeout=0.5).ready() as client:
-        begun = time.monotonic()
-        pause = threading.Event()
-        with contextlib.suppress(ConnectionError):
-            while time.monotonic() - begun < DEADLINE:
-                client.send(b"N")
-                client.sock.settimeout(0.05)
-                with contextlib.suppress(TimeoutError):
-                    client.line()
-                    break
-                pause.wait(0.01)
-        assert time.monotonic() - begun < 3
-
-
-def test_a_body_that_is_thrown_away_is_read_as_patiently_as_another(serve: Serve) -> None:
-    with serve(Box(), timeout=0.5, max_size=1000).ready() as client:
-        client.begin_message(b"x" * 2000)
-        client.replies(3)
-        pause = threading.Event()
-        for _ in range(12):
-            client.send(b"y")
-            pause.wait(0.1)
-        assert client.say("\r\n.") == "552 5.3.4 Message size exceeds fixed limit"
-
-
-def test_an_idle_time_begins_anew_after_on_replied(serve: Serve) -> None:
-    running = serve(handler_of("async def", on_replied=None), timeout=0.4, handler_timeout=1000)
+def test_bytes_that_complete_no_command_do_not_move_the_deadline(
+    serve: Serve, clock: StoppedClock
+) -> None:
+    running = serve(Box(), timeout=60)
     with running.ready() as client:
-        client.mail()
+        for _ in range(3):
+            client.send(b"N")
+            running.wait_until_received(client)
+            clock.advance(16)
+        assert running.sessions == 1
+        client.send(b"N")
+        clock.advance(16)
         assert client.rest() == TIMED_OUT
 
 
-def test_an_idle_time_begins_anew_after_on_tls(serve: Serve, certificates: Certificates) -> None:
+def test_a_discarded_body_has_the_same_time_as_another(serve: Serve, clock: StoppedClock) -> None:
+    running = serve(Box(), timeout=60, max_size=1000, min_body_rate=0)
+    with running.ready() as client:
+        client.begin_message(b"x" * 1500, end=b"")
+        client.replies(3)
+        for _ in range(5):
+            client.send(b"y")
+            running.wait_until_received(client)
+            clock.advance(40)
+        assert client.say("\r\n.") == "552 5.3.4 Message size exceeds fixed limit"
+
+
+def test_the_idle_timeout_starts_again_after_on_replied(serve: Serve, clock: StoppedClock) -> None:
+    noted = Noted()
+    handler = handler_of("async def", noted, on_replied=None)
+    running = serve(handler, timeout=40, handler_timeout=1000)
+    with running.ready() as client:
+        client.mail()
+        running.wait_until(lambda: noted.of("on_replied") != [])
+        clock.advance(41)
+        assert client.rest() == TIMED_OUT
+
+
+def test_the_idle_timeout_starts_again_after_on_tls(
+    serve: Serve, clock: StoppedClock, certificates: Certificates
+) -> None:
+    noted = Noted()
     running = serve(
-        handler_of("async def", on_tls=None),
-        timeout=0.4,
+        handler_of("async def", noted, on_tls=None),
+        timeout=40,
         handler_timeout=1000,
         tls_config=certificates.server(),
     )
     with running.ready() as client:
         client.say("STARTTLS")
         client.wrap(certificates.client)
+        running.wait_until(lambda: noted.of("on_tls") != [])
+        clock.advance(41)
         assert client.rest() == TIMED_OUT
 
 
-def test_a_slow_hook_is_not_the_clients_idle_time(serve: Serve) -> None:
-    class Slow(Handler):
-        async def on_message(self, session: Session, message: Message) -> None:
-            await asyncio.sleep(0.8)  # the time itself is what is tested
+def test_the_time_of_a_hook_is_not_the_clients_idle_time(serve: Serve, clock: StoppedClock) -> None:
+    inside, go_on = threading.Event(), threading.Event()
 
-    with serve(Slow(), timeout=0.3).ready() as client:
-        assert client.mail() == "250 2.0.0 Ok: queued"
+    class Slow(Handler):
+        def on_message(self, session: Session, message: Message) -> None:
+            inside.set()
+            assert go_on.wait(DEADLINE)
+
+    with serve(Slow(), timeout=40, handler_timeout=1000).ready() as client:
+        client.begin_message()
+        client.replies(3)
+        assert inside.wait(DEADLINE)
+        clock.advance(900)
+        go_on.set()
+        assert client.reply() == "250 2.0.0 Ok: queued"
+        assert client.say("NOOP") == "250 2.0.0 Ok"
 
 
 def test_a_slow_client_is_served(serve: Serve) -> None:
@@ -150,15 +174,17 @@ def test_a_slow_client_is_served(serve: Serve) -> None:
 
 
 def test_an_async_hook_over_its_deadline_is_cancelled(
-    serve: Serve, caplog: pytest.LogCaptureFixture, loop_name: str
+    serve: Serve, clock: StoppedClock, caplog: pytest.LogCaptureFixture, loop_name: str
 ) -> None:
     noted = Noted()
     stuck = [True]
+    inside = threading.Event()
 
     class Stuck(Handler):
         async def on_message(self, session: Session, message: Message) -> None:
             if not stuck.pop() if stuck else True:
                 return
+            inside.set()
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -168,9 +194,12 @@ def test_an_async_hook_over_its_deadline_is_cancelled(
         async def on_replied(self, session: Session, message: Message, sent: bool) -> None:
             noted.note("replied", (message.id,))
 
-    running = serve(Stuck(), handler_timeout=0.3, loop=loop_name)
+    running = serve(Stuck(), handler_timeout=30, loop=loop_name)
     with running.ready() as client:
-        assert client.mail() == "451 4.4.5 Requested action aborted: took too long"
+        client.begin_message()
+        assert inside.wait(DEADLINE)
+        clock.advance(31)
+        assert client.replies(4)[3] == "451 4.4.5 Requested action aborted: took too long"
         assert client.mail() == "250 2.0.0 Ok: queued"
     running.wait_until_no_sessions()
     assert sorted(noted.names) == ["cancelled", "replied", "replied"]
@@ -180,9 +209,9 @@ def test_an_async_hook_over_its_deadline_is_cancelled(
 
 @pytest.mark.parametrize("result", [None, RuntimeError("too late")])
 def test_a_def_hook_over_its_deadline_is_dropped_and_that_is_logged(
-    serve: Serve, caplog: pytest.LogCaptureFixture, result: object
+    serve: Serve, clock: StoppedClock, caplog: pytest.LogCaptureFixture, result: object
 ) -> None:
-    go_on, ended = threading.Event(), threading.Event()
+    inside, go_on, ended = threading.Event(), threading.Event(), threading.Event()
     late = [True]
 
     class Logged(logging.Handler):
@@ -193,6 +222,7 @@ def test_a_def_hook_over_its_deadline_is_dropped_and_that_is_logged(
     def wait(*_: object) -> None:
         if late:
             late.clear()
+            inside.set()
             assert go_on.wait(DEADLINE)
             if isinstance(result, Exception):
                 raise result
@@ -200,8 +230,11 @@ def test_a_def_hook_over_its_deadline_is_dropped_and_that_is_logged(
     handler = Logged()
     logging.getLogger("ehlo.server").addHandler(handler)
     try:
-        with serve(handler_of("def", on_message=wait), handler_timeout=0.3).ready() as client:
-            assert client.mail().startswith("451 4.4.5 ")
+        with serve(handler_of("def", on_message=wait), handler_timeout=30).ready() as client:
+            client.begin_message()
+            assert inside.wait(DEADLINE)
+            clock.advance(31)
+            assert client.replies(4)[3].startswith("451 4.4.5 ")
             assert client.mail() == "250 2.0.0 Ok: queued"  # in another thread
             go_on.set()
             assert ended.wait(DEADLINE)
@@ -214,8 +247,13 @@ def test_a_def_hook_over_its_deadline_is_dropped_and_that_is_logged(
 @pytest.mark.parametrize(
     ("hook", "said"), [("on_connect", "421 4.3.0 "), ("on_rcpt", "451 4.4.5 ")]
 )
-def test_other_hooks_have_a_deadline_too(serve: Serve, hook: str, said: str) -> None:
+def test_other_hooks_have_a_deadline_too(
+    serve: Serve, clock: StoppedClock, hook: str, said: str
+) -> None:
+    inside = threading.Event()
+
     async def forever(*_: object) -> None:
+        inside.set()
         await asyncio.Event().wait()
 
     class Stuck(Handler):
@@ -223,13 +261,13 @@ def test_other_hooks_have_a_deadline_too(serve: Serve, hook: str, said: str) -> 
 
     handler = Stuck()
     setattr(handler, hook, forever)
-    with serve(handler, handler_timeout=0.2).client() as client:
-        if hook == "on_connect":
-            assert client.rest().startswith(said.encode())
-        else:
-            client.hello()
-            client.say("MAIL FROM:<a@example.com>")
-            assert client.say("RCPT TO:<b@example.com>").startswith(said)
+    with serve(handler, handler_timeout=20).client() as client:
+        if hook == "on_rcpt":
+            client.begin("MAIL FROM:<a@example.com>")
+            client.send(b"RCPT TO:<b@example.com>\r\n")
+        assert inside.wait(DEADLINE)
+        clock.advance(21)
+        assert client.reply().startswith(said)
 
 
 @pytest.mark.parametrize("hook", ["on_message", "on_replied", "on_disconnect"])
@@ -348,25 +386,18 @@ def test_far_over_the_limit_we_stop_listening_and_say_so(
     assert collector.messages == []
 
 
-def send_for_ever(client: Client) -> None:
-    """Until somebody stops it."""
-    begun = time.monotonic()
-    while time.monotonic() - begun < DEADLINE:
-        client.send(b"x" * 10_000)
-
-
-def test_a_client_that_does_not_stop_is_cut_off(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ehlo.server.driver._LINGER", 0.2)
+def test_a_client_that_does_not_stop_is_cut_off(serve: Serve, clock: StoppedClock) -> None:
     collector = Collector()
-    running = serve(collector, max_size=1000, timeout=1)
+    running = serve(collector, max_size=1000)
     with running.ready() as client:
         for command in ("MAIL FROM:<a@example.com>", "RCPT TO:<b@example.com>", "DATA"):
             client.say(command)
-        with pytest.raises(ConnectionError):
-            send_for_ever(client)
-    collector.wait_for_disconnect()
+        with client.flooding(b"x"):
+            assert client.reply() == TOO_LARGE
+            clock.advance(4)
+            assert running.sessions == 1  # the client has some seconds to notice
+            clock.advance(2)
+            collector.wait_for_disconnect()
 
 
 # -- recipients and errors -----------------------------------------------------------------------
@@ -404,21 +435,20 @@ def test_the_twentieth_error_ends_the_session(serve: Serve, no_tarpit: None) -> 
 
 
 def test_from_the_tenth_error_on_each_reply_waits_for_a_second(
-    serve: Serve, loop_name: str
+    serve: Serve, clock: StoppedClock, loop_name: str
 ) -> None:
     running = serve(Box(), loop=loop_name)
     with running.ready() as client, running.ready() as other:
         client.send(b"NONSENSE\r\n" * 9)
-        begun = time.monotonic()
         client.replies(9)
-        assert time.monotonic() - begun < 0.9
         client.send(b"NONSENSE\r\nNOOP\r\n")
-        assert other.mail() == "250 2.0.0 Ok: queued"
-        assert time.monotonic() - begun < 0.9
-        assert client.reply()[:3] == "500"
-        assert 0.99 <= time.monotonic() - begun < 1.9
-        assert client.reply()[:3] == "250"
-        assert time.monotonic() - begun >= 1.98
+        running.wait_until_received(client)
+        for answer in ("500", "250"):
+            assert other.mail() == "250 2.0.0 Ok: queued"
+            clock.advance(0.9)
+            assert client.has_heard_nothing()
+            clock.advance(0.2)
+            assert client.reply()[:3] == answer
 
 
 def test_a_client_that_is_slowed_down_may_leave(serve: Serve) -> None:
@@ -432,13 +462,17 @@ def test_a_client_that_is_slowed_down_may_leave(serve: Serve) -> None:
     running.wait_until_no_sessions()
 
 
-def test_each_slowed_reply_leaves_when_its_second_is_over(serve: Serve, loop_name: str) -> None:
+def test_each_slowed_reply_leaves_when_its_second_is_over(
+    serve: Serve, clock: StoppedClock, loop_name: str
+) -> None:
     running = serve(Box(), loop=loop_name)
     with running.ready() as client:
         client.send(b"NONSENSE\r\n" * 13)
-        begun = time.monotonic()
-        client.replies(10)
-        assert 0.9 < time.monotonic() - begun < 1.9
+        running.wait_until_received(client)
+        for count in (10, 1, 1, 1):
+            assert client.has_heard_nothing()
+            clock.advance(1.1)
+            assert [answer[:3] for answer in client.replies(count)] == ["500"] * count
 
 
 def test_what_a_hook_refuses_is_no_error_of_the_client(serve: Serve) -> None:
@@ -609,19 +643,15 @@ def test_the_memory_of_a_body_comes_back_when_it_is_not_finished(serve: Serve, w
 # -- clients that do not listen, or say too much -------------------------------------------------
 
 
-def test_a_client_that_never_reads_is_not_read_and_ends_by_the_timeout(
-    serve: Serve, loop_name: str, monkeypatch: pytest.MonkeyPatch
+def test_a_client_that_never_reads_is_not_read_and_times_out(
+    serve: Serve, clock: StoppedClock, loop_name: str
 ) -> None:
-    monkeypatch.setattr("ehlo.server.driver._CLOSING", 0.3)
     collector = Collector()
-    running = serve(collector, timeout=0.5, max_idle_commands=0, loop=loop_name)
-    with running.client(receive_buffer=4096, timeout=0.2) as client:
-        sent = 0
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            while sent < 500_000_000:
-                client.send(b"HELP\r\n" * 10_000)
-                sent += 60_000
-        assert sent < 100_000_000
+    running = serve(collector, buffers=SMALL, timeout=40, max_idle_commands=0, loop=loop_name)
+    with running.ready(buffers=SMALL) as client, client.flooding(b"HELP\r\n"):
+        running.wait_until(lambda: not running.drivers[0].wire.writable)
+        clock.advance(41)  # it is too late for the client
+        clock.advance(41)  # and for the last words
         collector.wait_for_disconnect()
     running.wait_until_no_sessions()
 
@@ -670,20 +700,27 @@ def test_ten_thousand_commands_in_one_write_are_answered_in_order(
 def test_a_flood_of_transactions_lets_others_have_their_turn(serve: Serve, loop_name: str) -> None:
     running = serve(Box(), loop=loop_name, max_messages=0)
     turns: list[int] = []
+    counting = threading.Event()
 
     async def flood() -> None:
         (driver,) = running.drivers
         counts = driver.connection.counts
-        client.send(b"MAIL FROM:<a@x>\r\nRSET\r\n" * 1500)
+        counting.set()
         while counts.messages < 1500:
             turns.append(counts.messages)
             await running.turn()
 
     with running.ready() as client:
-        running.run(flood)
-        assert client.replies(3000)[-1] == "250 2.0.0 Ok"
+        said = b"MAIL FROM:<a@x>\r\nRSET\r\n" * 1500
+        with ThreadPoolExecutor(2) as threads:
+            flooded = threads.submit(running.run, flood)
+            assert counting.wait(DEADLINE)
+            with client.sending(said):
+                heard = threads.submit(client.replies, 3000)
+                flooded.result()
+        assert heard.result()[-1] == "250 2.0.0 Ok"
     steps = [after - before for before, after in itertools.pairwise(turns)]
-    assert max(steps) <= 200
+    assert max(steps) <= 400  # what was read goes on, and more is read, in the same turn
 
 
 # -- what is counted for an address --------------------------------------------------------------
@@ -793,10 +830,8 @@ def test_a_login_whose_client_has_gone_counts_until_its_check_has_ended(
     with running.ready() as other:
         assert other.say(plain("alice", "good"))[:3] == "454"
         answer.set()
-        until = time.monotonic() + DEADLINE
-        while (said := other.say(plain("alice", "good")))[:3] == "454":
-            assert time.monotonic() < until
-        assert said[:3] == "235"
+        running.wait_until(lambda: running.sessions == 1)  # the login has ended
+        assert other.say(plain("alice", "good"))[:3] == "235"
 
 
 @pytest.mark.parametrize(
@@ -831,11 +866,11 @@ def test_a_hook_that_blocks_the_loop_is_named(
     class Blocks(Handler):
         async def on_message(self, session: Session, message: Message) -> None:
             await asyncio.sleep(0)
-            time.sleep(0.2)  # noqa: ASYNC251  that is what is noticed
+            time.sleep(0.15)  # noqa: ASYNC251  that is what is noticed
 
     with serve(Blocks()).ready() as client:
         assert client.mail() == "250 2.0.0 Ok: queued"
-    assert "on_message blocked the event loop for 0.2 s" in caplog.text
+    assert re.search(r"on_message blocked the event loop for \d+\.\d s;", caplog.text)
 
 
 def test_a_hook_that_blocks_the_loop_is_named_once_while_it_does(
@@ -848,7 +883,7 @@ def test_a_hook_that_blocks_the_loop_is_named_once_while_it_does(
 
     class Blocks(Handler):
         async def on_message(self, session: Session, message: Message) -> None:
-            go_on.wait(DEADLINE)
+            assert go_on.wait(DEADLINE)
 
     running = serve(Blocks())
     running.runtime.steps.when_blocked = looks.put
@@ -858,7 +893,7 @@ def test_a_hook_that_blocks_the_loop_is_named_once_while_it_does(
         assert [looks.get(timeout=DEADLINE) for _ in range(3)] == [True, False, False]
         (named,) = [each for each in caplog.records if "blocks the event loop" in each.message]
         assert named.levelname == "WARNING"
-        assert "on_message blocks the event loop for 0.1 s now" in named.message
+        assert re.search(r"on_message blocks the event loop for \d+\.\d s now:", named.message)
         assert vars(named)["session"] in named.message
         go_on.set()
         assert client.reply() == "250 2.0.0 Ok: queued"
@@ -885,10 +920,14 @@ def test_a_tls_session_counts_in_memory(serve: Serve, certificates: Certificates
         assert running.runtime.memory.held == SESSION_COST
 
 
-def test_a_handshake_has_a_deadline_that_octets_do_not_move(
-    serve: Serve, certificates: Certificates
+def test_a_handshake_has_a_deadline_that_bytes_do_not_move(
+    serve: Serve, clock: StoppedClock, certificates: Certificates
 ) -> None:
-    running = serve(Box(), tls_config=certificates.server(), tls_listener=True, timeout=0.5)
+    running = serve(Box(), tls_config=certificates.server(), tls_listener=True, timeout=50)
     with running.client() as client:
+        running.wait_until(lambda: running.sessions == 1)
+        clock.advance(30)
         client.send(b"\x16\x03\x01")
+        running.wait_until_received(client)
+        clock.advance(21)
         assert client.is_closed()

@@ -100,8 +100,9 @@ def test_other_requests_are_rejected(serve: Serve, method: str, path: str, statu
 def test_garbage_instead_of_a_request_does_no_harm(serve: Serve, sent: bytes) -> None:
     running = serve(Box(), metrics="127.0.0.1:0")
     with Client(place(running)) as client:
-        client.send(sent)
-        client.end()
+        with contextlib.suppress(ConnectionError):  # the endpoint does not read all of it
+            client.send(sent)
+            client.end()
         client.rest()
     assert fetch(place(running), "/readyz")[0] == 200
 

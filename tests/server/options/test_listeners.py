@@ -14,6 +14,7 @@ from ehlo.server.options.config import ListenerOptions, Options
 from ehlo.server.options.rules import callbacks_of, per_listener, resolve, resolve_all
 from support.certificates import Certificates
 from support.client import Client
+from support.clock import StoppedClock
 from support.hooks import handler_of
 from support.serving import Box, Collector, Serve
 
@@ -89,12 +90,13 @@ def test_a_session_knows_where_it_came_in(serve: Serve) -> None:
     assert [session.local for session in collector.sessions] == running.server.addresses
 
 
-def test_each_listener_has_its_own_timeout(serve: Serve) -> None:
-    running = listen(serve, Box(), Listener(ANY), Listener(ANY, timeout=0.2))
+def test_each_listener_has_its_own_timeout(serve: Serve, clock: StoppedClock) -> None:
+    running = listen(serve, Box(), Listener(ANY), Listener(ANY, timeout=20))
     slow, quick = running.server.addresses
     with Client(slow) as patient, Client(quick) as client:
         client.hello()
         patient.hello()
+        clock.advance(21)
         assert client.reply().startswith("421 4.4.2 ")
         assert patient.say("NOOP").startswith("250 ")
 

@@ -7,7 +7,6 @@ import logging
 import socket
 import ssl
 import threading
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ehlo.server.options.rules import callbacks_of, resolve
 from ehlo.server.tls.certificates import server_context
 from support.certificates import PASSPHRASE, Certificates
 from support.client import Client
+from support.clock import StoppedClock
 from support.hooks import Noted, handler_of
 from support.logins import cram_md5, login, plain
 from support.serving import DEADLINE, Box, Collector, Serve
@@ -266,16 +266,25 @@ def test_id_and_peer_stay_over_starttls(serve: Serve, certificates: Certificates
     assert before is after
 
 
-def test_errors_before_starttls_still_count(serve: Serve, certificates: Certificates) -> None:
-    with serve(Box(), tls_config=certificates.server()).client() as client:
+def test_errors_before_starttls_still_count(
+    serve: Serve, clock: StoppedClock, certificates: Certificates
+) -> None:
+    running = serve(Box(), tls_config=certificates.server())
+    with running.client() as client:
         client.hello()
         for _ in range(9):
             assert client.say("NONSENSE").startswith("500 ")
         client.say("STARTTLS")
         client.wrap(certificates.client)
-        begun = time.monotonic()
-        assert client.say("NONSENSE").startswith("500 ")
-        assert time.monotonic() - begun > 0.9  # the tenth is slowed
+        client.say("NOOP")
+        (driver,) = running.drivers
+        before = driver.wire.received
+        client.send(b"NONSENSE\r\n")
+        running.wait_until(lambda: driver.wire.received > before)
+        clock.advance(0.9)
+        assert client.has_heard_nothing()  # the tenth is slowed
+        clock.advance(0.2)
+        assert client.reply().startswith("500 ")
 
 
 # -- injection -----------------------------------------------------------------------------------
