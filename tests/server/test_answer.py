@@ -34,7 +34,6 @@ class Noting:
             self.notes.append("closed")
             raise
 
-    @property
     def awaits(self) -> bool:
         return self.slot.work is not None
 
@@ -49,9 +48,9 @@ class Noting:
 def test_a_coroutine_that_waits_goes_on_when_the_wait_ends() -> None:
     noting, wait = Noting(), Wait[str]()
     assert noting.slot.begin(noting.await_(wait))
-    assert noting.awaits
+    assert noting.awaits()
     assert wait.end("done")
-    assert not noting.awaits
+    assert not noting.awaits()
     assert (noting.notes, noting.raised) == (["done"], [None])
     assert not wait.end("again")
 
@@ -61,7 +60,7 @@ def test_a_coroutine_that_does_not_wait_leaves_the_slot_free() -> None:
 
     noting = Noting()
     assert not noting.slot.begin(answer())
-    assert noting.slot.work is None
+    assert not noting.awaits()
     assert noting.raised == []
 
 
@@ -96,7 +95,7 @@ def test_what_is_dropped_is_closed_at_once_and_resumed_by_nothing() -> None:
     noting.slot.begin(noting.await_(wait))
     noting.slot.drop()
     assert noting.notes == ["closed"]
-    assert noting.slot.work is None
+    assert not noting.awaits()
     assert not wait.end("too late")
     assert noting.raised == []
     noting.slot.drop()
@@ -107,7 +106,7 @@ def test_a_failure_frees_the_slot_and_reaches_the_driver() -> None:
     noting.slot.begin(noting.fail(wait))
     wait.end("go on")
     assert [type(error) for error in noting.raised] == [ValueError]
-    assert noting.slot.work is None
+    assert not noting.awaits()
 
 
 def test_a_slot_that_awaits_nothing_cannot_expire() -> None:
