@@ -18,8 +18,8 @@ DEADLINE = 15.0
 
 def cheap(password: str) -> str:
     """Return a scrypt hash with the lowest possible cost."""
-    template = ScryptHash(4, 8, 1, secrets.token_bytes(16), bytes(32))
-    made = ScryptHash(4, 8, 1, template.salt, template.derived(password.encode()))
+    template = ScryptHash((4, 8, 1), secrets.token_bytes(16), bytes(32))
+    made = ScryptHash((4, 8, 1), template.salt, template.derived(password.encode()))
     assert made.memory == MEMORY
     return made.text
 

@@ -12,20 +12,9 @@ from typing import NamedTuple, Self, TypeVar
 
 from ehlo.passwords import hashes
 from ehlo.passwords.hashes import Hash, ScramHash
-from ehlo.protocol.auth.keys import ScramKeys
-from ehlo.protocol.auth.saslprep import saslprep
+from ehlo.protocol.auth.keys import ScramKeys, saslprep
 
-__all__ = [
-    "Candidate",
-    "UserTable",
-    "as_bytes",
-    "check_username",
-    "name_in",
-    "prepared",
-    "with_another",
-]
-
-_LONGEST_NAME = 255  # RFC 4616 2: authcid = 1*SAFE ; MUST accept up to 255 octets
+_LONGEST_NAME = 255  # RFC 4616 2: authcid = 1*SAFE ; up to 255 bytes
 
 _T = TypeVar("_T")
 

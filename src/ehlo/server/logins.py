@@ -13,7 +13,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from ehlo.passwords.file import Candidate, PasswordFile, prepared
+from ehlo.passwords.file import PasswordFile
+from ehlo.passwords.lines import Candidate, prepared
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import Credentials, PasswordCredentials
 from ehlo.protocol.auth.keys import ScramKeys

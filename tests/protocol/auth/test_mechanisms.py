@@ -17,13 +17,14 @@ from ehlo.protocol.auth.credentials import (
     TokenCredentials,
     cram_md5_matches,
 )
-from ehlo.protocol.auth.exchange import Exchange, Step
 from ehlo.protocol.auth.keys import ScramKeys
 from ehlo.protocol.auth.mechanism import (
     AuthContext,
+    Exchange,
     Mechanism,
     MechanismError,
     SecretWanted,
+    Step,
     Steps,
     checked_secret,
     decoded,
@@ -286,7 +287,7 @@ def test_a_wrong_token_is_told_before_it_is_refused(
 ) -> None:
     exchange, step = begun(MECHANISMS[name], response)
     assert isinstance(step, Credentials)
-    challenge = exchange.refuse(replies.BAD_CREDENTIALS)
+    challenge = exchange.reject(replies.BAD_CREDENTIALS)
     assert isinstance(challenge, bytes)
     error = base64.b64decode(challenge.removeprefix(b"334 "))
     assert error.startswith(b"{" + status)
@@ -298,7 +299,7 @@ def test_a_wrong_token_is_told_before_it_is_refused(
 )
 def test_the_answer_to_an_error_may_be_wrong_itself(line: str, said: replies.Reply) -> None:
     exchange, _ = begun(MECHANISMS["XOAUTH2"], XOAUTH2)
-    exchange.refuse(replies.BAD_CREDENTIALS)
+    exchange.reject(replies.BAD_CREDENTIALS)
     assert exchange.respond(line) == said
 
 
@@ -367,7 +368,7 @@ def test_a_mechanism_that_ends_without_credentials_has_refused() -> None:
     assert step == SecretWanted("tim")
     step = exchange.give(None)
     assert step == ProvedCredentials("", proved=False, mechanism="X-REFUSES")
-    assert exchange.refuse(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
+    assert exchange.reject(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
 
 
 def test_a_mechanism_that_fails_is_our_trouble_and_told_of() -> None:
@@ -382,7 +383,7 @@ def test_a_mechanism_that_fails_is_our_trouble_and_told_of() -> None:
 def test_after_a_refusal_there_is_a_challenge_or_nothing() -> None:
     exchange, _ = begun(REFUSES, None, b"no")
     assert exchange.give("yes") == AnonymousCredentials()
-    assert exchange.refuse(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
+    assert exchange.reject(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
 
 
 # -- secrets -------------------------------------------------------------------------------------
@@ -402,7 +403,7 @@ def test_what_is_nobodys_secret(secret: object) -> None:
 
 @pytest.mark.parametrize("secret", [True, 1, object(), ["x"], [KEYS, None], {"x": KEYS}])
 def test_what_is_no_secret(secret: object) -> None:
-    with pytest.raises(TypeError, match="on_secret returns"):
+    with pytest.raises(TypeError, match="on_secret returned"):
         checked_secret(secret)
 
 

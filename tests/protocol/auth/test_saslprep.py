@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from scramp import ScramException
 from scramp.utils import saslprep as scramps_saslprep
 
-from ehlo.protocol.auth.keys import ScramKeys
-from ehlo.protocol.auth.saslprep import saslprep
+from ehlo.protocol.auth.keys import ScramKeys, saslprep
 
 
 # RFC 4013 3, and beyond

@@ -13,9 +13,8 @@ from scramp import ScramClient, ScramException
 
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import Credentials, ProvedCredentials
-from ehlo.protocol.auth.exchange import Exchange, Step
 from ehlo.protocol.auth.keys import ScramKeys, salt_of
-from ehlo.protocol.auth.mechanism import AuthContext, Secret, SecretWanted
+from ehlo.protocol.auth.mechanism import AuthContext, Exchange, Secret, SecretWanted, Step
 from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.reply import Reply
 
