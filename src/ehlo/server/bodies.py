@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ehlo.message import Spool
 from ehlo.protocol.state import Transaction
 from ehlo.protocol.trace import received_head, stamped, with_protocol
-from ehlo.server.limits.admission import Memory
+from ehlo.server.limits import Memory
 from ehlo.session import Session
 
 __all__ = ["Bodies", "Body", "Clock", "Stamp", "Writing"]

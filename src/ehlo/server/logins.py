@@ -20,7 +20,7 @@ from ehlo.protocol.auth.credentials import Credentials, PasswordCredentials
 from ehlo.protocol.auth.keys import ScramKeys
 from ehlo.protocol.reply import Reply
 from ehlo.server.hooks import Hook, Hooks
-from ehlo.server.limits.admission import Claim
+from ehlo.server.limits import Claim
 from ehlo.server.observing.journal import about
 from ehlo.server.runtime import Runtime
 from ehlo.session import Session

@@ -18,8 +18,16 @@ from typing import TypeVar, cast
 from ehlo.message import spool_directory
 from ehlo.net import Networks
 from ehlo.server.bodies import Clock
-from ehlo.server.limits.admission import Connections, Exempt, FailedLogins, Memory, Turns
-from ehlo.server.limits.counters import Attempts, MemoryCounter, Rate
+from ehlo.server.limits import (
+    Attempts,
+    Connections,
+    Exempt,
+    FailedLogins,
+    Memory,
+    MemoryCounter,
+    Rate,
+    Turns,
+)
 from ehlo.server.lookup import Lookups
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import SessionView, Stats

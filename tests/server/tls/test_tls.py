@@ -16,7 +16,7 @@ import pytest
 import ehlo
 from ehlo import Handler, Message, Server, Session
 from ehlo.server.options.rules import callbacks_of, resolve
-from ehlo.server.tls.certificates import server_context
+from ehlo.server.tls.certificates import Certificate, file_context
 from support.certificates import PASSPHRASE, Certificates
 from support.client import Client
 from support.clock import StoppedClock
@@ -133,7 +133,7 @@ def test_the_session_has_the_version_and_the_cipher(
 
 def serve_with_files(serve: Serve, handler: Any, certificates: Certificates, **more: Any) -> Any:
     """As `configure_tls` makes it."""
-    context = server_context(certificates.cert_file, certificates.key_file)
+    context = file_context((Certificate(certificates.cert_file, certificates.key_file),))
     return serve(handler, tls_config=context, **more)
 
 

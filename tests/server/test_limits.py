@@ -20,7 +20,7 @@ from ehlo import Address, Handler, Message, Peer, Reject, Session
 from ehlo.net import Networks
 from ehlo.protocol.events import Tarpit
 from ehlo.server.answer import Answers
-from ehlo.server.limits.admission import Connections, Exempt, Memory
+from ehlo.server.limits import Connections, Exempt, Memory
 from ehlo.server.options.config import Options
 from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST
 from support.certificates import Certificates
