@@ -62,16 +62,17 @@ def test_a_public_class_has_an_example(name: str) -> None:
 def test_public_attributes_and_methods_have_docstrings(name: str) -> None:
     definition = definition_of(name)
     missing = list(undocumented(definition.body))
-    inside = {
+    methods = [
+        node for node in definition.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    inside = {node.name for node in methods if ast.get_docstring(node)}
+    inside |= {
         ast.unparse(node.target) for node in definition.body if isinstance(node, ast.AnnAssign)
     }
-    inside |= {node.name for node in definition.body if isinstance(node, ast.FunctionDef)}
-    for node in definition.body:
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
+    for node in methods:
         if node.name == "__init__":
             missing += [each for each in undocumented(node.body, "self.") if each not in inside]
-        elif not node.name.startswith("_") and ast.get_docstring(node) is None:
+        elif not node.name.startswith("_") and node.name not in inside:
             missing.append(node.name)
     assert missing == []
 

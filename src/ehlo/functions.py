@@ -20,8 +20,6 @@ from ehlo.protocol.auth.credentials import (
 from ehlo.protocol.reply import Reply
 from ehlo.session import Session
 
-__all__ = ["AuthFunction", "MessageFunction", "RcptFunction", "callbacks_of_functions"]
-
 MessageFunction = Callable[
     [Peer, str, list[str], bytes], Awaitable[Reply | str | None] | Reply | str | None
 ]
