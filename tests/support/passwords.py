@@ -48,7 +48,7 @@ class Gate:
             self.most_inside = max(self.most_inside, self._inside)
             self.threads.add(threading.current_thread().name)
         self.entered.release()
-        assert self.opened.wait(DEADLINE), "nobody opened the gate"
+        assert self.opened.wait(DEADLINE), "the gate was not opened"
         try:
             return self._scrypt(*arguments, **options)
         finally:
@@ -58,4 +58,4 @@ class Gate:
     def wait_for(self, count: int) -> None:
         """Wait until `count` more calls have begun."""
         for _ in range(count):
-            assert self.entered.acquire(timeout=DEADLINE), "nobody came"
+            assert self.entered.acquire(timeout=DEADLINE), "no check began"

@@ -23,12 +23,12 @@ from ehlo.passwords.hashes import Hash
 from ehlo.passwords.lines import (
     Candidate,
     UserTable,
-    as_bytes,
     check_username,
     name_in,
     prepared,
     with_another,
 )
+from ehlo.protocol.auth.credentials import as_bytes
 from ehlo.protocol.auth.keys import ScramKeys
 
 _LOG_EVERY = 60.0  # seconds between two log lines about the same error

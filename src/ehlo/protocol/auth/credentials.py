@@ -143,6 +143,11 @@ class ProvedCredentials(Credentials):
     mechanism: str
 
 
+def as_bytes(text: str | bytes) -> bytes:
+    """Return the bytes that the client sent; surrogate escapes stand for bytes beyond UTF-8."""
+    return text.encode(errors="surrogateescape") if isinstance(text, str) else text
+
+
 def cram_md5_matches(secret: str | bytes, shared: bytes, digest: bytes) -> bool:
     """Return whether `digest` (hex) proves knowledge of `secret` in CRAM-MD5 (RFC 2195).
 

@@ -221,7 +221,11 @@ class Holder:
         if new is None or (another and before == self._shown):
             return True
         self.current = new
-        self._log(new)
+        if self._make is not None:
+            journal.reloaded("tls_config")
+        elif isinstance(new, FileContext):
+            files = " ".join(each.cert_file for each in new.certificates)
+            journal.reloaded("certificates", files=files)
         return True
 
     def _new(self) -> ssl.SSLContext | None:
@@ -234,13 +238,6 @@ class Holder:
         if new.stamps != _stamps(new.certificates):
             raise ValueError("files changed while they were read")
         return set_like(new, settings_of(old))
-
-    def _log(self, new: ssl.SSLContext) -> None:
-        if self._make is None and isinstance(new, FileContext):
-            files = " ".join(each.cert_file for each in new.certificates)
-            journal.reloaded("certificates", files=files)
-        else:
-            journal.reloaded("tls_config")
 
     def _made(self, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
         """Call `make`, and check its context.
