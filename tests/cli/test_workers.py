@@ -28,7 +28,7 @@ import pytest
 
 import ehlo
 from ehlo import PasswordFile, Peer, Server
-from ehlo.server import opening
+from ehlo.server import run
 from ehlo.server.observing import control
 from ehlo.server.observing.views import Views
 from ehlo.server.system import privileges
@@ -755,7 +755,7 @@ def test_metrics_are_bound_before_root_privileges_are_dropped(
     def stop(*_: object) -> None:
         raise RuntimeError("far enough")
 
-    monkeypatch.setattr(opening, "check_spool", stop)
+    monkeypatch.setattr(run, "check_spool", stop)
     if workers == 1:
         server.configure(handler=lambda *_: None)
     with pytest.raises(RuntimeError, match="far enough"):

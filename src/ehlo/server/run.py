@@ -1,4 +1,4 @@
-"""`Run`: one run of a server, from its start to its end.
+"""`Run`: one run of a server, from its sockets to its end.
 
 However a run is ended, and however often, one coroutine does it, `_end`: stop accepting, drain,
 wait for the grace period, cut off, call `on_shutdown`, close. This file is longer than others,
@@ -13,11 +13,14 @@ import logging
 import math
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from itertools import chain
+from typing import NamedTuple, Protocol
 
+from ehlo.message import check_directory
 from ehlo.net import Peer
 from ehlo.passwords.file import PasswordFile
 from ehlo.server.answer import Routes
@@ -26,19 +29,17 @@ from ehlo.server.gate import Gate
 from ehlo.server.hooks import Hook, Hooks, timed
 from ehlo.server.logins import with_logins
 from ehlo.server.observing.journal import about
-from ehlo.server.observing.stats import snapshot
-from ehlo.server.observing.steps import Steps
+from ehlo.server.observing.stats import Snapshot, snapshot
 from ehlo.server.observing.views import Views
-from ehlo.server.opening import check_spool, open_sockets
 from ehlo.server.options.config import Options
 from ehlo.server.options.files import Files, Reloader
-from ehlo.server.options.rules import Rules, callbacks_of, resolve, resolve_all, with_handler
+from ehlo.server.options.rules import Rules, check_addresses, per_listener, resolve, resolve_all
+from ehlo.server.options.target import callbacks_of, with_handler
 from ehlo.server.runtime import End, Runtime
 from ehlo.server.streams import serve_streams
-from ehlo.server.system import listener
+from ehlo.server.system import listener, privileges
 from ehlo.server.system.threads import Threads
-
-__all__ = ["Owner", "Run"]
+from ehlo.server.tls.certificates import FileContext
 
 # asyncio accepts as many at once as its backlog has; without file descriptors each is a log line
 _ACCEPTED_AT_ONCE = 16
@@ -84,18 +85,19 @@ class Run:
     def __init__(self, server: Owner) -> None:
         if server.running is not None:
             raise RuntimeError("the server runs already; call shutdown() or close() first")
-        server.options = self.options = with_handler(server.options)
-        self._callbacks = callbacks_of(self.options)
+        options = server.options = self.options = with_handler(server.options)
+        self._callbacks = callbacks_of(options)
         self._server = server
         self.files = Files()
-        resolved = resolve_all(self.options, self._callbacks, self.files)
+        resolved = resolve_all(options, self._callbacks, self.files)
         self.loop = asyncio.get_running_loop()
-        self.runtime = Runtime(self.options, resolved[0].exempt, self.loop)
+        self._thread = threading.get_ident()
+        self.runtime = Runtime(options, resolved[0].exempt, self.loop)
         self._reloader = Reloader(self.loop, self.files)
         self._hooks = Hooks.of(self._callbacks)
         self._hooks_by_file: dict[PasswordFile | None, Hooks] = {}
         self.services = [self._service(each) for each in resolved]
-        self._own = self.services[0] if not self.options.listeners else None
+        self._own = self.services[0] if not options.listeners else None
         self._listens = False
         self._bound: list[tuple[Service, socket.socket]] = []  # and not served yet
         self._servers: list[asyncio.Server] = []
@@ -108,10 +110,7 @@ class Run:
         self._grace: asyncio.Timeout | None = None  # while `_ending` waits for it
         self._closing = False
         self.views = Views(
-            self,
-            metrics=self.options.metrics,
-            control=self.options.control,
-            user=self.options.user,
+            self, metrics=options.metrics, control=options.control, user=options.user
         )
         self.addresses: list[Peer] = []
         """Where it listens, with the real ports; empty once it ends."""
@@ -125,11 +124,8 @@ class Run:
         if hooks is None:  # one for each file, since it counts the checks in progress
             hooks = with_logins(self._hooks, rules.passwords, self.runtime)
             self._hooks_by_file[rules.passwords] = hooks
-        routes = Routes(
-            hooks,
-            streams=self._callbacks.streams,
-            counts_recipients=bool(self.runtime.recipient_rate),
-        )
+        counts = bool(self.runtime.recipient_rate)
+        routes = Routes(hooks, streams=self._callbacks.streams, counts_recipients=counts)
         return Service(rules, routes)
 
     # -- the start -------------------------------------------------------------------------------
@@ -192,7 +188,7 @@ class Run:
 
     async def _listen(self, sock: socket.socket, service: Service) -> asyncio.Server:
         protocol = partial(self._protocol, service)
-        given: dict[str, Any] = {"sock": sock, "backlog": _ACCEPTED_AT_ONCE}
+        given: dict[str, object] = {"sock": sock, "backlog": _ACCEPTED_AT_ONCE}
         make: Callable[..., Awaitable[asyncio.Server]] = self.loop.create_server
         if sock.family == socket.AF_UNIX:
             make = self.loop.create_unix_server
@@ -239,11 +235,6 @@ class Run:
     # -- while it runs ---------------------------------------------------------------------------
 
     @property
-    def steps(self) -> Steps:
-        """The hook that blocks the event loop, if one does."""
-        return self.runtime.steps
-
-    @property
     def draining(self) -> bool:
         """Whether the run is ending, or has ended."""
         return self.runtime.draining
@@ -252,7 +243,7 @@ class Run:
         """See `Server.reload`. May be called in any thread."""
         return self._reloader.reload()
 
-    async def snapshot(self) -> dict[str, Any]:
+    async def snapshot(self) -> Snapshot:
         """Return what has been counted, and the sessions, as plain data."""
         runtime = self.runtime
         return snapshot(
@@ -262,10 +253,6 @@ class Run:
             uptime=runtime.uptime,
             draining=runtime.draining,
         )
-
-    def counts(self) -> dict[str, Any]:
-        """Return the part of a snapshot that costs the same with any number of sessions."""
-        return {"draining": self.draining, "stats": self.runtime.stats.plain()}
 
     def unready(self) -> str:
         """Return why no client should be sent here now; empty if one may be."""
@@ -294,7 +281,13 @@ class Run:
         return self._ending
 
     def close(self) -> None:
-        """End all sessions now, and the run as soon as their last hooks have ended."""
+        """End all sessions now, and the run as soon as their last hooks have ended.
+
+        May be called in any thread.
+        """
+        if threading.get_ident() != self._thread:
+            self.runtime.to_loop(self.close)
+            return
         self._closing = True
         self._stop_accepting()
         self._end_sessions(End.ABORT)
@@ -398,7 +391,7 @@ class Run:
     async def _call(self, hook: Hook | None) -> None:
         """Call a hook that belongs to no session."""
         if hook is not None and hook.is_async:
-            await timed(hook.call(self._server), _Named((hook.name, "")), self.steps)
+            await timed(hook.call(self._server), _Named((hook.name, "")), self.runtime.steps)
         elif hook is not None:
             threads = Threads(1, "ehlo-run")  # of its own: others may hang in hooks of sessions
             try:
@@ -410,3 +403,60 @@ class Run:
 def _log_failure(hook: asyncio.Task[None]) -> None:
     if not hook.cancelled() and hook.exception() is not None:
         logger.error("on_shutdown failed", exc_info=hook.exception())
+
+
+# -- the sockets -----------------------------------------------------------------------------------
+
+
+def open_sockets(
+    options: Options, sock: socket.socket | None, bind_views: Callable[[], None]
+) -> tuple[list[list[socket.socket]], list[str]]:
+    """Bind, then drop root privileges.
+
+    Returns the sockets by listener, and the paths to remove at the end. With `sock`, that is the
+    only one. Raises `ValueError` for addresses that would be unsafe, `OSError` for those that
+    cannot be bound, and `UnusableError` for what the user could not use afterwards.
+    """
+    check_addresses(options, None if sock is None else [listener.bound_address(sock)])
+    account = privileges.find(options.user) if options.user else None
+    listeners = per_listener(options)
+    if sock is not None:
+        groups, paths = [[sock]], []
+    else:
+        groups = listener.bind_all(
+            (each.addr, listener.parse_mode(each.unix_mode)) for each in listeners
+        )
+        paths = [path for each in listeners for path in listener.unix_paths(each.addr)]
+    try:
+        for each, group in zip(listeners, groups, strict=True):
+            check_addresses(each, map(listener.bound_address, group))
+        bind_views()
+        if account is not None:
+            privileges.drop(account)
+            privileges.check_readable(account, _files(listeners))
+        check_spool(options)
+    except BaseException:
+        listener.give_back(chain.from_iterable(groups), paths)
+        raise
+    return groups, paths
+
+
+def check_spool(options: Options) -> None:
+    """Check that `spool_dir` can hold a body. Raises `UnusableError`."""
+    if not options.spool_dir:
+        return
+    try:
+        check_directory(options.spool_dir)
+    except OSError as error:
+        reason = f"spool_dir: cannot write to {options.spool_dir}: {error.strerror}"
+        raise privileges.UnusableError(reason) from error
+
+
+def _files(listeners: Sequence[Options]) -> Iterator[str]:
+    """Yield the files that a running server reads again."""
+    for each in listeners:
+        if each.auth_file is not None:
+            yield each.auth_file
+        if isinstance(each.tls_config, FileContext):
+            for certificate in each.tls_config.certificates:
+                yield from certificate.files

@@ -11,7 +11,8 @@ import pytest
 from ehlo import Handler, Listener, Server, Session
 from ehlo.passwords.file import PasswordFile
 from ehlo.server.options.config import ListenerOptions, Options
-from ehlo.server.options.rules import callbacks_of, per_listener, resolve, resolve_all
+from ehlo.server.options.rules import per_listener, resolve, resolve_all
+from ehlo.server.options.target import callbacks_of
 from support.certificates import Certificates
 from support.client import Client
 from support.clock import StoppedClock

@@ -23,8 +23,6 @@ from ehlo.server.tls.certificates import Holder, TLSConfig
 if TYPE_CHECKING:
     from logging.handlers import WatchedFileHandler
 
-__all__ = ["Files", "Reloader", "reopen_logs"]
-
 LOOK_EVERY = 2.0  # seconds between two looks at the files of certificates
 
 logger = logging.getLogger("ehlo.server")
@@ -77,14 +75,14 @@ class Reloader:
         self._loop = loop
         self._files = files
         self._threads = Threads(1, "ehlo-reload")
-        self._timer: asyncio.TimerHandle | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._lock = threading.Lock()
         self._stopped = False
 
     def watch(self) -> None:
         """Start to look for changes, if there is anything to look at."""
-        if self._timer is None and any(holder.is_watched for holder in self._files.holders):
-            self._look_later()
+        if self._watching is None and any(holder.is_watched for holder in self._files.holders):
+            self._watching = self._loop.create_task(self._watch())
 
     def reload(self) -> Future[bool]:
         """Reload everything, in any thread; the result is whether all of it worked."""
@@ -98,20 +96,13 @@ class Reloader:
         with self._lock:
             self._stopped = True
             self._threads.stop()
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
 
-    def _look_later(self) -> None:
-        if not self._stopped:
-            self._timer = self._loop.call_later(LOOK_EVERY, self._look)
-
-    def _look(self) -> None:
-        def looked(_future: Future[bool]) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._look_later)
-
-        looks = [holder.look for holder in self._files.holders]
-        self._run(looks).add_done_callback(looked)
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.wrap_future(self._run([holder.look for holder in self._files.holders]))
 
     def _run(self, steps: Sequence[Step]) -> Future[bool]:
         done: Future[bool] = Future()

@@ -17,8 +17,6 @@ from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.auth.scram import SCRAM
 from ehlo.server.tls.channel import can_bind
 
-__all__ = ["Offered", "Served", "can_log_in", "offered_mechanisms"]
-
 # RFC 4422 3.1: sasl-mech = 1*20mech-char
 _NAME: Final = re.compile(r"[A-Z0-9_\-]{1,20}")
 _LINE: Final = 480  # bytes of names that fit into one line of the reply to EHLO

@@ -6,8 +6,6 @@ import os
 import resource
 from pathlib import Path, PurePosixPath
 
-__all__ = ["descriptors", "memory", "open_descriptors", "raise_descriptors"]
-
 
 def memory(root: Path = Path("/")) -> int:
     """Return the bytes of the machine, or of the smallest of the process's control groups."""

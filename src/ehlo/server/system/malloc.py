@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import ctypes
 
-__all__ = ["tended"]
-
 _TRIM_EVERY: float = 10.0  # seconds
 
 # mallopt(3): the parameter's number in malloc.h, and its value

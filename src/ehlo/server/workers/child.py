@@ -23,8 +23,6 @@ from ehlo.server.observing.stats import most
 from ehlo.server.system import systemd
 from ehlo.server.workers.link import Line, Link, WorkerTask
 
-__all__ = ["REPORT_EVERY", "Child", "spawn"]
-
 REPORT_EVERY: Final = 1.0  # seconds between two reports of the counters
 _PATIENCE: Final = 2.0  # seconds for an answer
 _MOST_ASKED: Final = 8  # snapshots that a worker has not answered

@@ -28,8 +28,6 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Self, TypeAlias, TypedDict
 
-__all__ = ["INTERRUPT", "LONGEST", "Line", "Link", "WorkerTask", "read_task"]
-
 INTERRUPT: Final = signal.SIGQUIT
 """Interrupts a worker whose event loop is blocked, and which does not read its orders."""
 LONGEST: Final = 2**24

@@ -28,15 +28,13 @@ from typing import Any, Final
 from ehlo.net import Peer
 from ehlo.server.observing.stats import Stats, merge, total
 from ehlo.server.observing.views import Views
-from ehlo.server.opening import open_sockets
 from ehlo.server.options.config import Options
 from ehlo.server.options.files import reopen_logs
+from ehlo.server.run import open_sockets
 from ehlo.server.system import listener, signals, systemd
 from ehlo.server.workers.child import REPORT_EVERY, Child, spawn
 from ehlo.server.workers.link import INTERRUPT, WorkerTask
 from ehlo.server.workers.recipe import Recipe, StartError, check
-
-__all__ = ["MOST_DELAY", "Parent", "backoff"]
 
 MOST_DELAY: Final = 30.0  # seconds
 _PROVEN: Final = 10.0  # seconds that a worker has served, so that its end is no failure to start

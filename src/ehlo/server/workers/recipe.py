@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from ehlo.server.options import rules
 from ehlo.server.options.config import Options
+from ehlo.server.options.target import callbacks_of, with_handler
 from ehlo.server.run import Owner
 from ehlo.server.tls.certificates import (
     Certificate,
@@ -20,8 +21,6 @@ from ehlo.server.tls.certificates import (
     set_like,
     settings_of,
 )
-
-__all__ = ["Recipe", "StartError", "check", "recipe", "share_of"]
 
 Recipe: TypeAlias = Callable[[], Owner]
 """Makes the server in a worker; it can be pickled."""
@@ -46,8 +45,8 @@ def check(options: Options) -> None:
     if options.workers < 1:
         raise ValueError(f"workers is {options.workers}; it must be more than 0")
     rules.check_addresses(options)
-    worker = rules.with_handler(share_of(options, options.workers))
-    rules.resolve_all(worker, rules.callbacks_of(worker))
+    worker = with_handler(share_of(options, options.workers))
+    rules.resolve_all(worker, callbacks_of(worker))
 
 
 def recipe(options: Options, make: Callable[..., Owner]) -> Recipe:

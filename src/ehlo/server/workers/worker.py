@@ -21,14 +21,11 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
-from ehlo.server.options.rules import with_handler
-from ehlo.server.options.target import NotThereError
+from ehlo.server.options.target import NotThereError, with_handler
 from ehlo.server.run import Owner, Run
 from ehlo.server.system import loops, signals
 from ehlo.server.workers.link import INTERRUPT, Link, WorkerTask, read_task
 from ehlo.server.workers.recipe import StartError, share_of
-
-__all__ = ["main"]
 
 _SESSIONS_IN_A_LINE: Final = 100
 _LONGEST_REASON: Final = 4096  # characters
@@ -93,8 +90,8 @@ class Worker:
     async def serve(self) -> None:
         """Serve until the end."""
         run = Run(self._server)
-        alarm = signals.Alarm(run.steps.blocked, spared=0)
-        run.steps.when_blocked = alarm.look
+        alarm = signals.Alarm(run.runtime.steps.blocked, spared=0)
+        run.runtime.steps.when_blocked = alarm.look
         reactions: dict[signal.Signals, Callable[[], object]] = {
             signal.SIGTERM: run.begin_shutdown,
             signal.SIGINT: run.begin_shutdown,
@@ -155,8 +152,7 @@ async def _report(run: Run, link: Link, every: float) -> None:
 
 
 def _send_counts(run: Run, link: Link) -> None:
-    counts = run.counts()
-    link.send(counts=counts["stats"], draining=counts["draining"])
+    link.send(counts=run.runtime.stats.plain(), draining=run.draining)
 
 
 async def _send_snapshot(run: Run, link: Link) -> None:
