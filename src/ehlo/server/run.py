@@ -163,8 +163,7 @@ class Run:
         except BaseException:
             if self._starting is not None:
                 self._starting.cancel()
-            self._end_sessions(End.ABORT)
-            self._stop()
+            self.abandon()
             raise
         if self.draining:  # since a listener was made, or the views were opened
             self._stop_accepting()
@@ -194,11 +193,8 @@ class Run:
             make = self.loop.create_unix_server
             if sys.version_info >= (3, 13):  # which would unlink a path that may be another's
                 given["cleanup_socket"] = False
-        try:
+        with listener.kept(sock):
             server = await make(protocol, **given)
-        except BaseException:
-            sock.close()
-            raise
         sock.listen(listener.BACKLOG)  # since asyncio has made it `_ACCEPTED_AT_ONCE`
         return server
 
@@ -297,8 +293,7 @@ class Run:
             self._stop()
 
     def abandon(self) -> None:
-        """End without any further hook, in a loop that was interrupted and runs no more."""
-        logger.warning("interrupted what blocked the event loop: closing at once")
+        """End without any further hook."""
         self._stop_accepting()
         self._end_sessions(End.ABORT)
         self._stop()
@@ -398,6 +393,13 @@ class Run:
                 await self.runtime.in_thread(partial(hook.call, self._server), threads)
             finally:
                 threads.stop()
+
+
+def abandon(server: Owner) -> None:
+    """End the run of a server whose loop a signal has interrupted; the loop runs no more."""
+    if server.running is not None:
+        logger.warning("interrupted what blocked the event loop: closing at once")
+        server.running.abandon()
 
 
 def _log_failure(hook: asyncio.Task[None]) -> None:

@@ -19,7 +19,7 @@ from ehlo.handler import Handler
 from ehlo.net import Peer
 from ehlo.server.options.config import Options
 from ehlo.server.options.target import callbacks_of, with_handler
-from ehlo.server.run import Run
+from ehlo.server.run import Run, abandon
 from ehlo.server.system import loops, signals, systemd
 from ehlo.server.tls.certificates import Certificate, FileContext, file_context, with_another
 from ehlo.server.workers.recipe import recipe
@@ -232,7 +232,7 @@ class Server:
         if self.options.workers == 1:
             self.options = with_handler(self.options)  # its module may run a loop when imported
             work = self._serve_until_signalled(sock)
-            loops.run(work, self.options.loop, self._abandon, tune_malloc=tune_malloc)
+            loops.run(work, self.options.loop, partial(abandon, self), tune_malloc=tune_malloc)
             return
         from ehlo.server.workers.parent import Parent  # most servers never need it
 
@@ -244,8 +244,7 @@ class Server:
             self._parent = None
 
     async def _serve_until_signalled(self, sock: socket.socket | None) -> None:
-        numbers = signal.SIGTERM, signal.SIGINT
-        ending = {number: partial(self._on_end, number) for number in numbers}
+        ending = {number: partial(self._on_end, number) for number in signals.ENDING}
         self._alarm = signals.Alarm(self._blocked, spared=1)
         heard = signals.heard({signal.SIGHUP: self._on_hangup}, ending, self._alarm)
         try:
@@ -259,11 +258,6 @@ class Server:
 
     def _blocked(self) -> bool:
         return self.running is not None and self.running.runtime.steps.blocked() is not None
-
-    def _abandon(self) -> None:
-        """A second signal has interrupted what blocked the loop."""
-        if self.running is not None:
-            self.running.abandon()
 
     def _on_end(self, number: signal.Signals) -> None:
         run = self.running

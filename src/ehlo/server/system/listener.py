@@ -77,6 +77,16 @@ def give_back(sockets: Iterable[socket.socket], paths: Sequence[str]) -> None:
     remove(paths)
 
 
+@contextlib.contextmanager
+def kept(sock: socket.socket) -> Iterator[socket.socket]:
+    """Close the socket if the block raises."""
+    try:
+        yield sock
+    except BaseException:
+        sock.close()
+        raise
+
+
 def bind_private(path: str) -> socket.socket:
     """Return a listening Unix socket that only the own user can open. Raises as `bind` does."""
     return _bind_one(Peer(f"unix:{path}", 0), 0o600)[0]
@@ -111,26 +121,16 @@ def _written(address: Peer) -> str:
     return str(address) if address.host else f":{address.port}"
 
 
-@contextlib.contextmanager
-def _open(sock: socket.socket) -> Iterator[socket.socket]:
-    """Close the socket if the block raises."""
-    try:
-        yield sock
-    except BaseException:
-        sock.close()
-        raise
-
-
 def _inherited(addr: str) -> list[socket.socket]:
     """Adopt the listening sockets that `addr` names."""
     kind, _, name = addr.partition(":")
     numbers = [int(name)] if kind == "fd" else systemd.listening_fds(name)
     with contextlib.ExitStack() as adopted:
-        return [adopted.enter_context(_open(_adopted(number))) for number in numbers]
+        return [adopted.enter_context(kept(_adopted(number))) for number in numbers]
 
 
 def _adopted(number: int) -> socket.socket:
-    with _open(socket.socket(fileno=number)) as sock:
+    with kept(socket.socket(fileno=number)) as sock:
         listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if not listens or sock.type != socket.SOCK_STREAM:
             raise OSError(errno.EINVAL, f"file descriptor {number} is no listening stream socket")
@@ -164,7 +164,7 @@ def _bind_all(port: int) -> list[socket.socket]:
 
 
 def _listening(family: int, sockaddr: object) -> socket.socket:
-    with _open(socket.socket(family, socket.SOCK_STREAM)) as sock:
+    with kept(socket.socket(family, socket.SOCK_STREAM)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -179,7 +179,7 @@ def _bind_unix(path: str, mode: int | None) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path):  # noqa: PTH116  str is what bind takes
             Path(path).unlink()
-    with _open(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
+    with kept(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
         sock.setblocking(False)
         sock.bind(path)
         if mode is not None:  # before anybody can connect

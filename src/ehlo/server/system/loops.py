@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeAlias, TypeVar
 
-from ehlo.server.system import malloc
+from ehlo.server.system import machine
 from ehlo.server.system.signals import Interrupted
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ def run(
         made = runner.get_loop()
         made.set_exception_handler(Complaints())
         try:
-            with malloc.tended(made) if tune_malloc else contextlib.nullcontext():
+            with machine.tended_malloc(made) if tune_malloc else contextlib.nullcontext():
                 runner.run(work)
         except Interrupted:
             # The interrupted task keeps that as its result, which is never retrieved

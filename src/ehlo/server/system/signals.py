@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from types import FrameType
 
+ENDING = signal.SIGTERM, signal.SIGINT
 _POKE = signal.SIGURG  # wakes the main thread; without a handler it is ignored
 _BLOCKED = 1.0  # seconds; a loop that is not blocked handles a signal sooner
 

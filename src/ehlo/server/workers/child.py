@@ -20,7 +20,7 @@ from time import monotonic
 from typing import Any, Final
 
 from ehlo.server.observing.stats import most
-from ehlo.server.system import systemd
+from ehlo.server.system import listener, systemd
 from ehlo.server.workers.link import Line, Link, WorkerTask
 
 REPORT_EVERY: Final = 1.0  # seconds between two reports of the counters
@@ -46,18 +46,14 @@ def spawn(fds: Iterable[int]) -> Child:
     """
     ours, theirs = socket.socketpair()
     hidden = systemd.VARIABLES
-    with theirs:
-        try:
-            process = subprocess.Popen(  # noqa: S603  this interpreter, on ehlo's own text
-                [sys.executable, "-c", _BOOT, str(theirs.fileno()), *sys.path],
-                pass_fds=[theirs.fileno(), *fds],
-                stdin=subprocess.DEVNULL,
-                env={name: text for name, text in os.environ.items() if name not in hidden},
-                process_group=0,  # Ctrl+C is for the parent, which passes it on
-            )
-        except BaseException:
-            ours.close()
-            raise
+    with theirs, listener.kept(ours):
+        process = subprocess.Popen(  # noqa: S603  this interpreter, on ehlo's own text
+            [sys.executable, "-c", _BOOT, str(theirs.fileno()), *sys.path],
+            pass_fds=[theirs.fileno(), *fds],
+            stdin=subprocess.DEVNULL,
+            env={name: text for name, text in os.environ.items() if name not in hidden},
+            process_group=0,  # Ctrl+C is for the parent, which passes it on
+        )
     return Child(ours, process)
 
 
