@@ -32,7 +32,7 @@ from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import Snapshot, snapshot
 from ehlo.server.observing.views import Views
 from ehlo.server.options.config import Options
-from ehlo.server.options.files import Files, Reloader
+from ehlo.server.options.files import Files
 from ehlo.server.options.rules import Rules, check_addresses, per_listener, resolve, resolve_all
 from ehlo.server.options.target import callbacks_of, with_handler
 from ehlo.server.runtime import End, Runtime
@@ -93,7 +93,6 @@ class Run:
         self.loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self.runtime = Runtime(options, resolved[0].exempt, self.loop)
-        self._reloader = Reloader(self.loop, self.files)
         self._hooks = Hooks.of(self._callbacks)
         self._hooks_by_file: dict[PasswordFile | None, Hooks] = {}
         self.services = [self._service(each) for each in resolved]
@@ -176,7 +175,7 @@ class Run:
             if any(hook is not None and hook.is_async for hook in self._hooks):
                 self.runtime.watch()
             self._starting = self.loop.create_task(self._call(self._hooks.startup))
-            self._reloader.watch()
+            self.files.watch()
         closed = self.loop.create_task(self.closed.wait())
         try:
             await asyncio.wait({self._starting, closed}, return_when=asyncio.FIRST_COMPLETED)
@@ -211,7 +210,7 @@ class Run:
         """Return the protocol for a client that no listener accepted. Raises as `resolve` does."""
         if self._own is None:
             self._own = self._service(resolve(self.options, self._callbacks, self.files))
-            self._reloader.watch()
+            self.files.watch()
         return Driver(self.runtime, self._own.rules, self._own.routes)
 
     async def serve_streams(
@@ -237,7 +236,7 @@ class Run:
 
     def reload(self) -> Future[bool]:
         """See `Server.reload`. May be called in any thread."""
-        return self._reloader.reload()
+        return self.files.reload()
 
     async def snapshot(self) -> Snapshot:
         """Return what has been counted, and the sessions, as plain data."""
@@ -378,7 +377,7 @@ class Run:
             return
         self._stop_accepting()
         self.views.close()
-        self._reloader.stop()
+        self.files.stop()
         self.runtime.stop()
         self._server.running = None
         self.closed.set()
