@@ -177,10 +177,9 @@ class Server:
 
         May be called in any thread. It does not wait; `wait_closed` does.
         """
-        if self.running is not None:
-            self.running.close()
-        elif self._parent is not None:
-            self._parent.close()
+        running = self.running or self._parent
+        if running is not None:
+            running.close()
 
     def reload(self) -> Future[bool]:
         """Reload certificates, passwords and log files, as SIGHUP does in the blocking forms.

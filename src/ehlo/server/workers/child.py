@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from ehlo.server.observing.stats import most
 from ehlo.server.system import listener, systemd
@@ -65,7 +65,7 @@ class Child:
         self._process = process
         self._link: Link | None = None
         self._asked: deque[asyncio.Future[Line | None]] = deque()
-        self._sessions: list[Any] = []  # of the next snapshot
+        self._sessions: list[Line] = []  # of the next snapshot
         self._draining = False
         self._heard_at = monotonic()
         self.pid = process.pid

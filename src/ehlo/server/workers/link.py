@@ -76,7 +76,7 @@ class Link:
         """Open one end of a link, which owns the socket from now on."""
         return cls(*await asyncio.open_unix_connection(sock=sock, limit=LONGEST))
 
-    def send(self, **line: Any) -> None:
+    def send(self, **line: object) -> None:
         """Send a line without waiting; do nothing if the peer is gone."""
         if not self._writer.is_closing():
             self._writer.write(json.dumps(line).encode() + b"\n")

@@ -16,17 +16,16 @@ import pickle
 import signal
 import socket
 import sys
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from ehlo.net import Peer
-from ehlo.server.observing.stats import Stats, merge, total
+from ehlo.server.observing.stats import Snapshot, Stats, merge, total
 from ehlo.server.observing.views import Views
 from ehlo.server.options.config import Options
 from ehlo.server.options.files import reopen_logs
@@ -77,8 +76,7 @@ class Parent:
             self, metrics=options.metrics, control=options.control, user=options.user
         )
         self._threads = ThreadPoolExecutor(len(self._places), "ehlo-wait")
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._calls: deque[Callable[[], None]] = deque()  # from other threads
+        self._loop: Future[asyncio.AbstractEventLoop] = Future()
         self._groups: list[list[socket.socket]] = []  # by listener
         self._paths: list[str] = []
         self._past = Stats().plain()  # of workers that have ended
@@ -113,25 +111,23 @@ class Parent:
         self._call(partial(self._dismiss, "drain"))
 
     def _call(self, function: Callable[[], None]) -> None:
-        """Call a function in the loop, as soon as there is one."""
-        self._calls.append(function)
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._do_calls)
+        """Call a function in the loop, as soon as there is one; a parent has no `Runtime`."""
 
-    def _do_calls(self) -> None:
-        while self._calls:
-            self._calls.popleft()()
+        def call(loop: Future[asyncio.AbstractEventLoop]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.result().call_soon_threadsafe(function)
+
+        self._loop.add_done_callback(call)
 
     async def _serve(self, sock: socket.socket | None) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._loop.call_soon(self._do_calls)
+        loop = asyncio.get_running_loop()
+        self._loop.set_result(loop)
         ending = {each: partial(self._signaled, each.name) for each in signals.ENDING}
         heard = signals.heard({signal.SIGHUP: self._hung_up, **ending})
         try:
             self._groups, self._paths = open_sockets(self._options, sock, self._views.bind)
             self.addresses = [listener.bound_address(each) for each in chain(*self._groups)]
-            with heard, systemd.watchdog(self._loop):
+            with heard, systemd.watchdog(loop):
                 await self._views.open()
                 await self._keep_all()
         finally:
@@ -307,7 +303,7 @@ class Parent:
 
     # -- what the metrics and the control socket show ------------------------------------------
 
-    async def snapshot(self) -> dict[str, Any]:
+    async def snapshot(self) -> Snapshot:
         """Return a snapshot as of one server; workers that do not answer are left out."""
         asked = await asyncio.gather(*(child.snapshot() for child in self._children()))
         answers = [answer for answer in asked if answer is not None]
