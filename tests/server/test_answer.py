@@ -10,9 +10,9 @@ import pytest
 
 from ehlo import Handler, Message, Session
 from ehlo.protocol import events
-from ehlo.server.answer import Answers, DeadlineError, Slot
+from ehlo.server.answer import Answers
 from ehlo.server.driver import Driver
-from ehlo.server.hooks import Wait
+from ehlo.server.waits import AwaitSlot, DeadlineError, Wait
 from support.certificates import Certificates
 from support.serving import Serve
 
@@ -23,7 +23,7 @@ class Noting:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.raised: list[Exception | None] = []
-        self.slot = Slot(self.raised.append)
+        self.slot = AwaitSlot(self.raised.append)
 
     async def await_(self, wait: Wait[str]) -> None:
         try:
@@ -160,6 +160,6 @@ def test_a_greeting_may_wait_under_tls_with_on_tls(
     running = serve(Patient(), tls_config=certificates.server(), tls_listener=True)
     run = running.server.running
     assert run is not None
-    monkeypatch.setitem(run.services[0].routes.table, events.Connect, connect)
+    monkeypatch.setitem(run.services[0].table, events.Connect, connect)
     with running.client(tls=certificates.client) as client:
         assert client.hello()[:3] == "250"

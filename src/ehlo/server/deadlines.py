@@ -15,8 +15,6 @@ from ehlo.protocol.state import State
 from ehlo.server.options.rules import Times
 from ehlo.server.wire import Wire
 
-__all__ = ["GRACE", "Deadlines", "Pace"]
-
 GRACE = 60.0
 """Seconds for which a body may come at any speed."""
 
@@ -127,9 +125,9 @@ class Deadlines:
                 said = wire.received if wire.channel is None else wire.said
                 self.at = self._for_body(conversation, said, in_body)
         elif moved:
-            times, channel = self._times, wire.channel
+            channel = wire.channel
             clear = channel is None or channel.established
-            self.at = self._clock() + (times.command if clear else times.tls)
+            self.at = self._clock() + (self._times.command if clear else self._times.tls)
 
     def _for_body(self, conversation: Conversation, said: int, in_body: bool) -> float:
         now, times, pace = self._clock(), self._times, self._pace
