@@ -18,6 +18,7 @@ import pytest
 from ehlo import Credentials, Peer, ProxyInfo, Server, Session
 from ehlo.protocol.proxy import ProxySSL
 from ehlo.server.gate import Gate
+from ehlo.server.runtime import Ending
 from ehlo.server.system.loops import loop_factory
 from support import proxying
 from support.certificates import Certificates

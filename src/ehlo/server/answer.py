@@ -28,7 +28,6 @@ from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.state import Counts, Transaction
 from ehlo.protocol.xclient import endpoints
 from ehlo.server.bodies import Bodies, Stamp
-from ehlo.server.deadlines import Deadlines
 from ehlo.server.hooks import (
     Answer,
     Call,
@@ -48,7 +47,7 @@ from ehlo.server.observing.transcript import observer_of
 from ehlo.server.options.rules import Rules
 from ehlo.server.runtime import Quota, Runtime
 from ehlo.server.tls.channel import Channel
-from ehlo.server.waits import DeadlineError, GoneError, Wait, Work
+from ehlo.server.waits import DeadlineError, Deadlines, GoneError, Wait, Work
 from ehlo.server.wire import Wire
 from ehlo.session import ProxyInfo, Session, current_session
 

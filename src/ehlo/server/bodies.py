@@ -13,11 +13,10 @@ from typing import NamedTuple
 from ehlo.message import Spool
 from ehlo.protocol.state import Transaction
 from ehlo.protocol.trace import received_head, stamped, with_protocol
-from ehlo.server.deadlines import Deadlines
 from ehlo.server.limits.admission import Memory
 from ehlo.server.observing.journal import about
 from ehlo.server.runtime import Clock, Runtime
-from ehlo.server.waits import DeadlineError, Wait
+from ehlo.server.waits import DeadlineError, Deadlines, Wait
 from ehlo.session import Session
 
 _CHUNK_COST = 64  # bytes that a chunk takes in addition to its own

@@ -21,12 +21,11 @@ from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import NEED_DATA, PAUSED
 from ehlo.protocol.reply import Reply
 from ehlo.server.answer import Answers, Routes
-from ehlo.server.deadlines import Deadlines
 from ehlo.server.observing.journal import about, turned_away
 from ehlo.server.observing.stats import SessionView
 from ehlo.server.runtime import Ending, Occupant, Quota, Runtime
 from ehlo.server.tls.channel import Channel
-from ehlo.server.waits import AwaitSlot, DeadlineError, GoneError, Work
+from ehlo.server.waits import AwaitSlot, DeadlineError, Deadlines, GoneError, Work
 from ehlo.server.wire import Wire, ends_of
 from ehlo.session import ProxyInfo
 
@@ -42,7 +41,7 @@ class Driver(Occupant):
     """Drives the session of one connected client."""
 
     __slots__ = (
-        *("_routes", "_serves", "answers", "connection", "deadlines", "quota", "runtime"),
+        *("_serves", "answers", "connection", "deadlines", "quota", "routes", "runtime"),
         *("slot", "wire"),
     )
 
@@ -56,7 +55,7 @@ class Driver(Occupant):
     def __init__(self, runtime: Runtime, routes: Routes) -> None:
         self.runtime = runtime
         self.deadlines = Deadlines(runtime.loop.time, routes.rules.times)
-        self._routes = routes
+        self.routes = routes
         self._serves = False  # there is a session
 
     # -- the beginning ---------------------------------------------------------------------------
@@ -81,7 +80,7 @@ class Driver(Occupant):
         self, transport: asyncio.Transport, peer: Peer, local: Peer, proxy: ProxyInfo | None = None
     ) -> None:
         """Serve a client at `peer`, which may not be the one that is connected."""
-        runtime, routes, deadlines = self.runtime, self._routes, self.deadlines
+        runtime, routes, deadlines = self.runtime, self.routes, self.deadlines
         self.wire = wire = Wire(transport, runtime.memory)
         self.quota = quota = Quota(runtime, peer, proxy)
         if runtime.draining or not quota.open():
@@ -110,7 +109,7 @@ class Driver(Occupant):
         """Reject a client before any session: in plaintext, unless it expects a handshake."""
         draining = self.runtime.draining
         turned_away(self.runtime.stats, peer, "draining" if draining else "too many")
-        if not self._routes.rules.options.tls_listener:
+        if not self.routes.rules.options.tls_listener:
             self.wire.write((replies.DRAINING if draining else replies.TOO_MANY_CONNECTIONS).wire)
         self.wire.close()
 
@@ -194,7 +193,7 @@ class Driver(Occupant):
         connection, wire, answers = self.connection, self.wire, self.answers
         if not wire.writable and not self._may_go_on():
             return
-        table, done = self._routes.table, 0
+        table, done = self.routes.table, 0
         while (event := connection.next_event()) is not NEED_DATA and event is not PAUSED:
             done += 1
             route = table.get(type(event))
@@ -283,7 +282,7 @@ class Driver(Occupant):
 
     def _start_tls(self) -> None:
         """Answer STARTTLS: the 220 in plaintext; what comes next is the handshake."""
-        tls = self._routes.rules.tls
+        tls = self.routes.rules.tls
         assert tls is not None  # noqa: S101  STARTTLS is offered only with it
         try:
             channel = Channel(tls.current)
@@ -313,7 +312,7 @@ class Driver(Occupant):
         """Go on with the connection under TLS, since the handshake has ended."""
         self.answers.secure(channel)
         self.connection = self.answers.connection
-        hook = self._routes.hooks.get("on_tls")
+        hook = self.routes.hooks.get("on_tls")
         if hook is not None:
             self.slot.begin(self.answers.secured(hook))
 
@@ -416,7 +415,7 @@ class Driver(Occupant):
     def _time_out(self) -> None:
         """End the session, since the client was too slow; without a reply if it does not read."""
         reads = self.wire.has_sent_all
-        self._hang_up(self._routes.rules.settings.timed_out)
+        self._hang_up(self.routes.rules.settings.timed_out)
         if not reads:
             self.deadlines.allow(0.0)
 
