@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ehlo.server.bodies import Clock
+from ehlo.server.runtime import Clock
 from support.certificates import Certificates
 from support.hooks import Noted, handler_of
 from support.logins import plain

@@ -1,27 +1,30 @@
 """Bodies: chunks in memory, counted in the server's memory, then a file on disk; and their trace.
 
-The server's `Received` field (`Stamp`) is made here as well, since a message is that and a body.
+A disk that is too slow is as good as a full one. The server's `Received` field (`Stamp`) is made
+here as well, since a message is that and a body.
 """
 
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable
-from email.utils import formatdate
+import logging
 from typing import NamedTuple
 
 from ehlo.message import Spool
 from ehlo.protocol.state import Transaction
 from ehlo.protocol.trace import received_head, stamped, with_protocol
 from ehlo.server.limits.admission import Memory
+from ehlo.server.observing.journal import about
+from ehlo.server.runtime import Clock, Runtime
+from ehlo.server.waits import DeadlineError, Deadlines, Wait
 from ehlo.session import Session
-
-__all__ = ["Bodies", "Body", "Clock", "Stamp", "Writing"]
 
 _CHUNK_COST = 64  # bytes that a chunk takes in addition to its own
 _AT_ONCE = 1_048_576  # bytes that are gathered for one write, once there is a file
 _LONGEST_HEADER = 262_144  # bytes in which hops are counted
+_TRACE = 2048  # bytes that the server's own field may have
+
+logger = logging.getLogger("ehlo.server")
 
 
 class Body(NamedTuple):
@@ -86,14 +89,15 @@ class Bodies:
     """
 
     __slots__ = (
-        *("_chunks", "_counted", "_directory", "_gathered", "_memory", "_threshold"),
-        *("on_disk", "spool"),
+        *("_chunks", "_counted", "_deadlines", "_gathered", "_memory", "_runtime", "_session_id"),
+        *("leaving", "on_disk", "spool"),
     )
 
-    def __init__(self, memory: Memory, directory: str, threshold: int) -> None:
-        self._memory = memory
-        self._directory = directory
-        self._threshold = threshold  # bytes of a body in memory before it goes to disk
+    def __init__(self, runtime: Runtime, deadlines: Deadlines, session_id: str) -> None:
+        self._runtime = runtime
+        self._memory = runtime.memory
+        self._deadlines = deadlines
+        self._session_id = session_id
         self._chunks: list[bytes] = []
         self._gathered = 0  # bytes in the chunks
         self._counted = 0  # bytes that count in the server's memory
@@ -101,6 +105,8 @@ class Bodies:
         """The file, if there is one; the last chunks may not be in it yet."""
         self.on_disk = 0
         """Bytes on disk, also those of a message that the handler has."""
+        self.leaving = 0
+        """Bytes on their way to disk."""
 
     def add(self, chunk: bytes) -> bool:
         """Keep a chunk; return whether it is time to write what is in memory to disk."""
@@ -112,35 +118,85 @@ class Bodies:
             return True
         memory.held += cost
         self._counted += cost
-        return self._gathered > (self._threshold if self.spool is None else _AT_ONCE)
+        return self._gathered > (self._runtime.threshold if self.spool is None else _AT_ONCE)
 
     @property
     def resting(self) -> int:
         """Bytes in memory that could be on disk."""
         return self._counted if self._chunks else 0
 
-    @property
-    def unfinished(self) -> bool:
-        """Whether a body on disk has chunks in memory."""
-        return self.spool is not None and bool(self._chunks)
-
-    def spill(self) -> Writing:
-        """Return what is in memory, to be written to disk."""
+    async def write(self) -> bool:
+        """Write what is in memory to disk; return whether that went well."""
+        runtime, memory = self._runtime, self._memory
+        wait: Wait[BaseException | None] = Wait()
         # The thread owns the file until it has written, so that nothing closes it meanwhile
-        writing = Writing(self._memory, self._directory, self.spool, self._chunks, self._counted)
+        writing = Writing(memory, runtime.directory, self.spool, self._chunks, self._counted)
         self._chunks, self._gathered, self._counted, self.spool = [], 0, 0, None
-        return writing
 
-    def written(self, writing: Writing) -> int:
-        """Record a finished write; return the bytes on disk that it added."""
+        def done(_result: object, error: BaseException | None) -> None:
+            def end() -> None:
+                if error is not None:
+                    about(logger, self._session_id).warning("no room on disk: %s", error)
+                if not wait.end(error):
+                    writing.drop()
+
+            if not runtime.to_loop(end):
+                writing.forget()
+
+        job = runtime.disk.submit(writing.write, done)
+        self.leaving = writing.size
+        self._deadlines.allow_hook()
+        try:
+            error = await wait
+        except BaseException as problem:
+            if job.cancel():
+                writing.drop()
+            if not isinstance(problem, DeadlineError):
+                raise
+            return False
+        finally:
+            self.leaving = 0
         self.spool = spool = writing.spool
         before, self.on_disk = self.on_disk, 0 if spool is None else spool.size
-        self._memory.release(writing.size)
-        return self.on_disk - before
+        runtime.stats.spooled += self.on_disk - before
+        memory.release(writing.size)
+        return error is None
 
-    def count(self, size: int) -> None:
-        """Count `size` reserved bytes, into which a handler reads the body back."""
+    async def finish(self, *, streams: bool) -> bool:
+        """Finish the file, and claim memory for a handler that reads all of it; as `write`."""
+        if self._chunks and not await self.write():
+            return False
+        size = 0 if streams or self.spool is None else self.spool.size + _TRACE
+        if size and not self._memory.reserve_due(size):
+            return await self._claim(size)
         self._counted += size
+        return True
+
+    async def _claim(self, size: int) -> bool:
+        """Wait until others have released `size` bytes; return whether they have."""
+        wait: Wait[None] = Wait()
+        granted = False
+
+        def grant() -> None:  # within the release of another session's memory
+            nonlocal granted
+            granted = True
+            self._counted += size
+            self._runtime.loop.call_soon(wait.end, None)
+
+        claim = self._memory.claim(size, grant)
+        if claim is None:
+            about(logger, self._session_id).warning("a message is larger than max_memory")
+            return False
+        self._deadlines.allow_hook()
+        try:
+            await wait
+        except BaseException as problem:
+            if not granted:
+                claim.cancel()
+            if not isinstance(problem, DeadlineError):
+                raise
+            return False
+        return True
 
     def take(self) -> Body:
         """Return the body; its memory counts until `release`."""
@@ -170,25 +226,6 @@ class Bodies:
         if self.spool is not None:
             self.spool.close()
             self.spool = None
-
-
-class Clock:
-    """Returns the date for `Received`, made once a second."""
-
-    __slots__ = ("_second", "_text", "_time")
-
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._time = now
-        self._second = -1
-        self._text = ""
-
-    def date(self) -> str:
-        """Return the date-time of RFC 5322 3.3, in local time."""
-        second = int(self._time())
-        if second != self._second:
-            self._second = second
-            self._text = formatdate(second, localtime=True)
-        return self._text
 
 
 class Stamp:

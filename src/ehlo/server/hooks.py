@@ -11,9 +11,10 @@ import logging
 import types
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextvars import Context
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any
 
 from ehlo.handler import Callbacks, is_async
 from ehlo.message import Message
@@ -24,13 +25,7 @@ from ehlo.server.observing.journal import Journal, about
 from ehlo.server.observing.steps import Named, Steps
 from ehlo.server.runtime import Runtime
 from ehlo.server.system.threads import Job
-
-__all__ = [
-    *("Answer", "Call", "Ended", "Hook", "Hooks", "Outcome", "Wait"),
-    *("answer_of", "answers_of", "failure_of", "identity_of", "queue_answer_of", "timed"),
-]
-
-T = TypeVar("T")
+from ehlo.server.waits import Wait
 
 Answer = Reply | list[Reply | None] | None
 """What an event is answered; a list has one reply per recipient, in LMTP."""
@@ -45,7 +40,8 @@ logger = logging.getLogger("ehlo.server")
 handler_logger = logging.getLogger("ehlo.handler")
 
 
-class Hook(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hook:
     """A hook that the handler has."""
 
     name: str
@@ -54,70 +50,30 @@ class Hook(NamedTuple):
     needs_turn: bool = True
     """Whether it counts for `max_handlers`."""
 
-
-class Hooks(NamedTuple):
-    """The hooks of a handler; `None` for one that it does not override, which costs nothing."""
-
-    startup: Hook | None
-    shutdown: Hook | None
-    connect: Hook | None
-    hello: Hook | None
-    tls: Hook | None
-    auth: Hook | None
-    secret: Hook | None
-    mail: Hook | None
-    rcpt: Hook | None
-    data: Hook | None
-    message: Hook | None
-    replied: Hook | None
-    vrfy: Hook | None
-    reset: Hook | None
-    command: Hook | None
-    disconnect: Hook | None
-
-    @classmethod
-    def of(cls, callbacks: Callbacks) -> Hooks:
-        """Return the hooks that an application has."""
-        return cls(*(_hook(callbacks, f"on_{field}") for field in cls._fields))
+    @property
+    def trouble(self) -> Reply:
+        """The reply for a hook that has failed."""
+        return _TROUBLE.get(self.name, replies.TROUBLE)
 
 
-def _hook(callbacks: Callbacks, name: str) -> Hook | None:
-    call = callbacks.by_name.get(name)
-    return None if call is None else Hook(name, call, is_async(call))
+_TROUBLE = {
+    "on_connect": replies.CONNECT_TROUBLE,
+    "on_tls": replies.CONNECT_TROUBLE,
+    "on_auth": replies.AUTH_TROUBLE,
+    "on_secret": replies.AUTH_TROUBLE,
+}
+
+
+Hooks = Mapping[str, Hook]
+"""The hooks of a handler by name; one that it does not override is not there, and costs nothing."""
+
+
+def hooks_of(callbacks: Callbacks) -> Hooks:
+    """Return the hooks that an application has."""
+    return {name: Hook(name, call, is_async(call)) for name, call in callbacks.by_name.items()}
 
 
 # -- one call ------------------------------------------------------------------------------------
-
-
-class Wait(Generic[T]):
-    """Something that a session awaits: it ends once, from the loop, and never before it is awaited.
-
-    Example::
-
-        wait: Wait[None] = Wait()
-        timer = loop.call_later(1.0, wait.end, None)
-        try:
-            await wait
-        finally:
-            timer.cancel()
-    """
-
-    __slots__ = ("resume",)
-
-    def __init__(self) -> None:
-        self.resume: Callable[[T], None] | None = None
-        """Set by the slot while something awaits this."""
-
-    def __await__(self) -> Generator[Wait[T], T, T]:
-        return (yield self)
-
-    def end(self, result: T) -> bool:
-        """Resume what awaits this; return whether anything does."""
-        resume, self.resume = self.resume, None
-        if resume is None:
-            return False
-        resume(result)
-        return True
 
 
 class Call(Wait[Ended]):
@@ -340,9 +296,9 @@ def _no_answer(what: str, result: object) -> TypeError:
     return TypeError(f"{what}, not {type(result).__name__}")
 
 
-def failure_of(error: BaseException, hook: Hook, session_id: str, trouble: Reply) -> Reply:
+def failure_of(error: BaseException, hook: Hook, session_id: str) -> Reply:
     """Return the reply for a hook's exception: that of a `Reject`, otherwise `trouble`, logged."""
     if isinstance(error, Reject):
         return error.reply
     about(handler_logger, session_id).error("%s failed", hook.name, exc_info=error)
-    return trouble
+    return hook.trouble

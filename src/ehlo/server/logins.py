@@ -24,8 +24,6 @@ from ehlo.server.observing.journal import about
 from ehlo.server.runtime import Runtime
 from ehlo.session import Session
 
-__all__ = ["Logins", "with_logins"]
-
 T = TypeVar("T")
 
 logger = logging.getLogger("ehlo.server")
@@ -36,16 +34,13 @@ def with_logins(hooks: Hooks, passwords: PasswordFile | None, runtime: Runtime) 
     if passwords is None:
         return hooks
     logins = Logins(passwords, runtime)
-    has_keys = bool(passwords.scram_algorithms)
-    return hooks._replace(
-        auth=_hook("on_auth", logins.on_auth),
-        secret=_hook("on_secret", logins.on_secret) if has_keys else None,
-    )
-
-
-def _hook(name: str, call: Callable[..., Any]) -> Hook:
-    """Return a hook that takes no turn: it may wait for memory of hooks that wait for a turn."""
-    return Hook(name, call, is_async=True, needs_turn=False)
+    own: dict[str, Callable[..., Any]] = {"on_auth": logins.on_auth}
+    if passwords.scram_algorithms:
+        own["on_secret"] = logins.on_secret
+    # They take no turn: a check may wait for memory of hooks that wait for a turn
+    added = {name: Hook(name, call, is_async=True, needs_turn=False) for name, call in own.items()}
+    others = {name: hook for name, hook in hooks.items() if name not in {"on_auth", "on_secret"}}
+    return others | added
 
 
 class _Check:

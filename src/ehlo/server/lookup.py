@@ -12,8 +12,6 @@ from collections.abc import Callable
 
 from ehlo.net import Peer
 
-__all__ = ["Lookup", "Lookups"]
-
 _MOST_LOOKUPS = 64  # at once; further clients are not looked up
 
 

@@ -24,9 +24,9 @@ from ehlo.message import check_directory
 from ehlo.net import Peer
 from ehlo.passwords.file import PasswordFile
 from ehlo.server.answer import Routes
-from ehlo.server.driver import Driver, take_over
+from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
-from ehlo.server.hooks import Hook, Hooks, timed
+from ehlo.server.hooks import Hook, Hooks, hooks_of, timed
 from ehlo.server.logins import with_logins
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import Snapshot, snapshot
@@ -35,7 +35,7 @@ from ehlo.server.options.config import Options
 from ehlo.server.options.files import Files
 from ehlo.server.options.rules import Rules, check_addresses, per_listener, resolve, resolve_all
 from ehlo.server.options.target import callbacks_of, with_handler
-from ehlo.server.runtime import End, Runtime
+from ehlo.server.runtime import Ending, Runtime
 from ehlo.server.streams import serve_streams
 from ehlo.server.system import listener, privileges
 from ehlo.server.system.threads import Threads
@@ -54,13 +54,6 @@ class Owner(Protocol):
 
     options: Options
     running: Run | None
-
-
-class Service(NamedTuple):
-    """Holds what the connections of one listener are served by."""
-
-    rules: Rules
-    routes: Routes
 
 
 class _Named(NamedTuple):
@@ -93,12 +86,12 @@ class Run:
         self.loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self.runtime = Runtime(options, resolved[0].exempt, self.loop)
-        self._hooks = Hooks.of(self._callbacks)
+        self._hooks = hooks_of(self._callbacks)
         self._hooks_by_file: dict[PasswordFile | None, Hooks] = {}
         self.services = [self._service(each) for each in resolved]
         self._own = self.services[0] if not options.listeners else None
         self._listens = False
-        self._bound: list[tuple[Service, socket.socket]] = []  # and not served yet
+        self._bound: list[tuple[Routes, socket.socket]] = []  # and not served yet
         self._servers: list[asyncio.Server] = []
         self._paths: list[str] = []
         self._guests = 0  # clients over streams
@@ -117,15 +110,14 @@ class Run:
         """Set when the run has ended."""
         server.running = self
 
-    def _service(self, rules: Rules) -> Service:
+    def _service(self, rules: Rules) -> Routes:
         self.runtime.heed(rules.times.command, rules.times.handler, rules.times.proxy)
         hooks = self._hooks_by_file.get(rules.passwords)
         if hooks is None:  # one for each file, since it counts the checks in progress
             hooks = with_logins(self._hooks, rules.passwords, self.runtime)
             self._hooks_by_file[rules.passwords] = hooks
-        counts = bool(self.runtime.recipient_rate)
-        routes = Routes(hooks, streams=self._callbacks.streams, counts_recipients=counts)
-        return Service(rules, routes)
+        streams, counts = self._callbacks.streams, bool(self.runtime.recipient_rate)
+        return Routes(rules, hooks, streams=streams, counts_recipients=counts)
 
     # -- the start -------------------------------------------------------------------------------
 
@@ -145,8 +137,8 @@ class Run:
         """
         self._listens = True
         self._bound = [
-            (service, sock)
-            for service, group in zip(self.services, groups, strict=True)
+            (routes, sock)
+            for routes, group in zip(self.services, groups, strict=True)
             for sock in group
         ]
         self._paths = list(paths)
@@ -154,8 +146,8 @@ class Run:
         try:
             await self._begin()
             while self._bound:
-                service, sock = self._bound.pop(0)
-                server = await self._listen(sock, service)
+                routes, sock = self._bound.pop(0)
+                server = await self._listen(sock, routes)
                 self._servers.append(server)  # after the await, since `close` makes a new list
             if not self.draining:
                 await self.views.open()
@@ -172,9 +164,9 @@ class Run:
     async def _begin(self) -> None:
         """Call `on_startup`, once. Does not wait for it once the run has ended."""
         if self._starting is None:
-            if any(hook is not None and hook.is_async for hook in self._hooks):
+            if any(hook.is_async for hook in self._hooks.values()):
                 self.runtime.watch()
-            self._starting = self.loop.create_task(self._call(self._hooks.startup))
+            self._starting = self.loop.create_task(self._call(self._hooks.get("on_startup")))
             self.files.watch()
         closed = self.loop.create_task(self.closed.wait())
         try:
@@ -184,8 +176,8 @@ class Run:
         if self._starting.done() and not self._starting.cancelled():
             self._starting.result()
 
-    async def _listen(self, sock: socket.socket, service: Service) -> asyncio.Server:
-        protocol = partial(self._protocol, service)
+    async def _listen(self, sock: socket.socket, routes: Routes) -> asyncio.Server:
+        protocol = partial(self._protocol, routes)
         given: dict[str, object] = {"sock": sock, "backlog": _ACCEPTED_AT_ONCE}
         make: Callable[..., Awaitable[asyncio.Server]] = self.loop.create_server
         if sock.family == socket.AF_UNIX:
@@ -199,19 +191,17 @@ class Run:
 
     # -- clients ---------------------------------------------------------------------------------
 
-    def _protocol(self, service: Service) -> Driver | Gate:
+    def _protocol(self, routes: Routes) -> Driver | Gate:
         """Return the protocol for a client of a listener."""
-        rules, routes = service
-        if rules.proxies:
-            return Gate(self.runtime, rules, partial(take_over, self.runtime, rules, routes))
-        return Driver(self.runtime, rules, routes)
+        driver, rules = Driver(self.runtime, routes), routes.rules
+        return Gate(self.runtime, rules, driver.take_over) if rules.proxies else driver
 
     def new_driver(self) -> Driver:
         """Return the protocol for a client that no listener accepted. Raises as `resolve` does."""
         if self._own is None:
             self._own = self._service(resolve(self.options, self._callbacks, self.files))
             self.files.watch()
-        return Driver(self.runtime, self._own.rules, self._own.routes)
+        return Driver(self.runtime, self._own)
 
     async def serve_streams(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -285,7 +275,7 @@ class Run:
             return
         self._closing = True
         self._stop_accepting()
-        self._end_sessions(End.ABORT)
+        self._end_sessions(Ending.ABORT)
         self.begin_shutdown(0.0)
         if self._last_hook is not None:
             self._last_hook.cancel()
@@ -294,21 +284,21 @@ class Run:
     def abandon(self) -> None:
         """End without any further hook."""
         self._stop_accepting()
-        self._end_sessions(End.ABORT)
+        self._end_sessions(Ending.ABORT)
         self._stop()
 
     async def _end(self) -> None:
         """End the run. Nothing else does, except when `on_shutdown` or the loop is interrupted."""
         try:
             self._stop_accepting()
-            self._end_sessions(End.DRAIN)
+            self._end_sessions(Ending.DRAIN)
             if not await self._gone_in_grace():
                 if not self._closing:
                     logger.warning("%d sessions were cut off", len(self.runtime.drivers))
-                    self._end_sessions(End.HANG_UP)
+                    self._end_sessions(Ending.HANG_UP)
                     await self._gone_within(_LAST_WORDS)
                 if not self._closing:  # otherwise they are, and call their last hooks
-                    self._end_sessions(End.ABORT)
+                    self._end_sessions(Ending.ABORT)
                 await self._gone_within(_LAST_WORDS)
             if await self._has_started():
                 await self._call_on_shutdown()
@@ -331,7 +321,7 @@ class Run:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.runtime.all_gone(), seconds)
 
-    def _end_sessions(self, how: End) -> None:
+    def _end_sessions(self, how: Ending) -> None:
         """End each; the failure of one does not keep the others."""
         for each in list(self.runtime.drivers):
             try:
@@ -355,7 +345,7 @@ class Run:
 
     async def _call_on_shutdown(self) -> None:
         """Call `on_shutdown`, for what is left of the grace period."""
-        hook = self._last_hook = self.loop.create_task(self._call(self._hooks.shutdown))
+        hook = self._last_hook = self.loop.create_task(self._call(self._hooks.get("on_shutdown")))
         hook.add_done_callback(_log_failure)
         seconds = max(_LEAST_FOR_SHUTDOWN, self._end_by - self.loop.time())
         await asyncio.wait({hook}, timeout=seconds)

@@ -12,8 +12,6 @@ from ehlo.net import Peer, unmapped
 from ehlo.server.limits.admission import Memory
 from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST, Channel
 
-__all__ = ["Wire", "ends_of"]
-
 
 class Wire:
     """Reads and writes the bytes of one connection."""
