@@ -247,7 +247,7 @@ def no_handler(*_: object) -> None: ...
         ("no_such_module:x", {}, "no module named 'no_such_module'"),
     ],
 )
-def test_options_that_workers_cannot_have_are_an_error(
+def test_options_that_cannot_be_passed_to_workers_are_an_error(
     handler: object, options: dict[str, object], error: str
 ) -> None:
     server = Server(handler, addr="127.0.0.1:0", workers=2, **options)  # type: ignore[arg-type]  # as parametrized
