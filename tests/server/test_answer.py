@@ -100,11 +100,9 @@ def test_a_log_handler_that_closes_the_server_ends_the_session_within_its_own_st
     class Closing(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if "on_vrfy failed" in record.getMessage():
-                run.close()
+                running.server.close()
 
     running = serve(Failing())
-    run = running.server.running
-    assert run is not None
     handler = Closing()
     logging.getLogger("ehlo.handler").addHandler(handler)
     try:

@@ -56,7 +56,7 @@ def logins_of(running: Running) -> Logins:
     run = running.server.running
     assert run is not None
     hook = run.services[0].hooks["on_auth"]
-    found = hook.call.__self__  # of a bound method
+    found = hook.call.__self__  # type: ignore[attr-defined]  # of a bound method
     assert isinstance(found, Logins)
     return found
 

@@ -41,7 +41,6 @@ from ehlo.server.hooks import (
     identity_of,
     queue_answer_of,
 )
-from ehlo.server.lookup import Lookup
 from ehlo.server.observing.journal import Journal, about
 from ehlo.server.observing.transcript import observer_of
 from ehlo.server.options.rules import Rules
@@ -114,8 +113,8 @@ class Answers:
     __slots__ = (
         *("_context", "_count", "_deadlines", "_disconnect", "_read", "_routes", "_runtime"),
         *("_stamp", "_trusted", "_unsent", "_wire"),
-        *("awaits_client", "bodies", "call", "connection", "due", "journal", "lookup"),
-        *("notifying", "quota", "session", "silent"),
+        *("awaits_client", "bodies", "call", "connection", "due", "journal"),
+        *("notifying", "quota", "session", "silent", "wants_name"),
     )
 
     def __init__(
@@ -147,8 +146,8 @@ class Answers:
         self.bodies = Bodies(runtime, deadlines, session_id)
         self.connection = self._connect(tls=rules.options.tls_listener)
         self.session = Session(session_id, peer, local, self.connection.conversation, proxy)
-        self.lookup: Lookup | None = None
-        """The look-up of the client's name."""
+        self.wants_name = rules.options.reverse_dns
+        """Whether the client's name is set when it arrives."""
         self.call: Call | None = None
         """The hook under way."""
         self.silent = False
@@ -217,19 +216,15 @@ class Answers:
         """Look up the client's name, without waiting for it."""
 
         def arrived(name: str) -> None:
-            self.session.rdns = name
+            if self.wants_name:
+                self.session.rdns = name
 
-        self.lookup = self._runtime.lookups.begin(self.session.peer, arrived)
-
-    def drop_lookup(self) -> None:
-        """Discard the name if it has not arrived."""
-        if self.lookup is not None:
-            self.lookup.drop()
+        self._runtime.look_up(self.session.peer, arrived)
 
     def speak_for(self, event: events.XClient) -> None:
         """Serve the client behind this one, which XCLIENT names; the session begins again."""
         session = self.session
-        self.drop_lookup()  # it is the proxy's name
+        self.wants_name = False  # it is the proxy's name
         session.speak_for(event.attributes)
         self.journal.speaks_for(session.peer)
         self.quota.speak_for(session.peer)
@@ -615,7 +610,7 @@ class Answers:
         if not self._wire.writable:
             self._deadlines.client_must_read()
         await self._turn()
-        while not self._wire.has_sent_all:
+        while self._wire.unsent:
             await self._until_read()
 
     async def _turn(self) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ehlo.message import Spool
 from ehlo.protocol.state import Transaction
 from ehlo.protocol.trace import received_head, stamped, with_protocol
-from ehlo.server.limits.admission import Memory
 from ehlo.server.observing.journal import about
 from ehlo.server.runtime import Clock, Runtime
 from ehlo.server.waits import DeadlineError, Deadlines, Wait
@@ -49,12 +49,9 @@ class Body(NamedTuple):
 class Writing:
     """Chunks on their way to disk. A thread calls `write`; the bytes count until it has ended."""
 
-    __slots__ = ("_chunks", "_directory", "_memory", "size", "spool")
+    __slots__ = ("_chunks", "_directory", "size", "spool")
 
-    def __init__(
-        self, memory: Memory, directory: str, spool: Spool | None, chunks: list[bytes], size: int
-    ) -> None:
-        self._memory = memory
+    def __init__(self, directory: str, spool: Spool | None, chunks: list[bytes], size: int) -> None:
         self._directory = directory
         self._chunks = chunks
         self.spool = spool
@@ -67,19 +64,11 @@ class Writing:
         self.spool.write(self._chunks)
         self._chunks = []
 
-    def drop(self) -> None:
-        """Close the file and give the memory back, since the session has ended."""
-        self._close()
-        self._memory.release(self.size)
-
-    def forget(self) -> None:
-        """Close the file after the server has ended, when no session waits for memory."""
-        self._close()
-        self._memory.forget(self.size)
-
-    def _close(self) -> None:
+    def drop(self, release: Callable[[int], None]) -> None:
+        """Close the file and give the memory back by `release`, since the session has ended."""
         if self.spool is not None:
             self.spool.close()
+        release(self.size)
 
 
 class Bodies:
@@ -90,7 +79,7 @@ class Bodies:
 
     __slots__ = (
         *("_chunks", "_counted", "_deadlines", "_gathered", "_memory", "_runtime", "_session_id"),
-        *("leaving", "on_disk", "spool"),
+        *("on_disk", "spool"),
     )
 
     def __init__(self, runtime: Runtime, deadlines: Deadlines, session_id: str) -> None:
@@ -105,8 +94,6 @@ class Bodies:
         """The file, if there is one; the last chunks may not be in it yet."""
         self.on_disk = 0
         """Bytes on disk, also those of a message that the handler has."""
-        self.leaving = 0
-        """Bytes on their way to disk."""
 
     def add(self, chunk: bytes) -> bool:
         """Keep a chunk; return whether it is time to write what is in memory to disk."""
@@ -130,7 +117,7 @@ class Bodies:
         runtime, memory = self._runtime, self._memory
         wait: Wait[BaseException | None] = Wait()
         # The thread owns the file until it has written, so that nothing closes it meanwhile
-        writing = Writing(memory, runtime.directory, self.spool, self._chunks, self._counted)
+        writing = Writing(runtime.directory, self.spool, self._chunks, self._counted)
         self._chunks, self._gathered, self._counted, self.spool = [], 0, 0, None
 
         def done(_result: object, error: BaseException | None) -> None:
@@ -138,24 +125,24 @@ class Bodies:
                 if error is not None:
                     about(logger, self._session_id).warning("no room on disk: %s", error)
                 if not wait.end(error):
-                    writing.drop()
+                    writing.drop(memory.release)
 
             if not runtime.to_loop(end):
-                writing.forget()
+                writing.drop(memory.forget)  # no session waits for memory any more
 
         job = runtime.disk.submit(writing.write, done)
-        self.leaving = writing.size
+        runtime.leaving += writing.size
         self._deadlines.allow_hook()
         try:
             error = await wait
         except BaseException as problem:
             if job.cancel():
-                writing.drop()
+                writing.drop(memory.release)
             if not isinstance(problem, DeadlineError):
                 raise
             return False
         finally:
-            self.leaving = 0
+            runtime.leaving -= writing.size
         self.spool = spool = writing.spool
         before, self.on_disk = self.on_disk, 0 if spool is None else spool.size
         runtime.stats.spooled += self.on_disk - before

@@ -96,7 +96,7 @@ class Driver(Occupant):
         if routes.replied is not None:
             wire.notice_when_sent()
         rules = routes.rules
-        if rules.options.reverse_dns:
+        if answers.wants_name:
             answers.look_up()
         if rules.options.tls_listener and rules.tls is not None:
             deadlines.allow_handshake()
@@ -304,7 +304,7 @@ class Driver(Occupant):
             self.answers.drop_body()
             wire.fail_tls()
             return None
-        if wire.peer_closed:
+        if wire.channel is not None and wire.channel.peer_closed:
             self.connection.receive_eof()
         return plain
 
@@ -340,11 +340,6 @@ class Driver(Occupant):
         awaited = self.slot.work is None and not self.wire.closing
         return self.answers.bodies.resting if awaited else 0
 
-    @property
-    def leaving(self) -> int:
-        """Bytes of a body on their way to disk."""
-        return self.answers.bodies.leaving
-
     def make_room(self) -> None:
         """Write the body that rests in memory to disk."""
         self.slot.begin(self.answers.make_room())
@@ -368,7 +363,7 @@ class Driver(Occupant):
         if not self._serves or self.wire.lost:
             return
         answers = self.answers
-        answers.drop_lookup()
+        answers.wants_name = False
         self.wire.lose()
         answers.drop_body()
         if self.slot.work is None:
@@ -414,7 +409,7 @@ class Driver(Occupant):
 
     def _time_out(self) -> None:
         """End the session, since the client was too slow; without a reply if it does not read."""
-        reads = self.wire.has_sent_all
+        reads = not self.wire.unsent
         self._hang_up(self.routes.rules.settings.timed_out)
         if not reads:
             self.deadlines.allow(0.0)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -43,18 +44,14 @@ def with_logins(hooks: Hooks, passwords: PasswordFile | None, runtime: Runtime) 
     return others | added
 
 
+@dataclass(slots=True, eq=False)
 class _Check:
     """A password that waits for its check, or is being checked."""
 
-    __slots__ = ("candidate", "good", "password", "session_id")
-
-    def __init__(
-        self, session_id: str, candidate: Candidate, password: str, good: asyncio.Future[bool]
-    ) -> None:
-        self.session_id = session_id
-        self.candidate = candidate
-        self.password = password
-        self.good = good
+    session_id: str
+    candidate: Candidate
+    password: str = field(repr=False)
+    good: asyncio.Future[bool]
 
 
 class Logins:

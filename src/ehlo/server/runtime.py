@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import secrets
+import socket
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -21,7 +22,6 @@ from ehlo.message import spool_directory
 from ehlo.net import Networks, Peer
 from ehlo.server.limits.admission import Connections, Exempt, FailedLogins, Memory, Turns
 from ehlo.server.limits.counters import Attempts, MemoryCounter, Rate
-from ehlo.server.lookup import Lookups
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import SessionView, Stats
 from ehlo.server.observing.steps import Steps, Watch
@@ -36,6 +36,7 @@ T = TypeVar("T")
 _MINUTE, _HOUR = 60.0, 3600.0
 _ROOM_EVERY = 0.25  # seconds; looking at all sessions takes time
 _OWN_DESCRIPTORS = 32  # at least, for the process itself and what its handlers open
+_MOST_LOOKUPS = 64  # names at once; further clients are not looked up
 _DISK_THREADS = 2  # that write bodies; more of them do not make a disk faster
 
 logger = logging.getLogger("ehlo.server")
@@ -82,11 +83,6 @@ class Occupant(asyncio.Protocol):
     @property
     def resting(self) -> int:
         """Bytes of a body in memory that could go to disk now."""
-        return 0
-
-    @property
-    def leaving(self) -> int:
-        """Bytes of a body on their way to disk."""
         return 0
 
     def make_room(self) -> None:
@@ -150,7 +146,10 @@ class Runtime:
         self.steps = Steps()
         self._watch: Watch | None = None
         self.turns = Turns(options.max_handlers)
-        self.lookups = Lookups(loop)
+        self.lookups: set[object] = set()
+        """The tasks that look up names."""
+        self.leaving = 0
+        """Bytes of bodies on their way to disk."""
         self.drivers: set[Occupant] = set()
         self.draining = False
         self._began = loop.time()
@@ -207,7 +206,7 @@ class Runtime:
         if now - self._made_room < _ROOM_EVERY:
             return
         self._made_room = now
-        wanted = self.memory.excess - sum(each.leaving for each in self.drivers)
+        wanted = self.memory.excess - self.leaving
         resting = [(size, each) for each in self.drivers if (size := each.resting)]
         for size, each in sorted(resting, key=itemgetter(0), reverse=True):
             if wanted <= 0:
@@ -230,6 +229,28 @@ class Runtime:
                 each.end(Ending.ABORT)
         again = self.drivers
         self._sweeper = self.loop.call_later(self._sweep_every, self._sweep) if again else None
+
+    # -- names -----------------------------------------------------------------------------------
+
+    def look_up(self, peer: Peer, arrived: Callable[[str], None]) -> None:
+        """Look up a client without delaying any session; call `arrived` if it has a name.
+
+        A lookup is never cancelled: the resolver goes on all the same, so it still counts as one in
+        progress. (uvloop fails, too, when the name of a cancelled lookup arrives.)
+        """
+        if not peer.is_unix and len(self.lookups) < _MOST_LOOKUPS:
+            self.lookups.add(self.loop.create_task(self._look_up(peer, arrived)))
+
+    async def _look_up(self, peer: Peer, arrived: Callable[[str], None]) -> None:
+        try:
+            name, _ = await self.loop.getnameinfo(
+                (peer.host, peer.port), socket.NI_NAMEREQD | socket.NI_NUMERICSERV
+            )
+        except OSError:
+            return  # it has no name
+        finally:
+            self.lookups.discard(asyncio.current_task())
+        arrived(name)
 
     # -- threads ---------------------------------------------------------------------------------
 

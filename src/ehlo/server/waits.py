@@ -22,7 +22,7 @@ from ehlo.server.wire import Wire
 
 T = TypeVar("T")
 
-Work = Coroutine[Any, Any, None]
+Work = Coroutine["Wait[Any]", object, None]
 """What a session awaits; each of its awaits ends in a `Wait`."""
 
 GRACE = 60.0
@@ -284,8 +284,7 @@ class Deadlines:
         in_body = conversation.body.reader is not None
         if self._pace is not None or in_body or conversation.state is _BDAT:
             if in_body or moved:
-                said = wire.received if wire.channel is None else wire.said
-                self.at = self._for_body(conversation, said, in_body)
+                self.at = self._for_body(conversation, wire.said, in_body)
         elif moved:
             channel = wire.channel
             clear = channel is None or channel.established
