@@ -14,7 +14,7 @@ import pytest
 from ehlo import Handler, Message, Reject, Session
 from ehlo.message import Spool
 from ehlo.server.limits import Memory, Turns
-from ehlo.server.runtime import End
+from ehlo.server.runtime import Ending
 from support.client import Client
 from support.clock import StoppedClock
 from support.serving import Box, Collector, Running, Serve
@@ -400,7 +400,7 @@ def test_no_file_is_closed_while_a_thread_writes_to_it(
 
             async def cut() -> None:
                 (driver,) = running.drivers
-                driver.end(End.ABORT)
+                driver.end(Ending.ABORT)
 
             running.run(cut)
             for _ in range(50):

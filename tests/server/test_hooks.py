@@ -15,7 +15,7 @@ import ehlo
 from ehlo import Handler, Message, Reject, Reply, Session
 from ehlo.handler import callbacks_of_handler
 from ehlo.protocol.reply import ProtocolError
-from ehlo.server.hooks import Hooks
+from ehlo.server.hooks import hooks_of
 from support.certificates import Certificates
 from support.client import Client
 from support.hooks import HOOKS, KINDS, Noted, handler_of
@@ -739,8 +739,8 @@ def test_a_refusal_of_on_tls_is_said_under_tls_and_ends_the_session(
 
 
 def test_hooks_that_are_not_overridden_are_not_there() -> None:
-    hooks = Hooks.of(callbacks_of_handler(handler_of("def")))
-    assert [name for name in Hooks._fields if getattr(hooks, name) is not None] == ["message"]
+    hooks = hooks_of(callbacks_of_handler(handler_of("def")))
+    assert list(hooks) == ["on_message"]
 
 
 @pytest.mark.parametrize("function", ["rcpt_handler", "auth_handler"])

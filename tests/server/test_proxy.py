@@ -18,7 +18,7 @@ import pytest
 from ehlo import Credentials, Peer, ProxyInfo, Server, Session
 from ehlo.protocol.proxy import ProxySSL
 from ehlo.server.gate import Gate
-from ehlo.server.runtime import End
+from ehlo.server.runtime import Ending
 from ehlo.server.system.loops import loop_factory
 from support import proxying
 from support.certificates import Certificates
@@ -583,7 +583,7 @@ def test_header_that_comes_too_late_is_not_read(
         assert isinstance(gate, Gate)
         gate.connection_made(wire)
         if peername is not None:
-            gate.end(End.HANG_UP)
+            gate.end(Ending.HANG_UP)
         gate.data_received(V1)
         gate.connection_lost(None)
 

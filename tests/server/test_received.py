@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ehlo.server.bodies import Clock
+from ehlo.server.runtime import Clock
 from support.certificates import Certificates
 from support.hooks import Noted, handler_of
 from support.logins import plain
@@ -219,7 +219,7 @@ def test_the_name_of_a_client_that_has_left_is_awaited_and_dropped(
 def test_no_more_names_are_looked_up_at_once_than_a_resolver_can_bear(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ehlo.server.lookup._MOST_LOOKUPS", 2)
+    monkeypatch.setattr("ehlo.server.runtime._MOST_LOOKUPS", 2)
     resolver = Resolver("mail.example.net")
     running = serve_with(serve, resolver, Collector())
     for _ in range(4):

@@ -89,7 +89,7 @@ class Running:
     def wait_until_received(self, client: Client) -> None:
         """Return once the session of `client` has read all that was sent, in clear text."""
         port = client.sock.getsockname()[1]
-        (driver,) = (each for each in self.drivers if each.session.peer.port == port)
+        (driver,) = (each for each in self.drivers if each.answers.session.peer.port == port)
         self.wait_until(lambda: driver.wire.received == client.sent)
 
     def wait_until_lost(self) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Server, Session
-from ehlo.server.options.rules import callbacks_of, resolve
+from ehlo.server.options.rules import resolve
+from ehlo.server.options.target import callbacks_of
 from ehlo.server.tls.certificates import Certificate, file_context
 from support.certificates import PASSPHRASE, Certificates
 from support.client import Client
