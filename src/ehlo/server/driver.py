@@ -217,7 +217,8 @@ class Driver(Occupant):
             return
         self.deadlines.client_is_awaited(self.connection.conversation, self.wire, moved=True)
         self.answers.client_reads()
-        if self.slot.work is None:
+        # After a handshake another connection serves the client, or this one greets it
+        if self.slot.work is None and not self.wire.in_handshake:
             self._advance()
 
     def _adjust_reading(self) -> None:
