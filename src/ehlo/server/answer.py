@@ -166,7 +166,7 @@ class Answers:
         greet: bool = True,
         counts: Counts | None = None,
         bindings: Mapping[str, bytes] | None = None,
-        certificate: Mapping[str, Any] | None = None,
+        certificate: Mapping[str, object] | None = None,
     ) -> Connection:
         """Return what serves the client: from the beginning, and another one under TLS."""
         rules, journal = self._routes.rules, self.journal

@@ -127,14 +127,13 @@ class Driver(Occupant):
                 return
             data = plain
         self.connection.receive_data(data)
-        awaits = self.slot.work is not None
-        # A small read leaves little behind: a client runs ahead by a large one, or by several
-        if awaits:
-            self._adjust_reading()
-        else:
+        slot = self.slot
+        if slot.work is None:
             self._advance()
-            if len(data) > _MOST_BUFFERED and self.slot.work is not None:
-                self._adjust_reading()
+            # A small read leaves little behind: a client runs ahead by a large one, or by several
+            if len(data) <= _MOST_BUFFERED or self.slot.work is None:
+                return
+        self._adjust_reading()
 
     def eof_received(self) -> bool:
         """Called when the client sends nothing more; what it has sent is still answered."""
@@ -365,12 +364,13 @@ class Driver(Occupant):
         answers = self.answers
         answers.wants_name = False
         self.wire.lose()
-        answers.drop_body()
         if self.slot.work is None:
             self._settle()
-        elif answers.due or answers.notifying:
             return
-        elif answers.call is not None:
+        answers.drop_body()
+        if answers.due or answers.notifying:
+            return
+        if answers.call is not None:
             answers.call.cancel()  # and its end is awaited
         else:
             self.slot.drop()
@@ -426,10 +426,10 @@ class Driver(Occupant):
         """End a session whose client has gone, once the handler has been told."""
         if not self.wire.lost or self.slot.work is not None:
             return
+        self.answers.bodies.release()
         if self.answers.owes_farewell and self.slot.begin(self.answers.farewell()):
             return
         self.answers.journal.closed(self.wire.received, self.wire.sent)
-        self.answers.bodies.release()
         self.wire.forget()
         self.quota.close()
         self.runtime.remove(self)

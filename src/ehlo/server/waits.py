@@ -1,4 +1,4 @@
-"""What a session awaits, and until when.
+"""Waits and deadlines of a session.
 
 `AwaitSlot` runs the one coroutine that a session awaits, and each of its awaits ends in a `Wait`.
 No event loop steps it: the end of a wait does, so that nothing can happen in between.
@@ -284,7 +284,8 @@ class Deadlines:
         in_body = conversation.body.reader is not None
         if self._pace is not None or in_body or conversation.state is _BDAT:
             if in_body or moved:
-                self.at = self._for_body(conversation, wire.said, in_body)
+                said = wire.received if wire.channel is None else wire.said  # mostly plain
+                self.at = self._for_body(conversation, said, in_body)
         elif moved:
             channel = wire.channel
             clear = channel is None or channel.established
