@@ -11,7 +11,7 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Reject, Reply, Session
-from ehlo.server.limits.admission import FailedLogins
+from ehlo.server.limits import FailedLogins
 from support.certificates import Certificates
 from support.client import Client
 from support.clock import StoppedClock

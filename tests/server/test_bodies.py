@@ -13,7 +13,7 @@ import pytest
 
 from ehlo import Handler, Message, Reject, Session
 from ehlo.message import Spool
-from ehlo.server.limits.admission import Memory, Turns
+from ehlo.server.limits import Memory, Turns
 from ehlo.server.runtime import Ending
 from support.client import Client
 from support.clock import StoppedClock

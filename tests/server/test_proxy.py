@@ -498,7 +498,7 @@ def test_wrong_logins_are_counted_by_the_true_client(
         keys.append(key)
         return 0.0
 
-    monkeypatch.setattr("ehlo.server.limits.admission.FailedLogins.delay", delay)
+    monkeypatch.setattr("ehlo.server.limits.FailedLogins.delay", delay)
     running = listen(Refuses(), auth_mechs={"PLAIN": True})
     for header in (from_("192.0.2.7"), from_("2001:db8:1:2:3::4"), UNKNOWN):
         with through(running, header) as client:

@@ -11,7 +11,7 @@ import pytest
 
 from ehlo import Address, Handler, Message, Reply, Session
 from ehlo.server.driver import Driver
-from ehlo.server.limits.admission import Memory
+from ehlo.server.limits import Memory
 from support.client import SMALL, Client
 from support.clock import StoppedClock
 from support.serving import DEADLINE, Collector, Running, Serve

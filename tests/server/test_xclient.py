@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ehlo import Credentials, Message, PasswordCredentials, Peer, Reject, Reply, Session
-from ehlo.server.limits.admission import FailedLogins
+from ehlo.server.limits import FailedLogins
 from support.certificates import Certificates
 from support.client import Client
 from support.clock import StoppedClock

@@ -21,7 +21,7 @@ import pytest
 from ehlo import Address, Handler, Message, Peer, Server, Session
 from ehlo.message import Spool
 from ehlo.server.driver import Driver
-from ehlo.server.limits.admission import FailedLogins
+from ehlo.server.limits import FailedLogins
 from ehlo.server.runtime import Runtime
 from support.certificates import Certificates, make_certificates
 from support.client import Client, set_buffers

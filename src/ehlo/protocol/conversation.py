@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
 from ehlo.protocol import events
-from ehlo.protocol.auth.exchange import Exchange
+from ehlo.protocol.auth.mechanism import Exchange
 from ehlo.protocol.buffer import Buffer
 from ehlo.protocol.intake import Intake
 from ehlo.protocol.output import Output

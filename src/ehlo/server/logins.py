@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from ehlo.passwords.file import Candidate, PasswordFile, prepared
+from ehlo.passwords.file import PasswordFile
+from ehlo.passwords.lines import Candidate, prepared
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import Credentials, PasswordCredentials
 from ehlo.protocol.auth.keys import ScramKeys
 from ehlo.protocol.reply import Reply
 from ehlo.server.hooks import Hook, Hooks
-from ehlo.server.limits.admission import Claim
+from ehlo.server.limits import Claim
 from ehlo.server.observing.journal import about
 from ehlo.server.runtime import Runtime
 from ehlo.session import Session

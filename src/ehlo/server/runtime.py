@@ -20,8 +20,16 @@ from typing import TypeVar, cast
 
 from ehlo.message import spool_directory
 from ehlo.net import Networks, Peer
-from ehlo.server.limits.admission import Connections, Exempt, FailedLogins, Memory, Turns
-from ehlo.server.limits.counters import Attempts, MemoryCounter, Rate
+from ehlo.server.limits import (
+    Attempts,
+    Connections,
+    Exempt,
+    FailedLogins,
+    Memory,
+    MemoryCounter,
+    Rate,
+    Turns,
+)
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import SessionView, Stats
 from ehlo.server.observing.steps import Steps, Watch
