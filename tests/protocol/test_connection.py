@@ -513,7 +513,7 @@ def asked_for_a_secret(settings: Settings) -> Connection:
 
 def test_a_secret_is_given_when_it_is_asked_for() -> None:
     connection = asked_for_a_secret(Settings(mechanisms=MECHANISMS))
-    with pytest.raises(TypeError, match="on_secret returns"):
+    with pytest.raises(TypeError, match="on_secret returned"):
         connection.give_secret(True)
     with pytest.raises(ValueError, match="surrogates"):
         connection.give_secret("\udcff")

@@ -210,7 +210,7 @@ class Connection:
     # -- answers ---------------------------------------------------------------------------------
 
     def reply(self, answer: Reply | None = None) -> None:
-        """Answer the open question: `None` accepts in the server's own words.
+        """Reply to the open question: `None` accepts in the server's own words.
 
         Raises `ProtocolError` if nothing was asked, or if `answer` does not fit the question: a 354
         answers DATA, and nothing else does.
@@ -235,7 +235,7 @@ class Connection:
             self._queue(found)
 
     def reply_each(self, answers: Sequence[Reply | None]) -> None:
-        """Answer the end of a message in LMTP: one answer per recipient, in their order.
+        """Reply to the end of a message in LMTP: one answer per recipient, in their order.
 
         Each is as in `reply`. Raises `ProtocolError` if a message was not asked about, or if
         `answers` does not fit it.
@@ -254,9 +254,9 @@ class Connection:
         self._queue(None)
 
     def give_secret(self, secret: object) -> None:
-        """Answer `events.Secret`: a password, `ScramKeys`, a list of these, or `None` for nobody.
+        """Pass the secret for `events.Secret`: a password, `ScramKeys` (or a list), or `None`.
 
-        Raises `TypeError` or `ValueError` for what is no secret, which leaves the question open,
+        Raises `TypeError` or `ValueError` for any other value, which leaves the question open,
         and `ProtocolError` if none was asked for.
         """
         if self._question is not login.SECRET:
@@ -273,7 +273,7 @@ class Connection:
         return self.conversation.refuse_body(reply)
 
     def resume(self) -> None:
-        """Go on after a `Tarpit`. Raises `ProtocolError` if there was none."""
+        """Continue after a `Tarpit`. Raises `ProtocolError` if there was none."""
         if not self._tarpit:
             raise ProtocolError("nothing to resume")
         self._halted = self._tarpit = False

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
-from ehlo.protocol.auth.exchange import Exchange
+from ehlo.protocol.auth.mechanism import Exchange
 from ehlo.protocol.body import (
     END,
     BareNewlines,

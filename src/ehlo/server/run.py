@@ -21,9 +21,9 @@ from typing import Any, NamedTuple, Protocol
 from ehlo.net import Peer
 from ehlo.passwords.file import PasswordFile
 from ehlo.server.answer import Routes
-from ehlo.server.driver import Driver, take_over
+from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
-from ehlo.server.hooks import Hook, Hooks, timed
+from ehlo.server.hooks import Hook, Hooks, hooks_of, timed
 from ehlo.server.logins import with_logins
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import snapshot
@@ -33,7 +33,7 @@ from ehlo.server.opening import check_spool, open_sockets
 from ehlo.server.options.config import Options
 from ehlo.server.options.files import Files, Reloader
 from ehlo.server.options.rules import Rules, callbacks_of, resolve, resolve_all, with_handler
-from ehlo.server.runtime import End, Runtime
+from ehlo.server.runtime import Ending, Runtime
 from ehlo.server.streams import serve_streams
 from ehlo.server.system import listener
 from ehlo.server.system.threads import Threads
@@ -53,13 +53,6 @@ class Owner(Protocol):
 
     options: Options
     running: Run | None
-
-
-class Service(NamedTuple):
-    """Holds what the connections of one listener are served by."""
-
-    rules: Rules
-    routes: Routes
 
 
 class _Named(NamedTuple):
@@ -92,12 +85,12 @@ class Run:
         self.loop = asyncio.get_running_loop()
         self.runtime = Runtime(self.options, resolved[0].exempt, self.loop)
         self._reloader = Reloader(self.loop, self.files)
-        self._hooks = Hooks.of(self._callbacks)
+        self._hooks = hooks_of(self._callbacks)
         self._hooks_by_file: dict[PasswordFile | None, Hooks] = {}
         self.services = [self._service(each) for each in resolved]
         self._own = self.services[0] if not self.options.listeners else None
         self._listens = False
-        self._bound: list[tuple[Service, socket.socket]] = []  # and not served yet
+        self._bound: list[tuple[Routes, socket.socket]] = []  # and not served yet
         self._servers: list[asyncio.Server] = []
         self._paths: list[str] = []
         self._guests = 0  # clients over streams
@@ -119,18 +112,18 @@ class Run:
         """Set when the run has ended."""
         server.running = self
 
-    def _service(self, rules: Rules) -> Service:
+    def _service(self, rules: Rules) -> Routes:
         self.runtime.heed(rules.times.command, rules.times.handler, rules.times.proxy)
         hooks = self._hooks_by_file.get(rules.passwords)
         if hooks is None:  # one for each file, since it counts the checks in progress
             hooks = with_logins(self._hooks, rules.passwords, self.runtime)
             self._hooks_by_file[rules.passwords] = hooks
-        routes = Routes(
+        return Routes(
+            rules,
             hooks,
             streams=self._callbacks.streams,
             counts_recipients=bool(self.runtime.recipient_rate),
         )
-        return Service(rules, routes)
 
     # -- the start -------------------------------------------------------------------------------
 
@@ -150,8 +143,8 @@ class Run:
         """
         self._listens = True
         self._bound = [
-            (service, sock)
-            for service, group in zip(self.services, groups, strict=True)
+            (routes, sock)
+            for routes, group in zip(self.services, groups, strict=True)
             for sock in group
         ]
         self._paths = list(paths)
@@ -159,15 +152,15 @@ class Run:
         try:
             await self._begin()
             while self._bound:
-                service, sock = self._bound.pop(0)
-                server = await self._listen(sock, service)
+                routes, sock = self._bound.pop(0)
+                server = await self._listen(sock, routes)
                 self._servers.append(server)  # after the await, since `close` makes a new list
             if not self.draining:
                 await self.views.open()
         except BaseException:
             if self._starting is not None:
                 self._starting.cancel()
-            self._end_sessions(End.ABORT)
+            self._end_sessions(Ending.ABORT)
             self._stop()
             raise
         if self.draining:  # since a listener was made, or the views were opened
@@ -178,9 +171,9 @@ class Run:
     async def _begin(self) -> None:
         """Call `on_startup`, once. Does not wait for it once the run has ended."""
         if self._starting is None:
-            if any(hook is not None and hook.is_async for hook in self._hooks):
+            if any(hook.is_async for hook in self._hooks.values()):
                 self.runtime.watch()
-            self._starting = self.loop.create_task(self._call(self._hooks.startup))
+            self._starting = self.loop.create_task(self._call(self._hooks.get("on_startup")))
             self._reloader.watch()
         closed = self.loop.create_task(self.closed.wait())
         try:
@@ -190,8 +183,8 @@ class Run:
         if self._starting.done() and not self._starting.cancelled():
             self._starting.result()
 
-    async def _listen(self, sock: socket.socket, service: Service) -> asyncio.Server:
-        protocol = partial(self._protocol, service)
+    async def _listen(self, sock: socket.socket, routes: Routes) -> asyncio.Server:
+        protocol = partial(self._protocol, routes)
         given: dict[str, Any] = {"sock": sock, "backlog": _ACCEPTED_AT_ONCE}
         make: Callable[..., Awaitable[asyncio.Server]] = self.loop.create_server
         if sock.family == socket.AF_UNIX:
@@ -208,19 +201,17 @@ class Run:
 
     # -- clients ---------------------------------------------------------------------------------
 
-    def _protocol(self, service: Service) -> Driver | Gate:
+    def _protocol(self, routes: Routes) -> Driver | Gate:
         """Return the protocol for a client of a listener."""
-        rules, routes = service
-        if rules.proxies:
-            return Gate(self.runtime, rules, partial(take_over, self.runtime, rules, routes))
-        return Driver(self.runtime, rules, routes)
+        driver, rules = Driver(self.runtime, routes), routes.rules
+        return Gate(self.runtime, rules, driver.take_over) if rules.proxies else driver
 
     def new_driver(self) -> Driver:
         """Return the protocol for a client that no listener accepted. Raises as `resolve` does."""
         if self._own is None:
             self._own = self._service(resolve(self.options, self._callbacks, self.files))
             self._reloader.watch()
-        return Driver(self.runtime, self._own.rules, self._own.routes)
+        return Driver(self.runtime, self._own)
 
     async def serve_streams(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -297,7 +288,7 @@ class Run:
         """End all sessions now, and the run as soon as their last hooks have ended."""
         self._closing = True
         self._stop_accepting()
-        self._end_sessions(End.ABORT)
+        self._end_sessions(Ending.ABORT)
         self.begin_shutdown(0.0)
         if self._last_hook is not None:
             self._last_hook.cancel()
@@ -307,21 +298,21 @@ class Run:
         """End without any further hook, in a loop that was interrupted and runs no more."""
         logger.warning("interrupted what blocked the event loop: closing at once")
         self._stop_accepting()
-        self._end_sessions(End.ABORT)
+        self._end_sessions(Ending.ABORT)
         self._stop()
 
     async def _end(self) -> None:
         """End the run. Nothing else does, except when `on_shutdown` or the loop is interrupted."""
         try:
             self._stop_accepting()
-            self._end_sessions(End.DRAIN)
+            self._end_sessions(Ending.DRAIN)
             if not await self._gone_in_grace():
                 if not self._closing:
                     logger.warning("%d sessions were cut off", len(self.runtime.drivers))
-                    self._end_sessions(End.HANG_UP)
+                    self._end_sessions(Ending.HANG_UP)
                     await self._gone_within(_LAST_WORDS)
                 if not self._closing:  # otherwise they are, and call their last hooks
-                    self._end_sessions(End.ABORT)
+                    self._end_sessions(Ending.ABORT)
                 await self._gone_within(_LAST_WORDS)
             if await self._has_started():
                 await self._call_on_shutdown()
@@ -344,7 +335,7 @@ class Run:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.runtime.all_gone(), seconds)
 
-    def _end_sessions(self, how: End) -> None:
+    def _end_sessions(self, how: Ending) -> None:
         """End each; the failure of one does not keep the others."""
         for each in list(self.runtime.drivers):
             try:
@@ -368,7 +359,7 @@ class Run:
 
     async def _call_on_shutdown(self) -> None:
         """Call `on_shutdown`, for what is left of the grace period."""
-        hook = self._last_hook = self.loop.create_task(self._call(self._hooks.shutdown))
+        hook = self._last_hook = self.loop.create_task(self._call(self._hooks.get("on_shutdown")))
         hook.add_done_callback(_log_failure)
         seconds = max(_LEAST_FOR_SHUTDOWN, self._end_by - self.loop.time())
         await asyncio.wait({hook}, timeout=seconds)

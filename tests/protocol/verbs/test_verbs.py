@@ -52,7 +52,7 @@ def test_a_row_that_lacks_something_cannot_be_made(name: str) -> None:
     [
         ("XFOO", {"event": events.Vrfy}, "event and reject go together"),
         ("XFOO", {"reject": reject}, "event and reject go together"),
-        ("XFOO", {**ASKS, "hook": ""}, "nobody answers Vrfy"),
+        ("XFOO", {**ASKS, "hook": ""}, "no hook answers Vrfy"),
         ("XFOO", {"always": True}, "always asked, without an event"),
         ("xfoo", {}, "a name in upper case"),
         ("", {}, "a name in upper case"),

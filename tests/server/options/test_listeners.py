@@ -169,7 +169,7 @@ def test_a_client_over_streams_is_served_by_the_rules_of_the_server(serve: Serve
     assert run is not None
 
     async def own() -> str:
-        return str(run.new_driver().rules.settings.appname)
+        return str(run.new_driver().routes.rules.settings.appname)
 
     assert running.run(own) == "Own"
 

@@ -59,7 +59,7 @@ class Question(Generic[S]):
     accept: Callable[[Conversation, S, Reply | None], Outcome]
     reject: Callable[[Conversation, S, Reply], Outcome] | None = None
     event: type[Event] | None = None
-    """The event that asks the server; `None` asks nobody."""
+    """The event that asks the server; `None` accepts without asking."""
     hook: str = ""
     """The method of `Handler` that answers; `""` if the server has its own way."""
     arguments: Callable[[Any], tuple[object, ...]] = _nothing
@@ -75,7 +75,7 @@ class Question(Generic[S]):
         if (self.event is None) != (self.reject is None):
             raise ValueError(f"{self.name}: event and reject go together")
         if self.event is not None and not self.always and not self.hook:
-            raise ValueError(f"{self.name}: nobody answers {self.event.__name__}")
+            raise ValueError(f"{self.name}: no hook answers {self.event.__name__}")
         if self.always and self.event is None:
             raise ValueError(f"{self.name}: always asked, without an event")
         event: Any = self.event
