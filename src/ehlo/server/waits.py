@@ -281,7 +281,7 @@ class Deadlines:
         if not wire.writable:
             self.at = self._read_by
             return
-        in_body = conversation.body.reader is not None
+        in_body = conversation.reader is not None
         if self._pace is not None or in_body or conversation.state is _BDAT:
             if in_body or moved:
                 said = wire.received if wire.channel is None else wire.said  # mostly plain
