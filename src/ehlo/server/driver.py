@@ -308,13 +308,13 @@ class Driver(Occupant):
 
     def _over(self, error: Exception | None) -> None:
         """Go on after what was awaited; `error` is what it has raised."""
-        if isinstance(error, DeadlineError):
-            self._time_out()
-        elif error is not None and not isinstance(error, GoneError):
+        if error is not None and not isinstance(error, DeadlineError | GoneError):
             about(logger, self.session.id).error("the session failed", exc_info=error)
             self.end(End.ABORT)
         elif self.wire.lost:
             self._settle()
+        elif error is not None:
+            self._time_out()
         else:
             if self.runtime.draining:
                 self.end(End.DRAIN)
