@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
+from ehlo.protocol.auth.credentials import PeerCertificate
 from ehlo.protocol.body import END
 from ehlo.protocol.conversation import Conversation, Reader
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
@@ -73,7 +74,7 @@ class Connection:
         observer: Observer | None = None,
         tally: Tally | None = None,
         bindings: Mapping[str, bytes] = _NO_BINDINGS,
-        certificate: Mapping[str, Any] | None = None,
+        certificate: PeerCertificate | None = None,
     ) -> None:
         counts = counts or Counts()
         transcript = Transcript(observer, settings.mechanisms) if observer is not None else None
