@@ -10,10 +10,11 @@ over the limit, or does not say how many bytes follow, is no longer read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, NamedTuple, NoReturn
+from typing import Final, Literal, NamedTuple, NoReturn
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
+from ehlo.protocol.auth.credentials import PeerCertificate
 from ehlo.protocol.auth.mechanism import Exchange
 from ehlo.protocol.body import (
     END,
@@ -33,8 +34,6 @@ from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, State, Transaction
 from ehlo.protocol.xclient import Attributes
-
-__all__ = ["Conversation", "no_transaction"]
 
 Reader = DataReader | ChunkReader | Skipper
 
@@ -98,7 +97,7 @@ class Conversation:
         greet: bool,
         trusted: frozenset[str],
         bindings: Mapping[str, bytes],
-        certificate: Mapping[str, Any] | None,
+        certificate: PeerCertificate | None,
     ) -> None:
         # The server's side
         self.settings = settings
