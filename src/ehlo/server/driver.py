@@ -165,7 +165,9 @@ class Driver(Occupant):
             return
         self.deadlines.client_is_awaited(self.connection.conversation, self.wire, moved=True)
         self.answers.client_reads()
-        if self.slot.work is None and not self.wire.closing:
+        # After a handshake another connection serves the client, or this one greets it
+        free = self.slot.work is None and not self.wire.in_handshake
+        if free and not self.wire.closing:
             self._advance()
 
     def _adjust_reading(self) -> None:
@@ -259,12 +261,12 @@ class Driver(Occupant):
     def _over(self, error: Exception | None) -> None:
         """Go on after a coroutine; `error` is its exception."""
         try:
-            if error is not None and not isinstance(error, GoneError):
-                if not isinstance(error, DeadlineError):
-                    raise error
-                self._time_out()
-            elif self.wire.lost:
+            if error is not None and not isinstance(error, DeadlineError | GoneError):
+                raise error
+            if self.wire.lost:
                 self._settle()
+            elif error is not None:
+                self._time_out()
             else:
                 if self.runtime.draining:
                     self.end(Ending.DRAIN)
