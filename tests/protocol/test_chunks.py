@@ -15,8 +15,9 @@ from ehlo.protocol import buffer as buffer_module
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
 from ehlo.protocol.body import BareNewlines
+from ehlo.protocol.policy import Limits
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.settings import Limits, Settings
+from ehlo.protocol.settings import Settings
 from ehlo.protocol.verbs import QUESTIONS
 from protocol.reference import Chunked, Plan
 from protocol.test_properties import (

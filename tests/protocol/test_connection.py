@@ -14,8 +14,9 @@ from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
 from ehlo.protocol.extensions import EXTENSIONS
+from ehlo.protocol.policy import Limits
 from ehlo.protocol.reply import ProtocolError, Reply
-from ehlo.protocol.settings import Limits, Settings
+from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import State
 from ehlo.protocol.verbs import QUESTIONS
 from support.dialogue import CorePlayer, Rules

@@ -23,8 +23,9 @@ from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import Waiting
 from ehlo.protocol.extensions import EXTENSIONS, Extension
 from ehlo.protocol.parameters import DeliverBy, OriginalRecipient, Rrvs
+from ehlo.protocol.policy import Limits
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.settings import Limits, Settings
+from ehlo.protocol.settings import Settings
 from ehlo.protocol.verbs import mail
 from protocol.reference import Lines, body_of, normalized
 from support.dialogue import CorePlayer, Received, Rules, resolve, scenarios

@@ -69,8 +69,9 @@ from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import Event, Waiting
 from ehlo.protocol.extensions import Extension
+from ehlo.protocol.policy import Limits
 from ehlo.protocol.reply import ProtocolError, Reply
-from ehlo.protocol.settings import Limits, Settings
+from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts
 from ehlo.protocol.verbs import QUESTIONS
 

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from ehlo.protocol import grammar
 
-__all__ = ["NO_PARAMETERS", "NULL_PATH", "Address", "is_address_literal"]
+Parameters = Mapping[str, Any]
+"""Typed values of MAIL and RCPT parameters by upper-case keyword."""
 
-NO_PARAMETERS: Final[Mapping[str, Any]] = MappingProxyType({})
+NO_PARAMETERS: Final[Parameters] = MappingProxyType({})
 
 _DOT_STRING = re.compile(grammar.DOT_STRING)
 _QUOTED_PAIR = re.compile(r"\\(.)")
@@ -40,10 +41,10 @@ class Address:
     """The local part, without quoting."""
     domain: Final[str]
     """The domain as the client gave it; an address literal has its brackets."""
-    params: Final[Mapping[str, Any]]
+    params: Final[Parameters]
     """The parsed ESMTP parameters of the address, by upper-case keyword."""
 
-    def __init__(self, local: str, domain: str, params: Mapping[str, Any] = NO_PARAMETERS) -> None:
+    def __init__(self, local: str, domain: str, params: Parameters = NO_PARAMETERS) -> None:
         self.local = local
         self.domain = domain
         self.params = params
@@ -82,7 +83,7 @@ class Address:
 NULL_PATH: Final = Address("", "")
 
 
-def parsed(local: str, domain: str, params: Mapping[str, Any]) -> Address | None:
+def parsed(local: str, domain: str, params: Parameters) -> Address | None:
     """Return the address of the parts of a `grammar.MAILBOX`; `None` for an invalid domain."""
     if local[0] == '"':
         local = _QUOTED_PAIR.sub(r"\1", local[1:-1])

@@ -15,17 +15,6 @@ from typing import Final, Literal
 from ehlo.protocol.buffer import Buffer
 from ehlo.protocol.reply import Reply
 
-__all__ = [
-    "END",
-    "BareNewlines",
-    "ChunkReader",
-    "DataReader",
-    "End",
-    "Skipper",
-    "has_bare_newline",
-    "normalized",
-]
-
 
 class End(enum.Enum):
     """Marks the end of a body or chunk."""

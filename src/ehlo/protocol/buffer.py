@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["Buffer"]
-
 _COMPACT_AT: Final = 65_536
 _HOPS: Final = 50  # from dot to dot
 

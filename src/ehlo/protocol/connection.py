@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
@@ -31,9 +31,7 @@ from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, State, Transaction
 from ehlo.protocol.verbs import login, mail
 from ehlo.protocol.verbs.greeting import CONNECT, STARTTLS
-from ehlo.protocol.verbs.verb import Ask, Question, Told, accept, reject, take
-
-__all__ = ["Connection"]
+from ehlo.protocol.verbs.verb import AnyQuestion, Ask, Told, accept, reject, take
 
 _MOST_REPLIES: Final = 100  # of the core's own, to pipelined commands, before some are sent
 # Compared for each event; looking into an enumeration takes 700 instructions before Python 3.12
@@ -92,8 +90,8 @@ class Connection:
         )
         """The facts of the connection."""
         self._halted = False  # whether anything below must end before the next line is read
-        self._question: Question[Any] | None = None  # the next call of reply() answers it
-        self._subject: Any = None
+        self._question: AnyQuestion | None = None  # the next call of reply() answers it
+        self._subject: object = None
         self._queued: Event | None = None  # an event that came of an answer
         self._tarpit = False
         self._ended = False  # the client will not send any more
@@ -241,10 +239,10 @@ class Connection:
         Each is as in `reply`. Raises `ProtocolError` if a message was not asked about, or if
         `answers` does not fit it.
         """
-        settings = self.conversation.settings
-        if not settings.lmtp or self._question is not mail.MESSAGE:
+        transaction, settings = self.conversation.transaction, self.conversation.settings
+        if not settings.lmtp or self._question is not mail.MESSAGE or transaction is None:
             raise ProtocolError("nothing was asked that has an answer for each recipient")
-        if len(answers) != len(self._subject.recipients):
+        if len(answers) != len(transaction.recipients):
             raise ProtocolError("one answer for each recipient")
         outcomes = [answer or replies.QUEUED for answer in answers]
         if any(300 <= answer.code < 400 for answer in outcomes):

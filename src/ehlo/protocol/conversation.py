@@ -35,8 +35,6 @@ from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, State, Transaction
 from ehlo.protocol.xclient import Attributes
 
-__all__ = ["Conversation", "no_transaction"]
-
 Reader = DataReader | ChunkReader | Skipper
 
 _MIB: Final = 1_048_576

@@ -33,7 +33,6 @@ from ehlo.protocol.parameters import (
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["EXTENSIONS", "TABLE", "Clock", "Extension", "constant_lines", "offered", "rows"]
 
 Clock = Callable[[], "datetime"]
 """Returns the time now, with its time zone."""

@@ -17,8 +17,6 @@ from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, Transaction
 
-__all__ = ["UNKNOWN", "Observer", "Output", "Tally", "Transcript"]
-
 UNKNOWN: Final = "unknown"
 """The name under which a line is counted that is no command of ours."""
 

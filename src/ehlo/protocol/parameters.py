@@ -12,25 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ehlo.protocol import grammar
 from ehlo.protocol import reply as replies
+from ehlo.protocol.address import Parameters
 from ehlo.protocol.policy import Policy
 from ehlo.protocol.reply import Reply
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = [
-    "DeliverBy",
-    "Facts",
-    "OriginalRecipient",
-    "Parameter",
-    "ParseValue",
-    "ParserError",
-    "Rrvs",
-    "UnsupportedError",
-    "date_time",
-    "flag",
-    "read",
-]
 
 ParseValue = Callable[[str | None], Any]
 
@@ -78,13 +66,13 @@ def read(
     *,
     utf8: bool,
     ignore_unknown: bool,
-) -> Mapping[str, Any] | Reply:
+) -> Parameters | Reply:
     """Return typed values by upper-case keyword, or the reply that rejects `text`.
 
     Without `utf8`, values must be ASCII (RFC 6531 3.3). Raises `ParserError` for a parser of the
     user that failed. RFC 5321 4.1.1.11.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for word in filter(None, text.split(" ")):
         match = grammar.ESMTP_PARAM.fullmatch(word)
         if match is None:

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from ehlo.protocol.auth.mechanism import Mechanism
 from ehlo.protocol.body import BareNewlines
 
-__all__ = ["Limits", "Policy"]
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:

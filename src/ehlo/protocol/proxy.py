@@ -20,8 +20,6 @@ from typing import Final, Literal, NamedTuple
 from ehlo.net import unmapped
 from ehlo.protocol import grammar
 
-__all__ = ["LARGEST", "ProxyEnd", "ProxyError", "ProxyHeader", "ProxyReader", "ProxySSL", "crc32c"]
-
 LARGEST: Final = 4096
 """Maximum size of a version 2 header in bytes; the specification asks for at least 536."""
 

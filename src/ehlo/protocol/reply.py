@@ -12,8 +12,6 @@ from typing import Final
 
 from ehlo.protocol.grammar import CONTROL
 
-__all__ = ["ProtocolError", "Reject", "Reply"]
-
 # RFC 3463 2: status-code = class "." subject "." detail
 _ENHANCED = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
 

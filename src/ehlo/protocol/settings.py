@@ -9,10 +9,8 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.extensions import EXTENSIONS, Extension, constant_lines, never
 from ehlo.protocol.parameters import Parameter
-from ehlo.protocol.policy import Limits, Policy
+from ehlo.protocol.policy import Policy
 from ehlo.protocol.reply import Reply
-
-__all__ = ["Limits", "Settings"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,6 @@ from ehlo.protocol.address import Address
 from ehlo.protocol.body import ChunkReader
 from ehlo.protocol.reply import Reply
 
-__all__ = ["Counts", "State", "Transaction"]
-
 
 class State(enum.Enum):
     """The place of a session in the protocol. `verbs.TRANSITIONS` has the legal moves."""

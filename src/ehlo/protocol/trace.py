@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["by_clause", "received_field", "received_head", "stamped", "with_protocol"]
-
 # All that a HELO name or a reverse-DNS name may bring into a header
 _NOT_A_NAME = re.compile(r"[^A-Za-z0-9.\-_]")
 

@@ -13,8 +13,6 @@ from typing import Final
 
 from ehlo.protocol import grammar
 
-__all__ = ["XCLIENT", "XFORWARD", "Attributes", "attributes", "endpoints"]
-
 Attributes = Mapping[str, str | None]
 """By upper-case name; `None` for what is not available."""
 

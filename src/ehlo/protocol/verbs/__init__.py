@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from ehlo.protocol import events, grammar
 from ehlo.protocol import reply as replies
@@ -20,11 +20,7 @@ from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import State
 from ehlo.protocol.verbs import greeting, login, mail
-from ehlo.protocol.verbs.verb import SESSION, Ask, Question, Told, Verb, take
-
-__all__ = [
-    *("ASKED", "QUESTIONS", "TRANSITIONS", "VERBS", "hear", "refusal_of", "table_of"),
-]
+from ehlo.protocol.verbs.verb import SESSION, AnyQuestion, AnyVerb, Ask, Told, Verb, take
 
 _DOES_NOT_WORK: Final = (
     replies.NOT_OFFERED,
@@ -91,7 +87,7 @@ def _own(name: str) -> Verb[events.Command]:
 # -- the table -----------------------------------------------------------------------------------
 
 
-def table_of(*rows: Verb[Any]) -> Mapping[str, Verb[Any]]:
+def table_of(*rows: AnyVerb) -> Mapping[str, AnyVerb]:
     """Return the rows by name. Raises `ValueError` for a name that two have."""
     table = {row.name: row for row in rows}
     if len(table) != len(rows):
@@ -121,7 +117,7 @@ VERBS: Final = table_of(
 )
 """The commands of SMTP and LMTP by name."""
 
-ASKED: Final[Mapping[type[Event], Question[Any]]] = MappingProxyType(
+ASKED: Final[Mapping[type[Event], AnyQuestion]] = MappingProxyType(
     {
         row.event: row
         for row in (
@@ -198,14 +194,14 @@ def hear(conversation: Conversation) -> Ask | Told | Literal[Waiting.NEED_DATA]:
     return None if subject is None else take(conversation, verb, subject)
 
 
-def _fail(conversation: Conversation, verb: Verb[Any], argument: str, reply: Reply) -> None:
+def _fail(conversation: Conversation, verb: AnyVerb, argument: str, reply: Reply) -> None:
     """Reject a command that the core does not let pass."""
     now = reply if verb.fail is None else verb.fail(conversation, argument, reply)
     if now is not None:
         conversation.output.answer(now, to=verb.name)
 
 
-def refusal_of(conversation: Conversation, verb: Verb[Any]) -> Reply | None:
+def refusal_of(conversation: Conversation, verb: AnyVerb) -> Reply | None:
     """Return why `verb` may not be sent now: not offered, not yet allowed, or out of sequence."""
     settings, state = conversation.settings, conversation.state
     if state not in verb.since and state is State.REFUSED:

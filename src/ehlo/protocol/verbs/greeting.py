@@ -14,12 +14,6 @@ from ehlo.protocol.state import State
 from ehlo.protocol.verbs.verb import SESSION, Question, Verb
 from ehlo.protocol.xclient import Attributes
 
-__all__ = [
-    *("CONNECT", "EHLO", "EXPN", "HELO", "LHLO", "NOOP", "QUIT", "STARTTLS", "VRFY", "XCLIENT"),
-    "XFORWARD",
-]
-
-
 _HELLO: Final = State.HELLO  # 700 instructions at each look-up before Python 3.12
 
 

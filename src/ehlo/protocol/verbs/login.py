@@ -19,8 +19,6 @@ from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.state import State
 from ehlo.protocol.verbs.verb import Ask, Outcome, Question, Verb
 
-__all__ = ["AUTH", "LOGIN", "SECRET", "give", "respond"]
-
 
 def _parse_auth(conversation: Conversation, argument: str) -> Exchange | Reply:
     """Parse the mechanism and its initial response, if any (RFC 4954 4)."""

@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from ehlo.protocol import address, events, grammar, parameters
 from ehlo.protocol import reply as replies
-from ehlo.protocol.address import NO_PARAMETERS, NULL_PATH, Address
+from ehlo.protocol.address import NO_PARAMETERS, NULL_PATH, Address, Parameters
 from ehlo.protocol.body import DataReader, Skipper
 from ehlo.protocol.conversation import Chunk, Conversation, Reader, no_transaction
 from ehlo.protocol.parameters import Parameter, ParserError
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State, Transaction
 from ehlo.protocol.verbs.verb import SESSION, Ask, Question, Verb
-
-__all__ = [
-    *("BDAT", "DATA", "MAIL", "MESSAGE", "RCPT", "RSET", "end_of_body", "forward_path"),
-    "reverse_path",
-]
 
 _ENDED: Final = State.ENDED  # used for each message, and slow to look up before Python 3.12
 
@@ -87,7 +82,7 @@ def forward_path(conversation: Conversation, argument: str, *, smtputf8: bool) -
 
 def _parameters(
     conversation: Conversation, text: str, known: Mapping[str, Parameter], *, utf8: bool
-) -> Mapping[str, Any] | Reply:
+) -> Parameters | Reply:
     ignore = conversation.settings.ignore_unknown_params
     try:
         return parameters.read(text, known, conversation.facts, utf8=utf8, ignore_unknown=ignore)

@@ -10,14 +10,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.events import BodyDropped, Event
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State
-
-__all__ = ["SESSION", "Ask", "Outcome", "Question", "Told", "Verb", "accept", "reject", "take"]
 
 S = TypeVar("S")
 
@@ -142,7 +140,11 @@ class Verb(Question[S]):
         return self.to
 
 
-def take(conversation: Conversation, question: Question[Any], subject: Any) -> Ask | Told:
+AnyQuestion: TypeAlias = Question[Any]
+AnyVerb: TypeAlias = Verb[Any]
+
+
+def take(conversation: Conversation, question: AnyQuestion, subject: object) -> Ask | Told:
     """Return the question if the server wants to be asked; otherwise accept."""
     if question.event in conversation.asks or question.always:
         return question, subject
@@ -150,7 +152,7 @@ def take(conversation: Conversation, question: Question[Any], subject: Any) -> A
 
 
 def accept(
-    conversation: Conversation, question: Question[Any], subject: Any, answer: Reply | None
+    conversation: Conversation, question: AnyQuestion, subject: object, answer: Reply | None
 ) -> Ask | Told:
     """Accept; return what to tell the server, or the question that follows."""
     outcome = question.accept(conversation, subject, answer)
@@ -166,7 +168,7 @@ def accept(
 
 
 def reject(
-    conversation: Conversation, question: Question[Any], subject: Any, answer: Reply
+    conversation: Conversation, question: AnyQuestion, subject: object, answer: Reply
 ) -> Ask | Told:
     """Reject; return the question that follows, if there is one."""
     assert question.reject is not None  # noqa: S101  a row with an event has it
@@ -179,7 +181,7 @@ def reject(
     return take(conversation, *outcome)
 
 
-Ask = tuple[Question[Any], Any]
+Ask = tuple[AnyQuestion, object]
 """A question and its subject."""
 
 Outcome = Reply | Ask | None

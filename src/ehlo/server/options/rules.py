@@ -20,8 +20,9 @@ from ehlo.protocol import grammar
 from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.extensions import Extension, offered, rows
 from ehlo.protocol.parameters import Facts, ParserError, ParseValue
+from ehlo.protocol.policy import Limits
 from ehlo.protocol.reply import hello
-from ehlo.protocol.settings import Limits, Settings
+from ehlo.protocol.settings import Settings
 from ehlo.protocol.trace import by_clause
 from ehlo.protocol.verbs import VERBS
 from ehlo.server.observing.metrics import check_metrics
