@@ -79,6 +79,7 @@ class Routes:
             for event, row in verbs.ASKED.items()
             if row.hook in hooks
         }
+        self.trusts = bool(rules.xclient or rules.xforward)
         self.mail = asked.get(events.Mail)
         self.rcpt = asked.get(events.Rcpt)
         self.message = hooks["on_message"]
@@ -139,7 +140,7 @@ class Answers:
         self._disconnect = routes.disconnect  # until it is called
         self._read: Wait[None] | None = None  # for the client to read
         self._trusted = _NOBODY
-        if rules.xclient or rules.xforward:
+        if routes.trusts:
             self._trusted = _trusted(rules, peer)
         self.quota = quota
         self.journal = Journal(runtime.stats, session_id, peer)
