@@ -151,7 +151,7 @@ class Conversation:
 
     def usable_mechanisms(self) -> tuple[str, ...]:
         """Return the names of the mechanisms that the client may use now."""
-        if self.authenticated:
+        if self.authenticated or not self.settings.mechanisms:
             return ()
         return self.settings.usable_mechanisms(
             tls=self.tls, binding=bool(self.bindings), certificate=self.certificate is not None

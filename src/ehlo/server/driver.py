@@ -165,7 +165,9 @@ class Driver(Occupant):
             return
         self.deadlines.client_is_awaited(self.connection.conversation, self.wire, moved=True)
         self.answers.client_reads()
-        if self.slot.work is None and not self.wire.closing:
+        # After a handshake another connection serves the client, or this one greets it
+        free = self.slot.work is None and not self.wire.in_handshake
+        if free and not self.wire.closing:
             self._advance()
 
     def _adjust_reading(self) -> None:

@@ -75,6 +75,10 @@ class FileContext(LoadedContext):
         for each in self.others:
             each.set_ciphers(ciphers)
 
+    def __reduce__(self) -> tuple[Callable[..., FileContext], tuple[object, ...]]:
+        """Return how to make it again in another process: from the files, with the settings."""
+        return _made_again, (self.certificates, settings_of(self))
+
 
 def file_context(certificates: tuple[Certificate, ...]) -> FileContext:
     """Return a context for a server: at least TLS 1.2, otherwise with Python's defaults.
@@ -302,6 +306,12 @@ def settings_of(context: ssl.SSLContext) -> dict[str, object]:
     ciphers = [each["name"] for each in context.get_ciphers()]
     settings["ciphers"] = ":".join(name for name in ciphers if not name.startswith("TLS_"))
     return settings
+
+
+def _made_again(
+    certificates: tuple[Certificate, ...], settings: Mapping[str, object]
+) -> FileContext:
+    return set_like(file_context(certificates), settings)
 
 
 def set_like(context: FileContext, settings: Mapping[str, object]) -> FileContext:
