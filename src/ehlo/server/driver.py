@@ -261,12 +261,12 @@ class Driver(Occupant):
     def _over(self, error: Exception | None) -> None:
         """Go on after a coroutine; `error` is its exception."""
         try:
-            if error is not None and not isinstance(error, GoneError):
-                if not isinstance(error, DeadlineError):
-                    raise error
-                self._time_out()
-            elif self.wire.lost:
+            if error is not None and not isinstance(error, DeadlineError | GoneError):
+                raise error
+            if self.wire.lost:
                 self._settle()
+            elif error is not None:
+                self._time_out()
             else:
                 if self.runtime.draining:
                     self.end(Ending.DRAIN)
