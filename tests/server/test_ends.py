@@ -118,6 +118,49 @@ def test_on_replied_is_told_of_a_reply_that_will_never_be(serve: Serve, loop_nam
     client.close()
 
 
+def test_a_deadline_that_passes_as_the_hook_of_a_client_that_has_gone_ends_leaves_nothing(
+    serve: Serve, loop_name: str
+) -> None:
+    """The deadline finds a session that has its answer, and waits to call on_replied."""
+    noted = Noted()
+    inside = threading.Event()
+    go_on: list[asyncio.Event] = []
+
+    class Slow(Handler):
+        async def on_message(self, _session: Session, _message: Message) -> None:
+            go_on.append(asyncio.Event())
+            inside.set()
+            await go_on[0].wait()
+
+        async def on_replied(self, _session: Session, _message: Message, sent: bool) -> None:
+            noted.note("on_replied", (sent,))
+
+        async def on_disconnect(self, _session: Session) -> None:
+            noted.note("on_disconnect", ())
+
+    running = serve(Slow(), loop=loop_name)
+    client = running.ready()
+    client.begin_message()
+    assert inside.wait(DEADLINE)
+    client.reset()
+    running.wait_until_lost()
+    (driver,) = running.drivers
+
+    def expire_once_answered() -> None:
+        if driver.answers.due:
+            asyncio.get_running_loop().call_soon(expire_once_answered)
+        else:
+            driver.expire()
+
+    async def end_and_expire() -> None:
+        go_on[0].set()
+        expire_once_answered()
+
+    running.run(end_and_expire)
+    running.wait_until_no_sessions()
+    assert noted.calls == [("on_replied", (False,)), ("on_disconnect", ())]
+
+
 @pytest.fixture(params=[{"threads": 1}, {"max_handlers": 1}], ids=["threads", "max_handlers"])
 def waiting(
     request: pytest.FixtureRequest, serve: Serve, clock: StoppedClock
