@@ -145,7 +145,7 @@ class Answers:
         self.quota = quota
         self.journal = Journal(runtime.stats, session_id, peer)
         self.bodies = Bodies(runtime, deadlines, session_id)
-        self.connection = self._connect(tls=rules.options.tls_listener)
+        self.connection = self._connect()
         self.session = Session(session_id, peer, local, self.connection.conversation, proxy)
         self.wants_name = rules.options.reverse_dns
         """Whether the client's name is set when it arrives."""
@@ -160,23 +160,15 @@ class Answers:
         self.awaits_client = False
         """Whether it is the client that has to read before anything more is answered."""
 
-    def _connect(
-        self,
-        *,
-        tls: bool,
-        greet: bool = True,
-        counts: Counts | None = None,
-        bindings: Mapping[str, bytes] | None = None,
-        certificate: Mapping[str, object] | None = None,
-    ) -> Connection:
+    def _connect(self, channel: Channel | None = None, counts: Counts | None = None) -> Connection:
         """Return a connection for the client: one at the beginning, another under TLS."""
         rules, journal = self._routes.rules, self.journal
         options = rules.options
         return Connection(
             rules.settings,
             rules.nonce,
-            tls=tls,
-            greet=greet,
+            tls=options.tls_listener or channel is not None,
+            greet=options.tls_listener or channel is None,
             counts=counts,
             asks=self._routes.asks,
             trusted=self._trusted,
@@ -188,8 +180,8 @@ class Answers:
                 log_write=options.log_write,
             ),
             tally=journal,
-            bindings=bindings or {},
-            certificate=certificate,
+            bindings={} if channel is None else channel.bindings(),
+            certificate=None if channel is None else channel.info().peer_certificate,
         )
 
     def secure(self, channel: Channel) -> None:
@@ -199,13 +191,7 @@ class Answers:
         against the client are kept.
         """
         before, info = self.connection, channel.info()
-        self.connection = self._connect(
-            tls=True,
-            greet=self._routes.rules.options.tls_listener,
-            counts=before.counts,
-            bindings=channel.bindings(),
-            certificate=info.peer_certificate,
-        )
+        self.connection = self._connect(channel, before.counts)
         conversation = self.connection.conversation
         conversation.xclient = endpoints(before.conversation.xclient)
         self.session.restart(conversation)
