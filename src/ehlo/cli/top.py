@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ehlo.cli.readable import one_line
-from ehlo.server.observing.control import ask
+from ehlo.server.observing.views import ask
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -28,9 +28,8 @@ from ehlo.server.answer import Answers, DeadlineError, GoneError, Routes, Slot, 
 from ehlo.server.bodies import Stamp
 from ehlo.server.deadlines import Deadlines
 from ehlo.server.lookup import Lookup
-from ehlo.server.observing.journal import Journal, about, turned_away
+from ehlo.server.observing.journal import Journal, about, observer_of, turned_away
 from ehlo.server.observing.stats import SessionView
-from ehlo.server.observing.transcript import observer_of
 from ehlo.server.options.rules import Rules
 from ehlo.server.runtime import End, Occupant, Runtime
 from ehlo.server.tls.channel import Channel
