@@ -15,8 +15,6 @@ import click
 from ehlo.passwords import hashes
 from ehlo.passwords.file import PasswordFile, check_username
 
-__all__ = ["passwd"]
-
 _LONGEST = 8192  # bytes; a line of AUTH holds no more
 
 

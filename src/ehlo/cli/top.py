@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from ehlo.server.observing.stats import SessionView, Snapshot
 
-__all__ = ["COLUMNS", "age", "draw", "size", "top"]
-
 _EVERY: Final = 1.0  # seconds
 _WIDE: Final = 80  # columns of what is printed once, at least
 _UNLIMITED: Final = 10_000  # columns

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -295,20 +294,18 @@ def check_bounds(options: Options) -> None:
             raise ValueError(f"{field.name} is {value}; it must be {wanted}")
 
 
-def descriptions() -> dict[str, str]:
+def descriptions(options: type = Options) -> dict[str, str]:
     """Return the description of each option by its name: the docstrings above, from the source.
 
     Empty where there is no source.
     """
     try:
-        tree = ast.parse(inspect.getsource(sys.modules[__name__]))
+        tree = ast.parse(inspect.getsource(options))
     except OSError:
         return {}
-    (options,) = (
-        node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Options"
-    )
+    (node,) = tree.body
     return {
         ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
-        for field, text in pairwise(options.body)
+        for field, text in pairwise(node.body if isinstance(node, ast.ClassDef) else [])
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
     }
