@@ -37,7 +37,7 @@ class ProcessOptions:
 
     tls_cert: Sequence[_File] = option((), group="TLS")
     """Certificate chain in PEM; enables STARTTLS (see also --tls-listener). Repeatable; clients
-    choose by SNI."""
+    select one by SNI."""
     tls_key: Sequence[_File] = option((), group="TLS")
     """Key of the certificate, if in another file; one per --tls-cert, in the same order.
     EHLO_TLS_PASSPHRASE has the passphrase."""

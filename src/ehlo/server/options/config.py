@@ -71,7 +71,7 @@ class Options:
 
     addr: str | Sequence[str] = option(":25", group="Listening")
     """Address to listen on: `host:port`, `:port` for all addresses, `[v6]:port` or `unix:/path`;
-    port 0 takes a free one. `fd:3`, `systemd:` and `systemd:name` are inherited sockets.
+    port 0 binds a free port. `fd:3`, `systemd:` and `systemd:name` are inherited sockets.
     Repeatable."""
     unix_mode: str = option("", group="Listening")
     """File mode of Unix sockets, such as `660`. By default, the umask applies."""
@@ -92,7 +92,8 @@ class Options:
     `(remote_addr, mechanism, username, password, shared) -> bool`."""
 
     auth_file: str | None = option(None, group="Authentication")
-    """File of users and password hashes, as `ehlo passwd` writes it. Changes are noticed."""
+    """File of users and password hashes, as `ehlo passwd` writes it. It is reloaded when it
+    changes."""
     auth_mechs: Mapping[str, bool | Mechanism] | None = option(None, group="Authentication")
     """Enable or disable SASL mechanisms by name, or add your own. Enabling PLAIN or LOGIN allows
     it without TLS. XOAUTH2, OAUTHBEARER, EXTERNAL and ANONYMOUS are disabled by default."""
@@ -111,7 +112,7 @@ class Options:
     """Accept connections only from these networks, and require a PROXY protocol header on each:
     `10.0.0.0/8`, `::1`, or `unix:` for Unix sockets. Repeatable."""
     proxy_timeout: float | None = option(None, group="Proxies", bound="> 0")
-    """Timeout for a PROXY header in seconds. By default `timeout`, or 5."""
+    """Timeout for a PROXY header in seconds. By default, the value of `timeout`, or 5."""
     xclient_networks: Sequence[str] = option((), group="Proxies")
     """Networks whose clients may use XCLIENT: `10.0.0.0/8`, `::1`, `unix:`. Repeatable."""
     xforward_networks: Sequence[str] = option((), group="Proxies")
@@ -127,8 +128,8 @@ class Options:
     """Maximum messages per session (0 = unlimited)."""
     max_idle_commands: int = option(100, group="Limits", bound=">= 0")
     """Maximum commands between messages that do not advance delivery (NOOP, RSET, VRFY);
-    0 = unlimited. The same number plus `max_recipients` plus 100 limits the rejections between
-    messages."""
+    0 = unlimited. Rejections between messages are limited to this number plus `max_recipients`
+    plus 100."""
     max_connections: int = option(1000, group="Limits", bound="> 0")
     """Maximum concurrent connections."""
     max_connections_per_address: int = option(50, group="Limits", bound="> 0")
