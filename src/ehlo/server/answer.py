@@ -41,8 +41,7 @@ from ehlo.server.hooks import (
     identity_of,
     queue_answer_of,
 )
-from ehlo.server.observing.journal import Journal, about
-from ehlo.server.observing.transcript import observer_of
+from ehlo.server.observing.journal import Journal, about, observer_of
 from ehlo.server.options.rules import Rules
 from ehlo.server.runtime import Quota, Runtime
 from ehlo.server.tls.channel import Channel
