@@ -205,8 +205,7 @@ def measurements() -> list[tuple[Input, Callable[[str], object]]]:
     from ehlo.protocol.auth.mechanisms import MECHANISMS
     from ehlo.protocol.connection import Connection
     from ehlo.protocol.proxy import ProxyError, ProxyReader
-    from ehlo.protocol.verbs import VERBS
-    from ehlo.protocol.verbs.line import command_of
+    from ehlo.protocol.verbs import VERBS, command_of
     from ehlo.protocol.verbs.mail import forward_path, reverse_path
 
     settings = everything()

@@ -45,7 +45,7 @@ def running(serve: Serve, path: Path, no_delay: None) -> Running:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """A hash function that nobody comes out of before the test says so."""
+    """Make the hash function block until the test opens the gate."""
     gate = Gate()
     monkeypatch.setattr(hashlib, "scrypt", gate)
     yield gate
@@ -146,7 +146,7 @@ def test_a_wrong_login_has_its_delay(
         assert client.reply() == WRONG
 
 
-def test_nobody_may_act_as_another(running: Running) -> None:
+def test_no_user_may_act_as_another(running: Running) -> None:
     with running.ready() as client:
         assert client.say(plain("alice", "wonder", authzid="bob")) == WRONG
         assert client.say(plain("alice", "wonder", authzid="alice")) == ACCEPTED
@@ -229,7 +229,7 @@ def test_a_change_of_the_file_counts_at_once(running: Running, path: Path) -> No
         assert client.say(plain("carol", "carrot")) == ACCEPTED
 
 
-def test_a_file_that_breaks_keeps_nobody_out(
+def test_a_broken_file_does_not_stop_logins(
     running: Running, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path.write_text("alice:sesame\n")
@@ -301,7 +301,7 @@ def test_a_hash_that_takes_its_time_does_not_stall_a_def_hook(
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
-def test_def_hooks_that_hang_keep_nobody_from_logging_in(
+def test_def_hooks_that_hang_do_not_prevent_logins(
     serve: Serve, tmp_path: Path, mechanism: str
 ) -> None:
     class Hanging(Handler):
@@ -370,10 +370,10 @@ def test_beyond_so_many_that_wait_a_login_is_our_trouble(
                 assert fourth.say(plain("alice", "wonder")) == ACCEPTED
 
 
-def test_who_leaves_frees_his_place_in_the_queue_at_once_and_memory_when_his_check_ends(
+def test_a_client_that_leaves_frees_its_place_at_once_and_its_memory_when_its_check_ends(
     running: Running, gate: Gate
 ) -> None:
-    """By a reset: who only closes may be waiting for what he has asked."""
+    """They leave by a reset: a client that only closes may still wait for its replies."""
     with trying(running, 2) as begun:
         gate.wait_for(2)
         with trying(running, 3) as waiting:

@@ -54,7 +54,7 @@ def test_several_recipients_are_not_shown(serve: Serve) -> None:
     assert "for <" not in trace_of(collector)
 
 
-def test_a_refused_recipient_does_not_count(serve: Serve) -> None:
+def test_a_rejected_recipient_does_not_count(serve: Serve) -> None:
     box = Box()
     running = serve(box, rcpt_handler=lambda _peer, _sender, rcpt: rcpt.startswith("b@"))
     with running.ready() as client:

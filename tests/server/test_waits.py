@@ -82,7 +82,7 @@ def test_a_deadline_that_nothing_catches_reaches_the_driver() -> None:
     assert [type(error) for error in noting.raised] == [DeadlineError]
 
 
-def test_what_is_dropped_is_closed_at_once_and_resumed_by_nothing() -> None:
+def test_a_dropped_coroutine_is_closed_at_once_and_resumed_by_nothing() -> None:
     noting, wait = Noting(), Wait[str]()
     noting.slot.begin(noting.await_(wait))
     noting.slot.drop()
@@ -136,7 +136,7 @@ def test_a_second_wait_that_ends_too_early_reaches_the_driver() -> None:
 
 
 @pytest.mark.parametrize("waits_before", [False, True])
-def test_awaiting_anything_but_a_wait_fails_and_closes_the_coroutine(waits_before: bool) -> None:
+def test_awaiting_anything_else_fails_and_closes_the_coroutine(waits_before: bool) -> None:
     noting, first = Noting(), Wait[str]()
 
     async def sleep() -> None:
@@ -159,7 +159,7 @@ def test_awaiting_anything_but_a_wait_fails_and_closes_the_coroutine(waits_befor
     assert not noting.awaits()
 
 
-def test_one_wait_may_end_another_coroutine_begins_and_the_slot_is_never_taken_twice() -> None:
+def test_a_coroutine_may_begin_while_the_last_one_is_reported_to_be_over() -> None:
     """The driver begins the next coroutine while the last one is reported to be over."""
     first, second = Wait[str](), Wait[str]()
     noting = Noting()
@@ -206,7 +206,7 @@ def test_a_coroutine_that_is_dropped_while_it_runs_is_closed_and_reported_to_not
     assert not noting.awaits()
 
 
-def test_what_begins_after_a_drop_in_the_same_step_keeps_the_slot() -> None:
+def test_a_coroutine_that_begins_after_a_drop_in_the_same_step_keeps_the_slot() -> None:
     noting, first, last = Noting(), Wait[str](), Wait[str]()
 
     async def make_way() -> None:

@@ -22,9 +22,8 @@ from typing import Any, Final
 from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
 from ehlo.protocol.body import END
-from ehlo.protocol.conversation import Conversation
+from ehlo.protocol.conversation import Conversation, Reader
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
-from ehlo.protocol.intake import Reader
 from ehlo.protocol.output import Observer, Output, Tally, Transcript
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
@@ -160,16 +159,16 @@ class Connection:
         if self._halted:
             return self._next_queued()
         conversation = self.conversation
-        output, body, buffer = conversation.output, conversation.body, conversation.buffer
+        output, buffer = conversation.output, conversation.buffer
         answered = 0
         while not output.over:
             if output.slow and len(output.wires) > output.let_go:
                 self._halted = self._tarpit = True
                 return events.Tarpit(1.0)
-            reader = body.reader
+            reader = conversation.reader
             event: Event | Waiting | None
             if reader is not None:
-                found = body.read(reader, buffer, conversation.transaction)
+                found = conversation.read_body(reader)
                 event = self._end_body(reader) if found is END else found
             elif conversation.state is _GREETING:
                 event = self._ask(take(conversation, CONNECT, events.CONNECT))
@@ -271,7 +270,7 @@ class Connection:
 
         Between chunks, at the end of the next one. Raises `ProtocolError` if there is no body.
         """
-        return self.conversation.body.refuse(reply, self.conversation.transaction)
+        return self.conversation.refuse_body(reply)
 
     def resume(self) -> None:
         """Continue after a `Tarpit`. Raises `ProtocolError` if there was none."""

@@ -43,8 +43,7 @@ class ParserError(Exception):
     """Raised when a parser of the user failed: a local error, not the client's mistake."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """Holds the facts that decide whether an extension is offered now.
 
     Example:

@@ -103,7 +103,8 @@ def _encode(code: int, enhanced: str | None, text: str) -> bytes:
     if several:
         begin = f"{code}-{lead}"
         wire = begin + most.replace("\n", f"\r\n{begin}") + "\r\n" + wire
-    if not text.isprintable() and CONTROL.search(text.replace("\n", "")):
+    flat = text.replace("\n", "")
+    if not flat.isprintable() and CONTROL.search(flat):
         raise ValueError("control characters in the text of a reply")
     encoded = wire.encode()
     if len(encoded) > _LINE_LIMIT and max(map(len, encoded.split(b"\r\n"))) + 2 > _LINE_LIMIT:

@@ -61,10 +61,10 @@ Route = Callable[["Answers", Any], Work | None]
 
 
 class Routes:
-    """Knows what answers which type of event: one for each listener, without any session's state.
+    """Maps each type of event to its answer; made once per listener.
 
-    `asks` are the events that the core asks about, since there is a hook for them or something to
-    count. It accepts the others by itself, so that a hook that is not overridden costs nothing.
+    `asks` are the events that need an answer: they have a hook, or are counted. The core accepts
+    the others itself, so a hook that is not overridden costs nothing.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class Routes:
             events.Tarpit: Answers.tarpit,
             events.Full: Answers.breathe,
         }
-        """What answers an event; the driver itself answers those that are not in it."""
+        """The routes by event; the driver answers the events that are not in it."""
         self.asks = verbs.QUESTIONS & self.table.keys()
 
 
 def _question(hook: Hook, arguments: Callable[[Any], tuple[object, ...]]) -> Route:
-    """Return what asks `hook`, with the session and what `arguments` makes of the event."""
+    """Return the route that calls `hook` with the session and the `arguments` for the event."""
     return lambda answers, event: answers.question(hook, (answers.session, *arguments(event)))
 
 
@@ -153,9 +153,9 @@ class Answers:
         self.silent = False
         """Whether replies are held back."""
         self.due = False
-        """Whether a complete message waits for its reply; it is wanted even without its client."""
+        """Whether a complete message waits for its reply; it is handled even without its client."""
         self.notifying = False
-        """Whether a hook is called that answers nothing; it is called even without a client."""
+        """Whether a notification is under way; it continues without its client."""
         self.awaits_client = False
         """Whether it is the client that has to read before anything more is answered."""
 
@@ -166,9 +166,9 @@ class Answers:
         greet: bool = True,
         counts: Counts | None = None,
         bindings: Mapping[str, bytes] | None = None,
-        certificate: Mapping[str, Any] | None = None,
+        certificate: Mapping[str, object] | None = None,
     ) -> Connection:
-        """Return what serves the client: from the beginning, and another one under TLS."""
+        """Return a connection for the client: one at the beginning, another under TLS."""
         rules, journal = self._routes.rules, self.journal
         options = rules.options
         return Connection(
@@ -194,8 +194,8 @@ class Answers:
     def secure(self, channel: Channel) -> None:
         """Serve the client by a new connection, since the handshake has ended.
 
-        RFC 3207 4.2: nothing is remembered of what was said before, which may have been anybody's,
-        except what is counted against the client.
+        RFC 3207 4.2: everything before TLS may have come from an attacker, so only the counts
+        against the client are kept.
         """
         before, info = self.connection, channel.info()
         self.connection = self._connect(
@@ -236,7 +236,7 @@ class Answers:
     # -- commands --------------------------------------------------------------------------------
 
     async def question(self, hook: Hook, arguments: tuple[object, ...]) -> None:
-        """Reply to a command what a hook answers."""
+        """Ask a hook about a command, and reply."""
         self._reply(await self._ask(hook, arguments, answer_of), hook)
 
     def mail(self, event: events.Mail) -> Work | None:
@@ -274,7 +274,7 @@ class Answers:
     # -- logins ----------------------------------------------------------------------------------
 
     async def secret(self, event: events.Secret) -> None:
-        """Give a mechanism what the handler keeps of a user; the core goes on with it."""
+        """Pass the user's secret to the mechanism; the core continues the login."""
         hook, no = self._routes.hooks.get("on_secret"), self._no_login()
         if hook is None:
             self._cannot_serve(event, "on_secret")
@@ -287,7 +287,7 @@ class Answers:
                 await self._end_login(event, answer, hook)
 
     async def auth(self, event: events.Auth) -> None:
-        """Decide on a login. CRAM-MD5 is checked here, where the handler has `on_secret`."""
+        """Decide on a login. CRAM-MD5 is checked here if the handler has `on_secret`."""
         hooks, credentials = self._routes.hooks, event.credentials
         no = self._no_login()
         if no is not None:
@@ -306,7 +306,7 @@ class Answers:
             self._cannot_serve(event, "on_auth")
 
     def _no_login(self) -> Reply | None:
-        """Return the answer to a login that is not to be checked, for good or while others are."""
+        """Return the rejection if the client address has no login left, or none now."""
         if not self.quota.may_log_in():
             return replies.TOO_MANY_LOGINS
         return None if self.quota.may_be_asked() else replies.AUTH_TROUBLE
@@ -319,7 +319,7 @@ class Answers:
         return answer
 
     def _identify(self, result: object) -> Reply | None:
-        """Set the user that the result of `on_auth` says, or return the rejection."""
+        """Set the user to the result of `on_auth`, or return the rejection."""
         identity = identity_of(result)
         if isinstance(identity, Reply):
             return identity
@@ -351,7 +351,7 @@ class Answers:
             self.journal.logged_in(self.session.user, event.mechanism)
 
     def _cannot_serve(self, event: events.Secret | events.Auth, hook: str) -> None:
-        """Reject a login by a mechanism of the user's that needs a hook which is not there."""
+        """Reject a login by a custom mechanism that needs a hook that is not overridden."""
         about(handler_logger, self.session.id).error("%s needs %s", event.mechanism, hook)
         self.connection.reply(replies.AUTH_TROUBLE)
 
@@ -383,7 +383,7 @@ class Answers:
     # -- messages --------------------------------------------------------------------------------
 
     async def message(self, event: events.MessageEnd) -> None:
-        """Await the handler for a complete message, whatever its client does, and reply.
+        """Pass a complete message to the handler, even if the client leaves, and reply.
 
         Finish the file, claim the memory, build the message, await the hook, reply, release the
         body, and call `on_replied` when the reply has left.
@@ -410,12 +410,12 @@ class Answers:
             if replied is not None:
                 self._unsent = message  # also if this is closed, without any reply
         if replied is not None and message is not None:
-            del event, transaction, message  # the last who has it is told of it
+            del event, transaction, message  # the handler may be the last to hold it
             await self._until_sent()
             await self._notify_replied(replied)
 
     def _build(self, transaction: Transaction) -> Message | None:
-        """Return the message; `None` if it has come by too many hops."""
+        """Return the message, or `None` after too many hops."""
         body = self.bodies.take()
         if transaction.size > _SHORT and body.hops() >= _HOP_LIMIT:
             return None
@@ -436,16 +436,16 @@ class Answers:
             per_recipient=conversation.settings.lmtp,
         )
 
-    # -- what only tells the handler -------------------------------------------------------------
+    # -- notifications ---------------------------------------------------------------------------
 
     @property
     def owes_reply(self) -> bool:
-        """Whether `on_replied` is to be called, or a hook that answers nothing is under way."""
+        """Whether `on_replied` is due, or a notification is under way."""
         return self._unsent is not None or self.notifying
 
     @property
     def owes_farewell(self) -> bool:
-        """Whether the handler is still to be told of something once the client has gone."""
+        """Whether notifications are due once the client has gone."""
         return self._unsent is not None or self._disconnect is not None
 
     async def farewell(self) -> None:
@@ -462,7 +462,7 @@ class Answers:
         await self._notify(hook, (self.session, message, not self._wire.closing))
 
     async def _notify(self, hook: Hook, arguments: tuple[object, ...]) -> None:
-        """Call a hook that answers nothing. It has its time from when it begins."""
+        """Call a hook that only notifies. Its time begins when it is called, not when it waits."""
         call = self._begin(hook, arguments)
         del arguments
         self.notifying = True
@@ -552,7 +552,7 @@ class Answers:
         return call
 
     def _let_go(self, call: Call) -> None:
-        """Cancel a hook that is awaited no more; what it has of a message counts until it ends."""
+        """Cancel a hook that is no longer awaited; its message counts until it ends."""
         if self.due:
             call.size = self.bodies.hand_over()
         call.cancel()
@@ -561,7 +561,7 @@ class Answers:
         about(logger, self.session.id).warning("%s is over its deadline", call.hook.name)
 
     def _reply(self, answer: Answer, hook: Hook | None) -> Answer:
-        """Give the core the answer; return what it was. One that does not fit is a failure."""
+        """Pass the answer to the core, and return it. One that does not fit counts as a failure."""
         connection = self.connection
         try:
             if isinstance(answer, list):
@@ -578,7 +578,7 @@ class Answers:
     # -- time ------------------------------------------------------------------------------------
 
     async def tarpit(self, event: events.Tarpit) -> None:
-        """Hold all replies back for a while: the client has made many errors."""
+        """Hold all replies back for a while, since the client has made many errors."""
         await self.pause(event.seconds)
         self.connection.resume()
         self._flush()

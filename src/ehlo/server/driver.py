@@ -1,8 +1,8 @@
 """The asyncio protocol that drives one `Connection`: bytes up and down, and answers in between.
 
-It parses nothing and decides nothing. What an event is answered is in `answer.py`; while a
-coroutine of it is under way, nothing is read from the core, and what the client sends waits in its
-buffer. All ways in which a session ends are here, too.
+It parses nothing and decides nothing. `answer.py` answers events; while a coroutine of it is under
+way, no event is read from the core, and the client's bytes wait in its buffer. All ways in which a
+session ends are here, too.
 
 This file is longer than others: asyncio, the sweep and a shutdown all call this one object.
 """
@@ -47,7 +47,7 @@ class Driver(Occupant):
 
     answers: Answers
     connection: Connection
-    """The connection of `answers`, for all that is done for each packet."""
+    """The connection of `answers`; every packet needs it."""
     quota: Quota
     slot: AwaitSlot
     wire: Wire
@@ -116,7 +116,7 @@ class Driver(Occupant):
     # -- bytes -----------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Called with what the network has brought."""
+        """Called when bytes have arrived."""
         wire = self.wire
         wire.received += len(data)
         if wire.closing:
@@ -127,17 +127,16 @@ class Driver(Occupant):
                 return
             data = plain
         self.connection.receive_data(data)
-        awaits = self.slot.work is not None
-        # A small read leaves little behind: a client runs ahead by a large one, or by several
-        if awaits:
-            self._adjust_reading()
-        else:
+        slot = self.slot
+        if slot.work is None:
             self._advance()
-            if len(data) > _MOST_BUFFERED and self.slot.work is not None:
-                self._adjust_reading()
+            # A small read leaves little behind: a client runs ahead by a large one, or by several
+            if len(data) <= _MOST_BUFFERED or self.slot.work is None:
+                return
+        self._adjust_reading()
 
     def eof_received(self) -> bool:
-        """Called when the client sends nothing more; what it has sent is still answered."""
+        """Called when the client sends no more; its commands so far are still answered."""
         if self.wire.lingering or self.wire.in_handshake:
             self.wire.abort()
         elif not self.wire.closing:
@@ -157,7 +156,7 @@ class Driver(Occupant):
         self._adjust_reading()
 
     def resume_writing(self) -> None:
-        """Called when the client has read what was written."""
+        """Called when the client reads again."""
         self.wire.writable = True
         if self.wire.closing:
             return
@@ -166,7 +165,9 @@ class Driver(Occupant):
             return
         self.deadlines.client_is_awaited(self.connection.conversation, self.wire, moved=True)
         self.answers.client_reads()
-        if self.slot.work is None and not self.wire.closing:
+        # After a handshake another connection serves the client, or this one greets it
+        free = self.slot.work is None and not self.wire.in_handshake
+        if free and not self.wire.closing:
             self._advance()
 
     def _adjust_reading(self) -> None:
@@ -221,7 +222,7 @@ class Driver(Occupant):
             self._end_turn(awaits)
 
     def _begin(self, work: Work) -> bool:
-        """Begin what an event has to wait for; return whether it does wait."""
+        """Begin to answer an event; return whether the answer waits."""
         awaits = self.slot.begin(work)
         if self.runtime.draining and not awaits:
             self.end(Ending.DRAIN)  # before a command that was pipelined begins a transaction
@@ -234,7 +235,7 @@ class Driver(Occupant):
             self.end(Ending.DRAIN)
 
     def _may_go_on(self) -> bool:
-        """Return whether anything is done for a client that does not read what was written."""
+        """Return whether to answer a client that does not read. If not, flush the replies."""
         if self.connection.over:
             return True
         self._flush()
@@ -258,20 +259,20 @@ class Driver(Occupant):
                 self._start_tls()
 
     def _over(self, error: Exception | None) -> None:
-        """Go on after what was awaited; `error` is what it has raised."""
+        """Go on after a coroutine; `error` is its exception."""
         try:
-            if error is not None and not isinstance(error, GoneError):
-                if not isinstance(error, DeadlineError):
-                    raise error
-                self._time_out()
-            elif self.wire.lost:
+            if error is not None and not isinstance(error, DeadlineError | GoneError):
+                raise error
+            if self.wire.lost:
                 self._settle()
+            elif error is not None:
+                self._time_out()
             else:
                 if self.runtime.draining:
                     self.end(Ending.DRAIN)
                 if not self.wire.closing:
                     self._advance()
-        except Exception as failure:  # noqa: BLE001  here is no caller who could end the session
+        except Exception as failure:  # noqa: BLE001  no caller could end the session
             self._fail(failure)
 
     def _fail(self, error: Exception) -> None:
@@ -359,25 +360,26 @@ class Driver(Occupant):
     # -- the end ---------------------------------------------------------------------------------
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        """Called when the client has gone. A complete message is wanted, and so are notices."""
+        """Called when the client has gone. A complete message is still handled."""
         if not self._serves or self.wire.lost:
             return
         answers = self.answers
         answers.wants_name = False
         self.wire.lose()
-        answers.drop_body()
         if self.slot.work is None:
             self._settle()
-        elif answers.due or answers.notifying:
             return
-        elif answers.call is not None:
+        answers.drop_body()
+        if answers.due or answers.notifying:
+            return
+        if answers.call is not None:
             answers.call.cancel()  # and its end is awaited
         else:
             self.slot.drop()
             self._settle()
 
     def expire(self) -> None:
-        """Called when the deadline has passed: of what is awaited, or of the last replies."""
+        """Called when the deadline has passed."""
         if self.wire.closing and not self.wire.lost:
             self.wire.abort()
         elif self.slot.work is not None:
@@ -423,13 +425,13 @@ class Driver(Occupant):
             self.deadlines.allow_last_words(_LINGER if self.wire.lingering else _CLOSING)
 
     def _settle(self) -> None:
-        """End a session whose client has gone, once the handler has been told."""
+        """End the session of a client that has gone, after the last hooks."""
         if not self.wire.lost or self.slot.work is not None:
             return
+        self.answers.bodies.release()
         if self.answers.owes_farewell and self.slot.begin(self.answers.farewell()):
             return
         self.answers.journal.closed(self.wire.received, self.wire.sent)
-        self.answers.bodies.release()
         self.wire.forget()
         self.quota.close()
         self.runtime.remove(self)

@@ -1,7 +1,7 @@
-"""The gate of a PROXY listener: which clients are let in, and under which address, before any SMTP.
+"""The gate of a PROXY listener: reads the header of a proxy, before any SMTP.
 
-Nothing is ever sent here. A peer that is not one of the proxies is closed, and so is one whose
-header is wrong or late, or that comes when there are too many: what connects here is no client.
+The gate never sends anything. It closes a peer that is not one of the proxies, has a wrong or late
+header, or comes when there are too many connections.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Gate(Occupant):
             self._deadline = runtime.loop.time() + self._rules.times.proxy
 
     def data_received(self, data: bytes) -> None:
-        """Called with what the network has brought."""
+        """Called when bytes have arrived."""
         if not self._open:
             return
         try:

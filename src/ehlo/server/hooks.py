@@ -1,4 +1,4 @@
-"""Hooks: which of them a handler has, one call of one, and what its result means.
+"""Hooks: the ones that a handler has, one call of a hook, and the meaning of its result.
 
 No hook of a session is called anywhere else.
 """
@@ -30,13 +30,13 @@ from ehlo.server.waits import Wait
 T = TypeVar("T")
 
 Answer = Reply | list[Reply | None] | None
-"""What an event is answered; a list has one reply per recipient, in LMTP."""
+"""The answer to an event; a list has one reply per recipient, in LMTP."""
 
 Outcome = Callable[[object], Answer]
-"""Turns a hook's result into the answer; what it raises counts as the hook's own failure."""
+"""Turns a hook's result into the answer; an exception counts as the hook's own failure."""
 
 Ended = tuple[object, BaseException | None]
-"""The result of a hook, or what it has raised."""
+"""The result of a hook, or its exception."""
 
 logger = logging.getLogger("ehlo.server")
 handler_logger = logging.getLogger("ehlo.handler")
@@ -79,9 +79,9 @@ def hooks_of(callbacks: Callbacks) -> Hooks:
 
 
 class Call(Wait[Ended]):
-    """One call of a hook, in a task or in a thread; awaiting it gives its result or its exception.
+    """Calls a hook once, in a task or in a thread; awaiting it gives the result or the exception.
 
-    It ends once, also when nothing awaits it any more. Then it gives `size` bytes of memory back.
+    It ends once, even if nothing awaits it any more. Then it releases `size` bytes of memory.
     """
 
     __slots__ = ("_at_end", "_journal", "_runtime", "_work", "asked", "began", "hook", "size")
@@ -130,7 +130,7 @@ class Call(Wait[Ended]):
         return self.hook.call(*arguments)
 
     async def _run(self, arguments: tuple[object, ...]) -> None:
-        """Await the hook in a task, and go on with what awaits it."""
+        """Await the hook in a task, and resume the session."""
         result: object = None
         error: BaseException | None = None
         try:
@@ -206,7 +206,7 @@ class Call(Wait[Ended]):
 
 @types.coroutine
 def timed(work: Awaitable[T], run: Named, steps: Steps) -> Generator[Any, Any, T]:
-    """Await a hook, and note each step in which it keeps the loop from all other clients."""
+    """Await a hook, and time each step in which it blocks the loop."""
     awaiting = work.__await__()
     step: Callable[[Any], object] = awaiting.send
     sent: object = None
@@ -235,14 +235,14 @@ def timed(work: Awaitable[T], run: Named, steps: Steps) -> Generator[Any, Any, T
 
 
 def answer_of(result: object) -> Reply | None:
-    """Return what a hook's result says. Raises `TypeError` if it is no answer."""
+    """Return the answer for a hook's result. Raises `TypeError` if it is no answer."""
     if result is None or isinstance(result, Reply):
         return result
     raise _no_answer("a hook returns None or a Reply", result)
 
 
 def queue_answer_of(result: object) -> Reply | None:
-    """Return what the result of `on_message` says: a `str` is a queue id.
+    """Return the answer for the result of `on_message`: a `str` is a queue id.
 
     Raises `TypeError` or `ValueError` if it is no answer.
     """
@@ -252,7 +252,7 @@ def queue_answer_of(result: object) -> Reply | None:
 
 
 def answers_of(message: Message, recipients: Sequence[Address], result: object) -> Answer:
-    """Return what the result of `on_message` says in LMTP: one answer, or a mapping of them.
+    """Return the answer for the result of `on_message` in LMTP: one reply, or one per recipient.
 
     Raises as `queue_answer_of` does, and `ValueError` if a key is no recipient.
     """
@@ -272,7 +272,7 @@ def answers_of(message: Message, recipients: Sequence[Address], result: object) 
 
 
 def identity_of(result: object) -> str | Reply:
-    """Return the identity that the result of `on_auth` says, or the rejection.
+    """Return the identity from the result of `on_auth`, or the rejection.
 
     Raises `TypeError` if it is neither.
     """

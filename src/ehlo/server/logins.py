@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ehlo.passwords.file import PasswordFile
 from ehlo.passwords.lines import Candidate, prepared
@@ -36,7 +36,7 @@ def with_logins(hooks: Hooks, passwords: PasswordFile | None, runtime: Runtime) 
     if passwords is None:
         return hooks
     logins = Logins(passwords, runtime)
-    own: dict[str, Callable[..., Any]] = {"on_auth": logins.on_auth}
+    own: dict[str, Callable[..., object]] = {"on_auth": logins.on_auth}
     if passwords.scram_algorithms:
         own["on_secret"] = logins.on_secret
     # They take no turn: a check may wait for memory of hooks that wait for a turn

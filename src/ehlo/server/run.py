@@ -294,7 +294,8 @@ class Run:
             self._end_sessions(Ending.DRAIN)
             if not await self._gone_in_grace():
                 if not self._closing:
-                    logger.warning("%d sessions were cut off", len(self.runtime.drivers))
+                    if self.runtime.drivers:  # otherwise the last one has ended just now
+                        logger.warning("%d sessions were cut off", len(self.runtime.drivers))
                     self._end_sessions(Ending.HANG_UP)
                     await self._gone_within(_LAST_WORDS)
                 if not self._closing:  # otherwise they are, and call their last hooks

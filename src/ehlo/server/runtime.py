@@ -164,7 +164,7 @@ class Runtime:
         self._made_room = -math.inf  # when that was tried last
         self._sweep_every = 1.0
         self._sweeper: asyncio.TimerHandle | None = None
-        self._idle: asyncio.Event = asyncio.Event()
+        self._idle: asyncio.Event | None = None  # while something waits for it
         self._prefix = secrets.token_hex(4)
         self._counter = itertools.count(1)
 
@@ -177,7 +177,7 @@ class Runtime:
         return Rate(MemoryCounter(self.loop.time), most, window)
 
     def heed(self, *timeouts: float) -> None:
-        """Adjust the sweep, so that it is often enough for these timeouts."""
+        """Set the sweep so that it is often enough for these timeouts."""
         self._sweep_every = min(self._sweep_every, *(timeout / 4 for timeout in timeouts))
 
     def new_id(self) -> str:
@@ -189,7 +189,6 @@ class Runtime:
     def add(self, occupant: Occupant) -> None:
         """Note a connection that begins."""
         self.drivers.add(occupant)
-        self._idle.clear()
         if self._sweeper is None:
             self.stats.settle()
             self._sweeper = self.loop.call_later(self._sweep_every, self._sweep)
@@ -197,13 +196,15 @@ class Runtime:
     def remove(self, occupant: Occupant) -> None:
         """Note a connection that has ended, its hooks included."""
         self.drivers.discard(occupant)
-        if not self.drivers:
+        if self._idle is not None and not self.drivers:
             self._idle.set()
 
     async def all_gone(self) -> None:
         """Wait until there is no connection."""
-        if self.drivers:
-            await self._idle.wait()
+        while self.drivers:
+            self._idle = idle = self._idle or asyncio.Event()
+            await idle.wait()
+            self._idle = None
 
     def make_room(self) -> None:
         """Write bodies that wait for their client to disk, when too much is held in memory.

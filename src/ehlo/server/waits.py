@@ -1,4 +1,4 @@
-"""What a session awaits, and until when.
+"""Waits and deadlines of a session.
 
 `AwaitSlot` runs the one coroutine that a session awaits, and each of its awaits ends in a `Wait`.
 No event loop steps it: the end of a wait does, so that nothing can happen in between.
@@ -23,7 +23,7 @@ from ehlo.server.wire import Wire
 T = TypeVar("T")
 
 Work = Coroutine["Wait[Any]", object, None]
-"""What a session awaits; each of its awaits ends in a `Wait`."""
+"""A coroutine of a session; each of its awaits ends in a `Wait`."""
 
 GRACE = 60.0
 """Seconds for which a body may come at any speed."""
@@ -36,7 +36,7 @@ logger = logging.getLogger("ehlo.server")
 
 
 class DeadlineError(Exception):
-    """Raised in what a session awaits when its deadline has passed."""
+    """Raised at the await when the deadline of a session has passed."""
 
 
 class GoneError(Exception):
@@ -44,7 +44,7 @@ class GoneError(Exception):
 
 
 def _not_awaited(_result: object) -> NoReturn:
-    """Fail at once: an end that nothing hears of would leave the session waiting for ever."""
+    """Fail at once, since the session would wait for ever."""
     raise RuntimeError("a wait has ended before it was awaited")
 
 
@@ -71,7 +71,7 @@ class Wait(Generic[T]):
         return (yield self)
 
     def end(self, result: T) -> bool:
-        """Resume what awaits this; return whether anything does."""
+        """Resume the coroutine that awaits this; return whether one does."""
         resume, self.resume = self.resume, None
         if resume is None:
             return False
@@ -92,7 +92,7 @@ class AwaitSlot:
     __slots__ = ("_over", "_wait", "work")
 
     def __init__(self, over: Callable[[Exception | None], None]) -> None:
-        """`over` is called after each coroutine that has waited, with what it has raised."""
+        """`over` is called after each coroutine that has waited, with its exception."""
         self._over = over
         self._wait: Wait[Any] | None = None
         self.work: Work | None = None
@@ -148,7 +148,7 @@ class AwaitSlot:
         self._over = _ignore
 
     def _resume(self, result: object, problem: Exception | None = None) -> None:
-        """Step on, with the result of what was awaited, or with a problem instead."""
+        """Continue with the result of the wait, or with an exception."""
         work, error = self.work, None
         assert work is not None  # noqa: S101  a wait that was let go of resumes nothing
         try:
@@ -174,7 +174,7 @@ class AwaitSlot:
 
 
 def _close(work: Work) -> None:
-    """Close a coroutine; what it does wrong then must not keep the session from ending."""
+    """Close a coroutine; its failure then must not keep the session from ending."""
     try:
         work.close()
     except Exception:
@@ -281,10 +281,11 @@ class Deadlines:
         if not wire.writable:
             self.at = self._read_by
             return
-        in_body = conversation.body.reader is not None
+        in_body = conversation.reader is not None
         if self._pace is not None or in_body or conversation.state is _BDAT:
             if in_body or moved:
-                self.at = self._for_body(conversation, wire.said, in_body)
+                said = wire.received if wire.channel is None else wire.said  # mostly plain
+                self.at = self._for_body(conversation, said, in_body)
         elif moved:
             channel = wire.channel
             clear = channel is None or channel.established

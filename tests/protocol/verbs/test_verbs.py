@@ -8,7 +8,7 @@ import pytest
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
-from ehlo.protocol.address import NULL_PATH, Address
+from ehlo.protocol.address import NULL_PATH
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State, Transaction
@@ -183,4 +183,3 @@ def test_a_new_transaction_knows_nothing() -> None:
     assert (transaction.refused, transaction.over_limit, transaction.size) == (0, 0, 0)
     assert transaction.refusal is None
     assert not transaction.smtputf8
-    assert Transaction(Address("a", "x", {"SMTPUTF8": True})).smtputf8

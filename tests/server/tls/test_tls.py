@@ -15,6 +15,7 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Server, Session
+from ehlo.protocol.state import State
 from ehlo.server.options.rules import resolve
 from ehlo.server.options.target import callbacks_of
 from ehlo.server.tls.certificates import Certificate, file_context
@@ -385,6 +386,25 @@ def test_a_client_that_does_not_trust_the_certificate_may_leave(
         running.client(tls=ssl.create_default_context())
     running.wait_until_no_sessions()
     assert "TLS failed" in caplog.text
+
+
+def test_a_client_that_reads_slowly_in_the_handshake_is_not_greeted_before_its_end(
+    serve: Serve, certificates: Certificates, loop_name: str
+) -> None:
+    running = serve(Box(), tls_config=certificates.server(), tls_listener=True, loop=loop_name)
+    with running.client() as client:
+        running.wait_until(lambda: len(running.drivers) == 1)
+        (driver,) = running.drivers
+
+        async def pause_and_resume() -> None:
+            driver.pause_writing()
+            driver.resume_writing()
+
+        running.run(pause_and_resume)
+        assert driver.connection.state is State.GREETING
+        assert (driver.wire.sent, driver.wire.in_handshake) == (0, True)
+        client.wrap(certificates.client)
+        assert client.reply() == "220 mx.example smtpd ESMTP Service ready"
 
 
 @pytest.mark.parametrize("stage", range(0, 600, 50))
