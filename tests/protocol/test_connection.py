@@ -298,7 +298,7 @@ def test_a_refusal_of_the_body_waits_for_the_octets_of_its_first_chunk() -> None
     said(connection)
     connection.reply(Reply(421, "4.7.0", "Go away"))
     assert connection.next_event() is NEED_DATA
-    assert (said(connection), connection.conversation.body.reader is None) == ([], False)
+    assert (said(connection), connection.conversation.reader is None) == ([], False)
     connection.receive_data(b"QUIT\r\nNOOP\r\n")
     assert connection.next_event() == events.Close()
     assert said(connection) == ["421 4.7.0 Go away"]
@@ -455,7 +455,7 @@ def test_a_body_is_known_to_be_one_until_its_end() -> None:
     seen = []
     for said in (b"", ENVELOPE, b"half", b"\r\n.\r\n"):
         play(connection, said)
-        seen.append(connection.conversation.body.reader is not None)
+        seen.append(connection.conversation.reader is not None)
     assert seen == [False, True, True, False]
 
 
@@ -513,7 +513,7 @@ def asked_for_a_secret(settings: Settings) -> Connection:
 
 def test_a_secret_is_given_when_it_is_asked_for() -> None:
     connection = asked_for_a_secret(Settings(mechanisms=MECHANISMS))
-    with pytest.raises(TypeError, match="on_secret returns"):
+    with pytest.raises(TypeError, match="on_secret returned"):
         connection.give_secret(True)
     with pytest.raises(ValueError, match="surrogates"):
         connection.give_secret("\udcff")

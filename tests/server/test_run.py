@@ -613,7 +613,7 @@ def test_many_connections_may_wait_to_be_accepted(serve: Serve, loop_name: str) 
         assert {client.hello()[:4] for client in clients} == {"250-"}
 
 
-def test_no_host_is_all_addresses_of_both_families_on_one_port(serve: Serve) -> None:
+def test_an_empty_host_means_all_addresses_of_both_families_on_one_port(serve: Serve) -> None:
     running = serve(Box(), addr=":0")
     addresses = running.server.addresses
     assert {address.host for address in addresses} == {"0.0.0.0", "::"}  # noqa: S104
