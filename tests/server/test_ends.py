@@ -247,7 +247,7 @@ def test_a_hook_may_shut_the_server_down(grace: float) -> None:
     asyncio.run(asyncio.wait_for(work(), DEADLINE))
 
 
-def test_a_shutdown_may_be_shortened() -> None:
+def test_who_asks_for_a_shutdown_may_lose_patience() -> None:
     async def work() -> None:
         server = Server(handler_of("async def"), addr="127.0.0.1:0")
         await server.start()
@@ -313,7 +313,7 @@ def test_a_signal_handler_of_the_program_is_its_own_again() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_temporary_rejections_of_recipients_do_not_end_the_session(serve: Serve) -> None:
+def test_our_own_trouble_with_recipients_sends_nobody_away(serve: Serve) -> None:
     error = TypeError("a bug of the hook")
     with serve(handler_of("async def", on_rcpt=error)).ready() as client:
         client.say("MAIL FROM:<a@x>")
