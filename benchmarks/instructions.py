@@ -112,12 +112,11 @@ def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
     from ehlo.handler import Handler, callbacks_of_handler
     from ehlo.message import Message
     from ehlo.server.answer import Routes
-    from ehlo.server.bodies import Clock
     from ehlo.server.driver import Driver
-    from ehlo.server.hooks import Hooks
+    from ehlo.server.hooks import hooks_of
     from ehlo.server.options import rules
     from ehlo.server.options.files import Files
-    from ehlo.server.runtime import Runtime
+    from ehlo.server.runtime import Clock, Runtime
     from ehlo.server.server import Server
     from ehlo.session import Session
 
@@ -132,11 +131,11 @@ def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
     runtime = Runtime(server.options, resolved.exempt, cast("asyncio.AbstractEventLoop", loop))
     runtime.clock = Clock(lambda: 0.0)
     counted = bool(runtime.recipient_rate)
-    routes = Routes(Hooks.of(callbacks), counts_recipients=counted)
+    routes = Routes(resolved, hooks_of(callbacks), counts_recipients=counted)
     gc.freeze()  # a garbage collection would hit so short a run at random
     for transactions in sessions:
         transport = Transport(peer)
-        driver = Driver(runtime, resolved, routes)
+        driver = Driver(runtime, routes)
         driver.connection_made(transport)
         for packet in session(transactions):
             driver.data_received(packet)

@@ -97,7 +97,12 @@ ADVICE = tuple(OVERUSED.values())
 
 # Places where an overused word is right: the file, and the exact text around the word. An entry
 # whose text is no longer in its file is a fault itself.
-ALLOWED: tuple[tuple[str, str], ...] = ()
+ALLOWED: tuple[tuple[str, str], ...] = (
+    ("src/ehlo/protocol/reply.py", "{count} octets received"),  # on the wire, as RFC 3030 has it
+    ("tests/protocol/test_connection.py", "octets received"),
+    ("tests/server/test_chunks.py", "octets received"),
+    ("tests/server/test_own_extensions.py", "octets received"),
+)
 
 PYTHON = ("src", "tests", "examples", "benchmarks", "docs", "tools")
 PAGES = ("*.md", "docs/**/*.md", "docs/**/*.rst", "deploy/*", "benchmarks/*.md")
@@ -168,10 +173,8 @@ def _first_line(
 def exported() -> set[str]:
     """Return the names that `ehlo` exports, without importing it."""
     tree = ast.parse((ROOT / "src/ehlo/__init__.py").read_text())
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return set(ast.literal_eval(node.value))
-    raise LookupError("src/ehlo/__init__.py has no __all__")
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {name.asname for node in imports for name in node.names if name.asname}
 
 
 def attributes(path: Path, tree: ast.Module, names: set[str]) -> Iterator[Fault]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from ehlo.protocol import grammar
 from ehlo.protocol.address import is_address_literal
 
-__all__ = ["same_domain", "to_ascii"]
-
 _LONGEST = 255  # bytes, RFC 5321 4.5.3.1.2
 
 

@@ -14,8 +14,6 @@ from ehlo.protocol.auth.mechanism import Secret
 from ehlo.protocol.reply import Reply
 from ehlo.session import Session
 
-__all__ = ["Answer", "Callbacks", "Handler", "callbacks_of_handler", "is_async"]
-
 Answer = Awaitable[Reply | None] | Reply | None
 MessageAnswer = Reply | str | Mapping[str, Reply | str | None] | None
 Params = Mapping[str, Any]

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextvars import ContextVar
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from ehlo.net import Peer, unmapped
 from ehlo.protocol.address import Address
+from ehlo.protocol.auth.credentials import PeerCertificate
 from ehlo.protocol.conversation import Conversation
-
-if TYPE_CHECKING:
-    from ehlo.protocol.proxy import ProxyHeader, ProxySSL
-
-__all__ = ["ProxyInfo", "Session", "TLSInfo", "current_session"]
+from ehlo.protocol.proxy import ProxyHeader, ProxySSL
 
 
 class TLSInfo(NamedTuple):
@@ -32,7 +29,7 @@ class TLSInfo(NamedTuple):
     """The name of the cipher suite."""
     sni: str | None
     """The server name that the client asked for (RFC 6066 3), or `None`."""
-    peer_certificate: dict[str, Any] | None
+    peer_certificate: PeerCertificate | None
     """The client's certificate, as `ssl.SSLObject.getpeercert` returns it, or `None`."""
 
 
@@ -67,17 +64,9 @@ class ProxyInfo(NamedTuple):
 
     @classmethod
     def of(cls, peer: Peer, header: ProxyHeader) -> Self:
-        """Return the facts in `header`, which the proxy at `peer` sent."""
-        return cls(
-            peer,
-            header.version,
-            header.command,
-            header.authority,
-            header.unique_id,
-            header.ssl,
-            header.alpn,
-            header.tlvs,
-        )
+        """Return the facts in `header` from the proxy at `peer`. Only the server calls this."""
+        rest = (header.authority, header.unique_id, header.ssl, header.alpn, header.tlvs)
+        return cls(peer, header.version, header.command, *rest)
 
 
 class Session:
@@ -93,18 +82,8 @@ class Session:
     """
 
     __slots__ = (
-        *(
-            "_conversation",
-            "_ends",
-            "_state",
-            "id",
-            "local",
-            "peer",
-            "proxy",
-            "rdns",
-            "tls",
-            "user",
-        ),
+        *("_conversation", "_ends", "_state"),
+        *("id", "local", "peer", "proxy", "rdns", "tls", "user"),
     )
 
     def __init__(

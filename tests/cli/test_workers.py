@@ -28,7 +28,7 @@ import pytest
 
 import ehlo
 from ehlo import PasswordFile, Peer, Server
-from ehlo.server import opening
+from ehlo.server import run
 from ehlo.server.observing.views import Views, ask
 from ehlo.server.system import privileges
 from ehlo.server.workers import parent
@@ -39,6 +39,8 @@ from support.manager import Manager
 from support.program import DEADLINE, HAND_OVER, Program, Start
 
 LOOPBACK = ("--addr", "127.0.0.1:0")
+
+ACCOUNT = "nobody"  # of the system, without privileges
 
 MODULE = """
 import asyncio, os, signal, sys, threading, time, ehlo
@@ -87,10 +89,9 @@ class Hung(Handler):
 class Groups(Handler):
     def on_startup(self, server):
         with open("/proc/self/status") as status:
-            for line in status:
-                if line.startswith(("Uid:", "Gid:", "Groups:", "CapEff:")):
-                    print(*line.split(), flush=True)
-        print("done", flush=True)
+            wanted = "Uid:", "Gid:", "Groups:", "CapEff:"
+            lines = [line for line in status if line.startswith(wanted)]
+        os.write(1, "".join([*lines, "done\\n"]).encode())  # in one piece, as above
 
 server = ehlo.Server(lambda *_: f"by-{os.getpid()}", addr="127.0.0.1:0", workers=2)
 """
@@ -245,7 +246,7 @@ def no_handler(*_: object) -> None: ...
         ("no_such_module:x", {}, "no module named 'no_such_module'"),
     ],
 )
-def test_options_that_workers_cannot_have_are_an_error(
+def test_options_that_cannot_be_passed_to_workers_are_an_error(
     handler: object, options: dict[str, object], error: str
 ) -> None:
     server = Server(handler, addr="127.0.0.1:0", workers=2, **options)  # type: ignore[arg-type]  # as parametrized
@@ -617,8 +618,8 @@ def open_house() -> Iterator[Path]:
         yield house
 
 
-def python_of_nobody(house: Path) -> str:
-    """Return an interpreter that `nobody` can run: this one may be in the home of root."""
+def python_of_account(house: Path) -> str:
+    """Return an interpreter that the account can run: this one may be in the home of root."""
     for python in (sys.executable, "/usr/bin/python3"):
         command = [python, "-c", "import asyncio, ssl, ehlo.cli, many"]
         with contextlib.suppress(PermissionError, subprocess.CalledProcessError):
@@ -626,35 +627,35 @@ def python_of_nobody(house: Path) -> str:
                 command,
                 env={"PYTHONPATH": str(house)},
                 cwd=house,
-                user="nobody",
-                group=pwd.getpwnam("nobody").pw_gid,
+                user=ACCOUNT,
+                group=pwd.getpwnam(ACCOUNT).pw_gid,
                 extra_groups=[],
                 capture_output=True,
                 timeout=DEADLINE,
                 check=True,
             )
             return python
-    pytest.skip("the user nobody can run no Python of this machine")
+    pytest.skip(f"the user {ACCOUNT} can run no Python of this machine")
 
 
 @as_root
 @pytest.mark.parametrize("workers", [1, 2])
 def test_root_privileges_are_dropped_for_good(start: Start, open_house: Path, workers: int) -> None:
-    python = python_of_nobody(open_house)
+    python = python_of_account(open_house)
     command = [python, "-m", "ehlo", "serve", "many:Groups", *LOOPBACK]
-    command += ["--user", "nobody", "--workers", str(workers)]
+    command += ["--user", ACCOUNT, "--workers", str(workers)]
     code = "import os, sys; os.setgroups([0, 4]); os.execv(sys.argv[1], sys.argv[1:])"
     environment = {"PYTHONPATH": str(open_house)}
     program = start("-c", code, *command, cwd=open_house, env=environment)
     program.out.until("done")
     entries = {name: values for name, *values in map(str.split, program.out.seen)}
-    nobody = pwd.getpwnam("nobody")
-    assert set(entries["Uid:"]) == {str(nobody.pw_uid)}
-    assert set(entries["Gid:"]) == {str(nobody.pw_gid)}
-    assert set(entries["Groups:"]) == {str(gid) for gid in os.getgrouplist("nobody", nobody.pw_gid)}
+    entry = pwd.getpwnam(ACCOUNT)
+    assert set(entries["Uid:"]) == {str(entry.pw_uid)}
+    assert set(entries["Gid:"]) == {str(entry.pw_gid)}
+    assert set(entries["Groups:"]) == {str(gid) for gid in os.getgrouplist(ACCOUNT, entry.pw_gid)}
     assert int(entries["CapEff:"][0], 16) == 0
     status = Path(f"/proc/{program.process.pid}/status").read_text()
-    assert "Uid:" + f"\t{nobody.pw_uid}" * 4 + "\n" in status  # the parent, too
+    assert "Uid:" + f"\t{entry.pw_uid}" * 4 + "\n" in status  # the parent, too
     program.listening()
     assert program.stop() == 0
 
@@ -666,16 +667,16 @@ def test_a_log_file_belongs_to_the_user_that_reopens_it(
 ) -> None:
     logs = open_house / "logs"
     logs.mkdir()
-    shutil.chown(logs, "nobody")
+    shutil.chown(logs, ACCOUNT)
     manager = Manager(f"@{secrets.token_hex(8)}")
-    command = [python_of_nobody(open_house), "-m", "ehlo", "serve", "many:function", *LOOPBACK]
-    command += ["--user", "nobody", "--workers", str(workers), "--log-file", str(logs / "log")]
+    command = [python_of_account(open_house), "-m", "ehlo", "serve", "many:function", *LOOPBACK]
+    command += ["--user", ACCOUNT, "--workers", str(workers), "--log-file", str(logs / "log")]
     code = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
     environment = {"PYTHONPATH": str(open_house), "NOTIFY_SOCKET": manager.address}
     with contextlib.closing(manager):
         program = start("-c", code, *command, cwd=open_house, env=environment)
         manager.where()
-        assert (logs / "log").owner() == "nobody"
+        assert (logs / "log").owner() == ACCOUNT
         (logs / "log").rename(logs / "old")
         program.process.send_signal(signal.SIGHUP)
         manager.hears_of("RELOADING=1")
@@ -684,10 +685,10 @@ def test_a_log_file_belongs_to_the_user_that_reopens_it(
         assert program.stop() == 0
 
 
-def as_nobody(start: Start, house: Path, *flags: str | Path, workers: int) -> Program:
-    """Start a server as root that switches to `nobody`."""
-    command = [python_of_nobody(house), "-m", "ehlo", "serve", "many:function", *LOOPBACK]
-    command += ["--user", "nobody", "--workers", str(workers), *map(str, flags)]
+def as_account(start: Start, house: Path, *flags: str | Path, workers: int) -> Program:
+    """Start a server as root that switches to the account."""
+    command = [python_of_account(house), "-m", "ehlo", "serve", "many:function", *LOOPBACK]
+    command += ["--user", ACCOUNT, "--workers", str(workers), *map(str, flags)]
     code = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
     return start("-c", code, *command, cwd=house, env={"PYTHONPATH": str(house)})
 
@@ -712,13 +713,13 @@ def test_a_file_that_the_user_cannot_read_later_ends_the_start(
     files["--auth-file"].chmod(0o644)
     flags += ["--auth-file", files["--auth-file"]]
     files[which].chmod(0o600)
-    program = as_nobody(start, open_house, *flags, workers=workers)
+    program = as_account(start, open_house, *flags, workers=workers)
     assert program.wait() == 1
-    error = f"ehlo: --user nobody cannot read {files[which]}: Permission denied\n"
+    error = f"ehlo: --user {ACCOUNT} cannot read {files[which]}: Permission denied\n"
     assert program.err.text.endswith(error)
     assert "Traceback" not in program.err.text
     files[which].chmod(0o644)
-    program = as_nobody(start, open_house, *flags, workers=workers)
+    program = as_account(start, open_house, *flags, workers=workers)
     program.listening()
     assert program.stop() == 0
 
@@ -730,9 +731,9 @@ def test_the_control_socket_is_bound_before_root_privileges_are_dropped(
 ) -> None:
     path = open_house / "control"  # in a directory that belongs to root
     flags = ("--control", path)
-    program = as_nobody(start, open_house, *flags, workers=workers)
+    program = as_account(start, open_house, *flags, workers=workers)
     program.listening()
-    assert path.owner() == "nobody"
+    assert path.owner() == ACCOUNT
     assert path.stat().st_mode & 0o777 == 0o600
     assert ask(str(path))["workers"]["wanted"] == workers
     assert program.stop() == 0
@@ -745,7 +746,7 @@ def test_metrics_are_bound_before_root_privileges_are_dropped(
 ) -> None:
     """In this process, which must stay root: a low port would not show it here."""
     order: list[str] = []
-    server = Server("many:function", addr="127.0.0.1:0", user="nobody", metrics="127.0.0.1:0")
+    server = Server("many:function", addr="127.0.0.1:0", user=ACCOUNT, metrics="127.0.0.1:0")
     monkeypatch.setattr(Views, "bind", lambda _views: order.append("bound"))
     monkeypatch.setattr(privileges, "drop", lambda _account: order.append("dropped"))
     monkeypatch.setattr(parent, "check", lambda _options: None)
@@ -754,7 +755,7 @@ def test_metrics_are_bound_before_root_privileges_are_dropped(
     def stop(*_: object) -> None:
         raise RuntimeError("far enough")
 
-    monkeypatch.setattr(opening, "check_spool", stop)
+    monkeypatch.setattr(run, "check_spool", stop)
     if workers == 1:
         server.configure(handler=lambda *_: None)
     with pytest.raises(RuntimeError, match="far enough"):
@@ -775,14 +776,14 @@ def test_a_missing_spool_directory_ends_the_start(start: Start, app: Path, worke
 def test_the_user_must_be_able_to_write_to_the_spool_directory(
     start: Start, open_house: Path, workers: int
 ) -> None:
-    program = as_nobody(start, open_house, "--spool-dir", open_house, workers=workers)
+    program = as_account(start, open_house, "--spool-dir", open_house, workers=workers)
     assert program.wait() == 1
     error = f"--spool-dir: cannot write to {open_house}: Permission denied\n"
     assert program.err.text.endswith(error)
     spool = open_house / "spool"
     spool.mkdir()
-    shutil.chown(spool, "nobody")
-    program = as_nobody(start, open_house, "--spool-dir", spool, workers=workers)
+    shutil.chown(spool, ACCOUNT)
+    program = as_account(start, open_house, "--spool-dir", spool, workers=workers)
     program.listening()
     assert not list(spool.iterdir())
     assert program.stop() == 0
@@ -803,9 +804,9 @@ def test_a_user_without_privileges_cannot_switch_to_another(start: Start) -> Non
 @as_root
 def test_a_user_in_the_group_of_root_is_an_error(start: Start) -> None:
     code = (
-        "import os, pwd, ehlo.server.system.privileges as p; a = p.find('nobody'); "
+        f"import os, pwd, ehlo.server.system.privileges as p; a = p.find({ACCOUNT!r}); "
         "os.setgroups([0]); os.setgid(a.gid); os.setuid(a.uid); p.drop(a)"
     )
     program = start("-c", code, cwd=Path("/"))
     assert program.wait() == 1
-    assert "nobody is in root's group" in program.err.text
+    assert f"{ACCOUNT} is in root's group" in program.err.text

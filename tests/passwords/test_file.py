@@ -17,7 +17,7 @@ import pytest
 
 from ehlo import PasswordFile
 from ehlo.passwords import hashes
-from ehlo.passwords.file import prepared
+from ehlo.passwords.lines import prepared
 from ehlo.protocol.auth.keys import ScramKeys
 from support.passwords import MEMORY, cheap, write
 from support.program import Start

@@ -54,7 +54,7 @@ PATHS: dict[str, Input] = {
 }
 OF_MAIL: dict[str, Input] = {
     "many": ("", " SIZE=1", ""),
-    "many that nobody knows": ("", " X=1", ""),
+    "many that are unknown": ("", " X=1", ""),
     "signs of equality": (" X", "=", ""),
     "a long keyword": (" ", "X", ""),
     "hyphens in a keyword": (" X", "-", ""),
@@ -100,7 +100,7 @@ LINES: dict[str, Input] = {
     "blanks behind AUTH": ("AUTH ", " ", "PLAIN"),
     "base64 behind AUTH": ("AUTH PLAIN ", "AAAA", ""),
     "base64 that is none behind AUTH": ("AUTH PLAIN ", "A=", ""),
-    "attributes that nobody knows": ("XCLIENT", " X=1", ""),
+    "attributes that are unknown": ("XCLIENT", " X=1", ""),
     "signs of equality in XCLIENT": ("XCLIENT NAME", "=", ""),
     "blanks behind XCLIENT": ("XCLIENT ", " ", "NAME=a"),
     **{
@@ -201,13 +201,11 @@ def said(made: Input, size: int) -> str:
 def measurements() -> list[tuple[Input, Callable[[str], object]]]:
     """What to say, and what takes it; in the order of `names`."""
     from ehlo.protocol.auth import scram
-    from ehlo.protocol.auth.exchange import Exchange
-    from ehlo.protocol.auth.mechanism import AuthContext
+    from ehlo.protocol.auth.mechanism import AuthContext, Exchange
     from ehlo.protocol.auth.mechanisms import MECHANISMS
     from ehlo.protocol.connection import Connection
     from ehlo.protocol.proxy import ProxyError, ProxyReader
-    from ehlo.protocol.verbs import VERBS
-    from ehlo.protocol.verbs.line import command_of
+    from ehlo.protocol.verbs import VERBS, command_of
     from ehlo.protocol.verbs.mail import forward_path, reverse_path
 
     settings = everything()
@@ -241,7 +239,7 @@ def measurements() -> list[tuple[Input, Callable[[str], object]]]:
 
     def final(text: str) -> None:
         with contextlib.suppress(ValueError):
-            scram._final(text.encode())  # noqa: SLF001  what comes before it takes its time
+            scram._parsed(scram._FINAL, text.encode())  # noqa: SLF001  what comes before it takes its time
 
     def proxy(text: str) -> None:
         with contextlib.suppress(ProxyError):

@@ -23,14 +23,14 @@ from ehlo import (
     Reject,
     Session,
 )
-from ehlo.server import deadlines
+from ehlo.server import waits
 
 # Lines for each connection and message would be measured, too
 for _name in ("connection", "login", "message", "refusal"):
     logging.getLogger(f"ehlo.{_name}").setLevel(logging.WARNING)
 
 # A minute is long for a test
-deadlines.GRACE = float(os.environ.get("SERVED_GRACE", deadlines.GRACE))
+waits.GRACE = float(os.environ.get("SERVED_GRACE", waits.GRACE))
 
 
 def note(*words: object) -> None:

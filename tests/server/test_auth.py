@@ -11,7 +11,7 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Reject, Reply, Session
-from ehlo.server.limits.admission import FailedLogins
+from ehlo.server.limits import FailedLogins
 from support.certificates import Certificates
 from support.client import Client
 from support.clock import StoppedClock
@@ -71,7 +71,7 @@ def test_cram_md5(running: Running) -> None:
         assert cram_md5(client, "alice", "wonder") == ACCEPTED
 
 
-def test_the_names_of_mechanisms_are_taken_in_any_case(running: Running) -> None:
+def test_the_names_of_mechanisms_are_accepted_in_any_case(running: Running) -> None:
     with running.ready() as client:
         assert client.say("auth plain " + encoded("\0alice\0wonder")) == ACCEPTED
 
@@ -104,7 +104,7 @@ def test_a_star_cancels(running: Running, begin: str) -> None:
     "bad", ["not base64!", "AGFsaWNl=", "====", "AGFsaWNlAHdvbmRlcg", "ä", "\x00", "QQ=="]
 )
 @pytest.mark.parametrize("begin", ["AUTH PLAIN", "AUTH CRAM-MD5"])
-def test_what_is_no_response_is_501_and_the_session_goes_on(
+def test_an_invalid_response_is_501_and_the_session_goes_on(
     running: Running, begin: str, bad: str
 ) -> None:
     with running.ready() as client:
@@ -128,7 +128,7 @@ def test_a_line_of_an_exchange_that_is_too_long_is_500(running: Running) -> None
         assert client.say(plain("alice", "wonder")) == ACCEPTED
 
 
-def test_a_long_password_is_taken(serve: Serve) -> None:
+def test_a_long_password_is_accepted(serve: Serve) -> None:
     seen: list[bytes] = []
 
     def note(_peer: object, _name: str, _user: bytes, password: bytes, _shared: bytes) -> bool:
@@ -151,7 +151,7 @@ def test_a_long_password_is_taken(serve: Serve) -> None:
         ("AUTH CRAM-MD5 =", "501 5.5.4 "),
     ],
 )
-def test_what_is_no_way_to_log_in_is_refused(running: Running, command: str, said: str) -> None:
+def test_an_unknown_mechanism_is_rejected(running: Running, command: str, said: str) -> None:
     with running.ready() as client:
         assert client.say(command).startswith(said)
 
@@ -325,7 +325,7 @@ def test_on_secret_serves_cram_md5(
     assert session.user == ("alice" if said == ACCEPTED else None)
 
 
-def test_an_empty_secret_lets_nobody_in_with_an_empty_password(
+def test_an_empty_secret_accepts_no_login_with_an_empty_password(
     serve: Serve, no_delay: None
 ) -> None:
     for secret in ("", b"", None):
@@ -334,7 +334,7 @@ def test_an_empty_secret_lets_nobody_in_with_an_empty_password(
             assert cram_md5(client, "alice", "") == WRONG
 
 
-def test_a_challenge_is_never_said_twice(serve: Serve) -> None:
+def test_a_challenge_is_never_sent_twice(serve: Serve) -> None:
     running = serve(handler_of("async def", on_secret=None))
     challenges = set()
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""Bodies on disk: the same octets, less memory; 452 where neither disk nor memory is to be had."""
+"""Bodies on disk: the same bytes, less memory; 452 where there is neither disk nor memory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 
 from ehlo import Handler, Message, Reject, Session
 from ehlo.message import Spool
-from ehlo.server.limits.admission import Memory, Turns
-from ehlo.server.runtime import End
+from ehlo.server.limits import Memory, Turns
+from ehlo.server.runtime import Ending
 from support.client import Client
 from support.clock import StoppedClock
 from support.serving import Box, Collector, Running, Serve
@@ -96,7 +96,7 @@ class Gated(Handler):
 
 
 def body_of(size: int) -> bytes:
-    """A message of so many octets, with all kinds of lines in it."""
+    """Return a message of `size` bytes, with all kinds of lines in it."""
     head = b"Subject: x\r\n\r\n"
     room = size - len(head) - 2
     lines = b"".join(b"%d line\r\n" % number for number in range(room // 8 + 1))
@@ -176,7 +176,7 @@ def test_handlers_wait_for_the_memory_that_their_message_takes(serve: Serve) -> 
             assert [reply[:3] for reply in client.replies(3)] == ["250", "250", "354"]
         assert handler.entered.acquire(timeout=15)
         assert running.runtime.memory.held > 300_000
-        with running.ready() as third:  # nobody else is held up
+        with running.ready() as third:  # no other client waits
             assert third.say("NOOP") == "250 2.0.0 Ok"
             assert not handler.entered.acquire(blocking=False)
         handler.gate.release()
@@ -370,7 +370,7 @@ def test_max_handlers_are_under_way_at_once_and_the_others_wait(serve: Serve) ->
 def test_no_file_is_closed_while_a_thread_writes_to_it(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its descriptor would be another's by the time the octets are written."""
+    """Its descriptor would be another file's by the time the bytes are written."""
     closed_early: list[bool] = []
     disk = Slow(monkeypatch)
     writing: set[int] = set()
@@ -400,7 +400,7 @@ def test_no_file_is_closed_while_a_thread_writes_to_it(
 
             async def cut() -> None:
                 (driver,) = running.drivers
-                driver.end(End.ABORT)
+                driver.end(Ending.ABORT)
 
             running.run(cut)
             for _ in range(50):
@@ -452,7 +452,7 @@ class ThreadedRefuser(Refuser):
 
 
 @pytest.mark.parametrize("kind", [Refuser, ThreadedRefuser])
-def test_a_message_that_is_refused_goes_at_once(serve: Serve, kind: type[Refuser]) -> None:
+def test_a_rejected_message_is_deleted_at_once(serve: Serve, kind: type[Refuser]) -> None:
     """An exception refers to its frame, and the frame to the message: that is undone."""
     handler = kind()
     running = serve(handler, spool_threshold=1000)

@@ -1,4 +1,4 @@
-"""BDAT on a real server: the handler sees no difference, and nothing is held for nobody."""
+"""BDAT on a real server: the handler sees no difference, and no memory is held in vain."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def chunk(client: Client, octets: bytes, *, last: bool = False) -> str:
 
 
 def held(running: Running) -> int:
-    """Octets of bodies, once the loop has seen what was sent."""
+    """Return the bytes held for bodies, once the loop has read what was sent."""
     running.run(running.turn)
     return running.runtime.memory.held
 
@@ -76,7 +76,7 @@ def test_a_function_need_not_know(serve: Serve) -> None:
     assert box.bodies == [b"", b"no line end"]
 
 
-def test_binary_octets_are_not_touched(serve: Serve) -> None:
+def test_binary_bytes_are_not_changed(serve: Serve) -> None:
     binary = bytes(range(256)) * 1000 + b"\r"
     collector = Collector()
     with serve(collector, bare_newlines="reject").ready() as client:
@@ -92,7 +92,7 @@ def test_binary_octets_are_not_touched(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("size", "length"), [(1000, 1_000_000), (10**6, 10**7), (5 * 10**7, 5 * 10**7)]
 )
-def test_chunks_of_any_size_arrive_to_the_octet(
+def test_chunks_of_any_size_arrive_byte_for_byte(
     serve: Serve, size: int, length: int, loop_name: str
 ) -> None:
     body = b"".join(b"%05d\r\n.\r\n" % (number % 99_999) for number in range(length // 10))
@@ -133,7 +133,7 @@ def test_the_hook_of_data_is_asked_once_for_a_body(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_a_body_that_nobody_wants_is_read_and_never_obeyed(serve: Serve, kind: str) -> None:
+def test_a_rejected_body_is_read_and_never_obeyed(serve: Serve, kind: str) -> None:
     noted = Noted()
     refusal = Reject(450, "4.7.1", "Not now")
     running = serve(handler_of(kind, noted, on_data=refusal, on_reset=None))
@@ -160,7 +160,9 @@ def test_a_crash_in_the_hook_of_data_is_our_trouble(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("way", ["RSET", "EHLO c", "HELO c", "QUIT", "end", "reset"])
-def test_the_memory_of_chunks_comes_back_when_the_body_is_given_up(serve: Serve, way: str) -> None:
+def test_the_memory_of_chunks_is_released_when_the_body_is_abandoned(
+    serve: Serve, way: str
+) -> None:
     collector = Collector()
     running = serve(collector)
     client = running.ready()
@@ -182,7 +184,7 @@ def test_the_memory_of_chunks_comes_back_when_the_body_is_given_up(serve: Serve,
     assert collector.messages == []
 
 
-def test_what_was_given_up_is_in_no_other_message(serve: Serve) -> None:
+def test_an_abandoned_body_is_in_no_other_message(serve: Serve) -> None:
     collector = Collector()
     with serve(collector).ready() as client:
         client.send(
@@ -220,8 +222,8 @@ def test_chunks_for_which_there_is_no_room_are_452(serve: Serve, full_disk: None
         assert chunk(client, b"x" * 60_000, last=True) == "250 2.0.0 Ok: queued"
 
 
-def test_a_chunk_of_an_octet_costs_more_than_an_octet(serve: Serve, full_disk: None) -> None:
-    """What a slice takes beside its own octets is counted, too."""
+def test_a_chunk_of_one_byte_costs_more_than_one_byte(serve: Serve, full_disk: None) -> None:
+    """The memory that a chunk takes in addition to its bytes counts, too."""
     running = serve(Box(), max_memory=10_000)
     with running.ready() as client:
         begin(client)
@@ -269,7 +271,7 @@ def test_a_slow_chunk_is_waited_for(serve: Serve, clock: StoppedClock) -> None:
 
 @pytest.mark.parametrize("last", [b"", b" LAST"])
 @pytest.mark.parametrize("wanted", [True, False])
-def test_a_gigabyte_is_refused_when_it_is_announced(
+def test_a_gigabyte_is_rejected_when_it_is_announced(
     serve: Serve, last: bytes, wanted: bool
 ) -> None:
     collector = Collector()

@@ -118,6 +118,45 @@ def test_on_replied_is_told_of_a_reply_that_will_never_be(serve: Serve, loop_nam
     client.close()
 
 
+def test_a_deadline_that_passes_as_the_hook_of_a_client_that_has_gone_ends_leaves_nothing(
+    serve: Serve, loop_name: str
+) -> None:
+    """The deadline finds a session that has its answer, and waits to call on_replied."""
+    noted = Noted()
+    inside = threading.Event()
+    go_on: list[asyncio.Event] = []
+
+    class Slow(Handler):
+        async def on_message(self, _session: Session, _message: Message) -> None:
+            go_on.append(asyncio.Event())
+            inside.set()
+            await go_on[0].wait()
+
+        async def on_replied(self, _session: Session, _message: Message, sent: bool) -> None:
+            noted.note("on_replied", (sent,))
+
+        async def on_disconnect(self, _session: Session) -> None:
+            noted.note("on_disconnect", ())
+
+    running = serve(Slow(), loop=loop_name)
+    client = running.ready()
+    client.begin_message()
+    assert inside.wait(DEADLINE)
+    client.reset()
+    running.wait_until_lost()
+    (driver,) = running.drivers
+
+    async def end_and_expire() -> None:
+        go_on[0].set()
+        while driver.answers.due:  # noqa: ASYNC110  the turn in which the hook ends is looked for
+            await asyncio.sleep(0)
+        driver.expire()
+
+    running.run(end_and_expire)
+    running.wait_until_no_sessions()
+    assert noted.calls == [("on_replied", (False,)), ("on_disconnect", ())]
+
+
 @pytest.fixture(params=[{"threads": 1}, {"max_handlers": 1}], ids=["threads", "max_handlers"])
 def waiting(
     request: pytest.FixtureRequest, serve: Serve, clock: StoppedClock
@@ -204,7 +243,7 @@ def test_a_hook_may_shut_the_server_down(grace: float) -> None:
     asyncio.run(asyncio.wait_for(work(), DEADLINE))
 
 
-def test_who_asks_for_a_shutdown_may_lose_patience() -> None:
+def test_a_shutdown_may_be_shortened() -> None:
     async def work() -> None:
         server = Server(handler_of("async def"), addr="127.0.0.1:0")
         await server.start()
@@ -270,7 +309,7 @@ def test_a_signal_handler_of_the_program_is_its_own_again() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_our_own_trouble_with_recipients_sends_nobody_away(serve: Serve) -> None:
+def test_temporary_rejections_of_recipients_do_not_end_the_session(serve: Serve) -> None:
     error = TypeError("a bug of the hook")
     with serve(handler_of("async def", on_rcpt=error)).ready() as client:
         client.say("MAIL FROM:<a@x>")

@@ -15,7 +15,7 @@ import ehlo
 from ehlo import Handler, Message, Reject, Reply, Session
 from ehlo.handler import callbacks_of_handler
 from ehlo.protocol.reply import ProtocolError
-from ehlo.server.hooks import Hooks
+from ehlo.server.hooks import hooks_of
 from support.certificates import Certificates
 from support.client import Client
 from support.hooks import HOOKS, KINDS, Noted, handler_of
@@ -192,7 +192,7 @@ def test_a_hook_that_returns_none_accepts_in_our_words(serve: Serve, kind: str, 
 
 @moments
 @kinds
-def test_a_hook_that_raises_reject_refuses(serve: Serve, kind: str, hook: str) -> None:
+def test_a_hook_that_raises_reject_rejects(serve: Serve, kind: str, hook: str) -> None:
     refusal = Reject(553, "5.1.8", "Not from\nhere")
     with serve(handler_of(kind, **{hook: refusal})).client() as client:
         assert ask(client, hook) == said(hook, "553-5.1.8 Not from\n553 5.1.8 here")
@@ -201,7 +201,7 @@ def test_a_hook_that_raises_reject_refuses(serve: Serve, kind: str, hook: str) -
 
 @moments
 @kinds
-def test_a_hook_that_returns_a_refusal_refuses(serve: Serve, kind: str, hook: str) -> None:
+def test_a_hook_that_returns_a_rejection_rejects(serve: Serve, kind: str, hook: str) -> None:
     with serve(handler_of(kind, **{hook: Reply(450, "4.2.0", "Later")})).client() as client:
         assert ask(client, hook) == said(hook, "450 4.2.0 Later")
         assert client.say("NOOP").startswith("250")
@@ -242,7 +242,7 @@ def test_a_hook_that_fails_is_our_trouble_and_its_text_stays_here(
 
 @moments
 @pytest.mark.parametrize("wrong", [True, False, 250, b"250", ["x"], object()])
-def test_a_hook_that_returns_what_is_no_answer_fails_closed(
+def test_a_hook_that_returns_a_wrong_type_fails_closed(
     serve: Serve, hook: str, wrong: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     with serve(handler_of("async def", **{hook: lambda *_: wrong})).client() as client:
@@ -284,7 +284,7 @@ class Odd(BaseException):
 
 @moments
 @kinds
-def test_a_hook_that_raises_what_is_no_exception_is_our_trouble(
+def test_a_hook_that_raises_a_base_exception_is_451(
     serve: Serve, kind: str, hook: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for error in (Odd(), asyncio.CancelledError()):
@@ -321,7 +321,7 @@ def test_a_354_answers_nothing_but_data(serve: Serve, hook: str) -> None:
 # -- what follows from a refusal -----------------------------------------------------------------
 
 
-def test_a_refused_command_changes_nothing(serve: Serve) -> None:
+def test_a_rejected_command_changes_nothing(serve: Serve) -> None:
     refuse = [True]
 
     def once(*_: object) -> None:
@@ -335,14 +335,14 @@ def test_a_refused_command_changes_nothing(serve: Serve) -> None:
         assert client.mail() == "250 2.0.0 Ok: queued"
 
 
-def test_after_a_refused_rset_the_transaction_is_still_there(serve: Serve) -> None:
+def test_after_a_rejected_rset_the_transaction_is_still_open(serve: Serve) -> None:
     with serve(handler_of("async def", on_reset=Reject(450, "4.2.0", "No"))).ready() as client:
         client.say("MAIL FROM:<a@example.com>")
         client.say("RSET")
         assert client.say("RCPT TO:<b@example.com>") == "250 2.1.5 Ok"
 
 
-def test_a_refused_recipient_is_not_in_the_message(serve: Serve) -> None:
+def test_a_rejected_recipient_is_not_in_the_message(serve: Serve) -> None:
     noted = Noted()
 
     def only_b(_session: Session, recipient: ehlo.Address, _params: object) -> None:
@@ -374,7 +374,7 @@ def test_on_connect_greets_in_our_words_or_its_own(serve: Serve, kind: str) -> N
 
 
 @kinds
-def test_a_client_refused_at_connect_may_only_quit(serve: Serve, kind: str) -> None:
+def test_a_client_rejected_at_connect_may_only_quit(serve: Serve, kind: str) -> None:
     refusal = Reject(554, "5.7.1", "Not you")
     with serve(handler_of(kind, on_connect=refusal)).client() as client:
         assert client.reply().startswith("554")
@@ -393,7 +393,7 @@ def test_a_failure_at_connect_is_421(
     assert SECRET_TEXT in caplog.text
 
 
-def test_what_is_no_greeting_is_421(serve: Serve) -> None:
+def test_a_reply_that_is_no_greeting_is_421(serve: Serve) -> None:
     with serve(handler_of("async def", on_connect=lambda _: "hello")).client() as client:
         assert client.rest().startswith(b"421 4.3.0 ")
 
@@ -435,7 +435,7 @@ def test_the_session_knows_a_name_once_it_was_accepted(serve: Serve) -> None:
 
 
 @kinds
-def test_a_queue_id_is_said_to_the_client(serve: Serve, kind: str) -> None:
+def test_a_queue_id_is_in_the_reply(serve: Serve, kind: str) -> None:
     with serve(handler_of(kind, on_message="A1B2C3")).ready() as client:
         assert client.mail() == "250 2.0.0 Ok: queued as A1B2C3"
 
@@ -510,7 +510,7 @@ def test_on_replied_is_told_that_the_reply_could_not_leave(
     assert noted.names == ["on_message", "on_replied", "on_disconnect"]
 
 
-def test_a_refused_message_is_replied_to_as_well(serve: Serve) -> None:
+def test_on_replied_is_called_for_a_rejected_message(serve: Serve) -> None:
     noted = Noted()
     handler = handler_of("async def", noted, on_message=Reject(554), on_replied=None)
     running = serve(handler)
@@ -717,7 +717,7 @@ def test_on_tls_is_told_once_the_handshake_is_done(
         (True, b"421 4.3.0 Service not available: local error in processing\r\n"),
     ],
 )
-def test_a_refusal_of_on_tls_is_said_under_tls_and_ends_the_session(
+def test_a_rejection_by_on_tls_is_sent_under_tls_and_ends_the_session(
     serve: Serve,
     kind: str,
     implicit: bool,
@@ -739,12 +739,12 @@ def test_a_refusal_of_on_tls_is_said_under_tls_and_ends_the_session(
 
 
 def test_hooks_that_are_not_overridden_are_not_there() -> None:
-    hooks = Hooks.of(callbacks_of_handler(handler_of("def")))
-    assert [name for name in Hooks._fields if getattr(hooks, name) is not None] == ["message"]
+    hooks = hooks_of(callbacks_of_handler(handler_of("def")))
+    assert list(hooks) == ["on_message"]
 
 
 @pytest.mark.parametrize("function", ["rcpt_handler", "auth_handler"])
-def test_a_handler_with_functions_beside_it_is_a_type_error(function: str) -> None:
+def test_a_handler_together_with_functions_is_a_type_error(function: str) -> None:
     with pytest.raises(TypeError, match="cannot be combined with a Handler"):
         ehlo.Server(handler_of("def"), **{function: lambda *_: True})  # type: ignore[arg-type]
 
@@ -755,12 +755,12 @@ def test_a_handler_without_on_message_is_a_type_error() -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, "handler", 1, Handler, type("Mine", (Handler,), {})])
-def test_what_is_no_handler_is_a_type_error(wrong: Any) -> None:
+def test_a_handler_of_another_type_is_a_type_error(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"handler must be a function or an ehlo\.Handler"):
         ehlo.Server(wrong)
 
 
-def test_an_impossible_refusal_cannot_be_made() -> None:
+def test_an_impossible_rejection_cannot_be_made() -> None:
     with pytest.raises(ValueError, match="a refusal is 4xx or 5xx"):
         Reject(250)
     with pytest.raises(ValueError, match="does not fit"):

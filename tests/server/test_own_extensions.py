@@ -96,7 +96,7 @@ def test_a_421_closes(serve: Serve) -> None:
         assert client.is_closed()
 
 
-def test_it_comes_in_order_among_what_is_pipelined(serve: Serve) -> None:
+def test_an_own_command_runs_in_order_among_pipelined_commands(serve: Serve) -> None:
     class Deciding(Handler):
         def on_command(self, session: Session, verb: str, argument: str) -> None:
             session.state.color = argument

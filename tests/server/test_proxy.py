@@ -1,4 +1,4 @@
-"""A PROXY listener: who is let in, when, and as whom."""
+"""A PROXY listener: which clients are accepted, when, and under which address."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from ehlo import Credentials, Peer, ProxyInfo, Server, Session
 from ehlo.protocol.proxy import ProxySSL
 from ehlo.server.gate import Gate
-from ehlo.server.runtime import End
+from ehlo.server.runtime import Ending
 from ehlo.server.system.loops import loop_factory
 from support import proxying
 from support.certificates import Certificates
@@ -281,7 +281,7 @@ def test_reverse_dns_asks_for_the_true_client(
 
 
 @pytest.mark.parametrize("header", [V1, V2])
-def test_nothing_is_said_before_the_header_is_whole(
+def test_nothing_is_sent_before_the_header_is_complete(
     listen: Serve, loop_name: str, header: bytes
 ) -> None:
     running = listen(Box(), loop=loop_name)
@@ -312,7 +312,7 @@ def test_nothing_is_said_before_the_header_is_whole(
         proxying.block(PROXY, UNSPEC, proxying.tlv(0x03, bytes(4))),
     ],
 )
-def test_what_is_no_header_is_closed_with_nothing_said(
+def test_a_connection_without_a_header_is_closed_without_a_reply(
     listen: Serve, loop_name: str, octets: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "ehlo.connection")
@@ -323,7 +323,7 @@ def test_what_is_no_header_is_closed_with_nothing_said(
 
 
 @pytest.mark.parametrize("networks", [["192.0.2.0/24"], ["unix:"], ["::1", "126.0.0.0/8"]])
-def test_peer_that_is_not_listed_is_closed_with_nothing_said(
+def test_a_peer_that_is_not_listed_is_closed_without_a_reply(
     serve: Serve, loop_name: str, networks: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "ehlo.connection")
@@ -362,7 +362,7 @@ def test_proxy_that_says_nothing_is_closed(
         assert client.is_closed()
 
 
-def test_octets_that_complete_no_header_do_not_move_the_deadline(
+def test_bytes_that_complete_no_header_do_not_move_the_deadline(
     listen: Serve, clock: StoppedClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "ehlo.connection")
@@ -414,7 +414,7 @@ def test_handshake_may_begin_in_the_packet_of_the_header(
 
 
 def first_words(client: Client, context: ssl.SSLContext, before: bytes) -> bytes:
-    """What is heard first under TLS; `before` goes out in clear with the first octets of it."""
+    """Return the first reply under TLS; `before` goes in plaintext with the first bytes of it."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
     while True:
@@ -498,7 +498,7 @@ def test_wrong_logins_are_counted_by_the_true_client(
         keys.append(key)
         return 0.0
 
-    monkeypatch.setattr("ehlo.server.limits.admission.FailedLogins.delay", delay)
+    monkeypatch.setattr("ehlo.server.limits.FailedLogins.delay", delay)
     running = listen(Refuses(), auth_mechs={"PLAIN": True})
     for header in (from_("192.0.2.7"), from_("2001:db8:1:2:3::4"), UNKNOWN):
         with through(running, header) as client:
@@ -546,7 +546,7 @@ def test_close_cuts_the_gate_off(listen: Serve, loop_name: str) -> None:
         assert client.is_closed()
 
 
-def test_who_connects_while_we_drain_is_told_nothing(listen: Serve) -> None:
+def test_a_proxy_that_connects_during_a_drain_gets_no_reply(listen: Serve) -> None:
     running = listen(Box())
     running.runtime.draining = True
     assert said_before_it_closed(running, V1) == b""
@@ -583,7 +583,7 @@ def test_header_that_comes_too_late_is_not_read(
         assert isinstance(gate, Gate)
         gate.connection_made(wire)
         if peername is not None:
-            gate.end(End.HANG_UP)
+            gate.end(Ending.HANG_UP)
         gate.data_received(V1)
         gate.connection_lost(None)
 

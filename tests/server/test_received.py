@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ehlo.server.bodies import Clock
+from ehlo.server.runtime import Clock
 from support.certificates import Certificates
 from support.hooks import Noted, handler_of
 from support.logins import plain
@@ -54,7 +54,7 @@ def test_several_recipients_are_not_shown(serve: Serve) -> None:
     assert "for <" not in trace_of(collector)
 
 
-def test_a_refused_recipient_does_not_count(serve: Serve) -> None:
+def test_a_rejected_recipient_does_not_count(serve: Serve) -> None:
     box = Box()
     running = serve(box, rcpt_handler=lambda _peer, _sender, rcpt: rcpt.startswith("b@"))
     with running.ready() as client:
@@ -219,7 +219,7 @@ def test_the_name_of_a_client_that_has_left_is_awaited_and_dropped(
 def test_no_more_names_are_looked_up_at_once_than_a_resolver_can_bear(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ehlo.server.lookup._MOST_LOOKUPS", 2)
+    monkeypatch.setattr("ehlo.server.runtime._MOST_LOOKUPS", 2)
     resolver = Resolver("mail.example.net")
     running = serve_with(serve, resolver, Collector())
     for _ in range(4):

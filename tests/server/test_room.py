@@ -11,7 +11,7 @@ import pytest
 
 from ehlo import Address, Handler, Message, Reply, Session
 from ehlo.server.driver import Driver
-from ehlo.server.limits.admission import Memory
+from ehlo.server.limits import Memory
 from support.client import SMALL, Client
 from support.clock import StoppedClock
 from support.serving import DEADLINE, Collector, Running, Serve
@@ -142,7 +142,7 @@ async def balanced(memory: Memory, driver: Driver) -> bool:
     return memory.held == driver.connection.buffered
 
 
-def test_with_memory_nearly_gone_nobody_runs_ahead_of_a_hook(serve: Serve) -> None:
+def test_with_memory_nearly_gone_no_client_runs_ahead_of_a_hook(serve: Serve) -> None:
     handler = Hesitant()
     running = serve(handler, max_memory=1_000_000, max_idle_commands=0)
     memory = running.runtime.memory
@@ -160,7 +160,7 @@ def test_with_memory_nearly_gone_nobody_runs_ahead_of_a_hook(serve: Serve) -> No
         memory.release(900_000)
 
 
-def test_a_budget_full_of_what_was_sent_ahead_refuses_mail(serve: Serve) -> None:
+def test_memory_full_of_bytes_sent_ahead_rejects_mail(serve: Serve) -> None:
     handler = Hesitant()
     running = serve(handler, max_memory=18_000, max_idle_commands=0)
     with running.ready() as first, running.ready() as second:
@@ -182,7 +182,7 @@ def test_replies_that_are_not_read_count(serve: Serve, loop_name: str) -> None:
     assert memory.held == 0
 
 
-def test_who_is_due_does_not_wait_for_what_was_sent_ahead() -> None:
+def test_a_due_reservation_does_not_wait_for_bytes_sent_ahead() -> None:
     memory = Memory(1000)
     granted: list[str] = []
     memory.count_ahead(900)
@@ -214,7 +214,7 @@ class Talkative(Handler):
 
 
 @pytest.mark.parametrize("told", [False, True], ids=["", "on_replied"])
-def test_who_reads_no_answers_of_a_hook_has_the_time_of_a_command(
+def test_a_client_that_reads_no_replies_of_a_hook_has_the_time_of_a_command(
     serve: Serve, clock: StoppedClock, loop_name: str, told: bool
 ) -> None:
     class Told(Talkative):
@@ -233,7 +233,7 @@ def test_who_reads_no_answers_of_a_hook_has_the_time_of_a_command(
     running.wait_until_no_sessions()
 
 
-def test_who_reads_again_is_answered_again(serve: Serve, loop_name: str) -> None:
+def test_a_client_that_reads_again_is_answered_again(serve: Serve, loop_name: str) -> None:
     running = serve(Talkative(), buffers=SMALL, loop=loop_name, max_idle_commands=0)
     count = 2000
     with running.ready(buffers=SMALL) as client:

@@ -466,6 +466,16 @@ def test_after_the_grace_period_sessions_are_cut_off(
     assert noted.names == ["on_disconnect"]
 
 
+def test_without_a_grace_period_no_session_is_cut_off_that_has_ended(
+    serve: Serve, loop_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = serve(Box(), loop=loop_name)
+    with running.ready() as client:
+        running.run(lambda: running.server.shutdown(0.0))
+        assert client.rest() == DRAINING
+    assert "0 sessions were cut off" not in caplog.text
+
+
 def test_a_thread_that_is_stuck_does_not_prevent_the_end(serve: Serve, loop_name: str) -> None:
     inside, go_on = threading.Event(), threading.Event()
     noted = Noted()
@@ -603,7 +613,7 @@ def test_many_connections_may_wait_to_be_accepted(serve: Serve, loop_name: str) 
         assert {client.hello()[:4] for client in clients} == {"250-"}
 
 
-def test_no_host_is_all_addresses_of_both_families_on_one_port(serve: Serve) -> None:
+def test_an_empty_host_means_all_addresses_of_both_families_on_one_port(serve: Serve) -> None:
     running = serve(Box(), addr=":0")
     addresses = running.server.addresses
     assert {address.host for address in addresses} == {"0.0.0.0", "::"}  # noqa: S104

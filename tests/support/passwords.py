@@ -18,8 +18,8 @@ DEADLINE = 15.0
 
 def cheap(password: str) -> str:
     """Return a scrypt hash with the lowest possible cost."""
-    template = ScryptHash(4, 8, 1, secrets.token_bytes(16), bytes(32))
-    made = ScryptHash(4, 8, 1, template.salt, template.derived(password.encode()))
+    template = ScryptHash((4, 8, 1), secrets.token_bytes(16), bytes(32))
+    made = ScryptHash((4, 8, 1), template.salt, template.derived(password.encode()))
     assert made.memory == MEMORY
     return made.text
 
@@ -48,7 +48,7 @@ class Gate:
             self.most_inside = max(self.most_inside, self._inside)
             self.threads.add(threading.current_thread().name)
         self.entered.release()
-        assert self.opened.wait(DEADLINE), "nobody opened the gate"
+        assert self.opened.wait(DEADLINE), "the gate was not opened"
         try:
             return self._scrypt(*arguments, **options)
         finally:
@@ -58,4 +58,4 @@ class Gate:
     def wait_for(self, count: int) -> None:
         """Wait until `count` more calls have begun."""
         for _ in range(count):
-            assert self.entered.acquire(timeout=DEADLINE), "nobody came"
+            assert self.entered.acquire(timeout=DEADLINE), "no check began"

@@ -21,7 +21,7 @@ import pytest
 from ehlo import Address, Handler, Message, Peer, Server, Session
 from ehlo.message import Spool
 from ehlo.server.driver import Driver
-from ehlo.server.limits.admission import FailedLogins
+from ehlo.server.limits import FailedLogins
 from ehlo.server.runtime import Runtime
 from support.certificates import Certificates, make_certificates
 from support.client import Client, set_buffers
@@ -89,7 +89,7 @@ class Running:
     def wait_until_received(self, client: Client) -> None:
         """Return once the session of `client` has read all that was sent, in clear text."""
         port = client.sock.getsockname()[1]
-        (driver,) = (each for each in self.drivers if each.session.peer.port == port)
+        (driver,) = (each for each in self.drivers if each.answers.session.peer.port == port)
         self.wait_until(lambda: driver.wire.received == client.sent)
 
     def wait_until_lost(self) -> None:

@@ -13,7 +13,8 @@ from typing import BinaryIO
 import click
 
 from ehlo.passwords import hashes
-from ehlo.passwords.file import PasswordFile, check_username
+from ehlo.passwords.file import PasswordFile
+from ehlo.passwords.lines import check_username
 
 _LONGEST = 8192  # bytes; a line of AUTH holds no more
 

@@ -21,20 +21,27 @@ _DOMAIN_LIMIT = 255  # bytes, RFC 5321 4.5.3.1.2
 
 
 class Address:
-    """An envelope sender or a recipient.
+    """Holds an envelope sender or recipient.
 
-    `local` is the local part without quoting, `domain` what follows the `@` as the client gave it
-    (address literals with their brackets), `params` the typed ESMTP parameters that came with it,
-    by upper-case keyword. `str()` gives `local@domain` without angle brackets, quoted where RFC
-    5321 4.1.2 needs it; the null reverse path is `""`, and `<Postmaster>` has no domain. Two
-    addresses are equal when local part and domain are, letter for letter.
+    `str()` gives `local@domain` without angle brackets, quoted where RFC 5321 4.1.2 needs it. The
+    null reverse path is `""`, and `<Postmaster>` has no domain. Two addresses are equal if local
+    part and domain are equal, letter for letter.
+
+    Example:
+
+        >>> address = ehlo.Address("john doe", "example.com")
+        >>> print(address)
+        "john doe"@example.com
     """
 
     __slots__ = ("_text", "domain", "local", "params")
 
     local: Final[str]
+    """The local part, without quoting."""
     domain: Final[str]
+    """The domain as the client gave it; an address literal has its brackets."""
     params: Final[Mapping[str, Any]]
+    """The parsed ESMTP parameters of the address, by upper-case keyword."""
 
     def __init__(self, local: str, domain: str, params: Mapping[str, Any] = NO_PARAMETERS) -> None:
         self.local = local

@@ -22,9 +22,8 @@ from typing import Any, Final
 from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
 from ehlo.protocol.body import END
-from ehlo.protocol.conversation import Conversation
+from ehlo.protocol.conversation import Conversation, Reader
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
-from ehlo.protocol.intake import Reader
 from ehlo.protocol.output import Observer, Output, Tally, Transcript
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
@@ -160,16 +159,16 @@ class Connection:
         if self._halted:
             return self._next_queued()
         conversation = self.conversation
-        output, body, buffer = conversation.output, conversation.body, conversation.buffer
+        output, buffer = conversation.output, conversation.buffer
         answered = 0
         while not output.over:
             if output.slow and len(output.wires) > output.let_go:
                 self._halted = self._tarpit = True
                 return events.Tarpit(1.0)
-            reader = body.reader
+            reader = conversation.reader
             event: Event | Waiting | None
             if reader is not None:
-                found = body.read(reader, buffer, conversation.transaction)
+                found = conversation.read_body(reader)
                 event = self._end_body(reader) if found is END else found
             elif conversation.state is _GREETING:
                 event = self._ask(take(conversation, CONNECT, events.CONNECT))
@@ -211,7 +210,7 @@ class Connection:
     # -- answers ---------------------------------------------------------------------------------
 
     def reply(self, answer: Reply | None = None) -> None:
-        """Answer the open question: `None` accepts in the server's own words.
+        """Reply to the open question: `None` accepts in the server's own words.
 
         Raises `ProtocolError` if nothing was asked, or if `answer` does not fit the question: a 354
         answers DATA, and nothing else does.
@@ -236,7 +235,7 @@ class Connection:
             self._queue(found)
 
     def reply_each(self, answers: Sequence[Reply | None]) -> None:
-        """Answer the end of a message in LMTP: one answer per recipient, in their order.
+        """Reply to the end of a message in LMTP: one answer per recipient, in their order.
 
         Each is as in `reply`. Raises `ProtocolError` if a message was not asked about, or if
         `answers` does not fit it.
@@ -255,9 +254,9 @@ class Connection:
         self._queue(None)
 
     def give_secret(self, secret: object) -> None:
-        """Answer `events.Secret`: a password, `ScramKeys`, a list of these, or `None` for nobody.
+        """Pass the secret for `events.Secret`: a password, `ScramKeys` (or a list), or `None`.
 
-        Raises `TypeError` or `ValueError` for what is no secret, which leaves the question open,
+        Raises `TypeError` or `ValueError` for any other value, which leaves the question open,
         and `ProtocolError` if none was asked for.
         """
         if self._question is not login.SECRET:
@@ -271,10 +270,10 @@ class Connection:
 
         Between chunks, at the end of the next one. Raises `ProtocolError` if there is no body.
         """
-        return self.conversation.body.refuse(reply, self.conversation.transaction)
+        return self.conversation.refuse_body(reply)
 
     def resume(self) -> None:
-        """Go on after a `Tarpit`. Raises `ProtocolError` if there was none."""
+        """Continue after a `Tarpit`. Raises `ProtocolError` if there was none."""
         if not self._tarpit:
             raise ProtocolError("nothing to resume")
         self._halted = self._tarpit = False

@@ -57,11 +57,12 @@ def _no_argument(_facts: Facts) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """A service extension (RFC 5321 2.2): what it adds to EHLO, MAIL and RCPT.
+    """Describes a service extension (RFC 5321 2.2): its additions to EHLO, MAIL and RCPT.
 
     Example:
 
-        Extension("X-PRIORITY", 0, mail={"X-PRIORITY": int})
+        priority = ehlo.Extension("X-PRIORITY", 0, mail={"X-PRIORITY": int})
+        server = ehlo.Server(handler, own_extensions=[priority])
     """
 
     keyword: str
@@ -69,9 +70,9 @@ class Extension:
     rfc: int
     """The number of its RFC; 0 if it has none."""
     offered: Callable[[Facts], bool] = _always
-    """Return whether to offer it; called at each EHLO."""
+    """A function that returns whether to offer it; called at each EHLO."""
     argument: Callable[[Facts], str] = _no_argument
-    """Return the text after the keyword; called at each EHLO."""
+    """A function that returns the text after the keyword; called at each EHLO."""
     mail: Mapping[str, ParseValue] = field(default_factory=dict)
     """Parsers of its MAIL parameters, by upper-case keyword.
 
@@ -93,14 +94,14 @@ class Extension:
     default: Literal["on", "off", "rejected"] = "on"
     """Whether it is on without an option; off, its parameters are still accepted."""
     make: Callable[[str, Clock], Extension] | None = None
-    """Make the row with an argument from an option, and the clock. Raises `ValueError`."""
+    """A function that makes the row with an option's argument; it may raise `ValueError`."""
 
     def mail_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Yield the MAIL parameters by keyword."""
+        """Yield the MAIL parameters by keyword. Only the server calls this."""
         return self._parameters(self.mail)
 
     def rcpt_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Yield the RCPT parameters by keyword."""
+        """Yield the RCPT parameters by keyword. Only the server calls this."""
         return self._parameters(self.rcpt)
 
     def _parameters(self, params: Mapping[str, ParseValue]) -> Iterator[tuple[str, Parameter]]:
@@ -110,7 +111,7 @@ class Extension:
             yield name, Parameter(parse, offered, names - {name})
 
     def turned_off(self) -> Extension:
-        """Return the row as it is when not offered."""
+        """Return the row as it is when not offered. Only the server calls this."""
         octets = 0 if self.default == "rejected" else self.octets
         return dataclasses.replace(self, offered=never, octets=octets)
 
@@ -171,7 +172,7 @@ def _unicode_point(match: re.Match[str]) -> str:
 
 
 def _auth(value: str | None) -> str:
-    """Return the mailbox (RFC 4954 5), or `""` for `<>`: nobody vouches for the sender."""
+    """Return the mailbox (RFC 4954 5), or `""` for `<>`: no one vouches for the sender."""
     text = from_xtext(value)
     return "" if text == "<>" else text
 
@@ -422,7 +423,7 @@ def _chosen(row: Extension, choice: bool | str, clock: Clock) -> Extension:
 
 
 def _check(own: Extension, table: Iterable[Extension]) -> None:
-    """Raise `ValueError` if a row of the user cannot stand beside the others."""
+    """Raise `ValueError` if a row of the user conflicts with another row."""
     for name in (own.keyword, *own.mail, *own.rcpt):
         if grammar.EHLO_KEYWORD.fullmatch(name) is None:
             raise ValueError(f"own_extensions: no keyword in upper case: {name!r}")

@@ -1,6 +1,6 @@
 """The ABNF of SMTP as named pieces of regular expression, each under its rule.
 
-Every piece is linear: no two neighbours can match the same character, or the first of them is
+Every piece is linear: no two adjacent pieces can match the same character, or the first of them is
 possessive, so that no input makes a match look at a character more than a few times.
 
 Where RFC 6531 adds UTF8-non-ascii to a rule, the class says which ASCII characters are out: a
@@ -54,7 +54,7 @@ ESMTP_PARAM = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*+)(?:=([^\x00-\x20=\x7f]++)
 XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")
 HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
 
-# The same with UTF-8 in it, as octets or as hexchar
+# The same with UTF-8 in it, as bytes or as hexchar
 UTF8_XTEXT = re.compile(r"(?:[^\x00-\x20+=\x7f]|\+[0-9A-F]{2})++")
 HEX_OCTET = re.compile(rb"\+([0-9A-F]{2})")
 

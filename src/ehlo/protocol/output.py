@@ -61,11 +61,7 @@ class Output:
         if reply.refuses:
             self.reject(reply, to)
             return
-        # As in _queue, without a call for each reply: 1 % of a small message
-        self.wires.append(reply.wire)
-        self.said.append(reply.code)
-        if self.transcript is not None:
-            self.transcript.wrote(reply.wire, to)
+        self._queue(reply, to)
 
     def reject(self, reply: Reply, to: str) -> None:
         """Queue a rejection; one too many since the last accepted message ends the session."""

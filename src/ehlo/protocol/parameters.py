@@ -43,9 +43,13 @@ class ParserError(Exception):
     """Raised when a parser of the user failed: a local error, not the client's mistake."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What decides whether an extension is offered now."""
+class Facts(NamedTuple):
+    """Holds the facts that decide whether an extension is offered now.
+
+    Example:
+
+        ehlo.Extension("X-SECRET", 0, offered=lambda facts: facts.tls)
+    """
 
     settings: Policy
     """The rules of the listener."""
@@ -112,7 +116,15 @@ def read(
 
 @dataclass(frozen=True, slots=True)
 class OriginalRecipient:
-    """The value of ORCPT (RFC 3461 4.2)."""
+    """Holds the value of ORCPT (RFC 3461 4.2).
+
+    Example:
+
+        async def on_rcpt(self, session, recipient, params):
+            original = params.get("ORCPT")
+            if original is not None and original.addr_type == "rfc822":
+                print(original.address)
+    """
 
     addr_type: str
     """The type of the address, in lower case."""
@@ -121,7 +133,15 @@ class OriginalRecipient:
 
 
 class DeliverBy(NamedTuple):
-    """The value of BY (RFC 2852 4)."""
+    """Holds the value of BY (RFC 2852 4).
+
+    Example:
+
+        async def on_mail(self, session, sender, params):
+            by = params.get("BY")
+            if by is not None and by.mode == "R" and by.seconds < 60:
+                raise ehlo.Reject(455, "4.4.7", "Cannot deliver within a minute")
+    """
 
     seconds: int
     """Seconds until the message must be delivered; may be 0 or less if `mode` is `"N"`."""
@@ -132,7 +152,15 @@ class DeliverBy(NamedTuple):
 
 
 class Rrvs(NamedTuple):
-    """The value of RRVS (RFC 7293 3.1)."""
+    """Holds the value of RRVS (RFC 7293 3.1).
+
+    Example:
+
+        async def on_rcpt(self, session, recipient, params):
+            rrvs = params.get("RRVS")
+            if rrvs is not None and self.created(recipient) > rrvs.since:
+                raise ehlo.Reject(550, "5.7.17", "Mailbox owner has changed")
+    """
 
     since: datetime
     """The time, in UTC, since which the mailbox must have had the same owner."""

@@ -17,7 +17,7 @@ __all__ = ["ProtocolError", "Reject", "Reply"]
 # RFC 3463 2: status-code = class "." subject "." detail
 _ENHANCED = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
 
-# RFC 5321 4.5.3.1.5: a reply line is at most 512 octets, with code and CRLF
+# RFC 5321 4.5.3.1.5: a reply line is at most 512 bytes, with code and CRLF
 _LINE_LIMIT = 512
 
 
@@ -28,25 +28,26 @@ _DEFAULTS: Final = {
 
 
 class Reply:
-    """A reply of the server: a code, an enhanced status code or `None`, and lines of text.
+    """Holds a reply of the server: a code, an enhanced status code or `None`, and a text.
 
-    `code` is 200 to 599 (RFC 5321 4.2). `enhanced` has the same class (RFC 3463), so that a 5xx
-    with a 4.x.x cannot be built. `text` is one line, or several separated by `\\n`; text beyond
-    ASCII is sent as UTF-8. Immutable, compared by value.
-
-    Raises `ValueError` for a code out of range, an enhanced code that does not fit, control
-    characters in the text, or a line longer than 512 bytes.
+    A reply is immutable and compared by value. Raises `ValueError` for a code out of range, an
+    enhanced code of another class, control characters in the text, or a line of more than 512
+    bytes.
 
     Example:
 
-        Reply(452, "4.2.2", "Mailbox full")
+        >>> print(ehlo.Reply(452, "4.2.2", "Mailbox full"))
+        452 4.2.2 Mailbox full
     """
 
     __slots__ = ("closes", "code", "enhanced", "refuses", "text", "wire")
 
     code: int
+    """The code, from 200 to 599 (RFC 5321 4.2)."""
     enhanced: str | None
+    """The enhanced status code (RFC 3463), or `None`."""
     text: str
+    """One line, or several separated by LF; text beyond ASCII is sent as UTF-8."""
     wire: bytes
     """The reply as it is sent, with its line ends."""
     refuses: bool
@@ -72,7 +73,7 @@ class Reply:
 
     @property
     def lines(self) -> list[str]:
-        """Return the lines of the text."""
+        """The lines of the text."""
         return self.text.split("\n")
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -102,11 +103,12 @@ def _encode(code: int, enhanced: str | None, text: str) -> bytes:
     if several:
         begin = f"{code}-{lead}"
         wire = begin + most.replace("\n", f"\r\n{begin}") + "\r\n" + wire
-    if not text.isprintable() and CONTROL.search(text.replace("\n", "")):
+    flat = text.replace("\n", "")
+    if not flat.isprintable() and CONTROL.search(flat):
         raise ValueError("control characters in the text of a reply")
     encoded = wire.encode()
     if len(encoded) > _LINE_LIMIT and max(map(len, encoded.split(b"\r\n"))) + 2 > _LINE_LIMIT:
-        raise ValueError(f"a reply line is longer than {_LINE_LIMIT} octets")
+        raise ValueError(f"a reply line is longer than {_LINE_LIMIT} bytes")
     return encoded
 
 
@@ -115,7 +117,7 @@ class Reject(Exception):  # noqa: N818  the name says what it does, as the field
 
     `code` is 400 to 599; 421 and 521 close the connection after the reply. `enhanced` has the same
     class (RFC 3463), or is `None` for `5.7.1` or `4.3.0`. `text` is one line, or several separated
-    by `\\n`. Raises `ValueError` if code and enhanced code do not fit, or the text cannot be sent.
+    by LF. Raises `ValueError` if code and enhanced code do not fit, or the text cannot be sent.
 
     Example:
 
@@ -147,9 +149,9 @@ class ProtocolError(Exception):
     """Raised when the caller misuses the core: an answer without a question, for instance."""
 
 
-def limited(text: str, octets: int) -> str:
-    """Return `text` cut to at most `octets` bytes of UTF-8, never inside a character."""
-    return text.encode()[:octets].decode(errors="ignore")
+def limited(text: str, size: int) -> str:
+    """Return `text` cut to at most `size` bytes of UTF-8, never inside a character."""
+    return text.encode()[:size].decode(errors="ignore")
 
 
 # Positive, in the order of a session

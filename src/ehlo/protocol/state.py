@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from ehlo.protocol.address import Address
@@ -67,30 +68,25 @@ class Counts:
         return 0 < limit < self.idle
 
 
+@dataclass(slots=True, eq=False)
 class Transaction:
     """Holds one mail transaction, from MAIL to its end (RFC 5321 3.3)."""
 
-    __slots__ = (
-        *("chunks", "over_limit", "recipients", "refusal", "refused", "sender", "size"),
-        "smtputf8",
-    )
-
-    def __init__(self, sender: Address) -> None:
-        self.sender = sender
-        self.smtputf8 = "SMTPUTF8" in sender.params
-        """Whether the client asked for SMTPUTF8 at MAIL (RFC 6531)."""
-        self.recipients: list[Address] = []
-        """The recipients accepted so far."""
-        self.refused = 0
-        """Recipients tried and not accepted, for whatever reason."""
-        self.over_limit = 0
-        """Recipients, and chunks after a rejected one, past their limit."""
-        self.size = 0
-        """Bytes of the body so far, after unstuffing."""
-        self.chunks: ChunkReader | None = None
-        """The reader of the chunks if the body comes by BDAT."""
-        self.refusal: Reply | None = None
-        """The reply to send at the end of a body that is discarded."""
+    sender: Address
+    smtputf8: bool = False
+    """Whether the client asked for SMTPUTF8 at MAIL (RFC 6531)."""
+    recipients: list[Address] = field(default_factory=list)
+    """The recipients accepted so far."""
+    refused: int = 0
+    """Recipients tried and not accepted, for whatever reason."""
+    over_limit: int = 0
+    """Recipients, and chunks after a rejected one, past their limit."""
+    size: int = 0
+    """Bytes of the body so far, after unstuffing."""
+    chunks: ChunkReader | None = None
+    """The reader of the chunks if the body comes by BDAT."""
+    refusal: Reply | None = None
+    """The reply to send at the end of a body that is discarded."""
 
     @property
     def binary(self) -> bool:

@@ -1,11 +1,9 @@
 """Answers: from an event to a hook to a reply, with a coroutine for each event that waits.
 
 `Routes` says what answers which type of event. A route either answers at once and returns `None`,
-as where there is no hook, or it returns a coroutine, which the session's `Slot` runs; until that is
-over, the core is not asked for more. There is one slot, and one thing in it.
-
-A coroutine awaits a `Wait`. There `DeadlineError` is raised when the deadline has passed, and it
-is closed when the session ends; so what it holds is given back in a `finally`.
+as where there is no hook, or it returns a coroutine, which the session's `AwaitSlot` runs; until
+that is over, the core is not asked for more. What a coroutine holds is given back in a `finally`,
+since it is closed when the session ends.
 
 This file is longer than others, so that the way from an event to its reply stands in one place.
 """
@@ -15,295 +13,259 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from ehlo.message import Message
-from ehlo.protocol import events
+from ehlo.net import Peer
+from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import CramMD5Credentials, ProvedCredentials
 from ehlo.protocol.auth.mechanism import checked_secret
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.reply import ProtocolError, Reply
-from ehlo.protocol.state import Transaction
-from ehlo.server.account import Account
+from ehlo.protocol.state import Counts, Transaction
+from ehlo.protocol.xclient import endpoints
 from ehlo.server.bodies import Bodies, Stamp
-from ehlo.server.deadlines import Deadlines
 from ehlo.server.hooks import (
     Answer,
     Call,
+    Ended,
     Hook,
     Hooks,
     Outcome,
-    Wait,
     answer_of,
     answers_of,
     failure_of,
     identity_of,
     queue_answer_of,
 )
-from ehlo.server.observing.journal import Journal, about
-from ehlo.server.runtime import Runtime
+from ehlo.server.observing.journal import Journal, about, observer_of
+from ehlo.server.options.rules import Rules
+from ehlo.server.runtime import Quota, Runtime
+from ehlo.server.tls.channel import Channel
+from ehlo.server.waits import DeadlineError, Deadlines, GoneError, Wait, Work
 from ehlo.server.wire import Wire
-from ehlo.session import Session, current_session
-
-__all__ = ["Answers", "DeadlineError", "GoneError", "Routes", "Slot", "Work"]
+from ehlo.session import ProxyInfo, Session, current_session
 
 logger = logging.getLogger("ehlo.server")
 handler_logger = logging.getLogger("ehlo.handler")
 
 _HOP_LIMIT = 100  # RFC 5321 6.3
 _SHORT = _HOP_LIMIT * len(b"Received:\r\n")  # bytes in which so many do not fit
-_TRACE = 2048  # bytes that the server's own field may have
-
-Work = Coroutine[Any, Any, None]
-"""What a session awaits; each of its awaits ends in a `Wait`."""
+_NOBODY: Final = frozenset[str]()  # an empty one for each client takes 216 bytes
 
 Route = Callable[["Answers", Any], Work | None]
 
 
-class DeadlineError(Exception):
-    """Raised in what a session awaits when its deadline has passed."""
-
-
-class GoneError(Exception):
-    """Raised by a coroutine that has nothing more to do, since the client has gone."""
-
-
-class Slot:
-    """Runs the one coroutine that a session awaits.
-
-    Example::
-
-        slot.begin(answers.message(event))
-        slot.expire()                       # raises DeadlineError in it, at its await
-        slot.drop()                         # closes it
-    """
-
-    __slots__ = ("_over", "_wait", "work")
-
-    def __init__(self, over: Callable[[Exception | None], None]) -> None:
-        """`over` is called after each coroutine that has waited, with what it has raised."""
-        self._over = over
-        self._wait: Wait[Any] | None = None
-        self.work: Work | None = None
-        """The coroutine under way; only the slot itself sets it."""
-
-    def begin(self, work: Work) -> bool:
-        """Run `work` until it waits, and return whether it does.
-
-        Raises `RuntimeError` if something is awaited already.
-        """
-        if self.work is not None:
-            work.close()
-            raise RuntimeError("the session awaits something else already")
-        self.work = work
-        try:
-            self._wait = wait = work.send(None)
-        except StopIteration:
-            self.work = None
-            return False
-        except BaseException:
-            self.work = None
-            raise
-        wait.resume = self._resume
-        return True
-
-    def expire(self) -> None:
-        """Raise `DeadlineError` in the coroutine."""
-        work, wait = self.work, self._wait
-        if work is None or wait is None:
-            raise RuntimeError("the session awaits nothing")
-        wait.resume = None
-        self._resume(None, DeadlineError())
-
-    def drop(self) -> None:
-        """Close the coroutine, if there is one; `over` is not called."""
-        work, wait = self.work, self._wait
-        self.work = self._wait = None
-        if work is not None:
-            if wait is not None:
-                wait.resume = None
-            work.close()
-
-    def retire(self) -> None:
-        """Let go of the driver of a session that has ended, which has this slot."""
-        self._over = _ignore
-
-    def _resume(self, result: object, problem: DeadlineError | None = None) -> None:
-        """Step on, with the result of what was awaited, or with a problem instead."""
-        work, error = self.work, None
-        assert work is not None  # noqa: S101  a wait that was let go of resumes nothing
-        try:
-            self._wait = wait = work.send(result) if problem is None else work.throw(problem)
-        except StopIteration:
-            pass
-        except Exception as failure:  # noqa: BLE001  the driver knows what to do
-            error = failure
-        else:
-            wait.resume = self._resume
-            return
-        self.work = self._wait = None
-        try:
-            self._over(error)
-        finally:
-            del error  # its traceback refers to this frame
-
-
-def _ignore(_error: Exception | None) -> None:
-    pass
-
-
 class Routes:
-    """Knows what answers which type of event: one for each listener, without any session's state.
+    """Maps each type of event to its answer; made once per listener.
 
-    `asks` are the events that there is a hook for. The core accepts the others by itself, so that
-    a hook that is not overridden costs nothing.
+    `asks` are the events that need an answer: they have a hook, or are counted. The core accepts
+    the others itself, so a hook that is not overridden costs nothing.
     """
 
     def __init__(
-        self, hooks: Hooks, *, streams: bool = False, counts_recipients: bool = False
+        self, rules: Rules, hooks: Hooks, *, streams: bool = False, counts_recipients: bool = False
     ) -> None:
         """`streams` is `Handler.streams`."""
+        self.rules = rules
         self.hooks = hooks
         self.streams = streams
-        trouble = replies.CONNECT_TROUBLE
-        questions: dict[type, Route | None] = {
-            events.Connect: _question(hooks.connect, lambda _event: (), trouble),
-            events.Hello: _question(hooks.hello, lambda event: (event.name,)),
-            events.Mail: Answers.mail,
-            events.Rcpt: _question(
-                hooks.rcpt, lambda event: (event.recipient, event.recipient.params)
-            ),
-            events.Data: _question(hooks.data, lambda _event: ()),
-            events.Vrfy: _question(hooks.vrfy, lambda event: (event.text,)),
-            events.Reset: _question(hooks.reset, lambda _event: ()),
+        asked = {
+            event: _question(hooks[row.hook], row.arguments)
+            for event, row in verbs.ASKED.items()
+            if row.hook in hooks
         }
-        if counts_recipients:
-            questions[events.Rcpt] = _counted(questions[events.Rcpt])
-        asked = {kind: route for kind, route in questions.items() if route is not None}
-        command = _question(hooks.command, lambda event: (event.verb, event.argument))
-        self.asks = frozenset(asked)
+        self.mail = asked.get(events.Mail)
+        self.rcpt = asked.get(events.Rcpt)
+        self.message = hooks["on_message"]
+        self.replied = hooks.get("on_replied")
+        self.disconnect = hooks.get("on_disconnect")
         self.table: Mapping[type, Route] = {
             **asked,
-            **({} if command is None else {events.Command: command}),
+            **({events.Rcpt: Answers.rcpt} if counts_recipients else {}),
+            events.Mail: Answers.mail,
             events.BodyChunk: Answers.chunk,
             events.BodyRefused: Answers.drop_body,
             events.BodyDropped: Answers.drop_body,
             events.MessageEnd: Answers.message,
             events.Secret: Answers.secret,
             events.Auth: Answers.auth,
+            events.XClient: Answers.speak_for,
             events.Tarpit: Answers.tarpit,
             events.Full: Answers.breathe,
         }
-        """What answers an event; the driver itself answers those that are not in it."""
+        """The routes by event; the driver answers the events that are not in it."""
+        self.asks = verbs.QUESTIONS & self.table.keys()
 
 
-def _question(
-    hook: Hook | None,
-    arguments: Callable[[Any], tuple[object, ...]],
-    trouble: Reply = replies.TROUBLE,
-) -> Route | None:
-    """Return what asks `hook`, with the session and what `arguments` takes from the event."""
-    if hook is None:
-        return None
-    return lambda answers, event: answers.question(
-        hook, (answers.session, *arguments(event)), trouble
-    )
-
-
-def _counted(route: Route | None) -> Route:
-    """Return a route that accepts only as many recipients as the client's address may have."""
-
-    def count(answers: Answers, event: events.Rcpt) -> Work | None:
-        if not answers.account.may_add_recipient():
-            answers.connection.reply(replies.TOO_MUCH_RCPT)
-        elif route is None:
-            answers.connection.reply()
-        else:
-            return route(answers, event)
-        return None
-
-    return count
+def _question(hook: Hook, arguments: Callable[[Any], tuple[object, ...]]) -> Route:
+    """Return the route that calls `hook` with the session and the `arguments` for the event."""
+    return lambda answers, event: answers.question(hook, (answers.session, *arguments(event)))
 
 
 class Answers:
-    """Answers the events of one session."""
+    """Holds one session, and answers its events."""
 
     __slots__ = (
-        *("_context", "_count", "_deadlines", "_disconnect", "_journal", "_message", "_read"),
-        *("_routes", "_runtime", "_stamp", "_unsent", "_wire"),
-        *("account", "awaits_client", "bodies", "call", "connection", "due", "leaving"),
-        *("notifying", "session", "silent"),
+        *("_context", "_count", "_deadlines", "_disconnect", "_read", "_routes", "_runtime"),
+        *("_stamp", "_trusted", "_unsent", "_wire"),
+        *("awaits_client", "bodies", "call", "connection", "due", "journal"),
+        *("notifying", "quota", "session", "silent", "wants_name"),
     )
 
     def __init__(
         self,
-        routes: Routes,
         runtime: Runtime,
-        session: Session,
-        connection: Connection,
-        *,
-        account: Account,
+        routes: Routes,
+        session: tuple[Peer, Peer, ProxyInfo | None],
+        quota: Quota,
         deadlines: Deadlines,
-        journal: Journal,
-        stamp: Stamp,
         wire: Wire,
     ) -> None:
+        """`session` has the client's address, the server's, and the header of a proxy."""
+        rules, session_id, (peer, local, proxy) = routes.rules, runtime.new_id(), session
         self._routes = routes
         self._runtime = runtime
         self._deadlines = deadlines
-        self._journal = journal
-        self._stamp = stamp
         self._wire = wire
+        self._stamp = Stamp(rules.by, runtime.clock, lmtp=rules.settings.lmtp)
         self._context: contextvars.Context | None = None
         self._count = 0  # of messages
-        self._message: Message | None = None  # that the handler has, its reply not yet sent
         self._unsent: Message | None = None  # answered; on_replied is still to be called
-        self._disconnect = routes.hooks.disconnect  # until it is called
+        self._disconnect = routes.disconnect  # until it is called
         self._read: Wait[None] | None = None  # for the client to read
-        self.session = session
-        self.connection = connection
-        self.account = account
-        self.bodies = Bodies(runtime.memory, runtime.directory, runtime.threshold)
+        self._trusted = _NOBODY
+        if rules.xclient or rules.xforward:
+            self._trusted = _trusted(rules, peer)
+        self.quota = quota
+        self.journal = Journal(runtime.stats, session_id, peer)
+        self.bodies = Bodies(runtime, deadlines, session_id)
+        self.connection = self._connect(tls=rules.options.tls_listener)
+        self.session = Session(session_id, peer, local, self.connection.conversation, proxy)
+        self.wants_name = rules.options.reverse_dns
+        """Whether the client's name is set when it arrives."""
         self.call: Call | None = None
         """The hook under way."""
-        self.leaving = 0
-        """Bytes of a body on their way to disk."""
         self.silent = False
         """Whether replies are held back."""
         self.due = False
-        """Whether a complete message waits for its reply; it is wanted even without its client."""
+        """Whether a complete message waits for its reply; it is handled even without its client."""
         self.notifying = False
-        """Whether a hook is called that answers nothing; it is called even without a client."""
+        """Whether a notification is under way; it continues without its client."""
         self.awaits_client = False
         """Whether it is the client that has to read before anything more is answered."""
 
+    def _connect(
+        self,
+        *,
+        tls: bool,
+        greet: bool = True,
+        counts: Counts | None = None,
+        bindings: Mapping[str, bytes] | None = None,
+        certificate: Mapping[str, object] | None = None,
+    ) -> Connection:
+        """Return a connection for the client: one at the beginning, another under TLS."""
+        rules, journal = self._routes.rules, self.journal
+        options = rules.options
+        return Connection(
+            rules.settings,
+            rules.nonce,
+            tls=tls,
+            greet=greet,
+            counts=counts,
+            asks=self._routes.asks,
+            trusted=self._trusted,
+            observer=observer_of(
+                journal.session_id,
+                journal.peer,
+                debug=options.debug,
+                log_read=options.log_read,
+                log_write=options.log_write,
+            ),
+            tally=journal,
+            bindings=bindings or {},
+            certificate=certificate,
+        )
+
+    def secure(self, channel: Channel) -> None:
+        """Serve the client by a new connection, since the handshake has ended.
+
+        RFC 3207 4.2: everything before TLS may have come from an attacker, so only the counts
+        against the client are kept.
+        """
+        before, info = self.connection, channel.info()
+        self.connection = self._connect(
+            tls=True,
+            greet=self._routes.rules.options.tls_listener,
+            counts=before.counts,
+            bindings=channel.bindings(),
+            certificate=info.peer_certificate,
+        )
+        conversation = self.connection.conversation
+        conversation.xclient = endpoints(before.conversation.xclient)
+        self.session.restart(conversation)
+        self.session.tls = info
+        self.journal.secured(info)
+        self._deadlines.allow_command()
+
+    def look_up(self) -> None:
+        """Look up the client's name, without waiting for it."""
+
+        def arrived(name: str) -> None:
+            if self.wants_name:
+                self.session.rdns = name
+
+        self._runtime.look_up(self.session.peer, arrived)
+
+    def speak_for(self, event: events.XClient) -> None:
+        """Serve the client behind this one, which XCLIENT names; the session begins again."""
+        session = self.session
+        self.wants_name = False  # it is the proxy's name
+        session.speak_for(event.attributes)
+        self.journal.speaks_for(session.peer)
+        self.quota.speak_for(session.peer)
+        # That client is trusted or not on its own: a proxy passes on what its client sends
+        self._trusted = _trusted(self._routes.rules, session.peer)
+        self.connection.conversation.trusted = self._trusted
+        self.connection.reply()
+
     # -- commands --------------------------------------------------------------------------------
 
-    async def question(self, hook: Hook, arguments: tuple[object, ...], trouble: Reply) -> None:
-        """Reply to a command what a hook answers."""
-        self._reply(await self._ask(hook, arguments, answer_of, trouble), hook, trouble)
+    async def question(self, hook: Hook, arguments: tuple[object, ...]) -> None:
+        """Ask a hook about a command, and reply."""
+        self._reply(await self._ask(hook, arguments, answer_of), hook)
 
     def mail(self, event: events.Mail) -> Work | None:
         """Accept MAIL if there is memory, the address may send more, and the hook agrees."""
-        memory, hook = self._runtime.memory, self._routes.hooks.mail
+        memory, ask = self._runtime.memory, self._routes.mail
         if memory.held > memory.comfortable:
             self._runtime.make_room()
             self.connection.reply(replies.NO_MEMORY)
-        elif self._runtime.message_rate.most and not self.account.may_send():
+        elif self._runtime.message_rate.most and not self.quota.may_send():
             self.connection.reply(replies.TOO_MUCH_MAIL)
-        elif hook is None:
-            self.connection.reply()
+        elif ask is not None:
+            return ask(self, event)
         else:
-            arguments = (self.session, event.sender, event.sender.params)
-            return self.question(hook, arguments, replies.TROUBLE)
+            self.connection.reply()
+        return None
+
+    def rcpt(self, event: events.Rcpt) -> Work | None:
+        """Accept only as many recipients as the client's address may have."""
+        ask = self._routes.rcpt
+        if not self.quota.may_add_recipient():
+            self.connection.reply(replies.TOO_MUCH_RCPT)
+        elif ask is not None:
+            return ask(self, event)
+        else:
+            self.connection.reply()
         return None
 
     async def secured(self, hook: Hook) -> None:
         """Call `on_tls` after a handshake; a rejection ends the session."""
-        answer = await self._ask(hook, (self.session,), answer_of, replies.CONNECT_TROUBLE)
+        answer = await self._ask(hook, (self.session,), answer_of)
         if isinstance(answer, Reply) and answer.refuses:
             self.connection.hang_up(answer)
         self._deadlines.allow_command()
@@ -311,55 +273,52 @@ class Answers:
     # -- logins ----------------------------------------------------------------------------------
 
     async def secret(self, event: events.Secret) -> None:
-        """Give a mechanism what the handler keeps of a user; the core goes on with it."""
-        hook, no = self._routes.hooks.secret, self._no_login()
+        """Pass the user's secret to the mechanism; the core continues the login."""
+        hook, no = self._routes.hooks.get("on_secret"), self._no_login()
         if hook is None:
             self._cannot_serve(event, "on_secret")
         elif no is not None:
             self.connection.reply(no)
         else:
             arguments = (self.session, event.username)
-            give = self.connection.give_secret
-            answer = await self._log_in(hook, arguments, give)
+            answer = await self._log_in(hook, arguments, self.connection.give_secret)
             if answer is not None:
                 await self._end_login(event, answer, hook)
 
     async def auth(self, event: events.Auth) -> None:
-        """Decide on a login. CRAM-MD5 is checked here, where the handler has `on_secret`."""
-        hooks, session, credentials = self._routes.hooks, self.session, event.credentials
+        """Decide on a login. CRAM-MD5 is checked here if the handler has `on_secret`."""
+        hooks, credentials = self._routes.hooks, event.credentials
         no = self._no_login()
         if no is not None:
             self.connection.reply(no)
         elif isinstance(credentials, ProvedCredentials):
             user = credentials.username if credentials.proved else None
             await self._end_login(event, self._identify(user), None)
-        elif isinstance(credentials, CramMD5Credentials) and hooks.secret is not None:
+        elif isinstance(credentials, CramMD5Credentials) and (hook := hooks.get("on_secret")):
             outcome = partial(self._check, credentials)
-            answer = await self._log_in(hooks.secret, (session, credentials.username), outcome)
-            await self._end_login(event, answer, hooks.secret)
-        elif hooks.auth is not None:
-            answer = await self._log_in(hooks.auth, (session, credentials), self._identify)
-            await self._end_login(event, answer, hooks.auth)
+            answer = await self._log_in(hook, (self.session, credentials.username), outcome)
+            await self._end_login(event, answer, hook)
+        elif hook := hooks.get("on_auth"):
+            answer = await self._log_in(hook, (self.session, credentials), self._identify)
+            await self._end_login(event, answer, hook)
         else:
             self._cannot_serve(event, "on_auth")
 
     def _no_login(self) -> Reply | None:
-        """Return the answer to a login that is not to be checked, for good or while others are."""
-        if not self.account.may_log_in():
+        """Return the rejection if the client address has no login left, or none now."""
+        if not self.quota.may_log_in():
             return replies.TOO_MANY_LOGINS
-        return None if self.account.may_be_asked() else replies.AUTH_TROUBLE
+        return None if self.quota.may_be_asked() else replies.AUTH_TROUBLE
 
     async def _log_in(
         self, hook: Hook, arguments: tuple[object, ...], outcome: Outcome
     ) -> Reply | None:
-        answer = await self._ask(
-            hook, arguments, outcome, replies.AUTH_TROUBLE, self.account.begin_login()
-        )
+        answer = await self._ask(hook, arguments, outcome, self.quota.begin_login())
         assert not isinstance(answer, list)  # noqa: S101  that is for messages
         return answer
 
     def _identify(self, result: object) -> Reply | None:
-        """Set the user that the result of `on_auth` says, or return the rejection."""
+        """Set the user to the result of `on_auth`, or return the rejection."""
         identity = identity_of(result)
         if isinstance(identity, Reply):
             return identity
@@ -379,19 +338,19 @@ class Answers:
         """Reply to a login, after a delay if it has failed."""
         if answer is not None and answer.code >= 500:
             self.session.user = None
-            self._journal.login_failed(event, answer)
-            await self.pause(self.account.note_failed_login())
+            self.journal.login_failed(event, answer)
+            await self.pause(self.quota.note_failed_login())
             self.connection.reply(answer)
             self._flush()
             return
-        said = self._reply(answer, hook, replies.AUTH_TROUBLE)
+        said = self._reply(answer, hook)
         if isinstance(event, events.Auth) and (
             said is None or (isinstance(said, Reply) and not said.refuses)
         ):
-            self._journal.logged_in(self.session.user, event.mechanism)
+            self.journal.logged_in(self.session.user, event.mechanism)
 
     def _cannot_serve(self, event: events.Secret | events.Auth, hook: str) -> None:
-        """Reject a login by a mechanism of the user's that needs a hook which is not there."""
+        """Reject a login by a custom mechanism that needs a hook that is not overridden."""
         about(handler_logger, self.session.id).error("%s needs %s", event.mechanism, hook)
         self.connection.reply(replies.AUTH_TROUBLE)
 
@@ -403,134 +362,59 @@ class Answers:
 
     async def spill(self) -> None:
         """Write what is in memory of the body to disk, before there is more of it."""
-        if not await self._write():
+        if not await self.bodies.write():
             self.connection.refuse_body(replies.NO_MEMORY)
             self.drop_body()
 
     async def make_room(self) -> None:
         """Write the body to disk while the client is awaited; its deadline stays what it was."""
         deadline = self._deadlines.at
-        well = await self._write()
-        self._deadlines.at = deadline
-        if not well:
-            self.connection.refuse_body(replies.NO_MEMORY)
-            self.drop_body()
+        try:
+            await self.spill()
+        finally:
+            self._deadlines.at = deadline
 
     def drop_body(self, _event: events.Event | None = None) -> None:
         """Discard what there is of a body, but not a complete one, which a handler gets."""
         if not self.due:
             self.bodies.release()
 
-    async def _write(self) -> bool:
-        """Write what is in memory of the body to disk; return whether that went well."""
-        runtime, bodies = self._runtime, self.bodies
-        wait: Wait[BaseException | None] = Wait()
-        writing = bodies.spill()
-
-        def done(_result: object, error: BaseException | None) -> None:
-            def end() -> None:
-                if error is not None:
-                    about(logger, self.session.id).warning("no room on disk: %s", error)
-                if not wait.end(error):
-                    writing.drop()
-
-            if not runtime.to_loop(end):
-                writing.forget()
-
-        job = runtime.disk.submit(writing.write, done)
-        self.leaving = writing.size
-        self._deadlines.allow_hook()
-        try:
-            error = await wait
-        except BaseException as problem:  # a disk that is too slow is as good as full
-            if job.cancel():
-                writing.drop()
-            if not isinstance(problem, DeadlineError):
-                raise
-            return False
-        finally:
-            self.leaving = 0
-        runtime.stats.spooled += bodies.written(writing)
-        return error is None
-
     # -- messages --------------------------------------------------------------------------------
 
     async def message(self, event: events.MessageEnd) -> None:
-        """Await the handler for a complete message, whatever its client does, and reply.
+        """Pass a complete message to the handler, even if the client leaves, and reply.
 
         Finish the file, claim the memory, build the message, await the hook, reply, release the
         body, and call `on_replied` when the reply has left.
         """
-        hooks, bodies, transaction = self._routes.hooks, self.bodies, event.transaction
-        hook = hooks.message
-        assert hook is not None  # noqa: S101  the options accept no handler without it
+        routes, bodies, transaction = self._routes, self.bodies, event.transaction
+        replied = routes.replied
         message: Message | None = None
         self.due = True
         try:
-            if bodies.spool is not None and not await self._gather():
+            if bodies.spool is not None and not await bodies.finish(streams=routes.streams):
                 answer: Answer = replies.NO_MEMORY
             elif (message := self._build(transaction)) is None:
                 answer = replies.MAIL_LOOP
             else:
-                self._message = message
                 outcome: Outcome = queue_answer_of
                 if message.per_recipient:
                     outcome = partial(answers_of, message, transaction.recipients)
-                arguments = (self.session, message)
-                answer = await self._ask(hook, arguments, outcome, replies.TROUBLE)
-            answer = self._reply(answer, hook, replies.TROUBLE)
-            self._journal.accepted(self.session, transaction, answer, message)
+                answer = await self._ask(routes.message, (self.session, message), outcome)
+            answer = self._reply(answer, routes.message)
+            self.journal.accepted(self.session, transaction, answer, message)
             bodies.release()
         finally:
             self.due = False
-            self._message = None
-            if hooks.replied is not None:
+            if replied is not None:
                 self._unsent = message  # also if this is closed, without any reply
-        if hooks.replied is not None and message is not None:
-            del event, transaction, message  # the last who has it is told of it
+        if replied is not None and message is not None:
+            del event, transaction, message  # the handler may be the last to hold it
             await self._until_sent()
-            await self._notify_replied(hooks.replied)
-
-    async def _gather(self) -> bool:
-        """Finish the file, and claim memory for a handler that reads all of it; as `_write`."""
-        bodies = self.bodies
-        if bodies.unfinished and not await self._write():
-            return False
-        spool = bodies.spool
-        size = 0 if self._routes.streams or spool is None else spool.size + _TRACE
-        if size and not self._runtime.memory.reserve_due(size):
-            return await self._claim(size)
-        bodies.count(size)
-        return True
-
-    async def _claim(self, size: int) -> bool:
-        """Wait until others have released `size` bytes; return whether they have."""
-        wait: Wait[None] = Wait()
-        granted = False
-
-        def grant() -> None:  # within the release of another session's memory
-            nonlocal granted
-            granted = True
-            self.bodies.count(size)
-            self._runtime.loop.call_soon(wait.end, None)
-
-        claim = self._runtime.memory.claim(size, grant)
-        if claim is None:
-            about(logger, self.session.id).warning("a message is larger than max_memory")
-            return False
-        self._deadlines.allow_hook()
-        try:
-            await wait
-        except BaseException as problem:
-            if not granted:
-                claim.cancel()
-            if not isinstance(problem, DeadlineError):
-                raise
-            return False
-        return True
+            await self._notify_replied(replied)
 
     def _build(self, transaction: Transaction) -> Message | None:
-        """Return the message; `None` if it has come by too many hops."""
+        """Return the message, or `None` after too many hops."""
         body = self.bodies.take()
         if transaction.size > _SHORT and body.hops() >= _HOP_LIMIT:
             return None
@@ -551,21 +435,21 @@ class Answers:
             per_recipient=conversation.settings.lmtp,
         )
 
-    # -- what only tells the handler -------------------------------------------------------------
+    # -- notifications ---------------------------------------------------------------------------
 
     @property
     def owes_reply(self) -> bool:
-        """Whether `on_replied` is to be called, or a hook that answers nothing is under way."""
+        """Whether `on_replied` is due, or a notification is under way."""
         return self._unsent is not None or self.notifying
 
     @property
     def owes_farewell(self) -> bool:
-        """Whether the handler is still to be told of something once the client has gone."""
+        """Whether notifications are due once the client has gone."""
         return self._unsent is not None or self._disconnect is not None
 
     async def farewell(self) -> None:
         """Call the last hooks of a session, once each, one after the other."""
-        replied, disconnect = self._routes.hooks.replied, self._disconnect
+        replied, disconnect = self._routes.replied, self._disconnect
         if self._unsent is not None and replied is not None:
             await self._notify_replied(replied)
         if disconnect is not None:
@@ -577,7 +461,7 @@ class Answers:
         await self._notify(hook, (self.session, message, not self._wire.closing))
 
     async def _notify(self, hook: Hook, arguments: tuple[object, ...]) -> None:
-        """Call a hook that answers nothing. It has its time from when it begins."""
+        """Call a hook that only notifies. Its time begins when it is called, not when it waits."""
         call = self._begin(hook, arguments)
         del arguments
         self.notifying = True
@@ -591,11 +475,11 @@ class Answers:
             self.call = None
             self.notifying = False
         if error is not None:
-            failure_of(error, hook, self.session.id, replies.TROUBLE)
+            failure_of(error, hook, self.session.id)
         del error
         self._deadlines.allow_command()
 
-    async def _ended(self, call: Call) -> tuple[Any, BaseException | None]:
+    async def _ended(self, call: Call) -> Ended:
         while True:
             try:
                 return await call
@@ -619,10 +503,9 @@ class Answers:
         hook: Hook,
         arguments: tuple[object, ...],
         outcome: Outcome,
-        trouble: Reply,
         at_end: Callable[[], None] | None = None,
     ) -> Answer:
-        """Return what `outcome` makes of a hook's result; `trouble` if the hook has failed.
+        """Return what `outcome` makes of a hook's result, or the reply to its failure.
 
         Raises `GoneError` if the client has, and no message depends on the answer.
         """
@@ -634,7 +517,7 @@ class Answers:
             self._let_go(call)
             if self._wire.lost and not self.due:
                 raise GoneError from None
-            return replies.HANDLER_TIMEOUT if trouble is replies.TROUBLE else trouble
+            return replies.HANDLER_TIMEOUT if hook.trouble is replies.TROUBLE else hook.trouble
         except GeneratorExit:
             self._let_go(call)
             raise
@@ -648,7 +531,7 @@ class Answers:
         except (ProtocolError, TypeError, ValueError) as no_answer:
             error = no_answer
         try:
-            return failure_of(error, hook, self.session.id, trouble)
+            return failure_of(error, hook, self.session.id)
         finally:
             del error  # its traceback refers to this frame, and the frame to the whole message
 
@@ -663,21 +546,21 @@ class Answers:
             self._context = context = contextvars.copy_context()
             context.run(current_session.set, self.session)
         self._deadlines.allow_hook()
-        self.call = call = Call(self._runtime, self._journal, hook, at_end)
+        self.call = call = Call(self._runtime, self.journal, hook, at_end)
         call.start(arguments, context)
         return call
 
     def _let_go(self, call: Call) -> None:
-        """Cancel a hook that is awaited no more; what it has of a message counts until it ends."""
-        if self._message is not None:
+        """Cancel a hook that is no longer awaited; its message counts until it ends."""
+        if self.due:
             call.size = self.bodies.hand_over()
         call.cancel()
 
     def _log_late(self, call: Call) -> None:
         about(logger, self.session.id).warning("%s is over its deadline", call.hook.name)
 
-    def _reply(self, answer: Answer, hook: Hook | None, trouble: Reply) -> Answer:
-        """Give the core the answer; return what it was. One that does not fit is `trouble`."""
+    def _reply(self, answer: Answer, hook: Hook | None) -> Answer:
+        """Pass the answer to the core, and return it. One that does not fit counts as a failure."""
         connection = self.connection
         try:
             if isinstance(answer, list):
@@ -687,14 +570,14 @@ class Answers:
         except ProtocolError as no_answer:
             if hook is None:
                 raise
-            answer = failure_of(no_answer, hook, self.session.id, trouble)
+            answer = failure_of(no_answer, hook, self.session.id)
             connection.reply(answer)
         return answer
 
     # -- time ------------------------------------------------------------------------------------
 
     async def tarpit(self, event: events.Tarpit) -> None:
-        """Hold all replies back for a while: the client has made many errors."""
+        """Hold all replies back for a while, since the client has made many errors."""
         await self.pause(event.seconds)
         self.connection.resume()
         self._flush()
@@ -726,7 +609,7 @@ class Answers:
         if not self._wire.writable:
             self._deadlines.client_must_read()
         await self._turn()
-        while not self._wire.has_sent_all:
+        while self._wire.unsent:
             await self._until_read()
 
     async def _turn(self) -> None:
@@ -759,3 +642,8 @@ class Answers:
         data = self.connection.data_to_send()
         if data and not self._wire.closing:
             self._wire.write(data)
+
+
+def _trusted(rules: Rules, peer: Peer) -> frozenset[str]:
+    rows = (("XCLIENT", rules.xclient), ("XFORWARD", rules.xforward))
+    return frozenset(verb for verb, networks in rows if peer in networks)

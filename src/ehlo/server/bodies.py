@@ -1,27 +1,30 @@
 """Bodies: chunks in memory, counted in the server's memory, then a file on disk; and their trace.
 
-The server's `Received` field (`Stamp`) is made here as well, since a message is that and a body.
+A disk that is too slow is as good as a full one. The server's `Received` field (`Stamp`) is made
+here as well, since a message is that and a body.
 """
 
 from __future__ import annotations
 
 import itertools
-import time
+import logging
 from collections.abc import Callable
-from email.utils import formatdate
 from typing import NamedTuple
 
 from ehlo.message import Spool
 from ehlo.protocol.state import Transaction
 from ehlo.protocol.trace import received_head, stamped, with_protocol
-from ehlo.server.limits.admission import Memory
+from ehlo.server.observing.journal import about
+from ehlo.server.runtime import Clock, Runtime
+from ehlo.server.waits import DeadlineError, Deadlines, Wait
 from ehlo.session import Session
-
-__all__ = ["Bodies", "Body", "Clock", "Stamp", "Writing"]
 
 _CHUNK_COST = 64  # bytes that a chunk takes in addition to its own
 _AT_ONCE = 1_048_576  # bytes that are gathered for one write, once there is a file
 _LONGEST_HEADER = 262_144  # bytes in which hops are counted
+_TRACE = 2048  # bytes that the server's own field may have
+
+logger = logging.getLogger("ehlo.server")
 
 
 class Body(NamedTuple):
@@ -46,12 +49,9 @@ class Body(NamedTuple):
 class Writing:
     """Chunks on their way to disk. A thread calls `write`; the bytes count until it has ended."""
 
-    __slots__ = ("_chunks", "_directory", "_memory", "size", "spool")
+    __slots__ = ("_chunks", "_directory", "size", "spool")
 
-    def __init__(
-        self, memory: Memory, directory: str, spool: Spool | None, chunks: list[bytes], size: int
-    ) -> None:
-        self._memory = memory
+    def __init__(self, directory: str, spool: Spool | None, chunks: list[bytes], size: int) -> None:
         self._directory = directory
         self._chunks = chunks
         self.spool = spool
@@ -64,19 +64,11 @@ class Writing:
         self.spool.write(self._chunks)
         self._chunks = []
 
-    def drop(self) -> None:
-        """Close the file and give the memory back, since the session has ended."""
-        self._close()
-        self._memory.release(self.size)
-
-    def forget(self) -> None:
-        """Close the file after the server has ended, when no session waits for memory."""
-        self._close()
-        self._memory.forget(self.size)
-
-    def _close(self) -> None:
+    def drop(self, release: Callable[[int], None]) -> None:
+        """Close the file and give the memory back by `release`, since the session has ended."""
         if self.spool is not None:
             self.spool.close()
+        release(self.size)
 
 
 class Bodies:
@@ -86,14 +78,15 @@ class Bodies:
     """
 
     __slots__ = (
-        *("_chunks", "_counted", "_directory", "_gathered", "_memory", "_threshold"),
+        *("_chunks", "_counted", "_deadlines", "_gathered", "_memory", "_runtime", "_session_id"),
         *("on_disk", "spool"),
     )
 
-    def __init__(self, memory: Memory, directory: str, threshold: int) -> None:
-        self._memory = memory
-        self._directory = directory
-        self._threshold = threshold  # bytes of a body in memory before it goes to disk
+    def __init__(self, runtime: Runtime, deadlines: Deadlines, session_id: str) -> None:
+        self._runtime = runtime
+        self._memory = runtime.memory
+        self._deadlines = deadlines
+        self._session_id = session_id
         self._chunks: list[bytes] = []
         self._gathered = 0  # bytes in the chunks
         self._counted = 0  # bytes that count in the server's memory
@@ -112,35 +105,85 @@ class Bodies:
             return True
         memory.held += cost
         self._counted += cost
-        return self._gathered > (self._threshold if self.spool is None else _AT_ONCE)
+        return self._gathered > (self._runtime.threshold if self.spool is None else _AT_ONCE)
 
     @property
     def resting(self) -> int:
         """Bytes in memory that could be on disk."""
         return self._counted if self._chunks else 0
 
-    @property
-    def unfinished(self) -> bool:
-        """Whether a body on disk has chunks in memory."""
-        return self.spool is not None and bool(self._chunks)
-
-    def spill(self) -> Writing:
-        """Return what is in memory, to be written to disk."""
+    async def write(self) -> bool:
+        """Write what is in memory to disk; return whether that went well."""
+        runtime, memory = self._runtime, self._memory
+        wait: Wait[BaseException | None] = Wait()
         # The thread owns the file until it has written, so that nothing closes it meanwhile
-        writing = Writing(self._memory, self._directory, self.spool, self._chunks, self._counted)
+        writing = Writing(runtime.directory, self.spool, self._chunks, self._counted)
         self._chunks, self._gathered, self._counted, self.spool = [], 0, 0, None
-        return writing
 
-    def written(self, writing: Writing) -> int:
-        """Record a finished write; return the bytes on disk that it added."""
+        def done(_result: object, error: BaseException | None) -> None:
+            def end() -> None:
+                if error is not None:
+                    about(logger, self._session_id).warning("no room on disk: %s", error)
+                if not wait.end(error):
+                    writing.drop(memory.release)
+
+            if not runtime.to_loop(end):
+                writing.drop(memory.forget)  # no session waits for memory any more
+
+        job = runtime.disk.submit(writing.write, done)
+        runtime.leaving += writing.size
+        self._deadlines.allow_hook()
+        try:
+            error = await wait
+        except BaseException as problem:
+            if job.cancel():
+                writing.drop(memory.release)
+            if not isinstance(problem, DeadlineError):
+                raise
+            return False
+        finally:
+            runtime.leaving -= writing.size
         self.spool = spool = writing.spool
         before, self.on_disk = self.on_disk, 0 if spool is None else spool.size
-        self._memory.release(writing.size)
-        return self.on_disk - before
+        runtime.stats.spooled += self.on_disk - before
+        memory.release(writing.size)
+        return error is None
 
-    def count(self, size: int) -> None:
-        """Count `size` reserved bytes, into which a handler reads the body back."""
+    async def finish(self, *, streams: bool) -> bool:
+        """Finish the file, and claim memory for a handler that reads all of it; as `write`."""
+        if self._chunks and not await self.write():
+            return False
+        size = 0 if streams or self.spool is None else self.spool.size + _TRACE
+        if size and not self._memory.reserve_due(size):
+            return await self._claim(size)
         self._counted += size
+        return True
+
+    async def _claim(self, size: int) -> bool:
+        """Wait until others have released `size` bytes; return whether they have."""
+        wait: Wait[None] = Wait()
+        granted = False
+
+        def grant() -> None:  # within the release of another session's memory
+            nonlocal granted
+            granted = True
+            self._counted += size
+            self._runtime.loop.call_soon(wait.end, None)
+
+        claim = self._memory.claim(size, grant)
+        if claim is None:
+            about(logger, self._session_id).warning("a message is larger than max_memory")
+            return False
+        self._deadlines.allow_hook()
+        try:
+            await wait
+        except BaseException as problem:
+            if not granted:
+                claim.cancel()
+            if not isinstance(problem, DeadlineError):
+                raise
+            return False
+        return True
 
     def take(self) -> Body:
         """Return the body; its memory counts until `release`."""
@@ -170,25 +213,6 @@ class Bodies:
         if self.spool is not None:
             self.spool.close()
             self.spool = None
-
-
-class Clock:
-    """Returns the date for `Received`, made once a second."""
-
-    __slots__ = ("_second", "_text", "_time")
-
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._time = now
-        self._second = -1
-        self._text = ""
-
-    def date(self) -> str:
-        """Return the date-time of RFC 5322 3.3, in local time."""
-        second = int(self._time())
-        if second != self._second:
-            self._second = second
-            self._text = formatdate(second, localtime=True)
-        return self._text
 
 
 class Stamp:

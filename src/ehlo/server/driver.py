@@ -1,8 +1,8 @@
 """The asyncio protocol that drives one `Connection`: bytes up and down, and answers in between.
 
-It parses nothing and decides nothing. What an event is answered is in `answer.py`; while a
-coroutine of it is under way, nothing is read from the core, and what the client sends waits in its
-buffer. All ways in which a session ends are here, too.
+It parses nothing and decides nothing. `answer.py` answers events; while a coroutine of it is under
+way, no event is read from the core, and the client's bytes wait in its buffer. All ways in which a
+session ends are here, too.
 
 This file is longer than others: asyncio, the sweep and a shutdown all call this one object.
 """
@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import cast
 
 from ehlo.net import Peer
 from ehlo.protocol import events
@@ -21,28 +20,19 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import NEED_DATA, PAUSED
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.state import Counts
-from ehlo.protocol.xclient import Attributes, endpoints
-from ehlo.server.account import Account
-from ehlo.server.answer import Answers, DeadlineError, GoneError, Routes, Slot, Work
-from ehlo.server.bodies import Stamp
-from ehlo.server.deadlines import Deadlines
-from ehlo.server.lookup import Lookup
-from ehlo.server.observing.journal import Journal, about, observer_of, turned_away
+from ehlo.server.answer import Answers, Routes
+from ehlo.server.observing.journal import about, turned_away
 from ehlo.server.observing.stats import SessionView
-from ehlo.server.options.rules import Rules
-from ehlo.server.runtime import End, Occupant, Runtime
+from ehlo.server.runtime import Ending, Occupant, Quota, Runtime
 from ehlo.server.tls.channel import Channel
+from ehlo.server.waits import AwaitSlot, DeadlineError, Deadlines, GoneError, Work
 from ehlo.server.wire import Wire, ends_of
-from ehlo.session import ProxyInfo, Session
-
-__all__ = ["Driver", "take_over"]
+from ehlo.session import ProxyInfo
 
 _MOST_BUFFERED = 16_384  # bytes while a hook runs; beyond them the client is not read
 _MOST_EVENTS = 200  # of one client, before others have their turn
 _LINGER = 5.0  # seconds for a client to notice that nothing it sends is read
 _CLOSING = 30.0  # seconds for the last replies to leave
-_NOTHING: Final = frozenset[str]()  # an empty one for each client takes 216 bytes
 
 logger = logging.getLogger("ehlo.server")
 
@@ -51,27 +41,22 @@ class Driver(Occupant):
     """Drives the session of one connected client."""
 
     __slots__ = (
-        *("_lookup", "_routes", "_serves", "_trusted"),
-        *("account", "answers", "connection", "deadlines", "journal", "rules", "runtime"),
-        *("session", "slot", "wire"),
+        *("_serves", "answers", "connection", "deadlines", "quota", "routes", "runtime"),
+        *("slot", "wire"),
     )
 
-    account: Account
     answers: Answers
     connection: Connection
-    journal: Journal
-    session: Session
-    slot: Slot
+    """The connection of `answers`; every packet needs it."""
+    quota: Quota
+    slot: AwaitSlot
     wire: Wire
 
-    def __init__(self, runtime: Runtime, rules: Rules, routes: Routes) -> None:
+    def __init__(self, runtime: Runtime, routes: Routes) -> None:
         self.runtime = runtime
-        self.rules = rules
-        self.deadlines = Deadlines(runtime.loop.time, rules.times)
-        self._routes = routes
+        self.deadlines = Deadlines(runtime.loop.time, routes.rules.times)
+        self.routes = routes
         self._serves = False  # there is a session
-        self._lookup: Lookup | None = None
-        self._trusted = _NOTHING
 
     # -- the beginning ---------------------------------------------------------------------------
 
@@ -83,94 +68,55 @@ class Driver(Occupant):
         else:  # the client left before it was accepted
             cast("asyncio.Transport", transport).abort()
 
+    def take_over(
+        self, transport: asyncio.Transport, peer: Peer, local: Peer, proxy: ProxyInfo
+    ) -> asyncio.Protocol:
+        """Serve a client whose proxy is at the other end of `transport`; return its protocol."""
+        transport.set_protocol(self)
+        self.begin(transport, peer, local, proxy)
+        return self
+
     def begin(
         self, transport: asyncio.Transport, peer: Peer, local: Peer, proxy: ProxyInfo | None = None
     ) -> None:
         """Serve a client at `peer`, which may not be the one that is connected."""
-        runtime, rules = self.runtime, self.rules
+        runtime, routes, deadlines = self.runtime, self.routes, self.deadlines
         self.wire = wire = Wire(transport, runtime.memory)
-        self.account = account = Account(runtime, peer, proxy)
-        if runtime.draining or not account.open():
+        self.quota = quota = Quota(runtime, peer, proxy)
+        if runtime.draining or not quota.open():
             self._turn_away(peer)
             return
-        session_id = runtime.new_id()
-        self.journal = journal = Journal(runtime.stats, session_id, peer)
-        if rules.xclient or rules.xforward:
-            self._trusted = _trusted(rules, peer)
-        self.connection = connection = self._new_connection(tls=rules.options.tls_listener)
-        self.session = session = Session(session_id, peer, local, connection.conversation, proxy)
-        self.answers = Answers(
-            self._routes,
-            runtime,
-            session,
-            connection,
-            account=account,
-            deadlines=self.deadlines,
-            journal=journal,
-            stamp=Stamp(rules.by, runtime.clock, lmtp=rules.settings.lmtp),
-            wire=wire,
-        )
-        self.slot = Slot(self._over)
+        ends = (peer, local, proxy)
+        self.answers = answers = Answers(runtime, routes, ends, quota, deadlines, wire)
+        self.connection = answers.connection
+        self.slot = AwaitSlot(self._over)
         self._serves = True
         runtime.add(self)
-        journal.opened(session)
-        if self._routes.hooks.replied is not None:
+        answers.journal.opened(answers.session)
+        if routes.replied is not None:
             wire.notice_when_sent()
-        if rules.options.reverse_dns:
-            self._lookup = runtime.lookups.begin(peer, self._name_arrived)
+        rules = routes.rules
+        if answers.wants_name:
+            answers.look_up()
         if rules.options.tls_listener and rules.tls is not None:
-            self.deadlines.allow_handshake()
+            deadlines.allow_handshake()
             wire.begin_tls(Channel(rules.tls.current))
         else:
-            self.deadlines.allow_command()
+            deadlines.allow_command()
             self._advance()
 
     def _turn_away(self, peer: Peer) -> None:
         """Reject a client before any session: in plaintext, unless it expects a handshake."""
         draining = self.runtime.draining
         turned_away(self.runtime.stats, peer, "draining" if draining else "too many")
-        if not self.rules.options.tls_listener:
+        if not self.routes.rules.options.tls_listener:
             self.wire.write((replies.DRAINING if draining else replies.TOO_MANY_CONNECTIONS).wire)
         self.wire.close()
-
-    def _new_connection(
-        self,
-        *,
-        tls: bool,
-        greet: bool = True,
-        counts: Counts | None = None,
-        bindings: Mapping[str, bytes] | None = None,
-        certificate: Mapping[str, Any] | None = None,
-    ) -> Connection:
-        """Return what serves the client: from the beginning, and another one under TLS."""
-        options, journal = self.rules.options, self.journal
-        return Connection(
-            self.rules.settings,
-            self.rules.nonce,
-            tls=tls,
-            greet=greet,
-            counts=counts,
-            asks=self._routes.asks,
-            trusted=self._trusted,
-            observer=observer_of(
-                journal.session_id,
-                journal.peer,
-                debug=options.debug,
-                log_read=options.log_read,
-                log_write=options.log_write,
-            ),
-            tally=journal,
-            bindings=bindings or {},
-            certificate=certificate,
-        )
-
-    def _name_arrived(self, name: str) -> None:
-        self.session.rdns = name
 
     # -- bytes -----------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Called with what the network has brought."""
+        """Called when bytes have arrived."""
         wire = self.wire
         wire.received += len(data)
         if wire.closing:
@@ -180,20 +126,23 @@ class Driver(Occupant):
             if plain is None:
                 return
             data = plain
-        waited = self.slot.work is not None
         self.connection.receive_data(data)
-        self._advance()
-        # A small read leaves little behind: a client runs ahead by a large one, or by several
-        if self.slot.work is not None and (waited or len(data) > _MOST_BUFFERED):
-            self._adjust_reading()
+        slot = self.slot
+        if slot.work is None:
+            self._advance()
+            # A small read leaves little behind: a client runs ahead by a large one, or by several
+            if len(data) <= _MOST_BUFFERED or self.slot.work is None:
+                return
+        self._adjust_reading()
 
     def eof_received(self) -> bool:
-        """Called when the client sends nothing more; what it has sent is still answered."""
+        """Called when the client sends no more; its commands so far are still answered."""
         if self.wire.lingering or self.wire.in_handshake:
             self.wire.abort()
         elif not self.wire.closing:
             self.connection.receive_eof()
-            self._advance()
+            if self.slot.work is None:
+                self._advance()
         return True
 
     def pause_writing(self) -> None:
@@ -207,7 +156,7 @@ class Driver(Occupant):
         self._adjust_reading()
 
     def resume_writing(self) -> None:
-        """Called when the client has read what was written."""
+        """Called when the client reads again."""
         self.wire.writable = True
         if self.wire.closing:
             return
@@ -216,7 +165,9 @@ class Driver(Occupant):
             return
         self.deadlines.client_is_awaited(self.connection.conversation, self.wire, moved=True)
         self.answers.client_reads()
-        if self.slot.work is None:
+        # After a handshake another connection serves the client, or this one greets it
+        free = self.slot.work is None and not self.wire.in_handshake
+        if free and not self.wire.closing:
             self._advance()
 
     def _adjust_reading(self) -> None:
@@ -236,58 +187,63 @@ class Driver(Occupant):
     # -- the pump --------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Do all that can be done now: answer events, write once, set the deadline."""
-        connection, slot, wire, table = self.connection, self.slot, self.wire, self._routes.table
-        if not wire.writable and slot.work is None and self._awaits_reader():
+        """Do all that can be done now: answer events, write once, set the deadline.
+
+        Nothing is awaited, and the transport is open.
+        """
+        connection, wire, answers = self.connection, self.wire, self.answers
+        if not wire.writable and not self._may_go_on():
             return
-        moved = False
-        done = 0
-        while slot.work is None and not wire.closing:
-            event = connection.next_event()
-            if event is NEED_DATA or event is PAUSED:
-                break
-            moved = True
+        table, done = self.routes.table, 0
+        while (event := connection.next_event()) is not NEED_DATA and event is not PAUSED:
+            done += 1
             route = table.get(type(event))
             if route is None:
                 self._heed(event)
-            elif (work := route(self.answers, event)) is not None:
-                self._begin(work)
-            done += 1
-            if done == _MOST_EVENTS and slot.work is None:
-                slot.begin(self.answers.breathe())
-        if wire.closing:
-            return
-        awaits = slot.work is not None
-        if not (awaits and self.answers.silent) and (data := connection.data_to_send()):
-            moved = True
+                if wire.closing:
+                    return
+            elif (work := route(answers, event)) is not None:
+                if self._begin(work):
+                    break
+                if wire.closing:
+                    return
+            if done == _MOST_EVENTS:
+                self.slot.begin(answers.breathe())
+                break
+        awaits = self.slot.work is not None
+        if not answers.silent and (data := connection.data_to_send()):
             wire.write(data)
+            done = 1
         if awaits:
             self.deadlines.client_waits(connection.conversation)
         else:
-            self.deadlines.client_is_awaited(connection.conversation, wire, moved)
+            self.deadlines.client_is_awaited(connection.conversation, wire, moved=done > 0)
         if not wire.reading or self.runtime.draining:
             self._end_turn(awaits)
 
-    def _begin(self, work: Work) -> None:
-        if not self.slot.begin(work) and self.runtime.draining:
-            self.end(End.DRAIN)  # before a command that was pipelined begins a transaction
+    def _begin(self, work: Work) -> bool:
+        """Begin to answer an event; return whether the answer waits."""
+        awaits = self.slot.begin(work)
+        if self.runtime.draining and not awaits:
+            self.end(Ending.DRAIN)  # before a command that was pipelined begins a transaction
+        return awaits
 
     def _end_turn(self, awaits: bool) -> None:
         if not self.wire.reading:
             self._adjust_reading()
         if self.runtime.draining and not awaits:
-            self.end(End.DRAIN)
+            self.end(Ending.DRAIN)
 
-    def _awaits_reader(self) -> bool:
-        """Return whether nothing more is done for the client until it reads what was written."""
-        if self.wire.closing or self.connection.over:
-            return False
+    def _may_go_on(self) -> bool:
+        """Return whether to answer a client that does not read. If not, flush the replies."""
+        if self.connection.over:
+            return True
         self._flush()
         self.deadlines.client_must_read()
         self._adjust_reading()
         if self.runtime.draining:
-            self.end(End.DRAIN)
-        return True
+            self.end(Ending.DRAIN)
+        return False
 
     def _flush(self) -> None:
         data = self.connection.data_to_send()
@@ -301,46 +257,38 @@ class Driver(Occupant):
                 self._close(linger=linger)
             case events.StartTLS():
                 self._start_tls()
-            case events.XClient(attributes):
-                self._speak_for(attributes)
 
     def _over(self, error: Exception | None) -> None:
-        """Go on after what was awaited; `error` is what it has raised."""
-        if isinstance(error, DeadlineError):
-            self._time_out()
-        elif error is not None and not isinstance(error, GoneError):
-            about(logger, self.session.id).error("the session failed", exc_info=error)
-            self.end(End.ABORT)
-        elif self.wire.lost:
-            self._settle()
-        else:
-            if self.runtime.draining:
-                self.end(End.DRAIN)
-            self._advance()
+        """Go on after a coroutine; `error` is its exception."""
+        try:
+            if error is not None and not isinstance(error, DeadlineError | GoneError):
+                raise error
+            if self.wire.lost:
+                self._settle()
+            elif error is not None:
+                self._time_out()
+            else:
+                if self.runtime.draining:
+                    self.end(Ending.DRAIN)
+                if not self.wire.closing:
+                    self._advance()
+        except Exception as failure:  # noqa: BLE001  no caller could end the session
+            self._fail(failure)
 
-    def _speak_for(self, attributes: Attributes) -> None:
-        """Serve the client behind this one, which XCLIENT names; the session begins again."""
-        session = self.session
-        if self._lookup is not None:
-            self._lookup.drop()  # it is the proxy's name
-        session.speak_for(attributes)
-        self.journal.speaks_for(session.peer)
-        self.account.speak_for(session.peer)
-        # That client is trusted or not on its own: a proxy passes on what its client sends
-        self._trusted = _trusted(self.rules, session.peer)
-        self.connection.conversation.trusted = self._trusted
-        self.connection.reply()
+    def _fail(self, error: Exception) -> None:
+        about(logger, self.session_id).error("the session failed", exc_info=error)
+        self.end(Ending.ABORT)
 
     # -- TLS -------------------------------------------------------------------------------------
 
     def _start_tls(self) -> None:
         """Answer STARTTLS: the 220 in plaintext; what comes next is the handshake."""
-        tls = self.rules.tls
+        tls = self.routes.rules.tls
         assert tls is not None  # noqa: S101  STARTTLS is offered only with it
         try:
             channel = Channel(tls.current)
         except ssl.SSLError:
-            about(logger, self.session.id).exception("TLS is not available")
+            about(logger, self.session_id).exception("TLS is not available")
             self.connection.reply(replies.TLS_UNAVAILABLE)
             return
         self.connection.reply()
@@ -353,36 +301,21 @@ class Driver(Occupant):
         try:
             plain = wire.decrypted(data, self._secured)
         except ssl.SSLError as error:
-            self.journal.tls_failed(error.reason)
+            self.answers.journal.tls_failed(error.reason)
             self.answers.drop_body()
             wire.fail_tls()
             return None
-        if wire.peer_closed:
+        if wire.channel is not None and wire.channel.peer_closed:
             self.connection.receive_eof()
         return plain
 
     def _secured(self, channel: Channel) -> None:
-        """Serve the client by a new connection, since the handshake has ended.
-
-        RFC 3207 4.2: nothing is remembered of what was said before, which may have been anybody's,
-        except what is counted against the client.
-        """
-        session, before, info = self.session, self.connection, channel.info()
-        self.connection = self.answers.connection = connection = self._new_connection(
-            tls=True,
-            greet=self.rules.options.tls_listener,
-            counts=before.counts,
-            bindings=channel.bindings(),
-            certificate=info.peer_certificate,
-        )
-        conversation = connection.conversation
-        conversation.xclient = endpoints(before.conversation.xclient)
-        session.restart(conversation)
-        session.tls = info
-        self.journal.secured(info)
-        self.deadlines.allow_command()
-        if self._routes.hooks.tls is not None:
-            self.slot.begin(self.answers.secured(self._routes.hooks.tls))
+        """Go on with the connection under TLS, since the handshake has ended."""
+        self.answers.secure(channel)
+        self.connection = self.answers.connection
+        hook = self.routes.hooks.get("on_tls")
+        if hook is not None:
+            self.slot.begin(self.answers.secured(hook))
 
     # -- what there is to see --------------------------------------------------------------------
 
@@ -394,7 +327,7 @@ class Driver(Occupant):
     @property
     def session_id(self) -> str:
         """The id of the session."""
-        return self.session.id
+        return self.answers.session.id
 
     @property
     def hook(self) -> str | None:
@@ -408,49 +341,45 @@ class Driver(Occupant):
         awaited = self.slot.work is None and not self.wire.closing
         return self.answers.bodies.resting if awaited else 0
 
-    @property
-    def leaving(self) -> int:
-        """Bytes of a body on their way to disk."""
-        return self.answers.leaving
-
     def make_room(self) -> None:
         """Write the body that rests in memory to disk."""
         self.slot.begin(self.answers.make_room())
 
     def seen(self) -> SessionView:
         """Return what a snapshot shows of the session."""
-        return self.journal.seen(
-            self.session,
+        answers = self.answers
+        return answers.journal.seen(
+            answers.session,
             state=self.connection.state.name,
             hook=self.hook,
             received=self.wire.received,
             sent=self.wire.sent,
-            on_disk=self.answers.bodies.on_disk,
+            on_disk=answers.bodies.on_disk,
         )
 
     # -- the end ---------------------------------------------------------------------------------
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        """Called when the client has gone. A complete message is wanted, and so are notices."""
-        if self._lookup is not None:
-            self._lookup.drop()
+        """Called when the client has gone. A complete message is still handled."""
         if not self._serves or self.wire.lost:
             return
         answers = self.answers
+        answers.wants_name = False
         self.wire.lose()
-        answers.drop_body()
         if self.slot.work is None:
             self._settle()
-        elif answers.due or answers.notifying:
             return
-        elif answers.call is not None:
+        answers.drop_body()
+        if answers.due or answers.notifying:
+            return
+        if answers.call is not None:
             answers.call.cancel()  # and its end is awaited
         else:
             self.slot.drop()
             self._settle()
 
     def expire(self) -> None:
-        """Called when the deadline has passed: of what is awaited, or of the last replies."""
+        """Called when the deadline has passed."""
         if self.wire.closing and not self.wire.lost:
             self.wire.abort()
         elif self.slot.work is not None:
@@ -458,15 +387,15 @@ class Driver(Occupant):
         else:
             self._time_out()
 
-    def end(self, how: End, /) -> None:
+    def end(self, how: Ending, /) -> None:
         """End the session from this side."""
         answers, wire = self.answers, self.wire
-        if how is End.ABORT:
+        if how is Ending.ABORT:
             self.slot.drop()
             wire.abort()
             answers.drop_body()
             self._settle()
-        elif how is End.HANG_UP or not (answers.owes_reply or self.connection.in_transaction):
+        elif how is Ending.HANG_UP or not (answers.owes_reply or self.connection.in_transaction):
             self._hang_up(replies.DRAINING)
 
     def _hang_up(self, reply: Reply) -> None:
@@ -482,8 +411,8 @@ class Driver(Occupant):
 
     def _time_out(self) -> None:
         """End the session, since the client was too slow; without a reply if it does not read."""
-        reads = self.wire.has_sent_all
-        self._hang_up(self.rules.settings.timed_out)
+        reads = not self.wire.unsent
+        self._hang_up(self.routes.rules.settings.timed_out)
         if not reads:
             self.deadlines.allow(0.0)
 
@@ -496,35 +425,14 @@ class Driver(Occupant):
             self.deadlines.allow_last_words(_LINGER if self.wire.lingering else _CLOSING)
 
     def _settle(self) -> None:
-        """End a session whose client has gone, once the handler has been told."""
+        """End the session of a client that has gone, after the last hooks."""
         if not self.wire.lost or self.slot.work is not None:
             return
+        self.answers.bodies.release()
         if self.answers.owes_farewell and self.slot.begin(self.answers.farewell()):
             return
-        self.journal.closed(self.wire.received, self.wire.sent)
-        self.answers.bodies.release()
+        self.answers.journal.closed(self.wire.received, self.wire.sent)
         self.wire.forget()
-        self.account.close()
+        self.quota.close()
         self.runtime.remove(self)
         self.slot.retire()
-
-
-def take_over(
-    runtime: Runtime,
-    rules: Rules,
-    routes: Routes,
-    transport: asyncio.Transport,
-    peer: Peer,
-    local: Peer,
-    proxy: ProxyInfo,
-) -> asyncio.Protocol:
-    """Serve a client whose proxy is at the other end of `transport`; return its protocol."""
-    driver = Driver(runtime, rules, routes)
-    transport.set_protocol(driver)
-    driver.begin(transport, peer, local, proxy)
-    return driver
-
-
-def _trusted(rules: Rules, peer: Peer) -> frozenset[str]:
-    rows = (("XCLIENT", rules.xclient), ("XFORWARD", rules.xforward))
-    return frozenset(verb for verb, networks in rows if peer in networks)

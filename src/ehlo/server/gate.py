@@ -1,7 +1,7 @@
-"""The gate of a PROXY listener: which clients are let in, and under which address, before any SMTP.
+"""The gate of a PROXY listener: reads the header of a proxy, before any SMTP.
 
-Nothing is ever sent here. A peer that is not one of the proxies is closed, and so is one whose
-header is wrong or late, or that comes when there are too many: what connects here is no client.
+The gate never sends anything. It closes a peer that is not one of the proxies, has a wrong or late
+header, or comes when there are too many connections.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ from ehlo.net import Peer
 from ehlo.protocol.proxy import ProxyError, ProxyHeader, ProxyReader
 from ehlo.server.observing.journal import turned_away
 from ehlo.server.options.rules import Rules
-from ehlo.server.runtime import End, Occupant, Runtime
+from ehlo.server.runtime import Ending, Occupant, Runtime
 from ehlo.server.wire import ends_of
 from ehlo.session import ProxyInfo
-
-__all__ = ["Gate"]
 
 TakeOver = Callable[[asyncio.Transport, Peer, Peer, ProxyInfo], asyncio.Protocol]
 """Serves the client that is at the first address; returns the protocol that does."""
@@ -54,13 +52,13 @@ class Gate(Occupant):
         runtime = self._runtime
         ends = ends_of(transport)
         if ends is None:
-            self.end(End.ABORT)  # it left before it was accepted
+            self.end(Ending.ABORT)  # it left before it was accepted
             return
         self._peer, self._local = ends
         if self._peer not in self._rules.proxies:
             self._reject("no proxy", "it is not one of proxy_networks")
         elif runtime.draining:
-            self.end(End.ABORT)
+            self.end(Ending.ABORT)
         elif not runtime.connections.admit(None):
             self._reject("too many")
         else:
@@ -69,7 +67,7 @@ class Gate(Occupant):
             self._deadline = runtime.loop.time() + self._rules.times.proxy
 
     def data_received(self, data: bytes) -> None:
-        """Called with what the network has brought."""
+        """Called when bytes have arrived."""
         if not self._open:
             return
         try:
@@ -124,9 +122,9 @@ class Gate(Occupant):
 
     def _reject(self, reason: str, why: str = "") -> None:
         turned_away(self._runtime.stats, self._peer, reason, why)
-        self.end(End.ABORT)
+        self.end(Ending.ABORT)
 
-    def end(self, _how: End, /) -> None:
+    def end(self, _how: Ending, /) -> None:
         """Close now, however it is to end: nothing is sent to a proxy, and nothing has begun."""
         self._open = False
         self._deadline = math.inf

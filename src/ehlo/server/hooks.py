@@ -1,4 +1,4 @@
-"""Hooks: which of them a handler has, one call of one, and what its result means.
+"""Hooks: the ones that a handler has, one call of a hook, and the meaning of its result.
 
 No hook of a session is called anywhere else.
 """
@@ -11,9 +11,10 @@ import logging
 import types
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextvars import Context
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from ehlo.handler import Callbacks, is_async
 from ehlo.message import Message
@@ -24,28 +25,25 @@ from ehlo.server.observing.journal import Journal, about
 from ehlo.server.observing.steps import Named, Steps
 from ehlo.server.runtime import Runtime
 from ehlo.server.system.threads import Job
-
-__all__ = [
-    *("Answer", "Call", "Ended", "Hook", "Hooks", "Outcome", "Wait"),
-    *("answer_of", "answers_of", "failure_of", "identity_of", "queue_answer_of", "timed"),
-]
+from ehlo.server.waits import Wait
 
 T = TypeVar("T")
 
 Answer = Reply | list[Reply | None] | None
-"""What an event is answered; a list has one reply per recipient, in LMTP."""
+"""The answer to an event; a list has one reply per recipient, in LMTP."""
 
-Outcome = Callable[[Any], Answer]
-"""Turns a hook's result into the answer; what it raises counts as the hook's own failure."""
+Outcome = Callable[[object], Answer]
+"""Turns a hook's result into the answer; an exception counts as the hook's own failure."""
 
-Ended = tuple[Any, BaseException | None]
-"""The result of a hook, or what it has raised."""
+Ended = tuple[object, BaseException | None]
+"""The result of a hook, or its exception."""
 
 logger = logging.getLogger("ehlo.server")
 handler_logger = logging.getLogger("ehlo.handler")
 
 
-class Hook(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hook:
     """A hook that the handler has."""
 
     name: str
@@ -54,82 +52,39 @@ class Hook(NamedTuple):
     needs_turn: bool = True
     """Whether it counts for `max_handlers`."""
 
-
-class Hooks(NamedTuple):
-    """The hooks of a handler; `None` for one that it does not override, which costs nothing."""
-
-    startup: Hook | None
-    shutdown: Hook | None
-    connect: Hook | None
-    hello: Hook | None
-    tls: Hook | None
-    auth: Hook | None
-    secret: Hook | None
-    mail: Hook | None
-    rcpt: Hook | None
-    data: Hook | None
-    message: Hook | None
-    replied: Hook | None
-    vrfy: Hook | None
-    reset: Hook | None
-    command: Hook | None
-    disconnect: Hook | None
-
-    @classmethod
-    def of(cls, callbacks: Callbacks) -> Hooks:
-        """Return the hooks that an application has."""
-        return cls(*(_hook(callbacks, f"on_{field}") for field in cls._fields))
+    @property
+    def trouble(self) -> Reply:
+        """The reply for a hook that has failed."""
+        return _TROUBLE.get(self.name, replies.TROUBLE)
 
 
-def _hook(callbacks: Callbacks, name: str) -> Hook | None:
-    call = callbacks.by_name.get(name)
-    return None if call is None else Hook(name, call, is_async(call))
+_TROUBLE = {
+    "on_connect": replies.CONNECT_TROUBLE,
+    "on_tls": replies.CONNECT_TROUBLE,
+    "on_auth": replies.AUTH_TROUBLE,
+    "on_secret": replies.AUTH_TROUBLE,
+}
+
+
+Hooks = Mapping[str, Hook]
+"""The hooks of a handler by name; one that it does not override is not there, and costs nothing."""
+
+
+def hooks_of(callbacks: Callbacks) -> Hooks:
+    """Return the hooks that an application has."""
+    return {name: Hook(name, call, is_async(call)) for name, call in callbacks.by_name.items()}
 
 
 # -- one call ------------------------------------------------------------------------------------
 
 
-class Wait(Generic[T]):
-    """Something that a session awaits: it ends once, from the loop, and never before it is awaited.
-
-    Example::
-
-        wait: Wait[None] = Wait()
-        timer = loop.call_later(1.0, wait.end, None)
-        try:
-            await wait
-        finally:
-            timer.cancel()
-    """
-
-    __slots__ = ("resume",)
-
-    def __init__(self) -> None:
-        self.resume: Callable[[T], None] | None = None
-        """Set by the slot while something awaits this."""
-
-    def __await__(self) -> Generator[Wait[T], T, T]:
-        return (yield self)
-
-    def end(self, result: T) -> bool:
-        """Resume what awaits this; return whether anything does."""
-        resume, self.resume = self.resume, None
-        if resume is None:
-            return False
-        resume(result)
-        return True
-
-
 class Call(Wait[Ended]):
-    """One call of a hook, in a task or in a thread; awaiting it gives its result or its exception.
+    """Calls a hook once, in a task or in a thread; awaiting it gives the result or the exception.
 
-    It ends once, also when nothing awaits it any more. Then it gives `size` bytes of memory back.
+    It ends once, even if nothing awaits it any more. Then it releases `size` bytes of memory.
     """
 
-    __slots__ = (
-        *("_at_end", "_journal", "_runtime", "_work"),
-        *("asked", "began", "hook", "size"),
-    )
+    __slots__ = ("_at_end", "_journal", "_runtime", "_work", "asked", "began", "hook", "size")
 
     def __init__(
         self,
@@ -148,7 +103,7 @@ class Call(Wait[Ended]):
         self._runtime = runtime
         self._journal = journal
         self._at_end = at_end
-        self._work: asyncio.Task[None] | Job[Any] | None = None  # until it is its turn
+        self._work: asyncio.Task[None] | Job[object] | None = None  # until it is its turn
 
     def start(self, arguments: tuple[object, ...], context: Context) -> None:
         """Begin, or wait for a turn. Nothing of the hook has run when this returns."""
@@ -169,13 +124,13 @@ class Call(Wait[Ended]):
             run = partial(context.copy().run, self._call, *arguments)
             self._work = runtime.threads.submit(run, self._ended_in_thread)
 
-    def _call(self, *arguments: object) -> Any:
+    def _call(self, *arguments: object) -> object:
         """Call the hook in a thread."""
         self.began = monotonic()
         return self.hook.call(*arguments)
 
     async def _run(self, arguments: tuple[object, ...]) -> None:
-        """Await the hook in a task, and go on with what awaits it."""
+        """Await the hook in a task, and resume the session."""
         result: object = None
         error: BaseException | None = None
         try:
@@ -199,7 +154,7 @@ class Call(Wait[Ended]):
         """Seconds since the hook was called; 0 while it waits for its turn."""
         return 0.0 if self.began is None else monotonic() - self.began
 
-    def _ended_in_thread(self, result: Any, error: BaseException | None) -> None:
+    def _ended_in_thread(self, result: object, error: BaseException | None) -> None:
         outcome = [(result, error)]
         del result, error  # which may hold a whole message: the loop takes them out
 
@@ -211,8 +166,8 @@ class Call(Wait[Ended]):
             log.warning("%s ended after the server", self.hook.name)
             self._runtime.memory.forget(self.size)
 
-    def _ended(self, result: object, error: BaseException | None, *, had_turn: bool = True) -> None:
-        if self.hook.needs_turn and had_turn:
+    def _ended(self, result: object, error: BaseException | None) -> None:
+        if self.hook.needs_turn and self._work is not None:
             turns = self._runtime.turns
             turns.free += 1
             if turns.are_awaited:
@@ -237,36 +192,32 @@ class Call(Wait[Ended]):
         """Cancel the hook. A task ends; a thread that has begun goes on."""
         if self._work is None:
             self._runtime.turns.forget(self)
-            self._runtime.loop.call_soon(self._never_begun)
-            return
-        cancelled = self._work.cancel()
         # A task or job that has not begun would not say that it has ended
         if isinstance(self._work, asyncio.Task):
+            self._work.cancel()
             self._work.add_done_callback(self._cancelled)
-        elif cancelled:
-            self._runtime.loop.call_soon(self._cancelled)
+        elif self._work is None or self._work.cancel():
+            self._runtime.loop.call_soon(self._ended, None, asyncio.CancelledError())
 
-    def _cancelled(self, task: asyncio.Task[None] | None = None) -> None:
-        if task is None or task.cancelled():  # otherwise it has begun, and has said that it ended
+    def _cancelled(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # otherwise it has begun, and has said that it ended
             self._ended(None, asyncio.CancelledError())
-
-    def _never_begun(self) -> None:
-        self._ended(None, asyncio.CancelledError(), had_turn=False)
 
 
 @types.coroutine
-def timed(work: Awaitable[Any], run: Named, steps: Steps) -> Generator[Any, Any, Any]:
-    """Await a hook, and note each step in which it keeps the loop from all other clients."""
+def timed(work: Awaitable[T], run: Named, steps: Steps) -> Generator[Any, Any, T]:
+    """Await a hook, and time each step in which it blocks the loop."""
     awaiting = work.__await__()
-    step: Callable[[Any], Any] = awaiting.send
-    sent: Any = None
+    step: Callable[[Any], object] = awaiting.send
+    sent: object = None
     while True:
         steps.begun = begun = monotonic()
         steps.run = run
         try:
             awaited = step(sent)
         except StopIteration as end:
-            return end.value
+            result: T = end.value
+            return result
         finally:
             steps.run = None
             seconds = monotonic() - begun
@@ -284,14 +235,14 @@ def timed(work: Awaitable[Any], run: Named, steps: Steps) -> Generator[Any, Any,
 
 
 def answer_of(result: object) -> Reply | None:
-    """Return what a hook's result says. Raises `TypeError` if it is no answer."""
+    """Return the answer for a hook's result. Raises `TypeError` if it is no answer."""
     if result is None or isinstance(result, Reply):
         return result
     raise _no_answer("a hook returns None or a Reply", result)
 
 
 def queue_answer_of(result: object) -> Reply | None:
-    """Return what the result of `on_message` says: a `str` is a queue id.
+    """Return the answer for the result of `on_message`: a `str` is a queue id.
 
     Raises `TypeError` or `ValueError` if it is no answer.
     """
@@ -301,7 +252,7 @@ def queue_answer_of(result: object) -> Reply | None:
 
 
 def answers_of(message: Message, recipients: Sequence[Address], result: object) -> Answer:
-    """Return what the result of `on_message` says in LMTP: one answer, or a mapping of them.
+    """Return the answer for the result of `on_message` in LMTP: one reply, or one per recipient.
 
     Raises as `queue_answer_of` does, and `ValueError` if a key is no recipient.
     """
@@ -321,7 +272,7 @@ def answers_of(message: Message, recipients: Sequence[Address], result: object) 
 
 
 def identity_of(result: object) -> str | Reply:
-    """Return the identity that the result of `on_auth` says, or the rejection.
+    """Return the identity from the result of `on_auth`, or the rejection.
 
     Raises `TypeError` if it is neither.
     """
@@ -340,9 +291,9 @@ def _no_answer(what: str, result: object) -> TypeError:
     return TypeError(f"{what}, not {type(result).__name__}")
 
 
-def failure_of(error: BaseException, hook: Hook, session_id: str, trouble: Reply) -> Reply:
+def failure_of(error: BaseException, hook: Hook, session_id: str) -> Reply:
     """Return the reply for a hook's exception: that of a `Reject`, otherwise `trouble`, logged."""
     if isinstance(error, Reject):
         return error.reply
     about(handler_logger, session_id).error("%s failed", hook.name, exc_info=error)
-    return trouble
+    return hook.trouble

@@ -10,21 +10,21 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from ehlo.passwords.file import Candidate, PasswordFile, prepared
+from ehlo.passwords.file import PasswordFile
+from ehlo.passwords.lines import Candidate, prepared
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import Credentials, PasswordCredentials
 from ehlo.protocol.auth.keys import ScramKeys
 from ehlo.protocol.reply import Reply
 from ehlo.server.hooks import Hook, Hooks
-from ehlo.server.limits.admission import Claim
+from ehlo.server.limits import Claim
 from ehlo.server.observing.journal import about
 from ehlo.server.runtime import Runtime
 from ehlo.session import Session
-
-__all__ = ["Logins", "with_logins"]
 
 T = TypeVar("T")
 
@@ -36,30 +36,23 @@ def with_logins(hooks: Hooks, passwords: PasswordFile | None, runtime: Runtime) 
     if passwords is None:
         return hooks
     logins = Logins(passwords, runtime)
-    has_keys = bool(passwords.scram_algorithms)
-    return hooks._replace(
-        auth=_hook("on_auth", logins.on_auth),
-        secret=_hook("on_secret", logins.on_secret) if has_keys else None,
-    )
+    own: dict[str, Callable[..., object]] = {"on_auth": logins.on_auth}
+    if passwords.scram_algorithms:
+        own["on_secret"] = logins.on_secret
+    # They take no turn: a check may wait for memory of hooks that wait for a turn
+    added = {name: Hook(name, call, is_async=True, needs_turn=False) for name, call in own.items()}
+    others = {name: hook for name, hook in hooks.items() if name not in {"on_auth", "on_secret"}}
+    return others | added
 
 
-def _hook(name: str, call: Callable[..., Any]) -> Hook:
-    """Return a hook that takes no turn: it may wait for memory of hooks that wait for a turn."""
-    return Hook(name, call, is_async=True, needs_turn=False)
-
-
+@dataclass(slots=True, eq=False)
 class _Check:
     """A password that waits for its check, or is being checked."""
 
-    __slots__ = ("candidate", "good", "password", "session_id")
-
-    def __init__(
-        self, session_id: str, candidate: Candidate, password: str, good: asyncio.Future[bool]
-    ) -> None:
-        self.session_id = session_id
-        self.candidate = candidate
-        self.password = password
-        self.good = good
+    session_id: str
+    candidate: Candidate
+    password: str = field(repr=False)
+    good: asyncio.Future[bool]
 
 
 class Logins:

@@ -1,4 +1,4 @@
-"""`Run`: one run of a server, from its start to its end.
+"""`Run`: one run of a server, from its sockets to its end.
 
 However a run is ended, and however often, one coroutine does it, `_end`: stop accepting, drain,
 wait for the grace period, cut off, call `on_shutdown`, close. This file is longer than others,
@@ -13,32 +13,33 @@ import logging
 import math
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from itertools import chain
+from typing import NamedTuple, Protocol
 
+from ehlo.message import check_directory
 from ehlo.net import Peer
 from ehlo.passwords.file import PasswordFile
 from ehlo.server.answer import Routes
-from ehlo.server.driver import Driver, take_over
+from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
-from ehlo.server.hooks import Hook, Hooks, timed
+from ehlo.server.hooks import Hook, Hooks, hooks_of, timed
 from ehlo.server.logins import with_logins
 from ehlo.server.observing.journal import about
-from ehlo.server.observing.stats import snapshot
-from ehlo.server.observing.steps import Steps
+from ehlo.server.observing.stats import Snapshot, snapshot
 from ehlo.server.observing.views import Views
-from ehlo.server.opening import check_spool, open_sockets
 from ehlo.server.options.config import Options
-from ehlo.server.options.files import Files, Reloader
-from ehlo.server.options.rules import Rules, callbacks_of, resolve, resolve_all, with_handler
-from ehlo.server.runtime import End, Runtime
+from ehlo.server.options.files import Files
+from ehlo.server.options.rules import Rules, check_addresses, per_listener, resolve, resolve_all
+from ehlo.server.options.target import callbacks_of, with_handler
+from ehlo.server.runtime import Ending, Runtime
 from ehlo.server.streams import serve_streams
-from ehlo.server.system import listener
+from ehlo.server.system import listener, privileges
 from ehlo.server.system.threads import Threads
-
-__all__ = ["Owner", "Run"]
+from ehlo.server.tls.certificates import FileContext
 
 # asyncio accepts as many at once as its backlog has; without file descriptors each is a log line
 _ACCEPTED_AT_ONCE = 16
@@ -53,13 +54,6 @@ class Owner(Protocol):
 
     options: Options
     running: Run | None
-
-
-class Service(NamedTuple):
-    """Holds what the connections of one listener are served by."""
-
-    rules: Rules
-    routes: Routes
 
 
 class _Named(NamedTuple):
@@ -84,20 +78,20 @@ class Run:
     def __init__(self, server: Owner) -> None:
         if server.running is not None:
             raise RuntimeError("the server runs already; call shutdown() or close() first")
-        server.options = self.options = with_handler(server.options)
-        self._callbacks = callbacks_of(self.options)
+        options = server.options = self.options = with_handler(server.options)
+        self._callbacks = callbacks_of(options)
         self._server = server
         self.files = Files()
-        resolved = resolve_all(self.options, self._callbacks, self.files)
+        resolved = resolve_all(options, self._callbacks, self.files)
         self.loop = asyncio.get_running_loop()
-        self.runtime = Runtime(self.options, resolved[0].exempt, self.loop)
-        self._reloader = Reloader(self.loop, self.files)
-        self._hooks = Hooks.of(self._callbacks)
+        self._thread = threading.get_ident()
+        self.runtime = Runtime(options, resolved[0].exempt, self.loop)
+        self._hooks = hooks_of(self._callbacks)
         self._hooks_by_file: dict[PasswordFile | None, Hooks] = {}
         self.services = [self._service(each) for each in resolved]
-        self._own = self.services[0] if not self.options.listeners else None
+        self._own = self.services[0] if not options.listeners else None
         self._listens = False
-        self._bound: list[tuple[Service, socket.socket]] = []  # and not served yet
+        self._bound: list[tuple[Routes, socket.socket]] = []  # and not served yet
         self._servers: list[asyncio.Server] = []
         self._paths: list[str] = []
         self._guests = 0  # clients over streams
@@ -108,10 +102,7 @@ class Run:
         self._grace: asyncio.Timeout | None = None  # while `_ending` waits for it
         self._closing = False
         self.views = Views(
-            self,
-            metrics=self.options.metrics,
-            control=self.options.control,
-            user=self.options.user,
+            self, metrics=options.metrics, control=options.control, user=options.user
         )
         self.addresses: list[Peer] = []
         """Where it listens, with the real ports; empty once it ends."""
@@ -119,18 +110,14 @@ class Run:
         """Set when the run has ended."""
         server.running = self
 
-    def _service(self, rules: Rules) -> Service:
+    def _service(self, rules: Rules) -> Routes:
         self.runtime.heed(rules.times.command, rules.times.handler, rules.times.proxy)
         hooks = self._hooks_by_file.get(rules.passwords)
         if hooks is None:  # one for each file, since it counts the checks in progress
             hooks = with_logins(self._hooks, rules.passwords, self.runtime)
             self._hooks_by_file[rules.passwords] = hooks
-        routes = Routes(
-            hooks,
-            streams=self._callbacks.streams,
-            counts_recipients=bool(self.runtime.recipient_rate),
-        )
-        return Service(rules, routes)
+        streams, counts = self._callbacks.streams, bool(self.runtime.recipient_rate)
+        return Routes(rules, hooks, streams=streams, counts_recipients=counts)
 
     # -- the start -------------------------------------------------------------------------------
 
@@ -150,8 +137,8 @@ class Run:
         """
         self._listens = True
         self._bound = [
-            (service, sock)
-            for service, group in zip(self.services, groups, strict=True)
+            (routes, sock)
+            for routes, group in zip(self.services, groups, strict=True)
             for sock in group
         ]
         self._paths = list(paths)
@@ -159,16 +146,15 @@ class Run:
         try:
             await self._begin()
             while self._bound:
-                service, sock = self._bound.pop(0)
-                server = await self._listen(sock, service)
+                routes, sock = self._bound.pop(0)
+                server = await self._listen(sock, routes)
                 self._servers.append(server)  # after the await, since `close` makes a new list
             if not self.draining:
                 await self.views.open()
         except BaseException:
             if self._starting is not None:
                 self._starting.cancel()
-            self._end_sessions(End.ABORT)
-            self._stop()
+            self.abandon()
             raise
         if self.draining:  # since a listener was made, or the views were opened
             self._stop_accepting()
@@ -178,10 +164,10 @@ class Run:
     async def _begin(self) -> None:
         """Call `on_startup`, once. Does not wait for it once the run has ended."""
         if self._starting is None:
-            if any(hook is not None and hook.is_async for hook in self._hooks):
+            if any(hook.is_async for hook in self._hooks.values()):
                 self.runtime.watch()
-            self._starting = self.loop.create_task(self._call(self._hooks.startup))
-            self._reloader.watch()
+            self._starting = self.loop.create_task(self._call(self._hooks.get("on_startup")))
+            self.files.watch()
         closed = self.loop.create_task(self.closed.wait())
         try:
             await asyncio.wait({self._starting, closed}, return_when=asyncio.FIRST_COMPLETED)
@@ -190,37 +176,32 @@ class Run:
         if self._starting.done() and not self._starting.cancelled():
             self._starting.result()
 
-    async def _listen(self, sock: socket.socket, service: Service) -> asyncio.Server:
-        protocol = partial(self._protocol, service)
-        given: dict[str, Any] = {"sock": sock, "backlog": _ACCEPTED_AT_ONCE}
+    async def _listen(self, sock: socket.socket, routes: Routes) -> asyncio.Server:
+        protocol = partial(self._protocol, routes)
+        given: dict[str, object] = {"sock": sock, "backlog": _ACCEPTED_AT_ONCE}
         make: Callable[..., Awaitable[asyncio.Server]] = self.loop.create_server
         if sock.family == socket.AF_UNIX:
             make = self.loop.create_unix_server
             if sys.version_info >= (3, 13):  # which would unlink a path that may be another's
                 given["cleanup_socket"] = False
-        try:
+        with listener.kept(sock):
             server = await make(protocol, **given)
-        except BaseException:
-            sock.close()
-            raise
         sock.listen(listener.BACKLOG)  # since asyncio has made it `_ACCEPTED_AT_ONCE`
         return server
 
     # -- clients ---------------------------------------------------------------------------------
 
-    def _protocol(self, service: Service) -> Driver | Gate:
+    def _protocol(self, routes: Routes) -> Driver | Gate:
         """Return the protocol for a client of a listener."""
-        rules, routes = service
-        if rules.proxies:
-            return Gate(self.runtime, rules, partial(take_over, self.runtime, rules, routes))
-        return Driver(self.runtime, rules, routes)
+        driver, rules = Driver(self.runtime, routes), routes.rules
+        return Gate(self.runtime, rules, driver.take_over) if rules.proxies else driver
 
     def new_driver(self) -> Driver:
         """Return the protocol for a client that no listener accepted. Raises as `resolve` does."""
         if self._own is None:
             self._own = self._service(resolve(self.options, self._callbacks, self.files))
-            self._reloader.watch()
-        return Driver(self.runtime, self._own.rules, self._own.routes)
+            self.files.watch()
+        return Driver(self.runtime, self._own)
 
     async def serve_streams(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -239,20 +220,15 @@ class Run:
     # -- while it runs ---------------------------------------------------------------------------
 
     @property
-    def steps(self) -> Steps:
-        """The hook that blocks the event loop, if one does."""
-        return self.runtime.steps
-
-    @property
     def draining(self) -> bool:
         """Whether the run is ending, or has ended."""
         return self.runtime.draining
 
     def reload(self) -> Future[bool]:
         """See `Server.reload`. May be called in any thread."""
-        return self._reloader.reload()
+        return self.files.reload()
 
-    async def snapshot(self) -> dict[str, Any]:
+    async def snapshot(self) -> Snapshot:
         """Return what has been counted, and the sessions, as plain data."""
         runtime = self.runtime
         return snapshot(
@@ -262,10 +238,6 @@ class Run:
             uptime=runtime.uptime,
             draining=runtime.draining,
         )
-
-    def counts(self) -> dict[str, Any]:
-        """Return the part of a snapshot that costs the same with any number of sessions."""
-        return {"draining": self.draining, "stats": self.runtime.stats.plain()}
 
     def unready(self) -> str:
         """Return why no client should be sent here now; empty if one may be."""
@@ -294,34 +266,40 @@ class Run:
         return self._ending
 
     def close(self) -> None:
-        """End all sessions now, and the run as soon as their last hooks have ended."""
+        """End all sessions now, and the run as soon as their last hooks have ended.
+
+        May be called in any thread.
+        """
+        if threading.get_ident() != self._thread:
+            self.runtime.to_loop(self.close)
+            return
         self._closing = True
         self._stop_accepting()
-        self._end_sessions(End.ABORT)
+        self._end_sessions(Ending.ABORT)
         self.begin_shutdown(0.0)
         if self._last_hook is not None:
             self._last_hook.cancel()
             self._stop()
 
     def abandon(self) -> None:
-        """End without any further hook, in a loop that was interrupted and runs no more."""
-        logger.warning("interrupted what blocked the event loop: closing at once")
+        """End without any further hook."""
         self._stop_accepting()
-        self._end_sessions(End.ABORT)
+        self._end_sessions(Ending.ABORT)
         self._stop()
 
     async def _end(self) -> None:
         """End the run. Nothing else does, except when `on_shutdown` or the loop is interrupted."""
         try:
             self._stop_accepting()
-            self._end_sessions(End.DRAIN)
+            self._end_sessions(Ending.DRAIN)
             if not await self._gone_in_grace():
                 if not self._closing:
-                    logger.warning("%d sessions were cut off", len(self.runtime.drivers))
-                    self._end_sessions(End.HANG_UP)
+                    if self.runtime.drivers:  # otherwise the last one has ended just now
+                        logger.warning("%d sessions were cut off", len(self.runtime.drivers))
+                    self._end_sessions(Ending.HANG_UP)
                     await self._gone_within(_LAST_WORDS)
                 if not self._closing:  # otherwise they are, and call their last hooks
-                    self._end_sessions(End.ABORT)
+                    self._end_sessions(Ending.ABORT)
                 await self._gone_within(_LAST_WORDS)
             if await self._has_started():
                 await self._call_on_shutdown()
@@ -344,7 +322,7 @@ class Run:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.runtime.all_gone(), seconds)
 
-    def _end_sessions(self, how: End) -> None:
+    def _end_sessions(self, how: Ending) -> None:
         """End each; the failure of one does not keep the others."""
         for each in list(self.runtime.drivers):
             try:
@@ -368,7 +346,7 @@ class Run:
 
     async def _call_on_shutdown(self) -> None:
         """Call `on_shutdown`, for what is left of the grace period."""
-        hook = self._last_hook = self.loop.create_task(self._call(self._hooks.shutdown))
+        hook = self._last_hook = self.loop.create_task(self._call(self._hooks.get("on_shutdown")))
         hook.add_done_callback(_log_failure)
         seconds = max(_LEAST_FOR_SHUTDOWN, self._end_by - self.loop.time())
         await asyncio.wait({hook}, timeout=seconds)
@@ -390,7 +368,7 @@ class Run:
             return
         self._stop_accepting()
         self.views.close()
-        self._reloader.stop()
+        self.files.stop()
         self.runtime.stop()
         self._server.running = None
         self.closed.set()
@@ -398,7 +376,7 @@ class Run:
     async def _call(self, hook: Hook | None) -> None:
         """Call a hook that belongs to no session."""
         if hook is not None and hook.is_async:
-            await timed(hook.call(self._server), _Named((hook.name, "")), self.steps)
+            await timed(hook.call(self._server), _Named((hook.name, "")), self.runtime.steps)
         elif hook is not None:
             threads = Threads(1, "ehlo-run")  # of its own: others may hang in hooks of sessions
             try:
@@ -407,6 +385,70 @@ class Run:
                 threads.stop()
 
 
+def abandon(server: Owner) -> None:
+    """End the run of a server whose loop a signal has interrupted; the loop runs no more."""
+    if server.running is not None:
+        logger.warning("interrupted what blocked the event loop: closing at once")
+        server.running.abandon()
+
+
 def _log_failure(hook: asyncio.Task[None]) -> None:
     if not hook.cancelled() and hook.exception() is not None:
         logger.error("on_shutdown failed", exc_info=hook.exception())
+
+
+# -- the sockets -----------------------------------------------------------------------------------
+
+
+def open_sockets(
+    options: Options, sock: socket.socket | None, bind_views: Callable[[], None]
+) -> tuple[list[list[socket.socket]], list[str]]:
+    """Bind, then drop root privileges.
+
+    Returns the sockets by listener, and the paths to remove at the end. With `sock`, that is the
+    only one. Raises `ValueError` for addresses that would be unsafe, `OSError` for those that
+    cannot be bound, and `UnusableError` for what the user could not use afterwards.
+    """
+    check_addresses(options, None if sock is None else [listener.bound_address(sock)])
+    account = privileges.find(options.user) if options.user else None
+    listeners = per_listener(options)
+    if sock is not None:
+        groups, paths = [[sock]], []
+    else:
+        groups = listener.bind_all(
+            (each.addr, listener.parse_mode(each.unix_mode)) for each in listeners
+        )
+        paths = [path for each in listeners for path in listener.unix_paths(each.addr)]
+    try:
+        for each, group in zip(listeners, groups, strict=True):
+            check_addresses(each, map(listener.bound_address, group))
+        bind_views()
+        if account is not None:
+            privileges.drop(account)
+            privileges.check_readable(account, _files(listeners))
+        check_spool(options)
+    except BaseException:
+        listener.give_back(chain.from_iterable(groups), paths)
+        raise
+    return groups, paths
+
+
+def check_spool(options: Options) -> None:
+    """Check that `spool_dir` can hold a body. Raises `UnusableError`."""
+    if not options.spool_dir:
+        return
+    try:
+        check_directory(options.spool_dir)
+    except OSError as error:
+        reason = f"spool_dir: cannot write to {options.spool_dir}: {error.strerror}"
+        raise privileges.UnusableError(reason) from error
+
+
+def _files(listeners: Sequence[Options]) -> Iterator[str]:
+    """Yield the files that a running server reads again."""
+    for each in listeners:
+        if each.auth_file is not None:
+            yield each.auth_file
+        if isinstance(each.tls_config, FileContext):
+            for certificate in each.tls_config.certificates:
+                yield from certificate.files

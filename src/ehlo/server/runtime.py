@@ -11,16 +11,25 @@ import itertools
 import logging
 import math
 import secrets
+import socket
+import time
 from collections.abc import Callable
+from email.utils import formatdate
 from operator import itemgetter
 from typing import TypeVar, cast
 
 from ehlo.message import spool_directory
-from ehlo.net import Networks
-from ehlo.server.bodies import Clock
-from ehlo.server.limits.admission import Connections, Exempt, FailedLogins, Memory, Turns
-from ehlo.server.limits.counters import Attempts, MemoryCounter, Rate
-from ehlo.server.lookup import Lookups
+from ehlo.net import Networks, Peer
+from ehlo.server.limits import (
+    Attempts,
+    Connections,
+    Exempt,
+    FailedLogins,
+    Memory,
+    MemoryCounter,
+    Rate,
+    Turns,
+)
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import SessionView, Stats
 from ehlo.server.observing.steps import Steps, Watch
@@ -28,14 +37,14 @@ from ehlo.server.options.config import Options
 from ehlo.server.options.rules import memory_limit
 from ehlo.server.system import machine
 from ehlo.server.system.threads import Threads
-
-__all__ = ["End", "Occupant", "Runtime"]
+from ehlo.session import ProxyInfo
 
 T = TypeVar("T")
 
 _MINUTE, _HOUR = 60.0, 3600.0
 _ROOM_EVERY = 0.25  # seconds; looking at all sessions takes time
 _OWN_DESCRIPTORS = 32  # at least, for the process itself and what its handlers open
+_MOST_LOOKUPS = 64  # names at once; further clients are not looked up
 _DISK_THREADS = 2  # that write bodies; more of them do not make a disk faster
 
 logger = logging.getLogger("ehlo.server")
@@ -56,7 +65,7 @@ def _most_connections(asked: int) -> int:
     return most
 
 
-class End(enum.Enum):
+class Ending(enum.Enum):
     """How a session is ended by its server."""
 
     DRAIN = "at once outside of a transaction, otherwise when it has ended"
@@ -84,11 +93,6 @@ class Occupant(asyncio.Protocol):
         """Bytes of a body in memory that could go to disk now."""
         return 0
 
-    @property
-    def leaving(self) -> int:
-        """Bytes of a body on their way to disk."""
-        return 0
-
     def make_room(self) -> None:
         """Write the body that rests in memory to disk."""
 
@@ -96,13 +100,32 @@ class Occupant(asyncio.Protocol):
         """Called when the deadline has passed."""
         raise NotImplementedError
 
-    def end(self, how: End, /) -> None:
+    def end(self, how: Ending, /) -> None:
         """End the connection."""
         raise NotImplementedError
 
     def seen(self) -> SessionView | None:
         """Return what a snapshot shows of the session; `None` if there is none."""
         return None
+
+
+class Clock:
+    """Returns the date for `Received`, made once a second."""
+
+    __slots__ = ("_second", "_text", "_time")
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._time = now
+        self._second = -1
+        self._text = ""
+
+    def date(self) -> str:
+        """Return the date-time of RFC 5322 3.3, in local time."""
+        second = int(self._time())
+        if second != self._second:
+            self._second = second
+            self._text = formatdate(second, localtime=True)
+        return self._text
 
 
 class Runtime:
@@ -131,14 +154,17 @@ class Runtime:
         self.steps = Steps()
         self._watch: Watch | None = None
         self.turns = Turns(options.max_handlers)
-        self.lookups = Lookups(loop)
+        self.lookups: set[object] = set()
+        """The tasks that look up names."""
+        self.leaving = 0
+        """Bytes of bodies on their way to disk."""
         self.drivers: set[Occupant] = set()
         self.draining = False
         self._began = loop.time()
         self._made_room = -math.inf  # when that was tried last
         self._sweep_every = 1.0
         self._sweeper: asyncio.TimerHandle | None = None
-        self._idle: asyncio.Event = asyncio.Event()
+        self._idle: asyncio.Event | None = None  # while something waits for it
         self._prefix = secrets.token_hex(4)
         self._counter = itertools.count(1)
 
@@ -151,7 +177,7 @@ class Runtime:
         return Rate(MemoryCounter(self.loop.time), most, window)
 
     def heed(self, *timeouts: float) -> None:
-        """Adjust the sweep, so that it is often enough for these timeouts."""
+        """Set the sweep so that it is often enough for these timeouts."""
         self._sweep_every = min(self._sweep_every, *(timeout / 4 for timeout in timeouts))
 
     def new_id(self) -> str:
@@ -163,7 +189,6 @@ class Runtime:
     def add(self, occupant: Occupant) -> None:
         """Note a connection that begins."""
         self.drivers.add(occupant)
-        self._idle.clear()
         if self._sweeper is None:
             self.stats.settle()
             self._sweeper = self.loop.call_later(self._sweep_every, self._sweep)
@@ -171,13 +196,15 @@ class Runtime:
     def remove(self, occupant: Occupant) -> None:
         """Note a connection that has ended, its hooks included."""
         self.drivers.discard(occupant)
-        if not self.drivers:
+        if self._idle is not None and not self.drivers:
             self._idle.set()
 
     async def all_gone(self) -> None:
         """Wait until there is no connection."""
-        if self.drivers:
-            await self._idle.wait()
+        while self.drivers:
+            self._idle = idle = self._idle or asyncio.Event()
+            await idle.wait()
+            self._idle = None
 
     def make_room(self) -> None:
         """Write bodies that wait for their client to disk, when too much is held in memory.
@@ -188,7 +215,7 @@ class Runtime:
         if now - self._made_room < _ROOM_EVERY:
             return
         self._made_room = now
-        wanted = self.memory.excess - sum(each.leaving for each in self.drivers)
+        wanted = self.memory.excess - self.leaving
         resting = [(size, each) for each in self.drivers if (size := each.resting)]
         for size, each in sorted(resting, key=itemgetter(0), reverse=True):
             if wanted <= 0:
@@ -208,9 +235,31 @@ class Runtime:
             except Exception:  # which must not end the sweep for all
                 log = about(logger, each.session_id)
                 log.exception("the session could not be ended")
-                each.end(End.ABORT)
+                each.end(Ending.ABORT)
         again = self.drivers
         self._sweeper = self.loop.call_later(self._sweep_every, self._sweep) if again else None
+
+    # -- names -----------------------------------------------------------------------------------
+
+    def look_up(self, peer: Peer, arrived: Callable[[str], None]) -> None:
+        """Look up a client without delaying any session; call `arrived` if it has a name.
+
+        A lookup is never cancelled: the resolver goes on all the same, so it still counts as one in
+        progress. (uvloop fails, too, when the name of a cancelled lookup arrives.)
+        """
+        if not peer.is_unix and len(self.lookups) < _MOST_LOOKUPS:
+            self.lookups.add(self.loop.create_task(self._look_up(peer, arrived)))
+
+    async def _look_up(self, peer: Peer, arrived: Callable[[str], None]) -> None:
+        try:
+            name, _ = await self.loop.getnameinfo(
+                (peer.host, peer.port), socket.NI_NAMEREQD | socket.NI_NUMERICSERV
+            )
+        except OSError:
+            return  # it has no name
+        finally:
+            self.lookups.discard(asyncio.current_task())
+        arrived(name)
 
     # -- threads ---------------------------------------------------------------------------------
 
@@ -261,3 +310,61 @@ class Runtime:
         self.threads.stop()
         self.disk.stop()
         self.login_threads.stop()
+
+
+class Quota:
+    """Counts what one session does under its address; a key of `None` is exempt.
+
+    A proxy's connections are its own, and what is sent over them is its client's.
+    """
+
+    __slots__ = ("_client_key", "_key", "_runtime")
+
+    def __init__(self, runtime: Runtime, peer: Peer, proxy: ProxyInfo | None) -> None:
+        unknown = proxy is not None and proxy.peer == peer  # a proxy is many clients, or none
+        self._runtime = runtime
+        self._key = None if unknown else runtime.exempt.key(peer)
+        self._client_key = self._key
+
+    def open(self) -> bool:
+        """Count a connection; return whether its address may have one more."""
+        runtime, key = self._runtime, self._key
+        if not runtime.connections.admit(key):
+            return False
+        if runtime.connection_rate.admit(key):
+            return True
+        runtime.connections.release(key)
+        return False
+
+    def close(self) -> None:
+        """Stop counting the connection."""
+        self._runtime.connections.release(self._key)
+
+    def speak_for(self, peer: Peer) -> None:
+        """Count what the session does from now on under the address of `peer`."""
+        self._client_key = self._runtime.exempt.key(peer)
+
+    def may_send(self) -> bool:
+        """Count a message; return whether its address may send one more."""
+        return self._runtime.message_rate.admit(self._client_key)
+
+    def may_add_recipient(self) -> bool:
+        """Count a recipient; return whether its address may have one more."""
+        return self._runtime.recipient_rate.admit(self._client_key)
+
+    def may_log_in(self) -> bool:
+        """Return whether its address has logins left that may fail."""
+        return not self._runtime.login_failures.spent(self._client_key)
+
+    def may_be_asked(self) -> bool:
+        """Return the same, if all logins of its address that are being checked fail."""
+        return self._runtime.login_failures.may_begin(self._client_key)
+
+    def begin_login(self) -> Callable[[], None]:
+        """Count a login that is being checked, until the returned function is called."""
+        return self._runtime.login_failures.begin(self._client_key)
+
+    def note_failed_login(self) -> float:
+        """Count a failed login; return the seconds by which its reply is delayed."""
+        self._runtime.login_failures.note(self._client_key)
+        return self._runtime.failed_logins.delay(self._client_key)

@@ -12,15 +12,14 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self
 
 from ehlo.functions import MessageFunction
 from ehlo.handler import Handler
 from ehlo.net import Peer
 from ehlo.server.options.config import Options
-from ehlo.server.options.rules import callbacks_of, with_handler
-from ehlo.server.run import Run
+from ehlo.server.options.target import callbacks_of, with_handler
+from ehlo.server.run import Run, abandon
 from ehlo.server.system import loops, signals, systemd
 from ehlo.server.tls.certificates import Certificate, FileContext, file_context, with_another
 from ehlo.server.workers.recipe import recipe
@@ -147,7 +146,7 @@ class Server:
             raise ValueError("workers needs listen_and_serve or serve; it cannot be used here")
         run = Run(self)
         if self._alarm is not None:
-            run.steps.when_blocked = self._alarm.look
+            run.runtime.steps.when_blocked = self._alarm.look
         await run.listen(sock)
         if run.addresses:  # otherwise it was ended during the start
             logger.info("listening on %s", ", ".join(map(str, run.addresses)))
@@ -156,12 +155,7 @@ class Server:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         await self.shutdown(None if exc_type is None else 0)
 
     async def wait_closed(self) -> None:
@@ -183,10 +177,9 @@ class Server:
 
         May be called in any thread. It does not wait; `wait_closed` does.
         """
-        if self.running is not None:
-            loops.call_in(self.running.loop, self.running.close)
-        elif self._parent is not None:
-            self._parent.close()
+        running = self.running or self._parent
+        if running is not None:
+            running.close()
 
     def reload(self) -> Future[bool]:
         """Reload certificates, passwords and log files, as SIGHUP does in the blocking forms.
@@ -238,7 +231,7 @@ class Server:
         if self.options.workers == 1:
             self.options = with_handler(self.options)  # its module may run a loop when imported
             work = self._serve_until_signalled(sock)
-            loops.run(work, self.options.loop, self._abandon, tune_malloc=tune_malloc)
+            loops.run(work, self.options.loop, partial(abandon, self), tune_malloc=tune_malloc)
             return
         from ehlo.server.workers.parent import Parent  # most servers never need it
 
@@ -250,8 +243,7 @@ class Server:
             self._parent = None
 
     async def _serve_until_signalled(self, sock: socket.socket | None) -> None:
-        numbers = signal.SIGTERM, signal.SIGINT
-        ending = {number: partial(self._on_end, number) for number in numbers}
+        ending = {number: partial(self._on_end, number) for number in signals.ENDING}
         self._alarm = signals.Alarm(self._blocked, spared=1)
         heard = signals.heard({signal.SIGHUP: self._on_hangup}, ending, self._alarm)
         try:
@@ -264,12 +256,7 @@ class Server:
             self._alarm = None
 
     def _blocked(self) -> bool:
-        return self.running is not None and self.running.steps.blocked() is not None
-
-    def _abandon(self) -> None:
-        """A second signal has interrupted what blocked the loop."""
-        if self.running is not None:
-            self.running.abandon()
+        return self.running is not None and self.running.runtime.steps.blocked() is not None
 
     def _on_end(self, number: signal.Signals) -> None:
         run = self.running

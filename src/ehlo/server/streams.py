@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
-
-__all__ = ["serve_streams"]
 
 _READ = 65_536
 
@@ -21,7 +18,7 @@ class _StreamTransport(asyncio.Transport):
         self.may_read = asyncio.Event()
         self.may_read.set()
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
+    def get_extra_info(self, name: str, default: object = None) -> object:
         return self._writer.get_extra_info(name, default)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:

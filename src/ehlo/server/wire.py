@@ -9,10 +9,8 @@ import asyncio
 from collections.abc import Callable
 
 from ehlo.net import Peer, unmapped
-from ehlo.server.limits.admission import Memory
+from ehlo.server.limits import Memory
 from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST, Channel
-
-__all__ = ["Wire", "ends_of"]
 
 
 class Wire:
@@ -89,11 +87,6 @@ class Wire:
         """Bytes that wait to be sent."""
         return self._transport.get_write_buffer_size()
 
-    @property
-    def has_sent_all(self) -> bool:
-        """Whether no bytes wait to be sent."""
-        return not self.unsent
-
     # -- TLS -------------------------------------------------------------------------------------
 
     def begin_tls(self, channel: Channel) -> None:
@@ -130,11 +123,6 @@ class Wire:
         data = channel.outgoing()
         if data:
             self._send(data)
-
-    @property
-    def peer_closed(self) -> bool:
-        """Whether the client has sent close_notify, and sends nothing more."""
-        return self.channel is not None and self.channel.peer_closed
 
     # -- the end ---------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Stored keys for SCRAM against the exchanges that the RFCs print."""
+"""Stored keys for SCRAM, against the example exchanges of the RFCs."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ def test_derived_keys_check_the_proof_in_the_rfc(algorithm: str, password: str |
     assert hmac.digest(keys.server_key, exchange, digest) == base64.b64decode(signature)
 
 
-def test_repr_of_keys_keeps_them_to_itself() -> None:
+def test_the_repr_of_keys_does_not_show_them() -> None:
     keys = ScramKeys.derive("pencil", b"salt")
     assert repr(keys) == "ScramKeys(algorithm='SHA-256', salt=b'salt', iterations=4096)"
 
 
-def test_no_keys_for_another_algorithm() -> None:
+def test_another_algorithm_raises_value_error() -> None:
     with pytest.raises(ValueError, match="no SCRAM with MD5"):
         ScramKeys.derive("pencil", b"salt", "MD5")
     with pytest.raises(ValueError, match="no SCRAM with MD5"):
         ScramKeys.of_nobody("user", b"key", "MD5")
 
 
-def test_keys_of_nobody_are_always_the_same_for_a_name_and_another_for_each() -> None:
+def test_the_keys_of_an_unknown_user_are_constant_and_differ_by_name_key_and_algorithm() -> None:
     keys = ScramKeys.of_nobody("user", b"key", "SHA-1", 15_000)
     assert keys == ScramKeys.of_nobody("user", b"key", "SHA-1", 15_000)
     assert (keys.algorithm, keys.iterations) == ("SHA-1", 15_000)

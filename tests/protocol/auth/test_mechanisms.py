@@ -1,4 +1,4 @@
-"""The mechanisms, and their exchange in base64."""
+"""The built-in mechanisms, and their exchanges in base64."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from ehlo.protocol.auth.credentials import (
     TokenCredentials,
     cram_md5_matches,
 )
-from ehlo.protocol.auth.exchange import Exchange, Step
 from ehlo.protocol.auth.keys import ScramKeys
 from ehlo.protocol.auth.mechanism import (
     AuthContext,
+    Exchange,
     Mechanism,
     MechanismError,
     SecretWanted,
+    Step,
     Steps,
     checked_secret,
     decoded,
@@ -42,7 +43,7 @@ def encoded(data: bytes) -> str:
 def begun(
     mechanism: Mechanism, initial: bytes | None, *answers: bytes, context: AuthContext = CONTEXT
 ) -> tuple[Exchange, Step]:
-    """An exchange after these answers, and the step that came of the last."""
+    """Return an exchange after these responses, and the step that followed the last one."""
     exchange = Exchange(mechanism, initial, context, lambda _error: None)
     step = exchange.start()
     for answer in answers:
@@ -55,7 +56,7 @@ def run(name: str, initial: bytes | None, *answers: bytes) -> Step:
     return begun(MECHANISMS[name], initial, *answers)[1]
 
 
-def test_the_example_of_rfc_2195() -> None:
+def test_cram_md5_reads_the_example_of_rfc_2195() -> None:
     step = run("CRAM-MD5", None, b"tim " + DIGEST)
     assert step == CramMD5Credentials("tim", DIGEST, CHALLENGE)
     assert isinstance(step, CramMD5Credentials)
@@ -65,11 +66,11 @@ def test_the_example_of_rfc_2195() -> None:
     assert not step.matches("")
 
 
-def test_the_challenge_is_sent_in_base64() -> None:
+def test_cram_md5_sends_its_challenge_in_base64() -> None:
     assert run("CRAM-MD5", None) == b"334 " + base64.b64encode(CHALLENGE) + b"\r\n"
 
 
-def test_a_digest_is_taken_in_any_case_and_a_name_with_spaces() -> None:
+def test_cram_md5_accepts_a_digest_in_any_case_and_a_name_with_spaces() -> None:
     step = run("CRAM-MD5", None, b"tim the great " + DIGEST.upper())
     assert isinstance(step, CramMD5Credentials)
     assert step.username == "tim the great"
@@ -79,11 +80,11 @@ def test_a_digest_is_taken_in_any_case_and_a_name_with_spaces() -> None:
 @pytest.mark.parametrize(
     "response", [b"", b"tim", DIGEST, b" " + DIGEST, b"tim " + DIGEST[:-1], b"tim " + DIGEST + b"0"]
 )
-def test_what_is_no_name_and_digest(response: bytes) -> None:
+def test_cram_md5_rejects_a_response_that_is_not_a_name_and_a_digest(response: bytes) -> None:
     assert run("CRAM-MD5", None, response) == replies.BAD_RESPONSE
 
 
-def test_plain_with_and_without_initial_response() -> None:
+def test_plain_works_with_and_without_an_initial_response() -> None:
     wanted = PasswordCredentials("tim", "tanstaaf")
     assert run("PLAIN", b"\0tim\0tanstaaf") == wanted
     assert run("PLAIN", None) == b"334 \r\n"
@@ -92,11 +93,11 @@ def test_plain_with_and_without_initial_response() -> None:
 
 
 @pytest.mark.parametrize("response", [b"", b"tim", b"\0tim", b"\0\0x", b"a\0b\0c\0d", b"\0\0"])
-def test_what_is_no_plain_message(response: bytes) -> None:
+def test_plain_rejects_a_malformed_message(response: bytes) -> None:
     assert run("PLAIN", response) == replies.BAD_RESPONSE
 
 
-def test_login_asks_for_both() -> None:
+def test_login_asks_for_the_name_and_the_password() -> None:
     wanted = PasswordCredentials("tim", "tanstaaf", mechanism="LOGIN")
     assert run("LOGIN", None) == b"334 VXNlcm5hbWU6\r\n"
     assert run("LOGIN", None, b"tim") == b"334 UGFzc3dvcmQ6\r\n"
@@ -107,18 +108,18 @@ def test_login_asks_for_both() -> None:
 @pytest.mark.parametrize(
     ("name", "password"), [(b"", b"x"), (b"a\0b", b"x"), (b"a", b"x\0"), (b"\0", b"")]
 )
-def test_login_without_a_name_or_with_nul(name: bytes, password: bytes) -> None:
+def test_login_rejects_an_empty_name_and_nul(name: bytes, password: bytes) -> None:
     assert run("LOGIN", None, name, password) == replies.BAD_RESPONSE
 
 
-def test_octets_that_are_no_utf8_are_kept() -> None:
+def test_bytes_that_are_not_utf8_are_kept() -> None:
     step = run("PLAIN", b"\0t\xfcm\0\xff")
     assert isinstance(step, PasswordCredentials)
     assert step.username.encode(errors="surrogateescape") == b"t\xfcm"
     assert step.password.encode(errors="surrogateescape") == b"\xff"
 
 
-def test_a_star_cancels() -> None:
+def test_a_star_cancels_the_exchange() -> None:
     exchange = Exchange(MECHANISMS["LOGIN"], None, CONTEXT, lambda _error: None)
     exchange.start()
     assert exchange.respond("*") == replies.AUTH_CANCELLED
@@ -127,14 +128,14 @@ def test_a_star_cancels() -> None:
 @pytest.mark.parametrize(
     "text", ["=", "a", "ab", "abc", "ab=", "a===", "ab==cd==", "a b=", "ü=", "-_=="]
 )
-def test_bad_base64(text: str) -> None:
+def test_bad_base64_ends_the_exchange(text: str) -> None:
     assert decoded(text) is None
     exchange = Exchange(MECHANISMS["LOGIN"], None, CONTEXT, lambda _error: None)
     exchange.start()
     assert exchange.respond(text) == replies.BAD_BASE64
 
 
-def test_good_base64() -> None:
+def test_good_base64_is_decoded() -> None:
     assert decoded("") == b""
     assert decoded("YQ==") == b"a"
     assert decoded("YWI=") == b"ab"
@@ -149,24 +150,24 @@ def test_good_base64() -> None:
         TokenCredentials("tim", "tanstaaf"),
     ],
 )
-def test_secrets_are_not_in_the_repr(credentials: Credentials) -> None:
+def test_the_repr_of_credentials_shows_no_secret(credentials: Credentials) -> None:
     assert "tim" in repr(credentials)
     assert "tanstaaf" not in repr(credentials)
     assert "1896" not in repr(credentials)
 
 
-def test_keys_are_not_in_the_repr_of_a_context() -> None:
+def test_the_repr_of_a_context_shows_no_key() -> None:
     context = AuthContext(lambda: "", "mx", bindings={"tls-unique": b"xyzzy"}, salt_key=b"plugh")
     assert "xyzzy" not in repr(context)
     assert "plugh" not in repr(context)
 
 
-def test_what_shows_a_secret_needs_tls() -> None:
+def test_mechanisms_that_reveal_a_secret_need_tls() -> None:
     open_ones = {row.name for row in MECHANISMS.values() if not row.needs_tls}
     assert open_ones == {"SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "ANONYMOUS"}
 
 
-def test_the_strongest_is_offered_first() -> None:
+def test_the_strongest_mechanism_is_offered_first() -> None:
     assert list(MECHANISMS) == [
         *("SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "EXTERNAL", "SCRAM-SHA-256", "SCRAM-SHA-1"),
         *("OAUTHBEARER", "XOAUTH2", "CRAM-MD5", "LOGIN", "PLAIN", "ANONYMOUS"),
@@ -174,7 +175,7 @@ def test_the_strongest_is_offered_first() -> None:
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
-def test_a_mechanism_is_usable_over_what_it_needs(name: str) -> None:
+def test_a_mechanism_is_usable_if_the_connection_has_all_that_it_needs(name: str) -> None:
     row = MECHANISMS[name]
     for tls in (False, True):
         for binding in (False, True):
@@ -199,14 +200,14 @@ OAUTHBEARER = (
 )
 
 
-def test_xoauth2_is_a_name_and_a_token() -> None:
+def test_xoauth2_has_a_name_and_a_token() -> None:
     wanted = TokenCredentials("tim@example.com", TOKEN)
     assert run("XOAUTH2", XOAUTH2) == wanted
     assert run("XOAUTH2", None) == b"334 \r\n"
     assert run("XOAUTH2", None, XOAUTH2) == wanted
 
 
-def test_the_example_of_rfc_7628() -> None:
+def test_oauthbearer_reads_the_example_of_rfc_7628() -> None:
     user = "user@example.com"
     wanted = TokenCredentials(user, TOKEN, user, "OAUTHBEARER", "server.example.com", 143)
     assert run("OAUTHBEARER", OAUTHBEARER) == wanted
@@ -214,7 +215,7 @@ def test_the_example_of_rfc_7628() -> None:
     assert run("OAUTHBEARER", None, OAUTHBEARER) == wanted
 
 
-def test_oauthbearer_needs_no_more_than_a_token() -> None:
+def test_oauthbearer_needs_only_a_token() -> None:
     wanted = TokenCredentials("", "t", mechanism="OAUTHBEARER")
     assert run("OAUTHBEARER", b"n,,\x01auth=Bearer t\x01\x01") == wanted
     assert run("OAUTHBEARER", b"y,,\x01auth=bearer  t\x01x=\x01\x01") == wanted
@@ -242,7 +243,7 @@ def test_oauthbearer_unescapes_the_name() -> None:
         b"auth=Bearer t\x01user=tim\x01\x01",
     ],
 )
-def test_what_is_no_xoauth2(response: bytes) -> None:
+def test_xoauth2_rejects_a_malformed_response(response: bytes) -> None:
     assert run("XOAUTH2", response) == replies.BAD_RESPONSE
 
 
@@ -268,7 +269,7 @@ def test_what_is_no_xoauth2(response: bytes) -> None:
         b"n,,\x01auth=Bearer \xff\x01\x01",
     ],
 )
-def test_what_is_no_oauthbearer(response: bytes) -> None:
+def test_oauthbearer_rejects_a_malformed_response(response: bytes) -> None:
     assert run("OAUTHBEARER", response) == replies.BAD_RESPONSE
 
 
@@ -281,12 +282,12 @@ def test_what_is_no_oauthbearer(response: bytes) -> None:
     ],
 )
 @pytest.mark.parametrize("dummy", [b"\x01", b"", b"whatever"])
-def test_a_wrong_token_is_told_before_it_is_refused(
+def test_a_wrong_token_gets_an_error_challenge_before_the_rejection(
     name: str, response: bytes, status: bytes, dummy: bytes
 ) -> None:
     exchange, step = begun(MECHANISMS[name], response)
     assert isinstance(step, Credentials)
-    challenge = exchange.refuse(replies.BAD_CREDENTIALS)
+    challenge = exchange.reject(replies.BAD_CREDENTIALS)
     assert isinstance(challenge, bytes)
     error = base64.b64decode(challenge.removeprefix(b"334 "))
     assert error.startswith(b"{" + status)
@@ -296,18 +297,18 @@ def test_a_wrong_token_is_told_before_it_is_refused(
 @pytest.mark.parametrize(
     ("line", "said"), [("*", replies.AUTH_CANCELLED), ("a", replies.BAD_BASE64)]
 )
-def test_the_answer_to_an_error_may_be_wrong_itself(line: str, said: replies.Reply) -> None:
+def test_the_response_to_an_error_challenge_may_be_bad(line: str, said: replies.Reply) -> None:
     exchange, _ = begun(MECHANISMS["XOAUTH2"], XOAUTH2)
-    exchange.refuse(replies.BAD_CREDENTIALS)
+    exchange.reject(replies.BAD_CREDENTIALS)
     assert exchange.respond(line) == said
 
 
-def test_who_sends_no_token_is_refused_unasked() -> None:
+def test_a_response_without_a_token_is_rejected_without_a_hook() -> None:
     step = run("OAUTHBEARER", b"n,a=tim,\x01auth=\x01\x01")
     assert step == ProvedCredentials("tim", proved=False, mechanism="OAUTHBEARER")
 
 
-def test_a_good_token_ends_the_exchange() -> None:
+def test_an_accepted_token_ends_the_exchange() -> None:
     exchange, _ = begun(MECHANISMS["XOAUTH2"], XOAUTH2)
     exchange.accept()
 
@@ -320,7 +321,9 @@ CERTIFIED = AuthContext(lambda: "", "mx", certificate=CERTIFICATE)
 
 @pytest.mark.parametrize(("response", "authzid"), [(b"", ""), (b"t\xc3\xadm", "tím")])
 @pytest.mark.parametrize("at_once", [True, False])
-def test_external_is_a_certificate_and_a_name(response: bytes, authzid: str, at_once: bool) -> None:
+def test_external_has_certificate_and_identity(
+    response: bytes, authzid: str, at_once: bool
+) -> None:
     answers = () if at_once else (response,)
     initial = response if at_once else None
     _, step = begun(MECHANISMS["EXTERNAL"], initial, *answers, context=CERTIFIED)
@@ -328,12 +331,12 @@ def test_external_is_a_certificate_and_a_name(response: bytes, authzid: str, at_
 
 
 @pytest.mark.parametrize("response", [b"\0", b"tim\0", b"\xff"])
-def test_what_is_no_name_for_external(response: bytes) -> None:
+def test_external_rejects_a_malformed_identity(response: bytes) -> None:
     _, step = begun(MECHANISMS["EXTERNAL"], response, context=CERTIFIED)
     assert step == replies.BAD_RESPONSE
 
 
-def test_external_is_nothing_without_a_certificate() -> None:
+def test_external_rejects_a_client_without_a_certificate() -> None:
     assert run("EXTERNAL", b"") == replies.BAD_RESPONSE
 
 
@@ -344,14 +347,14 @@ def test_anonymous_has_a_trace(trace: str) -> None:
 
 
 @pytest.mark.parametrize("trace", [b"a\r\nb", b"\0", b"\xc2\x85", b"\xff", b"x" * 256])
-def test_what_is_no_trace(trace: bytes) -> None:
+def test_anonymous_rejects_a_malformed_trace(trace: bytes) -> None:
     assert run("ANONYMOUS", trace) == replies.BAD_RESPONSE
 
 
-# -- what an exchange makes of a mechanism -------------------------------------------------------
+# -- exchanges -----------------------------------------------------------------------------------
 
 
-def refuses(_initial: bytes | None, _context: AuthContext) -> Steps:
+def rejects(_initial: bytes | None, _context: AuthContext) -> Steps:
     if (yield b"?") == b"yes":
         raise MechanismError
     answer = yield SecretWanted("tim")
@@ -359,30 +362,30 @@ def refuses(_initial: bytes | None, _context: AuthContext) -> Steps:
         yield AnonymousCredentials()
 
 
-REFUSES = Mechanism("X-REFUSES", refuses)
+REJECTS = Mechanism("X-REJECTS", rejects)
 
 
-def test_a_mechanism_that_ends_without_credentials_has_refused() -> None:
-    exchange, step = begun(REFUSES, None, b"no")
+def test_a_mechanism_that_ends_without_credentials_rejects_the_login() -> None:
+    exchange, step = begun(REJECTS, None, b"no")
     assert step == SecretWanted("tim")
     step = exchange.give(None)
-    assert step == ProvedCredentials("", proved=False, mechanism="X-REFUSES")
-    assert exchange.refuse(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
+    assert step == ProvedCredentials("", proved=False, mechanism="X-REJECTS")
+    assert exchange.reject(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
 
 
-def test_a_mechanism_that_fails_is_our_trouble_and_told_of() -> None:
+def test_a_mechanism_that_fails_is_a_local_error_and_reported() -> None:
     told: list[Exception] = []
-    exchange = Exchange(REFUSES, None, CONTEXT, told.append)
+    exchange = Exchange(REJECTS, None, CONTEXT, told.append)
     assert isinstance(exchange.start(), bytes)
     assert exchange.respond(encoded(b"yes")) == replies.AUTH_TROUBLE
     (error,) = told
     assert isinstance(error, MechanismError)
 
 
-def test_after_a_refusal_there_is_a_challenge_or_nothing() -> None:
-    exchange, _ = begun(REFUSES, None, b"no")
+def test_a_rejection_without_a_last_challenge_is_sent_at_once() -> None:
+    exchange, _ = begun(REJECTS, None, b"no")
     assert exchange.give("yes") == AnonymousCredentials()
-    assert exchange.refuse(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
+    assert exchange.reject(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
 
 
 # -- secrets -------------------------------------------------------------------------------------
@@ -391,21 +394,21 @@ KEYS = ScramKeys.derive("tanstaaf", b"salt", iterations=1)
 
 
 @pytest.mark.parametrize("secret", ["tanstaaf", b"\xff", KEYS, [KEYS], (KEYS, KEYS)])
-def test_what_is_a_secret(secret: object) -> None:
+def test_a_password_or_keys_are_a_secret(secret: object) -> None:
     assert checked_secret(secret) is secret
 
 
 @pytest.mark.parametrize("secret", [None, "", b"", [], ()])
-def test_what_is_nobodys_secret(secret: object) -> None:
+def test_an_empty_secret_is_none(secret: object) -> None:
     assert checked_secret(secret) is None
 
 
 @pytest.mark.parametrize("secret", [True, 1, object(), ["x"], [KEYS, None], {"x": KEYS}])
-def test_what_is_no_secret(secret: object) -> None:
-    with pytest.raises(TypeError, match="on_secret returns"):
+def test_any_other_secret_raises_type_error(secret: object) -> None:
+    with pytest.raises(TypeError, match="on_secret returned"):
         checked_secret(secret)
 
 
-def test_text_that_is_no_utf8_is_no_secret() -> None:
+def test_a_secret_that_is_not_utf8_raises_value_error() -> None:
     with pytest.raises(ValueError, match="surrogates not allowed"):
         checked_secret("\udcff")

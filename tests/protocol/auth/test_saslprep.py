@@ -1,4 +1,4 @@
-"""SASLprep against the examples of RFC 4013, and what else it does to names and passwords."""
+"""SASLprep: the examples of RFC 4013, other names and passwords, and scramp in comparison."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from scramp import ScramException
 from scramp.utils import saslprep as scramps_saslprep
 
-from ehlo.protocol.auth.keys import ScramKeys
-from ehlo.protocol.auth.saslprep import saslprep
+from ehlo.protocol.auth.keys import ScramKeys, saslprep
 
 
 # RFC 4013 3, and beyond
@@ -33,7 +32,7 @@ from ehlo.protocol.auth.saslprep import saslprep
         ("\N{GRINNING FACE}", "\N{GRINNING FACE}"),  # newer than Unicode 3.2
     ],
 )
-def test_what_is_prepared(text: str, prepared: str) -> None:
+def test_text_is_prepared(text: str, prepared: str) -> None:
     assert saslprep(text) == prepared
 
 
@@ -56,13 +55,13 @@ def test_what_is_prepared(text: str, prepared: str) -> None:
         "\N{LANGUAGE TAG}",
     ],
 )
-def test_what_cannot_be(text: str) -> None:
+def test_prohibited_text_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"character|directions"):
         saslprep(text)
 
 
 @given(st.text(st.characters(max_codepoint=0x33FF), max_size=8))
-def test_scramp_prepares_it_alike(text: str) -> None:
+def test_scramp_prepares_text_in_the_same_way(text: str) -> None:
     try:
         wanted = scramps_saslprep(text)
     except ScramException:
@@ -71,11 +70,11 @@ def test_scramp_prepares_it_alike(text: str) -> None:
         prepared = saslprep(text)
     except ValueError:
         prepared = None
-    if wanted is not None:  # scramp refuses what Unicode 3.2 did not have
+    if wanted is not None:  # scramp rejects code points that Unicode 3.2 did not have
         assert prepared == wanted
 
 
-def test_keys_are_those_of_the_prepared_password() -> None:
+def test_keys_are_derived_from_the_prepared_password() -> None:
     def salted(password: bytes) -> bytes:
         return hashlib.pbkdf2_hmac("sha256", password, b"salt", 1)
 
@@ -83,6 +82,6 @@ def test_keys_are_those_of_the_prepared_password() -> None:
         return ScramKeys.derive(password, b"salt", iterations=1).stored_key
 
     assert stored("\N{ROMAN NUMERAL NINE}") == stored(b"IX")
-    assert stored("a\x07") == stored(b"a\x07")  # it cannot be prepared, and is kept as it is
+    assert stored("a\x07") == stored(b"a\x07")  # SASLprep rejects it, so it is unchanged
     assert salted(b"IX") != salted("\N{ROMAN NUMERAL NINE}".encode())
     assert stored("\N{ROMAN NUMERAL NINE}".encode()) != stored(b"IX")

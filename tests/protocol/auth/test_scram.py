@@ -1,4 +1,4 @@
-"""SCRAM: the exchanges that the RFCs print, scramp as a client, and what is refused."""
+"""SCRAM: the example exchanges of the RFCs, scramp as a client, and rejected messages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from scramp import ScramClient, ScramException
 
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import Credentials, ProvedCredentials
-from ehlo.protocol.auth.exchange import Exchange, Step
 from ehlo.protocol.auth.keys import ScramKeys, salt_of
-from ehlo.protocol.auth.mechanism import AuthContext, Secret, SecretWanted
+from ehlo.protocol.auth.mechanism import AuthContext, Exchange, Secret, SecretWanted, Step
 from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.reply import Reply
 
@@ -28,7 +27,7 @@ BOUND = replace(CONTEXT, bindings=BINDINGS, offered=NAMES)
 
 
 class Login:
-    """One exchange; what the client says and hears is in clear."""
+    """Runs one exchange; messages are passed and returned without base64."""
 
     def __init__(
         self, name: str, secret: Secret, context: AuthContext = CONTEXT, *, at_once: bool = True
@@ -66,11 +65,11 @@ def proved(name: str, user: str = "user") -> ProvedCredentials:
     return ProvedCredentials(user, proved=True, mechanism=name)
 
 
-def refused(name: str) -> ProvedCredentials:
+def rejected(name: str) -> ProvedCredentials:
     return ProvedCredentials("", proved=False, mechanism=name)
 
 
-# -- what the RFCs print -------------------------------------------------------------------------
+# -- the examples of the RFCs --------------------------------------------------------------------
 
 # RFC 5802 5 and RFC 7677 3: user "user", password "pencil"
 EXAMPLES = {
@@ -98,7 +97,7 @@ EXAMPLES = {
 
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_example_of_the_rfc(algorithm: str, at_once: bool) -> None:
+def test_the_example_of_the_rfc_logs_in(algorithm: str, at_once: bool) -> None:
     nonce, salt, first, server_first, final, server_final = EXAMPLES[algorithm]
     keys = ScramKeys.derive("pencil", base64.b64decode(salt), algorithm)
     name = f"SCRAM-{algorithm}"
@@ -113,7 +112,7 @@ def test_the_example_of_the_rfc(algorithm: str, at_once: bool) -> None:
 
 
 def played(login: Login, client: ScramClient) -> str | Credentials | Reply:
-    """What becomes of it; scramp checks the server's signature."""
+    """Return the result of the login; scramp checks the server's signature."""
     step = login.say(client.get_client_first())
     if not isinstance(step, str):
         return step
@@ -127,7 +126,7 @@ def played(login: Login, client: ScramClient) -> str | Credentials | Reply:
 
 def keys_of(password: str, *algorithms: str) -> list[ScramKeys]:
     return [
-        ScramKeys.derive(password, b"sixteen octets..", algorithm, 5000) for algorithm in algorithms
+        ScramKeys.derive(password, b"sixteen bytes...", algorithm, 5000) for algorithm in algorithms
     ]
 
 
@@ -150,7 +149,7 @@ def test_scramp_logs_in(name: str, stored: str, password: str, user: str) -> Non
 
 @pytest.mark.parametrize("binding", BINDINGS)
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("-PLUS")])
-def test_scramp_binds_to_the_channel(name: str, binding: str) -> None:
+def test_scramp_logs_in_with_a_channel_binding(name: str, binding: str) -> None:
     client = ScramClient(NAMES[:2], "user", "pencil", (binding, BINDINGS[binding]))
     assert client.mechanism_name == "SCRAM-SHA-256-PLUS"
     client = ScramClient([name], "user", "pencil", (binding, BINDINGS[binding]))
@@ -158,26 +157,26 @@ def test_scramp_binds_to_the_channel(name: str, binding: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("-PLUS")])
-def test_a_binding_to_another_channel_is_refused(name: str) -> None:
+def test_a_binding_to_another_channel_is_rejected(name: str) -> None:
     client = ScramClient([name], "user", "pencil", ("tls-unique", b"another's Finished"))
-    assert played(Login(name, "pencil", BOUND), client) == refused(name)
+    assert played(Login(name, "pencil", BOUND), client) == rejected(name)
 
 
 @pytest.mark.parametrize("secret", ["pencils", None, b"\xff"])
 @pytest.mark.parametrize("name", BARE)
-def test_a_wrong_password_or_user_is_refused_at_the_proof(name: str, secret: Secret) -> None:
+def test_a_wrong_password_or_user_is_rejected_at_the_proof(name: str, secret: Secret) -> None:
     client = ScramClient([name], "user", "pencil")
-    assert played(Login(name, secret), client) == refused(name)
+    assert played(Login(name, secret), client) == rejected(name)
 
 
 @pytest.mark.parametrize("name", BARE)
-def test_keys_of_another_algorithm_are_no_keys(name: str) -> None:
+def test_keys_of_another_algorithm_are_ignored(name: str) -> None:
     (other,) = {"SHA-1", "SHA-256"} - {name.removeprefix("SCRAM-")}
     for secret in (keys_of("pencil", other), keys_of("pencil", other)[0]):
-        assert played(Login(name, secret), ScramClient([name], "user", "pencil")) == refused(name)
+        assert played(Login(name, secret), ScramClient([name], "user", "pencil")) == rejected(name)
 
 
-# -- who is not there ----------------------------------------------------------------------------
+# -- unknown users -------------------------------------------------------------------------------
 
 
 def server_first(name: str, user: str, secret: Secret, context: AuthContext = CONTEXT) -> str:
@@ -187,7 +186,7 @@ def server_first(name: str, user: str, secret: Secret, context: AuthContext = CO
 
 
 @pytest.mark.parametrize("name", BARE)
-def test_who_does_not_exist_is_shown_what_others_are(name: str) -> None:
+def test_an_unknown_user_gets_the_same_challenge_as_a_known_one(name: str) -> None:
     nobody = server_first(name, "nobody", None)
     assert nobody == server_first(name, "nobody", None)  # the same at each try
     assert nobody == server_first(name, "nobody", "pencil")
@@ -199,14 +198,14 @@ def test_who_does_not_exist_is_shown_what_others_are(name: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_keys_of_nobody_show_what_those_of_a_user_do_and_prove_nothing(algorithm: str) -> None:
+def test_the_keys_of_an_unknown_user_look_like_a_users_and_match_no_proof(algorithm: str) -> None:
     name = f"SCRAM-{algorithm}"
     nobody = ScramKeys.of_nobody("user", b"salt key", algorithm, 5000)
     kept = ScramKeys.derive("pencil", nobody.salt, algorithm, 5000)
     assert server_first(name, "user", nobody) == server_first(name, "user", kept)
     for password in ("pencil", ""):
         login = Login(name, nobody)
-        assert played(login, ScramClient([name], "user", password)) == refused(name)
+        assert played(login, ScramClient([name], "user", password)) == rejected(name)
     assert played(Login(name, kept), ScramClient([name], "user", "pencil")) == proved(name)
 
 
@@ -216,9 +215,7 @@ def test_salts_differ_by_algorithm_and_name() -> None:
 
 
 @pytest.mark.parametrize("secret", [None, "pencil", b"pencil", keys_of("pencil", *ALGORITHMS)])
-def test_a_password_is_hashed_once_in_any_case(
-    secret: Secret, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_login_hashes_exactly_once(secret: Secret, monkeypatch: pytest.MonkeyPatch) -> None:
     derived: list[str] = []
     derive = ScramKeys.derive
 
@@ -235,16 +232,16 @@ def test_a_password_is_hashed_once_in_any_case(
 
 
 @pytest.mark.parametrize("name", BARE)
-def test_a_client_that_says_y_is_refused_where_a_binding_was_to_be_had(name: str) -> None:
-    assert Login(name, "pencil", BOUND).say("y,,n=user,r=abc") == refused(name)
-    # and is none the worse where it was not
+def test_a_client_that_says_y_is_rejected_if_a_binding_was_offered(name: str) -> None:
+    assert Login(name, "pencil", BOUND).say("y,,n=user,r=abc") == rejected(name)
+    # and accepted if it was not
     assert isinstance(Login(name, "pencil").say("y,,n=user,r=abc"), str)
     client = ScramClient([name], "user", "pencil", ("tls-unique", b"x"))
     assert played(Login(name, "pencil"), client) == proved(name)
 
 
 @pytest.mark.parametrize("name", BARE)
-def test_a_client_that_wants_no_binding_needs_none(name: str) -> None:
+def test_a_client_without_a_binding_logs_in(name: str) -> None:
     client = ScramClient([name], "user", "pencil")
     assert played(Login(name, "pencil", BOUND), client) == proved(name)
 
@@ -259,9 +256,9 @@ def test_a_client_that_wants_no_binding_needs_none(name: str) -> None:
         ("SCRAM-SHA-256-PLUS", "p=TLS-UNIQUE"),
     ],
 )
-def test_a_flag_that_does_not_fit_is_refused_unasked(name: str, flag: str) -> None:
+def test_a_flag_of_the_other_form_is_rejected_without_a_hook(name: str, flag: str) -> None:
     login = Login(name, "pencil", BOUND)
-    assert login.say(f"{flag},,n=user,r=abc") == refused(name)
+    assert login.say(f"{flag},,n=user,r=abc") == rejected(name)
     assert login.asked == []
 
 
@@ -269,24 +266,24 @@ def test_a_flag_that_does_not_fit_is_refused_unasked(name: str, flag: str) -> No
 
 
 @pytest.mark.parametrize("authzid", ["user", ""])
-def test_to_act_as_oneself_is_allowed(authzid: str) -> None:
+def test_a_user_may_act_as_themselves(authzid: str) -> None:
     header = f"n,a={authzid}," if authzid else "n,,"
     assert isinstance(Login("SCRAM-SHA-1", "pencil").say(f"{header}n=user,r=abc"), str)
 
 
-def test_to_act_as_another_is_refused_unasked() -> None:
+def test_a_user_may_not_act_as_another() -> None:
     login = Login("SCRAM-SHA-1", "pencil")
-    assert login.say("n,a=root,n=user,r=abc") == refused("SCRAM-SHA-1")
+    assert login.say("n,a=root,n=user,r=abc") == rejected("SCRAM-SHA-1")
     assert login.asked == []
 
 
-def test_a_name_is_prepared() -> None:
+def test_a_user_name_is_prepared() -> None:
     login = Login("SCRAM-SHA-1", "pencil")
     login.say("n,a=IX,n=\N{ROMAN NUMERAL NINE}\N{SOFT HYPHEN},r=abc")
     assert login.asked == ["IX"]
 
 
-# -- what cannot be read -------------------------------------------------------------------------
+# -- malformed messages --------------------------------------------------------------------------
 
 MALFORMED_FIRST = [
     "",
@@ -354,14 +351,14 @@ MALFORMED_FINAL = [
 
 @pytest.mark.parametrize("message", MALFORMED_FIRST)
 @pytest.mark.parametrize("at_once", [True, False])
-def test_what_is_no_first_message(message: str | bytes, at_once: bool) -> None:
+def test_a_malformed_first_message_is_rejected(message: str | bytes, at_once: bool) -> None:
     login = Login("SCRAM-SHA-1", "pencil", at_once=at_once)
     assert login.say(message) == replies.BAD_RESPONSE
     assert login.asked == []
 
 
 @pytest.mark.parametrize("message", MALFORMED_FINAL)
-def test_what_is_no_final_message(message: str | bytes) -> None:
+def test_a_malformed_final_message_is_rejected(message: str | bytes) -> None:
     login = Login("SCRAM-SHA-1", "pencil")
     login.say("n,,n=user,r=abc")
     assert login.say(message) == replies.BAD_RESPONSE
@@ -370,7 +367,7 @@ def test_what_is_no_final_message(message: str | bytes) -> None:
 def with_proof(
     login: Login, *, first: str = "n,,n=user,r=fyko+d2lbbFgONRv9qkxdawL", **changes: str
 ) -> str | Credentials | Reply:
-    """Say what scramp would, with some of it changed."""
+    """Play the login of scramp, with parts of its messages changed."""
     client = ScramClient(["SCRAM-SHA-1"], "user", "pencil", c_nonce="fyko+d2lbbFgONRv9qkxdawL")
     client.get_client_first()
     step = login.say(first)
@@ -383,7 +380,7 @@ def with_proof(
     return login.say(final)
 
 
-def test_what_was_changed_on_the_way_is_refused() -> None:
+def test_a_message_that_was_changed_on_the_way_is_rejected() -> None:
     def login() -> Login:
         return Login("SCRAM-SHA-1", "pencil")
 
@@ -397,25 +394,25 @@ def test_what_was_changed_on_the_way_is_refused() -> None:
         {"p": "AAAA"},
         {"p": base64.b64encode(bytes(32)).decode()},
     ):
-        assert with_proof(login(), **changes) == refused("SCRAM-SHA-1"), changes
+        assert with_proof(login(), **changes) == rejected("SCRAM-SHA-1"), changes
     first = "n,a=user,n=user,r=fyko+d2lbbFgONRv9qkxdawL"
-    assert with_proof(login(), first=first) == refused("SCRAM-SHA-1")
+    assert with_proof(login(), first=first) == rejected("SCRAM-SHA-1")
 
 
-def test_extensions_are_passed_over_and_signed() -> None:
+def test_extensions_are_ignored_and_signed() -> None:
     login = Login("SCRAM-SHA-1", "pencil")
     first = "n,,n=user,r=fyko+d2lbbFgONRv9qkxdawL,x=y=z"
-    # scramp does not know that it has said so: its proof is over something else
-    assert with_proof(login, first=first) == refused("SCRAM-SHA-1")
+    # scramp does not know of the extension, so its proof is of another message
+    assert with_proof(login, first=first) == rejected("SCRAM-SHA-1")
 
 
-def test_nothing_is_said_to_the_servers_final_message() -> None:
+def test_a_response_to_the_final_message_must_be_empty() -> None:
     login = Login("SCRAM-SHA-1", "pencil")
     assert isinstance(with_proof(login), str)
     assert login.say("thanks") == replies.BAD_RESPONSE
 
 
-def test_scramp_does_not_believe_another_server() -> None:
+def test_scramp_rejects_another_server() -> None:
     client = ScramClient(["SCRAM-SHA-1"], "user", "pencil")
     login = Login("SCRAM-SHA-1", "pencil")
     step = login.say(client.get_client_first())
@@ -425,7 +422,7 @@ def test_scramp_does_not_believe_another_server() -> None:
         client.set_server_final("v=rmF9pqV8S7suAoZWja4dJRkFsKQ=")
 
 
-# -- anything at all -----------------------------------------------------------------------------
+# -- arbitrary messages --------------------------------------------------------------------------
 
 pieces = st.sampled_from(
     [
@@ -439,24 +436,24 @@ messages = st.one_of(
     st.binary(max_size=40),
     st.sampled_from(["n,,n=user,r=abc", f"c=biws,r={NONCE},p={PROOF}"]),
 )
-CHEAP = ScramKeys.derive("pencil", b"sixteen octets..", "SHA-256", 1)
+CHEAP = ScramKeys.derive("pencil", b"sixteen bytes...", "SHA-256", 1)
 
 
 @given(st.lists(messages, min_size=1, max_size=4), st.sampled_from(NAMES), st.booleans())
-def test_no_message_raises(said: list[str | bytes], name: str, bound: bool) -> None:
+def test_no_message_raises_an_exception(said: list[str | bytes], name: str, bound: bool) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(ScramKeys, "derive", lambda *_: CHEAP)
         login = Login(name, "pencil", BOUND if bound else CONTEXT)
         for message in said:
             step = login.say(message)
             if not isinstance(step, str):
-                assert step in (replies.BAD_RESPONSE, refused(name))
+                assert step in (replies.BAD_RESPONSE, rejected(name))
                 break
 
 
 @pytest.mark.parametrize("unit", [",", "=", "=2C", ",x=y", "x", ",x=", "n", "p=", "\N{DIAERESIS}"])
 @pytest.mark.parametrize("before", ["", "n,,n=", "n,,n=user,r=", "n,,n=user,r=a", "p=", "n,a="])
-def test_no_first_message_takes_long(before: str, unit: str) -> None:
+def test_a_first_message_is_parsed_in_linear_time(before: str, unit: str) -> None:
     begun = time.process_time()
     Login("SCRAM-SHA-1", None).say(before + unit * 9000)
     assert time.process_time() - begun < 0.25  # some milliseconds; were it quadratic, a second
@@ -464,7 +461,7 @@ def test_no_first_message_takes_long(before: str, unit: str) -> None:
 
 @pytest.mark.parametrize("unit", [",", "=", ",x=y", "x", ",x=", "p=", ",p=", "A"])
 @pytest.mark.parametrize("before", ["c=", "c=biws,r=", "c=biws,r=a", "c=biws,r=a,p="])
-def test_no_final_message_takes_long(before: str, unit: str) -> None:
+def test_a_final_message_is_parsed_in_linear_time(before: str, unit: str) -> None:
     login = Login("SCRAM-SHA-1", None)
     login.say("n,,n=user,r=abc")
     begun = time.process_time()

@@ -8,7 +8,7 @@ import pytest
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
-from ehlo.protocol.address import NULL_PATH, Address
+from ehlo.protocol.address import NULL_PATH
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State, Transaction
@@ -52,7 +52,7 @@ def test_a_row_that_lacks_something_cannot_be_made(name: str) -> None:
     [
         ("XFOO", {"event": events.Vrfy}, "event and reject go together"),
         ("XFOO", {"reject": reject}, "event and reject go together"),
-        ("XFOO", {**ASKS, "hook": ""}, "nobody answers Vrfy"),
+        ("XFOO", {**ASKS, "hook": ""}, "no hook answers Vrfy"),
         ("XFOO", {"always": True}, "always asked, without an event"),
         ("xfoo", {}, "a name in upper case"),
         ("", {}, "a name in upper case"),
@@ -183,4 +183,3 @@ def test_a_new_transaction_knows_nothing() -> None:
     assert (transaction.refused, transaction.over_limit, transaction.size) == (0, 0, 0)
     assert transaction.refusal is None
     assert not transaction.smtputf8
-    assert Transaction(Address("a", "x", {"SMTPUTF8": True})).smtputf8

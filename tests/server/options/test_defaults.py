@@ -35,7 +35,7 @@ LIMITS = {
 }
 
 
-def test_the_limits_are_these() -> None:
+def test_the_default_limits_are_those_documented() -> None:
     fields = [field for field in dataclasses.fields(Options) if "group" in field.metadata]
     limits = {field.name: field.default for field in fields if field.metadata["group"] == "Limits"}
     assert limits == LIMITS

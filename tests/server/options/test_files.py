@@ -316,7 +316,7 @@ def test_a_reload_reads_the_password_file(
     assert f'reload failed what=passwords reason="{reason}" {STAYS}' in caplog.text
     run = running.server.running
     assert run is not None
-    (passwords,) = run.files.passwords
+    passwords = run.files.password_file(str(users))
     assert passwords.check("alice", "wonder")
     caplog.clear()  # the fixture would take it for the server's trouble
 

@@ -11,7 +11,8 @@ import pytest
 from ehlo import Handler, Listener, Server, Session
 from ehlo.passwords.file import PasswordFile
 from ehlo.server.options.config import ListenerOptions, Options
-from ehlo.server.options.rules import callbacks_of, per_listener, resolve, resolve_all
+from ehlo.server.options.rules import per_listener, resolve, resolve_all
+from ehlo.server.options.target import callbacks_of
 from support.certificates import Certificates
 from support.client import Client
 from support.clock import StoppedClock
@@ -80,7 +81,7 @@ def test_proxies_are_those_of_a_listener(serve: Serve) -> None:
     assert [session.peer.host for session in collector.sessions] == ["127.0.0.1", "192.0.2.1"]
 
 
-def test_a_session_knows_where_it_came_in(serve: Serve) -> None:
+def test_a_session_has_the_address_that_accepted_it(serve: Serve) -> None:
     collector = Collector()
     running = listen(serve, collector, Listener(ANY), Listener(ANY))
     for address in running.server.addresses:
@@ -169,7 +170,7 @@ def test_a_client_over_streams_is_served_by_the_rules_of_the_server(serve: Serve
     assert run is not None
 
     async def own() -> str:
-        return str(run.new_driver().rules.settings.appname)
+        return str(run.new_driver().routes.rules.settings.appname)
 
     assert running.run(own) == "Own"
 
@@ -282,7 +283,7 @@ def test_each_option_of_a_listener_changes_its_rules(name: str, certificates: Ce
     assert facts(plain) != facts(other)
 
 
-def test_an_option_of_a_listener_has_the_type_of_the_servers() -> None:
+def test_an_option_of_a_listener_has_the_type_of_the_server_option() -> None:
     types = get_type_hints(Options)
     for name, of_listener in get_type_hints(ListenerOptions).items():
         assert of_listener == types[name], name

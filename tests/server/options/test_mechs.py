@@ -20,8 +20,8 @@ import trustme
 import ehlo
 from ehlo import AuthContext, Credentials, Handler, Mechanism, Message, ScramKeys, Session
 from ehlo.protocol.auth.mechanism import Secret, Steps
-from ehlo.server.limits.admission import FailedLogins
-from ehlo.server.tls import certificates as server_tls
+from ehlo.server.limits import FailedLogins
+from ehlo.server.tls.certificates import Certificate, file_context
 from ehlo.server.tls.channel import LoadedContext
 from support.certificates import Certificates
 from support.client import Client
@@ -48,11 +48,9 @@ def context_of(
     client_ca: bool = False,
 ) -> ssl.SSLContext:
     """A server's context with the certificate loaded by us, for one version of TLS."""
-    context = server_tls.server_context(
-        certificates.cert_file,
-        certificates.key_file,
-        client_ca=certificates.authority_file if client_ca else None,
-    )
+    authority = certificates.authority_file if client_ca else None
+    own = Certificate(certificates.cert_file, certificates.key_file, client_ca=authority)
+    context = file_context((own,))
     context.maximum_version = version
     return context
 
@@ -354,7 +352,7 @@ def test_the_binding_is_that_of_the_certificate_in_use(
     issued = certificates.authority.issue_cert("localhost", "other.example")
     other_file = tmp_path / "other.pem"
     issued.private_key_and_cert_chain_pem.write_to_path(str(other_file))
-    other = server_tls.server_context(str(other_file), str(other_file))
+    other = file_context((Certificate(str(other_file), str(other_file)),))
     context = context_of(certificates)
     assert isinstance(context, LoadedContext)
     assert isinstance(other, LoadedContext)

@@ -37,9 +37,7 @@ def times_of(rules: Rules) -> tuple[float, float, float, float, float]:
         ({"handler_timeout": 20}, (300, 30, 5, 180, 20)),
     ],
 )
-def test_each_thing_that_is_awaited_has_its_timeout(
-    options: dict[str, float], times: tuple[float, ...]
-) -> None:
+def test_each_wait_has_its_timeout(options: dict[str, float], times: tuple[float, ...]) -> None:
     assert times_of(rules_of(**options)) == times
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ehlo.server.system import malloc
+from ehlo.server.system import machine
 from support.program import Start
 from support.program import start as start
 
@@ -54,13 +54,13 @@ async def a_while() -> None:
 def test_malloc_is_set_and_returns_free_memory_regularly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(malloc, "_TRIM_EVERY", 0.001)
+    monkeypatch.setattr(machine, "_TRIM_EVERY", 0.001)
 
     async def serve() -> Library:
         third = asyncio.Event()
         library = Library(third)
-        monkeypatch.setattr(malloc, "_glibc", lambda: library)
-        with malloc.tended(asyncio.get_running_loop()):
+        monkeypatch.setattr(machine, "_glibc", lambda: library)
+        with machine.tended_malloc(asyncio.get_running_loop()):
             await asyncio.wait_for(third.wait(), 10.0)
         count = len(library.trimmed)
         await a_while()
@@ -89,10 +89,10 @@ def no_such_library(_name: object) -> None:
 )
 def test_without_glibc_nothing_is_set(monkeypatch: pytest.MonkeyPatch, ctypes: object) -> None:
     monkeypatch.setitem(sys.modules, "ctypes", ctypes)
-    monkeypatch.setattr(malloc, "_TRIM_EVERY", 0.001)
+    monkeypatch.setattr(machine, "_TRIM_EVERY", 0.001)
 
     async def serve() -> None:
-        with malloc.tended(asyncio.get_running_loop()):
+        with machine.tended_malloc(asyncio.get_running_loop()):
             await a_while()
 
     asyncio.run(serve())
@@ -100,10 +100,10 @@ def test_without_glibc_nothing_is_set(monkeypatch: pytest.MonkeyPatch, ctypes: o
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_the_c_library_here_accepts_it() -> None:
-    library = malloc._glibc()  # noqa: SLF001  no public name leads to the real one
+    library = machine._glibc()  # noqa: SLF001  no public name leads to the real one
     assert library is not None
     assert library.mallopt(-3, 16_777_216) == 1
-    malloc._exchange_cached(library)  # noqa: SLF001  as above
+    machine._exchange_cached(library)  # noqa: SLF001  as above
     assert library.malloc_trim(0) in (0, 1)
 
 
@@ -111,9 +111,9 @@ def test_the_c_library_here_accepts_it() -> None:
 PROGRAM = """
 import contextlib, os
 import ehlo
-from ehlo.server.system import malloc
+from ehlo.server.system import machine
 
-malloc.tended = lambda loop: contextlib.nullcontext(os.write(1, b"set\\n"))
+machine.tended_malloc = lambda loop: contextlib.nullcontext(os.write(1, b"set\\n"))
 
 class Handler(ehlo.Handler):
     async def on_startup(self, server):

@@ -1,4 +1,4 @@
-"""`tls-server-end-point` of certificates, against what `cryptography` says of them."""
+"""`tls-server-end-point` of certificates, compared with `cryptography`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ECDSA = ec.generate_private_key(ec.SECP256R1())
 
 
 def certificate(key: Any, algorithm: Any, **options: Any) -> bytes:
-    """One that `key` has signed itself, in DER."""
+    """Return a certificate that `key` has signed itself, in DER."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     day = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     builder = (
@@ -41,7 +41,7 @@ def certificate(key: Any, algorithm: Any, **options: Any) -> bytes:
 
 @pytest.mark.parametrize("key", [RSA, ECDSA], ids=["RSA", "ECDSA"])
 @pytest.mark.parametrize("algorithm", [hashes.SHA224, hashes.SHA256, hashes.SHA384, hashes.SHA512])
-def test_the_hash_is_that_of_the_signature(key: Any, algorithm: Any) -> None:
+def test_the_hash_function_is_that_of_the_signature(key: Any, algorithm: Any) -> None:
     der = certificate(key, algorithm())
     assert end_point_binding(der) == hashlib.new(algorithm.name, der).digest()
 

@@ -1,4 +1,4 @@
-"""STARTTLS and implicit TLS: what is agreed on, forgotten and rejected."""
+"""STARTTLS and implicit TLS: facts of the session, state that is reset, rejected handshakes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Server, Session
-from ehlo.server.options.rules import callbacks_of, resolve
-from ehlo.server.tls.certificates import server_context
+from ehlo.protocol.state import State
+from ehlo.server.options.rules import resolve
+from ehlo.server.options.target import callbacks_of
+from ehlo.server.tls.certificates import Certificate, file_context
 from support.certificates import PASSPHRASE, Certificates
 from support.client import Client
 from support.clock import StoppedClock
@@ -30,7 +32,7 @@ def accept(*_: Any) -> bool:
 
 
 def starttls(client: Client, certificates: Certificates) -> ssl.SSLSocket:
-    """From the greeting to the end of the handshake."""
+    """Play a session from the greeting to the end of the handshake."""
     client.hello()
     assert client.say("STARTTLS") == "220 2.0.0 Ready to start TLS"
     return client.wrap(certificates.client)
@@ -132,8 +134,8 @@ def test_the_session_has_the_version_and_the_cipher(
 
 
 def serve_with_files(serve: Serve, handler: Any, certificates: Certificates, **more: Any) -> Any:
-    """As `configure_tls` makes it."""
-    context = server_context(certificates.cert_file, certificates.key_file)
+    """Check a context that `configure_tls` would make."""
+    context = file_context((Certificate(certificates.cert_file, certificates.key_file),))
     return serve(handler, tls_config=context, **more)
 
 
@@ -155,7 +157,7 @@ def test_the_session_has_the_certificate_that_the_client_shows(
     assert info is not None
     assert info.peer_certificate is not None
     assert ("DNS", "localhost") in info.peer_certificate["subjectAltName"]
-    # and a client that shows none does not get in
+    # a client without a certificate is rejected
     with pytest.raises((ssl.SSLError, EOFError, ConnectionError)):  # noqa: SIM117
         with running.client(tls=certificates.client) as client:
             client.reply()
@@ -205,7 +207,7 @@ def test_many_large_replies_pass_under_tls(
     assert heard.endswith(b"closing transmission channel\r\n")
 
 
-# -- what is forgotten ---------------------------------------------------------------------------
+# -- state that is reset -------------------------------------------------------------------------
 
 
 def test_nothing_that_the_client_sent_survives_starttls(
@@ -370,7 +372,7 @@ def test_a_failed_handshake_closes_the_connection_without_a_reply(
         rest = client.rest()
     assert b"220" not in rest
     assert b"\r\n" not in rest
-    assert len(rest) < 16  # at most an alert
+    assert len(rest) < 16  # an alert at most
     collector.wait_for_disconnect()
     running.wait_until_no_sessions()
 
@@ -386,8 +388,27 @@ def test_a_client_that_does_not_trust_the_certificate_may_leave(
     assert "TLS failed" in caplog.text
 
 
+def test_a_client_that_reads_slowly_in_the_handshake_is_not_greeted_before_its_end(
+    serve: Serve, certificates: Certificates, loop_name: str
+) -> None:
+    running = serve(Box(), tls_config=certificates.server(), tls_listener=True, loop=loop_name)
+    with running.client() as client:
+        running.wait_until(lambda: len(running.drivers) == 1)
+        (driver,) = running.drivers
+
+        async def pause_and_resume() -> None:
+            driver.pause_writing()
+            driver.resume_writing()
+
+        running.run(pause_and_resume)
+        assert driver.connection.state is State.GREETING
+        assert (driver.wire.sent, driver.wire.in_handshake) == (0, True)
+        client.wrap(certificates.client)
+        assert client.reply() == "220 mx.example smtpd ESMTP Service ready"
+
+
 @pytest.mark.parametrize("stage", range(0, 600, 50))
-def test_a_client_that_leaves_during_the_handshake_leaves_nothing(
+def test_a_client_that_leaves_during_the_handshake_leaves_no_session(
     serve: Serve, certificates: Certificates, stage: int
 ) -> None:
     collector = Collector()
@@ -507,7 +528,7 @@ def test_garbage_while_a_message_is_handled_does_not_undo_it(
     assert [sent for _, _, sent in noted.of("on_replied")] == [False]
 
 
-def test_a_tls_close_of_the_client_is_answered_before_we_close(
+def test_a_close_notify_of_the_client_is_answered_before_the_server_closes(
     serve: Serve, certificates: Certificates
 ) -> None:
     running = serve(Box(), tls_config=certificates.server(), tls_listener=True)
@@ -557,7 +578,7 @@ def test_a_tls_hello_on_a_plain_port_is_421(serve: Serve, certificates: Certific
 @pytest.mark.parametrize(
     "verb", ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "CONNECT", "get"]
 )
-def test_an_http_verb_is_421_and_what_follows_is_not_read(serve: Serve, verb: str) -> None:
+def test_an_http_verb_is_421_and_the_rest_is_not_read(serve: Serve, verb: str) -> None:
     collector = Collector()
     running = serve(collector)
     with running.client() as client:
@@ -757,7 +778,7 @@ def test_configure_tls_with_wrong_files_says_so(certificates: Certificates, tmp_
 
 
 def test_asyncio_streams_can_talk_under_tls(serve: Serve, certificates: Certificates) -> None:
-    """The other implementation of STARTTLS that Python has, against ours."""
+    """asyncio has an implementation of STARTTLS of its own."""
     running = serve(Box(), tls_config=certificates.server())
 
     async def talk() -> list[bytes]:

@@ -134,7 +134,7 @@ async def test_counts_do_not_go_backwards() -> None:
 
 
 @in_loop
-async def test_last_counts_are_no_answer_and_half_a_line_is_nothing() -> None:
+async def test_counts_answer_no_question_and_half_a_line_is_dropped() -> None:
     async with ready() as worker:
         asked = asyncio.create_task(worker.child.snapshot())
         await worker.read(1)
@@ -147,7 +147,7 @@ async def test_last_counts_are_no_answer_and_half_a_line_is_nothing() -> None:
 
 
 @in_loop
-async def test_a_worker_that_does_not_answer_is_not_asked_for_ever(
+async def test_a_worker_that_does_not_answer_is_not_asked_without_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = 0.0
@@ -244,7 +244,7 @@ async def test_a_worker_that_closes_the_link_and_does_not_end_is_killed(
     "line", [b"what\n", b"[]\n", b'{"orders": 1}\n', b'{"counts": 1, "draining": 0}\n' * 2]
 )
 @in_loop
-async def test_a_worker_that_writes_what_is_no_report_is_killed(
+async def test_a_worker_that_writes_an_unknown_line_is_killed(
     caplog: pytest.LogCaptureFixture, line: bytes
 ) -> None:
     async with started() as (worker, running):

@@ -1,15 +1,15 @@
 """SASL (RFC 4422): what a mechanism is, and its exchange in RFC 4954's lines.
 
 A mechanism is a generator that knows nothing of SMTP or base64. It yields what it wants, and is
-sent what came of it:
+sent the result:
 
-    bytes           a challenge; it is sent the client's response
-    SecretWanted    what the server keeps of a user; it is sent that, `None` for nobody
-    Credentials     the login, to be decided on; it is sent `True` or `False`
+    bytes           a challenge; the generator is sent the client's response
+    SecretWanted    the secret of a user; the generator is sent it, or `None` for an unknown user
+    Credentials     the login to decide on; the generator is sent `True` or `False`
 
-After `True` it ends. After `False` it may yield one more challenge, which says why; the response
-to it is dropped. One that ends before it has yielded credentials has refused the login. A response
-that cannot be read raises `ValueError`, whose text nobody outside sees.
+After `True` it ends. After `False` it may yield one more challenge, which gives the reason; the
+response to it is dropped. A mechanism that ends before it has yielded credentials rejects the
+login. A response that cannot be read raises `ValueError`, whose text the client never sees.
 """
 
 from __future__ import annotations
@@ -17,49 +17,54 @@ from __future__ import annotations
 import binascii
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
-from ehlo.protocol.auth.credentials import Credentials
+from ehlo.protocol import reply as replies
+from ehlo.protocol.auth.credentials import Credentials, PeerCertificate, ProvedCredentials
 from ehlo.protocol.auth.keys import ScramKeys
 from ehlo.protocol.grammar import BASE64
-
-__all__ = [
-    "AuthContext",
-    "Mechanism",
-    "MechanismError",
-    "Secret",
-    "SecretWanted",
-    "Steps",
-    "checked_secret",
-    "decoded",
-    "unescaped",
-]
+from ehlo.protocol.reply import Reply
 
 Secret = str | bytes | ScramKeys | Sequence[ScramKeys] | None
-"""What a server may keep of a user: the password, or keys for SCRAM, of one or more algorithms."""
+"""What a server may store of a user: the password, or SCRAM keys of one or more algorithms."""
 
 
 class MechanismError(Exception):
-    """Raised when a mechanism failed: a local error, not the client's mistake."""
+    """Raised when a mechanism fails: a local error, not the client's mistake."""
 
 
 @dataclass(frozen=True, slots=True)
 class SecretWanted:
-    """Yielded by a mechanism that needs the secret of a user."""
+    """Asks for the secret of a user, where a mechanism yields it.
+
+    Example:
+
+        def run(initial, context):
+            response = (yield b"Username:") if initial is None else initial
+            secret = yield ehlo.SecretWanted(response.decode())
+    """
 
     username: str
+    """The name of the user; `on_secret` is called with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuthContext:
-    """What a mechanism may know about the connection and the server."""
+    """Holds the facts about connection and server that a mechanism may use.
+
+    Example:
+
+        def run(initial, context):
+            response = yield f"<{context.nonce()}@{context.hostname}>".encode()
+    """
 
     nonce: Callable[[], str]
-    """Return unpredictable text of letters and digits, a different one at each call."""
+    """A function that returns unpredictable letters and digits, different ones at each call."""
     hostname: str
+    """The server's host name."""
     bindings: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     """The channel bindings of this TLS connection (RFC 5929) by the name of their type."""
-    certificate: Mapping[str, Any] | None = None
+    certificate: PeerCertificate | None = None
     """The client's certificate, if TLS has verified it."""
     offered: Sequence[str] = ()
     """The mechanisms that the client may use."""
@@ -72,26 +77,36 @@ Steps = Generator[bytes | SecretWanted | Credentials, Any, None]
 
 @dataclass(frozen=True, slots=True)
 class Mechanism:
-    """A way to log in: how it is run and when it may be used.
+    """Describes a way to log in: how it runs, and when it may be used.
 
-    `run(initial, context)` gives the generator; `initial` is the client's initial response, or
-    `None` where it sent none. `name` is 1 to 20 upper-case letters, digits, `-`, `_` (RFC 4422
-    3.1).
+    `run` is called with the client's initial response (`None` without one) and an `AuthContext`.
+    It returns a generator, which yields a challenge (`bytes`), a `SecretWanted` or `Credentials`.
+    The generator is sent the client's response, the secret, or whether the login is accepted.
+
+    Example:
+
+        def run(initial, context):
+            response = (yield b"Pin:") if initial is None else initial
+            yield ehlo.PasswordCredentials("pin", response.decode(), mechanism="X-PIN")
+
+        server = ehlo.Server(handler, auth_mechs={"X-PIN": ehlo.Mechanism("X-PIN", run)})
     """
 
     name: str
+    """The name: 1 to 20 upper-case letters, digits, `-` and `_` (RFC 4422 3.1)."""
     run: Callable[[bytes | None, AuthContext], Steps]
+    """The function that returns the generator."""
     needs_tls: bool = True
-    """Whether it shows a secret to anyone who reads the line."""
+    """Whether it reveals a secret to anyone who reads the connection."""
     client_first: bool = True
-    """Whether it takes an initial response."""
+    """Whether it accepts an initial response."""
     needs_binding: bool = False
     """Whether it needs a TLS connection with a channel binding."""
     needs_certificate: bool = False
     """Whether it needs a client certificate that TLS has verified."""
 
     def usable(self, *, tls: bool, binding: bool, certificate: bool) -> bool:
-        """Return whether a connection with these properties may use it."""
+        """Return whether it may be used on such a connection. Only the server calls this."""
         return (
             (tls or not self.needs_tls)
             and (binding or not self.needs_binding)
@@ -99,11 +114,77 @@ class Mechanism:
         )
 
 
+Step = bytes | SecretWanted | Credentials | Reply
+"""An encoded challenge, a wanted secret, credentials to decide on, or the reply that ends it."""
+
+
+class Exchange:
+    """Runs one authentication exchange: a mechanism in RFC 4954's lines.
+
+    `start`, `respond` and `give` return the next step.
+    """
+
+    __slots__ = ("_failed", "_rejection", "_steps", "mechanism")
+
+    def __init__(
+        self,
+        mechanism: Mechanism,
+        initial: bytes | None,
+        context: AuthContext,
+        failed: Callable[[Exception], object],
+    ) -> None:
+        self.mechanism = mechanism
+        self._steps = mechanism.run(initial, context)
+        self._failed = failed  # called with a `MechanismError`
+        self._rejection: Reply | None = None  # sent once the client has answered a last challenge
+
+    def start(self) -> Step:
+        """Return the first step."""
+        return self.give(None)
+
+    def respond(self, line: str) -> Step:
+        """Return the step that follows the client's line."""
+        if line == "*":
+            return replies.AUTH_CANCELLED
+        response = decoded(line)
+        if response is None:
+            return replies.BAD_BASE64
+        return self._rejection or self.give(response)
+
+    def accept(self) -> None:
+        """Inform the mechanism that the login is accepted."""
+        self.give(True)
+
+    def reject(self, answer: Reply) -> bytes | Reply:
+        """Return `answer`, or the mechanism's last challenge before it."""
+        step = self.give(False)
+        if not isinstance(step, bytes):
+            return answer
+        self._rejection = answer
+        return step
+
+    def give(self, sent: Secret | bool) -> Step:
+        """Return the step that follows a secret, a response or a decision."""
+        try:
+            step = self._steps.send(sent)
+        except StopIteration:
+            return ProvedCredentials("", proved=False, mechanism=self.mechanism.name)
+        except ValueError:
+            return replies.BAD_RESPONSE
+        except MechanismError as error:
+            self._failed(error)
+            return replies.AUTH_TROUBLE
+        return replies.challenge(encoded(step)) if isinstance(step, bytes) else step
+
+
+def encoded(data: bytes) -> str:
+    """Encode `data` in padded base64 (RFC 4648 4)."""
+    return binascii.b2a_base64(data, newline=False).decode()
+
+
 def decoded(text: str) -> bytes | None:
     """Decode padded base64 (RFC 4648 4); return `None` if `text` is none."""
-    if BASE64.fullmatch(text) is None:
-        return None
-    return binascii.a2b_base64(text)
+    return binascii.a2b_base64(text) if BASE64.fullmatch(text) else None
 
 
 def unescaped(saslname: str) -> str:
@@ -111,24 +192,19 @@ def unescaped(saslname: str) -> str:
     return saslname.replace("=2C", ",").replace("=3D", "=")
 
 
-_SECRETS: Final = (str, bytes, ScramKeys)
-
-
 def checked_secret(secret: object) -> Secret:
-    """Return `secret`, or `None` for an empty one, which nobody logs in with.
+    """Return `secret`, or `None` for an empty one, which no user logs in with.
 
     Raises `TypeError` for any other type, and `ValueError` for text that is not UTF-8.
     """
-    if isinstance(secret, str):
-        secret.encode()
-    elif isinstance(secret, list | tuple):
-        for keys in secret:
-            if not isinstance(keys, ScramKeys):
-                raise _no_secret(keys)
-    elif secret is not None and not isinstance(secret, _SECRETS):
-        raise _no_secret(secret)
+    match secret:
+        case str():
+            secret.encode()
+        case None | bytes() | ScramKeys():
+            pass
+        case list() | tuple() if all(isinstance(keys, ScramKeys) for keys in secret):
+            pass
+        case _:
+            given = type(secret).__name__
+            raise TypeError(f"on_secret returned {given}; return a secret, ScramKeys or None")
     return secret or None
-
-
-def _no_secret(given: object) -> TypeError:
-    return TypeError(f"on_secret returns a secret, keys or None, not {type(given).__name__}")

@@ -1,4 +1,4 @@
-"""The mechanisms that we know, each as a generator (see `sasl`), and the table of them."""
+"""The built-in mechanisms: a generator for each (see `mechanism`), and the table of them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from ehlo.protocol.auth.credentials import (
 from ehlo.protocol.auth.mechanism import AuthContext, Mechanism, Steps, unescaped
 from ehlo.protocol.auth.scram import SCRAM
 from ehlo.protocol.grammar import CONTROL
-
-__all__ = ["MECHANISMS"]
 
 _HEX_DIGEST: Final = re.compile(rb"[0-9a-f]{32}")
 
@@ -59,10 +57,10 @@ def _cram_md5(_initial: bytes | None, context: AuthContext) -> Steps:
 
 # -- tokens --------------------------------------------------------------------------------------
 
-# RFC 6750 2.1 has the characters of a token; what real ones have beyond them is printable, too
+# RFC 6750 2.1 lists the characters of a token; real tokens have other printable ones, too
 _BEARER: Final = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([!-~]++)")
 
-# The form that Google has published: "user=" name ^A "auth=Bearer " token ^A ^A
+# The form that Google has published is "user=" name ^A "auth=Bearer " token ^A ^A
 _XOAUTH2: Final = re.compile(r"user=(?P<user>[^\0-\x1f\x7f]++)\x01auth=(?P<auth>[^\x01]++)\x01\x01")
 
 # RFC 7628 3.1: client-resp = gs2-header kvsep *kvpair kvsep; kvpair = key "=" value kvsep
@@ -109,7 +107,7 @@ def _oauthbearer(initial: bytes | None, _context: AuthContext) -> Steps:
 
 
 def _token_of(user: str, values: dict[str, str]) -> TokenCredentials | ProvedCredentials:
-    """RFC 7628 4.3: who sends no token wants to hear the error, and nobody is asked about it."""
+    """RFC 7628 4.3: a client without a token asks for the error text; no hook is called."""
     port = values.get("port", "0")
     if _PORT.fullmatch(port) is None or int(port) > 65_535:
         raise ValueError("no port")
@@ -124,7 +122,7 @@ def _token_of(user: str, values: dict[str, str]) -> TokenCredentials | ProvedCre
 
 
 def _external(initial: bytes | None, context: AuthContext) -> Steps:
-    """RFC 4422 A: the authorisation identity, or nothing."""
+    """RFC 4422 A: the authorization identity, or nothing."""
     response: bytes = (yield b"") if initial is None else initial
     authzid = response.decode()
     if "\0" in authzid or context.certificate is None:
@@ -141,7 +139,7 @@ def _anonymous(initial: bytes | None, _context: AuthContext) -> Steps:
     yield AnonymousCredentials(trace)
 
 
-# In the order in which they are offered: the strongest first
+# In the order in which EHLO offers them: the strongest first
 MECHANISMS: Final = MappingProxyType(
     {
         mechanism.name: mechanism

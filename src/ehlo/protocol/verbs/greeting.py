@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from ehlo.protocol import events, grammar, xclient
@@ -18,6 +18,9 @@ __all__ = [
     *("CONNECT", "EHLO", "EXPN", "HELO", "LHLO", "NOOP", "QUIT", "STARTTLS", "VRFY", "XCLIENT"),
     "XFORWARD",
 ]
+
+
+_HELLO: Final = State.HELLO  # 700 instructions at each look-up before Python 3.12
 
 
 def _plain(answer: Reply) -> Reply:
@@ -62,42 +65,40 @@ def _name(conversation: Conversation, argument: str) -> str | Reply:
     return words[0]
 
 
-def _parse_helo(conversation: Conversation, argument: str) -> events.Hello | Reply:
-    name = _name(conversation, argument)
-    return events.Hello(name, esmtp=False) if isinstance(name, str) else name
+def _accept_helo(conversation: Conversation, name: str, answer: Reply | None) -> Reply:
+    return _hello(conversation, name, answer, [], esmtp=False)
 
 
-def _parse_ehlo(conversation: Conversation, argument: str) -> events.Hello | Reply:
-    name = _name(conversation, argument)
-    return events.Hello(name, esmtp=True) if isinstance(name, str) else name
-
-
-def _accept_hello(conversation: Conversation, event: events.Hello, answer: Reply | None) -> Reply:
-    conversation.helo, conversation.esmtp = event.name, event.esmtp
-    conversation.counts.idle -= conversation.state is State.HELLO  # the first is progress
-    settings = conversation.settings
-    lines = offered(settings.ehlo_lines, conversation.facts()) if event.esmtp else []
-    if answer is None:
-        return replies.hello(settings.hostname, event.name, lines)
-    return Reply(answer.code, None, "\n".join([answer.lines[0], *lines]))
-
-
-def _reject_hello(_conversation: Conversation, _event: events.Hello, answer: Reply) -> Reply:
-    return _plain(answer)
+def _accept_ehlo(conversation: Conversation, name: str, answer: Reply | None) -> Reply:
+    lines = offered(conversation.settings.ehlo_lines, conversation.facts())
+    return _hello(conversation, name, answer, lines, esmtp=True)
 
 
 def _hello(
-    name: str, parse: Callable[[Conversation, str], events.Hello | Reply], *, lmtp: bool
-) -> Verb[events.Hello]:
+    conversation: Conversation, name: str, answer: Reply | None, lines: list[str], *, esmtp: bool
+) -> Reply:
+    conversation.helo, conversation.esmtp = name, esmtp
+    conversation.counts.idle -= conversation.state is _HELLO  # the first is progress
+    if answer is None:
+        return replies.hello(conversation.settings.hostname, name, lines)
+    return Reply(answer.code, None, "\n".join([answer.lines[0], *lines]))
+
+
+def _reject_hello(_conversation: Conversation, _name: str, answer: Reply) -> Reply:
+    return _plain(answer)
+
+
+def _hello_verb(name: str, *, esmtp: bool, lmtp: bool) -> Verb[str]:
     return Verb(
         name,
         since=SESSION,
         to=State.READY,
         ends=True,  # RFC 5321 4.1.4: it is a RSET, too
-        parse=parse,
-        accept=_accept_hello,
+        parse=_name,
+        accept=_accept_ehlo if esmtp else _accept_helo,
         reject=_reject_hello,
         event=events.Hello,
+        made_of=partial(events.Hello, esmtp=esmtp),
         hook="on_hello",
         arguments=lambda event: (event.name,),
         before_tls=True,
@@ -106,9 +107,9 @@ def _hello(
     )
 
 
-HELO: Final = _hello("HELO", _parse_helo, lmtp=False)
-EHLO: Final = _hello("EHLO", _parse_ehlo, lmtp=False)
-LHLO: Final = _hello("LHLO", _parse_ehlo, lmtp=True)  # RFC 2033 4.1: EHLO by another name
+HELO: Final = _hello_verb("HELO", esmtp=False, lmtp=False)
+EHLO: Final = _hello_verb("EHLO", esmtp=True, lmtp=False)
+LHLO: Final = _hello_verb("LHLO", esmtp=True, lmtp=True)  # RFC 2033 4.1: EHLO by another name
 
 # -- STARTTLS ------------------------------------------------------------------------------------
 

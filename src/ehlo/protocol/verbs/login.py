@@ -6,8 +6,14 @@ from typing import Final
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
-from ehlo.protocol.auth.exchange import Exchange, Step
-from ehlo.protocol.auth.mechanism import AuthContext, SecretWanted, checked_secret, decoded
+from ehlo.protocol.auth.mechanism import (
+    AuthContext,
+    Exchange,
+    SecretWanted,
+    Step,
+    checked_secret,
+    decoded,
+)
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.state import State
@@ -156,7 +162,7 @@ def _reject_login(
         conversation.exchange = None
         return answer
     proved = isinstance(event, events.Auth)
-    return _follow(conversation, exchange, exchange.refuse(answer) if proved else answer)
+    return _follow(conversation, exchange, exchange.reject(answer) if proved else answer)
 
 
 SECRET: Final = Question(

@@ -13,8 +13,7 @@ from ehlo.protocol import address, events, grammar, parameters
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import NO_PARAMETERS, NULL_PATH, Address
 from ehlo.protocol.body import DataReader, Skipper
-from ehlo.protocol.conversation import Conversation, no_transaction
-from ehlo.protocol.intake import Chunk, Reader
+from ehlo.protocol.conversation import Chunk, Conversation, Reader, no_transaction
 from ehlo.protocol.parameters import Parameter, ParserError
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State, Transaction
@@ -120,7 +119,7 @@ def _accept_mail(conversation: Conversation, sender: Address, answer: Reply | No
     counts = conversation.counts
     counts.messages += 1
     counts.idle = 0
-    conversation.transaction = Transaction(sender)
+    conversation.transaction = Transaction(sender, "SMTPUTF8" in sender.params)
     return answer or replies.MAIL_OK
 
 
@@ -273,7 +272,7 @@ def _parse_data(conversation: Conversation, argument: str) -> events.Data | Repl
 
 
 def _accept_data(conversation: Conversation, _event: events.Data, answer: Reply | None) -> Reply:
-    conversation.body.reader = DataReader()
+    conversation.reader = DataReader()
     return answer or replies.START_DATA
 
 
@@ -314,7 +313,7 @@ def _parse_bdat(_conversation: Conversation, argument: str) -> Chunk | Reply:
 
 def _accept_bdat(conversation: Conversation, chunk: Chunk, _answer: Reply | None) -> Ask | None:
     """Begin to read a chunk; ask first if it is the first one."""
-    is_first = conversation.body.begin_chunk(chunk, _transaction(conversation))
+    is_first = conversation.begin_chunk(chunk)
     return (_FIRST_CHUNK, events.DATA) if is_first else None
 
 
@@ -322,9 +321,9 @@ def _fail_bdat(conversation: Conversation, argument: str, reply: Reply) -> None:
     """Skip the chunk before it gets its reply, or end the connection if its size is unknown."""
     chunk = _chunk(argument)
     if chunk is None:
-        conversation.body.lose_sync(to="BDAT")
+        conversation.lose_sync(to="BDAT")
     else:
-        conversation.body.skip_chunk(chunk, reply)
+        conversation.skip_chunk(chunk, reply)
 
 
 def _no_recipients_for_chunk(conversation: Conversation) -> Reply:
@@ -351,7 +350,7 @@ BDAT: Final = Verb(
 
 def _accept_chunks(conversation: Conversation, _event: events.Data, _answer: Reply | None) -> None:
     """Read the first chunk; its reply comes after its bytes, so a 354 is not sent."""
-    conversation.body.reader = _transaction(conversation).chunks
+    conversation.reader = _transaction(conversation).chunks
 
 
 def _reject_chunks(conversation: Conversation, event: events.Data, answer: Reply) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.events import BodyDropped, Event
@@ -29,6 +29,10 @@ _WITHIN: Final = frozenset({State.MAIL, State.RCPT, State.BDAT, State.ENDED})  #
 
 def _nothing(_event: Event) -> tuple[object, ...]:
     return ()
+
+
+def _itself(subject: Any) -> Any:
+    return subject
 
 
 def _yes(_conversation: Conversation) -> bool:
@@ -55,7 +59,7 @@ class Question(Generic[S]):
     accept: Callable[[Conversation, S, Reply | None], Outcome]
     reject: Callable[[Conversation, S, Reply], Outcome] | None = None
     event: type[Event] | None = None
-    """The event that asks the server; `None` asks nobody."""
+    """The event that asks the server; `None` accepts without asking."""
     hook: str = ""
     """The method of `Handler` that answers; `""` if the server has its own way."""
     arguments: Callable[[Any], tuple[object, ...]] = _nothing
@@ -64,19 +68,19 @@ class Question(Generic[S]):
     """Whether the server is asked even if it has no hook; otherwise the answer is yes."""
     ends: bool = False
     """Whether acceptance ends the transaction."""
-    made_of: Callable[[S], Event] = field(init=False, repr=False)
-    """Return the event for a subject."""
+    made_of: Callable[[S], Event] = _itself
+    """Make the event of a subject; by default the event of one field, or the subject itself."""
 
     def __post_init__(self) -> None:
         if (self.event is None) != (self.reject is None):
             raise ValueError(f"{self.name}: event and reject go together")
         if self.event is not None and not self.always and not self.hook:
-            raise ValueError(f"{self.name}: nobody answers {self.event.__name__}")
+            raise ValueError(f"{self.name}: no hook answers {self.event.__name__}")
         if self.always and self.event is None:
             raise ValueError(f"{self.name}: always asked, without an event")
         event: Any = self.event
-        one = event is not None and len(dataclasses.fields(event)) == 1
-        object.__setattr__(self, "made_of", event if one else _itself)
+        if event is not None and self.made_of is _itself and len(dataclasses.fields(event)) == 1:
+            object.__setattr__(self, "made_of", event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,11 @@ class Verb(Question[S]):
     since: AbstractSet[State]
     """The states in which it may be sent."""
     parse: Callable[[Conversation, str], S | Reply | None]
+    usual: Callable[[Conversation, bytes], Ask | Told | Literal[False]] | None = None
+    """Deal with a packet that is this command in its plain form, faster than `parse` does.
+
+    It returns `False` for any other packet, and `parse` takes over. No row has one yet.
+    """
     fail: Callable[[Conversation, str, Reply], Reply | None] | None = None
     """Called with argument and reply when the core itself rejects; return the reply to send now."""
     elsewhere: Mapping[State, Reply | Callable[[Conversation], Reply]] = field(default_factory=dict)
@@ -131,10 +140,6 @@ class Verb(Question[S]):
         if self.to is None:
             return State.READY if self.ends and state in _WITHIN else state
         return self.to
-
-
-def _itself(subject: Any) -> Any:
-    return subject
 
 
 def take(conversation: Conversation, question: Question[Any], subject: Any) -> Ask | Told:

@@ -23,15 +23,7 @@ from ehlo.protocol.auth.mechanism import Mechanism
 from ehlo.protocol.extensions import Extension
 from ehlo.server.tls.certificates import TLSConfig
 
-__all__ = [
-    "LineCallback",
-    "Listener",
-    "ListenerOptions",
-    "Options",
-    "check_bounds",
-    "descriptions",
-    "with_overrides",
-]
+__all__ = ["Listener"]
 
 T = TypeVar("T")
 

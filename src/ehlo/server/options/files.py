@@ -23,8 +23,6 @@ from ehlo.server.tls.certificates import Holder, TLSConfig
 if TYPE_CHECKING:
     from logging.handlers import WatchedFileHandler
 
-__all__ = ["Files", "Reloader", "reopen_logs"]
-
 LOOK_EVERY = 2.0  # seconds between two looks at the files of certificates
 
 logger = logging.getLogger("ehlo.server")
@@ -34,32 +32,26 @@ Step = Callable[[], bool]
 
 
 class Files:
-    """Holds what the listeners of a server share: TLS contexts and password files, read once."""
+    """Holds what the listeners of a server share, read once: TLS contexts and password files.
+
+    All of them are reloaded on request, and certificates also when they have changed.
+    """
 
     def __init__(self) -> None:
-        self._holders: list[tuple[TLSConfig, Holder]] = []
+        self._holders: dict[int, Holder] = {}  # by the identity of their configuration
         self._passwords: dict[str, PasswordFile] = {}
-
-    @property
-    def holders(self) -> list[Holder]:
-        """All TLS contexts."""
-        return [holder for _, holder in self._holders]
-
-    @property
-    def passwords(self) -> list[PasswordFile]:
-        """All password files."""
-        return list(self._passwords.values())
+        self._threads = Threads(1, "ehlo-reload")
+        self._watching: asyncio.Task[None] | None = None
+        self._lock = threading.Lock()
+        self._stopped = False
 
     def holder(self, config: TLSConfig | None) -> Holder | None:
         """Return what holds the context of `config`. Raises what a user's function raises."""
         if config is None:
             return None
-        for known, holder in self._holders:
-            if known is config:
-                return holder
-        holder = Holder(config)
-        self._holders.append((config, holder))
-        return holder
+        if id(config) not in self._holders:
+            self._holders[id(config)] = Holder(config)
+        return self._holders[id(config)]
 
     def password_file(self, path: str) -> PasswordFile:
         """Return the file at `path`, read. Raises `ValueError`."""
@@ -69,49 +61,29 @@ class Files:
             self._passwords[path] = passwords
         return self._passwords[path]
 
-
-class Reloader:
-    """Reloads files on request, and certificates also when they have changed."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, files: Files) -> None:
-        self._loop = loop
-        self._files = files
-        self._threads = Threads(1, "ehlo-reload")
-        self._timer: asyncio.TimerHandle | None = None
-        self._lock = threading.Lock()
-        self._stopped = False
-
     def watch(self) -> None:
-        """Start to look for changes, if there is anything to look at."""
-        if self._timer is None and any(holder.is_watched for holder in self._files.holders):
-            self._look_later()
+        """Start to look for changes in the running loop, if there is anything to look at."""
+        if self._watching is None and any(each.is_watched for each in self._holders.values()):
+            self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     def reload(self) -> Future[bool]:
         """Reload everything, in any thread; the result is whether all of it worked."""
-        steps: list[Step] = [reopen_logs]
-        steps += [holder.renew for holder in self._files.holders]
-        steps += [partial(_renew_passwords, each) for each in self._files.passwords]
-        return self._run(steps)
+        renewals = [holder.renew for holder in self._holders.values()]
+        passwords = [partial(_renew_passwords, each) for each in self._passwords.values()]
+        return self._run([reopen_logs, *renewals, *passwords])
 
     def stop(self) -> None:
         """Stop reloading."""
         with self._lock:
             self._stopped = True
             self._threads.stop()
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
 
-    def _look_later(self) -> None:
-        if not self._stopped:
-            self._timer = self._loop.call_later(LOOK_EVERY, self._look)
-
-    def _look(self) -> None:
-        def looked(_future: Future[bool]) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._look_later)
-
-        looks = [holder.look for holder in self._files.holders]
-        self._run(looks).add_done_callback(looked)
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.wrap_future(self._run([each.look for each in self._holders.values()]))
 
     def _run(self, steps: Sequence[Step]) -> Future[bool]:
         done: Future[bool] = Future()

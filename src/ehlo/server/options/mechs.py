@@ -17,8 +17,6 @@ from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.auth.scram import SCRAM
 from ehlo.server.tls.channel import can_bind
 
-__all__ = ["Offered", "Served", "can_log_in", "offered_mechanisms"]
-
 # RFC 4422 3.1: sasl-mech = 1*20mech-char
 _NAME: Final = re.compile(r"[A-Z0-9_\-]{1,20}")
 _LINE: Final = 480  # bytes of names that fit into one line of the reply to EHLO
@@ -62,11 +60,12 @@ def offered_mechanisms(
         raise ValueError(f"auth_mechs: unknown mechanism: {', '.join(sorted(unknown))}")
     for name in sorted(_BY_NAME & {name for name, on in switched.items() if on}):
         _check_switched_on(name, served, tls)
+    _check_own(own, served)
     rows = {
         name: row
         for name, row in MECHANISMS.items()
         if name not in own and _is_on(name, switched.get(name), served)
-    } | _checked(own, served)
+    } | own
     if len(" ".join(rows)) > _LINE:
         raise ValueError("auth_mechs: the names do not fit into one line; disable some")
     return Offered(
@@ -99,14 +98,12 @@ def _check_switched_on(name: str, served: Served, tls: ssl.SSLContext | None) ->
         )
 
 
-def _checked(own: Mapping[str, Mechanism], served: Served) -> dict[str, Mechanism]:
-    """Return the user's own mechanisms, by name. Raises `ValueError`."""
+def _check_own(own: Mapping[str, Mechanism], served: Served) -> None:
     for name, mechanism in own.items():
         if _NAME.fullmatch(name) is None or mechanism.name != name:
             raise ValueError(f"auth_mechs: {name} must be a valid name, and that of its mechanism")
         if not (served.auth or served.secret):
             raise ValueError(f"auth_mechs: {name} needs on_auth or on_secret; define one")
-    return dict(own)
 
 
 def can_log_in(offered: Offered, tls: ssl.SSLContext | None) -> bool:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ehlo.functions import callbacks_of_functions
-from ehlo.handler import Callbacks, Handler, callbacks_of_handler
+from ehlo.handler import Callbacks, Handler
 from ehlo.net import Networks, Peer, parse_address
 from ehlo.passwords.file import PasswordFile
 from ehlo.protocol import grammar
@@ -26,25 +25,13 @@ from ehlo.protocol.settings import Limits, Settings
 from ehlo.protocol.trace import by_clause
 from ehlo.protocol.verbs import VERBS
 from ehlo.server.observing.metrics import check_metrics
-from ehlo.server.options import target
 from ehlo.server.options.config import Listener, Options, check_bounds, with_overrides
 from ehlo.server.options.files import Files
 from ehlo.server.options.mechs import Offered, Served, can_log_in, offered_mechanisms
+from ehlo.server.options.target import callbacks_of
 from ehlo.server.system import machine, privileges
 from ehlo.server.system.listener import parse_mode
 from ehlo.server.tls.certificates import Holder
-
-__all__ = [
-    "Rules",
-    "Times",
-    "callbacks_of",
-    "check_addresses",
-    "memory_limit",
-    "per_listener",
-    "resolve",
-    "resolve_all",
-    "with_handler",
-]
 
 _SMTP_PORT = 25
 
@@ -93,49 +80,6 @@ class Rules:
     """The clients exempt from per-address limits."""
     passwords: PasswordFile | None
     """The `auth_file`, as read at the start."""
-
-
-# -- the handler -------------------------------------------------------------------------------
-
-
-def with_handler(options: Options) -> Options:
-    """Return the options with the handler that a name or a factory stands for in its place.
-
-    Raises `ValueError` if there is none, and whatever the module raises.
-    """
-    if isinstance(options.handler, str):
-        name, found = options.handler, target.load(options.handler)
-    elif options.factory:
-        name, found = repr(options.handler), options.handler
-    else:
-        return options
-    handler = target.instance_of(found, name, factory=options.factory)
-    return dataclasses.replace(options, handler=handler, factory=False)
-
-
-def callbacks_of(options: Options) -> Callbacks:
-    """Return the hooks of the handler, or those of the functions. Raises `TypeError`."""
-    callbacks = _given_callbacks(options)
-    if options.auth_file is not None and ("on_auth" in callbacks or "on_secret" in callbacks):
-        raise TypeError("auth_file cannot be combined with auth_handler, on_auth or on_secret")
-    return callbacks
-
-
-def _given_callbacks(options: Options) -> Callbacks:
-    handler = options.handler
-    if isinstance(handler, Handler):
-        if options.rcpt_handler is not None or options.auth_handler is not None:
-            raise TypeError(
-                "rcpt_handler and auth_handler cannot be combined with a Handler; "
-                "override on_rcpt and on_auth instead"
-            )
-        callbacks = callbacks_of_handler(handler)
-        if "on_message" not in callbacks:
-            raise TypeError(f"{type(handler).__name__} has no on_message; define it to accept mail")
-        return callbacks
-    if isinstance(handler, type) or not callable(handler):
-        raise TypeError(f"handler must be a function or an ehlo.Handler, not {handler!r}")
-    return callbacks_of_functions(handler, options.rcpt_handler, options.auth_handler)
 
 
 # -- one listener ------------------------------------------------------------------------------
@@ -190,7 +134,9 @@ def _settings(
         mechanisms={} if "AUTH" in off else offered.mechanisms,
         open_mechanisms=offered.opened,
         salt_key=secrets.token_bytes(32) if passwords is None else passwords.salt_key,
-        bare_newlines=_newlines(options),
+        bare_newlines=BareNewlines(
+            _choice(options, "bare_newlines", "normalize", "reject", "keep")
+        ),
         strict_eol=options.strict_eol,
         ignore_unknown_params=_choice(options, "unknown_params", "ignore", "reject") == "ignore",
         lmtp=options.lmtp,
@@ -246,12 +192,6 @@ def _passwords(options: Options, files: Files) -> PasswordFile | None:
             f"needs {passwords.most_memory} bytes"
         )
     return passwords
-
-
-def _newlines(options: Options) -> BareNewlines:
-    names = ("normalize", "reject", "keep")
-    found = _choice(options, "bare_newlines", *names)
-    return dict(zip(names, BareNewlines, strict=True))[found]
 
 
 def _times(options: Options) -> Times:

@@ -1,18 +1,19 @@
-"""`module:attr`: from a name to the object that it stands for, and from that to a handler.
+"""Handlers: from a name `module:attr` to its object, from that to a handler, and to its hooks.
 
 What a module raises while it is imported is its own bug, and comes through.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 from functools import reduce
 from typing import Any
 
-from ehlo.handler import Handler
-
-__all__ = ["NotThereError", "instance_of", "load"]
+from ehlo.functions import callbacks_of_functions
+from ehlo.handler import Callbacks, Handler, callbacks_of_handler
+from ehlo.server.options.config import Options
 
 
 class NotThereError(ValueError):
@@ -57,3 +58,43 @@ def instance_of(found: Any, text: str, *, factory: bool) -> Any:
     except TypeError as error:
         raise NotThereError(f"{text} needs arguments ({error}); name an instance of it") from None
     return found()
+
+
+def with_handler(options: Options) -> Options:
+    """Return the options with the handler that a name or a factory stands for in its place.
+
+    Raises `ValueError` if there is none, and whatever the module raises.
+    """
+    if isinstance(options.handler, str):
+        name, found = options.handler, load(options.handler)
+    elif options.factory:
+        name, found = repr(options.handler), options.handler
+    else:
+        return options
+    handler = instance_of(found, name, factory=options.factory)
+    return dataclasses.replace(options, handler=handler, factory=False)
+
+
+def callbacks_of(options: Options) -> Callbacks:
+    """Return the hooks of the handler, or those of the functions. Raises `TypeError`."""
+    callbacks = _given_callbacks(options)
+    if options.auth_file is not None and ("on_auth" in callbacks or "on_secret" in callbacks):
+        raise TypeError("auth_file cannot be combined with auth_handler, on_auth or on_secret")
+    return callbacks
+
+
+def _given_callbacks(options: Options) -> Callbacks:
+    handler = options.handler
+    if isinstance(handler, Handler):
+        if options.rcpt_handler is not None or options.auth_handler is not None:
+            raise TypeError(
+                "rcpt_handler and auth_handler cannot be combined with a Handler; "
+                "override on_rcpt and on_auth instead"
+            )
+        callbacks = callbacks_of_handler(handler)
+        if "on_message" not in callbacks:
+            raise TypeError(f"{type(handler).__name__} has no on_message; define it to accept mail")
+        return callbacks
+    if isinstance(handler, type) or not callable(handler):
+        raise TypeError(f"handler must be a function or an ehlo.Handler, not {handler!r}")
+    return callbacks_of_functions(handler, options.rcpt_handler, options.auth_handler)

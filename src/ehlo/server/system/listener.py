@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import re
 import socket
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 from ehlo.net import INHERITED, Peer, parse_address
 from ehlo.server.system import systemd
-
-__all__ = [
-    "BACKLOG",
-    "bind",
-    "bind_all",
-    "bind_private",
-    "bound_address",
-    "give_back",
-    "parse_mode",
-    "remove",
-    "unix_paths",
-]
 
 logger = logging.getLogger("ehlo.server")
 
@@ -60,16 +49,7 @@ def remove(paths: Sequence[str]) -> None:
 
 def bind(addrs: str | Sequence[str], unix_mode: int | None = None) -> list[socket.socket]:
     """Return listening sockets for the addresses. Raises `OSError` that names the bad one."""
-    sockets: list[socket.socket] = []
-    made: list[str] = []
-    try:
-        for addr in [addrs] if isinstance(addrs, str) else addrs:
-            sockets += _bind_one(parse_address(addr), unix_mode)
-            made += unix_paths(addr)
-    except BaseException:
-        give_back(sockets, made)
-        raise
-    return sockets
+    return bind_all([(addrs, unix_mode)])[0]
 
 
 def bind_all(
@@ -80,10 +60,12 @@ def bind_all(
     made: list[str] = []
     try:
         for addrs, unix_mode in listeners:
-            groups.append(bind(addrs, unix_mode))
-            made += unix_paths(addrs)
+            groups.append([])
+            for addr in [addrs] if isinstance(addrs, str) else addrs:
+                groups[-1] += _bind_one(parse_address(addr), unix_mode)
+                made += unix_paths(addr)
     except BaseException:
-        give_back(chain.from_iterable(groups), made)
+        give_back(chain(*groups), made)
         raise
     return groups
 
@@ -95,13 +77,19 @@ def give_back(sockets: Iterable[socket.socket], paths: Sequence[str]) -> None:
     remove(paths)
 
 
+@contextlib.contextmanager
+def kept(sock: socket.socket) -> Iterator[socket.socket]:
+    """Close the socket if the block raises."""
+    try:
+        yield sock
+    except BaseException:
+        sock.close()
+        raise
+
+
 def bind_private(path: str) -> socket.socket:
     """Return a listening Unix socket that only the own user can open. Raises as `bind` does."""
-    try:
-        return _bind_unix(path, 0o600)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"cannot listen on unix:{path}: {reason}") from error
+    return _bind_one(Peer(f"unix:{path}", 0), 0o600)[0]
 
 
 def bound_address(sock: socket.socket) -> Peer:
@@ -137,28 +125,18 @@ def _inherited(addr: str) -> list[socket.socket]:
     """Adopt the listening sockets that `addr` names."""
     kind, _, name = addr.partition(":")
     numbers = [int(name)] if kind == "fd" else systemd.listening_fds(name)
-    sockets: list[socket.socket] = []
-    try:
-        sockets.extend(map(_adopted, numbers))
-    except BaseException:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets
+    with contextlib.ExitStack() as adopted:
+        return [adopted.enter_context(kept(_adopted(number))) for number in numbers]
 
 
 def _adopted(number: int) -> socket.socket:
-    sock = socket.socket(fileno=number)
-    try:
+    with kept(socket.socket(fileno=number)) as sock:
         listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if not listens or sock.type != socket.SOCK_STREAM:
             raise OSError(errno.EINVAL, f"file descriptor {number} is no listening stream socket")
         sock.setblocking(False)
         sock.set_inheritable(False)  # by the programs that a handler starts
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        return sock
 
 
 def _bind_host(host: str, port: int) -> socket.socket:
@@ -186,49 +164,32 @@ def _bind_all(port: int) -> list[socket.socket]:
 
 
 def _listening(family: int, sockaddr: object) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
+    with kept(socket.socket(family, socket.SOCK_STREAM)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setblocking(False)
         sock.bind(sockaddr)  # type: ignore[arg-type]  # from getaddrinfo, for any family
         sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        return sock
 
 
 def _bind_unix(path: str, mode: int | None) -> socket.socket:
     """Bind a path; replaces a socket without a listener, and nothing else."""
-    try:
-        stale = stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path)  # noqa: PTH116  str is what bind takes
-    except FileNotFoundError:
-        stale = False
-    if stale:
-        Path(path).unlink()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path):  # noqa: PTH116  str is what bind takes
+            Path(path).unlink()
+    with kept(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
         sock.setblocking(False)
         sock.bind(path)
         if mode is not None:  # before anybody can connect
             Path(path).chmod(mode)
         sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        return sock
 
 
 def _answers(path: str) -> bool:
     """Return whether a process listens at `path`, even if it denies access or is full."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:
-            return True
-        return True
+        return probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT)

@@ -10,14 +10,15 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from concurrent.futures import Future
+from typing import Any, TypeAlias, TypeVar
 
-from ehlo.server.system import malloc
+from ehlo.server.system import machine
 from ehlo.server.system.signals import Interrupted
 
-__all__ = ["LoopThread", "call_in", "loop_factory", "run"]
-
 T = TypeVar("T")
+
+LoopFactory: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
 
 logger = logging.getLogger("ehlo.server")
 
@@ -25,7 +26,7 @@ logger = logging.getLogger("ehlo.server")
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory(name: str) -> LoopFactory | None:
     """Return what makes a loop of that name; `None` for asyncio's own. Raises `ValueError`.
 
     `auto` is uvloop if it is installed.
@@ -44,7 +45,7 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def run(
-    work: Coroutine[Any, Any, None],
+    work: Coroutine[object, object, None],
     loop: str,
     abandon: Callable[[], None],
     *,
@@ -55,16 +56,18 @@ def run(
     If the loop is interrupted (see `signals`), `abandon` is called while the loop does not run, and
     all tasks are cancelled. `tune_malloc` is for a process that only serves.
     """
-    factory = loop_factory(loop)
-    with contextlib.suppress(Interrupted), asyncio.Runner(loop_factory=factory) as runner:
-        runner.get_loop().set_exception_handler(Complaints())
+    with (
+        contextlib.suppress(Interrupted),
+        asyncio.Runner(loop_factory=loop_factory(loop)) as runner,
+    ):
+        made = runner.get_loop()
+        made.set_exception_handler(Complaints())
         try:
-            own = malloc.tended(runner.get_loop()) if tune_malloc else contextlib.nullcontext()
-            with own:
+            with machine.tended_malloc(made) if tune_malloc else contextlib.nullcontext():
                 runner.run(work)
         except Interrupted:
             # The interrupted task keeps that as its result, which is never retrieved
-            runner.get_loop().set_exception_handler(lambda _loop, _context: None)
+            made.set_exception_handler(lambda _loop, _context: None)
             abandon()
             raise
 
@@ -81,6 +84,7 @@ class Complaints:
         self._logged = -math.inf
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log one of them."""
         error = context.get("exception")
         accepts = "accept" in context["message"]
         if not accepts or not isinstance(error, OSError) or error.errno not in _OUT_OF_RESOURCES:
@@ -90,54 +94,33 @@ class Complaints:
             logger.error("accepting connections failed: %s", error.strerror)
 
 
-def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
-    """Call `function` in the thread of `loop`: now, if this is it."""
-    try:
-        here = asyncio.get_running_loop()
-    except RuntimeError:
-        here = None
-    if here is loop:
-        function()
-    else:
-        loop.call_soon_threadsafe(function)
-
-
 class LoopThread:
     """Runs a loop in a thread of its own until it is stopped."""
 
     def __init__(self, loop: str, name: str) -> None:
-        self._loop: asyncio.AbstractEventLoop
-        self._factory = loop_factory(loop)
-        self._ready = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        made: Future[asyncio.AbstractEventLoop] = Future()
+        arguments = loop_factory(loop), made
+        self._thread = threading.Thread(target=self._run, args=arguments, name=name, daemon=True)
         self._thread.start()
-        self._ready.wait()
-        if self._failure is not None:
-            raise self._failure
+        self._loop = made.result()
 
-    def _run(self) -> None:
+    def _run(self, factory: LoopFactory | None, made: Future[asyncio.AbstractEventLoop]) -> None:
         try:
-            with asyncio.Runner(loop_factory=self._factory) as runner:
-                runner.get_loop().set_exception_handler(Complaints())
-                runner.run(self._until_stopped())
+            with asyncio.Runner(loop_factory=factory) as runner:
+                loop = runner.get_loop()
+                loop.set_exception_handler(Complaints())
+                loop.call_soon(made.set_result, loop)
+                loop.run_forever()
         except BaseException as failure:
-            if self._ready.is_set():
+            if made.done():
                 raise
-            self._failure = failure
-            self._ready.set()
+            made.set_exception(failure)
 
-    async def _until_stopped(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stopped = asyncio.Event()
-        self._ready.set()
-        await self._stopped.wait()
-
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
+    def call(self, work: Coroutine[object, object, T]) -> T:
         """Run `work` in the loop and wait for its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def stop(self) -> None:
         """End the loop and wait for its thread."""
-        self._loop.call_soon_threadsafe(self._stopped.set)
+        self._loop.call_soon_threadsafe(self._loop.stop)  # it outlives each `Runtime`
         self._thread.join()

@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Account", "UnusableError", "check_readable", "drop", "find"]
-
 logger = logging.getLogger("ehlo.server")
 
 
@@ -20,7 +18,7 @@ class UnusableError(ValueError):
     """Raised for what the server needs and cannot use as the user that it has become."""
 
 
-class Account(NamedTuple):
+class SystemUser(NamedTuple):
     """The user and the groups that a process switches to."""
 
     name: str
@@ -29,7 +27,7 @@ class Account(NamedTuple):
     groups: tuple[int, ...]
 
 
-def find(user: str) -> Account:
+def find(user: str) -> SystemUser:
     """Look up the account of `name` or `name:group`. Raises `ValueError`."""
     name, _, group = user.partition(":")
     try:
@@ -40,14 +38,14 @@ def find(user: str) -> Account:
     if entry.pw_uid == 0 or gid == 0:
         raise ValueError(f"user: {user!r} has the user or group of root; name another account")
     groups = os.getgrouplist(entry.pw_name, gid)
-    return Account(entry.pw_name, entry.pw_uid, gid, tuple(sorted(set(groups))))
+    return SystemUser(entry.pw_name, entry.pw_uid, gid, tuple(sorted(set(groups))))
 
 
 def _group(group: str) -> int:
     return grp.getgrgid(int(group)).gr_gid if group.isdecimal() else grp.getgrnam(group).gr_gid
 
 
-def drop(account: Account) -> None:
+def drop(account: SystemUser) -> None:
     """Switch all threads to `account`. A process that runs as it already stays as it is.
 
     Raises `PermissionError` if this process may not do that, and `RuntimeError` if it could switch
@@ -68,7 +66,7 @@ def drop(account: Account) -> None:
     logger.info("dropped root privileges user=%s", account.name)
 
 
-def check_readable(account: Account, files: Iterable[str]) -> None:
+def check_readable(account: SystemUser, files: Iterable[str]) -> None:
     """Check that the user of this process can read the files later. Raises `UnusableError`."""
     for file in files:
         try:
@@ -79,7 +77,7 @@ def check_readable(account: Account, files: Iterable[str]) -> None:
             raise UnusableError(reason) from error
 
 
-def _check(account: Account) -> None:
+def _check(account: SystemUser) -> None:
     """Check the switch, and that there is no way back; a kept capability would show here.
 
     Raises `RuntimeError`.

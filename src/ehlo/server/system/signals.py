@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from types import FrameType
 
-__all__ = ["Alarm", "Interrupted", "heard"]
-
+ENDING = signal.SIGTERM, signal.SIGINT
 _POKE = signal.SIGURG  # wakes the main thread; without a handler it is ignored
 _BLOCKED = 1.0  # seconds; a loop that is not blocked handles a signal sooner
 

@@ -16,18 +16,6 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = [
-    "VARIABLES",
-    "alive",
-    "listening_fds",
-    "notify",
-    "ready",
-    "reloading",
-    "stopping",
-    "watchdog",
-    "watchdog_interval",
-]
-
 VARIABLES: Final = (
     *("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID"),
     *("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"),

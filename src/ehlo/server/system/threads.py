@@ -11,8 +11,6 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Job", "Threads"]
-
 T = TypeVar("T")
 
 Done = Callable[[T | None, BaseException | None], None]
@@ -22,11 +20,11 @@ Done = Callable[[T | None, BaseException | None], None]
 class Job(Generic[T]):
     """Holds a call for a thread; `done` is called with its result, in that thread."""
 
-    __slots__ = ("_claim", "_done")
+    __slots__ = ("_claim", "done")
 
     def __init__(self, run: Callable[[], T], done: Done[T]) -> None:
         self._claim = [run]  # a thread or `cancel` takes it out, never both
-        self._done = done
+        self.done = done
 
     def cancel(self) -> bool:
         """Return whether the call had not begun; it will not be made then, nor `done` called."""
@@ -41,10 +39,6 @@ class Job(Generic[T]):
             return call(), None
         except BaseException as problem:  # noqa: BLE001  it goes to `done`
             return None, problem
-
-    def tell(self, result: T | None, error: BaseException | None) -> None:
-        """Call `done`."""
-        self._done(result, error)
 
     def _take(self) -> Callable[[], T] | None:
         try:
@@ -82,7 +76,7 @@ class Threads:
             thread.start()
         except RuntimeError as error:  # the system has no more of them
             if not self._count and job.cancel():
-                job.tell(None, error)
+                job.done(None, error)
             return
         self._count += 1
 
@@ -92,7 +86,7 @@ class Threads:
             with self._lock:
                 self._unfinished -= 1
             if outcome is not None:
-                job.tell(*outcome)
+                job.done(*outcome)
             del job, outcome  # or they would be kept until the next job
 
     def stop(self) -> None:

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["dns_names", "end_point_binding", "first_certificate"]
-
 # OpenSSL sends the first certificate of a file. One with trust settings has more bytes in the file
 # than on the wire, and is ignored
 _PEM: Final = re.compile(
@@ -100,13 +98,9 @@ def _names_of(der: bytes, start: int, end: int) -> Iterator[str]:
     identifier = slice(*_value(der, start, _OBJECT_IDENTIFIER))
     if der[identifier] == _SUBJECT_ALT_NAME:
         *_, (_, value, _) = _elements(der, identifier.stop, end)
-        yield from _names_in(der, *_value(der, value, _SEQUENCE))
-
-
-def _names_in(der: bytes, start: int, end: int) -> Iterator[str]:
-    for tag, first, last in _elements(der, start, end):
-        if tag == _DNS_NAME:
-            yield der[first:last].decode("ascii").lower()
+        for tag, first, last in _elements(der, *_value(der, value, _SEQUENCE)):
+            if tag == _DNS_NAME:
+                yield der[first:last].decode("ascii").lower()
 
 
 def _elements(der: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -13,23 +13,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from ehlo.server.observing import journal
 from ehlo.server.tls.binding import dns_names, end_point_binding, first_certificate
 from ehlo.server.tls.channel import LoadedContext
-
-__all__ = [
-    "Certificate",
-    "FileContext",
-    "Holder",
-    "TLSConfig",
-    "file_context",
-    "server_context",
-    "set_like",
-    "settings_of",
-    "with_another",
-]
 
 TLSConfig = ssl.SSLContext | Callable[[], ssl.SSLContext]
 """A context, or a function that returns one."""
@@ -38,7 +26,7 @@ SETTLED: Final = 2_000_000_000  # nanoseconds that files must be unchanged befor
 
 MAKE_EVERY: Final = 60.0  # seconds between two calls of a user's function
 
-# What a user may have set on a context made here, and must find on the next one
+# Settings that a user may change on a context made here, and that the next one must have
 _KEPT: Final = (
     *("options", "minimum_version", "maximum_version", "verify_mode", "verify_flags"),
     "num_tickets",
@@ -73,7 +61,7 @@ class Certificate:
 
 
 class FileContext(LoadedContext):
-    """Holds a context from files, and what it takes to make it again."""
+    """Holds a context from files, and the facts from which it can be made again."""
 
     certificates: tuple[Certificate, ...] = ()
     stamps: tuple[Stamp, ...] = ()
@@ -82,20 +70,14 @@ class FileContext(LoadedContext):
     """The contexts of the other certificates, for clients that ask for one of their names."""
 
     def set_ciphers(self, ciphers: str, /) -> None:
-        """Set them in all contexts, since the one that a name chooses applies."""
+        """Set the ciphers in all contexts, since the one that a name chooses applies."""
         super().set_ciphers(ciphers)
         for each in self.others:
             each.set_ciphers(ciphers)
 
-
-def server_context(
-    cert_file: str,
-    key_file: str,
-    passphrase: str | bytes | None = None,
-    client_ca: str | None = None,
-) -> FileContext:
-    """Return a context with one certificate. Raises as `file_context` does."""
-    return file_context((Certificate(cert_file, key_file, passphrase, client_ca),))
+    def __reduce__(self) -> tuple[Callable[..., FileContext], tuple[object, ...]]:
+        """Return how to make it again in another process: from the files, with the settings."""
+        return _made_again, (self.certificates, settings_of(self))
 
 
 def file_context(certificates: tuple[Certificate, ...]) -> FileContext:
@@ -122,34 +104,25 @@ def file_context(certificates: tuple[Certificate, ...]) -> FileContext:
 def _loaded(certificate: Certificate, all_of_them: tuple[Certificate, ...]) -> FileContext:
     context = FileContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    passphrase = certificate.passphrase
+    # Without a passphrase OpenSSL would ask for one on the terminal, and the server would hang
+    passphrase = "" if certificate.passphrase is None else certificate.passphrase
     try:
-        # Without a passphrase OpenSSL would ask for one on the terminal, and the server would hang
-        context.load_cert_chain(
-            certificate.cert_file,
-            certificate.key_file,
-            passphrase if passphrase is not None else "",
-        )
+        context.load_cert_chain(certificate.cert_file, certificate.key_file, passphrase)
         der = first_certificate(certificate.cert_file)
     except (OSError, ValueError) as error:
         error.add_note(f"{certificate.cert_file} with {certificate.key_file}")
         raise
     if der is not None:
         context.end_point, context.names = end_point_binding(der), dns_names(der)
-    _ask_clients(context, all_of_them)
+    for each in all_of_them:
+        if each.client_ca is not None:
+            try:
+                context.load_verify_locations(each.client_ca)
+            except OSError as error:
+                error.add_note(each.client_ca)
+                raise
+    context.verify_mode = _verify_mode(all_of_them)
     return context
-
-
-def _ask_clients(context: FileContext, certificates: tuple[Certificate, ...]) -> None:
-    for each in certificates:
-        if each.client_ca is None:
-            continue
-        try:
-            context.load_verify_locations(each.client_ca)
-        except OSError as error:
-            error.add_note(each.client_ca)
-            raise
-    context.verify_mode = _verify_mode(certificates)
 
 
 def _verify_mode(certificates: tuple[Certificate, ...]) -> ssl.VerifyMode:
@@ -172,9 +145,10 @@ def with_another(given: FileContext, new: Certificate) -> FileContext:
     return set_like(made, settings)
 
 
-def _chooser(
-    contexts: list[FileContext],
-) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]:
+_Chooser: TypeAlias = Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]
+
+
+def _chooser(contexts: list[FileContext]) -> _Chooser:
     """Return a callback that notes the name that a client asks for, and chooses the certificate.
 
     RFC 6125 6.4: full names first, then those whose first label is `*`, which stands for one label.
@@ -251,7 +225,11 @@ class Holder:
         if new is None or (another and before == self._shown):
             return True
         self.current = new
-        self._log(new)
+        if self._make is not None:
+            journal.reloaded("tls_config")
+        elif isinstance(new, FileContext):
+            files = " ".join(each.cert_file for each in new.certificates)
+            journal.reloaded("certificates", files=files)
         return True
 
     def _new(self) -> ssl.SSLContext | None:
@@ -264,13 +242,6 @@ class Holder:
         if new.stamps != _stamps(new.certificates):
             raise ValueError("files changed while they were read")
         return set_like(new, settings_of(old))
-
-    def _log(self, new: ssl.SSLContext) -> None:
-        if self._make is None and isinstance(new, FileContext):
-            files = " ".join(each.cert_file for each in new.certificates)
-            journal.reloaded("certificates", files=files)
-        else:
-            journal.reloaded("tls_config")
 
     def _made(self, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
         """Call `make`, and check its context.
@@ -329,25 +300,31 @@ def _try(context: ssl.SSLContext) -> bytes | None:
     return None
 
 
-def settings_of(context: ssl.SSLContext) -> dict[str, Any]:
-    """Return what a user may have set on a context made here, in a form that can be pickled."""
-    settings: dict[str, Any] = {name: getattr(context, name) for name in _KEPT}
+def settings_of(context: ssl.SSLContext) -> dict[str, object]:
+    """Return the settings that a user may have changed, in a form that can be pickled."""
+    settings: dict[str, object] = {name: getattr(context, name) for name in _KEPT}
     ciphers = [each["name"] for each in context.get_ciphers()]
     settings["ciphers"] = ":".join(name for name in ciphers if not name.startswith("TLS_"))
     return settings
 
 
-def set_like(context: FileContext, settings: Mapping[str, Any]) -> FileContext:
+def _made_again(
+    certificates: tuple[Certificate, ...], settings: Mapping[str, object]
+) -> FileContext:
+    return set_like(file_context(certificates), settings)
+
+
+def set_like(context: FileContext, settings: Mapping[str, object]) -> FileContext:
     """Apply the settings of another context, and return `context`."""
     for name in _KEPT:
         setattr(context, name, settings[name])
     if settings["ciphers"]:
-        context.set_ciphers(settings["ciphers"])
+        context.set_ciphers(str(settings["ciphers"]))
     return context
 
 
 def _stamps(certificates: tuple[Certificate, ...]) -> tuple[Stamp, ...]:
-    """Return the stamps of the files, behind links, so that a changed link is a change."""
+    """Return the stamps of the files, following links, so that a changed link is a change."""
     return tuple(_stamp(name) for each in certificates for name in each.files)
 
 

@@ -10,8 +10,6 @@ import ssl
 
 from ehlo.session import TLSInfo
 
-__all__ = ["HANDSHAKE_COST", "SESSION_COST", "Channel", "LoadedContext", "can_bind"]
-
 _READ = 65_536
 
 # Bytes that a connection counts as; measured with OpenSSL 3: 45 KiB in a handshake, 15 KiB after it

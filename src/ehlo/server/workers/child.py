@@ -17,13 +17,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from ehlo.server.observing.stats import most
-from ehlo.server.system import systemd
+from ehlo.server.system import listener, systemd
 from ehlo.server.workers.link import Line, Link, WorkerTask
-
-__all__ = ["REPORT_EVERY", "Child", "spawn"]
 
 REPORT_EVERY: Final = 1.0  # seconds between two reports of the counters
 _PATIENCE: Final = 2.0  # seconds for an answer
@@ -48,18 +46,14 @@ def spawn(fds: Iterable[int]) -> Child:
     """
     ours, theirs = socket.socketpair()
     hidden = systemd.VARIABLES
-    with theirs:
-        try:
-            process = subprocess.Popen(  # noqa: S603  this interpreter, on ehlo's own text
-                [sys.executable, "-c", _BOOT, str(theirs.fileno()), *sys.path],
-                pass_fds=[theirs.fileno(), *fds],
-                stdin=subprocess.DEVNULL,
-                env={name: text for name, text in os.environ.items() if name not in hidden},
-                process_group=0,  # Ctrl+C is for the parent, which passes it on
-            )
-        except BaseException:
-            ours.close()
-            raise
+    with theirs, listener.kept(ours):
+        process = subprocess.Popen(  # noqa: S603  this interpreter, on ehlo's own text
+            [sys.executable, "-c", _BOOT, str(theirs.fileno()), *sys.path],
+            pass_fds=[theirs.fileno(), *fds],
+            stdin=subprocess.DEVNULL,
+            env={name: text for name, text in os.environ.items() if name not in hidden},
+            process_group=0,  # Ctrl+C is for the parent, which passes it on
+        )
     return Child(ours, process)
 
 
@@ -71,7 +65,7 @@ class Child:
         self._process = process
         self._link: Link | None = None
         self._asked: deque[asyncio.Future[Line | None]] = deque()
-        self._sessions: list[Any] = []  # of the next snapshot
+        self._sessions: list[Line] = []  # of the next snapshot
         self._draining = False
         self._heard_at = monotonic()
         self.pid = process.pid

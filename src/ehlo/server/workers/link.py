@@ -28,8 +28,6 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Self, TypeAlias, TypedDict
 
-__all__ = ["INTERRUPT", "LONGEST", "Line", "Link", "WorkerTask", "read_task"]
-
 INTERRUPT: Final = signal.SIGQUIT
 """Interrupts a worker whose event loop is blocked, and which does not read its orders."""
 LONGEST: Final = 2**24
@@ -78,7 +76,7 @@ class Link:
         """Open one end of a link, which owns the socket from now on."""
         return cls(*await asyncio.open_unix_connection(sock=sock, limit=LONGEST))
 
-    def send(self, **line: Any) -> None:
+    def send(self, **line: object) -> None:
         """Send a line without waiting; do nothing if the peer is gone."""
         if not self._writer.is_closing():
             self._writer.write(json.dumps(line).encode() + b"\n")

@@ -16,27 +16,24 @@ import pickle
 import signal
 import socket
 import sys
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from ehlo.net import Peer
-from ehlo.server.observing.stats import Stats, merge, total
+from ehlo.server.observing.stats import Snapshot, Stats, merge, total
 from ehlo.server.observing.views import Views
-from ehlo.server.opening import open_sockets
 from ehlo.server.options.config import Options
 from ehlo.server.options.files import reopen_logs
+from ehlo.server.run import open_sockets
 from ehlo.server.system import listener, signals, systemd
 from ehlo.server.workers.child import REPORT_EVERY, Child, spawn
 from ehlo.server.workers.link import INTERRUPT, WorkerTask
 from ehlo.server.workers.recipe import Recipe, StartError, check
-
-__all__ = ["MOST_DELAY", "Parent", "backoff"]
 
 MOST_DELAY: Final = 30.0  # seconds
 _PROVEN: Final = 10.0  # seconds that a worker has served, so that its end is no failure to start
@@ -52,8 +49,8 @@ def backoff(failures: int) -> float:
 
 
 @dataclass(eq=False, slots=True)
-class Slot:
-    """The place of one worker, and of the one that replaces it."""
+class Place:
+    """Is the place of one worker, and of the one that replaces it."""
 
     number: int
     child: Child | None = None
@@ -74,13 +71,12 @@ class Parent:
         self._options = options
         self._recipe = base64.b64encode(pickle.dumps(recipe)).decode()
         self._code_changes = reload
-        self._slots = [Slot(number) for number in range(1, max(options.workers, 1) + 1)]
+        self._places = [Place(number) for number in range(1, max(options.workers, 1) + 1)]
         self._views = Views(
             self, metrics=options.metrics, control=options.control, user=options.user
         )
-        self._threads = ThreadPoolExecutor(len(self._slots), "ehlo-wait")
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._calls: deque[Callable[[], None]] = deque()  # from other threads
+        self._threads = ThreadPoolExecutor(len(self._places), "ehlo-wait")
+        self._loop: Future[asyncio.AbstractEventLoop] = Future()
         self._groups: list[list[socket.socket]] = []  # by listener
         self._paths: list[str] = []
         self._past = Stats().plain()  # of workers that have ended
@@ -115,28 +111,23 @@ class Parent:
         self._call(partial(self._dismiss, "drain"))
 
     def _call(self, function: Callable[[], None]) -> None:
-        """Call a function in the loop, as soon as there is one."""
-        self._calls.append(function)
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._do_calls)
+        """Call a function in the loop, as soon as there is one; a parent has no `Runtime`."""
 
-    def _do_calls(self) -> None:
-        while self._calls:
-            self._calls.popleft()()
+        def call(loop: Future[asyncio.AbstractEventLoop]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.result().call_soon_threadsafe(function)
+
+        self._loop.add_done_callback(call)
 
     async def _serve(self, sock: socket.socket | None) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._loop.call_soon(self._do_calls)
-        reactions: dict[signal.Signals, Callable[[], None]] = {
-            signal.SIGTERM: partial(self._signaled, "SIGTERM"),
-            signal.SIGINT: partial(self._signaled, "SIGINT"),
-            signal.SIGHUP: self._hung_up,
-        }
+        loop = asyncio.get_running_loop()
+        self._loop.set_result(loop)
+        ending = {each: partial(self._signaled, each.name) for each in signals.ENDING}
+        heard = signals.heard({signal.SIGHUP: self._hung_up, **ending})
         try:
             self._groups, self._paths = open_sockets(self._options, sock, self._views.bind)
             self.addresses = [listener.bound_address(each) for each in chain(*self._groups)]
-            with signals.heard(reactions), systemd.watchdog(self._loop):
+            with heard, systemd.watchdog(loop):
                 await self._views.open()
                 await self._keep_all()
         finally:
@@ -153,7 +144,7 @@ class Parent:
     async def _keep_all(self) -> None:
         """Keep all workers alive until a shutdown. Leaves no process behind, whatever happens."""
         watching = asyncio.create_task(self._kill_the_silent())
-        keeping = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
+        keeping = [asyncio.create_task(self._keep(place)) for place in self._places]
         try:
             await asyncio.gather(*keeping)
         finally:
@@ -164,20 +155,20 @@ class Parent:
             for child in self._children():
                 child.kill()
 
-    async def _keep(self, slot: Slot) -> None:
+    async def _keep(self, place: Place) -> None:
         """Keep one worker alive until a shutdown. Raises `StartError` if none could ever start."""
         failures = 0  # in a row
         while self._overtime is None:
-            slot.stirred.clear()
+            place.stirred.clear()
             served: float | None = 0.0
             try:
-                child = slot.child = spawn(sock.fileno() for sock in chain(*self._groups))
+                child = place.child = spawn(sock.fileno() for sock in chain(*self._groups))
             except OSError as error:  # no memory, no process left: the other workers go on
-                name, how, reason = str(slot), f"cannot be started: {error}", str(error)
+                name, how, reason = str(place), f"cannot be started: {error}", str(error)
             else:
-                code = await child.run(self._task(), partial(self._heard, slot), self._threads)
-                name, how, reason = str(slot), _how(code), child.reason
-                served, slot.child = child.served, None
+                code = await child.run(self._task(), partial(self._heard, place), self._threads)
+                name, how, reason = str(place), _how(code), child.reason
+                served, place.child = child.served, None
                 self._past = total([self._past, child.counts])
                 self._see_reloaded()
                 if child.leaving:
@@ -187,35 +178,35 @@ class Parent:
             delay = None if served is None and self._code_changes else backoff(failures)
             again = "" if delay is None else f"; restarting in {delay:.0f} s"
             logger.error("%s %s%s", name, how, again)
-            if not served and slot.reason is None:
-                slot.reason = reason
+            if not served and place.reason is None:
+                place.reason = reason
             self._give_up()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
-                    await slot.stirred.wait()
+                    await place.stirred.wait()
                     failures = 0
 
     def _task(self) -> WorkerTask:
         interval = systemd.watchdog_interval() or math.inf
         return {
             "fds": [[sock.fileno() for sock in group] for group in self._groups],
-            "share": len(self._slots),
+            "share": len(self._places),
             "report_every": min(REPORT_EVERY, interval / 4),
             "argv": sys.argv,
             "recipe": self._recipe,
         }
 
     def _children(self) -> list[Child]:
-        return [slot.child for slot in self._slots if slot.child is not None]
+        return [place.child for place in self._places if place.child is not None]
 
-    def _heard(self, slot: Slot, news: str) -> None:
+    def _heard(self, place: Place, news: str) -> None:
         """Called when a worker is ready or has reloaded."""
         if news == "ready":
-            logger.info("%s is ready", slot)
+            logger.info("%s is ready", place)
             self._ever_ready = True
         children = self._children()
         all_ready = all(child.ready_at is not None for child in children)
-        if not self._announced and all_ready and len(children) == len(self._slots):
+        if not self._announced and all_ready and len(children) == len(self._places):
             self._announced = True
             logger.info("listening on %s", self._where())
             systemd.ready(f"Listening on {self._where()}")
@@ -223,24 +214,24 @@ class Parent:
 
     def _where(self) -> str:
         where = ", ".join(map(str, self.addresses))
-        return where if self._code_changes else f"{where} with {len(self._slots)} workers"
+        return where if self._code_changes else f"{where} with {len(self._places)} workers"
 
     def _give_up(self) -> None:
         """Raise `StartError` if each of the first workers has failed to start."""
         if self._ever_ready or self._code_changes or self._overtime is not None:
             return
-        if all(slot.reason is not None for slot in self._slots):
-            raise StartError(f"no worker could start: {self._slots[0].reason or 'see the log'}")
+        if all(place.reason is not None for place in self._places):
+            raise StartError(f"no worker could start: {self._places[0].reason or 'see the log'}")
 
     async def _kill_the_silent(self) -> None:
         """Kill workers that have reported nothing for an interval of the watchdog."""
         interval = systemd.watchdog_interval()
         while interval is not None:
             await asyncio.sleep(interval / 2)
-            for slot in self._slots:
-                if slot.child is not None and slot.child.is_silent(interval):
-                    logger.error("%s sent no sign of life and was killed", slot)
-                    slot.child.kill()
+            for place in self._places:
+                if place.child is not None and place.child.is_silent(interval):
+                    logger.error("%s sent no sign of life and was killed", place)
+                    place.child.kill()
 
     # -- signals ---------------------------------------------------------------------------------
 
@@ -267,16 +258,16 @@ class Parent:
         self._dismiss(order)
 
     def _kill_all(self) -> None:
-        for slot in self._slots:
-            if slot.child is not None:
-                logger.warning("%s did not end in time and was killed", slot)
-                slot.child.kill()
+        for place in self._places:
+            if place.child is not None:
+                logger.warning("%s did not end in time and was killed", place)
+                place.child.kill()
 
     def _dismiss(self, order: str) -> None:
         """Order the workers to end; one that is not ready has no mail, so a signal may end it."""
-        for slot in self._slots:
-            slot.stirred.set()
-            child = slot.child
+        for place in self._places:
+            place.stirred.set()
+            child = place.child
             if child is None:
                 continue
             child.leaving = True
@@ -312,7 +303,7 @@ class Parent:
 
     # -- what the metrics and the control socket show ------------------------------------------
 
-    async def snapshot(self) -> dict[str, Any]:
+    async def snapshot(self) -> Snapshot:
         """Return a snapshot as of one server; workers that do not answer are left out."""
         asked = await asyncio.gather(*(child.snapshot() for child in self._children()))
         answers = [answer for answer in asked if answer is not None]
@@ -320,7 +311,7 @@ class Parent:
             **merge(answers),
             "uptime": monotonic() - self._began,
             "draining": self._overtime is not None,
-            "workers": {"wanted": len(self._slots), "answered": len(answers)},
+            "workers": {"wanted": len(self._places), "answered": len(answers)},
             "stats": total([self._past, *(child.counts for child in self._children())]),
         }
 

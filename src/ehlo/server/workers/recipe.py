@@ -8,20 +8,13 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from ehlo.server.options import rules
-from ehlo.server.options.config import Options
+from ehlo.server.options.config import Options, check_bounds
+from ehlo.server.options.target import callbacks_of, with_handler
 from ehlo.server.run import Owner
-from ehlo.server.tls.certificates import (
-    Certificate,
-    FileContext,
-    file_context,
-    set_like,
-    settings_of,
-)
-
-__all__ = ["Recipe", "StartError", "check", "recipe", "share_of"]
+from ehlo.server.tls.certificates import FileContext
 
 Recipe: TypeAlias = Callable[[], Owner]
 """Makes the server in a worker; it can be pickled."""
@@ -43,11 +36,10 @@ def share_of(options: Options, workers: int) -> Options:
 
 def check(options: Options) -> None:
     """Check that a worker could serve with these options. Raises what it would raise."""
-    if options.workers < 1:
-        raise ValueError(f"workers is {options.workers}; it must be more than 0")
+    check_bounds(options)
     rules.check_addresses(options)
-    worker = rules.with_handler(share_of(options, options.workers))
-    rules.resolve_all(worker, rules.callbacks_of(worker))
+    worker = with_handler(share_of(options, options.workers))
+    rules.resolve_all(worker, callbacks_of(worker))
 
 
 def recipe(options: Options, make: Callable[..., Owner]) -> Recipe:
@@ -58,19 +50,15 @@ def recipe(options: Options, make: Callable[..., Owner]) -> Recipe:
     if not isinstance(options.handler, str):
         raise ValueError("handler must be one that workers can import; name it as 'module:attr'")
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    tls = values.pop("tls_config")
-    if not isinstance(tls, FileContext):
-        values["tls_config"], tls = tls, None
     overrides = [each.overrides.items() for each in options.listeners]
     for name, value in chain(*overrides, values.items()):
         _check_portable(name, value)
-    files = None if tls is None else (tls.certificates, settings_of(tls))
-    return partial(_make_again, make, values, files)
+    return partial(make, **values)
 
 
 def _check_portable(name: str, value: object) -> None:
     """Raise `ValueError` for a value that another process cannot have."""
-    if isinstance(value, ssl.SSLContext):
+    if isinstance(value, ssl.SSLContext) and not isinstance(value, FileContext):
         raise ValueError(
             f"{name} cannot be passed to workers; call configure_tls, or set a function"
         )
@@ -82,14 +70,3 @@ def _check_portable(name: str, value: object) -> None:
         raise ValueError(
             f"{name} is in the program, where workers cannot import it; move it to a module"
         )
-
-
-def _make_again(
-    make: Callable[..., Owner],
-    values: dict[str, Any],
-    files: tuple[tuple[Certificate, ...], dict[str, Any]] | None,
-) -> Owner:
-    if files is not None:
-        certificates, settings = files
-        values = {**values, "tls_config": set_like(file_context(certificates), settings)}
-    return make(**values)

@@ -18,17 +18,14 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from functools import partial
 from typing import Final
 
-from ehlo.server.options.rules import with_handler
-from ehlo.server.options.target import NotThereError
-from ehlo.server.run import Owner, Run
+from ehlo.server.options.target import NotThereError, with_handler
+from ehlo.server.run import Owner, Run, abandon
 from ehlo.server.system import loops, signals
 from ehlo.server.workers.link import INTERRUPT, Link, WorkerTask, read_task
 from ehlo.server.workers.recipe import StartError, share_of
-
-__all__ = ["main"]
 
 _SESSIONS_IN_A_LINE: Final = 100
 _LONGEST_REASON: Final = 4096  # characters
@@ -50,8 +47,8 @@ def main(number: int) -> int:
         # What these three are for is the parent's
         options = dataclasses.replace(options, user="", metrics="", control="")
         server.options = with_handler(options)  # its module may run a loop when it is imported
-        worker = Worker(server, sock, task)
-        loops.run(worker.serve(), options.loop, worker.abandon, tune_malloc=True)
+        work = _serve(server, sock, task)
+        loops.run(work, options.loop, partial(abandon, server), tune_malloc=True)
     except BaseException as error:  # noqa: BLE001  whatever it is, the parent is told
         _report_failure(sock, error)
         return 1
@@ -77,54 +74,35 @@ def _report_failure(sock: socket.socket, error: BaseException) -> None:
         sock.sendall(json.dumps({"failed": reason[:_LONGEST_REASON]}).encode() + b"\n")
 
 
-class Worker:
-    """Runs a server until its parent orders it to end, or is gone."""
-
-    def __init__(self, server: Owner, sock: socket.socket, task: WorkerTask) -> None:
-        self._server = server
-        self._sock = sock
-        self._task = task
-
-    def abandon(self) -> None:
-        """Called when a signal has interrupted what blocked the loop, which does not run again."""
-        if self._server.running is not None:
-            self._server.running.abandon()
-
-    async def serve(self) -> None:
-        """Serve until the end."""
-        run = Run(self._server)
-        alarm = signals.Alarm(run.steps.blocked, spared=0)
-        run.steps.when_blocked = alarm.look
-        reactions: dict[signal.Signals, Callable[[], object]] = {
-            signal.SIGTERM: run.begin_shutdown,
-            signal.SIGINT: run.begin_shutdown,
-            signal.SIGHUP: run.reload,
-        }
-        groups = [[_inherited(fd) for fd in fds] for fds in self._task["fds"]]
-        with signals.heard(reactions, {INTERRUPT: _nothing}, alarm):
-            await run.start(groups)
-            if not run.draining:
-                await self._serve(run)
-            await run.closed.wait()
-
-    async def _serve(self, run: Run) -> None:
-        """Report to the parent, and obey it, until the run has ended."""
-        link = await Link.over(self._sock)
-        link.send(ready=True)
-        async with asyncio.TaskGroup() as group:
-            working = [
-                group.create_task(_obey(run, link)),
-                group.create_task(_report(run, link, self._task["report_every"])),
-            ]
-            await run.closed.wait()
-            for each in working:
-                each.cancel()
-        _send_counts(run, link)
-        await link.close()
+async def _serve(server: Owner, sock: socket.socket, task: WorkerTask) -> None:
+    """Serve until the parent orders the end, or is gone."""
+    run = Run(server)
+    alarm = signals.Alarm(run.runtime.steps.blocked, spared=0)
+    run.runtime.steps.when_blocked = alarm.look
+    ending = dict.fromkeys(signals.ENDING, run.begin_shutdown)
+    heard = signals.heard({signal.SIGHUP: run.reload, **ending}, {INTERRUPT: lambda: None}, alarm)
+    groups = [[_inherited(fd) for fd in fds] for fds in task["fds"]]
+    with heard:
+        await run.start(groups)
+        if not run.draining:
+            await _work(run, sock, task["report_every"])
+        await run.closed.wait()
 
 
-def _nothing() -> None:
-    """Do nothing: the alarm has seen the signal."""
+async def _work(run: Run, sock: socket.socket, report_every: float) -> None:
+    """Report to the parent, and obey it, until the run has ended."""
+    link = await Link.over(sock)
+    link.send(ready=True)
+    async with asyncio.TaskGroup() as group:
+        working = (
+            group.create_task(_obey(run, link)),
+            group.create_task(_report(run, link, report_every)),
+        )
+        await run.closed.wait()
+        for each in working:
+            each.cancel()
+    _send_counts(run, link)
+    await link.close()
 
 
 async def _obey(run: Run, link: Link) -> None:
@@ -155,8 +133,7 @@ async def _report(run: Run, link: Link, every: float) -> None:
 
 
 def _send_counts(run: Run, link: Link) -> None:
-    counts = run.counts()
-    link.send(counts=counts["stats"], draining=counts["draining"])
+    link.send(counts=run.runtime.stats.plain(), draining=run.draining)
 
 
 async def _send_snapshot(run: Run, link: Link) -> None:

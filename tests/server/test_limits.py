@@ -1,4 +1,4 @@
-"""What a client may have of us: time, size, recipients, errors, connections, memory, order."""
+"""Limits on a client: time, size, recipients, errors, connections, memory and order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ehlo import Address, Handler, Message, Peer, Reject, Session
 from ehlo.net import Networks
 from ehlo.protocol.events import Tarpit
 from ehlo.server.answer import Answers
-from ehlo.server.limits.admission import Connections, Exempt, Memory
+from ehlo.server.limits import Connections, Exempt, Memory
 from ehlo.server.options.config import Options
 from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST
 from support.certificates import Certificates
@@ -38,7 +38,7 @@ TIMED_OUT = (
 
 @pytest.fixture
 def no_tarpit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second's pause for each error is tested once; elsewhere it is none."""
+    """Remove the pause of a second for each error, except in the tests of it."""
     tarpit = Answers.tarpit
     monkeypatch.setattr(Answers, "tarpit", lambda answers, _event: tarpit(answers, Tarpit(0.0)))
 
@@ -299,23 +299,25 @@ def test_a_hook_that_never_ends_does_not_keep_the_session_of_a_client_that_left(
 TOO_LARGE = "552 5.3.4 Message size exceeds fixed limit"
 
 
-def test_a_body_of_exactly_the_limit_is_taken_and_one_octet_more_is_not(serve: Serve) -> None:
+def test_a_body_of_the_limit_is_accepted_and_one_byte_more_is_rejected(
+    serve: Serve,
+) -> None:
     box = Box()
     with serve(box, max_size=1000).ready() as client:
         assert client.mail(b"x" * 998 + b"\r\n") == "250 2.0.0 Ok: queued"
         assert client.mail(b"x" * 999 + b"\r\n") == TOO_LARGE
-        # Stuffed dots do not count: the limit is of what is stored
+        # Stuffed dots do not count: the limit is on the stored body
         assert client.mail(b"..\r\n" * 300 + b"x" * 98 + b"\r\n") == "250 2.0.0 Ok: queued"
     assert [len(body) for body in box.bodies] == [1000, 1000]
 
 
-def test_a_size_that_is_declared_over_the_limit_is_refused_at_mail(serve: Serve) -> None:
+def test_a_declared_size_over_the_limit_is_rejected_at_mail(serve: Serve) -> None:
     with serve(Box(), max_size=1000).ready() as client:
         assert client.say("MAIL FROM:<a@example.com> SIZE=1001") == TOO_LARGE
         assert client.say("MAIL FROM:<a@example.com> SIZE=1000") == "250 2.1.0 Ok"
 
 
-def test_no_limit_is_offered_as_zero(serve: Serve) -> None:
+def test_an_unlimited_size_is_offered_as_zero(serve: Serve) -> None:
     box = Box()
     with serve(box, max_size=0).client() as client:
         assert "250-SIZE 0" in client.hello().splitlines()
@@ -353,7 +355,7 @@ def test_an_oversize_body_is_not_kept(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_far_over_the_limit_we_stop_listening_and_say_so(
+def test_a_body_far_over_the_limit_is_no_longer_read_and_gets_a_reply(
     serve: Serve, certificates: Certificates, tls: bool, loop_name: str
 ) -> None:
     collector = Collector()
@@ -415,7 +417,7 @@ def test_too_many_recipients_are_452_and_the_rest_is_delivered(serve: Serve) -> 
     assert len(box.mails[0][2]) == 3
 
 
-def test_refused_recipients_have_a_limit_of_their_own(serve: Serve) -> None:
+def test_rejected_recipients_have_a_limit_of_their_own(serve: Serve) -> None:
     running = serve(Box(), rcpt_handler=lambda *_: False)
     with running.ready() as client:
         client.say("MAIL FROM:<a@example.com>")
@@ -475,7 +477,7 @@ def test_each_slowed_reply_leaves_when_its_second_is_over(
             assert [answer[:3] for answer in client.replies(count)] == ["500"] * count
 
 
-def test_what_a_hook_refuses_is_no_error_of_the_client(serve: Serve) -> None:
+def test_a_rejection_by_a_hook_is_not_an_error_of_the_client(serve: Serve) -> None:
     running = serve(handler_of("async def", on_mail=Reject(550)))
     with running.ready() as client:
         client.send(b"MAIL FROM:<a@example.com>\r\n" * 40)
@@ -521,14 +523,14 @@ def test_too_many_connections_from_one_address_are_turned_away(
             assert again.reply().startswith("220 ")
 
 
-def test_loopback_is_exempt_from_the_limit_for_one_address(serve: Serve) -> None:
+def test_loopback_is_exempt_from_the_limit_per_address(serve: Serve) -> None:
     running = serve(Box(), max_connections_per_address=1)
     with running.ready() as one, running.ready() as two:
         assert one.mail().startswith("250")
         assert two.mail().startswith("250")
 
 
-def test_a_client_turned_away_from_a_tls_port_hears_nothing(
+def test_a_client_turned_away_from_a_tls_port_gets_no_bytes(
     serve: Serve, certificates: Certificates
 ) -> None:
     running = serve(Box(), max_connections=1, tls_config=certificates.server(), tls_listener=True)
@@ -550,12 +552,12 @@ def test_a_client_turned_away_from_a_tls_port_hears_nothing(
         ("fe80::1%eth0", False),
     ],
 )
-def test_this_machine_is_exempt_by_default(host: str, exempt: bool) -> None:
+def test_loopback_and_unix_clients_are_exempt_by_default(host: str, exempt: bool) -> None:
     networks = Networks.of(Options.exempt_networks)
     assert (Exempt(networks).key(Peer(host, 1)) is None) is exempt
 
 
-def test_connections_are_counted_in_all_and_by_address() -> None:
+def test_connections_are_counted_in_total_and_per_address() -> None:
     connections = Connections(3, 2)
     assert [connections.admit("a") for _ in range(3)] == [True, True, False]
     assert connections.admit(None)
@@ -574,7 +576,7 @@ def test_connections_are_counted_in_all_and_by_address() -> None:
 NO_MEMORY = "452 4.3.1 Insufficient system storage"
 
 
-def test_memory_is_given_while_it_is_there() -> None:
+def test_memory_is_reserved_while_it_is_free() -> None:
     memory = Memory(800)
     assert memory.reserve(700)
     assert not memory.reserve(101)
@@ -584,7 +586,7 @@ def test_memory_is_given_while_it_is_there() -> None:
     assert memory.held == 0
 
 
-def test_a_body_for_which_there_is_no_memory_is_452_at_its_end(serve: Serve) -> None:
+def test_a_body_without_memory_gets_452_at_its_end(serve: Serve) -> None:
     collector = Collector()
     running = serve(collector, max_memory=100_000)
     body = (b"x" * 98 + b"\r\n") * 2000
@@ -595,7 +597,7 @@ def test_a_body_for_which_there_is_no_memory_is_452_at_its_end(serve: Serve) -> 
     assert len(collector.messages) == 1
 
 
-def test_with_memory_nearly_gone_no_transaction_begins(serve: Serve) -> None:
+def test_no_transaction_begins_while_memory_is_short(serve: Serve) -> None:
     class Holding(Handler):
         def __init__(self) -> None:
             self.inside, self.go_on = threading.Event(), threading.Event()
@@ -619,7 +621,7 @@ def test_with_memory_nearly_gone_no_transaction_begins(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("way", ["end", "reset", "rset"])
-def test_the_memory_of_a_body_comes_back_when_it_is_not_finished(serve: Serve, way: str) -> None:
+def test_the_memory_of_an_unfinished_body_is_released(serve: Serve, way: str) -> None:
     collector = Collector()
     running = serve(collector)
     client = running.ready()
@@ -640,7 +642,7 @@ def test_the_memory_of_a_body_comes_back_when_it_is_not_finished(serve: Serve, w
     assert collector.messages == []
 
 
-# -- clients that do not listen, or say too much -------------------------------------------------
+# -- clients that do not read, or send too much --------------------------------------------------
 
 
 def test_a_client_that_never_reads_is_not_read_and_times_out(
@@ -650,8 +652,8 @@ def test_a_client_that_never_reads_is_not_read_and_times_out(
     running = serve(collector, buffers=SMALL, timeout=40, max_idle_commands=0, loop=loop_name)
     with running.ready(buffers=SMALL) as client, client.flooding(b"HELP\r\n"):
         running.wait_until(lambda: not running.drivers[0].wire.writable)
-        clock.advance(41)  # it is too late for the client
-        clock.advance(41)  # and for the last words
+        clock.advance(41)  # the client has timed out
+        clock.advance(41)  # and so has the last reply
         collector.wait_for_disconnect()
     running.wait_until_no_sessions()
 
@@ -672,7 +674,7 @@ def test_ten_thousand_commands_in_one_write_are_answered_in_order(
         async def on_message(self, session: Session, message: Message) -> None: ...
 
     class Patient(Slow):
-        """Refusals are counted; a reply of the same text is none of them."""
+        """Rejections are counted; a reply of the same text is not one of them."""
 
         async def on_vrfy(self, session: Session, text: str) -> None:
             await asyncio.sleep(0)
@@ -691,13 +693,13 @@ def test_ten_thousand_commands_in_one_write_are_answered_in_order(
         sender.join()
         assert client.say("NOOP") == "250 2.0.0 Ok"
     assert len(said) > 3_000_000
-    assert most[0] < 1_000_000  # the rest waits in the sockets, since we do not read on
+    assert most[0] < 1_000_000  # the rest waits in the sockets, which the server does not read
 
 
-# -- others have their turn ----------------------------------------------------------------------
+# -- fairness ------------------------------------------------------------------------------------
 
 
-def test_a_flood_of_transactions_lets_others_have_their_turn(serve: Serve, loop_name: str) -> None:
+def test_a_flood_of_transactions_does_not_delay_other_clients(serve: Serve, loop_name: str) -> None:
     running = serve(Box(), loop=loop_name, max_messages=0)
     turns: list[int] = []
     counting = threading.Event()
@@ -720,13 +722,13 @@ def test_a_flood_of_transactions_lets_others_have_their_turn(serve: Serve, loop_
                 flooded.result()
         assert heard.result()[-1] == "250 2.0.0 Ok"
     steps = [after - before for before, after in itertools.pairwise(turns)]
-    assert max(steps) <= 400  # what was read goes on, and more is read, in the same turn
+    assert max(steps) <= 400  # in one turn, a session handles its input and reads more
 
 
-# -- what is counted for an address --------------------------------------------------------------
+# -- limits per address --------------------------------------------------------------------------
 
 
-def test_new_connections_from_one_address_have_a_rate(serve: Serve) -> None:
+def test_new_connections_from_one_address_have_a_limit(serve: Serve) -> None:
     running = serve(Box(), max_connection_rate=2, exempt_networks=())
     for _ in range(2):
         with running.ready() as client:
@@ -735,7 +737,7 @@ def test_new_connections_from_one_address_have_a_rate(serve: Serve) -> None:
         assert third.rest() == b"421 4.7.0 Too many connections\r\n"
 
 
-def test_messages_and_recipients_of_an_address_have_a_rate(serve: Serve) -> None:
+def test_messages_and_recipients_of_an_address_have_a_limit(serve: Serve) -> None:
     running = serve(
         Box(), max_messages_per_hour=2, max_recipients_per_hour=3, exempt_networks=["192.0.2.0/24"]
     )
@@ -750,7 +752,7 @@ def test_messages_and_recipients_of_an_address_have_a_rate(serve: Serve) -> None
         assert again.say("MAIL FROM:<a@example.com>") == too_many
 
 
-def test_who_is_exempt_is_not_counted(serve: Serve) -> None:
+def test_an_exempt_address_is_not_counted(serve: Serve) -> None:
     limits = {"max_connection_rate": 1, "max_messages_per_hour": 1, "max_recipients_per_hour": 1}
     running = serve(Box(), **limits)
     for _ in range(3):
@@ -758,7 +760,7 @@ def test_who_is_exempt_is_not_counted(serve: Serve) -> None:
             assert client.mail() == "250 2.0.0 Ok: queued"
 
 
-def test_an_address_that_was_wrong_too_often_is_not_asked_any_more(
+def test_an_address_with_too_many_failed_logins_is_rejected_without_a_hook(
     serve: Serve, no_delay: None
 ) -> None:
     asked = []
@@ -782,7 +784,7 @@ def test_an_address_that_was_wrong_too_often_is_not_asked_any_more(
     assert len(asked) == 2
 
 
-def test_logins_at_once_are_not_all_checked_before_one_has_failed(
+def test_concurrent_logins_are_not_all_checked_before_one_has_failed(
     serve: Serve, no_delay: None
 ) -> None:
     asked, answer = threading.Semaphore(0), threading.Event()
@@ -808,12 +810,12 @@ def test_logins_at_once_are_not_all_checked_before_one_has_failed(
         assert [client.say(plain("alice", "good")) for client in clients[3:]] == [trouble] * 9
         answer.set()
         assert [client.reply()[:3] for client in clients[:3]] == ["235", "535", "535"]
-        assert clients[3].say(plain("alice", "bad"))[:3] == "535"  # two were wrong, and not three
+        assert clients[3].say(plain("alice", "bad"))[:3] == "535"  # two failed, not three
         assert clients[4].say(plain("alice", "good"))[:3] == "421"
     assert len(checked) == 4
 
 
-def test_a_login_whose_client_has_gone_counts_until_its_check_has_ended(
+def test_a_login_of_a_client_that_left_counts_until_its_check_has_ended(
     serve: Serve, loop_name: str
 ) -> None:
     asked, answer = threading.Semaphore(0), threading.Event()
@@ -838,7 +840,7 @@ def test_a_login_whose_client_has_gone_counts_until_its_check_has_ended(
     ("limit", "own", "most"),
     [(4, 0, 1), (32, 10, 1), (40, 10, 4), (1024, 16, 496), (1024, 500, 254), (None, 10, 1000)],
 )
-def test_each_connection_has_two_of_the_descriptors_that_are_not_our_own(
+def test_each_connection_may_use_two_descriptors(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, limit: int | None, own: int, most: int
 ) -> None:
     monkeypatch.setattr("ehlo.server.system.machine.descriptors", lambda: limit)
@@ -847,7 +849,7 @@ def test_each_connection_has_two_of_the_descriptors_that_are_not_our_own(
     assert running.runtime.connections._most == most  # noqa: SLF001  nothing else shows it
 
 
-def test_no_more_connections_than_there_are_descriptors_for(
+def test_connections_are_limited_by_the_number_of_descriptors(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("ehlo.server.system.machine.descriptors", lambda: 36)
@@ -858,7 +860,7 @@ def test_no_more_connections_than_there_are_descriptors_for(
     assert "2 connections at once, not 1000" in caplog.text
 
 
-def test_a_hook_that_blocks_the_loop_is_named(
+def test_a_hook_that_blocks_the_loop_is_logged(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("ehlo.server.observing.steps.Steps.BLOCKED", 0.1)
@@ -866,14 +868,14 @@ def test_a_hook_that_blocks_the_loop_is_named(
     class Blocks(Handler):
         async def on_message(self, session: Session, message: Message) -> None:
             await asyncio.sleep(0)
-            time.sleep(0.15)  # noqa: ASYNC251  that is what is noticed
+            time.sleep(0.15)  # noqa: ASYNC251  blocks on purpose
 
     with serve(Blocks()).ready() as client:
         assert client.mail() == "250 2.0.0 Ok: queued"
     assert re.search(r"on_message blocked the event loop for \d+\.\d s", caplog.text)
 
 
-def test_a_hook_that_blocks_the_loop_is_named_once_while_it_does(
+def test_a_hook_that_blocks_the_loop_is_logged_once_while_it_does(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("ehlo.server.observing.steps.Steps.BLOCKED", 0.1)
@@ -901,9 +903,7 @@ def test_a_hook_that_blocks_the_loop_is_named_once_while_it_does(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_who_looks_for_hooks_that_block_is_there_where_a_hook_could(
-    serve: Serve, kind: str
-) -> None:
+def test_the_watch_for_blocking_hooks_runs_if_a_hook_is_async(serve: Serve, kind: str) -> None:
     serve(handler_of(kind))
     names = [thread.name for thread in threading.enumerate()]
     assert ("ehlo-watch" in names) == (kind == "async def")
@@ -913,7 +913,7 @@ def test_a_tls_session_counts_in_memory(serve: Serve, certificates: Certificates
     running = serve(Box(), tls_config=certificates.server())
     with running.ready() as client:
         client.say("STARTTLS")
-        running.run(running.turn)  # the reply leaves before the rest is done
+        running.run(running.turn)  # the reply is sent before the rest is done
         assert running.runtime.memory.held == HANDSHAKE_COST
         client.wrap(certificates.client)
         client.say("EHLO c")

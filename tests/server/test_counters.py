@@ -1,17 +1,17 @@
-"""What is counted for an address: exact for the busy, and bounded however many there are."""
+"""Counts per address: exact for busy addresses, and bounded in memory for any number of them."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehlo.server.limits.counters import Attempts, MemoryCounter, Rate
+from ehlo.server.limits import Attempts, MemoryCounter, Rate
 
 HOUR = 3600.0
 
 
 class FakeClock:
-    """Seconds that pass when a test says so."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 36_000.0
@@ -33,10 +33,10 @@ def test_a_count_fades_with_its_window() -> None:
     assert counter.add("a", 0, HOUR) == 0
 
 
-def test_to_ask_takes_no_memory() -> None:
+def test_looking_at_a_count_uses_no_memory() -> None:
     counter = MemoryCounter(FakeClock())
     assert counter.add("a", 0, HOUR) == 0
-    assert len(counter._by_key) == 0  # noqa: SLF001  the memory is what is tested
+    assert len(counter._by_key) == 0  # noqa: SLF001  tests the memory
 
 
 def test_a_hundred_thousand_addresses_are_bounded_and_push_out_no_busy_one() -> None:
@@ -44,12 +44,12 @@ def test_a_hundred_thousand_addresses_are_bounded_and_push_out_no_busy_one() -> 
     counter.add("busy", 20, HOUR)
     for number in range(100_000):
         counter.add(f"address {number}", 1, HOUR)
-    assert len(counter._by_key) == 1000  # noqa: SLF001  likewise
+    assert len(counter._by_key) == 1000  # noqa: SLF001  as above
     assert counter.add("busy", 0, HOUR) == 20
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefghijkl"), st.integers(1, 3), st.floats(0, 900))))
-def test_what_is_counted_is_never_more_than_what_was_done_and_keys_are_bounded(
+def test_a_count_is_never_more_than_the_total_and_keys_are_bounded(
     done: list[tuple[str, int, float]],
 ) -> None:
     clock = FakeClock()
@@ -59,10 +59,10 @@ def test_what_is_counted_is_never_more_than_what_was_done_and_keys_are_bounded(
         clock.now += later
         total[key] += amount
         assert amount <= counter.add(key, amount, HOUR) <= total[key]
-        assert len(counter._by_key) <= 5  # noqa: SLF001  likewise
+        assert len(counter._by_key) <= 5  # noqa: SLF001  as above
 
 
-def test_a_rate_refuses_beyond_its_limit_and_what_it_refuses_does_not_count() -> None:
+def test_a_rate_rejects_beyond_its_limit_and_rejections_do_not_count() -> None:
     clock = FakeClock()
     rate = Rate(MemoryCounter(clock), 3, 60.0)
     assert [rate.admit("a") for _ in range(6)] == [True] * 3 + [False] * 3
@@ -72,9 +72,10 @@ def test_a_rate_refuses_beyond_its_limit_and_what_it_refuses_does_not_count() ->
     assert rate.admit("a")
 
 
-def test_no_limit_is_no_limit() -> None:
+def test_a_rate_of_zero_is_unlimited() -> None:
     rate = Rate(MemoryCounter(FakeClock()), 0, 60.0)
     assert not rate
+    assert not rate.spent("a")
     assert all(rate.admit("a") for _ in range(10))
 
 
@@ -90,7 +91,7 @@ def test_no_window_has_more_than_twice_the_limit(tries: list[tuple[int, float]])
         assert sum(begin <= at < begin + 60 for at in admitted) <= 20
 
 
-def test_the_worst_is_a_burst_at_the_end_of_a_stretch_and_another_by_the_end_of_the_next() -> None:
+def test_two_bursts_at_the_ends_of_two_stretches_are_the_worst_case() -> None:
     clock = FakeClock()
     rate = Rate(MemoryCounter(clock), 200, 60.0)
     clock.now += 59.9
@@ -102,7 +103,7 @@ def test_the_worst_is_a_burst_at_the_end_of_a_stretch_and_another_by_the_end_of_
     assert 190 <= later <= 200
 
 
-def test_an_attempt_under_way_takes_the_place_of_a_failure() -> None:
+def test_an_attempt_under_way_counts_as_a_failure() -> None:
     attempts = Attempts(MemoryCounter(FakeClock()), 2, HOUR)
     attempts.note("a")
     end = attempts.begin("a")
@@ -113,7 +114,7 @@ def test_an_attempt_under_way_takes_the_place_of_a_failure() -> None:
     assert attempts.may_begin("a")
 
 
-def test_who_is_exempt_or_without_a_limit_may_attempt_whatever_is_under_way() -> None:
+def test_an_exempt_or_unlimited_address_may_always_begin_an_attempt() -> None:
     exempt = Attempts(MemoryCounter(FakeClock()), 1, HOUR)
     exempt.begin(None)()
     exempt.begin(None)
