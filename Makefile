@@ -17,6 +17,7 @@ test: lint types unit
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/prose.py
 
 types: $(STAMP)
 	$(BIN)/mypy

@@ -132,6 +132,7 @@ class PrinterGroup(_GroupedHelp, click.Group):
     """Describes the same, with commands below it."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, then the commands."""
         super().format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
 

@@ -51,7 +51,7 @@ class Endpoint:
         self._count = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one client, and close."""
+        """Serve one client, and close."""
         if self._count >= self.MOST:
             writer.transport.abort()
             return

@@ -84,6 +84,7 @@ class Complaints:
         self._logged = -math.inf
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """Log one of them."""
         error = context.get("exception")
         accepts = "accept" in str(context["message"])
         if not accepts or not isinstance(error, OSError) or error.errno not in _OUT_OF_RESOURCES:
