@@ -108,7 +108,7 @@ class Transport(asyncio.Transport):
 
 
 def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
-    """Connections of so many transactions each to one server, with its hook."""
+    """Open connections to one server, each with its number of transactions."""
     from ehlo.handler import Handler, callbacks_of_handler
     from ehlo.message import Message
     from ehlo.server.answer import Routes
@@ -132,7 +132,7 @@ def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
     runtime.clock = Clock(lambda: 0.0)
     counted = bool(runtime.recipient_rate)
     routes = Routes(resolved, hooks_of(callbacks), counts_recipients=counted)
-    gc.freeze()  # a collection that looks through all modules comes by chance in so short a run
+    gc.freeze()  # a garbage collection would hit so short a run at random
     for transactions in sessions:
         transport = Transport(peer)
         driver = Driver(runtime, routes)

@@ -83,7 +83,13 @@ def commands() -> str:
 def _command(name: str, command: click.Command) -> list[str]:
     context = click.Context(command, info_name=name)
     usage = " ".join(command.collect_usage_pieces(context))
-    lines = ["```", f"{name} {usage}", "```", "", *inspect.cleandoc(command.help or "").split("\n")]
+    lines = [
+        "```text",
+        f"{name} {usage}",
+        "```",
+        "",
+        *inspect.cleandoc(command.help or "").split("\n"),
+    ]
     params = [param for param in command.params if isinstance(param, click.Option)]
     serves = any(param.name == "addr" for param in params)
     shared = {field.name for field in dataclasses.fields(Options)} if serves else set()

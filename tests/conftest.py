@@ -1,4 +1,4 @@
-"""Fixtures: a real server beside the test, and certificates for it; and SIGINT, which works."""
+"""Fixtures: a real server next to the test, and certificates for it; and SIGINT, which works."""
 
 import signal
 

@@ -23,7 +23,7 @@ HANDLERS = {"ehlo.functions", "ehlo.handler", "ehlo.passwords"}
 # The ground floor of the server
 CELLAR = {"ehlo.server.system", "ehlo.server.limits", "ehlo.server.observing", "ehlo.server.tls"}
 
-# A room, and the rooms that it may import beside itself. Imports for types count, and so do those
+# A room, and the other rooms that it may import. Imports for types count, and so do those
 # inside functions. There are no exceptions.
 ROOMS = {
     "ehlo.net": set[str](),

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ehlo.server.observing.control import ask
+from ehlo.server.observing.views import ask
 from support.program import DEADLINE, Program, Start
 
 MODULE = """

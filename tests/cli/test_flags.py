@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 import pytest
 
-from ehlo.cli.flags import Renamed, as_flags, server_options
-from ehlo.server.options.config import descriptions
+from ehlo.cli.flags import Renamed, as_flags, options_of
+from ehlo.server.options.config import Options, descriptions
 
-FLAGS = {option.name: option for option in server_options() if isinstance(option, click.Option)}
+FLAGS = {each.name: each for each in options_of(Options) if isinstance(each, click.Option)}
 
 
 @pytest.mark.parametrize("name", sorted(str(name) for name in FLAGS))

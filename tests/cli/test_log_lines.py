@@ -107,7 +107,7 @@ def test_every_line_about_a_session_has_its_id(program: Program) -> None:
     causes = ["a mechanism that fails", "has no len()", "a bug"]
     for line, cause in zip(errors, causes, strict=True):
         assert cause in line["exception"].splitlines()[-1]
-    (blocked,) = [line for line in told if "blocked the event loop" in line["message"]]
+    (blocked,) = [line for line in told if ": on_message blocked the event loop" in line["message"]]
     assert blocked["session"] == session
     assert [line["message"].split()[0] for line in told if "session" not in line] == [
         *("listening", "received")

@@ -29,8 +29,7 @@ import pytest
 import ehlo
 from ehlo import PasswordFile, Peer, Server
 from ehlo.server import run
-from ehlo.server.observing import control
-from ehlo.server.observing.views import Views
+from ehlo.server.observing.views import Views, ask
 from ehlo.server.system import privileges
 from ehlo.server.workers import parent
 from ehlo.server.workers.parent import MOST_DELAY, backoff
@@ -736,7 +735,7 @@ def test_the_control_socket_is_bound_before_root_privileges_are_dropped(
     program.listening()
     assert path.owner() == ACCOUNT
     assert path.stat().st_mode & 0o777 == 0o600
-    assert control.ask(str(path))["workers"]["wanted"] == workers
+    assert ask(str(path))["workers"]["wanted"] == workers
     assert program.stop() == 0
 
 

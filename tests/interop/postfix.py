@@ -108,7 +108,7 @@ class Postfix:
 def postfix(office: Office, *, main: str = "") -> Iterator[Postfix]:
     """Runs while the block does, and relays all that it gets to `office`.
 
-    `main` is more of its main.cf; what is said there again is said anew.
+    `main` is more of its main.cf; a setting there overrides the one here.
     """
     program = peer("postfix")
     if os.geteuid() != 0:

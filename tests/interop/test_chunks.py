@@ -12,7 +12,7 @@ from .post import Office
 
 Serve = Callable[..., Office]
 
-BINARY = b"Subject: octets\r\nContent-Transfer-Encoding: binary\r\n\r\n" + bytes(range(256))
+BINARY = b"Subject: bytes\r\nContent-Transfer-Encoding: binary\r\n\r\n" + bytes(range(256))
 
 
 def send(office: Office, mail: bytes, size: int) -> tuple[bool, str]:

@@ -41,7 +41,7 @@ def _unstuffed(seen: bytes) -> bytes:
 
 
 def normalized(data: bytes) -> bytes:
-    """Each CRLF, CR alone and LF alone is a line end; octet by octet."""
+    """Each CRLF, CR alone and LF alone is a line end; byte by byte."""
     found, at = b"", 0
     while at < len(data):
         if data[at : at + 2] == b"\r\n":
@@ -90,7 +90,7 @@ class Chunked:
     """A session that has BDAT (RFC 3030), and its LMTP form (RFC 2033 4.3).
 
     It is told what the client does, keeps what the client sends for it, and foretells the replies
-    and the messages. A body is all of its octets so far, looked at from its beginning each time.
+    and the messages. A body is all of its bytes so far, looked at from its beginning each time.
     """
 
     def __init__(self, plan: Plan) -> None:

@@ -179,7 +179,7 @@ def chunks(reader: ChunkReader, *sent: bytes, rest: bytes = b"") -> list[bytes]:
 @pytest.mark.parametrize(
     "sent", [[b""], [b"a"], [b"a", b"b", b""], [b"", b"", b".\r\n"], [b"QUIT\r\n", b"\r\n.\r\n"]]
 )
-def test_chunks_are_the_octets_that_were_announced(sent: list[bytes], raw: bool) -> None:
+def test_chunks_are_the_bytes_that_were_announced(sent: list[bytes], raw: bool) -> None:
     assert b"".join(chunks(ChunkReader(raw=raw), *sent)) == b"".join(sent)
     assert b"".join(chunks(ChunkReader(raw=raw), *sent, rest=b"NOOP\r\n")) == b"".join(sent)
 
@@ -200,7 +200,7 @@ def test_no_slice_ends_between_cr_and_lf(sent: list[bytes], slices: list[bytes])
     assert chunks(ChunkReader(raw=True), *sent) == [chunk for chunk in sent if chunk]
 
 
-def test_a_chunk_waits_for_all_of_its_octets() -> None:
+def test_a_chunk_waits_for_all_of_its_bytes() -> None:
     reader, buffer = ChunkReader(raw=False), Buffer()
     reader.begin(3, last=True)
     assert reader.read(buffer) is None
@@ -217,7 +217,7 @@ def test_a_chunk_waits_for_all_of_its_octets() -> None:
 
 @pytest.mark.parametrize("raw", [False, True])
 def test_what_fills_a_read_is_not_copied(raw: bool) -> None:
-    """RFC 3030's point: the octets of a large chunk are handed on as the network brought them."""
+    """RFC 3030's point: the bytes of a large chunk are handed on as the network brought them."""
     reader, buffer = ChunkReader(raw=raw), Buffer()
     reads = [bytes([65 + number]) * 65_536 for number in range(10)]
     reader.begin(10 * 65_536, last=True)
@@ -227,7 +227,7 @@ def test_what_fills_a_read_is_not_copied(raw: bool) -> None:
         assert reader.read(buffer) in (None, END)
 
 
-def test_octets_of_a_refused_chunk_are_counted_off_and_given_to_nobody() -> None:
+def test_bytes_of_a_rejected_chunk_are_counted_off_and_dropped() -> None:
     skipper, buffer = Skipper(9, replies.TOO_LARGE, last=True), Buffer()
     assert skipper.read(buffer) is None
     buffer.feed(b"QUIT")

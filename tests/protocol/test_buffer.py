@@ -25,7 +25,7 @@ def test_lines_are_taken_one_by_one_with_their_ends() -> None:
     assert len(buffer) == 0
 
 
-def test_a_line_may_come_octet_by_octet() -> None:
+def test_a_line_may_come_byte_by_byte() -> None:
     buffer = Buffer()
     for octet in octets(b"NOOP\r"):
         buffer.feed(octet)
@@ -96,6 +96,6 @@ def test_what_has_been_taken_is_given_back_while_more_comes() -> None:
 def test_it_keeps_no_reference_to_bytes_that_may_change() -> None:
     data = bytearray(b"abc\r\n")
     buffer = Buffer()
-    buffer.feed(data)  # type: ignore[arg-type]  # whoever does so gets no surprise
+    buffer.feed(data)  # type: ignore[arg-type]  # a caller that does so gets no surprise
     data[0] = 0
     assert buffer.take_line(100) == b"abc\r\n"

@@ -1,4 +1,4 @@
-"""Whatever chunks come: the octets announced are a body's, and what follows is commands.
+"""Whatever chunks come: the bytes announced are a body's, and what follows is commands.
 
 Hypothesis makes the plans; what is said and taken is foretold by a model that knows no buffer.
 """
@@ -151,7 +151,7 @@ def final_lines(output: bytes) -> list[str]:
 
 @settings(max_examples=400)
 @given(st.data(), sessions())
-def test_the_octets_taken_are_those_announced_and_what_follows_is_commands(
+def test_the_bytes_read_are_those_announced_and_what_follows_is_commands(
     data: st.DataObject, model: Chunked
 ) -> None:
     foretold = [str(reply) for reply in model.replies]
@@ -184,7 +184,7 @@ SHAPES: dict[str, Callable[[int], bytes]] = {
     "one large chunk": lambda length: b"BDAT %d LAST\r\n" % length + b"x" * length,
     "a large chunk of CRs": lambda length: b"BDAT %d LAST\r\n" % length + b"\r" * length,
     "a large chunk of lines": lambda length: b"BDAT %d\r\n" % length + b"\r\n" * (length // 2),
-    "chunks of one octet": lambda length: b"BDAT 1\r\nx" * (length // 9),
+    "chunks of one byte": lambda length: b"BDAT 1\r\nx" * (length // 9),
     "chunks of a CR": lambda length: b"BDAT 1\r\n\r" * (length // 9),
     "chunks of nothing": lambda length: b"BDAT 0\r\n" * (length // 8),
     "chunks that are not wanted": lambda length: b"RSET\r\n" + b"BDAT 1\r\nx" * (length // 9),
@@ -217,7 +217,7 @@ def test_calls_are_linear_in_what_chunks_came(shape: str, size: int, rules: Sett
 
 @pytest.mark.parametrize("size", [1, 7, 1460, 1_000_000])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_no_octet_of_a_chunk_is_looked_at_more_than_a_few_times(
+def test_no_byte_of_a_chunk_is_looked_at_more_than_a_few_times(
     shape: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(buffer_module, "bytes", CountedBytes, raising=False)

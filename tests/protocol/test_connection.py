@@ -117,7 +117,7 @@ def test_the_facts_of_a_hello_are_those_of_the_last_that_was_accepted() -> None:
     assert (connection.conversation.helo, connection.conversation.esmtp) == ("one", True)
 
 
-def test_what_nobody_asks_about_is_accepted_without_an_event() -> None:
+def test_what_no_hook_asks_about_is_accepted_without_an_event() -> None:
     connection = Connection(Settings(), lambda: "nonce", asks=frozenset({events.Rcpt}))
     assert connection.next_event() is NEED_DATA
     connection.receive_data(ENVELOPE + b"x\r\n.\r\nRSET\r\nVRFY a\r\n")
@@ -262,7 +262,7 @@ def test_a_transaction_knows_which_way_its_body_comes() -> None:
 
 @pytest.mark.parametrize("giving_up", [b"RSET\r\n", b"HELO c\r\n", b"EHLO c\r\n"])
 @pytest.mark.parametrize("asks", [QUESTIONS, frozenset[type]()])
-def test_a_body_that_is_given_up_is_told_of_before_the_next_begins(
+def test_a_body_that_is_dropped_is_reported_before_the_next_begins(
     giving_up: bytes, asks: frozenset[type]
 ) -> None:
     connection = Connection(Settings(), lambda: "nonce", asks=asks)
@@ -291,7 +291,7 @@ def test_a_body_is_asked_about_with_its_first_chunk_only() -> None:
     ]
 
 
-def test_a_refusal_of_the_body_waits_for_the_octets_of_its_first_chunk() -> None:
+def test_a_refusal_of_the_body_waits_for_the_bytes_of_its_first_chunk() -> None:
     connection = connect()
     play(connection, CHUNKED)
     connection.receive_data(b"BDAT 6\r\n")
@@ -346,7 +346,7 @@ def test_chunks_that_add_up_to_far_over_the_limit_are_not_listened_to() -> None:
     assert [line[:3] for line in said(connection)] == ["250", "552", "552"]
 
 
-def test_without_the_extension_there_is_no_bdat_and_its_octets_are_no_commands() -> None:
+def test_without_the_extension_there_is_no_bdat_and_its_bytes_are_no_commands() -> None:
     rows = tuple(row for row in EXTENSIONS if row.keyword not in ("CHUNKING", "BINARYMIME"))
     connection = connect(Settings(extensions=rows))
     play(
@@ -425,7 +425,7 @@ def test_whatever_comes_behind_starttls_closes_and_nothing_is_said(behind: bytes
     assert connection.data_to_send() == b""
 
 
-def test_the_connection_after_starttls_greets_nobody() -> None:
+def test_the_connection_after_starttls_does_not_greet() -> None:
     connection = Connection(Settings(), lambda: "nonce", tls=True, greet=False)
     assert connection.next_event() is NEED_DATA
     assert connection.data_to_send() == b""
@@ -605,7 +605,7 @@ def test_an_observer_is_told_of_each_line_but_not_of_bodies() -> None:
     ]
 
 
-def test_an_observer_is_told_of_chunks_but_not_of_their_octets_and_of_each_answer() -> None:
+def test_an_observer_is_told_of_chunks_but_not_of_their_bytes_and_of_each_answer() -> None:
     lines = observed(
         Settings(lmtp=True),
         CHUNKED.replace(b"HELO", b"LHLO") + b"RCPT TO:<c@x>\r\nBDAT 6\r\nsecretBDAT 0 last\r\n",

@@ -1,6 +1,6 @@
-"""Each dialogue on the core: step by step, at once, octet by octet, and cut around the dots.
+"""Each dialogue on the core: step by step, at once, byte by byte, and cut around the dots.
 
-However its octets come, a client gets the same replies, and the handler the same messages.
+However its bytes come, a client gets the same replies, and the handler the same messages.
 """
 
 from __future__ import annotations

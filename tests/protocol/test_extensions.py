@@ -71,7 +71,7 @@ def test_values_of_rcpt_parameters(keyword: str, value: str, typed: object) -> N
     ],
 )
 def test_values_that_mail_parameters_cannot_have(keyword: str, value: str | None) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  each has its own words, which nobody sees
+    with pytest.raises(ValueError):  # noqa: PT011  each has its own words, which no client sees
         MAIL[keyword].parse(value)
 
 
@@ -90,7 +90,7 @@ def test_values_that_mail_parameters_cannot_have(keyword: str, value: str | None
     ],
 )
 def test_values_that_rcpt_parameters_cannot_have(keyword: str, value: str | None) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  each has its own words, which nobody sees
+    with pytest.raises(ValueError):  # noqa: PT011  each has its own words, which no client sees
         RCPT[keyword].parse(value)
 
 

@@ -118,7 +118,7 @@ def test_without_a_tally_nothing_is_kept() -> None:
     tally.said.append("NOOP")
     assert list(tally.said) == []
     tally.refused("RCPT", NO)
-    tally.failed(ParserError("of nobody"))
+    tally.failed(ParserError("of no user"))
 
 
 def test_a_parser_that_fails_is_told_of() -> None:

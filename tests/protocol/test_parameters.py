@@ -30,7 +30,7 @@ DEFAULT = said(Settings())
 
 
 def offered(settings: Settings, *, tls: bool = False) -> list[str]:
-    """What is said beside the default."""
+    """The settings that differ from the default."""
     return [line for line in said(settings, tls=tls) if line not in DEFAULT]
 
 
@@ -141,7 +141,7 @@ def test_a_row_of_ones_own_stands_behind_the_others() -> None:
         ([Extension("X", 0, rcpt={"": str})], "no keyword in upper case: ''"),
     ],
 )
-def test_a_row_that_cannot_stand_beside_the_others_is_named(
+def test_a_row_that_cannot_stand_with_the_others_is_named(
     rows: list[Extension], message: str
 ) -> None:
     with pytest.raises(ValueError, match=f"^own_extensions: {message}"):
@@ -200,7 +200,7 @@ def test_values_that_parameters_have(keyword: str, value: str | None, typed: obj
     ],
 )
 def test_values_that_parameters_cannot_have(keyword: str, value: str | None) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  each has its own words, which nobody sees
+    with pytest.raises(ValueError):  # noqa: PT011  each has its own words, which no client sees
         parse(keyword, value)
 
 
@@ -233,5 +233,5 @@ def test_a_date_time_is_in_utc(text: str, date: datetime) -> None:
     ],
 )
 def test_what_is_no_date_time(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  each has its own words, which nobody sees
+    with pytest.raises(ValueError):  # noqa: PT011  each has its own words, which no client sees
         date_time(text)

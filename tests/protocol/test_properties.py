@@ -409,7 +409,7 @@ def test_bodies_are_normalized_as_by_the_model(sent: bytes) -> None:
 
 @settings(max_examples=300)
 @given(st.data(), near_ends)
-def test_a_message_is_its_model_normalized_and_no_octet_of_it_a_command(
+def test_a_message_is_its_model_normalized_and_no_byte_of_it_a_command(
     data: st.DataObject, sent: bytes
 ) -> None:
     """RFC 5321 4.1.1.4 first, and only then the line ends."""
@@ -446,7 +446,7 @@ def calls_of(run: Callable[[], None]) -> int:
 
 
 class Looked:
-    """How many octets the buffer has searched or copied."""
+    """How many bytes the buffer has searched or copied."""
 
     count = 0
 
@@ -494,7 +494,7 @@ INPUTS = {
     "at signs": b"@a",
     "parameters": b" SIZE=1",
     "nothing but blanks": b" ",
-    "octets beyond ASCII": b"\xc3\xbc",
+    "bytes beyond ASCII": b"\xc3\xbc",
     "almost ends": b"\r\n.\r",
     "brackets": b"<",
 }
@@ -538,7 +538,7 @@ def test_calls_are_linear_in_what_came(unit: str, before: str, size: int) -> Non
 @pytest.mark.parametrize("size", [1, 7, 1_000_000])
 @pytest.mark.parametrize("before", BEFORE)
 @pytest.mark.parametrize("unit", INPUTS)
-def test_no_octet_is_looked_at_more_than_a_few_times(
+def test_no_byte_is_looked_at_more_than_a_few_times(
     unit: str, before: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The buffer's own bytes are replaced by some that count what is searched and copied."""

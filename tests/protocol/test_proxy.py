@@ -42,43 +42,43 @@ LONGEST = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
 TAILS = (b"", b"E", b"EHLO client\r\n", b"PROXY UNKNOWN\r\n", b"\x16\x03\x01" + bytes(5000))
 
 
-def read(octets: bytes) -> tuple[ProxyHeader, bytes] | None:
-    return ProxyReader().feed(octets)
+def read(data: bytes) -> tuple[ProxyHeader, bytes] | None:
+    return ProxyReader().feed(data)
 
 
-def whole(octets: bytes) -> ProxyHeader:
-    """The header that `octets` are, with nothing left; also byte by byte, and with tails."""
-    found = read(octets)
+def whole(data: bytes) -> ProxyHeader:
+    """The header that `data` is, with nothing left; also byte by byte, and with tails."""
+    found = read(data)
     assert found is not None
     header, rest = found
     assert rest == b""
     reader = ProxyReader()
-    for index in range(len(octets) - 1):
-        assert reader.feed(octets[index : index + 1]) is None
-    assert reader.feed(octets[-1:]) == (header, b"")
+    for index in range(len(data) - 1):
+        assert reader.feed(data[index : index + 1]) is None
+    assert reader.feed(data[-1:]) == (header, b"")
     for tail in TAILS:
-        assert read(octets + tail) == (header, tail)
+        assert read(data + tail) == (header, tail)
         reader = ProxyReader()
-        assert reader.feed(octets[:9]) is None
-        assert reader.feed(octets[9:] + tail) == (header, tail)
+        assert reader.feed(data[:9]) is None
+        assert reader.feed(data[9:] + tail) == (header, tail)
     return header
 
 
-def drip(octets: bytes) -> None:
+def drip(data: bytes) -> None:
     """Byte by byte, none of which ends a header."""
     reader = ProxyReader()
-    for index in range(len(octets)):
-        assert reader.feed(octets[index : index + 1]) is None
+    for index in range(len(data)):
+        assert reader.feed(data[index : index + 1]) is None
 
 
-def refused(octets: bytes) -> str:
+def refused(data: bytes) -> str:
     """Why they are refused; byte by byte and with a tail, too."""
     with pytest.raises(ProxyError) as caught:
-        read(octets)
+        read(data)
     with pytest.raises(ProxyError):
-        read(octets + b"EHLO client\r\n")
+        read(data + b"EHLO client\r\n")
     with pytest.raises(ProxyError, match=f"^{caught.value}$"):
-        drip(octets)
+        drip(data)
     return str(caught.value)
 
 
@@ -86,7 +86,7 @@ def refused(octets: bytes) -> str:
 
 
 @pytest.mark.parametrize(
-    ("octets", "source", "destination"),
+    ("data", "source", "destination"),
     [
         (
             b"PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n",
@@ -114,12 +114,12 @@ def refused(octets: bytes) -> str:
         (b"PROXY TCP6 ::ffff:c000:201 ::2 1 25\r\n", ("192.0.2.1", 1), ("::2", 25)),
     ],
 )
-def test_line_is_read(octets: bytes, source: tuple[str, int], destination: tuple[str, int]) -> None:
-    assert whole(octets) == ProxyHeader(1, "PROXY", ProxyEnd(*source), ProxyEnd(*destination))
+def test_line_is_read(data: bytes, source: tuple[str, int], destination: tuple[str, int]) -> None:
+    assert whole(data) == ProxyHeader(1, "PROXY", ProxyEnd(*source), ProxyEnd(*destination))
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [
         b"PROXY UNKNOWN\r\n",
         b"PROXY UNKNOWN \r\n",
@@ -128,8 +128,8 @@ def test_line_is_read(octets: bytes, source: tuple[str, int], destination: tuple
         b"PROXY UNKNOWN " + b"f" * 91 + b"\r\n",
     ],
 )
-def test_unknown_keeps_the_real_ends(octets: bytes) -> None:
-    assert whole(octets) == ProxyHeader(1, "PROXY")
+def test_unknown_keeps_the_real_ends(data: bytes) -> None:
+    assert whole(data) == ProxyHeader(1, "PROXY")
 
 
 @pytest.mark.parametrize(
@@ -214,18 +214,18 @@ def test_line_that_cannot_end_in_time_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [b"E", b"\x16", b"\0", b"G", b"p", b" ", b"\n", b"Q", b"\xff", b"\r\r", b"PO", b"PROXYS"],
 )
-def test_wrong_octet_is_refused_as_soon_as_it_is_seen(octets: bytes) -> None:
+def test_wrong_byte_is_refused_as_soon_as_it_is_seen(data: bytes) -> None:
     reader = ProxyReader()
-    for index in range(len(octets) - 1):
-        assert reader.feed(octets[index : index + 1]) is None
+    for index in range(len(data) - 1):
+        assert reader.feed(data[index : index + 1]) is None
     with pytest.raises(ProxyError, match="neither"):
-        reader.feed(octets[-1:])
+        reader.feed(data[-1:])
 
 
-def test_every_wrong_octet_in_the_signature_is_refused_at_once() -> None:
+def test_every_wrong_byte_in_the_signature_is_refused_at_once() -> None:
     for place in range(len(SIGNATURE)):
         reader = ProxyReader()
         assert reader.feed(SIGNATURE[:place]) is None
@@ -288,7 +288,7 @@ def test_unspec_keeps_the_real_ends_and_the_rest() -> None:
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [
         block(LOCAL, UNSPEC, b""),
         block(LOCAL, TCP4, b""),
@@ -303,19 +303,19 @@ def test_unspec_keeps_the_real_ends_and_the_rest() -> None:
         with_crc(LOCAL, TCP4, V4 + tlv(0x05, b"id")),
     ],
 )
-def test_local_is_taken_and_what_it_holds_is_thrown_away(octets: bytes) -> None:
-    assert whole(octets) == ProxyHeader(2, "LOCAL")
+def test_local_is_taken_and_what_it_holds_is_thrown_away(data: bytes) -> None:
+    assert whole(data) == ProxyHeader(2, "LOCAL")
 
 
 @pytest.mark.parametrize("command", [0x00, 0x01, 0x11, 0x22, 0x2F, 0x31, 0x30, 0xFF])
-def test_unknown_version_or_command_is_refused_at_its_octet(command: int) -> None:
+def test_unknown_version_or_command_is_refused_at_its_byte(command: int) -> None:
     assert "version or command" in refused(SIGNATURE + bytes([command]))
 
 
 @pytest.mark.parametrize(
     "family", [0x01, 0x02, 0x10, 0x12, 0x13, 0x20, 0x22, 0x30, 0x32, 0x40, 0x41, 0xFF]
 )
-def test_unknown_family_and_datagrams_are_refused_at_their_octet(family: int) -> None:
+def test_unknown_family_and_datagrams_are_refused_at_their_byte(family: int) -> None:
     assert "family" in refused(SIGNATURE + bytes([PROXY, family]))
 
 
@@ -443,7 +443,7 @@ def test_tlv_within_that_on_tls_is_there_once() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 128])
-def test_unique_id_of_128_octets_is_taken(length: int) -> None:
+def test_unique_id_of_128_bytes_is_taken(length: int) -> None:
     assert whole(block(PROXY, TCP4, V4 + tlv(0x05, b"i" * length))).unique_id == b"i" * length
 
 
@@ -527,18 +527,18 @@ HEADER_STARTS = st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 ", b"PROXY UNKNOWN
 )
 
 
-def fed_in_pieces(octets: bytes, cuts: list[int]) -> tuple[ProxyHeader, bytes] | str | None:
-    """What comes of it when it arrives so; the octets left over are those of the last piece."""
+def fed_in_pieces(data: bytes, cuts: list[int]) -> tuple[ProxyHeader, bytes] | str | None:
+    """What comes of it when it arrives so; the bytes left over are those of the last piece."""
     reader = ProxyReader()
-    places = sorted({0, len(octets), *(cut % (len(octets) + 1) for cut in cuts)})
+    places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     for begin, end in itertools.pairwise(places):
         try:
-            found = reader.feed(octets[begin:end])
+            found = reader.feed(data[begin:end])
         except ProxyError as error:
             return str(error)
         if found is not None:
             header, rest = found
-            return header, rest + octets[end:]
+            return header, rest + data[end:]
     return None
 
 
@@ -546,12 +546,12 @@ def fed_in_pieces(octets: bytes, cuts: list[int]) -> tuple[ProxyHeader, bytes] |
 def test_anything_gives_a_header_or_a_proxy_error_in_whatever_pieces(
     start: bytes, more: bytes, cuts: list[int]
 ) -> None:
-    octets = start + more
-    at_once = fed_in_pieces(octets, [])
-    assert fed_in_pieces(octets, cuts) == at_once
+    data = start + more
+    at_once = fed_in_pieces(data, [])
+    assert fed_in_pieces(data, cuts) == at_once
     if isinstance(at_once, tuple):
         header, rest = at_once
-        consumed = octets[: len(octets) - len(rest)]
+        consumed = data[: len(data) - len(rest)]
         assert read(consumed) == (header, b"")
         assert consumed == b"" or read(consumed[:-1]) is None
 
@@ -569,8 +569,8 @@ def test_line_says_what_was_written(
     tail: bytes,
 ) -> None:
     source, destination = addresses
-    octets = line(str(source), str(destination), source_port, destination_port)
-    assert read(octets + tail) == (
+    data = line(str(source), str(destination), source_port, destination_port)
+    assert read(data + tail) == (
         ProxyHeader(
             1,
             "PROXY",

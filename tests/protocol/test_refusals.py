@@ -1,4 +1,4 @@
-"""No refusal can be had without end: all are counted where they are said, whatever they are for."""
+"""No client gets rejections without end: all are counted when they are sent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REFUSALS = {
 }
 # The core is given these as answers, as a hook's are, to what is asked by this name
 OF_THE_SERVER = {"TOO_MUCH_MAIL": "mail", "TOO_MUCH_RCPT": "rcpt", "MAIL_LOOP": "message"}
-# Said once, and then there is another answer: no more of these can be had
+# Said once, and then there is another answer: there are no more of these
 ONCE = {"BAD_CHUNK"}
 
 
@@ -199,7 +199,7 @@ def test_each_recipient_of_a_list_may_be_told_to_come_again() -> None:
     ]
 
 
-def test_a_message_that_is_taken_begins_the_count_anew() -> None:
+def test_a_message_that_is_accepted_begins_the_count_again() -> None:
     rules = Rules(answers={("rcpt", "no@example.com"): Reply(450, "4.7.1", "Greylisted")})
     no = b"RCPT TO:<no@example.com>\r\n"
     player = played(Settings(), rules, b"", MAIL + no * 200 + RCPT + b"DATA\r\n.\r\n", 10)
@@ -209,7 +209,7 @@ def test_a_message_that_is_taken_begins_the_count_anew() -> None:
     assert refusals_in(player.output) == 301
 
 
-def test_a_message_that_is_taken_for_some_begins_it_anew_in_lmtp() -> None:
+def test_a_message_that_is_accepted_for_some_begins_it_again_in_lmtp() -> None:
     later = Reply(450, "4.2.0", "Later")
     rules = Rules(
         answers={("deliver", "b@example.com"): later, ("rcpt", "no@example.com"): replies.TROUBLE}

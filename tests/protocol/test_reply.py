@@ -60,7 +60,7 @@ def test_a_lone_surrogate_cannot_be_said() -> None:
         Reply(550, "5.0.0", "\udc80")
 
 
-def test_a_line_has_at_most_512_octets() -> None:
+def test_a_line_has_at_most_512_bytes() -> None:
     assert len(Reply(250, None, "x" * 506).wire) == 512
     with pytest.raises(ValueError, match="longer than 512"):
         Reply(250, None, "x" * 507)

@@ -30,7 +30,7 @@ LONG = "x" * 255
         ("LOGIN=a+3Db+2Bc", {"LOGIN": "a=b+c"}),
         ("LOGIN=j+C3+BCrgen", {"LOGIN": "jürgen"}),
         ("LOGIN=jürgen+20x", {"LOGIN": "jürgen x"}),
-        ("LOGIN=gro+C3+9F", {"LOGIN": "groß"}),  # whose second octet alone is a control character
+        ("LOGIN=gro+C3+9F", {"LOGIN": "groß"}),  # whose second byte alone is a control character
         ("DESTADDR=5.6.7.8 DESTPORT=25", {"DESTADDR": "5.6.7.8", "DESTPORT": "25"}),
         ("NAME=[UNAVAILABLE] ADDR=[TEMPUNAVAIL]", {"NAME": None, "ADDR": None}),
         ("PORT=[unavailable] LOGIN=[tempunavail]", {"PORT": None, "LOGIN": None}),
@@ -176,7 +176,7 @@ def test_what_is_refused_changes_nothing() -> None:
     assert connection.conversation.helo == "c"
 
 
-def test_trust_stays_with_the_peer_whomever_it_speaks_for() -> None:
+def test_trust_stays_with_the_peer_whichever_client_it_names() -> None:
     player = trusted()
     player.feed(b"XCLIENT ADDR=192.0.2.1\r\nEHLO c\r\n")
     assert b"250-XCLIENT NAME " in player.output

@@ -54,7 +54,7 @@ PATHS: dict[str, Input] = {
 }
 OF_MAIL: dict[str, Input] = {
     "many": ("", " SIZE=1", ""),
-    "many that nobody knows": ("", " X=1", ""),
+    "many that are unknown": ("", " X=1", ""),
     "signs of equality": (" X", "=", ""),
     "a long keyword": (" ", "X", ""),
     "hyphens in a keyword": (" X", "-", ""),
@@ -100,7 +100,7 @@ LINES: dict[str, Input] = {
     "blanks behind AUTH": ("AUTH ", " ", "PLAIN"),
     "base64 behind AUTH": ("AUTH PLAIN ", "AAAA", ""),
     "base64 that is none behind AUTH": ("AUTH PLAIN ", "A=", ""),
-    "attributes that nobody knows": ("XCLIENT", " X=1", ""),
+    "attributes that are unknown": ("XCLIENT", " X=1", ""),
     "signs of equality in XCLIENT": ("XCLIENT NAME", "=", ""),
     "blanks behind XCLIENT": ("XCLIENT ", " ", "NAME=a"),
     **{

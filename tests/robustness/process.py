@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ehlo import Peer
-from ehlo.server.observing import control
+from ehlo.server.observing.views import ask
 from robustness.scale import DEADLINE
 from support.program import Program, Start
 from support.serving import listening
@@ -39,7 +39,7 @@ class Launched:
 
     def snapshot(self) -> dict[str, Any]:
         """Return the counts and sessions of the server."""
-        return control.ask(self._control)
+        return ask(self._control)
 
     def wait_until(self, when: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Return the first snapshot for which `when` is true."""

@@ -118,23 +118,23 @@ def test_honest_senders_are_served_while_others_drip(launch: Launch, tell: Tell)
             together(*(drip(server.address, way, ready) for way in ways))
         )
         await asyncio.wait_for(ready.all.wait(), DEADLINE)
-        beside, second = await best_rate(server.address, "beside")
+        next_to, second = await best_rate(server.address, "next_to")
         assert ready.gone == 0 or not IN_FULL, "the honest senders were too slow to be measured"
         lasted = await dripping
         assert ready.told >= 0.9 * DRIPPERS or not IN_FULL
         # Once more: the machine may have become slower
         again, third = await best_rate(server.address, "again")
-        return min(alone, again), beside, first + second + third, lasted
+        return min(alone, again), next_to, first + second + third, lasted
 
-    alone, beside, acknowledged, lasted = asyncio.run(crowd())
+    alone, next_to, acknowledged, lasted = asyncio.run(crowd())
     tell(
-        f"{alone:.0f} messages a second alone, {beside:.0f} beside {DRIPPERS} who drip; "
+        f"{alone:.0f} messages a second alone, {next_to:.0f} next to {DRIPPERS} who drip; "
         f"the last of these was gone after {max(lasted):.1f} s of {TIME}"
     )
     assert len(acknowledged) == 3 * ROUNDS * HONEST * MESSAGES
     assert sorted(server.logged()) == sorted(acknowledged)
     if IN_FULL:
-        assert beside >= alone / 2
+        assert next_to >= alone / 2
         assert max(lasted) <= TIME + PATIENCE
         assert min(lasted) >= TIME / 2
     server.wait_until_no_sessions()

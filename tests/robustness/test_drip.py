@@ -1,4 +1,4 @@
-"""Clients that drip a body are sent away; a slow honest one beside them is served."""
+"""Clients that drip a body are sent away; a slow honest one next to them is served."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def test_endless_input_takes_no_memory(
     grown = peak(server.pid) - before
     tell(
         f"{len(ways)} kinds took {grown / MIB:.1f} MiB; "
-        f"a fresh client beside took {longest * 1000:.0f} ms at most"
+        f"a fresh client took {longest * 1000:.0f} ms at most"
     )
     assert grown <= GROWTH
     server.wait_until_no_sessions()

@@ -50,7 +50,7 @@ def test_idle_connections_cost_little_and_delay_no_other_client(
         assert server.snapshot()["now"]["sessions"] == count
         median = statistics.median(serve_one() for _ in range(FRESH))
         assert server.snapshot()["now"]["sessions"] >= count
-    tell(f"{count} connections, {each:.0f} octets each; a fresh client {median * 1000:.1f} ms")
+    tell(f"{count} connections, {each:.0f} bytes each; a fresh client {median * 1000:.1f} ms")
     assert each <= most
     if IN_FULL:
         assert median <= PATIENCE

@@ -13,7 +13,7 @@ from robustness.process import Launch, Tell
 from robustness.scale import MIB, full, peak
 
 CLIENTS = full(50, short=20)
-SIZE = full(50_000_000, short=8_000_000)  # octets of each message, about
+SIZE = full(50_000_000, short=8_000_000)  # bytes of each message, about
 MEMORY = full(256, short=24) * MIB
 MOST = full(400, short=100) * MIB
 """The memory of the process: bodies, and Python with ehlo."""
@@ -59,7 +59,7 @@ def test_large_messages_at_once_take_no_more_than_their_memory(
 
     sent = asyncio.run(crowd())
     most = peak(server.pid)
-    tell(f"{CLIENTS} messages of {SIZE} octets; at most {most / MIB:.0f} MiB of {before / MIB:.0f}")
+    tell(f"{CLIENTS} messages of {SIZE} bytes; at most {most / MIB:.0f} MiB of {before / MIB:.0f}")
     assert sorted(server.logged()) == sorted(" ".join(each) for each in sent)
     assert most <= MOST
     now = server.wait_until_no_sessions()["now"]

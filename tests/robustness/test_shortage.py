@@ -108,7 +108,7 @@ def test_clients_that_need_a_full_disk_get_452_and_the_others_are_served(
         assert client.mail(MIDDLING) == QUEUED
         small_disk.mount("remount,size=64m")
         assert client.mail(LARGE) == QUEUED
-    tell(f"{3 * CLIENTS} messages were told 452, {CLIENTS * MESSAGES} beside them were taken")
+    tell(f"{3 * CLIENTS} messages were told 452, {CLIENTS * MESSAGES} others were accepted")
     assert server.program.stop() == 0
 
 
@@ -159,7 +159,7 @@ def test_without_file_descriptors_new_clients_wait_and_connected_ones_are_served
         assert inside.mail(LARGE) == QUEUED
         for client in outside:
             assert is_closed_or_served(client)
-    tell(f"{loop}: {100 * busy:.1f} % of a core while nobody can be let in")
+    tell(f"{loop}: {100 * busy:.1f} % of a core while no client can be let in")
     if IN_FULL:
         assert busy <= BUSY
     with Client(server.address) as client:

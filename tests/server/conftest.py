@@ -1,4 +1,4 @@
-"""Fixtures: a real server beside the test, and certificates for it."""
+"""Fixtures: a real server next to the test, and certificates for it."""
 
 from support.clock import clock as clock
 from support.serving import certificates as certificates

@@ -9,10 +9,14 @@ from collections.abc import Callable
 
 import pytest
 
-from ehlo import Handler, Message, Session
-from ehlo.protocol import events
-from ehlo.server.answer import Answers
+from ehlo import Handler, Message, Server, Session
+from ehlo.handler import callbacks_of_handler
+from ehlo.protocol import events, verbs
+from ehlo.server.answer import Answers, Routes
 from ehlo.server.driver import Driver
+from ehlo.server.hooks import hooks_of
+from ehlo.server.options.files import Files
+from ehlo.server.options.rules import resolve
 from support.certificates import Certificates
 from support.serving import Serve
 
@@ -112,3 +116,18 @@ def test_a_log_handler_that_closes_the_server_ends_the_session_within_its_own_st
     finally:
         logging.getLogger("ehlo.handler").removeHandler(handler)
     assert running.sessions == 0
+
+
+def test_each_hook_that_a_row_of_the_verbs_names_has_a_route_only_where_it_is_overridden() -> None:
+    rows = [row for row in verbs.ASKED.values() if row.hook]
+
+    class Everything(Secured): ...
+
+    for row in rows:
+        setattr(Everything, row.hook, lambda *_arguments: None)
+    for handler, asked in ((Everything(), verbs.QUESTIONS), (Secured(), {events.Mail})):
+        callbacks = callbacks_of_handler(handler)
+        resolved = resolve(Server(handler).options, callbacks, Files())
+        routes = Routes(resolved, hooks_of(callbacks))
+        assert routes.asks == asked
+        assert {row.event for row in rows if row.hook in routes.hooks} <= routes.table.keys()

@@ -98,7 +98,7 @@ def _on_asyncio(clock: StoppedClock) -> type[asyncio.SelectorEventLoop]:
 
 def _on_uvloop(clock: StoppedClock) -> Any:
     class Clocked(uvloop.Loop):
-        """Keeps the timers itself: those of libuv have a clock that nobody can stop."""
+        """Keeps the timers itself: those of libuv have a clock that no test can stop."""
 
         def __init__(self) -> None:
             super().__init__()

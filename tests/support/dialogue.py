@@ -5,13 +5,13 @@ A file holds scenarios, each under a line `== title`:
     = max_size 1000                      a setting of the server, or what a hook answers (see below)
     C: EHLO client.example               what the client says; CRLF is added
     C*3: NOOP                            the same three times
-    C<: NOOP\\n                           octets with \\r \\n \\t \\0 \\\\ \\xHH, and no CRLF added
+    C<: NOOP\\n                           bytes with \\r \\n \\t \\0 \\\\ \\xHH, and no CRLF added
     S: 250 2.0.0 Ok                      what the server must say, to the letter; `...` ends a
     S*3: 250 2.0.0 Ok                    line of which the rest does not matter
     M: from <a@example.com>              a message that the server must have taken: envelope,
     M: to <b@example.com> <c@d.example>
     M| Subject: hello                    lines of its body (CRLF is added), or
-    M<: no line end                      octets of it
+    M<: no line end                      bytes of it
     T:                                   the TLS handshake
     E:                                   the client closes its sending side
     X:                                   the server has closed the connection
@@ -334,7 +334,7 @@ def _message(scenario: Scenario, line: str) -> None:
 
 
 def unescaped(text: bytes) -> bytes:
-    """The octets that are meant by `text`."""
+    """The bytes that are meant by `text`."""
     return _ESCAPE.sub(
         lambda found: bytes([int(found[1], 16)]) if found[1] else _ESCAPES[found[2]], text
     )

@@ -6,29 +6,34 @@ exception of the user's module. An error is one line, except such an exception: 
 
 from __future__ import annotations
 
-import dataclasses
 import errno
+import importlib
 import io
+import logging
 import os
 import ssl
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from ehlo.cli.flags import (
+    Given,
     GroupedOption,
     PrinterGroup,
+    ProcessOptions,
     ServerCommand,
     as_flags,
+    fields_of,
     handler_of,
-    is_function,
-    is_mapping,
     load,
-    server_options,
+    options_of,
+    value_of,
 )
 from ehlo.cli.log import make_for, set_up_logging
 from ehlo.cli.passwd import passwd
@@ -41,18 +46,19 @@ from ehlo.server.server import Server
 from ehlo.server.system import loops, machine, privileges
 from ehlo.server.workers.recipe import Recipe, StartError, check
 
-__all__ = ["cli", "main"]
-
 T = TypeVar("T")
 
 _ADDR = "127.0.0.1:1025"
 _ENVIRONMENT = "Each option can be set in the environment: --max-size as EHLO_MAX_SIZE."
 _SERVE_ONLY = ("workers", "factory")
-_SETTINGS: dict[str, Any] = {
+_STEP = 200  # milliseconds: to gather changes, and for the thread to notice the end
+_SETTINGS: dict[str, object] = {
     "auto_envvar_prefix": "EHLO",
     "help_option_names": ["-h", "--help"],
     "max_content_width": 80,
 }
+
+logger = logging.getLogger("ehlo.server")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -67,77 +73,6 @@ def main(args: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _process_options() -> list[click.Parameter]:
-    """The options of the process, which are none of the server's."""
-    readable_file = click.Path(exists=True, dir_okay=False, readable=True)
-    return [
-        GroupedOption(
-            ["--tls-cert"],
-            group="TLS",
-            type=readable_file,
-            multiple=True,
-            help="Certificate chain in PEM; enables STARTTLS (see also --tls-listener). "
-            "Repeatable; clients choose by SNI.",
-        ),
-        GroupedOption(
-            ["--tls-key"],
-            group="TLS",
-            type=readable_file,
-            multiple=True,
-            help="Key of the certificate, if in another file; one per --tls-cert, in the same "
-            "order. EHLO_TLS_PASSPHRASE has the passphrase.",
-        ),
-        GroupedOption(
-            ["--tls-client-ca"],
-            group="TLS",
-            type=readable_file,
-            help="Certificate authorities for client certificates, in PEM.",
-        ),
-        GroupedOption(
-            ["--tls-client-certs"],
-            group="TLS",
-            type=click.Choice(["optional", "required"]),
-            help="Whether clients must present a certificate.  [optional]",
-        ),
-        GroupedOption(
-            ["--log-file"],
-            group="Logging and metrics",
-            type=click.Path(dir_okay=False),
-            help="File to log to instead of standard error. It may be rotated at any time.",
-        ),
-        GroupedOption(
-            ["--log-level"],
-            group="Logging and metrics",
-            type=click.Choice(["debug", "info", "warning", "error"]),
-            default="info",
-            help="Minimum level to log.  [info]",
-        ),
-        GroupedOption(
-            ["--fd"],
-            group="Listening",
-            type=click.IntRange(min=0),
-            multiple=True,
-            help="Inherited listening socket to serve on, like --addr fd:N. Repeatable.",
-        ),
-        GroupedOption(
-            ["--log-format"],
-            group="Logging and metrics",
-            type=click.Choice(["text", "json"]),
-            default="text",
-            help="Log format: text, or one JSON object per line.  [text]",
-        ),
-    ]
-
-
-def _reload_option() -> click.Parameter:
-    return GroupedOption(
-        ["--reload"],
-        group="Process",
-        is_flag=True,
-        help="Restart when a *.py below this directory changes, for development.",
-    )
-
-
 @click.group(
     cls=PrinterGroup,
     context_settings=_SETTINGS,
@@ -147,24 +82,23 @@ def _reload_option() -> click.Parameter:
         GroupedOption(
             ["--json"], group="Output", is_flag=True, help="Print one JSON object per line."
         ),
-        *server_options(leave_out=_SERVE_ONLY, addr=_ADDR),
-        *_process_options(),
+        *options_of(Options, leave_out=_SERVE_ONLY, addr=_ADDR),
+        *options_of(ProcessOptions),
     ],
     epilog=_ENVIRONMENT,
 )
 @click.version_option(package_name="ehlo", message="%(prog)s %(version)s", allow_from_autoenv=False)
 @click.pass_context
-def cli(ctx: click.Context, /, **given: Any) -> None:
+def cli(ctx: click.Context, /, *, json: bool, **given: object) -> None:
     """Accept mail, and print each message that arrives."""
     if ctx.invoked_subcommand is not None:
         _reject_options_before_command(ctx)
         return
     values = {"addr": _ADDR, **_server_values(given)}
-    printer = _printer(
-        given["json"], values.pop("rcpt_handler", None), values.pop("auth_handler", None)
-    )
+    printer = _printer(json, values.pop("rcpt_handler", None), values.pop("auth_handler", None))
     quiet = ctx.get_parameter_source("log_level") is ParameterSource.DEFAULT
-    _run(_new_server(printer, values), given, None, quiet=quiet)
+    server, process = _new_server(printer, values), _process(given)
+    _run(server, process, lambda: server.listen_and_serve(tune_malloc=True), quiet=quiet)
     if printer.failure is not None:
         raise click.ClickException(f"cannot write to standard output: {printer.failure.strerror}")
 
@@ -174,18 +108,38 @@ def cli(ctx: click.Context, /, **given: Any) -> None:
     context_settings=_SETTINGS,
     params=[
         click.Argument(["target"], metavar="MODULE:ATTR"),
-        *server_options(),
-        *_process_options(),
-        _reload_option(),
+        *options_of(Options),
+        *options_of(ProcessOptions),
+        GroupedOption(
+            ["--reload"],
+            group="Process",
+            is_flag=True,
+            help="Restart when a *.py below this directory changes, for development.",
+        ),
     ],
     epilog=_ENVIRONMENT,
 )
-def serve(target: str, **given: Any) -> None:
+def serve(target: str, *, reload: bool, **given: object) -> None:
     """Serve MODULE:ATTR, which is a function, a Handler (class or instance) or a Server.
 
     If MODULE:ATTR is a Server, options given here override its own.
     """
-    _run(_named_server(target, given), given, partial(_worker_server, target, given))
+    server, process = _named_server(target, given), _process(given)
+
+    def run() -> None:
+        if reload or server.options.workers > 1:
+            _run_parent(server, partial(_worker_server, target, given), reload=reload)
+        else:
+            server.listen_and_serve(tune_malloc=True)
+
+    if reload and server.options.workers > 1:
+        raise click.UsageError("--reload cannot be combined with --workers")
+    try:
+        if reload:
+            importlib.import_module("watchfiles")
+    except ImportError as error:
+        raise click.UsageError("--reload needs watchfiles: pip install 'ehlo[standard]'") from error
+    _run(server, process, run)
 
 
 cli.add_command(passwd)
@@ -202,45 +156,46 @@ def _reject_options_before_command(ctx: click.Context) -> None:
 # -- from options to a server ------------------------------------------------------------------
 
 
-def _named_server(target: str, given: Mapping[str, Any]) -> Server:
+def _named_server(target: str, given: Given) -> Server:
     """The server that `target` names, or a new one for the handler that it names."""
     values = _server_values(given)
     found = handler_of(load(target), target, factory=values.pop("factory", False))
-    return _changed(found, values) if isinstance(found, Server) else _new_server(found, values)
+    if isinstance(found, Server):
+        found.configure(**values)
+        return found
+    return _new_server(found, values)
 
 
-def _worker_server(target: str, given: Mapping[str, Any]) -> Server:
+def _worker_server(target: str, given: Given) -> Server:
     """The server of a worker, which is a new process and gets the options of its parent.
 
     Raises `StartError` if they are wrong by now, for instance because a file has gone.
     """
+    process = _process(given)
     try:
         server = _named_server(target, given)
-        _configure_tls(server, given)
+        _configure_tls(server, process)
     except click.ClickException as error:
         raise StartError(error.format_message()) from error
     finally:  # a failure is logged, too
-        set_up_logging(given["log_level"], given["log_format"], given["log_file"])
+        set_up_logging(process.log_level, process.log_format, process.log_file)
     return server
 
 
-def _server_values(given: Mapping[str, Any]) -> dict[str, Any]:
+def _process(given: Given) -> ProcessOptions:
+    return ProcessOptions(**fields_of(ProcessOptions, given))
+
+
+def _server_values(given: Given) -> dict[str, Any]:
     """The options of the server that were given, as keywords of `Server`."""
-    names = [field.name for field in dataclasses.fields(Options) if field.name in given]
-    values = {name: given[name] for name in names if given[name] not in (None, ())}
+    values = fields_of(Options, given)
     if given["fd"]:
         values["addr"] = [*values.get("addr", ()), *(f"fd:{number}" for number in given["fd"])]
-    return {name: _value(name, value) for name, value in values.items()}
+    return {name: value_of(name, value) for name, value in values.items()}
 
 
-def _value(name: str, value: Any) -> Any:
-    if is_function(name):
-        return load(value)
-    return dict(value) if is_mapping(name) else value
-
-
-def _new_server(handler: Any, values: Mapping[str, Any]) -> Server:
-    return _checked(lambda: Server(handler, **values))
+def _new_server(handler: object, values: Given) -> Server:
+    return _checked(lambda: Server(**{**values, "handler": handler}))
 
 
 def _checked(make: Callable[[], T]) -> T:
@@ -249,12 +204,6 @@ def _checked(make: Callable[[], T]) -> T:
         return make()
     except (TypeError, ValueError) as error:
         raise click.UsageError(as_flags(str(error))) from error
-
-
-def _changed(server: Server, values: Mapping[str, Any]) -> Server:
-    """The user's own server with the given options."""
-    server.configure(**values)
-    return server
 
 
 def _printer(json: bool, rcpt: RcptFunction | None, auth: AuthFunction | None) -> Printer:
@@ -270,9 +219,9 @@ def _printer(json: bool, rcpt: RcptFunction | None, auth: AuthFunction | None) -
     return printer
 
 
-def _configure_tls(server: Server, given: Mapping[str, Any]) -> None:
-    certs, keys = given["tls_cert"], given["tls_key"]
-    client_ca, client_certs = given["tls_client_ca"], given["tls_client_certs"]
+def _configure_tls(server: Server, process: ProcessOptions) -> None:
+    certs, keys = process.tls_cert, process.tls_key
+    client_ca, client_certs = process.tls_client_ca, process.tls_client_certs
     if keys and not certs:
         raise click.UsageError("--tls-key requires --tls-cert")
     if client_ca and not certs:
@@ -305,19 +254,13 @@ def _tls_reason(error: OSError | ValueError, unclear: str) -> str:
 
 
 def _run(
-    server: Server, given: Mapping[str, Any], recipe: Recipe | None, *, quiet: bool = False
+    server: Server, process: ProcessOptions, run: Callable[[], None], *, quiet: bool = False
 ) -> None:
-    """The server runs until a signal. Wrong options are found before anything else begins.
-
-    `recipe` makes the server again in each worker.
-    """
-    _configure_tls(server, given)
+    """The server runs until a signal. Wrong options are found before anything else begins."""
+    _configure_tls(server, process)
     _checked(lambda: check(server.options))
     _checked(lambda: loops.loop_factory(server.options.loop))
-    run: Callable[[], None] = partial(server.listen_and_serve, tune_malloc=True)
-    if recipe is not None and (server.options.workers > 1 or given["reload"]):
-        run = _parent(server, recipe, reload=given["reload"])
-    _open_log(server, given, quiet=quiet)
+    _open_log(server, process, quiet=quiet)
     machine.raise_descriptors()
     try:
         run()
@@ -334,29 +277,55 @@ def _run(
         raise click.ClickException(reason) from error
 
 
-def _open_log(server: Server, given: Mapping[str, Any], *, quiet: bool) -> None:
+def _open_log(server: Server, process: ProcessOptions, *, quiet: bool) -> None:
     """A new log file belongs to the user that root becomes, who has to reopen it later."""
-    file = given["log_file"]
+    file = process.log_file
     try:
         if file is not None and server.options.user and os.getuid() == 0:
             account = privileges.find(server.options.user)
             make_for(file, account.uid, account.gid)
-        set_up_logging(given["log_level"], given["log_format"], file, quiet=quiet)
+        set_up_logging(process.log_level, process.log_format, file, quiet=quiet)
     except OSError as error:
         raise click.UsageError(f"--log-file {file}: {error.strerror}") from error
 
 
-def _parent(server: Server, recipe: Recipe, *, reload: bool) -> Callable[[], None]:
-    """The function that runs the parent of workers."""
+def _run_parent(server: Server, recipe: Recipe, *, reload: bool) -> None:
+    """The workers run until a signal; with `reload`, again when a Python file changes."""
     from ehlo.server.workers.parent import Parent  # most servers never need it
 
     parent = Parent(server.options, recipe, reload=reload)
     if not reload:
-        return parent.run
-    if server.options.workers > 1:
-        raise click.UsageError("--reload cannot be combined with --workers")
+        parent.run()
+        return
+    ended = threading.Event()
+    thread = threading.Thread(target=_watch, args=(parent.replace_all, ended), daemon=True)
+    thread.start()
     try:
-        from ehlo.cli.reload import watched
-    except ImportError as error:
-        raise click.UsageError("--reload needs watchfiles: pip install 'ehlo[standard]'") from error
-    return partial(watched, parent)
+        parent.run()
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _watch(restart: Callable[[], None], ended: threading.Event) -> None:
+    """Calls `restart` when a Python file below the current directory has changed."""
+    from watchfiles import PythonFilter, watch  # an extra
+
+    here = Path.cwd()
+    watching = False
+    for changes in watch(
+        here,
+        watch_filter=PythonFilter(),
+        debounce=_STEP,
+        rust_timeout=_STEP,
+        yield_on_timeout=True,  # the first time means that watching has begun
+        stop_event=ended,
+        raise_interrupt=False,
+    ):
+        if not watching:
+            watching = True
+            logger.info("watching %s for changes of *.py", here)
+        if changes:
+            names = sorted(path.removeprefix(f"{here}/") for _, path in changes)
+            logger.info("%s changed: restarting", ", ".join(names))
+            restart()

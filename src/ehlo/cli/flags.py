@@ -1,4 +1,4 @@
-"""Flags and arguments: the server's options, each made from a field of `Options`, and handlers.
+"""Flags and arguments: options, each made from a field of a dataclass, and handlers.
 
 Nothing is written a second time here: name, type, default, help and group are the field's. An
 option that is not given has no value, so that the user's own `Server` keeps its own.
@@ -11,30 +11,52 @@ import re
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import click
 
 from ehlo.server.options import target
-from ehlo.server.options.config import Options, descriptions
+from ehlo.server.options.config import Options, descriptions, option
 
-__all__ = [
-    "GroupedOption",
-    "PrinterGroup",
-    "ServerCommand",
-    "as_flags",
-    "handler_of",
-    "is_function",
-    "is_mapping",
-    "load",
-    "server_options",
-]
+Given: TypeAlias = Mapping[str, Any]
+"""Values as click has read them, by the names of their options."""
+
+_File: TypeAlias = Annotated[str, click.Path(exists=True, dir_okay=False, readable=True)]
 
 # The name of an option in a sentence: with an underscore, or as its first word
 _NAME = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b|\A[a-z]+\b")
 
 _COLUMN = 26  # where the help texts begin, in all groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions:
+    """Holds the options of the process; `Server` has none of them."""
+
+    tls_cert: Sequence[_File] = option((), group="TLS")
+    """Certificate chain in PEM; enables STARTTLS (see also --tls-listener). Repeatable; clients
+    select one by SNI."""
+    tls_key: Sequence[_File] = option((), group="TLS")
+    """Key of the certificate, if in another file; one per --tls-cert, in the same order.
+    EHLO_TLS_PASSPHRASE has the passphrase."""
+    tls_client_ca: _File | None = option(None, group="TLS")
+    """Certificate authorities for client certificates, in PEM."""
+    tls_client_certs: Literal["optional", "required"] | None = option(None, group="TLS")
+    """Whether clients must present a certificate.  [optional]"""
+    log_file: Annotated[str, click.Path(dir_okay=False)] | None = option(
+        None, group="Logging and metrics"
+    )
+    """File to log to instead of standard error. It may be rotated at any time."""
+    log_level: Literal["debug", "info", "warning", "error"] = option(
+        "info", group="Logging and metrics"
+    )
+    """Minimum level to log."""
+    fd: Sequence[Annotated[int, click.IntRange(min=0)]] = option((), group="Listening")
+    """Inherited listening socket to serve on, like --addr fd:N. Repeatable."""
+    log_format: Literal["text", "json"] = option("text", group="Logging and metrics")
+    """Log format: text, or one JSON object per line."""
 
 
 class Switch(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
@@ -45,7 +67,7 @@ class Switch(click.ParamType):  # type: ignore[type-arg]  # generic in the newes
         self.name = "NAME=on|off|TEXT" if text else "NAME=on|off"
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, bool | str]:
         """Return the name and the state."""
         name, _, state = str(value).partition("=")
@@ -64,16 +86,18 @@ class Renamed(click.Choice):  # type: ignore[type-arg]  # generic in the newest 
         super().__init__(choices)
         self.old = old
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
         """Return the choice."""
-        return super().convert(self.old.get(value, value), param, ctx)
+        return super().convert(self.old.get(str(value), value), param, ctx)
 
 
 class GroupedOption(click.Option):
     """Describes an option, and the heading of the help that it belongs to."""
 
-    def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, names: Sequence[str], *, group: str, **kwargs: Any) -> None:
+        super().__init__(names, **kwargs)
         self.group = group
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
@@ -108,36 +132,55 @@ class PrinterGroup(_GroupedHelp, click.Group):
     """Describes the same, with commands below it."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, then the commands."""
         super().format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
 
 
-def server_options(*, leave_out: Sequence[str] = (), **defaults: object) -> list[click.Parameter]:
-    """Return an option for each of a server's that has a flag.
+def options_of(
+    of: type[Options | ProcessOptions], *, leave_out: Sequence[str] = (), **defaults: object
+) -> list[click.Parameter]:
+    """Return an option for each field that has a flag.
 
-    `defaults` are a command's own, shown instead of the server's; the command has to apply them.
+    `defaults` are a command's own, shown instead of the field's; the command has to apply them.
     """
-    hints, texts = get_type_hints(Options), descriptions()
-    return [
-        _option(
-            field,
-            hints[field.name],
-            texts.get(field.name, ""),
-            defaults.get(field.name, field.default),
-        )
-        for field in dataclasses.fields(Options)
-        if field.metadata.get("flag") and field.name not in leave_out
-    ]
+    hints, texts = get_type_hints(of, include_extras=True), descriptions(of)
+    found: list[click.Parameter] = []
+    for field in dataclasses.fields(of):
+        if not field.metadata.get("flag") or field.name in leave_out:
+            continue
+        flag, hint = f"--{field.name.replace('_', '-')}", hints[field.name]
+        text, group = texts.get(field.name, "").replace("`", ""), field.metadata["group"]
+        if hint is bool:
+            both = f"{flag}/--no-{flag.removeprefix('--')}"
+            found.append(GroupedOption([both], group=group, help=text, default=None))
+            continue
+        shown = defaults.get(field.name, field.default)
+        if isinstance(shown, float):
+            shown = f"{shown:g}"
+        elif isinstance(shown, tuple):
+            shown = ", ".join(shown)
+        text += "" if shown in (None, "") else f"  [{shown}]"
+        form = _form(hint, field.metadata["renamed"])
+        found.append(GroupedOption([flag], group=group, help=text, default=None, **form))
+    return found
 
 
-def is_function(name: str) -> bool:
-    """Return whether the value is a function, which is `module:attr` on the command line."""
-    return Callable in _kinds(get_type_hints(Options)[name])
+def fields_of(of: type[Options | ProcessOptions], given: Given) -> dict[str, Any]:
+    """Return the values that were given for the fields of a class."""
+    names = [field.name for field in dataclasses.fields(of) if field.name in given]
+    return {name: given[name] for name in names if given[name] not in (None, ())}
 
 
-def is_mapping(name: str) -> bool:
-    """Return whether the value is a mapping, which is `NAME=on|off`, repeated."""
-    return Mapping in _kinds(get_type_hints(Options)[name])
+def value_of(name: str, value: Any) -> object:
+    """Return the value of a server's option: the function that was named, a mapping, or as it is.
+
+    Raises `click.UsageError` if there is no such function.
+    """
+    kind = get_origin(_members(get_type_hints(Options)[name])[-1])
+    if kind is Callable:
+        return load(value)
+    return dict(value) if kind is Mapping else value
 
 
 def as_flags(text: str) -> str:
@@ -149,7 +192,7 @@ def as_flags(text: str) -> str:
     )
 
 
-def load(text: str) -> Any:
+def load(text: str) -> object:
     """Return the object that `module:attr` names, also from a module in this directory.
 
     Raises `click.UsageError` if there is none. What the module itself raises comes through.
@@ -163,7 +206,7 @@ def load(text: str) -> Any:
         raise click.UsageError(str(error)) from None
 
 
-def handler_of(found: Any, text: str, *, factory: bool = False) -> Any:
+def handler_of(found: object, text: str, *, factory: bool = False) -> object:
     """Return `found`, or what it makes if it is a class of handlers or a factory.
 
     Raises `click.UsageError`.
@@ -174,61 +217,22 @@ def handler_of(found: Any, text: str, *, factory: bool = False) -> Any:
         raise click.UsageError(str(error)) from None
 
 
-def _option(
-    field: dataclasses.Field[Any], hint: object, text: str, default: object
-) -> click.Option:
-    flag = field.name.replace("_", "-")
-    is_switch = hint is bool
-    return GroupedOption(
-        [f"--{flag}/--no-{flag}" if is_switch else f"--{flag}"],
-        group=field.metadata["group"],
-        help=_help(text, None if is_switch else default),
-        default=None,
-        **({} if is_switch else _form(_kinds(hint), field.metadata, text=_maps_to_text(hint))),
-    )
-
-
-def _help(text: str, default: object) -> str:
-    shown = f"{default:g}" if isinstance(default, float) else default
-    if isinstance(default, tuple):
-        shown = ", ".join(default)
-    return text.replace("`", "") + ("" if shown in (None, "", ()) else f"  [{shown}]")
-
-
-def _kinds(hint: object) -> list[Any]:
-    """Return the members of a union without `None`, or the hint itself.
-
-    A generic type with arguments is replaced by its origin.
-    """
+def _members(hint: object) -> list[object]:
+    """Return the members of a union without `None`, or the hint itself."""
     members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return [
-        member if get_origin(member) is Literal else get_origin(member) or member
-        for member in members
-        if member is not types.NoneType
-    ]
+    return [member for member in members if member is not types.NoneType]
 
 
-def _maps_to_text(hint: object) -> bool:
-    """Return whether `hint` is a mapping whose values may be text."""
-    return any(
-        get_origin(kind) is Mapping and str in get_args(get_args(kind)[1])
-        for kind in get_args(hint)
-    )
-
-
-def _form(kinds: list[Any], metadata: Mapping[str, Any], *, text: bool) -> dict[str, Any]:
-    """Return how click reads values of such a type; `text` is whether a mapping may have text."""
-    match kinds:
-        case [kind] if get_origin(kind) is Literal:
-            return {"type": Renamed(get_args(kind), metadata["renamed"])}
-        case [kind] if kind is Mapping:
-            return {"type": Switch(text=text), "multiple": True}
-        case [kind] if kind is Callable:
-            return {"type": str, "metavar": "MODULE:ATTR"}
-        case [kind] if kind is Sequence:
-            return {"type": str, "multiple": True}
-        case [kind, other] if other is Sequence:
-            return {"type": kind, "multiple": True}
-        case [kind]:
-            return {"type": kind}
-    raise TypeError(f"the command line has no form for {kinds}")
+def _form(hint: object, renamed: Mapping[str, str]) -> dict[str, object]:
+    """Return how click reads values of such a type."""
+    kind = _members(hint)[-1]  # of text or several texts, it is the latter
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Sequence:
+        return {**_form(args[0], renamed), "multiple": True}
+    if origin is Mapping:
+        return {"type": Switch(text=str in _members(args[1])), "multiple": True}
+    if origin is Callable:
+        return {"type": str, "metavar": "MODULE:ATTR"}
+    if origin is Literal:
+        return {"type": Renamed(args, renamed)}
+    return {"type": args[1] if origin is Annotated else kind}

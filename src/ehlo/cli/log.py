@@ -10,12 +10,10 @@ import os
 import stat
 from datetime import datetime
 from logging.handlers import WatchedFileHandler
-from typing import Any, Final
+from typing import Final
 
 from ehlo.cli.readable import visible
 from ehlo.server.observing.journal import reload_failed
-
-__all__ = ["make_for", "set_up_logging"]
 
 # Attributes of every record; the others were given as `extra`
 _COMMON: Final = vars(logging.makeLogRecord({})).keys() | {"asctime", "message", "taskName"}
@@ -107,7 +105,7 @@ class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as JSON."""
         extra = {name: value for name, value in vars(record).items() if name not in _COMMON}
-        fields: dict[str, Any] = {
+        fields: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created)
             .astimezone()
             .isoformat("T", "milliseconds"),

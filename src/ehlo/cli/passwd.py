@@ -16,8 +16,6 @@ from ehlo.passwords import hashes
 from ehlo.passwords.file import PasswordFile
 from ehlo.passwords.lines import check_username
 
-__all__ = ["passwd"]
-
 _LONGEST = 8192  # bytes; a line of AUTH holds no more
 
 

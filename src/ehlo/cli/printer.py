@@ -20,8 +20,6 @@ from ehlo.protocol.reply import Reject
 from ehlo.server.server import Server
 from ehlo.session import Session
 
-__all__ = ["Printer", "as_json", "as_text", "wants_color"]
-
 Form = Callable[[Session, Message, datetime], str]
 """Returns the text to print for a message, with its line end."""
 

@@ -13,8 +13,6 @@ from email.header import decode_header, make_header
 from email.message import Message as Part
 from typing import NamedTuple
 
-__all__ = ["Content", "bytes_of", "content_of", "one_line", "visible"]
-
 # C0 without tab and line feed, DEL, C1; line and paragraph separators; marks that change the
 # direction of the text; surrogates, which are no characters
 _HARMFUL = re.compile(

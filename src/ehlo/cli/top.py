@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ehlo.cli.readable import one_line
-from ehlo.server.observing.control import ask
+from ehlo.server.observing.views import ask
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ehlo.server.observing.stats import SessionView, Snapshot
-
-__all__ = ["COLUMNS", "age", "draw", "size", "top"]
 
 _EVERY: Final = 1.0  # seconds
 _WIDE: Final = 80  # columns of what is printed once, at least

@@ -1,5 +1,5 @@
 """A server on asyncio: where bytes come from, and where replies go.
 
-Here are a server's life and the way of a message: `server`, `life`, `driver`, `dispatch`. They look
-into the packages below; no package looks up at them but for a type, or to run a server as a worker.
+A server's life is in `server` and `run`, the way of a message in `driver` and `answer`. They import
+from the packages below. No package but `workers` imports from them.
 """

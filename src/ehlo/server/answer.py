@@ -41,8 +41,7 @@ from ehlo.server.hooks import (
     identity_of,
     queue_answer_of,
 )
-from ehlo.server.observing.journal import Journal, about
-from ehlo.server.observing.transcript import observer_of
+from ehlo.server.observing.journal import Journal, about, observer_of
 from ehlo.server.options.rules import Rules
 from ehlo.server.runtime import Quota, Runtime
 from ehlo.server.tls.channel import Channel
@@ -79,6 +78,7 @@ class Routes:
             for event, row in verbs.ASKED.items()
             if row.hook in hooks
         }
+        self.trusts = bool(rules.xclient or rules.xforward)
         self.mail = asked.get(events.Mail)
         self.rcpt = asked.get(events.Rcpt)
         self.message = hooks["on_message"]
@@ -139,12 +139,12 @@ class Answers:
         self._disconnect = routes.disconnect  # until it is called
         self._read: Wait[None] | None = None  # for the client to read
         self._trusted = _NOBODY
-        if rules.xclient or rules.xforward:
+        if routes.trusts:
             self._trusted = _trusted(rules, peer)
         self.quota = quota
         self.journal = Journal(runtime.stats, session_id, peer)
         self.bodies = Bodies(runtime, deadlines, session_id)
-        self.connection = self._connect(tls=rules.options.tls_listener)
+        self.connection = self._connect()
         self.session = Session(session_id, peer, local, self.connection.conversation, proxy)
         self.wants_name = rules.options.reverse_dns
         """Whether the client's name is set when it arrives."""
@@ -159,23 +159,15 @@ class Answers:
         self.awaits_client = False
         """Whether it is the client that has to read before anything more is answered."""
 
-    def _connect(
-        self,
-        *,
-        tls: bool,
-        greet: bool = True,
-        counts: Counts | None = None,
-        bindings: Mapping[str, bytes] | None = None,
-        certificate: Mapping[str, object] | None = None,
-    ) -> Connection:
+    def _connect(self, channel: Channel | None = None, counts: Counts | None = None) -> Connection:
         """Return a connection for the client: one at the beginning, another under TLS."""
         rules, journal = self._routes.rules, self.journal
         options = rules.options
         return Connection(
             rules.settings,
             rules.nonce,
-            tls=tls,
-            greet=greet,
+            tls=options.tls_listener or channel is not None,
+            greet=options.tls_listener or channel is None,
             counts=counts,
             asks=self._routes.asks,
             trusted=self._trusted,
@@ -187,8 +179,8 @@ class Answers:
                 log_write=options.log_write,
             ),
             tally=journal,
-            bindings=bindings or {},
-            certificate=certificate,
+            bindings={} if channel is None else channel.bindings(),
+            certificate=None if channel is None else channel.info().peer_certificate,
         )
 
     def secure(self, channel: Channel) -> None:
@@ -198,13 +190,7 @@ class Answers:
         against the client are kept.
         """
         before, info = self.connection, channel.info()
-        self.connection = self._connect(
-            tls=True,
-            greet=self._routes.rules.options.tls_listener,
-            counts=before.counts,
-            bindings=channel.bindings(),
-            certificate=info.peer_certificate,
-        )
+        self.connection = self._connect(channel, before.counts)
         conversation = self.connection.conversation
         conversation.xclient = endpoints(before.conversation.xclient)
         self.session.restart(conversation)

@@ -117,6 +117,7 @@ class Bodies:
         runtime, memory = self._runtime, self._memory
         wait: Wait[BaseException | None] = Wait()
         # The thread owns the file until it has written, so that nothing closes it meanwhile
+        before = self.on_disk
         writing = Writing(runtime.directory, self.spool, self._chunks, self._counted)
         self._chunks, self._gathered, self._counted, self.spool = [], 0, 0, None
 
@@ -144,7 +145,7 @@ class Bodies:
         finally:
             runtime.leaving -= writing.size
         self.spool = spool = writing.spool
-        before, self.on_disk = self.on_disk, 0 if spool is None else spool.size
+        self.on_disk = 0 if spool is None else spool.size
         runtime.stats.spooled += self.on_disk - before
         memory.release(writing.size)
         return error is None

@@ -125,7 +125,7 @@ def test_without_smtputf8_the_values_of_parameters_are_ascii() -> None:
     assert recipient("TO:<a@x> ü=1") == replies.BAD_PARAMETERS
 
 
-def test_a_domain_has_at_most_255_octets() -> None:
+def test_a_domain_has_at_most_255_bytes() -> None:
     assert isinstance(sender(f"FROM:<a@{'ü' * 127}> SMTPUTF8"), Address)
     assert sender(f"FROM:<a@{'ü' * 128}> SMTPUTF8") == replies.BAD_SENDER
     assert isinstance(recipient(f"TO:<a@{'x' * 255}>"), Address)

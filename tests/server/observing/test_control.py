@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import stat
@@ -10,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from ehlo import Peer, Server
-from ehlo.server.observing.control import ask
+from ehlo.server.observing.views import Endpoint, ask
 from support.client import Client
-from support.serving import Box, Serve
+from support.serving import DEADLINE, Box, Serve
 
 
 def test_a_snapshot_is_returned(serve: Serve, loop_name: str, tmp_path: Path) -> None:
@@ -73,3 +74,34 @@ def test_other_requests_are_errors(serve: Serve, tmp_path: Path, sent: bytes) ->
 def test_a_missing_socket_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         ask(str(tmp_path / "absent"))
+
+
+def test_a_long_answer_is_read_late_and_logs_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """It does not fit into the buffers of the socket, so it leaves after the server has closed."""
+    name = "x" * 1_000_000
+
+    async def late() -> bytes:
+        asked, ended = asyncio.Event(), asyncio.Event()
+
+        async def answer(_reader: asyncio.StreamReader) -> bytes:
+            asked.set()
+            return name.encode()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                await Endpoint(answer).serve(reader, writer)
+            finally:
+                ended.set()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), limit=4096)
+        await asked.wait()
+        found = await reader.read()
+        await ended.wait()
+        writer.close()
+        server.close()
+        return found
+
+    assert asyncio.run(asyncio.wait_for(late(), DEADLINE)) == name.encode()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

@@ -7,14 +7,13 @@ import contextlib
 import http.client
 import socket
 import time
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ehlo import Peer, Server
-from ehlo.server.observing import metrics
-from ehlo.server.observing.metrics import Endpoint
+from ehlo.server.observing import views
+from ehlo.server.observing.views import Endpoint
 from support.client import Client
 from support.serving import DEADLINE, Box, Running, Serve
 
@@ -130,22 +129,17 @@ def test_at_most_32_requests_are_answered_at_once(serve: Serve, loop_name: str) 
 
 
 def test_a_client_that_does_not_read_the_answer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_PATIENCE", 0.1)
-    monkeypatch.setattr(metrics, "text", lambda _: bytes(100_000_000))
+    monkeypatch.setattr(views, "_PATIENCE", 0.1)
     left: list[int] = []
 
-    class Nothing:
-        async def snapshot(self) -> dict[str, Any]:
-            return {}
-
-        def unready(self) -> str:
-            return ""
+    async def large(_reader: asyncio.StreamReader) -> bytes:
+        return bytes(100_000_000)
 
     async def work() -> None:
-        endpoint, ended = Endpoint(Nothing()), asyncio.Event()
+        endpoint, ended = Endpoint(large), asyncio.Event()
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await endpoint.answer(reader, writer)
+            await endpoint.serve(reader, writer)
             left.append(writer.transport.get_write_buffer_size())
             ended.set()
 

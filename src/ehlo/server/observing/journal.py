@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
+from ehlo.message import Message
+from ehlo.net import Peer
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import (
     CramMD5Credentials,
@@ -21,17 +23,11 @@ from ehlo.protocol.auth.credentials import (
     ProvedCredentials,
 )
 from ehlo.protocol.events import Auth, Secret
-from ehlo.protocol.output import Tally
+from ehlo.protocol.output import Observer, Tally
 from ehlo.protocol.reply import Reply
+from ehlo.protocol.state import Transaction
 from ehlo.server.observing.stats import SessionView, Stats, reason_of
-
-if TYPE_CHECKING:
-    from ehlo.message import Message
-    from ehlo.net import Peer
-    from ehlo.protocol.state import Transaction
-    from ehlo.session import Session, TLSInfo
-
-__all__ = ["Journal", "about", "reload_failed", "reloaded", "shown", "turned_away"]
+from ehlo.session import Session, TLSInfo
 
 _connection = logging.getLogger("ehlo.connection")
 _login = logging.getLogger("ehlo.login")
@@ -39,6 +35,7 @@ _message = logging.getLogger("ehlo.message")
 _refusal = logging.getLogger("ehlo.refusal")
 _server = logging.getLogger("ehlo.server")
 _handler = logging.getLogger("ehlo.handler")
+_transcript = logging.getLogger("ehlo.transcript")
 
 _PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]+")  # ASCII without space, quote, backslash and "="
 _MOST_CLAIMED: Final = 100  # characters of a name that may be anybody's
@@ -60,8 +57,8 @@ class _About(logging.LoggerAdapter[logging.Logger]):
     """Adds the id of one session to each line, in the text and as a field."""
 
     def process(
-        self, msg: Any, kwargs: MutableMapping[str, Any]
-    ) -> tuple[Any, MutableMapping[str, Any]]:
+        self, msg: object, kwargs: MutableMapping[str, object]
+    ) -> tuple[str, MutableMapping[str, object]]:
         """Return the message and the keywords with the session in them."""
         session_id = (self.extra or {})["session"]
         return f"session {session_id}: {msg}", {**kwargs, "extra": self.extra}
@@ -81,6 +78,8 @@ def _write(
     level: int = logging.INFO,
     error: BaseException | None = None,
 ) -> None:
+    if not logger.isEnabledFor(level):
+        return
     present = {name: value for name, value in fields.items() if value is not None}
     line = " ".join([event, *(f"{name}={shown(value)}" for name, value in present.items())])
     logger.log(level, "%s", line, extra={"event": event, **present}, exc_info=error)
@@ -89,9 +88,8 @@ def _write(
 def turned_away(stats: Stats, peer: Peer, reason: str, why: str = "") -> None:
     """Log a connection that got no session. `reason` is one of a few, `why` has the details."""
     stats.turned_away[reason] += 1
-    if _connection.isEnabledFor(logging.INFO):
-        fields = {"peer": str(peer), "reason": reason, "why": why or None}
-        _write(_connection, "connection rejected", fields)
+    fields = {"peer": str(peer), "reason": reason, "why": why or None}
+    _write(_connection, "connection rejected", fields)
 
 
 def reloaded(what: str, **fields: object) -> None:
@@ -103,6 +101,40 @@ def reload_failed(what: str, reason: str, error: BaseException | None = None) ->
     """Log that something could not be reloaded; with `error`, its traceback follows."""
     fields = {"what": what, "reason": reason, "in_use": "previous"}
     _write(_server, "reload failed", fields, logging.ERROR, error)
+
+
+def observer_of(
+    session_id: str,
+    peer: Peer,
+    *,
+    debug: bool,
+    log_read: Callable[[Peer, str, str], None] | None,
+    log_write: Callable[[Peer, str, str], None] | None,
+) -> Observer | None:
+    """Return what is called for each line of a session; `None` when nothing wants them.
+
+    With `debug` lines are logged at level INFO, otherwise at DEBUG, if that logger is enabled.
+    """
+    level = logging.INFO if debug else logging.DEBUG
+    logged = _transcript.isEnabledFor(level)
+    if not logged and log_read is None and log_write is None:
+        return None
+    fields = {"session": session_id, "peer": str(peer)}
+    callbacks = {"read": log_read, "write": log_write}
+
+    def observe(direction: str, verb: str, line: str) -> None:
+        if logged:
+            arrow = "<-" if direction == "read" else "->"
+            _transcript.log(level, "%s %s %s %s", session_id, peer, arrow, line, extra=fields)
+        callback = callbacks[direction]
+        if callback is not None:
+            try:
+                callback(peer, verb, line)
+            except Exception:  # it must not end the session
+                logger = about(_transcript, session_id)
+                logger.exception("log_%s failed", direction)
+
+    return observe
 
 
 class Journal(Tally):
@@ -136,20 +168,17 @@ class Journal(Tally):
     def secured(self, info: TLSInfo) -> None:
         """Called when a TLS handshake has succeeded."""
         self._stats.tls[info.version] += 1
-        if _connection.isEnabledFor(logging.INFO):
-            fields = {"tls": info.version, "cipher": info.cipher, "sni": info.sni or None}
-            self._log(_connection, "connection secured", **fields)
+        fields = {"tls": info.version, "cipher": info.cipher, "sni": info.sni or None}
+        self._log(_connection, "connection secured", **fields)
 
     def tls_failed(self, reason: str | None) -> None:
         """Called when a handshake has failed, or the data after it is not TLS."""
         self._stats.tls_failures += 1
-        if _connection.isEnabledFor(logging.INFO):
-            self._log(_connection, "TLS failed", reason=reason or "unknown")
+        self._log(_connection, "TLS failed", reason=reason or "unknown")
 
     def speaks_for(self, peer: Peer) -> None:
         """Called when XCLIENT has named another client address."""
-        if _connection.isEnabledFor(logging.INFO):
-            self._log(_connection, "client address overridden", client=str(peer))
+        self._log(_connection, "client address overridden", client=str(peer))
         self.peer = peer
 
     def seen(
@@ -186,14 +215,8 @@ class Journal(Tally):
         stats.sent += sent
         stats.session_seconds.values.append(seconds)
         if stats.logs_connections:
-            self._log(
-                _connection,
-                "connection closed",
-                seconds=round(seconds, 3),
-                received=received,
-                sent=sent,
-                messages=self.messages,
-            )
+            sizes = {"received": received, "sent": sent, "messages": self.messages}
+            self._log(_connection, "connection closed", seconds=round(seconds, 3), **sizes)
 
     # -- what happens in it ----------------------------------------------------------------------
 
@@ -243,18 +266,16 @@ class Journal(Tally):
     def logged_in(self, user: str | None, mechanism: str) -> None:
         """Called when a login was accepted."""
         self._stats.logins[f"{mechanism} accepted"] += 1
-        if _login.isEnabledFor(logging.INFO):
-            self._log(_login, "login accepted", user=user, mechanism=mechanism)
+        self._log(_login, "login accepted", user=user, mechanism=mechanism)
 
     def login_failed(self, event: Auth | Secret, answer: Reply) -> None:
         """Called when a hook or a wrong proof has rejected a login; the reply may be delayed."""
         self._stats.logins[f"{event.mechanism} refused"] += 1
         self._login_logged = True
-        if _login.isEnabledFor(logging.INFO):
-            # People type a password there, too
-            claimed = _claimed(event) if _login.isEnabledFor(logging.DEBUG) else None
-            fields = {"claimed": claimed, "mechanism": event.mechanism, "code": answer.code}
-            self._log(_login, "login rejected", **fields)
+        # People type a password there, too
+        claimed = _claimed(event) if _login.isEnabledFor(logging.DEBUG) else None
+        fields = {"claimed": claimed, "mechanism": event.mechanism, "code": answer.code}
+        self._log(_login, "login rejected", **fields)
 
     def refused(self, verb: str, reply: Reply, *, wholly: bool = True) -> None:
         """Called when a 4xx or 5xx is sent, by the core or for a hook."""
@@ -264,16 +285,10 @@ class Journal(Tally):
         stats.refusals[f"{verb} {reply.code} {reason}"] += 1
         stats.refused += verb == "END-OF-DATA" and wholly
         logged, self._login_logged = self._login_logged, False
-        if _refusal.isEnabledFor(logging.INFO) and not (logged and verb == "AUTH"):
-            self._log(
-                _refusal,
-                "rejected",
-                verb=verb,
-                code=reply.code,
-                enhanced=reply.enhanced,
-                reason=reason,
-                text=reply.text.replace("\n", " "),
-            )
+        if not (logged and verb == "AUTH"):
+            shared = {"code": reply.code, "enhanced": reply.enhanced, "reason": reason}
+            text = reply.text.replace("\n", " ")
+            self._log(_refusal, "rejected", verb=verb, **shared, text=text)
 
 
 def _version(session: Session) -> str | None:

@@ -6,11 +6,9 @@ with the first request.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import importlib.util
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ehlo.net import parse_address
@@ -19,11 +17,6 @@ from ehlo.server.observing.stats import BYTES, SECONDS, Snapshot
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-    from ehlo.server.observing.views import Watched
-
-__all__ = ["Endpoint", "check_metrics", "text"]
-
-_PATIENCE: Final = 5.0  # seconds, for the request to arrive and the answer to leave
 _PLAIN: Final = "text/plain; charset=utf-8"
 
 # Name, help, labels, and the key in the snapshot. Several labels are one key, joined by spaces
@@ -35,8 +28,8 @@ _COUNTERS: Final[Sequence[tuple[str, str, Sequence[str], str]]] = (
     ("commands", "SMTP commands received.", ("verb",), "commands"),
     ("replies", "SMTP replies sent.", ("code",), "replies"),
     ("refusals", "Replies sent with a 4xx or 5xx code.", ("verb", "code", "reason"), "refusals"),
-    ("logins", "Logins accepted and refused.", ("mechanism", "outcome"), "logins"),
-    ("messages", "Messages accepted and refused.", ("outcome",), "messages"),
+    ("logins", "Logins accepted and rejected.", ("mechanism", "outcome"), "logins"),
+    ("messages", "Messages accepted and rejected.", ("outcome",), "messages"),
     ("bytes", "Bytes received from and sent to clients.", ("direction",), "bytes"),
     ("spooled_bytes", "Bytes of messages written to disk.", (), "spooled"),
 )
@@ -46,6 +39,10 @@ _GAUGES: Final = (
     ("memory_bytes", "Bytes of messages held in memory.", "memory"),
     ("memory_limit_bytes", "Maximum bytes of messages held in memory.", "memory_limit"),
     ("disk_bytes", "Bytes of messages held on disk.", "on_disk"),
+    ("draining", "1 while the server shuts down, otherwise 0.", "draining"),
+    ("uptime_seconds", "Seconds since the server started.", "uptime"),
+    ("workers", "Worker processes that should run.", "wanted"),
+    ("workers_answered", "Worker processes that are counted in these gauges.", "answered"),
 )
 
 
@@ -75,10 +72,17 @@ def text(snapshot: Snapshot) -> bytes:
 
 
 def _metrics(snapshot: Snapshot) -> Iterator[Metric]:
-    stats, now = snapshot["stats"], snapshot["now"]
-    yield from _counters(stats)
-    more = {"draining": int(snapshot["draining"]), "up": snapshot["uptime"]}
-    yield from _gauges({**now, **more, **snapshot["workers"]})
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    stats = snapshot["stats"]
+    for name, help_text, labels, key in _COUNTERS:
+        counter = CounterMetricFamily(f"ehlo_{name}", help_text, labels=labels)
+        for names, count in (stats[key] if labels else {"": stats[key]}).items():
+            counter.add_metric(names.split(" ", len(labels) - 1) if labels else [], count)
+        yield counter
+    gauges = {**snapshot, **snapshot["now"], **snapshot["workers"]}
+    for name, help_text, key in _GAUGES:
+        yield GaugeMetricFamily(f"ehlo_{name}", help_text, value=gauges[key])
     sizes, seconds = {"": stats["message_bytes"]}, {"": stats["session_seconds"]}
     yield _histogram("message_bytes", "Sizes of accepted messages.", (), BYTES, sizes)
     yield _histogram("session_seconds", "Durations of sessions.", (), SECONDS, seconds)
@@ -86,44 +90,19 @@ def _metrics(snapshot: Snapshot) -> Iterator[Metric]:
     yield _histogram("hook_seconds", text, ("hook",), SECONDS, hooks)
 
 
-def _counters(stats: Snapshot) -> Iterator[Metric]:
-    from prometheus_client.core import CounterMetricFamily
-
-    for name, help_text, labels, key in _COUNTERS:
-        family = CounterMetricFamily(f"ehlo_{name}", help_text, labels=labels)
-        counts = stats[key] if labels else {"": stats[key]}
-        for names, count in counts.items():
-            several = names.split(" ", len(labels) - 1) if len(labels) > 1 else [names]
-            family.add_metric(several, count)
-        yield family
-
-
-def _gauges(now: Snapshot) -> Iterator[Metric]:
-    from prometheus_client.core import GaugeMetricFamily
-
-    more = (
-        ("draining", "1 while the server shuts down, otherwise 0.", "draining"),
-        ("uptime_seconds", "Seconds since the server started.", "up"),
-        ("workers", "Worker processes that should run.", "wanted"),
-        ("workers_answered", "Worker processes that are counted in these gauges.", "answered"),
-    )
-    for name, help_text, key in (*_GAUGES, *more):
-        yield GaugeMetricFamily(f"ehlo_{name}", help_text, value=now[key])
-
-
 def _histogram(
     name: str,
     help_text: str,
     labels: Sequence[str],
     bounds: Sequence[float],
-    found: dict[str, Snapshot],
+    found: Mapping[str, Snapshot],
 ) -> Metric:
     from prometheus_client.core import HistogramMetricFamily
 
     family = HistogramMetricFamily(f"ehlo_{name}", help_text, labels=labels)
+    uppers = [*map(str, map(float, bounds)), "+Inf"]
     for key, plain in found.items():
-        names = [*map(str, map(float, bounds)), "+Inf"]
-        buckets = list(zip(names, itertools.accumulate(plain["counts"]), strict=True))
+        buckets = list(zip(uppers, itertools.accumulate(plain["counts"]), strict=True))
         family.add_metric([key] if labels else [], buckets, plain["sum"])
     return family
 
@@ -131,36 +110,10 @@ def _histogram(
 # -- HTTP --------------------------------------------------------------------------------------
 
 
-class Endpoint:
-    """Answers HTTP requests, a few at a time: descriptors and time are for mail."""
-
-    MOST = 32
-
-    def __init__(self, watched: Watched) -> None:
-        self._watched = watched
-        self._count = 0
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one request, and close."""
-        if self._count >= self.MOST:
-            writer.transport.abort()
-            return
-        self._count += 1
-        try:
-            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-                async with asyncio.timeout(_PATIENCE):
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    writer.write(await _response(self._watched, head))
-                    writer.close()
-                    await writer.wait_closed()
-        except asyncio.LimitOverrunError:  # a head without an end
-            pass
-        finally:
-            self._count -= 1
-            writer.transport.abort()  # loses nothing if the client has read it all
-
-
-async def _response(watched: Watched, head: bytes) -> bytes:
+async def response(
+    head: bytes, snapshot: Callable[[], Awaitable[Snapshot]], unready: Callable[[], str]
+) -> bytes:
+    """Return the response to a request of which `head` is all that counts."""
     method, path = ([*head.split(b"\r\n", 1)[0].split(b" "), b"", b""])[:2]
     if method not in (b"GET", b"HEAD"):
         return _http("405 Method Not Allowed", b"GET and HEAD only\n")
@@ -168,14 +121,14 @@ async def _response(watched: Watched, head: bytes) -> bytes:
         case b"/metrics":
             from prometheus_client import CONTENT_TYPE_LATEST
 
-            response = _http("200 OK", text(await watched.snapshot()), CONTENT_TYPE_LATEST)
+            found = _http("200 OK", text(await snapshot()), CONTENT_TYPE_LATEST)
         case b"/readyz":
-            why = watched.unready()
+            why = unready()
             status = "503 Service Unavailable" if why else "200 OK"
-            response = _http(status, f"{why or 'ready'}\n".encode())
+            found = _http(status, f"{why or 'ready'}\n".encode())
         case _:
-            response = _http("404 Not Found", b"/metrics or /readyz\n")
-    return response if method == b"GET" else response.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+            found = _http("404 Not Found", b"/metrics or /readyz\n")
+    return found if method == b"GET" else found.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
 
 def _http(status: str, body: bytes, content_type: str = _PLAIN) -> bytes:

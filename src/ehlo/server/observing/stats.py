@@ -18,12 +18,6 @@ from typing import Any, Final, NotRequired, TypeAlias, TypedDict
 from ehlo.protocol import reply as replies
 from ehlo.protocol.reply import Reply
 
-__all__ = [
-    *("BYTES", "SECONDS"),
-    *("Histogram", "SessionView", "Snapshot", "Stats"),
-    *("merge", "most", "reason_of", "snapshot", "total"),
-]
-
 SECONDS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1, 2.5, 5, 10, 30, 60, 300),
@@ -110,13 +104,6 @@ class Histogram:
 
 class Stats:
     """Holds the counts of one running server."""
-
-    __slots__ = (
-        *("commands", "connections", "hook_seconds", "logins", "message_bytes"),
-        *("logs_connections", "logs_messages"),
-        *("received", "refusals", "refused", "replies", "said", "sent", "session_seconds"),
-        *("spooled", "tls", "tls_failures", "turned_away"),
-    )
 
     def __init__(self) -> None:
         self.said: list[str | int] = []  # verbs and codes, not counted yet
@@ -240,7 +227,7 @@ def most(trees: Sequence[Snapshot]) -> Snapshot:
     return _joined(max, trees)
 
 
-def _joined(join: Callable[[Sequence[Any]], Any], trees: Sequence[Snapshot]) -> Snapshot:
+def _joined(join: Callable[[Sequence[float]], float], trees: Sequence[Snapshot]) -> Snapshot:
     joined: Snapshot = {}
     for name in dict.fromkeys(name for tree in trees for name in tree):
         values = [tree[name] for tree in trees if name in tree]

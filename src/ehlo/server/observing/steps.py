@@ -14,8 +14,6 @@ from typing import Protocol
 
 from ehlo.server.observing.journal import about
 
-__all__ = ["Named", "Steps", "Watch"]
-
 _LOOK_EVERY = 0.5  # seconds
 
 logger = logging.getLogger("ehlo.server")
@@ -51,9 +49,7 @@ class Steps:
     def note_blocked(self, run: Named, seconds: float) -> None:
         """Log a step that took too long."""
         hook, session_id = run.names
-        about(logger, session_id).warning(
-            "%s blocked the event loop for %.1f s; a `def` hook has a thread", hook, seconds
-        )
+        about(logger, session_id).warning("%s blocked the event loop for %.1f s", hook, seconds)
 
 
 class Watch:
@@ -63,7 +59,6 @@ class Watch:
         self._steps = steps
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look_on, name="ehlo-watch", daemon=True)
-        self._told = 0.0  # when the step began that was logged last
 
     def start(self) -> None:
         """Look from now on. If there is no thread, log that nothing looks."""
@@ -79,21 +74,18 @@ class Watch:
             self._thread.join(_LOOK_EVERY)
 
     def _look_on(self) -> None:
+        steps, told = self._steps, 0.0  # when the step began that was logged last
         while not self._end.wait(_LOOK_EVERY):
-            self._look()
-
-    def _look(self) -> None:
-        steps = self._steps
-        run, begun = steps.blocked(), steps.begun
-        if run is None:
-            return
-        is_new, self._told = begun != self._told, begun
-        if is_new:
-            hook, session_id = run.names
-            about(logger, session_id).warning(
-                "%s blocks the event loop for %.1f s now: no other client is served",
-                hook,
-                monotonic() - begun,
-            )
-        if steps.when_blocked is not None:
-            steps.when_blocked(is_new)
+            run, begun = steps.blocked(), steps.begun
+            if run is None:
+                continue
+            is_new, told = begun != told, begun
+            if is_new:
+                hook, session_id = run.names
+                about(logger, session_id).warning(
+                    "%s has blocked the event loop for %.1f s; no other client is served. "
+                    "Use a def hook for blocking code.",
+                    *(hook, monotonic() - begun),
+                )
+            if steps.when_blocked is not None:
+                steps.when_blocked(is_new)

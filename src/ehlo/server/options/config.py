@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -64,7 +63,7 @@ class Options:
 
     addr: str | Sequence[str] = option(":25", group="Listening")
     """Address to listen on: `host:port`, `:port` for all addresses, `[v6]:port` or `unix:/path`;
-    port 0 takes a free one. `fd:3`, `systemd:` and `systemd:name` are inherited sockets.
+    port 0 binds a free port. `fd:3`, `systemd:` and `systemd:name` are inherited sockets.
     Repeatable."""
     unix_mode: str = option("", group="Listening")
     """File mode of Unix sockets, such as `660`. By default, the umask applies."""
@@ -85,7 +84,8 @@ class Options:
     `(remote_addr, mechanism, username, password, shared) -> bool`."""
 
     auth_file: str | None = option(None, group="Authentication")
-    """File of users and password hashes, as `ehlo passwd` writes it. Changes are noticed."""
+    """File of users and password hashes, as `ehlo passwd` writes it. It is reloaded when it
+    changes."""
     auth_mechs: Mapping[str, bool | Mechanism] | None = option(None, group="Authentication")
     """Enable or disable SASL mechanisms by name, or add your own. Enabling PLAIN or LOGIN allows
     it without TLS. XOAUTH2, OAUTHBEARER, EXTERNAL and ANONYMOUS are disabled by default."""
@@ -104,7 +104,7 @@ class Options:
     """Accept connections only from these networks, and require a PROXY protocol header on each:
     `10.0.0.0/8`, `::1`, or `unix:` for Unix sockets. Repeatable."""
     proxy_timeout: float | None = option(None, group="Proxies", bound="> 0")
-    """Timeout for a PROXY header in seconds. By default `timeout`, or 5."""
+    """Timeout for a PROXY header in seconds. By default, the value of `timeout`, or 5."""
     xclient_networks: Sequence[str] = option((), group="Proxies")
     """Networks whose clients may use XCLIENT: `10.0.0.0/8`, `::1`, `unix:`. Repeatable."""
     xforward_networks: Sequence[str] = option((), group="Proxies")
@@ -120,8 +120,8 @@ class Options:
     """Maximum messages per session (0 = unlimited)."""
     max_idle_commands: int = option(100, group="Limits", bound=">= 0")
     """Maximum commands between messages that do not advance delivery (NOOP, RSET, VRFY);
-    0 = unlimited. The same number plus `max_recipients` plus 100 limits the rejections between
-    messages."""
+    0 = unlimited. Rejections between messages are limited to this number plus `max_recipients`
+    plus 100."""
     max_connections: int = option(1000, group="Limits", bound="> 0")
     """Maximum concurrent connections."""
     max_connections_per_address: int = option(50, group="Limits", bound="> 0")
@@ -287,20 +287,18 @@ def check_bounds(options: Options) -> None:
             raise ValueError(f"{field.name} is {value}; it must be {wanted}")
 
 
-def descriptions() -> dict[str, str]:
+def descriptions(options: type = Options) -> dict[str, str]:
     """Return the description of each option by its name: the docstrings above, from the source.
 
     Empty where there is no source.
     """
     try:
-        tree = ast.parse(inspect.getsource(sys.modules[__name__]))
+        tree = ast.parse(inspect.getsource(options))
     except OSError:
         return {}
-    (options,) = (
-        node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Options"
-    )
+    (node,) = tree.body
     return {
         ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
-        for field, text in pairwise(options.body)
+        for field, text in pairwise(node.body if isinstance(node, ast.ClassDef) else [])
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
     }

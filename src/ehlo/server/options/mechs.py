@@ -9,7 +9,7 @@ import dataclasses
 import re
 import ssl
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ehlo.protocol.auth.credentials import Credentials
 from ehlo.protocol.auth.mechanism import AuthContext, Mechanism, MechanismError, SecretWanted, Steps
@@ -134,7 +134,7 @@ def _guarded(mechanism: Mechanism) -> Mechanism:
 
 def _only_steps(steps: Steps) -> Steps:
     """Yield the mechanism's steps. Raises `TypeError` for anything else that it yields."""
-    sent: Any = None
+    sent: object = None
     while True:
         try:
             step = steps.send(sent)

@@ -11,7 +11,6 @@ import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from ehlo.handler import Callbacks, Handler
 from ehlo.net import Networks, Peer, parse_address
@@ -243,7 +242,7 @@ def _guarded(row: Extension) -> Extension:
 
 
 def _guarded_parser(keyword: str, parse: ParseValue) -> ParseValue:
-    def guarded(value: str | None) -> Any:
+    def guarded(value: str | None) -> object:
         try:
             return parse(value)
         except ValueError:

@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import inspect
 from functools import reduce
+from types import ModuleType
 from typing import Any
 
 from ehlo.functions import callbacks_of_functions
@@ -20,7 +21,7 @@ class NotThereError(ValueError):
     """Raised if a name leads to nothing, or to nothing that can be served."""
 
 
-def load(text: str) -> Any:
+def load(text: str) -> object:
     """Return the object that `module:attr` names. Raises `NotThereError`."""
     module_name, _, path = text.partition(":")
     if not module_name or not path:
@@ -32,7 +33,7 @@ def load(text: str) -> Any:
         raise NotThereError(f"module {module_name!r} has no attribute {path!r}") from None
 
 
-def _import(name: str) -> Any:
+def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from ehlo.server.system import machine
 from ehlo.server.system.signals import Interrupted
@@ -83,9 +83,10 @@ class Complaints:
     def __init__(self) -> None:
         self._logged = -math.inf
 
-    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """Log one of them."""
         error = context.get("exception")
-        accepts = "accept" in context["message"]
+        accepts = "accept" in str(context["message"])
         if not accepts or not isinstance(error, OSError) or error.errno not in _OUT_OF_RESOURCES:
             loop.default_exception_handler(context)
         elif loop.time() - self._logged >= self._EVERY:

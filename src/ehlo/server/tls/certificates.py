@@ -77,7 +77,7 @@ class FileContext(LoadedContext):
 
     def __reduce__(self) -> tuple[Callable[..., FileContext], tuple[object, ...]]:
         """Return how to make it again in another process: from the files, with the settings."""
-        return _made_again, (self.certificates, settings_of(self))
+        return _made_again, (self.certificates, _settings_of(self))
 
 
 def file_context(certificates: tuple[Certificate, ...]) -> FileContext:
@@ -138,11 +138,11 @@ def with_another(given: FileContext, new: Certificate) -> FileContext:
     Raises as `file_context` does.
     """
     by_file = {each.cert_file: each for each in (*given.certificates, new)}
-    made = file_context(tuple(by_file.values()))
-    settings = settings_of(given)
+    certificates = tuple(by_file.values())
+    settings = _settings_of(given)
     if given.verify_mode == _verify_mode(given.certificates):  # it is not the user's setting
-        settings["verify_mode"] = made.verify_mode
-    return set_like(made, settings)
+        settings["verify_mode"] = _verify_mode(certificates)
+    return _made_again(certificates, settings)
 
 
 _Chooser: TypeAlias = Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]
@@ -238,10 +238,10 @@ class Holder:
         old = self.current
         if not isinstance(old, FileContext):
             return None
-        new = file_context(old.certificates)
+        new = _made_again(old.certificates, _settings_of(old))
         if new.stamps != _stamps(new.certificates):
             raise ValueError("files changed while they were read")
-        return set_like(new, settings_of(old))
+        return new
 
     def _made(self, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
         """Call `make`, and check its context.
@@ -300,7 +300,7 @@ def _try(context: ssl.SSLContext) -> bytes | None:
     return None
 
 
-def settings_of(context: ssl.SSLContext) -> dict[str, object]:
+def _settings_of(context: ssl.SSLContext) -> dict[str, object]:
     """Return the settings that a user may have changed, in a form that can be pickled."""
     settings: dict[str, object] = {name: getattr(context, name) for name in _KEPT}
     ciphers = [each["name"] for each in context.get_ciphers()]
@@ -311,11 +311,8 @@ def settings_of(context: ssl.SSLContext) -> dict[str, object]:
 def _made_again(
     certificates: tuple[Certificate, ...], settings: Mapping[str, object]
 ) -> FileContext:
-    return set_like(file_context(certificates), settings)
-
-
-def set_like(context: FileContext, settings: Mapping[str, object]) -> FileContext:
-    """Apply the settings of another context, and return `context`."""
+    """Return a context with these certificates and settings."""
+    context = file_context(certificates)
     for name in _KEPT:
         setattr(context, name, settings[name])
     if settings["ciphers"]:
