@@ -170,12 +170,12 @@ class Connection:
                 found = conversation.read_body(reader)
                 event = self._end_body(reader) if found is END else found
             elif conversation.state is _GREETING:
-                event = self._ask(take(conversation, CONNECT, events.CONNECT))
+                event = self._follow(take(conversation, CONNECT, events.CONNECT))
             elif buffer.empty:
                 event = NEED_DATA
             else:
                 heard = verbs.hear(conversation)
-                event = self._ask(heard) if isinstance(heard, tuple) else heard
+                event = self._ask(*heard) if isinstance(heard, tuple) else heard
             if event is not None:
                 return self._close() if event is NEED_DATA and self._ended else event
             answered += 1
@@ -185,7 +185,7 @@ class Connection:
 
     def _end_body(self, reader: Reader) -> Event | None:
         ask = mail.end_of_body(self.conversation, reader)
-        return None if ask is None else self._ask(ask)
+        return None if ask is None else self._ask(*ask)
 
     def _next_queued(self) -> Event | Waiting:
         queued, self._queued = self._queued, None
@@ -194,11 +194,12 @@ class Connection:
         self._halted = self._question is not None
         return queued
 
-    def _ask(self, found: Ask | Told) -> Event | None:
-        """Open a question; return its event, or the event that only informs."""
-        if not isinstance(found, tuple):
-            return found
-        question, subject = found
+    def _follow(self, found: Ask | Told) -> Event | None:
+        """Open the question that was found, or return the event that only informs."""
+        return self._ask(*found) if isinstance(found, tuple) else found
+
+    def _ask(self, question: AnyQuestion, subject: object) -> Event:
+        """Open a question; return its event."""
         self._question, self._subject, self._halted = question, subject, True
         return question.made_of(subject)
 
@@ -294,7 +295,7 @@ class Connection:
     def _queue(self, found: Ask | Told) -> None:
         """Return what was found from the next call of `next_event`; end after a last word."""
         if found is not None:
-            self._queued, self._halted = self._ask(found), True
+            self._queued, self._halted = self._follow(found), True
         elif self.conversation.state is State.TLS:
             self._halted = True  # for good: what comes now is TLS
         elif self.conversation.output.over:

@@ -59,7 +59,10 @@ class Output:
         if reply.refuses:
             self.reject(reply, to)
             return
-        self._queue(reply, to)
+        self.wires.append(reply.wire)
+        self.said.append(reply.code)
+        if self.transcript is not None:
+            self.transcript.wrote(reply.wire, to)
 
     def reject(self, reply: Reply, to: str) -> None:
         """Queue a rejection; one too many since the last accepted message ends the session."""

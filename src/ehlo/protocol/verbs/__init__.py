@@ -188,7 +188,7 @@ def hear(conversation: Conversation) -> Ask | Told | Literal[Waiting.NEED_DATA]:
             _fail(conversation, verb, argument, refusal)
             return None
     subject = verb.parse(conversation, argument)
-    if isinstance(subject, Reply):
+    if type(subject) is Reply:
         _fail(conversation, verb, argument, subject)
         return None
     return None if subject is None else take(conversation, verb, subject)
