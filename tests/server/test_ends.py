@@ -313,7 +313,7 @@ def test_a_signal_handler_of_the_program_is_its_own_again() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-
+def test_our_own_trouble_with_recipients_sends_no_client_away(serve: Serve) -> None:
     error = TypeError("a bug of the hook")
     with serve(handler_of("async def", on_rcpt=error)).ready() as client:
         client.say("MAIL FROM:<a@x>")
