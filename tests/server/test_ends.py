@@ -16,6 +16,7 @@ import pytest
 
 from ehlo import Handler, Message, Server, Session
 from ehlo.server.bodies import Body
+from ehlo.server.observing.journal import Journal
 from support.client import Client
 from support.clock import StoppedClock
 from support.hooks import Noted, handler_of
@@ -159,6 +160,32 @@ def test_a_deadline_that_passes_as_the_hook_of_a_client_that_has_gone_ends_leave
     running.run(end_and_expire)
     running.wait_until_no_sessions()
     assert noted.calls == [("on_replied", (False,)), ("on_disconnect", ())]
+
+
+@pytest.mark.parametrize("has_turn", [True, False])
+def test_a_hook_that_is_cancelled_twice_before_it_begins_ends_once(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, has_turn: bool
+) -> None:
+    """Its client leaves, and its deadline passes in the same turn of the loop."""
+    ended: list[str] = []
+    monkeypatch.setattr(Journal, "hook_ended", lambda _self, hook, _asked: ended.append(hook))
+    running = serve(handler_of("async def", on_vrfy=None), max_handlers=1)
+    turns = running.runtime.turns
+    with running.ready() as client:
+        (driver,) = running.drivers
+
+        async def cancel_twice() -> None:
+            turns.free = int(has_turn)
+            driver.data_received(b"VRFY x\r\n")
+            call = driver.answers.call
+            assert call is not None
+            call.cancel()
+            call.cancel()
+
+        running.run(cancel_twice)
+        assert client.reply().startswith("451 4.3.0 ")
+        running.run(running.turn)
+        assert (ended, turns.free) == (["on_vrfy"], int(has_turn))
 
 
 @pytest.fixture(params=[{"threads": 1}, {"max_handlers": 1}], ids=["threads", "max_handlers"])

@@ -190,13 +190,13 @@ class Call(Wait[Ended]):
 
     def cancel(self) -> None:
         """Cancel the hook. A task ends; a thread that has begun goes on."""
-        if self._work is None:
-            self._runtime.turns.forget(self)
-        # A task or job that has not begun would not say that it has ended
-        if isinstance(self._work, asyncio.Task):
-            self._work.cancel()
-            self._work.add_done_callback(self._cancelled)
-        elif self._work is None or self._work.cancel():
+        work = self._work
+        # What has not begun would not say that it has ended. This may be called twice
+        if isinstance(work, asyncio.Task):
+            if not work.cancelling():
+                work.add_done_callback(self._cancelled)
+            work.cancel()
+        elif self._runtime.turns.forget(self) if work is None else work.cancel():
             self._runtime.loop.call_soon(self._ended, None, asyncio.CancelledError())
 
     def _cancelled(self, task: asyncio.Task[None]) -> None:

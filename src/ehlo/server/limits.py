@@ -173,10 +173,11 @@ class Turns:
         self.are_awaited = bool(self._waiting)
         begin()
 
-    def forget(self, who: object) -> None:
-        """Remove `who` from the waiting ones, if it is there."""
-        self._waiting.pop(who, None)
+    def forget(self, who: object) -> bool:
+        """Remove `who` from the waiting ones; return whether it was there."""
+        waited = self._waiting.pop(who, None) is not None
         self.are_awaited = bool(self._waiting)
+        return waited
 
 
 class FailedLogins:
