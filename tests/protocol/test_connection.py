@@ -253,6 +253,14 @@ def test_commands_in_a_body_are_never_executed(rules: str) -> None:
 CHUNKED = b"HELO c\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\n"
 
 
+@pytest.mark.parametrize(("parameters", "smtputf8"), [(b"", False), (b" SMTPUTF8", True)])
+def test_a_transaction_knows_whether_mail_had_smtputf8(parameters: bytes, smtputf8: bool) -> None:
+    connection = connect()
+    play(connection, b"EHLO c\r\nMAIL FROM:<a@x>" + parameters + b"\r\n")
+    assert connection.transaction is not None
+    assert connection.transaction.smtputf8 is smtputf8
+
+
 def test_a_transaction_knows_which_way_its_body_comes() -> None:
     for way, sent in (("DATA", b"DATA\r\n.\r\n"), ("BDAT", b"BDAT 0 LAST\r\n")):
         *_, end = play(connect(), CHUNKED + sent)

@@ -227,8 +227,9 @@ class Connection:
                 raise ProtocolError(f"{answer.code} does not answer {name}")
         self._question = self._subject = None
         self._halted = False
+        found: Ask | Told = None
         if rejects and answer is not None:
-            found = reject(self.conversation, question, subject, answer)
+            reject(self.conversation, question, subject, answer)
         else:
             found = accept(self.conversation, question, subject, answer)
         if found is not None or question is STARTTLS or self.conversation.output.over:

@@ -284,7 +284,7 @@ def _mt_priority(argument: str, _clock: Clock) -> Extension:
         argument=_constant(policy),
         mail={"MT-PRIORITY": _priority},
         octets=15,
-        promise=True,
+        promise=True,  # RFC 6710 4.1: who is not trusted with a priority must not be given it
     )
 
 

@@ -45,7 +45,7 @@ class Settings(Policy):
         assign = object.__setattr__
         keywords = {row.keyword for row in self.extensions if row.offered is not never}
         assign(self, "chunking", "CHUNKING" in keywords)
-        assign(self, "binarymime", {"CHUNKING", "BINARYMIME"} <= keywords)
+        assign(self, "binarymime", {"CHUNKING", "BINARYMIME"} <= keywords)  # RFC 3030 3
         rows = self.extensions
         assign(self, "ehlo_lines", constant_lines(rows, keywords))
         assign(self, "mail_params", {k: v for row in rows for k, v in row.mail_parameters()})

@@ -15,6 +15,7 @@ from ehlo.protocol.auth.credentials import (
     PasswordCredentials,
     ProvedCredentials,
     TokenCredentials,
+    as_bytes,
     cram_md5_matches,
 )
 from ehlo.protocol.auth.keys import ScramKeys
@@ -412,3 +413,10 @@ def test_any_other_secret_raises_type_error(secret: object) -> None:
 def test_a_secret_that_is_not_utf8_raises_value_error() -> None:
     with pytest.raises(ValueError, match="surrogates not allowed"):
         checked_secret("\udcff")
+
+
+@pytest.mark.parametrize(
+    ("text", "data"), [("wönder", "wönder".encode()), ("w\udcff", b"w\xff"), (b"w\xff", b"w\xff")]
+)
+def test_a_password_is_the_bytes_that_the_client_sent(text: str | bytes, data: bytes) -> None:
+    assert as_bytes(text) == data

@@ -17,7 +17,7 @@ from ehlo.protocol.auth.mechanism import (
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.state import State
-from ehlo.protocol.verbs.verb import Ask, Outcome, Question, Verb
+from ehlo.protocol.verbs.verb import Ask, Question, Verb
 
 
 def _parse_auth(conversation: Conversation, argument: str) -> Exchange | Reply:
@@ -110,20 +110,25 @@ def _follow(conversation: Conversation, exchange: Exchange, step: Step) -> Ask |
     """Take a step: send a challenge, ask a question, or end the login with a rejection."""
     name = exchange.mechanism.name
     match step:
-        case bytes():
-            conversation.output.challenge(step)
-            return None
-        case Reply():
-            conversation.exchange = None
-            if step is replies.AUTH_TROUBLE:
-                conversation.output.reject(step, to="AUTH")
-            else:
-                conversation.output.mistake(step, to="AUTH")
+        case bytes() | Reply():
+            _answer(conversation, step)
             return None
         case SecretWanted():
             return SECRET, events.Secret(name, step.username)
         case _:
             return LOGIN, events.Auth(name, step)
+
+
+def _answer(conversation: Conversation, step: bytes | Reply) -> None:
+    """Send a challenge, or end the login with a rejection."""
+    if isinstance(step, bytes):
+        conversation.output.challenge(step)
+        return
+    conversation.exchange = None
+    if step is replies.AUTH_TROUBLE:
+        conversation.output.reject(step, to="AUTH")
+    else:
+        conversation.output.mistake(step, to="AUTH")
 
 
 # -- questions -----------------------------------------------------------------------------------
@@ -145,7 +150,7 @@ def _accept_login(conversation: Conversation, _event: events.Auth, answer: Reply
 
 def _reject_login(
     conversation: Conversation, event: events.Auth | events.Secret, answer: Reply
-) -> Outcome:
+) -> Reply | None:
     """End the login; a 4xx is a local error and not counted.
 
     A mechanism that has shown its proof may send one more challenge before the rejection.
@@ -159,8 +164,9 @@ def _reject_login(
     if answer.code < 500 or answer.closes:
         conversation.exchange = None
         return answer
-    proved = isinstance(event, events.Auth)
-    return _follow(conversation, exchange, exchange.reject(answer) if proved else answer)
+    step = exchange.reject(answer) if isinstance(event, events.Auth) else answer
+    _answer(conversation, step)
+    return None
 
 
 SECRET: Final = Question(

@@ -41,9 +41,10 @@ def _yes(_conversation: Conversation) -> bool:
 class Question(Generic[S]):
     """A question to the server about a subject, such as the `Address` of a sender.
 
-    `accept` and `reject` change the conversation, and return the reply to send, another question,
-    or `None`. `accept` gets the server's own words or `None`. An event with one field is made of
-    the subject, if the server wants to be asked; any other event is the subject itself.
+    `accept` and `reject` change the conversation, and return the reply to send or `None`; `accept`
+    may return another question. `accept` gets the server's own words or `None`. An event with one
+    field is made of the subject, if the server wants to be asked; any other event is the subject
+    itself.
 
     Raises `ValueError` for a row that lacks something or contradicts itself, so that the module
     that has it cannot be imported.
@@ -55,7 +56,7 @@ class Question(Generic[S]):
     to: State | None
     """The state after acceptance; `None` leaves it as it is."""
     accept: Callable[[Conversation, S, Reply | None], Outcome]
-    reject: Callable[[Conversation, S, Reply], Outcome] | None = None
+    reject: Callable[[Conversation, S, Reply], Reply | None] | None = None
     event: type[Event] | None = None
     """The event that asks the server; `None` accepts without asking."""
     hook: str = ""
@@ -169,16 +170,12 @@ def accept(
 
 def reject(
     conversation: Conversation, question: AnyQuestion, subject: object, answer: Reply
-) -> Ask | Told:
-    """Reject; return the question that follows, if there is one."""
+) -> None:
+    """Reject, and send the reply."""
     assert question.reject is not None  # noqa: S101  a row with an event has it
-    outcome = question.reject(conversation, subject, answer)
-    if outcome is None:
-        return None
-    if isinstance(outcome, Reply):
-        conversation.output.reply(outcome, question.name)
-        return None
-    return take(conversation, *outcome)
+    reply = question.reject(conversation, subject, answer)
+    if reply is not None:
+        conversation.output.reply(reply, question.name)
 
 
 Ask = tuple[AnyQuestion, object]
