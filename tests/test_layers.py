@@ -19,7 +19,8 @@ VISIBLE = {"ehlo.session", "ehlo.message", "ehlo.net", "ehlo.protocol"}
 
 # A room, and the rooms that it may look into beside itself
 ROOMS = {
-    "ehlo.net": set[str](),
+    "ehlo.content": set[str](),
+    "ehlo.net": set(),
     "ehlo.protocol": {"ehlo.net"},
     "ehlo.domains": {"ehlo.protocol"},
     "ehlo.message": {"ehlo.protocol"},
