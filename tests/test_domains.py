@@ -1,4 +1,4 @@
-"""Domains compared as A-labels."""
+"""Domains as A-labels, and their comparison."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ehlo import same_domain, to_ascii
         ("[IPv6:2001:DB8::1]", "[ipv6:2001:db8::1]"),
     ],
 )
-def test_a_domain_becomes_ascii(domain: str, ascii_form: str) -> None:
+def test_a_domain_is_converted_to_lower_case_a_labels(domain: str, ascii_form: str) -> None:
     assert to_ascii(domain) == ascii_form
 
 
@@ -43,12 +43,12 @@ def test_a_domain_becomes_ascii(domain: str, ascii_form: str) -> None:
         *("[", "[]", "[192.0.2.1", "[192.0.2]", "[a b]", "[IPv6:1]", "[192.0.2.1]x"),
     ],
 )
-def test_what_is_no_domain(domain: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  those of idna have words of their own
+def test_anything_but_a_domain_raises_value_error(domain: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  idna has its own messages
         to_ascii(domain)
 
 
-def test_domains_are_compared_in_whatever_spelling() -> None:
+def test_domains_are_compared_in_any_spelling() -> None:
     assert same_domain("Bücher.example", "xn--bcher-kva.EXAMPLE")
     assert same_domain("[IPv6:2001:db8::1]", "[ipv6:2001:DB8::1]")
     assert not same_domain("bücher.example", "bucher.example")
@@ -57,7 +57,7 @@ def test_domains_are_compared_in_whatever_spelling() -> None:
 
 
 @given(st.text(max_size=40))
-def test_any_text_is_a_domain_or_a_value_error(text: str) -> None:
+def test_any_text_is_converted_once_or_raises_value_error(text: str) -> None:
     try:
         found = to_ascii(text)
     except ValueError:
@@ -66,7 +66,7 @@ def test_any_text_is_a_domain_or_a_value_error(text: str) -> None:
     assert to_ascii(found) == found
 
 
-def test_idna_is_imported_when_it_is_needed() -> None:
+def test_idna_is_imported_only_for_a_domain_that_is_not_ascii() -> None:
     program = (
         "import sys; from ehlo import to_ascii; to_ascii('EXAMPLE.com'); "
         "assert 'idna' not in sys.modules; to_ascii('ü.example'); assert 'idna' in sys.modules"

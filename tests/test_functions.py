@@ -1,16 +1,26 @@
-"""Plain functions as handlers: what they are given, and what their results mean."""
+"""Plain functions as handlers: the arguments they get, and what their results mean."""
 
 from __future__ import annotations
 
 import functools
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import ehlo
-from ehlo import Peer, Reject, Reply
+from ehlo import (
+    AnonymousCredentials,
+    CramMD5Credentials,
+    Credentials,
+    PasswordCredentials,
+    Peer,
+    Reject,
+    Reply,
+    TokenCredentials,
+)
 from ehlo.functions import callbacks_of_functions
 from ehlo.handler import is_async
 from ehlo.server.hooks.hooks import Hooks
@@ -23,7 +33,7 @@ OPEN = {"PLAIN": True, "LOGIN": True}
 
 
 def function(kind: str, answer: Any = None, seen: list[tuple[Any, ...]] | None = None) -> Any:
-    """A function of either kind that notes its arguments, and returns or raises `answer`."""
+    """Return a function of this kind that records its arguments and returns or raises `answer`."""
 
     def act(*arguments: Any) -> Any:
         if seen is not None:
@@ -42,7 +52,7 @@ def function(kind: str, answer: Any = None, seen: list[tuple[Any, ...]] | None =
 
 
 @kinds
-def test_a_function_gets_address_sender_recipients_and_octets(serve: Serve, kind: str) -> None:
+def test_a_function_gets_address_sender_recipients_and_bytes(serve: Serve, kind: str) -> None:
     seen: list[tuple[Any, ...]] = []
     running = serve(function(kind, None, seen))
     with running.ready() as client:
@@ -69,7 +79,7 @@ def test_a_function_gets_address_sender_recipients_and_octets(serve: Serve, kind
 
 
 @kinds
-def test_the_null_reverse_path_is_an_empty_str(serve: Serve, kind: str) -> None:
+def test_the_null_sender_is_an_empty_string(serve: Serve, kind: str) -> None:
     seen: list[tuple[Any, ...]] = []
     with serve(function(kind, None, seen)).ready() as client:
         client.mail(sender="", recipients=["postmaster"])
@@ -87,7 +97,7 @@ def test_an_ipv6_client_prints_with_brackets(serve: Serve) -> None:
     assert seen[0][3].startswith(b"Received: from client.example ([IPv6:::1])\r\n")
 
 
-def test_a_unix_client_prints_as_the_socket(serve: Serve, tmp_path: Path, loop_name: str) -> None:
+def test_a_unix_client_prints_as_the_path(serve: Serve, tmp_path: Path, loop_name: str) -> None:
     seen: list[tuple[Any, ...]] = []
     path = tmp_path / "smtp"
     running = serve(function("def", None, seen), addr=f"unix:{path}", loop=loop_name)
@@ -100,7 +110,7 @@ def test_a_unix_client_prints_as_the_socket(serve: Serve, tmp_path: Path, loop_n
 
 @kinds
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "reply"),
     [
         (None, "250 2.0.0 Ok: queued"),
         ("4711", "250 2.0.0 Ok: queued as 4711"),
@@ -113,26 +123,26 @@ def test_a_unix_client_prints_as_the_socket(serve: Serve, tmp_path: Path, loop_n
         (0, "451 4.3.0 Requested action aborted: local error in processing"),
     ],
 )
-def test_what_a_function_returns_is_the_answer(
-    serve: Serve, kind: str, answer: object, said: str
+def test_the_result_of_a_function_decides_the_reply(
+    serve: Serve, kind: str, answer: object, reply: str
 ) -> None:
     with serve(function(kind, answer)).ready() as client:
-        assert client.mail() == said
+        assert client.mail() == reply
         assert client.say("NOOP") == "250 2.0.0 Ok"
 
 
-def test_a_def_that_returns_a_coroutine_has_not_taken_the_message(
+def test_a_def_function_that_returns_a_coroutine_does_not_accept_the_message(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def deliver(*_: Any) -> None:
-        pytest.fail("nobody awaits it")
+        pytest.fail("it must not be awaited")
 
     with serve(function("def", deliver)).ready() as client:
         assert client.mail().startswith("451 4.3.0 ")
-    assert "it must be an async def" in caplog.text
+    assert "returned an awaitable; write it as async def" in caplog.text
 
 
-def test_partials_and_callable_objects_are_functions_of_their_kind(serve: Serve) -> None:
+def test_a_partial_or_a_callable_object_is_a_handler(serve: Serve) -> None:
     seen: list[tuple[Any, ...]] = []
 
     async def deliver(extra: str, *arguments: Any) -> str:
@@ -148,24 +158,88 @@ def test_partials_and_callable_objects_are_functions_of_their_kind(serve: Serve)
             return "sync"
 
     partial = functools.partial(deliver, "partial")
-    assert is_async(partial)
-    assert is_async(Callable())
-    assert not is_async(Sync())
-    for handler, said in ((partial, "partial"), (Callable(), "object"), (Sync(), "sync")):
+    for handler, queue_id in ((partial, "partial"), (Callable(), "object"), (Sync(), "sync")):
         with serve(handler).ready() as client:
-            assert client.mail() == f"250 2.0.0 Ok: queued as {said}"
+            assert client.mail() == f"250 2.0.0 Ok: queued as {queue_id}"
 
 
-def test_a_function_alone_costs_one_hook() -> None:
+def test_a_function_without_others_is_one_hook() -> None:
     hooks = Hooks.of(callbacks_of_functions(function("def"), None, None))
     assert [name for name in Hooks._fields if getattr(hooks, name) is not None] == ["message"]
+
+
+# -- callbacks -----------------------------------------------------------------------------------
+
+
+@kinds
+def test_callbacks_of_functions_have_one_hook_for_each_function(kind: str) -> None:
+    act = function(kind)
+    assert set(callbacks_of_functions(act, None, None).by_name) == {"on_message"}
+    assert set(callbacks_of_functions(act, act, None).by_name) == {"on_message", "on_rcpt"}
+    callbacks = callbacks_of_functions(act, act, act)
+    assert set(callbacks.by_name) == {"on_message", "on_rcpt", "on_auth"}
+    assert not callbacks.streams
+
+
+@kinds
+def test_hooks_are_async_if_their_functions_are(kind: str) -> None:
+    act = function(kind)
+    hooks = callbacks_of_functions(act, act, act).by_name.values()
+    assert [is_async(hook) for hook in hooks] == [kind == "async def"] * 3
+
+
+def auth_hook(seen: list[tuple[Any, ...]]) -> Any:
+    """Return the hook of an auth function that records its arguments and accepts."""
+    accept = function("def", True, seen)
+    hook: Any = callbacks_of_functions(function("def"), None, accept).by_name["on_auth"]
+    return functools.partial(hook, SimpleNamespace(peer=Peer("192.0.2.1", 25)))
+
+
+@pytest.mark.parametrize(
+    ("credentials", "arguments"),
+    [
+        (PasswordCredentials("bob", "pässword"), ("PLAIN", b"bob", "pässword".encode(), b"")),
+        (PasswordCredentials("b\udcff", "\udcfe"), ("PLAIN", b"b\xff", b"\xfe", b"")),
+        (PasswordCredentials("bob", "x", "bob", "LOGIN"), ("LOGIN", b"bob", b"x", b"")),
+        (TokenCredentials("bob", "t"), ("XOAUTH2", b"bob", b"t", b"")),
+        (CramMD5Credentials("bob", b"d", b"c"), ("CRAM-MD5", b"bob", b"d", b"c")),
+    ],
+)
+def test_an_auth_function_gets_each_kind_of_credentials_as_bytes(
+    credentials: Credentials, arguments: tuple[object, ...]
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+    identity = auth_hook(seen)(credentials)
+    assert seen == [(Peer("192.0.2.1", 25), *arguments)]
+    assert identity.encode(errors="surrogateescape") == arguments[1]
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        PasswordCredentials("bob", "x", "root"),
+        TokenCredentials("bob", "t", "root"),
+        TokenCredentials("", "t"),
+    ],
+)
+def test_an_auth_function_is_not_called_for_a_login_that_it_cannot_decide(
+    credentials: Credentials,
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+    assert auth_hook(seen)(credentials) is None
+    assert seen == []
+
+
+def test_an_auth_function_cannot_check_other_credentials() -> None:
+    with pytest.raises(TypeError, match="AnonymousCredentials; use a Handler with on_auth"):
+        auth_hook([])(AnonymousCredentials())
 
 
 # -- recipients ----------------------------------------------------------------------------------
 
 
 @kinds
-def test_rcpt_handler_is_asked_for_each_recipient(serve: Serve, kind: str) -> None:
+def test_rcpt_handler_is_called_for_each_recipient(serve: Serve, kind: str) -> None:
     seen: list[tuple[Any, ...]] = []
 
     def known(_peer: Peer, _sender: str, recipient: str) -> bool:
@@ -203,7 +277,7 @@ def test_rcpt_handler_is_asked_for_each_recipient(serve: Serve, kind: str) -> No
         (KeyError("x"), "451 4.3.0"),
     ],
 )
-def test_what_rcpt_handler_returns_is_the_answer(
+def test_the_result_of_rcpt_handler_decides_the_reply(
     serve: Serve, kind: str, answer: object, code: str
 ) -> None:
     running = serve(function("def"), rcpt_handler=function(kind, answer))
@@ -212,7 +286,7 @@ def test_what_rcpt_handler_returns_is_the_answer(
         assert client.say("RCPT TO:<b@example.com>").startswith(code)
 
 
-def test_a_def_rcpt_handler_that_returns_a_coroutine_fails_closed(serve: Serve) -> None:
+def test_a_def_rcpt_handler_that_returns_a_coroutine_accepts_no_recipient(serve: Serve) -> None:
     async def known(*_: Any) -> bool:
         return True
 
@@ -222,11 +296,11 @@ def test_a_def_rcpt_handler_that_returns_a_coroutine_fails_closed(serve: Serve) 
         assert client.say("RCPT TO:<b@example.com>").startswith("451 4.3.0 ")
 
 
-# -- login ---------------------------------------------------------------------------------------
+# -- logins --------------------------------------------------------------------------------------
 
 
 @kinds
-def test_auth_handler_gets_name_and_password_as_octets(serve: Serve, kind: str) -> None:
+def test_auth_handler_gets_user_name_and_password_as_bytes(serve: Serve, kind: str) -> None:
     seen: list[tuple[Any, ...]] = []
     running = serve(function("def"), auth_handler=function(kind, True, seen), auth_mechs=OPEN)
     with running.ready() as client:
@@ -269,7 +343,7 @@ def test_auth_handler_gets_the_digest_and_the_challenge_of_cram_md5(
 
 @kinds
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "reply"),
     [
         (True, "235 2.7.0"),
         (False, "535 5.7.8"),
@@ -285,17 +359,17 @@ def test_auth_handler_gets_the_digest_and_the_challenge_of_cram_md5(
     ],
 )
 def test_only_true_accepts_a_login(
-    serve: Serve, kind: str, answer: object, said: str, no_delay: None
+    serve: Serve, kind: str, answer: object, reply: str, no_delay: None
 ) -> None:
     running = serve(function("def"), auth_handler=function(kind, answer), auth_mechs=OPEN)
     with running.ready() as client:
-        assert client.say(plain("alice", "wonder")).startswith(said)
-        # Logged in or not shows in whether one may try again
+        assert client.say(plain("alice", "wonder")).startswith(reply)
+        # A second login is out of sequence (503) only after a successful one
         again = client.say("AUTH PLAIN =")
         assert again.startswith("503" if answer is True else "501")
 
 
-def test_a_def_auth_handler_that_returns_a_coroutine_lets_nobody_in(serve: Serve) -> None:
+def test_a_def_auth_handler_that_returns_a_coroutine_accepts_no_login(serve: Serve) -> None:
     async def check(*_: Any) -> bool:
         return True
 
@@ -310,7 +384,7 @@ def test_a_def_auth_handler_that_returns_a_coroutine_lets_nobody_in(serve: Serve
         assert client.say("MAIL FROM:<a@example.com>").startswith("530 5.7.0 ")
 
 
-def test_a_function_cannot_let_one_user_act_as_another(serve: Serve, no_delay: None) -> None:
+def test_a_login_as_another_user_does_not_call_auth_handler(serve: Serve, no_delay: None) -> None:
     seen: list[tuple[Any, ...]] = []
     running = serve(function("def"), auth_handler=function("def", True, seen), auth_mechs=OPEN)
     with running.ready() as client:
@@ -319,23 +393,23 @@ def test_a_function_cannot_let_one_user_act_as_another(serve: Serve, no_delay: N
         assert client.say(plain("alice", "wonder", authzid="alice")).startswith("235 ")
 
 
-# -- one line to start ---------------------------------------------------------------------------
+# -- listen_and_serve ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("addr", ["127.0.0.1:x", "127.0.0.1", "::1:25", "unix:", ":99999"])
-def test_what_is_no_address_is_a_value_error(addr: str) -> None:
+def test_a_bad_address_raises_value_error(addr: str) -> None:
     with pytest.raises(ValueError, match="unix:"):
         ehlo.listen_and_serve(addr, function("def"))
 
 
-def test_a_busy_port_is_raised_with_address_and_reason() -> None:
+def test_a_busy_port_raises_os_error_with_address_and_reason() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         addr = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(OSError, match=f"cannot listen on {addr}: Address already in use"):
             ehlo.listen_and_serve(addr, function("def"))
 
 
-def test_the_tls_start_wants_files_that_are_there(tmp_path: Path) -> None:
+def test_listen_and_serve_tls_raises_file_not_found_for_missing_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         ehlo.listen_and_serve_tls(
             "127.0.0.1:0", str(tmp_path / "a"), str(tmp_path / "b"), function("def")

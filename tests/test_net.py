@@ -1,11 +1,73 @@
-"""Networks, and what an address is counted as."""
+"""`Peer`, addresses to listen on, networks, the key of an address, IPv4-mapped addresses."""
 
 from __future__ import annotations
 
 import pytest
 
 from ehlo import Peer
-from ehlo.net import Networks, address_key
+from ehlo.net import Networks, address_key, parse_address, unmapped
+
+
+@pytest.mark.parametrize(
+    ("peer", "text", "is_unix"),
+    [
+        (Peer("192.0.2.1", 25), "192.0.2.1:25", False),
+        (Peer("2001:db8::1", 25), "[2001:db8::1]:25", False),
+        (Peer("fe80::1%eth0", 25), "[fe80::1%eth0]:25", False),
+        (Peer("unix:/run/smtp", 0), "unix:/run/smtp", True),
+        (Peer("", 25), ":25", False),
+    ],
+)
+def test_a_peer_prints_as_a_user_writes_its_address(peer: Peer, text: str, is_unix: bool) -> None:
+    assert str(peer) == f"{peer}" == text
+    assert peer.is_unix is is_unix
+    host, port = peer
+    assert (host, port) == (peer.host, peer.port) == peer
+
+
+# -- addresses to listen on ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "peer"),
+    [
+        ("", ("", 25)),
+        (":2525", ("", 2525)),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("mx.example:25", ("mx.example", 25)),
+        ("[::1]:2525", ("::1", 2525)),
+        ("unix:/run/ehlo.sock", ("unix:/run/ehlo.sock", 0)),
+        ("fd:3", ("fd:3", 0)),
+        ("systemd:", ("systemd:", 0)),
+        ("systemd:smtp", ("systemd:smtp", 0)),
+    ],
+)
+def test_an_address_is_parsed(text: str, peer: tuple[str, int]) -> None:
+    assert parse_address(text) == peer
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("127.0.0.1", "write host:port"),
+        ("127.0.0.1:", "write host:port"),
+        ("127.0.0.1:x", "write host:port"),
+        ("127.0.0.1:70000", "write host:port"),
+        ("::1:25", "write host:port"),
+        ("unix:", "write unix:/path"),
+        ("fd:", "write fd:3"),
+        ("fd:x", "write fd:3"),
+    ],
+)
+def test_a_bad_address_raises_value_error_that_names_it_and_the_form(
+    text: str, advice: str
+) -> None:
+    with pytest.raises(ValueError, match=advice) as caught:
+        parse_address(text)
+    assert repr(text) in str(caught.value)
+
+
+# -- networks ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -25,7 +87,7 @@ from ehlo.net import Networks, address_key
         (["unix:"], "unix:"),
     ],
 )
-def test_peers_inside_are_inside(texts: list[str], host: str) -> None:
+def test_a_peer_inside_is_in_the_networks(texts: list[str], host: str) -> None:
     assert Peer(host, 25) in Networks.of(texts)
 
 
@@ -45,11 +107,11 @@ def test_peers_inside_are_inside(texts: list[str], host: str) -> None:
         (["0.0.0.0/0", "::/0"], ""),
     ],
 )
-def test_peers_outside_are_outside(texts: list[str], host: str) -> None:
+def test_a_peer_outside_is_not_in_the_networks(texts: list[str], host: str) -> None:
     assert Peer(host, 25) not in Networks.of(texts)
 
 
-def test_no_networks_are_false() -> None:
+def test_an_empty_set_of_networks_is_false() -> None:
     assert not Networks.of([])
     assert not Networks()
     assert Networks.of(["none"]) == Networks.of("none") == Networks()
@@ -57,7 +119,7 @@ def test_no_networks_are_false() -> None:
     assert Networks.of(["::1"])
 
 
-def test_one_text_is_a_list_of_one() -> None:
+def test_a_single_text_counts_as_a_list_of_one() -> None:
     assert Networks.of("10.0.0.0/8") == Networks.of(["10.0.0.0/8"])
 
 
@@ -76,15 +138,43 @@ def test_one_text_is_a_list_of_one() -> None:
         "1 ",
     ],
 )
-def test_what_is_no_network_is_named(text: str) -> None:
+def test_a_bad_network_raises_value_error_that_names_it(text: str) -> None:
     with pytest.raises(ValueError, match="not a network") as caught:
         Networks.of(["127.0.0.1", text])
     assert repr(text) in str(caught.value)
 
 
-def test_one_address_is_an_ipv4_address_or_the_64_of_an_ipv6_one() -> None:
-    assert address_key("192.0.2.1") == "192.0.2.1"
-    assert address_key("2001:db8::1") == address_key("2001:db8::ffff:1") == "2001:db8::"
-    assert address_key("2001:db8:0:1::1") != address_key("2001:db8:0:2::1")
-    assert address_key("fe80::1%eth0") == "fe80::"
-    assert address_key("::ffff:192.0.2.1") == "192.0.2.1"
+# -- the key of an address -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "key"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::"),
+        ("2001:db8::ffff:1", "2001:db8::"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::"),
+        ("fe80::1%eth0", "fe80::"),
+        ("unix:/run/a.sock", "unix:/run/a.sock"),
+        ("", ""),
+    ],
+)
+def test_the_key_is_the_ipv4_address_or_the_64_of_the_ipv6_address(host: str, key: str) -> None:
+    assert address_key(host) == key
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("::ffff:1.2.3.4", "1.2.3.4"),
+        ("::FFFF:102:304", "1.2.3.4"),
+        ("::ffff:0:102:304", "::ffff:0:102:304"),  # IPv4-translated (RFC 2765), which differs
+        ("::1.2.3.4", "::1.2.3.4"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("1.2.3.4", "1.2.3.4"),
+        ("unix:/run/x", "unix:/run/x"),
+    ],
+)
+def test_only_ipv4_mapped_addresses_are_unmapped(host: str, shown: str) -> None:
+    assert unmapped(host) == shown

@@ -1,4 +1,4 @@
-"""The face: `ehlo.__all__`, the lazy table behind it, the modules and the documentation agree."""
+"""`ehlo.__all__`, the lazy table behind it, the modules and the documentation agree."""
 
 from __future__ import annotations
 
@@ -13,50 +13,51 @@ import pytest
 import ehlo
 
 ROOT = Path(__file__).parent.parent
-HOMES: dict[str, tuple[str, ...]] = ehlo._HOMES  # noqa: SLF001  the table that is tested
+HOMES: dict[str, tuple[str, ...]] = ehlo._HOMES  # noqa: SLF001  what is tested
 
 _CODE_SPAN = re.compile(r"`([^`\n]+)`")
 _NAME = re.compile(r"(?:class |async def |def )?(?:ehlo\.)?(\w+)")
 
 
-def test_table_and_names_are_the_same() -> None:
+def test_the_lazy_table_has_the_names_in_all() -> None:
     assert sorted(name for names in HOMES.values() for name in names) == sorted(ehlo.__all__)
     assert sorted(ehlo.__all__) == ehlo.__all__
     assert set(ehlo.__all__) <= set(dir(ehlo))
 
 
 @pytest.mark.parametrize("name", ehlo.__all__)
-def test_every_name_comes_from_its_home(name: str) -> None:
+def test_every_name_is_the_one_in_its_module(name: str) -> None:
     (home,) = [module for module, names in HOMES.items() if name in names]
     module = import_module(home)
     assert getattr(ehlo, name) is getattr(module, name)
     assert name in module.__all__
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def test_an_unknown_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Sever'"):
         _ = ehlo.Sever
 
 
-def test_import_of_the_face_is_light() -> None:
-    """What needs asyncio, ssl, email or click brings it along."""
-    program = "import sys, ehlo; print(*sys.modules)"
+def modules_after(statement: str) -> set[str]:
+    """Return the names of all modules that a new interpreter has loaded after `statement`."""
+    program = f"{statement}; import sys; print(*sys.modules)"
     output = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     ).stdout
-    assert not {"asyncio", "ssl", "email", "click", "logging"} & set(output.split())
+    return set(output.split())
 
 
-def test_core_alone_is_light() -> None:
-    program = "import sys, ehlo.protocol.connection; print(*sys.modules)"
-    output = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
-    ).stdout
-    assert not {"asyncio", "socket", "ssl", "logging", "email"} & set(output.split())
+def test_import_ehlo_loads_no_heavy_module() -> None:
+    assert not {"asyncio", "ssl", "email", "click", "logging"} & modules_after("import ehlo")
+
+
+def test_the_core_loads_no_heavy_module() -> None:
+    loaded = modules_after("import ehlo.protocol.connection")
+    assert not {"asyncio", "socket", "ssl", "logging", "email"} & loaded
 
 
 def documented() -> set[str]:
-    """Names in the headings of the page on the API, with or without `ehlo.` before them."""
+    """Return the names in the headings of the API page, without `ehlo.`."""
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     headings = [line for line in text.splitlines() if line.startswith("#")]
     spans = [span for heading in headings for span in _CODE_SPAN.findall(heading)]
@@ -68,7 +69,7 @@ def test_every_public_name_is_documented() -> None:
     assert set(ehlo.__all__) - documented() == set()
 
 
-def test_the_documentation_names_nothing_that_is_not_there() -> None:
+def test_the_documentation_names_nothing_that_does_not_exist() -> None:
     pages = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
     text = "".join(path.read_text(encoding="utf-8") for path in pages)
     named = set(re.findall(r"(?<![\w/.])ehlo\.([A-Za-z_]\w*)(?!\w*\.)", text))

@@ -1,93 +1,117 @@
-"""`Peer`, `Message` and what else a handler sees, without a server."""
+"""`Session`, `TLSInfo` and `ProxyInfo`: facts about a client, without a server."""
 
 from __future__ import annotations
 
-from email.message import EmailMessage
+from types import SimpleNamespace
+from typing import Any, cast
 
-import pytest
+from ehlo import Address, Peer, ProxyInfo, Session, TLSInfo, current_session
+from ehlo.protocol.proxy import ProxyHeader
 
-from ehlo import Address, Message, Peer, TLSInfo, current_session
-
-TRACE = b"Received: from c\r\n\tby mx;\r\n\tdate\r\n"
-CHUNKS = [b"Subject: =?utf-8?q?=C3=BC?=\r\n", b"\r\nbody\r\n"]
-BODY = b"".join(CHUNKS)
+CLIENT, SERVER = Peer("192.0.2.1", 4711), Peer("192.0.2.2", 25)
 
 
-def message(chunks: list[bytes] | None = None) -> Message:
-    sender, recipients = Address("a", "example.com"), [Address("b", "example.com")]
-    return Message("id1", sender, recipients, TRACE, list(CHUNKS if chunks is None else chunks))
+def session_of(client: Peer = CLIENT, **facts: object) -> Session:
+    """Return a session whose connection has these facts."""
+    known = {"helo": "", "esmtp": False, "transaction": None, "xclient": {}, "forwarded": None}
+    connection = cast("Any", SimpleNamespace(**(known | facts)))
+    return Session("s1", client, SERVER, connection)
 
 
-@pytest.mark.parametrize(
-    ("peer", "text", "is_unix"),
-    [
-        (Peer("192.0.2.1", 25), "192.0.2.1:25", False),
-        (Peer("2001:db8::1", 25), "[2001:db8::1]:25", False),
-        (Peer("fe80::1%eth0", 25), "[fe80::1%eth0]:25", False),
-        (Peer("unix:/run/smtp", 0), "unix:/run/smtp", True),
-        (Peer("", 25), ":25", False),
-    ],
-)
-def test_a_peer_prints_as_an_address_is_written(peer: Peer, text: str, is_unix: bool) -> None:
-    assert str(peer) == f"{peer}" == text
-    assert peer.is_unix is is_unix
-    host, port = peer
-    assert (host, port) == (peer.host, peer.port) == peer
+# -- what a session shows ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first", ["data", "body", "stream", "file", "email", "size"])
-def test_every_view_of_a_message_agrees_whichever_comes_first(first: str) -> None:
-    mail = message()
-    value = getattr(mail, first)
-    if first == "stream":
-        assert b"".join(value()) == TRACE + BODY
-    for _ in range(2):
-        assert mail.data == TRACE + BODY
-        assert mail.body == BODY
-        assert mail.trace == TRACE
-        assert mail.size == len(BODY)
-        assert mail.file.read() == TRACE + BODY
-        assert b"".join(mail.stream()) == TRACE + BODY
-        assert mail.email["Subject"] == "ü"
-    assert mail.data is mail.data
-    assert mail.email is mail.email
-    assert isinstance(mail.email, EmailMessage)
-    assert mail.email["Received"].startswith("from c")
+def test_a_new_session_has_ends_and_an_id_and_nothing_else() -> None:
+    session = session_of()
+    assert (session.id, session.peer, session.local) == ("s1", CLIENT, SERVER)
+    assert (session.tls, session.user, session.proxy, session.sender) == (None, None, None, None)
+    assert (session.helo, session.esmtp, session.rdns) == ("", False, "")
+    assert (session.xclient, session.forwarded) == ({}, None)
+    assert repr(session) == "<Session s1 192.0.2.1:4711>"
 
 
-def test_each_file_begins_at_the_beginning() -> None:
-    mail = message()
-    one, two = mail.file, mail.file
-    assert one.read(8) == b"Received"
-    assert two.read(8) == b"Received"
+def test_a_session_shows_the_facts_of_its_connection() -> None:
+    sender = Address("a", "example.com")
+    session = session_of(
+        helo="client.example",
+        esmtp=True,
+        transaction=SimpleNamespace(sender=sender),
+        xclient={"NAME": None},
+        forwarded={"PROTO": "SMTP"},
+    )
+    assert (session.helo, session.esmtp, session.sender) == ("client.example", True, sender)
+    assert (session.xclient, session.forwarded) == ({"NAME": None}, {"PROTO": "SMTP"})
 
 
-@pytest.mark.parametrize("held", ["chunks", "data", "body"])
-def test_a_stream_comes_in_slices_of_at_most_64_kib(held: str) -> None:
-    mail = message([b"x" * 200_000, b"y" * 10, b"z" * 65_536])
-    if held != "chunks":
-        assert getattr(mail, held)
-    slices = list(mail.stream())
-    assert max(map(len, slices)) <= 65_536
-    assert all(slices)
-    assert b"".join(slices) == TRACE + b"x" * 200_000 + b"y" * 10 + b"z" * 65_536
+def test_state_keeps_the_values_of_hooks() -> None:
+    session = session_of()
+    session.state.score = 1
+    session.state.score += 1
+    assert session.state.score == 2
 
 
-def test_an_empty_message_is_one() -> None:
-    mail = message([])
-    assert mail.size == 0
-    assert mail.body == b""
-    assert mail.data == TRACE
-    assert b"".join(mail.stream()) == TRACE
+# -- STARTTLS and XCLIENT ------------------------------------------------------------------------
 
 
-def test_the_repr_of_a_message_shows_no_content() -> None:
-    assert repr(message()) == "<Message id1 from a@example.com for 1>"
+def test_starttls_resets_user_state_and_helo_and_keeps_the_rest() -> None:
+    session = session_of(helo="client.example", esmtp=True)
+    session.user, session.rdns, session.state.score = "alice", "client.example", 1
+    session.restart(cast("Any", SimpleNamespace(helo="", esmtp=False)))
+    assert session.helo == ""
+    assert not session.esmtp
+    assert not session.user
+    assert vars(session.state) == {}
+    assert (session.id, session.peer, session.rdns) == ("s1", CLIENT, "client.example")
 
 
-def test_tls_facts_are_a_tuple() -> None:
+def test_xclient_replaces_the_ends_of_the_connection() -> None:
+    session = session_of()
+    session.user, session.state.score = "proxy", 1
+    session.speak_for(
+        {
+            "ADDR": "::ffff:198.51.100.7",
+            "PORT": "99",
+            "NAME": "c.example",
+            "LOGIN": "bob",
+            "DESTADDR": "2001:db8::1",
+            "DESTPORT": "465",
+        }
+    )
+    assert session.peer == Peer("198.51.100.7", 99)
+    assert session.local == Peer("2001:db8::1", 465)
+    assert (session.rdns, session.user) == ("c.example", "bob")
+    assert vars(session.state) == {}
+
+
+def test_xclient_without_an_attribute_uses_the_real_end_again() -> None:
+    session = session_of()
+    session.speak_for({"ADDR": "198.51.100.7", "LOGIN": "bob"})
+    assert session.peer == Peer("198.51.100.7", 0)
+    session.speak_for({"PORT": "99", "NAME": None})
+    assert session.peer == Peer(CLIENT.host, 99)
+    assert session.local == SERVER
+    assert (session.rdns, session.user) == ("", None)
+
+
+def test_xclient_with_a_port_alone_does_not_change_a_unix_socket() -> None:
+    unix = Peer("unix:/run/ehlo.sock", 0)
+    session = session_of(unix)
+    session.speak_for({"PORT": "99"})
+    assert session.peer == unix
+
+
+# -- the facts in tuples -------------------------------------------------------------------------
+
+
+def test_tls_info_is_a_tuple() -> None:
     assert TLSInfo("TLSv1.3", "X", None, None)[:2] == ("TLSv1.3", "X")
 
 
-def test_without_a_hook_there_is_no_session() -> None:
+def test_proxy_info_has_the_facts_of_the_header_and_the_proxy() -> None:
+    header = ProxyHeader(2, "PROXY", authority="mx.example", unique_id=b"1", tlvs={0xE0: b"x"})
+    info = ProxyInfo.of(SERVER, header)
+    assert info == ProxyInfo(SERVER, 2, "PROXY", "mx.example", b"1", None, b"", {0xE0: b"x"})
+
+
+def test_there_is_no_current_session_outside_of_hooks() -> None:
     assert current_session.get() is None

@@ -1,7 +1,7 @@
-"""Domains as A-labels, so that two spellings of one can be compared (RFC 5890, UTS #46).
+"""Domains as A-labels, to compare different spellings of a domain (RFC 5890, UTS #46).
 
-The protocol keeps a domain as the client gave it; here is where `bücher.example` and
-`xn--bcher-kva.example` are the same.
+The protocol keeps a domain as the client gave it; only here `bücher.example` and
+`xn--bcher-kva.example` are the same domain.
 """
 
 from __future__ import annotations
@@ -15,24 +15,29 @@ _LONGEST = 255  # octets, RFC 5321 4.5.3.1.2
 
 
 def to_ascii(domain: str) -> str:
-    """A domain with its labels as A-labels, in lower case; an address literal in lower case.
+    """Return a domain in lower case with its labels as A-labels, or an address literal.
 
-    What is ASCII already is taken as the protocol takes it, underscores and all. Raises
-    `ValueError` for what is no domain.
+    An ASCII domain may be whatever the protocol accepts, including underscores. Raises
+    `ValueError` if `domain` is not a domain.
+
+    Example:
+
+        >>> ehlo.to_ascii("Bücher.example")
+        'xn--bcher-kva.example'
     """
     if domain[:1] == "[":
         if grammar.LITERAL.fullmatch(domain) is None or not is_address_literal(domain):
             raise ValueError(f"not an address literal: {domain!r}")
         return domain.lower()
     text = domain if len(domain) > _LONGEST or domain.isascii() else _as_a_labels(domain)
-    text = text.removesuffix(".").lower()  # of the root, which mail leaves out
+    text = text.removesuffix(".").lower()  # the root's dot, which mail omits
     if len(text) > _LONGEST or not text.isascii() or grammar.DOMAIN_NAME.fullmatch(text) is None:
         raise ValueError(f"not a domain: {domain!r}")
     return text
 
 
 def _as_a_labels(domain: str) -> str:
-    import idna  # large, and most domains are ASCII
+    import idna  # slow to import, and most domains are ASCII
 
     mapped = idna.uts46_remap(domain, std3_rules=False, transitional=False)
     labels = [
@@ -42,5 +47,11 @@ def _as_a_labels(domain: str) -> str:
 
 
 def same_domain(one: str, other: str) -> bool:
-    """Whether two domains are the same one, in whatever spelling. Raises `ValueError`."""
+    """Return whether two domains are the same, in any spelling. Raises as `to_ascii` does.
+
+    Example:
+
+        >>> ehlo.same_domain("Bücher.example", "xn--bcher-kva.EXAMPLE")
+        True
+    """
     return to_ascii(one) == to_ascii(other)

@@ -1,13 +1,10 @@
-"""Plain functions as hooks: the adapter from the four-argument form to what the server calls.
-
-An answer that could mean anything is never taken for "yes".
-"""
+"""Plain functions as hooks: adapters that give a function its arguments and read its result."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from ehlo.handler import Callbacks, is_async
 from ehlo.message import Message
@@ -31,12 +28,15 @@ MessageFunction = Callable[
 RcptFunction = Callable[[Peer, str, str], Awaitable[bool] | bool]
 AuthFunction = Callable[[Peer, str, bytes, bytes, bytes], Awaitable[bool] | bool]
 
+_Arguments = tuple[Any, ...]
+_Function = Callable[..., Any]
+
 
 def callbacks_of_functions(
     handler: MessageFunction, rcpt: RcptFunction | None, auth: AuthFunction | None
 ) -> Callbacks:
-    """Return the hooks that the functions stand for, each `def` or `async def` as its function."""
-    hooks: dict[str, Callable[..., Any]] = {"on_message": _on_message(handler)}
+    """Return hooks that call the functions. A hook is `async def` if its function is."""
+    hooks: dict[str, _Function] = {"on_message": _on_message(handler)}
     if rcpt is not None:
         hooks["on_rcpt"] = _on_rcpt(rcpt)
     if auth is not None:
@@ -44,114 +44,97 @@ def callbacks_of_functions(
     return Callbacks(hooks)
 
 
-def _on_message(function: MessageFunction) -> Callable[..., Any]:
-    def arguments(session: Session, message: Message) -> tuple[Peer, str, list[str], bytes]:
-        return (
-            session.peer,
-            str(message.sender),
-            [str(recipient) for recipient in message.recipients],
-            message.data,
-        )
+def _on_message(function: MessageFunction) -> _Function:
+    def arguments(session: Session, message: Message) -> _Arguments:
+        recipients = [str(recipient) for recipient in message.recipients]
+        return session.peer, str(message.sender), recipients, message.data
 
     return _adapted(function, arguments, lambda result, _arguments: result)
 
 
-def _on_rcpt(function: RcptFunction) -> Callable[..., Any]:
-    def arguments(
-        session: Session, recipient: Address, _params: Mapping[str, Any]
-    ) -> tuple[Peer, str, str]:
+def _on_rcpt(function: RcptFunction) -> _Function:
+    def arguments(session: Session, recipient: Address, _params: object) -> _Arguments:
         return session.peer, str(session.sender), str(recipient)
 
-    def answer(accepted: object, _arguments: tuple[Any, ...]) -> Reply | None:
+    def answer(accepted: object, _arguments: _Arguments) -> Reply | None:
         return None if accepted else replies.MAILBOX_UNAVAILABLE
 
     return _adapted(function, arguments, answer)
 
 
-def _on_auth(function: AuthFunction) -> Callable[..., Any]:
-    def arguments(session: Session, credentials: Credentials) -> tuple[Any, ...] | None:
-        claim = _claim_of(credentials)
-        return None if claim.is_beyond_functions else (session.peer, *claim.as_bytes())
+def _on_auth(function: AuthFunction) -> _Function:
+    def arguments(session: Session, credentials: Credentials) -> _Arguments | None:
+        login = _login_of(credentials)
+        return None if login is None else (session.peer, *login)
 
-    def identity(accepted: object, asked: tuple[Any, ...]) -> str | None:
+    def identity(accepted: object, asked: _Arguments) -> str | None:
         if accepted is True:
             username: bytes = asked[2]
             return username.decode(errors="surrogateescape")
         if accepted is False or accepted is None:
             return None
-        raise TypeError(f"an auth function returns a bool, not {type(accepted).__name__}")
+        raise TypeError(f"auth_handler returned {type(accepted).__name__}; return True or False")
 
     return _adapted(function, arguments, identity)
 
 
 def _adapted(
-    function: Callable[..., Any],
-    arguments: Callable[..., tuple[Any, ...] | None],
-    answer: Callable[[Any, tuple[Any, ...]], Any],
-) -> Callable[..., Any]:
-    """Return a hook of the same kind as `function`.
+    function: _Function,
+    arguments: Callable[..., _Arguments | None],
+    answer: Callable[[object, _Arguments], object],
+) -> _Function:
+    """Return a hook that calls `function`, and is `async def` if `function` is.
 
-    `arguments` makes the function's arguments from the hook's (`None` rejects, and the function is
-    not called); `answer` makes the hook's answer from the function's result.
+    `arguments` turns the hook's arguments into those of `function`. If it returns `None`, so does
+    the hook, without a call. `answer` turns the result of `function` into the hook's.
     """
     if is_async(function):
 
-        async def hook_async(*given: Any) -> Any:
+        async def hook_async(*given: object) -> object:
             asked = arguments(*given)
             return None if asked is None else answer(await function(*asked), asked)
 
         return hook_async
 
-    def hook(*given: Any) -> Any:
+    def hook(*given: object) -> object:
         asked = arguments(*given)
-        return None if asked is None else answer(_no_awaitable(function(*asked), function), asked)
+        return None if asked is None else answer(_not_awaitable(function(*asked), function), asked)
 
     return hook
 
 
-class _Claim(NamedTuple):
-    """Describes credentials as far as a function can be told of them."""
+def _login_of(credentials: Credentials) -> tuple[str, bytes, bytes, bytes] | None:
+    """Return mechanism, user name, password and challenge, as an auth function gets them.
 
-    mechanism: str
-    username: str
+    `None` rejects a login as another user, and a token without a user name: the function could not
+    tell. Raises `TypeError` for credentials that are no password, token or digest.
+    """
+    mechanism, authzid, challenge = "CRAM-MD5", "", b""
     secret: str | bytes
-    shared: bytes = b""
-    authzid: str = ""
-
-    @property
-    def is_beyond_functions(self) -> bool:
-        """Whether no function can decide on it: acting as another user, a token without a user."""
-        return not self.username or self.authzid not in ("", self.username)
-
-    def as_bytes(self) -> tuple[str, bytes, bytes, bytes]:
-        """Return mechanism, user name, password and shared challenge, as the origin passes them."""
-        secret = self.secret
-        return (
-            self.mechanism,
-            self.username.encode(errors="surrogateescape"),
-            secret.encode(errors="surrogateescape") if isinstance(secret, str) else secret,
-            self.shared,
-        )
-
-
-def _claim_of(credentials: Credentials) -> _Claim:
-    """Describe a password, a token or a digest. Raises `TypeError` for any other credentials."""
     match credentials:
-        case PasswordCredentials():
-            secret = credentials.password
-        case TokenCredentials():
-            secret = credentials.token
-        case CramMD5Credentials(username, digest, challenge):
-            return _Claim("CRAM-MD5", username, digest, challenge)
+        case PasswordCredentials(username, secret, authzid, mechanism):
+            pass
+        case TokenCredentials(username, secret, authzid, mechanism):
+            pass
+        case CramMD5Credentials(username, secret, challenge):
+            pass
         case _:
-            raise TypeError(f"an auth function takes no {type(credentials).__name__}")
-    return _Claim(credentials.mechanism, credentials.username, secret, authzid=credentials.authzid)
+            kind = type(credentials).__name__
+            raise TypeError(f"auth_handler cannot check {kind}; use a Handler with on_auth")
+    if not username or authzid not in ("", username):
+        return None
+    return mechanism, _as_bytes(username), _as_bytes(secret), challenge
 
 
-def _no_awaitable(result: Any, function: Callable[..., Any]) -> Any:
-    """Return `result`; a coroutine is truthy, and as an answer would accept everything."""
+def _as_bytes(text: str | bytes) -> bytes:
+    """Return what the client sent; surrogate escapes stand for bytes that are not UTF-8."""
+    return text.encode(errors="surrogateescape") if isinstance(text, str) else text
+
+
+def _not_awaitable(result: object, function: _Function) -> object:
+    """Return `result`. Raises `TypeError` for an awaitable, which would count as true."""
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()
-        raise TypeError(f"{function!r} returned an awaitable: it must be an async def")
+        raise TypeError(f"{function!r} returned an awaitable; write it as async def")
     return result

@@ -1,4 +1,4 @@
-"""`Handler`: a hook for each moment of a session. A hook that is not overridden is not called."""
+"""`Handler`: one hook for each moment of a session. Only overridden hooks are called."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ __all__ = ["Answer", "Callbacks", "Handler", "callbacks_of_handler", "is_async"]
 
 Answer = Awaitable[Reply | None] | Reply | None
 MessageAnswer = Reply | str | Mapping[str, Reply | str | None] | None
+Params = Mapping[str, Any]
+AnyServer = Any  # `ehlo.Server` stands above this module and cannot be named here
 
 
 class Handler:
-    """Answers what clients ask; subclass it and override the hooks that you need.
+    """Decides what the server answers. Subclass it and override the hooks that you need.
 
     Each hook may be `def` or `async def`. A `def` hook runs in a thread, an `async def` hook on the
-    server's event loop. Hooks of one session do not run at the same time, unless one of them has
-    missed its deadline and is still running.
+    server's event loop. The hooks of one session run one after another; only a `def` hook that
+    missed its deadline may still be running when the next one starts.
 
-    A hook accepts by returning `None`, answers in its own words by returning a `Reply` (a 4xx or
-    5xx reply rejects), and rejects by raising `Reject`. Any other exception is logged, and the
-    client gets `451 4.3.0` (`421 4.3.0` from `on_connect`).
+    A hook accepts by returning `None`, and rejects by raising `Reject`. It may also return a
+    `Reply` to choose the reply; a 4xx or 5xx reply rejects. Any other exception is logged, and the
+    client gets `451 4.3.0` (`421 4.3.0` in `on_connect` and `on_tls`, `454 4.7.0` in a login).
 
     Example:
 
@@ -43,119 +45,117 @@ class Handler:
     """
 
     streams: ClassVar[bool] = False
-    """Whether you read messages only by `stream()` and `file`.
+    """Whether the hooks read messages only by `stream()` and `file`.
 
-    The server then reserves no memory for the other forms: `data`, `body` and `email` of a message
+    If so, the server holds no large message in memory, and `data`, `body` and `email` of a message
     on disk raise `RuntimeError`.
     """
 
-    # `server` is the `ehlo.Server`, which stands above this module and cannot be named here
+    def on_startup(self, server: AnyServer) -> Awaitable[None] | None:
+        """Called when the server listens, before it serves the first client.
 
-    def on_startup(self, server: Any) -> Awaitable[None] | None:
-        """Called when the server listens, on the event loop that will serve clients.
-
-        `server` is the `ehlo.Server`. An exception stops the start. If the server is stopped
-        meanwhile, it waits a second for this hook, and then cancels it.
+        `server` is the `ehlo.Server`. An exception stops the server. If the server is closed while
+        this hook runs, the hook has one more second and is then cancelled.
         """
 
-    def on_shutdown(self, server: Any) -> Awaitable[None] | None:
-        """Called when the last session has ended, if `on_startup` had returned.
+    def on_shutdown(self, server: AnyServer) -> Awaitable[None] | None:
+        """Called when the last session has ended, if `on_startup` has returned.
 
         `server` is the `ehlo.Server`. This hook has the rest of the grace period, and at least
-        5 seconds. Then the server stops without it: an `async def` hook is cancelled, a `def` hook
-        keeps its own thread and is abandoned.
+        5 seconds. After that an `async def` hook is cancelled, and a `def` hook is left running in
+        its thread.
         """
 
     def on_connect(self, session: Session) -> Answer:
-        """Called when a client has connected; the answer is the greeting.
+        """Called when a client has connected. A returned `Reply` is the greeting.
 
-        It is called again when a proxy names another client by XCLIENT.
+        Called again when a proxy names another client by XCLIENT.
         """
 
     def on_hello(self, session: Session, name: str) -> Answer:
-        """Called for HELO, EHLO and LHLO; `session.helo` is set once this has accepted `name`."""
+        """Called for HELO, EHLO and LHLO. `session.helo` becomes `name` if this hook accepts."""
 
     def on_tls(self, session: Session) -> Answer:
         """Called when a TLS handshake is complete; `session.tls` describes it.
 
-        A rejection is sent to the client, and the connection is closed.
+        If this hook rejects, the client gets the reply and the connection is closed.
         """
 
     def on_auth(
         self, session: Session, credentials: Credentials
     ) -> Awaitable[str | bool | Reply | None] | str | bool | Reply | None:
-        """Called for a login. Return the identity, a non-empty `str`, to accept it.
+        """Called for a login. Returning a non-empty `str`, the user's identity, accepts it.
 
-        `None` and `False` reject it (535). Any other value is logged as an error, the client gets
-        `454 4.7.0`, and is not logged in.
+        `None`, `False` and a 4xx or 5xx `Reply` reject it; the default reply is `535 5.7.8`. Any
+        other value is logged as an error, and the client gets `454 4.7.0`.
         """
 
     def on_secret(self, session: Session, username: str) -> Awaitable[Secret] | Secret:
-        """Called for the stored secret of `username`, for CRAM-MD5 and SCRAM.
+        """Called for a login by CRAM-MD5 or SCRAM, which are offered if this hook is overridden.
 
-        Return the password in plaintext, which serves both; or `ScramKeys`, or a list of them for
-        several algorithms, which serve SCRAM; or `None` for an unknown user. These mechanisms are
-        offered when this hook is overridden. SCRAM's `username` is prepared by SASLprep (RFC 4013).
+        Return what you store about `username`: the password in plaintext for both mechanisms;
+        `ScramKeys`, or a list of them for several algorithms, for SCRAM only; or `None` for an
+        unknown user. In a login by SCRAM, `username` has been prepared by SASLprep (RFC 4013).
         """
 
-    def on_mail(self, session: Session, sender: Address, params: Mapping[str, Any]) -> Answer:
-        """Called for MAIL FROM; `params` has its typed parameters by upper-case keyword."""
+    def on_mail(self, session: Session, sender: Address, params: Params) -> Answer:
+        """Called for MAIL. `params` has the ESMTP parameters by upper-case keyword, parsed."""
 
-    def on_rcpt(self, session: Session, recipient: Address, params: Mapping[str, Any]) -> Answer:
-        """Called for RCPT TO; `params` has its typed parameters by upper-case keyword."""
+    def on_rcpt(self, session: Session, recipient: Address, params: Params) -> Answer:
+        """Called for RCPT. `params` has the ESMTP parameters by upper-case keyword, parsed."""
 
     def on_data(self, session: Session) -> Answer:
-        """Called for DATA, or the first BDAT chunk, before the body is read."""
+        """Called for DATA or the first BDAT, before the body is read."""
 
     def on_message(
         self, session: Session, message: Message
     ) -> Awaitable[MessageAnswer] | MessageAnswer:
-        """Called when a message is complete. Every handler has this hook.
+        """Called when a message is complete. Every handler must override this hook.
 
-        Returning accepts the message (250); you are then responsible for it. A `str` is its queue
-        id: `250 2.0.0 Ok: queued as <id>`.
+        Returning accepts the message (250); you are then responsible for it. A returned `str` is
+        the queue id in the reply: `250 2.0.0 Ok: queued as <id>`.
 
-        In LMTP each recipient has an answer. `message.refuse` rejects the message for one of them;
-        or return a mapping from recipients to answers. Recipients that are missing from the
-        mapping are accepted.
+        In LMTP each recipient gets its own reply. To reject the message for one recipient, call
+        `message.refuse`, or return a mapping from recipients to results. The message is accepted
+        for recipients that the mapping does not name.
         """
         raise NotImplementedError
 
     def on_replied(self, session: Session, message: Message, sent: bool) -> Awaitable[None] | None:
-        """Called when the final reply to `message` has been sent, or could not be (`sent` false).
+        """Called after the final reply to `message`; `sent` is false if it could not be sent.
 
-        It is always called, unless the grace period of a shutdown is over. The time that it waits
-        for a free thread does not count towards its deadline.
+        Called for every message, unless the grace period of a shutdown is over. Waiting for a free
+        thread does not count towards the deadline of this hook.
         """
 
     def on_vrfy(self, session: Session, text: str) -> Answer:
-        """Called for VRFY; accepting answers `252`, which reveals nothing."""
+        """Called for VRFY. The default reply is `252`, which does not reveal who exists."""
 
     def on_reset(self, session: Session) -> Answer:
         """Called for RSET."""
 
     def on_command(self, session: Session, verb: str, argument: str) -> Answer:
-        """Called for a command of your own (see `Extension`); accepting answers `250 2.0.0 Ok`."""
+        """Called for a command of your own (see `Extension`). The default reply is `250`."""
 
     def on_disconnect(self, session: Session) -> Awaitable[None] | None:
-        """Called when the client has disconnected; no other hook of this session follows."""
+        """Called when the session has ended, as its last hook."""
 
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """Holds the hooks that an application has, from a `Handler` or from plain functions."""
+    """Holds the hooks of an application, which come from a `Handler` or from plain functions."""
 
-    by_name: Mapping[str, Callable[..., Any]]
-    """What to call, without `self`, by the name of the hook."""
+    by_name: Mapping[str, Callable[..., object]]
+    """The functions to call, without `self`, by the name of the hook."""
     streams: bool = False
-    """See `Handler.streams`."""
+    """The value of `Handler.streams`."""
 
     def __contains__(self, name: str) -> bool:
         return name in self.by_name
 
 
 def callbacks_of_handler(handler: Handler) -> Callbacks:
-    """Return the hooks that `handler` overrides, in its class or in the instance."""
+    """Return the hooks that `handler` overrides in its class, a base class or the instance."""
     names = [name for name in vars(Handler) if name.startswith("on_")]
     bound = {name: getattr(handler, name) for name in names}
     overridden = {
@@ -166,8 +166,8 @@ def callbacks_of_handler(handler: Handler) -> Callbacks:
     return Callbacks(overridden, streams=handler.streams)
 
 
-def is_async(function: Callable[..., Any]) -> bool:
-    """Return whether a call gives an awaitable: `async def`, a partial, an async `__call__`."""
+def is_async(function: Callable[..., object]) -> bool:
+    """Return whether `function` is `async def`, wraps or binds one, or has an async `__call__`."""
     return inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004  its kind is asked for, not whether it is
+        getattr(function, "__call__", None)  # noqa: B004  not a test whether it is callable
     )

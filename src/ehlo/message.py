@@ -1,7 +1,7 @@
-"""`Message`: mail that has arrived as a whole, and its body on disk.
+"""`Message`: a complete message, and its body on disk.
 
-A body on disk is a file without a name: it is gone with its last user, whatever happens to the
-process. Writing is for a thread, since a disk may be slow; reading is the handler's.
+A body on disk is a file without a name, which vanishes with its last user or with the process. The
+server writes it in a thread, because disks may be slow; the handler reads it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Message", "Spool", "SpooledFile", "check_directory", "spool_directory"]
 
-_PERSISTENT_TEMP = "/var/tmp"  # noqa: S108  a directory for files that have no name
-_SLICE = 65_536
+_PERSISTENT_TEMP = "/var/tmp"  # noqa: S108  the files there have no name
+_CHUNK = 65_536  # bytes
 
 
 def spool_directory(wanted: str) -> str:
-    """Return the directory for bodies: `wanted`, or a directory for temporary files on a disk.
+    """Return the directory for bodies: `wanted`, or else one for temporary files on a disk.
 
-    `/tmp` is memory on many machines, so a body there would save none.
+    `/tmp` is in memory on many machines, so a body there would save no memory.
     """
     if wanted:
         return wanted
@@ -42,12 +42,12 @@ def spool_directory(wanted: str) -> str:
 
 
 def check_directory(directory: str) -> None:
-    """Raise `OSError` when no body can be written to `directory`."""
+    """Raise `OSError` if bodies cannot be stored in `directory`."""
     Spool(directory).close()
 
 
 class Spool:
-    """Holds bytes in a file without a name, for any number of readers, each at its own place."""
+    """Holds a body in a file without a name, for any number of readers at any position."""
 
     __slots__ = ("_file", "size")
 
@@ -59,7 +59,7 @@ class Spool:
         self.size = 0
 
     def write(self, chunks: list[bytes]) -> None:
-        """Append `chunks`; they count only when all of them are written. Raises `OSError`."""
+        """Append `chunks`; `size` grows once all of them are written. Raises `OSError`."""
         written = 0
         for chunk in chunks:
             view = memoryview(chunk)
@@ -70,7 +70,7 @@ class Spool:
         self.size += written
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Return at most `count` bytes from `offset` on; `b""` at the end. Raises `OSError`."""
+        """Return at most `count` bytes from `offset`; `b""` at the end. Raises `OSError`."""
         return os.pread(self._file.fileno(), max(0, min(count, self.size - offset)), offset)
 
     def close(self) -> None:
@@ -78,13 +78,13 @@ class Spool:
         self._file.close()
 
     def __del__(self) -> None:
-        file = getattr(self, "_file", None)  # None when opening it failed
+        file = getattr(self, "_file", None)  # None if opening the file failed
         if file is not None:
             file.close()
 
 
 class SpooledFile(io.RawIOBase):
-    """Presents `head`, followed by the contents of a spool, as one file for reading."""
+    """Presents `head` and the content of a spool as one file for reading."""
 
     def __init__(self, head: bytes, spool: Spool) -> None:
         self._head = head
@@ -111,18 +111,18 @@ class SpooledFile(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         view = memoryview(buffer).cast("B")
         head = self._head[self._at : self._at + len(view)]
-        behind = max(0, self._at - len(self._head))
-        data = head or self._spool.read_at(behind, len(view))
+        offset = max(0, self._at - len(self._head))
+        data = head or self._spool.read_at(offset, len(view))
         view[: len(data)] = data
         self._at += len(data)
         return len(data)
 
 
 class Message:
-    """A complete message, as a handler gets it.
+    """Describes a complete message and gives access to its content.
 
-    The bytes are in `data` (the server's `Received` field and the body), `body` and `trace`, all in
-    memory; `file` and `stream()` read a large message in slices.
+    `data` is the whole message in memory: the server's `Received` field (`trace`) and what the
+    client sent (`body`). `file` and `stream()` read `data` in chunks, from disk if it is large.
 
     Example:
 
@@ -133,20 +133,8 @@ class Message:
     """
 
     __slots__ = (
-        "__weakref__",
-        "_body",
-        "_chunks",
-        "_data",
-        "_email",
-        "_refusals",
-        "_spool",
-        "_streams",
-        "id",
-        "per_recipient",
-        "recipients",
-        "sender",
-        "trace",
-        "via",
+        *("__weakref__", "_body", "_chunks", "_data", "_email", "_refusals", "_spool", "_streams"),
+        *("id", "per_recipient", "recipients", "sender", "trace", "via"),
     )
 
     def __init__(
@@ -167,16 +155,16 @@ class Message:
         self.sender = sender
         """The envelope sender; empty for the null reverse path."""
         self.recipients = recipients
-        """The envelope recipients that were accepted, in the order given."""
+        """The accepted envelope recipients, in the order in which the client gave them."""
         self.trace = trace
-        """The server's `Received` field, with its line ends (RFC 5321 4.4)."""
+        """The `Received` field of this server (RFC 5321 4.4), with its line ends."""
         self.via = via
-        """The command by which the body came."""
+        """The command that transferred the body: `"DATA"` or `"BDAT"`."""
         self.per_recipient = per_recipient
-        """Whether each recipient has an answer, as in LMTP (RFC 2033)."""
+        """Whether each recipient gets its own reply, as in LMTP (RFC 2033)."""
         self._refusals: dict[str, Reply] = {}
         self._chunks = chunks
-        self._spool = spool  # has all of the body when there is one
+        self._spool = spool  # the whole body, or None if it is in `_chunks`
         self._streams = streams
         self._data: bytes | None = None
         self._body: bytes | None = None
@@ -185,26 +173,28 @@ class Message:
     def refuse(self, recipient: Address | str, reply: Reply) -> None:
         """Reject the message for one recipient, in LMTP only.
 
-        The result of `on_message` stands for the other recipients. A recipient that was given
-        twice is rejected twice. Raises `ValueError` when `recipient` is not in `recipients` or
-        `reply` is not a 4xx or 5xx, `RuntimeError` in SMTP.
+        The result of `on_message` decides for the other recipients. A recipient that the client
+        gave twice is rejected twice.
+
+        Raises `ValueError` if `recipient` is not in `recipients` or `reply` is not a 4xx or 5xx,
+        and `RuntimeError` in SMTP.
         """
         if not self.per_recipient:
-            raise RuntimeError("SMTP has one answer for all recipients: raise Reject")
+            raise RuntimeError("SMTP has one reply for all recipients; raise Reject instead")
         if str(recipient) not in map(str, self.recipients):
-            raise ValueError(f"not a recipient of {self.id}")
+            raise ValueError(f"not a recipient of {self.id}; use one of message.recipients")
         if not reply.refuses:
-            raise ValueError(f"{reply.code} refuses nothing")
+            raise ValueError(f"{reply.code} does not reject; use a 4xx or 5xx reply")
         self._refusals[str(recipient)] = reply
 
     @property
     def refusals(self) -> Mapping[str, Reply]:
-        """The replies given to `refuse`, by recipient."""
+        """The replies that were passed to `refuse`, by recipient."""
         return self._refusals
 
     @property
     def size(self) -> int:
-        """The size of the body in bytes."""
+        """The size of `body` in bytes."""
         if self._spool is not None:
             return self._spool.size
         if self._data is not None:
@@ -213,12 +203,12 @@ class Message:
 
     @property
     def spooled(self) -> bool:
-        """Whether the body is on disk; `data` and `body` then read all of it into memory."""
+        """Whether the body is on disk; `data`, `body` and `email` then read it into memory."""
         return self._spool is not None
 
     @property
     def data(self) -> bytes:
-        """`trace` and `body` in one piece, to be stored or passed on."""
+        """The whole message to store or forward: `trace` followed by `body`."""
         if self._data is None:
             body = self._chunks if self._body is None else [self._body]
             self._data = self._read(self.trace) if self._spool else b"".join([self.trace, *body])
@@ -227,7 +217,10 @@ class Message:
 
     @property
     def body(self) -> bytes:
-        """The body: dots unstuffed (RFC 5321 4.5.2), line ends by the option `bare_newlines`."""
+        """The header and text that the client sent, without dot-stuffing (RFC 5321 4.5.2).
+
+        The option `bare_newlines` decides about line ends other than CRLF.
+        """
         if self._body is None:
             if self._data is not None:
                 self._body = self._data[len(self.trace) :]
@@ -237,42 +230,42 @@ class Message:
         return self._body
 
     def _read(self, head: bytes) -> bytes:
-        """Return `head` and the whole spool, held in memory once: the buffer becomes the bytes."""
+        """Return `head` and the whole spool as bytes, without a second copy in memory."""
         if self._streams:
-            raise RuntimeError("the handler has `streams` set: read stream() or file")
+            raise RuntimeError("the handler has `streams` set; use stream() or file")
         whole = io.BytesIO()
         whole.writelines(self._parts(head))
         return whole.getvalue()
 
     def _parts(self, head: bytes) -> Iterator[bytes]:
-        """Yield `head` and the body, in the chunks in which it is held."""
+        """Yield `head` and the chunks of the body."""
         yield head
         spool = self._spool
         if spool is None:
             yield from self._chunks if self._body is None else [self._body]
             return
-        for start in range(0, spool.size, _SLICE):
-            yield spool.read_at(start, _SLICE)
+        for start in range(0, spool.size, _CHUNK):
+            yield spool.read_at(start, _CHUNK)
 
     @property
     def file(self) -> BinaryIO:
-        """A new binary file for reading `data` from its beginning; on disk if the body is."""
+        """A new binary file for reading `data`, at its beginning; it reads a body on disk there."""
         if self._spool is not None and self._data is None:
-            return cast("BinaryIO", io.BufferedReader(SpooledFile(self.trace, self._spool), _SLICE))
+            return cast("BinaryIO", io.BufferedReader(SpooledFile(self.trace, self._spool), _CHUNK))
         return io.BytesIO(self.data)
 
     def stream(self) -> Iterator[bytes]:
-        """Yield `data` in slices of at most 64 KiB; only one is in memory of a body on disk."""
+        """Yield `data` in chunks of at most 64 KiB; a body on disk is read chunk by chunk."""
         parts = [self._data] if self._data is not None else self._parts(self.trace)
         for part in parts:
-            for start in range(0, len(part), _SLICE):
-                yield part[start : start + _SLICE]
+            for start in range(0, len(part), _CHUNK):
+                yield part[start : start + _CHUNK]
 
     @property
     def email(self) -> EmailMessage:
-        """The message as parsed by the standard library, on first use."""
+        """The message parsed by the standard library (`policy.default`), on first use."""
         if self._email is None:
-            from email import message_from_bytes, policy  # slow to import, and few ask
+            from email import message_from_bytes, policy  # slow to import, and rarely needed
 
             self._email = message_from_bytes(self.data, policy=policy.default)
         return self._email

@@ -1,7 +1,7 @@
-"""Ends of a connection: `Peer`, addresses as a user writes them, networks, keys for counting.
+"""Ends of a connection: `Peer`, addresses as users write them, networks, keys for counting.
 
-An IPv4-mapped IPv6 address is unmapped in one way, here. Membership in networks fails closed: what
-is not clearly inside is outside.
+IPv4-mapped IPv6 addresses are unmapped here and nowhere else. A peer is in a set of networks only
+if its address is valid and clearly inside.
 """
 
 from __future__ import annotations
@@ -15,17 +15,25 @@ from typing import Final, NamedTuple, Self
 __all__ = ["INHERITED", "Networks", "Peer", "address_key", "parse_address", "unmapped"]
 
 INHERITED: Final = ("fd:", "systemd:")
-"""How the addresses of sockets begin that are open when the server starts."""
+"""The beginnings of addresses that name a socket which is open when the server starts."""
 
 _HOST_PORT: Final = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")  # RFC 4291 2.5.5.2
 
 
 class Peer(NamedTuple):
-    """One end of a connection. Prints as `host:port`, `[v6]:port`, or the path of a Unix socket."""
+    """Names one end of a connection: host and port, or a Unix socket.
+
+    Example:
+
+        >>> print(ehlo.Peer("192.0.2.1", 25), ehlo.Peer("2001:db8::1", 25))
+        192.0.2.1:25 [2001:db8::1]:25
+        >>> print(ehlo.Peer("unix:/run/smtp", 0))
+        unix:/run/smtp
+    """
 
     host: str
-    """An IP address, or `unix:` and a path."""
+    """An IP address, or `unix:` followed by a path; `""` for all addresses of a machine."""
     port: int
     """The TCP port; 0 for a Unix socket."""
 
@@ -41,10 +49,7 @@ class Peer(NamedTuple):
 
 
 def unmapped(host: str) -> str:
-    """Return the IPv4 address that an IPv4-mapped IPv6 address (RFC 4291 2.5.5.2) stands for.
-
-    Any other `host` is returned as it is.
-    """
+    """Return an IPv4-mapped IPv6 address (RFC 4291 2.5.5.2) as IPv4, any other host unchanged."""
     if not host.lower().startswith("::ffff:"):
         return host
     mapped = ipaddress.IPv6Address(host).ipv4_mapped
@@ -52,7 +57,10 @@ def unmapped(host: str) -> str:
 
 
 def address_key(host: str) -> str:
-    """Return what `host` is counted as: its IPv4 address, or the /64 of its IPv6 address."""
+    """Return the key for limits per address: the IPv4 address, or the /64 of the IPv6 address.
+
+    Any other `host` is its own key.
+    """
     host = unmapped(host)
     if ":" not in host or host.startswith("unix:"):
         return host
@@ -63,20 +71,24 @@ def address_key(host: str) -> str:
 def parse_address(addr: str) -> Peer:
     """Parse an address to listen on.
 
-    `addr` is `host:port`, `:port`, `[v6]:port`, `unix:/path`, or a socket that is open already
-    (`fd:3`, `systemd:`, `systemd:name`); empty means `:25`. Raises `ValueError`.
+    `addr` is `host:port`, `:port`, `[v6]:port`, `unix:/path`, or a socket that is already open:
+    `fd:3`, `systemd:` or `systemd:name`. An empty `addr` means `:25`. An open socket has port 0.
+
+    Raises `ValueError`, which names `addr` and the valid forms.
     """
     if addr.startswith(INHERITED):
         if addr.startswith("fd:") and not addr[len("fd:") :].isdecimal():
-            raise ValueError(f"not the number of an open file: {addr!r}")
+            raise ValueError(f"not a file descriptor: {addr!r}; write fd:3")
         return Peer(addr, 0)
     if addr.startswith("unix:"):
         if len(addr) == len("unix:"):
-            raise ValueError("unix: without a path")
+            raise ValueError(f"path missing: {addr!r}; write unix:/path")
         return Peer(addr, 0)
     match = _HOST_PORT.fullmatch(addr or ":25")
     if match is None or int(match["port"]) > 65_535:
-        raise ValueError(f"not an address: {addr!r} (host:port, :port, [v6]:port or unix:/path)")
+        raise ValueError(
+            f"not an address: {addr!r}; write host:port, :port, [v6]:port or unix:/path"
+        )
     return Peer(match["v6"] or match["host"] or "", int(match["port"]))
 
 
@@ -85,19 +97,25 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """A set of networks, for `peer in networks`; an empty one is false."""
+    """Answers `peer in networks`. An empty set of networks is false.
+
+    Example:
+
+        networks = Networks.of(["10.0.0.0/8", "::1", "unix:"])
+        assert Peer("10.1.2.3", 25) in networks
+    """
 
     networks: tuple[Network, ...] = ()
-    """The networks, with IPv4-mapped ones as IPv4."""
+    """The networks; IPv4-mapped ones are stored as IPv4."""
     unix: bool = False
-    """Whether clients of Unix sockets are inside; they have no address to tell them apart."""
+    """Whether all clients of Unix sockets are inside."""
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Self:
-        """Parse `"10.0.0.0/8"`, `"::1"`, or `"unix:"` for every client of a Unix socket.
+        """Parse networks: `"10.0.0.0/8"`, `"::1"`, or `"unix:"` for all clients of Unix sockets.
 
-        `"none"` alone is an empty set. A network must not have bits set beyond its prefix. Raises
-        `ValueError` that names the text.
+        `"none"` alone is the empty set. Raises `ValueError`, which names the text, for anything
+        else; a network with bits beyond its prefix (`10.0.0.1/8`) is not accepted.
         """
         given = [texts] if isinstance(texts, str) else list(texts)
         if given == ["none"]:
@@ -122,7 +140,7 @@ def _network(text: str) -> Network:
         network = ipaddress.ip_network(text)
     except ValueError as error:
         raise ValueError(
-            f"not a network: {text!r} (10.0.0.0/8, ::1, unix:, or none alone)"
+            f"not a network: {text!r}; write 10.0.0.0/8, ::1, unix:, or none alone"
         ) from error
     if network.version == 6 and network.subnet_of(_MAPPED):
         base = unmapped(str(network.network_address))

@@ -18,22 +18,34 @@ __all__ = ["ProxyInfo", "Session", "TLSInfo", "current_session"]
 
 
 class TLSInfo(NamedTuple):
-    """Describes a TLS handshake that has succeeded."""
+    """Describes a completed TLS handshake.
+
+    Example:
+
+        def on_tls(self, session):
+            print(session.tls.version, session.tls.cipher)    # "TLSv1.3 TLS_AES_256_GCM_SHA384"
+    """
 
     version: str
-    """The version of TLS, as `ssl` names it: `"TLSv1.3"`."""
+    """The version of TLS as `ssl` names it, such as `"TLSv1.3"`."""
     cipher: str
     """The name of the cipher suite."""
     sni: str | None
-    """The server name that the client asked for (RFC 6066 3); `None` if it named none."""
+    """The server name that the client asked for (RFC 6066 3), or `None`."""
     peer_certificate: dict[str, Any] | None
     """The client's certificate, as `ssl.SSLObject.getpeercert` returns it, or `None`."""
 
 
 class ProxyInfo(NamedTuple):
-    """Holds what a proxy sent in its PROXY header; it proves nothing but the proxy's word.
+    """Holds the facts in a PROXY header, which are true only if the proxy is honest.
 
-    TLS between client and proxy is not TLS with this server, and never sets `Session.tls`.
+    TLS between client and proxy does not set `Session.tls`.
+
+    Example:
+
+        def on_connect(self, session):
+            if session.proxy is not None and session.proxy.ssl is None:
+                raise ehlo.Reject(421, "4.7.0", "Please connect by TLS")
     """
 
     peer: Peer
@@ -41,21 +53,21 @@ class ProxyInfo(NamedTuple):
     version: int
     """The version of the header: 1 or 2."""
     command: str
-    """`"PROXY"`, or `"LOCAL"` when the proxy connects for itself, as in a health check."""
+    """`"PROXY"`, or `"LOCAL"` if the proxy connects for itself, as in a health check."""
     authority: str
     """The host name that the client asked the proxy for (SNI), or `""`."""
     unique_id: bytes
     """The proxy's id of the connection, or `b""`."""
     ssl: ProxySSL | None
-    """What the proxy says about TLS between client and proxy, or `None`."""
+    """The TLS between client and proxy, or `None`."""
     alpn: bytes
-    """The protocol that client and proxy agreed on (ALPN), or `b""`."""
+    """The protocol that client and proxy negotiated (ALPN), or `b""`."""
     tlvs: Mapping[int, bytes]
-    """All values of the header, by type, unparsed."""
+    """All values (TLVs) of a version 2 header by type, as bytes."""
 
     @classmethod
     def of(cls, peer: Peer, header: ProxyHeader) -> Self:
-        """Return the facts of `header`, which the proxy at `peer` sent."""
+        """Return the facts in `header`, which the proxy at `peer` sent."""
         return cls(
             peer,
             header.version,
@@ -69,9 +81,9 @@ class ProxyInfo(NamedTuple):
 
 
 class Session:
-    """Facts about a connected client. A hook reads them, and may write to `state`.
+    """Holds the facts about a connected client. Hooks read them, and may write to `state`.
 
-    STARTTLS resets `helo`, `esmtp`, `user` and `state` (RFC 3207 4.2); the rest stays.
+    STARTTLS (RFC 3207 4.2) and XCLIENT reset `helo`, `esmtp`, `user` and `state`.
 
     Example:
 
@@ -94,30 +106,30 @@ class Session:
     ) -> None:
         self._connection = connection
         self.id = session_id
-        """The unique id of the session, also in the log, in `Received` and in message ids."""
+        """The unique id of the session, also in the log and in message ids."""
         self.peer = peer
         """The client's address."""
         self.local = local
-        """The server's address, as the client reached it."""
+        """The server's address that the client connected to."""
         self.proxy = proxy
-        """What the proxy between client and server has sent; `None` without a proxy."""
+        """The PROXY header of the connection; `None` without one."""
         self.tls: TLSInfo | None = None
-        """The TLS of the connection; `None` in plaintext."""
+        """The TLS handshake of the connection; `None` in plaintext."""
         self.user: str | None = None
-        """The identity of the client after a login, or `None`."""
+        """The identity of the client after a login; `None` before."""
         self.rdns = ""
-        """The client's name by reverse DNS, once the answer has arrived; else `""`."""
-        self._ends: tuple[Peer, Peer] | None = None  # the real ones, once XCLIENT has named others
+        """The client's name by reverse DNS (option `reverse_dns`); `""` until it is known."""
+        self._ends: tuple[Peer, Peer] | None = None  # the real peer and local, after XCLIENT
         self._state: SimpleNamespace | None = None
 
     @property
     def helo(self) -> str:
-        """The name in HELO or EHLO; `""` before it."""
+        """The name that the client gave in HELO, EHLO or LHLO; `""` before."""
         return self._connection.helo
 
     @property
     def esmtp(self) -> bool:
-        """Whether the client has sent EHLO or LHLO."""
+        """Whether the client sent EHLO or LHLO rather than HELO."""
         return self._connection.esmtp
 
     @property
@@ -128,37 +140,37 @@ class Session:
 
     @property
     def state(self) -> SimpleNamespace:
-        """A namespace of your own, for values that hooks want to keep."""
+        """A namespace for your own values, kept until the session ends or is reset."""
         if self._state is None:
             self._state = SimpleNamespace()
         return self._state
 
     @property
     def xclient(self) -> Mapping[str, str | None]:
-        """The attributes that a proxy has sent by XCLIENT, by upper-case name.
+        """The attributes that a proxy sent by XCLIENT, by upper-case name; empty without XCLIENT.
 
-        The value is `None` where the proxy does not know it. `peer`, `local`, `rdns`, `user`,
-        `helo` and `esmtp` already reflect these attributes.
+        A value is `None` if the proxy does not know it. `peer`, `local`, `rdns`, `user`, `helo`
+        and `esmtp` already reflect these attributes.
         """
         return self._connection.xclient
 
     @property
     def forwarded(self) -> Mapping[str, str | None] | None:
-        """The attributes that an upstream server has sent by XFORWARD, by upper-case name.
+        """The attributes of the next message that an upstream server sent by XFORWARD, or `None`.
 
-        They are NAME, ADDR, PORT, PROTO, HELO, IDENT and SOURCE; `None` without XFORWARD. They are
-        for a log: the server itself does not trust them.
+        The names are NAME, ADDR, PORT, PROTO, HELO, IDENT and SOURCE. They are meant for logs; the
+        server does not act on them. They are dropped when the transaction ends.
         """
         return self._connection.forwarded
 
     def restart(self, connection: Connection) -> None:
-        """Forget what the client sent before TLS (RFC 3207 4.2); called by the server."""
+        """Forget what the client sent before TLS (RFC 3207 4.2). Only the server calls this."""
         self._connection = connection
         self.user = None
         self._state = None
 
     def speak_for(self, attributes: Mapping[str, str | None]) -> None:
-        """Replace the client's facts by those from XCLIENT; called by the server."""
+        """Replace the client's facts by those from XCLIENT. Only the server calls this."""
         self._ends = peer, local = self._ends or (self.peer, self.local)
         self.peer = _end(peer, attributes, "ADDR", "PORT")
         self.local = _end(local, attributes, "DESTADDR", "DESTPORT")
@@ -171,7 +183,7 @@ class Session:
 
 
 def _end(end: Peer, attributes: Mapping[str, str | None], address: str, port: str) -> Peer:
-    """Return `end` with what XCLIENT says in its place."""
+    """Return `end` with its host and port replaced by the attributes, if they are known."""
     host = attributes.get(address)
     number = attributes.get(port)
     if host is None:
@@ -180,4 +192,4 @@ def _end(end: Peer, attributes: Mapping[str, str | None], address: str, port: st
 
 
 current_session: ContextVar[Session | None] = ContextVar("ehlo_session", default=None)
-"""The session of the running hook, also in the threads of `def` hooks."""
+"""The session whose hook is running, in a thread of a `def` hook too; `None` outside of hooks."""

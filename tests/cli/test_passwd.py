@@ -112,15 +112,15 @@ def test_the_first_line_of_a_pipe_is_the_password(
     [
         (["tim"], b"", 2, "the password is empty"),
         (["tim"], b"\n", 2, "the password is empty"),
-        (["tim"], b"a\0sesame\n", 2, "cannot have NUL"),
+        (["tim"], b"a\0sesame\n", 2, "contains NUL"),
         (["tim"], b"x" * 8193 + b"\n", 2, "more than 8192 octets"),
-        (["t:im"], b"sesame\n", 2, "a user name has no colon"),
-        (["#tim"], b"sesame\n", 2, "does not begin with #"),
-        ([""], b"sesame\n", 2, "a user name has no control characters"),
-        (["t\x1b[31m"], b"sesame\n", 2, "a user name has no control characters"),
+        (["t:im"], b"sesame\n", 2, "a user name must not contain a colon"),
+        (["#tim"], b"sesame\n", 2, "or begin with #"),
+        ([""], b"sesame\n", 2, "a user name must not be empty"),
+        (["t\x1b[31m"], b"sesame\n", 2, "a user name must not be empty"),
         (["tim", "--scheme", "md5"], b"sesame\n", 2, "'md5' is not one of"),
         (["tim", "--delete", "--scheme", "scrypt"], b"", 2, "there is none to choose"),
-        (["tim", "--scheme", "scrypt", "--scheme", "argon2"], b"x\n", 2, "a second line"),
+        (["tim", "--scheme", "scrypt", "--scheme", "argon2"], b"x\n", 2, "second hash for"),
         (["t\x1b[31m", "--delete"], b"", 1, r"no user 't\x1b[31m'"),
         ([], b"", 2, "Missing argument 'USER'"),
         (["tim", "sesame"], b"", 2, "unexpected extra argument"),
@@ -139,7 +139,7 @@ def test_what_is_wrong_is_one_line_and_changes_nothing(
 
 def test_a_file_with_a_bad_line_is_said_to_have_one_before_a_password_is_read(path: Path) -> None:
     path.write_text("alice:sesame\n")
-    said_of_line = f"ehlo: {path}: line 1: no hash of a known kind"
+    said_of_line = f"ehlo: {path}: line 1: unknown kind of hash"
     for arguments in (["tim"], ["alice", "--delete"]):
         done = run(path, *arguments)
         assert done.returncode == 2

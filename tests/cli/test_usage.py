@@ -51,7 +51,7 @@ LOOPBACK = ("--addr", "127.0.0.1:0")
         (["--unix-mode", "rw"], "--unix-mode is three octal digits"),
         (["--user", "no-such-user"], "no such user or group: 'no-such-user'"),
         (["--user", "root"], "root is not given up"),
-        (["--addr", "fd:x"], "not the number of an open file: 'fd:x'"),
+        (["--addr", "fd:x"], "not a file descriptor: 'fd:x'"),
         (["--log-level", "loud"], "'loud' is not one of"),
         (["--addr", "nonsense"], "not an address: 'nonsense'"),
         (["--hostname", "a b"], "--hostname has a space in it: 'a b'"),

@@ -1,4 +1,4 @@
-"""`PasswordFile`: what may stand in it, who is let in, how it is read again and written."""
+"""`PasswordFile`: which passwords match, which lines are valid, how it reloads and writes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import ehlo
 from ehlo import PasswordFile
 from ehlo.passwords import hashes
 from ehlo.passwords.file import prepared
@@ -24,11 +23,12 @@ from support.passwords import MEMORY, cheap, write
 from support.program import Start
 from support.program import start as start
 
-OLD = 1_000_000_000  # a time long ago, so that a file counts as settled
+OLD = 1_000_000_000  # a time long ago in nanoseconds
 
 
 def scram(password: str, algorithm: str = "SHA-256", iterations: int = 4096) -> str:
-    salt = b"sixteen octets.."
+    """Return SCRAM keys of `password` as a line has them."""
+    salt = b"sixteen bytes..."
     return hashes.ScramHash(ScramKeys.derive(password, salt, algorithm, iterations)).text
 
 
@@ -39,15 +39,15 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files have been as they are for a while."""
+    """Move the clock ahead of all files, so that none counts as just changed."""
     ahead = time.time_ns() + 60_000_000_000
     monkeypatch.setattr(time, "time_ns", lambda: ahead)
 
 
-# -- who is let in -------------------------------------------------------------------------------
+# -- checking a password -------------------------------------------------------------------------
 
 
-def test_a_user_has_his_own_password_and_no_other(path: Path) -> None:
+def test_only_the_password_of_the_user_matches(path: Path) -> None:
     passwords = PasswordFile(path)
     assert passwords.check("alice", "wonder")
     assert passwords.check("bob", b"builder")
@@ -60,7 +60,7 @@ def test_a_user_has_his_own_password_and_no_other(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", hashes.SCHEMES)
-def test_each_kind_of_hash_lets_its_user_in(tmp_path: Path, kind: str) -> None:
+def test_each_scheme_matches_the_password_that_was_set(tmp_path: Path, kind: str) -> None:
     passwords = PasswordFile(tmp_path / "users")
     passwords.set("alice", "wönder", kind)
     assert passwords.check("alice", "wönder")
@@ -68,72 +68,74 @@ def test_each_kind_of_hash_lets_its_user_in(tmp_path: Path, kind: str) -> None:
     assert not passwords.check("alice", "wonder")
 
 
-def test_octets_that_are_not_utf_8_are_a_password_too(tmp_path: Path) -> None:
+def test_a_password_may_be_bytes_that_are_not_utf_8(tmp_path: Path) -> None:
     passwords = PasswordFile(tmp_path / "users")
     passwords.set("alice", b"\xff\xfe", "scram-sha-256")
     assert passwords.check("alice", b"\xff\xfe")
     assert passwords.check("alice", b"\xff\xfe".decode(errors="surrogateescape"))
 
 
-def test_a_file_without_users_lets_nobody_in(tmp_path: Path) -> None:
+def test_no_password_matches_in_a_file_without_users(tmp_path: Path) -> None:
     file = tmp_path / "users"
-    file.write_text("\n# nobody yet\n")
+    file.write_text("\n# no users yet\n")
     passwords = PasswordFile(file)
     assert not passwords.check("alice", "")
     assert not passwords.check("", "")
 
 
 NAMES = ["j\N{LATIN SMALL LETTER U WITH DIAERESIS}rgen", "ju\N{COMBINING DIAERESIS}rgen"]
-"""One name, composed and decomposed."""
+"""One user name, composed and decomposed."""
 
 
-@pytest.mark.parametrize("kept", NAMES)
-@pytest.mark.parametrize("said", NAMES)
-def test_a_name_is_the_same_in_each_form_of_unicode(tmp_path: Path, kept: str, said: str) -> None:
+@pytest.mark.parametrize("stored", NAMES)
+@pytest.mark.parametrize("given", NAMES)
+def test_a_user_name_is_the_same_in_each_unicode_form(
+    tmp_path: Path, stored: str, given: str
+) -> None:
     passwords = PasswordFile(tmp_path / "users")
-    assert passwords.set(kept, "wonder", "scram-sha-256") is False
-    assert passwords.check(said, "wonder")
-    (keys,) = passwords.scram_keys(said)
-    assert passwords.scram_keys_for_all(said) == (keys,)
-    assert passwords.set(said, "land", "scram-sha-256") is True
+    assert passwords.set(stored, "wonder", "scram-sha-256") is False
+    assert passwords.check(given, "wonder")
+    (keys,) = passwords.scram_keys(given)
+    assert passwords.scram_keys_for_all(given) == (keys,)
+    assert passwords.set(given, "land", "scram-sha-256") is True
     assert len(Path(passwords.path).read_text().splitlines()) == 1
-    assert passwords.check(kept, "land")
-    assert passwords.remove(kept) is True
+    assert passwords.check(stored, "land")
+    assert passwords.remove(stored) is True
 
 
-def test_two_forms_of_a_name_are_two_lines_of_one_user(tmp_path: Path) -> None:
+def test_two_unicode_forms_of_a_user_name_are_one_user(tmp_path: Path) -> None:
     file = tmp_path / "users"
     file.write_text("".join(f"{name}:{cheap('x')}\n" for name in NAMES), encoding="utf-8")
-    with pytest.raises(ValueError, match="line 2: a second line of the same user"):
+    with pytest.raises(ValueError, match="line 2: second hash for the same user"):
         PasswordFile(file).load()
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "\N{COMBINING GRAPHEME JOINER}",  # of which nothing would be left
+        "\N{COMBINING GRAPHEME JOINER}",  # SASLprep maps it to nothing
         "\N{HEBREW LETTER ALEF}1a",  # text in two directions
         "u" * 255,
     ],
 )
-def test_a_name_that_cannot_be_prepared_stays_as_it_is(tmp_path: Path, name: str) -> None:
+def test_a_user_name_that_saslprep_rejects_is_compared_unchanged(tmp_path: Path, name: str) -> None:
     passwords = PasswordFile(write(tmp_path / "users", **{name: "x"}))
     assert passwords.check(name, "x")
     assert not passwords.check("", "x")
 
 
-def test_a_name_that_is_too_long_for_any_user_is_not_prepared(path: Path) -> None:
+def test_saslprep_is_not_applied_to_a_user_name_that_is_too_long(path: Path) -> None:
     name = "\N{ROMAN NUMERAL NINE}" * 100_000
     assert prepared(name) is name
     assert not PasswordFile(path).check(name, "wonder")
 
 
-# -- an unknown user costs the same --------------------------------------------------------------
+# -- unknown users cost the same work ------------------------------------------------------------
 
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """Each call of a hash function, with what it costs."""
+    """Record each call of a hash function with its cost parameters."""
     calls: list[tuple[Any, ...]] = []
     scrypt, pbkdf2 = hashlib.scrypt, hashlib.pbkdf2_hmac
 
@@ -150,7 +152,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return calls
 
 
-def test_an_unknown_user_is_the_same_work_as_a_wrong_password(
+def test_an_unknown_user_costs_the_same_work_as_a_wrong_password(
     path: Path, work: list[tuple[Any, ...]]
 ) -> None:
     passwords = PasswordFile(path)
@@ -158,9 +160,9 @@ def test_an_unknown_user_is_the_same_work_as_a_wrong_password(
     work.clear()
     assert not passwords.check("alice", "wrong")
     wrong, work[:] = list(work), []
-    assert not passwords.check("nobody", "wrong")
+    assert not passwords.check("stranger", "wrong")
     assert work == wrong == [("scrypt", 16, 8, 1, 32)]
-    assert passwords.find("nobody").memory == passwords.find("alice").memory == MEMORY
+    assert passwords.find("stranger").memory == passwords.find("alice").memory == MEMORY
 
 
 MIXED = {
@@ -169,23 +171,25 @@ MIXED = {
     **{f"c{n}": scram("x") for n in range(5)},
     **{f"d{n}": scram("x", "SHA-1") for n in range(5)},
 }
-"""By kind; the share of each is to be told from its cost."""
-STRANGERS = [f"nobody{n}" for n in range(400)]
+"""Users with four kinds of hashes, whose costs differ."""
+STRANGERS = [f"stranger{n}" for n in range(400)]
 
 
-def of_mixed(path: Path, **users: str) -> PasswordFile:
+def mixed_file(path: Path, **users: str) -> PasswordFile:
+    """Write a file with the users of `MIXED` and these."""
     path.write_text("".join(f"{user}:{word}\n" for user, word in (MIXED | users).items()))
     return PasswordFile(path)
 
 
-def costs(passwords: PasswordFile) -> list[Any]:
+def costs(passwords: PasswordFile) -> list[Hashable]:
+    """Return what a check costs for each of `STRANGERS`."""
     return [passwords.find(name).hash.cost for name in STRANGERS]
 
 
-def test_of_strangers_so_many_cost_the_work_of_a_kind_as_users_do(tmp_path: Path) -> None:
-    passwords = of_mixed(tmp_path / "users")
+def test_each_kind_of_hash_gets_its_share_of_unknown_users(tmp_path: Path) -> None:
+    passwords = mixed_file(tmp_path / "users")
     found = costs(passwords)
-    assert found == costs(passwords)  # always the same for a name
+    assert found == costs(passwords)  # a name always gets the same hash
     assert not any(passwords.find(name).known for name in STRANGERS)
     shares = {cost: found.count(cost) for cost in set(found)}
     users = [passwords.find(name).hash.cost for name in MIXED]
@@ -195,58 +199,56 @@ def test_of_strangers_so_many_cost_the_work_of_a_kind_as_users_do(tmp_path: Path
         assert expected / 2 < count < expected * 2
 
 
-def test_one_user_more_changes_what_a_stranger_costs_for_few_names(tmp_path: Path) -> None:
-    before = costs(of_mixed(tmp_path / "users"))
-    after = costs(of_mixed(tmp_path / "users", e=cheap("x")))
+def test_adding_a_user_changes_the_hash_of_few_unknown_users(tmp_path: Path) -> None:
+    before = costs(mixed_file(tmp_path / "users"))
+    after = costs(mixed_file(tmp_path / "users", e=cheap("x")))
     changed = sum(old != new for old, new in zip(before, after, strict=True))
     assert changed <= 3 * len(STRANGERS) / len(MIXED)
 
 
-def test_strangers_are_shown_the_counts_of_scram_that_users_have(tmp_path: Path) -> None:
-    passwords = of_mixed(tmp_path / "users", b0=MIXED["b0"])
-    shown = [passwords.scram_keys_for_all(name) for name in STRANGERS]
-    assert {tuple(keys.algorithm for keys in each) for each in shown} == {("SHA-256", "SHA-1")}
-    counts = [each[0].iterations for each in shown]
+def test_unknown_users_get_scram_iteration_counts_that_known_users_have(tmp_path: Path) -> None:
+    passwords = mixed_file(tmp_path / "users", b0=MIXED["b0"])
+    given = [passwords.scram_keys_for_all(name) for name in STRANGERS]
+    assert {tuple(keys.algorithm for keys in each) for each in given} == {("SHA-256", "SHA-1")}
+    counts = [each[0].iterations for each in given]
     assert set(counts) == {4096, 15_000}
     assert 0.7 < counts.count(15_000) / len(counts) < 0.9
-    assert {each[1].iterations for each in shown} == {4096}
-    assert len({keys.salt for each in shown for keys in each}) == 2 * len(STRANGERS)
-    assert shown == [passwords.scram_keys_for_all(name) for name in STRANGERS]
+    assert {each[1].iterations for each in given} == {4096}
+    assert len({keys.salt for each in given for keys in each}) == 2 * len(STRANGERS)
+    assert given == [passwords.scram_keys_for_all(name) for name in STRANGERS]
 
 
-def test_who_has_keys_of_one_kind_is_shown_nobodys_of_the_other(tmp_path: Path) -> None:
-    passwords = of_mixed(tmp_path / "users")
-    (kept,) = passwords.scram_keys("b0")
+def test_a_user_with_keys_for_one_algorithm_gets_made_up_ones_for_the_other(tmp_path: Path) -> None:
+    passwords = mixed_file(tmp_path / "users")
+    (stored,) = passwords.scram_keys("b0")
     first, second = passwords.scram_keys_for_all("b0")
-    assert first == kept
+    assert first == stored
     assert (second.algorithm, second.iterations) == ("SHA-1", 4096)
-    assert second.stored_key == second.server_key  # of no password
+    assert second.stored_key == second.server_key  # no password has these
 
 
-def test_without_keys_nobody_is_shown_any(path: Path) -> None:
+def test_no_user_gets_scram_keys_from_a_file_without_any(path: Path) -> None:
     assert PasswordFile(path).scram_keys_for_all("alice") == ()
 
 
-def test_even_in_a_file_without_users_an_unknown_one_is_work(
+def test_an_unknown_user_costs_work_in_a_file_without_users_too(
     tmp_path: Path, work: list[tuple[Any, ...]]
 ) -> None:
     file = tmp_path / "users"
     file.write_text("")
-    assert not PasswordFile(file).check("nobody", "x")
+    assert not PasswordFile(file).check("stranger", "x")
     assert work == [("scrypt", 2**15, 8, 3, 32)]
 
 
-def test_the_right_password_of_him_whose_hash_stands_in_does_not_let_a_stranger_in(
-    path: Path,
-) -> None:
+def test_an_unknown_user_has_no_password_not_even_of_the_hash_used(path: Path) -> None:
     passwords = PasswordFile(path)
-    assert not any(passwords.check("nobody", password) for password in ("wonder", "builder"))
+    assert not any(passwords.check("stranger", password) for password in ("wonder", "builder"))
 
 
-# -- keys for SCRAM ------------------------------------------------------------------------------
+# -- SCRAM keys ----------------------------------------------------------------------------------
 
 
-def test_keys_for_scram_are_given_to_who_has_them(path: Path) -> None:
+def test_a_user_gets_the_scram_keys_in_the_file(path: Path) -> None:
     first, second = scram("carrot"), scram("carrot", "SHA-1")
     with path.open("a") as file:
         file.write(f"carol:{first}\ncarol:{second}\n")
@@ -256,19 +258,19 @@ def test_keys_for_scram_are_given_to_who_has_them(path: Path) -> None:
     for each in keys:
         assert each == ScramKeys.derive("carrot", each.salt, each.algorithm)
     assert passwords.scram_keys("alice") == ()
-    assert passwords.scram_keys("nobody") == ()
+    assert passwords.scram_keys("stranger") == ()
     assert passwords.scram_algorithms == {"SHA-256", "SHA-1"}
     assert passwords.check("carol", "carrot")
     assert not passwords.check("carol", "wonder")
 
 
-def test_without_keys_there_is_no_algorithm_for_scram(path: Path) -> None:
+def test_a_file_without_scram_keys_has_no_scram_algorithms(path: Path) -> None:
     assert PasswordFile(path).scram_algorithms == frozenset()
 
 
 # -- bad lines -----------------------------------------------------------------------------------
 
-# Fixed, since a test's name must be the same each time it is collected
+# Constants, since pytest makes test names of parameters
 SESAME = b"$scrypt$ln=4,r=8,p=1$rOpq3PgNzOS4tSzXCiNmRw$NOzfT5uQKmB3FowYfoH99KG3tXmF8RSFHN6MbVwXd7Y"
 SESAME_KEYS = (
     b"{SCRAM-SHA-256}4096,o8Ys3yGseDJ9wHHRz0OWpA==,lGfmOPeC+j4R5td+dAU+k16k7t28wIrv1nux+Y73cGQ=,"
@@ -277,31 +279,31 @@ SESAME_KEYS = (
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "reason"),
     [
         (b"sesame", "not of the form user:hash"),
-        (b":" + SESAME, "a user name has no control"),
-        (b" : " + SESAME, "a user name has no control"),
-        (b"carol :" + SESAME, "a user name has no control"),
-        (b"car\x1bol:" + SESAME, "a user name has no control"),
-        ("car\u200bol:".encode() + SESAME, "a user name has no control"),
-        ("\ufeffcarol:".encode() + SESAME, "a user name has no control"),
-        (b"c" * 256 + b":" + SESAME, "at most 255 octets"),
-        (b"carol:sesame", "no hash of a known kind"),
-        (b"carol:", "no hash of a known kind"),
-        (b"carol: " + SESAME, "no hash of a known kind"),
+        (b":" + SESAME, "a user name must not be empty"),
+        (b" : " + SESAME, "a user name must not be empty"),
+        (b"carol :" + SESAME, "a user name must not be empty"),
+        (b"car\x1bol:" + SESAME, "a user name must not be empty"),
+        ("car\u200bol:".encode() + SESAME, "a user name must not be empty"),
+        ("\ufeffcarol:".encode() + SESAME, "a user name must not be empty"),
+        (b"c" * 256 + b":" + SESAME, "at most 255 bytes"),
+        (b"carol:sesame", "unknown kind of hash"),
+        (b"carol:", "unknown kind of hash"),
+        (b"carol: " + SESAME, "unknown kind of hash"),
         (b"carol:" + SESAME + b":sesame", "malformed"),
-        (b"carol:$scrypt$ln=30,r=8,p=1$sesame$" + b"A" * 43, "costs are out of bounds"),
+        (b"carol:$scrypt$ln=30,r=8,p=1$sesame$" + b"A" * 43, "cost out of bounds"),
         (b"carol:sesame\xff", "not UTF-8"),
-        (b"alice:" + SESAME, "a second line of the same user"),
-        (b"alice:" + SESAME_KEYS, "a second line of the same user"),
+        (b"alice:" + SESAME, "second hash for the same user"),
+        (b"alice:" + SESAME_KEYS, "second hash for the same user"),
     ],
 )
-def test_a_bad_line_is_told_by_its_number_and_not_by_its_words(
-    path: Path, line: bytes, said: str
+def test_an_error_names_the_number_of_a_bad_line_and_does_not_quote_it(
+    path: Path, line: bytes, reason: str
 ) -> None:
     path.write_bytes(b"# users\r\n\r\n" + path.read_bytes() + line + b"\n")
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(ValueError, match=reason) as caught:
         PasswordFile(path).load()
     assert str(caught.value).startswith(f"{path}: line 5: ")
     assert "sesame" not in str(caught.value)
@@ -309,15 +311,15 @@ def test_a_bad_line_is_told_by_its_number_and_not_by_its_words(
         assert word.decode() not in str(caught.value)
 
 
-def test_a_second_line_is_for_another_kind_of_scram_only(tmp_path: Path) -> None:
+def test_a_second_line_needs_another_scram_algorithm(tmp_path: Path) -> None:
     file = tmp_path / "users"
     file.write_text(f"alice:{scram('x')}\nalice:{scram('x')}\n")
-    with pytest.raises(ValueError, match="line 2: a second line of the same user"):
+    with pytest.raises(ValueError, match="line 2: second hash for the same user"):
         PasswordFile(file).load()
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory"])
-def test_what_is_no_file_is_a_value_error_with_its_name(tmp_path: Path, kind: str) -> None:
+def test_an_unreadable_file_raises_value_error_with_its_path(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "users"
     if kind == "directory":
         file.mkdir()
@@ -330,14 +332,14 @@ def test_what_is_no_file_is_a_value_error_with_its_name(tmp_path: Path, kind: st
             attempt()
 
 
-def test_a_constructor_reads_nothing(tmp_path: Path) -> None:
+def test_the_constructor_does_not_read_the_file(tmp_path: Path) -> None:
     file = tmp_path / "users"
     passwords = PasswordFile(file)
     write(file, alice="wonder")
     assert passwords.check("alice", "wonder")
 
 
-def test_a_line_for_argon2_without_argon2_cffi_is_a_bad_one(
+def test_an_argon2_line_is_a_bad_line_without_argon2_cffi(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     PasswordFile(path).set("carol", "carrot", "argon2")
@@ -349,21 +351,21 @@ def test_a_line_for_argon2_without_argon2_cffi_is_a_bad_one(
         PasswordFile(path).set("dan", "x", "argon2")
 
 
-# -- read again ----------------------------------------------------------------------------------
+# -- reloading -----------------------------------------------------------------------------------
 
 
-def put_in_place(path: Path, text: str) -> None:
-    beside = path.with_name("new")
-    beside.write_text(text)
-    beside.replace(path)
+def replace(path: Path, text: str) -> None:
+    new = path.with_name("new")
+    new.write_text(text)
+    new.replace(path)
 
 
-def write_over(path: Path, text: str) -> None:
+def overwrite(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-@pytest.mark.parametrize("change", [put_in_place, write_over])
-def test_a_change_is_seen_at_once(path: Path, change: Callable[[Path, str], None]) -> None:
+@pytest.mark.parametrize("change", [replace, overwrite])
+def test_a_change_takes_effect_at_once(path: Path, change: Callable[[Path, str], None]) -> None:
     passwords = PasswordFile(path)
     for number in range(10, 30):
         change(path, f"alice:{cheap(f'wonder{number}')}\n")
@@ -372,10 +374,10 @@ def test_a_change_is_seen_at_once(path: Path, change: Callable[[Path, str], None
         assert not passwords.check("alice", f"wonder{number - 1}")
 
 
-def test_a_change_is_seen_where_the_clock_of_the_file_system_is_coarse(
+def test_a_change_takes_effect_even_if_timestamps_are_coarse(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the same length, in the same file, in the same tick: nothing about it tells."""
+    """The new content has the same length, inode and timestamps."""
     monkeypatch.setattr("ehlo.passwords.file._stamp_of", lambda _status: (0,))
     passwords = PasswordFile(path)
     assert passwords.check("alice", "wonder")
@@ -390,11 +392,11 @@ def test_a_file_that_does_not_change_is_read_once(
     assert passwords.check("alice", "wonder")
     monkeypatch.setattr(Path, "open", None)
     assert passwords.check("alice", "wonder")
-    assert not passwords.check("nobody", "wonder")
+    assert not passwords.check("stranger", "wonder")
 
 
-@pytest.mark.parametrize("change", [put_in_place, write_over])
-def test_a_settled_file_is_read_again_when_it_changes(
+@pytest.mark.parametrize("change", [replace, overwrite])
+def test_a_file_that_was_unchanged_for_long_is_reloaded_when_it_changes(
     path: Path, later: None, change: Callable[[Path, str], None]
 ) -> None:
     passwords = PasswordFile(path)
@@ -406,7 +408,7 @@ def test_a_settled_file_is_read_again_when_it_changes(
 
 @pytest.mark.parametrize("settled", [False, True])
 @pytest.mark.parametrize("trouble", ["gone", "broken", "directory"])
-def test_what_was_read_last_stays_in_force_and_the_log_says_so_once(
+def test_the_previous_content_stays_in_use_and_the_log_reports_it_once(
     path: Path,
     caplog: pytest.LogCaptureFixture,
     request: pytest.FixtureRequest,
@@ -418,7 +420,7 @@ def test_what_was_read_last_stays_in_force_and_the_log_says_so_once(
     passwords = PasswordFile(path)
     passwords.load()
     if trouble == "broken":
-        put_in_place(path, "dan:sesame\n")
+        replace(path, "dan:sesame\n")
     else:
         path.unlink()
     if trouble == "directory":
@@ -428,22 +430,24 @@ def test_what_was_read_last_stays_in_force_and_the_log_says_so_once(
         assert not passwords.check("dan", "sesame")
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("ehlo.passwords", logging.ERROR)
-    assert record.getMessage().startswith(f"{path}: ")
-    assert "sesame" not in record.getMessage()
+    message = record.getMessage()
+    assert message.startswith(f'reload failed what=passwords reason="{path}: ')
+    assert message.endswith(" in_use=previous")
+    assert "sesame" not in message
     if trouble == "directory":
         path.rmdir()
     write(path, alice="land")
     assert passwords.check("alice", "land")
-    assert caplog.messages[1:] == [f"{path}: can be read again"]
+    assert caplog.messages[1:] == [f'reloaded what=passwords file="{path}"']
     path.unlink()
     assert passwords.check("alice", "land")
     assert len(caplog.records) == 3
 
 
-# -- written -------------------------------------------------------------------------------------
+# -- writing -------------------------------------------------------------------------------------
 
 
-def test_a_new_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_a_new_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     file = tmp_path / "users"
     before = os.umask(0)
     try:
@@ -461,10 +465,10 @@ def test_the_mode_of_a_file_is_kept(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-def test_the_owner_of_a_file_is_kept_or_nothing_is_changed(
+def test_the_owner_of_a_file_is_kept_or_the_file_stays_unchanged(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only root can give a file away: another sees an error, and the file as it was."""
+    """Only root can set the owner; any other user gets an error."""
     before = path.read_bytes()
     given: list[tuple[int, int]] = []
     fstat = os.fstat
@@ -476,12 +480,12 @@ def test_the_owner_of_a_file_is_kept_or_nothing_is_changed(
             return status
         return os.stat_result((*status[:4], 4711, 4712, *status[6:]))
 
-    def refuse(_file: int, uid: int, gid: int) -> None:
+    def deny(_file: int, uid: int, gid: int) -> None:
         given.append((uid, gid))
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "fstat", another_owner)
-    monkeypatch.setattr(os, "fchown", refuse)
+    monkeypatch.setattr(os, "fchown", deny)
     monkeypatch.setattr(os.path, "samestat", lambda one, other: one.st_ino == other.st_ino)
     with pytest.raises(PermissionError):
         PasswordFile(path).set("alice", "land", "scram-sha-256")
@@ -490,7 +494,7 @@ def test_the_owner_of_a_file_is_kept_or_nothing_is_changed(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_all_that_is_not_the_users_stays_as_it_is(path: Path) -> None:
+def test_other_lines_stay_as_they_are(path: Path) -> None:
     alice, bob = path.read_bytes().splitlines()
     path.write_bytes(b"# ours\r\n\r\n" + alice + b"\r\n  # bob is the last\n" + bob)
     assert PasswordFile(path).set("alice", "land", "scram-sha-256", "scram-sha-1") is True
@@ -517,14 +521,14 @@ def test_a_user_can_be_removed(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_nobody_is_removed_from_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_removing_from_a_missing_file_raises_file_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         PasswordFile(tmp_path / "users").remove("alice")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("username", "password", "schemes", "said"),
+    ("username", "password", "schemes", "reason"),
     [
         ("", "x", (), "a user name"),
         ("a:b", "x", (), "a user name"),
@@ -534,22 +538,22 @@ def test_nobody_is_removed_from_a_file_that_is_not_there(tmp_path: Path) -> None
         ("a\udcff", "x", (), "a user name"),
         ("ä" * 128, "x", (), "a user name"),
         ("alice", "", (), "the password is empty"),
-        ("alice", "sesame\0", (), "cannot have NUL"),
-        ("alice", "sesame", ("md5",), "'md5' is none of scrypt, "),
-        ("alice", "sesame", ("scram-sha-256", "scrypt"), "a second line of the same user"),
+        ("alice", "sesame\0", (), "contains NUL"),
+        ("alice", "sesame", ("md5",), "unknown scheme 'md5'; use one of scrypt, "),
+        ("alice", "sesame", ("scram-sha-256", "scrypt"), "second hash for the same user"),
     ],
 )
-def test_what_cannot_be_kept_is_refused_and_changes_nothing(
-    path: Path, username: str, password: str, schemes: tuple[str, ...], said: str
+def test_an_invalid_user_name_password_or_scheme_leaves_the_file_unchanged(
+    path: Path, username: str, password: str, schemes: tuple[str, ...], reason: str
 ) -> None:
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(ValueError, match=reason) as caught:
         PasswordFile(path).set(username, password, *schemes)
     assert "sesame" not in str(caught.value)
     assert path.read_bytes() == before
 
 
-def test_a_file_with_a_bad_line_is_not_written(path: Path) -> None:
+def test_a_file_with_a_bad_line_is_not_changed(path: Path) -> None:
     broken = path.read_bytes() + b"dan:sesame\n"
     path.write_bytes(broken)
     passwords = PasswordFile(path)
@@ -563,7 +567,7 @@ def test_a_file_with_a_bad_line_is_not_written(path: Path) -> None:
     assert path.read_bytes() == broken
 
 
-def test_what_a_link_leads_to_is_changed_and_the_link_stays(path: Path, tmp_path: Path) -> None:
+def test_a_symbolic_link_stays_and_its_target_is_changed(path: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(path)
     PasswordFile(link).set("carol", "carrot", "scram-sha-256")
@@ -571,7 +575,7 @@ def test_what_a_link_leads_to_is_changed_and_the_link_stays(path: Path, tmp_path
     assert PasswordFile(path).check("carol", "carrot")
 
 
-def test_a_full_disk_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_file_unchanged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
 
     def full(_file: int) -> None:
@@ -584,7 +588,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.M
     assert list(path.parent.iterdir()) == [path]
 
 
-# Ends in the middle of a change, as a machine without power does
+# Ends in the middle of a change, as in a power failure
 _CRASH = """
 import os, pathlib, sys
 from ehlo import PasswordFile
@@ -595,7 +599,7 @@ PasswordFile(sys.argv[1]).set("alice", "land", "scram-sha-256")
 
 
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
-def test_a_crash_leaves_the_file_as_it_was_and_nothing_locked(
+def test_a_crash_leaves_the_file_unchanged_and_unlocked(
     start: Start, path: Path, moment: str
 ) -> None:
     before = path.read_bytes()
@@ -617,10 +621,8 @@ for number in range(25):
 """
 
 
-def test_of_processes_that_write_at_the_same_time_none_loses_what_another_wrote(
-    start: Start, tmp_path: Path
-) -> None:
-    """Not even the very first, of a file that is not there; who reads meanwhile reads a whole."""
+def test_concurrent_writers_lose_none_of_their_changes(start: Start, tmp_path: Path) -> None:
+    """The file does not exist at first; a concurrent reader always reads a whole file."""
     file = tmp_path / "users"
     writers = [start("-c", _WRITER, file, name) for name in "abcd"]
     for writer in writers:
@@ -635,7 +637,3 @@ def test_of_processes_that_write_at_the_same_time_none_loses_what_another_wrote(
     assert users == {f"{name}{number}" for name in "abcd" for number in range(25) if number % 5 < 4}
     assert list(tmp_path.iterdir()) == [file]
     assert reader.check("d3", "password3")
-
-
-def test_it_is_a_public_name() -> None:
-    assert ehlo.PasswordFile is PasswordFile

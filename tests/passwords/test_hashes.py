@@ -1,4 +1,4 @@
-"""What is kept of a password: forms that others write and read, and the bounds of what is taken."""
+"""Stored hashes: the forms that other programs write and read, and the limits of cost."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ehlo.protocol.scram_keys import ScramKeys
 from support.passwords import cheap
 
 SALT = "c2FsdHNhbHQ"
-KEY = "A" * 43  # 32 octets
+KEY = "A" * 43  # 32 bytes
 SHA256 = base64.b64encode(bytes(32)).decode()
 SHA1 = base64.b64encode(bytes(20)).decode()
 
-# RFC 7914 12: password, salt, log2 of N, r, p; and the two halves of what comes of them
+# RFC 7914 12: password, salt, log2 of N, r, p; and the two halves of each key
 SCRYPT_VECTORS = [
     ("", "", 4, 1, 1),
     ("password", "NaCl", 10, 8, 16),
@@ -38,7 +38,7 @@ SCRYPT_KEYS = [
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_scrypt_is_that_of_the_rfc(number: int) -> None:
+def test_scrypt_matches_the_test_vectors_of_the_rfc(number: int) -> None:
     password, salt, log2_n, r, p = SCRYPT_VECTORS[number]
     key = bytes.fromhex("".join(SCRYPT_KEYS[2 * number : 2 * number + 2]))
     made = ScryptHash(log2_n, r, p, salt.encode(), key)
@@ -46,7 +46,7 @@ def test_scrypt_is_that_of_the_rfc(number: int) -> None:
     assert not made.matches(b"another")
 
 
-def test_scrypt_is_read_in_the_form_that_passlib_writes() -> None:
+def test_a_scrypt_hash_by_passlib_is_read() -> None:
     # from the documentation of passlib.hash.scrypt; the password is "password"
     text = (
         "$scrypt$ln=16,r=8,p=1$aM15713r3Xsvxbi31lqr1Q$nFNh2CVHVjNldFVKDHDlm4CbdRSCdEBsjjJxD+iCs5E"
@@ -57,7 +57,7 @@ def test_scrypt_is_read_in_the_form_that_passlib_writes() -> None:
     assert found.text == text
 
 
-def test_argon2_is_read_in_the_form_that_argon2_cffi_writes() -> None:
+def test_an_argon2_hash_by_argon2_cffi_is_read() -> None:
     text = argon2.PasswordHasher(time_cost=1, memory_cost=64, parallelism=2).hash("wonder")
     found = parse(text)
     assert found.matches(b"wonder")
@@ -66,12 +66,12 @@ def test_argon2_is_read_in_the_form_that_argon2_cffi_writes() -> None:
     assert found.memory == 64 * 1024
 
 
-def test_argon2_cffi_reads_what_we_write() -> None:
+def test_argon2_cffi_reads_our_argon2_hash() -> None:
     assert argon2.PasswordHasher().verify(SCHEMES["argon2"](b"wonder").text, "wonder")
 
 
 @pytest.mark.parametrize("algorithm", ["SHA-1", "SHA-256"])
-def test_scram_is_read_in_the_form_that_dovecot_writes(algorithm: str) -> None:
+def test_scram_keys_by_dovecot_are_read(algorithm: str) -> None:
     salt = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
     keys = ScramKeys.derive("pencil", salt, algorithm)
     stored, server = (base64.b64encode(key).decode() for key in (keys.stored_key, keys.server_key))
@@ -85,7 +85,7 @@ def test_scram_is_read_in_the_form_that_dovecot_writes(algorithm: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_a_new_hash_is_of_its_password_alone_and_has_a_salt_of_its_own(name: str) -> None:
+def test_a_new_hash_matches_only_its_password_and_has_its_own_salt(name: str) -> None:
     first, second = SCHEMES[name](b"wonder"), SCHEMES[name](b"wonder")
     assert first.text != second.text
     assert first.cost == second.cost
@@ -96,12 +96,12 @@ def test_a_new_hash_is_of_its_password_alone_and_has_a_salt_of_its_own(name: str
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_a_repr_tells_no_key(name: str) -> None:
+def test_a_repr_shows_no_key(name: str) -> None:
     made = SCHEMES[name](b"wonder")
     for word in re.split(r"[$,]", made.text)[-2:]:
-        octets = base64.b64decode(word + "==")
+        raw = base64.b64decode(word + "==")
         assert word not in repr(made)
-        assert repr(octets)[2:-1] not in repr(made)
+        assert repr(raw)[2:-1] not in repr(made)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ def test_a_repr_tells_no_key(name: str) -> None:
         "{SCRAM-SHA-512}4096," + ",".join([SHA256] * 3),
     ],
 )
-def test_what_is_no_hash_of_a_known_kind_is_said_to_be_none(text: str) -> None:
-    with pytest.raises(ValueError, match=r"no hash of a known kind \(\$scrypt\$, "):
+def test_an_unknown_kind_of_hash_raises_value_error_with_the_known_ones(text: str) -> None:
+    with pytest.raises(ValueError, match=r"begin with one of \$scrypt\$, "):
         parse(text)
 
 
@@ -132,22 +132,22 @@ def test_what_is_no_hash_of_a_known_kind_is_said_to_be_none(text: str) -> None:
         f"$scrypt$ln=-14,r=8,p=1${SALT}${KEY}",
         f"$scrypt$ln=١٤,r=8,p=1${SALT}${KEY}",
         f"$scrypt$ln=14,r=8,p=1${SALT}=${KEY}",
-        f"$scrypt$ln=14,r=8,p=1$A${KEY}",  # a single digit of base64 is no octet
-        f"$scrypt$ln=14,r=8,p=1${SALT}$AAAA",  # a key that a short search would find
+        f"$scrypt$ln=14,r=8,p=1$A${KEY}",  # one digit of base64 is less than a byte
+        f"$scrypt$ln=14,r=8,p=1${SALT}$AAAA",  # a key that a short search finds
         f"$scrypt$ln=14,r=8,p=1${SALT}${'A' * 120}",
         f"$scrypt$ln=14,r=8,p=1${'A' * 120}${KEY}",
         f"$argon2id$m=64,t=1,p=1${SALT}${KEY}",
         f"$argon2id$v=16$m=64,t=1,p=1${SALT}${KEY}",
-        f"$argon2id$v=19$m=64,t=1,p=1$AAAA${KEY}",  # 8 octets of salt at least
-        f"$argon2id$v=19$m=15,t=1,p=2${SALT}${KEY}",  # 8 KiB a lane at least
+        f"$argon2id$v=19$m=64,t=1,p=1$AAAA${KEY}",  # salt below 8 bytes
+        f"$argon2id$v=19$m=15,t=1,p=2${SALT}${KEY}",  # memory below 8 KiB per lane
         "{SCRAM-SHA-256}4096",
         f"{{SCRAM-SHA-256}}4096,{SHA256},{SHA256},{SHA1}",
         f"{{SCRAM-SHA-1}}4096,{SHA256},{SHA256},{SHA256}",
         f"{{SCRAM-SHA-256}}many,{SHA256},{SHA256},{SHA256}",
     ],
 )
-def test_a_malformed_hash_is_said_to_be_malformed(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^a hash that is malformed$"):
+def test_a_malformed_hash_raises_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^malformed hash; make a new one with `ehlo passwd`$"):
         parse(text)
 
 
@@ -162,20 +162,23 @@ def test_a_malformed_hash_is_said_to_be_malformed(text: str) -> None:
         *("$argon2id$v=19$m=65536,t=1,p=17", "$argon2id$v=19$m=64,t=1,p=0"),
     ],
 )
-def test_costs_out_of_bounds_are_refused_when_they_are_read(costs: str) -> None:
-    with pytest.raises(ValueError, match=r"^a hash whose costs are out of bounds$"):
+def test_costs_out_of_bounds_raise_value_error_when_parsed(costs: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"^hash cost out of bounds; make a new one with `ehlo passwd`$"
+    ):
         parse(f"{costs}${SALT}${KEY}")
 
 
 @pytest.mark.parametrize(
-    ("iterations", "said"), [(1, "fewer than 4096"), (5_000_001, "costs"), (999_999_999, "costs")]
+    ("iterations", "reason"),
+    [(1, "at least 4096"), (5_000_001, "out of bounds"), (999_999_999, "out of bounds")],
 )
-def test_iterations_of_scram_are_bounded_on_both_sides(iterations: int, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_scram_iterations_have_both_limits(iterations: int, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
         parse(f"{{SCRAM-SHA-256}}{iterations},{SHA256},{SHA256},{SHA256}")
 
 
-def test_what_scrypt_is_counted_for_is_exactly_what_openssl_wants() -> None:
+def test_the_memory_of_a_scrypt_hash_is_exactly_what_openssl_needs() -> None:
     made = parse(cheap("wonder"))
     costs: dict[str, Any] = {"salt": b"salt", "n": 16, "r": 8, "p": 1}
     hashlib.scrypt(b"wonder", **costs, maxmem=made.memory)
@@ -183,7 +186,9 @@ def test_what_scrypt_is_counted_for_is_exactly_what_openssl_wants() -> None:
         hashlib.scrypt(b"wonder", **costs, maxmem=made.memory - 1)
 
 
-def test_without_argon2_cffi_argon2_is_said_to_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_argon2_without_argon2_cffi_raises_value_error_with_the_extra_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "argon2", None)
     for attempt in (
         lambda: parse(f"$argon2id$v=19$m=64,t=1,p=1${SALT}${KEY}"),
@@ -194,6 +199,6 @@ def test_without_argon2_cffi_argon2_is_said_to_need_it(monkeypatch: pytest.Monke
     assert parse(cheap("wonder")).matches(b"wonder")
 
 
-def test_an_unknown_scheme_is_none() -> None:
-    with pytest.raises(ValueError, match="'md5' is none of scrypt, argon2, scram-sha-256, "):
+def test_an_unknown_scheme_raises_value_error_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="use one of scrypt, argon2, scram-sha-256, "):
         hashes.scheme("md5")

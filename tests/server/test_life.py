@@ -21,7 +21,6 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Peer, Server, Session
-from ehlo.net import parse_address
 from ehlo.server.driver import Driver
 from ehlo.server.life import Life
 from ehlo.server.system.loops import loop_factory
@@ -577,21 +576,6 @@ def test_a_port_that_is_taken_is_named_with_the_reason(loop_name: str) -> None:
 def test_an_address_that_cannot_be_had_is_named(addr: str, message: str) -> None:
     with pytest.raises(OSError, match=re.escape(message)), Server(Box(), addr=addr).in_thread():
         pytest.fail("it has started")
-
-
-@pytest.mark.parametrize(
-    ("text", "peer"),
-    [
-        ("", ("", 25)),
-        (":2525", ("", 2525)),
-        ("127.0.0.1:0", ("127.0.0.1", 0)),
-        ("mx.example:25", ("mx.example", 25)),
-        ("[::1]:2525", ("::1", 2525)),
-        ("unix:/run/ehlo.sock", ("unix:/run/ehlo.sock", 0)),
-    ],
-)
-def test_an_address_is_read_as_it_is_written(text: str, peer: tuple[str, int]) -> None:
-    assert parse_address(text) == peer
 
 
 def test_a_list_of_addresses_is_one_server(serve: Serve, tmp_path: Path) -> None:

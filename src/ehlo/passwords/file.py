@@ -1,14 +1,14 @@
-"""`PasswordFile`: users and the hashes of their passwords, one `user:hash` a line.
+"""`PasswordFile`: users and their password hashes, one `user:hash` per line.
 
-What was read last stays in force until something better can be read: a file that is gone, or broken
-in one line, locks nobody out. It is written whole beside itself and put in place of the old one, so
-that whoever reads it, at whatever moment, reads the old one or the new one.
+A file that becomes unreadable locks no user out: the last valid content stays in use. A change is
+written to a new file that replaces the old one, so that a reader sees either of them as a whole.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import secrets
@@ -22,10 +22,10 @@ from ehlo.passwords import hashes
 from ehlo.passwords.hashes import Hash
 from ehlo.passwords.lines import (
     Candidate,
-    Content,
+    UserTable,
+    as_bytes,
     check_username,
     name_in,
-    octets_of,
     prepared,
     with_another,
 )
@@ -33,102 +33,117 @@ from ehlo.protocol.scram_keys import ScramKeys
 
 __all__ = ["Candidate", "PasswordFile", "check_username", "prepared"]
 
-_TOLD_EVERY = 60.0  # seconds from one line about the same trouble to the next
-_YOUNG = 2_000_000_000  # nanoseconds: no file system's clock is coarser
+_LOG_EVERY = 60.0  # seconds between two log lines about the same error
+_YOUNG = 2_000_000_000  # nanoseconds; no file system has timestamps coarser than this
 
 logger = logging.getLogger("ehlo.passwords")
 
 
 class PasswordFile:
-    """Users and the hashes of their passwords, in a file that may change at any time.
+    """Checks passwords against a file of users and hashes, which may change at any time.
 
-    A line is `user:hash`; blank lines and those that begin with `#` are left alone. The hash is
-    `$scrypt$...` or `$argon2id$...` (PHC string format; argon2 needs argon2-cffi), or stored keys
-    for SCRAM as Dovecot writes them: `{SCRAM-SHA-256}4096,salt,stored,server`. A user has one line,
-    or one for each kind of SCRAM, of which the first is what a password is checked against. Names
-    are compared as `prepared` makes them.
+    A line is `user:hash`; blank lines and lines that begin with `#` are ignored. The hash is
+    `$scrypt$...` or `$argon2id$...` (PHC string format; argon2 needs argon2-cffi), or stored SCRAM
+    keys as Dovecot writes them: `{SCRAM-SHA-256}4096,salt,stored,server`. A user has one line, or
+    one line per SCRAM algorithm; a password is checked against the first line. User names are
+    compared after SASLprep (RFC 4013).
 
-    Who does not exist is taken for somebody who does, always for one of the same kind: so many
-    names are for a kind of hash, or for a count of SCRAM's iterations, as users are.
+    An unknown user is checked against the hash of a known one, so that timing does not reveal who
+    exists. A name gets the same hash until the file changes; each hash gets its share of names.
 
-    The file is looked at on each use, and read again when it has changed; if that fails, what was
-    read before stays in force, and the log (`ehlo.passwords`) says so, at most once a minute. All
+    The file is examined on each use, and reloaded when it has changed. If that fails, the previous
+    content stays in use, and the logger `ehlo.passwords` reports it at most once a minute. All
     methods may be called from any thread.
+
+    Example:
+
+        >>> passwords = ehlo.PasswordFile("users")
+        >>> passwords.set("alice", "correct horse")
+        False
+        >>> passwords.check("alice", "correct horse")
+        True
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
+        """The path of the file, as it was given."""
         self._lock = threading.Lock()
-        self._content: Content | None = None
-        self._stamp: tuple[int, ...] | None = None  # of what was read; `None` reads it again
-        self._trouble = ""  # what the log was told last
-        self._told = 0.0  # when that was
+        self._users: UserTable | None = None
+        self._stamp: tuple[int, ...] | None = None  # of the file as read; `None` forces a reload
+        self._error = ""  # the last error, while the file cannot be read
+        self._logged = 0.0  # when that error was logged
 
     def load(self) -> None:
         """Read the file now.
 
-        Raises `ValueError`, which names file and line, when it cannot be read or has a bad line.
+        Raises `ValueError`, which names file and line, if it cannot be read or has a bad line.
         """
         with self._lock:
-            self._renew()
+            self._reload()
 
     def find(self, username: str) -> Candidate:
-        """What to check a password of `username` against: `find(...).matches(password)`.
+        """Return the hash to check a password of `username` against.
 
-        Raises `ValueError` as `load` does, as long as the file has never been read.
+        `find(username).matches(password)` is `check` in two steps. Raises `ValueError` as `load`
+        does, if the file has never been read successfully.
         """
         return self._current().candidate(username)
 
     def check(self, username: str, password: str | bytes) -> bool:
-        """Whether this is the password of `username`, in the same time for an unknown user.
+        """Return whether this is the password of `username`.
 
-        It blocks for that time. Raises `ValueError` as `find` does.
+        This blocks for about a tenth of a second, for an unknown user too. Raises `ValueError` as
+        `find` does.
         """
         return self.find(username).matches(password)
 
     def scram_keys(self, username: str) -> tuple[ScramKeys, ...]:
-        """The stored keys for SCRAM that `username` has. Raises `ValueError` as `find` does."""
+        """Return the stored SCRAM keys of `username`. Raises `ValueError` as `find` does."""
         return self._current().scram_keys(username)
 
     def scram_keys_for_all(self, username: str) -> tuple[ScramKeys, ...]:
-        """Keys for each algorithm that somebody has keys for: nobody's where `username` has none.
+        """Return SCRAM keys of `username` for each algorithm that any user has keys for.
 
-        Raises `ValueError` as `find` does.
+        Keys that `username` lacks are made up: no password matches them. Raises `ValueError` as
+        `find` does.
         """
         return self._current().scram_keys_for_all(username)
 
     @property
     def salt_key(self) -> bytes:
-        """What the salts are made of that users who do not exist are shown (RFC 5802).
+        """The key from which the salts for unknown users are derived (RFC 5802 9).
 
-        It comes of the file, so that it is the same after a restart and in each process, until
-        the password of the first user changes. Raises `ValueError` as `find` does.
+        It depends only on the first hash in the file, so that the salts stay the same after a
+        restart and in other processes. Raises `ValueError` as `find` does.
         """
         return self._current().key
 
     @property
     def scram_algorithms(self) -> frozenset[str]:
-        """The algorithms of SCRAM that somebody has keys for. Raises `ValueError` as `find`."""
+        """The SCRAM algorithms that any user has keys for. Raises `ValueError` as `find` does."""
         return frozenset(self._current().iterations)
 
     @property
     def most_memory(self) -> int:
-        """Octets that the most expensive check needs. Raises `ValueError` as `find` does."""
+        """The memory in bytes that the most expensive check needs. Raises as `find` does."""
         return max(each.memory for each in self._current().checked)
 
-    # -- reading it --------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
-    def _current(self) -> Content:
+    def _current(self) -> UserTable:
+        """Return the users, from the file as it is now if it can be read."""
         with self._lock:
-            content = self._content
-            if content is None:
-                return self._renew()
-            stamp = self._stamp
-            if stamp is None or stamp != self._stamp_now():
-                content = self._renew_if_possible(content)
-            elif self._trouble:
-                self._tell(self._trouble)
-            return content
+            users = self._users
+            if users is None:
+                return self._reload()
+            if self._stamp is None or self._stamp != self._stamp_now():
+                try:
+                    return self._reload()
+                except ValueError as error:
+                    self._log(str(error))
+            elif self._error:
+                self._log(self._error)
+            return users
 
     def _stamp_now(self) -> tuple[int, ...] | None:
         try:
@@ -136,8 +151,8 @@ class PasswordFile:
         except OSError:
             return None
 
-    def _renew(self) -> Content:
-        """Read it. Raises `ValueError`; what could be read and not be understood has a stamp."""
+    def _reload(self) -> UserTable:
+        """Read the file. Raises `ValueError`; a file with a bad line is stamped nevertheless."""
         self._stamp = None
         try:
             with Path(self.path).open("rb") as file:
@@ -145,80 +160,72 @@ class PasswordFile:
                 data = file.read()
         except OSError as error:
             raise ValueError(f"{self.path}: {error.strerror}") from error
-        # The next change of a file that was changed just now may leave no trace in its times
+        # A file that changed just now may change again without a trace in its timestamps
         young = 0 <= time.time_ns() - status.st_ctime_ns < _YOUNG
         self._stamp = None if young else _stamp_of(status)
-        self._content = content = self._read(data)
-        if self._trouble:
-            logger.warning("%s: can be read again", self.path)
-        self._trouble = ""
-        return content
+        self._users = users = self._parse(data)
+        if self._error:
+            logger.warning("reloaded what=passwords file=%s", json.dumps(self.path))
+        self._error = ""
+        return users
 
-    def _read(self, data: bytes) -> Content:
+    def _parse(self, data: bytes) -> UserTable:
         try:
-            return Content.read(data)
+            return UserTable.parse(data)
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
 
-    def _renew_if_possible(self, content: Content) -> Content:
-        try:
-            return self._renew()
-        except ValueError as error:
-            self._tell(str(error))
-            return content
-
-    def _tell(self, trouble: str) -> None:
-        """Again and again, as long as it lasts: a user who was deleted may log in still."""
+    def _log(self, error: str) -> None:
+        """Log `error`, repeatedly while it lasts: a deleted user may still be able to log in."""
         now = time.monotonic()
-        if trouble != self._trouble or now - self._told >= _TOLD_EVERY:
-            logger.error("%s; what was read before stays in force", trouble)
-            self._told = now
-        self._trouble = trouble
+        if error != self._error or now - self._logged >= _LOG_EVERY:
+            reason = json.dumps(error)
+            logger.error("reload failed what=passwords reason=%s in_use=previous", reason)
+            self._logged = now
+        self._error = error
 
-    # -- changing it -------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------
 
     def set(self, username: str, password: str | bytes, *schemes: str) -> bool:
-        """Give `username` this password: a new user, or in place of all lines that he has.
+        """Set the password of `username`; return whether the user existed before.
 
-        `schemes` are one of `"scrypt"` (the default), `"argon2"`, `"scram-sha-256"` and
-        `"scram-sha-1"`, or both of the latter. A file that is not there is made, for its owner
-        alone. Returns whether the user was there before. Raises `ValueError` for a name or a
-        password that cannot be kept and for a file with a bad line, `OSError` when the file cannot
-        be written; nothing has changed then.
+        The new lines replace all lines of the user. `schemes` is one of `"scrypt"` (the default),
+        `"argon2"`, `"scram-sha-256"` and `"scram-sha-1"`, or both of the latter. A missing file is
+        created, readable by its owner only.
+
+        Raises `ValueError` for an invalid user name or password and for a file with a bad line,
+        and `OSError` if the file cannot be written; the file is then unchanged.
         """
         check_username(username)
         words = _hashed(_checked_password(password), schemes or ("scrypt",))
         return self._change(username, [f"{username}:{word}".encode() for word in words])
 
     def remove(self, username: str) -> bool:
-        """Remove `username`; whether he was there. Raises as `set` does."""
+        """Remove `username`; return whether the user existed. Raises as `set` does."""
         return self._change(username, [])
 
     def _change(self, username: str, lines: list[bytes]) -> bool:
-        """One process at a time, each with what the others have left."""
-        path = Path(os.path.realpath(self.path))  # what a link leads to is changed, not the link
+        """Replace the user's lines in the file as the previous writer has left it."""
+        path = Path(os.path.realpath(self.path))  # change the target of a link, not the link
         with _locked(path, create=bool(lines)) as file:
             data = path.read_bytes()
-            was_there = prepared(username) in self._read(data).users
-            if was_there or lines:
+            existed = prepared(username) in self._parse(data).users
+            if existed or lines:
                 _replace(path, _changed(data, username, lines), os.fstat(file))
-        return was_there
-
-
-# -- how it is written -----------------------------------------------------------------------------
+        return existed
 
 
 def _checked_password(password: str | bytes) -> bytes:
-    octets = octets_of(password)
-    if not octets:
+    raw = as_bytes(password)
+    if not raw:
         raise ValueError("the password is empty")
-    if b"\0" in octets:
-        raise ValueError("a password cannot have NUL in it: no client could send it (RFC 4616 2)")
-    return octets
+    if b"\0" in raw:
+        raise ValueError("the password contains NUL, which no client can send (RFC 4616 2)")
+    return raw
 
 
 def _hashed(password: bytes, schemes: tuple[str, ...]) -> list[str]:
-    """Made before the file is locked: it takes its time. Raises `ValueError`."""
+    """Hash `password` by each scheme. This is slow, so it comes before the lock."""
     makers = [hashes.scheme(name) for name in schemes]
     made: tuple[Hash, ...] = ()
     for make in makers:
@@ -227,7 +234,7 @@ def _hashed(password: bytes, schemes: tuple[str, ...]) -> list[str]:
 
 
 def _changed(data: bytes, username: str, new: list[bytes]) -> bytes:
-    """The file with the user's lines replaced, where the first of them was; all else as it was."""
+    """Return `data` with the user's lines replaced by `new` at the place of the first one."""
     lines = data.split(b"\n")
     if not lines[-1]:
         lines.pop()
@@ -240,10 +247,10 @@ def _changed(data: bytes, username: str, new: list[bytes]) -> bytes:
 
 @contextlib.contextmanager
 def _locked(path: Path, *, create: bool) -> Iterator[int]:
-    """The file that is at `path` while nobody else may change it; its descriptor.
+    """Lock the file at `path` against other writers, and yield its descriptor.
 
-    The lock is on the file itself, which only those can open who may read the hashes. Who has held
-    it has put another file in its place: that one is locked then.
+    The file itself is locked, so that only those can lock it who may read it. The previous holder
+    may have replaced the file; the new one is then locked instead.
     """
     flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
     while True:
@@ -265,24 +272,24 @@ def _is_at(path: Path, file: int) -> bool:
 
 
 def _replace(path: Path, data: bytes, old: os.stat_result) -> None:
-    """Put a file with `data` in place of the `old` one: all of it or none, even when we crash."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    new = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    """Replace the file at `path` by one with `data`, completely or not at all, even in a crash."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    new = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(new, "wb") as file:
-            _give_to_owner_of(old, new)
+            _copy_owner_and_mode(old, new)
             file.write(data)
             file.flush()
             os.fsync(new)
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        beside.unlink()
+        temporary.unlink()
         raise
     _sync_directory(path.parent)
 
 
-def _give_to_owner_of(old: os.stat_result, new: int) -> None:
-    """Owner first: the mode may let a group read, and it must be the right one."""
+def _copy_owner_and_mode(old: os.stat_result, new: int) -> None:
+    """Copy the owner first: the mode may let the group read, so the group must be right by then."""
     made = os.fstat(new)
     if (made.st_uid, made.st_gid) != (old.st_uid, old.st_gid):
         os.fchown(new, old.st_uid, old.st_gid)
@@ -298,6 +305,6 @@ def _sync_directory(path: Path) -> None:
 
 
 def _stamp_of(status: os.stat_result) -> tuple[int, ...]:
-    """Changes when the file does."""
+    """Return a value that changes when the file does."""
     times = (status.st_mtime_ns, status.st_ctime_ns)
     return (*times, status.st_size, status.st_ino, status.st_dev)

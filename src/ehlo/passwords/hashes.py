@@ -1,7 +1,7 @@
-"""What is kept of a password, each form of it as one word: scrypt, argon2id, or keys for SCRAM.
+"""Stored hashes of passwords, each written as one word: scrypt, argon2id, or SCRAM keys.
 
-Whether a form can be read, and what it costs to check, is known when it is read: a strange line of
-a file cannot eat the machine later. No hash and no password is in a `repr` or in an error.
+Parsing rejects hashes that could not be checked or would cost too much, so that no line of a file
+exhausts the machine later. No hash and no password appears in a `repr` or in an error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType, ModuleType
 from typing import Final, Protocol, Self
 
@@ -20,14 +20,14 @@ from ehlo.protocol.scram_keys import ALGORITHMS, ITERATIONS, ScramKeys
 
 __all__ = ["SCHEMES", "Hash", "ScramHash", "parse", "scheme"]
 
-_SALT_OCTETS = 16
-_KEY_OCTETS = 32
+_SALT_SIZE = 16
+_KEY_SIZE = 32
 
-# What a line may ask for; beyond it a check would be an attack on ourselves
+# Limits of what a line may ask for; a check beyond them would be an attack on the server itself
 _MOST_MEMORY = 256 * 1024 * 1024
 _MOST_SALT = 64
 _LEAST_KEY, _MOST_KEY = 16, 64
-_MOST_PASSES = 16  # p of scrypt, t of argon2: how often that memory is gone through
+_MOST_PASSES = 16  # over the memory: p of scrypt, t of argon2
 _MOST_LANES = 16
 _MOST_ITERATIONS = 5_000_000
 
@@ -36,27 +36,27 @@ _PADDED = f"{_WORD}={{0,2}}"
 
 
 class Hash(Protocol):
-    """Something to check a password against."""
+    """Checks a password."""
 
     @property
     def memory(self) -> int:
-        """Octets that a check needs."""
+        """The memory in bytes that a check needs."""
 
     @property
     def cost(self) -> Hashable:
-        """The same for hashes whose checks are the same work."""
+        """A value that is equal for hashes whose checks are the same work."""
 
     @property
     def text(self) -> str:
         """The word that `parse` reads."""
 
     def matches(self, password: bytes) -> bool:
-        """Whether this is the password, compared in constant time. Blocks for that time."""
+        """Return whether this is the password, compared in constant time. Blocks meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScryptHash:
-    """RFC 7914, in the PHC string format: `$scrypt$ln=15,r=8,p=3$salt$key`."""
+    """Holds a hash by scrypt (RFC 7914) in PHC string format: `$scrypt$ln=15,r=8,p=3$salt$key`."""
 
     log2_n: int
     r: int
@@ -69,29 +69,27 @@ class ScryptHash:
     )
 
     def __post_init__(self) -> None:
-        _check_octets(self.salt, self.key)
+        _check_sizes(self.salt, self.key)
         # RFC 7914 2: N is a power of 2, more than 1 and less than 2^(128 * r / 8)
-        if not 1 <= self.log2_n < 16 * self.r or not 1 <= self.p <= _MOST_PASSES:
-            raise _too_costly()
-        if (128 * self.r) << self.log2_n > _MOST_MEMORY:
-            raise _too_costly()
+        in_bounds = 1 <= self.log2_n < 16 * self.r and 1 <= self.p <= _MOST_PASSES
+        if not in_bounds or (128 * self.r) << self.log2_n > _MOST_MEMORY:
+            raise _cost_out_of_bounds()
 
     @classmethod
     def read(cls, *words: str) -> Self:
-        """Of the pieces of `FORM`."""
+        """Build a hash from the groups of `FORM`."""
         log2_n, r, p, salt, key = words
-        return cls(int(log2_n), int(r), int(p), _octets(salt), _octets(key))
+        return cls(int(log2_n), int(r), int(p), _decoded(salt), _decoded(key))
 
     @classmethod
     def of(cls, password: bytes) -> Self:
-        """Of a new password, by the strength that OWASP asks for, in 32 MiB of memory."""
-        salt = secrets.token_bytes(_SALT_OCTETS)
-        template = cls(15, 8, 3, salt, bytes(_KEY_OCTETS))
-        return cls(15, 8, 3, salt, template.derived(password))
+        """Hash a new password at the strength that OWASP recommends, in 32 MiB of memory."""
+        template = cls(15, 8, 3, secrets.token_bytes(_SALT_SIZE), bytes(_KEY_SIZE))
+        return replace(template, key=template.derived(password))
 
     @property
     def memory(self) -> int:
-        return 128 * self.r * ((1 << self.log2_n) + 2 + self.p)  # what OpenSSL compares to maxmem
+        return 128 * self.r * ((1 << self.log2_n) + 2 + self.p)  # as OpenSSL counts it
 
     @property
     def cost(self) -> Hashable:
@@ -100,13 +98,13 @@ class ScryptHash:
     @property
     def text(self) -> str:
         costs = f"ln={self.log2_n},r={self.r},p={self.p}"
-        return f"$scrypt${costs}${_word(self.salt)}${_word(self.key)}"
+        return f"$scrypt${costs}${_encoded(self.salt)}${_encoded(self.key)}"
 
     def matches(self, password: bytes) -> bool:
         return hmac.compare_digest(self.derived(password), self.key)
 
     def derived(self, password: bytes) -> bytes:
-        """The key that a password has under this salt."""
+        """Return the key of `password` with this salt and cost."""
         return hashlib.scrypt(
             password,
             salt=self.salt,
@@ -120,7 +118,7 @@ class ScryptHash:
 
 @dataclass(frozen=True, slots=True)
 class Argon2Hash:
-    """RFC 9106, as argon2-cffi writes it: `$argon2id$v=19$m=65536,t=3,p=1$salt$key`."""
+    """Holds a hash by argon2id (RFC 9106): `$argon2id$v=19$m=65536,t=3,p=1$salt$key`."""
 
     kibibytes: int
     passes: int
@@ -134,28 +132,26 @@ class Argon2Hash:
     )
 
     def __post_init__(self) -> None:
-        _check_octets(self.salt, self.key)
-        # RFC 9106 3.1: at least 8 octets of salt, and 8 KiB a lane
+        _check_sizes(self.salt, self.key)
+        # RFC 9106 3.1: at least 8 bytes of salt, and 8 KiB per lane
         if len(self.salt) < 8 or self.kibibytes < 8 * self.lanes:
             raise _malformed()
-        if not 1 <= self.passes <= _MOST_PASSES or not 1 <= self.lanes <= _MOST_LANES:
-            raise _too_costly()
-        if self.memory > _MOST_MEMORY:
-            raise _too_costly()
+        in_bounds = 1 <= self.passes <= _MOST_PASSES and 1 <= self.lanes <= _MOST_LANES
+        if not in_bounds or self.memory > _MOST_MEMORY:
+            raise _cost_out_of_bounds()
         _argon2()
 
     @classmethod
     def read(cls, *words: str) -> Self:
-        """Of the pieces of `FORM`."""
+        """Build a hash from the groups of `FORM`."""
         kibibytes, passes, lanes, salt, key = words
-        return cls(int(kibibytes), int(passes), int(lanes), _octets(salt), _octets(key))
+        return cls(int(kibibytes), int(passes), int(lanes), _decoded(salt), _decoded(key))
 
     @classmethod
     def of(cls, password: bytes) -> Self:
-        """Of a new password: RFC 9106 4's second choice, in one lane: a check has one thread."""
-        salt = secrets.token_bytes(_SALT_OCTETS)
-        template = cls(65_536, 3, 1, salt, bytes(_KEY_OCTETS))
-        return cls(65_536, 3, 1, salt, template.derived(password))
+        """Hash a new password: RFC 9106 4's second choice, but in one lane for one thread."""
+        template = cls(65_536, 3, 1, secrets.token_bytes(_SALT_SIZE), bytes(_KEY_SIZE))
+        return replace(template, key=template.derived(password))
 
     @property
     def memory(self) -> int:
@@ -168,13 +164,13 @@ class Argon2Hash:
     @property
     def text(self) -> str:
         costs = f"m={self.kibibytes},t={self.passes},p={self.lanes}"
-        return f"$argon2id$v=19${costs}${_word(self.salt)}${_word(self.key)}"
+        return f"$argon2id$v=19${costs}${_encoded(self.salt)}${_encoded(self.key)}"
 
     def matches(self, password: bytes) -> bool:
         return hmac.compare_digest(self.derived(password), self.key)
 
     def derived(self, password: bytes) -> bytes:
-        """The key that a password has under this salt."""
+        """Return the key of `password` with this salt and cost."""
         argon2 = _argon2()
         key: bytes = argon2.hash_secret_raw(
             password,
@@ -191,7 +187,7 @@ class Argon2Hash:
 
 @dataclass(frozen=True, slots=True)
 class ScramHash:
-    """Stored keys for SCRAM, in Dovecot's form: `{SCRAM-SHA-256}4096,salt,stored,server`."""
+    """Holds SCRAM keys in Dovecot's form: `{SCRAM-SHA-256}4096,salt,stored,server`."""
 
     keys: ScramKeys
 
@@ -204,28 +200,28 @@ class ScramHash:
         size = hashlib.new(ALGORITHMS[keys.algorithm]).digest_size
         if len(keys.stored_key) != size or len(keys.server_key) != size:
             raise _malformed()
-        _check_octets(keys.salt, keys.stored_key)
+        _check_sizes(keys.salt, keys.stored_key)
         if keys.iterations < ITERATIONS:
-            raise ValueError(f"SCRAM with fewer than {ITERATIONS} iterations (RFC 7677 4)")
+            raise ValueError(f"SCRAM needs at least {ITERATIONS} iterations (RFC 7677 4)")
         if keys.iterations > _MOST_ITERATIONS:
-            raise _too_costly()
+            raise _cost_out_of_bounds()
 
     @classmethod
     def read(cls, *words: str) -> Self:
-        """Of the pieces of `FORM`."""
-        algorithm, iterations, salt, stored, server = words
-        octets = (_octets(word.rstrip("=")) for word in (salt, stored, server))
-        return cls(ScramKeys(algorithm, next(octets), int(iterations), *octets))
+        """Build a hash from the groups of `FORM`."""
+        algorithm, iterations, *padded = words
+        salt, stored, server = (_decoded(word.rstrip("=")) for word in padded)
+        return cls(ScramKeys(algorithm, salt, int(iterations), stored, server))
 
     @classmethod
     def of(cls, password: bytes, algorithm: str = "SHA-256") -> Self:
-        """Of a new password."""
-        salt = secrets.token_bytes(_SALT_OCTETS)
+        """Derive keys from a new password."""
+        salt = secrets.token_bytes(_SALT_SIZE)
         return cls(ScramKeys.derive(_as_text(password), salt, algorithm))
 
     @property
     def memory(self) -> int:
-        return 0  # none that would be worth counting
+        return 0  # too little to count
 
     @property
     def cost(self) -> Hashable:
@@ -234,8 +230,8 @@ class ScramHash:
     @property
     def text(self) -> str:
         keys = self.keys
-        octets = (keys.salt, keys.stored_key, keys.server_key)
-        words = (binascii.b2a_base64(each, newline=False).decode() for each in octets)
+        parts = (keys.salt, keys.stored_key, keys.server_key)
+        words = [binascii.b2a_base64(each, newline=False).decode() for each in parts]
         return f"{{SCRAM-{keys.algorithm}}}{keys.iterations}," + ",".join(words)
 
     def matches(self, password: bytes) -> bool:
@@ -246,21 +242,19 @@ class ScramHash:
 
 
 def _as_text(password: bytes) -> str | bytes:
-    """RFC 5802 2.2: SCRAM's passwords are prepared, which only text can be."""
+    """Decode `password` if it is UTF-8: SCRAM applies SASLprep to text only (RFC 5802 2.2)."""
     try:
         return password.decode()
     except UnicodeDecodeError:
         return password
 
 
-# What each kind of line begins with
-_FORMS: Final[Mapping[str, type[ScryptHash | Argon2Hash | ScramHash]]] = MappingProxyType(
-    {
-        "$scrypt$": ScryptHash,
-        "$argon2id$": Argon2Hash,
-        "{SCRAM-SHA-256}": ScramHash,
-        "{SCRAM-SHA-1}": ScramHash,
-    }
+# The beginning of a word, and the class that reads it
+_KINDS: Final[tuple[tuple[str, type[ScryptHash | Argon2Hash | ScramHash]], ...]] = (
+    ("$scrypt$", ScryptHash),
+    ("$argon2id$", Argon2Hash),
+    ("{SCRAM-SHA-256}", ScramHash),
+    ("{SCRAM-SHA-1}", ScramHash),
 )
 
 SCHEMES: Final[Mapping[str, Callable[[bytes], Hash]]] = MappingProxyType(
@@ -271,35 +265,36 @@ SCHEMES: Final[Mapping[str, Callable[[bytes], Hash]]] = MappingProxyType(
         "scram-sha-1": lambda password: ScramHash.of(password, "SHA-1"),
     }
 )
-"""What makes a hash of a new password, by the name that it has for a user."""
+"""Functions that hash a new password, by the name of the scheme."""
 
 
 def parse(text: str) -> Hash:
-    """The hash that was written as `text`.
+    """Parse a hash.
 
-    Raises `ValueError`, without a word of the hash, for what is none, for one that would cost too
-    much, and for argon2 where argon2-cffi is not installed.
+    Raises `ValueError`, which does not quote `text`, if it is malformed, would cost too much, or
+    needs argon2-cffi, which is not installed.
     """
-    for beginning, kind in _FORMS.items():
+    for beginning, kind in _KINDS:
         if text.startswith(beginning):
             match = kind.FORM.fullmatch(text)
             if match is None:
                 raise _malformed()
             return kind.read(*match.groups())
-    raise ValueError(f"no hash of a known kind ({', '.join(_FORMS)})")
+    known = ", ".join(beginning for beginning, _ in _KINDS)
+    raise ValueError(f"unknown kind of hash; it must begin with one of {known}")
 
 
 def scheme(name: str) -> Callable[[bytes], Hash]:
-    """What makes a hash by that scheme. Raises `ValueError` where it is not to be had."""
+    """Return the function that hashes by this scheme. Raises `ValueError` if there is none."""
     if name not in SCHEMES:
-        raise ValueError(f"{name!r} is none of {', '.join(SCHEMES)}")
+        raise ValueError(f"unknown scheme {name!r}; use one of {', '.join(SCHEMES)}")
     if name == "argon2":
         _argon2()
     return SCHEMES[name]
 
 
 def _argon2() -> ModuleType:
-    """Of an extra: only who has such hashes needs it."""
+    """Import argon2-cffi, which is optional. Raises `ValueError` if it is not installed."""
     try:
         from argon2 import low_level
     except ImportError:
@@ -307,27 +302,27 @@ def _argon2() -> ModuleType:
     return low_level
 
 
-def _octets(word: str) -> bytes:
-    """Base64 without its padding."""
+def _decoded(word: str) -> bytes:
+    """Decode base64 without padding. Raises `ValueError`."""
     try:
         return binascii.a2b_base64(word + "=" * (-len(word) % 4), strict_mode=True)
     except binascii.Error:
         raise _malformed() from None
 
 
-def _word(octets: bytes) -> str:
-    return binascii.b2a_base64(octets, newline=False).decode().rstrip("=")
+def _encoded(data: bytes) -> str:
+    return binascii.b2a_base64(data, newline=False).decode().rstrip("=")
 
 
-def _check_octets(salt: bytes, key: bytes) -> None:
-    """A key of nothing would match everything."""
+def _check_sizes(salt: bytes, key: bytes) -> None:
+    """Raise `ValueError` for sizes out of bounds; an empty key would match every password."""
     if len(salt) > _MOST_SALT or not _LEAST_KEY <= len(key) <= _MOST_KEY:
         raise _malformed()
 
 
 def _malformed() -> ValueError:
-    return ValueError("a hash that is malformed")
+    return ValueError("malformed hash; make a new one with `ehlo passwd`")
 
 
-def _too_costly() -> ValueError:
-    return ValueError("a hash whose costs are out of bounds")
+def _cost_out_of_bounds() -> ValueError:
+    return ValueError("hash cost out of bounds; make a new one with `ehlo passwd`")

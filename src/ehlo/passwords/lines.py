@@ -1,6 +1,6 @@
-"""What a file of passwords says: users by name, and whom those are taken for who are not in it.
+"""The content of a password file: users by name, and the hashes that stand in for unknown users.
 
-A line is told by its number when it is bad, and never by its words.
+An error about a line gives its number and never quotes it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ehlo.protocol.scram_keys import ScramKeys
 
 __all__ = [
     "Candidate",
-    "Content",
+    "UserTable",
+    "as_bytes",
     "check_username",
     "name_in",
-    "octets_of",
     "prepared",
     "with_another",
 ]
@@ -31,37 +31,38 @@ _T = TypeVar("_T")
 
 
 class Candidate(NamedTuple):
-    """What a password of somebody's is checked against, be he there or not."""
+    """Holds the hash that a password is checked against, and whether its user exists."""
 
     hash: Hash
+    """The hash of the user; for an unknown user the hash of another one, for the same work."""
     known: bool
-    """For an unknown user the hash is another's, so that he costs the same time as that one."""
+    """Whether the user exists."""
 
     @property
     def memory(self) -> int:
-        """Octets that the check needs."""
+        """The memory in bytes that the check needs."""
         return self.hash.memory
 
     def matches(self, password: str | bytes) -> bool:
-        """Whether this is his password. It blocks, in most cases for a tenth of a second or two."""
-        return self.hash.matches(octets_of(password)) and self.known
+        """Return whether this is the user's password. This blocks for about a tenth of a second."""
+        return self.hash.matches(as_bytes(password)) and self.known
 
 
-class Content(NamedTuple):
-    """What a file says."""
+class UserTable(NamedTuple):
+    """Holds the content of a password file."""
 
     users: Mapping[str, tuple[Hash, ...]]
-    """By their names, prepared."""
+    """The hashes by prepared user name."""
     key: bytes
-    """Chooses what an unknown user is taken for."""
+    """The key that chooses a hash for an unknown user, and derives a salt."""
     checked: Sequence[Hash]
-    """What passwords are checked against, by cost; in a file without users one that is nobody's."""
+    """The hashes that passwords are checked against, by cost; never empty."""
     iterations: Mapping[str, Sequence[int]]
-    """Those of all keys for SCRAM, by algorithm, the fewest first."""
+    """The iteration counts of all SCRAM keys by algorithm, in ascending order."""
 
     @classmethod
-    def read(cls, data: bytes) -> Self:
-        """Raises `ValueError` with the number of a bad line."""
+    def parse(cls, data: bytes) -> Self:
+        """Parse a file. Raises `ValueError` with the number of a bad line."""
         users: dict[str, tuple[Hash, ...]] = {}
         for number, line in enumerate(data.split(b"\n"), 1):
             try:
@@ -78,50 +79,53 @@ class Content(NamedTuple):
         return cls(
             users,
             key=hashlib.sha256(b"ehlo salt " + first.encode()).digest(),
-            checked=sorted(checked, key=lambda each: repr(each.cost)) or [hashes.parse(_NOBODY)],
+            checked=sorted(checked, key=lambda each: repr(each.cost)) or [hashes.parse(_NO_USERS)],
             iterations={algorithm: sorted(counts) for algorithm, counts in iterations.items()},
         )
 
     def candidate(self, username: str) -> Candidate:
-        """What a password of his is checked against."""
+        """Return the hash to check a password of `username` against."""
         name = prepared(username)
         found = self.users.get(name)
         if found is None:
-            return Candidate(self._one_of(self.checked, name), known=False)
+            return Candidate(self._chosen(self.checked, name), known=False)
         return Candidate(found[0], known=True)
 
     def scram_keys(self, username: str) -> tuple[ScramKeys, ...]:
-        """Those that he has."""
+        """Return the stored SCRAM keys of `username`."""
         return _scram_keys(self.users.get(prepared(username), ()))
 
     def scram_keys_for_all(self, username: str) -> tuple[ScramKeys, ...]:
-        """Those that he has, and nobody's for the other algorithms."""
+        """Return SCRAM keys of `username` for each algorithm in the file, made up if missing."""
         name = prepared(username)
         kept = {keys.algorithm: keys for keys in self.scram_keys(name)}
         return tuple(
             kept.get(algorithm)
-            or ScramKeys.of_nobody(name, self.key, algorithm, self._one_of(counts, name))
+            or ScramKeys.of_nobody(name, self.key, algorithm, self._chosen(counts, name))
             for algorithm, counts in self.iterations.items()
         )
 
-    def _one_of(self, these: Sequence[_T], name: str) -> _T:
-        """One of them for a name, at its place: if few of them change, few names get another."""
+    def _chosen(self, choices: Sequence[_T], name: str) -> _T:
+        """Choose by position for `name`: a few changed choices change few names' choices."""
         digest = hmac.digest(self.key, name.encode(errors="backslashreplace"), "sha256")
-        return these[int.from_bytes(digest[:8]) * len(these) >> 64]
+        return choices[int.from_bytes(digest[:8]) * len(choices) >> 64]
 
 
 def check_username(username: str) -> None:
-    """Raises `ValueError` for a name that cannot stand in a file of passwords."""
+    """Raise `ValueError` for a user name that cannot be in a password file."""
     if not username or username != username.strip() or not username.isprintable():
-        raise ValueError("a user name has no control characters and no blank at either end")
+        raise ValueError(
+            "a user name must not be empty, contain unprintable characters, "
+            "or begin or end with a space"
+        )
     if ":" in username or username.startswith("#"):
-        raise ValueError("a user name has no colon and does not begin with #")
+        raise ValueError("a user name must not contain a colon or begin with #")
     if len(username.encode()) > _LONGEST_NAME:
-        raise ValueError(f"a user name has at most {_LONGEST_NAME} octets")
+        raise ValueError(f"a user name must have at most {_LONGEST_NAME} bytes of UTF-8")
 
 
 def prepared(username: str) -> str:
-    """The one form of a name, by SASLprep (RFC 4013); a name that has none stays as it is."""
+    """Return `username` after SASLprep (RFC 4013), or unchanged if SASLprep rejects it."""
     if len(username) > _LONGEST_NAME:
         return username
     try:
@@ -131,11 +135,14 @@ def prepared(username: str) -> str:
 
 
 def name_in(line: bytes) -> tuple[str, str]:
-    """A line's user, prepared, and hash; `""` where there is none. Raises `ValueError`."""
+    """Return the prepared user name and the hash in a line; `""` for a blank line or a comment.
+
+    Raises `ValueError`, which does not quote the line.
+    """
     try:
         text = line.decode().strip()
     except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None  # its own words would quote the line
+        raise ValueError("not UTF-8") from None  # the original error quotes the line
     if not text or text.startswith("#"):
         return "", ""
     name, colon, word = text.partition(":")
@@ -146,11 +153,16 @@ def name_in(line: bytes) -> tuple[str, str]:
 
 
 def with_another(found: tuple[Hash, ...], another: Hash) -> tuple[Hash, ...]:
-    """What a user has, and one more; hashes of any two kinds could be of two passwords."""
+    """Append a hash to those of a user. Raises `ValueError` unless all are SCRAM and differ.
+
+    Hashes of other kinds could be of two passwords.
+    """
     both = (*found, another)
     algorithms = {each.keys.algorithm for each in both if isinstance(each, ScramHash)}
     if found and len(algorithms) < len(both):
-        raise ValueError("a second line of the same user, which only another kind of SCRAM may be")
+        raise ValueError(
+            "second hash for the same user; only SCRAM-SHA-256 and SCRAM-SHA-1 can be combined"
+        )
     return both
 
 
@@ -158,12 +170,12 @@ def _scram_keys(found: tuple[Hash, ...]) -> tuple[ScramKeys, ...]:
     return tuple(each.keys for each in found if isinstance(each, ScramHash))
 
 
-# Whose password nobody has, for a file without users: what `set` makes, with a key of noughts
-_NOBODY = f"$scrypt$ln=15,r=8,p=3${'A' * 22}${'A' * 43}"
+# Stands in when a file has no users: costs what `set` makes, and its key of zeros matches nothing
+_NO_USERS = f"$scrypt$ln=15,r=8,p=3${'A' * 22}${'A' * 43}"
 
 
-def octets_of(password: str | bytes) -> bytes:
-    """As they came: what was not UTF-8 is in surrogate escapes."""
+def as_bytes(password: str | bytes) -> bytes:
+    """Return a password as the client sent it; surrogate escapes stand for bytes beyond UTF-8."""
     if isinstance(password, bytes):
         return password
     return password.encode(errors="surrogateescape")

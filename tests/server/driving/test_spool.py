@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ehlo import Handler, Message, Reject, Session
-from ehlo.message import Spool, SpooledFile, spool_directory
+from ehlo.message import Spool
 from ehlo.server.limits.admission import Memory, Turns
 from support.client import Client
 from support.serving import Box, Collector, Running, Serve
@@ -20,7 +20,6 @@ from support.serving import Box, Collector, Running, Serve
 THRESHOLD = 100_000
 NO_ROOM = "452 4.3.1 Insufficient system storage"
 QUEUED = "250 2.0.0 Ok: queued"
-VAR_TMP = "/var/tmp"  # noqa: S108  the place that is asked about
 
 
 class Reader(Handler):
@@ -459,50 +458,6 @@ def test_a_message_that_is_refused_goes_at_once(serve: Serve, kind: type[Refuser
             assert [ref() for ref in handler.refs[:2]] == [None, None]
     finally:
         gc.enable()
-
-
-# -- the file itself -----------------------------------------------------------------------------
-
-
-def test_a_spool_is_read_at_any_place(tmp_path: Path) -> None:
-    spool = Spool(str(tmp_path))
-    spool.write([b"abc", b"", b"def"])
-    spool.write([b"ghi"])
-    assert spool.size == 9
-    assert spool.read_at(2, 4) == b"cdef"
-    assert spool.read_at(7, 100) == b"hi"
-    assert spool.read_at(9, 1) == spool.read_at(100, 1) == b""
-    spool.close()
-    with pytest.raises(ValueError, match="closed"):
-        spool.read_at(0, 1)
-
-
-def test_a_spooled_file_reads_across_its_head(tmp_path: Path) -> None:
-    spool = Spool(str(tmp_path))
-    spool.write([b"body"])
-    file = SpooledFile(b"head", spool)
-    assert file.readable()
-    assert file.seekable()
-    assert [file.read(3) for _ in range(4)] == [b"hea", b"d", b"bod", b"y"]
-    assert file.read(1) == b""
-    assert file.seek(2) == 2
-    assert file.readall() == b"adbody"
-    assert file.seek(100) == 100
-    assert file.read(1) == b""
-    with pytest.raises(ValueError, match="negative"):
-        file.seek(-1)
-
-
-def test_bodies_go_to_a_place_that_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TMPDIR", "TEMP", "TMP"):
-        monkeypatch.delenv(name, raising=False)
-    assert spool_directory("/somewhere") == "/somewhere"
-    assert spool_directory("") == VAR_TMP
-    monkeypatch.setattr("os.access", lambda *_: False)
-    assert spool_directory("") != VAR_TMP
-    monkeypatch.undo()
-    monkeypatch.setenv("TMPDIR", "/")
-    assert spool_directory("") != VAR_TMP
 
 
 def wait_until_nothing_is_held(running: Running) -> None:

@@ -231,8 +231,9 @@ def test_a_file_that_breaks_keeps_nobody_out(
         with running.ready() as client:
             assert client.say(plain("alice", "wonder")) == ACCEPTED
     (message,) = [record.message for record in caplog.records if record.name == "ehlo.passwords"]
-    assert message.startswith(f"{path}: line 1: no hash of a known kind ")
-    assert message.endswith("; what was read before stays in force")
+    start = f'reload failed what=passwords reason="{path}: line 1: unknown kind of hash; '
+    assert message.startswith(start)
+    assert message.endswith(" in_use=previous")
 
 
 def test_a_file_that_cannot_be_read_is_told_of_again_and_again(
@@ -246,7 +247,7 @@ def test_a_file_that_cannot_be_read_is_told_of_again_and_again(
     path.unlink()
     assert log_in() == 1
     assert log_in() == 1
-    monkeypatch.setattr("ehlo.passwords.file._TOLD_EVERY", 0.0)
+    monkeypatch.setattr("ehlo.passwords.file._LOG_EVERY", 0.0)
     assert log_in() == 2
     path.write_text("alice:sesame\n")
     assert log_in() == 3

@@ -743,18 +743,6 @@ def test_hooks_that_are_not_overridden_are_not_there() -> None:
     assert [name for name in Hooks._fields if getattr(hooks, name) is not None] == ["message"]
 
 
-def test_a_hook_may_be_given_to_the_instance() -> None:
-    handler = handler_of("def")
-    handler.on_reset = lambda _session: None  # type: ignore[method-assign, assignment]
-    assert Hooks.of(callbacks_of_handler(handler)).reset is not None
-
-
-def test_a_hook_may_be_inherited() -> None:
-    base = type(handler_of("def", on_rcpt=None))
-    derived = type("Derived", (base,), {})()
-    assert Hooks.of(callbacks_of_handler(derived)).rcpt is not None
-
-
 @pytest.mark.parametrize("function", ["rcpt_handler", "auth_handler"])
 def test_a_handler_with_functions_beside_it_is_a_type_error(function: str) -> None:
     with pytest.raises(TypeError, match="no rcpt_handler or auth_handler"):

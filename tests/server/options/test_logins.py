@@ -623,7 +623,7 @@ def test_a_function_is_not_asked_about_what_it_cannot_be_told(
     running = serve(Box(), auth_handler=lambda *_: True, auth_mechs=own(decides, needs_tls=False))
     with running.ready() as client:
         assert client.say("AUTH X-TICKET") == TROUBLE
-    assert "an auth function takes no AnonymousCredentials" in caplog.text
+    assert "auth_handler cannot check AnonymousCredentials" in caplog.text
 
 
 # -- options -------------------------------------------------------------------------------------
