@@ -23,7 +23,7 @@ ROOMS = {
     "ehlo.net": set(),
     "ehlo.protocol": {"ehlo.net"},
     "ehlo.domains": {"ehlo.protocol"},
-    "ehlo.message": {"ehlo.protocol"},
+    "ehlo.message": {"ehlo.protocol", "ehlo.content"},
     "ehlo.session": {"ehlo.protocol", "ehlo.net"},
     "ehlo.handler": {"ehlo.session", "ehlo.message", "ehlo.protocol"},
     "ehlo.functions": {*VISIBLE, "ehlo.handler"},
