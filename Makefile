@@ -1,11 +1,13 @@
 # The two commands a fresh machine needs: `make run` and `make test`. Everything lives in .venv.
+#
+# Another Python: `make test PYTHON=python3.12 VENV=.venv-3.12`.
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint types unit soak bench clean
+.PHONY: run test lint types core unit suite soak bench clean
 
 run: $(STAMP)
 	$(BIN)/ehlo
@@ -21,24 +23,39 @@ types: $(STAMP)
 
 # JOBS: how many processes the tests are spread over; many tests wait, so one more than processors
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-PYTEST = $(BIN)/pytest -q --numprocesses=$(JOBS) --dist=loadfile --cov --cov-report=
+PYTEST = $(BIN)/pytest -q --numprocesses=$(JOBS) --dist=loadfile
 
+# The core's tests alone, without coverage: what to run after each change of src/ehlo/protocol
+core: $(STAMP)
+	$(PYTEST) tests/protocol
+
+# All tests, with coverage
 unit: $(STAMP)
 	$(BIN)/coverage erase
-	$(PYTEST) tests/protocol
+	$(PYTEST) --cov --cov-report= tests/protocol
 	$(BIN)/coverage report --include='src/ehlo/protocol/*' --fail-under=100
-	$(PYTEST) --cov-append --ignore=tests/protocol
+	$(PYTEST) --cov --cov-report= --cov-append --ignore=tests/protocol
 	$(BIN)/coverage report --fail-under=85
+
+# All tests, without coverage: for another Python than the one that `make test` uses
+suite: $(STAMP)
+	$(PYTEST)
 
 # All of tests/robustness in full: EHLO_SOAK_MINUTES=30 and EHLO_SOAK_SEED=... for the mixed load
 soak: $(STAMP)
 	EHLO_SOAK=1 EHLO_REQUIRE_PEERS=1 $(BIN)/pytest -v tests/robustness
 
+# The site, in docs/_build/html; a warning is an error
+.PHONY: docs
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,4 +1,4 @@
-"""The chart of docs/benchmarks.md: CPU time per message, a group of bars for each scenario."""
+"""Draws the chart of docs/benchmarks.md: CPU time per message, a group of bars per scenario."""
 
 import statistics
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ COLOURS = {
     EHLO_ASYNC: "#0f766e",
     EHLO_DEF: "#5eb5ad",
 }
-THICK = 0.2  # of a bar, where the distance of two scenarios is 1
+THICK = 0.2  # of a bar; the distance between two scenarios is 1
 LEFTMOST = 1e-5  # seconds, where the log scale begins
 
 
@@ -25,7 +25,7 @@ def _tick(seconds: float, position: object) -> str:
 
 
 def _bars(axes: Any, results: Sequence[Result], server: str) -> None:
-    """One server's bars, each with its figure at its end."""
+    """Draw the bars of one server, each with its figure at its end."""
     offset = (ALL.index(server) - (len(ALL) - 1) / 2) * THICK
     points = [
         (row + offset, statistics.median(result.figures[server]), result)
@@ -44,7 +44,7 @@ def _bars(axes: Any, results: Sequence[Result], server: str) -> None:
 
 
 def draw(path: Path, results: Sequence[Result]) -> None:
-    """Draw the scenarios that count messages; matplotlib is loaded only here, it takes a while."""
+    """Draw the scenarios that count messages. matplotlib is imported here, because it is slow."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

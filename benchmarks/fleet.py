@@ -1,4 +1,4 @@
-"""Servers as child processes: started on their core, found by their port, stopped by their id."""
+"""Runs servers as child processes: started on their core, stopped by their process id."""
 
 import os
 import select
@@ -20,7 +20,7 @@ from scenarios import AIOSMTPD, EHLO_ASYNC, EHLO_DEF, EHLO_HOURLY, EHLO_ONE, EHL
 READY_WITHIN = 15.0  # seconds
 STOPPED_WITHIN = 15.0
 BACKLOG = "1024"
-MANY = "4096"  # more connections at once than any scenario holds; smtp-sink's own limit is 256
+MANY = "4096"  # concurrent connections: more than any scenario opens; smtp-sink's default is 256
 SERVERS = Path(__file__).parent / "servers"
 
 SCRIPTS = {
@@ -31,7 +31,10 @@ SCRIPTS = {
     EHLO_ONE: ("ehlo_workers.py", "--workers", "1"),
     EHLO_TWO: ("ehlo_workers.py", "--workers", "2"),
 }
-SERVING = {EHLO_ONE: 1, EHLO_TWO: 2}  # how many processes say by their id that they serve
+SERVING = {
+    EHLO_ONE: 1,
+    EHLO_TWO: 2,
+}  # the number of processes that print their id because they serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class Running:
     process: subprocess.Popen[bytes]
     endpoint: Endpoint
     serving: tuple[int, ...] = ()
-    """The ids of the processes that serve, where they say so: workers, or the server itself."""
+    """The ids of the processes that serve, if they print them: workers, or the server itself."""
 
     @property
     def pid(self) -> int:
@@ -58,20 +61,21 @@ class Running:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The ids of all processes: also that of a parent, which serves nobody itself."""
+        """The ids of all processes, including a parent that serves no clients."""
         return tuple({self.pid, *self.serving})
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What a server says it was given, when it stops: the sum over its processes."""
+class Totals:
+    """What a server reports when it stops: the sum over its processes."""
 
     messages: int
-    octets: int
+    size: int
+    """Bytes of the messages."""
 
 
 def make_certificate(directory: Path) -> Certificate:
-    """Make an authority of our own and have it sign a certificate (ECDSA, P-256)."""
+    """Create an authority and a certificate that it signed (ECDSA, P-256)."""
     files = Certificate(directory / "chain.pem", directory / "key.pem", directory / "ca.pem")
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
@@ -83,7 +87,7 @@ def make_certificate(directory: Path) -> Certificate:
 
 
 def _trust(certificate: Certificate | None) -> ssl.SSLContext | None:
-    """What a client needs to trust the certificate."""
+    """Return a context for a client that trusts the certificate."""
     return ssl.create_default_context(cafile=certificate.authority) if certificate else None
 
 
@@ -108,17 +112,17 @@ def _free_port() -> int:
 
 
 def _printed(process: subprocess.Popen[bytes], count: int) -> list[bytes]:
-    """The first lines of a Python server: `host port`, then an id from each that serves."""
+    """Read the first lines of a Python server: `host port`, then the ids of its processes."""
     assert process.stdout is not None  # noqa: S101  it was started with a pipe
-    fd = process.stdout.fileno()  # a buffer would hide from `select` what is there
+    fd = process.stdout.fileno()  # unbuffered, so that `select` sees all data
     deadline = time.monotonic() + READY_WITHIN
     printed = b""
     while printed.count(b"\n") < count:
         left = max(0.0, deadline - time.monotonic())
-        octets = os.read(fd, 4096) if select.select([fd], [], [], left)[0] else b""
-        if not octets:
+        data = os.read(fd, 4096) if select.select([fd], [], [], left)[0] else b""
+        if not data:
             raise LoadError(f"the server ended or was not ready in time: {process.args!r}")
-        printed += octets
+        printed += data
     return printed.splitlines()
 
 
@@ -131,7 +135,7 @@ def _accepts(port: int) -> bool:
 
 
 def _await_port(process: subprocess.Popen[bytes], port: int) -> int:
-    """Connect until it is accepted: smtp-sink tells nobody when it listens."""
+    """Connect until the server accepts: smtp-sink does not report when it listens."""
     deadline = time.monotonic() + READY_WITHIN
     while not _accepts(port):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -141,9 +145,9 @@ def _await_port(process: subprocess.Popen[bytes], port: int) -> int:
 
 @contextmanager
 def _child(command: list[str], cores: Sequence[int]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process on these cores, which does not outlive the block whatever happens in it.
+    """Run a process on these cores, and kill it when the block ends.
 
-    Workers end by themselves when their parent has gone.
+    Workers end by themselves when their parent is gone.
     """
     with pinned(*cores):
         process = subprocess.Popen(command, stdout=subprocess.PIPE)
@@ -151,12 +155,12 @@ def _child(command: list[str], cores: Sequence[int]) -> Iterator[subprocess.Pope
         try:
             yield process
         finally:
-            process.kill()  # by its id; nothing is done when it was already waited for
+            process.kill()  # by its id; does nothing if it was already waited for
 
 
 @contextmanager
 def running(name: str, cores: Sequence[int], certificate: Certificate | None) -> Iterator[Running]:
-    """A server on its cores, with TLS from the start of a connection if given a certificate."""
+    """Run a server on its cores, with implicit TLS if `certificate` is given."""
     if name == SMTP_SINK:
         port = _free_port()
         with _child(_sink_command(port), cores) as process:
@@ -168,9 +172,9 @@ def running(name: str, cores: Sequence[int], certificate: Certificate | None) ->
         yield Running(process, endpoint, tuple(map(int, others)))
 
 
-def stop(server: Running) -> Taken:
-    """Have a Python server end by itself and tell what it took."""
+def stop(server: Running) -> Totals:
+    """Terminate a Python server and return its report."""
     server.process.terminate()
     output, _ = server.process.communicate(timeout=STOPPED_WITHIN)
-    told = [tuple(map(int, line.split())) for line in output.splitlines()]
-    return Taken(sum(messages for messages, _ in told), sum(octets for _, octets in told))
+    reports = [tuple(map(int, line.split())) for line in output.splitlines()]
+    return Totals(sum(messages for messages, _ in reports), sum(size for _, size in reports))

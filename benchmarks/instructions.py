@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What one plain transaction costs, in instructions: a figure that a busy machine does not move.
+"""Counts the instructions of one plain transaction, a figure that does not depend on the load.
 
 `python benchmarks/instructions.py` runs itself under valgrind's callgrind, once with few
-transactions and once with many, and prints what each one more has cost in the core. `--driver`
-drives the server's protocol class with a handler instead, on a transport and a loop that do next to
-nothing: at the defaults for an exempt address, then for one that all is counted of, and last with a
-connection of its own for each transaction. `--src DIR` measures another tree, to compare with.
+transactions and once with many, and prints the cost of each additional one in the core. `--driver`
+measures the server's protocol class with a handler instead, on a transport and a loop that do
+almost nothing: for an exempt address, then for an address with all counters, and last with one
+connection per transaction. `--src DIR` measures another tree, to compare it with this one.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ TRANSACTION = (
 
 
 def session(transactions: int) -> Iterator[bytes]:
-    """What a client says, a packet for each reply; but for the QUIT, which would cost, too."""
+    """Return the packets of a client, one per reply. QUIT is left out, because it costs, too."""
     repeated = chain.from_iterable(repeat(TRANSACTION, transactions))
     return chain((b"EHLO client.example\r\n",), repeated)
 
 
 def run_core(transactions: int) -> None:
-    """One kept connection without a server, as one would drive it."""
+    """Run transactions on one kept connection without a server."""
     from ehlo.protocol import events
     from ehlo.protocol.connection import Connection
     from ehlo.protocol.settings import Settings
@@ -65,36 +65,36 @@ def run_core(transactions: int) -> None:
 
 
 class Loop:
-    """All of a loop that is asked for on the way of a message: what is due, in turn."""
+    """Provides the parts of an event loop that a message uses: callbacks that run in order."""
 
     def __init__(self) -> None:
         self._due: deque[tuple[Any, Callable[..., Any], tuple[Any, ...]]] = deque()
 
     def time(self) -> float:
-        """No second passes, with what is done in each."""
+        """Return a constant, so that no per-second work is counted."""
         return 0.0
 
     def get_debug(self) -> bool:
-        """A task asks for it."""
+        """Return false; tasks call this."""
         return False
 
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> None:
-        """Have it run by `go_on`."""
+        """Queue a callback for `go_on`."""
         self._due.append((context or copy_context(), callback, args))
 
     def call_later(self, *_later: Any) -> object:
-        """A time that never comes, and what would cancel it."""
+        """Return a handle for a callback that never runs."""
         return self
 
     def go_on(self) -> None:
-        """Run all that is due."""
+        """Run all callbacks in the queue."""
         while self._due:
             context, callback, args = self._due.popleft()
             context.run(callback, *args)
 
 
 class Transport(asyncio.Transport):
-    """A socket's, as far as there is one."""
+    """Stands for the transport of a socket, and keeps the data that is written."""
 
     def __init__(self, peer: str) -> None:
         super().__init__({"peername": (peer, 40000), "sockname": ("192.0.2.1", 25)})
@@ -111,11 +111,11 @@ def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
     """Connections of so many transactions each to one server, with its hook."""
     from ehlo.handler import Handler, callbacks_of_handler
     from ehlo.message import Message
-    from ehlo.server.dispatch import Dispatcher
+    from ehlo.server.answer import Routes
     from ehlo.server.driver import Driver
-    from ehlo.server.hooks.hooks import Hooks
+    from ehlo.server.hooks import hooks_of
     from ehlo.server.options import rules
-    from ehlo.server.options.shared import Shared
+    from ehlo.server.options.files import Files
     from ehlo.server.runtime import Clock, Runtime
     from ehlo.server.server import Server
     from ehlo.session import Session
@@ -127,15 +127,15 @@ def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
     loop, handler = Loop(), Sink()
     callbacks = callbacks_of_handler(handler)
     server = Server(handler, max_messages=0, hostname="mx.example", **options)
-    resolved = rules.resolve(server, callbacks, Shared())
-    runtime = Runtime(server, resolved.exempt, cast("asyncio.AbstractEventLoop", loop))
+    resolved = rules.resolve(server.options, callbacks, Files())
+    runtime = Runtime(server.options, resolved.exempt, cast("asyncio.AbstractEventLoop", loop))
     runtime.clock = Clock(lambda: 0.0)
     counted = bool(runtime.recipient_rate)
-    dispatcher = Dispatcher(Hooks.of(callbacks), counts_recipients=counted)
+    routes = Routes(resolved, hooks_of(callbacks), counts_recipients=counted)
     gc.freeze()  # a collection that looks through all modules comes by chance in so short a run
     for transactions in sessions:
         transport = Transport(peer)
-        driver = Driver(runtime, resolved, dispatcher)
+        driver = Driver(runtime, routes)
         driver.connection_made(transport)
         for packet in session(transactions):
             driver.data_received(packet)
@@ -147,8 +147,8 @@ def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
 
 
 def run(layer: str, transactions: int) -> None:
-    """What is measured."""
-    many = 1_000_000  # so that none is refused
+    """Run the transactions to measure."""
+    many = 1_000_000  # so that no transaction is rejected
     if layer == "core":
         run_core(transactions)
     elif layer == "driver":
@@ -161,7 +161,7 @@ def run(layer: str, transactions: int) -> None:
 
 
 def counted(src: Path, layer: str, transactions: int) -> int:
-    """Instructions of a whole process."""
+    """Return the number of instructions of a whole process."""
     with tempfile.TemporaryDirectory() as folder:
         found = subprocess.run(
             [
@@ -182,8 +182,13 @@ def counted(src: Path, layer: str, transactions: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Instructions of a plain transaction.")
     parser.add_argument("--src", type=Path, default=Path(__file__).parents[1] / "src")
-    parser.add_argument("--driver", action="store_true", help="with the server's part of it")
-    parser.add_argument("--run", nargs=2, metavar=("LAYER", "N"), help="be what is measured")
+    parser.add_argument("--driver", action="store_true", help="include the server's part")
+    parser.add_argument(
+        "--run",
+        nargs=2,
+        metavar=("LAYER", "N"),
+        help="run the transactions themselves (used internally)",
+    )
     given = parser.parse_args()
     if given.run is not None:
         run(given.run[0], int(given.run[1]))

@@ -1,8 +1,8 @@
-"""The clients: Postfix's smtp-source, a small one of ours, and connections that just sit there.
+"""Provides the clients: Postfix's smtp-source, a small one in Python, and idle connections.
 
-Ours is for TLS, where it holds the dialogue that smtp-source holds (HELO, then for each message
-MAIL, RCPT, DATA and the body, each reply awaited; QUIT at the end), and for clients that do not
-wait for each reply.
+The Python client is for TLS, where it has the same dialogue as smtp-source (HELO, then for each
+message MAIL, RCPT, DATA and the body, waiting for each reply; QUIT at the end), and for clients
+that do not wait for each reply.
 """
 
 import os
@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from scenarios import Dialogue, Messages
 
-TIMEOUT = 60.0  # seconds, for a round of smtp-source and for each step of our own clients
+TIMEOUT = 60.0  # seconds, for a round of smtp-source and for each step of the Python client
 SYSTEM_PROGRAMS = "/usr/sbin:/usr/local/sbin"  # where Postfix installs, often not on PATH
 MAIL = b"MAIL FROM:<foo@bench.example>\r\n"
 RCPT = b"RCPT TO:<foo@bench.example>\r\n"
@@ -32,19 +32,19 @@ HEADER = (
 
 
 class LoadError(Exception):
-    """A client did not get the reply it needs, or a program that we need is missing."""
+    """A client received an unexpected reply, or a required program is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a server listens and, under TLS, how to trust it."""
+    """The port of a server and, under TLS, a context that trusts it."""
 
     port: int
     tls: ssl.SSLContext | None = None
 
 
 def program(name: str) -> str:
-    """The path of one of Postfix's programs."""
+    """Return the path of one of Postfix's programs."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PROGRAMS}")
     if found is None:
         raise LoadError(f"{name} is missing: install Postfix (Debian: apt install postfix)")
@@ -52,13 +52,13 @@ def program(name: str) -> str:
 
 
 def body_of(size: int) -> bytes:
-    """A body of about `size` octets in lines of 80, as smtp-source makes them."""
+    """Return a body of about `size` bytes in lines of 80, as smtp-source sends it."""
     line = b"X" * 78 + b"\r\n"
     return line * (size // len(line)) + b"X" * (size % len(line)) + b"\r\n"
 
 
 def connect(endpoint: Endpoint) -> socket.socket:
-    """A connection, with its handshake done under TLS."""
+    """Open a connection, and complete the handshake under TLS."""
     plain = socket.create_connection(("127.0.0.1", endpoint.port), TIMEOUT)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if endpoint.tls is None:
@@ -67,16 +67,16 @@ def connect(endpoint: Endpoint) -> socket.socket:
 
 
 def expect(replies: BinaryIO, code: bytes) -> None:
-    """Read one reply, of any number of lines, that must have this code."""
+    """Read one reply of any number of lines, and raise `LoadError` unless it has this code."""
     line = replies.readline()
     while line[3:4] == b"-":
         line = replies.readline()
     if line[:3] != code:
-        raise LoadError(f"wanted a {code.decode()}, got {line!r}")
+        raise LoadError(f"expected {code.decode()}, received {line!r}")
 
 
 class Client:
-    """One session: a connection with its greeting and HELO done."""
+    """One session: a connection after its greeting and HELO."""
 
     def __init__(self, endpoint: Endpoint, dialogue: Dialogue) -> None:
         self._send = {"each": self._each, "pipelined": self._pipelined, "bdat": self._bdat}[
@@ -87,8 +87,8 @@ class Client:
         expect(self._replies, b"220")
         self._ask(b"HELO bench.example\r\n", b"250")
 
-    def _ask(self, octets: bytes, *codes: bytes) -> None:
-        self._socket.sendall(octets)
+    def _ask(self, data: bytes, *codes: bytes) -> None:
+        self._socket.sendall(data)
         for code in codes:
             expect(self._replies, code)
 
@@ -128,7 +128,7 @@ def _one_session(endpoint: Endpoint, count: int, messages: Messages, body: bytes
 
 
 def python_load(endpoint: Endpoint, messages: Messages) -> None:
-    """Send the messages of one round from threads that block, one thread a session."""
+    """Send the messages of one round from blocking threads, one per session."""
     body = body_of(messages.size)
     with ThreadPoolExecutor(messages.sessions) as pool:
         sent = [
@@ -140,7 +140,7 @@ def python_load(endpoint: Endpoint, messages: Messages) -> None:
 
 
 def smtp_source(endpoint: Endpoint, messages: Messages) -> None:
-    """Send the messages of one round with smtp-source, which stops at any reply it did not want."""
+    """Send the messages of one round with smtp-source, which stops at an unexpected reply."""
     command = [
         program("smtp-source"),
         *(["-d"] if messages.kept else []),
@@ -159,7 +159,7 @@ def send(endpoint: Endpoint, messages: Messages) -> None:
 
 
 def settle(endpoint: Endpoint) -> None:
-    """A short session, to its end: the server has by then done all that came before it."""
+    """Run a short session to its end; the server has then finished all earlier work."""
     with closing(connect(endpoint)) as connection, connection.makefile("rb") as replies:
         expect(replies, b"220")
         connection.sendall(b"QUIT\r\n")
@@ -169,7 +169,7 @@ def settle(endpoint: Endpoint) -> None:
 
 @contextmanager
 def idle(endpoint: Endpoint, count: int) -> Iterator[None]:
-    """Hold connections that got the greeting and say nothing."""
+    """Hold connections that received the greeting and then stay idle."""
     with ExitStack() as held:
         for _ in range(count):
             connection = held.enter_context(closing(connect(endpoint)))

@@ -1,4 +1,4 @@
-"""Where a run took place: the facts that absolute times mean nothing without."""
+"""Describes the machine of a run, which absolute times depend on."""
 
 import os
 import platform
@@ -36,7 +36,7 @@ def _cores() -> str:
 
 
 def machine() -> dict[str, str]:
-    """What a reader must know of the machine, by name."""
+    """Return the facts about the machine, by name."""
     return {
         "Date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "CPU": _cpu_model(),

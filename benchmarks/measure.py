@@ -1,4 +1,4 @@
-"""What a process has cost so far, read from Linux: CPU time, memory, and which core it may use."""
+"""Reads the cost of a process from Linux: CPU time and memory; also sets the cores it may use."""
 
 import os
 import re
@@ -10,36 +10,36 @@ from contextlib import contextmanager
 from pathlib import Path
 
 NANOSECONDS = 1_000_000_000
-CPUCLOCK_SCHED = 2  # the kernel's clock of a process: see CPUCLOCK_* in its posix-timers.h
+CPUCLOCK_SCHED = 2  # the kernel's CPU clock of a process: see CPUCLOCK_* in posix-timers.h
 
 
 def process_clock(pid: int) -> int:
-    """The id of the CPU clock of a process, as clock_getcpuclockid(3) makes it."""
+    """Return the id of a process's CPU clock, as clock_getcpuclockid(3) does."""
     return (~pid << 3) | CPUCLOCK_SCHED
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process: all its threads, those that ended included.
+    """Return the user and system time of a process: all its threads, including ended ones.
 
-    What its children use is not in it: each process has a clock of its own.
+    The time of its children is not included: each process has its own clock.
 
-    This is the scheduler's own count in nanoseconds, the one that /proc/<pid>/task/*/schedstat
-    shows for each thread that still lives.
+    This is the scheduler's count in nanoseconds, which /proc/<pid>/task/*/schedstat shows for each
+    thread that is still running.
     """
     return time.clock_gettime_ns(process_clock(pid)) / NANOSECONDS
 
 
 def anonymous_memory(pid: int) -> int:
-    """Octets in memory that belong to this process alone: heap and stacks, no file behind them."""
+    """Return the bytes of memory that only this process uses, without files: heap and stacks."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     found = re.findall(r"^(?:Anonymous|Swap):\s+(\d+) kB$", rollup, re.MULTILINE)
     return sum(int(kilobytes) for kilobytes in found) << 10
 
 
 def cores() -> tuple[int, int]:
-    """The core of the servers and the core of the load: the last and the first that we may use.
+    """Return the core of the servers and that of the load: the last and the first usable one.
 
-    On a machine with a single core both are the same one.
+    On a machine with a single core they are the same.
     """
     usable = sorted(os.sched_getaffinity(0))
     return usable[-1], usable[0]
@@ -47,7 +47,7 @@ def cores() -> tuple[int, int]:
 
 @contextmanager
 def pinned(*cores: int) -> Iterator[None]:
-    """Keep this thread, and what it starts meanwhile, on these cores."""
+    """Pin this thread, and the processes that it starts in the block, to these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -63,7 +63,7 @@ def _interpreter_seconds(code: str) -> float:
 
 
 def import_seconds(module: str, runs: int) -> list[float]:
-    """What importing a module adds to the start of an interpreter: pairs, one after another."""
+    """Measure how much an import adds to the start of an interpreter, in pairs of runs."""
     _interpreter_seconds(f"import {module}")  # writes the bytecode, warms the page cache
     return [
         _interpreter_seconds(f"import {module}") - _interpreter_seconds("pass") for _ in range(runs)

@@ -1,4 +1,4 @@
-"""The figures as people read them: tables in the terminal, docs/benchmarks.md and its chart."""
+"""Writes the figures as tables in the terminal, in docs/benchmarks.md, and as a chart."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -33,63 +33,66 @@ COMPARED = (
 OPENING = """\
 # Benchmarks
 
-What a message costs: CPU time of the server process, user and system, as the kernel counts it.
-`make bench` measures all of it side by side in one run and writes this page. Absolute times move
-with the machine; the ratios are what counts. Lower is better, but for messages a second.
+This page shows the CPU time of the server process per message: user and system time, as the kernel
+counts it. `make bench` measures all servers side by side in one run and writes this page. Absolute
+times depend on the machine; the ratios matter. Lower is better, except for messages per second.
 
-- **aiosmtpd**: aiosmtpd on uvloop, with a handler that takes the bytes of the message.
-- **smtp-sink**: Postfix's test server, written in C, which throws the message away. It has no TLS.
-- **ehlo async**: this library on uvloop, with an `async def` function as its handler.
+- **aiosmtpd**: aiosmtpd on uvloop, with a handler that receives the bytes of the message.
+- **smtp-sink**: Postfix's test server, written in C, which discards the message. It has no TLS.
+- **ehlo async**: ehlo on uvloop, with an `async def` function as its handler.
 - **ehlo def**: the same with a `def` function, which runs in a pool of threads.
 
-All limits that ehlo has by default are at work, for the load as for any client.
+All default limits of ehlo are enabled.
 
 ![CPU time per message of each server](benchmarks.svg)
 """
 
 WORKERS_OPENING = """\
-Two workers beside a single process, with every core for the servers and for the load. CPU time is
-that of all processes of a server together, and the busier worker's share is one of CPU time.
+Two workers are compared with a single process. Servers and load may use every core. CPU time is the
+sum over all processes of a server; the share of the busier worker is its share of the CPU time.
 
-A connection goes to the worker that accepts first, and stays there. Of the 20 that `smtp-source`
-opens at once one worker had 10 to 19 when that was counted in 15 rounds, and at least 15 in 12 of
-them; of 2,000 connections one after another it had 50 to 60 %. A worker with few connections serves
-these faster, so that kept ones divide the work more evenly than they are divided.
+A connection goes to the worker that accepts it first, and stays there. `smtp-source` opens 20
+connections at once: in 15 rounds, one worker had 10 to 19 of them, and at least 15 in 12 of the
+rounds. Of 2,000 connections one after another, it had 50 to 60 %. A worker with few connections
+serves them faster, so the work on kept connections is divided more evenly than the connections.
 """
 
 METHOD = """\
-- The servers of a scenario are single processes pinned to one core, the load to another. They take
-  turns, round after round, forwards and backwards, after a round that is not counted.
-- Workers, and the single process beside them, may use every core, and so may the load. On a machine
-  with two cores the load takes its share of both: two workers cannot serve twice as much there as
-  one process, which has a core almost for itself. CPU time is the sum over all processes, the
-  parent included, each by its own clock; messages a second are by wall time, from the start of the
-  load to its end. The handler is a class, and the same for both.
-- ehlo runs with all limits that it has by default. Clients on the loopback are exempt from what is
-  counted for an address unless one says otherwise; here nobody is. Limits that the load would meet
-  (connections in all and from one address, at once and in a minute; messages of a session) are set
-  so high that it does not, and are counted as ever. The limits by the hour, on messages and
-  recipients of an address, are off by default, and here; what they cost is a row of its own.
-- CPU time is the process's CPU clock (`clock_gettime` on the id that `clock_getcpuclockid` gives:
-  nanoseconds, all threads, ended ones included), read before and after a round, divided by its
-  messages. Before each reading a short session is held to its end, so that nothing is left to do.
-- A figure is the median of the rounds. A ratio is taken within each round, and the median of these
-  is shown, with the lowest and the highest.
+- The servers of a scenario are single processes, pinned to one core; the load is pinned to another.
+  They take turns, round after round, forwards and backwards, after a round that is not counted.
+- Workers, and the single process that they are compared with, may use every core, and so may the
+  load. On a machine with two cores the load uses part of both. Two workers therefore cannot serve
+  twice as much as one process, which has a core almost for itself. CPU time is the sum over all
+  processes, including the parent, each measured by its own clock. Messages per second are measured
+  by wall time, from the start of the load to its end. The handler is the same class for both.
+- ehlo runs with all its default limits. By default, clients on the loopback interface are exempt
+  from the limits per address; here no client is. Limits that the load would reach (connections in
+  total, per address and per minute; messages per session) are set higher, but their counters run.
+  The hourly limits on messages and recipients of an address are disabled, as by default; a separate
+  row shows their cost.
+- CPU time is the process's CPU clock (`clock_gettime` with the id that `clock_getcpuclockid`
+  returns: nanoseconds, all threads, including ended ones). It is read before and after a round and
+  divided by the number of messages. A short session runs to its end before each reading, so that no
+  work is left.
+- A figure is the median of the rounds. A ratio is computed within each round; the table shows the
+  median, the lowest and the highest ratio.
 - Load without TLS is Postfix's `smtp-source` (20 sessions; 4 for 10 MB), with `-d` for kept
-  connections. It says HELO, MAIL, RCPT, DATA and QUIT and awaits each reply: nothing is pipelined.
-- Load under TLS is a client of our own that holds the same dialogue in 20 sessions. TLS starts with
-  the connection; the certificate is ECDSA P-256, and no session is resumed. Only the server's
-  time counts.
-- Memory of an idle connection is the growth of the process's anonymous memory (`smaps_rollup`) over
-  1,000 connections that got their greeting, 300 under TLS, in fresh processes each round.
-- `import ehlo` is the wall time of an interpreter that imports it, less that of one that does not.
-- The Python servers tell at the end how many messages they took, and the run fails unless that is
-  what was sent.
+  connections. It sends HELO, MAIL, RCPT, DATA and QUIT and waits for each reply: it does not
+  pipeline.
+- Load under TLS is a Python client with the same dialogue in 20 sessions. Connections start with
+  TLS; the certificate is ECDSA P-256, and no session is resumed. Only the server's time counts.
+- The memory of an idle connection is the growth of the process's anonymous memory (`smaps_rollup`),
+  divided by the number of connections: 1,000 that received their greeting, or 300 under TLS. Each
+  round uses new processes.
+- `import ehlo` is the wall time of an interpreter that imports ehlo, minus that of one that does
+  not.
+- The Python servers report how many messages they received; the run fails unless the number is
+  right.
 """
 
 
 def cost_rows(results: Sequence[Result]) -> Rows:
-    """What each server costs in each scenario."""
+    """Return a table of the cost of each server in each scenario."""
     head = ["median of the rounds", *(LABELS[server] for server in ALL)]
     return [head] + [
         [result.scenario.title, *(result.shown(server) for server in ALL)] for result in results
@@ -97,7 +100,7 @@ def cost_rows(results: Sequence[Result]) -> Rows:
 
 
 def ratio_rows(results: Sequence[Result]) -> Rows:
-    """Each server's cost as a multiple of another's, where both were measured."""
+    """Return a table of ratios, for the servers of which both were measured."""
     compared = [result for result in results if len(result.figures) > 1]
     pairs = [pair for pair in COMPARED if any(result.against(*pair) for result in compared)]
     head = ["median ratio", *(f"{LABELS[this]} / {LABELS[that]}" for this, that in pairs)]
@@ -108,7 +111,7 @@ def ratio_rows(results: Sequence[Result]) -> Rows:
 
 
 def target_rows(found: Sequence[Verdict]) -> Rows:
-    """Each target, what was measured for it, and whether it is met."""
+    """Return a table of the targets, the figures for them, and the verdicts."""
     head = ["target", "of", "at most", "measured", "lowest - highest", "verdict"]
     return [head] + [
         [
@@ -125,7 +128,7 @@ def target_rows(found: Sequence[Verdict]) -> Rows:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All that a run has measured, and where."""
+    """The results of a run, and the facts about its machine."""
 
     results: Sequence[Result]
     workers: Sequence[WorkersResult]
@@ -133,15 +136,15 @@ class Figures:
 
 
 def spread(values: Sequence[float], shown: Callable[[float], str]) -> list[str]:
-    """The middle one, then the lowest and the highest; dashes where there is none."""
+    """Return the median, and the lowest and the highest value; dashes if there are none."""
     if not values:
         return ["-", "-"]
     return [shown(statistics.median(values)), f"{shown(min(values))} - {shown(max(values))}"]
 
 
 def difference_rows(results: Sequence[Result]) -> Rows:
-    """What one server costs more than another."""
-    head = ["what it costs more", "of", "median", "lowest - highest"]
+    """Return a table of what one server costs more than another."""
+    head = ["additional cost", "of", "median", "lowest - highest"]
     by_name = {result.scenario.name: result for result in results}
     return [head] + [
         [
@@ -156,7 +159,7 @@ def difference_rows(results: Sequence[Result]) -> Rows:
 
 
 def worker_rows(results: Sequence[WorkersResult]) -> Rows:
-    """Two workers beside a single process."""
+    """Return a table that compares workers with a single process."""
     head = ["median of the rounds", *(LABELS[name] for name in WORKERS), "ratio"]
     return [[*head, "lowest - highest"]] + [row for result in results for row in _rows_of(result)]
 
@@ -167,21 +170,21 @@ def _rows_of(result: WorkersResult) -> Rows:
     return [
         [f"{title}: CPU time", *_each(result.cpu, in_time), *spread(result.cpu_ratio(), ratio)],
         [
-            f"{title}: messages a second",
+            f"{title}: messages per second",
             *_each(result.rate, "{:,.0f}".format),
             *spread(result.rate_ratio(), ratio),
         ],
-        [f"{title}: the busier one's share", "-", share, "-", extremes],
+        [f"{title}: share of the busier worker", "-", share, "-", extremes],
     ]
 
 
 def _each(figures: dict[str, list[float]], shown: Callable[[float], str]) -> list[str]:
-    """The middle figure of the single process, and of the workers."""
+    """Return the medians of the single process and of the workers."""
     return [spread(figures.get(name, []), shown)[0] for name in WORKERS]
 
 
 def plain(rows: Rows) -> str:
-    """A table for the terminal: the first column to the left, the others to the right."""
+    """Return a table for the terminal; all columns but the first are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
@@ -190,20 +193,20 @@ def plain(rows: Rows) -> str:
 
 
 def markdown(rows: Rows) -> str:
-    """The same table for a page."""
+    """Return the table in Markdown."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     rule = "|---" + "|---:" * (len(rows[0]) - 1) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def summary(found: Sequence[Verdict]) -> str:
-    """One line on the targets."""
+    """Return one line about the targets."""
     missed = sum(not verdict.is_met for verdict in found)
     return f"{len(found) - missed} of {len(found)} targets met, {missed} missed."
 
 
 def terminal(figures: Figures) -> str:
-    """Everything, for someone who watches."""
+    """Return everything for the terminal."""
     results = figures.results
     found = verdicts(results)
     tables = [
@@ -219,30 +222,30 @@ def terminal(figures: Figures) -> str:
 
 
 def missed_section(found: Sequence[Verdict], notes: Path) -> str:
-    """The misses by name, then what was written about them by hand, word for word."""
+    """Return a list of the missed targets, then the notes about them."""
     missed = [
-        f"- {verdict.scenario.title}, {verdict.subject}: {verdict.shown(verdict.median)} where "
-        f"{verdict.shown(verdict.target.at_most)} was the target."
+        f"- {verdict.scenario.title}, {verdict.subject}: {verdict.shown(verdict.median)}; "
+        f"the target was {verdict.shown(verdict.target.at_most)}."
         for verdict in found
         if not verdict.is_met
     ]
-    told = notes.read_text().strip() if notes.exists() else ""
-    return "\n\n".join(filter(None, ["\n".join(missed) or "In this run nothing was missed.", told]))
+    text = notes.read_text().strip() if notes.exists() else ""
+    return "\n\n".join(filter(None, ["\n".join(missed) or "This run missed no target.", text]))
 
 
 def page(figures: Figures, notes: Path) -> str:
-    """The whole of docs/benchmarks.md."""
+    """Return the text of docs/benchmarks.md."""
     results = figures.results
     found = verdicts(results)
     sections = (
         OPENING,
-        "## What each costs\n",
+        "## Cost of each server\n",
         "CPU time per message; memory per connection; wall time of the import.\n",
         markdown(cost_rows(results)) + "\n",
         "## Ratios\n",
         markdown(ratio_rows(results)) + "\n",
         "## Differences\n",
-        "CPU time per message, taken within each round.\n",
+        "CPU time per message, compared within each round.\n",
         markdown(difference_rows(results)) + "\n",
         "## Workers\n",
         WORKERS_OPENING,
@@ -250,7 +253,7 @@ def page(figures: Figures, notes: Path) -> str:
         "## Targets\n",
         summary(found) + "\n",
         markdown(target_rows(found)) + "\n",
-        "## What was missed and why\n",
+        "## Missed targets\n",
         missed_section(found, notes) + "\n",
         "## How it is measured\n",
         METHOD,

@@ -1,4 +1,4 @@
-"""What was measured and how it stands against the targets: figures, ratios, verdicts."""
+"""Compares the measured figures with each other and with the targets: ratios, verdicts."""
 
 import statistics
 from collections.abc import Sequence
@@ -9,63 +9,63 @@ from scenarios import EHLO_ONE, EHLO_TWO, LABELS, TARGETS, Idle, Scenario, Targe
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The figures of one scenario: for each server one a round, in seconds or octets."""
+    """The figures of one scenario: for each server one per round, in seconds or bytes."""
 
     scenario: Scenario
     figures: dict[str, list[float]]
 
     def against(self, server: str, other: str | None) -> list[float]:
-        """A server's figures or, with `other`, round by round their ratios to its own.
+        """Return a server's figures or, with `other`, their ratio to the other's in each round.
 
-        In a round the two were measured one after the other: what disturbs it weighs on both.
+        In a round both were measured one after the other, so a disturbance affects both.
         """
         figures = self.figures.get(server, [])
         if other is None:
             return figures
         others = self.figures.get(other, [])
-        # memory may not have grown at all in a quick run: nothing can be said as a multiple of that
+        # in a quick run memory may not have grown at all; there is no ratio to zero
         return [this / that for this, that in zip(figures, others, strict=False) if that > 0]
 
     def beyond(self, server: str, other: str) -> list[float]:
-        """Round by round, by how much a server's figure is more than that of `other`."""
+        """Return for each round how much greater a server's figure is than that of `other`."""
         figures, others = self.figures.get(server, []), self.figures.get(other, [])
         return [this - that for this, that in zip(figures, others, strict=False)]
 
     def shown(self, server: str) -> str:
-        """The middle figure in its unit, or a dash for a server that took no part."""
+        """Return the median with its unit, or a dash for a server that was not measured."""
         figures = self.figures.get(server)
         return quantity(self.scenario, statistics.median(figures)) if figures else "-"
 
     def shown_ratio(self, server: str, other: str) -> str:
-        """The middle ratio, or a dash."""
+        """Return the median ratio, or a dash."""
         found = self.against(server, other)
         return ratio(statistics.median(found)) if found else "-"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkersResult:
-    """Workers and a single process side by side, by server one figure a round."""
+    """The figures of workers and of a single process: for each server one per round."""
 
     scenario: Workers
     cpu: dict[str, list[float]]
-    """Seconds per message, of all processes of a server together."""
+    """Seconds per message, the sum over all processes of a server."""
     rate: dict[str, list[float]]
     """Messages per second of wall time."""
     busiest: list[float]
-    """Of the CPU time of all workers, the share of the one with the most."""
+    """The busiest worker's share of the CPU time of all workers."""
 
     def cpu_ratio(self) -> list[float]:
-        """Round by round, the workers' CPU time as a multiple of the single process's."""
+        """Return for each round the workers' CPU time divided by the single process's."""
         return Result(self.scenario, self.cpu).against(EHLO_TWO, EHLO_ONE)
 
     def rate_ratio(self) -> list[float]:
-        """Round by round, likewise of the messages per second."""
+        """Return for each round the workers' messages per second divided by the process's."""
         return Result(self.scenario, self.rate).against(EHLO_TWO, EHLO_ONE)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One target with what was measured for it, round by round."""
+    """One target, and the figures for it, one per round."""
 
     target: Target
     scenario: Scenario
@@ -81,7 +81,7 @@ class Verdict:
 
     @property
     def subject(self) -> str:
-        """The two that are compared, or the one that has a bound of its own."""
+        """The servers that are compared, or the server that has an absolute limit."""
         server, against = self.target.server, self.target.against
         if against is None:
             return LABELS[server]
@@ -89,23 +89,23 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """Met or missed, and by how much of the target."""
+        """Met or missed, and by how many percent of the target."""
         off = self.median / self.target.at_most - 1
         return f"met, {-off:.0%} below" if self.is_met else f"MISSED by {off:.0%}"
 
     def shown(self, value: float) -> str:
-        """A value as this target counts it."""
+        """Return a value in the unit of this target."""
         is_ratio = self.target.against is not None and not self.target.more
         return ratio(value) if is_ratio else quantity(self.scenario, value)
 
 
 def ratio(value: float) -> str:
-    """A ratio with the digits that mean something."""
+    """Return a ratio with its significant digits."""
     return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
 def quantity(scenario: Scenario, value: float) -> str:
-    """A figure in the unit that suits it."""
+    """Return a figure with a suitable unit."""
     if isinstance(scenario, Idle):
         return f"{value / 1024:.1f} KiB"
     return f"{value * 1e6:.0f} us" if value < 1e-3 else f"{value * 1e3:.1f} ms"
@@ -118,7 +118,7 @@ def _measured(target: Target, result: Result) -> list[float]:
 
 
 def verdicts(results: Sequence[Result]) -> list[Verdict]:
-    """Each target that there are figures for."""
+    """Return each target for which there are figures."""
     by_name = {result.scenario.name: result for result in results}
     found = [
         Verdict(

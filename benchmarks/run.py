@@ -1,8 +1,8 @@
-"""`make bench`: what a message costs ehlo, aiosmtpd and Postfix's smtp-sink, side by side.
+"""Runs `make bench`: the cost of a message in ehlo, aiosmtpd and Postfix's smtp-sink.
 
 The servers of a scenario take turns, round after round, on one core, with the load on another, so
-that what disturbs the machine disturbs all of them. Workers, and what they are compared with, share
-all cores with the load. See scenarios.py for what is measured.
+that a disturbance of the machine affects all of them. Workers, and the single process that they are
+compared with, share all cores with the load. The scenarios are in scenarios.py.
 """
 
 import argparse
@@ -36,9 +36,9 @@ from scenarios import (
     shrunk,
 )
 
-ROUNDS = 9  # many short ones: what disturbs a machine comes and goes within seconds
-IDLE_ROUNDS = 3  # each with fresh processes: memory once taken is seldom given back
-LONGEST = 420  # seconds: a run that hangs is ended, and all its servers with it
+ROUNDS = 9  # many short ones: disturbances of a machine last only seconds
+IDLE_ROUNDS = 3  # each with new processes, which seldom return memory to the system
+LONGEST = 420  # seconds; then a run that hangs is stopped, with all its servers
 DOCS = Path(__file__).parent.parent / "docs"
 NOTES = Path(__file__).parent / "notes.md"
 
@@ -47,10 +47,10 @@ Figure = TypeVar("Figure")
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all scenarios of one run share."""
+    """The settings that all scenarios of one run share."""
 
     core: int  # of the servers
-    cores: tuple[int, ...]  # of the machine, as far as we may use them
+    cores: tuple[int, ...]  # of the machine that this process may use
     certificate: Certificate
     rounds: int
 
@@ -59,7 +59,7 @@ class Bench:
 
 
 def messages_round(server: Running, scenario: Messages) -> float:
-    """CPU seconds per message of one round."""
+    """Measure one round; return CPU seconds per message."""
     settle(server.endpoint)
     before = cpu_seconds(server.pid)
     send(server.endpoint, scenario)
@@ -68,21 +68,21 @@ def messages_round(server: Running, scenario: Messages) -> float:
 
 
 def warm_up(scenario: Messages) -> Messages:
-    """A round before the first one, to load what is loaded when first used."""
+    """Run a round that is not counted, so that everything is loaded."""
     return replace(scenario, count=max(scenario.sessions, scenario.count // 10))
 
 
 def check_delivered(name: str, server: Running, scenario: Messages, expected: int) -> None:
-    """Have the server say what it took: smtp-sink cannot, and smtp-source saw its replies."""
+    """Check the report of a server. smtp-sink has none, but smtp-source checked its replies."""
     if name == SMTP_SINK:
         return
-    taken = stop(server)
-    if taken.messages != expected or taken.octets < expected * scenario.size:
-        raise LoadError(f"{name}, {scenario.name}: sent {expected} messages, it took {taken}")
+    received = stop(server)
+    if received.messages != expected or received.size < expected * scenario.size:
+        raise LoadError(f"{name}, {scenario.name}: sent {expected} messages, got {received}")
 
 
 def in_turn(names: Sequence[str], turn: int) -> Sequence[str]:
-    """Forwards, then backwards: nobody always follows the same neighbour."""
+    """Return the servers forwards, then backwards, so that none always follows the same one."""
     return names[::-1] if turn % 2 else names
 
 
@@ -93,7 +93,7 @@ def rounds_in_turn(
     cores: Sequence[int],
     one_round: Callable[[Running], Figure],
 ) -> dict[str, list[Figure]]:
-    """All rounds of a scenario, by server; the same processes serve all of its rounds."""
+    """Measure all rounds of a scenario with the same processes; return the figures by server."""
     warm = warm_up(scenario)
     figures: dict[str, list[Figure]] = {name: [] for name in names}
     with ExitStack() as stack:
@@ -111,7 +111,7 @@ def rounds_in_turn(
 
 
 def measure_messages(bench: Bench, scenario: Messages, names: Sequence[str]) -> Result:
-    """CPU time, with the servers on their core and the load on its own."""
+    """Measure CPU time, with the servers on one core and the load on another."""
 
     def one_round(server: Running) -> float:
         return messages_round(server, scenario)
@@ -121,18 +121,18 @@ def measure_messages(bench: Bench, scenario: Messages, names: Sequence[str]) -> 
 
 @dataclass(frozen=True, slots=True)
 class WorkersRound:
-    """What a server of one or several processes has taken for a round."""
+    """The cost of one round of a server with one or several processes."""
 
     wall: float  # seconds
     cpu: float  # of all its processes
-    busiest: float  # of the time of those that serve, the share of the one with the most
+    busiest: float  # the busiest process's share of the time of those that serve
 
 
 def workers_round(server: Running, scenario: Workers) -> WorkersRound:
-    """One round, each process by its own clock.
+    """Measure one round, with the clock of each process.
 
-    Settled is the worker that takes the short session; another may have the end of some connections
-    left to do, which is little beside a round.
+    Only the worker that serves the short session is idle afterwards. Another may still have to
+    close some connections, which costs little compared with a round.
     """
     settle(server.endpoint)
     before = {pid: cpu_seconds(pid) for pid in server.pids}
@@ -146,23 +146,23 @@ def workers_round(server: Running, scenario: Workers) -> WorkersRound:
 
 
 def measure_workers(bench: Bench, scenario: Workers, names: Sequence[str]) -> WorkersResult:
-    """CPU time and wall time, with every core for the servers and for the load."""
+    """Measure CPU time and wall time; servers and load may use every core."""
 
     def one_round(server: Running) -> WorkersRound:
         return workers_round(server, scenario)
 
     with pinned(*bench.cores):
-        taken = rounds_in_turn(bench, scenario, names, bench.cores, one_round)
+        measured = rounds_in_turn(bench, scenario, names, bench.cores, one_round)
     return WorkersResult(
         scenario,
-        cpu={name: [each.cpu / scenario.count for each in taken[name]] for name in names},
-        rate={name: [scenario.count / each.wall for each in taken[name]] for name in names},
-        busiest=[each.busiest for each in taken.get(EHLO_TWO, [])],
+        cpu={name: [each.cpu / scenario.count for each in measured[name]] for name in names},
+        rate={name: [scenario.count / each.wall for each in measured[name]] for name in names},
+        busiest=[each.busiest for each in measured.get(EHLO_TWO, [])],
     )
 
 
 def idle_round(server: Running, scenario: Idle) -> float:
-    """Octets per connection that was greeted, after a few have come and gone."""
+    """Measure the bytes per connection after its greeting, once some have been closed."""
     with idle(server.endpoint, 10):
         pass
     settle(server.endpoint)
@@ -172,7 +172,7 @@ def idle_round(server: Running, scenario: Idle) -> float:
 
 
 def measure_idle(bench: Bench, scenario: Idle, names: Sequence[str]) -> Result:
-    """All rounds of a scenario, each with processes of its own."""
+    """Measure all rounds of a scenario, each with new processes."""
     figures: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(min(bench.rounds, IDLE_ROUNDS)):
         for name in names:
@@ -182,14 +182,14 @@ def measure_idle(bench: Bench, scenario: Idle, names: Sequence[str]) -> Result:
 
 
 def measure_import(bench: Bench, scenario: Import, names: Sequence[str]) -> Result:
-    """The import has no server: its figure stands under the name of ours."""
+    """Measure the import. It has no server, so its figures are stored under that of ehlo."""
     with pinned(bench.core):
         seconds = import_seconds("ehlo", scenario.count)
     return Result(scenario, dict.fromkeys(names, seconds))
 
 
 def measure(bench: Bench, scenario: Scenario, chosen: Sequence[str]) -> Result | WorkersResult:
-    """One scenario, with those of the chosen servers that can take part in it."""
+    """Measure one scenario with those of the chosen servers that support it."""
     names = [name for name in scenario.servers if name in chosen]
     print(f"{scenario.title} ...", file=sys.stderr, flush=True)
     match scenario:
@@ -204,7 +204,7 @@ def measure(bench: Bench, scenario: Scenario, chosen: Sequence[str]) -> Result |
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -223,16 +223,18 @@ def arguments() -> argparse.Namespace:
         default=EVERY,
         help=f"some of: {', '.join(EVERY)}; writes nothing",
     )
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"{ROUNDS} unless told")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"number of rounds [{ROUNDS}]")
     parser.add_argument(
-        "--quick", action="store_true", help="tiny counts, to see that it works; writes nothing"
+        "--quick",
+        action="store_true",
+        help="use tiny counts, to check that it works; writes nothing",
     )
-    parser.add_argument("--no-write", action="store_true", help="leave docs/ as it is")
+    parser.add_argument("--no-write", action="store_true", help="do not write to docs/")
     return parser.parse_args()
 
 
 def chosen_scenarios(chosen: argparse.Namespace) -> list[Scenario]:
-    """What to measure: what was asked for and a chosen server can take part in."""
+    """Return the requested scenarios that at least one of the chosen servers supports."""
     wanted = [
         scenario
         for scenario in SCENARIOS
@@ -243,7 +245,7 @@ def chosen_scenarios(chosen: argparse.Namespace) -> list[Scenario]:
 
 
 def measure_all(chosen: argparse.Namespace) -> list[Result | WorkersResult]:
-    """Every chosen scenario, with the load on one core and the servers on the other."""
+    """Measure every chosen scenario, with the load on one core and the servers on another."""
     server_core, load_core = cores()
     every_core = tuple(os.sched_getaffinity(0))
     rounds = 1 if chosen.quick else chosen.rounds
@@ -254,12 +256,12 @@ def measure_all(chosen: argparse.Namespace) -> list[Result | WorkersResult]:
 
 
 def is_whole(chosen: argparse.Namespace) -> bool:
-    """Whether the figures are worth keeping: everything was measured, at full length."""
+    """Return whether everything was measured, at full length, so that the figures are kept."""
     return not (chosen.quick or chosen.only or set(chosen.servers) != set(EVERY))
 
 
 def end_on_signals() -> None:
-    """Make the signals that would end us at once unwind instead, so that no server is left."""
+    """Turn terminating signals into exceptions, so that no server is left running."""
 
     def unwind(number: int, frame: object) -> None:
         del frame

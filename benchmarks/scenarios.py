@@ -1,4 +1,4 @@
-"""What is measured, and what it must cost: the tables that the benchmark is about."""
+"""Lists the scenarios of the benchmark and their targets."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -7,7 +7,7 @@ AIOSMTPD = "aiosmtpd"
 SMTP_SINK = "smtp-sink"
 EHLO_ASYNC = "ehlo-async"
 EHLO_DEF = "ehlo-def"
-EHLO_HOURLY = "ehlo-hourly"  # as ehlo-async, with the limits by the hour, which are off by default
+EHLO_HOURLY = "ehlo-hourly"  # ehlo-async with the hourly limits, which are disabled by default
 EHLO_ONE = "ehlo-one"
 EHLO_TWO = "ehlo-two"
 
@@ -25,12 +25,12 @@ ALL = (AIOSMTPD, SMTP_SINK, EHLO_ASYNC, EHLO_DEF)  # the columns of the tables
 WITH_HOURLY = (*ALL, EHLO_HOURLY)
 WORKERS = (EHLO_ONE, EHLO_TWO)
 EVERY = (*WITH_HOURLY, *WORKERS)
-OURS = (EHLO_ASYNC, EHLO_DEF)  # neither of the others has BDAT
+OURS = (EHLO_ASYNC, EHLO_DEF)  # the others do not support BDAT
 WITH_TLS = (AIOSMTPD, EHLO_ASYNC, EHLO_DEF)  # smtp-sink has no TLS
 
 
-# Whether the reply to each command is awaited, as smtp-source does; to those of an envelope
-# together (RFC 2920); or to an envelope and a body by BDAT together (RFC 3030)
+# What the client waits for: the reply to each command, as smtp-source does; the replies to an
+# envelope (RFC 2920); or the replies to an envelope and a body by BDAT (RFC 3030)
 Dialogue = Literal["each", "pipelined", "bdat"]
 
 
@@ -40,10 +40,10 @@ class Messages:
 
     name: str
     title: str
-    size: int  # octets of the body, its few header lines apart
-    count: int  # messages a round
+    size: int  # bytes of the body, without its few header lines
+    count: int  # messages per round
     sessions: int = 20
-    kept: bool = True  # False: a connection, and under TLS a handshake, for each message
+    kept: bool = True  # False: one connection, and under TLS one handshake, per message
     tls: bool = False
     servers: tuple[str, ...] = ALL
     dialogue: Dialogue = "each"
@@ -51,9 +51,9 @@ class Messages:
 
 @dataclass(frozen=True, slots=True)
 class Workers(Messages):
-    """Workers against a single process: CPU time of all processes, and messages by wall time.
+    """CPU time of all processes, and messages per second, of workers and of a single process.
 
-    Here servers and load may use every core: on one there is nothing to divide.
+    Servers and load may use every core: on a single core, workers cannot share the work.
     """
 
     servers: tuple[str, ...] = WORKERS
@@ -61,7 +61,7 @@ class Workers(Messages):
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Memory of the server per connection that got its greeting and says nothing, in octets."""
+    """Memory of the server per idle connection that received its greeting, in bytes."""
 
     name: str
     title: str
@@ -72,7 +72,7 @@ class Idle:
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """Wall time of `import ehlo` in a fresh interpreter, less that of a bare one, in seconds."""
+    """Wall time of `import ehlo` in a new interpreter, minus that of a bare one, in seconds."""
 
     name: str
     title: str
@@ -97,10 +97,10 @@ SCENARIOS: tuple[Scenario, ...] = (
     # under TLS
     Messages("1k-tls-kept", "1 KB, TLS, kept connection", KB, 2000, tls=True, servers=WITH_TLS),
     Messages("1k-tls-own", "1 KB, TLS handshake each", KB, 150, 20, False, True, WITH_TLS),
-    # more than one process
+    # several processes
     Workers("1k-kept-workers", "1 KB, kept connection, 2 workers", KB, 6000),
     Workers("1k-own-workers", "1 KB, own connection, 2 workers", KB, 2000, kept=False),
-    # what is there before a message
+    # without messages
     Idle("idle", "idle connection", 1000, servers=(AIOSMTPD, SMTP_SINK, EHLO_ASYNC)),
     Idle("idle-tls", "idle connection, TLS", 300, tls=True, servers=(AIOSMTPD, EHLO_ASYNC)),
     Import("import", "import ehlo, wall time", 25),
@@ -109,9 +109,9 @@ SCENARIOS: tuple[Scenario, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server's figure must be `at_most`: times that of `against`, or in itself without one.
+    """The upper limit of a server's figure: absolute, or as a multiple of that of `against`.
 
-    With `more` it is the difference to that of `against` that counts, in seconds.
+    With `more`, the limit applies to the difference from that of `against`, in seconds.
     """
 
     scenario: str
@@ -144,15 +144,15 @@ TARGETS = (
 )
 
 
-# What one costs more than another, in each of the scenarios named
+# What one server costs more than another, in each of these scenarios
 DIFFERENCES = (
     ("hand-over to a thread", EHLO_DEF, EHLO_ASYNC, ("1k-kept", "1k-own")),
-    ("limits by the hour", EHLO_HOURLY, EHLO_ASYNC, ("1k-kept",)),
+    ("hourly limits", EHLO_HOURLY, EHLO_ASYNC, ("1k-kept",)),
 )
 
 
 def shrunk(scenario: Scenario) -> Scenario:
-    """The same with tiny counts: enough to see that everything works, not to measure."""
+    """Return the scenario with tiny counts, which check that it works but measure nothing."""
     count = max(2, scenario.count // 50)
     if isinstance(scenario, Messages):
         return replace(scenario, count=count, sessions=min(scenario.sessions, count))

@@ -1,46 +1,103 @@
 #!/usr/bin/env python3
-"""Writes the parts of the documentation that come of the code.
+"""Writes the parts of the documentation that are generated from the code.
 
-`python docs/generate.py` rewrites what stands between `<!-- begin x -->` and `<!-- end x -->` in
-README.md and docs/protocol.md; tests/test_docs.py fails when that was forgotten.
+`python docs/generate.py` rewrites the text between `<!-- begin x -->` and `<!-- end x -->` on the
+pages in PAGES; tests/test_docs.py fails if a page is out of date.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
-from collections.abc import Callable, Mapping
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ehlo.protocol.commands import VERBS
-from ehlo.protocol.extensions import EXTENSIONS, Extension, Facts
-from ehlo.protocol.offers import OPTIONAL
+import click
+
+from ehlo.cli.commands import cli
+from ehlo.handler import Handler
+from ehlo.protocol.extensions import TABLE, Extension, rows
+from ehlo.protocol.parameters import Facts
 from ehlo.protocol.settings import Settings
-from ehlo.protocol.state import TRANSITIONS, State
-from ehlo.server.options.config import Options
+from ehlo.protocol.state import State
+from ehlo.protocol.verbs import TRANSITIONS, VERBS
+from ehlo.server.options.config import Options, descriptions
 
 ROOT = Path(__file__).parents[1]
-WORDS = {(State.DATA, "."): "end of data", (State.ENDED, "."): "final reply"}
-# What to say behind the keyword, for an example that works
+WORDS = {
+    (State.DATA, "."): "end of data",
+    (State.BDAT, "."): "BDAT ... LAST",
+    (State.ENDED, "."): "final reply",
+}
+# Text after the keyword, for an example that works
 ARGUMENTS = {"DELIVERBY": "240", "FUTURERELEASE": "604800", "MT-PRIORITY": "MIXER"}
-PAGES = (ROOT / "README.md", ROOT / "docs" / "protocol.md")
+PAGES = [
+    ROOT / "CONTRIBUTING.md",
+    *(
+        ROOT / f"docs/{name}.md"
+        for name in ("command-line", "configuration", "handlers", "protocol")
+    ),
+]
 
 
 def options() -> str:
-    """The options of a server, group by group."""
-    lines = ["| Option | Default | |", "|---|---|---|"]
+    """Return the options of a server, a table for each group."""
+    texts = descriptions()
+    lines: list[str] = []
     group = ""
     for field in dataclasses.fields(Options):
         if not field.metadata:
             continue
         if field.metadata["group"] != group:
             group = field.metadata["group"]
-            lines.append(f"| **{group}** | | |")
+            lines += ["", f"## {group}", "", "| Option | Default | Description |", "|---|---|---|"]
         only = "" if field.metadata["flag"] else " Not on the command line."
-        text = field.metadata["help"].replace("|", r"\|")
+        text = _cell(texts[field.name])
         lines.append(f"| `{field.name}` | `{_default(field.default)}` | {text}{only} |")
+    return "\n".join(lines[1:])
+
+
+def hooks() -> str:
+    """Return the hooks of a handler, with the first sentence of each docstring."""
+    lines = ["| Hook | Description |", "|---|---|"]
+    for name, hook in vars(Handler).items():
+        if name.startswith("on_"):
+            names = ", ".join(list(inspect.signature(hook).parameters)[1:])
+            summary = (inspect.getdoc(hook) or "").partition("\n\n")[0]
+            lines.append(f"| `{name}({names})` | {_cell(' '.join(summary.split()))} |")
     return "\n".join(lines)
+
+
+def commands() -> str:
+    """Return the commands of the shell, with the options that are not options of a server."""
+    lines: list[str] = []
+    for name, command in [("ehlo", cli), *((f"ehlo {n}", c) for n, c in cli.commands.items())]:
+        lines += ["", f"## `{name}`", "", *_command(name, command)]
+    return "\n".join(lines[1:])
+
+
+def _command(name: str, command: click.Command) -> list[str]:
+    context = click.Context(command, info_name=name)
+    usage = " ".join(command.collect_usage_pieces(context))
+    lines = ["```", f"{name} {usage}", "```", "", *inspect.cleandoc(command.help or "").split("\n")]
+    params = [param for param in command.params if isinstance(param, click.Option)]
+    serves = any(param.name == "addr" for param in params)
+    shared = {field.name for field in dataclasses.fields(Options)} if serves else set()
+    records = [param.get_help_record(context) for param in params if param.name not in shared]
+    rows = [
+        f"| `{_cell(record[0].strip())}` | {_cell(record[1])} |" for record in records if record
+    ]
+    if serves:
+        lines += ["", "It takes all options in [Configuration](configuration.md), and these:"]
+    return [*lines, "", "| Option | Description |", "|---|---|", *rows]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
 
 
 def _default(value: Any) -> str:
@@ -52,17 +109,17 @@ def _default(value: Any) -> str:
 
 
 def verbs() -> str:
-    """The commands that are known."""
+    """Return the known commands of SMTP."""
     return ", ".join(f"`{verb}`" for verb in VERBS)
 
 
 def extensions() -> str:
-    """The extensions: what each brings, when it is offered, and how that is changed."""
+    """Return the extensions, with their parameters, when they are offered, and their option."""
     lines = [
-        "| Keyword | RFC | Parameters of MAIL | of RCPT | Offered | `extensions={...}` |",
+        "| Keyword | RFC | MAIL parameters | RCPT parameters | Offered | `extensions={...}` |",
         "|---|---|---|---|---|---|",
     ]
-    lines += [_extension(row) for row in EXTENSIONS]
+    lines += [_extension(row) for row in TABLE]
     return "\n".join(lines)
 
 
@@ -70,7 +127,7 @@ def _extension(row: Extension) -> str:
     number = row.rfc
     document = f"[{number}](https://www.rfc-editor.org/rfc/rfc{number})" if number else "Postfix"
     names = (_names(row.mail), _names(row.rcpt))
-    choice = ARGUMENTS.get(row.keyword, row.keyword in OPTIONAL)
+    choice = ARGUMENTS.get(row.keyword, row.default != "on")
     switch = f"`{row.keyword!r}: {choice!r}`".replace("'", '"')
     return (
         f"| `{row.keyword}` | {document} | {names[0]} | {names[1]} | {_offered(row)} | {switch} |"
@@ -82,59 +139,71 @@ def _names(params: Mapping[str, object]) -> str:
 
 
 def _offered(row: Extension) -> str:
-    """Found out by asking the row: with nothing set up, with all of it, and under TLS."""
-    make = OPTIONAL.get(row.keyword)
-    if make is not None:
-        row = make(ARGUMENTS.get(row.keyword, ""), lambda: datetime(2030, 1, 1, tzinfo=UTC))
+    """Ask the row, with nothing configured, with everything configured, and under TLS."""
+    when = "by default" if row.default == "on" else "if enabled"
+    wanted = {row.keyword: ARGUMENTS.get(row.keyword, True)}
+    enabled = rows(wanted, (), lambda: datetime(2030, 1, 1, tzinfo=UTC))
+    row = enabled[TABLE.index(row)]
     bare = Facts(Settings(), tls=False, mechanisms=())
     ready = Facts(Settings(tls_available=True), tls=False, mechanisms=("PLAIN",))
-    when = "by default" if make is None else "by option"
     trusted = Facts(Settings(), tls=False, mechanisms=(), trusted=frozenset({row.keyword}))
     if row.offered(bare):
         return when
     if row.offered(trusted):
-        return f"{when}, to those in `{row.keyword.lower()}_networks`"
-    return f"{when}, when it can be used" if row.offered(ready) else f"{when}, under TLS"
+        return f"{when}, to clients in `{row.keyword.lower()}_networks`"
+    return f"{when}, if it can be used" if row.offered(ready) else f"{when}, under TLS"
 
 
 def states() -> str:
-    """The states of a session, and what moves it from one to another."""
-    moves: dict[tuple[State, State], list[str]] = {}
+    """Return the states of a session, and the commands that lead from one to another."""
+    moves: dict[State, dict[State, list[str]]] = {}
     for (state, verb), after in TRANSITIONS.items():
-        moves.setdefault((state, after), []).append(WORDS.get((state, verb), verb))
-    used = {state for pair in moves for state in pair}
-    return "\n".join(
-        [
-            "```mermaid",
-            "stateDiagram-v2",
-            *(
-                f"    {state.name}: {state.name}<br>{_plain(state)}"
-                for state in State
-                if state in used
-            ),
-            *(
-                f"    {state.name} --> {after.name}: {', '.join(words)}"
-                for (state, after), words in moves.items()
-            ),
-            "```",
+        moves.setdefault(state, {}).setdefault(after, []).append(WORDS.get((state, verb), verb))
+    lines = ["| State | Meaning | Commands, and the next state |", "|---|---|---|"]
+    for state in State:
+        rows = [
+            f"{', '.join(words)} \N{RIGHTWARDS ARROW} {state_after.name}"
+            for state_after, words in moves.get(state, {}).items()
         ]
-    )
+        lines.append(f"| {state.name} | {_cell(state.value)} | {'<br>'.join(rows)} |")
+    return "\n".join(lines)
 
 
-def _plain(state: State) -> str:
-    return state.value.replace(";", ",").replace(":", ",")
+def tree() -> str:
+    """Return the modules of ehlo, with the first sentence of each."""
+    lines = ["```", "src/ehlo/"]
+    for path in _in_order(ROOT / "src" / "ehlo"):
+        module = path / "__init__.py" if path.is_dir() else path
+        text = ast.get_docstring(ast.parse(module.read_text())) or ""
+        sentence = re.split(r"(?<=[.!?])\s", " ".join(text.partition("\n\n")[0].split()))[0]
+        name = f"{path.name}/" if path.is_dir() else path.name
+        depth = len(path.relative_to(ROOT / "src").parts)
+        line = f"{'  ' * (depth - 1)}{name}".ljust(24)
+        lines.append(f"{line} {sentence}".rstrip())
+    return "\n".join([*lines, "```"])
+
+
+def _in_order(folder: Path) -> Iterator[Path]:
+    """Yield the modules of a package, then each of its packages with what is in it."""
+    yield from sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
+    for package in sorted(path.parent for path in folder.glob("*/__init__.py")):
+        yield package
+        yield from _in_order(package)
 
 
 PARTS: Mapping[str, Callable[[], str]] = {
+    "commands": commands,
+    "hooks": hooks,
     "options": options,
     "verbs": verbs,
     "extensions": extensions,
     "states": states,
+    "tree": tree,
 }
 
 
 def renewed(text: str) -> str:
-    """A page with its generated parts as they should be."""
+    """Return a page with its generated parts up to date."""
     for name, make in PARTS.items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         before, found, rest = text.partition(begin)

@@ -1,4 +1,4 @@
-"""All options on one object: mail for one domain, under TLS and after a login, within limits."""
+"""Sets the common options: mail for one domain, under TLS, after a login, within limits."""
 
 import hmac
 import logging
@@ -23,14 +23,14 @@ ssl_context.load_cert_chain("server.crt", "server.key")
 
 server = ehlo.Server(
     handler,
-    # Where
+    # Listening
     addr=sys.argv[1:] or ["127.0.0.1:2525", "[::1]:2525"],
     appname="MyServerApp",
     hostname="mx.example.com",
     # Functions
     rcpt_handler=lambda remote_addr, mail_from, rcpt_to: rcpt_to.endswith("@example.com"),
     auth_handler=check,
-    # Login
+    # Authentication
     auth_mechs={"CRAM-MD5": False},
     auth_required=True,
     # TLS
@@ -44,20 +44,20 @@ server = ehlo.Server(
     max_connections_per_address=20,
     max_memory=500_000_000,
     threads=8,
-    # Times
+    # Timeouts
     timeout=60,
     handler_timeout=30,
     grace=10,
-    # What is taken
+    # Protocol
     bare_newlines="reject",
     strict_eol=True,
     unknown_params="reject",
-    # What is seen
+    # Logging and metrics
     reverse_dns=False,
     debug=True,
     log_read=lambda remote_addr, verb, line: print("C:", line),
     log_write=lambda remote_addr, verb, line: print("S:", line),
-    # How it runs
+    # Process
     loop="auto",
 )
 logging.basicConfig(level=logging.INFO)

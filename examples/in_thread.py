@@ -1,4 +1,4 @@
-"""In a thread beside synchronous code, for example a test of something that sends mail."""
+"""Runs a server in a thread next to synchronous code, such as a test that sends mail."""
 
 import smtplib
 from email.message import EmailMessage
@@ -13,7 +13,7 @@ def handler(remote_addr: ehlo.Peer, mail_from: str, rcpt_tos: list[str], data: b
 
 
 def send_welcome(host: str, port: int) -> None:
-    """What is tested."""
+    """Send a mail: the function that the test is about."""
     mail = EmailMessage()
     mail["Subject"] = "Welcome"
     mail["From"] = "shop@example.com"

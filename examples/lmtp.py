@@ -1,7 +1,7 @@
-"""A delivery agent: LMTP on a Unix socket, a file for each recipient, and an answer for each.
+"""Delivers mail: LMTP on a Unix socket, with one file and one reply per recipient.
 
-Postfix delivers to it with `virtual_transport = lmtp:unix:/run/ehlo/lmtp`. Its user must be let in:
-by the mode and the group of the directory that the socket is in, and of the socket.
+Postfix delivers to it with `virtual_transport = lmtp:unix:/run/ehlo/lmtp`. The mode and the group
+of the socket and of its directory must give access to Postfix's user.
 """
 
 import itertools
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import ehlo
 
-MAILBOXES = Path("mailboxes")  # a directory for each address
-LIMIT = 1000  # messages in one of them
+MAILBOXES = Path("mailboxes")  # contains one directory per address
+LIMIT = 1000  # messages per mailbox
 
 logger = logging.getLogger("delivery")
 
 
 class Delivery(ehlo.Handler):
-    """Whom `on_message` does not refuse has got it when it returns."""
+    """Delivers a message to each recipient, unless `on_message` rejects it for that one."""
 
     def on_rcpt(self, session: ehlo.Session, recipient: ehlo.Address, params: object) -> None:
         if not self.mailbox(recipient).is_dir():
@@ -33,11 +33,11 @@ class Delivery(ehlo.Handler):
             try:
                 (mailbox / f"{message.id}.{number}.eml").write_bytes(message.data)
             except OSError:
-                logger.exception("%s is not delivered to %s", message.id, recipient)
+                logger.exception("cannot deliver %s to %s", message.id, recipient)
                 message.refuse(recipient, ehlo.Reply(451, "4.3.0", "Not now"))
 
     def mailbox(self, recipient: ehlo.Address) -> Path:
-        """What a stranger says is the name of nothing but a mailbox."""
+        """Return the path of a mailbox; a client cannot name any other file with it."""
         name = str(recipient).lower()
         return MAILBOXES / (name if "/" not in name and not name.startswith(".") else "no mailbox")
 

@@ -1,7 +1,7 @@
-"""Ask for a login: nobody sends mail without one.
+"""Requires a login before mail.
 
-PLAIN and LOGIN are offered once TLS is there, which needs server.crt and server.key in this
-directory. CRAM-MD5 is offered at once; for it the server must know the password itself.
+PLAIN and LOGIN are offered under TLS, which needs server.crt and server.key in this directory.
+CRAM-MD5 is also offered without TLS; it requires the plaintext password on the server.
 """
 
 import hmac

@@ -1,4 +1,4 @@
-"""Take mail for one domain only; other recipients get a 550."""
+"""Accepts mail for one domain only; other recipients are rejected with a 550."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""An extension of your own: EHLO says XFOO, RCPT takes XFOO=number, and XFOO is a command."""
+"""Adds an extension: EHLO offers XFOO, RCPT accepts XFOO=number, and XFOO is a command."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ import ehlo
 
 
 def number(text: str | None) -> int:
-    return int(text or "")  # a ValueError is a 501
+    return int(text or "")  # a ValueError is answered with 501
 
 
 XFOO = ehlo.Extension("XFOO", 0, rcpt={"XFOO": number}, verbs=("XFOO",), octets=16)

@@ -1,4 +1,4 @@
-"""In your own event loop, beside what else runs there."""
+"""Runs a server in your own event loop, next to your other tasks."""
 
 import asyncio
 import signal
@@ -8,7 +8,7 @@ import ehlo
 
 
 async def handler(remote_addr: ehlo.Peer, mail_from: str, rcpt_tos: list[str], data: bytes) -> None:
-    await asyncio.sleep(0)  # a database, a queue, an HTTP client
+    await asyncio.sleep(0)  # here you would await a database, a queue or an HTTP client
     print(f"mail from {mail_from} for {rcpt_tos[0]}: {len(data)} bytes")
 
 
@@ -18,7 +18,7 @@ async def main() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with server:
         print("listening on", server.addresses[0], flush=True)
-        await stop.wait()  # or `server.wait_closed()`, when somebody else closes it
+        await stop.wait()  # or `server.wait_closed()`, if other code closes the server
 
 
 asyncio.run(main())

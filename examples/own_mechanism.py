@@ -1,4 +1,4 @@
-"""A mechanism of one's own, as a generator: a name, and a code that is good once."""
+"""Adds a login mechanism, written as a generator: a user name and a code that is valid once."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ CODES = {"alice": ["271828", "314159"]}
 
 @dataclass(frozen=True, slots=True)
 class CodeCredentials(ehlo.Credentials):
-    """What the mechanism learns, for `on_auth`."""
+    """The credentials that the mechanism passes to `on_auth`."""
 
     username: str
     code: str = field(repr=False)
@@ -22,11 +22,11 @@ class CodeCredentials(ehlo.Credentials):
 def one_time(
     initial: bytes | None, context: ehlo.AuthContext
 ) -> Generator[bytes | ehlo.Credentials, Any, None]:
-    """Yield challenges, get responses; yield credentials, get the decision."""
+    """Yield challenges and receive responses; yield credentials and receive the decision."""
     name = (yield b"Name?") if initial is None else initial
     code = yield b"Code?"
     if not name:
-        raise ValueError("no name")  # 501, and the client does not see this text
+        raise ValueError("no name")  # answered with 501; the client does not see this text
     yield CodeCredentials(name.decode(), code.decode())
 
 
@@ -49,6 +49,6 @@ ehlo.Server(
     OneTime(),
     addr=sys.argv[1] if sys.argv[1:] else "127.0.0.1:2525",
     auth_required=True,
-    # It may be seen by others, since a code is worth nothing once it was used
+    # No TLS is needed: a code that an eavesdropper sees has already been used
     auth_mechs={"X-ONE-TIME": ehlo.Mechanism("X-ONE-TIME", one_time, needs_tls=False)},
 ).listen_and_serve()

@@ -1,6 +1,6 @@
-"""Logins without passwords on the server: SCRAM by stored keys, and tokens under TLS.
+"""Accepts logins without storing passwords: SCRAM with stored keys, and tokens under TLS.
 
-Needs server.crt and server.key in this directory.
+It needs server.crt and server.key in this directory.
 """
 
 import hmac
@@ -13,7 +13,7 @@ import ehlo
 
 
 def keys_of(password: str) -> list[ehlo.ScramKeys]:
-    """What to store of a password when it is set. The password itself is forgotten."""
+    """Return the keys to store when a user sets a password. The password is not stored."""
     return [
         ehlo.ScramKeys.derive(password, secrets.token_bytes(16), algorithm)
         for algorithm in ("SHA-1", "SHA-256")
@@ -28,11 +28,11 @@ class Logins(ehlo.Handler):
     async def on_secret(
         self, session: ehlo.Session, username: str
     ) -> Sequence[ehlo.ScramKeys] | None:
-        """For SCRAM, which checks by itself. Nobody learns from it who exists."""
+        """Return the keys of a user; ehlo checks the login. `None` does not reveal who exists."""
         return KEYS.get(username)
 
     async def on_auth(self, session: ehlo.Session, credentials: ehlo.Credentials) -> str | None:
-        """For all else; here that is a token. Yours would ask who has issued it."""
+        """Check a token. A real server would ask the service that issued it."""
         if not isinstance(credentials, ehlo.TokenCredentials):
             return None
         token = TOKENS.get(credentials.username, "")

@@ -1,4 +1,4 @@
-"""The smallest use: a function gets each mail."""
+"""Calls a function for each message: the smallest server."""
 
 import logging
 import sys
@@ -10,5 +10,5 @@ def handler(remote_addr: ehlo.Peer, mail_from: str, rcpt_tos: list[str], data: b
     print(f"mail from {mail_from} for {rcpt_tos[0]}: {len(data)} bytes")
 
 
-logging.basicConfig(level=logging.INFO)  # tells where it listens
+logging.basicConfig(level=logging.INFO)  # shows the address
 ehlo.listen_and_serve(sys.argv[1] if sys.argv[1:] else "127.0.0.1:2525", handler, "MyServerApp")

@@ -1,6 +1,6 @@
-"""The same with TLS: clients begin in plaintext and may say STARTTLS.
+"""Offers STARTTLS: clients connect in plaintext and may start TLS.
 
-A certificate to try it with:
+This command creates a certificate for a test:
 openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.crt
 """
 

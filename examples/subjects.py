@@ -1,4 +1,4 @@
-"""Print the subject of each mail."""
+"""Prints the subject of each message."""
 
 import logging
 import sys

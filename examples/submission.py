@@ -1,4 +1,4 @@
-"""A class with a hook for each moment of a session."""
+"""Accepts mail for submission with a class that has hooks."""
 
 import itertools
 import logging
@@ -10,14 +10,14 @@ import ehlo
 
 
 class Directory:
-    """Who is here; yours would ask a database."""
+    """Knows the users. A real one would ask a database."""
 
     async def knows(self, recipient: ehlo.Address) -> bool:
         return recipient.local in ("alice", "bob") and recipient.domain == "example.com"
 
 
 class Queue:
-    """What is to be sent on; yours would write to a disk before it returns."""
+    """Keeps messages to forward. A real one would write to disk before it returns."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
@@ -31,7 +31,7 @@ class Queue:
 
 
 class Submission(ehlo.Handler):
-    """Takes mail for those in the directory, and queues it."""
+    """Accepts mail for the users in the directory and queues it."""
 
     def __init__(self, directory: Directory, queue: Queue) -> None:
         self.directory = directory
@@ -44,7 +44,7 @@ class Submission(ehlo.Handler):
             raise ehlo.Reject(550, "5.1.1", "No such user here")
 
     async def on_message(self, session: ehlo.Session, message: ehlo.Message) -> str:
-        """What is returned is the queue id: `250 2.0.0 Ok: queued as Q1`."""
+        """Queue the message and return its queue id: `250 2.0.0 Ok: queued as Q1`."""
         return await self.queue.put(message.sender, message.recipients, message.data)
 
 

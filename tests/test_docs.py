@@ -1,15 +1,13 @@
-"""What the documentation says is so: generated parts, names, links, code."""
+"""The documentation is right: generated parts, names, links, code."""
 
 import dataclasses
 import importlib.util
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-import ehlo
 from ehlo.handler import Handler
 from ehlo.server.options.config import Options
 
@@ -31,33 +29,41 @@ def generator() -> ModuleType:
     return module
 
 
-def test_generated_parts_are_those_of_the_code(generator: ModuleType) -> None:
+def test_generated_parts_match_the_code(generator: ModuleType) -> None:
     for page in generator.PAGES:
         text = page.read_text()
         assert text == generator.renewed(text), f"{page.name}: python docs/generate.py"
 
 
-def test_every_generated_part_is_on_a_page(generator: ModuleType) -> None:
+def test_every_generated_part_is_included_in_a_page(generator: ModuleType) -> None:
     text = "".join(page.read_text() for page in generator.PAGES)
     for name in generator.PARTS:
         assert text.count(f"<!-- begin {name} -->") == 1
         assert text.count(f"<!-- end {name} -->") == 1
 
 
-def test_the_table_has_every_option() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_tables_have_every_option() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
     for field in dataclasses.fields(Options):
         assert field.name == "handler" or f"\n| `{field.name}` |" in text, field.name
 
 
-def test_api_has_a_heading_for_every_public_name() -> None:
-    headings = re.findall(r"^## `(\w+)`$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
-    assert sorted(headings) == sorted(ehlo.__all__)
-
-
-def test_api_has_every_hook() -> None:
-    listed = re.findall(r"^\| `(on_\w+)\(", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+def test_the_table_of_hooks_has_every_hook() -> None:
+    text = (ROOT / "docs" / "handlers.md").read_text()
+    listed = re.findall(r"^\| `(on_\w+)\(", text, re.MULTILINE)
     assert listed == [name for name in vars(Handler) if name.startswith("on_")]
+
+
+def test_every_example_is_shown() -> None:
+    text = (ROOT / "docs" / "examples.md").read_text()
+    shown = re.findall(r"\{literalinclude\} \.\./examples/(\w+\.py)", text)
+    assert sorted(shown) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    text = (ROOT / "docs" / "index.md").read_text()
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert pages == set(re.findall(r"^[a-z-]+$", text, re.MULTILINE))
 
 
 def test_readme_opens_with_two_sentences_and_the_two_commands() -> None:
@@ -74,7 +80,7 @@ def test_every_example_is_named_on_a_page() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if target.startswith("https://"):
             continue
@@ -88,9 +94,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_on_the_pages_compiles(page: Path) -> None:
+def test_python_code_on_the_pages_compiles(page: Path) -> None:
     for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
-        # `async with` stands in somebody's coroutine
+        # `async with` belongs in a coroutine
         inside = "async def _():\n" + "".join(f"    {line}\n" for line in code.splitlines())
         compile(inside, page.name, "exec")
 
@@ -102,29 +108,3 @@ def test_options_in_code_exist(page: Path) -> None:
     for call in re.findall(r"ehlo\.Server\((.*?)\)\n", text, re.DOTALL):
         for name in re.findall(r"(?:^|, | )(\w+)=", call, re.MULTILINE):
             assert name in fields, name
-
-
-def test_contributing_names_every_module_where_it_is() -> None:
-    house = ROOT / "src" / "ehlo"
-    there = {
-        str(path.relative_to(house))
-        for folder in ("server", "protocol")
-        for path in (house / folder).rglob("*.py")
-        if path.name not in ("__init__.py", "events.py", "errors.py", "settings.py")
-    }
-    named = [path for path in _mapped() if path.startswith(("server/", "protocol/"))]
-    assert sorted(path for path in named if path.endswith(".py")) == sorted(there)
-    for path in named:
-        assert (house / path).exists(), path
-
-
-def _mapped() -> Iterator[str]:
-    """The paths on the map in CONTRIBUTING.md, below `src/ehlo/`: indented under their folders."""
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    lines = text.partition("\nsrc/ehlo/\n")[2].partition("\ntests/")[0].splitlines()
-    folders: list[str] = []
-    for line in lines:
-        name = line.split()[0]
-        depth = (len(line) - len(line.lstrip())) // 2 - 1
-        folders[depth:] = [name]
-        yield "".join(folders)

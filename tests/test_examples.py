@@ -1,4 +1,4 @@
-"""Every file in examples/ runs by itself, does what it says, and ends on SIGTERM with success."""
+"""Every file in examples/ runs, does what it says, and exits with 0 on SIGTERM."""
 
 import shutil
 import smtplib
@@ -14,7 +14,7 @@ from support.program import start as start
 from support.serving import certificates as certificates
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-AT_ONCE = {"PYTHONUNBUFFERED": "1"}  # they print as on a terminal
+AT_ONCE = {"PYTHONUNBUFFERED": "1"}  # they print immediately, as on a terminal
 
 
 def a_mail(to: str = "bob@example.org") -> EmailMessage:
@@ -38,7 +38,7 @@ def with_certificate(tmp_path: Path, certificates: Certificates) -> Path:
     return tmp_path
 
 
-def test_smallest_prints_who_and_how_much(start: Start, tmp_path: Path) -> None:
+def test_smallest_prints_sender_recipient_and_size(start: Start, tmp_path: Path) -> None:
     program = run(start, "smallest.py", tmp_path)
     with smtplib.SMTP(*program.listening()) as client:
         client.send_message(a_mail())
@@ -54,7 +54,7 @@ def test_subjects_prints_the_subject(start: Start, tmp_path: Path) -> None:
     assert program.stop() == 0
 
 
-def test_starttls_takes_mail_under_tls_and_without(
+def test_starttls_accepts_mail_with_and_without_tls(
     start: Start, with_certificate: Path, certificates: Certificates
 ) -> None:
     program = run(start, "starttls.py", with_certificate)
@@ -68,7 +68,7 @@ def test_starttls_takes_mail_under_tls_and_without(
     assert program.stop() == 0
 
 
-def test_one_domain_refuses_the_others(start: Start, tmp_path: Path) -> None:
+def test_one_domain_rejects_the_others(start: Start, tmp_path: Path) -> None:
     program = run(start, "one_domain.py", tmp_path)
     with smtplib.SMTP(*program.listening()) as client:
         refused = client.send_message(a_mail("Bob@Example.com, carol@example.net"))
@@ -99,7 +99,7 @@ def test_login_is_required(
     assert program.stop() == 0
 
 
-def test_login_refuses_a_wrong_password(start: Start, with_certificate: Path) -> None:
+def test_login_rejects_a_wrong_password(start: Start, with_certificate: Path) -> None:
     program = run(start, "login.py", with_certificate)
     with smtplib.SMTP(*program.listening()) as client:
         client.ehlo()
@@ -109,7 +109,7 @@ def test_login_refuses_a_wrong_password(start: Start, with_certificate: Path) ->
     assert program.stop() == 0
 
 
-def test_all_options_are_all_and_work(
+def test_the_example_of_all_options_is_complete_and_works(
     start: Start, with_certificate: Path, certificates: Certificates
 ) -> None:
     program = run(start, "all_options.py", with_certificate)
@@ -129,7 +129,7 @@ def test_all_options_are_all_and_work(
     assert "wonderland" not in program.out.text + program.err.text
 
 
-def test_own_loop_takes_mail(start: Start, tmp_path: Path) -> None:
+def test_own_loop_accepts_mail(start: Start, tmp_path: Path) -> None:
     program = run(start, "own_loop.py", tmp_path)
     with smtplib.SMTP(*program.listening(program.out)) as client:
         client.send_message(a_mail())
@@ -143,7 +143,7 @@ def test_in_thread_sends_and_receives(start: Start, tmp_path: Path) -> None:
     assert program.wait() == 0
 
 
-def test_submission_queues_for_those_it_knows(start: Start, tmp_path: Path) -> None:
+def test_submission_queues_mail_for_known_recipients(start: Start, tmp_path: Path) -> None:
     program = run(start, "submission.py", tmp_path)
     with smtplib.SMTP(*program.listening()) as client:
         client.ehlo()
@@ -170,7 +170,7 @@ def test_own_extension_has_a_parameter_and_a_command(start: Start, tmp_path: Pat
     assert program.stop() == 0
 
 
-def test_lmtp_delivers_to_each_by_itself(start: Start, tmp_path: Path) -> None:
+def test_lmtp_answers_for_each_recipient(start: Start, tmp_path: Path) -> None:
     for name in ("bob@example.com", "full@example.com"):
         (tmp_path / "mailboxes" / name).mkdir(parents=True)
     for number in range(1000):
@@ -218,7 +218,7 @@ def test_scram_needs_no_password_on_the_server(
     assert "wonderland" not in program.out.text + program.err.text
 
 
-def test_scram_takes_tokens_under_tls(
+def test_scram_accepts_tokens_under_tls(
     start: Start, with_certificate: Path, certificates: Certificates
 ) -> None:
     program = run(start, "scram.py", with_certificate)
@@ -236,7 +236,7 @@ def test_scram_takes_tokens_under_tls(
     assert program.stop() == 0
 
 
-def test_own_mechanism_takes_a_code_once(start: Start, tmp_path: Path) -> None:
+def test_own_mechanism_accepts_a_code_once(start: Start, tmp_path: Path) -> None:
     program = run(start, "own_mechanism.py", tmp_path)
     where = program.listening()
 

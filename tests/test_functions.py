@@ -23,7 +23,7 @@ from ehlo import (
 )
 from ehlo.functions import callbacks_of_functions
 from ehlo.handler import is_async
-from ehlo.server.hooks.hooks import Hooks
+from ehlo.server.hooks import hooks_of
 from support.hooks import KINDS
 from support.logins import cram_md5, encoded, login, plain
 from support.serving import Serve
@@ -164,8 +164,8 @@ def test_a_partial_or_a_callable_object_is_a_handler(serve: Serve) -> None:
 
 
 def test_a_function_without_others_is_one_hook() -> None:
-    hooks = Hooks.of(callbacks_of_functions(function("def"), None, None))
-    assert [name for name in Hooks._fields if getattr(hooks, name) is not None] == ["message"]
+    hooks = hooks_of(callbacks_of_functions(function("def"), None, None))
+    assert list(hooks) == ["on_message"]
 
 
 # -- callbacks -----------------------------------------------------------------------------------

@@ -1,23 +1,30 @@
-"""Imports point downwards only, and no file grows without a reason."""
+"""The house: imports point downwards only, names are unique, and no part reaches for its owner."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src"
 FILES = sorted(SOURCE.rglob("*.py"))
 IDS = [str(path.relative_to(SOURCE)) for path in FILES]
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 # What a handler sees
 VISIBLE = {"ehlo.session", "ehlo.message", "ehlo.net", "ehlo.protocol"}
+# What a handler is
+HANDLERS = {"ehlo.functions", "ehlo.handler", "ehlo.passwords"}
+# The ground floor of the server
+CELLAR = {"ehlo.server.system", "ehlo.server.limits", "ehlo.server.observing", "ehlo.server.tls"}
 
-# A room, and the rooms that it may look into beside itself
+# A room, and the rooms that it may import beside itself. Imports for types count, and so do those
+# inside functions. There are no exceptions.
 ROOMS = {
     "ehlo.content": set[str](),
     "ehlo.net": set(),
@@ -25,85 +32,37 @@ ROOMS = {
     "ehlo.domains": {"ehlo.protocol"},
     "ehlo.message": {"ehlo.protocol", "ehlo.content"},
     "ehlo.session": {"ehlo.protocol", "ehlo.net"},
-    "ehlo.handler": {"ehlo.session", "ehlo.message", "ehlo.protocol"},
+    "ehlo.handler": {*VISIBLE},
     "ehlo.functions": {*VISIBLE, "ehlo.handler"},
     "ehlo.passwords": {"ehlo.protocol"},
-    "ehlo.sinks": {"ehlo.protocol"},  # they know no session
     "ehlo.server.system": {"ehlo.net"},
     "ehlo.server.limits": {"ehlo.net"},
     "ehlo.server.observing": {"ehlo.server.system", *VISIBLE},
     "ehlo.server.tls": {"ehlo.server.observing", "ehlo.session"},
-    "ehlo.server.options": {
-        *("ehlo.server.tls", "ehlo.server.observing", "ehlo.server.limits", "ehlo.server.system"),
-        *("ehlo.functions", "ehlo.handler", "ehlo.passwords", *VISIBLE),
+    "ehlo.server.options": {*CELLAR, *HANDLERS, *VISIBLE},
+    "ehlo.server": {"ehlo.server.options", *CELLAR, *HANDLERS, *VISIBLE},
+    "ehlo.server.workers": {"ehlo.server", "ehlo.server.options", *CELLAR, *HANDLERS, *VISIBLE},
+    "ehlo.server.server": {
+        *("ehlo.server.workers", "ehlo.server", "ehlo.server.options"),
+        *(*CELLAR, *HANDLERS, *VISIBLE),
     },
-    "ehlo.server.hooks": {
-        *("ehlo.server.options", "ehlo.server.observing"),
-        *("ehlo.server.limits", "ehlo.server.system"),
-        *("ehlo.functions", "ehlo.handler", "ehlo.passwords", *VISIBLE),
-    },
-    "ehlo.server.driving": {
-        *("ehlo.server.hooks", "ehlo.server.options", "ehlo.server.tls", "ehlo.server.observing"),
-        *("ehlo.server.limits", "ehlo.server.system"),
-        *VISIBLE,
-    },
-    "ehlo.server.processes": {
-        *("ehlo.server.options", "ehlo.server.tls", "ehlo.server.observing", "ehlo.server.system"),
-        *VISIBLE,
-    },
-    "ehlo.server": {
-        *("ehlo.server.processes", "ehlo.server.driving", "ehlo.server.hooks"),
-        *("ehlo.server.options", "ehlo.server.tls", "ehlo.server.observing"),
-        *("ehlo.server.limits", "ehlo.server.system"),
-        *("ehlo.functions", "ehlo.handler", "ehlo.passwords", *VISIBLE),
-    },
-    "ehlo.inbox": {"ehlo.sinks"},
-    "ehlo.testing": {"ehlo", "ehlo.server", "ehlo.handler", *VISIBLE},
 }
 # What may import everything: the face (a lazy table), and the command line
 ANYTHING = {"ehlo", "ehlo.__main__", "ehlo.cli"}
 
 # All of the standard library that the core needs: no event loop, socket, clock, log or thread
 PURE = {
-    *(
-        "__future__",
-        "binascii",
-        "collections",
-        "dataclasses",
-        "datetime",
-        "enum",
-        "functools",
-        "hashlib",
-    ),
-    *("hmac", "io", "ipaddress", "re", "stringprep", "types", "typing", "unicodedata"),
+    *("__future__", "binascii", "collections", "dataclasses", "datetime", "enum", "functools"),
+    *("hashlib", "hmac", "io", "ipaddress", "re", "stringprep", "types", "typing", "unicodedata"),
 }
 
-# Names that a type checker needs and no program: (importer's room, imported) and why
-UPWARD_FOR_TYPES = {
-    ("ehlo.server.driving", "ehlo.server.driver"): "a part is told whose it is",
-    ("ehlo.server.driving", "ehlo.server.runtime"): "a part is told what all sessions share",
-    ("ehlo.server.hooks", "ehlo.server.driver"): "a run is told its driver",
-    ("ehlo.server.hooks", "ehlo.server.runtime"): "logins are told what all sessions share",
-    ("ehlo.server.observing", "ehlo.server.driver"): "a session's lines are told its driver",
-    ("ehlo.server.observing", "ehlo.server.hooks.hookrun"): "a line about a run of a hook",
-    ("ehlo.server.observing", "ehlo.server.hooks.hooks"): "a line about a hook's answer",
-    ("ehlo.server.observing", "ehlo.server.runtime"): "a snapshot is of what all sessions share",
-    ("ehlo.server.observing", "ehlo.server.options.config"): "options say which windows there are",
-    ("ehlo.server.processes", "ehlo.server.life"): "a worker reports what its server's life counts",
-    ("ehlo.server.processes", "ehlo.server.server"): "a parent is told whose processes it keeps",
-}
-# Upwards when a function runs, and not as its module is imported: (importer, imported) and why
-UPWARD_WHEN_CALLED = {
-    ("ehlo.server.processes.workers", "ehlo.server.server"): "a worker runs a server of its own",
-}
+# Classes with parts, the module that alone may take one as an argument, and how few names of one a
+# Protocol may have in common with it by chance
+OWNERS = {"Driver": "ehlo.server.driver", "Connection": "ehlo.protocol.connection"}
+MIRRORED = 3
 
 LINE_LIMIT = 400
-
-
-class Import(NamedTuple):
-    module: str
-    for_types: bool
-    when_called: bool
+ANY_IN_A_THOUSAND_LINES = 5
 
 
 def module_of(path: Path) -> str:
@@ -111,41 +70,19 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports_of(path: Path) -> Iterator[Import]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for_types = _within(tree, _is_for_types)
-    when_called = _within(
-        tree, lambda node: isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    )
-    for node in ast.walk(tree):
-        where = id(node) in for_types, id(node) in when_called
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Yield each imported module; a module of ehlo also where it is imported as a name."""
+    for node in ast.walk(TREES[path]):
         if isinstance(node, ast.Import):
-            for name in node.names:
-                yield Import(name.name, *where)
+            yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
             for name in node.names:
-                yield Import(_full_name(node.module or "", name.name), *where)
-
-
-def _within(tree: ast.AST, outer: Callable[[ast.AST], bool]) -> set[int]:
-    """The ids of the nodes that stand in one that is `outer`."""
-    return {id(inner) for node in ast.walk(tree) if outer(node) for inner in ast.walk(node)}
-
-
-def _is_for_types(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.If)
-        and isinstance(node.test, ast.Name)
-        and node.test.id == "TYPE_CHECKING"
-    )
-
-
-def _full_name(module: str, name: str) -> str:
-    """`from ehlo.protocol import events` imports a module, and not a name of one."""
-    full = f"{module}.{name}"
-    path = SOURCE.joinpath(*full.split("."))
-    return full if path.is_dir() or path.with_suffix(".py").exists() else module
+                full = f"{node.module}.{name.name}"
+                yield full if full in MODULES else (node.module or "")
 
 
 def room_of(module: str) -> str:
@@ -155,6 +92,39 @@ def room_of(module: str) -> str:
     return max(rooms, key=len)
 
 
+def functions_of(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def parameters_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:
+    arguments = function.args
+    extra = [each for each in (arguments.vararg, arguments.kwarg) if each is not None]
+    return [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *extra]
+
+
+def names_in(annotation: ast.expr | None) -> set[str]:
+    """Return the names in an annotation."""
+    if annotation is None:
+        return set()
+    found: set[str] = set()
+    for node in ast.walk(annotation):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= set(re.findall(r"\w+", node.value))  # written as a string, or a `Literal`
+    return found
+
+
+def classes_of(path: Path) -> Iterator[ast.ClassDef]:
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.ClassDef):
+            yield node
+
+
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_imports_point_downwards(path: Path) -> None:
     module = module_of(path)
@@ -162,17 +132,25 @@ def test_imports_point_downwards(path: Path) -> None:
     if room in ANYTHING:
         return
     allowed = {room} | ROOMS[room]
-    for imported, for_types, when_called in imports_of(path):
-        if imported.partition(".")[0] != "ehlo" or room_of(imported) in allowed:
-            continue
-        if when_called and (module, imported) in UPWARD_WHEN_CALLED:
-            continue
-        assert for_types, f"{module} imports {imported}"
-        assert (room, imported) in UPWARD_FOR_TYPES, f"{module} imports {imported} for types"
+    upward = {
+        imported
+        for imported in imports_of(path)
+        if imported.partition(".")[0] == "ehlo" and room_of(imported) not in allowed
+    }
+    assert upward == set(), f"{module} imports from above"
 
 
 def test_no_room_looks_into_one_that_looks_back() -> None:
     tuple(TopologicalSorter(ROOMS).static_order())  # a `CycleError` names the circle
+
+
+def test_no_module_imports_in_a_circle() -> None:
+    graph = {
+        module: {imported for imported in imports_of(path) if imported in MODULES} - {module}
+        for module, path in MODULES.items()
+        if room_of(module) not in {"ehlo", "ehlo.__main__"}
+    }
+    tuple(TopologicalSorter(graph).static_order())
 
 
 def test_a_package_of_the_server_imports_nothing_itself() -> None:
@@ -180,29 +158,94 @@ def test_a_package_of_the_server_imports_nothing_itself() -> None:
         assert not list(imports_of(path)), path
 
 
-def test_every_upward_import_is_there() -> None:
-    found = {(module_of(path), imported) for path in FILES for imported, *_ in imports_of(path)}
-    assert UPWARD_WHEN_CALLED.keys() <= found
-    assert UPWARD_FOR_TYPES.keys() <= {(room_of(module), imported) for module, imported in found}
-
-
 @pytest.mark.parametrize(
-    "path", sorted((SOURCE / "ehlo" / "protocol").glob("*.py")), ids=lambda path: path.name
+    "path", sorted((SOURCE / "ehlo" / "protocol").rglob("*.py")), ids=lambda path: path.name
 )
 def test_core_imports_nothing_that_is_not_pure(path: Path) -> None:
-    roots = {imported.module.partition(".")[0] for imported in imports_of(path)}
+    roots = {imported.partition(".")[0] for imported in imports_of(path)}
     assert roots <= PURE | {"ehlo"}
+
+
+def test_no_class_name_occurs_twice() -> None:
+    counts = Counter(node.name for path in FILES for node in classes_of(path))
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_no_module_has_the_name_of_another() -> None:
+    lasts = Counter(module.rpartition(".")[2] for module in MODULES if module != "ehlo")
+    assert [name for name, count in lasts.items() if count > 1] == ["server"]  # its room's face
+
+
+@pytest.mark.parametrize(("owner", "home"), OWNERS.items())
+def test_no_part_takes_its_owner(owner: str, home: str) -> None:
+    """Not by annotation, not under another name, and not as `Any`."""
+    found = []
+    for module, path in MODULES.items():
+        if module == home:
+            continue
+        aliases = {owner} | {
+            name.asname
+            for node in ast.walk(TREES[path])
+            if isinstance(node, ast.ImportFrom)
+            for name in node.names
+            if name.name == owner and name.asname
+        }
+        for function in functions_of(path):
+            for parameter in parameters_of(function):
+                names = names_in(parameter.annotation)
+                untyped = parameter.arg.strip("_") == owner.lower() and "Any" in names
+                if names & aliases or untyped:
+                    found.append(f"{module}.{function.name}({parameter.arg})")
+    assert found == []
+
+
+@pytest.mark.parametrize(("owner", "home"), OWNERS.items())
+def test_no_protocol_mirrors_an_owner(owner: str, home: str) -> None:
+    (node,) = [node for node in classes_of(MODULES[home]) if node.name == owner]
+    own = _members(node)
+    for path in FILES:
+        for each in classes_of(path):
+            if any(ast.unparse(base).partition("[")[0] == "Protocol" for base in each.bases):
+                common = {name for name in _members(each) & own if not name.startswith("__")}
+                assert len(common) < MIRRORED, f"{each.name} mirrors {owner}: {common}"
+
+
+def _members(node: ast.ClassDef) -> set[str]:
+    """Return the names of methods, of annotated attributes, and of what is set on `self`."""
+    found = set()
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(inner.name)
+        elif isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name):
+            found.add(inner.target.id)
+        elif (
+            isinstance(inner, ast.Attribute)
+            and isinstance(inner.ctx, ast.Store)
+            and isinstance(inner.value, ast.Name)
+            and inner.value.id == "self"
+        ):
+            found.add(inner.attr)
+    return found
+
+
+def test_any_is_rare() -> None:
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in FILES)
+    uses = sum(
+        isinstance(node, ast.Name) and node.id == "Any"
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+    )
+    assert uses * 1000 <= ANY_IN_A_THOUSAND_LINES * lines, f"{uses} in {lines} lines"
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_a_long_file_says_why(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     if len(text.splitlines()) > LINE_LIMIT:
-        docstring = ast.get_docstring(ast.parse(text)) or ""
+        docstring = ast.get_docstring(TREES[path]) or ""
         assert "longer than" in docstring.lower(), f"over {LINE_LIMIT} lines, and no reason given"
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_every_file_says_what_it_is(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert not text or ast.get_docstring(ast.parse(text))
+    assert not path.read_text(encoding="utf-8") or ast.get_docstring(TREES[path])

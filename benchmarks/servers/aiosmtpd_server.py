@@ -1,4 +1,4 @@
-"""aiosmtpd on uvloop, with a handler that takes the message bytes: what we are measured against."""
+"""Runs aiosmtpd on uvloop, with a handler that counts the bytes of each message."""
 
 import asyncio
 import ssl
@@ -9,7 +9,7 @@ from serving import Tally, parser, run, tls_context, until_terminated
 
 
 class Handler:
-    """Takes every message."""
+    """Accepts every message."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -23,7 +23,7 @@ class Handler:
 
 
 async def serve(tally: Tally, context: ssl.SSLContext | None) -> None:
-    """Listen on a free port of the loopback until told to stop."""
+    """Listen on a free port of the loopback interface until SIGTERM."""
     loop = asyncio.get_running_loop()
     handler = Handler(tally)
 
@@ -33,7 +33,7 @@ async def serve(tally: Tally, context: ssl.SSLContext | None) -> None:
             data_size_limit=2**30,
             enable_SMTPUTF8=True,
             decode_data=False,
-            hostname="bench.example",  # given, so that no DNS look-up is counted
+            hostname="bench.example",  # set, so that no DNS lookup is counted
             loop=loop,
         )
 

@@ -1,7 +1,7 @@
-"""ehlo on uvloop, with a plain function as handler: `--handler async` or `--handler def`.
+"""Runs ehlo on uvloop, with a function as its handler: `--handler async` or `--handler def`.
 
-All limits that there are by default are at work, for clients on the loopback too: nobody is exempt,
-and those that the load would meet are set so high that it does not. What counts, counts.
+All default limits are enabled, and no address is exempt, not even on the loopback interface. Limits
+that the load would reach are set higher; their counters still run.
 """
 
 import argparse
@@ -17,8 +17,8 @@ NEVER = 10**9
 
 LIMITS: dict[str, Any] = {
     "exempt_networks": (),
-    "max_messages": NEVER,  # a kept connection takes what it can of a round
-    "max_connections": 4096,  # the idle connections, and room
+    "max_messages": NEVER,  # a kept connection may send a whole round
+    "max_connections": 4096,  # enough for the idle connections
     "max_connections_per_address": 4096,
     "max_connection_rate": NEVER,
 }
@@ -26,7 +26,7 @@ HOURLY: dict[str, Any] = {"max_messages_per_hour": NEVER, "max_recipients_per_ho
 
 
 def handler_for(kind: str, tally: Tally) -> Any:
-    """A handler that takes every message: a coroutine function or, for the threads, a plain one."""
+    """Return a handler that accepts every message: `async def`, or `def` for the threads."""
 
     async def on_loop(remote_addr: Any, mail_from: Any, rcpt_tos: Any, data: bytes) -> None:
         del remote_addr, mail_from, rcpt_tos
@@ -40,7 +40,7 @@ def handler_for(kind: str, tally: Tally) -> Any:
 
 
 def serve(handler: Any, context: ssl.SSLContext | None, limits: dict[str, Any]) -> None:
-    """Listen on a free port of the loopback until told to stop, in a blocking form."""
+    """Listen on a free port of the loopback interface, and block until SIGTERM."""
     server = ehlo.Server(
         handler,
         hostname="bench.example",
@@ -57,9 +57,7 @@ def serve(handler: Any, context: ssl.SSLContext | None, limits: dict[str, Any]) 
 def arguments() -> argparse.Namespace:
     options = parser()
     options.add_argument("--handler", choices=("async", "def"), default="async")
-    options.add_argument(
-        "--hourly", action="store_true", help="with the limits by the hour, off by default"
-    )
+    options.add_argument("--hourly", action="store_true", help="enable the hourly limits")
     return options.parse_args()
 
 
@@ -68,7 +66,7 @@ def main() -> None:
     tally = Tally()
     limits = {**LIMITS, **HOURLY} if chosen.hourly else LIMITS
     serve(handler_for(chosen.handler, tally), tls_context(chosen), limits)
-    print(tally.messages, tally.octets, flush=True)
+    print(tally.messages, tally.size, flush=True)
 
 
 if __name__ == "__main__":

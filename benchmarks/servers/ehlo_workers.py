@@ -1,6 +1,6 @@
-"""ehlo in several processes, `--workers 2`, or in one: each imports its handler from here.
+"""Runs ehlo in several processes, `--workers 2`, or in one; each imports its handler from here.
 
-It prints `host port`, then each process that serves its id, and `messages octets` at its end.
+It prints `host port`. Then each process that serves prints its id, and `messages bytes` at its end.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from serving import Tally
 import ehlo
 
 
-class Taker(ehlo.Handler):
-    """Takes every message. There is one in each process that serves."""
+class CountingHandler(ehlo.Handler):
+    """Accepts every message. There is one instance in each process that serves."""
 
     def __init__(self) -> None:
         self._tally = Tally()
@@ -30,11 +30,11 @@ class Taker(ehlo.Handler):
 
     async def on_shutdown(self, server: Any) -> None:
         del server
-        say(self._tally.messages, self._tally.octets)
+        say(self._tally.messages, self._tally.size)
 
 
 def say(*words: object) -> None:
-    """A line in one write: all processes share the pipe."""
+    """Print a line in one write, because all processes share the pipe."""
     os.write(1, f"{' '.join(map(str, words))}\n".encode())
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     say(*sock.getsockname())
     server = ehlo.Server(
-        "ehlo_workers:Taker",
+        "ehlo_workers:CountingHandler",
         hostname="bench.example",
         workers=workers,
         loop="uvloop",

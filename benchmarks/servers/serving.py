@@ -1,7 +1,8 @@
-"""What the two Python servers under measurement share: arguments, certificate, tally, stop.
+"""Provides the common parts of the Python servers: arguments, certificate, tally, stop.
 
-Each prints `host port` when it listens and `messages octets` when it was told to stop, and says
-nothing else: that is how the benchmark finds it, and how it knows that all was delivered.
+Each server prints `host port` when it listens and `messages bytes` when it stops, and nothing else.
+The benchmark finds the server by the first line, and checks by the second that it received
+everything.
 """
 
 import argparse
@@ -16,29 +17,29 @@ import uvloop
 
 
 class Tally:
-    """Messages and octets taken so far. Handlers in threads add to it too, hence the lock."""
+    """Counts messages and their bytes, under a lock, because handlers in threads add to it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.messages = 0
-        self.octets = 0
+        self.size = 0
 
     def add(self, data: bytes) -> None:
         with self._lock:
             self.messages += 1
-            self.octets += len(data)
+            self.size += len(data)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments that both servers take."""
+    """Return a parser for the arguments of both servers."""
     options = argparse.ArgumentParser()
-    options.add_argument("--cert", type=Path, help="certificate chain; with it, TLS from the start")
+    options.add_argument("--cert", type=Path, help="certificate chain; enables implicit TLS")
     options.add_argument("--key", type=Path, help="its private key")
     return options
 
 
 def tls_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
-    """The same context for both, or None without a certificate."""
+    """Return the TLS context of both servers, or `None` without a certificate."""
     if arguments.cert is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -47,7 +48,7 @@ def tls_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
 
 
 async def until_terminated(host: str, port: int) -> None:
-    """Tell where we listen, then wait for SIGTERM."""
+    """Print the address, then wait for SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     print(host, port, flush=True)
@@ -55,7 +56,7 @@ async def until_terminated(host: str, port: int) -> None:
 
 
 def run(main: Coroutine[object, object, None], tally: Tally) -> None:
-    """Run under uvloop, then print what was taken."""
+    """Run under uvloop, then print the tally."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main)
-    print(tally.messages, tally.octets, flush=True)
+    print(tally.messages, tally.size, flush=True)

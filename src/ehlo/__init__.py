@@ -1,4 +1,4 @@
-"""An SMTP server for Python: mail comes in, a function of yours gets it.
+"""ehlo is an SMTP server framework for Python: your function is called for every message.
 
     import ehlo
 
@@ -7,108 +7,82 @@
 
     ehlo.listen_and_serve("127.0.0.1:2525", handler, "MyServerApp")
 
-Names are imported when they are first used, so that `import ehlo` itself costs next to nothing.
+Names are imported when they are first used, so that `import ehlo` is fast.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ehlo.domains import same_domain, to_ascii
-    from ehlo.handler import Handler
-    from ehlo.message import Message
-    from ehlo.net import Peer
-    from ehlo.passwords.file import PasswordFile
-    from ehlo.protocol.address import Address
-    from ehlo.protocol.credentials import (
-        AnonymousCredentials,
-        CertificateCredentials,
-        CramMD5Credentials,
-        Credentials,
-        PasswordCredentials,
-        TokenCredentials,
-        cram_md5_matches,
-    )
-    from ehlo.protocol.errors import Reject
-    from ehlo.protocol.extensions import Extension, Facts, OriginalRecipient
-    from ehlo.protocol.offers import DeliverBy, Rrvs
-    from ehlo.protocol.proxy import ProxySSL
-    from ehlo.protocol.reply import Reply
-    from ehlo.protocol.sasl import AuthContext, Mechanism, SecretWanted
-    from ehlo.protocol.scram_keys import ScramKeys
-    from ehlo.server.options.config import Listener
-    from ehlo.server.server import Server, listen_and_serve, listen_and_serve_tls
-    from ehlo.session import ProxyInfo, Session, TLSInfo, current_session
+    from ehlo.domains import same_domain as same_domain
+    from ehlo.domains import to_ascii as to_ascii
+    from ehlo.handler import Handler as Handler
+    from ehlo.message import Message as Message
+    from ehlo.net import Peer as Peer
+    from ehlo.passwords.file import PasswordFile as PasswordFile
+    from ehlo.protocol.address import Address as Address
+    from ehlo.protocol.auth.credentials import AnonymousCredentials as AnonymousCredentials
+    from ehlo.protocol.auth.credentials import CertificateCredentials as CertificateCredentials
+    from ehlo.protocol.auth.credentials import CramMD5Credentials as CramMD5Credentials
+    from ehlo.protocol.auth.credentials import Credentials as Credentials
+    from ehlo.protocol.auth.credentials import PasswordCredentials as PasswordCredentials
+    from ehlo.protocol.auth.credentials import TokenCredentials as TokenCredentials
+    from ehlo.protocol.auth.credentials import cram_md5_matches as cram_md5_matches
+    from ehlo.protocol.auth.keys import ScramKeys as ScramKeys
+    from ehlo.protocol.auth.mechanism import AuthContext as AuthContext
+    from ehlo.protocol.auth.mechanism import Mechanism as Mechanism
+    from ehlo.protocol.auth.mechanism import SecretWanted as SecretWanted
+    from ehlo.protocol.extensions import Extension as Extension
+    from ehlo.protocol.parameters import DeliverBy as DeliverBy
+    from ehlo.protocol.parameters import Facts as Facts
+    from ehlo.protocol.parameters import OriginalRecipient as OriginalRecipient
+    from ehlo.protocol.parameters import Rrvs as Rrvs
+    from ehlo.protocol.proxy import ProxySSL as ProxySSL
+    from ehlo.protocol.reply import Reject as Reject
+    from ehlo.protocol.reply import Reply as Reply
+    from ehlo.server.options.config import Listener as Listener
+    from ehlo.server.server import Server as Server
+    from ehlo.server.server import listen_and_serve as listen_and_serve
+    from ehlo.server.server import listen_and_serve_tls as listen_and_serve_tls
+    from ehlo.session import ProxyInfo as ProxyInfo
+    from ehlo.session import Session as Session
+    from ehlo.session import TLSInfo as TLSInfo
+    from ehlo.session import current_session as current_session
 
-__all__ = [
-    "Address",
-    "AnonymousCredentials",
-    "AuthContext",
-    "CertificateCredentials",
-    "CramMD5Credentials",
-    "Credentials",
-    "DeliverBy",
-    "Extension",
-    "Facts",
-    "Handler",
-    "Listener",
-    "Mechanism",
-    "Message",
-    "OriginalRecipient",
-    "PasswordCredentials",
-    "PasswordFile",
-    "Peer",
-    "ProxyInfo",
-    "ProxySSL",
-    "Reject",
-    "Reply",
-    "Rrvs",
-    "ScramKeys",
-    "SecretWanted",
-    "Server",
-    "Session",
-    "TLSInfo",
-    "TokenCredentials",
-    "cram_md5_matches",
-    "current_session",
-    "listen_and_serve",
-    "listen_and_serve_tls",
-    "same_domain",
-    "to_ascii",
-]
-
+# By module: the names that users import from `ehlo`
 _HOMES = {
-    "ehlo.domains": ("same_domain", "to_ascii"),
-    "ehlo.handler": ("Handler",),
-    "ehlo.message": ("Message",),
-    "ehlo.net": ("Peer",),
-    "ehlo.passwords.file": ("PasswordFile",),
-    "ehlo.protocol.address": ("Address",),
-    "ehlo.protocol.credentials": (
-        *("AnonymousCredentials", "CertificateCredentials", "CramMD5Credentials", "Credentials"),
-        *("PasswordCredentials", "TokenCredentials", "cram_md5_matches"),
+    "ehlo.domains": "same_domain to_ascii",
+    "ehlo.handler": "Handler",
+    "ehlo.message": "Message",
+    "ehlo.net": "Peer",
+    "ehlo.passwords.file": "PasswordFile",
+    "ehlo.protocol.address": "Address",
+    "ehlo.protocol.auth.credentials": (
+        "AnonymousCredentials CertificateCredentials CramMD5Credentials Credentials "
+        "PasswordCredentials TokenCredentials cram_md5_matches"
     ),
-    "ehlo.protocol.errors": ("Reject",),
-    "ehlo.protocol.proxy": ("ProxySSL",),
-    "ehlo.protocol.reply": ("Reply",),
-    "ehlo.protocol.extensions": ("Extension", "Facts", "OriginalRecipient"),
-    "ehlo.protocol.offers": ("DeliverBy", "Rrvs"),
-    "ehlo.protocol.sasl": ("AuthContext", "Mechanism", "SecretWanted"),
-    "ehlo.protocol.scram_keys": ("ScramKeys",),
-    "ehlo.server.options.config": ("Listener",),
-    "ehlo.server.server": ("Server", "listen_and_serve", "listen_and_serve_tls"),
-    "ehlo.session": ("ProxyInfo", "Session", "TLSInfo", "current_session"),
+    "ehlo.protocol.auth.keys": "ScramKeys",
+    "ehlo.protocol.auth.mechanism": "AuthContext Mechanism SecretWanted",
+    "ehlo.protocol.extensions": "Extension",
+    "ehlo.protocol.parameters": "DeliverBy Facts OriginalRecipient Rrvs",
+    "ehlo.protocol.proxy": "ProxySSL",
+    "ehlo.protocol.reply": "Reject Reply",
+    "ehlo.server.options.config": "Listener",
+    "ehlo.server.server": "Server listen_and_serve listen_and_serve_tls",
+    "ehlo.session": "ProxyInfo Session TLSInfo current_session",
 }
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = sorted(_HOME_OF)
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module 'ehlo' has no attribute {name!r}")
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'ehlo' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

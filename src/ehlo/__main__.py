@@ -1,4 +1,4 @@
-"""`python -m ehlo` is the command `ehlo`."""
+"""Runs the command `ehlo` for `python -m ehlo`."""
 
 import sys
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 from ehlo.protocol import grammar
 from ehlo.protocol.address import is_address_literal
 
-__all__ = ["same_domain", "to_ascii"]
-
-_LONGEST = 255  # octets, RFC 5321 4.5.3.1.2
+_LONGEST = 255  # bytes, RFC 5321 4.5.3.1.2
 
 
 def to_ascii(domain: str) -> str:

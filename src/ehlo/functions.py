@@ -11,16 +11,15 @@ from ehlo.message import Message
 from ehlo.net import Peer
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import Address
-from ehlo.protocol.credentials import (
+from ehlo.protocol.auth.credentials import (
     CramMD5Credentials,
     Credentials,
     PasswordCredentials,
     TokenCredentials,
+    as_bytes,
 )
 from ehlo.protocol.reply import Reply
 from ehlo.session import Session
-
-__all__ = ["AuthFunction", "MessageFunction", "RcptFunction", "callbacks_of_functions"]
 
 MessageFunction = Callable[
     [Peer, str, list[str], bytes], Awaitable[Reply | str | None] | Reply | str | None
@@ -123,12 +122,7 @@ def _login_of(credentials: Credentials) -> tuple[str, bytes, bytes, bytes] | Non
             raise TypeError(f"auth_handler cannot check {kind}; use a Handler with on_auth")
     if not username or authzid not in ("", username):
         return None
-    return mechanism, _as_bytes(username), _as_bytes(secret), challenge
-
-
-def _as_bytes(text: str | bytes) -> bytes:
-    """Return what the client sent; surrogate escapes stand for bytes that are not UTF-8."""
-    return text.encode(errors="surrogateescape") if isinstance(text, str) else text
+    return mechanism, as_bytes(username), as_bytes(secret), challenge
 
 
 def _not_awaitable(result: object, function: _Function) -> object:

@@ -9,12 +9,10 @@ from typing import Any, ClassVar
 
 from ehlo.message import Message
 from ehlo.protocol.address import Address
-from ehlo.protocol.credentials import Credentials
+from ehlo.protocol.auth.credentials import Credentials
+from ehlo.protocol.auth.mechanism import Secret
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.sasl import Secret
 from ehlo.session import Session
-
-__all__ = ["Answer", "Callbacks", "Handler", "callbacks_of_handler", "is_async"]
 
 Answer = Awaitable[Reply | None] | Reply | None
 MessageAnswer = Reply | str | Mapping[str, Reply | str | None] | None

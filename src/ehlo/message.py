@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
     from ehlo.content.view import Content
-
-__all__ = ["Message", "Spool", "SpooledFile", "check_directory", "spool_directory"]
-
 _PERSISTENT_TEMP = "/var/tmp"  # noqa: S108  the files there have no name
 _CHUNK = 65_536  # bytes
 
@@ -94,15 +91,19 @@ class SpooledFile(io.RawIOBase):
         self._at = 0
 
     def readable(self) -> bool:
+        """Return `True`."""
         return True
 
     def seekable(self) -> bool:
+        """Return `True`."""
         return True
 
     def tell(self) -> int:
+        """Return the position."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Set the position and return it. Raises `ValueError` if it is negative."""
         size = len(self._head) + self._spool.size
         at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: size}[whence]
         if at < 0:
@@ -111,6 +112,7 @@ class SpooledFile(io.RawIOBase):
         return at
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Read bytes into `buffer` and return their number."""
         view = memoryview(buffer).cast("B")
         head = self._head[self._at : self._at + len(view)]
         offset = max(0, self._at - len(self._head))

@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 
-__all__ = ["INHERITED", "Networks", "Peer", "address_key", "parse_address", "unmapped"]
-
 INHERITED: Final = ("fd:", "systemd:")
 """The beginnings of addresses that name a socket which is open when the server starts."""
 

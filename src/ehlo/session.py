@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextvars import ContextVar
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from ehlo.net import Peer, unmapped
 from ehlo.protocol.address import Address
-from ehlo.protocol.connection import Connection
-
-if TYPE_CHECKING:
-    from ehlo.protocol.proxy import ProxyHeader, ProxySSL
-
-__all__ = ["ProxyInfo", "Session", "TLSInfo", "current_session"]
+from ehlo.protocol.auth.credentials import PeerCertificate
+from ehlo.protocol.conversation import Conversation
+from ehlo.protocol.proxy import ProxyHeader, ProxySSL
 
 
 class TLSInfo(NamedTuple):
@@ -32,7 +29,7 @@ class TLSInfo(NamedTuple):
     """The name of the cipher suite."""
     sni: str | None
     """The server name that the client asked for (RFC 6066 3), or `None`."""
-    peer_certificate: dict[str, Any] | None
+    peer_certificate: PeerCertificate | None
     """The client's certificate, as `ssl.SSLObject.getpeercert` returns it, or `None`."""
 
 
@@ -67,17 +64,9 @@ class ProxyInfo(NamedTuple):
 
     @classmethod
     def of(cls, peer: Peer, header: ProxyHeader) -> Self:
-        """Return the facts in `header`, which the proxy at `peer` sent."""
-        return cls(
-            peer,
-            header.version,
-            header.command,
-            header.authority,
-            header.unique_id,
-            header.ssl,
-            header.alpn,
-            header.tlvs,
-        )
+        """Return the facts in `header` from the proxy at `peer`. Only the server calls this."""
+        rest = (header.authority, header.unique_id, header.ssl, header.alpn, header.tlvs)
+        return cls(peer, header.version, header.command, *rest)
 
 
 class Session:
@@ -93,7 +82,8 @@ class Session:
     """
 
     __slots__ = (
-        *("_connection", "_ends", "_state", "id", "local", "peer", "proxy", "rdns", "tls", "user"),
+        *("_conversation", "_ends", "_state"),
+        *("id", "local", "peer", "proxy", "rdns", "tls", "user"),
     )
 
     def __init__(
@@ -101,10 +91,10 @@ class Session:
         session_id: str,
         peer: Peer,
         local: Peer,
-        connection: Connection,
+        conversation: Conversation,
         proxy: ProxyInfo | None = None,
     ) -> None:
-        self._connection = connection
+        self._conversation = conversation
         self.id = session_id
         """The unique id of the session, also in the log and in message ids."""
         self.peer = peer
@@ -125,17 +115,17 @@ class Session:
     @property
     def helo(self) -> str:
         """The name that the client gave in HELO, EHLO or LHLO; `""` before."""
-        return self._connection.helo
+        return self._conversation.helo
 
     @property
     def esmtp(self) -> bool:
         """Whether the client sent EHLO or LHLO rather than HELO."""
-        return self._connection.esmtp
+        return self._conversation.esmtp
 
     @property
     def sender(self) -> Address | None:
         """The envelope sender of the current transaction; `None` outside of one."""
-        transaction = self._connection.transaction
+        transaction = self._conversation.transaction
         return transaction.sender if transaction is not None else None
 
     @property
@@ -152,7 +142,7 @@ class Session:
         A value is `None` if the proxy does not know it. `peer`, `local`, `rdns`, `user`, `helo`
         and `esmtp` already reflect these attributes.
         """
-        return self._connection.xclient
+        return self._conversation.xclient
 
     @property
     def forwarded(self) -> Mapping[str, str | None] | None:
@@ -161,11 +151,11 @@ class Session:
         The names are NAME, ADDR, PORT, PROTO, HELO, IDENT and SOURCE. They are meant for logs; the
         server does not act on them. They are dropped when the transaction ends.
         """
-        return self._connection.forwarded
+        return self._conversation.forwarded
 
-    def restart(self, connection: Connection) -> None:
+    def restart(self, conversation: Conversation) -> None:
         """Forget what the client sent before TLS (RFC 3207 4.2). Only the server calls this."""
-        self._connection = connection
+        self._conversation = conversation
         self.user = None
         self._state = None
 

@@ -1,9 +1,11 @@
-"""A hook that blocks the event loop: it is named while it does, and a second signal ends it."""
+"""A hook that blocks the event loop is logged while it does, and a second signal ends it."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
+import time
 from pathlib import Path
 from subprocess import TimeoutExpired
 
@@ -11,7 +13,7 @@ import pytest
 
 from ehlo import Peer
 from support.client import Client
-from support.program import Program, Start
+from support.program import DEADLINE, Program, Start
 
 LOOPBACK = ("--addr", "127.0.0.1:0")
 
@@ -70,7 +72,7 @@ def serve(start: Start, here: Path, name: str, loop: str, workers: int = 1) -> P
 
 
 def message(program: Program) -> Client:
-    """A client that has sent a message, whose hook blocks the loop."""
+    """Return a client whose message is in a hook that blocks the event loop."""
     client = Client(Peer(*program.listening()))
     client.hello()
     client.begin_message()
@@ -81,7 +83,7 @@ def message(program: Program) -> Client:
 
 @pytest.mark.parametrize("name", ["Sleeps", "Reads"])
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_hook_is_named_while_it_blocks_and_a_second_signal_ends_it(
+def test_a_hook_that_blocks_is_logged_at_once_and_a_second_signal_ends_it(
     start: Start, here: Path, loop: str, name: str
 ) -> None:
     program = serve(start, here, name, loop)
@@ -92,13 +94,13 @@ def test_a_hook_is_named_while_it_blocks_and_a_second_signal_ends_it(
         program.process.send_signal(signal.SIGINT)
         assert client.rest() == b""  # and no 250
     assert program.wait() == 0
-    assert "what blocked the event loop was interrupted" in program.err.text
+    assert "interrupted what blocked the event loop" in program.err.text
     assert "Traceback" not in program.err.text
     assert program.err.text.count("blocks the event loop") == 1
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_two_signals_before_a_hook_is_late_end_it_when_it_is(
+def test_two_signals_end_a_hook_once_it_has_blocked_for_long_enough(
     start: Start, here: Path, loop: str
 ) -> None:
     program = serve(start, here, "Sleeps", loop)
@@ -106,11 +108,11 @@ def test_two_signals_before_a_hook_is_late_end_it_when_it_is(
         program.process.send_signal(signal.SIGINT)
         program.process.send_signal(signal.SIGTERM)
         assert program.wait() == 0
-    assert "was interrupted" in program.err.text
+    assert "interrupted what blocked" in program.err.text
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_start_that_blocks_is_ended_by_a_second_signal(
+def test_a_second_signal_ends_an_on_startup_that_blocks(
     start: Start, here: Path, loop: str
 ) -> None:
     program = serve(start, here, "Starts", loop)
@@ -123,7 +125,7 @@ def test_a_start_that_blocks_is_ended_by_a_second_signal(
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_an_end_that_blocks_is_ended_by_a_second_signal(
+def test_a_second_signal_ends_an_on_shutdown_that_blocks(
     start: Start, here: Path, loop: str
 ) -> None:
     program = serve(start, here, "Ends", loop)
@@ -135,21 +137,24 @@ def test_an_end_that_blocks_is_ended_by_a_second_signal(
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_what_blocks_and_is_no_hook_is_ended_by_a_second_signal(
-    start: Start, here: Path, loop: str
-) -> None:
-    """Nobody knows what it is: that a signal is not heard shows it."""
+def test_a_second_signal_ends_a_callback_that_blocks(start: Start, here: Path, loop: str) -> None:
+    """The callback is no hook: an unhandled signal shows that the loop is blocked."""
     program = serve(start, here, "Background", loop)
     program.out.until("inside")
     program.process.send_signal(signal.SIGTERM)
     with pytest.raises(TimeoutExpired):
         program.process.wait(1.2)
-    program.process.send_signal(signal.SIGTERM)
+    until = time.monotonic() + DEADLINE
+    while program.process.poll() is None:  # a process that is slow may have noted the first late
+        assert time.monotonic() < until
+        program.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(TimeoutExpired):
+            program.process.wait(1.2)
     assert program.wait() == 0
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_blocked_worker_is_ended_by_a_second_signal_to_its_parent(
+def test_a_second_signal_to_the_parent_ends_a_blocked_worker(
     start: Start, here: Path, loop: str
 ) -> None:
     program = serve(start, here, "Sleeps", loop, workers=2)
@@ -159,5 +164,5 @@ def test_a_blocked_worker_is_ended_by_a_second_signal_to_its_parent(
         program.process.send_signal(signal.SIGTERM)
         assert client.rest() == b""
     assert program.wait() == 0
-    assert "was interrupted" in program.err.text
+    assert "interrupted what blocked" in program.err.text
     assert "killed" not in program.err.text

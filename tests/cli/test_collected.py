@@ -1,4 +1,4 @@
-"""Metrics and `ehlo top` of several workers: one server to who looks, whatever becomes of them."""
+"""Metrics and `ehlo top` of several workers show one server, also when workers hang or die."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Patient(Handler):
 
 
 class Server:
-    """Two workers, and the windows on them."""
+    """Runs two workers with metrics and a control socket."""
 
     def __init__(self, start: Start, here: Path, *flags: str, handler: str = "Handler") -> None:
         (here / "counted.py").write_text(MODULE)
@@ -52,13 +52,13 @@ class Server:
         self.pids: set[int] = set()
 
     def listening(self) -> Server:
-        """As soon as both serve."""
+        """Wait until both workers serve."""
         self.pids = {self.next_ready(), self.next_ready()}
         self.address = self.program.listening()
         return self
 
     def next_ready(self) -> int:
-        """The process that has said so next."""
+        """Return the next process that is ready."""
         return int(re.findall(r"process (\d+)", self.program.err.until(" is ready"))[0])
 
     def fetch(self, path: str) -> tuple[int, str]:
@@ -69,7 +69,7 @@ class Server:
             return response.status, response.read().decode()
 
     def scrape(self) -> dict[str, float]:
-        """Each sample, by its name and the values of its labels."""
+        """Return each sample by its name and the values of its labels."""
         return {
             " ".join([sample.name, *sample.labels.values()]): sample.value
             for family in text_string_to_metric_families(self.fetch("/metrics")[1])
@@ -81,13 +81,13 @@ class Server:
 
     @contextlib.contextmanager
     def clients(self) -> Iterator[dict[int, smtplib.SMTP]]:
-        """A client of each worker, by process; each worker has had at least one message."""
+        """Yield a client of each worker, by process; each has sent at least one message."""
         found: dict[int, smtplib.SMTP] = {}
         self.sent = 0
         with contextlib.ExitStack() as stack:
             until = time.monotonic() + DEADLINE
-            while set(found) != self.pids:  # who takes a connection is nobody's choice
-                assert time.monotonic() < until, "one worker takes all connections"
+            while set(found) != self.pids:  # no one chooses which worker accepts a connection
+                assert time.monotonic() < until, "one worker accepts all connections"
                 client = smtplib.SMTP(*self.address, timeout=DEADLINE)
                 stack.callback(client.close)
                 found[send(client)] = client
@@ -96,7 +96,7 @@ class Server:
 
 
 def send(client: smtplib.SMTP, body: bytes = b"Subject: x\r\n\r\n") -> int:
-    """The process that has taken a message."""
+    """Send a message; return the process that accepted it."""
     client.ehlo_or_helo_if_needed()
     client.mail("a@example.com")
     client.rcpt("b@example.com")
@@ -106,7 +106,7 @@ def send(client: smtplib.SMTP, body: bytes = b"Subject: x\r\n\r\n") -> int:
 
 
 def eventually(true: Callable[[], bool]) -> None:
-    """Look until it is so: what a process has done shows in no other way."""
+    """Ask until the answer is true: nothing else shows what a process has done."""
     until = time.monotonic() + DEADLINE
     while not true():
         assert time.monotonic() < until
@@ -120,7 +120,7 @@ def server(start: Start, tmp_path: Path) -> Server:
 ACCEPTED = "ehlo_messages_total accepted"
 
 
-def test_workers_are_one_server_to_who_looks(server: Server, start: Start) -> None:
+def test_several_workers_look_like_one_server(server: Server, start: Start) -> None:
     with server.clients() as clients:
         for client in clients.values():
             for _ in range(3):
@@ -143,7 +143,7 @@ def test_workers_are_one_server_to_who_looks(server: Server, start: Start) -> No
     assert not server.control.exists()
 
 
-def test_what_a_dead_worker_has_counted_stays(server: Server) -> None:
+def test_the_counters_of_a_dead_worker_stay(server: Server) -> None:
     with server.clients() as clients:
         before = server.scrape()
         for pid in clients:
@@ -162,7 +162,7 @@ def test_what_a_dead_worker_has_counted_stays(server: Server) -> None:
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_worker_that_ends_in_order_tells_all(start: Start, tmp_path: Path, loop: str) -> None:
+def test_a_worker_that_ends_in_order_reports_all(start: Start, tmp_path: Path, loop: str) -> None:
     server = Server(start, tmp_path, "--loop", loop).listening()
     with server.clients() as clients:
         pid, client = clients.popitem()
@@ -176,7 +176,7 @@ def test_a_worker_that_ends_in_order_tells_all(start: Start, tmp_path: Path, loo
     assert server.program.stop() == 0
 
 
-def test_a_worker_that_hangs_keeps_nobody_waiting(server: Server) -> None:
+def test_a_worker_that_hangs_delays_no_other(server: Server) -> None:
     with server.clients() as clients:
         (hung, client), (_, other) = clients.items()
         before = server.scrape()
@@ -196,7 +196,7 @@ def test_a_worker_that_hangs_keeps_nobody_waiting(server: Server) -> None:
     assert server.program.stop() == 0
 
 
-def test_readyz_is_true_from_the_first_worker_on(start: Start, tmp_path: Path) -> None:
+def test_readyz_is_200_once_the_first_worker_serves(start: Start, tmp_path: Path) -> None:
     pipe = tmp_path / "begin"
     os.mkfifo(pipe)
     server = Server(start, tmp_path, handler="Patient")
@@ -208,7 +208,7 @@ def test_readyz_is_true_from_the_first_worker_on(start: Start, tmp_path: Path) -
     assert server.program.stop() == 0
 
 
-def test_readyz_is_false_while_the_workers_drain(server: Server) -> None:
+def test_readyz_is_503_while_the_workers_drain(server: Server) -> None:
     with server.clients() as clients:
         for client in clients.values():
             client.mail("a@example.com")
@@ -220,7 +220,7 @@ def test_readyz_is_false_while_the_workers_drain(server: Server) -> None:
     assert server.program.wait() == 0
 
 
-def test_a_busy_address_of_the_metrics_is_one_line(start: Start, server: Server) -> None:
+def test_a_busy_metrics_address_is_reported_on_one_line(start: Start, server: Server) -> None:
     program = start(
         *("-m", "ehlo", "serve", "counted:Handler", "--addr", "127.0.0.1:0", "--workers", "2"),
         *("--metrics", f"127.0.0.1:{server.port}"),
@@ -231,18 +231,18 @@ def test_a_busy_address_of_the_metrics_is_one_line(start: Start, server: Server)
     assert server.program.stop() == 0
 
 
-def test_each_line_of_workers_is_json_where_that_is_asked(start: Start, tmp_path: Path) -> None:
+def test_workers_log_in_json_if_the_option_says_so(start: Start, tmp_path: Path) -> None:
     server = Server(start, tmp_path, "--log-format", "json").listening()
     with server.clients():
         pass
     assert server.program.stop() == 0
     lines = [json.loads(line) for line in server.program.err.text.splitlines()]
-    told = [line for line in lines if line["logger"] in ("ehlo.connection", "ehlo.message")]
-    assert len(told) == 3 * server.sent
-    assert all("session" in line for line in told)
+    about = [line for line in lines if line["logger"] in ("ehlo.connection", "ehlo.message")]
+    assert len(about) == 3 * server.sent
+    assert all("session" in line for line in about)
 
 
-def test_nothing_of_it_is_on_the_file_system(server: Server) -> None:
+def test_no_link_to_a_worker_is_on_the_file_system(server: Server) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(server.control))
     sockets = [path for path in server.control.parent.iterdir() if path.is_socket()]

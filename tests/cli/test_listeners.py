@@ -1,4 +1,4 @@
-"""Listeners with rules of their own in a program: by one process and by several, and inherited."""
+"""Listeners with options of their own, in one process and in several, and inherited ones."""
 
 from __future__ import annotations
 
@@ -106,12 +106,12 @@ def test_inherited_sockets_have_the_rules_of_their_listeners(
     assert program.stop() == 0
 
 
-def test_what_workers_cannot_be_handed_of_a_listener_is_an_error(
+def test_options_of_a_listener_that_workers_cannot_have_are_an_error(
     certificates: Certificates,
 ) -> None:
     for options, said in (
-        ({"tls_config": certificates.server()}, "cannot be handed a tls_config: call"),
-        ({"log_read": lambda *_: None}, "cannot be handed log_read"),
+        ({"tls_config": certificates.server()}, "tls_config cannot be passed to workers; call"),
+        ({"log_read": lambda *_: None}, "log_read cannot be passed to workers"),
     ):
         listener = Listener("127.0.0.1:0", **options)
         server = Server("app:function", listeners=[listener], workers=2)
@@ -119,13 +119,13 @@ def test_what_workers_cannot_be_handed_of_a_listener_is_an_error(
             server.listen_and_serve()
 
 
-def test_listeners_beside_a_socket_are_refused_with_workers_too(
+def test_listeners_cannot_be_combined_with_a_socket_with_workers_either(
     app: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(app)
     server = Server("app:function", listeners=[Listener("127.0.0.1:0")], workers=2)
     with (
         socket.create_server(("127.0.0.1", 0)) as own,
-        pytest.raises(ValueError, match="listeners beside a socket"),
+        pytest.raises(ValueError, match="either listeners or a socket"),
     ):
         server.serve(own)

@@ -1,4 +1,4 @@
-"""`ehlo passwd FILE USER`: asked without echo or read from a pipe, and what it says."""
+"""`ehlo passwd FILE USER`: a password typed without echo or read from a pipe, and its messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEADLINE = 15.0
 def run(
     *arguments: str | Path, stdin: bytes = b"", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """`ehlo passwd`, with a pipe for its standard input."""
+    """Run `ehlo passwd` with a pipe as its standard input."""
     return subprocess.run(
         [sys.executable, "-m", "ehlo", "passwd", *arguments],
         input=stdin,
@@ -74,14 +74,14 @@ def test_a_user_is_added_replaced_and_deleted(tmp_path: Path) -> None:
         ("scram-sha-1", r"tim:\{SCRAM-SHA-1\}4096,.*\n"),
     ],
 )
-def test_the_scheme_may_be_chosen(tmp_path: Path, scheme: str, line: str) -> None:
+def test_the_scheme_can_be_chosen(tmp_path: Path, scheme: str, line: str) -> None:
     file = tmp_path / "users"
     assert run(file, "tim", "--scheme", scheme, stdin=b"pass word").returncode == 0
     assert re.fullmatch(line, file.read_text())
     assert PasswordFile(file).check("tim", "pass word")
 
 
-def test_both_kinds_of_scram_may_be_chosen(tmp_path: Path) -> None:
+def test_both_scram_schemes_can_be_chosen(tmp_path: Path) -> None:
     file = tmp_path / "users"
     schemes = ("--scheme", "scram-sha-256", "--scheme", "scram-sha-1")
     assert run(file, "tim", *schemes, stdin=b"x\n").returncode == 0
@@ -113,20 +113,20 @@ def test_the_first_line_of_a_pipe_is_the_password(
         (["tim"], b"", 2, "the password is empty"),
         (["tim"], b"\n", 2, "the password is empty"),
         (["tim"], b"a\0sesame\n", 2, "contains NUL"),
-        (["tim"], b"x" * 8193 + b"\n", 2, "more than 8192 octets"),
+        (["tim"], b"x" * 8193 + b"\n", 2, "more than 8192 bytes"),
         (["t:im"], b"sesame\n", 2, "a user name must not contain a colon"),
         (["#tim"], b"sesame\n", 2, "or begin with #"),
         ([""], b"sesame\n", 2, "a user name must not be empty"),
         (["t\x1b[31m"], b"sesame\n", 2, "a user name must not be empty"),
         (["tim", "--scheme", "md5"], b"sesame\n", 2, "'md5' is not one of"),
-        (["tim", "--delete", "--scheme", "scrypt"], b"", 2, "there is none to choose"),
+        (["tim", "--delete", "--scheme", "scrypt"], b"", 2, "cannot be combined"),
         (["tim", "--scheme", "scrypt", "--scheme", "argon2"], b"x\n", 2, "second hash for"),
         (["t\x1b[31m", "--delete"], b"", 1, r"no user 't\x1b[31m'"),
         ([], b"", 2, "Missing argument 'USER'"),
         (["tim", "sesame"], b"", 2, "unexpected extra argument"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_changes_nothing(
+def test_wrong_usage_is_reported_on_one_line_and_changes_nothing(
     path: Path, arguments: list[str], stdin: bytes, code: int, text: str
 ) -> None:
     before = path.read_bytes()
@@ -137,7 +137,7 @@ def test_what_is_wrong_is_one_line_and_changes_nothing(
     assert path.read_bytes() == before
 
 
-def test_a_file_with_a_bad_line_is_said_to_have_one_before_a_password_is_read(path: Path) -> None:
+def test_a_bad_line_is_reported_before_the_password_is_read(path: Path) -> None:
     path.write_text("alice:sesame\n")
     said_of_line = f"ehlo: {path}: line 1: unknown kind of hash"
     for arguments in (["tim"], ["alice", "--delete"]):
@@ -147,14 +147,16 @@ def test_a_file_with_a_bad_line_is_said_to_have_one_before_a_password_is_read(pa
         assert b"sesame" not in done.stderr
 
 
-def test_a_directory_that_is_not_there_is_1(tmp_path: Path) -> None:
+def test_a_missing_directory_exits_with_1(tmp_path: Path) -> None:
     file = tmp_path / "no" / "users"
     for arguments, stdin in ((["tim"], b"x\n"), (["tim", "--delete"], b"")):
         done = run(file, *arguments, stdin=stdin)
         assert said(done) == (1, "", f"ehlo: {file}: No such file or directory\n")
 
 
-def test_argon2_without_argon2_cffi_is_said_to_need_it(start: Start, tmp_path: Path) -> None:
+def test_argon2_without_argon2_cffi_names_the_extra_to_install(
+    start: Start, tmp_path: Path
+) -> None:
     program = start("-c", _NO_ARGON2, tmp_path / "users", "tim", "--scheme", "argon2")
     assert program.wait() == 2
     assert program.err.text == "ehlo: argon2 needs argon2-cffi: pip install 'ehlo[argon2]'\n"
@@ -169,7 +171,7 @@ sys.exit(main(["passwd", *sys.argv[1:]]))
 """
 
 
-def test_the_environment_neither_deletes_nor_chooses(path: Path) -> None:
+def test_the_environment_sets_neither_delete_nor_scheme(path: Path) -> None:
     env = {"EHLO_DELETE": "1", "EHLO_PASSWD_DELETE": "1", "EHLO_PASSWD_SCHEME": "scram-sha-1"}
     assert said(run(path, "tim", stdin=b"x\n", env=env)) == (0, "added tim\n", "")
     assert "tim:$scrypt$" in path.read_text()
@@ -177,7 +179,7 @@ def test_the_environment_neither_deletes_nor_chooses(path: Path) -> None:
 
 # -- on a terminal -------------------------------------------------------------------------------
 
-# With the terminal that it is given as its own, as a shell has it
+# With its own controlling terminal, as under a shell
 _ON_A_TERMINAL = """
 import fcntl, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -187,7 +189,7 @@ sys.exit(main(["passwd", *sys.argv[1:]]))
 
 
 class Terminal:
-    """`ehlo passwd` on a pseudo terminal: what a person would see of it."""
+    """Runs `ehlo passwd` on a pseudo terminal."""
 
     def __init__(self, *arguments: str | Path) -> None:
         self._master, slave = pty.openpty()
@@ -202,12 +204,12 @@ class Terminal:
         os.close(slave)
 
     def answer(self, prompt: str, text: bytes) -> None:
-        """Wait for the prompt, and type."""
+        """Wait for the prompt and type `text`."""
         self._read_until(prompt.encode())
         os.write(self._master, text)
 
     def wait(self) -> int:
-        """Its exit code; `seen` is all that it wrote then."""
+        """Wait for the end; return the exit code. `seen` is the whole output then."""
         self._read_until(None)
         return self.process.wait(DEADLINE)
 
@@ -226,7 +228,7 @@ class Terminal:
                 continue
             try:
                 data = os.read(self._master, 4096)
-            except OSError:  # as Linux says that nobody has the other end any more
+            except OSError:  # as Linux reports that the other end is closed
                 data = b""
             if not data:
                 assert text is None, self.seen
@@ -243,38 +245,38 @@ def terminal(*arguments: str | Path) -> Iterator[Terminal]:
         made.close()
 
 
-def test_on_a_terminal_it_is_asked_for_twice_without_echo(path: Path) -> None:
+def test_on_a_terminal_the_password_is_asked_for_twice_without_echo(path: Path) -> None:
     with terminal(path, "tim") as there:
         there.answer("Password: ", b"sesame\n")
-        there.answer("The same again: ", b"sesame\n")
+        there.answer("Repeat the password: ", b"sesame\n")
         assert there.wait() == 0
-        assert there.seen.split() == b"Password: The same again: added tim".split()
+        assert there.seen.split() == b"Password: Repeat the password: added tim".split()
     assert PasswordFile(path).check("tim", "sesame")
 
 
-def test_two_that_differ_are_asked_for_again(path: Path) -> None:
+def test_two_different_passwords_are_asked_for_again(path: Path) -> None:
     with terminal(path, "tim") as there:
         there.answer("Password: ", b"sesame\n")
-        there.answer("The same again: ", b"sesamf\n")
+        there.answer("Repeat the password: ", b"sesamf\n")
         there.answer("Password: ", b"barley\n")
-        there.answer("The same again: ", b"barley\n")
+        there.answer("Repeat the password: ", b"barley\n")
         assert there.wait() == 0
         assert b"do not match" in there.seen
         assert b"sesam" not in there.seen
     assert PasswordFile(path).check("tim", "barley")
 
 
-def test_an_empty_one_is_refused_on_a_terminal_too(path: Path) -> None:
+def test_an_empty_password_is_rejected_on_a_terminal_too(path: Path) -> None:
     with terminal(path, "tim") as there:
         there.answer("Password: ", b"\n")
-        there.answer("The same again: ", b"\n")
+        there.answer("Repeat the password: ", b"\n")
         assert there.wait() == 2
         assert b"ehlo: the password is empty" in there.seen
     assert "tim" not in path.read_text()
 
 
 @pytest.mark.parametrize("key", [b"\x03", b"\x04"])
-def test_who_thinks_better_of_it_has_changed_nothing(path: Path, key: bytes) -> None:
+def test_ctrl_c_at_the_password_changes_nothing(path: Path, key: bytes) -> None:
     before = path.read_bytes()
     with terminal(path, "alice") as there:
         there.answer("Password: ", key)
@@ -282,7 +284,7 @@ def test_who_thinks_better_of_it_has_changed_nothing(path: Path, key: bytes) -> 
     assert path.read_bytes() == before
 
 
-def test_a_bad_user_is_said_to_be_one_before_a_password_is_asked_for(path: Path) -> None:
+def test_a_bad_user_name_is_reported_before_the_password_is_asked_for(path: Path) -> None:
     with terminal(path, "t:im") as there:
         assert there.wait() == 2
         assert b"Password" not in there.seen
@@ -297,7 +299,7 @@ def test_a_user_is_deleted_without_a_password(path: Path) -> None:
 # -- and the server ------------------------------------------------------------------------------
 
 
-def test_a_server_takes_who_was_added_while_it_runs(
+def test_a_running_server_accepts_a_user_that_was_just_added(
     start: Start, path: Path, certificates: Certificates
 ) -> None:
     program = start(
@@ -320,7 +322,7 @@ def test_a_server_takes_who_was_added_while_it_runs(
     [(None, "No such file or directory"), ("alice\n", "line 1: not of the form user:hash")],
 )
 @pytest.mark.parametrize("command", [[], ["serve", "app:function"]])
-def test_a_file_that_cannot_be_read_is_one_line_and_2(
+def test_an_unreadable_file_is_reported_on_one_line_and_exits_with_2(
     start: Start, here: Path, command: list[str], content: str | None, said: str
 ) -> None:
     if content is not None:
@@ -330,10 +332,12 @@ def test_a_file_that_cannot_be_read_is_one_line_and_2(
     assert program.err.text == f"ehlo: users: {said}\n"
 
 
-def test_a_file_beside_a_function_is_one_line_and_2(start: Start, here: Path) -> None:
+def test_auth_file_with_auth_handler_is_reported_on_one_line_and_exits_with_2(
+    start: Start, here: Path
+) -> None:
     program = start(
         *("-m", "ehlo", "--auth-file", "users", "--auth-handler", "app:login"), cwd=here
     )
     assert program.wait() == 2
-    said = "ehlo: --auth-file beside --auth-handler, on_auth or on_secret: two ways to log in\n"
+    said = "ehlo: --auth-file cannot be combined with --auth-handler, on_auth or on_secret\n"
     assert program.err.text == said

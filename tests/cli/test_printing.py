@@ -1,4 +1,4 @@
-"""`ehlo` alone: each message is printed as it comes."""
+"""`ehlo` without a command prints each message."""
 
 import base64
 import json
@@ -36,7 +36,7 @@ def a_mail() -> EmailMessage:
 
 
 def send(program: Program, mail: EmailMessage | bytes) -> str:
-    """Send it; what the server said to it."""
+    """Send a message and return the reply."""
     data = mail if isinstance(mail, bytes) else mail.as_bytes(policy=SMTP)
     with smtplib.SMTP(*program.listening(), local_hostname="client.example") as client:
         client.ehlo()
@@ -48,7 +48,7 @@ def send(program: Program, mail: EmailMessage | bytes) -> str:
 
 
 def printed(program: Program, mail: EmailMessage | bytes) -> str:
-    """Send it, stop the program with success; what it has printed."""
+    """Send a message, stop the program, and return what it printed."""
     send(program, mail)
     assert program.stop() == 0
     return program.out.text
@@ -65,7 +65,7 @@ def as_json(start: Start, mail: EmailMessage | bytes) -> dict[str, Any]:
 # -- for a person ------------------------------------------------------------------------------
 
 
-def test_it_says_on_standard_error_where_it_listens_and_how_to_stop(start: Start) -> None:
+def test_standard_error_has_the_address_and_how_to_stop(start: Start) -> None:
     program = start("-m", "ehlo", *LOOPBACK)
     assert "Ctrl+C" in program.err.until("listening on 127.0.0.1:")
     assert program.stop() == 0
@@ -81,13 +81,13 @@ def test_a_message_is_printed_with_envelope_headers_and_text(start: Start) -> No
     assert re.search(r"^peer  127\.0\.0\.1:\d+, EHLO client\.example$", text, re.MULTILINE)
     assert "\nfrom  alice@example.com\nto    bob@example.org\n      carol@example.org\n" in text
     message_id = queued.rpartition(" ")[2]
-    assert re.search(rf"^size  \d,\d+ octets, id {re.escape(message_id)}$", text, re.MULTILINE)
+    assert re.search(rf"^size  \d,\d+ bytes, id {re.escape(message_id)}$", text, re.MULTILINE)
     assert "\nSubject: Grüße aus Köln\nFrom: Ünal <alice@example.com>\n" in text
-    assert "\n\nSchöne Grüße!\n.dot\n\n[Übersicht.png, image/png, 1,234 octets]\n" in text
+    assert "\n\nSchöne Grüße!\n.dot\n\n[Übersicht.png, image/png, 1,234 bytes]\n" in text
     assert "Received:" not in text
 
 
-def test_a_pipe_gets_no_colour(start: Start) -> None:
+def test_a_pipe_gets_no_color(start: Start) -> None:
     assert "\x1b" not in printed(start("-m", "ehlo", *LOOPBACK), a_mail())
 
 
@@ -99,7 +99,7 @@ def test_the_null_sender_is_shown_as_brackets(start: Start) -> None:
     assert "\nfrom  <>\n" in program.out.text
 
 
-def test_no_control_character_of_a_mail_is_printed(start: Start) -> None:
+def test_no_control_character_of_a_message_is_printed(start: Start) -> None:
     mail = (
         b"Subject: raw \x1b[2J \xc2\x9b31m =?utf-8?q?=1B]0;title=07=0D=0Anext?=\r\n"
         b"X-\x1b[31m: name\r\n"
@@ -118,12 +118,12 @@ def test_no_control_character_of_a_mail_is_printed(start: Start) -> None:
     assert "\\x1b[31mred\\x07 \\x7f \\x9b31m \\u202e kept\ttab" in text
 
 
-def test_what_is_no_mail_at_all_is_printed_all_the_same(start: Start) -> None:
-    text = printed(start("-m", "ehlo", *LOOPBACK), b"\xff\xfe just octets")
-    assert "just octets" in text
+def test_a_body_that_is_not_a_message_is_printed(start: Start) -> None:
+    text = printed(start("-m", "ehlo", *LOOPBACK), b"\xff\xfe just bytes")
+    assert "just bytes" in text
 
 
-def test_every_mail_that_there_is_can_be_printed(start: Start) -> None:
+def test_every_message_of_the_samples_can_be_printed(start: Start) -> None:
     program = start("-m", "ehlo", *LOOPBACK)
     mails = sorted((Path(__file__).parents[1] / "mail").glob("*.eml"))
     with smtplib.SMTP(*program.listening()) as client:
@@ -137,7 +137,7 @@ def test_every_mail_that_there_is_can_be_printed(start: Start) -> None:
 
 
 class Terminal:
-    """A program whose standard output is a terminal of 80 columns."""
+    """Runs a program whose standard output is a terminal of 80 columns."""
 
     def __init__(self, **env: str) -> None:
         ours, theirs = pty.openpty()
@@ -159,13 +159,13 @@ class Terminal:
         try:
             while data := os.read(fd, 65_536):
                 self.screen += data
-        except OSError:  # how a terminal says that its other side is closed
+        except OSError:  # how a terminal reports that its other side is closed
             pass
         finally:
             os.close(fd)
 
     def send(self) -> str:
-        """Send the mail, stop the program; what is on the screen then."""
+        """Send the message, stop the program, and return what is on the screen."""
         assert self.process.stderr is not None
         with self.process.stderr as stderr:
             port = int(stderr.readline().split(b"127.0.0.1:")[1].split()[0])
@@ -177,13 +177,13 @@ class Terminal:
         return self.screen.decode()
 
 
-def test_a_terminal_gets_colour() -> None:
+def test_a_terminal_gets_color() -> None:
     screen = Terminal().send()
     assert "\x1b[36mSubject:\x1b[0m \x1b[1mGrüße aus Köln\x1b[0m" in screen
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_colour_can_be_refused(env: dict[str, str]) -> None:
+def test_color_can_be_disabled(env: dict[str, str]) -> None:
     screen = Terminal(**env).send()
     assert "Subject: Grüße aus Köln" in screen
     assert "\x1b" not in screen
@@ -205,20 +205,20 @@ def test_json_is_one_object_on_one_line(start: Start) -> None:
     assert value["recipients"] == ["bob@example.org", "carol@example.org"]
     assert value["headers"][0] == ["Subject", "Grüße aus Köln"]
     assert value["text"] == "Schöne Grüße!\n.dot\n"
-    assert value["attachments"] == ["Übersicht.png, image/png, 1,234 octets"]
+    assert value["attachments"] == ["Übersicht.png, image/png, 1,234 bytes"]
     assert value["body_encoding"] == "text"
     assert value["body"].encode() == mail.as_bytes(policy=SMTP)
     assert value["size"] == len(value["body"].encode())
 
 
-def test_json_has_a_body_that_is_no_text_in_base64(start: Start) -> None:
+def test_json_has_a_binary_body_in_base64(start: Start) -> None:
     mail = b"Subject: x\r\n\r\n\xff\x00\xfe\r\n"
     value = as_json(start, mail)
     assert value["body_encoding"] == "base64"
     assert base64.b64decode(value["body"]) == mail
 
 
-def test_json_has_no_control_character_but_its_line_end(start: Start) -> None:
+def test_json_has_no_control_character_except_its_line_end(start: Start) -> None:
     program = start("-m", "ehlo", "--json", *LOOPBACK)
     line = printed(program, b"Subject: \x1b[2J\x7f\xc2\x9b\r\n\r\n\x1b\x7f\xc2\x9b\r\n")
     assert not CONTROLS.search(line)
@@ -226,9 +226,7 @@ def test_json_has_no_control_character_but_its_line_end(start: Start) -> None:
     assert json.loads(line)["headers"] == [["Subject", "\x1b[2J\x7f\x9b"]]
 
 
-def test_json_tells_of_tls_and_of_the_login(
-    start: Start, here: Path, certificates: Certificates
-) -> None:
+def test_json_has_tls_and_the_user(start: Start, here: Path, certificates: Certificates) -> None:
     program = start(
         *("-m", "ehlo", "--json", *LOOPBACK, "--auth-handler", "app:login"),
         *("--tls-cert", certificates.cert_file, "--tls-key", certificates.key_file),
@@ -248,7 +246,7 @@ def test_json_tells_of_tls_and_of_the_login(
 # -- the same server ---------------------------------------------------------------------------
 
 
-def test_server_options_apply_to_it(start: Start, here: Path) -> None:
+def test_server_options_apply(start: Start, here: Path) -> None:
     program = start(
         *("-m", "ehlo", *LOOPBACK, "--max-size", "500", "--rcpt-handler", "app:only_bob"),
         *("--hostname", "mx.example", "--appname", "Box"),
@@ -263,7 +261,7 @@ def test_server_options_apply_to_it(start: Start, here: Path) -> None:
         assert client.rcpt("bob@example.org")[0] == 250
 
 
-def test_nobody_reading_the_output_ends_it_without_a_250(start: Start) -> None:
+def test_a_closed_output_ends_the_program_without_a_250(start: Start) -> None:
     program = start(
         "-c",
         "import os, sys; from ehlo.cli import main; r, w = os.pipe(); os.close(r); os.dup2(w, 1);"

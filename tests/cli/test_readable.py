@@ -1,10 +1,10 @@
-"""What is shown of a message, whatever it is."""
+"""Every message can be shown, and a terminal obeys nothing in it."""
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ehlo.cli.readable import content_of, octets, one_line, visible
+from ehlo.cli.readable import bytes_of, content_of, one_line, visible
 
 
 def headers_of(*lines: bytes) -> dict[str, str]:
@@ -33,12 +33,12 @@ def test_headers_are_unfolded_and_decoded(raw: bytes, shown: str) -> None:
     assert headers_of(b"Subject: " + raw, b"X: y") == {"Subject": shown, "X": "y"}
 
 
-def test_headers_keep_their_order_and_their_repetition() -> None:
+def test_headers_keep_their_order_and_repetitions() -> None:
     content = content_of(b"X: 1\r\nA: 2\r\nX: 3\r\n\r\n")
     assert content.headers == [("X", "1"), ("A", "2"), ("X", "3")]
 
 
-def test_a_header_without_measure_is_not_decoded() -> None:
+def test_a_very_long_header_is_not_decoded() -> None:
     raw = b"=?utf-8?q?a?= " * 2000
     assert headers_of(b"Subject: " + raw)["Subject"] == raw.decode().strip()
 
@@ -61,14 +61,14 @@ def test_text_is_decoded(part: bytes, text: str | None) -> None:
     assert content_of(part).text == text
 
 
-def test_plain_text_is_what_is_read_of_alternatives() -> None:
+def test_plain_text_is_preferred_to_alternatives() -> None:
     content = content_of(
         b"Content-Type: multipart/alternative; boundary=b\r\n\r\n"
         b"--b\r\nContent-Type: text/html\r\n\r\n<p>html\r\n"
         b"--b\r\n\r\nplain\r\n--b--\r\n"
     )
     assert content.text == "plain"
-    assert content.attachments == ["text/html, 7 octets"]
+    assert content.attachments == ["text/html, 7 bytes"]
 
 
 def test_a_message_in_a_message_is_an_attachment() -> None:
@@ -77,7 +77,7 @@ def test_a_message_in_a_message_is_an_attachment() -> None:
     assert content.attachments == ["message/rfc822"]
 
 
-def test_parts_nested_without_end_are_shown_as_they_came() -> None:
+def test_parts_that_are_nested_too_deeply_are_shown_as_text() -> None:
     body = b"".join(
         b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (depth, depth)
         for depth in range(2000)
@@ -92,7 +92,7 @@ def test_parts_nested_without_end_are_shown_as_they_came() -> None:
 @example(b"Content-Type: text/plain; charset*=x''%ff\r\n\r\n\xff")
 @example(b"Content-Type: text/plain; name*0*=a; name*1=\r\n\r\n")
 @example(b"\x00: \x1b\r\n =?\r\n\r\n")
-def test_any_octets_can_be_shown(body: bytes) -> None:
+def test_any_bytes_can_be_shown(body: bytes) -> None:
     content = content_of(body)
     shown = [one_line(f"{name}: {value}") for name, value in content.headers]
     shown += [visible(content.text or ""), *map(one_line, content.attachments)]
@@ -101,7 +101,7 @@ def test_any_octets_can_be_shown(body: bytes) -> None:
 
 @given(st.text())
 @example("\x1b[31m\x9b31m\r\x7f\u2028\u2029\u202e\u2066\ud800")
-def test_nothing_visible_is_obeyed_by_a_terminal(text: str) -> None:
+def test_visible_text_has_nothing_that_a_terminal_obeys(text: str) -> None:
     assert all(
         character.isprintable() or character in " \t\n" or ord(character) > 0x9F
         for character in visible(text)
@@ -110,5 +110,5 @@ def test_nothing_visible_is_obeyed_by_a_terminal(text: str) -> None:
     assert "\n" not in one_line(text)
 
 
-def test_sizes_can_be_read() -> None:
-    assert [octets(count) for count in (0, 1, 1234)] == ["0 octets", "1 octet", "1,234 octets"]
+def test_sizes_are_grouped_by_thousands() -> None:
+    assert [bytes_of(count) for count in (0, 1, 1234)] == ["0 bytes", "1 byte", "1,234 bytes"]

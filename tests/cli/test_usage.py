@@ -1,4 +1,4 @@
-"""What is wrong is said in one line, and the exit code tells whose trouble it is."""
+"""Errors are reported on one line, and the exit code tells usage from failure."""
 
 import dataclasses
 import errno
@@ -26,71 +26,77 @@ LOOPBACK = ("--addr", "127.0.0.1:0")
         (["--nope"], "No such option"),
         (["nope"], "No such command"),
         (["serve"], "Missing argument 'MODULE:ATTR'"),
-        (["serve", "app"], "'app' is not of the form module:attr"),
+        (["serve", "app"], "'app' has no attribute part; write module:attr"),
         (["serve", "nowhere:x"], "no module named 'nowhere'"),
         (["serve", "app.part:x"], "no module named 'app.part'"),
         (["serve", ".app:x"], "'.app' is a relative name"),
         (["serve", "app:nothing"], "module 'app' has no attribute 'nothing'"),
         (["serve", "app:place.nothing"], "module 'app' has no attribute 'place.nothing'"),
-        (["serve", "app:number"], "a handler is a function or a Handler, not 3"),
-        (["serve", "app:place"], "a handler is a function or a Handler, not <class 'app.place'>"),
-        (["serve", "app:Needy"], "app:Needy cannot be made without arguments"),
+        (["serve", "app:number"], "handler must be a function or an ehlo.Handler, not 3"),
+        (["serve", "app:place"], "ehlo.Handler, not <class 'app.place'>"),
+        (["serve", "app:Needy"], "app:Needy needs arguments"),
         (["serve", "app:Silent"], "Silent has no on_message"),
-        (["serve", "app:instance", "--rcpt-handler", "app:only_bob"], "a Handler has hooks"),
+        (
+            ["serve", "app:instance", "--rcpt-handler", "app:only_bob"],
+            "cannot be combined",
+        ),
         (["serve", "app:function", "--rcpt-handler", "app:nothing"], "no attribute 'nothing'"),
         (["--json", "serve", "app:function"], "--json: options go after serve"),
         (["--max-size", "much"], "'much' is not a valid integer"),
-        (["--max-size", "-1"], "--max-size must not be negative"),
-        (["--timeout", "nan"], "--timeout must be more than 0"),
+        (["--max-size", "-1"], "--max-size is -1; it must be 0 or more"),
+        (["--timeout", "nan"], "--timeout is nan; it must be more than 0"),
         (["--bare-newlines", "bend"], "'bend' is not one of"),
         (["--loop", "round"], "'round' is not one of"),
-        (["serve", "app:function", "--workers", "0"], "--workers must be more than 0"),
-        (["serve", "app:function", "--workers", "2", "--reload"], "leave out --workers"),
+        (["serve", "app:function", "--workers", "0"], "--workers is 0; it must be more than 0"),
+        (
+            ["serve", "app:function", "--workers", "2", "--reload"],
+            "cannot be combined with --workers",
+        ),
         (["--workers", "2"], "No such option"),
-        (["serve", "app:Needy", "--factory"], "app:Needy cannot be made without arguments"),
-        (["--unix-mode", "rw"], "--unix-mode is three octal digits"),
+        (["serve", "app:Needy", "--factory"], "app:Needy needs arguments"),
+        (["--unix-mode", "rw"], "--unix-mode is 'rw'; it must be three octal digits"),
         (["--user", "no-such-user"], "no such user or group: 'no-such-user'"),
-        (["--user", "root"], "root is not given up"),
+        (["--user", "root"], "has the user or group of root"),
         (["--addr", "fd:x"], "not a file descriptor: 'fd:x'"),
         (["--log-level", "loud"], "'loud' is not one of"),
         (["--addr", "nonsense"], "not an address: 'nonsense'"),
-        (["--hostname", "a b"], "--hostname has a space in it: 'a b'"),
-        (["--appname", "\x1b[31m"], "--appname must be printable ASCII"),
-        (["--auth-mechs", "PLAIN"], "'PLAIN' is not NAME=on or NAME=off"),
-        (["--auth-mechs", "PLAIN=maybe"], "'PLAIN=maybe' is not NAME=on or NAME=off"),
-        (["--auth-mechs", "MAGIC=on"], "--auth-mechs: no such mechanism: MAGIC"),
-        (["--extensions", "DSN"], "'DSN' is not NAME=on or NAME=off or NAME=TEXT"),
-        (["--extensions", "DELIVERBY="], "'DELIVERBY=' is not NAME=on"),
+        (["--hostname", "a b"], "--hostname is 'a b'; it must not contain a space"),
+        (["--appname", "\x1b[31m"], "it must be printable ASCII"),
+        (["--auth-mechs", "PLAIN"], "'PLAIN': write NAME=on or NAME=off"),
+        (["--auth-mechs", "PLAIN=maybe"], "'PLAIN=maybe': write NAME=on or NAME=off"),
+        (["--auth-mechs", "MAGIC=on"], "--auth-mechs: unknown mechanism: MAGIC"),
+        (["--extensions", "DSN"], "'DSN': write NAME=on or NAME=off or NAME=TEXT"),
+        (["--extensions", "DELIVERBY="], "'DELIVERBY=': write NAME=on"),
         (["--extensions", "MAGIC=on"], "--extensions: no such extension: MAGIC"),
         (["--extensions", "DELIVERBY=soon"], "--extensions: DELIVERBY=soon: not a number"),
-        (["--auth-required"], "--auth-required, and no way to log in: see --auth-handler"),
-        (["serve", "app:function", "--lmtp", "--addr", ":25"], "--lmtp needs an addr of its own"),
+        (["--auth-required"], "--auth-required, but no client could log in; see --auth-handler"),
+        (["serve", "app:function", "--lmtp", "--addr", ":25"], "--lmtp cannot use port 25"),
         (["serve", "app:function", "--lmtp", *LOOPBACK, "--addr", "[::1]:25"], "port 25"),
         (["--xclient-networks", "10.0.0.1/8"], "--xclient-networks: not a network: '10.0.0.1/8'"),
         (["--xforward-networks", "here"], "--xforward-networks: not a network: 'here'"),
-        (["--tls-required"], "--tls-required without TLS: give --tls-cert"),
-        (["--tls-listener"], "--tls-listener without TLS: give --tls-cert"),
+        (["--tls-required"], "--tls-required needs a certificate; set --tls-cert"),
+        (["--tls-listener"], "--tls-listener needs a certificate; set --tls-cert"),
         (
             ["--proxy-networks", "::1", "--proxy-networks", "x"],
             "--proxy-networks: not a network: 'x'",
         ),
         (["--exempt-networks", "none", "--exempt-networks", "::1"], "not a network: 'none'"),
         (["--exempt-networks", ""], "--exempt-networks: not a network: ''"),
-        (["--proxy-timeout", "0"], "--proxy-timeout must be more than 0"),
+        (["--proxy-timeout", "0"], "--proxy-timeout is 0.0; it must be more than 0"),
         (["--tls-cert", "nofile"], "'nofile' does not exist"),
-        (["--tls-key", "app.py"], "--tls-key without --tls-cert"),
-        (["--tls-client-ca", "app.py"], "--tls-client-ca without --tls-cert"),
-        (["--tls-client-certs", "required"], "--tls-client-certs without --tls-client-ca"),
+        (["--tls-key", "app.py"], "--tls-key requires --tls-cert"),
+        (["--tls-client-ca", "app.py"], "--tls-client-ca requires --tls-cert"),
+        (["--tls-client-certs", "required"], "--tls-client-certs requires --tls-client-ca"),
         (
             ["--tls-cert", "app.py", "--tls-cert", "app.py", "--tls-key", "app.py"],
-            "--tls-key: one for each --tls-cert, or none",
+            "--tls-key: give one for each --tls-cert, or none",
         ),
         (["--log-file", "no/such/directory"], "--log-file no/such/directory: No such file"),
-        (["--tls-cert", "app.py"], "--tls-cert app.py: no certificate with its key in PEM"),
+        (["--tls-cert", "app.py"], "--tls-cert app.py: not a certificate and its key in PEM"),
         (["--metrics", "nonsense"], "--metrics: not an address: 'nonsense'"),
     ],
 )
-def test_wrong_usage_is_one_line_and_2(
+def test_wrong_usage_is_reported_on_one_line_and_exits_with_2(
     start: Start, here: Path, args: list[str], said: str
 ) -> None:
     program = start("-m", "ehlo", *args, cwd=here)
@@ -110,14 +116,16 @@ def test_wrong_usage_is_one_line_and_2(
         ("EHLO_AUTH_MECHS", "PLAIN"),
     ],
 )
-def test_a_wrong_environment_is_one_line_and_2(start: Start, name: str, value: str) -> None:
+def test_a_wrong_environment_variable_is_reported_on_one_line_and_exits_with_2(
+    start: Start, name: str, value: str
+) -> None:
     program = start("-m", "ehlo", *LOOPBACK, env={name: value})
     assert program.wait() == 2
     assert re.fullmatch(r"ehlo: [^\n]+\n", program.err.text)
     assert value in program.err.text
 
 
-def test_a_key_of_another_certificate_is_one_line_and_2(
+def test_a_key_that_does_not_match_is_reported_on_one_line_and_exits_with_2(
     start: Start, certificates: Certificates
 ) -> None:
     program = start(
@@ -128,7 +136,7 @@ def test_a_key_of_another_certificate_is_one_line_and_2(
     assert program.err.text == f"ehlo: --tls-cert {certificates.cert_file}: key values mismatch\n"
 
 
-def test_authorities_that_are_none_are_not_blamed_on_the_certificate(
+def test_a_bad_client_ca_file_is_not_reported_as_a_bad_certificate(
     start: Start, here: Path, certificates: Certificates
 ) -> None:
     flags = ("--tls-cert", certificates.cert_file, "--tls-key", certificates.key_file)
@@ -139,7 +147,7 @@ def test_authorities_that_are_none_are_not_blamed_on_the_certificate(
 
 
 @pytest.mark.parametrize("env", [{}, {"EHLO_TLS_PASSPHRASE": "wrong"}])
-def test_a_wrong_passphrase_is_one_line_and_2(
+def test_a_wrong_passphrase_is_reported_on_one_line_and_exits_with_2(
     start: Start, certificates: Certificates, env: dict[str, str]
 ) -> None:
     program = start(
@@ -153,7 +161,9 @@ def test_a_wrong_passphrase_is_one_line_and_2(
 
 
 @pytest.mark.parametrize("command", [["--json"], ["serve", "app:function"]])
-def test_a_busy_port_is_one_line_and_1(start: Start, here: Path, command: list[str]) -> None:
+def test_a_busy_port_is_reported_on_one_line_and_exits_with_1(
+    start: Start, here: Path, command: list[str]
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         where = f"127.0.0.1:{busy.getsockname()[1]}"
         program = start("-m", "ehlo", *command, "--addr", where, cwd=here)
@@ -162,16 +172,18 @@ def test_a_busy_port_is_one_line_and_1(start: Start, here: Path, command: list[s
 
 
 @pytest.mark.parametrize("addr", ["192.0.2.1:2525", "unix:/no/such/directory/ehlo.sock"])
-def test_an_address_that_cannot_be_had_is_one_line_and_1(start: Start, addr: str) -> None:
+def test_an_unusable_address_is_reported_on_one_line_and_exits_with_1(
+    start: Start, addr: str
+) -> None:
     program = start("-m", "ehlo", "--addr", addr)
     assert program.wait() == 1
     assert re.fullmatch(rf"ehlo: cannot listen on {re.escape(addr)}: [^\n]+\n", program.err.text)
 
 
-def test_a_port_that_needs_privileges_is_said_to_need_them(
+def test_a_privileged_port_is_reported_as_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(_server: Server) -> None:
+    def refuse(_server: Server, **_options: object) -> None:
         raise PermissionError(errno.EACCES, "cannot listen on :25: Permission denied")
 
     monkeypatch.setattr(Server, "listen_and_serve", refuse)
@@ -181,7 +193,7 @@ def test_a_port_that_needs_privileges_is_said_to_need_them(
     assert capsys.readouterr().err == said
 
 
-def test_an_interrupt_before_it_serves_is_130(start: Start, here: Path) -> None:
+def test_an_interrupt_before_the_server_listens_exits_with_130(start: Start, here: Path) -> None:
     (here / "slow.py").write_text("raise KeyboardInterrupt\n")
     program = start("-m", "ehlo", "serve", "slow:handler", cwd=here)
     assert program.wait() == 130
@@ -197,7 +209,7 @@ def test_an_interrupt_before_it_serves_is_130(start: Start, here: Path) -> None:
         ("app:Unlucky", "FileNotFoundError: [Errno 2] no database"),
     ],
 )
-def test_a_bug_of_the_users_module_shows_its_traceback_and_is_1(
+def test_an_exception_in_the_users_module_shows_its_traceback_and_exits_with_1(
     start: Start, here: Path, target: str, error: str
 ) -> None:
     program = start("-m", "ehlo", "serve", target, *LOOPBACK, cwd=here)
@@ -221,7 +233,7 @@ def test_help_mentions_every_option_in_80_columns(start: Start, command: list[st
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_the_version_is_that_of_the_distribution(start: Start) -> None:
+def test_version_prints_the_version_of_the_distribution(start: Start) -> None:
     program = start("-m", "ehlo", "--version")
     assert program.wait() == 0
     assert program.out.text == f"ehlo {version('ehlo')}\n"
@@ -233,6 +245,6 @@ def test_the_command_is_installed_under_its_name() -> None:
     assert done.stdout == f"ehlo {version('ehlo')}\n"
 
 
-def test_nothing_of_the_library_imports_click(start: Start) -> None:
+def test_the_library_does_not_import_click(start: Start) -> None:
     code = "import sys, ehlo; ehlo.Server; sys.exit('click' in sys.modules)"
     assert start("-c", code).wait() == 0

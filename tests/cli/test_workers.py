@@ -1,4 +1,4 @@
-"""`--workers`, `--reload`, `--fd`, `--user`: processes, and what becomes of them."""
+"""`--workers`, `--reload`, `--fd`, `--user`: processes, their starts and their ends."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ import pytest
 
 import ehlo
 from ehlo import PasswordFile, Peer, Server
+from ehlo.server import run
 from ehlo.server.observing import control
 from ehlo.server.observing.views import Views
-from ehlo.server.processes import workers as processes
-from ehlo.server.processes.spawning import MOST_DELAY, backoff
 from ehlo.server.system import privileges
+from ehlo.server.workers import parent
+from ehlo.server.workers.parent import MOST_DELAY, backoff
 from support.certificates import Certificates, Files
 from support.client import Client
 from support.manager import Manager
 from support.program import DEADLINE, HAND_OVER, Program, Start
 
 LOOPBACK = ("--addr", "127.0.0.1:0")
+
+ACCOUNT = "nobody"  # of the system, without privileges
 
 MODULE = """
 import asyncio, os, signal, sys, threading, time, ehlo
@@ -48,7 +51,8 @@ def function(remote_addr, mail_from, rcpt_tos, data):
 
 class Handler(ehlo.Handler):
     def on_startup(self, server):
-        print("limits", server.max_connections, server.max_memory, server.workers, flush=True)
+        options = server.options
+        print("limits", options.max_connections, options.max_memory, options.workers, flush=True)
 
     async def on_message(self, session, message):
         return f"by-{os.getpid()}"
@@ -65,7 +69,7 @@ class Unlucky(Handler):
 
 class Starting(Handler):
     async def on_startup(self, server):
-        os.write(1, b"begun\\n")  # whole: two processes write there
+        os.write(1, b"begun\\n")  # in one piece: two processes write there
         await asyncio.Event().wait()
 
 class Restarting(Handler):
@@ -86,10 +90,9 @@ class Hung(Handler):
 class Groups(Handler):
     def on_startup(self, server):
         with open("/proc/self/status") as status:
-            for line in status:
-                if line.startswith(("Uid:", "Gid:", "Groups:", "CapEff:")):
-                    print(*line.split(), flush=True)
-        print("told", flush=True)
+            wanted = "Uid:", "Gid:", "Groups:", "CapEff:"
+            lines = [line for line in status if line.startswith(wanted)]
+        os.write(1, "".join([*lines, "done\\n"]).encode())  # in one piece, as above
 
 server = ehlo.Server(lambda *_: f"by-{os.getpid()}", addr="127.0.0.1:0", workers=2)
 """
@@ -97,7 +100,7 @@ server = ehlo.Server(lambda *_: f"by-{os.getpid()}", addr="127.0.0.1:0", workers
 
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
-    """A directory with `many.py` in it."""
+    """Return a directory with `many.py` in it."""
     (tmp_path / "many.py").write_text(MODULE)
     return tmp_path
 
@@ -109,13 +112,13 @@ def serve(start: Start, app: Path, target: str, *flags: str | Path, workers: int
 
 
 def workers_of(program: Program, count: int = 2) -> list[int]:
-    """The process ids, as the log tells them."""
+    """Return the process ids, from the log."""
     lines = [program.err.until(" is ready") for _ in range(count)]
     return [int(re.findall(r"process (\d+)", line)[0]) for line in lines]
 
 
 def send(client: smtplib.SMTP) -> int:
-    """The process that has taken a message."""
+    """Send a message; return the process that accepted it."""
     client.ehlo_or_helo_if_needed()
     client.mail("a@example.com")
     client.rcpt("b@example.com")
@@ -128,7 +131,7 @@ def send(client: smtplib.SMTP) -> int:
 
 
 @pytest.mark.parametrize("target", ["many:function", "many:Handler", "many:server"])
-def test_workers_serve_what_is_named(start: Start, app: Path, target: str) -> None:
+def test_workers_serve_the_named_handler_or_server(start: Start, app: Path, target: str) -> None:
     program = serve(start, app, target)
     pids = workers_of(program)
     with smtplib.SMTP(*program.listening()) as client:
@@ -143,18 +146,18 @@ def test_a_factory_makes_the_handler_in_each_worker(start: Start, app: Path, loo
     program = serve(start, app, "many:make", *flags)
     workers_of(program)
     assert program.stop() == 0
-    said = program.out.text  # two processes write to it, maybe at once
-    assert (said.count("limits 3 501 1"), said.count("shut down")) == (2, 2)  # rounded up
+    output = program.out.text  # two processes write to it, maybe at once
+    assert (output.count("limits 3 501 1"), output.count("shut down")) == (2, 2)  # rounded up
 
 
-def test_the_environment_may_ask_for_workers(start: Start, app: Path) -> None:
+def test_an_environment_variable_starts_workers(start: Start, app: Path) -> None:
     command = ("-m", "ehlo", "serve", "many:function", *LOOPBACK)
     program = start(*command, cwd=app, env={"EHLO_WORKERS": "3"})
     assert len(set(workers_of(program, 3))) == 3
     assert "with 3 workers" in program.err.until("listening on")
 
 
-def test_a_second_instance_is_told_once_that_the_port_is_busy(start: Start, app: Path) -> None:
+def test_a_busy_port_is_reported_once(start: Start, app: Path) -> None:
     program = serve(start, app, "many:function")
     host, port = program.listening()
     flags = ("--addr", f"{host}:{port}", "--workers", "2")
@@ -164,7 +167,7 @@ def test_a_second_instance_is_told_once_that_the_port_is_busy(start: Start, app:
     assert second.err.text == f"ehlo: cannot listen on {host}:{port}: {reason}\n"
 
 
-def test_workers_that_cannot_start_are_an_error(start: Start, app: Path) -> None:
+def test_the_parent_ends_with_an_error_if_no_worker_can_start(start: Start, app: Path) -> None:
     program = serve(start, app, "many:Unlucky")
     assert program.wait() == 1
     last = program.err.text.splitlines()[-1]
@@ -187,7 +190,7 @@ if not seen.exists():  # in the parent alone
         ("once:handler", "module 'once' has no attribute 'handler'", False),
     ],
 )
-def test_why_a_worker_cannot_start_is_a_line_of_the_log(
+def test_a_worker_logs_why_it_cannot_start(
     start: Start, app: Path, target: str, reason: str, shows: bool
 ) -> None:
     (app / "once.py").write_text(ONCE)
@@ -202,7 +205,9 @@ def test_why_a_worker_cannot_start_is_a_line_of_the_log(
     assert {"Traceback" in each.get("exception", "") for each in told} == {shows}
 
 
-def test_workers_without_a_program_to_run_are_an_error(start: Start, app: Path) -> None:
+def test_the_parent_ends_with_an_error_if_no_process_can_be_started(
+    start: Start, app: Path
+) -> None:
     code = "import sys; from ehlo.cli import main; sys.executable = '/nothing'; sys.exit(main())"
     command = ("serve", "many:function", *LOOPBACK, "--workers", "2")
     program = start("-c", code, *command, cwd=app)
@@ -211,7 +216,7 @@ def test_workers_without_a_program_to_run_are_an_error(start: Start, app: Path) 
     assert last.startswith("ehlo: no worker could start: [Errno 2] No such file or directory")
 
 
-def test_a_program_may_ask_for_workers(start: Start, app: Path) -> None:
+def test_a_program_starts_workers(start: Start, app: Path) -> None:
     (app / "program.py").write_text(
         "import logging, ehlo\n"
         "if __name__ == '__main__':\n"
@@ -230,23 +235,27 @@ def no_handler(*_: object) -> None: ...
 
 
 @pytest.mark.parametrize(
-    ("handler", "options", "said"),
+    ("handler", "options", "error"),
     [
         (no_handler, {}, "name it as 'module:attr'"),
-        ("many:function", {"rcpt_handler": lambda *_: True}, "cannot be handed rcpt_handler"),
-        ("__main__:function", {}, "cannot import handler from the program"),
+        (
+            "many:function",
+            {"rcpt_handler": lambda *_: True},
+            "rcpt_handler cannot be passed to workers",
+        ),
+        ("__main__:function", {}, "handler is in the program"),
         ("no_such_module:x", {}, "no module named 'no_such_module'"),
     ],
 )
-def test_what_workers_cannot_be_handed_is_an_error(
-    handler: object, options: dict[str, object], said: str
+def test_options_that_cannot_be_passed_to_workers_are_an_error(
+    handler: object, options: dict[str, object], error: str
 ) -> None:
     server = Server(handler, addr="127.0.0.1:0", workers=2, **options)  # type: ignore[arg-type]  # as parametrized
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(ValueError, match=re.escape(error)):
         server.listen_and_serve()
 
 
-def test_workers_serve_on_a_socket_that_is_given_until_closed(
+def test_workers_serve_on_a_given_socket_until_closed(
     app: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(app)
@@ -268,9 +277,9 @@ def test_workers_serve_on_a_socket_that_is_given_until_closed(
         socket.create_connection(address, 5.0)
 
 
-def test_workers_are_not_started_in_a_loop_of_the_users() -> None:
+def test_workers_do_not_start_in_the_loop_of_a_program() -> None:
     server = Server("many:function", workers=2)
-    with pytest.raises(ValueError, match="workers are started by listen_and_serve"):
+    with pytest.raises(ValueError, match="workers needs listen_and_serve or serve"):
         asyncio.run(server.start())
 
 
@@ -278,7 +287,7 @@ def test_workers_are_not_started_in_a_loop_of_the_users() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_passed_on_and_transactions_end(
+def test_a_signal_drains_the_workers_and_transactions_end(
     start: Start, app: Path, number: signal.Signals
 ) -> None:
     program = serve(start, app, "many:function")
@@ -293,17 +302,17 @@ def test_a_signal_is_passed_on_and_transactions_end(
     assert program.wait() == 0
 
 
-def test_ctrl_c_on_a_terminal_reaches_workers_through_their_parent_alone(
+def test_ctrl_c_on_a_terminal_reaches_workers_only_through_their_parent(
     start: Start, app: Path
 ) -> None:
-    """A terminal signals the process group that is in front of it."""
+    """A terminal signals its foreground process group."""
     program = serve(start, app, "many:function")
     pids = workers_of(program)
     assert {os.getpgid(pid) for pid in pids}.isdisjoint({os.getpgid(program.process.pid)})
     assert program.stop(signal.SIGINT) == 0
 
 
-def test_a_signal_to_all_of_them_is_no_second_one(start: Start, app: Path) -> None:
+def test_a_signal_to_all_processes_does_not_count_twice(start: Start, app: Path) -> None:
     program = serve(start, app, "many:function")
     pids = workers_of(program)
     client = smtplib.SMTP(*program.listening())
@@ -319,7 +328,7 @@ def test_a_signal_to_all_of_them_is_no_second_one(start: Start, app: Path) -> No
 
 
 def begin_message(program: Program) -> smtplib.SMTP:
-    """A client whose message is being handled."""
+    """Return a client whose message is being handled."""
     client = smtplib.SMTP(*program.listening())
     client.ehlo()
     client.mail("a@example.com")
@@ -329,7 +338,7 @@ def begin_message(program: Program) -> smtplib.SMTP:
     return client
 
 
-def test_a_signal_ends_workers_that_start(start: Start, app: Path) -> None:
+def test_a_signal_ends_workers_that_are_starting(start: Start, app: Path) -> None:
     program = serve(start, app, "many:Starting")
     for _ in range(2):
         program.out.until("begun")
@@ -339,7 +348,7 @@ def test_a_signal_ends_workers_that_start(start: Start, app: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["many:Slow", "many:Hung"])
-def test_a_second_signal_ends_all_at_once(start: Start, app: Path, target: str) -> None:
+def test_a_second_signal_ends_all_workers_at_once(start: Start, app: Path, target: str) -> None:
     program = serve(start, app, target)
     client = begin_message(program)
     if target == "many:Slow":
@@ -352,13 +361,13 @@ def test_a_second_signal_ends_all_at_once(start: Start, app: Path, target: str) 
     client.close()
 
 
-def test_workers_end_when_their_parent_is_killed(start: Start, app: Path) -> None:
+def test_workers_end_if_their_parent_is_killed(start: Start, app: Path) -> None:
     program = serve(start, app, "many:Handler")
     address = program.listening()
     program.process.kill()
-    program.wait()  # until nobody holds its standard error: all workers have ended
-    assert program.err.text.count("the parent process has gone") == 2
-    assert program.out.text.count("shut down") == 2  # two processes write, maybe at once
+    program.wait()  # until all workers, which share its standard error, have ended
+    assert program.err.text.count("the parent process is gone") == 2
+    assert program.out.text.count("shut down") == 2  # two processes write to it, maybe at once
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, 5.0)
 
@@ -372,7 +381,7 @@ def test_a_worker_that_dies_is_replaced(start: Start, app: Path) -> None:
     address = program.listening()
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    assert "was killed by SIGKILL; another in 1 s" in program.err.until("SIGKILL")
+    assert "was killed by SIGKILL; restarting in 1 s" in program.err.until("SIGKILL")
     (*_, new) = workers_of(program)
     assert new not in pids
     with smtplib.SMTP(*address) as client:
@@ -380,32 +389,32 @@ def test_a_worker_that_dies_is_replaced(start: Start, app: Path) -> None:
     assert program.stop() == 0
 
 
-def test_a_signal_without_a_name_ends_one_worker_and_no_more(start: Start, app: Path) -> None:
+def test_a_signal_without_a_name_ends_only_one_worker(start: Start, app: Path) -> None:
     program = serve(start, app, "many:function")
     first, second = workers_of(program)
     address = program.listening()
     number = signal.SIGRTMIN + 1
     os.kill(first, number)
-    program.err.until(f"was killed by signal {number}; another in 1 s")
+    program.err.until(f"was killed by signal {number}; restarting in 1 s")
     with smtplib.SMTP(*address) as client:
         assert send(client) == second
     assert program.stop() == 0
 
 
-def test_a_worker_that_dies_again_and_again_is_waited_for() -> None:
+def test_the_delay_grows_with_failures_in_a_row_up_to_a_limit() -> None:
     assert [backoff(failures) for failures in range(8)] == [0, 1, 2, 4, 8, 16, 30, 30]
     assert backoff(2000) == MOST_DELAY
 
 
-def test_the_second_failure_waits_longer(start: Start, app: Path) -> None:
+def test_the_second_failure_in_a_row_delays_longer(start: Start, app: Path) -> None:
     program = serve(start, app, "many:function")
     first, _ = workers_of(program)
     program.listening()
     os.kill(first, signal.SIGKILL)
-    program.err.until("another in 1 s")
+    program.err.until("restarting in 1 s")
     (again,) = workers_of(program, 1)
     os.kill(again, signal.SIGKILL)
-    program.err.until("another in 2 s")
+    program.err.until("restarting in 2 s")
     assert program.stop() == 0
 
 
@@ -422,20 +431,20 @@ class Handler(ehlo.Handler):
 
 
 def one_to_each(address: Peer, held: Path, tls: ssl.SSLContext) -> dict[int, Client]:
-    """A client of either worker: while the one is held, the other takes who comes."""
+    """Return a client of each worker: while one is held, the other accepts new clients."""
     first = Client(address, tls=tls)
     first.hello()
     first.begin_message(b"hold\r\n")
-    with held.open("w"):  # which waits for who reads it
+    with held.open("w"):  # which waits for the reader
         second = Client(address, tls=tls)
         second.hello()
-        by_second = taken_by(second.mail())
+        by_second = accepted_by(second.mail())
     for _ in range(3):
         first.reply()
-    return {taken_by(first.reply()): first, by_second: second}
+    return {accepted_by(first.reply()): first, by_second: second}
 
 
-def taken_by(reply: str) -> int:
+def accepted_by(reply: str) -> int:
     return int(reply.rpartition("by-")[2])
 
 
@@ -444,7 +453,7 @@ def shown(client: Client) -> bytes | None:
     return client.sock.getpeercert(binary_form=True)
 
 
-def test_hangup_renews_the_certificate_of_every_worker_and_keeps_connections(
+def test_sighup_reloads_the_certificate_of_every_worker_and_keeps_connections(
     start: Start, app: Path, certificates: Certificates
 ) -> None:
     (app / "hold.py").write_text(HELD)
@@ -463,14 +472,14 @@ def test_hangup_renews_the_certificate_of_every_worker_and_keeps_connections(
     after = one_to_each(address, held, certificates.client)
     assert set(before) == set(after) == pids
     for pid in pids:
-        assert taken_by(before[pid].mail()) == taken_by(after[pid].mail()) == pid
+        assert accepted_by(before[pid].mail()) == accepted_by(after[pid].mail()) == pid
         assert (shown(before[pid]), shown(after[pid])) == (old, new)
     for client in (*before.values(), *after.values()):
         client.close()
     assert program.stop() == 0
 
 
-def test_a_reload_does_not_wait_for_a_worker_that_starts(
+def test_a_reload_does_not_wait_for_a_worker_that_is_starting(
     start: Start, app: Path, manager: Manager
 ) -> None:
     command = ("-m", "ehlo", "serve", "many:Restarting", *LOOPBACK, "--workers", "2")
@@ -487,7 +496,7 @@ def test_a_reload_does_not_wait_for_a_worker_that_starts(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_files_that_change_are_taken_by_every_process_without_a_signal(
+def test_every_process_reloads_changed_certificates_without_a_signal(
     start: Start, app: Path, certificates: Certificates, workers: int
 ) -> None:
     files = Files(certificates.authority, app)
@@ -509,12 +518,12 @@ def test_files_that_change_are_taken_by_every_process_without_a_signal(
 # -- reload --------------------------------------------------------------------------------------
 
 
-def test_a_change_of_the_program_restarts_it(start: Start, app: Path) -> None:
+def test_a_changed_module_restarts_the_worker(start: Start, app: Path) -> None:
     module = app / "fresh.py"
     module.write_text("def handler(*args):\n    return 'by-1'\n")
     program = start("-m", "ehlo", "serve", "fresh:handler", *LOOPBACK, "--reload", cwd=app)
     address = program.listening()
-    if "watching " not in program.err.text:  # a thread says so
+    if "watching " not in program.err.text:  # a thread logs it
         program.err.until("watching ")
     with smtplib.SMTP(*address) as client:
         assert send(client) == 1
@@ -529,14 +538,14 @@ def test_a_change_of_the_program_restarts_it(start: Start, app: Path) -> None:
     assert program.stop() == 0
 
 
-def test_reload_without_watchfiles_says_what_is_missing(start: Start, app: Path) -> None:
+def test_reload_without_watchfiles_is_an_error_that_names_it(start: Start, app: Path) -> None:
     (app / "watchfiles.py").write_text("raise ImportError\n")
     program = start("-m", "ehlo", "serve", "many:function", *LOOPBACK, "--reload", cwd=app)
     assert program.wait() == 2
     assert program.err.text == "ehlo: --reload needs watchfiles: pip install 'ehlo[standard]'\n"
 
 
-# -- sockets that are there already --------------------------------------------------------------
+# -- inherited sockets ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -555,8 +564,8 @@ def test_sockets_are_inherited(
 ) -> None:
     program = start("-c", HAND_OVER, "serve", "many:function", *flags, cwd=app)
     ports = program.out.until(" ").split()
-    said = program.err.until("listening on")
-    assert re.findall(r"127\.0\.0\.1:(\d+)", said) == [ports[index] for index in which]
+    line = program.err.until("listening on")
+    assert re.findall(r"127\.0\.0\.1:(\d+)", line) == [ports[index] for index in which]
     for index in which:
         with smtplib.SMTP("127.0.0.1", int(ports[index])) as client:
             send(client)
@@ -564,25 +573,25 @@ def test_sockets_are_inherited(
 
 
 @pytest.mark.parametrize(
-    ("addr", "said"),
+    ("addr", "error"),
     [
-        ("systemd:imap", "systemd has handed no socket named 'imap' to this process"),
+        ("systemd:imap", "systemd has passed no socket named 'imap' to this process"),
         ("fd:0", "Socket operation on non-socket"),
     ],
 )
-def test_what_is_not_inherited_is_one_line_and_1(
-    start: Start, app: Path, addr: str, said: str
+def test_a_socket_that_is_not_inherited_is_one_line_and_exit_status_1(
+    start: Start, app: Path, addr: str, error: str
 ) -> None:
     program = start("-c", HAND_OVER, "serve", "many:function", "--addr", addr, cwd=app)
     assert program.wait() == 1
-    assert program.err.text == f"ehlo: cannot listen on {addr}: {said}\n"
+    assert program.err.text == f"ehlo: cannot listen on {addr}: {error}\n"
 
 
 # -- Unix sockets and users ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_unix_socket_has_the_mode_and_goes_in_the_end(
+def test_a_unix_socket_has_the_mode_and_is_removed_at_the_end(
     start: Start, app: Path, workers: int
 ) -> None:
     path = app / "ehlo.sock"
@@ -594,12 +603,12 @@ def test_a_unix_socket_has_the_mode_and_goes_in_the_end(
     assert not path.exists()
 
 
-as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give up root")
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can drop root privileges")
 
 
 @pytest.fixture
 def open_house() -> Iterator[Path]:
-    """A directory that everybody may read, with all that a worker imports in it."""
+    """Return a directory that all users can read, with all that a worker imports."""
     with tempfile.TemporaryDirectory() as name:
         house = Path(name)
         for package in (ehlo, click, idna):
@@ -610,8 +619,8 @@ def open_house() -> Iterator[Path]:
         yield house
 
 
-def python_of_nobody(house: Path) -> str:
-    """An interpreter that `nobody` may use: ours may well be in the home of root."""
+def python_of_account(house: Path) -> str:
+    """Return an interpreter that the account can run: this one may be in the home of root."""
     for python in (sys.executable, "/usr/bin/python3"):
         command = [python, "-c", "import asyncio, ssl, ehlo.cli, many"]
         with contextlib.suppress(PermissionError, subprocess.CalledProcessError):
@@ -619,68 +628,68 @@ def python_of_nobody(house: Path) -> str:
                 command,
                 env={"PYTHONPATH": str(house)},
                 cwd=house,
-                user="nobody",
-                group=pwd.getpwnam("nobody").pw_gid,
+                user=ACCOUNT,
+                group=pwd.getpwnam(ACCOUNT).pw_gid,
                 extra_groups=[],
                 capture_output=True,
                 timeout=DEADLINE,
                 check=True,
             )
             return python
-    pytest.skip("nobody may use no Python that is here")
+    pytest.skip(f"the user {ACCOUNT} can run no Python of this machine")
 
 
 @as_root
 @pytest.mark.parametrize("workers", [1, 2])
-def test_root_is_given_up_for_good(start: Start, open_house: Path, workers: int) -> None:
-    python = python_of_nobody(open_house)
+def test_root_privileges_are_dropped_for_good(start: Start, open_house: Path, workers: int) -> None:
+    python = python_of_account(open_house)
     command = [python, "-m", "ehlo", "serve", "many:Groups", *LOOPBACK]
-    command += ["--user", "nobody", "--workers", str(workers)]
+    command += ["--user", ACCOUNT, "--workers", str(workers)]
     code = "import os, sys; os.setgroups([0, 4]); os.execv(sys.argv[1], sys.argv[1:])"
     environment = {"PYTHONPATH": str(open_house)}
     program = start("-c", code, *command, cwd=open_house, env=environment)
-    program.out.until("told")
+    program.out.until("done")
     entries = {name: values for name, *values in map(str.split, program.out.seen)}
-    nobody = pwd.getpwnam("nobody")
-    assert set(entries["Uid:"]) == {str(nobody.pw_uid)}
-    assert set(entries["Gid:"]) == {str(nobody.pw_gid)}
-    assert set(entries["Groups:"]) == {str(gid) for gid in os.getgrouplist("nobody", nobody.pw_gid)}
+    entry = pwd.getpwnam(ACCOUNT)
+    assert set(entries["Uid:"]) == {str(entry.pw_uid)}
+    assert set(entries["Gid:"]) == {str(entry.pw_gid)}
+    assert set(entries["Groups:"]) == {str(gid) for gid in os.getgrouplist(ACCOUNT, entry.pw_gid)}
     assert int(entries["CapEff:"][0], 16) == 0
     status = Path(f"/proc/{program.process.pid}/status").read_text()
-    assert "Uid:" + f"\t{nobody.pw_uid}" * 4 + "\n" in status  # the parent, too
+    assert "Uid:" + f"\t{entry.pw_uid}" * 4 + "\n" in status  # the parent, too
     program.listening()
     assert program.stop() == 0
 
 
 @as_root
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_log_file_is_for_the_user_who_opens_it_anew(
+def test_a_log_file_belongs_to_the_user_that_reopens_it(
     start: Start, open_house: Path, workers: int
 ) -> None:
     logs = open_house / "logs"
     logs.mkdir()
-    shutil.chown(logs, "nobody")
+    shutil.chown(logs, ACCOUNT)
     manager = Manager(f"@{secrets.token_hex(8)}")
-    command = [python_of_nobody(open_house), "-m", "ehlo", "serve", "many:function", *LOOPBACK]
-    command += ["--user", "nobody", "--workers", str(workers), "--log-file", str(logs / "log")]
+    command = [python_of_account(open_house), "-m", "ehlo", "serve", "many:function", *LOOPBACK]
+    command += ["--user", ACCOUNT, "--workers", str(workers), "--log-file", str(logs / "log")]
     code = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
     environment = {"PYTHONPATH": str(open_house), "NOTIFY_SOCKET": manager.address}
     with contextlib.closing(manager):
         program = start("-c", code, *command, cwd=open_house, env=environment)
         manager.where()
-        assert (logs / "log").owner() == "nobody"
+        assert (logs / "log").owner() == ACCOUNT
         (logs / "log").rename(logs / "old")
         program.process.send_signal(signal.SIGHUP)
         manager.hears_of("RELOADING=1")
         manager.hears_of("READY=1")
-        assert "signalled: " in (logs / "log").read_text()
+        assert "received SIGHUP: reloading" in (logs / "log").read_text()
         assert program.stop() == 0
 
 
-def as_nobody(start: Start, house: Path, *flags: str | Path, workers: int) -> Program:
-    """A server that root has started, and that becomes `nobody`."""
-    command = [python_of_nobody(house), "-m", "ehlo", "serve", "many:function", *LOOPBACK]
-    command += ["--user", "nobody", "--workers", str(workers), *map(str, flags)]
+def as_account(start: Start, house: Path, *flags: str | Path, workers: int) -> Program:
+    """Start a server as root that switches to the account."""
+    command = [python_of_account(house), "-m", "ehlo", "serve", "many:function", *LOOPBACK]
+    command += ["--user", ACCOUNT, "--workers", str(workers), *map(str, flags)]
     code = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
     return start("-c", code, *command, cwd=house, env={"PYTHONPATH": str(house)})
 
@@ -688,7 +697,7 @@ def as_nobody(start: Start, house: Path, *flags: str | Path, workers: int) -> Pr
 @as_root
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("which", ["--auth-file", "--tls-key", "--tls-client-ca"])
-def test_what_the_user_could_not_read_again_ends_the_start(
+def test_a_file_that_the_user_cannot_read_later_ends_the_start(
     start: Start, open_house: Path, certificates: Certificates, which: str, workers: int
 ) -> None:
     files = {"--tls-cert": Path(certificates.cert_file), "--tls-key": Path(certificates.key_file)}
@@ -705,27 +714,27 @@ def test_what_the_user_could_not_read_again_ends_the_start(
     files["--auth-file"].chmod(0o644)
     flags += ["--auth-file", files["--auth-file"]]
     files[which].chmod(0o600)
-    program = as_nobody(start, open_house, *flags, workers=workers)
+    program = as_account(start, open_house, *flags, workers=workers)
     assert program.wait() == 1
-    said = f"ehlo: --user nobody cannot read {files[which]}: Permission denied\n"
-    assert program.err.text.endswith(said)
+    error = f"ehlo: --user {ACCOUNT} cannot read {files[which]}: Permission denied\n"
+    assert program.err.text.endswith(error)
     assert "Traceback" not in program.err.text
     files[which].chmod(0o644)
-    program = as_nobody(start, open_house, *flags, workers=workers)
+    program = as_account(start, open_house, *flags, workers=workers)
     program.listening()
     assert program.stop() == 0
 
 
 @as_root
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_is_seen_is_bound_before_root_is_given_up(
+def test_the_control_socket_is_bound_before_root_privileges_are_dropped(
     start: Start, open_house: Path, workers: int
 ) -> None:
-    path = open_house / "control"  # in a directory of root's
+    path = open_house / "control"  # in a directory that belongs to root
     flags = ("--control", path)
-    program = as_nobody(start, open_house, *flags, workers=workers)
+    program = as_account(start, open_house, *flags, workers=workers)
     program.listening()
-    assert path.owner() == "nobody"
+    assert path.owner() == ACCOUNT
     assert path.stat().st_mode & 0o777 == 0o600
     assert control.ask(str(path))["workers"]["wanted"] == workers
     assert program.stop() == 0
@@ -733,58 +742,56 @@ def test_what_is_seen_is_bound_before_root_is_given_up(
 
 @as_root
 @pytest.mark.parametrize("workers", [1, 2])
-def test_metrics_are_bound_before_root_is_given_up(
+def test_metrics_are_bound_before_root_privileges_are_dropped(
     monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    """In this process, which must not become another: a low port would not show it here."""
+    """In this process, which must stay root: a low port would not show it here."""
     order: list[str] = []
-    server = Server("many:function", addr="127.0.0.1:0", user="nobody", metrics="127.0.0.1:0")
+    server = Server("many:function", addr="127.0.0.1:0", user=ACCOUNT, metrics="127.0.0.1:0")
     monkeypatch.setattr(Views, "bind", lambda _views: order.append("bound"))
-    monkeypatch.setattr(privileges, "give_up", lambda _account: order.append("given up"))
-    monkeypatch.setattr(processes, "check", lambda _options: None)
-    server.workers = workers
+    monkeypatch.setattr(privileges, "drop", lambda _account: order.append("dropped"))
+    monkeypatch.setattr(parent, "check", lambda _options: None)
+    server.configure(workers=workers)
 
     def stop(*_: object) -> None:
         raise RuntimeError("far enough")
 
-    monkeypatch.setattr(processes, "check_spool", stop)
+    monkeypatch.setattr(run, "check_spool", stop)
     if workers == 1:
-        server.handler = lambda *_: None
+        server.configure(handler=lambda *_: None)
     with pytest.raises(RuntimeError, match="far enough"):
         server.listen_and_serve()
-    assert order == ["bound", "given up"]
+    assert order == ["bound", "dropped"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_directory_for_bodies_that_is_not_there_ends_the_start(
-    start: Start, app: Path, workers: int
-) -> None:
+def test_a_missing_spool_directory_ends_the_start(start: Start, app: Path, workers: int) -> None:
     program = serve(start, app, "many:function", "--spool-dir", app / "no", workers=workers)
     assert program.wait() == 1
-    said = f"ehlo: --spool-dir: cannot write to {app / 'no'}: No such file or directory\n"
-    assert program.err.text == said
+    error = f"ehlo: --spool-dir: cannot write to {app / 'no'}: No such file or directory\n"
+    assert program.err.text == error
 
 
 @as_root
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_directory_for_bodies_is_for_the_user(
+def test_the_user_must_be_able_to_write_to_the_spool_directory(
     start: Start, open_house: Path, workers: int
 ) -> None:
-    program = as_nobody(start, open_house, "--spool-dir", open_house, workers=workers)
+    program = as_account(start, open_house, "--spool-dir", open_house, workers=workers)
     assert program.wait() == 1
-    said = f"--spool-dir: cannot write to {open_house}: Permission denied\n"
-    assert program.err.text.endswith(said)
+    error = f"--spool-dir: cannot write to {open_house}: Permission denied\n"
+    assert program.err.text.endswith(error)
     spool = open_house / "spool"
     spool.mkdir()
-    shutil.chown(spool, "nobody")
-    program = as_nobody(start, open_house, "--spool-dir", spool, workers=workers)
+    shutil.chown(spool, ACCOUNT)
+    program = as_account(start, open_house, "--spool-dir", spool, workers=workers)
     program.listening()
     assert not list(spool.iterdir())
     assert program.stop() == 0
 
 
 @as_root
-def test_nobody_cannot_become_another(start: Start) -> None:
+def test_a_user_without_privileges_cannot_switch_to_another(start: Start) -> None:
     code = (
         "import ctypes, encodings.idna, os, sys, ehlo.server.server, uvloop; "
         "from ehlo.cli import main; os.setgroups([]); os.setgid(65534); os.setuid(65534); "
@@ -796,11 +803,11 @@ def test_nobody_cannot_become_another(start: Start) -> None:
 
 
 @as_root
-def test_nobody_in_the_group_of_root_has_not_given_it_up(start: Start) -> None:
+def test_a_user_in_the_group_of_root_is_an_error(start: Start) -> None:
     code = (
-        "import os, pwd, ehlo.server.system.privileges as p; a = p.find('nobody'); "
-        "os.setgroups([0]); os.setgid(a.gid); os.setuid(a.uid); p.give_up(a)"
+        f"import os, pwd, ehlo.server.system.privileges as p; a = p.find({ACCOUNT!r}); "
+        "os.setgroups([0]); os.setgid(a.gid); os.setuid(a.uid); p.drop(a)"
     )
     program = start("-c", code, cwd=Path("/"))
     assert program.wait() == 1
-    assert "nobody has the group of root" in program.err.text
+    assert f"{ACCOUNT} is in root's group" in program.err.text

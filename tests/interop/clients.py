@@ -1,4 +1,4 @@
-"""Real clients behind one face: what to send, where, and whether the client says it was taken."""
+"""Real clients with one interface: what to send, where, and whether the client reports success."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Task:
     password: str = PASSWORD
 
     def as_json(self) -> bytes:
-        """For the clients that are scripts of ours."""
+        """Return the task as JSON, for the clients in `clients/`."""
         task = {
             "Host": self.office.host,
             "Port": self.office.port,
@@ -52,14 +52,14 @@ class Task:
 
 
 class Outcome(NamedTuple):
-    """What the client told its user."""
+    """The result as the client reports it."""
 
     sent: bool
     said: str
 
 
 class Client(ABC):
-    """A client as these tests know it; `folder` is one of its own."""
+    """A client program; `folder` is for its files."""
 
     name: ClassVar[str]
     mechanisms: ClassVar[tuple[str, ...]] = ALL_MECHANISMS
@@ -70,10 +70,10 @@ class Client(ABC):
 
     @abstractmethod
     def send(self, task: Task) -> Outcome:
-        """Send it, and wait for the server's word."""
+        """Send a message and return the client's result."""
 
     def ran(self, command: list[str | Path], stdin: bytes, **env: str) -> Outcome:
-        """The outcome of a program that says it by its exit status."""
+        """Run a program that reports the result by its exit status."""
         done = run(command, stdin=stdin, env=env)
         return Outcome(done.returncode == 0, done.stdout.decode(errors="replace"))
 
@@ -95,7 +95,7 @@ class Smtplib(Client):
                 smtp.starttls(context=_context(task))
             smtp.ehlo()
             if task.mechanism:
-                # As `login` does, but that chooses a mechanism by itself
+                # As `login` does, but `login` chooses the mechanism itself
                 smtp.user, smtp.password = task.user, task.password
                 how = {
                     "PLAIN": smtp.auth_plain,
@@ -142,7 +142,7 @@ class Aiosmtplib(Client):
                 "CRAM-MD5": client.auth_crammd5,
             }
             if task.mechanism:
-                await client.ehlo()  # `login` would, and choose a mechanism by itself
+                await client.ehlo()  # `login` would, and it chooses the mechanism itself
                 await how[task.mechanism](task.user, task.password)
             ascii_only = (task.sender + "".join(task.recipients)).isascii()
             await client.sendmail(
@@ -160,9 +160,9 @@ class Swaks(Client):
         return self.send_with(task)
 
     def send_with(self, task: Task, *options: str) -> Outcome:
-        """`send`, with what only swaks can do; a later option wins."""
+        """Send with further options of swaks; a later option wins."""
         mail = self.folder / "mail"
-        mail.write_bytes(task.mail.removesuffix(b"\r\n"))  # it adds a line end before the last dot
+        mail.write_bytes(task.mail.removesuffix(b"\r\n"))  # swaks adds a line end
         security = {"plain": [], "starttls": ["--tls"], "tls": ["--tls-on-connect"]}
         host = task.office.host
         unix = host.startswith("/")
@@ -259,7 +259,7 @@ class Go(Client):
         return self.ran([self._compiled()], task.as_json())
 
     def _compiled(self) -> Path:
-        """Once for all tests. It needs the standard library only, and nothing of the network."""
+        """Build the program once for all tests, without the network."""
         if self._program is None:
             program = self.folder / "send"
             env = {"GO111MODULE": "off", "GOFLAGS": "", "GOPROXY": "off"}

@@ -17,7 +17,7 @@ Serve = Callable[..., Office]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All that is in this directory talks to peers."""
+    """Mark all tests of this directory as `interop`."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
@@ -31,7 +31,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture
 def serve(certificates: Certificates) -> Iterator[Serve]:
-    """`serve(security, **options)`: a server that runs until the test ends."""
+    """Start a server that runs until the test ends: `serve(security, **options)`."""
     with contextlib.ExitStack() as stack:
 
         def start(security: Security = "plain", **options: Any) -> Office:
@@ -42,11 +42,11 @@ def serve(certificates: Certificates) -> Iterator[Serve]:
 
 @pytest.fixture
 def peer() -> Callable[[str], str]:
-    """`peer("swaks")`: its path; without it the test is skipped, or fails where it must not be."""
+    """Return the path of a program: `peer("swaks")`. Without it the test is skipped, or fails."""
     return peers.peer
 
 
 @pytest.fixture(scope="session")
 def clients(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Client]:
-    """One of each, by name."""
+    """Return all clients by name."""
     return {each.name: each(tmp_path_factory.mktemp(each.name)) for each in CLASSES}

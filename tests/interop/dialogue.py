@@ -1,4 +1,4 @@
-"""A client that says what it is told to, over a socket of its own."""
+"""A client that sends what it is told to, over a socket of its own."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _LINE_START_DOT = re.compile(rb"(\A|(?<=\r\n))\.")
 
 
 def ended(mail: bytes) -> bytes:
-    """RFC 5321 4.1.1.4: what is sent ends with CRLF; a client adds it where it is not there."""
+    """Add a final CRLF where it is missing (RFC 5321 4.1.1.4)."""
     return mail if mail.endswith(b"\r\n") or not mail else mail + b"\r\n"
 
 
 def stuffed(mail: bytes) -> bytes:
-    """RFC 5321 4.5.2: what goes after a 354, with its end; no octet of `mail` is changed."""
+    """Return `mail` dot-stuffed and with its end, for after a 354 (RFC 5321 4.5.2)."""
     return _LINE_START_DOT.sub(b"..", ended(mail)) + b".\r\n"
 
 
 class Dialogue:
-    """Lock step: each command waits for its reply."""
+    """Sends one command at a time, and waits for each reply."""
 
     def __init__(self, office: Office, context: ssl.SSLContext | None = None) -> None:
         self._office = office
@@ -58,7 +58,7 @@ class Dialogue:
         self._replies = self._socket.makefile("rb")
 
     def say(self, line: str, code: int) -> str:
-        """A command, and the reply, which must have `code`."""
+        """Send a command and read the reply, which must have `code`."""
         self._socket.sendall(line.encode() + b"\r\n")
         return self.expect(code)
 
@@ -77,7 +77,7 @@ class Dialogue:
         return reply
 
     def deliver(self, mail: bytes, parameters: str = " BODY=8BITMIME SMTPUTF8") -> str:
-        """One whole transaction; the final reply."""
+        """Send a message; return the final reply."""
         self.say(f"MAIL FROM:<sender@example.com>{parameters}", 250)
         self.say("RCPT TO:<anna@example.com>", 250)
         self.say("DATA", 354)

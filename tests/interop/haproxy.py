@@ -1,4 +1,4 @@
-"""An HAProxy of our own in front of a server: its configuration, its socket for statistics."""
+"""An HAProxy in front of a server: its configuration and its statistics socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from .peers import TIMEOUT, peer
 from .post import ADDRESS, PATIENCE, Office
 
-# It is given a listening socket, so that the port is free, and its clients may come at once
+# It inherits a listening socket, so that the port is free and clients can connect at once
 _CONFIGURATION = """\
 global
     stats socket {folder}/stats mode 600 level user
@@ -45,17 +45,17 @@ backend back
 
 @dataclass(frozen=True)
 class Check:
-    """What HAProxy thinks of the server behind it."""
+    """HAProxy's status of the server behind it."""
 
     status: str
-    """`UP`, or that it is not."""
+    """`UP`, or another status."""
     last: str
-    """Of the last check: `L7OK`, or why it failed."""
+    """The result of the last check: `L7OK`, or why it failed."""
 
 
 @dataclass(frozen=True)
 class HAProxy:
-    """A running HAProxy: where it takes connections, and what it thinks."""
+    """A running HAProxy: its address and its statistics."""
 
     host: str
     port: int
@@ -63,11 +63,11 @@ class HAProxy:
     process: subprocess.Popen[bytes]
 
     def log(self) -> str:
-        """What it says of itself; for the test that fails."""
+        """Return its output, for a test that fails."""
         return (self.folder / "log").read_text(errors="replace")
 
     def check(self) -> Check:
-        """How the last health check went."""
+        """Return the result of the last health check."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stats:
             stats.settimeout(TIMEOUT)
             stats.connect(str(self.folder / "stats"))
@@ -78,14 +78,14 @@ class HAProxy:
         return Check(row["status"], row["check_status"])
 
     def wait_for_check(self) -> Check:
-        """The same, once a check has ended; fails when none does."""
+        """Wait until a health check has ended; return its result."""
         until = time.monotonic() + PATIENCE
         pause = threading.Event()
         while time.monotonic() < until:
             assert self.process.poll() is None, self.log()
             if (self.folder / "stats").exists():
                 check = self.check()
-                if check.last.startswith("L"):  # none yet is INI, one under way has a star
+                if check.last.startswith("L"):  # INI before the first check, and a star during one
                     return check
             pause.wait(0.05)
         raise AssertionError(f"no health check has ended: {self.log()}")
@@ -106,7 +106,7 @@ def haproxy(
     """
     program = peer("haproxy")
     with ExitStack() as stack:
-        # Not under pytest's own directory: the path of a Unix socket must be short
+        # Not below pytest's directory: the path of a Unix socket must be short
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ehlo-haproxy-")))
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = stack.enter_context(socket.create_server((host, 0), family=family))

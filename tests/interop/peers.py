@@ -1,4 +1,4 @@
-"""Finding and running the programs that these tests talk to."""
+"""Finds and runs the programs that these tests talk to."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ CLIENTS = Path(__file__).parent / "clients"
 TIMEOUT = 30.0
 """Seconds that a program may take before it is killed."""
 
-# Programs of the system's, too, wherever a user's own PATH ends
+# Programs of the system, too, whatever the user's PATH is
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
 def peer(name: str) -> str:
-    """The path of a program, or of nodemailer's `node_modules`.
+    """Return the path of a program, or of nodemailer's `node_modules`.
 
     Without it the test is skipped, or fails where `EHLO_REQUIRE_PEERS=1` says that all are there.
     """
@@ -32,14 +32,14 @@ def peer(name: str) -> str:
 
 
 def absent(why: str) -> NoReturn:
-    """End the test: something that it needs is missing here."""
+    """Skip the test, or fail it if peers are required: something is missing."""
     if os.environ.get("EHLO_REQUIRE_PEERS") == "1":
         pytest.fail(f"{why} (and EHLO_REQUIRE_PEERS=1)")
     pytest.skip(why)
 
 
 def node_modules() -> str | None:
-    """The directory that `.ci/peers` has put nodemailer into."""
+    """Return the directory in which `.ci/peers` has installed nodemailer."""
     folder = Path(os.environ.get("EHLO_NODE_MODULES") or CHECKOUT / "node_modules")
     return str(folder) if (folder / "nodemailer").is_dir() else None
 
@@ -51,7 +51,7 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout: float = TIMEOUT,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a program to its end, with what it says on stdout and stderr taken together."""
+    """Run a program to its end, with stdout and stderr together."""
     return subprocess.run(
         [str(part) for part in command],
         input=stdin,

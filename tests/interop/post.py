@@ -1,4 +1,4 @@
-"""The server's side of these tests: a handler that keeps what it gets, and what runs it."""
+"""The server of these tests, and a handler that keeps the messages it gets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REFUSED_MARK = b"X-Please-Refuse: yes"
 DEFERRED_MARK = b"X-Please-Defer: once"
 ADDRESS = "127.0.0.1"
 PATIENCE = 30.0
-"""Seconds until a test that waits for something gives up."""
+"""Seconds that a test waits at most."""
 
 Security = Literal["plain", "starttls", "tls"]
 SECURITIES: tuple[Security, ...] = ("plain", "starttls", "tls")
@@ -32,7 +32,7 @@ SECURITIES: tuple[Security, ...] = ("plain", "starttls", "tls")
 
 @dataclass(frozen=True)
 class Received:
-    """A message as the handler got it, and what was known of its session."""
+    """A message as the handler got it, and the facts of its session."""
 
     sender: str
     recipients: list[str]
@@ -50,7 +50,7 @@ class Received:
 
 
 class Post(ehlo.Handler):
-    """Keeps all mail but what it is asked to refuse or to put off; knows two users."""
+    """Keeps all mail, except what it is asked to reject or to defer; knows two users."""
 
     def __init__(self) -> None:
         self.received: list[Received] = []
@@ -109,7 +109,7 @@ class Post(ehlo.Handler):
         return message.id
 
     def _has_deferred(self, name: str) -> bool:
-        """Whether this message was put off before; now it was."""
+        """Return whether this message was deferred before, and remember it."""
         with self._changed:
             before = name in self._deferred
             self._deferred.add(name)
@@ -125,7 +125,7 @@ class Post(ehlo.Handler):
             self._changed.notify_all()
 
     def wait_for(self, messages: int, patience: float = PATIENCE) -> bool:
-        """Wait until so many are here and every client has gone; `False` if that takes too long."""
+        """Wait until so many are here and all clients gone; return whether that came in time."""
         with self._changed:
             return self._changed.wait_for(
                 lambda: len(self.received) >= messages and not self.sessions, patience
@@ -140,13 +140,13 @@ class Post(ehlo.Handler):
 
 @dataclass(frozen=True)
 class Certificates:
-    """A certificate for `localhost` and 127.0.0.1, and the authority to trust it by."""
+    """A certificate for `localhost` and 127.0.0.1, and its authority."""
 
     certificate: Path
     key: Path
     authority: Path
     client: Path
-    """A certificate of the user's, and its key."""
+    """A client certificate and its key."""
 
     @classmethod
     def made_in(cls, folder: Path) -> Certificates:
@@ -163,13 +163,13 @@ class Certificates:
         return made
 
     def client_context(self) -> ssl.SSLContext:
-        """For clients in Python: trusts our authority and no other."""
+        """Return a context for Python clients that trusts only this authority."""
         return ssl.create_default_context(cafile=str(self.authority))
 
 
 @dataclass
 class Office:
-    """A running server: where it is, and what it got."""
+    """A running server: its address, and the messages it got."""
 
     port: int
     security: Security
@@ -195,7 +195,7 @@ def office(
     newest_tls: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED,
     **options: Any,
 ) -> Iterator[Office]:
-    """A server in a thread, on a free port of this machine's own address."""
+    """Run a server in a thread, on a free port of loopback."""
     post = post or Post()
     server = ehlo.Server(
         post,
@@ -212,8 +212,8 @@ def office(
             str(certificates.key),
             client_ca=str(certificates.authority),
         )
-        assert isinstance(server.tls_config, ssl.SSLContext)
-        server.tls_config.maximum_version = newest_tls
+        assert isinstance(server.options.tls_config, ssl.SSLContext)
+        server.options.tls_config.maximum_version = newest_tls
     with server.in_thread():
         yield Office(
             server.addresses[0].port,

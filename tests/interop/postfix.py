@@ -1,4 +1,4 @@
-"""A Postfix of our own: its own configuration, queue and log, nothing of the system's."""
+"""A Postfix with its own configuration, queue and log, apart from the system's."""
 
 from __future__ import annotations
 
@@ -84,18 +84,18 @@ postlog    unix-dgram n - n - 1 postlogd
 
 @dataclass(frozen=True)
 class Postfix:
-    """A running Postfix: where it takes mail, and where it keeps its own."""
+    """A running Postfix: its port and its directories."""
 
     port: int
     folder: Path
 
     def log(self) -> str:
-        """What it says of itself; for the test that fails."""
+        """Return its log, for a test that fails."""
         path = self.folder / "log"
         return path.read_text(errors="replace") if path.exists() else "(no log)"
 
     def submit(self, sender: str, recipients: list[str], mail: bytes) -> None:
-        """Hand a message in as programs on the same machine do, with LF line ends."""
+        """Submit a message with LF line ends, as local programs do."""
         command: list[str | Path] = [
             *(peer("sendmail"), "-C", self.folder / "conf", "-i", "-f", sender, "--"),
             *recipients,
@@ -113,7 +113,7 @@ def postfix(office: Office, *, main: str = "") -> Iterator[Postfix]:
     program = peer("postfix")
     if os.geteuid() != 0:
         absent("Postfix can be started by root only")
-    # Not under pytest's own directory, which the user of Postfix's programs may not enter
+    # Not below pytest's directory, which Postfix's user may not enter
     folder = Path(tempfile.mkdtemp(prefix="ehlo-postfix-"))
     try:
         folder.chmod(0o755)
@@ -125,7 +125,7 @@ def postfix(office: Office, *, main: str = "") -> Iterator[Postfix]:
         try:
             yield running
         finally:
-            # By the pid in its own queue directory; it waits until all of it has ended
+            # By the pid in its queue directory; it waits until all processes have ended
             run([program, "-c", folder / "conf", "stop"])
     finally:
         shutil.rmtree(folder)
@@ -142,13 +142,13 @@ def _configure(folder: Path, office: Office, port: int, more: str) -> None:
 
 
 def _default(name: str) -> str:
-    """A setting that Postfix was built with."""
+    """Return a setting that Postfix was built with."""
     said = run([peer("postconf"), "-dh", name]).stdout.decode()
-    return said.splitlines()[-1]  # it may warn first that the system's own is not configured
+    return said.splitlines()[-1]  # it may warn first that the system's Postfix is not configured
 
 
 def _free_port() -> int:
-    """Postfix must be told a port: one that was free a moment ago."""
+    """Return a port that was free a moment ago: Postfix needs a number."""
     with socket.socket() as probe:
         probe.bind((ADDRESS, 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""BDAT by a client that nobody here wrote: Perl's Net::SMTP, which uses it for BINARYMIME."""
+"""BDAT by Perl's Net::SMTP, which uses it for BINARYMIME."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def send(office: Office, mail: bytes, size: int) -> tuple[bool, str]:
 @pytest.mark.parametrize(
     ("begin", "size"), [(b"\0\xff", 1), (BINARY, 7), (BINARY, 1000), (BINARY, 10_000_000)]
 )
-def test_binary_octets_arrive_in_chunks_of_any_size(serve: Serve, begin: bytes, size: int) -> None:
+def test_binary_data_arrives_in_chunks_of_any_size(serve: Serve, begin: bytes, size: int) -> None:
     mail = begin + b"\r\n.\r\nQUIT\r\n\r" + random.Random(3030).randbytes(size)  # noqa: S311  the same in each run
     office = serve("plain", bare_newlines="reject")
     sent, said = send(office, mail, size)
@@ -36,7 +36,7 @@ def test_binary_octets_arrive_in_chunks_of_any_size(serve: Serve, begin: bytes, 
     assert office.transcript.count("C: BDAT ") == -(-len(mail) // size)
 
 
-def test_a_chunk_over_the_limit_is_refused_and_the_session_goes_on(serve: Serve) -> None:
+def test_a_chunk_over_the_limit_is_rejected_and_the_session_continues(serve: Serve) -> None:
     office = serve("plain", max_size=1000)
     sent, said = send(office, BINARY * 10, 700)
     assert not sent

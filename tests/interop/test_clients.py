@@ -1,4 +1,4 @@
-"""Each client, in each way that it can: what it sends is what the handler gets."""
+"""Each client in each way it supports: the handler gets what the client sends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = [each.name for each in CLASSES]
 LOGINS = [(each.name, mechanism) for each in CLASSES for mechanism in each.mechanisms]
 WITH_SMTPUTF8 = [each.name for each in CLASSES if each.speaks_smtputf8]
 
-# Fields that a client would otherwise add, and a body with what a transport could spoil
+# Fields that a client would otherwise add, and a body that a transport could damage
 MAIL = "\r\n".join(
     [
         "From: Sender <sender@example.com>",
@@ -64,13 +64,13 @@ REFUSED_MAIL = MAIL.replace(b"MIME-Version", REFUSED_MARK + b"\r\nMIME-Version",
 
 
 def arrived(office: Office, outcome: Outcome) -> None:
-    """One message, to the octet, and the client knows."""
+    """Check that one message arrived byte for byte, and that the client reports success."""
     assert outcome.sent, outcome.said
     assert [message.body for message in office.received] == [MAIL], outcome.said
 
 
 def transport_of(message: Received) -> str:
-    """What `Received` says after `with`."""
+    """Return the protocol in `Received`."""
     found = re.search(rb" with (\w+)\r\n", message.trace)
     assert found is not None, message.trace
     return found[1].decode()
@@ -78,7 +78,7 @@ def transport_of(message: Received) -> str:
 
 @pytest.mark.parametrize("security", SECURITIES)
 @pytest.mark.parametrize("name", NAMES)
-def test_message_arrives_octet_for_octet(
+def test_a_message_arrives_byte_for_byte(
     clients: dict[str, Client], serve: Serve, name: str, security: Security
 ) -> None:
     office = serve(security)
@@ -96,7 +96,7 @@ def test_message_arrives_octet_for_octet(
 
 @pytest.mark.parametrize(("name", "mechanism"), LOGINS)
 @pytest.mark.parametrize("security", ["starttls", "tls"])
-def test_login_under_tls_is_known_to_the_handler(
+def test_the_handler_sees_the_user_of_a_login_under_tls(
     clients: dict[str, Client], serve: Serve, name: str, mechanism: str, security: Security
 ) -> None:
     office = serve(security, auth_required=True, tls_required=True)
@@ -110,7 +110,7 @@ def test_login_under_tls_is_known_to_the_handler(
 
 
 @pytest.mark.parametrize(("name", "mechanism"), LOGINS)
-def test_login_in_clear_works_where_it_is_opened(
+def test_a_login_in_clear_text_works_if_enabled(
     clients: dict[str, Client], serve: Serve, name: str, mechanism: str
 ) -> None:
     office = serve("plain", auth_required=True, auth_mechs={mechanism: True})
@@ -122,7 +122,7 @@ def test_login_in_clear_works_where_it_is_opened(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_wrong_password_is_told_and_nothing_arrives(
+def test_the_client_reports_a_wrong_password_and_nothing_arrives(
     clients: dict[str, Client], serve: Serve, name: str
 ) -> None:
     office = serve("starttls", auth_required=True)
@@ -134,7 +134,7 @@ def test_wrong_password_is_told_and_nothing_arrives(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_refused_recipient_is_told_and_nothing_arrives(
+def test_the_client_reports_a_rejected_recipient_and_nothing_arrives(
     clients: dict[str, Client], serve: Serve, name: str
 ) -> None:
     office = serve("plain")
@@ -145,7 +145,7 @@ def test_refused_recipient_is_told_and_nothing_arrives(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_refused_message_is_told_to_the_client(
+def test_the_client_reports_a_rejected_message(
     clients: dict[str, Client], serve: Serve, name: str
 ) -> None:
     office = serve("plain")
@@ -156,7 +156,7 @@ def test_refused_message_is_told_to_the_client(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_null_sender_is_an_empty_string(
+def test_the_null_sender_is_an_empty_string(
     clients: dict[str, Client], serve: Serve, name: str
 ) -> None:
     office = serve("plain")
@@ -166,7 +166,7 @@ def test_null_sender_is_an_empty_string(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_recipients_come_in_the_order_given(
+def test_recipients_arrive_in_their_order(
     clients: dict[str, Client], serve: Serve, name: str
 ) -> None:
     office = serve("starttls")
@@ -190,7 +190,7 @@ def test_addresses_in_utf8_arrive(clients: dict[str, Client], serve: Serve, name
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "CRAM-MD5"])
 @pytest.mark.parametrize("name", ["nodemailer", "ruby", "go"])
-def test_user_name_in_utf8_logs_in(
+def test_a_utf8_user_name_logs_in(
     clients: dict[str, Client], serve: Serve, name: str, mechanism: str
 ) -> None:
     office = serve("starttls", auth_required=True)
@@ -199,7 +199,7 @@ def test_user_name_in_utf8_logs_in(
     assert office.received[0].user == USER
 
 
-def test_go_says_a_star_after_a_failed_login_and_it_is_no_error(
+def test_the_star_that_go_sends_after_a_failed_login_is_no_error(
     clients: dict[str, Client], serve: Serve
 ) -> None:
     office = serve("starttls", auth_required=True)
@@ -213,7 +213,7 @@ def test_go_says_a_star_after_a_failed_login_and_it_is_no_error(
 
 
 def assert_no_secret(transcript: str) -> None:
-    """No password is in it, in clear or as base64."""
+    """Check that no password is in `text`, in clear text or base64."""
     secrets = [PASSWORD.encode(), f"\0{ASCII_USER}\0{PASSWORD}".encode()]
     for secret in secrets:
         assert secret.decode() not in transcript

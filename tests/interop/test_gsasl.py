@@ -28,7 +28,7 @@ NEW = ssl.TLSVersion.TLSv1_3
 def gsasl(
     office: Office, *options: str, user: str = ASCII_USER, password: str = PASSWORD
 ) -> Outcome:
-    """A login over STARTTLS; the certificate is verified."""
+    """Log in over STARTTLS; the certificate is verified."""
     command = [
         *(peer("gsasl"), "--smtp", "--starttls", f"--x509-ca-file={office.authority}"),
         *(f"--connect=localhost:{office.port}", f"--authentication-id={user}"),
@@ -62,7 +62,7 @@ def test_gsasl_binds_to_the_tls_connection(serve: Serve, mechanism: str) -> None
     assert "S: 235 2.7.0 Authentication successful" in office.transcript
 
 
-def test_gsasl_chooses_the_strongest_by_itself(serve: Serve) -> None:
+def test_gsasl_chooses_the_strongest_mechanism(serve: Serve) -> None:
     office = serve("starttls", newest_tls=OLD)
     outcome = gsasl(office)
     assert outcome.sent, outcome.said
@@ -70,7 +70,9 @@ def test_gsasl_chooses_the_strongest_by_itself(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("mechanism", PLUS)
-def test_gsasl_is_refused_a_binding_that_python_cannot_tell(serve: Serve, mechanism: str) -> None:
+def test_gsasl_cannot_use_a_binding_that_python_does_not_support(
+    serve: Serve, mechanism: str
+) -> None:
     office = serve("starttls", newest_tls=NEW)
     outcome = gsasl(office, *with_mechanism(mechanism))
     assert not outcome.sent
@@ -79,7 +81,7 @@ def test_gsasl_is_refused_a_binding_that_python_cannot_tell(serve: Serve, mechan
 
 
 @pytest.mark.parametrize("mechanism", [*BARE, *PLUS])
-def test_gsasl_is_told_of_a_wrong_password(serve: Serve, mechanism: str) -> None:
+def test_gsasl_reports_a_wrong_password(serve: Serve, mechanism: str) -> None:
     office = serve("starttls", newest_tls=OLD)
     for user, password in ((ASCII_USER, "not this one"), ("nobody@example.com", PASSWORD)):
         outcome = gsasl(office, *with_mechanism(mechanism), user=user, password=password)
@@ -88,13 +90,13 @@ def test_gsasl_is_told_of_a_wrong_password(serve: Serve, mechanism: str) -> None
     assert "235 2.7.0" not in office.transcript
 
 
-def test_gsasl_logs_in_without_a_name(serve: Serve) -> None:
+def test_gsasl_logs_in_anonymously(serve: Serve) -> None:
     office = serve("starttls", auth_mechs={"ANONYMOUS": True})
     outcome = gsasl(office, *with_mechanism("ANONYMOUS"), "--anonymous-token=sirhc")
     assert outcome.sent, outcome.said
 
 
-def test_gsasl_logs_in_by_a_certificate(serve: Serve) -> None:
+def test_gsasl_logs_in_with_a_certificate(serve: Serve) -> None:
     office = serve("starttls", auth_mechs={"EXTERNAL": True})
     pem = office.client_certificate
     files = (f"--x509-cert-file={pem}", f"--x509-key-file={pem}")

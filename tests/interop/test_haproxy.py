@@ -1,4 +1,4 @@
-"""A real HAProxy in front: what it tells of its clients is what the handler sees."""
+"""A real HAProxy in front: the handler sees the clients that it names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VERSIONS = [("send-proxy", 1), ("send-proxy-v2", 2)]
 
 
 class Noted(Post):
-    """Keeps the sessions, too: those with mail, and those of health checks."""
+    """Keeps the sessions, too, those of health checks included."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,21 +45,21 @@ class Noted(Post):
         return super().on_message(session, message)
 
     def wait_for_checks(self) -> None:
-        """Until the next health checks have come."""
+        """Wait until the next health checks have come."""
         for _ in range(CHECKS):
             assert self.checked.acquire(timeout=PATIENCE), "no health check"
 
 
 @pytest.fixture
 def post(caplog: pytest.LogCaptureFixture) -> Iterator[Noted]:
-    """The handler; nothing that happens is worth a warning, let alone a traceback."""
+    """Return the handler, and check that the log has no warning."""
     yield Noted()
     for record in (*caplog.get_records("setup"), *caplog.get_records("call")):
         assert record.levelno < logging.WARNING, record.getMessage()
 
 
 def send(proxy: HAProxy, source: str = CLIENT, tls: ssl.SSLContext | None = None) -> ehlo.Peer:
-    """Send a mail through the proxy; the address that it was sent from."""
+    """Send a message through the proxy; return the client's address."""
     with connected(proxy, source, tls) as smtp:
         assert smtp.sock is not None
         own = ehlo.Peer(*smtp.sock.getsockname()[:2])
@@ -83,7 +83,7 @@ def connected(proxy: HAProxy, source: str, tls: ssl.SSLContext | None) -> smtpli
 
 
 @pytest.mark.parametrize(("option", "version"), VERSIONS)
-def test_true_client_is_the_remote_addr_and_in_received(
+def test_remote_addr_and_received_have_the_real_client(
     serve: Serve, post: Noted, option: str, version: int
 ) -> None:
     office = serve(post=post, proxy_networks=PROXIES)
@@ -103,9 +103,7 @@ def test_true_client_is_the_remote_addr_and_in_received(
 
 
 @pytest.mark.parametrize(("option", "version"), VERSIONS)
-def test_true_client_may_be_there_by_ipv6(
-    serve: Serve, post: Noted, option: str, version: int
-) -> None:
+def test_the_real_client_can_use_ipv6(serve: Serve, post: Noted, option: str, version: int) -> None:
     office = serve(post=post, proxy_networks=PROXIES)
     with haproxy(office, option, host="::1") as proxy:
         client = send(proxy, "::1")
@@ -119,7 +117,7 @@ def test_true_client_may_be_there_by_ipv6(
 
 
 @pytest.mark.parametrize("option", ["send-proxy", "send-proxy-v2"])
-def test_ipv4_client_of_an_ipv6_address_is_an_ipv4_client(
+def test_an_ipv4_client_at_an_ipv6_listener_has_its_ipv4_address(
     serve: Serve, post: Noted, option: str
 ) -> None:
     """Both ends must be of one family in the header: HAProxy maps the client's address."""
@@ -135,10 +133,10 @@ def test_ipv4_client_of_an_ipv6_address_is_an_ipv4_client(
     assert b" ([192.0.2.7])\r\n" in office.received[0].trace
 
 
-def test_all_that_version_2_can_tell_is_on_the_session(
+def test_the_session_has_all_facts_of_a_version_2_header(
     serve: Serve, post: Noted, certificates: Certificates, tmp_path: Path
 ) -> None:
-    """TLS ends at HAProxy, which has asked the client for a certificate."""
+    """Terminate TLS at HAProxy, which asks the client for a certificate."""
     both = tmp_path / "both.pem"
     both.write_bytes(certificates.certificate.read_bytes() + certificates.key.read_bytes())
     tls, trusted = context_with_certificate(certificates, tmp_path)
@@ -169,13 +167,13 @@ def test_all_that_version_2_can_tell_is_on_the_session(
     assert told.ssl.sig_alg
     assert session.tls is None
     assert b"with ESMTP\r\n" in office.received[0].trace
-    assert "PLAIN" not in office.transcript  # TLS that ends at the proxy is not TLS with us
+    assert "PLAIN" not in office.transcript  # TLS that ends at the proxy is not TLS with ehlo
 
 
 def context_with_certificate(
     certificates: Certificates, folder: Path
 ) -> tuple[ssl.SSLContext, Path]:
-    """For a client that has a certificate of its own, and the authority to know that by."""
+    """Return a context for a client with a certificate of its own, and its authority."""
     authority = trustme.CA()
     pair = authority.issue_cert("doerte@example.com", common_name="Dörte")
     context = certificates.client_context()
@@ -194,7 +192,7 @@ def context_with_certificate(
         ("send-proxy-v2 proxy-v2-options crc32c,unique-id,authority,ssl", "LOCAL"),
     ],
 )
-def test_health_checks_keep_the_server_up(
+def test_health_checks_report_the_server_as_up(
     serve: Serve, post: Noted, option: str, command: str
 ) -> None:
     office = serve(post=post, proxy_networks=PROXIES)
@@ -215,10 +213,10 @@ def test_health_checks_keep_the_server_up(
 
 
 @pytest.mark.parametrize(("option", "version"), VERSIONS)
-def test_header_comes_before_implicit_tls(
+def test_the_header_precedes_implicit_tls(
     serve: Serve, post: Noted, certificates: Certificates, option: str, version: int
 ) -> None:
-    """HAProxy knows nothing of TLS but in its own health checks."""
+    """Configure HAProxy without TLS, except in its health checks."""
     office = serve("tls", post=post, proxy_networks=PROXIES)
     with haproxy(office, f"{option} check-ssl verify none") as proxy:
         client = send(proxy, tls=certificates.client_context())
@@ -235,7 +233,7 @@ def test_header_comes_before_implicit_tls(
     assert b"with ESMTPS\r\n" in office.received[0].trace
 
 
-def test_proxy_that_is_not_listed_has_no_server(serve: Serve, post: Noted) -> None:
+def test_an_untrusted_proxy_is_rejected(serve: Serve, post: Noted) -> None:
     office = serve(post=post, proxy_networks=[CLIENT])
     with haproxy(office, "send-proxy-v2") as proxy:
         with pytest.raises((smtplib.SMTPServerDisconnected, ConnectionError)):

@@ -1,4 +1,4 @@
-"""LMTP by programs that speak it: a real Postfix delivers to us over a Unix socket, and swaks."""
+"""LMTP over a Unix socket by Postfix and by swaks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAIL = b"From: sender@example.com\r\nTo: all@example.org\r\nSubject: Delivery\r\
 
 
 class Agent(ehlo.Handler):
-    """Delivers for each recipient by itself: one is not there, one is full at first."""
+    """Delivers for each recipient: one is unknown, one is full at first."""
 
     def __init__(self) -> None:
         self.delivered: list[tuple[str, str, bytes]] = []  # sender, recipient, message
@@ -55,7 +55,7 @@ class Agent(ehlo.Handler):
 
 @contextmanager
 def on_a_socket(handler: ehlo.Handler) -> Iterator[Path]:
-    """Serves LMTP on a Unix socket that Postfix's own user can reach."""
+    """Serve LMTP on a Unix socket that Postfix's user can reach."""
     with tempfile.TemporaryDirectory(prefix="ehlo-lmtp-") as folder:
         Path(folder).chmod(0o755)
         path = Path(folder) / "lmtp"

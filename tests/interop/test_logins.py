@@ -14,7 +14,7 @@ from .test_openssl import s_client
 
 Serve = Callable[..., Office]
 
-# With the fields that a client would otherwise add
+# A message with the fields that a client would otherwise add
 MAIL = (
     b"From: sender@example.com\r\nTo: anna@example.com\r\nSubject: By token\r\n"
     b"Date: Fri, 03 Jan 2025 10:11:12 +0100\r\nMessage-ID: <1@client.example.com>\r\n\r\nHello.\r\n"
@@ -45,10 +45,10 @@ def test_a_token_logs_in(
 
 
 @pytest.mark.parametrize(("name", "mechanism"), TOKENS)
-def test_a_wrong_token_is_told_and_nothing_arrives(
+def test_the_client_reports_a_wrong_token_and_nothing_arrives(
     clients: dict[str, Client], serve: Serve, name: str, mechanism: str
 ) -> None:
-    """Each of them but curl answers the error in JSON with a line, and hears the refusal."""
+    """Each client except curl answers the JSON error with a line, and reads the rejection."""
     office = serve("starttls", auth_required=True, auth_mechs={mechanism: True})
     task = Task(office, MAIL, mechanism=mechanism, user=ASCII_USER, password="expired")
     outcome = clients[name].send(task)
@@ -58,7 +58,7 @@ def test_a_wrong_token_is_told_and_nothing_arrives(
     lines = office.post.transcript
     error = lines.index("S: 334 ****")
     if (name, mechanism) == ("curl", "XOAUTH2"):
-        assert lines[error + 1 :] == []  # it hangs up on the error; that it was wrong is counted
+        assert lines[error + 1 :] == []  # curl closes after the error
     else:
         assert lines[error + 1] == "C: ****"
         assert lines[error + 2] == "S: 535 5.7.8 Authentication credentials invalid"
@@ -66,7 +66,7 @@ def test_a_wrong_token_is_told_and_nothing_arrives(
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 @pytest.mark.parametrize("authzid", ["=", base64.b64encode(ASCII_USER.encode()).decode()])
-def test_openssl_logs_in_by_a_certificate(serve: Serve, version: str, authzid: str) -> None:
+def test_openssl_logs_in_with_a_certificate(serve: Serve, version: str, authzid: str) -> None:
     office = serve("starttls", auth_required=True, auth_mechs={"EXTERNAL": True})
     pem = str(office.client_certificate)
     with s_client(peer("openssl"), office, version, "-cert", pem, "-key", pem) as terminal:
@@ -93,7 +93,7 @@ def test_openssl_without_a_certificate_is_not_offered_external(serve: Serve) -> 
         terminal.say("QUIT", 221)
 
 
-def test_msmtp_logs_in_by_a_certificate(clients: dict[str, Client], serve: Serve) -> None:
+def test_msmtp_logs_in_with_a_certificate(clients: dict[str, Client], serve: Serve) -> None:
     office = serve("starttls", auth_required=True, auth_mechs={"EXTERNAL": True})
     task = Task(office, MAIL, mechanism="EXTERNAL", user=ASCII_USER, password=PASSWORD)
     outcome = clients["msmtp"].send(task)

@@ -21,7 +21,7 @@ MAIL = b"Subject: By hand\r\n\r\nRenegotiate? Quit?\r\n.\r\nR\r\nQ\r\n\xc3\xa9\x
 
 
 class Terminal:
-    """What a person would type into s_client, and read there."""
+    """Types into s_client and reads from it, as a person would."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
@@ -35,7 +35,7 @@ class Terminal:
         self._keys.flush()
 
     def read(self, code: int) -> list[str]:
-        """A whole reply, which must have `code`."""
+        """Read a reply, which must have `code`."""
         lines: list[str] = []
         while not lines or lines[-1][3:4] == "-":
             line = self._screen.readline().decode()
@@ -49,14 +49,14 @@ class Terminal:
         return self.read(code)
 
     def end(self) -> int:
-        """The exit status, once the server has closed."""
+        """Wait until the server closes; return the exit status."""
         assert self._screen.read() == b""
         return self._process.wait(TIMEOUT)
 
 
 @contextlib.contextmanager
 def s_client(program: str, office: Office, *options: str) -> Iterator[Terminal]:
-    """It verifies our certificate and name; it is killed when it takes too long."""
+    """Run s_client, which verifies certificate and name."""
     command = [
         *(program, "s_client", "-quiet", "-connect", f"127.0.0.1:{office.port}"),
         *("-servername", "localhost", "-verify_hostname", "localhost"),
@@ -106,7 +106,7 @@ def test_openssl_delivers_under_both_kinds_of_tls(
     assert f"(version={message.tls} cipher=".encode() in message.trace
 
 
-def test_what_openssl_said_in_clear_is_forgotten_under_tls(peer: Peer, serve: Serve) -> None:
+def test_starttls_discards_what_openssl_sent_in_clear_text(peer: Peer, serve: Serve) -> None:
     office = serve("starttls")
     with s_client(peer("openssl"), office) as terminal:
         terminal.say("MAIL FROM:<anna@example.com>", 503)  # RFC 3207 4.2: its EHLO was before TLS
@@ -135,7 +135,7 @@ def test_several_commands_in_one_tls_record_are_answered_in_order(
     assert [message.body for message in office.received] == [MAIL]
 
 
-def test_tls_1_1_is_refused(peer: Peer, serve: Serve) -> None:
+def test_tls_1_1_is_rejected(peer: Peer, serve: Serve) -> None:
     office = serve("tls")
     with s_client(peer("openssl"), office, "-tls1_1", "-cipher", "ALL:@SECLEVEL=0") as terminal:
         assert terminal.end() != 0

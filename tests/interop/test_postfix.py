@@ -1,4 +1,4 @@
-"""A real Postfix relays to ehlo: all of it arrives, none of it twice, and to the octet."""
+"""A real Postfix relays to ehlo: each message arrives once, byte for byte."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUBMITTED = 20  # of them, through the sendmail command; the others over SMTP
 PATIENCE = 60.0
 
 _NUMBER = re.compile(rb"^X-Number: (\d+)\r\n", re.MULTILINE)
-# What Postfix puts on top of a message, and the only thing that it may change
+# The field that Postfix adds, which is the only change that it may make
 _RECEIVED = re.compile(rb"Received: [^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)+")
 
 
@@ -37,7 +37,7 @@ class Letter:
 
 
 def letter(number: int, source: random.Random) -> Letter:
-    """One of a mixed lot: its number says what kind it is."""
+    """Return a message whose kind depends on its number."""
     sender, recipients = f"sender{number}@example.com", [f"anna{number}@example.org"]
     if number % 10 == 3:
         sender, recipients = f"jürgen{number}@example.com", [f"用户{number}@example.org"]
@@ -63,7 +63,7 @@ def letter(number: int, source: random.Random) -> Letter:
 
 
 def text(kind: int, size: int, source: random.Random) -> tuple[str, bytes]:
-    """A charset, and some `size` octets of text in it that ends with a line end."""
+    """Return a charset and about `size` bytes of text in it."""
     charset, words = [
         ("us-ascii", ["lorem", "ipsum", "dolor", "sit", "amet,", "From", "QUIT"]),
         ("utf-8", ["Grüße", "γειά", "привет", "こんにちは", "👋🏽", "naïve"]),
@@ -81,7 +81,7 @@ def text(kind: int, size: int, source: random.Random) -> tuple[str, bytes]:
 
 
 def number_of(message: Received) -> int:
-    """Which letter this is: 0 for a message that is none of ours."""
+    """Return the number of a message; 0 for another one."""
     found = _NUMBER.search(message.body)
     return int(found[1]) if found is not None else 0
 
@@ -91,7 +91,7 @@ def digest(octets: bytes) -> str:
 
 
 def without_received(body: bytes) -> bytes:
-    """The mail below the field that Postfix put on top."""
+    """Return the message without the field that Postfix added."""
     field = _RECEIVED.match(body)
     assert field is not None, body[:200]
     assert b"(Postfix" in field[0]
@@ -99,7 +99,7 @@ def without_received(body: bytes) -> bytes:
 
 
 def relay(sender: Postfix, letters: list[Letter]) -> None:
-    """Hand letters to Postfix over one SMTP connection."""
+    """Submit messages to Postfix over one SMTP connection."""
     with smtplib.SMTP("127.0.0.1", sender.port, timeout=20) as smtp:
         for each in letters:
             options = ["BODY=8BITMIME", *([] if each.is_ascii else ["SMTPUTF8"])]
@@ -140,7 +140,7 @@ def test_postfix_relays_200_messages_none_lost_none_twice(serve: Serve) -> None:
     assert sizes[-1] > 3_000_000
 
 
-def test_message_that_is_put_off_comes_again_and_arrives_once(serve: Serve) -> None:
+def test_a_deferred_message_is_sent_again_and_arrives_once(serve: Serve) -> None:
     office = serve("starttls")
     letters = [letter(number, random.Random(number)) for number in (1, 2)]  # noqa: S311  as above
     late = letters[0].mail.replace(b"MIME-Version", DEFERRED_MARK + b"\r\nMIME-Version", 1)
@@ -154,7 +154,7 @@ def test_message_that_is_put_off_comes_again_and_arrives_once(serve: Serve) -> N
     assert "451 4.3.0 Later, please" in log
 
 
-def test_refused_recipient_makes_a_bounce_with_the_null_sender(serve: Serve) -> None:
+def test_a_rejected_recipient_causes_a_bounce_with_the_null_sender(serve: Serve) -> None:
     office = serve("starttls")
     first = letter(1, random.Random(1))  # noqa: S311  as above
     with postfix(office) as sender:

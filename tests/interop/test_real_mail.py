@@ -1,4 +1,4 @@
-"""Real mail, from `tests/mail`: what is sent is what arrives, and it can be read."""
+"""Real mail from `tests/mail`: it arrives unchanged and can be read."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ each_mail = pytest.mark.parametrize("file", MAILS, ids=[file.stem for file in MA
 
 
 def normal(mail: bytes) -> bytes:
-    """Every line end made CRLF, written otherwise than the server does it."""
+    """Return `mail` with CRLF line ends, by other means than the server's."""
     return b"\r\n".join(re.split(rb"\r\n|\r|\n", mail))
 
 
 def as_smtplib_says_it(mail: bytes) -> bytes:
-    """What a server must read from `sendmail`: its dots are doubled after a bare LF, too.
+    """Return what a server must read from `sendmail`, which doubles dots after a bare LF, too.
 
     The server takes dots away after CRLF alone, so those stay; and smtplib ends what is empty.
     """
@@ -40,7 +40,7 @@ def only_body(office: Office) -> bytes:
     return message.body
 
 
-def test_mail_is_stored_octet_for_octet() -> None:
+def test_mail_is_stored_byte_for_byte() -> None:
     mails = {file.stem: file.read_bytes() for file in MAILS}
     assert len(mails) >= 20
     assert mails["empty"] == b""
@@ -53,7 +53,7 @@ def test_mail_is_stored_octet_for_octet() -> None:
 
 
 @each_mail
-def test_mail_arrives_with_its_line_ends_made_crlf(serve: Serve, file: Path) -> None:
+def test_mail_arrives_with_crlf_line_ends(serve: Serve, file: Path) -> None:
     office = serve("plain")
     mail = file.read_bytes()
     with Dialogue(office) as dialogue:
@@ -64,7 +64,7 @@ def test_mail_arrives_with_its_line_ends_made_crlf(serve: Serve, file: Path) -> 
 
 
 @each_mail
-def test_mail_arrives_as_it_is_where_newlines_are_kept(serve: Serve, file: Path) -> None:
+def test_mail_arrives_unchanged_if_bare_newlines_are_kept(serve: Serve, file: Path) -> None:
     office = serve("plain", bare_newlines="keep")
     mail = file.read_bytes()
     with Dialogue(office) as dialogue:
@@ -98,7 +98,7 @@ def test_all_mail_arrives_over_one_connection_under_tls(
 
 
 @each_mail
-def test_mail_can_be_read_as_a_message(serve: Serve, file: Path) -> None:
+def test_mail_can_be_parsed_as_an_email(serve: Serve, file: Path) -> None:
     office = serve("plain")
     mail = normal(ended(file.read_bytes()))
     with Dialogue(office) as dialogue:
@@ -111,7 +111,7 @@ def test_mail_can_be_read_as_a_message(serve: Serve, file: Path) -> None:
     assert [str(value) for value in message.email.get_all("subject", [])] == [
         str(value) for value in expected.get_all("subject", [])
     ]
-    if mail and not mail.startswith((b"\r\n", b".")):  # those have no header that ours joins
+    if mail and not mail.startswith((b"\r\n", b".")):  # those have no header for Received
         assert parts_of(message.email) == parts_of(expected)
 
 
@@ -123,7 +123,7 @@ def parts_of(message: EmailMessage) -> list[tuple[str, str | None, object]]:
 
 
 def read(serve: Serve, name: str) -> EmailMessage:
-    """A mail of ours, sent and parsed."""
+    """Send a sample message; return it parsed."""
     office = serve("plain")
     (file,) = [file for file in MAILS if file.stem == name]
     with Dialogue(office) as dialogue:
@@ -132,7 +132,7 @@ def read(serve: Serve, name: str) -> EmailMessage:
     return office.received[0].email
 
 
-def test_attachments_can_be_taken_out(serve: Serve) -> None:
+def test_attachments_can_be_extracted(serve: Serve) -> None:
     message = read(serve, "attachments")
     names = [part.get_filename() for part in message.walk() if part.get_filename()]
     assert names == ["dot.png", "Büro.bin"]
@@ -151,7 +151,7 @@ def test_texts_in_utf8_and_latin1_can_be_read(serve: Serve) -> None:
     assert read(serve, "utf8-header")["subject"] == "Grüße ohne Kodierung — 件名"
 
 
-def test_message_that_python_built_arrives_as_it_was(serve: Serve) -> None:
+def test_a_message_built_by_python_arrives_unchanged(serve: Serve) -> None:
     office = serve("plain")
     built = message_from_bytes(
         next(file for file in MAILS if file.stem == "lf-line-ends").read_bytes(),

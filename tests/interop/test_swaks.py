@@ -1,4 +1,4 @@
-"""What swaks can do and others cannot: HELO, pipelining, Unix sockets; and logins by functions."""
+"""HELO, pipelining and Unix sockets by swaks, and logins with functions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def swaks(clients: dict[str, Client]) -> Swaks:
     return client
 
 
-def test_client_that_only_knows_helo_is_served(swaks: Swaks, serve: Serve) -> None:
+def test_a_client_that_knows_only_helo_is_served(swaks: Swaks, serve: Serve) -> None:
     office = serve("plain")
     outcome = swaks.send_with(Task(office, MAIL), "--protocol", "SMTP")
     assert outcome.sent, outcome.said
@@ -45,7 +45,7 @@ def test_pipelined_commands_are_answered_in_order(swaks: Swaks, serve: Serve) ->
     assert message.recipients == ["anna@example.com", "bert@example.com"]
 
 
-def test_unix_socket_serves_a_client(swaks: Swaks) -> None:
+def test_a_unix_socket_serves_a_client(swaks: Swaks) -> None:
     post = Post()
     with tempfile.TemporaryDirectory(prefix="ehlo-") as folder:  # a short path, as sockets want
         path = Path(folder) / "smtp"

@@ -26,12 +26,12 @@ def swaks(clients: dict[str, Client]) -> Swaks:
 
 
 @pytest.mark.parametrize("security", ["plain", "starttls"])
-def test_swaks_speaks_for_another(swaks: Swaks, serve: Serve, security: str) -> None:
+def test_swaks_names_another_client_by_xclient(swaks: Swaks, serve: Serve, security: str) -> None:
     office = serve(security, xclient_networks=HERE)
     outcome = swaks.send_with(
         Task(office, MAIL),
         *("--xclient-destaddr", "192.0.2.1", "--xclient-destport", "25", "--xclient-delim"),
-        # The address last: after it XCLIENT is its client's to say
+        # The address last: after it XCLIENT depends on the client that it names
         *("--xclient-addr", "192.0.2.7", "--xclient-name", "spike.example"),
         *("--xclient-port", "4711", "--xclient-helo", "spike.helo"),
         *("--xclient-proto", "ESMTP", "--xclient-login", "dötty tim"),
@@ -44,12 +44,12 @@ def test_swaks_speaks_for_another(swaks: Swaks, serve: Serve, security: str) -> 
     )
     assert message.xclient["DESTADDR"] == "192.0.2.1"
     assert "LOGIN=dötty+20tim" in office.transcript
-    # swaks says XCLIENT under TLS, so that nothing of it is forgotten
+    # swaks sends XCLIENT under TLS, so that it is not discarded
     assert message.user == "dötty tim"
     assert bool(message.tls) == (security == "starttls")
 
 
-def test_swaks_speaks_for_an_ipv6_client(swaks: Swaks, serve: Serve) -> None:
+def test_swaks_names_an_ipv6_client_by_xclient(swaks: Swaks, serve: Serve) -> None:
     office = serve("plain", xclient_networks=HERE)
     outcome = swaks.send_with(
         Task(office, MAIL), "--xclient-addr", "IPV6:2001:db8::1", "--xclient-name", "[UNAVAILABLE]"
@@ -60,7 +60,7 @@ def test_swaks_speaks_for_an_ipv6_client(swaks: Swaks, serve: Serve) -> None:
     )
 
 
-def test_swaks_may_not_where_it_is_a_stranger(swaks: Swaks, serve: Serve) -> None:
+def test_an_untrusted_swaks_may_not_use_xclient(swaks: Swaks, serve: Serve) -> None:
     office = serve("plain", xclient_networks=["192.0.2.0/24"])
     outcome = swaks.send_with(Task(office, MAIL), "--xclient-addr", "192.0.2.7")
     assert not outcome.sent
@@ -68,7 +68,7 @@ def test_swaks_may_not_where_it_is_a_stranger(swaks: Swaks, serve: Serve) -> Non
     assert office.received == []
 
 
-def test_postfix_forwards_who_gave_it_the_mail(serve: Serve) -> None:
+def test_postfix_forwards_the_client_it_got_the_mail_from(serve: Serve) -> None:
     office = serve("starttls", xforward_networks=HERE)
     with postfix(office, main="smtp_send_xforward_command = yes\n") as sender:
         with smtplib.SMTP("127.0.0.1", sender.port, "upstream.example.net", timeout=20) as smtp:
@@ -93,7 +93,9 @@ def test_postfix_forwards_who_gave_it_the_mail(serve: Serve) -> None:
         assert message.trace.startswith(b"Received: from relay.example.com ([127.0.0.1])\r\n")
 
 
-def test_postfix_does_not_where_it_is_a_stranger(serve: Serve) -> None:
+def test_postfix_does_not_forward_attributes_to_a_server_that_does_not_trust_it(
+    serve: Serve,
+) -> None:
     office = serve("starttls")
     with postfix(office, main="smtp_send_xforward_command = yes\n") as sender:
         sender.submit("sender@example.com", ["bert@example.org"], MAIL)

@@ -17,8 +17,8 @@ import pytest
 
 from ehlo import PasswordFile
 from ehlo.passwords import hashes
-from ehlo.passwords.file import prepared
-from ehlo.protocol.scram_keys import ScramKeys
+from ehlo.passwords.lines import prepared
+from ehlo.protocol.auth.keys import ScramKeys
 from support.passwords import MEMORY, cheap, write
 from support.program import Start
 from support.program import start as start

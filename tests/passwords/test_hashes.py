@@ -13,7 +13,7 @@ import pytest
 
 from ehlo.passwords import hashes
 from ehlo.passwords.hashes import SCHEMES, ScryptHash, parse
-from ehlo.protocol.scram_keys import ScramKeys
+from ehlo.protocol.auth.keys import ScramKeys
 from support.passwords import cheap
 
 SALT = "c2FsdHNhbHQ"
@@ -41,7 +41,7 @@ SCRYPT_KEYS = [
 def test_scrypt_matches_the_test_vectors_of_the_rfc(number: int) -> None:
     password, salt, log2_n, r, p = SCRYPT_VECTORS[number]
     key = bytes.fromhex("".join(SCRYPT_KEYS[2 * number : 2 * number + 2]))
-    made = ScryptHash(log2_n, r, p, salt.encode(), key)
+    made = ScryptHash((log2_n, r, p), salt.encode(), key)
     assert made.matches(password.encode())
     assert not made.matches(b"another")
 

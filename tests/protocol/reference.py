@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ehlo.protocol import reply as replies
 from ehlo.protocol.reply import Reply
 
-__all__ = ["Body", "Chunked", "Lines", "Plan", "body_of", "normalised"]
+__all__ = ["Body", "Chunked", "Lines", "Plan", "body_of", "normalized"]
 
 
 class Body(NamedTuple):
@@ -40,7 +40,7 @@ def _unstuffed(seen: bytes) -> bytes:
     return content[2:]
 
 
-def normalised(data: bytes) -> bytes:
+def normalized(data: bytes) -> bytes:
     """Each CRLF, CR alone and LF alone is a line end; octet by octet."""
     found, at = b"", 0
     while at < len(data):
@@ -218,12 +218,12 @@ class Chunked:
         untouched = self._binary or self.plan.policy == "keep"
         if not untouched and not last and octets.endswith(b"\r"):
             octets = octets[:-1]  # a LF may follow
-        taken = normalised(octets) if self.plan.policy == "normalise" and not untouched else octets
+        taken = normalized(octets) if self.plan.policy == "normalize" and not untouched else octets
         if len(taken) > self.plan.max_size > 0:
             return replies.TOO_LARGE
         if self.plan.no_data is not None:
             return self.plan.no_data
-        bare = not untouched and self.plan.policy == "reject" and normalised(octets) != octets
+        bare = not untouched and self.plan.policy == "reject" and normalized(octets) != octets
         return replies.BARE_NEWLINE if bare else None
 
     def _finish(self, reason: Reply | None) -> None:
@@ -240,8 +240,8 @@ class Chunked:
         if self.plan.no_message is not None:
             return [self.plan.no_message] * len(self._recipients)
         body = self._octets or b""
-        if not self._binary and self.plan.policy == "normalise":
-            body = normalised(body)
+        if not self._binary and self.plan.policy == "normalize":
+            body = normalized(body)
         self.messages.append((self._sender or "", self._recipients, body))
         if not self.plan.lmtp:
             return [None]

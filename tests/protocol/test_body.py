@@ -14,7 +14,7 @@ from ehlo.protocol.body import (
     DataReader,
     Skipper,
     has_bare_newline,
-    normalised,
+    normalized,
 )
 from ehlo.protocol.buffer import Buffer
 
@@ -129,7 +129,7 @@ def test_a_reader_waits_while_there_is_nothing() -> None:
 )
 def test_clean_lines_have_no_bare_newline(data: bytes) -> None:
     assert not has_bare_newline(data)
-    assert normalised(data) == data
+    assert normalized(data) == data
 
 
 @pytest.mark.parametrize(
@@ -147,12 +147,15 @@ def test_clean_lines_have_no_bare_newline(data: bytes) -> None:
 )
 def test_bare_newlines_are_seen_and_made_whole(data: bytes, clean: bytes) -> None:
     assert has_bare_newline(data)
-    assert normalised(data) == clean
+    assert normalized(data) == clean
     assert not has_bare_newline(clean)
 
 
 def test_the_policies_have_the_names_that_options_give_them() -> None:
-    assert [policy.value for policy in BareNewlines] == ["normalise", "reject", "keep"]
+    assert [policy.value for policy in BareNewlines] == ["normalize", "reject", "keep"]
+    assert BareNewlines("normalise") is BareNewlines.NORMALIZE
+    with pytest.raises(ValueError, match="neither"):
+        BareNewlines("neither")
 
 
 # -- chunks (RFC 3030) ---------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Limits, Settings
+from ehlo.protocol.verbs import QUESTIONS
 from protocol.reference import Chunked, Plan
 from protocol.test_properties import (
     CountedByteArray,
@@ -100,7 +101,7 @@ NO = Reply(450, "4.7.1", "Not now")
 plans = st.builds(
     Plan,
     lmtp=st.booleans(),
-    policy=st.sampled_from(["normalise", "reject", "keep"]),
+    policy=st.sampled_from(["normalize", "reject", "keep"]),
     max_size=st.sampled_from([0, 20, 40, 33_554_432]),
     no_data=st.sampled_from([None, None, None, None, NO]),
     no_message=st.sampled_from([None, None, None, None, Reply(554, "5.6.0", "Not this")]),
@@ -157,11 +158,11 @@ def test_the_octets_taken_are_those_announced_and_what_follows_is_commands(
     behind = b"NOOP\r\n" * 3 if model.closed else b""
     some = frozenset({events.Rcpt, events.Data})
     for pieces, asks in (
-        ([model.sent + behind], events.QUESTIONS),
+        ([model.sent + behind], QUESTIONS),
         (octets(model.sent + behind), some),
         (
             data.draw(cuts(model.sent + behind)),
-            data.draw(st.sampled_from([some, events.QUESTIONS])),
+            data.draw(st.sampled_from([some, QUESTIONS])),
         ),
     ):
         player = played(model.plan, pieces, asks)

@@ -6,14 +6,10 @@ from typing import Any
 
 import pytest
 
-from ehlo.protocol.extensions import (
-    EXTENSIONS,
-    Extension,
-    Facts,
-    OriginalRecipient,
-    UnsupportedError,
-)
+from ehlo.protocol import reply as replies
+from ehlo.protocol.extensions import EXTENSIONS, TABLE, Extension
 from ehlo.protocol.grammar import from_xtext
+from ehlo.protocol.parameters import Facts, OriginalRecipient, UnsupportedError, read
 from ehlo.protocol.settings import Settings
 
 SETTINGS = Settings()
@@ -99,9 +95,19 @@ def test_values_that_rcpt_parameters_cannot_have(keyword: str, value: str | None
 
 
 @pytest.mark.parametrize("keyword", ["REQUIRETLS", "BY", "HOLDFOR", "HOLDUNTIL", "MT-PRIORITY"])
-def test_a_promise_that_we_cannot_keep_is_not_made(keyword: str) -> None:
-    with pytest.raises(UnsupportedError):
-        MAIL[keyword].parse(None)
+def test_a_promise_that_the_server_cannot_keep_is_not_made(keyword: str) -> None:
+    facts = Facts(SETTINGS, tls=True, mechanisms=())
+    for ignore in (True, False):
+        found = read(keyword, MAIL, lambda: facts, utf8=True, ignore_unknown=ignore)
+        assert found == replies.unknown_parameter(keyword)
+
+
+@pytest.mark.parametrize("keyword", ["DELIVERBY", "FUTURERELEASE"])
+def test_a_row_without_its_argument_supports_no_value(keyword: str) -> None:
+    (row,) = (row for row in TABLE if row.keyword == keyword)
+    for parse in row.mail.values():
+        with pytest.raises(UnsupportedError):
+            parse("1")
 
 
 def test_xtext_of_nothing_is_none() -> None:

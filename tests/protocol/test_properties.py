@@ -12,20 +12,21 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ehlo.protocol import body, events, offers, path
+from ehlo.protocol import body, events, extensions
 from ehlo.protocol import buffer as buffer_module
 from ehlo.protocol.address import Address, is_address_literal
+from ehlo.protocol.auth.mechanism import decoded
+from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.body import END, BareNewlines, DataReader
 from ehlo.protocol.buffer import Buffer
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import Waiting
-from ehlo.protocol.extensions import EXTENSIONS, Extension, OriginalRecipient
-from ehlo.protocol.mechanisms import MECHANISMS
-from ehlo.protocol.offers import DeliverBy, Rrvs
+from ehlo.protocol.extensions import EXTENSIONS, Extension
+from ehlo.protocol.parameters import DeliverBy, OriginalRecipient, Rrvs
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.sasl import decoded
 from ehlo.protocol.settings import Limits, Settings
-from protocol.reference import Lines, body_of, normalised
+from ehlo.protocol.verbs import mail
+from protocol.reference import Lines, body_of, normalized
 from support.dialogue import CorePlayer, Received, Rules, resolve, scenarios
 
 settings.register_profile(
@@ -119,11 +120,14 @@ RULES = Rules(
 )
 
 
+OPTIONAL = [row.keyword for row in extensions.TABLE if row.default != "on"]
+
+
 def offered() -> tuple[Extension, ...]:
     """All rows, with what there is by option."""
     arguments = {"FUTURERELEASE": "604800", "DELIVERBY": "240"}
-    wanted = {name: arguments.get(name, True) for name in offers.OPTIONAL}
-    return offers.rows(wanted, (), lambda: datetime(2030, 1, 1, tzinfo=UTC))
+    wanted = {name: arguments.get(name, True) for name in OPTIONAL}
+    return extensions.rows(wanted, (), lambda: datetime(2030, 1, 1, tzinfo=UTC))
 
 
 SETTINGS = [
@@ -140,7 +144,7 @@ SETTINGS = [
     # The last: it has all parameters
     Settings(extensions=offered(), max_messages=3, max_recipient_domains=2),
 ]
-CONNECTIONS = [Connection(rules, lambda: "nonce", tls=True) for rules in SETTINGS]
+CONVERSATIONS = [Connection(rules, lambda: "nonce", tls=True).conversation for rules in SETTINGS]
 
 
 @st.composite
@@ -255,10 +259,10 @@ def assert_well_formed(said: bytes) -> None:
 def test_no_argument_of_mail_or_rcpt_raises(text: str, utf8: bool) -> None:
     for argument in (text, f"FROM:{text}", f"TO:<{text}>", f"FROM:<a@x> {text}"):
         for found in (
-            path.reverse_path(argument, CONNECTIONS[0]),
-            path.forward_path(argument, CONNECTIONS[1], smtputf8=utf8),
-            path.reverse_path(argument, CONNECTIONS[-1]),
-            path.forward_path(argument, CONNECTIONS[-1], smtputf8=utf8),
+            mail.reverse_path(CONVERSATIONS[0], argument),
+            mail.forward_path(CONVERSATIONS[1], argument, smtputf8=utf8),
+            mail.reverse_path(CONVERSATIONS[-1], argument),
+            mail.forward_path(CONVERSATIONS[-1], argument, smtputf8=utf8),
         ):
             assert isinstance(found, Address | Reply)
 
@@ -312,11 +316,11 @@ words = st.tuples(keywords, values).map(
 @given(st.lists(words, max_size=6), st.sampled_from(["", "a", "ü"]), st.booleans())
 def test_any_parameters_make_an_address_or_a_reply(said: list[str], local: str, utf8: bool) -> None:
     rest = " ".join(said)
-    for connection in (CONNECTIONS[0], CONNECTIONS[1], CONNECTIONS[-1]):
+    for conversation in (CONVERSATIONS[0], CONVERSATIONS[1], CONVERSATIONS[-1]):
         for found in (
-            path.reverse_path(f"FROM:<{local}@x> {rest}", connection),
-            path.forward_path(f"TO:<{local}@x> {rest}", connection, smtputf8=utf8),
-            path.forward_path(f"TO:<postmaster> {rest}", connection, smtputf8=utf8),
+            mail.reverse_path(conversation, f"FROM:<{local}@x> {rest}"),
+            mail.forward_path(conversation, f"TO:<{local}@x> {rest}", smtputf8=utf8),
+            mail.forward_path(conversation, f"TO:<postmaster> {rest}", smtputf8=utf8),
         ):
             assert isinstance(found, Address | Reply)
 
@@ -397,14 +401,14 @@ def test_the_data_reader_is_as_its_model(data: st.DataObject, sent: bytes) -> No
 
 @settings(max_examples=300)
 @given(near_ends)
-def test_bodies_are_normalised_as_by_the_model(sent: bytes) -> None:
-    assert body.normalised(sent) == normalised(sent)
-    assert body.has_bare_newline(sent) == (normalised(sent) != sent)
+def test_bodies_are_normalized_as_by_the_model(sent: bytes) -> None:
+    assert body.normalized(sent) == normalized(sent)
+    assert body.has_bare_newline(sent) == (normalized(sent) != sent)
 
 
 @settings(max_examples=300)
 @given(st.data(), near_ends)
-def test_a_message_is_its_model_normalised_and_no_octet_of_it_a_command(
+def test_a_message_is_its_model_normalized_and_no_octet_of_it_a_command(
     data: st.DataObject, sent: bytes
 ) -> None:
     """RFC 5321 4.1.1.4 first, and only then the line ends."""
@@ -412,7 +416,7 @@ def test_a_message_is_its_model_normalised_and_no_octet_of_it_a_command(
     model = body_of(sent + b"\r\n.\r\n")
     stream = begin + sent + b"\r\n.\r\n"
     output, messages, _ = played(SETTINGS[0], data.draw(cuts(stream)))
-    assert messages[0].body == normalised(model.content)
+    assert messages[0].body == normalized(model.content)
     assert output.startswith(
         b"220 localhost smtpd ESMTP Service ready\r\n250 localhost greets c\r\n250 2.1.0 Ok\r\n"
         b"250 2.1.5 Ok\r\n354 Start mail input; end with <CRLF>.<CRLF>\r\n250 2.0.0 Ok: queued\r\n"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ehlo.protocol.proxy import (
     LARGEST,
-    Endpoint,
+    ProxyEnd,
     ProxyError,
     ProxyHeader,
     ProxyReader,
@@ -115,7 +115,7 @@ def refused(octets: bytes) -> str:
     ],
 )
 def test_line_is_read(octets: bytes, source: tuple[str, int], destination: tuple[str, int]) -> None:
-    assert whole(octets) == ProxyHeader(1, "PROXY", Endpoint(*source), Endpoint(*destination))
+    assert whole(octets) == ProxyHeader(1, "PROXY", ProxyEnd(*source), ProxyEnd(*destination))
 
 
 @pytest.mark.parametrize(
@@ -243,20 +243,20 @@ def test_nothing_is_not_enough() -> None:
 def test_block_of_ipv4_is_read() -> None:
     header = whole(block(PROXY, TCP4, V4))
     assert header == ProxyHeader(
-        2, "PROXY", Endpoint("192.0.2.1", 40001), Endpoint("198.51.100.2", 25)
+        2, "PROXY", ProxyEnd("192.0.2.1", 40001), ProxyEnd("198.51.100.2", 25)
     )
 
 
 def test_block_of_ipv6_is_read() -> None:
     header = whole(block(PROXY, TCP6, V6))
-    assert header.source == Endpoint("2001:db8::1", 40001)
-    assert header.destination == Endpoint("2001:db8::2", 25)
+    assert header.source == ProxyEnd("2001:db8::1", 40001)
+    assert header.destination == ProxyEnd("2001:db8::2", 25)
 
 
 def test_mapped_addresses_are_those_that_were_mapped() -> None:
     header = whole(block(PROXY, TCP6, ends("::ffff:192.0.2.1", "2001:db8::2", 1, 2)))
-    assert header.source == Endpoint("192.0.2.1", 1)
-    assert header.destination == Endpoint("2001:db8::2", 2)
+    assert header.source == ProxyEnd("192.0.2.1", 1)
+    assert header.destination == ProxyEnd("2001:db8::2", 2)
 
 
 @pytest.mark.parametrize(
@@ -272,8 +272,8 @@ def test_mapped_addresses_are_those_that_were_mapped() -> None:
 )
 def test_block_of_unix_sockets_is_read(path: bytes, host: str) -> None:
     header = whole(block(PROXY, UNIX, unix_ends(path, b"/run/ehlo.sock")))
-    assert header.source == Endpoint(host, 0)
-    assert header.destination == Endpoint("unix:/run/ehlo.sock", 0)
+    assert header.source == ProxyEnd(host, 0)
+    assert header.destination == ProxyEnd("unix:/run/ehlo.sock", 0)
 
 
 @pytest.mark.parametrize("path", [b"/run/a\nb", b"/run/\x1b[2J", b"/run/\xff", "/\u2028".encode()])
@@ -574,8 +574,8 @@ def test_line_says_what_was_written(
         ProxyHeader(
             1,
             "PROXY",
-            Endpoint(unmapped(source), source_port),
-            Endpoint(unmapped(destination), destination_port),
+            ProxyEnd(unmapped(source), source_port),
+            ProxyEnd(unmapped(destination), destination_port),
         ),
         tail,
     )
@@ -611,8 +611,8 @@ def test_block_says_what_was_written(
     assert found is not None
     header, left = found
     assert left == tail
-    assert header.source == Endpoint(unmapped(source), ports[0])
-    assert header.destination == Endpoint(unmapped(destination), ports[1])
+    assert header.source == ProxyEnd(unmapped(source), ports[0])
+    assert header.destination == ProxyEnd(unmapped(destination), ports[1])
     assert (header.authority, header.unique_id) == (authority, unique_id)
     assert header.ssl == ProxySSL(client=flags, verified=False, version=version, cn=name)
     for kind, value in reversed(others):

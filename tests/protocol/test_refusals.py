@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ehlo.protocol import reply as replies
+from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.extensions import EXTENSIONS, Extension
-from ehlo.protocol.mechanisms import MECHANISMS
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Limits, Settings
 from support.dialogue import CorePlayer, Rules, Scenario, Step, resolve, scenarios

@@ -8,8 +8,7 @@ import pickle
 import pytest
 
 from ehlo.protocol import reply as replies
-from ehlo.protocol.errors import ProtocolError, Reject
-from ehlo.protocol.reply import Reply
+from ehlo.protocol.reply import ProtocolError, Reject, Reply
 
 CATALOGUE = {name: reply for name, reply in vars(replies).items() if isinstance(reply, Reply)}
 

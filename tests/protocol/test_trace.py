@@ -191,6 +191,6 @@ def test_no_command_brings_a_line_into_the_field(evil: str) -> None:
     transaction = player.connection.transaction
     recipients = [] if transaction is None else transaction.recipients
     for recipient in [str(found) for found in recipients] + ["b@x"]:
-        whole = field(helo=player.connection.helo, recipient=recipient)
+        whole = field(helo=player.connection.conversation.helo, recipient=recipient)
         assert whole.count("\r\n") == whole.count("\r") == whole.count("\n") == 5
         assert "\0" not in whole

@@ -147,25 +147,33 @@ def test_a_second_xclient_keeps_the_ends_of_the_first_alone() -> None:
     player = trusted()
     player.feed(b"XCLIENT NAME=a ADDR=1.2.3.4 HELO=h PROTO=ESMTP LOGIN=tim\r\n")
     connection = player.connection
-    assert (connection.helo, connection.esmtp, connection.authenticated) == ("h", True, True)
+    assert (
+        connection.conversation.helo,
+        connection.conversation.esmtp,
+        connection.conversation.authenticated,
+    ) == ("h", True, True)
     player.feed(b"XCLIENT ADDR=5.6.7.8 PROTO=SMTP\r\n")
-    assert connection.xclient == {
+    assert connection.conversation.xclient == {
         "NAME": "a",
         "ADDR": "5.6.7.8",
         "PROTO": "SMTP",
     }
-    assert (connection.helo, connection.esmtp, connection.authenticated) == ("", False, False)
+    assert (
+        connection.conversation.helo,
+        connection.conversation.esmtp,
+        connection.conversation.authenticated,
+    ) == ("", False, False)
     player.feed(b"XCLIENT LOGIN=[UNAVAILABLE] HELO=[UNAVAILABLE]\r\n")
-    assert (connection.helo, connection.authenticated) == ("", False)
+    assert (connection.conversation.helo, connection.conversation.authenticated) == ("", False)
 
 
 def test_what_is_refused_changes_nothing() -> None:
     player = trusted()
     player.feed(b"HELO c\r\nXFORWARD NAME=a\r\nXCLIENT ADDR=x\r\nXFORWARD SOURCE=x\r\n")
     connection = player.connection
-    assert connection.xclient == {}
-    assert connection.forwarded == {"NAME": "a"}
-    assert connection.helo == "c"
+    assert connection.conversation.xclient == {}
+    assert connection.conversation.forwarded == {"NAME": "a"}
+    assert connection.conversation.helo == "c"
 
 
 def test_trust_stays_with_the_peer_whomever_it_speaks_for() -> None:
@@ -173,7 +181,7 @@ def test_trust_stays_with_the_peer_whomever_it_speaks_for() -> None:
     player.feed(b"XCLIENT ADDR=192.0.2.1\r\nEHLO c\r\n")
     assert b"250-XCLIENT NAME " in player.output
     player.feed(b"XCLIENT ADDR=192.0.2.2\r\n")
-    assert player.connection.xclient == {"ADDR": "192.0.2.2"}
+    assert player.connection.conversation.xclient == {"ADDR": "192.0.2.2"}
 
 
 @pytest.mark.parametrize(
@@ -191,9 +199,9 @@ def test_trust_stays_with_the_peer_whomever_it_speaks_for() -> None:
 def test_what_xforward_said_is_for_one_message(then: bytes) -> None:
     player = trusted()
     player.feed(b"EHLO c\r\nXFORWARD NAME=a\r\nXFORWARD IDENT=b\r\nNOOP\r\n")
-    assert player.connection.forwarded == {"NAME": "a", "IDENT": "b"}
+    assert player.connection.conversation.forwarded == {"NAME": "a", "IDENT": "b"}
     player.feed(then)
-    assert player.connection.forwarded is None
+    assert player.connection.conversation.forwarded is None
 
 
 def test_what_xforward_said_is_not_for_the_message_after_one_without_recipients() -> None:
@@ -201,7 +209,7 @@ def test_what_xforward_said_is_not_for_the_message_after_one_without_recipients(
     player = CorePlayer(Settings(lmtp=True), rules)
     player.feed(b"LHLO c\r\nXFORWARD NAME=a\r\nMAIL FROM:<a@x>\r\nBDAT 0 LAST\r\n")
     assert player.connection.transaction is None
-    assert player.connection.forwarded is None
+    assert player.connection.conversation.forwarded is None
 
 
 def test_xforward_is_there_until_the_message_is_answered() -> None:
@@ -211,6 +219,6 @@ def test_xforward_is_there_until_the_message_is_answered() -> None:
     )
     while type(connection.next_event()) is not events.MessageEnd:
         connection.reply()
-    assert connection.forwarded == {"NAME": "a"}
+    assert connection.conversation.forwarded == {"NAME": "a"}
     connection.reply()
-    assert connection.forwarded is None
+    assert connection.conversation.forwarded is None

@@ -1,4 +1,4 @@
-"""A client of which there can be hundreds in one loop: it knows and counts lines and replies."""
+"""A client for hundreds in one event loop: it reads and counts lines and replies."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from typing import Any, Self
 
 from ehlo import Peer
 from robustness.scale import DEADLINE
+from support.client import set_buffers
 
 __all__ = ["Caller", "together"]
 
 
 class Caller:
-    """One connection. Who uses it sets a deadline for all of it, as `together` does."""
+    """One connection. The caller sets a deadline for all of it, as `together` does."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
         self.heard: Counter[str] = Counter()
-        """The codes of the replies."""
-        self.asked = 1  # replies that we have a right to, the greeting among them
+        """How many replies of each code were read."""
+        self.asked = 1  # replies to expect, including the greeting
 
     @classmethod
     async def connect(
-        cls, address: Peer, *, tls: ssl.SSLContext | None = None, receive_buffer: int = 0
+        cls, address: Peer, *, tls: ssl.SSLContext | None = None, buffers: int = 0
     ) -> Caller:
         """A connection; the greeting is not read yet."""
         sock = socket.socket()
         sock.setblocking(False)
-        if receive_buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if buffers:
+            set_buffers(sock, buffers)
         await asyncio.get_running_loop().sock_connect(sock, (address.host, address.port))
         named: dict[str, Any] = {"ssl": tls, "server_hostname": "localhost"} if tls else {}
         return cls(*await asyncio.open_connection(sock=sock, **named))
@@ -48,24 +49,24 @@ class Caller:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Whatever has happened: the connection is closed, and nothing waits to be sent."""
+        """Close the connection, and drop what is not sent yet."""
         self.writer.transport.abort()
 
     async def start_tls(self, context: ssl.SSLContext) -> None:
-        """Say STARTTLS, and shake hands."""
+        """Send STARTTLS and complete the handshake."""
         answer = await self.say("STARTTLS")
         assert answer.startswith("220 "), answer
         await self.writer.start_tls(context, server_hostname="localhost")
 
-    # -- what is said ----------------------------------------------------------------------------
+    # -- sending ----------------------------------------------------------------------------
 
     def send(self, data: bytes, *, replies: int = 0) -> None:
-        """These octets, which want so many replies."""
+        """Send `data`, which causes this many replies."""
         self.asked += replies
         self.writer.write(data)
 
     async def say(self, line: str) -> str:
-        """A command; its reply."""
+        """Send a command; return its reply."""
         self.send(line.encode() + b"\r\n", replies=1)
         await self.writer.drain()
         return await self.reply()
@@ -77,14 +78,14 @@ class Caller:
         return await self.say(f"EHLO {name}")
 
     async def envelope(self, sender: str, *recipients: str) -> list[str]:
-        """MAIL and RCPT in one write; their replies."""
+        """Send MAIL and RCPT in one write; return their replies."""
         wanted = recipients or ("b@example.com",)
         lines = [f"MAIL FROM:<{sender}>", *(f"RCPT TO:<{each}>" for each in wanted)]
         self.send("".join(f"{line}\r\n" for line in lines).encode(), replies=len(lines))
         return [await self.reply() for _ in lines]
 
     async def mail(self, sender: str, body: bytes = b"Subject: x\r\n\r\nHello.\r\n") -> str:
-        """A whole transaction; the first reply that is no success, or the final one."""
+        """Send a message; return the first reply that rejects something, or the final one."""
         for answer in (*await self.envelope(sender), await self.say("DATA")):
             if answer[0] not in "23":
                 return answer
@@ -92,10 +93,10 @@ class Caller:
         await self.writer.drain()
         return await self.reply()
 
-    # -- what is heard ---------------------------------------------------------------------------
+    # -- receiving ---------------------------------------------------------------------------
 
     async def reply(self) -> str:
-        """The next reply, its last line. Raises `EOFError` where there is none."""
+        """Return the last line of the next reply. Raises `EOFError` at the end."""
         while True:
             line = await self.reader.readuntil(b"\r\n")
             if line[3:4] != b"-":
@@ -103,7 +104,7 @@ class Caller:
                 return line[:-2].decode()
 
     async def rest(self) -> list[str]:
-        """All replies until the server closes; a reset counts as one."""
+        """Return all replies until the server closes or resets the connection."""
         found: list[str] = []
         try:
             while True:
@@ -115,11 +116,11 @@ class Caller:
 
     @property
     def unheard(self) -> int:
-        """How many replies may have been lost."""
+        """The number of replies that may have been lost."""
         return max(0, self.asked - self.heard.total())
 
     def end(self) -> None:
-        """Say nothing more: FIN, and under TLS what comes of closing."""
+        """Send nothing more: FIN, or a close under TLS."""
         if self.writer.can_write_eof():
             self.writer.write_eof()
         else:
@@ -132,14 +133,14 @@ class Caller:
         self.writer.transport.abort()
 
     async def quit(self) -> None:
-        """Say QUIT, and hear all until the server closes."""
+        """Send QUIT and read until the server closes."""
         self.send(b"QUIT\r\n", replies=1)
         await self.rest()
         self.writer.close()
 
 
 async def together(*clients: Any, deadline: float = DEADLINE) -> list[Any]:
-    """What all of them return, within a deadline; the first failure ends the others."""
+    """Run all within a deadline and return their results; the first failure ends the others."""
     async with asyncio.timeout(deadline), asyncio.TaskGroup() as group:
         tasks = [group.create_task(client) for client in clients]
     return [task.result() for task in tasks]

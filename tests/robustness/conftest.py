@@ -1,4 +1,4 @@
-"""Fixtures: a real server, beside the test or in a process of its own, and certificates for it."""
+"""Fixtures: a real server, in a thread or in a process of its own, and certificates for it."""
 
 import sys
 from collections.abc import Callable
@@ -7,6 +7,7 @@ import pytest
 
 from robustness.process import launch as launch
 from robustness.scale import IN_FULL
+from support.clock import clock as clock
 from support.program import start as start
 from support.serving import certificates as certificates
 from support.serving import loop_name as loop_name
@@ -18,7 +19,7 @@ from support.serving import serve as serve
 def tell(
     request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> Callable[[str], None]:
-    """Print what was measured, in the full form."""
+    """Print a measurement, in the full form of the tests only."""
 
     def write(text: str) -> None:
         if IN_FULL:

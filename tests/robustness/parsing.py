@@ -1,4 +1,4 @@
-"""Parses inputs that are made to be expensive; `test_work.py` runs this under a counter of steps.
+"""Parses inputs that are made to be expensive; `test_work.py` counts its instructions.
 
 `parsing.py SOURCE` parses each input in two sizes, each in a process of its own, and prints the ids
 of these. The counter tells the steps of a process together with those of its parent before it was
@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ehlo.protocol.settings import Settings
 
-SIZES = (25_000, 100_000)
+SIZES = (12_500, 50_000)
 BASE = 40  # what an input has around its repeated part, about
 
 Input = tuple[str, str, str]
-"""What is said before the part that is repeated, the part, and what is said after it."""
+"""The text before the repeated part, the repeated part, and the text after it."""
 
 PATHS: dict[str, Input] = {
     "atoms and dots": ("<", "a.", "a@x>"),
@@ -156,7 +156,7 @@ MESSAGES: dict[str, dict[str, Input]] = {
         "a binding": ("p=", "a-", ",,n=a,r=abc"),
     },
 }
-"""By mechanism: what the client says, decoded."""
+"""The client's messages of each mechanism, decoded."""
 FINALS: dict[str, Input] = {
     "a binding": ("c=", "AAAA", ",r=abc,p=AAAA"),
     "a nonce": ("c=biws,r=", "!", ",p=AAAA"),
@@ -173,14 +173,14 @@ HEADERS: dict[str, Input] = {
     "a block": ("\r\n\r\n\0\r\nQUIT\n!\x11\x0f\xf0", "\x04\0\0", ""),
     "a block that is too long": ("\r\n\r\n\0\r\nQUIT\n!\x11\xff\xff", "\x04", ""),
 }
-"""Of PROXY, a character an octet."""
+"""PROXY headers, a character for each byte."""
 
 
 CONTROL = "what takes four times the work for twice the input"
 
 
 def names() -> list[str]:
-    """What is measured, in this order; each in all sizes."""
+    """Return the names of the measurements, in their order."""
     return [
         *(f"MAIL: {name}" for name in (*PATHS, *OF_MAIL)),
         *(f"RCPT: {name}" for name in (*PATHS, *OF_RCPT)),
@@ -193,39 +193,43 @@ def names() -> list[str]:
 
 
 def said(made: Input, size: int) -> str:
-    """An input of this many octets, about."""
+    """Return an input of about this many bytes."""
     before, part, after = made
     return before + part * (size // len(part.encode())) + after
 
 
 def measurements() -> list[tuple[Input, Callable[[str], object]]]:
     """What to say, and what takes it; in the order of `names`."""
-    from ehlo.protocol import commands, path, sasl, scram
+    from ehlo.protocol.auth import scram
+    from ehlo.protocol.auth.mechanism import AuthContext, Exchange
+    from ehlo.protocol.auth.mechanisms import MECHANISMS
     from ehlo.protocol.connection import Connection
-    from ehlo.protocol.mechanisms import MECHANISMS
     from ehlo.protocol.proxy import ProxyError, ProxyReader
+    from ehlo.protocol.verbs import VERBS, command_of
+    from ehlo.protocol.verbs.mail import forward_path, reverse_path
 
-    connection = Connection(everything(), lambda: "nonce", tls=True)
-    context = sasl.AuthContext(lambda: "nonce", "mx.example.com", certificate={}, salt_key=b"key")
+    settings = everything()
+    conversation = Connection(settings, lambda: "nonce", tls=True).conversation
+    context = AuthContext(lambda: "nonce", "mx.example.com", certificate={}, salt_key=b"key")
 
     def mail(text: str) -> object:
-        return path.reverse_path(f"FROM:{text}", connection)
+        return reverse_path(conversation, f"FROM:{text}")
 
     def rcpt(text: str) -> object:
-        return path.forward_path(f"TO:{text}", connection, smtputf8=True)
+        return forward_path(conversation, f"TO:{text}", smtputf8=True)
 
     def command(text: str) -> object:
-        words = commands.split(f"{text}\r\n".encode(), strict_eol=True)
+        words = command_of(f"{text}\r\n".encode(), settings)
         if not isinstance(words, tuple):
             return words
-        found = commands.VERBS[words[0]](connection, words[1])
-        return found.start() if isinstance(found, sasl.Exchange) else found
+        found = VERBS[words[0]].parse(conversation, words[1])
+        return found.start() if isinstance(found, Exchange) else found
 
     def answering(name: str) -> Callable[[str], object]:
         def answer(text: str) -> object:
             mechanism, message = MECHANISMS[name], text.encode()
             initial = message if mechanism.client_first else None
-            exchange = sasl.Exchange(mechanism, initial, context, lambda _error: None)
+            exchange = Exchange(mechanism, initial, context, lambda _error: None)
             step = exchange.start()
             while isinstance(step, bytes):  # a challenge
                 step = exchange.respond(base64.b64encode(message).decode())
@@ -235,14 +239,14 @@ def measurements() -> list[tuple[Input, Callable[[str], object]]]:
 
     def final(text: str) -> None:
         with contextlib.suppress(ValueError):
-            scram._final(text.encode())  # noqa: SLF001  what comes before it takes its time
+            scram._parsed(scram._FINAL, text.encode())  # noqa: SLF001  what comes before it takes its time
 
     def proxy(text: str) -> None:
         with contextlib.suppress(ProxyError):
             ProxyReader().feed(text.encode("latin-1"))
 
     def quadratic(text: str) -> object:
-        return re.search("a*b", text[: len(text) // 50])
+        return re.search("a*b", text[: len(text) // 25])
 
     return [
         *((made, mail) for made in (*PATHS.values(), *behind_path(OF_MAIL))),
@@ -257,25 +261,26 @@ def measurements() -> list[tuple[Input, Callable[[str], object]]]:
 
 def everything() -> Settings:
     """What has all parameters and all mechanisms."""
-    from ehlo.protocol import offers
-    from ehlo.protocol.mechanisms import MECHANISMS
+    from ehlo.protocol.auth.mechanisms import MECHANISMS
+    from ehlo.protocol.extensions import TABLE, rows
     from ehlo.protocol.settings import Settings
 
-    wanted = dict.fromkeys(offers.OPTIONAL, True) | {"FUTURERELEASE": "604800"}
+    optional = [row.keyword for row in TABLE if row.default != "on"]
+    wanted = dict.fromkeys(optional, True) | {"FUTURERELEASE": "604800"}
     return Settings(
-        extensions=offers.rows(wanted, (), lambda: datetime(2029, 12, 31, tzinfo=UTC)),
+        extensions=rows(wanted, (), lambda: datetime(2029, 12, 31, tzinfo=UTC)),
         ignore_unknown_params=True,
         mechanisms=MECHANISMS,
     )
 
 
 def behind_path(parameters: dict[str, Input]) -> list[Input]:
-    """Parameters with what stands before them."""
+    """Return parameters with the path before them."""
     return [(f"<a@x>{before}", part, after) for before, part, after in parameters.values()]
 
 
 def counted(run: Callable[[], object]) -> int:
-    """Run it in a process of its own, whose id is returned."""
+    """Run `run` in a process of its own; return its id."""
     child = os.fork()
     if not child:
         run()
@@ -286,7 +291,7 @@ def counted(run: Callable[[], object]) -> int:
 
 
 def main() -> None:
-    """Parse each in all sizes, after once in a small one, which imports and compiles."""
+    """Parse each input in all sizes, after a small one that imports and compiles."""
     todo = measurements()
     for made, parse in todo:
         parse(said(made, BASE))

@@ -1,4 +1,4 @@
-"""A server in a process of its own, as `ehlo serve` runs it, and what it tells of itself."""
+"""A server in a process of its own, run by `ehlo serve`, and its control socket."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from ehlo import Peer
 from ehlo.server.observing import control
 from robustness.scale import DEADLINE
 from support.program import Program, Start
+from support.serving import listening
 
 __all__ = ["Launch", "Launched", "Tell", "launch"]
 
 HERE = Path(__file__).parent
 Launch = Callable[..., "Launched"]
 Tell = Callable[[str], None]
-"""What was measured, for a person to read."""
+"""Prints a measurement."""
 
 
 class Launched:
-    """A server that listens."""
+    """A server that is running."""
 
     def __init__(self, program: Program, folder: Path) -> None:
         self.program = program
@@ -33,44 +34,54 @@ class Launched:
 
     @property
     def pid(self) -> int:
-        """Of the process that serves; with workers, of their parent."""
+        """The id of the server process; with workers, of their parent."""
         return self.program.process.pid
 
     def snapshot(self) -> dict[str, Any]:
-        """What it has counted, and what there is now."""
+        """Return the counts and sessions of the server."""
         return control.ask(self._control)
 
     def wait_until(self, when: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The first snapshot that is so."""
+        """Return the first snapshot for which `when` is true."""
         until = time.monotonic() + DEADLINE
         while not when(found := self.snapshot()):
             assert time.monotonic() < until, found
         return found
 
     def wait_until_no_sessions(self) -> dict[str, Any]:
-        """The snapshot once all sessions have ended, hooks included."""
+        """Wait until all sessions have ended, hooks included; return the snapshot."""
         return self.wait_until(lambda snapshot: not snapshot["sessions"])
 
     def logged(self) -> list[str]:
-        """What the handler has written down, line by line."""
+        """Return the lines that the handler has written."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
 
 @pytest.fixture
 def launch(start: Start, tmp_path: Path) -> Launch:
-    """Serve one of `served.py`: `launch("Log", "--timeout", "3", env={...})`."""
+    """Start a server with a handler of `served.py`: `launch("Log", "--timeout", "3", env={...})`.
 
-    def begin(name: str, *options: str, env: dict[str, str] | None = None) -> Launched:
+    `buffers` is the size of the kernel's buffers of each connection.
+    """
+
+    def begin(
+        name: str, *options: str, env: dict[str, str] | None = None, buffers: int = 0
+    ) -> Launched:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))  # short: it holds a socket
         folder.mkdir()
-        where = [] if "--addr" in options else ["--addr", "127.0.0.1:0"]
+        sockets = [listening(buffers)] if buffers else []
+        addr = f"fd:{sockets[0].fileno()}" if sockets else "127.0.0.1:0"
+        where = [] if "--addr" in options else ["--addr", addr]
         control = [] if "--workers" in options else ["--control", folder / "control"]
         program = start(
             *("-m", "ehlo", "serve", f"served:{name}", *control, *where),
             *("--hostname", "mx.example", *options),
             cwd=HERE,
             env={"SERVED_LOG": str(folder / "log"), **(env or {})},
+            pass_fds=[each.fileno() for each in sockets],
         )
+        for each in sockets:
+            each.close()
         return Launched(program, folder)
 
     return begin

@@ -1,7 +1,7 @@
-"""How large a case is: short in `make test`, and in full by `make soak`, which sets `EHLO_SOAK=1`.
+"""The size of each test: short in `make test`, full in `make soak`, which sets `EHLO_SOAK=1`.
 
-The short form asks for the same, of fewer clients and with more patience, since other work may be
-done beside it. What is measured is printed in the full form.
+The short form has fewer clients, and asserts counts, order and memory only: it must pass on a busy
+machine. Times and throughputs are asserted, and printed, in the full form alone.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Size = TypeVar("Size")
 
 
 def full(size: Size, *, short: Size) -> Size:
-    """`size`, or `short` in the short form."""
+    """Return `size` in the full form, else `short`."""
     return size if IN_FULL else short
 
 
 def need_descriptors(count: int) -> None:
-    """Let this process, and those that it starts, have so many open files, or end the test."""
+    """Raise the limit of open files for this process and its children, or skip the test."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= count:
         return
@@ -41,12 +41,12 @@ def need_descriptors(count: int) -> None:
 
 
 def peak(pid: int) -> int:
-    """The most octets that a process has had in memory."""
+    """Return the most bytes that a process has had in memory."""
     return _status(pid, "VmHWM")
 
 
 def resident(pid: int) -> int:
-    """The octets that it has there now."""
+    """Return the bytes that a process has in memory now."""
     return _status(pid, "VmRSS")
 
 

@@ -1,4 +1,4 @@
-"""Honest clients, of a library that no one here wrote, for as long as a test wants them."""
+"""Honest clients by smtplib, which send until the test stops them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ CLIENTS = 8
 
 
 class Load:
-    """Clients that send one message after the other, and come back when they are cut off.
+    """Clients that send one message after the other, and reconnect after they are cut off.
 
-    Their messages are of these sizes, in turn.
+    Their messages have these sizes, in turn.
     """
 
     def __init__(self, address: tuple[str, int], sizes: Sequence[int] = (2000,)) -> None:
@@ -35,16 +35,16 @@ class Load:
             thread.start()
 
     def wait_for(self, count: int) -> None:
-        """Until so many more are acknowledged."""
+        """Wait until `count` more messages are acknowledged."""
         for _ in range(count):
             assert self._more.acquire(timeout=DEADLINE), "nothing is acknowledged any more"
 
     def hold(self) -> None:
-        """Who is refused a connection waits for `go_on`: nobody listens for a while."""
+        """Make clients that cannot connect wait for `go_on`."""
         self._there.clear()
 
     def go_on(self) -> None:
-        """Somebody listens again."""
+        """Let clients connect again."""
         self._there.set()
 
     def stop(self) -> None:

@@ -23,17 +23,18 @@ from ehlo import (
     Reject,
     Session,
 )
-from ehlo.server.limits import pace
+from ehlo.server import waits
 
 # Lines for each connection and message would be measured, too
 for _name in ("connection", "login", "message", "refusal"):
     logging.getLogger(f"ehlo.{_name}").setLevel(logging.WARNING)
 
-pace.GRACE = float(os.environ.get("SERVED_GRACE", pace.GRACE))  # a minute is long for a test
+# A minute is long for a test
+waits.GRACE = float(os.environ.get("SERVED_GRACE", waits.GRACE))
 
 
 def note(*words: object) -> None:
-    """Write a line down."""
+    """Write a line to the log."""
     line = " ".join(map(str, words)) + "\n"
     log = os.open(os.environ["SERVED_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
@@ -43,11 +44,11 @@ def note(*words: object) -> None:
 
 
 async def drop(remote_addr: Peer, mail_from: str, rcpt_tos: list[str], data: bytes) -> None:
-    """Takes all, and notes nothing."""
+    """Accept each message and write nothing."""
 
 
 class Log(Handler):
-    """Notes each message."""
+    """Writes a line for each message."""
 
     async def on_message(self, session: Session, message: Message) -> None:
         note(message.sender)
@@ -61,7 +62,7 @@ class LogInThread(Handler):
 
 
 class Streaming(Handler):
-    """Notes sender and digest of each message, and never holds the whole of one."""
+    """Writes sender and digest of each message, and never holds a whole one."""
 
     streams = True
 
@@ -75,7 +76,7 @@ class Streaming(Handler):
 
 
 class Whole(Handler):
-    """The same, of all the octets at once."""
+    """The same, with all bytes in memory."""
 
     def on_message(self, session: Session, message: Message) -> None:
         octets = memoryview(message.data)[len(message.trace) :]
@@ -83,7 +84,7 @@ class Whole(Handler):
 
 
 class Bad(Handler):
-    """Does what the sender's name says; an honest one's message is noted."""
+    """Fails as the sender's name says; writes a line for an honest message."""
 
     async def on_message(self, session: Session, message: Message) -> Any:
         name = message.sender.local.partition("-")[0]
@@ -103,7 +104,7 @@ class BadInThread(Handler):
 
 
 def misbehave(name: str, message: Message) -> object:
-    """What there is of it in both."""
+    """Fail as both handlers do, or write a line."""
     if name == "raise":
         raise ZeroDivisionError("a bug")
     if name == "nonsense":
@@ -115,7 +116,7 @@ def misbehave(name: str, message: Message) -> object:
 
 
 class Soak(Handler):
-    """Takes, refuses and delays by what names say; notes sender and digest of what it takes."""
+    """Accepts, rejects or delays as the names say; writes sender and digest of accepted mail."""
 
     async def on_auth(self, session: Session, credentials: Credentials) -> str | None:
         good = isinstance(credentials, PasswordCredentials) and credentials.password == "secret"

@@ -1,4 +1,7 @@
-"""Many who drip, beside honest senders: these are hardly slower, and those gone in time."""
+"""Many clients that drip, and honest senders: the latter are served, the former time out.
+
+In the full form the honest ones are hardly slower for it, and the others are gone in time.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,20 @@ from collections.abc import Awaitable, Callable
 from ehlo import Peer
 from robustness.caller import Caller, together
 from robustness.process import Launch, Tell
-from robustness.scale import full
+from robustness.scale import DEADLINE, IN_FULL, full
 
 DRIPPERS = full(200, short=60)
 HONEST = full(20, short=10)
 MESSAGES = full(200, short=40)  # of each honest sender, in a round
-ROUNDS = 3
+ROUNDS = full(3, short=1)
 TIME = full(60, short=4)  # seconds for a command, for more of a body, and for a body to be slow
-PATIENCE = full(5.0, short=15.0)  # seconds beyond that, until the last of them is gone
-PAUSE = 0.25  # seconds from one octet to the next
-RATE = 100  # octets a second that a body must bring
+PATIENCE = 5.0  # seconds beyond that, until the last of them is gone
+PAUSE = 0.25  # seconds from one byte to the next
+RATE = 100  # bytes per second that a body must have
 
 
 async def in_a_command(_caller: Caller) -> None:
-    """An octet at a time: the line has no end."""
+    """Send a line without an end, a byte at a time."""
 
 
 async def in_a_transaction(caller: Caller) -> None:
@@ -43,7 +46,7 @@ WAYS = (in_a_command, in_a_transaction, in_data, in_a_chunk)
 
 
 async def drip(address: Peer, begin: Callable[[Caller], Awaitable[None]], ready: Ready) -> float:
-    """Be slow for as long as the server takes it; the seconds until it does not any more."""
+    """Drip until the server closes; return the seconds that this took."""
     caller = await Caller.connect(address)
     await caller.hello()
     await begin(caller)
@@ -61,12 +64,12 @@ async def drip(address: Peer, begin: Callable[[Caller], Awaitable[None]], ready:
 
 
 class Ready:
-    """Tells when all drip."""
+    """Counts the clients that drip, and those that are gone."""
 
     def __init__(self) -> None:
         self.all = asyncio.Event()
         self.gone = 0
-        self.told = 0  # an octet that crosses our close may make a reset of it
+        self.told = 0  # a byte that crosses the server's close causes a reset
         self._count = 0
 
     def one(self) -> None:
@@ -76,7 +79,7 @@ class Ready:
 
 
 async def send_all(address: Peer, name: str) -> list[str]:
-    """Honest messages, one after the other; the senders of those acknowledged."""
+    """Send honest messages, one after the other; return the acknowledged senders."""
     caller = await Caller.connect(address)
     await caller.hello()
     acknowledged = []
@@ -90,7 +93,7 @@ async def send_all(address: Peer, name: str) -> list[str]:
 
 
 async def best_rate(address: Peer, label: str) -> tuple[float, list[str]]:
-    """Messages a second, in the best of some rounds: the machine may have other work."""
+    """Return the messages per second in the best round, and the acknowledged senders."""
     best, acknowledged = 0.0, []
     for number in range(ROUNDS):
         begun = time.perf_counter()
@@ -101,7 +104,7 @@ async def best_rate(address: Peer, label: str) -> tuple[float, list[str]]:
     return best, acknowledged
 
 
-def test_honest_senders_are_served_beside_those_who_drip(launch: Launch, tell: Tell) -> None:
+def test_honest_senders_are_served_while_others_drip(launch: Launch, tell: Tell) -> None:
     server = launch(
         *("Log", "--timeout", str(TIME), "--min-body-rate", str(RATE)),
         env={"SERVED_GRACE": str(TIME)},
@@ -114,12 +117,12 @@ def test_honest_senders_are_served_beside_those_who_drip(launch: Launch, tell: T
         dripping = asyncio.ensure_future(
             together(*(drip(server.address, way, ready) for way in ways))
         )
-        await asyncio.wait_for(ready.all.wait(), TIME)
+        await asyncio.wait_for(ready.all.wait(), DEADLINE)
         beside, second = await best_rate(server.address, "beside")
-        assert ready.gone == 0, "the honest senders were too slow to be measured"
+        assert ready.gone == 0 or not IN_FULL, "the honest senders were too slow to be measured"
         lasted = await dripping
-        assert ready.told >= 0.9 * DRIPPERS
-        # Once more, since the machine may have become slower meanwhile
+        assert ready.told >= 0.9 * DRIPPERS or not IN_FULL
+        # Once more: the machine may have become slower
         again, third = await best_rate(server.address, "again")
         return min(alone, again), beside, first + second + third, lasted
 
@@ -130,7 +133,8 @@ def test_honest_senders_are_served_beside_those_who_drip(launch: Launch, tell: T
     )
     assert len(acknowledged) == 3 * ROUNDS * HONEST * MESSAGES
     assert sorted(server.logged()) == sorted(acknowledged)
-    assert beside >= alone / 2
-    assert max(lasted) <= TIME + PATIENCE
-    assert min(lasted) >= TIME / 2
+    if IN_FULL:
+        assert beside >= alone / 2
+        assert max(lasted) <= TIME + PATIENCE
+        assert min(lasted) >= TIME / 2
     server.wait_until_no_sessions()

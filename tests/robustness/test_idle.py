@@ -1,4 +1,4 @@
-"""Connections that just sit there: what each costs, and that a fresh client is served at once."""
+"""Idle connections: the memory of each, and a new client is served immediately."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from load import Endpoint, idle, settle
 from measure import anonymous_memory
 
 from robustness.process import Launch, Tell
-from robustness.scale import KIB, full, need_descriptors
+from robustness.scale import IN_FULL, KIB, full, need_descriptors
 from support.certificates import Certificates
 from support.client import Client
 
-PATIENCE = full(0.05, short=0.5)  # seconds for a whole session, at the median
+PATIENCE = 0.05  # seconds for a whole session, at the median
 FRESH = full(101, short=21)
 
 
@@ -23,7 +23,7 @@ FRESH = full(101, short=21)
     [(False, full(5000, short=1000), 4 * KIB), (True, full(1000, short=200), 48 * KIB)],
     ids=["plain", "tls"],
 )
-def test_idle_connections_cost_little_and_hinder_nobody(
+def test_idle_connections_cost_little_and_delay_no_other_client(
     launch: Launch, certificates: Certificates, tell: Tell, tls: bool, count: int, most: int
 ) -> None:
     need_descriptors(2 * count + 1000)  # the server keeps half of them for bodies on disk
@@ -42,7 +42,7 @@ def test_idle_connections_cost_little_and_hinder_nobody(
         return time.perf_counter() - begun
 
     for _ in range(FRESH):
-        serve_one()  # what is made once belongs to the start
+        serve_one()  # the first sessions fill caches
     settle(endpoint)
     before = anonymous_memory(server.pid)
     with idle(endpoint, count):
@@ -52,6 +52,7 @@ def test_idle_connections_cost_little_and_hinder_nobody(
         assert server.snapshot()["now"]["sessions"] >= count
     tell(f"{count} connections, {each:.0f} octets each; a fresh client {median * 1000:.1f} ms")
     assert each <= most
-    assert median <= PATIENCE
+    if IN_FULL:
+        assert median <= PATIENCE
     server.wait_until_no_sessions()
     assert serve_one()

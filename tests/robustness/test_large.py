@@ -1,4 +1,4 @@
-"""Many large messages at once: the memory of the process stays what it was told to have."""
+"""Many large messages at the same time: the process keeps to its memory limit."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ CLIENTS = full(50, short=20)
 SIZE = full(50_000_000, short=8_000_000)  # octets of each message, about
 MEMORY = full(256, short=24) * MIB
 MOST = full(400, short=100) * MIB
-"""What the process may have: beside its memory for bodies it is a Python with this library."""
+"""The memory of the process: bodies, and Python with ehlo."""
 
 
 def block_of(name: str) -> bytes:
-    """Lines that no other message has, some with a dot to be unstuffed."""
+    """Return unique lines, some of them dot-stuffed."""
     lines = (f"{'..' if number % 7 == 0 else ''}{name} {number:070d}\r\n" for number in range(3000))
     return "".join(lines).encode()
 
 
 async def send_large(address: Peer, name: str, everyone: asyncio.Barrier) -> tuple[str, str]:
-    """One message, begun when all others are; its sender, and the digest of what was meant."""
+    """Send one message together with all others; return its sender and digest."""
     caller = await Caller.connect(address)
     await caller.hello()
     sender = f"{name}@example.com"

@@ -1,4 +1,4 @@
-"""SIGHUP under load, with certificates that are changed, broken and missing: no mail is harmed."""
+"""SIGHUP under load, with changed, broken and missing certificates: no mail is harmed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from ehlo import Peer
 from support.certificates import Certificates, Files
 from support.client import Client
 from support.manager import Manager
-from support.program import Start
+from support.program import DEADLINE, Start
 from support.program import start as start
 
-DEADLINE = 15.0
 CLIENTS = 6
 ROUNDS = 4
 
@@ -32,7 +31,7 @@ def deliver(remote_addr, mail_from, rcpt_tos, data):
 
 
 class Load:
-    """Clients that send all the time: one over its one connection, the others anew for each."""
+    """Clients that send all the time: half of them reconnect for each message."""
 
     def __init__(self, address: Peer, tls: ssl.SSLContext) -> None:
         self.address = address
@@ -70,7 +69,7 @@ class Load:
                     return count
 
     def go_on(self) -> None:
-        """Return when some more has been sent."""
+        """Wait until more messages have been sent."""
         for _ in range(3 * CLIENTS):
             assert self.sent.acquire(timeout=DEADLINE), self.failures
 
@@ -82,7 +81,7 @@ class Load:
 
 
 def shown(address: Peer, tls: ssl.SSLContext) -> bytes | None:
-    """The certificate that a new client is shown."""
+    """Return the certificate that a new client sees."""
     with Client(address) as client:
         client.hello()
         client.say("STARTTLS")
@@ -92,7 +91,7 @@ def shown(address: Peer, tls: ssl.SSLContext) -> bytes | None:
 @pytest.mark.parametrize(
     ("loop", "workers"), [("asyncio", "1"), ("uvloop", "1"), ("uvloop", "2"), ("asyncio", "2")]
 )
-def test_no_message_is_lost_or_doubled_and_no_connection_cut_by_reloads(
+def test_reloads_lose_and_double_no_message_and_cut_no_connection(
     start: Start, certificates: Certificates, tmp_path: Path, loop: str, workers: str
 ) -> None:
     (tmp_path / "app.py").write_text(MODULE)

@@ -1,4 +1,4 @@
-"""SIGTERM under load, again and again: no message is lost, and none is taken twice."""
+"""SIGTERM under load, again and again: no message is lost or accepted twice."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from robustness.senders import Load
 
 STOPS = full(20, short=2)
 BETWEEN = full(400, short=40)  # messages that are acknowledged from one stop to the next
-SIZES = (2000, 2000, 2000, 200_000)  # the last one goes by way of the disk
+SIZES = (2000, 2000, 2000, 200_000)  # the last one is spooled to disk
 
 
 @pytest.mark.parametrize(
     ("handler", "workers"),
     [("Log", 1), ("LogInThread", 2), *full([("LogInThread", 1), ("Log", 2)], short=[])],
 )
-def test_no_message_is_lost_or_doubled_by_servers_that_are_told_to_end(
+def test_sigterm_under_load_loses_and_doubles_no_message(
     launch: Launch, tell: Tell, tmp_path: Path, handler: str, workers: int
 ) -> None:
     log = tmp_path / "mail"
-    options = ["--spool-threshold", "65536", "--grace", "10"]
+    options = ["--spool-threshold", "65536", "--grace", "60"]
     if workers > 1:
         options += ["--workers", str(workers)]
     env = {"SERVED_LOG": str(log)}

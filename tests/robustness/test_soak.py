@@ -1,12 +1,13 @@
-"""A mixed load with random faults: memory stays, and what the server counts is what clients saw.
+"""A mixed load with random faults: memory stays, and the server's counts match the clients'.
 
-`EHLO_SOAK_MINUTES` and `EHLO_SOAK_SEED` set it; a seed makes the same clients, though not the same
-order of what they do to one another.
+`EHLO_SOAK_MINUTES` and `EHLO_SOAK_SEED` set it. A seed makes the same clients, but not the same
+order between them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import secrets
@@ -19,27 +20,28 @@ from typing import Any
 from measure import anonymous_memory
 
 from robustness.process import Launch, Launched, Tell
-from robustness.scale import DEADLINE, MIB, full, resident
-from robustness.visits import MAX_SIZE, TIMEOUT, WEIGHTS, Ledger, Visitor
+from robustness.scale import DEADLINE, IN_FULL, MIB, full, resident
+from robustness.visits import MAX_SIZE, TIMEOUT, WEIGHTS, Ledger, Visit, Visitor
 from support.certificates import Certificates
 
 SECONDS = full(60 * float(os.environ.get("EHLO_SOAK_MINUTES", "30")), short=3.5)
 FIRST = full(60.0, short=1.5)  # seconds until the memory is looked at for the first time
 VISITORS = full(40, short=30)
-MOST_GROWN = full(1.05, short=1.2)
+MOST_GROWN = 1.05
 PAUSE = 0.1  # seconds, at most, from one visit to the next, after the first minute
 EACH = 60.0  # seconds from one look at the memory to the next
 REST = full(12, short=0)  # seconds in which a server gives back what is free: it does every ten
 
 
 async def visit_for(seconds: float, visitors: list[Visitor], pause: float, pid: int) -> list[float]:
-    """All of them come and come again; the server's MiB, minute by minute, under this load."""
+    """Run all visitors; return the server's memory in MiB, minute by minute."""
     until = time.monotonic() + seconds
 
-    async def keep_coming(visitor: Visitor) -> None:
+    async def keep_coming(visitor: Visitor, first: Visit) -> None:
+        await visitor.come(first)
         while time.monotonic() < until:
             await visitor.come()
-            await asyncio.sleep(visitor.random.random() * pause)  # the pace of it
+            await asyncio.sleep(visitor.random.random() * pause)  # the pace of the clients
 
     async def look() -> list[float]:
         found = []
@@ -50,13 +52,13 @@ async def visit_for(seconds: float, visitors: list[Visitor], pause: float, pid: 
 
     async with asyncio.timeout(seconds + DEADLINE), asyncio.TaskGroup() as group:
         looking = group.create_task(look())
-        for visitor in visitors:
-            group.create_task(keep_coming(visitor))
+        for visitor, first in zip(visitors, itertools.cycle(WEIGHTS), strict=False):
+            group.create_task(keep_coming(visitor, first))  # so that each kind of visit is made
     return looking.result()
 
 
 def at_rest(server: Launched) -> int:
-    """Octets that the server holds when its clients have gone, and what is free is given back."""
+    """Return the server's memory in bytes once all clients are gone and free memory is returned."""
     server.wait_until_no_sessions()
     least = resident(server.pid)
     for _ in range(REST):
@@ -66,7 +68,7 @@ def at_rest(server: Launched) -> int:
 
 
 def metrics(server: Launched) -> dict[str, float]:
-    """Those of the server, as Prometheus gets them: by name and labels."""
+    """Return the server's metrics by name and labels."""
     found = re.search(r"metrics on (\S+)", server.program.err.text)
     assert found is not None
     with urllib.request.urlopen(f"http://{found[1]}/metrics", timeout=DEADLINE) as answer:
@@ -75,7 +77,7 @@ def metrics(server: Launched) -> dict[str, float]:
     return {name: float(value) for name, value in pairs}
 
 
-def test_under_a_mixed_load_memory_stays_and_the_counts_agree(
+def test_memory_stays_and_counts_agree_under_a_mixed_load(
     launch: Launch, certificates: Certificates, tell: Tell
 ) -> None:
     seed = int(os.environ.get("EHLO_SOAK_SEED") or secrets.randbelow(10**9))
@@ -97,7 +99,7 @@ def test_under_a_mixed_load_memory_stays_and_the_counts_agree(
         for number in range(VISITORS)
     ]
 
-    # Without pauses: the first minute sees the most that is held at once, which malloc keeps
+    # Without pauses: the first minute sees the highest use, which malloc keeps
     asyncio.run(visit_for(FIRST, visitors, 0, server.pid))
     early = at_rest(server)
     tell(f"after {FIRST:.0f} s {early / MIB:.1f} MiB, {anonymous_memory(server.pid) / MIB:.1f} own")
@@ -116,7 +118,8 @@ def test_under_a_mixed_load_memory_stays_and_the_counts_agree(
         f"{len(ledger.in_doubt)} cut before their answer; {ledger.heard.total()} replies heard of "
         f"{sum(snapshot['stats']['replies'].values())}, {ledger.unheard} of them could be lost"
     )
-    assert late <= MOST_GROWN * early, told  # after the counts, which are told either way
+    if IN_FULL:  # in a few seconds chance decides
+        assert late <= MOST_GROWN * early, told  # after the counts, which are told either way
     assert server.program.stop() == 0
     heard = server.program.err.text
     assert "Traceback" not in heard, heard
@@ -124,7 +127,7 @@ def test_under_a_mixed_load_memory_stays_and_the_counts_agree(
 
 
 def check_messages(server: Launched, snapshot: dict[str, Any], ledger: Ledger, told: str) -> None:
-    """Acknowledged is what the handler took, but for clients that left before they heard so."""
+    """Check that acknowledged and delivered messages agree, except for clients that left early."""
     logged = server.logged()
     assert len(set(logged)) == len(logged), told
     assert ledger.acknowledged <= set(logged), told
@@ -135,7 +138,7 @@ def check_messages(server: Launched, snapshot: dict[str, Any], ledger: Ledger, t
 
 
 def check_counts(snapshot: dict[str, Any], ledger: Ledger, told: str) -> None:
-    """Connections and replies, each but for those that nobody could have seen or heard."""
+    """Check the counts of connections and replies, except for those that no client could see."""
     stats = snapshot["stats"]
     assert ledger.connections <= stats["connections"] <= ledger.connections + ledger.unseen, told
     assert stats["turned_away"] == {}, told
@@ -145,7 +148,7 @@ def check_counts(snapshot: dict[str, Any], ledger: Ledger, told: str) -> None:
 
 
 def check_metrics(found: dict[str, float], snapshot: dict[str, Any]) -> None:
-    """They are the same numbers."""
+    """Check that the metrics agree with the snapshot."""
     stats = snapshot["stats"]
     assert found["ehlo_connections_total"] == stats["connections"]
     for outcome, count in stats["messages"].items():

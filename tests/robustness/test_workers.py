@@ -1,4 +1,4 @@
-"""Workers that are killed under load: what was acknowledged is there, and the others serve on."""
+"""Workers are killed under load: acknowledged messages are kept, the other workers continue."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ KILLS = full(15, short=4)
 BETWEEN = 40  # messages that are acknowledged from one kill to the next
 
 
-def test_what_was_acknowledged_survives_that_workers_are_killed(
-    start: Start, tmp_path: Path
-) -> None:
+def test_acknowledged_messages_survive_killed_workers(start: Start, tmp_path: Path) -> None:
     (tmp_path / "durable.py").write_text(MODULE)
     program = start(
         *("-m", "ehlo", "serve", "durable:handler", "--addr", "127.0.0.1:0", "--workers", "2"),
@@ -52,11 +50,11 @@ def test_what_was_acknowledged_survives_that_workers_are_killed(
     assert load.cut_off > 0
     assert len(logged) == len(set(logged))
     assert set(load.acknowledged) <= set(logged)
-    # those that were written and not acknowledged were under way in a worker that was killed
+    # messages that were written but not acknowledged were in a killed worker
     assert len(logged) - len(load.acknowledged) <= KILLS * CLIENTS
 
 
-def test_no_process_is_left_when_the_parent_is_killed_under_load(
+def test_no_process_is_left_if_the_parent_is_killed_under_load(
     start: Start, tmp_path: Path
 ) -> None:
     (tmp_path / "durable.py").write_text(MODULE)
@@ -69,7 +67,7 @@ def test_no_process_is_left_when_the_parent_is_killed_under_load(
     try:
         load.wait_for(BETWEEN)
         program.process.kill()
-        program.wait()  # for the workers, too, which have its standard error
+        program.wait()  # also for the workers, which share its standard error
     except BaseException:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
@@ -81,5 +79,5 @@ def test_no_process_is_left_when_the_parent_is_killed_under_load(
 
 
 def pid_in(line: str) -> int:
-    """The process that a line of the log tells of."""
+    """Return the process id in a line of the log."""
     return int(re.findall(r"process (\d+)", line)[0])

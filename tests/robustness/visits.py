@@ -1,8 +1,8 @@
-"""What clients do to a server: honest things, and each kind of fault, at random.
+"""Sessions of honest clients and of clients with each kind of fault, at random.
 
-Each function is one visit, a connection from its beginning to its end. What is heard is noted in a
-ledger, so that what the server has counted can be held against it. Whatever a visit did not expect
-is an exception, and fails the test.
+Each function is one visit: a connection from its beginning to its end. A ledger records the
+replies, to compare the server's counts with them. An unexpected reply fails the test.
+of the server that is visited|of the server
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from typing import Final
 
 from ehlo import Peer
 from robustness.caller import Caller
+from robustness.scale import full
 from support.logins import plain
 
 __all__ = ["MAX_SIZE", "TIMEOUT", "WEIGHTS", "Ledger", "Visitor"]
 
 MAX_SIZE: Final = 1_000_000  # of the server that is visited
-TIMEOUT: Final = 3  # seconds, as it was told
+TIMEOUT: Final = full(3, short=6)  # the server's idle timeout in seconds
 _QUEUED: Final = "250 2.0.0 Ok: queued"
 _GONE: Final = (ConnectionError, EOFError, ssl.SSLError)
 
 
 class Ledger:
-    """What all clients together know of."""
+    """Counts what all clients have sent and read."""
 
     def __init__(self) -> None:
         self.acknowledged: set[str] = set()
-        """Sender and digest of each message whose 250 was heard."""
+        """Sender and digest of each message with a 250."""
         self.in_doubt: set[str] = set()
-        """The same of those whose end was said, and no answer heard."""
+        """Sender and digest of each message that was sent, and had no reply."""
         self.refused = 0
         self.heard: Counter[str] = Counter()
         self.unheard = 0
-        """Replies that may have been said, at most."""
+        """The most replies that may have been sent and not read."""
         self.connections = 0
         self.unseen = 0
         """Connections that were cut before the greeting: they may have become sessions."""
@@ -46,12 +47,12 @@ class Ledger:
         self._count = 0
 
     def new_sender(self, kind: str) -> str:
-        """One that nobody else has."""
+        """Return a sender that no other message has."""
         self._count += 1
         return f"{kind}-{self._count}@soak.example"
 
     def add(self, other: Caller) -> None:
-        """A visit is over."""
+        """Add the counts of a visit that is over."""
         greeted = bool(other.heard)
         self.connections += greeted
         self.unseen += not greeted
@@ -60,7 +61,7 @@ class Ledger:
 
 
 class Visitor:
-    """One who comes again and again."""
+    """A client that connects again and again."""
 
     def __init__(self, address: Peer, ledger: Ledger, random: Random, tls: ssl.SSLContext) -> None:
         self.address = address
@@ -68,12 +69,13 @@ class Visitor:
         self.random = random
         self.tls = tls
 
-    async def come(self) -> None:
-        """One visit."""
-        (visit,) = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))
+    async def come(self, visit: Visit | None = None) -> None:
+        """Make one visit: this one, or one at random."""
+        if visit is None:
+            (visit,) = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))
         self.ledger.visits[visit.__name__] += 1
         small = 4096 if visit is slow_reader else 0
-        async with await Caller.connect(self.address, receive_buffer=small) as caller:
+        async with await Caller.connect(self.address, buffers=small) as caller:
             try:
                 await visit(self, caller)
             except BaseException as error:
@@ -85,17 +87,17 @@ class Visitor:
     # -- messages --------------------------------------------------------------------------------
 
     def body(self, most: int = 2000) -> bytes:
-        """Lines, none of which begins with a dot; now and then a large one."""
+        """Return a body of random size; no line begins with a dot."""
         size = self.random.choice((1, 10, most, most, most * 100))
         line = self.random.randbytes(36).hex().encode() + b"\r\n"
         return b"Subject: x\r\n\r\n" + line * (1 + min(size, MAX_SIZE // 2) // len(line))
 
     def told(self, sender: str, body: bytes) -> str:
-        """As the handler notes it."""
+        """Return the line that the handler writes for this message."""
         return f"{sender} {hashlib.sha256(body).hexdigest()[:16]}"
 
     async def settle(self, caller: Caller, told: str) -> str:
-        """The end of a message has been said: hear what becomes of it."""
+        """Read the reply to the end of a message, and record it."""
         self.ledger.in_doubt.add(told)
         await caller.writer.drain()
         answer = await caller.reply()
@@ -108,7 +110,7 @@ class Visitor:
         return answer
 
     async def by_data(self, caller: Caller, kind: str = "good", *recipients: str) -> str:
-        """A message by DATA, a step at a time."""
+        """Send a message by DATA, a step at a time."""
         sender, body = self.ledger.new_sender(kind), self.body()
         await caller.envelope(sender, *recipients)
         answer = await caller.say("DATA")
@@ -117,7 +119,7 @@ class Visitor:
         return await self.settle(caller, self.told(sender, body))
 
     async def by_chunks(self, caller: Caller, kind: str = "good") -> str:
-        """A message by BDAT, in some pieces, all in one go."""
+        """Send a message by BDAT, in some chunks, in one write."""
         sender, body = self.ledger.new_sender(kind), self.body()
         await caller.envelope(sender)
         cuts = sorted(self.random.randrange(len(body)) for _ in range(self.random.randrange(4)))
@@ -131,14 +133,14 @@ class Visitor:
         return await self.settle(caller, self.told(sender, body))
 
     async def some(self, caller: Caller) -> None:
-        """Good messages, by either way."""
+        """Send some messages by DATA or BDAT, which are accepted."""
         for _ in range(self.random.randrange(1, 6)):
             way = self.random.choice((self.by_data, self.by_chunks))
             kind = self.random.choice(("good", "good", "slow"))
             assert await way(caller, kind) == _QUEUED
 
     def all_of_it(self, sender: str, body: bytes) -> bytes:
-        """A whole transaction, in one go."""
+        """Return a whole transaction for one write."""
         return (
             f"MAIL FROM:<{sender}>\r\nRCPT TO:<b@soak.example>\r\nDATA\r\n".encode()
             + body
@@ -178,7 +180,7 @@ async def pipelined(visitor: Visitor, caller: Caller) -> None:
 
 
 async def dripping(visitor: Visitor, caller: Caller) -> None:
-    """Slow, and in time."""
+    """Send a message a byte at a time, but in time."""
     await caller.hello()
     sender, body = visitor.ledger.new_sender("good"), b"Subject: x\r\n\r\nx\r\n"
     caller.asked += 4
@@ -232,7 +234,7 @@ async def oversize(visitor: Visitor, caller: Caller) -> None:
 
 
 async def far_oversize(visitor: Visitor, caller: Caller) -> None:
-    """Told so amid the body; nothing is read any more."""
+    """Send far more than the limit: the server replies amid the body and stops reading."""
     await caller.hello()
     await caller.envelope("oversize@soak.example")
     await caller.say("DATA")
@@ -281,7 +283,7 @@ async def wrong_chunk(visitor: Visitor, caller: Caller) -> None:
 
 
 async def cut_anywhere(visitor: Visitor, caller: Caller) -> None:
-    """By FIN or RST, after any octet of a transaction that was said in one go."""
+    """Leave by FIN or RST, after any byte of a pipelined transaction."""
     await caller.hello()
     sender, body = visitor.ledger.new_sender("good"), visitor.body()
     whole = visitor.all_of_it(sender, body)
@@ -325,14 +327,14 @@ async def _until_closed(caller: Caller) -> None:
 
 
 async def injected(visitor: Visitor, caller: Caller) -> None:
-    """Commands behind STARTTLS in the same packet: the connection ends."""
+    """Send commands after STARTTLS in the same packet: the connection ends."""
     await caller.hello()
     caller.send(b"STARTTLS\r\nEHLO evil\r\nMAIL FROM:<evil@soak.example>\r\n", replies=1)
     await asyncio.wait_for(_until_closed(caller), TIMEOUT * 5)
 
 
 async def silent(visitor: Visitor, caller: Caller) -> None:
-    """Says nothing more, at some point, until the server has had enough."""
+    """Send nothing more, at some point, until the idle timeout."""
     await caller.hello()
     if visitor.random.random() < 0.5:
         await caller.envelope("silent@soak.example")
@@ -342,20 +344,20 @@ async def silent(visitor: Visitor, caller: Caller) -> None:
 
 
 async def slow_reader(visitor: Visitor, caller: Caller) -> None:
-    """Asks for much, and reads a little of it at a time."""
+    """Cause many replies, and read them slowly."""
     await caller.hello()
     count = visitor.random.randrange(1, 90)
     caller.send(b"VRFY someone\r\n" * count, replies=count)
     for number in range(count):
         assert (await caller.reply()).startswith("252 ")
-        if number % 20 == 0:  # a pause for each would be seconds on a busy machine: its timeout
+        if number % 20 == 0:  # a pause for each would exceed the timeout on a busy machine
             await asyncio.sleep(visitor.random.random() * 0.1)  # the pace of it
     await visitor.some(caller)
     await caller.quit()
 
 
 async def too_many_errors(visitor: Visitor, caller: Caller) -> None:
-    """Some are told at once; who makes more waits for each reply, and leaves."""
+    """Make errors: the first have immediate replies, further ones wait."""
     await caller.hello()
     for _ in range(visitor.random.randrange(5, 12)):
         assert (await caller.say("NONSENSE")).startswith("500 ")

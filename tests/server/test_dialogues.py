@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ehlo import Address, Credentials, Handler, Message, Reject, Reply, Session
-from ehlo.protocol.mechanisms import MECHANISMS
-from ehlo.server.driver import Driver
+from ehlo.protocol.auth.mechanisms import MECHANISMS
+from ehlo.server.answer import Answers
 from support.certificates import Certificates
 from support.dialogue import (
     APPNAME,
@@ -223,7 +223,7 @@ class Player:
 @pytest.fixture(autouse=True)
 def _no_waiting(no_delay: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The delays have tests of their own."""
-    monkeypatch.setattr(Driver, "pause_for", lambda self, _seconds: self.connection.resume())
+    monkeypatch.setattr(Answers, "tarpit", lambda answers, _event: answers.connection.resume())
 
 
 @pytest.fixture(autouse=True)

@@ -63,7 +63,7 @@ def test_parameters_reach_the_message_typed(serve: Serve, certificates: Certific
     assert params == {}
 
 
-def test_an_extension_of_ones_own_is_said_and_its_parameter_taken(serve: Serve) -> None:
+def test_an_own_extension_is_offered_and_its_parameter_accepted(serve: Serve) -> None:
     noted = Noted()
     running = serve(handler_of("async def", noted), own_extensions=[COLOR])
     with running.client() as client:
@@ -103,12 +103,12 @@ def test_what_cannot_be_offered_is_a_value_error_at_start(
         pytest.fail("it has started")
 
 
-def test_a_gate_that_nobody_could_pass_is_a_value_error_at_start(
+def test_a_gate_that_no_client_could_pass_is_a_value_error_at_start(
     certificates: Certificates,
 ) -> None:
     tls: dict[str, Any] = {"tls_config": certificates.server(), "addr": "127.0.0.1:0"}
     server = Server(Box(), tls_required=True, extensions={"starttls": False}, **tls)
-    with pytest.raises(ValueError, match="STARTTLS switched off"), server.in_thread():
+    with pytest.raises(ValueError, match="tls_required needs STARTTLS"), server.in_thread():
         pytest.fail("it has started")
     server = Server(
         Box(),
@@ -117,11 +117,11 @@ def test_a_gate_that_nobody_could_pass_is_a_value_error_at_start(
         extensions={"AUTH": False},
         **tls,
     )
-    with pytest.raises(ValueError, match="no way to log in"), server.in_thread():
+    with pytest.raises(ValueError, match="no client could log in"), server.in_thread():
         pytest.fail("it has started")
 
 
-def test_tls_from_the_first_octet_needs_no_starttls(
+def test_tls_from_the_first_byte_needs_no_starttls(
     serve: Serve, certificates: Certificates
 ) -> None:
     running = serve(

@@ -69,7 +69,9 @@ def refusing(*refused: tuple[str, Reply], result: Any = None) -> Callable[[Sessi
 
 @kinds
 @pytest.mark.parametrize("way", ["DATA", "BDAT"])
-def test_some_are_refused_and_the_others_accepted(serve: Serve, kind: str, way: str) -> None:
+def test_some_recipients_are_rejected_and_the_others_accepted(
+    serve: Serve, kind: str, way: str
+) -> None:
     act = refusing((TWO, FULL), (THREE, GONE))
     running = serve(handler_of(kind, on_message=act), lmtp=True)
     with ready(running) as client:
@@ -77,7 +79,7 @@ def test_some_are_refused_and_the_others_accepted(serve: Serve, kind: str, way: 
 
 
 @kinds
-def test_refusals_stand_beside_a_result_for_the_others(serve: Serve, kind: str) -> None:
+def test_message_refuse_combines_with_a_result_for_the_others(serve: Serve, kind: str) -> None:
     act = refusing((TWO, FULL), result="4711")
     queued = "250 2.0.0 Ok: queued as 4711"
     assert outcome(serve, kind, act) == [queued, str(FULL), queued]
@@ -104,7 +106,7 @@ def test_an_empty_mapping_accepts_for_all(serve: Serve) -> None:
     assert outcome(serve, "def", lambda *_: {}) == [QUEUED] * 3
 
 
-def test_a_refusal_goes_before_what_a_mapping_says(serve: Serve) -> None:
+def test_message_refuse_overrides_a_mapping(serve: Serve) -> None:
     act = refusing((ONE, FULL), result={ONE: "4711", TWO: GONE})
     assert outcome(serve, "def", act) == [str(FULL), str(GONE), QUEUED]
 
@@ -135,12 +137,12 @@ def test_one_answer_is_that_of_all(serve: Serve, kind: str, act: Any, said: str)
     assert outcome(serve, kind, act) == [said] * 3
 
 
-def test_a_refusal_for_all_goes_before_those_for_some(serve: Serve) -> None:
+def test_a_rejection_for_all_overrides_those_for_some(serve: Serve) -> None:
     act = refusing((ONE, FULL), result=GONE)
     assert outcome(serve, "def", act) == [str(GONE)] * 3
 
 
-def test_the_message_tells_what_was_refused(serve: Serve) -> None:
+def test_the_message_names_its_rejected_recipients(serve: Serve) -> None:
     seen: list[Any] = []
 
     def act(_session: Session, message: Message) -> None:
@@ -152,7 +154,7 @@ def test_the_message_tells_what_was_refused(serve: Serve) -> None:
     assert seen == [{TWO: GONE}]
 
 
-def test_a_recipient_refused_at_rcpt_has_no_answer_at_the_end(serve: Serve) -> None:
+def test_a_recipient_rejected_at_rcpt_has_no_reply_at_the_end(serve: Serve) -> None:
     def no(_session: Session, recipient: Address, _params: object) -> None:
         if str(recipient) == TWO:
             raise Reject(550, "5.1.1", "No such user")
@@ -170,7 +172,7 @@ def test_a_recipient_refused_at_rcpt_has_no_answer_at_the_end(serve: Serve) -> N
 
 
 class Strange:
-    """What nobody returns."""
+    """Return a value of a wrong type."""
 
 
 def strange(*_: object) -> Any:
@@ -264,7 +266,7 @@ def test_a_body_over_the_limit_is_a_reply_for_each(serve: Serve) -> None:
         assert deliver(client, ONE, TWO) == ["552 5.3.4 Message size exceeds fixed limit"] * 2
 
 
-def test_an_answer_that_closes_is_said_with_the_others_and_then_closes(serve: Serve) -> None:
+def test_a_closing_reply_is_sent_with_the_others_and_then_closes(serve: Serve) -> None:
     running = serve(handler_of("def", on_message={ONE: Reply(421, "4.3.2", "Bye")}), lmtp=True)
     with ready(running) as client:
         client.send(
@@ -375,7 +377,7 @@ def test_helo_and_ehlo_are_not_for_lmtp_and_lhlo_is_for_nothing_else(serve: Serv
 )
 def test_port_25_is_not_for_lmtp(addr: str | list[str]) -> None:
     with (
-        pytest.raises(ValueError, match="lmtp needs an addr of its own: port 25"),
+        pytest.raises(ValueError, match="lmtp cannot use port 25"),
         Server(Box(), addr=addr, lmtp=True).in_thread(),
     ):
         pass

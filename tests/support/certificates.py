@@ -24,7 +24,7 @@ PASSPHRASE = "open sesame"
 
 @dataclass(frozen=True)
 class Certificates:
-    """Files, as `configure_tls` takes them, and a context for a client that trusts them."""
+    """Holds certificate files for `configure_tls`, and a context for a client that trusts them."""
 
     cert_file: str
     key_file: str
@@ -35,16 +35,16 @@ class Certificates:
     client: ssl.SSLContext
     authority: trustme.CA
     authority_file: str
-    """What a server knows the authority by."""
+    """The file of the authority, for `tls_client_ca`."""
 
     def server(self) -> ssl.SSLContext:
-        """A context of one's own for a server."""
+        """Return a new context for a server."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.cert_file, self.key_file)
         return context
 
     def client_named(self, name: str, authority: trustme.CA | None = None) -> ssl.SSLContext:
-        """A context for a client that shows a certificate of that name."""
+        """Return a context for a client with a certificate for `name`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.authority.configure_trust(context)
         issued = (authority or self.authority).issue_cert(f"{name}@example.com", common_name=name)
@@ -53,7 +53,7 @@ class Certificates:
 
 
 def make_certificates(directory: Path) -> Certificates:
-    """All of them, in files under `directory`."""
+    """Make all certificates, in files below `directory`."""
     authority = trustme.CA()
     issued = authority.issue_cert("localhost", "127.0.0.1")
     other = authority.issue_cert("other.example")
@@ -82,7 +82,7 @@ def _write(path: Path, data: bytes) -> str:
 
 
 class Files:
-    """A certificate and its key, which a test replaces."""
+    """Holds a certificate and its key, which a test replaces."""
 
     def __init__(self, authority: trustme.CA, folder: Path, name: str = "localhost") -> None:
         self.authority = authority
@@ -91,7 +91,7 @@ class Files:
         self.issue(name)
 
     def issue(self, *names: str) -> bytes:
-        """Write new ones; the certificate in DER."""
+        """Write a new certificate and key; return the certificate in DER."""
         issued = self.authority.issue_cert(*names)
         self.cert.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
         self.key.write_bytes(issued.private_key_pem.bytes())

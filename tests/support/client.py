@@ -1,43 +1,61 @@
-"""A client that says exactly what a test tells it to: a blocking socket, with a deadline for all.
+"""A client that sends exactly what a test tells it to, over a blocking socket with a deadline.
 
-It knows lines and replies, and nothing else of SMTP, so that it can be as wrong as it likes.
+It knows lines and replies, and nothing else of SMTP, so that it can send anything.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from ehlo import Peer
 
-__all__ = ["Client"]
+__all__ = ["SMALL", "Client", "set_buffers"]
+
+SMALL = 8192
+"""A size of the kernel's buffers that unread data fills quickly."""
 
 _READ = 65_536
 
 
+def set_buffers(sock: socket.socket, size: int) -> None:
+    """Fix both buffers of a socket, whatever sizes the kernel is set to. Call before it connects.
+
+    The sockets that a listening one accepts inherit them.
+    """
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, size)
+
+
 class Client:
-    """One connection. Everything that waits raises `TimeoutError` after `timeout` seconds."""
+    """One connection. Each method that waits raises `TimeoutError` after `timeout` seconds."""
 
     def __init__(
         self,
         address: Peer,
         *,
-        timeout: float = 15.0,
+        timeout: float = 60.0,
         tls: ssl.SSLContext | None = None,
-        receive_buffer: int = 0,
+        buffers: int = 0,
     ) -> None:
         self._received = b""
+        self.sent = 0
+        """Bytes sent, before TLS is added to them."""
         self.sock: socket.socket | ssl.SSLSocket
         family = _family(address)
         sock = socket.socket(family, socket.SOCK_STREAM)
         self.sock = sock
         try:
-            if receive_buffer:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            if buffers:
+                set_buffers(sock, buffers)
+            if family != socket.AF_UNIX:  # what is sent leaves at once, and waits for no ACK
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(timeout)
             target: Any = (address.host, address.port)
             sock.connect(address.host.removeprefix("unix:") if address.is_unix else target)
@@ -61,7 +79,7 @@ class Client:
         self.sock.close()
 
     def wrap(self, context: ssl.SSLContext) -> ssl.SSLSocket:
-        """Shake hands now."""
+        """Start TLS: complete the handshake."""
         self.sock = wrapped = context.wrap_socket(self.sock, server_hostname="localhost")
         return wrapped
 
@@ -77,19 +95,54 @@ class Client:
     def close(self) -> None:
         self.sock.close()
 
-    # -- what is said ----------------------------------------------------------------------------
+    # -- sending ----------------------------------------------------------------------------
 
     def send(self, data: bytes) -> None:
-        """These octets."""
+        """Send `data`."""
         self.sock.sendall(data)
+        self.sent += len(data)
+
+    @contextlib.contextmanager
+    def sending(self, data: bytes) -> Iterator[None]:
+        """Send `data` in a thread, which may wait for the server; all is sent at the end."""
+        sender = threading.Thread(target=self._send_or_be_cut, args=(data, 1))
+        sender.start()
+        try:
+            yield
+        except BaseException:
+            self._cut()
+            raise
+        finally:
+            sender.join()
+
+    @contextlib.contextmanager
+    def flooding(self, data: bytes) -> Iterator[None]:
+        """Send `data` again and again in a thread, until the connection is closed."""
+        sender = threading.Thread(target=self._send_or_be_cut, args=(data * 1000, 1 << 30))
+        sender.start()
+        try:
+            yield
+        finally:
+            self._cut()
+            sender.join()
+
+    def _send_or_be_cut(self, data: bytes, times: int) -> None:
+        with contextlib.suppress(OSError):
+            for _ in range(times):
+                self.send(data)
+
+    def _cut(self) -> None:
+        """Wake a thread that sends: closing the socket would not."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def say(self, line: str) -> str:
-        """A command; its reply, as `reply` gives it."""
+        """Send a command; return its reply."""
         self.send(line.encode() + b"\r\n")
         return self.reply()
 
     def hello(self, name: str = "client.example") -> str:
-        """Read the greeting and say EHLO."""
+        """Read the greeting and send EHLO; return its reply."""
         self.reply()
         return self.say(f"EHLO {name}")
 
@@ -100,7 +153,7 @@ class Client:
         sender: str = "a@example.com",
         recipients: Sequence[str] = ("b@example.com",),
     ) -> str:
-        """A whole transaction, one command at a time; the final reply."""
+        """Send a message, one command at a time; return the final reply."""
         answer = self.say(f"MAIL FROM:<{sender}>")
         assert answer.startswith("250"), answer
         for recipient in recipients:
@@ -112,22 +165,22 @@ class Client:
         return self.reply()
 
     def begin_message(self, body: bytes = b"x\r\n", end: bytes = b".\r\n") -> None:
-        """A whole transaction in one write, and nothing heard."""
+        """Send a message in one write, without reading replies."""
         self.send(b"MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n" + body + end)
 
     def begin_message_from(self, sender: str) -> None:
-        """The same, with a sender of one's own."""
+        """Send a message from `sender` in one write, without reading replies."""
         self.send(f"MAIL FROM:<{sender}>\r\nRCPT TO:<b@example.com>\r\nDATA\r\nx\r\n.\r\n".encode())
 
     def begin(self, *commands: str) -> list[str]:
-        """Hello and these commands; the replies to the latter."""
+        """Send EHLO and these commands; return the replies to the commands."""
         self.hello()
         return [self.say(command) for command in commands]
 
-    # -- what is heard ---------------------------------------------------------------------------
+    # -- receiving ---------------------------------------------------------------------------
 
     def line(self) -> str:
-        """The next line, without its end. Raises `EOFError` where there is none."""
+        """Return the next line, without its end. Raises `EOFError` at the end."""
         while b"\r\n" not in self._received:
             data = self.sock.recv(_READ)
             if not data:
@@ -137,18 +190,30 @@ class Client:
         return line.decode()
 
     def reply(self) -> str:
-        """The next reply, its lines separated by `\\n`."""
+        """Return the next reply, its lines separated by `\\n`."""
         lines = [self.line()]
         while lines[-1][3:4] == "-":
             lines.append(self.line())
         return "\n".join(lines)
 
+    def has_heard_nothing(self) -> bool:
+        """Return whether nothing has arrived since the last reply."""
+        patience = self.sock.gettimeout()
+        self.sock.setblocking(False)
+        try:
+            self._received += self.sock.recv(_READ)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            pass
+        finally:
+            self.sock.settimeout(patience)
+        return not self._received
+
     def replies(self, count: int) -> list[str]:
-        """The next `count` replies."""
+        """Return the next `count` replies."""
         return [self.reply() for _ in range(count)]
 
     def rest(self) -> bytes:
-        """All until the server closes; a reset counts as one."""
+        """Return everything until the server closes or resets the connection."""
         while True:
             try:
                 data = self.sock.recv(_READ)
@@ -160,7 +225,7 @@ class Client:
             self._received += data
 
     def is_closed(self) -> bool:
-        """Whether the server closes without another word; waits for it."""
+        """Wait until the server closes; return whether it sent nothing more."""
         return self.rest() == b""
 
 

@@ -52,11 +52,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ehlo.protocol import events, offers
+from ehlo.protocol import events, extensions
 from ehlo.protocol import reply as replies
-from ehlo.protocol.body import BareNewlines
-from ehlo.protocol.connection import Connection
-from ehlo.protocol.credentials import (
+from ehlo.protocol.auth.credentials import (
     AnonymousCredentials,
     CertificateCredentials,
     CramMD5Credentials,
@@ -65,14 +63,16 @@ from ehlo.protocol.credentials import (
     ProvedCredentials,
     TokenCredentials,
 )
-from ehlo.protocol.errors import ProtocolError
+from ehlo.protocol.auth.keys import salt_of
+from ehlo.protocol.auth.mechanisms import MECHANISMS
+from ehlo.protocol.body import BareNewlines
+from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import Event, Waiting
 from ehlo.protocol.extensions import Extension
-from ehlo.protocol.mechanisms import MECHANISMS
-from ehlo.protocol.reply import Reply
-from ehlo.protocol.scram_keys import salt_of
+from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Limits, Settings
 from ehlo.protocol.state import Counts
+from ehlo.protocol.verbs import QUESTIONS
 
 __all__ = [
     "APPNAME",
@@ -250,12 +250,12 @@ class Scenario:
                 if name in rules.mechanisms and rules.extensions.get("AUTH") is not False
             },
             open_mechanisms=frozenset(rules.opened),
-            bare_newlines=BareNewlines(rules.values.get("bare_newlines", "normalise")),
+            bare_newlines=BareNewlines(rules.values.get("bare_newlines", "normalize")),
             strict_eol="strict_eol" in rules.flags,
             ignore_unknown_params=rules.values.get("unknown_params") == "ignore",
             lmtp="lmtp" in rules.flags,
             limits=Limits(idle_commands=rules.number("max_idle_commands", 100)),
-            extensions=offers.rows(rules.extensions, self.own_extensions, lambda: NOW),
+            extensions=extensions.rows(rules.extensions, self.own_extensions, lambda: NOW),
         )
 
     @property
@@ -395,9 +395,7 @@ class CorePlayer:
     NONCE = "0123456789abcdef"
     CHALLENGE = f"<{NONCE}@{HOSTNAME}>".encode()
 
-    def __init__(
-        self, settings: Settings, rules: Rules, asks: frozenset[type] = events.QUESTIONS
-    ) -> None:
+    def __init__(self, settings: Settings, rules: Rules, asks: frozenset[type] = QUESTIONS) -> None:
         self._settings = settings
         self._asks = asks
         self._rules = rules
@@ -418,7 +416,7 @@ class CorePlayer:
         Unless `ask_all`, the core asks only about what a hook is for, as it does in a server.
         """
         hooks = {hook for hook, _ in scenario.rules.answers}
-        asks = {kind for kind in events.QUESTIONS if ask_all or kind.__name__.lower() in hooks}
+        asks = {kind for kind in QUESTIONS if ask_all or kind.__name__.lower() in hooks}
         return cls(scenario.settings, scenario.rules, frozenset(asks))
 
     def _connect(self, *, tls: bool, greet: bool, counts: Counts | None = None) -> Connection:

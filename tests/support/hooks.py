@@ -1,4 +1,4 @@
-"""Handlers made for a test: hooks of either kind that note their call and do as they are told."""
+"""Handlers for tests: `def` or `async def` hooks that record their calls and return an answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["KINDS", "Noted", "handler_of"]
 
 KINDS = ("def", "async def")
 
-# What each hook is called with, after the handler itself
+# The number of arguments of each hook, without the handler itself
 HOOKS = {
     "on_startup": 1,
     "on_shutdown": 1,
@@ -33,7 +33,7 @@ HOOKS = {
 
 
 class Noted:
-    """The calls of hooks in their order, with arguments, thread and what the context says."""
+    """Records the calls of hooks in order, with arguments, thread and current session."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
@@ -42,7 +42,7 @@ class Noted:
         self._lock = threading.Lock()
 
     def note(self, name: str, arguments: tuple[Any, ...]) -> None:
-        """A hook was called."""
+        """Record the call of a hook."""
         with self._lock:
             self.calls.append((name, arguments))
             self.threads.append(threading.current_thread().name)
@@ -50,16 +50,16 @@ class Noted:
 
     @property
     def names(self) -> list[str]:
-        """Which hooks were called, in order."""
+        """The names of the hooks that were called, in order."""
         return [name for name, _ in self.calls]
 
     def of(self, name: str) -> list[tuple[Any, ...]]:
-        """The arguments of each call of one hook."""
+        """Return the arguments of each call of one hook."""
         return [arguments for called, arguments in self.calls if called == name]
 
 
 def handler_of(kind: str, noted: Noted | None = None, /, **answers: Any) -> Handler:
-    """A handler with these hooks, and `on_message` in any case, each of `kind`.
+    """Return a handler with these hooks and `on_message`, all of `kind`.
 
     An answer is what the hook returns; raised, where it is an exception; called with the hook's
     arguments, where it can be called.

@@ -1,4 +1,4 @@
-"""What a client says to log in, and how a secret would look if it leaked."""
+"""Logins as a client sends them, and the forms in which a secret could leak."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ __all__ = ["cram_md5", "disguises", "encoded", "login", "plain", "scram"]
 
 
 def encoded(text: str | bytes) -> str:
-    """In base64, as every line of an exchange is."""
+    """Return `text` in base64, as in each line of an exchange."""
     return base64.b64encode(text.encode() if isinstance(text, str) else text).decode()
 
 
 def plain(username: str, password: str, authzid: str = "") -> str:
-    """The AUTH command with an initial response."""
+    """Return the AUTH PLAIN command with an initial response."""
     return "AUTH PLAIN " + encoded(f"{authzid}\0{username}\0{password}")
 
 
 def login(client: Client, username: str, password: str) -> str:
-    """By LOGIN, one line at a time; the final reply."""
+    """Log in by LOGIN, one line at a time; return the final reply."""
     client.say("AUTH LOGIN")
     client.say(encoded(username))
     return client.say(encoded(password))
 
 
 def cram_md5(client: Client, username: str, password: str) -> str:
-    """By CRAM-MD5; the final reply."""
+    """Log in by CRAM-MD5; return the final reply."""
     answer = client.say("AUTH CRAM-MD5")
     assert answer.startswith("334 "), answer
     challenge = base64.b64decode(answer[4:])
@@ -49,7 +49,7 @@ def scram(
     name: str = "SCRAM-SHA-256",
     binding: tuple[str, Any] | None = None,
 ) -> str:
-    """By SCRAM, as scramp does it; the final reply. The server's signature is checked."""
+    """Log in by SCRAM with scramp, which checks the server's signature; return the final reply."""
     theirs = ScramClient([name], username, password, binding)
     answer = client.say(f"AUTH {name} " + encoded(theirs.get_client_first()))
     if not answer.startswith("334 "):
@@ -63,10 +63,10 @@ def scram(
 
 
 def disguises(secret: str) -> set[str]:
-    """A secret in every form in which it could turn up."""
+    """Return a secret in each form in which it could leak."""
     data = secret.encode()
     found = {secret, repr(data)[2:-1], data.hex(), urllib.parse.quote(secret), secret[::-1]}
-    # Three offsets of base64: what stands before the secret shifts its bits
+    # Three offsets of base64: the text before the secret shifts its bits
     for before in (b"", b"x", b"xx"):
         text = binascii.b2a_base64(before + data, newline=False).decode().rstrip("=")
         found.add(text[-(-len(before) * 8 // 6) : -1] if before else text[:-1])

@@ -1,4 +1,4 @@
-"""A service manager, as far as it listens to what a service says (sd_notify)."""
+"""The receiving end of sd_notify: a service manager as a service sees it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Manager", "manager"]
 
 
 class Manager:
-    """Who listens at NOTIFY_SOCKET."""
+    """Listens at NOTIFY_SOCKET."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -25,18 +25,18 @@ class Manager:
         self._sock.settimeout(DEADLINE)
 
     def hears(self) -> list[str]:
-        """The lines of the next datagram."""
+        """Return the lines of the next datagram."""
         return self._sock.recv(4096).decode().split("\n")
 
     def hears_of(self, state: str) -> list[str]:
-        """The next datagram that begins with this."""
+        """Return the next datagram that begins with `state`."""
         while True:
             lines = self.hears()
             if lines[0] == state:
                 return lines
 
     def where(self) -> list[Peer]:
-        """Where the service listens, as soon as it does."""
+        """Wait until the service listens; return its addresses."""
         _, status = self.hears_of("READY=1")
         where = status.removeprefix("STATUS=Listening on ").partition(" with ")[0]
         return [parse_address(each) for each in where.split(", ")]
@@ -47,7 +47,7 @@ class Manager:
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[Manager]:
-    """Give its `address` to a program as NOTIFY_SOCKET."""
+    """Return a manager; give its `address` to a program as NOTIFY_SOCKET."""
     manager = Manager(str(tmp_path / "notify"))
     yield manager
     manager.close()

@@ -1,4 +1,4 @@
-"""Hashes that are checked quickly, and a scrypt that waits until a test lets it go on."""
+"""Hashes that are quick to check, and a scrypt that waits until a test lets it continue."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from ehlo.passwords.hashes import ScryptHash
 
 __all__ = ["MEMORY", "Gate", "cheap", "write"]
 
-MEMORY = 128 * 8 * (16 + 2 + 1)  # octets of one check of such a hash
+MEMORY = 128 * 8 * (16 + 2 + 1)  # bytes that one check of such a hash takes
 DEADLINE = 15.0
 
 
 def cheap(password: str) -> str:
-    """A hash by scrypt with as little work as there can be."""
-    template = ScryptHash(4, 8, 1, secrets.token_bytes(16), bytes(32))
-    made = ScryptHash(4, 8, 1, template.salt, template.derived(password.encode()))
+    """Return a scrypt hash with the lowest possible cost."""
+    template = ScryptHash((4, 8, 1), secrets.token_bytes(16), bytes(32))
+    made = ScryptHash((4, 8, 1), template.salt, template.derived(password.encode()))
     assert made.memory == MEMORY
     return made.text
 
 
 def write(path: Path, **passwords: str) -> Path:
-    """A file with these users."""
+    """Write a password file with these users."""
     path.write_text("".join(f"{user}:{cheap(word)}\n" for user, word in passwords.items()))
     return path
 
 
 class Gate:
-    """Stands in for `hashlib.scrypt`: notes who is in it, and holds all up until `open`."""
+    """Replaces `hashlib.scrypt`: counts the calls, and blocks them until `opened` is set."""
 
     def __init__(self) -> None:
         self._scrypt = hashlib.scrypt
@@ -48,7 +48,7 @@ class Gate:
             self.most_inside = max(self.most_inside, self._inside)
             self.threads.add(threading.current_thread().name)
         self.entered.release()
-        assert self.opened.wait(DEADLINE), "nobody opened the gate"
+        assert self.opened.wait(DEADLINE), "the gate was not opened"
         try:
             return self._scrypt(*arguments, **options)
         finally:
@@ -56,6 +56,6 @@ class Gate:
                 self._inside -= 1
 
     def wait_for(self, count: int) -> None:
-        """Until so many more have come in."""
+        """Wait until `count` more calls have begun."""
         for _ in range(count):
-            assert self.entered.acquire(timeout=DEADLINE), "nobody came"
+            assert self.entered.acquire(timeout=DEADLINE), "no check began"

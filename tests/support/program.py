@@ -1,4 +1,4 @@
-"""A program under test: what it writes is read with a deadline, and it is ended by its id."""
+"""A program under test: its output is read with a deadline, and it is stopped by its process id."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import pytest
 
 __all__ = ["HAND_OVER", "Program", "Start", "start"]
 
-DEADLINE = 15.0  # seconds for what a test waits for
+DEADLINE = 60.0  # seconds for what a test waits for: long enough on a machine that is busy
 
-# Opens two sockets, and becomes another program that has them as 3 and 4
+# Opens two sockets and replaces itself by a program that inherits them as 3 and 4
 HAND_OVER = """
 import os, socket, sys
 opened = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
@@ -38,10 +38,15 @@ Start = Callable[..., "Program"]
 
 
 class Program:
-    """A running program; its two outputs are read line by line, by a thread each."""
+    """Runs a program; a thread for each of its outputs reads the lines."""
 
     def __init__(
-        self, command: Sequence[str | Path], *, cwd: Path | None, env: Mapping[str, str] | None
+        self,
+        command: Sequence[str | Path],
+        *,
+        cwd: Path | None,
+        env: Mapping[str, str] | None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         clean = {name: text for name, text in os.environ.items() if not name.startswith("EHLO_")}
         self.process = subprocess.Popen(
@@ -51,6 +56,7 @@ class Program:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pass_fds=pass_fds,
             encoding="utf-8",
         )
         assert self.process.stdout is not None
@@ -59,19 +65,19 @@ class Program:
         self.err = Lines(self.process.stderr)
 
     def listening(self, on: Lines | None = None) -> tuple[str, int]:
-        """Host and port, as soon as it says where it listens: on standard error, or `on`."""
+        """Wait until the program logs where it listens; return host and port."""
         line = (on or self.err).until("listening on ")
         match = re.search(r"listening on (.*?):(\d+)(?=$|[ ,\"])", line)
         assert match is not None, line
         return match[1].strip("[]"), int(match[2])
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Signal it, and wait for its end; its exit code."""
+        """Signal the program and wait for its end; return the exit code."""
         self.process.send_signal(number)
         return self.wait()
 
     def wait(self) -> int:
-        """Wait for its end; its exit code."""
+        """Wait for the end of the program; return the exit code."""
         code = self.process.wait(DEADLINE)
         self.out.join()
         self.err.join()
@@ -79,7 +85,7 @@ class Program:
 
 
 class Lines:
-    """What a stream says."""
+    """Reads the lines of an output stream."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -90,11 +96,11 @@ class Lines:
 
     @property
     def text(self) -> str:
-        """What was read by `until` and `join`."""
+        """The text that `until` and `join` have read."""
         return "".join(self.seen)
 
     def until(self, text: str) -> str:
-        """The next line that has `text` in it."""
+        """Return the next line that contains `text`."""
         while True:
             try:
                 line = self._queue.get(timeout=DEADLINE)
@@ -107,7 +113,7 @@ class Lines:
                 return line
 
     def join(self) -> str:
-        """All of it, when the program has ended."""
+        """Return all text, once the program has ended."""
         self._thread.join(DEADLINE)
         while not self._queue.empty():
             self.seen.append(self._queue.get() or "")
@@ -122,13 +128,16 @@ class Lines:
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start a Python program: `start("-m", "ehlo", "--json")`. None of them survives the test."""
+    """Start a Python program: `start("-m", "ehlo", "--json")`. All are killed in the end."""
     programs: list[Program] = []
 
     def begin(
-        *command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+        *command: str | Path,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> Program:
-        programs.append(Program(command, cwd=cwd, env=env))
+        programs.append(Program(command, cwd=cwd, env=env, pass_fds=pass_fds))
         return programs[-1]
 
     yield begin

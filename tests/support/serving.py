@@ -1,4 +1,4 @@
-"""A real server on loopback beside a test, and what must be true when the test is over.
+"""A real server on loopback for a test, and the checks that follow each test.
 
 The fixtures are imported by each `conftest.py` that wants them.
 """
@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import errno
 import logging
+import queue
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,10 +21,10 @@ import pytest
 from ehlo import Address, Handler, Message, Peer, Server, Session
 from ehlo.message import Spool
 from ehlo.server.driver import Driver
-from ehlo.server.limits.admission import FailedLogins
+from ehlo.server.limits import FailedLogins
 from ehlo.server.runtime import Runtime
 from support.certificates import Certificates, make_certificates
-from support.client import Client
+from support.client import Client, set_buffers
 
 __all__ = [
     "Box",
@@ -30,37 +32,39 @@ __all__ = [
     "Running",
     "Serve",
     "certificates",
+    "delays",
     "full_disk",
+    "listening",
     "loop_name",
     "no_delay",
     "serve",
 ]
 
-DEADLINE = 15.0  # seconds for what a test waits for
+DEADLINE = 60.0  # seconds for what a test waits for: long enough on a machine that is busy
 
 
 class Running:
-    """A server that runs in a thread."""
+    """A server that runs in a thread, and its internals."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        life = server._life  # noqa: SLF001  what is left behind shows in no other way
-        assert life is not None
-        self.runtime: Runtime = life.runtime
+        run = server.running
+        assert run is not None
+        self.runtime: Runtime = run.runtime
         self.address: Peer = server.addresses[0]
 
     def client(self, **options: Any) -> Client:
-        """A new connection; the greeting is not read yet."""
+        """Return a new connection; the greeting is not read yet."""
         return Client(self.address, **options)
 
     def ready(self, **options: Any) -> Client:
-        """A new connection that has said EHLO."""
+        """Return a new connection that has sent EHLO."""
         client = self.client(**options)
         client.hello()
         return client
 
     def run(self, work: Callable[[], Awaitable[Any]]) -> Any:
-        """Run something in the server's loop, and wait for it."""
+        """Run `work` in the server's event loop and return its result."""
 
         async def call() -> Any:
             return await work()
@@ -72,24 +76,34 @@ class Running:
         self.run(self.runtime.all_gone)
 
     async def turn(self) -> None:
-        """Let the loop see what has happened outside."""
+        """Let the event loop run once."""
         await asyncio.sleep(0)
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Return once `condition()` holds; it is looked at in each turn of the loop."""
+        until = time.monotonic() + DEADLINE
+        while not condition():
+            assert time.monotonic() < until, "it did not happen"
+            self.run(self.turn)
+
+    def wait_until_received(self, client: Client) -> None:
+        """Return once the session of `client` has read all that was sent, in clear text."""
+        port = client.sock.getsockname()[1]
+        (driver,) = (each for each in self.drivers if each.answers.session.peer.port == port)
+        self.wait_until(lambda: driver.wire.received == client.sent)
 
     def wait_until_lost(self) -> None:
         """Return once no client is connected, although hooks may be under way."""
-        until = time.monotonic() + DEADLINE
-        while not all(driver.ending.lost for driver in self.drivers):
-            assert time.monotonic() < until, "a client is still there"
-            self.run(self.turn)
+        self.wait_until(lambda: all(driver.wire.lost for driver in self.drivers))
 
     @property
     def drivers(self) -> list[Driver]:
-        """The sessions' own."""
+        """The drivers of all sessions."""
         return [each for each in list(self.runtime.drivers) if isinstance(each, Driver)]
 
     @property
     def sessions(self) -> int:
-        """How many there are now."""
+        """The number of sessions now."""
         return len(self.runtime.drivers)
 
 
@@ -98,7 +112,7 @@ Serve = Callable[..., Running]
 
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no room for a body on disk."""
+    """Make each write of a body to disk fail."""
 
     def write(_spool: Spool, _slices: list[bytes]) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -108,13 +122,13 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """Made once: keys take their time."""
+    """Make the certificates once for all tests: keys are slow to make."""
     return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def loop_name(request: pytest.FixtureRequest) -> str:
-    """Both loops that we promise."""
+    """Run the test with each event loop that ehlo supports."""
     name: str = request.param
     return name
 
@@ -123,15 +137,17 @@ def loop_name(request: pytest.FixtureRequest) -> str:
 def serve(caplog: pytest.LogCaptureFixture) -> Iterator[Serve]:
     """Start a server: `serve(handler, option=...)`. All are stopped when the test is over.
 
-    Afterwards no session, no counted connection, no octet of a body, no thread is left, and no
-    event loop has had a reason to complain.
+    `buffers` is the size of the kernel's buffers of each connection. Afterwards no session, no
+    counted connection, no byte of a body, no thread is left, and no event loop has had a reason to
+    complain.
     """
     before = set(threading.enumerate())
     runtimes: list[Runtime] = []
     with contextlib.ExitStack() as stack:
 
-        def start(handler: Any, **options: Any) -> Running:
-            defaults = {"addr": "127.0.0.1:0", "hostname": "mx.example", "grace": 5.0}
+        def start(handler: Any, *, buffers: int = 0, **options: Any) -> Running:
+            addr = f"fd:{listening(buffers).detach()}" if buffers else "127.0.0.1:0"
+            defaults = {"addr": addr, "hostname": "mx.example", "grace": 5.0}
             given: dict[str, Any] = defaults | {"loop": "asyncio"} | options
             server = stack.enter_context(Server(handler, **given).in_thread())
             running = Running(server)
@@ -147,8 +163,17 @@ def serve(caplog: pytest.LogCaptureFixture) -> Iterator[Serve]:
     assert_loops_were_content(caplog)
 
 
+def listening(buffers: int) -> socket.socket:
+    """Return a listening socket for a server; its connections have buffers of this size."""
+    sock = socket.socket()
+    set_buffers(sock, buffers)
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    return sock
+
+
 def assert_nothing_left(runtime: Runtime) -> None:
-    """No session, no counted connection, no octet of a body."""
+    """Check that no session, no counted connection and no byte of a body is left."""
     assert runtime.drivers == set()
     assert runtime.memory.held == 0
     assert runtime.connections._count == 0  # noqa: SLF001  the counter is what is tested
@@ -156,7 +181,7 @@ def assert_nothing_left(runtime: Runtime) -> None:
 
 
 def assert_loops_were_content(caplog: pytest.LogCaptureFixture) -> None:
-    """What nobody caught ends in asyncio's own log, or in the server's."""
+    """Check that no uncaught exception is in the log of asyncio or of the server."""
     for record in (*caplog.get_records("setup"), *caplog.get_records("call")):
         trouble = record.name == "asyncio" and record.levelno >= logging.WARNING
         own = record.name == "ehlo.server" and record.levelno >= logging.ERROR
@@ -165,7 +190,7 @@ def assert_loops_were_content(caplog: pytest.LogCaptureFixture) -> None:
 
 
 class Box:
-    """A function handler that keeps what it gets; `async def` as one, too."""
+    """A function handler that keeps the messages it gets."""
 
     def __init__(self) -> None:
         self.mails: list[tuple[Peer, str, list[str], bytes]] = []
@@ -179,12 +204,12 @@ class Box:
 
     @property
     def bodies(self) -> list[bytes]:
-        """The bodies, without our `Received` field."""
+        """The bodies, without the `Received` field of the server."""
         return [_without_trace(data) for _, _, _, data in self.mails]
 
 
 def _without_trace(data: bytes) -> bytes:
-    """Our field is folded with tabs; the first line without one is the client's."""
+    """Remove the field of the server, which is folded with tabs."""
     lines = data.splitlines(keepends=True)
     assert lines[0].startswith(b"Received: from ")
     index = 1
@@ -194,7 +219,7 @@ def _without_trace(data: bytes) -> bytes:
 
 
 class Collector(Handler):
-    """A handler that keeps messages, and tells when a session has ended."""
+    """A handler that keeps messages and signals the end of sessions."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -210,12 +235,27 @@ class Collector(Handler):
         self.disconnected.release()
 
     def wait_for_disconnect(self, count: int = 1) -> None:
-        """Return when so many more sessions have ended."""
+        """Wait until `count` more sessions have ended."""
         for _ in range(count):
             assert self.disconnected.acquire(timeout=DEADLINE), "a session did not end"
 
 
 @pytest.fixture
+def delays(monkeypatch: pytest.MonkeyPatch) -> queue.SimpleQueue[float]:
+    """Collect the seconds for which each wrong login waits, as it begins to."""
+    begun: queue.SimpleQueue[float] = queue.SimpleQueue()
+    delay = FailedLogins.delay
+
+    def noted(failed: FailedLogins, key: str | None) -> float:
+        seconds = delay(failed, key)
+        begun.put(seconds)
+        return seconds
+
+    monkeypatch.setattr(FailedLogins, "delay", noted)
+    return begun
+
+
+@pytest.fixture
 def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wrong logins are answered at once; the delays have tests of their own."""
+    """Answer wrong logins immediately; the delays have tests of their own."""
     monkeypatch.setattr(FailedLogins, "delay", lambda _self, _key: 0.0)

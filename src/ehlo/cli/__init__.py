@@ -1,7 +1,7 @@
-"""The command line: the only room that may import everything, and the only one that knows click.
+"""The command line: the only package that may import everything, and the only one with click.
 
-`ehlo` prints each message as it comes, `ehlo serve module:attr` runs a handler or a server of
-yours. Logging is set up here and nowhere else.
+`ehlo` prints each message that arrives; `ehlo serve module:attr` runs your handler or server. This
+package sets up logging, and no other does.
 """
 
 from ehlo.cli.commands import main

@@ -1,7 +1,7 @@
-"""The commands, what they do with their options, and how they end.
+"""The commands `ehlo` and `ehlo serve`: from their options to a running server, and its end.
 
-Exit codes: 0 after a signal, 2 for wrong usage, 1 for an address that cannot be had and for what a
-module of the user's raises. The first two say why in one line; the last shows its traceback.
+Exit codes: 0 after a signal; 2 for wrong usage; 1 for an address that cannot be bound, and for an
+exception of the user's module. An error is one line, except such an exception: it has a traceback.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from ehlo.cli.log import make_for, set_up_logging
-from ehlo.cli.options import (
+from ehlo.cli.flags import (
     GroupedOption,
     PrinterGroup,
     ServerCommand,
     as_flags,
+    handler_of,
     is_function,
     is_mapping,
+    load,
     server_options,
 )
+from ehlo.cli.log import make_for, set_up_logging
 from ehlo.cli.passwd import passwd
 from ehlo.cli.printer import Printer, as_json, as_text, wants_color
 from ehlo.cli.readable import visible
-from ehlo.cli.target import handler_of, load
 from ehlo.cli.top import top
 from ehlo.functions import AuthFunction, RcptFunction, callbacks_of_functions
 from ehlo.server.options.config import Options
-from ehlo.server.processes import workers
-from ehlo.server.processes.workers import Recipe
 from ehlo.server.server import Server
 from ehlo.server.system import loops, machine, privileges
+from ehlo.server.workers.recipe import Recipe, StartError, check
 
 __all__ = ["cli", "main"]
 
 T = TypeVar("T")
 
 _ADDR = "127.0.0.1:1025"
-_ENVIRONMENT = "Each option may be given in the environment: --max-size as EHLO_MAX_SIZE."
+_ENVIRONMENT = "Each option can be set in the environment: --max-size as EHLO_MAX_SIZE."
 _SERVE_ONLY = ("workers", "factory")
 _SETTINGS: dict[str, Any] = {
     "auto_envvar_prefix": "EHLO",
@@ -56,7 +56,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; returns its exit code. What a user's module raises comes through."""
+    """Run the command line and return its exit code. Raises what the user's module raises."""
     try:
         code = cli.main(args, prog_name="ehlo", standalone_mode=False)
     except click.Abort:
@@ -68,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _process_options() -> list[click.Parameter]:
-    """What concerns the process and not the server in it."""
+    """The options of the process, which are none of the server's."""
     readable_file = click.Path(exists=True, dir_okay=False, readable=True)
     return [
         GroupedOption(
@@ -76,55 +76,55 @@ def _process_options() -> list[click.Parameter]:
             group="TLS",
             type=readable_file,
             multiple=True,
-            help="Certificate chain (PEM): offer STARTTLS, or see --tls-listener. There may be "
-            "several, which clients choose from by SNI.",
+            help="Certificate chain in PEM; enables STARTTLS (see also --tls-listener). "
+            "Repeatable; clients choose by SNI.",
         ),
         GroupedOption(
             ["--tls-key"],
             group="TLS",
             type=readable_file,
             multiple=True,
-            help="Its key, where it is in another file; as many, in the same order. The passphrase "
-            "is taken from EHLO_TLS_PASSPHRASE.",
+            help="Key of the certificate, if in another file; one per --tls-cert, in the same "
+            "order. EHLO_TLS_PASSPHRASE has the passphrase.",
         ),
         GroupedOption(
             ["--tls-client-ca"],
             group="TLS",
             type=readable_file,
-            help="Authorities (PEM) whose certificates a client may show.",
+            help="Certificate authorities for client certificates, in PEM.",
         ),
         GroupedOption(
             ["--tls-client-certs"],
             group="TLS",
             type=click.Choice(["optional", "required"]),
-            help="Whether a client has to show one.  [optional]",
+            help="Whether clients must present a certificate.  [optional]",
         ),
         GroupedOption(
             ["--log-file"],
-            group="What is seen",
+            group="Logging and metrics",
             type=click.Path(dir_okay=False),
-            help="File to log to in place of standard error; it may be moved away at any time.",
+            help="File to log to instead of standard error. It may be rotated at any time.",
         ),
         GroupedOption(
             ["--log-level"],
-            group="What is seen",
+            group="Logging and metrics",
             type=click.Choice(["debug", "info", "warning", "error"]),
             default="info",
-            help="What is logged on standard error.  [info]",
+            help="Minimum level to log.  [info]",
         ),
         GroupedOption(
             ["--fd"],
-            group="Where",
+            group="Listening",
             type=click.IntRange(min=0),
             multiple=True,
-            help="Serve on a listening socket that is open already, as --addr fd:N.",
+            help="Inherited listening socket to serve on, like --addr fd:N. Repeatable.",
         ),
         GroupedOption(
             ["--log-format"],
-            group="What is seen",
+            group="Logging and metrics",
             type=click.Choice(["text", "json"]),
             default="text",
-            help="How: a line to read, or one JSON object a line.  [text]",
+            help="Log format: text, or one JSON object per line.  [text]",
         ),
     ]
 
@@ -132,9 +132,9 @@ def _process_options() -> list[click.Parameter]:
 def _reload_option() -> click.Parameter:
     return GroupedOption(
         ["--reload"],
-        group="How it runs",
+        group="Process",
         is_flag=True,
-        help="Start anew when a *.py below this directory changes; for development.",
+        help="Restart when a *.py below this directory changes, for development.",
     )
 
 
@@ -145,7 +145,7 @@ def _reload_option() -> click.Parameter:
     subcommand_metavar="[COMMAND]",
     params=[
         GroupedOption(
-            ["--json"], group="Output", is_flag=True, help="Print one JSON object a line."
+            ["--json"], group="Output", is_flag=True, help="Print one JSON object per line."
         ),
         *server_options(leave_out=_SERVE_ONLY, addr=_ADDR),
         *_process_options(),
@@ -155,9 +155,9 @@ def _reload_option() -> click.Parameter:
 @click.version_option(package_name="ehlo", message="%(prog)s %(version)s", allow_from_autoenv=False)
 @click.pass_context
 def cli(ctx: click.Context, /, **given: Any) -> None:
-    """Take mail, and print each message as it comes."""
+    """Accept mail, and print each message that arrives."""
     if ctx.invoked_subcommand is not None:
-        _refuse_options_before_command(ctx)
+        _reject_options_before_command(ctx)
         return
     values = {"addr": _ADDR, **_server_values(given)}
     printer = _printer(
@@ -181,9 +181,9 @@ def cli(ctx: click.Context, /, **given: Any) -> None:
     epilog=_ENVIRONMENT,
 )
 def serve(target: str, **given: Any) -> None:
-    """Serve what MODULE:ATTR names: a function, a Handler (class or instance) or a Server.
+    """Serve MODULE:ATTR, which is a function, a Handler (class or instance) or a Server.
 
-    Of a Server, only what is given here is changed.
+    If MODULE:ATTR is a Server, options given here override its own.
     """
     _run(_named_server(target, given), given, partial(_worker_server, target, given))
 
@@ -192,8 +192,8 @@ cli.add_command(passwd)
 cli.add_command(top)
 
 
-def _refuse_options_before_command(ctx: click.Context) -> None:
-    """They would be those of `ehlo` alone, and have no effect."""
+def _reject_options_before_command(ctx: click.Context) -> None:
+    """Options before a command would be those of `ehlo` itself, and have no effect."""
     for param in ctx.command.params:
         if ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{param.opts[0]}: options go after {ctx.invoked_subcommand}")
@@ -203,29 +203,29 @@ def _refuse_options_before_command(ctx: click.Context) -> None:
 
 
 def _named_server(target: str, given: Mapping[str, Any]) -> Server:
-    """The server that a name stands for, or one for the handler that it stands for."""
+    """The server that `target` names, or a new one for the handler that it names."""
     values = _server_values(given)
     found = handler_of(load(target), target, factory=values.pop("factory", False))
     return _changed(found, values) if isinstance(found, Server) else _new_server(found, values)
 
 
 def _worker_server(target: str, given: Mapping[str, Any]) -> Server:
-    """The same in a worker, which is a new process, and knows no more than its parent was told.
+    """The server of a worker, which is a new process and gets the options of its parent.
 
-    Raises `StartError` for what is wrong by now with the options.
+    Raises `StartError` if they are wrong by now, for instance because a file has gone.
     """
     try:
         server = _named_server(target, given)
         _configure_tls(server, given)
     except click.ClickException as error:
-        raise workers.StartError(error.format_message()) from error
-    finally:  # what goes wrong is for the log, too
+        raise StartError(error.format_message()) from error
+    finally:  # a failure is logged, too
         set_up_logging(given["log_level"], given["log_format"], given["log_file"])
     return server
 
 
 def _server_values(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The server's options that were given, as `Server` takes them."""
+    """The options of the server that were given, as keywords of `Server`."""
     names = [field.name for field in dataclasses.fields(Options) if field.name in given]
     values = {name: given[name] for name in names if given[name] not in (None, ())}
     if given["fd"]:
@@ -244,7 +244,7 @@ def _new_server(handler: Any, values: Mapping[str, Any]) -> Server:
 
 
 def _checked(make: Callable[[], T]) -> T:
-    """What `make` makes. What it says of wrong options is said as of flags."""
+    """The result of `make`; its errors name flags, and are wrong usage."""
     try:
         return make()
     except (TypeError, ValueError) as error:
@@ -252,14 +252,13 @@ def _checked(make: Callable[[], T]) -> T:
 
 
 def _changed(server: Server, values: Mapping[str, Any]) -> Server:
-    """The user's own server with the options that were given."""
-    for name, value in values.items():
-        setattr(server, name, value)
+    """The user's own server with the given options."""
+    server.configure(**values)
     return server
 
 
 def _printer(json: bool, rcpt: RcptFunction | None, auth: AuthFunction | None) -> Printer:
-    """A `Printer`, with functions beside it where they were named."""
+    """A `Printer`, with the user's functions as hooks if they are given."""
     encoding = sys.stdout.encoding
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -275,24 +274,24 @@ def _configure_tls(server: Server, given: Mapping[str, Any]) -> None:
     certs, keys = given["tls_cert"], given["tls_key"]
     client_ca, client_certs = given["tls_client_ca"], given["tls_client_certs"]
     if keys and not certs:
-        raise click.UsageError("--tls-key without --tls-cert")
+        raise click.UsageError("--tls-key requires --tls-cert")
     if client_ca and not certs:
-        raise click.UsageError("--tls-client-ca without --tls-cert")
+        raise click.UsageError("--tls-client-ca requires --tls-cert")
     if client_certs and not client_ca:
-        raise click.UsageError("--tls-client-certs without --tls-client-ca")
+        raise click.UsageError("--tls-client-certs requires --tls-client-ca")
     if keys and len(keys) != len(certs):
-        raise click.UsageError("--tls-key: one for each --tls-cert, or none")
+        raise click.UsageError("--tls-key: give one for each --tls-cert, or none")
     if certs:
-        server.tls_config = None  # those of a user's own Server would be the first
+        server.configure(tls_config=None)  # otherwise those of the user's Server would come first
     passphrase = os.environ.get("EHLO_TLS_PASSPHRASE")
     for cert, key in zip(certs, keys or certs, strict=True):
         try:
             server.configure_tls(cert, key, passphrase, client_ca, client_certs or "optional")
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            unclear = "no certificate with its key in PEM, or not the right EHLO_TLS_PASSPHRASE"
+            unclear = "not a certificate and its key in PEM, or EHLO_TLS_PASSPHRASE does not match"
             blamed = f"--tls-cert {cert}"
             if client_ca in getattr(error, "__notes__", ()):
-                blamed, unclear = f"--tls-client-ca {client_ca}", "no certificates in PEM"
+                blamed, unclear = f"--tls-client-ca {client_ca}", "not certificates in PEM"
             raise click.UsageError(f"{blamed}: {_tls_reason(error, unclear)}") from error
 
 
@@ -308,39 +307,39 @@ def _tls_reason(error: OSError | ValueError, unclear: str) -> str:
 def _run(
     server: Server, given: Mapping[str, Any], recipe: Recipe | None, *, quiet: bool = False
 ) -> None:
-    """Until a signal. What is wrong with the options is found before anything else begins.
+    """The server runs until a signal. Wrong options are found before anything else begins.
 
-    A `recipe` makes the server again in each worker.
+    `recipe` makes the server again in each worker.
     """
     _configure_tls(server, given)
-    _checked(lambda: workers.check(server))
-    _checked(lambda: loops.loop_factory(server.loop))
-    run = server.listen_and_serve
-    if recipe is not None and (server.workers > 1 or given["reload"]):
+    _checked(lambda: check(server.options))
+    _checked(lambda: loops.loop_factory(server.options.loop))
+    run: Callable[[], None] = partial(server.listen_and_serve, tune_malloc=True)
+    if recipe is not None and (server.options.workers > 1 or given["reload"]):
         run = _parent(server, recipe, reload=given["reload"])
     _open_log(server, given, quiet=quiet)
     machine.raise_descriptors()
     try:
         run()
-    except workers.StartError as error:
+    except StartError as error:
         raise click.ClickException(str(error)) from error
     except privileges.UnusableError as error:
         raise click.ClickException(as_flags(str(error))) from error
     except OSError as error:
         reason = error.strerror or ""
         if not reason.startswith(("cannot listen on", "only root can become")):
-            raise  # a hook of the user's
+            raise  # it comes from a hook
         if error.errno == errno.EACCES and "unix:" not in reason:
             reason += " (ports below 1024 need privileges)"
         raise click.ClickException(reason) from error
 
 
 def _open_log(server: Server, given: Mapping[str, Any], *, quiet: bool) -> None:
-    """A file that we make is for the user whom we are going to be: he opens it anew."""
+    """A new log file belongs to the user that root becomes, who has to reopen it later."""
     file = given["log_file"]
     try:
-        if file is not None and server.user and os.getuid() == 0:
-            account = privileges.find(server.user)
+        if file is not None and server.options.user and os.getuid() == 0:
+            account = privileges.find(server.options.user)
             make_for(file, account.uid, account.gid)
         set_up_logging(given["log_level"], given["log_format"], file, quiet=quiet)
     except OSError as error:
@@ -348,14 +347,14 @@ def _open_log(server: Server, given: Mapping[str, Any], *, quiet: bool) -> None:
 
 
 def _parent(server: Server, recipe: Recipe, *, reload: bool) -> Callable[[], None]:
-    """What runs the workers."""
-    from ehlo.server.processes.parent import Parent  # what most never need
+    """The function that runs the parent of workers."""
+    from ehlo.server.workers.parent import Parent  # most servers never need it
 
-    parent = Parent(server, recipe, reload=reload)
+    parent = Parent(server.options, recipe, reload=reload)
     if not reload:
         return parent.run
-    if server.workers > 1:
-        raise click.UsageError("--reload is for one process: leave out --workers")
+    if server.options.workers > 1:
+        raise click.UsageError("--reload cannot be combined with --workers")
     try:
         from ehlo.cli.reload import watched
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What the command line says on standard error: the library's log, a line an event."""
+"""Logging of the command line: to standard error or to a file, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -17,54 +17,56 @@ from ehlo.server.observing.journal import reload_failed
 
 __all__ = ["make_for", "set_up_logging"]
 
-# What every record has; all else was given as `extra`
+# Attributes of every record; the others were given as `extra`
 _COMMON: Final = vars(logging.makeLogRecord({})).keys() | {"asctime", "message", "taskName"}
 _SHOWN_BY_PRINTER: Final = ("ehlo.connection", "ehlo.message")
 
 
 class _Text(logging.Formatter):
-    """A log that a person reads on a terminal: what a client said is not obeyed by it."""
+    """Formats lines for a person; a terminal does not obey text from clients in them."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line, with its control characters escaped."""
         return visible(super().format(record))
 
 
 class _Terminal(_Text):
-    """The same, where somebody may sit before it."""
+    """Formats lines for standard error, where a person may wait for the server to start."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line; the one that says where the server listens also says how to stop it."""
         text = super().format(record)
         listening = record.name == "ehlo.server" and record.msg.startswith("listening on")
         return f"{text} (Ctrl+C stops it)" if listening else text
 
 
 class _File(WatchedFileHandler):
-    """A file that may be moved away at any time, and is opened anew by the next line, or by SIGHUP.
+    """Writes to a file that may be rotated at any time: the next line or SIGHUP reopens it.
 
-    One that cannot be opened anew, as when root was given up, leaves the old one in use: a line of
-    the log that raised would end a session.
+    If that fails, for instance after root was dropped, the old file stays in use: an exception
+    from a log line would end a session.
     """
 
-    _is_told = False
+    _failed = False
 
-    def reopenIfNeeded(self) -> None:  # noqa: N802  as it is called there
-        """See there. Raises nothing."""
+    def reopenIfNeeded(self) -> None:  # noqa: N802  the name in logging
+        """Open the file again if another one is at its path. Raises nothing."""
         if self.stream is None or _is_at(self.baseFilename, self.stream.fileno()):
             return
         try:
             new = open(self.baseFilename, "a", encoding=self.encoding)  # noqa: SIM115, PTH123  it stays open
         except OSError as error:
-            self._tell(error)
+            self._report(error)
             return
         old, self.stream = self.stream, new
-        with contextlib.suppress(OSError):  # what a full disk has not taken is lost with it
+        with contextlib.suppress(OSError):  # a full disk loses what was not written yet
             old.close()
-        self._is_told = False
+        self._failed = False
 
-    def _tell(self, error: OSError) -> None:
-        """Once, where the next line goes, too."""
-        if not self._is_told:
-            self._is_told = True
+    def _report(self, error: OSError) -> None:
+        """The failure is logged once, to the old file."""
+        if not self._failed:
+            self._failed = True
             reload_failed("log", str(error))
 
 
@@ -76,10 +78,9 @@ def _is_at(path: str, file: int) -> bool:
 
 
 def make_for(path: str, uid: int, gid: int) -> None:
-    """Make the file of a log for the user whom root is going to be, unless there is one.
+    """Create the log file for the user that root is going to become, unless it exists.
 
-    It may be in a directory of his, so root does not follow a link that he could have put there.
-    Raises `OSError`.
+    The directory may belong to that user, so root follows no link in it. Raises `OSError`.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # O_EXCL follows no link
     try:
@@ -93,19 +94,20 @@ def make_for(path: str, uid: int, gid: int) -> None:
 
 
 def _check_link(path: str, file: int) -> None:
-    """Raises `OSError` when root has opened what a link leads to that another user has made."""
+    """Raises `OSError` if root has opened a file through a link of another user."""
     status = os.lstat(path)
     planted = stat.S_ISLNK(status.st_mode) and status.st_uid != 0
     if os.geteuid() == 0 and (planted or not _is_at(path, file)):
-        raise OSError(errno.ELOOP, "a link that is not root's")
+        raise OSError(errno.ELOOP, "the link is not owned by root")
 
 
 class _Json(logging.Formatter):
-    """One object on one line, in ASCII: `time`, `level`, `logger`, `message`, and what is extra."""
+    """Formats one object per line, in ASCII: `time`, `level`, `logger`, `message`, other fields."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as JSON."""
         extra = {name: value for name, value in vars(record).items() if name not in _COMMON}
-        said: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created)
             .astimezone()
             .isoformat("T", "milliseconds"),
@@ -115,19 +117,18 @@ class _Json(logging.Formatter):
             **extra,
         }
         if record.exc_info:
-            said["exception"] = self.formatException(record.exc_info)
-        return json.dumps(said, default=str).replace("\x7f", "\\u007f")
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str).replace("\x7f", "\\u007f")
 
 
 def set_up_logging(
     level: str, form: str = "text", file: str | None = None, *, quiet: bool = False
 ) -> None:
-    """Write what is logged to standard error, unless the user's module has set up logging itself.
+    """Set up logging to standard error, unless the user's module has set up logging itself.
 
-    `level` is that of `ehlo`'s loggers; others are heard from INFO on, or from `level` if higher.
-    `form` is `"text"` or `"json"`. With `file` it is written there, whatever else is set up. With
-    `quiet` nothing is said of clients that come and go and of mail that is taken: there is another
-    place where that is seen. Raises `OSError` when the file cannot be opened.
+    `level` is for the loggers `ehlo.*`; for others it is at least INFO. `form` is `"text"` or
+    `"json"`. With `file`, lines go there in any case. `quiet` leaves out connections and accepted
+    messages, for a command that prints the messages. Raises `OSError` if `file` cannot be opened.
     """
     logging.getLogger("ehlo").setLevel(level.upper())
     if quiet:

@@ -1,7 +1,7 @@
-"""`ehlo passwd FILE USER`: users of a file of passwords, added, replaced, deleted.
+"""`ehlo passwd FILE USER`: adds, replaces and deletes users of a password file.
 
-A password is asked for without echo, or read from a pipe; it is never an argument or in the
-environment, where others on the machine could see it.
+A password is prompted for without echo, or read from a pipe. It is never an argument or in the
+environment, where other users of the machine could see it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from typing import BinaryIO
 import click
 
 from ehlo.passwords import hashes
-from ehlo.passwords.file import PasswordFile, check_username
+from ehlo.passwords.file import PasswordFile
+from ehlo.passwords.lines import check_username
 
 __all__ = ["passwd"]
 
-_LONGEST = 8192  # octets; a line of AUTH would not hold more
+_LONGEST = 8192  # bytes; a line of AUTH holds no more
 
 
 @click.command(
-    epilog="On a terminal the password is asked for twice, without echo; otherwise it is the first "
-    "line of standard input.",
+    epilog="On a terminal, the command prompts for the password twice, without echo. Otherwise the "
+    "password is the first line of standard input.",
 )
 @click.argument("path", metavar="FILE")
 @click.argument("user", metavar="USER")
@@ -32,23 +33,23 @@ _LONGEST = 8192  # octets; a line of AUTH would not hold more
     type=click.Choice(list(hashes.SCHEMES)),
     multiple=True,
     allow_from_autoenv=False,
-    help="How to keep the password; both kinds of SCRAM may be given.  [scrypt]",
+    help="How to store the password; repeatable for both kinds of SCRAM.  [scrypt]",
 )
 @click.option("--delete", is_flag=True, allow_from_autoenv=False, help="Delete the user.")
 def passwd(path: str, user: str, schemes: tuple[str, ...], delete: bool) -> None:
-    """Add USER to a FILE of passwords, or replace the password.
+    """Add USER to the password FILE, or replace the password of USER.
 
-    The FILE is the --auth-file of a server, which need not be told of the change.
+    FILE is the --auth-file of a server, which notices the change by itself.
     """
     if delete and schemes:
-        raise click.UsageError("--scheme: there is none to choose with --delete")
+        raise click.UsageError("--scheme cannot be combined with --delete")
     try:
-        said = _delete(path, user) if delete else _set(path, user, schemes)
+        done = _delete(path, user) if delete else _set(path, user, schemes)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     except OSError as error:
         raise click.ClickException(f"{path}: {error.strerror}") from error
-    click.echo(said)
+    click.echo(done)
 
 
 def _delete(path: str, user: str) -> str:
@@ -58,7 +59,7 @@ def _delete(path: str, user: str) -> str:
 
 
 def _set(path: str, user: str, schemes: tuple[str, ...]) -> str:
-    """What is wrong already is said before anybody types a password."""
+    """Errors that are there already are reported before the user types a password."""
     passwords = PasswordFile(path)
     check_username(user)
     for scheme in schemes:
@@ -74,19 +75,19 @@ def _password() -> str | bytes:
         return _line_of(sys.stdin.buffer)
     password: str = click.prompt(
         "Password",
-        default="",  # which `set` refuses; click would ask again without a word
+        default="",  # which `set` rejects; click would prompt again without an error
         show_default=False,
         hide_input=True,
-        confirmation_prompt="The same again",
+        confirmation_prompt="Repeat the password",
         err=True,
     )
     return password
 
 
 def _line_of(stream: BinaryIO) -> bytes:
-    """Its first line, without its end. Raises `ValueError` for one that no client could send."""
+    """The first line, without its end. Raises `ValueError` if no client could send so much."""
     line = stream.readline(_LONGEST + 2)
     password = line.removesuffix(b"\n").removesuffix(b"\r")
     if len(password) > _LONGEST:
-        raise ValueError(f"the password has more than {_LONGEST} octets")
+        raise ValueError(f"the password has more than {_LONGEST} bytes")
     return password

@@ -1,4 +1,4 @@
-"""The handler of `ehlo` alone: each message is written as it comes, for a person or as JSON."""
+"""The handler of `ehlo` without a command: prints each message, for a person or as JSON."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import TextIO
 
 import click
 
-from ehlo.cli.readable import content_of, octets, one_line, visible
+from ehlo.cli.readable import bytes_of, content_of, one_line, visible
 from ehlo.handler import Handler
 from ehlo.message import Message
-from ehlo.protocol.errors import Reject
+from ehlo.protocol.reply import Reject
 from ehlo.server.server import Server
 from ehlo.session import Session
 
 __all__ = ["Printer", "as_json", "as_text", "wants_color"]
 
 Form = Callable[[Session, Message, datetime], str]
-"""What is written for a message, with its line end."""
+"""Returns the text to print for a message, with its line end."""
 
 
 class Printer(Handler):
-    """Writes each message to `out`, whole, before it is acknowledged.
+    """Writes each message to `out` before it is acknowledged.
 
-    When nobody reads `out` any more, the server is closed and `failure` tells why.
+    If `out` cannot be written to, the server is closed, and `failure` is the error.
     """
 
     def __init__(self, out: TextIO, form: Form) -> None:
@@ -40,23 +40,25 @@ class Printer(Handler):
         self.failure: OSError | None = None
 
     async def on_startup(self, server: Server) -> None:
+        """Called when the server listens."""
         self._server = server
 
     def on_message(self, session: Session, message: Message) -> str:
+        """Called when a message is complete. Returns its id."""
         text = self._form(session, message, datetime.now().astimezone())
         try:
             with self._lock:
                 self._out.write(text)
                 self._out.flush()
         except OSError as error:
-            self._give_up(error)
-            raise Reject(451, "4.3.0", "Nobody reads the output") from error
+            self._fail(error)
+            raise Reject(451, "4.3.0", "Cannot write to standard output") from error
         return message.id
 
-    def _give_up(self, error: OSError) -> None:
+    def _fail(self, error: OSError) -> None:
         with self._lock:
             self.failure = self.failure or error
-            # what is left in the buffer would be tried again at exit
+            # the rest of the buffer would be written at exit otherwise
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._out.fileno())
             os.close(nowhere)
@@ -65,7 +67,7 @@ class Printer(Handler):
 
 
 def wants_color(out: TextIO) -> bool:
-    """Whether `out` is a terminal that shows colours, and nobody asked for none (no-color.org)."""
+    """Return whether `out` is a terminal with colors, and NO_COLOR (no-color.org) is not set."""
     return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -73,7 +75,7 @@ def wants_color(out: TextIO) -> bool:
 
 
 def as_text(*, color: bool, encoding: str) -> Form:
-    """The form for reading: where it came from, the envelope, the headers, the text."""
+    """Return the form for a person: the client, the envelope, the headers, the text."""
     dash = "\u2500" if "utf" in encoding.lower() else "-"
 
     def style(text: str, **styles: str | bool) -> str:
@@ -107,7 +109,7 @@ def as_text(*, color: bool, encoding: str) -> Form:
 
 
 def _envelope(session: Session, message: Message) -> list[tuple[str, str]]:
-    """What is known beside the message, by label."""
+    """The facts that are not in the message, by label."""
     return [
         ("peer", ", ".join(_about(session))),
         ("from", str(message.sender) or "<>"),
@@ -115,7 +117,7 @@ def _envelope(session: Session, message: Message) -> list[tuple[str, str]]:
             ("to" if index == 0 else "", str(recipient))
             for index, recipient in enumerate(message.recipients)
         ),
-        ("size", f"{octets(message.size)}, id {message.id}"),
+        ("size", f"{bytes_of(message.size)}, id {message.id}"),
     ]
 
 
@@ -132,7 +134,7 @@ def _about(session: Session) -> list[str]:
 
 
 def as_json(session: Session, message: Message, now: datetime) -> str:
-    """One object on one line, in ASCII."""
+    """Return a message as one JSON object on one line, in ASCII."""
     content = content_of(message.body)
     tls = session.tls
     text = json.dumps(
@@ -152,12 +154,12 @@ def as_json(session: Session, message: Message, now: datetime) -> str:
             **_body(message.body),
         }
     )
-    # the one control character that JSON lets through; it can only stand inside of a string
+    # the only control character that JSON leaves as it is; it stands in strings only
     return text.replace("\x7f", "\\u007f") + "\n"
 
 
 def _body(data: bytes) -> dict[str, str]:
-    """The body as it was sent, header and all: as text where it is UTF-8, else in base64."""
+    """The body as it was sent, with its header: as text if it is UTF-8, otherwise in base64."""
     try:
         return {"body_encoding": "text", "body": data.decode()}
     except UnicodeDecodeError:

@@ -1,6 +1,6 @@
-"""Mail as a person wants to read it, and nothing in it that a terminal would obey.
+"""Makes a message readable for a person, without anything that a terminal would obey.
 
-What comes in is anything at all: whatever cannot be parsed or decoded is shown as well as it can.
+The input may be any bytes. What cannot be parsed or decoded is shown as well as possible.
 """
 
 from __future__ import annotations
@@ -13,53 +13,53 @@ from email.header import decode_header, make_header
 from email.message import Message as Part
 from typing import NamedTuple
 
-__all__ = ["Content", "content_of", "octets", "one_line", "visible"]
+__all__ = ["Content", "bytes_of", "content_of", "one_line", "visible"]
 
-# C0 without tab and line feed, DEL, C1; line and paragraph separators; what turns the direction of
-# the text around; what is no character at all
+# C0 without tab and line feed, DEL, C1; line and paragraph separators; marks that change the
+# direction of the text; surrogates, which are no characters
 _HARMFUL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
-# RFC 2047 2: encoded-word; the space between two of them does not count (6.2)
+# RFC 2047 2: encoded-word; the space between two of them is dropped (6.2)
 _ENCODED_WORD = r"=\?[^?\s]+\?[bBqQ]\?[^?\s]*\?="
 _ENCODED_WORDS = re.compile(rf"{_ENCODED_WORD}(?:\s+{_ENCODED_WORD})*")
-_LONGEST_DECODED = 16_384  # characters of a header; the email package takes the square of it
+_LONGEST_DECODED = 16_384  # characters of a header; the email package needs quadratic time
 _FOLD = re.compile(r"\r?\n(?=[ \t])|[\r\n]+\Z")
 
 
 class Content(NamedTuple):
-    """What is in a message."""
+    """Holds what a person sees of a message."""
 
     headers: list[tuple[str, str]]
-    """In their order, unfolded and decoded."""
+    """Names and values in their order, unfolded and decoded."""
     text: str | None
-    """What there is to read, decoded; `None` when there is nothing."""
+    """The readable text, decoded; `None` if there is none."""
     attachments: list[str]
-    """What else there is, described."""
+    """Descriptions of the other parts."""
 
 
 def visible(text: str) -> str:
-    """`text` with everything that a terminal might obey written as an escape, e.g. `\\x1b`."""
+    r"""Return `text` with an escape such as `\x1b` for all that a terminal might obey."""
     return _HARMFUL.sub(_escaped, text)
 
 
 def one_line(text: str) -> str:
-    """The same, for what must not begin a new line."""
+    """Return `text` as `visible` does, on one line."""
     return visible(text).replace("\n", "\\n").replace("\t", " ")
 
 
-def octets(count: int) -> str:
-    """A size to read: `1,234 octets`."""
-    return "1 octet" if count == 1 else f"{count:,} octets"
+def bytes_of(count: int) -> str:
+    """Return a size for a person, such as `1,234 bytes`."""
+    return "1 byte" if count == 1 else f"{count:,} bytes"
 
 
 def content_of(body: bytes) -> Content:
-    """What is in `body`, which may be no proper message at all."""
+    """Parse `body`, which may be no proper message. Raises nothing."""
     try:
         message = message_from_bytes(body)
         return Content(_headers(message), *_parts(message))
-    except Exception:  # noqa: BLE001  no mail may be so broken that it is not shown
+    except Exception:  # noqa: BLE001  broken messages are shown, too
         return Content([], _decoded(body, None), [])
 
 
@@ -69,13 +69,11 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def _headers(message: Part) -> list[tuple[str, str]]:
-    return [
-        (_from_octets(name), _header(_from_octets(value))) for name, value in message.raw_items()
-    ]
+    return [(_from_bytes(name), _header(_from_bytes(value))) for name, value in message.raw_items()]
 
 
-def _from_octets(text: object) -> str:
-    """The email package keeps octets beyond ASCII as surrogates; they are UTF-8 (RFC 6532)."""
+def _from_bytes(text: object) -> str:
+    """The email package keeps bytes beyond ASCII as surrogates; they are UTF-8 (RFC 6532)."""
     return str(text).encode(errors="surrogateescape").decode(errors="replace")
 
 
@@ -94,7 +92,7 @@ def _words(match: re.Match[str]) -> str:
 
 
 def _parts(message: Part) -> tuple[str | None, list[str]]:
-    """Plain text is what is read; where there is none, whatever text there is."""
+    """The text, and the other parts described; plain text is preferred to other text."""
     leaves = list(_leaves(message))
     inline = [part for part in leaves if _is_text(part)]
     read = [part for part in inline if part.get_content_subtype() == "plain"] or inline
@@ -130,7 +128,7 @@ def _payload(part: Part) -> bytes:
 
 
 def _decoded(data: bytes, charset: str | None) -> str:
-    """In the charset that was declared, or else in UTF-8."""
+    """The text of `data` in its declared charset, or in UTF-8."""
     try:
         text = data.decode(charset or "utf-8")
     except (LookupError, ValueError):
@@ -140,8 +138,8 @@ def _decoded(data: bytes, charset: str | None) -> str:
 
 def _described(part: Part) -> str:
     name = part.get_filename()
-    said = [_header(_from_octets(name))] if name else []
-    said.append(part.get_content_type())
+    facts = [_header(_from_bytes(name))] if name else []
+    facts.append(part.get_content_type())
     if not part.is_multipart():
-        said.append(octets(len(_payload(part))))
-    return ", ".join(said)
+        facts.append(bytes_of(len(_payload(part))))
+    return ", ".join(facts)

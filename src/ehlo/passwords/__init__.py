@@ -1,0 +1,1 @@
+"""Files of users and password hashes, for logins."""

@@ -23,15 +23,13 @@ from ehlo.passwords.hashes import Hash
 from ehlo.passwords.lines import (
     Candidate,
     UserTable,
-    as_bytes,
     check_username,
     name_in,
     prepared,
     with_another,
 )
-from ehlo.protocol.scram_keys import ScramKeys
-
-__all__ = ["Candidate", "PasswordFile", "check_username", "prepared"]
+from ehlo.protocol.auth.credentials import as_bytes
+from ehlo.protocol.auth.keys import ScramKeys
 
 _LOG_EVERY = 60.0  # seconds between two log lines about the same error
 _YOUNG = 2_000_000_000  # nanoseconds; no file system has timestamps coarser than this
@@ -197,8 +195,15 @@ class PasswordFile:
         and `OSError` if the file cannot be written; the file is then unchanged.
         """
         check_username(username)
-        words = _hashed(_checked_password(password), schemes or ("scrypt",))
-        return self._change(username, [f"{username}:{word}".encode() for word in words])
+        raw = as_bytes(password)
+        if not raw:
+            raise ValueError("the password is empty")
+        if b"\0" in raw:
+            raise ValueError("the password contains NUL, which no client can send (RFC 4616 2)")
+        made: tuple[Hash, ...] = ()
+        for make in [hashes.scheme(name) for name in schemes or ("scrypt",)]:
+            made = with_another(made, make(raw))  # slow, so it comes before the lock
+        return self._change(username, [f"{username}:{each.text}".encode() for each in made])
 
     def remove(self, username: str) -> bool:
         """Remove `username`; return whether the user existed. Raises as `set` does."""
@@ -213,24 +218,6 @@ class PasswordFile:
             if existed or lines:
                 _replace(path, _changed(data, username, lines), os.fstat(file))
         return existed
-
-
-def _checked_password(password: str | bytes) -> bytes:
-    raw = as_bytes(password)
-    if not raw:
-        raise ValueError("the password is empty")
-    if b"\0" in raw:
-        raise ValueError("the password contains NUL, which no client can send (RFC 4616 2)")
-    return raw
-
-
-def _hashed(password: bytes, schemes: tuple[str, ...]) -> list[str]:
-    """Hash `password` by each scheme. This is slow, so it comes before the lock."""
-    makers = [hashes.scheme(name) for name in schemes]
-    made: tuple[Hash, ...] = ()
-    for make in makers:
-        made = with_another(made, make(password))
-    return [each.text for each in made]
 
 
 def _changed(data: bytes, username: str, new: list[bytes]) -> bytes:

@@ -11,14 +11,13 @@ import hashlib
 import hmac
 import re
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType, ModuleType
-from typing import Final, Protocol, Self
+from types import ModuleType
+from typing import ClassVar, Final, Self, TypeAlias
 
-from ehlo.protocol.scram_keys import ALGORITHMS, ITERATIONS, ScramKeys
-
-__all__ = ["SCHEMES", "Hash", "ScramHash", "parse", "scheme"]
+from ehlo.protocol.auth.keys import ALGORITHMS, ITERATIONS, ScramKeys
 
 _SALT_SIZE = 16
 _KEY_SIZE = 32
@@ -35,149 +34,132 @@ _WORD = "[A-Za-z0-9+/]{1,128}"  # base64 without padding, as the PHC string form
 _PADDED = f"{_WORD}={{0,2}}"
 
 
-class Hash(Protocol):
-    """Checks a password."""
+@dataclass(frozen=True, slots=True)
+class SaltedHash(ABC):
+    """Holds a key that was derived from a password, and how. Its word has the PHC string format."""
+
+    costs: tuple[int, int, int]
+    salt: bytes = field(repr=False)
+    key: bytes = field(repr=False)
+
+    FORM: ClassVar[re.Pattern[str]]
+    WORD: ClassVar[str]
+    """The word up to the salt, with the costs to be filled in."""
+    DEFAULT: ClassVar[tuple[int, int, int]]
+    """The costs of a new hash."""
+
+    def __post_init__(self) -> None:
+        _check_sizes(self.salt, self.key)
+        self.check_costs()
+
+    @abstractmethod
+    def check_costs(self) -> None:
+        """Raise `ValueError` for costs out of bounds."""
+
+    @classmethod
+    def read(cls, *words: str) -> Self:
+        """Build a hash from the groups of `FORM`."""
+        first, second, third, salt, key = words
+        return cls((int(first), int(second), int(third)), _decoded(salt), _decoded(key))
+
+    @classmethod
+    def of(cls, password: bytes) -> Self:
+        """Hash a new password at the `DEFAULT` costs."""
+        template = cls(cls.DEFAULT, secrets.token_bytes(_SALT_SIZE), bytes(_KEY_SIZE))
+        return replace(template, key=template.derived(password))
 
     @property
+    @abstractmethod
     def memory(self) -> int:
         """The memory in bytes that a check needs."""
 
     @property
     def cost(self) -> Hashable:
         """A value that is equal for hashes whose checks are the same work."""
+        return self.WORD, self.costs
 
     @property
     def text(self) -> str:
         """The word that `parse` reads."""
+        return f"{self.WORD % self.costs}${_encoded(self.salt)}${_encoded(self.key)}"
 
     def matches(self, password: bytes) -> bool:
         """Return whether this is the password, compared in constant time. Blocks meanwhile."""
+        return hmac.compare_digest(self.derived(password), self.key)
+
+    @abstractmethod
+    def derived(self, password: bytes) -> bytes:
+        """Return the key of `password` with this salt and cost."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScryptHash:
-    """Holds a hash by scrypt (RFC 7914) in PHC string format: `$scrypt$ln=15,r=8,p=3$salt$key`."""
-
-    log2_n: int
-    r: int
-    p: int
-    salt: bytes = field(repr=False)
-    key: bytes = field(repr=False)
+class ScryptHash(SaltedHash):
+    """Holds a hash by scrypt (RFC 7914), whose costs are log2 of N, r and p."""
 
     FORM = re.compile(
         rf"\$scrypt\$ln=([0-9]{{1,2}}),r=([0-9]{{1,6}}),p=([0-9]{{1,6}})\$({_WORD})\$({_WORD})"
     )
+    WORD = "$scrypt$ln=%d,r=%d,p=%d"
+    DEFAULT = (15, 8, 3)  # the strength that OWASP recommends, in 32 MiB of memory
 
-    def __post_init__(self) -> None:
-        _check_sizes(self.salt, self.key)
+    def check_costs(self) -> None:
+        """Raise `ValueError` for costs out of bounds."""
+        log2_n, r, p = self.costs
         # RFC 7914 2: N is a power of 2, more than 1 and less than 2^(128 * r / 8)
-        in_bounds = 1 <= self.log2_n < 16 * self.r and 1 <= self.p <= _MOST_PASSES
-        if not in_bounds or (128 * self.r) << self.log2_n > _MOST_MEMORY:
+        in_bounds = 1 <= log2_n < 16 * r and 1 <= p <= _MOST_PASSES
+        if not in_bounds or (128 * r) << log2_n > _MOST_MEMORY:
             raise _cost_out_of_bounds()
-
-    @classmethod
-    def read(cls, *words: str) -> Self:
-        """Build a hash from the groups of `FORM`."""
-        log2_n, r, p, salt, key = words
-        return cls(int(log2_n), int(r), int(p), _decoded(salt), _decoded(key))
-
-    @classmethod
-    def of(cls, password: bytes) -> Self:
-        """Hash a new password at the strength that OWASP recommends, in 32 MiB of memory."""
-        template = cls(15, 8, 3, secrets.token_bytes(_SALT_SIZE), bytes(_KEY_SIZE))
-        return replace(template, key=template.derived(password))
 
     @property
     def memory(self) -> int:
-        return 128 * self.r * ((1 << self.log2_n) + 2 + self.p)  # as OpenSSL counts it
-
-    @property
-    def cost(self) -> Hashable:
-        return "scrypt", self.log2_n, self.r, self.p
-
-    @property
-    def text(self) -> str:
-        costs = f"ln={self.log2_n},r={self.r},p={self.p}"
-        return f"$scrypt${costs}${_encoded(self.salt)}${_encoded(self.key)}"
-
-    def matches(self, password: bytes) -> bool:
-        return hmac.compare_digest(self.derived(password), self.key)
+        """The memory in bytes that a check needs, as OpenSSL counts it."""
+        log2_n, r, p = self.costs
+        return 128 * r * ((1 << log2_n) + 2 + p)
 
     def derived(self, password: bytes) -> bytes:
         """Return the key of `password` with this salt and cost."""
+        log2_n, r, p = self.costs
+        size = len(self.key)
         return hashlib.scrypt(
-            password,
-            salt=self.salt,
-            n=1 << self.log2_n,
-            r=self.r,
-            p=self.p,
-            maxmem=self.memory,
-            dklen=len(self.key),
+            password, salt=self.salt, n=1 << log2_n, r=r, p=p, maxmem=self.memory, dklen=size
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Argon2Hash:
-    """Holds a hash by argon2id (RFC 9106): `$argon2id$v=19$m=65536,t=3,p=1$salt$key`."""
-
-    kibibytes: int
-    passes: int
-    lanes: int
-    salt: bytes = field(repr=False)
-    key: bytes = field(repr=False)
+class Argon2Hash(SaltedHash):
+    """Holds a hash by argon2id (RFC 9106), whose costs are KiB of memory, passes and lanes."""
 
     FORM = re.compile(
         rf"\$argon2id\$v=19\$m=([0-9]{{1,9}}),t=([0-9]{{1,6}}),p=([0-9]{{1,6}})"
         rf"\$({_WORD})\$({_WORD})"
     )
+    WORD = "$argon2id$v=19$m=%d,t=%d,p=%d"
+    DEFAULT = (65_536, 3, 1)  # RFC 9106 4's second choice, but in one lane for one thread
 
-    def __post_init__(self) -> None:
-        _check_sizes(self.salt, self.key)
+    def check_costs(self) -> None:
+        """Raise `ValueError` for costs out of bounds, or if argon2-cffi is not installed."""
+        kibibytes, passes, lanes = self.costs
         # RFC 9106 3.1: at least 8 bytes of salt, and 8 KiB per lane
-        if len(self.salt) < 8 or self.kibibytes < 8 * self.lanes:
+        if len(self.salt) < 8 or kibibytes < 8 * lanes:
             raise _malformed()
-        in_bounds = 1 <= self.passes <= _MOST_PASSES and 1 <= self.lanes <= _MOST_LANES
+        in_bounds = 1 <= passes <= _MOST_PASSES and 1 <= lanes <= _MOST_LANES
         if not in_bounds or self.memory > _MOST_MEMORY:
             raise _cost_out_of_bounds()
         _argon2()
 
-    @classmethod
-    def read(cls, *words: str) -> Self:
-        """Build a hash from the groups of `FORM`."""
-        kibibytes, passes, lanes, salt, key = words
-        return cls(int(kibibytes), int(passes), int(lanes), _decoded(salt), _decoded(key))
-
-    @classmethod
-    def of(cls, password: bytes) -> Self:
-        """Hash a new password: RFC 9106 4's second choice, but in one lane for one thread."""
-        template = cls(65_536, 3, 1, secrets.token_bytes(_SALT_SIZE), bytes(_KEY_SIZE))
-        return replace(template, key=template.derived(password))
-
     @property
     def memory(self) -> int:
-        return self.kibibytes * 1024
-
-    @property
-    def cost(self) -> Hashable:
-        return "argon2", self.kibibytes, self.passes, self.lanes
-
-    @property
-    def text(self) -> str:
-        costs = f"m={self.kibibytes},t={self.passes},p={self.lanes}"
-        return f"$argon2id$v=19${costs}${_encoded(self.salt)}${_encoded(self.key)}"
-
-    def matches(self, password: bytes) -> bool:
-        return hmac.compare_digest(self.derived(password), self.key)
+        """The memory in bytes that a check needs."""
+        return self.costs[0] * 1024
 
     def derived(self, password: bytes) -> bytes:
         """Return the key of `password` with this salt and cost."""
         argon2 = _argon2()
+        kibibytes, passes, lanes = self.costs
         key: bytes = argon2.hash_secret_raw(
             password,
             self.salt,
-            time_cost=self.passes,
-            memory_cost=self.kibibytes,
-            parallelism=self.lanes,
+            time_cost=passes,
+            memory_cost=kibibytes,
+            parallelism=lanes,
             hash_len=len(self.key),
             type=argon2.Type.ID,
             version=19,
@@ -221,23 +203,26 @@ class ScramHash:
 
     @property
     def memory(self) -> int:
-        return 0  # too little to count
+        """The memory in bytes that a check needs: too little to count."""
+        return 0
 
     @property
     def cost(self) -> Hashable:
+        """A value that is equal for hashes whose checks are the same work."""
         return self.keys.algorithm, self.keys.iterations
 
     @property
     def text(self) -> str:
+        """The word that `parse` reads."""
         keys = self.keys
         parts = (keys.salt, keys.stored_key, keys.server_key)
         words = [binascii.b2a_base64(each, newline=False).decode() for each in parts]
         return f"{{SCRAM-{keys.algorithm}}}{keys.iterations}," + ",".join(words)
 
     def matches(self, password: bytes) -> bool:
+        """Return whether this is the password, compared in constant time. Blocks meanwhile."""
         kept = self.keys
-        secret = _as_text(password)
-        made = ScramKeys.derive(secret, kept.salt, kept.algorithm, kept.iterations)
+        made = ScramKeys.derive(_as_text(password), kept.salt, kept.algorithm, kept.iterations)
         return hmac.compare_digest(made.stored_key, kept.stored_key)
 
 
@@ -249,22 +234,23 @@ def _as_text(password: bytes) -> str | bytes:
         return password
 
 
-# The beginning of a word, and the class that reads it
-_KINDS: Final[tuple[tuple[str, type[ScryptHash | Argon2Hash | ScramHash]], ...]] = (
-    ("$scrypt$", ScryptHash),
-    ("$argon2id$", Argon2Hash),
-    ("{SCRAM-SHA-256}", ScramHash),
-    ("{SCRAM-SHA-1}", ScramHash),
-)
+Hash: TypeAlias = ScryptHash | Argon2Hash | ScramHash
+"""A stored hash."""
 
-SCHEMES: Final[Mapping[str, Callable[[bytes], Hash]]] = MappingProxyType(
-    {
-        "scrypt": ScryptHash.of,
-        "argon2": Argon2Hash.of,
-        "scram-sha-256": ScramHash.of,
-        "scram-sha-1": lambda password: ScramHash.of(password, "SHA-1"),
-    }
-)
+# By the beginning of a word: the class that reads it
+_KINDS: Final[Mapping[str, type[Hash]]] = {
+    "$scrypt$": ScryptHash,
+    "$argon2id$": Argon2Hash,
+    "{SCRAM-SHA-256}": ScramHash,
+    "{SCRAM-SHA-1}": ScramHash,
+}
+
+SCHEMES: Final[Mapping[str, Callable[[bytes], Hash]]] = {
+    "scrypt": ScryptHash.of,
+    "argon2": Argon2Hash.of,
+    "scram-sha-256": ScramHash.of,
+    "scram-sha-1": lambda password: ScramHash.of(password, "SHA-1"),
+}
 """Functions that hash a new password, by the name of the scheme."""
 
 
@@ -274,14 +260,13 @@ def parse(text: str) -> Hash:
     Raises `ValueError`, which does not quote `text`, if it is malformed, would cost too much, or
     needs argon2-cffi, which is not installed.
     """
-    for beginning, kind in _KINDS:
+    for beginning, kind in _KINDS.items():
         if text.startswith(beginning):
             match = kind.FORM.fullmatch(text)
             if match is None:
                 raise _malformed()
             return kind.read(*match.groups())
-    known = ", ".join(beginning for beginning, _ in _KINDS)
-    raise ValueError(f"unknown kind of hash; it must begin with one of {known}")
+    raise ValueError(f"unknown kind of hash; it must begin with one of {', '.join(_KINDS)}")
 
 
 def scheme(name: str) -> Callable[[bytes], Hash]:

@@ -12,20 +12,10 @@ from typing import NamedTuple, Self, TypeVar
 
 from ehlo.passwords import hashes
 from ehlo.passwords.hashes import Hash, ScramHash
-from ehlo.protocol.saslprep import saslprep
-from ehlo.protocol.scram_keys import ScramKeys
+from ehlo.protocol.auth.credentials import as_bytes
+from ehlo.protocol.auth.keys import ScramKeys, saslprep
 
-__all__ = [
-    "Candidate",
-    "UserTable",
-    "as_bytes",
-    "check_username",
-    "name_in",
-    "prepared",
-    "with_another",
-]
-
-_LONGEST_NAME = 255  # RFC 4616 2: authcid = 1*SAFE ; MUST accept up to 255 octets
+_LONGEST_NAME = 255  # RFC 4616 2: authcid = 1*SAFE ; up to 255 bytes
 
 _T = TypeVar("_T")
 
@@ -172,10 +162,3 @@ def _scram_keys(found: tuple[Hash, ...]) -> tuple[ScramKeys, ...]:
 
 # Stands in when a file has no users: costs what `set` makes, and its key of zeros matches nothing
 _NO_USERS = f"$scrypt$ln=15,r=8,p=3${'A' * 22}${'A' * 43}"
-
-
-def as_bytes(password: str | bytes) -> bytes:
-    """Return a password as the client sent it; surrogate escapes stand for bytes beyond UTF-8."""
-    if isinstance(password, bytes):
-        return password
-    return password.encode(errors="surrogateescape")

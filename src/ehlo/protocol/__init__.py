@@ -1,0 +1,12 @@
+"""The protocol: what SMTP says. Bytes in, events and replies out, without input or output.
+
+It needs no event loop, socket, clock, log or thread. Begin with `Connection`.
+"""
+
+from ehlo.protocol import events
+from ehlo.protocol.connection import Connection
+from ehlo.protocol.events import NEED_DATA, PAUSED
+from ehlo.protocol.reply import Reply
+from ehlo.protocol.settings import Settings
+
+__all__ = ["NEED_DATA", "PAUSED", "Connection", "Reply", "Settings", "events"]

@@ -17,24 +17,31 @@ _DOT_STRING = re.compile(grammar.DOT_STRING)
 _QUOTED_PAIR = re.compile(r"\\(.)")
 _NEEDS_PAIR = re.compile(r'(["\\])')
 _GENERAL_LITERAL = re.compile(r"[A-Za-z0-9\-]*[A-Za-z0-9]:[!-Z^-~]+")
-_DOMAIN_LIMIT = 255  # octets, RFC 5321 4.5.3.1.2
+_DOMAIN_LIMIT = 255  # bytes, RFC 5321 4.5.3.1.2
 
 
 class Address:
-    """A sender or a recipient.
+    """Holds an envelope sender or recipient.
 
-    `local` is the local part without quoting, `domain` what follows the `@` as the client gave it
-    (address literals with their brackets), `params` the typed ESMTP parameters that came with it,
-    by upper-case keyword. `str()` gives `local@domain` without angle brackets, quoted where RFC
-    5321 4.1.2 needs it; the null reverse path is `""`, and `<Postmaster>` has no domain. Two
-    addresses are equal when local part and domain are, letter for letter.
+    `str()` gives `local@domain` without angle brackets, quoted where RFC 5321 4.1.2 needs it. The
+    null reverse path is `""`, and `<Postmaster>` has no domain. Two addresses are equal if local
+    part and domain are equal, letter for letter.
+
+    Example:
+
+        >>> address = ehlo.Address("john doe", "example.com")
+        >>> print(address)
+        "john doe"@example.com
     """
 
     __slots__ = ("_text", "domain", "local", "params")
 
     local: Final[str]
+    """The local part, without quoting."""
     domain: Final[str]
+    """The domain as the client gave it; an address literal has its brackets."""
     params: Final[Mapping[str, Any]]
+    """The parsed ESMTP parameters of the address, by upper-case keyword."""
 
     def __init__(self, local: str, domain: str, params: Mapping[str, Any] = NO_PARAMETERS) -> None:
         self.local = local
@@ -76,7 +83,7 @@ NULL_PATH: Final = Address("", "")
 
 
 def parsed(local: str, domain: str, params: Mapping[str, Any]) -> Address | None:
-    """The address of the parts of a `grammar.MAILBOX`; `None` when its domain cannot be one."""
+    """Return the address of the parts of a `grammar.MAILBOX`; `None` for an invalid domain."""
     if local[0] == '"':
         local = _QUOTED_PAIR.sub(r"\1", local[1:-1])
     if domain[0] == "[":
@@ -88,7 +95,7 @@ def parsed(local: str, domain: str, params: Mapping[str, Any]) -> Address | None
 
 
 def is_address_literal(text: str) -> bool:
-    """Whether `text`, with its brackets, is an address literal (RFC 5321 4.1.3)."""
+    """Return whether `text`, with its brackets, is an address literal (RFC 5321 4.1.3)."""
     import ipaddress  # few sessions meet a literal, and the import is a slow one
 
     inside = text[1:-1]

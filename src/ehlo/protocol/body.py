@@ -1,9 +1,9 @@
-"""Reading a body to its end, whether anyone wants it or not.
+"""Readers that find the end of a body, wanted or not, and the check for bare line ends.
 
 Framing comes before meaning: the end is found, and dots are unstuffed, on CRLF alone (RFC 5321
-4.1.1.4, 4.5.2), and a chunk has as many octets as BDAT said (RFC 3030 2). Only what has been framed
-so is looked at for a bare CR or LF, which makes the body safe to store and to forward: no later
-reader can find an end of data in it that we did not.
+4.1.1.4, 4.5.2), and a chunk has as many bytes as BDAT announced (RFC 3030 2). Bare CR and LF are
+searched only after framing, which makes the body safe to store and to forward: no later reader can
+find an end of data in it that this one did not.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = [
     "End",
     "Skipper",
     "has_bare_newline",
-    "normalised",
+    "normalized",
 ]
 
 
 class End(enum.Enum):
-    """The body has been read to its end."""
+    """Marks the end of a body or chunk."""
 
     END = 1
 
@@ -40,22 +40,27 @@ END: Final = End.END
 
 
 class BareNewlines(enum.Enum):
-    """What happens to a CR without LF, or a LF without CR, in a message."""
+    """How to handle a CR without LF, or a LF without CR, in a message."""
 
-    NORMALISE = "normalise"
+    NORMALIZE = "normalize"
     REJECT = "reject"
     KEEP = "keep"
 
+    @classmethod
+    def _missing_(cls, value: object) -> BareNewlines | None:
+        """Accept the former spelling."""
+        return cls.NORMALIZE if value == "normalise" else None
+
 
 _CRLF_ONLY: Final = (None, "\r\n")
-_PIECE: Final = 16_384
+_SLICE: Final = 16_384  # bytes that stay in the processor's cache
 
 # What the end of a slice may be the beginning of; the longest first
 _HOLD_BACK: Final = ((b"\r\n.\r", 4), (b"\r\n.", 3), (b"\r\n", 2), (b"\r", 1))
 
 
 class DataReader:
-    """The body that follows a 354, up to CRLF . CRLF; dots unstuffed, line ends as they came."""
+    """Reads the body after a 354 up to CRLF . CRLF, unstuffs dots, and leaves line ends."""
 
     __slots__ = ("_at_start", "_ended")
 
@@ -66,7 +71,7 @@ class DataReader:
         self._ended = False
 
     def read(self, buffer: Buffer) -> bytes | Literal[End.END] | None:
-        """The largest slice that is surely body, `END`, or `None` for "more bytes, please"."""
+        """Return the largest slice that is surely body, `END`, or `None` for more bytes."""
         if self._ended:
             return END
         if buffer.empty:
@@ -92,7 +97,7 @@ class DataReader:
         return _unstuffed(chunk) if dot >= 0 else chunk
 
     def _read_first_dot(self, buffer: Buffer) -> Literal[True, End.END] | None:
-        """`True` when past that of the first line; a lone one ends a body without any line."""
+        """Skip the dot of the first line and return `True`; a lone dot ends an empty body."""
         if buffer.startswith(b".\r\n"):
             self._ended = True
             buffer.skip(3)
@@ -104,10 +109,10 @@ class DataReader:
 
 
 class ChunkReader:
-    """The body that comes by BDAT (RFC 3030 2), chunk after chunk; one reader for all of them.
+    """Reads the body that comes by BDAT (RFC 3030 2); one reader for all of its chunks.
 
-    A `raw` one gives the octets as they are. Otherwise a slice never ends with a CR that the next
-    one, or the next chunk, may make a CRLF.
+    A `raw` reader returns the bytes as they are. Otherwise no slice ends with a CR that the next
+    slice, or the next chunk, may make a CRLF.
     """
 
     __slots__ = ("_cr", "_left", "count", "failed", "last", "raw", "size")
@@ -117,18 +122,18 @@ class ChunkReader:
         self.count = 0  # of chunks
         self.size = 0  # of the chunk under way
         self.last = False  # whether that is the last one
-        self.failed = False  # a chunk was refused: nothing but the end is taken any more
+        self.failed = False  # a chunk was rejected, and so are all after it
         self._left = 0
         self._cr = False  # one is held back
 
     def begin(self, size: int, *, last: bool) -> None:
-        """A chunk of `size` octets follows."""
+        """Begin a chunk of `size` bytes."""
         self.count += 1
         self.size = self._left = size
         self.last = last
 
     def read(self, buffer: Buffer) -> bytes | Literal[End.END] | None:
-        """A slice, `END` at the end of each chunk, or `None` for "more bytes, please"."""
+        """Return a slice, `END` at the end of each chunk, or `None` for more bytes."""
         while self._left:
             if buffer.empty:
                 return None
@@ -148,7 +153,7 @@ class ChunkReader:
 
 
 class Skipper:
-    """The octets of a chunk that was refused before it began: counted off, and never looked at."""
+    """Counts off the bytes of a chunk that was rejected before it began, without a look at them."""
 
     __slots__ = ("_left", "last", "refusal")
 
@@ -160,7 +165,7 @@ class Skipper:
         self._left = size
 
     def read(self, buffer: Buffer) -> Literal[End.END] | None:
-        """`END` when all of them have gone by, or `None` for "more bytes, please"."""
+        """Return `END` after the last byte, or `None` for more bytes."""
         skipped = min(self._left, len(buffer))
         buffer.skip(skipped)
         self._left -= skipped
@@ -168,7 +173,7 @@ class Skipper:
 
 
 def _unstuffed(chunk: bytes) -> bytes:
-    """RFC 5321 4.5.2: a line that begins with a dot loses it."""
+    """Drop the first dot of each line that begins with one (RFC 5321 4.5.2)."""
     return chunk.replace(b"\r\n.", b"\r\n")
 
 
@@ -180,20 +185,19 @@ def _held_back(buffer: Buffer) -> int:
 
 
 def has_bare_newline(chunk: bytes) -> bool:
-    """Whether there is a CR or a LF outside of CRLF. `chunk` must not end inside a CRLF.
+    """Return whether there is a CR or a LF outside of CRLF; `chunk` must not end inside a CRLF.
 
-    The standard library's decoder of line ends says which kinds it has met, in one pass; it gets
-    pieces that stay in the processor's cache.
+    The standard library's decoder of line ends reports the kinds that it met, in one pass.
     """
     decoder = io.IncrementalNewlineDecoder(None, translate=False)
     start = 0
-    while len(chunk) - start > _PIECE:
-        decoder.decode(chunk[start : start + _PIECE].decode("latin-1"))
-        start += _PIECE
+    while len(chunk) - start > _SLICE:
+        decoder.decode(chunk[start : start + _SLICE].decode("latin-1"))
+        start += _SLICE
     decoder.decode(chunk[start:].decode("latin-1"), True)  # a CR at the very end is a bare one
     return decoder.newlines not in _CRLF_ONLY
 
 
-def normalised(chunk: bytes) -> bytes:
-    """Every bare CR and bare LF made a CRLF."""
+def normalized(chunk: bytes) -> bytes:
+    """Return `chunk` with every bare CR and bare LF made a CRLF."""
     return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")

@@ -1,7 +1,7 @@
-"""Bytes received and not yet read. A byte that was looked at for a line end is not looked at again.
+"""`Buffer`: bytes received and not yet read; no byte is searched twice for a line end.
 
-What arrives while nothing is left over is kept as it is, without a copy; only a leftover is
-gathered in a bytearray, whose growth is amortised, so that dripping costs no more than bursting.
+Bytes that arrive while the buffer is empty are kept without a copy. Only a rest is gathered in a
+bytearray, whose growth is amortized, so that dripping costs no more than bursting.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _HOPS: Final = 50  # from dot to dot
 
 
 class Buffer:
-    """What the network brought, read by line (`take_line`), by count (`take`) or by slice."""
+    """Holds received bytes, to be read by line (`take_line`) or by count (`take`)."""
 
     __slots__ = ("_cut", "_data", "_pos", "_scanned", "empty")
 
@@ -30,7 +30,7 @@ class Buffer:
         return len(self._data) - self._pos
 
     def feed(self, data: bytes) -> None:
-        """Add what was received."""
+        """Add received bytes."""
         if self._pos == len(self._data):
             self._data = data if type(data) is bytes else bytes(data)
             self._pos = self._scanned = 0
@@ -50,21 +50,16 @@ class Buffer:
         self._pos = 0
 
     def take_line(self, limit: int) -> bytes | None:
-        """The next line with its end; `None` for none yet.
+        """Return the next line with its end; `None` if it is incomplete.
 
-        `limit` counts the line end (RFC 5321 4.5.3.1.4). Of a line over it the first `limit` + 1
-        octets are given, when its end has been seen; the rest is thrown away as it comes.
+        `limit` includes the line end (RFC 5321 4.5.3.1.4). Of a longer line, the first `limit` + 1
+        bytes are returned once its end was received; the rest is discarded as it arrives.
         """
         data, pos = self._data, self._pos
         end = data.find(b"\n", self._scanned) + 1
         if end == 0:
             self._wait_for_end(limit)
             return None
-        if pos == 0 and end == len(data) <= limit and type(data) is bytes and self._cut is None:
-            self._data = b""  # a line and nothing else, as most clients send it
-            self._scanned = 0
-            self.empty = True
-            return data
         if self._cut is not None or end - pos > limit:
             line = self._cut or bytes(data[pos : pos + limit + 1])
             self._cut = None
@@ -79,7 +74,7 @@ class Buffer:
         return line
 
     def _wait_for_end(self, limit: int) -> None:
-        """There is no line end yet: nothing is looked at twice, and no more than a line kept."""
+        """Note that no line end was received; keep no more than a line."""
         data, pos = self._data, self._pos
         self._scanned = len(data)
         if self._cut is not None or len(data) - pos > limit:
@@ -87,9 +82,9 @@ class Buffer:
             self._consume(len(data))
 
     def take(self, count: int, drop: int = 0) -> bytes:
-        """The next `count` bytes, or as many as there are.
+        """Return the next `count` bytes, or as many as there are.
 
-        `drop` more, which must be there, are thrown away.
+        Discard `drop` more bytes, which must be there.
         """
         data, pos = self._data, self._pos
         taken = data[pos : pos + count]
@@ -97,23 +92,23 @@ class Buffer:
         return taken if type(taken) is bytes else bytes(taken)
 
     def skip(self, count: int) -> None:
-        """Throw away the next `count` bytes, which must be there."""
+        """Discard the next `count` bytes, which must be there."""
         self._consume(self._pos + count)
 
     def find(self, what: bytes, offset: int = 0) -> int:
-        """Where `what` stands, at `offset` or after, from the first byte not taken; -1 if not."""
+        """Return where `what` is, at `offset` or later, from the first unread byte; -1 if not."""
         found = self._data.find(what, self._pos + offset)
         return found if found < 0 else found - self._pos
 
     def line_startswith(self, what: bytes) -> bool:
-        """Whether the line whose end is awaited begins so."""
+        """Return whether the incomplete line begins with `what`."""
         return self.startswith(what) if self._cut is None else self._cut.startswith(what)
 
     def find_dot(self) -> int:
-        """Where the first CRLF stands that a dot follows; -1 if none.
+        """Return where the first CRLF is that a dot follows; -1 if none.
 
-        One octet is found many times faster than three, and few large bodies have many dots; where
-        there are many, three it is.
+        One byte is found many times faster than three, and few large bodies have many dots. If
+        there are many, the three bytes are searched.
         """
         data, first = self._data, self._pos + 2
         dot = first - 1
@@ -126,15 +121,15 @@ class Buffer:
         return self.find(b"\r\n.", dot - first)
 
     def startswith(self, what: bytes) -> bool:
-        """Whether what is left begins so."""
+        """Return whether the unread bytes begin with `what`."""
         return self._data.startswith(what, self._pos)
 
     def endswith(self, what: bytes) -> bool:
-        """Whether what is left ends so."""
+        """Return whether the unread bytes end with `what`."""
         return self._data.endswith(what, self._pos)
 
     def clear(self) -> None:
-        """Throw everything away."""
+        """Discard everything."""
         self._consume(len(self._data))
 
     def _consume(self, end: int) -> None:

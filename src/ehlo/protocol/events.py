@@ -1,25 +1,30 @@
-"""What `Connection.next_event` returns: one immutable value for each thing that a client did.
+"""Events: what `Connection.next_event` returns, one immutable value for each thing a client did.
 
-Those marked "answer" pause the connection until `Connection.reply` is called; the others only tell.
+An event marked "Answer" pauses the connection until `Connection.reply` is called; the others only
+inform. Two kinds of events are never equal. An event without fields is a constant.
+
+A frozen dataclass with one field is made in about 0.35 us. The core makes three of them for a
+plain message: `Mail` if somebody asks for it, `BodyChunk` and `MessageEnd`.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from ehlo.protocol.address import Address
-    from ehlo.protocol.credentials import Credentials
+    from ehlo.protocol.auth.credentials import Credentials
     from ehlo.protocol.reply import Reply
     from ehlo.protocol.state import Transaction
     from ehlo.protocol.xclient import Attributes
 
 
 class Waiting(enum.Enum):
-    """There is no event now, and why."""
+    """Why there is no event now."""
 
-    NEED_DATA = "feed me, or tell me that the client has ended"
+    NEED_DATA = "call receive_data or receive_eof"
     PAUSED = "an event has not been answered"
 
     def __repr__(self) -> str:
@@ -30,74 +35,97 @@ NEED_DATA: Final = Waiting.NEED_DATA
 PAUSED: Final = Waiting.PAUSED
 
 
-class Connect(NamedTuple):
-    """A client is there and has not been greeted. Answer: the greeting."""
+class Event:
+    """Base of all events."""
+
+    __slots__ = ()
 
 
-class Hello(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Connect(Event):
+    """A client has connected and has not been greeted. Answer: the greeting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello(Event):
     """HELO, EHLO or LHLO. Answer."""
 
     name: str
+    """The client's name for itself."""
     esmtp: bool
+    """Whether the command was EHLO or LHLO."""
 
 
-class Mail(NamedTuple):
-    """MAIL FROM; the parameters are on the address. Answer."""
+@dataclass(frozen=True, slots=True)
+class Mail(Event):
+    """MAIL FROM. Answer."""
 
     sender: Address
+    """The envelope sender with its parameters."""
 
 
-class Rcpt(NamedTuple):
-    """RCPT TO; the parameters are on the address. Answer."""
+@dataclass(frozen=True, slots=True)
+class Rcpt(Event):
+    """RCPT TO. Answer."""
 
     recipient: Address
+    """The recipient with its parameters."""
 
 
-class Data(NamedTuple):
-    """DATA, or the first BDAT, with at least one recipient. Answer: whether the body is wanted."""
+@dataclass(frozen=True, slots=True)
+class Data(Event):
+    """DATA, or the first BDAT, with at least one recipient. Answer: 354 or a rejection."""
 
 
-class BodyChunk(NamedTuple):
-    """Some of the body: dots unstuffed, line ends normalised."""
+@dataclass(frozen=True, slots=True)
+class BodyChunk(Event):
+    """A chunk of the body, with dots unstuffed and line ends normalized."""
 
     data: bytes
 
 
-class BodyRefused(NamedTuple):
-    """What comes of this body is thrown away, and `reply` is said at its end."""
+@dataclass(frozen=True, slots=True)
+class BodyRefused(Event):
+    """The rest of this body is discarded, and `reply` is sent at its end."""
 
     reply: Reply
 
 
-class BodyDropped(NamedTuple):
-    """The client has given up a body that it had begun with BDAT; nothing is said at its end."""
+@dataclass(frozen=True, slots=True)
+class BodyDropped(Event):
+    """The client has abandoned a body that it began with BDAT; nothing is sent at its end."""
 
 
-class MessageEnd(NamedTuple):
-    """The whole message is here. Answer: a 2xx is the promise to deliver it."""
+@dataclass(frozen=True, slots=True)
+class MessageEnd(Event):
+    """The whole message was received. Answer: a 2xx is the promise to deliver it."""
 
     transaction: Transaction
 
 
-class Secret(NamedTuple):
-    """A login needs what is kept of a user. Answer: `Connection.give_secret`, or a refusal."""
+@dataclass(frozen=True, slots=True)
+class Secret(Event):
+    """A login needs a user's secret. Answer: `Connection.give_secret`, or a rejection."""
 
     mechanism: str
     username: str
 
 
-class Auth(NamedTuple):
-    """A login to decide on. Answer: 235 or a refusal."""
+@dataclass(frozen=True, slots=True)
+class Auth(Event):
+    """A login to decide on. Answer: 235 or a rejection."""
 
     mechanism: str
     credentials: Credentials
 
 
-class StartTLS(NamedTuple):
-    """STARTTLS. Answer: 220, after which the handshake is the caller's."""
+@dataclass(frozen=True, slots=True)
+class StartTLS(Event):
+    """STARTTLS. Answer: 220, after which the caller runs the handshake."""
 
 
-class Vrfy(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Vrfy(Event):
     """VRFY. Answer."""
 
     text: str
@@ -105,70 +133,52 @@ class Vrfy(NamedTuple):
     """Whether the answer may be UTF-8 (RFC 6531 3.7.4.2)."""
 
 
-class Reset(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Reset(Event):
     """RSET. Answer."""
 
 
-class XClient(NamedTuple):
-    """XCLIENT by one who may say it. Answer; to accept it begins the session anew."""
+@dataclass(frozen=True, slots=True)
+class XClient(Event):
+    """XCLIENT from a trusted client. Answer; accepting it restarts the session."""
 
     attributes: Attributes
 
 
-class Command(NamedTuple):
-    """A command of a user's own. Answer."""
+@dataclass(frozen=True, slots=True)
+class Command(Event):
+    """A command that an extension of the user defines. Answer."""
 
     verb: str
     argument: str
 
 
-class Tarpit(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tarpit(Event):
     """The client has made many errors: wait before sending more, then call `resume`."""
 
     seconds: float
 
 
-class Full(NamedTuple):
-    """Many replies wait to be sent: send them, let others have their turn, and go on."""
+@dataclass(frozen=True, slots=True)
+class Full(Event):
+    """Many replies are queued: send them and serve other clients before the next event."""
 
 
-class Close(NamedTuple):
-    """Send what is there to send, then close.
+@dataclass(frozen=True, slots=True)
+class Close(Event):
+    """Send what is queued, then close.
 
-    With `linger` the client is still sending: shut our side, drop its input for a while, close.
+    With `linger` the client is still sending: shut down the sending side, discard input for a
+    while, then close.
     """
 
     linger: bool = False
 
 
-# Those that are commands, and are accepted unasked where nobody wants to be asked
-QUESTIONS: Final[frozenset[type]] = frozenset({Connect, Hello, Mail, Rcpt, Data, Vrfy, Reset})
-
-# The events that tell no more than that they are
 CONNECT: Final = Connect()
 DATA: Final = Data()
 RESET: Final = Reset()
+START_TLS: Final = StartTLS()
 BODY_DROPPED: Final = BodyDropped()
 FULL: Final = Full()
-
-Event = (
-    Connect
-    | Hello
-    | Mail
-    | Rcpt
-    | Data
-    | BodyChunk
-    | BodyRefused
-    | BodyDropped
-    | MessageEnd
-    | Secret
-    | Auth
-    | StartTLS
-    | Vrfy
-    | Reset
-    | XClient
-    | Command
-    | Tarpit
-    | Full
-    | Close
-)

@@ -1,6 +1,6 @@
 """The ABNF of SMTP as named pieces of regular expression, each under its rule.
 
-Every piece is linear: no two neighbours can match the same character, or the first of them is
+Every piece is linear: no two adjacent pieces can match the same character, or the first of them is
 possessive, so that no input makes a match look at a character more than a few times.
 
 Where RFC 6531 adds UTF8-non-ascii to a rule, the class says which ASCII characters are out: a
@@ -23,7 +23,7 @@ QUOTED_STRING = r'"(?:[^\x00-\x1f"\\\x7f]|\\[ -~])*+"'
 LOCAL_PART = rf"(?:{DOT_STRING}|{QUOTED_STRING})"
 
 # RFC 5321 4.1.2: sub-domain = Let-dig [Ldh-str]; RFC 6531 3.3: sub-domain =/ U-label.
-# The underscore is taken too: real hosts have it, and no one is helped by a refusal.
+# The underscore is accepted too: real hosts have it, and a rejection helps no one.
 LET_DIG = r"[^\x00-/:-@\[-^`{-\x7f]"
 SUB_DOMAIN = rf"{LET_DIG}++(?:-++{LET_DIG}++)*+"
 DOMAIN = rf"{SUB_DOMAIN}(?:\.{SUB_DOMAIN})*+"
@@ -54,7 +54,7 @@ ESMTP_PARAM = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*+)(?:=([^\x00-\x20=\x7f]++)
 XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")
 HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
 
-# The same with UTF-8 in it, as octets or as hexchar
+# The same with UTF-8 in it, as bytes or as hexchar
 UTF8_XTEXT = re.compile(r"(?:[^\x00-\x20+=\x7f]|\+[0-9A-F]{2})++")
 HEX_OCTET = re.compile(rb"\+([0-9A-F]{2})")
 
@@ -122,7 +122,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def from_xtext(value: str | None) -> str:
-    """RFC 3461 4: what an xtext stands for. Raises `ValueError`."""
+    """Decode an xtext (RFC 3461 4). Raises `ValueError`."""
     if not value or XTEXT.fullmatch(value) is None:
         raise ValueError("not xtext")
     text = HEXCHAR.sub(lambda match: chr(int(match[1], 16)), value)

@@ -1,11 +1,11 @@
-"""The PROXY protocol: what a proxy says of a client before the client's own octets.
+"""The PROXY protocol: a proxy's facts about a client, sent before the client's own bytes.
 
 Versions 1 and 2 of HAProxy's specification, "The PROXY protocol" (proxy-protocol.txt, 2020/03/05);
-the sections named here are its. A header is read as a whole or refused: what is not exactly of the
-protocol is a `ProxyError`, as soon as it can be known, and no more than `LARGEST` octets are held.
+section numbers in this module are its own. A header is read as a whole or rejected: any deviation
+raises `ProxyError` as soon as it is known, and at most `LARGEST` bytes are held.
 
-Text in it may be the client's own (a server name, a certificate's subject). It is UTF-8 without
-control characters, or the header is refused, so that it can go into a log as it is.
+Text in a header may come from the client (a server name, a certificate's subject). It must be UTF-8
+without control characters, so that it can be logged; otherwise the header is rejected.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Final, Literal, NamedTuple
 from ehlo.net import unmapped
 from ehlo.protocol import grammar
 
-__all__ = ["LARGEST", "Endpoint", "ProxyError", "ProxyHeader", "ProxyReader", "ProxySSL", "crc32c"]
+__all__ = ["LARGEST", "ProxyEnd", "ProxyError", "ProxyHeader", "ProxyReader", "ProxySSL", "crc32c"]
 
 LARGEST: Final = 4096
-"""Octets of a header of version 2; the specification asks for 536 that fit in any packet."""
+"""Maximum size of a version 2 header in bytes; the specification asks for at least 536."""
 
 _LONGEST_LINE: Final = 107  # 2.1, with its CRLF
 _LONGEST_ID: Final = 128  # 2.2.5
@@ -50,11 +50,11 @@ _ONCE: Final = frozenset(
 
 
 class ProxyError(ValueError):
-    """What came is not a PROXY header. Its text says why, in words of ours alone."""
+    """Raised for bytes that are not a PROXY header. Its text never quotes them."""
 
 
-class Endpoint(NamedTuple):
-    """One end of the connection between client and proxy."""
+class ProxyEnd(NamedTuple):
+    """Describes one end of the connection between client and proxy."""
 
     host: str
     """An IP address (an IPv4-mapped one as IPv4), or `unix:` and a path."""
@@ -63,38 +63,50 @@ class Endpoint(NamedTuple):
 
 
 class ProxySSL(NamedTuple):
-    """What the proxy says of TLS between the client and itself (2.2.6)."""
+    """Holds a proxy's facts about TLS between the client and itself (2.2.6).
+
+    Example:
+
+        def on_connect(self, session):
+            if session.proxy.ssl is not None and session.proxy.ssl.verified:
+                print(session.proxy.ssl.cn)
+    """
 
     client: int
     """Flags: 1 TLS was used, 2 a certificate in this connection, 4 one in its TLS session."""
     verified: bool
-    """Whether the client has shown a certificate, and the proxy has found it good."""
+    """Whether the client presented a certificate that the proxy has verified."""
     version: str = ""
+    """The version of TLS, such as `"TLSv1.3"`; `""` if not given."""
     cn: str = ""
-    """The common name in the client's certificate."""
+    """The common name in the client's certificate; `""` if not given."""
     sig_alg: str = ""
+    """The algorithm that signed the proxy's certificate, such as `"SHA256"`."""
     key_alg: str = ""
+    """The algorithm of the key in the proxy's certificate, such as `"RSA2048"`."""
     cipher: str = ""
+    """The name of the cipher suite; `""` if not given."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyHeader:
-    """A header. `source` and `destination` are `None` where the real ends of the connection count.
+    """Holds one header.
 
-    That is so for LOCAL (the proxy speaks for itself), UNKNOWN and UNSPEC.
+    `source` and `destination` are `None` if the real ends of the connection count: for LOCAL (the
+    proxy connects for itself), UNKNOWN and UNSPEC.
     """
 
     version: Literal[1, 2]
     command: Literal["LOCAL", "PROXY"]
-    source: Endpoint | None = None
-    destination: Endpoint | None = None
+    source: ProxyEnd | None = None
+    destination: ProxyEnd | None = None
     authority: str = ""
     """The host name that the client asked the proxy for (SNI)."""
     unique_id: bytes = b""
     ssl: ProxySSL | None = None
     alpn: bytes = b""
     tlvs: Mapping[int, bytes] = field(default_factory=lambda: MappingProxyType({}), hash=False)
-    """Every value by its type, as it came; the first, where a type without meaning here repeats."""
+    """All values by type; of repeated values of a type unknown here, the first."""
 
 
 class ProxyReader:
@@ -106,9 +118,9 @@ class ProxyReader:
         self._data = bytearray()
 
     def feed(self, data: bytes) -> tuple[ProxyHeader, bytes] | None:
-        """The header and the octets behind it; `None` for more octets, please.
+        """Return the header and the bytes after it, or `None` if more bytes are needed.
 
-        Raises `ProxyError`, after which nothing more is to be fed.
+        Raises `ProxyError`; do not feed more bytes after that.
         """
         self._data += data
         held = self._data
@@ -153,10 +165,10 @@ def _read_line(line: bytes) -> ProxyHeader:
     )
 
 
-def _endpoint(host: str, port: str) -> Endpoint:
+def _endpoint(host: str, port: str) -> ProxyEnd:
     if int(port) > 65_535:
         raise ProxyError("a port beyond 65535")
-    return Endpoint(host, int(port))
+    return ProxyEnd(host, int(port))
 
 
 def _host(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
@@ -208,10 +220,10 @@ def _read_block(block: bytes) -> ProxyHeader:
 
 
 def _check_local(block: bytes) -> None:
-    """2.2: LOCAL must be taken, and its block is discarded; but a checksum in it must be right.
+    """Check the block of LOCAL, which is otherwise discarded: a checksum must be right (2.2).
 
-    Nobody knows where TLVs begin behind a family that is to be ignored: what does not read as TLVs
-    is not refused.
+    The address family is ignored, so TLVs may begin anywhere; a block that does not read as TLVs is
+    accepted.
     """
     start = _FIXED + _ADDRESSES.get(block[13], len(block))
     try:
@@ -221,16 +233,16 @@ def _check_local(block: bytes) -> None:
     _check_crc(block, start, tlvs)
 
 
-def _addresses(family: int, octets: bytes) -> tuple[Endpoint | None, Endpoint | None]:
+def _addresses(family: int, octets: bytes) -> tuple[ProxyEnd | None, ProxyEnd | None]:
     if family == _UNSPEC:
         return None, None
     if family == _UNIX:
-        return Endpoint(_unix(octets[:108]), 0), Endpoint(_unix(octets[108:]), 0)
+        return ProxyEnd(_unix(octets[:108]), 0), ProxyEnd(_unix(octets[108:]), 0)
     kind, size = (ipaddress.IPv4Address, 4) if family == _TCP4 else (ipaddress.IPv6Address, 16)
     ports = octets[2 * size :]
     return (
-        Endpoint(_host(kind(octets[:size])), int.from_bytes(ports[:2])),
-        Endpoint(_host(kind(octets[size : 2 * size])), int.from_bytes(ports[2:])),
+        ProxyEnd(_host(kind(octets[:size])), int.from_bytes(ports[:2])),
+        ProxyEnd(_host(kind(octets[size : 2 * size])), int.from_bytes(ports[2:])),
     )
 
 
@@ -240,7 +252,7 @@ def _unix(octets: bytes) -> str:
 
 
 def _tlvs(block: bytes, start: int) -> dict[int, bytes]:
-    """Type (one octet), length (two), value; again and again to the end of `block`."""
+    """Return the values by type; each has one byte of type, two of length, and its value."""
     found: dict[int, bytes] = {}
     for kind, begin, end in _spans(block, start):
         if kind in found and kind in _ONCE:
@@ -272,7 +284,7 @@ def _check_crc(block: bytes, start: int, tlvs: Mapping[int, bytes]) -> None:
 
 
 def _ssl(value: bytes) -> ProxySSL:
-    """2.2.6: client flags (one octet), verify (four), then TLVs of its own."""
+    """Parse 2.2.6: client flags (one byte), verify (four), then TLVs of its own."""
     if len(value) < 5:
         raise ProxyError("a TLV on TLS that is too short")
     tlvs = _tlvs(value, 5)
@@ -312,7 +324,7 @@ _CRC: Final = tuple(map(_crc_of, range(256)))
 
 
 def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli), RFC 4960 appendix B."""
+    """Compute the CRC-32C (Castagnoli) of `data` (RFC 4960 appendix B)."""
     crc = 0xFFFF_FFFF
     for octet in data:
         crc = crc >> 8 ^ _CRC[(crc ^ octet) & 0xFF]

@@ -1,7 +1,8 @@
-"""Replies: the value, its encoding, and the catalogue of every reply that we speak, by name.
+"""Replies: the value, its encoding, the catalogue of every reply of the server, and `Reject`.
 
-A reply is built here and encoded here, and nowhere else. The greeting and the answers to HELO and
-EHLO carry no enhanced code (RFC 2034 4); every other 2xx, 4xx and 5xx does, on each of its lines.
+A reply is built and encoded here, and nowhere else. The greeting and the replies to HELO and EHLO
+carry no enhanced code (RFC 2034 4); every other 2xx, 4xx and 5xx does, on each of its lines.
+`Reject` tells the client that it is at fault; `ProtocolError` is a bug of the caller.
 """
 
 from __future__ import annotations
@@ -11,35 +12,46 @@ from typing import Final
 
 from ehlo.protocol.grammar import CONTROL
 
-__all__ = ["Reply"]
+__all__ = ["ProtocolError", "Reject", "Reply"]
 
 # RFC 3463 2: status-code = class "." subject "." detail
 _ENHANCED = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
 
-# RFC 5321 4.5.3.1.5: a reply line is at most 512 octets, with code and CRLF
+# RFC 5321 4.5.3.1.5: a reply line is at most 512 bytes, with code and CRLF
 _LINE_LIMIT = 512
 
 
+_DEFAULTS: Final = {
+    4: ("4.3.0", "Requested action not taken"),
+    5: ("5.7.1", "Requested action refused"),
+}
+
+
 class Reply:
-    """What the server says: a code, an enhanced status code or `None`, and lines of text.
+    """Holds a reply of the server: a code, an enhanced status code or `None`, and a text.
 
-    `code` is 200 to 599 (RFC 5321 4.2); `enhanced` is of the same class (RFC 3463), so that a 5xx
-    with a 4.x.x cannot be built; `text` is one line or several separated by `\\n`. Text outside of
-    ASCII is sent as UTF-8. Immutable, compared by value.
+    A reply is immutable and compared by value. Raises `ValueError` for a code out of range, an
+    enhanced code of another class, control characters in the text, or a line of more than 512
+    bytes.
 
-    Raises `ValueError` for a code out of range, an enhanced code that does not fit, text with
-    control characters in it, or a line that would be longer than 512 octets.
+    Example:
+
+        >>> print(ehlo.Reply(452, "4.2.2", "Mailbox full"))
+        452 4.2.2 Mailbox full
     """
 
     __slots__ = ("closes", "code", "enhanced", "refuses", "text", "wire")
 
     code: int
+    """The code, from 200 to 599 (RFC 5321 4.2)."""
     enhanced: str | None
+    """The enhanced status code (RFC 3463), or `None`."""
     text: str
+    """One line, or several separated by LF; text beyond ASCII is sent as UTF-8."""
     wire: bytes
     """The reply as it is sent, with its line ends."""
     refuses: bool
-    """Whether this is a 4xx or a 5xx."""
+    """Whether it rejects: a 4xx or a 5xx."""
     closes: bool
     """Whether the connection ends after it (RFC 5321 3.8, RFC 7504)."""
 
@@ -61,7 +73,7 @@ class Reply:
 
     @property
     def lines(self) -> list[str]:
-        """The text, line by line."""
+        """The lines of the text."""
         return self.text.split("\n")
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -84,24 +96,62 @@ class Reply:
 
 
 def _encode(code: int, enhanced: str | None, text: str) -> bytes:
-    """RFC 5321 4.2: `*( Reply-code "-" textstring CRLF ) Reply-code SP textstring CRLF`."""
+    # RFC 5321 4.2: *( Reply-code "-" textstring CRLF ) Reply-code SP textstring CRLF
     lead = f"{enhanced} " if enhanced else ""
     most, several, last = text.rpartition("\n")
     wire = f"{code} {lead}{last}\r\n"
     if several:
         begin = f"{code}-{lead}"
         wire = begin + most.replace("\n", f"\r\n{begin}") + "\r\n" + wire
-    if not text.isprintable() and CONTROL.search(text.replace("\n", "")):
+    flat = text.replace("\n", "")
+    if not flat.isprintable() and CONTROL.search(flat):
         raise ValueError("control characters in the text of a reply")
     encoded = wire.encode()
     if len(encoded) > _LINE_LIMIT and max(map(len, encoded.split(b"\r\n"))) + 2 > _LINE_LIMIT:
-        raise ValueError(f"a reply line is longer than {_LINE_LIMIT} octets")
+        raise ValueError(f"a reply line is longer than {_LINE_LIMIT} bytes")
     return encoded
 
 
-def limited(text: str, octets: int) -> str:
-    """`text` cut so that it takes at most `octets` in UTF-8, never inside a character."""
-    return text.encode()[:octets].decode(errors="ignore")
+class Reject(Exception):  # noqa: N818  the name says what it does, as the field's others do
+    """Raised by a hook to reject, with the reply that the client gets.
+
+    `code` is 400 to 599; 421 and 521 close the connection after the reply. `enhanced` has the same
+    class (RFC 3463), or is `None` for `5.7.1` or `4.3.0`. `text` is one line, or several separated
+    by LF. Raises `ValueError` if code and enhanced code do not fit, or the text cannot be sent.
+
+    Example:
+
+        raise ehlo.Reject(550, "5.1.1", "No such user here")
+    """
+
+    __slots__ = ("reply",)
+
+    reply: Reply
+    """The reply to send."""
+
+    def __init__(self, code: int, enhanced: str | None = None, text: str | None = None) -> None:
+        if not 400 <= code <= 599:
+            raise ValueError(f"a refusal is 4xx or 5xx, not {code}")
+        default_enhanced, default_text = _DEFAULTS[code // 100]
+        self.reply = Reply(code, enhanced or default_enhanced, text or default_text)
+        super().__init__(code, self.reply.enhanced, self.reply.text)
+
+    def __str__(self) -> str:
+        return str(self.reply)
+
+    @classmethod
+    def of(cls, reply: Reply) -> Reject:
+        """Return the rejection that sends `reply`, which must be 4xx or 5xx."""
+        return cls(reply.code, reply.enhanced, reply.text)
+
+
+class ProtocolError(Exception):
+    """Raised when the caller misuses the core: an answer without a question, for instance."""
+
+
+def limited(text: str, size: int) -> str:
+    """Return `text` cut to at most `size` bytes of UTF-8, never inside a character."""
+    return text.encode()[:size].decode(errors="ignore")
 
 
 # Positive, in the order of a session
@@ -159,7 +209,7 @@ REFUSED_CONNECTION: Final = Reply(503, "5.5.1", "Bad sequence of commands: only 
 # Gates
 TLS_REQUIRED: Final = Reply(530, "5.7.0", "Must issue a STARTTLS command first")
 AUTH_REQUIRED: Final = Reply(530, "5.7.0", "Authentication required")
-NOT_AUTHORISED: Final = Reply(550, "5.7.0", "Not authorised")
+NOT_AUTHORIZED: Final = Reply(550, "5.7.0", "Not authorized")
 TLS_UNAVAILABLE: Final = Reply(454, "4.7.0", "TLS not available due to local problem")
 
 # Login
@@ -198,59 +248,59 @@ HANDLER_TIMEOUT: Final = Reply(451, "4.4.5", "Requested action aborted: took too
 
 
 def greeting(service: str) -> Reply:
-    """RFC 5321 4.3.1: the host name is the first word of `service`, and the protocol its last."""
+    """Return the greeting; `service` is host name, name and protocol (RFC 5321 4.3.1)."""
     return Reply(220, None, f"{service} Service ready")
 
 
 def closing(service: str) -> Reply:
-    """The answer to QUIT."""
+    """Return the reply to QUIT."""
     return Reply(221, "2.0.0", f"{service} Service closing transmission channel")
 
 
 def timed_out(service: str) -> Reply:
-    """Said to a client that was idle for too long."""
+    """Return the reply for a client that was idle too long."""
     text = f"{service} Service closing transmission channel after timeout exceeded"
     return Reply(421, "4.4.2", text)
 
 
 def octets_received(count: int) -> Reply:
-    """RFC 3030 2: a chunk that is not the last one has been taken."""
+    """Return the reply to a chunk that is not the last one (RFC 3030 2)."""
     return Reply(250, "2.0.0", f"{count} octets received")
 
 
 def hello(hostname: str, name: str, extensions: list[str] | None = None) -> Reply:
-    """The answer to HELO, and with `extensions` to EHLO, one line each (RFC 5321 4.1.1.1)."""
+    """Return the reply to HELO, and with lines of `extensions` to EHLO (RFC 5321 4.1.1.1)."""
     lead = f"{hostname} greets "
     greets = lead + limited(name, _LINE_LIMIT - 6 - len(lead))
     return Reply(250, None, "\n".join([greets, *(extensions or ())]))
 
 
 def queued_as(queue_id: str) -> Reply:
-    """The answer to a message that was taken under an id. Raises `ValueError` as `Reply` does."""
+    """Return the reply to a message accepted under an id. Raises `ValueError` as `Reply` does."""
     return Reply(250, "2.0.0", f"Ok: queued as {queue_id}")
 
 
 def challenge(text: str) -> bytes:
-    """RFC 4954 4: a server challenge; it may be longer than another reply line."""
+    """Encode a challenge (RFC 4954 4), which may be longer than another reply line."""
     return f"334 {text}\r\n".encode()
 
 
 def unknown_parameter(keyword: str) -> Reply:
-    """RFC 5321 4.1.1.11: a parameter that we do not offer."""
+    """Return the reply to a parameter that is not offered (RFC 5321 4.1.1.11)."""
     return Reply(555, "5.5.4", f"Unsupported parameter: {limited(keyword, 64)}")
 
 
 def unsupported_value(keyword: str) -> Reply:
-    """RFC 2852 4: a parameter that we offer, with a value that it can have, but not here."""
+    """Return the reply to a value that is valid, but not supported here (RFC 2852 4)."""
     return Reply(555, "5.5.4", f"Unsupported value for parameter {limited(keyword, 64)}")
 
 
 def bad_parameter(keyword: str) -> Reply:
-    """RFC 5321 4.1.1.11: a parameter that we know, with a value that it cannot have."""
+    """Return the reply to an invalid value of a known parameter (RFC 5321 4.1.1.11)."""
     return Reply(501, "5.5.4", f"Bad value for parameter {limited(keyword, 64)}")
 
 
 def help_text(verbs: list[str]) -> Reply:
-    """The verbs that work now, a few to a line."""
+    """Return the reply to HELP: the verbs that work now, eight to a line."""
     rows = [" ".join(verbs[i : i + 8]) for i in range(0, len(verbs), 8)]
     return Reply(214, "2.0.0", "\n".join(["Commands:", *rows]))

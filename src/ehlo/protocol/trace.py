@@ -1,4 +1,4 @@
-"""The `Received` field that we put on top of a message (RFC 5321 4.4, RFC 3848, RFC 6531 4.3)."""
+"""The `Received` field of a message (RFC 5321 4.4, RFC 3848, RFC 6531 4.3)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST_PATH = 254
 
 
 def by_clause(hostname: str, appname: str) -> str:
-    """Who we are: the same in each field of a server."""
+    """Return the by-clause, which is the same in each field of a server."""
     return f"by {hostname} ({_NOT_IN_COMMENT.sub('', appname)})"
 
 
@@ -34,7 +34,7 @@ def received_field(
     date: str,
     priority: int | None = None,
 ) -> bytes:
-    """The field with its line ends; text from the client is made safe here.
+    """Return the field with its line ends; text from the client is made safe.
 
     `helo` and `rdns` are the client's names (`""` when not known), `address` its IP address (`""`
     for a Unix socket), `by` is `by_clause`'s, `protocol` is `with_protocol`'s, `tls` version and
@@ -46,7 +46,7 @@ def received_field(
 
 
 def received_head(*, helo: str, rdns: str, address: str, by: str, protocol: str, tls: str) -> str:
-    """The field up to its id, which may be the same for all messages of a session."""
+    """Return the field up to its id, which may be the same for all messages of a session."""
     tls = f"\r\n\t({tls})" if tls else ""
     return (
         f"Received: from {_NOT_A_NAME.sub('', helo) or 'unknown'}{_tcp_info(rdns, address)}\r\n"
@@ -56,7 +56,7 @@ def received_head(*, helo: str, rdns: str, address: str, by: str, protocol: str,
 
 
 def stamped(head: str, id: str, recipient: str, date: str, priority: int | None) -> bytes:  # noqa: A002  as above
-    """The whole field, of `received_head`'s and what is `received_field`'s own."""
+    """Return the whole field: `head` is from `received_head`."""
     recipient = f"\r\n\tfor <{recipient}>" if 0 < len(recipient) <= _LONGEST_PATH else ""
     registered = "" if priority is None else f"\r\n\tPRIORITY {priority}"
     return f"{head}{id}{recipient}{registered};\r\n\t{date}\r\n".encode()
@@ -74,7 +74,7 @@ def _tcp_info(rdns: str, address: str) -> str:
 def with_protocol(
     *, esmtp: bool, tls: bool, authenticated: bool, smtputf8: bool, lmtp: bool = False
 ) -> str:
-    """RFC 3848 and, with SMTPUTF8, RFC 6531 4.3: `S` for TLS, `A` for a login."""
+    """Return the protocol (RFC 3848; RFC 6531 4.3): `S` is TLS, `A` a login."""
     if lmtp:
         name = "UTF8LMTP" if smtputf8 else "LMTP"
     elif not esmtp:

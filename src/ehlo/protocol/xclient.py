@@ -1,8 +1,8 @@
-"""XCLIENT and XFORWARD: what a proxy or a filter that we trust says of the client behind it.
+"""XCLIENT and XFORWARD: facts that a trusted proxy or filter sends about the client behind it.
 
-Postfix defines both (XCLIENT_README, XFORWARD_README). Values are xtext, in which some send UTF-8
-as it is; `[UNAVAILABLE]` and `[TEMPUNAVAIL]` are `None` here. What goes into a header or a log
-later is refused where it could not stand there.
+Postfix defines both (XCLIENT_README, XFORWARD_README). Values are xtext, in which some senders put
+UTF-8 as it is; `[UNAVAILABLE]` and `[TEMPUNAVAIL]` become `None`. A value that could not stand in a
+header or a log is rejected.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ XFORWARD: Final[Mapping[str, _Check]] = MappingProxyType(
 
 
 def attributes(argument: str, known: Mapping[str, _Check]) -> Attributes | None:
-    """What `NAME=value NAME=value` says; `None` when it is wrong anywhere."""
+    """Parse `NAME=value NAME=value`; return `None` if anything in it is invalid."""
     found: dict[str, str | None] = {}
     for word in filter(None, argument.split(" ")):
         name, equals, value = word.partition("=")
@@ -109,12 +109,12 @@ def attributes(argument: str, known: Mapping[str, _Check]) -> Attributes | None:
 
 
 def endpoints(found: Attributes) -> Attributes:
-    """What says who is at the ends, and nothing that the client itself has said."""
+    """Return the attributes about the ends of the connection, without the client's own words."""
     return {name: value for name, value in found.items() if name not in _SAID_BY_THE_CLIENT}
 
 
 def _value(xtext: str, check: _Check) -> str | None:
-    """What an xtext of UTF-8 says. Raises `ValueError`."""
+    """Decode an xtext of UTF-8. Raises `ValueError`."""
     if len(xtext) > 3 * _LONGEST or grammar.UTF8_XTEXT.fullmatch(xtext) is None:
         raise ValueError("not xtext, or too long")
     octets = grammar.HEX_OCTET.sub(lambda match: bytes.fromhex(match[1].decode()), xtext.encode())

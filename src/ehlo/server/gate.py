@@ -1,8 +1,7 @@
-"""The gate of a PROXY listener: who is let through, and as whom, before the first word of SMTP.
+"""The gate of a PROXY listener: reads the header of a proxy, before any SMTP.
 
-Nothing is ever said here. A peer that is not one of the proxies is closed, and so is one whose
-header is wrong or late, or that comes when there are too many; there is nobody to tell, since what
-speaks to us is no client.
+The gate never sends anything. It closes a peer that is not one of the proxies, has a wrong or late
+header, or comes when there are too many connections.
 """
 
 from __future__ import annotations
@@ -14,80 +13,74 @@ from typing import cast
 
 from ehlo.net import Peer
 from ehlo.protocol.proxy import ProxyError, ProxyHeader, ProxyReader
-from ehlo.protocol.reply import Reply
-from ehlo.server.driver import Driver
-from ehlo.server.driving.wire import ends_of
 from ehlo.server.observing.journal import turned_away
 from ehlo.server.options.rules import Rules
-from ehlo.server.runtime import Runtime
+from ehlo.server.runtime import Ending, Occupant, Runtime
+from ehlo.server.wire import ends_of
 from ehlo.session import ProxyInfo
 
-__all__ = ["Gate"]
+TakeOver = Callable[[asyncio.Transport, Peer, Peer, ProxyInfo], asyncio.Protocol]
+"""Serves the client that is at the first address; returns the protocol that does."""
 
 
-class Gate(asyncio.Protocol):
-    """A connection until its header is here; then a `Driver` has it."""
+class Gate(Occupant):
+    """Holds a connection until its header has arrived; then `take_over` serves its client."""
 
     __slots__ = (
-        "_counted",
-        "_local",
-        "_new_driver",
-        "_open",
-        "_peer",
-        "_reader",
-        "_rules",
-        "_runtime",
-        "_transport",
-        "deadline",
+        *("_counted", "_deadline", "_local", "_open", "_peer", "_reader", "_rules", "_runtime"),
+        *("_take_over", "_transport"),
     )
 
     _transport: asyncio.Transport
     _peer: Peer
     _local: Peer
 
-    def __init__(self, runtime: Runtime, rules: Rules, new_driver: Callable[[], Driver]) -> None:
+    def __init__(self, runtime: Runtime, rules: Rules, take_over: TakeOver) -> None:
         self._runtime = runtime
         self._rules = rules
-        self._new_driver = new_driver
+        self._take_over = take_over
         self._reader = ProxyReader()
         self._open = True
         self._counted = False
-        self.deadline = math.inf
+        self._deadline = math.inf
 
     # -- what asyncio calls ----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called when a peer has connected."""
         self._transport = cast("asyncio.Transport", transport)
         runtime = self._runtime
         ends = ends_of(transport)
         if ends is None:
-            self.abort()  # it left before it was accepted
+            self.end(Ending.ABORT)  # it left before it was accepted
             return
         self._peer, self._local = ends
         if self._peer not in self._rules.proxies:
-            self._refuse("no proxy", "it is not one of proxy_networks")
+            self._reject("no proxy", "it is not one of proxy_networks")
         elif runtime.draining:
-            self.abort()
+            self.end(Ending.ABORT)
         elif not runtime.connections.admit(None):
-            self._refuse("too many")
+            self._reject("too many")
         else:
             self._counted = True
             runtime.add(self)
-            self.deadline = runtime.loop.time() + self._rules.proxy_timeout
+            self._deadline = runtime.loop.time() + self._rules.times.proxy
 
     def data_received(self, data: bytes) -> None:
+        """Called when bytes have arrived."""
         if not self._open:
             return
         try:
             found = self._reader.feed(data)
         except ProxyError as error:
-            self._refuse("no PROXY header", str(error))
+            self._reject("no PROXY header", str(error))
             return
         if found is not None:
             self._open = False
             self._let_in(*found)
 
     def connection_lost(self, _exc: Exception | None) -> None:
+        """Called when the peer has gone."""
         self._open = False
         if self._counted:
             self._count_out()
@@ -96,19 +89,17 @@ class Gate(asyncio.Protocol):
     # -- the way in ------------------------------------------------------------------------------
 
     def _let_in(self, header: ProxyHeader, rest: bytes) -> None:
-        """The driver takes the transport over, as if the client itself had connected."""
-        driver = self._new_driver()
-        self._transport.set_protocol(driver)
+        """Hand the transport over, as if the client itself had connected."""
         self._count_out()
         try:
-            driver.begin(self._transport, *self._ends(header))
+            protocol = self._take_over(self._transport, *self._ends(header))
         finally:
-            self._runtime.remove(self)  # not before the driver is there: somebody is, all the time
+            self._runtime.remove(self)  # not before: the server must not seem empty meanwhile
         if rest:
-            driver.data_received(rest)
+            protocol.data_received(rest)
 
     def _ends(self, header: ProxyHeader) -> tuple[Peer, Peer, ProxyInfo]:
-        """Of the connection to the proxy, where the header tells of them; else our own."""
+        """Return the ends of the connection to the proxy if the header has them, else our own."""
         source, destination = header.source, header.destination
         peer = self._peer if source is None else Peer(*source)
         local = self._local if destination is None else Peer(*destination)
@@ -120,37 +111,21 @@ class Gate(asyncio.Protocol):
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def _refuse(self, reason: str, why: str = "") -> None:
-        turned_away(self._runtime.stats, self._peer, reason, why)
-        self.abort()
-
-    session_id = ""
-    resting = leaving = 0
-
-    def make_room(self) -> None:
-        """There is no body here."""
-
-    def seen(self) -> None:
-        """There is no session yet."""
+    @property
+    def deadline(self) -> float:
+        """When `expire` is called, by the loop's clock."""
+        return self._deadline
 
     def expire(self) -> None:
-        """The header is late."""
-        self._refuse("no PROXY header", "late")
+        """Called when the header is late."""
+        self._reject("no PROXY header", "late")
 
-    def hang_up(self, _reply: Reply) -> None:
-        """Nothing is said to a proxy."""
-        self.abort()
+    def _reject(self, reason: str, why: str = "") -> None:
+        turned_away(self._runtime.stats, self._peer, reason, why)
+        self.end(Ending.ABORT)
 
-    def drain(self) -> None:
-        """The server shuts down, and nobody has begun anything here."""
-        self.abort()
-
-    def cut(self) -> None:
-        """End it now."""
-        self.abort()
-
-    def abort(self) -> None:
-        """Close now; `connection_lost` tells when that is done."""
+    def end(self, _how: Ending, /) -> None:
+        """Close now, however it is to end: nothing is sent to a proxy, and nothing has begun."""
         self._open = False
-        self.deadline = math.inf
+        self._deadline = math.inf
         self._transport.abort()

@@ -1,45 +1,57 @@
-"""What all connections of one running server share: loop, counters, threads, clock."""
+"""Runtime: what all sessions of a running server share, and the sweep of their deadlines.
+
+`Runtime.to_loop` is the only way from a thread to the loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import enum
 import itertools
 import logging
 import math
 import secrets
+import socket
 import time
 from collections.abc import Callable
 from email.utils import formatdate
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import TypeVar, cast
 
 from ehlo.message import spool_directory
-from ehlo.net import Networks
-from ehlo.protocol.reply import Reply
-from ehlo.server.driving.holding import Shelf
-from ehlo.server.hooks.steps import Steps, Watch
-from ehlo.server.limits.admission import Connections, Exempt, FailedLogins, Memory, Turns
-from ehlo.server.limits.counters import Attempts, MemoryCounter, Rate
+from ehlo.net import Networks, Peer
+from ehlo.server.limits import (
+    Attempts,
+    Connections,
+    Exempt,
+    FailedLogins,
+    Memory,
+    MemoryCounter,
+    Rate,
+    Turns,
+)
 from ehlo.server.observing.journal import about
-from ehlo.server.observing.stats import Stats
+from ehlo.server.observing.stats import SessionView, Stats
+from ehlo.server.observing.steps import Steps, Watch
 from ehlo.server.options.config import Options
 from ehlo.server.options.rules import memory_limit
 from ehlo.server.system import machine
 from ehlo.server.system.threads import Threads
+from ehlo.session import ProxyInfo
 
-__all__ = ["Clock", "Occupant", "Runtime"]
+T = TypeVar("T")
 
 _MINUTE, _HOUR = 60.0, 3600.0
-_ROOM_EVERY = 0.25  # seconds; to look at all sessions takes its time
+_ROOM_EVERY = 0.25  # seconds; looking at all sessions takes time
 _OWN_DESCRIPTORS = 32  # at least, for the process itself and what its handlers open
+_MOST_LOOKUPS = 64  # names at once; further clients are not looked up
 _DISK_THREADS = 2  # that write bodies; more of them do not make a disk faster
 
 logger = logging.getLogger("ehlo.server")
 
 
 def _most_connections(asked: int) -> int:
-    """Each may have a body on disk: two file descriptors, of those that nobody else needs."""
+    """Return how many connections there are file descriptors for: two each, for a body on disk."""
     descriptors = machine.descriptors()
     if descriptors is None:
         return asked
@@ -53,8 +65,52 @@ def _most_connections(asked: int) -> int:
     return most
 
 
+class Ending(enum.Enum):
+    """How a session is ended by its server."""
+
+    DRAIN = "at once outside of a transaction, otherwise when it has ended"
+    HANG_UP = "with a last reply, whatever the client was doing"
+    ABORT = "now, with any hook that is under way"
+
+
+class Occupant(asyncio.Protocol):
+    """A connection: a session, or a proxy that has not sent its header."""
+
+    __slots__ = ()
+
+    @property
+    def deadline(self) -> float:
+        """When `expire` is called, by the loop's clock."""
+        return math.inf
+
+    @property
+    def session_id(self) -> str:
+        """The session's id; empty if there is no session yet."""
+        return ""
+
+    @property
+    def resting(self) -> int:
+        """Bytes of a body in memory that could go to disk now."""
+        return 0
+
+    def make_room(self) -> None:
+        """Write the body that rests in memory to disk."""
+
+    def expire(self) -> None:
+        """Called when the deadline has passed."""
+        raise NotImplementedError
+
+    def end(self, how: Ending, /) -> None:
+        """End the connection."""
+        raise NotImplementedError
+
+    def seen(self) -> SessionView | None:
+        """Return what a snapshot shows of the session; `None` if there is none."""
+        return None
+
+
 class Clock:
-    """The date for `Received`, made once a second."""
+    """Returns the date for `Received`, made once a second."""
 
     __slots__ = ("_second", "_text", "_time")
 
@@ -64,7 +120,7 @@ class Clock:
         self._text = ""
 
     def date(self) -> str:
-        """RFC 5322 3.3: date-time, in local time."""
+        """Return the date-time of RFC 5322 3.3, in local time."""
         second = int(self._time())
         if second != self._second:
             self._second = second
@@ -72,49 +128,8 @@ class Clock:
         return self._text
 
 
-class Occupant(Protocol):
-    """One who is connected: a session, or a proxy that has not said yet for whom it speaks."""
-
-    @property
-    def deadline(self) -> float:
-        """By the loop's clock."""
-
-    @property
-    def session_id(self) -> str:
-        """Empty where there is none yet."""
-
-    @property
-    def resting(self) -> int:
-        """Octets of a body in memory that could go to disk now."""
-
-    @property
-    def leaving(self) -> int:
-        """Octets of a body on their way to disk."""
-
-    def make_room(self) -> None:
-        """Have the body that rests in memory written to disk."""
-
-    def expire(self) -> None:
-        """The deadline has passed."""
-
-    def drain(self) -> None:
-        """The server shuts down: end as soon as that is decent."""
-
-    def hang_up(self, reply: Reply) -> None:
-        """End with `reply`."""
-
-    def cut(self) -> None:
-        """End now, with whatever is under way."""
-
-    def abort(self) -> None:
-        """Close now."""
-
-    def seen(self) -> dict[str, Any] | None:
-        """What there is to see of a session; `None` where there is none."""
-
-
 class Runtime:
-    """Made when a server starts, gone when it has stopped."""
+    """Exists from the start of a server to its end."""
 
     def __init__(self, options: Options, exempt: Networks, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -127,25 +142,29 @@ class Runtime:
         self.login_failures = Attempts(
             MemoryCounter(loop.time), options.max_auth_failures, FailedLogins.WINDOW
         )
-        self.memory = Memory(memory_limit(options))
         self.failed_logins = FailedLogins(loop.time)
+        self.memory = Memory(memory_limit(options))
+        self.directory = spool_directory(options.spool_dir)
+        self.threshold = options.spool_threshold
         self.clock = Clock()
         self.stats = Stats()
-        self._began = loop.time()
         self.threads = Threads(options.threads, "ehlo-hook")
+        self.disk = Threads(_DISK_THREADS, "ehlo-disk")
+        self.login_threads = Threads(3, "ehlo-login")  # two check; one reads the file
         self.steps = Steps()
         self._watch: Watch | None = None
         self.turns = Turns(options.max_handlers)
-        self.disk = Threads(_DISK_THREADS, "ehlo-disk")
-        self.shelf = Shelf(self.memory, spool_directory(options.spool_dir), options.spool_threshold)
+        self.lookups: set[object] = set()
+        """The tasks that look up names."""
+        self.leaving = 0
+        """Bytes of bodies on their way to disk."""
         self.drivers: set[Occupant] = set()
-        self.login_threads = Threads(3, "ehlo-login")  # two check; one reads the file
         self.draining = False
-        self.lookups: set[object] = set()  # of clients' names, under way
-        self._made_room = -math.inf  # when that was looked at last
+        self._began = loop.time()
+        self._made_room = -math.inf  # when that was tried last
         self._sweep_every = 1.0
         self._sweeper: asyncio.TimerHandle | None = None
-        self._idle: asyncio.Event = asyncio.Event()
+        self._idle: asyncio.Event | None = None  # while something waits for it
         self._prefix = secrets.token_hex(4)
         self._counter = itertools.count(1)
 
@@ -158,36 +177,37 @@ class Runtime:
         return Rate(MemoryCounter(self.loop.time), most, window)
 
     def heed(self, *timeouts: float) -> None:
-        """Look at the deadlines often enough for these."""
+        """Set the sweep so that it is often enough for these timeouts."""
         self._sweep_every = min(self._sweep_every, *(timeout / 4 for timeout in timeouts))
 
     def new_id(self) -> str:
-        """An id that no other session of any server has."""
+        """Return an id that no other session of any server has."""
         return f"{self._prefix}{next(self._counter):06x}"
 
     # -- sessions --------------------------------------------------------------------------------
 
-    def add(self, driver: Occupant) -> None:
-        """A session begins."""
-        self.drivers.add(driver)
-        self._idle.clear()
+    def add(self, occupant: Occupant) -> None:
+        """Note a connection that begins."""
+        self.drivers.add(occupant)
         if self._sweeper is None:
             self.stats.settle()
             self._sweeper = self.loop.call_later(self._sweep_every, self._sweep)
 
-    def remove(self, driver: Occupant) -> None:
-        """A session has ended, its hooks included."""
-        self.drivers.discard(driver)
-        if not self.drivers:
+    def remove(self, occupant: Occupant) -> None:
+        """Note a connection that has ended, its hooks included."""
+        self.drivers.discard(occupant)
+        if self._idle is not None and not self.drivers:
             self._idle.set()
 
     async def all_gone(self) -> None:
-        """Wait until there is no session."""
-        if self.drivers:
-            await self._idle.wait()
+        """Wait until there is no connection."""
+        while self.drivers:
+            self._idle = idle = self._idle or asyncio.Event()
+            await idle.wait()
+            self._idle = None
 
     def make_room(self) -> None:
-        """Too much is held for a message to begin: what waits for its client waits on disk.
+        """Write bodies that wait for their client to disk, when too much is held in memory.
 
         The largest bodies go first, and no more of them than are needed.
         """
@@ -195,55 +215,93 @@ class Runtime:
         if now - self._made_room < _ROOM_EVERY:
             return
         self._made_room = now
-        wanted = self.memory.excess - sum(driver.leaving for driver in self.drivers)
-        resting = [(octets, driver) for driver in self.drivers if (octets := driver.resting)]
-        for octets, driver in sorted(resting, key=itemgetter(0), reverse=True):
+        wanted = self.memory.excess - self.leaving
+        resting = [(size, each) for each in self.drivers if (size := each.resting)]
+        for size, each in sorted(resting, key=itemgetter(0), reverse=True):
             if wanted <= 0:
                 return
-            driver.make_room()
-            wanted -= octets
+            each.make_room()
+            wanted -= size
 
     def _sweep(self) -> None:
-        """One look at all deadlines, instead of a timer for each."""
+        """Look at all deadlines, instead of having a timer for each."""
         now = self.loop.time()
         self.stats.settle()
         if self.memory.excess > 0:
             self.make_room()
-        for driver in [driver for driver in self.drivers if driver.deadline < now]:
+        for each in [each for each in self.drivers if each.deadline < now]:
             try:
-                driver.expire()
-            except Exception:  # one session's trouble must not end the sweep for all
-                log = about(logger, driver.session_id)
-                log.exception("could not be ended")
-                driver.abort()
+                each.expire()
+            except Exception:  # which must not end the sweep for all
+                log = about(logger, each.session_id)
+                log.exception("the session could not be ended")
+                each.end(Ending.ABORT)
         again = self.drivers
         self._sweeper = self.loop.call_later(self._sweep_every, self._sweep) if again else None
 
-    async def in_thread(self, run: Callable[[], Any], threads: Threads | None = None) -> Any:
-        """What `run` returns, called in a thread: of the hooks, or of `threads`. Raises as it."""
-        ended: asyncio.Future[tuple[Any, BaseException | None]] = self.loop.create_future()
+    # -- names -----------------------------------------------------------------------------------
 
-        def tell(result: Any, error: BaseException | None) -> None:
-            if not ended.cancelled():
-                ended.set_result((result, error))
+    def look_up(self, peer: Peer, arrived: Callable[[str], None]) -> None:
+        """Look up a client without delaying any session; call `arrived` if it has a name.
 
-        def tell_in_thread(result: Any, error: BaseException | None) -> None:
-            with contextlib.suppress(RuntimeError):  # closed: there is nobody to tell
-                self.loop.call_soon_threadsafe(tell, result, error)
+        A lookup is never cancelled: the resolver goes on all the same, so it still counts as one in
+        progress. (uvloop fails, too, when the name of a cancelled lookup arrives.)
+        """
+        if not peer.is_unix and len(self.lookups) < _MOST_LOOKUPS:
+            self.lookups.add(self.loop.create_task(self._look_up(peer, arrived)))
 
-        (threads or self.threads).submit(run, tell_in_thread)
-        result, error = await ended
-        if error is not None:
-            raise error
-        return result
+    async def _look_up(self, peer: Peer, arrived: Callable[[str], None]) -> None:
+        try:
+            name, _ = await self.loop.getnameinfo(
+                (peer.host, peer.port), socket.NI_NAMEREQD | socket.NI_NUMERICSERV
+            )
+        except OSError:
+            return  # it has no name
+        finally:
+            self.lookups.discard(asyncio.current_task())
+        arrived(name)
+
+    # -- threads ---------------------------------------------------------------------------------
+
+    def to_loop(self, call: Callable[[], None]) -> bool:
+        """Call `call` in the loop, from any thread; return `False` if the loop is closed.
+
+        In debug mode a loop logs the arguments of a `partial`: a secret belongs into a closure.
+        """
+        try:
+            self.loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            return False
+        return True
+
+    async def in_thread(self, run: Callable[[], T], threads: Threads | None = None) -> T:
+        """Return what `run` returns, called in a thread: of the hooks, or of `threads`.
+
+        Raises what it raises.
+        """
+        ended: asyncio.Future[T] = self.loop.create_future()
+
+        def done(result: T | None, error: BaseException | None) -> None:
+            def tell() -> None:
+                if ended.cancelled():
+                    return
+                if error is not None:
+                    ended.set_exception(error)
+                else:
+                    ended.set_result(cast("T", result))
+
+            self.to_loop(tell)  # nothing waits in a loop that is closed
+
+        (threads or self.threads).submit(run, done)
+        return await ended
 
     def watch(self) -> None:
-        """Name hooks that block the loop, while they do."""
+        """Log hooks that block the loop, while they do."""
         self._watch = Watch(self.steps)
         self._watch.start()
 
     def stop(self) -> None:
-        """Let go of what does not end by itself; a thread that is busy is not waited for."""
+        """Let go of what does not end by itself; does not wait for a thread that is busy."""
         if self._watch is not None:
             self._watch.stop()
         if self._sweeper is not None:
@@ -252,3 +310,61 @@ class Runtime:
         self.threads.stop()
         self.disk.stop()
         self.login_threads.stop()
+
+
+class Quota:
+    """Counts what one session does under its address; a key of `None` is exempt.
+
+    A proxy's connections are its own, and what is sent over them is its client's.
+    """
+
+    __slots__ = ("_client_key", "_key", "_runtime")
+
+    def __init__(self, runtime: Runtime, peer: Peer, proxy: ProxyInfo | None) -> None:
+        unknown = proxy is not None and proxy.peer == peer  # a proxy is many clients, or none
+        self._runtime = runtime
+        self._key = None if unknown else runtime.exempt.key(peer)
+        self._client_key = self._key
+
+    def open(self) -> bool:
+        """Count a connection; return whether its address may have one more."""
+        runtime, key = self._runtime, self._key
+        if not runtime.connections.admit(key):
+            return False
+        if runtime.connection_rate.admit(key):
+            return True
+        runtime.connections.release(key)
+        return False
+
+    def close(self) -> None:
+        """Stop counting the connection."""
+        self._runtime.connections.release(self._key)
+
+    def speak_for(self, peer: Peer) -> None:
+        """Count what the session does from now on under the address of `peer`."""
+        self._client_key = self._runtime.exempt.key(peer)
+
+    def may_send(self) -> bool:
+        """Count a message; return whether its address may send one more."""
+        return self._runtime.message_rate.admit(self._client_key)
+
+    def may_add_recipient(self) -> bool:
+        """Count a recipient; return whether its address may have one more."""
+        return self._runtime.recipient_rate.admit(self._client_key)
+
+    def may_log_in(self) -> bool:
+        """Return whether its address has logins left that may fail."""
+        return not self._runtime.login_failures.spent(self._client_key)
+
+    def may_be_asked(self) -> bool:
+        """Return the same, if all logins of its address that are being checked fail."""
+        return self._runtime.login_failures.may_begin(self._client_key)
+
+    def begin_login(self) -> Callable[[], None]:
+        """Count a login that is being checked, until the returned function is called."""
+        return self._runtime.login_failures.begin(self._client_key)
+
+    def note_failed_login(self) -> float:
+        """Count a failed login; return the seconds by which its reply is delayed."""
+        self._runtime.login_failures.note(self._client_key)
+        return self._runtime.failed_logins.delay(self._client_key)

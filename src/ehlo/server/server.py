@@ -1,55 +1,103 @@
-"""`Server`: its life, from the options to the end of the last session."""
+"""`Server`: the face, in the forms that block, live in a running loop, or run in a thread."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import inspect
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self
 
 from ehlo.functions import MessageFunction
 from ehlo.handler import Handler
 from ehlo.net import Peer
-from ehlo.server.hooks.steps import Steps
-from ehlo.server.life import Life
-from ehlo.server.options import rules
 from ehlo.server.options.config import Options
-from ehlo.server.processes import workers
-from ehlo.server.streams import serve_streams
-from ehlo.server.system import listener, loops, signals, systemd
+from ehlo.server.options.target import callbacks_of, with_handler
+from ehlo.server.run import Run, abandon
+from ehlo.server.system import loops, signals, systemd
 from ehlo.server.tls.certificates import Certificate, FileContext, file_context, with_another
+from ehlo.server.workers.recipe import recipe
 
 if TYPE_CHECKING:
-    from ehlo.server.processes.parent import Parent
+    from ehlo.server.workers.parent import Parent
 
 __all__ = ["Server", "listen_and_serve", "listen_and_serve_tls"]
+
+P = ParamSpec("P")
 
 logger = logging.getLogger("ehlo.server")
 
 
-@dataclass(eq=False, repr=False)
-class Server(Options):
-    """An SMTP server: `Server(handler, addr=..., ...)`, every option as a keyword.
+def _with_parameters_of(
+    _options: Callable[P, Options],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[Server, P], None]]:
+    """Type a method with the parameters of `Options`, so that each is written once."""
 
-    It blocks (`listen_and_serve`), or lives in a running loop (`async with server`), or runs in a
-    thread beside synchronous code (`with server.in_thread()`). A server runs once at a time.
+    def decorated(method: Callable[..., None]) -> Callable[Concatenate[Server, P], None]:
+        return method
 
-    Raises `TypeError` for a handler that is none, or one with functions beside it.
+    return decorated
+
+
+class Server:
+    """Runs an SMTP server: `Server(handler, addr=..., ...)`, with every option as a keyword.
+
+    `listen_and_serve` blocks, `async with server` serves in a running loop, and
+    `with server.in_thread()` serves next to synchronous code. A server runs once at a time.
+    Raises `TypeError` for a handler that cannot be called, or options that it rules out.
+
+    Example::
+
+        server = ehlo.Server(handler, addr="127.0.0.1:2525", max_size=1_000_000)
+        server.listen_and_serve()
     """
 
-    def __post_init__(self) -> None:
-        named = isinstance(self.handler, str) and ":" in self.handler
-        if not named and not self.factory:
-            rules.as_callbacks(self)  # for its TypeErrors; what is set later is seen at the start
-        self._life: Life | None = None
-        self._steps = Steps()
+    __signature__ = inspect.signature(Options)
+
+    @_with_parameters_of(Options)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._options = Options(*args, **kwargs)
+        named = isinstance(self.options.handler, str) and ":" in self.options.handler
+        if not named and not self.options.factory:
+            callbacks_of(self.options)  # for its TypeErrors
+        self.running: Run | None = None
+        """The run of this server, while it serves in this process."""
         self._parent: Parent | None = None
+        self._alarm: signals.Alarm | None = None
+
+    if not TYPE_CHECKING:  # a type checker knows which attributes there are
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name in Options.__dataclass_fields__:
+                raise AttributeError(f"{name} is an option; set it by configure({name}=...)")
+            super().__setattr__(name, value)
+
+    @property
+    def options(self) -> Options:
+        """The options, frozen. Set it, or call `configure`, to change them while it does not run.
+
+        Setting it raises `RuntimeError` while the server runs.
+        """
+        return self._options
+
+    @options.setter
+    def options(self, options: Options) -> None:
+        if self.running is not None or self._parent is not None:
+            raise RuntimeError("options cannot change while the server runs; shut it down first")
+        self._options = options
+
+    def configure(self, **options: Any) -> None:
+        """Change options before the server starts: `server.configure(max_size=1_000_000)`.
+
+        Raises `TypeError` for an unknown option, `RuntimeError` while the server runs.
+        """
+        self.options = dataclasses.replace(self.options, **options)
 
     def configure_tls(
         self,
@@ -59,208 +107,173 @@ class Server(Options):
         client_ca: str | None = None,
         client_certs: Literal["optional", "required"] = "optional",
     ) -> None:
-        """Load a certificate chain and its key (PEM): TLS 1.2 at least, Python's defaults beyond.
+        """Load a certificate chain and its key (PEM files), and offer STARTTLS.
 
-        This offers STARTTLS; for implicit TLS set `tls_listener`, too. Called again, it adds a
-        certificate: the first is the default, the others are for clients that ask for one of their
-        DNS names (SNI); the same `cert_file` again takes the place of what was said of it. A
-        running server takes the files anew when they change.
+        The minimum is TLS 1.2; otherwise Python's defaults apply. For implicit TLS, set
+        `tls_listener` too. Each further call adds a certificate. The first is the default, and the
+        others are for clients that ask for one of their DNS names (SNI). A call with the same
+        `cert_file` replaces that certificate. A running server reloads files that change.
 
-        With `client_ca`, a PEM file of authorities, a client may show a certificate, which must be
-        one of theirs, or has to (`client_certs="required"`); that holds for all certificates.
-        EXTERNAL logs in by it.
+        `client_ca` is a PEM file of authorities for client certificates. They are `"optional"`, or
+        `"required"` from every client; EXTERNAL authenticates by them.
 
-        Raises `OSError` when a file cannot be read, `ssl.SSLError` when it is not what it should
-        be, `ValueError` for a further certificate without a DNS name. Nothing has changed then.
+        Raises `OSError` if a file cannot be read, `ssl.SSLError` if it has the wrong content,
+        `ValueError` if a further certificate has no DNS name, and `RuntimeError` while the server
+        runs. Nothing has changed then.
         """
         new = Certificate(cert_file, key_file, passphrase, client_ca, client_certs)
-        given = self.tls_config
+        given = self.options.tls_config
         if isinstance(given, FileContext):
-            self.tls_config = with_another(given, new)
+            self.configure(tls_config=with_another(given, new))
         else:
-            self.tls_config = file_context((new,))
+            self.configure(tls_config=file_context((new,)))
 
     @property
     def addresses(self) -> list[Peer]:
-        """Where the server listens, with the real ports; empty when it does not."""
-        running = self._life or self._parent
+        """Where the server listens, with the real ports; empty while it does not."""
+        running = self.running or self._parent
         return list(running.addresses) if running is not None else []
 
     # -- in a running loop -----------------------------------------------------------------------
 
     async def start(self, sock: socket.socket | None = None) -> None:
-        """Listen, on `addr` or on a listening socket of yours, and serve in the running loop.
+        """Listen on `addr`, or on a listening socket of yours, and serve in the running loop.
 
-        Raises `ValueError` for options that would not be safe, `OSError` (which names address and
-        reason) when an address cannot be had.
+        Raises `ValueError` for options that would be unsafe, `OSError` (with address and reason)
+        for an address that cannot be bound, `RuntimeError` if the server runs already.
         """
-        if self._life is not None:
-            raise RuntimeError("the server is running already")
-        if self.workers > 1:
-            raise ValueError("workers are started by listen_and_serve and serve only")
-        where = None if sock is None else [listener.bound_address(sock)]
-        rules.check_addresses(self, where)
-        rules.make_handler(self)
-        life = self._life = Life(self, self._ended, self._steps)
-        try:
-            groups, paths = workers.open_sockets(self, sock, life.views.bind)
-            await life.start(groups, paths=paths)
-        except BaseException:
-            self._life = None
-            life.views.close()
-            raise
-        if life.addresses:  # else it was ended while it was starting
-            logger.info("listening on %s", ", ".join(map(str, life.addresses)))
+        if self.options.workers > 1:
+            raise ValueError("workers needs listen_and_serve or serve; it cannot be used here")
+        run = Run(self)
+        if self._alarm is not None:
+            run.runtime.steps.when_blocked = self._alarm.look
+        await run.listen(sock)
+        if run.addresses:  # otherwise it was ended during the start
+            logger.info("listening on %s", ", ".join(map(str, run.addresses)))
 
     async def __aenter__(self) -> Self:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         await self.shutdown(None if exc_type is None else 0)
 
     async def wait_closed(self) -> None:
-        """Return when the server has been closed, by whomever."""
-        if self._life is not None:
-            await self._life.closed.wait()
+        """Wait until the server is closed."""
+        if self.running is not None:
+            await self.running.closed.wait()
 
     async def shutdown(self, grace: float | None = None) -> None:
-        """Stop accepting, let transactions end, answer `421 4.3.2` to the rest.
+        """Stop accepting, let transactions end, and answer `421 4.3.2` to the other sessions.
 
-        Returns when all sessions are gone, or after `grace` seconds (by default the option's), when
-        those that are left are cut off.
+        Returns when all sessions have ended. Sessions that remain after `grace` seconds (by default
+        the option's) are cut off.
         """
-        if self._life is not None:
-            await self._life.shutdown(self.grace if grace is None else grace)
+        if self.running is not None:
+            await self.running.shutdown(grace)
 
     def close(self) -> None:
-        """Stop at once: sessions are cut off, and no message that is under way is acknowledged.
+        """Stop at once: cut all sessions off, without acknowledging messages in progress.
 
-        May be called from any thread. `wait_closed` tells when it is done.
+        May be called in any thread. It does not wait; `wait_closed` does.
         """
-        life = self._life
-        if life is not None:
-            loops.call_in(life.loop, life.close)
-        elif self._parent is not None:
-            self._parent.close()
+        running = self.running or self._parent
+        if running is not None:
+            running.close()
 
     def reload(self) -> Future[bool]:
-        """Take certificates, passwords and log files anew, as SIGHUP does in the blocking forms.
+        """Reload certificates, passwords and log files, as SIGHUP does in the blocking forms.
 
-        New handshakes then use what is new; connections are left alone. What cannot be loaded
-        leaves the old in use, and the log says so. A context of yours in `tls_config` stays; a
-        function there is called again. Of the log's files those are opened anew that a
-        `WatchedFileHandler` of the root logger writes to.
+        New handshakes and logins use the new files; open connections are not affected. Files that
+        cannot be loaded are logged, and the old ones stay in use. A function in `tls_config` is
+        called again, but a context of yours stays. Log files are those that a `WatchedFileHandler`
+        of the root logger writes to.
 
-        May be called from any thread, and does not wait. The result, when it is there, is whether
-        all could be taken; the parent of workers only passes the word on. Who waits for it in a
-        loop does so by `asyncio.wrap_future`.
+        May be called in any thread. It does not wait: the result of the future is whether all of
+        it worked (await it by `asyncio.wrap_future`). The parent of workers only passes it on.
         """
-        if self._life is not None:
-            return self._life.reload()
+        if self.running is not None:
+            return self.running.reload()
         if self._parent is not None:
             self._parent.reload()
-        nothing: Future[bool] = Future()
-        nothing.set_result(self._parent is not None)
-        return nothing
+        done: Future[bool] = Future()
+        done.set_result(self._parent is not None)
+        return done
 
     async def serve_streams(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Serve one client over a connected pair of streams, until it has gone.
+        """Serve one client over a connected pair of streams, until it has disconnected.
 
-        It comes without a PROXY header: whoever has the streams knows who is there. The server
-        need not listen: it is up then from the first of such clients to the last. Raises
-        `ValueError` as `start` does.
+        No PROXY header is expected on it. The server need not listen; it then runs from the first
+        of such clients to the last. Raises as `start` does.
         """
-        if self._life is None:
-            rules.make_handler(self)
-            workers.check_spool(self)
-            self._life = Life(self, self._ended, self._steps)
-        life = self._life
-        life.guests += 1
-        try:
-            await life.begin()
-            await serve_streams(life.new_driver(), reader, writer)
-        finally:
-            life.guests -= 1
-            if not life.guests and not life.listens:
-                await life.shutdown(self.grace)
-
-    def _ended(self, life: Life) -> None:
-        if self._life is life:
-            self._life = None
+        run = self.running or Run(self)
+        await run.serve_streams(reader, writer)
 
     # -- blocking --------------------------------------------------------------------------------
 
-    def listen_and_serve(self) -> None:
-        """Listen and serve until `close`, SIGTERM or SIGINT; a second signal does not wait.
+    def listen_and_serve(self, *, tune_malloc: bool = False) -> None:
+        """Listen and serve until `close`, SIGTERM or SIGINT; a second signal closes at once.
 
-        With `workers` this process is the parent of those that serve. SIGHUP calls `reload`.
-
-        Raises `ValueError` and `OSError` as `start` does, `RuntimeError` when no worker could
-        start.
+        SIGHUP calls `reload`. With `workers`, this process is their parent. `tune_malloc` sets the
+        C library's malloc for a process that only serves. Raises `ValueError` and `OSError` as
+        `start` does, `RuntimeError` if no worker could start.
         """
-        self._serve(None)
+        self._serve(None, tune_malloc=tune_malloc)
 
     def serve(self, sock: socket.socket) -> None:
-        """Serve on a listening socket of yours, otherwise as `listen_and_serve`."""
+        """Serve on a listening socket of yours; otherwise as `listen_and_serve`."""
         sock.setblocking(False)
         self._serve(sock)
 
-    def _serve(self, sock: socket.socket | None) -> None:
-        if self.workers == 1:
-            rules.make_handler(self)  # a module may want to run a loop as it is imported
-            loops.run(self._serve_until_signalled(sock), self.loop, self._abandon)
+    def _serve(self, sock: socket.socket | None, *, tune_malloc: bool = False) -> None:
+        if self.options.workers == 1:
+            self.options = with_handler(self.options)  # its module may run a loop when imported
+            work = self._serve_until_signalled(sock)
+            loops.run(work, self.options.loop, partial(abandon, self), tune_malloc=tune_malloc)
             return
-        from ehlo.server.processes.parent import Parent  # what most never need
+        from ehlo.server.workers.parent import Parent  # most servers never need it
 
-        self._parent = Parent(self, workers.recipe(self))
+        parent = Parent(self.options, recipe(self.options, Server))
+        self._parent = parent
         try:
-            self._parent.run(sock)
+            parent.run(sock)
         finally:
             self._parent = None
 
     async def _serve_until_signalled(self, sock: socket.socket | None) -> None:
-        ending = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._on_signal)
-        alarm = signals.Alarm(self._steps.blocked, spared=1)
-        self._steps.when_blocked = alarm.look
-        heard = signals.heard({signal.SIGHUP: self._on_hangup}, ending, alarm)
-        with heard, systemd.watchdog(asyncio.get_running_loop()):
-            await self.start(sock)
-            life = self._life
-            if life is not None:
-                if life.addresses:
+        ending = {number: partial(self._on_end, number) for number in signals.ENDING}
+        self._alarm = signals.Alarm(self._blocked, spared=1)
+        heard = signals.heard({signal.SIGHUP: self._on_hangup}, ending, self._alarm)
+        try:
+            with heard, systemd.watchdog(asyncio.get_running_loop()):
+                await self.start(sock)
+                if self.addresses:
                     self._tell_ready()
-                await life.closed.wait()
-                await self.shutdown()
+                await self.wait_closed()
+        finally:
+            self._alarm = None
 
-    def _abandon(self) -> None:
-        """A second signal has interrupted what blocked the loop."""
-        if self._life is not None:
-            self._life.abandon()
+    def _blocked(self) -> bool:
+        return self.running is not None and self.running.runtime.steps.blocked() is not None
 
-    def _on_signal(self) -> None:
-        life = self._life
-        if life is None:
+    def _on_end(self, number: signal.Signals) -> None:
+        run = self.running
+        if run is None:
             return
-        if life.runtime.draining:
-            logger.warning("signalled again: closing at once")
+        if run.draining:
+            logger.warning("received %s again: closing at once", number.name)
             self.close()
         else:
-            logger.info("signalled: shutting down")
+            logger.info("received %s: shutting down", number.name)
             systemd.stopping()
-            life.spawn(self.shutdown())
+            run.begin_shutdown()
 
     def _on_hangup(self) -> None:
-        logger.info("signalled: taking files anew")
+        logger.info("received SIGHUP: reloading")
         reloaded = self.reload()
-        if self.addresses:  # else it starts or ends, and that is what is told
+        if self.addresses:  # otherwise the service manager hears of the start or the end
             systemd.reloading()
             reloaded.add_done_callback(lambda _: self._tell_ready())
 
@@ -271,11 +284,11 @@ class Server(Options):
 
     @contextlib.contextmanager
     def in_thread(self) -> Iterator[Self]:
-        """Serve in a thread of its own while the block runs; then shut down.
+        """Serve in a thread while the block runs, then shut down.
 
         The server listens when the block begins. Raises `ValueError` and `OSError` as `start` does.
         """
-        thread = loops.LoopThread(self.loop, "ehlo-server")
+        thread = loops.LoopThread(self.options.loop, "ehlo-server")
         try:
             thread.call(self.start())
             try:
@@ -294,8 +307,12 @@ def listen_and_serve(
 ) -> None:
     """Serve mail on `addr` (`""` is `:25`) in plaintext, until SIGTERM or SIGINT.
 
-    `handler` is called as `handler(remote_addr, mail_from, rcpt_tos, data)`; see `Server` for all
-    options. Raises `OSError` when the address cannot be had.
+    `handler` is called as `handler(remote_addr, mail_from, rcpt_tos, data)`. `Server` has all
+    options. Raises `OSError` if the address cannot be bound.
+
+    Example::
+
+        ehlo.listen_and_serve("127.0.0.1:2525", handler, "MyServerApp")
     """
     Server(handler, addr=addr, appname=appname, hostname=hostname).listen_and_serve()
 
@@ -308,10 +325,14 @@ def listen_and_serve_tls(
     appname: str = "",
     hostname: str = "",
 ) -> None:
-    """As `listen_and_serve`, and offer STARTTLS with a certificate chain and its key (PEM files).
+    """Serve as `listen_and_serve`, and offer STARTTLS with a certificate and its key (PEM files).
 
-    This is not implicit TLS: clients begin in plaintext, and may stay there. For a handshake at
-    once set `tls_listener` on a `Server`, for no mail without TLS `tls_required`.
+    Clients begin in plaintext, and may stay there. For implicit TLS use a `Server` with
+    `tls_listener`; to reject mail without TLS, one with `tls_required`.
+
+    Example::
+
+        ehlo.listen_and_serve_tls(":2525", "server.crt", "server.key", handler, "MyServerApp")
     """
     server = Server(handler, addr=addr, appname=appname, hostname=hostname)
     server.configure_tls(cert_file, key_file)

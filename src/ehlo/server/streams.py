@@ -1,29 +1,24 @@
-"""Serving one client over a pair of streams instead of a socket that we accepted."""
+"""Serves one client over a pair of streams instead of a socket that a listener accepted."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
-
-from ehlo.server.driver import Driver
-
-__all__ = ["serve_streams"]
 
 _READ = 65_536
 
 
 class _StreamTransport(asyncio.Transport):
-    """What the driver sees of a writer: the transport below it, and reading under our control."""
+    """Presents a writer as a transport whose reading can be paused."""
 
-    def __init__(self, writer: asyncio.StreamWriter, driver: Driver) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, protocol: asyncio.Protocol) -> None:
         super().__init__()
         self._writer = writer
-        self._driver = driver
+        self._protocol = protocol
         self._drain: asyncio.Task[None] | None = None
         self.may_read = asyncio.Event()
         self.may_read.set()
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
+    def get_extra_info(self, name: str, default: object = None) -> object:
         return self._writer.get_extra_info(name, default)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -32,18 +27,18 @@ class _StreamTransport(asyncio.Transport):
             self._drain = asyncio.ensure_future(self._drained())
 
     async def _drained(self) -> None:
-        """The streams' own protocol is told of a full buffer; here the driver hears of it, too."""
-        self._driver.pause_writing()
+        """Tell the protocol of a full buffer, as well as that of the streams."""
+        self._protocol.pause_writing()
         try:
             await self._writer.drain()
         except OSError:
-            return  # the reader hears of it as well
+            return  # the reader gets it as well
         finally:
             self._drain = None
-        self._driver.resume_writing()
+        self._protocol.resume_writing()
 
     def forget(self) -> None:
-        """The connection has ended."""
+        """Stop waiting, since the connection has ended."""
         if self._drain is not None:
             self._drain.cancel()
 
@@ -70,7 +65,7 @@ class _StreamTransport(asyncio.Transport):
 
     def close(self) -> None:
         self._writer.close()
-        self.may_read.set()  # nothing comes any more; who waits to read it must not wait for ever
+        self.may_read.set()  # nothing comes any more, and the reader must see that
 
     def abort(self) -> None:
         self._writer.transport.abort()
@@ -78,24 +73,24 @@ class _StreamTransport(asyncio.Transport):
 
 
 async def serve_streams(
-    driver: Driver, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    protocol: asyncio.Protocol, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
-    """Drive one session until its client has gone."""
-    transport = _StreamTransport(writer, driver)
-    driver.connection_made(transport)
+    """Serve one client by `protocol` until it has gone."""
+    transport = _StreamTransport(writer, protocol)
+    protocol.connection_made(transport)
     lost: Exception | None = None
     try:
         while not transport.is_closing():
             await transport.may_read.wait()
             data = await reader.read(_READ)
             if not data:
-                driver.eof_received()
+                protocol.eof_received()
                 break
-            driver.data_received(data)
+            protocol.data_received(data)
         await writer.wait_closed()
     except OSError as error:
         lost = error
     finally:
         transport.forget()
-        transport.abort()  # nobody would close it, where this was cancelled
-        driver.connection_lost(lost)
+        transport.abort()  # nothing else closes it when this is cancelled
+        protocol.connection_lost(lost)

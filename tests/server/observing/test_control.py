@@ -1,4 +1,4 @@
-"""The control socket: who may ask, and what is answered."""
+"""The control socket: access, requests and answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.client import Client
 from support.serving import Box, Serve
 
 
-def test_a_snapshot_is_answered(serve: Serve, loop_name: str, tmp_path: Path) -> None:
+def test_a_snapshot_is_returned(serve: Serve, loop_name: str, tmp_path: Path) -> None:
     path = tmp_path / "control"
     running = serve(Box(), loop=loop_name, control=str(path))
     with running.ready() as client:
@@ -26,7 +26,7 @@ def test_a_snapshot_is_answered(serve: Serve, loop_name: str, tmp_path: Path) ->
     assert (session["helo"], session["messages"]) == ("client.example", 1)
 
 
-def test_the_socket_is_for_our_user_alone_and_goes_with_the_server(
+def test_the_socket_is_for_the_own_user_only_and_goes_with_the_server(
     serve: Serve, tmp_path: Path
 ) -> None:
     path = tmp_path / "control"
@@ -48,7 +48,7 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(serve: Serve, tmp_path
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         b"",
         b"{}\n",
@@ -59,17 +59,17 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(serve: Serve, tmp_path
         b"[" * 1000 + b"\n",
     ],
 )
-def test_no_other_question_is_answered(serve: Serve, tmp_path: Path, said: bytes) -> None:
+def test_other_requests_are_errors(serve: Serve, tmp_path: Path, sent: bytes) -> None:
     path = tmp_path / "control"
     serve(Box(), control=str(path))
     with Client(Peer(f"unix:{path}", 0)) as client:
-        client.send(said)
+        client.send(sent)
         client.end()
         answer = client.rest()
-    assert answer == b"" or json.loads(answer) == {"error": "no such question"}
+    assert answer == b"" or json.loads(answer) == {"error": "unknown request"}
     assert "stats" in ask(str(path))
 
 
-def test_who_does_not_answer_as_a_server_is_none(tmp_path: Path) -> None:
+def test_a_missing_socket_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
-        ask(str(tmp_path / "nobody"))
+        ask(str(tmp_path / "absent"))

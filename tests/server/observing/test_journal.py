@@ -1,4 +1,4 @@
-"""One line for each thing that happens: with the session's id, and without a traceback."""
+"""Each event is one log line, with the session's id and without a traceback."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ehlo import Peer
+from ehlo import Handler, Message, Peer, Session
 from ehlo.server.observing.journal import shown
 from support.certificates import Certificates
 from support.logins import plain
@@ -19,13 +19,13 @@ EVENTS = ("ehlo.connection", "ehlo.login", "ehlo.message", "ehlo.refusal")
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """The log, with all events in it from the start."""
+    """Return the log, which has all events from the start."""
     caplog.set_level(logging.INFO, "ehlo")
     return caplog
 
 
 def of(log: pytest.LogCaptureFixture, running: Running) -> list[dict[str, Any]]:
-    """The events, as fields, once all sessions are over."""
+    """Return the fields of the events, once all sessions have ended."""
     running.wait_until_no_sessions()
     return [vars(record) for record in log.records if record.name in EVENTS]
 
@@ -34,7 +34,7 @@ def names(events: list[dict[str, Any]]) -> list[str]:
     return [event["event"] for event in events]
 
 
-def test_a_session_is_told_line_by_line(serve: Serve, lines: pytest.LogCaptureFixture) -> None:
+def test_a_session_is_logged_line_by_line(serve: Serve, lines: pytest.LogCaptureFixture) -> None:
     running = serve(Box())
     with running.ready() as client:
         peer = str(Peer(*client.sock.getsockname()))
@@ -43,23 +43,44 @@ def test_a_session_is_told_line_by_line(serve: Serve, lines: pytest.LogCaptureFi
         client.say("QUIT")
     events = of(lines, running)
     assert names(events) == [
-        *("connection opened", "message accepted", "refused", "connection closed")
+        *("connection opened", "message accepted", "rejected", "connection closed")
     ]
     assert len({event["session"] for event in events}) == 1
     assert {event["peer"] for event in events} == {peer}
-    message, refused, closed = events[1:]
-    assert (message["sender"], message["recipients"]) == ("<a@example.com>", 2)
+    message, rejected, closed = events[1:]
+    assert (message["from"], message["recipients"]) == ("<a@example.com>", 2)
+    assert message["to"] == "<b@example.com>,<c@example.com>"
+    assert "queue_id" not in message
     assert message["size"] == len(b"Subject: a test\r\n\r\nHello.\r\n")
     assert message["message_id"] == f"{message['session']}.1"
-    assert (refused["verb"], refused["code"], refused["reason"]) == ("RCPT", 503, "mail_first")
+    assert (rejected["verb"], rejected["code"], rejected["reason"]) == ("RCPT", 503, "mail_first")
     assert closed["messages"] == 1
     assert closed["received"] > 100
     text = message["message"]
     assert text.startswith(f"message accepted session={message['session']} peer={peer} ")
-    assert " sender=<a@example.com> recipients=2 size=27 " in text
+    assert " from=<a@example.com> to=<b@example.com>,<c@example.com> recipients=2 size=27 " in text
 
 
-def test_tls_is_told_of(
+class Queue(Handler):
+    """Returns a queue id for each message."""
+
+    async def on_message(self, session: Session, message: Message) -> str:
+        return "q-17"
+
+
+def test_a_queue_id_and_the_first_recipients_are_logged(
+    serve: Serve, lines: pytest.LogCaptureFixture
+) -> None:
+    running = serve(Queue())
+    with running.ready() as client:
+        client.mail(recipients=[f"user{number}@example.com" for number in range(9)])
+    (event,) = [event for event in of(lines, running) if event["event"] == "message accepted"]
+    assert event["queue_id"] == "q-17"
+    assert event["to"] == ",".join(f"<user{number}@example.com>" for number in range(5))
+    assert event["recipients"] == 9
+
+
+def test_tls_is_logged(
     serve: Serve, lines: pytest.LogCaptureFixture, certificates: Certificates
 ) -> None:
     running = serve(Box(), tls_config=certificates.server())
@@ -87,7 +108,7 @@ def test_a_login_is_one_line_without_its_password(
         client.say(plain("alice", "wonder"))
         client.mail()
     events = of(lines, running)
-    assert names(events)[1:-1] == ["login refused", "login accepted", "message accepted"]
+    assert names(events)[1:-1] == ["login rejected", "login accepted", "message accepted"]
     assert (events[1]["mechanism"], events[1]["code"]) == ("PLAIN", 535)
     assert "alice" not in events[1]["message"]
     assert (events[2]["user"], events[2]["mechanism"]) == ("alice", "PLAIN")
@@ -97,23 +118,23 @@ def test_a_login_is_one_line_without_its_password(
 
 
 @pytest.mark.usefixtures("no_delay")
-@pytest.mark.parametrize(("level", "told"), [(logging.INFO, False), (logging.DEBUG, True)])
-def test_who_a_wrong_login_claims_to_be_is_for_debugging_alone(
-    serve: Serve, lines: pytest.LogCaptureFixture, level: int, told: bool
+@pytest.mark.parametrize(("level", "logged"), [(logging.INFO, False), (logging.DEBUG, True)])
+def test_the_name_of_a_rejected_login_is_logged_at_debug_only(
+    serve: Serve, lines: pytest.LogCaptureFixture, level: int, logged: bool
 ) -> None:
     lines.set_level(level, "ehlo.login")
     name = "hunter2\x1b[2J\r\nlogin accepted " + 200 * "x"
     running = serve(Box(), auth_handler=lambda *_: False, auth_mechs={"PLAIN": True})
     with running.ready() as client:
         client.say(plain(name, "pw"))
-    (event,) = [event for event in of(lines, running) if event["event"] == "login refused"]
-    assert ("hunter2" in lines.text) is ("claimed" in event) is told
-    if told:
+    (event,) = [event for event in of(lines, running) if event["event"] == "login rejected"]
+    assert ("hunter2" in lines.text) is ("claimed" in event) is logged
+    if logged:
         assert event["claimed"] == name[:100]
         assert 'claimed="hunter2\\u001b[2J\\r\\nlogin accepted xxx' in event["message"]
 
 
-def test_a_password_in_the_place_of_a_command_is_not_told(
+def test_a_password_instead_of_a_command_is_not_logged(
     serve: Serve, lines: pytest.LogCaptureFixture
 ) -> None:
     running = serve(Box())
@@ -128,7 +149,7 @@ def test_a_password_in_the_place_of_a_command_is_not_told(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(60),
@@ -140,13 +161,13 @@ def test_a_password_in_the_place_of_a_command_is_not_told(
     ids=["http", "tls", "tls-line", "noise", "nothing", "half"],
 )
 @pytest.mark.parametrize("cut", [False, True], ids=["fin", "reset"])
-def test_scanners_and_who_hangs_up_are_no_errors(
-    serve: Serve, lines: pytest.LogCaptureFixture, loop_name: str, said: bytes, cut: bool
+def test_scanners_and_clients_that_hang_up_are_not_errors(
+    serve: Serve, lines: pytest.LogCaptureFixture, loop_name: str, sent: bytes, cut: bool
 ) -> None:
     running = serve(Box(), loop=loop_name)
     with running.client() as client:
         client.reply()
-        client.send(said)
+        client.send(sent)
         if cut:
             client.reset()
         else:
@@ -160,7 +181,7 @@ def test_scanners_and_who_hangs_up_are_no_errors(
     assert all(record.exc_info is None for record in lines.records)
 
 
-def test_a_scanner_on_a_tls_port_is_no_error(
+def test_a_scanner_on_a_tls_port_is_not_an_error(
     serve: Serve, lines: pytest.LogCaptureFixture, certificates: Certificates
 ) -> None:
     running = serve(Box(), tls_config=certificates.server(), tls_listener=True)
@@ -171,16 +192,16 @@ def test_a_scanner_on_a_tls_port_is_no_error(
     assert [record for record in lines.records if record.levelno > logging.INFO] == []
 
 
-def test_who_is_turned_away_has_a_line(serve: Serve, lines: pytest.LogCaptureFixture) -> None:
+def test_a_rejected_connection_has_a_line(serve: Serve, lines: pytest.LogCaptureFixture) -> None:
     running = serve(Box(), max_connections=1)
     with running.ready(), running.client() as other:
         other.rest()
     (event,) = [event for event in of(lines, running) if "reason" in event]
-    assert event["message"].startswith("connection turned away peer=127.0.0.1:")
+    assert event["message"].startswith("connection rejected peer=127.0.0.1:")
     assert event["reason"] == "too many"
 
 
-def test_a_log_that_is_not_wanted_has_no_lines(
+def test_a_log_at_level_warning_has_no_lines(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "ehlo")
@@ -191,7 +212,7 @@ def test_a_log_that_is_not_wanted_has_no_lines(
     assert of(caplog, running) == []
 
 
-def test_no_line_ends_where_a_client_wants(serve: Serve, lines: pytest.LogCaptureFixture) -> None:
+def test_an_address_cannot_end_its_field(serve: Serve, lines: pytest.LogCaptureFixture) -> None:
     running = serve(Box())
     with running.ready() as client:
         client.say('MAIL FROM:<"a b\\"= c"@example.com>')
@@ -199,7 +220,7 @@ def test_no_line_ends_where_a_client_wants(serve: Serve, lines: pytest.LogCaptur
         client.say("DATA")
         client.say("x\r\n.")
     (event,) = [event for event in of(lines, running) if event["event"] == "message accepted"]
-    assert re.search(r' sender="<[^"\\]*(\\.[^"\\]*)*>" recipients=1 ', event["message"])
+    assert re.search(r' from="<[^"\\]*(\\.[^"\\]*)*>" to=<b@example.com> ', event["message"])
 
 
 @pytest.mark.parametrize(
@@ -217,5 +238,5 @@ def test_no_line_ends_where_a_client_wants(serve: Serve, lines: pytest.LogCaptur
         ("\x7f\x9b\u2028\u202e\ud800", '"\\u007f\\u009b\\u2028\\u202e\\ud800"'),
     ],
 )
-def test_values_are_shown_so_that_nothing_obeys_them(value: object, text: str) -> None:
+def test_values_are_escaped(value: object, text: str) -> None:
     assert shown(value) == text

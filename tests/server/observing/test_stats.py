@@ -1,4 +1,4 @@
-"""What a server counts is what clients did."""
+"""The counts of a server match what clients did."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from support.serving import Box, Running, Serve
 
 
 def seen(running: Running) -> dict[str, Any]:
-    """A snapshot, as it comes out of JSON."""
-    life = running.server._life  # noqa: SLF001  where snapshots are made
-    assert life is not None
-    found: dict[str, Any] = json.loads(json.dumps(running.run(life.snapshot)))
+    """Return a snapshot, by way of JSON."""
+    run = running.server.running
+    assert run is not None
+    found: dict[str, Any] = json.loads(json.dumps(running.run(run.snapshot)))
     return found
 
 
 def counted(running: Running) -> dict[str, Any]:
-    """Once all sessions are over."""
+    """Return the counts, once all sessions have ended."""
     running.wait_until_no_sessions()
     stats: dict[str, Any] = seen(running)["stats"]
     return stats
@@ -42,19 +42,19 @@ class Choosy(Handler):
 
 def test_counts_reconcile_with_what_clients_did(serve: Serve) -> None:
     running = serve(Choosy())
-    said = (
+    sent = (
         b"EHLO c\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<no@c.example>\r\nRCPT TO:<d@c.example>\r\n"
         b"DATA\r\nhello\r\n.\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<d@c.example>\r\n"
         b"DATA\r\nspam\r\n.\r\nNONSENSE\r\nQUIT\r\n"
     )
     with running.client() as client:
-        client.send(said)
-        heard = client.rest()
+        client.send(sent)
+        received = client.rest()
     stats = counted(running)
     assert stats["connections"] == 1
     commands = {"EHLO": 1, "MAIL": 2, "RCPT": 3, "DATA": 2, "unknown": 1, "QUIT": 1}
     assert stats["commands"] == commands
-    codes = [line[:3] for line in heard.decode().splitlines() if line[3] == " "]
+    codes = [line[:3] for line in received.decode().splitlines() if line[3] == " "]
     assert stats["replies"] == {code: codes.count(code) for code in set(codes)}
     assert stats["refusals"] == {
         "RCPT 550 other": 1,
@@ -62,21 +62,21 @@ def test_counts_reconcile_with_what_clients_did(serve: Serve) -> None:
         "unknown 500 unknown_command": 1,
     }
     assert stats["messages"] == {"accepted": 1, "refused": 1}
-    assert stats["octets"] == {"received": len(said), "sent": len(heard)}
-    assert stats["message_octets"]["sum"] == len(b"hello\r\n")
-    assert sum(stats["message_octets"]["counts"]) == 1
+    assert stats["bytes"] == {"received": len(sent), "sent": len(received)}
+    assert stats["message_bytes"]["sum"] == len(b"hello\r\n")
+    assert sum(stats["message_bytes"]["counts"]) == 1
     assert sum(stats["session_seconds"]["counts"]) == 1
     assert sum(stats["hook_seconds"]["on_rcpt"]["counts"]) == 3
     assert sum(stats["hook_seconds"]["on_message"]["counts"]) == 2
 
 
-def test_octets_of_sessions_that_are_there_count(serve: Serve) -> None:
+def test_bytes_of_open_sessions_count(serve: Serve) -> None:
     running = serve(Box())
     with running.ready() as client:
         client.say("NOOP")
         found = seen(running)
         (session,) = found["sessions"]
-        assert found["stats"]["octets"]["received"] == session["received"] == 27
+        assert found["stats"]["bytes"]["received"] == session["received"] == 27
         assert found["now"]["sessions"] == 1
         assert session["state"] == "READY"
         assert session["peer"] == "{}:{}".format(*client.sock.getsockname())
@@ -116,7 +116,7 @@ def test_logins_are_counted_by_mechanism_and_outcome(serve: Serve) -> None:
     assert stats["refusals"]["AUTH 454 auth_trouble"] == 1
 
 
-def test_who_is_turned_away_is_counted_and_no_session(serve: Serve) -> None:
+def test_a_rejected_connection_is_counted_but_not_as_a_session(serve: Serve) -> None:
     running = serve(Box(), max_connections=1)
     with running.ready():
         for _ in range(2):
@@ -127,7 +127,7 @@ def test_who_is_turned_away_is_counted_and_no_session(serve: Serve) -> None:
     assert stats["turned_away"] == {"too many": 2}
 
 
-def test_octets_on_disk_are_seen_and_counted(serve: Serve) -> None:
+def test_bytes_on_disk_are_shown_and_counted(serve: Serve) -> None:
     running = serve(Box(), spool_threshold=1000)
     with running.ready() as client:
         client.mail(b"x" * 70 * 1000 + b"\r\n")
@@ -135,7 +135,7 @@ def test_octets_on_disk_are_seen_and_counted(serve: Serve) -> None:
     assert counted(running)["spooled"] == 70_002
 
 
-def test_in_lmtp_a_message_that_one_recipient_has_is_accepted(serve: Serve) -> None:
+def test_in_lmtp_a_message_that_one_recipient_accepts_is_accepted(serve: Serve) -> None:
     class Half(Handler):
         async def on_message(self, session: Session, message: Message) -> None:
             message.refuse(message.recipients[0], Reply(550, "5.1.1", "Full"))
@@ -177,7 +177,7 @@ def test_snapshots_are_summed(serve: Serve) -> None:
     assert len(merge(snapshots)["pids"]) == 2
 
 
-def test_sessions_of_several_processes_say_where_they_are(serve: Serve) -> None:
+def test_sessions_of_several_processes_have_the_id_of_their_process(serve: Serve) -> None:
     running = serve(Box())
     with running.ready():
         one = seen(running)
@@ -187,17 +187,17 @@ def test_sessions_of_several_processes_say_where_they_are(serve: Serve) -> None:
     assert merge([])["now"] == dict.fromkeys(one["now"], 0)
 
 
-def test_of_two_tellings_the_larger_numbers_stand() -> None:
-    first = {"octets": 5, "by": {"a": 1, "b": 2}, "counts": [1, 2]}
-    second = {"octets": 3, "by": {"b": 3, "c": 1}, "counts": [1, 3]}
+def test_most_keeps_the_larger_number_of_each() -> None:
+    first = {"bytes": 5, "by": {"a": 1, "b": 2}, "counts": [1, 2]}
+    second = {"bytes": 3, "by": {"b": 3, "c": 1}, "counts": [1, 3]}
     assert most([first, second]) == {
-        "octets": 5,
+        "bytes": 5,
         "by": {"a": 1, "b": 3, "c": 1},
         "counts": [1, 3],
     }
 
 
-def test_what_one_client_says_does_not_pile_up_until_it_is_counted(
+def test_commands_of_one_client_do_not_pile_up_until_they_are_counted(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = 0
@@ -210,9 +210,7 @@ def test_what_one_client_says_does_not_pile_up_until_it_is_counted(
 
     monkeypatch.setattr(Stats, "relieve", watched)
     running = serve(Box(), max_idle_commands=0)
-    with running.client() as client:
-        client.send(b"NOOP\r\n" * 50_000)
-        client.end()
+    with running.client() as client, client.sending(b"NOOP\r\n" * 50_000 + b"QUIT\r\n"):
         client.rest()
     assert 0 < most <= 20_000
-    assert counted(running)["replies"] == {"220": 1, "250": 50_000}
+    assert counted(running)["replies"] == {"220": 1, "250": 50_000, "221": 1}

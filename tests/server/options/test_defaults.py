@@ -1,4 +1,4 @@
-"""What a server allows that is told nothing: each limit by its value, and by what becomes of it."""
+"""The default limits of a server: the value of each, and its effect."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LIMITS = {
 }
 
 
-def test_the_limits_are_these() -> None:
+def test_the_default_limits_are_those_documented() -> None:
     fields = [field for field in dataclasses.fields(Options) if "group" in field.metadata]
     limits = {field.name: field.default for field in fields if field.metadata["group"] == "Limits"}
     assert limits == LIMITS
@@ -78,7 +78,7 @@ def test_a_hundred_idle_commands(serve: Serve) -> None:
         assert client.rest() == b""
 
 
-def test_fifty_wrong_logins_of_one_address(serve: Serve, no_delay: None) -> None:
+def test_fifty_failed_logins_of_one_address(serve: Serve, no_delay: None) -> None:
     asked = []
 
     def check(*given: object) -> bool:
@@ -136,7 +136,7 @@ def heard_of_301(running: Running, before: list[str], line: str) -> list[str]:
         ({"max_messages_per_hour": 1}, [MAIL, "RSET"], MAIL, "450 4.7.1"),
     ],
 )
-def test_three_hundred_refusals_of_our_own(
+def test_three_hundred_rejections_by_the_server(
     serve: Serve, options: dict[str, object], before: list[str], line: str, answer: str
 ) -> None:
     running = serve(Box(), exempt_networks=(), **options)
@@ -145,7 +145,7 @@ def test_three_hundred_refusals_of_our_own(
     assert last == TOO_MANY_IDLE
 
 
-def test_three_hundred_refusals_of_a_hook(serve: Serve) -> None:
+def test_three_hundred_rejections_by_a_hook(serve: Serve) -> None:
     handler = Greylisting()
     heard = heard_of_301(serve(handler), [MAIL], RCPT)
     assert heard == ["450 4.7.1 Greylisted"] * 300 + [TOO_MANY_IDLE]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 from ehlo import Handler, Listener, Server, Session
 from ehlo.passwords.file import PasswordFile
-from ehlo.server.options.config import _OF_LISTENER, Options
-from ehlo.server.options.rules import as_callbacks, per_listener, resolve, resolve_all
+from ehlo.server.options.config import ListenerOptions, Options
+from ehlo.server.options.rules import per_listener, resolve, resolve_all
+from ehlo.server.options.target import callbacks_of
 from support.certificates import Certificates
 from support.client import Client
+from support.clock import StoppedClock
 from support.hooks import handler_of
 from support.serving import Box, Collector, Serve
 
@@ -79,7 +81,7 @@ def test_proxies_are_those_of_a_listener(serve: Serve) -> None:
     assert [session.peer.host for session in collector.sessions] == ["127.0.0.1", "192.0.2.1"]
 
 
-def test_a_session_knows_where_it_came_in(serve: Serve) -> None:
+def test_a_session_has_the_address_that_accepted_it(serve: Serve) -> None:
     collector = Collector()
     running = listen(serve, collector, Listener(ANY), Listener(ANY))
     for address in running.server.addresses:
@@ -89,17 +91,18 @@ def test_a_session_knows_where_it_came_in(serve: Serve) -> None:
     assert [session.local for session in collector.sessions] == running.server.addresses
 
 
-def test_each_listener_has_its_own_time(serve: Serve) -> None:
-    running = listen(serve, Box(), Listener(ANY), Listener(ANY, timeout=0.2))
+def test_each_listener_has_its_own_timeout(serve: Serve, clock: StoppedClock) -> None:
+    running = listen(serve, Box(), Listener(ANY), Listener(ANY, timeout=20))
     slow, quick = running.server.addresses
     with Client(slow) as patient, Client(quick) as client:
         client.hello()
         patient.hello()
+        clock.advance(21)
         assert client.reply().startswith("421 4.4.2 ")
         assert patient.say("NOOP").startswith("250 ")
 
 
-def test_startup_and_shutdown_are_told_once(serve: Serve) -> None:
+def test_on_startup_is_called_once(serve: Serve) -> None:
     told: list[str] = []
 
     class Telling(Handler):
@@ -115,7 +118,7 @@ def test_startup_and_shutdown_are_told_once(serve: Serve) -> None:
     assert told == ["startup"]
 
 
-def test_a_file_of_passwords_is_read_once_for_all(tmp_path: Path) -> None:
+def test_a_password_file_is_read_once_for_all_listeners(tmp_path: Path) -> None:
     users = tmp_path / "users"
     PasswordFile(users).set("alice", "wonder")
     server = Server(
@@ -127,12 +130,12 @@ def test_a_file_of_passwords_is_read_once_for_all(tmp_path: Path) -> None:
         ],
         auth_mechs={"PLAIN": True},
     )
-    first, second, third = resolve_all(server, as_callbacks(server))
+    first, second, third = resolve_all(server.options, callbacks_of(server.options))
     assert first.passwords is second.passwords is not None
     assert third.passwords is None
 
 
-def test_a_listener_that_cannot_be_had_leaves_no_other(tmp_path: Path) -> None:
+def test_a_listener_that_cannot_be_bound_leaves_no_other_bound(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
@@ -161,13 +164,13 @@ def test_each_unix_socket_has_its_own_mode_and_a_stale_one_is_replaced(tmp_path:
     assert not any(path.exists() for path in paths)
 
 
-def test_a_client_over_streams_is_served_by_the_servers_own_rules(serve: Serve) -> None:
+def test_a_client_over_streams_is_served_by_the_rules_of_the_server(serve: Serve) -> None:
     running = listen(serve, Box(), Listener(ANY, appname="Listener"), appname="Own")
-    life = running.server._life  # noqa: SLF001
-    assert life is not None
+    run = running.server.running
+    assert run is not None
 
     async def own() -> str:
-        return str(life.new_driver().rules.settings.appname)
+        return str(run.new_driver().routes.rules.settings.appname)
 
     assert running.run(own) == "Own"
 
@@ -176,28 +179,32 @@ def test_a_client_over_streams_is_served_by_the_servers_own_rules(serve: Serve) 
     "name",
     ["handler", "addr", "listeners", "threads", "max_memory", "max_connections", "loop", "grace"],
 )
-def test_what_is_the_servers_is_a_value_error(name: str) -> None:
+def test_an_option_of_the_whole_server_is_a_value_error(name: str) -> None:
+    given: dict[str, Any] = {name: 1}
     with pytest.raises((ValueError, TypeError), match=name):
-        Listener(ANY, **{name: 1})
+        Listener(ANY, **given)
 
 
-def test_what_is_no_option_is_a_type_error() -> None:
+def test_an_unknown_option_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="tls_listner"):
-        Listener(ANY, tls_listner=True)
+        Listener(ANY, tls_listner=True)  # type: ignore[call-arg]  # which is the point
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"addr": ":2525", "listeners": [Listener(ANY)]}, "addr beside listeners"),
-        ({"listeners": [Listener(ANY), Listener(ANY, tls_required=True)]}, "tls_required without"),
+        ({"addr": ":2525", "listeners": [Listener(ANY)]}, "addr cannot be combined"),
+        (
+            {"listeners": [Listener(ANY), Listener(ANY, tls_required=True)]},
+            "tls_required needs",
+        ),
         ({"listeners": [Listener(":25", lmtp=True)]}, "port 25"),
         ({"listeners": [Listener(ANY, max_size=-1)]}, "max_size"),
         ({"listeners": [Listener("nonsense")]}, "not an address"),
         ({"listeners": [Listener(ANY)], "threads": 0}, "threads"),
     ],
 )
-def test_what_would_not_be_safe_is_refused_before_any_listens(
+def test_unsafe_options_are_rejected_before_any_listener_is_bound(
     options: dict[str, Any], message: str
 ) -> None:
     server = Server(Box(), **options)
@@ -205,23 +212,23 @@ def test_what_would_not_be_safe_is_refused_before_any_listens(
         pytest.fail("it has started")
 
 
-def test_what_is_no_listener_is_a_type_error() -> None:
+def test_anything_but_a_listener_is_a_type_error() -> None:
     server = Server(Box(), listeners=[":25"])  # type: ignore[list-item]  # which is the point
     with pytest.raises(TypeError, match="Listener"):
-        per_listener(server)
+        per_listener(server.options)
 
 
-def test_an_auth_file_of_a_listener_beside_on_auth_is_a_type_error(tmp_path: Path) -> None:
+def test_an_auth_file_of_a_listener_with_on_auth_is_a_type_error(tmp_path: Path) -> None:
     handler = handler_of("async def", on_auth="alice")
     server = Server(handler, listeners=[Listener(ANY, auth_file=str(tmp_path / "users"))])
-    with pytest.raises(TypeError, match="two ways to log in"), server.in_thread():
+    with pytest.raises(TypeError, match="auth_file cannot be combined"), server.in_thread():
         pytest.fail("it has started")
 
 
-def test_a_socket_of_ones_own_beside_listeners_is_a_value_error() -> None:
+def test_a_socket_of_your_own_with_listeners_is_a_value_error() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as own,
-        pytest.raises(ValueError, match="listeners beside a socket"),
+        pytest.raises(ValueError, match="either listeners or a socket"),
     ):
         Server(Box(), listeners=[Listener(ANY)]).serve(own)
 
@@ -249,7 +256,11 @@ OTHER: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    "name", sorted(_OF_LISTENER - {"auth_file", "tls_config", "own_extensions", "unix_mode"})
+    "name",
+    sorted(
+        ListenerOptions.__annotations__.keys()
+        - {"auth_file", "tls_config", "own_extensions", "unix_mode"}
+    ),
 )
 def test_each_option_of_a_listener_changes_its_rules(name: str, certificates: Certificates) -> None:
     value = OTHER.get(name, 7)
@@ -259,7 +270,7 @@ def test_each_option_of_a_listener_changes_its_rules(name: str, certificates: Ce
         tls_config=certificates.server(),
         auth_handler=lambda *_: True,
     )
-    handler = as_callbacks(server)
+    handler = callbacks_of(server.options)
 
     def facts(rules: Any) -> dict[str, Any]:
         own = {each: getattr(rules, each) for each in rules.__slots__}
@@ -268,10 +279,15 @@ def test_each_option_of_a_listener_changes_its_rules(name: str, certificates: Ce
         random = ("salt_key", "nonce", "tls", "mechanisms")
         return {each: str(value) for each, value in own.items() if each not in random}
 
-    plain, other = (resolve(each, handler) for each in per_listener(server))
+    plain, other = (resolve(each, handler) for each in per_listener(server.options))
     assert facts(plain) != facts(other)
 
 
-def test_all_options_of_a_listener_are_options() -> None:
-    assert set(Options.__dataclass_fields__) >= _OF_LISTENER
+def test_an_option_of_a_listener_has_the_type_of_the_server_option() -> None:
+    types = get_type_hints(Options)
+    for name, of_listener in get_type_hints(ListenerOptions).items():
+        assert of_listener == types[name], name
+
+
+def test_a_listener_shows_its_address() -> None:
     assert repr(Listener(ANY, debug=True)) == f"Listener({ANY!r})"

@@ -1,4 +1,4 @@
-"""What becomes of the options where nobody has said anything, and of `timeout`."""
+"""What options resolve to: the defaults, and `timeout`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,13 @@ class Nothing(Handler):
 
 def rules_of(**options: Any) -> Rules:
     handler = Nothing()
-    return resolve(Server(handler, **options), callbacks_of_handler(handler))
+    return resolve(Server(handler, **options).options, callbacks_of_handler(handler))
 
 
 def times_of(rules: Rules) -> tuple[float, float, float, float, float]:
-    """Of a command, a handshake, a PROXY header, a read of a body, and a hook."""
-    return (
-        *(rules.command_timeout, rules.tls_timeout, rules.proxy_timeout),
-        *(rules.body_timeout, rules.handler_timeout),
-    )
+    """The times for a command, a handshake, a PROXY header, a read of a body, and a hook."""
+    times = rules.times
+    return times.command, times.tls, times.proxy, times.body, times.handler
 
 
 @pytest.mark.parametrize(
@@ -39,13 +37,11 @@ def times_of(rules: Rules) -> tuple[float, float, float, float, float]:
         ({"handler_timeout": 20}, (300, 30, 5, 180, 20)),
     ],
 )
-def test_each_thing_awaited_has_its_time(
-    options: dict[str, float], times: tuple[float, ...]
-) -> None:
+def test_each_wait_has_its_timeout(options: dict[str, float], times: tuple[float, ...]) -> None:
     assert times_of(rules_of(**options)) == times
 
 
-def test_a_quarter_of_the_machine_may_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_limit_is_a_quarter_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "memory", lambda: 4_000_000_003)
-    assert memory_limit(Server(Nothing())) == 1_000_000_000
-    assert memory_limit(Server(Nothing(), max_memory=5)) == 5
+    assert memory_limit(Server(Nothing()).options) == 1_000_000_000
+    assert memory_limit(Server(Nothing(), max_memory=5).options) == 5

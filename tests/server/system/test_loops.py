@@ -1,4 +1,4 @@
-"""What a loop of our own says in the log, and what it does not."""
+"""What a loop made here logs, and what it leaves to asyncio."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def failed_accept(number: int) -> dict[str, Any]:
     }
 
 
-def test_that_nobody_can_be_accepted_is_a_line_a_second(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_to_accept_is_logged_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
     loop, complaints = Loop(), Complaints()
     for after in (0.0, 0.2, 0.9):
         loop.now = 100.0 + after
         complaints(loop, failed_accept(errno.EMFILE))
-    assert caplog.messages == ["no connection is accepted for a moment: Too many open files"]
+    assert caplog.messages == ["accepting connections failed: Too many open files"]
     assert caplog.records[0].exc_info is None
     loop.now = 101.0
     complaints(loop, failed_accept(errno.ENFILE))
@@ -49,7 +49,7 @@ def test_that_nobody_can_be_accepted_is_a_line_a_second(caplog: pytest.LogCaptur
         {"message": "Task was destroyed but it is pending!"},
     ],
 )
-def test_all_else_is_said_as_the_loop_says_it(
+def test_anything_else_is_logged_by_asyncio(
     caplog: pytest.LogCaptureFixture, context: dict[str, Any]
 ) -> None:
     loop = Loop()

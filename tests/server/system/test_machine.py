@@ -1,4 +1,4 @@
-"""What the machine lets us have, as its files say it."""
+"""Memory and descriptors of the machine, as its files state them."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def written(root: Path, files: dict[str, str]) -> Path:
         ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": f"{4 * MIB}"}, 4 * MIB),
     ],
 )
-def test_memory_is_that_of_the_tightest_group_above_us(
+def test_memory_is_that_of_the_tightest_group_above(
     tmp_path: Path, files: dict[str, str], limit: int
 ) -> None:
     assert machine.memory(written(tmp_path, files)) == limit
 
 
-def test_without_groups_memory_is_the_machines(tmp_path: Path) -> None:
+def test_without_groups_memory_is_that_of_the_machine(tmp_path: Path) -> None:
     total = machine.memory(tmp_path)
     assert total > 64 * MIB
     assert machine.memory(written(tmp_path, {"proc/self/cgroup": "0::/x\n"})) == total

@@ -1,17 +1,22 @@
-"""malloc is set once, and asked to give back what is free for as long as a server runs."""
+"""malloc is set once, and returns free memory regularly while a server runs."""
 
 from __future__ import annotations
 
 import asyncio
 import platform
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from ehlo.server.system import malloc
+from ehlo.server.system import machine
+from support.program import Start
+from support.program import start as start
 
 
 class Library:
-    """A C library that says what it was asked."""
+    """A C library that records its calls."""
 
     def __init__(self, third: asyncio.Event) -> None:
         self.set: list[tuple[int, int]] = []
@@ -46,16 +51,16 @@ async def a_while() -> None:
     await after
 
 
-def test_malloc_is_set_and_freed_memory_given_back_again_and_again(
+def test_malloc_is_set_and_returns_free_memory_regularly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(malloc, "_TRIM_EVERY", 0.001)
+    monkeypatch.setattr(machine, "_TRIM_EVERY", 0.001)
 
     async def serve() -> Library:
         third = asyncio.Event()
         library = Library(third)
-        monkeypatch.setattr(malloc, "_glibc", lambda: library)
-        with malloc.tended(asyncio.get_running_loop()):
+        monkeypatch.setattr(machine, "_glibc", lambda: library)
+        with machine.tended_malloc(asyncio.get_running_loop()):
             await asyncio.wait_for(third.wait(), 10.0)
         count = len(library.trimmed)
         await a_while()
@@ -69,20 +74,82 @@ def test_malloc_is_set_and_freed_memory_given_back_again_and_again(
     assert {24, 520, 1032} <= set(library.freed)
 
 
-def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(malloc, "_TRIM_EVERY", 0.001)
-    monkeypatch.setattr(malloc, "_glibc", lambda: None)
+def no_such_library(_name: object) -> None:
+    raise OSError("Dynamic loading not supported")
+
+
+@pytest.mark.parametrize(
+    "ctypes",
+    [
+        None,  # importing it fails, as where `_ctypes` is missing
+        SimpleNamespace(PyDLL=no_such_library),  # a static musl
+        SimpleNamespace(PyDLL=lambda _name: SimpleNamespace()),  # no malloc_trim
+    ],
+    ids=["no-ctypes", "static", "musl"],
+)
+def test_without_glibc_nothing_is_set(monkeypatch: pytest.MonkeyPatch, ctypes: object) -> None:
+    monkeypatch.setitem(sys.modules, "ctypes", ctypes)
+    monkeypatch.setattr(machine, "_TRIM_EVERY", 0.001)
 
     async def serve() -> None:
-        with malloc.tended(asyncio.get_running_loop()):
+        with machine.tended_malloc(asyncio.get_running_loop()):
             await a_while()
 
     asyncio.run(serve())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_the_c_library_here_takes_it() -> None:
-    library = malloc._glibc()  # noqa: SLF001  what is behind it is not ours
+def test_the_c_library_here_accepts_it() -> None:
+    library = machine._glibc()  # noqa: SLF001  no public name leads to the real one
+    assert library is not None
     assert library.mallopt(-3, 16_777_216) == 1
-    malloc._exchange_cached(library)  # noqa: SLF001  likewise
+    machine._exchange_cached(library)  # noqa: SLF001  as above
     assert library.malloc_trim(0) in (0, 1)
+
+
+# Prints whether malloc is set, by way of the real functions that serve
+PROGRAM = """
+import contextlib, os
+import ehlo
+from ehlo.server.system import machine
+
+machine.tended_malloc = lambda loop: contextlib.nullcontext(os.write(1, b"set\\n"))
+
+class Handler(ehlo.Handler):
+    async def on_startup(self, server):
+        os.write(1, b"serving\\n")
+        server.close()
+
+    async def on_message(self, session, message):
+        pass
+
+if __name__ == "__main__":
+    ehlo.listen_and_serve("127.0.0.1:0", Handler())
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "printed"),
+    [
+        (["app.py"], ["serving"]),
+        (["-m", "ehlo", "serve", "app:Handler", "--addr", "127.0.0.1:0"], ["set", "serving"]),
+    ],
+    ids=["listen_and_serve", "command-line"],
+)
+def test_malloc_is_set_by_the_command_line_only(
+    start: Start, tmp_path: Path, command: list[str], printed: list[str]
+) -> None:
+    (tmp_path / "app.py").write_text(PROGRAM)
+    program = start(*command, cwd=tmp_path)
+    assert program.wait() == 0
+    assert program.out.text.split() == printed
+
+
+def test_malloc_is_set_in_workers(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(PROGRAM.replace("server.close()", ""))
+    command = ["serve", "app:Handler", "--addr", "127.0.0.1:0", "--workers", "2"]
+    program = start("-m", "ehlo", *command, cwd=tmp_path)
+    for _ in range(2):
+        program.out.until("serving")
+    assert program.stop() == 0
+    assert sorted(program.out.text.split()) == [*2 * ["serving"], *2 * ["set"]]

@@ -1,4 +1,4 @@
-"""What systemd hands to a service, and what the service tells it: real sockets, no systemd."""
+"""Sockets from systemd, and notifications to it: real sockets, no systemd."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HANDLER = "import ehlo\ndef handler(*args): ...\n"
 
 @pytest.fixture(params=["path", "abstract"])
 def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
-    """It listens on a path, or in the abstract name space."""
+    """Return a manager that listens on a path, or in the abstract namespace."""
     where = str(tmp_path / "notify") if request.param == "path" else f"@{secrets.token_hex(8)}"
     manager = Manager(where)
     yield manager
@@ -34,23 +34,23 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An environment without systemd."""
+    """Return an environment without systemd."""
     for name in systemd.VARIABLES:
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
 
-# -- what it hands over --------------------------------------------------------------------------
+# -- sockets from the manager --------------------------------------------------------------------
 
 
-def handed(monkeypatch: pytest.MonkeyPatch, count: str, names: str = "", pid: int = 0) -> None:
+def passed(monkeypatch: pytest.MonkeyPatch, count: str, names: str = "", pid: int = 0) -> None:
     monkeypatch.setenv("LISTEN_PID", str(pid or os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", count)
     monkeypatch.setenv("LISTEN_FDNAMES", names)
 
 
-def test_sockets_are_told_by_number_and_name(alone: pytest.MonkeyPatch) -> None:
-    handed(alone, "3", "smtp:submission:smtp")
+def test_sockets_are_found_by_number_and_name(alone: pytest.MonkeyPatch) -> None:
+    passed(alone, "3", "smtp:submission:smtp")
     assert systemd.listening_fds() == [3, 4, 5]
     assert systemd.listening_fds("smtp") == [3, 5]
     assert systemd.listening_fds("submission") == [4]
@@ -58,36 +58,36 @@ def test_sockets_are_told_by_number_and_name(alone: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("count", ["", "0", "-1", "x", "²"])
 def test_no_sockets_are_an_error(alone: pytest.MonkeyPatch, count: str) -> None:
-    handed(alone, count)
-    with pytest.raises(OSError, match="handed no socket to this process"):
+    passed(alone, count)
+    with pytest.raises(OSError, match="passed no socket to this process"):
         systemd.listening_fds()
 
 
-def test_sockets_of_another_process_are_not_ours(alone: pytest.MonkeyPatch) -> None:
-    handed(alone, "1", pid=os.getpid() + 1)
-    with pytest.raises(OSError, match="handed no socket"):
+def test_sockets_of_another_process_are_an_error(alone: pytest.MonkeyPatch) -> None:
+    passed(alone, "1", pid=os.getpid() + 1)
+    with pytest.raises(OSError, match="passed no socket"):
         systemd.listening_fds()
     alone.delenv("LISTEN_PID")
-    with pytest.raises(OSError, match="cannot listen on systemd:: systemd has handed no socket"):
+    with pytest.raises(OSError, match="cannot listen on systemd:: systemd has passed no socket"):
         bind("systemd:")
 
 
-def test_a_name_that_is_not_there_is_an_error(alone: pytest.MonkeyPatch) -> None:
-    handed(alone, "2", "smtp")
+def test_an_unknown_name_is_an_error(alone: pytest.MonkeyPatch) -> None:
+    passed(alone, "2", "smtp")
     with pytest.raises(OSError, match="no socket named 'imap'"):
         systemd.listening_fds("imap")
 
 
-def test_a_socket_that_does_not_listen_is_refused() -> None:
+def test_a_socket_that_does_not_listen_is_an_error() -> None:
     with socket.socket() as sock:
         number = os.dup(sock.fileno())
-        with pytest.raises(OSError, match=f"fd:{number}: {number} is no listening stream socket"):
+        with pytest.raises(OSError, match=f"fd:{number}: .* is no listening stream socket"):
             bind(f"fd:{number}")
         with pytest.raises(OSError, match="Bad file descriptor"):  # nothing is left open
             os.fstat(number)
 
 
-def test_an_inherited_socket_is_not_inherited_further() -> None:
+def test_an_inherited_socket_is_not_inherited_by_further_processes() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         number = os.dup(sock.fileno())
         os.set_inheritable(number, True)
@@ -97,10 +97,10 @@ def test_an_inherited_socket_is_not_inherited_further() -> None:
             assert ours.getsockname() == sock.getsockname()
 
 
-# -- what it is told -----------------------------------------------------------------------------
+# -- notifications -------------------------------------------------------------------------------
 
 
-def test_news_are_datagrams(alone: pytest.MonkeyPatch, manager: Manager) -> None:
+def test_notifications_are_datagrams(alone: pytest.MonkeyPatch, manager: Manager) -> None:
     alone.setenv("NOTIFY_SOCKET", manager.address)
     assert systemd.ready("Listening")
     assert manager.hears() == ["READY=1", "STATUS=Listening"]
@@ -112,7 +112,7 @@ def test_news_are_datagrams(alone: pytest.MonkeyPatch, manager: Manager) -> None
     assert manager.hears()[0] == "STOPPING=1"
 
 
-def test_without_a_manager_nothing_is_told(
+def test_without_a_manager_nothing_is_sent(
     alone: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert not systemd.ready("")
@@ -121,18 +121,18 @@ def test_without_a_manager_nothing_is_told(
     assert caplog.text == ""
     alone.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     assert not systemd.ready("")
-    assert "cannot tell the service manager READY=1" in caplog.text
+    assert "cannot notify the service manager of READY=1" in caplog.text
 
 
-def test_a_manager_that_does_not_read_holds_nothing_up(
+def test_a_manager_that_does_not_read_delays_nothing(
     alone: pytest.MonkeyPatch, manager: Manager, caplog: pytest.LogCaptureFixture
 ) -> None:
     alone.setenv("NOTIFY_SOCKET", manager.address)
-    told = 0
+    sent = 0
     while systemd.alive():  # until nothing more fits
-        told += 1
-    assert told > 0
-    assert "cannot tell the service manager WATCHDOG=1" in caplog.text
+        sent += 1
+    assert sent > 0
+    assert "cannot notify the service manager of WATCHDOG=1" in caplog.text
     assert not systemd.notify("READY=1", patience=0.01)
     manager.hears()
     assert systemd.ready("")
@@ -145,19 +145,19 @@ def test_a_manager_that_does_not_read_holds_nothing_up(
         ("0", "", None),
         ("soon", "", None),
         ("500000", "", 0.5),
-        ("500000", "our own", 0.5),
+        ("500000", "this one", 0.5),
         ("500000", "1", None),
     ],
 )
-def test_the_watchdog_is_for_whom_it_names(
+def test_the_watchdog_is_for_the_process_that_it_names(
     alone: pytest.MonkeyPatch, microseconds: str, pid: str, interval: float | None
 ) -> None:
     alone.setenv("WATCHDOG_USEC", microseconds)
-    alone.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "our own" else pid)
+    alone.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "this one" else pid)
     assert systemd.watchdog_interval() == interval
 
 
-def test_the_loop_gives_signs_of_life(alone: pytest.MonkeyPatch, manager: Manager) -> None:
+def test_the_loop_sends_signs_of_life(alone: pytest.MonkeyPatch, manager: Manager) -> None:
     alone.setenv("NOTIFY_SOCKET", manager.address)
     alone.setenv("WATCHDOG_USEC", "20000")
 
@@ -173,12 +173,12 @@ def test_the_loop_gives_signs_of_life(alone: pytest.MonkeyPatch, manager: Manage
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_server_tells_of_its_life(
+def test_a_server_notifies_of_its_start_reload_and_end(
     start: Start, tmp_path: Path, manager: Manager, workers: str
 ) -> None:
-    (tmp_path / "told.py").write_text(HANDLER)
+    (tmp_path / "served.py").write_text(HANDLER)
     program = start(
-        *("-m", "ehlo", "serve", "told:handler", "--addr", "127.0.0.1:0", "--workers", workers),
+        *("-m", "ehlo", "serve", "served:handler", "--addr", "127.0.0.1:0", "--workers", workers),
         cwd=tmp_path,
         env={"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"},
     )
@@ -211,12 +211,12 @@ def make():
     context.load_cert_chain(*os.environ["FILES"].split(":"))
     return context
 
-server = ehlo.Server("told:handler", addr="127.0.0.1:0", tls_config=make)
+server = ehlo.Server("served:handler", addr="127.0.0.1:0", tls_config=make)
 """
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_reload_is_over_when_all_is_there(
+def test_a_reload_is_over_when_all_processes_have_reloaded(
     start: Start,
     tmp_path: Path,
     manager: Manager,
@@ -224,10 +224,10 @@ def test_a_reload_is_over_when_all_is_there(
     monkeypatch: pytest.MonkeyPatch,
     workers: str,
 ) -> None:
-    (tmp_path / "told.py").write_text(SLOW)
+    (tmp_path / "served.py").write_text(SLOW)
     files = f"{certificates.cert_file}:{certificates.key_file}"
     program = start(
-        *("-m", "ehlo", "serve", "told:server", "--workers", workers),
+        *("-m", "ehlo", "serve", "served:server", "--workers", workers),
         cwd=tmp_path,
         env={"NOTIFY_SOCKET": manager.address, "FILES": files},
     )
@@ -236,7 +236,7 @@ def test_a_reload_is_over_when_all_is_there(
     os.mkfifo(tmp_path / "slow")
     program.process.send_signal(signal.SIGHUP)
     assert manager.hears()[0] == "RELOADING=1"
-    with (tmp_path / "slow").open("w"):  # which waits for who reads it
+    with (tmp_path / "slow").open("w"):  # which waits for the reader
         monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
         assert systemd.notify("MARK")
     assert manager.hears() == ["MARK"]
@@ -247,9 +247,9 @@ def test_a_reload_is_over_when_all_is_there(
 def test_a_worker_without_a_sign_of_life_is_replaced(
     start: Start, tmp_path: Path, manager: Manager
 ) -> None:
-    (tmp_path / "told.py").write_text(HANDLER)
+    (tmp_path / "served.py").write_text(HANDLER)
     program = start(
-        *("-m", "ehlo", "serve", "told:handler", "--addr", "127.0.0.1:0", "--workers", "2"),
+        *("-m", "ehlo", "serve", "served:handler", "--addr", "127.0.0.1:0", "--workers", "2"),
         cwd=tmp_path,
         env={"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"},
     )
@@ -257,6 +257,6 @@ def test_a_worker_without_a_sign_of_life_is_replaced(
     pid = int(re.findall(r"process (\d+)", line)[0])
     program.listening()
     os.kill(pid, signal.SIGSTOP)
-    assert str(pid) in program.err.until("gives no sign of life: killed")
+    assert str(pid) in program.err.until("sent no sign of life and was killed")
     program.err.until(" is ready")
     assert program.stop() == 0

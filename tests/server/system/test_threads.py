@@ -30,7 +30,7 @@ class Told:
             assert self._changed.wait_for(lambda: len(self.outcomes) >= count, DEADLINE)
 
 
-def test_results_and_exceptions_are_told() -> None:
+def test_results_and_exceptions_are_passed_on() -> None:
     threads, told = Threads(1, "test"), Told()
     threads.submit(lambda: 42, told)
     threads.submit(lambda: 1 // 0, told)
@@ -105,13 +105,13 @@ def test_a_job_that_has_begun_cannot_be_cancelled() -> None:
     assert told.outcomes == [("done", None)]
 
 
-def test_a_system_without_threads_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_thread: threading.Thread) -> None:
+def test_without_threads_the_error_is_passed_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     threads, told = Threads(2, "test"), Told()
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
+        patch.setattr(threading.Thread, "start", fail)
         threads.submit(lambda: "never", told)
     (outcome,) = told.outcomes
     assert isinstance(outcome[1], RuntimeError)

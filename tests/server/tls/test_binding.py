@@ -1,4 +1,4 @@
-"""`tls-server-end-point` of certificates, against what `cryptography` says of them."""
+"""`tls-server-end-point` of certificates, compared with `cryptography`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ECDSA = ec.generate_private_key(ec.SECP256R1())
 
 
 def certificate(key: Any, algorithm: Any, **options: Any) -> bytes:
-    """One that `key` has signed itself, in DER."""
+    """Return a certificate that `key` has signed itself, in DER."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     day = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     builder = (
@@ -41,7 +41,7 @@ def certificate(key: Any, algorithm: Any, **options: Any) -> bytes:
 
 @pytest.mark.parametrize("key", [RSA, ECDSA], ids=["RSA", "ECDSA"])
 @pytest.mark.parametrize("algorithm", [hashes.SHA224, hashes.SHA256, hashes.SHA384, hashes.SHA512])
-def test_the_hash_is_that_of_the_signature(key: Any, algorithm: Any) -> None:
+def test_the_hash_function_is_that_of_the_signature(key: Any, algorithm: Any) -> None:
     der = certificate(key, algorithm())
     assert end_point_binding(der) == hashlib.new(algorithm.name, der).digest()
 
@@ -53,12 +53,12 @@ def test_the_hash_is_that_of_the_signature(key: Any, algorithm: Any) -> None:
         ("2a864886f70d01010b", "2a864886f70d010104"),  # RSA with MD5
     ],
 )
-def test_sha_256_stands_for_what_is_broken(ours: str, theirs: str) -> None:
+def test_sha_256_replaces_broken_hashes(ours: str, theirs: str) -> None:
     der = certificate(RSA, hashes.SHA256()).replace(bytes.fromhex(ours), bytes.fromhex(theirs))
     assert end_point_binding(der) == hashlib.sha256(der).digest()
 
 
-def test_where_no_hash_is_defined_there_is_no_binding() -> None:
+def test_without_a_defined_hash_there_is_no_binding() -> None:
     key = ed25519.Ed25519PrivateKey.generate()
     pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
     assert end_point_binding(certificate(key, None)) is None
@@ -69,22 +69,24 @@ DER = certificate(ECDSA, hashes.SHA256())
 
 
 @given(st.one_of(st.binary(max_size=30), st.integers(0, len(DER)).map(lambda end: DER[:end])))
-def test_what_is_no_certificate_has_no_binding(data: bytes) -> None:
+def test_bytes_that_are_no_certificate_have_no_binding(data: bytes) -> None:
     assert (end_point_binding(data) is None) is (data != DER)
 
 
 @given(st.integers(0, len(DER) - 1), st.integers(0, 255))
-def test_no_octet_of_a_certificate_makes_it_raise(at: int, octet: int) -> None:
-    end_point_binding(DER[:at] + bytes([octet]) + DER[at + 1 :])
+def test_no_changed_byte_of_a_certificate_makes_it_raise(at: int, byte: int) -> None:
+    end_point_binding(DER[:at] + bytes([byte]) + DER[at + 1 :])
 
 
-def test_the_first_certificate_of_a_file_is_the_one(certificates: Certificates) -> None:
+def test_the_first_certificate_of_a_file_counts(certificates: Certificates) -> None:
     pem = Path(certificates.cert_file).read_bytes()
     wanted = x509.load_pem_x509_certificates(pem)[0].public_bytes(Encoding.DER)
     assert first_certificate(certificates.cert_file) == wanted
 
 
-def test_a_key_before_it_is_passed_over(certificates: Certificates, tmp_path: Path) -> None:
+def test_a_key_before_the_certificate_is_ignored(
+    certificates: Certificates, tmp_path: Path
+) -> None:
     both = tmp_path / "both.pem"
     key, chain = Path(certificates.key_file).read_bytes(), Path(certificates.cert_file).read_bytes()
     both.write_bytes(key + chain)
@@ -101,7 +103,7 @@ def test_a_key_before_it_is_passed_over(certificates: Certificates, tmp_path: Pa
         "-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----\n",
     ],
 )
-def test_a_certificate_that_cannot_be_told_is_none(tmp_path: Path, text: str) -> None:
+def test_an_unknown_certificate_is_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "server.pem"
     path.write_text(text)
     assert first_certificate(str(path)) is None

@@ -1,4 +1,4 @@
-"""STARTTLS and implicit TLS: what is agreed on, what is forgotten, what is refused."""
+"""STARTTLS and implicit TLS: facts of the session, state that is reset, rejected handshakes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import socket
 import ssl
 import threading
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,13 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Server, Session
-from ehlo.server.options.rules import as_callbacks, resolve
-from ehlo.server.tls.certificates import server_context
+from ehlo.protocol.state import State
+from ehlo.server.options.rules import resolve
+from ehlo.server.options.target import callbacks_of
+from ehlo.server.tls.certificates import Certificate, file_context
 from support.certificates import PASSPHRASE, Certificates
 from support.client import Client
+from support.clock import StoppedClock
 from support.hooks import Noted, handler_of
 from support.logins import cram_md5, login, plain
 from support.serving import DEADLINE, Box, Collector, Serve
@@ -30,7 +32,7 @@ def accept(*_: Any) -> bool:
 
 
 def starttls(client: Client, certificates: Certificates) -> ssl.SSLSocket:
-    """From the greeting to the end of the handshake."""
+    """Play a session from the greeting to the end of the handshake."""
     client.hello()
     assert client.say("STARTTLS") == "220 2.0.0 Ready to start TLS"
     return client.wrap(certificates.client)
@@ -54,7 +56,7 @@ def test_starttls_is_offered_with_tls_and_not_again_under_it(
         assert client.is_closed()
 
 
-def test_starttls_is_not_there_without_tls(serve: Serve) -> None:
+def test_starttls_is_not_offered_without_tls(serve: Serve) -> None:
     with serve(Box()).client() as client:
         assert "STARTTLS" not in client.hello()
         assert client.say("STARTTLS") == "502 5.5.1 Command not implemented"
@@ -106,7 +108,7 @@ def test_a_login_works_under_either_form(
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_the_session_tells_what_was_agreed_on(
+def test_the_session_has_the_version_and_the_cipher(
     serve: Serve, certificates: Certificates, version: ssl.TLSVersion
 ) -> None:
     collector = Collector()
@@ -132,8 +134,8 @@ def test_the_session_tells_what_was_agreed_on(
 
 
 def serve_with_files(serve: Serve, handler: Any, certificates: Certificates, **more: Any) -> Any:
-    """As `configure_tls` makes it."""
-    context = server_context(certificates.cert_file, certificates.key_file)
+    """Check a context that `configure_tls` would make."""
+    context = file_context((Certificate(certificates.cert_file, certificates.key_file),))
     return serve(handler, tls_config=context, **more)
 
 
@@ -155,14 +157,14 @@ def test_the_session_has_the_certificate_that_the_client_shows(
     assert info is not None
     assert info.peer_certificate is not None
     assert ("DNS", "localhost") in info.peer_certificate["subjectAltName"]
-    # and a client that shows none does not get in
+    # a client without a certificate is rejected
     with pytest.raises((ssl.SSLError, EOFError, ConnectionError)):  # noqa: SIM117
         with running.client(tls=certificates.client) as client:
             client.reply()
 
 
 @pytest.mark.parametrize("implicit", [False, True])
-def test_large_messages_pass_under_tls_octet_for_octet(
+def test_large_messages_pass_unchanged_under_tls(
     serve: Serve, certificates: Certificates, implicit: bool, loop_name: str
 ) -> None:
     box = Box()
@@ -205,10 +207,10 @@ def test_many_large_replies_pass_under_tls(
     assert heard.endswith(b"closing transmission channel\r\n")
 
 
-# -- what is forgotten ---------------------------------------------------------------------------
+# -- state that is reset -------------------------------------------------------------------------
 
 
-def test_nothing_that_the_client_said_survives_starttls(
+def test_nothing_that_the_client_sent_survives_starttls(
     serve: Serve, certificates: Certificates, loop_name: str
 ) -> None:
     seen: list[tuple[object, ...]] = []
@@ -238,7 +240,7 @@ def test_nothing_that_the_client_said_survives_starttls(
         assert client.say(plain("alice", "wonder")).startswith("235")
         client.say("STARTTLS")
         client.wrap(certificates.client)
-        # No greeting comes, and nothing may be said before EHLO
+        # No greeting follows, and no command is allowed before EHLO
         assert client.say("MAIL FROM:<a@example.com>").startswith("503 5.5.1 ")
         assert client.say(plain("alice", "wonder")).startswith("503 5.5.1 ")
         assert "AUTH" in client.say("EHLO after.example")  # offered again
@@ -266,16 +268,25 @@ def test_id_and_peer_stay_over_starttls(serve: Serve, certificates: Certificates
     assert before is after
 
 
-def test_errors_before_starttls_still_count(serve: Serve, certificates: Certificates) -> None:
-    with serve(Box(), tls_config=certificates.server()).client() as client:
+def test_errors_before_starttls_still_count(
+    serve: Serve, clock: StoppedClock, certificates: Certificates
+) -> None:
+    running = serve(Box(), tls_config=certificates.server())
+    with running.client() as client:
         client.hello()
         for _ in range(9):
             assert client.say("NONSENSE").startswith("500 ")
         client.say("STARTTLS")
         client.wrap(certificates.client)
-        begun = time.monotonic()
-        assert client.say("NONSENSE").startswith("500 ")
-        assert time.monotonic() - begun > 0.9  # the tenth is slowed
+        client.say("NOOP")
+        (driver,) = running.drivers
+        before = driver.wire.received
+        client.send(b"NONSENSE\r\n")
+        running.wait_until(lambda: driver.wire.received > before)
+        clock.advance(0.9)
+        assert client.has_heard_nothing()  # the tenth is slowed
+        clock.advance(0.2)
+        assert client.reply().startswith("500 ")
 
 
 # -- injection -----------------------------------------------------------------------------------
@@ -292,7 +303,7 @@ def test_errors_before_starttls_still_count(serve: Serve, certificates: Certific
         b"AUTH PLAIN AGFsaWNlAHdvbmRlcg==\r\n",
     ],
 )
-def test_octets_behind_starttls_in_the_same_packet_end_the_connection(
+def test_bytes_behind_starttls_in_the_same_packet_close_the_connection(
     serve: Serve, certificates: Certificates, behind: bytes, loop_name: str
 ) -> None:
     noted = Noted()
@@ -313,7 +324,7 @@ def test_octets_behind_starttls_in_the_same_packet_end_the_connection(
     assert noted.names == ["on_hello"]
 
 
-def test_octets_behind_a_pipelined_starttls_are_never_executed(
+def test_bytes_behind_a_pipelined_starttls_are_never_executed(
     serve: Serve, certificates: Certificates
 ) -> None:
     noted = Noted()
@@ -346,7 +357,7 @@ def test_plain_commands_after_the_220_fail_the_handshake(
 
 
 @pytest.mark.parametrize("implicit", [False, True])
-def test_a_handshake_that_fails_ends_the_connection_without_a_word(
+def test_a_failed_handshake_closes_the_connection_without_a_reply(
     serve: Serve, certificates: Certificates, implicit: bool, loop_name: str
 ) -> None:
     collector = Collector()
@@ -361,12 +372,12 @@ def test_a_handshake_that_fails_ends_the_connection_without_a_word(
         rest = client.rest()
     assert b"220" not in rest
     assert b"\r\n" not in rest
-    assert len(rest) < 16  # at most an alert
+    assert len(rest) < 16  # an alert at most
     collector.wait_for_disconnect()
     running.wait_until_no_sessions()
 
 
-def test_a_client_that_does_not_trust_us_is_let_go(
+def test_a_client_that_does_not_trust_the_certificate_may_leave(
     serve: Serve, certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "ehlo")
@@ -377,8 +388,27 @@ def test_a_client_that_does_not_trust_us_is_let_go(
     assert "TLS failed" in caplog.text
 
 
+def test_a_client_that_reads_slowly_in_the_handshake_is_not_greeted_before_its_end(
+    serve: Serve, certificates: Certificates, loop_name: str
+) -> None:
+    running = serve(Box(), tls_config=certificates.server(), tls_listener=True, loop=loop_name)
+    with running.client() as client:
+        running.wait_until(lambda: len(running.drivers) == 1)
+        (driver,) = running.drivers
+
+        async def pause_and_resume() -> None:
+            driver.pause_writing()
+            driver.resume_writing()
+
+        running.run(pause_and_resume)
+        assert driver.connection.state is State.GREETING
+        assert (driver.wire.sent, driver.wire.in_handshake) == (0, True)
+        client.wrap(certificates.client)
+        assert client.reply() == "220 mx.example smtpd ESMTP Service ready"
+
+
 @pytest.mark.parametrize("stage", range(0, 600, 50))
-def test_a_client_that_leaves_within_the_handshake_leaves_nothing(
+def test_a_client_that_leaves_during_the_handshake_leaves_no_session(
     serve: Serve, certificates: Certificates, stage: int
 ) -> None:
     collector = Collector()
@@ -401,7 +431,7 @@ def test_a_client_that_leaves_within_the_handshake_leaves_nothing(
     running.wait_until_no_sessions()
 
 
-def test_a_handshake_in_single_octets_works(
+def test_a_handshake_in_single_bytes_works(
     serve: Serve, certificates: Certificates, loop_name: str
 ) -> None:
     running = serve(Box(), tls_config=certificates.server(), tls_listener=True, loop=loop_name)
@@ -435,7 +465,7 @@ def test_a_handshake_in_single_octets_works(
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
-def test_old_tls_is_refused(
+def test_old_tls_is_rejected(
     serve: Serve, certificates: Certificates, version: ssl.TLSVersion
 ) -> None:
     running = serve_with_files(serve, Box(), certificates, tls_listener=True)
@@ -498,7 +528,7 @@ def test_garbage_while_a_message_is_handled_does_not_undo_it(
     assert [sent for _, _, sent in noted.of("on_replied")] == [False]
 
 
-def test_a_tls_close_of_the_client_is_answered_before_we_close(
+def test_a_close_notify_of_the_client_is_answered_before_the_server_closes(
     serve: Serve, certificates: Certificates
 ) -> None:
     running = serve(Box(), tls_config=certificates.server(), tls_listener=True)
@@ -515,7 +545,7 @@ def test_a_tls_close_of_the_client_is_answered_before_we_close(
                 break
         tls.write(b"EHLO c\r\nNOOP\r\n")
         with pytest.raises(ssl.SSLWantReadError):
-            tls.unwrap()  # our close_notify; theirs is still to come
+            tls.unwrap()  # the client's close_notify; the server's is still to come
         client.send(outgoing.read())
         incoming.write(client.rest())
         heard = b""
@@ -548,7 +578,7 @@ def test_a_tls_hello_on_a_plain_port_is_421(serve: Serve, certificates: Certific
 @pytest.mark.parametrize(
     "verb", ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "CONNECT", "get"]
 )
-def test_an_http_verb_is_421_and_what_follows_is_not_read(serve: Serve, verb: str) -> None:
+def test_an_http_verb_is_421_and_the_rest_is_not_read(serve: Serve, verb: str) -> None:
     collector = Collector()
     running = serve(collector)
     with running.client() as client:
@@ -594,9 +624,9 @@ def test_before_required_tls_only_a_few_commands_pass(
     for command in sorted(EVERYTHING):
         with running.ready() as client:
             answer = client.say(command)
-        refused = answer == "530 5.7.0 Must issue a STARTTLS command first"
+        rejected = answer == "530 5.7.0 Must issue a STARTTLS command first"
         passes = command.split()[0] in {"NOOP", "EHLO", "HELO", "STARTTLS"}
-        assert refused is not passes, (command, answer)
+        assert rejected is not passes, (command, answer)
     with running.ready() as client:
         assert client.say("QUIT").startswith("221 ")
 
@@ -606,14 +636,14 @@ def test_before_a_required_login_only_a_few_commands_pass(serve: Serve) -> None:
     for command in sorted(EVERYTHING):
         with running.ready() as client:
             answer = client.say(command)
-        refused = answer == "530 5.7.0 Authentication required"
+        rejected = answer == "530 5.7.0 Authentication required"
         passes = command.split()[0] in {"AUTH", "EHLO", "HELO", "NOOP", "RSET", "STARTTLS"}
-        assert refused is not passes, (command, answer)
+        assert rejected is not passes, (command, answer)
     with running.ready() as client:
         assert client.say("QUIT").startswith("221 ")
 
 
-def test_after_tls_and_login_mail_is_taken(serve: Serve, certificates: Certificates) -> None:
+def test_after_tls_and_login_mail_is_accepted(serve: Serve, certificates: Certificates) -> None:
     running = serve(
         Box(),
         tls_config=certificates.server(),
@@ -636,21 +666,21 @@ def test_with_tls_required_implicit_tls_is_enough(serve: Serve, certificates: Ce
         assert client.mail() == "250 2.0.0 Ok: queued"
 
 
-# -- what would leave a door open ----------------------------------------------------------------
+# -- unsafe options -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tls_required": True}, "tls_required without TLS"),
-        ({"tls_listener": True}, "tls_listener without TLS"),
-        ({"auth_required": True}, "no way to log in"),
+        ({"tls_required": True}, "tls_required needs a certificate"),
+        ({"tls_listener": True}, "tls_listener needs a certificate"),
+        ({"auth_required": True}, "no client could log in"),
         (
             {"auth_required": True, "auth_handler": accept, "auth_mechs": {"CRAM-MD5": False}},
-            "no way to log in",
+            "no client could log in",
         ),
-        ({"auth_mechs": {"GSSAPI": True}}, "no such mechanism: GSSAPI"),
-        ({"auth_mechs": {"": True}}, "no such mechanism"),
+        ({"auth_mechs": {"GSSAPI": True}}, "unknown mechanism: GSSAPI"),
+        ({"auth_mechs": {"": True}}, "unknown mechanism"),
         ({"max_size": -1}, "max_size"),
         ({"max_memory": -1}, "max_memory"),
         ({"max_recipients": 0}, "max_recipients"),
@@ -669,12 +699,12 @@ def test_with_tls_required_implicit_tls_is_enough(serve: Serve, certificates: Ce
         ({"appname": "x" * 256}, "appname"),
         ({"bare_newlines": "ignore"}, "ignore"),
         ({"unknown_params": "accept"}, "accept"),
-        ({"loop": "trio"}, "no such loop"),
+        ({"loop": "trio"}, "loop is 'trio'"),
         ({"addr": "localhost"}, "not an address"),
         ({"addr": ["127.0.0.1:0", "127.0.0.1:70000"]}, "not an address"),
     ],
 )
-def test_what_would_not_be_safe_or_sane_is_a_value_error_at_start(
+def test_unsafe_options_are_a_value_error_at_the_start(
     options: dict[str, Any], message: str
 ) -> None:
     server = Server(Box(), **({"addr": "127.0.0.1:0"} | options))
@@ -693,35 +723,35 @@ def test_what_would_not_be_safe_or_sane_is_a_value_error_at_start(
         {"grace": 0},
     ],
 )
-def test_what_is_safe_starts(options: dict[str, Any]) -> None:
+def test_safe_options_resolve(options: dict[str, Any]) -> None:
     server = Server(Box(), addr="127.0.0.1:0", **options)
-    assert resolve(server, as_callbacks(server)).settings.hostname
+    assert resolve(server.options, callbacks_of(server.options)).settings.hostname
 
 
 def test_a_handler_without_login_hooks_cannot_require_one(certificates: Certificates) -> None:
     server = Server(
         handler_of("def"), addr="127.0.0.1:0", auth_required=True, tls_config=certificates.server()
     )
-    with pytest.raises(ValueError, match="no way to log in"), server.in_thread():
+    with pytest.raises(ValueError, match="no client could log in"), server.in_thread():
         pytest.fail("it has started")
 
 
 def test_the_blocking_form_raises_the_same() -> None:
-    with pytest.raises(ValueError, match="tls_required without TLS"):
+    with pytest.raises(ValueError, match="tls_required needs a certificate"):
         Server(Box(), addr="127.0.0.1:0", tls_required=True).listen_and_serve()
 
 
 # -- configure_tls -------------------------------------------------------------------------------
 
 
-def test_configure_tls_takes_files_and_an_encrypted_key(
+def test_configure_tls_loads_files_and_an_encrypted_key(
     certificates: Certificates, serve: Serve
 ) -> None:
     server = Server(Box(), addr="127.0.0.1:0")
     server.configure_tls(certificates.cert_file, certificates.encrypted_key_file, PASSPHRASE)
-    assert isinstance(server.tls_config, ssl.SSLContext)
-    assert server.tls_config.minimum_version is ssl.TLSVersion.TLSv1_2
-    with serve(Box(), tls_config=server.tls_config).client() as client:
+    assert isinstance(server.options.tls_config, ssl.SSLContext)
+    assert server.options.tls_config.minimum_version is ssl.TLSVersion.TLSv1_2
+    with serve(Box(), tls_config=server.options.tls_config).client() as client:
         starttls(client, certificates)
         assert client.say("EHLO c").startswith("250")
 
@@ -744,11 +774,11 @@ def test_configure_tls_with_wrong_files_says_so(certificates: Certificates, tmp_
             server.configure_tls(
                 certificates.cert_file, certificates.encrypted_key_file, passphrase
             )
-    assert server.tls_config is None
+    assert server.options.tls_config is None
 
 
-def test_asyncio_streams_talk_to_us_under_tls(serve: Serve, certificates: Certificates) -> None:
-    """The other implementation of STARTTLS that Python has, against ours."""
+def test_asyncio_streams_can_talk_under_tls(serve: Serve, certificates: Certificates) -> None:
+    """asyncio has an implementation of STARTTLS of its own."""
     running = serve(Box(), tls_config=certificates.server())
 
     async def talk() -> list[bytes]:

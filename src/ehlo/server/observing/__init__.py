@@ -1,4 +1,4 @@
-"""What is told of a running server: its log, its counts, and the windows that show them.
+"""Observes a running server: its log, its counts, and the sockets that show them.
 
-It looks on: nothing here changes what a client is answered.
+Nothing here changes what a client is answered.
 """

@@ -1,8 +1,8 @@
-"""One line for each thing that happens, for the loggers `ehlo.*`; and it is counted as it happens.
+"""Writes one log line for each event, to the loggers `ehlo.*`, and counts the events.
 
-A line costs one look whether anybody wants it. It is `key=value` text, and has the same as `extra`
-fields for a log in JSON. What a client said is quoted and escaped where it is not plain; a verb is
-only shown when we know it, since a hasty client may say its password in the place of one.
+A line that is not wanted costs one look. A line is `key=value` text, and has the same fields as
+`extra` for a log in JSON. Text from the client is quoted and escaped where it is not plain. A verb
+is logged only if it is known, since a client that is out of step may send its password instead.
 """
 
 from __future__ import annotations
@@ -10,22 +10,26 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from ehlo.protocol import events
-from ehlo.protocol.credentials import CramMD5Credentials, PasswordCredentials, ProvedCredentials
+from ehlo.protocol import reply as replies
+from ehlo.protocol.auth.credentials import (
+    CramMD5Credentials,
+    PasswordCredentials,
+    ProvedCredentials,
+)
+from ehlo.protocol.events import Auth, Secret
+from ehlo.protocol.output import Tally
 from ehlo.protocol.reply import Reply
-from ehlo.protocol.tally import Tally
-from ehlo.server.observing.stats import Stats, reason_of
+from ehlo.server.observing.stats import SessionView, Stats, reason_of
 
 if TYPE_CHECKING:
+    from ehlo.message import Message
     from ehlo.net import Peer
-    from ehlo.server.driver import Driver
-    from ehlo.server.hooks.hookrun import HookRun
-    from ehlo.server.hooks.hooks import Answer
-    from ehlo.session import TLSInfo
+    from ehlo.protocol.state import Transaction
+    from ehlo.session import Session, TLSInfo
 
 __all__ = ["Journal", "about", "reload_failed", "reloaded", "shown", "turned_away"]
 
@@ -37,12 +41,14 @@ _server = logging.getLogger("ehlo.server")
 _handler = logging.getLogger("ehlo.handler")
 
 _PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]+")  # ASCII without space, quote, backslash and "="
-_MOST_CLAIMED: Final = 100  # characters of a name that is nobody's, maybe
+_MOST_CLAIMED: Final = 100  # characters of a name that may be anybody's
+_MOST_NAMED: Final = 5  # recipients; the count tells of the others
 _VERBS: Final = {"": "-", ".": "END-OF-DATA"}
+_QUEUED_AS: Final = replies.queued_as("").text
 
 
 def shown(value: object) -> str:
-    """A value as it stands in a line: bare where that is plain, else as a JSON string."""
+    """Return a value as a log line shows it: bare if it is plain, otherwise as a JSON string."""
     text = str(value)
     if _PLAIN.fullmatch(text):
         return text
@@ -51,17 +57,18 @@ def shown(value: object) -> str:
 
 
 class _About(logging.LoggerAdapter[logging.Logger]):
-    """Whose lines are all about one session: in their text, and as a field."""
+    """Adds the id of one session to each line, in the text and as a field."""
 
     def process(
         self, msg: Any, kwargs: MutableMapping[str, Any]
     ) -> tuple[Any, MutableMapping[str, Any]]:
+        """Return the message and the keywords with the session in them."""
         session_id = (self.extra or {})["session"]
         return f"session {session_id}: {msg}", {**kwargs, "extra": self.extra}
 
 
 def about(logger: logging.Logger, session_id: str) -> logging.LoggerAdapter[logging.Logger]:
-    """The logger, for lines about that session; an empty id is of one that is none yet."""
+    """Return the logger for lines about a session; an empty id stands for no session."""
     if not session_id:
         return logging.LoggerAdapter(logger)
     return _About(logger, {"session": session_id})
@@ -70,206 +77,226 @@ def about(logger: logging.Logger, session_id: str) -> logging.LoggerAdapter[logg
 def _write(
     logger: logging.Logger,
     event: str,
-    fields: dict[str, Any],
+    fields: Mapping[str, object],
     level: int = logging.INFO,
     error: BaseException | None = None,
 ) -> None:
-    told = {name: value for name, value in fields.items() if value is not None}
-    line = " ".join([event, *(f"{name}={shown(value)}" for name, value in told.items())])
-    logger.log(level, "%s", line, extra={"event": event, **told}, exc_info=error)
+    present = {name: value for name, value in fields.items() if value is not None}
+    line = " ".join([event, *(f"{name}={shown(value)}" for name, value in present.items())])
+    logger.log(level, "%s", line, extra={"event": event, **present}, exc_info=error)
 
 
 def turned_away(stats: Stats, peer: Peer, reason: str, why: str = "") -> None:
-    """Somebody has connected who gets no session. `reason` is one of few, `why` says more."""
+    """Log a connection that got no session. `reason` is one of a few, `why` has the details."""
     stats.turned_away[reason] += 1
     if _connection.isEnabledFor(logging.INFO):
-        about = {"peer": str(peer), "reason": reason, "why": why or None}
-        _write(_connection, "connection turned away", about)
+        fields = {"peer": str(peer), "reason": reason, "why": why or None}
+        _write(_connection, "connection rejected", fields)
 
 
-def reloaded(what: str, **about: Any) -> None:
-    """Something was taken anew, and is what is used from now on."""
-    _write(_server, "reloaded", {"what": what, **about})
+def reloaded(what: str, **fields: object) -> None:
+    """Log that something was reloaded, and is in use now."""
+    _write(_server, "reloaded", {"what": what, **fields})
 
 
 def reload_failed(what: str, reason: str, error: BaseException | None = None) -> None:
-    """Something could not be taken anew; `error` has its traceback shown."""
+    """Log that something could not be reloaded; with `error`, its traceback follows."""
     fields = {"what": what, "reason": reason, "in_use": "previous"}
     _write(_server, "reload failed", fields, logging.ERROR, error)
 
 
 class Journal(Tally):
-    """That of one session; its connection tells it of refusals."""
+    """Logs and counts what happens in one session; its connection reports rejections to it."""
 
-    __slots__ = ("_began", "_login_told", "_stats", "messages", "peer", "session_id", "took")
+    __slots__ = ("_began", "_login_logged", "_stats", "messages", "peer", "session_id", "took")
 
     def __init__(self, stats: Stats, session_id: str, peer: Peer) -> None:
         self.said = stats.said  # all that Tally has, without a call for each connection
         self._stats = stats
         self._began = 0.0
-        self._login_told = False  # the next refusal is that of a login which has its line
+        self._login_logged = False  # the next rejection is of a login that has its line already
         self.session_id = session_id
         self.peer = peer
         self.messages = 0  # accepted
         self.took = 0.0  # the last hook, in seconds
 
-    def _tell(self, logger: logging.Logger, event: str, **fields: Any) -> None:
+    def _log(self, logger: logging.Logger, event: str, **fields: object) -> None:
         _write(logger, event, {"session": self.session_id, "peer": str(self.peer), **fields})
 
     # -- the connection --------------------------------------------------------------------------
 
-    def opened(self, driver: Driver) -> None:
-        """A session begins."""
+    def opened(self, session: Session) -> None:
+        """Called when the session begins."""
         self._stats.connections += 1
         self._began = monotonic()
         if self._stats.logs_connections:
-            proxy = driver.session.proxy
-            local = str(driver.session.local)
-            by = None if proxy is None else str(proxy.peer)
-            self._tell(_connection, "connection opened", local=local, proxy=by)
+            proxy = None if session.proxy is None else str(session.proxy.peer)
+            self._log(_connection, "connection opened", local=str(session.local), proxy=proxy)
 
     def secured(self, info: TLSInfo) -> None:
-        """A TLS handshake is done."""
+        """Called when a TLS handshake has succeeded."""
         self._stats.tls[info.version] += 1
         if _connection.isEnabledFor(logging.INFO):
-            name = info.sni or None
-            self._tell(
-                _connection, "connection secured", tls=info.version, cipher=info.cipher, sni=name
-            )
+            fields = {"tls": info.version, "cipher": info.cipher, "sni": info.sni or None}
+            self._log(_connection, "connection secured", **fields)
 
     def tls_failed(self, reason: str | None) -> None:
-        """A handshake failed, or what came under TLS is none."""
+        """Called when a handshake has failed, or the data after it is not TLS."""
         self._stats.tls_failures += 1
         if _connection.isEnabledFor(logging.INFO):
-            self._tell(_connection, "TLS failed", reason=reason or "unknown")
+            self._log(_connection, "TLS failed", reason=reason or "unknown")
 
     def speaks_for(self, peer: Peer) -> None:
-        """XCLIENT: the client is another than we thought."""
+        """Called when XCLIENT has named another client address."""
         if _connection.isEnabledFor(logging.INFO):
-            self._tell(_connection, "connection speaks for", client=str(peer))
+            self._log(_connection, "client address overridden", client=str(peer))
         self.peer = peer
 
-    def seen(self, driver: Driver) -> dict[str, Any]:
-        """What there is to see of the session now."""
-        session, connection = driver.session, driver.connection
+    def seen(
+        self,
+        session: Session,
+        *,
+        state: str,
+        hook: str | None,
+        received: int,
+        sent: int,
+        on_disk: int,
+    ) -> SessionView:
+        """Return the session as a snapshot shows it; `hook` is the name of the one under way."""
         return {
             "id": self.session_id,
             "peer": str(self.peer),
-            "state": connection.state.name,
-            "hook": driver.hook,
+            "state": state,
+            "hook": hook,
             "seconds": round(monotonic() - self._began, 3),
-            "received": driver.wire.received,
-            "sent": driver.wire.sent,
+            "received": received,
+            "sent": sent,
             "messages": self.messages,
-            "on_disk": driver.delivery.holding.on_disk_octets,
-            "tls": session.tls.version if session.tls is not None else None,
+            "on_disk": on_disk,
+            "tls": _version(session),
             "user": session.user,
             "helo": session.helo,
         }
 
-    def closed(self, driver: Driver) -> None:
-        """The session has ended, its hooks included."""
+    def closed(self, received: int, sent: int) -> None:
+        """Called when the session has ended, its hooks included; the arguments are bytes."""
         stats = self._stats
         seconds = monotonic() - self._began
-        stats.received += driver.wire.received
-        stats.sent += driver.wire.sent
+        stats.received += received
+        stats.sent += sent
         stats.session_seconds.values.append(seconds)
         if stats.logs_connections:
-            self._tell(
+            self._log(
                 _connection,
                 "connection closed",
                 seconds=round(seconds, 3),
-                received=driver.wire.received,
-                sent=driver.wire.sent,
+                received=received,
+                sent=sent,
                 messages=self.messages,
             )
 
     # -- what happens in it ----------------------------------------------------------------------
 
     def failed(self, error: Exception) -> None:
-        """A parser or a mechanism of the user's own has failed."""
+        """Called when a parser or a mechanism of the user has failed."""
         about(_handler, self.session_id).error("%s", error, exc_info=error.__cause__)
 
-    def hook_ended(self, run: HookRun) -> None:
-        """A hook has returned or raised; it may be one that nobody waits for any more."""
-        self.took = took = monotonic() - run.asked
-        self._stats.hook_seconds[run.hook.name].values.append(took)
+    def hook_ended(self, hook: str, asked: float) -> None:
+        """Called when a hook has returned or raised; `asked` is when it was called, monotonic."""
+        self.took = took = monotonic() - asked
+        self._stats.hook_seconds[hook].values.append(took)
 
-    def accepted(self, driver: Driver, event: events.MessageEnd, answer: Answer) -> None:
-        """A message has its answer; a refusal of all of it is told by the core, and not here."""
-        refused = 0 if answer is None else _refused(answer)
-        if refused < 0:
+    def accepted(
+        self,
+        session: Session,
+        transaction: Transaction,
+        answer: Reply | Sequence[Reply | None] | None,
+        message: Message | None,
+    ) -> None:
+        """Called when a message has its answer, for all recipients or for each.
+
+        If the answer rejects it for all of them, `refused` logs that, and this does nothing.
+        """
+        rejected = 0 if answer is None else _rejected(answer)
+        if rejected < 0:
             return
-        stats, size = self._stats, event.transaction.size
+        stats, size = self._stats, transaction.size
         self.messages += 1
-        stats.message_octets.values.append(size)
+        stats.message_bytes.values.append(size)
         if not stats.logs_messages:
             return
-        session, message = driver.session, driver.delivery.message
-        self._tell(
-            _message,
-            "message accepted",
-            message_id=message.id if message is not None else None,
-            sender=f"<{event.transaction.sender}>",
-            recipients=len(event.transaction.recipients),
-            refused=refused or None,
-            size=size,
-            tls=session.tls.version if session.tls is not None else None,
-            user=session.user,
-            ms=round(self.took * 1000, 1),
-        )
+        recipients = transaction.recipients
+        fields: dict[str, object] = {
+            "message_id": None if message is None else message.id,
+            "queue_id": _queue_id(answer),
+            "from": f"<{transaction.sender}>",
+            "to": ",".join(f"<{each}>" for each in recipients[:_MOST_NAMED]),
+            "recipients": len(recipients),
+            "rejected": rejected or None,
+            "size": size,
+            "tls": _version(session),
+            "user": session.user,
+            "ms": round(self.took * 1000, 1),
+        }
+        self._log(_message, "message accepted", **fields)
 
-    def logged_in(self, driver: Driver, event: events.Auth) -> None:
-        """A login was accepted."""
-        self._stats.logins[f"{event.mechanism} accepted"] += 1
+    def logged_in(self, user: str | None, mechanism: str) -> None:
+        """Called when a login was accepted."""
+        self._stats.logins[f"{mechanism} accepted"] += 1
         if _login.isEnabledFor(logging.INFO):
-            user = driver.session.user
-            self._tell(_login, "login accepted", user=user, mechanism=event.mechanism)
+            self._log(_login, "login accepted", user=user, mechanism=mechanism)
 
-    def login_failed(self, event: events.Auth | events.Secret, answer: Reply) -> None:
-        """A login was refused, by a hook or a proof that is wrong; its reply may wait a while."""
+    def login_failed(self, event: Auth | Secret, answer: Reply) -> None:
+        """Called when a hook or a wrong proof has rejected a login; the reply may be delayed."""
         self._stats.logins[f"{event.mechanism} refused"] += 1
-        self._login_told = True
+        self._login_logged = True
         if _login.isEnabledFor(logging.INFO):
             # People type a password there, too
             claimed = _claimed(event) if _login.isEnabledFor(logging.DEBUG) else None
-            code = answer.code
-            self._tell(
-                _login, "login refused", claimed=claimed, mechanism=event.mechanism, code=code
-            )
+            fields = {"claimed": claimed, "mechanism": event.mechanism, "code": answer.code}
+            self._log(_login, "login rejected", **fields)
 
     def refused(self, verb: str, reply: Reply, *, wholly: bool = True) -> None:
-        """The core has refused something, or said the refusal of a hook."""
+        """Called when a 4xx or 5xx is sent, by the core or for a hook."""
         verb = _VERBS.get(verb, verb)
         reason = reason_of(reply)
         stats = self._stats
         stats.refusals[f"{verb} {reply.code} {reason}"] += 1
         stats.refused += verb == "END-OF-DATA" and wholly
-        told, self._login_told = self._login_told, False
-        if _refusal.isEnabledFor(logging.INFO) and not (told and verb == "AUTH"):
-            code, text = reply.code, reply.text.replace("\n", " ")
-            enhanced = reply.enhanced
-            self._tell(
+        logged, self._login_logged = self._login_logged, False
+        if _refusal.isEnabledFor(logging.INFO) and not (logged and verb == "AUTH"):
+            self._log(
                 _refusal,
-                "refused",
+                "rejected",
                 verb=verb,
-                code=code,
-                enhanced=enhanced,
+                code=reply.code,
+                enhanced=reply.enhanced,
                 reason=reason,
-                text=text,
+                text=reply.text.replace("\n", " "),
             )
 
 
-def _refused(answer: Reply | list[Reply | None]) -> int:
-    """For how many recipients a message is refused alone; -1 where it is for all."""
-    answers = answer if isinstance(answer, list) else [answer]
-    refused = sum(each is not None and each.refuses for each in answers)
-    return refused if refused < len(answers) else -1
+def _version(session: Session) -> str | None:
+    return None if session.tls is None else session.tls.version
 
 
-def _claimed(event: events.Auth | events.Secret) -> str | None:
-    """Who the client says to be, as far as a line has room. Of a token nothing is shown."""
-    if isinstance(event, events.Secret):
+def _rejected(answer: Reply | Sequence[Reply | None]) -> int:
+    """For how many recipients a message is rejected; -1 if it is for all of them."""
+    answers = [answer] if isinstance(answer, Reply) else answer
+    rejected = sum(each is not None and each.refuses for each in answers)
+    return rejected if rejected < len(answers) else -1
+
+
+def _queue_id(answer: Reply | Sequence[Reply | None] | None) -> str | None:
+    """The id under which the handler has queued a message, if it returned one."""
+    if isinstance(answer, Reply) and answer.text.startswith(_QUEUED_AS):
+        return answer.text.removeprefix(_QUEUED_AS)
+    return None
+
+
+def _claimed(event: Auth | Secret) -> str | None:
+    """The name that the client claims, cut to the room of a line; `None` for a token."""
+    if isinstance(event, Secret):
         return event.username[:_MOST_CLAIMED]
     named = PasswordCredentials | CramMD5Credentials | ProvedCredentials
     if not isinstance(event.credentials, named):

@@ -1,7 +1,7 @@
-"""A snapshot as Prometheus reads it, over a little HTTP: `/metrics`, and `/readyz` for a balancer.
+"""Serves a snapshot over HTTP: `/metrics` for Prometheus, and `/readyz` for a load balancer.
 
-`prometheus_client` writes the text, and is an extra; nothing is registered with it, and nothing of
-it is imported before somebody asks.
+`prometheus_client`, an extra, writes the text. Nothing is registered with it, and it is imported
+with the first request.
 """
 
 from __future__ import annotations
@@ -11,46 +11,46 @@ import contextlib
 import importlib.util
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ehlo.net import parse_address
-from ehlo.server.observing.stats import OCTETS, SECONDS
+from ehlo.server.observing.stats import BYTES, SECONDS, Snapshot
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-    from ehlo.server.observing.views import Seen
+    from ehlo.server.observing.views import Watched
 
 __all__ = ["Endpoint", "check_metrics", "text"]
 
-_PATIENCE: Final = 5.0  # seconds, for the question to come and the answer to leave
+_PATIENCE: Final = 5.0  # seconds, for the request to arrive and the answer to leave
 _PLAIN: Final = "text/plain; charset=utf-8"
 
-# Name, help, labels, and where it is in the snapshot; several labels stand in one key with spaces
+# Name, help, labels, and the key in the snapshot. Several labels are one key, joined by spaces
 _COUNTERS: Final[Sequence[tuple[str, str, Sequence[str], str]]] = (
-    ("connections", "Connections that became sessions.", (), "connections"),
-    ("turned_away", "Connections that did not.", ("reason",), "turned_away"),
-    ("tls_handshakes", "TLS handshakes done.", ("version",), "tls"),
+    ("connections", "Connections that started a session.", (), "connections"),
+    ("turned_away", "Connections that were rejected before a session.", ("reason",), "turned_away"),
+    ("tls_handshakes", "TLS handshakes that succeeded.", ("version",), "tls"),
     ("tls_failures", "TLS handshakes and connections that failed.", (), "tls_failures"),
-    ("commands", "Commands.", ("verb",), "commands"),
-    ("replies", "Replies.", ("code",), "replies"),
-    ("refusals", "Replies 4xx and 5xx.", ("verb", "code", "reason"), "refusals"),
-    ("logins", "Logins decided on.", ("mechanism", "outcome"), "logins"),
-    ("messages", "Messages, by what came of them.", ("outcome",), "messages"),
-    ("octets", "Octets on the network.", ("direction",), "octets"),
-    ("spooled_octets", "Octets written to disk.", (), "spooled"),
+    ("commands", "SMTP commands received.", ("verb",), "commands"),
+    ("replies", "SMTP replies sent.", ("code",), "replies"),
+    ("refusals", "Replies sent with a 4xx or 5xx code.", ("verb", "code", "reason"), "refusals"),
+    ("logins", "Logins accepted and refused.", ("mechanism", "outcome"), "logins"),
+    ("messages", "Messages accepted and refused.", ("outcome",), "messages"),
+    ("bytes", "Bytes received from and sent to clients.", ("direction",), "bytes"),
+    ("spooled_bytes", "Bytes of messages written to disk.", (), "spooled"),
 )
 _GAUGES: Final = (
-    ("sessions", "Sessions now.", "sessions"),
-    ("tls_sessions", "Sessions under TLS now.", "under_tls"),
-    ("memory_octets", "Octets held in memory now.", "memory"),
-    ("memory_limit_octets", "Octets that may be held in memory.", "memory_limit"),
-    ("disk_octets", "Octets of bodies on disk now.", "on_disk"),
+    ("sessions", "Sessions that are open.", "sessions"),
+    ("tls_sessions", "Open sessions that use TLS.", "under_tls"),
+    ("memory_bytes", "Bytes of messages held in memory.", "memory"),
+    ("memory_limit_bytes", "Maximum bytes of messages held in memory.", "memory_limit"),
+    ("disk_bytes", "Bytes of messages held on disk.", "on_disk"),
 )
 
 
 def check_metrics(addr: str) -> None:
-    """Whether metrics could be served on `addr`; `""` is nowhere. Raises `ValueError`."""
+    """Check that metrics can be served on `addr` (`""` disables them). Raises `ValueError`."""
     if not addr:
         return
     try:
@@ -61,8 +61,8 @@ def check_metrics(addr: str) -> None:
         raise ValueError("metrics needs prometheus-client: pip install 'ehlo[metrics]'")
 
 
-def text(snapshot: dict[str, Any]) -> bytes:
-    """In the text format of Prometheus."""
+def text(snapshot: Snapshot) -> bytes:
+    """Return a snapshot in the text format of Prometheus."""
     from prometheus_client import CollectorRegistry, generate_latest  # an extra
 
     class Source:
@@ -74,19 +74,19 @@ def text(snapshot: dict[str, Any]) -> bytes:
     return generate_latest(registry)
 
 
-def _metrics(snapshot: dict[str, Any]) -> Iterator[Metric]:
+def _metrics(snapshot: Snapshot) -> Iterator[Metric]:
     stats, now = snapshot["stats"], snapshot["now"]
     yield from _counters(stats)
     more = {"draining": int(snapshot["draining"]), "up": snapshot["uptime"]}
     yield from _gauges({**now, **more, **snapshot["workers"]})
-    octets, seconds = {"": stats["message_octets"]}, {"": stats["session_seconds"]}
-    yield _histogram("message_octets", "Size of messages accepted.", (), OCTETS, octets)
-    yield _histogram("session_seconds", "How long sessions were.", (), SECONDS, seconds)
-    text, hooks = "How long hooks took, waiting for a thread included.", stats["hook_seconds"]
+    sizes, seconds = {"": stats["message_bytes"]}, {"": stats["session_seconds"]}
+    yield _histogram("message_bytes", "Sizes of accepted messages.", (), BYTES, sizes)
+    yield _histogram("session_seconds", "Durations of sessions.", (), SECONDS, seconds)
+    text, hooks = "Durations of hooks, with the wait for a thread.", stats["hook_seconds"]
     yield _histogram("hook_seconds", text, ("hook",), SECONDS, hooks)
 
 
-def _counters(stats: dict[str, Any]) -> Iterator[Metric]:
+def _counters(stats: Snapshot) -> Iterator[Metric]:
     from prometheus_client.core import CounterMetricFamily
 
     for name, help_text, labels, key in _COUNTERS:
@@ -98,14 +98,14 @@ def _counters(stats: dict[str, Any]) -> Iterator[Metric]:
         yield family
 
 
-def _gauges(now: dict[str, Any]) -> Iterator[Metric]:
+def _gauges(now: Snapshot) -> Iterator[Metric]:
     from prometheus_client.core import GaugeMetricFamily
 
     more = (
-        ("draining", "Whether the server shuts down.", "draining"),
-        ("uptime_seconds", "Since the server started.", "up"),
-        ("workers", "Processes that there should be to serve.", "wanted"),
-        ("workers_answered", "Those that have told of themselves for this.", "answered"),
+        ("draining", "1 while the server shuts down, otherwise 0.", "draining"),
+        ("uptime_seconds", "Seconds since the server started.", "up"),
+        ("workers", "Worker processes that should run.", "wanted"),
+        ("workers_answered", "Worker processes that are counted in these gauges.", "answered"),
     )
     for name, help_text, key in (*_GAUGES, *more):
         yield GaugeMetricFamily(f"ehlo_{name}", help_text, value=now[key])
@@ -116,7 +116,7 @@ def _histogram(
     help_text: str,
     labels: Sequence[str],
     bounds: Sequence[float],
-    found: dict[str, dict[str, Any]],
+    found: dict[str, Snapshot],
 ) -> Metric:
     from prometheus_client.core import HistogramMetricFamily
 
@@ -132,16 +132,16 @@ def _histogram(
 
 
 class Endpoint:
-    """Who answers. It serves a few at once: descriptors and time are those of mail."""
+    """Answers HTTP requests, a few at a time: descriptors and time are for mail."""
 
     MOST = 32
 
-    def __init__(self, seen: Seen) -> None:
-        self._seen = seen
+    def __init__(self, watched: Watched) -> None:
+        self._watched = watched
         self._count = 0
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one request, and close."""
+        """Answer one request, and close."""
         if self._count >= self.MOST:
             writer.transport.abort()
             return
@@ -150,17 +150,17 @@ class Endpoint:
             with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(_PATIENCE):
                     head = await reader.readuntil(b"\r\n\r\n")
-                    writer.write(await _response(self._seen, head))
+                    writer.write(await _response(self._watched, head))
                     writer.close()
                     await writer.wait_closed()
         except asyncio.LimitOverrunError:  # a head without an end
             pass
         finally:
             self._count -= 1
-            writer.transport.abort()  # nothing is left for who has read all
+            writer.transport.abort()  # loses nothing if the client has read it all
 
 
-async def _response(seen: Seen, head: bytes) -> bytes:
+async def _response(watched: Watched, head: bytes) -> bytes:
     method, path = ([*head.split(b"\r\n", 1)[0].split(b" "), b"", b""])[:2]
     if method not in (b"GET", b"HEAD"):
         return _http("405 Method Not Allowed", b"GET and HEAD only\n")
@@ -168,14 +168,14 @@ async def _response(seen: Seen, head: bytes) -> bytes:
         case b"/metrics":
             from prometheus_client import CONTENT_TYPE_LATEST
 
-            said = _http("200 OK", text(await seen.snapshot()), CONTENT_TYPE_LATEST)
+            response = _http("200 OK", text(await watched.snapshot()), CONTENT_TYPE_LATEST)
         case b"/readyz":
-            why = seen.unready()
+            why = watched.unready()
             status = "503 Service Unavailable" if why else "200 OK"
-            said = _http(status, f"{why or 'ready'}\n".encode())
+            response = _http(status, f"{why or 'ready'}\n".encode())
         case _:
-            said = _http("404 Not Found", b"/metrics or /readyz\n")
-    return said if method == b"GET" else said.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+            response = _http("404 Not Found", b"/metrics or /readyz\n")
+    return response if method == b"GET" else response.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
 
 def _http(status: str, body: bytes, content_type: str = _PLAIN) -> bytes:

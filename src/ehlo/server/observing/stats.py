@@ -1,9 +1,9 @@
-"""What a running server has counted: plain numbers, which only grow, in the thread of its loop.
+"""Counts what a running server does: plain numbers that only grow, in the thread of its loop.
 
-Nothing is locked. On the way of a message values are only put on lists, the cheapest thing there
-is; `settle` counts them, once a second and when somebody asks. What is there now and goes away
-again (sessions, memory) is not counted but looked at, by `snapshot`. Names in it are ours, or those
-of the handler's hooks and mechanisms: a client cannot make a new one.
+Nothing is locked. While a message passes, values are only appended to lists, which costs least;
+`settle` counts them, once a second and for each snapshot. Sessions and memory come and go:
+`snapshot` looks at them, and nothing counts them. The names are those of the server, or of the
+handler's hooks and mechanisms: a client cannot add one.
 """
 
 from __future__ import annotations
@@ -13,41 +13,51 @@ import os
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, NotRequired, TypeAlias, TypedDict
 
 from ehlo.protocol import reply as replies
 from ehlo.protocol.reply import Reply
 
-if TYPE_CHECKING:
-    from ehlo.server.runtime import Runtime
-
 __all__ = [
-    *("OCTETS", "SECONDS"),
-    *("Histogram", "Stats"),
+    *("BYTES", "SECONDS"),
+    *("Histogram", "SessionView", "Snapshot", "Stats"),
     *("merge", "most", "reason_of", "snapshot", "total"),
 ]
 
 SECONDS: Final = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    5,
-    10,
-    30,
-    60,
-    300,
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1, 2.5, 5, 10, 30, 60, 300),
 )
-OCTETS: Final = tuple(1024 * 4**power for power in range(9))  # 1 KiB to 64 MiB
+BYTES: Final = tuple(1024 * 4**power for power in range(9))  # 1 KiB to 64 MiB
 
 _MOST_SAID: Final = 20_000  # verbs and codes that wait to be counted
+
+Snapshot: TypeAlias = dict[str, Any]
+"""A tree of plain values that JSON can hold."""
+
+
+class SessionView(TypedDict):
+    """Holds what a snapshot shows of one session."""
+
+    id: str
+    peer: str
+    state: str
+    hook: str | None
+    """The name of the hook under way."""
+    seconds: float
+    """The age of the session."""
+    received: int
+    sent: int
+    messages: int
+    """How many messages were accepted."""
+    on_disk: int
+    """Bytes of the body on disk."""
+    tls: str | None
+    user: str | None
+    helo: str
+    pid: NotRequired[int]
+    """The process, if there are several."""
+
 
 _REASONS: Final = {
     value: name.lower() for name, value in vars(replies).items() if isinstance(value, Reply)
@@ -57,23 +67,23 @@ _BUILT: Final = {(421, "4.4.2"): "timed_out", (555, "5.5.4"): "unknown_parameter
 
 
 def reason_of(reply: Reply) -> str:
-    """The name of a refusal in our catalogue; `"other"` where a handler has words of its own."""
+    """Return the name of a rejection in the catalogue; `"other"` for a handler's own words."""
     return _REASONS.get(reply) or _BUILT.get((reply.code, reply.enhanced or ""), "other")
 
 
 class Histogram:
-    """How often a value was at most each of some bounds, and the sum of all."""
+    """Counts how often a value was at most each of some bounds, and sums up all values."""
 
     __slots__ = ("bounds", "counts", "total", "values")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)  # the last one is beyond all bounds
+        self.counts = [0] * (len(bounds) + 1)  # the last is for values beyond all bounds
         self.total = 0.0
         self.values: list[float] = []  # not counted yet
 
     def settle(self) -> None:
-        """Count the values."""
+        """Count the values that wait."""
         values = self.values
         if not values:
             return
@@ -89,20 +99,20 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values there were."""
+        """The number of values."""
         return sum(self.counts) + len(self.values)
 
-    def plain(self) -> dict[str, Any]:
-        """Numbers alone: how many there were up to each bound and not before, and the sum."""
+    def plain(self) -> Snapshot:
+        """Return numbers: how many values fell between each bound and the one before, the sum."""
         self.settle()
         return {"counts": list(self.counts), "sum": self.total}
 
 
 class Stats:
-    """One for a running server."""
+    """Holds the counts of one running server."""
 
     __slots__ = (
-        *("commands", "connections", "hook_seconds", "logins", "message_octets"),
+        *("commands", "connections", "hook_seconds", "logins", "message_bytes"),
         *("logs_connections", "logs_messages"),
         *("received", "refusals", "refused", "replies", "said", "sent", "session_seconds"),
         *("spooled", "tls", "tls_failures", "turned_away"),
@@ -119,28 +129,28 @@ class Stats:
         self.logins: Counter[str] = Counter()  # "PLAIN accepted"
         self.refusals: Counter[str] = Counter()  # "RCPT 550 mailbox_unavailable"
         self.refused = 0  # messages, at their end
-        self.received = 0  # octets, of sessions that have ended
+        self.received = 0  # bytes, of sessions that have ended
         self.sent = 0
-        self.spooled = 0  # octets written to disk
-        self.message_octets = Histogram(OCTETS)  # of those accepted
+        self.spooled = 0  # bytes written to disk
+        self.message_bytes = Histogram(BYTES)  # accepted
         self.session_seconds = Histogram(SECONDS)
         self.hook_seconds: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(SECONDS))
         self.look_at_logging()
 
     def look_at_logging(self) -> None:
-        """Whether the lines that there are most of are wanted."""
+        """Check whether the most frequent lines are wanted."""
         self.logs_connections = logging.getLogger("ehlo.connection").isEnabledFor(logging.INFO)
         self.logs_messages = logging.getLogger("ehlo.message").isEnabledFor(logging.INFO)
 
     def relieve(self) -> None:
-        """Count before the time where one client has said much at once: it must take no memory."""
+        """Count early if one client has sent very many commands: they must not fill memory."""
         if len(self.said) > _MOST_SAID:
             self.settle()
 
     def settle(self) -> None:
-        """Count what has come together, and see what is to be logged from now on."""
+        """Count all values that wait, and look at the log's levels again."""
         self.look_at_logging()
-        for histogram in (self.message_octets, self.session_seconds, *self.hook_seconds.values()):
+        for histogram in (self.message_bytes, self.session_seconds, *self.hook_seconds.values()):
             histogram.settle()
         for what, count in Counter(self.said).items():
             if isinstance(what, str):
@@ -149,8 +159,8 @@ class Stats:
                 self.replies[what] += count
         self.said.clear()
 
-    def plain(self) -> dict[str, Any]:
-        """All of it as a tree of numbers, with names that JSON can have."""
+    def plain(self) -> Snapshot:
+        """Return all counts as a tree of numbers, with names that JSON can hold."""
         self.settle()
         return {
             "connections": self.connections,
@@ -161,43 +171,52 @@ class Stats:
             "replies": {str(code): count for code, count in self.replies.items()},
             "refusals": dict(self.refusals),
             "logins": dict(self.logins),
-            "messages": {"accepted": self.message_octets.count, "refused": self.refused},
-            "octets": {"received": self.received, "sent": self.sent},
+            "messages": {"accepted": self.message_bytes.count, "refused": self.refused},
+            "bytes": {"received": self.received, "sent": self.sent},
             "spooled": self.spooled,
-            "message_octets": self.message_octets.plain(),
+            "message_bytes": self.message_bytes.plain(),
             "session_seconds": self.session_seconds.plain(),
             "hook_seconds": {name: each.plain() for name, each in self.hook_seconds.items()},
         }
 
 
-def snapshot(runtime: Runtime) -> dict[str, Any]:
-    """What a server has counted, and what is there now; JSON can have it. For the loop's thread."""
-    sessions = [found for each in runtime.drivers if (found := each.seen()) is not None]
-    stats = runtime.stats.plain()
-    for way in ("received", "sent"):
-        stats["octets"][way] += sum(session[way] for session in sessions)
+def snapshot(
+    stats: Stats,
+    sessions: list[SessionView],
+    *,
+    memory: tuple[int, int],
+    uptime: float,
+    draining: bool,
+) -> Snapshot:
+    """Return what a server has counted and what is there now; call it in the loop's thread.
+
+    `memory` is the bytes of bodies that are held, and the limit. `uptime` is in seconds.
+    """
+    counts = stats.plain()
+    counts["bytes"]["received"] += sum(session["received"] for session in sessions)
+    counts["bytes"]["sent"] += sum(session["sent"] for session in sessions)
     now = {
         "sessions": len(sessions),
         "under_tls": sum(session["tls"] is not None for session in sessions),
-        "memory": runtime.memory.held,
-        "memory_limit": runtime.memory.limit,
+        "memory": memory[0],
+        "memory_limit": memory[1],
         "on_disk": sum(session["on_disk"] for session in sessions),
     }
     return {
         "pids": [os.getpid()],
-        "uptime": runtime.uptime,
-        "draining": runtime.draining,
+        "uptime": uptime,
+        "draining": draining,
         "workers": {"wanted": 1, "answered": 1},
-        "stats": stats,
+        "stats": counts,
         "now": now,
         "sessions": sessions,
     }
 
 
-def merge(snapshots: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What there is now in several processes, as in one. What they have counted is not in it.
+def merge(snapshots: Sequence[Snapshot]) -> Snapshot:
+    """Return what is there now in several processes as if in one, without their counts.
 
-    Each session says in which process it is.
+    Each session has the id of its process.
     """
     nothing = {"sessions": 0, "under_tls": 0, "memory": 0, "memory_limit": 0, "on_disk": 0}
     return {
@@ -211,23 +230,24 @@ def merge(snapshots: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def total(trees: Sequence[Any]) -> Any:
-    """The sum of trees of numbers: of one form, but for names that some of them may not have."""
-    return _together(sum, trees)
+def total(trees: Sequence[Snapshot]) -> Snapshot:
+    """Return the sum of trees of numbers; a name that is missing in some of them counts as 0."""
+    return _joined(sum, trees)
 
 
-def most(trees: Sequence[Any]) -> Any:
-    """The same, and of each number the largest."""
-    return _together(max, trees)
+def most(trees: Sequence[Snapshot]) -> Snapshot:
+    """Return a tree that has the largest of each number in the trees."""
+    return _joined(max, trees)
 
 
-def _together(join: Callable[[Sequence[Any]], Any], trees: Sequence[Any]) -> Any:
-    first = trees[0]
-    if isinstance(first, dict):
-        names = dict.fromkeys(name for tree in trees for name in tree)
-        return {
-            name: _together(join, [tree[name] for tree in trees if name in tree]) for name in names
-        }
-    if isinstance(first, list):
-        return [join(numbers) for numbers in zip(*trees, strict=True)]
-    return join(trees)
+def _joined(join: Callable[[Sequence[Any]], Any], trees: Sequence[Snapshot]) -> Snapshot:
+    joined: Snapshot = {}
+    for name in dict.fromkeys(name for tree in trees for name in tree):
+        values = [tree[name] for tree in trees if name in tree]
+        if isinstance(values[0], dict):
+            joined[name] = _joined(join, values)
+        elif isinstance(values[0], list):
+            joined[name] = [join(numbers) for numbers in zip(*values, strict=True)]
+        else:
+            joined[name] = join(values)
+    return joined

@@ -1,4 +1,1 @@
-"""What a server was told: its options, the frozen rules they become, and the files they name.
-
-A mistake in them is found before anything listens.
-"""
+"""The options of a server, the frozen rules that they resolve to, and the files that they name."""

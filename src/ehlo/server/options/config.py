@@ -1,308 +1,306 @@
-"""Every option of a server, written once: its type, default, help and place are here.
+"""Every option of a server, written once: type, default, group and description.
 
-The keywords of `Server`, the flags and environment variables of the command line and the table in
-the documentation all come of this class. What becomes of them is in `rules.py`.
+The keywords of `Server`, the command line and the table in the documentation are made from
+`Options`, and each description is the docstring below its option. `rules.py` checks the values.
+
+This file is longer than others, since all options stand in it.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from itertools import pairwise
+from typing import Literal, TypedDict, TypeVar, Unpack
 
-from ehlo.functions import (
-    AuthFunction,
-    MessageFunction,
-    RcptFunction,
-)
+from ehlo.functions import AuthFunction, MessageFunction, RcptFunction
 from ehlo.handler import Handler
 from ehlo.net import Peer
+from ehlo.protocol.auth.mechanism import Mechanism
 from ehlo.protocol.extensions import Extension
-from ehlo.protocol.sasl import Mechanism
 from ehlo.server.tls.certificates import TLSConfig
 
-__all__ = ["LineCallback", "Listener", "Options", "with_overrides"]
+__all__ = ["Listener"]
+
+T = TypeVar("T")
 
 LineCallback = Callable[[Peer, str, str], None]
-"""`(remote_addr, verb, line)`; credentials are masked, bodies are left out."""
+"""`(remote_addr, verb, line)`. Credentials are masked, and bodies are left out."""
 
 
-def option(default: Any, text: str, *, group: str, flag: bool = True) -> Any:
-    """A field with its help; `flag` says whether the command line has it."""
-    metadata = {"help": text, "group": group, "flag": flag}
-    return dataclasses.field(default=default, metadata=metadata)
+def option(
+    default: T,
+    *,
+    group: str,
+    flag: bool = True,
+    bound: Literal["", ">= 0", "> 0"] = "",
+    renamed: Mapping[str, str] | None = None,
+) -> T:
+    """Return a field of `Options`, typed as its default so that type checkers compare the two.
+
+    `flag` is whether the command line has the option, `bound` what a number must keep, and
+    `renamed` has the old values that stay accepted, with their new ones.
+    """
+    metadata = {"group": group, "flag": flag, "bound": bound, "renamed": renamed or {}}
+    field: T = dataclasses.field(default=default, metadata=metadata)
+    return field
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Options:
-    """What a `Server` is told. Sizes are octets, times are seconds."""
+    """Holds the options of a server; frozen. Sizes are in bytes, times in seconds.
+
+    `dataclasses.replace(options, max_size=1000)` makes another value.
+    """
 
     handler: Handler | MessageFunction | str
+    """Function or `Handler` that is called for each message, or its name `module:attr`."""
 
     _: dataclasses.KW_ONLY
 
-    # Where
-    addr: str | Sequence[str] = option(
-        ":25",
-        "Address to listen on: `host:port`, `:port` for all addresses, `[v6]:port`, "
-        "`unix:/path`; port 0 takes a free one. `fd:3`, `systemd:` and `systemd:name` are sockets "
-        "that are open already. There may be several.",
-        group="Where",
-    )
-    unix_mode: str = option(
-        "", "Mode of Unix sockets, as `660`; by default the umask's.", group="Where"
-    )
-    listeners: Sequence[Listener] = option(
-        (),
-        "In place of `addr`: each an `ehlo.Listener`, with rules of its own.",
-        group="Where",
-        flag=False,
-    )
-    appname: str = option("smtpd", "Name in the greeting and in Received.", group="Where")
-    hostname: str = option("", "Our name; by default that of the machine.", group="Where")
-    lmtp: bool = option(
-        False, "Speak LMTP: a reply for each recipient; not on port 25.", group="Where"
-    )
+    addr: str | Sequence[str] = option(":25", group="Listening")
+    """Address to listen on: `host:port`, `:port` for all addresses, `[v6]:port` or `unix:/path`;
+    port 0 takes a free one. `fd:3`, `systemd:` and `systemd:name` are inherited sockets.
+    Repeatable."""
+    unix_mode: str = option("", group="Listening")
+    """File mode of Unix sockets, such as `660`. By default, the umask applies."""
+    listeners: Sequence[Listener] = option((), group="Listening", flag=False)
+    """Several `ehlo.Listener`, each with an address and options of its own, instead of `addr`."""
+    appname: str = option("smtpd", group="Listening")
+    """Application name in the greeting and in Received headers."""
+    hostname: str = option("", group="Listening")
+    """Host name in the greeting and in Received headers. By default, the name of the machine."""
+    lmtp: bool = option(False, group="Listening")
+    """Speak LMTP, with one reply per recipient. Not allowed on port 25."""
 
-    # Functions beside a function handler
-    rcpt_handler: RcptFunction | None = option(
-        None,
-        "`(remote_addr, mail_from, rcpt_to) -> bool`: whether to take mail for a recipient.",
-        group="Functions",
-    )
-    auth_handler: AuthFunction | None = option(
-        None,
-        "`(remote_addr, mechanism, username, password, shared) -> bool`: whether a login is good.",
-        group="Functions",
-    )
+    rcpt_handler: RcptFunction | None = option(None, group="Functions")
+    """Function that accepts or rejects a recipient:
+    `(remote_addr, mail_from, rcpt_to) -> bool`."""
+    auth_handler: AuthFunction | None = option(None, group="Functions")
+    """Function that accepts or rejects a login:
+    `(remote_addr, mechanism, username, password, shared) -> bool`."""
 
-    # Login
-    auth_file: str | None = option(
-        None,
-        "File of users and the hashes of their passwords, which `ehlo passwd` writes; read again "
-        "when it changes.",
-        group="Login",
-    )
-    auth_mechs: Mapping[str, bool | Mechanism] | None = option(
-        None,
-        "Mechanisms switched on or off by name, or one of your own. On allows PLAIN and LOGIN "
-        "without TLS; XOAUTH2, OAUTHBEARER, EXTERNAL and ANONYMOUS are there only when on.",
-        group="Login",
-    )
-    auth_required: bool = option(False, "Take mail only after a login.", group="Login")
+    auth_file: str | None = option(None, group="Authentication")
+    """File of users and password hashes, as `ehlo passwd` writes it. Changes are noticed."""
+    auth_mechs: Mapping[str, bool | Mechanism] | None = option(None, group="Authentication")
+    """Enable or disable SASL mechanisms by name, or add your own. Enabling PLAIN or LOGIN allows
+    it without TLS. XOAUTH2, OAUTHBEARER, EXTERNAL and ANONYMOUS are disabled by default."""
+    auth_required: bool = option(False, group="Authentication")
+    """Require authentication before MAIL."""
 
-    # TLS
-    tls_config: TLSConfig | None = option(
-        None,
-        "A context for TLS, or a function that makes one, at the start, at each `reload` and every "
-        "minute; see also `configure_tls`.",
-        group="TLS",
-        flag=False,
-    )
-    tls_required: bool = option(False, "Take mail only under TLS.", group="TLS")
-    tls_listener: bool = option(
-        False, "Begin with a TLS handshake (implicit TLS, port 465).", group="TLS"
-    )
+    tls_config: TLSConfig | None = option(None, group="TLS", flag=False)
+    """`ssl.SSLContext`, or a function that returns one; it is called at the start, on each reload
+    and every minute. See also `configure_tls`."""
+    tls_required: bool = option(False, group="TLS")
+    """Require TLS before MAIL."""
+    tls_listener: bool = option(False, group="TLS")
+    """Start each connection with a TLS handshake (implicit TLS, port 465)."""
 
-    # Proxies
-    proxy_networks: Sequence[str] = option(
-        (),
-        "Take connections from these proxies only, which begin with a PROXY header: `10.0.0.0/8`, "
-        "`::1`, or `unix:` for Unix sockets. There may be several.",
-        group="Proxies",
-    )
-    proxy_timeout: float | None = option(
-        None, "Seconds for a PROXY header to come; by default `timeout`, or 5.", group="Proxies"
-    )
-    xclient_networks: Sequence[str] = option(
-        (),
-        "Networks (`10.0.0.0/8`, `::1`, `unix:`) that may say by XCLIENT whom they speak for.",
-        group="Proxies",
-    )
-    xforward_networks: Sequence[str] = option(
-        (),
-        "Networks that may say by XFORWARD where a message came from.",
-        group="Proxies",
-    )
+    proxy_networks: Sequence[str] = option((), group="Proxies")
+    """Accept connections only from these networks, and require a PROXY protocol header on each:
+    `10.0.0.0/8`, `::1`, or `unix:` for Unix sockets. Repeatable."""
+    proxy_timeout: float | None = option(None, group="Proxies", bound="> 0")
+    """Timeout for a PROXY header in seconds. By default `timeout`, or 5."""
+    xclient_networks: Sequence[str] = option((), group="Proxies")
+    """Networks whose clients may use XCLIENT: `10.0.0.0/8`, `::1`, `unix:`. Repeatable."""
+    xforward_networks: Sequence[str] = option((), group="Proxies")
+    """Networks whose clients may use XFORWARD, in the same form. Repeatable."""
 
-    # Limits
-    max_size: int = option(33_554_432, "Octets of a message; 0 is no limit.", group="Limits")
-    max_recipients: int = option(100, "Recipients of a message.", group="Limits")
-    max_recipient_domains: int = option(
-        0, "Domains of recipients in a session; 0 is no limit.", group="Limits"
-    )
-    max_messages: int = option(1000, "Messages of a session; 0 is no limit.", group="Limits")
-    max_idle_commands: int = option(
-        100,
-        "Commands that bring no mail nearer (NOOP, RSET, VRFY and the like), from one MAIL to the "
-        "next. So many, `max_recipients` and 100 more may be refused, for whatever reason, from "
-        "one message that is taken to the next. 0 is no limit for either.",
-        group="Limits",
-    )
-    max_connections: int = option(1000, "Connections at once.", group="Limits")
-    max_connections_per_address: int = option(
-        50, "Connections at once from one address (IPv6: /64).", group="Limits"
-    )
-    max_connection_rate: int = option(
-        200, "New connections from one address in a minute; 0 is no limit.", group="Limits"
-    )
-    max_messages_per_hour: int = option(
-        0, "Messages from one address in an hour; 0 is no limit.", group="Limits"
-    )
-    max_recipients_per_hour: int = option(
-        0, "Recipients from one address in an hour; 0 is no limit.", group="Limits"
-    )
-    max_auth_failures: int = option(
-        50,
-        "Logins from one address that are wrong in ten minutes or being checked; 0 is no limit.",
-        group="Limits",
-    )
-    exempt_networks: Sequence[str] = option(
-        ("127.0.0.0/8", "::1", "unix:"),
-        "Networks that are exempt from what is counted for an address, and from nothing else; "
-        "`none` is none.",
-        group="Limits",
-    )
-    max_memory: int = option(
-        0,
-        "Octets held at once, in all sessions: bodies, TLS, logins, what clients send ahead or do "
-        "not read; 0 is a quarter of the machine's memory, or of the control group's.",
-        group="Limits",
-    )
-    spool_threshold: int = option(
-        1_048_576, "Octets of a message from which on it is held on disk.", group="Limits"
-    )
-    spool_dir: str = option(
-        "", "Directory for that; by default one for temporary files.", group="Limits"
-    )
-    max_handlers: int = option(256, "Hooks under way at once; more wait.", group="Limits")
-    threads: int = option(16, "Threads for `def` hooks.", group="Limits")
+    max_size: int = option(33_554_432, group="Limits", bound=">= 0")
+    """Maximum message size in bytes (0 = unlimited)."""
+    max_recipients: int = option(100, group="Limits", bound="> 0")
+    """Maximum recipients per message."""
+    max_recipient_domains: int = option(0, group="Limits", bound=">= 0")
+    """Maximum recipient domains per session (0 = unlimited)."""
+    max_messages: int = option(1000, group="Limits", bound=">= 0")
+    """Maximum messages per session (0 = unlimited)."""
+    max_idle_commands: int = option(100, group="Limits", bound=">= 0")
+    """Maximum commands between messages that do not advance delivery (NOOP, RSET, VRFY);
+    0 = unlimited. The same number plus `max_recipients` plus 100 limits the rejections between
+    messages."""
+    max_connections: int = option(1000, group="Limits", bound="> 0")
+    """Maximum concurrent connections."""
+    max_connections_per_address: int = option(50, group="Limits", bound="> 0")
+    """Maximum concurrent connections per address (IPv6: per /64)."""
+    max_connection_rate: int = option(200, group="Limits", bound=">= 0")
+    """Maximum new connections per address and minute (0 = unlimited)."""
+    max_messages_per_hour: int = option(0, group="Limits", bound=">= 0")
+    """Maximum messages per address and hour (0 = unlimited)."""
+    max_recipients_per_hour: int = option(0, group="Limits", bound=">= 0")
+    """Maximum recipients per address and hour (0 = unlimited)."""
+    max_auth_failures: int = option(50, group="Limits", bound=">= 0")
+    """Maximum failed logins per address in ten minutes, those being checked included
+    (0 = unlimited)."""
+    exempt_networks: Sequence[str] = option(("127.0.0.0/8", "::1", "unix:"), group="Limits")
+    """Networks exempt from per-address limits (`none` for an empty list). Repeatable."""
+    max_memory: int = option(0, group="Limits", bound=">= 0")
+    """Maximum bytes held in all sessions together: bodies, TLS, logins, unread input and replies
+    (0 = a quarter of the memory of the machine or control group)."""
+    spool_threshold: int = option(1_048_576, group="Limits", bound=">= 0")
+    """Messages larger than this many bytes are buffered on disk."""
+    spool_dir: str = option("", group="Limits")
+    """Directory for messages that are buffered on disk. By default, a temporary directory."""
+    max_handlers: int = option(256, group="Limits", bound="> 0")
+    """Maximum hooks running concurrently; more of them wait."""
+    threads: int = option(16, group="Limits", bound="> 0")
+    """Number of threads for `def` hooks."""
 
-    # Times
-    timeout: float | None = option(
-        None,
-        "Seconds for a client to say what is awaited; by default 300 for a command, 30 for a TLS "
-        "handshake, 180 for more of a body, and 5 for a PROXY header.",
-        group="Times",
-    )
-    min_body_rate: int = option(
-        500,
-        "Octets a second that a body must bring, as a whole, after a minute; 0 is no limit.",
-        group="Times",
-    )
-    handler_timeout: float = option(300.0, "Seconds that a hook may take.", group="Times")
-    grace: float = option(30.0, "Seconds for transactions to end at shutdown.", group="Times")
+    timeout: float | None = option(None, group="Timeouts", bound="> 0")
+    """Idle timeout in seconds. By default 300 (command), 180 (body), 30 (TLS handshake),
+    5 (PROXY header)."""
+    min_body_rate: int = option(500, group="Timeouts", bound=">= 0")
+    """Minimum bytes per second of a body as a whole, after its first minute (0 = unlimited)."""
+    handler_timeout: float = option(300.0, group="Timeouts", bound="> 0")
+    """Maximum seconds that a hook may run."""
+    grace: float = option(30.0, group="Timeouts", bound=">= 0")
+    """Seconds that transactions have to end at shutdown."""
 
-    # What is taken
-    bare_newlines: Literal["normalise", "reject", "keep"] = option(
-        "normalise", "What becomes of a bare CR or LF in a message.", group="What is taken"
+    bare_newlines: Literal["normalize", "reject", "keep"] = option(
+        "normalize", group="Protocol", renamed={"normalise": "normalize"}
     )
-    strict_eol: bool = option(
-        False, "Refuse commands that end with LF alone.", group="What is taken"
-    )
-    unknown_params: Literal["reject", "ignore"] = option(
-        "reject", "What becomes of parameters that nobody registered.", group="What is taken"
-    )
+    """How to handle a bare CR or LF in a message: `normalize` (to CRLF), `reject` (550) or
+    `keep`."""
+    strict_eol: bool = option(False, group="Protocol")
+    """Reject commands that end with LF alone."""
+    unknown_params: Literal["reject", "ignore"] = option("reject", group="Protocol")
+    """How to handle unknown MAIL and RCPT parameters: `reject` (555) or `ignore`."""
+    extensions: Mapping[str, bool | str] | None = option(None, group="Protocol")
+    """Enable or disable SMTP extensions: `DSN=on`, or with a value, `DELIVERBY=240`. In Python, a
+    mapping: `{"DSN": True, "DELIVERBY": "240"}`."""
+    own_extensions: Sequence[Extension] = option((), group="Protocol", flag=False)
+    """Extensions of your own, as `ehlo.Extension`."""
 
-    extensions: Mapping[str, bool | str] | None = option(
-        None,
-        "Extensions switched on or off by keyword, or on with what EHLO says behind it: "
-        "`DSN` on, `DELIVERBY` `240`.",
-        group="What is taken",
-    )
-    own_extensions: Sequence[Extension] = option(
-        (), "Extensions of your own, as `ehlo.Extension`.", group="What is taken", flag=False
-    )
+    reverse_dns: bool = option(False, group="Logging and metrics")
+    """Resolve client addresses for the Received header, without delaying the session."""
+    debug: bool = option(False, group="Logging and metrics")
+    """Log each line read and written, to the logger `ehlo.transcript`."""
+    control: str = option("", group="Logging and metrics")
+    """Path of a Unix socket for `ehlo top`, accessible to the server's user only."""
+    metrics: str = option("", group="Logging and metrics")
+    """Address for Prometheus metrics (`/metrics`) and readiness (`/readyz`), such as
+    `127.0.0.1:9101`. Requires the extra `metrics`."""
+    log_read: LineCallback | None = option(None, group="Logging and metrics")
+    """Function that is called with `(remote_addr, verb, line)` for each line read."""
+    log_write: LineCallback | None = option(None, group="Logging and metrics")
+    """Function that is called with `(remote_addr, verb, line)` for each line written."""
 
-    # What is seen
-    reverse_dns: bool = option(
-        False, "Look up clients' names for Received; never waits for one.", group="What is seen"
-    )
-    debug: bool = option(
-        False, "Log each line read and written, as `ehlo.transcript`.", group="What is seen"
-    )
-    control: str = option(
-        "",
-        "Path of a Unix socket, for our own user alone, that `ehlo top` asks.",
-        group="What is seen",
-    )
-    metrics: str = option(
-        "",
-        "Address (`127.0.0.1:9101`) of `/metrics` for Prometheus, and of `/readyz`; needs the "
-        "extra `metrics`.",
-        group="What is seen",
-    )
-    log_read: LineCallback | None = option(
-        None, "Called with `(remote_addr, verb, line)` for each line read.", group="What is seen"
-    )
-    log_write: LineCallback | None = option(
-        None, "Called likewise for each line written.", group="What is seen"
-    )
+    workers: int = option(1, group="Process", bound="> 0")
+    """Number of worker processes (requires a `module:attr` handler). They share `max_connections`
+    and `max_memory`; per-address limits apply in each worker."""
+    factory: bool = option(False, group="Process")
+    """Treat MODULE:ATTR as a function that returns the handler; it is called once per process."""
+    user: str = option("", group="Process")
+    """After binding, drop root privileges to this user (`name` or `name:group`)."""
+    loop: Literal["auto", "asyncio", "uvloop"] = option("auto", group="Process")
+    """Event loop: `auto` uses uvloop if installed. Ignored inside your own loop."""
 
-    # How it runs
-    workers: int = option(
-        1,
-        "Processes that serve, where the handler is named as `module:attr`. `max_connections` and "
-        "`max_memory` are divided between them; addresses are counted in each.",
-        group="How it runs",
-    )
-    factory: bool = option(
-        False,
-        "The handler is a function without arguments that makes it, once in each process.",
-        group="How it runs",
-    )
-    user: str = option(
-        "",
-        "Give up root for this user, `name` or `name:group`, once the addresses are bound.",
-        group="How it runs",
-    )
-    loop: Literal["auto", "asyncio", "uvloop"] = option(
-        "auto",
-        "Event loop of the forms that make one; `auto` is uvloop where it is installed.",
-        group="How it runs",
-    )
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            for old, new in field.metadata.get("renamed", {}).items():
+                if getattr(self, field.name) == old:
+                    object.__setattr__(self, field.name, new)
 
 
-# What a listener may have of its own. All else is one for the whole server.
-_OF_LISTENER: Final = frozenset(
-    (
-        *("unix_mode", "appname", "hostname", "lmtp"),
-        *("auth_file", "auth_mechs", "auth_required"),
-        *("tls_config", "tls_required", "tls_listener"),
-        *("proxy_networks", "proxy_timeout", "xclient_networks", "xforward_networks"),
-        *("max_size", "max_recipients", "max_recipient_domains", "max_messages"),
-        *("max_idle_commands", "timeout", "min_body_rate", "handler_timeout"),
-        *("bare_newlines", "strict_eol", "unknown_params", "extensions", "own_extensions"),
-        *("reverse_dns", "debug", "log_read", "log_write"),
-    )
-)
+class ListenerOptions(TypedDict, total=False):
+    """The options that a listener may have of its own, with the types that they have above."""
+
+    unix_mode: str
+    appname: str
+    hostname: str
+    lmtp: bool
+    auth_file: str | None
+    auth_mechs: Mapping[str, bool | Mechanism] | None
+    auth_required: bool
+    tls_config: TLSConfig | None
+    tls_required: bool
+    tls_listener: bool
+    proxy_networks: Sequence[str]
+    proxy_timeout: float | None
+    xclient_networks: Sequence[str]
+    xforward_networks: Sequence[str]
+    max_size: int
+    max_recipients: int
+    max_recipient_domains: int
+    max_messages: int
+    max_idle_commands: int
+    timeout: float | None
+    min_body_rate: int
+    handler_timeout: float
+    bare_newlines: Literal["normalize", "reject", "keep"]
+    strict_eol: bool
+    unknown_params: Literal["reject", "ignore"]
+    extensions: Mapping[str, bool | str] | None
+    own_extensions: Sequence[Extension]
+    reverse_dns: bool
+    debug: bool
+    log_read: LineCallback | None
+    log_write: LineCallback | None
 
 
 class Listener:
-    """One of a server's addresses (or several) with rules of its own.
+    """Describes one address of a server (or several) with options of its own.
 
-    `overrides` are options of `Server`, which hold here in place of the server's. Raises
-    `TypeError` for what is no option, `ValueError` for one that the whole server has in common.
+    `overrides` are options of `Server` that replace the server's on these addresses. Raises
+    `TypeError` for an unknown option, `ValueError` for one that applies to the whole server.
+
+    Example::
+
+        ehlo.Server(handler, listeners=[
+            ehlo.Listener(":25"),
+            ehlo.Listener(":587", auth_required=True, tls_required=True),
+        ])
     """
 
     __slots__ = ("addr", "overrides")
 
-    def __init__(self, addr: str | Sequence[str], **overrides: Any) -> None:
-        known = {field.name for field in dataclasses.fields(Options)}
-        for name in overrides:
-            if name not in known:
-                raise TypeError(f"Listener has no option {name!r}")
-            if name not in _OF_LISTENER:
-                raise ValueError(f"{name} is one for the whole server, and not for a Listener")
+    def __init__(self, addr: str | Sequence[str], **overrides: Unpack[ListenerOptions]) -> None:
+        for name in overrides.keys() - ListenerOptions.__annotations__.keys():
+            if name in Options.__dataclass_fields__:
+                raise ValueError(f"{name} applies to the whole server; pass it to Server")
+            raise TypeError(f"Listener has no option {name!r}; see the options of Server")
         self.addr = addr
-        self.overrides: Mapping[str, Any] = overrides
+        """The address, or several, as in the option `addr`."""
+        self.overrides = overrides
+        """The options that differ from the server's."""
 
     def __repr__(self) -> str:
         return f"Listener({self.addr!r})"
 
 
 def with_overrides(options: Options, listener: Listener) -> Options:
-    """The options as they hold for one listener."""
-    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
-    return Options(**{**given, **listener.overrides, "addr": listener.addr, "listeners": ()})
+    """Return the options as they apply to one listener."""
+    return dataclasses.replace(options, **listener.overrides, addr=listener.addr, listeners=())
+
+
+def check_bounds(options: Options) -> None:
+    """Raise `ValueError` for a number outside the bound of its option."""
+    for field in dataclasses.fields(options):
+        value, bound = getattr(options, field.name), field.metadata.get("bound")
+        if value is None or not bound:
+            continue
+        if not (value >= 0 if bound == ">= 0" else value > 0):
+            wanted = "0 or more" if bound == ">= 0" else "more than 0"
+            raise ValueError(f"{field.name} is {value}; it must be {wanted}")
+
+
+def descriptions() -> dict[str, str]:
+    """Return the description of each option by its name: the docstrings above, from the source.
+
+    Empty where there is no source.
+    """
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[__name__]))
+    except OSError:
+        return {}
+    (options,) = (
+        node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Options"
+    )
+    return {
+        ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
+        for field, text in pairwise(options.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }

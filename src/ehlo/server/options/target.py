@@ -1,29 +1,30 @@
-"""`module:attr`: from a name to the object that is meant, and from that to a handler.
+"""Handlers: from a name `module:attr` to its object, from that to a handler, and to its hooks.
 
-What a module raises as it is imported is its own bug, and comes through.
+What a module raises while it is imported is its own bug, and comes through.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 from functools import reduce
 from typing import Any
 
-from ehlo.handler import Handler
-
-__all__ = ["NotThereError", "instance_of", "load"]
+from ehlo.functions import callbacks_of_functions
+from ehlo.handler import Callbacks, Handler, callbacks_of_handler
+from ehlo.server.options.config import Options
 
 
 class NotThereError(ValueError):
-    """What was named is not there, or is not what it should be; no error of the module's own."""
+    """Raised if a name leads to nothing, or to nothing that can be served."""
 
 
 def load(text: str) -> Any:
-    """The object that `module:attr` names. Raises `NotThereError` for what is not there."""
+    """Return the object that `module:attr` names. Raises `NotThereError`."""
     module_name, _, path = text.partition(":")
     if not module_name or not path:
-        raise NotThereError(f"{text!r} is not of the form module:attr")
+        raise NotThereError(f"{text!r} has no attribute part; write module:attr")
     module = _import(module_name)
     try:
         return reduce(getattr, path.split("."), module)
@@ -35,26 +36,65 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # not the one that is meant, but one that it imports
+        # it may be another module that is missing, which this one imports
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
         raise NotThereError(f"no module named {name!r}") from None
     except TypeError:
         if not name.startswith("."):
             raise
-        raise NotThereError(f"{name!r} is a relative name: give the whole of it") from None
+        raise NotThereError(f"{name!r} is a relative name; write the full name") from None
 
 
 def instance_of(found: Any, text: str, *, factory: bool) -> Any:
-    """What is served: an instance of a class of handlers, what a factory makes, or `found`.
+    """Return an instance of a class of handlers, what a factory returns, or else `found`.
 
-    Raises `NotThereError` when that would need arguments.
+    Raises `NotThereError` if that needs arguments.
     """
     if not factory and not (isinstance(found, type) and issubclass(found, Handler)):
         return found
     try:
         inspect.signature(found).bind()
     except TypeError as error:
-        reason = f"{text} cannot be made without arguments ({error}): name an instance of it"
-        raise NotThereError(reason) from None
+        raise NotThereError(f"{text} needs arguments ({error}); name an instance of it") from None
     return found()
+
+
+def with_handler(options: Options) -> Options:
+    """Return the options with the handler that a name or a factory stands for in its place.
+
+    Raises `ValueError` if there is none, and whatever the module raises.
+    """
+    if isinstance(options.handler, str):
+        name, found = options.handler, load(options.handler)
+    elif options.factory:
+        name, found = repr(options.handler), options.handler
+    else:
+        return options
+    handler = instance_of(found, name, factory=options.factory)
+    return dataclasses.replace(options, handler=handler, factory=False)
+
+
+def callbacks_of(options: Options) -> Callbacks:
+    """Return the hooks of the handler, or those of the functions. Raises `TypeError`."""
+    callbacks = _given_callbacks(options)
+    if options.auth_file is not None and ("on_auth" in callbacks or "on_secret" in callbacks):
+        raise TypeError("auth_file cannot be combined with auth_handler, on_auth or on_secret")
+    return callbacks
+
+
+def _given_callbacks(options: Options) -> Callbacks:
+    handler = options.handler
+    if isinstance(handler, Handler):
+        if options.rcpt_handler is not None or options.auth_handler is not None:
+            raise TypeError(
+                "rcpt_handler and auth_handler cannot be combined with a Handler; "
+                "override on_rcpt and on_auth instead"
+            )
+        callbacks = callbacks_of_handler(handler)
+        if "on_message" not in callbacks:
+            raise TypeError(f"{type(handler).__name__} has no on_message; define it to accept mail")
+        return callbacks
+    if isinstance(handler, type) or not callable(handler):
+        raise TypeError(f"handler must be a function or an ehlo.Handler, not {handler!r}")
+    return callbacks_of_functions(handler, options.rcpt_handler, options.auth_handler)

@@ -1,4 +1,4 @@
-"""What we have of the operating system: sockets, event loops, threads, memory, rights, systemd.
+"""The operating system: sockets, event loops, threads, memory, privileges, systemd.
 
 Nothing here knows SMTP, or an option.
 """

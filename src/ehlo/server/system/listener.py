@@ -1,111 +1,99 @@
-"""From an address as a user writes it to listening sockets."""
+"""Listening sockets: from addresses as a user writes them, bound or inherited."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import re
 import socket
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 from ehlo.net import INHERITED, Peer, parse_address
 from ehlo.server.system import systemd
 
-__all__ = [
-    "BACKLOG",
-    "bind",
-    "bind_all",
-    "bind_private",
-    "bound_address",
-    "give_back",
-    "parse_mode",
-    "remove",
-    "unix_paths",
-]
-
 logger = logging.getLogger("ehlo.server")
 
 BACKLOG = 1024
-"""How many may wait to be accepted."""
-_TRIES = 16  # for a free port that is free in both families
+"""How many connections may wait to be accepted."""
+_TRIES = 16  # to find a port that is free in both families
 
 
 def parse_mode(text: str) -> int | None:
-    """The mode of Unix sockets, from octal digits. Raises `ValueError`."""
+    """Return the file mode that octal digits stand for, `None` for none. Raises `ValueError`."""
     if not text:
         return None
     if re.fullmatch("0?[0-7]{3}", text) is None:
-        raise ValueError(f"unix_mode is three octal digits, as 660, and not {text!r}")
+        raise ValueError(f"unix_mode is {text!r}; it must be three octal digits, such as 660")
     return int(text, 8)
 
 
 def unix_paths(addrs: str | Sequence[str]) -> list[str]:
-    """The paths of the Unix sockets that `bind` makes, and whoever called it removes."""
+    """Return the paths of the Unix sockets that `bind` makes, which its caller removes."""
     given = [addrs] if isinstance(addrs, str) else addrs
     return [addr.removeprefix("unix:") for addr in given if addr.startswith("unix:")]
 
 
 def remove(paths: Sequence[str]) -> None:
-    """Remove Unix sockets. What cannot be, as without root, is left to the next start."""
+    """Remove Unix sockets; the next start replaces those that cannot be removed now."""
     for path in paths:
         try:
             Path(path).unlink(missing_ok=True)
-        except OSError as error:  # also of a directory in its place: it must not keep us up
+        except OSError as error:  # a directory in its place must not prevent the end, either
             logger.info("cannot remove %s: %s", path, error.strerror)
 
 
 def bind(addrs: str | Sequence[str], unix_mode: int | None = None) -> list[socket.socket]:
-    """Listening sockets for the addresses. Raises `OSError` that names the one that failed."""
-    sockets: list[socket.socket] = []
-    made: list[str] = []
-    try:
-        for addr in [addrs] if isinstance(addrs, str) else addrs:
-            sockets += _bind_one(parse_address(addr), unix_mode)
-            made += unix_paths(addr)
-    except BaseException:
-        give_back(sockets, made)
-        raise
-    return sockets
+    """Return listening sockets for the addresses. Raises `OSError` that names the bad one."""
+    return bind_all([(addrs, unix_mode)])[0]
 
 
 def bind_all(
     listeners: Iterable[tuple[str | Sequence[str], int | None]],
 ) -> list[list[socket.socket]]:
-    """The same for several, each with its addresses and its mode: all of them or none."""
+    """Bind for several listeners, each with its addresses and its mode: all of them or none."""
     groups: list[list[socket.socket]] = []
     made: list[str] = []
     try:
         for addrs, unix_mode in listeners:
-            groups.append(bind(addrs, unix_mode))
-            made += unix_paths(addrs)
+            groups.append([])
+            for addr in [addrs] if isinstance(addrs, str) else addrs:
+                groups[-1] += _bind_one(parse_address(addr), unix_mode)
+                made += unix_paths(addr)
     except BaseException:
-        give_back(chain.from_iterable(groups), made)
+        give_back(chain(*groups), made)
         raise
     return groups
 
 
 def give_back(sockets: Iterable[socket.socket], paths: Sequence[str]) -> None:
-    """Undo what `bind` has done."""
+    """Close the sockets that `bind` made, and remove their paths."""
     for sock in sockets:
         sock.close()
     remove(paths)
 
 
-def bind_private(path: str) -> socket.socket:
-    """A listening Unix socket for our own user alone. Raises `OSError` as `bind` does."""
+@contextlib.contextmanager
+def kept(sock: socket.socket) -> Iterator[socket.socket]:
+    """Close the socket if the block raises."""
     try:
-        return _bind_unix(path, 0o600)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"cannot listen on unix:{path}: {reason}") from error
+        yield sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+def bind_private(path: str) -> socket.socket:
+    """Return a listening Unix socket that only the own user can open. Raises as `bind` does."""
+    return _bind_one(Peer(f"unix:{path}", 0), 0o600)[0]
 
 
 def bound_address(sock: socket.socket) -> Peer:
-    """Where a listening socket really is."""
+    """Return the address of a listening socket, with its real port."""
     if sock.family == socket.AF_UNIX:
         return Peer(f"unix:{sock.getsockname()}", 0)
     host, port = sock.getsockname()[:2]
@@ -134,31 +122,21 @@ def _written(address: Peer) -> str:
 
 
 def _inherited(addr: str) -> list[socket.socket]:
-    """Listening sockets that somebody has opened for us. They are ours from here on."""
+    """Adopt the listening sockets that `addr` names."""
     kind, _, name = addr.partition(":")
     numbers = [int(name)] if kind == "fd" else systemd.listening_fds(name)
-    sockets: list[socket.socket] = []
-    try:
-        sockets.extend(map(_adopted, numbers))
-    except BaseException:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets
+    with contextlib.ExitStack() as adopted:
+        return [adopted.enter_context(kept(_adopted(number))) for number in numbers]
 
 
 def _adopted(number: int) -> socket.socket:
-    sock = socket.socket(fileno=number)
-    try:
+    with kept(socket.socket(fileno=number)) as sock:
         listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if not listens or sock.type != socket.SOCK_STREAM:
-            raise OSError(errno.EINVAL, f"{number} is no listening stream socket")
+            raise OSError(errno.EINVAL, f"file descriptor {number} is no listening stream socket")
         sock.setblocking(False)
-        sock.set_inheritable(False)  # programs that a handler starts have no use for it
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        sock.set_inheritable(False)  # by the programs that a handler starts
+        return sock
 
 
 def _bind_host(host: str, port: int) -> socket.socket:
@@ -169,9 +147,9 @@ def _bind_host(host: str, port: int) -> socket.socket:
 
 
 def _bind_all(port: int) -> list[socket.socket]:
-    """IPv4 and IPv6, on the same port; IPv4 alone where the machine has no IPv6."""
+    """Bind IPv4 and IPv6 to the same port; IPv4 alone if the machine has no IPv6."""
     for _ in range(_TRIES if port == 0 else 1):
-        v4 = _listening(socket.AF_INET, ("0.0.0.0", port))  # noqa: S104  asked for by `:port`
+        v4 = _listening(socket.AF_INET, ("0.0.0.0", port))  # noqa: S104  `:port` means all addresses
         try:
             v6 = _listening(socket.AF_INET6, ("::", v4.getsockname()[1]))
         except OSError as error:
@@ -186,49 +164,32 @@ def _bind_all(port: int) -> list[socket.socket]:
 
 
 def _listening(family: int, sockaddr: object) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
+    with kept(socket.socket(family, socket.SOCK_STREAM)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setblocking(False)
-        sock.bind(sockaddr)  # type: ignore[arg-type]  # of getaddrinfo, whatever the family
+        sock.bind(sockaddr)  # type: ignore[arg-type]  # from getaddrinfo, for any family
         sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        return sock
 
 
 def _bind_unix(path: str, mode: int | None) -> socket.socket:
-    """A socket that nobody listens on any more is replaced; nothing else is."""
-    try:
-        stale = stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path)  # noqa: PTH116  str is what bind takes
-    except FileNotFoundError:
-        stale = False
-    if stale:
-        Path(path).unlink()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+    """Bind a path; replaces a socket without a listener, and nothing else."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path):  # noqa: PTH116  str is what bind takes
+            Path(path).unlink()
+    with kept(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
         sock.setblocking(False)
         sock.bind(path)
         if mode is not None:  # before anybody can connect
             Path(path).chmod(mode)
         sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        return sock
 
 
 def _answers(path: str) -> bool:
-    """Whether somebody listens there; who does not let us in, or has no room for us, does so."""
+    """Return whether a process listens at `path`, even if it denies access or is full."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:
-            return True
-        return True
+        return probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT)

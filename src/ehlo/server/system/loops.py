@@ -1,4 +1,4 @@
-"""Event loops for the forms that make one: blocking, or in a thread beside synchronous code."""
+"""Event loops for the forms that make one: blocking, or in a thread next to synchronous code."""
 
 from __future__ import annotations
 
@@ -10,124 +10,116 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from concurrent.futures import Future
+from typing import Any, TypeAlias, TypeVar
 
-from ehlo.server.system import malloc
+from ehlo.server.system import machine
 from ehlo.server.system.signals import Interrupted
-
-__all__ = ["LoopThread", "call_in", "loop_factory", "run"]
 
 T = TypeVar("T")
 
+LoopFactory: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
+
 logger = logging.getLogger("ehlo.server")
 
-# Those of accept(2) that asyncio waits after, and tells of: not the client's fault
+# Errors of accept(2) after which asyncio waits, and which are not the client's
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes a loop of that name; `None` for asyncio's own. Raises `ValueError`.
+def loop_factory(name: str) -> LoopFactory | None:
+    """Return what makes a loop of that name; `None` for asyncio's own. Raises `ValueError`.
 
-    `auto` is uvloop where it is installed.
+    `auto` is uvloop if it is installed.
     """
     if name not in ("auto", "asyncio", "uvloop"):
-        raise ValueError(f"no such loop: {name!r} (auto, asyncio or uvloop)")
+        raise ValueError(f"loop is {name!r}; it must be auto, asyncio or uvloop")
     if name == "asyncio" or (name == "auto" and importlib.util.find_spec("uvloop") is None):
         return None
     try:
         import uvloop  # an extra, and slow to import
     except ImportError as error:
-        raise ValueError("uvloop is not installed: pip install 'ehlo[standard]'") from error
+        raise ValueError(
+            "loop is 'uvloop', which is not installed; run pip install 'ehlo[standard]'"
+        ) from error
     return uvloop.new_event_loop
 
 
-def run(work: Coroutine[Any, Any, None], loop: str, abandon: Callable[[], None]) -> None:
-    """Run `work` in a new loop, to its end, in a process that is there for that.
+def run(
+    work: Coroutine[object, object, None],
+    loop: str,
+    abandon: Callable[[], None],
+    *,
+    tune_malloc: bool = False,
+) -> None:
+    """Run `work` in a new loop, to its end.
 
-    When the loop is interrupted (see `signals`) `abandon` is called, in which it does not run; then
-    what is left in it is cancelled.
+    If the loop is interrupted (see `signals`), `abandon` is called while the loop does not run, and
+    all tasks are cancelled. `tune_malloc` is for a process that only serves.
     """
-    factory = loop_factory(loop)
-    with contextlib.suppress(Interrupted), asyncio.Runner(loop_factory=factory) as runner:
-        runner.get_loop().set_exception_handler(Complaints())
+    with (
+        contextlib.suppress(Interrupted),
+        asyncio.Runner(loop_factory=loop_factory(loop)) as runner,
+    ):
+        made = runner.get_loop()
+        made.set_exception_handler(Complaints())
         try:
-            with malloc.tended(runner.get_loop()):
+            with machine.tended_malloc(made) if tune_malloc else contextlib.nullcontext():
                 runner.run(work)
         except Interrupted:
-            # The task that was interrupted keeps that as its result, and nobody will ask for it
-            runner.get_loop().set_exception_handler(lambda _loop, _context: None)
+            # The interrupted task keeps that as its result, which is never retrieved
+            made.set_exception_handler(lambda _loop, _context: None)
             abandon()
             raise
 
 
 class Complaints:
-    """What a loop of our own cannot do, in the log. That it cannot accept is one line, and no more
-    than one a second: asyncio tells of each try.
+    """Logs what goes wrong in a loop made here.
+
+    That no connection can be accepted is one line per second at most; asyncio reports each try.
     """
 
     _EVERY = 1.0  # seconds
 
     def __init__(self) -> None:
-        self._told = -math.inf
+        self._logged = -math.inf
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         accepts = "accept" in context["message"]
         if not accepts or not isinstance(error, OSError) or error.errno not in _OUT_OF_RESOURCES:
             loop.default_exception_handler(context)
-        elif loop.time() - self._told >= self._EVERY:
-            self._told = loop.time()
-            logger.error("no connection is accepted for a moment: %s", error.strerror)
-
-
-def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
-    """Call `function` in the thread of `loop`: now, if this is it."""
-    try:
-        here = asyncio.get_running_loop()
-    except RuntimeError:
-        here = None
-    if here is loop:
-        function()
-    else:
-        loop.call_soon_threadsafe(function)
+        elif loop.time() - self._logged >= self._EVERY:
+            self._logged = loop.time()
+            logger.error("accepting connections failed: %s", error.strerror)
 
 
 class LoopThread:
-    """A loop that runs in a thread of its own until it is stopped."""
+    """Runs a loop in a thread of its own until it is stopped."""
 
     def __init__(self, loop: str, name: str) -> None:
-        self._loop: asyncio.AbstractEventLoop
-        self._factory = loop_factory(loop)
-        self._ready = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        made: Future[asyncio.AbstractEventLoop] = Future()
+        arguments = loop_factory(loop), made
+        self._thread = threading.Thread(target=self._run, args=arguments, name=name, daemon=True)
         self._thread.start()
-        self._ready.wait()
-        if self._failure is not None:
-            raise self._failure
+        self._loop = made.result()
 
-    def _run(self) -> None:
+    def _run(self, factory: LoopFactory | None, made: Future[asyncio.AbstractEventLoop]) -> None:
         try:
-            with asyncio.Runner(loop_factory=self._factory) as runner:
-                runner.get_loop().set_exception_handler(Complaints())
-                runner.run(self._until_stopped())
+            with asyncio.Runner(loop_factory=factory) as runner:
+                loop = runner.get_loop()
+                loop.set_exception_handler(Complaints())
+                loop.call_soon(made.set_result, loop)
+                loop.run_forever()
         except BaseException as failure:
-            if self._ready.is_set():
+            if made.done():
                 raise
-            self._failure = failure
-            self._ready.set()
+            made.set_exception(failure)
 
-    async def _until_stopped(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stopped = asyncio.Event()
-        self._ready.set()
-        await self._stopped.wait()
-
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
+    def call(self, work: Coroutine[object, object, T]) -> T:
         """Run `work` in the loop and wait for its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def stop(self) -> None:
         """End the loop and wait for its thread."""
-        self._loop.call_soon_threadsafe(self._stopped.set)
+        self._loop.call_soon_threadsafe(self._loop.stop)  # it outlives each `Runtime`
         self._thread.join()

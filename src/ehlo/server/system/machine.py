@@ -1,22 +1,47 @@
-"""What the machine lets one process have: memory, and file descriptors."""
+"""Memory and file descriptors that the machine lets one process have, and its malloc.
+
+Bodies of all sizes come and go. By its own rules glibc returns the end of its heap to the system
+whenever 128 KiB of it are free, so that a message of 100 KB costs its pages each time, and keeps
+free memory between blocks in use for ever. `tended_malloc` keeps what is free, and returns all of
+it, from everywhere, every ten seconds. malloc belongs to the whole process, so only the command
+line and its workers call that.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import resource
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["descriptors", "memory", "open_descriptors", "raise_descriptors"]
+if TYPE_CHECKING:
+    import ctypes
+
+_TRIM_EVERY: float = 10.0  # seconds
+
+# mallopt(3): the parameter's number in malloc.h, and its value
+_PARAMETERS: Final = (
+    (-1, 67_108_864),  # M_TRIM_THRESHOLD: free bytes at the end of the heap before it shrinks
+    (-3, 16_777_216),  # M_MMAP_THRESHOLD: a block of so many bytes gets pages of its own
+    (-8, 1),  # M_ARENA_MAX: one heap for all threads; the GIL makes them take turns anyway
+)
+
+# A thread's cache (tcache) keeps so many free blocks of each size, in bytes
+_MOST_CACHED: Final = 7
+_CACHED: Final = range(24, 1033, 16)
 
 
 def memory(root: Path = Path("/")) -> int:
-    """Octets of the machine, or of the least of the control groups that we are in."""
+    """Return the bytes of the machine, or of the smallest of the process's control groups."""
     limits = _limits(root)
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
 
 
 def _limits(root: Path) -> list[int]:
-    """Those of our groups and of all above them, versions 1 and 2 (cgroups(7))."""
+    """Return the limits of the own groups and of all above them, versions 1 and 2 (cgroups(7))."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -33,7 +58,7 @@ def _limits(root: Path) -> list[int]:
 
 
 def _up(mount: Path, path: str, name: str) -> list[int]:
-    """In a container a path may be one of the host's: what is not there has no limit for us."""
+    """Return the limits along a path, which in a container may be the host's and missing here."""
     group = PurePosixPath(path.lstrip("/"))
     limits = [_limit(mount / each / name) for each in (group, *group.parents) if ".." not in path]
     return [limit for limit in [*limits, _limit(mount / name)] if limit is not None]
@@ -48,25 +73,81 @@ def _limit(file: Path) -> int | None:
 
 
 def descriptors() -> int | None:
-    """How many this process may have open; `None` for as many as it likes."""
+    """Return how many this process may have open; `None` is unlimited."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else soft
 
 
 def open_descriptors() -> int:
-    """How many it has open now; 0 where the system does not tell."""
+    """Return how many it has open now; 0 if the system does not reveal it."""
     try:
-        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  names are all that is wanted
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  only the number is needed
     except OSError:
         return 0
 
 
 def raise_descriptors() -> None:
-    """Have as many as the administrator allows: the soft limit becomes the hard one."""
+    """Raise the soft limit to the hard one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
-        return  # some systems allow less than they say; the old limit is as good as before
+        return  # some systems allow less than they say; the old limit stays
+
+
+@contextlib.contextmanager
+def tended_malloc(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Set malloc's parameters for good, and return free memory regularly while the block runs.
+
+    With another C library, or a Python without `ctypes`, this does nothing.
+    """
+    library = _glibc()
+    if library is None:
+        yield
+        return
+    for parameter, value in _PARAMETERS:
+        library.mallopt(parameter, value)
+    timers: list[asyncio.TimerHandle] = []
+
+    def trim() -> None:
+        _exchange_cached(library)
+        library.malloc_trim(0)
+        timers[:] = [loop.call_later(_TRIM_EVERY, trim)]
+
+    timers.append(loop.call_later(_TRIM_EVERY, trim))
+    try:
+        yield
+    finally:
+        timers[0].cancel()
+
+
+def _exchange_cached(library: ctypes.PyDLL) -> None:
+    """The small blocks in this thread's cache are freed: they hold pages all over the heap.
+
+    There is no call for that. A block leaves the cache when its size is asked for. When it comes
+    back, the cache is full of other blocks, which were free, and mostly next to each other.
+    """
+    for size in _CACHED:
+        kept = [library.malloc(size) for _ in range(_MOST_CACHED)]
+        others = [library.malloc(size) for _ in range(_MOST_CACHED)]
+        for block in (*others, *kept):
+            library.free(block)
+
+
+def _glibc() -> ctypes.PyDLL | None:
+    """The C library, if it has `malloc_trim` and the parameters above."""
+    try:
+        import ctypes  # many programs never need it, and some builds of Python lack it
+
+        library = ctypes.PyDLL(None)  # keeps the GIL: the calls are short and many
+    except (ImportError, OSError):  # OSError: a static C library cannot load itself
+        return None
+    if not hasattr(library, "malloc_trim"):
+        return None
+    library.malloc.argtypes = (ctypes.c_size_t,)
+    library.malloc.restype = ctypes.c_void_p
+    library.free.argtypes = (ctypes.c_void_p,)
+    library.free.restype = None
+    return library

@@ -1,4 +1,4 @@
-"""Giving up root, for good: groups, group and user, and a look whether it could come back."""
+"""Dropping root privileges for good: groups, group and user, and a check that they are gone."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Account", "UnusableError", "check_readable", "find", "give_up"]
-
 logger = logging.getLogger("ehlo.server")
 
 
 class UnusableError(ValueError):
-    """What the server needs and cannot use, as the user whom it has become."""
+    """Raised for what the server needs and cannot use as the user that it has become."""
 
 
-class Account(NamedTuple):
-    """Who a process becomes."""
+class SystemUser(NamedTuple):
+    """The user and the groups that a process switches to."""
 
     name: str
     uid: int
@@ -29,8 +27,8 @@ class Account(NamedTuple):
     groups: tuple[int, ...]
 
 
-def find(user: str) -> Account:
-    """The account that `name` or `name:group` stands for. Raises `ValueError`."""
+def find(user: str) -> SystemUser:
+    """Look up the account of `name` or `name:group`. Raises `ValueError`."""
     name, _, group = user.partition(":")
     try:
         entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
@@ -38,24 +36,24 @@ def find(user: str) -> Account:
     except KeyError:
         raise ValueError(f"user: no such user or group: {user!r}") from None
     if entry.pw_uid == 0 or gid == 0:
-        raise ValueError(f"user: root is not given up by becoming {user!r}")
+        raise ValueError(f"user: {user!r} has the user or group of root; name another account")
     groups = os.getgrouplist(entry.pw_name, gid)
-    return Account(entry.pw_name, entry.pw_uid, gid, tuple(sorted(set(groups))))
+    return SystemUser(entry.pw_name, entry.pw_uid, gid, tuple(sorted(set(groups))))
 
 
 def _group(group: str) -> int:
     return grp.getgrgid(int(group)).gr_gid if group.isdecimal() else grp.getgrnam(group).gr_gid
 
 
-def give_up(account: Account) -> None:
-    """Become `account`, in all threads. What is that already is left alone, but for root's group.
+def drop(account: SystemUser) -> None:
+    """Switch all threads to `account`. A process that runs as it already stays as it is.
 
-    Raises `PermissionError` when this process may not, `RuntimeError` when it could be undone; it
-    must not go on then.
+    Raises `PermissionError` if this process may not do that, and `RuntimeError` if it could switch
+    back, or is in root's group; the process must not go on then.
     """
     if os.getresuid() == (account.uid,) * 3:
         if 0 in (*os.getresgid(), *os.getgroups()):
-            raise RuntimeError(f"user: {account.name} has the group of root, and cannot give it up")
+            raise RuntimeError(f"user: {account.name} is in root's group, and cannot leave it")
         return
     try:
         os.setgroups(account.groups)  # first: without root it could not be done any more
@@ -65,11 +63,11 @@ def give_up(account: Account) -> None:
         reason = f"only root can become user {account.name}"
         raise PermissionError(error.errno, reason) from error
     _check(account)
-    logger.info("gave up root: user %s", account.name)
+    logger.info("dropped root privileges user=%s", account.name)
 
 
-def check_readable(account: Account, files: Iterable[str]) -> None:
-    """Whether who we are now can read them again later. Raises `UnusableError`."""
+def check_readable(account: SystemUser, files: Iterable[str]) -> None:
+    """Check that the user of this process can read the files later. Raises `UnusableError`."""
     for file in files:
         try:
             with Path(file).open("rb"):
@@ -79,15 +77,18 @@ def check_readable(account: Account, files: Iterable[str]) -> None:
             raise UnusableError(reason) from error
 
 
-def _check(account: Account) -> None:
-    """As it should be, and root out of reach. A capability that was kept would show here."""
+def _check(account: SystemUser) -> None:
+    """Check the switch, and that there is no way back; a kept capability would show here.
+
+    Raises `RuntimeError`.
+    """
     is_so = (
         os.getresuid() == (account.uid,) * 3
         and os.getresgid() == (account.gid,) * 3
         and set(os.getgroups()) <= {*account.groups, account.gid}
     )
     if not is_so or _comes_back():
-        raise RuntimeError(f"user: root is not given up by becoming {account.name}")
+        raise RuntimeError(f"user: root privileges remain after switching to {account.name}")
 
 
 def _comes_back() -> bool:

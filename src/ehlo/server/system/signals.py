@@ -1,7 +1,7 @@
-"""Signals, as an event loop hears them, and as they are heard when it is blocked.
+"""Signals, as an event loop handles them, and as they interrupt a loop that is blocked.
 
-A loop calls its handlers of signals between two callbacks. An `Alarm` is called by the interpreter,
-in the main thread, amid what blocks the loop: it may raise out of that, and does nothing else.
+A loop calls its signal handlers between two callbacks. The interpreter calls an `Alarm` in the main
+thread, amid what blocks the loop: the alarm may raise out of that, and does nothing else.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from types import FrameType
 
-__all__ = ["Alarm", "Interrupted", "heard"]
-
+ENDING = signal.SIGTERM, signal.SIGINT
 _POKE = signal.SIGURG  # wakes the main thread; without a handler it is ignored
-_BLOCKED = 1.0  # seconds in which a loop that is not blocked has heard a signal
+_BLOCKED = 1.0  # seconds; a loop that is not blocked handles a signal sooner
 
 
 class Interrupted(SystemExit):
@@ -25,34 +24,33 @@ class Interrupted(SystemExit):
 
 
 class Alarm:
-    """Interrupts what blocks the loop, once it has been signalled more than `spared` times.
+    """Interrupts what blocks the loop, once more than `spared` signals have come.
 
-    `is_blocked` says whether a hook has kept the loop for too long; without one, a signal that the
-    loop has not heard for so long shows it.
+    `is_blocked` returns whether a hook has kept the loop for too long. Without a hook, a signal
+    that the loop has not handled for a second shows that something else blocks it.
     """
 
     def __init__(self, is_blocked: Callable[[], object], *, spared: int) -> None:
         self._is_blocked = is_blocked
         self._left = spared
-        self._unheard: float | None = None  # since when
+        self._unhandled_since: float | None = None
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        """A signal has come."""
+        """Called by the interpreter when a signal has come."""
         self._left -= 1
-        if self._unheard is None:
-            self._unheard = monotonic()
-        if self._is_due():
-            raise Interrupted(0)
+        if self._unhandled_since is None:
+            self._unhandled_since = monotonic()
+        self._raise_if_due()
 
     def heard(self) -> None:
-        """The loop has heard of it: it is not blocked."""
-        self._unheard = None
+        """Called by the loop when it handles a signal: it is not blocked."""
+        self._unhandled_since = None
 
     def look(self, first: bool) -> None:
-        """A hook blocks the loop, which was seen just now for the first time, or again.
+        """Called by a thread that sees a hook block the loop, for the `first` time or again.
 
-        From another thread. A signal that came right before the hook began to wait has not been
-        heard by anybody, so whatever has come by then is asked for once.
+        A signal that came right before the hook began to wait was handled by neither the loop nor
+        the alarm, so the first look always asks for the signals that have come by then.
         """
         if (first or self._is_due()) and signal.getsignal(_POKE) == self._poked:
             main = threading.main_thread().ident
@@ -60,45 +58,51 @@ class Alarm:
             signal.pthread_kill(main, _POKE)
 
     def _poked(self, _number: int, _frame: FrameType | None) -> None:
-        """After the handlers of all that has come."""
+        """Called by the interpreter after the handlers of all signals that have come."""
+        self._raise_if_due()
+
+    def _raise_if_due(self) -> None:
         if self._is_due():
             raise Interrupted(0)
 
     def _is_due(self) -> bool:
         if self._left >= 0:
             return False
-        since = self._unheard
+        since = self._unhandled_since
         return bool(self._is_blocked()) or (since is not None and monotonic() - since > _BLOCKED)
 
     def set_for(self, numbers: Sequence[int]) -> None:
-        """Be called for these, for which the loop has handlers of its own, and goes on hearing."""
+        """Handle these signals, which the loop has handlers for and goes on handling."""
         for number in numbers:
-            # Not restarted (siginterrupt): a call that the kernel begins anew would never end
+            # Not restarted (siginterrupt): a call that the kernel restarts would never end
             signal.signal(number, self)
-        if signal.getsignal(_POKE) == signal.SIG_DFL:  # else somebody else has a use for it
+        if signal.getsignal(_POKE) == signal.SIG_DFL:  # else the program uses it itself
             signal.signal(_POKE, self._poked)
 
 
 @contextlib.contextmanager
 def heard(
-    reactions: Mapping[signal.Signals, Callable[[], None]],
-    ending: Mapping[signal.Signals, Callable[[], None]],
-    alarm: Alarm,
+    reactions: Mapping[signal.Signals, Callable[[], object]],
+    ending: Mapping[signal.Signals, Callable[[], object]] | None = None,
+    alarm: Alarm | None = None,
 ) -> Iterator[None]:
-    """Signals call what is given for them, where this is the thread that may say so.
+    """Call reactions to signals in the running loop while the block runs.
 
-    Those that are `ending` are the alarm's, too.
+    The `alarm` handles the `ending` signals, too. Only the main thread can handle signals; in
+    another one this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in (*reactions, *ending, _POKE)}
-    for number, react in reactions.items():
+    handlers = {**reactions, **(ending or {})}
+    before = {number: signal.getsignal(number) for number in (*handlers, _POKE)}
+    for number, react in handlers.items():
         loop.add_signal_handler(number, react)
-    for number, react in ending.items():
-        loop.add_signal_handler(number, _both, alarm.heard, react)
-    alarm.set_for(list(ending))
+    if alarm is not None and ending is not None:
+        for number, react in ending.items():
+            loop.add_signal_handler(number, _both, alarm.heard, react)
+        alarm.set_for(list(ending))
     try:
         yield
     finally:
@@ -108,6 +112,6 @@ def heard(
                 signal.signal(number, handler)
 
 
-def _both(first: Callable[[], None], second: Callable[[], None]) -> None:
+def _both(first: Callable[[], object], second: Callable[[], object]) -> None:
     first()
     second()

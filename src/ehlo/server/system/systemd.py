@@ -1,7 +1,7 @@
-"""What systemd, or who speaks like it, tells a service and wants to hear from it.
+"""The protocols between systemd, or another service manager, and a service.
 
-Sockets: sd_listen_fds(3). News: sd_notify(3). Without its environment variables nothing is done,
-and what cannot be told never keeps a server from its work.
+Sockets come by sd_listen_fds(3), and notifications go by sd_notify(3). Without the manager's
+environment variables nothing happens, and a notification that fails never stops the server.
 """
 
 from __future__ import annotations
@@ -16,37 +16,25 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = [
-    "VARIABLES",
-    "alive",
-    "listening_fds",
-    "notify",
-    "ready",
-    "reloading",
-    "stopping",
-    "watchdog",
-    "watchdog_interval",
-]
-
 VARIABLES: Final = (
     *("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID"),
     *("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"),
 )
-"""They are meant for one process, and not for those that it starts."""
+"""The manager's environment variables: they are for one process, and not for its children."""
 
 _FIRST: Final = 3  # SD_LISTEN_FDS_START
-_PATIENCE: Final = 1.0  # seconds with a service manager that does not read
+_PATIENCE: Final = 1.0  # seconds for a service manager that does not read
 
 logger = logging.getLogger("ehlo.server")
 
 
 def listening_fds(name: str = "") -> list[int]:
-    """The sockets that were handed to this process; with a name, those that have it.
+    """Return the open files of the sockets that systemd passed to this process.
 
-    Raises `OSError` when there is none.
+    With a `name`, only those of that name. Raises `OSError` if there are none.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        raise OSError(errno.ENOTCONN, "systemd has handed no socket to this process")
+        raise OSError(errno.ENOTCONN, "systemd has passed no socket to this process")
     count = _number("LISTEN_FDS")
     names = os.environ.get("LISTEN_FDNAMES", "").split(":")
     found = [
@@ -56,48 +44,48 @@ def listening_fds(name: str = "") -> list[int]:
     ]
     if not found:
         what = f"no socket named {name!r}" if name else "no socket"
-        raise OSError(errno.ENOTCONN, f"systemd has handed {what} to this process")
+        raise OSError(errno.ENOTCONN, f"systemd has passed {what} to this process")
     return found
 
 
 def notify(*lines: str, patience: float = _PATIENCE) -> bool:
-    """Tell the service manager; whether there is one that could be told within so many seconds."""
+    """Send lines to the service manager; return whether it got them within `patience` seconds."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return False
-    address = "\0" + path[1:] if path.startswith("@") else path  # the abstract name space
+    address = "\0" + path[1:] if path.startswith("@") else path  # the abstract namespace
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.settimeout(patience)  # for ever, where it has stopped, would stop us as well
+            sock.settimeout(patience)  # a manager that has stopped must not stop this process
             sock.sendto("\n".join(lines).encode(), address)
     except OSError as error:
-        logger.warning("cannot tell the service manager %s: %s", lines[0], error)
+        logger.warning("cannot notify the service manager of %s: %s", lines[0], error)
         return False
     return True
 
 
 def ready(status: str) -> bool:
-    """The server listens, or has done what it was told to."""
+    """Notify that the server listens, or has reloaded."""
     return notify("READY=1", f"STATUS={status}")
 
 
 def reloading() -> bool:
-    """Certificates, or whatever it is, are read again; `ready` says when that is done."""
+    """Notify that the server reloads; call `ready` when it has."""
     return notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def stopping() -> bool:
-    """The server shuts down."""
+    """Notify that the server shuts down."""
     return notify("STOPPING=1", "STATUS=Shutting down")
 
 
 def alive() -> bool:
-    """A sign of life. Where nobody has read the last ones it is not waited for."""
+    """Send a sign of life, without waiting for a manager that has not read the last ones."""
     return notify("WATCHDOG=1", patience=0.0)
 
 
 def watchdog_interval() -> float | None:
-    """Seconds within which a sign of life is wanted from this process, if one is."""
+    """Return the seconds within which the manager wants a sign of life; `None` if it wants none."""
     process = os.environ.get("WATCHDOG_PID", "")
     if process and process != str(os.getpid()):
         return None
@@ -107,7 +95,7 @@ def watchdog_interval() -> float | None:
 
 @contextlib.contextmanager
 def watchdog(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Give signs of life from the loop while the block runs: when it hangs, they end."""
+    """Send signs of life from the loop while the block runs; they stop when the loop hangs."""
     interval = watchdog_interval()
     if interval is None:
         yield

@@ -1,7 +1,7 @@
-"""A bounded pool of threads for `def` hooks.
+"""A bounded pool of daemon threads for `def` hooks.
 
-The standard library's pool has its threads joined when the interpreter exits, so that one hook that
-blocks would keep a server that was told to end from ending. These are daemons.
+The threads of the standard library's pool are joined when the interpreter exits, so that one
+hook that blocks would keep a server from ending.
 """
 
 from __future__ import annotations
@@ -9,42 +9,38 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-__all__ = ["Job", "Threads"]
+T = TypeVar("T")
 
-Done = Callable[[Any, BaseException | None], None]
-"""`(result, error)`; one of them is `None`."""
+Done = Callable[[T | None, BaseException | None], None]
+"""`(result, error)`, of which one is `None`."""
 
 
-class Job:
-    """A call that a thread makes; `done` is told of its result in that thread."""
+class Job(Generic[T]):
+    """Holds a call for a thread; `done` is called with its result, in that thread."""
 
-    __slots__ = ("_claim", "_done")
+    __slots__ = ("_claim", "done")
 
-    def __init__(self, run: Callable[[], Any], done: Done) -> None:
-        self._claim = [run]  # whoever takes it out, a thread or `cancel`, is the only one
-        self._done = done
+    def __init__(self, run: Callable[[], T], done: Done[T]) -> None:
+        self._claim = [run]  # a thread or `cancel` takes it out, never both
+        self.done = done
 
     def cancel(self) -> bool:
-        """Whether the call had not begun: it will not be made then, and `done` not told."""
+        """Return whether the call had not begun; it will not be made then, nor `done` called."""
         return self._take() is not None
 
-    def run(self) -> tuple[Any, BaseException | None] | None:
-        """Make the call: what is to be told of it; `None` when it was cancelled."""
+    def run(self) -> tuple[T | None, BaseException | None] | None:
+        """Make the call, and return the arguments for `done`; `None` if it was cancelled."""
         call = self._take()
         if call is None:
             return None
         try:
             return call(), None
-        except BaseException as problem:  # noqa: BLE001  it is told, and ends no thread
+        except BaseException as problem:  # noqa: BLE001  it goes to `done`
             return None, problem
 
-    def tell(self, result: Any, error: BaseException | None) -> None:
-        """Say that the call has ended."""
-        self._done(result, error)
-
-    def _take(self) -> Callable[[], Any] | None:
+    def _take(self) -> Callable[[], T] | None:
         try:
             return self._claim.pop()
         except IndexError:
@@ -52,18 +48,18 @@ class Job:
 
 
 class Threads:
-    """At most `most` threads, started when all others are busy."""
+    """Runs calls in at most `most` threads, each started when all others are busy."""
 
     def __init__(self, most: int, name: str) -> None:
         self._most = most
         self._name = name
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._unfinished = 0
         self._count = 0
 
-    def submit(self, run: Callable[[], Any], done: Done) -> Job:
-        """Have a thread call `run`, when one is free; without any thread `done` is told at once."""
+    def submit(self, run: Callable[[], T], done: Done[T]) -> Job[T]:
+        """Call `run` in a thread when one is free; if none can be started, call `done` now."""
         job = Job(run, done)
         with self._lock:
             self._unfinished += 1
@@ -73,14 +69,14 @@ class Threads:
             self._start(job)
         return job
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Job[T]) -> None:
         name = f"{self._name}-{self._count + 1}"
         thread = threading.Thread(target=self._serve, name=name, daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:  # the system gives no more of them
+        except RuntimeError as error:  # the system has no more of them
             if not self._count and job.cancel():
-                job.tell(None, error)
+                job.done(None, error)
             return
         self._count += 1
 
@@ -90,10 +86,10 @@ class Threads:
             with self._lock:
                 self._unfinished -= 1
             if outcome is not None:
-                job.tell(*outcome)
-            del job, outcome  # what they hold must not live until the next one comes
+                job.done(*outcome)
+            del job, outcome  # or they would be kept until the next job
 
     def stop(self) -> None:
-        """Each thread ends when it has done what was given to it; nobody waits for that."""
+        """End each thread after the jobs that it has; does not wait for that."""
         for _ in range(self._count):
             self._jobs.put(None)

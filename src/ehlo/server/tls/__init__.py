@@ -1,1 +1,1 @@
-"""TLS through memory, and the certificates it is done with. Nothing here knows SMTP."""
+"""TLS through memory, and its certificates. Nothing here knows SMTP."""

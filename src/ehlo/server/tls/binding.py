@@ -1,8 +1,8 @@
-"""What is read of a certificate: its channel binding (RFC 5929 4), and the names that it is for.
+"""Channel binding (RFC 5929 4) and DNS names of a certificate.
 
-`tls-server-end-point` is the hash of the server's certificate, by the hash function of the
-signature on it. The standard library tells neither that nor the names of a certificate that no peer
-has shown, so the certificate is walked here, as far as to those.
+`tls-server-end-point` is the hash of the server's certificate, by the hash function of its
+signature. The standard library reveals neither that function nor the names of an own certificate,
+so this module reads the certificate as far as it has to.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["dns_names", "end_point_binding", "first_certificate"]
-
-# The first certificate of a file is the one that OpenSSL shows; one with trust settings has more
-# octets in the file than it has on the wire, and is passed over
+# OpenSSL sends the first certificate of a file. One with trust settings has more bytes in the file
+# than on the wire, and is ignored
 _PEM: Final = re.compile(
     r"-----BEGIN (?:(?:X509 )?CERTIFICATE|(?P<trusted>TRUSTED CERTIFICATE))-----\r?\n"
     r"(?P<text>[A-Za-z0-9+/=\s]++)-----END "
 )
 
-# The hash function of a signature algorithm, by its identifier's octets. RFC 5929 4.1: in the place
-# of MD5 and SHA-1 stands SHA-256. RSASSA-PSS and Ed25519 have no row: none is defined for them.
+# The hash function of a signature algorithm, by the bytes of its identifier. RFC 5929 4.1: SHA-256
+# replaces MD5 and SHA-1. RSASSA-PSS and Ed25519 have no row, since none is defined for them.
 _PKCS1: Final = bytes.fromhex("2a864886f70d0101")  # 1.2.840.113549.1.1
 _ECDSA: Final = bytes.fromhex("2a8648ce3d04")  # 1.2.840.10045.4
 _DSA: Final = bytes.fromhex("6086480165030403")  # 2.16.840.1.101.3.4.3
@@ -52,9 +50,9 @@ _SUBJECT_ALT_NAME: Final = bytes.fromhex("551d11")  # 2.5.29.17
 
 
 def first_certificate(cert_file: str) -> bytes | None:
-    """The certificate that a PEM file begins with, in DER; `None` when it cannot be told.
+    """Return the first certificate of a PEM file, in DER; `None` if it is unknown.
 
-    Raises `OSError` when the file cannot be read.
+    Raises `OSError` if the file cannot be read.
     """
     found = _PEM.search(Path(cert_file).read_text(encoding="latin-1"))
     if found is None or found["trusted"]:
@@ -67,7 +65,7 @@ def first_certificate(cert_file: str) -> bytes | None:
 
 
 def end_point_binding(certificate: bytes) -> bytes | None:
-    """`tls-server-end-point` of a certificate in DER; `None` where it is not defined."""
+    """Return `tls-server-end-point` of a certificate in DER; `None` if it is not defined."""
     try:
         algorithm = _HASHES.get(_signature_algorithm(certificate))
     except (IndexError, ValueError):
@@ -76,9 +74,9 @@ def end_point_binding(certificate: bytes) -> bytes | None:
 
 
 def dns_names(certificate: bytes) -> tuple[str, ...]:
-    """The DNS names of a certificate in DER, in lower case: those of its subjectAltName.
+    """Return the DNS names in the subjectAltName of a certificate in DER, in lower case.
 
-    The common name is none of them (RFC 9525 2). What is no certificate has no names.
+    The common name does not count (RFC 9525 2). Bytes that are no certificate have no names.
     """
     try:
         return tuple(_dns_names(certificate))
@@ -100,17 +98,13 @@ def _names_of(der: bytes, start: int, end: int) -> Iterator[str]:
     identifier = slice(*_value(der, start, _OBJECT_IDENTIFIER))
     if der[identifier] == _SUBJECT_ALT_NAME:
         *_, (_, value, _) = _elements(der, identifier.stop, end)
-        yield from _names_in(der, *_value(der, value, _SEQUENCE))
-
-
-def _names_in(der: bytes, start: int, end: int) -> Iterator[str]:
-    for tag, first, last in _elements(der, start, end):
-        if tag == _DNS_NAME:
-            yield der[first:last].decode("ascii").lower()
+        for tag, first, last in _elements(der, *_value(der, value, _SEQUENCE)):
+            if tag == _DNS_NAME:
+                yield der[first:last].decode("ascii").lower()
 
 
 def _elements(der: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The elements between two places: the tag of each, where its value begins and ends."""
+    """Yield the tag of each element between two positions, and where its value begins and ends."""
     while at < end:
         start, after = _value(der, at, der[at])
         yield der[at], start, after
@@ -127,12 +121,15 @@ def _signature_algorithm(certificate: bytes) -> bytes:
 
 
 def _value(der: bytes, at: int, tag: int) -> tuple[int, int]:
-    """Where the value of the element at `at` begins and ends (X.690 8.1). Raises `ValueError`."""
+    """Return where the value of the element at `at` begins and ends (X.690 8.1).
+
+    Raises `ValueError`.
+    """
     length, start = der[at + 1], at + 2
     if length >= 0x80:
-        octets = length - 0x80
-        length = int.from_bytes(der[start : start + octets], "big")
-        start += octets
+        size = length - 0x80
+        length = int.from_bytes(der[start : start + size], "big")
+        start += size
     if der[at] != tag or start + length > len(der):
         raise ValueError("no certificate")
     return start, start + length

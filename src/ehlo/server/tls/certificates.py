@@ -1,8 +1,8 @@
-"""Contexts for TLS that can be had anew while the server runs: of files, or of a user's function.
+"""TLS contexts that can be reloaded while the server runs: from files, or a user's function.
 
-A new context is built and checked wholly before it takes the place of the old one, and what cannot
-be built leaves the old one where it is. A connection keeps the context that it began with. A
-context that a user has made is the user's own: it is never made anew.
+A new context is built and checked completely before it replaces the old one, and the old one stays
+if that fails. A connection keeps the context that it began with. A context that a user has made is
+never reloaded.
 """
 
 from __future__ import annotations
@@ -13,44 +13,32 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from ehlo.server.observing import journal
 from ehlo.server.tls.binding import dns_names, end_point_binding, first_certificate
 from ehlo.server.tls.channel import LoadedContext
 
-__all__ = [
-    "Certificate",
-    "FileContext",
-    "Holder",
-    "TLSConfig",
-    "file_context",
-    "server_context",
-    "set_like",
-    "settings_of",
-    "with_another",
-]
-
 TLSConfig = ssl.SSLContext | Callable[[], ssl.SSLContext]
-"""A context, or what makes one."""
+"""A context, or a function that returns one."""
 
-SETTLED: Final = 2_000_000_000  # nanoseconds that files rest before they are taken by themselves
+SETTLED: Final = 2_000_000_000  # nanoseconds that files must be unchanged before they are reloaded
 
-MAKE_EVERY: Final = 60.0  # seconds from one call of a user's function to the next
+MAKE_EVERY: Final = 60.0  # seconds between two calls of a user's function
 
-# What a user may have set on the context that we made, and has a right to find on the next one
+# Settings that a user may change on a context made here, and that the next one must have
 _KEPT: Final = (
     *("options", "minimum_version", "maximum_version", "verify_mode", "verify_flags"),
     "num_tickets",
 )
 
 Stamp = tuple[int, ...] | None
-"""Changes when the file does; `None` where there is none."""
+"""A value that changes when the file does; `None` if there is none."""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """One call of `configure_tls`."""
+    """Holds the arguments of one call of `configure_tls`."""
 
     cert_file: str
     key_file: str
@@ -60,56 +48,54 @@ class Certificate:
 
     def __post_init__(self) -> None:
         if self.client_certs not in ("optional", "required"):
-            raise ValueError(f"client_certs is optional or required, not {self.client_certs!r}")
+            raise ValueError(
+                f"client_certs is {self.client_certs!r}; it must be 'optional' or 'required'"
+            )
         if self.client_certs == "required" and self.client_ca is None:
-            raise ValueError("client_certs required, and no client_ca that could have issued one")
+            raise ValueError("client_certs is 'required'; pass the client_ca that issues them")
 
     @property
     def files(self) -> tuple[str, ...]:
-        """All that is read."""
+        """The files that are read."""
         return (self.cert_file, self.key_file, *([self.client_ca] if self.client_ca else []))
 
 
 class FileContext(LoadedContext):
-    """A context of files, with all that it takes to make it again."""
+    """Holds a context from files, and the facts from which it can be made again."""
 
     certificates: tuple[Certificate, ...] = ()
     stamps: tuple[Stamp, ...] = ()
-    """Of the files, from before they were read."""
+    """The stamps of the files, from before they were read."""
     others: tuple[FileContext, ...] = ()
-    """Of the other certificates, for clients that ask for one of their names."""
+    """The contexts of the other certificates, for clients that ask for one of their names."""
 
     def set_ciphers(self, ciphers: str, /) -> None:
-        """See there. They are those of the context that a name has chosen, so it is told, too."""
+        """Set the ciphers in all contexts, since the one that a name chooses applies."""
         super().set_ciphers(ciphers)
         for each in self.others:
             each.set_ciphers(ciphers)
 
-
-def server_context(
-    cert_file: str,
-    key_file: str,
-    passphrase: str | bytes | None = None,
-    client_ca: str | None = None,
-) -> FileContext:
-    """A context of one certificate, as `file_context` makes it."""
-    return file_context((Certificate(cert_file, key_file, passphrase, client_ca),))
+    def __reduce__(self) -> tuple[Callable[..., FileContext], tuple[object, ...]]:
+        """Return how to make it again in another process: from the files, with the settings."""
+        return _made_again, (self.certificates, settings_of(self))
 
 
 def file_context(certificates: tuple[Certificate, ...]) -> FileContext:
-    """A context for a server: TLS 1.2 at least, and Python's defaults beyond that.
+    """Return a context for a server: at least TLS 1.2, otherwise with Python's defaults.
 
-    The first certificate is the default, the others are chosen by the name that a client asks for.
-    What is said of client certificates holds for all.
+    The first certificate is the default; the others are chosen by the name that a client asks for.
+    The settings for client certificates apply to all.
 
-    Raises `OSError` when a file cannot be read, `ssl.SSLError` when it is not what it should be,
-    and `ValueError` when one of the others has no name to be chosen by.
+    Raises `OSError` if a file cannot be read, `ssl.SSLError` if it has the wrong content, and
+    `ValueError` if one of the others has no DNS name.
     """
     stamps = _stamps(certificates)
     first, *others = contexts = [_loaded(each, certificates) for each in certificates]
     for certificate, other in zip(certificates[1:], others, strict=True):
         if not other.names:
-            raise ValueError(f"{certificate.cert_file} has no DNS name that a client could ask for")
+            raise ValueError(
+                f"{certificate.cert_file} has no DNS name; only the first certificate may lack one"
+            )
     first.sni_callback = _chooser(contexts)
     first.certificates, first.stamps, first.others = certificates, stamps, tuple(others)
     return first
@@ -118,34 +104,25 @@ def file_context(certificates: tuple[Certificate, ...]) -> FileContext:
 def _loaded(certificate: Certificate, all_of_them: tuple[Certificate, ...]) -> FileContext:
     context = FileContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    passphrase = certificate.passphrase
+    # Without a passphrase OpenSSL would ask for one on the terminal, and the server would hang
+    passphrase = "" if certificate.passphrase is None else certificate.passphrase
     try:
-        # Without a passphrase OpenSSL would ask for one on the terminal, and a server would hang
-        context.load_cert_chain(
-            certificate.cert_file,
-            certificate.key_file,
-            passphrase if passphrase is not None else "",
-        )
+        context.load_cert_chain(certificate.cert_file, certificate.key_file, passphrase)
         der = first_certificate(certificate.cert_file)
     except (OSError, ValueError) as error:
         error.add_note(f"{certificate.cert_file} with {certificate.key_file}")
         raise
     if der is not None:
         context.end_point, context.names = end_point_binding(der), dns_names(der)
-    _ask_clients(context, all_of_them)
+    for each in all_of_them:
+        if each.client_ca is not None:
+            try:
+                context.load_verify_locations(each.client_ca)
+            except OSError as error:
+                error.add_note(each.client_ca)
+                raise
+    context.verify_mode = _verify_mode(all_of_them)
     return context
-
-
-def _ask_clients(context: FileContext, certificates: tuple[Certificate, ...]) -> None:
-    for each in certificates:
-        if each.client_ca is None:
-            continue
-        try:
-            context.load_verify_locations(each.client_ca)
-        except OSError as error:
-            error.add_note(each.client_ca)
-            raise
-    context.verify_mode = _verify_mode(certificates)
 
 
 def _verify_mode(certificates: tuple[Certificate, ...]) -> ssl.VerifyMode:
@@ -156,24 +133,25 @@ def _verify_mode(certificates: tuple[Certificate, ...]) -> ssl.VerifyMode:
 
 
 def with_another(given: FileContext, new: Certificate) -> FileContext:
-    """The context with one more certificate, and all that a user has set on it.
+    """Return a context with one more certificate, and the settings of `given`.
 
     Raises as `file_context` does.
     """
     by_file = {each.cert_file: each for each in (*given.certificates, new)}
     made = file_context(tuple(by_file.values()))
     settings = settings_of(given)
-    if given.verify_mode == _verify_mode(given.certificates):  # it is not the user's own
+    if given.verify_mode == _verify_mode(given.certificates):  # it is not the user's setting
         settings["verify_mode"] = made.verify_mode
     return set_like(made, settings)
 
 
-def _chooser(
-    contexts: list[FileContext],
-) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]:
-    """What notes the name that a client asks for, and chooses the certificate by it.
+_Chooser: TypeAlias = Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]
 
-    RFC 6125 6.4: whole names first, then those whose first label is `*`, which is one label.
+
+def _chooser(contexts: list[FileContext]) -> _Chooser:
+    """Return a callback that notes the name that a client asks for, and chooses the certificate.
+
+    RFC 6125 6.4: full names first, then those whose first label is `*`, which stands for one label.
     """
     by_name: dict[str, FileContext] = {}
     for context in contexts:
@@ -181,7 +159,7 @@ def _chooser(
             by_name.setdefault(name, context)
 
     def choose(tls: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
-        tls.ehlo_sni = name  # type: ignore[attr-defined]  # it lives as long as its connection
+        tls.ehlo_sni = name  # type: ignore[attr-defined]  # lives as long as its connection
         wanted = (name or "").lower()
         found = by_name.get(wanted) or by_name.get(f"*.{wanted.partition('.')[2]}")
         if found is not None:
@@ -191,42 +169,42 @@ def _chooser(
 
 
 class Holder:
-    """The context of new handshakes, which may be another one later. Its methods may block."""
+    """Holds the context of new handshakes, and reloads it. Its methods may block."""
 
     def __init__(self, config: TLSConfig) -> None:
-        """Raises what a function of the user's raises, and as `_made` does."""
+        """Raises what a user's function raises, and as `_made` does."""
         self._make = None if isinstance(config, ssl.SSLContext) else config
-        self._shown: bytes | None = None  # the certificate of what `_make` made last
+        self._shown: bytes | None = None  # the certificate of the context that `_make` made last
         self._made_at = time.monotonic()
         self.current = config if isinstance(config, ssl.SSLContext) else self._made(config)
-        self._trouble = ""  # what the log was told last
+        self._trouble = ""  # the reason that was logged last
         if self._has_changed():
             self.renew()  # since `configure_tls`, or since the server ran before
 
     @property
     def is_watched(self) -> bool:
-        """Whether there is something to look at: files, or what a function makes."""
+        """Whether the context can change: it comes from files, or a function."""
         return isinstance(self.current, FileContext) or self._make is not None
 
     def look(self) -> bool:
-        """Take anew what has changed; whether that could be done, if so.
+        """Reload what has changed, and return whether that worked.
 
-        Files are taken once they rest, a function is called now and then, and what it makes is
-        taken when it shows another certificate. Of the same trouble is told once.
+        Files are reloaded once they no longer change. A function is called once a minute, and its
+        context is used if it has another certificate. The same failure is logged once.
         """
         if self._make is None:
-            return self._take() if self._has_changed() else True
+            return self._reload() if self._has_changed() else True
         if time.monotonic() - self._made_at < MAKE_EVERY:
             return True
-        return self._take(another=True)
+        return self._reload(another=True)
 
     def renew(self) -> bool:
-        """Take the context anew; whether that could be done.
+        """Reload the context, and return whether that worked.
 
-        What goes wrong is logged, each time, and leaves the old one in use.
+        A failure is logged each time, and the old context stays in use.
         """
         self._trouble = ""
-        return self._take()
+        return self._reload()
 
     def _has_changed(self) -> bool:
         current = self.current
@@ -235,19 +213,23 @@ class Holder:
         stamps = _stamps(current.certificates)
         return stamps != current.stamps and not any(map(_is_young, stamps))
 
-    def _take(self, *, another: bool = False) -> bool:
-        """With `another`, what shows the same certificate is nothing new."""
+    def _reload(self, *, another: bool = False) -> bool:
+        """Reload; with `another`, only a context with another certificate."""
         before = self._shown
         try:
             new = self._new()
-        except Exception as error:  # noqa: BLE001  also what a function of the user's raises
+        except Exception as error:  # noqa: BLE001  a user's function may raise anything
             self._note(error)
             return False
         self._trouble = ""
         if new is None or (another and before == self._shown):
             return True
         self.current = new
-        self._tell(new)
+        if self._make is not None:
+            journal.reloaded("tls_config")
+        elif isinstance(new, FileContext):
+            files = " ".join(each.cert_file for each in new.certificates)
+            journal.reloaded("certificates", files=files)
         return True
 
     def _new(self) -> ssl.SSLContext | None:
@@ -261,24 +243,23 @@ class Holder:
             raise ValueError("files changed while they were read")
         return set_like(new, settings_of(old))
 
-    def _tell(self, new: ssl.SSLContext) -> None:
-        if self._make is None and isinstance(new, FileContext):
-            files = " ".join(each.cert_file for each in new.certificates)
-            journal.reloaded("certificates", files=files)
-        else:
-            journal.reloaded("tls_config")
-
     def _made(self, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-        """Raises what `make` raises, `TypeError` for no context, `ValueError` for one of no use."""
+        """Call `make`, and check its context.
+
+        Raises what `make` raises, `TypeError` if it returns no context, and `ValueError` for a
+        context that no client can use.
+        """
         self._made_at = time.monotonic()
         made = make()
         if not isinstance(made, ssl.SSLContext):
-            raise TypeError(f"tls_config made no ssl.SSLContext, but {type(made).__name__}")
+            raise TypeError(
+                f"tls_config returned {type(made).__name__}; it must return an ssl.SSLContext"
+            )
         try:
             self._shown = _try(made)
         except ssl.SSLError as error:
             reason = error.reason or str(error)
-            message = f"tls_config made a context that no client can use: {reason}"
+            message = f"tls_config returned a context that no client can use: {reason}"
             raise ValueError(message) from error
         return made
 
@@ -294,9 +275,9 @@ class Holder:
 
 
 def _try(context: ssl.SSLContext) -> bytes | None:
-    """Shake hands in memory, with a client that takes any certificate; the one that it was shown.
+    """Do a handshake in memory with a client that accepts any certificate, and return it.
 
-    `None` where that cannot be told. Raises `ssl.SSLError`.
+    Returns `None` if it is unknown. Raises `ssl.SSLError`.
     """
     lenient = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     lenient.check_hostname, lenient.verify_mode = False, ssl.CERT_NONE
@@ -310,34 +291,40 @@ def _try(context: ssl.SSLContext) -> bytes | None:
             side.do_handshake()
         except ssl.SSLWantReadError:
             continue
-        except ssl.SSLError as error:  # it has none to show; nothing else may be wrong
+        except ssl.SSLError as error:  # the client has none, which is no failure here
             if error.reason != "PEER_DID_NOT_RETURN_A_CERTIFICATE":
                 raise
             break
-    with contextlib.suppress(ValueError):  # TLS 1.2 has not got so far, without the client's own
+    with contextlib.suppress(ValueError):  # TLS 1.2 has not got so far without the client's
         return client.getpeercert(binary_form=True)
     return None
 
 
-def settings_of(context: ssl.SSLContext) -> dict[str, Any]:
-    """What a user may have set on a context that we made; it can be pickled."""
-    settings: dict[str, Any] = {name: getattr(context, name) for name in _KEPT}
+def settings_of(context: ssl.SSLContext) -> dict[str, object]:
+    """Return the settings that a user may have changed, in a form that can be pickled."""
+    settings: dict[str, object] = {name: getattr(context, name) for name in _KEPT}
     ciphers = [each["name"] for each in context.get_ciphers()]
     settings["ciphers"] = ":".join(name for name in ciphers if not name.startswith("TLS_"))
     return settings
 
 
-def set_like(context: FileContext, settings: Mapping[str, Any]) -> FileContext:
-    """Set the same, which would otherwise be gone without a word; the context."""
+def _made_again(
+    certificates: tuple[Certificate, ...], settings: Mapping[str, object]
+) -> FileContext:
+    return set_like(file_context(certificates), settings)
+
+
+def set_like(context: FileContext, settings: Mapping[str, object]) -> FileContext:
+    """Apply the settings of another context, and return `context`."""
     for name in _KEPT:
         setattr(context, name, settings[name])
     if settings["ciphers"]:
-        context.set_ciphers(settings["ciphers"])
+        context.set_ciphers(str(settings["ciphers"]))
     return context
 
 
 def _stamps(certificates: tuple[Certificate, ...]) -> tuple[Stamp, ...]:
-    """Of what links lead to, so that another link is another file."""
+    """Return the stamps of the files, following links, so that a changed link is a change."""
     return tuple(_stamp(name) for each in certificates for name in each.files)
 
 
@@ -351,5 +338,5 @@ def _stamp(name: str) -> Stamp:
 
 
 def _is_young(stamp: Stamp) -> bool:
-    """Somebody may be writing the other half just now."""
+    """Return whether the file may still be being written."""
     return stamp is not None and 0 <= time.time_ns() - stamp[0] < SETTLED

@@ -1,6 +1,6 @@
-"""TLS that we drive ourselves, through memory: the same on every event loop.
+"""TLS through memory: the same on every event loop.
 
-The driver hands in what the network brought and sends on what comes out. Nothing here knows SMTP.
+The caller passes in the bytes that the network brought, and sends the bytes that come out.
 """
 
 from __future__ import annotations
@@ -10,26 +10,24 @@ import ssl
 
 from ehlo.session import TLSInfo
 
-__all__ = ["HANDSHAKE_COST", "SESSION_COST", "Channel", "LoadedContext", "can_bind"]
-
 _READ = 65_536
 
-# Octets that one counts as holding; with OpenSSL 3 it was 45 KiB amid a handshake, 15 KiB after it
+# Bytes that a connection counts as; measured with OpenSSL 3: 45 KiB in a handshake, 15 KiB after it
 HANDSHAKE_COST = 49_152
 SESSION_COST = 16_384
 
 
 class LoadedContext(ssl.SSLContext):
-    """A context that knows the certificate that was loaded into it."""
+    """Holds a context and facts about the certificate that was loaded into it."""
 
     end_point: bytes | None = None
-    """Its channel binding, `tls-server-end-point` (RFC 5929 4), where that is defined."""
+    """The channel binding `tls-server-end-point` (RFC 5929 4), if it is defined."""
     names: tuple[str, ...] = ()
-    """The DNS names that it is for, in lower case."""
+    """The DNS names of the certificate, in lower case."""
 
 
 class Channel:
-    """The server's end of one TLS connection."""
+    """Drives the server's end of one TLS connection."""
 
     __slots__ = ("_incoming", "_outgoing", "_tls", "established", "peer_closed")
 
@@ -39,18 +37,18 @@ class Channel:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self.established = False
         self.peer_closed = False
-        """Whether the client has said that it will not send any more (close_notify)."""
+        """Whether the client has ended its side (close_notify)."""
 
     def receive(self, data: bytes) -> None:
-        """Take what the network brought."""
+        """Pass in bytes that the network brought."""
         self._incoming.write(data)
 
     def outgoing(self) -> bytes:
-        """What the network is to get."""
+        """Return the bytes to send to the network."""
         return self._outgoing.read() if self._outgoing.pending else b""
 
     def handshake(self) -> bool:
-        """Go on with the handshake; whether it is done. Raises `ssl.SSLError` when it fails."""
+        """Continue the handshake, and return whether it is complete. Raises `ssl.SSLError`."""
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -59,34 +57,34 @@ class Channel:
         return True
 
     def read(self) -> bytes:
-        """What the client said, as far as it is here. Raises `ssl.SSLError`."""
-        pieces = []
+        """Return the plaintext that has arrived. Raises `ssl.SSLError`."""
+        chunks = []
         while self._incoming.pending or self._tls.pending():
             try:
-                piece = self._tls.read(_READ)
+                chunk = self._tls.read(_READ)
             except ssl.SSLWantReadError:
                 break
             except ssl.SSLZeroReturnError:
-                piece = b""
-            if not piece:
+                chunk = b""
+            if not chunk:
                 self.peer_closed = True
                 break
-            pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            chunks.append(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def write(self, data: bytes) -> bytes:
-        """`data`, encrypted."""
+        """Encrypt `data`, and return the bytes to send to the network."""
         self._tls.write(data)
         return self._outgoing.read()
 
     def close(self) -> bytes:
-        """Our close_notify, for a connection that was established."""
-        with contextlib.suppress(ssl.SSLError):  # the client's own is not waited for
+        """Return the close_notify of an established connection, to send to the network."""
+        with contextlib.suppress(ssl.SSLError):  # the client's close_notify is not awaited
             self._tls.unwrap()
         return self.outgoing()
 
     def info(self) -> TLSInfo:
-        """What the handshake agreed on."""
+        """Return what the handshake agreed on."""
         cipher = self._tls.cipher()
         return TLSInfo(
             self._tls.version() or "",
@@ -96,9 +94,9 @@ class Channel:
         )
 
     def bindings(self) -> dict[str, bytes]:
-        """The channel bindings of this connection (RFC 5929), by the name of their type."""
+        """Return the channel bindings of this connection (RFC 5929) by type."""
         found: dict[str, bytes | None] = {}
-        context = self._tls.context  # the one in use, which the server name may have chosen
+        context = self._tls.context  # the one that the server name (SNI) has chosen
         if isinstance(context, LoadedContext):
             found["tls-server-end-point"] = context.end_point
         if self._tls.version() == "TLSv1.2":  # RFC 8446 C.5: not defined for TLS 1.3
@@ -107,7 +105,7 @@ class Channel:
 
 
 def can_bind(context: ssl.SSLContext | None) -> bool:
-    """Whether a connection over `context` may have a channel binding."""
+    """Return whether a connection over `context` may have a channel binding."""
     if context is None:
         return False
     loaded = isinstance(context, LoadedContext) and context.end_point is not None

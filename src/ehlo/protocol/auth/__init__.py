@@ -1,0 +1,1 @@
+"""Logins: credentials, SASL mechanisms, and their exchange in lines of SMTP."""

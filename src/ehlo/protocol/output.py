@@ -1,0 +1,219 @@
+"""Output: every reply is queued here, counted here, and shown to an observer here.
+
+Each method takes `to`, the command that the reply answers: `""` is the connection, `"."` the end of
+a message, `UNKNOWN` a line that is no command of ours. A reply that closes sets `over`; the
+connection sees that and ends, so a caller need not know which reply was the last.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Container, MutableSequence, Sequence
+from typing import Final
+
+from ehlo.protocol import reply as replies
+from ehlo.protocol.auth.mechanisms import MECHANISMS
+from ehlo.protocol.reply import Reply
+from ehlo.protocol.settings import Settings
+from ehlo.protocol.state import Counts, Transaction
+
+__all__ = ["UNKNOWN", "Observer", "Output", "Tally", "Transcript"]
+
+UNKNOWN: Final = "unknown"
+"""The name under which a line is counted that is no command of ours."""
+
+Observer = Callable[[str, str, str], None]
+"""Called with each line: `("read" or "write", verb, line)`."""
+
+_MISTAKES: Final = frozenset({500, 501, 502, 503, 504, 555})  # our replies that count as errors
+_MASK: Final = "****"
+_SHOWN: Final = 512  # bytes of a line that is no command
+
+
+class Output:
+    """Queues the replies of one connection, in order, until they are sent.
+
+    `wires` has the queued replies; the sender empties it and sets `let_go` to 0. `said` is the
+    tally's sequence; the connection appends the verbs of commands to it.
+    """
+
+    __slots__ = (
+        *("_counts", "_settings", "_tally", "let_go", "linger", "over", "said", "slow"),
+        *("transcript", "wires"),
+    )
+
+    def __init__(
+        self, settings: Settings, counts: Counts, tally: Tally, transcript: Transcript | None
+    ) -> None:
+        self._settings = settings
+        self._counts = counts
+        self._tally = tally
+        self.transcript = transcript
+        self.said = tally.said
+        self.wires: list[bytes] = []
+        self.let_go = 0  # how many of `wires` were held back long enough
+        self.slow = counts.errors >= settings.limits.slow_errors  # hold each reply back
+        self.over = False  # the last reply was queued
+        self.linger = False  # the client is still sending
+
+    def reply(self, reply: Reply, to: str) -> None:
+        """Queue `reply`, which may be a rejection."""
+        if reply.refuses:
+            self.reject(reply, to)
+            return
+        self._queue(reply, to)
+
+    def reject(self, reply: Reply, to: str) -> None:
+        """Queue a rejection; one too many since the last accepted message ends the session."""
+        if self._is_one_too_many() and not reply.closes:
+            reply = replies.TOO_MANY_IDLE
+        self._tally.refused(to, reply)
+        self.over = self.over or reply.closes
+        self._queue(reply, to)
+
+    def answer(self, reply: Reply, to: str) -> None:
+        """Queue a reply of the core's own; a code for mistakes of the client counts as one."""
+        if reply.code in _MISTAKES:
+            self.mistake(reply, to)
+        else:
+            self.reply(reply, to)
+
+    def mistake(self, reply: Reply, to: str) -> None:
+        """Queue a rejection that counts as an error: errors slow the client down, then end it."""
+        limits = self._settings.limits
+        self._counts.errors += 1
+        if self._counts.errors >= limits.errors:
+            self.reject(replies.TOO_MANY_ERRORS, to)
+            return
+        self.slow = self._counts.errors >= limits.slow_errors
+        self.reject(reply, to)
+
+    def outcome(self, reply: Reply, transaction: Transaction) -> None:
+        """Queue the outcome of a message: in LMTP once per recipient (RFC 2033 4.2)."""
+        if self._settings.lmtp:
+            self.each([reply] * len(transaction.recipients))
+        else:
+            self.reply(reply, to=".")
+
+    def each(self, outcomes: Sequence[Reply]) -> None:
+        """Queue one reply per recipient (LMTP), all of them even if one closes."""
+        refusals = [reply for reply in outcomes if reply.refuses]
+        wholly = len(refusals) == len(outcomes)
+        if not wholly:
+            self._counts.refusals = 0
+        elif self._is_one_too_many():
+            outcomes = refusals = [replies.TOO_MANY_IDLE] * len(outcomes)
+        for reply in outcomes:
+            self._queue(reply, to=".")
+        if refusals:
+            self._tally.refused(".", refusals[0], wholly=wholly)
+            self.over = self.over or any(reply.closes for reply in refusals)
+
+    def challenge(self, wire: bytes) -> None:
+        """Queue a challenge of a login (RFC 4954 4)."""
+        self.wires.append(wire)
+        self.said.append(334)
+        if self.transcript is not None:
+            self.transcript.challenge(wire)
+
+    def stop_reading(self) -> None:
+        """End the connection while the client is still sending."""
+        self.over = self.linger = True
+
+    def note_failure(self, error: Exception) -> None:
+        """Report that a parser or a mechanism of the user failed."""
+        self._tally.failed(error)
+
+    def _queue(self, reply: Reply, to: str) -> None:
+        self.wires.append(reply.wire)
+        self.said.append(reply.code)
+        if self.transcript is not None:
+            self.transcript.wrote(reply.wire, to)
+
+    def _is_one_too_many(self) -> bool:
+        """Count a rejection of any kind, so that a client cannot get them without end."""
+        self._counts.refusals += 1
+        return 0 < self._settings.refusal_limit < self._counts.refusals
+
+
+class Tally:
+    """Counts nothing. Derive from it to count replies and to learn of rejections.
+
+    One tally may serve many connections. `said` gets the verb of each command and the code of each
+    reply, in turn: appending to a list is the cheapest thing to do for each; its owner counts
+    later. What a client sent never becomes a name in it.
+    """
+
+    __slots__ = ("said",)
+
+    def __init__(self, said: MutableSequence[str | int] | None = None) -> None:
+        self.said = deque[str | int](maxlen=0) if said is None else said
+
+    def refused(self, verb: str, reply: Reply, *, wholly: bool = True) -> None:
+        """Called when a 4xx or 5xx was queued: `verb` is what it answers, as in `Output`.
+
+        In LMTP a message may be rejected for some recipients only; then `wholly` is false.
+        """
+
+    def failed(self, error: Exception) -> None:
+        """Called when the user's parser or mechanism failed: `ParserError`, `MechanismError`."""
+
+
+class Transcript:
+    """Shows lines to one observer, with credentials masked and without bodies.
+
+    After AUTH, a line that is no command may be a secret of a client that did not wait.
+    """
+
+    __slots__ = ("_answered", "_heard", "_masking", "_mechanisms", "_observer")
+
+    def __init__(self, observer: Observer, mechanisms: Container[str] = ()) -> None:
+        self._observer = observer
+        self._mechanisms = mechanisms  # names that may be shown, in addition to the known ones
+        self._answered = False  # whether the client has sent a line of a login
+        self._masking = False
+        self._heard = ""  # the verb of the command under way
+
+    def command(self, verb: str, argument: str, *, known: bool) -> None:
+        """Show a line that has the form of a command."""
+        if verb == "AUTH":
+            self._masking = True
+            mechanism, space, _secret = argument.strip().partition(" ")
+            shown = mechanism if not mechanism or self._knows(mechanism.upper()) else _MASK
+            argument = f"{shown} {_MASK}" if space else shown
+            self._answered = bool(space)
+        elif known:
+            self._masking = False
+        elif (self._masking and verb != "*") or f"{verb} {argument}".lstrip()[:4].upper() == "AUTH":
+            self._masking = True
+            verb, argument = _MASK, ""
+        self._heard = verb
+        self._observer("read", verb, f"{verb} {argument}".rstrip())
+
+    def _knows(self, mechanism: str) -> bool:
+        return mechanism in MECHANISMS or mechanism in self._mechanisms
+
+    def no_command(self, line: bytes) -> None:
+        """Show a line that is rejected as it stands."""
+        self._heard = ""
+        if line.lstrip()[:4].upper() == b"AUTH":
+            self._masking = True
+        shown = line[:_SHOWN].decode("ascii", "backslashreplace").encode("unicode_escape").decode()
+        self._observer("read", "", _MASK if self._masking else shown)
+
+    def response(self) -> None:
+        """Show that a line of a login was read."""
+        self._answered = True
+        self._observer("read", "AUTH", _MASK)
+
+    def challenge(self, wire: bytes) -> None:
+        """Show a challenge, masked once the client has answered: SCRAM makes it of a secret."""
+        shown = f"334 {_MASK}" if self._answered else wire.decode().rstrip("\r\n")
+        self._observer("write", self._heard, shown)
+
+    def wrote(self, wire: bytes, to: str) -> None:
+        """Show a reply, under the verb as the client sent it."""
+        if to == ".":
+            self._heard = "."
+        for line in wire.decode().splitlines():
+            self._observer("write", self._heard, line)

@@ -1,0 +1,303 @@
+"""The commands around mail: greeting, TLS, trusted proxies, and those that only get a reply."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from ehlo.protocol import events, grammar, xclient
+from ehlo.protocol import reply as replies
+from ehlo.protocol.conversation import Conversation
+from ehlo.protocol.extensions import offered
+from ehlo.protocol.reply import Reply
+from ehlo.protocol.state import State
+from ehlo.protocol.verbs.verb import SESSION, Question, Verb
+from ehlo.protocol.xclient import Attributes
+
+__all__ = [
+    *("CONNECT", "EHLO", "EXPN", "HELO", "LHLO", "NOOP", "QUIT", "STARTTLS", "VRFY", "XCLIENT"),
+    "XFORWARD",
+]
+
+
+_HELLO: Final = State.HELLO  # 700 instructions at each look-up before Python 3.12
+
+
+def _plain(answer: Reply) -> Reply:
+    """Drop the enhanced code (RFC 2034 4), unless a 421 ends the connection."""
+    return answer if answer.closes else Reply(answer.code, None, answer.text)
+
+
+def _say(_conversation: Conversation, _subject: object, answer: Reply) -> Reply:
+    return answer
+
+
+# -- the connection ------------------------------------------------------------------------------
+
+
+def _greet(conversation: Conversation, _event: events.Connect, answer: Reply | None) -> Reply:
+    return conversation.settings.greeting if answer is None else _plain(answer)
+
+
+def _turn_away(conversation: Conversation, _event: events.Connect, answer: Reply) -> Reply:
+    """Wait for QUIT after a 554, and answer 503 to all else (RFC 5321 3.1)."""
+    conversation.state = State.REFUSED
+    return _plain(answer)
+
+
+CONNECT: Final = Question(
+    "",
+    to=State.HELLO,
+    accept=_greet,
+    reject=_turn_away,
+    event=events.Connect,
+    hook="on_connect",
+)
+
+# -- HELO, EHLO, LHLO ----------------------------------------------------------------------------
+
+
+def _name(conversation: Conversation, argument: str) -> str | Reply:
+    """Return the first word; clients exist that send more than their name."""
+    words = argument.split(maxsplit=1)
+    if not words or grammar.HELLO_NAME.fullmatch(words[0]) is None:
+        return replies.NO_LHLO_NAME if conversation.settings.lmtp else replies.NO_HELLO_NAME
+    return words[0]
+
+
+def _accept_helo(conversation: Conversation, name: str, answer: Reply | None) -> Reply:
+    return _hello(conversation, name, answer, [], esmtp=False)
+
+
+def _accept_ehlo(conversation: Conversation, name: str, answer: Reply | None) -> Reply:
+    lines = offered(conversation.settings.ehlo_lines, conversation.facts())
+    return _hello(conversation, name, answer, lines, esmtp=True)
+
+
+def _hello(
+    conversation: Conversation, name: str, answer: Reply | None, lines: list[str], *, esmtp: bool
+) -> Reply:
+    conversation.helo, conversation.esmtp = name, esmtp
+    conversation.counts.idle -= conversation.state is _HELLO  # the first is progress
+    if answer is None:
+        return replies.hello(conversation.settings.hostname, name, lines)
+    return Reply(answer.code, None, "\n".join([answer.lines[0], *lines]))
+
+
+def _reject_hello(_conversation: Conversation, _name: str, answer: Reply) -> Reply:
+    return _plain(answer)
+
+
+def _hello_verb(name: str, *, esmtp: bool, lmtp: bool) -> Verb[str]:
+    return Verb(
+        name,
+        since=SESSION,
+        to=State.READY,
+        ends=True,  # RFC 5321 4.1.4: it is a RSET, too
+        parse=_name,
+        accept=_accept_ehlo if esmtp else _accept_helo,
+        reject=_reject_hello,
+        event=events.Hello,
+        made_of=partial(events.Hello, esmtp=esmtp),
+        hook="on_hello",
+        arguments=lambda event: (event.name,),
+        before_tls=True,
+        before_login=True,
+        lmtp=lmtp,
+    )
+
+
+HELO: Final = _hello_verb("HELO", esmtp=False, lmtp=False)
+EHLO: Final = _hello_verb("EHLO", esmtp=True, lmtp=False)
+LHLO: Final = _hello_verb("LHLO", esmtp=True, lmtp=True)  # RFC 2033 4.1: EHLO by another name
+
+# -- STARTTLS ------------------------------------------------------------------------------------
+
+
+def _parse_starttls(conversation: Conversation, argument: str) -> events.StartTLS | Reply | None:
+    if argument:
+        return replies.NO_ARGUMENT_ALLOWED
+    if conversation.tls:
+        return replies.TLS_ACTIVE
+    if not conversation.buffer.empty:
+        # RFC 3207 6, CVE-2011-0411: sent in clear, to be read as if it had come under TLS
+        conversation.output.over = True
+        return None
+    return events.START_TLS
+
+
+def _accept_starttls(
+    _conversation: Conversation, _event: events.StartTLS, _answer: Reply | None
+) -> Reply:
+    return replies.START_TLS
+
+
+STARTTLS: Final = Verb(
+    "STARTTLS",
+    since={State.HELLO, State.READY},
+    to=State.TLS,
+    parse=_parse_starttls,
+    accept=_accept_starttls,
+    reject=_say,
+    event=events.StartTLS,
+    always=True,
+    before_tls=True,
+    before_login=True,
+    progress=True,
+    exists=lambda conversation: conversation.settings.tls_available or conversation.tls,
+    works=lambda conversation: not conversation.tls,
+)
+
+# -- XCLIENT, XFORWARD ---------------------------------------------------------------------------
+
+
+def _parse_xclient(conversation: Conversation, argument: str) -> Attributes | Reply:
+    attributes = xclient.attributes(argument, xclient.XCLIENT)
+    if attributes is None:
+        return replies.BAD_ATTRIBUTE
+    return {**xclient.endpoints(conversation.xclient), **attributes}
+
+
+def _accept_xclient(
+    conversation: Conversation, attributes: Attributes, _answer: Reply | None
+) -> None:
+    """Begin as if the client behind the proxy had just connected."""
+    conversation.xclient = attributes
+    conversation.helo = attributes.get("HELO") or ""
+    conversation.esmtp = attributes.get("PROTO") == "ESMTP"
+    conversation.authenticated = bool(attributes.get("LOGIN"))
+
+
+XCLIENT: Final = Verb(
+    "XCLIENT",
+    since={State.HELLO, State.READY},
+    to=State.GREETING,
+    ends=True,
+    parse=_parse_xclient,
+    accept=_accept_xclient,
+    reject=_say,
+    event=events.XClient,
+    always=True,
+    before_login=True,  # it may be the login, when the proxy has checked it
+    trusted=True,
+    elsewhere={State.BDAT: replies.AMID_CHUNKS},
+)
+
+
+def _parse_xforward(_conversation: Conversation, argument: str) -> Attributes | Reply:
+    return xclient.attributes(argument, xclient.XFORWARD) or replies.BAD_ATTRIBUTE
+
+
+def _accept_xforward(
+    conversation: Conversation, attributes: Attributes, _answer: Reply | None
+) -> Reply:
+    conversation.forwarded = {**(conversation.forwarded or {}), **attributes}
+    return replies.OK
+
+
+XFORWARD: Final = Verb(
+    "XFORWARD",
+    since={State.READY},
+    to=None,
+    parse=_parse_xforward,
+    accept=_accept_xforward,
+    trusted=True,
+)
+
+# -- NOOP, VRFY, EXPN, QUIT ----------------------------------------------------------------------
+
+
+def _parse_noop(_conversation: Conversation, argument: str) -> str:
+    return argument
+
+
+def _accept_noop(_conversation: Conversation, _argument: str, _answer: Reply | None) -> Reply:
+    return replies.OK
+
+
+NOOP: Final = Verb(
+    "NOOP",
+    since=SESSION,
+    to=None,
+    parse=_parse_noop,
+    accept=_accept_noop,
+    before_tls=True,
+    before_login=True,
+)
+
+
+def _parse_vrfy(conversation: Conversation, argument: str) -> events.Vrfy | Reply:
+    """Parse `VRFY SP String [ SP "SMTPUTF8" ]` (RFC 6531 3.7.4.2).
+
+    String may be beyond ASCII in any case; the parameter says whether the answer may be.
+    """
+    text = argument.strip()
+    before, _, last = text.rpartition(" ")
+    smtputf8 = before != "" and last.upper() == "SMTPUTF8"
+    if (smtputf8 or not text.isascii()) and not _offers_smtputf8(conversation):
+        unknown = replies.unknown_parameter("SMTPUTF8")
+        return unknown if smtputf8 else replies.RECIPIENT_NEEDS_SMTPUTF8
+    if smtputf8:
+        text = before.rstrip()
+    return events.Vrfy(text, smtputf8) if text else replies.ARGUMENT_REQUIRED
+
+
+def _offers_smtputf8(conversation: Conversation) -> bool:
+    known = conversation.settings.mail_params.get("SMTPUTF8")
+    if known is None:
+        return False
+    return known.offered is None or known.offered(conversation.facts())
+
+
+def _accept_vrfy(_conversation: Conversation, event: events.Vrfy, answer: Reply | None) -> Reply:
+    answer = answer or replies.CANNOT_VRFY
+    # RFC 6531 3.7.4.2: no UTF-8 for a client that did not ask for it
+    return answer if event.smtputf8 or answer.text.isascii() else replies.VRFY_IN_UTF8
+
+
+VRFY: Final = Verb(
+    "VRFY",
+    since=SESSION,
+    to=None,
+    parse=_parse_vrfy,
+    accept=_accept_vrfy,
+    reject=_say,
+    event=events.Vrfy,
+    hook="on_vrfy",
+    arguments=lambda event: (event.text,),
+)
+
+
+def _parse_expn(_conversation: Conversation, _argument: str) -> Reply:
+    return replies.NOT_OFFERED
+
+
+EXPN: Final = Verb(
+    "EXPN",
+    since=SESSION,
+    to=None,
+    parse=_parse_expn,
+    accept=_accept_noop,
+    works=lambda _conversation: False,
+)
+
+
+def _parse_quit(_conversation: Conversation, argument: str) -> str | Reply:
+    return replies.NO_ARGUMENT_ALLOWED if argument else argument
+
+
+def _accept_quit(conversation: Conversation, _argument: str, _answer: Reply | None) -> Reply:
+    conversation.output.over = True
+    return conversation.settings.closing
+
+
+QUIT: Final = Verb(
+    "QUIT",
+    since=SESSION | {State.REFUSED},
+    to=State.CLOSED,
+    parse=_parse_quit,
+    accept=_accept_quit,
+    before_tls=True,
+    before_login=True,
+    progress=True,
+)

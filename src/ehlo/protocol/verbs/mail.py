@@ -1,0 +1,422 @@
+"""The mail transaction: MAIL, RCPT, RSET, DATA, BDAT, and the end of a message (RFC 5321 3.3).
+
+It is longer than other modules, since a reader of one of these commands needs the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ehlo.protocol import address, events, grammar, parameters
+from ehlo.protocol import reply as replies
+from ehlo.protocol.address import NO_PARAMETERS, NULL_PATH, Address
+from ehlo.protocol.body import DataReader, Skipper
+from ehlo.protocol.conversation import Chunk, Conversation, Reader, no_transaction
+from ehlo.protocol.parameters import Parameter, ParserError
+from ehlo.protocol.reply import Reply
+from ehlo.protocol.state import State, Transaction
+from ehlo.protocol.verbs.verb import SESSION, Ask, Question, Verb
+
+__all__ = [
+    *("BDAT", "DATA", "MAIL", "MESSAGE", "RCPT", "RSET", "end_of_body", "forward_path"),
+    "reverse_path",
+]
+
+_ENDED: Final = State.ENDED  # used for each message, and slow to look up before Python 3.12
+
+
+def _transaction(conversation: Conversation) -> Transaction:
+    return conversation.transaction or no_transaction()
+
+
+# -- paths ---------------------------------------------------------------------------------------
+
+# RFC 5321 4.1.2: Path = "<" [ A-d-l ":" ] Mailbox ">". One space after the colon is tolerated;
+# several before and between parameters too.
+_MAIL = re.compile(
+    rf"(?i:FROM): ?(?:<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>|(?P<null><>))(?P<rest> .*)?"
+)
+_RCPT = re.compile(rf"(?i:TO): ?<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>(?P<rest> .*)?")
+# RFC 5321 4.1.1.3: "<Postmaster>", in any case, is a path of its own
+_POSTMASTER = re.compile(r"(?i:TO): ?<(?P<local>(?ai:postmaster))(?P<domain>)>(?P<rest> .*)?")
+_MAIL_ANY_PATH = re.compile(rf"(?i:FROM): ?{grammar.ANY_PATH.pattern}(?: .*)?")
+_RCPT_ANY_PATH = re.compile(rf"(?i:TO): ?{grammar.ANY_PATH.pattern}(?: .*)?")
+
+
+def reverse_path(conversation: Conversation, argument: str) -> Address | Reply:
+    """Parse MAIL's argument, a reverse path with parameters (RFC 5321 4.1.1.2)."""
+    match = _MAIL.fullmatch(argument)
+    if match is None:
+        is_path = _MAIL_ANY_PATH.fullmatch(argument)
+        return replies.BAD_SENDER if is_path else replies.MAIL_SYNTAX
+    local, domain, null, rest = match.groups()
+    params = NO_PARAMETERS
+    if rest:  # whether the client speaks UTF-8 stands in the parameters
+        found = _parameters(conversation, rest, conversation.settings.mail_params, utf8=True)
+        if isinstance(found, Reply):
+            return found
+        params = found
+    if "SMTPUTF8" not in params and not argument.isascii():
+        return replies.SENDER_NEEDS_SMTPUTF8
+    if null:
+        return Address("", "", params) if params else NULL_PATH
+    return address.parsed(local, domain, params) or replies.BAD_SENDER
+
+
+def forward_path(conversation: Conversation, argument: str, *, smtputf8: bool) -> Address | Reply:
+    """Parse RCPT's argument, a forward path with parameters (RFC 5321 4.1.1.3)."""
+    match = _RCPT.fullmatch(argument) or _POSTMASTER.fullmatch(argument)
+    if match is None:
+        is_path = _RCPT_ANY_PATH.fullmatch(argument)
+        return replies.BAD_RECIPIENT if is_path else replies.RCPT_SYNTAX
+    local, domain, rest = match.groups()
+    if not smtputf8 and not argument.isascii() and not argument.removesuffix(rest or "").isascii():
+        return replies.RECIPIENT_NEEDS_SMTPUTF8
+    params = NO_PARAMETERS
+    if rest:
+        found = _parameters(conversation, rest, conversation.settings.rcpt_params, utf8=smtputf8)
+        if isinstance(found, Reply):
+            return found
+        params = found
+    if not domain:
+        return Address(local, "", params)  # <Postmaster>
+    return address.parsed(local, domain, params) or replies.BAD_RECIPIENT
+
+
+def _parameters(
+    conversation: Conversation, text: str, known: Mapping[str, Parameter], *, utf8: bool
+) -> Mapping[str, Any] | Reply:
+    ignore = conversation.settings.ignore_unknown_params
+    try:
+        return parameters.read(text, known, conversation.facts, utf8=utf8, ignore_unknown=ignore)
+    except ParserError as error:
+        conversation.output.note_failure(error)
+        return replies.TROUBLE
+
+
+# -- MAIL ----------------------------------------------------------------------------------------
+
+
+def _parse_mail(conversation: Conversation, argument: str) -> Address | Reply:
+    settings = conversation.settings
+    sender = reverse_path(conversation, argument)
+    if not isinstance(sender, Address):
+        return sender
+    if 0 < settings.max_messages <= conversation.counts.messages:
+        return replies.TOO_MANY_MESSAGES
+    params = sender.params
+    if params:
+        if params.get("SIZE", 0) > settings.max_size > 0:
+            return replies.TOO_LARGE
+        if params.get("BODY") == "BINARYMIME" and not settings.binarymime:
+            return replies.unknown_parameter("BODY")
+    return sender
+
+
+def _accept_mail(conversation: Conversation, sender: Address, answer: Reply | None) -> Reply:
+    counts = conversation.counts
+    counts.messages += 1
+    counts.idle = 0
+    conversation.transaction = Transaction(sender, "SMTPUTF8" in sender.params)
+    return answer or replies.MAIL_OK
+
+
+def _reject_mail(conversation: Conversation, _sender: Address, answer: Reply) -> Reply:
+    return _fail_mail(conversation, "", answer)
+
+
+def _fail_mail(conversation: Conversation, _argument: str, reply: Reply) -> Reply:
+    conversation.counts.messages += 1  # RFC 9422 4.1: whether they succeed or fail
+    return reply
+
+
+MAIL: Final = Verb(
+    "MAIL",
+    since={State.READY},
+    to=State.MAIL,
+    parse=_parse_mail,
+    accept=_accept_mail,
+    reject=_reject_mail,
+    event=events.Mail,
+    hook="on_mail",
+    arguments=lambda event: (event.sender, event.sender.params),
+    fail=_fail_mail,
+    progress=True,
+    elsewhere={
+        State.HELLO: replies.HELLO_FIRST,
+        State.MAIL: replies.NESTED_MAIL,
+        State.RCPT: replies.NESTED_MAIL,
+        State.BDAT: replies.AMID_CHUNKS,
+    },
+)
+
+# -- RCPT ----------------------------------------------------------------------------------------
+
+
+def _parse_rcpt(conversation: Conversation, argument: str) -> Address | Reply:
+    transaction, settings = conversation.transaction or no_transaction(), conversation.settings
+    recipient = forward_path(conversation, argument, smtputf8=transaction.smtputf8)
+    if not isinstance(recipient, Address):
+        return recipient
+    if len(transaction.recipients) >= settings.max_recipients:
+        return replies.TOO_MANY_RECIPIENTS
+    if settings.max_recipient_domains and _is_one_domain_more(conversation, recipient.domain):
+        return replies.TOO_MANY_DOMAINS
+    return recipient
+
+
+def _is_one_domain_more(conversation: Conversation, domain: str) -> bool:
+    """Whether `domain` exceeds RFC 9422 4.3; <Postmaster> has none (RFC 5321 4.5.1)."""
+    domains = conversation.counts.domains
+    full = len(domains) >= conversation.settings.max_recipient_domains
+    return full and domain.lower() not in domains and domain != ""
+
+
+def _accept_rcpt(conversation: Conversation, recipient: Address, answer: Reply | None) -> Reply:
+    transaction = conversation.transaction or no_transaction()
+    transaction.recipients.append(recipient)
+    if conversation.settings.max_recipient_domains and recipient.domain:
+        conversation.counts.add_domain(recipient.domain)
+    return answer or replies.RCPT_OK
+
+
+def _reject_rcpt(conversation: Conversation, _recipient: Address, answer: Reply) -> Reply:
+    counts, limits = conversation.counts, conversation.settings.limits
+    _transaction(conversation).refused += 1
+    counts.refused_recipients += answer.code >= 500  # a 4xx may be a local error
+    too_many = counts.refused_recipients >= limits.refused_recipients
+    return replies.TOO_MANY_REFUSED if too_many else answer
+
+
+def _fail_rcpt(conversation: Conversation, _argument: str, reply: Reply) -> Reply | None:
+    transaction = conversation.transaction
+    if transaction is None:
+        return reply
+    if reply is not replies.TOO_MANY_RECIPIENTS and reply is not replies.TOO_MANY_DOMAINS:
+        transaction.refused += 1
+        return reply
+    # RFC 5321 4.5.3.1.10: the transaction goes on, and trying is no error, within reason
+    transaction.over_limit += 1
+    if transaction.over_limit <= conversation.settings.limits.excess_recipients:
+        return reply
+    conversation.output.mistake(reply, to="RCPT")
+    return None
+
+
+RCPT: Final = Verb(
+    "RCPT",
+    since={State.MAIL, State.RCPT},
+    to=State.RCPT,
+    parse=_parse_rcpt,
+    accept=_accept_rcpt,
+    reject=_reject_rcpt,
+    event=events.Rcpt,
+    hook="on_rcpt",
+    arguments=lambda event: (event.recipient, event.recipient.params),
+    fail=_fail_rcpt,
+    progress=True,
+    elsewhere={
+        State.HELLO: replies.MAIL_FIRST,
+        State.READY: replies.MAIL_FIRST,
+        State.BDAT: replies.AMID_CHUNKS,
+    },
+)
+
+# -- RSET ----------------------------------------------------------------------------------------
+
+
+def _parse_rset(_conversation: Conversation, argument: str) -> events.Reset | Reply:
+    return replies.NO_ARGUMENT_ALLOWED if argument else events.RESET
+
+
+def _accept_rset(_conversation: Conversation, _event: events.Reset, answer: Reply | None) -> Reply:
+    return answer or replies.OK
+
+
+def _reject_rset(_conversation: Conversation, _event: events.Reset, answer: Reply) -> Reply:
+    return answer
+
+
+RSET: Final = Verb(
+    "RSET",
+    since=SESSION,
+    to=None,
+    ends=True,
+    parse=_parse_rset,
+    accept=_accept_rset,
+    reject=_reject_rset,
+    event=events.Reset,
+    hook="on_reset",
+    before_login=True,
+)
+
+# -- DATA ----------------------------------------------------------------------------------------
+
+
+def _no_recipients(conversation: Conversation) -> Reply:
+    """Return the reply to a body before the first accepted recipient."""
+    if not _transaction(conversation).refused:
+        return replies.RCPT_FIRST
+    lmtp = conversation.settings.lmtp  # RFC 2033 4.2
+    return replies.NO_VALID_RECIPIENTS_LMTP if lmtp else replies.NO_VALID_RECIPIENTS
+
+
+def _parse_data(conversation: Conversation, argument: str) -> events.Data | Reply:
+    if argument:
+        return replies.NO_ARGUMENT_ALLOWED
+    transaction = conversation.transaction or no_transaction()
+    binary = transaction.sender.params and transaction.binary
+    return replies.BINARY_NEEDS_BDAT if binary else events.DATA
+
+
+def _accept_data(conversation: Conversation, _event: events.Data, answer: Reply | None) -> Reply:
+    conversation.reader = DataReader()
+    return answer or replies.START_DATA
+
+
+def _reject_data(_conversation: Conversation, _event: events.Data, answer: Reply) -> Reply:
+    return answer
+
+
+DATA: Final = Verb(
+    "DATA",
+    since={State.RCPT},
+    to=State.DATA,
+    parse=_parse_data,
+    accept=_accept_data,
+    reject=_reject_data,
+    event=events.Data,
+    hook="on_data",
+    progress=True,
+    elsewhere={
+        State.HELLO: replies.RCPT_FIRST,
+        State.READY: replies.RCPT_FIRST,
+        State.MAIL: _no_recipients,
+        State.BDAT: replies.AMID_CHUNKS,
+    },
+)
+
+# -- BDAT (RFC 3030) -----------------------------------------------------------------------------
+
+
+def _chunk(argument: str) -> Chunk | None:
+    """Parse BDAT's argument; return `None` if the number of bytes is unknown."""
+    match = grammar.CHUNK.fullmatch(argument.strip())
+    return Chunk(int(match[1]), match[2] is not None) if match else None
+
+
+def _parse_bdat(_conversation: Conversation, argument: str) -> Chunk | Reply:
+    return _chunk(argument) or replies.BAD_CHUNK
+
+
+def _accept_bdat(conversation: Conversation, chunk: Chunk, _answer: Reply | None) -> Ask | None:
+    """Begin to read a chunk; ask first if it is the first one."""
+    is_first = conversation.begin_chunk(chunk)
+    return (_FIRST_CHUNK, events.DATA) if is_first else None
+
+
+def _fail_bdat(conversation: Conversation, argument: str, reply: Reply) -> None:
+    """Skip the chunk before it gets its reply, or end the connection if its size is unknown."""
+    chunk = _chunk(argument)
+    if chunk is None:
+        conversation.lose_sync(to="BDAT")
+    else:
+        conversation.skip_chunk(chunk, reply)
+
+
+def _no_recipients_for_chunk(conversation: Conversation) -> Reply:
+    reply = _no_recipients(conversation)
+    return replies.RCPT_BEFORE_BDAT if reply is replies.RCPT_FIRST else reply
+
+
+BDAT: Final = Verb(
+    "BDAT",
+    since={State.RCPT, State.BDAT},
+    to=State.BDAT,
+    parse=_parse_bdat,
+    accept=_accept_bdat,
+    fail=_fail_bdat,
+    progress=True,
+    exists=lambda conversation: conversation.settings.chunking,
+    elsewhere={
+        State.HELLO: replies.RCPT_BEFORE_BDAT,
+        State.READY: replies.RCPT_BEFORE_BDAT,
+        State.MAIL: _no_recipients_for_chunk,
+    },
+)
+
+
+def _accept_chunks(conversation: Conversation, _event: events.Data, _answer: Reply | None) -> None:
+    """Read the first chunk; its reply comes after its bytes, so a 354 is not sent."""
+    conversation.reader = _transaction(conversation).chunks
+
+
+def _reject_chunks(conversation: Conversation, event: events.Data, answer: Reply) -> None:
+    """Read the chunk all the same, and reject it at its end."""
+    _transaction(conversation).refusal = answer
+    _accept_chunks(conversation, event, None)
+
+
+_FIRST_CHUNK: Final = Question(
+    "BDAT",
+    to=None,
+    accept=_accept_chunks,
+    reject=_reject_chunks,
+    event=events.Data,
+    hook="on_data",
+)
+
+# -- the end of a message ------------------------------------------------------------------------
+
+
+def end_of_body(conversation: Conversation, reader: Reader) -> Ask | None:
+    """Ask about a message that is complete, or send the rejection that waited for its end."""
+    if type(reader) is Skipper:
+        _end_skipping(conversation, reader)
+        return None
+    transaction = conversation.transaction or no_transaction()
+    refusal = transaction.refusal
+    if refusal is None:
+        conversation.state = _ENDED
+        return MESSAGE, transaction
+    chunks = transaction.chunks
+    if chunks is not None and chunks.failed and not conversation.settings.lmtp:
+        refusal = replies.CHUNK_FAILED  # the chunk that failed was told why
+    _reject_message(conversation, transaction, refusal)
+    return None
+
+
+def _end_skipping(conversation: Conversation, reader: Skipper) -> None:
+    none = reader.refusal in (replies.RCPT_BEFORE_BDAT, replies.NO_VALID_RECIPIENTS_LMTP)
+    lmtp = conversation.settings.lmtp
+    if lmtp and reader.last and none and conversation.state is State.MAIL:
+        # RFC 2033 4.3: one reply per accepted recipient, and there is none
+        conversation.end_transaction()
+    else:
+        conversation.output.answer(reader.refusal, to="BDAT")
+
+
+def _accept_message(
+    conversation: Conversation, transaction: Transaction, answer: Reply | None
+) -> None:
+    conversation.counts.refusals = 0
+    conversation.output.outcome(answer or replies.QUEUED, transaction)
+
+
+def _reject_message(conversation: Conversation, transaction: Transaction, answer: Reply) -> None:
+    """End the transaction, as acceptance does (RFC 5321 3.3)."""
+    conversation.end_transaction()
+    conversation.output.outcome(answer, transaction)
+
+
+MESSAGE: Final = Question(
+    ".",
+    to=None,
+    ends=True,
+    accept=_accept_message,
+    reject=_reject_message,
+    event=events.MessageEnd,
+    always=True,
+)

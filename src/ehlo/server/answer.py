@@ -1,0 +1,650 @@
+"""Answers: from an event to a hook to a reply, with a coroutine for each event that waits.
+
+`Routes` says what answers which type of event. A route either answers at once and returns `None`,
+as where there is no hook, or it returns a coroutine, which the session's `AwaitSlot` runs; until
+that is over, the core is not asked for more. What a coroutine holds is given back in a `finally`,
+since it is closed when the session ends.
+
+This file is longer than others, so that the way from an event to its reply stands in one place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from ehlo.message import Message
+from ehlo.net import Peer
+from ehlo.protocol import events, verbs
+from ehlo.protocol import reply as replies
+from ehlo.protocol.auth.credentials import CramMD5Credentials, ProvedCredentials
+from ehlo.protocol.auth.mechanism import checked_secret
+from ehlo.protocol.connection import Connection
+from ehlo.protocol.reply import ProtocolError, Reply
+from ehlo.protocol.state import Counts, Transaction
+from ehlo.protocol.xclient import endpoints
+from ehlo.server.bodies import Bodies, Stamp
+from ehlo.server.hooks import (
+    Answer,
+    Call,
+    Ended,
+    Hook,
+    Hooks,
+    Outcome,
+    answer_of,
+    answers_of,
+    failure_of,
+    identity_of,
+    queue_answer_of,
+)
+from ehlo.server.observing.journal import Journal, about
+from ehlo.server.observing.transcript import observer_of
+from ehlo.server.options.rules import Rules
+from ehlo.server.runtime import Quota, Runtime
+from ehlo.server.tls.channel import Channel
+from ehlo.server.waits import DeadlineError, Deadlines, GoneError, Wait, Work
+from ehlo.server.wire import Wire
+from ehlo.session import ProxyInfo, Session, current_session
+
+logger = logging.getLogger("ehlo.server")
+handler_logger = logging.getLogger("ehlo.handler")
+
+_HOP_LIMIT = 100  # RFC 5321 6.3
+_SHORT = _HOP_LIMIT * len(b"Received:\r\n")  # bytes in which so many do not fit
+_NOBODY: Final = frozenset[str]()  # an empty one for each client takes 216 bytes
+
+Route = Callable[["Answers", Any], Work | None]
+
+
+class Routes:
+    """Maps each type of event to its answer; made once per listener.
+
+    `asks` are the events that need an answer: they have a hook, or are counted. The core accepts
+    the others itself, so a hook that is not overridden costs nothing.
+    """
+
+    def __init__(
+        self, rules: Rules, hooks: Hooks, *, streams: bool = False, counts_recipients: bool = False
+    ) -> None:
+        """`streams` is `Handler.streams`."""
+        self.rules = rules
+        self.hooks = hooks
+        self.streams = streams
+        asked = {
+            event: _question(hooks[row.hook], row.arguments)
+            for event, row in verbs.ASKED.items()
+            if row.hook in hooks
+        }
+        self.mail = asked.get(events.Mail)
+        self.rcpt = asked.get(events.Rcpt)
+        self.message = hooks["on_message"]
+        self.replied = hooks.get("on_replied")
+        self.disconnect = hooks.get("on_disconnect")
+        self.table: Mapping[type, Route] = {
+            **asked,
+            **({events.Rcpt: Answers.rcpt} if counts_recipients else {}),
+            events.Mail: Answers.mail,
+            events.BodyChunk: Answers.chunk,
+            events.BodyRefused: Answers.drop_body,
+            events.BodyDropped: Answers.drop_body,
+            events.MessageEnd: Answers.message,
+            events.Secret: Answers.secret,
+            events.Auth: Answers.auth,
+            events.XClient: Answers.speak_for,
+            events.Tarpit: Answers.tarpit,
+            events.Full: Answers.breathe,
+        }
+        """The routes by event; the driver answers the events that are not in it."""
+        self.asks = verbs.QUESTIONS & self.table.keys()
+
+
+def _question(hook: Hook, arguments: Callable[[Any], tuple[object, ...]]) -> Route:
+    """Return the route that calls `hook` with the session and the `arguments` for the event."""
+    return lambda answers, event: answers.question(hook, (answers.session, *arguments(event)))
+
+
+class Answers:
+    """Holds one session, and answers its events."""
+
+    __slots__ = (
+        *("_context", "_count", "_deadlines", "_disconnect", "_read", "_routes", "_runtime"),
+        *("_stamp", "_trusted", "_unsent", "_wire"),
+        *("awaits_client", "bodies", "call", "connection", "due", "journal"),
+        *("notifying", "quota", "session", "silent", "wants_name"),
+    )
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        routes: Routes,
+        session: tuple[Peer, Peer, ProxyInfo | None],
+        quota: Quota,
+        deadlines: Deadlines,
+        wire: Wire,
+    ) -> None:
+        """`session` has the client's address, the server's, and the header of a proxy."""
+        rules, session_id, (peer, local, proxy) = routes.rules, runtime.new_id(), session
+        self._routes = routes
+        self._runtime = runtime
+        self._deadlines = deadlines
+        self._wire = wire
+        self._stamp = Stamp(rules.by, runtime.clock, lmtp=rules.settings.lmtp)
+        self._context: contextvars.Context | None = None
+        self._count = 0  # of messages
+        self._unsent: Message | None = None  # answered; on_replied is still to be called
+        self._disconnect = routes.disconnect  # until it is called
+        self._read: Wait[None] | None = None  # for the client to read
+        self._trusted = _NOBODY
+        if rules.xclient or rules.xforward:
+            self._trusted = _trusted(rules, peer)
+        self.quota = quota
+        self.journal = Journal(runtime.stats, session_id, peer)
+        self.bodies = Bodies(runtime, deadlines, session_id)
+        self.connection = self._connect(tls=rules.options.tls_listener)
+        self.session = Session(session_id, peer, local, self.connection.conversation, proxy)
+        self.wants_name = rules.options.reverse_dns
+        """Whether the client's name is set when it arrives."""
+        self.call: Call | None = None
+        """The hook under way."""
+        self.silent = False
+        """Whether replies are held back."""
+        self.due = False
+        """Whether a complete message waits for its reply; it is handled even without its client."""
+        self.notifying = False
+        """Whether a notification is under way; it continues without its client."""
+        self.awaits_client = False
+        """Whether it is the client that has to read before anything more is answered."""
+
+    def _connect(
+        self,
+        *,
+        tls: bool,
+        greet: bool = True,
+        counts: Counts | None = None,
+        bindings: Mapping[str, bytes] | None = None,
+        certificate: Mapping[str, object] | None = None,
+    ) -> Connection:
+        """Return a connection for the client: one at the beginning, another under TLS."""
+        rules, journal = self._routes.rules, self.journal
+        options = rules.options
+        return Connection(
+            rules.settings,
+            rules.nonce,
+            tls=tls,
+            greet=greet,
+            counts=counts,
+            asks=self._routes.asks,
+            trusted=self._trusted,
+            observer=observer_of(
+                journal.session_id,
+                journal.peer,
+                debug=options.debug,
+                log_read=options.log_read,
+                log_write=options.log_write,
+            ),
+            tally=journal,
+            bindings=bindings or {},
+            certificate=certificate,
+        )
+
+    def secure(self, channel: Channel) -> None:
+        """Serve the client by a new connection, since the handshake has ended.
+
+        RFC 3207 4.2: everything before TLS may have come from an attacker, so only the counts
+        against the client are kept.
+        """
+        before, info = self.connection, channel.info()
+        self.connection = self._connect(
+            tls=True,
+            greet=self._routes.rules.options.tls_listener,
+            counts=before.counts,
+            bindings=channel.bindings(),
+            certificate=info.peer_certificate,
+        )
+        conversation = self.connection.conversation
+        conversation.xclient = endpoints(before.conversation.xclient)
+        self.session.restart(conversation)
+        self.session.tls = info
+        self.journal.secured(info)
+        self._deadlines.allow_command()
+
+    def look_up(self) -> None:
+        """Look up the client's name, without waiting for it."""
+
+        def arrived(name: str) -> None:
+            if self.wants_name:
+                self.session.rdns = name
+
+        self._runtime.look_up(self.session.peer, arrived)
+
+    def speak_for(self, event: events.XClient) -> None:
+        """Serve the client behind this one, which XCLIENT names; the session begins again."""
+        session = self.session
+        self.wants_name = False  # it is the proxy's name
+        session.speak_for(event.attributes)
+        self.journal.speaks_for(session.peer)
+        self.quota.speak_for(session.peer)
+        # That client is trusted or not on its own: a proxy passes on what its client sends
+        self._trusted = _trusted(self._routes.rules, session.peer)
+        self.connection.conversation.trusted = self._trusted
+        self.connection.reply()
+
+    # -- commands --------------------------------------------------------------------------------
+
+    async def question(self, hook: Hook, arguments: tuple[object, ...]) -> None:
+        """Ask a hook about a command, and reply."""
+        self._reply(await self._ask(hook, arguments, answer_of), hook)
+
+    def mail(self, event: events.Mail) -> Work | None:
+        """Accept MAIL if there is memory, the address may send more, and the hook agrees."""
+        memory, ask = self._runtime.memory, self._routes.mail
+        if memory.held > memory.comfortable:
+            self._runtime.make_room()
+            self.connection.reply(replies.NO_MEMORY)
+        elif self._runtime.message_rate.most and not self.quota.may_send():
+            self.connection.reply(replies.TOO_MUCH_MAIL)
+        elif ask is not None:
+            return ask(self, event)
+        else:
+            self.connection.reply()
+        return None
+
+    def rcpt(self, event: events.Rcpt) -> Work | None:
+        """Accept only as many recipients as the client's address may have."""
+        ask = self._routes.rcpt
+        if not self.quota.may_add_recipient():
+            self.connection.reply(replies.TOO_MUCH_RCPT)
+        elif ask is not None:
+            return ask(self, event)
+        else:
+            self.connection.reply()
+        return None
+
+    async def secured(self, hook: Hook) -> None:
+        """Call `on_tls` after a handshake; a rejection ends the session."""
+        answer = await self._ask(hook, (self.session,), answer_of)
+        if isinstance(answer, Reply) and answer.refuses:
+            self.connection.hang_up(answer)
+        self._deadlines.allow_command()
+
+    # -- logins ----------------------------------------------------------------------------------
+
+    async def secret(self, event: events.Secret) -> None:
+        """Pass the user's secret to the mechanism; the core continues the login."""
+        hook, no = self._routes.hooks.get("on_secret"), self._no_login()
+        if hook is None:
+            self._cannot_serve(event, "on_secret")
+        elif no is not None:
+            self.connection.reply(no)
+        else:
+            arguments = (self.session, event.username)
+            answer = await self._log_in(hook, arguments, self.connection.give_secret)
+            if answer is not None:
+                await self._end_login(event, answer, hook)
+
+    async def auth(self, event: events.Auth) -> None:
+        """Decide on a login. CRAM-MD5 is checked here if the handler has `on_secret`."""
+        hooks, credentials = self._routes.hooks, event.credentials
+        no = self._no_login()
+        if no is not None:
+            self.connection.reply(no)
+        elif isinstance(credentials, ProvedCredentials):
+            user = credentials.username if credentials.proved else None
+            await self._end_login(event, self._identify(user), None)
+        elif isinstance(credentials, CramMD5Credentials) and (hook := hooks.get("on_secret")):
+            outcome = partial(self._check, credentials)
+            answer = await self._log_in(hook, (self.session, credentials.username), outcome)
+            await self._end_login(event, answer, hook)
+        elif hook := hooks.get("on_auth"):
+            answer = await self._log_in(hook, (self.session, credentials), self._identify)
+            await self._end_login(event, answer, hook)
+        else:
+            self._cannot_serve(event, "on_auth")
+
+    def _no_login(self) -> Reply | None:
+        """Return the rejection if the client address has no login left, or none now."""
+        if not self.quota.may_log_in():
+            return replies.TOO_MANY_LOGINS
+        return None if self.quota.may_be_asked() else replies.AUTH_TROUBLE
+
+    async def _log_in(
+        self, hook: Hook, arguments: tuple[object, ...], outcome: Outcome
+    ) -> Reply | None:
+        answer = await self._ask(hook, arguments, outcome, self.quota.begin_login())
+        assert not isinstance(answer, list)  # noqa: S101  that is for messages
+        return answer
+
+    def _identify(self, result: object) -> Reply | None:
+        """Set the user to the result of `on_auth`, or return the rejection."""
+        identity = identity_of(result)
+        if isinstance(identity, Reply):
+            return identity
+        self.session.user = identity
+        return None
+
+    def _check(self, credentials: CramMD5Credentials, result: object) -> Reply | None:
+        """Compare the client's proof with the secret that is the result of `on_secret`."""
+        secret = checked_secret(result)
+        known = isinstance(secret, str | bytes)  # keys are for SCRAM, and match nothing here
+        good = credentials.matches(secret if isinstance(secret, str | bytes) else b"")
+        return self._identify(credentials.username if known and good else None)
+
+    async def _end_login(
+        self, event: events.Auth | events.Secret, answer: Reply | None, hook: Hook | None
+    ) -> None:
+        """Reply to a login, after a delay if it has failed."""
+        if answer is not None and answer.code >= 500:
+            self.session.user = None
+            self.journal.login_failed(event, answer)
+            await self.pause(self.quota.note_failed_login())
+            self.connection.reply(answer)
+            self._flush()
+            return
+        said = self._reply(answer, hook)
+        if isinstance(event, events.Auth) and (
+            said is None or (isinstance(said, Reply) and not said.refuses)
+        ):
+            self.journal.logged_in(self.session.user, event.mechanism)
+
+    def _cannot_serve(self, event: events.Secret | events.Auth, hook: str) -> None:
+        """Reject a login by a custom mechanism that needs a hook that is not overridden."""
+        about(handler_logger, self.session.id).error("%s needs %s", event.mechanism, hook)
+        self.connection.reply(replies.AUTH_TROUBLE)
+
+    # -- bodies ----------------------------------------------------------------------------------
+
+    def chunk(self, event: events.BodyChunk) -> Work | None:
+        """Keep a chunk of the body."""
+        return self.spill() if self.bodies.add(event.data) else None
+
+    async def spill(self) -> None:
+        """Write what is in memory of the body to disk, before there is more of it."""
+        if not await self.bodies.write():
+            self.connection.refuse_body(replies.NO_MEMORY)
+            self.drop_body()
+
+    async def make_room(self) -> None:
+        """Write the body to disk while the client is awaited; its deadline stays what it was."""
+        deadline = self._deadlines.at
+        try:
+            await self.spill()
+        finally:
+            self._deadlines.at = deadline
+
+    def drop_body(self, _event: events.Event | None = None) -> None:
+        """Discard what there is of a body, but not a complete one, which a handler gets."""
+        if not self.due:
+            self.bodies.release()
+
+    # -- messages --------------------------------------------------------------------------------
+
+    async def message(self, event: events.MessageEnd) -> None:
+        """Pass a complete message to the handler, even if the client leaves, and reply.
+
+        Finish the file, claim the memory, build the message, await the hook, reply, release the
+        body, and call `on_replied` when the reply has left.
+        """
+        routes, bodies, transaction = self._routes, self.bodies, event.transaction
+        replied = routes.replied
+        message: Message | None = None
+        self.due = True
+        try:
+            if bodies.spool is not None and not await bodies.finish(streams=routes.streams):
+                answer: Answer = replies.NO_MEMORY
+            elif (message := self._build(transaction)) is None:
+                answer = replies.MAIL_LOOP
+            else:
+                outcome: Outcome = queue_answer_of
+                if message.per_recipient:
+                    outcome = partial(answers_of, message, transaction.recipients)
+                answer = await self._ask(routes.message, (self.session, message), outcome)
+            answer = self._reply(answer, routes.message)
+            self.journal.accepted(self.session, transaction, answer, message)
+            bodies.release()
+        finally:
+            self.due = False
+            if replied is not None:
+                self._unsent = message  # also if this is closed, without any reply
+        if replied is not None and message is not None:
+            del event, transaction, message  # the handler may be the last to hold it
+            await self._until_sent()
+            await self._notify_replied(replied)
+
+    def _build(self, transaction: Transaction) -> Message | None:
+        """Return the message, or `None` after too many hops."""
+        body = self.bodies.take()
+        if transaction.size > _SHORT and body.hops() >= _HOP_LIMIT:
+            return None
+        self._count += 1
+        conversation, session = self.connection.conversation, self.session
+        message_id = f"{session.id}.{self._count}"
+        return Message(
+            message_id,
+            transaction.sender,
+            [*transaction.recipients],  # the handler's own: what it does to it changes no reply
+            self._stamp.field(
+                session, conversation.helo, transaction, message_id, esmtp=conversation.esmtp
+            ),
+            body.chunks,
+            spool=body.spool,
+            streams=self._routes.streams,
+            via="DATA" if transaction.chunks is None else "BDAT",
+            per_recipient=conversation.settings.lmtp,
+        )
+
+    # -- notifications ---------------------------------------------------------------------------
+
+    @property
+    def owes_reply(self) -> bool:
+        """Whether `on_replied` is due, or a notification is under way."""
+        return self._unsent is not None or self.notifying
+
+    @property
+    def owes_farewell(self) -> bool:
+        """Whether notifications are due once the client has gone."""
+        return self._unsent is not None or self._disconnect is not None
+
+    async def farewell(self) -> None:
+        """Call the last hooks of a session, once each, one after the other."""
+        replied, disconnect = self._routes.replied, self._disconnect
+        if self._unsent is not None and replied is not None:
+            await self._notify_replied(replied)
+        if disconnect is not None:
+            self._disconnect = None
+            await self._notify(disconnect, (self.session,))
+
+    async def _notify_replied(self, hook: Hook) -> None:
+        message, self._unsent = self._unsent, None
+        await self._notify(hook, (self.session, message, not self._wire.closing))
+
+    async def _notify(self, hook: Hook, arguments: tuple[object, ...]) -> None:
+        """Call a hook that only notifies. Its time begins when it is called, not when it waits."""
+        call = self._begin(hook, arguments)
+        del arguments
+        self.notifying = True
+        try:
+            result, error = await self._ended(call)
+            if error is None:
+                answer_of(result)
+        except (TypeError, ValueError) as no_answer:
+            error = no_answer
+        finally:
+            self.call = None
+            self.notifying = False
+        if error is not None:
+            failure_of(error, hook, self.session.id)
+        del error
+        self._deadlines.allow_command()
+
+    async def _ended(self, call: Call) -> Ended:
+        while True:
+            try:
+                return await call
+            except DeadlineError:
+                if self._deadlines.allow_hook_after(call.spent):
+                    continue
+                self._log_late(call)
+                call.cancel()
+                return None, None
+            except GeneratorExit:
+                if call.began is None:
+                    log = about(logger, self.session.id)
+                    log.warning("%s was never called", call.hook.name)
+                call.cancel()
+                raise
+
+    # -- hooks -----------------------------------------------------------------------------------
+
+    async def _ask(
+        self,
+        hook: Hook,
+        arguments: tuple[object, ...],
+        outcome: Outcome,
+        at_end: Callable[[], None] | None = None,
+    ) -> Answer:
+        """Return what `outcome` makes of a hook's result, or the reply to its failure.
+
+        Raises `GoneError` if the client has, and no message depends on the answer.
+        """
+        call = self._begin(hook, arguments, at_end)
+        try:
+            result, error = await call
+        except DeadlineError:
+            self._log_late(call)
+            self._let_go(call)
+            if self._wire.lost and not self.due:
+                raise GoneError from None
+            return replies.HANDLER_TIMEOUT if hook.trouble is replies.TROUBLE else hook.trouble
+        except GeneratorExit:
+            self._let_go(call)
+            raise
+        finally:
+            self.call = None
+        if self._wire.lost and not self.due:
+            raise GoneError
+        try:
+            if error is None:
+                return outcome(result)
+        except (ProtocolError, TypeError, ValueError) as no_answer:
+            error = no_answer
+        try:
+            return failure_of(error, hook, self.session.id)
+        finally:
+            del error  # its traceback refers to this frame, and the frame to the whole message
+
+    def _begin(
+        self,
+        hook: Hook,
+        arguments: tuple[object, ...],
+        at_end: Callable[[], None] | None = None,
+    ) -> Call:
+        context = self._context
+        if context is None:
+            self._context = context = contextvars.copy_context()
+            context.run(current_session.set, self.session)
+        self._deadlines.allow_hook()
+        self.call = call = Call(self._runtime, self.journal, hook, at_end)
+        call.start(arguments, context)
+        return call
+
+    def _let_go(self, call: Call) -> None:
+        """Cancel a hook that is no longer awaited; its message counts until it ends."""
+        if self.due:
+            call.size = self.bodies.hand_over()
+        call.cancel()
+
+    def _log_late(self, call: Call) -> None:
+        about(logger, self.session.id).warning("%s is over its deadline", call.hook.name)
+
+    def _reply(self, answer: Answer, hook: Hook | None) -> Answer:
+        """Pass the answer to the core, and return it. One that does not fit counts as a failure."""
+        connection = self.connection
+        try:
+            if isinstance(answer, list):
+                connection.reply_each(answer)
+            else:
+                connection.reply(answer)
+        except ProtocolError as no_answer:
+            if hook is None:
+                raise
+            answer = failure_of(no_answer, hook, self.session.id)
+            connection.reply(answer)
+        return answer
+
+    # -- time ------------------------------------------------------------------------------------
+
+    async def tarpit(self, event: events.Tarpit) -> None:
+        """Hold all replies back for a while, since the client has made many errors."""
+        await self.pause(event.seconds)
+        self.connection.resume()
+        self._flush()
+
+    async def pause(self, seconds: float) -> None:
+        """Send nothing for a while."""
+        self._deadlines.allow_pause(seconds)
+        wait: Wait[None] = Wait()
+        timer = self._runtime.loop.call_later(seconds, wait.end, None)
+        self.silent = True
+        try:
+            await wait
+        finally:
+            timer.cancel()
+            self.silent = False
+
+    async def breathe(self, _event: events.Full | None = None) -> None:
+        """Let other sessions run, and the client read, before more is answered."""
+        self._runtime.stats.relieve()
+        await self._turn()
+        while not self._wire.writable:
+            self._deadlines.client_must_read()
+            await self._until_read()
+        self._deadlines.allow_command()  # the turn of others was not the client's time
+
+    async def _until_sent(self) -> None:
+        """Wait until the replies have left."""
+        self._flush()
+        if not self._wire.writable:
+            self._deadlines.client_must_read()
+        await self._turn()
+        while self._wire.unsent:
+            await self._until_read()
+
+    async def _turn(self) -> None:
+        """Wait for the next turn of the loop."""
+        wait: Wait[None] = Wait()
+        handle: asyncio.Handle = self._runtime.loop.call_soon(wait.end, None)
+        self.awaits_client = True
+        try:
+            await wait
+        finally:
+            self.awaits_client = False
+            handle.cancel()
+
+    async def _until_read(self) -> None:
+        """Wait until the client has read what was written."""
+        self._read = wait = Wait[None]()
+        self.awaits_client = True
+        try:
+            await wait
+        finally:
+            self.awaits_client = False
+            self._read = None
+
+    def client_reads(self) -> None:
+        """Called when the client has read what was written."""
+        if self._read is not None:
+            self._read.end(None)
+
+    def _flush(self) -> None:
+        data = self.connection.data_to_send()
+        if data and not self._wire.closing:
+            self._wire.write(data)
+
+
+def _trusted(rules: Rules, peer: Peer) -> frozenset[str]:
+    rows = (("XCLIENT", rules.xclient), ("XFORWARD", rules.xforward))
+    return frozenset(verb for verb, networks in rows if peer in networks)

@@ -1,0 +1,318 @@
+"""Limits: which clients are admitted, how often each may act, and how much all sessions may hold.
+
+Memory for addresses does not grow with their number. Nothing here knows a socket or an option.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from ehlo.net import Networks, Peer, address_key
+
+
+class Exempt:
+    """Knows which clients are exempt, and the keys of the others; caches its answers."""
+
+    MOST_KEPT = 4096
+
+    def __init__(self, networks: Networks) -> None:
+        self._networks = networks
+        self._keys: dict[str, str | None] = {}
+
+    def key(self, peer: Peer) -> str | None:
+        """Return the key under which an address is counted; `None` if it is exempt."""
+        host = peer.host
+        if host in self._keys:
+            return self._keys[host]
+        if len(self._keys) >= self.MOST_KEPT:
+            self._keys.clear()
+        key = self._keys[host] = None if peer in self._networks else address_key(host)
+        return key
+
+
+class Connections:
+    """Counts concurrent connections, in total and per address."""
+
+    def __init__(self, most: int, most_per_address: int) -> None:
+        self._most = most
+        self._most_per_address = most_per_address
+        self._count = 0
+        self._by_address: dict[str, int] = {}
+
+    def admit(self, key: str | None) -> bool:
+        """Count a connection unless there are too many; `key` is `None` for an exempt address."""
+        if self._count >= self._most:
+            return False
+        if key is not None:
+            count = self._by_address.get(key, 0)
+            if count >= self._most_per_address:
+                return False
+            self._by_address[key] = count + 1
+        self._count += 1
+        return True
+
+    def release(self, key: str | None) -> None:
+        """Remove a connection that was admitted under `key` from the count."""
+        self._count -= 1
+        if key is not None:
+            _decrease(self._by_address, key)
+
+
+def _decrease(counts: dict[str, int], key: str) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """Represents bytes that a session waits for."""
+
+    memory: Memory
+    size: int
+    grant: Callable[[], None]
+    """A function to call once the bytes are reserved."""
+
+    def cancel(self) -> None:
+        """Cancel the claim, which must not have been granted; others may have waited behind it."""
+        self.memory.claims.remove(self)
+        self.memory.grant()
+
+
+class Memory:
+    """Counts the bytes that all sessions hold together.
+
+    Claims are granted in order, and before any reservation. Input that clients send ahead and
+    replies that they do not read count as well. No claim waits for those, because the client may
+    itself wait for the claim.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.comfortable = limit - limit // 8
+        """The bytes above which no message should begin; the last eighth is for those under way."""
+        self.held = 0
+        self.claims: deque[Claim] = deque()
+        """The claims that wait for bytes, in order."""
+        self._ahead = 0  # of those held
+
+    @property
+    def excess(self) -> int:
+        """The bytes held beyond `comfortable`; negative if there are fewer."""
+        return self.held - self.comfortable
+
+    def reserve(self, size: int) -> bool:
+        """Reserve `size` bytes and return whether they were free."""
+        if self.held + size > self.limit or self.claims:
+            return False
+        self.held += size
+        return True
+
+    def reserve_due(self, size: int) -> bool:
+        """Reserve `size` bytes for a session that would otherwise claim them."""
+        if self.held - self._ahead + size > self.limit or self.claims:
+            return False
+        self.held += size
+        return True
+
+    def count_ahead(self, size: int) -> None:
+        """Add bytes (or subtract, if negative) that clients have sent ahead or have not read."""
+        self.held += size
+        self._ahead += size
+
+    def take(self, size: int) -> None:
+        """Count bytes that are held even if they were not free."""
+        self.held += size
+
+    def claim(self, size: int, then: Callable[[], None]) -> Claim | None:
+        """Call `then` once `size` bytes are reserved, later; `None` if they never can be."""
+        if size > self.limit:
+            return None
+        self.claims.append(Claim(self, size, then))
+        return self.claims[-1]
+
+    def release(self, size: int) -> None:
+        """Release reserved bytes."""
+        self.held -= size
+        if self.claims:
+            self.grant()
+
+    def forget(self, size: int) -> None:
+        """Release reserved bytes without granting any claim: the server has ended."""
+        self.held -= size
+
+    def grant(self) -> None:
+        """Grant the claims for which there are bytes now."""
+        claims = self.claims
+        while claims and self.held - self._ahead + claims[0].size <= self.limit:
+            claim = claims.popleft()
+            self.held += claim.size
+            claim.grant()
+
+
+class Turns:
+    """Limits how many hooks run at once; the others wait for their turn, in order."""
+
+    def __init__(self, most: int) -> None:
+        self.free = most
+        """The number of hooks that may begin; a hook subtracts one, and adds it when it ends."""
+        self.are_awaited = False
+        self._waiting: OrderedDict[object, Callable[[], None]] = OrderedDict()
+
+    def wait(self, who: object, begin: Callable[[], None]) -> None:
+        """Call `begin` when it is the turn of `who`, since none is free."""
+        self._waiting[who] = begin
+        self.are_awaited = True
+
+    def next(self) -> None:
+        """Begin the hook that has waited longest, since another has ended."""
+        _, begin = self._waiting.popitem(last=False)
+        self.are_awaited = bool(self._waiting)
+        begin()
+
+    def forget(self, who: object) -> None:
+        """Remove `who` from the waiting ones, if it is there."""
+        self._waiting.pop(who, None)
+        self.are_awaited = bool(self._waiting)
+
+
+class FailedLogins:
+    """Delays the reply to a failed login: 1, 2, 4, 8, 16 seconds per address.
+
+    It counts the failures of the last ten minutes for a limited number of addresses. The address
+    that failed longest ago is forgotten first.
+    """
+
+    WINDOW = 600.0
+    MOST_DELAY = 16.0
+    MOST_ADDRESSES = 10_000
+    MOST_FAILURES = 5
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._by_address: OrderedDict[str, list[float]] = OrderedDict()
+
+    def delay(self, key: str | None) -> float:
+        """Count a failure; return the seconds until its reply. `None` is an exempt address."""
+        if key is None:
+            return 1.0
+        now = self._clock()
+        recent = [at for at in self._by_address.get(key, []) if now - at < self.WINDOW]
+        recent = [*recent[-self.MOST_FAILURES :], now]
+        self._by_address[key] = recent
+        self._by_address.move_to_end(key)
+        if len(self._by_address) > self.MOST_ADDRESSES:
+            self._by_address.popitem(last=False)
+        return min(2.0 ** (len(recent) - 1), self.MOST_DELAY)
+
+
+class MemoryCounter:
+    """Counts events by key over about the last `window` seconds, for at most `most` keys.
+
+    Time is divided into stretches of `window` seconds. A count is that of the current stretch, plus
+    a share of the previous one, as if its events were spread evenly over it. A client that uses up
+    a limit at the end of a stretch may do so again by the end of the next one; `window` seconds
+    never have more than twice the limit.
+
+    When there are too many keys, the `EXAMINED` keys that came or were examined longest ago are
+    examined, and the least busy one is forgotten. So a flood of new addresses pushes out only
+    itself: a busy address is forgotten only among others that are as busy.
+    """
+
+    EXAMINED = 8
+
+    def __init__(self, clock: Callable[[], float], most: int = 10_000) -> None:
+        self._clock = clock
+        self._most = most
+        # By key: the number of the stretch, the count in it, and that in the one before
+        self._by_key: OrderedDict[str, tuple[int, int, int]] = OrderedDict()
+
+    def add(self, key: str, amount: int, window: float) -> int:
+        """Add `amount` to the count of `key` (0 to look, -1 to undo), and return the count.
+
+        Use the same window for a key each time.
+        """
+        stretch, within = divmod(self._clock(), window)
+        now = int(stretch)
+        begun, count, before = self._by_key.get(key, (now, 0, 0))
+        if begun != now:
+            count, before = 0, count if begun == now - 1 else 0
+        count += amount
+        if amount:
+            if key not in self._by_key:
+                self._make_room()
+            self._by_key[key] = (now, count, before)
+        return count + int(before * (1 - within / window))
+
+    def _make_room(self) -> None:
+        keys = self._by_key
+        if len(keys) < self._most:
+            return
+        oldest = [key for key, _ in zip(keys, range(self.EXAMINED), strict=False)]
+        del keys[min(oldest, key=lambda key: sum(keys[key][1:]))]
+        for key in oldest:
+            if key in keys:
+                keys.move_to_end(key)
+
+
+@dataclass(eq=False)
+class Rate:
+    """Limits how often an address may act within `window` seconds; 0 is no limit.
+
+    A key of `None` is exempt.
+    """
+
+    counter: MemoryCounter
+    most: int
+    window: float
+
+    def __bool__(self) -> bool:
+        return self.most > 0
+
+    def spent(self, key: str | None) -> bool:
+        """Return whether the limit is reached."""
+        if key is None or not self.most:
+            return False
+        return self.counter.add(key, 0, self.window) >= self.most
+
+    def note(self, key: str | None) -> None:
+        """Count one action."""
+        if key is not None and self.most:
+            self.counter.add(key, 1, self.window)
+
+    def admit(self, key: str | None) -> bool:
+        """Count one action, unless the limit is reached; a rejected one does not count."""
+        if key is None or not self.most:
+            return True
+        if self.counter.add(key, 1, self.window) <= self.most:
+            return True
+        self.counter.add(key, -1, self.window)
+        return False
+
+
+@dataclass(eq=False)
+class Attempts(Rate):
+    """Limits how often an address may fail at something that takes time.
+
+    A client must not begin many attempts at once and have all of them tried before one fails. So
+    each attempt under way counts as a failure until it has ended.
+    """
+
+    under_way: dict[str, int] = field(default_factory=dict)
+
+    def may_begin(self, key: str | None) -> bool:
+        """Return whether the limit holds even if all attempts under way fail."""
+        if key is None or not self.most:
+            return True
+        failed = self.counter.add(key, 0, self.window)
+        return failed + self.under_way.get(key, 0) < self.most
+
+    def begin(self, key: str | None) -> Callable[[], None]:
+        """Count an attempt as under way until the returned function is called, once."""
+        if key is None:
+            return lambda: None
+        self.under_way[key] = self.under_way.get(key, 0) + 1
+        return partial(_decrease, self.under_way, key)

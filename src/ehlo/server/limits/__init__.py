@@ -1,1 +1,0 @@
-"""How much, how often, how fast, and who is exempt: counts that know no socket, no option."""

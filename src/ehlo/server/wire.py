@@ -1,0 +1,182 @@
+"""A client's bytes, both ways: the transport, TLS over it once there is TLS, and what is counted.
+
+Nothing here knows SMTP. TLS, and bytes that wait, are counted in the server's memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from ehlo.net import Peer, unmapped
+from ehlo.server.limits import Memory
+from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST, Channel
+
+
+class Wire:
+    """Reads and writes the bytes of one connection."""
+
+    __slots__ = (
+        *("_decrypted", "_memory", "_transport", "_waiting"),
+        *("channel", "closing", "lingering", "lost", "reading", "received", "sent", "writable"),
+    )
+
+    def __init__(self, transport: asyncio.Transport, memory: Memory) -> None:
+        self._transport = transport
+        self._memory = memory
+        self._waiting = 0  # bytes that are counted, and neither read nor sent
+        self._decrypted = 0  # bytes
+        self.channel: Channel | None = None
+        """TLS, from the handshake on."""
+        self.reading = True
+        self.writable = True
+        """Whether the client reads what is written."""
+        self.closing = False
+        """Whether nothing more is written, or read by the core."""
+        self.lingering = False
+        """Whether the input is discarded until the client closes."""
+        self.lost = False
+        """Whether the client has gone."""
+        self.received = 0
+        """Bytes that came from the network."""
+        self.sent = 0
+
+    @property
+    def said(self) -> int:
+        """Bytes that the client has sent since the beginning, or since the TLS handshake."""
+        return self.received if self.channel is None else self._decrypted
+
+    @property
+    def in_handshake(self) -> bool:
+        """Whether TLS has begun, and is not established."""
+        return self.channel is not None and not self.channel.established
+
+    def write(self, data: bytes) -> None:
+        """Send `data` to the client, under TLS if there is TLS."""
+        if self.channel is not None:
+            data = self.channel.write(data)
+        self.sent += len(data)
+        self._transport.write(data)
+
+    def _send(self, data: bytes) -> None:
+        self.sent += len(data)
+        self._transport.write(data)
+
+    def notice_when_sent(self) -> None:
+        """Set the transport to call `resume_writing` only when everything has been sent."""
+        self._transport.set_write_buffer_limits(0)
+
+    def read_on(self, want: bool) -> None:
+        """Read the client, or let it wait."""
+        if want == self.reading:
+            return
+        self.reading = want
+        if want:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def count_waiting(self, size: int) -> None:
+        """Count the bytes that wait here while the client is not read."""
+        if size != self._waiting:
+            self._memory.count_ahead(size - self._waiting)
+            self._waiting = size
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait to be sent."""
+        return self._transport.get_write_buffer_size()
+
+    # -- TLS -------------------------------------------------------------------------------------
+
+    def begin_tls(self, channel: Channel) -> None:
+        """Begin a handshake. It counts even if there is no memory: without TLS there is no mail.
+
+        Raises `RuntimeError` if there is TLS already.
+        """
+        if self.channel is not None:
+            raise RuntimeError("TLS has begun already")
+        self._memory.take(HANDSHAKE_COST)
+        self.channel = channel
+
+    def decrypted(self, data: bytes, secured: Callable[[Channel], None]) -> bytes | None:
+        """Return the plaintext of `data`; `None` until the handshake has ended, with `secured`.
+
+        Raises `ssl.SSLError`; call `fail_tls` then.
+        """
+        channel = self.channel
+        assert channel is not None  # noqa: S101  begin_tls came first
+        channel.receive(data)
+        if not channel.established:
+            done = channel.handshake()
+            self._send_tls(channel)
+            if not done:
+                return None
+            self._memory.release(HANDSHAKE_COST - SESSION_COST)
+            secured(channel)
+        plain = channel.read()
+        self._decrypted += len(plain)
+        self._send_tls(channel)
+        return plain
+
+    def _send_tls(self, channel: Channel) -> None:
+        data = channel.outgoing()
+        if data:
+            self._send(data)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def close(self, *, linger: bool = False) -> None:
+        """Write nothing more. With `linger` the client may go on sending, if its transport can."""
+        self.closing = True
+        if self.lost:
+            return
+        if self.channel is not None:
+            self._send(self.channel.close())
+        self.lingering = linger and self._transport.can_write_eof()
+        if self.lingering:
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def fail_tls(self) -> None:
+        """Send the TLS alert that says why, and close."""
+        self.closing = True
+        if self.channel is not None:
+            self._send(self.channel.outgoing())
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close now, and drop what was not sent."""
+        self.closing = True
+        if not self.lost:
+            self._transport.abort()
+
+    def lose(self) -> None:
+        """Record that the client has gone."""
+        self.lost = self.closing = True
+
+    def forget(self) -> None:
+        """Give back the memory that waiting bytes and TLS have taken."""
+        self.count_waiting(0)
+        if self.channel is not None:
+            self._memory.release(SESSION_COST if self.channel.established else HANDSHAKE_COST)
+
+
+def ends_of(transport: asyncio.BaseTransport) -> tuple[Peer, Peer] | None:
+    """Return the addresses of client and server; `None` if the client has gone already.
+
+    A client of a Unix socket has no name and gets the socket's. A client by IPv4 may come by an
+    IPv6 socket, which shows its address as an IPv6 one.
+    """
+    local = transport.get_extra_info("sockname")
+    peer = transport.get_extra_info("peername")
+    if isinstance(peer, tuple) and isinstance(local, tuple):
+        if len(peer) == 2:  # of IPv4
+            return Peer(peer[0], peer[1]), Peer(local[0], local[1])
+        return Peer(unmapped(peer[0]), peer[1]), Peer(unmapped(local[0]), local[1])
+    if isinstance(local, tuple):
+        return None
+    path = local.decode(errors="replace") if isinstance(local, bytes) else str(local or "")
+    unix = Peer(f"unix:{path}", 0)
+    return unix, unix

@@ -1,0 +1,72 @@
+"""How a worker makes the server of its parent again, and its share of the totals."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import ssl
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+from typing import TypeAlias
+
+from ehlo.server.options import rules
+from ehlo.server.options.config import Options, check_bounds
+from ehlo.server.options.target import callbacks_of, with_handler
+from ehlo.server.run import Owner
+from ehlo.server.tls.certificates import FileContext
+
+Recipe: TypeAlias = Callable[[], Owner]
+"""Makes the server in a worker; it can be pickled."""
+
+
+class StartError(RuntimeError):
+    """Raised when a worker cannot start, or no worker can."""
+
+
+def share_of(options: Options, workers: int) -> Options:
+    """Return the options with one worker's share of the totals, rounded up."""
+    return dataclasses.replace(
+        options,
+        max_connections=-(-options.max_connections // workers),
+        max_memory=-(-rules.memory_limit(options) // workers),
+        workers=1,
+    )
+
+
+def check(options: Options) -> None:
+    """Check that a worker could serve with these options. Raises what it would raise."""
+    check_bounds(options)
+    rules.check_addresses(options)
+    worker = with_handler(share_of(options, options.workers))
+    rules.resolve_all(worker, callbacks_of(worker))
+
+
+def recipe(options: Options, make: Callable[..., Owner]) -> Recipe:
+    """Return a recipe for the server that `make` makes of these options.
+
+    Raises `ValueError` for options that no other process can have.
+    """
+    if not isinstance(options.handler, str):
+        raise ValueError("handler must be one that workers can import; name it as 'module:attr'")
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    overrides = [each.overrides.items() for each in options.listeners]
+    for name, value in chain(*overrides, values.items()):
+        _check_portable(name, value)
+    return partial(make, **values)
+
+
+def _check_portable(name: str, value: object) -> None:
+    """Raise `ValueError` for a value that another process cannot have."""
+    if isinstance(value, ssl.SSLContext) and not isinstance(value, FileContext):
+        raise ValueError(
+            f"{name} cannot be passed to workers; call configure_tls, or set a function"
+        )
+    try:
+        pickled = pickle.dumps(value)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(f"{name} cannot be passed to workers: {error}") from error
+    if b"__main__" in pickled:  # which is another module in a worker
+        raise ValueError(
+            f"{name} is in the program, where workers cannot import it; move it to a module"
+        )

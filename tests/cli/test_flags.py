@@ -1,0 +1,41 @@
+"""The server's options as flags, made from `Options`."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from ehlo.cli.flags import Renamed, as_flags, server_options
+from ehlo.server.options.config import descriptions
+
+FLAGS = {option.name: option for option in server_options() if isinstance(option, click.Option)}
+
+
+@pytest.mark.parametrize("name", sorted(str(name) for name in FLAGS))
+def test_the_help_of_a_flag_is_the_description_of_its_option(name: str) -> None:
+    assert (FLAGS[name].help or "").startswith(descriptions()[name].replace("`", ""))
+
+
+def test_the_old_name_of_a_value_is_accepted() -> None:
+    flag = FLAGS["bare_newlines"]
+    context = click.Context(click.Command("serve"))
+    assert isinstance(flag.type, Renamed)
+    assert flag.type.convert("normalise", flag, context) == "normalize"
+    assert flag.type.convert("reject", flag, context) == "reject"
+    with pytest.raises(click.BadParameter, match="normalize"):
+        flag.type.convert("nonsense", flag, context)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("max_size is -1; it must be 0 or more", "--max-size is -1; it must be 0 or more"),
+        (
+            "tls_required needs a certificate; set tls_config or call configure_tls",
+            "--tls-required needs a certificate; set --tls-cert",
+        ),
+        ("own_extensions has commands", "own_extensions has commands"),
+    ],
+)
+def test_a_message_names_options_as_flags(text: str, flags: str) -> None:
+    assert as_flags(text) == flags

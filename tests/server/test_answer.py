@@ -1,0 +1,114 @@
+"""A session that pauses in the wrong place ends, and one that pauses in the right place goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from ehlo import Handler, Message, Session
+from ehlo.protocol import events
+from ehlo.server.answer import Answers
+from ehlo.server.driver import Driver
+from support.certificates import Certificates
+from support.serving import Serve
+
+
+class Secured(Handler):
+    """Has `on_tls`, and a greeting that waits."""
+
+    async def on_tls(self, session: Session) -> None:
+        await asyncio.sleep(0)
+
+    async def on_message(self, session: Session, message: Message) -> None: ...
+
+
+def test_a_session_paused_before_the_handshake_ends_instead_of_hanging(
+    serve: Serve,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An option that paused the session in the wrong place once overwrote what was awaited."""
+    begin: Callable[..., None] = Driver.begin
+
+    def begin_with_a_pause(driver: Driver, *arguments: object) -> None:
+        begin(driver, *arguments)
+        driver.slot.begin(driver.answers.pause(60.0))
+
+    monkeypatch.setattr(Driver, "begin", begin_with_a_pause)
+    running = serve(Secured(), tls_config=certificates.server(), tls_listener=True)
+    with contextlib.suppress(OSError), running.client(tls=certificates.client) as client:
+        assert client.rest() == b""
+    running.wait_until_no_sessions()
+    assert "awaits something else already" in caplog.text
+    caplog.clear()
+
+
+def test_a_greeting_may_wait_under_tls_with_on_tls(
+    serve: Serve, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The right place for such a pause is the answer to `Connect`."""
+
+    async def connect(answers: Answers, _event: events.Connect) -> None:
+        await answers.pause(0.0)
+        answers.connection.reply()
+
+    class Patient(Secured):
+        async def on_connect(self, session: Session) -> None: ...
+
+    running = serve(Patient(), tls_config=certificates.server(), tls_listener=True)
+    run = running.server.running
+    assert run is not None
+    monkeypatch.setitem(run.services[0].table, events.Connect, connect)
+    with running.client(tls=certificates.client) as client:
+        assert client.hello()[:3] == "250"
+
+
+def test_a_session_whose_pump_fails_after_a_hook_ends_and_is_logged(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hook's task resumes the session, so there is no caller who could end it."""
+
+    class Waiting(Secured):
+        async def on_vrfy(self, session: Session, text: str) -> None:
+            monkeypatch.setattr(Driver, "_advance", fail)
+
+    def fail(_driver: Driver) -> None:
+        raise ValueError("a failure")
+
+    running = serve(Waiting())
+    with running.ready() as client:
+        client.send(b"VRFY alice\r\n")
+        running.wait_until_no_sessions()
+        monkeypatch.undo()
+        assert client.is_closed()
+    assert "the session failed" in caplog.text
+    caplog.clear()
+
+
+def test_a_log_handler_that_closes_the_server_ends_the_session_within_its_own_step(
+    serve: Serve,
+) -> None:
+    class Failing(Secured):
+        async def on_vrfy(self, session: Session, text: str) -> None:
+            raise ValueError("a failure")
+
+    class Closing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "on_vrfy failed" in record.getMessage():
+                running.server.close()
+
+    running = serve(Failing())
+    handler = Closing()
+    logging.getLogger("ehlo.handler").addHandler(handler)
+    try:
+        with running.ready() as client:
+            client.send(b"VRFY alice\r\n")
+            assert client.is_closed()
+    finally:
+        logging.getLogger("ehlo.handler").removeHandler(handler)
+    assert running.sessions == 0
