@@ -15,8 +15,6 @@ from functools import cache
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["decode_text", "is_ascii_compatible"]
-
 # Encoding Standard 4.2, "Names and labels": the labels of each codec. Left out is `replacement`,
 # which shows nothing: its labels are names that Python knows.
 _WHATWG: Final[Mapping[str, str]] = MappingProxyType(

@@ -15,16 +15,6 @@ from urllib.parse import unquote_to_bytes
 from ehlo.content.charsets import decode_text
 from ehlo.content.transfer import decode_transfer
 
-__all__ = [
-    "Field",
-    "Header",
-    "Parameterized",
-    "decode_header",
-    "first_field",
-    "parse_parameters",
-    "read_header",
-]
-
 MOST_FIELDS: Final = 1_000
 """Fields of one header that are read; the others are left out."""
 MOST_PARAMETERS: Final = 100
@@ -181,8 +171,10 @@ def _word_at(line: bytes, start: int) -> _Word | None:
     text = line[begin:end]
     name = charset.decode("ascii", "replace").lower().partition("*")[0]  # RFC 2231 5: a language
     if encoding == b"b":
-        return _Word(start, end + 2, name, decode_transfer(text, "base64"))
-    return _Word(start, end + 2, name, binascii.a2b_qp(text, header=True))
+        data = decode_transfer(text, "base64")
+    else:
+        data = binascii.a2b_qp(text, header=True)
+    return _Word(start, end + 2, name, data) if data or not text else None
 
 
 # -- parameters (RFC 2045 5.1, RFC 2231) -----------------------------------------------------------

@@ -11,8 +11,6 @@ import io
 import re
 from typing import Final
 
-__all__ = ["text_of_html"]
-
 # A tag, with its name; or the beginning of what is no text, and no tag either
 _MARKUP: Final = re.compile(r"<(?:(/?)([a-zA-Z][a-zA-Z0-9:-]{0,63})|[!?/])")
 _ATTRIBUTE: Final = re.compile(

@@ -21,8 +21,6 @@ from ehlo.content.fields import (
     read_header,
 )
 
-__all__ = ["Part", "parse_message"]
-
 MOST_PARTS: Final = 1_000
 """Parts that are told apart; the last one holds the bytes of all that follow."""
 MOST_DEPTH: Final = 100

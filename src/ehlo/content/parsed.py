@@ -12,8 +12,6 @@ from email.message import EmailMessage
 from email.policy import EmailPolicy
 from typing import Final
 
-__all__ = ["parse_email"]
-
 # What a field of MIME falls back to, so that the methods of `EmailMessage` find what they need
 _MIME: Final = ("content-type", "content-disposition", "content-transfer-encoding", "mime-version")
 

@@ -10,8 +10,6 @@ import re
 import string
 from typing import Final
 
-__all__ = ["decode_transfer", "decoded_size"]
-
 _ALPHABET: Final = (string.ascii_letters + string.digits + "+/").encode()
 _NO_BASE64: Final = bytes(set(range(256)) - set(_ALPHABET) - set(b"="))
 _PADDING: Final = re.compile(rb"=+")

@@ -16,8 +16,6 @@ from ehlo.content.markup import text_of_html
 from ehlo.content.mime import Part, parse_message
 from ehlo.content.transfer import decode_transfer, decoded_size
 
-__all__ = ["Attachment", "Content", "read_content"]
-
 MOST_TEXT: Final = 1_048_576
 """Bytes of text, still encoded, that are decoded of one message; as many of its HTML."""
 # What is read by a person although it is called something else than text
