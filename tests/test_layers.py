@@ -26,10 +26,11 @@ CELLAR = {"ehlo.server.system", "ehlo.server.limits", "ehlo.server.observing", "
 # A room, and the other rooms that it may import. Imports for types count, and so do those
 # inside functions. There are no exceptions.
 ROOMS = {
-    "ehlo.net": set[str](),
+    "ehlo.content": set[str](),
+    "ehlo.net": set(),
     "ehlo.protocol": {"ehlo.net"},
     "ehlo.domains": {"ehlo.protocol"},
-    "ehlo.message": {"ehlo.protocol"},
+    "ehlo.message": {"ehlo.protocol", "ehlo.content"},
     "ehlo.session": {"ehlo.protocol", "ehlo.net"},
     "ehlo.handler": {*VISIBLE},
     "ehlo.functions": {*VISIBLE, "ehlo.handler"},

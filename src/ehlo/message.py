@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
+    from ehlo.content.view import Content
 _PERSISTENT_TEMP = "/var/tmp"  # noqa: S108  the files there have no name
 _CHUNK = 65_536  # bytes
 
@@ -136,8 +137,8 @@ class Message:
     """
 
     __slots__ = (
-        *("__weakref__", "_body", "_chunks", "_data", "_email", "_refusals", "_spool", "_streams"),
-        *("id", "per_recipient", "recipients", "sender", "trace", "via"),
+        *("__weakref__", "_body", "_chunks", "_content", "_data", "_email", "_refusals", "_spool"),
+        *("_streams", "id", "per_recipient", "recipients", "sender", "trace", "via"),
     )
 
     def __init__(
@@ -171,6 +172,7 @@ class Message:
         self._streams = streams
         self._data: bytes | None = None
         self._body: bytes | None = None
+        self._content: Content | None = None
         self._email: EmailMessage | None = None
 
     def refuse(self, recipient: Address | str, reply: Reply) -> None:
@@ -265,12 +267,29 @@ class Message:
                 yield part[start : start + _CHUNK]
 
     @property
-    def email(self) -> EmailMessage:
-        """The message parsed by the standard library (`policy.default`), on first use."""
-        if self._email is None:
-            from email import message_from_bytes, policy  # slow to import, and rarely needed
+    def content(self) -> Content:
+        """The readable content of the message: subject, text, HTML and attachments.
 
-            self._email = message_from_bytes(self.data, policy=policy.default)
+        It is read from `data` on first use, whatever the message looks like, in time and memory
+        proportional to its size.
+        """
+        if self._content is None:
+            from ehlo.content.view import read_content  # not every handler reads mail
+
+            self._content = read_content(self.data)
+        return self._content
+
+    @property
+    def email(self) -> EmailMessage:
+        """The message as the standard library parses it, on first use.
+
+        It follows `email.policy.default`, but a malformed field is plain text instead of an
+        exception. Use `content` for what a person sees: it is faster, and its time is bounded.
+        """
+        if self._email is None:
+            from ehlo.content.parsed import parse_email  # slow to import, and rarely needed
+
+            self._email = parse_email(self.data)
         return self._email
 
     def __repr__(self) -> str:

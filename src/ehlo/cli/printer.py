@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TextIO
 
 import click
 
-from ehlo.cli.readable import bytes_of, content_of, one_line, visible
+from ehlo.cli.readable import bytes_of, described, one_line, shortened, visible
+from ehlo.content import read_content
 from ehlo.handler import Handler
 from ehlo.message import Message
 from ehlo.protocol.reply import Reject
 from ehlo.server.server import Server
 from ehlo.session import Session
 
-Form = Callable[[Session, Message, datetime], str]
-"""Returns the text to print for a message, with its line end."""
+_PIECE = 98_304  # bytes of a body that are written at once; three bytes are four of base64
+
+Form = Callable[[Session, Message, datetime], Iterator[str]]
+"""Yields the text to print for a message, with its line end."""
 
 
 class Printer(Handler):
@@ -46,7 +50,7 @@ class Printer(Handler):
         text = self._form(session, message, datetime.now().astimezone())
         try:
             with self._lock:
-                self._out.write(text)
+                self._out.writelines(text)
                 self._out.flush()
         except OSError as error:
             self._fail(error)
@@ -79,8 +83,10 @@ def as_text(*, color: bool, encoding: str) -> Form:
     def style(text: str, **styles: str | bool) -> str:
         return click.style(text, **styles) if color else text  # type: ignore[arg-type]  # by name
 
-    def form(session: Session, message: Message, now: datetime) -> str:
-        content = content_of(message.body)
+    def form(session: Session, message: Message, now: datetime) -> Iterator[str]:
+        content = read_content(message.body)
+        text = shortened(visible(content.text).strip("\n"))
+        more = content.omitted_headers
         columns = min(shutil.get_terminal_size().columns, 80)
         lines = [
             style(f"{dash * 4} {now:%Y-%m-%d %H:%M:%S} ".ljust(columns, dash), fg="green"),
@@ -95,13 +101,16 @@ def as_text(*, color: bool, encoding: str) -> Form:
                 + style(one_line(value), bold=name.lower() == "subject")
                 for name, value in content.headers
             ),
-            *(["", visible(content.text).strip("\n")] if content.text else []),
-            *(["", *_attachments(content.attachments)] if content.attachments else []),
+            *([f"… {more:,} more header fields"] if more else []),
+            *(["", text] if text else []),
+            *([f"… {bytes_of(content.omitted)} more"] if content.omitted else []),
+            *([""] if content.attachments else []),
+            *(
+                style(f"[{one_line(described(attachment))}]", fg="yellow")
+                for attachment in content.attachments
+            ),
         ]
-        return "\n".join(lines) + "\n\n"
-
-    def _attachments(descriptions: list[str]) -> list[str]:
-        return [style(f"[{one_line(text)}]", fg="yellow") for text in descriptions]
+        yield "\n".join(lines) + "\n\n"
 
     return form
 
@@ -131,11 +140,11 @@ def _about(session: Session) -> list[str]:
 # -- for a program -----------------------------------------------------------------------------
 
 
-def as_json(session: Session, message: Message, now: datetime) -> str:
-    """Return a message as one JSON object on one line, in ASCII."""
-    content = content_of(message.body)
+def as_json(session: Session, message: Message, now: datetime) -> Iterator[str]:
+    """Yield a message as one JSON object on one line, in ASCII, piece by piece."""
+    content = read_content(message.body)
     tls = session.tls
-    text = json.dumps(
+    facts = json.dumps(
         {
             "id": message.id,
             "time": now.isoformat(timespec="milliseconds"),
@@ -147,18 +156,34 @@ def as_json(session: Session, message: Message, now: datetime) -> str:
             "recipients": [str(recipient) for recipient in message.recipients],
             "size": message.size,
             "headers": content.headers,
-            "text": content.text,
-            "attachments": content.attachments,
-            **_body(message.body),
+            "text": content.text or None,
+            "attachments": [described(attachment) for attachment in content.attachments],
         }
     )
-    # the only control character that JSON leaves as it is; it stands in strings only
-    return text.replace("\x7f", "\\u007f") + "\n"
+    yield _ascii(facts.removesuffix("}"))
+    yield from _body(message.body)
+    yield "}\n"
 
 
-def _body(data: bytes) -> dict[str, str]:
-    """The body as it was sent, with its header: as text if it is UTF-8, otherwise in base64."""
+def _body(data: bytes) -> Iterator[str]:
+    """Yield the body as it was sent, with its header: as text if it is UTF-8, else in base64."""
     try:
-        return {"body_encoding": "text", "body": data.decode()}
+        for _ in codecs.iterdecode(_pieces(data), "utf-8"):
+            pass
     except UnicodeDecodeError:
-        return {"body_encoding": "base64", "body": base64.b64encode(data).decode()}
+        yield ', "body_encoding": "base64", "body": "'
+        yield from (base64.b64encode(piece).decode() for piece in _pieces(data))
+    else:
+        yield ', "body_encoding": "text", "body": "'
+        texts = codecs.iterdecode(_pieces(data), "utf-8")
+        yield from (_ascii(json.dumps(text)[1:-1]) for text in texts)
+    yield '"'
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    return (data[start : start + _PIECE] for start in range(0, len(data), _PIECE))
+
+
+def _ascii(text: str) -> str:
+    """Escape the only control character that JSON leaves as it is; it stands in strings only."""
+    return text.replace("\x7f", "\\u007f")

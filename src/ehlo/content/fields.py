@@ -1,0 +1,244 @@
+"""Header fields: split, unfolded, encoded-words and parameters decoded, all in linear time.
+
+The bytes are what real mail has in it: raw UTF-8, encoded-words with blanks or a language, file
+names without quotes. What cannot be decoded is kept as it stands.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from ehlo.content.charsets import decode_text
+from ehlo.content.transfer import decode_transfer
+
+MOST_FIELDS: Final = 1_000
+"""Fields of one header that are read; the others are left out."""
+MOST_PARAMETERS: Final = 100
+LONGEST_VALUE: Final = 65_536
+"""Bytes of one field that are read."""
+
+_NAME: Final = re.compile(rb"([!-9;-~\x80-\xff]{1,998})[ \t]*:")
+_FOLD: Final = re.compile(rb"\r?\n(?=[ \t])")
+_ENDS: Final = b" \t\r\n"
+_BLANKS: Final = b" \t"
+_DASH: Final = ord("-")
+_EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
+
+
+class Field(NamedTuple):
+    """One field of a header, as it came."""
+
+    name: bytes
+    value: bytes
+    """The value, still folded."""
+
+    @property
+    def decoded_name(self) -> str:
+        """The name as text."""
+        return decode_text(self.name, "")
+
+    @property
+    def text(self) -> str:
+        """The value as text, in one line, with its encoded-words decoded."""
+        return decode_header(self.value)
+
+
+class Header(NamedTuple):
+    """The header of a message or of a part."""
+
+    fields: list[Field]
+    more: int
+    """About how many fields are left out of `fields`."""
+    end: int
+    """Where the body begins, after the empty line."""
+
+
+def first_field(fields: Sequence[Field], name: str) -> str:
+    """Return the first field `name` (in lower case) as text; empty when there is none."""
+    wanted = name.encode()
+    return next((each.text for each in fields if each.name.lower() == wanted), "")
+
+
+def read_header(data: bytes, start: int, is_delimiter: Callable[[int, int], bool]) -> Header:
+    """Read the header at `start`, up to an empty line or a line that is no field.
+
+    `is_delimiter` is asked of each line that begins with `--`, by its start and end.
+    """
+    fields: list[Field] = []
+    name, begin, at = b"", start, start
+    body = len(data)
+    while at < len(data):
+        end = data.find(b"\n", at) + 1 or len(data)
+        first = data[at]
+        if first not in _BLANKS:
+            match = None if first == _DASH and is_delimiter(at, end) else _NAME.match(data, at, end)
+            if name:
+                fields.append(
+                    Field(name, data[begin : min(at, begin + LONGEST_VALUE)].strip(_ENDS))
+                )
+            if len(fields) >= MOST_FIELDS:
+                return _with_more(data, fields, at)
+            if match is None:
+                body = end if data[at:end] in (b"\r\n", b"\n") else at
+                return Header(fields, 0, body)
+            name, begin = match[1], match.end()
+        elif not name:  # a continuation of nothing
+            return Header(fields, 0, at)
+        at = end
+    if name:
+        fields.append(Field(name, data[begin : begin + LONGEST_VALUE].strip(_ENDS)))
+    return Header(fields, 0, body)
+
+
+def _with_more(data: bytes, fields: list[Field], at: int) -> Header:
+    """Skip the rest of a header that has too many fields."""
+    match = _EMPTY_LINE.search(data, at - 1)
+    end = len(data) if match is None else match.end()
+    return Header(fields, data.count(b"\n", at, end) - 1 or 1, end)
+
+
+# -- encoded-words (RFC 2047) ----------------------------------------------------------------------
+
+_LONGEST_CHARSET: Final = 80
+
+
+class _Word(NamedTuple):
+    """An encoded-word, and where it stands."""
+
+    start: int
+    end: int
+    charset: str
+    data: bytes
+
+
+def decode_header(value: bytes) -> str:
+    """Return a field's value as text: unfolded, encoded-words decoded, other bytes as UTF-8."""
+    line = _FOLD.sub(b"", value[:LONGEST_VALUE]).strip(_ENDS)
+    if b"=?" not in line:
+        return decode_text(line, "")
+    shown: list[str] = []
+    run: list[_Word] = []  # words of one charset, whose bytes may make a character together
+    at = 0
+    for word in _words(line):
+        between = line[at : word.start]
+        if run and not between.strip(_ENDS):
+            if word.charset != run[-1].charset:
+                shown.append(_decoded_run(run))
+                run = []
+        else:
+            shown += [_decoded_run(run), decode_text(between, "")]
+            run = []
+        run.append(word)
+        at = word.end
+    return "".join([*shown, _decoded_run(run), decode_text(line[at:], "")])
+
+
+def _decoded_run(run: list[_Word]) -> str:
+    return decode_text(b"".join(word.data for word in run), run[0].charset) if run else ""
+
+
+def _words(line: bytes) -> Iterator[_Word]:
+    """Yield the encoded-words of `line`, each byte of which is looked at a few times at most."""
+    at = 0
+    while (start := line.find(b"=?", at)) >= 0:
+        word = _word_at(line, start)
+        if word is None:
+            at = start + 2
+            continue
+        if word.end < 0:
+            return  # no word ends after this place
+        yield word
+        at = word.end
+
+
+def _word_at(line: bytes, start: int) -> _Word | None:
+    """Return the word at `start`, or `None`; its `end` is negative when nothing ends it."""
+    charset_end = line.find(b"?", start + 2, start + 2 + _LONGEST_CHARSET)
+    if charset_end <= start + 2 or line[charset_end + 2 : charset_end + 3] != b"?":
+        return None
+    encoding = line[charset_end + 1 : charset_end + 2].lower()
+    charset = line[start + 2 : charset_end]
+    if encoding not in (b"b", b"q") or charset.strip() != charset:
+        return None
+    begin = charset_end + 3
+    end = line.find(b"?=", begin)
+    if end < 0:
+        return _Word(start, -1, "", b"")
+    text = line[begin:end]
+    name = charset.decode("ascii", "replace").lower().partition("*")[0]  # RFC 2231 5: a language
+    if encoding == b"b":
+        data = decode_transfer(text, "base64")
+    else:
+        data = binascii.a2b_qp(text, header=True)
+    return _Word(start, end + 2, name, data) if data or not text else None
+
+
+# -- parameters (RFC 2045 5.1, RFC 2231) -----------------------------------------------------------
+
+_PARAMETER: Final = re.compile(
+    rb"""[\s;]*([^\s=;"]{1,256})[ \t]*(?:=[ \t]*(?:"([^"\\]*(?:\\.[^"\\]*)*)"?|([^;"]*)))?""",
+    re.DOTALL,
+)
+_CONTINUED: Final = re.compile(r"(.+?)\*(?:([0-9]{1,3})(\*)?)?")
+_QUOTED_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)
+
+
+class Parameterized(NamedTuple):
+    """A field with parameters, such as Content-Type."""
+
+    value: str
+    """What stands before the first `;`, in lower case."""
+    parameters: Mapping[str, str]
+    """The parameters by their names in lower case, decoded; the first of a name counts."""
+    boundary: bytes = b""
+    """The parameter `boundary`, as it came."""
+
+
+def parse_parameters(value: bytes) -> Parameterized:
+    """Parse a field like `text/plain; charset=utf-8`."""
+    line = _FOLD.sub(b"", value[:LONGEST_VALUE])
+    head, _, rest = line.partition(b";")
+    plain: dict[str, str] = {}
+    boundary = b""
+    pieces: dict[str, dict[int, tuple[bytes, bool]]] = {}
+    for name, data in _parameters(rest):
+        match = _CONTINUED.fullmatch(name)
+        if match is None:
+            plain.setdefault(name, decode_header(data))
+            if name == "boundary":
+                boundary = boundary or data
+            continue
+        number = int(match[2] or 0)
+        encoded = bool(match[3]) or match[2] is None
+        pieces.setdefault(match[1], {}).setdefault(number, (data, encoded))
+    for name, numbered in pieces.items():
+        plain[name] = _joined([numbered[number] for number in sorted(numbered)])
+    return Parameterized(decode_text(head, "").strip().lower(), plain, boundary)
+
+
+def _parameters(rest: bytes) -> Iterator[tuple[str, bytes]]:
+    at = 0
+    for _ in range(MOST_PARAMETERS):
+        match = _PARAMETER.match(rest, at)
+        if match is None:
+            return
+        name, quoted, token = match.groups()
+        value = _QUOTED_PAIR.sub(rb"\1", quoted) if quoted is not None else (token or b"").strip()
+        yield decode_text(name, "").lower(), value
+        at = match.end()
+
+
+def _joined(pieces: list[tuple[bytes, bool]]) -> str:
+    """RFC 2231 4: the first piece that is encoded may begin with `charset'language'`."""
+    charset = ""
+    data = b""
+    for number, (piece, encoded) in enumerate(pieces):
+        if encoded and number == 0 and piece.count(b"'") >= 2:
+            name, _, piece = piece.split(b"'", 2)
+            charset = name.decode("ascii", "replace").lower()
+        data += unquote_to_bytes(piece) if encoded else piece
+    return decode_text(data, charset)

@@ -1,0 +1,206 @@
+"""`Content`: what a person sees of a message, and each `Attachment`.
+
+Any bytes at all can be read: nothing here raises, and what it costs is in proportion to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final, NamedTuple
+
+from ehlo.content.charsets import decode_text, is_ascii_compatible
+from ehlo.content.fields import first_field, read_header
+from ehlo.content.markup import text_of_html
+from ehlo.content.mime import Part, parse_message
+from ehlo.content.transfer import decode_transfer, decoded_size
+
+MOST_TEXT: Final = 1_048_576
+"""Bytes of text, still encoded, that are decoded of one message; as many of its HTML."""
+# What is read by a person although it is called something else than text
+_READABLE: Final = frozenset(
+    ("message/delivery-status", "message/disposition-notification", "text/rfc822-headers")
+)
+_LONGEST_HEAD: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A part of a message that is not its text: a file, an image, a forwarded message."""
+
+    filename: str | None
+    """The name that the sender gave it, or `None`."""
+    content_type: str
+    """The media type, in lower case, as in `application/pdf`."""
+    disposition: str
+    """`"attachment"`, `"inline"`, or `""` when the sender did not say."""
+    content_id: str | None
+    """The Content-ID without its brackets, by which HTML refers to it (RFC 2392)."""
+    subject: str | None
+    """The subject of a forwarded message; `None` for anything else."""
+    size: int
+    """The size in bytes, decoded."""
+    start: int
+    """Where its bytes begin in the message, still encoded."""
+    end: int
+    """Where they end."""
+    _message: bytes = field(repr=False)
+    _encoding: str = field(repr=False)
+
+    @property
+    def data(self) -> bytes:
+        """The bytes, decoded."""
+        return decode_transfer(self._message[self.start : self.end], self._encoding)
+
+
+class Content:
+    """Holds the content of a message that a person sees.
+
+    Example:
+
+        async def on_message(self, session, message):
+            content = message.content
+            await tickets.create(content.subject, content.text)
+            for attachment in content.attachments:
+                await files.save(attachment.filename, attachment.data)
+    """
+
+    def __init__(self, message: bytes) -> None:
+        self._message = message
+        self.root = parse_message(message)
+        """The parts of the message, with their offsets."""
+        self._readings, others = _read_parts(self.root)
+        self.attachments: Sequence[Attachment] = [_attachment(message, part) for part in others]
+        """What is neither the text nor its HTML form, in the order of the message."""
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The header fields of the message, in their order, unfolded and decoded."""
+        return [(each.decoded_name, each.text) for each in self.root.fields]
+
+    @property
+    def omitted_headers(self) -> int:
+        """About how many fields are missing from `headers`, of which a message has too many."""
+        return self.root.more_fields
+
+    @property
+    def subject(self) -> str:
+        """The decoded Subject; empty without one."""
+        return self.root.first("subject")
+
+    @property
+    def text(self) -> str:
+        """The readable text, with LF line ends; empty when there is none.
+
+        It is made from the HTML where there is no plain text. `omitted` says how much of a very
+        long text is missing.
+        """
+        return self._read_text[0]
+
+    @property
+    def omitted(self) -> int:
+        """How many bytes are missing from `text`, of which at most a mebibyte is decoded."""
+        return self._read_text[1]
+
+    @cached_property
+    def html(self) -> str | None:
+        """The HTML of the message; `None` when it has none. It may be hostile."""
+        parts = [part for reading in self._readings for part in reading.html]
+        return _Decoder(self._message).join(parts) if parts else None
+
+    @cached_property
+    def _read_text(self) -> tuple[str, int]:
+        decoder = _Decoder(self._message)
+        texts = []
+        for reading in self._readings:
+            text = decoder.join(reading.plain)
+            if reading.html and not text.strip():
+                text = text_of_html(decoder.join(reading.html))
+            texts.append(text)
+        return "\n".join(texts), decoder.omitted
+
+
+class _Reading(NamedTuple):
+    """Parts that say the same: a person reads the plain ones, or else those in HTML."""
+
+    plain: list[Part]
+    html: list[Part]
+
+
+def _read_parts(part: Part) -> tuple[list[_Reading], list[Part]]:
+    """Return what is read of `part`, in its order, and the parts that are attached to it."""
+    if not part.children:
+        return _read_leaf(part)
+    readings: list[_Reading] = []
+    others: list[Part] = []
+    for child in part.children:
+        more_readings, more_others = _read_parts(child)
+        readings += more_readings
+        others += more_others
+    if part.content_type == "multipart/alternative":
+        plain = [each for reading in readings for each in reading.plain]
+        in_html = [each for reading in readings for each in reading.html]
+        readings = [_Reading(plain, in_html)] if readings else []
+    return readings, others
+
+
+def _read_leaf(part: Part) -> tuple[list[_Reading], list[Part]]:
+    kind = part.content_type
+    if part.disposition.value == "attachment":
+        return [], [part]
+    if kind == "text/html":
+        return [_Reading([], [part])], []
+    # A multipart without parts has lost its boundary: its text is all that there is
+    if kind == "text/plain" or kind in _READABLE or kind.startswith("multipart/"):
+        return [_Reading([part], [])], []
+    return [], [part]
+
+
+class _Decoder:
+    """Decodes parts of one message, as long as they are not too much."""
+
+    def __init__(self, message: bytes) -> None:
+        self._message = message
+        self._left = MOST_TEXT
+        self.omitted = 0
+
+    def join(self, parts: list[Part]) -> str:
+        """Return the text of the parts, one below the other."""
+        return "\n".join(map(self._decoded, parts))
+
+    def _decoded(self, part: Part) -> str:
+        end = min(part.end, part.start + self._left)
+        self._left -= end - part.start
+        self.omitted += part.end - end
+        data = decode_transfer(self._message[part.start : end], part.transfer_encoding)
+        charset = part.parameters.parameters.get("charset", "")
+        if is_ascii_compatible(charset):  # on bytes, since text may take four times as much
+            return decode_text(data.replace(b"\r\n", b"\n"), charset)
+        return decode_text(data, charset).replace("\r\n", "\n")
+
+
+def _attachment(message: bytes, part: Part) -> Attachment:
+    encoding = part.transfer_encoding
+    name = part.disposition.parameters.get("filename") or part.parameters.parameters.get("name")
+    subject = None
+    if part.content_type == "message/rfc822":
+        head = decode_transfer(message[part.start : part.start + _LONGEST_HEAD], encoding)
+        subject = first_field(read_header(head, 0, lambda _begin, _end: False).fields, "subject")
+    return Attachment(
+        filename=name or None,
+        content_type=part.content_type,
+        disposition=part.disposition.value,
+        content_id=part.first("content-id").strip().strip("<>") or None,
+        subject=subject,
+        size=decoded_size(memoryview(message)[part.start : part.end], encoding),
+        start=part.start,
+        end=part.end,
+        _message=message,
+        _encoding=encoding,
+    )
+
+
+def read_content(message: bytes) -> Content:
+    """Return what a person sees of `message`, which may be no proper message at all."""
+    return Content(message)
