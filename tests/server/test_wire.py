@@ -26,4 +26,4 @@ def test_a_client_by_ipv4_on_a_socket_for_both_is_shown_by_its_address(
     (session,) = collector.sessions
     assert (session.peer, session.local) == (Peer(*own), Peer("127.0.0.1", port))
     assert "([127.0.0.1])" in collector.messages[0].trace.decode()
-    assert "ffff" not in caplog.text
+    assert "::ffff" not in caplog.text
