@@ -11,7 +11,8 @@ import string
 from typing import Final
 
 _ALPHABET: Final = (string.ascii_letters + string.digits + "+/").encode()
-_NO_BASE64: Final = bytes(set(range(256)) - set(_ALPHABET) - set(b"="))
+_NO_LETTERS: Final = bytes(set(range(256)) - set(_ALPHABET))
+_NO_BASE64: Final = bytes(set(_NO_LETTERS) - set(b"="))
 _PADDING: Final = re.compile(rb"=+")
 _LINE: Final = re.compile(rb"[^\r\n]+")
 _UUENCODED: Final = frozenset(("uuencode", "x-uuencode", "uue", "x-uue"))
@@ -35,13 +36,11 @@ def decode_transfer(data: bytes, encoding: str) -> bytes:
 def decoded_size(data: memoryview, encoding: str) -> int:
     """Return the number of bytes that `decode_transfer` gives, with little memory."""
     if encoding == "base64":
-        letters = padding = 0
-        for start in range(0, len(data), _SLICE):
-            kept = bytes(data[start : start + _SLICE]).translate(None, _NO_BASE64)
-            ends = kept.count(b"=")
-            letters += len(kept) - ends
-            padding += ends
         # Exact unless several pieces with padding follow each other
+        letters = sum(
+            len(bytes(data[start : start + _SLICE]).translate(None, _NO_LETTERS))
+            for start in range(0, len(data), _SLICE)
+        )
         return letters * 3 // 4
     return len(decode_transfer(bytes(data), encoding))
 
