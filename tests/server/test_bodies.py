@@ -426,9 +426,9 @@ def test_a_claim_that_is_withdrawn_lets_the_next_one_through() -> None:
 
 def test_a_hook_that_is_forgotten_twice_is_forgotten() -> None:
     turns = Turns(0)
-    turns.wait("who", lambda: None)
-    turns.forget("who")
-    turns.forget("who")
+    turns.wait("key", "who", lambda: None)
+    assert turns.forget("key", "who")
+    assert not turns.forget("key", "who")
     assert not turns.are_awaited
 
 

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from ehlo.server.limits import Connections
+from ehlo.server.places import Connections
 from ehlo.server.system import listener
 
 Make = Callable[[], asyncio.Protocol]

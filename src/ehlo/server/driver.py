@@ -102,7 +102,7 @@ class Driver(Occupant):
             deadlines.allow_handshake()
             wire.begin_tls(Channel(rules.tls.current))
         else:
-            deadlines.allow_command()
+            deadlines.allow_first()
             self._advance()
 
     def _turn_away(self, peer: Peer) -> None:
@@ -340,6 +340,13 @@ class Driver(Occupant):
         """Bytes of a body in memory that could go to disk now: the client is awaited."""
         awaited = self.slot.work is None and not self.wire.closing
         return self.answers.bodies.resting if awaited else 0
+
+    @property
+    def idleness(self) -> float:
+        """The seconds for which the client has been idle; 0 unless it is awaited."""
+        if self.wire.lost or (self.slot.work is not None and not self.answers.awaits_client):
+            return 0.0
+        return self.deadlines.idleness(self.wire.said)
 
     def make_room(self) -> None:
         """Write the body that rests in memory to disk."""

@@ -11,7 +11,6 @@ import itertools
 import logging
 import math
 import secrets
-import socket
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -22,7 +21,6 @@ from ehlo.message import spool_directory
 from ehlo.net import Networks, Peer
 from ehlo.server.limits import (
     Attempts,
-    Connections,
     Exempt,
     FailedLogins,
     Memory,
@@ -30,11 +28,13 @@ from ehlo.server.limits import (
     Rate,
     Turns,
 )
+from ehlo.server.lookups import Lookups
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import SessionView, Stats
 from ehlo.server.observing.steps import Steps, Watch
 from ehlo.server.options.config import Options
 from ehlo.server.options.rules import memory_limit
+from ehlo.server.places import Connections
 from ehlo.server.system import machine
 from ehlo.server.system.threads import Threads
 from ehlo.session import ProxyInfo
@@ -44,7 +44,7 @@ T = TypeVar("T")
 _MINUTE, _HOUR = 60.0, 3600.0
 _ROOM_EVERY = 0.25  # seconds; looking at all sessions takes time
 _OWN_DESCRIPTORS = 32  # at least, for the process itself and what its handlers open
-_MOST_LOOKUPS = 64  # names at once; further clients are not looked up
+_LEAST_IDLE = 10.0  # seconds after which a session may be closed for others
 _DISK_THREADS = 2  # that write bodies; more of them do not make a disk faster
 
 logger = logging.getLogger("ehlo.server")
@@ -95,6 +95,11 @@ class Occupant(asyncio.Protocol):
 
     def make_room(self) -> None:
         """Write the body that rests in memory to disk."""
+
+    @property
+    def idleness(self) -> float:
+        """The seconds for which the client has been idle; 0 unless it is awaited."""
+        return 0.0
 
     def expire(self) -> None:
         """Called when the deadline has passed."""
@@ -154,8 +159,8 @@ class Runtime:
         self.steps = Steps()
         self._watch: Watch | None = None
         self.turns = Turns(options.max_handlers)
-        self.lookups: set[object] = set()
-        """The tasks that look up names."""
+        self.thread_turns = Turns(options.threads)
+        self.lookups = Lookups(self.to_loop)
         self.leaving = 0
         """Bytes of bodies on their way to disk."""
         self.drivers: set[Occupant] = set()
@@ -229,37 +234,30 @@ class Runtime:
         self.stats.settle()
         if self.memory.excess > 0:
             self.make_room()
+        if (excess := self.connections.excess) > 0:
+            self._shed(excess)
         for each in [each for each in self.drivers if each.deadline < now]:
-            try:
-                each.expire()
-            except Exception:  # which must not end the sweep for all
-                log = about(logger, each.session_id)
-                log.exception("the session could not be ended")
-                each.end(Ending.ABORT)
+            self._expire(each)
         again = self.drivers
         self._sweeper = self.loop.call_later(self._sweep_every, self._sweep) if again else None
 
-    # -- names -----------------------------------------------------------------------------------
+    def _shed(self, most: int) -> None:
+        """Close the sessions that have been idle longest, since hardly a place is free."""
+        idle = [(each.idleness, each) for each in self.drivers]
+        idle.sort(key=itemgetter(0), reverse=True)
+        shed = [each for seconds, each in idle[:most] if seconds >= _LEAST_IDLE]
+        if shed:
+            logger.warning("too few places: idle sessions are closed (count=%d)", len(shed))
+        for each in shed:
+            self._expire(each)
 
-    def look_up(self, peer: Peer, arrived: Callable[[str], None]) -> None:
-        """Look up a client without delaying any session; call `arrived` if it has a name.
-
-        A lookup is never cancelled: the resolver goes on all the same, so it still counts as one in
-        progress. (uvloop fails, too, when the name of a cancelled lookup arrives.)
-        """
-        if not peer.is_unix and len(self.lookups) < _MOST_LOOKUPS:
-            self.lookups.add(self.loop.create_task(self._look_up(peer, arrived)))
-
-    async def _look_up(self, peer: Peer, arrived: Callable[[str], None]) -> None:
+    def _expire(self, each: Occupant) -> None:
         try:
-            name, _ = await self.loop.getnameinfo(
-                (peer.host, peer.port), socket.NI_NAMEREQD | socket.NI_NUMERICSERV
-            )
-        except OSError:
-            return  # it has no name
-        finally:
-            self.lookups.discard(asyncio.current_task())
-        arrived(name)
+            each.expire()
+        except Exception:  # which must not end the sweep for all
+            log = about(logger, each.session_id)
+            log.exception("the session could not be ended")
+            each.end(Ending.ABORT)
 
     # -- threads ---------------------------------------------------------------------------------
 
@@ -310,6 +308,7 @@ class Runtime:
         self.threads.stop()
         self.disk.stop()
         self.login_threads.stop()
+        self.lookups.stop()
 
 
 class Quota:
@@ -318,13 +317,14 @@ class Quota:
     A proxy's connections are its own, and what is sent over them is its client's.
     """
 
-    __slots__ = ("_client_key", "_key", "_runtime")
+    __slots__ = ("_key", "_runtime", "client_key")
 
     def __init__(self, runtime: Runtime, peer: Peer, proxy: ProxyInfo | None) -> None:
         unknown = proxy is not None and proxy.peer == peer  # a proxy is many clients, or none
         self._runtime = runtime
         self._key = None if unknown else runtime.exempt.key(peer)
-        self._client_key = self._key
+        self.client_key = self._key
+        """The key of the client's address."""
 
     def open(self) -> bool:
         """Count a connection; return whether its address may have one more."""
@@ -342,29 +342,29 @@ class Quota:
 
     def speak_for(self, peer: Peer) -> None:
         """Count what the session does from now on under the address of `peer`."""
-        self._client_key = self._runtime.exempt.key(peer)
+        self.client_key = self._runtime.exempt.key(peer)
 
     def may_send(self) -> bool:
         """Count a message; return whether its address may send one more."""
-        return self._runtime.message_rate.admit(self._client_key)
+        return self._runtime.message_rate.admit(self.client_key)
 
     def may_add_recipient(self) -> bool:
         """Count a recipient; return whether its address may have one more."""
-        return self._runtime.recipient_rate.admit(self._client_key)
+        return self._runtime.recipient_rate.admit(self.client_key)
 
     def may_log_in(self) -> bool:
         """Return whether its address has logins left that may fail."""
-        return not self._runtime.login_failures.spent(self._client_key)
+        return not self._runtime.login_failures.spent(self.client_key)
 
     def may_be_asked(self) -> bool:
         """Return the same, if all logins of its address that are being checked fail."""
-        return self._runtime.login_failures.may_begin(self._client_key)
+        return self._runtime.login_failures.may_begin(self.client_key)
 
     def begin_login(self) -> Callable[[], None]:
         """Count a login that is being checked, until the returned function is called."""
-        return self._runtime.login_failures.begin(self._client_key)
+        return self._runtime.login_failures.begin(self.client_key)
 
     def note_failed_login(self) -> float:
         """Count a failed login; return the seconds by which its reply is delayed."""
-        self._runtime.login_failures.note(self._client_key)
-        return self._runtime.failed_logins.delay(self._client_key)
+        self._runtime.login_failures.note(self.client_key)
+        return self._runtime.failed_logins.delay(self.client_key)
