@@ -134,9 +134,9 @@ class Call(Wait[Ended]):
         error: BaseException | None = None
         try:
             result = await timed(self.hook.call(*arguments), self, self._runtime.steps)
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             raise
-        except BaseException as problem:  # noqa: BLE001  answered and logged, whatever it is
+        except BaseException as problem:  # noqa: BLE001  answered and logged, `SystemExit` too
             error = problem
         try:
             self._ended(result, error)
