@@ -277,9 +277,12 @@ def with_overrides(options: Options, listener: Listener) -> Options:
 
 
 def check_bounds(options: Options) -> None:
-    """Raise `ValueError` for a number outside the bound of its option."""
+    """Raise `ValueError` for a number outside the bound of its option, and for no `bool` as one."""
     for field in dataclasses.fields(options):
         value, bound = getattr(options, field.name), field.metadata.get("bound")
+        if isinstance(field.default, bool) and not isinstance(value, bool):
+            # `os.environ.get("TLS_REQUIRED")` may be None, and "no" is true
+            raise ValueError(f"{field.name} is {value!r}; it must be True or False")
         if value is None or not bound:
             continue
         if not (value >= 0 if bound == ">= 0" else value > 0):

@@ -54,7 +54,11 @@ def offered_mechanisms(
     """Return the mechanisms to offer. Raises `ValueError`."""
     wanted = {name.upper(): value for name, value in (auth_mechs or {}).items()}
     own = {name: value for name, value in wanted.items() if isinstance(value, Mechanism)}
-    switched = {name: bool(value) for name, value in wanted.items() if name not in own}
+    switched = {name: value for name, value in wanted.items() if isinstance(value, bool)}
+    for name in wanted.keys() - own.keys() - switched.keys():  # "off" is true
+        raise ValueError(
+            f"auth_mechs: {name} is {wanted[name]!r}; it must be True, False or an ehlo.Mechanism"
+        )
     unknown = switched.keys() - MECHANISMS.keys()
     if unknown:
         raise ValueError(f"auth_mechs: unknown mechanism: {', '.join(sorted(unknown))}")
