@@ -6,10 +6,9 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ehlo.handler import Callbacks, is_async
+from ehlo.handler import Callbacks, Origin, check_call, is_async
 from ehlo.message import Message
 from ehlo.net import Peer
-from ehlo.protocol import reply as replies
 from ehlo.protocol.address import Address
 from ehlo.protocol.auth.credentials import (
     CramMD5Credentials,
@@ -18,13 +17,13 @@ from ehlo.protocol.auth.credentials import (
     TokenCredentials,
     as_bytes,
 )
-from ehlo.protocol.reply import Reply
+from ehlo.protocol.reply import Reject, Reply
 from ehlo.session import Session
 
 MessageFunction = Callable[
-    [Peer, str, list[str], bytes], Awaitable[Reply | str | None] | Reply | str | None
+    [Peer, str, list[str], bytes], Awaitable[Reply | str | bool | None] | Reply | str | bool | None
 ]
-RcptFunction = Callable[[Peer, str, str], Awaitable[bool] | bool]
+RcptFunction = Callable[[Peer, str, str], Awaitable[bool | Reply] | bool | Reply]
 AuthFunction = Callable[[Peer, str, bytes, bytes, bytes], Awaitable[bool] | bool]
 
 _Arguments = tuple[Any, ...]
@@ -34,13 +33,21 @@ _Function = Callable[..., Any]
 def callbacks_of_functions(
     handler: MessageFunction, rcpt: RcptFunction | None, auth: AuthFunction | None
 ) -> Callbacks:
-    """Return hooks that call the functions. A hook is `async def` if its function is."""
+    """Return hooks that call the functions. A hook is `async def` if its function is.
+
+    Raises `TypeError` for a function that cannot be called with its arguments.
+    """
+    check_call("handler", handler, ["remote_addr", "mail_from", "rcpt_tos", "data"])
     hooks: dict[str, _Function] = {"on_message": _on_message(handler)}
+    origins = {"on_message": Origin("handler", handler)}
     if rcpt is not None:
+        check_call("rcpt_handler", rcpt, ["remote_addr", "mail_from", "rcpt_to"])
         hooks["on_rcpt"] = _on_rcpt(rcpt)
+        origins["on_rcpt"] = Origin("rcpt_handler", rcpt)
     if auth is not None:
         hooks["on_auth"] = _on_auth(auth)
-    return Callbacks(hooks)
+        origins["on_auth"] = Origin("auth_handler", auth)
+    return Callbacks(hooks, origins=origins)
 
 
 def _on_message(function: MessageFunction) -> _Function:
@@ -55,8 +62,8 @@ def _on_rcpt(function: RcptFunction) -> _Function:
     def arguments(session: Session, recipient: Address, _params: object) -> _Arguments:
         return session.peer, str(session.sender), str(recipient)
 
-    def answer(accepted: object, _arguments: _Arguments) -> Reply | None:
-        return None if accepted else replies.MAILBOX_UNAVAILABLE
+    def answer(result: object, _arguments: _Arguments) -> object:
+        return result.reply if isinstance(result, Reject) else result
 
     return _adapted(function, arguments, answer)
 
@@ -67,6 +74,7 @@ def _on_auth(function: AuthFunction) -> _Function:
         return None if login is None else (session.peer, *login)
 
     def identity(accepted: object, asked: _Arguments) -> str | None:
+        _not_awaitable(accepted, function)
         if accepted is True:
             username: bytes = asked[2]
             return username.decode(errors="surrogateescape")
@@ -97,7 +105,7 @@ def _adapted(
 
     def hook(*given: object) -> object:
         asked = arguments(*given)
-        return None if asked is None else answer(_not_awaitable(function(*asked), function), asked)
+        return None if asked is None else answer(function(*asked), asked)
 
     return hook
 
@@ -125,10 +133,9 @@ def _login_of(credentials: Credentials) -> tuple[str, bytes, bytes, bytes] | Non
     return mechanism, as_bytes(username), as_bytes(secret), challenge
 
 
-def _not_awaitable(result: object, function: _Function) -> object:
-    """Return `result`. Raises `TypeError` for an awaitable, which would count as true."""
+def _not_awaitable(result: object, function: _Function) -> None:
+    """Raise `TypeError` for an awaitable: the function has not decided."""
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()
         raise TypeError(f"{function!r} returned an awaitable; write it as async def")
-    return result

@@ -262,6 +262,7 @@ def measurements() -> list[tuple[Input, Callable[[str], object]]]:
 def everything() -> Settings:
     """What has all parameters and all mechanisms."""
     from ehlo.protocol.auth.mechanisms import MECHANISMS
+    from ehlo.protocol.body import BareNewlines
     from ehlo.protocol.extensions import TABLE, rows
     from ehlo.protocol.settings import Settings
 
@@ -269,6 +270,7 @@ def everything() -> Settings:
     wanted = dict.fromkeys(optional, True) | {"FUTURERELEASE": "604800"}
     return Settings(
         extensions=rows(wanted, (), lambda: datetime(2029, 12, 31, tzinfo=UTC)),
+        bare_newlines=BareNewlines.KEEP,  # for BINARYMIME
         ignore_unknown_params=True,
         mechanisms=MECHANISMS,
     )

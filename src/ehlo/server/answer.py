@@ -22,27 +22,23 @@ from ehlo.net import Peer
 from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import CramMD5Credentials, ProvedCredentials
-from ehlo.protocol.auth.mechanism import checked_secret
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.state import Counts, Transaction
 from ehlo.protocol.xclient import endpoints
 from ehlo.server.bodies import Bodies, Stamp
-from ehlo.server.hooks import (
-    Answer,
-    Call,
-    Ended,
-    Hook,
-    Hooks,
-    Outcome,
-    answer_of,
-    answers_of,
-    failure_of,
-    identity_of,
-    queue_answer_of,
-)
+from ehlo.server.hooks import Call, Ended, Hook, Hooks, failure_of
 from ehlo.server.observing.journal import Journal, about, observer_of
 from ehlo.server.options.rules import Rules
+from ehlo.server.results import (
+    Answer,
+    Meaning,
+    Note,
+    answer_of,
+    answers_of,
+    identity_of,
+    secret_of,
+)
 from ehlo.server.runtime import Quota, Runtime
 from ehlo.server.tls.channel import Channel
 from ehlo.server.waits import DeadlineError, Deadlines, GoneError, Wait, Work
@@ -57,6 +53,9 @@ _SHORT = _HOP_LIMIT * len(b"Received:\r\n")  # bytes in which so many do not fit
 _NOBODY: Final = frozenset[str]()  # an empty one for each client takes 216 bytes
 
 Route = Callable[["Answers", Any], Work | None]
+
+Outcome = Callable[[Meaning, object, Note], Answer]
+"""Turns a hook's result into the answer."""
 
 
 class Routes:
@@ -268,7 +267,7 @@ class Answers:
             self.connection.reply(no)
         else:
             arguments = (self.session, event.username)
-            answer = await self._log_in(hook, arguments, self.connection.give_secret)
+            answer = await self._log_in(hook, arguments, self._give)
             if answer is not None:
                 await self._end_login(event, answer, hook)
 
@@ -280,7 +279,7 @@ class Answers:
             self.connection.reply(no)
         elif isinstance(credentials, ProvedCredentials):
             user = credentials.username if credentials.proved else None
-            await self._end_login(event, self._identify(user), None)
+            await self._end_login(event, self._log_in_as(user), None)
         elif isinstance(credentials, CramMD5Credentials) and (hook := hooks.get("on_secret")):
             outcome = partial(self._check, credentials)
             answer = await self._log_in(hook, (self.session, credentials.username), outcome)
@@ -304,20 +303,36 @@ class Answers:
         assert not isinstance(answer, list)  # noqa: S101  that is for messages
         return answer
 
-    def _identify(self, result: object) -> Reply | None:
-        """Set the user to the result of `on_auth`, or return the rejection."""
-        identity = identity_of(result)
-        if isinstance(identity, Reply):
-            return identity
-        self.session.user = identity
+    def _log_in_as(self, user: str | None) -> Reply | None:
+        """Set the user, or return the rejection."""
+        if not user:
+            return replies.BAD_CREDENTIALS
+        self.session.user = user
         return None
 
-    def _check(self, credentials: CramMD5Credentials, result: object) -> Reply | None:
+    def _identify(self, meaning: Meaning, result: object, note: Note) -> Reply | None:
+        """Set the user to the result of `on_auth`, or return the rejection."""
+        identity = identity_of(meaning, result, note)
+        return identity if isinstance(identity, Reply) else self._log_in_as(identity)
+
+    def _give(self, meaning: Meaning, result: object, note: Note) -> Reply | None:
+        """Pass the secret that is the result of `on_secret` to the mechanism."""
+        secret = secret_of(meaning, result, note)
+        if isinstance(secret, Reply):
+            return secret
+        self.connection.give_secret(secret)
+        return None
+
+    def _check(
+        self, credentials: CramMD5Credentials, meaning: Meaning, result: object, note: Note
+    ) -> Reply | None:
         """Compare the client's proof with the secret that is the result of `on_secret`."""
-        secret = checked_secret(result)
+        secret = secret_of(meaning, result, note)
+        if isinstance(secret, Reply):
+            return secret
         known = isinstance(secret, str | bytes)  # keys are for SCRAM, and match nothing here
         good = credentials.matches(secret if isinstance(secret, str | bytes) else b"")
-        return self._identify(credentials.username if known and good else None)
+        return self._log_in_as(credentials.username if known and good else None)
 
     async def _end_login(
         self, event: events.Auth | events.Secret, answer: Reply | None, hook: Hook | None
@@ -384,7 +399,7 @@ class Answers:
             elif (message := self._build(transaction)) is None:
                 answer = replies.MAIL_LOOP
             else:
-                outcome: Outcome = queue_answer_of
+                outcome: Outcome = answer_of
                 if message.per_recipient:
                     outcome = partial(answers_of, message, transaction.recipients)
                 answer = await self._ask(routes.message, (self.session, message), outcome)
@@ -454,14 +469,12 @@ class Answers:
         self.notifying = True
         try:
             result, error = await self._ended(call)
-            if error is None:
-                answer_of(result)
-        except (TypeError, ValueError) as no_answer:
-            error = no_answer
         finally:
             self.call = None
             self.notifying = False
-        if error is not None:
+        if error is None:
+            answer_of(hook.meaning, result, call.note_wrong)
+        else:
             failure_of(error, hook, self.session.id)
         del error
         self._deadlines.allow_command()
@@ -512,11 +525,10 @@ class Answers:
             self.call = None
         if self._wire.lost and not self.due:
             raise GoneError
-        try:
-            if error is None:
-                return outcome(result)
-        except (ProtocolError, TypeError, ValueError) as no_answer:
-            error = no_answer
+        if error is None:
+            if result is None and outcome is answer_of and hook.meaning.accepts_none:
+                return None  # nearly always
+            return outcome(hook.meaning, result, call.note_wrong)
         try:
             return failure_of(error, hook, self.session.id)
         finally:

@@ -126,7 +126,7 @@ def _guarded(mechanism: Mechanism) -> Mechanism:
             yield from _only_steps(mechanism.run(initial, context))
         except ValueError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise MechanismError(f"mechanism {mechanism.name} failed") from error
 
     return dataclasses.replace(mechanism, run=run)

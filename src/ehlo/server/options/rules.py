@@ -121,7 +121,7 @@ def _settings(
     _check_tls(options, off, holder)
     offered = _offered_mechanisms(options, off, callbacks, holder, passwords)
     return Settings(
-        hostname=_name(options.hostname or socket.gethostname(), "hostname"),
+        hostname=_name(options.hostname or machine_name()[0], "hostname"),
         appname=_name(options.appname or "smtpd", "appname"),
         max_size=options.max_size,
         max_recipients=options.max_recipients,
@@ -220,6 +220,21 @@ def _choice(options: Options, name: str, *choices: str) -> str:
     return value
 
 
+def machine_name() -> tuple[str, str]:
+    """Return the host name of the machine, and why it is another than the machine's own, or `""`.
+
+    Any text can be a machine's name; what cannot stand in a greeting becomes `localhost`.
+    """
+    own = socket.gethostname()
+    try:
+        return _name(own, "hostname"), ""
+    except ValueError:
+        return "localhost", (
+            f"the machine's name is {own!a}, which cannot be a host name; using localhost "
+            "(set hostname)"
+        )
+
+
 def _name(text: str, option: str) -> str:
     """Return a name that goes into replies and headers, where it must not end a line or a word."""
     if grammar.CONTROL.search(text) or not text.isascii() or len(text) > 255:
@@ -247,7 +262,7 @@ def _guarded_parser(keyword: str, parse: ParseValue) -> ParseValue:
             return parse(value)
         except ValueError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ParserError(f"the parser of {keyword} failed") from error
 
     return guarded
