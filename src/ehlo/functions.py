@@ -6,10 +6,9 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from ehlo.handler import Callbacks, is_async
+from ehlo.handler import Callbacks, Origin, check_call, is_async
 from ehlo.message import Message
 from ehlo.net import Peer
-from ehlo.protocol import reply as replies
 from ehlo.protocol.address import Address
 from ehlo.protocol.auth.credentials import (
     CramMD5Credentials,
@@ -18,13 +17,13 @@ from ehlo.protocol.auth.credentials import (
     TokenCredentials,
     as_bytes,
 )
-from ehlo.protocol.reply import Reply
+from ehlo.protocol.reply import Reject, Reply
 from ehlo.session import Session
 
 MessageFunction = Callable[
-    [Peer, str, list[str], bytes], Awaitable[Reply | str | None] | Reply | str | None
+    [Peer, str, list[str], bytes], Awaitable[Reply | str | bool | None] | Reply | str | bool | None
 ]
-RcptFunction = Callable[[Peer, str, str], Awaitable[bool] | bool]
+RcptFunction = Callable[[Peer, str, str], Awaitable[bool | Reply] | bool | Reply]
 PasswordFunction = Callable[[str, str], Awaitable[bool] | bool]
 LoginFunction = Callable[[Peer, str, bytes, bytes, bytes], Awaitable[bool] | bool]
 AuthFunction = PasswordFunction | LoginFunction
@@ -40,13 +39,21 @@ _OTHERS: Final = frozenset({"CRAM-MD5", "XOAUTH2", "OAUTHBEARER"})
 def callbacks_of_functions(
     handler: MessageFunction, rcpt: RcptFunction | None, auth: AuthFunction | None
 ) -> Callbacks:
-    """Return hooks that call the functions. A hook is `async def` if its function is."""
+    """Return hooks that call the functions. A hook is `async def` if its function is.
+
+    Raises `TypeError` for a function that cannot be called with its arguments.
+    """
+    check_call("handler", handler, ["remote_addr", "mail_from", "rcpt_tos", "data"])
     hooks: dict[str, _Function] = {"on_message": _on_message(handler)}
+    origins = {"on_message": Origin("handler", handler)}
     if rcpt is not None:
+        check_call("rcpt_handler", rcpt, ["remote_addr", "mail_from", "rcpt_to"])
         hooks["on_rcpt"] = _on_rcpt(rcpt)
+        origins["on_rcpt"] = Origin("rcpt_handler", rcpt)
     if auth is not None:
         hooks["on_auth"] = _on_auth(auth)
-    return Callbacks(hooks)
+        origins["on_auth"] = Origin("auth_handler", auth)
+    return Callbacks(hooks, origins=origins)
 
 
 def _on_message(function: MessageFunction) -> _Function:
@@ -61,8 +68,8 @@ def _on_rcpt(function: RcptFunction) -> _Function:
     def arguments(session: Session, recipient: Address, _params: object) -> _Arguments:
         return session.peer, str(session.sender), str(recipient)
 
-    def answer(accepted: object, _arguments: _Arguments) -> Reply | None:
-        return None if accepted else replies.MAILBOX_UNAVAILABLE
+    def answer(result: object, _arguments: _Arguments) -> object:
+        return result.reply if isinstance(result, Reject) else result
 
     return _adapted(function, arguments, answer)
 
@@ -123,7 +130,12 @@ def _identity(accepted: object, asked: _Arguments) -> str | None:
         return username
     if accepted is False or accepted is None:
         return None
-    raise TypeError(f"auth_handler returned {type(accepted).__name__}; return True or False")
+    kind = type(accepted).__name__
+    if inspect.isawaitable(accepted):
+        kind = f"an awaitable ({kind}); write it as async def"
+        if inspect.iscoroutine(accepted):
+            accepted.close()
+    raise TypeError(f"auth_handler returned {kind}; return True or False")
 
 
 def _adapted(
@@ -146,7 +158,7 @@ def _adapted(
 
     def hook(*given: object) -> object:
         asked = arguments(*given)
-        return None if asked is None else answer(_not_awaitable(function(*asked), function), asked)
+        return None if asked is None else answer(function(*asked), asked)
 
     return hook
 
@@ -192,12 +204,3 @@ def _login_of(credentials: Credentials) -> tuple[str, bytes, bytes, bytes] | Non
     if not username or authzid not in ("", username):
         return None
     return mechanism, as_bytes(username), as_bytes(secret), challenge
-
-
-def _not_awaitable(result: object, function: _Function) -> object:
-    """Return `result`. Raises `TypeError` for an awaitable, which would count as true."""
-    if inspect.isawaitable(result):
-        if inspect.iscoroutine(result):
-            result.close()
-        raise TypeError(f"{function!r} returned an awaitable; write it as async def")
-    return result

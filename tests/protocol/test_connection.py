@@ -367,6 +367,27 @@ def test_without_the_extension_there_is_no_bdat_and_its_bytes_are_no_commands() 
     ]
 
 
+@pytest.mark.parametrize("size", [1000, 10_000_000])
+@pytest.mark.parametrize("begin", [b"DATA\r\n", b"BDAT 66001 LAST\r\n"])
+def test_more_crs_than_are_held_are_no_line_end(begin: bytes, size: int) -> None:
+    """However they come: what is held until a LF may follow is bounded."""
+    connection = connect(Settings())
+    play(connection, CHUNKED)
+    data = begin + b"\r" * 66_000 + b"\n" + (b".\r\n" if begin.startswith(b"D") else b"")
+    found = [e for at in range(0, len(data), size) for e in play(connection, data[at : at + size])]
+    assert [event for event in found if not isinstance(event, events.Data)] == [
+        events.BodyRefused(replies.BARE_NEWLINE)
+    ]
+    assert said(connection)[-1] == "550 5.6.0 Message has a bare CR or LF in it"
+
+
+def test_crs_at_the_end_of_a_body_are_line_ends_within_its_limit() -> None:
+    connection = connect(Settings(max_size=5))
+    for crs, outcome in ((2, "250 2.0.0 Ok: queued"), (3, str(replies.TOO_LARGE))):
+        play(connection, b"RSET\r\n" + CHUNKED + b"BDAT %d LAST\r\nx" % (crs + 1) + b"\r" * crs)
+        assert said(connection)[-1] == outcome
+
+
 # -- an answer for each recipient ----------------------------------------------------------------
 
 

@@ -102,6 +102,8 @@ class Transaction:
     """Recipients, and chunks after a rejected one, past their limit."""
     size: int = 0
     """Bytes of the body so far, after unstuffing."""
+    crs: int = 0
+    """CRs at the end of the body so far: their meaning depends on the next byte."""
     chunks: ChunkReader | None = None
     """The reader of the chunks if the body comes by BDAT."""
     refusal: Reply | None = None

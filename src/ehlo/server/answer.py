@@ -23,27 +23,24 @@ from ehlo.net import Peer
 from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import CramMD5Credentials, ProvedCredentials
-from ehlo.protocol.auth.mechanism import checked_secret
+from ehlo.protocol.auth.mechanism import Secret
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.state import Counts, Transaction
 from ehlo.protocol.xclient import endpoints
 from ehlo.server.bodies import Bodies, Stamp
-from ehlo.server.hooks import (
-    Answer,
-    Call,
-    Ended,
-    Hook,
-    Hooks,
-    Outcome,
-    answer_of,
-    answers_of,
-    failure_of,
-    identity_of,
-    queue_answer_of,
-)
+from ehlo.server.hooks import Call, Ended, Hook, Hooks, failure_of
 from ehlo.server.observing.journal import Journal, about, observer_of
 from ehlo.server.options.rules import Rules
+from ehlo.server.results import (
+    Answer,
+    Meaning,
+    Note,
+    answer_of,
+    answers_of,
+    identity_of,
+    secret_of,
+)
 from ehlo.server.runtime import Quota, Runtime
 from ehlo.server.tls.channel import Channel
 from ehlo.server.waits import DeadlineError, Deadlines, GoneError, Wait, Work
@@ -59,6 +56,9 @@ _SHORT = _HOP_LIMIT * len(b"Received:\r\n")  # bytes in which so many do not fit
 _NOBODY: Final = frozenset[str]()  # an empty one for each client takes 216 bytes
 
 Route = Callable[["Answers", Any], Work | None]
+
+Outcome = Callable[[Meaning, object, Note], Answer]
+"""Turns a hook's result into the answer."""
 
 
 class Routes:
@@ -147,7 +147,7 @@ class Answers:
             self._trusted = _trusted(rules, peer)
         self.quota = quota
         self.journal = Journal(runtime.stats, session_id, peer)
-        self.bodies = Bodies(runtime, deadlines, session_id)
+        self.bodies = Bodies(runtime, deadlines, quota, session_id)
         self.connection = self._connect()
         self.session = Session(session_id, peer, local, self.connection.conversation, proxy)
         self.wants_name = rules.options.reverse_dns
@@ -230,10 +230,10 @@ class Answers:
         self._reply(await self._ask(hook, arguments, answer_of), hook)
 
     def mail(self, event: events.Mail) -> Work | None:
-        """Accept MAIL if there is memory, the address may send more, and the hook agrees."""
-        memory, ask = self._runtime.memory, self._routes.mail
-        if memory.held > memory.comfortable:
-            self._runtime.make_room()
+        """Accept MAIL if there is room, the address may send more, and the hook agrees."""
+        memory, params, ask = self._runtime.memory, event.sender.params, self._routes.mail
+        short = memory.held > memory.comfortable and not self._runtime.has_room()
+        if short or (params and not self._may_store(params.get("SIZE", 0))):
             self.connection.reply(replies.NO_MEMORY)
         elif self._runtime.message_rate.most and not self.quota.may_send():
             self.connection.reply(replies.TOO_MUCH_MAIL)
@@ -242,6 +242,9 @@ class Answers:
         else:
             self.connection.reply()
         return None
+
+    def _may_store(self, size: int) -> bool:
+        return size <= self._runtime.threshold or self.quota.may_store(size)
 
     def rcpt(self, event: events.Rcpt) -> Work | None:
         """Accept only as many recipients as the client's address may have."""
@@ -272,11 +275,12 @@ class Answers:
             return
         if not self._begin_login(event):
             return
-        found: list[object] = []
-        answer = await self._log_in(hook, (self.session, event.username), found.append)
+        found: list[Secret] = []
+        keep = partial(self._keep, found)
+        answer = await self._log_in(hook, (self.session, event.username), keep)
         if answer is None:
             arguments = (self.session, partial(event.derive, found.pop()))
-            answer = await self._log_in(hooks["derive"], arguments, self.connection.give_derived)
+            answer = await self._log_in(hooks["derive"], arguments, self._give)
         if answer is not None:
             await self._end_login(event, answer, hook)
 
@@ -287,7 +291,7 @@ class Answers:
             return
         if isinstance(credentials, ProvedCredentials):
             user = credentials.username if credentials.proved else None
-            await self._end_login(event, event.conclusion or self._identify(user), None)
+            await self._end_login(event, event.conclusion or self._log_in_as(user), None)
         elif isinstance(credentials, CramMD5Credentials) and (hook := hooks.get("on_secret")):
             outcome = partial(self._check, credentials)
             answer = await self._log_in(hook, (self.session, credentials.username), outcome)
@@ -336,20 +340,42 @@ class Answers:
         assert not isinstance(answer, list)  # noqa: S101  that is for messages
         return answer
 
-    def _identify(self, result: object) -> Reply | None:
-        """Set the user to the result of `on_auth`, or return the rejection."""
-        identity = identity_of(result)
-        if isinstance(identity, Reply):
-            return identity
-        self.session.user = identity
+    def _log_in_as(self, user: str | None) -> Reply | None:
+        """Set the user, or return the rejection."""
+        if not user:
+            return replies.BAD_CREDENTIALS
+        self.session.user = user
         return None
 
-    def _check(self, credentials: CramMD5Credentials, result: object) -> Reply | None:
+    def _identify(self, meaning: Meaning, result: object, note: Note) -> Reply | None:
+        """Set the user to the result of `on_auth`, or return the rejection."""
+        identity = identity_of(meaning, result, note)
+        return identity if isinstance(identity, Reply) else self._log_in_as(identity)
+
+    def _keep(
+        self, found: list[Secret], meaning: Meaning, result: object, note: Note
+    ) -> Reply | None:
+        """Add the secret that is the result of `on_secret` to `found`."""
+        secret = secret_of(meaning, result, note)
+        if isinstance(secret, Reply):
+            return secret
+        found.append(secret)
+        return None
+
+    def _give(self, _meaning: Meaning, derived: object, _note: Note) -> None:
+        """Pass what is derived of a secret to the mechanism."""
+        self.connection.give_derived(derived)
+
+    def _check(
+        self, credentials: CramMD5Credentials, meaning: Meaning, result: object, note: Note
+    ) -> Reply | None:
         """Compare the client's proof with the secret that is the result of `on_secret`."""
-        secret = checked_secret(result)
+        secret = secret_of(meaning, result, note)
+        if isinstance(secret, Reply):
+            return secret
         known = isinstance(secret, str | bytes)  # keys are for SCRAM, and match nothing here
         good = credentials.matches(secret if isinstance(secret, str | bytes) else b"")
-        return self._identify(credentials.username if known and good else None)
+        return self._log_in_as(credentials.username if known and good else None)
 
     async def _end_login(
         self, event: events.Auth | events.Secret, answer: Reply | None, hook: Hook | None
@@ -388,16 +414,16 @@ class Answers:
     async def spill(self) -> None:
         """Write what is in memory of the body to disk, before there is more of it."""
         if not await self.bodies.write():
-            self.connection.refuse_body(replies.NO_MEMORY)
-            self.drop_body()
+            self._lose_body()
 
-    async def make_room(self) -> None:
-        """Write the body to disk while the client is awaited; its deadline stays what it was."""
-        deadline = self._deadlines.at
-        try:
-            await self.spill()
-        finally:
-            self._deadlines.at = deadline
+    def make_room(self) -> None:
+        """Write the body that rests in memory to disk, whatever is awaited meanwhile."""
+        self.bodies.move_to_disk(self._lose_body)
+
+    def _lose_body(self) -> None:
+        """Reject the body at its end, since there is no room for it."""
+        self.connection.refuse_body(replies.NO_MEMORY)
+        self.drop_body()
 
     def drop_body(self, _event: events.Event | None = None) -> None:
         """Discard what there is of a body, but not a complete one, which a handler gets."""
@@ -417,12 +443,12 @@ class Answers:
         message: Message | None = None
         self.due = True
         try:
-            if bodies.spool is not None and not await bodies.finish(streams=routes.streams):
+            if bodies.stored is not None and not await bodies.finish(streams=routes.streams):
                 answer: Answer = replies.NO_MEMORY
             elif (message := self._build(transaction)) is None:
                 answer = replies.MAIL_LOOP
             else:
-                outcome: Outcome = queue_answer_of
+                outcome: Outcome = answer_of
                 if message.per_recipient:
                     outcome = partial(answers_of, message, transaction.recipients)
                 answer = await self._ask(routes.message, (self.session, message), outcome)
@@ -492,14 +518,12 @@ class Answers:
         self.notifying = True
         try:
             result, error = await self._ended(call)
-            if error is None:
-                answer_of(result)
-        except (TypeError, ValueError) as no_answer:
-            error = no_answer
         finally:
             self.call = None
             self.notifying = False
-        if error is not None:
+        if error is None:
+            answer_of(hook.meaning, result, call.note_wrong)
+        else:
             failure_of(error, hook, self.session.id)
         del error
         self._deadlines.allow_command()
@@ -549,11 +573,10 @@ class Answers:
             self.call = None
         if self._wire.lost and not self.due:
             raise GoneError
-        try:
-            if error is None:
-                return outcome(result)
-        except (ProtocolError, TypeError, ValueError) as no_answer:
-            error = no_answer
+        if error is None:
+            if result is None and outcome is answer_of and hook.meaning.accepts_none:
+                return None  # nearly always
+            return outcome(hook.meaning, result, call.note_wrong)
         try:
             return failure_of(error, hook, self.session.id)
         finally:

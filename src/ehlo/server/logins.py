@@ -21,7 +21,6 @@ from ehlo.protocol.auth.credentials import Credentials, PasswordCredentials
 from ehlo.protocol.auth.keys import ScramKeys
 from ehlo.protocol.reply import Reject, Reply
 from ehlo.server.hooks import Hook, Hooks
-from ehlo.server.limits import Claim
 from ehlo.server.observing.journal import about
 from ehlo.server.runtime import Runtime
 from ehlo.session import Session
@@ -40,10 +39,14 @@ class _Check:
     memory: int
     run: Callable[[], object] = field(repr=False)  # it holds a password
     ended: asyncio.Future[Any]
+    held: int = 0
+    """The bytes of memory that count for it."""
 
 
 class Checks:
     """Runs what takes time in a login: two calls at a time, each with its memory.
+
+    One alone needs no memory to be free, so that no message keeps users from logging in.
 
     Addresses take turns, so that one with many logins delays another one by a single check. At most
     `MOST_WAITING` wait. When there are more, the latest of the address with the most of them is
@@ -57,7 +60,6 @@ class Checks:
         self._runtime = runtime
         self._waiting: OrderedDict[str | None, deque[_Check]] = OrderedDict()  # the next one first
         self._running = 0
-        self._claimed: tuple[_Check, Claim] | None = None  # the next one waits for its memory
 
     @property
     def waiting(self) -> int:
@@ -97,10 +99,7 @@ class Checks:
             check.ended.set_exception(Reject.of(replies.AUTH_TROUBLE))
 
     def _forget(self, check: _Check) -> None:
-        """Remove a call that waits; others may have waited behind it for memory."""
-        if self._claimed is not None and self._claimed[0] is check:
-            self._claimed[1].cancel()
-            self._claimed = None
+        """Remove a call that waits."""
         waiting = self._waiting[check.key]
         waiting.remove(check)
         if not waiting:
@@ -109,21 +108,13 @@ class Checks:
     def _begin_some(self) -> None:
         """Begin all that can. None overtakes: one that needs much memory would never be next."""
         memory = self._runtime.memory
-        while self._waiting and self._running < self.AT_ONCE and self._claimed is None:
+        while self._waiting and self._running < self.AT_ONCE:
             check = next(iter(self._waiting.values()))[0]
-            if memory.reserve_due(check.memory):
-                self._begin(check)
-            else:
-                claim = memory.claim(check.memory, self._claim_granted)
-                assert claim is not None  # noqa: S101  no check takes more than there is
-                self._claimed = check, claim
-
-    def _claim_granted(self) -> None:
-        """Begin the next call, which has its memory."""
-        assert self._claimed is not None  # noqa: S101  the claim was not cancelled
-        check, self._claimed = self._claimed[0], None
-        self._begin(check)
-        self._begin_some()
+            if memory.reserve(check.memory):
+                check.held = check.memory
+            elif self._running:
+                return
+            self._begin(check)
 
     def _begin(self, check: _Check) -> None:
         self._forget(check)
@@ -138,7 +129,7 @@ class Checks:
 
     def _ended(self, check: _Check, result: object, error: BaseException | None) -> None:
         self._running -= 1
-        self._runtime.memory.release(check.memory)
+        self._runtime.memory.release(check.held)
         if check.ended.cancelled():  # the client has gone
             about(logger, check.session_id).debug("a check ended after its client had gone")
         elif error is not None:
@@ -189,7 +180,7 @@ class Logins:
         if credentials.authzid and prepared(credentials.authzid) != username:
             return None  # no user may act as another (RFC 4616 2)
         candidate = await self._in_thread(partial(self._passwords.find, username))
-        if candidate.memory > self._runtime.memory.limit:
+        if candidate.memory > self._runtime.max_memory:
             about(logger, session.id).warning("max_memory is less than what a check takes")
             return replies.AUTH_TROUBLE
         matches = partial(candidate.matches, credentials.password)

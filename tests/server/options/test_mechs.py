@@ -667,6 +667,8 @@ def accept(*_arguments: object) -> bool:
         (HOOKED, {"auth_mechs": {"X Y": Mechanism("X Y", ticket)}}, "must be a valid name"),
         (HOOKED, {"auth_mechs": {"X" * 21: Mechanism("X" * 21, ticket)}}, "must be a valid name"),
         (HOOKED, {"auth_mechs": {"SCRAM-SHA-512": True}}, "unknown mechanism: SCRAM-SHA-512"),
+        (HOOKED, {"auth_mechs": {"PLAIN": "off"}}, "PLAIN is 'off'; it must be True, False or an"),
+        (HOOKED, {"auth_mechs": {"plain": 1}}, "PLAIN is 1; it must be True, False or an ehlo"),
         (
             HOOKED,
             {"auth_mechs": {name: Mechanism(name, ticket) for name in MANY}},

@@ -130,7 +130,7 @@ def observer_of(
         if callback is not None:
             try:
                 callback(peer, verb, line)
-            except Exception:  # it must not end the session
+            except (Exception, SystemExit):  # it must not end the session, or the loop
                 logger = about(_transcript, session_id)
                 logger.exception("log_%s failed", direction)
 

@@ -55,8 +55,10 @@ def offered_mechanisms(
     wanted = {name.upper(): value for name, value in (auth_mechs or {}).items()}
     own = {name: value for name, value in wanted.items() if isinstance(value, Mechanism)}
     switched = {name: value for name, value in wanted.items() if isinstance(value, bool)}
-    for name in wanted.keys() - own.keys() - switched.keys():  # "off" must not open PLAIN
-        raise TypeError(f"auth_mechs: {name} must be True, False or an ehlo.Mechanism")
+    for name in wanted.keys() - own.keys() - switched.keys():  # "off" is true
+        raise ValueError(
+            f"auth_mechs: {name} is {wanted[name]!r}; it must be True, False or an ehlo.Mechanism"
+        )
     unknown = switched.keys() - MECHANISMS.keys()
     if unknown:
         raise ValueError(f"auth_mechs: unknown mechanism: {', '.join(sorted(unknown))}")
@@ -145,7 +147,7 @@ def _guarded(mechanism: Mechanism) -> Mechanism:
             yield from _only_steps(mechanism.run(initial, context))
         except ValueError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise MechanismError(f"mechanism {mechanism.name} failed") from error
 
     return dataclasses.replace(mechanism, run=run)

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 from ehlo.functions import mechanisms_of
 from ehlo.handler import Callbacks
+from ehlo.message import spool_directory
 from ehlo.net import Networks, Peer, parse_address
 from ehlo.passwords.file import PasswordFile
 from ehlo.protocol import grammar
@@ -131,7 +132,7 @@ def _settings(
     _check_tls(options, off, holder)
     offered = _offered_mechanisms(options, off, callbacks, holder, passwords)
     return Settings(
-        hostname=_name(options.hostname or socket.gethostname(), "hostname"),
+        hostname=_name(options.hostname or machine_name()[0], "hostname"),
         appname=_name(options.appname or "smtpd", "appname"),
         max_size=options.max_size,
         max_recipients=options.max_recipients,
@@ -254,6 +255,21 @@ def _choice(options: Options, name: str, *choices: str) -> str:
     return value
 
 
+def machine_name() -> tuple[str, str]:
+    """Return the host name of the machine, and why it is another than the machine's own, or `""`.
+
+    Any text can be a machine's name; what cannot stand in a greeting becomes `localhost`.
+    """
+    own = socket.gethostname()
+    try:
+        return _name(own, "hostname"), ""
+    except ValueError:
+        return "localhost", (
+            f"the machine's name is {own!a}, which cannot be a host name; using localhost "
+            "(set hostname)"
+        )
+
+
 def _name(text: str, option: str) -> str:
     """Return a name that goes into replies and headers, where it must not end a line or a word."""
     if grammar.CONTROL.search(text) or not text.isascii() or len(text) > 255:
@@ -281,7 +297,7 @@ def _guarded_parser(keyword: str, parse: ParseValue) -> ParseValue:
             return parse(value)
         except ValueError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ParserError(f"the parser of {keyword} failed") from error
 
     return guarded
@@ -348,6 +364,12 @@ def check_addresses(options: Options, addresses: Iterable[Peer] | None = None) -
     if options.lmtp and any(address.port == _SMTP_PORT for address in addresses):
         # RFC 2033 5
         raise ValueError("lmtp cannot use port 25, which is SMTP's; set addr to another port")
+
+
+def disk_limit(options: Options) -> int:
+    """Return the bytes that bodies may have on disk at once; 0 if there is no directory."""
+    directory = spool_directory(options.spool_dir)
+    return (options.max_disk or machine.free_disk(directory) // 4) if directory else 0
 
 
 def memory_limit(options: Options) -> int:

@@ -47,7 +47,7 @@ def main(number: int) -> int:
         # What these three are for is the parent's
         options = dataclasses.replace(options, user="", metrics="", control="")
         server.options = with_handler(options)  # its module may run a loop when it is imported
-        work = _serve(server, sock, task)
+        work = partial(_serve, server, sock, task)
         loops.run(work, options.loop, partial(abandon, server), tune_malloc=True)
     except BaseException as error:  # noqa: BLE001  whatever it is, the parent is told
         _report_failure(sock, error)
