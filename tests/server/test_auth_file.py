@@ -25,7 +25,7 @@ from support.client import Client
 from support.clock import StoppedClock
 from support.logins import disguises, login, plain
 from support.passwords import MEMORY, Gate, cheap, write
-from support.serving import DEADLINE, Box, Collector, Running, Serve
+from support.serving import DEADLINE, Box, Running, Serve
 
 OPEN = {"PLAIN": True, "LOGIN": True}
 ACCEPTED = "235 2.7.0 Authentication successful"
@@ -444,17 +444,28 @@ def test_where_there_is_memory_for_one_check_they_run_one_by_one(
     assert gate.most_inside == 1
 
 
-def test_a_check_waits_for_the_memory_that_a_body_holds(serve: Serve, path: Path) -> None:
-    handler = Collector()
-    running = serve(handler, auth_file=str(path), auth_mechs=OPEN, max_memory=MEMORY + 1000)
-    with running.ready() as sender:
-        sender.begin_message(b"x" * 2000 + b"\r\n", end=b"")
-        wait_until(running, lambda: running.runtime.memory.held > 1000)
-        with trying(running, 1) as (client,):
-            wait_for_queue(running, 1)
-            sender.send(b".\r\n")
-            assert client.reply() == ACCEPTED
-    wait_until(running, lambda: running.runtime.memory.held == 0)
+def test_a_check_does_not_wait_for_the_memory_of_a_message(serve: Serve, path: Path) -> None:
+    class Holding(Handler):
+        def __init__(self) -> None:
+            self.inside, self.go_on = threading.Semaphore(0), threading.Event()
+
+        def on_message(self, session: Session, message: Message) -> None:
+            self.inside.release()
+            assert self.go_on.wait(DEADLINE)
+
+    handler = Holding()
+    running = serve(handler, auth_file=str(path), auth_mechs=OPEN, max_memory=1_000_000)
+    memory = running.runtime.memory
+    lines = (b"x" * 98 + b"\r\n") * 6000
+    with running.ready() as sender, running.ready() as waiting:
+        sender.begin_message(lines)
+        assert handler.inside.acquire(timeout=DEADLINE)
+        waiting.begin_message(lines)  # which claims memory
+        wait_until(running, lambda: len(memory.claims) == 1)
+        with trying(running, 2) as clients:
+            assert [client.reply() for client in clients] == [ACCEPTED] * 2
+        handler.go_on.set()
+    wait_until(running, lambda: memory.held == 0)
 
 
 def test_a_client_that_waits_for_memory_and_leaves_makes_way(

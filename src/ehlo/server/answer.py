@@ -142,7 +142,7 @@ class Answers:
             self._trusted = _trusted(rules, peer)
         self.quota = quota
         self.journal = Journal(runtime.stats, session_id, peer)
-        self.bodies = Bodies(runtime, deadlines, session_id)
+        self.bodies = Bodies(runtime, deadlines, quota, session_id)
         self.connection = self._connect()
         self.session = Session(session_id, peer, local, self.connection.conversation, proxy)
         self.wants_name = rules.options.reverse_dns
@@ -225,10 +225,10 @@ class Answers:
         self._reply(await self._ask(hook, arguments, answer_of), hook)
 
     def mail(self, event: events.Mail) -> Work | None:
-        """Accept MAIL if there is memory, the address may send more, and the hook agrees."""
-        memory, ask = self._runtime.memory, self._routes.mail
-        if memory.held > memory.comfortable:
-            self._runtime.make_room()
+        """Accept MAIL if there is room, the address may send more, and the hook agrees."""
+        memory, params, ask = self._runtime.memory, event.sender.params, self._routes.mail
+        short = memory.held > memory.comfortable and not self._runtime.has_room()
+        if short or (params and not self._may_store(params.get("SIZE", 0))):
             self.connection.reply(replies.NO_MEMORY)
         elif self._runtime.message_rate.most and not self.quota.may_send():
             self.connection.reply(replies.TOO_MUCH_MAIL)
@@ -237,6 +237,9 @@ class Answers:
         else:
             self.connection.reply()
         return None
+
+    def _may_store(self, size: int) -> bool:
+        return size <= self._runtime.threshold or self.quota.may_store(size)
 
     def rcpt(self, event: events.Rcpt) -> Work | None:
         """Accept only as many recipients as the client's address may have."""
@@ -365,16 +368,16 @@ class Answers:
     async def spill(self) -> None:
         """Write what is in memory of the body to disk, before there is more of it."""
         if not await self.bodies.write():
-            self.connection.refuse_body(replies.NO_MEMORY)
-            self.drop_body()
+            self._lose_body()
 
-    async def make_room(self) -> None:
-        """Write the body to disk while the client is awaited; its deadline stays what it was."""
-        deadline = self._deadlines.at
-        try:
-            await self.spill()
-        finally:
-            self._deadlines.at = deadline
+    def make_room(self) -> None:
+        """Write the body that rests in memory to disk, whatever is awaited meanwhile."""
+        self.bodies.move_to_disk(self._lose_body)
+
+    def _lose_body(self) -> None:
+        """Reject the body at its end, since there is no room for it."""
+        self.connection.refuse_body(replies.NO_MEMORY)
+        self.drop_body()
 
     def drop_body(self, _event: events.Event | None = None) -> None:
         """Discard what there is of a body, but not a complete one, which a handler gets."""
@@ -394,7 +397,7 @@ class Answers:
         message: Message | None = None
         self.due = True
         try:
-            if bodies.spool is not None and not await bodies.finish(streams=routes.streams):
+            if bodies.stored is not None and not await bodies.finish(streams=routes.streams):
                 answer: Answer = replies.NO_MEMORY
             elif (message := self._build(transaction)) is None:
                 answer = replies.MAIL_LOOP

@@ -1,11 +1,11 @@
-"""Limits: which clients are admitted, how often each may act, and how much all sessions may hold.
+"""Limits: which clients are admitted, and how often each may act.
 
 Memory for addresses does not grow with their number. Nothing here knows a socket or an option.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,92 +65,6 @@ def _decrease(counts: dict[str, int], key: str) -> None:
     counts[key] -= 1
     if not counts[key]:
         del counts[key]
-
-
-@dataclass(slots=True, eq=False)
-class Claim:
-    """Represents bytes that a session waits for."""
-
-    memory: Memory
-    size: int
-    grant: Callable[[], None]
-    """A function to call once the bytes are reserved."""
-
-    def cancel(self) -> None:
-        """Cancel the claim, which must not have been granted; others may have waited behind it."""
-        self.memory.claims.remove(self)
-        self.memory.grant()
-
-
-class Memory:
-    """Counts the bytes that all sessions hold together.
-
-    Claims are granted in order, and before any reservation. Input that clients send ahead and
-    replies that they do not read count as well. No claim waits for those, because the client may
-    itself wait for the claim.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.comfortable = limit - limit // 8
-        """The bytes above which no message should begin; the last eighth is for those under way."""
-        self.held = 0
-        self.claims: deque[Claim] = deque()
-        """The claims that wait for bytes, in order."""
-        self._ahead = 0  # of those held
-
-    @property
-    def excess(self) -> int:
-        """The bytes held beyond `comfortable`; negative if there are fewer."""
-        return self.held - self.comfortable
-
-    def reserve(self, size: int) -> bool:
-        """Reserve `size` bytes and return whether they were free."""
-        if self.held + size > self.limit or self.claims:
-            return False
-        self.held += size
-        return True
-
-    def reserve_due(self, size: int) -> bool:
-        """Reserve `size` bytes for a session that would otherwise claim them."""
-        if self.held - self._ahead + size > self.limit or self.claims:
-            return False
-        self.held += size
-        return True
-
-    def count_ahead(self, size: int) -> None:
-        """Add bytes (or subtract, if negative) that clients have sent ahead or have not read."""
-        self.held += size
-        self._ahead += size
-
-    def take(self, size: int) -> None:
-        """Count bytes that are held even if they were not free."""
-        self.held += size
-
-    def claim(self, size: int, then: Callable[[], None]) -> Claim | None:
-        """Call `then` once `size` bytes are reserved, later; `None` if they never can be."""
-        if size > self.limit:
-            return None
-        self.claims.append(Claim(self, size, then))
-        return self.claims[-1]
-
-    def release(self, size: int) -> None:
-        """Release reserved bytes."""
-        self.held -= size
-        if self.claims:
-            self.grant()
-
-    def forget(self, size: int) -> None:
-        """Release reserved bytes without granting any claim: the server has ended."""
-        self.held -= size
-
-    def grant(self) -> None:
-        """Grant the claims for which there are bytes now."""
-        claims = self.claims
-        while claims and self.held - self._ahead + claims[0].size <= self.limit:
-            claim = claims.popleft()
-            self.held += claim.size
-            claim.grant()
 
 
 class Turns:

@@ -21,7 +21,6 @@ from ehlo.protocol.auth.credentials import Credentials, PasswordCredentials
 from ehlo.protocol.auth.keys import ScramKeys
 from ehlo.protocol.reply import Reply
 from ehlo.server.hooks import Hook, Hooks
-from ehlo.server.limits import Claim
 from ehlo.server.observing.journal import about
 from ehlo.server.runtime import Runtime
 from ehlo.session import Session
@@ -53,13 +52,16 @@ class _Check:
     candidate: Candidate
     password: str = field(repr=False)
     good: asyncio.Future[bool]
+    held: int = 0
+    """The bytes of memory that count for it."""
 
 
 class Logins:
     """Provides the hooks `on_auth` and `on_secret` of a server with an `auth_file`.
 
     Checks begin in the order in which they came, as soon as a thread is free and there is memory
-    for them. At most `MOST_WAITING` wait.
+    for them; one alone needs none to be free, so that no message keeps users from logging in. At
+    most `MOST_WAITING` wait.
     """
 
     AT_ONCE = 2
@@ -70,7 +72,6 @@ class Logins:
         self._runtime = runtime
         self._waiting: deque[_Check] = deque()
         self._running = 0
-        self._claim: Claim | None = None  # for the memory of the first that waits
 
     async def on_auth(self, session: Session, credentials: Credentials) -> str | Reply | None:
         """Return the user if the password is right."""
@@ -81,7 +82,7 @@ class Logins:
             return None  # no user may act as another (RFC 4616 2)
         log = about(logger, session.id)
         candidate = await self._in_thread(partial(self._passwords.find, username))
-        if candidate.memory > self._runtime.memory.limit:
+        if candidate.memory > self._runtime.max_memory:
             log.warning("max_memory is less than what a check takes")
             return replies.AUTH_TROUBLE
         if len(self._waiting) >= self.MOST_WAITING:
@@ -107,31 +108,19 @@ class Logins:
             return await check.good
         finally:
             if check in self._waiting:  # otherwise it has begun
-                self._forget(check)
-
-    def _forget(self, check: _Check) -> None:
-        """Remove a check that is not awaited any more; others may have waited behind it."""
-        if check is self._waiting[0] and self._claim is not None:
-            self._claim.cancel()
-            self._claim = None
-        self._waiting.remove(check)
-        self._begin_some()
+                self._waiting.remove(check)
+                self._begin_some()  # others may have waited behind it
 
     def _begin_some(self) -> None:
         """Begin all that can. None overtakes: one that needs much memory would never be next."""
         memory = self._runtime.memory
-        while self._waiting and self._running < self.AT_ONCE and self._claim is None:
-            size = self._waiting[0].candidate.memory
-            if memory.reserve_due(size):
-                self._begin(self._waiting.popleft())
-            else:
-                self._claim = memory.claim(size, self._claim_granted)
-
-    def _claim_granted(self) -> None:
-        """Begin the first check that waits, which has its memory."""
-        self._claim = None
-        self._begin(self._waiting.popleft())
-        self._begin_some()
+        while self._waiting and self._running < self.AT_ONCE:
+            check = self._waiting[0]
+            if memory.reserve(check.candidate.memory):
+                check.held = check.candidate.memory
+            elif self._running:
+                return
+            self._begin(self._waiting.popleft())
 
     def _begin(self, check: _Check) -> None:
         self._running += 1
@@ -144,7 +133,7 @@ class Logins:
 
     def _ended(self, check: _Check, good: bool | None, error: BaseException | None) -> None:
         self._running -= 1
-        self._runtime.memory.release(check.candidate.memory)
+        self._runtime.memory.release(check.held)
         if check.good.cancelled():  # the client has gone
             log = about(logger, check.session_id)
             log.debug("a check of a password ended after its client had gone")

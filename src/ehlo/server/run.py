@@ -245,7 +245,8 @@ class Run:
         return snapshot(
             runtime.stats,
             [seen for each in runtime.drivers if (seen := each.seen()) is not None],
-            memory=(runtime.memory.held, runtime.memory.limit),
+            memory=(runtime.memory.held + runtime.small.held, runtime.max_memory),
+            disk=(runtime.disk.held, runtime.disk.limit),
             uptime=runtime.uptime,
             draining=runtime.draining,
         )

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 from ehlo.net import Peer, unmapped
-from ehlo.server.limits import Memory
+from ehlo.server.space import Memory
 from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST, Channel
 
 

@@ -139,7 +139,11 @@ class Options:
     """Networks exempt from per-address limits (`none` for an empty list). Repeatable."""
     max_memory: int = option(0, group="Limits", bound=">= 0")
     """Maximum bytes held in all sessions together: bodies, TLS, logins, unread input and replies
-    (0 = a quarter of the memory of the machine or control group)."""
+    (0 = a quarter of the memory of the machine or control group). An eighth is for messages of at
+    most 64 KiB alone, and one check of a password does not wait for memory."""
+    max_disk: int = option(0, group="Limits", bound=">= 0")
+    """Maximum bytes of messages on disk in all sessions together (0 = a quarter of what is free at
+    the start). An address may use as much as it leaves free."""
     spool_threshold: int = option(1_048_576, group="Limits", bound=">= 0")
     """Messages larger than this many bytes are buffered on disk."""
     spool_dir: str = option("", group="Limits")
@@ -189,8 +193,8 @@ class Options:
     """Function that is called with `(remote_addr, verb, line)` for each line written."""
 
     workers: int = option(1, group="Process", bound="> 0")
-    """Number of worker processes (requires a `module:attr` handler). They share `max_connections`
-    and `max_memory`; per-address limits apply in each worker."""
+    """Number of worker processes (requires a `module:attr` handler). They share `max_connections`,
+    `max_memory` and `max_disk`; per-address limits apply in each worker."""
     factory: bool = option(False, group="Process")
     """Treat MODULE:ATTR as a function that returns the handler; it is called once per process."""
     user: str = option("", group="Process")

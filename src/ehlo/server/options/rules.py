@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ehlo.handler import Callbacks, Handler
+from ehlo.message import spool_directory
 from ehlo.net import Networks, Peer, parse_address
 from ehlo.passwords.file import PasswordFile
 from ehlo.protocol import grammar
@@ -329,6 +330,12 @@ def check_addresses(options: Options, addresses: Iterable[Peer] | None = None) -
     if options.lmtp and any(address.port == _SMTP_PORT for address in addresses):
         # RFC 2033 5
         raise ValueError("lmtp cannot use port 25, which is SMTP's; set addr to another port")
+
+
+def disk_limit(options: Options) -> int:
+    """Return the bytes that bodies may have on disk at once; 0 if there is no directory."""
+    directory = spool_directory(options.spool_dir)
+    return (options.max_disk or machine.free_disk(directory) // 4) if directory else 0
 
 
 def memory_limit(options: Options) -> int:
