@@ -45,6 +45,7 @@ class Gate:
         self._lock = threading.Lock()
         self._inside = 0
         self.most_inside = 0
+        self.calls = 0
         self.threads: set[str] = set()
         self.entered = threading.Semaphore(0)
         self.opened = threading.Event()
@@ -52,6 +53,7 @@ class Gate:
     def __call__(self, *arguments: Any, **options: Any) -> bytes:
         with self._lock:
             self._inside += 1
+            self.calls += 1
             self.most_inside = max(self.most_inside, self._inside)
             self.threads.add(threading.current_thread().name)
         self.entered.release()
