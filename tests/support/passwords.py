@@ -31,7 +31,7 @@ def write(path: Path, **passwords: str) -> Path:
 
 
 def lines_of(path: Path) -> list[str]:
-    """Return the lines of a file that `PasswordFile` has changed, but for its secret, the first."""
+    """Return the lines of a file that `PasswordFile` has changed, without its secret."""
     secret, *lines = path.read_text().splitlines()
     assert secret.startswith("# ehlo-secret: ")
     return lines
