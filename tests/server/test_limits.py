@@ -821,27 +821,6 @@ def test_concurrent_logins_are_not_all_checked_before_one_has_failed(
     assert len(checked) == 4
 
 
-def test_a_login_of_a_client_that_left_counts_until_its_check_has_ended(
-    serve: Serve, loop_name: str
-) -> None:
-    asked, answer = threading.Semaphore(0), threading.Event()
-
-    def check(*_given: object) -> bool:
-        asked.release()
-        return answer.wait(DEADLINE)
-
-    options = {"max_auth_failures": 1, "exempt_networks": (), "auth_mechs": {"PLAIN": True}}
-    running = serve(Box(), auth_handler=check, loop=loop_name, **options)
-    with running.ready() as client:
-        client.send(f"{plain('alice', 'good')}\r\n".encode())
-        assert asked.acquire(timeout=DEADLINE)
-    with running.ready() as other:
-        assert other.say(plain("alice", "good"))[:3] == "454"
-        answer.set()
-        running.wait_until(lambda: running.sessions == 1)  # the login has ended
-        assert other.say(plain("alice", "good"))[:3] == "235"
-
-
 @pytest.mark.parametrize(
     ("limit", "own", "most"),
     [(4, 0, 1), (32, 10, 1), (40, 10, 4), (1024, 16, 496), (1024, 500, 254), (None, 10, 1000)],

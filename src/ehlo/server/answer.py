@@ -307,20 +307,17 @@ class Answers:
 
         A further mechanism of the same login is not counted, see `Counts.is_further`.
         """
-        quota, counts = self.quota, self.connection.counts
+        counts = self.connection.counts
         if self._login:
             return True
         if self._runtime.loop.time() > self._further_until:
             counts.forget_tried()
-        if not counts.is_further(event.username, event.mechanism):
-            if not quota.may_log_in():
-                self.connection.reply(replies.TOO_MANY_LOGINS)
-                return False
-            if not quota.may_be_asked():
-                self.connection.reply(replies.AUTH_TROUBLE)
-                return False
+        further = counts.is_further(event.username, event.mechanism)
+        no = self.quota.begin_login(further=further)
+        if no is not None:
+            self.connection.reply(no)
+            return False
         self._login = event.mechanism
-        quota.begin_login()
         return True
 
     def leave_login(self) -> None:
@@ -387,7 +384,7 @@ class Answers:
         if answer is not None and failed:
             self.session.user = None
             self.journal.login_failed(event, answer)
-            await self.pause(self.quota.login_delay)
+            await self.pause(self.quota.login_delay())
             self.connection.reply(answer)
             self._further_until = self._runtime.loop.time() + _FURTHER
             self._flush()

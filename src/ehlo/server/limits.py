@@ -229,12 +229,14 @@ class Attempts(Rate):
         failed = self.counter.add(key, 0, self.window)
         return failed + self.under_way.get(key, 0) < self.most
 
-    def begin(self, key: str) -> None:
+    def begin(self, key: str | None) -> None:
         """Count an attempt as under way."""
-        self.under_way[key] = self.under_way.get(key, 0) + 1
+        if key is not None:
+            self.under_way[key] = self.under_way.get(key, 0) + 1
 
-    def end(self, key: str, *, failed: bool) -> None:
+    def end(self, key: str | None, *, failed: bool) -> None:
         """Count an attempt that was under way as a failure, or no more."""
-        _decrease(self.under_way, key)
+        if key is not None:
+            _decrease(self.under_way, key)
         if failed:
             self.note(key)

@@ -20,6 +20,8 @@ from typing import TypeVar, cast
 
 from ehlo.message import spool_directory
 from ehlo.net import Networks, Peer
+from ehlo.protocol import reply as replies
+from ehlo.protocol.reply import Reply
 from ehlo.server.limits import (
     Attempts,
     Connections,
@@ -376,27 +378,22 @@ class Quota:
         """Count a recipient; return whether its address may have one more."""
         return self._runtime.recipient_rate.admit(self._client_key)
 
-    def may_log_in(self) -> bool:
-        """Return whether its address has logins left that may fail."""
-        return not self._runtime.login_failures.spent(self._client_key)
-
-    def may_be_asked(self) -> bool:
-        """Return the same, if all logins of its address that are being checked fail."""
-        return self._runtime.login_failures.may_begin(self._client_key)
-
-    def begin_login(self) -> None:
-        """Count a login that has begun as a failed one, until `end_login`."""
-        if self._client_key is not None:
-            self._runtime.login_failures.begin(self._client_key)
+    def begin_login(self, *, further: bool) -> Reply | None:
+        """Count a login as failed until `end_login`; return the rejection if it is one too many."""
+        failures, key = self._runtime.login_failures, self._client_key
+        if not further and failures.spent(key):
+            return replies.TOO_MANY_LOGINS
+        if not further and not failures.may_begin(key):
+            return replies.AUTH_TROUBLE
+        failures.begin(key)
+        return None
 
     def end_login(self, *, failed: bool) -> None:
         """Count a login that has ended; one whose client has left has failed."""
-        if self._client_key is not None:
-            self._runtime.login_failures.end(self._client_key, failed=failed)
-            if failed:
-                self._runtime.failed_logins.note(self._client_key)
+        self._runtime.login_failures.end(self._client_key, failed=failed)
+        if failed:
+            self._runtime.failed_logins.note(self._client_key)
 
-    @property
     def login_delay(self) -> float:
-        """The seconds by which the reply to a failed login is delayed."""
+        """Return the seconds by which the reply to a failed login is delayed."""
         return self._runtime.failed_logins.delay(self._client_key)
