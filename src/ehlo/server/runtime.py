@@ -344,6 +344,10 @@ class Quota:
         """Count what the session does from now on under the address of `peer`."""
         self._client_key = self._runtime.exempt.key(peer)
 
+    def speak_for_itself(self) -> None:
+        """Count what the session does under the address that is connected, as in the beginning."""
+        self._client_key = self._key
+
     def may_send(self) -> bool:
         """Count a message; return whether its address may send one more."""
         return self._runtime.message_rate.admit(self._client_key)
