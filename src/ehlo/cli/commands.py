@@ -48,7 +48,16 @@ from ehlo.server.workers.recipe import Recipe, StartError, check
 
 T = TypeVar("T")
 
-_ADDR = "127.0.0.1:1025"
+# What `ehlo` without a command has instead of the defaults: a test may send as much as it likes
+_PRINTER_DEFAULTS: dict[str, Any] = {
+    "addr": "127.0.0.1:1025",
+    "max_size": 104_857_600,
+    "max_messages": 0,
+    "max_idle_commands": 0,
+    "max_connections_per_address": Options.max_connections,
+    "max_connection_rate": 0,
+    "max_auth_failures": 0,
+}
 _ENVIRONMENT = "Each option can be set in the environment: --max-size as EHLO_MAX_SIZE."
 _SERVE_ONLY = ("workers", "factory")
 _STEP = 200  # milliseconds: to gather changes, and for the thread to notice the end
@@ -63,6 +72,9 @@ logger = logging.getLogger("ehlo.server")
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Raises what the user's module raises."""
+    machine.open_standard_files()
+    if sys.stdin is None:
+        sys.stdin = open(0)  # noqa: SIM115  as long as the process lives
     try:
         code = cli.main(args, prog_name="ehlo", standalone_mode=False)
     except click.Abort:
@@ -82,7 +94,7 @@ def main(args: Sequence[str] | None = None) -> int:
         GroupedOption(
             ["--json"], group="Output", is_flag=True, help="Print one JSON object per line."
         ),
-        *options_of(Options, leave_out=_SERVE_ONLY, addr=_ADDR),
+        *options_of(Options, leave_out=_SERVE_ONLY, **_PRINTER_DEFAULTS),
         *options_of(ProcessOptions),
     ],
     epilog=_ENVIRONMENT,
@@ -94,7 +106,9 @@ def cli(ctx: click.Context, /, *, json: bool, **given: object) -> None:
     if ctx.invoked_subcommand is not None:
         _reject_options_before_command(ctx)
         return
-    values = {"addr": _ADDR, **_server_values(given)}
+    own = _server_values(given)
+    most = own.get("max_connections", Options.max_connections)
+    values = _PRINTER_DEFAULTS | {"max_connections_per_address": most} | own
     printer = _printer(json, values.pop("rcpt_handler", None), values.pop("auth_handler", None))
     quiet = ctx.get_parameter_source("log_level") is ParameterSource.DEFAULT
     server, process = _new_server(printer, values), _process(given)
@@ -208,6 +222,8 @@ def _checked(make: Callable[[], T]) -> T:
 
 def _printer(json: bool, rcpt: RcptFunction | None, auth: AuthFunction | None) -> Printer:
     """A `Printer`, with the user's functions as hooks if they are given."""
+    if sys.stdout is None:
+        raise click.UsageError("standard output is closed; ehlo prints messages there")
     encoding = sys.stdout.encoding
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

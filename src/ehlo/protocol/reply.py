@@ -225,6 +225,10 @@ AUTH_TROUBLE: Final = Reply(454, "4.7.0", "Temporary authentication failure")
 TOO_MANY_LOGINS: Final = Reply(421, "4.7.0", "Too many failed logins")
 
 # Refusals and limits
+CLIENT_REFUSED: Final = Reply(554, "5.7.1", "No SMTP service here")
+TLS_REFUSED: Final = Reply(554, "5.7.0", "Command refused due to lack of security")
+REFUSED: Final = Reply(550, "5.7.1", "Requested action refused")
+MESSAGE_REFUSED: Final = Reply(554, "5.7.1", "Transaction failed")
 MAILBOX_UNAVAILABLE: Final = Reply(550, "5.1.1", "Requested action not taken: mailbox unavailable")
 TOO_LARGE: Final = Reply(552, "5.3.4", "Message size exceeds fixed limit")
 TOO_MANY_RECIPIENTS: Final = Reply(452, "4.5.3", "Too many recipients")

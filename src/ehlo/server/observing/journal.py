@@ -130,7 +130,7 @@ def observer_of(
         if callback is not None:
             try:
                 callback(peer, verb, line)
-            except Exception:  # it must not end the session
+            except (Exception, SystemExit):  # it must not end the session, or the loop
                 logger = about(_transcript, session_id)
                 logger.exception("log_%s failed", direction)
 
@@ -276,6 +276,11 @@ class Journal(Tally):
         claimed = _claimed(event) if _login.isEnabledFor(logging.DEBUG) else None
         fields = {"claimed": claimed, "mechanism": event.mechanism, "code": answer.code}
         self._log(_login, "login rejected", **fields)
+
+    def login_left(self, mechanism: str) -> None:
+        """Called when a client has gone in the middle of its login, which counts as failed."""
+        self._stats.logins[f"{mechanism} abandoned"] += 1
+        self._log(_login, "login abandoned", mechanism=mechanism)
 
     def refused(self, verb: str, reply: Reply, *, wholly: bool = True) -> None:
         """Called when a 4xx or 5xx is sent, by the core or for a hook."""

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from ehlo.net import INHERITED, Peer, parse_address
 from ehlo.server.system import systemd
@@ -21,6 +22,9 @@ logger = logging.getLogger("ehlo.server")
 BACKLOG = 1024
 """How many connections may wait to be accepted."""
 _TRIES = 16  # to find a port that is free in both families
+
+_Endpoint: TypeAlias = tuple[int, tuple[Any, ...]]
+"""A family, and an address in it as `getaddrinfo` returns it: host and port first."""
 
 
 def parse_mode(text: str) -> int | None:
@@ -106,9 +110,7 @@ def _bind_one(address: Peer, unix_mode: int | None) -> list[socket.socket]:
             return [_bind_unix(address.host.removeprefix("unix:"), unix_mode)]
         if address.host.startswith(INHERITED):
             return _inherited(address.host)
-        if address.host:
-            return [_bind_host(address.host, address.port)]
-        return _bind_all(address.port)
+        return _bind_each(_endpoints(address), address.port)
     except OSError as error:
         where = _written(address)
         reason = error.strerror or str(error)
@@ -139,28 +141,44 @@ def _adopted(number: int) -> socket.socket:
         return sock
 
 
-def _bind_host(host: str, port: int) -> socket.socket:
-    family, _, _, _, sockaddr = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    return _listening(family, sockaddr)
+def _endpoints(address: Peer) -> list[_Endpoint]:
+    """Return the addresses that a host has, such as both of `localhost`; `""` is all of them."""
+    if not address.host:
+        return [(socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET6, ("::", 0))]  # noqa: S104  see above
+    found = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
 
 
-def _bind_all(port: int) -> list[socket.socket]:
-    """Bind IPv4 and IPv6 to the same port; IPv4 alone if the machine has no IPv6."""
-    for _ in range(_TRIES if port == 0 else 1):
-        v4 = _listening(socket.AF_INET, ("0.0.0.0", port))  # noqa: S104  `:port` means all addresses
+def _bind_each(endpoints: Sequence[_Endpoint], port: int) -> list[socket.socket]:
+    """Bind all endpoints to one port, without those that the machine lacks, such as IPv6."""
+    for _ in range(_TRIES if port == 0 and len(endpoints) > 1 else 1):
         try:
-            v6 = _listening(socket.AF_INET6, ("::", v4.getsockname()[1]))
+            return _bind_once(endpoints, port)
         except OSError as error:
-            if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                return [v4]
-            v4.close()
             if port != 0 or error.errno != errno.EADDRINUSE:
                 raise
-        else:
-            return [v4, v6]
     raise OSError(errno.EADDRINUSE, "no port is free for both IPv4 and IPv6")
+
+
+def _bind_once(endpoints: Sequence[_Endpoint], port: int) -> list[socket.socket]:
+    lacking: OSError | None = None
+    with contextlib.ExitStack() as bound:
+        sockets: list[socket.socket] = []
+        for family, (host, _, *scope) in endpoints:
+            wanted = sockets[0].getsockname()[1] if sockets else port
+            try:
+                sock = _listening(family, (host, wanted, *scope))
+            except OSError as error:
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise
+                lacking = error
+            else:
+                sockets.append(bound.enter_context(kept(sock)))
+        if lacking is not None and not sockets:
+            raise lacking
+        return sockets
 
 
 def _listening(family: int, sockaddr: object) -> socket.socket:

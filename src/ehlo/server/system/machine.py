@@ -1,4 +1,4 @@
-"""Memory and file descriptors that the machine lets one process have, and its malloc.
+"""Memory, disk and file descriptors that the machine lets one process have, and its malloc.
 
 Bodies of all sizes come and go. By its own rules glibc returns the end of its heap to the system
 whenever 128 KiB of it are free, so that a message of 100 KB costs its pages each time, and keeps
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import ctypes
 
 _TRIM_EVERY: float = 10.0  # seconds
+_STDERR: Final = 2  # the last of the standard files
 
 # mallopt(3): the parameter's number in malloc.h, and its value
 _PARAMETERS: Final = (
@@ -72,6 +73,15 @@ def _limit(file: Path) -> int | None:
     return int(text) if text.isdecimal() and int(text) > 0 else None  # else it is "max"
 
 
+def free_disk(directory: str) -> int:
+    """Return the bytes that are free on the disk of a directory; 0 if there is no such one."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize
+
+
 def descriptors() -> int | None:
     """Return how many this process may have open; `None` is unlimited."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -95,6 +105,17 @@ def raise_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
         return  # some systems allow less than they say; the old limit stays
+
+
+def open_standard_files() -> None:
+    """Open `/dev/null` as each standard file that is closed.
+
+    Otherwise a socket would get its number: programs would write to that, and libuv aborts when it
+    closes such a number.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(number, True)
+    os.close(number)
 
 
 @contextlib.contextmanager
