@@ -214,8 +214,10 @@ def test_what_came_in_chunks_may_be_refused_between_two_of_them() -> None:
     assert said(connection)[-1] == "250 2.0.0 4 octets received"
     assert play(connection, b"BDAT 4\r\nmore") == []
     assert said(connection)[-1] == "452 4.3.1 Insufficient system storage"
-    assert play(connection, b"BDAT 0 LAST\r\n") == []
+    assert play(connection, b"BDAT 4\r\nmore") == []
     assert said(connection)[-1][:3] == "503"
+    assert play(connection, b"BDAT 0 LAST\r\n") == []
+    assert said(connection)[-1] == "452 4.3.1 Insufficient system storage"
 
 
 def test_a_body_can_be_refused_only_where_there_is_one() -> None:

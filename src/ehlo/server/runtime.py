@@ -357,6 +357,10 @@ class Quota:
         """Count what the session does from now on under the address of `peer`."""
         self._client_key = self._runtime.exempt.key(peer)
 
+    def speak_for_itself(self) -> None:
+        """Count what the session does under the address that is connected, as in the beginning."""
+        self._client_key = self._key
+
     @property
     def key(self) -> str | None:
         """The key of the client's address."""
