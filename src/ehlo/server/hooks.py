@@ -21,6 +21,7 @@ from ehlo.message import Message
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import Address
 from ehlo.protocol.reply import Reject, Reply
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import Journal, about
 from ehlo.server.observing.steps import Named, Steps
 from ehlo.server.runtime import Runtime
@@ -295,5 +296,5 @@ def failure_of(error: BaseException, hook: Hook, session_id: str) -> Reply:
     """Return the reply for a hook's exception: that of a `Reject`, otherwise `trouble`, logged."""
     if isinstance(error, Reject):
         return error.reply
-    about(handler_logger, session_id).error("%s failed", hook.name, exc_info=error)
+    log_failure(about(handler_logger, session_id), error, "%s failed", hook.name)
     return hook.trouble
