@@ -21,6 +21,7 @@ from functools import partial
 from itertools import chain
 from typing import NamedTuple, Protocol
 
+from ehlo import paths
 from ehlo.message import check_directory
 from ehlo.net import Peer
 from ehlo.passwords.file import PasswordFile
@@ -29,6 +30,7 @@ from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
 from ehlo.server.hooks import Hook, Hooks, hooks_of, timed
 from ehlo.server.logins import Checks, with_logins
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import Snapshot, snapshot
 from ehlo.server.observing.views import Views
@@ -341,9 +343,9 @@ class Run:
         for each in list(self.runtime.drivers):
             try:
                 each.end(how)
-            except Exception:
+            except Exception as error:  # noqa: BLE001  it keeps no other from its end
                 log = about(logger, each.session_id)
-                log.exception("the session could not be ended")
+                log_failure(log, error, "the session could not be ended")
 
     async def _has_started(self) -> bool:
         """Return whether `on_startup` has returned; while it runs, it gets a moment to end."""
@@ -436,7 +438,7 @@ def _failure_of(hook: asyncio.Task[SystemExit | None]) -> BaseException | None:
 
 def _log_failure(hook: asyncio.Task[SystemExit | None]) -> None:
     if not hook.cancelled() and (failure := _failure_of(hook)) is not None:
-        logger.error("on_shutdown failed", exc_info=failure)
+        log_failure(logger, failure, "on_shutdown failed")
 
 
 # -- the sockets -----------------------------------------------------------------------------------
@@ -484,7 +486,8 @@ def check_spool(options: Options) -> None:
     if not options.spool_dir:
         return
     try:
-        check_directory(options.spool_dir)
+        with paths.entry_of(f"{options.spool_dir}/.", follow=False):
+            check_directory(options.spool_dir)
     except OSError as error:
         reason = f"spool_dir: cannot write to {options.spool_dir}: {error.strerror}"
         raise privileges.UnusableError(reason) from error

@@ -31,6 +31,7 @@ from ehlo.server.limits import (
     Rate,
     Turns,
 )
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import SessionView, Stats
 from ehlo.server.observing.steps import Steps, Watch
@@ -245,9 +246,9 @@ class Runtime:
         for each in [each for each in self.drivers if each.deadline < now]:
             try:
                 each.expire()
-            except Exception:  # which must not end the sweep for all
+            except Exception as error:  # noqa: BLE001  which must not end the sweep for all
                 log = about(logger, each.session_id)
-                log.exception("the session could not be ended")
+                log_failure(log, error, "the session could not be ended")
                 each.end(Ending.ABORT)
         again = self.drivers
         self._sweeper = self.loop.call_later(self._sweep_every, self._sweep) if again else None
