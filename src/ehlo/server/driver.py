@@ -428,6 +428,7 @@ class Driver(Occupant):
         if not self.wire.lost or self.slot.work is not None:
             return
         self.answers.bodies.release()
+        self.answers.leave_login()
         if self.answers.owes_farewell and self.slot.begin(self.answers.farewell()):
             return
         self.answers.journal.closed(self.wire.received, self.wire.sent)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from ehlo.net import Networks, Peer, address_key
 
@@ -110,18 +109,23 @@ class FailedLogins:
         self._clock = clock
         self._by_address: OrderedDict[str, list[float]] = OrderedDict()
 
-    def delay(self, key: str | None) -> float:
-        """Count a failure; return the seconds until its reply. `None` is an exempt address."""
+    def note(self, key: str | None) -> None:
+        """Count a failure; `None` is an exempt address."""
         if key is None:
-            return 1.0
-        now = self._clock()
-        recent = [at for at in self._by_address.get(key, []) if now - at < self.WINDOW]
-        recent = [*recent[-self.MOST_FAILURES :], now]
-        self._by_address[key] = recent
+            return
+        self._by_address[key] = [*self._recent(key)[1 - self.MOST_FAILURES :], self._clock()]
         self._by_address.move_to_end(key)
         if len(self._by_address) > self.MOST_ADDRESSES:
             self._by_address.popitem(last=False)
-        return min(2.0 ** (len(recent) - 1), self.MOST_DELAY)
+
+    def delay(self, key: str | None) -> float:
+        """Return the seconds until the reply to a failure that was counted."""
+        failures = 1 if key is None else len(self._recent(key))
+        return min(2.0 ** max(failures - 1, 0), self.MOST_DELAY)
+
+    def _recent(self, key: str) -> list[float]:
+        now = self._clock()
+        return [at for at in self._by_address.get(key, ()) if now - at < self.WINDOW]
 
 
 class MemoryCounter:
@@ -212,8 +216,8 @@ class Rate:
 class Attempts(Rate):
     """Limits how often an address may fail at something that takes time.
 
-    A client must not begin many attempts at once and have all of them tried before one fails. So
-    each attempt under way counts as a failure until it has ended.
+    A client must not begin many attempts at once and have all of them tried before one fails, nor
+    leave before one has failed. So each attempt counts as a failure until it has ended otherwise.
     """
 
     under_way: dict[str, int] = field(default_factory=dict)
@@ -225,9 +229,12 @@ class Attempts(Rate):
         failed = self.counter.add(key, 0, self.window)
         return failed + self.under_way.get(key, 0) < self.most
 
-    def begin(self, key: str | None) -> Callable[[], None]:
-        """Count an attempt as under way until the returned function is called, once."""
-        if key is None:
-            return lambda: None
+    def begin(self, key: str) -> None:
+        """Count an attempt as under way."""
         self.under_way[key] = self.under_way.get(key, 0) + 1
-        return partial(_decrease, self.under_way, key)
+
+    def end(self, key: str, *, failed: bool) -> None:
+        """Count an attempt that was under way as a failure, or no more."""
+        _decrease(self.under_way, key)
+        if failed:
+            self.note(key)

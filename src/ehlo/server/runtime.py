@@ -396,11 +396,19 @@ class Quota(Admission):
         """Return the same, if all logins of its address that are being checked fail."""
         return self._runtime.login_failures.may_begin(self._client_key)
 
-    def begin_login(self) -> Callable[[], None]:
-        """Count a login that is being checked, until the returned function is called."""
-        return self._runtime.login_failures.begin(self._client_key)
+    def begin_login(self) -> None:
+        """Count a login that has begun as a failed one, until `end_login`."""
+        if self._client_key is not None:
+            self._runtime.login_failures.begin(self._client_key)
 
-    def note_failed_login(self) -> float:
-        """Count a failed login; return the seconds by which its reply is delayed."""
-        self._runtime.login_failures.note(self._client_key)
+    def end_login(self, *, failed: bool) -> None:
+        """Count a login that has ended; one whose client has left has failed."""
+        if self._client_key is not None:
+            self._runtime.login_failures.end(self._client_key, failed=failed)
+            if failed:
+                self._runtime.failed_logins.note(self._client_key)
+
+    @property
+    def login_delay(self) -> float:
+        """The seconds by which the reply to a failed login is delayed."""
         return self._runtime.failed_logins.delay(self._client_key)

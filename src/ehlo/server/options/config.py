@@ -80,8 +80,9 @@ class Options:
     """Function that accepts or rejects a recipient:
     `(remote_addr, mail_from, rcpt_to) -> bool`."""
     auth_handler: AuthFunction | None = option(None, group="Functions")
-    """Function that accepts or rejects a login:
-    `(remote_addr, mechanism, username, password, shared) -> bool`."""
+    """Function that accepts or rejects a login: `(username, password) -> bool`, for PLAIN and
+    LOGIN; or `(remote_addr, mechanism, username, password, shared) -> bool`, for CRAM-MD5 and
+    tokens as well."""
 
     auth_file: str | None = option(None, group="Authentication")
     """File of users and password hashes, as `ehlo passwd` writes it. It is reloaded when it
