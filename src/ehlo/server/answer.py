@@ -63,13 +63,11 @@ Outcome = Callable[[Meaning, object, Note], Answer]
 class Routes:
     """Maps each type of event to its answer; made once per listener.
 
-    `asks` are the events that need an answer: they have a hook, or are counted. The core accepts
-    the others itself, so a hook that is not overridden costs nothing.
+    `asks` are the events that need an answer, since they have a hook. The core accepts the others
+    itself, so a hook that is not overridden costs nothing.
     """
 
-    def __init__(
-        self, rules: Rules, hooks: Hooks, *, streams: bool = False, counts_recipients: bool = False
-    ) -> None:
+    def __init__(self, rules: Rules, hooks: Hooks, *, streams: bool = False) -> None:
         """`streams` is `Handler.streams`."""
         self.rules = rules
         self.hooks = hooks
@@ -80,15 +78,11 @@ class Routes:
             if row.hook in hooks
         }
         self.trusts = bool(rules.xclient or rules.xforward)
-        self.mail = asked.get(events.Mail)
-        self.rcpt = asked.get(events.Rcpt)
         self.message = hooks["on_message"]
         self.replied = hooks.get("on_replied")
         self.disconnect = hooks.get("on_disconnect")
         self.table: Mapping[type, Route] = {
             **asked,
-            **({events.Rcpt: Answers.rcpt} if counts_recipients else {}),
-            events.Mail: Answers.mail,
             events.BodyChunk: Answers.chunk,
             events.BodyRefused: Answers.drop_body,
             events.BodyDropped: Answers.drop_body,
@@ -184,6 +178,7 @@ class Answers:
             tally=journal,
             bindings={} if channel is None else channel.bindings(),
             certificate=None if channel is None else channel.info().peer_certificate,
+            admission=self.quota,
         )
 
     def secure(self, channel: Channel) -> None:
@@ -242,34 +237,6 @@ class Answers:
     async def question(self, hook: Hook, arguments: tuple[object, ...]) -> None:
         """Ask a hook about a command, and reply."""
         self._reply(await self._ask(hook, arguments, answer_of), hook)
-
-    def mail(self, event: events.Mail) -> Work | None:
-        """Accept MAIL if there is room, the address may send more, and the hook agrees."""
-        memory, params, ask = self._runtime.memory, event.sender.params, self._routes.mail
-        short = memory.held > memory.comfortable and not self._runtime.has_room()
-        if short or (params and not self._may_store(params.get("SIZE", 0))):
-            self.connection.reply(replies.NO_MEMORY)
-        elif self._runtime.message_rate.most and not self.quota.may_send():
-            self.connection.reply(replies.TOO_MUCH_MAIL)
-        elif ask is not None:
-            return ask(self, event)
-        else:
-            self.connection.reply()
-        return None
-
-    def _may_store(self, size: int) -> bool:
-        return size <= self._runtime.threshold or self.quota.may_store(size)
-
-    def rcpt(self, event: events.Rcpt) -> Work | None:
-        """Accept only as many recipients as the client's address may have."""
-        ask = self._routes.rcpt
-        if not self.quota.may_add_recipient():
-            self.connection.reply(replies.TOO_MUCH_RCPT)
-        elif ask is not None:
-            return ask(self, event)
-        else:
-            self.connection.reply()
-        return None
 
     async def secured(self, hook: Hook) -> None:
         """Call `on_tls` after a handshake; after a rejection only QUIT is left (RFC 3207 4.1)."""

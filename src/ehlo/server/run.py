@@ -129,8 +129,7 @@ class Run:
         if hooks is None:
             hooks = with_logins(self._hooks, rules.passwords, self.runtime, self._checks)
             self._hooks_by_file[rules.passwords] = hooks
-        streams, counts = self._callbacks.streams, bool(self.runtime.recipient_rate)
-        return Routes(rules, hooks, streams=streams, counts_recipients=counts)
+        return Routes(rules, hooks, streams=self._callbacks.streams)
 
     # -- the start -------------------------------------------------------------------------------
 
