@@ -591,7 +591,7 @@ def test_connections_are_counted_in_total_and_per_address() -> None:
     for key in ("a", "b", None):
         connections.release(key)
     assert connections._by_address == {}  # noqa: SLF001
-    assert connections._count == 0  # noqa: SLF001
+    assert connections.count == 0
 
 
 # -- memory --------------------------------------------------------------------------------------
@@ -853,7 +853,7 @@ def test_each_connection_may_use_two_descriptors(
     monkeypatch.setattr("ehlo.server.system.machine.descriptors", lambda: limit)
     monkeypatch.setattr("ehlo.server.system.machine.open_descriptors", lambda: own)
     running = serve(Box())
-    assert running.runtime.connections._most == most  # noqa: SLF001  nothing else shows it
+    assert running.runtime.connections.most == most
 
 
 def test_connections_are_limited_by_the_number_of_descriptors(

@@ -13,9 +13,8 @@ import logging
 import math
 import os
 import socket
-import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import chain
@@ -26,6 +25,7 @@ from ehlo.message import check_directory
 from ehlo.net import Peer
 from ehlo.passwords.file import PasswordFile
 from ehlo.server.answer import Routes
+from ehlo.server.doors import Doors
 from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
 from ehlo.server.hooks import Hook, Hooks, hooks_of, timed
@@ -51,8 +51,6 @@ from ehlo.server.system import listener, privileges
 from ehlo.server.system.threads import Threads
 from ehlo.server.tls.certificates import FileContext
 
-# asyncio accepts as many at once as its backlog has; without file descriptors each is a log line
-_ACCEPTED_AT_ONCE = 16
 _LAST_WORDS = 1.0  # seconds to send the last replies, and for a cancelled hook to end
 _LEAST_FOR_SHUTDOWN = 5.0  # seconds for `on_shutdown`, when less is left of the grace period
 
@@ -105,7 +103,7 @@ class Run:
         self._own = self.services[0] if not options.listeners else None
         self._listens = False
         self._bound: list[tuple[Routes, socket.socket]] = []  # and not served yet
-        self._servers: list[asyncio.Server] = []
+        self._doors = Doors(self.loop, self.runtime.connections)
         self._paths: list[str] = []
         self._guests = 0  # clients over streams
         self._starting: asyncio.Task[SystemExit | None] | None = None  # calls `on_startup`
@@ -159,8 +157,7 @@ class Run:
             await self._begin()
             while self._bound:
                 routes, sock = self._bound.pop(0)
-                server = await self._listen(sock, routes)
-                self._servers.append(server)  # after the await, since `close` makes a new list
+                await self._doors.open(sock, partial(self._protocol, routes))
             if not self.draining:
                 await self.views.open()
         except BaseException:
@@ -189,19 +186,6 @@ class Run:
             failure = self._starting.result()
             if failure is not None:
                 raise failure
-
-    async def _listen(self, sock: socket.socket, routes: Routes) -> asyncio.Server:
-        protocol = partial(self._protocol, routes)
-        given: dict[str, object] = {"sock": sock, "backlog": _ACCEPTED_AT_ONCE}
-        make: Callable[..., Awaitable[asyncio.Server]] = self.loop.create_server
-        if sock.family == socket.AF_UNIX:
-            make = self.loop.create_unix_server
-            if sys.version_info >= (3, 13):  # which would unlink a path that may be another's
-                given["cleanup_socket"] = False
-        with listener.kept(sock):
-            server = await make(protocol, **given)
-        sock.listen(listener.BACKLOG)  # since asyncio has made it `_ACCEPTED_AT_ONCE`
-        return server
 
     # -- clients ---------------------------------------------------------------------------------
 
@@ -306,6 +290,7 @@ class Run:
         """End the run. Nothing else does, except when `on_shutdown` or the loop is interrupted."""
         try:
             self._stop_accepting()
+            await self._doors.all_served()
             self._end_sessions(Ending.DRAIN)
             if not await self._gone_in_grace():
                 if not self._closing:
@@ -372,10 +357,9 @@ class Run:
 
     def _stop_accepting(self) -> None:
         self.runtime.draining = True
-        for server in self._servers:
-            server.close()
+        self._doors.close()
         listener.give_back([sock for _, sock in self._bound], self._paths)
-        self._servers, self._bound, self._paths, self.addresses = [], [], [], []
+        self._bound, self._paths, self.addresses = [], [], []
 
     def _stop(self) -> None:
         """Let go of everything, once."""
