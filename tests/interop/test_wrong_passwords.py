@@ -1,4 +1,4 @@
-"""A wrong password as a user sees it: `535 5.7.8`, and one failed login, whatever a client tries."""
+"""A wrong password as a user sees it: `535 5.7.8` and one failed login, whatever a client tries."""
 
 from __future__ import annotations
 
