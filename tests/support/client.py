@@ -45,7 +45,7 @@ class Client:
         buffers: int = 0,
         source: str = "",
     ) -> None:
-        """`source` is the client's own address, such as `127.0.0.2`."""
+        """`source` is the client's own address, such as 127.0.0.2."""
         self._received = b""
         self.sent = 0
         """Bytes sent, before TLS is added to them."""

@@ -1,6 +1,7 @@
 """Runtime: what all sessions of a running server share, and the sweep of their deadlines.
 
-`Runtime.to_loop` is the only way from a thread to the loop.
+`Runtime.to_loop` is the only way from a thread to the loop. `Quota` is a session's share of it, and
+stands here because of that: the file is longer than others.
 """
 
 from __future__ import annotations
@@ -19,22 +20,27 @@ from typing import TypeVar, cast
 
 from ehlo.message import spool_directory
 from ehlo.net import Networks, Peer
+from ehlo.protocol import reply as replies
+from ehlo.protocol.address import Address
+from ehlo.protocol.conversation import Admission
+from ehlo.protocol.reply import Reply
 from ehlo.server.limits import (
     Attempts,
     Exempt,
     FailedLogins,
-    Memory,
     MemoryCounter,
     Rate,
     Turns,
 )
 from ehlo.server.lookups import Lookups
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import SessionView, Stats
 from ehlo.server.observing.steps import Steps, Watch
 from ehlo.server.options.config import Options
-from ehlo.server.options.rules import memory_limit
+from ehlo.server.options.rules import disk_limit, memory_limit
 from ehlo.server.places import Connections
+from ehlo.server.space import Disk, Memory, Stored
 from ehlo.server.system import machine
 from ehlo.server.system.threads import Threads
 from ehlo.session import ProxyInfo
@@ -43,26 +49,10 @@ T = TypeVar("T")
 
 _MINUTE, _HOUR = 60.0, 3600.0
 _ROOM_EVERY = 0.25  # seconds; looking at all sessions takes time
-_OWN_DESCRIPTORS = 32  # at least, for the process itself and what its handlers open
 _LEAST_IDLE = 10.0  # seconds after which a session may be closed for others
 _DISK_THREADS = 2  # that write bodies; more of them do not make a disk faster
 
 logger = logging.getLogger("ehlo.server")
-
-
-def _most_connections(asked: int) -> int:
-    """Return how many connections there are file descriptors for: two each, for a body on disk."""
-    descriptors = machine.descriptors()
-    if descriptors is None:
-        return asked
-    own = max(_OWN_DESCRIPTORS, machine.open_descriptors() + _OWN_DESCRIPTORS // 2)
-    most = max(1, (descriptors - own) // 2)
-    if most >= asked:
-        return asked
-    logger.warning(
-        "%d connections at once, not %d: there are %d file descriptors", most, asked, descriptors
-    )
-    return most
 
 
 class Ending(enum.Enum):
@@ -88,9 +78,8 @@ class Occupant(asyncio.Protocol):
         """The session's id; empty if there is no session yet."""
         return ""
 
-    @property
-    def resting(self) -> int:
-        """Bytes of a body in memory that could go to disk now."""
+    def resting(self, _memory: Memory, /) -> int:
+        """Return the bytes of a body, counted in this memory, that could be on disk."""
         return 0
 
     def make_room(self) -> None:
@@ -138,7 +127,7 @@ class Runtime:
 
     def __init__(self, options: Options, exempt: Networks, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        most = _most_connections(options.max_connections)
+        most = machine.most_connections(options.max_connections)
         self.connections = Connections(most, options.max_connections_per_address)
         self.exempt = Exempt(exempt)
         self.connection_rate = self._rate(options.max_connection_rate, _MINUTE)
@@ -148,25 +137,32 @@ class Runtime:
             MemoryCounter(loop.time), options.max_auth_failures, FailedLogins.WINDOW
         )
         self.failed_logins = FailedLogins(loop.time)
-        self.memory = Memory(memory_limit(options))
+        self.max_memory = memory_limit(options)
+        self.small = Memory(self.max_memory // 8)
+        """The memory that is kept for small bodies, for when the other is short."""
+        self.memory = Memory(self.max_memory - self.small.limit)
         self.directory = spool_directory(options.spool_dir)
+        self.disk = Disk(disk_limit(options))
+        if not self.directory:
+            logger.warning(
+                "no writable directory for temporary files; set spool_dir, or messages over "
+                "spool_threshold are rejected with 452"
+            )
         self.threshold = options.spool_threshold
         self.clock = Clock()
         self.stats = Stats()
         self.threads = Threads(options.threads, "ehlo-hook")
-        self.disk = Threads(_DISK_THREADS, "ehlo-disk")
+        self.disk_threads = Threads(_DISK_THREADS, "ehlo-disk")
         self.login_threads = Threads(3, "ehlo-login")  # two check; one reads the file
         self.steps = Steps()
         self._watch: Watch | None = None
         self.turns = Turns(options.max_handlers)
         self.thread_turns = Turns(options.threads)
         self.lookups = Lookups(self.to_loop)
-        self.leaving = 0
-        """Bytes of bodies on their way to disk."""
         self.drivers: set[Occupant] = set()
         self.draining = False
         self._began = loop.time()
-        self._made_room = -math.inf  # when that was tried last
+        self._made_room: dict[Memory, float] = {}  # when that was tried last
         self._sweep_every = 1.0
         self._sweeper: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event | None = None  # while something waits for it
@@ -211,29 +207,34 @@ class Runtime:
             await idle.wait()
             self._idle = None
 
-    def make_room(self) -> None:
-        """Write bodies that wait for their client to disk, when too much is held in memory.
+    def make_room(self, memory: Memory, *, claimed: bool = False) -> None:
+        """Write bodies that rest in `memory` to disk, if too much is held there or is `claimed`.
 
         The largest bodies go first, and no more of them than are needed.
         """
-        now = self.loop.time()
-        if now - self._made_room < _ROOM_EVERY:
+        now, lacking = self.loop.time(), memory.lacking
+        if lacking <= 0 or (not claimed and now < self._made_room.get(memory, 0.0) + _ROOM_EVERY):
             return
-        self._made_room = now
-        wanted = self.memory.excess - self.leaving
-        resting = [(size, each) for each in self.drivers if (size := each.resting)]
+        self._made_room[memory] = now
+        resting = [(size, each) for each in self.drivers if (size := each.resting(memory))]
         for size, each in sorted(resting, key=itemgetter(0), reverse=True):
-            if wanted <= 0:
-                return
             each.make_room()
-            wanted -= size
+            lacking -= size
+            if lacking <= 0:
+                return
+
+    def has_room(self) -> bool:
+        """Return whether there is memory for one more small body, as soon as others have left."""
+        self.make_room(self.memory)
+        self.make_room(self.small)
+        return self.small.excess <= 0
 
     def _sweep(self) -> None:
         """Look at all deadlines, instead of having a timer for each."""
         now = self.loop.time()
         self.stats.settle()
-        if self.memory.excess > 0:
-            self.make_room()
+        self.make_room(self.memory)
+        self.make_room(self.small)
         if (excess := self.connections.excess) > 0:
             self._shed(excess)
         for each in [each for each in self.drivers if each.deadline < now]:
@@ -254,9 +255,9 @@ class Runtime:
     def _expire(self, each: Occupant) -> None:
         try:
             each.expire()
-        except Exception:  # which must not end the sweep for all
+        except Exception as error:  # noqa: BLE001  which must not end the sweep for all
             log = about(logger, each.session_id)
-            log.exception("the session could not be ended")
+            log_failure(log, error, "the session could not be ended")
             each.end(Ending.ABORT)
 
     # -- threads ---------------------------------------------------------------------------------
@@ -306,24 +307,25 @@ class Runtime:
             self._sweeper.cancel()
             self._sweeper = None
         self.threads.stop()
-        self.disk.stop()
+        self.disk_threads.stop()
         self.login_threads.stop()
         self.lookups.stop()
 
 
-class Quota:
+class Quota(Admission):
     """Counts what one session does under its address; a key of `None` is exempt.
 
     A proxy's connections are its own, and what is sent over them is its client's.
     """
 
-    __slots__ = ("_key", "_runtime", "client_key")
+    __slots__ = ("_key", "_runtime", "counts_recipients", "key")
 
     def __init__(self, runtime: Runtime, peer: Peer, proxy: ProxyInfo | None) -> None:
+        self.counts_recipients = bool(runtime.recipient_rate)
         unknown = proxy is not None and proxy.peer == peer  # a proxy is many clients, or none
         self._runtime = runtime
         self._key = None if unknown else runtime.exempt.key(peer)
-        self.client_key = self._key
+        self.key = self._key
         """The key of the client's address."""
 
     def open(self) -> bool:
@@ -342,29 +344,50 @@ class Quota:
 
     def speak_for(self, peer: Peer) -> None:
         """Count what the session does from now on under the address of `peer`."""
-        self.client_key = self._runtime.exempt.key(peer)
+        self.key = self._runtime.exempt.key(peer)
 
-    def may_send(self) -> bool:
-        """Count a message; return whether its address may send one more."""
-        return self._runtime.message_rate.admit(self.client_key)
+    def speak_for_itself(self) -> None:
+        """Count what the session does under the address that is connected, as in the beginning."""
+        self.key = self._key
 
-    def may_add_recipient(self) -> bool:
-        """Count a recipient; return whether its address may have one more."""
-        return self._runtime.recipient_rate.admit(self.client_key)
+    def store(self) -> Stored:
+        """Return the count of a new file, under its address."""
+        return Stored(self._runtime.disk, self.key)
 
-    def may_log_in(self) -> bool:
-        """Return whether its address has logins left that may fail."""
-        return not self._runtime.login_failures.spent(self.client_key)
+    def admit_sender(self, sender: Address) -> Reply | None:
+        """Count a message; return the rejection if there is no room, or too many were sent."""
+        runtime, memory, params = self._runtime, self._runtime.memory, sender.params
+        short = memory.held > memory.comfortable and not runtime.has_room()
+        if short or (params and not self._may_store(params.get("SIZE", 0))):
+            return replies.NO_MEMORY
+        rate = runtime.message_rate
+        return replies.TOO_MUCH_MAIL if rate.most and not rate.admit(self.key) else None
 
-    def may_be_asked(self) -> bool:
-        """Return the same, if all logins of its address that are being checked fail."""
-        return self._runtime.login_failures.may_begin(self.client_key)
+    def _may_store(self, size: int) -> bool:
+        runtime = self._runtime
+        return size <= runtime.threshold or runtime.disk.has(self.key, size)
 
-    def begin_login(self) -> Callable[[], None]:
-        """Count a login that is being checked, until the returned function is called."""
-        return self._runtime.login_failures.begin(self.client_key)
+    def admit_recipient(self) -> Reply | None:
+        """Count a recipient; return the rejection if its address has too many."""
+        admitted = self._runtime.recipient_rate.admit(self.key)
+        return None if admitted else replies.TOO_MUCH_RCPT
 
-    def note_failed_login(self) -> float:
-        """Count a failed login; return the seconds by which its reply is delayed."""
-        self._runtime.login_failures.note(self.client_key)
-        return self._runtime.failed_logins.delay(self.client_key)
+    def begin_login(self, *, further: bool) -> Reply | None:
+        """Count a login as failed until `end_login`; return the rejection if it is one too many."""
+        failures, key = self._runtime.login_failures, self.key
+        if not further and failures.spent(key):
+            return replies.TOO_MANY_LOGINS
+        if not further and not failures.may_begin(key):
+            return replies.AUTH_TROUBLE
+        failures.begin(key)
+        return None
+
+    def end_login(self, *, failed: bool) -> None:
+        """Count a login that has ended; one whose client has left has failed."""
+        self._runtime.login_failures.end(self.key, failed=failed)
+        if failed:
+            self._runtime.failed_logins.note(self.key)
+
+    def login_delay(self) -> float:
+        """Return the seconds by which the reply to a failed login is delayed."""
+        return self._runtime.failed_logins.delay(self.key)

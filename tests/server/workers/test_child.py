@@ -27,6 +27,7 @@ TASK: WorkerTask = {
     "share": 2,
     "report_every": 1.0,
     "argv": [],
+    "salt_key": "",
     "recipe": "",
 }
 

@@ -8,7 +8,7 @@ import importlib.util
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, cast
 
 from ehlo.server.system import machine
 from ehlo.server.system.signals import Interrupted
@@ -36,14 +36,26 @@ def loop_factory(name: str) -> LoopFactory | None:
     return uvloop.new_event_loop
 
 
+def check_none_runs(what: str) -> None:
+    """Raise `RuntimeError` if this thread runs an event loop, which `what` would block."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        f"{what} cannot be called in a running event loop; write `async with server:` there, "
+        "or `with server.in_thread():`"
+    )
+
+
 def run(
-    work: Coroutine[object, object, None],
+    work: Callable[[], Coroutine[object, object, None]],
     loop: str,
     abandon: Callable[[], None],
     *,
     tune_malloc: bool = False,
 ) -> None:
-    """Run `work` in a new loop, to its end.
+    """Run what `work` returns in a new loop, to its end.
 
     If the loop is interrupted (see `signals`), `abandon` is called while the loop does not run, and
     all tasks are cancelled. `tune_malloc` is for a process that only serves.
@@ -55,7 +67,7 @@ def run(
         made = runner.get_loop()
         try:
             with machine.tended_malloc(made) if tune_malloc else contextlib.nullcontext():
-                runner.run(work)
+                runner.run(work())
         except Interrupted:
             # The interrupted task keeps that as its result, which is never retrieved
             made.set_exception_handler(lambda _loop, _context: None)
@@ -64,7 +76,10 @@ def run(
 
 
 class LoopThread:
-    """Runs a loop in a thread of its own until it is stopped."""
+    """Runs a loop in a thread of its own until it is stopped.
+
+    A process that was forked meanwhile has no such thread: `call` fails there, `stop` does nothing.
+    """
 
     def __init__(self, loop: str, name: str) -> None:
         made: Future[asyncio.AbstractEventLoop] = Future()
@@ -84,11 +99,32 @@ class LoopThread:
                 raise
             made.set_exception(failure)
 
-    def call(self, work: Coroutine[object, object, T]) -> T:
-        """Run `work` in the loop and wait for its result."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs, in this process."""
+        return self._thread.is_alive()
+
+    def call(self, work: Callable[[], Coroutine[object, object, T]]) -> T:
+        """Run what `work` returns in the loop, and wait for its result.
+
+        A `SystemExit` is raised here only: out of a task, it would end the loop.
+        """
+        exits: list[SystemExit] = []
+
+        async def outcome() -> T | None:
+            try:
+                return await work()
+            except SystemExit as error:
+                exits.append(error)
+                return None
+
+        result = asyncio.run_coroutine_threadsafe(outcome(), self._loop).result()
+        if exits:
+            raise exits[0]
+        return cast("T", result)
 
     def stop(self) -> None:
         """End the loop and wait for its thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)  # it outlives each `Runtime`
+        if self.is_alive:
+            self._loop.call_soon_threadsafe(self._loop.stop)  # it outlives each `Runtime`
         self._thread.join()

@@ -1,4 +1,4 @@
-"""Memory and file descriptors that the machine lets one process have, and its malloc.
+"""Memory, disk and file descriptors that the machine lets one process have, and its malloc.
 
 Bodies of all sizes come and go. By its own rules glibc returns the end of its heap to the system
 whenever 128 KiB of it are free, so that a message of 100 KB costs its pages each time, and keeps
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import resource
 from collections.abc import Iterator
@@ -20,7 +21,11 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import ctypes
 
+logger = logging.getLogger("ehlo.server")
+
+_OWN_DESCRIPTORS: Final = 32  # at least, for the process itself and what its handlers open
 _TRIM_EVERY: float = 10.0  # seconds
+_STDERR: Final = 2  # the last of the standard files
 
 # mallopt(3): the parameter's number in malloc.h, and its value
 _PARAMETERS: Final = (
@@ -72,6 +77,15 @@ def _limit(file: Path) -> int | None:
     return int(text) if text.isdecimal() and int(text) > 0 else None  # else it is "max"
 
 
+def free_disk(directory: str) -> int:
+    """Return the bytes that are free on the disk of a directory; 0 if there is no such one."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize
+
+
 def descriptors() -> int | None:
     """Return how many this process may have open; `None` is unlimited."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -95,6 +109,32 @@ def raise_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
         return  # some systems allow less than they say; the old limit stays
+
+
+def open_standard_files() -> None:
+    """Open `/dev/null` as each standard file that is closed.
+
+    Otherwise a socket would get its number: programs would write to that, and libuv aborts when it
+    closes such a number.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(number, True)
+    os.close(number)
+
+
+def most_connections(asked: int) -> int:
+    """Return how many connections there are file descriptors for: two each, for a body on disk."""
+    files = descriptors()
+    if files is None:
+        return asked
+    own = max(_OWN_DESCRIPTORS, open_descriptors() + _OWN_DESCRIPTORS // 2)
+    most = max(1, (files - own) // 2)
+    if most >= asked:
+        return asked
+    logger.warning(
+        "%d connections at once, not %d: there are %d file descriptors", most, asked, files
+    )
+    return most
 
 
 @contextlib.contextmanager

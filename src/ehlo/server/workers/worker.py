@@ -49,7 +49,7 @@ def main(number: int) -> int:
         # What these three are for is the parent's
         options = dataclasses.replace(options, user="", metrics="", control="")
         server.options = with_handler(options)  # its module may run a loop when it is imported
-        work = _serve(server, sock, task)
+        work = partial(_serve, server, sock, task)
         loops.run(work, options.loop, partial(abandon, server), tune_malloc=True)
     except BaseException as error:  # noqa: BLE001  whatever it is, the parent is told
         _report_failure(sock, error)
@@ -78,7 +78,7 @@ def _report_failure(sock: socket.socket, error: BaseException) -> None:
 
 async def _serve(server: Owner, sock: socket.socket, task: WorkerTask) -> None:
     """Serve until the parent orders the end, or is gone."""
-    run = Run(server)
+    run = Run(server, bytes.fromhex(task["salt_key"]))
     alarm = signals.Alarm(run.runtime.steps.blocked, spared=0)
     run.runtime.steps.when_blocked = alarm.look
     ending = dict.fromkeys(signals.ENDING, run.begin_shutdown)
