@@ -279,7 +279,7 @@ def test_an_id_that_cannot_be_sent_is_left_out(
     assert "returned a str that cannot be sent as a queue id; return " in caplog.text
 
 
-class Unreadable(str):
+class Unreadable(str):  # noqa: SLOT000  as a user writes one
     """Raises when it is looked at, as a row of a database does whose session is closed."""
 
     def __bool__(self) -> bool:
