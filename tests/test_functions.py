@@ -118,9 +118,9 @@ def test_a_unix_client_prints_as_the_path(serve: Serve, tmp_path: Path, loop_nam
         (Reply(550, "5.7.1", "Spam"), "550 5.7.1 Spam"),
         (Reject(451, "4.7.1", "Try again"), "451 4.7.1 Try again"),
         (ValueError("x"), "451 4.3.0 Requested action aborted: local error in processing"),
-        (True, "451 4.3.0 Requested action aborted: local error in processing"),
-        (b"id", "451 4.3.0 Requested action aborted: local error in processing"),
-        (0, "451 4.3.0 Requested action aborted: local error in processing"),
+        (False, "554 5.7.1 Transaction failed"),
+        (b"id", "250 2.0.0 Ok: queued"),
+        (550, "250 2.0.0 Ok: queued"),
     ],
 )
 def test_the_result_of_a_function_decides_the_reply(
@@ -139,7 +139,7 @@ def test_a_def_function_that_returns_a_coroutine_does_not_accept_the_message(
 
     with serve(function("def", deliver)).ready() as client:
         assert client.mail().startswith("451 4.3.0 ")
-    assert "returned an awaitable; write it as async def" in caplog.text
+    assert "is not awaited (write the function as async def)" in caplog.text
 
 
 def test_a_partial_or_a_callable_object_is_a_handler(serve: Serve) -> None:
@@ -272,7 +272,10 @@ def test_rcpt_handler_is_called_for_each_recipient(serve: Serve, kind: str) -> N
     [
         (True, "250 2.1.5"),
         (False, "550 5.1.1"),
-        (None, "550 5.1.1"),
+        (None, "451 4.3.0"),
+        ("550 no", "451 4.3.0"),
+        ((550, "no"), "451 4.3.0"),
+        (Reply(550, "5.1.1", "No"), "550 5.1.1 No"),
         (Reject(451, "4.7.1", "Greylisted"), "451 4.7.1"),
         (KeyError("x"), "451 4.3.0"),
     ],

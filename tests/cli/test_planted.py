@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ehlo import Peer
+from ehlo.passwords.file import PasswordFile
 from support.certificates import Certificates
 from support.client import Client
 from support.program import Program, Start
@@ -194,3 +195,26 @@ def test_root_keeps_no_body_through_a_planted_link(start: Start, here: Path, the
     program = serve(start, here, *LOOPBACK, "--spool-dir", path, user="")
     assert program.wait() == 1
     assert f"--spool-dir: cannot write to {path}: root does not follow" in program.err.text
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_root_writes_no_password_through_a_planted_link(
+    start: Start, here: Path, theirs: Path, there: bool
+) -> None:
+    if there:
+        (here / "precious").write_text("")
+    path = plant(theirs / "users", here / "precious")
+    program = start("-m", "ehlo", "passwd", path, "alice", "--delete", cwd=here)
+    assert program.wait() == 1
+    assert "root does not follow the link users" in program.err.text
+    with pytest.raises(OSError, match="root does not follow the link users"):
+        PasswordFile(path).set("alice", "secret")
+    assert (here / "precious").exists() is there
+
+
+def test_a_fifo_for_passwords_is_not_waited_for(theirs: Path) -> None:
+    os.mkfifo(theirs / "users")
+    with pytest.raises(OSError, match="not a regular file"):
+        PasswordFile(theirs / "users").set("alice", "secret")
+    with pytest.raises(ValueError, match="not a regular file"):
+        PasswordFile(theirs / "users").load()

@@ -9,6 +9,8 @@ import os
 import smtplib
 import ssl
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -114,6 +116,22 @@ class Smtplib(Client):
         return smtplib.SMTP(*where, timeout=20)
 
 
+@asynccontextmanager
+async def _ended(client: aiosmtplib.SMTP) -> AsyncIterator[None]:
+    """End the connection with the block, QUIT included.
+
+    aiosmtplib closes its transport and waits for nothing. If the loop ends before the server's
+    close_notify has come, the socket stays open until the garbage collector complains of it.
+    """
+    transport = client.transport
+    assert isinstance(transport, asyncio.Transport)
+    try:
+        yield
+        await client.quit()
+    finally:
+        transport.abort()
+
+
 class Aiosmtplib(Client):
     name = "aiosmtplib"
     speaks_smtputf8 = True
@@ -135,7 +153,7 @@ class Aiosmtplib(Client):
             start_tls=security == "starttls",
             tls_context=_context(task) if security != "plain" else None,
         )
-        async with client:
+        async with client, _ended(client):
             how = {
                 "PLAIN": client.auth_plain,
                 "LOGIN": client.auth_login,

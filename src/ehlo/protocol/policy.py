@@ -33,10 +33,14 @@ class Limits:
     """Recipients rejected by a hook, per session, at which the connection ends."""
     excess_recipients: int = 100
     """Recipients over the limit that do not count as errors, per transaction."""
+    chunks: int = 1000
+    """Chunks per message, whatever their size; beyond them, see `chunk_size`."""
+    chunk_size: int = 64
+    """Average bytes of a chunk in a message that has more than `chunks` (about 10 us each)."""
     excess_chunks: int = 100
     """Chunks after a rejected one that do not count as errors, per transaction."""
-    failed_logins: int = 3
-    """Failed logins at which the connection ends."""
+    failed_logins: int = 6
+    """Failed logins after which the next command ends the connection."""
 
 
 @dataclass(frozen=True, slots=True)

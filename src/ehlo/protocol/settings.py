@@ -17,7 +17,8 @@ from ehlo.protocol.reply import Reply
 class Settings(Policy):
     """The rules of one listener: a `Policy`, its extensions, and what follows from both.
 
-    Raises `ValueError` for names that do not fit into a reply.
+    Raises `ValueError` for names that do not fit into a reply, and for BINARYMIME unless bare CR
+    and LF are kept.
     """
 
     extensions: tuple[Extension, ...] = EXTENSIONS
@@ -34,6 +35,7 @@ class Settings(Policy):
     own_verbs: frozenset[str] = field(init=False, repr=False)
     chunking: bool = field(init=False, repr=False)
     binarymime: bool = field(init=False, repr=False)
+    smtputf8: bool = field(init=False, repr=False)
     keeps_newlines: bool = field(init=False, repr=False)
     gated: bool = field(init=False, repr=False)
     """Whether commands must wait for TLS or for a login."""
@@ -46,6 +48,7 @@ class Settings(Policy):
         keywords = {row.keyword for row in self.extensions if row.offered is not never}
         assign(self, "chunking", "CHUNKING" in keywords)
         assign(self, "binarymime", {"CHUNKING", "BINARYMIME"} <= keywords)  # RFC 3030 3
+        assign(self, "smtputf8", "SMTPUTF8" in keywords)
         rows = self.extensions
         assign(self, "ehlo_lines", constant_lines(rows, keywords))
         assign(self, "mail_params", {k: v for row in rows for k, v in row.mail_parameters()})
@@ -57,6 +60,11 @@ class Settings(Policy):
         assign(self, "refusal_limit", idle and idle + self.max_recipients + recipients)
         assign(self, "own_verbs", frozenset(verb for row in rows for verb in row.verbs))
         assign(self, "keeps_newlines", self.bare_newlines is BareNewlines.KEEP)
+        if self.binarymime and not self.keeps_newlines:
+            policy = self.bare_newlines.value
+            raise ValueError(
+                f"extensions: BINARYMIME needs bare_newlines=keep, not {policy}; set one of both"
+            )
         assign(self, "gated", self.tls_required or self.auth_required)
         service = f"{self.hostname} {self.appname} {'LMTP' if self.lmtp else 'ESMTP'}"
         assign(self, "greeting", replies.greeting(service))

@@ -228,19 +228,12 @@ def _parse_vrfy(conversation: Conversation, argument: str) -> events.Vrfy | Repl
     text = argument.strip()
     before, _, last = text.rpartition(" ")
     smtputf8 = before != "" and last.upper() == "SMTPUTF8"
-    if (smtputf8 or not text.isascii()) and not _offers_smtputf8(conversation):
+    if (smtputf8 or not text.isascii()) and not conversation.settings.smtputf8:
         unknown = replies.unknown_parameter("SMTPUTF8")
         return unknown if smtputf8 else replies.RECIPIENT_NEEDS_SMTPUTF8
     if smtputf8:
         text = before.rstrip()
     return events.Vrfy(text, smtputf8) if text else replies.ARGUMENT_REQUIRED
-
-
-def _offers_smtputf8(conversation: Conversation) -> bool:
-    known = conversation.settings.mail_params.get("SMTPUTF8")
-    if known is None:
-        return False
-    return known.offered is None or known.offered(conversation.facts())
 
 
 def _accept_vrfy(_conversation: Conversation, event: events.Vrfy, answer: Reply | None) -> Reply:
