@@ -6,6 +6,8 @@ import os
 import pwd
 import socket
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +25,17 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can give up 
 
 
 @pytest.fixture
-def theirs(here: Path) -> Path:
-    """A directory of the user that the server becomes, below directories that they can enter."""
-    for each in (here, *here.parents[:3]):
-        each.chmod(each.stat().st_mode | 0o755)
-    made = here / "theirs"
-    made.mkdir()
-    os.chown(made, NOBODY.pw_uid, NOBODY.pw_gid)
-    return made
+def theirs() -> Iterator[Path]:
+    """A directory of the user that the server becomes, where that user can enter it.
+
+    It is not in pytest's, which is closed to other users when another pytest starts.
+    """
+    with tempfile.TemporaryDirectory() as around:
+        Path(around).chmod(0o755)
+        made = Path(around) / "theirs"
+        made.mkdir()
+        os.chown(made, NOBODY.pw_uid, NOBODY.pw_gid)
+        yield made
 
 
 def plant(link: Path, target: Path) -> Path:
