@@ -43,7 +43,7 @@ times depend on the machine; the ratios matter. Lower is better, except for mess
 - **smtp-sink**: Postfix's test server, written in C, which discards the message. It has no TLS.
 - **ehlo async**: ehlo on uvloop, with an `async def` function as its handler.
 - **ehlo async, malloc tuned**: the same with `listen_and_serve(tune_malloc=True)`, as the command
-  line and workers run. The others keep the malloc of their C library, as a program of your own does.
+  line and workers run. The others keep the malloc of their C library, as a program of yours does.
 - **ehlo def**: the same with a `def` function, which runs in a pool of threads.
 
 All default limits of ehlo are enabled.

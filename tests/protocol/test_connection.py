@@ -264,6 +264,8 @@ def test_what_came_in_chunks_may_be_refused_between_two_of_them(refusal: str, la
     assert said(connection)[-1] == "250 2.0.0 4 octets received"
     assert play(connection, b"BDAT 4\r\nmore") == []
     assert said(connection)[-1] == str(reply)
+    assert play(connection, b"BDAT 4\r\nmore") == []
+    assert said(connection)[-1][:3] == "503"
     assert play(connection, b"BDAT 0 LAST\r\n") == []
     assert said(connection)[-1][:3] == last  # the server's own trouble is a 4xx here, too
 

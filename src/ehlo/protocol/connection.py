@@ -29,7 +29,7 @@ from ehlo.protocol.output import Observer, Output, Tally, Transcript
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, State, Transaction
-from ehlo.protocol.verbs import login, mail
+from ehlo.protocol.verbs import greeting, login, mail
 from ehlo.protocol.verbs.greeting import CONNECT, STARTTLS
 from ehlo.protocol.verbs.verb import AnyQuestion, Ask, Told, accept, reject, take
 
@@ -254,6 +254,7 @@ class Connection:
         self._answered()
         self.conversation.end_transaction()
         self.conversation.output.each(outcomes)
+        mail.turn_away_after_refusals(self.conversation)
         self._queue(None)
 
     def give_secret(self, secret: object) -> None:
@@ -281,6 +282,18 @@ class Connection:
         Between chunks, at the end of the next one. Raises `ProtocolError` if there is no body.
         """
         return self.conversation.refuse_body(reply)
+
+    def refuse(self, reply: Reply) -> None:
+        """Turn the client away: each command but QUIT gets `reply`, a 4xx or 5xx, from now on.
+
+        A 5xx becomes a 554 (RFC 3207 4.1). A client that was not greeted is greeted with it.
+        """
+        if reply.code >= 500 and not reply.closes:
+            reply = Reply(554, "5.7.0", reply.text)
+        greeted = self.conversation.state is not _GREETING
+        self.conversation.turn_away(reply)
+        if not greeted:
+            self.conversation.output.reject(greeting.plain(reply), to="")
 
     def resume(self) -> None:
         """Continue after a `Tarpit`. Raises `ProtocolError` if there was none."""

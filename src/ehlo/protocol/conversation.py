@@ -115,6 +115,7 @@ class Conversation:
             "output",
             "pardon",
             "reader",
+            "refusal",
             "settings",
             "state",
         ),
@@ -153,6 +154,8 @@ class Conversation:
         """The reader of the body that is being sent; `None` when commands are read."""
         # What the client has said
         self.state = _GREETING if greet else State.HELLO
+        self.refusal = replies.REFUSED_CONNECTION
+        """The reply to each command but QUIT, once the client is turned away."""
         self.helo = ""
         """The name in HELO, EHLO or LHLO."""
         self.esmtp = False
@@ -177,6 +180,15 @@ class Conversation:
             self.state = _READY
         self.transaction = self.forwarded = None
         return events.BODY_DROPPED if abandoned else None
+
+    def turn_away(self, refusal: Reply) -> None:
+        """Reply to each command but QUIT with `refusal` from now on."""
+        self.state, self.refusal = State.REFUSED, refusal
+
+    @property
+    def has_refused_too_many(self) -> bool:
+        """Whether a hook has rejected too many recipients since the last accepted message."""
+        return 0 < self.settings.refused_limit < self.counts.refused_recipients
 
     def close(self) -> None:
         """End the conversation: nothing more is read."""

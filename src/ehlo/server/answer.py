@@ -27,7 +27,6 @@ from ehlo.protocol.auth.mechanism import Secret
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.state import Counts, Transaction
-from ehlo.protocol.xclient import endpoints
 from ehlo.server.bodies import Bodies, Stamp
 from ehlo.server.hooks import Call, Ended, Hook, Hooks, failure_of
 from ehlo.server.observing.journal import Journal, about, observer_of
@@ -189,10 +188,10 @@ class Answers:
         against the client are kept.
         """
         before, info = self.connection, channel.info()
+        if before.conversation.xclient:
+            self._stop_speaking()
         self.connection = self._connect(channel, before.counts)
-        conversation = self.connection.conversation
-        conversation.xclient = endpoints(before.conversation.xclient)
-        self.session.restart(conversation)
+        self.session.restart(self.connection.conversation)
         self.session.tls = info
         self.journal.secured(info)
         self._deadlines.allow_command()
@@ -208,15 +207,30 @@ class Answers:
 
     def speak_for(self, event: events.XClient) -> None:
         """Serve the client behind this one, which XCLIENT names; the session begins again."""
-        session = self.session
         self.wants_name = False  # it is the proxy's name
-        session.speak_for(event.attributes)
-        self.journal.speaks_for(session.peer)
-        self.quota.speak_for(session.peer)
-        # That client is trusted or not on its own: a proxy passes on what its client sends
-        self._trusted = _trusted(self._routes.rules, session.peer)
+        self.session.speak_for(event.attributes)
+        self._begin_again()
+        self.quota.speak_for(self.session.peer)
         self.connection.conversation.trusted = self._trusted
         self.connection.reply()
+
+    def _stop_speaking(self) -> None:
+        """Serve the client that is connected: XCLIENT in plaintext may be an attacker's."""
+        self.session.speak_for({})
+        self._begin_again()
+        self.quota.speak_for_itself()
+        self.wants_name = self._routes.rules.options.reverse_dns
+        if self.wants_name:
+            self.look_up()
+
+    def _begin_again(self) -> None:
+        """Note the session's new client, who is trusted or not on its own.
+
+        A proxy passes on what its client sends.
+        """
+        peer = self.session.peer
+        self.journal.speaks_for(peer)
+        self._trusted = _trusted(self._routes.rules, peer)
 
     # -- commands --------------------------------------------------------------------------------
 
@@ -225,10 +239,10 @@ class Answers:
         self._reply(await self._ask(hook, arguments, answer_of), hook)
 
     async def secured(self, hook: Hook) -> None:
-        """Call `on_tls` after a handshake; a rejection ends the session."""
+        """Call `on_tls` after a handshake; after a rejection only QUIT is left (RFC 3207 4.1)."""
         answer = await self._ask(hook, (self.session,), answer_of)
         if isinstance(answer, Reply) and answer.refuses:
-            self.connection.hang_up(answer)
+            self.connection.refuse(answer)
         self._deadlines.allow_command()
 
     # -- logins ----------------------------------------------------------------------------------
@@ -274,20 +288,17 @@ class Answers:
 
         A further mechanism of the same login is not counted, see `Counts.is_further`.
         """
-        quota, counts = self.quota, self.connection.counts
+        counts = self.connection.counts
         if self._login:
             return True
         if self._runtime.loop.time() > self._further_until:
             counts.forget_tried()
-        if not counts.is_further(event.username, event.mechanism):
-            if not quota.may_log_in():
-                self.connection.reply(replies.TOO_MANY_LOGINS)
-                return False
-            if not quota.may_be_asked():
-                self.connection.reply(replies.AUTH_TROUBLE)
-                return False
+        further = counts.is_further(event.username, event.mechanism)
+        no = self.quota.begin_login(further=further)
+        if no is not None:
+            self.connection.reply(no)
+            return False
         self._login = event.mechanism
-        quota.begin_login()
         return True
 
     def leave_login(self) -> None:
@@ -354,7 +365,7 @@ class Answers:
         if answer is not None and failed:
             self.session.user = None
             self.journal.login_failed(event, answer)
-            await self.pause(self.quota.login_delay)
+            await self.pause(self.quota.login_delay())
             self.connection.reply(answer)
             self._further_until = self._runtime.loop.time() + _FURTHER
             self._flush()

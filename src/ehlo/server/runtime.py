@@ -34,6 +34,7 @@ from ehlo.server.limits import (
     Rate,
     Turns,
 )
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import SessionView, Stats
 from ehlo.server.observing.steps import Steps, Watch
@@ -248,9 +249,9 @@ class Runtime:
         for each in [each for each in self.drivers if each.deadline < now]:
             try:
                 each.expire()
-            except Exception:  # which must not end the sweep for all
+            except Exception as error:  # noqa: BLE001  which must not end the sweep for all
                 log = about(logger, each.session_id)
-                log.exception("the session could not be ended")
+                log_failure(log, error, "the session could not be ended")
                 each.end(Ending.ABORT)
         again = self.drivers
         self._sweeper = self.loop.call_later(self._sweep_every, self._sweep) if again else None
@@ -361,6 +362,10 @@ class Quota(Admission):
         """Count what the session does from now on under the address of `peer`."""
         self._client_key = self._runtime.exempt.key(peer)
 
+    def speak_for_itself(self) -> None:
+        """Count what the session does under the address that is connected, as in the beginning."""
+        self._client_key = self._key
+
     @property
     def key(self) -> str | None:
         """The key of the client's address."""
@@ -388,27 +393,22 @@ class Quota(Admission):
         admitted = self._runtime.recipient_rate.admit(self._client_key)
         return None if admitted else replies.TOO_MUCH_RCPT
 
-    def may_log_in(self) -> bool:
-        """Return whether its address has logins left that may fail."""
-        return not self._runtime.login_failures.spent(self._client_key)
-
-    def may_be_asked(self) -> bool:
-        """Return the same, if all logins of its address that are being checked fail."""
-        return self._runtime.login_failures.may_begin(self._client_key)
-
-    def begin_login(self) -> None:
-        """Count a login that has begun as a failed one, until `end_login`."""
-        if self._client_key is not None:
-            self._runtime.login_failures.begin(self._client_key)
+    def begin_login(self, *, further: bool) -> Reply | None:
+        """Count a login as failed until `end_login`; return the rejection if it is one too many."""
+        failures, key = self._runtime.login_failures, self._client_key
+        if not further and failures.spent(key):
+            return replies.TOO_MANY_LOGINS
+        if not further and not failures.may_begin(key):
+            return replies.AUTH_TROUBLE
+        failures.begin(key)
+        return None
 
     def end_login(self, *, failed: bool) -> None:
         """Count a login that has ended; one whose client has left has failed."""
-        if self._client_key is not None:
-            self._runtime.login_failures.end(self._client_key, failed=failed)
-            if failed:
-                self._runtime.failed_logins.note(self._client_key)
+        self._runtime.login_failures.end(self._client_key, failed=failed)
+        if failed:
+            self._runtime.failed_logins.note(self._client_key)
 
-    @property
     def login_delay(self) -> float:
-        """The seconds by which the reply to a failed login is delayed."""
+        """Return the seconds by which the reply to a failed login is delayed."""
         return self._runtime.failed_logins.delay(self._client_key)

@@ -138,7 +138,12 @@ def _settings(
         max_recipients=options.max_recipients,
         max_recipient_domains=options.max_recipient_domains,
         max_messages=options.max_messages,
-        limits=Limits(idle_commands=options.max_idle_commands),
+        limits=Limits(
+            slow_errors=options.slow_errors,
+            errors=options.max_errors,
+            refused_recipients=options.max_refused_recipients,
+            idle_commands=options.max_idle_commands,
+        ),
         tls_available=holder is not None and "STARTTLS" not in off,
         tls_required=options.tls_required,
         auth_required=options.auth_required,
