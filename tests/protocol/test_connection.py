@@ -8,10 +8,12 @@ import pytest
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
+from ehlo.protocol.address import Address
 from ehlo.protocol.auth.credentials import ProvedCredentials
 from ehlo.protocol.auth.mechanism import AuthContext, Mechanism, MechanismError, SecretWanted, Steps
 from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.connection import Connection
+from ehlo.protocol.conversation import Admission
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
 from ehlo.protocol.extensions import EXTENSIONS
 from ehlo.protocol.policy import Limits
@@ -132,6 +134,52 @@ def test_what_no_hook_asks_about_is_accepted_without_an_event() -> None:
 
 
 # -- the end -------------------------------------------------------------------------------------
+
+
+class Crowded(Admission):
+    """Rejects what it is told to, and notes what it was asked about."""
+
+    def __init__(self) -> None:
+        self.answer: Reply | None = None
+        self.counts_recipients = True
+        self.asked: list[str] = []
+
+    def admit_sender(self, sender: Address) -> Reply | None:
+        self.asked.append(str(sender))
+        return self.answer
+
+    def admit_recipient(self) -> Reply | None:
+        self.asked.append("RCPT")
+        return self.answer
+
+
+def test_mail_that_is_not_admitted_is_rejected_before_a_hook_is_asked() -> None:
+    full = Crowded()
+    connection = Connection(Settings(), lambda: "nonce", admission=full)
+    play(connection, b"HELO c\r\n")
+    full.answer = replies.NO_MEMORY
+    assert play(connection, b"MAIL FROM:<a@x>\r\n") == []
+    assert (connection.counts.messages, connection.transaction) == (1, None)
+    full.answer = None
+    assert len(play(connection, b"MAIL FROM:<b@x>\r\nRCPT TO:<c@x>\r\n")) == 2
+    full.answer = replies.TOO_MUCH_RCPT
+    assert play(connection, b"RCPT TO:<d@x>\r\n") == []
+    transaction = connection.transaction
+    assert transaction is not None
+    assert (len(transaction.recipients), transaction.refused) == (1, 1)
+    assert [line[:3] for line in said(connection)[2:]] == ["452", "250", "250", "450"]
+    # What is wrong in itself is not asked about
+    play(connection, b"RSET\r\nMAIL FROM:<c\r\nRCPT TO:<e@x>\r\n")
+    assert full.asked == ["a@x", "b@x", "RCPT", "RCPT"]
+
+
+def test_recipients_are_not_asked_about_where_they_are_not_counted() -> None:
+    full = Crowded()
+    full.counts_recipients = False
+    connection = Connection(Settings(), lambda: "nonce", admission=full)
+    assert len(play(connection, b"HELO c\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\n")) == 4
+    assert full.asked == ["a@x"]
+    assert Admission().admit_recipient() is None
 
 
 def test_a_client_that_has_ended_is_answered_first() -> None:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from ehlo import paths
 from ehlo.passwords import hashes
 from ehlo.passwords.hashes import Hash
 from ehlo.passwords.lines import (
@@ -164,7 +165,7 @@ class PasswordFile:
         """Read the file. Raises `ValueError`; a file with a bad line is stamped nevertheless."""
         self._stamp = None
         try:
-            with Path(self.path).open("rb") as file:
+            with os.fdopen(paths.open_to_read(self.path), "rb") as file:
                 status = os.fstat(file.fileno())
                 data = file.read()
         except OSError as error:

@@ -23,7 +23,7 @@ from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import PeerCertificate
 from ehlo.protocol.body import END
-from ehlo.protocol.conversation import Conversation, Reader
+from ehlo.protocol.conversation import ADMISSION, Admission, Conversation
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
 from ehlo.protocol.output import Observer, Output, Tally, Transcript
 from ehlo.protocol.reply import ProtocolError, Reply
@@ -46,8 +46,8 @@ class Connection:
     client was greeted before: this connection replaces another one after STARTTLS, and knows
     nothing of it (RFC 3207 4.2) but its `counts`. `asks` has the events that the server wants to be
     asked about; those in `verbs.QUESTIONS` that are not in it are accepted without an event. For
-    `trusted`, `bindings` and `certificate` see `Conversation`. `observer` is called with each
-    line, and `tally` counts.
+    `trusted`, `bindings`, `certificate` and `admission` see `Conversation`. `observer` is called
+    with each line, and `tally` counts.
 
     Example:
 
@@ -73,6 +73,7 @@ class Connection:
         tally: Tally | None = None,
         bindings: Mapping[str, bytes] = _NO_BINDINGS,
         certificate: PeerCertificate | None = None,
+        admission: Admission = ADMISSION,
     ) -> None:
         counts = counts or Counts()
         transcript = Transcript(observer, settings.mechanisms) if observer is not None else None
@@ -87,6 +88,7 @@ class Connection:
             trusted=trusted,
             bindings=bindings,
             certificate=certificate,
+            admission=admission,
         )
         """The facts of the connection."""
         self._halted = False  # whether anything below must end before the next line is read
@@ -168,7 +170,11 @@ class Connection:
             event: Event | Waiting | None
             if reader is not None:
                 found = conversation.read_body(reader)
-                event = self._end_body(reader) if found is END else found
+                if found is END:
+                    ask = mail.end_of_body(conversation, reader)
+                    event = None if ask is None else self._ask(*ask)
+                else:
+                    event = found
             elif conversation.state is _GREETING:
                 event = self._follow(take(conversation, CONNECT, events.CONNECT))
             elif buffer.empty:
@@ -182,10 +188,6 @@ class Connection:
             if answered == _MOST_REPLIES:
                 return events.FULL
         return self._close()
-
-    def _end_body(self, reader: Reader) -> Event | None:
-        ask = mail.end_of_body(self.conversation, reader)
-        return None if ask is None else self._ask(*ask)
 
     def _next_queued(self) -> Event | Waiting:
         queued, self._queued = self._queued, None

@@ -63,13 +63,11 @@ Outcome = Callable[[Meaning, object, Note], Answer]
 class Routes:
     """Maps each type of event to its answer; made once per listener.
 
-    `asks` are the events that need an answer: they have a hook, or are counted. The core accepts
-    the others itself, so a hook that is not overridden costs nothing.
+    `asks` are the events that need an answer, since they have a hook. The core accepts the others
+    itself, so a hook that is not overridden costs nothing.
     """
 
-    def __init__(
-        self, rules: Rules, hooks: Hooks, *, streams: bool = False, counts_recipients: bool = False
-    ) -> None:
+    def __init__(self, rules: Rules, hooks: Hooks, *, streams: bool = False) -> None:
         """`streams` is `Handler.streams`."""
         self.rules = rules
         self.hooks = hooks
@@ -80,15 +78,11 @@ class Routes:
             if row.hook in hooks
         }
         self.trusts = bool(rules.xclient or rules.xforward)
-        self.mail = asked.get(events.Mail)
-        self.rcpt = asked.get(events.Rcpt)
         self.message = hooks["on_message"]
         self.replied = hooks.get("on_replied")
         self.disconnect = hooks.get("on_disconnect")
         self.table: Mapping[type, Route] = {
             **asked,
-            **({events.Rcpt: Answers.rcpt} if counts_recipients else {}),
-            events.Mail: Answers.mail,
             events.BodyChunk: Answers.chunk,
             events.BodyRefused: Answers.drop_body,
             events.BodyDropped: Answers.drop_body,
@@ -184,6 +178,7 @@ class Answers:
             tally=journal,
             bindings={} if channel is None else channel.bindings(),
             certificate=None if channel is None else channel.info().peer_certificate,
+            admission=self.quota,
         )
 
     def secure(self, channel: Channel) -> None:
@@ -243,34 +238,6 @@ class Answers:
         """Ask a hook about a command, and reply."""
         self._reply(await self._ask(hook, arguments, answer_of), hook)
 
-    def mail(self, event: events.Mail) -> Work | None:
-        """Accept MAIL if there is room, the address may send more, and the hook agrees."""
-        memory, params, ask = self._runtime.memory, event.sender.params, self._routes.mail
-        short = memory.held > memory.comfortable and not self._runtime.has_room()
-        if short or (params and not self._may_store(params.get("SIZE", 0))):
-            self.connection.reply(replies.NO_MEMORY)
-        elif self._runtime.message_rate.most and not self.quota.may_send():
-            self.connection.reply(replies.TOO_MUCH_MAIL)
-        elif ask is not None:
-            return ask(self, event)
-        else:
-            self.connection.reply()
-        return None
-
-    def _may_store(self, size: int) -> bool:
-        return size <= self._runtime.threshold or self.quota.may_store(size)
-
-    def rcpt(self, event: events.Rcpt) -> Work | None:
-        """Accept only as many recipients as the client's address may have."""
-        ask = self._routes.rcpt
-        if not self.quota.may_add_recipient():
-            self.connection.reply(replies.TOO_MUCH_RCPT)
-        elif ask is not None:
-            return ask(self, event)
-        else:
-            self.connection.reply()
-        return None
-
     async def secured(self, hook: Hook) -> None:
         """Call `on_tls` after a handshake; after a rejection only QUIT is left (RFC 3207 4.1)."""
         answer = await self._ask(hook, (self.session,), answer_of)
@@ -321,20 +288,17 @@ class Answers:
 
         A further mechanism of the same login is not counted, see `Counts.is_further`.
         """
-        quota, counts = self.quota, self.connection.counts
+        counts = self.connection.counts
         if self._login:
             return True
         if self._runtime.loop.time() > self._further_until:
             counts.forget_tried()
-        if not counts.is_further(event.username, event.mechanism):
-            if not quota.may_log_in():
-                self.connection.reply(replies.TOO_MANY_LOGINS)
-                return False
-            if not quota.may_be_asked():
-                self.connection.reply(replies.AUTH_TROUBLE)
-                return False
+        further = counts.is_further(event.username, event.mechanism)
+        no = self.quota.begin_login(further=further)
+        if no is not None:
+            self.connection.reply(no)
+            return False
         self._login = event.mechanism
-        quota.begin_login()
         return True
 
     def leave_login(self) -> None:
@@ -401,7 +365,7 @@ class Answers:
         if answer is not None and failed:
             self.session.user = None
             self.journal.login_failed(event, answer)
-            await self.pause(self.quota.login_delay)
+            await self.pause(self.quota.login_delay())
             self.connection.reply(answer)
             self._further_until = self._runtime.loop.time() + _FURTHER
             self._flush()

@@ -115,7 +115,7 @@ def _parse_mail(conversation: Conversation, argument: str) -> Address | Reply:
             return replies.TOO_LARGE
         if params.get("BODY") == "BINARYMIME" and not settings.binarymime:
             return replies.unknown_parameter("BODY")
-    return sender
+    return conversation.admission.admit_sender(sender) or sender
 
 
 def _accept_mail(conversation: Conversation, sender: Address, answer: Reply | None) -> Reply:
@@ -165,6 +165,8 @@ def _parse_rcpt(conversation: Conversation, argument: str) -> Address | Reply:
         return replies.TOO_MANY_RECIPIENTS
     if settings.max_recipient_domains and _is_one_domain_more(conversation, recipient.domain):
         return replies.TOO_MANY_DOMAINS
+    if conversation.admission.counts_recipients:
+        return conversation.admission.admit_recipient() or recipient
     return recipient
 
 
