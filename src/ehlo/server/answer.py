@@ -449,7 +449,7 @@ class Answers:
             return None
         self._count += 1
         conversation, session = self.connection.conversation, self.session
-        message_id = f"{session.id}.{self._count}"
+        message_id = f"{session.id}-{self._count}"  # an atom (RFC 5321 4.4)
         return Message(
             message_id,
             transaction.sender,
