@@ -227,9 +227,9 @@ class Answers:
 
     def mail(self, event: events.Mail) -> Work | None:
         """Accept MAIL if there is room, the address may send more, and the hook agrees."""
-        memory, params, ask = self._runtime.memory, event.sender.params, self._routes.mail
-        short = memory.held > memory.comfortable and not self._runtime.has_room()
-        if short or (params and not self._may_store(params.get("SIZE", 0))):
+        memory, ask = self._runtime.memory, self._routes.mail
+        asks = memory.held > memory.comfortable or event.sender.params
+        if asks and not self._has_room(event.sender.params.get("SIZE", 0)):
             self.connection.reply(replies.NO_MEMORY)
         elif self._runtime.message_rate.most and not self.quota.may_send():
             self.connection.reply(replies.TOO_MUCH_MAIL)
@@ -239,8 +239,14 @@ class Answers:
             self.connection.reply()
         return None
 
-    def _may_store(self, size: int) -> bool:
-        return size <= self._runtime.threshold or self.quota.may_store(size)
+    def _has_room(self, size: int) -> bool:
+        """Return whether there is room for a message of this size, as far as that is known."""
+        runtime, memory = self._runtime, self._runtime.memory
+        if memory.held > memory.comfortable and not runtime.has_room():
+            return False
+        if size > memory.limit and not self._routes.streams:
+            return False
+        return size <= runtime.threshold or self.quota.may_store(size)
 
     def rcpt(self, event: events.Rcpt) -> Work | None:
         """Accept only as many recipients as the client's address may have."""
@@ -382,7 +388,7 @@ class Answers:
         message: Message | None = None
         self.due = True
         try:
-            if bodies.stored is not None and not await bodies.finish(streams=routes.streams):
+            if bodies.shelf is not None and not await bodies.finish(streams=routes.streams):
                 answer: Answer = replies.NO_MEMORY
             elif (message := self._build(transaction)) is None:
                 answer = replies.MAIL_LOOP
