@@ -55,8 +55,8 @@ server = ehlo.Server(
     # Logging and metrics
     reverse_dns=False,
     debug=True,
-    log_read=lambda remote_addr, verb, line: print("C:", line),
-    log_write=lambda remote_addr, verb, line: print("S:", line),
+    log_read=lambda remote_addr, verb, line: print(f"C: {line!r}"),
+    log_write=lambda remote_addr, verb, line: print(f"S: {line!r}"),
     # Process
     loop="auto",
 )

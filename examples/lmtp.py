@@ -13,6 +13,7 @@ import ehlo
 
 MAILBOXES = Path("mailboxes")  # contains one directory per address
 LIMIT = 1000  # messages per mailbox
+LONGEST = 255  # bytes of a file's name; an address may have more
 
 logger = logging.getLogger("delivery")
 
@@ -30,8 +31,10 @@ class Delivery(ehlo.Handler):
             if len(list(itertools.islice(mailbox.iterdir(), LIMIT))) == LIMIT:
                 message.refuse(recipient, ehlo.Reply(452, "4.2.2", "Mailbox full"))
                 continue
+            name = f"{message.id}.{number}.eml"
             try:
-                (mailbox / f"{message.id}.{number}.eml").write_bytes(message.data)
+                (mailbox / f".{name}").write_bytes(message.data)
+                (mailbox / f".{name}").rename(mailbox / name)  # so that no file is half a message
             except OSError:
                 logger.exception("cannot deliver %s to %s", message.id, recipient)
                 message.refuse(recipient, ehlo.Reply(451, "4.3.0", "Not now"))
@@ -39,7 +42,8 @@ class Delivery(ehlo.Handler):
     def mailbox(self, recipient: ehlo.Address) -> Path:
         """Return the path of a mailbox; a client cannot name any other file with it."""
         name = str(recipient).lower()
-        return MAILBOXES / (name if "/" not in name and not name.startswith(".") else "no mailbox")
+        good = "/" not in name and not name.startswith(".") and len(name.encode()) <= LONGEST
+        return MAILBOXES / (name if good else "no mailbox")
 
 
 logging.basicConfig(level=logging.INFO)

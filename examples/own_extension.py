@@ -15,7 +15,8 @@ XFOO = ehlo.Extension("XFOO", 0, rcpt={"XFOO": number}, verbs=("XFOO",), octets=
 
 class Foo(ehlo.Handler):
     def on_command(self, session: ehlo.Session, verb: str, argument: str) -> ehlo.Reply:
-        return ehlo.Reply(250, "2.0.0", f"{argument or 'nothing'} to you, too")
+        # A command may be longer than a line of a reply
+        return ehlo.Reply(250, "2.0.0", f"{argument[:100] or 'nothing'} to you, too")
 
     def on_message(self, session: ehlo.Session, message: ehlo.Message) -> None:
         print("foo is", [recipient.params.get("XFOO") for recipient in message.recipients])

@@ -1,5 +1,6 @@
 """Adds a login mechanism, written as a generator: a user name and a code that is valid once."""
 
+import hmac
 import logging
 import sys
 from collections.abc import Generator
@@ -34,10 +35,12 @@ class OneTime(ehlo.Handler):
     async def on_auth(self, session: ehlo.Session, credentials: ehlo.Credentials) -> str | None:
         if not isinstance(credentials, CodeCredentials):
             return None
+        given = credentials.code.encode()
         codes = CODES.get(credentials.username, [])
-        if credentials.code not in codes:
+        right = [code for code in codes if hmac.compare_digest(code.encode(), given)]
+        if not right:
             return None
-        codes.remove(credentials.code)
+        codes.remove(right[0])
         return credentials.username
 
     async def on_message(self, session: ehlo.Session, message: ehlo.Message) -> None:

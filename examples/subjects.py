@@ -2,15 +2,17 @@
 
 import logging
 import sys
-from email import message_from_bytes, policy
 
 import ehlo
 
 
-def handler(remote_addr: ehlo.Peer, mail_from: str, rcpt_tos: list[str], data: bytes) -> None:
-    mail = message_from_bytes(data, policy=policy.default)
-    print(f"mail from {mail_from} for {rcpt_tos[0]} with subject {mail['Subject']!r}")
+class Subjects(ehlo.Handler):
+    """Reads the subject in time proportional to the message, whatever a client sends."""
+
+    def on_message(self, session: ehlo.Session, message: ehlo.Message) -> None:
+        subject = message.content.subject[:200]
+        print(f"mail from {message.sender} for {message.recipients[0]} with subject {subject!r}")
 
 
 logging.basicConfig(level=logging.INFO)
-ehlo.listen_and_serve(sys.argv[1] if sys.argv[1:] else "127.0.0.1:2525", handler, "MyServerApp")
+ehlo.listen_and_serve(sys.argv[1] if sys.argv[1:] else "127.0.0.1:2525", Subjects(), "MyServerApp")

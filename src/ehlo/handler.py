@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
 from ehlo.message import Message
 from ehlo.protocol.address import Address
@@ -14,8 +14,8 @@ from ehlo.protocol.auth.mechanism import Secret
 from ehlo.protocol.reply import Reply
 from ehlo.session import Session
 
-Answer = Awaitable[Reply | None] | Reply | None
-MessageAnswer = Reply | str | Mapping[str, Reply | str | None] | None
+Answer = Awaitable[Reply | bool | None] | Reply | bool | None
+MessageAnswer = Reply | str | bool | Mapping[str, Reply | str | bool | None] | None
 Params = Mapping[str, Any]
 AnyServer = Any  # `ehlo.Server` stands above this module and cannot be named here
 
@@ -27,9 +27,12 @@ class Handler:
     server's event loop. The hooks of one session run one after another; only a `def` hook that
     missed its deadline may still be running when the next one starts.
 
-    A hook accepts by returning `None`, and rejects by raising `Reject`. It may also return a
-    `Reply` to choose the reply; a 4xx or 5xx reply rejects. Any other exception is logged, and the
-    client gets `451 4.3.0` (`421 4.3.0` in `on_connect` and `on_tls`, `454 4.7.0` in a login).
+    A hook accepts by returning `None` or `True`, and rejects by raising `Reject`. `False` rejects
+    in the server's words. A `Reply` chooses the reply; a 4xx or 5xx reply rejects. Any other
+    exception, and any other result, is logged as an error, and the client gets `451 4.3.0`
+    (`421 4.3.0` in `on_connect` and `on_tls`, `454 4.7.0` in a login). `on_message` is different.
+
+    Raises `TypeError` when a class is made that has a public method `on_...` that is no hook.
 
     Example:
 
@@ -41,6 +44,12 @@ class Handler:
             async def on_message(self, session, message):
                 return await store(message)     # "250 2.0.0 Ok: queued as <id>"
     """
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for name, value in vars(cls).items():
+            if name.startswith("on_") and not hasattr(Handler, name) and callable(value):
+                raise TypeError(f"{cls.__qualname__}.{name} is not a hook{_meant(name)}")
 
     streams: ClassVar[bool] = False
     """Whether the hooks read messages only by `stream()` and `file`.
@@ -111,7 +120,10 @@ class Handler:
         """Called when a message is complete. Every handler must override this hook.
 
         Returning accepts the message (250); you are then responsible for it. A returned `str` is
-        the queue id in the reply: `250 2.0.0 Ok: queued as <id>`.
+        the queue id in the reply: `250 2.0.0 Ok: queued as <id>`. To reject the message, raise
+        `Reject`, or return `False` or a 4xx or 5xx `Reply`. Any other result is logged as an error
+        and accepts, since the message is stored; but text or bytes that read as a rejection, such
+        as `"550 No"`, are `451`.
 
         In LMTP each recipient gets its own reply. To reject the message for one recipient, call
         `message.refuse`, or return a mapping from recipients to results. The message is accepted
@@ -139,6 +151,14 @@ class Handler:
         """Called when the session has ended, as its last hook."""
 
 
+class Origin(NamedTuple):
+    """Names the function behind a hook for errors."""
+
+    option: str
+    """The option that has the function."""
+    function: Callable[..., object]
+
+
 @dataclass(frozen=True, slots=True)
 class Callbacks:
     """Holds the hooks of an application, which come from a `Handler` or from plain functions."""
@@ -147,21 +167,60 @@ class Callbacks:
     """The functions to call, without `self`, by the name of the hook."""
     streams: bool = False
     """The value of `Handler.streams`."""
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """Where the hooks come from that are no methods, by the name of the hook."""
 
     def __contains__(self, name: str) -> bool:
         return name in self.by_name
 
 
+def _hook_names() -> list[str]:
+    return [name for name in vars(Handler) if name.startswith("on_")]
+
+
+def _meant(name: str) -> str:
+    import difflib  # for this error alone
+
+    close = difflib.get_close_matches(name, _hook_names(), 1)
+    return f"; did you mean {close[0]}?" if close else f"; the hooks are {', '.join(_hook_names())}"
+
+
 def callbacks_of_handler(handler: Handler) -> Callbacks:
-    """Return the hooks that `handler` overrides in its class, a base class or the instance."""
-    names = [name for name in vars(Handler) if name.startswith("on_")]
-    bound = {name: getattr(handler, name) for name in names}
+    """Return the hooks that `handler` overrides in its class, a base class or the instance.
+
+    Raises `TypeError` if one cannot be called with its arguments.
+    """
+    bound = {name: getattr(handler, name) for name in _hook_names()}
     overridden = {
         name: call
         for name, call in bound.items()
         if getattr(call, "__func__", None) is not vars(Handler)[name]
     }
+    for name, call in overridden.items():
+        _, *arguments = inspect.signature(vars(Handler)[name]).parameters
+        check_call(name, call, arguments)
     return Callbacks(overridden, streams=handler.streams)
+
+
+def check_call(name: str, function: Callable[..., object], arguments: Sequence[str]) -> None:
+    """Raise `TypeError` if `function` cannot be called with `arguments`, given by position."""
+    if not callable(function):
+        raise TypeError(f"{name} must be a function, not {function!r}")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # a builtin that does not say what it takes
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        takes = ", ".join(arguments)
+        raise TypeError(f"{name} ({name_of(function)}) must take ({takes}): {error}") from None
+
+
+def name_of(function: Any) -> str:
+    """Return the full name of a function, or of the class of another object that is called."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def is_async(function: Callable[..., object]) -> bool:

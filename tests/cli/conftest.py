@@ -7,6 +7,7 @@ import pytest
 from support.manager import manager as manager
 from support.program import start as start
 from support.serving import certificates as certificates
+from support.serving import loop_name as loop_name
 
 APP = """
 import ehlo

@@ -1,6 +1,7 @@
 """`ehlo` without a command prints each message."""
 
 import base64
+import contextlib
 import json
 import os
 import pty
@@ -18,7 +19,9 @@ from typing import Any
 
 import pytest
 
+from ehlo import Peer
 from support.certificates import Certificates
+from support.client import Client
 from support.program import Program, Start
 
 LOOPBACK = ("--addr", "127.0.0.1:0")
@@ -272,3 +275,32 @@ def test_a_closed_output_ends_the_program_without_a_250(start: Start) -> None:
     assert program.wait() == 1
     assert program.err.text.splitlines()[-1].startswith("ehlo: cannot write to standard output")
     assert "Traceback" not in program.err.text
+
+
+# -- as much as a test sends ---------------------------------------------------------------------
+
+
+def test_no_session_and_no_address_is_limited(start: Start) -> None:
+    program = start("-m", "ehlo", *LOOPBACK, "--exempt-networks", "none")
+    address = Peer(*program.listening())
+    with Client(address) as client:
+        assert "SIZE 104857600" in client.hello()
+        for _ in range(300):
+            assert client.say("NOOP").startswith("250 ")
+        for _ in range(1001):  # one more than another server takes
+            client.begin_message()
+            assert client.replies(4)[-1].startswith("250 ")
+    for _ in range(201):
+        with Client(address) as client:
+            assert client.reply().startswith("220 ")
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(address)) for _ in range(60)]
+        assert {client.reply()[:4] for client in clients} == {"220 "}
+
+
+def test_a_limit_that_is_given_holds(start: Start) -> None:
+    program = start("-m", "ehlo", *LOOPBACK, "--max-messages", "1", "--max-size", "1000")
+    with Client(Peer(*program.listening())) as client:
+        assert "SIZE 1000" in client.hello()
+        client.mail()
+        assert client.say("MAIL FROM:<a@example.com>").startswith("4")

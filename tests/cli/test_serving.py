@@ -1,8 +1,6 @@
 """`ehlo serve module:attr`: kinds of targets, and where the options come from."""
 
 import json
-import os
-import pwd
 import re
 import signal
 import smtplib
@@ -326,26 +324,6 @@ def test_the_server_survives_a_full_log_disk_and_a_moved_log_file(
         client.sendmail("a@example.com", "b@example.com", b"Subject: x\r\n\r\n")
     assert program.stop() == 0
     assert "message accepted" in log.read_text()
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give up root")
-@pytest.mark.parametrize("there", [False, True])
-def test_root_does_not_follow_a_log_file_link_owned_by_the_target_user(
-    start: Start, here: Path, there: bool
-) -> None:
-    target = here / "target"
-    if there:
-        target.write_text("precious")
-    log = here / "log"
-    log.symlink_to(target)
-    nobody = pwd.getpwnam("nobody")
-    os.lchown(log, nobody.pw_uid, nobody.pw_gid)
-    flags = ("--user", "nobody", "--log-file", log)
-    program = start("-m", "ehlo", "serve", "app:function", *LOOPBACK, *flags, cwd=here)
-    assert program.wait() == 2
-    assert f"--log-file {log}: the link is not owned by root" in program.err.text
-    assert target.stat().st_uid == 0
-    assert target.read_text() == ("precious" if there else "")
 
 
 def test_a_log_file_can_be_json(start: Start, here: Path, manager: Manager) -> None:

@@ -9,6 +9,8 @@ import os
 import smtplib
 import ssl
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -19,6 +21,8 @@ from .peers import CLIENTS, peer, run
 from .post import PASSWORD, Office
 
 ALL_MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")
+ITS_CHOICE = "the client's choice"
+"""Instead of a mechanism: what the client does if its user names none."""
 TOKEN_MECHANISMS = ("XOAUTH2", "OAUTHBEARER")
 
 
@@ -94,7 +98,9 @@ class Smtplib(Client):
             if task.office.security == "starttls":
                 smtp.starttls(context=_context(task))
             smtp.ehlo()
-            if task.mechanism:
+            if task.mechanism == ITS_CHOICE:
+                smtp.login(task.user, task.password)
+            elif task.mechanism:
                 # As `login` does, but `login` chooses the mechanism itself
                 smtp.user, smtp.password = task.user, task.password
                 how = {
@@ -112,6 +118,22 @@ class Smtplib(Client):
         if task.office.security == "tls":
             return smtplib.SMTP_SSL(*where, timeout=20, context=_context(task))
         return smtplib.SMTP(*where, timeout=20)
+
+
+@asynccontextmanager
+async def _ended(client: aiosmtplib.SMTP) -> AsyncIterator[None]:
+    """End the connection with the block, QUIT included.
+
+    aiosmtplib closes its transport and waits for nothing. If the loop ends before the server's
+    close_notify has come, the socket stays open until the garbage collector complains of it.
+    """
+    transport = client.transport
+    assert isinstance(transport, asyncio.Transport)
+    try:
+        yield
+        await client.quit()
+    finally:
+        transport.abort()
 
 
 class Aiosmtplib(Client):
@@ -135,7 +157,7 @@ class Aiosmtplib(Client):
             start_tls=security == "starttls",
             tls_context=_context(task) if security != "plain" else None,
         )
-        async with client:
+        async with client, _ended(client):
             how = {
                 "PLAIN": client.auth_plain,
                 "LOGIN": client.auth_login,
@@ -176,8 +198,8 @@ class Swaks(Client):
         if task.office.security != "plain":
             command += ["--tls-verify", "--tls-ca-path", task.office.authority]
         if task.mechanism:
-            command += ["--auth", task.mechanism, "--auth-user", task.user]
-            command += ["--auth-password", task.password]
+            command += ["--auth", *([task.mechanism] if task.mechanism != ITS_CHOICE else [])]
+            command += ["--auth-user", task.user, "--auth-password", task.password]
         return self.ran([*command, *options], b"", SWAKS_HOME="/nonexistent")
 
 
@@ -201,7 +223,8 @@ class Curl(Client):
             command += ["--login-options", f"AUTH={task.mechanism}", "--user", f"{task.user}:"]
             command += ["--oauth2-bearer", task.password]
         elif task.mechanism:
-            command += ["--login-options", f"AUTH={task.mechanism}"]
+            if task.mechanism != ITS_CHOICE:
+                command += ["--login-options", f"AUTH={task.mechanism}"]
             command += ["--user", f"{task.user}:{task.password}"]
         return self.ran(command, task.mail, LC_ALL="C.UTF-8")
 
@@ -224,7 +247,8 @@ class Msmtp(Client):
             command.append(f"--tls-cert-file={task.office.client_certificate}")
             command.append(f"--tls-key-file={task.office.client_certificate}")
         if task.mechanism:
-            command += [f"--auth={task.mechanism.lower()}", f"--user={task.user}"]
+            mechanism = "on" if task.mechanism == ITS_CHOICE else task.mechanism.lower()
+            command += [f"--auth={mechanism}", f"--user={task.user}"]
             command.append("--passwordeval=printenv MSMTP_PASSWORD")
         command += ["--", *task.recipients]
         return self.ran(command, task.mail, MSMTP_PASSWORD=task.password)

@@ -26,7 +26,7 @@ def send(office: Office, mail: bytes, size: int) -> tuple[bool, str]:
 )
 def test_binary_data_arrives_in_chunks_of_any_size(serve: Serve, begin: bytes, size: int) -> None:
     mail = begin + b"\r\n.\r\nQUIT\r\n\r" + random.Random(3030).randbytes(size)  # noqa: S311  the same in each run
-    office = serve("plain", bare_newlines="reject")
+    office = serve("plain", bare_newlines="keep", extensions={"BINARYMIME": True})
     sent, said = send(office, mail, size)
     assert sent, said
     (message,) = office.received
@@ -37,7 +37,7 @@ def test_binary_data_arrives_in_chunks_of_any_size(serve: Serve, begin: bytes, s
 
 
 def test_a_chunk_over_the_limit_is_rejected_and_the_session_continues(serve: Serve) -> None:
-    office = serve("plain", max_size=1000)
+    office = serve("plain", max_size=1000, bare_newlines="keep", extensions={"BINARYMIME": True})
     sent, said = send(office, BINARY * 10, 700)
     assert not sent
     assert "Message size exceeds fixed limit" in said

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ehlo.protocol import reply as replies
 from ehlo.protocol.reply import Reply
 
-__all__ = ["Body", "Chunked", "Lines", "Plan", "body_of", "normalized"]
+__all__ = ["Body", "Chunked", "Lines", "Plan", "body_of", "grown", "normalized"]
 
 
 class Body(NamedTuple):
@@ -40,17 +40,24 @@ def _unstuffed(seen: bytes) -> bytes:
     return content[2:]
 
 
-def normalized(data: bytes) -> bytes:
-    """Each CRLF, CR alone and LF alone is a line end; byte by byte."""
-    found, at = b"", 0
-    while at < len(data):
-        if data[at : at + 2] == b"\r\n":
-            found += b"\r\n"
-            at += 2
-        else:
-            found += b"\r\n" if data[at : at + 1] in (b"\r", b"\n") else data[at : at + 1]
-            at += 1
+def units(data: bytes) -> list[bytes]:
+    """The line ends and other bytes: a LF is one with all CRs before it, a CR alone is one."""
+    found: list[bytes] = []
+    for octet in (data[at : at + 1] for at in range(len(data))):
+        while octet[-1:] == b"\n" and found and found[-1] == b"\r":
+            octet = found.pop() + octet
+        found.append(octet)
     return found
+
+
+def normalized(data: bytes) -> bytes:
+    """Each line end is CRLF."""
+    return b"".join(b"\r\n" if unit[-1:] in (b"\r", b"\n") else unit for unit in units(data))
+
+
+def grown(data: bytes) -> int:
+    """How many bytes it takes: a line end is at least two."""
+    return sum(max(len(unit), len(normalized(unit))) for unit in units(data))
 
 
 class Lines:
@@ -76,7 +83,7 @@ class Lines:
 
 
 class Plan(NamedTuple):
-    """What a server of chunks is told, and what its hooks answer."""
+    """What a server of chunks is told, and what its hooks answer. `keep` has BINARYMIME, too."""
 
     lmtp: bool
     policy: str
@@ -139,6 +146,8 @@ class Chunked:
             self._say(line, replies.AMID_CHUNKS)
         elif self._sender is not None:
             self._say(line, replies.NESTED_MAIL)
+        elif binary and self.plan.policy != "keep":
+            self._say(line, replies.unknown_parameter("BODY"))
         else:
             self._sender, self._binary = sender, binary
             self._say(line, replies.MAIL_OK)
@@ -215,15 +224,17 @@ class Chunked:
     def _reason(self, *, last: bool) -> Reply | None:
         """Why the body is refused, as far as it is known."""
         octets = self._octets or b""
-        untouched = self._binary or self.plan.policy == "keep"
-        if not untouched and not last and octets.endswith(b"\r"):
-            octets = octets[:-1]  # a LF may follow
-        taken = normalized(octets) if self.plan.policy == "normalize" and not untouched else octets
-        if len(taken) > self.plan.max_size > 0:
+        known = octets if last else octets.rstrip(b"\r")  # a LF may follow
+        size = len(octets)
+        if self.plan.policy == "normalize":
+            size += grown(known) - len(known)
+        if size > self.plan.max_size > 0:
             return replies.TOO_LARGE
         if self.plan.no_data is not None:
             return self.plan.no_data
-        bare = not untouched and self.plan.policy == "reject" and normalized(octets) != octets
+        bare = self.plan.policy == "reject" and (
+            len(octets) - len(known) > 1 or normalized(known) != known
+        )
         return replies.BARE_NEWLINE if bare else None
 
     def _finish(self, reason: Reply | None) -> None:
@@ -240,7 +251,7 @@ class Chunked:
         if self.plan.no_message is not None:
             return [self.plan.no_message] * len(self._recipients)
         body = self._octets or b""
-        if not self._binary and self.plan.policy == "normalize":
+        if self.plan.policy == "normalize":
             body = normalized(body)
         self.messages.append((self._sender or "", self._recipients, body))
         if not self.plan.lmtp:

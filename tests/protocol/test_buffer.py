@@ -99,3 +99,30 @@ def test_it_keeps_no_reference_to_bytes_that_may_change() -> None:
     buffer.feed(data)  # type: ignore[arg-type]  # a caller that does so gets no surprise
     data[0] = 0
     assert buffer.take_line(100) == b"abc\r\n"
+
+
+LARGE = b"NOOP\r\n" * 20_000
+
+
+def test_few_bytes_that_are_left_hold_no_large_block() -> None:
+    lines = fed(LARGE + b"MAIL")
+    while lines.take_line(100) is not None:
+        assert lines.held <= 2 * len(lines) + 4096
+    body, gathered = fed(LARGE), fed(b"x", LARGE)
+    assert len(body.take(len(LARGE) - 3)) == len(LARGE) - 3
+    gathered.skip(len(LARGE) - 3)
+    for buffer in (lines, body, gathered):
+        assert buffer.held <= 4096
+    assert (len(lines), len(body), len(gathered)) == (4, 3, 4)
+    lines.feed(b" FROM:<>\r\n")
+    assert lines.take_line(100) == b"MAIL FROM:<>\r\n"
+    assert body.take(9) == b"P\r\n"
+
+
+def test_what_is_left_of_a_large_block_is_copied_once() -> None:
+    buffer, copied, before = fed(LARGE), 0, len(LARGE)
+    while not buffer.empty:
+        buffer.take_line(100)
+        if buffer.held < before:
+            copied, before = copied + buffer.held, buffer.held
+    assert copied <= len(LARGE)

@@ -6,13 +6,14 @@ Hypothesis makes the plans; what is said and taken is foretold by a model that k
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ehlo.protocol import buffer as buffer_module
-from ehlo.protocol import events
+from ehlo.protocol import events, extensions
 from ehlo.protocol import reply as replies
 from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.policy import Limits
@@ -30,7 +31,10 @@ from protocol.test_properties import (
 )
 from support.dialogue import CorePlayer, Received, Rules
 
-PATIENT = Limits(errors=10_000, slow_errors=10_000, refused_recipients=10_000, excess_chunks=2)
+PATIENT = Limits(
+    errors=10_000, slow_errors=10_000, refused_recipients=10_000, excess_chunks=2, chunks=10_000
+)
+BINARY = extensions.rows({"BINARYMIME": True}, (), lambda: datetime(2030, 1, 1, tzinfo=UTC))
 
 # -- plans ---------------------------------------------------------------------------------------
 
@@ -137,6 +141,7 @@ def played(plan: Plan, pieces: list[bytes], asks: frozenset[type]) -> CorePlayer
         max_size=plan.max_size,
         bare_newlines=BareNewlines(plan.policy),
         limits=PATIENT,
+        extensions=BINARY if plan.policy == "keep" else extensions.EXTENSIONS,
     )
     player = CorePlayer(core, rules, asks)
     for piece in pieces:
@@ -179,10 +184,13 @@ def test_the_bytes_read_are_those_announced_and_what_follows_is_commands(
 
 ENVELOPE = b"HELO c\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\n"
 LIMITLESS = Settings(max_size=0, limits=PATIENT)
-LIMITED = Settings(max_size=10, limits=Limits(excess_chunks=100_000))
+LIMITED = Settings(max_size=10, limits=Limits(excess_chunks=100_000, chunks=100_000))
 SHAPES: dict[str, Callable[[int], bytes]] = {
     "one large chunk": lambda length: b"BDAT %d LAST\r\n" % length + b"x" * length,
     "a large chunk of CRs": lambda length: b"BDAT %d LAST\r\n" % length + b"\r" * length,
+    "a large chunk of CR CR LF": lambda length: (
+        b"BDAT %d LAST\r\n" % (length // 3 * 3) + b"\r\r\n" * (length // 3)
+    ),
     "a large chunk of lines": lambda length: b"BDAT %d\r\n" % length + b"\r\n" * (length // 2),
     "chunks of one byte": lambda length: b"BDAT 1\r\nx" * (length // 9),
     "chunks of a CR": lambda length: b"BDAT 1\r\n\r" * (length // 9),

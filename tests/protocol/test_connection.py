@@ -8,16 +8,18 @@ import pytest
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
+from ehlo.protocol.address import Address
 from ehlo.protocol.auth.credentials import ProvedCredentials
 from ehlo.protocol.auth.mechanism import AuthContext, Mechanism, MechanismError, SecretWanted, Steps
 from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.connection import Connection
+from ehlo.protocol.conversation import Admission
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
 from ehlo.protocol.extensions import EXTENSIONS
 from ehlo.protocol.policy import Limits
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
-from ehlo.protocol.state import State
+from ehlo.protocol.state import Counts, State
 from ehlo.protocol.verbs import QUESTIONS
 from support.dialogue import CorePlayer, Rules
 
@@ -134,6 +136,52 @@ def test_what_no_hook_asks_about_is_accepted_without_an_event() -> None:
 # -- the end -------------------------------------------------------------------------------------
 
 
+class Crowded(Admission):
+    """Rejects what it is told to, and notes what it was asked about."""
+
+    def __init__(self) -> None:
+        self.answer: Reply | None = None
+        self.counts_recipients = True
+        self.asked: list[str] = []
+
+    def admit_sender(self, sender: Address) -> Reply | None:
+        self.asked.append(str(sender))
+        return self.answer
+
+    def admit_recipient(self) -> Reply | None:
+        self.asked.append("RCPT")
+        return self.answer
+
+
+def test_mail_that_is_not_admitted_is_rejected_before_a_hook_is_asked() -> None:
+    full = Crowded()
+    connection = Connection(Settings(), lambda: "nonce", admission=full)
+    play(connection, b"HELO c\r\n")
+    full.answer = replies.NO_MEMORY
+    assert play(connection, b"MAIL FROM:<a@x>\r\n") == []
+    assert (connection.counts.messages, connection.transaction) == (1, None)
+    full.answer = None
+    assert len(play(connection, b"MAIL FROM:<b@x>\r\nRCPT TO:<c@x>\r\n")) == 2
+    full.answer = replies.TOO_MUCH_RCPT
+    assert play(connection, b"RCPT TO:<d@x>\r\n") == []
+    transaction = connection.transaction
+    assert transaction is not None
+    assert (len(transaction.recipients), transaction.refused) == (1, 1)
+    assert [line[:3] for line in said(connection)[2:]] == ["452", "250", "250", "450"]
+    # What is wrong in itself is not asked about
+    play(connection, b"RSET\r\nMAIL FROM:<c\r\nRCPT TO:<e@x>\r\n")
+    assert full.asked == ["a@x", "b@x", "RCPT", "RCPT"]
+
+
+def test_recipients_are_not_asked_about_where_they_are_not_counted() -> None:
+    full = Crowded()
+    full.counts_recipients = False
+    connection = Connection(Settings(), lambda: "nonce", admission=full)
+    assert len(play(connection, b"HELO c\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\n")) == 4
+    assert full.asked == ["a@x"]
+    assert Admission().admit_recipient() is None
+
+
 def test_a_client_that_has_ended_is_answered_first() -> None:
     connection = connect()
     connection.receive_data(b"NOOP\r\nHELO c\r\n")
@@ -214,8 +262,10 @@ def test_what_came_in_chunks_may_be_refused_between_two_of_them() -> None:
     assert said(connection)[-1] == "250 2.0.0 4 octets received"
     assert play(connection, b"BDAT 4\r\nmore") == []
     assert said(connection)[-1] == "452 4.3.1 Insufficient system storage"
-    assert play(connection, b"BDAT 0 LAST\r\n") == []
+    assert play(connection, b"BDAT 4\r\nmore") == []
     assert said(connection)[-1][:3] == "503"
+    assert play(connection, b"BDAT 0 LAST\r\n") == []
+    assert said(connection)[-1] == "452 4.3.1 Insufficient system storage"
 
 
 def test_a_body_can_be_refused_only_where_there_is_one() -> None:
@@ -367,6 +417,27 @@ def test_without_the_extension_there_is_no_bdat_and_its_bytes_are_no_commands() 
     ]
 
 
+@pytest.mark.parametrize("size", [1000, 10_000_000])
+@pytest.mark.parametrize("begin", [b"DATA\r\n", b"BDAT 66001 LAST\r\n"])
+def test_more_crs_than_are_held_are_no_line_end(begin: bytes, size: int) -> None:
+    """However they come: what is held until a LF may follow is bounded."""
+    connection = connect(Settings())
+    play(connection, CHUNKED)
+    data = begin + b"\r" * 66_000 + b"\n" + (b".\r\n" if begin.startswith(b"D") else b"")
+    found = [e for at in range(0, len(data), size) for e in play(connection, data[at : at + size])]
+    assert [event for event in found if not isinstance(event, events.Data)] == [
+        events.BodyRefused(replies.BARE_NEWLINE)
+    ]
+    assert said(connection)[-1] == "550 5.6.0 Message has a bare CR or LF in it"
+
+
+def test_crs_at_the_end_of_a_body_are_line_ends_within_its_limit() -> None:
+    connection = connect(Settings(max_size=5))
+    for crs, outcome in ((2, "250 2.0.0 Ok: queued"), (3, str(replies.TOO_LARGE))):
+        play(connection, b"RSET\r\n" + CHUNKED + b"BDAT %d LAST\r\nx" % (crs + 1) + b"\r" * crs)
+        assert said(connection)[-1] == outcome
+
+
 # -- an answer for each recipient ----------------------------------------------------------------
 
 
@@ -514,13 +585,23 @@ def asked_for_a_secret(settings: Settings) -> Connection:
     connection.receive_data(b"HELO c\r\nAUTH SCRAM-SHA-1 bixhPXRpbSxuPXRpbSxyPWFiYw==\r\nNOOP\r\n")
     connection.next_event()
     connection.reply()
-    assert connection.next_event() == events.Secret("SCRAM-SHA-1", "tim")
+    assert connection.next_event() == events.Secret("SCRAM-SHA-1", "tim", str)
     assert connection.next_event() is PAUSED
     connection.data_to_send()
     return connection
 
 
-def test_a_secret_is_given_when_it_is_asked_for() -> None:
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [
+        (replies.BAD_CREDENTIALS, ""),
+        (replies.AUTH_TROUBLE, ""),
+        (None, ""),  # a login that has failed cannot be accepted
+        (Reply(235, "2.7.0", "Welcome"), ""),
+        (replies.TOO_MANY_LOGINS, str(replies.TOO_MANY_LOGINS)),
+    ],
+)
+def test_a_secret_is_given_when_it_is_asked_for(answer: Reply | None, wanted: str) -> None:
     connection = asked_for_a_secret(Settings(mechanisms=MECHANISMS))
     with pytest.raises(TypeError, match="on_secret returned"):
         connection.give_secret(True)
@@ -530,11 +611,19 @@ def test_a_secret_is_given_when_it_is_asked_for() -> None:
     connection.give_secret("tanstaaf")
     with pytest.raises(ProtocolError, match="no secret was asked for"):
         connection.give_secret("tanstaaf")
-    connection.next_event()
-    assert said(connection) == [
-        SERVER_FIRST,
-        "501 5.5.2 Malformed authentication response",  # to NOOP, which is no command here
-    ]
+    with pytest.raises(ProtocolError, match="no secret was asked for"):
+        connection.give_derived("tanstaaf")
+    event = connection.next_event()  # after NOOP, which is no command here
+    assert said(connection) == [SERVER_FIRST]
+    assert isinstance(event, events.Auth)
+    assert event.username == "tim"
+    assert event.conclusion is not None
+    connection.reply(answer)
+    end = connection.next_event()
+    assert isinstance(end, events.Close) if wanted else end is NEED_DATA
+    assert said(connection) == [wanted or "501 5.5.2 Malformed authentication response"]
+    assert connection.counts.failed_logins == 1 - bool(wanted)
+    assert not connection.conversation.authenticated
 
 
 def test_no_secret_is_as_good_as_no_answer() -> None:
@@ -560,6 +649,41 @@ def test_a_secret_may_be_refused(answer: Reply, failures: int) -> None:
     assert said(connection) == [str(answer), "250 2.0.0 Ok"]
 
 
+def test_a_mechanism_that_fails_at_once_is_no_mistake_of_the_client() -> None:
+    def run(initial: bytes | None, _context: AuthContext) -> Steps:
+        if initial is None:
+            raise MechanismError
+        yield b""
+
+    settings = Settings(mechanisms={"X-FAILS": Mechanism("X-FAILS", run, needs_tls=False)})
+    connection = connect(settings)
+    connection.receive_data(b"HELO c\r\nAUTH X-FAILS\r\n")
+    connection.next_event()
+    connection.reply()
+    assert connection.next_event() is NEED_DATA
+    assert said(connection)[-1] == str(replies.AUTH_TROUBLE)
+    assert connection.counts.errors == 0
+
+
+def test_a_further_mechanism_is_the_same_login_until_that_is_forgotten() -> None:
+    counts = Counts()
+    counts.add_failed_login("tim", "PLAIN")
+    assert counts.is_further("tim", "LOGIN")
+    assert not counts.is_further("tim", "PLAIN")
+    assert not counts.is_further("tom", "LOGIN")
+    counts.add_failed_login("tim", "LOGIN")
+    assert counts.failed_logins == 1
+    assert not counts.is_further("tim", "LOGIN")
+    counts.forget_tried()
+    assert not counts.is_further("tim", "CRAM-MD5")
+    counts.add_failed_login("tim", "CRAM-MD5")
+    counts.add_failed_login(None, "EXTERNAL")
+    counts.add_failed_login(None, "ANONYMOUS")
+    assert counts.failed_logins == 4
+    counts.add_failed_login("tim", "PLAIN")
+    assert counts.failed_logins == 5
+
+
 def test_a_secret_may_be_the_end_of_an_exchange() -> None:
     """A mechanism that ends on it, and one that fails on it: neither is the client's mistake."""
 
@@ -573,14 +697,19 @@ def test_a_secret_may_be_the_end_of_an_exchange() -> None:
         connection.receive_data(b"HELO c\r\nAUTH X-ENDS\r\nNOOP\r\n")
         connection.next_event()
         connection.reply()
-        assert connection.next_event() == events.Secret("X-ENDS", "tim")
+        assert connection.next_event() == events.Secret("X-ENDS", "tim", str)
         connection.give_secret(secret)
         event = connection.next_event()
         if secret == "boom":
+            wanted = ProvedCredentials("tim", proved=False, mechanism="X-ENDS")
+            assert event == events.Auth("X-ENDS", wanted, replies.AUTH_TROUBLE)
+            connection.reply(replies.BAD_CREDENTIALS)
+            assert connection.next_event() is NEED_DATA
+            assert connection.counts.failed_logins == 0
             assert said(connection)[-2:] == [str(replies.AUTH_TROUBLE), "250 2.0.0 Ok"]
             assert connection.counts.errors == 0
         else:
-            wanted = ProvedCredentials("", proved=False, mechanism="X-ENDS")
+            wanted = ProvedCredentials("tim", proved=False, mechanism="X-ENDS")
             assert event == events.Auth("X-ENDS", wanted)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from ehlo.protocol import reply as replies
-from ehlo.protocol.extensions import EXTENSIONS, TABLE, Extension
+from ehlo.protocol.body import BareNewlines
+from ehlo.protocol.extensions import EXTENSIONS, TABLE, Extension, rows
 from ehlo.protocol.grammar import from_xtext
 from ehlo.protocol.parameters import Facts, OriginalRecipient, UnsupportedError, read
 from ehlo.protocol.settings import Settings
@@ -138,6 +140,36 @@ def test_a_row_adds_itself_to_the_settings() -> None:
 def test_the_command_line_is_as_long_as_the_standards_say() -> None:
     assert SETTINGS.command_limit == 512 + 26 + 16 + 10 + 500 + 530
     assert SETTINGS.line_limit == 12_288
+
+
+def extensions_of(**wanted: bool) -> tuple[Extension, ...]:
+    choices = {name.replace("EIGHT", "8BITMIME"): choice for name, choice in wanted.items()}
+    return rows(choices, (), lambda: datetime(2030, 1, 1, tzinfo=UTC))
+
+
+def test_binarymime_needs_line_ends_that_are_kept() -> None:
+    """Law: bare CR and LF become CRLF unless an option says otherwise."""
+    assert not Settings().binarymime
+    assert not Settings(bare_newlines=BareNewlines.KEEP).binarymime
+    on = extensions_of(BINARYMIME=True)
+    assert Settings(bare_newlines=BareNewlines.KEEP, extensions=on).binarymime
+    for policy in (BareNewlines.NORMALIZE, BareNewlines.REJECT):
+        with pytest.raises(
+            ValueError, match=f"BINARYMIME needs bare_newlines=keep, not {policy.value}"
+        ):
+            Settings(bare_newlines=policy, extensions=on)
+
+
+def test_what_an_extension_needs_goes_with_it() -> None:
+    """RFC 6531 3.1 item 8, RFC 3030 3."""
+    without = Settings(extensions=extensions_of(EIGHT=False))
+    assert not without.smtputf8
+    assert Settings(extensions=extensions_of(CHUNKING=False)).smtputf8
+    with pytest.raises(ValueError, match="SMTPUTF8 needs 8BITMIME; enable both"):
+        extensions_of(EIGHT=False, SMTPUTF8=True)
+    with pytest.raises(ValueError, match="BINARYMIME needs CHUNKING; enable both"):
+        extensions_of(CHUNKING=False, BINARYMIME=True)
+    assert extensions_of(EIGHT=False, SMTPUTF8=False, BINARYMIME=False)
 
 
 def test_names_that_do_not_fit_into_a_reply_are_refused_at_once() -> None:

@@ -79,7 +79,8 @@ def test_a_function_need_not_know(serve: Serve) -> None:
 def test_binary_bytes_are_not_changed(serve: Serve) -> None:
     binary = bytes(range(256)) * 1000 + b"\r"
     collector = Collector()
-    with serve(collector, bare_newlines="reject").ready() as client:
+    running = serve(collector, bare_newlines="keep", extensions={"BINARYMIME": True})
+    with running.ready() as client:
         begin(client, " BODY=BINARYMIME")
         for start in range(0, len(binary), 1000):
             assert chunk(client, binary[start : start + 1000]).startswith("250")
@@ -318,16 +319,38 @@ def test_a_flood_of_small_chunks_lets_others_have_their_turn(serve: Serve, loop_
 
     with running.ready() as client:
         begin(client)
-        said = b"BDAT 1\r\nx" * 5_000 + b"BDAT 0 LAST\r\n"
+        said = b"BDAT 1\r\nx" * 1_000 + b"BDAT 0 LAST\r\n"
         with ThreadPoolExecutor(2) as threads:
             flooded = threads.submit(running.run, flood)
             assert counting.wait(DEADLINE)
             with client.sending(said):
-                heard = threads.submit(client.replies, 5_001)
+                heard = threads.submit(client.replies, 1_001)
                 flooded.result()
         assert heard.result()[-1] == "250 2.0.0 Ok: queued"
     # What was read goes on, and more is read, in the same turn
     assert max(after - before for before, after in itertools.pairwise(turns)) <= 400
+
+
+def test_chunks_of_one_byte_without_end_are_not_answered_without_end(serve: Serve) -> None:
+    """What a chunk costs does not depend on its size: their number is bounded by the size."""
+    box = Box()
+    with serve(box).ready() as client:
+        begin(client)
+        with client.sending(b"BDAT 1\r\nx" * 20_000):
+            said = client.rest().split(b"\r\n")
+    assert said[-2:] == [b"421 4.7.0 Too many chunks for the size of the message", b""]
+    assert 1_000 < len(said) < 1_100
+    assert box.bodies == []
+
+
+def test_chunks_of_a_line_each_are_not_too_many(serve: Serve) -> None:
+    box = Box()
+    with serve(box).ready() as client:
+        begin(client)
+        with client.sending((b"BDAT 70\r\n" + b"x" * 70) * 3_000 + b"BDAT 0 LAST\r\n"):
+            said = client.replies(3_001)
+    assert said[-1] == "250 2.0.0 Ok: queued"
+    assert len(box.bodies) == 1
 
 
 def test_a_drain_waits_for_chunks_that_have_begun(serve: Serve) -> None:

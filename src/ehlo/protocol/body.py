@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import io
+import re
 from typing import Final, Literal
 
 from ehlo.protocol.buffer import Buffer
@@ -42,6 +43,7 @@ class BareNewlines(enum.Enum):
 
 
 _CRLF_ONLY: Final = (None, "\r\n")
+_CRS_BEFORE_LF: Final = re.compile(rb"(?<!\r)\r++(?=\n)")  # linear: it begins where a run does
 _SLICE: Final = 16_384  # bytes that stay in the processor's cache
 
 # What the end of a slice may be the beginning of; the longest first
@@ -52,8 +54,6 @@ class DataReader:
     """Reads the body after a 354 up to CRLF . CRLF, unstuffs dots, and leaves line ends."""
 
     __slots__ = ("_at_start", "_ended")
-
-    raw: Final = False
 
     def __init__(self) -> None:
         self._at_start = True  # the CRLF before the first line is the command's own
@@ -100,20 +100,17 @@ class DataReader:
 class ChunkReader:
     """Reads the body that comes by BDAT (RFC 3030 2); one reader for all of its chunks.
 
-    A `raw` reader returns the bytes as they are. Otherwise no slice ends with a CR that the next
-    slice, or the next chunk, may make a CRLF.
+    A slice may end between CR and LF, and so may a chunk.
     """
 
-    __slots__ = ("_cr", "_left", "count", "failed", "last", "raw", "size")
+    __slots__ = ("_left", "count", "failed", "last", "size")
 
-    def __init__(self, *, raw: bool) -> None:
-        self.raw = raw
+    def __init__(self) -> None:
         self.count = 0  # of chunks
         self.size = 0  # of the chunk under way
         self.last = False  # whether that is the last one
         self.failed = False  # a chunk was rejected, and so are all after it
         self._left = 0
-        self._cr = False  # one is held back
 
     def begin(self, size: int, *, last: bool) -> None:
         """Begin a chunk of `size` bytes."""
@@ -123,30 +120,19 @@ class ChunkReader:
 
     def read(self, buffer: Buffer) -> bytes | Literal[End.END] | None:
         """Return a slice, `END` at the end of each chunk, or `None` for more bytes."""
-        while self._left:
-            if buffer.empty:
-                return None
-            chunk = buffer.take(self._left)
-            self._left -= len(chunk)
-            if self._cr:
-                chunk = b"\r" + chunk
-            self._cr = not self.raw and chunk.endswith(b"\r")
-            if self._cr:
-                chunk = chunk[:-1]
-            if chunk:
-                return chunk
-        if self._cr and self.last:
-            self._cr = False
-            return b"\r"
-        return END
+        if not self._left:
+            return END
+        if buffer.empty:
+            return None
+        chunk = buffer.take(self._left)
+        self._left -= len(chunk)
+        return chunk
 
 
 class Skipper:
     """Counts off the bytes of a chunk that was rejected before it began, without a look at them."""
 
     __slots__ = ("_left", "last", "refusal")
-
-    raw: Final = True
 
     def __init__(self, size: int, refusal: Reply, *, last: bool) -> None:
         self.refusal = refusal
@@ -174,7 +160,7 @@ def _held_back(buffer: Buffer) -> int:
 
 
 def has_bare_newline(chunk: bytes) -> bool:
-    """Return whether there is a CR or a LF outside of CRLF; `chunk` must not end inside a CRLF.
+    """Return whether there is a CR or a LF outside of CRLF; a CR at the end of `chunk` is one.
 
     The standard library's decoder of line ends reports the kinds that it met, in one pass.
     """
@@ -187,6 +173,11 @@ def has_bare_newline(chunk: bytes) -> bool:
     return decoder.newlines not in _CRLF_ONLY
 
 
+def joined(chunk: bytes) -> bytes:
+    """Return `chunk` with any number of CRs before a LF made one: programs write CR CR LF."""
+    return _CRS_BEFORE_LF.sub(b"\r", chunk) if b"\r\r\n" in chunk else chunk
+
+
 def normalized(chunk: bytes) -> bytes:
-    """Return `chunk` with every bare CR and bare LF made a CRLF."""
+    """Return `chunk`, which is `joined`, with every bare CR and bare LF made a CRLF."""
     return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")

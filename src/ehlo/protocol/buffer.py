@@ -1,14 +1,15 @@
 """`Buffer`: bytes received and not yet read; no byte is searched twice for a line end.
 
 Bytes that arrive while the buffer is empty are kept without a copy. Only a rest is gathered in a
-bytearray, whose growth is amortized, so that dripping costs no more than bursting.
+bytearray, whose growth is amortized, so that dripping costs no more than bursting. Of a large read
+whose greater half has been taken, the rest alone is kept, so that few bytes hold no large block.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-_COMPACT_AT: Final = 65_536
+_SMALL: Final = 4_096  # bytes of a block that may be kept for a part of it
 _HOPS: Final = 50  # from dot to dot
 
 
@@ -27,6 +28,11 @@ class Buffer:
     def __len__(self) -> int:
         return len(self._data) - self._pos
 
+    @property
+    def held(self) -> int:
+        """The bytes in memory, of which some may have been taken."""
+        return len(self._data)
+
     def feed(self, data: bytes) -> None:
         """Add received bytes."""
         if self._pos == len(self._data):
@@ -35,17 +41,10 @@ class Buffer:
             self.empty = not data
             return
         if isinstance(self._data, bytes):
-            self._rebase(bytearray(self._data[self._pos :]))
-        elif self._pos > _COMPACT_AT:
-            del self._data[: self._pos]
-            self._rebase(self._data)
-        assert isinstance(self._data, bytearray)  # noqa: S101  _rebase gave it one
+            self._data = bytearray(self._data[self._pos :])
+            self._scanned = max(0, self._scanned - self._pos)
+            self._pos = 0
         self._data += data
-
-    def _rebase(self, data: bytearray) -> None:
-        self._data = data
-        self._scanned = max(0, self._scanned - self._pos)
-        self._pos = 0
 
     def take_line(self, limit: int) -> bytes | None:
         """Return the next line with its end; `None` if it is incomplete.
@@ -69,6 +68,8 @@ class Buffer:
             self.empty = True
         else:
             self._pos = self._scanned = end
+            if end > _SMALL:
+                self._shrink()
         return line
 
     def _wait_for_end(self, limit: int) -> None:
@@ -137,3 +138,12 @@ class Buffer:
             self.empty = True
         else:
             self._pos = self._scanned = end
+            if end > _SMALL:
+                self._shrink()
+
+    def _shrink(self) -> None:
+        """Keep the unread bytes alone if they are the smaller half: each is copied once or so."""
+        end = self._pos
+        if end > len(self._data) - end:
+            self._data = self._data[end:]
+            self._pos = self._scanned = 0

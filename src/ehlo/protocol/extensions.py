@@ -322,11 +322,12 @@ TABLE: Final = (
         mail={"SIZE": _size},
         octets=26,
     ),
-    Extension("8BITMIME", 6152, mail={"BODY": _one_of("7BIT", "8BITMIME", "BINARYMIME")}),
+    Extension(
+        "8BITMIME", 6152, mail={"BODY": _one_of("7BIT", "8BITMIME", "BINARYMIME")}, octets=16
+    ),
     Extension("CHUNKING", 3030),
-    Extension("BINARYMIME", 3030, octets=16, needs="CHUNKING"),
-    # A server that does not offer it cannot pass such addresses on
-    Extension("SMTPUTF8", 6531, mail={"SMTPUTF8": flag}, octets=10, promise=True),
+    Extension("BINARYMIME", 3030, needs="CHUNKING", default="rejected"),
+    Extension("SMTPUTF8", 6531, mail={"SMTPUTF8": flag}, octets=10, needs="8BITMIME"),
     Extension("ENHANCEDSTATUSCODES", 2034),
     Extension(
         "STARTTLS", 3207, offered=lambda facts: facts.settings.tls_available and not facts.tls
@@ -397,10 +398,18 @@ def rows(
     have, and for an own row that clashes with another.
     """
     choices = {name.upper(): choice for name, choice in wanted.items()}
+    off = {name for name, choice in choices.items() if choice is False}
     unknown = choices.keys() - {row.keyword for row in TABLE}
     if unknown:
         raise ValueError(f"extensions: no such extension: {', '.join(sorted(unknown))}")
-    table = [_chosen(row, choices.get(row.keyword, row.default == "on"), clock) for row in TABLE]
+    table = []
+    for row in TABLE:
+        choice = choices.get(row.keyword, row.default == "on")
+        if choice is not False and row.needs in off:
+            if row.keyword in choices:
+                raise ValueError(f"extensions: {row.keyword} needs {row.needs}; enable both")
+            choice = False
+        table.append(_chosen(row, choice, clock))
     for row in own:
         _check(row, table)
         table.append(row)
@@ -410,6 +419,8 @@ def rows(
 def _chosen(row: Extension, choice: bool | str, clock: Clock) -> Extension:
     if choice is False:
         return row.turned_off()
+    if choice is not True and not isinstance(choice, str):
+        raise ValueError(f"extensions: {row.keyword} is {choice!r}; it must be True, False or text")
     argument = choice if isinstance(choice, str) else ""
     if row.make is not None:
         try:

@@ -166,7 +166,8 @@ CANNOT_VRFY: Final = Reply(
 VRFY_IN_UTF8: Final = Reply(252, "2.6.8", "The answer needs SMTPUTF8")
 
 # Syntax
-NO_HELLO_NAME: Final = Reply(501, None, "Syntax: EHLO hostname")
+NO_HELO_NAME: Final = Reply(501, None, "Syntax: HELO hostname")
+NO_EHLO_NAME: Final = Reply(501, None, "Syntax: EHLO hostname")
 NO_LHLO_NAME: Final = Reply(501, None, "Syntax: LHLO hostname")
 UNKNOWN_COMMAND: Final = Reply(500, "5.5.2", "Command not recognized")
 NOT_FOR_THIS_PROTOCOL: Final = Reply(500, "5.5.1", "Command not recognized")
@@ -224,6 +225,10 @@ AUTH_TROUBLE: Final = Reply(454, "4.7.0", "Temporary authentication failure")
 TOO_MANY_LOGINS: Final = Reply(421, "4.7.0", "Too many failed logins")
 
 # Refusals and limits
+CLIENT_REFUSED: Final = Reply(554, "5.7.1", "No SMTP service here")
+TLS_REFUSED: Final = Reply(554, "5.7.0", "Command refused due to lack of security")
+REFUSED: Final = Reply(550, "5.7.1", "Requested action refused")
+MESSAGE_REFUSED: Final = Reply(554, "5.7.1", "Transaction failed")
 MAILBOX_UNAVAILABLE: Final = Reply(550, "5.1.1", "Requested action not taken: mailbox unavailable")
 TOO_LARGE: Final = Reply(552, "5.3.4", "Message size exceeds fixed limit")
 TOO_MANY_RECIPIENTS: Final = Reply(452, "4.5.3", "Too many recipients")
@@ -231,6 +236,7 @@ TOO_MANY_DOMAINS: Final = Reply(452, "4.5.3", "Too many domains of recipients")
 TOO_MANY_MESSAGES: Final = Reply(421, "4.7.0", "Too many messages in this session")
 TOO_MANY_REFUSED: Final = Reply(421, "4.7.0", "Too many recipients refused")
 TOO_MANY_ERRORS: Final = Reply(421, "4.7.0", "Too many errors")
+TOO_MANY_CHUNKS: Final = Reply(421, "4.7.0", "Too many chunks for the size of the message")
 TOO_MANY_IDLE: Final = Reply(421, "4.7.0", "Too many commands without mail")
 TOO_MANY_CONNECTIONS: Final = Reply(421, "4.7.0", "Too many connections")
 TOO_MUCH_MAIL: Final = Reply(450, "4.7.1", "Too many messages from your address")
@@ -267,9 +273,13 @@ def octets_received(count: int) -> Reply:
 
 
 def hello(hostname: str, name: str, extensions: list[str] | None = None) -> Reply:
-    """Return the reply to HELO, and with lines of `extensions` to EHLO (RFC 5321 4.1.1.1)."""
+    """Return the reply to HELO, and with lines of `extensions` to EHLO (RFC 5321 4.1.1.1).
+
+    The client has not asked for UTF-8 (RFC 6531 3.7.4): other characters of its name become `?`.
+    """
     lead = f"{hostname} greets "
-    greets = lead + limited(name, _LINE_LIMIT - 6 - len(lead))
+    shown = name if name.isascii() else name.encode("ascii", "replace").decode()
+    greets = lead + shown[: _LINE_LIMIT - 6 - len(lead)]
     return Reply(250, None, "\n".join([greets, *(extensions or ())]))
 
 

@@ -17,7 +17,8 @@ from ehlo.protocol.reply import Reply
 class Settings(Policy):
     """The rules of one listener: a `Policy`, its extensions, and what follows from both.
 
-    Raises `ValueError` for names that do not fit into a reply.
+    Raises `ValueError` for names that do not fit into a reply, and for BINARYMIME unless bare CR
+    and LF are kept.
     """
 
     extensions: tuple[Extension, ...] = EXTENSIONS
@@ -29,11 +30,14 @@ class Settings(Policy):
     """Maximum command line in bytes."""
     line_limit: int = field(init=False, repr=False)
     """Maximum line of any kind in bytes."""
+    refused_limit: int = field(init=False, repr=False)
+    """Maximum recipients rejected by a hook between two accepted messages; 0 = unlimited."""
     refusal_limit: int = field(init=False, repr=False)
     """Maximum rejections of any kind between two accepted messages; 0 = unlimited."""
     own_verbs: frozenset[str] = field(init=False, repr=False)
     chunking: bool = field(init=False, repr=False)
     binarymime: bool = field(init=False, repr=False)
+    smtputf8: bool = field(init=False, repr=False)
     keeps_newlines: bool = field(init=False, repr=False)
     gated: bool = field(init=False, repr=False)
     """Whether commands must wait for TLS or for a login."""
@@ -46,17 +50,27 @@ class Settings(Policy):
         keywords = {row.keyword for row in self.extensions if row.offered is not never}
         assign(self, "chunking", "CHUNKING" in keywords)
         assign(self, "binarymime", {"CHUNKING", "BINARYMIME"} <= keywords)  # RFC 3030 3
+        assign(self, "smtputf8", "SMTPUTF8" in keywords)
         rows = self.extensions
         assign(self, "ehlo_lines", constant_lines(rows, keywords))
         assign(self, "mail_params", {k: v for row in rows for k, v in row.mail_parameters()})
         assign(self, "rcpt_params", {k: v for row in rows for k, v in row.rcpt_parameters()})
         assign(self, "command_limit", self.limits.command_line + sum(row.octets for row in rows))
         assign(self, "line_limit", max(self.command_limit, self.limits.auth_line))
+        idle, excess = self.limits.idle_commands, self.limits.excess_recipients
+        refused = self.limits.refused_recipients
+        refused = self.max_recipients if refused is None else refused
+        assign(self, "refused_limit", refused)
         # A list with each recipient rejected, up to the limit and beyond it, is no abuse
-        idle, recipients = self.limits.idle_commands, self.limits.excess_recipients
-        assign(self, "refusal_limit", idle and idle + self.max_recipients + recipients)
+        most = max(self.max_recipients, refused)
+        assign(self, "refusal_limit", idle and idle + most + excess)
         assign(self, "own_verbs", frozenset(verb for row in rows for verb in row.verbs))
         assign(self, "keeps_newlines", self.bare_newlines is BareNewlines.KEEP)
+        if self.binarymime and not self.keeps_newlines:
+            policy = self.bare_newlines.value
+            raise ValueError(
+                f"extensions: BINARYMIME needs bare_newlines=keep, not {policy}; set one of both"
+            )
         assign(self, "gated", self.tls_required or self.auth_required)
         service = f"{self.hostname} {self.appname} {'LMTP' if self.lmtp else 'ESMTP'}"
         assign(self, "greeting", replies.greeting(service))

@@ -21,6 +21,7 @@ from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import NEED_DATA, PAUSED
 from ehlo.protocol.reply import Reply
 from ehlo.server.answer import Answers, Routes
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import about, turned_away
 from ehlo.server.observing.stats import SessionView
 from ehlo.server.runtime import Ending, Occupant, Quota, Runtime
@@ -277,7 +278,7 @@ class Driver(Occupant):
             self._fail(failure)
 
     def _fail(self, error: Exception) -> None:
-        about(logger, self.session_id).error("the session failed", exc_info=error)
+        log_failure(about(logger, self.session_id), error, "the session failed")
         self.end(Ending.ABORT)
 
     # -- TLS -------------------------------------------------------------------------------------
@@ -288,8 +289,8 @@ class Driver(Occupant):
         assert tls is not None  # noqa: S101  STARTTLS is offered only with it
         try:
             channel = Channel(tls.current)
-        except ssl.SSLError:
-            about(logger, self.session_id).exception("TLS is not available")
+        except ssl.SSLError as error:
+            log_failure(about(logger, self.session_id), error, "TLS is not available")
             self.connection.reply(replies.TLS_UNAVAILABLE)
             return
         self.connection.reply()
@@ -428,6 +429,7 @@ class Driver(Occupant):
         if not self.wire.lost or self.slot.work is not None:
             return
         self.answers.bodies.release()
+        self.answers.leave_login()
         if self.answers.owes_farewell and self.slot.begin(self.answers.farewell()):
             return
         self.answers.journal.closed(self.wire.received, self.wire.sent)

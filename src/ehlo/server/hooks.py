@@ -1,4 +1,4 @@
-"""Hooks: the ones that a handler has, one call of a hook, and the meaning of its result.
+"""Hooks: the ones that a handler has, and one call of a hook.
 
 No hook of a session is called anywhere else.
 """
@@ -6,34 +6,26 @@ No hook of a session is called anywhere else.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import types
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
-from ehlo.handler import Callbacks, is_async
-from ehlo.message import Message
-from ehlo.protocol import reply as replies
-from ehlo.protocol.address import Address
+from ehlo.handler import Callbacks, Origin, is_async, name_of
 from ehlo.protocol.reply import Reject, Reply
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import Journal, about
 from ehlo.server.observing.steps import Named, Steps
+from ehlo.server.results import ASKED, MEANINGS, Meaning
 from ehlo.server.runtime import Runtime
 from ehlo.server.system.threads import Job
 from ehlo.server.waits import Wait
 
 T = TypeVar("T")
-
-Answer = Reply | list[Reply | None] | None
-"""The answer to an event; a list has one reply per recipient, in LMTP."""
-
-Outcome = Callable[[object], Answer]
-"""Turns a hook's result into the answer; an exception counts as the hook's own failure."""
 
 Ended = tuple[object, BaseException | None]
 """The result of a hook, or its exception."""
@@ -51,19 +43,23 @@ class Hook:
     is_async: bool
     needs_turn: bool = True
     """Whether it counts for `max_handlers`."""
+    origin: Origin | None = None
+    """The function that an option names, if it is not a method of a `Handler`."""
+    meaning: Meaning = field(init=False)
+
+    def __post_init__(self) -> None:
+        name = self.name if self.origin is None else self.origin.option
+        object.__setattr__(self, "meaning", MEANINGS.get(name, MEANINGS.get(self.name, ASKED)))
 
     @property
     def trouble(self) -> Reply:
         """The reply for a hook that has failed."""
-        return _TROUBLE.get(self.name, replies.TROUBLE)
+        return self.meaning.trouble
 
-
-_TROUBLE = {
-    "on_connect": replies.CONNECT_TROUBLE,
-    "on_tls": replies.CONNECT_TROUBLE,
-    "on_auth": replies.AUTH_TROUBLE,
-    "on_secret": replies.AUTH_TROUBLE,
-}
+    def __str__(self) -> str:
+        """Return the name of the hook, or of the option, and that of the user's function."""
+        option, function = (self.name, self.call) if self.origin is None else self.origin
+        return f"{option} ({name_of(function)})"
 
 
 Hooks = Mapping[str, Hook]
@@ -72,7 +68,11 @@ Hooks = Mapping[str, Hook]
 
 def hooks_of(callbacks: Callbacks) -> Hooks:
     """Return the hooks that an application has."""
-    return {name: Hook(name, call, is_async(call)) for name, call in callbacks.by_name.items()}
+    origins = callbacks.origins
+    return {
+        name: Hook(name, call, is_async(call), origin=origins.get(name))
+        for name, call in callbacks.by_name.items()
+    }
 
 
 # -- one call ------------------------------------------------------------------------------------
@@ -84,16 +84,14 @@ class Call(Wait[Ended]):
     It ends once, even if nothing awaits it any more. Then it releases `size` bytes of memory.
     """
 
-    __slots__ = ("_at_end", "_journal", "_runtime", "_work", "asked", "began", "hook", "size")
+    __slots__ = ("_journal", "_runtime", "_work", "asked", "began", "hook", "size")
 
     def __init__(
         self,
         runtime: Runtime,
         journal: Journal,
         hook: Hook,
-        at_end: Callable[[], None] | None = None,
     ) -> None:
-        """`at_end` is called when the hook has ended, whether anything awaits it or not."""
         self.resume = None
         self.hook = hook
         self.asked = monotonic()
@@ -102,7 +100,6 @@ class Call(Wait[Ended]):
         self.size = 0
         self._runtime = runtime
         self._journal = journal
-        self._at_end = at_end
         self._work: asyncio.Task[None] | Job[object] | None = None  # until it is its turn
 
     def start(self, arguments: tuple[object, ...], context: Context) -> None:
@@ -135,9 +132,9 @@ class Call(Wait[Ended]):
         error: BaseException | None = None
         try:
             result = await timed(self.hook.call(*arguments), self, self._runtime.steps)
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             raise
-        except BaseException as problem:  # noqa: BLE001  answered and logged, whatever it is
+        except BaseException as problem:  # noqa: BLE001  answered and logged, `SystemExit` too
             error = problem
         try:
             self._ended(result, error)
@@ -172,8 +169,6 @@ class Call(Wait[Ended]):
             turns.free += 1
             if turns.are_awaited:
                 turns.next()
-        if self._at_end is not None:
-            self._at_end()
         self._journal.hook_ended(self.hook.name, self.asked)
         resume, self.resume = self.resume, None
         if resume is not None:
@@ -187,6 +182,12 @@ class Call(Wait[Ended]):
                 self.hook.name,
                 "it returned" if error is None else "it failed",
             )
+
+    def note_wrong(self, described: str) -> None:
+        """Log that the hook has returned what it must not return."""
+        log = about(handler_logger, self._journal.session_id)
+        hook = self.hook
+        log.error("%s returned %s; return %s", hook, described, hook.meaning.returns)
 
     def cancel(self) -> None:
         """Cancel the hook. A task ends; a thread that has begun goes on."""
@@ -231,69 +232,9 @@ def timed(work: Awaitable[T], run: Named, steps: Steps) -> Generator[Any, Any, T
             step = awaiting.send
 
 
-# -- what a result means -------------------------------------------------------------------------
-
-
-def answer_of(result: object) -> Reply | None:
-    """Return the answer for a hook's result. Raises `TypeError` if it is no answer."""
-    if result is None or isinstance(result, Reply):
-        return result
-    raise _no_answer("a hook returns None or a Reply", result)
-
-
-def queue_answer_of(result: object) -> Reply | None:
-    """Return the answer for the result of `on_message`: a `str` is a queue id.
-
-    Raises `TypeError` or `ValueError` if it is no answer.
-    """
-    if result is None:
-        return None
-    return replies.queued_as(result) if isinstance(result, str) else answer_of(result)
-
-
-def answers_of(message: Message, recipients: Sequence[Address], result: object) -> Answer:
-    """Return the answer for the result of `on_message` in LMTP: one reply, or one per recipient.
-
-    Raises as `queue_answer_of` does, and `ValueError` if a key is no recipient.
-    """
-    given: dict[str, Reply | None] = {}
-    for_all: Reply | None = None
-    if isinstance(result, Mapping):
-        given = {str(recipient): queue_answer_of(answer) for recipient, answer in result.items()}
-    else:
-        for_all = queue_answer_of(result)
-    strangers = given.keys() - set(map(str, recipients))
-    if strangers:
-        raise ValueError(f"on_message answers for {len(strangers)} that are no recipients")
-    given.update(message.refusals)
-    if not given or (for_all is not None and for_all.refuses):
-        return for_all
-    return [given.get(str(recipient), for_all) for recipient in recipients]
-
-
-def identity_of(result: object) -> str | Reply:
-    """Return the identity from the result of `on_auth`, or the rejection.
-
-    Raises `TypeError` if it is neither.
-    """
-    if result is None or result is False:
-        return replies.BAD_CREDENTIALS
-    if isinstance(result, str) and result:
-        return result
-    if isinstance(result, Reply) and result.refuses:
-        return result
-    raise _no_answer("on_auth returns an identity or None", result)
-
-
-def _no_answer(what: str, result: object) -> TypeError:
-    if inspect.iscoroutine(result):
-        result.close()  # of a `def` that should be an `async def`: nothing awaits it
-    return TypeError(f"{what}, not {type(result).__name__}")
-
-
 def failure_of(error: BaseException, hook: Hook, session_id: str) -> Reply:
     """Return the reply for a hook's exception: that of a `Reject`, otherwise `trouble`, logged."""
     if isinstance(error, Reject):
         return error.reply
-    about(handler_logger, session_id).error("%s failed", hook.name, exc_info=error)
+    log_failure(about(handler_logger, session_id), error, "%s failed", hook.name)
     return hook.trouble

@@ -11,29 +11,39 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import socket
-import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import chain
 from typing import NamedTuple, Protocol
 
+from ehlo import paths
 from ehlo.message import check_directory
 from ehlo.net import Peer
 from ehlo.passwords.file import PasswordFile
 from ehlo.server.answer import Routes
+from ehlo.server.doors import Doors
 from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
 from ehlo.server.hooks import Hook, Hooks, hooks_of, timed
-from ehlo.server.logins import with_logins
+from ehlo.server.logins import Checks, with_logins
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import Snapshot, snapshot
 from ehlo.server.observing.views import Views
 from ehlo.server.options.config import Options
 from ehlo.server.options.files import Files
-from ehlo.server.options.rules import Rules, check_addresses, per_listener, resolve, resolve_all
+from ehlo.server.options.rules import (
+    Rules,
+    check_addresses,
+    machine_name,
+    per_listener,
+    resolve,
+    resolve_all,
+)
 from ehlo.server.options.target import callbacks_of, with_handler
 from ehlo.server.runtime import Ending, Runtime
 from ehlo.server.streams import serve_streams
@@ -41,8 +51,6 @@ from ehlo.server.system import listener, privileges
 from ehlo.server.system.threads import Threads
 from ehlo.server.tls.certificates import FileContext
 
-# asyncio accepts as many at once as its backlog has; without file descriptors each is a log line
-_ACCEPTED_AT_ONCE = 16
 _LAST_WORDS = 1.0  # seconds to send the last replies, and for a cancelled hook to end
 _LEAST_FOR_SHUTDOWN = 5.0  # seconds for `on_shutdown`, when less is left of the grace period
 
@@ -75,29 +83,32 @@ class Run:
         await run.closed.wait()
     """
 
-    def __init__(self, server: Owner) -> None:
+    def __init__(self, server: Owner, salt_key: bytes = b"") -> None:
+        """`salt_key` is that of `Files`, which all workers share."""
         if server.running is not None:
             raise RuntimeError("the server runs already; call shutdown() or close() first")
         options = server.options = self.options = with_handler(server.options)
         self._callbacks = callbacks_of(options)
         self._server = server
-        self.files = Files()
+        self.files = Files(salt_key)
         resolved = resolve_all(options, self._callbacks, self.files)
         self.loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+        self._process = os.getpid()
         self.runtime = Runtime(options, resolved[0].exempt, self.loop)
         self._hooks = hooks_of(self._callbacks)
+        self._checks = Checks(self.runtime)
         self._hooks_by_file: dict[PasswordFile | None, Hooks] = {}
         self.services = [self._service(each) for each in resolved]
         self._own = self.services[0] if not options.listeners else None
         self._listens = False
         self._bound: list[tuple[Routes, socket.socket]] = []  # and not served yet
-        self._servers: list[asyncio.Server] = []
+        self._doors = Doors(self.loop, self.runtime.connections)
         self._paths: list[str] = []
         self._guests = 0  # clients over streams
-        self._starting: asyncio.Task[None] | None = None  # calls `on_startup`
+        self._starting: asyncio.Task[SystemExit | None] | None = None  # calls `on_startup`
         self._ending: asyncio.Task[None] | None = None
-        self._last_hook: asyncio.Task[None] | None = None  # calls `on_shutdown`
+        self._last_hook: asyncio.Task[SystemExit | None] | None = None  # calls `on_shutdown`
         self._end_by = math.inf  # when the grace period is over, by the loop's clock
         self._grace: asyncio.Timeout | None = None  # while `_ending` waits for it
         self._closing = False
@@ -113,11 +124,10 @@ class Run:
     def _service(self, rules: Rules) -> Routes:
         self.runtime.heed(rules.times.command, rules.times.handler, rules.times.proxy)
         hooks = self._hooks_by_file.get(rules.passwords)
-        if hooks is None:  # one for each file, since it counts the checks in progress
-            hooks = with_logins(self._hooks, rules.passwords, self.runtime)
+        if hooks is None:
+            hooks = with_logins(self._hooks, rules.passwords, self.runtime, self._checks)
             self._hooks_by_file[rules.passwords] = hooks
-        streams, counts = self._callbacks.streams, bool(self.runtime.recipient_rate)
-        return Routes(rules, hooks, streams=streams, counts_recipients=counts)
+        return Routes(rules, hooks, streams=self._callbacks.streams)
 
     # -- the start -------------------------------------------------------------------------------
 
@@ -147,8 +157,7 @@ class Run:
             await self._begin()
             while self._bound:
                 routes, sock = self._bound.pop(0)
-                server = await self._listen(sock, routes)
-                self._servers.append(server)  # after the await, since `close` makes a new list
+                await self._doors.open(sock, partial(self._protocol, routes))
             if not self.draining:
                 await self.views.open()
         except BaseException:
@@ -174,20 +183,9 @@ class Run:
         finally:
             closed.cancel()
         if self._starting.done() and not self._starting.cancelled():
-            self._starting.result()
-
-    async def _listen(self, sock: socket.socket, routes: Routes) -> asyncio.Server:
-        protocol = partial(self._protocol, routes)
-        given: dict[str, object] = {"sock": sock, "backlog": _ACCEPTED_AT_ONCE}
-        make: Callable[..., Awaitable[asyncio.Server]] = self.loop.create_server
-        if sock.family == socket.AF_UNIX:
-            make = self.loop.create_unix_server
-            if sys.version_info >= (3, 13):  # which would unlink a path that may be another's
-                given["cleanup_socket"] = False
-        with listener.kept(sock):
-            server = await make(protocol, **given)
-        sock.listen(listener.BACKLOG)  # since asyncio has made it `_ACCEPTED_AT_ONCE`
-        return server
+            failure = self._starting.result()
+            if failure is not None:
+                raise failure
 
     # -- clients ---------------------------------------------------------------------------------
 
@@ -292,6 +290,7 @@ class Run:
         """End the run. Nothing else does, except when `on_shutdown` or the loop is interrupted."""
         try:
             self._stop_accepting()
+            await self._doors.all_served()
             self._end_sessions(Ending.DRAIN)
             if not await self._gone_in_grace():
                 if not self._closing:
@@ -328,9 +327,9 @@ class Run:
         for each in list(self.runtime.drivers):
             try:
                 each.end(how)
-            except Exception:
+            except Exception as error:  # noqa: BLE001  it keeps no other from its end
                 log = about(logger, each.session_id)
-                log.exception("the session could not be ended")
+                log_failure(log, error, "the session could not be ended")
 
     async def _has_started(self) -> bool:
         """Return whether `on_startup` has returned; while it runs, it gets a moment to end."""
@@ -340,7 +339,7 @@ class Run:
         for _ in range(2):
             await asyncio.wait({starting}, timeout=_LAST_WORDS)
             if starting.done():
-                return not starting.cancelled() and starting.exception() is None
+                return not starting.cancelled() and _failure_of(starting) is None
             starting.cancel()
         logger.warning("on_startup did not end when it was cancelled")
         return False
@@ -358,10 +357,9 @@ class Run:
 
     def _stop_accepting(self) -> None:
         self.runtime.draining = True
-        for server in self._servers:
-            server.close()
+        self._doors.close()
         listener.give_back([sock for _, sock in self._bound], self._paths)
-        self._servers, self._bound, self._paths, self.addresses = [], [], [], []
+        self._bound, self._paths, self.addresses = [], [], []
 
     def _stop(self) -> None:
         """Let go of everything, once."""
@@ -374,16 +372,40 @@ class Run:
         self._server.running = None
         self.closed.set()
 
-    async def _call(self, hook: Hook | None) -> None:
-        """Call a hook that belongs to no session."""
-        if hook is not None and hook.is_async:
-            await timed(hook.call(self._server), _Named((hook.name, "")), self.runtime.steps)
-        elif hook is not None:
-            threads = Threads(1, "ehlo-run")  # of its own: others may hang in hooks of sessions
-            try:
-                await self.runtime.in_thread(partial(hook.call, self._server), threads)
-            finally:
-                threads.stop()
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has no event loop any more, and was not ended.
+
+        The loop was closed, or this process is a fork of the one that serves. A run whose loop was
+        closed lets go of its sockets; those of a fork are its parent's.
+        """
+        if self._process != os.getpid():
+            return True
+        if not self.loop.is_closed():
+            return False
+        logger.warning("the event loop was closed before the server; call shutdown() first")
+        for step in (self._stop_accepting, self.views.close, self.files.stop, self.runtime.stop):
+            with contextlib.suppress(RuntimeError):  # that the loop is closed
+                step()
+        return True
+
+    async def _call(self, hook: Hook | None) -> SystemExit | None:
+        """Call a hook that belongs to no session.
+
+        A `SystemExit` is returned: out of a task, it would end the loop.
+        """
+        try:
+            if hook is not None and hook.is_async:
+                await timed(hook.call(self._server), _Named((hook.name, "")), self.runtime.steps)
+            elif hook is not None:
+                threads = Threads(1, "ehlo-run")  # of its own: others may hang in sessions' hooks
+                try:
+                    await self.runtime.in_thread(partial(hook.call, self._server), threads)
+                finally:
+                    threads.stop()
+        except SystemExit as error:
+            return error
+        return None
 
 
 def abandon(server: Owner) -> None:
@@ -393,9 +415,13 @@ def abandon(server: Owner) -> None:
         server.running.abandon()
 
 
-def _log_failure(hook: asyncio.Task[None]) -> None:
-    if not hook.cancelled() and hook.exception() is not None:
-        logger.error("on_shutdown failed", exc_info=hook.exception())
+def _failure_of(hook: asyncio.Task[SystemExit | None]) -> BaseException | None:
+    return hook.exception() or hook.result()
+
+
+def _log_failure(hook: asyncio.Task[SystemExit | None]) -> None:
+    if not hook.cancelled() and (failure := _failure_of(hook)) is not None:
+        log_failure(logger, failure, "on_shutdown failed")
 
 
 # -- the sockets -----------------------------------------------------------------------------------
@@ -411,6 +437,10 @@ def open_sockets(
     cannot be bound, and `UnusableError` for what the user could not use afterwards.
     """
     check_addresses(options, None if sock is None else [listener.bound_address(sock)])
+    if not all(each.hostname for each in per_listener(options)):
+        _, problem = machine_name()
+        if problem:
+            logger.warning("%s", problem)
     account = privileges.find(options.user) if options.user else None
     listeners = per_listener(options)
     if sock is not None:
@@ -439,7 +469,8 @@ def check_spool(options: Options) -> None:
     if not options.spool_dir:
         return
     try:
-        check_directory(options.spool_dir)
+        with paths.entry_of(f"{options.spool_dir}/.", follow=False):
+            check_directory(options.spool_dir)
     except OSError as error:
         reason = f"spool_dir: cannot write to {options.spool_dir}: {error.strerror}"
         raise privileges.UnusableError(reason) from error

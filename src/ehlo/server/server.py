@@ -20,7 +20,7 @@ from ehlo.net import Peer
 from ehlo.server.options.config import Options
 from ehlo.server.options.target import callbacks_of, with_handler
 from ehlo.server.run import Run, abandon
-from ehlo.server.system import loops, signals, systemd
+from ehlo.server.system import loops, machine, signals, systemd
 from ehlo.server.tls.certificates import Certificate, FileContext, file_context, with_another
 from ehlo.server.workers.recipe import recipe
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Server", "listen_and_serve", "listen_and_serve_tls"]
 
 P = ParamSpec("P")
+
+_GRACE_IN_THREAD = 2.0  # seconds: what is next to a block, such as a test, does not outlast it
 
 logger = logging.getLogger("ehlo.server")
 
@@ -66,8 +68,7 @@ class Server:
         named = isinstance(self.options.handler, str) and ":" in self.options.handler
         if not named and not self.options.factory:
             callbacks_of(self.options)  # for its TypeErrors
-        self.running: Run | None = None
-        """The run of this server, while it serves in this process."""
+        self._running: Run | None = None
         self._parent: Parent | None = None
         self._alarm: signals.Alarm | None = None
 
@@ -77,6 +78,17 @@ class Server:
             if name in Options.__dataclass_fields__:
                 raise AttributeError(f"{name} is an option; set it by configure({name}=...)")
             super().__setattr__(name, value)
+
+    @property
+    def running(self) -> Run | None:
+        """The run of this server, while it serves in this process."""
+        if self._running is not None and self._running.is_over:
+            self._running = None
+        return self._running
+
+    @running.setter
+    def running(self, run: Run | None) -> None:
+        self._running = run
 
     @property
     def options(self) -> Options:
@@ -218,7 +230,7 @@ class Server:
 
         SIGHUP calls `reload`. With `workers`, this process is their parent. `tune_malloc` sets the
         C library's malloc for a process that only serves. Raises `ValueError` and `OSError` as
-        `start` does, `RuntimeError` if no worker could start.
+        `start` does, `RuntimeError` if no worker could start, or in a running event loop.
         """
         self._serve(None, tune_malloc=tune_malloc)
 
@@ -228,9 +240,11 @@ class Server:
         self._serve(sock)
 
     def _serve(self, sock: socket.socket | None, *, tune_malloc: bool = False) -> None:
+        loops.check_none_runs("listen_and_serve" if sock is None else "serve")
+        machine.open_standard_files()
         if self.options.workers == 1:
             self.options = with_handler(self.options)  # its module may run a loop when imported
-            work = self._serve_until_signalled(sock)
+            work = partial(self._serve_until_signalled, sock)
             loops.run(work, self.options.loop, partial(abandon, self), tune_malloc=tune_malloc)
             return
         from ehlo.server.workers.parent import Parent  # most servers never need it
@@ -286,15 +300,21 @@ class Server:
     def in_thread(self) -> Iterator[Self]:
         """Serve in a thread while the block runs, then shut down.
 
-        The server listens when the block begins. Raises `ValueError` and `OSError` as `start` does.
+        The server listens when the block begins. When the block ends, transactions have at most
+        two seconds to end; when it raises, the sessions are cut off. Raises `ValueError` and
+        `OSError` as `start` does.
         """
+        machine.open_standard_files()
         thread = loops.LoopThread(self.options.loop, "ehlo-server")
+        grace = 0.0
         try:
-            thread.call(self.start())
+            thread.call(self.start)
             try:
                 yield self
+                grace = min(self.options.grace, _GRACE_IN_THREAD)
             finally:
-                thread.call(self.shutdown())
+                if thread.is_alive:  # not in a process that was forked meanwhile
+                    thread.call(partial(self.shutdown, grace))
         finally:
             thread.stop()
 

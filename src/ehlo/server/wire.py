@@ -106,18 +106,23 @@ class Wire:
         """
         channel = self.channel
         assert channel is not None  # noqa: S101  begin_tls came first
-        channel.receive(data)
-        if not channel.established:
-            done = channel.handshake()
-            self._send_tls(channel)
-            if not done:
-                return None
-            self._memory.release(HANDSHAKE_COST - SESSION_COST)
-            secured(channel)
-        plain = channel.read()
-        self._decrypted += len(plain)
+        plain = []
+        for piece in channel.pieces(data):
+            channel.receive(piece)
+            if not channel.established:
+                done = channel.handshake()
+                self._send_tls(channel)
+                if not done:
+                    continue
+                self._memory.release(HANDSHAKE_COST - SESSION_COST)
+                secured(channel)
+            plain.append(channel.read())
         self._send_tls(channel)
-        return plain
+        if not channel.established:
+            return None
+        said = plain[0] if len(plain) == 1 else b"".join(plain)
+        self._decrypted += len(said)
+        return said
 
     def _send_tls(self, channel: Channel) -> None:
         data = channel.outgoing()

@@ -107,13 +107,11 @@ def _parse_mail(conversation: Conversation, argument: str) -> Address | Reply:
             return replies.TOO_LARGE
         if params.get("BODY") == "BINARYMIME" and not settings.binarymime:
             return replies.unknown_parameter("BODY")
-    return sender
+    return conversation.admission.admit_sender(sender) or sender
 
 
 def _accept_mail(conversation: Conversation, sender: Address, answer: Reply | None) -> Reply:
-    counts = conversation.counts
-    counts.messages += 1
-    counts.idle = 0
+    conversation.counts.messages += 1
     conversation.transaction = Transaction(sender, "SMTPUTF8" in sender.params)
     return answer or replies.MAIL_OK
 
@@ -159,6 +157,8 @@ def _parse_rcpt(conversation: Conversation, argument: str) -> Address | Reply:
         return replies.TOO_MANY_RECIPIENTS
     if settings.max_recipient_domains and _is_one_domain_more(conversation, recipient.domain):
         return replies.TOO_MANY_DOMAINS
+    if conversation.admission.counts_recipients:
+        return conversation.admission.admit_recipient() or recipient
     return recipient
 
 
@@ -178,11 +178,9 @@ def _accept_rcpt(conversation: Conversation, recipient: Address, answer: Reply |
 
 
 def _reject_rcpt(conversation: Conversation, _recipient: Address, answer: Reply) -> Reply:
-    counts, limits = conversation.counts, conversation.settings.limits
     _transaction(conversation).refused += 1
-    counts.refused_recipients += answer.code >= 500  # a 4xx may be a local error
-    too_many = counts.refused_recipients >= limits.refused_recipients
-    return replies.TOO_MANY_REFUSED if too_many else answer
+    conversation.counts.refused_recipients += answer.code >= 500  # a 4xx may be a local error
+    return answer
 
 
 def _fail_rcpt(conversation: Conversation, _argument: str, reply: Reply) -> Reply | None:
@@ -222,8 +220,11 @@ RCPT: Final = Verb(
 # -- RSET ----------------------------------------------------------------------------------------
 
 
-def _parse_rset(_conversation: Conversation, argument: str) -> events.Reset | Reply:
-    return replies.NO_ARGUMENT_ALLOWED if argument else events.RESET
+def _parse_rset(conversation: Conversation, argument: str) -> events.Reset | Reply:
+    if argument:
+        return replies.NO_ARGUMENT_ALLOWED
+    too_many = conversation.transaction is not None and conversation.has_refused_too_many
+    return replies.TOO_MANY_REFUSED if too_many else events.RESET
 
 
 def _accept_rset(_conversation: Conversation, _event: events.Reset, answer: Reply | None) -> Reply:
@@ -298,7 +299,7 @@ DATA: Final = Verb(
 
 def _chunk(argument: str) -> Chunk | None:
     """Parse BDAT's argument; return `None` if the number of bytes is unknown."""
-    match = grammar.CHUNK.fullmatch(argument.strip())
+    match = grammar.CHUNK.fullmatch(argument.strip(" "))
     return Chunk(int(match[1]), match[2] is not None) if match else None
 
 
@@ -373,6 +374,7 @@ def end_of_body(conversation: Conversation, reader: Reader) -> Ask | None:
         return None
     transaction = conversation.transaction or no_transaction()
     refusal = transaction.refusal
+    conversation.counts.idle = 0
     if refusal is None:
         conversation.state = _ENDED
         return MESSAGE, transaction
@@ -390,6 +392,7 @@ def _end_skipping(conversation: Conversation, reader: Skipper) -> None:
     if lmtp and reader.last and none and conversation.state is State.MAIL:
         # RFC 2033 4.3: one reply per accepted recipient, and there is none
         conversation.end_transaction()
+        turn_away_after_refusals(conversation)
     else:
         conversation.output.answer(reader.refusal, to="BDAT")
 
@@ -397,7 +400,6 @@ def _end_skipping(conversation: Conversation, reader: Skipper) -> None:
 def _accept_message(
     conversation: Conversation, transaction: Transaction, answer: Reply | None
 ) -> None:
-    conversation.counts.refusals = 0
     conversation.output.outcome(answer or replies.QUEUED, transaction)
 
 
@@ -405,6 +407,16 @@ def _reject_message(conversation: Conversation, transaction: Transaction, answer
     """End the transaction, as acceptance does (RFC 5321 3.3)."""
     conversation.end_transaction()
     conversation.output.outcome(answer, transaction)
+    turn_away_after_refusals(conversation)
+
+
+def turn_away_after_refusals(conversation: Conversation) -> None:
+    """End the session with the next command if too many recipients were rejected.
+
+    The message has its own reply: a 421 instead of a 5xx would have it sent again.
+    """
+    if conversation.has_refused_too_many:
+        conversation.turn_away(replies.TOO_MANY_REFUSED)
 
 
 MESSAGE: Final = Question(

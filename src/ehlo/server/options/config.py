@@ -80,8 +80,9 @@ class Options:
     """Function that accepts or rejects a recipient:
     `(remote_addr, mail_from, rcpt_to) -> bool`."""
     auth_handler: AuthFunction | None = option(None, group="Functions")
-    """Function that accepts or rejects a login:
-    `(remote_addr, mechanism, username, password, shared) -> bool`."""
+    """Function that accepts or rejects a login: `(username, password) -> bool`, for PLAIN and
+    LOGIN; or `(remote_addr, mechanism, username, password, shared) -> bool`, for CRAM-MD5 and
+    tokens as well."""
 
     auth_file: str | None = option(None, group="Authentication")
     """File of users and password hashes, as `ehlo passwd` writes it. It is reloaded when it
@@ -114,14 +115,23 @@ class Options:
     """Maximum message size in bytes (0 = unlimited)."""
     max_recipients: int = option(100, group="Limits", bound="> 0")
     """Maximum recipients per message."""
+    max_refused_recipients: int | None = option(None, group="Limits", bound=">= 0")
+    """Maximum recipients that the handler rejects between two accepted messages (0 = unlimited),
+    compared when a transaction ends. By default, the value of `max_recipients`."""
     max_recipient_domains: int = option(0, group="Limits", bound=">= 0")
     """Maximum recipient domains per session (0 = unlimited)."""
     max_messages: int = option(1000, group="Limits", bound=">= 0")
     """Maximum messages per session (0 = unlimited)."""
     max_idle_commands: int = option(100, group="Limits", bound=">= 0")
     """Maximum commands between messages that do not advance delivery (NOOP, RSET, VRFY);
-    0 = unlimited. Rejections between messages are limited to this number plus `max_recipients`
-    plus 100."""
+    0 = unlimited. Rejections between accepted messages are limited to this number plus
+    `max_recipients` (or `max_refused_recipients`, if that is more) plus 100."""
+    max_errors: int = option(20, group="Limits", bound=">= 0")
+    """Errors between two accepted messages at which the session ends (0 = unlimited): unknown
+    commands, bad syntax, commands out of order, failed logins."""
+    slow_errors: int = option(10, group="Limits", bound=">= 0")
+    """Errors between two accepted messages from which on each reply is delayed by a second
+    (0 = never)."""
     max_connections: int = option(1000, group="Limits", bound="> 0")
     """Maximum concurrent connections."""
     max_connections_per_address: int = option(50, group="Limits", bound="> 0")
@@ -228,9 +238,12 @@ class ListenerOptions(TypedDict, total=False):
     xforward_networks: Sequence[str]
     max_size: int
     max_recipients: int
+    max_refused_recipients: int | None
     max_recipient_domains: int
     max_messages: int
     max_idle_commands: int
+    max_errors: int
+    slow_errors: int
     timeout: float | None
     min_body_rate: int
     handler_timeout: float
@@ -281,9 +294,12 @@ def with_overrides(options: Options, listener: Listener) -> Options:
 
 
 def check_bounds(options: Options) -> None:
-    """Raise `ValueError` for a number outside the bound of its option."""
+    """Raise `ValueError` for a number outside the bound of its option, and for no `bool` as one."""
     for field in dataclasses.fields(options):
         value, bound = getattr(options, field.name), field.metadata.get("bound")
+        if isinstance(field.default, bool) and not isinstance(value, bool):
+            # `os.environ.get("TLS_REQUIRED")` may be None, and "no" is true
+            raise ValueError(f"{field.name} is {value!r}; it must be True or False")
         if value is None or not bound:
             continue
         if not (value >= 0 if bound == ">= 0" else value > 0):

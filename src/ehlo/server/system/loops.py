@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import importlib.util
-import logging
-import math
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, cast
 
 from ehlo.server.system import machine
 from ehlo.server.system.signals import Interrupted
@@ -19,11 +16,6 @@ from ehlo.server.system.signals import Interrupted
 T = TypeVar("T")
 
 LoopFactory: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
-
-logger = logging.getLogger("ehlo.server")
-
-# Errors of accept(2) after which asyncio waits, and which are not the client's
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def loop_factory(name: str) -> LoopFactory | None:
@@ -44,14 +36,26 @@ def loop_factory(name: str) -> LoopFactory | None:
     return uvloop.new_event_loop
 
 
+def check_none_runs(what: str) -> None:
+    """Raise `RuntimeError` if this thread runs an event loop, which `what` would block."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        f"{what} cannot be called in a running event loop; write `async with server:` there, "
+        "or `with server.in_thread():`"
+    )
+
+
 def run(
-    work: Coroutine[object, object, None],
+    work: Callable[[], Coroutine[object, object, None]],
     loop: str,
     abandon: Callable[[], None],
     *,
     tune_malloc: bool = False,
 ) -> None:
-    """Run `work` in a new loop, to its end.
+    """Run what `work` returns in a new loop, to its end.
 
     If the loop is interrupted (see `signals`), `abandon` is called while the loop does not run, and
     all tasks are cancelled. `tune_malloc` is for a process that only serves.
@@ -61,10 +65,9 @@ def run(
         asyncio.Runner(loop_factory=loop_factory(loop)) as runner,
     ):
         made = runner.get_loop()
-        made.set_exception_handler(Complaints())
         try:
             with machine.tended_malloc(made) if tune_malloc else contextlib.nullcontext():
-                runner.run(work)
+                runner.run(work())
         except Interrupted:
             # The interrupted task keeps that as its result, which is never retrieved
             made.set_exception_handler(lambda _loop, _context: None)
@@ -72,30 +75,11 @@ def run(
             raise
 
 
-class Complaints:
-    """Logs what goes wrong in a loop made here.
-
-    That no connection can be accepted is one line per second at most; asyncio reports each try.
-    """
-
-    _EVERY = 1.0  # seconds
-
-    def __init__(self) -> None:
-        self._logged = -math.inf
-
-    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-        """Log one of them."""
-        error = context.get("exception")
-        accepts = "accept" in str(context["message"])
-        if not accepts or not isinstance(error, OSError) or error.errno not in _OUT_OF_RESOURCES:
-            loop.default_exception_handler(context)
-        elif loop.time() - self._logged >= self._EVERY:
-            self._logged = loop.time()
-            logger.error("accepting connections failed: %s", error.strerror)
-
-
 class LoopThread:
-    """Runs a loop in a thread of its own until it is stopped."""
+    """Runs a loop in a thread of its own until it is stopped.
+
+    A process that was forked meanwhile has no such thread: `call` fails there, `stop` does nothing.
+    """
 
     def __init__(self, loop: str, name: str) -> None:
         made: Future[asyncio.AbstractEventLoop] = Future()
@@ -108,7 +92,6 @@ class LoopThread:
         try:
             with asyncio.Runner(loop_factory=factory) as runner:
                 loop = runner.get_loop()
-                loop.set_exception_handler(Complaints())
                 loop.call_soon(made.set_result, loop)
                 loop.run_forever()
         except BaseException as failure:
@@ -116,11 +99,32 @@ class LoopThread:
                 raise
             made.set_exception(failure)
 
-    def call(self, work: Coroutine[object, object, T]) -> T:
-        """Run `work` in the loop and wait for its result."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs, in this process."""
+        return self._thread.is_alive()
+
+    def call(self, work: Callable[[], Coroutine[object, object, T]]) -> T:
+        """Run what `work` returns in the loop, and wait for its result.
+
+        A `SystemExit` is raised here only: out of a task, it would end the loop.
+        """
+        exits: list[SystemExit] = []
+
+        async def outcome() -> T | None:
+            try:
+                return await work()
+            except SystemExit as error:
+                exits.append(error)
+                return None
+
+        result = asyncio.run_coroutine_threadsafe(outcome(), self._loop).result()
+        if exits:
+            raise exits[0]
+        return cast("T", result)
 
     def stop(self) -> None:
         """End the loop and wait for its thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)  # it outlives each `Runtime`
+        if self.is_alive:
+            self._loop.call_soon_threadsafe(self._loop.stop)  # it outlives each `Runtime`
         self._thread.join()

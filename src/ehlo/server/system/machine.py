@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import ctypes
 
 _TRIM_EVERY: float = 10.0  # seconds
+_STDERR: Final = 2  # the last of the standard files
 
 # mallopt(3): the parameter's number in malloc.h, and its value
 _PARAMETERS: Final = (
@@ -104,6 +105,17 @@ def raise_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
         return  # some systems allow less than they say; the old limit stays
+
+
+def open_standard_files() -> None:
+    """Open `/dev/null` as each standard file that is closed.
+
+    Otherwise a socket would get its number: programs would write to that, and libuv aborts when it
+    closes such a number.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(number, True)
+    os.close(number)
 
 
 @contextlib.contextmanager

@@ -19,8 +19,11 @@ _POKE = signal.SIGURG  # wakes the main thread; without a handler it is ignored
 _BLOCKED = 1.0  # seconds; a loop that is not blocked handles a signal sooner
 
 
-class Interrupted(SystemExit):
-    """Raised out of what blocks the event loop: the process ends, with 0."""
+class Interrupted(KeyboardInterrupt):
+    """Raised out of what blocks the event loop; `loops.run` ends the process with 0.
+
+    No handler for a user's exceptions catches it: those take `SystemExit` for a failure.
+    """
 
 
 class Alarm:
@@ -63,7 +66,7 @@ class Alarm:
 
     def _raise_if_due(self) -> None:
         if self._is_due():
-            raise Interrupted(0)
+            raise Interrupted
 
     def _is_due(self) -> bool:
         if self._left >= 0:

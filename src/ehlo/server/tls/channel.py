@@ -1,20 +1,90 @@
 """TLS through memory: the same on every event loop.
 
 The caller passes in the bytes that the network brought, and sends the bytes that come out.
+
+OpenSSL keeps its buffers as large as they once were, and makes room for a message as soon as its
+header announces it. So it gets bytes in slices, and a ClientHello (RFC 8446 4.1.2) only as a whole.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ssl
+from collections.abc import Iterator
+from typing import Final
 
 from ehlo.session import TLSInfo
 
-_READ = 65_536
+_READ: Final = 16_384  # what a record holds (RFC 8446 5.1)
+_SLICE: Final = 8_192  # bytes that OpenSSL gets at once
 
 # Bytes that a connection counts as; measured with OpenSSL 3: 45 KiB in a handshake, 15 KiB after it
 HANDSHAKE_COST = 49_152
 SESSION_COST = 16_384
+CERTIFICATE_COST = 106_496
+"""What is added in a handshake in which the client may send a chain of certificates."""
+
+_HEADER: Final = 5  # bytes before what is in a record
+_CHANGE_CIPHER_SPEC, _HANDSHAKE = 20, 22
+_CLIENT_HELLO: Final = 1
+_LARGEST_HELLO: Final = 16_384  # with the headers of its records; a usual one has 2,000 at most
+# RFC 8446 4.1.3: the random of a HelloRetryRequest, on which a second ClientHello follows
+_RETRY: Final = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
+_RANDOM: Final = slice(11, 43)  # where it is in a ServerHello, with both headers
+
+
+class ClientHelloError(ssl.SSLError):
+    """Raised for a ClientHello that is too long."""
+
+    reason = "CLIENT_HELLO_TOO_LONG"
+
+
+class ClientHello:
+    """Gathers a ClientHello, which may come in many records."""
+
+    __slots__ = ("_at", "_data", "_head", "_size")
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._at = 0  # where the first record is that has not been looked at
+        self._head = b""  # of the message: its type, and its size in three bytes
+        self._size = 0  # of the message so far, with its head
+
+    def receive(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """Return the complete ClientHello, and what came behind it; `None` before.
+
+        What cannot be a ClientHello is complete at once. Raises `ClientHelloError`.
+        """
+        gathered = self._data
+        gathered += data
+        while (start := self._at + _HEADER) <= len(gathered):
+            kind, end = gathered[self._at], start + _number(gathered[start - 2 : start])
+            if kind not in (_CHANGE_CIPHER_SPEC, _HANDSHAKE):
+                return bytes(gathered), b""
+            if end > len(gathered):
+                break
+            self._at = end
+            if kind == _HANDSHAKE and self._is_complete(gathered[start:end]):
+                return bytes(gathered[:end]), bytes(gathered[end:])
+        if len(gathered) > _LARGEST_HELLO:
+            raise ClientHelloError
+        return None
+
+    def _is_complete(self, more: bytes) -> bool:
+        self._head = (self._head + more[:4])[:4]
+        self._size += len(more)
+        if len(self._head) < 4:
+            return False
+        announced = _number(self._head[1:])
+        if self._head[0] != _CLIENT_HELLO:
+            return True
+        if announced > _LARGEST_HELLO:
+            raise ClientHelloError
+        return self._size >= 4 + announced
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "big")
 
 
 class LoadedContext(ssl.SSLContext):
@@ -29,23 +99,50 @@ class LoadedContext(ssl.SSLContext):
 class Channel:
     """Drives the server's end of one TLS connection."""
 
-    __slots__ = ("_incoming", "_outgoing", "_tls", "established", "peer_closed")
+    __slots__ = ("_hello", "_incoming", "_outgoing", "_tls", "established", "peer_closed")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._hello: ClientHello | None = ClientHello()
         self.established = False
         self.peer_closed = False
         """Whether the client has ended its side (close_notify)."""
 
-    def receive(self, data: bytes) -> None:
+    @property
+    def asks_for_certificate(self) -> bool:
+        """Whether the client may send certificates."""
+        return self._tls.context.verify_mode != ssl.CERT_NONE
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """Yield what to pass to `receive` of the bytes that the network brought; read after each.
+
+        Raises `ClientHelloError`.
+        """
+        while data:
+            piece, data = data, b""
+            if self._hello is not None:
+                found = self._hello.receive(piece)
+                if found is None:
+                    return
+                self._hello = None
+                piece, data = found
+            if len(piece) <= _SLICE:
+                yield piece
+            else:
+                yield from (piece[at : at + _SLICE] for at in range(0, len(piece), _SLICE))
+
+    def receive(self, piece: bytes) -> None:
         """Pass in bytes that the network brought."""
-        self._incoming.write(data)
+        self._incoming.write(piece)
 
     def outgoing(self) -> bytes:
         """Return the bytes to send to the network."""
-        return self._outgoing.read() if self._outgoing.pending else b""
+        data = self._outgoing.read() if self._outgoing.pending else b""
+        if data[_RANDOM] == _RETRY and not self.established:
+            self._hello = ClientHello()
+        return data
 
     def handshake(self) -> bool:
         """Continue the handshake, and return whether it is complete. Raises `ssl.SSLError`."""
@@ -74,8 +171,11 @@ class Channel:
 
     def write(self, data: bytes) -> bytes:
         """Encrypt `data`, and return the bytes to send to the network."""
-        self._tls.write(data)
-        return self._outgoing.read()
+        if len(data) <= _SLICE:
+            self._tls.write(data)
+            return self._outgoing.read()
+        pieces = (data[start : start + _SLICE] for start in range(0, len(data), _SLICE))
+        return b"".join(map(self.write, pieces))
 
     def close(self) -> bytes:
         """Return the close_notify of an established connection, to send to the network."""

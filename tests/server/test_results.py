@@ -1,0 +1,367 @@
+"""What a hook returns, and what follows: the reply, the next state, and the log. One table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pytest
+
+import ehlo
+from ehlo import Handler, Reject, Reply
+from ehlo.protocol import verbs
+from ehlo.server.results import ASKED, MEANINGS, answer_of
+from support.client import Client
+from support.hooks import HOOKS, KINDS, handler_of
+from support.logins import cram_md5, plain
+from support.serving import Serve
+
+YES, NO, SAID, TROUBLE = "yes", "no", "said", "trouble"
+
+GREYLISTED = Reply(450, "4.7.1", "Greylisted")
+UNKNOWN = Reply(550, "5.1.1", "No such user")
+
+
+async def forgotten() -> None:
+    pytest.fail("it is not awaited")
+
+
+def generator() -> Iterator[None]:
+    yield
+
+
+class Row(NamedTuple):
+    """What a result means: for a hook that is asked, `rcpt_handler`, `on_auth`, `on_message`.
+
+    A mark `!` says that the log has an error, which names the function.
+    """
+
+    asked: str
+    rcpt_handler: str
+    on_auth: str
+    on_message: str
+
+
+# A function makes the result, since a coroutine can be used once
+TABLE: dict[str, tuple[Callable[[], object], Row]] = {
+    "None": (lambda: None, Row(YES, "trouble!", NO, YES)),
+    "True": (lambda: True, Row(YES, YES, "trouble!", YES)),
+    "False": (lambda: False, Row(NO, NO, NO, NO)),
+    "a Reply 4xx": (lambda: GREYLISTED, Row(SAID, SAID, SAID, SAID)),
+    "a Reply 5xx": (lambda: UNKNOWN, Row(SAID, SAID, SAID, SAID)),
+    "a Reply 3xx": (lambda: Reply(334), Row("trouble!", "trouble!", "trouble!", "yes!")),
+    "a Reject": (lambda: Reject.of(UNKNOWN), Row("trouble!", SAID, "trouble!", "trouble!")),
+    "1": (lambda: 1, Row("trouble!", "trouble!", "trouble!", "yes!")),
+    "0": (lambda: 0, Row("trouble!", "trouble!", "trouble!", "yes!")),
+    "550": (lambda: 550, Row("trouble!", "trouble!", "trouble!", "yes!")),
+    "1.0": (lambda: 1.0, Row("trouble!", "trouble!", "trouble!", "yes!")),
+    "no text": (lambda: "", Row("trouble!", "trouble!", "trouble!", "yes!")),
+    "250 OK": (lambda: "250 OK", Row("trouble!", "trouble!", "user", "yes!")),
+    "354 Go on": (lambda: "354 Go on", Row("trouble!", "trouble!", "user", "yes!")),
+    "550 No": (lambda: "550 No", Row("trouble!", "trouble!", "user", "trouble!")),
+    "451-a reply": (lambda: "451-No\n451 No", Row("trouble!", "trouble!", "user", "trouble!")),
+    "bytes": (lambda: b"id-7", Row("trouble!", "trouble!", "trouble!", "yes!")),
+    "b'250 OK'": (lambda: b"250 OK", Row("trouble!", "trouble!", "trouble!", "yes!")),
+    "b'550 No'": (lambda: b"550 No", Row("trouble!", "trouble!", "trouble!", "trouble!")),
+    "a list": (lambda: [b"a mail"], Row("trouble!", "trouble!", "trouble!", "yes!")),
+    "a tuple": (lambda: (550, "No"), Row("trouble!", "trouble!", "trouble!", "yes!")),
+    "an object": (object, Row("trouble!", "trouble!", "trouble!", "yes!")),
+    "a mapping": (lambda: {"x": 1}, Row("trouble!", "trouble!", "trouble!", "yes!")),
+    "a mapping that rejects": (
+        lambda: {"b@example.com": UNKNOWN},
+        Row("trouble!", "trouble!", "trouble!", "trouble!"),
+    ),
+    # The body of these functions has not run, so that nothing is stored
+    "a coroutine": (forgotten, Row("trouble!", "trouble!", "trouble!", "trouble!")),
+    "a generator": (generator, Row("trouble!", "trouble!", "trouble!", "trouble!")),
+}
+
+
+class Moment(NamedTuple):
+    """A command that a hook answers: what the client sends before it, and after it.
+
+    Replies are given by their beginning: of acceptance, of `False`, and of trouble. `then` is the
+    next command, with its reply after acceptance and after a rejection: the state that follows.
+    """
+
+    before: tuple[str, ...]
+    command: str
+    yes: str
+    no: str
+    then: tuple[str, str, str]
+    trouble: str = "451 4.3.0"
+
+
+HELLO, MAIL, RCPT = "EHLO c", "MAIL FROM:<a@example.com>", "RCPT TO:<b@example.com>"
+
+MOMENTS = {
+    "on_connect": Moment((), "", "220 mx", "554 No", (HELLO, "250", "503"), "421 4.3.0"),
+    "on_hello": Moment(("",), HELLO, "250", "550 R", (MAIL, "250", "503"), "451 R"),
+    "on_mail": Moment(("", HELLO), MAIL, "250 2.1.0", "550 5.7.1", (RCPT, "250", "503")),
+    "on_rcpt": Moment(("", HELLO, MAIL), RCPT, "250 2.1.5", "550 5.1.1", ("DATA", "354", "554")),
+    "rcpt_handler": Moment(
+        ("", HELLO, MAIL),
+        RCPT,
+        "250 2.1.5",
+        "550 5.1.1 Requested action not taken: mailbox unavailable",
+        ("DATA", "354", "554"),
+    ),
+    "on_data": Moment(
+        ("", HELLO, MAIL, RCPT), "DATA", "354", "554 5.7.1", (".", "250 2.0.0", "500 5.5.2")
+    ),
+    "on_message": Moment(
+        ("", HELLO, MAIL, RCPT, "DATA"),
+        "x\r\n.",
+        "250 2.0.0 Ok: queued",
+        "554 5.7.1",
+        (MAIL, "250", "250"),
+    ),
+    "on_vrfy": Moment(("", HELLO), "VRFY x", "252 2.5.0", "550 5.7.1", (MAIL, "250", "250")),
+    "on_reset": Moment(("", HELLO, MAIL), "RSET", "250", "550 5.7.1", (MAIL, "250", "503")),
+    "on_command": Moment(("", HELLO), "XFOO", "250 2.0.0", "550 5.7.1", (MAIL, "250", "250")),
+    "on_auth": Moment(
+        ("", HELLO),
+        plain("alice", "wonder"),
+        "235",
+        "535 5.7.8",
+        (MAIL, "250", "530"),
+        "454 4.7.0",
+    ),
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "on_command": {"own_extensions": [ehlo.Extension("XFOO", 0, verbs=("XFOO",))]},
+    "on_auth": {"auth_mechs": {"PLAIN": True}, "auth_required": True},
+}
+HOOKS.setdefault("on_command", 3)
+
+
+def outcome_of(hook: str, row: Row) -> str:
+    """Return the outcome of a result for a hook."""
+    outcome: str = getattr(row, hook, row.asked)
+    return outcome
+
+
+@contextmanager
+def asking(serve: Serve, hook: str, kind: str, result: Callable[[], object]) -> Iterator[Client]:
+    """Serve with a hook that returns what `result` makes, and connect."""
+    options = OPTIONS.get(hook, {})
+    if hook == "rcpt_handler":
+        functions = {
+            "def": lambda _peer, _sender, _recipient: result(),
+            "async def": lambda _peer, _sender, _recipient: result(),
+        }
+        handler: Any = lambda *_: None  # noqa: E731
+        options = {"rcpt_handler": functions[kind]}
+    else:
+        handler = handler_of(kind, **{hook: lambda *_: result()})
+    with serve(handler, **options).client() as client:
+        yield client
+
+
+def say(client: Client, command: str) -> str:
+    """Send a command, or nothing for the greeting, and return the reply."""
+    return client.say(command) if command else client.reply()
+
+
+@pytest.mark.parametrize("hook", MOMENTS)
+@pytest.mark.parametrize("named", TABLE)
+def test_a_result_is_a_reply_a_state_and_a_line_of_the_log(
+    serve: Serve, hook: str, named: str, caplog: pytest.LogCaptureFixture, no_delay: None
+) -> None:
+    result, row = TABLE[named]
+    moment, outcome = MOMENTS[hook], outcome_of(hook, row)
+    wanted, logged, _ = outcome.partition("!")
+    with asking(serve, hook, "async def", result) as client:
+        for command in moment.before:
+            say(client, command)
+        reply = say(client, moment.command)
+        if wanted == SAID:
+            words = str(result() if isinstance(result(), Reply) else UNKNOWN)
+            plain = hook in ("on_connect", "on_hello")
+            assert reply == (words[:4] + words[10:] if plain else words)
+        else:
+            expected = {YES: moment.yes, "user": moment.yes, NO: moment.no, TROUBLE: moment.trouble}
+            assert reply.startswith(expected[wanted])
+        accepted = wanted in (YES, "user")
+        if reply.startswith("421"):
+            assert client.is_closed()
+        else:
+            command, after_yes, after_no = moment.then
+            assert client.say(command).startswith(after_yes if accepted else after_no)
+    errors = [record for record in caplog.records if record.name == "ehlo.handler"]
+    assert len(errors) == len(logged)
+    for record in errors:
+        assert record.levelno == logging.ERROR
+        assert record.exc_info is None  # there is nothing to see in it of the user's code
+        assert f"{hook} (" in record.getMessage()
+        assert f"return {MEANINGS.get(hook, ASKED).returns}" in record.getMessage()
+
+
+@pytest.mark.parametrize("hook", MOMENTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_of_def_and_of_async_def_mean_the_same(
+    serve: Serve, hook: str, kind: str, no_delay: None
+) -> None:
+    moment = MOMENTS[hook]
+    for result, expected in ((False, moment.no), (UNKNOWN, "550")):
+        with asking(serve, hook, kind, lambda result=result: result) as client:  # type: ignore[misc]
+            for command in moment.before:
+                say(client, command)
+            assert say(client, moment.command).startswith(expected)
+
+
+@pytest.mark.parametrize("hook", ["on_message", "rcpt_handler"])
+def test_the_log_names_the_function_of_the_user(
+    serve: Serve, hook: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def mine(*_: object) -> Any:
+        return ["what a client sent"]
+
+    class Object:
+        __call__ = mine
+
+    functions: list[Any] = [mine, Object()]
+    for function in functions:
+        caplog.clear()
+        if hook == "on_message":
+            running = serve(function)
+        else:
+            running = serve(lambda *_: None, rcpt_handler=function)
+        with running.ready() as client:
+            for command in (MAIL, RCPT, "DATA", "."):
+                client.say(command)
+        (record,) = [record for record in caplog.records if record.name == "ehlo.handler"]
+        option = "handler" if hook == "on_message" else "rcpt_handler"
+        name = mine.__qualname__ if function is mine else Object.__qualname__
+        assert f"{option} ({__name__}.{name}) returned list; return " in record.getMessage()
+        assert "what a client sent" not in record.getMessage()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_exception_is_logged_with_a_traceback_that_ends_in_the_users_file(
+    serve: Serve, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_: object) -> None:
+        raise KeyError("x")
+
+    async def failing_async(*_: object) -> None:
+        raise KeyError("x")
+
+    function: Any = failing if kind == "def" else failing_async
+    with serve(function, rcpt_handler=function).ready() as client:
+        client.say(MAIL)
+        assert client.say(RCPT).startswith("451 4.3.0")
+    (record,) = [record for record in caplog.records if record.name == "ehlo.handler"]
+    assert record.exc_info is not None
+    frame = record.exc_info[2]
+    assert frame is not None
+    while frame.tb_next is not None:
+        frame = frame.tb_next
+    assert frame.tb_frame.f_code.co_filename == __file__
+
+
+@pytest.mark.parametrize("text", ["550", "451", "550-a", "4711", "5500 x", "x 550 No", "OK"])
+def test_text_that_is_no_reply_line_is_a_queue_id(serve: Serve, text: str) -> None:
+    """An id of three digits is nothing unusual: `str(cursor.lastrowid)`."""
+    with serve(handler_of("async def", on_message=text)).ready() as client:
+        assert client.mail() == f"250 2.0.0 Ok: queued as {text}"
+
+
+@pytest.mark.parametrize("text", ["A\r\n250 B", "A\0", "A\u2028B", "x" * 600])
+def test_an_id_that_cannot_be_sent_is_left_out(
+    serve: Serve, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve(handler_of("async def", on_message=text)).ready() as client:
+        assert client.mail() == "250 2.0.0 Ok: queued"
+        assert client.say("NOOP") == "250 2.0.0 Ok"
+    assert "returned a str that cannot be sent as a queue id; return " in caplog.text
+
+
+def test_each_hook_that_answers_has_a_moment_or_its_own_test() -> None:
+    hooks = {row.hook for row in verbs.ASKED.values() if row.hook}
+    assert hooks <= MOMENTS.keys()
+    assert MEANINGS.keys() - MOMENTS.keys() == {"on_tls", "on_secret"}
+
+
+def test_false_from_on_tls_rejects_for_lack_of_security() -> None:
+    noted: list[str] = []
+    assert str(answer_of(MEANINGS["on_tls"], False, noted.append)).startswith("554 5.7.0 ")
+    assert answer_of(MEANINGS["on_tls"], None, noted.append) is None
+    assert not noted
+    assert str(answer_of(MEANINGS["on_tls"], 0, noted.append)).startswith("421 4.3.0 ")
+    assert noted == ["int"]
+
+
+@pytest.mark.parametrize("secret", [True, 1, object(), ["x"], "\ud800"])
+def test_what_is_no_secret_is_trouble_and_is_not_shown(
+    serve: Serve, secret: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = handler_of("async def", on_secret=lambda *_: secret)
+    with serve(handler).ready() as client:
+        assert cram_md5(client, "alice", "wonder").startswith("454 4.7.0")
+    (record,) = [record for record in caplog.records if record.name == "ehlo.handler"]
+    assert "on_secret (" in record.getMessage()
+    assert f"return {MEANINGS['on_secret'].returns}" in record.getMessage()
+
+
+# -- what a handler may be -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("on_rctp", "is not a hook; did you mean on_rcpt?"),
+        ("on_close", "is not a hook"),
+        ("on_qqqqqqqqqq", "is not a hook; the hooks are on_startup, "),
+    ],
+)
+def test_a_method_that_is_no_hook_is_a_type_error(name: str, hint: str) -> None:
+    with pytest.raises(TypeError, match=f"^Inbound.{name} {hint}".replace("?", r"\?")):
+        type("Inbound", (Handler,), {name: lambda *_: None})
+    type("Inbound", (Handler,), {f"_{name}": lambda *_: None, "on_disk": True})  # are no hooks
+
+
+class Wrong(Handler):
+    def on_message(self, message: object) -> None: ...  # type: ignore[override]
+
+
+class Keyword(Handler):
+    def on_rcpt(self, session: object, *, recipient: object) -> None: ...  # type: ignore[override]
+    def on_message(self, *_: object) -> None: ...
+
+
+class Flexible(Handler):
+    on_rcpt = max  # type: ignore[assignment]  # a builtin whose signature is unknown
+
+    def on_message(self, session: object, message: object, extra: int = 0) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("handler", "options", "error"),
+    [
+        (
+            Wrong(),
+            {},
+            r"on_message \(.*Wrong.on_message\) must take \(session, message\): too many",
+        ),
+        (Keyword(), {}, r"on_rcpt \(.*\) must take \(session, recipient, params\): too many"),
+        (lambda _data: None, {}, r"handler \(.*\) must take \(remote_addr, mail_from, rcpt_tos, "),
+        (lambda *_: None, {"rcpt_handler": False}, "rcpt_handler must be a function, not False"),
+        (
+            lambda *_: None,
+            {"rcpt_handler": lambda _rcpt: True},
+            r"rcpt_handler \(.*\) must take \(remote_addr, mail_from, rcpt_to\): too many",
+        ),
+    ],
+)
+def test_what_cannot_be_called_with_its_arguments_is_a_type_error_at_the_start(
+    handler: Any, options: dict[str, Any], error: str
+) -> None:
+    with pytest.raises(TypeError, match=error):
+        ehlo.Server(handler, **options)
+
+
+def test_more_parameters_with_defaults_are_no_error() -> None:
+    ehlo.Server(Flexible())
