@@ -421,7 +421,7 @@ class Answers:
         message: Message | None = None
         self.due = True
         try:
-            if bodies.stored is not None and not await bodies.finish(streams=routes.streams):
+            if bodies.shelf is not None and not await bodies.finish(streams=routes.streams):
                 answer: Answer = replies.NO_MEMORY
             elif (message := self._build(transaction)) is None:
                 answer = replies.MAIL_LOOP
