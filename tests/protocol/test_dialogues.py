@@ -160,7 +160,7 @@ def test_core_answers_the_same_before_a_tail(scenario: Scenario, tail: bytes) ->
 
 
 # What no session of one client shows: with tests in tests/server
-ABOVE_THE_CORE = {"TOO_MANY_CONNECTIONS", "TOO_MUCH_MAIL", "TOO_MUCH_RCPT"}
+ABOVE_THE_CORE = {"NO_MEMORY_AHEAD", "TOO_MANY_CONNECTIONS", "TOO_MUCH_MAIL", "TOO_MUCH_RCPT"}
 
 
 def test_every_reply_of_the_catalogue_is_in_a_dialogue() -> None:

@@ -139,7 +139,7 @@ def test_what_a_client_sends_ahead_of_a_hook_counts_until_it_is_read(
 
 
 async def balanced(memory: Memory, driver: Driver) -> bool:
-    return memory.held == driver.connection.buffered
+    return memory.held == driver.connection.conversation.buffer.held
 
 
 def test_with_memory_nearly_gone_no_client_runs_ahead_of_a_hook(serve: Serve) -> None:
@@ -158,19 +158,6 @@ def test_with_memory_nearly_gone_no_client_runs_ahead_of_a_hook(serve: Serve) ->
         running.run(running.turn)
         assert running.drivers[0].wire.reading
         memory.release(900_000)
-
-
-def test_memory_full_of_bytes_sent_ahead_rejects_mail(serve: Serve) -> None:
-    handler = Hesitant()
-    running = serve(handler, max_memory=18_000, max_idle_commands=0)
-    with running.ready() as first, running.ready() as second:
-        with first.sending(b"MAIL FROM:<a@example.com>\r\n" + AHEAD):
-            wait_until(running, lambda: running.runtime.memory.excess > 0)
-            assert second.say("MAIL FROM:<a@example.com>") == NO_ROOM
-            handler.gate.set()
-            first.replies(25_001)
-        running.run(running.turn)
-        assert second.say("MAIL FROM:<a@example.com>") == "250 2.1.0 Ok"
 
 
 def test_replies_that_are_not_read_count(serve: Serve, loop_name: str) -> None:

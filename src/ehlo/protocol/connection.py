@@ -23,7 +23,7 @@ from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import PeerCertificate
 from ehlo.protocol.body import END
-from ehlo.protocol.conversation import Conversation, Reader
+from ehlo.protocol.conversation import Conversation, Hold, Reader, unlimited
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
 from ehlo.protocol.output import Observer, Output, Tally, Transcript
 from ehlo.protocol.reply import ProtocolError, Reply
@@ -47,7 +47,7 @@ class Connection:
     nothing of it (RFC 3207 4.2) but its `counts`. `asks` has the events that the server wants to be
     asked about; those in `verbs.QUESTIONS` that are not in it are accepted without an event. For
     `trusted`, `bindings` and `certificate` see `Conversation`. `observer` is called with each
-    line, and `tally` counts.
+    line, `tally` counts, and `hold` says whether there is room for more recipients.
 
     Example:
 
@@ -71,6 +71,7 @@ class Connection:
         trusted: frozenset[str] = frozenset(),
         observer: Observer | None = None,
         tally: Tally | None = None,
+        hold: Hold = unlimited,
         bindings: Mapping[str, bytes] = _NO_BINDINGS,
         certificate: PeerCertificate | None = None,
     ) -> None:
@@ -87,6 +88,7 @@ class Connection:
             trusted=trusted,
             bindings=bindings,
             certificate=certificate,
+            hold=hold,
         )
         """The facts of the connection."""
         self._halted = False  # whether anything below must end before the next line is read

@@ -62,6 +62,15 @@ def no_transaction() -> NoReturn:
     raise ProtocolError("no transaction is open")
 
 
+Hold = Callable[[int], bool]
+"""Counts bytes that are going to be held (negative: no more); returns whether there is room."""
+
+
+def unlimited(_size: int) -> bool:
+    """Return that there is room."""
+    return True
+
+
 class Conversation:
     """Holds the facts of one connection to a client, and its parts for input and output.
 
@@ -77,6 +86,7 @@ class Conversation:
             "exchange",
             "forwarded",
             "helo",
+            "hold",
             "nonce",
             "output",
             "pardon",
@@ -100,6 +110,7 @@ class Conversation:
         trusted: frozenset[str],
         bindings: Mapping[str, bytes],
         certificate: PeerCertificate | None,
+        hold: Hold,
     ) -> None:
         # The server's side
         self.settings = settings
@@ -107,6 +118,7 @@ class Conversation:
         self.asks = asks
         self.trusted = trusted
         self.counts = counts
+        self.hold = hold
         # The connection
         self.tls = tls
         self.bindings = bindings
@@ -137,8 +149,11 @@ class Conversation:
         Return `BODY_DROPPED` if the client abandons a body of which it has sent some chunks.
         """
         abandoned = self.state is _BDAT
-        if self.transaction is not None:
+        transaction = self.transaction
+        if transaction is not None:
             self.state = _READY
+            if transaction.held:
+                self.hold(-transaction.held)
         self.transaction = self.forwarded = None
         return events.BODY_DROPPED if abandoned else None
 

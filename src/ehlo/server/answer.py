@@ -178,6 +178,7 @@ class Answers:
                 log_write=options.log_write,
             ),
             tally=journal,
+            hold=self._wire.hold,
             bindings={} if channel is None else channel.bindings(),
             certificate=None if channel is None else channel.info().peer_certificate,
         )

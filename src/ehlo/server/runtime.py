@@ -35,6 +35,7 @@ from ehlo.server.observing.stats import SessionView, Stats
 from ehlo.server.observing.steps import Steps, Watch
 from ehlo.server.options.config import Options
 from ehlo.server.options.rules import memory_limit
+from ehlo.server.overhead import Overhead
 from ehlo.server.system import machine
 from ehlo.server.system.threads import Threads
 from ehlo.session import ProxyInfo
@@ -144,6 +145,7 @@ class Runtime:
         )
         self.failed_logins = FailedLogins(loop.time)
         self.memory = Memory(memory_limit(options))
+        self.overhead = Overhead(self.memory)
         self.directory = spool_directory(options.spool_dir)
         self.threshold = options.spool_threshold
         self.clock = Clock()
