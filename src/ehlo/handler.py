@@ -204,6 +204,8 @@ def callbacks_of_handler(handler: Handler) -> Callbacks:
 
 def check_call(name: str, function: Callable[..., object], arguments: Sequence[str]) -> None:
     """Raise `TypeError` if `function` cannot be called with `arguments`, given by position."""
+    if not callable(function):
+        raise TypeError(f"{name} must be a function, not {function!r}")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):

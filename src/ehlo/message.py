@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
@@ -28,6 +28,8 @@ _CHUNK = 65_536  # bytes
 def spool_directory(wanted: str) -> str:
     """Return the directory for bodies: `wanted`, or else one for temporary files on a disk.
 
+    Returns `""` if there is none in which files can be made.
+
     `/tmp` is in memory on many machines, so a body there would save no memory.
     """
     if wanted:
@@ -37,7 +39,10 @@ def spool_directory(wanted: str) -> str:
         return _PERSISTENT_TEMP
     import tempfile  # slow to import, and few bodies need it
 
-    return tempfile.gettempdir()
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return ""
 
 
 def check_directory(directory: str) -> None:
@@ -48,12 +53,16 @@ def check_directory(directory: str) -> None:
 class Spool:
     """Holds a body in a file without a name, for any number of readers at any position."""
 
-    __slots__ = ("_file", "size")
+    __slots__ = ("_closed", "_file", "size")
 
-    def __init__(self, directory: str) -> None:
-        """Open the file. Raises `OSError`."""
+    def __init__(self, directory: str, closed: Callable[[], None] | None = None) -> None:
+        """Open the file. Raises `OSError`.
+
+        `closed` is called when the file has been closed, in any thread, and perhaps again.
+        """
         import tempfile  # as above
 
+        self._closed = closed
         self._file = tempfile.TemporaryFile(dir=Path(directory), buffering=0)  # noqa: SIM115  held
         self.size = 0
 
@@ -75,11 +84,12 @@ class Spool:
     def close(self) -> None:
         """Close the file; reading it later raises `ValueError`."""
         self._file.close()
+        if self._closed is not None:
+            self._closed()
 
     def __del__(self) -> None:
-        file = getattr(self, "_file", None)  # None if opening the file failed
-        if file is not None:
-            file.close()
+        if hasattr(self, "_file"):  # otherwise opening the file failed
+            self.close()
 
 
 class SpooledFile(io.RawIOBase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import errno
 import json
@@ -81,6 +82,13 @@ class Slow(Handler):
     def on_message(self, session, message):
         print("inside", os.getpid(), flush=True)
         time.sleep(3600)
+
+class Keys(Handler):
+    def on_secret(self, session, username):
+        return None
+
+    def on_hello(self, session, name):
+        return ehlo.Reply(250, None, str(os.getpid()))
 
 class Hung(Handler):
     async def on_message(self, session, message):
@@ -810,3 +818,15 @@ def test_a_user_in_the_group_of_root_is_an_error(start: Start) -> None:
     program = start("-c", code, cwd=Path("/"))
     assert program.wait() == 1
     assert f"{ACCOUNT} is in root's group" in program.err.text
+
+
+def test_an_unknown_user_has_the_same_salt_in_each_worker(start: Start, app: Path) -> None:
+    program = serve(start, app, "many:Keys")
+    address = Peer(*program.listening())
+    salts: dict[str, str] = {}
+    while len(salts) < 2:
+        with Client(address) as client:
+            worker = client.hello()
+            answer = client.say("AUTH SCRAM-SHA-256 biwsbj1ub2JvZHkscj1hYmM=")
+        salts[worker] = base64.b64decode(answer[4:]).split(b",")[1].decode()
+    assert len(set(salts.values())) == 1

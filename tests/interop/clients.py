@@ -124,7 +124,7 @@ async def _ended(client: aiosmtplib.SMTP) -> AsyncIterator[None]:
     close_notify has come, the socket stays open until the garbage collector complains of it.
     """
     transport = client.transport
-    assert transport is not None
+    assert isinstance(transport, asyncio.Transport)
     try:
         yield
         await client.quit()

@@ -242,7 +242,7 @@ class Chunked:
         answers = [reason] * len(recipients)
         if reason is None:
             answers = self._take()
-        elif self._failed and not lmtp:
+        elif self._failed and not lmtp and reason.code >= 500:
             answers = [replies.CHUNK_FAILED]
         self.replies += [answer or replies.QUEUED for answer in answers[: None if lmtp else 1]]
         self._end()

@@ -17,7 +17,7 @@ from ehlo.protocol.extensions import EXTENSIONS
 from ehlo.protocol.policy import Limits
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
-from ehlo.protocol.state import State
+from ehlo.protocol.state import Counts, State
 from ehlo.protocol.verbs import QUESTIONS
 from support.dialogue import CorePlayer, Rules
 
@@ -535,13 +535,23 @@ def asked_for_a_secret(settings: Settings) -> Connection:
     connection.receive_data(b"HELO c\r\nAUTH SCRAM-SHA-1 bixhPXRpbSxuPXRpbSxyPWFiYw==\r\nNOOP\r\n")
     connection.next_event()
     connection.reply()
-    assert connection.next_event() == events.Secret("SCRAM-SHA-1", "tim")
+    assert connection.next_event() == events.Secret("SCRAM-SHA-1", "tim", str)
     assert connection.next_event() is PAUSED
     connection.data_to_send()
     return connection
 
 
-def test_a_secret_is_given_when_it_is_asked_for() -> None:
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [
+        (replies.BAD_CREDENTIALS, ""),
+        (replies.AUTH_TROUBLE, ""),
+        (None, ""),  # a login that has failed cannot be accepted
+        (Reply(235, "2.7.0", "Welcome"), ""),
+        (replies.TOO_MANY_LOGINS, str(replies.TOO_MANY_LOGINS)),
+    ],
+)
+def test_a_secret_is_given_when_it_is_asked_for(answer: Reply | None, wanted: str) -> None:
     connection = asked_for_a_secret(Settings(mechanisms=MECHANISMS))
     with pytest.raises(TypeError, match="on_secret returned"):
         connection.give_secret(True)
@@ -551,11 +561,19 @@ def test_a_secret_is_given_when_it_is_asked_for() -> None:
     connection.give_secret("tanstaaf")
     with pytest.raises(ProtocolError, match="no secret was asked for"):
         connection.give_secret("tanstaaf")
-    connection.next_event()
-    assert said(connection) == [
-        SERVER_FIRST,
-        "501 5.5.2 Malformed authentication response",  # to NOOP, which is no command here
-    ]
+    with pytest.raises(ProtocolError, match="no secret was asked for"):
+        connection.give_derived("tanstaaf")
+    event = connection.next_event()  # after NOOP, which is no command here
+    assert said(connection) == [SERVER_FIRST]
+    assert isinstance(event, events.Auth)
+    assert event.username == "tim"
+    assert event.conclusion is not None
+    connection.reply(answer)
+    end = connection.next_event()
+    assert isinstance(end, events.Close) if wanted else end is NEED_DATA
+    assert said(connection) == [wanted or "501 5.5.2 Malformed authentication response"]
+    assert connection.counts.failed_logins == 1 - bool(wanted)
+    assert not connection.conversation.authenticated
 
 
 def test_no_secret_is_as_good_as_no_answer() -> None:
@@ -581,6 +599,41 @@ def test_a_secret_may_be_refused(answer: Reply, failures: int) -> None:
     assert said(connection) == [str(answer), "250 2.0.0 Ok"]
 
 
+def test_a_mechanism_that_fails_at_once_is_no_mistake_of_the_client() -> None:
+    def run(initial: bytes | None, _context: AuthContext) -> Steps:
+        if initial is None:
+            raise MechanismError
+        yield b""
+
+    settings = Settings(mechanisms={"X-FAILS": Mechanism("X-FAILS", run, needs_tls=False)})
+    connection = connect(settings)
+    connection.receive_data(b"HELO c\r\nAUTH X-FAILS\r\n")
+    connection.next_event()
+    connection.reply()
+    assert connection.next_event() is NEED_DATA
+    assert said(connection)[-1] == str(replies.AUTH_TROUBLE)
+    assert connection.counts.errors == 0
+
+
+def test_a_further_mechanism_is_the_same_login_until_that_is_forgotten() -> None:
+    counts = Counts()
+    counts.add_failed_login("tim", "PLAIN")
+    assert counts.is_further("tim", "LOGIN")
+    assert not counts.is_further("tim", "PLAIN")
+    assert not counts.is_further("tom", "LOGIN")
+    counts.add_failed_login("tim", "LOGIN")
+    assert counts.failed_logins == 1
+    assert not counts.is_further("tim", "LOGIN")
+    counts.forget_tried()
+    assert not counts.is_further("tim", "CRAM-MD5")
+    counts.add_failed_login("tim", "CRAM-MD5")
+    counts.add_failed_login(None, "EXTERNAL")
+    counts.add_failed_login(None, "ANONYMOUS")
+    assert counts.failed_logins == 4
+    counts.add_failed_login("tim", "PLAIN")
+    assert counts.failed_logins == 5
+
+
 def test_a_secret_may_be_the_end_of_an_exchange() -> None:
     """A mechanism that ends on it, and one that fails on it: neither is the client's mistake."""
 
@@ -594,14 +647,19 @@ def test_a_secret_may_be_the_end_of_an_exchange() -> None:
         connection.receive_data(b"HELO c\r\nAUTH X-ENDS\r\nNOOP\r\n")
         connection.next_event()
         connection.reply()
-        assert connection.next_event() == events.Secret("X-ENDS", "tim")
+        assert connection.next_event() == events.Secret("X-ENDS", "tim", str)
         connection.give_secret(secret)
         event = connection.next_event()
         if secret == "boom":
+            wanted = ProvedCredentials("tim", proved=False, mechanism="X-ENDS")
+            assert event == events.Auth("X-ENDS", wanted, replies.AUTH_TROUBLE)
+            connection.reply(replies.BAD_CREDENTIALS)
+            assert connection.next_event() is NEED_DATA
+            assert connection.counts.failed_logins == 0
             assert said(connection)[-2:] == [str(replies.AUTH_TROUBLE), "250 2.0.0 Ok"]
             assert connection.counts.errors == 0
         else:
-            wanted = ProvedCredentials("", proved=False, mechanism="X-ENDS")
+            wanted = ProvedCredentials("tim", proved=False, mechanism="X-ENDS")
             assert event == events.Auth("X-ENDS", wanted)
 
 

@@ -78,6 +78,8 @@ def test_every_extension_can_be_switched_off(keyword: str) -> None:
         ({"BURL": True}, "no such extension: BURL"),
         ({"DSN": "x"}, "DSN=x: takes no argument"),
         ({"SIZE": "1000"}, "SIZE=1000: takes no argument"),
+        ({"STARTTLS": 0}, "STARTTLS is 0; it must be True, False or text"),
+        ({"DSN": None}, "DSN is None; it must be True, False or text"),
         ({"DELIVERBY": "soon"}, "DELIVERBY=soon: not a number"),
         ({"DELIVERBY": "-1"}, "DELIVERBY=-1: not a number"),
         ({"FUTURERELEASE": True}, "FUTURERELEASE=: not a number"),

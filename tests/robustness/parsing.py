@@ -174,6 +174,15 @@ HEADERS: dict[str, Input] = {
     "a block that is too long": ("\r\n\r\n\0\r\nQUIT\n!\x11\xff\xff", "\x04", ""),
 }
 """PROXY headers, a character for each byte."""
+OPENED = ("EHLO a", "MAIL FROM:<a@x>", "RCPT TO:<a@x>")
+BODIES: dict[str, Input] = {
+    "CRs": ("", "\r", "\n"),
+    "CRs and LFs": ("", "\r\n", ""),
+    "LFs": ("", "\n", ""),
+    "dots": ("", ".", ""),
+    "what is nearly an end": ("", "\r\n.\r", ""),
+}
+"""Bodies of which each read brings one byte."""
 
 
 CONTROL = "what takes four times the work for twice the input"
@@ -188,6 +197,8 @@ def names() -> list[str]:
         *(f"{mechanism}: {name}" for mechanism, said in MESSAGES.items() for name in said),
         *(f"SCRAM's end: {name}" for name in FINALS),
         *(f"PROXY: {name}" for name in HEADERS),
+        *(f"DATA: {name}" for name in BODIES),
+        *(f"BDAT: {name}" for name in BODIES),
         CONTROL,
     ]
 
@@ -204,7 +215,9 @@ def measurements() -> list[tuple[Input, Callable[[str], object]]]:
     from ehlo.protocol.auth.mechanism import AuthContext, Exchange
     from ehlo.protocol.auth.mechanisms import MECHANISMS
     from ehlo.protocol.connection import Connection
+    from ehlo.protocol.events import Waiting
     from ehlo.protocol.proxy import ProxyError, ProxyReader
+    from ehlo.protocol.settings import Settings
     from ehlo.protocol.verbs import VERBS, command_of
     from ehlo.protocol.verbs.mail import forward_path, reverse_path
 
@@ -245,6 +258,18 @@ def measurements() -> list[tuple[Input, Callable[[str], object]]]:
         with contextlib.suppress(ProxyError):
             ProxyReader().feed(text.encode("latin-1"))
 
+    def dripping(*commands: str) -> Callable[[str], None]:
+        def drip(text: str) -> None:
+            connection = Connection(Settings(), lambda: "nonce", asks=frozenset())
+            begun = "".join(f"{line}\r\n" for line in (*OPENED, *commands))
+            for read in (begun, *text[: len(text) // 4]):
+                connection.receive_data(read.encode())
+                while not isinstance(connection.next_event(), Waiting):
+                    pass
+                connection.data_to_send()
+
+        return drip
+
     def quadratic(text: str) -> object:
         return re.search("a*b", text[: len(text) // 25])
 
@@ -255,6 +280,8 @@ def measurements() -> list[tuple[Input, Callable[[str], object]]]:
         *((made, answering(name)) for name, said in MESSAGES.items() for made in said.values()),
         *((made, final) for made in FINALS.values()),
         *((made, proxy) for made in HEADERS.values()),
+        *((made, dripping("DATA")) for made in BODIES.values()),
+        *((made, dripping("BDAT 1000000")) for made in BODIES.values()),
         (("", "a", ""), quadratic),
     ]
 

@@ -106,18 +106,19 @@ def test_two_bursts_at_the_ends_of_two_stretches_are_the_worst_case() -> None:
 def test_an_attempt_under_way_counts_as_a_failure() -> None:
     attempts = Attempts(MemoryCounter(FakeClock()), 2, HOUR)
     attempts.note("a")
-    end = attempts.begin("a")
+    attempts.begin("a")
     assert not attempts.may_begin("a")
     assert not attempts.spent("a")
     assert attempts.may_begin("b")
-    end()
+    attempts.end("a", failed=False)
     assert attempts.may_begin("a")
+    attempts.begin("a")
+    attempts.end("a", failed=True)
+    assert attempts.spent("a")
 
 
 def test_an_exempt_or_unlimited_address_may_always_begin_an_attempt() -> None:
     exempt = Attempts(MemoryCounter(FakeClock()), 1, HOUR)
-    exempt.begin(None)()
-    exempt.begin(None)
     assert exempt.may_begin(None)
     unlimited = Attempts(MemoryCounter(FakeClock()), 0, HOUR)
     unlimited.begin("a")

@@ -20,8 +20,9 @@ from ehlo import Address, Handler, Message, Peer, Reject, Session
 from ehlo.net import Networks
 from ehlo.protocol.events import Tarpit
 from ehlo.server.answer import Answers
-from ehlo.server.limits import Connections, Exempt, Memory
+from ehlo.server.limits import Connections, Exempt
 from ehlo.server.options.config import Options
+from ehlo.server.space import Memory
 from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST
 from support.certificates import Certificates
 from support.client import SMALL, Client
@@ -600,21 +601,26 @@ def test_a_body_without_memory_gets_452_at_its_end(serve: Serve) -> None:
 def test_no_transaction_begins_while_memory_is_short(serve: Serve) -> None:
     class Holding(Handler):
         def __init__(self) -> None:
-            self.inside, self.go_on = threading.Event(), threading.Event()
+            self.inside, self.go_on = threading.Semaphore(0), threading.Event()
 
         def on_message(self, session: Session, message: Message) -> None:
-            self.inside.set()
+            self.inside.release()
             assert self.go_on.wait(DEADLINE)
 
     holding = Holding()
-    running = serve(holding, max_memory=100_000)
-    with running.ready() as big, running.ready() as other:
-        big.begin_message((b"x" * 98 + b"\r\n") * 950)
-        assert holding.inside.wait(DEADLINE)
+    running = serve(holding, max_memory=800_000)
+    with contextlib.ExitStack() as stack:
+        (*senders, other) = (stack.enter_context(running.ready()) for _ in range(4))
+        for sender, size in zip(senders, (6900, 600, 350), strict=True):  # two in the small share
+            assert other.say("MAIL FROM:<a@example.com>") == "250 2.1.0 Ok"
+            assert other.say("RSET") == "250 2.0.0 Ok"
+            sender.begin_message((b"x" * 98 + b"\r\n") * size)
+            assert holding.inside.acquire(timeout=DEADLINE)
         assert other.say("MAIL FROM:<a@example.com>") == NO_MEMORY
         assert other.say("NOOP") == "250 2.0.0 Ok"
         holding.go_on.set()
-        assert big.replies(4)[-1] == "250 2.0.0 Ok: queued"
+        for sender in senders:
+            assert sender.replies(4)[-1] == "250 2.0.0 Ok: queued"
         assert other.mail() == "250 2.0.0 Ok: queued"
     running.wait_until_no_sessions()
     assert running.runtime.memory.held == 0

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ehlo import Address, Handler, Message, Session
-from ehlo.server.limits import Memory
 from ehlo.server.overhead import Overhead
+from ehlo.server.space import Memory
 from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST
 from support.certificates import Certificates
 from support.client import SMALL, Client
@@ -207,7 +207,7 @@ def test_without_room_for_a_handshake_a_listener_of_tls_closes(
         *(Box(),),
         tls_config=certificates.server(),
         tls_listener=True,
-        max_memory=2 * HANDSHAKE_COST,
+        max_memory=3 * HANDSHAKE_COST,
         loop=loop_name,
     )
     with running.client() as first:

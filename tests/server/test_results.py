@@ -348,6 +348,7 @@ class Flexible(Handler):
         ),
         (Keyword(), {}, r"on_rcpt \(.*\) must take \(session, recipient, params\): too many"),
         (lambda _data: None, {}, r"handler \(.*\) must take \(remote_addr, mail_from, rcpt_tos, "),
+        (lambda *_: None, {"rcpt_handler": False}, "rcpt_handler must be a function, not False"),
         (
             lambda *_: None,
             {"rcpt_handler": lambda _rcpt: True},

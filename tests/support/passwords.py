@@ -10,7 +10,7 @@ from typing import Any
 
 from ehlo.passwords.hashes import ScryptHash
 
-__all__ = ["MEMORY", "Gate", "cheap", "write"]
+__all__ = ["MEMORY", "Gate", "cheap", "lines_of", "write"]
 
 MEMORY = 128 * 8 * (16 + 2 + 1)  # bytes that one check of such a hash takes
 DEADLINE = 15.0
@@ -28,6 +28,13 @@ def write(path: Path, **passwords: str) -> Path:
     """Write a password file with these users."""
     path.write_text("".join(f"{user}:{cheap(word)}\n" for user, word in passwords.items()))
     return path
+
+
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a file that `PasswordFile` has changed, but for its secret, the first."""
+    secret, *lines = path.read_text().splitlines()
+    assert secret.startswith("# ehlo-secret: ")
+    return lines
 
 
 class Gate:

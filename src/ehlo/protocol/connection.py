@@ -260,11 +260,18 @@ class Connection:
         """Pass the secret for `events.Secret`: a password, `ScramKeys` (or a list), or `None`.
 
         Raises `TypeError` or `ValueError` for any other value, which leaves the question open,
-        and `ProtocolError` if none was asked for.
+        and `ProtocolError` if none was asked for. This may take some milliseconds.
         """
+        event = self._subject
+        if not isinstance(event, events.Secret):
+            raise ProtocolError("no secret was asked for")
+        self.give_derived(event.derive(secret))
+
+    def give_derived(self, derived: object) -> None:
+        """Pass what `derive` of `events.Secret` has returned. Raises `ProtocolError` as above."""
         if self._question is not login.SECRET:
             raise ProtocolError("no secret was asked for")
-        ask = login.give(self.conversation, secret)
+        ask = login.give(self.conversation, derived)
         self._answered()
         self._queue(None if ask is None else take(self.conversation, *ask))
 

@@ -206,13 +206,17 @@ class Conversation:
         self, chunk: bytes, transaction: Transaction, *, last: bool
     ) -> Event | None:
         """Return the body up to the CRs at its end: if a LF follows, all are one line end."""
-        raw = b"\r" * transaction.crs + chunk
-        body = raw if last else raw.rstrip(b"\r")
-        transaction.crs = len(raw) - len(body)
+        body = chunk if last else chunk.rstrip(b"\r")
+        crs = len(chunk) - len(body)
+        if body or last:
+            body = b"\r" * transaction.crs + body
+            transaction.crs = crs
+        else:  # of CRs that come one by one, each is looked at once
+            transaction.crs += crs
         if self.settings.bare_newlines is BareNewlines.REJECT:
             bare = transaction.crs > 1 or has_bare_newline(body)
         else:  # so many are no line ends, and would have to be held
-            bare = len(raw) > _MOST_CRS and b"\r" * _MOST_CRS in raw
+            bare = transaction.crs > _MOST_CRS or b"\r" * _MOST_CRS in body
             body = joined(body)
         if bare:
             return self.refuse_body(replies.BARE_NEWLINE)

@@ -419,6 +419,8 @@ def rows(
 def _chosen(row: Extension, choice: bool | str, clock: Clock) -> Extension:
     if choice is False:
         return row.turned_off()
+    if choice is not True and not isinstance(choice, str):
+        raise ValueError(f"extensions: {row.keyword} is {choice!r}; it must be True, False or text")
     argument = choice if isinstance(choice, str) else ""
     if row.make is not None:
         try:

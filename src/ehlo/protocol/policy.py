@@ -39,8 +39,8 @@ class Limits:
     """Average bytes of a chunk in a message that has more than `chunks` (about 10 us each)."""
     excess_chunks: int = 100
     """Chunks after a rejected one that do not count as errors, per transaction."""
-    failed_logins: int = 3
-    """Failed logins at which the connection ends."""
+    failed_logins: int = 6
+    """Failed logins after which the next command ends the connection."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,19 +35,22 @@ class State(enum.Enum):
 
 
 _NONE: Final = frozenset[str]()  # shared: an empty set per client takes 216 bytes
+# The hash of a name, since a name may take 36 KiB, and its mechanisms
+_NOBODY: Final[tuple[int | None, frozenset[str]]] = (None, _NONE)
 
 
 class Counts:
     """Counts what is held against a client as long as it is connected, STARTTLS or not."""
 
     __slots__ = (
-        *("domains", "errors", "failed_logins", "idle", "messages", "refusals"),
+        *("_tried", "domains", "errors", "failed_logins", "idle", "messages", "refusals"),
         "refused_recipients",
     )
 
     def __init__(self) -> None:
         self.errors = 0
         self.failed_logins = 0
+        self._tried = _NOBODY  # who failed last, and by which mechanisms
         self.idle = 0  # commands since the last MAIL that did not advance delivery
         self.refused_recipients = 0
         self.refusals = 0  # rejections of any kind since the last accepted message
@@ -59,6 +62,24 @@ class Counts:
         if not isinstance(self.domains, set):
             self.domains = set()
         self.domains.add(domain.lower())
+
+    def is_further(self, username: str | None, mechanism: str) -> bool:
+        """Return whether a login is the first by a further mechanism of the user who failed last.
+
+        It is the same login: smtplib tries all mechanisms in one call of `login`.
+        """
+        user, mechanisms = self._tried
+        return username is not None and user == hash(username) and mechanism not in mechanisms
+
+    def add_failed_login(self, username: str | None, mechanism: str) -> None:
+        """Count a failed login, unless it is a further mechanism of the one before it."""
+        self.failed_logins += not self.is_further(username, mechanism)
+        (before, mechanisms), user = self._tried, hash(username)
+        self._tried = user, (mechanisms if before == user else _NONE) | {mechanism}
+
+    def forget_tried(self) -> None:
+        """Forget who failed: further mechanisms come too late to be the same login."""
+        self._tried = _NOBODY
 
     def is_idle(self, limit: int) -> bool:
         """Count a command that does not advance delivery; return whether it is one too many."""

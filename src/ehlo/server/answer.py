@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -22,6 +23,7 @@ from ehlo.net import Peer
 from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import CramMD5Credentials, ProvedCredentials
+from ehlo.protocol.auth.mechanism import Secret
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.state import Counts, Transaction
@@ -49,6 +51,7 @@ logger = logging.getLogger("ehlo.server")
 handler_logger = logging.getLogger("ehlo.handler")
 
 _HOP_LIMIT = 100  # RFC 5321 6.3
+_FURTHER = 10.0  # seconds after a failed login for one by another mechanism to be the same login
 _SHORT = _HOP_LIMIT * len(b"Received:\r\n")  # bytes in which so many do not fit
 _NOBODY: Final = frozenset[str]()  # an empty one for each client takes 216 bytes
 
@@ -110,8 +113,8 @@ class Answers:
     """Holds one session, and answers its events."""
 
     __slots__ = (
-        *("_context", "_count", "_deadlines", "_disconnect", "_read", "_routes", "_runtime"),
-        *("_stamp", "_trusted", "_unsent", "_wire"),
+        *("_context", "_count", "_deadlines", "_disconnect", "_further_until", "_login", "_read"),
+        *("_routes", "_runtime", "_stamp", "_trusted", "_unsent", "_wire"),
         *("awaits_client", "bodies", "call", "connection", "due", "journal"),
         *("notifying", "quota", "session", "silent", "wants_name"),
     )
@@ -137,12 +140,14 @@ class Answers:
         self._unsent: Message | None = None  # answered; on_replied is still to be called
         self._disconnect = routes.disconnect  # until it is called
         self._read: Wait[None] | None = None  # for the client to read
+        self._login = ""  # the mechanism of a login that has begun, and counts as a failed one
+        self._further_until = -math.inf  # when another mechanism is another login
         self._trusted = _NOBODY
         if routes.trusts:
             self._trusted = _trusted(rules, peer)
         self.quota = quota
         self.journal = Journal(runtime.stats, session_id, peer)
-        self.bodies = Bodies(runtime, deadlines, session_id)
+        self.bodies = Bodies(runtime, deadlines, quota, session_id)
         self.connection = self._connect()
         self.session = Session(session_id, peer, local, self.connection.conversation, proxy)
         self.wants_name = rules.options.reverse_dns
@@ -226,10 +231,10 @@ class Answers:
         self._reply(await self._ask(hook, arguments, answer_of), hook)
 
     def mail(self, event: events.Mail) -> Work | None:
-        """Accept MAIL if there is memory, the address may send more, and the hook agrees."""
-        memory, ask = self._runtime.memory, self._routes.mail
-        if memory.held > memory.comfortable:
-            self._runtime.make_room()
+        """Accept MAIL if there is room, the address may send more, and the hook agrees."""
+        memory, params, ask = self._runtime.memory, event.sender.params, self._routes.mail
+        short = memory.held > memory.comfortable and not self._runtime.has_room()
+        if short or (params and not self._may_store(params.get("SIZE", 0))):
             self.connection.reply(replies.NO_MEMORY)
         elif self._runtime.message_rate.most and not self.quota.may_send():
             self.connection.reply(replies.TOO_MUCH_MAIL)
@@ -238,6 +243,9 @@ class Answers:
         else:
             self.connection.reply()
         return None
+
+    def _may_store(self, size: int) -> bool:
+        return size <= self._runtime.threshold or self.quota.may_store(size)
 
     def rcpt(self, event: events.Rcpt) -> Work | None:
         """Accept only as many recipients as the client's address may have."""
@@ -260,27 +268,31 @@ class Answers:
     # -- logins ----------------------------------------------------------------------------------
 
     async def secret(self, event: events.Secret) -> None:
-        """Pass the user's secret to the mechanism; the core continues the login."""
-        hook, no = self._routes.hooks.get("on_secret"), self._no_login()
+        """Pass what is derived of the user's secret to the mechanism; the core continues."""
+        hooks = self._routes.hooks
+        hook = hooks.get("on_secret")
         if hook is None:
             self._cannot_serve(event, "on_secret")
-        elif no is not None:
-            self.connection.reply(no)
-        else:
-            arguments = (self.session, event.username)
-            answer = await self._log_in(hook, arguments, self._give)
-            if answer is not None:
-                await self._end_login(event, answer, hook)
+            return
+        if not self._begin_login(event):
+            return
+        found: list[Secret] = []
+        keep = partial(self._keep, found)
+        answer = await self._log_in(hook, (self.session, event.username), keep)
+        if answer is None:
+            arguments = (self.session, partial(event.derive, found.pop()))
+            answer = await self._log_in(hooks["derive"], arguments, self._give)
+        if answer is not None:
+            await self._end_login(event, answer, hook)
 
     async def auth(self, event: events.Auth) -> None:
         """Decide on a login. CRAM-MD5 is checked here if the handler has `on_secret`."""
         hooks, credentials = self._routes.hooks, event.credentials
-        no = self._no_login()
-        if no is not None:
-            self.connection.reply(no)
-        elif isinstance(credentials, ProvedCredentials):
+        if not self._begin_login(event):
+            return
+        if isinstance(credentials, ProvedCredentials):
             user = credentials.username if credentials.proved else None
-            await self._end_login(event, self._log_in_as(user), None)
+            await self._end_login(event, event.conclusion or self._log_in_as(user), None)
         elif isinstance(credentials, CramMD5Credentials) and (hook := hooks.get("on_secret")):
             outcome = partial(self._check, credentials)
             answer = await self._log_in(hook, (self.session, credentials.username), outcome)
@@ -291,16 +303,41 @@ class Answers:
         else:
             self._cannot_serve(event, "on_auth")
 
-    def _no_login(self) -> Reply | None:
-        """Return the rejection if the client address has no login left, or none now."""
-        if not self.quota.may_log_in():
-            return replies.TOO_MANY_LOGINS
-        return None if self.quota.may_be_asked() else replies.AUTH_TROUBLE
+    def _begin_login(self, event: events.Auth | events.Secret) -> bool:
+        """Count a login, or go on with it; reject it if the address has none left, or none now.
+
+        A further mechanism of the same login is not counted, see `Counts.is_further`.
+        """
+        quota, counts = self.quota, self.connection.counts
+        if self._login:
+            return True
+        if self._runtime.loop.time() > self._further_until:
+            counts.forget_tried()
+        if not counts.is_further(event.username, event.mechanism):
+            if not quota.may_log_in():
+                self.connection.reply(replies.TOO_MANY_LOGINS)
+                return False
+            if not quota.may_be_asked():
+                self.connection.reply(replies.AUTH_TROUBLE)
+                return False
+        self._login = event.mechanism
+        quota.begin_login()
+        return True
+
+    def leave_login(self) -> None:
+        """Count a login that the client has left as a failed one, if there is one."""
+        if self._login:
+            self.journal.login_left(self._login)
+            self._count_login(failed=True)
+
+    def _count_login(self, *, failed: bool) -> None:
+        self._login = ""
+        self.quota.end_login(failed=failed)
 
     async def _log_in(
         self, hook: Hook, arguments: tuple[object, ...], outcome: Outcome
     ) -> Reply | None:
-        answer = await self._ask(hook, arguments, outcome, self.quota.begin_login())
+        answer = await self._ask(hook, arguments, outcome)
         assert not isinstance(answer, list)  # noqa: S101  that is for messages
         return answer
 
@@ -316,13 +353,19 @@ class Answers:
         identity = identity_of(meaning, result, note)
         return identity if isinstance(identity, Reply) else self._log_in_as(identity)
 
-    def _give(self, meaning: Meaning, result: object, note: Note) -> Reply | None:
-        """Pass the secret that is the result of `on_secret` to the mechanism."""
+    def _keep(
+        self, found: list[Secret], meaning: Meaning, result: object, note: Note
+    ) -> Reply | None:
+        """Add the secret that is the result of `on_secret` to `found`."""
         secret = secret_of(meaning, result, note)
         if isinstance(secret, Reply):
             return secret
-        self.connection.give_secret(secret)
+        found.append(secret)
         return None
+
+    def _give(self, _meaning: Meaning, derived: object, _note: Note) -> None:
+        """Pass what is derived of a secret to the mechanism."""
+        self.connection.give_derived(derived)
 
     def _check(
         self, credentials: CramMD5Credentials, meaning: Meaning, result: object, note: Note
@@ -339,11 +382,15 @@ class Answers:
         self, event: events.Auth | events.Secret, answer: Reply | None, hook: Hook | None
     ) -> None:
         """Reply to a login, after a delay if it has failed."""
-        if answer is not None and answer.code >= 500:
+        failed = answer is not None and answer.code >= 500
+        counts = self.connection.counts
+        self._count_login(failed=failed and not counts.is_further(event.username, event.mechanism))
+        if answer is not None and failed:
             self.session.user = None
             self.journal.login_failed(event, answer)
-            await self.pause(self.quota.note_failed_login())
+            await self.pause(self.quota.login_delay)
             self.connection.reply(answer)
+            self._further_until = self._runtime.loop.time() + _FURTHER
             self._flush()
             return
         said = self._reply(answer, hook)
@@ -355,6 +402,8 @@ class Answers:
     def _cannot_serve(self, event: events.Secret | events.Auth, hook: str) -> None:
         """Reject a login by a custom mechanism that needs a hook that is not overridden."""
         about(handler_logger, self.session.id).error("%s needs %s", event.mechanism, hook)
+        if self._login:
+            self._count_login(failed=False)
         self.connection.reply(replies.AUTH_TROUBLE)
 
     # -- bodies ----------------------------------------------------------------------------------
@@ -366,16 +415,16 @@ class Answers:
     async def spill(self) -> None:
         """Write what is in memory of the body to disk, before there is more of it."""
         if not await self.bodies.write():
-            self.connection.refuse_body(replies.NO_MEMORY)
-            self.drop_body()
+            self._lose_body()
 
-    async def make_room(self) -> None:
-        """Write the body to disk while the client is awaited; its deadline stays what it was."""
-        deadline = self._deadlines.at
-        try:
-            await self.spill()
-        finally:
-            self._deadlines.at = deadline
+    def make_room(self) -> None:
+        """Write the body that rests in memory to disk, whatever is awaited meanwhile."""
+        self.bodies.move_to_disk(self._lose_body)
+
+    def _lose_body(self) -> None:
+        """Reject the body at its end, since there is no room for it."""
+        self.connection.refuse_body(replies.NO_MEMORY)
+        self.drop_body()
 
     def drop_body(self, _event: events.Event | None = None) -> None:
         """Discard what there is of a body, but not a complete one, which a handler gets."""
@@ -395,7 +444,7 @@ class Answers:
         message: Message | None = None
         self.due = True
         try:
-            if bodies.spool is not None and not await bodies.finish(streams=routes.streams):
+            if bodies.stored is not None and not await bodies.finish(streams=routes.streams):
                 answer: Answer = replies.NO_MEMORY
             elif (message := self._build(transaction)) is None:
                 answer = replies.MAIL_LOOP
@@ -504,13 +553,12 @@ class Answers:
         hook: Hook,
         arguments: tuple[object, ...],
         outcome: Outcome,
-        at_end: Callable[[], None] | None = None,
     ) -> Answer:
         """Return what `outcome` makes of a hook's result, or the reply to its failure.
 
         Raises `GoneError` if the client has, and no message depends on the answer.
         """
-        call = self._begin(hook, arguments, at_end)
+        call = self._begin(hook, arguments)
         try:
             result, error = await call
         except DeadlineError:
@@ -539,14 +587,13 @@ class Answers:
         self,
         hook: Hook,
         arguments: tuple[object, ...],
-        at_end: Callable[[], None] | None = None,
     ) -> Call:
         context = self._context
         if context is None:
             self._context = context = contextvars.copy_context()
             context.run(current_session.set, self.session)
         self._deadlines.allow_hook()
-        self.call = call = Call(self._runtime, self.journal, hook, at_end)
+        self.call = call = Call(self._runtime, self.journal, hook)
         call.start(arguments, context)
         return call
 

@@ -1,7 +1,7 @@
 """Bodies: chunks in memory, counted in the server's memory, then a file on disk; and their trace.
 
-A disk that is too slow is as good as a full one. The server's `Received` field (`Stamp`) is made
-here as well, since a message is that and a body.
+A disk that is too slow is as good as a full one. No body waits for the memory of larger ones. The
+server's `Received` field (`Stamp`) is made here as well, since a message is that and a body.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from ehlo.message import Spool
 from ehlo.protocol.state import Transaction
 from ehlo.protocol.trace import received_head, stamped, with_protocol
 from ehlo.server.observing.journal import about
-from ehlo.server.runtime import Clock, Runtime
+from ehlo.server.runtime import Clock, Quota, Runtime
+from ehlo.server.space import SMALL, Claim, Memory, Stored
+from ehlo.server.system.threads import Job
 from ehlo.server.waits import DeadlineError, Deadlines, Wait
 from ehlo.session import Session
 
 _CHUNK_COST = 64  # bytes that a chunk takes in addition to its own
 _AT_ONCE = 1_048_576  # bytes that are gathered for one write, once there is a file
+_MOST_OVER = 33_554_432  # bytes beyond the memory's limit that may be on their way to disk
 _LONGEST_HEADER = 262_144  # bytes in which hops are counted
 _TRACE = 2048  # bytes that the server's own field may have
 
@@ -49,47 +52,91 @@ class Body(NamedTuple):
 class Writing:
     """Chunks on their way to disk. A thread calls `write`; the bytes count until it has ended."""
 
-    __slots__ = ("_chunks", "_directory", "size", "spool")
+    __slots__ = ("_chunks", "_directory", "_memory", "_size", "_stored", "ended", "spool")
 
-    def __init__(self, directory: str, spool: Spool | None, chunks: list[bytes], size: int) -> None:
+    def __init__(
+        self,
+        directory: str,
+        stored: Stored,
+        spool: Spool | None,
+        chunks: list[bytes],
+        memory: Memory,
+        size: int,
+    ) -> None:
+        """`size` bytes count in `memory`."""
         self._directory = directory
+        self._stored = stored
         self._chunks = chunks
+        self._memory = memory
+        self._size = size
         self.spool = spool
-        self.size = size
+        self.ended: Callable[[bool], object] = _ignore
+        """A function to call at the end, with whether it went well."""
+        memory.leaving += size
 
     def write(self) -> None:
         """Write the chunks. Raises `OSError`: a disk may be full."""
         if self.spool is None:
-            self.spool = Spool(self._directory)
+            self.spool = Spool(self._directory, self._stored.release)
         self.spool.write(self._chunks)
         self._chunks = []
 
-    def drop(self, release: Callable[[int], None]) -> None:
-        """Close the file and give the memory back by `release`, since the session has ended."""
+    def end(self) -> None:
+        """Give the memory back, since nothing is on its way any more."""
+        self._memory.leaving -= self._size
+        self._memory.release(self._size)
+
+    def drop(self) -> None:
+        """Close the file, since the body is not wanted any more, and give the memory back."""
+        self.close()
+        self.end()
+
+    def close(self) -> None:
+        """Close the file."""
         if self.spool is not None:
             self.spool.close()
-        release(self.size)
+        self._stored.release()
+
+    def forget(self) -> None:
+        """Close the file after the end of the server: no session waits for memory any more."""
+        self.close()
+        self._memory.forget(self._size)
+
+
+def _ignore(_good: bool) -> None:
+    pass
 
 
 class Bodies:
     """Holds the body that a session receives, or that of the message that a handler has.
 
-    What every message does to the memory is done here to its numbers, and not by a call.
+    A body is counted in the server's memory. Where that is short, a small body is counted in a
+    share for those alone, and any other goes to disk, as does what rests here while others claim
+    memory. What every message does to the memory is done here to its numbers, and not by a call.
     """
 
     __slots__ = (
-        *("_chunks", "_counted", "_deadlines", "_gathered", "_memory", "_runtime", "_session_id"),
-        *("on_disk", "spool"),
+        *("_chunks", "_claim", "_counted", "_deadlines", "_gathered", "_job", "_memory", "_most"),
+        *("_quota", "_runtime", "_session_id", "_writing", "on_disk", "spool", "stored"),
     )
 
-    def __init__(self, runtime: Runtime, deadlines: Deadlines, session_id: str) -> None:
+    def __init__(
+        self, runtime: Runtime, deadlines: Deadlines, quota: Quota, session_id: str
+    ) -> None:
         self._runtime = runtime
-        self._memory = runtime.memory
+        self._memory = runtime.memory  # that this body counts in
         self._deadlines = deadlines
+        self._quota = quota
         self._session_id = session_id
         self._chunks: list[bytes] = []
         self._gathered = 0  # bytes in the chunks
-        self._counted = 0  # bytes that count in the server's memory
+        self._most = runtime.threshold  # bytes in the chunks, beyond which they are written
+        self._counted = 0  # bytes that count in the memory
+        self._claim: Claim | None = None
+        self._writing: Writing | None = None
+        self._job: Job[None] | None = None  # the call of a thread that writes
+        self.stored: Stored | None = None
+        """The bytes of the file, from the moment that there is going to be one."""
         self.spool: Spool | None = None
         """The file, if there is one; the last chunks may not be in it yet."""
         self.on_disk = 0
@@ -102,118 +149,203 @@ class Bodies:
         self._gathered += size
         memory, cost = self._memory, size + _CHUNK_COST
         if memory.held + cost > memory.limit or memory.claims:
-            return True
+            return self._add_where_short(cost)
         memory.held += cost
         self._counted += cost
-        return self._gathered > (self._runtime.threshold if self.spool is None else _AT_ONCE)
+        return self._gathered > self._most
 
-    @property
-    def resting(self) -> int:
-        """Bytes in memory that could be on disk."""
-        return self._counted if self._chunks else 0
+    def _add_where_short(self, cost: int) -> bool:
+        """Count a chunk for which the memory is short; as `add`."""
+        runtime, memory = self._runtime, self._memory
+        small = runtime.small
+        if memory is not small and self.stored is None and self._gathered <= SMALL:
+            counted, size = self._counted, self._counted + cost
+            if small.reserve(size):
+                self._memory, self._counted = small, size
+                self._most = min(self._most, SMALL)
+                memory.release(counted)
+                return self._gathered > self._most
+        runtime.make_room(memory)
+        memory.take(cost)
+        self._counted += cost
+        return True
+
+    # -- the disk --------------------------------------------------------------------------------
+
+    def resting(self, memory: Memory) -> int:
+        """Return the bytes counted in `memory` that could be on disk."""
+        rests = self._memory is memory and self._chunks and self._writing is None
+        return self._counted if rests else 0
+
+    def move_to_disk(self, failed: Callable[[], None]) -> None:
+        """Write what rests in memory to disk, whatever the session awaits meanwhile.
+
+        `failed` is called if that is not possible, unless the body is finished or dropped then.
+        """
+        writing = self._begin_writing()
+        if writing is None:
+            failed()
+            return
+
+        def ended(good: bool) -> None:
+            if not good:
+                failed()
+
+        writing.ended = ended
 
     async def write(self) -> bool:
         """Write what is in memory to disk; return whether that went well."""
-        runtime, memory = self._runtime, self._memory
-        wait: Wait[BaseException | None] = Wait()
-        # The thread owns the file until it has written, so that nothing closes it meanwhile
-        before = self.on_disk
-        writing = Writing(runtime.directory, self.spool, self._chunks, self._counted)
+        self._deadlines.allow_hook()
+        writing = self._writing
+        if writing is not None and not await self._end_of(writing):
+            return False
+        if not self._chunks:
+            return True
+        writing = self._begin_writing()
+        return writing is not None and await self._end_of(writing)
+
+    async def _end_of(self, writing: Writing) -> bool:
+        wait: Wait[bool] = Wait()
+        writing.ended = wait.end
+        try:
+            return await wait
+        except DeadlineError:
+            self._leave(writing)
+            return False
+
+    def _begin_writing(self) -> Writing | None:
+        """Pass what is in memory to a thread; return `None` if there is no room on disk for it.
+
+        The thread owns the file until it has written, so that nothing closes it meanwhile.
+        """
+        runtime, memory = self._runtime, self._runtime.memory
+        stored = self.stored or self._quota.store()
+        if min(memory.held - memory.limit, memory.leaving) > _MOST_OVER:
+            self._log_full("it is too slow")
+            return None
+        if not stored.grow(self._gathered):
+            self._log_full("max_disk is reached")
+            return None
+        if self._memory is not memory:  # what leaves is no burden to small bodies
+            memory.take(self._counted)
+            self._memory.release(self._counted)
+        writing = Writing(
+            runtime.directory, stored, self.spool, self._chunks, memory, self._counted
+        )
         self._chunks, self._gathered, self._counted, self.spool = [], 0, 0, None
+        self._memory, self._most = memory, _AT_ONCE
+        self.stored, self._writing = stored, writing
 
         def done(_result: object, error: BaseException | None) -> None:
-            def end() -> None:
-                if error is not None:
-                    about(logger, self._session_id).warning("no room on disk: %s", error)
-                if not wait.end(error):
-                    writing.drop(memory.release)
+            if not runtime.to_loop(lambda: self._written(writing, error)):
+                writing.forget()
 
-            if not runtime.to_loop(end):
-                writing.drop(memory.forget)  # no session waits for memory any more
+        self._job = runtime.disk_threads.submit(writing.write, done)
+        return writing
 
-        job = runtime.disk.submit(writing.write, done)
-        runtime.leaving += writing.size
-        self._deadlines.allow_hook()
-        try:
-            error = await wait
-        except BaseException as problem:
-            if job.cancel():
-                writing.drop(memory.release)
-            if not isinstance(problem, DeadlineError):
-                raise
-            return False
-        finally:
-            runtime.leaving -= writing.size
+    def _written(self, writing: Writing, error: BaseException | None) -> None:
+        if error is not None:
+            self._log_full(error)
+        if writing is not self._writing:  # the body was dropped
+            writing.drop()
+            return
+        self._writing = self._job = None
         self.spool = spool = writing.spool
-        self.on_disk = 0 if spool is None else spool.size
-        runtime.stats.spooled += self.on_disk - before
-        memory.release(writing.size)
-        return error is None
+        size = 0 if spool is None else spool.size
+        self._runtime.stats.spooled += size - self.on_disk
+        self.on_disk = size
+        writing.end()
+        writing.ended(error is None)
+
+    def _leave(self, writing: Writing) -> None:
+        """Leave what is being written to its thread, if that has begun, and drop it."""
+        job, self._writing, self._job = self._job, None, None
+        if job is not None and job.cancel():
+            writing.drop()
+
+    def _log_full(self, why: object) -> None:
+        about(logger, self._session_id).warning("no room on disk: %s", why)
 
     async def finish(self, *, streams: bool) -> bool:
         """Finish the file, and claim memory for a handler that reads all of it; as `write`."""
-        if self._chunks and not await self.write():
+        if (self._chunks or self._writing is not None) and not await self.write():
             return False
         size = 0 if streams or self.spool is None else self.spool.size + _TRACE
-        if size and not self._memory.reserve_due(size):
-            return await self._claim(size)
-        self._counted += size
-        return True
+        return not size or await self._have(size)
 
-    async def _claim(self, size: int) -> bool:
-        """Wait until others have released `size` bytes; return whether they have."""
+    async def _have(self, size: int) -> bool:
+        """Wait until others have released `size` bytes; return whether they have.
+
+        A small message does not wait for the memory of large ones.
+        """
+        runtime, memory = self._runtime, self._runtime.memory
+        if size <= SMALL + _TRACE and not memory.has(size):
+            memory = runtime.small
         wait: Wait[None] = Wait()
-        granted = False
 
-        def grant() -> None:  # within the release of another session's memory
-            nonlocal granted
-            granted = True
-            self._counted += size
-            self._runtime.loop.call_soon(wait.end, None)
+        def granted() -> None:  # within the release of another session's memory
+            self._counted = size
+            runtime.loop.call_soon(wait.end, None)
 
-        claim = self._memory.claim(size, grant)
+        claim = memory.claim(size, self._quota.key, granted)
         if claim is None:
             about(logger, self._session_id).warning("a message is larger than max_memory")
             return False
+        self._claim, self._memory = claim, memory
+        if claim.granted and not self._counted:
+            self._counted = size
+            return True
+        runtime.make_room(memory, claimed=True)
         self._deadlines.allow_hook()
         try:
             await wait
-        except BaseException as problem:
-            if not granted:
-                claim.cancel()
-            if not isinstance(problem, DeadlineError):
-                raise
+        except DeadlineError:
             return False
         return True
+
+    # -- the end ---------------------------------------------------------------------------------
 
     def take(self) -> Body:
         """Return the body; its memory counts until `release`."""
         body = Body(self._chunks, self.spool)
-        self._chunks, self._gathered, self.spool = [], 0, None
+        self._chunks, self._gathered, self.spool, self.stored = [], 0, None, None
         return body
 
     def hand_over(self) -> int:
-        """Let go of what is held; return the bytes that the caller has to release."""
-        counted, self._counted = self._counted, 0
-        self._drop()
+        """Let go of what is held; return the bytes of `Runtime.memory` that the caller releases.
+
+        A hook that is over its deadline does not keep the share of small bodies.
+        """
+        counted = self._counted
+        self._runtime.memory.take(counted)
+        self.release()
         return counted
 
     def release(self) -> None:
         """Let go of what is held, and give the memory back."""
-        if self._chunks or self.on_disk or self.spool is not None:
+        counted, memory = self._counted, self._memory
+        if self._chunks or self.on_disk or self.stored is not None:
             self._drop()
-        counted = self._counted
         if counted:
             self._counted = 0
-            self._memory.held -= counted
-            if self._memory.claims:
-                self._memory.grant()
+            memory.held -= counted
+            if memory.claims:
+                memory.grant()
+            if memory is not self._runtime.memory:
+                self._memory, self._most = self._runtime.memory, self._runtime.threshold
 
     def _drop(self) -> None:
-        self._chunks, self._gathered, self.on_disk = [], 0, 0
+        if self._writing is not None:
+            self._leave(self._writing)
         if self.spool is not None:
             self.spool.close()
-            self.spool = None
+        if self.stored is not None:
+            self.stored.release()
+        if self._claim is not None:
+            self._claim.end()
+        self._chunks, self._gathered, self.on_disk = [], 0, 0
+        self._claim = self.spool = self.stored = None
+        self._memory, self._most = self._runtime.memory, self._runtime.threshold
 
 
 class Stamp:

@@ -24,6 +24,7 @@ from ehlo.server.answer import Answers, Routes
 from ehlo.server.observing.journal import about, turned_away
 from ehlo.server.observing.stats import SessionView
 from ehlo.server.runtime import Ending, Occupant, Quota, Runtime
+from ehlo.server.space import Memory
 from ehlo.server.tls.channel import Channel
 from ehlo.server.waits import AwaitSlot, DeadlineError, Deadlines, GoneError, Work
 from ehlo.server.wire import Wire, ends_of
@@ -380,15 +381,13 @@ class Driver(Occupant):
         call = self.answers.call
         return None if call is None else call.hook.name
 
-    @property
-    def resting(self) -> int:
-        """Bytes of a body in memory that could go to disk now: the client is awaited."""
-        awaited = self.slot.work is None and not self.wire.closing
-        return self.answers.bodies.resting if awaited else 0
+    def resting(self, memory: Memory, /) -> int:
+        """Return the bytes of a body, counted in this memory, that could be on disk."""
+        return 0 if self.wire.closing else self.answers.bodies.resting(memory)
 
     def make_room(self) -> None:
         """Write the body that rests in memory to disk."""
-        self.slot.begin(self.answers.make_room())
+        self.answers.make_room()
 
     def seen(self) -> SessionView:
         """Return what a snapshot shows of the session."""
@@ -474,6 +473,7 @@ class Driver(Occupant):
         if not self.wire.lost or self.slot.work is not None:
             return
         self.answers.bodies.release()
+        self.answers.leave_login()
         if self.answers.owes_farewell and self.slot.begin(self.answers.farewell()):
             return
         self.answers.journal.closed(self.wire.received, self.wire.sent)

@@ -83,16 +83,14 @@ class Call(Wait[Ended]):
     It ends once, even if nothing awaits it any more. Then it releases `size` bytes of memory.
     """
 
-    __slots__ = ("_at_end", "_journal", "_runtime", "_work", "asked", "began", "hook", "size")
+    __slots__ = ("_journal", "_runtime", "_work", "asked", "began", "hook", "size")
 
     def __init__(
         self,
         runtime: Runtime,
         journal: Journal,
         hook: Hook,
-        at_end: Callable[[], None] | None = None,
     ) -> None:
-        """`at_end` is called when the hook has ended, whether anything awaits it or not."""
         self.resume = None
         self.hook = hook
         self.asked = monotonic()
@@ -101,7 +99,6 @@ class Call(Wait[Ended]):
         self.size = 0
         self._runtime = runtime
         self._journal = journal
-        self._at_end = at_end
         self._work: asyncio.Task[None] | Job[object] | None = None  # until it is its turn
 
     def start(self, arguments: tuple[object, ...], context: Context) -> None:
@@ -171,8 +168,6 @@ class Call(Wait[Ended]):
             turns.free += 1
             if turns.are_awaited:
                 turns.next()
-        if self._at_end is not None:
-            self._at_end()
         self._journal.hook_ended(self.hook.name, self.asked)
         resume, self.resume = self.resume, None
         if resume is not None:

@@ -1,14 +1,13 @@
-"""Limits: which clients are admitted, how often each may act, and how much all sessions may hold.
+"""Limits: which clients are admitted, and how often each may act.
 
 Memory for addresses does not grow with their number. Nothing here knows a socket or an option.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from ehlo.net import Networks, Peer, address_key
 
@@ -67,92 +66,6 @@ def _decrease(counts: dict[str, int], key: str) -> None:
         del counts[key]
 
 
-@dataclass(slots=True, eq=False)
-class Claim:
-    """Represents bytes that a session waits for."""
-
-    memory: Memory
-    size: int
-    grant: Callable[[], None]
-    """A function to call once the bytes are reserved."""
-
-    def cancel(self) -> None:
-        """Cancel the claim, which must not have been granted; others may have waited behind it."""
-        self.memory.claims.remove(self)
-        self.memory.grant()
-
-
-class Memory:
-    """Counts the bytes that all sessions hold together.
-
-    Claims are granted in order, and before any reservation. Input that clients send ahead and
-    replies that they do not read count as well. No claim waits for those, because the client may
-    itself wait for the claim.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.comfortable = limit - limit // 8
-        """The bytes above which no message should begin; the last eighth is for those under way."""
-        self.held = 0
-        self.claims: deque[Claim] = deque()
-        """The claims that wait for bytes, in order."""
-        self._ahead = 0  # of those held
-
-    @property
-    def excess(self) -> int:
-        """The bytes held beyond `comfortable`; negative if there are fewer."""
-        return self.held - self.comfortable
-
-    def reserve(self, size: int) -> bool:
-        """Reserve `size` bytes and return whether they were free."""
-        if self.held + size > self.limit or self.claims:
-            return False
-        self.held += size
-        return True
-
-    def reserve_due(self, size: int) -> bool:
-        """Reserve `size` bytes for a session that would otherwise claim them."""
-        if self.held - self._ahead + size > self.limit or self.claims:
-            return False
-        self.held += size
-        return True
-
-    def count_ahead(self, size: int) -> None:
-        """Add bytes (or subtract, if negative) that clients have sent ahead or have not read."""
-        self.held += size
-        self._ahead += size
-
-    def take(self, size: int) -> None:
-        """Count bytes that are held even if they were not free."""
-        self.held += size
-
-    def claim(self, size: int, then: Callable[[], None]) -> Claim | None:
-        """Call `then` once `size` bytes are reserved, later; `None` if they never can be."""
-        if size > self.limit:
-            return None
-        self.claims.append(Claim(self, size, then))
-        return self.claims[-1]
-
-    def release(self, size: int) -> None:
-        """Release reserved bytes."""
-        self.held -= size
-        if self.claims:
-            self.grant()
-
-    def forget(self, size: int) -> None:
-        """Release reserved bytes without granting any claim: the server has ended."""
-        self.held -= size
-
-    def grant(self) -> None:
-        """Grant the claims for which there are bytes now."""
-        claims = self.claims
-        while claims and self.held - self._ahead + claims[0].size <= self.limit:
-            claim = claims.popleft()
-            self.held += claim.size
-            claim.grant()
-
-
 class Turns:
     """Limits how many hooks run at once; the others wait for their turn, in order."""
 
@@ -196,18 +109,23 @@ class FailedLogins:
         self._clock = clock
         self._by_address: OrderedDict[str, list[float]] = OrderedDict()
 
-    def delay(self, key: str | None) -> float:
-        """Count a failure; return the seconds until its reply. `None` is an exempt address."""
+    def note(self, key: str | None) -> None:
+        """Count a failure; `None` is an exempt address."""
         if key is None:
-            return 1.0
-        now = self._clock()
-        recent = [at for at in self._by_address.get(key, []) if now - at < self.WINDOW]
-        recent = [*recent[-self.MOST_FAILURES :], now]
-        self._by_address[key] = recent
+            return
+        self._by_address[key] = [*self._recent(key)[1 - self.MOST_FAILURES :], self._clock()]
         self._by_address.move_to_end(key)
         if len(self._by_address) > self.MOST_ADDRESSES:
             self._by_address.popitem(last=False)
-        return min(2.0 ** (len(recent) - 1), self.MOST_DELAY)
+
+    def delay(self, key: str | None) -> float:
+        """Return the seconds until the reply to a failure that was counted."""
+        failures = 1 if key is None else len(self._recent(key))
+        return min(2.0 ** max(failures - 1, 0), self.MOST_DELAY)
+
+    def _recent(self, key: str) -> list[float]:
+        now = self._clock()
+        return [at for at in self._by_address.get(key, ()) if now - at < self.WINDOW]
 
 
 class MemoryCounter:
@@ -298,8 +216,8 @@ class Rate:
 class Attempts(Rate):
     """Limits how often an address may fail at something that takes time.
 
-    A client must not begin many attempts at once and have all of them tried before one fails. So
-    each attempt under way counts as a failure until it has ended.
+    A client must not begin many attempts at once and have all of them tried before one fails, nor
+    leave before one has failed. So each attempt counts as a failure until it has ended otherwise.
     """
 
     under_way: dict[str, int] = field(default_factory=dict)
@@ -311,9 +229,12 @@ class Attempts(Rate):
         failed = self.counter.add(key, 0, self.window)
         return failed + self.under_way.get(key, 0) < self.most
 
-    def begin(self, key: str | None) -> Callable[[], None]:
-        """Count an attempt as under way until the returned function is called, once."""
-        if key is None:
-            return lambda: None
+    def begin(self, key: str) -> None:
+        """Count an attempt as under way."""
         self.under_way[key] = self.under_way.get(key, 0) + 1
-        return partial(_decrease, self.under_way, key)
+
+    def end(self, key: str, *, failed: bool) -> None:
+        """Count an attempt that was under way as a failure, or no more."""
+        _decrease(self.under_way, key)
+        if failed:
+            self.note(key)

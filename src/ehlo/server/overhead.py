@@ -6,7 +6,7 @@ and everything else together a quarter.
 
 from __future__ import annotations
 
-from ehlo.server.limits import Memory
+from ehlo.server.space import Memory
 
 
 class Overhead:

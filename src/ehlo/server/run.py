@@ -28,7 +28,7 @@ from ehlo.server.answer import Routes
 from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
 from ehlo.server.hooks import Hook, Hooks, hooks_of, timed
-from ehlo.server.logins import with_logins
+from ehlo.server.logins import Checks, with_logins
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import Snapshot, snapshot
 from ehlo.server.observing.views import Views
@@ -83,19 +83,21 @@ class Run:
         await run.closed.wait()
     """
 
-    def __init__(self, server: Owner) -> None:
+    def __init__(self, server: Owner, salt_key: bytes = b"") -> None:
+        """`salt_key` is that of `Files`, which all workers share."""
         if server.running is not None:
             raise RuntimeError("the server runs already; call shutdown() or close() first")
         options = server.options = self.options = with_handler(server.options)
         self._callbacks = callbacks_of(options)
         self._server = server
-        self.files = Files()
+        self.files = Files(salt_key)
         resolved = resolve_all(options, self._callbacks, self.files)
         self.loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._process = os.getpid()
         self.runtime = Runtime(options, resolved[0].exempt, self.loop)
         self._hooks = hooks_of(self._callbacks)
+        self._checks = Checks(self.runtime)
         self._hooks_by_file: dict[PasswordFile | None, Hooks] = {}
         self.services = [self._service(each) for each in resolved]
         self._own = self.services[0] if not options.listeners else None
@@ -122,8 +124,8 @@ class Run:
     def _service(self, rules: Rules) -> Routes:
         self.runtime.heed(rules.times.command, rules.times.handler, rules.times.proxy)
         hooks = self._hooks_by_file.get(rules.passwords)
-        if hooks is None:  # one for each file, since it counts the checks in progress
-            hooks = with_logins(self._hooks, rules.passwords, self.runtime)
+        if hooks is None:
+            hooks = with_logins(self._hooks, rules.passwords, self.runtime, self._checks)
             self._hooks_by_file[rules.passwords] = hooks
         streams, counts = self._callbacks.streams, bool(self.runtime.recipient_rate)
         return Routes(rules, hooks, streams=streams, counts_recipients=counts)
@@ -245,7 +247,8 @@ class Run:
         return snapshot(
             runtime.stats,
             [seen for each in runtime.drivers if (seen := each.seen()) is not None],
-            memory=(runtime.memory.held, runtime.memory.limit),
+            memory=(runtime.memory.held + runtime.small.held, runtime.max_memory),
+            disk=(runtime.disk.held, runtime.disk.limit),
             uptime=runtime.uptime,
             draining=runtime.draining,
         )

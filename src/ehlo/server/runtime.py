@@ -25,7 +25,6 @@ from ehlo.server.limits import (
     Connections,
     Exempt,
     FailedLogins,
-    Memory,
     MemoryCounter,
     Rate,
     Turns,
@@ -34,8 +33,9 @@ from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import SessionView, Stats
 from ehlo.server.observing.steps import Steps, Watch
 from ehlo.server.options.config import Options
-from ehlo.server.options.rules import memory_limit
+from ehlo.server.options.rules import disk_limit, memory_limit
 from ehlo.server.overhead import Overhead
+from ehlo.server.space import Disk, Memory, Stored
 from ehlo.server.system import machine
 from ehlo.server.system.threads import Threads
 from ehlo.session import ProxyInfo
@@ -89,9 +89,8 @@ class Occupant(asyncio.Protocol):
         """The session's id; empty if there is no session yet."""
         return ""
 
-    @property
-    def resting(self) -> int:
-        """Bytes of a body in memory that could go to disk now."""
+    def resting(self, _memory: Memory, /) -> int:
+        """Return the bytes of a body, counted in this memory, that could be on disk."""
         return 0
 
     def make_room(self) -> None:
@@ -144,26 +143,33 @@ class Runtime:
             MemoryCounter(loop.time), options.max_auth_failures, FailedLogins.WINDOW
         )
         self.failed_logins = FailedLogins(loop.time)
-        self.memory = Memory(memory_limit(options))
+        self.max_memory = memory_limit(options)
+        self.small = Memory(self.max_memory // 8)
+        """The memory that is kept for small bodies, for when the other is short."""
+        self.memory = Memory(self.max_memory - self.small.limit)
         self.overhead = Overhead(self.memory)
         self.directory = spool_directory(options.spool_dir)
+        self.disk = Disk(disk_limit(options))
+        if not self.directory:
+            logger.warning(
+                "no writable directory for temporary files; set spool_dir, or messages over "
+                "spool_threshold are rejected with 452"
+            )
         self.threshold = options.spool_threshold
         self.clock = Clock()
         self.stats = Stats()
         self.threads = Threads(options.threads, "ehlo-hook")
-        self.disk = Threads(_DISK_THREADS, "ehlo-disk")
+        self.disk_threads = Threads(_DISK_THREADS, "ehlo-disk")
         self.login_threads = Threads(3, "ehlo-login")  # two check; one reads the file
         self.steps = Steps()
         self._watch: Watch | None = None
         self.turns = Turns(options.max_handlers)
         self.lookups: set[object] = set()
         """The tasks that look up names."""
-        self.leaving = 0
-        """Bytes of bodies on their way to disk."""
         self.drivers: set[Occupant] = set()
         self.draining = False
         self._began = loop.time()
-        self._made_room = -math.inf  # when that was tried last
+        self._made_room: dict[Memory, float] = {}  # when that was tried last
         self._sweep_every = 1.0
         self._sweeper: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event | None = None  # while something waits for it
@@ -208,29 +214,34 @@ class Runtime:
             await idle.wait()
             self._idle = None
 
-    def make_room(self) -> None:
-        """Write bodies that wait for their client to disk, when too much is held in memory.
+    def make_room(self, memory: Memory, *, claimed: bool = False) -> None:
+        """Write bodies that rest in `memory` to disk, if too much is held there or is `claimed`.
 
         The largest bodies go first, and no more of them than are needed.
         """
-        now = self.loop.time()
-        if now - self._made_room < _ROOM_EVERY:
+        now, lacking = self.loop.time(), memory.lacking
+        if lacking <= 0 or (not claimed and now < self._made_room.get(memory, 0.0) + _ROOM_EVERY):
             return
-        self._made_room = now
-        wanted = self.memory.excess - self.leaving
-        resting = [(size, each) for each in self.drivers if (size := each.resting)]
+        self._made_room[memory] = now
+        resting = [(size, each) for each in self.drivers if (size := each.resting(memory))]
         for size, each in sorted(resting, key=itemgetter(0), reverse=True):
-            if wanted <= 0:
-                return
             each.make_room()
-            wanted -= size
+            lacking -= size
+            if lacking <= 0:
+                return
+
+    def has_room(self) -> bool:
+        """Return whether there is memory for one more small body, as soon as others have left."""
+        self.make_room(self.memory)
+        self.make_room(self.small)
+        return self.small.excess <= 0
 
     def _sweep(self) -> None:
         """Look at all deadlines, instead of having a timer for each."""
         now = self.loop.time()
         self.stats.settle()
-        if self.memory.excess > 0:
-            self.make_room()
+        self.make_room(self.memory)
+        self.make_room(self.small)
         for each in [each for each in self.drivers if each.deadline < now]:
             try:
                 each.expire()
@@ -310,7 +321,7 @@ class Runtime:
             self._sweeper.cancel()
             self._sweeper = None
         self.threads.stop()
-        self.disk.stop()
+        self.disk_threads.stop()
         self.login_threads.stop()
 
 
@@ -346,6 +357,19 @@ class Quota:
         """Count what the session does from now on under the address of `peer`."""
         self._client_key = self._runtime.exempt.key(peer)
 
+    @property
+    def key(self) -> str | None:
+        """The key of the client's address."""
+        return self._client_key
+
+    def store(self) -> Stored:
+        """Return the count of a new file, under its address."""
+        return Stored(self._runtime.disk, self._client_key)
+
+    def may_store(self, size: int) -> bool:
+        """Return whether its address may have `size` more bytes on disk."""
+        return self._runtime.disk.has(self._client_key, size)
+
     def may_send(self) -> bool:
         """Count a message; return whether its address may send one more."""
         return self._runtime.message_rate.admit(self._client_key)
@@ -362,11 +386,19 @@ class Quota:
         """Return the same, if all logins of its address that are being checked fail."""
         return self._runtime.login_failures.may_begin(self._client_key)
 
-    def begin_login(self) -> Callable[[], None]:
-        """Count a login that is being checked, until the returned function is called."""
-        return self._runtime.login_failures.begin(self._client_key)
+    def begin_login(self) -> None:
+        """Count a login that has begun as a failed one, until `end_login`."""
+        if self._client_key is not None:
+            self._runtime.login_failures.begin(self._client_key)
 
-    def note_failed_login(self) -> float:
-        """Count a failed login; return the seconds by which its reply is delayed."""
-        self._runtime.login_failures.note(self._client_key)
+    def end_login(self, *, failed: bool) -> None:
+        """Count a login that has ended; one whose client has left has failed."""
+        if self._client_key is not None:
+            self._runtime.login_failures.end(self._client_key, failed=failed)
+            if failed:
+                self._runtime.failed_logins.note(self._client_key)
+
+    @property
+    def login_delay(self) -> float:
+        """The seconds by which the reply to a failed login is delayed."""
         return self._runtime.failed_logins.delay(self._client_key)

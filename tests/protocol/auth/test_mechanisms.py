@@ -370,7 +370,7 @@ def test_a_mechanism_that_ends_without_credentials_rejects_the_login() -> None:
     exchange, step = begun(REJECTS, None, b"no")
     assert step == SecretWanted("tim")
     step = exchange.give(None)
-    assert step == ProvedCredentials("", proved=False, mechanism="X-REJECTS")
+    assert step == ProvedCredentials("tim", proved=False, mechanism="X-REJECTS")
     assert exchange.reject(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
 
 

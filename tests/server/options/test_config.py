@@ -52,6 +52,9 @@ def test_the_old_spelling_of_a_value_is_accepted() -> None:
         ("max_recipients", 0, "max_recipients is 0; it must be more than 0"),
         ("timeout", float("nan"), "timeout is nan; it must be more than 0"),
         ("grace", -0.5, "grace is -0.5; it must be 0 or more"),
+        ("tls_required", None, "tls_required is None; it must be True or False"),
+        ("auth_required", 0, "auth_required is 0; it must be True or False"),
+        ("strict_eol", "no", "strict_eol is 'no'; it must be True or False"),
     ],
 )
 def test_a_number_outside_its_bound_is_a_value_error(name: str, value: Any, message: str) -> None:

@@ -28,6 +28,7 @@ LIMITS = {
     "max_auth_failures": 50,
     "exempt_networks": ("127.0.0.0/8", "::1", "unix:"),
     "max_memory": 0,
+    "max_disk": 0,
     "spool_threshold": 1_048_576,
     "spool_dir": "",
     "max_handlers": 256,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from functools import partial
 from typing import Final
 
 from ehlo.protocol.auth.credentials import ProvedCredentials
@@ -46,7 +47,7 @@ _FINAL: Final = re.compile(
 )
 
 _LONGEST: Final = 2_048  # bytes of the first message, some of which are held until the second
-_LONGEST_NAME: Final = 255  # characters; to prepare one takes its time
+_LONGEST_NAME: Final = 255  # bytes, as in RFC 4616 2; to prepare a name takes its time
 
 
 def _parsed(form: re.Pattern[str], message: bytes) -> re.Match[str]:
@@ -58,9 +59,10 @@ def _parsed(form: re.Pattern[str], message: bytes) -> re.Match[str]:
 
 def _name(saslname: str) -> str:
     """Return a name decoded and prepared (RFC 5802 5.1). Raises `ValueError`."""
-    if len(saslname) > _LONGEST_NAME:
+    name = unescaped(saslname)
+    if len(name) > _LONGEST_NAME or len(name.encode()) > _LONGEST_NAME:
         raise ValueError("name too long")
-    prepared = saslprep(unescaped(saslname))
+    prepared = saslprep(name)
     if saslname and not prepared:
         raise ValueError("nothing is left of the name")
     return prepared
@@ -82,10 +84,11 @@ def _binding_of(flag: str | None, kind: str, context: AuthContext, *, plus: bool
     return None if kind else b""
 
 
-def _keys_of(secret: Secret, algorithm: str, salt: bytes) -> tuple[ScramKeys, bool]:
+def _keys_of(algorithm: str, salt: bytes, secret: Secret) -> tuple[ScramKeys, bool]:
     """Return the keys to check a proof with, and whether they are a user's.
 
-    Keys are derived in any case, so that no login takes longer than another.
+    Keys are derived in any case, which takes a millisecond, so that no login takes longer than
+    another.
     """
     password = secret if isinstance(secret, str | bytes) else b""
     derived = ScramKeys.derive(password, salt, algorithm)
@@ -120,9 +123,8 @@ def _mechanism(algorithm: str, *, plus: bool) -> Mechanism:
         binding = _binding_of(first["flag"], first["kind"] or "", context, plus=plus)
         if binding is None or authzid not in ("", username):
             return
-        secret: Secret = yield SecretWanted(username)
         salt = salt_of(context.salt_key, algorithm, username)
-        keys, known = _keys_of(secret, algorithm, salt)
+        keys, known = yield SecretWanted(username, partial(_keys_of, algorithm, salt))
         nonce = first["nonce"] + context.nonce()
         server_first = f"r={nonce},s={encoded(keys.salt)},i={keys.iterations}"
         final = _parsed(_FINAL, (yield server_first.encode()))

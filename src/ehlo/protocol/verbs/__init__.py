@@ -52,7 +52,9 @@ def _accept_help(conversation: Conversation, _argument: str, _answer: Reply | No
     )
 
 
-HELP: Final = Verb("HELP", since=SESSION, to=None, parse=_parse_help, accept=_accept_help)
+HELP: Final = Verb(
+    "HELP", since=SESSION, to=None, parse=_parse_help, accept=_accept_help, before_login=True
+)
 
 
 def _accept_own(_conversation: Conversation, _event: events.Command, answer: Reply | None) -> Reply:

@@ -397,7 +397,8 @@ def end_of_body(conversation: Conversation, reader: Reader) -> Ask | None:
         conversation.state = _ENDED
         return MESSAGE, transaction
     chunks = transaction.chunks
-    if chunks is not None and chunks.failed and not conversation.settings.lmtp:
+    permanent = refusal.code >= 500  # otherwise the client must know that it may try again
+    if permanent and chunks is not None and chunks.failed and not conversation.settings.lmtp:
         refusal = replies.CHUNK_FAILED  # the chunk that failed was told why
     _reject_message(conversation, transaction, refusal)
     return None

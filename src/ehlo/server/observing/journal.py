@@ -277,6 +277,11 @@ class Journal(Tally):
         fields = {"claimed": claimed, "mechanism": event.mechanism, "code": answer.code}
         self._log(_login, "login rejected", **fields)
 
+    def login_left(self, mechanism: str) -> None:
+        """Called when a client has gone in the middle of its login, which counts as failed."""
+        self._stats.logins[f"{mechanism} abandoned"] += 1
+        self._log(_login, "login abandoned", mechanism=mechanism)
+
     def refused(self, verb: str, reply: Reply, *, wholly: bool = True) -> None:
         """Called when a 4xx or 5xx is sent, by the core or for a hook."""
         verb = _VERBS.get(verb, verb)

@@ -39,6 +39,7 @@ _GAUGES: Final = (
     ("memory_bytes", "Bytes of messages held in memory.", "memory"),
     ("memory_limit_bytes", "Maximum bytes of messages held in memory.", "memory_limit"),
     ("disk_bytes", "Bytes of messages held on disk.", "on_disk"),
+    ("disk_limit_bytes", "Maximum bytes of messages held on disk.", "disk_limit"),
     ("draining", "1 while the server shuts down, otherwise 0.", "draining"),
     ("uptime_seconds", "Seconds since the server started.", "uptime"),
     ("workers", "Worker processes that should run.", "wanted"),

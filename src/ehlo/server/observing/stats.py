@@ -172,12 +172,13 @@ def snapshot(
     sessions: list[SessionView],
     *,
     memory: tuple[int, int],
+    disk: tuple[int, int],
     uptime: float,
     draining: bool,
 ) -> Snapshot:
     """Return what a server has counted and what is there now; call it in the loop's thread.
 
-    `memory` is the bytes of bodies that are held, and the limit. `uptime` is in seconds.
+    `memory` and `disk` are the bytes that are held, and the limit. `uptime` is in seconds.
     """
     counts = stats.plain()
     counts["bytes"]["received"] += sum(session["received"] for session in sessions)
@@ -187,7 +188,8 @@ def snapshot(
         "under_tls": sum(session["tls"] is not None for session in sessions),
         "memory": memory[0],
         "memory_limit": memory[1],
-        "on_disk": sum(session["on_disk"] for session in sessions),
+        "on_disk": disk[0],
+        "disk_limit": disk[1],
     }
     return {
         "pids": [os.getpid()],
@@ -205,7 +207,8 @@ def merge(snapshots: Sequence[Snapshot]) -> Snapshot:
 
     Each session has the id of its process.
     """
-    nothing = {"sessions": 0, "under_tls": 0, "memory": 0, "memory_limit": 0, "on_disk": 0}
+    names = ("sessions", "under_tls", "memory", "memory_limit", "on_disk", "disk_limit")
+    nothing = dict.fromkeys(names, 0)
     return {
         "pids": [pid for each in snapshots for pid in each["pids"]],
         "now": total([nothing, *(each["now"] for each in snapshots)]),

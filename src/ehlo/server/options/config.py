@@ -80,8 +80,9 @@ class Options:
     """Function that accepts or rejects a recipient:
     `(remote_addr, mail_from, rcpt_to) -> bool`."""
     auth_handler: AuthFunction | None = option(None, group="Functions")
-    """Function that accepts or rejects a login:
-    `(remote_addr, mechanism, username, password, shared) -> bool`."""
+    """Function that accepts or rejects a login: `(username, password) -> bool`, for PLAIN and
+    LOGIN; or `(remote_addr, mechanism, username, password, shared) -> bool`, for CRAM-MD5 and
+    tokens as well."""
 
     auth_file: str | None = option(None, group="Authentication")
     """File of users and password hashes, as `ehlo passwd` writes it. It is reloaded when it
@@ -139,7 +140,11 @@ class Options:
     """Networks exempt from per-address limits (`none` for an empty list). Repeatable."""
     max_memory: int = option(0, group="Limits", bound=">= 0")
     """Maximum bytes held in all sessions together: bodies, TLS, logins, unread input and replies
-    (0 = a quarter of the memory of the machine or control group)."""
+    (0 = a quarter of the memory of the machine or control group). An eighth is for messages of at
+    most 64 KiB alone, and one check of a password does not wait for memory."""
+    max_disk: int = option(0, group="Limits", bound=">= 0")
+    """Maximum bytes of messages on disk in all sessions together (0 = a quarter of what is free at
+    the start). An address may use as much as it leaves free."""
     spool_threshold: int = option(1_048_576, group="Limits", bound=">= 0")
     """Messages larger than this many bytes are buffered on disk."""
     spool_dir: str = option("", group="Limits")
@@ -189,8 +194,8 @@ class Options:
     """Function that is called with `(remote_addr, verb, line)` for each line written."""
 
     workers: int = option(1, group="Process", bound="> 0")
-    """Number of worker processes (requires a `module:attr` handler). They share `max_connections`
-    and `max_memory`; per-address limits apply in each worker."""
+    """Number of worker processes (requires a `module:attr` handler). They share `max_connections`,
+    `max_memory` and `max_disk`; per-address limits apply in each worker."""
     factory: bool = option(False, group="Process")
     """Treat MODULE:ATTR as a function that returns the handler; it is called once per process."""
     user: str = option("", group="Process")
@@ -277,9 +282,12 @@ def with_overrides(options: Options, listener: Listener) -> Options:
 
 
 def check_bounds(options: Options) -> None:
-    """Raise `ValueError` for a number outside the bound of its option."""
+    """Raise `ValueError` for a number outside the bound of its option, and for no `bool` as one."""
     for field in dataclasses.fields(options):
         value, bound = getattr(options, field.name), field.metadata.get("bound")
+        if isinstance(field.default, bool) and not isinstance(value, bool):
+            # `os.environ.get("TLS_REQUIRED")` may be None, and "no" is true
+            raise ValueError(f"{field.name} is {value!r}; it must be True or False")
         if value is None or not bound:
             continue
         if not (value >= 0 if bound == ">= 0" else value > 0):

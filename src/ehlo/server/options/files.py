@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -37,7 +39,10 @@ class Files:
     All of them are reloaded on request, and certificates also when they have changed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, salt_key: bytes = b"") -> None:
+        self.salt_key = salt_key or secrets.token_bytes(32)
+        """The secret of the salts for SCRAM where there is no password file. An unknown user has
+        the same salt on each listener, and in each worker, as one has whose keys are stored."""
         self._holders: dict[int, Holder] = {}  # by the identity of their configuration
         self._passwords: dict[str, PasswordFile] = {}
         self._threads = Threads(1, "ehlo-reload")
@@ -58,6 +63,12 @@ class Files:
         if path not in self._passwords:
             passwords = PasswordFile(path)
             passwords.load()
+            if passwords.scram_algorithms and not passwords.has_secret:
+                logger.warning(
+                    "%s has no secret for the salts of unknown users; they may change with its "
+                    "first line. Set a password by `ehlo passwd`, which adds it",
+                    json.dumps(path),
+                )
             self._passwords[path] = passwords
         return self._passwords[path]
 

@@ -1,4 +1,4 @@
-"""Memory and file descriptors that the machine lets one process have, and its malloc.
+"""Memory, disk and file descriptors that the machine lets one process have, and its malloc.
 
 Bodies of all sizes come and go. By its own rules glibc returns the end of its heap to the system
 whenever 128 KiB of it are free, so that a message of 100 KB costs its pages each time, and keeps
@@ -71,6 +71,15 @@ def _limit(file: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdecimal() and int(text) > 0 else None  # else it is "max"
+
+
+def free_disk(directory: str) -> int:
+    """Return the bytes that are free on the disk of a directory; 0 if there is no such one."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize
 
 
 def descriptors() -> int | None:

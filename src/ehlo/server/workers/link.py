@@ -47,6 +47,8 @@ class WorkerTask(TypedDict):
     report_every: float
     """Seconds between two reports of the counters."""
     argv: Sequence[str]
+    salt_key: str
+    """The secret of `Files` in hexadecimal, which the workers share."""
     recipe: str
     """A pickled `Recipe` in base64."""
 

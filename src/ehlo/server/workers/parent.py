@@ -13,6 +13,7 @@ import contextlib
 import logging
 import math
 import pickle
+import secrets
 import signal
 import socket
 import sys
@@ -70,6 +71,7 @@ class Parent:
     def __init__(self, options: Options, recipe: Recipe, *, reload: bool = False) -> None:
         self._options = options
         self._recipe = base64.b64encode(pickle.dumps(recipe)).decode()
+        self._salt_key = secrets.token_hex(32)
         self._code_changes = reload
         self._places = [Place(number) for number in range(1, max(options.workers, 1) + 1)]
         self._views = Views(
@@ -193,6 +195,7 @@ class Parent:
             "share": len(self._places),
             "report_every": min(REPORT_EVERY, interval / 4),
             "argv": sys.argv,
+            "salt_key": self._salt_key,
             "recipe": self._recipe,
         }
 

@@ -30,6 +30,7 @@ def share_of(options: Options, workers: int) -> Options:
         options,
         max_connections=-(-options.max_connections // workers),
         max_memory=-(-rules.memory_limit(options) // workers),
+        max_disk=-(-rules.disk_limit(options) // workers),
         workers=1,
     )
 

@@ -76,7 +76,7 @@ def _report_failure(sock: socket.socket, error: BaseException) -> None:
 
 async def _serve(server: Owner, sock: socket.socket, task: WorkerTask) -> None:
     """Serve until the parent orders the end, or is gone."""
-    run = Run(server)
+    run = Run(server, bytes.fromhex(task["salt_key"]))
     alarm = signals.Alarm(run.runtime.steps.blocked, spared=0)
     run.runtime.steps.when_blocked = alarm.look
     ending = dict.fromkeys(signals.ENDING, run.begin_shutdown)
