@@ -200,10 +200,13 @@ class Wire:
 
     def forget(self) -> None:
         """Count nothing of the client any more."""
-        self.count_waiting(0)
-        self.hold(-self._envelope)
-        self._overhead.end_tls(self._tls)
-        self._tls = 0
+        if self._waiting:
+            self.count_waiting(0)
+        if self._envelope:
+            self.hold(-self._envelope)
+        if self._tls:
+            self._overhead.end_tls(self._tls)
+            self._tls = 0
 
 
 def ends_of(transport: asyncio.BaseTransport) -> tuple[Peer, Peer] | None:
