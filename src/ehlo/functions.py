@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from ehlo.handler import Callbacks, Origin, check_call, is_async
+from ehlo.handler import Callbacks, Origin, check_call, is_async, name_of
 from ehlo.message import Message
 from ehlo.net import Peer
 from ehlo.protocol.address import Address
@@ -86,7 +86,7 @@ def _takes_password(function: AuthFunction) -> bool:
         return count == 2
     taken = "keyword-only parameters" if count is None else f"{count} parameters"
     raise TypeError(
-        f"auth_handler takes {taken}; write (username, password), "
+        f"auth_handler ({name_of(function)}) takes {taken}; write (username, password), "
         "or (remote_addr, mechanism, username, password, shared)"
     )
 

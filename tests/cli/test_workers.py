@@ -154,7 +154,16 @@ def test_a_factory_makes_the_handler_in_each_worker(start: Start, app: Path, loo
     workers_of(program)
     assert program.stop() == 0
     output = program.out.text  # two processes write to it, maybe at once
-    assert (output.count("limits 3 501 1"), output.count("shut down")) == (2, 2)  # rounded up
+    assert [output.count(f"limits {share} 501 1") for share in (2, 3)] == [1, 1]
+    assert output.count("shut down") == 2
+
+
+def test_each_worker_needs_a_place_for_a_connection() -> None:
+    server = Server("many:function", workers=3, max_connections=2)
+    with pytest.raises(
+        ValueError, match=r"max_connections is 2; it must be at least .* workers, 3"
+    ):
+        server.listen_and_serve()
 
 
 def test_an_environment_variable_starts_workers(start: Start, app: Path) -> None:

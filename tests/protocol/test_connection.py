@@ -8,10 +8,12 @@ import pytest
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
+from ehlo.protocol.address import Address
 from ehlo.protocol.auth.credentials import ProvedCredentials
 from ehlo.protocol.auth.mechanism import AuthContext, Mechanism, MechanismError, SecretWanted, Steps
 from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.connection import Connection
+from ehlo.protocol.conversation import Admission
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
 from ehlo.protocol.extensions import EXTENSIONS
 from ehlo.protocol.policy import Limits
@@ -134,6 +136,52 @@ def test_what_no_hook_asks_about_is_accepted_without_an_event() -> None:
 # -- the end -------------------------------------------------------------------------------------
 
 
+class Crowded(Admission):
+    """Rejects what it is told to, and notes what it was asked about."""
+
+    def __init__(self) -> None:
+        self.answer: Reply | None = None
+        self.counts_recipients = True
+        self.asked: list[str] = []
+
+    def admit_sender(self, sender: Address) -> Reply | None:
+        self.asked.append(str(sender))
+        return self.answer
+
+    def admit_recipient(self) -> Reply | None:
+        self.asked.append("RCPT")
+        return self.answer
+
+
+def test_mail_that_is_not_admitted_is_rejected_before_a_hook_is_asked() -> None:
+    full = Crowded()
+    connection = Connection(Settings(), lambda: "nonce", admission=full)
+    play(connection, b"HELO c\r\n")
+    full.answer = replies.NO_MEMORY
+    assert play(connection, b"MAIL FROM:<a@x>\r\n") == []
+    assert (connection.counts.messages, connection.transaction) == (1, None)
+    full.answer = None
+    assert len(play(connection, b"MAIL FROM:<b@x>\r\nRCPT TO:<c@x>\r\n")) == 2
+    full.answer = replies.TOO_MUCH_RCPT
+    assert play(connection, b"RCPT TO:<d@x>\r\n") == []
+    transaction = connection.transaction
+    assert transaction is not None
+    assert (len(transaction.recipients), transaction.refused) == (1, 1)
+    assert [line[:3] for line in said(connection)[2:]] == ["452", "250", "250", "450"]
+    # What is wrong in itself is not asked about
+    play(connection, b"RSET\r\nMAIL FROM:<c\r\nRCPT TO:<e@x>\r\n")
+    assert full.asked == ["a@x", "b@x", "RCPT", "RCPT"]
+
+
+def test_recipients_are_not_asked_about_where_they_are_not_counted() -> None:
+    full = Crowded()
+    full.counts_recipients = False
+    connection = Connection(Settings(), lambda: "nonce", admission=full)
+    assert len(play(connection, b"HELO c\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\n")) == 4
+    assert full.asked == ["a@x"]
+    assert Admission().admit_recipient() is None
+
+
 def test_a_client_that_has_ended_is_answered_first() -> None:
     connection = connect()
     connection.receive_data(b"NOOP\r\nHELO c\r\n")
@@ -207,15 +255,19 @@ def test_a_body_may_be_refused_while_it_comes() -> None:
     assert connection.state is State.READY
 
 
-def test_what_came_in_chunks_may_be_refused_between_two_of_them() -> None:
+@pytest.mark.parametrize(("refusal", "last"), [("NO_MEMORY", "452"), ("BARE_NEWLINE", "503")])
+def test_what_came_in_chunks_may_be_refused_between_two_of_them(refusal: str, last: str) -> None:
+    reply: Reply = getattr(replies, refusal)
     connection = connect()
     play(connection, ENVELOPE.replace(b"DATA\r\n", b"BDAT 4\r\nsome"))
-    connection.refuse_body(replies.NO_MEMORY)
+    connection.refuse_body(reply)
     assert said(connection)[-1] == "250 2.0.0 4 octets received"
     assert play(connection, b"BDAT 4\r\nmore") == []
-    assert said(connection)[-1] == "452 4.3.1 Insufficient system storage"
-    assert play(connection, b"BDAT 0 LAST\r\n") == []
+    assert said(connection)[-1] == str(reply)
+    assert play(connection, b"BDAT 4\r\nmore") == []
     assert said(connection)[-1][:3] == "503"
+    assert play(connection, b"BDAT 0 LAST\r\n") == []
+    assert said(connection)[-1][:3] == last  # the server's own trouble is a 4xx here, too
 
 
 def test_a_body_can_be_refused_only_where_there_is_one() -> None:

@@ -215,9 +215,7 @@ def measurements() -> list[tuple[Input, Callable[[str], object]]]:
     from ehlo.protocol.auth.mechanism import AuthContext, Exchange
     from ehlo.protocol.auth.mechanisms import MECHANISMS
     from ehlo.protocol.connection import Connection
-    from ehlo.protocol.events import Waiting
     from ehlo.protocol.proxy import ProxyError, ProxyReader
-    from ehlo.protocol.settings import Settings
     from ehlo.protocol.verbs import VERBS, command_of
     from ehlo.protocol.verbs.mail import forward_path, reverse_path
 
@@ -258,18 +256,6 @@ def measurements() -> list[tuple[Input, Callable[[str], object]]]:
         with contextlib.suppress(ProxyError):
             ProxyReader().feed(text.encode("latin-1"))
 
-    def dripping(*commands: str) -> Callable[[str], None]:
-        def drip(text: str) -> None:
-            connection = Connection(Settings(), lambda: "nonce", asks=frozenset())
-            begun = "".join(f"{line}\r\n" for line in (*OPENED, *commands))
-            for read in (begun, *text[: len(text) // 4]):
-                connection.receive_data(read.encode())
-                while not isinstance(connection.next_event(), Waiting):
-                    pass
-                connection.data_to_send()
-
-        return drip
-
     def quadratic(text: str) -> object:
         return re.search("a*b", text[: len(text) // 25])
 
@@ -284,6 +270,24 @@ def measurements() -> list[tuple[Input, Callable[[str], object]]]:
         *((made, dripping("BDAT 1000000")) for made in BODIES.values()),
         (("", "a", ""), quadratic),
     ]
+
+
+def dripping(*commands: str) -> Callable[[str], None]:
+    """Return a function that sends a body after `commands`, one byte a read."""
+    from ehlo.protocol.connection import Connection
+    from ehlo.protocol.events import Waiting
+    from ehlo.protocol.settings import Settings
+
+    def drip(text: str) -> None:
+        connection = Connection(Settings(), lambda: "nonce", asks=frozenset())
+        begun = "".join(f"{line}\r\n" for line in (*OPENED, *commands))
+        for read in (begun, *text[: len(text) // 4]):
+            connection.receive_data(read.encode())
+            while not isinstance(connection.next_event(), Waiting):
+                pass
+            connection.data_to_send()
+
+    return drip
 
 
 def everything() -> Settings:

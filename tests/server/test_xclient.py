@@ -219,7 +219,7 @@ def test_tls_stays(serve: Serve, certificates: Certificates) -> None:
     assert b" with ESMTPS\r\n" in facts.messages[0].trace
 
 
-def test_starttls_keeps_the_client_address_and_forgets_its_commands(
+def test_starttls_forgets_what_was_sent_in_plaintext(
     serve: Serve, certificates: Certificates
 ) -> None:
     facts = Facts()
@@ -237,10 +237,26 @@ def test_starttls_keeps_the_client_address_and_forgets_its_commands(
         client.mail()
     before, after = facts.facts
     for seen in (before, after):
-        assert (seen["peer"], seen["local"]) == (Peer("192.0.2.7", 4711), Peer("192.0.2.1", 587))
+        assert seen["peer"].host == "127.0.0.1"
+        assert seen["local"] == running.address
         assert (seen["user"], seen["forwarded"]) == (None, None)
-        assert seen["xclient"].keys() == {"NAME", "ADDR", "PORT", "DESTADDR", "DESTPORT"}
-    assert (before["rdns"], after["rdns"]) == ("spike.example", "other.example")
+    assert (before["rdns"], after["rdns"]) == ("", "other.example")
+    assert (before["xclient"], after["xclient"]) == ({}, {"NAME": "other.example"})
+    assert b"192.0.2" not in b"".join(message.trace for message in facts.messages)
+
+
+def test_who_may_send_xclient_after_starttls_is_who_is_connected(
+    serve: Serve, certificates: Certificates
+) -> None:
+    running = trusting(serve, Facts(), tls_config=certificates.server())
+    with running.ready() as client:
+        speak_for(client)
+        client.say("EHLO c")
+        assert client.say(CLIENT).startswith("550 5.7.0 ")
+        client.say("STARTTLS")
+        client.wrap(certificates.client)
+        client.say("EHLO c")
+        speak_for(client)
 
 
 def test_wrong_logins_are_those_of_the_client_behind(

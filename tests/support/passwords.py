@@ -31,7 +31,7 @@ def write(path: Path, **passwords: str) -> Path:
 
 
 def lines_of(path: Path) -> list[str]:
-    """Return the lines of a file that `PasswordFile` has changed, but for its secret, the first."""
+    """Return the lines of a file that `PasswordFile` has changed, without its secret."""
     secret, *lines = path.read_text().splitlines()
     assert secret.startswith("# ehlo-secret: ")
     return lines
@@ -45,6 +45,7 @@ class Gate:
         self._lock = threading.Lock()
         self._inside = 0
         self.most_inside = 0
+        self.calls = 0
         self.threads: set[str] = set()
         self.entered = threading.Semaphore(0)
         self.opened = threading.Event()
@@ -52,6 +53,7 @@ class Gate:
     def __call__(self, *arguments: Any, **options: Any) -> bytes:
         with self._lock:
             self._inside += 1
+            self.calls += 1
             self.most_inside = max(self.most_inside, self._inside)
             self.threads.add(threading.current_thread().name)
         self.entered.release()

@@ -23,13 +23,13 @@ from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import PeerCertificate
 from ehlo.protocol.body import END
-from ehlo.protocol.conversation import Conversation, Hold, Reader, unlimited
+from ehlo.protocol.conversation import ADMISSION, Admission, Conversation
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
 from ehlo.protocol.output import Observer, Output, Tally, Transcript
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, State, Transaction
-from ehlo.protocol.verbs import login, mail
+from ehlo.protocol.verbs import greeting, login, mail
 from ehlo.protocol.verbs.greeting import CONNECT, STARTTLS
 from ehlo.protocol.verbs.verb import AnyQuestion, Ask, Told, accept, reject, take
 
@@ -46,8 +46,8 @@ class Connection:
     client was greeted before: this connection replaces another one after STARTTLS, and knows
     nothing of it (RFC 3207 4.2) but its `counts`. `asks` has the events that the server wants to be
     asked about; those in `verbs.QUESTIONS` that are not in it are accepted without an event. For
-    `trusted`, `bindings` and `certificate` see `Conversation`. `observer` is called with each
-    line, `tally` counts, and `hold` says whether there is room for more recipients.
+    `trusted`, `bindings`, `certificate` and `admission` see `Conversation`. `observer` is called
+    with each line, and `tally` counts.
 
     Example:
 
@@ -71,9 +71,9 @@ class Connection:
         trusted: frozenset[str] = frozenset(),
         observer: Observer | None = None,
         tally: Tally | None = None,
-        hold: Hold = unlimited,
         bindings: Mapping[str, bytes] = _NO_BINDINGS,
         certificate: PeerCertificate | None = None,
+        admission: Admission = ADMISSION,
     ) -> None:
         counts = counts or Counts()
         transcript = Transcript(observer, settings.mechanisms) if observer is not None else None
@@ -88,7 +88,7 @@ class Connection:
             trusted=trusted,
             bindings=bindings,
             certificate=certificate,
-            hold=hold,
+            admission=admission,
         )
         """The facts of the connection."""
         self._halted = False  # whether anything below must end before the next line is read
@@ -170,7 +170,11 @@ class Connection:
             event: Event | Waiting | None
             if reader is not None:
                 found = conversation.read_body(reader)
-                event = self._end_body(reader) if found is END else found
+                if found is END:
+                    ask = mail.end_of_body(conversation, reader)
+                    event = None if ask is None else self._ask(*ask)
+                else:
+                    event = found
             elif conversation.state is _GREETING:
                 event = self._follow(take(conversation, CONNECT, events.CONNECT))
             elif buffer.empty:
@@ -184,10 +188,6 @@ class Connection:
             if answered == _MOST_REPLIES:
                 return events.FULL
         return self._close()
-
-    def _end_body(self, reader: Reader) -> Event | None:
-        ask = mail.end_of_body(self.conversation, reader)
-        return None if ask is None else self._ask(*ask)
 
     def _next_queued(self) -> Event | Waiting:
         queued, self._queued = self._queued, None
@@ -254,6 +254,7 @@ class Connection:
         self._answered()
         self.conversation.end_transaction()
         self.conversation.output.each(outcomes)
+        mail.turn_away_after_refusals(self.conversation)
         self._queue(None)
 
     def give_secret(self, secret: object) -> None:
@@ -281,6 +282,18 @@ class Connection:
         Between chunks, at the end of the next one. Raises `ProtocolError` if there is no body.
         """
         return self.conversation.refuse_body(reply)
+
+    def refuse(self, reply: Reply) -> None:
+        """Turn the client away: each command but QUIT gets `reply`, a 4xx or 5xx, from now on.
+
+        A 5xx becomes a 554 (RFC 3207 4.1). A client that was not greeted is greeted with it.
+        """
+        if reply.code >= 500 and not reply.closes:
+            reply = Reply(554, "5.7.0", reply.text)
+        greeted = self.conversation.state is not _GREETING
+        self.conversation.turn_away(reply)
+        if not greeted:
+            self.conversation.output.reject(greeting.plain(reply), to="")
 
     def resume(self) -> None:
         """Continue after a `Tarpit`. Raises `ProtocolError` if there was none."""

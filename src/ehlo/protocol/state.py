@@ -16,7 +16,7 @@ class State(enum.Enum):
     """The place of a session in the protocol. `verbs.TRANSITIONS` has the legal moves."""
 
     GREETING = "connected, not yet greeted"
-    REFUSED = "greeted with a refusal; only QUIT is left"
+    REFUSED = "turned away; only QUIT is left"
     HELLO = "greeted; no HELO or EHLO yet"
     READY = "said hello; no transaction"
     MAIL = "a reverse path was taken"
@@ -51,8 +51,8 @@ class Counts:
         self.errors = 0
         self.failed_logins = 0
         self._tried = _NOBODY  # who failed last, and by which mechanisms
-        self.idle = 0  # commands since the last MAIL that did not advance delivery
-        self.refused_recipients = 0
+        self.idle = 0  # commands since the last message that did not advance delivery
+        self.refused_recipients = 0  # by a hook, since the last accepted message
         self.refusals = 0  # rejections of any kind since the last accepted message
         self.messages = 0  # transactions, begun or rejected
         self.domains: AbstractSet[str] = _NONE  # of recipients, where their number is limited
@@ -62,6 +62,10 @@ class Counts:
         if not isinstance(self.domains, set):
             self.domains = set()
         self.domains.add(domain.lower())
+
+    def forgive(self) -> None:
+        """Start again what is counted between accepted messages, as Postfix does."""
+        self.errors = self.refused_recipients = self.refusals = 0
 
     def is_further(self, username: str | None, mechanism: str) -> bool:
         """Return whether a login is the first by a further mechanism of the user who failed last.

@@ -27,7 +27,6 @@ from ehlo.protocol.auth.mechanism import Secret
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.state import Counts, Transaction
-from ehlo.protocol.xclient import endpoints
 from ehlo.server.bodies import Bodies, Stamp
 from ehlo.server.hooks import Call, Ended, Hook, Hooks, failure_of
 from ehlo.server.observing.journal import Journal, about, observer_of
@@ -64,13 +63,11 @@ Outcome = Callable[[Meaning, object, Note], Answer]
 class Routes:
     """Maps each type of event to its answer; made once per listener.
 
-    `asks` are the events that need an answer: they have a hook, or are counted. The core accepts
-    the others itself, so a hook that is not overridden costs nothing.
+    `asks` are the events that need an answer, since they have a hook. The core accepts the others
+    itself, so a hook that is not overridden costs nothing.
     """
 
-    def __init__(
-        self, rules: Rules, hooks: Hooks, *, streams: bool = False, counts_recipients: bool = False
-    ) -> None:
+    def __init__(self, rules: Rules, hooks: Hooks, *, streams: bool = False) -> None:
         """`streams` is `Handler.streams`."""
         self.rules = rules
         self.hooks = hooks
@@ -81,15 +78,11 @@ class Routes:
             if row.hook in hooks
         }
         self.trusts = bool(rules.xclient or rules.xforward)
-        self.mail = asked.get(events.Mail)
-        self.rcpt = asked.get(events.Rcpt)
         self.message = hooks["on_message"]
         self.replied = hooks.get("on_replied")
         self.disconnect = hooks.get("on_disconnect")
         self.table: Mapping[type, Route] = {
             **asked,
-            **({events.Rcpt: Answers.rcpt} if counts_recipients else {}),
-            events.Mail: Answers.mail,
             events.BodyChunk: Answers.chunk,
             events.BodyRefused: Answers.drop_body,
             events.BodyDropped: Answers.drop_body,
@@ -183,9 +176,9 @@ class Answers:
                 log_write=options.log_write,
             ),
             tally=journal,
-            hold=self._wire.hold,
             bindings={} if channel is None else channel.bindings(),
             certificate=None if channel is None else channel.info().peer_certificate,
+            admission=self.quota,
         )
 
     def secure(self, channel: Channel) -> None:
@@ -195,10 +188,10 @@ class Answers:
         against the client are kept.
         """
         before, info = self.connection, channel.info()
+        if before.conversation.xclient:
+            self._stop_speaking()
         self.connection = self._connect(channel, before.counts)
-        conversation = self.connection.conversation
-        conversation.xclient = endpoints(before.conversation.xclient)
-        self.session.restart(conversation)
+        self.session.restart(self.connection.conversation)
         self.session.tls = info
         self.journal.secured(info)
         self._deadlines.allow_command()
@@ -214,15 +207,30 @@ class Answers:
 
     def speak_for(self, event: events.XClient) -> None:
         """Serve the client behind this one, which XCLIENT names; the session begins again."""
-        session = self.session
         self.wants_name = False  # it is the proxy's name
-        session.speak_for(event.attributes)
-        self.journal.speaks_for(session.peer)
-        self.quota.speak_for(session.peer)
-        # That client is trusted or not on its own: a proxy passes on what its client sends
-        self._trusted = _trusted(self._routes.rules, session.peer)
+        self.session.speak_for(event.attributes)
+        self._begin_again()
+        self.quota.speak_for(self.session.peer)
         self.connection.conversation.trusted = self._trusted
         self.connection.reply()
+
+    def _stop_speaking(self) -> None:
+        """Serve the client that is connected: XCLIENT in plaintext may be an attacker's."""
+        self.session.speak_for({})
+        self._begin_again()
+        self.quota.speak_for_itself()
+        self.wants_name = self._routes.rules.options.reverse_dns
+        if self.wants_name:
+            self.look_up()
+
+    def _begin_again(self) -> None:
+        """Note the session's new client, who is trusted or not on its own.
+
+        A proxy passes on what its client sends.
+        """
+        peer = self.session.peer
+        self.journal.speaks_for(peer)
+        self._trusted = _trusted(self._routes.rules, peer)
 
     # -- commands --------------------------------------------------------------------------------
 
@@ -230,39 +238,11 @@ class Answers:
         """Ask a hook about a command, and reply."""
         self._reply(await self._ask(hook, arguments, answer_of), hook)
 
-    def mail(self, event: events.Mail) -> Work | None:
-        """Accept MAIL if there is room, the address may send more, and the hook agrees."""
-        memory, params, ask = self._runtime.memory, event.sender.params, self._routes.mail
-        short = memory.held > memory.comfortable and not self._runtime.has_room()
-        if short or (params and not self._may_store(params.get("SIZE", 0))):
-            self.connection.reply(replies.NO_MEMORY)
-        elif self._runtime.message_rate.most and not self.quota.may_send():
-            self.connection.reply(replies.TOO_MUCH_MAIL)
-        elif ask is not None:
-            return ask(self, event)
-        else:
-            self.connection.reply()
-        return None
-
-    def _may_store(self, size: int) -> bool:
-        return size <= self._runtime.threshold or self.quota.may_store(size)
-
-    def rcpt(self, event: events.Rcpt) -> Work | None:
-        """Accept only as many recipients as the client's address may have."""
-        ask = self._routes.rcpt
-        if not self.quota.may_add_recipient():
-            self.connection.reply(replies.TOO_MUCH_RCPT)
-        elif ask is not None:
-            return ask(self, event)
-        else:
-            self.connection.reply()
-        return None
-
     async def secured(self, hook: Hook) -> None:
-        """Call `on_tls` after a handshake; a rejection ends the session."""
+        """Call `on_tls` after a handshake; after a rejection only QUIT is left (RFC 3207 4.1)."""
         answer = await self._ask(hook, (self.session,), answer_of)
         if isinstance(answer, Reply) and answer.refuses:
-            self.connection.hang_up(answer)
+            self.connection.refuse(answer)
         self._deadlines.allow_command()
 
     # -- logins ----------------------------------------------------------------------------------
@@ -308,20 +288,17 @@ class Answers:
 
         A further mechanism of the same login is not counted, see `Counts.is_further`.
         """
-        quota, counts = self.quota, self.connection.counts
+        counts = self.connection.counts
         if self._login:
             return True
         if self._runtime.loop.time() > self._further_until:
             counts.forget_tried()
-        if not counts.is_further(event.username, event.mechanism):
-            if not quota.may_log_in():
-                self.connection.reply(replies.TOO_MANY_LOGINS)
-                return False
-            if not quota.may_be_asked():
-                self.connection.reply(replies.AUTH_TROUBLE)
-                return False
+        further = counts.is_further(event.username, event.mechanism)
+        no = self.quota.begin_login(further=further)
+        if no is not None:
+            self.connection.reply(no)
+            return False
         self._login = event.mechanism
-        quota.begin_login()
         return True
 
     def leave_login(self) -> None:
@@ -388,7 +365,7 @@ class Answers:
         if answer is not None and failed:
             self.session.user = None
             self.journal.login_failed(event, answer)
-            await self.pause(self.quota.login_delay)
+            await self.pause(self.quota.login_delay())
             self.connection.reply(answer)
             self._further_until = self._runtime.loop.time() + _FURTHER
             self._flush()
@@ -444,7 +421,7 @@ class Answers:
         message: Message | None = None
         self.due = True
         try:
-            if bodies.stored is not None and not await bodies.finish(streams=routes.streams):
+            if bodies.shelf is not None and not await bodies.finish(streams=routes.streams):
                 answer: Answer = replies.NO_MEMORY
             elif (message := self._build(transaction)) is None:
                 answer = replies.MAIL_LOOP
@@ -472,7 +449,7 @@ class Answers:
             return None
         self._count += 1
         conversation, session = self.connection.conversation, self.session
-        message_id = f"{session.id}.{self._count}"
+        message_id = f"{session.id}-{self._count}"  # an atom (RFC 5321 4.4)
         return Message(
             message_id,
             transaction.sender,
@@ -523,7 +500,7 @@ class Answers:
             self.call = None
             self.notifying = False
         if error is None:
-            answer_of(hook.meaning, result, call.note_wrong)
+            self._read_result(call, answer_of, result)
         else:
             failure_of(error, hook, self.session.id)
         del error
@@ -577,11 +554,21 @@ class Answers:
         if error is None:
             if result is None and outcome is answer_of and hook.meaning.accepts_none:
                 return None  # nearly always
-            return outcome(hook.meaning, result, call.note_wrong)
+            return self._read_result(call, outcome, result)
         try:
             return failure_of(error, hook, self.session.id)
         finally:
             del error  # its traceback refers to this frame, and the frame to the whole message
+
+    def _read_result(self, call: Call, outcome: Outcome, result: object) -> Answer:
+        """Return what `outcome` makes of a result, which may raise when it is looked at."""
+        meaning = call.hook.meaning
+        try:
+            return outcome(meaning, result, call.note_wrong)
+        except Exception:
+            log = about(handler_logger, self.session.id)
+            log.exception("%s returned what cannot be read", call.hook)
+        return outcome(meaning, True, call.note_wrong) if meaning.stored else meaning.trouble
 
     def _begin(
         self,

@@ -21,6 +21,7 @@ from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import NEED_DATA, PAUSED
 from ehlo.protocol.reply import Reply
 from ehlo.server.answer import Answers, Routes
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import about, turned_away
 from ehlo.server.observing.stats import SessionView
 from ehlo.server.runtime import Ending, Occupant, Quota, Runtime
@@ -319,7 +320,7 @@ class Driver(Occupant):
             self._fail(failure)
 
     def _fail(self, error: Exception) -> None:
-        about(logger, self.session_id).error("the session failed", exc_info=error)
+        log_failure(about(logger, self.session_id), error, "the session failed")
         self.end(Ending.ABORT)
 
     # -- TLS -------------------------------------------------------------------------------------
@@ -331,8 +332,8 @@ class Driver(Occupant):
         channel: Channel | None
         try:
             channel = Channel(tls.current)
-        except ssl.SSLError:
-            about(logger, self.session_id).exception("TLS is not available")
+        except ssl.SSLError as error:
+            log_failure(about(logger, self.session_id), error, "TLS is not available")
             channel = None
         if channel is None or not self.wire.count_tls(channel):
             self.connection.reply(replies.TLS_UNAVAILABLE)

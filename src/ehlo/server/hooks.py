@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from ehlo.handler import Callbacks, Origin, is_async, name_of
 from ehlo.protocol.reply import Reject, Reply
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import Journal, about
 from ehlo.server.observing.steps import Named, Steps
 from ehlo.server.results import ASKED, MEANINGS, Meaning
@@ -235,5 +236,5 @@ def failure_of(error: BaseException, hook: Hook, session_id: str) -> Reply:
     """Return the reply for a hook's exception: that of a `Reject`, otherwise `trouble`, logged."""
     if isinstance(error, Reject):
         return error.reply
-    about(handler_logger, session_id).error("%s failed", hook.name, exc_info=error)
+    log_failure(about(handler_logger, session_id), error, "%s failed", hook.name)
     return hook.trouble

@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from ehlo.net import Networks, Peer, address_key
+from ehlo.net import Networks, Peer, address_key, packed
+
+K = TypeVar("K")
 
 
 class Exempt:
@@ -32,35 +35,112 @@ class Exempt:
         return key
 
 
+class Table:
+    """Counts the places for connections in all workers of a server, each in its own two numbers."""
+
+    def __init__(self, numbers: memoryview[int], own: int) -> None:
+        """`numbers` are shared by all workers: for each, the places there are and those taken."""
+        self._numbers = numbers
+        self._own = 2 * own
+
+    def open(self, most: int) -> None:
+        """Record how many places there are in this worker."""
+        self._numbers[self._own] = most
+
+    def take(self, count: int) -> None:
+        """Record how many places are taken in this worker."""
+        self._numbers[self._own + 1] = count
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no worker has a place left."""
+        numbers = self._numbers
+        return all(most <= taken for most, taken in zip(numbers[::2], numbers[1::2], strict=True))
+
+
 class Connections:
-    """Counts concurrent connections, in total and per address."""
+    """Counts concurrent connections: in total, per address, and per network of IPv6 addresses.
+
+    A site has many networks of 64 bits. So its connections are counted for each wider network, too:
+    each has twice as many places as the one before, but at most a quarter, a half and
+    three quarters of all.
+    """
+
+    WIDER = (7, 6, 4)  # bytes of the prefixes /56, /48 and /32
 
     def __init__(self, most: int, most_per_address: int) -> None:
-        self._most = most
+        self.most = most
+        self.count = 0
+        self._by_address: dict[str | bytes, int] = {}
         self._most_per_address = most_per_address
-        self._count = 0
-        self._by_address: dict[str, int] = {}
+        self._most_wider = [
+            max(most_per_address, min(most_per_address << step, most * step // 4))
+            for step in range(1, len(self.WIDER) + 1)
+        ]
+        self._table: Table | None = None
+        self.on_release: Callable[[], None] | None = None
+        """Called once, after the next connection that ends."""
+
+    def share(self, table: Table) -> None:
+        """Count in the table of all workers, too."""
+        table.open(self.most)
+        self._table = table
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other workers accept clients, too."""
+        return self._table is not None
+
+    def may_accept(self, opening: int) -> bool:
+        """Return whether to accept one more client, while `opening` are not counted yet.
+
+        If no worker has a place, it is accepted to be turned away.
+        """
+        table = self._table
+        return table is None or self.count + opening < self.most or table.is_full
 
     def admit(self, key: str | None) -> bool:
         """Count a connection unless there are too many; `key` is `None` for an exempt address."""
-        if self._count >= self._most:
+        if self.count >= self.most:
             return False
         if key is not None:
-            count = self._by_address.get(key, 0)
+            counts = self._by_address
+            count = counts.get(key, 0)
             if count >= self._most_per_address:
                 return False
-            self._by_address[key] = count + 1
-        self._count += 1
+            if ":" in key:
+                wider = self._networks(key)
+                for network, most in zip(wider, self._most_wider, strict=False):
+                    if counts.get(network, 0) >= most:
+                        return False
+                for network in wider:
+                    counts[network] = counts.get(network, 0) + 1
+            counts[key] = count + 1
+        self.count += 1
+        if self._table is not None:
+            self._table.take(self.count)
         return True
 
     def release(self, key: str | None) -> None:
         """Remove a connection that was admitted under `key` from the count."""
-        self._count -= 1
+        self.count -= 1
+        if self._table is not None:
+            self._table.take(self.count)
         if key is not None:
             _decrease(self._by_address, key)
+            for network in self._networks(key) if ":" in key else ():
+                _decrease(self._by_address, network)
+        on_release, self.on_release = self.on_release, None
+        if on_release is not None:
+            on_release()
+
+    def _networks(self, key: str) -> list[bytes]:
+        """Return the wider networks of a key, as the first bytes of their addresses."""
+        address = packed(key)
+        return [] if address is None else [address[:size] for size in self.WIDER]
 
 
-def _decrease(counts: dict[str, int], key: str) -> None:
+def _decrease(counts: dict[K, int], key: K) -> None:
     counts[key] -= 1
     if not counts[key]:
         del counts[key]
@@ -229,12 +309,14 @@ class Attempts(Rate):
         failed = self.counter.add(key, 0, self.window)
         return failed + self.under_way.get(key, 0) < self.most
 
-    def begin(self, key: str) -> None:
+    def begin(self, key: str | None) -> None:
         """Count an attempt as under way."""
-        self.under_way[key] = self.under_way.get(key, 0) + 1
+        if key is not None:
+            self.under_way[key] = self.under_way.get(key, 0) + 1
 
-    def end(self, key: str, *, failed: bool) -> None:
+    def end(self, key: str | None, *, failed: bool) -> None:
         """Count an attempt that was under way as a failure, or no more."""
-        _decrease(self.under_way, key)
+        if key is not None:
+            _decrease(self.under_way, key)
         if failed:
             self.note(key)

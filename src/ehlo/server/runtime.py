@@ -1,6 +1,7 @@
 """Runtime: what all sessions of a running server share, and the sweep of their deadlines.
 
-`Runtime.to_loop` is the only way from a thread to the loop.
+`Runtime.to_loop` is the only way from a thread to the loop. `Quota` is a session's share of it, and
+stands here because of that: the file is longer than others.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from typing import TypeVar, cast
 
 from ehlo.message import spool_directory
 from ehlo.net import Networks, Peer
+from ehlo.protocol import reply as replies
+from ehlo.protocol.address import Address
+from ehlo.protocol.conversation import Admission
+from ehlo.protocol.reply import Reply
 from ehlo.server.limits import (
     Attempts,
     Connections,
@@ -29,6 +34,7 @@ from ehlo.server.limits import (
     Rate,
     Turns,
 )
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import SessionView, Stats
 from ehlo.server.observing.steps import Steps, Watch
@@ -45,6 +51,7 @@ T = TypeVar("T")
 _MINUTE, _HOUR = 60.0, 3600.0
 _ROOM_EVERY = 0.25  # seconds; looking at all sessions takes time
 _OWN_DESCRIPTORS = 32  # at least, for the process itself and what its handlers open
+_FREE_ENVELOPE = 8_192  # bytes of a client's recipients that do not count
 _MOST_LOOKUPS = 64  # names at once; further clients are not looked up
 _DISK_THREADS = 2  # that write bodies; more of them do not make a disk faster
 
@@ -245,9 +252,9 @@ class Runtime:
         for each in [each for each in self.drivers if each.deadline < now]:
             try:
                 each.expire()
-            except Exception:  # which must not end the sweep for all
+            except Exception as error:  # noqa: BLE001  which must not end the sweep for all
                 log = about(logger, each.session_id)
-                log.exception("the session could not be ended")
+                log_failure(log, error, "the session could not be ended")
                 each.end(Ending.ABORT)
         again = self.drivers
         self._sweeper = self.loop.call_later(self._sweep_every, self._sweep) if again else None
@@ -325,19 +332,21 @@ class Runtime:
         self.login_threads.stop()
 
 
-class Quota:
+class Quota(Admission):
     """Counts what one session does under its address; a key of `None` is exempt.
 
     A proxy's connections are its own, and what is sent over them is its client's.
     """
 
-    __slots__ = ("_client_key", "_key", "_runtime")
+    __slots__ = ("_client_key", "_envelope", "_key", "_runtime", "counts_recipients")
 
     def __init__(self, runtime: Runtime, peer: Peer, proxy: ProxyInfo | None) -> None:
+        self.counts_recipients = bool(runtime.recipient_rate)
         unknown = proxy is not None and proxy.peer == peer  # a proxy is many clients, or none
         self._runtime = runtime
         self._key = None if unknown else runtime.exempt.key(peer)
         self._client_key = self._key
+        self._envelope = 0  # bytes of recipients
 
     def open(self) -> bool:
         """Count a connection; return whether its address may have one more."""
@@ -350,12 +359,18 @@ class Quota:
         return False
 
     def close(self) -> None:
-        """Stop counting the connection."""
+        """Stop counting the connection, and what it holds."""
         self._runtime.connections.release(self._key)
+        if self._envelope:
+            self.hold(-self._envelope)
 
     def speak_for(self, peer: Peer) -> None:
         """Count what the session does from now on under the address of `peer`."""
         self._client_key = self._runtime.exempt.key(peer)
+
+    def speak_for_itself(self) -> None:
+        """Count what the session does under the address that is connected, as in the beginning."""
+        self._client_key = self._key
 
     @property
     def key(self) -> str | None:
@@ -366,39 +381,54 @@ class Quota:
         """Return the count of a new file, under its address."""
         return Stored(self._runtime.disk, self._client_key)
 
-    def may_store(self, size: int) -> bool:
-        """Return whether its address may have `size` more bytes on disk."""
-        return self._runtime.disk.has(self._client_key, size)
+    def admit_sender(self, sender: Address) -> Reply | None:
+        """Count a message; return the rejection if there is no room, or too many were sent."""
+        runtime, memory, params = self._runtime, self._runtime.memory, sender.params
+        asks = memory.held > memory.comfortable or params
+        if asks and not self._has_room(params.get("SIZE", 0)):
+            return replies.NO_MEMORY
+        rate = runtime.message_rate
+        return replies.TOO_MUCH_MAIL if rate.most and not rate.admit(self._client_key) else None
 
-    def may_send(self) -> bool:
-        """Count a message; return whether its address may send one more."""
-        return self._runtime.message_rate.admit(self._client_key)
+    def _has_room(self, size: int) -> bool:
+        """Return whether there is room for a message of this size, as far as that is known."""
+        runtime, memory = self._runtime, self._runtime.memory
+        if memory.held > memory.comfortable and not runtime.has_room():
+            return False
+        return size <= runtime.threshold or runtime.disk.has(self._client_key, size)
 
-    def may_add_recipient(self) -> bool:
-        """Count a recipient; return whether its address may have one more."""
-        return self._runtime.recipient_rate.admit(self._client_key)
+    def admit_recipient(self) -> Reply | None:
+        """Count a recipient; return the rejection if its address has too many."""
+        admitted = self._runtime.recipient_rate.admit(self._client_key)
+        return None if admitted else replies.TOO_MUCH_RCPT
 
-    def may_log_in(self) -> bool:
-        """Return whether its address has logins left that may fail."""
-        return not self._runtime.login_failures.spent(self._client_key)
+    def hold(self, size: int) -> bool:
+        """Count bytes of recipients (negative: no more); return whether there is room for them."""
+        overhead, most = self._runtime.overhead, max(_FREE_ENVELOPE, self._envelope)
+        counted = max(_FREE_ENVELOPE, self._envelope + size) - most
+        if counted > 0 and not overhead.hold(counted):
+            return False
+        if counted < 0:
+            overhead.release(-counted)
+        self._envelope += size
+        return True
 
-    def may_be_asked(self) -> bool:
-        """Return the same, if all logins of its address that are being checked fail."""
-        return self._runtime.login_failures.may_begin(self._client_key)
-
-    def begin_login(self) -> None:
-        """Count a login that has begun as a failed one, until `end_login`."""
-        if self._client_key is not None:
-            self._runtime.login_failures.begin(self._client_key)
+    def begin_login(self, *, further: bool) -> Reply | None:
+        """Count a login as failed until `end_login`; return the rejection if it is one too many."""
+        failures, key = self._runtime.login_failures, self._client_key
+        if not further and failures.spent(key):
+            return replies.TOO_MANY_LOGINS
+        if not further and not failures.may_begin(key):
+            return replies.AUTH_TROUBLE
+        failures.begin(key)
+        return None
 
     def end_login(self, *, failed: bool) -> None:
         """Count a login that has ended; one whose client has left has failed."""
-        if self._client_key is not None:
-            self._runtime.login_failures.end(self._client_key, failed=failed)
-            if failed:
-                self._runtime.failed_logins.note(self._client_key)
+        self._runtime.login_failures.end(self._client_key, failed=failed)
+        if failed:
+            self._runtime.failed_logins.note(self._client_key)
 
-    @property
     def login_delay(self) -> float:
-        """The seconds by which the reply to a failed login is delayed."""
+        """Return the seconds by which the reply to a failed login is delayed."""
         return self._runtime.failed_logins.delay(self._client_key)

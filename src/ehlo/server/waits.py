@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, NoReturn, TypeVar
 
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.state import State
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.options.rules import Times
 from ehlo.server.wire import Wire
 
@@ -177,8 +178,8 @@ def _close(work: Work) -> None:
     """Close a coroutine; its failure then must not keep the session from ending."""
     try:
         work.close()
-    except Exception:
-        logger.exception("a coroutine could not be closed")
+    except Exception as error:  # noqa: BLE001  see above
+        log_failure(logger, error, "a coroutine could not be closed")
 
 
 def _ignore(_error: Exception | None) -> None:

@@ -13,14 +13,13 @@ from ehlo.server.overhead import Overhead
 from ehlo.server.tls.channel import Channel
 
 _MOST_UNSENT = 4_096  # bytes of replies; beyond them the client is asked for nothing more
-_FREE_ENVELOPE = 8_192  # bytes of recipients that do not count
 
 
 class Wire:
     """Reads and writes the bytes of one connection."""
 
     __slots__ = (
-        *("_decrypted", "_envelope", "_overhead", "_tls", "_transport", "_waiting"),
+        *("_decrypted", "_overhead", "_tls", "_transport", "_waiting"),
         *("channel", "closing", "is_usual", "lingering", "lost", "reading", "received", "sent"),
         "writable",
     )
@@ -29,7 +28,6 @@ class Wire:
         self._transport = transport
         self._overhead = overhead
         self._waiting = 0  # bytes that are counted, and neither read nor sent
-        self._envelope = 0  # bytes of recipients, some of which are counted
         self._tls = 0  # bytes that are counted of TLS
         self._decrypted = 0  # bytes
         self.channel: Channel | None = None
@@ -98,17 +96,6 @@ class Wire:
             self._overhead.release(-more)
         self._waiting = size
         self.is_usual = self.reading and not size
-        return True
-
-    def hold(self, size: int) -> bool:
-        """Count bytes of recipients (negative: no more), and return whether there is room."""
-        counted = max(0, self._envelope - _FREE_ENVELOPE)
-        more = max(0, self._envelope + size - _FREE_ENVELOPE) - counted
-        if more > 0 and not self._overhead.hold(more):
-            return False
-        if more < 0:
-            self._overhead.release(-more)
-        self._envelope += size
         return True
 
     @property
@@ -202,8 +189,6 @@ class Wire:
         """Count nothing of the client any more."""
         if self._waiting:
             self.count_waiting(0)
-        if self._envelope:
-            self.hold(-self._envelope)
         if self._tls:
             self._overhead.end_tls(self._tls)
             self._tls = 0

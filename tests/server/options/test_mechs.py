@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import logging
 import queue
+import re
 import ssl
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -907,3 +910,188 @@ def test_no_secret_of_any_mechanism_reaches_a_log(
     assert not [line for line in lines if line.startswith("334 ") and line[4:] not in ("", "****")]
     for disguise in disguises(PASSWORD):
         assert disguise not in logged.casefold(), disguise
+
+
+# -- at the start: what guards fails closed, or says so -------------------------------------------
+
+NO_TLS = "auth_handler has no mechanism without TLS; set tls_cert or auth_mechs={'PLAIN': True}"
+
+
+def password(username: str, password: str) -> bool:
+    return (username, password) == ("alice", "wonder")
+
+
+def test_logins_that_need_tls_without_tls_are_a_warning_at_the_start(
+    serve: Serve, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = serve(Box(), auth_handler=password)
+    assert [record.message for record in caplog.records] == [NO_TLS]
+    with running.ready() as client:
+        assert client.say(plain("alice", "wonder")).startswith("504 5.5.4 ")
+    caplog.clear()
+    serve(Box(), auth_handler=password, auth_mechs={"PLAIN": True})
+    serve(Box(), auth_handler=password, tls_config=certificates.server())
+    serve(Box(), auth_handler=password, extensions={"AUTH": False})
+    serve(Box(), auth_handler=accept)  # CRAM-MD5
+    serve(Box())
+    serve(SECRETS_ONLY)
+    assert caplog.records == []
+    serve(Box(), auth_handler=accept, auth_mechs={"CRAM-MD5": False})
+    without_starttls = {"STARTTLS": False}
+    serve(
+        Box(),
+        auth_handler=password,
+        tls_config=certificates.server(),
+        extensions=without_starttls,
+    )
+    serve(Known(), auth_mechs=dict.fromkeys(("SCRAM-SHA-1", "SCRAM-SHA-256", "CRAM-MD5"), False))
+    said = [record.message.partition(" has ")[0] for record in caplog.records]
+    assert said == ["auth_handler", "auth_handler", "on_auth"]
+
+
+@pytest.mark.parametrize("options", [{}, {"tls": True, "extensions": {"STARTTLS": False}}])
+def test_a_required_login_that_needs_tls_without_tls_is_a_value_error(
+    certificates: Certificates, options: dict[str, Any]
+) -> None:
+    options = dict(options)
+    context = certificates.server() if options.pop("tls", False) else None
+    server = ehlo.Server(
+        Box(),
+        addr="127.0.0.1:0",
+        auth_handler=password,
+        auth_required=True,
+        tls_config=context,
+        **options,
+    )
+    with pytest.raises(ValueError, match=re.escape(NO_TLS)), server.in_thread():
+        pytest.fail("it has started")
+
+
+@pytest.mark.parametrize("listener", [False, True])
+def test_client_certificates_that_are_required_need_tls_that_is_required(
+    serve: Serve, certificates: Certificates, listener: bool
+) -> None:
+    def make() -> ssl.SSLContext:
+        context = context_of(certificates, client_ca=True)
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    for config in (make, make()):
+        server = ehlo.Server(Box(), addr="127.0.0.1:0", tls_config=config)
+        with (
+            pytest.raises(ValueError, match="mail is accepted without TLS; set tls_required"),
+            server.in_thread(),
+        ):
+            pytest.fail("it has started")
+    running = serve(Box(), tls_config=make(), tls_required=True, tls_listener=listener)
+    assert running.server.addresses
+
+
+def test_client_certificates_are_checked_for_each_listener(certificates: Certificates) -> None:
+    server = ehlo.Server(
+        Box(),
+        listeners=[
+            ehlo.Listener("127.0.0.1:0", tls_required=True),
+            ehlo.Listener("127.0.0.1:0", tls_listener=True),
+            ehlo.Listener("127.0.0.1:0"),
+        ],
+    )
+    server.configure_tls(
+        certificates.cert_file,
+        certificates.key_file,
+        client_ca=certificates.authority_file,
+        client_certs="required",
+    )
+    with pytest.raises(ValueError, match="accepted without TLS"), server.in_thread():
+        pytest.fail("it has started")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"auth_mechs": {"CRAM-MD5": True}},
+            "CRAM-MD5 needs on_secret, or an auth_handler",
+        ),
+        ({"auth_mechs": {"SCRAM-SHA-1": True}}, "SCRAM-SHA-1 needs on_secret"),
+        ({"auth_mechs": {"PLAIN": False, "plain": True}}, "a name is there twice"),
+        ({"auth_mechs": {"XOAUTH2": True}}, "not this auth_handler, or one of five parameters"),
+        (
+            {"auth_mechs": {"ANONYMOUS": True}},
+            "a Handler with on_auth, not this auth_handler$",
+        ),
+    ],
+)
+def test_a_mechanism_that_two_parameters_cannot_serve_is_a_value_error(
+    options: dict[str, Any], message: str
+) -> None:
+    server = ehlo.Server(Box(), addr="127.0.0.1:0", auth_handler=password, **options)
+    with pytest.raises(ValueError, match=message), server.in_thread():
+        pytest.fail("it has started")
+
+
+def test_scram_needs_keys_in_the_password_file(tmp_path: Path) -> None:
+    ehlo.PasswordFile(tmp_path / "users").set("alice", "wonder", "scram-sha-1")
+    for name in ("SCRAM-SHA-256", "CRAM-MD5"):
+        server = ehlo.Server(
+            Box(),
+            addr="127.0.0.1:0",
+            auth_file=str(tmp_path / "users"),
+            auth_mechs={name: True, "SCRAM-SHA-1": True},
+        )
+        with pytest.raises(ValueError, match=f"auth_mechs: {name} needs"), server.in_thread():
+            pytest.fail("it has started")
+
+
+# -- SCRAM does not work in the loop --------------------------------------------------------------
+
+
+def test_keys_are_derived_in_a_thread(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, no_delay: None
+) -> None:
+    threads: list[str] = []
+    derive = hashlib.pbkdf2_hmac
+
+    def noted(*arguments: Any) -> bytes:
+        threads.append(threading.current_thread().name)
+        return derive(*arguments)
+
+    monkeypatch.setattr(hashlib, "pbkdf2_hmac", noted)
+    with serve(Known()).ready() as client:
+        for user in ("nobody", "alice"):
+            client.say("AUTH SCRAM-SHA-256 " + encoded(f"n,,n={user},r=abc"))
+            client.say("*")
+    assert len(threads) == 2
+    assert all(name.startswith("ehlo-login-") for name in threads)
+
+
+def test_a_mechanism_of_your_own_may_derive_in_a_thread(
+    serve: Serve, no_delay: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    threads: list[str] = []
+
+    def derive(secret: Secret) -> object:
+        threads.append(threading.current_thread().name)
+        if secret is None:
+            raise RuntimeError("nobody")
+        return secret
+
+    def run(initial: bytes | None, _context: AuthContext) -> Steps:
+        name = (initial or b"").decode()
+        if (yield ehlo.SecretWanted(name, derive)) == PASSWORD:
+            yield ehlo.PasswordCredentials(name, PASSWORD)
+
+    mechanism = Mechanism("X-DERIVES", run, needs_tls=False)
+    running = serve(Known(), auth_mechs={"X-DERIVES": mechanism})
+    with running.ready() as client:
+        assert client.say("AUTH X-DERIVES " + encoded("bob")) == TROUBLE
+        assert client.say("AUTH X-DERIVES " + encoded("alice")) == ACCEPTED
+    assert all(name.startswith("ehlo-login-") for name in threads)
+    assert "nobody" in caplog.text
+
+
+def test_a_name_of_2_kb_that_grows_when_it_is_prepared_is_malformed(serve: Serve) -> None:
+    name = "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}" * 255
+    with serve(Known()).ready() as client:
+        for first in (f"n,a={name},n=alice,r=abc", f"n,,n={name},r=abc"):
+            assert client.say("AUTH SCRAM-SHA-256 " + encoded(first)) == MALFORMED

@@ -22,6 +22,8 @@ from ehlo.server.workers.link import WorkerTask
 
 TASK: WorkerTask = {
     "fds": [[3]],
+    "table": 4,
+    "number": 0,
     "share": 2,
     "report_every": 1.0,
     "argv": [],

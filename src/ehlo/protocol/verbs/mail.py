@@ -33,11 +33,17 @@ def _transaction(conversation: Conversation) -> Transaction:
 # RFC 5321 4.1.2: Path = "<" [ A-d-l ":" ] Mailbox ">". One space after the colon is tolerated;
 # several before and between parameters too.
 _MAIL = re.compile(
-    rf"(?i:FROM): ?(?:<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>|(?P<null><>))(?P<rest> .*)?"
+    rf"(?i:FROM): ?(?:<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>|<>)(?P<rest> .*)?"
 )
 _RCPT = re.compile(rf"(?i:TO): ?<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>(?P<rest> .*)?")
 # RFC 5321 4.1.1.3: "<Postmaster>", in any case, is a path of its own
 _POSTMASTER = re.compile(r"(?i:TO): ?<(?P<local>(?ai:postmaster))(?P<domain>)>(?P<rest> .*)?")
+# With `lenient_addresses`: brackets are both there, or neither
+_LENIENT_PATH = (
+    rf" ?(?P<open><)?(?:{grammar.SOURCE_ROUTE})?{grammar.LENIENT_MAILBOX}(?(open)>)(?P<rest> .*)?"
+)
+_LENIENT_MAIL = re.compile(rf"(?i:FROM):{_LENIENT_PATH}")
+_LENIENT_RCPT = re.compile(rf"(?i:TO):{_LENIENT_PATH}")
 _MAIL_ANY_PATH = re.compile(rf"(?i:FROM): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 _RCPT_ANY_PATH = re.compile(rf"(?i:TO): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 
@@ -45,10 +51,12 @@ _RCPT_ANY_PATH = re.compile(rf"(?i:TO): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 def reverse_path(conversation: Conversation, argument: str) -> Address | Reply:
     """Parse MAIL's argument, a reverse path with parameters (RFC 5321 4.1.1.2)."""
     match = _MAIL.fullmatch(argument)
+    if match is None and conversation.settings.lenient_addresses:
+        match = _LENIENT_MAIL.fullmatch(argument)
     if match is None:
         is_path = _MAIL_ANY_PATH.fullmatch(argument)
         return replies.BAD_SENDER if is_path else replies.MAIL_SYNTAX
-    local, domain, null, rest = match.groups()
+    local, domain, rest = match.group("local", "domain", "rest")
     params = NO_PARAMETERS
     if rest:  # whether the client speaks UTF-8 stands in the parameters
         found = _parameters(conversation, rest, conversation.settings.mail_params, utf8=True)
@@ -57,18 +65,20 @@ def reverse_path(conversation: Conversation, argument: str) -> Address | Reply:
         params = found
     if "SMTPUTF8" not in params and not argument.isascii():
         return replies.SENDER_NEEDS_SMTPUTF8
-    if null:
+    if local is None:
         return Address("", "", params) if params else NULL_PATH
-    return address.parsed(local, domain, params) or replies.BAD_SENDER
+    return address.parsed(local, domain or "", params) or replies.BAD_SENDER
 
 
 def forward_path(conversation: Conversation, argument: str, *, smtputf8: bool) -> Address | Reply:
     """Parse RCPT's argument, a forward path with parameters (RFC 5321 4.1.1.3)."""
     match = _RCPT.fullmatch(argument) or _POSTMASTER.fullmatch(argument)
+    if match is None and conversation.settings.lenient_addresses:
+        match = _LENIENT_RCPT.fullmatch(argument)
     if match is None:
         is_path = _RCPT_ANY_PATH.fullmatch(argument)
         return replies.BAD_RECIPIENT if is_path else replies.RCPT_SYNTAX
-    local, domain, rest = match.groups()
+    local, domain, rest = match.group("local", "domain", "rest")
     if not smtputf8 and not argument.isascii() and not argument.removesuffix(rest or "").isascii():
         return replies.RECIPIENT_NEEDS_SMTPUTF8
     params = NO_PARAMETERS
@@ -77,9 +87,7 @@ def forward_path(conversation: Conversation, argument: str, *, smtputf8: bool) -
         if isinstance(found, Reply):
             return found
         params = found
-    if not domain:
-        return Address(local, "", params)  # <Postmaster>
-    return address.parsed(local, domain, params) or replies.BAD_RECIPIENT
+    return address.parsed(local, domain or "", params) or replies.BAD_RECIPIENT
 
 
 def _parameters(
@@ -109,13 +117,11 @@ def _parse_mail(conversation: Conversation, argument: str) -> Address | Reply:
             return replies.TOO_LARGE
         if params.get("BODY") == "BINARYMIME" and not settings.binarymime:
             return replies.unknown_parameter("BODY")
-    return sender
+    return conversation.admission.admit_sender(sender) or sender
 
 
 def _accept_mail(conversation: Conversation, sender: Address, answer: Reply | None) -> Reply:
-    counts = conversation.counts
-    counts.messages += 1
-    counts.idle = 0
+    conversation.counts.messages += 1
     conversation.transaction = Transaction(sender, "SMTPUTF8" in sender.params)
     return answer or replies.MAIL_OK
 
@@ -161,6 +167,10 @@ def _parse_rcpt(conversation: Conversation, argument: str) -> Address | Reply:
         return replies.TOO_MANY_RECIPIENTS
     if settings.max_recipient_domains and _is_one_domain_more(conversation, recipient.domain):
         return replies.TOO_MANY_DOMAINS
+    if conversation.admission.counts_recipients:
+        refusal = conversation.admission.admit_recipient()
+        if refusal is not None:
+            return refusal
     if transaction.recipients and not _hold(conversation, transaction, argument, recipient):
         return replies.NO_MEMORY
     return recipient
@@ -176,7 +186,7 @@ def _hold(
     size = _RECIPIENT_COST + 2 * argument.__sizeof__()
     if recipient.params:  # which are decoded
         size += _PARAMETERS_COST + 4 * len(argument)
-    if not conversation.hold(size):
+    if not conversation.admission.hold(size):
         return False
     transaction.held += size
     return True
@@ -198,11 +208,9 @@ def _accept_rcpt(conversation: Conversation, recipient: Address, answer: Reply |
 
 
 def _reject_rcpt(conversation: Conversation, _recipient: Address, answer: Reply) -> Reply:
-    counts, limits = conversation.counts, conversation.settings.limits
     _transaction(conversation).refused += 1
-    counts.refused_recipients += answer.code >= 500  # a 4xx may be a local error
-    too_many = counts.refused_recipients >= limits.refused_recipients
-    return replies.TOO_MANY_REFUSED if too_many else answer
+    conversation.counts.refused_recipients += answer.code >= 500  # a 4xx may be a local error
+    return answer
 
 
 def _fail_rcpt(conversation: Conversation, _argument: str, reply: Reply) -> Reply | None:
@@ -242,8 +250,11 @@ RCPT: Final = Verb(
 # -- RSET ----------------------------------------------------------------------------------------
 
 
-def _parse_rset(_conversation: Conversation, argument: str) -> events.Reset | Reply:
-    return replies.NO_ARGUMENT_ALLOWED if argument else events.RESET
+def _parse_rset(conversation: Conversation, argument: str) -> events.Reset | Reply:
+    if argument:
+        return replies.NO_ARGUMENT_ALLOWED
+    too_many = conversation.transaction is not None and conversation.has_refused_too_many
+    return replies.TOO_MANY_REFUSED if too_many else events.RESET
 
 
 def _accept_rset(_conversation: Conversation, _event: events.Reset, answer: Reply | None) -> Reply:
@@ -318,7 +329,7 @@ DATA: Final = Verb(
 
 def _chunk(argument: str) -> Chunk | None:
     """Parse BDAT's argument; return `None` if the number of bytes is unknown."""
-    match = grammar.CHUNK.fullmatch(argument.strip())
+    match = grammar.CHUNK.fullmatch(argument.strip(" "))
     return Chunk(int(match[1]), match[2] is not None) if match else None
 
 
@@ -393,6 +404,7 @@ def end_of_body(conversation: Conversation, reader: Reader) -> Ask | None:
         return None
     transaction = conversation.transaction or no_transaction()
     refusal = transaction.refusal
+    conversation.counts.idle = 0
     if refusal is None:
         conversation.state = _ENDED
         return MESSAGE, transaction
@@ -410,6 +422,7 @@ def _end_skipping(conversation: Conversation, reader: Skipper) -> None:
     if lmtp and reader.last and none and conversation.state is State.MAIL:
         # RFC 2033 4.3: one reply per accepted recipient, and there is none
         conversation.end_transaction()
+        turn_away_after_refusals(conversation)
     else:
         conversation.output.answer(reader.refusal, to="BDAT")
 
@@ -417,7 +430,6 @@ def _end_skipping(conversation: Conversation, reader: Skipper) -> None:
 def _accept_message(
     conversation: Conversation, transaction: Transaction, answer: Reply | None
 ) -> None:
-    conversation.counts.refusals = 0
     conversation.output.outcome(answer or replies.QUEUED, transaction)
 
 
@@ -425,6 +437,16 @@ def _reject_message(conversation: Conversation, transaction: Transaction, answer
     """End the transaction, as acceptance does (RFC 5321 3.3)."""
     conversation.end_transaction()
     conversation.output.outcome(answer, transaction)
+    turn_away_after_refusals(conversation)
+
+
+def turn_away_after_refusals(conversation: Conversation) -> None:
+    """End the session with the next command if too many recipients were rejected.
+
+    The message has its own reply: a 421 instead of a 5xx would have it sent again.
+    """
+    if conversation.has_refused_too_many:
+        conversation.turn_away(replies.TOO_MANY_REFUSED)
 
 
 MESSAGE: Final = Question(

@@ -115,14 +115,23 @@ class Options:
     """Maximum message size in bytes (0 = unlimited)."""
     max_recipients: int = option(100, group="Limits", bound="> 0")
     """Maximum recipients per message."""
+    max_refused_recipients: int | None = option(None, group="Limits", bound=">= 0")
+    """Maximum recipients that the handler rejects between two accepted messages (0 = unlimited),
+    compared when a transaction ends. By default, the value of `max_recipients`."""
     max_recipient_domains: int = option(0, group="Limits", bound=">= 0")
     """Maximum recipient domains per session (0 = unlimited)."""
     max_messages: int = option(1000, group="Limits", bound=">= 0")
     """Maximum messages per session (0 = unlimited)."""
     max_idle_commands: int = option(100, group="Limits", bound=">= 0")
     """Maximum commands between messages that do not advance delivery (NOOP, RSET, VRFY);
-    0 = unlimited. Rejections between messages are limited to this number plus `max_recipients`
-    plus 100."""
+    0 = unlimited. Rejections between accepted messages are limited to this number plus
+    `max_recipients` (or `max_refused_recipients`, if that is more) plus 100."""
+    max_errors: int = option(20, group="Limits", bound=">= 0")
+    """Errors between two accepted messages at which the session ends (0 = unlimited): unknown
+    commands, bad syntax, commands out of order, failed logins."""
+    slow_errors: int = option(10, group="Limits", bound=">= 0")
+    """Errors between two accepted messages from which on each reply is delayed by a second
+    (0 = never)."""
     max_connections: int = option(1000, group="Limits", bound="> 0")
     """Maximum concurrent connections."""
     max_connections_per_address: int = option(50, group="Limits", bound="> 0")
@@ -171,6 +180,9 @@ class Options:
     `keep`."""
     strict_eol: bool = option(False, group="Protocol")
     """Reject commands that end with LF alone."""
+    lenient_addresses: bool = option(False, group="Protocol")
+    """Accept addresses without brackets, without a domain and with stray dots, as devices and old
+    programs send them."""
     unknown_params: Literal["reject", "ignore"] = option("reject", group="Protocol")
     """How to handle unknown MAIL and RCPT parameters: `reject` (555) or `ignore`."""
     extensions: Mapping[str, bool | str] | None = option(None, group="Protocol")
@@ -229,14 +241,18 @@ class ListenerOptions(TypedDict, total=False):
     xforward_networks: Sequence[str]
     max_size: int
     max_recipients: int
+    max_refused_recipients: int | None
     max_recipient_domains: int
     max_messages: int
     max_idle_commands: int
+    max_errors: int
+    slow_errors: int
     timeout: float | None
     min_body_rate: int
     handler_timeout: float
     bare_newlines: Literal["normalize", "reject", "keep"]
     strict_eol: bool
+    lenient_addresses: bool
     unknown_params: Literal["reject", "ignore"]
     extensions: Mapping[str, bool | str] | None
     own_extensions: Sequence[Extension]

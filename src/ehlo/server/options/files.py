@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from ehlo.passwords.file import PasswordFile
 from ehlo.server.observing import journal
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.system.threads import Threads
 from ehlo.server.tls.certificates import Holder, TLSConfig
 
@@ -114,7 +115,7 @@ def _all_of(steps: Sequence[Step]) -> bool:
 def _settle(done: Future[bool], result: bool | None, error: BaseException | None) -> None:
     if error is not None:
         with contextlib.suppress(OSError):  # it may be the log itself that fails
-            logger.error("reloading failed", exc_info=error)
+            log_failure(logger, error, "reloading failed")
     done.set_result(bool(result))
 
 

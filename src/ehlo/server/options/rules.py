@@ -138,7 +138,12 @@ def _settings(
         max_recipients=options.max_recipients,
         max_recipient_domains=options.max_recipient_domains,
         max_messages=options.max_messages,
-        limits=Limits(idle_commands=options.max_idle_commands),
+        limits=Limits(
+            slow_errors=options.slow_errors,
+            errors=options.max_errors,
+            refused_recipients=options.max_refused_recipients,
+            idle_commands=options.max_idle_commands,
+        ),
         tls_available=holder is not None and "STARTTLS" not in off,
         tls_required=options.tls_required,
         auth_required=options.auth_required,
@@ -149,6 +154,7 @@ def _settings(
             _choice(options, "bare_newlines", "normalize", "reject", "keep")
         ),
         strict_eol=options.strict_eol,
+        lenient_addresses=options.lenient_addresses,
         ignore_unknown_params=_choice(options, "unknown_params", "ignore", "reject") == "ignore",
         lmtp=options.lmtp,
         extensions=rows(

@@ -8,8 +8,9 @@ import logging
 import os
 import pwd
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
+
+from ehlo import paths
 
 logger = logging.getLogger("ehlo.server")
 
@@ -70,8 +71,7 @@ def check_readable(account: SystemUser, files: Iterable[str]) -> None:
     """Check that the user of this process can read the files later. Raises `UnusableError`."""
     for file in files:
         try:
-            with Path(file).open("rb"):
-                pass
+            os.close(paths.open_to_read(file))
         except OSError as error:
             reason = f"user {account.name} cannot read {file}: {error.strerror}"
             raise UnusableError(reason) from error

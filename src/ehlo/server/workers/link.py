@@ -42,6 +42,10 @@ class WorkerTask(TypedDict):
 
     fds: Sequence[Sequence[int]]
     """The listening sockets that the worker inherits, by listener."""
+    table: int
+    """The open file with the places of all workers, see `Table`."""
+    number: int
+    """The number of this worker, from 0 on."""
     share: int
     """The number of workers that divide the totals."""
     report_every: float

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import pickle
 import signal
 import socket
@@ -21,9 +22,10 @@ import traceback
 from functools import partial
 from typing import Final
 
+from ehlo.server.limits import Table
 from ehlo.server.options.target import NotThereError, with_handler
 from ehlo.server.run import Owner, Run, abandon
-from ehlo.server.system import loops, signals
+from ehlo.server.system import loops, shared, signals
 from ehlo.server.workers.link import INTERRUPT, Link, WorkerTask, read_task
 from ehlo.server.workers.recipe import StartError, share_of
 
@@ -43,7 +45,7 @@ def main(number: int) -> int:
     sys.argv[:] = task["argv"]
     try:
         server = pickle.loads(base64.b64decode(task["recipe"]))()  # noqa: S301  from the parent
-        options = share_of(server.options, task["share"])
+        options = share_of(server.options, task["share"], task["number"])
         # What these three are for is the parent's
         options = dataclasses.replace(options, user="", metrics="", control="")
         server.options = with_handler(options)  # its module may run a loop when it is imported
@@ -82,6 +84,8 @@ async def _serve(server: Owner, sock: socket.socket, task: WorkerTask) -> None:
     ending = dict.fromkeys(signals.ENDING, run.begin_shutdown)
     heard = signals.heard({signal.SIGHUP: run.reload, **ending}, {INTERRUPT: lambda: None}, alarm)
     groups = [[_inherited(fd) for fd in fds] for fds in task["fds"]]
+    run.runtime.connections.share(Table(shared.numbers(task["table"]), task["number"]))
+    os.close(task["table"])
     with heard:
         await run.start(groups)
         if not run.draining:
