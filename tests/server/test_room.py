@@ -138,7 +138,7 @@ def test_what_a_client_sends_ahead_of_a_hook_counts_until_it_is_read(
 
 
 async def balanced(memory: Memory, driver: Driver) -> bool:
-    return memory.held == driver.connection.buffered
+    return memory.held == driver.connection.conversation.buffer.held
 
 
 def test_with_memory_nearly_gone_no_client_runs_ahead_of_a_hook(serve: Serve) -> None:
@@ -157,22 +157,6 @@ def test_with_memory_nearly_gone_no_client_runs_ahead_of_a_hook(serve: Serve) ->
         running.run(running.turn)
         assert running.drivers[0].wire.reading
         memory.release(800_000)
-
-
-def test_memory_full_of_bytes_sent_ahead_rejects_no_small_mail(serve: Serve) -> None:
-    class Hesitates(Hesitant):
-        def on_mail(self, session: Session, sender: Address, params: Mapping[str, Any]) -> None:
-            if sender.local == "slow":
-                super().on_mail(session, sender, params)
-
-    handler = Hesitates()
-    running = serve(handler, max_memory=18_000, max_idle_commands=0)
-    flood = b"MAIL FROM:<slow@example.com>\r\n" + AHEAD
-    with running.ready() as first, running.ready() as second, first.sending(flood):
-        wait_until(running, lambda: running.runtime.memory.excess > 0)
-        assert second.mail() == QUEUED
-        handler.gate.set()
-        first.replies(25_001)
 
 
 # -- who does not read ---------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from ehlo.server.observing.stats import SessionView, Stats
 from ehlo.server.observing.steps import Steps, Watch
 from ehlo.server.options.config import Options
 from ehlo.server.options.rules import disk_limit, memory_limit
+from ehlo.server.overhead import Overhead
 from ehlo.server.places import Connections
 from ehlo.server.space import Disk, Memory, Stored
 from ehlo.server.system import machine
@@ -50,6 +51,7 @@ T = TypeVar("T")
 _MINUTE, _HOUR = 60.0, 3600.0
 _ROOM_EVERY = 0.25  # seconds; looking at all sessions takes time
 _LEAST_IDLE = 10.0  # seconds after which a session may be closed for others
+_FREE_ENVELOPE = 8_192  # bytes of a client's recipients that do not count
 _DISK_THREADS = 2  # that write bodies; more of them do not make a disk faster
 
 logger = logging.getLogger("ehlo.server")
@@ -141,6 +143,7 @@ class Runtime:
         self.small = Memory(self.max_memory // 8)
         """The memory that is kept for small bodies, for when the other is short."""
         self.memory = Memory(self.max_memory - self.small.limit)
+        self.overhead = Overhead(self.memory)
         self.directory = spool_directory(options.spool_dir)
         self.disk = Disk(disk_limit(options))
         if not self.directory:
@@ -318,7 +321,7 @@ class Quota(Admission):
     A proxy's connections are its own, and what is sent over them is its client's.
     """
 
-    __slots__ = ("_key", "_runtime", "counts_recipients", "key")
+    __slots__ = ("_envelope", "_key", "_runtime", "counts_recipients", "key")
 
     def __init__(self, runtime: Runtime, peer: Peer, proxy: ProxyInfo | None) -> None:
         self.counts_recipients = bool(runtime.recipient_rate)
@@ -327,6 +330,7 @@ class Quota(Admission):
         self._key = None if unknown else runtime.exempt.key(peer)
         self.key = self._key
         """The key of the client's address."""
+        self._envelope = 0  # bytes of recipients
 
     def open(self) -> bool:
         """Count a connection; return whether its address may have one more."""
@@ -339,8 +343,10 @@ class Quota(Admission):
         return False
 
     def close(self) -> None:
-        """Stop counting the connection."""
+        """Stop counting the connection, and what it holds."""
         self._runtime.connections.release(self._key)
+        if self._envelope:
+            self.hold(-self._envelope)
 
     def speak_for(self, peer: Peer) -> None:
         """Count what the session does from now on under the address of `peer`."""
@@ -374,6 +380,17 @@ class Quota(Admission):
         """Count a recipient; return the rejection if its address has too many."""
         admitted = self._runtime.recipient_rate.admit(self.key)
         return None if admitted else replies.TOO_MUCH_RCPT
+
+    def hold(self, size: int) -> bool:
+        """Count bytes of recipients (negative: no more); return whether there is room for them."""
+        overhead, most = self._runtime.overhead, max(_FREE_ENVELOPE, self._envelope)
+        counted = max(_FREE_ENVELOPE, self._envelope + size) - most
+        if counted > 0 and not overhead.hold(counted):
+            return False
+        if counted < 0:
+            overhead.release(-counted)
+        self._envelope += size
+        return True
 
     def begin_login(self, *, further: bool) -> Reply | None:
         """Count a login as failed until `end_login`; return the rejection if it is one too many."""

@@ -19,6 +19,8 @@ from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State, Transaction
 from ehlo.protocol.verbs.verb import SESSION, Ask, Question, Verb
 
+_RECIPIENT_COST: Final = 200  # bytes, in addition to its text
+_PARAMETERS_COST: Final = 500
 _ENDED: Final = State.ENDED  # used for each message, and slow to look up before Python 3.12
 
 
@@ -166,8 +168,28 @@ def _parse_rcpt(conversation: Conversation, argument: str) -> Address | Reply:
     if settings.max_recipient_domains and _is_one_domain_more(conversation, recipient.domain):
         return replies.TOO_MANY_DOMAINS
     if conversation.admission.counts_recipients:
-        return conversation.admission.admit_recipient() or recipient
+        refusal = conversation.admission.admit_recipient()
+        if refusal is not None:
+            return refusal
+    if transaction.recipients and not _hold(conversation, transaction, argument, recipient):
+        return replies.NO_MEMORY
     return recipient
+
+
+def _hold(
+    conversation: Conversation, transaction: Transaction, argument: str, recipient: Address
+) -> bool:
+    """Count about as many bytes as a recipient takes; return whether there is room for them.
+
+    A text takes four bytes for each character if one is beyond U+FFFF, and an address is two.
+    """
+    size = _RECIPIENT_COST + 2 * argument.__sizeof__()
+    if recipient.params:  # which are decoded
+        size += _PARAMETERS_COST + 4 * len(argument)
+    if not conversation.admission.hold(size):
+        return False
+    transaction.held += size
+    return True
 
 
 def _is_one_domain_more(conversation: Conversation, domain: str) -> bool:
