@@ -13,6 +13,7 @@ import pytest
 
 from ehlo import Handler, Message, Reject, Session
 from ehlo.message import Spool
+from ehlo.server import bodies
 from ehlo.server.limits import Turns
 from ehlo.server.runtime import Ending
 from support.client import Client
@@ -368,6 +369,20 @@ class Slow:
             slow._write(spool, slices)
 
         monkeypatch.setattr(Spool, "write", write)
+
+
+def test_a_disk_that_is_too_slow_is_as_good_as_a_full_one(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Slow(monkeypatch)
+    monkeypatch.setattr(bodies, "_MOST_OVER", -1_000_000)
+    running = serve(Box(), spool_threshold=THRESHOLD, max_memory=1_000_000)
+    with running.ready() as client:
+        client.begin_message(body_of(300_000))
+        for _ in range(20):
+            disk.go_on.release()
+        assert client.replies(4)[-1] == NO_ROOM
+        assert send(client, body_of(50_000)) == QUEUED
 
 
 @pytest.mark.parametrize("end", ["reset", "close", "quit"])
