@@ -61,12 +61,19 @@ def _accept_auth(
     return _follow(conversation, exchange, exchange.start())
 
 
+def _fail_auth(conversation: Conversation, _argument: str, reply: Reply) -> Reply:
+    """Let the client send a stray `*` after any AUTH that was rejected, as Go's net/smtp does."""
+    conversation.pardon = True
+    return reply
+
+
 AUTH: Final = Verb(
     "AUTH",
     since={State.READY},
     to=None,
     parse=_parse_auth,
     accept=_accept_auth,
+    fail=_fail_auth,
     before_login=True,
     progress=True,
     exists=lambda conversation: bool(conversation.settings.mechanisms),
@@ -134,6 +141,7 @@ def _answer(conversation: Conversation, step: bytes | Reply) -> None:
     if isinstance(step, bytes):
         conversation.output.challenge(step)
         return
+    conversation.pardon = True
     exchange, most = _under_way(conversation), conversation.settings.limits.failed_logins
     exchange.spent = conversation.counts.failed_logins >= most
     conversation.exchange = exchange if exchange.spent else None
