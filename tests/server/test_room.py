@@ -75,6 +75,24 @@ def test_idle_bodies_do_not_shut_out_new_mail(serve: Serve, loop_name: str) -> N
     assert [message.size for message in bodies if message.spooled] == [120_000]
 
 
+def test_small_bodies_that_come_fast_do_not_shut_out_new_mail(
+    serve: Serve, clock: StoppedClock
+) -> None:
+    """Bodies go to disk four times a second; no mail is rejected in between."""
+    running = serve(Collector(), max_memory=LIMIT)
+    memory, small = running.runtime.memory, running.runtime.small
+    memory.take(memory.limit)  # as if handlers had large messages
+    clients = []
+    for _ in range(3):
+        clients += begin_bodies(running, [590] * 2)
+        wait_until(running, lambda: small.held > 0)
+        with running.ready() as fresh:
+            assert fresh.mail() == QUEUED
+    running.run(running.turn)
+    memory.release(memory.limit)
+    assert end_all(clients) == [QUEUED] * 6
+
+
 def test_the_sweep_makes_room_before_anybody_asks_for_it(serve: Serve) -> None:
     running = serve(Collector(), max_memory=LIMIT)
     memory = running.runtime.memory

@@ -165,7 +165,7 @@ class Runtime:
         self.drivers: set[Occupant] = set()
         self.draining = False
         self._began = loop.time()
-        self._made_room: dict[Memory, float] = {}  # when that was tried last
+        self._made_room: dict[Memory, tuple[float, bool]] = {}  # when, and whether it was enough
         self._sweep_every = 1.0
         self._sweeper: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event | None = None  # while something waits for it
@@ -210,27 +210,31 @@ class Runtime:
             await idle.wait()
             self._idle = None
 
-    def make_room(self, memory: Memory, *, claimed: bool = False) -> None:
+    def make_room(self, memory: Memory, *, claimed: bool = False) -> bool:
         """Write bodies that rest in `memory` to disk, if too much is held there or is `claimed`.
 
-        The largest bodies go first, and no more of them than are needed.
+        The largest bodies go first, and no more of them than are needed. Return whether there is
+        room, or has been at the last look: what came since then is written at the next one.
         """
         now, lacking = self.loop.time(), memory.lacking
-        if lacking <= 0 or (not claimed and now < self._made_room.get(memory, 0.0) + _ROOM_EVERY):
-            return
-        self._made_room[memory] = now
+        if lacking <= 0:
+            return True
+        at, enough = self._made_room.get(memory, (0.0, True))
+        if not claimed and now < at + _ROOM_EVERY:
+            return enough
         resting = [(size, each) for each in self.drivers if (size := each.resting(memory))]
         for size, each in sorted(resting, key=itemgetter(0), reverse=True):
             each.make_room()
             lacking -= size
             if lacking <= 0:
-                return
+                break
+        self._made_room[memory] = now, lacking <= 0
+        return lacking <= 0
 
     def has_room(self) -> bool:
         """Return whether there is memory for one more small body, as soon as others have left."""
         self.make_room(self.memory)
-        self.make_room(self.small)
-        return self.small.excess <= 0
+        return self.make_room(self.small)
 
     def _sweep(self) -> None:
         """Look at all deadlines, instead of having a timer for each."""
