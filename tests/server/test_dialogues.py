@@ -142,6 +142,7 @@ def options_of(scenario: Scenario, certificates: Certificates) -> dict[str, Any]
         "bare_newlines": rules.values.get("bare_newlines", "normalise"),
         "unknown_params": rules.values.get("unknown_params", "reject"),
         "strict_eol": settings.strict_eol,
+        "lenient_addresses": settings.lenient_addresses,
         "lmtp": settings.lmtp,
         **{
             f"{verb.lower()}_networks": ["127.0.0.0/8"]

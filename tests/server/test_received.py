@@ -125,6 +125,7 @@ def test_ids_are_unique_and_the_same_everywhere(serve: Serve) -> None:
     for message, session in zip(collector.messages, collector.sessions, strict=True):
         assert message.id.startswith(session.id)
         assert f"\tid {message.id}\r\n".encode() in message.trace
+        assert re.fullmatch(r"[0-9a-f]+-[0-9]+", message.id)  # an atom, as RFC 5321 4.4 wants it
 
 
 def test_the_date_is_made_once_a_second() -> None:

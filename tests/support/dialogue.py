@@ -24,8 +24,8 @@ that cannot be foretold, and `{nothing}` makes a blank at the end of a line visi
 
 Settings are `max_size`, `max_recipients`, `max_recipient_domains`, `max_messages`,
 `max_refused_recipients`, `max_errors`, `slow_errors`, `max_idle_commands`, `max_memory`,
-`bare_newlines` and `unknown_params` with a value, and
-`strict_eol`, `tls`, `tls_required`, `tls_listener`, `auth_required`, `lmtp`; then
+`bare_newlines` and `unknown_params` with a value, and `strict_eol`, `lenient_addresses`, `tls`,
+`tls_required`, `tls_listener`, `auth_required`, `lmtp`; then
 
     = auth CRAM-MD5 PLAIN                the mechanisms that the server has
     = open PLAIN                         those that it takes without TLS although it should not
@@ -254,6 +254,7 @@ class Scenario:
             open_mechanisms=frozenset(rules.opened),
             bare_newlines=BareNewlines(rules.values.get("bare_newlines", "normalize")),
             strict_eol="strict_eol" in rules.flags,
+            lenient_addresses="lenient_addresses" in rules.flags,
             ignore_unknown_params=rules.values.get("unknown_params") == "ignore",
             lmtp="lmtp" in rules.flags,
             limits=Limits(

@@ -76,6 +76,8 @@ class Policy:
     strict_eol: bool = False
     """Whether a command must end with CRLF, not with LF alone."""
     ignore_unknown_params: bool = False
+    lenient_addresses: bool = False
+    """Whether paths without brackets, without a domain and with stray dots are accepted."""
     lmtp: bool = False
     """Whether this is LMTP (RFC 2033): LHLO, and one reply per recipient."""
     limits: Limits = Limits()

@@ -31,11 +31,17 @@ def _transaction(conversation: Conversation) -> Transaction:
 # RFC 5321 4.1.2: Path = "<" [ A-d-l ":" ] Mailbox ">". One space after the colon is tolerated;
 # several before and between parameters too.
 _MAIL = re.compile(
-    rf"(?i:FROM): ?(?:<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>|(?P<null><>))(?P<rest> .*)?"
+    rf"(?i:FROM): ?(?:<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>|<>)(?P<rest> .*)?"
 )
 _RCPT = re.compile(rf"(?i:TO): ?<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>(?P<rest> .*)?")
 # RFC 5321 4.1.1.3: "<Postmaster>", in any case, is a path of its own
 _POSTMASTER = re.compile(r"(?i:TO): ?<(?P<local>(?ai:postmaster))(?P<domain>)>(?P<rest> .*)?")
+# With `lenient_addresses`: brackets are both there, or neither
+_LENIENT_PATH = (
+    rf" ?(?P<open><)?(?:{grammar.SOURCE_ROUTE})?{grammar.LENIENT_MAILBOX}(?(open)>)(?P<rest> .*)?"
+)
+_LENIENT_MAIL = re.compile(rf"(?i:FROM):{_LENIENT_PATH}")
+_LENIENT_RCPT = re.compile(rf"(?i:TO):{_LENIENT_PATH}")
 _MAIL_ANY_PATH = re.compile(rf"(?i:FROM): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 _RCPT_ANY_PATH = re.compile(rf"(?i:TO): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 
@@ -43,10 +49,12 @@ _RCPT_ANY_PATH = re.compile(rf"(?i:TO): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 def reverse_path(conversation: Conversation, argument: str) -> Address | Reply:
     """Parse MAIL's argument, a reverse path with parameters (RFC 5321 4.1.1.2)."""
     match = _MAIL.fullmatch(argument)
+    if match is None and conversation.settings.lenient_addresses:
+        match = _LENIENT_MAIL.fullmatch(argument)
     if match is None:
         is_path = _MAIL_ANY_PATH.fullmatch(argument)
         return replies.BAD_SENDER if is_path else replies.MAIL_SYNTAX
-    local, domain, null, rest = match.groups()
+    local, domain, rest = match.group("local", "domain", "rest")
     params = NO_PARAMETERS
     if rest:  # whether the client speaks UTF-8 stands in the parameters
         found = _parameters(conversation, rest, conversation.settings.mail_params, utf8=True)
@@ -55,18 +63,20 @@ def reverse_path(conversation: Conversation, argument: str) -> Address | Reply:
         params = found
     if "SMTPUTF8" not in params and not argument.isascii():
         return replies.SENDER_NEEDS_SMTPUTF8
-    if null:
+    if local is None:
         return Address("", "", params) if params else NULL_PATH
-    return address.parsed(local, domain, params) or replies.BAD_SENDER
+    return address.parsed(local, domain or "", params) or replies.BAD_SENDER
 
 
 def forward_path(conversation: Conversation, argument: str, *, smtputf8: bool) -> Address | Reply:
     """Parse RCPT's argument, a forward path with parameters (RFC 5321 4.1.1.3)."""
     match = _RCPT.fullmatch(argument) or _POSTMASTER.fullmatch(argument)
+    if match is None and conversation.settings.lenient_addresses:
+        match = _LENIENT_RCPT.fullmatch(argument)
     if match is None:
         is_path = _RCPT_ANY_PATH.fullmatch(argument)
         return replies.BAD_RECIPIENT if is_path else replies.RCPT_SYNTAX
-    local, domain, rest = match.groups()
+    local, domain, rest = match.group("local", "domain", "rest")
     if not smtputf8 and not argument.isascii() and not argument.removesuffix(rest or "").isascii():
         return replies.RECIPIENT_NEEDS_SMTPUTF8
     params = NO_PARAMETERS
@@ -75,9 +85,7 @@ def forward_path(conversation: Conversation, argument: str, *, smtputf8: bool) -
         if isinstance(found, Reply):
             return found
         params = found
-    if not domain:
-        return Address(local, "", params)  # <Postmaster>
-    return address.parsed(local, domain, params) or replies.BAD_RECIPIENT
+    return address.parsed(local, domain or "", params) or replies.BAD_RECIPIENT
 
 
 def _parameters(

@@ -180,6 +180,9 @@ class Options:
     `keep`."""
     strict_eol: bool = option(False, group="Protocol")
     """Reject commands that end with LF alone."""
+    lenient_addresses: bool = option(False, group="Protocol")
+    """Accept addresses without brackets, without a domain and with stray dots, as devices and old
+    programs send them."""
     unknown_params: Literal["reject", "ignore"] = option("reject", group="Protocol")
     """How to handle unknown MAIL and RCPT parameters: `reject` (555) or `ignore`."""
     extensions: Mapping[str, bool | str] | None = option(None, group="Protocol")
@@ -249,6 +252,7 @@ class ListenerOptions(TypedDict, total=False):
     handler_timeout: float
     bare_newlines: Literal["normalize", "reject", "keep"]
     strict_eol: bool
+    lenient_addresses: bool
     unknown_params: Literal["reject", "ignore"]
     extensions: Mapping[str, bool | str] | None
     own_extensions: Sequence[Extension]

@@ -154,6 +154,7 @@ def _settings(
             _choice(options, "bare_newlines", "normalize", "reject", "keep")
         ),
         strict_eol=options.strict_eol,
+        lenient_addresses=options.lenient_addresses,
         ignore_unknown_params=_choice(options, "unknown_params", "ignore", "reject") == "ignore",
         lmtp=options.lmtp,
         extensions=rows(
