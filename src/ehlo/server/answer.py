@@ -29,6 +29,7 @@ from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.state import Counts, Transaction
 from ehlo.server.bodies import Bodies, Stamp
 from ehlo.server.hooks import Call, Ended, Hook, Hooks, failure_of
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import Journal, about, observer_of
 from ehlo.server.options.rules import Rules
 from ehlo.server.results import (
@@ -565,9 +566,9 @@ class Answers:
         meaning = call.hook.meaning
         try:
             return outcome(meaning, result, call.note_wrong)
-        except Exception:
+        except Exception as error:  # noqa: BLE001  of the user's, whatever it is
             log = about(handler_logger, self.session.id)
-            log.exception("%s returned what cannot be read", call.hook)
+            log_failure(log, error, "%s returned what cannot be read", call.hook)
         return outcome(meaning, True, call.note_wrong) if meaning.stored else meaning.trouble
 
     def _begin(

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -87,7 +86,11 @@ def free_disk(directory: str) -> int:
 
 
 def descriptors() -> int | None:
-    """Return how many this process may have open; `None` is unlimited."""
+    """Return how many this process may have open; `None` is unlimited, or unknown."""
+    try:
+        import resource  # not on Windows
+    except ModuleNotFoundError:
+        return None
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else soft
 
@@ -102,6 +105,10 @@ def open_descriptors() -> int:
 
 def raise_descriptors() -> None:
     """Raise the soft limit to the hard one."""
+    try:
+        import resource  # as above
+    except ModuleNotFoundError:
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return
