@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pty
 import re
@@ -46,6 +47,19 @@ def said(done: subprocess.CompletedProcess[bytes]) -> tuple[int, str, str]:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return write(tmp_path / "users", alice="wonder")
+
+
+# -- locks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [fcntl.LOCK_SH, fcntl.LOCK_EX])
+def test_a_lock_of_a_reader_of_the_file_delays_nothing(tmp_path: Path, kind: int) -> None:
+    file = write(tmp_path / "users", tim="first")
+    with file.open("rb") as reader:
+        fcntl.flock(reader, kind)
+        assert said(run(file, "tim", stdin=b"second\n")) == (0, "replaced tim\n", "")
+        assert said(run(file, "tim", "--delete")) == (0, "deleted tim\n", "")
+    assert list(tmp_path.iterdir()) == [file]
 
 
 # -- from a pipe ---------------------------------------------------------------------------------

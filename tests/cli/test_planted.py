@@ -6,11 +6,14 @@ import os
 import pwd
 import socket
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ehlo import Peer
+from ehlo.passwords.file import PasswordFile
 from support.certificates import Certificates
 from support.client import Client
 from support.program import Program, Start
@@ -22,14 +25,17 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can give up 
 
 
 @pytest.fixture
-def theirs(here: Path) -> Path:
-    """A directory of the user that the server becomes, below directories that they can enter."""
-    for each in (here, *here.parents[:3]):
-        each.chmod(each.stat().st_mode | 0o755)
-    made = here / "theirs"
-    made.mkdir()
-    os.chown(made, NOBODY.pw_uid, NOBODY.pw_gid)
-    return made
+def theirs() -> Iterator[Path]:
+    """A directory of the user that the server becomes, where that user can enter it.
+
+    It is not in pytest's, which is closed to other users when another pytest starts.
+    """
+    with tempfile.TemporaryDirectory() as around:
+        Path(around).chmod(0o755)
+        made = Path(around) / "theirs"
+        made.mkdir()
+        os.chown(made, NOBODY.pw_uid, NOBODY.pw_gid)
+        yield made
 
 
 def plant(link: Path, target: Path) -> Path:
@@ -194,3 +200,26 @@ def test_root_keeps_no_body_through_a_planted_link(start: Start, here: Path, the
     program = serve(start, here, *LOOPBACK, "--spool-dir", path, user="")
     assert program.wait() == 1
     assert f"--spool-dir: cannot write to {path}: root does not follow" in program.err.text
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_root_writes_no_password_through_a_planted_link(
+    start: Start, here: Path, theirs: Path, there: bool
+) -> None:
+    if there:
+        (here / "precious").write_text("")
+    path = plant(theirs / "users", here / "precious")
+    program = start("-m", "ehlo", "passwd", path, "alice", "--delete", cwd=here)
+    assert program.wait() == 1
+    assert "root does not follow the link users" in program.err.text
+    with pytest.raises(OSError, match="root does not follow the link users"):
+        PasswordFile(path).set("alice", "secret")
+    assert (here / "precious").exists() is there
+
+
+def test_a_fifo_for_passwords_is_not_waited_for(theirs: Path) -> None:
+    os.mkfifo(theirs / "users")
+    with pytest.raises(OSError, match="not a regular file"):
+        PasswordFile(theirs / "users").set("alice", "secret")
+    with pytest.raises(ValueError, match="not a regular file"):
+        PasswordFile(theirs / "users").load()

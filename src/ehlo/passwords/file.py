@@ -228,7 +228,8 @@ class PasswordFile:
 
     def _change(self, username: str, lines: list[bytes], secret: bytes = b"") -> bool:
         """Replace the user's lines in the file as the previous writer has left it."""
-        path = Path(os.path.realpath(self.path))  # change the target of a link, not the link
+        with paths.entry_of(self.path, follow=True):  # for its check of the links, as root
+            path = Path(os.path.realpath(self.path))  # change the target of a link, not the link
         if not lines:
             path.stat()  # a file that is not there has no user to remove
         with _locked(path):
@@ -245,7 +246,7 @@ class PasswordFile:
 def _read(path: Path) -> tuple[bytes, os.stat_result | None]:
     """Return the content and the status of a file; nothing, and `None`, of one that is missing."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(paths.open_to_read(str(path)), "rb") as file:
             return file.read(), os.fstat(file.fileno())
     except FileNotFoundError:
         return b"", None

@@ -421,7 +421,7 @@ class Answers:
         message: Message | None = None
         self.due = True
         try:
-            if bodies.stored is not None and not await bodies.finish(streams=routes.streams):
+            if bodies.shelf is not None and not await bodies.finish(streams=routes.streams):
                 answer: Answer = replies.NO_MEMORY
             elif (message := self._build(transaction)) is None:
                 answer = replies.MAIL_LOOP
@@ -500,7 +500,7 @@ class Answers:
             self.call = None
             self.notifying = False
         if error is None:
-            answer_of(hook.meaning, result, call.note_wrong)
+            self._read_result(call, answer_of, result)
         else:
             failure_of(error, hook, self.session.id)
         del error
@@ -554,11 +554,21 @@ class Answers:
         if error is None:
             if result is None and outcome is answer_of and hook.meaning.accepts_none:
                 return None  # nearly always
-            return outcome(hook.meaning, result, call.note_wrong)
+            return self._read_result(call, outcome, result)
         try:
             return failure_of(error, hook, self.session.id)
         finally:
             del error  # its traceback refers to this frame, and the frame to the whole message
+
+    def _read_result(self, call: Call, outcome: Outcome, result: object) -> Answer:
+        """Return what `outcome` makes of a result, which may raise when it is looked at."""
+        meaning = call.hook.meaning
+        try:
+            return outcome(meaning, result, call.note_wrong)
+        except Exception:
+            log = about(handler_logger, self.session.id)
+            log.exception("%s returned what cannot be read", call.hook)
+        return outcome(meaning, True, call.note_wrong) if meaning.stored else meaning.trouble
 
     def _begin(
         self,

@@ -378,14 +378,17 @@ class Quota(Admission):
     def admit_sender(self, sender: Address) -> Reply | None:
         """Count a message; return the rejection if there is no room, or too many were sent."""
         runtime, memory, params = self._runtime, self._runtime.memory, sender.params
-        short = memory.held > memory.comfortable and not runtime.has_room()
-        if short or (params and not self._may_store(params.get("SIZE", 0))):
+        asks = memory.held > memory.comfortable or params
+        if asks and not self._has_room(params.get("SIZE", 0)):
             return replies.NO_MEMORY
         rate = runtime.message_rate
         return replies.TOO_MUCH_MAIL if rate.most and not rate.admit(self._client_key) else None
 
-    def _may_store(self, size: int) -> bool:
-        runtime = self._runtime
+    def _has_room(self, size: int) -> bool:
+        """Return whether there is room for a message of this size, as far as that is known."""
+        runtime, memory = self._runtime, self._runtime.memory
+        if memory.held > memory.comfortable and not runtime.has_room():
+            return False
         return size <= runtime.threshold or runtime.disk.has(self._client_key, size)
 
     def admit_recipient(self) -> Reply | None:

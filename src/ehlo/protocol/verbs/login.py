@@ -62,6 +62,7 @@ def _accept_auth(
 
 
 def _fail_auth(conversation: Conversation, _argument: str, reply: Reply) -> Reply:
+    """Let the client send a stray `*` after any AUTH that was rejected, as Go's net/smtp does."""
     conversation.pardon = True
     return reply
 

@@ -245,7 +245,7 @@ def _set_access(entry: Entry, path: str, access: _Access) -> None:
 
 @contextlib.contextmanager
 def _held_socket(entry: Entry, path: str) -> Iterator[str | None]:
-    """Hold the socket at an entry; yield a name that stays its own, or `None` for anything else."""
+    """Hold the socket at an entry, and yield a name that stays its own; `None` if it is none."""
     status = os.stat(entry.name, dir_fd=entry.directory, follow_symlinks=False)
     if not stat.S_ISSOCK(status.st_mode):
         yield None
