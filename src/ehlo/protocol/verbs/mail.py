@@ -6,7 +6,7 @@ It is longer than other modules, since a reader of one of these commands needs t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ehlo.protocol import address, events, grammar, parameters
@@ -38,25 +38,30 @@ _MAIL = re.compile(
 _RCPT = re.compile(rf"(?i:TO): ?<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>(?P<rest> .*)?")
 # RFC 5321 4.1.1.3: "<Postmaster>", in any case, is a path of its own
 _POSTMASTER = re.compile(r"(?i:TO): ?<(?P<local>(?ai:postmaster))(?P<domain>)>(?P<rest> .*)?")
-# With `lenient_addresses`: brackets are both there, or neither
-_LENIENT_PATH = (
-    rf" ?(?P<open><)?(?:{grammar.SOURCE_ROUTE})?{grammar.LENIENT_MAILBOX}(?(open)>)(?P<rest> .*)?"
+# With `lenient_addresses`: in brackets, or bare
+_LENIENT = (
+    rf" ?<(?:{grammar.SOURCE_ROUTE})?{grammar.LENIENT_MAILBOX}>(?P<rest> .*)?",
+    rf" ?{grammar.LENIENT_MAILBOX}(?P<rest> .*)?",
 )
-_LENIENT_MAIL = re.compile(rf"(?i:FROM):{_LENIENT_PATH}")
-_LENIENT_RCPT = re.compile(rf"(?i:TO):{_LENIENT_PATH}")
+_LENIENT_MAIL = tuple(re.compile(f"(?i:FROM):{path}") for path in _LENIENT)
+_LENIENT_RCPT = tuple(re.compile(f"(?i:TO):{path}") for path in _LENIENT)
 _MAIL_ANY_PATH = re.compile(rf"(?i:FROM): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 _RCPT_ANY_PATH = re.compile(rf"(?i:TO): ?{grammar.ANY_PATH.pattern}(?: .*)?")
+
+
+def _match(patterns: Iterable[re.Pattern[str]], argument: str) -> re.Match[str] | None:
+    return next(filter(None, (pattern.fullmatch(argument) for pattern in patterns)), None)
 
 
 def reverse_path(conversation: Conversation, argument: str) -> Address | Reply:
     """Parse MAIL's argument, a reverse path with parameters (RFC 5321 4.1.1.2)."""
     match = _MAIL.fullmatch(argument)
     if match is None and conversation.settings.lenient_addresses:
-        match = _LENIENT_MAIL.fullmatch(argument)
+        match = _match(_LENIENT_MAIL, argument)
     if match is None:
         is_path = _MAIL_ANY_PATH.fullmatch(argument)
         return replies.BAD_SENDER if is_path else replies.MAIL_SYNTAX
-    local, domain, rest = match.group("local", "domain", "rest")
+    local, domain, rest = match.groups()
     params = NO_PARAMETERS
     if rest:  # whether the client speaks UTF-8 stands in the parameters
         found = _parameters(conversation, rest, conversation.settings.mail_params, utf8=True)
@@ -74,11 +79,11 @@ def forward_path(conversation: Conversation, argument: str, *, smtputf8: bool) -
     """Parse RCPT's argument, a forward path with parameters (RFC 5321 4.1.1.3)."""
     match = _RCPT.fullmatch(argument) or _POSTMASTER.fullmatch(argument)
     if match is None and conversation.settings.lenient_addresses:
-        match = _LENIENT_RCPT.fullmatch(argument)
+        match = _match(_LENIENT_RCPT, argument)
     if match is None:
         is_path = _RCPT_ANY_PATH.fullmatch(argument)
         return replies.BAD_RECIPIENT if is_path else replies.RCPT_SYNTAX
-    local, domain, rest = match.group("local", "domain", "rest")
+    local, domain, rest = match.groups()
     if not smtputf8 and not argument.isascii() and not argument.removesuffix(rest or "").isascii():
         return replies.RECIPIENT_NEEDS_SMTPUTF8
     params = NO_PARAMETERS
