@@ -530,9 +530,9 @@ def test_no_file_is_closed_while_a_thread_writes_to_it(
 
 def test_a_hook_that_is_forgotten_twice_is_forgotten() -> None:
     turns = Turns(0)
-    turns.wait("who", lambda: None)
-    turns.forget("who")
-    turns.forget("who")
+    turns.wait("key", "who", lambda: None)
+    assert turns.forget("key", "who")
+    assert not turns.forget("key", "who")
     assert not turns.are_awaited
 
 
