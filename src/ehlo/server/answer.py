@@ -195,7 +195,7 @@ class Answers:
         self.session.restart(self.connection.conversation)
         self.session.tls = info
         self.journal.secured(info)
-        self._deadlines.allow_command()
+        self._deadlines.allow_first()
 
     def look_up(self) -> None:
         """Look up the client's name, without waiting for it."""
@@ -204,7 +204,7 @@ class Answers:
             if self.wants_name:
                 self.session.rdns = name
 
-        self._runtime.look_up(self.session.peer, arrived)
+        self._runtime.lookups.begin(self.session.peer, self.quota.key, arrived)
 
     def speak_for(self, event: events.XClient) -> None:
         """Serve the client behind this one, which XCLIENT names; the session begins again."""
@@ -244,7 +244,7 @@ class Answers:
         answer = await self._ask(hook, (self.session,), answer_of)
         if isinstance(answer, Reply) and answer.refuses:
             self.connection.refuse(answer)
-        self._deadlines.allow_command()
+        self._deadlines.allow_first()
 
     # -- logins ----------------------------------------------------------------------------------
 
@@ -581,7 +581,7 @@ class Answers:
             self._context = context = contextvars.copy_context()
             context.run(current_session.set, self.session)
         self._deadlines.allow_hook()
-        self.call = call = Call(self._runtime, self.journal, hook)
+        self.call = call = Call(self._runtime, self.journal, hook, self.quota.key)
         call.start(arguments, context)
         return call
 

@@ -14,8 +14,8 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from ehlo.server.limits import Connections
 from ehlo.server.observing.failures import log_failure
+from ehlo.server.places import Connections
 from ehlo.server.system import listener
 
 Make = Callable[[], asyncio.Protocol]

@@ -244,10 +244,12 @@ def command_of(line: bytes, settings: Settings) -> tuple[str, str] | Reply:
     else:
         line = line[:-1]
     try:
-        names = line[:5].upper() in _NAMES
-        text = line.decode(errors="surrogateescape" if names else "strict").rstrip(" \t")
+        text = line.decode()
     except UnicodeDecodeError:
-        return replies.BAD_CHARACTERS
+        if line[:5].upper() not in _NAMES:
+            return replies.BAD_CHARACTERS
+        text = line.decode(errors="surrogateescape")
+    text = text.rstrip(" \t")
     if not text.isprintable() and grammar.CONTROL.search(text):
         return replies.BAD_CHARACTERS
     verb, _, argument = text.partition(" ")

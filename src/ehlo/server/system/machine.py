@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import ctypes
 
+logger = logging.getLogger("ehlo.server")
+
+_OWN_DESCRIPTORS: Final = 32  # at least, for the process itself and what its handlers open
 _TRIM_EVERY: float = 10.0  # seconds
 _STDERR: Final = 2  # the last of the standard files
 
@@ -123,6 +127,21 @@ def open_standard_files() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(number, True)
     os.close(number)
+
+
+def most_connections(asked: int) -> int:
+    """Return how many connections there are file descriptors for: two each, for a body on disk."""
+    files = descriptors()
+    if files is None:
+        return asked
+    own = max(_OWN_DESCRIPTORS, open_descriptors() + _OWN_DESCRIPTORS // 2)
+    most = max(1, (files - own) // 2)
+    if most >= asked:
+        return asked
+    logger.warning(
+        "%d connections at once, not %d: there are %d file descriptors", most, asked, files
+    )
+    return most
 
 
 @contextlib.contextmanager

@@ -22,9 +22,9 @@ import traceback
 from functools import partial
 from typing import Final
 
-from ehlo.server.limits import Table
 from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.options.target import NotThereError, with_handler
+from ehlo.server.places import Table
 from ehlo.server.run import Owner, Run, abandon
 from ehlo.server.system import loops, shared, signals
 from ehlo.server.workers.link import INTERRUPT, Link, WorkerTask, read_task
