@@ -153,6 +153,7 @@ def options_of(
         text, group = texts.get(field.name, "").replace("`", ""), field.metadata["group"]
         if hint is bool:
             both = f"{flag}/--no-{flag.removeprefix('--')}"
+            text += "  [on]" if defaults.get(field.name) else ""
             found.append(GroupedOption([both], group=group, help=text, default=None))
             continue
         shown = defaults.get(field.name, field.default)

@@ -94,7 +94,7 @@ class Output:
         if self._settings.lmtp:
             self.each([reply] * len(transaction.recipients))
             return
-        if not reply.refuses:
+        if not reply.refuses and self._counts.refusals:
             self._forgive()
         self.reply(reply, to=".")
 

@@ -102,6 +102,8 @@ class Transaction:
     """Recipients, and chunks after a rejected one, past their limit."""
     size: int = 0
     """Bytes of the body so far, after unstuffing."""
+    held: int = 0
+    """About how many bytes the recipients take after the first one, the rejected ones included."""
     crs: int = 0
     """CRs at the end of the body so far: their meaning depends on the next byte."""
     chunks: ChunkReader | None = None

@@ -6,7 +6,7 @@ It is longer than other modules, since a reader of one of these commands needs t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ehlo.protocol import address, events, grammar, parameters
@@ -19,6 +19,8 @@ from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State, Transaction
 from ehlo.protocol.verbs.verb import SESSION, Ask, Question, Verb, agree, say
 
+_RECIPIENT_COST: Final = 200  # bytes, in addition to its text
+_PARAMETERS_COST: Final = 500
 _ENDED: Final = State.ENDED  # used for each message, and slow to look up before Python 3.12
 
 
@@ -36,25 +38,30 @@ _MAIL = re.compile(
 _RCPT = re.compile(rf"(?i:TO): ?<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>(?P<rest> .*)?")
 # RFC 5321 4.1.1.3: "<Postmaster>", in any case, is a path of its own
 _POSTMASTER = re.compile(r"(?i:TO): ?<(?P<local>(?ai:postmaster))(?P<domain>)>(?P<rest> .*)?")
-# With `lenient_addresses`: brackets are both there, or neither
-_LENIENT_PATH = (
-    rf" ?(?P<open><)?(?:{grammar.SOURCE_ROUTE})?{grammar.LENIENT_MAILBOX}(?(open)>)(?P<rest> .*)?"
+# With `lenient_addresses`: in brackets, or bare
+_LENIENT = (
+    rf" ?<(?:{grammar.SOURCE_ROUTE})?{grammar.LENIENT_MAILBOX}>(?P<rest> .*)?",
+    rf" ?{grammar.LENIENT_MAILBOX}(?P<rest> .*)?",
 )
-_LENIENT_MAIL = re.compile(rf"(?i:FROM):{_LENIENT_PATH}")
-_LENIENT_RCPT = re.compile(rf"(?i:TO):{_LENIENT_PATH}")
+_LENIENT_MAIL = tuple(re.compile(f"(?i:FROM):{path}") for path in _LENIENT)
+_LENIENT_RCPT = tuple(re.compile(f"(?i:TO):{path}") for path in _LENIENT)
 _MAIL_ANY_PATH = re.compile(rf"(?i:FROM): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 _RCPT_ANY_PATH = re.compile(rf"(?i:TO): ?{grammar.ANY_PATH.pattern}(?: .*)?")
+
+
+def _match(patterns: Iterable[re.Pattern[str]], argument: str) -> re.Match[str] | None:
+    return next(filter(None, (pattern.fullmatch(argument) for pattern in patterns)), None)
 
 
 def reverse_path(conversation: Conversation, argument: str) -> Address | Reply:
     """Parse MAIL's argument, a reverse path with parameters (RFC 5321 4.1.1.2)."""
     match = _MAIL.fullmatch(argument)
     if match is None and conversation.settings.lenient_addresses:
-        match = _LENIENT_MAIL.fullmatch(argument)
+        match = _match(_LENIENT_MAIL, argument)
     if match is None:
         is_path = _MAIL_ANY_PATH.fullmatch(argument)
         return replies.BAD_SENDER if is_path else replies.MAIL_SYNTAX
-    local, domain, rest = match.groups()[-3:]  # before them, the lenient form has a bracket
+    local, domain, rest = match.groups()
     params = NO_PARAMETERS
     if rest:  # whether the client speaks UTF-8 stands in the parameters
         found = _parameters(conversation, rest, conversation.settings.mail_params, utf8=True)
@@ -72,11 +79,11 @@ def forward_path(conversation: Conversation, argument: str, *, smtputf8: bool) -
     """Parse RCPT's argument, a forward path with parameters (RFC 5321 4.1.1.3)."""
     match = _RCPT.fullmatch(argument) or _POSTMASTER.fullmatch(argument)
     if match is None and conversation.settings.lenient_addresses:
-        match = _LENIENT_RCPT.fullmatch(argument)
+        match = _match(_LENIENT_RCPT, argument)
     if match is None:
         is_path = _RCPT_ANY_PATH.fullmatch(argument)
         return replies.BAD_RECIPIENT if is_path else replies.RCPT_SYNTAX
-    local, domain, rest = match.groups()[-3:]  # before them, the lenient form has a bracket
+    local, domain, rest = match.groups()
     if not smtputf8 and not argument.isascii() and not argument.removesuffix(rest or "").isascii():
         return replies.RECIPIENT_NEEDS_SMTPUTF8
     params = NO_PARAMETERS
@@ -162,8 +169,28 @@ def _parse_rcpt(conversation: Conversation, argument: str) -> Address | Reply:
     if settings.max_recipient_domains and _is_one_domain_more(conversation, recipient.domain):
         return replies.TOO_MANY_DOMAINS
     if conversation.admission.counts_recipients:
-        return conversation.admission.admit_recipient() or recipient
+        refusal = conversation.admission.admit_recipient()
+        if refusal is not None:
+            return refusal
+    if transaction.recipients and not _hold(conversation, transaction, argument, recipient):
+        return replies.NO_MEMORY
     return recipient
+
+
+def _hold(
+    conversation: Conversation, transaction: Transaction, argument: str, recipient: Address
+) -> bool:
+    """Count about as many bytes as a recipient takes; return whether there is room for them.
+
+    A text takes four bytes for each character if one is beyond U+FFFF, and an address is two.
+    """
+    size = _RECIPIENT_COST + 2 * argument.__sizeof__()
+    if recipient.params:  # which are decoded
+        size += _PARAMETERS_COST + 4 * len(argument)
+    if not conversation.admission.hold(size):
+        return False
+    transaction.held += size
+    return True
 
 
 def _is_one_domain_more(conversation: Conversation, domain: str) -> bool:
