@@ -151,3 +151,13 @@ class Soak(Handler):
         if kind == "slow":
             await asyncio.sleep(0.05)
         note(message.sender, hashlib.sha256(message.body).hexdigest()[:16])
+
+
+class Secretive(Handler):
+    """Knows the password of everybody."""
+
+    async def on_secret(self, session: Session, username: str) -> str:
+        return "wonder"
+
+    async def on_message(self, session: Session, message: Message) -> None:
+        note(message.sender)

@@ -48,15 +48,19 @@ from ehlo.server.workers.recipe import Recipe, StartError, check
 
 T = TypeVar("T")
 
-# What `ehlo` without a command has instead of the defaults: a test may send as much as it likes
+# What `ehlo` without a command has instead of the defaults: a test may send what it likes
 _PRINTER_DEFAULTS: dict[str, Any] = {
     "addr": "127.0.0.1:1025",
     "max_size": 104_857_600,
     "max_messages": 0,
     "max_idle_commands": 0,
+    "max_refused_recipients": 0,
+    "max_errors": 0,
+    "slow_errors": 0,
     "max_connections_per_address": Options.max_connections,
     "max_connection_rate": 0,
     "max_auth_failures": 0,
+    "lenient_addresses": True,
 }
 _ENVIRONMENT = "Each option can be set in the environment: --max-size as EHLO_MAX_SIZE."
 _SERVE_ONLY = ("workers", "factory")

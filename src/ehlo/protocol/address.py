@@ -91,7 +91,7 @@ def parsed(local: str, domain: str, params: Parameters) -> Address | None:
     """
     if local[0] == '"':
         local = _QUOTED_PAIR.sub(r"\1", local[1:-1])
-    if domain[:1] == "[":
+    if domain and domain[0] == "[":
         if not is_address_literal(domain):
             return None
     elif len(domain) > _DOMAIN_LIMIT // 4 and len(domain.encode()) > _DOMAIN_LIMIT:

@@ -256,7 +256,8 @@ class Conversation:
         if self.settings.bare_newlines is BareNewlines.REJECT:
             bare = transaction.crs > 1 or has_bare_newline(body)
         else:  # so many are no line ends, and would have to be held
-            bare = transaction.crs > _MOST_CRS or b"\r" * _MOST_CRS in body
+            bare = transaction.crs >= _MOST_CRS
+            bare = bare or (len(body) >= _MOST_CRS and b"\r" * _MOST_CRS in body)
             body = joined(body)
         if bare:
             return self.refuse_body(replies.BARE_NEWLINE)

@@ -63,10 +63,6 @@ class Counts:
             self.domains = set()
         self.domains.add(domain.lower())
 
-    def forgive(self) -> None:
-        """Start again what is counted between accepted messages, as Postfix does."""
-        self.errors = self.refused_recipients = self.refusals = 0
-
     def is_further(self, username: str | None, mechanism: str) -> bool:
         """Return whether a login is the first by a further mechanism of the user who failed last.
 

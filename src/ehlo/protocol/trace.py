@@ -17,6 +17,7 @@ _LITERAL = re.compile(r"(?i)\[(?:[0-9.]+|IPv6:[0-9a-f:.]+)\]")
 _NOT_IN_COMMENT = re.compile(r"[()\\]|[^ -~]")
 
 _LONGEST_LINE = 998  # bytes without CRLF, RFC 5322 2.1.1
+_SURELY_FITS = 900
 
 
 def by_clause(hostname: str, appname: str) -> str:
@@ -60,18 +61,20 @@ def received_head(*, helo: str, rdns: str, address: str, by: str, protocol: str,
 
 def stamped(head: str, id: str, recipient: str, date: str, priority: int | None) -> bytes:  # noqa: A002  as above
     """Return the whole field: `head` is from `received_head`."""
-    recipient = _for_clause(recipient) if recipient else ""
+    if recipient and len(recipient) < _SURELY_FITS and recipient.isascii():
+        recipient = f"\r\n\tfor <{recipient}>"
+    elif recipient:
+        recipient = _for_clause(recipient)
     registered = "" if priority is None else f"\r\n\tPRIORITY {priority}"
     return f"{head}{id}{recipient}{registered};\r\n\t{date}\r\n".encode()
 
 
 def _for_clause(recipient: str) -> str:
     """Return the clause on a line of its own; `""` if it does not fit into one, or is unsafe."""
-    clause = f"\tfor <{recipient}>"
+    clause = f"\r\n\tfor <{recipient}>"
     if not clause.isascii() and DIRECTION.search(clause):
         return ""
-    fits = len(clause.encode()) < _LONGEST_LINE  # a semicolon may follow
-    return f"\r\n{clause}" if fits else ""
+    return clause if len(clause.encode()) - 2 < _LONGEST_LINE else ""  # a semicolon may follow
 
 
 def _client_name(helo: str) -> str:

@@ -121,7 +121,7 @@ class Driver(Occupant):
             else:
                 self._close(linger=False)
         else:
-            deadlines.allow_command()
+            deadlines.allow_first()
             self._advance()
 
     def _turn_away(self, peer: Peer) -> None:
@@ -385,6 +385,13 @@ class Driver(Occupant):
     def resting(self, memory: Memory, /) -> int:
         """Return the bytes of a body, counted in this memory, that could be on disk."""
         return 0 if self.wire.closing else self.answers.bodies.resting(memory)
+
+    @property
+    def idleness(self) -> float:
+        """The seconds for which the client has been idle; 0 unless it is awaited."""
+        if self.wire.lost or (self.slot.work is not None and not self.answers.awaits_client):
+            return 0.0
+        return self.deadlines.idleness(self.wire.said)
 
     def make_room(self) -> None:
         """Write the body that rests in memory to disk."""

@@ -6,7 +6,7 @@ It is longer than other modules, since a reader of one of these commands needs t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ehlo.protocol import address, events, grammar, parameters
@@ -17,7 +17,7 @@ from ehlo.protocol.conversation import Chunk, Conversation, Reader, no_transacti
 from ehlo.protocol.parameters import Parameter, ParserError
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State, Transaction
-from ehlo.protocol.verbs.verb import SESSION, Ask, Question, Verb
+from ehlo.protocol.verbs.verb import SESSION, Ask, Question, Verb, agree, say
 
 _RECIPIENT_COST: Final = 200  # bytes, in addition to its text
 _PARAMETERS_COST: Final = 500
@@ -38,25 +38,30 @@ _MAIL = re.compile(
 _RCPT = re.compile(rf"(?i:TO): ?<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>(?P<rest> .*)?")
 # RFC 5321 4.1.1.3: "<Postmaster>", in any case, is a path of its own
 _POSTMASTER = re.compile(r"(?i:TO): ?<(?P<local>(?ai:postmaster))(?P<domain>)>(?P<rest> .*)?")
-# With `lenient_addresses`: brackets are both there, or neither
-_LENIENT_PATH = (
-    rf" ?(?P<open><)?(?:{grammar.SOURCE_ROUTE})?{grammar.LENIENT_MAILBOX}(?(open)>)(?P<rest> .*)?"
+# With `lenient_addresses`: in brackets, or bare
+_LENIENT = (
+    rf" ?<(?:{grammar.SOURCE_ROUTE})?{grammar.LENIENT_MAILBOX}>(?P<rest> .*)?",
+    rf" ?{grammar.LENIENT_MAILBOX}(?P<rest> .*)?",
 )
-_LENIENT_MAIL = re.compile(rf"(?i:FROM):{_LENIENT_PATH}")
-_LENIENT_RCPT = re.compile(rf"(?i:TO):{_LENIENT_PATH}")
+_LENIENT_MAIL = tuple(re.compile(f"(?i:FROM):{path}") for path in _LENIENT)
+_LENIENT_RCPT = tuple(re.compile(f"(?i:TO):{path}") for path in _LENIENT)
 _MAIL_ANY_PATH = re.compile(rf"(?i:FROM): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 _RCPT_ANY_PATH = re.compile(rf"(?i:TO): ?{grammar.ANY_PATH.pattern}(?: .*)?")
+
+
+def _match(patterns: Iterable[re.Pattern[str]], argument: str) -> re.Match[str] | None:
+    return next(filter(None, (pattern.fullmatch(argument) for pattern in patterns)), None)
 
 
 def reverse_path(conversation: Conversation, argument: str) -> Address | Reply:
     """Parse MAIL's argument, a reverse path with parameters (RFC 5321 4.1.1.2)."""
     match = _MAIL.fullmatch(argument)
     if match is None and conversation.settings.lenient_addresses:
-        match = _LENIENT_MAIL.fullmatch(argument)
+        match = _match(_LENIENT_MAIL, argument)
     if match is None:
         is_path = _MAIL_ANY_PATH.fullmatch(argument)
         return replies.BAD_SENDER if is_path else replies.MAIL_SYNTAX
-    local, domain, rest = match.group("local", "domain", "rest")
+    local, domain, rest = match.groups()
     params = NO_PARAMETERS
     if rest:  # whether the client speaks UTF-8 stands in the parameters
         found = _parameters(conversation, rest, conversation.settings.mail_params, utf8=True)
@@ -74,11 +79,11 @@ def forward_path(conversation: Conversation, argument: str, *, smtputf8: bool) -
     """Parse RCPT's argument, a forward path with parameters (RFC 5321 4.1.1.3)."""
     match = _RCPT.fullmatch(argument) or _POSTMASTER.fullmatch(argument)
     if match is None and conversation.settings.lenient_addresses:
-        match = _LENIENT_RCPT.fullmatch(argument)
+        match = _match(_LENIENT_RCPT, argument)
     if match is None:
         is_path = _RCPT_ANY_PATH.fullmatch(argument)
         return replies.BAD_RECIPIENT if is_path else replies.RCPT_SYNTAX
-    local, domain, rest = match.group("local", "domain", "rest")
+    local, domain, rest = match.groups()
     if not smtputf8 and not argument.isascii() and not argument.removesuffix(rest or "").isascii():
         return replies.RECIPIENT_NEEDS_SMTPUTF8
     params = NO_PARAMETERS
@@ -126,11 +131,7 @@ def _accept_mail(conversation: Conversation, sender: Address, answer: Reply | No
     return answer or replies.MAIL_OK
 
 
-def _reject_mail(conversation: Conversation, _sender: Address, answer: Reply) -> Reply:
-    return _fail_mail(conversation, "", answer)
-
-
-def _fail_mail(conversation: Conversation, _argument: str, reply: Reply) -> Reply:
+def _reject_mail(conversation: Conversation, _sender: object, reply: Reply) -> Reply:
     conversation.counts.messages += 1  # RFC 9422 4.1: whether they succeed or fail
     return reply
 
@@ -145,7 +146,7 @@ MAIL: Final = Verb(
     event=events.Mail,
     hook="on_mail",
     arguments=lambda event: (event.sender, event.sender.params),
-    fail=_fail_mail,
+    fail=_reject_mail,
     progress=True,
     elsewhere={
         State.HELLO: replies.HELLO_FIRST,
@@ -257,22 +258,14 @@ def _parse_rset(conversation: Conversation, argument: str) -> events.Reset | Rep
     return replies.TOO_MANY_REFUSED if too_many else events.RESET
 
 
-def _accept_rset(_conversation: Conversation, _event: events.Reset, answer: Reply | None) -> Reply:
-    return answer or replies.OK
-
-
-def _reject_rset(_conversation: Conversation, _event: events.Reset, answer: Reply) -> Reply:
-    return answer
-
-
 RSET: Final = Verb(
     "RSET",
     since=SESSION,
     to=None,
     ends=True,
     parse=_parse_rset,
-    accept=_accept_rset,
-    reject=_reject_rset,
+    accept=agree,
+    reject=say,
     event=events.Reset,
     hook="on_reset",
     before_login=True,
@@ -302,17 +295,13 @@ def _accept_data(conversation: Conversation, _event: events.Data, answer: Reply 
     return answer or replies.START_DATA
 
 
-def _reject_data(_conversation: Conversation, _event: events.Data, answer: Reply) -> Reply:
-    return answer
-
-
 DATA: Final = Verb(
     "DATA",
     since={State.RCPT},
     to=State.DATA,
     parse=_parse_data,
     accept=_accept_data,
-    reject=_reject_data,
+    reject=say,
     event=events.Data,
     hook="on_data",
     progress=True,
