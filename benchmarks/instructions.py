@@ -106,6 +106,9 @@ class Transport(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
 
 def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
     """Open connections to one server, each with its number of transactions."""

@@ -99,7 +99,7 @@ def pid_in(line: str) -> int:
     return int(re.findall(r"process (\d+)", line)[0])
 
 
-def test_nobody_is_turned_away_before_all_places_are_taken(
+def test_no_client_is_turned_away_before_all_places_are_taken(
     start: Start, tmp_path: Path, loop_name: str
 ) -> None:
     (tmp_path / "durable.py").write_text(MODULE)

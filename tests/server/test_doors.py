@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from ehlo.server.doors import Doors
-from ehlo.server.limits import Connections, Table
+from ehlo.server.places import Connections, Table
 from ehlo.server.system import shared
 from ehlo.server.system.loops import loop_factory
 from support.client import Client
@@ -61,7 +61,7 @@ class Greeter(asyncio.Protocol):
 
 
 class Closing(asyncio.Protocol):
-    """Serves nobody, as a server that has ended."""
+    """Serves no client, as a server that has ended."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()
@@ -127,7 +127,7 @@ def test_a_full_worker_leaves_clients_to_the_others(loop_name: str) -> None:
     run(loop_name, work)
 
 
-def test_a_full_worker_tries_to_accept_nobody_while_another_has_a_place(loop_name: str) -> None:
+def test_a_full_worker_does_not_try_to_accept_while_another_has_a_place(loop_name: str) -> None:
     async def work() -> None:
         table = shared.numbers(shared.create(4))
         full, other = Worker(table, 0, 1), Worker(table, 1, 1)

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,8 +22,9 @@ from ehlo import Address, Handler, Message, Peer, Reject, Session
 from ehlo.net import Networks
 from ehlo.protocol.events import Tarpit
 from ehlo.server.answer import Answers
-from ehlo.server.limits import Connections, Exempt
+from ehlo.server.limits import Exempt, Turns
 from ehlo.server.options.config import Options
+from ehlo.server.places import Connections
 from ehlo.server.space import Memory
 from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST
 from support.certificates import Certificates
@@ -592,6 +594,83 @@ def test_connections_are_counted_in_total_and_per_address() -> None:
         connections.release(key)
     assert connections._by_address == {}  # noqa: SLF001
     assert connections.count == 0
+
+
+def test_wider_networks_of_ipv6_addresses_have_growing_shares() -> None:
+    connections = Connections(1000, 50)
+    sites = [f"2001:db8:{site:x}:{network:x}::" for site in range(16) for network in range(4096)]
+
+    def admitted(keys: list[str]) -> int:
+        return sum(connections.admit(key) for key in keys)
+
+    assert admitted(sites[:1] * 100) == 50  # a /64
+    assert admitted(sites[:256] * 4) == 100 - 50  # its /56
+    assert admitted(sites[:4096]) == 200 - 100  # its /48
+    assert admitted(sites) == 400 - 200  # its /32
+    assert admitted(["2001:db9::"] * 100) == 50
+    assert admitted(["192.0.2.1", "unix:/run/x", "fe80::"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("most", "of_one", "wider"),
+    [(1000, 50, [100, 200, 400]), (100, 50, [50, 50, 75]), (20, 2, [4, 8, 15]), (1, 50, [50] * 3)],
+)
+def test_no_network_has_all_places_unless_an_address_may(
+    most: int, of_one: int, wider: list[int]
+) -> None:
+    networks = ("2001:db8:0:{:x}::", "2001:db8:0:{:x}00::", "2001:db8:{:x}::")
+    found = []
+    for network in networks:
+        connections = Connections(10**6, of_one)
+        connections._most_wider = Connections(most, of_one)._most_wider  # noqa: SLF001
+        found.append(sum(connections.admit(network.format(n)) for n in range(256) for _ in "12"))
+    assert found == wider
+
+
+def test_the_connections_of_a_network_are_given_back() -> None:
+    connections = Connections(10, 5)
+    for key in ("2001:db8::", "2001:db8:0:1::", "unix:/run/x"):
+        assert connections.admit(key)
+    for key in ("2001:db8::", "2001:db8:0:1::", "unix:/run/x"):
+        connections.release(key)
+    assert connections._by_address == {}  # noqa: SLF001
+    assert connections.count == 0
+
+
+# -- turns ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hogs", "free"), [(1, 8), (2, 5), (3, 4), (7, 2), (15, 1)])
+def test_turns_are_shared_so_that_one_is_left(hogs: int, free: int) -> None:
+    turns = Turns(16)
+    for _ in range(16):
+        for hog in range(hogs):
+            turns.take(f"hog {hog}")
+    assert turns.free == free
+    assert turns.take("somebody else")
+
+
+def test_an_exempt_address_may_have_all_turns() -> None:
+    turns = Turns(16)
+    assert all(turns.take(None) for _ in range(16))
+    assert not turns.take(None)
+    assert not turns.take("a")
+
+
+def test_hooks_that_wait_are_begun_one_address_after_the_other() -> None:
+    turns, begun = Turns(1), list[str]()
+    assert turns.take("a")
+    for who in ("a1", "a2", "a3", "b1", "b2", "c1"):
+        assert not turns.take(who[0])
+        turns.wait(who[0], who, partial(begun.append, who))
+    assert turns.forget("b", "b1")
+    running = "a"
+    while turns.are_awaited:
+        turns.give_back(running)
+        running = begun[-1][0]
+    assert begun == ["a1", "b2", "c1", "a2", "a3"]
+    turns.give_back(running)
+    assert turns.free == 1
 
 
 # -- memory --------------------------------------------------------------------------------------

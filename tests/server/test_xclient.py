@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +123,10 @@ def test_the_name_of_a_proxy_is_not_that_of_its_client(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = Facts()
+    monkeypatch.setattr(socket, "getnameinfo", lambda *_: ("proxy.example", "1"))
     running = trusting(serve, facts, reverse_dns=True)
-
-    async def proxy_name(*_: object, **__: object) -> tuple[str, str]:
-        return "proxy.example", "1"
-
-    monkeypatch.setattr(running.runtime.loop, "getnameinfo", proxy_name)
     with running.ready() as client:
-        running.run(running.turn)
+        running.wait_until(lambda: running.runtime.lookups.under_way == 0)
         speak_for(client, "XCLIENT ADDR=192.0.2.7")
         client.say("EHLO c")
         client.mail()

@@ -48,7 +48,7 @@ from ehlo.server.workers.recipe import Recipe, StartError, check
 
 T = TypeVar("T")
 
-# What `ehlo` without a command has instead of the defaults: a test may send as much as it likes
+# What `ehlo` without a command has instead of the defaults: a test may send what it likes
 _PRINTER_DEFAULTS: dict[str, Any] = {
     "addr": "127.0.0.1:1025",
     "max_size": 104_857_600,

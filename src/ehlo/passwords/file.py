@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -298,6 +297,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _takes_lock(file: int) -> bool:
     try:
+        import fcntl  # not on Windows
+
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False

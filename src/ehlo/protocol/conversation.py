@@ -77,6 +77,10 @@ class Admission:
         """Return the rejection of RCPT, or `None`."""
         return None
 
+    def hold(self, _size: int) -> bool:
+        """Count bytes of recipients (negative: no more); return whether there is room for them."""
+        return True
+
 
 ADMISSION: Final = Admission()
 
@@ -176,8 +180,11 @@ class Conversation:
         Return `BODY_DROPPED` if the client abandons a body of which it has sent some chunks.
         """
         abandoned = self.state is _BDAT
-        if self.transaction is not None:
+        transaction = self.transaction
+        if transaction is not None:
             self.state = _READY
+            if transaction.held:
+                self.admission.hold(-transaction.held)
         self.transaction = self.forwarded = None
         return events.BODY_DROPPED if abandoned else None
 

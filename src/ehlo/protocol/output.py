@@ -134,7 +134,9 @@ class Output:
             self.transcript.wrote(reply.wire, to)
 
     def _forgive(self) -> None:
-        self._counts.forgive()
+        """Start again what is counted between accepted messages, as Postfix does."""
+        counts = self._counts
+        counts.errors = counts.refused_recipients = counts.refusals = 0
         self.slow = False
 
     def _is_one_too_many(self) -> bool:

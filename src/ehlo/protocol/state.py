@@ -63,10 +63,6 @@ class Counts:
             self.domains = set()
         self.domains.add(domain.lower())
 
-    def forgive(self) -> None:
-        """Start again what is counted between accepted messages, as Postfix does."""
-        self.errors = self.refused_recipients = self.refusals = 0
-
     def is_further(self, username: str | None, mechanism: str) -> bool:
         """Return whether a login is the first by a further mechanism of the user who failed last.
 
@@ -106,6 +102,8 @@ class Transaction:
     """Recipients, and chunks after a rejected one, past their limit."""
     size: int = 0
     """Bytes of the body so far, after unstuffing."""
+    held: int = 0
+    """About how many bytes the recipients take after the first one, the rejected ones included."""
     crs: int = 0
     """CRs at the end of the body so far: their meaning depends on the next byte."""
     chunks: ChunkReader | None = None

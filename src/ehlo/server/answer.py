@@ -29,6 +29,7 @@ from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.state import Counts, Transaction
 from ehlo.server.bodies import Bodies, Stamp
 from ehlo.server.hooks import Call, Ended, Hook, Hooks, failure_of
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import Journal, about, observer_of
 from ehlo.server.options.rules import Rules
 from ehlo.server.results import (
@@ -194,7 +195,7 @@ class Answers:
         self.session.restart(self.connection.conversation)
         self.session.tls = info
         self.journal.secured(info)
-        self._deadlines.allow_command()
+        self._deadlines.allow_first()
 
     def look_up(self) -> None:
         """Look up the client's name, without waiting for it."""
@@ -203,7 +204,7 @@ class Answers:
             if self.wants_name:
                 self.session.rdns = name
 
-        self._runtime.look_up(self.session.peer, arrived)
+        self._runtime.lookups.begin(self.session.peer, self.quota.key, arrived)
 
     def speak_for(self, event: events.XClient) -> None:
         """Serve the client behind this one, which XCLIENT names; the session begins again."""
@@ -243,7 +244,7 @@ class Answers:
         answer = await self._ask(hook, (self.session,), answer_of)
         if isinstance(answer, Reply) and answer.refuses:
             self.connection.refuse(answer)
-        self._deadlines.allow_command()
+        self._deadlines.allow_first()
 
     # -- logins ----------------------------------------------------------------------------------
 
@@ -565,9 +566,9 @@ class Answers:
         meaning = call.hook.meaning
         try:
             return outcome(meaning, result, call.note_wrong)
-        except Exception:
+        except Exception as error:  # noqa: BLE001  of the user's, whatever it is
             log = about(handler_logger, self.session.id)
-            log.exception("%s returned what cannot be read", call.hook)
+            log_failure(log, error, "%s returned what cannot be read", call.hook)
         return outcome(meaning, True, call.note_wrong) if meaning.stored else meaning.trouble
 
     def _begin(
@@ -580,7 +581,7 @@ class Answers:
             self._context = context = contextvars.copy_context()
             context.run(current_session.set, self.session)
         self._deadlines.allow_hook()
-        self.call = call = Call(self._runtime, self.journal, hook)
+        self.call = call = Call(self._runtime, self.journal, hook, self.quota.key)
         call.start(arguments, context)
         return call
 

@@ -14,7 +14,8 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from ehlo.server.limits import Connections
+from ehlo.server.observing.failures import log_failure
+from ehlo.server.places import Connections
 from ehlo.server.system import listener
 
 Make = Callable[[], asyncio.Protocol]
@@ -111,7 +112,7 @@ class Doors:
         elif (error := task.exception()) is not None:
             client.close()
             if not isinstance(error, OSError):  # it has gone
-                logger.error("a client could not be served", exc_info=error)
+                log_failure(logger, error, "a client could not be served")
         if self._again is not None:
             self._look_again()
 

@@ -84,14 +84,19 @@ class Call(Wait[Ended]):
     It ends once, even if nothing awaits it any more. Then it releases `size` bytes of memory.
     """
 
-    __slots__ = ("_journal", "_runtime", "_work", "asked", "began", "hook", "size")
+    __slots__ = (
+        *("_has_thread", "_journal", "_key", "_runtime", "_work"),
+        *("asked", "began", "hook", "size"),
+    )
 
     def __init__(
         self,
         runtime: Runtime,
         journal: Journal,
         hook: Hook,
+        key: str | None = None,
     ) -> None:
+        """`key` is that of the client's address; `None` is exempt."""
         self.resume = None
         self.hook = hook
         self.asked = monotonic()
@@ -100,17 +105,38 @@ class Call(Wait[Ended]):
         self.size = 0
         self._runtime = runtime
         self._journal = journal
+        self._key = key
+        self._has_thread = False  # its turn among those that need one
         self._work: asyncio.Task[None] | Job[object] | None = None  # until it is its turn
 
     def start(self, arguments: tuple[object, ...], context: Context) -> None:
-        """Begin, or wait for a turn. Nothing of the hook has run when this returns."""
-        runtime, hook = self._runtime, self.hook
-        if hook.needs_turn:
-            turns = runtime.turns
-            if not turns.free:
-                turns.wait(self, partial(self.start, arguments, context))
+        """Begin, or wait for a turn. Nothing of the hook has run when this returns.
+
+        A hook for a thread waits for one first: those that wait there take no turn from others.
+        """
+        hook = self.hook
+        if not hook.is_async and not self._has_thread:
+            threads = self._runtime.thread_turns
+            if not threads.take(self._key):
+                threads.wait(self._key, self, partial(self._start_in_thread, arguments, context))
                 return
-            turns.free -= 1
+            self._has_thread = True
+        if hook.needs_turn:
+            turns, key = self._runtime.turns, self._key
+            if key is None and turns.free > 0:  # as `take` does; most hooks that are counted
+                turns.free -= 1
+            elif not turns.take(key):
+                turns.wait(key, self, partial(self._begin, arguments, context))
+                return
+        self._begin(arguments, context)
+
+    def _start_in_thread(self, arguments: tuple[object, ...], context: Context) -> None:
+        """Begin, or wait for a turn, since there is a thread."""
+        self._has_thread = True
+        self.start(arguments, context)
+
+    def _begin(self, arguments: tuple[object, ...], context: Context) -> None:
+        runtime, hook = self._runtime, self.hook
         if hook.is_async:
             # Not by the loop's factory, which might begin at once (eager tasks of Python 3.12)
             self.began = monotonic()
@@ -166,9 +192,12 @@ class Call(Wait[Ended]):
     def _ended(self, result: object, error: BaseException | None) -> None:
         if self.hook.needs_turn and self._work is not None:
             turns = self._runtime.turns
-            turns.free += 1
-            if turns.are_awaited:
-                turns.next()
+            if self._key is None and not turns.are_awaited:  # as `give_back` does
+                turns.free += 1
+            else:
+                turns.give_back(self._key)
+        if self._has_thread:
+            self._runtime.thread_turns.give_back(self._key)
         self._journal.hook_ended(self.hook.name, self.asked)
         resume, self.resume = self.resume, None
         if resume is not None:
@@ -197,8 +226,15 @@ class Call(Wait[Ended]):
             if not work.cancelling():
                 work.add_done_callback(self._cancelled)
             work.cancel()
-        elif self._runtime.turns.forget(self) if work is None else work.cancel():
+        elif self._stop_waiting() if work is None else work.cancel():
             self._runtime.loop.call_soon(self._ended, None, asyncio.CancelledError())
+
+    def _stop_waiting(self) -> bool:
+        """Wait for a turn no more; return whether it has waited."""
+        runtime = self._runtime
+        needs_thread = not self.hook.is_async and not self._has_thread
+        turns = runtime.thread_turns if needs_thread else runtime.turns
+        return turns.forget(self._key, self)
 
     def _cancelled(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():  # otherwise it has begun, and has said that it ended

@@ -1,16 +1,17 @@
-"""Limits: which clients are admitted, and how often each may act.
+"""Limits: how often each client may act, and how many hooks run.
 
 Memory for addresses does not grow with their number. Nothing here knows a socket or an option.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ehlo.net import Networks, Peer, address_key, packed
+from ehlo.net import Networks, Peer, address_key
 
 K = TypeVar("K")
 
@@ -35,142 +36,74 @@ class Exempt:
         return key
 
 
-class Table:
-    """Counts the places for connections in all workers of a server, each in its own two numbers."""
-
-    def __init__(self, numbers: memoryview[int], own: int) -> None:
-        """`numbers` are shared by all workers: for each, the places there are and those taken."""
-        self._numbers = numbers
-        self._own = 2 * own
-
-    def open(self, most: int) -> None:
-        """Record how many places there are in this worker."""
-        self._numbers[self._own] = most
-
-    def take(self, count: int) -> None:
-        """Record how many places are taken in this worker."""
-        self._numbers[self._own + 1] = count
-
-    @property
-    def is_full(self) -> bool:
-        """Whether no worker has a place left."""
-        numbers = self._numbers
-        return all(most <= taken for most, taken in zip(numbers[::2], numbers[1::2], strict=True))
-
-
-class Connections:
-    """Counts concurrent connections: in total, per address, and per network of IPv6 addresses.
-
-    A site has many networks of 64 bits. So its connections are counted for each wider network, too:
-    each has twice as many places as the one before, but at most a quarter, a half and
-    three quarters of all.
-    """
-
-    WIDER = (7, 6, 4)  # bytes of the prefixes /56, /48 and /32
-
-    def __init__(self, most: int, most_per_address: int) -> None:
-        self.most = most
-        self.count = 0
-        self._by_address: dict[str | bytes, int] = {}
-        self._most_per_address = most_per_address
-        self._most_wider = [
-            max(most_per_address, min(most_per_address << step, most * step // 4))
-            for step in range(1, len(self.WIDER) + 1)
-        ]
-        self._table: Table | None = None
-        self.on_release: Callable[[], None] | None = None
-        """Called once, after the next connection that ends."""
-
-    def share(self, table: Table) -> None:
-        """Count in the table of all workers, too."""
-        table.open(self.most)
-        self._table = table
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether other workers accept clients, too."""
-        return self._table is not None
-
-    def may_accept(self, opening: int) -> bool:
-        """Return whether to accept one more client, while `opening` are not counted yet.
-
-        If no worker has a place, it is accepted to be turned away.
-        """
-        table = self._table
-        return table is None or self.count + opening < self.most or table.is_full
-
-    def admit(self, key: str | None) -> bool:
-        """Count a connection unless there are too many; `key` is `None` for an exempt address."""
-        if self.count >= self.most:
-            return False
-        if key is not None:
-            counts = self._by_address
-            count = counts.get(key, 0)
-            if count >= self._most_per_address:
-                return False
-            if ":" in key:
-                wider = self._networks(key)
-                for network, most in zip(wider, self._most_wider, strict=False):
-                    if counts.get(network, 0) >= most:
-                        return False
-                for network in wider:
-                    counts[network] = counts.get(network, 0) + 1
-            counts[key] = count + 1
-        self.count += 1
-        if self._table is not None:
-            self._table.take(self.count)
-        return True
-
-    def release(self, key: str | None) -> None:
-        """Remove a connection that was admitted under `key` from the count."""
-        self.count -= 1
-        if self._table is not None:
-            self._table.take(self.count)
-        if key is not None:
-            _decrease(self._by_address, key)
-            for network in self._networks(key) if ":" in key else ():
-                _decrease(self._by_address, network)
-        on_release, self.on_release = self.on_release, None
-        if on_release is not None:
-            on_release()
-
-    def _networks(self, key: str) -> list[bytes]:
-        """Return the wider networks of a key, as the first bytes of their addresses."""
-        address = packed(key)
-        return [] if address is None else [address[:size] for size in self.WIDER]
-
-
-def _decrease(counts: dict[K, int], key: K) -> None:
+def decrease(counts: dict[K, int], key: K) -> None:
+    """Subtract one from the count of `key`, and forget a count of 0."""
     counts[key] -= 1
     if not counts[key]:
         del counts[key]
 
 
 class Turns:
-    """Limits how many hooks run at once; the others wait for their turn, in order."""
+    """Limits how many hooks run at once, and shares the turns between addresses.
+
+    An address may have one more turn only if it has fewer than are free. So one that takes all it
+    can get has a half, two of them have a third each, and a turn is left for the next. Hooks that
+    wait are begun in order, the addresses one after the other.
+    """
 
     def __init__(self, most: int) -> None:
         self.free = most
-        """The number of hooks that may begin; a hook subtracts one, and adds it when it ends."""
         self.are_awaited = False
-        self._waiting: OrderedDict[object, Callable[[], None]] = OrderedDict()
+        self._taken: dict[str, int] = {}
+        self._waiting: OrderedDict[str | None, OrderedDict[object, Callable[[], None]]]
+        self._waiting = OrderedDict()
 
-    def wait(self, who: object, begin: Callable[[], None]) -> None:
-        """Call `begin` when it is the turn of `who`, since none is free."""
-        self._waiting[who] = begin
+    def take(self, key: str | None) -> bool:
+        """Take a turn and return whether it is one's turn; `key` is `None` if it is exempt."""
+        if self.free <= 0:
+            return False
+        if key is not None:
+            taken = self._taken.get(key, 0)
+            if taken >= self.free:
+                return False
+            self._taken[key] = taken + 1
+        self.free -= 1
+        return True
+
+    def wait(self, key: str | None, who: object, begin: Callable[[], None]) -> None:
+        """Call `begin` when it is the turn of `who`, who has taken it then."""
+        self._waiting.setdefault(key, OrderedDict())[who] = begin
         self.are_awaited = True
 
-    def next(self) -> None:
-        """Begin the hook that has waited longest, since another has ended."""
-        _, begin = self._waiting.popitem(last=False)
-        self.are_awaited = bool(self._waiting)
-        begin()
+    def give_back(self, key: str | None) -> None:
+        """Give back a turn that was taken under `key`; another hook may begin."""
+        self.free += 1
+        if key is not None:
+            decrease(self._taken, key)
+        if self.are_awaited:
+            self._begin_next()
 
-    def forget(self, who: object) -> bool:
+    def _begin_next(self) -> None:
+        for key, waiting in self._waiting.items():
+            if self.take(key):
+                _, begin = waiting.popitem(last=False)
+                self._waiting.move_to_end(key)
+                self._note_waiting(key)
+                begin()
+                return
+
+    def forget(self, key: str | None, who: object) -> bool:
         """Remove `who` from the waiting ones; return whether it was there."""
-        waited = self._waiting.pop(who, None) is not None
+        waiting = self._waiting.get(key)
+        if waiting is None or waiting.pop(who, None) is None:
+            return False
+        self._note_waiting(key)
+        return True
+
+    def _note_waiting(self, key: str | None) -> None:
+        if not self._waiting[key]:
+            del self._waiting[key]
         self.are_awaited = bool(self._waiting)
-        return waited
 
 
 class FailedLogins:
@@ -244,7 +177,7 @@ class MemoryCounter:
             if key not in self._by_key:
                 self._make_room()
             self._by_key[key] = (now, count, before)
-        return count + int(before * (1 - within / window))
+        return count + math.ceil(before * (1 - within / window))
 
     def _make_room(self) -> None:
         keys = self._by_key
@@ -317,6 +250,6 @@ class Attempts(Rate):
     def end(self, key: str | None, *, failed: bool) -> None:
         """Count an attempt that was under way as a failure, or no more."""
         if key is not None:
-            _decrease(self.under_way, key)
+            decrease(self.under_way, key)
         if failed:
             self.note(key)

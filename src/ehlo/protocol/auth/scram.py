@@ -46,6 +46,7 @@ _FINAL: Final = re.compile(
     rf"(?:,(?!p=)[A-Za-ln-z]=[^\0,]++)*+),p=(?P<proof>[A-Za-z0-9+/=]++)"
 )
 
+_LONGEST: Final = 2_048  # bytes of the first message, some of which are held until the second
 _LONGEST_NAME: Final = 255  # bytes, as in RFC 4616 2; to prepare a name takes its time
 
 
@@ -114,7 +115,10 @@ def _mechanism(algorithm: str, *, plus: bool) -> Mechanism:
     name = f"SCRAM-{algorithm}-PLUS" if plus else f"SCRAM-{algorithm}"
 
     def run(initial: bytes | None, context: AuthContext) -> Steps:
-        first = _parsed(_FIRST, (yield b"") if initial is None else initial)
+        message = (yield b"") if initial is None else initial
+        if len(message) > _LONGEST:
+            raise ValueError("message too long")
+        first = _parsed(_FIRST, message)
         username, authzid = _name(first["name"]), _name(first["authzid"] or "")
         binding = _binding_of(first["flag"], first["kind"] or "", context, plus=plus)
         if binding is None or authzid not in ("", username):
@@ -125,12 +129,12 @@ def _mechanism(algorithm: str, *, plus: bool) -> Mechanism:
         server_first = f"r={nonce},s={encoded(keys.salt)},i={keys.iterations}"
         final = _parsed(_FINAL, (yield server_first.encode()))
         bound, proof = _bytes(final["binding"]), _bytes(final["proof"])
-        message = f"{first['bare']},{server_first},{final['unproved']}".encode()
-        proved = _proves(proof, keys, message) and known
+        proven = f"{first['bare']},{server_first},{final['unproved']}".encode()
+        proved = _proves(proof, keys, proven) and known
         is_bound = hmac.compare_digest(bound, first["gs2"].encode() + binding)
         if proved and is_bound and final["nonce"] == nonce:
             # RFC 4954 4: a 235 carries no data, so they go before it; the client sends nothing
-            signature = hmac.digest(keys.server_key, message, ALGORITHMS[algorithm])
+            signature = hmac.digest(keys.server_key, proven, ALGORITHMS[algorithm])
             if (yield f"v={encoded(signature)}".encode()):
                 raise ValueError("a response to the server's final message")
             yield ProvedCredentials(username, proved=True, mechanism=name)

@@ -30,7 +30,7 @@ def traceback_of(error: BaseException) -> str:
     for each in _all_of(summary):
         notes = getattr(each, "__notes__", None)
         if notes is not None:
-            each.__notes__ = [_escaped(str(note)) for note in notes]
+            each.__notes__ = [escaped(str(note)) for note in notes]
     text = "".join(map(_tamed, summary.format()))
     return text[:_MOST_IN_ALL].removesuffix("\n")
 
@@ -78,12 +78,13 @@ def _tamed(piece: str) -> str:
     lines = piece.removesuffix("\n").split("\n")
     if piece.startswith('File "', len(margin)):
         rest = [line if line.startswith(margin) else f"{margin}  {line}" for line in lines[1:]]
-        return "\n".join(map(_escaped, (lines[0], *rest))) + "\n"
+        return "\n".join(map(escaped, (lines[0], *rest))) + "\n"
     rest = [line.removeprefix(margin) for line in lines[1:]]
-    return _escaped("\n".join([lines[0], *rest])) + "\n"
+    return escaped("\n".join([lines[0], *rest])) + "\n"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text without control and direction characters, cut to the room of a line."""
     kept = text[:_MOST]
     if not kept.isprintable():
         kept = "".join(each if each.isprintable() else _escape(each) for each in kept)

@@ -26,7 +26,7 @@ from ehlo.protocol.events import Auth, Secret
 from ehlo.protocol.output import Observer, Tally
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import Transaction
-from ehlo.server.observing.failures import log_failure
+from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.observing.stats import SessionView, Stats, reason_of
 from ehlo.session import Session, TLSInfo
 
@@ -130,7 +130,11 @@ def observer_of(
     def observe(direction: str, verb: str, line: str) -> None:
         if logged:
             arrow = "<-" if direction == "read" else "->"
-            _transcript.log(level, "%s %s %s %s", session_id, peer, arrow, line, extra=fields)
+            _transcript.log(
+                *(level, "%s %s %s %s", session_id, peer, arrow),
+                line if line.isprintable() else escaped(line),
+                extra=fields,
+            )
         callback = callbacks[direction]
         if callback is not None:
             try:

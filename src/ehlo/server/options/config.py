@@ -63,7 +63,7 @@ class Options:
 
     addr: str | Sequence[str] = option(":25", group="Listening")
     """Address to listen on: `host:port`, `:port` for all addresses, `[v6]:port` or `unix:/path`;
-    port 0 binds a free port. `fd:3`, `systemd:` and `systemd:name` are inherited sockets.
+    port 0 binds a free port, and a host all of its addresses. `fd:3`, `systemd:` and `systemd:name` are inherited sockets.
     Repeatable."""
     unix_mode: str = option("", group="Listening")
     """File mode of Unix sockets, such as `660`. By default, the umask applies."""
@@ -72,7 +72,8 @@ class Options:
     appname: str = option("smtpd", group="Listening")
     """Application name in the greeting and in Received headers."""
     hostname: str = option("", group="Listening")
-    """Host name in the greeting and in Received headers. By default, the name of the machine."""
+    """Host name in the greeting and in Received headers. By default, the name of the machine, or
+    `localhost` if that cannot be a host name."""
     lmtp: bool = option(False, group="Listening")
     """Speak LMTP, with one reply per recipient. Not allowed on port 25."""
 
@@ -133,9 +134,11 @@ class Options:
     """Errors between two accepted messages from which on each reply is delayed by a second
     (0 = never)."""
     max_connections: int = option(1000, group="Limits", bound="> 0")
-    """Maximum concurrent connections."""
+    """Maximum concurrent connections. When more than 90 % are in use, the sessions that have been
+    idle longest are closed, after 10 seconds or more."""
     max_connections_per_address: int = option(50, group="Limits", bound="> 0")
-    """Maximum concurrent connections per address (IPv6: per /64)."""
+    """Maximum concurrent connections per address. IPv6: per /64, and twice, 4 and 8 times as many
+    per /56, /48 and /32, but at most 1/4, 1/2 and 3/4 of `max_connections`."""
     max_connection_rate: int = option(200, group="Limits", bound=">= 0")
     """Maximum new connections per address and minute (0 = unlimited)."""
     max_messages_per_hour: int = option(0, group="Limits", bound=">= 0")
@@ -164,8 +167,8 @@ class Options:
     """Number of threads for `def` hooks."""
 
     timeout: float | None = option(None, group="Timeouts", bound="> 0")
-    """Idle timeout in seconds. By default 300 (command), 180 (body), 30 (TLS handshake),
-    5 (PROXY header)."""
+    """Idle timeout in seconds. By default 300 (command), 180 (body), 30 (TLS handshake, and until
+    EHLO), 5 (PROXY header)."""
     min_body_rate: int = option(500, group="Timeouts", bound=">= 0")
     """Minimum bytes per second of a body as a whole, after its first minute (0 = unlimited)."""
     handler_timeout: float = option(300.0, group="Timeouts", bound="> 0")

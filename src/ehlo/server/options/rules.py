@@ -42,6 +42,7 @@ _SMTP_PORT = 25
 logger = logging.getLogger("ehlo.server")
 
 # Default timeouts in seconds, where the option `timeout` is not set
+_FIRST_TIMEOUT = 30.0
 _COMMAND_TIMEOUT = 300.0
 _TLS_TIMEOUT = 30.0
 _BODY_TIMEOUT = 180.0
@@ -52,6 +53,8 @@ _PROXY_TIMEOUT = 5.0
 class Times:
     """Holds how long a session waits for what, in seconds, and the slowest body."""
 
+    first: float
+    """For each command until HELO or EHLO."""
     command: float
     """For a command, and for the client to read a reply."""
     tls: float
@@ -238,6 +241,7 @@ def _passwords(options: Options, files: Files) -> PasswordFile | None:
 def _times(options: Options) -> Times:
     timeout = options.timeout
     return Times(
+        first=timeout or _FIRST_TIMEOUT,
         command=timeout or _COMMAND_TIMEOUT,
         tls=timeout or _TLS_TIMEOUT,
         body=timeout or _BODY_TIMEOUT,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import grp
 import logging
 import os
-import pwd
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -30,6 +28,8 @@ class SystemUser(NamedTuple):
 
 def find(user: str) -> SystemUser:
     """Look up the account of `name` or `name:group`. Raises `ValueError`."""
+    import pwd  # not on Windows, as `grp` below
+
     name, _, group = user.partition(":")
     try:
         entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
@@ -43,6 +43,8 @@ def find(user: str) -> SystemUser:
 
 
 def _group(group: str) -> int:
+    import grp
+
     return grp.getgrgid(int(group)).gr_gid if group.isdecimal() else grp.getgrnam(group).gr_gid
 
 

@@ -27,11 +27,11 @@ from time import monotonic
 from typing import Final
 
 from ehlo.net import Peer
-from ehlo.server.limits import Table
 from ehlo.server.observing.stats import Snapshot, Stats, merge, total
 from ehlo.server.observing.views import Views
 from ehlo.server.options.config import Options
 from ehlo.server.options.files import reopen_logs
+from ehlo.server.places import Table
 from ehlo.server.run import open_sockets
 from ehlo.server.system import listener, shared, signals, systemd
 from ehlo.server.workers.child import REPORT_EVERY, Child, spawn

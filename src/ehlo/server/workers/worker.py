@@ -22,8 +22,9 @@ import traceback
 from functools import partial
 from typing import Final
 
-from ehlo.server.limits import Table
+from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.options.target import NotThereError, with_handler
+from ehlo.server.places import Table
 from ehlo.server.run import Owner, Run, abandon
 from ehlo.server.system import loops, shared, signals
 from ehlo.server.workers.link import INTERRUPT, Link, WorkerTask, read_task
@@ -67,10 +68,11 @@ def _inherited(fd: int) -> socket.socket:
 def _report_failure(sock: socket.socket, error: BaseException) -> None:
     """Log why this worker cannot start, and tell the parent."""
     if isinstance(error, StartError | NotThereError):
-        reason, shown = str(error), None
+        reason = str(error)
+        logger.error("this worker cannot start: %s", reason)
     else:  # a bug of the user's
-        reason, shown = "".join(traceback.format_exception_only(error)).strip(), error
-    logger.error("this worker cannot start: %s", reason, exc_info=shown)
+        reason = "".join(traceback.format_exception_only(error)).strip()
+        log_failure(logger, error, "this worker cannot start: %s", escaped(reason))
     with contextlib.suppress(OSError):  # the parent is gone, or the link was in use already
         sock.setblocking(True)
         sock.sendall(json.dumps({"failed": reason[:_LONGEST_REASON]}).encode() + b"\n")
