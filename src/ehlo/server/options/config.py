@@ -162,9 +162,10 @@ class Options:
     spool_dir: str = option("", group="Limits")
     """Directory for messages that are buffered on disk. By default, a temporary directory."""
     max_handlers: int = option(256, group="Limits", bound="> 0")
-    """Maximum hooks running concurrently; more of them wait."""
+    """Maximum hooks running concurrently; more of them wait. One address runs at most half of
+    them."""
     threads: int = option(16, group="Limits", bound="> 0")
-    """Number of threads for `def` hooks."""
+    """Number of threads for `def` hooks. One address uses at most half of them."""
 
     timeout: float | None = option(None, group="Timeouts", bound="> 0")
     """Idle timeout in seconds. By default 300 (command), 180 (body), 30 (TLS handshake, and until
