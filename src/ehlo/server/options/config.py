@@ -63,8 +63,8 @@ class Options:
 
     addr: str | Sequence[str] = option(":25", group="Listening")
     """Address to listen on: `host:port`, `:port` for all addresses, `[v6]:port` or `unix:/path`;
-    port 0 binds a free port, and a host all of its addresses. `fd:3`, `systemd:` and `systemd:name` are inherited sockets.
-    Repeatable."""
+    port 0 binds a free port, and a host all of its addresses. `fd:3`, `systemd:` and
+    `systemd:name` are inherited sockets. Repeatable."""
     unix_mode: str = option("", group="Listening")
     """File mode of Unix sockets, such as `660`. By default, the umask applies."""
     listeners: Sequence[Listener] = option((), group="Listening", flag=False)
