@@ -830,12 +830,20 @@ def test_a_user_in_the_group_of_root_is_an_error(start: Start) -> None:
 
 
 def test_an_unknown_user_has_the_same_salt_in_each_worker(start: Start, app: Path) -> None:
-    program = serve(start, app, "many:Keys")
-    address = Peer(*program.listening())
-    salts: dict[str, str] = {}
-    while len(salts) < 2:
+    address = Peer(*serve(start, app, "many:Keys").listening())
+
+    def salt() -> tuple[int, bytes]:
+        """Return which worker has accepted the client, and the salt that it sends."""
         with Client(address) as client:
-            worker = client.hello()
+            worker = client.hello().splitlines()[0].removeprefix("250-")
             answer = client.say("AUTH SCRAM-SHA-256 biwsbj1ub2JvZHkscj1hYmM=")
-        salts[worker] = base64.b64decode(answer[4:]).split(b",")[1].decode()
-    assert len(set(salts.values())) == 1
+        return int(worker), base64.b64decode(answer[4:]).split(b",")[1]
+
+    first, salt_there = salt()
+    os.kill(first, signal.SIGSTOP)  # so that the other one accepts the next client
+    try:
+        second, salt_here = salt()
+    finally:
+        os.kill(first, signal.SIGCONT)
+    assert first != second
+    assert salt_there == salt_here

@@ -40,7 +40,7 @@ class ProcessOptions:
     select one by SNI."""
     tls_key: Sequence[_File] = option((), group="TLS")
     """Key of the certificate, if in another file; one per --tls-cert, in the same order.
-    EHLO_TLS_PASSPHRASE has the passphrase."""
+    EHLO_TLS_PASSPHRASE has the passphrase, and is removed from the environment."""
     tls_client_ca: _File | None = option(None, group="TLS")
     """Certificate authorities for client certificates, in PEM."""
     tls_client_certs: Literal["optional", "required"] | None = option(None, group="TLS")

@@ -71,11 +71,10 @@ def stamped(head: str, id: str, recipient: str, date: str, priority: int | None)
 
 def _for_clause(recipient: str) -> str:
     """Return the clause on a line of its own; `""` if it does not fit into one, or is unsafe."""
-    clause = f"\tfor <{recipient}>"
+    clause = f"\r\n\tfor <{recipient}>"
     if not clause.isascii() and DIRECTION.search(clause):
         return ""
-    fits = len(clause.encode()) < _LONGEST_LINE  # a semicolon may follow
-    return f"\r\n{clause}" if fits else ""
+    return clause if len(clause.encode()) - 2 < _LONGEST_LINE else ""  # a semicolon may follow
 
 
 def _client_name(helo: str) -> str:

@@ -5,6 +5,7 @@ Memory for addresses does not grow with their number. Nothing here knows a socke
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -176,7 +177,7 @@ class MemoryCounter:
             if key not in self._by_key:
                 self._make_room()
             self._by_key[key] = (now, count, before)
-        return count + int(before * (1 - within / window))
+        return count + math.ceil(before * (1 - within / window))
 
     def _make_room(self) -> None:
         keys = self._by_key

@@ -421,13 +421,13 @@ def test_a_client_that_leaves_during_the_handshake_leaves_no_session(
     for reset in (False, True):
         client = running.client()
         client.send(hello[:stage])
-        if reset:
+        if reset:  # maybe before it has been accepted
             client.reset()
         else:
             client.end()
             client.rest()
             client.close()
-        collector.wait_for_disconnect()
+            collector.wait_for_disconnect()
     running.wait_until_no_sessions()
 
 

@@ -20,7 +20,18 @@ from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import State
 from ehlo.protocol.verbs import greeting, login, mail
-from ehlo.protocol.verbs.verb import SESSION, AnyQuestion, AnyVerb, Ask, Told, Verb, take
+from ehlo.protocol.verbs.verb import (
+    SESSION,
+    AnyQuestion,
+    AnyVerb,
+    Ask,
+    Told,
+    Verb,
+    agree,
+    any_argument,
+    say,
+    take,
+)
 
 _DOES_NOT_WORK: Final = (
     replies.NOT_OFFERED,
@@ -38,10 +49,6 @@ _HTTP_VERBS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "
 # -- HELP, and commands of the user ----------------------------------------------------------------
 
 
-def _parse_help(_conversation: Conversation, argument: str) -> str:
-    return argument
-
-
 def _accept_help(conversation: Conversation, _argument: str, _answer: Reply | None) -> Reply:
     own = map(_own, sorted(conversation.settings.own_verbs))
     return replies.help_text(
@@ -54,16 +61,8 @@ def _accept_help(conversation: Conversation, _argument: str, _answer: Reply | No
 
 
 HELP: Final = Verb(
-    "HELP", since=SESSION, to=None, parse=_parse_help, accept=_accept_help, before_login=True
+    "HELP", since=SESSION, to=None, parse=any_argument, accept=_accept_help, before_login=True
 )
-
-
-def _accept_own(_conversation: Conversation, _event: events.Command, answer: Reply | None) -> Reply:
-    return answer or replies.OK
-
-
-def _reject_own(_conversation: Conversation, _event: events.Command, answer: Reply) -> Reply:
-    return answer
 
 
 @functools.lru_cache(maxsize=64)
@@ -78,8 +77,8 @@ def _own(name: str) -> Verb[events.Command]:
         since={State.READY, State.MAIL, State.RCPT},
         to=None,
         parse=parse,
-        accept=_accept_own,
-        reject=_reject_own,
+        accept=agree,
+        reject=say,
         event=events.Command,
         hook="on_command",
         arguments=lambda event: (event.verb, event.argument),

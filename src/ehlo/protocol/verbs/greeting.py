@@ -11,7 +11,7 @@ from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.extensions import offered
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State
-from ehlo.protocol.verbs.verb import SESSION, Question, Verb
+from ehlo.protocol.verbs.verb import SESSION, Question, Verb, agree, any_argument, say
 from ehlo.protocol.xclient import Attributes
 
 _HELLO: Final = State.HELLO  # 700 instructions at each look-up before Python 3.12
@@ -20,10 +20,6 @@ _HELLO: Final = State.HELLO  # 700 instructions at each look-up before Python 3.
 def plain(answer: Reply) -> Reply:
     """Drop the enhanced code (RFC 2034 4), unless a 421 ends the connection."""
     return answer if answer.closes else Reply(answer.code, None, answer.text)
-
-
-def _say(_conversation: Conversation, _subject: object, answer: Reply) -> Reply:
-    return answer
 
 
 # -- the connection ------------------------------------------------------------------------------
@@ -143,7 +139,7 @@ STARTTLS: Final = Verb(
     to=State.TLS,
     parse=_parse_starttls,
     accept=_accept_starttls,
-    reject=_say,
+    reject=say,
     event=events.StartTLS,
     always=True,
     before_tls=True,
@@ -180,7 +176,7 @@ XCLIENT: Final = Verb(
     ends=True,
     parse=_parse_xclient,
     accept=_accept_xclient,
-    reject=_say,
+    reject=say,
     event=events.XClient,
     always=True,
     before_login=True,  # it may be the login, when the proxy has checked it
@@ -212,20 +208,12 @@ XFORWARD: Final = Verb(
 # -- NOOP, VRFY, EXPN, QUIT ----------------------------------------------------------------------
 
 
-def _parse_noop(_conversation: Conversation, argument: str) -> str:
-    return argument
-
-
-def _accept_noop(_conversation: Conversation, _argument: str, _answer: Reply | None) -> Reply:
-    return replies.OK
-
-
 NOOP: Final = Verb(
     "NOOP",
     since=SESSION,
     to=None,
-    parse=_parse_noop,
-    accept=_accept_noop,
+    parse=any_argument,
+    accept=agree,
     before_tls=True,
     before_login=True,
 )
@@ -259,7 +247,7 @@ VRFY: Final = Verb(
     to=None,
     parse=_parse_vrfy,
     accept=_accept_vrfy,
-    reject=_say,
+    reject=say,
     event=events.Vrfy,
     hook="on_vrfy",
     arguments=lambda event: (event.text,),
@@ -275,7 +263,7 @@ EXPN: Final = Verb(
     since=SESSION,
     to=None,
     parse=_parse_expn,
-    accept=_accept_noop,
+    accept=agree,
     works=lambda _conversation: False,
 )
 

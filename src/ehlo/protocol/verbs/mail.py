@@ -17,7 +17,7 @@ from ehlo.protocol.conversation import Chunk, Conversation, Reader, no_transacti
 from ehlo.protocol.parameters import Parameter, ParserError
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State, Transaction
-from ehlo.protocol.verbs.verb import SESSION, Ask, Question, Verb
+from ehlo.protocol.verbs.verb import SESSION, Ask, Question, Verb, agree, say
 
 _RECIPIENT_COST: Final = 200  # bytes, in addition to its text
 _PARAMETERS_COST: Final = 500
@@ -131,11 +131,7 @@ def _accept_mail(conversation: Conversation, sender: Address, answer: Reply | No
     return answer or replies.MAIL_OK
 
 
-def _reject_mail(conversation: Conversation, _sender: Address, answer: Reply) -> Reply:
-    return _fail_mail(conversation, "", answer)
-
-
-def _fail_mail(conversation: Conversation, _argument: str, reply: Reply) -> Reply:
+def _reject_mail(conversation: Conversation, _sender: object, reply: Reply) -> Reply:
     conversation.counts.messages += 1  # RFC 9422 4.1: whether they succeed or fail
     return reply
 
@@ -150,7 +146,7 @@ MAIL: Final = Verb(
     event=events.Mail,
     hook="on_mail",
     arguments=lambda event: (event.sender, event.sender.params),
-    fail=_fail_mail,
+    fail=_reject_mail,
     progress=True,
     elsewhere={
         State.HELLO: replies.HELLO_FIRST,
@@ -262,22 +258,14 @@ def _parse_rset(conversation: Conversation, argument: str) -> events.Reset | Rep
     return replies.TOO_MANY_REFUSED if too_many else events.RESET
 
 
-def _accept_rset(_conversation: Conversation, _event: events.Reset, answer: Reply | None) -> Reply:
-    return answer or replies.OK
-
-
-def _reject_rset(_conversation: Conversation, _event: events.Reset, answer: Reply) -> Reply:
-    return answer
-
-
 RSET: Final = Verb(
     "RSET",
     since=SESSION,
     to=None,
     ends=True,
     parse=_parse_rset,
-    accept=_accept_rset,
-    reject=_reject_rset,
+    accept=agree,
+    reject=say,
     event=events.Reset,
     hook="on_reset",
     before_login=True,
@@ -307,17 +295,13 @@ def _accept_data(conversation: Conversation, _event: events.Data, answer: Reply 
     return answer or replies.START_DATA
 
 
-def _reject_data(_conversation: Conversation, _event: events.Data, answer: Reply) -> Reply:
-    return answer
-
-
 DATA: Final = Verb(
     "DATA",
     since={State.RCPT},
     to=State.DATA,
     parse=_parse_data,
     accept=_accept_data,
-    reject=_reject_data,
+    reject=say,
     event=events.Data,
     hook="on_data",
     progress=True,

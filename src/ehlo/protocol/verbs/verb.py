@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
+from ehlo.protocol import reply as replies
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.events import BodyDropped, Event
 from ehlo.protocol.reply import Reply
@@ -176,6 +177,24 @@ def reject(
     reply = question.reject(conversation, subject, answer)
     if reply is not None:
         conversation.output.reply(reply, question.name)
+
+
+# -- what several rows do --------------------------------------------------------------------------
+
+
+def any_argument(_conversation: Conversation, argument: str) -> str:
+    """Parse an argument that changes nothing."""
+    return argument
+
+
+def agree(_conversation: Conversation, _subject: object, answer: Reply | None) -> Reply:
+    """Accept in the words of the hook, or with 250."""
+    return answer or replies.OK
+
+
+def say(_conversation: Conversation, _subject: object, answer: Reply) -> Reply:
+    """Reject in the words of the hook; nothing changes."""
+    return answer
 
 
 Ask = tuple[AnyQuestion, object]

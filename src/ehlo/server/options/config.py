@@ -63,7 +63,7 @@ class Options:
 
     addr: str | Sequence[str] = option(":25", group="Listening")
     """Address to listen on: `host:port`, `:port` for all addresses, `[v6]:port` or `unix:/path`;
-    port 0 binds a free port. `fd:3`, `systemd:` and `systemd:name` are inherited sockets.
+    port 0 binds a free port, and a host all of its addresses. `fd:3`, `systemd:` and `systemd:name` are inherited sockets.
     Repeatable."""
     unix_mode: str = option("", group="Listening")
     """File mode of Unix sockets, such as `660`. By default, the umask applies."""
@@ -72,7 +72,8 @@ class Options:
     appname: str = option("smtpd", group="Listening")
     """Application name in the greeting and in Received headers."""
     hostname: str = option("", group="Listening")
-    """Host name in the greeting and in Received headers. By default, the name of the machine."""
+    """Host name in the greeting and in Received headers. By default, the name of the machine, or
+    `localhost` if that cannot be a host name."""
     lmtp: bool = option(False, group="Listening")
     """Speak LMTP, with one reply per recipient. Not allowed on port 25."""
 
