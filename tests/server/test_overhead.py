@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import threading
 from collections.abc import Mapping
@@ -263,3 +264,38 @@ def test_where_clients_may_send_certificates_a_handshake_counts_more(
         client.wrap(certificates.client)
         assert client.say("EHLO c").startswith("250")
         assert running.runtime.memory.held == SESSION_COST
+
+
+def test_a_client_that_pipelines_a_small_mail_is_served_where_there_is_no_room(
+    serve: Serve,
+) -> None:
+    """A crowd has the share of what waits, and memory is short: input of a few bytes is free."""
+
+    gates: list[asyncio.Event] = []
+
+    class Asked(Handler):
+        async def on_mail(self, session: Session, sender: Address, params: object) -> None:
+            gates.append(asyncio.Event())
+            await gates[0].wait()
+
+        async def on_message(self, session: Session, message: Message) -> None: ...
+
+    async def go_on() -> None:
+        gates[0].set()
+
+    running = serve(Asked(), max_memory=1_000_000)
+    memory, overhead = running.runtime.memory, running.runtime.overhead
+    share = memory.limit // 4
+    assert overhead.hold(share)
+    memory.take(memory.limit)
+    with running.ready() as client:
+        client.send(b"MAIL FROM:<a@example.com>\r\n")
+        running.wait_until(lambda: len(gates) == 1)
+        client.send(b"RCPT TO:<b@example.com>\r\nDATA\r\n" + b"x" * 98 + b"\r\n.\r\n")
+        running.wait_until_received(client)
+        running.run(go_on)
+        assert [answer[:3] for answer in client.replies(4)] == ["250", "250", "354", "250"]
+    running.wait_until_no_sessions()
+    overhead.release(share)
+    memory.release(memory.limit)
+    assert memory.held == 0

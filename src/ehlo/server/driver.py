@@ -193,7 +193,8 @@ class Driver(Occupant):
         """Read the client, unless it does not read either, or runs far ahead of a hook.
 
         With memory nearly gone no client runs ahead of one at all, and none of its body while that
-        goes to disk. What waits is counted; where there is no room for it, the session ends.
+        goes to disk. What waits is counted if it is more than a few bytes, which a small mail may
+        be; where there is no room for it, the session ends.
         """
         wire, conversation = self.wire, self.connection.conversation
         if wire.closing:
@@ -212,7 +213,7 @@ class Driver(Occupant):
         if want != wire.reading:
             wire.read_on(want)
         waiting = buffer.held + wire.unsent
-        if not wire.count_waiting(waiting if not want or waiting > _MOST_UNCOUNTED else 0):
+        if not wire.count_waiting(waiting if waiting > _MOST_UNCOUNTED else 0):
             self._cut_off()
 
     def _cut_off(self) -> None:
