@@ -303,6 +303,7 @@ def everything() -> Settings:
         extensions=rows(wanted, (), lambda: datetime(2029, 12, 31, tzinfo=UTC)),
         bare_newlines=BareNewlines.KEEP,  # for BINARYMIME
         ignore_unknown_params=True,
+        lenient_addresses=True,
         mechanisms=MECHANISMS,
     )
 

@@ -18,7 +18,7 @@ from ehlo import Peer
 from interop.peers import absent
 from robustness.caller import Caller, together
 from robustness.process import Launch, Launched, Tell
-from robustness.scale import IN_FULL, full
+from robustness.scale import IN_FULL, MIB, full
 from support.client import Client
 
 LARGE = b"Subject: x\r\n\r\n" + (b"x" * 98 + b"\r\n") * 30_000  # 3 MB
@@ -78,6 +78,7 @@ def test_clients_that_need_a_full_disk_get_452_and_the_others_are_served(
     small_disk: Disk, launch: Launch, tell: Tell
 ) -> None:
     given = ("--spool-dir", str(small_disk.path), "--spool-threshold", "65536")
+    given += ("--max-disk", str(64 * MIB))  # more than there is
     server = launch("Log", *given, "--max-memory", str(20 * len(LARGE)))
 
     async def crowd() -> list[list[str]]:
