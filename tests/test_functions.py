@@ -388,6 +388,24 @@ def test_a_def_auth_handler_that_returns_a_coroutine_accepts_no_login(serve: Ser
         assert client.say("MAIL FROM:<a@example.com>").startswith("530 5.7.0 ")
 
 
+@pytest.mark.parametrize("parameters", [2, 5])
+def test_a_wrong_result_of_auth_handler_names_the_function(
+    serve: Serve, parameters: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def two(_username: str, _password: str) -> Any:
+        return 1
+
+    def five(
+        _peer: Any, _mechanism: str, _username: bytes, _password: bytes, _shared: bytes
+    ) -> Any:
+        return 1
+
+    check = two if parameters == 2 else five
+    with serve(function("def"), auth_handler=check, auth_mechs=OPEN).ready() as client:
+        assert client.say(plain("alice", "wonder")).startswith("454 4.7.0 ")
+    assert f"auth_handler ({__name__}.{check.__qualname__}) returned int; return " in caplog.text
+
+
 def test_a_login_as_another_user_does_not_call_auth_handler(serve: Serve, no_delay: None) -> None:
     seen: list[tuple[Any, ...]] = []
     running = serve(function("def"), auth_handler=function("def", True, seen), auth_mechs=OPEN)

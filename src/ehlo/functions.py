@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 from ehlo.handler import Callbacks, Origin, check_call, is_async, name_of
@@ -110,7 +111,7 @@ def _parameters_of(function: _Function) -> int | None:
 
 def _on_auth(function: AuthFunction) -> _Function:
     if _takes_password(function):
-        return _adapted(function, _password_of, _identity)
+        return _adapted(function, _password_of, partial(_identity, function))
 
     def arguments(session: Session, credentials: Credentials) -> _Arguments | None:
         login = _login_of(credentials)
@@ -118,12 +119,12 @@ def _on_auth(function: AuthFunction) -> _Function:
 
     def identity(accepted: object, asked: _Arguments) -> str | None:
         username: bytes = asked[2]
-        return _identity(accepted, (username.decode(errors="surrogateescape"),))
+        return _identity(function, accepted, (username.decode(errors="surrogateescape"),))
 
     return _adapted(function, arguments, identity)
 
 
-def _identity(accepted: object, asked: _Arguments) -> str | None:
+def _identity(function: AuthFunction, accepted: object, asked: _Arguments) -> str | None:
     """Return the user name, which is the first argument, if the function has accepted it."""
     if accepted is True:
         username: str = asked[0]
@@ -135,7 +136,7 @@ def _identity(accepted: object, asked: _Arguments) -> str | None:
         kind = f"an awaitable ({kind}); write it as async def"
         if inspect.iscoroutine(accepted):
             accepted.close()
-    raise TypeError(f"auth_handler returned {kind}; return True or False")
+    raise TypeError(f"auth_handler ({name_of(function)}) returned {kind}; return True or False")
 
 
 def _adapted(

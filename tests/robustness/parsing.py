@@ -324,13 +324,14 @@ def counted(run: Callable[[], object]) -> int:
     return child
 
 
-def main() -> None:
-    """Parse each input in all sizes, after a small one that imports and compiles."""
-    todo = measurements()
+def measure(
+    todo: list[tuple[Input, Callable[[str], object]]], sizes: tuple[int, int] = SIZES
+) -> None:
+    """Parse each input in both sizes, after a small one that imports and compiles."""
     for made, parse in todo:
         parse(said(made, BASE))
     runs: list[Callable[[], object]] = [
-        partial(parse, said(made, size)) for made, parse in todo for size in SIZES
+        partial(parse, said(made, size)) for made, parse in todo for size in sizes
     ]
     runs = [int, *runs, int]  # which does nothing
     gc.disable()
@@ -339,4 +340,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
-    main()
+    measure(measurements())

@@ -25,7 +25,7 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import CramMD5Credentials, ProvedCredentials
 from ehlo.protocol.auth.mechanism import Secret
 from ehlo.protocol.connection import Connection
-from ehlo.protocol.reply import ProtocolError, Reply
+from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import Counts, Transaction
 from ehlo.server.bodies import Bodies, Stamp
 from ehlo.server.hooks import Call, Ended, Hook, Hooks, failure_of
@@ -237,7 +237,7 @@ class Answers:
 
     async def question(self, hook: Hook, arguments: tuple[object, ...]) -> None:
         """Ask a hook about a command, and reply."""
-        self._reply(await self._ask(hook, arguments, answer_of), hook)
+        self._reply(await self._ask(hook, arguments, answer_of))
 
     async def secured(self, hook: Hook) -> None:
         """Call `on_tls` after a handshake; after a rejection only QUIT is left (RFC 3207 4.1)."""
@@ -264,7 +264,7 @@ class Answers:
             arguments = (self.session, partial(event.derive, found.pop()))
             answer = await self._log_in(hooks["derive"], arguments, self._give)
         if answer is not None:
-            await self._end_login(event, answer, hook)
+            await self._end_login(event, answer)
 
     async def auth(self, event: events.Auth) -> None:
         """Decide on a login. CRAM-MD5 is checked here if the handler has `on_secret`."""
@@ -273,14 +273,14 @@ class Answers:
             return
         if isinstance(credentials, ProvedCredentials):
             user = credentials.username if credentials.proved else None
-            await self._end_login(event, event.conclusion or self._log_in_as(user), None)
+            await self._end_login(event, event.conclusion or self._log_in_as(user))
         elif isinstance(credentials, CramMD5Credentials) and (hook := hooks.get("on_secret")):
             outcome = partial(self._check, credentials)
             answer = await self._log_in(hook, (self.session, credentials.username), outcome)
-            await self._end_login(event, answer, hook)
+            await self._end_login(event, answer)
         elif hook := hooks.get("on_auth"):
             answer = await self._log_in(hook, (self.session, credentials), self._identify)
-            await self._end_login(event, answer, hook)
+            await self._end_login(event, answer)
         else:
             self._cannot_serve(event, "on_auth")
 
@@ -356,9 +356,7 @@ class Answers:
         good = credentials.matches(secret if isinstance(secret, str | bytes) else b"")
         return self._log_in_as(credentials.username if known and good else None)
 
-    async def _end_login(
-        self, event: events.Auth | events.Secret, answer: Reply | None, hook: Hook | None
-    ) -> None:
+    async def _end_login(self, event: events.Auth | events.Secret, answer: Reply | None) -> None:
         """Reply to a login, after a delay if it has failed."""
         failed = answer is not None and answer.code >= 500
         counts = self.connection.counts
@@ -371,10 +369,8 @@ class Answers:
             self._further_until = self._runtime.loop.time() + _FURTHER
             self._flush()
             return
-        said = self._reply(answer, hook)
-        if isinstance(event, events.Auth) and (
-            said is None or (isinstance(said, Reply) and not said.refuses)
-        ):
+        self._reply(answer)
+        if isinstance(event, events.Auth) and answer is None:
             self.journal.logged_in(self.session.user, event.mechanism)
 
     def _cannot_serve(self, event: events.Secret | events.Auth, hook: str) -> None:
@@ -431,7 +427,7 @@ class Answers:
                 if message.per_recipient:
                     outcome = partial(answers_of, message, transaction.recipients)
                 answer = await self._ask(routes.message, (self.session, message), outcome)
-            answer = self._reply(answer, routes.message)
+            self._reply(answer)
             self.journal.accepted(self.session, transaction, answer, message)
             bodies.release()
         finally:
@@ -594,20 +590,12 @@ class Answers:
     def _log_late(self, call: Call) -> None:
         about(logger, self.session.id).warning("%s is over its deadline", call.hook.name)
 
-    def _reply(self, answer: Answer, hook: Hook | None) -> Answer:
-        """Pass the answer to the core, and return it. One that does not fit counts as a failure."""
-        connection = self.connection
-        try:
-            if isinstance(answer, list):
-                connection.reply_each(answer)
-            else:
-                connection.reply(answer)
-        except ProtocolError as no_answer:
-            if hook is None:
-                raise
-            answer = failure_of(no_answer, hook, self.session.id)
-            connection.reply(answer)
-        return answer
+    def _reply(self, answer: Answer) -> None:
+        """Pass the answer to the core. `results` lets only such through as fit."""
+        if isinstance(answer, list):
+            self.connection.reply_each(answer)
+        else:
+            self.connection.reply(answer)
 
     # -- time ------------------------------------------------------------------------------------
 
