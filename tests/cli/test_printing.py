@@ -198,7 +198,7 @@ def test_color_can_be_disabled(env: dict[str, str]) -> None:
 def test_json_is_one_object_on_one_line(start: Start) -> None:
     mail = a_mail()
     value = as_json(start, mail)
-    assert re.fullmatch(r"[0-9a-f]+\.1", value["id"])
+    assert re.fullmatch(r"[0-9a-f]+-1", value["id"])
     assert datetime.fromisoformat(value["time"]).tzinfo is not None
     assert re.fullmatch(r"127\.0\.0\.1:\d+", value["peer"])
     assert value["helo"] == "client.example"

@@ -84,7 +84,7 @@ def log_in_under(server: Launched, tell: Tell, log_in: Callable[[Client], str]) 
 
 
 @pytest.mark.parametrize("unlimited", [False, True])
-def test_wrong_passwords_from_two_addresses_keep_nobody_from_logging_in(
+def test_wrong_passwords_from_two_addresses_keep_no_user_from_logging_in(
     launch: Launch, tell: Tell, tmp_path: Path, unlimited: bool
 ) -> None:
     """With a limit they are soon turned away; without one, addresses take turns."""
@@ -105,7 +105,7 @@ NAMES = {"a user": "alice", "2 KB": "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASAL
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_scram_first_messages_from_two_addresses_keep_nobody_from_logging_in(
+def test_scram_first_messages_from_two_addresses_keep_no_user_from_logging_in(
     launch: Launch, tell: Tell, name: str
 ) -> None:
     server = launch("Secretive", "--max-auth-failures", "0", *STRICT)

@@ -63,8 +63,8 @@ class Options:
 
     addr: str | Sequence[str] = option(":25", group="Listening")
     """Address to listen on: `host:port`, `:port` for all addresses, `[v6]:port` or `unix:/path`;
-    port 0 binds a free port, and a host all of its addresses. `fd:3`, `systemd:` and `systemd:name` are inherited sockets.
-    Repeatable."""
+    port 0 binds a free port, and a host all of its addresses. `fd:3`, `systemd:` and
+    `systemd:name` are inherited sockets. Repeatable."""
     unix_mode: str = option("", group="Listening")
     """File mode of Unix sockets, such as `660`. By default, the umask applies."""
     listeners: Sequence[Listener] = option((), group="Listening", flag=False)
@@ -162,9 +162,10 @@ class Options:
     spool_dir: str = option("", group="Limits")
     """Directory for messages that are buffered on disk. By default, a temporary directory."""
     max_handlers: int = option(256, group="Limits", bound="> 0")
-    """Maximum hooks running concurrently; more of them wait."""
+    """Maximum hooks running concurrently; more of them wait. One address runs at most half of
+    them."""
     threads: int = option(16, group="Limits", bound="> 0")
-    """Number of threads for `def` hooks."""
+    """Number of threads for `def` hooks. One address uses at most half of them."""
 
     timeout: float | None = option(None, group="Timeouts", bound="> 0")
     """Idle timeout in seconds. By default 300 (command), 180 (body), 30 (TLS handshake, and until
