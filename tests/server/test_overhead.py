@@ -28,13 +28,16 @@ def test_a_quarter_of_the_memory_is_for_overhead_and_half_for_tls() -> None:
     overhead = Overhead(memory)
     assert overhead.hold(250)
     assert not overhead.hold(1)
-    assert overhead.begin_tls(500)
-    assert not overhead.begin_tls(1)
+    ended: list[str] = []
+    assert overhead.begin_tls(500, "a", lambda: ended.append("a"))
+    overhead.established("a")
+    assert not overhead.begin_tls(1, "b", lambda: ended.append("b"))
     assert memory.held == 750
     overhead.release(100)
     assert overhead.hold(100)
     overhead.end_tls(400)
-    assert overhead.begin_tls(400)
+    assert overhead.begin_tls(400, "b", lambda: ended.append("b"))
+    assert not ended
     overhead.release(250)
     overhead.end_tls(500)
     assert memory.held == 0
@@ -204,18 +207,44 @@ def test_without_room_for_a_handshake_a_listener_of_tls_closes(
     serve: Serve, certificates: Certificates, loop_name: str
 ) -> None:
     running = serve(
-        *(Box(),),
+        Box(),
         tls_config=certificates.server(),
         tls_listener=True,
-        max_memory=3 * HANDSHAKE_COST,
+        max_memory=2 * (SESSION_COST + HANDSHAKE_COST) - 2,
         loop=loop_name,
     )
-    with running.client() as first:
-        running.wait_until(lambda: running.sessions == 1)
+    with running.client(tls=certificates.client) as first:
+        assert first.hello().startswith("250")
         with running.client() as second:
             assert second.is_closed()
-        running.wait_until(lambda: running.sessions == 1)
-    assert first.sent == 0
+        assert first.say("NOOP") == "250 2.0.0 Ok"
+    running.wait_until_no_sessions()
+    assert running.runtime.memory.held == 0
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_clients_that_only_begin_a_handshake_keep_no_others_from_tls(
+    serve: Serve, certificates: Certificates, implicit: bool, loop_name: str
+) -> None:
+    running = serve(
+        Box(),
+        tls_config=certificates.server(),
+        tls_listener=implicit,
+        max_memory=3 * HANDSHAKE_COST,  # room for one
+        loop=loop_name,
+    )
+    with running.client() as idle:
+        if implicit:
+            running.wait_until(lambda: running.sessions == 1)
+        else:
+            assert idle.begin("STARTTLS")[0].startswith("220 ")
+        with running.client() as client:
+            if not implicit:
+                assert client.begin("STARTTLS")[0].startswith("220 ")
+            client.wrap(certificates.client)
+            answer = client.hello() if implicit else client.say("EHLO c")
+            assert answer.startswith("250")
+        assert idle.is_closed()
     running.wait_until_no_sessions()
     assert running.runtime.memory.held == 0
 

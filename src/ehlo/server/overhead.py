@@ -1,10 +1,13 @@
 """Overhead: what clients make the server hold in addition to bodies, so that its sum is bounded.
 
 It counts in the server's memory. So that no crowd keeps mail out, TLS may have half of the memory,
-and everything else together a quarter.
+and everything else together a quarter. Nor does a crowd that only begins handshakes keep others
+from TLS: without room the handshake that began first ends, and an honest one takes milliseconds.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from ehlo.server.space import Memory
 
@@ -18,6 +21,7 @@ class Overhead:
         self._most_tls = memory.limit // 2
         self._held = 0
         self._tls = 0
+        self._handshakes: dict[object, Callable[[], None]] = {}  # the first one first
 
     def hold(self, size: int) -> bool:
         """Count `size` bytes, and return whether there is room for them; if not, none count."""
@@ -32,13 +36,23 @@ class Overhead:
         self._held -= size
         self._memory.count_ahead(-size)
 
-    def begin_tls(self, size: int) -> bool:
-        """Count TLS, whatever else is held, since without it there is no mail; as `hold`."""
-        if self._tls + size > self._most_tls:
-            return False
+    def begin_tls(self, size: int, who: object, give_up: Callable[[], None]) -> bool:
+        """Count TLS, whatever else is held, since without it there is no mail; as `hold`.
+
+        `give_up` ends the handshake of `who`, and is called at most once, before `established`.
+        """
+        while self._tls + size > self._most_tls:
+            if not self._handshakes:
+                return False
+            self._handshakes.pop(next(iter(self._handshakes)))()
+        self._handshakes[who] = give_up
         self._tls += size
         self._memory.take(size)
         return True
+
+    def established(self, who: object) -> None:
+        """Note that a handshake is over."""
+        self._handshakes.pop(who, None)
 
     def end_tls(self, size: int) -> None:
         """Count `size` bytes of TLS no more."""

@@ -112,7 +112,7 @@ class Wire:
         """
         if self.channel is not None:
             raise RuntimeError("TLS has begun already")
-        if not self._overhead.begin_tls(channel.cost):
+        if not self._overhead.begin_tls(channel.cost, self, self._give_up):
             return False
         self._tls = channel.cost
         return True
@@ -136,6 +136,7 @@ class Wire:
                 self._send_tls(channel)
                 if not done:
                     continue
+                self._overhead.established(self)
                 self._overhead.end_tls(self._tls - channel.cost)
                 self._tls = channel.cost
                 secured(channel)
@@ -146,6 +147,11 @@ class Wire:
         said = plain[0] if len(plain) == 1 else b"".join(plain)
         self._decrypted += len(said)
         return said
+
+    def _give_up(self) -> None:
+        """Close amid a handshake, since there is no room for another one."""
+        self.abort()
+        self._forget_tls()
 
     def _send_tls(self, channel: Channel) -> None:
         data = channel.outgoing()
@@ -189,7 +195,11 @@ class Wire:
         """Count nothing of the client any more."""
         if self._waiting:
             self.count_waiting(0)
+        self._forget_tls()
+
+    def _forget_tls(self) -> None:
         if self._tls:
+            self._overhead.established(self)
             self._overhead.end_tls(self._tls)
             self._tls = 0
 
