@@ -182,6 +182,31 @@ def test_recipients_are_not_asked_about_where_they_are_not_counted() -> None:
     assert Admission().admit_recipient() is None
 
 
+class Small(Admission):
+    """Has room for some bytes of recipients."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def hold(self, size: int) -> bool:
+        if size > self.room:
+            return False
+        self.room -= size
+        return True
+
+
+def test_recipients_are_held_within_the_room_that_there_is() -> None:
+    small = Small(2000)
+    connection = Connection(Settings(), lambda: "nonce", admission=small)
+    play(connection, b"HELO c\r\nMAIL FROM:<a@x>\r\n" + b"RCPT TO:<b@x> NOTIFY=NEVER\r\n" * 9)
+    codes = [line[:3] for line in said(connection)[-9:]]
+    assert codes == sorted(codes)
+    assert {*codes} == {"250", "452"}
+    assert small.room < 2000
+    play(connection, b"RSET\r\n")
+    assert small.room == 2000
+
+
 def test_a_client_that_has_ended_is_answered_first() -> None:
     connection = connect()
     connection.receive_data(b"NOOP\r\nHELO c\r\n")

@@ -1,4 +1,4 @@
-"""What clients make the server hold besides bodies: counted, and bounded in its sum."""
+"""What clients make the server hold next to bodies: counted, and bounded in its sum."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _HARMFUL = re.compile(
 )
 MOST_LINES = 1_000
 """Lines of a text that are shown."""
-_SLICE: Final = 65_536  # characters that are made visible at once
+_SLICE: Final = 16_384  # characters that are made visible at once
 
 
 def visible(text: str) -> str:

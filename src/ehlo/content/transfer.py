@@ -82,8 +82,10 @@ def _from_uuencode(data: bytes) -> bytes:
             break
         # The first character counts the bytes; blanks at the end may have been cut off
         count = (line[0] - 32) & 63
+        if not count:
+            continue
         try:
-            if count > 3 * len(line) or (count > 0 and len(line) < 3):
+            if count > 3 * len(line) or len(line) < 3:
                 raise binascii.Error("too few letters")
             # Some encoders append a checksum
             decoded += binascii.a2b_uu(line[: (count * 4 + 5) // 3])
