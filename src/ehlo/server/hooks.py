@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import types
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextvars import Context
@@ -158,9 +159,9 @@ class Call(Wait[Ended]):
         error: BaseException | None = None
         try:
             result = await timed(self.hook.call(*arguments), self, self._runtime.steps)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as problem:  # noqa: BLE001  answered and logged, `SystemExit` too
+        except BaseException as problem:  # answered and logged, `SystemExit` too
+            if isinstance(problem, KeyboardInterrupt) and _in_main_thread():
+                raise  # a signal's; in any other thread it is the hook's own
             error = problem
         try:
             self._ended(result, error)
@@ -239,6 +240,10 @@ class Call(Wait[Ended]):
     def _cancelled(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():  # otherwise it has begun, and has said that it ended
             self._ended(None, asyncio.CancelledError())
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 @types.coroutine
