@@ -29,7 +29,7 @@ TAGS = (
         " ",
         "<div>\u00f0\u009f",
     ),
-    "<a " + "href " * 200 + ">",
+    "<a " + "href " * 40 + ">",
     "<a href=http://xxxx>" + "y<b>" * 100,
 )
 CHARSETS = (
