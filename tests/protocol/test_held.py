@@ -32,8 +32,10 @@ def test_recipients_without_room_are_452_and_their_bytes_are_given_back() -> Non
     room = Room(1000)
     connection = Connection(Settings(), lambda: "nonce", asks=frozenset(), admission=room)
     replies(connection, "HELO c", "MAIL FROM:<a@example.com>")
-    said = replies(connection, *["RCPT TO:<b@example.com>"] * 5)
-    assert [line[:9] for line in said] == [b"250 2.1.5"] * 3 + [b"452 4.3.1"] * 2
+    codes = [line[:9] for line in replies(connection, *["RCPT TO:<b@example.com>"] * 9)]
+    accepted = codes.count(b"250 2.1.5")  # how many depends on the sizes of Python's objects
+    assert 2 <= accepted <= 7
+    assert codes == [b"250 2.1.5"] * accepted + [b"452 4.3.1"] * (9 - accepted)
     transaction = connection.transaction
     assert transaction is not None
     assert transaction.held == 1000 - room.left > 0
