@@ -8,7 +8,7 @@ from email.parser import BytesHeaderParser
 import pytest
 
 from ehlo.protocol.settings import Settings
-from ehlo.protocol.trace import by_clause, received_field, with_protocol
+from ehlo.protocol.trace import by_clause, received_head, stamped, with_protocol
 from support.dialogue import CorePlayer, Rules
 
 
@@ -23,18 +23,15 @@ def field(
     recipient: str = "",
     priority: int | None = None,
 ) -> str:
-    return received_field(
+    head = received_head(
         helo=helo,
         rdns=rdns,
         address=address,
         by=by_clause("mx.example.com", appname),
         protocol=protocol,
         tls=tls,
-        id="abc-1",
-        recipient=recipient,
-        date="Thu, 1 Jan 2026 00:00:00 +0000",
-        priority=priority,
-    ).decode()
+    )
+    return stamped(head, "abc-1", recipient, "Thu, 1 Jan 2026 00:00:00 +0000", priority).decode()
 
 
 def test_the_whole_field() -> None:

@@ -25,32 +25,13 @@ def by_clause(hostname: str, appname: str) -> str:
     return f"by {hostname} ({_NOT_IN_COMMENT.sub('', appname)})"
 
 
-def received_field(
-    *,
-    helo: str,
-    rdns: str,
-    address: str,
-    by: str,
-    protocol: str,
-    tls: str,
-    id: str,  # noqa: A002  the name that RFC 5321 gives it
-    recipient: str,
-    date: str,
-    priority: int | None = None,
-) -> bytes:
-    """Return the field with its line ends; text from the client is made safe.
-
-    `helo` and `rdns` are the client's names (`""` when not known), `address` its IP address (`""`
-    for a Unix socket), `by` is `by_clause`'s, `protocol` is `with_protocol`'s, `tls` version and
-    cipher (`""` without TLS), `recipient` the only one (`""` when there are several: a hidden one
-    must not show), `date` an RFC 5322 3.3 date-time, `priority` MT-PRIORITY's value (RFC 6710 4.1).
-    """
-    head = received_head(helo=helo, rdns=rdns, address=address, by=by, protocol=protocol, tls=tls)
-    return stamped(head, id, recipient, date, priority)
-
-
 def received_head(*, helo: str, rdns: str, address: str, by: str, protocol: str, tls: str) -> str:
-    """Return the field up to its id, which may be the same for all messages of a session."""
+    """Return the field up to its id, which may be the same for all messages of a session.
+
+    Text from the client is made safe. `helo` and `rdns` are the client's names (`""` when not
+    known), `address` its IP address (`""` for a Unix socket), `by` is `by_clause`'s, `protocol` is
+    `with_protocol`'s, `tls` version and cipher (`""` without TLS).
+    """
     tls = f"\r\n\t({tls})" if tls else ""
     return (
         f"Received: from {_client_name(helo)}{_tcp_info(rdns, address)}\r\n"
@@ -59,8 +40,12 @@ def received_head(*, helo: str, rdns: str, address: str, by: str, protocol: str,
     )
 
 
-def stamped(head: str, id: str, recipient: str, date: str, priority: int | None) -> bytes:  # noqa: A002  as above
-    """Return the whole field: `head` is from `received_head`."""
+def stamped(head: str, id: str, recipient: str, date: str, priority: int | None) -> bytes:  # noqa: A002  the name that RFC 5321 gives it
+    """Return the whole field with its line ends: `head` is from `received_head`.
+
+    `recipient` is the only one (`""` when there are several: a hidden one must not show), `date` an
+    RFC 5322 3.3 date-time, `priority` MT-PRIORITY's value (RFC 6710 4.1).
+    """
     if recipient and len(recipient) < _SURELY_FITS and recipient.isascii():
         recipient = f"\r\n\tfor <{recipient}>"
     elif recipient:

@@ -44,17 +44,8 @@ class Driver(Occupant):
     """Drives the session of one connected client."""
 
     __slots__ = (
-        *(
-            "_is_cut_off",
-            "_serves",
-            "answers",
-            "connection",
-            "deadlines",
-            "quota",
-            "routes",
-            "runtime",
-        ),
-        *("slot", "wire"),
+        *("_is_cut_off", "_serves", "answers", "connection", "deadlines", "quota", "routes"),
+        *("runtime", "slot", "wire"),
     )
 
     answers: Answers

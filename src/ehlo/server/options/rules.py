@@ -215,7 +215,8 @@ def _reject_logins(options: Options, source: str, off: set[str]) -> None:
     Raises `ValueError` if a login is required.
     """
     reason = (
-        f"{source} has no mechanism without TLS; set tls_cert or auth_mechs={{'PLAIN': True}}"
+        f"{source} has no mechanism without TLS; call configure_tls (or give --tls-cert), "
+        "or set auth_mechs={'PLAIN': True}"
         if source and "AUTH" not in off
         else "see auth_handler, auth_file, auth_mechs, extensions and TLS"
     )
