@@ -307,6 +307,43 @@ def test_a_def_on_shutdown_does_not_wait_for_hooks_that_hang(serve: Serve) -> No
         gate.go_on.set()
 
 
+def test_a_hook_that_ends_after_the_run_is_logged_even_if_its_loop_goes_on(
+    loop_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = threading.Event()
+
+    async def work() -> None:
+        loop, entered = asyncio.get_running_loop(), asyncio.Event()
+        workers: list[threading.Thread] = []
+
+        def hangs(*_: object) -> None:
+            workers.append(threading.current_thread())
+            loop.call_soon_threadsafe(entered.set)
+            gate.wait(DEADLINE)
+
+        async with Server(hangs, addr="127.0.0.1:0") as server:
+            reader, writer = await asyncio.open_connection(*server.addresses[0])
+            assert server.running is not None
+            runtime = server.running.runtime
+            writer.write(
+                b"HELO c\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n"
+            )
+            await reader.readuntil(b"354 ")
+            writer.write(b"Hello\r\n.\r\n")
+            await entered.wait()
+            await server.shutdown(0)
+        assert runtime.memory.held > 0  # the hook has the message still
+        gate.set()
+        workers[0].join(DEADLINE)
+        assert "on_message ended after the server" in caplog.text
+        assert runtime.memory.held == 0
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+
+    run(loop_name, work())
+
+
 def test_an_exception_in_the_block_does_not_wait_for_clients(loop_name: str) -> None:
     async def work() -> None:
         streams: list[Any] = []

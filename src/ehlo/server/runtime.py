@@ -12,6 +12,7 @@ import itertools
 import logging
 import math
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -169,6 +170,8 @@ class Runtime:
         self._sweep_every = 1.0
         self._sweeper: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event | None = None  # while something waits for it
+        self._gate = threading.RLock()  # of `to_loop`; a signal's handler may call it within itself
+        self._stopped = False
         self._prefix = secrets.token_hex(4)
         self._counter = itertools.count(1)
 
@@ -270,14 +273,18 @@ class Runtime:
     # -- threads ---------------------------------------------------------------------------------
 
     def to_loop(self, call: Callable[[], None]) -> bool:
-        """Call `call` in the loop, from any thread; return `False` if the loop is closed.
+        """Call `call` in the loop, from any thread; return `False` if that is over.
 
+        It is over from `stop` on: a loop that closes soon would drop the call and say nothing.
         In debug mode a loop logs the arguments of a `partial`: a secret belongs into a closure.
         """
-        try:
-            self.loop.call_soon_threadsafe(call)
-        except RuntimeError:
-            return False
+        with self._gate:
+            if self._stopped:
+                return False
+            try:
+                self.loop.call_soon_threadsafe(call)
+            except RuntimeError:  # the loop was closed before the server
+                return False
         return True
 
     async def in_thread(self, run: Callable[[], T], threads: Threads | None = None) -> T:
@@ -296,7 +303,7 @@ class Runtime:
                 else:
                     ended.set_result(cast("T", result))
 
-            self.to_loop(tell)  # nothing waits in a loop that is closed
+            self.to_loop(tell)  # nothing waits for it after the end
 
         (threads or self.threads).submit(run, done)
         return await ended
@@ -308,6 +315,8 @@ class Runtime:
 
     def stop(self) -> None:
         """Let go of what does not end by itself; does not wait for a thread that is busy."""
+        with self._gate:
+            self._stopped = True
         if self._watch is not None:
             self._watch.stop()
         if self._sweeper is not None:
