@@ -2,10 +2,13 @@
 
 import dataclasses
 import errno
+import json
+import os
 import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,91 +23,136 @@ from support.program import Start
 LOOPBACK = ("--addr", "127.0.0.1:0")
 
 
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        (["--nope"], "No such option"),
-        (["nope"], "No such command"),
-        (["serve"], "Missing argument 'MODULE:ATTR'"),
-        (["serve", "app"], "'app' has no attribute part; write module:attr"),
-        (["serve", "nowhere:x"], "no module named 'nowhere'"),
-        (["serve", "app.part:x"], "no module named 'app.part'"),
-        (["serve", ".app:x"], "'.app' is a relative name"),
-        (["serve", "app:nothing"], "module 'app' has no attribute 'nothing'"),
-        (["serve", "app:place.nothing"], "module 'app' has no attribute 'place.nothing'"),
-        (["serve", "app:number"], "handler must be a function or an ehlo.Handler, not 3"),
-        (["serve", "app:place"], "ehlo.Handler, not <class 'app.place'>"),
-        (["serve", "app:Needy"], "app:Needy needs arguments"),
-        (["serve", "app:Silent"], "Silent has no on_message"),
-        (
-            ["serve", "app:instance", "--rcpt-handler", "app:only_bob"],
-            "cannot be combined",
-        ),
-        (["serve", "app:function", "--rcpt-handler", "app:nothing"], "no attribute 'nothing'"),
-        (["--json", "serve", "app:function"], "--json: options go after serve"),
-        (["--max-size", "much"], "'much' is not a valid integer"),
-        (["--max-size", "-1"], "--max-size is -1; it must be 0 or more"),
-        (["--timeout", "nan"], "--timeout is nan; it must be more than 0"),
-        (["--bare-newlines", "bend"], "'bend' is not one of"),
-        (["--loop", "round"], "'round' is not one of"),
-        (["serve", "app:function", "--workers", "0"], "--workers is 0; it must be more than 0"),
-        (
-            ["serve", "app:function", "--workers", "2", "--reload"],
-            "cannot be combined with --workers",
-        ),
-        (["--workers", "2"], "No such option"),
-        (["serve", "app:Needy", "--factory"], "app:Needy needs arguments"),
-        (["--unix-mode", "rw"], "--unix-mode is 'rw'; it must be three octal digits"),
-        (["--user", "no-such-user"], "no such user or group: 'no-such-user'"),
-        (["--user", "root"], "has the user or group of root"),
-        (["--addr", "fd:x"], "not a file descriptor: 'fd:x'"),
-        (["--log-level", "loud"], "'loud' is not one of"),
-        (["--addr", "nonsense"], "not an address: 'nonsense'"),
-        (["--hostname", "a b"], "--hostname is 'a b'; it must not contain a space"),
-        (["--appname", "\x1b[31m"], "it must be printable ASCII"),
-        (["--auth-mechs", "PLAIN"], "'PLAIN': write NAME=on or NAME=off"),
-        (["--auth-mechs", "PLAIN=maybe"], "'PLAIN=maybe': write NAME=on or NAME=off"),
-        (["--auth-mechs", "MAGIC=on"], "--auth-mechs: unknown mechanism: MAGIC"),
-        (["--extensions", "DSN"], "'DSN': write NAME=on or NAME=off or NAME=TEXT"),
-        (["--extensions", "DELIVERBY="], "'DELIVERBY=': write NAME=on"),
-        (["--extensions", "MAGIC=on"], "--extensions: no such extension: MAGIC"),
-        (["--extensions", "DELIVERBY=soon"], "--extensions: DELIVERBY=soon: not a number"),
-        (["--auth-required"], "--auth-required, but no client could log in; see --auth-handler"),
-        (["serve", "app:function", "--lmtp", "--addr", ":25"], "--lmtp cannot use port 25"),
-        (["serve", "app:function", "--lmtp", *LOOPBACK, "--addr", "[::1]:25"], "port 25"),
-        (["--xclient-networks", "10.0.0.1/8"], "--xclient-networks: not a network: '10.0.0.1/8'"),
-        (["--xforward-networks", "here"], "--xforward-networks: not a network: 'here'"),
-        (["--tls-required"], "--tls-required needs a certificate; set --tls-cert"),
-        (["--tls-listener"], "--tls-listener needs a certificate; set --tls-cert"),
-        (
-            ["--proxy-networks", "::1", "--proxy-networks", "x"],
-            "--proxy-networks: not a network: 'x'",
-        ),
-        (["--exempt-networks", "none", "--exempt-networks", "::1"], "not a network: 'none'"),
-        (["--exempt-networks", ""], "--exempt-networks: not a network: ''"),
-        (["--proxy-timeout", "0"], "--proxy-timeout is 0.0; it must be more than 0"),
-        (["--tls-cert", "nofile"], "'nofile' does not exist"),
-        (["--tls-key", "app.py"], "--tls-key requires --tls-cert"),
-        (["--tls-client-ca", "app.py"], "--tls-client-ca requires --tls-cert"),
-        (["--tls-client-certs", "required"], "--tls-client-certs requires --tls-client-ca"),
-        (
-            ["--tls-cert", "app.py", "--tls-cert", "app.py", "--tls-key", "app.py"],
-            "--tls-key: give one for each --tls-cert, or none",
-        ),
-        (["--log-file", "no/such/directory"], "--log-file no/such/directory: No such file"),
-        (["--tls-cert", "app.py"], "--tls-cert app.py: not a certificate and its key in PEM"),
-        (["--metrics", "nonsense"], "--metrics: not an address: 'nonsense'"),
-    ],
-)
+WRONG: list[tuple[list[str], str]] = [
+    (["--nope"], "No such option"),
+    (["nope"], "No such command"),
+    (["serve"], "Missing argument 'MODULE:ATTR'"),
+    (["serve", "app"], "'app' has no attribute part; write module:attr"),
+    (["serve", "nowhere:x"], "no module named 'nowhere'"),
+    (["serve", "app.part:x"], "no module named 'app.part'"),
+    (["serve", ".app:x"], "'.app' is a relative name"),
+    (["serve", "app:nothing"], "module 'app' has no attribute 'nothing'"),
+    (["serve", "app:place.nothing"], "module 'app' has no attribute 'place.nothing'"),
+    (["serve", "app:number"], "handler must be a function or an ehlo.Handler, not 3"),
+    (["serve", "app:place"], "ehlo.Handler, not <class 'app.place'>"),
+    (["serve", "app:Needy"], "app:Needy needs arguments"),
+    (["serve", "app:Silent"], "Silent has no on_message"),
+    (
+        ["serve", "app:instance", "--rcpt-handler", "app:only_bob"],
+        "cannot be combined",
+    ),
+    (["serve", "app:function", "--rcpt-handler", "app:nothing"], "no attribute 'nothing'"),
+    (["--json", "serve", "app:function"], "--json: options go after serve"),
+    (["--max-size", "much"], "'much' is not a valid integer"),
+    (["--max-size", "-1"], "--max-size is -1; it must be 0 or more"),
+    (["--timeout", "nan"], "--timeout is nan; it must be more than 0"),
+    (["--bare-newlines", "bend"], "'bend' is not one of"),
+    (["--loop", "round"], "'round' is not one of"),
+    (["serve", "app:function", "--workers", "0"], "--workers is 0; it must be more than 0"),
+    (
+        ["serve", "app:function", "--workers", "2", "--reload"],
+        "cannot be combined with --workers",
+    ),
+    (["--workers", "2"], "No such option"),
+    (["serve", "app:Needy", "--factory"], "app:Needy needs arguments"),
+    (["--unix-mode", "rw"], "--unix-mode is 'rw'; it must be three octal digits"),
+    (["--user", "no-such-user"], "no such user or group: 'no-such-user'"),
+    (["--user", "root"], "has the user or group of root"),
+    (["--addr", "fd:x"], "not a file descriptor: 'fd:x'"),
+    (["--log-level", "loud"], "'loud' is not one of"),
+    (["--addr", "nonsense"], "not an address: 'nonsense'"),
+    (["--hostname", "a b"], "--hostname is 'a b'; it must not contain a space"),
+    (["--appname", "\x1b[31m"], "it must be printable ASCII"),
+    (["--auth-mechs", "PLAIN"], "'PLAIN': write NAME=on or NAME=off"),
+    (["--auth-mechs", "PLAIN=maybe"], "'PLAIN=maybe': write NAME=on or NAME=off"),
+    (["--auth-mechs", "MAGIC=on"], "--auth-mechs: unknown mechanism: MAGIC"),
+    (["--extensions", "DSN"], "'DSN': write NAME=on or NAME=off or NAME=TEXT"),
+    (["--extensions", "DELIVERBY="], "'DELIVERBY=': write NAME=on"),
+    (["--extensions", "MAGIC=on"], "--extensions: no such extension: MAGIC"),
+    (["--extensions", "DELIVERBY=soon"], "--extensions: DELIVERBY=soon: not a number"),
+    (["--auth-required"], "--auth-required, but no client could log in; see --auth-handler"),
+    (["serve", "app:function", "--lmtp", "--addr", ":25"], "--lmtp cannot use port 25"),
+    (["serve", "app:function", "--lmtp", *LOOPBACK, "--addr", "[::1]:25"], "port 25"),
+    (["--xclient-networks", "10.0.0.1/8"], "--xclient-networks: not a network: '10.0.0.1/8'"),
+    (["--xforward-networks", "here"], "--xforward-networks: not a network: 'here'"),
+    (["--tls-required"], "--tls-required needs a certificate; set --tls-cert"),
+    (["--tls-listener"], "--tls-listener needs a certificate; set --tls-cert"),
+    (
+        ["--proxy-networks", "::1", "--proxy-networks", "x"],
+        "--proxy-networks: not a network: 'x'",
+    ),
+    (["--exempt-networks", "none", "--exempt-networks", "::1"], "not a network: 'none'"),
+    (["--exempt-networks", ""], "--exempt-networks: not a network: ''"),
+    (["--proxy-timeout", "0"], "--proxy-timeout is 0.0; it must be more than 0"),
+    (["--tls-cert", "nofile"], "'nofile' does not exist"),
+    (["--tls-key", "app.py"], "--tls-key requires --tls-cert"),
+    (["--tls-client-ca", "app.py"], "--tls-client-ca requires --tls-cert"),
+    (["--tls-client-certs", "required"], "--tls-client-certs requires --tls-client-ca"),
+    (
+        ["--tls-cert", "app.py", "--tls-cert", "app.py", "--tls-key", "app.py"],
+        "--tls-key: give one for each --tls-cert, or none",
+    ),
+    (["--log-file", "no/such/directory"], "--log-file no/such/directory: No such file"),
+    (["--tls-cert", "app.py"], "--tls-cert app.py: not a certificate and its key in PEM"),
+    (["--metrics", "nonsense"], "--metrics: not an address: 'nonsense'"),
+]
+
+# Runs `ehlo` with each of the command lines in a process of its own, all of which have the modules
+# of this one: a start of Python takes longer than an error
+EACH = """
+import json, os, sys
+from ehlo.cli import main
+
+for number, args in enumerate(json.load(sys.stdin)):
+    if not (child := os.fork()):
+        for stream, name in (sys.stdout, "out"), (sys.stderr, "err"):
+            os.dup2(os.open(f"{number}.{name}", os.O_CREAT | os.O_WRONLY), stream.fileno())
+        code = 1
+        try:
+            code = main(args)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    tmp_path_factory: pytest.TempPathFactory, modules_in: Callable[[Path], Path]
+) -> list[tuple[int, str, str]]:
+    """Return the exit code, the output and the errors for each row of WRONG."""
+    here = modules_in(tmp_path_factory.mktemp("usage"))
+    lines = json.dumps([args for args, _ in WRONG])
+    clean = {name: text for name, text in os.environ.items() if not name.startswith("EHLO_")}
+    command = [sys.executable, "-c", EACH]
+    done = subprocess.run(
+        command, cwd=here, env=clean, input=lines, text=True, stdout=subprocess.PIPE, check=True
+    )
+    return [
+        (int(code), (here / f"{number}.out").read_text(), (here / f"{number}.err").read_text())
+        for number, code in enumerate(done.stdout.split())
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)), ids=[" ".join(args) for args, _ in WRONG])
 def test_wrong_usage_is_reported_on_one_line_and_exits_with_2(
-    start: Start, here: Path, args: list[str], said: str
+    outcomes: list[tuple[int, str, str]], number: int
 ) -> None:
-    program = start("-m", "ehlo", *args, cwd=here)
+    code, out, err = outcomes[number]
+    assert code == 2
+    assert out == ""
+    assert re.fullmatch(r"ehlo: [^\n]+\n", err)
+    assert WRONG[number][1] in err
+    assert "\x1b" not in err
+
+
+def test_wrong_usage_of_a_process_of_its_own_exits_with_2(start: Start, here: Path) -> None:
+    program = start("-m", "ehlo", "serve", "app:nothing", cwd=here)
     assert program.wait() == 2
     assert program.out.text == ""
-    assert re.fullmatch(r"ehlo: [^\n]+\n", program.err.text)
-    assert said in program.err.text
-    assert "\x1b" not in program.err.text
+    assert program.err.text == "ehlo: module 'app' has no attribute 'nothing'\n"
 
 
 @pytest.mark.parametrize(
