@@ -18,7 +18,7 @@ from typing import Literal, TypedDict, TypeVar, Unpack
 
 from ehlo.functions import AuthFunction, MessageFunction, RcptFunction
 from ehlo.handler import Handler
-from ehlo.net import Peer
+from ehlo.net import ListenAddresses, Peer
 from ehlo.protocol.auth.mechanism import Mechanism
 from ehlo.protocol.extensions import Extension
 from ehlo.server.tls.certificates import TLSConfig
@@ -61,10 +61,11 @@ class Options:
 
     _: dataclasses.KW_ONLY
 
-    addr: str | Sequence[str] = option(":25", group="Listening")
+    addr: ListenAddresses = option(":25", group="Listening")
     """Address to listen on: `host:port`, `:port` for all addresses, `[v6]:port` or `unix:/path`;
     port 0 binds a free port, and a host all of its addresses. `fd:3`, `systemd:` and
-    `systemd:name` are inherited sockets. Repeatable."""
+    `systemd:name` are inherited sockets. Repeatable. In Python also `2525`, `("127.0.0.1", 2525)`,
+    a list of addresses, or `()` to listen nowhere (see `Server.protocol`)."""
     unix_mode: str = option("", group="Listening")
     """File mode of Unix sockets, such as `660`. By default, the umask applies."""
     listeners: Sequence[Listener] = option((), group="Listening", flag=False)
@@ -282,7 +283,7 @@ class Listener:
 
     __slots__ = ("addr", "overrides")
 
-    def __init__(self, addr: str | Sequence[str], **overrides: Unpack[ListenerOptions]) -> None:
+    def __init__(self, addr: ListenAddresses, **overrides: Unpack[ListenerOptions]) -> None:
         for name in overrides.keys() - ListenerOptions.__annotations__.keys():
             if name in Options.__dataclass_fields__:
                 raise ValueError(f"{name} applies to the whole server; pass it to Server")

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from ehlo.functions import mechanisms_of
 from ehlo.handler import Callbacks
 from ehlo.message import spool_directory
-from ehlo.net import Networks, Peer, parse_address
+from ehlo.net import Networks, Peer, addresses_of, parse_address
 from ehlo.passwords.file import PasswordFile
 from ehlo.protocol import grammar
 from ehlo.protocol.body import BareNewlines
@@ -370,9 +370,9 @@ def check_addresses(options: Options, addresses: Iterable[Peer] | None = None) -
             check_addresses(each)
         return
     if addresses is None:
-        addrs = [options.addr] if isinstance(options.addr, str) else options.addr
-        addresses = [parse_address(addr) for addr in addrs]
-    if options.lmtp and any(address.port == _SMTP_PORT for address in addresses):
+        addresses = map(parse_address, addresses_of(options.addr))
+    ports = [address.port for address in addresses]
+    if options.lmtp and _SMTP_PORT in ports:
         # RFC 2033 5
         raise ValueError("lmtp cannot use port 25, which is SMTP's; set addr to another port")
 

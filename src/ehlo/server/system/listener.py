@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from ehlo import paths
-from ehlo.net import INHERITED, Peer, parse_address
+from ehlo.net import INHERITED, ListenAddresses, Peer, addresses_of, parse_address
 from ehlo.paths import Entry
 from ehlo.server.system import systemd
 
@@ -45,10 +45,10 @@ def parse_mode(text: str) -> int | None:
     return int(text, 8)
 
 
-def unix_paths(addrs: str | Sequence[str]) -> list[str]:
+def unix_paths(addrs: ListenAddresses) -> list[str]:
     """Return the paths of the Unix sockets that `bind` makes, which its caller removes."""
-    given = [addrs] if isinstance(addrs, str) else addrs
-    return [addr.removeprefix("unix:") for addr in given if addr.startswith("unix:")]
+    parsed = map(parse_address, addresses_of(addrs))
+    return [each.host.removeprefix("unix:") for each in parsed if each.is_unix]
 
 
 def remove(made: Sequence[str]) -> None:
@@ -70,13 +70,13 @@ def _remove_socket(entry: Entry) -> None:
     os.unlink(entry.name, dir_fd=entry.directory)
 
 
-def bind(addrs: str | Sequence[str], unix_mode: int | None = None) -> list[socket.socket]:
+def bind(addrs: ListenAddresses, unix_mode: int | None = None) -> list[socket.socket]:
     """Return listening sockets for the addresses. Raises `OSError` that names the bad one."""
     return bind_all([(addrs, unix_mode)])[0]
 
 
 def bind_all(
-    listeners: Iterable[tuple[str | Sequence[str], int | None]],
+    listeners: Iterable[tuple[ListenAddresses, int | None]],
 ) -> list[list[socket.socket]]:
     """Bind for several listeners, each with its addresses and its mode: all of them or none."""
     groups: list[list[socket.socket]] = []
@@ -84,7 +84,7 @@ def bind_all(
     try:
         for addrs, unix_mode in listeners:
             groups.append([])
-            for addr in [addrs] if isinstance(addrs, str) else addrs:
+            for addr in addresses_of(addrs):
                 groups[-1] += _bind_one(parse_address(addr), _Access(unix_mode))
                 made += unix_paths(addr)
     except BaseException:
