@@ -34,7 +34,7 @@ from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import Snapshot, snapshot
 from ehlo.server.observing.views import Views
-from ehlo.server.options.config import Options
+from ehlo.server.options.config import Options, certificates_of
 from ehlo.server.options.files import Files
 from ehlo.server.options.rules import (
     Rules,
@@ -481,6 +481,7 @@ def _files(listeners: Sequence[Options]) -> Iterator[str]:
     for each in listeners:
         if each.auth_file is not None:
             yield each.auth_file
+        yield from chain.from_iterable(certificates_of(each))
         if isinstance(each.tls_config, FileContext):
             for certificate in each.tls_config.certificates:
                 yield from certificate.files
