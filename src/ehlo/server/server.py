@@ -25,6 +25,7 @@ from ehlo.server.options.config import (
 )
 from ehlo.server.options.target import callbacks_of, is_class, with_handler
 from ehlo.server.run import Run, abandon
+from ehlo.server.streams import rejecting
 from ehlo.server.system import loops, machine, signals, systemd
 from ehlo.server.tls.certificates import Certificate, FileContext, file_context, with_another
 from ehlo.server.workers.recipe import recipe
@@ -155,8 +156,8 @@ class Server:
         if self._alarm is not None:
             run.runtime.steps.when_blocked = self._alarm.look
         await run.listen(sock)
-        if run.addresses:  # otherwise it was ended during the start
-            logger.info("listening on %s", ", ".join(map(str, run.addresses)))
+        if not run.draining:  # otherwise it was ended during the start
+            logger.info("listening on %s", self._where())
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -206,6 +207,28 @@ class Server:
         done: Future[bool] = Future()
         done.set_result(self._parent is not None)
         return done
+
+    def protocol(self) -> asyncio.Protocol:
+        """Return the asyncio protocol for one client: a factory for `loop.create_server`.
+
+        Serve in the loop first. The server's options apply, with PROXY headers, limits and the
+        shutdown, as to the clients of its own addresses. For TLS set `tls_listener`, and no `ssl`
+        of `create_server`. A client that connects while the server does not run in this loop gets
+        `421 4.3.2`. Raises `ValueError` if options that only `listeners` override are unsafe.
+
+        Example::
+
+            async with ehlo.Server(handler, addr=()) as server:
+                loop = asyncio.get_running_loop()
+                mine = await loop.create_server(server.protocol, "127.0.0.1", 2525)
+                async with mine:
+                    await server.wait_closed()
+        """
+        run = self.running
+        if run is None or run.loop is not asyncio.get_running_loop():
+            logger.error("a client was rejected: the server does not run in this event loop")
+            return rejecting(self.options)
+        return run.protocol()
 
     async def serve_streams(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -258,7 +281,8 @@ class Server:
         try:
             with heard, systemd.watchdog(asyncio.get_running_loop()):
                 await self.start(sock)
-                if self.addresses:
+                if self._serves:
+                    machine.say_where(self._where())
                     self._tell_ready()
                 await self.wait_closed()
         finally:
@@ -282,12 +306,20 @@ class Server:
     def _on_hangup(self) -> None:
         logger.info("received SIGHUP: reloading")
         reloaded = self.reload()
-        if self.addresses:  # otherwise the service manager hears of the start or the end
+        if self._serves:  # otherwise the service manager hears of the start or the end
             systemd.reloading()
             reloaded.add_done_callback(lambda _: self._tell_ready())
 
+    @property
+    def _serves(self) -> bool:
+        """Whether it has started in this process, and does not end."""
+        return self.running is not None and not self.running.draining
+
+    def _where(self) -> str:
+        return ", ".join(map(str, self.addresses)) or "no address"
+
     def _tell_ready(self) -> None:
-        systemd.ready(f"Listening on {', '.join(map(str, self.addresses))}")
+        systemd.ready(f"Listening on {self._where()}")
 
     # -- in a thread -----------------------------------------------------------------------------
 
