@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,7 @@ logger = logging.getLogger("ehlo.server")
 
 _OWN_DESCRIPTORS: Final = 32  # at least, for the process itself and what its handlers open
 _TRIM_EVERY: float = 10.0  # seconds
+_SUPPOSED_MEMORY: Final = 4 << 30  # where the system does not reveal it
 _STDERR: Final = 2  # the last of the standard files
 
 # mallopt(3): the parameter's number in malloc.h, and its value
@@ -42,6 +44,8 @@ _CACHED: Final = range(24, 1033, 16)
 def memory(root: Path = Path("/")) -> int:
     """Return the bytes of the machine, or of the smallest of the process's control groups."""
     limits = _limits(root)
+    if not hasattr(os, "sysconf"):  # Windows
+        return min([_SUPPOSED_MEMORY, *limits])
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
 
 
@@ -80,10 +84,9 @@ def _limit(file: Path) -> int | None:
 def free_disk(directory: str) -> int:
     """Return the bytes that are free on the disk of a directory; 0 if there is no such one."""
     try:
-        found = os.statvfs(directory)
+        return shutil.disk_usage(directory).free
     except OSError:
         return 0
-    return found.f_bavail * found.f_frsize
 
 
 def descriptors() -> int | None:
