@@ -46,25 +46,23 @@ def spool_directory(wanted: str) -> str:
         return ""
 
 
-_seeking: Final = threading.Lock()  # between a seek and what follows it
+_seeking: Final = threading.Lock()  # between a seek and what follows it, on Windows
 
 
-def _read_at_seeking(file: int, count: int, offset: int) -> bytes:
-    """Read at an offset, on Windows, which lacks `pread`."""
+def _read_at(file: int, count: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file, count, offset)
     with _seeking:
         os.lseek(file, offset, os.SEEK_SET)
         return os.read(file, count)
 
 
-def _write_at_seeking(file: int, data: memoryview, offset: int) -> int:
-    """Write at an offset, on Windows, which lacks `pwrite`."""
+def _write_at(file: int, data: memoryview, offset: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(file, data, offset)
     with _seeking:
         os.lseek(file, offset, os.SEEK_SET)
         return os.write(file, data)
-
-
-_read_at = getattr(os, "pread", _read_at_seeking)
-_write_at = getattr(os, "pwrite", _write_at_seeking)
 
 
 def check_directory(directory: str) -> None:

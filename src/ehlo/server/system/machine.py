@@ -136,7 +136,7 @@ def open_standard_files() -> None:
 def say_where(addresses: str) -> None:
     """Write to standard error where the server listens, if logging is not configured to say it."""
     if not logger.hasHandlers() and sys.stderr is not None:
-        with contextlib.suppress(OSError):  # nobody reads it
+        with contextlib.suppress(OSError):  # it is closed
             sys.stderr.write(f"ehlo listens on {addresses}; press Ctrl+C to stop\n")
             sys.stderr.flush()
 
