@@ -26,10 +26,12 @@ urls = dict(text.split(", ", 1) for text in about.get_all("Project-URL") or ())
 SITE = urls["Documentation"]
 SOURCE = f"{urls['Source']}/blob/main/"
 copyright = "the authors of ehlo"  # noqa: A001  Sphinx wants this name
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 
 html_theme = "furo"
+pygments_style = "default"
+pygments_dark_style = "github-dark"
 html_title = f"ehlo {release}"
 html_copy_source = False
 html_show_copyright = False

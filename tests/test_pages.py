@@ -642,7 +642,7 @@ def test_deployment_behind_a_proxy(reader: Reader, capfd: pytest.CaptureFixture[
             client.send_message(LUNCH)
 
     reader.serve("deployment", "proxied.py", served)
-    assert capfd.readouterr().out == "192.0.2.7 by 127.0.0.1: Lunch\n"
+    assert capfd.readouterr().out == "192.0.2.7 by 127.0.0.1\n"
 
 
 def test_deployment_own_loop(reader: Reader, capfd: pytest.CaptureFixture[str]) -> None:
@@ -651,6 +651,13 @@ def test_deployment_own_loop(reader: Reader, capfd: pytest.CaptureFixture[str]) 
 
 
 # -- all pages -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_fits_the_width_of_the_site(page: Path) -> None:
+    for block in blocks(page):
+        if block.language != "text":
+            assert max(map(len, block.code.splitlines())) <= 84, block.code
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
