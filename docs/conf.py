@@ -30,7 +30,6 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 
 html_theme = "furo"
-pygments_style = "default"
 pygments_dark_style = "github-dark"
 html_title = f"ehlo {release}"
 html_copy_source = False
