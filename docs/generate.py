@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from ehlo.cli.commands import cli
+from ehlo.cli.flags import ProcessOptions
 from ehlo.handler import Handler
 from ehlo.protocol import reply as replies_of
 from ehlo.protocol.extensions import TABLE, Extension, rows
@@ -60,7 +61,8 @@ def options() -> str:
         if field.metadata["group"] != group:
             group = field.metadata["group"]
             lines += ["", f"## {group}", "", "| Option | Default | Description |", "|---|---|---|"]
-        only = "" if field.metadata["flag"] else " Not on the command line."
+        has_flag = field.metadata["flag"] or field.name in ProcessOptions.__dataclass_fields__
+        only = "" if has_flag else " Not on the command line."
         text = _cell(texts[field.name])
         lines.append(f"| `{field.name}` | `{_default(field.default)}` | {text}{only} |")
     return "\n".join(lines[1:])
@@ -97,7 +99,8 @@ def _command(name: str, command: click.Command) -> list[str]:
     ]
     params = [param for param in command.params if isinstance(param, click.Option)]
     serves = any(param.name == "addr" for param in params)
-    shared = {field.name for field in dataclasses.fields(Options)} if serves else set()
+    own = ProcessOptions.__dataclass_fields__
+    shared = Options.__dataclass_fields__.keys() - own.keys() if serves else set()
     records = [param.get_help_record(context) for param in params if param.name not in shared]
     rows = [
         f"| `{_cell(record[0].strip())}` | {_cell(record[1])} |" for record in records if record

@@ -35,8 +35,7 @@ MessageFunction = (
     | Callable[[Peer, str, list[str], bytes], Awaitable[MessageAnswer] | MessageAnswer]
 )
 """A function for messages: `(message)`, `(session, message)` or
-`(remote_addr, mail_from, rcpt_tos, data)`; its result means what that of `Handler.on_message`
-does."""
+`(remote_addr, mail_from, rcpt_tos, data)`. Its result is read as that of `Handler.on_message`."""
 RcptFunction = Callable[[Peer, str, str], Awaitable[bool | Reply] | bool | Reply]
 PasswordFunction = Callable[[str, str], Awaitable[bool] | bool]
 LoginFunction = Callable[[Peer, str, bytes, bytes, bytes], Awaitable[bool] | bool]

@@ -16,6 +16,8 @@ from ehlo.protocol.reply import Reply
 from ehlo.session import Session
 
 Answer = Awaitable[Reply | bool | None] | Reply | bool | None
+"""What a hook that is asked returns, or awaits: `None` or `True` accepts, `False` rejects, and a
+`Reply` chooses the reply."""
 MessageAnswer = Reply | str | bool | Mapping[str, Reply | str | bool | None] | None
 Params = Mapping[str, Any]
 AnyServer = Any  # `ehlo.Server` stands above this module and cannot be named here

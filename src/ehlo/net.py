@@ -17,7 +17,7 @@ INHERITED: Final = ("fd:", "systemd:")
 """The beginnings of addresses that name a socket which is open when the server starts."""
 
 ListenAddress = int | tuple[str, int] | str
-"""An address to listen on: text as in `parse_address`, a port of all addresses, or `(host, port)`."""
+"""An address to listen on: text (see `parse_address`), a port, or `(host, port)`."""
 ListenAddresses = ListenAddress | Sequence[ListenAddress]
 """One address to listen on, or several."""
 

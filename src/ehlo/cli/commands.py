@@ -260,7 +260,8 @@ def _configure_tls(server: Server, process: ProcessOptions, passphrase: str | No
     if keys and len(keys) != len(certs):
         raise click.UsageError("--tls-key: give one for each --tls-cert, or none")
     if certs:
-        server.configure(tls_config=None)  # otherwise those of the user's Server would come first
+        # Otherwise those of the user's Server would come first
+        server.configure(tls_config=None, tls_cert=(), tls_key=())
     for cert, key in zip(certs, keys or certs, strict=True):
         try:
             server.configure_tls(cert, key, passphrase, client_ca, client_certs or "optional")

@@ -1,4 +1,4 @@
-"""Memory, disk and file descriptors that the machine lets one process have, and its malloc.
+"""Memory, disk and files that the machine lets one process have, and its malloc.
 
 Bodies of all sizes come and go. By its own rules glibc returns the end of its heap to the system
 whenever 128 KiB of it are free, so that a message of 100 KB costs its pages each time, and keeps
@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -127,6 +128,14 @@ def open_standard_files() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(number, True)
     os.close(number)
+
+
+def say_where(addresses: str) -> None:
+    """Write to standard error where the server listens, if logging is not configured to say it."""
+    if not logger.hasHandlers() and sys.stderr is not None:
+        with contextlib.suppress(OSError):  # nobody reads it
+            sys.stderr.write(f"ehlo listens on {addresses}; press Ctrl+C to stop\n")
+            sys.stderr.flush()
 
 
 def most_connections(asked: int) -> int:
