@@ -105,6 +105,8 @@ class Reader:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.sockets = directory
+        """Where Unix sockets are."""
         self.served: Served | None = None
         """What happens while a program serves."""
         self.servings = 0
@@ -187,7 +189,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     async def start(self: Server, sock: Any = None) -> None:
         reading.started.append(self)
         if sock is None:
-            _move(self, tmp_path)
+            _move(self, reading.sockets)
         await begin(self, sock)
 
     def listen_and_serve(self: Server, **_options: Any) -> None:
