@@ -111,3 +111,17 @@ def test_links_have_targets(page: Path) -> None:
             headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
             anchors = [re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings]
             assert anchor in anchors, target
+
+
+def test_the_table_of_extras_has_every_extra_for_users() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = (ROOT / "docs" / "installation.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.MULTILINE))
+    extras = project["optional-dependencies"]
+    assert rows.keys() == extras.keys() - {"dev", "docs"}
+    for name, needs in extras.items():
+        for need in needs:
+            package = re.split(r"[>=\[;]", need)[0]
+            assert name not in rows or package == "ehlo" or package in rows[name], (name, package)
+    (everything,) = extras["all"]
+    assert set(re.findall(r"\w+", everything)) - {"ehlo"} == rows.keys() - {"all"}
