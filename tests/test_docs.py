@@ -125,3 +125,18 @@ def test_the_table_of_extras_has_every_extra_for_users() -> None:
             assert name not in rows or package == "ehlo" or package in rows[name], (name, package)
     (everything,) = extras["all"]
     assert set(re.findall(r"\w+", everything)) - {"ehlo"} == rows.keys() - {"all"}
+
+
+OTHER_REPLIES = {
+    *("214 2.0.0", "221 2.0.0", "250 2.0.0", "421 4.4.2", "555 5.5.4"),  # with other texts
+    *("250 2.3.6", "452 4.2.2"),  # of handlers
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_replies_on_the_pages_are_in_the_catalogue(page: Path) -> None:
+    catalogue = re.findall(
+        r"^\| (\d{3} \d\.\d\.\d+) ", (ROOT / "docs/replies.md").read_text(), re.MULTILINE
+    )
+    found = set(re.findall(r"\b[2-5]\d\d [245]\.\d{1,3}\.\d{1,3}", page.read_text()))
+    assert found <= {*catalogue, *OTHER_REPLIES}
