@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, cast
 
 from ehlo.protocol.address import Address
 from ehlo.protocol.reply import Reply
@@ -45,6 +46,25 @@ def spool_directory(wanted: str) -> str:
         return ""
 
 
+_seeking: Final = threading.Lock()  # between a seek and what follows it, on Windows
+
+
+def _read_at(file: int, count: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file, count, offset)
+    with _seeking:
+        os.lseek(file, offset, os.SEEK_SET)
+        return os.read(file, count)
+
+
+def _write_at(file: int, data: memoryview, offset: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(file, data, offset)
+    with _seeking:
+        os.lseek(file, offset, os.SEEK_SET)
+        return os.write(file, data)
+
+
 def check_directory(directory: str) -> None:
     """Raise `OSError` if bodies cannot be stored in `directory`."""
     Spool(directory).close()
@@ -72,14 +92,14 @@ class Spool:
         for chunk in chunks:
             view = memoryview(chunk)
             while view:
-                done = os.pwrite(self._file.fileno(), view, self.size + written)
+                done = _write_at(self._file.fileno(), view, self.size + written)
                 view = view[done:]
                 written += done
         self.size += written
 
     def read_at(self, offset: int, count: int) -> bytes:
         """Return at most `count` bytes from `offset`; `b""` at the end. Raises `OSError`."""
-        return os.pread(self._file.fileno(), max(0, min(count, self.size - offset)), offset)
+        return _read_at(self._file.fileno(), max(0, min(count, self.size - offset)), offset)
 
     def close(self) -> None:
         """Close the file; reading it later raises `ValueError`."""

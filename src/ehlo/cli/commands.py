@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from ehlo import paths
 from ehlo.cli.flags import (
     Given,
     GroupedOption,
@@ -154,6 +155,8 @@ def serve(target: str, *, reload: bool, **given: object) -> None:
         else:
             server.listen_and_serve(tune_malloc=True)
 
+    if reload and not paths.IS_POSIX:
+        raise click.UsageError("--reload needs a POSIX system; leave it out")
     if reload and server.options.workers > 1:
         raise click.UsageError("--reload cannot be combined with --workers")
     try:

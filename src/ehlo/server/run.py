@@ -477,7 +477,10 @@ def check_spool(options: Options) -> None:
     if not options.spool_dir:
         return
     try:
-        with paths.entry_of(f"{options.spool_dir}/.", follow=False):
+        if paths.IS_POSIX:
+            with paths.entry_of(f"{options.spool_dir}/.", follow=False):
+                check_directory(options.spool_dir)
+        else:
             check_directory(options.spool_dir)
     except OSError as error:
         reason = f"spool_dir: cannot write to {options.spool_dir}: {error.strerror}"

@@ -28,7 +28,7 @@ from ehlo.server.run import Run, abandon
 from ehlo.server.streams import rejecting
 from ehlo.server.system import loops, machine, signals, systemd
 from ehlo.server.tls.certificates import Certificate, FileContext, file_context, with_another
-from ehlo.server.workers.recipe import recipe
+from ehlo.server.workers.recipe import check_workers, recipe
 
 if TYPE_CHECKING:
     from ehlo.server.workers.parent import Parent
@@ -265,6 +265,7 @@ class Server:
             work = partial(self._serve_until_signalled, sock)
             loops.run(work, self.options.loop, partial(abandon, self), tune_malloc=tune_malloc)
             return
+        check_workers(self.options)
         from ehlo.server.workers.parent import Parent  # most servers never need it
 
         parent = Parent(self.options, recipe(self.options, Server))
@@ -277,7 +278,8 @@ class Server:
     async def _serve_until_signalled(self, sock: socket.socket | None) -> None:
         ending = {number: partial(self._on_end, number) for number in signals.ENDING}
         self._alarm = signals.Alarm(self._blocked, spared=1)
-        heard = signals.heard({signal.SIGHUP: self._on_hangup}, ending, self._alarm)
+        reloading = dict.fromkeys(signals.RELOADING, self._on_hangup)
+        heard = signals.heard(reloading, ending, self._alarm)
         try:
             with heard, systemd.watchdog(asyncio.get_running_loop()):
                 await self.start(sock)
