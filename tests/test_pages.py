@@ -250,6 +250,8 @@ def test_web_flask(reader: Reader) -> None:
 
 def test_database_saves_mail(reader: Reader) -> None:
     reader.serve("database", "save.py", accepts_lunch)
+    reader.save("database", "subjects.py")
+    assert reader.command("subjects.py") == shown("database", "subjects.py")
     ((sender, recipients, subject, text),) = sqlite3.connect("mail.db").execute(
         "SELECT sender, recipients, subject, text FROM mail"
     )

@@ -16,6 +16,7 @@ import shutil
 import smtplib
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from email.message import EmailMessage
@@ -46,7 +47,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DEADLINE = 120.0  # seconds for a program that a test runs: long enough on a machine that is busy
 
-_FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FENCED = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 _NAMED = re.compile(r"# ([\w/.-]+\.\w+)$", re.MULTILINE)
 
 Served = Callable[[Server], None]
@@ -67,7 +68,8 @@ class Block(NamedTuple):
 def blocks(page: Path) -> list[Block]:
     """Return the fenced blocks of a page, in their order."""
     found = []
-    for language, code in _FENCED.findall(page.read_text()):
+    for _, language, indented in _FENCED.findall(page.read_text()):
+        code = textwrap.dedent(indented)
         named = _NAMED.match(code)
         found.append(Block(page.stem, language, code, named[1] if named else ""))
     return found
