@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ehlo.server.server import Server as Server
     from ehlo.server.server import listen_and_serve as listen_and_serve
     from ehlo.server.server import listen_and_serve_tls as listen_and_serve_tls
+    from ehlo.session import Envelope as Envelope
     from ehlo.session import ProxyInfo as ProxyInfo
     from ehlo.session import Session as Session
     from ehlo.session import TLSInfo as TLSInfo
@@ -76,7 +77,7 @@ _HOMES = {
     "ehlo.protocol.reply": "Reject Reply",
     "ehlo.server.options.config": "Listener",
     "ehlo.server.server": "Server listen_and_serve listen_and_serve_tls",
-    "ehlo.session": "ProxyInfo Session TLSInfo current_session",
+    "ehlo.session": "Envelope ProxyInfo Session TLSInfo current_session",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -11,10 +11,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal, cast
 
 from ehlo.protocol.address import Address
 from ehlo.protocol.reply import Reply
+from ehlo.protocol.state import Transaction
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
@@ -168,7 +170,7 @@ class Message:
 
     __slots__ = (
         *("__weakref__", "_body", "_chunks", "_content", "_data", "_email", "_refusals", "_spool"),
-        *("_streams", "id", "per_recipient", "recipients", "sender", "trace", "via"),
+        *("_streams", "_transaction", "id", "per_recipient", "recipients", "sender", "trace"),
     )
 
     def __init__(
@@ -181,8 +183,8 @@ class Message:
         *,
         spool: Spool | None = None,
         streams: bool = False,
-        via: Literal["DATA", "BDAT"] = "DATA",
         per_recipient: bool = False,
+        transaction: Transaction | None = None,
     ) -> None:
         self.id = message_id
         """The unique id of the message, also in `Received` and in the log."""
@@ -192,11 +194,10 @@ class Message:
         """The accepted envelope recipients, in the order in which the client gave them."""
         self.trace = trace
         """The `Received` field of this server (RFC 5321 4.4), with its line ends."""
-        self.via = via
-        """The command that transferred the body: `"DATA"` or `"BDAT"`."""
         self.per_recipient = per_recipient
         """Whether each recipient gets its own reply, as in LMTP (RFC 2033)."""
-        self._refusals: dict[str, Reply] = {}
+        self._transaction = transaction
+        self._refusals: dict[str, Reply] | None = None  # made for the first one
         self._chunks = chunks
         self._spool = spool  # the whole body, or None if it is in `_chunks`
         self._streams = streams
@@ -220,12 +221,26 @@ class Message:
             raise ValueError(f"not a recipient of {self.id}; use one of message.recipients")
         if not reply.refuses:
             raise ValueError(f"{reply.code} does not reject; use a 4xx or 5xx reply")
+        if self._refusals is None:
+            self._refusals = {}
         self._refusals[str(recipient)] = reply
 
     @property
     def refusals(self) -> Mapping[str, Reply]:
         """The replies that were passed to `refuse`, by recipient."""
-        return self._refusals
+        return self._refusals or {}
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """A namespace for your own values: what hooks put into `session.transaction.state`."""
+        if self._transaction is None:
+            self._transaction = Transaction(self.sender)
+        return self._transaction.state
+
+    @property
+    def via(self) -> Literal["DATA", "BDAT"]:
+        """The command that transferred the body: `"DATA"` or `"BDAT"`."""
+        return "DATA" if self._transaction is None else self._transaction.via
 
     @property
     def size(self) -> int:

@@ -68,6 +68,8 @@ class Question(Generic[S]):
     """Whether the server is asked even if it has no hook; otherwise the answer is yes."""
     ends: bool = False
     """Whether acceptance ends the transaction."""
+    propose: Callable[[Conversation, S], None] | None = None
+    """Show the subject to the server before it is asked; `reject` takes it back."""
     made_of: Callable[[S], Event] = _itself
     """Make the event of a subject; by default the event of one field, or the subject itself."""
 
@@ -149,6 +151,8 @@ AnyVerb: TypeAlias = Verb[Any]
 def take(conversation: Conversation, question: AnyQuestion, subject: object) -> Ask | Told:
     """Return the question if the server wants to be asked; otherwise accept."""
     if question.event in conversation.asks or question.always:
+        if question.propose is not None:
+            question.propose(conversation, subject)
         return question, subject
     return accept(conversation, question, subject, None)
 
