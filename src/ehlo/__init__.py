@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from ehlo.protocol.extensions import Extension as Extension
     from ehlo.protocol.parameters import DeliverBy as DeliverBy
     from ehlo.protocol.parameters import Facts as Facts
+    from ehlo.protocol.parameters import MailParams as MailParams
     from ehlo.protocol.parameters import OriginalRecipient as OriginalRecipient
+    from ehlo.protocol.parameters import RcptParams as RcptParams
     from ehlo.protocol.parameters import Rrvs as Rrvs
     from ehlo.protocol.proxy import ProxySSL as ProxySSL
     from ehlo.protocol.reply import Reject as Reject
@@ -72,7 +74,7 @@ _HOMES = {
     "ehlo.protocol.auth.keys": "ScramKeys",
     "ehlo.protocol.auth.mechanism": "AuthContext Mechanism SecretWanted",
     "ehlo.protocol.extensions": "Extension",
-    "ehlo.protocol.parameters": "DeliverBy Facts OriginalRecipient Rrvs",
+    "ehlo.protocol.parameters": "DeliverBy Facts MailParams OriginalRecipient RcptParams Rrvs",
     "ehlo.protocol.proxy": "ProxySSL",
     "ehlo.protocol.reply": "Reject Reply",
     "ehlo.server.options.config": "Listener",

@@ -328,8 +328,9 @@ class Message:
     def email(self) -> EmailMessage:
         """The message as the standard library parses it, on first use.
 
-        It follows `email.policy.default`, but a malformed field is plain text instead of an
-        exception. Use `content` for what a person sees: it is faster, and its time is bounded.
+        It follows `email.policy.default`, but text has LF line ends, and a malformed field is plain
+        text instead of an exception. Use `content` for what a person sees: it is faster, and its
+        time is bounded.
         """
         if self._email is None:
             from ehlo.content.parsed import parse_email  # slow to import, and rarely needed
