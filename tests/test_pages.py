@@ -474,7 +474,9 @@ def test_migrating_a_test(reader: Reader) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_migrating_an_authenticator(reader: Reader, certificates: Certificates) -> None:
+def test_migrating_an_authenticator(
+    reader: Reader, certificates: Certificates, no_delay: None
+) -> None:
     from aiosmtpd.smtp import LoginPassword
 
     authenticator = reader.load("migrating", "authenticator_before.py").authenticator
