@@ -83,6 +83,8 @@ class Transaction:
     """Bytes of the body so far, after unstuffing."""
     crs: int = 0
     """CRs at the end of the body so far: their meaning depends on the next byte."""
+    whole: bytes | None = None
+    """The body if it came as one packet."""
     chunks: ChunkReader | None = None
     """The reader of the chunks if the body comes by BDAT."""
     refusal: Reply | None = None
