@@ -15,7 +15,16 @@ from pathlib import Path
 import trustme
 from load import Endpoint, LoadError, program
 from measure import pinned
-from scenarios import AIOSMTPD, EHLO_ASYNC, EHLO_DEF, EHLO_HOURLY, EHLO_ONE, EHLO_TWO, SMTP_SINK
+from scenarios import (
+    AIOSMTPD,
+    EHLO_ASYNC,
+    EHLO_DEF,
+    EHLO_HOURLY,
+    EHLO_ONE,
+    EHLO_TUNED,
+    EHLO_TWO,
+    SMTP_SINK,
+)
 
 READY_WITHIN = 15.0  # seconds
 STOPPED_WITHIN = 15.0
@@ -27,6 +36,7 @@ SCRIPTS = {
     AIOSMTPD: ("aiosmtpd_server.py",),
     EHLO_ASYNC: ("ehlo_server.py", "--handler", "async"),
     EHLO_DEF: ("ehlo_server.py", "--handler", "def"),
+    EHLO_TUNED: ("ehlo_server.py", "--handler", "async", "--tune-malloc"),
     EHLO_HOURLY: ("ehlo_server.py", "--handler", "async", "--hourly"),
     EHLO_ONE: ("ehlo_workers.py", "--workers", "1"),
     EHLO_TWO: ("ehlo_workers.py", "--workers", "2"),

@@ -53,13 +53,13 @@ def run_core(transactions: int) -> None:
     from ehlo.protocol.connection import Connection
     from ehlo.protocol.settings import Settings
 
-    connection = Connection(Settings(), lambda: "nonce", asks=frozenset({events.Mail}))
+    connection = Connection(Settings(), lambda: "nonce", asks=frozenset())
     waiting = events.Waiting
     gc.freeze()
     for packet in chain((b"",), session(transactions)):
         event = connection.hear(packet)
         while not isinstance(event, waiting):
-            if isinstance(event, events.Mail | events.MessageEnd):
+            if isinstance(event, events.MessageEnd):
                 connection.reply()
             event = connection.next_event()
         connection.data_to_send()
@@ -107,6 +107,9 @@ class Transport(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
 
 def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
     """Open connections to one server, each with its number of transactions."""
@@ -131,8 +134,7 @@ def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
     resolved = rules.resolve(server.options, callbacks, Files())
     runtime = Runtime(server.options, resolved.exempt, cast("asyncio.AbstractEventLoop", loop))
     runtime.clock = Clock(lambda: 0.0)
-    counted = bool(runtime.recipient_rate)
-    routes = Routes(resolved, hooks_of(callbacks), counts_recipients=counted)
+    routes = Routes(resolved, hooks_of(callbacks))
     gc.freeze()  # a garbage collection would hit so short a run at random
     for transactions in sessions:
         transport = Transport(peer)

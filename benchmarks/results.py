@@ -85,7 +85,7 @@ class Verdict:
         server, against = self.target.server, self.target.against
         if against is None:
             return LABELS[server]
-        return f"{LABELS[server]} {'-' if self.target.more else '/'} {LABELS[against]}"
+        return f"{LABELS[server]} / {LABELS[against]}"
 
     @property
     def word(self) -> str:
@@ -95,7 +95,7 @@ class Verdict:
 
     def shown(self, value: float) -> str:
         """Return a value in the unit of this target."""
-        is_ratio = self.target.against is not None and not self.target.more
+        is_ratio = self.target.against is not None
         return ratio(value) if is_ratio else quantity(self.scenario, value)
 
 
@@ -111,12 +111,6 @@ def quantity(scenario: Scenario, value: float) -> str:
     return f"{value * 1e6:.0f} us" if value < 1e-3 else f"{value * 1e3:.1f} ms"
 
 
-def _measured(target: Target, result: Result) -> list[float]:
-    if target.more and target.against is not None:
-        return result.beyond(target.server, target.against)
-    return result.against(target.server, target.against)
-
-
 def verdicts(results: Sequence[Result]) -> list[Verdict]:
     """Return each target for which there are figures."""
     by_name = {result.scenario.name: result for result in results}
@@ -124,7 +118,7 @@ def verdicts(results: Sequence[Result]) -> list[Verdict]:
         Verdict(
             target,
             by_name[target.scenario].scenario,
-            _measured(target, by_name[target.scenario]),
+            by_name[target.scenario].against(target.server, target.against),
         )
         for target in TARGETS
         if target.scenario in by_name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hmac
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from ehlo import (
     Reply,
     TokenCredentials,
 )
-from ehlo.functions import callbacks_of_functions
+from ehlo.functions import callbacks_of_functions, mechanisms_of
 from ehlo.handler import is_async
 from ehlo.server.hooks import hooks_of
 from support.hooks import KINDS
@@ -387,6 +388,24 @@ def test_a_def_auth_handler_that_returns_a_coroutine_accepts_no_login(serve: Ser
         assert client.say("MAIL FROM:<a@example.com>").startswith("530 5.7.0 ")
 
 
+@pytest.mark.parametrize("parameters", [2, 5])
+def test_a_wrong_result_of_auth_handler_names_the_function(
+    serve: Serve, parameters: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def two(_username: str, _password: str) -> Any:
+        return 1
+
+    def five(
+        _peer: Any, _mechanism: str, _username: bytes, _password: bytes, _shared: bytes
+    ) -> Any:
+        return 1
+
+    check = two if parameters == 2 else five
+    with serve(function("def"), auth_handler=check, auth_mechs=OPEN).ready() as client:
+        assert client.say(plain("alice", "wonder")).startswith("454 4.7.0 ")
+    assert f"auth_handler ({__name__}.{check.__qualname__}) returned int; return " in caplog.text
+
+
 def test_a_login_as_another_user_does_not_call_auth_handler(serve: Serve, no_delay: None) -> None:
     seen: list[tuple[Any, ...]] = []
     running = serve(function("def"), auth_handler=function("def", True, seen), auth_mechs=OPEN)
@@ -394,6 +413,160 @@ def test_a_login_as_another_user_does_not_call_auth_handler(serve: Serve, no_del
         assert client.say(plain("alice", "wonder", authzid="root")).startswith("535 5.7.8 ")
         assert seen == []
         assert client.say(plain("alice", "wonder", authzid="alice")).startswith("235 ")
+
+
+# -- an auth_handler of two parameters ------------------------------------------------------------
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("answer", "reply"),
+    [
+        (True, "235 2.7.0"),
+        (False, "535 5.7.8"),
+        (None, "535 5.7.8"),
+        (1, "454 4.7.0"),
+        ("alice", "454 4.7.0"),
+        (Reply(235, "2.7.0", "Yes"), "454 4.7.0"),
+        (RuntimeError("the secret is wonder"), "454 4.7.0"),
+        (Reject(432, "4.7.12", "Change your password"), "432 4.7.12"),
+    ],
+)
+def test_a_function_of_two_parameters_gets_user_name_and_password(
+    serve: Serve, no_delay: None, kind: str, answer: object, reply: str
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+    act = function(kind, answer, seen)
+
+    def check(username: str, password: str) -> Any:
+        return act(username, password)
+
+    async def check_async(username: str, password: str) -> Any:
+        return await act(username, password)
+
+    handler = check_async if kind == "async def" else check
+    running = serve(function("def"), auth_handler=handler, auth_mechs=OPEN)
+    with running.client() as client:
+        assert "250 AUTH LOGIN PLAIN" in client.hello().replace("-", " ")
+        assert client.say(plain("älice", "wönder")).startswith(reply)
+    with running.ready() as client:
+        assert login(client, "älice", "wönder").startswith(reply)
+    assert seen == [("älice", "wönder")] * 2
+
+
+@pytest.mark.parametrize("bad", [b"\0al\xffice\0wonder", b"\0alice\0won\xffder"])
+def test_bytes_that_are_not_utf_8_are_535_without_a_call(
+    serve: Serve, no_delay: None, bad: bytes
+) -> None:
+    def check(username: str, password: str) -> bool:
+        pytest.fail("it was called")
+
+    running = serve(function("def"), auth_handler=check, auth_mechs=OPEN)
+    with running.ready() as client:
+        assert client.say("AUTH PLAIN " + encoded(bad)).startswith("535 5.7.8 ")
+
+
+def test_a_login_as_another_user_does_not_call_a_function_of_two_parameters(
+    serve: Serve, no_delay: None
+) -> None:
+    seen: list[str] = []
+
+    def check(username: str, password: str) -> bool:
+        seen.append(username)
+        return True
+
+    running = serve(function("def"), auth_handler=check, auth_mechs=OPEN)
+    with running.ready() as client:
+        assert client.say(plain("alice", "wonder", authzid="root")).startswith("535 5.7.8 ")
+        assert seen == []
+        assert client.say(plain("alice", "wonder", authzid="alice")).startswith("235 ")
+    assert seen == ["alice"]
+
+
+def test_a_def_function_of_two_parameters_that_returns_a_coroutine_accepts_no_login(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def check_async(username: str, password: str) -> bool:
+        return True
+
+    def check(username: str, password: str) -> Any:
+        return check_async(username, password)
+
+    running = serve(function("def"), auth_handler=check, auth_mechs=OPEN)
+    with running.ready() as client:
+        assert client.say(plain("alice", "wonder")).startswith("454 4.7.0 ")
+    assert "write it as async def" in caplog.text
+
+
+def two(username: str, password: str) -> bool:
+    return True
+
+
+def two_and_a_default(username: str, password: str, realm: str = "") -> bool:
+    return True
+
+
+def three(peer: Peer, username: str, password: str) -> bool:
+    return True
+
+
+def with_keyword(username: str, password: str, *, realm: str) -> bool:
+    return True
+
+
+class Directory:
+    """Has methods to check logins."""
+
+    def two(self, username: str, password: str) -> bool:
+        return True
+
+    def __call__(self, username: str, password: str) -> bool:
+        return True
+
+    def five(self, a: object, b: object, c: object, d: object, e: object) -> bool:
+        return True
+
+
+PASSWORDS = {"PLAIN", "LOGIN"}
+ALL = {*PASSWORDS, "CRAM-MD5", "XOAUTH2", "OAUTHBEARER"}
+
+
+@pytest.mark.parametrize(
+    ("auth_handler", "mechanisms"),
+    [
+        (two, PASSWORDS),
+        (two_and_a_default, PASSWORDS),
+        (Directory().two, PASSWORDS),
+        (Directory(), PASSWORDS),
+        (functools.partial(three, Peer("192.0.2.1", 25)), PASSWORDS),
+        (hmac.compare_digest, PASSWORDS),
+        (Directory().five, ALL),
+        (lambda *_: True, ALL),
+        (lambda *_, **__: True, ALL),
+        (max, ALL),  # its signature cannot be read
+    ],
+)
+def test_the_number_of_parameters_is_the_form(auth_handler: Any, mechanisms: set[str]) -> None:
+    assert mechanisms_of(auth_handler) == mechanisms
+
+
+@pytest.mark.parametrize(
+    ("auth_handler", "takes"),
+    [
+        (three, "3 parameters"),
+        (lambda: True, "0 parameters"),
+        (Directory.two, "3 parameters"),
+        (with_keyword, "keyword-only parameters"),
+        (lambda a, b, c, d, e, f: True, "6 parameters"),
+    ],
+)
+def test_an_auth_handler_of_another_form_is_a_type_error_that_shows_both(
+    auth_handler: Any, takes: str
+) -> None:
+    with pytest.raises(TypeError, match=f"auth_handler .*takes {takes}; write ") as caught:
+        ehlo.Server(function("def"), auth_handler=auth_handler)
+    for form in ("(username, password)", "(remote_addr, mechanism, username, password, shared)"):
+        assert form in str(caught.value)
 
 
 # -- listen_and_serve ----------------------------------------------------------------------------

@@ -21,24 +21,31 @@ VISIBLE = {"ehlo.session", "ehlo.message", "ehlo.net", "ehlo.protocol"}
 # What a handler is
 HANDLERS = {"ehlo.functions", "ehlo.handler", "ehlo.passwords"}
 # The ground floor of the server
-CELLAR = {"ehlo.server.system", "ehlo.server.limits", "ehlo.server.observing", "ehlo.server.tls"}
+CELLAR = {
+    "ehlo.paths",
+    "ehlo.server.system",
+    "ehlo.server.limits",
+    "ehlo.server.observing",
+    "ehlo.server.tls",
+}
 
 # A room, and the other rooms that it may import. Imports for types count, and so do those
 # inside functions. There are no exceptions.
 ROOMS = {
     "ehlo.content": set[str](),
     "ehlo.net": set(),
+    "ehlo.paths": set(),
     "ehlo.protocol": {"ehlo.net"},
     "ehlo.domains": {"ehlo.protocol"},
     "ehlo.message": {"ehlo.protocol", "ehlo.content"},
     "ehlo.session": {"ehlo.protocol", "ehlo.net"},
     "ehlo.handler": {*VISIBLE},
     "ehlo.functions": {*VISIBLE, "ehlo.handler"},
-    "ehlo.passwords": {"ehlo.protocol"},
-    "ehlo.server.system": {"ehlo.net"},
+    "ehlo.passwords": {"ehlo.protocol", "ehlo.paths"},
+    "ehlo.server.system": {"ehlo.net", "ehlo.paths"},
     "ehlo.server.limits": {"ehlo.net"},
     "ehlo.server.observing": {"ehlo.server.system", *VISIBLE},
-    "ehlo.server.tls": {"ehlo.server.observing", "ehlo.session"},
+    "ehlo.server.tls": {"ehlo.server.observing", "ehlo.session", "ehlo.paths"},
     "ehlo.server.options": {*CELLAR, *HANDLERS, *VISIBLE},
     "ehlo.server": {"ehlo.server.options", *CELLAR, *HANDLERS, *VISIBLE},
     "ehlo.server.workers": {"ehlo.server", "ehlo.server.options", *CELLAR, *HANDLERS, *VISIBLE},

@@ -39,25 +39,31 @@ def handler_for(kind: str, tally: Tally) -> Any:
     return on_loop if kind == "async" else in_thread
 
 
-def serve(handler: Any, context: ssl.SSLContext | None, limits: dict[str, Any]) -> None:
+def serve(
+    handler: Any, context: ssl.SSLContext | None, limits: dict[str, Any], *, tune_malloc: bool
+) -> None:
     """Listen on a free port of the loopback interface, and block until SIGTERM."""
+    sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    print(*sock.getsockname(), flush=True)
     server = ehlo.Server(
         handler,
+        addr=f"fd:{sock.detach()}",
         hostname="bench.example",
         tls_config=context,
         tls_listener=context is not None,
         loop="uvloop",
         **limits,
     )
-    sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    print(*sock.getsockname(), flush=True)
-    server.serve(sock)
+    server.listen_and_serve(tune_malloc=tune_malloc)
 
 
 def arguments() -> argparse.Namespace:
     options = parser()
     options.add_argument("--handler", choices=("async", "def"), default="async")
     options.add_argument("--hourly", action="store_true", help="enable the hourly limits")
+    options.add_argument(
+        "--tune-malloc", action="store_true", help="set malloc as the command line and workers do"
+    )
     return options.parse_args()
 
 
@@ -65,7 +71,8 @@ def main() -> None:
     chosen = arguments()
     tally = Tally()
     limits = {**LIMITS, **HOURLY} if chosen.hourly else LIMITS
-    serve(handler_for(chosen.handler, tally), tls_context(chosen), limits)
+    handler, context = handler_for(chosen.handler, tally), tls_context(chosen)
+    serve(handler, context, limits, tune_malloc=chosen.tune_malloc)
     print(tally.messages, tally.size, flush=True)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
-from ehlo.handler import Callbacks, Origin, check_call, is_async
+from ehlo.handler import Callbacks, Origin, check_call, is_async, name_of
 from ehlo.message import Message
 from ehlo.net import Peer
 from ehlo.protocol.address import Address
@@ -24,10 +25,16 @@ MessageFunction = Callable[
     [Peer, str, list[str], bytes], Awaitable[Reply | str | bool | None] | Reply | str | bool | None
 ]
 RcptFunction = Callable[[Peer, str, str], Awaitable[bool | Reply] | bool | Reply]
-AuthFunction = Callable[[Peer, str, bytes, bytes, bytes], Awaitable[bool] | bool]
+PasswordFunction = Callable[[str, str], Awaitable[bool] | bool]
+LoginFunction = Callable[[Peer, str, bytes, bytes, bytes], Awaitable[bool] | bool]
+AuthFunction = PasswordFunction | LoginFunction
 
 _Arguments = tuple[Any, ...]
 _Function = Callable[..., Any]
+
+# The mechanisms that a function of either form can serve, and those of the longer one alone
+_PASSWORDS: Final = frozenset({"PLAIN", "LOGIN"})
+_OTHERS: Final = frozenset({"CRAM-MD5", "XOAUTH2", "OAUTHBEARER"})
 
 
 def callbacks_of_functions(
@@ -68,21 +75,68 @@ def _on_rcpt(function: RcptFunction) -> _Function:
     return _adapted(function, arguments, answer)
 
 
+def mechanisms_of(function: AuthFunction) -> frozenset[str]:
+    """Return the built-in mechanisms that an auth function can serve. Raises `TypeError`."""
+    return _PASSWORDS if _takes_password(function) else _PASSWORDS | _OTHERS
+
+
+def _takes_password(function: AuthFunction) -> bool:
+    """Return whether an auth function has two parameters. Raises `TypeError` for neither form."""
+    count = _parameters_of(function)
+    if count in (2, 5):
+        return count == 2
+    taken = "keyword-only parameters" if count is None else f"{count} parameters"
+    raise TypeError(
+        f"auth_handler ({name_of(function)}) takes {taken}; write (username, password), "
+        "or (remote_addr, mechanism, username, password, shared)"
+    )
+
+
+def _parameters_of(function: _Function) -> int | None:
+    """Count the positional parameters without a default; `None` if it needs others, too.
+
+    A function with `*args`, or without a readable signature, has the five of the first form.
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 5
+    required = [each.kind for each in parameters if each.default is each.empty]
+    if inspect.Parameter.VAR_POSITIONAL in required:
+        return 5
+    if inspect.Parameter.KEYWORD_ONLY in required:
+        return None
+    return len([kind for kind in required if kind is not inspect.Parameter.VAR_KEYWORD])
+
+
 def _on_auth(function: AuthFunction) -> _Function:
+    if _takes_password(function):
+        return _adapted(function, _password_of, partial(_identity, function))
+
     def arguments(session: Session, credentials: Credentials) -> _Arguments | None:
         login = _login_of(credentials)
         return None if login is None else (session.peer, *login)
 
     def identity(accepted: object, asked: _Arguments) -> str | None:
-        _not_awaitable(accepted, function)
-        if accepted is True:
-            username: bytes = asked[2]
-            return username.decode(errors="surrogateescape")
-        if accepted is False or accepted is None:
-            return None
-        raise TypeError(f"auth_handler returned {type(accepted).__name__}; return True or False")
+        username: bytes = asked[2]
+        return _identity(function, accepted, (username.decode(errors="surrogateescape"),))
 
     return _adapted(function, arguments, identity)
+
+
+def _identity(function: AuthFunction, accepted: object, asked: _Arguments) -> str | None:
+    """Return the user name, which is the first argument, if the function has accepted it."""
+    if accepted is True:
+        username: str = asked[0]
+        return username
+    if accepted is False or accepted is None:
+        return None
+    kind = type(accepted).__name__
+    if inspect.isawaitable(accepted):
+        kind = f"an awaitable ({kind}); write it as async def"
+        if inspect.iscoroutine(accepted):
+            accepted.close()
+    raise TypeError(f"auth_handler ({name_of(function)}) returned {kind}; return True or False")
 
 
 def _adapted(
@@ -110,6 +164,27 @@ def _adapted(
     return hook
 
 
+def _password_of(_session: Session, credentials: Credentials) -> _Arguments | None:
+    """Return user name and password, as an auth function of two parameters gets them.
+
+    `None` rejects a login as another user, and bytes that are not UTF-8: no password has them.
+    Raises `TypeError` for other credentials.
+    """
+    if not isinstance(credentials, PasswordCredentials):
+        raise _cannot_check(credentials)
+    username, password, authzid = credentials.username, credentials.password, credentials.authzid
+    try:
+        (username + password).encode()
+    except UnicodeEncodeError:
+        return None
+    return (username, password) if authzid in ("", username) else None
+
+
+def _cannot_check(credentials: Credentials) -> TypeError:
+    kind = type(credentials).__name__
+    return TypeError(f"auth_handler cannot check {kind}; use a Handler with on_auth")
+
+
 def _login_of(credentials: Credentials) -> tuple[str, bytes, bytes, bytes] | None:
     """Return mechanism, user name, password and challenge, as an auth function gets them.
 
@@ -126,16 +201,7 @@ def _login_of(credentials: Credentials) -> tuple[str, bytes, bytes, bytes] | Non
         case CramMD5Credentials(username, secret, challenge):
             pass
         case _:
-            kind = type(credentials).__name__
-            raise TypeError(f"auth_handler cannot check {kind}; use a Handler with on_auth")
+            raise _cannot_check(credentials)
     if not username or authzid not in ("", username):
         return None
     return mechanism, as_bytes(username), as_bytes(secret), challenge
-
-
-def _not_awaitable(result: object, function: _Function) -> None:
-    """Raise `TypeError` for an awaitable: the function has not decided."""
-    if inspect.isawaitable(result):
-        if inspect.iscoroutine(result):
-            result.close()
-        raise TypeError(f"{function!r} returned an awaitable; write it as async def")

@@ -85,7 +85,8 @@ class Handler:
     def on_tls(self, session: Session) -> Answer:
         """Called when a TLS handshake is complete; `session.tls` describes it.
 
-        If this hook rejects, the client gets the reply and the connection is closed.
+        If this hook rejects, each command of the client but QUIT gets the reply, and a 5xx is sent
+        as `554 5.7.0` (RFC 3207 4.1). A 421 closes the connection.
         """
 
     def on_auth(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
@@ -64,6 +65,14 @@ def address_key(host: str) -> str:
         return host
     address = host.partition("%")[0]
     return str(ipaddress.IPv6Network((address, 64), strict=False).network_address)
+
+
+def packed(key: str) -> bytes | None:
+    """Return the bytes of an IPv6 address; `None` for anything else."""
+    try:
+        return socket.inet_pton(socket.AF_INET6, key)
+    except OSError:
+        return None
 
 
 def parse_address(addr: str) -> Peer:

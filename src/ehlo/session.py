@@ -72,7 +72,8 @@ class ProxyInfo(NamedTuple):
 class Session:
     """Holds the facts about a connected client. Hooks read them, and may write to `state`.
 
-    STARTTLS (RFC 3207 4.2) and XCLIENT reset `helo`, `esmtp`, `user` and `state`.
+    STARTTLS (RFC 3207 4.2) and XCLIENT reset `helo`, `esmtp`, `user` and `state`. STARTTLS also
+    undoes an XCLIENT before it.
 
     Example:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pty
 import re
@@ -19,7 +20,7 @@ import pytest
 
 from ehlo import PasswordFile
 from support.certificates import Certificates
-from support.passwords import write
+from support.passwords import lines_of, write
 from support.program import Start
 
 DEADLINE = 15.0
@@ -48,6 +49,19 @@ def path(tmp_path: Path) -> Path:
     return write(tmp_path / "users", alice="wonder")
 
 
+# -- locks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [fcntl.LOCK_SH, fcntl.LOCK_EX])
+def test_a_lock_of_a_reader_of_the_file_delays_nothing(tmp_path: Path, kind: int) -> None:
+    file = write(tmp_path / "users", tim="first")
+    with file.open("rb") as reader:
+        fcntl.flock(reader, kind)
+        assert said(run(file, "tim", stdin=b"second\n")) == (0, "replaced tim\n", "")
+        assert said(run(file, "tim", "--delete")) == (0, "deleted tim\n", "")
+    assert list(tmp_path.iterdir()) == [file]
+
+
 # -- from a pipe ---------------------------------------------------------------------------------
 
 
@@ -55,29 +69,30 @@ def test_a_user_is_added_replaced_and_deleted(tmp_path: Path) -> None:
     file = tmp_path / "users"
     assert said(run(file, "tim", stdin=b"first\n")) == (0, "added tim\n", "")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert file.read_text().startswith("tim:$scrypt$ln=15,r=8,p=3$")
+    assert lines_of(file)[0].startswith("tim:$scrypt$ln=15,r=8,p=3$")
     assert PasswordFile(file).check("tim", "first")
     assert said(run(file, "tim", stdin=b"second\n")) == (0, "replaced tim\n", "")
     assert PasswordFile(file).check("tim", "second")
     assert not PasswordFile(file).check("tim", "first")
     assert said(run(file, "tim", "--delete")) == (0, "deleted tim\n", "")
-    assert file.read_text() == ""
+    assert lines_of(file) == []
     assert said(run(file, "tim", "--delete")) == (1, "", f"ehlo: {file}: no user 'tim'\n")
 
 
 @pytest.mark.parametrize(
     ("scheme", "line"),
     [
-        ("scrypt", r"tim:\$scrypt\$.*\n"),
-        ("argon2", r"tim:\$argon2id\$v=19\$m=65536,t=3,p=1\$.*\n"),
-        ("scram-sha-256", r"tim:\{SCRAM-SHA-256\}4096,.*\n"),
-        ("scram-sha-1", r"tim:\{SCRAM-SHA-1\}4096,.*\n"),
+        ("scrypt", r"tim:\$scrypt\$.*"),
+        ("argon2", r"tim:\$argon2id\$v=19\$m=65536,t=3,p=1\$.*"),
+        ("scram-sha-256", r"tim:\{SCRAM-SHA-256\}4096,.*"),
+        ("scram-sha-1", r"tim:\{SCRAM-SHA-1\}4096,.*"),
     ],
 )
 def test_the_scheme_can_be_chosen(tmp_path: Path, scheme: str, line: str) -> None:
     file = tmp_path / "users"
     assert run(file, "tim", "--scheme", scheme, stdin=b"pass word").returncode == 0
-    assert re.fullmatch(line, file.read_text())
+    (found,) = lines_of(file)
+    assert re.fullmatch(line, found)
     assert PasswordFile(file).check("tim", "pass word")
 
 

@@ -198,7 +198,7 @@ def test_color_can_be_disabled(env: dict[str, str]) -> None:
 def test_json_is_one_object_on_one_line(start: Start) -> None:
     mail = a_mail()
     value = as_json(start, mail)
-    assert re.fullmatch(r"[0-9a-f]+\.1", value["id"])
+    assert re.fullmatch(r"[0-9a-f]+-1", value["id"])
     assert datetime.fromisoformat(value["time"]).tzinfo is not None
     assert re.fullmatch(r"127\.0\.0\.1:\d+", value["peer"])
     assert value["helo"] == "client.example"
@@ -287,7 +287,10 @@ def test_no_session_and_no_address_is_limited(start: Start) -> None:
         assert "SIZE 104857600" in client.hello()
         for _ in range(300):
             assert client.say("NOOP").startswith("250 ")
-        for _ in range(1001):  # one more than another server takes
+            assert client.say("NONSENSE").startswith("500 ")
+        assert client.say("MAIL FROM:root").startswith("250 ")
+        client.say("RSET")
+        for _ in range(1001):  # one more than another server accepts
             client.begin_message()
             assert client.replies(4)[-1].startswith("250 ")
     for _ in range(201):
@@ -304,3 +307,9 @@ def test_a_limit_that_is_given_holds(start: Start) -> None:
         assert "SIZE 1000" in client.hello()
         client.mail()
         assert client.say("MAIL FROM:<a@example.com>").startswith("4")
+
+
+def test_addresses_can_be_strict(start: Start) -> None:
+    program = start("-m", "ehlo", *LOOPBACK, "--no-lenient-addresses")
+    with Client(Peer(*program.listening())) as client:
+        assert client.begin("MAIL FROM:root")[0].startswith("501 ")

@@ -29,11 +29,17 @@ def test_sizes_are_grouped_by_thousands() -> None:
 @pytest.mark.parametrize("end", ["", "\n"])
 def test_a_long_text_is_cut_and_says_how_much_is_missing(lines: int, more: int, end: str) -> None:
     text = "\n".join(["x"] * lines) + (end if lines else "")
-    shown = shortened(text)
+    shown = "".join(shortened(text))
     if more:
         assert shown == "x\n" * MOST_LINES + f"… {more:,} more lines"
     else:
-        assert shown == text
+        assert shown == text.strip("\n")
+
+
+def test_a_long_line_is_made_visible_in_slices() -> None:
+    pieces = list(shortened("\n\n" + "\x1b" * 100_000 + "\n" + "x" * 100_000 + "\n\n"))
+    assert "".join(pieces) == "\\x1b" * 100_000 + "\n" + "x" * 100_000
+    assert max(map(len, pieces)) <= 4 * 16_384
 
 
 def test_an_attachment_is_described_by_name_or_subject_type_and_size() -> None:

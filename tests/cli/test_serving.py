@@ -1,8 +1,6 @@
 """`ehlo serve module:attr`: kinds of targets, and where the options come from."""
 
 import json
-import os
-import pwd
 import re
 import signal
 import smtplib
@@ -328,24 +326,47 @@ def test_the_server_survives_a_full_log_disk_and_a_moved_log_file(
     assert "message accepted" in log.read_text()
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give up root")
-@pytest.mark.parametrize("there", [False, True])
-def test_root_does_not_follow_a_log_file_link_owned_by_the_target_user(
-    start: Start, here: Path, there: bool
-) -> None:
-    target = here / "target"
-    if there:
-        target.write_text("precious")
+def test_lines_for_a_full_disk_are_counted(start: Start, here: Path, manager: Manager) -> None:
     log = here / "log"
-    log.symlink_to(target)
-    nobody = pwd.getpwnam("nobody")
-    os.lchown(log, nobody.pw_uid, nobody.pw_gid)
-    flags = ("--user", "nobody", "--log-file", log)
-    program = start("-m", "ehlo", "serve", "app:function", *LOOPBACK, *flags, cwd=here)
-    assert program.wait() == 2
-    assert f"--log-file {log}: the link is not owned by root" in program.err.text
-    assert target.stat().st_uid == 0
-    assert target.read_text() == ("precious" if there else "")
+    log.symlink_to("/dev/full")
+    program = start(
+        *("-m", "ehlo", "serve", "app:Quoting", *LOOPBACK, "--log-file", log),
+        cwd=here,
+        env={"NOTIFY_SOCKET": manager.address},
+    )
+    ((host, port),) = manager.where()
+    with Client(Peer(host, port)) as client:
+        client.hello()
+        for _ in range(100):
+            assert client.mail().startswith("451")
+    log.unlink()
+    assert program.stop() == 0
+    assert program.err.text == "ehlo: cannot write to the log: No space left on device\n"
+    (counted,) = re.findall(r"WARNING up to (\d+) lines could not be logged", log.read_text())
+    assert int(counted) > 200
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_passphrase_reaches_no_program_that_a_handler_starts(
+    start: Start, here: Path, certificates: Certificates, workers: str
+) -> None:
+    (here / "starts.py").write_text(
+        "import os, subprocess, app\n"
+        "def look(): print('PASSPHRASE' in subprocess.getoutput('env'), flush=True)\n"
+        "class Handler(app.Handler):\n"
+        "    def on_startup(self, server): look()\n"
+        "look()\n"
+    )
+    program = start(
+        *("-m", "ehlo", "serve", "starts:Handler", *LOOPBACK, "--workers", workers),
+        *("--tls-cert", certificates.cert_file, "--tls-key", certificates.encrypted_key_file),
+        cwd=here,
+        env={"EHLO_TLS_PASSPHRASE": PASSPHRASE},
+    )
+    with smtplib.SMTP(*program.listening()) as client:
+        client.starttls(context=certificates.client)
+    assert program.stop() == 0
+    assert set(program.out.text.split()) == {"False"}
 
 
 def test_a_log_file_can_be_json(start: Start, here: Path, manager: Manager) -> None:
@@ -472,6 +493,33 @@ def test_no_control_character_of_a_mail_is_logged(start: Start, here: Path) -> N
     assert r"ValueError: Subject: \x1b[31m\x9b" in program.err.text
     assert "\x1b" not in program.err.text
     assert "\x9b" not in program.err.text
+
+
+@pytest.mark.parametrize("to", ["file", "stderr"])
+def test_no_line_is_forged_by_a_mail(start: Start, here: Path, manager: Manager, to: str) -> None:
+    forged = "2026-11-28 00:00:00 INFO    received SIGTERM: shutting down"
+    (here / "logs.py").write_text(
+        "import logging, app\n"
+        "class Handler(app.Quoting):\n"
+        "    async def on_message(self, session, message):\n"
+        "        logging.getLogger('own').warning(message.body.decode())\n"
+        "        await super().on_message(session, message)\n"
+    )
+    flags = ("--log-file", here / "log") if to == "file" else ()
+    program = start(
+        *("-m", "ehlo", "serve", "logs:Handler", *LOOPBACK, *flags),
+        cwd=here,
+        env={"NOTIFY_SOCKET": manager.address},
+    )
+    ((host, port),) = manager.where()
+    with Client(Peer(host, port)) as client:
+        client.hello()
+        assert client.mail(body=f"{forged}\r\n{forged}\r\n".encode()).startswith("451")
+    assert program.stop() == 0
+    text = (here / "log").read_text() if to == "file" else program.err.text
+    assert text.count(forged) == 4
+    assert f"\n{forged}" not in text
+    assert all(line.startswith(("20", "  ")) for line in text.splitlines())
 
 
 def test_the_log_level_applies(start: Start, here: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import errno
 import json
@@ -82,6 +83,13 @@ class Slow(Handler):
         print("inside", os.getpid(), flush=True)
         time.sleep(3600)
 
+class Keys(Handler):
+    def on_secret(self, session, username):
+        return None
+
+    def on_hello(self, session, name):
+        return ehlo.Reply(250, None, str(os.getpid()))
+
 class Hung(Handler):
     async def on_message(self, session, message):
         time.sleep(3600)
@@ -146,7 +154,16 @@ def test_a_factory_makes_the_handler_in_each_worker(start: Start, app: Path, loo
     workers_of(program)
     assert program.stop() == 0
     output = program.out.text  # two processes write to it, maybe at once
-    assert (output.count("limits 3 501 1"), output.count("shut down")) == (2, 2)  # rounded up
+    assert [output.count(f"limits {share} 501 1") for share in (2, 3)] == [1, 1]
+    assert output.count("shut down") == 2
+
+
+def test_each_worker_needs_a_place_for_a_connection() -> None:
+    server = Server("many:function", workers=3, max_connections=2)
+    with pytest.raises(
+        ValueError, match=r"max_connections is 2; it must be at least .* workers, 3"
+    ):
+        server.listen_and_serve()
 
 
 def test_an_environment_variable_starts_workers(start: Start, app: Path) -> None:
@@ -810,3 +827,23 @@ def test_a_user_in_the_group_of_root_is_an_error(start: Start) -> None:
     program = start("-c", code, cwd=Path("/"))
     assert program.wait() == 1
     assert f"{ACCOUNT} is in root's group" in program.err.text
+
+
+def test_an_unknown_user_has_the_same_salt_in_each_worker(start: Start, app: Path) -> None:
+    address = Peer(*serve(start, app, "many:Keys").listening())
+
+    def salt() -> tuple[int, bytes]:
+        """Return which worker has accepted the client, and the salt that it sends."""
+        with Client(address) as client:
+            worker = client.hello().splitlines()[0].removeprefix("250-")
+            answer = client.say("AUTH SCRAM-SHA-256 biwsbj1ub2JvZHkscj1hYmM=")
+        return int(worker), base64.b64decode(answer[4:]).split(b",")[1]
+
+    first, salt_there = salt()
+    os.kill(first, signal.SIGSTOP)  # so that the other one accepts the next client
+    try:
+        second, salt_here = salt()
+    finally:
+        os.kill(first, signal.SIGCONT)
+    assert first != second
+    assert salt_there == salt_here

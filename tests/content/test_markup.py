@@ -21,7 +21,7 @@ from ehlo.content.markup import text_of_html
         ("one<br><br><br><br>two", "one\n\ntwo"),
         ("<ul><li>one<li>two</ul>", "- one\n- two"),
         ("<tr><td>a</td><td>b</td></tr><tr><td>c</td></tr>", "a b\nc"),
-        ("a<hr>b", f"a\n{'-' * 40}\nb"),
+        ("a<hr>b", "a\n---\nb"),
         ("<b>bo</b>ld <i> it </i> x", "bold it x"),
         ("<pre>a\n  b</pre>c", "a\n  b\n\nc"),
         ("&lt;b&gt; &amp; &eacute;&#233;&#xE9;&nbsp;&unknown; &", "<b> & ééé &unknown; &"),

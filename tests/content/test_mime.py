@@ -86,11 +86,26 @@ def test_the_parts_of_a_digest_are_messages() -> None:
 
 
 def test_parts_are_bounded_and_the_last_holds_the_rest() -> None:
-    data = multipart(*[b"\r\n%d" % number for number in range(MOST_PARTS + 500)])
+    data = multipart(*[b"\r\n%d " % number + b"x" * 64 for number in range(MOST_PARTS + 500)])
     root = parse_message(data)
     assert len(root.children) == MOST_PARTS
     last = root.children[-1]
-    assert data[last.start : last.end].endswith(b"%d\r\n--B--\r\n" % (MOST_PARTS + 499))
+    rest = data[last.start : last.end]
+    assert rest.endswith(b"%d " % (MOST_PARTS + 499) + b"x" * 64 + b"\r\n--B--\r\n")
+
+
+def test_in_a_small_message_fewer_parts_and_fields_are_told_apart() -> None:
+    parts = parse_message(multipart(*[b"\r\n"] * 500)).children
+    assert 20 <= len(parts) <= 120
+    root = parse_message(b"A:\r\n" * 1_000)
+    assert (len(root.fields), root.more_fields) == (64 + 4_000 // 16, 685)
+
+
+def test_fields_are_bounded_in_all_parts_together() -> None:
+    data = multipart(*[b"A: x\r\n" * 300 + b"\r\nx"] * 200)
+    fields = [len(part.fields) for part in parse_message(data).children]
+    assert fields[:33] == [300] * 33
+    assert sum(fields) < 10_000 + len(fields)
 
 
 def test_depth_is_bounded_and_what_is_deeper_is_text() -> None:

@@ -21,6 +21,8 @@ from .peers import CLIENTS, peer, run
 from .post import PASSWORD, Office
 
 ALL_MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")
+ITS_CHOICE = "the client's choice"
+"""Instead of a mechanism: what the client does if its user names none."""
 TOKEN_MECHANISMS = ("XOAUTH2", "OAUTHBEARER")
 
 
@@ -96,7 +98,9 @@ class Smtplib(Client):
             if task.office.security == "starttls":
                 smtp.starttls(context=_context(task))
             smtp.ehlo()
-            if task.mechanism:
+            if task.mechanism == ITS_CHOICE:
+                smtp.login(task.user, task.password)
+            elif task.mechanism:
                 # As `login` does, but `login` chooses the mechanism itself
                 smtp.user, smtp.password = task.user, task.password
                 how = {
@@ -194,8 +198,8 @@ class Swaks(Client):
         if task.office.security != "plain":
             command += ["--tls-verify", "--tls-ca-path", task.office.authority]
         if task.mechanism:
-            command += ["--auth", task.mechanism, "--auth-user", task.user]
-            command += ["--auth-password", task.password]
+            command += ["--auth", *([task.mechanism] if task.mechanism != ITS_CHOICE else [])]
+            command += ["--auth-user", task.user, "--auth-password", task.password]
         return self.ran([*command, *options], b"", SWAKS_HOME="/nonexistent")
 
 
@@ -219,7 +223,8 @@ class Curl(Client):
             command += ["--login-options", f"AUTH={task.mechanism}", "--user", f"{task.user}:"]
             command += ["--oauth2-bearer", task.password]
         elif task.mechanism:
-            command += ["--login-options", f"AUTH={task.mechanism}"]
+            if task.mechanism != ITS_CHOICE:
+                command += ["--login-options", f"AUTH={task.mechanism}"]
             command += ["--user", f"{task.user}:{task.password}"]
         return self.ran(command, task.mail, LC_ALL="C.UTF-8")
 
@@ -242,7 +247,8 @@ class Msmtp(Client):
             command.append(f"--tls-cert-file={task.office.client_certificate}")
             command.append(f"--tls-key-file={task.office.client_certificate}")
         if task.mechanism:
-            command += [f"--auth={task.mechanism.lower()}", f"--user={task.user}"]
+            mechanism = "on" if task.mechanism == ITS_CHOICE else task.mechanism.lower()
+            command += [f"--auth={mechanism}", f"--user={task.user}"]
             command.append("--passwordeval=printenv MSMTP_PASSWORD")
         command += ["--", *task.recipients]
         return self.ran(command, task.mail, MSMTP_PASSWORD=task.password)

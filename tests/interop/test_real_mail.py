@@ -23,7 +23,7 @@ each_mail = pytest.mark.parametrize("file", MAILS, ids=[file.stem for file in MA
 
 def normal(mail: bytes) -> bytes:
     """Return `mail` with CRLF line ends, by other means than the server's."""
-    return b"\r\n".join(re.split(rb"\r\n|\r|\n", mail))
+    return b"\r\n".join(re.split(rb"\r*+\n|\r", mail))
 
 
 def as_smtplib_says_it(mail: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -19,7 +20,7 @@ from ehlo import PasswordFile
 from ehlo.passwords import hashes
 from ehlo.passwords.lines import prepared
 from ehlo.protocol.auth.keys import ScramKeys
-from support.passwords import MEMORY, cheap, write
+from support.passwords import MEMORY, cheap, lines_of, write
 from support.program import Start
 from support.program import start as start
 
@@ -98,7 +99,7 @@ def test_a_user_name_is_the_same_in_each_unicode_form(
     (keys,) = passwords.scram_keys(given)
     assert passwords.scram_keys_for_all(given) == (keys,)
     assert passwords.set(given, "land", "scram-sha-256") is True
-    assert len(Path(passwords.path).read_text().splitlines()) == 1
+    assert len(lines_of(Path(passwords.path))) == 1
     assert passwords.check(stored, "land")
     assert passwords.remove(stored) is True
 
@@ -245,6 +246,87 @@ def test_an_unknown_user_has_no_password_not_even_of_the_hash_used(path: Path) -
     assert not any(passwords.check("stranger", password) for password in ("wonder", "builder"))
 
 
+# -- the secret for salts -------------------------------------------------------------------------
+
+
+def salts(path: Path, *names: str) -> list[bytes]:
+    """Return what anybody can learn about these names by the first message of SCRAM."""
+    passwords = PasswordFile(path)  # as after a restart, and in another worker
+    return [keys.salt for name in names for keys in passwords.scram_keys_for_all(name)]
+
+
+EVERYBODY = ("alice", "bob", "carol", "stranger", "ALICE", "\udcff", "x" * 300)
+
+
+def test_no_change_of_a_file_changes_a_salt(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    passwords = PasswordFile(file)
+    schemes = ("scram-sha-256", "scram-sha-1")
+    passwords.set("alice", "wonder", *schemes)
+    before = salts(file, *EVERYBODY)
+    assert len(set(before)) == len(before)
+    passwords.set("alice", "land", *schemes)  # the first user
+    assert salts(file, *EVERYBODY) == before
+    passwords.set("bob", "builder", *schemes)
+    assert salts(file, *EVERYBODY) == before
+    passwords.set("bob", "bricks", *schemes)
+    passwords.remove("alice")
+    assert salts(file, *EVERYBODY) == before
+    assert passwords.check("bob", "bricks")
+
+
+CHANGES: dict[str, Callable[[PasswordFile], object]] = {
+    "the first user": lambda passwords: passwords.set("alice", "land", "scram-sha-256"),
+    "without the first user": lambda passwords: passwords.remove("alice"),
+    "another user": lambda passwords: passwords.set("carol", "carrot", "scram-sha-256"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_first_change_of_a_file_without_a_secret_keeps_its_salts(
+    tmp_path: Path, change: str
+) -> None:
+    file = tmp_path / "users"
+    file.write_text(f"alice:{scram('x')}\nbob:{scram('y')}\n")
+    passwords = PasswordFile(file)
+    before = salts(file, "carol", "stranger")
+    found = [passwords.has_secret]
+    CHANGES[change](passwords)
+    found.append(passwords.has_secret)
+    assert found == [False, True]
+    assert salts(file, "carol", "stranger") == before
+
+
+def test_files_have_secrets_of_their_own(tmp_path: Path) -> None:
+    for name in "ab":
+        PasswordFile(tmp_path / name).set("alice", "wonder", "scram-sha-256")
+    assert set(salts(tmp_path / "a", *EVERYBODY)).isdisjoint(salts(tmp_path / "b", *EVERYBODY))
+    empty = tmp_path / "empty"
+    empty.write_text("")
+    PasswordFile(empty).set("alice", "wonder", "scram-sha-256")
+    assert PasswordFile(empty).salt_key not in [
+        PasswordFile(tmp_path / "a").salt_key,
+        hashlib.sha256(b"ehlo salt ").digest(),  # which everybody knows
+    ]
+
+
+@pytest.mark.parametrize("text", [b"", b"AAAA", b"A" * 44, b"=" * 44])
+def test_a_secret_that_was_damaged_is_a_bad_line(path: Path, text: bytes) -> None:
+    path.write_bytes(b"# ehlo-secret: " + text + b"\n" + path.read_bytes())
+    with pytest.raises(ValueError, match="line 1: malformed secret; restore the line, or delete"):
+        PasswordFile(path).load()
+
+
+def test_of_two_secrets_the_first_one_is_in_use(tmp_path: Path) -> None:
+    lines = {}
+    for name in "ab":
+        PasswordFile(tmp_path / name).set(name, "wonder")
+        lines[name] = (tmp_path / name).read_bytes()
+    file = tmp_path / "both"
+    file.write_bytes(lines["a"] + lines["b"].replace(b"\n", b" \r\n"))
+    assert PasswordFile(file).salt_key == PasswordFile(tmp_path / "a").salt_key
+
+
 # -- SCRAM keys ----------------------------------------------------------------------------------
 
 
@@ -345,7 +427,7 @@ def test_an_argon2_line_is_a_bad_line_without_argon2_cffi(
     PasswordFile(path).set("carol", "carrot", "argon2")
     assert PasswordFile(path).check("carol", "carrot")
     monkeypatch.setitem(sys.modules, "argon2", None)
-    with pytest.raises(ValueError, match=r"line 3: argon2 needs argon2-cffi: pip install"):
+    with pytest.raises(ValueError, match=r"line 4: argon2 needs argon2-cffi: pip install"):
         PasswordFile(path).load()
     with pytest.raises(ValueError, match="argon2 needs argon2-cffi"):
         PasswordFile(path).set("dan", "x", "argon2")
@@ -498,13 +580,14 @@ def test_other_lines_stay_as_they_are(path: Path) -> None:
     alice, bob = path.read_bytes().splitlines()
     path.write_bytes(b"# ours\r\n\r\n" + alice + b"\r\n  # bob is the last\n" + bob)
     assert PasswordFile(path).set("alice", "land", "scram-sha-256", "scram-sha-1") is True
-    lines = path.read_bytes().split(b"\n")
+    secret, *lines = path.read_bytes().split(b"\n")
+    assert secret.startswith(b"# ehlo-secret: ")
     assert lines[:2] == [b"# ours\r", b"\r"]
     assert lines[2].startswith(b"alice:{SCRAM-SHA-256}4096,")
     assert lines[3].startswith(b"alice:{SCRAM-SHA-1}4096,")
     assert lines[4:] == [b"  # bob is the last", bob, b""]
     PasswordFile(path).set("carol", "carrot", "scram-sha-256")
-    assert path.read_bytes().split(b"\n")[5:][1].startswith(b"carol:")
+    assert path.read_bytes().split(b"\n")[6:][1].startswith(b"carol:")
     assert PasswordFile(path).set("alice", "wonder", "scrypt") is True
     assert len(PasswordFile(path).scram_keys("alice")) == 0
     assert PasswordFile(path).check("alice", "wonder")
@@ -609,6 +692,46 @@ def test_a_crash_leaves_the_file_unchanged_and_unlocked(
     assert PasswordFile(path).check("alice", "land")
 
 
+@pytest.mark.parametrize("kind", [fcntl.LOCK_SH, fcntl.LOCK_EX])
+def test_a_lock_of_a_reader_keeps_no_writer_waiting(path: Path, kind: int) -> None:
+    with path.open("rb") as reader:
+        fcntl.flock(reader, kind)
+        assert PasswordFile(path).set("alice", "land", "scram-sha-256") is True
+        assert PasswordFile(path).remove("bob") is True
+
+
+def test_a_writer_waits_for_another_one_and_not_for_ever(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = path.with_name(".users.lock")
+    waited: list[float] = []
+    with lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def sleep(seconds: float) -> None:
+            waited.append(seconds)
+            if len(waited) == 3:
+                lock.unlink()
+
+        monkeypatch.setattr(time, "sleep", sleep)
+        assert PasswordFile(path).set("alice", "land", "scram-sha-256") is True
+        assert len(waited) == 3
+    assert list(path.parent.iterdir()) == [path]
+    with lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        monkeypatch.setattr("ehlo.passwords.file._MOST_WAIT", 0.0)
+        with pytest.raises(OSError, match="another process has locked"):
+            PasswordFile(path).remove("alice")
+    assert PasswordFile(path).check("alice", "land")
+
+
+def test_a_lock_that_was_planted_as_a_link_is_not_followed(path: Path, tmp_path: Path) -> None:
+    path.with_name(".users.lock").symlink_to(tmp_path / "another")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        PasswordFile(path).remove("alice")
+    assert not (tmp_path / "another").exists()
+
+
 _WRITER = """
 import sys
 from ehlo import PasswordFile
@@ -633,7 +756,7 @@ def test_concurrent_writers_lose_none_of_their_changes(start: Start, tmp_path: P
             reader.load()
     for writer in writers:
         assert writer.wait() == 0, writer.err.text
-    users = {line.partition(":")[0] for line in file.read_text().splitlines()}
+    users = {line.partition(":")[0] for line in lines_of(file)}
     assert users == {f"{name}{number}" for name in "abcd" for number in range(25) if number % 5 < 4}
     assert list(tmp_path.iterdir()) == [file]
     assert reader.check("d3", "password3")

@@ -126,3 +126,14 @@ def test_what_is_left_of_a_large_block_is_copied_once() -> None:
         if buffer.held < before:
             copied, before = copied + buffer.held, buffer.held
     assert copied <= len(LARGE)
+
+
+def test_a_small_read_is_copied_when_it_is_taken() -> None:
+    """asyncio cuts each read from a block of 256 KiB, of which a page stays: 4 KiB for 3 bytes."""
+    buffer = Buffer()
+    for size, copied in ((3, True), (16_384, True), (16_385, False)):
+        read = b"x" * size
+        buffer.feed(read)
+        taken = buffer.take(size)
+        assert taken == read
+        assert (taken is not read) == copied

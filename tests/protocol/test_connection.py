@@ -8,16 +8,18 @@ import pytest
 
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
+from ehlo.protocol.address import Address
 from ehlo.protocol.auth.credentials import ProvedCredentials
 from ehlo.protocol.auth.mechanism import AuthContext, Mechanism, MechanismError, SecretWanted, Steps
 from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.connection import Connection
+from ehlo.protocol.conversation import Admission
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
 from ehlo.protocol.extensions import EXTENSIONS
 from ehlo.protocol.policy import Limits
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
-from ehlo.protocol.state import State
+from ehlo.protocol.state import Counts, State
 from ehlo.protocol.verbs import QUESTIONS
 from support.dialogue import CorePlayer, Rules
 
@@ -134,6 +136,77 @@ def test_what_no_hook_asks_about_is_accepted_without_an_event() -> None:
 # -- the end -------------------------------------------------------------------------------------
 
 
+class Crowded(Admission):
+    """Rejects what it is told to, and notes what it was asked about."""
+
+    def __init__(self) -> None:
+        self.answer: Reply | None = None
+        self.counts_recipients = True
+        self.asked: list[str] = []
+
+    def admit_sender(self, sender: Address) -> Reply | None:
+        self.asked.append(str(sender))
+        return self.answer
+
+    def admit_recipient(self) -> Reply | None:
+        self.asked.append("RCPT")
+        return self.answer
+
+
+def test_mail_that_is_not_admitted_is_rejected_before_a_hook_is_asked() -> None:
+    full = Crowded()
+    connection = Connection(Settings(), lambda: "nonce", admission=full)
+    play(connection, b"HELO c\r\n")
+    full.answer = replies.NO_MEMORY
+    assert play(connection, b"MAIL FROM:<a@x>\r\n") == []
+    assert (connection.counts.messages, connection.transaction) == (1, None)
+    full.answer = None
+    assert len(play(connection, b"MAIL FROM:<b@x>\r\nRCPT TO:<c@x>\r\n")) == 2
+    full.answer = replies.TOO_MUCH_RCPT
+    assert play(connection, b"RCPT TO:<d@x>\r\n") == []
+    transaction = connection.transaction
+    assert transaction is not None
+    assert (len(transaction.recipients), transaction.refused) == (1, 1)
+    assert [line[:3] for line in said(connection)[2:]] == ["452", "250", "250", "450"]
+    # What is wrong in itself is not asked about
+    play(connection, b"RSET\r\nMAIL FROM:<c\r\nRCPT TO:<e@x>\r\n")
+    assert full.asked == ["a@x", "b@x", "RCPT", "RCPT"]
+
+
+def test_recipients_are_not_asked_about_where_they_are_not_counted() -> None:
+    full = Crowded()
+    full.counts_recipients = False
+    connection = Connection(Settings(), lambda: "nonce", admission=full)
+    assert len(play(connection, b"HELO c\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\n")) == 4
+    assert full.asked == ["a@x"]
+    assert Admission().admit_recipient() is None
+
+
+class Small(Admission):
+    """Has room for some bytes of recipients."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def hold(self, size: int) -> bool:
+        if size > self.room:
+            return False
+        self.room -= size
+        return True
+
+
+def test_recipients_are_held_within_the_room_that_there_is() -> None:
+    small = Small(2000)
+    connection = Connection(Settings(), lambda: "nonce", admission=small)
+    play(connection, b"HELO c\r\nMAIL FROM:<a@x>\r\n" + b"RCPT TO:<b@x> NOTIFY=NEVER\r\n" * 9)
+    codes = [line[:3] for line in said(connection)[-9:]]
+    assert codes == sorted(codes)
+    assert {*codes} == {"250", "452"}
+    assert small.room < 2000
+    play(connection, b"RSET\r\n")
+    assert small.room == 2000
+
+
 def test_a_client_that_has_ended_is_answered_first() -> None:
     connection = connect()
     connection.receive_data(b"NOOP\r\nHELO c\r\n")
@@ -207,15 +280,19 @@ def test_a_body_may_be_refused_while_it_comes() -> None:
     assert connection.state is State.READY
 
 
-def test_what_came_in_chunks_may_be_refused_between_two_of_them() -> None:
+@pytest.mark.parametrize(("refusal", "last"), [("NO_MEMORY", "452"), ("BARE_NEWLINE", "503")])
+def test_what_came_in_chunks_may_be_refused_between_two_of_them(refusal: str, last: str) -> None:
+    reply: Reply = getattr(replies, refusal)
     connection = connect()
     play(connection, ENVELOPE.replace(b"DATA\r\n", b"BDAT 4\r\nsome"))
-    connection.refuse_body(replies.NO_MEMORY)
+    connection.refuse_body(reply)
     assert said(connection)[-1] == "250 2.0.0 4 octets received"
     assert play(connection, b"BDAT 4\r\nmore") == []
-    assert said(connection)[-1] == "452 4.3.1 Insufficient system storage"
-    assert play(connection, b"BDAT 0 LAST\r\n") == []
+    assert said(connection)[-1] == str(reply)
+    assert play(connection, b"BDAT 4\r\nmore") == []
     assert said(connection)[-1][:3] == "503"
+    assert play(connection, b"BDAT 0 LAST\r\n") == []
+    assert said(connection)[-1][:3] == last  # the server's own trouble is a 4xx here, too
 
 
 def test_a_body_can_be_refused_only_where_there_is_one() -> None:
@@ -535,13 +612,23 @@ def asked_for_a_secret(settings: Settings) -> Connection:
     connection.receive_data(b"HELO c\r\nAUTH SCRAM-SHA-1 bixhPXRpbSxuPXRpbSxyPWFiYw==\r\nNOOP\r\n")
     connection.next_event()
     connection.reply()
-    assert connection.next_event() == events.Secret("SCRAM-SHA-1", "tim")
+    assert connection.next_event() == events.Secret("SCRAM-SHA-1", "tim", str)
     assert connection.next_event() is PAUSED
     connection.data_to_send()
     return connection
 
 
-def test_a_secret_is_given_when_it_is_asked_for() -> None:
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [
+        (replies.BAD_CREDENTIALS, ""),
+        (replies.AUTH_TROUBLE, ""),
+        (None, ""),  # a login that has failed cannot be accepted
+        (Reply(235, "2.7.0", "Welcome"), ""),
+        (replies.TOO_MANY_LOGINS, str(replies.TOO_MANY_LOGINS)),
+    ],
+)
+def test_a_secret_is_given_when_it_is_asked_for(answer: Reply | None, wanted: str) -> None:
     connection = asked_for_a_secret(Settings(mechanisms=MECHANISMS))
     with pytest.raises(TypeError, match="on_secret returned"):
         connection.give_secret(True)
@@ -551,11 +638,19 @@ def test_a_secret_is_given_when_it_is_asked_for() -> None:
     connection.give_secret("tanstaaf")
     with pytest.raises(ProtocolError, match="no secret was asked for"):
         connection.give_secret("tanstaaf")
-    connection.next_event()
-    assert said(connection) == [
-        SERVER_FIRST,
-        "501 5.5.2 Malformed authentication response",  # to NOOP, which is no command here
-    ]
+    with pytest.raises(ProtocolError, match="no secret was asked for"):
+        connection.give_derived("tanstaaf")
+    event = connection.next_event()  # after NOOP, which is no command here
+    assert said(connection) == [SERVER_FIRST]
+    assert isinstance(event, events.Auth)
+    assert event.username == "tim"
+    assert event.conclusion is not None
+    connection.reply(answer)
+    end = connection.next_event()
+    assert isinstance(end, events.Close) if wanted else end is NEED_DATA
+    assert said(connection) == [wanted or "501 5.5.2 Malformed authentication response"]
+    assert connection.counts.failed_logins == 1 - bool(wanted)
+    assert not connection.conversation.authenticated
 
 
 def test_no_secret_is_as_good_as_no_answer() -> None:
@@ -581,6 +676,41 @@ def test_a_secret_may_be_refused(answer: Reply, failures: int) -> None:
     assert said(connection) == [str(answer), "250 2.0.0 Ok"]
 
 
+def test_a_mechanism_that_fails_at_once_is_no_mistake_of_the_client() -> None:
+    def run(initial: bytes | None, _context: AuthContext) -> Steps:
+        if initial is None:
+            raise MechanismError
+        yield b""
+
+    settings = Settings(mechanisms={"X-FAILS": Mechanism("X-FAILS", run, needs_tls=False)})
+    connection = connect(settings)
+    connection.receive_data(b"HELO c\r\nAUTH X-FAILS\r\n")
+    connection.next_event()
+    connection.reply()
+    assert connection.next_event() is NEED_DATA
+    assert said(connection)[-1] == str(replies.AUTH_TROUBLE)
+    assert connection.counts.errors == 0
+
+
+def test_a_further_mechanism_is_the_same_login_until_that_is_forgotten() -> None:
+    counts = Counts()
+    counts.add_failed_login("tim", "PLAIN")
+    assert counts.is_further("tim", "LOGIN")
+    assert not counts.is_further("tim", "PLAIN")
+    assert not counts.is_further("tom", "LOGIN")
+    counts.add_failed_login("tim", "LOGIN")
+    assert counts.failed_logins == 1
+    assert not counts.is_further("tim", "LOGIN")
+    counts.forget_tried()
+    assert not counts.is_further("tim", "CRAM-MD5")
+    counts.add_failed_login("tim", "CRAM-MD5")
+    counts.add_failed_login(None, "EXTERNAL")
+    counts.add_failed_login(None, "ANONYMOUS")
+    assert counts.failed_logins == 4
+    counts.add_failed_login("tim", "PLAIN")
+    assert counts.failed_logins == 5
+
+
 def test_a_secret_may_be_the_end_of_an_exchange() -> None:
     """A mechanism that ends on it, and one that fails on it: neither is the client's mistake."""
 
@@ -594,14 +724,19 @@ def test_a_secret_may_be_the_end_of_an_exchange() -> None:
         connection.receive_data(b"HELO c\r\nAUTH X-ENDS\r\nNOOP\r\n")
         connection.next_event()
         connection.reply()
-        assert connection.next_event() == events.Secret("X-ENDS", "tim")
+        assert connection.next_event() == events.Secret("X-ENDS", "tim", str)
         connection.give_secret(secret)
         event = connection.next_event()
         if secret == "boom":
+            wanted = ProvedCredentials("tim", proved=False, mechanism="X-ENDS")
+            assert event == events.Auth("X-ENDS", wanted, replies.AUTH_TROUBLE)
+            connection.reply(replies.BAD_CREDENTIALS)
+            assert connection.next_event() is NEED_DATA
+            assert connection.counts.failed_logins == 0
             assert said(connection)[-2:] == [str(replies.AUTH_TROUBLE), "250 2.0.0 Ok"]
             assert connection.counts.errors == 0
         else:
-            wanted = ProvedCredentials("", proved=False, mechanism="X-ENDS")
+            wanted = ProvedCredentials("tim", proved=False, mechanism="X-ENDS")
             assert event == events.Auth("X-ENDS", wanted)
 
 

@@ -161,7 +161,7 @@ def test_core_answers_the_same_before_a_tail(scenario: Scenario, tail: bytes) ->
 
 # What no session of one client shows, or a hook's `False`: with tests in tests/server
 ABOVE_THE_CORE = {
-    *("TOO_MANY_CONNECTIONS", "TOO_MUCH_MAIL", "TOO_MUCH_RCPT"),
+    *("NO_MEMORY_AHEAD", "TOO_MANY_CONNECTIONS", "TOO_MUCH_MAIL", "TOO_MUCH_RCPT"),
     *("CLIENT_REFUSED", "TLS_REFUSED", "REFUSED", "MESSAGE_REFUSED"),
 }
 

@@ -113,6 +113,18 @@ def test_in_lmtp_a_message_is_refused_once(
     assert notes.list[-2:] == [550 if answer else 250 for answer in answers]
 
 
+def test_bytes_of_a_name_that_are_not_utf_8_are_kept_for_the_log_only() -> None:
+    lines: list[str] = []
+    connection = Connection(
+        Settings(), lambda: "nonce", observer=lambda _way, _verb, line: lines.append(line)
+    )
+    connection.receive_data(b"EHLO M\xdcLLER-\xc3\x9c\r\n")
+    while not isinstance(connection.next_event(), Waiting):
+        connection.reply()
+    assert lines[1] == "EHLO M\\xdcLLER-Ü"
+    assert connection.conversation.helo == "M\ufffdLLER-Ü"
+
+
 def test_without_a_tally_nothing_is_kept() -> None:
     tally = Tally()
     tally.said.append("NOOP")

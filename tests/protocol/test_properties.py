@@ -95,6 +95,8 @@ WORDS = [
         b"bdat 0 last",
         b"BDAT 99999999999999999999",
         b"BDAT x",
+        b"BDAT:5",
+        b"HELO M\xdcLLER",
     ),
     *(b"LHLO client.example", b"MAIL FROM:<a@x> BODY=BINARYMIME", b"XFOO", b"xfoo bar"),
     *(b"XCLIENT ADDR=192.0.2.1 LOGIN=tim", b"XCLIENT NAME=[UNAVAILABLE]", b"XCLIENT ADDR=x"),
@@ -138,7 +140,13 @@ def offered(*, binarymime: bool = False) -> tuple[Extension, ...]:
 
 SETTINGS = [
     Settings(),
-    Settings(max_size=30, max_recipients=1, strict_eol=True, ignore_unknown_params=True),
+    Settings(
+        max_size=30,
+        max_recipients=1,
+        strict_eol=True,
+        ignore_unknown_params=True,
+        lenient_addresses=True,
+    ),
     Settings(mechanisms=MECHANISMS, open_mechanisms=frozenset(MECHANISMS), max_size=0),
     Settings(mechanisms=MECHANISMS, auth_required=True, open_mechanisms=frozenset({"PLAIN"})),
     Settings(bare_newlines=BareNewlines.REJECT, max_size=40),

@@ -24,7 +24,16 @@ REFUSALS = {
     if isinstance(reply, Reply) and reply.refuses and not reply.closes
 }
 # The core is given these as answers, as a hook's are, to what is asked by this name
-OF_THE_SERVER = {"TOO_MUCH_MAIL": "mail", "TOO_MUCH_RCPT": "rcpt", "MAIL_LOOP": "message"}
+OF_THE_SERVER = {
+    "TOO_MUCH_MAIL": "mail",
+    "TOO_MUCH_RCPT": "rcpt",
+    "MAIL_LOOP": "message",
+    # The `False` of hooks
+    "CLIENT_REFUSED": "mail",
+    "TLS_REFUSED": "mail",
+    "REFUSED": "mail",
+    "MESSAGE_REFUSED": "message",
+}
 # Said once, and then there is another answer: there are no more of these
 ONCE = {"BAD_CHUNK"}
 

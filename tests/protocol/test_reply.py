@@ -98,7 +98,7 @@ def test_the_catalogue_keeps_its_rules(name: str) -> None:
     """RFC 2034 4: an enhanced code with all 2xx, 4xx and 5xx but the answers to HELO and EHLO."""
     reply = CATALOGUE[name]
     assert (reply.enhanced is None) == (
-        reply.code == 354 or name in ("NO_HELLO_NAME", "NO_LHLO_NAME")
+        reply.code == 354 or name in ("NO_HELO_NAME", "NO_EHLO_NAME", "NO_LHLO_NAME")
     )
     assert reply.text
     assert reply.text.isascii()

@@ -30,7 +30,7 @@ def field(
         by=by_clause("mx.example.com", appname),
         protocol=protocol,
         tls=tls,
-        id="abc.1",
+        id="abc-1",
         recipient=recipient,
         date="Thu, 1 Jan 2026 00:00:00 +0000",
         priority=priority,
@@ -44,7 +44,7 @@ def test_the_whole_field() -> None:
         "Received: from client.example (host.example [192.0.2.1])\r\n"
         "\tby mx.example.com (smtpd) with ESMTPS\r\n"
         "\t(version=TLSv1.3 cipher=X)\r\n"
-        "\tid abc.1\r\n"
+        "\tid abc-1\r\n"
         "\tfor <b@x>;\r\n"
         "\tThu, 1 Jan 2026 00:00:00 +0000\r\n"
     )
@@ -53,14 +53,14 @@ def test_the_whole_field() -> None:
 @pytest.mark.parametrize("priority", [-9, 0, 9])
 def test_a_priority_is_the_last_clause(priority: int) -> None:
     assert f"for <b@x>\r\n\tPRIORITY {priority};\r\n" in field(recipient="b@x", priority=priority)
-    assert f"id abc.1\r\n\tPRIORITY {priority};\r\n" in field(priority=priority)
+    assert f"id abc-1\r\n\tPRIORITY {priority};\r\n" in field(priority=priority)
 
 
 def test_the_least_field() -> None:
     assert field(helo="", address="") == (
         "Received: from unknown\r\n"
         "\tby mx.example.com (smtpd) with ESMTP\r\n"
-        "\tid abc.1;\r\n"
+        "\tid abc-1;\r\n"
         "\tThu, 1 Jan 2026 00:00:00 +0000\r\n"
     )
 
@@ -131,7 +131,10 @@ EVIL = [
     "a (comment",
     "a;\tThu, 1 Jan 1970 00:00:00 +0000",
     "a\u2028b\u0085c",
-    "[192.0.2.9]",
+    "[192.0.2.9)]",
+    "[192.0.2.256]",
+    "[tag:192.0.2.9]",
+    "[IPv6:fe80::1%x]",
     "<a@b>",
     "=?utf-8?q?x?=",
     "\\",
@@ -160,6 +163,15 @@ def test_a_name_of_ours_stays_in_its_comment(evil: str) -> None:
     assert (injected.count("("), injected.count(")")) == (2, 2)
 
 
+@pytest.mark.parametrize(
+    "literal", ["[192.0.2.9]", "[IPv6:2001:db8::1]", "[ipv6:2001:DB8::192.0.2.1]"]
+)
+def test_an_address_literal_of_the_client_stays_as_it_is(literal: str) -> None:
+    """RFC 5321 4.4: without its brackets it would be a name."""
+    assert field(helo=literal).startswith(f"Received: from {literal} ([192.0.2.1])\r\n")
+    assert "[" not in field(rdns=literal, address="").partition("\r\n")[0]
+
+
 def test_nothing_that_is_a_name_is_left_of_it() -> None:
     assert field(helo="()<>", rdns="ü", address="").startswith("Received: from unknown\r\n")
     assert field(rdns="ü") == field()
@@ -171,14 +183,21 @@ def test_no_line_is_longer_than_rfc_5322_allows() -> None:
         rdns="r" * 255,
         address="2001:db8::1",
         appname="a" * 255,
-        recipient="ü" * 254,
+        recipient="ü" * 495,
     )
-    assert max(map(len, whole.encode().split(b"\r\n"))) <= 998
+    assert max(map(len, whole.encode().split(b"\r\n"))) == 998
     assert "for <" in whole
 
 
 def test_a_recipient_too_long_for_a_line_is_left_out() -> None:
-    assert "for <" not in field(recipient="x" * 255)
+    """Its bytes count, of which a character has up to four."""
+    assert "for <" not in field(recipient="ü" * 495 + "x")
+    assert "for <" not in field(recipient="\U0001f600" * 254)
+
+
+def test_a_recipient_whose_direction_misleads_is_left_out() -> None:
+    assert "for <" not in field(recipient="a\u202emoc.live@x")
+    assert "for <" in field(recipient="شبكة@x")
 
 
 @pytest.mark.parametrize("evil", [*EVIL, '"a\r\nX: y"', "a\x0bb", "a\x85b", "a b", '"a b>c"', "\\"])

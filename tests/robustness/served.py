@@ -83,6 +83,22 @@ class Whole(Handler):
         note(message.sender, hashlib.sha256(octets).hexdigest())
 
 
+class Waiting(Handler):
+    """Waits at MAIL of `wait@`, knows no user, and accepts each message."""
+
+    async def on_mail(self, session: Session, sender: Address, params: object) -> None:
+        if sender.local == "wait":
+            await asyncio.Event().wait()
+
+    async def on_secret(self, session: Session, username: str) -> None:
+        return None
+
+    async def on_rcpt(self, session: Session, recipient: Address, params: object) -> None:
+        str(recipient)  # which is kept
+
+    async def on_message(self, session: Session, message: Message) -> None: ...
+
+
 class Bad(Handler):
     """Fails as the sender's name says; writes a line for an honest message."""
 
@@ -135,3 +151,13 @@ class Soak(Handler):
         if kind == "slow":
             await asyncio.sleep(0.05)
         note(message.sender, hashlib.sha256(message.body).hexdigest()[:16])
+
+
+class Secretive(Handler):
+    """Knows the password of everybody."""
+
+    async def on_secret(self, session: Session, username: str) -> str:
+        return "wonder"
+
+    async def on_message(self, session: Session, message: Message) -> None:
+        note(message.sender)

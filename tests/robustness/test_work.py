@@ -15,23 +15,22 @@ import pytest
 from ehlo.protocol import xclient
 from ehlo.protocol.auth.mechanisms import MECHANISMS
 from interop.peers import peer, run
-from robustness import parsing
+from robustness import parsing, reading
 
 CHECKOUT = Path(__file__).parents[2]
 FOUR_TIMES = 4.6
 """The work for four times the input, relative to the work for the input."""
 
 
-@pytest.fixture(scope="module")
-def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, int]]:
-    """Return the instructions for each input in each size."""
-    folder = tmp_path_factory.mktemp("cachegrind")
+def count(program: str | None, names: list[str], folder: Path) -> dict[str, tuple[int, int]]:
+    """Return the instructions for each input of a program in each size."""
+    assert program is not None
     done = run(
         [
             peer("valgrind"),
             *("--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"),
             f"--log-file={folder}/%p",
-            *(sys.executable, "-S", Path(parsing.__file__), CHECKOUT / "src"),
+            *(sys.executable, "-S", program, CHECKOUT / "src"),
         ],
         env={"PYTHONHASHSEED": "0"},
         timeout=1200,
@@ -41,9 +40,20 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, in
     # The work of the parent from one process to the next is constant
     each = (found[-1] - found[0]) / (len(found) - 1)
     measured = [int(count - found[0] - each * at) for at, count in enumerate(found)][1:-1]
-    names = parsing.names()
     assert len(measured) == 2 * len(names)
     return dict(zip(names, zip(measured[::2], measured[1::2], strict=True), strict=True))
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, int]]:
+    """Return the instructions for each input of a command."""
+    return count(parsing.__file__, parsing.names(), tmp_path_factory.mktemp("cachegrind"))
+
+
+@pytest.fixture(scope="module")
+def counted_content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, int]]:
+    """Return the instructions for each message whose content is read."""
+    return count(reading.__file__, [*reading.READ], tmp_path_factory.mktemp("cachegrind"))
 
 
 def instructions(log: Path) -> int:
@@ -59,6 +69,14 @@ def test_four_times_the_input_is_four_times_the_work(
 ) -> None:
     small, large = counted[name]
     assert large < FOUR_TIMES * small + 40_000, counted[name]
+
+
+@pytest.mark.parametrize("name", reading.READ)
+def test_four_times_the_message_is_four_times_the_work(
+    name: str, counted_content: dict[str, tuple[int, int]]
+) -> None:
+    small, large = counted_content[name]
+    assert large < FOUR_TIMES * small + 40_000, counted_content[name]
 
 
 def test_more_than_four_times_the_work_would_be_seen(

@@ -261,15 +261,10 @@ async def wrong_logins(visitor: Visitor, caller: Caller) -> None:
     await caller.hello()
     await caller.start_tls(visitor.tls)
     await caller.say("EHLO again")
-    count = visitor.random.randrange(1, 4)
-    codes = ("535 ", "535 ", "421 ")
-    for number in range(count):
-        assert (await caller.say(plain("user", "wrong"))).startswith(codes[number])
-    if count < 3:
-        await visitor.some(caller)
-        await caller.quit()
-    else:
-        assert await caller.rest() == []
+    for _ in range(visitor.random.randrange(1, 4)):
+        assert (await caller.say(plain("user", "wrong"))).startswith("535 ")
+    await visitor.some(caller)
+    await caller.quit()
 
 
 async def wrong_chunk(visitor: Visitor, caller: Caller) -> None:

@@ -125,7 +125,7 @@ def test_each_hook_that_a_row_of_the_verbs_names_has_a_route_only_where_it_is_ov
 
     for row in rows:
         setattr(Everything, row.hook, lambda *_arguments: None)
-    for handler, asked in ((Everything(), verbs.QUESTIONS), (Secured(), {events.Mail})):
+    for handler, asked in ((Everything(), verbs.QUESTIONS), (Secured(), frozenset[type]())):
         callbacks = callbacks_of_handler(handler)
         resolved = resolve(Server(handler).options, callbacks, Files())
         routes = Routes(resolved, hooks_of(callbacks))

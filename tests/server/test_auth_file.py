@@ -19,7 +19,9 @@ import pytest
 from scramp import ScramClient
 
 from ehlo import CramMD5Credentials, Handler, Message, PasswordFile, Server, Session
-from ehlo.server.logins import Logins
+from ehlo.passwords.lines import Candidate
+from ehlo.protocol.auth.credentials import as_bytes
+from ehlo.server.logins import Checks, Logins
 from support.certificates import Certificates
 from support.client import Client
 from support.clock import StoppedClock
@@ -69,9 +71,15 @@ def wait_until(running: Running, holds: Callable[[], bool]) -> None:
         running.run(running.turn)
 
 
+def checks_of(running: Running) -> Checks:
+    run = running.server.running
+    assert run is not None
+    return run._checks  # noqa: SLF001
+
+
 def wait_for_queue(running: Running, count: int) -> None:
-    waiting = logins_of(running)._waiting  # noqa: SLF001
-    wait_until(running, lambda: len(waiting) == count)
+    checks = checks_of(running)
+    wait_until(running, lambda: checks.waiting == count)
 
 
 @contextlib.contextmanager
@@ -328,37 +336,80 @@ def test_def_hooks_that_hang_do_not_prevent_logins(
         client.replies(4)
 
 
-def test_checks_begin_in_the_order_in_which_they_came(
-    serve: Serve, path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+@contextlib.contextmanager
+def from_address(running: Running, host: str, count: int) -> Iterator[list[Client]]:
+    """So many clients from this address that have said a wrong password, and wait."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(running.ready(source=host)) for _ in range(count)]
+        for client in clients:
+            client.send(plain("alice", host).encode() + b"\r\n")
+        yield clients
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Collect the passwords in the order in which they are checked, one at a time."""
+    monkeypatch.setattr(Checks, "AT_ONCE", 1)
+    found: list[bytes] = []
+    matches = Candidate.matches
+
+    def noted(candidate: Candidate, password: str | bytes) -> bool:
+        found.append(as_bytes(password))
+        return matches(candidate, password)
+
+    monkeypatch.setattr(Candidate, "matches", noted)
+    return found
+
+
+def test_addresses_take_turns_and_each_in_the_order_in_which_its_logins_came(
+    serve: Serve, path: Path, no_delay: None, gate: Gate, checked: list[bytes]
 ) -> None:
-    monkeypatch.setattr(Logins, "AT_ONCE", 1)
-    running = serve(Box(), auth_file=str(path), auth_mechs=OPEN)
-    order: list[int] = []
-    begin = Logins._begin  # noqa: SLF001  when it begins is what is tested
-
-    def noted(logins: Logins, check: Any) -> None:
-        order.append(id(check))
-        begin(logins, check)
-
-    monkeypatch.setattr(Logins, "_begin", noted)
-    with trying(running, 1) as (first,):
-        gate.wait_for(1)
-        came: list[int] = []
-        with contextlib.ExitStack() as stack:
-            others = [first]
-            for number in range(1, 4):
-                others += stack.enter_context(trying(running, 1))
-                wait_for_queue(running, number)
-                came.append(id(logins_of(running)._waiting[-1]))  # noqa: SLF001
+    running = serve(Box(), auth_file=str(path), auth_mechs=OPEN, exempt_networks=())
+    with (
+        from_address(running, "127.0.0.2", 4) as many,
+        from_address(running, "127.0.0.3", 2) as some,
+    ):
+        wait_for_queue(running, 5)
+        with running.ready() as client:
+            client.send(plain("alice", "wonder").encode() + b"\r\n")
+            wait_for_queue(running, 6)
             gate.opened.set()
-            assert [client.reply() for client in others] == [ACCEPTED] * 4
-        assert order[1:] == came
+            assert client.reply() == ACCEPTED
+            assert [each.reply() for each in (*many, *some)] == [WRONG] * 6
+    # One had begun
+    many_, some_ = b"127.0.0.2", b"127.0.0.3"
+    assert checked == [many_, many_, some_, b"wonder", many_, some_, many_]
+
+
+def test_addresses_that_fill_all_places_leave_one_for_another(
+    serve: Serve, path: Path, no_delay: None, gate: Gate, checked: list[bytes]
+) -> None:
+    """Two addresses with as many logins as may wait; the latest ones make way."""
+    running = serve(
+        Box(), auth_file=str(path), auth_mechs=OPEN, exempt_networks=(), max_connection_rate=0
+    )
+    with (
+        from_address(running, "127.0.0.2", 40) as first,
+        from_address(running, "127.0.0.3", 40) as second,
+    ):
+        wait_for_queue(running, Checks.MOST_WAITING)
+        with running.ready() as client:
+            client.send(plain("alice", "wonder").encode() + b"\r\n")
+            waiting = checks_of(running)._waiting  # noqa: SLF001  nothing else shows whose they are
+            wait_until(running, lambda: "127.0.0.1" in waiting)
+            gate.opened.set()
+            assert client.reply() == ACCEPTED
+        assert checked.index(b"wonder") == 3
+        replies = [[client.reply() for client in each] for each in (first, second)]
+    for each in replies:
+        assert set(each) == {TROUBLE, WRONG}
+        assert 30 <= each.count(WRONG) <= 34
 
 
 def test_beyond_so_many_that_wait_a_login_is_our_trouble(
     running: Running, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Logins, "MOST_WAITING", 1)
+    monkeypatch.setattr(Checks, "MOST_WAITING", 1)
     with trying(running, 2) as clients:
         gate.wait_for(2)
         with trying(running, 1) as (third,):
@@ -530,7 +581,7 @@ def test_too_little_memory_for_any_check_is_a_value_error_at_the_start(path: Pat
 
 def test_a_file_without_tls_is_no_way_to_log_in(path: Path) -> None:
     server = Server(Box(), addr="127.0.0.1:0", auth_file=str(path), auth_required=True)
-    with pytest.raises(ValueError, match="no client could log in; see auth_handler, auth_file, "):
+    with pytest.raises(ValueError, match="no client could log in; auth_file has no mech"):
         server.listen_and_serve()
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from ehlo import Handler, Message, Reject, Session
 from ehlo.message import Spool
+from ehlo.server import bodies
 from ehlo.server.limits import Turns
 from ehlo.server.runtime import Ending
 from support.client import Client
@@ -250,6 +251,108 @@ def test_a_directory_that_has_gone_is_452(serve: Serve, tmp_path: Path) -> None:
         assert send(client, body_of(300_000)) == QUEUED
 
 
+# -- max_disk ------------------------------------------------------------------------------------
+
+
+def occupy(running: Running, handler: Gated, size: int) -> Client:
+    """Return a client whose message of `size` bytes is on disk, and in the handler."""
+    client = running.ready()
+    client.begin_message(stuffed(body_of(size)))
+    assert handler.entered.acquire(timeout=15)
+    return client
+
+
+def test_beyond_max_disk_large_mail_is_452_and_small_mail_is_accepted(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = Gated()
+    running = serve(handler, spool_threshold=THRESHOLD, max_disk=500_000)
+    with occupy(running, handler, 350_000) as other, running.ready() as client:
+        assert running.runtime.disk.held == 350_000
+        assert send(client, body_of(150_001)) == NO_ROOM
+        assert client.say("MAIL FROM:<a@example.com> SIZE=150001") == NO_ROOM
+        assert client.say("MAIL FROM:<a@example.com> SIZE=150000") == "250 2.1.0 Ok"
+        assert client.say("RSET") == "250 2.0.0 Ok"
+        for _ in range(3):
+            handler.gate.release()
+        assert send(client, body_of(50_000)) == QUEUED
+        assert other.replies(4)[-1] == QUEUED
+        running.wait_until(lambda: running.runtime.disk.held == 0)
+        assert send(client, body_of(150_001)) == QUEUED  # there is room again
+    assert "no room on disk: max_disk is reached" in caplog.text
+    running.wait_until(lambda: running.runtime.disk.held == 0)
+    assert running.runtime.memory.held == 0
+
+
+def test_one_address_has_half_of_max_disk_and_another_one_has_its_share(serve: Serve) -> None:
+    handler = Gated()
+    running = serve(handler, spool_threshold=THRESHOLD, max_disk=1_000_000, exempt_networks=())
+    disk = running.runtime.disk
+    clients = [occupy(running, handler, 240_000) for _ in range(2)]
+    with running.ready() as client:
+        assert send(client, body_of(200_000)) == NO_ROOM
+        assert disk.has("another", 260_000)
+        assert not disk.has("another", 260_001)
+        handler.gate.release(3)
+        assert send(client, body_of(50_000)) == QUEUED
+    for client in clients:
+        assert client.replies(4)[-1] == QUEUED
+        client.close()
+
+
+@pytest.mark.parametrize("end", ["reset", "RSET", "QUIT"])
+def test_what_an_abandoned_body_took_of_the_disk_is_free_again(serve: Serve, end: str) -> None:
+    running = serve(Box(), spool_threshold=THRESHOLD)
+    with running.ready() as client:
+        client.send(b"MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\n")
+        client.replies(2)
+        body = body_of(300_000)
+        client.send(b"BDAT %d\r\n" % len(body) + body)
+        assert client.reply().startswith("250")
+        assert running.runtime.disk.held > 0
+        if end == "reset":
+            client.reset()
+        else:
+            assert client.say(end)[0] == "2"
+    running.wait_until_no_sessions()
+    running.wait_until(lambda: running.runtime.disk.held == 0)
+
+
+def test_a_message_that_the_handler_keeps_counts_as_long_as_there_is_its_file(
+    serve: Serve,
+) -> None:
+    collector = Collector()
+    running = serve(collector, spool_threshold=THRESHOLD)
+    with running.ready() as client:
+        assert send(client, body_of(300_000)) == QUEUED
+        assert running.runtime.disk.held == 300_000
+        collector.messages.clear()
+        running.wait_until(lambda: running.runtime.disk.held == 0)
+
+
+def test_max_disk_is_by_default_a_quarter_of_what_is_free(serve: Serve, tmp_path: Path) -> None:
+    status = os.statvfs(tmp_path)
+    free = status.f_bavail * status.f_frsize
+    running = serve(Box(), spool_dir=str(tmp_path))
+    assert free // 8 < running.runtime.disk.limit < free // 2
+
+
+def test_without_a_directory_for_files_the_server_starts_and_says_so_once(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("tempfile.gettempdir", fail)
+    running = serve(Box(), spool_threshold=THRESHOLD)
+    with running.ready() as client:
+        for _ in range(2):
+            assert send(client, body_of(300_000)) == NO_ROOM
+            assert send(client, body_of(50_000)) == QUEUED
+    assert caplog.text.count("no writable directory for temporary files") == 1
+
+
 class Slow:
     """A disk that writes when it is told to."""
 
@@ -265,6 +368,20 @@ class Slow:
             slow._write(spool, slices)
 
         monkeypatch.setattr(Spool, "write", write)
+
+
+def test_a_disk_that_is_too_slow_is_as_good_as_a_full_one(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Slow(monkeypatch)
+    monkeypatch.setattr(bodies, "_MOST_OVER", -1_000_000)
+    running = serve(Box(), spool_threshold=THRESHOLD, max_memory=1_000_000)
+    with running.ready() as client:
+        client.begin_message(body_of(300_000))
+        for _ in range(20):
+            disk.go_on.release()
+        assert client.replies(4)[-1] == NO_ROOM
+        assert send(client, body_of(50_000)) == QUEUED
 
 
 @pytest.mark.parametrize("end", ["reset", "close", "quit"])
@@ -413,9 +530,9 @@ def test_no_file_is_closed_while_a_thread_writes_to_it(
 
 def test_a_hook_that_is_forgotten_twice_is_forgotten() -> None:
     turns = Turns(0)
-    turns.wait("who", lambda: None)
-    turns.forget("who")
-    turns.forget("who")
+    turns.wait("key", "who", lambda: None)
+    assert turns.forget("key", "who")
+    assert not turns.forget("key", "who")
     assert not turns.are_awaited
 
 

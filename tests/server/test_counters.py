@@ -103,21 +103,34 @@ def test_two_bursts_at_the_ends_of_two_stretches_are_the_worst_case() -> None:
     assert 190 <= later <= 200
 
 
+def test_an_event_counts_for_its_window_at_least() -> None:
+    """It is not forgotten where a stretch ends, a moment after it."""
+    clock = FakeClock()
+    counter = MemoryCounter(clock)
+    clock.now = 599.9
+    counter.add("a", 1, 600.0)
+    for clock.now in (599.9, 600.1, 900.0, 1199.8):
+        assert counter.add("a", 0, 600.0) == 1
+    clock.now = 1200.0
+    assert counter.add("a", 0, 600.0) == 0
+
+
 def test_an_attempt_under_way_counts_as_a_failure() -> None:
     attempts = Attempts(MemoryCounter(FakeClock()), 2, HOUR)
     attempts.note("a")
-    end = attempts.begin("a")
+    attempts.begin("a")
     assert not attempts.may_begin("a")
     assert not attempts.spent("a")
     assert attempts.may_begin("b")
-    end()
+    attempts.end("a", failed=False)
     assert attempts.may_begin("a")
+    attempts.begin("a")
+    attempts.end("a", failed=True)
+    assert attempts.spent("a")
 
 
 def test_an_exempt_or_unlimited_address_may_always_begin_an_attempt() -> None:
     exempt = Attempts(MemoryCounter(FakeClock()), 1, HOUR)
-    exempt.begin(None)()
-    exempt.begin(None)
     assert exempt.may_begin(None)
     unlimited = Attempts(MemoryCounter(FakeClock()), 0, HOUR)
     unlimited.begin("a")

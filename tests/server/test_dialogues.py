@@ -62,6 +62,9 @@ class Script(Handler):
     async def on_connect(self, session: Session) -> Reply | None:
         return await self._reply("connect")
 
+    async def on_tls(self, session: Session) -> Reply | None:
+        return await self._reply("tls")
+
     async def on_hello(self, session: Session, name: str) -> Reply | None:
         return await self._reply("hello", name)
 
@@ -130,12 +133,16 @@ def options_of(scenario: Scenario, certificates: Certificates) -> dict[str, Any]
         "max_recipients": settings.max_recipients,
         "max_recipient_domains": settings.max_recipient_domains,
         "max_messages": settings.max_messages,
+        "max_refused_recipients": settings.limits.refused_recipients,
+        "max_errors": settings.limits.errors,
+        "slow_errors": settings.limits.slow_errors,
         "max_idle_commands": settings.limits.idle_commands,
         "extensions": rules.extensions,
         "max_memory": rules.number("max_memory", 0),
         "bare_newlines": rules.values.get("bare_newlines", "normalise"),
         "unknown_params": rules.values.get("unknown_params", "reject"),
         "strict_eol": settings.strict_eol,
+        "lenient_addresses": settings.lenient_addresses,
         "lmtp": settings.lmtp,
         **{
             f"{verb.lower()}_networks": ["127.0.0.0/8"]

@@ -655,22 +655,24 @@ def test_on_tls_is_told_once_the_handshake_is_done(
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (Reject(554, "5.7.1", "Wrong certificate"), b"554 5.7.1 Wrong certificate\r\n"),
+        (Reject(550, "5.7.1", "Wrong certificate"), "554 5.7.0 Wrong certificate"),
+        (Reject(450, "4.7.1", "Not now"), "450 4.7.1 Not now"),
         (
             RuntimeError(SECRET_TEXT),
-            b"421 4.3.0 Service not available: local error in processing\r\n",
+            "421 4.3.0 Service not available: local error in processing",
         ),
-        (1, b"421 4.3.0 Service not available: local error in processing\r\n"),
+        (1, "421 4.3.0 Service not available: local error in processing"),
     ],
 )
-def test_a_rejection_by_on_tls_is_sent_under_tls_and_ends_the_session(
+def test_a_rejection_by_on_tls_is_the_reply_to_each_command_but_quit(
     serve: Serve,
     kind: str,
     implicit: bool,
     answer: object,
-    said: bytes,
+    said: str,
     certificates: Certificates,
 ) -> None:
+    """RFC 3207 4.1. It is not sent unasked: a client would take it for the reply to its QUIT."""
     handler = handler_of(kind, on_tls=answer)
     running = serve(handler, tls_config=certificates.server(), tls_listener=implicit)
     with running.client(tls=certificates.client if implicit else None) as client:
@@ -678,7 +680,20 @@ def test_a_rejection_by_on_tls_is_sent_under_tls_and_ends_the_session(
             client.hello()
             client.say("STARTTLS")
             client.wrap(certificates.client)
-        assert client.rest() == said
+            assert client.has_heard_nothing()
+        elif said.startswith("421"):
+            assert client.rest().decode() == said + "\r\n"
+            return
+        else:  # a greeting has no enhanced code
+            assert client.reply() == said[:4] + said[10:]
+        if said.startswith("421"):
+            assert client.say("EHLO c") == said
+            assert client.is_closed()
+            return
+        for command in ("EHLO c", "MAIL FROM:<a@example.com>", "AUTH PLAIN", "STARTTLS", "BOGUS"):
+            assert client.say(command) == said
+        assert client.say("QUIT").startswith("221 2.0.0 ")
+        assert client.is_closed()
 
 
 # -- what a handler must and must not have -------------------------------------------------------

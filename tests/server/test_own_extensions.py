@@ -76,7 +76,8 @@ def test_keyword_parameter_and_command_are_there(serve: Serve) -> None:
         (RuntimeError("a bug"), "451 4.3.0 Requested action aborted: local error in processing"),
         (Reply(354), "451 4.3.0 Requested action aborted: local error in processing"),
         ("text", "451 4.3.0 Requested action aborted: local error in processing"),
-        (False, "451 4.3.0 Requested action aborted: local error in processing"),
+        (0, "451 4.3.0 Requested action aborted: local error in processing"),
+        (False, "550 5.7.1 Requested action refused"),
     ],
 )
 def test_the_hook_answers(serve: Serve, answer: Any, said: str) -> None:

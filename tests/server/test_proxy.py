@@ -260,17 +260,18 @@ def test_reverse_dns_asks_for_the_true_client(
     asked: list[Any] = []
     answered = threading.Event()
 
-    async def getnameinfo(_loop: Any, sockaddr: Any, _flags: int = 0) -> tuple[str, str]:
+    def getnameinfo(sockaddr: Any, _flags: int = 0) -> tuple[str, str]:
         asked.append(sockaddr)
         answered.set()
         return "client.example.net", "0"
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getnameinfo", getnameinfo)
+    monkeypatch.setattr(socket, "getnameinfo", getnameinfo)
     box = Box()
     running = listen(box, reverse_dns=True)
     with through(running, V1) as client:
         client.reply()
         assert answered.wait(DEADLINE)
+        running.wait_until(lambda: running.runtime.lookups.under_way == 0)
         client.say("EHLO client.example")
         client.mail()
     assert asked == [("192.0.2.7", 40001)]

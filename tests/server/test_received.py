@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 import threading
-import time
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ehlo import Peer, Session
+from ehlo.server.lookups import Lookups
 from ehlo.server.runtime import Clock
 from support.certificates import Certificates
 from support.hooks import Noted, handler_of
@@ -125,6 +129,7 @@ def test_ids_are_unique_and_the_same_everywhere(serve: Serve) -> None:
     for message, session in zip(collector.messages, collector.sessions, strict=True):
         assert message.id.startswith(session.id)
         assert f"\tid {message.id}\r\n".encode() in message.trace
+        assert re.fullmatch(r"[0-9a-f]+-[0-9]+", message.id)  # an atom, as RFC 5321 4.4 wants it
 
 
 def test_the_date_is_made_once_a_second() -> None:
@@ -142,20 +147,16 @@ def test_the_date_is_made_once_a_second() -> None:
 
 
 class Resolver:
-    """Stands in for the loop's own `getnameinfo`."""
+    """Stands in for the system's `getnameinfo`."""
 
     def __init__(self, answer: str | Exception) -> None:
         self.answer = answer
         self.asked: list[Any] = []
         self.may_answer = threading.Event()
-        self.ended = threading.Event()
 
-    async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:
+    def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:
         self.asked.append(sockaddr)
-        try:
-            await asyncio.to_thread(self.may_answer.wait, DEADLINE)
-        finally:
-            self.ended.set()
+        self.may_answer.wait(DEADLINE)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer, "25"
@@ -163,21 +164,26 @@ class Resolver:
     def answer_now(self, running: Running) -> None:
         """Let it, and wait until the session has the name."""
         self.may_answer.set()
-        assert self.ended.wait(DEADLINE)
-        for _ in range(3):
-            running.run(running.turn)
+        running.wait_until(lambda: running.runtime.lookups.under_way == 0)
 
 
-def serve_with(serve: Serve, resolver: Resolver, handler: Any, **options: Any) -> Running:
-    """On asyncio's loop, since a method of uvloop's cannot be replaced."""
-    running = serve(handler, reverse_dns=True, **options)
-    running.runtime.loop.getnameinfo = resolver.getnameinfo  # type: ignore[method-assign]
-    return running
+ServeWith = Callable[..., Running]
 
 
-def test_a_name_that_has_arrived_is_in_the_field(serve: Serve) -> None:
+@pytest.fixture
+def serve_with(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> ServeWith:
+    """Start a server that looks up names: `serve_with(resolver, handler)`."""
+
+    def start(resolver: Resolver, handler: Any, **options: Any) -> Running:
+        monkeypatch.setattr(socket, "getnameinfo", resolver.getnameinfo)
+        return serve(handler, reverse_dns=True, **options)
+
+    return start
+
+
+def test_a_name_that_has_arrived_is_in_the_field(serve_with: ServeWith) -> None:
     collector, resolver = Collector(), Resolver("mail.example.net")
-    running = serve_with(serve, resolver, collector)
+    running = serve_with(resolver, collector)
     with running.ready() as client:
         resolver.answer_now(running)
         client.mail()
@@ -188,9 +194,9 @@ def test_a_name_that_has_arrived_is_in_the_field(serve: Serve) -> None:
     )
 
 
-def test_a_name_that_has_not_arrived_delays_nothing(serve: Serve) -> None:
+def test_a_name_that_has_not_arrived_delays_nothing(serve_with: ServeWith) -> None:
     collector, resolver = Collector(), Resolver("mail.example.net")
-    running = serve_with(serve, resolver, collector)
+    running = serve_with(resolver, collector)
     with running.ready() as client:
         client.mail()
         assert trace_of(collector).startswith("Received: from client.example ([127.0.0.1])\r\n")
@@ -201,36 +207,51 @@ def test_a_name_that_has_not_arrived_delays_nothing(serve: Serve) -> None:
 
 @pytest.mark.parametrize("answer", ["mail.example.net", socket.gaierror("no name")])
 def test_the_name_of_a_client_that_has_left_is_awaited_and_dropped(
-    serve: Serve, answer: str | Exception
+    serve_with: ServeWith, answer: str | Exception
 ) -> None:
     collector, resolver = Collector(), Resolver(answer)
-    running = serve_with(serve, resolver, collector)
+    running = serve_with(resolver, collector)
     with running.ready() as client:
         client.mail()
         client.say("QUIT")
     running.wait_until_no_sessions()
-    assert not resolver.ended.is_set()
-    assert len(running.runtime.lookups) == 1  # the resolver is busy with it
+    assert running.runtime.lookups.under_way == 1  # the resolver is busy with it
     resolver.answer_now(running)
-    assert len(running.runtime.lookups) == 0
     assert collector.sessions[0].rdns == ""
 
 
-def test_no_more_names_are_looked_up_at_once_than_a_resolver_can_bear(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+def test_lookups_that_hang_take_neither_the_threads_of_the_loop_nor_all_of_their_own(
+    serve_with: ServeWith, loop_name: str
 ) -> None:
-    monkeypatch.setattr("ehlo.server.runtime._MOST_LOOKUPS", 2)
-    resolver = Resolver("mail.example.net")
-    running = serve_with(serve, resolver, Collector())
-    for _ in range(4):
-        with running.ready() as client:
-            client.say("QUIT")
-    running.wait_until_no_sessions()
-    assert len(resolver.asked) == 2
-    resolver.answer_now(running)
-    with running.ready():
-        running.run(running.turn)
-    assert len(resolver.asked) == 3
+    resolver, looked_up = Resolver("mail.example.net"), threading.Semaphore(0)
+    resolved: list[object] = []
+
+    class Resolving(Collector):
+        """Resolves a name in the loop's threads, as a hook may."""
+
+        async def on_hello(self, session: Session, name: str) -> None:
+            loop = asyncio.get_running_loop()
+            resolved.append(await loop.getaddrinfo("127.0.0.1", 25))
+            looked_up.release()
+
+    networks = {"exempt_networks": "none", "max_connections_per_address": 1000}
+    running = serve_with(resolver, Resolving(), loop=loop_name, **networks)
+    lookups = running.runtime.lookups
+    with contextlib.ExitStack() as held:
+        for _ in range(100):
+            held.enter_context(running.ready())
+        assert len(resolved) == 100
+        running.wait_until(lambda: len(resolver.asked) == 8)  # the half of one address
+        for number in range(2, 7):
+            running.run(partial(begin, lookups, f"192.0.2.{number}"))
+        running.wait_until(lambda: len(resolver.asked) == 13)  # all of the others
+        resolver.answer_now(running)
+    # Those that waited are looked up, and those beyond 64 are not
+    assert len(resolver.asked) == 8 + 64 + 5
+
+
+async def begin(lookups: Lookups, host: str) -> None:
+    lookups.begin(Peer(host, 1), host, lambda _name: None)
 
 
 def test_clients_of_uvloop_that_reset_at_once_leave_no_complaint(serve: Serve) -> None:
@@ -240,36 +261,33 @@ def test_clients_of_uvloop_that_reset_at_once_leave_no_complaint(serve: Serve) -
             client.reply()
             client.reset()
     running.wait_until_no_sessions()
-    until = time.monotonic() + DEADLINE
-    while running.runtime.lookups:
-        assert time.monotonic() < until
-        running.run(running.turn)
+    running.wait_until(lambda: running.runtime.lookups.under_way == 0)
 
 
 @pytest.mark.parametrize("error", [socket.gaierror("no name"), OSError("no network")])
-def test_a_client_without_a_name_is_served(serve: Serve, error: Exception) -> None:
+def test_a_client_without_a_name_is_served(serve_with: ServeWith, error: Exception) -> None:
     collector, resolver = Collector(), Resolver(error)
-    running = serve_with(serve, resolver, collector)
+    running = serve_with(resolver, collector)
     with running.ready() as client:
         resolver.answer_now(running)
         assert client.mail().startswith("250")
     assert "from client.example ([127.0.0.1])" in trace_of(collector)
 
 
-def test_a_name_by_reverse_dns_writes_no_header(serve: Serve) -> None:
+def test_a_name_by_reverse_dns_writes_no_header(serve_with: ServeWith) -> None:
     resolver = Resolver("evil.example)\r\nSubject: owned\r\n (x\0;")
     collector = Collector()
-    running = serve_with(serve, resolver, collector)
+    running = serve_with(resolver, collector)
     with running.ready() as client:
         resolver.answer_now(running)
         client.mail()
     assert "(evil.exampleSubjectownedx [127.0.0.1])" in trace_of(collector)
 
 
-def test_reverse_dns_is_off_unless_asked_for(serve: Serve) -> None:
+def test_reverse_dns_is_off_unless_asked_for(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     resolver = Resolver("mail.example.net")
+    monkeypatch.setattr(socket, "getnameinfo", resolver.getnameinfo)
     running = serve(Box())
-    running.runtime.loop.getnameinfo = resolver.getnameinfo  # type: ignore[method-assign]
     with running.ready() as client:
         client.mail()
     assert resolver.asked == []

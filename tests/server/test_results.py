@@ -58,10 +58,10 @@ TABLE: dict[str, tuple[Callable[[], object], Row]] = {
     "550": (lambda: 550, Row("trouble!", "trouble!", "trouble!", "yes!")),
     "1.0": (lambda: 1.0, Row("trouble!", "trouble!", "trouble!", "yes!")),
     "no text": (lambda: "", Row("trouble!", "trouble!", "trouble!", "yes!")),
-    "250 OK": (lambda: "250 OK", Row("trouble!", "trouble!", "user", "yes!")),
-    "354 Go on": (lambda: "354 Go on", Row("trouble!", "trouble!", "user", "yes!")),
-    "550 No": (lambda: "550 No", Row("trouble!", "trouble!", "user", "trouble!")),
-    "451-a reply": (lambda: "451-No\n451 No", Row("trouble!", "trouble!", "user", "trouble!")),
+    "250 OK": (lambda: "250 OK", Row("trouble!", "trouble!", "trouble!", "yes!")),
+    "354 Go on": (lambda: "354 Go on", Row("trouble!", "trouble!", "trouble!", "yes!")),
+    "550 No": (lambda: "550 No", Row("trouble!", "trouble!", "trouble!", "trouble!")),
+    "451-a reply": (lambda: "451-No\n451 No", Row("trouble!", "trouble!", "trouble!", "trouble!")),
     "bytes": (lambda: b"id-7", Row("trouble!", "trouble!", "trouble!", "yes!")),
     "b'250 OK'": (lambda: b"250 OK", Row("trouble!", "trouble!", "trouble!", "yes!")),
     "b'550 No'": (lambda: b"550 No", Row("trouble!", "trouble!", "trouble!", "trouble!")),
@@ -277,6 +277,54 @@ def test_an_id_that_cannot_be_sent_is_left_out(
         assert client.mail() == "250 2.0.0 Ok: queued"
         assert client.say("NOOP") == "250 2.0.0 Ok"
     assert "returned a str that cannot be sent as a queue id; return " in caplog.text
+
+
+class Unreadable(str):  # noqa: SLOT000  as a user writes one
+    """Raises when it is looked at, as a row of a database does whose session is closed."""
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("closed")
+
+
+def endless() -> list[object]:
+    found: list[object] = []
+    found.append(found)
+    return found
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+@pytest.mark.parametrize("result", [lambda: Unreadable("id"), lambda: {Unreadable: Unreadable(1)}])
+def test_a_message_is_accepted_once_whatever_its_result_does_when_it_is_read(
+    serve: Serve, result: Callable[[], object], lmtp: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve(handler_of("async def", on_message=lambda *_: result()), lmtp=lmtp).client() as it:
+        it.reply()
+        it.say("LHLO c" if lmtp else HELLO)
+        assert it.mail() == "250 2.0.0 Ok: queued"
+        assert it.mail() == "250 2.0.0 Ok: queued"
+    assert "on_message (" in caplog.text
+
+
+@pytest.mark.parametrize("hook", ["on_mail", "on_auth"])
+def test_a_result_that_cannot_be_read_fails_closed(
+    serve: Serve, hook: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Opaque:
+        def __getattribute__(self, name: str) -> Any:
+            raise RuntimeError("closed")
+
+    moment = MOMENTS[hook]
+    with asking(serve, hook, "async def", Opaque) as client:
+        for command in moment.before:
+            say(client, command)
+        assert client.say(moment.command).startswith(moment.trouble)
+        assert client.say("NOOP") == "250 2.0.0 Ok"
+    assert "returned what cannot be read" in caplog.text
+
+
+def test_a_list_that_holds_itself_is_no_rejection(serve: Serve) -> None:
+    with serve(handler_of("async def", on_message=lambda *_: endless())).ready() as client:
+        assert client.mail() == "250 2.0.0 Ok: queued"
 
 
 def test_each_hook_that_answers_has_a_moment_or_its_own_test() -> None:

@@ -21,8 +21,8 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Peer, Server, Session
+from ehlo.server.doors import Doors
 from ehlo.server.driver import Driver
-from ehlo.server.run import Run
 from ehlo.server.system.loops import loop_factory
 from support.client import Client
 from support.hooks import KINDS, Noted, handler_of
@@ -1139,18 +1139,17 @@ def test_a_close_during_the_start_of_a_listener_closes_it(
     loop_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sockets: list[socket.socket] = []
-    listen = Run._listen  # noqa: SLF001  the moment that matters is within it
+    open_door = Doors.open
+    server = Server(Box(), addr="127.0.0.1:0")
 
-    async def listen_and_be_closed(run: Run, sock: socket.socket, *more: Any) -> asyncio.Server:
+    async def open_and_be_closed(doors: Doors, sock: socket.socket, *more: Any) -> None:
         sockets.append(sock)
-        made = await listen(run, sock, *more)
-        run.close()
-        return made
+        await open_door(doors, sock, *more)
+        server.close()
 
-    monkeypatch.setattr(Run, "_listen", listen_and_be_closed)
+    monkeypatch.setattr(Doors, "open", open_and_be_closed)
 
     async def work() -> None:
-        server = Server(Box(), addr="127.0.0.1:0")
         await server.start()
         await server.wait_closed()
         await asyncio.sleep(0)  # uvloop closes a socket a turn later

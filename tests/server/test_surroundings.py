@@ -214,6 +214,19 @@ def test_an_exit_in_an_async_hook_is_answered_like_any_failure(
     assert caplog.text.count("SystemExit: broken") == 2
 
 
+def test_an_interrupt_of_a_hook_in_a_thread_is_answered_like_any_failure(
+    serve: Serve, loop_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Interrupts(Handler):
+        async def on_message(self, session: Session, message: Message) -> None:
+            raise KeyboardInterrupt
+
+    with serve(Interrupts(), loop=loop_name).ready() as client:
+        for _ in range(2):
+            assert client.mail().startswith("451 4.3.0")
+    assert caplog.text.count("on_message failed") == 2
+
+
 def test_an_exit_in_a_callback_of_the_loop_ends_nothing(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:

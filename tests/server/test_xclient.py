@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +123,10 @@ def test_the_name_of_a_proxy_is_not_that_of_its_client(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = Facts()
+    monkeypatch.setattr(socket, "getnameinfo", lambda *_: ("proxy.example", "1"))
     running = trusting(serve, facts, reverse_dns=True)
-
-    async def proxy_name(*_: object, **__: object) -> tuple[str, str]:
-        return "proxy.example", "1"
-
-    monkeypatch.setattr(running.runtime.loop, "getnameinfo", proxy_name)
     with running.ready() as client:
-        running.run(running.turn)
+        running.wait_until(lambda: running.runtime.lookups.under_way == 0)
         speak_for(client, "XCLIENT ADDR=192.0.2.7")
         client.say("EHLO c")
         client.mail()
@@ -219,7 +216,7 @@ def test_tls_stays(serve: Serve, certificates: Certificates) -> None:
     assert b" with ESMTPS\r\n" in facts.messages[0].trace
 
 
-def test_starttls_keeps_the_client_address_and_forgets_its_commands(
+def test_starttls_forgets_what_was_sent_in_plaintext(
     serve: Serve, certificates: Certificates
 ) -> None:
     facts = Facts()
@@ -237,10 +234,26 @@ def test_starttls_keeps_the_client_address_and_forgets_its_commands(
         client.mail()
     before, after = facts.facts
     for seen in (before, after):
-        assert (seen["peer"], seen["local"]) == (Peer("192.0.2.7", 4711), Peer("192.0.2.1", 587))
+        assert seen["peer"].host == "127.0.0.1"
+        assert seen["local"] == running.address
         assert (seen["user"], seen["forwarded"]) == (None, None)
-        assert seen["xclient"].keys() == {"NAME", "ADDR", "PORT", "DESTADDR", "DESTPORT"}
-    assert (before["rdns"], after["rdns"]) == ("spike.example", "other.example")
+    assert (before["rdns"], after["rdns"]) == ("", "other.example")
+    assert (before["xclient"], after["xclient"]) == ({}, {"NAME": "other.example"})
+    assert b"192.0.2" not in b"".join(message.trace for message in facts.messages)
+
+
+def test_who_may_send_xclient_after_starttls_is_who_is_connected(
+    serve: Serve, certificates: Certificates
+) -> None:
+    running = trusting(serve, Facts(), tls_config=certificates.server())
+    with running.ready() as client:
+        speak_for(client)
+        client.say("EHLO c")
+        assert client.say(CLIENT).startswith("550 5.7.0 ")
+        client.say("STARTTLS")
+        client.wrap(certificates.client)
+        client.say("EHLO c")
+        speak_for(client)
 
 
 def test_wrong_logins_are_those_of_the_client_behind(

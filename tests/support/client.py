@@ -43,7 +43,9 @@ class Client:
         timeout: float = 60.0,
         tls: ssl.SSLContext | None = None,
         buffers: int = 0,
+        source: str = "",
     ) -> None:
+        """`source` is the client's own address, such as 127.0.0.2."""
         self._received = b""
         self.sent = 0
         """Bytes sent, before TLS is added to them."""
@@ -57,6 +59,8 @@ class Client:
             if family != socket.AF_UNIX:  # what is sent leaves at once, and waits for no ACK
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(timeout)
+            if source:
+                sock.bind((source, 0))
             target: Any = (address.host, address.port)
             sock.connect(address.host.removeprefix("unix:") if address.is_unix else target)
             if tls is not None:

@@ -23,8 +23,9 @@ challenge, `{600 * text}` repeats. `{first user}` is SCRAM's first message witho
 that cannot be foretold, and `{nothing}` makes a blank at the end of a line visible.
 
 Settings are `max_size`, `max_recipients`, `max_recipient_domains`, `max_messages`,
-`max_idle_commands`, `max_memory`, `bare_newlines` and `unknown_params` with a value, and
-`strict_eol`, `tls`, `tls_required`, `tls_listener`, `auth_required`, `lmtp`; then
+`max_refused_recipients`, `max_errors`, `slow_errors`, `max_idle_commands`, `max_memory`,
+`bare_newlines` and `unknown_params` with a value, and `strict_eol`, `lenient_addresses`, `tls`,
+`tls_required`, `tls_listener`, `auth_required`, `lmtp`; then
 
     = auth CRAM-MD5 PLAIN                the mechanisms that the server has
     = open PLAIN                         those that it takes without TLS although it should not
@@ -253,9 +254,19 @@ class Scenario:
             open_mechanisms=frozenset(rules.opened),
             bare_newlines=BareNewlines(rules.values.get("bare_newlines", "normalize")),
             strict_eol="strict_eol" in rules.flags,
+            lenient_addresses="lenient_addresses" in rules.flags,
             ignore_unknown_params=rules.values.get("unknown_params") == "ignore",
             lmtp="lmtp" in rules.flags,
-            limits=Limits(idle_commands=rules.number("max_idle_commands", 100)),
+            limits=Limits(
+                slow_errors=rules.number("slow_errors", 10),
+                errors=rules.number("max_errors", 20),
+                refused_recipients=(
+                    rules.number("max_refused_recipients", 0)
+                    if "max_refused_recipients" in rules.values
+                    else None
+                ),
+                idle_commands=rules.number("max_idle_commands", 100),
+            ),
             extensions=extensions.rows(rules.extensions, self.own_extensions, lambda: NOW),
         )
 
@@ -408,6 +419,8 @@ class CorePlayer:
         self.closed = False
         listener = "tls_listener" in rules.flags
         self.connection = self._connect(tls=listener, greet=True)
+        if listener:
+            self._secured()
         self._advance()
 
     @classmethod
@@ -447,7 +460,13 @@ class CorePlayer:
     def handshake(self) -> None:
         """STARTTLS has been answered, and TLS is there."""
         self.connection = self._connect(tls=True, greet=False, counts=self.connection.counts)
+        self._secured()
         self._advance()
+
+    def _secured(self) -> None:
+        answer = self._rules.answer("tls", "")
+        if isinstance(answer, Reply):
+            self.connection.refuse(answer)
 
     def event(self, name: str) -> None:
         """Something that the core is told by what is above it."""

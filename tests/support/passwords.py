@@ -10,7 +10,7 @@ from typing import Any
 
 from ehlo.passwords.hashes import ScryptHash
 
-__all__ = ["MEMORY", "Gate", "cheap", "write"]
+__all__ = ["MEMORY", "Gate", "cheap", "lines_of", "write"]
 
 MEMORY = 128 * 8 * (16 + 2 + 1)  # bytes that one check of such a hash takes
 DEADLINE = 15.0
@@ -30,6 +30,13 @@ def write(path: Path, **passwords: str) -> Path:
     return path
 
 
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a file that `PasswordFile` has changed, without its secret."""
+    secret, *lines = path.read_text().splitlines()
+    assert secret.startswith("# ehlo-secret: ")
+    return lines
+
+
 class Gate:
     """Replaces `hashlib.scrypt`: counts the calls, and blocks them until `opened` is set."""
 
@@ -38,6 +45,7 @@ class Gate:
         self._lock = threading.Lock()
         self._inside = 0
         self.most_inside = 0
+        self.calls = 0
         self.threads: set[str] = set()
         self.entered = threading.Semaphore(0)
         self.opened = threading.Event()
@@ -45,6 +53,7 @@ class Gate:
     def __call__(self, *arguments: Any, **options: Any) -> bytes:
         with self._lock:
             self._inside += 1
+            self.calls += 1
             self.most_inside = max(self.most_inside, self._inside)
             self.threads.add(threading.current_thread().name)
         self.entered.release()

@@ -176,8 +176,8 @@ def assert_nothing_left(runtime: Runtime) -> None:
     """Check that no session, no counted connection and no byte of a body is left."""
     assert runtime.drivers == set()
     assert runtime.memory.held == 0
-    assert runtime.connections._count == 0  # noqa: SLF001  the counter is what is tested
-    assert runtime.connections._by_address == {}  # noqa: SLF001
+    assert runtime.connections.count == 0
+    assert runtime.connections._by_address == {}  # noqa: SLF001  the counter is what is tested
 
 
 def assert_loops_were_content(caplog: pytest.LogCaptureFixture) -> None:

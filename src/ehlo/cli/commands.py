@@ -35,7 +35,7 @@ from ehlo.cli.flags import (
     options_of,
     value_of,
 )
-from ehlo.cli.log import make_for, set_up_logging
+from ehlo.cli.log import set_up_logging
 from ehlo.cli.passwd import passwd
 from ehlo.cli.printer import Printer, as_json, as_text, wants_color
 from ehlo.cli.readable import visible
@@ -48,15 +48,19 @@ from ehlo.server.workers.recipe import Recipe, StartError, check
 
 T = TypeVar("T")
 
-# What `ehlo` without a command has instead of the defaults: a test may send as much as it likes
+# What `ehlo` without a command has instead of the defaults: a test may send what it likes
 _PRINTER_DEFAULTS: dict[str, Any] = {
     "addr": "127.0.0.1:1025",
     "max_size": 104_857_600,
     "max_messages": 0,
     "max_idle_commands": 0,
+    "max_refused_recipients": 0,
+    "max_errors": 0,
+    "slow_errors": 0,
     "max_connections_per_address": Options.max_connections,
     "max_connection_rate": 0,
     "max_auth_failures": 0,
+    "lenient_addresses": True,
 }
 _ENVIRONMENT = "Each option can be set in the environment: --max-size as EHLO_MAX_SIZE."
 _SERVE_ONLY = ("workers", "factory")
@@ -106,13 +110,15 @@ def cli(ctx: click.Context, /, *, json: bool, **given: object) -> None:
     if ctx.invoked_subcommand is not None:
         _reject_options_before_command(ctx)
         return
+    passphrase = _passphrase()
     own = _server_values(given)
     most = own.get("max_connections", Options.max_connections)
     values = _PRINTER_DEFAULTS | {"max_connections_per_address": most} | own
     printer = _printer(json, values.pop("rcpt_handler", None), values.pop("auth_handler", None))
     quiet = ctx.get_parameter_source("log_level") is ParameterSource.DEFAULT
     server, process = _new_server(printer, values), _process(given)
-    _run(server, process, lambda: server.listen_and_serve(tune_malloc=True), quiet=quiet)
+    serve_mail = partial(server.listen_and_serve, tune_malloc=True)
+    _run(server, process, passphrase, serve_mail, quiet=quiet)
     if printer.failure is not None:
         raise click.ClickException(f"cannot write to standard output: {printer.failure.strerror}")
 
@@ -138,11 +144,13 @@ def serve(target: str, *, reload: bool, **given: object) -> None:
 
     If MODULE:ATTR is a Server, options given here override its own.
     """
+    passphrase = _passphrase()
     server, process = _named_server(target, given), _process(given)
 
     def run() -> None:
         if reload or server.options.workers > 1:
-            _run_parent(server, partial(_worker_server, target, given), reload=reload)
+            recipe = partial(_worker_server, target, given, passphrase)
+            _run_parent(server, recipe, reload=reload)
         else:
             server.listen_and_serve(tune_malloc=True)
 
@@ -153,7 +161,7 @@ def serve(target: str, *, reload: bool, **given: object) -> None:
             importlib.import_module("watchfiles")
     except ImportError as error:
         raise click.UsageError("--reload needs watchfiles: pip install 'ehlo[standard]'") from error
-    _run(server, process, run)
+    _run(server, process, passphrase, run)
 
 
 cli.add_command(passwd)
@@ -180,7 +188,7 @@ def _named_server(target: str, given: Given) -> Server:
     return _new_server(found, values)
 
 
-def _worker_server(target: str, given: Given) -> Server:
+def _worker_server(target: str, given: Given, passphrase: str | None) -> Server:
     """The server of a worker, which is a new process and gets the options of its parent.
 
     Raises `StartError` if they are wrong by now, for instance because a file has gone.
@@ -188,7 +196,7 @@ def _worker_server(target: str, given: Given) -> Server:
     process = _process(given)
     try:
         server = _named_server(target, given)
-        _configure_tls(server, process)
+        _configure_tls(server, process, passphrase)
     except click.ClickException as error:
         raise StartError(error.format_message()) from error
     finally:  # a failure is logged, too
@@ -235,7 +243,12 @@ def _printer(json: bool, rcpt: RcptFunction | None, auth: AuthFunction | None) -
     return printer
 
 
-def _configure_tls(server: Server, process: ProcessOptions) -> None:
+def _passphrase() -> str | None:
+    """The passphrase of the keys, which programs that handlers start then do not inherit."""
+    return os.environ.pop("EHLO_TLS_PASSPHRASE", None)
+
+
+def _configure_tls(server: Server, process: ProcessOptions, passphrase: str | None) -> None:
     certs, keys = process.tls_cert, process.tls_key
     client_ca, client_certs = process.tls_client_ca, process.tls_client_certs
     if keys and not certs:
@@ -248,7 +261,6 @@ def _configure_tls(server: Server, process: ProcessOptions) -> None:
         raise click.UsageError("--tls-key: give one for each --tls-cert, or none")
     if certs:
         server.configure(tls_config=None)  # otherwise those of the user's Server would come first
-    passphrase = os.environ.get("EHLO_TLS_PASSPHRASE")
     for cert, key in zip(certs, keys or certs, strict=True):
         try:
             server.configure_tls(cert, key, passphrase, client_ca, client_certs or "optional")
@@ -270,10 +282,15 @@ def _tls_reason(error: OSError | ValueError, unclear: str) -> str:
 
 
 def _run(
-    server: Server, process: ProcessOptions, run: Callable[[], None], *, quiet: bool = False
+    server: Server,
+    process: ProcessOptions,
+    passphrase: str | None,
+    run: Callable[[], None],
+    *,
+    quiet: bool = False,
 ) -> None:
     """The server runs until a signal. Wrong options are found before anything else begins."""
-    _configure_tls(server, process)
+    _configure_tls(server, process, passphrase)
     _checked(lambda: check(server.options))
     _checked(lambda: loops.loop_factory(server.options.loop))
     _open_log(server, process, quiet=quiet)
@@ -295,12 +312,12 @@ def _run(
 
 def _open_log(server: Server, process: ProcessOptions, *, quiet: bool) -> None:
     """A new log file belongs to the user that root becomes, who has to reopen it later."""
-    file = process.log_file
+    file, owner = process.log_file, None
     try:
         if file is not None and server.options.user and os.getuid() == 0:
             account = privileges.find(server.options.user)
-            make_for(file, account.uid, account.gid)
-        set_up_logging(process.log_level, process.log_format, file, quiet=quiet)
+            owner = account.uid, account.gid
+        set_up_logging(process.log_level, process.log_format, file, owner=owner, quiet=quiet)
     except OSError as error:
         raise click.UsageError(f"--log-file {file}: {error.strerror}") from error
 

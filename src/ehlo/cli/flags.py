@@ -40,7 +40,7 @@ class ProcessOptions:
     select one by SNI."""
     tls_key: Sequence[_File] = option((), group="TLS")
     """Key of the certificate, if in another file; one per --tls-cert, in the same order.
-    EHLO_TLS_PASSPHRASE has the passphrase."""
+    EHLO_TLS_PASSPHRASE has the passphrase, and is removed from the environment."""
     tls_client_ca: _File | None = option(None, group="TLS")
     """Certificate authorities for client certificates, in PEM."""
     tls_client_certs: Literal["optional", "required"] | None = option(None, group="TLS")
@@ -153,6 +153,7 @@ def options_of(
         text, group = texts.get(field.name, "").replace("`", ""), field.metadata["group"]
         if hint is bool:
             both = f"{flag}/--no-{flag.removeprefix('--')}"
+            text += "  [on]" if defaults.get(field.name) else ""
             found.append(GroupedOption([both], group=group, help=text, default=None))
             continue
         shown = defaults.get(field.name, field.default)

@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
+import math
 import os
-import stat
+import sys
 from datetime import datetime
+from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
-from typing import Final
+from time import monotonic
+from typing import Any, Final, TextIO
 
+import click
+
+from ehlo import paths
 from ehlo.cli.readable import visible
+from ehlo.server.observing.failures import traceback_of
 from ehlo.server.observing.journal import reload_failed
 
 # Attributes of every record; the others were given as `extra`
 _COMMON: Final = vars(logging.makeLogRecord({})).keys() | {"asctime", "message", "taskName"}
+_TELL_EVERY: Final = 60.0  # seconds between two reports about a log that cannot be written
 _SHOWN_BY_PRINTER: Final = ("ehlo.connection", "ehlo.message")
 
 
-class _Text(logging.Formatter):
+class _Safe(logging.Formatter):
+    """Formats exceptions so that their text forges no line."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  the name in logging
+        """Return the traceback."""
+        return traceback_of(ei[1])
+
+
+class _Text(_Safe):
     """Formats lines for a person; a terminal does not obey text from clients in them."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, with its control characters escaped."""
-        return visible(super().format(record))
+        """Return the line, with its control characters escaped; further lines are indented."""
+        return visible(super().format(record)).replace("\n", "\n  ")
 
 
 class _Terminal(_Text):
@@ -38,7 +53,41 @@ class _Terminal(_Text):
         return f"{text} (Ctrl+C stops it)" if listening else text
 
 
-class _File(WatchedFileHandler):
+class _Stream(logging.StreamHandler[TextIO]):
+    """Writes lines, and counts those that cannot be written, for instance on a full disk.
+
+    The first of them is reported on standard error, and their number in the log, once it works.
+    """
+
+    _lost = 0
+    _told = -math.inf
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        lost = self._lost
+        super().emit(record)
+        if lost and lost == self._lost:
+            self._lost = 0
+            super().emit(_record_of("up to %d lines could not be logged", lost))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the name in logging
+        """Count a line that could not be written; logging prints a traceback for each."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._lost += 1
+        if monotonic() - self._told >= _TELL_EVERY:
+            self._told = monotonic()
+            if self.stream is not sys.stderr:
+                click.echo(f"ehlo: cannot write to the log: {error.strerror}", err=True)
+
+
+def _record_of(text: str, *args: object) -> logging.LogRecord:
+    return logging.LogRecord("ehlo.server", logging.WARNING, __file__, 0, text, args, None)
+
+
+class _File(_Stream, WatchedFileHandler):
     """Writes to a file that may be rotated at any time: the next line or SIGHUP reopens it.
 
     If that fails, for instance after root was dropped, the old file stays in use: an exception
@@ -47,12 +96,21 @@ class _File(WatchedFileHandler):
 
     _failed = False
 
+    def __init__(self, path: str, owner: tuple[int, int] | None) -> None:
+        """Open the file; a new one belongs to `owner`. Raises `OSError`."""
+        super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
+        self.stream = self._opened(owner)
+
+    def _opened(self, owner: tuple[int, int] | None = None) -> TextIOWrapper:
+        file = paths.open_to_append(self.baseFilename, owner)
+        return TextIOWrapper(os.fdopen(file, "ab"), self.encoding, self.errors)
+
     def reopenIfNeeded(self) -> None:  # noqa: N802  the name in logging
         """Open the file again if another one is at its path. Raises nothing."""
         if self.stream is None or _is_at(self.baseFilename, self.stream.fileno()):
             return
         try:
-            new = open(self.baseFilename, "a", encoding=self.encoding)  # noqa: SIM115, PTH123  it stays open
+            new = self._opened()
         except OSError as error:
             self._report(error)
             return
@@ -75,31 +133,7 @@ def _is_at(path: str, file: int) -> bool:
         return False
 
 
-def make_for(path: str, uid: int, gid: int) -> None:
-    """Create the log file for the user that root is going to become, unless it exists.
-
-    The directory may belong to that user, so root follows no link in it. Raises `OSError`.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # O_EXCL follows no link
-    try:
-        file = os.open(path, flags, 0o666)
-    except FileExistsError:
-        return
-    try:
-        os.fchown(file, uid, gid)
-    finally:
-        os.close(file)
-
-
-def _check_link(path: str, file: int) -> None:
-    """Raises `OSError` if root has opened a file through a link of another user."""
-    status = os.lstat(path)
-    planted = stat.S_ISLNK(status.st_mode) and status.st_uid != 0
-    if os.geteuid() == 0 and (planted or not _is_at(path, file)):
-        raise OSError(errno.ELOOP, "the link is not owned by root")
-
-
-class _Json(logging.Formatter):
+class _Json(_Safe):
     """Formats one object per line, in ASCII: `time`, `level`, `logger`, `message`, other fields."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -120,13 +154,19 @@ class _Json(logging.Formatter):
 
 
 def set_up_logging(
-    level: str, form: str = "text", file: str | None = None, *, quiet: bool = False
+    level: str,
+    form: str = "text",
+    file: str | None = None,
+    *,
+    owner: tuple[int, int] | None = None,
+    quiet: bool = False,
 ) -> None:
     """Set up logging to standard error, unless the user's module has set up logging itself.
 
     `level` is for the loggers `ehlo.*`; for others it is at least INFO. `form` is `"text"` or
-    `"json"`. With `file`, lines go there in any case. `quiet` leaves out connections and accepted
-    messages, for a command that prints the messages. Raises `OSError` if `file` cannot be opened.
+    `"json"`. With `file`, lines go there in any case; a new one belongs to `owner`, a user and a
+    group. `quiet` leaves out connections and accepted messages, for a command that prints the
+    messages. Raises `OSError` if `file` cannot be opened.
     """
     logging.getLogger("ehlo").setLevel(level.upper())
     if quiet:
@@ -135,13 +175,11 @@ def set_up_logging(
     root = logging.getLogger()
     handler: logging.Handler
     if file is not None:
-        handler, text = _File(file, encoding="utf-8"), _Text
-        if handler.stream is not None:
-            _check_link(file, handler.stream.fileno())
+        handler, text = _File(file, owner), _Text
     elif root.handlers:
         return
     else:
-        handler, text = logging.StreamHandler(), _Terminal
+        handler, text = _Stream(), _Terminal
     layout = "%(asctime)s %(levelname)-7s %(message)s"
     handler.setFormatter(_Json() if form == "json" else text(layout, "%Y-%m-%d %H:%M:%S"))
     root.addHandler(handler)

@@ -14,7 +14,7 @@ from typing import TextIO
 
 import click
 
-from ehlo.cli.readable import bytes_of, described, one_line, shortened, visible
+from ehlo.cli.readable import bytes_of, described, one_line, shortened, slices
 from ehlo.content import read_content
 from ehlo.handler import Handler
 from ehlo.message import Message
@@ -85,32 +85,28 @@ def as_text(*, color: bool, encoding: str) -> Form:
 
     def form(session: Session, message: Message, now: datetime) -> Iterator[str]:
         content = read_content(message.body)
-        text = shortened(visible(content.text).strip("\n"))
-        more = content.omitted_headers
         columns = min(shutil.get_terminal_size().columns, 80)
-        lines = [
-            style(f"{dash * 4} {now:%Y-%m-%d %H:%M:%S} ".ljust(columns, dash), fg="green"),
-            *(
-                style(f"{label:<6}", dim=True) + one_line(value)
-                for label, value in _envelope(session, message)
-            ),
-            "",
-            *(
-                style(f"{one_line(name)}:", fg="cyan")
-                + " "
-                + style(one_line(value), bold=name.lower() == "subject")
-                for name, value in content.headers
-            ),
-            *([f"… {more:,} more header fields"] if more else []),
-            *(["", text] if text else []),
-            *([f"… {bytes_of(content.omitted)} more"] if content.omitted else []),
-            *([""] if content.attachments else []),
-            *(
-                style(f"[{one_line(described(attachment))}]", fg="yellow")
-                for attachment in content.attachments
-            ),
-        ]
-        yield "\n".join(lines) + "\n\n"
+        yield style(f"{dash * 4} {now:%Y-%m-%d %H:%M:%S} ".ljust(columns, dash), fg="green") + "\n"
+        for label, value in _envelope(session, message):
+            yield style(f"{label:<6}", dim=True) + one_line(value) + "\n"
+        yield "\n"
+        for each in content.root.fields:
+            name, value = each.decoded_name, each.text
+            shown = style(one_line(value), bold=name.lower() == "subject")
+            yield style(f"{one_line(name)}:", fg="cyan") + f" {shown}\n"
+        if content.omitted_headers:
+            yield f"… {content.omitted_headers:,} more header fields\n"
+        if content.text.strip("\n"):
+            yield "\n"
+            yield from shortened(content.text)
+            yield "\n"
+        if content.omitted:
+            yield f"… {bytes_of(content.omitted)} more\n"
+        if content.attachments:
+            yield "\n"
+        for attachment in content.attachments:
+            yield style(f"[{one_line(described(attachment))}]", fg="yellow") + "\n"
+        yield "\n"
 
     return form
 
@@ -142,8 +138,7 @@ def _about(session: Session) -> list[str]:
 
 def as_json(session: Session, message: Message, now: datetime) -> Iterator[str]:
     """Yield a message as one JSON object on one line, in ASCII, piece by piece."""
-    content = read_content(message.body)
-    tls = session.tls
+    content, tls = read_content(message.body), session.tls
     facts = json.dumps(
         {
             "id": message.id,
@@ -155,12 +150,22 @@ def as_json(session: Session, message: Message, now: datetime) -> Iterator[str]:
             "sender": str(message.sender),
             "recipients": [str(recipient) for recipient in message.recipients],
             "size": message.size,
-            "headers": content.headers,
-            "text": content.text or None,
-            "attachments": [described(attachment) for attachment in content.attachments],
         }
     )
     yield _ascii(facts.removesuffix("}"))
+    yield ', "headers": ['
+    for number, each in enumerate(content.root.fields):
+        yield (", " if number else "") + _ascii(json.dumps([each.decoded_name, each.text]))
+    yield '], "text": '
+    if content.text:
+        yield '"'
+        for piece in slices(content.text, 0, len(content.text)):
+            yield _ascii(json.dumps(piece)[1:-1])
+        yield '"'
+    else:
+        yield "null"
+    attachments = [described(attachment) for attachment in content.attachments]
+    yield f', "attachments": {_ascii(json.dumps(attachments))}'
     yield from _body(message.body)
     yield "}\n"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Final
 
 from ehlo.content import Attachment
 
@@ -13,6 +15,7 @@ _HARMFUL = re.compile(
 )
 MOST_LINES = 1_000
 """Lines of a text that are shown."""
+_SLICE: Final = 16_384  # characters that are made visible at once
 
 
 def visible(text: str) -> str:
@@ -25,15 +28,30 @@ def one_line(text: str) -> str:
     return visible(text).replace("\n", "\\n").replace("\t", " ")
 
 
-def shortened(text: str) -> str:
-    """Return the first lines of `text`, and how many more there are."""
-    end = 0
+def slices(text: str, start: int, end: int) -> Iterator[str]:
+    """Yield the text from `start` to `end` in slices: a copy of a long text takes much memory."""
+    return (text[at : min(at + _SLICE, end)] for at in range(start, end, _SLICE))
+
+
+def shortened(text: str) -> Iterator[str]:
+    """Yield the first lines of `text`, as `visible` does, and how many more there are.
+
+    Empty lines at its beginning and at its end are left out.
+    """
+    start, end = 0, len(text)
+    while end > 0 and text[end - 1] == "\n":
+        end -= 1
+    while start < end and text[start] == "\n":
+        start += 1
+    at = start
     for _ in range(MOST_LINES):
-        end = text.find("\n", end) + 1
-        if end == 0:
-            return text
-    more = text.count("\n", end) + (not text.endswith("\n"))
-    return f"{text[:end]}… {more:,} more lines" if more else text
+        at = text.find("\n", at, end) + 1
+        if at == 0:
+            at = end
+            break
+    yield from map(visible, slices(text, start, at))
+    if at < end:
+        yield f"… {text.count(chr(10), at, end) + 1:,} more lines"
 
 
 def bytes_of(count: int) -> str:

@@ -94,6 +94,8 @@ def decode_text(data: bytes, label: str) -> str:
 
     A byte that means nothing in that charset is shown as U+FFFD.
     """
+    if not data:
+        return ""
     codec = _codec_of(label) if label else None
     if codec is None or label.lower().strip() in ("us-ascii", "ascii"):
         # Many senders of UTF-8 say nothing, or `us-ascii`
@@ -160,6 +162,13 @@ _KATAKANA: Final = bytes.maketrans(bytes(range(0x21, 0x60)), bytes(range(0xA1, 0
 
 
 def _decode_iso_2022_jp(data: bytes) -> str:
+    if data.count(b"\x1b") <= 20 + len(data) // 16:
+        return _decode_by_runs(data)
+    # Python's own codec is faster where one run after the other is short
+    return data.decode("iso2022_jp_1", "replace")
+
+
+def _decode_by_runs(data: bytes) -> str:
     text = io.StringIO()
     decode: Callable[[bytes], str] = _decode_ascii
     at = 0

@@ -22,7 +22,6 @@ LONGEST_VALUE: Final = 65_536
 """Bytes of one field that are read."""
 
 _NAME: Final = re.compile(rb"([!-9;-~\x80-\xff]{1,998})[ \t]*:")
-_FOLD: Final = re.compile(rb"\r?\n(?=[ \t])")
 _ENDS: Final = b" \t\r\n"
 _BLANKS: Final = b" \t"
 _DASH: Final = ord("-")
@@ -63,10 +62,13 @@ def first_field(fields: Sequence[Field], name: str) -> str:
     return next((each.text for each in fields if each.name.lower() == wanted), "")
 
 
-def read_header(data: bytes, start: int, is_delimiter: Callable[[int, int], bool]) -> Header:
+def read_header(
+    data: bytes, start: int, is_delimiter: Callable[[int, int], bool], most: int = MOST_FIELDS
+) -> Header:
     """Read the header at `start`, up to an empty line or a line that is no field.
 
-    `is_delimiter` is asked of each line that begins with `--`, by its start and end.
+    `is_delimiter` is asked of each line that begins with `--`, by its start and end. At most `most`
+    fields are read, and at least one.
     """
     fields: list[Field] = []
     name, begin, at = b"", start, start
@@ -80,7 +82,7 @@ def read_header(data: bytes, start: int, is_delimiter: Callable[[int, int], bool
                 fields.append(
                     Field(name, data[begin : min(at, begin + LONGEST_VALUE)].strip(_ENDS))
                 )
-            if len(fields) >= MOST_FIELDS:
+            if len(fields) >= most:
                 return _with_more(data, fields, at)
             if match is None:
                 body = end if data[at:end] in (b"\r\n", b"\n") else at
@@ -103,88 +105,75 @@ def _with_more(data: bytes, fields: list[Field], at: int) -> Header:
 
 # -- encoded-words (RFC 2047) ----------------------------------------------------------------------
 
-_LONGEST_CHARSET: Final = 80
-
-
-class _Word(NamedTuple):
-    """An encoded-word, and where it stands."""
-
-    start: int
-    end: int
-    charset: str
-    data: bytes
+# The beginning of an encoded-word: a charset, and an encoding
+_WORD: Final = re.compile(rb"=\?([^?]{1,80})\?([bBqQ])\?")
 
 
 def decode_header(value: bytes) -> str:
     """Return a field's value as text: unfolded, encoded-words decoded, other bytes as UTF-8."""
-    line = _FOLD.sub(b"", value[:LONGEST_VALUE]).strip(_ENDS)
+    line = _unfolded(value[:LONGEST_VALUE]).strip(_ENDS)
     if b"=?" not in line:
         return decode_text(line, "")
     shown: list[str] = []
-    run: list[_Word] = []  # words of one charset, whose bytes may make a character together
+    run, charset = (
+        bytearray(),
+        "",
+    )  # words of one charset, whose bytes may make a character together
     at = 0
-    for word in _words(line):
-        between = line[at : word.start]
-        if run and not between.strip(_ENDS):
-            if word.charset != run[-1].charset:
-                shown.append(_decoded_run(run))
-                run = []
+    for start, end, name, data in _words(line):
+        between = line[at:start]
+        if at and name == charset and not between.strip(_ENDS):
+            run += data
         else:
-            shown += [_decoded_run(run), decode_text(between, "")]
-            run = []
-        run.append(word)
-        at = word.end
-    return "".join([*shown, _decoded_run(run), decode_text(line[at:], "")])
+            shown.append(decode_text(bytes(run), charset))
+            if not at or between.strip(_ENDS):
+                shown.append(decode_text(between, ""))
+            run, charset = bytearray(data), name
+        at = end
+    return "".join([*shown, decode_text(bytes(run), charset), decode_text(line[at:], "")])
 
 
-def _decoded_run(run: list[_Word]) -> str:
-    return decode_text(b"".join(word.data for word in run), run[0].charset) if run else ""
-
-
-def _words(line: bytes) -> Iterator[_Word]:
-    """Yield the encoded-words of `line`, each byte of which is looked at a few times at most."""
+def _words(line: bytes) -> Iterator[tuple[int, int, str, bytes]]:
+    """Yield start, end, charset and bytes of the encoded-words; a byte is looked at a few times."""
     at = 0
-    while (start := line.find(b"=?", at)) >= 0:
-        word = _word_at(line, start)
-        if word is None:
-            at = start + 2
+    while (found := _WORD.search(line, at)) is not None:
+        charset, encoding = found.groups()
+        if charset.strip() != charset:
+            at = found.start() + 2
             continue
-        if word.end < 0:
+        end = line.find(b"?=", found.end())
+        if end < 0:
             return  # no word ends after this place
-        yield word
-        at = word.end
+        text = line[found.end() : end]
+        if encoding in b"bB":
+            data = decode_transfer(text, "base64")
+        else:
+            data = binascii.a2b_qp(text, header=True)
+        if not data and text:
+            at = found.start() + 2
+            continue
+        name = charset.decode("ascii", "replace").lower().partition("*")[0]  # RFC 2231 5: language
+        yield found.start(), end + 2, name, data
+        at = end + 2
 
 
-def _word_at(line: bytes, start: int) -> _Word | None:
-    """Return the word at `start`, or `None`; its `end` is negative when nothing ends it."""
-    charset_end = line.find(b"?", start + 2, start + 2 + _LONGEST_CHARSET)
-    if charset_end <= start + 2 or line[charset_end + 2 : charset_end + 3] != b"?":
-        return None
-    encoding = line[charset_end + 1 : charset_end + 2].lower()
-    charset = line[start + 2 : charset_end]
-    if encoding not in (b"b", b"q") or charset.strip() != charset:
-        return None
-    begin = charset_end + 3
-    end = line.find(b"?=", begin)
-    if end < 0:
-        return _Word(start, -1, "", b"")
-    text = line[begin:end]
-    name = charset.decode("ascii", "replace").lower().partition("*")[0]  # RFC 2231 5: a language
-    if encoding == b"b":
-        data = decode_transfer(text, "base64")
-    else:
-        data = binascii.a2b_qp(text, header=True)
-    return _Word(start, end + 2, name, data) if data or not text else None
+def _unfolded(value: bytes) -> bytes:
+    """Leave out line ends before a blank (RFC 5322 2.2.3)."""
+    if b"\n" not in value:
+        return value
+    for line_end in (b"\r\n", b"\n"):
+        value = value.replace(line_end + b" ", b" ").replace(line_end + b"\t", b"\t")
+    return value
 
 
 # -- parameters (RFC 2045 5.1, RFC 2231) -----------------------------------------------------------
 
 _PARAMETER: Final = re.compile(
-    rb"""[\s;]*([^\s=;"]{1,256})[ \t]*(?:=[ \t]*(?:"([^"\\]*(?:\\.[^"\\]*)*)"?|([^;"]*)))?""",
+    rb"""[\s;]*+([^\s=;"]{1,256})[ \t]*+"""
+    rb"""(?:=[ \t]*+(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"?|([^;"]*+)))?""",
     re.DOTALL,
 )
 _CONTINUED: Final = re.compile(r"(.+?)\*(?:([0-9]{1,3})(\*)?)?")
-_QUOTED_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)
 
 
 class Parameterized(NamedTuple):
@@ -200,7 +189,7 @@ class Parameterized(NamedTuple):
 
 def parse_parameters(value: bytes) -> Parameterized:
     """Parse a field like `text/plain; charset=utf-8`."""
-    line = _FOLD.sub(b"", value[:LONGEST_VALUE])
+    line = _unfolded(value[:LONGEST_VALUE])
     head, _, rest = line.partition(b";")
     plain: dict[str, str] = {}
     boundary = b""
@@ -227,9 +216,14 @@ def _parameters(rest: bytes) -> Iterator[tuple[str, bytes]]:
         if match is None:
             return
         name, quoted, token = match.groups()
-        value = _QUOTED_PAIR.sub(rb"\1", quoted) if quoted is not None else (token or b"").strip()
+        value = _unquoted(quoted) if quoted is not None else (token or b"").strip()
         yield decode_text(name, "").lower(), value
         at = match.end()
+
+
+def _unquoted(text: bytes) -> bytes:
+    """Undo quoted pairs (RFC 5322 3.2.1): a backslash that is not quoted itself is left out."""
+    return b"\\".join(part.replace(b"\\", b"") for part in text.split(b"\\\\"))
 
 
 def _joined(pieces: list[tuple[bytes, bool]]) -> str:

@@ -7,8 +7,9 @@ It is no parser of HTML. Tags start and end lines, links keep their addresses, a
 from __future__ import annotations
 
 import html
-import io
 import re
+from collections.abc import Iterator
+from types import MappingProxyType
 from typing import Final
 
 # A tag, with its name; or the beginning of what is no text, and no tag either
@@ -35,65 +36,89 @@ _PARAGRAPHS: Final = frozenset(
         *("ul",),
     )
 )
+_BREAKS: Final = MappingProxyType({**dict.fromkeys(_LINES, 1), **dict.fromkeys(_PARAGRAPHS, 2)})
 _CELLS: Final = frozenset(("td", "th"))
+_LONGEST_ENTITY: Final = 40
+_SLICE: Final = (
+    4_096  # characters that are laid out at once; what is made of them takes 30 times more
+)
 _LONGEST_TAG: Final = 65_536
 _LONGEST_ADDRESS: Final = 2_048
 
 
 def text_of_html(markup: str) -> str:
     """Return the text of `markup`, with LF line ends."""
+    page = _laid_out(markup)
+    del markup  # which may be as large as the text
+    return page.text
+
+
+def _laid_out(markup: str) -> _Page:
     page = _Page()
     at = 0
     href, label = "", ""
-    preserved = 0  # how many `pre` are open
     while (found := _MARKUP.search(markup, at)) is not None:
-        start = found.start()
+        start, behind = found.span()
         if start > at:
-            shown = _unescaped(markup[at:start])
-            label = (label + shown)[:_LONGEST_ADDRESS] if href else ""
-            page.add(shown, preserved=preserved > 0)
-        if not found[2]:
+            for shown in _text_between(markup, at, start):
+                if href and len(label) < _LONGEST_ADDRESS:
+                    label += shown
+                page.add(shown)
+        slash, name = found.groups()
+        if name is None:
             at = _after_no_tag(markup, start)
             continue
-        closing, name = bool(found[1]), found[2].lower()
-        end = markup.find(">", found.end())
+        name = name.lower()
+        end = markup.find(">", behind)
         if end < 0:  # a tag without an end: nothing of it is shown by a browser, either
-            return page.text
+            return page
         at = end + 1
-        if name in _HIDDEN and not closing:
-            at = _after_hidden(markup, at, name)
-        elif name == "a":
-            if closing and href and href not in label:
+        if name == "a":
+            if slash and href and href not in label:
                 page.add(f" ({href})")
-            href = "" if closing else _address(_attribute(markup, found.end(), end, "href"))
+            href = "" if slash else _address(_attribute(markup, behind, end, "href"))
             label = ""
         elif name == "img":
-            page.add(_attribute(markup, found.end(), end, "alt"))
+            page.add(_attribute(markup, behind, end, "alt"))
+        elif name in _HIDDEN:
+            at = at if slash else _after_hidden(markup, at, name)
         else:
-            if name == "pre":
-                preserved = max(0, preserved + (-1 if closing else 1))
-            page.tag(name, closing=closing)
-    page.add(_unescaped(markup[at:]), preserved=preserved > 0)
-    return page.text
+            page.tag(name, closing=bool(slash))
+    for shown in _text_between(markup, at, len(markup)):
+        page.add(shown)
+    return page
+
+
+def _text_between(markup: str, start: int, end: int) -> Iterator[str]:
+    """Yield the text from `start` to `end`, in slices that end in no entity."""
+    while end - start > _SLICE:
+        stop = start + _SLICE
+        entity = markup.rfind("&", stop - _LONGEST_ENTITY, stop)
+        if entity >= 0:
+            stop = entity
+        yield _unescaped(markup[start:stop])
+        start = stop
+    yield _unescaped(markup[start:end])
 
 
 class _Page:
     """Lays out text: blanks become one, and lines end where elements do."""
 
-    __slots__ = ("_breaks", "_out", "_space")
+    __slots__ = ("_breaks", "_out", "_preserved", "_space")
 
     def __init__(self) -> None:
-        self._out = io.StringIO()
+        self._out = bytearray()  # a quarter of the text's size, if one character is an emoji
         self._breaks = -1  # line ends to write before more text; -1 at the beginning
         self._space = False  # whether there is to be a blank before more text
+        self._preserved = 0  # how many `pre` are open
 
     @property
     def text(self) -> str:
-        return self._out.getvalue()
+        return self._out.decode("utf-8", "surrogatepass")
 
-    def add(self, text: str, *, preserved: bool = False) -> None:
-        """Add text; its line ends and blanks count when they are `preserved`."""
-        if preserved:
+    def add(self, text: str) -> None:
+        """Add text; its line ends and blanks count in `pre`."""
+        if self._preserved:
             self._write(text.replace("\r\n", "\n"))
             return
         flat = _BLANKS.sub(" ", text)
@@ -105,36 +130,30 @@ class _Page:
 
     def tag(self, name: str, *, closing: bool) -> None:
         """Do what the tag stands for."""
-        if name in _PARAGRAPHS:
-            self._end_lines(2)
+        breaks = _BREAKS.get(name)
+        if breaks is None:
+            self._space = self._space or name in _CELLS
         elif name == "br":
-            self._breaks = min(2, max(0, self._breaks) + (not closing)) if self._has_text else -1
-        elif name in _CELLS:
-            self._space = True
-        elif name in _LINES:
-            self._end_lines(1)
-            if name == "li" and not closing:
+            self._breaks = min(2, max(0, self._breaks) + (not closing)) if self._out else -1
+        else:
+            if self._out and breaks > self._breaks:
+                self._breaks = breaks
+            if name == "pre":
+                self._preserved = max(0, self._preserved + (-1 if closing else 1))
+            elif name == "li" and not closing:
                 self._write("-")
                 self._space = True
             elif name == "hr":
-                self._write("-" * 40)
-                self._end_lines(1)
-
-    @property
-    def _has_text(self) -> bool:
-        return self._out.tell() > 0
-
-    def _end_lines(self, count: int) -> None:
-        if self._has_text:
-            self._breaks = max(self._breaks, count)
+                self._write("---")
+                self._breaks = 1
 
     def _write(self, text: str) -> None:
         if self._breaks > 0:
-            self._out.write("\n" * self._breaks)
-        elif self._space and self._has_text:
-            self._out.write(" ")
+            self._out += b"\n" * self._breaks
+        elif self._space and self._out:
+            self._out += b" "
         self._breaks, self._space = 0, False
-        self._out.write(text)
+        self._out += text.encode("utf-8", "surrogatepass")
 
 
 def _after_no_tag(markup: str, start: int) -> int:
@@ -154,6 +173,8 @@ def _after_hidden(markup: str, at: int, name: str) -> int:
 
 def _attribute(markup: str, start: int, end: int, name: str) -> str:
     """Return the value of an attribute of the tag between `start` and `end`; empty without it."""
+    if end - start <= len(name):
+        return ""
     for match in _ATTRIBUTE.finditer(markup, start, min(end, start + _LONGEST_TAG)):
         if match[1].lower() == name:
             return _unescaped(match[2] or match[3] or match[4] or "")
@@ -162,6 +183,8 @@ def _attribute(markup: str, start: int, end: int, name: str) -> str:
 
 def _address(href: str) -> str:
     """Return an address that is worth showing: no anchor, no script, no image in itself."""
+    if not href:
+        return ""
     address = href.strip()
     shown = address.lower().startswith(("http:", "https:", "mailto:", "tel:", "ftp:"))
     return address if shown and len(address) <= _LONGEST_ADDRESS else ""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from ehlo.content.fields import (
+    MOST_FIELDS,
     Field,
     Header,
     Parameterized,
@@ -22,7 +23,11 @@ from ehlo.content.fields import (
 )
 
 MOST_PARTS: Final = 1_000
-"""Parts that are told apart; the last one holds the bytes of all that follow."""
+"""Parts that are told apart; the last one holds the bytes of all that follow.
+
+In a small message there are fewer: one for each 64 bytes, and 20 more.
+"""
+_FIELDS_IN_ALL: Final = 10_000  # that are read; in a small message one for each 16 bytes, and 64
 MOST_DEPTH: Final = 100
 """Multiparts inside each other; a deeper one is shown as text."""
 # A line of `--` and something else, which may be a boundary
@@ -96,6 +101,8 @@ class _Reader:
         self._data = data
         self._open: list[_Open] = []
         self._depth_of: dict[bytes, int] = {}  # of the innermost multipart with that boundary
+        self._most = min(MOST_PARTS, 20 + len(data) // 64)
+        self._fields_left = min(_FIELDS_IN_ALL, 64 + len(data) // 16)
         self._count = 0
 
     def read(self, start: int) -> Part:
@@ -112,7 +119,7 @@ class _Reader:
             if found.is_last:
                 self._close(at)
                 current = None
-            elif self._count >= MOST_PARTS:
+            elif self._count >= self._most:
                 current = self._rest(found.depth, at)
                 break
             else:
@@ -126,7 +133,10 @@ class _Reader:
     def _part(self, start: int, parent: Part | None = None) -> Part:
         """Read a part's header, and open it if it is a multipart."""
         self._count += 1
-        part = _described(read_header(self._data, start, self._is_delimiter), parent)
+        most = max(1, min(MOST_FIELDS, self._fields_left))
+        header = read_header(self._data, start, self._is_delimiter, most)
+        self._fields_left -= len(header.fields)
+        part = _described(header, parent)
         if parent is not None:
             parent.children.append(part)
         boundary = part.parameters.boundary.rstrip()

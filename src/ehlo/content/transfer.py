@@ -6,6 +6,7 @@ What is broken is decoded as far as it goes: no byte is a reason to show nothing
 from __future__ import annotations
 
 import binascii
+import contextlib
 import re
 import string
 from typing import Final
@@ -17,6 +18,7 @@ _PADDING: Final = re.compile(rb"=+")
 _LINE: Final = re.compile(rb"[^\r\n]+")
 _UUENCODED: Final = frozenset(("uuencode", "x-uuencode", "uue", "x-uue"))
 _SLICE: Final = 65_536
+_MOST_BROKEN: Final = 100  # lines
 
 
 def decode_transfer(data: bytes, encoding: str) -> bytes:
@@ -47,6 +49,8 @@ def decoded_size(data: memoryview, encoding: str) -> int:
 
 def _from_base64(data: bytes) -> bytes:
     """Decode what is in the alphabet; pieces that end in padding may follow each other."""
+    with contextlib.suppress(binascii.Error):  # most encoded-words are one whole piece
+        return binascii.a2b_base64(data, strict_mode=True)
     letters = data.translate(None, _NO_BASE64)
     decoded = bytearray()
     at = 0
@@ -64,18 +68,30 @@ def _unpadded(letters: bytes) -> bytes:
 
 
 def _from_uuencode(data: bytes) -> bytes:
-    """Decode the lines between `begin` and `end`; a line that is broken stays as it is."""
+    """Decode the lines between `begin` and `end`; a line that is broken stays as it is.
+
+    After many broken lines, everything else does.
+    """
     decoded = bytearray()
+    broken = 0
     for match in _LINE.finditer(data):
         line = match[0]
         if line.startswith(b"begin ") and not decoded:
             continue
         if line == b"end":
             break
-        # The first character counts the bytes; some encoders append a checksum
-        letters = (((line[0] - 32) & 63) * 4 + 5) // 3
+        # The first character counts the bytes; blanks at the end may have been cut off
+        count = (line[0] - 32) & 63
+        if not count:
+            continue
         try:
-            decoded += binascii.a2b_uu(line[:letters])
+            if count > 3 * len(line) or len(line) < 3:
+                raise binascii.Error("too few letters")
+            # Some encoders append a checksum
+            decoded += binascii.a2b_uu(line[: (count * 4 + 5) // 3])
         except binascii.Error:
+            broken += 1
+            if broken > _MOST_BROKEN:
+                return bytes(decoded + data[match.start() :])
             decoded += line + b"\n"
     return bytes(decoded)

@@ -23,6 +23,7 @@ _READABLE: Final = frozenset(
     ("message/delivery-status", "message/disposition-notification", "text/rfc822-headers")
 )
 _LONGEST_HEAD: Final = 65_536
+_MOST_FIELDS_OF_ANOTHER: Final = 200  # among which the subject of a forwarded message is
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,8 @@ class _Decoder:
         data = decode_transfer(self._message[part.start : end], part.transfer_encoding)
         charset = part.parameters.parameters.get("charset", "")
         if is_ascii_compatible(charset):  # on bytes, since text may take four times as much
-            return decode_text(data.replace(b"\r\n", b"\n"), charset)
+            data = data.replace(b"\r\n", b"\n")
+            return decode_text(data, charset)
         return decode_text(data, charset).replace("\r\n", "\n")
 
 
@@ -185,8 +187,10 @@ def _attachment(message: bytes, part: Part) -> Attachment:
     name = part.disposition.parameters.get("filename") or part.parameters.parameters.get("name")
     subject = None
     if part.content_type == "message/rfc822":
-        head = decode_transfer(message[part.start : part.start + _LONGEST_HEAD], encoding)
-        subject = first_field(read_header(head, 0, lambda _begin, _end: False).fields, "subject")
+        end = min(part.end, part.start + _LONGEST_HEAD)
+        head = decode_transfer(message[part.start : end], encoding)
+        header = read_header(head, 0, lambda _begin, _end: False, _MOST_FIELDS_OF_ANOTHER)
+        subject = first_field(header.fields, "subject")
     return Attachment(
         filename=name or None,
         content_type=part.content_type,

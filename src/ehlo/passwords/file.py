@@ -2,12 +2,13 @@
 
 A file that becomes unreadable locks no user out: the last valid content stays in use. A change is
 written to a new file that replaces the old one, so that a reader sees either of them as a whole.
+Writers lock out each other; no reader can lock them out.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import json
 import logging
 import os
@@ -16,8 +17,10 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+from ehlo import paths
 from ehlo.passwords import hashes
 from ehlo.passwords.hashes import Hash
 from ehlo.passwords.lines import (
@@ -26,11 +29,13 @@ from ehlo.passwords.lines import (
     check_username,
     name_in,
     prepared,
+    secret_line,
     with_another,
 )
 from ehlo.protocol.auth.credentials import as_bytes
-from ehlo.protocol.auth.keys import ScramKeys
+from ehlo.protocol.auth.keys import ScramKeys, salt_of
 
+_MOST_WAIT = 15.0  # seconds for another writer, who needs a moment
 _LOG_EVERY = 60.0  # seconds between two log lines about the same error
 _YOUNG = 2_000_000_000  # nanoseconds; no file system has timestamps coarser than this
 
@@ -111,10 +116,16 @@ class PasswordFile:
     def salt_key(self) -> bytes:
         """The key from which the salts for unknown users are derived (RFC 5802 9).
 
-        It depends only on the first hash in the file, so that the salts stay the same after a
-        restart and in other processes. Raises `ValueError` as `find` does.
+        It is the secret that `set` writes into the file, so that the salts never change. A file
+        that was written in another way has none; the key then depends on its first hash, until
+        `set` or `remove` writes it down. Raises `ValueError` as `find` does.
         """
         return self._current().key
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether the file has a secret for salts. Raises `ValueError` as `find` does."""
+        return self._current().has_secret
 
     @property
     def scram_algorithms(self) -> frozenset[str]:
@@ -153,7 +164,7 @@ class PasswordFile:
         """Read the file. Raises `ValueError`; a file with a bad line is stamped nevertheless."""
         self._stamp = None
         try:
-            with Path(self.path).open("rb") as file:
+            with os.fdopen(paths.open_to_read(self.path), "rb") as file:
                 status = os.fstat(file.fileno())
                 data = file.read()
         except OSError as error:
@@ -189,10 +200,11 @@ class PasswordFile:
 
         The new lines replace all lines of the user. `schemes` is one of `"scrypt"` (the default),
         `"argon2"`, `"scram-sha-256"` and `"scram-sha-1"`, or both of the latter. A missing file is
-        created, readable by its owner only.
+        created, readable by its owner only. The salts of a user's SCRAM keys are always the same.
 
         Raises `ValueError` for an invalid user name or password and for a file with a bad line,
-        and `OSError` if the file cannot be written; the file is then unchanged.
+        and `OSError` if the file cannot be written, or another process writes it for 15 seconds;
+        the file is then unchanged.
         """
         check_username(username)
         raw = as_bytes(password)
@@ -200,24 +212,48 @@ class PasswordFile:
             raise ValueError("the password is empty")
         if b"\0" in raw:
             raise ValueError("the password contains NUL, which no client can send (RFC 4616 2)")
+        makers = [hashes.scheme(name) for name in schemes or ("scrypt",)]
+        secret = _secret_of(self._parse(_read(Path(self.path))[0]))
+        salts = partial(salt_of, secret, username=prepared(username))
         made: tuple[Hash, ...] = ()
-        for make in [hashes.scheme(name) for name in schemes or ("scrypt",)]:
-            made = with_another(made, make(raw))  # slow, so it comes before the lock
-        return self._change(username, [f"{username}:{each.text}".encode() for each in made])
+        for make in makers:  # slow, so it comes before the lock
+            made = with_another(made, make(raw, salts))
+        lines = [f"{username}:{each.text}".encode() for each in made]
+        return self._change(username, lines, secret)
 
     def remove(self, username: str) -> bool:
         """Remove `username`; return whether the user existed. Raises as `set` does."""
         return self._change(username, [])
 
-    def _change(self, username: str, lines: list[bytes]) -> bool:
+    def _change(self, username: str, lines: list[bytes], secret: bytes = b"") -> bool:
         """Replace the user's lines in the file as the previous writer has left it."""
-        path = Path(os.path.realpath(self.path))  # change the target of a link, not the link
-        with _locked(path, create=bool(lines)) as file:
-            data = path.read_bytes()
-            existed = prepared(username) in self._parse(data).users
+        with paths.entry_of(self.path, follow=True):  # for its check of the links, as root
+            path = Path(os.path.realpath(self.path))  # change the target of a link, not the link
+        if not lines:
+            path.stat()  # a file that is not there has no user to remove
+        with _locked(path):
+            data, old = _read(path)
+            table = self._parse(data)
+            existed = prepared(username) in table.users
             if existed or lines:
-                _replace(path, _changed(data, username, lines), os.fstat(file))
+                if not table.has_secret:
+                    data = secret_line(secret or _secret_of(table)) + b"\n" + data
+                _replace(path, _changed(data, username, lines), old)
         return existed
+
+
+def _read(path: Path) -> tuple[bytes, os.stat_result | None]:
+    """Return the content and the status of a file; nothing, and `None`, of one that is missing."""
+    try:
+        with os.fdopen(paths.open_to_read(str(path)), "rb") as file:
+            return file.read(), os.fstat(file.fileno())
+    except FileNotFoundError:
+        return b"", None
+
+
+def _secret_of(table: UserTable) -> bytes:
+    """Return the secret of a file, or the one to write into it: the salts in use stay the same."""
+    return table.key if table.has_secret or table.users else secrets.token_bytes(32)
 
 
 def _changed(data: bytes, username: str, new: list[bytes]) -> bytes:
@@ -233,22 +269,40 @@ def _changed(data: bytes, username: str, new: list[bytes]) -> bytes:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, *, create: bool) -> Iterator[int]:
-    """Lock the file at `path` against other writers, and yield its descriptor.
+def _locked(path: Path) -> Iterator[None]:
+    """Lock the file at `path` against other writers, by a lock file next to it.
 
-    The file itself is locked, so that only those can lock it who may read it. The previous holder
-    may have replaced the file; the new one is then locked instead.
+    Everybody who may read a file can lock it, so the lock file is there for its owner only, and for
+    no longer than a change takes. Raises `OSError` after `_MOST_WAIT` seconds.
     """
-    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    lock = path.with_name(f".{path.name}.lock")
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    until = time.monotonic() + _MOST_WAIT
     while True:
-        file = os.open(path, flags, 0o600)
+        file = os.open(lock, flags, 0o600)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if _is_at(path, file):
-                yield file
+            # The previous holder has removed the file that it had locked
+            if _takes_lock(file) and _is_at(lock, file):
+                try:
+                    yield
+                finally:
+                    lock.unlink()
                 return
         finally:
             os.close(file)
+        if time.monotonic() > until:
+            raise OSError(errno.EWOULDBLOCK, f"another process has locked {lock.name}", str(lock))
+        time.sleep(0.05)
+
+
+def _takes_lock(file: int) -> bool:
+    try:
+        import fcntl  # not on Windows
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_at(path: Path, file: int) -> bool:
@@ -258,13 +312,17 @@ def _is_at(path: Path, file: int) -> bool:
         return False
 
 
-def _replace(path: Path, data: bytes, old: os.stat_result) -> None:
-    """Replace the file at `path` by one with `data`, completely or not at all, even in a crash."""
+def _replace(path: Path, data: bytes, old: os.stat_result | None) -> None:
+    """Replace the file at `path` by one with `data`, completely or not at all, even in a crash.
+
+    `old` is the status of the file; a new one is for its owner only.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     new = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(new, "wb") as file:
-            _copy_owner_and_mode(old, new)
+            if old is not None:
+                _copy_owner_and_mode(old, new)
             file.write(data)
             file.flush()
             os.fsync(new)

@@ -30,6 +30,9 @@ _MOST_PASSES = 16  # over the memory: p of scrypt, t of argon2
 _MOST_LANES = 16
 _MOST_ITERATIONS = 5_000_000
 
+SaltFor: TypeAlias = Callable[[str], bytes]
+"""Returns the salt of a user's SCRAM keys, by the algorithm."""
+
 _WORD = "[A-Za-z0-9+/]{1,128}"  # base64 without padding, as the PHC string format has it
 _PADDED = f"{_WORD}={{0,2}}"
 
@@ -63,8 +66,8 @@ class SaltedHash(ABC):
         return cls((int(first), int(second), int(third)), _decoded(salt), _decoded(key))
 
     @classmethod
-    def of(cls, password: bytes) -> Self:
-        """Hash a new password at the `DEFAULT` costs."""
+    def of(cls, password: bytes, _salt: SaltFor) -> Self:
+        """Hash a new password at the `DEFAULT` costs, with a random salt: no client learns it."""
         template = cls(cls.DEFAULT, secrets.token_bytes(_SALT_SIZE), bytes(_KEY_SIZE))
         return replace(template, key=template.derived(password))
 
@@ -196,10 +199,9 @@ class ScramHash:
         return cls(ScramKeys(algorithm, salt, int(iterations), stored, server))
 
     @classmethod
-    def of(cls, password: bytes, algorithm: str = "SHA-256") -> Self:
+    def of(cls, password: bytes, salt: SaltFor, algorithm: str = "SHA-256") -> Self:
         """Derive keys from a new password."""
-        salt = secrets.token_bytes(_SALT_SIZE)
-        return cls(ScramKeys.derive(_as_text(password), salt, algorithm))
+        return cls(ScramKeys.derive(_as_text(password), salt(algorithm), algorithm))
 
     @property
     def memory(self) -> int:
@@ -245,11 +247,14 @@ _KINDS: Final[Mapping[str, type[Hash]]] = {
     "{SCRAM-SHA-1}": ScramHash,
 }
 
-SCHEMES: Final[Mapping[str, Callable[[bytes], Hash]]] = {
+Scheme: TypeAlias = Callable[[bytes, SaltFor], Hash]
+"""Hashes a new password; SCRAM takes the salt that the function returns."""
+
+SCHEMES: Final[Mapping[str, Scheme]] = {
     "scrypt": ScryptHash.of,
     "argon2": Argon2Hash.of,
     "scram-sha-256": ScramHash.of,
-    "scram-sha-1": lambda password: ScramHash.of(password, "SHA-1"),
+    "scram-sha-1": lambda password, salt: ScramHash.of(password, salt, "SHA-1"),
 }
 """Functions that hash a new password, by the name of the scheme."""
 
@@ -269,7 +274,7 @@ def parse(text: str) -> Hash:
     raise ValueError(f"unknown kind of hash; it must begin with one of {', '.join(_KINDS)}")
 
 
-def scheme(name: str) -> Callable[[bytes], Hash]:
+def scheme(name: str) -> Scheme:
     """Return the function that hashes by this scheme. Raises `ValueError` if there is none."""
     if name not in SCHEMES:
         raise ValueError(f"unknown scheme {name!r}; use one of {', '.join(SCHEMES)}")

@@ -1,12 +1,17 @@
 """The content of a password file: users by name, and the hashes that stand in for unknown users.
 
+One comment means something: `# ehlo-secret: ...` is the secret from which all salts for SCRAM are
+made, of users and of unknown ones. Since it never changes, no salt ever tells who exists.
+
 An error about a line gives its number and never quotes it.
 """
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self, TypeVar
 
@@ -15,9 +20,12 @@ from ehlo.passwords.hashes import Hash, ScramHash
 from ehlo.protocol.auth.credentials import as_bytes
 from ehlo.protocol.auth.keys import ScramKeys, saslprep
 
-_LONGEST_NAME = 255  # RFC 4616 2: authcid = 1*SAFE ; up to 255 bytes
+_LONGEST_NAME = 255  # bytes; RFC 4616 2: authcid = 1*SAFE ; up to 255 bytes
 
 _T = TypeVar("_T")
+
+_SECRET = b"# ehlo-secret: "
+_SECRET_LINE = re.compile(re.escape(_SECRET) + rb"([A-Za-z0-9+/]{43}=)\s*")
 
 
 class Candidate(NamedTuple):
@@ -44,7 +52,9 @@ class UserTable(NamedTuple):
     users: Mapping[str, tuple[Hash, ...]]
     """The hashes by prepared user name."""
     key: bytes
-    """The key that chooses a hash for an unknown user, and derives a salt."""
+    """The key that chooses a hash for an unknown user, and derives all salts for SCRAM."""
+    has_secret: bool
+    """Whether `key` is the secret in the file; otherwise it is made of the first hash."""
     checked: Sequence[Hash]
     """The hashes that passwords are checked against, by cost; never empty."""
     iterations: Mapping[str, Sequence[int]]
@@ -54,10 +64,13 @@ class UserTable(NamedTuple):
     def parse(cls, data: bytes) -> Self:
         """Parse a file. Raises `ValueError` with the number of a bad line."""
         users: dict[str, tuple[Hash, ...]] = {}
+        secret: bytes | None = None
         for number, line in enumerate(data.split(b"\n"), 1):
             try:
                 name, word = name_in(line)
-                if name:
+                if line.startswith(_SECRET):
+                    secret = secret or _secret_in(line)
+                elif name:
                     users[name] = with_another(users.get(name, ()), hashes.parse(word))
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
@@ -68,7 +81,8 @@ class UserTable(NamedTuple):
             iterations.setdefault(keys.algorithm, []).append(keys.iterations)
         return cls(
             users,
-            key=hashlib.sha256(b"ehlo salt " + first.encode()).digest(),
+            key=secret or hashlib.sha256(b"ehlo salt " + first.encode()).digest(),
+            has_secret=secret is not None,
             checked=sorted(checked, key=lambda each: repr(each.cost)) or [hashes.parse(_NO_USERS)],
             iterations={algorithm: sorted(counts) for algorithm, counts in iterations.items()},
         )
@@ -116,7 +130,7 @@ def check_username(username: str) -> None:
 
 def prepared(username: str) -> str:
     """Return `username` after SASLprep (RFC 4013), or unchanged if SASLprep rejects it."""
-    if len(username) > _LONGEST_NAME:
+    if len(username) > _LONGEST_NAME or len(as_bytes(username)) > _LONGEST_NAME:
         return username
     try:
         return saslprep(username) or username
@@ -140,6 +154,18 @@ def name_in(line: bytes) -> tuple[str, str]:
         raise ValueError("not of the form user:hash")
     check_username(name)
     return prepared(name), word
+
+
+def secret_line(key: bytes) -> bytes:
+    """Return the line that makes `key` the secret of a file."""
+    return _SECRET + binascii.b2a_base64(key, newline=False)
+
+
+def _secret_in(line: bytes) -> bytes:
+    found = _SECRET_LINE.fullmatch(line)
+    if found is None:
+        raise ValueError("malformed secret; restore the line, or delete it")
+    return binascii.a2b_base64(found[1])
 
 
 def with_another(found: tuple[Hash, ...], another: Hash) -> tuple[Hash, ...]:

@@ -25,7 +25,8 @@ class Address:
     """Holds an envelope sender or recipient.
 
     `str()` gives `local@domain` without angle brackets, quoted where RFC 5321 4.1.2 needs it. The
-    null reverse path is `""`, and `<Postmaster>` has no domain. Two addresses are equal if local
+    null reverse path is `""`, and `<Postmaster>` has no domain (nor has `<root>`, which is accepted
+    with `lenient_addresses`). Two addresses are equal if local
     part and domain are equal, letter for letter.
 
     Example:
@@ -99,10 +100,13 @@ def plain(text: str, domain_length: int, params: Parameters) -> Address | None:
 
 
 def parsed(local: str, domain: str, params: Parameters) -> Address | None:
-    """Return the address of the parts of a `grammar.MAILBOX`; `None` for an invalid domain."""
+    """Return the address of the parts of a `grammar.MAILBOX`; `None` for an invalid domain.
+
+    <Postmaster> has no domain (RFC 5321 4.1.1.3), and other names have none where that is accepted.
+    """
     if local[0] == '"':
         local = _QUOTED_PAIR.sub(r"\1", local[1:-1])
-    if domain[0] == "[":
+    if domain and domain[0] == "[":
         if not is_address_literal(domain):
             return None
     elif len(domain) > _DOMAIN_LIMIT // 4 and len(domain.encode()) > _DOMAIN_LIMIT:

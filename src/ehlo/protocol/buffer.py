@@ -2,7 +2,8 @@
 
 Bytes that arrive while the buffer is empty are kept without a copy. Only a rest is gathered in a
 bytearray, whose growth is amortized, so that dripping costs no more than bursting. Of a large read
-whose greater half has been taken, the rest alone is kept, so that few bytes hold no large block.
+whose greater half has been taken, the rest alone is kept, so that few bytes hold no large block. A
+small read is copied when it is taken: asyncio cuts it from a large block, of which a page stays.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 _SMALL: Final = 4_096  # bytes of a block that may be kept for a part of it
+_COPIED: Final = 16_384  # bytes of a read that may take a page of memory more than they are
 _HOPS: Final = 50  # from dot to dot
 
 
@@ -87,6 +89,8 @@ class Buffer:
         """
         data, pos = self._data, self._pos
         taken = data[pos : pos + count]
+        if taken is data and len(taken) <= _COPIED:
+            taken = bytes(memoryview(taken))
         self._consume(pos + len(taken) + drop)
         return taken if type(taken) is bytes else bytes(taken)
 

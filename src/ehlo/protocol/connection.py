@@ -23,13 +23,13 @@ from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import PeerCertificate
 from ehlo.protocol.body import END
-from ehlo.protocol.conversation import Conversation, Reader
+from ehlo.protocol.conversation import ADMISSION, Admission, Conversation
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
 from ehlo.protocol.output import Observer, Output, Tally, Transcript
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, State, Transaction
-from ehlo.protocol.verbs import login, mail
+from ehlo.protocol.verbs import greeting, login, mail
 from ehlo.protocol.verbs.greeting import CONNECT, STARTTLS
 from ehlo.protocol.verbs.verb import AnyQuestion, Ask, Told, accept, reject, take
 
@@ -46,8 +46,8 @@ class Connection:
     client was greeted before: this connection replaces another one after STARTTLS, and knows
     nothing of it (RFC 3207 4.2) but its `counts`. `asks` has the events that the server wants to be
     asked about; those in `verbs.QUESTIONS` that are not in it are accepted without an event. For
-    `trusted`, `bindings` and `certificate` see `Conversation`. `observer` is called with each
-    line, and `tally` counts.
+    `trusted`, `bindings`, `certificate` and `admission` see `Conversation`. `observer` is called
+    with each line, and `tally` counts.
 
     Example:
 
@@ -73,6 +73,7 @@ class Connection:
         tally: Tally | None = None,
         bindings: Mapping[str, bytes] = _NO_BINDINGS,
         certificate: PeerCertificate | None = None,
+        admission: Admission = ADMISSION,
     ) -> None:
         counts = counts or Counts()
         transcript = Transcript(observer, settings.mechanisms) if observer is not None else None
@@ -87,6 +88,7 @@ class Connection:
             trusted=trusted,
             bindings=bindings,
             certificate=certificate,
+            admission=admission,
         )
         """The facts of the connection."""
         self._halted = False  # whether anything below must end before the next line is read
@@ -166,7 +168,10 @@ class Connection:
             else:
                 found = mail.hear_body(conversation, conversation.reader, data)
             if found is not False:
-                return self._follow(found) or NEED_DATA
+                event = self._follow(found)
+                if event is None:  # a rejection may have made the client wait, or leave
+                    event = NEED_DATA if conversation.is_plain else self.next_event()
+                return event
         self.receive_data(data)
         return self.next_event()
 
@@ -185,7 +190,11 @@ class Connection:
             event: Event | Waiting | None
             if reader is not None:
                 found = conversation.read_body(reader)
-                event = self._end_body(reader) if found is END else found
+                if found is END:
+                    ask = mail.end_of_body(conversation, reader)
+                    event = None if ask is None else self._ask(*ask)
+                else:
+                    event = found
             elif conversation.state is _GREETING:
                 event = self._follow(take(conversation, CONNECT, events.CONNECT))
             elif buffer.empty:
@@ -199,10 +208,6 @@ class Connection:
             if answered == _MOST_REPLIES:
                 return events.FULL
         return self._close()
-
-    def _end_body(self, reader: Reader) -> Event | None:
-        ask = mail.end_of_body(self.conversation, reader)
-        return None if ask is None else self._ask(*ask)
 
     def _next_queued(self) -> Event | Waiting:
         queued, self._queued = self._queued, None
@@ -269,17 +274,25 @@ class Connection:
         self._answered()
         self.conversation.end_transaction()
         self.conversation.output.each(outcomes)
+        mail.turn_away_after_refusals(self.conversation)
         self._queue(None)
 
     def give_secret(self, secret: object) -> None:
         """Pass the secret for `events.Secret`: a password, `ScramKeys` (or a list), or `None`.
 
         Raises `TypeError` or `ValueError` for any other value, which leaves the question open,
-        and `ProtocolError` if none was asked for.
+        and `ProtocolError` if none was asked for. This may take some milliseconds.
         """
+        event = self._subject
+        if not isinstance(event, events.Secret):
+            raise ProtocolError("no secret was asked for")
+        self.give_derived(event.derive(secret))
+
+    def give_derived(self, derived: object) -> None:
+        """Pass what `derive` of `events.Secret` has returned. Raises `ProtocolError` as above."""
         if self._question is not login.SECRET:
             raise ProtocolError("no secret was asked for")
-        ask = login.give(self.conversation, secret)
+        ask = login.give(self.conversation, derived)
         self._answered()
         self._queue(None if ask is None else take(self.conversation, *ask))
 
@@ -289,6 +302,18 @@ class Connection:
         Between chunks, at the end of the next one. Raises `ProtocolError` if there is no body.
         """
         return self.conversation.refuse_body(reply)
+
+    def refuse(self, reply: Reply) -> None:
+        """Turn the client away: each command but QUIT gets `reply`, a 4xx or 5xx, from now on.
+
+        A 5xx becomes a 554 (RFC 3207 4.1). A client that was not greeted is greeted with it.
+        """
+        if reply.code >= 500 and not reply.closes:
+            reply = Reply(554, "5.7.0", reply.text)
+        greeted = self.conversation.state is not _GREETING
+        self.conversation.turn_away(reply)
+        if not greeted:
+            self.conversation.output.reject(greeting.plain(reply), to="")
 
     def resume(self) -> None:
         """Continue after a `Tarpit`. Raises `ProtocolError` if there was none."""

@@ -10,8 +10,11 @@ plain message: `Mail` if somebody asks for it, `BodyChunk` and `MessageEnd`.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from ehlo.protocol.auth.credentials import claimed_name
 
 if TYPE_CHECKING:
     from ehlo.protocol.address import Address
@@ -105,18 +108,33 @@ class MessageEnd(Event):
 
 @dataclass(frozen=True, slots=True)
 class Secret(Event):
-    """A login needs a user's secret. Answer: `Connection.give_secret`, or a rejection."""
+    """A login needs a user's secret. Answer: `Connection.give_secret`, or a rejection.
+
+    Where nothing may block, call `derive` with the secret in a thread, and answer by `give_derived`
+    with its result.
+    """
 
     mechanism: str
     username: str
+    derive: Callable[[object], object] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Auth(Event):
-    """A login to decide on. Answer: 235 or a rejection."""
+    """A login to decide on. Answer: 235 or a rejection.
+
+    If the exchange has failed after a secret was given, `conclusion` is the reply that the client
+    gets, whatever the answer is. It is a failed login, unless that reply is a 4xx.
+    """
 
     mechanism: str
     credentials: Credentials
+    conclusion: Reply | None = None
+
+    @property
+    def username(self) -> str | None:
+        """The name that the client claims to have; `None` if the mechanism has none."""
+        return claimed_name(self.credentials)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,21 +42,30 @@ MAILBOX = rf"(?P<local>{LOCAL_PART})@(?P<domain>{DOMAIN}|{ADDRESS_LITERAL})"
 # RFC 5321 4.1.2: A-d-l = At-domain *( "," At-domain ); At-domain = "@" Domain
 SOURCE_ROUTE = rf"@(?:{DOMAIN}|{ADDRESS_LITERAL})(?:,@(?:{DOMAIN}|{ADDRESS_LITERAL}))*+:"
 
+# With `lenient_addresses`: dots anywhere, no domain, and no brackets
+LENIENT_LOCAL = rf"(?:\.*+{ATEXT}(?:{ATEXT}|\.)*+|{QUOTED_STRING}(?=@))"
+LENIENT_DOMAIN = rf"[.\-]*+{LET_DIG}(?:{LET_DIG}|[.\-])*+"
+LENIENT_MAILBOX = (
+    rf"(?P<local>{LENIENT_LOCAL})(?:@(?P<domain>{LENIENT_DOMAIN}|{ADDRESS_LITERAL}))?+"
+)
+
 # What stands between the brackets when it is no path: up to ">" outside quotes
 ANY_PATH = re.compile(r'<(?:[^"<>\\]++|"(?:[^"\\]|\\.)*+")*+>')
 
 # RFC 5321 4.1.2: esmtp-param = esmtp-keyword ["=" esmtp-value]
 #   esmtp-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-")
 #   esmtp-value = 1*(%d33-60 / %d62-126) ; RFC 6531 3.3: / UTF8-non-ascii
-ESMTP_PARAM = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*+)(?:=([^\x00-\x20=\x7f]++))?")
+# and "=", which only the values of some parameters may have (`parameters.read`)
+ESMTP_PARAM = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*+)(?:=([^\x00-\x20\x7f]++))?")
 
 # RFC 3461 4: xtext = *( xchar / hexchar ); hexchar = "+" 2(%x30-39 / %x41-46)
-XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")
-HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
+# Real clients also write lower-case hexadecimal, and "=" as it is (VERP addresses have one).
+XTEXT = re.compile(r"(?:[!-*,-~]|\+[0-9A-Fa-f]{2})*+")
+HEXCHAR = re.compile(r"\+([0-9A-Fa-f]{2})")
 
 # The same with UTF-8 in it, as bytes or as hexchar
-UTF8_XTEXT = re.compile(r"(?:[^\x00-\x20+=\x7f]|\+[0-9A-F]{2})++")
-HEX_OCTET = re.compile(rb"\+([0-9A-F]{2})")
+UTF8_XTEXT = re.compile(r"(?:[^\x00-\x20+=\x7f]|\+[0-9A-Fa-f]{2})++")
+HEX_OCTET = re.compile(rb"\+([0-9A-Fa-f]{2})")
 
 # RFC 6533 3: utf-8-addr-xtext carries EmbeddedUnicodeChar = "\x{" HEXPOINT "}", which is a control,
 # one of SP + = \ DEL, or beyond ASCII, without leading zeros and without surrogates
@@ -68,7 +77,8 @@ EMBEDDED_UNICODE = re.compile(rf"\\x\{{({HEXPOINT})\}}")
 #   utf-8-addr-xtext = 1*( QCHAR / EmbeddedUnicodeChar )
 #   utf-8-addr-unitext = 1*( QUCHAR / EmbeddedUnicodeChar )
 #   QCHAR = %x21-2a / %x2c-3c / %x3e-5b / %x5d-7e; QUCHAR = QCHAR / UTF8-2 / UTF8-3 / UTF8-4
-UTF8_ADDR = re.compile(rf"(?:[^\x00-\x20+=\\\x7f]|\\x\{{{HEXPOINT}\}})++")
+# and "=", as in xtext
+UTF8_ADDR = re.compile(rf"(?:[^\x00-\x20+\\\x7f]|\\x\{{{HEXPOINT}\}})++")
 
 # RFC 3461 4.2: addr-type = atom
 ADDR_TYPE = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]++")
@@ -107,8 +117,7 @@ DATE_TIME = re.compile(
     r"([Zz]|[+\-][0-9]{2}:[0-9]{2})"
 )
 
-# HELO and EHLO: RFC 5321 4.1.1.1 asks for a Domain or address-literal. Real clients say their
-# NetBIOS name; printable ASCII is taken, and cannot do harm in a reply or a header.
+# A name that stands as one word in a reply, a header and a log line
 HELLO_NAME = re.compile(r"[!-~]{1,255}")
 
 # RFC 4954 4: base64 = base64-terminal / ( 1*(4base64-CHAR) [base64-terminal] )
@@ -119,6 +128,9 @@ SASLNAME = r"(?:[^\0,=]|=2C|=3D)++"
 
 # What no client text may carry into a header, a reply or a log line
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+# What makes text look like other text, by its direction (Unicode's Bidi_Control)
+DIRECTION = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def from_xtext(value: str | None) -> str:

@@ -50,7 +50,7 @@ class Output:
         self.said = tally.said
         self.wires: list[bytes] = []
         self.let_go = 0  # how many of `wires` were held back long enough
-        self.slow = counts.errors >= settings.limits.slow_errors  # hold each reply back
+        self.slow = 0 < settings.limits.slow_errors <= counts.errors  # hold each reply back
         self.over = False  # the last reply was queued
         self.linger = False  # the client is still sending
 
@@ -83,25 +83,27 @@ class Output:
         """Queue a rejection that counts as an error: errors slow the client down, then end it."""
         limits = self._settings.limits
         self._counts.errors += 1
-        if self._counts.errors >= limits.errors:
+        if 0 < limits.errors <= self._counts.errors:
             self.reject(replies.TOO_MANY_ERRORS, to)
             return
-        self.slow = self._counts.errors >= limits.slow_errors
+        self.slow = 0 < limits.slow_errors <= self._counts.errors
         self.reject(reply, to)
 
     def outcome(self, reply: Reply, transaction: Transaction) -> None:
         """Queue the outcome of a message: in LMTP once per recipient (RFC 2033 4.2)."""
         if self._settings.lmtp:
             self.each([reply] * len(transaction.recipients))
-        else:
-            self.reply(reply, to=".")
+            return
+        if not reply.refuses and self._counts.refusals:
+            self._forgive()
+        self.reply(reply, to=".")
 
     def each(self, outcomes: Sequence[Reply]) -> None:
         """Queue one reply per recipient (LMTP), all of them even if one closes."""
         refusals = [reply for reply in outcomes if reply.refuses]
         wholly = len(refusals) == len(outcomes)
         if not wholly:
-            self._counts.refusals = 0
+            self._forgive()
         elif self._is_one_too_many():
             outcomes = refusals = [replies.TOO_MANY_IDLE] * len(outcomes)
         for reply in outcomes:
@@ -130,6 +132,12 @@ class Output:
         self.said.append(reply.code)
         if self.transcript is not None:
             self.transcript.wrote(reply.wire, to)
+
+    def _forgive(self) -> None:
+        """Start again what is counted between accepted messages, as Postfix does."""
+        counts = self._counts
+        counts.errors = counts.refused_recipients = counts.refusals = 0
+        self.slow = False
 
     def _is_one_too_many(self) -> bool:
         """Count a rejection of any kind, so that a client cannot get them without end."""
@@ -176,7 +184,10 @@ class Transcript:
         self._heard = ""  # the verb of the command under way
 
     def command(self, verb: str, argument: str, *, known: bool) -> None:
-        """Show a line that has the form of a command."""
+        """Show a line that has the form of a command; bytes that are not UTF-8 in hexadecimal."""
+        if not argument.isascii():
+            octets = argument.encode(errors="surrogateescape")
+            argument = octets.decode(errors="backslashreplace")
         if verb == "AUTH":
             self._masking = True
             mechanism, space, _secret = argument.strip().partition(" ")

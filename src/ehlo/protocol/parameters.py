@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ehlo.protocol import grammar
 from ehlo.protocol import reply as replies
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 
 ParseValue = Callable[[str | None], Any]
+
+# Their values are addresses; clients send the "=" of a VERP address as it is
+_MAY_HAVE_EQUALS_SIGNS: Final = frozenset({"ENVID", "ORCPT", "AUTH"})
 
 
 class UnsupportedError(ValueError):
@@ -78,6 +81,8 @@ def read(
         if match is None:
             return replies.BAD_PARAMETERS
         keyword, value = match[1].upper(), match[2]
+        if value is not None and "=" in value and keyword not in _MAY_HAVE_EQUALS_SIGNS:
+            return replies.BAD_PARAMETERS
         parameter = known.get(keyword)
         if parameter is None:
             if ignore_unknown:

@@ -21,16 +21,22 @@ class Limits:
     auth_line: int = 12_288
     """Maximum line of an authentication exchange in bytes (RFC 4954 4)."""
     slow_errors: int = 10
-    """Errors from which on each reply is held back for a second."""
+    """Errors from which on each reply is held back for a second; 0 = never.
+
+    This and the next three numbers start again when a message is accepted.
+    """
+    errors: int = 20
+    """Errors at which the connection ends; 0 = unlimited."""
+    refused_recipients: int | None = None
+    """Maximum recipients rejected by a hook, when a transaction ends; 0 = unlimited.
+
+    `None` is `Policy.max_recipients`.
+    """
     idle_commands: int = 100
-    """Maximum commands between two MAIL that do not advance delivery.
+    """Maximum commands between messages that do not advance delivery.
 
     0 = unlimited, and then `Settings.refusal_limit` is, too.
     """
-    errors: int = 20
-    """Errors at which the connection ends."""
-    refused_recipients: int = 50
-    """Recipients rejected by a hook, per session, at which the connection ends."""
     excess_recipients: int = 100
     """Recipients over the limit that do not count as errors, per transaction."""
     chunks: int = 1000
@@ -39,8 +45,8 @@ class Limits:
     """Average bytes of a chunk in a message that has more than `chunks` (about 10 us each)."""
     excess_chunks: int = 100
     """Chunks after a rejected one that do not count as errors, per transaction."""
-    failed_logins: int = 3
-    """Failed logins at which the connection ends."""
+    failed_logins: int = 6
+    """Failed logins after which the next command ends the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,8 @@ class Policy:
     strict_eol: bool = False
     """Whether a command must end with CRLF, not with LF alone."""
     ignore_unknown_params: bool = False
+    lenient_addresses: bool = False
+    """Whether paths without brackets, without a domain and with stray dots are accepted."""
     lmtp: bool = False
     """Whether this is LMTP (RFC 2033): LHLO, and one reply per recipient."""
     limits: Limits = Limits()

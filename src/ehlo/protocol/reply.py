@@ -166,7 +166,8 @@ CANNOT_VRFY: Final = Reply(
 VRFY_IN_UTF8: Final = Reply(252, "2.6.8", "The answer needs SMTPUTF8")
 
 # Syntax
-NO_HELLO_NAME: Final = Reply(501, None, "Syntax: EHLO hostname")
+NO_HELO_NAME: Final = Reply(501, None, "Syntax: HELO hostname")
+NO_EHLO_NAME: Final = Reply(501, None, "Syntax: EHLO hostname")
 NO_LHLO_NAME: Final = Reply(501, None, "Syntax: LHLO hostname")
 UNKNOWN_COMMAND: Final = Reply(500, "5.5.2", "Command not recognized")
 NOT_FOR_THIS_PROTOCOL: Final = Reply(500, "5.5.1", "Command not recognized")
@@ -241,6 +242,7 @@ TOO_MANY_CONNECTIONS: Final = Reply(421, "4.7.0", "Too many connections")
 TOO_MUCH_MAIL: Final = Reply(450, "4.7.1", "Too many messages from your address")
 TOO_MUCH_RCPT: Final = Reply(450, "4.7.1", "Too many recipients from your address")
 NO_MEMORY: Final = Reply(452, "4.3.1", "Insufficient system storage")
+NO_MEMORY_AHEAD: Final = Reply(421, "4.3.1", "Insufficient system storage for input ahead")
 NOT_SMTP: Final = Reply(421, "4.7.0", "This is an SMTP port")
 MAIL_LOOP: Final = Reply(554, "5.4.6", "Too many hops: mail loop detected")
 BARE_NEWLINE: Final = Reply(550, "5.6.0", "Message has a bare CR or LF in it")
@@ -272,9 +274,13 @@ def octets_received(count: int) -> Reply:
 
 
 def hello(hostname: str, name: str, extensions: list[str] | None = None) -> Reply:
-    """Return the reply to HELO, and with lines of `extensions` to EHLO (RFC 5321 4.1.1.1)."""
+    """Return the reply to HELO, and with lines of `extensions` to EHLO (RFC 5321 4.1.1.1).
+
+    The client has not asked for UTF-8 (RFC 6531 3.7.4): other characters of its name become `?`.
+    """
     lead = f"{hostname} greets "
-    greets = lead + limited(name, _LINE_LIMIT - 6 - len(lead))
+    shown = name if name.isascii() else name.encode("ascii", "replace").decode()
+    greets = lead + shown[: _LINE_LIMIT - 6 - len(lead)]
     return Reply(250, None, "\n".join([greets, *(extensions or ())]))
 
 

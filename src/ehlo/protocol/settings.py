@@ -30,6 +30,8 @@ class Settings(Policy):
     """Maximum command line in bytes."""
     line_limit: int = field(init=False, repr=False)
     """Maximum line of any kind in bytes."""
+    refused_limit: int = field(init=False, repr=False)
+    """Maximum recipients rejected by a hook between two accepted messages; 0 = unlimited."""
     refusal_limit: int = field(init=False, repr=False)
     """Maximum rejections of any kind between two accepted messages; 0 = unlimited."""
     own_verbs: frozenset[str] = field(init=False, repr=False)
@@ -55,9 +57,13 @@ class Settings(Policy):
         assign(self, "rcpt_params", {k: v for row in rows for k, v in row.rcpt_parameters()})
         assign(self, "command_limit", self.limits.command_line + sum(row.octets for row in rows))
         assign(self, "line_limit", max(self.command_limit, self.limits.auth_line))
+        idle, excess = self.limits.idle_commands, self.limits.excess_recipients
+        refused = self.limits.refused_recipients
+        refused = self.max_recipients if refused is None else refused
+        assign(self, "refused_limit", refused)
         # A list with each recipient rejected, up to the limit and beyond it, is no abuse
-        idle, recipients = self.limits.idle_commands, self.limits.excess_recipients
-        assign(self, "refusal_limit", idle and idle + self.max_recipients + recipients)
+        most = max(self.max_recipients, refused)
+        assign(self, "refusal_limit", idle and idle + most + excess)
         assign(self, "own_verbs", frozenset(verb for row in rows for verb in row.verbs))
         assign(self, "keeps_newlines", self.bare_newlines is BareNewlines.KEEP)
         if self.binarymime and not self.keeps_newlines:

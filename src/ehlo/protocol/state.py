@@ -16,7 +16,7 @@ class State(enum.Enum):
     """The place of a session in the protocol. `verbs.TRANSITIONS` has the legal moves."""
 
     GREETING = "connected, not yet greeted"
-    REFUSED = "greeted with a refusal; only QUIT is left"
+    REFUSED = "turned away; only QUIT is left"
     HELLO = "greeted; no HELO or EHLO yet"
     READY = "said hello; no transaction"
     MAIL = "a reverse path was taken"
@@ -35,21 +35,24 @@ class State(enum.Enum):
 
 
 _NONE: Final = frozenset[str]()  # shared: an empty set per client takes 216 bytes
+# The hash of a name, since a name may take 36 KiB, and its mechanisms
+_NOBODY: Final[tuple[int | None, frozenset[str]]] = (None, _NONE)
 
 
 class Counts:
     """Counts what is held against a client as long as it is connected, STARTTLS or not."""
 
     __slots__ = (
-        *("domains", "errors", "failed_logins", "idle", "messages", "refusals"),
+        *("_tried", "domains", "errors", "failed_logins", "idle", "messages", "refusals"),
         "refused_recipients",
     )
 
     def __init__(self) -> None:
         self.errors = 0
         self.failed_logins = 0
-        self.idle = 0  # commands since the last MAIL that did not advance delivery
-        self.refused_recipients = 0
+        self._tried = _NOBODY  # who failed last, and by which mechanisms
+        self.idle = 0  # commands since the last message that did not advance delivery
+        self.refused_recipients = 0  # by a hook, since the last accepted message
         self.refusals = 0  # rejections of any kind since the last accepted message
         self.messages = 0  # transactions, begun or rejected
         self.domains: AbstractSet[str] = _NONE  # of recipients, where their number is limited
@@ -59,6 +62,24 @@ class Counts:
         if not isinstance(self.domains, set):
             self.domains = set()
         self.domains.add(domain.lower())
+
+    def is_further(self, username: str | None, mechanism: str) -> bool:
+        """Return whether a login is the first by a further mechanism of the user who failed last.
+
+        It is the same login: smtplib tries all mechanisms in one call of `login`.
+        """
+        user, mechanisms = self._tried
+        return username is not None and user == hash(username) and mechanism not in mechanisms
+
+    def add_failed_login(self, username: str | None, mechanism: str) -> None:
+        """Count a failed login, unless it is a further mechanism of the one before it."""
+        self.failed_logins += not self.is_further(username, mechanism)
+        (before, mechanisms), user = self._tried, hash(username)
+        self._tried = user, (mechanisms if before == user else _NONE) | {mechanism}
+
+    def forget_tried(self) -> None:
+        """Forget who failed: further mechanisms come too late to be the same login."""
+        self._tried = _NOBODY
 
     def is_idle(self, limit: int) -> bool:
         """Count a command that does not advance delivery; return whether it is one too many."""
@@ -81,6 +102,8 @@ class Transaction:
     """Recipients, and chunks after a rejected one, past their limit."""
     size: int = 0
     """Bytes of the body so far, after unstuffing."""
+    held: int = 0
+    """About how many bytes the recipients take after the first one, the rejected ones included."""
     crs: int = 0
     """CRs at the end of the body so far: their meaning depends on the next byte."""
     whole: bytes | None = None

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 
+from ehlo.protocol.address import is_address_literal
+from ehlo.protocol.grammar import DIRECTION
+
 # All that a HELO name or a reverse-DNS name may bring into a header
 _NOT_A_NAME = re.compile(r"[^A-Za-z0-9.\-_]")
+
+# An address literal: RFC 5321 4.1.3 has no tag but IPv6, and other ones are no facts
+_LITERAL = re.compile(r"(?i)\[(?:[0-9.]+|IPv6:[0-9a-f:.]+)\]")
 
 # What would end a comment, or be none
 _NOT_IN_COMMENT = re.compile(r"[()\\]|[^ -~]")
 
-# RFC 5321 4.5.3.1.3; a longer one would make a line that RFC 5322 2.1.1 does not allow
-_LONGEST_PATH = 254
+_LONGEST_LINE = 998  # bytes without CRLF, RFC 5322 2.1.1
+_SURELY_FITS = 900
 
 
 def by_clause(hostname: str, appname: str) -> str:
@@ -47,7 +53,7 @@ def received_head(*, helo: str, rdns: str, address: str, by: str, protocol: str,
     """Return the field up to its id, which may be the same for all messages of a session."""
     tls = f"\r\n\t({tls})" if tls else ""
     return (
-        f"Received: from {_NOT_A_NAME.sub('', helo) or 'unknown'}{_tcp_info(rdns, address)}\r\n"
+        f"Received: from {_client_name(helo)}{_tcp_info(rdns, address)}\r\n"
         f"\t{by} with {protocol}{tls}\r\n"
         f"\tid "
     )
@@ -55,9 +61,27 @@ def received_head(*, helo: str, rdns: str, address: str, by: str, protocol: str,
 
 def stamped(head: str, id: str, recipient: str, date: str, priority: int | None) -> bytes:  # noqa: A002  as above
     """Return the whole field: `head` is from `received_head`."""
-    recipient = f"\r\n\tfor <{recipient}>" if 0 < len(recipient) <= _LONGEST_PATH else ""
+    if recipient and len(recipient) < _SURELY_FITS and recipient.isascii():
+        recipient = f"\r\n\tfor <{recipient}>"
+    elif recipient:
+        recipient = _for_clause(recipient)
     registered = "" if priority is None else f"\r\n\tPRIORITY {priority}"
     return f"{head}{id}{recipient}{registered};\r\n\t{date}\r\n".encode()
+
+
+def _for_clause(recipient: str) -> str:
+    """Return the clause on a line of its own; `""` if it does not fit into one, or is unsafe."""
+    clause = f"\r\n\tfor <{recipient}>"
+    if not clause.isascii() and DIRECTION.search(clause):
+        return ""
+    return clause if len(clause.encode()) - 2 < _LONGEST_LINE else ""  # a semicolon may follow
+
+
+def _client_name(helo: str) -> str:
+    """Return the name in HELO: an address literal as it is, of others what cannot do harm."""
+    if _LITERAL.fullmatch(helo) and is_address_literal(helo):
+        return helo
+    return _NOT_A_NAME.sub("", helo) or "unknown"
 
 
 def _tcp_info(rdns: str, address: str) -> str:

@@ -28,6 +28,11 @@ def _name(text: str) -> str:
     return text
 
 
+def _helo(text: str) -> str:
+    """Return the first word of any name, as HELO does."""
+    return text.partition(" ")[0] or _name(text)
+
+
 def _address(text: str) -> str:
     import ipaddress  # few sessions have these commands, and the import is a slow one
 
@@ -72,7 +77,7 @@ XCLIENT: Final[Mapping[str, _Check]] = MappingProxyType(
         "ADDR": _address,
         "PORT": _port,
         "PROTO": _protocol,
-        "HELO": _name,
+        "HELO": _helo,
         "LOGIN": str,
         "DESTADDR": _address,
         "DESTPORT": _port,
@@ -84,7 +89,7 @@ XFORWARD: Final[Mapping[str, _Check]] = MappingProxyType(
         "ADDR": _address,
         "PORT": _port,
         "PROTO": _any_protocol,
-        "HELO": _name,
+        "HELO": _helo,
         "IDENT": _name,
         "SOURCE": _source,
     }
@@ -116,7 +121,7 @@ def _value(xtext: str, check: _Check) -> str | None:
     if len(xtext) > 3 * _LONGEST or grammar.UTF8_XTEXT.fullmatch(xtext) is None:
         raise ValueError("not xtext, or too long")
     octets = grammar.HEX_OCTET.sub(lambda match: bytes.fromhex(match[1].decode()), xtext.encode())
-    text = octets.decode()
+    text = octets.decode(errors="replace" if check is _helo else "strict")
     if len(octets) > _LONGEST or grammar.CONTROL.search(text):
         raise ValueError("too long, or with control characters")
     return None if text.upper() in _UNAVAILABLE else check(text)

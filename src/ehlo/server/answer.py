@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -22,12 +23,13 @@ from ehlo.net import Peer
 from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import CramMD5Credentials, ProvedCredentials
+from ehlo.protocol.auth.mechanism import Secret
 from ehlo.protocol.connection import Connection
-from ehlo.protocol.reply import ProtocolError, Reply
+from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import Counts, Transaction
-from ehlo.protocol.xclient import endpoints
 from ehlo.server.bodies import Bodies, Stamp
 from ehlo.server.hooks import Call, Ended, Hook, Hooks, failure_of
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import Journal, about, observer_of
 from ehlo.server.options.rules import Rules
 from ehlo.server.results import (
@@ -49,6 +51,7 @@ logger = logging.getLogger("ehlo.server")
 handler_logger = logging.getLogger("ehlo.handler")
 
 _HOP_LIMIT = 100  # RFC 5321 6.3
+_FURTHER = 10.0  # seconds after a failed login for one by another mechanism to be the same login
 _SHORT = _HOP_LIMIT * len(b"Received:\r\n")  # bytes in which so many do not fit
 _NOBODY: Final = frozenset[str]()  # an empty one for each client takes 216 bytes
 
@@ -61,13 +64,11 @@ Outcome = Callable[[Meaning, object, Note], Answer]
 class Routes:
     """Maps each type of event to its answer; made once per listener.
 
-    `asks` are the events that need an answer: they have a hook, or are counted. The core accepts
-    the others itself, so a hook that is not overridden costs nothing.
+    `asks` are the events that need an answer, since they have a hook. The core accepts the others
+    itself, so a hook that is not overridden costs nothing.
     """
 
-    def __init__(
-        self, rules: Rules, hooks: Hooks, *, streams: bool = False, counts_recipients: bool = False
-    ) -> None:
+    def __init__(self, rules: Rules, hooks: Hooks, *, streams: bool = False) -> None:
         """`streams` is `Handler.streams`."""
         self.rules = rules
         self.hooks = hooks
@@ -78,15 +79,11 @@ class Routes:
             if row.hook in hooks
         }
         self.trusts = bool(rules.xclient or rules.xforward)
-        self.mail = asked.get(events.Mail)
-        self.rcpt = asked.get(events.Rcpt)
         self.message = hooks["on_message"]
         self.replied = hooks.get("on_replied")
         self.disconnect = hooks.get("on_disconnect")
         self.table: Mapping[type, Route] = {
             **asked,
-            **({events.Rcpt: Answers.rcpt} if counts_recipients else {}),
-            events.Mail: Answers.mail,
             events.BodyChunk: Answers.chunk,
             events.BodyRefused: Answers.drop_body,
             events.BodyDropped: Answers.drop_body,
@@ -110,8 +107,8 @@ class Answers:
     """Holds one session, and answers its events."""
 
     __slots__ = (
-        *("_context", "_count", "_deadlines", "_disconnect", "_read", "_routes", "_runtime"),
-        *("_stamp", "_trusted", "_unsent", "_wire"),
+        *("_context", "_count", "_deadlines", "_disconnect", "_further_until", "_login", "_read"),
+        *("_routes", "_runtime", "_stamp", "_trusted", "_unsent", "_wire"),
         *("awaits_client", "bodies", "call", "connection", "due", "journal"),
         *("notifying", "quota", "session", "silent", "wants_name"),
     )
@@ -137,6 +134,8 @@ class Answers:
         self._unsent: Message | None = None  # answered; on_replied is still to be called
         self._disconnect = routes.disconnect  # until it is called
         self._read: Wait[None] | None = None  # for the client to read
+        self._login = ""  # the mechanism of a login that has begun, and counts as a failed one
+        self._further_until = -math.inf  # when another mechanism is another login
         self._trusted = _NOBODY
         if routes.trusts:
             self._trusted = _trusted(rules, peer)
@@ -180,6 +179,7 @@ class Answers:
             tally=journal,
             bindings={} if channel is None else channel.bindings(),
             certificate=None if channel is None else channel.info().peer_certificate,
+            admission=self.quota,
         )
 
     def secure(self, channel: Channel) -> None:
@@ -189,13 +189,13 @@ class Answers:
         against the client are kept.
         """
         before, info = self.connection, channel.info()
+        if before.conversation.xclient:
+            self._stop_speaking()
         self.connection = self._connect(channel, before.counts)
-        conversation = self.connection.conversation
-        conversation.xclient = endpoints(before.conversation.xclient)
-        self.session.restart(conversation)
+        self.session.restart(self.connection.conversation)
         self.session.tls = info
         self.journal.secured(info)
-        self._deadlines.allow_command()
+        self._deadlines.allow_first()
 
     def look_up(self) -> None:
         """Look up the client's name, without waiting for it."""
@@ -204,105 +204,118 @@ class Answers:
             if self.wants_name:
                 self.session.rdns = name
 
-        self._runtime.look_up(self.session.peer, arrived)
+        self._runtime.lookups.begin(self.session.peer, self.quota.key, arrived)
 
     def speak_for(self, event: events.XClient) -> None:
         """Serve the client behind this one, which XCLIENT names; the session begins again."""
-        session = self.session
         self.wants_name = False  # it is the proxy's name
-        session.speak_for(event.attributes)
-        self.journal.speaks_for(session.peer)
-        self.quota.speak_for(session.peer)
-        # That client is trusted or not on its own: a proxy passes on what its client sends
-        self._trusted = _trusted(self._routes.rules, session.peer)
+        self.session.speak_for(event.attributes)
+        self._begin_again()
+        self.quota.speak_for(self.session.peer)
         self.connection.conversation.trusted = self._trusted
         self.connection.reply()
+
+    def _stop_speaking(self) -> None:
+        """Serve the client that is connected: XCLIENT in plaintext may be an attacker's."""
+        self.session.speak_for({})
+        self._begin_again()
+        self.quota.speak_for_itself()
+        self.wants_name = self._routes.rules.options.reverse_dns
+        if self.wants_name:
+            self.look_up()
+
+    def _begin_again(self) -> None:
+        """Note the session's new client, who is trusted or not on its own.
+
+        A proxy passes on what its client sends.
+        """
+        peer = self.session.peer
+        self.journal.speaks_for(peer)
+        self._trusted = _trusted(self._routes.rules, peer)
 
     # -- commands --------------------------------------------------------------------------------
 
     async def question(self, hook: Hook, arguments: tuple[object, ...]) -> None:
         """Ask a hook about a command, and reply."""
-        self._reply(await self._ask(hook, arguments, answer_of), hook)
-
-    def mail(self, event: events.Mail) -> Work | None:
-        """Accept MAIL if there is room, the address may send more, and the hook agrees."""
-        memory, params, ask = self._runtime.memory, event.sender.params, self._routes.mail
-        short = memory.held > memory.comfortable and not self._runtime.has_room()
-        if short or (params and not self._may_store(params.get("SIZE", 0))):
-            self.connection.reply(replies.NO_MEMORY)
-        elif self._runtime.message_rate.most and not self.quota.may_send():
-            self.connection.reply(replies.TOO_MUCH_MAIL)
-        elif ask is not None:
-            return ask(self, event)
-        else:
-            self.connection.reply()
-        return None
-
-    def _may_store(self, size: int) -> bool:
-        return size <= self._runtime.threshold or self.quota.may_store(size)
-
-    def rcpt(self, event: events.Rcpt) -> Work | None:
-        """Accept only as many recipients as the client's address may have."""
-        ask = self._routes.rcpt
-        if not self.quota.may_add_recipient():
-            self.connection.reply(replies.TOO_MUCH_RCPT)
-        elif ask is not None:
-            return ask(self, event)
-        else:
-            self.connection.reply()
-        return None
+        self._reply(await self._ask(hook, arguments, answer_of))
 
     async def secured(self, hook: Hook) -> None:
-        """Call `on_tls` after a handshake; a rejection ends the session."""
+        """Call `on_tls` after a handshake; after a rejection only QUIT is left (RFC 3207 4.1)."""
         answer = await self._ask(hook, (self.session,), answer_of)
         if isinstance(answer, Reply) and answer.refuses:
-            self.connection.hang_up(answer)
-        self._deadlines.allow_command()
+            self.connection.refuse(answer)
+        self._deadlines.allow_first()
 
     # -- logins ----------------------------------------------------------------------------------
 
     async def secret(self, event: events.Secret) -> None:
-        """Pass the user's secret to the mechanism; the core continues the login."""
-        hook, no = self._routes.hooks.get("on_secret"), self._no_login()
+        """Pass what is derived of the user's secret to the mechanism; the core continues."""
+        hooks = self._routes.hooks
+        hook = hooks.get("on_secret")
         if hook is None:
             self._cannot_serve(event, "on_secret")
-        elif no is not None:
-            self.connection.reply(no)
-        else:
-            arguments = (self.session, event.username)
-            answer = await self._log_in(hook, arguments, self._give)
-            if answer is not None:
-                await self._end_login(event, answer, hook)
+            return
+        if not self._begin_login(event):
+            return
+        found: list[Secret] = []
+        keep = partial(self._keep, found)
+        answer = await self._log_in(hook, (self.session, event.username), keep)
+        if answer is None:
+            arguments = (self.session, partial(event.derive, found.pop()))
+            answer = await self._log_in(hooks["derive"], arguments, self._give)
+        if answer is not None:
+            await self._end_login(event, answer)
 
     async def auth(self, event: events.Auth) -> None:
         """Decide on a login. CRAM-MD5 is checked here if the handler has `on_secret`."""
         hooks, credentials = self._routes.hooks, event.credentials
-        no = self._no_login()
-        if no is not None:
-            self.connection.reply(no)
-        elif isinstance(credentials, ProvedCredentials):
+        if not self._begin_login(event):
+            return
+        if isinstance(credentials, ProvedCredentials):
             user = credentials.username if credentials.proved else None
-            await self._end_login(event, self._log_in_as(user), None)
+            await self._end_login(event, event.conclusion or self._log_in_as(user))
         elif isinstance(credentials, CramMD5Credentials) and (hook := hooks.get("on_secret")):
             outcome = partial(self._check, credentials)
             answer = await self._log_in(hook, (self.session, credentials.username), outcome)
-            await self._end_login(event, answer, hook)
+            await self._end_login(event, answer)
         elif hook := hooks.get("on_auth"):
             answer = await self._log_in(hook, (self.session, credentials), self._identify)
-            await self._end_login(event, answer, hook)
+            await self._end_login(event, answer)
         else:
             self._cannot_serve(event, "on_auth")
 
-    def _no_login(self) -> Reply | None:
-        """Return the rejection if the client address has no login left, or none now."""
-        if not self.quota.may_log_in():
-            return replies.TOO_MANY_LOGINS
-        return None if self.quota.may_be_asked() else replies.AUTH_TROUBLE
+    def _begin_login(self, event: events.Auth | events.Secret) -> bool:
+        """Count a login, or go on with it; reject it if the address has none left, or none now.
+
+        A further mechanism of the same login is not counted, see `Counts.is_further`.
+        """
+        counts = self.connection.counts
+        if self._login:
+            return True
+        if self._runtime.loop.time() > self._further_until:
+            counts.forget_tried()
+        further = counts.is_further(event.username, event.mechanism)
+        no = self.quota.begin_login(further=further)
+        if no is not None:
+            self.connection.reply(no)
+            return False
+        self._login = event.mechanism
+        return True
+
+    def leave_login(self) -> None:
+        """Count a login that the client has left as a failed one, if there is one."""
+        if self._login:
+            self.journal.login_left(self._login)
+            self._count_login(failed=True)
+
+    def _count_login(self, *, failed: bool) -> None:
+        self._login = ""
+        self.quota.end_login(failed=failed)
 
     async def _log_in(
         self, hook: Hook, arguments: tuple[object, ...], outcome: Outcome
     ) -> Reply | None:
-        answer = await self._ask(hook, arguments, outcome, self.quota.begin_login())
+        answer = await self._ask(hook, arguments, outcome)
         assert not isinstance(answer, list)  # noqa: S101  that is for messages
         return answer
 
@@ -318,13 +331,19 @@ class Answers:
         identity = identity_of(meaning, result, note)
         return identity if isinstance(identity, Reply) else self._log_in_as(identity)
 
-    def _give(self, meaning: Meaning, result: object, note: Note) -> Reply | None:
-        """Pass the secret that is the result of `on_secret` to the mechanism."""
+    def _keep(
+        self, found: list[Secret], meaning: Meaning, result: object, note: Note
+    ) -> Reply | None:
+        """Add the secret that is the result of `on_secret` to `found`."""
         secret = secret_of(meaning, result, note)
         if isinstance(secret, Reply):
             return secret
-        self.connection.give_secret(secret)
+        found.append(secret)
         return None
+
+    def _give(self, _meaning: Meaning, derived: object, _note: Note) -> None:
+        """Pass what is derived of a secret to the mechanism."""
+        self.connection.give_derived(derived)
 
     def _check(
         self, credentials: CramMD5Credentials, meaning: Meaning, result: object, note: Note
@@ -337,26 +356,28 @@ class Answers:
         good = credentials.matches(secret if isinstance(secret, str | bytes) else b"")
         return self._log_in_as(credentials.username if known and good else None)
 
-    async def _end_login(
-        self, event: events.Auth | events.Secret, answer: Reply | None, hook: Hook | None
-    ) -> None:
+    async def _end_login(self, event: events.Auth | events.Secret, answer: Reply | None) -> None:
         """Reply to a login, after a delay if it has failed."""
-        if answer is not None and answer.code >= 500:
+        failed = answer is not None and answer.code >= 500
+        counts = self.connection.counts
+        self._count_login(failed=failed and not counts.is_further(event.username, event.mechanism))
+        if answer is not None and failed:
             self.session.user = None
             self.journal.login_failed(event, answer)
-            await self.pause(self.quota.note_failed_login())
+            await self.pause(self.quota.login_delay())
             self.connection.reply(answer)
+            self._further_until = self._runtime.loop.time() + _FURTHER
             self._flush()
             return
-        said = self._reply(answer, hook)
-        if isinstance(event, events.Auth) and (
-            said is None or (isinstance(said, Reply) and not said.refuses)
-        ):
+        self._reply(answer)
+        if isinstance(event, events.Auth) and answer is None:
             self.journal.logged_in(self.session.user, event.mechanism)
 
     def _cannot_serve(self, event: events.Secret | events.Auth, hook: str) -> None:
         """Reject a login by a custom mechanism that needs a hook that is not overridden."""
         about(handler_logger, self.session.id).error("%s needs %s", event.mechanism, hook)
+        if self._login:
+            self._count_login(failed=False)
         self.connection.reply(replies.AUTH_TROUBLE)
 
     # -- bodies ----------------------------------------------------------------------------------
@@ -397,7 +418,7 @@ class Answers:
         message: Message | None = None
         self.due = True
         try:
-            if bodies.stored is not None and not await bodies.finish(streams=routes.streams):
+            if bodies.shelf is not None and not await bodies.finish(streams=routes.streams):
                 answer: Answer = replies.NO_MEMORY
             elif (message := self._build(transaction)) is None:
                 answer = replies.MAIL_LOOP
@@ -406,7 +427,7 @@ class Answers:
                 if message.per_recipient:
                     outcome = partial(answers_of, message, transaction.recipients)
                 answer = await self._ask(routes.message, (self.session, message), outcome)
-            answer = self._reply(answer, routes.message)
+            self._reply(answer)
             self.journal.accepted(self.session, transaction, answer, message)
             bodies.release()
         finally:
@@ -425,7 +446,7 @@ class Answers:
             return None
         self._count += 1
         conversation, session = self.connection.conversation, self.session
-        message_id = f"{session.id}.{self._count}"
+        message_id = f"{session.id}-{self._count}"  # an atom (RFC 5321 4.4)
         return Message(
             message_id,
             transaction.sender,
@@ -476,7 +497,7 @@ class Answers:
             self.call = None
             self.notifying = False
         if error is None:
-            answer_of(hook.meaning, result, call.note_wrong)
+            self._read_result(call, answer_of, result)
         else:
             failure_of(error, hook, self.session.id)
         del error
@@ -506,13 +527,12 @@ class Answers:
         hook: Hook,
         arguments: tuple[object, ...],
         outcome: Outcome,
-        at_end: Callable[[], None] | None = None,
     ) -> Answer:
         """Return what `outcome` makes of a hook's result, or the reply to its failure.
 
         Raises `GoneError` if the client has, and no message depends on the answer.
         """
-        call = self._begin(hook, arguments, at_end)
+        call = self._begin(hook, arguments)
         try:
             result, error = await call
         except DeadlineError:
@@ -531,24 +551,33 @@ class Answers:
         if error is None:
             if result is None and outcome is answer_of and hook.meaning.accepts_none:
                 return None  # nearly always
-            return outcome(hook.meaning, result, call.note_wrong)
+            return self._read_result(call, outcome, result)
         try:
             return failure_of(error, hook, self.session.id)
         finally:
             del error  # its traceback refers to this frame, and the frame to the whole message
 
+    def _read_result(self, call: Call, outcome: Outcome, result: object) -> Answer:
+        """Return what `outcome` makes of a result, which may raise when it is looked at."""
+        meaning = call.hook.meaning
+        try:
+            return outcome(meaning, result, call.note_wrong)
+        except Exception as error:  # noqa: BLE001  of the user's, whatever it is
+            log = about(handler_logger, self.session.id)
+            log_failure(log, error, "%s returned what cannot be read", call.hook)
+        return outcome(meaning, True, call.note_wrong) if meaning.stored else meaning.trouble
+
     def _begin(
         self,
         hook: Hook,
         arguments: tuple[object, ...],
-        at_end: Callable[[], None] | None = None,
     ) -> Call:
         context = self._context
         if context is None:
             self._context = context = contextvars.copy_context()
             context.run(current_session.set, self.session)
         self._deadlines.allow_hook()
-        self.call = call = Call(self._runtime, self.journal, hook, at_end)
+        self.call = call = Call(self._runtime, self.journal, hook, self.quota.key)
         call.start(arguments, context)
         return call
 
@@ -561,20 +590,12 @@ class Answers:
     def _log_late(self, call: Call) -> None:
         about(logger, self.session.id).warning("%s is over its deadline", call.hook.name)
 
-    def _reply(self, answer: Answer, hook: Hook | None) -> Answer:
-        """Pass the answer to the core, and return it. One that does not fit counts as a failure."""
-        connection = self.connection
-        try:
-            if isinstance(answer, list):
-                connection.reply_each(answer)
-            else:
-                connection.reply(answer)
-        except ProtocolError as no_answer:
-            if hook is None:
-                raise
-            answer = failure_of(no_answer, hook, self.session.id)
-            connection.reply(answer)
-        return answer
+    def _reply(self, answer: Answer) -> None:
+        """Pass the answer to the core. `results` lets only such through as fit."""
+        if isinstance(answer, list):
+            self.connection.reply_each(answer)
+        else:
+            self.connection.reply(answer)
 
     # -- time ------------------------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ from ehlo.protocol.state import Transaction
 from ehlo.protocol.trace import received_head, stamped, with_protocol
 from ehlo.server.observing.journal import about
 from ehlo.server.runtime import Clock, Quota, Runtime
-from ehlo.server.space import SMALL, Claim, Memory, Stored
-from ehlo.server.system.threads import Job
+from ehlo.server.shelf import Shelf, Writing
+from ehlo.server.space import SMALL, Memory
 from ehlo.server.waits import DeadlineError, Deadlines, Wait
 from ehlo.session import Session
 
@@ -49,64 +49,6 @@ class Body(NamedTuple):
         return (b"\n" + header).lower().count(b"\nreceived:")
 
 
-class Writing:
-    """Chunks on their way to disk. A thread calls `write`; the bytes count until it has ended."""
-
-    __slots__ = ("_chunks", "_directory", "_memory", "_size", "_stored", "ended", "spool")
-
-    def __init__(
-        self,
-        directory: str,
-        stored: Stored,
-        spool: Spool | None,
-        chunks: list[bytes],
-        memory: Memory,
-        size: int,
-    ) -> None:
-        """`size` bytes count in `memory`."""
-        self._directory = directory
-        self._stored = stored
-        self._chunks = chunks
-        self._memory = memory
-        self._size = size
-        self.spool = spool
-        self.ended: Callable[[bool], object] = _ignore
-        """A function to call at the end, with whether it went well."""
-        memory.leaving += size
-
-    def write(self) -> None:
-        """Write the chunks. Raises `OSError`: a disk may be full."""
-        if self.spool is None:
-            self.spool = Spool(self._directory, self._stored.release)
-        self.spool.write(self._chunks)
-        self._chunks = []
-
-    def end(self) -> None:
-        """Give the memory back, since nothing is on its way any more."""
-        self._memory.leaving -= self._size
-        self._memory.release(self._size)
-
-    def drop(self) -> None:
-        """Close the file, since the body is not wanted any more, and give the memory back."""
-        self.close()
-        self.end()
-
-    def close(self) -> None:
-        """Close the file."""
-        if self.spool is not None:
-            self.spool.close()
-        self._stored.release()
-
-    def forget(self) -> None:
-        """Close the file after the end of the server: no session waits for memory any more."""
-        self.close()
-        self._memory.forget(self._size)
-
-
-def _ignore(_good: bool) -> None:
-    pass
-
-
 class Bodies:
     """Holds the body that a session receives, or that of the message that a handler has.
 
@@ -116,8 +58,8 @@ class Bodies:
     """
 
     __slots__ = (
-        *("_chunks", "_claim", "_counted", "_deadlines", "_gathered", "_job", "_memory", "_most"),
-        *("_quota", "_runtime", "_session_id", "_writing", "on_disk", "spool", "stored"),
+        *("_chunks", "_counted", "_deadlines", "_gathered", "_memory", "_most", "_quota"),
+        *("_runtime", "_session_id", "shelf"),
     )
 
     def __init__(
@@ -132,15 +74,8 @@ class Bodies:
         self._gathered = 0  # bytes in the chunks
         self._most = runtime.threshold  # bytes in the chunks, beyond which they are written
         self._counted = 0  # bytes that count in the memory
-        self._claim: Claim | None = None
-        self._writing: Writing | None = None
-        self._job: Job[None] | None = None  # the call of a thread that writes
-        self.stored: Stored | None = None
-        """The bytes of the file, from the moment that there is going to be one."""
-        self.spool: Spool | None = None
-        """The file, if there is one; the last chunks may not be in it yet."""
-        self.on_disk = 0
-        """Bytes on disk, also those of a message that the handler has."""
+        self.shelf: Shelf | None = None
+        """What there is of the body beyond its chunks; `None` for the usual one."""
 
     def add(self, chunk: bytes) -> bool:
         """Keep a chunk; return whether it is time to write what is in memory to disk."""
@@ -157,24 +92,28 @@ class Bodies:
     def _add_where_short(self, cost: int) -> bool:
         """Count a chunk for which the memory is short; as `add`."""
         runtime, memory = self._runtime, self._memory
-        small = runtime.small
-        if memory is not small and self.stored is None and self._gathered <= SMALL:
-            counted, size = self._counted, self._counted + cost
-            if small.reserve(size):
-                self._memory, self._counted = small, size
-                self._most = min(self._most, SMALL)
-                memory.release(counted)
-                return self._gathered > self._most
-        runtime.make_room(memory)
+        small, counted = runtime.small, self._counted + cost
+        if self.shelf is None and self._gathered <= SMALL and small.reserve(counted):
+            memory.release(self._counted)
+            self._memory, self._counted, self.shelf = small, counted, Shelf()
+            self._most = min(self._most, SMALL)
+            return self._gathered > self._most
         memory.take(cost)
-        self._counted += cost
+        self._counted = counted
+        runtime.make_room(memory)  # which may begin with this body
         return True
 
     # -- the disk --------------------------------------------------------------------------------
 
+    @property
+    def on_disk(self) -> int:
+        """Bytes on disk, also those of a message that the handler has."""
+        return 0 if self.shelf is None else self.shelf.on_disk
+
     def resting(self, memory: Memory) -> int:
         """Return the bytes counted in `memory` that could be on disk."""
-        rests = self._memory is memory and self._chunks and self._writing is None
+        shelf = self.shelf
+        rests = self._memory is memory and self._chunks and not (shelf and shelf.writing)
         return self._counted if rests else 0
 
     def move_to_disk(self, failed: Callable[[], None]) -> None:
@@ -196,21 +135,23 @@ class Bodies:
     async def write(self) -> bool:
         """Write what is in memory to disk; return whether that went well."""
         self._deadlines.allow_hook()
-        writing = self._writing
-        if writing is not None and not await self._end_of(writing):
+        shelf = self.shelf
+        writing = None if shelf is None else shelf.writing
+        if shelf is not None and writing is not None and not await self._end_of(shelf, writing):
             return False
         if not self._chunks:
             return True
         writing = self._begin_writing()
-        return writing is not None and await self._end_of(writing)
+        shelf = self.shelf
+        return writing is not None and shelf is not None and await self._end_of(shelf, writing)
 
-    async def _end_of(self, writing: Writing) -> bool:
+    async def _end_of(self, shelf: Shelf, writing: Writing) -> bool:
         wait: Wait[bool] = Wait()
         writing.ended = wait.end
         try:
             return await wait
         except DeadlineError:
-            self._leave(writing)
+            shelf.leave()
             return False
 
     def _begin_writing(self) -> Writing | None:
@@ -219,67 +160,67 @@ class Bodies:
         The thread owns the file until it has written, so that nothing closes it meanwhile.
         """
         runtime, memory = self._runtime, self._runtime.memory
-        stored = self.stored or self._quota.store()
         if min(memory.held - memory.limit, memory.leaving) > _MOST_OVER:
             self._log_full("it is too slow")
             return None
+        shelf = self.shelf = self.shelf or Shelf()
+        stored = shelf.stored = shelf.stored or self._quota.store()
         if not stored.grow(self._gathered):
-            self._log_full("max_disk is reached")
+            self._log_full("max_disk is reached" if runtime.disk.limit else "there is none")
             return None
         if self._memory is not memory:  # what leaves is no burden to small bodies
             memory.take(self._counted)
             self._memory.release(self._counted)
         writing = Writing(
-            runtime.directory, stored, self.spool, self._chunks, memory, self._counted
+            runtime.directory, stored, shelf.spool, self._chunks, memory, self._counted
         )
-        self._chunks, self._gathered, self._counted, self.spool = [], 0, 0, None
+        self._chunks, self._gathered, self._counted, shelf.spool = [], 0, 0, None
         self._memory, self._most = memory, _AT_ONCE
-        self.stored, self._writing = stored, writing
+        shelf.writing = writing
 
         def done(_result: object, error: BaseException | None) -> None:
-            if not runtime.to_loop(lambda: self._written(writing, error)):
+            if not runtime.to_loop(lambda: self._written(shelf, writing, error)):
                 writing.forget()
 
-        self._job = runtime.disk_threads.submit(writing.write, done)
+        shelf.job = runtime.disk_threads.submit(writing.write, done)
         return writing
 
-    def _written(self, writing: Writing, error: BaseException | None) -> None:
+    def _written(self, shelf: Shelf, writing: Writing, error: BaseException | None) -> None:
         if error is not None:
             self._log_full(error)
-        if writing is not self._writing:  # the body was dropped
+        if writing is not shelf.writing:  # the body was dropped
             writing.drop()
             return
-        self._writing = self._job = None
-        self.spool = spool = writing.spool
+        shelf.writing = shelf.job = None
+        shelf.spool = spool = writing.spool
         size = 0 if spool is None else spool.size
-        self._runtime.stats.spooled += size - self.on_disk
-        self.on_disk = size
+        self._runtime.stats.spooled += size - shelf.on_disk
+        shelf.on_disk = size
         writing.end()
         writing.ended(error is None)
-
-    def _leave(self, writing: Writing) -> None:
-        """Leave what is being written to its thread, if that has begun, and drop it."""
-        job, self._writing, self._job = self._job, None, None
-        if job is not None and job.cancel():
-            writing.drop()
 
     def _log_full(self, why: object) -> None:
         about(logger, self._session_id).warning("no room on disk: %s", why)
 
     async def finish(self, *, streams: bool) -> bool:
-        """Finish the file, and claim memory for a handler that reads all of it; as `write`."""
-        if (self._chunks or self._writing is not None) and not await self.write():
-            return False
-        size = 0 if streams or self.spool is None else self.spool.size + _TRACE
-        return not size or await self._have(size)
+        """Finish the file, and claim memory for a handler that reads all of it; as `write`.
 
-    async def _have(self, size: int) -> bool:
+        A body without a `shelf` does not need it.
+        """
+        shelf = self.shelf
+        if shelf is None or shelf.stored is None:
+            return True
+        if (self._chunks or shelf.writing is not None) and not await self.write():
+            return False
+        return streams or await self._have(shelf, shelf.on_disk + _TRACE)
+
+    async def _have(self, shelf: Shelf, size: int) -> bool:
         """Wait until others have released `size` bytes; return whether they have.
 
         A small message does not wait for the memory of large ones.
         """
         runtime, memory = self._runtime, self._runtime.memory
-        if size <= SMALL + _TRACE and not memory.has(size):
+        if size <= min(SMALL + _TRACE, runtime.small.limit) and not memory.has(size):
             memory = runtime.small
         wait: Wait[None] = Wait()
 
@@ -291,7 +232,7 @@ class Bodies:
         if claim is None:
             about(logger, self._session_id).warning("a message is larger than max_memory")
             return False
-        self._claim, self._memory = claim, memory
+        shelf.claim, self._memory = claim, memory
         if claim.granted and not self._counted:
             self._counted = size
             return True
@@ -307,9 +248,11 @@ class Bodies:
 
     def take(self) -> Body:
         """Return the body; its memory counts until `release`."""
-        body = Body(self._chunks, self.spool)
-        self._chunks, self._gathered, self.spool, self.stored = [], 0, None, None
-        return body
+        chunks, shelf, spool = self._chunks, self.shelf, None
+        self._chunks, self._gathered = [], 0
+        if shelf is not None:
+            spool, shelf.spool, shelf.stored = shelf.spool, None, None
+        return Body(chunks, spool)
 
     def hand_over(self) -> int:
         """Let go of what is held; return the bytes of `Runtime.memory` that the caller releases.
@@ -323,29 +266,21 @@ class Bodies:
 
     def release(self) -> None:
         """Let go of what is held, and give the memory back."""
-        counted, memory = self._counted, self._memory
-        if self._chunks or self.on_disk or self.stored is not None:
-            self._drop()
+        counted = self._counted
         if counted:
-            self._counted = 0
+            memory, self._counted = self._memory, 0
             memory.held -= counted
             if memory.claims:
                 memory.grant()
-            if memory is not self._runtime.memory:
-                self._memory, self._most = self._runtime.memory, self._runtime.threshold
+        if self._chunks or self.shelf is not None:
+            self._drop()
 
     def _drop(self) -> None:
-        if self._writing is not None:
-            self._leave(self._writing)
-        if self.spool is not None:
-            self.spool.close()
-        if self.stored is not None:
-            self.stored.release()
-        if self._claim is not None:
-            self._claim.end()
-        self._chunks, self._gathered, self.on_disk = [], 0, 0
-        self._claim = self.spool = self.stored = None
-        self._memory, self._most = self._runtime.memory, self._runtime.threshold
+        self._chunks, self._gathered = [], 0
+        shelf, self.shelf = self.shelf, None
+        if shelf is not None:
+            shelf.clear()
+            self._memory, self._most = self._runtime.memory, self._runtime.threshold
 
 
 class Stamp:

@@ -21,6 +21,7 @@ from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import NEED_DATA, PAUSED
 from ehlo.protocol.reply import Reply
 from ehlo.server.answer import Answers, Routes
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import about, turned_away
 from ehlo.server.observing.stats import SessionView
 from ehlo.server.runtime import Ending, Occupant, Quota, Runtime
@@ -31,6 +32,7 @@ from ehlo.server.wire import Wire, ends_of
 from ehlo.session import ProxyInfo
 
 _MOST_BUFFERED = 16_384  # bytes while a hook runs; beyond them the client is not read
+_MOST_UNCOUNTED = 4_096  # bytes that wait
 _MOST_EVENTS = 200  # of one client, before others have their turn
 _LINGER = 5.0  # seconds for a client to notice that nothing it sends is read
 _CLOSING = 30.0  # seconds for the last replies to leave
@@ -42,7 +44,16 @@ class Driver(Occupant):
     """Drives the session of one connected client."""
 
     __slots__ = (
-        *("_serves", "answers", "connection", "deadlines", "quota", "routes", "runtime"),
+        *(
+            "_is_cut_off",
+            "_serves",
+            "answers",
+            "connection",
+            "deadlines",
+            "quota",
+            "routes",
+            "runtime",
+        ),
         *("slot", "wire"),
     )
 
@@ -58,6 +69,7 @@ class Driver(Occupant):
         self.deadlines = Deadlines(runtime.loop.time, routes.rules.times)
         self.routes = routes
         self._serves = False  # there is a session
+        self._is_cut_off = False  # it ends when it awaits nothing more
 
     # -- the beginning ---------------------------------------------------------------------------
 
@@ -82,7 +94,7 @@ class Driver(Occupant):
     ) -> None:
         """Serve a client at `peer`, which may not be the one that is connected."""
         runtime, routes, deadlines = self.runtime, self.routes, self.deadlines
-        self.wire = wire = Wire(transport, runtime.memory)
+        self.wire = wire = Wire(transport, runtime.overhead)
         self.quota = quota = Quota(runtime, peer, proxy)
         if runtime.draining or not quota.open():
             self._turn_away(peer)
@@ -96,14 +108,20 @@ class Driver(Occupant):
         answers.journal.opened(answers.session)
         if routes.replied is not None:
             wire.notice_when_sent()
+        else:
+            wire.bound_unsent()
         rules = routes.rules
         if answers.wants_name:
             answers.look_up()
         if rules.options.tls_listener and rules.tls is not None:
-            deadlines.allow_handshake()
-            wire.begin_tls(Channel(rules.tls.current))
+            channel = Channel(rules.tls.current)
+            if wire.count_tls(channel):
+                deadlines.allow_handshake()
+                wire.begin_tls(channel)
+            else:
+                self._close(linger=False)
         else:
-            deadlines.allow_command()
+            deadlines.allow_first()
             self._advance()
 
     def _turn_away(self, peer: Peer) -> None:
@@ -132,7 +150,7 @@ class Driver(Occupant):
         if slot.work is None:
             self._advance()
             # A small read leaves little behind: a client runs ahead by a large one, or by several
-            if len(data) <= _MOST_BUFFERED or self.slot.work is None:
+            if len(data) <= _MOST_UNCOUNTED or self.slot.work is None:
                 return
         self._adjust_reading()
 
@@ -174,16 +192,42 @@ class Driver(Occupant):
     def _adjust_reading(self) -> None:
         """Read the client, unless it does not read either, or runs far ahead of a hook.
 
-        With memory nearly gone no client runs ahead of one at all. What waits is counted.
+        With memory nearly gone no client runs ahead of one at all, and none of its body while that
+        goes to disk. What waits is counted if it is more than a few bytes, which a small mail may
+        be; where there is no room for it, the session ends.
         """
-        wire, ahead = self.wire, self.connection.buffered
+        wire, conversation = self.wire, self.connection.conversation
         if wire.closing:
             return
-        short = self.slot.work is not None and self.runtime.memory.excess > 0
-        want = wire.writable and ahead <= (0 if short else _MOST_BUFFERED)
+        if self._is_cut_off:
+            if self.slot.work is None:
+                self._cut_off()
+            return
+        buffer, most = conversation.buffer, _MOST_BUFFERED
+        if self.slot.work is not None:
+            if conversation.reader is not None:
+                most = -1
+            elif self.runtime.memory.excess > 0:
+                most = 0
+        want = wire.writable and len(buffer) <= most
         if want != wire.reading:
             wire.read_on(want)
-        wire.count_waiting(0 if want else ahead + wire.unsent)
+        waiting = buffer.held + wire.unsent
+        if not wire.count_waiting(waiting if waiting > _MOST_UNCOUNTED else 0):
+            self._cut_off()
+
+    def _cut_off(self) -> None:
+        """End the session, since there is no room for what waits; a message has its reply first."""
+        reads = self.wire.writable
+        if self.answers.due or self.answers.notifying:
+            self._is_cut_off = True
+            self.wire.read_on(False)
+            self.connection.conversation.buffer.clear()
+            return
+        self.connection.conversation.output.stop_reading()  # the client is still sending
+        self._hang_up(replies.NO_MEMORY_AHEAD)
+        if not reads:
+            self.deadlines.allow(0.0)
 
     # -- the pump --------------------------------------------------------------------------------
 
@@ -219,7 +263,7 @@ class Driver(Occupant):
             self.deadlines.client_waits(connection.conversation)
         else:
             self.deadlines.client_is_awaited(connection.conversation, wire, moved=done > 0)
-        if not wire.reading or self.runtime.draining:
+        if not wire.is_usual or self.runtime.draining:
             self._end_turn(awaits)
 
     def _begin(self, work: Work) -> bool:
@@ -230,7 +274,7 @@ class Driver(Occupant):
         return awaits
 
     def _end_turn(self, awaits: bool) -> None:
-        if not self.wire.reading:
+        if not self.wire.is_usual:
             self._adjust_reading()
         if self.runtime.draining and not awaits:
             self.end(Ending.DRAIN)
@@ -277,7 +321,7 @@ class Driver(Occupant):
             self._fail(failure)
 
     def _fail(self, error: Exception) -> None:
-        about(logger, self.session_id).error("the session failed", exc_info=error)
+        log_failure(about(logger, self.session_id), error, "the session failed")
         self.end(Ending.ABORT)
 
     # -- TLS -------------------------------------------------------------------------------------
@@ -286,10 +330,13 @@ class Driver(Occupant):
         """Answer STARTTLS: the 220 in plaintext; what comes next is the handshake."""
         tls = self.routes.rules.tls
         assert tls is not None  # noqa: S101  STARTTLS is offered only with it
+        channel: Channel | None
         try:
             channel = Channel(tls.current)
-        except ssl.SSLError:
-            about(logger, self.session_id).exception("TLS is not available")
+        except ssl.SSLError as error:
+            log_failure(about(logger, self.session_id), error, "TLS is not available")
+            channel = None
+        if channel is None or not self.wire.count_tls(channel):
             self.connection.reply(replies.TLS_UNAVAILABLE)
             return
         self.connection.reply()
@@ -339,6 +386,13 @@ class Driver(Occupant):
     def resting(self, memory: Memory, /) -> int:
         """Return the bytes of a body, counted in this memory, that could be on disk."""
         return 0 if self.wire.closing else self.answers.bodies.resting(memory)
+
+    @property
+    def idleness(self) -> float:
+        """The seconds for which the client has been idle; 0 unless it is awaited."""
+        if self.wire.lost or (self.slot.work is not None and not self.answers.awaits_client):
+            return 0.0
+        return self.deadlines.idleness(self.wire.said)
 
     def make_room(self) -> None:
         """Write the body that rests in memory to disk."""
@@ -428,6 +482,7 @@ class Driver(Occupant):
         if not self.wire.lost or self.slot.work is not None:
             return
         self.answers.bodies.release()
+        self.answers.leave_login()
         if self.answers.owes_farewell and self.slot.begin(self.answers.farewell()):
             return
         self.answers.journal.closed(self.wire.received, self.wire.sent)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import types
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextvars import Context
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 
 from ehlo.handler import Callbacks, Origin, is_async, name_of
 from ehlo.protocol.reply import Reject, Reply
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import Journal, about
 from ehlo.server.observing.steps import Named, Steps
 from ehlo.server.results import ASKED, MEANINGS, Meaning
@@ -83,16 +85,19 @@ class Call(Wait[Ended]):
     It ends once, even if nothing awaits it any more. Then it releases `size` bytes of memory.
     """
 
-    __slots__ = ("_at_end", "_journal", "_runtime", "_work", "asked", "began", "hook", "size")
+    __slots__ = (
+        *("_has_thread", "_journal", "_key", "_runtime", "_work"),
+        *("asked", "began", "hook", "size"),
+    )
 
     def __init__(
         self,
         runtime: Runtime,
         journal: Journal,
         hook: Hook,
-        at_end: Callable[[], None] | None = None,
+        key: str | None = None,
     ) -> None:
-        """`at_end` is called when the hook has ended, whether anything awaits it or not."""
+        """`key` is that of the client's address; `None` is exempt."""
         self.resume = None
         self.hook = hook
         self.asked = monotonic()
@@ -101,18 +106,38 @@ class Call(Wait[Ended]):
         self.size = 0
         self._runtime = runtime
         self._journal = journal
-        self._at_end = at_end
+        self._key = key
+        self._has_thread = False  # its turn among those that need one
         self._work: asyncio.Task[None] | Job[object] | None = None  # until it is its turn
 
     def start(self, arguments: tuple[object, ...], context: Context) -> None:
-        """Begin, or wait for a turn. Nothing of the hook has run when this returns."""
-        runtime, hook = self._runtime, self.hook
-        if hook.needs_turn:
-            turns = runtime.turns
-            if not turns.free:
-                turns.wait(self, partial(self.start, arguments, context))
+        """Begin, or wait for a turn. Nothing of the hook has run when this returns.
+
+        A hook for a thread waits for one first: those that wait there take no turn from others.
+        """
+        hook = self.hook
+        if not hook.is_async and not self._has_thread:
+            threads = self._runtime.thread_turns
+            if not threads.take(self._key):
+                threads.wait(self._key, self, partial(self._start_in_thread, arguments, context))
                 return
-            turns.free -= 1
+            self._has_thread = True
+        if hook.needs_turn:
+            turns, key = self._runtime.turns, self._key
+            if key is None and turns.free > 0:  # as `take` does; most hooks that are counted
+                turns.free -= 1
+            elif not turns.take(key):
+                turns.wait(key, self, partial(self._begin, arguments, context))
+                return
+        self._begin(arguments, context)
+
+    def _start_in_thread(self, arguments: tuple[object, ...], context: Context) -> None:
+        """Begin, or wait for a turn, since there is a thread."""
+        self._has_thread = True
+        self.start(arguments, context)
+
+    def _begin(self, arguments: tuple[object, ...], context: Context) -> None:
+        runtime, hook = self._runtime, self.hook
         if hook.is_async:
             # Not by the loop's factory, which might begin at once (eager tasks of Python 3.12)
             self.began = monotonic()
@@ -134,9 +159,9 @@ class Call(Wait[Ended]):
         error: BaseException | None = None
         try:
             result = await timed(self.hook.call(*arguments), self, self._runtime.steps)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as problem:  # noqa: BLE001  answered and logged, `SystemExit` too
+        except BaseException as problem:  # answered and logged, `SystemExit` too
+            if isinstance(problem, KeyboardInterrupt) and _in_main_thread():
+                raise  # a signal's; in any other thread it is the hook's own
             error = problem
         try:
             self._ended(result, error)
@@ -168,11 +193,12 @@ class Call(Wait[Ended]):
     def _ended(self, result: object, error: BaseException | None) -> None:
         if self.hook.needs_turn and self._work is not None:
             turns = self._runtime.turns
-            turns.free += 1
-            if turns.are_awaited:
-                turns.next()
-        if self._at_end is not None:
-            self._at_end()
+            if self._key is None and not turns.are_awaited:  # as `give_back` does
+                turns.free += 1
+            else:
+                turns.give_back(self._key)
+        if self._has_thread:
+            self._runtime.thread_turns.give_back(self._key)
         self._journal.hook_ended(self.hook.name, self.asked)
         resume, self.resume = self.resume, None
         if resume is not None:
@@ -201,12 +227,23 @@ class Call(Wait[Ended]):
             if not work.cancelling():
                 work.add_done_callback(self._cancelled)
             work.cancel()
-        elif self._runtime.turns.forget(self) if work is None else work.cancel():
+        elif self._stop_waiting() if work is None else work.cancel():
             self._runtime.loop.call_soon(self._ended, None, asyncio.CancelledError())
+
+    def _stop_waiting(self) -> bool:
+        """Wait for a turn no more; return whether it has waited."""
+        runtime = self._runtime
+        needs_thread = not self.hook.is_async and not self._has_thread
+        turns = runtime.thread_turns if needs_thread else runtime.turns
+        return turns.forget(self._key, self)
 
     def _cancelled(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():  # otherwise it has begun, and has said that it ended
             self._ended(None, asyncio.CancelledError())
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 @types.coroutine
@@ -240,5 +277,5 @@ def failure_of(error: BaseException, hook: Hook, session_id: str) -> Reply:
     """Return the reply for a hook's exception: that of a `Reject`, otherwise `trouble`, logged."""
     if isinstance(error, Reject):
         return error.reply
-    about(handler_logger, session_id).error("%s failed", hook.name, exc_info=error)
+    log_failure(about(handler_logger, session_id), error, "%s failed", hook.name)
     return hook.trouble

@@ -1,16 +1,19 @@
-"""Limits: which clients are admitted, and how often each may act.
+"""Limits: how often each client may act, and how many hooks run.
 
 Memory for addresses does not grow with their number. Nothing here knows a socket or an option.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from typing import TypeVar
 
 from ehlo.net import Networks, Peer, address_key
+
+K = TypeVar("K")
 
 
 class Exempt:
@@ -33,65 +36,74 @@ class Exempt:
         return key
 
 
-class Connections:
-    """Counts concurrent connections, in total and per address."""
-
-    def __init__(self, most: int, most_per_address: int) -> None:
-        self._most = most
-        self._most_per_address = most_per_address
-        self._count = 0
-        self._by_address: dict[str, int] = {}
-
-    def admit(self, key: str | None) -> bool:
-        """Count a connection unless there are too many; `key` is `None` for an exempt address."""
-        if self._count >= self._most:
-            return False
-        if key is not None:
-            count = self._by_address.get(key, 0)
-            if count >= self._most_per_address:
-                return False
-            self._by_address[key] = count + 1
-        self._count += 1
-        return True
-
-    def release(self, key: str | None) -> None:
-        """Remove a connection that was admitted under `key` from the count."""
-        self._count -= 1
-        if key is not None:
-            _decrease(self._by_address, key)
-
-
-def _decrease(counts: dict[str, int], key: str) -> None:
+def decrease(counts: dict[K, int], key: K) -> None:
+    """Subtract one from the count of `key`, and forget a count of 0."""
     counts[key] -= 1
     if not counts[key]:
         del counts[key]
 
 
 class Turns:
-    """Limits how many hooks run at once; the others wait for their turn, in order."""
+    """Limits how many hooks run at once, and shares the turns between addresses.
+
+    An address may have one more turn only if it has fewer than are free. So one that takes all it
+    can get has a half, two of them have a third each, and a turn is left for the next. Hooks that
+    wait are begun in order, the addresses one after the other.
+    """
 
     def __init__(self, most: int) -> None:
         self.free = most
-        """The number of hooks that may begin; a hook subtracts one, and adds it when it ends."""
         self.are_awaited = False
-        self._waiting: OrderedDict[object, Callable[[], None]] = OrderedDict()
+        self._taken: dict[str, int] = {}
+        self._waiting: OrderedDict[str | None, OrderedDict[object, Callable[[], None]]]
+        self._waiting = OrderedDict()
 
-    def wait(self, who: object, begin: Callable[[], None]) -> None:
-        """Call `begin` when it is the turn of `who`, since none is free."""
-        self._waiting[who] = begin
+    def take(self, key: str | None) -> bool:
+        """Take a turn and return whether it is one's turn; `key` is `None` if it is exempt."""
+        if self.free <= 0:
+            return False
+        if key is not None:
+            taken = self._taken.get(key, 0)
+            if taken >= self.free:
+                return False
+            self._taken[key] = taken + 1
+        self.free -= 1
+        return True
+
+    def wait(self, key: str | None, who: object, begin: Callable[[], None]) -> None:
+        """Call `begin` when it is the turn of `who`, who has taken it then."""
+        self._waiting.setdefault(key, OrderedDict())[who] = begin
         self.are_awaited = True
 
-    def next(self) -> None:
-        """Begin the hook that has waited longest, since another has ended."""
-        _, begin = self._waiting.popitem(last=False)
-        self.are_awaited = bool(self._waiting)
-        begin()
+    def give_back(self, key: str | None) -> None:
+        """Give back a turn that was taken under `key`; another hook may begin."""
+        self.free += 1
+        if key is not None:
+            decrease(self._taken, key)
+        if self.are_awaited:
+            self._begin_next()
 
-    def forget(self, who: object) -> bool:
+    def _begin_next(self) -> None:
+        for key, waiting in self._waiting.items():
+            if self.take(key):
+                _, begin = waiting.popitem(last=False)
+                self._waiting.move_to_end(key)
+                self._note_waiting(key)
+                begin()
+                return
+
+    def forget(self, key: str | None, who: object) -> bool:
         """Remove `who` from the waiting ones; return whether it was there."""
-        waited = self._waiting.pop(who, None) is not None
+        waiting = self._waiting.get(key)
+        if waiting is None or waiting.pop(who, None) is None:
+            return False
+        self._note_waiting(key)
+        return True
+
+    def _note_waiting(self, key: str | None) -> None:
+        if not self._waiting[key]:
+            del self._waiting[key]
         self.are_awaited = bool(self._waiting)
-        return waited
 
 
 class FailedLogins:
@@ -110,18 +122,23 @@ class FailedLogins:
         self._clock = clock
         self._by_address: OrderedDict[str, list[float]] = OrderedDict()
 
-    def delay(self, key: str | None) -> float:
-        """Count a failure; return the seconds until its reply. `None` is an exempt address."""
+    def note(self, key: str | None) -> None:
+        """Count a failure; `None` is an exempt address."""
         if key is None:
-            return 1.0
-        now = self._clock()
-        recent = [at for at in self._by_address.get(key, []) if now - at < self.WINDOW]
-        recent = [*recent[-self.MOST_FAILURES :], now]
-        self._by_address[key] = recent
+            return
+        self._by_address[key] = [*self._recent(key)[1 - self.MOST_FAILURES :], self._clock()]
         self._by_address.move_to_end(key)
         if len(self._by_address) > self.MOST_ADDRESSES:
             self._by_address.popitem(last=False)
-        return min(2.0 ** (len(recent) - 1), self.MOST_DELAY)
+
+    def delay(self, key: str | None) -> float:
+        """Return the seconds until the reply to a failure that was counted."""
+        failures = 1 if key is None else len(self._recent(key))
+        return min(2.0 ** max(failures - 1, 0), self.MOST_DELAY)
+
+    def _recent(self, key: str) -> list[float]:
+        now = self._clock()
+        return [at for at in self._by_address.get(key, ()) if now - at < self.WINDOW]
 
 
 class MemoryCounter:
@@ -160,7 +177,7 @@ class MemoryCounter:
             if key not in self._by_key:
                 self._make_room()
             self._by_key[key] = (now, count, before)
-        return count + int(before * (1 - within / window))
+        return count + math.ceil(before * (1 - within / window))
 
     def _make_room(self) -> None:
         keys = self._by_key
@@ -212,8 +229,8 @@ class Rate:
 class Attempts(Rate):
     """Limits how often an address may fail at something that takes time.
 
-    A client must not begin many attempts at once and have all of them tried before one fails. So
-    each attempt under way counts as a failure until it has ended.
+    A client must not begin many attempts at once and have all of them tried before one fails, nor
+    leave before one has failed. So each attempt counts as a failure until it has ended otherwise.
     """
 
     under_way: dict[str, int] = field(default_factory=dict)
@@ -225,9 +242,14 @@ class Attempts(Rate):
         failed = self.counter.add(key, 0, self.window)
         return failed + self.under_way.get(key, 0) < self.most
 
-    def begin(self, key: str | None) -> Callable[[], None]:
-        """Count an attempt as under way until the returned function is called, once."""
-        if key is None:
-            return lambda: None
-        self.under_way[key] = self.under_way.get(key, 0) + 1
-        return partial(_decrease, self.under_way, key)
+    def begin(self, key: str | None) -> None:
+        """Count an attempt as under way."""
+        if key is not None:
+            self.under_way[key] = self.under_way.get(key, 0) + 1
+
+    def end(self, key: str | None, *, failed: bool) -> None:
+        """Count an attempt that was under way as a failure, or no more."""
+        if key is not None:
+            decrease(self.under_way, key)
+        if failed:
+            self.note(key)

@@ -123,14 +123,18 @@ def _answer_of_stored(meaning: Meaning, result: object, note: Note) -> Reply | N
 
 def _reads_as_rejection(result: object) -> bool:
     """Return whether the message is not accepted, or not stored since the function has not run."""
+    if isinstance(result, Mapping | list | tuple):  # of answers, one for each recipient
+        values = result.values() if isinstance(result, Mapping) else result
+        return any(map(_rejects, islice(values, _MOST_LOOKED_AT)))
+    return _rejects(result)
+
+
+def _rejects(result: object) -> bool:
     if isinstance(result, _TEXT):
         start = result[:_BEGINNING]
         text = start if isinstance(start, str) else bytes(start).decode("latin-1")
         found = _REPLY.match(text)
         return found is not None and found[1] in "45"
-    if isinstance(result, Mapping | list | tuple):  # of answers, one for each recipient
-        values = result.values() if isinstance(result, Mapping) else result
-        return any(map(_reads_as_rejection, islice(values, _MOST_LOOKED_AT)))
     if isinstance(result, Reply):
         return result.refuses
     never_ran = isinstance(result, Awaitable | GeneratorType | AsyncGeneratorType)
@@ -176,9 +180,15 @@ def answers_of(
 
 
 def identity_of(meaning: Meaning, result: object, note: Note) -> str | Reply:
-    """Return the identity that the result of `on_auth` means, or the rejection."""
+    """Return the identity that the result of `on_auth` means, or the rejection.
+
+    Text that reads as a reply is no identity: `535 Wrong password` must not log anybody in.
+    """
     if isinstance(result, str) and result:
-        return result
+        if _REPLY.match(result[:_BEGINNING]) is None:
+            return result
+        note("a str that reads as a reply")
+        return meaning.trouble
     return answer_of(meaning, result, note) or meaning.trouble
 
 

@@ -13,22 +13,24 @@ import logging
 import math
 import os
 import socket
-import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import chain
 from typing import NamedTuple, Protocol
 
+from ehlo import paths
 from ehlo.message import check_directory
 from ehlo.net import Peer
 from ehlo.passwords.file import PasswordFile
 from ehlo.server.answer import Routes
+from ehlo.server.doors import Doors
 from ehlo.server.driver import Driver
 from ehlo.server.gate import Gate
 from ehlo.server.hooks import Hook, Hooks, hooks_of, timed
-from ehlo.server.logins import with_logins
+from ehlo.server.logins import Checks, with_logins
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import Snapshot, snapshot
 from ehlo.server.observing.views import Views
@@ -49,8 +51,6 @@ from ehlo.server.system import listener, privileges
 from ehlo.server.system.threads import Threads
 from ehlo.server.tls.certificates import FileContext
 
-# asyncio accepts as many at once as its backlog has; without file descriptors each is a log line
-_ACCEPTED_AT_ONCE = 16
 _LAST_WORDS = 1.0  # seconds to send the last replies, and for a cancelled hook to end
 _LEAST_FOR_SHUTDOWN = 5.0  # seconds for `on_shutdown`, when less is left of the grace period
 
@@ -83,25 +83,27 @@ class Run:
         await run.closed.wait()
     """
 
-    def __init__(self, server: Owner) -> None:
+    def __init__(self, server: Owner, salt_key: bytes = b"") -> None:
+        """`salt_key` is that of `Files`, which all workers share."""
         if server.running is not None:
             raise RuntimeError("the server runs already; call shutdown() or close() first")
         options = server.options = self.options = with_handler(server.options)
         self._callbacks = callbacks_of(options)
         self._server = server
-        self.files = Files()
+        self.files = Files(salt_key)
         resolved = resolve_all(options, self._callbacks, self.files)
         self.loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._process = os.getpid()
         self.runtime = Runtime(options, resolved[0].exempt, self.loop)
         self._hooks = hooks_of(self._callbacks)
+        self._checks = Checks(self.runtime)
         self._hooks_by_file: dict[PasswordFile | None, Hooks] = {}
         self.services = [self._service(each) for each in resolved]
         self._own = self.services[0] if not options.listeners else None
         self._listens = False
         self._bound: list[tuple[Routes, socket.socket]] = []  # and not served yet
-        self._servers: list[asyncio.Server] = []
+        self._doors = Doors(self.loop, self.runtime.connections)
         self._paths: list[str] = []
         self._guests = 0  # clients over streams
         self._starting: asyncio.Task[SystemExit | None] | None = None  # calls `on_startup`
@@ -122,11 +124,10 @@ class Run:
     def _service(self, rules: Rules) -> Routes:
         self.runtime.heed(rules.times.command, rules.times.handler, rules.times.proxy)
         hooks = self._hooks_by_file.get(rules.passwords)
-        if hooks is None:  # one for each file, since it counts the checks in progress
-            hooks = with_logins(self._hooks, rules.passwords, self.runtime)
+        if hooks is None:
+            hooks = with_logins(self._hooks, rules.passwords, self.runtime, self._checks)
             self._hooks_by_file[rules.passwords] = hooks
-        streams, counts = self._callbacks.streams, bool(self.runtime.recipient_rate)
-        return Routes(rules, hooks, streams=streams, counts_recipients=counts)
+        return Routes(rules, hooks, streams=self._callbacks.streams)
 
     # -- the start -------------------------------------------------------------------------------
 
@@ -156,8 +157,7 @@ class Run:
             await self._begin()
             while self._bound:
                 routes, sock = self._bound.pop(0)
-                server = await self._listen(sock, routes)
-                self._servers.append(server)  # after the await, since `close` makes a new list
+                await self._doors.open(sock, partial(self._protocol, routes))
             if not self.draining:
                 await self.views.open()
         except BaseException:
@@ -186,19 +186,6 @@ class Run:
             failure = self._starting.result()
             if failure is not None:
                 raise failure
-
-    async def _listen(self, sock: socket.socket, routes: Routes) -> asyncio.Server:
-        protocol = partial(self._protocol, routes)
-        given: dict[str, object] = {"sock": sock, "backlog": _ACCEPTED_AT_ONCE}
-        make: Callable[..., Awaitable[asyncio.Server]] = self.loop.create_server
-        if sock.family == socket.AF_UNIX:
-            make = self.loop.create_unix_server
-            if sys.version_info >= (3, 13):  # which would unlink a path that may be another's
-                given["cleanup_socket"] = False
-        with listener.kept(sock):
-            server = await make(protocol, **given)
-        sock.listen(listener.BACKLOG)  # since asyncio has made it `_ACCEPTED_AT_ONCE`
-        return server
 
     # -- clients ---------------------------------------------------------------------------------
 
@@ -303,6 +290,7 @@ class Run:
         """End the run. Nothing else does, except when `on_shutdown` or the loop is interrupted."""
         try:
             self._stop_accepting()
+            await self._doors.all_served()
             self._end_sessions(Ending.DRAIN)
             if not await self._gone_in_grace():
                 if not self._closing:
@@ -339,9 +327,9 @@ class Run:
         for each in list(self.runtime.drivers):
             try:
                 each.end(how)
-            except Exception:
+            except Exception as error:  # noqa: BLE001  it keeps no other from its end
                 log = about(logger, each.session_id)
-                log.exception("the session could not be ended")
+                log_failure(log, error, "the session could not be ended")
 
     async def _has_started(self) -> bool:
         """Return whether `on_startup` has returned; while it runs, it gets a moment to end."""
@@ -369,10 +357,9 @@ class Run:
 
     def _stop_accepting(self) -> None:
         self.runtime.draining = True
-        for server in self._servers:
-            server.close()
+        self._doors.close()
         listener.give_back([sock for _, sock in self._bound], self._paths)
-        self._servers, self._bound, self._paths, self.addresses = [], [], [], []
+        self._bound, self._paths, self.addresses = [], [], []
 
     def _stop(self) -> None:
         """Let go of everything, once."""
@@ -434,7 +421,7 @@ def _failure_of(hook: asyncio.Task[SystemExit | None]) -> BaseException | None:
 
 def _log_failure(hook: asyncio.Task[SystemExit | None]) -> None:
     if not hook.cancelled() and (failure := _failure_of(hook)) is not None:
-        logger.error("on_shutdown failed", exc_info=failure)
+        log_failure(logger, failure, "on_shutdown failed")
 
 
 # -- the sockets -----------------------------------------------------------------------------------
@@ -482,7 +469,8 @@ def check_spool(options: Options) -> None:
     if not options.spool_dir:
         return
     try:
-        check_directory(options.spool_dir)
+        with paths.entry_of(f"{options.spool_dir}/.", follow=False):
+            check_directory(options.spool_dir)
     except OSError as error:
         reason = f"spool_dir: cannot write to {options.spool_dir}: {error.strerror}"
         raise privileges.UnusableError(reason) from error

@@ -1,6 +1,7 @@
 """Runtime: what all sessions of a running server share, and the sweep of their deadlines.
 
-`Runtime.to_loop` is the only way from a thread to the loop.
+`Runtime.to_loop` is the only way from a thread to the loop. `Quota` is a session's share of it, and
+stands here because of that: the file is longer than others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import itertools
 import logging
 import math
 import secrets
-import socket
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -20,20 +20,27 @@ from typing import TypeVar, cast
 
 from ehlo.message import spool_directory
 from ehlo.net import Networks, Peer
+from ehlo.protocol import reply as replies
+from ehlo.protocol.address import Address
+from ehlo.protocol.conversation import Admission
+from ehlo.protocol.reply import Reply
 from ehlo.server.limits import (
     Attempts,
-    Connections,
     Exempt,
     FailedLogins,
     MemoryCounter,
     Rate,
     Turns,
 )
+from ehlo.server.lookups import Lookups
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import SessionView, Stats
 from ehlo.server.observing.steps import Steps, Watch
 from ehlo.server.options.config import Options
 from ehlo.server.options.rules import disk_limit, memory_limit
+from ehlo.server.overhead import Overhead
+from ehlo.server.places import Connections
 from ehlo.server.space import Disk, Memory, Stored
 from ehlo.server.system import machine
 from ehlo.server.system.threads import Threads
@@ -43,26 +50,11 @@ T = TypeVar("T")
 
 _MINUTE, _HOUR = 60.0, 3600.0
 _ROOM_EVERY = 0.25  # seconds; looking at all sessions takes time
-_OWN_DESCRIPTORS = 32  # at least, for the process itself and what its handlers open
-_MOST_LOOKUPS = 64  # names at once; further clients are not looked up
+_LEAST_IDLE = 10.0  # seconds after which a session may be closed for others
+_FREE_ENVELOPE = 8_192  # bytes of a client's recipients that do not count
 _DISK_THREADS = 2  # that write bodies; more of them do not make a disk faster
 
 logger = logging.getLogger("ehlo.server")
-
-
-def _most_connections(asked: int) -> int:
-    """Return how many connections there are file descriptors for: two each, for a body on disk."""
-    descriptors = machine.descriptors()
-    if descriptors is None:
-        return asked
-    own = max(_OWN_DESCRIPTORS, machine.open_descriptors() + _OWN_DESCRIPTORS // 2)
-    most = max(1, (descriptors - own) // 2)
-    if most >= asked:
-        return asked
-    logger.warning(
-        "%d connections at once, not %d: there are %d file descriptors", most, asked, descriptors
-    )
-    return most
 
 
 class Ending(enum.Enum):
@@ -94,6 +86,11 @@ class Occupant(asyncio.Protocol):
 
     def make_room(self) -> None:
         """Write the body that rests in memory to disk."""
+
+    @property
+    def idleness(self) -> float:
+        """The seconds for which the client has been idle; 0 unless it is awaited."""
+        return 0.0
 
     def expire(self) -> None:
         """Called when the deadline has passed."""
@@ -132,7 +129,7 @@ class Runtime:
 
     def __init__(self, options: Options, exempt: Networks, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        most = _most_connections(options.max_connections)
+        most = machine.most_connections(options.max_connections)
         self.connections = Connections(most, options.max_connections_per_address)
         self.exempt = Exempt(exempt)
         self.connection_rate = self._rate(options.max_connection_rate, _MINUTE)
@@ -146,6 +143,7 @@ class Runtime:
         self.small = Memory(self.max_memory // 8)
         """The memory that is kept for small bodies, for when the other is short."""
         self.memory = Memory(self.max_memory - self.small.limit)
+        self.overhead = Overhead(self.memory)
         self.directory = spool_directory(options.spool_dir)
         self.disk = Disk(disk_limit(options))
         if not self.directory:
@@ -162,12 +160,12 @@ class Runtime:
         self.steps = Steps()
         self._watch: Watch | None = None
         self.turns = Turns(options.max_handlers)
-        self.lookups: set[object] = set()
-        """The tasks that look up names."""
+        self.thread_turns = Turns(options.threads)
+        self.lookups = Lookups(self.to_loop)
         self.drivers: set[Occupant] = set()
         self.draining = False
         self._began = loop.time()
-        self._made_room: dict[Memory, float] = {}  # when that was tried last
+        self._made_room: dict[Memory, tuple[float, bool]] = {}  # when, and whether it was enough
         self._sweep_every = 1.0
         self._sweeper: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event | None = None  # while something waits for it
@@ -212,27 +210,31 @@ class Runtime:
             await idle.wait()
             self._idle = None
 
-    def make_room(self, memory: Memory, *, claimed: bool = False) -> None:
+    def make_room(self, memory: Memory, *, claimed: bool = False) -> bool:
         """Write bodies that rest in `memory` to disk, if too much is held there or is `claimed`.
 
-        The largest bodies go first, and no more of them than are needed.
+        The largest bodies go first, and no more of them than are needed. Return whether there is
+        room, or has been at the last look: what came since then is written at the next one.
         """
         now, lacking = self.loop.time(), memory.lacking
-        if lacking <= 0 or (not claimed and now < self._made_room.get(memory, 0.0) + _ROOM_EVERY):
-            return
-        self._made_room[memory] = now
+        if lacking <= 0:
+            return True
+        at, enough = self._made_room.get(memory, (0.0, True))
+        if not claimed and now < at + _ROOM_EVERY:
+            return enough
         resting = [(size, each) for each in self.drivers if (size := each.resting(memory))]
         for size, each in sorted(resting, key=itemgetter(0), reverse=True):
             each.make_room()
             lacking -= size
             if lacking <= 0:
-                return
+                break
+        self._made_room[memory] = now, lacking <= 0
+        return lacking <= 0
 
     def has_room(self) -> bool:
         """Return whether there is memory for one more small body, as soon as others have left."""
         self.make_room(self.memory)
-        self.make_room(self.small)
-        return self.small.excess <= 0
+        return self.make_room(self.small)
 
     def _sweep(self) -> None:
         """Look at all deadlines, instead of having a timer for each."""
@@ -240,37 +242,30 @@ class Runtime:
         self.stats.settle()
         self.make_room(self.memory)
         self.make_room(self.small)
+        if (excess := self.connections.excess) > 0:
+            self._shed(excess)
         for each in [each for each in self.drivers if each.deadline < now]:
-            try:
-                each.expire()
-            except Exception:  # which must not end the sweep for all
-                log = about(logger, each.session_id)
-                log.exception("the session could not be ended")
-                each.end(Ending.ABORT)
+            self._expire(each)
         again = self.drivers
         self._sweeper = self.loop.call_later(self._sweep_every, self._sweep) if again else None
 
-    # -- names -----------------------------------------------------------------------------------
+    def _shed(self, most: int) -> None:
+        """Close the sessions that have been idle longest, since hardly a place is free."""
+        idle = [(each.idleness, each) for each in self.drivers]
+        idle.sort(key=itemgetter(0), reverse=True)
+        shed = [each for seconds, each in idle[:most] if seconds >= _LEAST_IDLE]
+        if shed:
+            logger.warning("too few places: idle sessions are closed (count=%d)", len(shed))
+        for each in shed:
+            self._expire(each)
 
-    def look_up(self, peer: Peer, arrived: Callable[[str], None]) -> None:
-        """Look up a client without delaying any session; call `arrived` if it has a name.
-
-        A lookup is never cancelled: the resolver goes on all the same, so it still counts as one in
-        progress. (uvloop fails, too, when the name of a cancelled lookup arrives.)
-        """
-        if not peer.is_unix and len(self.lookups) < _MOST_LOOKUPS:
-            self.lookups.add(self.loop.create_task(self._look_up(peer, arrived)))
-
-    async def _look_up(self, peer: Peer, arrived: Callable[[str], None]) -> None:
+    def _expire(self, each: Occupant) -> None:
         try:
-            name, _ = await self.loop.getnameinfo(
-                (peer.host, peer.port), socket.NI_NAMEREQD | socket.NI_NUMERICSERV
-            )
-        except OSError:
-            return  # it has no name
-        finally:
-            self.lookups.discard(asyncio.current_task())
-        arrived(name)
+            each.expire()
+        except Exception as error:  # noqa: BLE001  which must not end the sweep for all
+            log = about(logger, each.session_id)
+            log_failure(log, error, "the session could not be ended")
+            each.end(Ending.ABORT)
 
     # -- threads ---------------------------------------------------------------------------------
 
@@ -321,21 +316,25 @@ class Runtime:
         self.threads.stop()
         self.disk_threads.stop()
         self.login_threads.stop()
+        self.lookups.stop()
 
 
-class Quota:
+class Quota(Admission):
     """Counts what one session does under its address; a key of `None` is exempt.
 
     A proxy's connections are its own, and what is sent over them is its client's.
     """
 
-    __slots__ = ("_client_key", "_key", "_runtime")
+    __slots__ = ("_envelope", "_key", "_runtime", "counts_recipients", "key")
 
     def __init__(self, runtime: Runtime, peer: Peer, proxy: ProxyInfo | None) -> None:
+        self.counts_recipients = bool(runtime.recipient_rate)
         unknown = proxy is not None and proxy.peer == peer  # a proxy is many clients, or none
         self._runtime = runtime
         self._key = None if unknown else runtime.exempt.key(peer)
-        self._client_key = self._key
+        self.key = self._key
+        """The key of the client's address."""
+        self._envelope = 0  # bytes of recipients
 
     def open(self) -> bool:
         """Count a connection; return whether its address may have one more."""
@@ -348,47 +347,71 @@ class Quota:
         return False
 
     def close(self) -> None:
-        """Stop counting the connection."""
+        """Stop counting the connection, and what it holds."""
         self._runtime.connections.release(self._key)
+        if self._envelope:
+            self.hold(-self._envelope)
 
     def speak_for(self, peer: Peer) -> None:
         """Count what the session does from now on under the address of `peer`."""
-        self._client_key = self._runtime.exempt.key(peer)
+        self.key = self._runtime.exempt.key(peer)
 
-    @property
-    def key(self) -> str | None:
-        """The key of the client's address."""
-        return self._client_key
+    def speak_for_itself(self) -> None:
+        """Count what the session does under the address that is connected, as in the beginning."""
+        self.key = self._key
 
     def store(self) -> Stored:
         """Return the count of a new file, under its address."""
-        return Stored(self._runtime.disk, self._client_key)
+        return Stored(self._runtime.disk, self.key)
 
-    def may_store(self, size: int) -> bool:
-        """Return whether its address may have `size` more bytes on disk."""
-        return self._runtime.disk.has(self._client_key, size)
+    def admit_sender(self, sender: Address) -> Reply | None:
+        """Count a message; return the rejection if there is no room, or too many were sent."""
+        runtime, memory, params = self._runtime, self._runtime.memory, sender.params
+        asks = memory.held > memory.comfortable or params
+        if asks and not self._has_room(params.get("SIZE", 0)):
+            return replies.NO_MEMORY
+        rate = runtime.message_rate
+        return replies.TOO_MUCH_MAIL if rate.most and not rate.admit(self.key) else None
 
-    def may_send(self) -> bool:
-        """Count a message; return whether its address may send one more."""
-        return self._runtime.message_rate.admit(self._client_key)
+    def _has_room(self, size: int) -> bool:
+        """Return whether there is room for a message of this size, as far as that is known."""
+        runtime, memory = self._runtime, self._runtime.memory
+        if memory.held > memory.comfortable and not runtime.has_room():
+            return False
+        return size <= runtime.threshold or runtime.disk.has(self.key, size)
 
-    def may_add_recipient(self) -> bool:
-        """Count a recipient; return whether its address may have one more."""
-        return self._runtime.recipient_rate.admit(self._client_key)
+    def admit_recipient(self) -> Reply | None:
+        """Count a recipient; return the rejection if its address has too many."""
+        admitted = self._runtime.recipient_rate.admit(self.key)
+        return None if admitted else replies.TOO_MUCH_RCPT
 
-    def may_log_in(self) -> bool:
-        """Return whether its address has logins left that may fail."""
-        return not self._runtime.login_failures.spent(self._client_key)
+    def hold(self, size: int) -> bool:
+        """Count bytes of recipients (negative: no more); return whether there is room for them."""
+        overhead, most = self._runtime.overhead, max(_FREE_ENVELOPE, self._envelope)
+        counted = max(_FREE_ENVELOPE, self._envelope + size) - most
+        if counted > 0 and not overhead.hold(counted):
+            return False
+        if counted < 0:
+            overhead.release(-counted)
+        self._envelope += size
+        return True
 
-    def may_be_asked(self) -> bool:
-        """Return the same, if all logins of its address that are being checked fail."""
-        return self._runtime.login_failures.may_begin(self._client_key)
+    def begin_login(self, *, further: bool) -> Reply | None:
+        """Count a login as failed until `end_login`; return the rejection if it is one too many."""
+        failures, key = self._runtime.login_failures, self.key
+        if not further and failures.spent(key):
+            return replies.TOO_MANY_LOGINS
+        if not further and not failures.may_begin(key):
+            return replies.AUTH_TROUBLE
+        failures.begin(key)
+        return None
 
-    def begin_login(self) -> Callable[[], None]:
-        """Count a login that is being checked, until the returned function is called."""
-        return self._runtime.login_failures.begin(self._client_key)
+    def end_login(self, *, failed: bool) -> None:
+        """Count a login that has ended; one whose client has left has failed."""
+        self._runtime.login_failures.end(self.key, failed=failed)
+        if failed:
+            self._runtime.failed_logins.note(self.key)
 
-    def note_failed_login(self) -> float:
-        """Count a failed login; return the seconds by which its reply is delayed."""
-        self._runtime.login_failures.note(self._client_key)
-        return self._runtime.failed_logins.delay(self._client_key)
+    def login_delay(self) -> float:
+        """Return the seconds by which the reply to a failed login is delayed."""
+        return self._runtime.failed_logins.delay(self.key)

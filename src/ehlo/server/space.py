@@ -40,7 +40,7 @@ class Memory:
     """Counts bytes that sessions hold together.
 
     Claims wait for bytes, and nothing else is reserved meanwhile. The claim whose address claims
-    the fewest bytes comes first: whoever claims much or often waits for others, not they for it.
+    the fewest bytes comes first: a client that claims much waits for the others, not they for it.
 
     Input that clients send ahead and replies that they do not read count as well. No claim waits
     for those, because the client may itself wait for the claim.

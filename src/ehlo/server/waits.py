@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, NoReturn, TypeVar
 
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.state import State
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.options.rules import Times
 from ehlo.server.wire import Wire
 
@@ -27,6 +28,8 @@ Work = Coroutine["Wait[Any]", object, None]
 
 GRACE = 60.0
 """Seconds for which a body may come at any speed."""
+_HARDLY: Final = 10
+_USELESS: Final = 6  # seconds without a message that are as bad as an idle one
 
 # Compared for each read, and an enumeration is slow to look into
 _BDAT: Final = State.BDAT
@@ -177,8 +180,8 @@ def _close(work: Work) -> None:
     """Close a coroutine; its failure then must not keep the session from ending."""
     try:
         work.close()
-    except Exception:
-        logger.exception("a coroutine could not be closed")
+    except Exception as error:  # noqa: BLE001  see above
+        log_failure(logger, error, "a coroutine could not be closed")
 
 
 def _ignore(_error: Exception | None) -> None:
@@ -201,6 +204,11 @@ class Pace:
         if self._held is None:
             self._held = now
 
+    def is_slow(self, now: float, received: int, rate: int) -> bool:
+        """Return whether the body has come less than `_HARDLY` times as fast as it must."""
+        seconds = now - self._began
+        return seconds > _USELESS and received - self._from < seconds * rate * _HARDLY
+
     def due(self, now: float, received: int, rate: int) -> float:
         """Return when it is too late for the next byte, at `rate` bytes per second."""
         if self._held is not None:
@@ -212,26 +220,34 @@ class Pace:
 class Deadlines:
     """Keeps the deadline of one session: `at`, by the loop's clock."""
 
-    __slots__ = ("_clock", "_pace", "_read_by", "_times", "at")
+    __slots__ = ("_clock", "_ended", "_heard", "_pace", "_read_by", "_times", "at")
 
     def __init__(self, clock: Callable[[], float], times: Times) -> None:
         self._clock = clock
         self._times = times
         self._pace: Pace | None = None  # of a body that has begun
         self._read_by = math.inf  # while the client does not read
+        self._heard = self._ended = clock()  # when the client did something, and its last message
         self.at = math.inf
 
     def allow(self, seconds: float) -> None:
         """Set the deadline `seconds` from now."""
         self.at = self._clock() + seconds
 
+    def allow_first(self) -> None:
+        """Set the deadline for the first command of a client, or the first under TLS."""
+        self._heard = now = self._clock()
+        self.at = now + self._times.first
+
     def allow_command(self) -> None:
         """Set the deadline for the client's next command."""
-        self.at = self._clock() + self._times.command
+        self._heard = now = self._clock()
+        self.at = now + self._times.command
 
     def allow_handshake(self) -> None:
         """Set the deadline for a TLS handshake."""
-        self.at = self._clock() + self._times.tls
+        self._heard = now = self._clock()
+        self.at = now + self._times.tls
 
     def allow_hook(self) -> None:
         """Set the deadline of a hook; a disk has the same, and memory to become free."""
@@ -257,7 +273,8 @@ class Deadlines:
 
     def client_stops_reading(self) -> None:
         """Note the time by which the client must read again; see `client_must_read`."""
-        self._read_by = self._clock() + self._times.command
+        self._heard = now = self._clock()
+        self._read_by = now + self._times.command
 
     def client_must_read(self) -> None:
         """Set the deadline for the client to read; nothing else extends it."""
@@ -265,12 +282,11 @@ class Deadlines:
 
     def client_waits(self, conversation: Conversation) -> None:
         """Stop the clock of a body while the client waits for the server."""
-        pace = self._pace
-        if pace is not None:
-            if conversation.state is _ENDED:
-                self._pace = None
-            else:
-                pace.hold(self._clock())
+        if conversation.state is _ENDED:
+            self._pace = None
+            self._ended = self._heard
+        elif self._pace is not None:
+            self._pace.hold(self._clock())
 
     def client_is_awaited(self, conversation: Conversation, wire: Wire, moved: bool) -> None:
         """Set the deadline for the client's next bytes, or for it to read.
@@ -288,11 +304,17 @@ class Deadlines:
                 self.at = self._for_body(conversation, said, in_body)
         elif moved:
             channel = wire.channel
-            clear = channel is None or channel.established
-            self.at = self._clock() + (self._times.command if clear else self._times.tls)
+            self._heard = now = self._clock()
+            if channel is not None and not channel.established:
+                self.at = now + self._times.tls
+            elif conversation.helo:
+                self.at = now + self._times.command
+            else:
+                self.at = now + self._times.first
 
     def _for_body(self, conversation: Conversation, said: int, in_body: bool) -> float:
-        now, times, pace = self._clock(), self._times, self._pace
+        self._heard = now = self._clock()
+        times, pace = self._times, self._pace
         if pace is None:
             self._pace = pace = Pace(now, said)
         elif not in_body and conversation.transaction is None:
@@ -301,3 +323,15 @@ class Deadlines:
         due = now + (times.body if in_body else times.command)
         rate = times.min_body_rate
         return min(due, pace.due(now, said, rate)) if rate else due
+
+    def idleness(self, received: int) -> float:
+        """Return the seconds for which the client has been idle, if it is awaited.
+
+        Commands that lead to no message count as a part of that, and so does a body that is hardly
+        faster than it must be; `received` is what its connection has brought so far.
+        """
+        now, pace = self._clock(), self._pace
+        idle = now - self._heard
+        if pace is not None and not pace.is_slow(now, received, self._times.min_body_rate):
+            return idle
+        return max(idle, (now - self._ended) / _USELESS)

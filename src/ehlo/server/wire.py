@@ -1,6 +1,6 @@
 """A client's bytes, both ways: the transport, TLS over it once there is TLS, and what is counted.
 
-Nothing here knows SMTP. TLS, and bytes that wait, are counted in the server's memory.
+Nothing here knows SMTP. What a client makes the server hold is counted in its overhead.
 """
 
 from __future__ import annotations
@@ -9,26 +9,32 @@ import asyncio
 from collections.abc import Callable
 
 from ehlo.net import Peer, unmapped
-from ehlo.server.space import Memory
-from ehlo.server.tls.channel import HANDSHAKE_COST, SESSION_COST, Channel
+from ehlo.server.overhead import Overhead
+from ehlo.server.tls.channel import Channel
+
+_MOST_UNSENT = 4_096  # bytes of replies; beyond them the client is asked for nothing more
 
 
 class Wire:
     """Reads and writes the bytes of one connection."""
 
     __slots__ = (
-        *("_decrypted", "_memory", "_transport", "_waiting"),
-        *("channel", "closing", "lingering", "lost", "reading", "received", "sent", "writable"),
+        *("_decrypted", "_overhead", "_tls", "_transport", "_waiting"),
+        *("channel", "closing", "is_usual", "lingering", "lost", "reading", "received", "sent"),
+        "writable",
     )
 
-    def __init__(self, transport: asyncio.Transport, memory: Memory) -> None:
+    def __init__(self, transport: asyncio.Transport, overhead: Overhead) -> None:
         self._transport = transport
-        self._memory = memory
+        self._overhead = overhead
         self._waiting = 0  # bytes that are counted, and neither read nor sent
+        self._tls = 0  # bytes that are counted of TLS
         self._decrypted = 0  # bytes
         self.channel: Channel | None = None
         """TLS, from the handshake on."""
         self.reading = True
+        self.is_usual = True
+        """Whether the client is read, and nothing that waits is counted."""
         self.writable = True
         """Whether the client reads what is written."""
         self.closing = False
@@ -66,21 +72,31 @@ class Wire:
         """Set the transport to call `resume_writing` only when everything has been sent."""
         self._transport.set_write_buffer_limits(0)
 
+    def bound_unsent(self) -> None:
+        """Set the transport to call `pause_writing` before much waits to be sent."""
+        self._transport.set_write_buffer_limits(_MOST_UNSENT)
+
     def read_on(self, want: bool) -> None:
         """Read the client, or let it wait."""
         if want == self.reading:
             return
         self.reading = want
+        self.is_usual = want and not self._waiting
         if want:
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()
 
-    def count_waiting(self, size: int) -> None:
-        """Count the bytes that wait here while the client is not read."""
-        if size != self._waiting:
-            self._memory.count_ahead(size - self._waiting)
-            self._waiting = size
+    def count_waiting(self, size: int) -> bool:
+        """Count the bytes that wait here, and return whether there is room for them."""
+        more = size - self._waiting
+        if more > 0 and not self._overhead.hold(more):
+            return False
+        if more < 0:
+            self._overhead.release(-more)
+        self._waiting = size
+        self.is_usual = self.reading and not size
+        return True
 
     @property
     def unsent(self) -> int:
@@ -89,14 +105,20 @@ class Wire:
 
     # -- TLS -------------------------------------------------------------------------------------
 
-    def begin_tls(self, channel: Channel) -> None:
-        """Begin a handshake. It counts even if there is no memory: without TLS there is no mail.
+    def count_tls(self, channel: Channel) -> bool:
+        """Count a handshake that is to begin, and return whether there is room for it.
 
         Raises `RuntimeError` if there is TLS already.
         """
         if self.channel is not None:
             raise RuntimeError("TLS has begun already")
-        self._memory.take(HANDSHAKE_COST)
+        if not self._overhead.begin_tls(channel.cost, self, self._give_up):
+            return False
+        self._tls = channel.cost
+        return True
+
+    def begin_tls(self, channel: Channel) -> None:
+        """Begin a handshake that has been counted."""
         self.channel = channel
 
     def decrypted(self, data: bytes, secured: Callable[[Channel], None]) -> bytes | None:
@@ -114,7 +136,9 @@ class Wire:
                 self._send_tls(channel)
                 if not done:
                     continue
-                self._memory.release(HANDSHAKE_COST - SESSION_COST)
+                self._overhead.established(self)
+                self._overhead.end_tls(self._tls - channel.cost)
+                self._tls = channel.cost
                 secured(channel)
             plain.append(channel.read())
         self._send_tls(channel)
@@ -123,6 +147,11 @@ class Wire:
         said = plain[0] if len(plain) == 1 else b"".join(plain)
         self._decrypted += len(said)
         return said
+
+    def _give_up(self) -> None:
+        """Close amid a handshake, since there is no room for another one."""
+        self.abort()
+        self._forget_tls()
 
     def _send_tls(self, channel: Channel) -> None:
         data = channel.outgoing()
@@ -141,6 +170,7 @@ class Wire:
         self.lingering = linger and self._transport.can_write_eof()
         if self.lingering:
             self._transport.write_eof()
+            self.read_on(True)
         else:
             self._transport.close()
 
@@ -162,10 +192,16 @@ class Wire:
         self.lost = self.closing = True
 
     def forget(self) -> None:
-        """Give back the memory that waiting bytes and TLS have taken."""
-        self.count_waiting(0)
-        if self.channel is not None:
-            self._memory.release(SESSION_COST if self.channel.established else HANDSHAKE_COST)
+        """Count nothing of the client any more."""
+        if self._waiting:
+            self.count_waiting(0)
+        self._forget_tls()
+
+    def _forget_tls(self) -> None:
+        if self._tls:
+            self._overhead.established(self)
+            self._overhead.end_tls(self._tls)
+            self._tls = 0
 
 
 def ends_of(transport: asyncio.BaseTransport) -> tuple[Peer, Peer] | None:

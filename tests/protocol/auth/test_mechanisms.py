@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from ehlo.protocol.auth.credentials import (
     ProvedCredentials,
     TokenCredentials,
     as_bytes,
+    claimed_name,
     cram_md5_matches,
 )
 from ehlo.protocol.auth.keys import ScramKeys
@@ -155,6 +158,47 @@ def test_the_repr_of_credentials_shows_no_secret(credentials: Credentials) -> No
     assert "tim" in repr(credentials)
     assert "tanstaaf" not in repr(credentials)
     assert "1896" not in repr(credentials)
+
+
+class Plain(Credentials):
+    """Is of a user's mechanism, without a thought of dataclasses."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+
+@dataclass
+class Changeable(Credentials):
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen(Credentials):
+    code: str
+
+
+class Named(PasswordCredentials):
+    def __init__(self, code: str) -> None:
+        super().__init__("tim", "tanstaaf")
+        self.code = code
+
+
+class Tokens(TokenCredentials):
+    def __init__(self, code: str) -> None:
+        super().__init__("tim", "tanstaaf")
+        object.__setattr__(self, "code", code)
+
+
+@pytest.mark.parametrize("kind", [Plain, Changeable, Frozen, Named, Tokens])
+def test_credentials_of_your_own_may_be_of_any_kind(kind: Any) -> None:
+    def run(initial: bytes | None, _context: AuthContext) -> Steps:
+        yield kind((initial or b"").decode())
+
+    _, step = begun(Mechanism("X-OWN", run), b"4711")
+    assert isinstance(step, kind)
+    assert step.code == "4711"
+    assert "tanstaaf" not in repr(step)
+    assert claimed_name(step) == getattr(step, "username", None)
 
 
 def test_the_repr_of_a_context_shows_no_key() -> None:
@@ -370,7 +414,7 @@ def test_a_mechanism_that_ends_without_credentials_rejects_the_login() -> None:
     exchange, step = begun(REJECTS, None, b"no")
     assert step == SecretWanted("tim")
     step = exchange.give(None)
-    assert step == ProvedCredentials("", proved=False, mechanism="X-REJECTS")
+    assert step == ProvedCredentials("tim", proved=False, mechanism="X-REJECTS")
     assert exchange.reject(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import logging
 import socket
 import stat
 from pathlib import Path
@@ -11,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from ehlo import Peer, Server
+from ehlo.server.observing.stats import Snapshot
 from ehlo.server.observing.views import Endpoint, ask
+from ehlo.server.run import Run
 from support.client import Client
 from support.serving import DEADLINE, Box, Serve
 
@@ -81,27 +85,53 @@ def test_a_long_answer_is_read_late_and_logs_no_error(caplog: pytest.LogCaptureF
     name = "x" * 1_000_000
 
     async def late() -> bytes:
-        asked, ended = asyncio.Event(), asyncio.Event()
+        asked = asyncio.Event()
 
-        async def answer(_reader: asyncio.StreamReader) -> bytes:
+        async def answer(_request: bytes) -> bytes:
             asked.set()
             return name.encode()
 
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                await Endpoint(answer).serve(reader, writer)
-            finally:
-                ended.set()
-
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Endpoint(answer, b"\n"), "127.0.0.1", 0)
         server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), limit=4096)
+        writer.write(b"\n")
         await asked.wait()
         found = await reader.read()
-        await ended.wait()
         writer.close()
         server.close()
         return found
 
     assert asyncio.run(asyncio.wait_for(late(), DEADLINE)) == name.encode()
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_a_failure_of_an_answer_is_logged_once(
+    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "control"
+    serve(Box(), control=str(path))
+
+    async def snapshot(_self: Run) -> Snapshot:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Run, "snapshot", snapshot)
+    with Client(Peer(f"unix:{path}", 0)) as client:
+        client.send(b'{"ask": "snapshot"}\n')
+        assert client.rest() == b""
+    (failed,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert failed.getMessage() == "a request for metrics or a snapshot failed"
+    caplog.clear()
+
+
+def test_clients_that_are_connected_at_the_end_are_dropped_without_a_line(
+    tmp_path: Path, loop_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "control"
+    server = Server(Box(), addr="127.0.0.1:0", control=str(path), loop=loop_name)  # type: ignore[arg-type]
+    with contextlib.ExitStack() as stack:
+        with server.in_thread():
+            clients = [stack.enter_context(Client(Peer(f"unix:{path}", 0))) for _ in range(60)]
+            ask(str(path))  # so that the others are connected
+        assert {client.rest() for client in clients} == {b""}
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []

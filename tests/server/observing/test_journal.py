@@ -52,7 +52,7 @@ def test_a_session_is_logged_line_by_line(serve: Serve, lines: pytest.LogCapture
     assert message["to"] == "<b@example.com>,<c@example.com>"
     assert "queue_id" not in message
     assert message["size"] == len(b"Subject: a test\r\n\r\nHello.\r\n")
-    assert message["message_id"] == f"{message['session']}.1"
+    assert message["message_id"] == f"{message['session']}-1"
     assert (rejected["verb"], rejected["code"], rejected["reason"]) == ("RCPT", 503, "mail_first")
     assert closed["messages"] == 1
     assert closed["received"] > 100

@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import http.client
 import socket
-import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ehlo import Peer, Server
 from ehlo.server.observing import views
-from ehlo.server.observing.views import Endpoint
+from ehlo.server.observing.views import Endpoint, Visit
 from support.client import Client
 from support.serving import DEADLINE, Box, Running, Serve
 
@@ -112,38 +111,64 @@ def test_a_wrong_address_is_an_error_at_the_start() -> None:
         pass
 
 
-def test_at_most_32_requests_are_answered_at_once(serve: Serve, loop_name: str) -> None:
+def test_silent_clients_keep_no_client_from_an_answer(serve: Serve, loop_name: str) -> None:
     address = place(serve(Box(), loop=loop_name, metrics="127.0.0.1:0"))
     with contextlib.ExitStack() as stack:
-        for _ in range(Endpoint.MOST):
+        silent = [
             stack.enter_context(socket.create_connection(address, DEADLINE))
-        another = stack.enter_context(socket.create_connection(address, DEADLINE))
-        with contextlib.suppress(ConnectionResetError):
-            assert another.recv(1) == b""
-    until = time.monotonic() + DEADLINE
-    while time.monotonic() < until:
-        with contextlib.suppress(ConnectionError):  # it may not have seen yet that they have gone
-            assert fetch(address, "/readyz")[0] == 200
-            return
-    pytest.fail("no request is answered any more")
+            for _ in range(2 * Endpoint.MOST)
+        ]
+        for _ in range(3):
+            assert fetch(address, "/readyz") == (200, "ready\n")
+        for oldest in silent[: Endpoint.MOST]:
+            with contextlib.suppress(ConnectionResetError):
+                assert oldest.recv(1) == b""
+        silent[-1].sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+        assert silent[-1].recv(100).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_client_that_has_asked_stays_longer_than_silent_ones(serve: Serve) -> None:
+    go_on = asyncio.Event()
+
+    async def late(_request: bytes) -> bytes:
+        await go_on.wait()
+        return b"late"
+
+    async def work() -> None:
+        server = await asyncio.get_running_loop().create_server(Endpoint(late, b"!"), "127.0.0.1")
+        where = server.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(*where)
+        writer.write(b"now!")
+        others = [await asyncio.open_connection(*where) for _ in range(2 * Endpoint.MOST)]
+        assert await others[0][0].read() == b""
+        go_on.set()
+        assert await reader.read() == b"late"
+        for _, each in ((reader, writer), *others):
+            each.transport.abort()
+        server.close()
+
+    asyncio.run(asyncio.wait_for(work(), DEADLINE))
 
 
 def test_a_client_that_does_not_read_the_answer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "_PATIENCE", 0.1)
     left: list[int] = []
 
-    async def large(_reader: asyncio.StreamReader) -> bytes:
+    async def large(_request: bytes) -> bytes:
         return bytes(100_000_000)
 
     async def work() -> None:
-        endpoint, ended = Endpoint(large), asyncio.Event()
+        ended = asyncio.Event()
 
-        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await endpoint.serve(reader, writer)
-            left.append(writer.transport.get_write_buffer_size())
-            ended.set()
+        class Watched(Visit):
+            def connection_lost(self, exc: Exception | None) -> None:
+                left.append(self._transport.get_write_buffer_size())
+                super().connection_lost(exc)
+                ended.set()
 
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        endpoint = Endpoint(large, b"\r\n\r\n")
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Watched(endpoint), "127.0.0.1", 0)
         _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         writer.transport.pause_reading()  # type: ignore[attr-defined]  # of both directions
         writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")

@@ -103,3 +103,16 @@ def test_a_callback_that_fails_does_not_end_the_session(
     with serve(Box(), log_read=fail, log_write=fail).ready() as client:
         assert client.mail() == "250 2.0.0 Ok: queued"
     assert "the disk is full" in caplog.text
+
+
+def test_no_control_or_direction_character_is_in_a_line(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ehlo.transcript")
+    with serve(Box(), debug=True).ready() as client:
+        for line in ("NOOP \x1b[31m", "HELO a\u202eb", "MAIL FROM:<\u2066a@b.example> SMTPUTF8"):
+            client.send(line.encode() + b"\r\n")
+            client.reply()
+    lines = [record.getMessage() for record in transcript(caplog)]
+    assert all(line.isprintable() for line in lines)
+    assert any(r"HELO a\u202eb" in line for line in lines)

@@ -21,7 +21,7 @@ def test_each_option_has_a_description(field: dataclasses.Field[Any]) -> None:
     assert text.endswith(".")
     assert text[0].isupper() or text.startswith("`")
     is_switch = field.default is False
-    verbs = ("Enable", "Log", "Reject", "Require", "Resolve", "Speak", "Start", "Treat")
+    verbs = ("Accept", "Enable", "Log", "Reject", "Require", "Resolve", "Speak", "Start", "Treat")
     assert text.startswith(verbs) or not is_switch
 
 

@@ -17,9 +17,12 @@ TOO_MANY_IDLE = "421 4.7.0 Too many commands without mail"
 LIMITS = {
     "max_size": 33_554_432,
     "max_recipients": 100,
+    "max_refused_recipients": None,
     "max_recipient_domains": 0,
     "max_messages": 1000,
     "max_idle_commands": 100,
+    "max_errors": 20,
+    "slow_errors": 10,
     "max_connections": 1000,
     "max_connections_per_address": 50,
     "max_connection_rate": 200,

@@ -291,7 +291,7 @@ def test_a_function_may_make_a_context_that_requires_client_certificates(
         return context
 
     for newest in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
-        assert reload(serve(Box(), tls_config=partial(make, newest)))
+        assert reload(serve(Box(), tls_config=partial(make, newest), tls_required=True))
 
 
 def test_a_function_that_returns_no_context_is_a_type_error_at_start() -> None:

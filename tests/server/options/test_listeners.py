@@ -246,6 +246,7 @@ OTHER: dict[str, Any] = {
     "auth_mechs": {"PLAIN": True},
     "bare_newlines": "reject",
     "strict_eol": True,
+    "lenient_addresses": True,
     "unknown_params": "ignore",
     "extensions": {"DSN": True},
     "reverse_dns": True,

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import logging
 import queue
+import re
 import ssl
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
 import ehlo
-from ehlo import AuthContext, Credentials, Handler, Mechanism, Message, ScramKeys, Session
+from ehlo import AuthContext, Credentials, Handler, Mechanism, Message, Peer, ScramKeys, Session
 from ehlo.protocol.auth.mechanism import Secret, Steps
 from ehlo.server.limits import FailedLogins
 from ehlo.server.tls.certificates import Certificate, file_context
@@ -28,7 +31,7 @@ from support.client import Client
 from support.clock import StoppedClock
 from support.hooks import KINDS, Noted, handler_of
 from support.logins import cram_md5, disguises, encoded, login, plain, scram
-from support.serving import DEADLINE, Box, Serve
+from support.serving import DEADLINE, Box, Running, Serve
 
 kinds = pytest.mark.parametrize("kind", KINDS)
 algorithms = pytest.mark.parametrize("algorithm", ["SHA-1", "SHA-256"])
@@ -128,7 +131,9 @@ def test_scram_rejects_a_wrong_password_and_an_unknown_user_alike(
         assert scram(client, "bob", PASSWORD, f"SCRAM-{algorithm}") == WRONG
         assert client.say("MAIL FROM:<a@example.com>").startswith("250")
         client.say("RSET")
-        assert scram(client, "bob", "", f"SCRAM-{algorithm}") == TOO_MANY
+        for _ in range(4):
+            assert scram(client, "bob", "", f"SCRAM-{algorithm}") == WRONG
+        assert client.say("NOOP") == TOO_MANY
         assert client.is_closed()
     assert handler.seen == []
 
@@ -224,18 +229,28 @@ def test_a_client_that_leaves_while_its_secret_is_looked_up_leaves_nothing(serve
     assert noted.names == ["on_secret", "on_disconnect"]
 
 
-def test_salts_stay_the_same_for_a_name_and_differ_between_servers(serve: Serve) -> None:
-    def salt(client: Client, user: str) -> str:
+def salt(running: Running, user: str, address: Peer | None = None) -> str:
+    """What anybody can learn about a name: the salt in the server's first message."""
+    with Client(address or running.address) as client:
+        client.hello()
         answer = client.say("AUTH SCRAM-SHA-256 " + encoded(f"n,,n={user},r=abc"))
-        client.say("*")
-        return base64.b64decode(answer[4:]).decode().split(",")[1]
+    return base64.b64decode(answer[4:]).decode().split(",")[1]
 
+
+def test_salts_stay_the_same_for_a_name_and_differ_between_servers(serve: Serve) -> None:
     running, another = serve(Known()), serve(Known())
-    with running.ready() as client, running.ready() as second, another.ready() as third:
-        for user in ("alice", "nobody"):
-            assert salt(client, user) == salt(client, user) == salt(second, user)
-            assert salt(client, user) != salt(third, user)
-        assert salt(client, "alice") != salt(client, "nobody")
+    for user in ("alice", "nobody"):
+        assert salt(running, user) == salt(running, user)
+        assert salt(running, user) != salt(another, user)
+    assert salt(running, "alice") != salt(running, "nobody")
+
+
+def test_salts_are_the_same_on_all_listeners(serve: Serve) -> None:
+    """A user with keys has the same salt on each of them, so an unknown one must have it, too."""
+    listeners = [ehlo.Listener("127.0.0.1:0"), ehlo.Listener("127.0.0.1:0", max_size=1)]
+    running = serve(Known(), addr=":25", listeners=listeners)
+    first, second = running.server.addresses
+    assert salt(running, "nobody", first) == salt(running, "nobody", second)
 
 
 # -- channel bindings ----------------------------------------------------------------------------
@@ -406,7 +421,7 @@ def test_a_wrong_token_is_answered_in_json_and_then_rejected(
 ) -> None:
     running = serve(Known(), tls_config=certificates.server(), tls_listener=True, auth_mechs=TOKENS)
     with running.ready(tls=certificates.client) as client:
-        for _ in range(2):
+        for _ in range(6):
             error = client.say(COMMANDS[name]("wrong"))
             assert base64.b64decode(error.removeprefix("334 ")).startswith(b'{"status":"')
             assert client.say("AQ==") == WRONG
@@ -788,7 +803,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("way", WRONG_LOGINS)
-def test_every_wrong_login_waits_and_the_third_is_the_last(
+def test_every_wrong_login_waits_and_the_sixth_is_the_last(
     serve: Serve, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     waited: list[object] = []
@@ -805,9 +820,10 @@ def test_every_wrong_login_waits_and_the_third_is_the_last(
         auth_mechs=EVERYTHING,
     )
     with running.ready(tls=certificates.client_named("alice")) as client:
-        for count, said in enumerate((WRONG, WRONG, TOO_MANY), 1):
-            assert WRONG_LOGINS[way](client) == said
+        for count in range(1, 7):
+            assert WRONG_LOGINS[way](client) == WRONG
             assert len(waited) == count
+        assert client.say("QUIT") == TOO_MANY
         assert client.is_closed()
 
 
@@ -894,3 +910,188 @@ def test_no_secret_of_any_mechanism_reaches_a_log(
     assert not [line for line in lines if line.startswith("334 ") and line[4:] not in ("", "****")]
     for disguise in disguises(PASSWORD):
         assert disguise not in logged.casefold(), disguise
+
+
+# -- at the start: what guards fails closed, or says so -------------------------------------------
+
+NO_TLS = "auth_handler has no mechanism without TLS; set tls_cert or auth_mechs={'PLAIN': True}"
+
+
+def password(username: str, password: str) -> bool:
+    return (username, password) == ("alice", "wonder")
+
+
+def test_logins_that_need_tls_without_tls_are_a_warning_at_the_start(
+    serve: Serve, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = serve(Box(), auth_handler=password)
+    assert [record.message for record in caplog.records] == [NO_TLS]
+    with running.ready() as client:
+        assert client.say(plain("alice", "wonder")).startswith("504 5.5.4 ")
+    caplog.clear()
+    serve(Box(), auth_handler=password, auth_mechs={"PLAIN": True})
+    serve(Box(), auth_handler=password, tls_config=certificates.server())
+    serve(Box(), auth_handler=password, extensions={"AUTH": False})
+    serve(Box(), auth_handler=accept)  # CRAM-MD5
+    serve(Box())
+    serve(SECRETS_ONLY)
+    assert caplog.records == []
+    serve(Box(), auth_handler=accept, auth_mechs={"CRAM-MD5": False})
+    without_starttls = {"STARTTLS": False}
+    serve(
+        Box(),
+        auth_handler=password,
+        tls_config=certificates.server(),
+        extensions=without_starttls,
+    )
+    serve(Known(), auth_mechs=dict.fromkeys(("SCRAM-SHA-1", "SCRAM-SHA-256", "CRAM-MD5"), False))
+    said = [record.message.partition(" has ")[0] for record in caplog.records]
+    assert said == ["auth_handler", "auth_handler", "on_auth"]
+
+
+@pytest.mark.parametrize("options", [{}, {"tls": True, "extensions": {"STARTTLS": False}}])
+def test_a_required_login_that_needs_tls_without_tls_is_a_value_error(
+    certificates: Certificates, options: dict[str, Any]
+) -> None:
+    options = dict(options)
+    context = certificates.server() if options.pop("tls", False) else None
+    server = ehlo.Server(
+        Box(),
+        addr="127.0.0.1:0",
+        auth_handler=password,
+        auth_required=True,
+        tls_config=context,
+        **options,
+    )
+    with pytest.raises(ValueError, match=re.escape(NO_TLS)), server.in_thread():
+        pytest.fail("it has started")
+
+
+@pytest.mark.parametrize("listener", [False, True])
+def test_client_certificates_that_are_required_need_tls_that_is_required(
+    serve: Serve, certificates: Certificates, listener: bool
+) -> None:
+    def make() -> ssl.SSLContext:
+        context = context_of(certificates, client_ca=True)
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    for config in (make, make()):
+        server = ehlo.Server(Box(), addr="127.0.0.1:0", tls_config=config)
+        with (
+            pytest.raises(ValueError, match="mail is accepted without TLS; set tls_required"),
+            server.in_thread(),
+        ):
+            pytest.fail("it has started")
+    running = serve(Box(), tls_config=make(), tls_required=True, tls_listener=listener)
+    assert running.server.addresses
+
+
+def test_client_certificates_are_checked_for_each_listener(certificates: Certificates) -> None:
+    server = ehlo.Server(
+        Box(),
+        listeners=[
+            ehlo.Listener("127.0.0.1:0", tls_required=True),
+            ehlo.Listener("127.0.0.1:0", tls_listener=True),
+            ehlo.Listener("127.0.0.1:0"),
+        ],
+    )
+    server.configure_tls(
+        certificates.cert_file,
+        certificates.key_file,
+        client_ca=certificates.authority_file,
+        client_certs="required",
+    )
+    with pytest.raises(ValueError, match="accepted without TLS"), server.in_thread():
+        pytest.fail("it has started")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"auth_mechs": {"CRAM-MD5": True}},
+            "CRAM-MD5 needs on_secret, or an auth_handler",
+        ),
+        ({"auth_mechs": {"SCRAM-SHA-1": True}}, "SCRAM-SHA-1 needs on_secret"),
+        ({"auth_mechs": {"PLAIN": False, "plain": True}}, "a name is there twice"),
+        ({"auth_mechs": {"XOAUTH2": True}}, "not this auth_handler, or one of five parameters"),
+        (
+            {"auth_mechs": {"ANONYMOUS": True}},
+            "a Handler with on_auth, not this auth_handler$",
+        ),
+    ],
+)
+def test_a_mechanism_that_two_parameters_cannot_serve_is_a_value_error(
+    options: dict[str, Any], message: str
+) -> None:
+    server = ehlo.Server(Box(), addr="127.0.0.1:0", auth_handler=password, **options)
+    with pytest.raises(ValueError, match=message), server.in_thread():
+        pytest.fail("it has started")
+
+
+def test_scram_needs_keys_in_the_password_file(tmp_path: Path) -> None:
+    ehlo.PasswordFile(tmp_path / "users").set("alice", "wonder", "scram-sha-1")
+    for name in ("SCRAM-SHA-256", "CRAM-MD5"):
+        server = ehlo.Server(
+            Box(),
+            addr="127.0.0.1:0",
+            auth_file=str(tmp_path / "users"),
+            auth_mechs={name: True, "SCRAM-SHA-1": True},
+        )
+        with pytest.raises(ValueError, match=f"auth_mechs: {name} needs"), server.in_thread():
+            pytest.fail("it has started")
+
+
+# -- SCRAM does not work in the loop --------------------------------------------------------------
+
+
+def test_keys_are_derived_in_a_thread(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, no_delay: None
+) -> None:
+    threads: list[str] = []
+    derive = hashlib.pbkdf2_hmac
+
+    def noted(*arguments: Any) -> bytes:
+        threads.append(threading.current_thread().name)
+        return derive(*arguments)
+
+    monkeypatch.setattr(hashlib, "pbkdf2_hmac", noted)
+    with serve(Known()).ready() as client:
+        for user in ("nobody", "alice"):
+            client.say("AUTH SCRAM-SHA-256 " + encoded(f"n,,n={user},r=abc"))
+            client.say("*")
+    assert len(threads) == 2
+    assert all(name.startswith("ehlo-login-") for name in threads)
+
+
+def test_a_mechanism_of_your_own_may_derive_in_a_thread(
+    serve: Serve, no_delay: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    threads: list[str] = []
+
+    def derive(secret: Secret) -> object:
+        threads.append(threading.current_thread().name)
+        if secret is None:
+            raise RuntimeError("nobody")
+        return secret
+
+    def run(initial: bytes | None, _context: AuthContext) -> Steps:
+        name = (initial or b"").decode()
+        if (yield ehlo.SecretWanted(name, derive)) == PASSWORD:
+            yield ehlo.PasswordCredentials(name, PASSWORD)
+
+    mechanism = Mechanism("X-DERIVES", run, needs_tls=False)
+    running = serve(Known(), auth_mechs={"X-DERIVES": mechanism})
+    with running.ready() as client:
+        assert client.say("AUTH X-DERIVES " + encoded("bob")) == TROUBLE
+        assert client.say("AUTH X-DERIVES " + encoded("alice")) == ACCEPTED
+    assert all(name.startswith("ehlo-login-") for name in threads)
+    assert "nobody" in caplog.text
+
+
+def test_a_name_of_2_kb_that_grows_when_it_is_prepared_is_malformed(serve: Serve) -> None:
+    name = "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}" * 255
+    with serve(Known()).ready() as client:
+        for first in (f"n,a={name},n=alice,r=abc", f"n,,n={name},r=abc"):
+            assert client.say("AUTH SCRAM-SHA-256 " + encoded(first)) == MALFORMED

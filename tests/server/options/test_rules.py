@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ehlo import Handler, Message, Server, Session
 from ehlo.handler import callbacks_of_handler
-from ehlo.server.options.rules import Rules, memory_limit, resolve
+from ehlo.server.options import rules
+from ehlo.server.options.rules import Rules, disk_limit, memory_limit, resolve
 from ehlo.server.system import machine
+from ehlo.server.workers.recipe import share_of
 
 
 class Nothing(Handler):
@@ -45,3 +48,21 @@ def test_the_memory_limit_is_a_quarter_of_the_machine(monkeypatch: pytest.Monkey
     monkeypatch.setattr(machine, "memory", lambda: 4_000_000_003)
     assert memory_limit(Server(Nothing()).options) == 1_000_000_000
     assert memory_limit(Server(Nothing(), max_memory=5).options) == 5
+
+
+def test_the_disk_limit_is_a_quarter_of_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(machine, "free_disk", lambda path: 4003 if path == str(tmp_path) else 0)
+    assert disk_limit(Server(Nothing(), spool_dir=str(tmp_path)).options) == 1000
+    assert disk_limit(Server(Nothing(), max_disk=5).options) == 5
+
+
+def test_without_a_directory_there_is_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "spool_directory", lambda _wanted: "")
+    assert disk_limit(Server(Nothing(), max_disk=5).options) == 0
+
+
+def test_workers_share_memory_and_disk() -> None:
+    share = share_of(Server(Nothing(), max_memory=10, max_disk=7).options, 4, 0)
+    assert (share.max_memory, share.max_disk) == (3, 2)

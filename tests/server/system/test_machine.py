@@ -80,3 +80,8 @@ def test_the_soft_limit_of_descriptors_becomes_the_hard_one() -> None:
         machine.raise_descriptors()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_the_free_space_is_that_of_a_directory(tmp_path: Path) -> None:
+    assert machine.free_disk(str(tmp_path)) > 0
+    assert machine.free_disk(str(tmp_path / "missing")) == 0

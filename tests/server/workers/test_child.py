@@ -20,7 +20,16 @@ from ehlo.server.workers import link
 from ehlo.server.workers.child import Child
 from ehlo.server.workers.link import WorkerTask
 
-TASK: WorkerTask = {"fds": [[3]], "share": 2, "report_every": 1.0, "argv": [], "recipe": ""}
+TASK: WorkerTask = {
+    "fds": [[3]],
+    "table": 4,
+    "number": 0,
+    "share": 2,
+    "report_every": 1.0,
+    "argv": [],
+    "salt_key": "",
+    "recipe": "",
+}
 
 
 class Worker:

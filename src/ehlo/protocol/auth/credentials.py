@@ -1,4 +1,7 @@
-"""Credentials: one immutable value for each way to log in; no `repr` shows a secret."""
+"""Credentials: one immutable value for each way to log in; no `repr` shows a secret.
+
+None of the classes has slots: a subclass of a frozen dataclass with slots cannot set an attribute.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,30 @@ PeerCertificate: TypeAlias = Mapping[str, Any]
 """A client certificate, as `ssl.SSLObject.getpeercert` returns it."""
 
 
-@dataclass(frozen=True, slots=True)
 class Credentials:
     """Is the base class of the credentials that `on_auth` gets.
 
-    A mechanism of your own may define a subclass for the facts that it learns.
+    A mechanism of your own may define a subclass for the facts that it learns: a plain class with
+    an `__init__` of its own, or a dataclass. Keep a secret out of its `repr`, which may be logged.
+    A `username` that it has is the one for which tries by several mechanisms count as one.
 
     Example:
+
+        class CodeCredentials(ehlo.Credentials):
+            def __init__(self, username, code):
+                self.username = username
+                self.code = code
 
         async def on_auth(self, session, credentials):
             match credentials:
                 case ehlo.PasswordCredentials():
                     return await self.check_password(credentials)
-                case ehlo.TokenCredentials():
-                    return await self.check_token(credentials)
+                case CodeCredentials():
+                    return await self.check_code(credentials)
     """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PasswordCredentials(Credentials):
     """Holds a user name and a password, sent by PLAIN (RFC 4616) or LOGIN.
 
@@ -51,7 +60,7 @@ class PasswordCredentials(Credentials):
     """The mechanism that the client chose: `"PLAIN"` or `"LOGIN"`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CramMD5Credentials(Credentials):
     """Holds a user name and the proof of CRAM-MD5 (RFC 2195) that the client knows the password.
 
@@ -74,7 +83,7 @@ class CramMD5Credentials(Credentials):
         return cram_md5_matches(secret, self.challenge, self.digest)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TokenCredentials(Credentials):
     """Holds a bearer token (RFC 6750), sent by XOAUTH2 or OAUTHBEARER (RFC 7628).
 
@@ -101,7 +110,7 @@ class TokenCredentials(Credentials):
     """The server's port as the client knows it; 0 if not given."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CertificateCredentials(Credentials):
     """Holds a client certificate that TLS has verified, for EXTERNAL (RFC 4422 appendix A).
 
@@ -120,7 +129,7 @@ class CertificateCredentials(Credentials):
     """The mechanism that the client chose."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AnonymousCredentials(Credentials):
     """Holds the client's trace of an anonymous login (RFC 4505), which proves no identity.
 
@@ -134,13 +143,19 @@ class AnonymousCredentials(Credentials):
     """A description that the client gave of itself, such as an email address."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ProvedCredentials(Credentials):
     """Holds the result of a check that the core has done, so that it calls no hook."""
 
     username: str
     proved: bool
     mechanism: str
+
+
+def claimed_name(credentials: Credentials) -> str | None:
+    """Return the name that a client claims to have; `None` if the credentials have none."""
+    name = getattr(credentials, "username", None)
+    return name if isinstance(name, str) else None
 
 
 def as_bytes(text: str | bytes) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import stringprep
+import re
 from dataclasses import dataclass, field
 from typing import Final, Self
 from unicodedata import ucd_3_2_0
@@ -17,6 +17,10 @@ from unicodedata import ucd_3_2_0
 ITERATIONS: Final = 4096
 
 _SALT: Final = 16  # bytes
+
+# Characters of a password that SASLprep is applied to. To normalize combining characters takes
+# quadratic time: 1,024 of them 2 ms, and 4,600, which fit into a line, 40.
+_MOST_PREPARED: Final = 1024
 
 # By the name of the algorithm in a mechanism's name: its name in hashlib
 ALGORITHMS: Final = {"SHA-1": "sha1", "SHA-256": "sha256"}
@@ -55,7 +59,8 @@ class ScramKeys:
     ) -> Self:
         """Return the keys of a password (RFC 5802 3); `salt` is 16 bytes of `secrets.token_bytes`.
 
-        A `str` is prepared by SASLprep (RFC 4013), or encoded unchanged if SASLprep rejects it.
+        A `str` is prepared by SASLprep (RFC 4013), or encoded unchanged if SASLprep rejects it or
+        if it has more than 1,024 characters. This takes about a millisecond.
         Raises `ValueError` for an algorithm that is neither SHA-1 nor SHA-256.
         """
         digest = _digest_of(algorithm)
@@ -101,40 +106,49 @@ def _digest_of(algorithm: str) -> str:
 
 def _encoded(password: str) -> bytes:
     try:
-        return saslprep(password).encode()
+        return (saslprep(password) if len(password) <= _MOST_PREPARED else password).encode()
     except ValueError:
         return password.encode()
 
 
 # -- SASLprep ------------------------------------------------------------------------------------
 
-# RFC 4013 2.3
-_PROHIBITED: Final = (
-    *(stringprep.in_table_c12, stringprep.in_table_c21_c22, stringprep.in_table_c3),
-    *(stringprep.in_table_c4, stringprep.in_table_c5, stringprep.in_table_c6),
-    *(stringprep.in_table_c7, stringprep.in_table_c8, stringprep.in_table_c9),
+# The tables of RFC 3454, which the standard library has as a function for one character each. A
+# pattern is 50 times as fast, and a name is prepared in the loop.
+
+# RFC 4013 2.1: other spaces become a space (C.1.2), and B.1 is commonly mapped to nothing
+_MAPPED: Final[dict[int, str | None]] = {
+    **dict.fromkeys((0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000), " "),
+    **dict.fromkeys((0xAD, 0x34F, 0x1806, *range(0x180B, 0x180E), *range(0x200B, 0x200E))),
+    **dict.fromkeys((0x2060, *range(0xFE00, 0xFE10), 0xFEFF)),
+}
+
+# RFC 4013 2.3: C.1.2, C.2.1, C.2.2, C.3 to C.9. Each plane ends with two that are no characters.
+_PROHIBITED: Final = re.compile(
+    r"[\x00-\x1f\x7f-\xa0\u0340\u0341\u06dd\u070f\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u2063"
+    r"\u206a-\u206f\u2ff0-\u2ffb\u3000\ud800-\uf8ff\ufdd0-\ufdef\ufeff\ufff9-\uffff"
+    r"\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f\U000f0000-\U0010ffff"
+    + "".join(rf"\U{plane:04x}fffe\U{plane:04x}ffff" for plane in range(1, 0xF))
+    + "]"
 )
+_FROM_RIGHT: Final = frozenset({"R", "AL"})
 
 
 def saslprep(text: str) -> str:
     """Return `text` after SASLprep, with code points unknown to Unicode 3.2 (RFC 3454 7).
 
-    Raises `ValueError` for text that contains prohibited characters or mixes directions.
+    Raises `ValueError` for text that contains prohibited characters or mixes directions. The time
+    is quadratic in the number of combining characters; bound the size of `text`.
     """
     if text.isascii() and text.isprintable():
         return text
-    # RFC 4013 2.1: other spaces become a space, and what is commonly mapped to nothing goes
-    mapped = "".join(
-        " " if stringprep.in_table_c12(character) else character
-        for character in text
-        if not stringprep.in_table_b1(character)
-    )
-    prepared = ucd_3_2_0.normalize("NFKC", mapped)
-    if any(prohibits(character) for character in prepared for prohibits in _PROHIBITED):
+    prepared = ucd_3_2_0.normalize("NFKC", text.translate(_MAPPED))
+    if _PROHIBITED.search(prepared):
         raise ValueError("a character that no name or password has")
-    # RFC 3454 6: text that runs from right to left does so from end to end
-    if any(map(stringprep.in_table_d1, prepared)):
-        ends_so = stringprep.in_table_d1(prepared[0]) and stringprep.in_table_d1(prepared[-1])
-        if not ends_so or any(map(stringprep.in_table_d2, prepared)):
+    # RFC 3454 6: text that runs from right to left (D.1) does so from end to end, without D.2
+    directions = set(map(ucd_3_2_0.bidirectional, set(prepared)))
+    if not _FROM_RIGHT.isdisjoint(directions):
+        ends = map(ucd_3_2_0.bidirectional, (prepared[0], prepared[-1]))
+        if "L" in directions or not _FROM_RIGHT.issuperset(ends):
             raise ValueError("text in two directions")
     return prepared

@@ -4,7 +4,8 @@ A mechanism is a generator that knows nothing of SMTP or base64. It yields what 
 sent the result:
 
     bytes           a challenge; the generator is sent the client's response
-    SecretWanted    the secret of a user; the generator is sent it, or `None` for an unknown user
+    SecretWanted    the secret of a user; the generator is sent it, or `None` for an unknown user,
+                    or what `derive` makes of it
     Credentials     the login to decide on; the generator is sent `True` or `False`
 
 After `True` it ends. After `False` it may yield one more challenge, which gives the reason; the
@@ -33,6 +34,10 @@ class MechanismError(Exception):
     """Raised when a mechanism fails: a local error, not the client's mistake."""
 
 
+def _itself(secret: Secret) -> object:
+    return secret
+
+
 @dataclass(frozen=True, slots=True)
 class SecretWanted:
     """Asks for the secret of a user, where a mechanism yields it.
@@ -46,6 +51,13 @@ class SecretWanted:
 
     username: str
     """The name of the user; `on_secret` is called with it."""
+    derive: Callable[[Secret], object] = field(default=_itself, repr=False, compare=False)
+    """A function that makes of the secret what the generator is sent. If that takes time, as where
+    a password is hashed, do it here: the server calls this in a thread."""
+
+    def derived(self, secret: object) -> object:
+        """Return what the generator is sent for a secret. Raises as `checked_secret` does."""
+        return self.derive(checked_secret(secret))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +136,9 @@ class Exchange:
     `start`, `respond` and `give` return the next step.
     """
 
-    __slots__ = ("_failed", "_rejection", "_steps", "mechanism")
+    __slots__ = (
+        *("_failed", "_rejection", "_steps", "mechanism", "spent", "undecided", "username"),
+    )
 
     def __init__(
         self,
@@ -137,6 +151,17 @@ class Exchange:
         self._steps = mechanism.run(initial, context)
         self._failed = failed  # called with a `MechanismError`
         self._rejection: Reply | None = None  # sent once the client has answered a last challenge
+        self.username = ""
+        """The user whose secret the mechanism has asked for."""
+        self.undecided = False
+        """Whether a secret was asked for, and the login is neither accepted nor rejected."""
+        self.spent = False
+        """Whether no further login may fail: the next line of the client ends the session."""
+
+    @property
+    def failed(self) -> ProvedCredentials:
+        """The credentials of a client that has proved nothing."""
+        return ProvedCredentials(self.username, proved=False, mechanism=self.mechanism.name)
 
     def start(self) -> Step:
         """Return the first step."""
@@ -153,27 +178,31 @@ class Exchange:
 
     def accept(self) -> None:
         """Inform the mechanism that the login is accepted."""
+        self.undecided = False
         self.give(True)
 
     def reject(self, answer: Reply) -> bytes | Reply:
         """Return `answer`, or the mechanism's last challenge before it."""
+        self.undecided = False
         step = self.give(False)
         if not isinstance(step, bytes):
             return answer
         self._rejection = answer
         return step
 
-    def give(self, sent: Secret | bool) -> Step:
+    def give(self, sent: object) -> Step:
         """Return the step that follows a secret, a response or a decision."""
         try:
             step = self._steps.send(sent)
         except StopIteration:
-            return ProvedCredentials("", proved=False, mechanism=self.mechanism.name)
+            return self.failed
         except ValueError:
             return replies.BAD_RESPONSE
         except MechanismError as error:
             self._failed(error)
             return replies.AUTH_TROUBLE
+        if isinstance(step, SecretWanted):
+            self.username, self.undecided = step.username, True
         return replies.challenge(encoded(step)) if isinstance(step, bytes) else step
 
 

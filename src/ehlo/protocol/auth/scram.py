@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from functools import partial
 from typing import Final
 
 from ehlo.protocol.auth.credentials import ProvedCredentials
@@ -45,7 +46,8 @@ _FINAL: Final = re.compile(
     rf"(?:,(?!p=)[A-Za-ln-z]=[^\0,]++)*+),p=(?P<proof>[A-Za-z0-9+/=]++)"
 )
 
-_LONGEST_NAME: Final = 255  # characters; to prepare one takes its time
+_LONGEST: Final = 2_048  # bytes of the first message, some of which are held until the second
+_LONGEST_NAME: Final = 255  # bytes, as in RFC 4616 2; to prepare a name takes its time
 
 
 def _parsed(form: re.Pattern[str], message: bytes) -> re.Match[str]:
@@ -57,9 +59,10 @@ def _parsed(form: re.Pattern[str], message: bytes) -> re.Match[str]:
 
 def _name(saslname: str) -> str:
     """Return a name decoded and prepared (RFC 5802 5.1). Raises `ValueError`."""
-    if len(saslname) > _LONGEST_NAME:
+    name = unescaped(saslname)
+    if len(name) > _LONGEST_NAME or len(name.encode()) > _LONGEST_NAME:
         raise ValueError("name too long")
-    prepared = saslprep(unescaped(saslname))
+    prepared = saslprep(name)
     if saslname and not prepared:
         raise ValueError("nothing is left of the name")
     return prepared
@@ -81,10 +84,11 @@ def _binding_of(flag: str | None, kind: str, context: AuthContext, *, plus: bool
     return None if kind else b""
 
 
-def _keys_of(secret: Secret, algorithm: str, salt: bytes) -> tuple[ScramKeys, bool]:
+def _keys_of(algorithm: str, salt: bytes, secret: Secret) -> tuple[ScramKeys, bool]:
     """Return the keys to check a proof with, and whether they are a user's.
 
-    Keys are derived in any case, so that no login takes longer than another.
+    Keys are derived in any case, which takes a millisecond, so that no login takes longer than
+    another.
     """
     password = secret if isinstance(secret, str | bytes) else b""
     derived = ScramKeys.derive(password, salt, algorithm)
@@ -111,24 +115,26 @@ def _mechanism(algorithm: str, *, plus: bool) -> Mechanism:
     name = f"SCRAM-{algorithm}-PLUS" if plus else f"SCRAM-{algorithm}"
 
     def run(initial: bytes | None, context: AuthContext) -> Steps:
-        first = _parsed(_FIRST, (yield b"") if initial is None else initial)
+        message = (yield b"") if initial is None else initial
+        if len(message) > _LONGEST:
+            raise ValueError("message too long")
+        first = _parsed(_FIRST, message)
         username, authzid = _name(first["name"]), _name(first["authzid"] or "")
         binding = _binding_of(first["flag"], first["kind"] or "", context, plus=plus)
         if binding is None or authzid not in ("", username):
             return
-        secret: Secret = yield SecretWanted(username)
         salt = salt_of(context.salt_key, algorithm, username)
-        keys, known = _keys_of(secret, algorithm, salt)
+        keys, known = yield SecretWanted(username, partial(_keys_of, algorithm, salt))
         nonce = first["nonce"] + context.nonce()
         server_first = f"r={nonce},s={encoded(keys.salt)},i={keys.iterations}"
         final = _parsed(_FINAL, (yield server_first.encode()))
         bound, proof = _bytes(final["binding"]), _bytes(final["proof"])
-        message = f"{first['bare']},{server_first},{final['unproved']}".encode()
-        proved = _proves(proof, keys, message) and known
+        proven = f"{first['bare']},{server_first},{final['unproved']}".encode()
+        proved = _proves(proof, keys, proven) and known
         is_bound = hmac.compare_digest(bound, first["gs2"].encode() + binding)
         if proved and is_bound and final["nonce"] == nonce:
             # RFC 4954 4: a 235 carries no data, so they go before it; the client sends nothing
-            signature = hmac.digest(keys.server_key, message, ALGORITHMS[algorithm])
+            signature = hmac.digest(keys.server_key, proven, ALGORITHMS[algorithm])
             if (yield f"v={encoded(signature)}".encode()):
                 raise ValueError("a response to the server's final message")
             yield ProvedCredentials(username, proved=True, mechanism=name)

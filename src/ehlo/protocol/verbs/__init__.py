@@ -20,7 +20,18 @@ from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import State
 from ehlo.protocol.verbs import greeting, login, mail
-from ehlo.protocol.verbs.verb import SESSION, AnyQuestion, AnyVerb, Ask, Told, Verb, take
+from ehlo.protocol.verbs.verb import (
+    SESSION,
+    AnyQuestion,
+    AnyVerb,
+    Ask,
+    Told,
+    Verb,
+    agree,
+    any_argument,
+    say,
+    take,
+)
 
 _DOES_NOT_WORK: Final = (
     replies.NOT_OFFERED,
@@ -31,14 +42,11 @@ _DOES_NOT_WORK: Final = (
 )
 
 _TLS_HELLO: Final = b"\x16\x03"  # RFC 8446 5.1: a handshake record
+_NAMES: Final = frozenset({b"HELO ", b"EHLO ", b"LHLO "})  # what comes before a client's name
 # A browser or a scanner: what follows its first line must not be read as commands
 _HTTP_VERBS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"})
 
 # -- HELP, and commands of the user ----------------------------------------------------------------
-
-
-def _parse_help(_conversation: Conversation, argument: str) -> str:
-    return argument
 
 
 def _accept_help(conversation: Conversation, _argument: str, _answer: Reply | None) -> Reply:
@@ -52,15 +60,9 @@ def _accept_help(conversation: Conversation, _argument: str, _answer: Reply | No
     )
 
 
-HELP: Final = Verb("HELP", since=SESSION, to=None, parse=_parse_help, accept=_accept_help)
-
-
-def _accept_own(_conversation: Conversation, _event: events.Command, answer: Reply | None) -> Reply:
-    return answer or replies.OK
-
-
-def _reject_own(_conversation: Conversation, _event: events.Command, answer: Reply) -> Reply:
-    return answer
+HELP: Final = Verb(
+    "HELP", since=SESSION, to=None, parse=any_argument, accept=_accept_help, before_login=True
+)
 
 
 @functools.lru_cache(maxsize=64)
@@ -75,8 +77,8 @@ def _own(name: str) -> Verb[events.Command]:
         since={State.READY, State.MAIL, State.RCPT},
         to=None,
         parse=parse,
-        accept=_accept_own,
-        reject=_reject_own,
+        accept=agree,
+        reject=say,
         event=events.Command,
         hook="on_command",
         arguments=lambda event: (event.verb, event.argument),
@@ -175,6 +177,9 @@ def hear_usual(conversation: Conversation, packet: bytes) -> Ask | Told | Litera
     if subject is None:
         return False
     conversation.output.said.append(verb.name)
+    if type(subject) is Reply:
+        _fail(conversation, verb, "", subject)
+        return None
     return take(conversation, verb, subject)
 
 
@@ -228,7 +233,7 @@ def refusal_of(conversation: Conversation, verb: AnyVerb) -> Reply | None:
     """Return why `verb` may not be sent now: not offered, not yet allowed, or out of sequence."""
     settings, state = conversation.settings, conversation.state
     if state not in verb.since and state is State.REFUSED:
-        return replies.REFUSED_CONNECTION
+        return conversation.refusal
     if verb.lmtp is not None and verb.lmtp is not settings.lmtp:
         return replies.NOT_FOR_THIS_PROTOCOL
     if verb.trusted and verb.name not in conversation.trusted:
@@ -249,7 +254,10 @@ def refusal_of(conversation: Conversation, verb: AnyVerb) -> Reply | None:
 
 
 def command_of(line: bytes, settings: Settings) -> tuple[str, str] | Reply:
-    """Split a line with its end into the verb in upper case and the argument as it came."""
+    """Split a line with its end into the verb in upper case and the argument as it came.
+
+    In a client's name, bytes that are not UTF-8 are surrogate escapes.
+    """
     if len(line) > settings.command_limit and not (
         _is_auth(line) and len(line) <= settings.limits.auth_line
     ):
@@ -261,9 +269,12 @@ def command_of(line: bytes, settings: Settings) -> tuple[str, str] | Reply:
     else:
         line = line[:-1]
     try:
-        text = line.decode().rstrip(" \t")
+        text = line.decode()
     except UnicodeDecodeError:
-        return replies.BAD_CHARACTERS
+        if line[:5].upper() not in _NAMES:
+            return replies.BAD_CHARACTERS
+        text = line.decode(errors="surrogateescape")
+    text = text.rstrip(" \t")
     if not text.isprintable() and grammar.CONTROL.search(text):
         return replies.BAD_CHARACTERS
     verb, _, argument = text.partition(" ")
@@ -274,22 +285,22 @@ def _is_auth(line: bytes) -> bool:
     return line[:5].upper() == b"AUTH "
 
 
-def _is_bdat(line: bytes) -> bool:
-    return line[:4].upper() == b"BDAT" and not line[4:5].isalnum()
-
-
 def _reject_line(conversation: Conversation, line: bytes, reply: Reply) -> None:
-    """Reject a line that is no command."""
+    """Reject a line that is no command; what may be a BDAT ends the connection."""
     output = conversation.output
     output.said.append(UNKNOWN)
     if output.transcript is not None:
         output.transcript.no_command(line)
-    if _is_bdat(line):
+    if line[:4].upper() == b"BDAT":
         conversation.lose_sync(to=UNKNOWN)
     elif line.startswith(_TLS_HELLO):
         output.reject(replies.NOT_SMTP, to=UNKNOWN)
     else:
-        output.mistake(reply, to=UNKNOWN)
+        output.answer(_unless_turned_away(conversation, reply), to=UNKNOWN)
+
+
+def _unless_turned_away(conversation: Conversation, reply: Reply) -> Reply:
+    return conversation.refusal if conversation.state is State.REFUSED else reply
 
 
 def _is_tls(conversation: Conversation) -> bool:
@@ -301,14 +312,17 @@ def _is_tls(conversation: Conversation) -> bool:
 
 
 def _reject_unknown(conversation: Conversation, verb: str) -> None:
-    """Reject a command that this server does not know."""
+    """Reject a command that this server does not know; what may be a BDAT ends the connection."""
     output = conversation.output
     output.said.append(UNKNOWN)
-    if verb in _HTTP_VERBS:
+    if verb[:4].upper() == "BDAT":
+        conversation.lose_sync(to=UNKNOWN)
+    elif verb in _HTTP_VERBS:
         output.reject(replies.NOT_SMTP, to=UNKNOWN)
     elif verb == "*" and conversation.pardon:
         # Go's net/smtp sends one after a login that failed: no error of its user
         conversation.pardon = False
         output.reject(replies.UNKNOWN_COMMAND, to=UNKNOWN)
     else:
-        output.mistake(replies.UNKNOWN_COMMAND, to=UNKNOWN)
+        reply = _unless_turned_away(conversation, replies.UNKNOWN_COMMAND)
+        output.answer(reply, to=UNKNOWN)

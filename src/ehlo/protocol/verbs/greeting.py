@@ -5,38 +5,34 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from ehlo.protocol import events, grammar, xclient
+from ehlo.protocol import events, xclient
 from ehlo.protocol import reply as replies
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.extensions import offered
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State
-from ehlo.protocol.verbs.verb import SESSION, Question, Verb
+from ehlo.protocol.verbs.verb import SESSION, Question, Verb, agree, any_argument, say
 from ehlo.protocol.xclient import Attributes
 
 _HELLO: Final = State.HELLO  # 700 instructions at each look-up before Python 3.12
 
 
-def _plain(answer: Reply) -> Reply:
+def plain(answer: Reply) -> Reply:
     """Drop the enhanced code (RFC 2034 4), unless a 421 ends the connection."""
     return answer if answer.closes else Reply(answer.code, None, answer.text)
-
-
-def _say(_conversation: Conversation, _subject: object, answer: Reply) -> Reply:
-    return answer
 
 
 # -- the connection ------------------------------------------------------------------------------
 
 
 def _greet(conversation: Conversation, _event: events.Connect, answer: Reply | None) -> Reply:
-    return conversation.settings.greeting if answer is None else _plain(answer)
+    return conversation.settings.greeting if answer is None else plain(answer)
 
 
 def _turn_away(conversation: Conversation, _event: events.Connect, answer: Reply) -> Reply:
     """Wait for QUIT after a 554, and answer 503 to all else (RFC 5321 3.1)."""
-    conversation.state = State.REFUSED
-    return _plain(answer)
+    conversation.turn_away(replies.REFUSED_CONNECTION)
+    return plain(answer)
 
 
 CONNECT: Final = Question(
@@ -51,12 +47,22 @@ CONNECT: Final = Question(
 # -- HELO, EHLO, LHLO ----------------------------------------------------------------------------
 
 
-def _name(conversation: Conversation, argument: str) -> str | Reply:
-    """Return the first word; clients exist that send more than their name."""
-    words = argument.split(maxsplit=1)
-    if not words or grammar.HELLO_NAME.fullmatch(words[0]) is None:
-        return replies.NO_LHLO_NAME if conversation.settings.lmtp else replies.NO_HELLO_NAME
-    return words[0]
+_LONGEST_NAME: Final = 255  # bytes
+
+
+def _name(conversation: Conversation, argument: str, *, syntax: Reply) -> str | Reply:
+    """Return the first word; clients exist that send more than their name.
+
+    RFC 5321 4.1.1.1 asks for a domain or an address literal, and real clients send the name that
+    their machine has. Bytes that are not UTF-8 are replaced.
+    """
+    if conversation.transaction is not None and conversation.has_refused_too_many:
+        return replies.TOO_MANY_REFUSED
+    name = argument.lstrip(" ").partition(" ")[0]
+    octets = name.encode(errors="surrogateescape")
+    if not 0 < len(octets) <= _LONGEST_NAME:
+        return syntax
+    return name if name.isascii() else octets.decode(errors="replace")
 
 
 def _accept_helo(conversation: Conversation, name: str, answer: Reply | None) -> Reply:
@@ -79,16 +85,16 @@ def _hello(
 
 
 def _reject_hello(_conversation: Conversation, _name: str, answer: Reply) -> Reply:
-    return _plain(answer)
+    return plain(answer)
 
 
-def _hello_verb(name: str, *, esmtp: bool, lmtp: bool) -> Verb[str]:
+def _hello_verb(name: str, syntax: Reply, *, esmtp: bool, lmtp: bool) -> Verb[str]:
     return Verb(
         name,
         since=SESSION,
         to=State.READY,
         ends=True,  # RFC 5321 4.1.4: it is a RSET, too
-        parse=_name,
+        parse=partial(_name, syntax=syntax),
         accept=_accept_ehlo if esmtp else _accept_helo,
         reject=_reject_hello,
         event=events.Hello,
@@ -101,9 +107,10 @@ def _hello_verb(name: str, *, esmtp: bool, lmtp: bool) -> Verb[str]:
     )
 
 
-HELO: Final = _hello_verb("HELO", esmtp=False, lmtp=False)
-EHLO: Final = _hello_verb("EHLO", esmtp=True, lmtp=False)
-LHLO: Final = _hello_verb("LHLO", esmtp=True, lmtp=True)  # RFC 2033 4.1: EHLO by another name
+HELO: Final = _hello_verb("HELO", replies.NO_HELO_NAME, esmtp=False, lmtp=False)
+EHLO: Final = _hello_verb("EHLO", replies.NO_EHLO_NAME, esmtp=True, lmtp=False)
+# RFC 2033 4.1: EHLO by another name
+LHLO: Final = _hello_verb("LHLO", replies.NO_LHLO_NAME, esmtp=True, lmtp=True)
 
 # -- STARTTLS ------------------------------------------------------------------------------------
 
@@ -132,7 +139,7 @@ STARTTLS: Final = Verb(
     to=State.TLS,
     parse=_parse_starttls,
     accept=_accept_starttls,
-    reject=_say,
+    reject=say,
     event=events.StartTLS,
     always=True,
     before_tls=True,
@@ -169,7 +176,7 @@ XCLIENT: Final = Verb(
     ends=True,
     parse=_parse_xclient,
     accept=_accept_xclient,
-    reject=_say,
+    reject=say,
     event=events.XClient,
     always=True,
     before_login=True,  # it may be the login, when the proxy has checked it
@@ -201,20 +208,12 @@ XFORWARD: Final = Verb(
 # -- NOOP, VRFY, EXPN, QUIT ----------------------------------------------------------------------
 
 
-def _parse_noop(_conversation: Conversation, argument: str) -> str:
-    return argument
-
-
-def _accept_noop(_conversation: Conversation, _argument: str, _answer: Reply | None) -> Reply:
-    return replies.OK
-
-
 NOOP: Final = Verb(
     "NOOP",
     since=SESSION,
     to=None,
-    parse=_parse_noop,
-    accept=_accept_noop,
+    parse=any_argument,
+    accept=agree,
     before_tls=True,
     before_login=True,
 )
@@ -248,7 +247,7 @@ VRFY: Final = Verb(
     to=None,
     parse=_parse_vrfy,
     accept=_accept_vrfy,
-    reject=_say,
+    reject=say,
     event=events.Vrfy,
     hook="on_vrfy",
     arguments=lambda event: (event.text,),
@@ -264,7 +263,7 @@ EXPN: Final = Verb(
     since=SESSION,
     to=None,
     parse=_parse_expn,
-    accept=_accept_noop,
+    accept=agree,
     works=lambda _conversation: False,
 )
 

@@ -11,10 +11,10 @@ from ehlo.protocol.auth.mechanism import (
     Exchange,
     SecretWanted,
     Step,
-    checked_secret,
     decoded,
 )
 from ehlo.protocol.conversation import Conversation
+from ehlo.protocol.output import UNKNOWN
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.state import State
 from ehlo.protocol.verbs.verb import Ask, Question, Verb
@@ -32,7 +32,9 @@ def _parse_auth(conversation: Conversation, argument: str) -> Exchange | Reply:
         return replies.NO_SUCH_MECHANISM
     usable = conversation.usable_mechanisms()
     if mechanism.name not in usable:
-        return replies.NO_SUCH_MECHANISM if conversation.tls else replies.MECHANISM_NEEDS_TLS
+        lacks_tls = mechanism.needs_tls and not conversation.tls
+        offered = lacks_tls and conversation.settings.tls_available
+        return replies.MECHANISM_NEEDS_TLS if offered else replies.NO_SUCH_MECHANISM
     initial = initial.strip()
     if initial and not mechanism.client_first:
         return replies.NO_INITIAL_RESPONSE
@@ -59,12 +61,19 @@ def _accept_auth(
     return _follow(conversation, exchange, exchange.start())
 
 
+def _fail_auth(conversation: Conversation, _argument: str, reply: Reply) -> Reply:
+    """Let the client send a stray `*` after any AUTH that was rejected, as Go's net/smtp does."""
+    conversation.pardon = True
+    return reply
+
+
 AUTH: Final = Verb(
     "AUTH",
     since={State.READY},
     to=None,
     parse=_parse_auth,
     accept=_accept_auth,
+    fail=_fail_auth,
     before_login=True,
     progress=True,
     exists=lambda conversation: bool(conversation.settings.mechanisms),
@@ -90,6 +99,9 @@ def _under_way(conversation: Conversation) -> Exchange:
 def respond(conversation: Conversation, line: bytes) -> Ask | None:
     """Take a line of a login, with its end; return the next question, if there is one."""
     exchange, settings = _under_way(conversation), conversation.settings
+    if exchange.spent:
+        conversation.output.reject(replies.TOO_MANY_LOGINS, to=UNKNOWN)
+        return None
     if len(line) > settings.limits.auth_line:
         return _follow(conversation, exchange, replies.AUTH_LINE_TOO_LONG)
     if conversation.output.transcript is not None:
@@ -100,31 +112,39 @@ def respond(conversation: Conversation, line: bytes) -> Ask | None:
     return _follow(conversation, exchange, exchange.respond(text))
 
 
-def give(conversation: Conversation, secret: object) -> Ask | None:
-    """Give the secret that was asked for. Raises as `checked_secret` does."""
+def give(conversation: Conversation, derived: object) -> Ask | None:
+    """Give what was derived of the secret that was asked for."""
     exchange = _under_way(conversation)
-    return _follow(conversation, exchange, exchange.give(checked_secret(secret)))
+    return _follow(conversation, exchange, exchange.give(derived))
 
 
 def _follow(conversation: Conversation, exchange: Exchange, step: Step) -> Ask | None:
-    """Take a step: send a challenge, ask a question, or end the login with a rejection."""
+    """Take a step: send a challenge, ask a question, or end the login with a rejection.
+
+    An exchange that has got a secret and then fails, or is cancelled, is a failed login.
+    """
     name = exchange.mechanism.name
     match step:
+        case Reply() if exchange.undecided:
+            return LOGIN, events.Auth(name, exchange.failed, step)
         case bytes() | Reply():
             _answer(conversation, step)
             return None
         case SecretWanted():
-            return SECRET, events.Secret(name, step.username)
+            return SECRET, events.Secret(name, step.username, step.derived)
         case _:
             return LOGIN, events.Auth(name, step)
 
 
 def _answer(conversation: Conversation, step: bytes | Reply) -> None:
-    """Send a challenge, or end the login with a rejection."""
+    """Send a challenge, or end the login with a rejection; after too many, all of it."""
     if isinstance(step, bytes):
         conversation.output.challenge(step)
         return
-    conversation.exchange = None
+    conversation.pardon = True
+    exchange, most = _under_way(conversation), conversation.settings.limits.failed_logins
+    exchange.spent = conversation.counts.failed_logins >= most
+    conversation.exchange = exchange if exchange.spent else None
     if step is replies.AUTH_TROUBLE:
         conversation.output.reject(step, to="AUTH")
     else:
@@ -135,13 +155,17 @@ def _answer(conversation: Conversation, step: bytes | Reply) -> None:
 
 
 def _accept_secret(
-    conversation: Conversation, _event: events.Secret, _answer: Reply | None
+    conversation: Conversation, event: events.Secret, _answer: Reply | None
 ) -> Ask | None:
     """Go on without a secret: the user is unknown."""
-    return give(conversation, None)
+    return give(conversation, event.derive(None))
 
 
-def _accept_login(conversation: Conversation, _event: events.Auth, answer: Reply | None) -> Reply:
+def _accept_login(
+    conversation: Conversation, event: events.Auth, answer: Reply | None
+) -> Reply | None:
+    if event.conclusion is not None:  # it has failed, whatever the answer is
+        return _reject_login(conversation, event, event.conclusion)
     _under_way(conversation).accept()
     conversation.exchange = None
     conversation.authenticated = True
@@ -156,16 +180,17 @@ def _reject_login(
     A mechanism that has shown its proof may send one more challenge before the rejection.
     """
     exchange, counts = _under_way(conversation), conversation.counts
+    conclusion = event.conclusion if isinstance(event, events.Auth) else None
+    if conclusion is not None and not answer.closes:
+        answer = conclusion
     conversation.pardon = True
-    if answer.code >= 500:
-        counts.failed_logins += 1
-        if counts.failed_logins >= conversation.settings.limits.failed_logins:
-            answer = replies.TOO_MANY_LOGINS
     if answer.code < 500 or answer.closes:
         conversation.exchange = None
         return answer
-    step = exchange.reject(answer) if isinstance(event, events.Auth) else answer
-    _answer(conversation, step)
+    counts.add_failed_login(event.username, event.mechanism)
+    exchange.undecided = False
+    ended = isinstance(event, events.Secret) or conclusion is not None
+    _answer(conversation, answer if ended else exchange.reject(answer))
     return None
 
 

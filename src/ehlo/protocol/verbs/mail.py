@@ -6,7 +6,7 @@ It is longer than other modules, since a reader of one of these commands needs t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
 from ehlo.protocol import address, events, grammar, parameters
@@ -17,8 +17,10 @@ from ehlo.protocol.conversation import Chunk, Conversation, Reader, no_transacti
 from ehlo.protocol.parameters import Parameter, ParserError
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State, Transaction
-from ehlo.protocol.verbs.verb import SESSION, Ask, Question, Verb
+from ehlo.protocol.verbs.verb import SESSION, Ask, Question, Verb, agree, say
 
+_RECIPIENT_COST: Final = 200  # bytes, in addition to its text
+_PARAMETERS_COST: Final = 500
 _ENDED: Final = State.ENDED  # used for each message, and slow to look up before Python 3.12
 
 
@@ -31,11 +33,18 @@ def _transaction(conversation: Conversation) -> Transaction:
 # RFC 5321 4.1.2: Path = "<" [ A-d-l ":" ] Mailbox ">". One space after the colon is tolerated;
 # several before and between parameters too.
 _MAIL = re.compile(
-    rf"(?i:FROM): ?(?:<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>|(?P<null><>))(?P<rest> .*)?"
+    rf"(?i:FROM): ?(?:<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>|<>)(?P<rest> .*)?"
 )
 _RCPT = re.compile(rf"(?i:TO): ?<(?:{grammar.SOURCE_ROUTE})?{grammar.MAILBOX}>(?P<rest> .*)?")
 # RFC 5321 4.1.1.3: "<Postmaster>", in any case, is a path of its own
 _POSTMASTER = re.compile(r"(?i:TO): ?<(?P<local>(?ai:postmaster))(?P<domain>)>(?P<rest> .*)?")
+# With `lenient_addresses`: in brackets, or bare
+_LENIENT = (
+    rf" ?<(?:{grammar.SOURCE_ROUTE})?{grammar.LENIENT_MAILBOX}>(?P<rest> .*)?",
+    rf" ?{grammar.LENIENT_MAILBOX}(?P<rest> .*)?",
+)
+_LENIENT_MAIL = tuple(re.compile(f"(?i:FROM):{path}") for path in _LENIENT)
+_LENIENT_RCPT = tuple(re.compile(f"(?i:TO):{path}") for path in _LENIENT)
 _MAIL_ANY_PATH = re.compile(rf"(?i:FROM): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 _RCPT_ANY_PATH = re.compile(rf"(?i:TO): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 
@@ -50,13 +59,19 @@ _PLAIN_MAIL = re.compile(
 _PLAIN_RCPT = re.compile(rf"(?i:RCPT TO):{_PLAIN_PATH}\r\n".encode())
 
 
+def _match(patterns: Iterable[re.Pattern[str]], argument: str) -> re.Match[str] | None:
+    return next(filter(None, (pattern.fullmatch(argument) for pattern in patterns)), None)
+
+
 def reverse_path(conversation: Conversation, argument: str) -> Address | Reply:
     """Parse MAIL's argument, a reverse path with parameters (RFC 5321 4.1.1.2)."""
     match = _MAIL.fullmatch(argument)
+    if match is None and conversation.settings.lenient_addresses:
+        match = _match(_LENIENT_MAIL, argument)
     if match is None:
         is_path = _MAIL_ANY_PATH.fullmatch(argument)
         return replies.BAD_SENDER if is_path else replies.MAIL_SYNTAX
-    local, domain, null, rest = match.groups()
+    local, domain, rest = match.groups()
     params = NO_PARAMETERS
     if rest:  # whether the client speaks UTF-8 stands in the parameters
         found = _parameters(conversation, rest, conversation.settings.mail_params, utf8=True)
@@ -65,14 +80,16 @@ def reverse_path(conversation: Conversation, argument: str) -> Address | Reply:
         params = found
     if "SMTPUTF8" not in params and not argument.isascii():
         return replies.SENDER_NEEDS_SMTPUTF8
-    if null:
+    if local is None:
         return Address("", "", params) if params else NULL_PATH
-    return address.parsed(local, domain, params) or replies.BAD_SENDER
+    return address.parsed(local, domain or "", params) or replies.BAD_SENDER
 
 
 def forward_path(conversation: Conversation, argument: str, *, smtputf8: bool) -> Address | Reply:
     """Parse RCPT's argument, a forward path with parameters (RFC 5321 4.1.1.3)."""
     match = _RCPT.fullmatch(argument) or _POSTMASTER.fullmatch(argument)
+    if match is None and conversation.settings.lenient_addresses:
+        match = _match(_LENIENT_RCPT, argument)
     if match is None:
         is_path = _RCPT_ANY_PATH.fullmatch(argument)
         return replies.BAD_RECIPIENT if is_path else replies.RCPT_SYNTAX
@@ -85,9 +102,7 @@ def forward_path(conversation: Conversation, argument: str, *, smtputf8: bool) -
         if isinstance(found, Reply):
             return found
         params = found
-    if not domain:
-        return Address(local, "", params)  # <Postmaster>
-    return address.parsed(local, domain, params) or replies.BAD_RECIPIENT
+    return address.parsed(local, domain or "", params) or replies.BAD_RECIPIENT
 
 
 def _parameters(
@@ -115,7 +130,7 @@ def _parse_mail(conversation: Conversation, argument: str) -> Address | Reply:
     return _checked_sender(conversation, sender)
 
 
-def _usual_mail(conversation: Conversation, packet: bytes) -> Address | None:
+def _usual_mail(conversation: Conversation, packet: bytes) -> Address | Reply | None:
     match = _PLAIN_MAIL.fullmatch(packet) if packet.isascii() else None
     if match is None or len(packet) > _MOST_PLAIN:
         return None
@@ -124,14 +139,10 @@ def _usual_mail(conversation: Conversation, packet: bytes) -> Address | None:
         known = conversation.settings.mail_params
         found = _parameters(conversation, match[3].decode(), known, utf8=False)
         if isinstance(found, Reply):
-            return None
+            return found
         params = found
     sender = _plain_address(match, params)
-    return sender and _unless_rejected(_checked_sender(conversation, sender))
-
-
-def _unless_rejected(found: Address | Reply) -> Address | None:
-    return found if type(found) is Address else None
+    return sender and _checked_sender(conversation, sender)
 
 
 def _checked_sender(conversation: Conversation, sender: Address) -> Address | Reply:
@@ -144,22 +155,16 @@ def _checked_sender(conversation: Conversation, sender: Address) -> Address | Re
             return replies.TOO_LARGE
         if params.get("BODY") == "BINARYMIME" and not settings.binarymime:
             return replies.unknown_parameter("BODY")
-    return sender
+    return conversation.admission.admit_sender(sender) or sender
 
 
 def _accept_mail(conversation: Conversation, sender: Address, answer: Reply | None) -> Reply:
-    counts = conversation.counts
-    counts.messages += 1
-    counts.idle = 0
+    conversation.counts.messages += 1
     conversation.transaction = Transaction(sender, "SMTPUTF8" in sender.params)
     return answer or replies.MAIL_OK
 
 
-def _reject_mail(conversation: Conversation, _sender: Address, answer: Reply) -> Reply:
-    return _fail_mail(conversation, "", answer)
-
-
-def _fail_mail(conversation: Conversation, _argument: str, reply: Reply) -> Reply:
+def _reject_mail(conversation: Conversation, _sender: object, reply: Reply) -> Reply:
     conversation.counts.messages += 1  # RFC 9422 4.1: whether they succeed or fail
     return reply
 
@@ -175,7 +180,7 @@ MAIL: Final = Verb(
     event=events.Mail,
     hook="on_mail",
     arguments=lambda event: (event.sender, event.sender.params),
-    fail=_fail_mail,
+    fail=_reject_mail,
     progress=True,
     elsewhere={
         State.HELLO: replies.HELLO_FIRST,
@@ -193,24 +198,48 @@ def _parse_rcpt(conversation: Conversation, argument: str) -> Address | Reply:
     recipient = forward_path(conversation, argument, smtputf8=transaction.smtputf8)
     if not isinstance(recipient, Address):
         return recipient
-    return _checked_recipient(conversation, recipient)
+    return _checked_recipient(conversation, recipient, argument)
 
 
-def _usual_rcpt(conversation: Conversation, packet: bytes) -> Address | None:
+def _usual_rcpt(conversation: Conversation, packet: bytes) -> Address | Reply | None:
     match = _PLAIN_RCPT.fullmatch(packet) if packet.isascii() else None
     if match is None or len(packet) > _MOST_PLAIN:
         return None
     recipient = _plain_address(match)
-    return recipient and _unless_rejected(_checked_recipient(conversation, recipient))
+    return recipient and _checked_recipient(conversation, recipient, str(recipient))
 
 
-def _checked_recipient(conversation: Conversation, recipient: Address) -> Address | Reply:
+def _checked_recipient(
+    conversation: Conversation, recipient: Address, argument: str
+) -> Address | Reply:
     transaction, settings = conversation.transaction or no_transaction(), conversation.settings
     if len(transaction.recipients) >= settings.max_recipients:
         return replies.TOO_MANY_RECIPIENTS
     if settings.max_recipient_domains and _is_one_domain_more(conversation, recipient.domain):
         return replies.TOO_MANY_DOMAINS
+    if conversation.admission.counts_recipients:
+        refusal = conversation.admission.admit_recipient()
+        if refusal is not None:
+            return refusal
+    if transaction.recipients and not _hold(conversation, transaction, argument, recipient):
+        return replies.NO_MEMORY
     return recipient
+
+
+def _hold(
+    conversation: Conversation, transaction: Transaction, argument: str, recipient: Address
+) -> bool:
+    """Count about as many bytes as a recipient takes; return whether there is room for them.
+
+    A text takes four bytes for each character if one is beyond U+FFFF, and an address is two.
+    """
+    size = _RECIPIENT_COST + 2 * argument.__sizeof__()
+    if recipient.params:  # which are decoded
+        size += _PARAMETERS_COST + 4 * len(argument)
+    if not conversation.admission.hold(size):
+        return False
+    transaction.held += size
+    return True
 
 
 def _is_one_domain_more(conversation: Conversation, domain: str) -> bool:
@@ -229,11 +258,9 @@ def _accept_rcpt(conversation: Conversation, recipient: Address, answer: Reply |
 
 
 def _reject_rcpt(conversation: Conversation, _recipient: Address, answer: Reply) -> Reply:
-    counts, limits = conversation.counts, conversation.settings.limits
     _transaction(conversation).refused += 1
-    counts.refused_recipients += answer.code >= 500  # a 4xx may be a local error
-    too_many = counts.refused_recipients >= limits.refused_recipients
-    return replies.TOO_MANY_REFUSED if too_many else answer
+    conversation.counts.refused_recipients += answer.code >= 500  # a 4xx may be a local error
+    return answer
 
 
 def _fail_rcpt(conversation: Conversation, _argument: str, reply: Reply) -> Reply | None:
@@ -274,16 +301,11 @@ RCPT: Final = Verb(
 # -- RSET ----------------------------------------------------------------------------------------
 
 
-def _parse_rset(_conversation: Conversation, argument: str) -> events.Reset | Reply:
-    return replies.NO_ARGUMENT_ALLOWED if argument else events.RESET
-
-
-def _accept_rset(_conversation: Conversation, _event: events.Reset, answer: Reply | None) -> Reply:
-    return answer or replies.OK
-
-
-def _reject_rset(_conversation: Conversation, _event: events.Reset, answer: Reply) -> Reply:
-    return answer
+def _parse_rset(conversation: Conversation, argument: str) -> events.Reset | Reply:
+    if argument:
+        return replies.NO_ARGUMENT_ALLOWED
+    too_many = conversation.transaction is not None and conversation.has_refused_too_many
+    return replies.TOO_MANY_REFUSED if too_many else events.RESET
 
 
 RSET: Final = Verb(
@@ -292,8 +314,8 @@ RSET: Final = Verb(
     to=None,
     ends=True,
     parse=_parse_rset,
-    accept=_accept_rset,
-    reject=_reject_rset,
+    accept=agree,
+    reject=say,
     event=events.Reset,
     hook="on_reset",
     before_login=True,
@@ -320,18 +342,13 @@ def _parse_data(conversation: Conversation, argument: str) -> events.Data | Repl
     return replies.BINARY_NEEDS_BDAT if binary else events.DATA
 
 
-def _usual_data(conversation: Conversation, packet: bytes) -> events.Data | None:
-    found = _parse_data(conversation, "") if packet in _PLAIN_DATA else None
-    return found if type(found) is events.Data else None
+def _usual_data(conversation: Conversation, packet: bytes) -> events.Data | Reply | None:
+    return _parse_data(conversation, "") if packet in _PLAIN_DATA else None
 
 
 def _accept_data(conversation: Conversation, _event: events.Data, answer: Reply | None) -> Reply:
     conversation.reader = DataReader()
     return answer or replies.START_DATA
-
-
-def _reject_data(_conversation: Conversation, _event: events.Data, answer: Reply) -> Reply:
-    return answer
 
 
 DATA: Final = Verb(
@@ -341,7 +358,7 @@ DATA: Final = Verb(
     parse=_parse_data,
     usual=_usual_data,
     accept=_accept_data,
-    reject=_reject_data,
+    reject=say,
     event=events.Data,
     hook="on_data",
     progress=True,
@@ -358,7 +375,7 @@ DATA: Final = Verb(
 
 def _chunk(argument: str) -> Chunk | None:
     """Parse BDAT's argument; return `None` if the number of bytes is unknown."""
-    match = grammar.CHUNK.fullmatch(argument.strip())
+    match = grammar.CHUNK.fullmatch(argument.strip(" "))
     return Chunk(int(match[1]), match[2] is not None) if match else None
 
 
@@ -437,8 +454,8 @@ def hear_body(conversation: Conversation, reader: Reader, packet: bytes) -> Ask 
     if not settings.keeps_newlines and has_bare_newline(body):
         return False
     transaction.size, transaction.whole = len(body), body
-    conversation.reader, conversation.state = None, _ENDED
-    return MESSAGE, transaction
+    conversation.reader = None
+    return end_of_body(conversation, reader) or False
 
 
 def end_of_body(conversation: Conversation, reader: Reader) -> Ask | None:
@@ -448,6 +465,7 @@ def end_of_body(conversation: Conversation, reader: Reader) -> Ask | None:
         return None
     transaction = conversation.transaction or no_transaction()
     refusal = transaction.refusal
+    conversation.counts.idle = 0
     if refusal is None:
         conversation.state = _ENDED
         return MESSAGE, transaction
@@ -465,6 +483,7 @@ def _end_skipping(conversation: Conversation, reader: Skipper) -> None:
     if lmtp and reader.last and none and conversation.state is State.MAIL:
         # RFC 2033 4.3: one reply per accepted recipient, and there is none
         conversation.end_transaction()
+        turn_away_after_refusals(conversation)
     else:
         conversation.output.answer(reader.refusal, to="BDAT")
 
@@ -472,7 +491,6 @@ def _end_skipping(conversation: Conversation, reader: Skipper) -> None:
 def _accept_message(
     conversation: Conversation, transaction: Transaction, answer: Reply | None
 ) -> None:
-    conversation.counts.refusals = 0
     conversation.output.outcome(answer or replies.QUEUED, transaction)
 
 
@@ -480,6 +498,16 @@ def _reject_message(conversation: Conversation, transaction: Transaction, answer
     """End the transaction, as acceptance does (RFC 5321 3.3)."""
     conversation.end_transaction()
     conversation.output.outcome(answer, transaction)
+    turn_away_after_refusals(conversation)
+
+
+def turn_away_after_refusals(conversation: Conversation) -> None:
+    """End the session with the next command if too many recipients were rejected.
+
+    The message has its own reply: a 421 instead of a 5xx would have it sent again.
+    """
+    if conversation.has_refused_too_many:
+        conversation.turn_away(replies.TOO_MANY_REFUSED)
 
 
 MESSAGE: Final = Question(

@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
+from ehlo.protocol import reply as replies
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.events import BodyDropped, Event
 from ehlo.protocol.reply import Reply
@@ -98,10 +99,10 @@ class Verb(Question[S]):
     since: AbstractSet[State]
     """The states in which it may be sent."""
     parse: Callable[[Conversation, str], S | Reply | None]
-    usual: Callable[[Conversation, bytes], S | None] | None = None
+    usual: Callable[[Conversation, bytes], S | Reply | None] | None = None
     """Parse a packet that is this command in its plain form, faster than `parse` does.
 
-    It returns `None` for any other packet, and for one that is rejected: `parse` takes over.
+    It returns what `parse` does, or `None` for any other packet.
     """
     fail: Callable[[Conversation, str, Reply], Reply | None] | None = None
     """Called with argument and reply when the core itself rejects; return the reply to send now."""
@@ -176,6 +177,24 @@ def reject(
     reply = question.reject(conversation, subject, answer)
     if reply is not None:
         conversation.output.reply(reply, question.name)
+
+
+# -- what several rows do --------------------------------------------------------------------------
+
+
+def any_argument(_conversation: Conversation, argument: str) -> str:
+    """Parse an argument that changes nothing."""
+    return argument
+
+
+def agree(_conversation: Conversation, _subject: object, answer: Reply | None) -> Reply:
+    """Accept in the words of the hook, or with 250."""
+    return answer or replies.OK
+
+
+def say(_conversation: Conversation, _subject: object, answer: Reply) -> Reply:
+    """Reject in the words of the hook; nothing changes."""
+    return answer
 
 
 Ask = tuple[AnyQuestion, object]

@@ -26,6 +26,7 @@ from ehlo.protocol.events import Auth, Secret
 from ehlo.protocol.output import Observer, Tally
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import Transaction
+from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.observing.stats import SessionView, Stats, reason_of
 from ehlo.session import Session, TLSInfo
 
@@ -82,7 +83,11 @@ def _write(
         return
     present = {name: value for name, value in fields.items() if value is not None}
     line = " ".join([event, *(f"{name}={shown(value)}" for name, value in present.items())])
-    logger.log(level, "%s", line, extra={"event": event, **present}, exc_info=error)
+    extra = {"event": event, **present}
+    if error is None:
+        logger.log(level, "%s", line, extra=extra)
+    else:
+        log_failure(logger, error, "%s", line, extra=extra)
 
 
 def turned_away(stats: Stats, peer: Peer, reason: str, why: str = "") -> None:
@@ -125,14 +130,17 @@ def observer_of(
     def observe(direction: str, verb: str, line: str) -> None:
         if logged:
             arrow = "<-" if direction == "read" else "->"
-            _transcript.log(level, "%s %s %s %s", session_id, peer, arrow, line, extra=fields)
+            _transcript.log(
+                *(level, "%s %s %s %s", session_id, peer, arrow),
+                line if line.isprintable() else escaped(line),
+                extra=fields,
+            )
         callback = callbacks[direction]
         if callback is not None:
             try:
                 callback(peer, verb, line)
-            except (Exception, SystemExit):  # it must not end the session, or the loop
-                logger = about(_transcript, session_id)
-                logger.exception("log_%s failed", direction)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  it must not end the session
+                log_failure(about(_transcript, session_id), error, "log_%s failed", direction)
 
     return observe
 
@@ -222,7 +230,7 @@ class Journal(Tally):
 
     def failed(self, error: Exception) -> None:
         """Called when a parser or a mechanism of the user has failed."""
-        about(_handler, self.session_id).error("%s", error, exc_info=error.__cause__)
+        log_failure(about(_handler, self.session_id), error.__cause__ or error, "%s", error)
 
     def hook_ended(self, hook: str, asked: float) -> None:
         """Called when a hook has returned or raised; `asked` is when it was called, monotonic."""
@@ -276,6 +284,11 @@ class Journal(Tally):
         claimed = _claimed(event) if _login.isEnabledFor(logging.DEBUG) else None
         fields = {"claimed": claimed, "mechanism": event.mechanism, "code": answer.code}
         self._log(_login, "login rejected", **fields)
+
+    def login_left(self, mechanism: str) -> None:
+        """Called when a client has gone in the middle of its login, which counts as failed."""
+        self._stats.logins[f"{mechanism} abandoned"] += 1
+        self._log(_login, "login abandoned", mechanism=mechanism)
 
     def refused(self, verb: str, reply: Reply, *, wholly: bool = True) -> None:
         """Called when a 4xx or 5xx is sent, by the core or for a hook."""

@@ -16,16 +16,18 @@ import json
 import logging
 import os
 import socket
+import sys
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from ehlo.net import Peer
 from ehlo.server.observing import metrics
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.stats import Snapshot
 from ehlo.server.system import listener, privileges
 
 _PATIENCE: Final = 5.0  # seconds, for the request to arrive and the answer to leave
-_LONGEST: Final = 1024  # bytes of a request on the control socket
+_LONGEST: Final = 65_536  # bytes of a request
 _REQUEST: Final = {"ask": "snapshot"}
 
 logger = logging.getLogger("ehlo.server")
@@ -42,33 +44,105 @@ class Watched(Protocol):
 
 
 class Endpoint:
-    """Answers one request of each client, a few at a time: descriptors and time are for mail."""
+    """Answers one request of each client, a few at a time: descriptors and time are for mail.
+
+    When there are too many, the oldest is dropped, and first of all one that has asked nothing: a
+    client that asks at once is answered, however many are silent.
+    """
 
     MOST = 32
 
-    def __init__(self, answer: Callable[[asyncio.StreamReader], Awaitable[bytes]]) -> None:
-        self._answer = answer
-        self._count = 0
+    def __init__(self, answer: Callable[[bytes], Awaitable[bytes]], end: bytes) -> None:
+        """`answer` gets a request, which has `end` in it or ends with the client's side."""
+        self.answer = answer
+        self.end = end
+        self._visits: dict[Visit, None] = {}  # the oldest first
+        self._closed = False
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one client, and close."""
-        if self._count >= self.MOST:
-            writer.transport.abort()
+    def __call__(self) -> Visit:
+        """Return the protocol for a client."""
+        return Visit(self)
+
+    def admit(self, visit: Visit) -> None:
+        """Note a client that has connected."""
+        if self._closed:  # it was accepted before
+            visit.drop()
             return
-        self._count += 1
-        closed = False
+        if len(self._visits) >= self.MOST:
+            silent = (each for each in self._visits if not each.asked)
+            next(silent, next(iter(self._visits))).drop()
+        self._visits[visit] = None
+
+    def leave(self, visit: Visit) -> None:
+        """Note that a client has gone, or is dropped."""
+        self._visits.pop(visit, None)
+
+    def close(self) -> None:
+        """Drop all clients."""
+        self._closed = True
+        for each in list(self._visits):
+            each.drop()
+
+
+class Visit(asyncio.Protocol):
+    """Reads the request of one client, answers it, and closes."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._request = b""
+        self._transport: asyncio.Transport
+        self._timer: asyncio.TimerHandle
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether the request has come."""
+        return self._task is not None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called when the client has connected."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self.drop)
+        self._endpoint.admit(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Called with bytes of the request; what follows it is ignored."""
+        if self.asked:
+            return
+        self._request += data
+        if self._endpoint.end in self._request:
+            self._begin()
+        elif len(self._request) > _LONGEST:
+            self.drop()
+
+    def eof_received(self) -> bool:
+        """Called when the client has closed its side, instead of ending its request."""
+        if not self.asked:
+            self._begin()
+        return True  # for the answer
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's
+        """Called when the connection has ended."""
+        self._timer.cancel()
+        self._endpoint.leave(self)
+        if self._task is not None:
+            self._task.cancel()
+
+    def drop(self) -> None:
+        """Cut the client off."""
+        self._endpoint.leave(self)
+        self._transport.abort()
+
+    def _begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._reply())
+
+    async def _reply(self) -> None:
         try:
-            async with asyncio.timeout(_PATIENCE):
-                writer.write(await self._answer(reader))
-                writer.close()
-                await writer.wait_closed()
-                closed = True
-        except (OSError, EOFError, asyncio.LimitOverrunError):
-            pass  # the client has left, is too slow, or its request has no end
-        finally:
-            self._count -= 1
-            if not closed:  # asyncio's transport of Python 3.11 fails to abort twice
-                writer.transport.abort()
+            self._transport.write(await self._endpoint.answer(self._request))
+            self._transport.close()
+        except Exception as error:  # noqa: BLE001  nothing awaits this task
+            log_failure(logger, error, "a request for metrics or a snapshot failed")
+            self.drop()
 
 
 class Views:
@@ -81,6 +155,7 @@ class Views:
         self._watched = watched
         self._bound: list[tuple[Endpoint, socket.socket]] = []
         self._servers: list[asyncio.Server] = []
+        self._endpoints: list[Endpoint] = []
         self._paths: list[str] = []
         self.addresses: list[Peer] = []
         """The addresses that serve metrics."""
@@ -91,44 +166,50 @@ class Views:
         The control socket belongs to the user that the process is going to run as.
         """
         if self._metrics:
-            endpoint = Endpoint(self._over_http)
+            endpoint = Endpoint(self._over_http, b"\r\n\r\n")
             for sock in listener.bind(self._metrics):
                 self._bound.append((endpoint, sock))
                 self.addresses.append(listener.bound_address(sock))
             self._paths += listener.unix_paths(self._metrics)
         if self._control:
-            self._bound.append((Endpoint(self._as_json), listener.bind_private(self._control)))
-            self._paths.append(self._control)
+            owner = None
             if self._user and os.getuid() == 0:
                 account = privileges.find(self._user)
-                os.lchown(self._control, account.uid, account.gid)
+                owner = account.uid, account.gid
+            sock = listener.bind_private(self._control, owner)
+            self._bound.append((Endpoint(self._as_json, b"\n"), sock))
+            self._paths.append(self._control)
 
     async def open(self) -> None:
         """Start to answer."""
         if self.addresses:
             logger.info("serving metrics on %s", ", ".join(map(str, self.addresses)))
+        loop = asyncio.get_running_loop()
         while self._bound:
             endpoint, sock = self._bound.pop(0)
-            is_unix = sock.family == socket.AF_UNIX
-            begin = asyncio.start_unix_server if is_unix else asyncio.start_server
-            self._servers.append(await begin(endpoint.serve, sock=sock))
+            given: dict[str, object] = {"sock": sock}
+            begin: Callable[..., Awaitable[asyncio.Server]] = loop.create_server
+            if sock.family == socket.AF_UNIX:
+                begin = loop.create_unix_server
+                if sys.version_info >= (3, 13):  # which would unlink a path that may be another's
+                    given["cleanup_socket"] = False
+            self._servers.append(await begin(endpoint, **given))
+            self._endpoints.append(endpoint)
 
     def close(self) -> None:
         """Stop, and remove the sockets' paths."""
         for server in self._servers:
             server.close()
+        for endpoint in self._endpoints:
+            endpoint.close()
         listener.give_back([sock for _, sock in self._bound], self._paths)
-        self._servers, self._bound, self.addresses, self._paths = [], [], [], []
+        self._servers, self._endpoints, self._bound = [], [], []
+        self.addresses, self._paths = [], []
 
-    async def _over_http(self, reader: asyncio.StreamReader) -> bytes:
-        head = await reader.readuntil(b"\r\n\r\n")
+    async def _over_http(self, head: bytes) -> bytes:
         return await metrics.response(head, self._watched.snapshot, self._watched.unready)
 
-    async def _as_json(self, reader: asyncio.StreamReader) -> bytes:
-        try:
-            line = await reader.readuntil(b"\n")
-        except asyncio.IncompleteReadError as error:
-            line = error.partial  # a client may close its side instead of ending the line
+    async def _as_json(self, line: bytes) -> bytes:
         wanted = _is_request(line)
         reply = await self._watched.snapshot() if wanted else {"error": "unknown request"}
         return json.dumps(reply).encode() + b"\n"
@@ -136,7 +217,7 @@ class Views:
 
 def _is_request(line: bytes) -> bool:
     with contextlib.suppress(RecursionError, ValueError):
-        return len(line) <= _LONGEST and bool(json.loads(line) == _REQUEST)
+        return bool(json.loads(line) == _REQUEST)
     return False
 
 

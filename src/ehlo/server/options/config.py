@@ -63,8 +63,8 @@ class Options:
 
     addr: str | Sequence[str] = option(":25", group="Listening")
     """Address to listen on: `host:port`, `:port` for all addresses, `[v6]:port` or `unix:/path`;
-    port 0 binds a free port. `fd:3`, `systemd:` and `systemd:name` are inherited sockets.
-    Repeatable."""
+    port 0 binds a free port, and a host all of its addresses. `fd:3`, `systemd:` and
+    `systemd:name` are inherited sockets. Repeatable."""
     unix_mode: str = option("", group="Listening")
     """File mode of Unix sockets, such as `660`. By default, the umask applies."""
     listeners: Sequence[Listener] = option((), group="Listening", flag=False)
@@ -72,7 +72,8 @@ class Options:
     appname: str = option("smtpd", group="Listening")
     """Application name in the greeting and in Received headers."""
     hostname: str = option("", group="Listening")
-    """Host name in the greeting and in Received headers. By default, the name of the machine."""
+    """Host name in the greeting and in Received headers. By default, the name of the machine, or
+    `localhost` if that cannot be a host name."""
     lmtp: bool = option(False, group="Listening")
     """Speak LMTP, with one reply per recipient. Not allowed on port 25."""
 
@@ -80,8 +81,9 @@ class Options:
     """Function that accepts or rejects a recipient:
     `(remote_addr, mail_from, rcpt_to) -> bool`."""
     auth_handler: AuthFunction | None = option(None, group="Functions")
-    """Function that accepts or rejects a login:
-    `(remote_addr, mechanism, username, password, shared) -> bool`."""
+    """Function that accepts or rejects a login: `(username, password) -> bool`, for PLAIN and
+    LOGIN; or `(remote_addr, mechanism, username, password, shared) -> bool`, for CRAM-MD5 and
+    tokens as well."""
 
     auth_file: str | None = option(None, group="Authentication")
     """File of users and password hashes, as `ehlo passwd` writes it. It is reloaded when it
@@ -114,18 +116,29 @@ class Options:
     """Maximum message size in bytes (0 = unlimited)."""
     max_recipients: int = option(100, group="Limits", bound="> 0")
     """Maximum recipients per message."""
+    max_refused_recipients: int | None = option(None, group="Limits", bound=">= 0")
+    """Maximum recipients that the handler rejects between two accepted messages (0 = unlimited),
+    compared when a transaction ends. By default, the value of `max_recipients`."""
     max_recipient_domains: int = option(0, group="Limits", bound=">= 0")
     """Maximum recipient domains per session (0 = unlimited)."""
     max_messages: int = option(1000, group="Limits", bound=">= 0")
     """Maximum messages per session (0 = unlimited)."""
     max_idle_commands: int = option(100, group="Limits", bound=">= 0")
     """Maximum commands between messages that do not advance delivery (NOOP, RSET, VRFY);
-    0 = unlimited. Rejections between messages are limited to this number plus `max_recipients`
-    plus 100."""
+    0 = unlimited. Rejections between accepted messages are limited to this number plus
+    `max_recipients` (or `max_refused_recipients`, if that is more) plus 100."""
+    max_errors: int = option(20, group="Limits", bound=">= 0")
+    """Errors between two accepted messages at which the session ends (0 = unlimited): unknown
+    commands, bad syntax, commands out of order, failed logins."""
+    slow_errors: int = option(10, group="Limits", bound=">= 0")
+    """Errors between two accepted messages from which on each reply is delayed by a second
+    (0 = never)."""
     max_connections: int = option(1000, group="Limits", bound="> 0")
-    """Maximum concurrent connections."""
+    """Maximum concurrent connections. When more than 90 % are in use, the sessions that have been
+    idle longest are closed, after 10 seconds or more."""
     max_connections_per_address: int = option(50, group="Limits", bound="> 0")
-    """Maximum concurrent connections per address (IPv6: per /64)."""
+    """Maximum concurrent connections per address. IPv6: per /64, and twice, 4 and 8 times as many
+    per /56, /48 and /32, but at most 1/4, 1/2 and 3/4 of `max_connections`."""
     max_connection_rate: int = option(200, group="Limits", bound=">= 0")
     """Maximum new connections per address and minute (0 = unlimited)."""
     max_messages_per_hour: int = option(0, group="Limits", bound=">= 0")
@@ -149,13 +162,14 @@ class Options:
     spool_dir: str = option("", group="Limits")
     """Directory for messages that are buffered on disk. By default, a temporary directory."""
     max_handlers: int = option(256, group="Limits", bound="> 0")
-    """Maximum hooks running concurrently; more of them wait."""
+    """Maximum hooks running concurrently; more of them wait. One address runs at most half of
+    them."""
     threads: int = option(16, group="Limits", bound="> 0")
-    """Number of threads for `def` hooks."""
+    """Number of threads for `def` hooks. One address uses at most half of them."""
 
     timeout: float | None = option(None, group="Timeouts", bound="> 0")
-    """Idle timeout in seconds. By default 300 (command), 180 (body), 30 (TLS handshake),
-    5 (PROXY header)."""
+    """Idle timeout in seconds. By default 300 (command), 180 (body), 30 (TLS handshake, and until
+    EHLO), 5 (PROXY header)."""
     min_body_rate: int = option(500, group="Timeouts", bound=">= 0")
     """Minimum bytes per second of a body as a whole, after its first minute (0 = unlimited)."""
     handler_timeout: float = option(300.0, group="Timeouts", bound="> 0")
@@ -170,6 +184,9 @@ class Options:
     `keep`."""
     strict_eol: bool = option(False, group="Protocol")
     """Reject commands that end with LF alone."""
+    lenient_addresses: bool = option(False, group="Protocol")
+    """Accept addresses without brackets, without a domain and with stray dots, as devices and old
+    programs send them."""
     unknown_params: Literal["reject", "ignore"] = option("reject", group="Protocol")
     """How to handle unknown MAIL and RCPT parameters: `reject` (555) or `ignore`."""
     extensions: Mapping[str, bool | str] | None = option(None, group="Protocol")
@@ -228,14 +245,18 @@ class ListenerOptions(TypedDict, total=False):
     xforward_networks: Sequence[str]
     max_size: int
     max_recipients: int
+    max_refused_recipients: int | None
     max_recipient_domains: int
     max_messages: int
     max_idle_commands: int
+    max_errors: int
+    slow_errors: int
     timeout: float | None
     min_body_rate: int
     handler_timeout: float
     bare_newlines: Literal["normalize", "reject", "keep"]
     strict_eol: bool
+    lenient_addresses: bool
     unknown_params: Literal["reject", "ignore"]
     extensions: Mapping[str, bool | str] | None
     own_extensions: Sequence[Extension]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from ehlo.passwords.file import PasswordFile
 from ehlo.server.observing import journal
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.system.threads import Threads
 from ehlo.server.tls.certificates import Holder, TLSConfig
 
@@ -37,7 +40,10 @@ class Files:
     All of them are reloaded on request, and certificates also when they have changed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, salt_key: bytes = b"") -> None:
+        self.salt_key = salt_key or secrets.token_bytes(32)
+        """The secret of the salts for SCRAM where there is no password file. An unknown user has
+        the same salt on each listener, and in each worker, as one has whose keys are stored."""
         self._holders: dict[int, Holder] = {}  # by the identity of their configuration
         self._passwords: dict[str, PasswordFile] = {}
         self._threads = Threads(1, "ehlo-reload")
@@ -58,6 +64,12 @@ class Files:
         if path not in self._passwords:
             passwords = PasswordFile(path)
             passwords.load()
+            if passwords.scram_algorithms and not passwords.has_secret:
+                logger.warning(
+                    "%s has no secret for the salts of unknown users; they may change with its "
+                    "first line. Set a password by `ehlo passwd`, which adds it",
+                    json.dumps(path),
+                )
             self._passwords[path] = passwords
         return self._passwords[path]
 
@@ -103,7 +115,7 @@ def _all_of(steps: Sequence[Step]) -> bool:
 def _settle(done: Future[bool], result: bool | None, error: BaseException | None) -> None:
     if error is not None:
         with contextlib.suppress(OSError):  # it may be the log itself that fails
-            logger.error("reloading failed", exc_info=error)
+            log_failure(logger, error, "reloading failed")
     done.set_result(bool(result))
 
 

@@ -23,7 +23,7 @@ _LINE: Final = 480  # bytes of names that fit into one line of the reply to EHLO
 
 _BY_SECRET: Final = frozenset(row.name for row in SCRAM)
 _BY_NAME: Final = frozenset({"EXTERNAL", "OAUTHBEARER", "XOAUTH2", "ANONYMOUS"})
-_NOT_FOR_FUNCTIONS: Final = frozenset({"EXTERNAL", "ANONYMOUS"})
+_FOR_FUNCTIONS: Final = frozenset({"OAUTHBEARER", "XOAUTH2"})  # of five parameters
 _MAY_BE_OPENED: Final = frozenset({"LOGIN", "PLAIN"})
 
 
@@ -34,8 +34,8 @@ class Served(NamedTuple):
     """Whether it has `on_auth`, or an `auth_handler`."""
     secret: bool
     """Whether it has `on_secret`."""
-    function: bool
-    """Whether `on_auth` is an `auth_handler`."""
+    function: frozenset[str] | None = None
+    """The mechanisms that the `auth_handler` can serve; `None` without one."""
     keys: frozenset[str] | None = None
     """The algorithms of the SCRAM keys in the `auth_file`; `None` without one."""
 
@@ -51,8 +51,10 @@ class Offered(NamedTuple):
 def offered_mechanisms(
     auth_mechs: Mapping[str, bool | Mechanism] | None, served: Served, tls: ssl.SSLContext | None
 ) -> Offered:
-    """Return the mechanisms to offer. Raises `ValueError`."""
+    """Return the mechanisms to offer. Raises `ValueError` and `TypeError`."""
     wanted = {name.upper(): value for name, value in (auth_mechs or {}).items()}
+    if len(wanted) < len(auth_mechs or {}):
+        raise ValueError("auth_mechs: a name is there twice, in different case; leave one")
     own = {name: value for name, value in wanted.items() if isinstance(value, Mechanism)}
     switched = {name: value for name, value in wanted.items() if isinstance(value, bool)}
     for name in wanted.keys() - own.keys() - switched.keys():  # "off" is true
@@ -62,7 +64,7 @@ def offered_mechanisms(
     unknown = switched.keys() - MECHANISMS.keys()
     if unknown:
         raise ValueError(f"auth_mechs: unknown mechanism: {', '.join(sorted(unknown))}")
-    for name in sorted(_BY_NAME & {name for name, on in switched.items() if on}):
+    for name in sorted(name for name, on in switched.items() if on):
         _check_switched_on(name, served, tls)
     _check_own(own, served)
     rows = {
@@ -81,25 +83,42 @@ def offered_mechanisms(
 def _is_on(name: str, switch: bool | None, served: Served) -> bool:
     if name in _BY_NAME:
         return switch is True
+    return switch is not False and _can_serve(name, served)
+
+
+def _can_serve(name: str, served: Served) -> bool:
     if name in _BY_SECRET:
         algorithm = name.removeprefix("SCRAM-").removesuffix("-PLUS")
-        can = served.secret if served.keys is None else algorithm in served.keys
-    elif name == "CRAM-MD5":
-        can = served.secret or served.function
-    else:
-        can = served.auth
-    return can and switch is not False
+        return served.secret if served.keys is None else algorithm in served.keys
+    if name == "CRAM-MD5":
+        return served.secret or (served.function is not None and name in served.function)
+    if name in _BY_NAME:
+        return served.auth and served.keys is None
+    return served.auth
 
 
 def _check_switched_on(name: str, served: Served, tls: ssl.SSLContext | None) -> None:
-    if not served.auth or served.keys is not None:
-        raise ValueError(f"auth_mechs: {name} needs on_auth; define it")
-    if served.function and name in _NOT_FOR_FUNCTIONS:
-        raise ValueError(f"auth_mechs: {name} needs a Handler with on_auth, not auth_handler")
+    if name not in _BY_NAME and not (served.auth or served.secret):
+        return  # one of several listeners, and without logins
+    if not _can_serve(name, served):
+        raise ValueError(f"auth_mechs: {name} needs {_need(name, served)}")
+    if name in _BY_NAME and served.function is not None and name not in served.function:
+        other = ", or one of five parameters" if name in _FOR_FUNCTIONS else ""
+        raise ValueError(
+            f"auth_mechs: {name} needs a Handler with on_auth, not this auth_handler{other}"
+        )
     if name == "EXTERNAL" and (tls is None or tls.verify_mode is ssl.CERT_NONE):
         raise ValueError(
             "auth_mechs: EXTERNAL needs client certificates; pass client_ca to configure_tls"
         )
+
+
+def _need(name: str, served: Served) -> str:
+    if name == "CRAM-MD5":
+        return "on_secret, or an auth_handler of five parameters, and no auth_file"
+    if name in _BY_SECRET:
+        return "on_secret; define it" if served.keys is None else "SCRAM keys in the auth_file"
+    return "on_auth; define it"
 
 
 def _check_own(own: Mapping[str, Mechanism], served: Served) -> None:

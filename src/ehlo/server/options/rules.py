@@ -6,13 +6,16 @@ Options that would be unsafe or could not work raise `ValueError` here, before t
 from __future__ import annotations
 
 import dataclasses
+import logging
 import secrets
 import socket
+import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ehlo.handler import Callbacks, Handler
+from ehlo.functions import mechanisms_of
+from ehlo.handler import Callbacks
 from ehlo.message import spool_directory
 from ehlo.net import Networks, Peer, parse_address
 from ehlo.passwords.file import PasswordFile
@@ -36,7 +39,10 @@ from ehlo.server.tls.certificates import Holder
 
 _SMTP_PORT = 25
 
+logger = logging.getLogger("ehlo.server")
+
 # Default timeouts in seconds, where the option `timeout` is not set
+_FIRST_TIMEOUT = 30.0
 _COMMAND_TIMEOUT = 300.0
 _TLS_TIMEOUT = 30.0
 _BODY_TIMEOUT = 180.0
@@ -47,6 +53,8 @@ _PROXY_TIMEOUT = 5.0
 class Times:
     """Holds how long a session waits for what, in seconds, and the slowest body."""
 
+    first: float
+    """For each command until HELO or EHLO."""
     command: float
     """For a command, and for the client to read a reply."""
     tls: float
@@ -96,7 +104,8 @@ def resolve(options: Options, callbacks: Callbacks, files: Files | None = None) 
     files = files or Files()
     holder = files.holder(options.tls_config)
     passwords = _passwords(options, files)
-    settings = _settings(options, callbacks, holder, passwords)
+    salt_key = files.salt_key if passwords is None else passwords.salt_key
+    settings = _settings(options, callbacks, holder, passwords, salt_key)
     _check_hello(settings)
     _check_verbs(settings, callbacks)
     return Rules(
@@ -115,7 +124,11 @@ def resolve(options: Options, callbacks: Callbacks, files: Files | None = None) 
 
 
 def _settings(
-    options: Options, callbacks: Callbacks, holder: Holder | None, passwords: PasswordFile | None
+    options: Options,
+    callbacks: Callbacks,
+    holder: Holder | None,
+    passwords: PasswordFile | None,
+    salt_key: bytes,
 ) -> Settings:
     """Return what the protocol needs of the options. Raises `ValueError`."""
     off = {name.upper() for name, choice in (options.extensions or {}).items() if choice is False}
@@ -128,17 +141,23 @@ def _settings(
         max_recipients=options.max_recipients,
         max_recipient_domains=options.max_recipient_domains,
         max_messages=options.max_messages,
-        limits=Limits(idle_commands=options.max_idle_commands),
+        limits=Limits(
+            slow_errors=options.slow_errors,
+            errors=options.max_errors,
+            refused_recipients=options.max_refused_recipients,
+            idle_commands=options.max_idle_commands,
+        ),
         tls_available=holder is not None and "STARTTLS" not in off,
         tls_required=options.tls_required,
         auth_required=options.auth_required,
         mechanisms={} if "AUTH" in off else offered.mechanisms,
         open_mechanisms=offered.opened,
-        salt_key=secrets.token_bytes(32) if passwords is None else passwords.salt_key,
+        salt_key=salt_key,
         bare_newlines=BareNewlines(
             _choice(options, "bare_newlines", "normalize", "reject", "keep")
         ),
         strict_eol=options.strict_eol,
+        lenient_addresses=options.lenient_addresses,
         ignore_unknown_params=_choice(options, "unknown_params", "ignore", "reject") == "ignore",
         lmtp=options.lmtp,
         extensions=rows(
@@ -150,11 +169,18 @@ def _settings(
 
 
 def _check_tls(options: Options, off: set[str], holder: Holder | None) -> None:
+    """Raise `ValueError` for TLS or client certificates that are required in vain."""
     if holder is None and (options.tls_required or options.tls_listener):
         name = "tls_required" if options.tls_required else "tls_listener"
         raise ValueError(f"{name} needs a certificate; set tls_config or call configure_tls")
     if "STARTTLS" in off and options.tls_required and not options.tls_listener:
         raise ValueError("tls_required needs STARTTLS; do not disable it in extensions")
+    secure = options.tls_required or options.tls_listener
+    if holder is not None and holder.current.verify_mode is ssl.CERT_REQUIRED and not secure:
+        raise ValueError(
+            "client certificates are required, but mail is accepted without TLS; set tls_required "
+            "or tls_listener"
+        )
 
 
 def _offered_mechanisms(
@@ -164,22 +190,39 @@ def _offered_mechanisms(
     holder: Holder | None,
     passwords: PasswordFile | None,
 ) -> Offered:
-    tls = holder.current if holder is not None else None
+    reachable = holder is not None and (options.tls_listener or "STARTTLS" not in off)
+    tls = holder.current if holder is not None and reachable else None
+    auth = options.auth_handler
     if passwords is not None:
-        served = Served(auth=True, secret=False, function=False, keys=passwords.scram_algorithms)
+        source = "auth_file"
+        served = Served(auth=True, secret=False, keys=passwords.scram_algorithms)
     else:
+        source = "on_auth" if auth is None else "auth_handler"
         served = Served(
             auth="on_auth" in callbacks,
             secret="on_secret" in callbacks,
-            function=not isinstance(options.handler, Handler) and options.auth_handler is not None,
+            function=None if auth is None else mechanisms_of(auth),
         )
     offered = offered_mechanisms(options.auth_mechs, served, tls)
-    if options.auth_required and ("AUTH" in off or not can_log_in(offered, tls)):
-        raise ValueError(
-            "auth_required, but no client could log in; see auth_handler, auth_file, auth_mechs "
-            "and TLS"
-        )
+    if "AUTH" in off or not can_log_in(offered, tls):
+        _reject_logins(options, source if served.auth and tls is None else "", off)
     return offered
+
+
+def _reject_logins(options: Options, source: str, off: set[str]) -> None:
+    """Warn that no client can log in, since what `source` serves needs TLS, which there is not.
+
+    Raises `ValueError` if a login is required.
+    """
+    reason = (
+        f"{source} has no mechanism without TLS; set tls_cert or auth_mechs={{'PLAIN': True}}"
+        if source and "AUTH" not in off
+        else "see auth_handler, auth_file, auth_mechs, extensions and TLS"
+    )
+    if options.auth_required:
+        raise ValueError(f"auth_required, but no client could log in; {reason}")
+    if source and "AUTH" not in off:
+        logger.warning("%s", reason)
 
 
 def _passwords(options: Options, files: Files) -> PasswordFile | None:
@@ -198,6 +241,7 @@ def _passwords(options: Options, files: Files) -> PasswordFile | None:
 def _times(options: Options) -> Times:
     timeout = options.timeout
     return Times(
+        first=timeout or _FIRST_TIMEOUT,
         command=timeout or _COMMAND_TIMEOUT,
         tls=timeout or _TLS_TIMEOUT,
         body=timeout or _BODY_TIMEOUT,

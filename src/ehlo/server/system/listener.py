@@ -12,9 +12,11 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+from ehlo import paths
 from ehlo.net import INHERITED, Peer, parse_address
+from ehlo.paths import Entry
 from ehlo.server.system import systemd
 
 logger = logging.getLogger("ehlo.server")
@@ -25,6 +27,13 @@ _TRIES = 16  # to find a port that is free in both families
 
 _Endpoint: TypeAlias = tuple[int, tuple[Any, ...]]
 """A family, and an address in it as `getaddrinfo` returns it: host and port first."""
+
+
+class _Access(NamedTuple):
+    """Says who may use a Unix socket: its mode, and its owner as a user and a group."""
+
+    mode: int | None = None
+    owner: tuple[int, int] | None = None
 
 
 def parse_mode(text: str) -> int | None:
@@ -42,13 +51,23 @@ def unix_paths(addrs: str | Sequence[str]) -> list[str]:
     return [addr.removeprefix("unix:") for addr in given if addr.startswith("unix:")]
 
 
-def remove(paths: Sequence[str]) -> None:
+def remove(made: Sequence[str]) -> None:
     """Remove Unix sockets; the next start replaces those that cannot be removed now."""
-    for path in paths:
+    for path in made:
         try:
-            Path(path).unlink(missing_ok=True)
+            with paths.entry_of(path, follow=False) as entry:
+                _remove_socket(entry)
+        except FileNotFoundError:
+            pass
         except OSError as error:  # a directory in its place must not prevent the end, either
             logger.info("cannot remove %s: %s", path, error.strerror)
+
+
+def _remove_socket(entry: Entry) -> None:
+    status = os.stat(entry.name, dir_fd=entry.directory, follow_symlinks=False)
+    if not stat.S_ISSOCK(status.st_mode):
+        raise OSError(errno.ENOTSOCK, "it is no socket any more")
+    os.unlink(entry.name, dir_fd=entry.directory)
 
 
 def bind(addrs: str | Sequence[str], unix_mode: int | None = None) -> list[socket.socket]:
@@ -66,7 +85,7 @@ def bind_all(
         for addrs, unix_mode in listeners:
             groups.append([])
             for addr in [addrs] if isinstance(addrs, str) else addrs:
-                groups[-1] += _bind_one(parse_address(addr), unix_mode)
+                groups[-1] += _bind_one(parse_address(addr), _Access(unix_mode))
                 made += unix_paths(addr)
     except BaseException:
         give_back(chain(*groups), made)
@@ -74,11 +93,11 @@ def bind_all(
     return groups
 
 
-def give_back(sockets: Iterable[socket.socket], paths: Sequence[str]) -> None:
+def give_back(sockets: Iterable[socket.socket], made: Sequence[str]) -> None:
     """Close the sockets that `bind` made, and remove their paths."""
     for sock in sockets:
         sock.close()
-    remove(paths)
+    remove(made)
 
 
 @contextlib.contextmanager
@@ -91,9 +110,12 @@ def kept(sock: socket.socket) -> Iterator[socket.socket]:
         raise
 
 
-def bind_private(path: str) -> socket.socket:
-    """Return a listening Unix socket that only the own user can open. Raises as `bind` does."""
-    return _bind_one(Peer(f"unix:{path}", 0), 0o600)[0]
+def bind_private(path: str, owner: tuple[int, int] | None = None) -> socket.socket:
+    """Return a listening Unix socket that only one user can open, by default the own one.
+
+    `owner` is a user and a group. Raises as `bind` does.
+    """
+    return _bind_one(Peer(f"unix:{path}", 0), _Access(0o600, owner))[0]
 
 
 def bound_address(sock: socket.socket) -> Peer:
@@ -104,10 +126,10 @@ def bound_address(sock: socket.socket) -> Peer:
     return Peer(host, port)
 
 
-def _bind_one(address: Peer, unix_mode: int | None) -> list[socket.socket]:
+def _bind_one(address: Peer, access: _Access) -> list[socket.socket]:
     try:
         if address.is_unix:
-            return [_bind_unix(address.host.removeprefix("unix:"), unix_mode)]
+            return [_bind_unix(address.host.removeprefix("unix:"), access)]
         if address.host.startswith(INHERITED):
             return _inherited(address.host)
         return _bind_each(_endpoints(address), address.port)
@@ -192,18 +214,51 @@ def _listening(family: int, sockaddr: object) -> socket.socket:
         return sock
 
 
-def _bind_unix(path: str, mode: int | None) -> socket.socket:
+def _bind_unix(path: str, access: _Access) -> socket.socket:
     """Bind a path; replaces a socket without a listener, and nothing else."""
-    with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path):  # noqa: PTH116  str is what bind takes
-            Path(path).unlink()
-    with kept(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
-        sock.setblocking(False)
-        sock.bind(path)
-        if mode is not None:  # before anybody can connect
-            Path(path).chmod(mode)
-        sock.listen(BACKLOG)
-        return sock
+    with paths.entry_of(path, follow=False) as entry:
+        _remove_stale(entry, path)
+        with kept(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
+            sock.setblocking(False)
+            sock.bind(path)
+            _set_access(entry, path, access)  # before anybody can connect
+            sock.listen(BACKLOG)
+            return sock
+
+
+def _remove_stale(entry: Entry, path: str) -> None:
+    with contextlib.suppress(FileNotFoundError), _held_socket(entry, path) as name:
+        if name is not None and not _answers(name):
+            _remove_socket(entry)
+
+
+def _set_access(entry: Entry, path: str, access: _Access) -> None:
+    """Check that the socket is where it should be, and set its mode and owner."""
+    with _held_socket(entry, path) as name:
+        if name is None or Path(name).stat().st_uid != os.geteuid():
+            raise OSError(errno.EEXIST, "the socket was replaced while it was made")
+        if access.mode is not None:
+            Path(name).chmod(access.mode)
+        if access.owner is not None:
+            os.chown(name, *access.owner)
+
+
+@contextlib.contextmanager
+def _held_socket(entry: Entry, path: str) -> Iterator[str | None]:
+    """Hold the socket at an entry, and yield a name that stays its own; `None` if it is none."""
+    status = os.stat(entry.name, dir_fd=entry.directory, follow_symlinks=False)
+    if not stat.S_ISSOCK(status.st_mode):
+        yield None
+        return
+    if not hasattr(os, "O_PATH"):
+        yield path  # there is no other name than on Linux
+        return
+    file = os.open(entry.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=entry.directory)
+    try:
+        is_own = stat.S_ISSOCK(os.fstat(file).st_mode)
+        yield (paths.name_of(file) or path) if is_own else None
+    finally:
+        os.close(file)
 
 
 def _answers(path: str) -> bool:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import importlib.util
-import logging
-import math
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -19,11 +16,6 @@ from ehlo.server.system.signals import Interrupted
 T = TypeVar("T")
 
 LoopFactory: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
-
-logger = logging.getLogger("ehlo.server")
-
-# Errors of accept(2) after which asyncio waits, and which are not the client's
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def loop_factory(name: str) -> LoopFactory | None:
@@ -73,7 +65,6 @@ def run(
         asyncio.Runner(loop_factory=loop_factory(loop)) as runner,
     ):
         made = runner.get_loop()
-        made.set_exception_handler(Complaints())
         try:
             with machine.tended_malloc(made) if tune_malloc else contextlib.nullcontext():
                 runner.run(work())
@@ -82,28 +73,6 @@ def run(
             made.set_exception_handler(lambda _loop, _context: None)
             abandon()
             raise
-
-
-class Complaints:
-    """Logs what goes wrong in a loop made here.
-
-    That no connection can be accepted is one line per second at most; asyncio reports each try.
-    """
-
-    _EVERY = 1.0  # seconds
-
-    def __init__(self) -> None:
-        self._logged = -math.inf
-
-    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-        """Log one of them."""
-        error = context.get("exception")
-        accepts = "accept" in str(context["message"])
-        if not accepts or not isinstance(error, OSError) or error.errno not in _OUT_OF_RESOURCES:
-            loop.default_exception_handler(context)
-        elif loop.time() - self._logged >= self._EVERY:
-            self._logged = loop.time()
-            logger.error("accepting connections failed: %s", error.strerror)
 
 
 class LoopThread:
@@ -123,7 +92,6 @@ class LoopThread:
         try:
             with asyncio.Runner(loop_factory=factory) as runner:
                 loop = runner.get_loop()
-                loop.set_exception_handler(Complaints())
                 loop.call_soon(made.set_result, loop)
                 loop.run_forever()
         except BaseException as failure:

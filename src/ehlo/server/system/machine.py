@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
-import resource
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import ctypes
 
+logger = logging.getLogger("ehlo.server")
+
+_OWN_DESCRIPTORS: Final = 32  # at least, for the process itself and what its handlers open
 _TRIM_EVERY: float = 10.0  # seconds
 _STDERR: Final = 2  # the last of the standard files
 
@@ -83,7 +86,11 @@ def free_disk(directory: str) -> int:
 
 
 def descriptors() -> int | None:
-    """Return how many this process may have open; `None` is unlimited."""
+    """Return how many this process may have open; `None` is unlimited, or unknown."""
+    try:
+        import resource  # not on Windows
+    except ModuleNotFoundError:
+        return None
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else soft
 
@@ -98,6 +105,10 @@ def open_descriptors() -> int:
 
 def raise_descriptors() -> None:
     """Raise the soft limit to the hard one."""
+    try:
+        import resource  # as above
+    except ModuleNotFoundError:
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return
@@ -116,6 +127,21 @@ def open_standard_files() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(number, True)
     os.close(number)
+
+
+def most_connections(asked: int) -> int:
+    """Return how many connections there are file descriptors for: two each, for a body on disk."""
+    files = descriptors()
+    if files is None:
+        return asked
+    own = max(_OWN_DESCRIPTORS, open_descriptors() + _OWN_DESCRIPTORS // 2)
+    most = max(1, (files - own) // 2)
+    if most >= asked:
+        return asked
+    logger.warning(
+        "%d connections at once, not %d: there are %d file descriptors", most, asked, files
+    )
+    return most
 
 
 @contextlib.contextmanager

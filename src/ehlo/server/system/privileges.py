@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import grp
 import logging
 import os
-import pwd
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
+
+from ehlo import paths
 
 logger = logging.getLogger("ehlo.server")
 
@@ -29,6 +28,8 @@ class SystemUser(NamedTuple):
 
 def find(user: str) -> SystemUser:
     """Look up the account of `name` or `name:group`. Raises `ValueError`."""
+    import pwd  # not on Windows, as `grp` below
+
     name, _, group = user.partition(":")
     try:
         entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
@@ -42,6 +43,8 @@ def find(user: str) -> SystemUser:
 
 
 def _group(group: str) -> int:
+    import grp
+
     return grp.getgrgid(int(group)).gr_gid if group.isdecimal() else grp.getgrnam(group).gr_gid
 
 
@@ -70,8 +73,7 @@ def check_readable(account: SystemUser, files: Iterable[str]) -> None:
     """Check that the user of this process can read the files later. Raises `UnusableError`."""
     for file in files:
         try:
-            with Path(file).open("rb"):
-                pass
+            os.close(paths.open_to_read(file))
         except OSError as error:
             reason = f"user {account.name} cannot read {file}: {error.strerror}"
             raise UnusableError(reason) from error

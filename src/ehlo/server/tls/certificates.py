@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from ehlo import paths
 from ehlo.server.observing import journal
 from ehlo.server.tls.binding import dns_names, end_point_binding, first_certificate
 from ehlo.server.tls.channel import LoadedContext
@@ -107,8 +108,9 @@ def _loaded(certificate: Certificate, all_of_them: tuple[Certificate, ...]) -> F
     # Without a passphrase OpenSSL would ask for one on the terminal, and the server would hang
     passphrase = "" if certificate.passphrase is None else certificate.passphrase
     try:
-        context.load_cert_chain(certificate.cert_file, certificate.key_file, passphrase)
-        der = first_certificate(certificate.cert_file)
+        with paths.held(certificate.cert_file) as cert, paths.held(certificate.key_file) as key:
+            context.load_cert_chain(cert, key, passphrase)
+            der = first_certificate(cert)
     except (OSError, ValueError) as error:
         error.add_note(f"{certificate.cert_file} with {certificate.key_file}")
         raise
@@ -117,7 +119,8 @@ def _loaded(certificate: Certificate, all_of_them: tuple[Certificate, ...]) -> F
     for each in all_of_them:
         if each.client_ca is not None:
             try:
-                context.load_verify_locations(each.client_ca)
+                with paths.held(each.client_ca) as authorities:
+                    context.load_verify_locations(authorities)
             except OSError as error:
                 error.add_note(each.client_ca)
                 raise

@@ -42,11 +42,17 @@ class WorkerTask(TypedDict):
 
     fds: Sequence[Sequence[int]]
     """The listening sockets that the worker inherits, by listener."""
+    table: int
+    """The open file with the places of all workers, see `Table`."""
+    number: int
+    """The number of this worker, from 0 on."""
     share: int
     """The number of workers that divide the totals."""
     report_every: float
     """Seconds between two reports of the counters."""
     argv: Sequence[str]
+    salt_key: str
+    """The secret of `Files` in hexadecimal, which the workers share."""
     recipe: str
     """A pickled `Recipe` in base64."""
 

@@ -12,7 +12,9 @@ import base64
 import contextlib
 import logging
 import math
+import os
 import pickle
+import secrets
 import signal
 import socket
 import sys
@@ -29,16 +31,18 @@ from ehlo.server.observing.stats import Snapshot, Stats, merge, total
 from ehlo.server.observing.views import Views
 from ehlo.server.options.config import Options
 from ehlo.server.options.files import reopen_logs
+from ehlo.server.places import Table
 from ehlo.server.run import open_sockets
-from ehlo.server.system import listener, signals, systemd
+from ehlo.server.system import listener, shared, signals, systemd
 from ehlo.server.workers.child import REPORT_EVERY, Child, spawn
 from ehlo.server.workers.link import INTERRUPT, WorkerTask
-from ehlo.server.workers.recipe import Recipe, StartError, check
+from ehlo.server.workers.recipe import Recipe, StartError, check, share_of
 
 MOST_DELAY: Final = 30.0  # seconds
 _PROVEN: Final = 10.0  # seconds that a worker has served, so that its end is no failure to start
 _OVERTIME: Final = 30.0  # seconds beyond the grace, for the last hooks
 _TIME_TO_CLOSE: Final = 5.0  # seconds for workers that close at once
+_NO_NUMBERS: Final = memoryview(b"").cast("I")
 
 logger = logging.getLogger("ehlo.server")
 
@@ -70,6 +74,7 @@ class Parent:
     def __init__(self, options: Options, recipe: Recipe, *, reload: bool = False) -> None:
         self._options = options
         self._recipe = base64.b64encode(pickle.dumps(recipe)).decode()
+        self._salt_key = secrets.token_hex(32)
         self._code_changes = reload
         self._places = [Place(number) for number in range(1, max(options.workers, 1) + 1)]
         self._views = Views(
@@ -79,6 +84,8 @@ class Parent:
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
         self._groups: list[list[socket.socket]] = []  # by listener
         self._paths: list[str] = []
+        self._table = -1  # an open file with the places for connections in all workers
+        self._numbers = _NO_NUMBERS  # in the file
         self._past = Stats().plain()  # of workers that have ended
         self._began = monotonic()
         self._ever_ready = False
@@ -125,6 +132,7 @@ class Parent:
         ending = {each: partial(self._signaled, each.name) for each in signals.ENDING}
         heard = signals.heard({signal.SIGHUP: self._hung_up, **ending})
         try:
+            self._make_table()
             self._groups, self._paths = open_sockets(self._options, sock, self._views.bind)
             self.addresses = [listener.bound_address(each) for each in chain(*self._groups)]
             with heard, systemd.watchdog(loop):
@@ -133,6 +141,7 @@ class Parent:
         finally:
             self._stop_listening()
             self._views.close()
+            self._drop_table()
 
     def _stop_listening(self) -> None:
         """Close the sockets here, or clients would connect until the last worker has ended."""
@@ -162,11 +171,15 @@ class Parent:
             place.stirred.clear()
             served: float | None = 0.0
             try:
-                child = place.child = spawn(sock.fileno() for sock in chain(*self._groups))
+                inherited = [sock.fileno() for sock in chain(*self._groups)]
+                child = place.child = spawn([*inherited, self._table])
             except OSError as error:  # no memory, no process left: the other workers go on
                 name, how, reason = str(place), f"cannot be started: {error}", str(error)
             else:
-                code = await child.run(self._task(), partial(self._heard, place), self._threads)
+                table = self._table_of(place)
+                task = self._task(place)
+                code = await child.run(task, partial(self._heard, place), self._threads)
+                table.take(0)  # or its connections would be counted for ever
                 name, how, reason = str(place), _how(code), child.reason
                 served, place.child = child.served, None
                 self._past = total([self._past, child.counts])
@@ -186,13 +199,35 @@ class Parent:
                     await place.stirred.wait()
                     failures = 0
 
-    def _task(self) -> WorkerTask:
+    def _make_table(self) -> None:
+        """Make the table of all workers, before any of them can be full."""
+        self._table = shared.create(2 * len(self._places))
+        self._numbers = shared.numbers(self._table)
+        for place in self._places:
+            self._table_of(place)
+
+    def _drop_table(self) -> None:
+        if self._table >= 0:
+            os.close(self._table)
+        self._table, self._numbers = -1, _NO_NUMBERS
+
+    def _table_of(self, place: Place) -> Table:
+        """Return the table in which a worker counts its connections; none is counted yet."""
+        number = place.number - 1
+        table = Table(self._numbers, number)
+        table.open(share_of(self._options, len(self._places), number).max_connections)
+        return table
+
+    def _task(self, place: Place) -> WorkerTask:
         interval = systemd.watchdog_interval() or math.inf
         return {
             "fds": [[sock.fileno() for sock in group] for group in self._groups],
+            "table": self._table,
+            "number": place.number - 1,
             "share": len(self._places),
             "report_every": min(REPORT_EVERY, interval / 4),
             "argv": sys.argv,
+            "salt_key": self._salt_key,
             "recipe": self._recipe,
         }
 

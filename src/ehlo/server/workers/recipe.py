@@ -24,11 +24,14 @@ class StartError(RuntimeError):
     """Raised when a worker cannot start, or no worker can."""
 
 
-def share_of(options: Options, workers: int) -> Options:
-    """Return the options with one worker's share of the totals, rounded up."""
+def share_of(options: Options, workers: int, number: int) -> Options:
+    """Return the options with the share of the totals of the worker with this number, from 0 on.
+
+    The shares of connections add up to their total; those of memory are rounded up.
+    """
     return dataclasses.replace(
         options,
-        max_connections=-(-options.max_connections // workers),
+        max_connections=(options.max_connections + number) // workers,
         max_memory=-(-rules.memory_limit(options) // workers),
         max_disk=-(-rules.disk_limit(options) // workers),
         workers=1,
@@ -39,7 +42,12 @@ def check(options: Options) -> None:
     """Check that a worker could serve with these options. Raises what it would raise."""
     check_bounds(options)
     rules.check_addresses(options)
-    worker = with_handler(share_of(options, options.workers))
+    if options.max_connections < options.workers:
+        raise ValueError(
+            f"max_connections is {options.max_connections}; it must be at least the number of "
+            f"workers, {options.workers}"
+        )
+    worker = with_handler(share_of(options, options.workers, 0))
     rules.resolve_all(worker, callbacks_of(worker))
 
 

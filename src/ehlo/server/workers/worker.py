@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import pickle
 import signal
 import socket
@@ -21,9 +22,11 @@ import traceback
 from functools import partial
 from typing import Final
 
+from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.options.target import NotThereError, with_handler
+from ehlo.server.places import Table
 from ehlo.server.run import Owner, Run, abandon
-from ehlo.server.system import loops, signals
+from ehlo.server.system import loops, shared, signals
 from ehlo.server.workers.link import INTERRUPT, Link, WorkerTask, read_task
 from ehlo.server.workers.recipe import StartError, share_of
 
@@ -43,7 +46,7 @@ def main(number: int) -> int:
     sys.argv[:] = task["argv"]
     try:
         server = pickle.loads(base64.b64decode(task["recipe"]))()  # noqa: S301  from the parent
-        options = share_of(server.options, task["share"])
+        options = share_of(server.options, task["share"], task["number"])
         # What these three are for is the parent's
         options = dataclasses.replace(options, user="", metrics="", control="")
         server.options = with_handler(options)  # its module may run a loop when it is imported
@@ -65,10 +68,11 @@ def _inherited(fd: int) -> socket.socket:
 def _report_failure(sock: socket.socket, error: BaseException) -> None:
     """Log why this worker cannot start, and tell the parent."""
     if isinstance(error, StartError | NotThereError):
-        reason, shown = str(error), None
+        reason = str(error)
+        logger.error("this worker cannot start: %s", reason)
     else:  # a bug of the user's
-        reason, shown = "".join(traceback.format_exception_only(error)).strip(), error
-    logger.error("this worker cannot start: %s", reason, exc_info=shown)
+        reason = "".join(traceback.format_exception_only(error)).strip()
+        log_failure(logger, error, "this worker cannot start: %s", escaped(reason))
     with contextlib.suppress(OSError):  # the parent is gone, or the link was in use already
         sock.setblocking(True)
         sock.sendall(json.dumps({"failed": reason[:_LONGEST_REASON]}).encode() + b"\n")
@@ -76,12 +80,14 @@ def _report_failure(sock: socket.socket, error: BaseException) -> None:
 
 async def _serve(server: Owner, sock: socket.socket, task: WorkerTask) -> None:
     """Serve until the parent orders the end, or is gone."""
-    run = Run(server)
+    run = Run(server, bytes.fromhex(task["salt_key"]))
     alarm = signals.Alarm(run.runtime.steps.blocked, spared=0)
     run.runtime.steps.when_blocked = alarm.look
     ending = dict.fromkeys(signals.ENDING, run.begin_shutdown)
     heard = signals.heard({signal.SIGHUP: run.reload, **ending}, {INTERRUPT: lambda: None}, alarm)
     groups = [[_inherited(fd) for fd in fds] for fds in task["fds"]]
+    run.runtime.connections.share(Table(shared.numbers(task["table"]), task["number"]))
+    os.close(task["table"])
     with heard:
         await run.start(groups)
         if not run.draining:
