@@ -57,10 +57,11 @@ def run_core(transactions: int) -> None:
     waiting = events.Waiting
     gc.freeze()
     for packet in chain((b"",), session(transactions)):
-        connection.receive_data(packet)
-        while not isinstance(event := connection.next_event(), waiting):
+        event = connection.hear(packet)
+        while not isinstance(event, waiting):
             if isinstance(event, events.MessageEnd):
                 connection.reply()
+            event = connection.next_event()
         connection.data_to_send()
 
 

@@ -45,11 +45,19 @@ class Address:
     params: Final[Parameters]
     """The parsed ESMTP parameters of the address, by upper-case keyword."""
 
-    def __init__(self, local: str, domain: str, params: Parameters = NO_PARAMETERS) -> None:
+    def __init__(
+        self,
+        local: str,
+        domain: str,
+        params: Parameters = NO_PARAMETERS,
+        *,
+        text: str | None = None,
+    ) -> None:
+        """`text` is what `str()` gives, where that is known already."""
         self.local = local
         self.domain = domain
         self.params = params
-        self._text: str | None = None  # what str() gives, once it was asked for
+        self._text = text  # what str() gives, once it was asked for
 
     @property
     def is_null(self) -> bool:
@@ -82,6 +90,13 @@ class Address:
 
 
 NULL_PATH: Final = Address("", "")
+
+
+def plain(text: str, domain_length: int, params: Parameters) -> Address | None:
+    """Return the address of a Dot-string at a Domain; `None` if the domain is too long."""
+    if domain_length > _DOMAIN_LIMIT:
+        return None
+    return Address(text[: -domain_length - 1], text[-domain_length:], params, text=text)
 
 
 def parsed(local: str, domain: str, params: Parameters) -> Address | None:

@@ -44,6 +44,7 @@ class BareNewlines(enum.Enum):
 
 _CRLF_ONLY: Final = (None, "\r\n")
 _CRS_BEFORE_LF: Final = re.compile(rb"(?<!\r)\r++(?=\n)")  # linear: it begins where a run does
+_DOT: Final = 0x2E
 _SLICE: Final = 16_384  # bytes that stay in the processor's cache
 
 # What the end of a slice may be the beginning of; the longest first
@@ -53,10 +54,10 @@ _HOLD_BACK: Final = ((b"\r\n.\r", 4), (b"\r\n.", 3), (b"\r\n", 2), (b"\r", 1))
 class DataReader:
     """Reads the body after a 354 up to CRLF . CRLF, unstuffs dots, and leaves line ends."""
 
-    __slots__ = ("_at_start", "_ended")
+    __slots__ = ("_ended", "at_start")
 
     def __init__(self) -> None:
-        self._at_start = True  # the CRLF before the first line is the command's own
+        self.at_start = True  # the CRLF before the first line is the command's own
         self._ended = False
 
     def read(self, buffer: Buffer) -> bytes | Literal[End.END] | None:
@@ -65,12 +66,12 @@ class DataReader:
             return END
         if buffer.empty:
             return None
-        if self._at_start:
+        if self.at_start:
             if buffer.startswith(b"."):
                 past = self._read_first_dot(buffer)
                 if past is not True:
                     return past
-            self._at_start = False
+            self.at_start = False
         dot = buffer.find_dot()
         if dot >= 0:
             end = buffer.find(b"\r\n.\r\n", dot)
@@ -145,6 +146,17 @@ class Skipper:
         buffer.skip(skipped)
         self._left -= skipped
         return None if self._left else END
+
+
+def whole(packet: bytes) -> bytes | None:
+    """Return the body, if `packet` is a whole one with its end; `None` if it has other dots.
+
+    The dots that begin a line would have to be unstuffed.
+    """
+    end = len(packet) - 3
+    if packet[-5:] != b"\r\n.\r\n" or packet[0] == _DOT or packet.find(b"\r\n.") != end - 2:
+        return None
+    return packet[:end]
 
 
 def _unstuffed(chunk: bytes) -> bytes:

@@ -155,6 +155,26 @@ class Connection:
 
     # -- events ----------------------------------------------------------------------------------
 
+    def hear(self, data: bytes) -> Event | Waiting:
+        """Take bytes from the network, and return the next event, if there is one.
+
+        A packet that is the usual thing, one plain command or a whole body, is dealt with as it
+        came. Otherwise, this is `receive_data` and `next_event`.
+        """
+        conversation = self.conversation
+        if not self._halted and conversation.is_plain and conversation.buffer.empty:
+            if conversation.reader is None:
+                found = verbs.hear_usual(conversation, data)
+            else:
+                found = mail.hear_body(conversation, conversation.reader, data)
+            if found is not False:
+                event = self._follow(found)
+                if event is None:  # a rejection may have made the client wait, or leave
+                    event = NEED_DATA if conversation.is_plain else self.next_event()
+                return event
+        self.receive_data(data)
+        return self.next_event()
+
     def next_event(self) -> Event | Waiting:
         """Return the next event, or why there is none now."""
         if self._halted:

@@ -154,7 +154,33 @@ TRANSITIONS: Final[Mapping[tuple[State, str], State]] = MappingProxyType(
 """The legal moves of a session, by state and command; `"."` is the end of a message."""
 
 
+USUAL: Final = {
+    name: row
+    for row in VERBS.values()
+    if row.usual is not None
+    for name in (row.name.encode(), row.name.lower().encode())
+}
+"""The commands that have a plain form, by the first four bytes of a packet."""
+
+
 # -- what may be sent when -----------------------------------------------------------------------
+
+
+def hear_usual(conversation: Conversation, packet: bytes) -> Ask | Told | Literal[False]:
+    """Do what `hear` does for a packet that is one plain command; return `False` for any other."""
+    verb = USUAL.get(packet[:4])
+    if verb is None or verb.usual is None or conversation.state not in verb.since:
+        return False
+    if conversation.settings.gated and refusal_of(conversation, verb) is not None:
+        return False
+    subject = verb.usual(conversation, packet)
+    if subject is None:
+        return False
+    conversation.output.said.append(verb.name)
+    if type(subject) is Reply:
+        _fail(conversation, verb, "", subject)
+        return None
+    return take(conversation, verb, subject)
 
 
 def hear(conversation: Conversation) -> Ask | Told | Literal[Waiting.NEED_DATA]:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from ehlo.protocol import reply as replies
 from ehlo.protocol.conversation import Conversation
@@ -99,10 +99,10 @@ class Verb(Question[S]):
     since: AbstractSet[State]
     """The states in which it may be sent."""
     parse: Callable[[Conversation, str], S | Reply | None]
-    usual: Callable[[Conversation, bytes], Ask | Told | Literal[False]] | None = None
-    """Deal with a packet that is this command in its plain form, faster than `parse` does.
+    usual: Callable[[Conversation, bytes], S | Reply | None] | None = None
+    """Parse a packet that is this command in its plain form, faster than `parse` does.
 
-    It returns `False` for any other packet, and `parse` takes over. No row has one yet.
+    It returns what `parse` does, or `None` for any other packet.
     """
     fail: Callable[[Conversation, str, Reply], Reply | None] | None = None
     """Called with argument and reply when the core itself rejects; return the reply to send now."""
