@@ -50,7 +50,6 @@ class Address:
         local: str,
         domain: str,
         params: Parameters = NO_PARAMETERS,
-        *,
         text: str | None = None,
     ) -> None:
         """`text` is what `str()` gives, where that is known already."""
@@ -92,11 +91,11 @@ class Address:
 NULL_PATH: Final = Address("", "")
 
 
-def plain(text: str, domain_length: int, params: Parameters) -> Address | None:
-    """Return the address of a Dot-string at a Domain; `None` if the domain is too long."""
-    if domain_length > _DOMAIN_LIMIT:
-        return None
-    return Address(text[: -domain_length - 1], text[-domain_length:], params, text=text)
+def plain(path: bytes, params: Parameters = NO_PARAMETERS) -> Address:
+    """Return the address of a Dot-string at a Domain, all ASCII and short enough."""
+    text = path.decode()
+    local, _, domain = text.partition("@")
+    return Address(local, domain, params, text)
 
 
 def parsed(local: str, domain: str, params: Parameters) -> Address | None:

@@ -149,12 +149,12 @@ class Skipper:
 
 
 def whole(packet: bytes) -> bytes | None:
-    """Return the body, if `packet` is a whole one with its end; `None` if it has other dots.
+    """Return the body, if `packet` is a whole one with its end, and no other line has a dot first.
 
-    The dots that begin a line would have to be unstuffed.
+    Such a dot would have to be dropped.
     """
     end = len(packet) - 3
-    if packet[-5:] != b"\r\n.\r\n" or packet[0] == _DOT or packet.find(b"\r\n.") != end - 2:
+    if packet.find(b"\r\n.") != end - 2 or packet[0] == _DOT or packet[end:] != b".\r\n":
         return None
     return packet[:end]
 

@@ -155,25 +155,26 @@ class Connection:
 
     # -- events ----------------------------------------------------------------------------------
 
-    def hear(self, data: bytes) -> Event | Waiting:
-        """Take bytes from the network, and return the next event, if there is one.
+    def hear(self, packet: bytes) -> Event | Waiting | None:
+        """Take bytes that are the usual packet: one plain command, or a whole body.
 
-        A packet that is the usual thing, one plain command or a whole body, is dealt with as it
-        came. Otherwise, this is `receive_data` and `next_event`.
+        Such a packet never enters the buffer. Returns what `next_event` does, or `None` for any
+        other packet: call `receive_data` then.
         """
         conversation = self.conversation
-        if not self._halted and conversation.is_plain and conversation.buffer.empty:
-            if conversation.reader is None:
-                found = verbs.hear_usual(conversation, data)
-            else:
-                found = mail.hear_body(conversation, conversation.reader, data)
-            if found is not False:
-                event = self._follow(found)
-                if event is None:  # a rejection may have made the client wait, or leave
-                    event = NEED_DATA if conversation.is_plain else self.next_event()
-                return event
-        self.receive_data(data)
-        return self.next_event()
+        output = conversation.output
+        if self._halted or not conversation.buffer.empty or output.slow or output.over:
+            return None
+        if output.transcript is not None or conversation.exchange is not None:
+            return None
+        reader = conversation.reader
+        if reader is None:
+            found = verbs.hear_usual(conversation, packet)
+            if found is None:  # a rejection may have made the client wait, or leave
+                return self.next_event() if output.slow or output.over else NEED_DATA
+        else:
+            found = mail.hear_body(conversation, reader, packet)
+        return None if found is False else self._follow(found)
 
     def next_event(self) -> Event | Waiting:
         """Return the next event, or why there is none now."""

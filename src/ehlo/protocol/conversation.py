@@ -213,17 +213,6 @@ class Conversation:
             tls=self.tls, binding=bool(self.bindings), certificate=self.certificate is not None
         )
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether nothing makes a usual packet an unusual one: a login, errors, an observer."""
-        output = self.output
-        return (
-            self.exchange is None
-            and output.transcript is None
-            and not output.slow
-            and not output.over
-        )
-
     def facts(self) -> Facts:
         """Return what decides which extensions are offered now."""
         return Facts(self.settings, self.tls, self.usable_mechanisms(), self.trusted)

@@ -106,8 +106,6 @@ class Transaction:
     """About how many bytes the recipients take after the first one, the rejected ones included."""
     crs: int = 0
     """CRs at the end of the body so far: their meaning depends on the next byte."""
-    whole: bytes | None = None
-    """The body if it came as one packet."""
     chunks: ChunkReader | None = None
     """The reader of the chunks if the body comes by BDAT."""
     refusal: Reply | None = None

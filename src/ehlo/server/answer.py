@@ -414,12 +414,15 @@ class Answers:
         body, and call `on_replied` when the reply has left.
         """
         routes, bodies, transaction = self._routes, self.bodies, event.transaction
+        body = event.body
         replied = routes.replied
         message: Message | None = None
         self.due = True
         try:
-            if bodies.shelf is not None and not await bodies.finish(streams=routes.streams):
+            if body is not None and bodies.add(body) and not await bodies.write():
                 answer: Answer = replies.NO_MEMORY
+            elif bodies.shelf is not None and not await bodies.finish(streams=routes.streams):
+                answer = replies.NO_MEMORY
             elif (message := self._build(transaction)) is None:
                 answer = replies.MAIL_LOOP
             else:

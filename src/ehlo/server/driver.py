@@ -18,7 +18,7 @@ from ehlo.net import Peer
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
 from ehlo.protocol.connection import Connection
-from ehlo.protocol.events import NEED_DATA, PAUSED
+from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
 from ehlo.protocol.reply import Reply
 from ehlo.server.answer import Answers, Routes
 from ehlo.server.observing.failures import log_failure
@@ -136,9 +136,19 @@ class Driver(Occupant):
             if plain is None:
                 return
             data = plain
+        if wire.is_usual and wire.writable and self.slot.work is None:
+            event = self.connection.hear(data)
+            if event is NEED_DATA:
+                self.deadlines.heard = True
+                wire.write(self.connection.data_to_send())
+                if self.runtime.draining:
+                    self.end(Ending.DRAIN)
+                return
+            if event is not None:
+                self._advance(event)
+                return
         self.connection.receive_data(data)
-        slot = self.slot
-        if slot.work is None:
+        if self.slot.work is None:
             self._advance()
             # A small read leaves little behind: a client runs ahead by a large one, or by several
             if len(data) <= _MOST_UNCOUNTED or self.slot.work is None:
@@ -222,16 +232,17 @@ class Driver(Occupant):
 
     # -- the pump --------------------------------------------------------------------------------
 
-    def _advance(self) -> None:
+    def _advance(self, event: Event | Waiting | None = None) -> None:
         """Do all that can be done now: answer events, write once, set the deadline.
 
-        Nothing is awaited, and the transport is open.
+        Nothing is awaited, and the transport is open. `event` is the first one, if it is known.
         """
         connection, wire, answers = self.connection, self.wire, self.answers
         if not wire.writable and not self._may_go_on():
             return
         table, done = self.routes.table, 0
-        while (event := connection.next_event()) is not NEED_DATA and event is not PAUSED:
+        event = event or connection.next_event()
+        while event is not NEED_DATA and event is not PAUSED:
             done += 1
             route = table.get(type(event))
             if route is None:
@@ -246,6 +257,7 @@ class Driver(Occupant):
             if done == _MOST_EVENTS:
                 self.slot.begin(answers.breathe())
                 break
+            event = connection.next_event()
         awaits = self.slot.work is not None
         if not answers.silent and (data := connection.data_to_send()):
             wire.write(data)
@@ -361,7 +373,14 @@ class Driver(Occupant):
     @property
     def deadline(self) -> float:
         """When `expire` is called, by the loop's clock."""
+        self._settle_deadline()
         return self.deadlines.at
+
+    def _settle_deadline(self) -> None:
+        """Set the deadline of a client that was heard since the last sweep."""
+        if self.deadlines.heard:
+            greeted = bool(self.connection.conversation.helo)
+            self.deadlines.settle(in_handshake=self.wire.in_handshake, greeted=greeted)
 
     @property
     def session_id(self) -> str:
@@ -383,6 +402,7 @@ class Driver(Occupant):
         """The seconds for which the client has been idle; 0 unless it is awaited."""
         if self.wire.lost or (self.slot.work is not None and not self.answers.awaits_client):
             return 0.0
+        self._settle_deadline()
         return self.deadlines.idleness(self.wire.said)
 
     def make_room(self) -> None:

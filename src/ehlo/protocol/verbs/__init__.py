@@ -168,19 +168,24 @@ USUAL: Final = {
 
 def hear_usual(conversation: Conversation, packet: bytes) -> Ask | Told | Literal[False]:
     """Do what `hear` does for a packet that is one plain command; return `False` for any other."""
-    verb = USUAL.get(packet[:4])
-    if verb is None or verb.usual is None or conversation.state not in verb.since:
+    verb, settings, output = USUAL.get(packet[:4]), conversation.settings, conversation.output
+    if verb is None or conversation.state not in verb.since or len(packet) > settings.plain_limit:
         return False
-    if conversation.settings.gated and refusal_of(conversation, verb) is not None:
+    if settings.gated and refusal_of(conversation, verb) is not None:
         return False
     subject = verb.usual(conversation, packet)
     if subject is None:
         return False
-    conversation.output.said.append(verb.name)
-    if type(subject) is Reply:
+    if type(subject) is Reply or verb.event in conversation.asks:
+        output.said.append(verb.name)
+        if type(subject) is not Reply:
+            return verb, subject
         _fail(conversation, verb, "", subject)
         return None
-    return take(conversation, verb, subject)
+    reply = verb.accept(conversation, subject, None)  # the rows of USUAL do nothing else
+    conversation.state = verb.to
+    output.agree(verb.name, reply)
+    return None
 
 
 def hear(conversation: Conversation) -> Ask | Told | Literal[Waiting.NEED_DATA]:

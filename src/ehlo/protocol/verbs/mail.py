@@ -49,10 +49,9 @@ _MAIL_ANY_PATH = re.compile(rf"(?i:FROM): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 _RCPT_ANY_PATH = re.compile(rf"(?i:TO): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 
 
-# The same in its plain form, as a whole packet of ASCII: a Dot-string at a Domain. What it leaves
+# The usual form of the same, as a whole packet of ASCII: a Dot-string at a Domain. What it leaves
 # out is no error, but rarer
-_MOST_PLAIN = 512  # bytes: RFC 5321 4.5.3.1.4
-_PLAIN_PATH = rf"<({grammar.DOT_STRING}@({grammar.DOMAIN}))>"
+_PLAIN_PATH = rf"<({grammar.DOT_STRING}@{grammar.DOMAIN})>"
 _PLAIN_MAIL = re.compile(
     rf"(?i:MAIL FROM):{_PLAIN_PATH}((?: (?i:SIZE=[0-9]++|BODY=8BITMIME|BODY=7BIT))*+)\r\n".encode()
 )
@@ -116,10 +115,6 @@ def _parameters(
         return replies.TROUBLE
 
 
-def _plain_address(match: re.Match[bytes], params: Parameters = NO_PARAMETERS) -> Address | None:
-    return address.plain(match[1].decode(), len(match[2]), params)
-
-
 # -- MAIL ----------------------------------------------------------------------------------------
 
 
@@ -132,17 +127,17 @@ def _parse_mail(conversation: Conversation, argument: str) -> Address | Reply:
 
 def _usual_mail(conversation: Conversation, packet: bytes) -> Address | Reply | None:
     match = _PLAIN_MAIL.fullmatch(packet) if packet.isascii() else None
-    if match is None or len(packet) > _MOST_PLAIN:
+    if match is None:
         return None
+    path, rest = match.groups()
     params = NO_PARAMETERS
-    if match[3]:
+    if rest:
         known = conversation.settings.mail_params
-        found = _parameters(conversation, match[3].decode(), known, utf8=False)
+        found = _parameters(conversation, rest.decode(), known, utf8=False)
         if isinstance(found, Reply):
             return found
         params = found
-    sender = _plain_address(match, params)
-    return sender and _checked_sender(conversation, sender)
+    return _checked_sender(conversation, address.plain(path, params))
 
 
 def _checked_sender(conversation: Conversation, sender: Address) -> Address | Reply:
@@ -203,10 +198,10 @@ def _parse_rcpt(conversation: Conversation, argument: str) -> Address | Reply:
 
 def _usual_rcpt(conversation: Conversation, packet: bytes) -> Address | Reply | None:
     match = _PLAIN_RCPT.fullmatch(packet) if packet.isascii() else None
-    if match is None or len(packet) > _MOST_PLAIN:
+    if match is None:
         return None
-    recipient = _plain_address(match)
-    return recipient and _checked_recipient(conversation, recipient, str(recipient))
+    recipient = address.plain(match[1])
+    return _checked_recipient(conversation, recipient, str(recipient))
 
 
 def _checked_recipient(
@@ -444,18 +439,19 @@ _FIRST_CHUNK: Final = Question(
 
 
 def hear_body(conversation: Conversation, reader: Reader, packet: bytes) -> Ask | Literal[False]:
-    """Ask about a message whose body `packet` is, as a whole; return `False` for any other."""
-    if type(reader) is not DataReader or not reader.at_start:
+    """Ask about a message whose body is this packet, as a whole; return `False` for any other."""
+    transaction, settings = conversation.transaction, conversation.settings
+    if transaction is None or type(reader) is not DataReader or not reader.at_start:
         return False
-    transaction, settings = _transaction(conversation), conversation.settings
     body = whole(packet)
     if body is None or transaction.refusal is not None or len(body) > settings.max_size > 0:
         return False
     if not settings.keeps_newlines and has_bare_newline(body):
         return False
-    transaction.size, transaction.whole = len(body), body
-    conversation.reader = None
-    return end_of_body(conversation, reader) or False
+    transaction.size = len(body)
+    conversation.counts.idle = 0
+    conversation.reader, conversation.state = None, _ENDED
+    return MESSAGE, events.MessageEnd(transaction, body)
 
 
 def end_of_body(conversation: Conversation, reader: Reader) -> Ask | None:
@@ -468,12 +464,12 @@ def end_of_body(conversation: Conversation, reader: Reader) -> Ask | None:
     conversation.counts.idle = 0
     if refusal is None:
         conversation.state = _ENDED
-        return MESSAGE, transaction
+        return MESSAGE, events.MessageEnd(transaction)
     chunks = transaction.chunks
     permanent = refusal.code >= 500  # otherwise the client must know that it may try again
     if permanent and chunks is not None and chunks.failed and not conversation.settings.lmtp:
         refusal = replies.CHUNK_FAILED  # the chunk that failed was told why
-    _reject_message(conversation, transaction, refusal)
+    _reject_message(conversation, events.MessageEnd(transaction), refusal)
     return None
 
 
@@ -489,15 +485,15 @@ def _end_skipping(conversation: Conversation, reader: Skipper) -> None:
 
 
 def _accept_message(
-    conversation: Conversation, transaction: Transaction, answer: Reply | None
+    conversation: Conversation, event: events.MessageEnd, answer: Reply | None
 ) -> None:
-    conversation.output.outcome(answer or replies.QUEUED, transaction)
+    conversation.output.outcome(answer or replies.QUEUED, event.transaction)
 
 
-def _reject_message(conversation: Conversation, transaction: Transaction, answer: Reply) -> None:
+def _reject_message(conversation: Conversation, event: events.MessageEnd, answer: Reply) -> None:
     """End the transaction, as acceptance does (RFC 5321 3.3)."""
     conversation.end_transaction()
-    conversation.output.outcome(answer, transaction)
+    conversation.output.outcome(answer, event.transaction)
     turn_away_after_refusals(conversation)
 
 
