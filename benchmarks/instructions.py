@@ -5,7 +5,8 @@
 transactions and once with many, and prints the cost of each additional one in the core. `--driver`
 measures the server's protocol class with a handler instead, on a transport and a loop that do
 almost nothing: for an exempt address, without and with a hook for recipients, then for an address
-with all counters, and last with one connection per transaction. `--src DIR` measures another tree, to compare it with this one.
+with all counters, and last with one connection per transaction. `--src DIR` measures another tree,
+to compare it with this one.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def run(layer: str, transactions: int) -> None:
     elif layer == "connections":
         run_driver(repeat(1, transactions), peer="198.51.100.1", max_connection_rate=many)
     else:
-        counted = {"max_messages_per_hour": many, "max_recipients_per_hour": many}
+        counted: dict[str, Any] = {"max_messages_per_hour": many, "max_recipients_per_hour": many}
         run_driver([transactions], peer="198.51.100.1", **counted)
 
 

@@ -130,6 +130,15 @@ class Connection:
         """Whether the last reply was queued."""
         return self.conversation.output.over
 
+    @property
+    def rests(self) -> bool:
+        """Whether the client is between two commands, and nothing is left to read or to do."""
+        conversation, output = self.conversation, self.conversation.output
+        if self._halted or self._ended or not conversation.buffer.empty:
+            return False
+        awaits_command = conversation.reader is None and conversation.state is not _GREETING
+        return awaits_command and not (output.slow or output.over)
+
     # -- bytes -----------------------------------------------------------------------------------
 
     def receive_data(self, data: bytes) -> None:
@@ -170,11 +179,15 @@ class Connection:
         reader = conversation.reader
         if reader is None:
             found = verbs.hear_usual(conversation, packet)
-            if found is None:  # a rejection may have made the client wait, or leave
-                return self.next_event() if output.slow or output.over else NEED_DATA
+            if found is None:  # after a rejection the client may have to wait, or to leave
+                return (
+                    self.next_event()
+                    if conversation.output.slow or conversation.output.over
+                    else NEED_DATA
+                )
         else:
             found = mail.hear_body(conversation, reader, packet)
-        return None if found is False else self._follow(found)
+        return None if found is False else self._ask(*found)
 
     def next_event(self) -> Event | Waiting:
         """Return the next event, or why there is none now."""

@@ -14,7 +14,8 @@ import asyncio
 import contextvars
 import logging
 import math
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -525,19 +526,17 @@ class Answers:
 
     # -- hooks -----------------------------------------------------------------------------------
 
-    async def _ask(
-        self,
-        hook: Hook,
-        arguments: tuple[object, ...],
-        outcome: Outcome,
-    ) -> Answer:
+    @types.coroutine
+    def _ask(
+        self, hook: Hook, arguments: tuple[object, ...], outcome: Outcome
+    ) -> Generator[Call, Ended, Answer]:
         """Return what `outcome` makes of a hook's result, or the reply to its failure.
 
         Raises `GoneError` if the client has, and no message depends on the answer.
         """
         call = self._begin(hook, arguments)
         try:
-            result, error = await call
+            result, error = yield call  # as `await` does, which takes a frame more
         except DeadlineError:
             self._log_late(call)
             self._let_go(call)

@@ -139,8 +139,7 @@ class Driver(Occupant):
         if wire.is_usual and wire.writable and self.slot.work is None:
             event = self.connection.hear(data)
             if event is NEED_DATA:
-                self.deadlines.heard = True
-                wire.write(self.connection.data_to_send())
+                self._say()
                 if self.runtime.draining:
                     self.end(Ending.DRAIN)
                 return
@@ -269,6 +268,13 @@ class Driver(Occupant):
         if not wire.is_usual or self.runtime.draining:
             self._end_turn(awaits)
 
+    def _say(self) -> None:
+        """Send the replies, and await the client's next command: `_advance` with nothing to do."""
+        data = self.connection.data_to_send()
+        if data:
+            self.deadlines.heard = True
+            self.wire.write(data)
+
     def _begin(self, work: Work) -> bool:
         """Begin to answer an event; return whether the answer waits."""
         awaits = self.slot.begin(work)
@@ -318,6 +324,9 @@ class Driver(Occupant):
             else:
                 if self.runtime.draining:
                     self.end(Ending.DRAIN)
+                elif self.connection.rests and self.wire.is_usual and self.wire.writable:
+                    self._say()
+                    return
                 if not self.wire.closing:
                     self._advance()
         except Exception as failure:  # noqa: BLE001  no caller could end the session
