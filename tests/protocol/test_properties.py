@@ -385,7 +385,7 @@ def test_the_buffer_is_as_its_model(moves: list[tuple[str, Any]], limit: int) ->
             waiting = line is None
         elif move == "take" and not waiting:
             assert buffer.take(argument) == model.take(argument)
-        assert buffer.empty == (len(buffer) == 0)
+        assert buffer.empty == model.empty
 
 
 @settings(max_examples=500)

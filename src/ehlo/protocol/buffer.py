@@ -21,7 +21,7 @@ class Buffer:
     __slots__ = ("_cut", "_data", "_pos", "_scanned", "empty")
 
     def __init__(self) -> None:
-        self.empty = True  # nothing is left to read
+        self.empty = True  # nothing is left to read, and no line has begun
         self._data: bytes | bytearray = b""
         self._pos = 0  # all before it has been taken
         self._scanned = 0  # no line end between _pos and here
@@ -40,7 +40,7 @@ class Buffer:
         if self._pos == len(self._data):
             self._data = data if type(data) is bytes else bytes(data)
             self._pos = self._scanned = 0
-            self.empty = not data
+            self.empty = not data and self._cut is None
             return
         if isinstance(self._data, bytes):
             self._data = bytearray(self._data[self._pos :])
@@ -81,6 +81,7 @@ class Buffer:
         if self._cut is not None or len(data) - pos > limit:
             self._cut = self._cut or bytes(data[pos : pos + limit + 1])
             self._consume(len(data))
+            self.empty = False  # what comes next is no line of its own
 
     def take(self, count: int, drop: int = 0) -> bytes:
         """Return the next `count` bytes, or as many as there are.
