@@ -914,10 +914,7 @@ def test_no_secret_of_any_mechanism_reaches_a_log(
 
 # -- at the start: what guards fails closed, or says so -------------------------------------------
 
-NO_TLS = (
-    "auth_handler has no mechanism without TLS; call configure_tls (or give --tls-cert), "
-    "or set auth_mechs={'PLAIN': True}"
-)
+NO_TLS = "auth_handler has no mechanism without TLS; set tls_cert or auth_mechs={'PLAIN': True}"
 
 
 def password(username: str, password: str) -> bool:
