@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ehlo.protocol import body, events, extensions
@@ -29,11 +29,6 @@ from ehlo.protocol.settings import Settings
 from ehlo.protocol.verbs import mail
 from protocol.reference import Lines, body_of, normalized
 from support.dialogue import CorePlayer, Received, Rules, resolve, scenarios
-
-settings.register_profile(
-    "ehlo", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("ehlo")
 
 # -- material ------------------------------------------------------------------------------------
 
@@ -390,7 +385,7 @@ def test_the_buffer_is_as_its_model(moves: list[tuple[str, Any]], limit: int) ->
             waiting = line is None
         elif move == "take" and not waiting:
             assert buffer.take(argument) == model.take(argument)
-        assert buffer.empty == (len(buffer) == 0)
+        assert buffer.empty == model.empty
 
 
 @settings(max_examples=500)

@@ -13,7 +13,7 @@ import io
 import re
 from typing import Final, Literal
 
-from ehlo.protocol.buffer import Buffer
+from ehlo.protocol.buffer import Buffer, find_dot
 from ehlo.protocol.reply import Reply
 
 
@@ -47,6 +47,7 @@ _CRS_BEFORE_LF: Final = re.compile(rb"(?<!\r)\r++(?=\n)")  # linear: it begins w
 _FIRST: Final = 4_096  # bytes that may begin with a header, or that end a body
 _SLICE: Final = 32_768  # bytes that stay in the processor's cache
 _WIDTH: Final = 32  # bytes of a line; columns of shorter ones are slower than the decoder
+_DOT: Final = 0x2E
 
 # What the end of a slice may be the beginning of; the longest first
 _HOLD_BACK: Final = ((b"\r\n.\r", 4), (b"\r\n.", 3), (b"\r\n", 2), (b"\r", 1))
@@ -55,10 +56,10 @@ _HOLD_BACK: Final = ((b"\r\n.\r", 4), (b"\r\n.", 3), (b"\r\n", 2), (b"\r", 1))
 class DataReader:
     """Reads the body after a 354 up to CRLF . CRLF, unstuffs dots, and leaves line ends."""
 
-    __slots__ = ("_at_start", "_ended")
+    __slots__ = ("_ended", "at_start")
 
     def __init__(self) -> None:
-        self._at_start = True  # the CRLF before the first line is the command's own
+        self.at_start = True  # the CRLF before the first line is the command's own
         self._ended = False
 
     def read(self, buffer: Buffer) -> bytes | Literal[End.END] | None:
@@ -67,12 +68,12 @@ class DataReader:
             return END
         if buffer.empty:
             return None
-        if self._at_start:
+        if self.at_start:
             if buffer.startswith(b"."):
                 past = self._read_first_dot(buffer)
                 if past is not True:
                     return past
-            self._at_start = False
+            self.at_start = False
         dot = buffer.find_dot()
         if dot >= 0:
             end = buffer.find(b"\r\n.\r\n", dot)
@@ -147,6 +148,17 @@ class Skipper:
         buffer.skip(skipped)
         self._left -= skipped
         return None if self._left else END
+
+
+def whole(packet: bytes) -> bytes | None:
+    """Return the body, if `packet` is a whole one with its end, and no other line has a dot first.
+
+    Such a dot would have to be dropped.
+    """
+    end = len(packet) - 3
+    if find_dot(packet) != end - 2 or packet[0] == _DOT or packet[end:] != b".\r\n":
+        return None
+    return packet[:end]
 
 
 def _unstuffed(chunk: bytes) -> bytes:

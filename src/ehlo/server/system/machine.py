@@ -1,4 +1,4 @@
-"""Memory, disk and file descriptors that the machine lets one process have, and its malloc.
+"""Memory, disk and files that the machine lets one process have, and its malloc.
 
 Bodies of all sizes come and go. By its own rules glibc returns the end of its heap to the system
 whenever 128 KiB of it are free, so that a message of 100 KB costs its pages each time, and keeps
@@ -13,6 +13,8 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -25,6 +27,7 @@ logger = logging.getLogger("ehlo.server")
 _OWN_DESCRIPTORS: Final = 32  # at least, for the process itself and what its handlers open
 _TRIM_EVERY: float = 10.0  # seconds
 _BLOCK: Final = 1_048_576  # bytes
+_SUPPOSED_MEMORY: Final = 4 << 30  # where the system does not reveal it
 _STDERR: Final = 2  # the last of the standard files
 
 # mallopt(3): the parameter's number in malloc.h, and its value
@@ -42,6 +45,8 @@ _CACHED: Final = range(24, 1033, 16)
 def memory(root: Path = Path("/")) -> int:
     """Return the bytes of the machine, or of the smallest of the process's control groups."""
     limits = _limits(root)
+    if not hasattr(os, "sysconf"):  # Windows
+        return min([_SUPPOSED_MEMORY, *limits])
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
 
 
@@ -80,10 +85,9 @@ def _limit(file: Path) -> int | None:
 def free_disk(directory: str) -> int:
     """Return the bytes that are free on the disk of a directory; 0 if there is no such one."""
     try:
-        found = os.statvfs(directory)
+        return shutil.disk_usage(directory).free
     except OSError:
         return 0
-    return found.f_bavail * found.f_frsize
 
 
 def descriptors() -> int | None:
@@ -128,6 +132,14 @@ def open_standard_files() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(number, True)
     os.close(number)
+
+
+def say_where(addresses: str) -> None:
+    """Write to standard error where the server listens, if logging is not configured to say it."""
+    if not logger.hasHandlers() and sys.stderr is not None:
+        with contextlib.suppress(OSError):  # it is closed
+            sys.stderr.write(f"ehlo listens on {addresses}; press Ctrl+C to stop\n")
+            sys.stderr.flush()
 
 
 def most_connections(asked: int) -> int:
