@@ -459,6 +459,27 @@ def test_a_message_is_its_model_normalized_and_no_byte_of_it_a_command(
     assert len(messages) == 1
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.data(),
+    st.integers(30, 120),
+    st.lists(
+        st.tuples(st.floats(0, 1), st.sampled_from([b"\r", b"\n", b"\r\n.", b".\r\n"])), max_size=3
+    ),
+)
+def test_any_split_of_an_attachment_gives_its_model(
+    data: st.DataObject, width: int, changes: list[tuple[float, bytes]]
+) -> None:
+    sent = b"Subject: a\r\n\r\n" + (b"x" * width + b"\r\n") * 300
+    for place, change in changes:
+        at = int(place * len(sent))
+        sent = sent[:at] + change + sent[at + len(change) :]
+    stream = sent + b"\r\n.\r\n"
+    begin = b"HELO c\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\n"
+    _, messages, _ = played(SETTINGS[0], [begin, *data.draw(cuts(stream))])
+    assert messages[0].body == normalized(body_of(stream).content)
+
+
 # -- work is linear in what came -----------------------------------------------------------------
 
 
