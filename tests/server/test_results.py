@@ -33,7 +33,7 @@ def generator() -> Iterator[None]:
 
 
 class Row(NamedTuple):
-    """What a result means: for a hook that is asked, `rcpt_handler`, `on_auth`, `on_message`.
+    """What a result means: for a hook that is asked, and for those that differ.
 
     A mark `!` says that the log has an error, which names the function.
     """
@@ -42,13 +42,14 @@ class Row(NamedTuple):
     rcpt_handler: str
     on_auth: str
     on_message: str
+    auth_handler: str = "trouble!"
 
 
 # A function makes the result, since a coroutine can be used once
 TABLE: dict[str, tuple[Callable[[], object], Row]] = {
-    "None": (lambda: None, Row(YES, "trouble!", NO, YES)),
-    "True": (lambda: True, Row(YES, YES, "trouble!", YES)),
-    "False": (lambda: False, Row(NO, NO, NO, NO)),
+    "None": (lambda: None, Row(YES, "trouble!", NO, YES, NO)),
+    "True": (lambda: True, Row(YES, YES, "trouble!", YES, YES)),
+    "False": (lambda: False, Row(NO, NO, NO, NO, NO)),
     "a Reply 4xx": (lambda: GREYLISTED, Row(SAID, SAID, SAID, SAID)),
     "a Reply 5xx": (lambda: UNKNOWN, Row(SAID, SAID, SAID, SAID)),
     "a Reply 3xx": (lambda: Reply(334), Row("trouble!", "trouble!", "trouble!", "yes!")),
@@ -130,10 +131,13 @@ MOMENTS = {
         "454 4.7.0",
     ),
 }
+MOMENTS["auth_handler"] = MOMENTS["on_auth"]
 OPTIONS: dict[str, dict[str, Any]] = {
     "on_command": {"own_extensions": [ehlo.Extension("XFOO", 0, verbs=("XFOO",))]},
     "on_auth": {"auth_mechs": {"PLAIN": True}, "auth_required": True},
 }
+OPTIONS["auth_handler"] = OPTIONS["on_auth"]
+FUNCTIONS = ("rcpt_handler", "auth_handler")
 HOOKS.setdefault("on_command", 3)
 
 
@@ -147,13 +151,16 @@ def outcome_of(hook: str, row: Row) -> str:
 def asking(serve: Serve, hook: str, kind: str, result: Callable[[], object]) -> Iterator[Client]:
     """Serve with a hook that returns what `result` makes, and connect."""
     options = OPTIONS.get(hook, {})
-    if hook == "rcpt_handler":
-        functions = {
-            "def": lambda _peer, _sender, _recipient: result(),
-            "async def": lambda _peer, _sender, _recipient: result(),
-        }
+    if hook in FUNCTIONS:
+
+        def function(*_: object) -> object:
+            return result()
+
+        async def function_async(*_: object) -> object:
+            return result()
+
         handler: Any = lambda *_: None  # noqa: E731
-        options = {"rcpt_handler": functions[kind]}
+        options = options | {hook: function if kind == "def" else function_async}
     else:
         handler = handler_of(kind, **{hook: lambda *_: result()})
     with serve(handler, **options).client() as client:
@@ -205,7 +212,8 @@ def test_results_of_def_and_of_async_def_mean_the_same(
     serve: Serve, hook: str, kind: str, no_delay: None
 ) -> None:
     moment = MOMENTS[hook]
-    for result, expected in ((False, moment.no), (UNKNOWN, "550")):
+    said = "550" if hook != "auth_handler" else moment.trouble
+    for result, expected in ((False, moment.no), (UNKNOWN, said)):
         with asking(serve, hook, kind, lambda result=result: result) as client:  # type: ignore[misc]
             for command in moment.before:
                 say(client, command)
