@@ -117,9 +117,7 @@ class Checked(NamedTuple):
 
 def _on_auth(function: AuthFunction) -> _Function:
     if _takes_password(function):
-        return _adapted(
-            function, _password_of, lambda result, asked: Checked(asked[0], result)
-        )
+        return _adapted(function, _password_of, lambda result, asked: Checked(asked[0], result))
 
     def arguments(session: Session, credentials: Credentials) -> _Arguments | None:
         login = _login_of(credentials)

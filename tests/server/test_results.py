@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -247,27 +251,57 @@ def test_the_log_names_the_function_of_the_user(
         assert "what a client sent" not in record.getMessage()
 
 
+def inner(kind: str) -> None:
+    """Fail in the user's own code, in ehlo's, or in a library."""
+    if kind == "own":
+        raise KeyError("x")
+    if kind == "ehlo":
+        Reject(550, "5.1")
+    json.loads("{")
+
+
+def frames_of(record: logging.LogRecord) -> list[str]:
+    """Return the names of the functions in a record's traceback, whose files it has, too."""
+    assert record.exc_info is not None
+    frames = traceback.extract_tb(record.exc_info[2])
+    assert record.exc_text is not None
+    shown = re.findall(r'^  File "(.+)", line \d+, in (.+)$', record.exc_text, re.MULTILINE)
+    assert shown == [(frame.filename, frame.name) for frame in frames]
+    return [frame.name for frame in frames if frame.filename == __file__] + [
+        frame.filename for frame in frames if frame.filename != __file__
+    ]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_exception_is_logged_with_a_traceback_that_ends_in_the_users_file(
-    serve: Serve, kind: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("fails", ["own", "ehlo", "library"])
+@pytest.mark.parametrize("option", ["handler", "rcpt_handler", "auth_handler", "on_mail"])
+def test_the_traceback_of_a_failure_has_the_frames_of_the_user_alone(
+    serve: Serve, kind: str, fails: str, option: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def failing(*_: object) -> None:
-        raise KeyError("x")
+        inner(fails)
 
     async def failing_async(*_: object) -> None:
-        raise KeyError("x")
+        inner(fails)
 
     function: Any = failing if kind == "def" else failing_async
-    with serve(function, rcpt_handler=function).ready() as client:
-        client.say(MAIL)
-        assert client.say(RCPT).startswith("451 4.3.0")
-    (record,) = [record for record in caplog.records if record.name == "ehlo.handler"]
-    assert record.exc_info is not None
-    frame = record.exc_info[2]
-    assert frame is not None
-    while frame.tb_next is not None:
-        frame = frame.tb_next
-    assert frame.tb_frame.f_code.co_filename == __file__
+    options: dict[str, Any] = {"auth_mechs": {"PLAIN": True}} if option == "auth_handler" else {}
+    if option == "on_mail":
+        handler: Any = type("Made", (Handler,), {"on_mail": function, "on_message": function})()
+    else:
+        options = options | {option: function}
+        handler = options.pop("handler", lambda *_: None)
+    with serve(handler, **options).ready() as client:
+        replies = [client.say(each) for each in (plain("alice", "x"), MAIL, RCPT, "DATA", "x\r\n.")]
+    assert [reply for reply in replies if reply.startswith(("451 4.3.0", "454 4.7.0"))]
+    record = next(record for record in caplog.records if record.name == "ehlo.handler")
+    assert f"{option} ({__name__}." in record.getMessage()
+    assert record.getMessage().endswith(f"{function.__name__}) failed")
+    names = [function.__name__, "inner"]
+    frames = frames_of(record)
+    assert frames[:2] == names
+    assert not [name for name in frames[2:] if "ehlo" in Path(name).parts]
+    assert len(frames) == 2 or fails == "library"
 
 
 @pytest.mark.parametrize("text", ["550", "451", "550-a", "4711", "5500 x", "x 550 No", "OK"])
