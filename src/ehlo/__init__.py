@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ehlo.domains import same_domain as same_domain
     from ehlo.domains import to_ascii as to_ascii
+    from ehlo.functions import MessageFunction as MessageFunction
+    from ehlo.handler import Answer as Answer
     from ehlo.handler import Handler as Handler
     from ehlo.message import Message as Message
     from ehlo.net import Peer as Peer
@@ -54,10 +56,13 @@ if TYPE_CHECKING:
     from ehlo.session import TLSInfo as TLSInfo
     from ehlo.session import current_session as current_session
 
+__version__ = "0.1.0"
+
 # By module: the names that users import from `ehlo`
 _HOMES = {
     "ehlo.domains": "same_domain to_ascii",
-    "ehlo.handler": "Handler",
+    "ehlo.functions": "MessageFunction",
+    "ehlo.handler": "Answer Handler",
     "ehlo.message": "Message",
     "ehlo.net": "Peer",
     "ehlo.passwords.file": "PasswordFile",

@@ -717,7 +717,7 @@ def test_a_handler_without_on_message_is_a_type_error() -> None:
         ehlo.Server(type("Empty", (Handler,), {})())
 
 
-@pytest.mark.parametrize("wrong", [None, "handler", 1, Handler, type("Mine", (Handler,), {})])
+@pytest.mark.parametrize("wrong", [None, "handler", 1, dict, type("Mine", (), {})])
 def test_a_handler_of_another_type_is_a_type_error(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"handler must be a function or an ehlo\.Handler"):
         ehlo.Server(wrong)
