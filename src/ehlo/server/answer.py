@@ -520,7 +520,7 @@ class Answers:
             except GeneratorExit:
                 if call.began is None:
                     log = about(logger, self.session.id)
-                    log.warning("%s was never called", call.hook.name)
+                    log.warning("%s was never called", call.hook)
                 call.cancel()
                 raise
 
@@ -566,7 +566,7 @@ class Answers:
             return outcome(meaning, result, call.note_wrong)
         except Exception as error:  # noqa: BLE001  of the user's, whatever it is
             log = about(handler_logger, self.session.id)
-            log_failure(log, error, "%s returned what cannot be read", call.hook)
+            log_failure(log, error, "%s returned what cannot be read", call.hook, users=True)
         return outcome(meaning, True, call.note_wrong) if meaning.stored else meaning.trouble
 
     def _begin(
@@ -590,7 +590,7 @@ class Answers:
         call.cancel()
 
     def _log_late(self, call: Call) -> None:
-        about(logger, self.session.id).warning("%s is over its deadline", call.hook.name)
+        about(logger, self.session.id).warning("%s is over its deadline", call.hook)
 
     def _reply(self, answer: Answer) -> None:
         """Pass the answer to the core. `results` lets only such through as fit."""

@@ -140,7 +140,8 @@ def observer_of(
             try:
                 callback(peer, verb, line)
             except (Exception, SystemExit) as error:  # noqa: BLE001  it must not end the session
-                log_failure(about(_transcript, session_id), error, "log_%s failed", direction)
+                log = about(_transcript, session_id)
+                log_failure(log, error, "log_%s failed", direction, users=True)
 
     return observe
 
@@ -230,7 +231,8 @@ class Journal(Tally):
 
     def failed(self, error: Exception) -> None:
         """Called when a parser or a mechanism of the user has failed."""
-        log_failure(about(_handler, self.session_id), error.__cause__ or error, "%s", error)
+        log = about(_handler, self.session_id)
+        log_failure(log, error.__cause__ or error, "%s", error, users=True)
 
     def hook_ended(self, hook: str, asked: float) -> None:
         """Called when a hook has returned or raised; `asked` is when it was called, monotonic."""
