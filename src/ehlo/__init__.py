@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from ehlo.protocol.extensions import Extension as Extension
     from ehlo.protocol.parameters import DeliverBy as DeliverBy
     from ehlo.protocol.parameters import Facts as Facts
+    from ehlo.protocol.parameters import MailParams as MailParams
     from ehlo.protocol.parameters import OriginalRecipient as OriginalRecipient
+    from ehlo.protocol.parameters import RcptParams as RcptParams
     from ehlo.protocol.parameters import Rrvs as Rrvs
     from ehlo.protocol.proxy import ProxySSL as ProxySSL
     from ehlo.protocol.reply import Reject as Reject
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from ehlo.server.server import Server as Server
     from ehlo.server.server import listen_and_serve as listen_and_serve
     from ehlo.server.server import listen_and_serve_tls as listen_and_serve_tls
+    from ehlo.session import Envelope as Envelope
     from ehlo.session import ProxyInfo as ProxyInfo
     from ehlo.session import Session as Session
     from ehlo.session import TLSInfo as TLSInfo
@@ -71,12 +74,12 @@ _HOMES = {
     "ehlo.protocol.auth.keys": "ScramKeys",
     "ehlo.protocol.auth.mechanism": "AuthContext Mechanism SecretWanted",
     "ehlo.protocol.extensions": "Extension",
-    "ehlo.protocol.parameters": "DeliverBy Facts OriginalRecipient Rrvs",
+    "ehlo.protocol.parameters": "DeliverBy Facts MailParams OriginalRecipient RcptParams Rrvs",
     "ehlo.protocol.proxy": "ProxySSL",
     "ehlo.protocol.reply": "Reject Reply",
     "ehlo.server.options.config": "Listener",
     "ehlo.server.server": "Server listen_and_serve listen_and_serve_tls",
-    "ehlo.session": "ProxyInfo Session TLSInfo current_session",
+    "ehlo.session": "Envelope ProxyInfo Session TLSInfo current_session",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -12,6 +12,7 @@ from ehlo.message import Message
 from ehlo.protocol.address import Address
 from ehlo.protocol.auth.credentials import Credentials
 from ehlo.protocol.auth.mechanism import Secret
+from ehlo.protocol.parameters import MailParams, RcptParams
 from ehlo.protocol.reply import Reply
 from ehlo.session import Session
 
@@ -19,7 +20,6 @@ Answer = Awaitable[Reply | bool | None] | Reply | bool | None
 """What a hook that is asked returns, or awaits: `None` or `True` accepts, `False` rejects, and a
 `Reply` chooses the reply."""
 MessageAnswer = Reply | str | bool | Mapping[str, Reply | str | bool | None] | None
-Params = Mapping[str, Any]
 AnyServer = Any  # `ehlo.Server` stands above this module and cannot be named here
 
 
@@ -108,10 +108,10 @@ class Handler:
         unknown user. In a login by SCRAM, `username` has been prepared by SASLprep (RFC 4013).
         """
 
-    def on_mail(self, session: Session, sender: Address, params: Params) -> Answer:
+    def on_mail(self, session: Session, sender: Address, params: MailParams) -> Answer:
         """Called for MAIL. `params` has the ESMTP parameters by upper-case keyword, parsed."""
 
-    def on_rcpt(self, session: Session, recipient: Address, params: Params) -> Answer:
+    def on_rcpt(self, session: Session, recipient: Address, params: RcptParams) -> Answer:
         """Called for RCPT. `params` has the ESMTP parameters by upper-case keyword, parsed."""
 
     def on_data(self, session: Session) -> Answer:
