@@ -73,7 +73,7 @@ _SETTINGS: dict[str, object] = {
     "max_content_width": 80,
 }
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 def main(args: Sequence[str] | None = None) -> int:

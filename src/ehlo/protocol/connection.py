@@ -77,7 +77,7 @@ class Connection:
     ) -> None:
         counts = counts or Counts()
         transcript = Transcript(observer, settings.mechanisms) if observer is not None else None
-        self.conversation = Conversation(
+        self.conversation: Conversation = Conversation(
             settings,
             nonce,
             Output(settings, counts, tally or Tally(), transcript),

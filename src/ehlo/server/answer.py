@@ -48,8 +48,8 @@ from ehlo.server.waits import DeadlineError, Deadlines, GoneError, Wait, Work
 from ehlo.server.wire import Wire
 from ehlo.session import ProxyInfo, Session, current_session
 
-logger = logging.getLogger("ehlo.server")
-handler_logger = logging.getLogger("ehlo.handler")
+logger: logging.Logger = logging.getLogger("ehlo.server")
+handler_logger: logging.Logger = logging.getLogger("ehlo.handler")
 
 _HOP_LIMIT = 100  # RFC 5321 6.3
 _FURTHER = 10.0  # seconds after a failed login for one by another mechanism to be the same login
@@ -79,10 +79,10 @@ class Routes:
             for event, row in verbs.ASKED.items()
             if row.hook in hooks
         }
-        self.trusts = bool(rules.xclient or rules.xforward)
-        self.message = hooks["on_message"]
-        self.replied = hooks.get("on_replied")
-        self.disconnect = hooks.get("on_disconnect")
+        self.trusts: bool = bool(rules.xclient or rules.xforward)
+        self.message: Hook = hooks["on_message"]
+        self.replied: Hook | None = hooks.get("on_replied")
+        self.disconnect: Hook | None = hooks.get("on_disconnect")
         self.table: Mapping[type, Route] = {
             **asked,
             events.BodyChunk: Answers.chunk,
@@ -97,7 +97,7 @@ class Routes:
             events.Full: Answers.breathe,
         }
         """The routes by event; the driver answers the events that are not in it."""
-        self.asks = verbs.QUESTIONS & self.table.keys()
+        self.asks: frozenset[type[events.Event]] = verbs.QUESTIONS & self.table.keys()
 
 
 def _question(hook: Hook, arguments: Callable[[Any], tuple[object, ...]]) -> Route:
@@ -142,21 +142,23 @@ class Answers:
         if routes.trusts:
             self._trusted = _trusted(rules, peer)
         self.quota = quota
-        self.journal = Journal(runtime.stats, session_id, peer)
-        self.bodies = Bodies(runtime, deadlines, quota, session_id)
-        self.connection = self._connect()
-        self.session = Session(session_id, peer, local, self.connection.conversation, proxy)
-        self.wants_name = rules.options.reverse_dns
+        self.journal: Journal = Journal(runtime.stats, session_id, peer)
+        self.bodies: Bodies = Bodies(runtime, deadlines, quota, session_id)
+        self.connection: Connection = self._connect()
+        self.session: Session = Session(
+            session_id, peer, local, self.connection.conversation, proxy
+        )
+        self.wants_name: bool = rules.options.reverse_dns
         """Whether the client's name is set when it arrives."""
         self.call: Call | None = None
         """The hook under way."""
-        self.silent = False
+        self.silent: bool = False
         """Whether replies are held back."""
-        self.due = False
+        self.due: bool = False
         """Whether a complete message waits for its reply; it is handled even without its client."""
-        self.notifying = False
+        self.notifying: bool = False
         """Whether a notification is under way; it continues without its client."""
-        self.awaits_client = False
+        self.awaits_client: bool = False
         """Whether it is the client that has to read before anything more is answered."""
 
     def _connect(self, channel: Channel | None = None, counts: Counts | None = None) -> Connection:

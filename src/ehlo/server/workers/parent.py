@@ -48,7 +48,7 @@ _OVERTIME: Final = 30.0  # seconds beyond the grace, for the last hooks
 _TIME_TO_CLOSE: Final = 5.0  # seconds for workers that close at once
 _NO_NUMBERS: Final = memoryview(b"").cast("I")
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 def backoff(failures: int) -> float:

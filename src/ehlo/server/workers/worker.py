@@ -33,7 +33,7 @@ from ehlo.server.workers.recipe import StartError, share_of
 _SESSIONS_IN_A_LINE: Final = 100
 _LONGEST_REASON: Final = 4096  # characters
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 def main(number: int) -> int:
