@@ -42,6 +42,7 @@ from ehlo.cli.printer import Printer, as_json, as_text, wants_color
 from ehlo.cli.readable import visible
 from ehlo.cli.top import top
 from ehlo.functions import AuthFunction, RcptFunction, callbacks_of_functions
+from ehlo.server.observing.failures import from_users_frame, traceback_of
 from ehlo.server.options.config import Options
 from ehlo.server.server import Server
 from ehlo.server.system import loops, machine, privileges
@@ -72,11 +73,14 @@ _SETTINGS: dict[str, object] = {
     "max_content_width": 80,
 }
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code. Raises what the user's module raises."""
+    """Run the command line and return its exit code; 1 after an exception of the user's module.
+
+    Its traceback, which is printed, begins in the user's code.
+    """
     machine.open_standard_files()
     if sys.stdin is None:
         sys.stdin = open(0)  # noqa: SIM115  as long as the process lives
@@ -87,6 +91,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         click.echo(f"ehlo: {visible(' '.join(error.format_message().split()))}", err=True)
         return error.exit_code
+    except Exception as error:  # noqa: BLE001  the user's, whatever it is
+        from_users_frame(error)
+        click.echo(traceback_of(error), err=True)
+        return 1
     return code if isinstance(code, int) else 0
 
 

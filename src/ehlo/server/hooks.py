@@ -31,8 +31,8 @@ T = TypeVar("T")
 Ended = tuple[object, BaseException | None]
 """The result of a hook, or its exception."""
 
-logger = logging.getLogger("ehlo.server")
-handler_logger = logging.getLogger("ehlo.handler")
+logger: logging.Logger = logging.getLogger("ehlo.server")
+handler_logger: logging.Logger = logging.getLogger("ehlo.handler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,12 @@ class Call(Wait[Ended]):
         key: str | None = None,
     ) -> None:
         """`key` is that of the client's address; `None` is exempt."""
-        self.resume = None
+        self.resume: Callable[[Ended], object] | None = None
         self.hook = hook
-        self.asked = monotonic()
+        self.asked: float = monotonic()
         self.began: float | None = None
         """When the hook was called, by `monotonic`; `None` while it waits for its turn."""
-        self.size = 0
+        self.size: int = 0
         self._runtime = runtime
         self._journal = journal
         self._key = key

@@ -96,6 +96,7 @@ MEANINGS: Final[Mapping[str, Meaning]] = MappingProxyType(
             negative=range(0),
             trouble=replies.AUTH_TROUBLE,
         ),
+        "mechanism": Meaning({}, "a step", trouble=replies.AUTH_TROUBLE),
         "on_secret": Meaning(
             {},
             "a password, ScramKeys, a list of ScramKeys, or None",

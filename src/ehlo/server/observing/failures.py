@@ -13,11 +13,18 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Final
 
 _MOST: Final = 4096  # characters of an exception's text, or of a frame
 _MOST_IN_ALL: Final = 65_536
+# Packages whose frames stand above those of the user's code
+_CALLING: Final = frozenset(
+    {
+        *("_frozen_importlib", "_frozen_importlib_external", "asyncio", "click", "concurrent"),
+        *("contextlib", "ehlo", "importlib", "threading", "uvloop"),
+    }
+)
 _MARGIN: Final = re.compile(r"[ |]*")  # of frames, and of exceptions in a group
 _BETWEEN: Final = (
     "The above exception was the direct cause of the following exception:",
@@ -68,6 +75,30 @@ def traceback_of(error: BaseException, trace: TracebackType | None = None) -> st
             each.__notes__ = [escaped(str(note)) for note in notes]
     text = "".join(map(_tamed, summary.format()))
     return text[:_MOST_IN_ALL].removesuffix("\n")
+
+
+def from_users_frame(error: BaseException) -> None:
+    """Leave out of the tracebacks of an exception, and of its causes, what called the user's code.
+
+    An exception that no code of the user's has a part in keeps its traceback.
+    """
+    seen: set[int] = set()
+    ahead: list[BaseException | None] = [error]
+    while ahead:
+        each = ahead.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        ahead += [each.__cause__, each.__context__]
+        frames = each.__traceback__
+        while frames is not None and _calls_users_code(frames.tb_frame):
+            frames = frames.tb_next
+        if frames is not None or isinstance(each, SyntaxError):
+            each.__traceback__ = frames
+
+
+def _calls_users_code(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in _CALLING
 
 
 def log_failure(

@@ -152,14 +152,16 @@ class Journal(Tally):
     __slots__ = ("_began", "_login_logged", "_stats", "messages", "peer", "session_id", "took")
 
     def __init__(self, stats: Stats, session_id: str, peer: Peer) -> None:
-        self.said = stats.said  # all that Tally has, without a call for each connection
+        self.said: list[str | int] = (
+            stats.said
+        )  # all that Tally has, without a call for each connection
         self._stats = stats
         self._began = 0.0
         self._login_logged = False  # the next rejection is of a login that has its line already
-        self.session_id = session_id
-        self.peer = peer
-        self.messages = 0  # accepted
-        self.took = 0.0  # the last hook, in seconds
+        self.session_id: str = session_id
+        self.peer: Peer = peer
+        self.messages: int = 0  # accepted
+        self.took: float = 0.0  # the last hook, in seconds
 
     def _log(self, logger: logging.Logger, event: str, **fields: object) -> None:
         _write(logger, event, {"session": self.session_id, "peer": str(self.peer), **fields})
