@@ -326,6 +326,16 @@ def test_forwarding_adds_a_field(reader: Reader) -> None:
     assert b"At noon?" in received[0]
 
 
+def test_forwarding_changes_the_subject(reader: Reader) -> None:
+    received: list[str] = []
+    server = next_server(
+        reader, "forwarding", "tag.py", "NEXT", handler=lambda m: received.append(m.content.subject)
+    )
+    with server.in_thread():
+        assert send(server, a_mail(subject="Grüße")) == {}
+    assert received == ["[List] Grüße"]
+
+
 def test_forwarding_passes_on_rejections(
     reader: Reader, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
