@@ -78,7 +78,7 @@ def test_mail_arrives_unchanged_if_bare_newlines_are_kept(serve: Serve, file: Pa
 def test_mail_arrives_from_smtplib(serve: Serve, certificates: Certificates, file: Path) -> None:
     office = serve("starttls", tls_required=True)
     mail = file.read_bytes()
-    with smtplib.SMTP(office.host, office.port, timeout=20) as smtp:
+    with smtplib.SMTP(office.host, office.port, timeout=60) as smtp:
         smtp.starttls(context=certificates.client_context())
         smtp.sendmail("sender@example.com", ["anna@example.com"], mail, ["SMTPUTF8"])
     assert only_body(office) == normal(as_smtplib_says_it(mail))
@@ -172,6 +172,6 @@ def test_a_message_built_by_python_arrives_unchanged(serve: Serve) -> None:
         next(file for file in MAILS if file.stem == "lf-line-ends").read_bytes(),
         policy=email.policy.default,
     )
-    with smtplib.SMTP(office.host, office.port, timeout=20) as smtp:
+    with smtplib.SMTP(office.host, office.port, timeout=60) as smtp:
         smtp.send_message(built)
     assert only_body(office) == built.as_bytes(policy=email.policy.SMTP)

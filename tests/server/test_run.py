@@ -576,7 +576,7 @@ def test_in_thread_serves_next_to_synchronous_code(loop_name: str) -> None:
         client.say("QUIT")
     assert server.addresses == []
     assert len(box.mails) == 1
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
 
 
 def test_in_thread_may_be_closed_within_its_block() -> None:
@@ -586,7 +586,7 @@ def test_in_thread_may_be_closed_within_its_block() -> None:
         client.hello()
         server.close()
         assert client.rest() == b""
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
 
 
 def test_in_thread_raises_what_start_raises() -> None:
@@ -595,7 +595,7 @@ def test_in_thread_raises_what_start_raises() -> None:
         server = Server(Box(), addr=f"127.0.0.1:{in_use.getsockname()[1]}")
         with pytest.raises(OSError, match="Address already in use"), server.in_thread():
             pytest.fail("it has started")
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
 
 
 # -- where ---------------------------------------------------------------------------------------
@@ -856,7 +856,7 @@ def test_serve_streams_that_is_cancelled_ends_the_session(loop_name: str) -> Non
 
 def test_serve_streams_waits_for_a_client_that_reads_late(loop_name: str) -> None:
     noted = Noted()
-    commands = 150_000
+    commands = 80_000
 
     async def work() -> None:
         server = Server(handler_of("async def", noted, on_replied=None), max_idle_commands=0)

@@ -56,11 +56,18 @@ class Address:
     params: Final[Parameters]
     """The parsed ESMTP parameters of the address, by upper-case keyword."""
 
-    def __init__(self, local: str, domain: str, params: Parameters = NO_PARAMETERS) -> None:
+    def __init__(
+        self,
+        local: str,
+        domain: str,
+        params: Parameters = NO_PARAMETERS,
+        text: str | None = None,
+    ) -> None:
+        """`text` is what `str()` gives, where that is known already."""
         self.local = local
         self.domain = domain
         self.params = params
-        self._text: str | None = None  # what str() gives, once it was asked for
+        self._text = text  # what str() gives, once it was asked for
 
     @property
     def is_null(self) -> bool:
@@ -93,6 +100,13 @@ class Address:
 
 
 NULL_PATH: Final = Address("", "")
+
+
+def plain(path: bytes, params: Parameters = NO_PARAMETERS) -> Address:
+    """Return the address of a Dot-string at a Domain, all ASCII and short enough."""
+    text = path.decode()
+    local, _, domain = text.partition("@")
+    return Address(local, domain, params, text)
 
 
 def parsed(local: str, domain: str, params: Parameters) -> Address | None:

@@ -130,6 +130,7 @@ class Runtime:
 
     def __init__(self, options: Options, exempt: Networks, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        machine.adapt_malloc()
         most = machine.most_connections(options.max_connections)
         self.connections = Connections(most, options.max_connections_per_address)
         self.exempt = Exempt(exempt)

@@ -97,7 +97,7 @@ def test_each_listener_has_its_own_timeout(serve: Serve, clock: StoppedClock) ->
     with Client(slow) as patient, Client(quick) as client:
         client.hello()
         patient.hello()
-        clock.advance(21)
+        clock.advance(22)
         assert client.reply().startswith("421 4.4.2 ")
         assert patient.say("NOOP").startswith("250 ")
 

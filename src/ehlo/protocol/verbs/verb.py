@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from ehlo.protocol import reply as replies
 from ehlo.protocol.conversation import Conversation
@@ -84,6 +84,12 @@ class Question(Generic[S]):
         if event is not None and self.made_of is _itself and len(dataclasses.fields(event)) == 1:
             object.__setattr__(self, "made_of", event)
 
+    def ask(self, conversation: Conversation, subject: S) -> Ask:
+        """Return the question, for the server to answer."""
+        if self.propose is not None:
+            self.propose(conversation, subject)
+        return self, subject
+
 
 @dataclass(frozen=True, slots=True)
 class Verb(Question[S]):
@@ -101,10 +107,10 @@ class Verb(Question[S]):
     since: AbstractSet[State]
     """The states in which it may be sent."""
     parse: Callable[[Conversation, str], S | Reply | None]
-    usual: Callable[[Conversation, bytes], Ask | Told | Literal[False]] | None = None
-    """Deal with a packet that is this command in its plain form, faster than `parse` does.
+    usual: Callable[[Conversation, bytes], S | Reply | None] | None = None
+    """Parse a packet that is this command in its plain form, faster than `parse` does.
 
-    It returns `False` for any other packet, and `parse` takes over. No row has one yet.
+    It returns what `parse` does, or `None` for any other packet.
     """
     fail: Callable[[Conversation, str, Reply], Reply | None] | None = None
     """Called with argument and reply when the core itself rejects; return the reply to send now."""
@@ -151,9 +157,7 @@ AnyVerb: TypeAlias = Verb[Any]
 def take(conversation: Conversation, question: AnyQuestion, subject: object) -> Ask | Told:
     """Return the question if the server wants to be asked; otherwise accept."""
     if question.event in conversation.asks or question.always:
-        if question.propose is not None:
-            question.propose(conversation, subject)
-        return question, subject
+        return question.ask(conversation, subject)
     return accept(conversation, question, subject, None)
 
 
