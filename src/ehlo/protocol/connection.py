@@ -265,7 +265,7 @@ class Connection:
         self._halted = False
         found: Ask | Told = None
         if rejects and answer is not None:
-            reject(self.conversation, question, subject, answer)
+            found = reject(self.conversation, question, subject, answer)
         else:
             found = accept(self.conversation, question, subject, answer)
         if found is not None or question is STARTTLS or self.conversation.output.over:
@@ -303,8 +303,11 @@ class Connection:
         self.give_derived(event.derive(secret))
 
     def give_derived(self, derived: object) -> None:
-        """Pass what `derive` of `events.Secret` has returned. Raises `ProtocolError` as above."""
-        if self._question is not login.SECRET:
+        """Pass what `derive` of `events.Secret`, or `proceed` of `events.LoginStep`, has returned.
+
+        Raises `ProtocolError` as above.
+        """
+        if self._question is not login.SECRET and self._question is not login.STEP:
             raise ProtocolError("no secret was asked for")
         ask = login.give(self.conversation, derived)
         self._answered()

@@ -24,7 +24,7 @@ from ehlo.net import Peer
 from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import CramMD5Credentials, ProvedCredentials
-from ehlo.protocol.auth.mechanism import Secret
+from ehlo.protocol.auth.mechanism import MechanismError, Secret
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import Counts, Transaction
@@ -90,6 +90,7 @@ class Routes:
             events.BodyDropped: Answers.drop_body,
             events.MessageEnd: Answers.message,
             events.Secret: Answers.secret,
+            events.LoginStep: Answers.step,
             events.Auth: Answers.auth,
             events.XClient: Answers.speak_for,
             events.Tarpit: Answers.tarpit,
@@ -267,6 +268,20 @@ class Answers:
         if answer is not None:
             await self._end_login(event, answer)
 
+    async def step(self, event: events.LoginStep) -> None:
+        """Await a step of a mechanism, and pass its outcome to it; the core continues."""
+        if not event.last and not self._begin_login(event):
+            return
+        hook = self._routes.hooks["step"]
+        answer = await self._log_in(hook, (event.proceed,), self._give)
+        if answer is None:
+            return
+        if event.last:  # it is decided
+            self.connection.give_derived(MechanismError("the last step has failed"))
+        else:
+            self._count_login(failed=False)
+            self.connection.reply(answer)
+
     async def auth(self, event: events.Auth) -> None:
         """Decide on a login. CRAM-MD5 is checked here if the handler has `on_secret`."""
         hooks, credentials = self._routes.hooks, event.credentials
@@ -285,7 +300,7 @@ class Answers:
         else:
             self._cannot_serve(event, "on_auth")
 
-    def _begin_login(self, event: events.Auth | events.Secret) -> bool:
+    def _begin_login(self, event: events.Auth | events.Secret | events.LoginStep) -> bool:
         """Count a login, or go on with it; reject it if the address has none left, or none now.
 
         A further mechanism of the same login is not counted, see `Counts.is_further`.
@@ -304,7 +319,8 @@ class Answers:
         return True
 
     def leave_login(self) -> None:
-        """Count a login that the client has left as a failed one, if there is one."""
+        """Count a login that the client has left as a failed one, if there is one, and end it."""
+        self.connection.conversation.exchange = None
         if self._login:
             self.journal.login_left(self._login)
             self._count_login(failed=True)

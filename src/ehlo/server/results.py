@@ -85,6 +85,7 @@ MEANINGS: Final[Mapping[str, Meaning]] = MappingProxyType(
             positive=range(0),
             trouble=replies.AUTH_TROUBLE,
         ),
+        "mechanism": Meaning({}, "a step", trouble=replies.AUTH_TROUBLE),
         "on_secret": Meaning(
             {},
             "a password, ScramKeys, a list of ScramKeys, or None",
