@@ -15,6 +15,7 @@ from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 from ehlo.protocol import reply as replies
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.events import BodyDropped, Event
+from ehlo.protocol.output import Rejected
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State
 
@@ -176,7 +177,8 @@ def reject(
     assert question.reject is not None  # noqa: S101  a row with an event has it
     reply = question.reject(conversation, subject, answer)
     if reply is not None:
-        conversation.output.reply(reply, question.name)
+        about = Rejected(conversation.transaction, subject)
+        conversation.output.reply(reply, question.name, about)
 
 
 # -- what several rows do --------------------------------------------------------------------------
