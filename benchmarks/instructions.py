@@ -4,8 +4,9 @@
 `python benchmarks/instructions.py` runs itself under valgrind's callgrind, once with few
 transactions and once with many, and prints the cost of each additional one in the core. `--driver`
 measures the server's protocol class with a handler instead, on a transport and a loop that do
-almost nothing: for an exempt address, then for an address with all counters, and last with one
-connection per transaction. `--src DIR` measures another tree, to compare it with this one.
+almost nothing: for an exempt address, without and with a hook for recipients, then for an address
+with all counters, and last with one connection per transaction. `--src DIR` measures another tree,
+to compare it with this one.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ FEW, MANY = 100, 300
 LAYERS = {
     "core": "in the core",
     "driver": "with its driver",
+    "hooks": "with its driver, and a handler that has on_rcpt",
     "limits": "with limits of addresses",
     "connections": "with a connection of its own",
 }
@@ -57,10 +59,14 @@ def run_core(transactions: int) -> None:
     waiting = events.Waiting
     gc.freeze()
     for packet in chain((b"",), session(transactions)):
-        connection.receive_data(packet)
-        while not isinstance(event := connection.next_event(), waiting):
+        event = connection.hear(packet)
+        if event is None:
+            connection.receive_data(packet)
+            event = connection.next_event()
+        while not isinstance(event, waiting):
             if isinstance(event, events.MessageEnd):
                 connection.reply()
+            event = connection.next_event()
         connection.data_to_send()
 
 
@@ -110,10 +116,14 @@ class Transport(asyncio.Transport):
         pass
 
 
-def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
-    """Open connections to one server, each with its number of transactions."""
+def run_driver(sessions: Iterable[int], *, peer: str, asks: bool = False, **options: Any) -> None:
+    """Open connections to one server, each with its number of transactions.
+
+    With `asks` the handler is asked about each recipient.
+    """
     from ehlo.handler import Handler, callbacks_of_handler
     from ehlo.message import Message
+    from ehlo.protocol.address import Address
     from ehlo.server.answer import Routes
     from ehlo.server.driver import Driver
     from ehlo.server.hooks import hooks_of
@@ -127,7 +137,11 @@ def run_driver(sessions: Iterable[int], *, peer: str, **options: Any) -> None:
         async def on_message(self, session: Session, message: Message) -> None:
             del session, message
 
-    loop, handler = Loop(), Sink()
+    class Asked(Sink):
+        async def on_rcpt(self, session: Session, recipient: Address, params: Any) -> None:
+            del session, recipient, params
+
+    loop, handler = Loop(), Asked() if asks else Sink()
     callbacks = callbacks_of_handler(handler)
     server = Server(handler, max_messages=0, hostname="mx.example", **options)
     resolved = rules.resolve(server.options, callbacks, Files())
@@ -155,10 +169,12 @@ def run(layer: str, transactions: int) -> None:
         run_core(transactions)
     elif layer == "driver":
         run_driver([transactions], peer="127.0.0.1")
+    elif layer == "hooks":
+        run_driver([transactions], peer="127.0.0.1", asks=True)
     elif layer == "connections":
         run_driver(repeat(1, transactions), peer="198.51.100.1", max_connection_rate=many)
     else:
-        counted = {"max_messages_per_hour": many, "max_recipients_per_hour": many}
+        counted: dict[str, Any] = {"max_messages_per_hour": many, "max_recipients_per_hour": many}
         run_driver([transactions], peer="198.51.100.1", **counted)
 
 
@@ -195,7 +211,7 @@ def main() -> None:
     if given.run is not None:
         run(given.run[0], int(given.run[1]))
         return
-    for layer in ("driver", "limits", "connections") if given.driver else ("core",):
+    for layer in ("driver", "hooks", "limits", "connections") if given.driver else ("core",):
         more = counted(given.src, layer, MANY) - counted(given.src, layer, FEW)
         print(f"{more // (MANY - FEW):,} instructions per transaction {LAYERS[layer]}")
 

@@ -140,9 +140,9 @@ ehlo: --tls-name a b: not a host name or IP address (Codepoint U+0020 at positio
 $ ehlo --tls self-signed --tls-cert server.crt
 ehlo: --tls cannot be combined with --tls-cert; leave one out
 $ ehlo --tls-required
-ehlo: --tls-required needs a certificate; set --tls-cert
+ehlo: --tls-required needs a certificate; set --tls-cert and --tls-key
 $ ehlo --tls-listener
-ehlo: --tls-listener needs a certificate; set --tls-cert
+ehlo: --tls-listener needs a certificate; set --tls-cert and --tls-key
 $ ehlo --tls-cert nofile
 ehlo: --tls-cert nofile: no such file or directory; check the path
 $ ehlo --tls-cert .
@@ -282,9 +282,9 @@ ehlo: app:number: handler must be a function or an ehlo.Handler, not 3
 $ ehlo serve app:place
 ehlo: app:place: handler must be a function or an ehlo.Handler, not <class 'app.place'>
 $ ehlo serve app:Needy
-ehlo: app:Needy needs arguments (missing a required argument: 'database'); name an instance of it
+ehlo: app:Needy needs arguments (missing a required argument: 'database'); pass an instance of it
 $ ehlo serve app:Needy --factory
-ehlo: app:Needy needs arguments (missing a required argument: 'database'); name an instance of it
+ehlo: app:Needy needs arguments (missing a required argument: 'database'); pass an instance of it
 $ ehlo serve app:Silent
 ehlo: Silent has no on_message; define it to accept mail
 $ ehlo serve app:instance --rcpt-handler app:only_bob

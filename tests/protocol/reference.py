@@ -66,6 +66,10 @@ class Lines:
     def __init__(self) -> None:
         self._data = b""
 
+    @property
+    def empty(self) -> bool:
+        return not self._data
+
     def feed(self, data: bytes) -> None:
         self._data += data
 

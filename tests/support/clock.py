@@ -15,11 +15,11 @@ import pytest
 import uvloop
 
 from ehlo.server.system import loops
-from support.serving import Serve
+from support.serving import DEADLINE, Serve
 
 __all__ = ["StoppedClock", "clock"]
 
-DEADLINE = 15.0  # seconds of real time for a loop to run what is due
+SWEEP = 1.0  # seconds from one sweep over the sessions to the next, at most
 DAY = 86_400.0
 
 Ts = TypeVarTuple("Ts")
@@ -39,8 +39,15 @@ class StoppedClock:
         return self._time if self.stopped else self._time + monotonic() - self._since
 
     def advance(self, seconds: float) -> None:
-        """Let `seconds` pass at once; what is due by then has begun on return."""
+        """Let `seconds` pass at once; what is due by then has begun on return.
+
+        A second passes first, in which the server sees what clients have done: see `Deadlines`.
+        """
         until = self._time + seconds
+        for moment in (min(self._time + SWEEP, until), until):
+            self._advance_to(moment)
+
+    def _advance_to(self, until: float) -> None:
         for loop in self._loops:
             if not loop.is_closed():
                 work = self._move(loop, until)

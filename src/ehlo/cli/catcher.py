@@ -17,7 +17,7 @@ import click
 from ehlo.cli.printer import AsText, Printer, as_json
 from ehlo.cli.values import Directory, Number
 from ehlo.functions import callbacks_of_functions
-from ehlo.net import INHERITED, parse_address
+from ehlo.net import INHERITED, ListenAddress, addresses_of, parse_address
 from ehlo.protocol.auth.credentials import Credentials
 from ehlo.protocol.auth.mechanism import Mechanism
 from ehlo.protocol.auth.mechanisms import MECHANISMS
@@ -87,7 +87,7 @@ def printer_of(own: CatcherOptions, values: dict[str, Any]) -> Printer:
         raise click.UsageError(f"--auth-any cannot be combined with --{flag}; leave one out")
     any_login = own.auth_any
     if any_login is None:
-        any_login = not checks and all(map(_is_loopback, _addresses(values["addr"])))
+        any_login = not checks and all(map(_is_loopback, addresses_of(values["addr"])))
     if any_login:
         setattr(printer, "on_auth", _accept)  # noqa: B010  mypy: it is a method of the class
         values["auth_mechs"] = _mechanisms(values.get("auth_mechs") or {})
@@ -109,11 +109,7 @@ def _mechanisms(given: Mapping[str, bool | Mechanism]) -> dict[str, bool | Mecha
     return chosen
 
 
-def _addresses(addr: str | Sequence[str]) -> Sequence[str]:
-    return [addr] if isinstance(addr, str) else addr
-
-
-def _is_loopback(addr: str) -> bool:
+def _is_loopback(addr: ListenAddress) -> bool:
     """Return whether only programs on this machine can connect to an address."""
     host = parse_address(addr).host
     if host.startswith(INHERITED):

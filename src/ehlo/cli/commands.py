@@ -18,6 +18,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from ehlo import paths
 from ehlo.cli import catcher, wrong
 from ehlo.cli.finding import load
 from ehlo.cli.flags import (
@@ -37,7 +38,7 @@ from ehlo.cli.passwd import passwd
 from ehlo.cli.running import checked, run, run_parent
 from ehlo.cli.sendmail import sendmail
 from ehlo.cli.top import top
-from ehlo.net import INHERITED, Peer, parse_address
+from ehlo.net import INHERITED, ListenAddresses, Peer, addresses_of, parse_address
 from ehlo.server.options.config import Options
 from ehlo.server.server import Server
 from ehlo.server.system import machine
@@ -135,14 +136,16 @@ def serve(target: str, *, reload: bool, **given: object) -> None:
     MODULE:ATTR is a Server, options given here override its own.
     """
     passphrase = _passphrase()
-    if reload and (given["workers"] or 1) != 1:
-        raise click.UsageError("--reload cannot be combined with --workers; leave one out")
+    if reload and not paths.IS_POSIX:
+        raise click.UsageError("--reload needs a POSIX system; leave it out")
     try:
         if reload:
             importlib.import_module("watchfiles")
     except ImportError as error:
         raise click.UsageError("--reload needs watchfiles: pip install 'ehlo[standard]'") from error
     server, process = _named_server(target, given), _process(given)
+    if reload and server.options.workers > 1:
+        raise click.UsageError("--reload cannot be combined with --workers; leave one out")
     configure_tls(server, process, passphrase)
 
     def serve_mail() -> None:
@@ -213,12 +216,14 @@ def _process(given: Given) -> ProcessOptions:
     return ProcessOptions(**fields_of(ProcessOptions, given))
 
 
-def _server_values(given: Given, default: str | Sequence[str]) -> dict[str, Any]:
+def _server_values(given: Given, default: ListenAddresses) -> dict[str, Any]:
     """The options of the server that were given, as keywords of `Server`.
 
     `default` is the address of which --host and --port replace one half.
     """
     values = fields_of(Options, given)
+    for name in ("tls_cert", "tls_key"):  # which `configure_tls` loads
+        values.pop(name, None)
     host, port = given["host"], given["port"]
     if host is not None or port is not None:
         flag = "--host" if port is None else "--port"
@@ -231,12 +236,12 @@ def _server_values(given: Given, default: str | Sequence[str]) -> dict[str, Any]
     return {name: value_of(name, value, directory) for name, value in values.items()}
 
 
-def _address(host: str | None, port: int | None, default: str | Sequence[str]) -> str:
+def _address(host: str | None, port: int | None, default: ListenAddresses) -> str:
     """Return the address that --host and --port make together, or with one of `default`."""
-    first = default if isinstance(default, str) else next(iter(default), "")
-    usual = parse_address(first)
+    usual = parse_address(next(iter(addresses_of(default)), ""))
     if host is None:
-        host = "127.0.0.1" if usual.is_unix or first.startswith(INHERITED) else usual.host
+        is_path = usual.host.startswith(("unix:", *INHERITED))
+        host = "127.0.0.1" if is_path else usual.host
     if _HOST.fullmatch(host) is None:
         raise click.UsageError(
             f"--host {host}: not a host; write a name or an IP address, e.g. 127.0.0.1"

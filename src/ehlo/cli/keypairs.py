@@ -36,7 +36,8 @@ def configure_tls(server: Server, process: ProcessOptions, passphrase: str | Non
             "give one key for each certificate, or none"
         )
     if certs:
-        server.configure(tls_config=None)  # otherwise those of the user's Server would come first
+        # Otherwise those of the user's Server would come first
+        server.configure(tls_config=None, tls_cert=(), tls_key=())
     for cert, key in zip(certs, keys or certs, strict=True):
         try:
             server.configure_tls(cert, key, passphrase, client_ca, client_certs or "optional")

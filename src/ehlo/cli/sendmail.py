@@ -7,7 +7,6 @@ recipients come from the header.
 from __future__ import annotations
 
 import getpass
-import os
 import re
 import smtplib
 import socket
@@ -148,8 +147,8 @@ def _read(stream: BinaryIO, *, to_the_end: bool) -> bytes:
 def _login() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a user without a name
-        return f"user{os.getuid()}"
+    except (ImportError, KeyError, OSError):  # a user without a name
+        return "user"
 
 
 def _addresses_in(text: str) -> list[str]:

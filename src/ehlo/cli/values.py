@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ehlo.net import parse_address
+from ehlo.server.options.config import bytes_of
 
 if TYPE_CHECKING:
     _Type = click.ParamType[object]  # generic in the newest click only
 else:
     _Type = click.ParamType
 
-_SIZE: Final = re.compile(r"(\d+)\s*(?:([kKMGT])(i?)B?|B)?", re.ASCII)
-_FACTORS: Final = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 _LONGEST: Final = 200  # characters of a value that are shown
 
 
@@ -112,11 +111,11 @@ class Size(Value):
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> object:
         """Return the number of bytes."""
-        match = _SIZE.fullmatch(str(value).strip())
-        if match is None or len(match[1]) > 18:
+        try:
+            return bytes_of(str(value))
+        except ValueError:
             what = "not a size; write bytes, or a number with k, M or G, e.g. 10M"
-            raise wrong_value(value, what, param, ctx)
-        return int(match[1]) * (1024 if match[3] else 1000) ** _FACTORS[match[2] or ""]
+            raise wrong_value(value, what, param, ctx) from None
 
 
 class Seconds(Value):

@@ -123,12 +123,21 @@ class Connection:
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open, from the question about MAIL to the final reply."""
-        return self.conversation.transaction is not None or self._question is mail.MAIL
+        return self.conversation.transaction is not None
 
     @property
     def over(self) -> bool:
         """Whether the last reply was queued."""
         return self.conversation.output.over
+
+    @property
+    def rests(self) -> bool:
+        """Whether the client is between two commands, and nothing is left to read or to do."""
+        conversation, output = self.conversation, self.conversation.output
+        if self._halted or self._ended or not conversation.buffer.empty:
+            return False
+        awaits_command = conversation.reader is None and conversation.state is not _GREETING
+        return awaits_command and not (output.slow or output.over)
 
     # -- bytes -----------------------------------------------------------------------------------
 
@@ -154,6 +163,31 @@ class Connection:
         return data
 
     # -- events ----------------------------------------------------------------------------------
+
+    def hear(self, packet: bytes) -> Event | Waiting | None:
+        """Take bytes that are the usual packet: one plain command, or a whole body.
+
+        Such a packet never enters the buffer. Returns what `next_event` does, or `None` for any
+        other packet: call `receive_data` then.
+        """
+        conversation = self.conversation
+        output = conversation.output
+        if self._halted or not conversation.buffer.empty or output.slow or output.over:
+            return None
+        if output.transcript is not None or conversation.exchange is not None:
+            return None
+        reader = conversation.reader
+        if reader is None:
+            found = verbs.hear_usual(conversation, packet)
+            if found is None:  # after a rejection the client may have to wait, or to leave
+                return (
+                    self.next_event()
+                    if conversation.output.slow or conversation.output.over
+                    else NEED_DATA
+                )
+        else:
+            found = mail.hear_body(conversation, reader, packet)
+        return None if found is False else self._ask(*found)
 
     def next_event(self) -> Event | Waiting:
         """Return the next event, or why there is none now."""

@@ -75,6 +75,11 @@ class Output:
         if self.transcript is not None:
             self.transcript.wrote(reply.wire, to)
 
+    def agree(self, verb: str, reply: Reply) -> None:
+        """Queue the acceptance of a plain command, where there is no observer."""
+        self.wires.append(reply.wire)
+        self.said.extend((verb, reply.code))
+
     def reject(self, reply: Reply, to: str, about: Rejected = NOTHING) -> None:
         """Queue a rejection; one too many since the last accepted message ends the session."""
         if self._is_one_too_many() and not reply.closes:

@@ -28,6 +28,8 @@ class Settings(Policy):
     rcpt_params: Mapping[str, Parameter] = field(init=False, repr=False)
     command_limit: int = field(init=False, repr=False)
     """Maximum command line in bytes."""
+    plain_limit: int = field(init=False, repr=False)
+    """Maximum command line in bytes that may be dealt with as a usual packet."""
     line_limit: int = field(init=False, repr=False)
     """Maximum line of any kind in bytes."""
     refused_limit: int = field(init=False, repr=False)
@@ -56,6 +58,8 @@ class Settings(Policy):
         assign(self, "mail_params", {k: v for row in rows for k, v in row.mail_parameters()})
         assign(self, "rcpt_params", {k: v for row in rows for k, v in row.rcpt_parameters()})
         assign(self, "command_limit", self.limits.command_line + sum(row.octets for row in rows))
+        # In so short a line everything is within its own limit, a domain too (RFC 5321 4.5.3.1.2)
+        assign(self, "plain_limit", min(self.command_limit, 255))
         assign(self, "line_limit", max(self.command_limit, self.limits.auth_line))
         idle, excess = self.limits.idle_commands, self.limits.excess_recipients
         refused = self.limits.refused_recipients

@@ -14,7 +14,8 @@ import asyncio
 import contextvars
 import logging
 import math
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -414,12 +415,15 @@ class Answers:
         body, and call `on_replied` when the reply has left.
         """
         routes, bodies, transaction = self._routes, self.bodies, event.transaction
+        body = event.body
         replied = routes.replied
         message: Message | None = None
         self.due = True
         try:
-            if bodies.shelf is not None and not await bodies.finish(streams=routes.streams):
+            if body is not None and bodies.add(body) and not await bodies.write():
                 answer: Answer = replies.NO_MEMORY
+            elif bodies.shelf is not None and not await bodies.finish(streams=routes.streams):
+                answer = replies.NO_MEMORY
             elif (message := self._build(transaction)) is None:
                 answer = replies.MAIL_LOOP
             else:
@@ -457,8 +461,8 @@ class Answers:
             body.chunks,
             spool=body.spool,
             streams=self._routes.streams,
-            via="DATA" if transaction.chunks is None else "BDAT",
             per_recipient=conversation.settings.lmtp,
+            transaction=transaction,
         )
 
     # -- notifications ---------------------------------------------------------------------------
@@ -522,19 +526,17 @@ class Answers:
 
     # -- hooks -----------------------------------------------------------------------------------
 
-    async def _ask(
-        self,
-        hook: Hook,
-        arguments: tuple[object, ...],
-        outcome: Outcome,
-    ) -> Answer:
+    @types.coroutine
+    def _ask(
+        self, hook: Hook, arguments: tuple[object, ...], outcome: Outcome
+    ) -> Generator[Call, Ended, Answer]:
         """Return what `outcome` makes of a hook's result, or the reply to its failure.
 
         Raises `GoneError` if the client has, and no message depends on the answer.
         """
         call = self._begin(hook, arguments)
         try:
-            result, error = await call
+            result, error = yield call  # as `await` does, which takes a frame more
         except DeadlineError:
             self._log_late(call)
             self._let_go(call)

@@ -18,7 +18,7 @@ from ehlo.net import Peer
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
 from ehlo.protocol.connection import Connection
-from ehlo.protocol.events import NEED_DATA, PAUSED
+from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
 from ehlo.protocol.reply import Reply
 from ehlo.server.answer import Answers, Routes
 from ehlo.server.observing.failures import log_failure
@@ -136,9 +136,18 @@ class Driver(Occupant):
             if plain is None:
                 return
             data = plain
+        if wire.is_usual and wire.writable and self.slot.work is None:
+            event = self.connection.hear(data)
+            if event is NEED_DATA:
+                self._say()
+                if self.runtime.draining:
+                    self.end(Ending.DRAIN)
+                return
+            if event is not None:
+                self._advance(event)
+                return
         self.connection.receive_data(data)
-        slot = self.slot
-        if slot.work is None:
+        if self.slot.work is None:
             self._advance()
             # A small read leaves little behind: a client runs ahead by a large one, or by several
             if len(data) <= _MOST_UNCOUNTED or self.slot.work is None:
@@ -222,16 +231,17 @@ class Driver(Occupant):
 
     # -- the pump --------------------------------------------------------------------------------
 
-    def _advance(self) -> None:
+    def _advance(self, event: Event | Waiting | None = None) -> None:
         """Do all that can be done now: answer events, write once, set the deadline.
 
-        Nothing is awaited, and the transport is open.
+        Nothing is awaited, and the transport is open. `event` is the first one, if it is known.
         """
         connection, wire, answers = self.connection, self.wire, self.answers
         if not wire.writable and not self._may_go_on():
             return
         table, done = self.routes.table, 0
-        while (event := connection.next_event()) is not NEED_DATA and event is not PAUSED:
+        event = event or connection.next_event()
+        while event is not NEED_DATA and event is not PAUSED:
             done += 1
             route = table.get(type(event))
             if route is None:
@@ -246,6 +256,7 @@ class Driver(Occupant):
             if done == _MOST_EVENTS:
                 self.slot.begin(answers.breathe())
                 break
+            event = connection.next_event()
         awaits = self.slot.work is not None
         if not answers.silent and (data := connection.data_to_send()):
             wire.write(data)
@@ -256,6 +267,13 @@ class Driver(Occupant):
             self.deadlines.client_is_awaited(connection.conversation, wire, moved=done > 0)
         if not wire.is_usual or self.runtime.draining:
             self._end_turn(awaits)
+
+    def _say(self) -> None:
+        """Send the replies, and await the client's next command: `_advance` with nothing to do."""
+        data = self.connection.data_to_send()
+        if data:
+            self.deadlines.heard = True
+            self.wire.write(data)
 
     def _begin(self, work: Work) -> bool:
         """Begin to answer an event; return whether the answer waits."""
@@ -306,6 +324,9 @@ class Driver(Occupant):
             else:
                 if self.runtime.draining:
                     self.end(Ending.DRAIN)
+                elif self.connection.rests and self.wire.is_usual and self.wire.writable:
+                    self._say()
+                    return
                 if not self.wire.closing:
                     self._advance()
         except Exception as failure:  # noqa: BLE001  no caller could end the session
@@ -361,7 +382,14 @@ class Driver(Occupant):
     @property
     def deadline(self) -> float:
         """When `expire` is called, by the loop's clock."""
+        self._settle_deadline()
         return self.deadlines.at
+
+    def _settle_deadline(self) -> None:
+        """Set the deadline of a client that was heard since the last sweep."""
+        if self.deadlines.heard:
+            greeted = bool(self.connection.conversation.helo)
+            self.deadlines.settle(in_handshake=self.wire.in_handshake, greeted=greeted)
 
     @property
     def session_id(self) -> str:
@@ -383,6 +411,7 @@ class Driver(Occupant):
         """The seconds for which the client has been idle; 0 unless it is awaited."""
         if self.wire.lost or (self.slot.work is not None and not self.answers.awaits_client):
             return 0.0
+        self._settle_deadline()
         return self.deadlines.idleness(self.wire.said)
 
     def make_room(self) -> None:

@@ -86,7 +86,7 @@ class Call(Wait[Ended]):
     """
 
     __slots__ = (
-        *("_has_thread", "_journal", "_key", "_runtime", "_work"),
+        *("_has_thread", "_has_turn", "_journal", "_key", "_runtime", "_work"),
         *("asked", "began", "hook", "size"),
     )
 
@@ -107,7 +107,7 @@ class Call(Wait[Ended]):
         self._runtime = runtime
         self._journal = journal
         self._key = key
-        self._has_thread = False  # its turn among those that need one
+        self._has_thread = self._has_turn = False  # its place among those that need one
         self._work: asyncio.Task[None] | Job[object] | None = None  # until it is its turn
 
     def start(self, arguments: tuple[object, ...], context: Context) -> None:
@@ -115,38 +115,40 @@ class Call(Wait[Ended]):
 
         A hook for a thread waits for one first: those that wait there take no turn from others.
         """
-        hook = self.hook
+        hook, runtime, key = self.hook, self._runtime, self._key
         if not hook.is_async and not self._has_thread:
-            threads = self._runtime.thread_turns
-            if not threads.take(self._key):
-                threads.wait(self._key, self, partial(self._start_in_thread, arguments, context))
+            threads = runtime.thread_turns
+            if not threads.take(key):
+                threads.wait(key, self, partial(self._start_in_thread, arguments, context))
                 return
             self._has_thread = True
-        if hook.needs_turn:
-            turns, key = self._runtime.turns, self._key
+        if hook.needs_turn and not self._has_turn:
+            turns = runtime.turns
             if key is None and turns.free > 0:  # as `take` does; most hooks that are counted
                 turns.free -= 1
             elif not turns.take(key):
-                turns.wait(key, self, partial(self._begin, arguments, context))
+                turns.wait(key, self, partial(self._start_in_turn, arguments, context))
                 return
-        self._begin(arguments, context)
+            self._has_turn = True
+        if hook.is_async:
+            # Not by the loop's factory, which might begin at once (eager tasks of Python 3.12)
+            self.began = monotonic()
+            work = self._run(arguments)
+            self._work = asyncio.Task(work, loop=runtime.loop, name="ehlo hook", context=context)
+        else:
+            # A copy: the loop, or the thread of a hook that is late, may be in the context still
+            run = partial(context.copy().run, self._call, *arguments)
+            self._work = runtime.threads.submit(run, self._ended_in_thread)
 
     def _start_in_thread(self, arguments: tuple[object, ...], context: Context) -> None:
         """Begin, or wait for a turn, since there is a thread."""
         self._has_thread = True
         self.start(arguments, context)
 
-    def _begin(self, arguments: tuple[object, ...], context: Context) -> None:
-        runtime, hook = self._runtime, self.hook
-        if hook.is_async:
-            # Not by the loop's factory, which might begin at once (eager tasks of Python 3.12)
-            self.began = monotonic()
-            work = self._run(arguments)
-            self._work = asyncio.Task(work, loop=runtime.loop, context=context)
-        else:
-            # A copy: the loop, or the thread of a hook that is late, may be in the context still
-            run = partial(context.copy().run, self._call, *arguments)
-            self._work = runtime.threads.submit(run, self._ended_in_thread)
+    def _start_in_turn(self, arguments: tuple[object, ...], context: Context) -> None:
+        """Begin, since it is this hook's turn."""
+        self._has_turn = True
+        self.start(arguments, context)
 
     def _call(self, *arguments: object) -> object:
         """Call the hook in a thread."""
@@ -191,7 +193,7 @@ class Call(Wait[Ended]):
             self._runtime.memory.forget(self.size)
 
     def _ended(self, result: object, error: BaseException | None) -> None:
-        if self.hook.needs_turn and self._work is not None:
+        if self._has_turn:
             turns = self._runtime.turns
             if self._key is None and not turns.are_awaited:  # as `give_back` does
                 turns.free += 1

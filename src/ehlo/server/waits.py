@@ -220,7 +220,7 @@ class Pace:
 class Deadlines:
     """Keeps the deadline of one session: `at`, by the loop's clock."""
 
-    __slots__ = ("_clock", "_ended", "_heard", "_pace", "_read_by", "_times", "at")
+    __slots__ = ("_clock", "_ended", "_heard", "_pace", "_read_by", "_times", "at", "heard")
 
     def __init__(self, clock: Callable[[], float], times: Times) -> None:
         self._clock = clock
@@ -229,29 +229,31 @@ class Deadlines:
         self._read_by = math.inf  # while the client does not read
         self._heard = self._ended = clock()  # when the client did something, and its last message
         self.at = math.inf
+        self.heard = False
+        """Whether the client has done something for which the next sweep sets the deadline."""
 
     def allow(self, seconds: float) -> None:
         """Set the deadline `seconds` from now."""
-        self.at = self._clock() + seconds
+        self.at, self.heard = self._clock() + seconds, False
 
     def allow_first(self) -> None:
         """Set the deadline for the first command of a client, or the first under TLS."""
         self._heard = now = self._clock()
-        self.at = now + self._times.first
+        self.at, self.heard = now + self._times.first, False
 
     def allow_command(self) -> None:
         """Set the deadline for the client's next command."""
         self._heard = now = self._clock()
-        self.at = now + self._times.command
+        self.at, self.heard = now + self._times.command, False
 
     def allow_handshake(self) -> None:
         """Set the deadline for a TLS handshake."""
         self._heard = now = self._clock()
-        self.at = now + self._times.tls
+        self.at, self.heard = now + self._times.tls, False
 
     def allow_hook(self) -> None:
         """Set the deadline of a hook; a disk has the same, and memory to become free."""
-        self.at = self._clock() + self._times.handler
+        self.at, self.heard = self._clock() + self._times.handler, False
 
     def allow_hook_after(self, spent: float) -> bool:
         """Set the deadline of a hook that has run for `spent` seconds; return whether any is left.
@@ -278,7 +280,7 @@ class Deadlines:
 
     def client_must_read(self) -> None:
         """Set the deadline for the client to read; nothing else extends it."""
-        self.at = self._read_by
+        self.at, self.heard = self._read_by, False
 
     def client_waits(self, conversation: Conversation) -> None:
         """Stop the clock of a body while the client waits for the server."""
@@ -295,22 +297,29 @@ class Deadlines:
         a body has its deadline, and so has the whole, between its chunks too.
         """
         if not wire.writable:
-            self.at = self._read_by
+            self.client_must_read()
             return
         in_body = conversation.reader is not None
         if self._pace is not None or in_body or conversation.state is _BDAT:
             if in_body or moved:
                 said = wire.received if wire.channel is None else wire.said  # mostly plain
-                self.at = self._for_body(conversation, said, in_body)
+                self.at, self.heard = self._for_body(conversation, said, in_body), False
         elif moved:
-            channel = wire.channel
-            self._heard = now = self._clock()
-            if channel is not None and not channel.established:
-                self.at = now + self._times.tls
-            elif conversation.helo:
-                self.at = now + self._times.command
-            else:
-                self.at = now + self._times.first
+            self.heard = True
+
+    def settle(self, *, in_handshake: bool, greeted: bool) -> None:
+        """Set the deadline for the client's next command, if it was heard since the last sweep.
+
+        It may be late by the time between two sweeps, and is never early.
+        """
+        if not self.heard:
+            return
+        if in_handshake:
+            self.allow_handshake()
+        elif greeted:
+            self.allow_command()
+        else:
+            self.allow_first()
 
     def _for_body(self, conversation: Conversation, said: int, in_body: bool) -> float:
         self._heard = now = self._clock()

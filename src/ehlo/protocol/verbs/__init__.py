@@ -7,9 +7,9 @@ moves, gates, HELP, the questions to the server, and the hooks that answer them 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from ehlo.protocol import events, grammar
 from ehlo.protocol import reply as replies
@@ -154,7 +154,50 @@ TRANSITIONS: Final[Mapping[tuple[State, str], State]] = MappingProxyType(
 """The legal moves of a session, by state and command; `"."` is the end of a message."""
 
 
+class Usual(NamedTuple):
+    """The plain form of a command: what its row has for that, with what is never `None` there."""
+
+    verb: AnyVerb
+    parse: Callable[[Conversation, bytes], Any]
+    accept: Callable[[Conversation, Any, None], Reply]
+    to: State
+
+
+USUAL: Final = {
+    name: Usual(row, row.usual, cast("Callable[[Conversation, Any, None], Reply]", row.accept), to)
+    for row in VERBS.values()
+    if row.usual is not None and (to := row.to) is not None and not row.ends
+    for name in (row.name.encode(), row.name.lower().encode())
+}
+"""The plain forms by the first four bytes of a packet."""
+
+
 # -- what may be sent when -----------------------------------------------------------------------
+
+
+def hear_usual(conversation: Conversation, packet: bytes) -> Ask | Literal[False] | None:
+    """Do what `hear` does for a packet that is one plain command; return `False` for any other."""
+    usual, settings, output = USUAL.get(packet[:4]), conversation.settings, conversation.output
+    if usual is None or len(packet) > settings.plain_limit:
+        return False
+    verb, parse, accept, to = usual
+    if conversation.state not in verb.since:
+        return False
+    if settings.gated and refusal_of(conversation, verb) is not None:
+        return False
+    subject = parse(conversation, packet)
+    if subject is None:
+        return False
+    if type(subject) is Reply or verb.event in conversation.asks:
+        output.said.append(verb.name)
+        if type(subject) is not Reply:
+            return verb.ask(conversation, subject)
+        _fail(conversation, verb, "", subject)
+        return None
+    reply = accept(conversation, subject, None)
+    conversation.state = to
+    output.agree(verb.name, reply)
+    return None
 
 
 def hear(conversation: Conversation) -> Ask | Told | Literal[Waiting.NEED_DATA]:

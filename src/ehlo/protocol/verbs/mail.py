@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, Literal
 
 from ehlo.protocol import address, events, grammar, parameters
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import NO_PARAMETERS, NULL_PATH, Address, Parameters
-from ehlo.protocol.body import DataReader, Skipper
+from ehlo.protocol.body import DataReader, Skipper, has_bare_newline, whole
 from ehlo.protocol.conversation import Chunk, Conversation, Reader, no_transaction
 from ehlo.protocol.output import Rejected
 from ehlo.protocol.parameters import Parameter, ParserError
@@ -48,6 +48,15 @@ _LENIENT_MAIL = tuple(re.compile(f"(?i:FROM):{path}") for path in _LENIENT)
 _LENIENT_RCPT = tuple(re.compile(f"(?i:TO):{path}") for path in _LENIENT)
 _MAIL_ANY_PATH = re.compile(rf"(?i:FROM): ?{grammar.ANY_PATH.pattern}(?: .*)?")
 _RCPT_ANY_PATH = re.compile(rf"(?i:TO): ?{grammar.ANY_PATH.pattern}(?: .*)?")
+
+
+# The usual form of the same, as a whole packet of ASCII: a Dot-string at a Domain. What it leaves
+# out is no error, but rarer
+_PLAIN_PATH = rf"<({grammar.DOT_STRING}@{grammar.DOMAIN})>"
+_PLAIN_MAIL = re.compile(
+    rf"(?i:MAIL FROM):{_PLAIN_PATH}((?: (?i:SIZE=[0-9]++|BODY=8BITMIME|BODY=7BIT))*+)\r\n".encode()
+)
+_PLAIN_RCPT = re.compile(rf"(?i:RCPT TO):{_PLAIN_PATH}\r\n".encode())
 
 
 def _match(patterns: Iterable[re.Pattern[str]], argument: str) -> re.Match[str] | None:
@@ -111,10 +120,29 @@ def _parameters(
 
 
 def _parse_mail(conversation: Conversation, argument: str) -> Address | Reply:
-    settings = conversation.settings
     sender = reverse_path(conversation, argument)
     if not isinstance(sender, Address):
         return sender
+    return _checked_sender(conversation, sender)
+
+
+def _usual_mail(conversation: Conversation, packet: bytes) -> Address | Reply | None:
+    match = _PLAIN_MAIL.fullmatch(packet) if packet.isascii() else None
+    if match is None:
+        return None
+    path, rest = match.groups()
+    params = NO_PARAMETERS
+    if rest:
+        known = conversation.settings.mail_params
+        found = _parameters(conversation, rest.decode(), known, utf8=False)
+        if isinstance(found, Reply):
+            return found
+        params = found
+    return _checked_sender(conversation, address.plain(path, params))
+
+
+def _checked_sender(conversation: Conversation, sender: Address) -> Address | Reply:
+    settings = conversation.settings
     if 0 < settings.max_messages <= conversation.counts.messages:
         return replies.TOO_MANY_MESSAGES
     params = sender.params
@@ -126,13 +154,24 @@ def _parse_mail(conversation: Conversation, argument: str) -> Address | Reply:
     return conversation.admission.admit_sender(sender) or sender
 
 
+def _propose_mail(conversation: Conversation, sender: Address) -> None:
+    """Open the transaction before the hook is asked, which may keep values in it."""
+    conversation.transaction = Transaction(sender, "SMTPUTF8" in sender.params)
+
+
 def _accept_mail(conversation: Conversation, sender: Address, answer: Reply | None) -> Reply:
     conversation.counts.messages += 1
-    conversation.transaction = Transaction(sender, "SMTPUTF8" in sender.params)
+    if conversation.transaction is None:
+        conversation.transaction = Transaction(sender, "SMTPUTF8" in sender.params)
     return answer or replies.MAIL_OK
 
 
-def _reject_mail(conversation: Conversation, _sender: object, reply: Reply) -> Reply:
+def _reject_mail(conversation: Conversation, sender: Address, reply: Reply) -> Reply:
+    conversation.transaction = None
+    return _fail_mail(conversation, sender, reply)
+
+
+def _fail_mail(conversation: Conversation, _sender: object, reply: Reply) -> Reply:
     conversation.counts.messages += 1  # RFC 9422 4.1: whether they succeed or fail
     return reply
 
@@ -142,12 +181,14 @@ MAIL: Final = Verb(
     since={State.READY},
     to=State.MAIL,
     parse=_parse_mail,
+    propose=_propose_mail,
+    usual=_usual_mail,
     accept=_accept_mail,
     reject=_reject_mail,
     event=events.Mail,
     hook="on_mail",
     arguments=lambda event: (event.sender, event.sender.params),
-    fail=_reject_mail,
+    fail=_fail_mail,
     progress=True,
     elsewhere={
         State.HELLO: replies.HELLO_FIRST,
@@ -161,10 +202,25 @@ MAIL: Final = Verb(
 
 
 def _parse_rcpt(conversation: Conversation, argument: str) -> Address | Reply:
-    transaction, settings = conversation.transaction or no_transaction(), conversation.settings
+    transaction = conversation.transaction or no_transaction()
     recipient = forward_path(conversation, argument, smtputf8=transaction.smtputf8)
     if not isinstance(recipient, Address):
         return recipient
+    return _checked_recipient(conversation, recipient, argument)
+
+
+def _usual_rcpt(conversation: Conversation, packet: bytes) -> Address | Reply | None:
+    match = _PLAIN_RCPT.fullmatch(packet) if packet.isascii() else None
+    if match is None:
+        return None
+    recipient = address.plain(match[1])
+    return _checked_recipient(conversation, recipient, str(recipient))
+
+
+def _checked_recipient(
+    conversation: Conversation, recipient: Address, argument: str
+) -> Address | Reply:
+    transaction, settings = conversation.transaction or no_transaction(), conversation.settings
     if len(transaction.recipients) >= settings.max_recipients:
         return replies.TOO_MANY_RECIPIENTS
     if settings.max_recipient_domains and _is_one_domain_more(conversation, recipient.domain):
@@ -235,6 +291,7 @@ RCPT: Final = Verb(
     since={State.MAIL, State.RCPT},
     to=State.RCPT,
     parse=_parse_rcpt,
+    usual=_usual_rcpt,
     accept=_accept_rcpt,
     reject=_reject_rcpt,
     event=events.Rcpt,
@@ -274,6 +331,8 @@ RSET: Final = Verb(
 
 # -- DATA ----------------------------------------------------------------------------------------
 
+_PLAIN_DATA = (b"DATA\r\n", b"data\r\n")
+
 
 def _no_recipients(conversation: Conversation) -> Reply:
     """Return the reply to a body before the first accepted recipient."""
@@ -291,6 +350,10 @@ def _parse_data(conversation: Conversation, argument: str) -> events.Data | Repl
     return replies.BINARY_NEEDS_BDAT if binary else events.DATA
 
 
+def _usual_data(conversation: Conversation, packet: bytes) -> events.Data | Reply | None:
+    return _parse_data(conversation, "") if packet in _PLAIN_DATA else None
+
+
 def _accept_data(conversation: Conversation, _event: events.Data, answer: Reply | None) -> Reply:
     conversation.reader = DataReader()
     return answer or replies.START_DATA
@@ -301,6 +364,7 @@ DATA: Final = Verb(
     since={State.RCPT},
     to=State.DATA,
     parse=_parse_data,
+    usual=_usual_data,
     accept=_accept_data,
     reject=say,
     event=events.Data,
@@ -387,6 +451,22 @@ _FIRST_CHUNK: Final = Question(
 # -- the end of a message ------------------------------------------------------------------------
 
 
+def hear_body(conversation: Conversation, reader: Reader, packet: bytes) -> Ask | Literal[False]:
+    """Ask about a message whose body is this packet, as a whole; return `False` for any other."""
+    transaction, settings = conversation.transaction, conversation.settings
+    if transaction is None or type(reader) is not DataReader or not reader.at_start:
+        return False
+    body = whole(packet)
+    if body is None or transaction.refusal is not None or len(body) > settings.max_size > 0:
+        return False
+    if not settings.keeps_newlines and has_bare_newline(body):
+        return False
+    transaction.size = len(body)
+    conversation.counts.idle = 0
+    conversation.reader, conversation.state = None, _ENDED
+    return MESSAGE, events.MessageEnd(transaction, body)
+
+
 def end_of_body(conversation: Conversation, reader: Reader) -> Ask | None:
     """Ask about a message that is complete, or send the rejection that waited for its end."""
     if type(reader) is Skipper:
@@ -397,12 +477,12 @@ def end_of_body(conversation: Conversation, reader: Reader) -> Ask | None:
     conversation.counts.idle = 0
     if refusal is None:
         conversation.state = _ENDED
-        return MESSAGE, transaction
+        return MESSAGE, events.MessageEnd(transaction)
     chunks = transaction.chunks
     permanent = refusal.code >= 500  # otherwise the client must know that it may try again
     if permanent and chunks is not None and chunks.failed and not conversation.settings.lmtp:
         refusal = replies.CHUNK_FAILED  # the chunk that failed was told why
-    _reject_message(conversation, transaction, refusal)
+    _reject_message(conversation, events.MessageEnd(transaction), refusal)
     return None
 
 
@@ -418,15 +498,15 @@ def _end_skipping(conversation: Conversation, reader: Skipper) -> None:
 
 
 def _accept_message(
-    conversation: Conversation, transaction: Transaction, answer: Reply | None
+    conversation: Conversation, event: events.MessageEnd, answer: Reply | None
 ) -> None:
-    conversation.output.outcome(answer or replies.QUEUED, transaction)
+    conversation.output.outcome(answer or replies.QUEUED, event.transaction)
 
 
-def _reject_message(conversation: Conversation, transaction: Transaction, answer: Reply) -> None:
+def _reject_message(conversation: Conversation, event: events.MessageEnd, answer: Reply) -> None:
     """End the transaction, as acceptance does (RFC 5321 3.3)."""
     conversation.end_transaction()
-    conversation.output.outcome(answer, transaction)
+    conversation.output.outcome(answer, event.transaction)
     turn_away_after_refusals(conversation)
 
 

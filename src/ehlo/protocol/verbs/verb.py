@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from ehlo.protocol import reply as replies
 from ehlo.protocol.conversation import Conversation
@@ -69,6 +69,8 @@ class Question(Generic[S]):
     """Whether the server is asked even if it has no hook; otherwise the answer is yes."""
     ends: bool = False
     """Whether acceptance ends the transaction."""
+    propose: Callable[[Conversation, S], None] | None = None
+    """Show the subject to the server before it is asked; `reject` takes it back."""
     made_of: Callable[[S], Event] = _itself
     """Make the event of a subject; by default the event of one field, or the subject itself."""
 
@@ -82,6 +84,12 @@ class Question(Generic[S]):
         event: Any = self.event
         if event is not None and self.made_of is _itself and len(dataclasses.fields(event)) == 1:
             object.__setattr__(self, "made_of", event)
+
+    def ask(self, conversation: Conversation, subject: S) -> Ask:
+        """Return the question, for the server to answer."""
+        if self.propose is not None:
+            self.propose(conversation, subject)
+        return self, subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +108,10 @@ class Verb(Question[S]):
     since: AbstractSet[State]
     """The states in which it may be sent."""
     parse: Callable[[Conversation, str], S | Reply | None]
-    usual: Callable[[Conversation, bytes], Ask | Told | Literal[False]] | None = None
-    """Deal with a packet that is this command in its plain form, faster than `parse` does.
+    usual: Callable[[Conversation, bytes], S | Reply | None] | None = None
+    """Parse a packet that is this command in its plain form, faster than `parse` does.
 
-    It returns `False` for any other packet, and `parse` takes over. No row has one yet.
+    It returns what `parse` does, or `None` for any other packet.
     """
     fail: Callable[[Conversation, str, Reply], Reply | None] | None = None
     """Called with argument and reply when the core itself rejects; return the reply to send now."""
@@ -150,7 +158,7 @@ AnyVerb: TypeAlias = Verb[Any]
 def take(conversation: Conversation, question: AnyQuestion, subject: object) -> Ask | Told:
     """Return the question if the server wants to be asked; otherwise accept."""
     if question.event in conversation.asks or question.always:
-        return question, subject
+        return question.ask(conversation, subject)
     return accept(conversation, question, subject, None)
 
 
