@@ -287,7 +287,7 @@ class Connection:
             raise ProtocolError("a 3xx does not answer a message")
         self._answered()
         self.conversation.end_transaction()
-        self.conversation.output.each(outcomes)
+        self.conversation.output.each(outcomes, transaction)
         mail.turn_away_after_refusals(self.conversation)
         self._queue(None)
 
