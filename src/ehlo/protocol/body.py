@@ -154,7 +154,7 @@ def whole(packet: bytes) -> bytes | None:
     Such a dot would have to be dropped.
     """
     end = len(packet) - 3
-    if packet.find(b"\r\n.") != end - 2 or packet[0] == _DOT or packet[end:] != b".\r\n":
+    if packet[-5:] != b"\r\n.\r\n" or packet.find(b"\r\n.") != end - 2 or packet[0] == _DOT:
         return None
     return packet[:end]
 
