@@ -4,11 +4,16 @@ the same.
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import pytest
 
+from ehlo import Handler, Message, Session
+from ehlo.protocol.verbs import mail
 from support.clock import StoppedClock
 from support.hooks import handler_of
-from support.serving import Box, Running, Serve
+from support.serving import DEADLINE, Box, Running, Serve
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -104,3 +109,72 @@ def test_a_body_does_not_go_on_with_the_pace_of_one_that_was_abandoned(
         assert running.sessions == 1
         clock.advance(4)
         assert client.reply().startswith("421 4.4.2 ")
+
+
+# -- memory and disk -----------------------------------------------------------------------------
+
+BODY = (b"x" * 98 + b"\r\n") * 1000  # larger than what is small
+
+
+def receive(running: Running, packet: bytes) -> None:
+    """Have the only session receive one packet, which a network might cut."""
+
+    async def call() -> None:
+        (driver,) = running.drivers
+        driver.data_received(packet)
+
+    running.run(call)
+
+
+@pytest.mark.parametrize("memory", [1, 50_000, 0])
+@pytest.mark.parametrize("disk", [1, 0])
+def test_a_body_for_which_there_is_neither_memory_nor_disk_is_rejected(
+    serve: Serve, full_disk: None, loop_name: str, memory: int, disk: int
+) -> None:
+    running = serve(Box(), max_memory=memory, max_disk=disk, spool_threshold=50_000, loop=loop_name)
+    with running.ready() as client:
+        for line in ENVELOPE:
+            assert client.say(line)[0] in "23"
+        receive(running, BODY + b".\r\n")
+        assert client.reply() == "452 4.3.1 Insufficient system storage"
+        assert running.runtime.memory.held == 0
+
+
+class Watched(bytes):
+    """A body that is seen to be let go."""
+
+    gone: threading.Event
+
+    def __del__(self) -> None:
+        self.gone.set()
+
+
+def test_a_body_on_disk_is_held_nowhere_while_the_handler_has_its_message(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """What is on disk is not counted in the memory."""
+    inside, go_on, gone = threading.Event(), asyncio.Event(), threading.Event()
+
+    class Slow(Handler):
+        streams = True
+
+        async def on_message(self, session: Session, message: Message) -> None:
+            inside.set()
+            await go_on.wait()
+
+    def whole(packet: bytes) -> bytes:
+        body = Watched(packet[:-3])
+        body.gone = gone
+        return body
+
+    monkeypatch.setattr(mail, "whole", whole)
+    running = serve(Slow(), spool_threshold=1000)
+    with running.ready() as client:
+        for line in ENVELOPE:
+            client.say(line)
+        receive(running, BODY + b".\r\n")
+        assert inside.wait(DEADLINE)
+        if way == "usual":
+            running.wait_until(gone.is_set)
+        running.runtime.loop.call_soon_threadsafe(go_on.set)
+        assert client.reply() == "250 2.0.0 Ok: queued"
