@@ -1,13 +1,14 @@
 """Configures Sphinx, which `make docs` runs; warnings are errors.
 
 Pages that GitHub shows at the root of the repository (README.md and others) are not copied: the
-pages in ROOT_PAGES consist of their text, with links that lead to pages of the site.
+pages in ROOT_PAGES consist of their text, with links that lead to pages of the site. The README
+has absolute links, because PyPI shows it, too.
 """
 
 from __future__ import annotations
 
 import re
-from importlib.metadata import version as installed_version
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,17 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 
 project = "ehlo"
-release = version = installed_version("ehlo")
+about = metadata("ehlo")
+release = version = about["Version"]
+urls = dict(text.split(", ", 1) for text in about.get_all("Project-URL") or ())
+SITE = urls["Documentation"]
+SOURCE = f"{urls['Source']}/blob/main/"
 copyright = "the authors of ehlo"  # noqa: A001  Sphinx wants this name
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = f"ehlo {release}"
 html_copy_source = False
 html_show_copyright = False
@@ -41,6 +47,7 @@ add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {name: name for name in ("AnyHandler", "ListenAddresses", "Answer")}
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
@@ -60,13 +67,14 @@ def read_root_page(app: Sphinx, page: str, source: list[str]) -> None:
         path = ROOT / ROOT_PAGES[page]
         app.env.note_dependency(str(path))
         source[0] = f"{path.read_text()}\n{source[0]}"
-    source[0] = re.sub(r"\]\((?!https?:|#)([^)\s]+)\)", mend_link, source[0])
+    text = source[0].replace(f"]({SITE}", "](docs/").replace(f"]({SOURCE}", "](")
+    source[0] = re.sub(r"\]\((?!https?:|#)([^)\s]+)\)", mend_link, text)
 
 
 def mend_link(found: re.Match[str]) -> str:
     """Return a link as it is from a page of the site, whichever folder it was written for."""
     name, hash_sign, anchor = found[1].removeprefix("../").partition("#")
-    name = name.removeprefix("docs/")
+    name = re.sub(r"\.html$", ".md", name.removeprefix("docs/"))
     if name.startswith("examples/"):
         stem = name.removeprefix("examples/").removesuffix(".py")
         name, hash_sign, anchor = "examples.md", "#", stem.replace("_", "-")

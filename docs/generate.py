@@ -11,7 +11,7 @@ import ast
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,16 @@ from typing import Any
 import click
 
 from ehlo.cli.commands import cli
+from ehlo.cli.flags import ProcessOptions
 from ehlo.handler import Handler
+from ehlo.protocol import reply as replies_of
 from ehlo.protocol.extensions import TABLE, Extension, rows
 from ehlo.protocol.parameters import Facts
+from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import State
 from ehlo.protocol.verbs import TRANSITIONS, VERBS
+from ehlo.server.observing.metrics import COUNTERS, GAUGES, HISTOGRAMS
 from ehlo.server.options.config import Options, descriptions
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +43,9 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *(
         ROOT / f"docs/{name}.md"
-        for name in ("command-line", "configuration", "handlers", "protocol")
+        for name in (
+            *("command-line", "configuration", "handlers", "logging", "protocol", "replies"),
+        )
     ),
 ]
 
@@ -55,7 +61,8 @@ def options() -> str:
         if field.metadata["group"] != group:
             group = field.metadata["group"]
             lines += ["", f"## {group}", "", "| Option | Default | Description |", "|---|---|---|"]
-        only = "" if field.metadata["flag"] else " Not on the command line."
+        has_flag = field.metadata["flag"] or field.name in ProcessOptions.__dataclass_fields__
+        only = "" if has_flag else " Not on the command line."
         text = _cell(texts[field.name])
         lines.append(f"| `{field.name}` | `{_default(field.default)}` | {text}{only} |")
     return "\n".join(lines[1:])
@@ -92,7 +99,8 @@ def _command(name: str, command: click.Command) -> list[str]:
     ]
     params = [param for param in command.params if isinstance(param, click.Option)]
     serves = any(param.name == "addr" for param in params)
-    shared = {field.name for field in dataclasses.fields(Options)} if serves else set()
+    own = ProcessOptions.__dataclass_fields__
+    shared = Options.__dataclass_fields__.keys() - own.keys() if serves else set()
     records = [param.get_help_record(context) for param in params if param.name not in shared]
     rows = [
         f"| `{_cell(record[0].strip())}` | {_cell(record[1])} |" for record in records if record
@@ -175,6 +183,41 @@ def states() -> str:
     return "\n".join(lines)
 
 
+def replies() -> str:
+    """Return the replies in the catalogue, sorted by code."""
+    catalogue = {
+        name.lower(): reply for name, reply in vars(replies_of).items() if isinstance(reply, Reply)
+    }
+    lines = ["| Reply | Text | Name |", "|---|---|---|"]
+    for name, reply in sorted(catalogue.items(), key=lambda item: _in_order_of_code(item[1])):
+        lines.append(f"| {_code(reply)} | {_cell(reply.text)} | `{name}` |")
+    return "\n".join(lines).replace("<", "&lt;")
+
+
+def _in_order_of_code(reply: Reply) -> tuple[int, list[int]]:
+    return reply.code, [int(number) for number in (reply.enhanced or "0").split(".")]
+
+
+def _code(reply: Reply) -> str:
+    return f"{reply.code} {reply.enhanced or ''}".rstrip()
+
+
+def metrics() -> str:
+    """Return the metrics for Prometheus, with their labels."""
+    lines = ["| Metric | Type | Labels | Description |", "|---|---|---|---|"]
+    for name, text, labels, _ in COUNTERS:
+        lines.append(_metric(f"{name}_total", "counter", labels, text))
+    for name, text, _ in GAUGES:
+        lines.append(_metric(name, "gauge", (), text))
+    for name, text, labels in HISTOGRAMS:
+        lines.append(_metric(name, "histogram", labels, text))
+    return "\n".join(lines)
+
+
+def _metric(name: str, kind: str, labels: Sequence[str], text: str) -> str:
+    return f"| `ehlo_{name}` | {kind} | {', '.join(f'`{each}`' for each in labels)} | {text} |"
+
+
 def tree() -> str:
     """Return the modules of ehlo, with the first sentence of each."""
     lines = ["```", "src/ehlo/"]
@@ -204,6 +247,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "verbs": verbs,
     "extensions": extensions,
     "states": states,
+    "replies": replies,
+    "metrics": metrics,
     "tree": tree,
 }
 

@@ -28,6 +28,10 @@ def auth_handler(username: str, password: str) -> bool:
 
 logging.basicConfig(level=logging.INFO)
 addr = sys.argv[1] if sys.argv[1:] else "127.0.0.1:2525"
-server = ehlo.Server(handler, addr=addr, auth_handler=auth_handler, auth_required=True)
-server.configure_tls("server.crt", "server.key")
-server.listen_and_serve()
+ehlo.Server(
+    handler,
+    listeners=[ehlo.Listener.submission(addr)],  # STARTTLS, then a login, then mail
+    tls_cert="server.crt",
+    tls_key="server.key",
+    auth_handler=auth_handler,
+).listen_and_serve()

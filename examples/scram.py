@@ -44,7 +44,7 @@ class Logins(ehlo.Handler):
 
 
 logging.basicConfig(level=logging.INFO)
-server = ehlo.Server(
+ehlo.Server(
     Logins(),
     addr=sys.argv[1] if sys.argv[1:] else "127.0.0.1:2525",
     auth_required=True,
@@ -55,6 +55,6 @@ server = ehlo.Server(
         "LOGIN": False,
         "PLAIN": False,
     },
-)
-server.configure_tls("server.crt", "server.key")
-server.listen_and_serve()
+    tls_cert="server.crt",
+    tls_key="server.key",
+).listen_and_serve()

@@ -10,14 +10,11 @@ import sys
 import ehlo
 
 
-class Subjects(ehlo.Handler):
-    """Reads the subject in time proportional to the message, whatever a client sends."""
-
-    def on_message(self, session: ehlo.Session, message: ehlo.Message) -> None:
-        subject = message.content.subject[:200]
-        print(f"mail from {message.sender} for {message.recipients[0]} with subject {subject!r}")
+def handler(message: ehlo.Message) -> None:
+    subject = message.content.subject[:200]
+    print(f"mail from {message.sender} for {message.recipients[0]} with subject {subject!r}")
 
 
 logging.basicConfig(level=logging.INFO)
 addr = sys.argv[1] if sys.argv[1:] else "127.0.0.1:2525"
-ehlo.listen_and_serve_tls(addr, "server.crt", "server.key", Subjects(), "MyServerApp")
+ehlo.listen_and_serve_tls(addr, "server.crt", "server.key", handler, "MyServerApp")

@@ -2,10 +2,18 @@
 
 import signal
 
+from hypothesis import HealthCheck, settings
+
 from support.serving import certificates as certificates
 from support.serving import loop_name as loop_name
 from support.serving import no_delay as no_delay
 from support.serving import serve as serve
+
+# The same examples in each run, and no time for one: a busy machine, or chance, fails no test
+settings.register_profile(
+    "ehlo", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ehlo")
 
 
 def pytest_configure() -> None:

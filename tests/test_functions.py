@@ -16,6 +16,7 @@ from ehlo import (
     AnonymousCredentials,
     CramMD5Credentials,
     Credentials,
+    Handler,
     PasswordCredentials,
     Peer,
     Reject,
@@ -23,7 +24,7 @@ from ehlo import (
     TokenCredentials,
 )
 from ehlo.functions import callbacks_of_functions, mechanisms_of
-from ehlo.handler import is_async
+from ehlo.handler import is_async, place_of
 from ehlo.server.hooks import hooks_of
 from support.hooks import KINDS
 from support.logins import cram_md5, encoded, login, plain
@@ -47,6 +48,10 @@ def function(kind: str, answer: Any = None, seen: list[tuple[Any, ...]] | None =
         return act(*arguments)
 
     return act_async if kind == "async def" else act
+
+
+def three(peer: Peer, username: str, password: str) -> bool:
+    return True
 
 
 # -- the message ---------------------------------------------------------------------------------
@@ -162,6 +167,109 @@ def test_a_partial_or_a_callable_object_is_a_handler(serve: Serve) -> None:
     for handler, queue_id in ((partial, "partial"), (Callable(), "object"), (Sync(), "sync")):
         with serve(handler).ready() as client:
             assert client.mail() == f"250 2.0.0 Ok: queued as {queue_id}"
+
+
+@kinds
+@pytest.mark.parametrize("keep", ["message", "session and message"])
+def test_a_function_may_take_the_message_or_the_session_too(
+    serve: Serve, kind: str, keep: str
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+    act = function(kind, "Q1", seen)
+    forms: dict[tuple[str, str], Any] = {
+        ("message", "def"): lambda message: act(message),
+        ("session and message", "def"): lambda session, message: act(session, message),
+    }
+    if kind == "async def":
+
+        async def one(message: Any) -> Any:
+            return await act(message)
+
+        async def two(session: Any, message: Any, verbose: bool = False) -> Any:
+            return await act(session, message)
+
+        forms |= {("message", kind): one, ("session and message", kind): two}
+    with serve(forms[keep, kind]).ready() as client:
+        assert client.mail(sender="a@example.com") == "250 2.0.0 Ok: queued as Q1"
+    ((*session, message),) = seen
+    assert [type(each) for each in session] == ([ehlo.Session] if keep != "message" else [])
+    assert isinstance(message, ehlo.Message)
+    assert str(message.sender) == "a@example.com"
+
+
+def test_a_method_of_a_list_gets_the_message(serve: Serve) -> None:
+    mails: list[ehlo.Message] = []
+    with serve(mails.append).ready() as client:
+        assert client.mail() == "250 2.0.0 Ok: queued"
+    assert [mail.size > 0 for mail in mails] == [True]
+
+
+@pytest.mark.parametrize(
+    ("handler", "count"),
+    [
+        (lambda message: None, 1),
+        (lambda message, verbose=False: None, 1),
+        (lambda session, message: None, 2),
+        (lambda a, b, c, d, extra=None: None, 4),
+        (lambda a, b, c, d, *rest: None, 4),
+        (lambda message, *rest: None, 4),
+        (lambda *_, **__: None, 4),
+    ],
+)
+def test_the_positional_parameters_without_a_default_are_counted(handler: Any, count: int) -> None:
+    seen: list[int] = []
+
+    @functools.wraps(handler)
+    def note(*arguments: Any) -> None:
+        seen.append(len(arguments))
+
+    message = SimpleNamespace(recipients=[], sender="", data=b"")
+    callbacks_of_functions(note, None, None).by_name["on_message"](SimpleNamespace(peer=0), message)
+    assert seen == [count]
+
+
+@pytest.mark.parametrize(
+    ("handler", "takes"),
+    [
+        (three, "3 parameters"),
+        (lambda a, b, c, d, e: None, "5 parameters"),
+        (lambda a, b, c, d, e, *rest: None, "5 parameters"),
+        (lambda *, message: None, "required keyword-only parameters"),
+        (lambda *_, message: None, "required keyword-only parameters"),
+    ],
+)
+def test_a_handler_of_another_form_is_a_type_error_that_names_it_and_shows_the_forms(
+    handler: Any, takes: str
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        ehlo.Server(handler)
+    line = handler.__code__.co_firstlineno
+    name = f"{handler.__module__}.{handler.__qualname__}"
+    assert str(caught.value) == (
+        f"handler ({name} at {__file__}:{line}) takes {takes}; write (message), "
+        "(session, message) or (remote_addr, mail_from, rcpt_tos, data)"
+    )
+
+
+@pytest.mark.parametrize("handler", [lambda: Handler(), lambda message=None: None])
+def test_a_handler_without_parameters_may_be_a_factory(handler: Any) -> None:
+    with pytest.raises(TypeError, match=r"takes 0 parameters; .*set factory=True \(--factory\)$"):
+        ehlo.Server(handler)
+
+
+def test_the_place_of_a_function_is_that_of_what_it_wraps_or_calls() -> None:
+    @functools.wraps(three)
+    def wrapper(*_: Any) -> None: ...
+
+    class Callable:
+        def __call__(self) -> None: ...
+
+    line = three.__code__.co_firstlineno
+    for each in (three, wrapper, functools.partial(wrapper, 1)):
+        assert place_of(each) == f"{three.__module__}.three at {__file__}:{line}"
+    assert place_of(Callable()).startswith(f"{__name__}.test_the_place")
+    assert place_of(Callable()).rpartition(":")[0].endswith(f".Callable at {__file__}")
+    assert place_of(print) == "builtins.print"
 
 
 def test_a_function_without_others_is_one_hook() -> None:
@@ -506,10 +614,6 @@ def two_and_a_default(username: str, password: str, realm: str = "") -> bool:
     return True
 
 
-def three(peer: Peer, username: str, password: str) -> bool:
-    return True
-
-
 def with_keyword(username: str, password: str, *, realm: str) -> bool:
     return True
 
@@ -556,7 +660,7 @@ def test_the_number_of_parameters_is_the_form(auth_handler: Any, mechanisms: set
         (three, "3 parameters"),
         (lambda: True, "0 parameters"),
         (Directory.two, "3 parameters"),
-        (with_keyword, "keyword-only parameters"),
+        (with_keyword, "required keyword-only parameters"),
         (lambda a, b, c, d, e, f: True, "6 parameters"),
     ],
 )

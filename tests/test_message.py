@@ -164,20 +164,47 @@ def test_a_spool_has_no_name(tmp_path: Path) -> None:
 def test_a_failed_write_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(str(tmp_path))
     spool.write([b"abc"])
-    pwrite = os.pwrite
+    pwritev = os.pwritev
 
-    def full_after_the_first_chunk(file: int, data: bytes, offset: int) -> int:
-        if offset > 3:
-            raise OSError(28, "No space left on device")
-        return pwrite(file, data, offset)
+    def some(file: int, chunks: list[bytes], offset: int) -> int:
+        return pwritev(file, chunks[:1], offset)
+
+    def full(_file: int, _data: bytes, _offset: int) -> int:
+        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", full_after_the_first_chunk)
+        patch.setattr(os, "pwritev", some)
+        patch.setattr(os, "pwrite", full)
         with pytest.raises(OSError, match="No space left"):
             spool.write([b"d", b"e"])
     assert spool.size == 3
     spool.write([b"xyz"])
     assert spool.read_at(0, 10) == b"abcxyz"
+
+
+def test_a_spool_writes_and_reads_on_where_the_system_does_less_than_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = [b"%d\r\n" % number for number in range(2_500)]  # more than one call takes
+    pwritev, pwrite, pread = os.pwritev, os.pwrite, os.pread
+    monkeypatch.setattr(
+        os, "pwritev", lambda file, data, at: pwritev(file, [data[0], data[1][:1]], at)
+    )
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: pwrite(file, data[:700], at))
+    monkeypatch.setattr(os, "pread", lambda file, count, at: pread(file, min(count, 900), at))
+    mail = spooled(tmp_path, chunks)
+    assert mail.size == len(b"".join(chunks))
+    assert mail.data == TRACE + b"".join(chunks)
+
+
+def test_what_is_read_before_a_spool_changes_nothing_in_it(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path))
+    spool.write([b"body"])
+    file = SpooledFile(b"head", spool)
+    assert spool.read_after(b"x" * 4_096) == b"x" * 4_096 + b"body"
+    assert spool.read_after(b"") == spool.read_at(0, 9) == b"body"
+    assert spool.read_after(b"y") == b"ybody"
+    assert file.read() == b"headbody"
 
 
 def test_a_spooled_file_reads_across_its_head(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ehlo import Peer
-from ehlo.net import Networks, address_key, parse_address, unmapped
+from ehlo.net import Networks, address_key, addresses_of, parse_address, unmapped
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,51 @@ def test_a_peer_prints_as_a_user_writes_its_address(peer: Peer, text: str, is_un
 )
 def test_an_address_is_parsed(text: str, peer: tuple[str, int]) -> None:
     assert parse_address(text) == peer
+
+
+@pytest.mark.parametrize(
+    ("addr", "peer"),
+    [
+        (2525, ("", 2525)),
+        (0, ("", 0)),
+        (("127.0.0.1", 2525), ("127.0.0.1", 2525)),
+        (("::1", 2525), ("::1", 2525)),
+        (("", 25), ("", 25)),
+        (Peer("unix:/run/ehlo.sock", 0), ("unix:/run/ehlo.sock", 0)),
+    ],
+)
+def test_a_number_is_a_port_and_a_tuple_is_host_and_port(
+    addr: int | tuple[str, int], peer: tuple[str, int]
+) -> None:
+    assert parse_address(addr) == peer
+
+
+@pytest.mark.parametrize(
+    "addr", [-1, 70000, True, 25.0, None, ("127.0.0.1", 70000), ("h", -1), ("h", True), ("::1",)]
+)
+def test_what_is_no_address_is_a_value_error(addr: Any) -> None:
+    with pytest.raises(ValueError, match="not an address: ") as caught:
+        parse_address(addr)
+    assert repr(addr) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("addrs", "each"),
+    [
+        (":25", [":25"]),
+        (2525, [2525]),
+        (("127.0.0.1", 2525), [("127.0.0.1", 2525)]),
+        (Peer("::1", 25), [("::1", 25)]),
+        ((":25", ":587"), [":25", ":587"]),
+        ((25, 587), [25, 587]),
+        ([":25", 587, ("::1", 465)], [":25", 587, ("::1", 465)]),
+        (["127.0.0.1", 25], ["127.0.0.1", 25]),  # a pair is a tuple
+        ((), []),
+        (None, [None]),
+    ],
+)
+def test_one_address_or_several(addrs: Any, each: list[object]) -> None:
+    assert addresses_of(addrs) == each
 
 
 @pytest.mark.parametrize(

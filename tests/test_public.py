@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,10 @@ def test_type_checkers_and_dir_see_the_names_in_all() -> None:
 @pytest.mark.parametrize("name", ehlo.__all__)
 def test_every_name_is_the_one_in_its_module(name: str) -> None:
     assert getattr(ehlo, name) is getattr(import_module(homes()[name]), name)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert ehlo.__version__ == version("ehlo")
 
 
 def test_an_unknown_name_raises_attribute_error() -> None:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ehlo.domains import same_domain as same_domain
     from ehlo.domains import to_ascii as to_ascii
+    from ehlo.functions import MessageFunction as MessageFunction
+    from ehlo.handler import Answer as Answer
     from ehlo.handler import Handler as Handler
     from ehlo.message import Message as Message
     from ehlo.net import Peer as Peer
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
     from ehlo.protocol.extensions import Extension as Extension
     from ehlo.protocol.parameters import DeliverBy as DeliverBy
     from ehlo.protocol.parameters import Facts as Facts
+    from ehlo.protocol.parameters import MailParams as MailParams
     from ehlo.protocol.parameters import OriginalRecipient as OriginalRecipient
+    from ehlo.protocol.parameters import RcptParams as RcptParams
     from ehlo.protocol.parameters import Rrvs as Rrvs
     from ehlo.protocol.proxy import ProxySSL as ProxySSL
     from ehlo.protocol.reply import Reject as Reject
@@ -46,15 +50,19 @@ if TYPE_CHECKING:
     from ehlo.server.server import Server as Server
     from ehlo.server.server import listen_and_serve as listen_and_serve
     from ehlo.server.server import listen_and_serve_tls as listen_and_serve_tls
+    from ehlo.session import Envelope as Envelope
     from ehlo.session import ProxyInfo as ProxyInfo
     from ehlo.session import Session as Session
     from ehlo.session import TLSInfo as TLSInfo
     from ehlo.session import current_session as current_session
 
+__version__ = "0.1.0"
+
 # By module: the names that users import from `ehlo`
 _HOMES = {
     "ehlo.domains": "same_domain to_ascii",
-    "ehlo.handler": "Handler",
+    "ehlo.functions": "MessageFunction",
+    "ehlo.handler": "Answer Handler",
     "ehlo.message": "Message",
     "ehlo.net": "Peer",
     "ehlo.passwords.file": "PasswordFile",
@@ -66,12 +74,12 @@ _HOMES = {
     "ehlo.protocol.auth.keys": "ScramKeys",
     "ehlo.protocol.auth.mechanism": "AuthContext Mechanism SecretWanted",
     "ehlo.protocol.extensions": "Extension",
-    "ehlo.protocol.parameters": "DeliverBy Facts OriginalRecipient Rrvs",
+    "ehlo.protocol.parameters": "DeliverBy Facts MailParams OriginalRecipient RcptParams Rrvs",
     "ehlo.protocol.proxy": "ProxySSL",
     "ehlo.protocol.reply": "Reject Reply",
     "ehlo.server.options.config": "Listener",
     "ehlo.server.server": "Server listen_and_serve listen_and_serve_tls",
-    "ehlo.session": "ProxyInfo Session TLSInfo current_session",
+    "ehlo.session": "Envelope ProxyInfo Session TLSInfo current_session",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

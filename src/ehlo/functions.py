@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from ehlo.handler import Callbacks, Origin, check_call, is_async, name_of
+from ehlo.handler import (
+    Callbacks,
+    MessageAnswer,
+    Origin,
+    check_call,
+    is_async,
+    name_of,
+    place_of,
+)
 from ehlo.message import Message
 from ehlo.net import Peer
 from ehlo.protocol.address import Address
@@ -21,16 +29,37 @@ from ehlo.protocol.auth.credentials import (
 from ehlo.protocol.reply import Reject, Reply
 from ehlo.session import Session
 
-MessageFunction = Callable[
-    [Peer, str, list[str], bytes], Awaitable[Reply | str | bool | None] | Reply | str | bool | None
-]
+MessageFunction = (
+    Callable[[Message], Awaitable[MessageAnswer] | MessageAnswer]
+    | Callable[[Session, Message], Awaitable[MessageAnswer] | MessageAnswer]
+    | Callable[[Peer, str, list[str], bytes], Awaitable[MessageAnswer] | MessageAnswer]
+)
+"""A function for messages: `(message)`, `(session, message)` or
+`(remote_addr, mail_from, rcpt_tos, data)`. Its result is read as that of `Handler.on_message`."""
 RcptFunction = Callable[[Peer, str, str], Awaitable[bool | Reply] | bool | Reply]
 PasswordFunction = Callable[[str, str], Awaitable[bool] | bool]
 LoginFunction = Callable[[Peer, str, bytes, bytes, bytes], Awaitable[bool] | bool]
 AuthFunction = PasswordFunction | LoginFunction
 
+_ONLY_POSITIONAL: Final = inspect.Parameter.POSITIONAL_ONLY
+_POSITIONAL: Final = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
 _Arguments = tuple[Any, ...]
 _Function = Callable[..., Any]
+
+_Forms = Mapping[int, str]
+"""The forms that a function may have, by the number of their parameters; the last is the first of
+this library, which functions get that do not say how many they have."""
+
+_MESSAGE_FORMS: Final[_Forms] = {
+    1: "(message)",
+    2: "(session, message)",
+    4: "(remote_addr, mail_from, rcpt_tos, data)",
+}
+_AUTH_FORMS: Final[_Forms] = {
+    2: "(username, password)",
+    5: "(remote_addr, mechanism, username, password, shared)",
+}
 
 # The mechanisms that a function of either form can serve, and those of the longer one alone
 _PASSWORDS: Final = frozenset({"PLAIN", "LOGIN"})
@@ -44,7 +73,6 @@ def callbacks_of_functions(
 
     Raises `TypeError` for a function that cannot be called with its arguments.
     """
-    check_call("handler", handler, ["remote_addr", "mail_from", "rcpt_tos", "data"])
     hooks: dict[str, _Function] = {"on_message": _on_message(handler)}
     origins = {"on_message": Origin("handler", handler)}
     if rcpt is not None:
@@ -57,12 +85,20 @@ def callbacks_of_functions(
     return Callbacks(hooks, origins=origins)
 
 
-def _on_message(function: MessageFunction) -> _Function:
+def _on_message(function: _Function) -> _Function:
+    count = _form_of("handler", function, _MESSAGE_FORMS)
+    if count == 2:
+        return function
+
     def arguments(session: Session, message: Message) -> _Arguments:
         recipients = [str(recipient) for recipient in message.recipients]
         return session.peer, str(message.sender), recipients, message.data
 
-    return _adapted(function, arguments, lambda result, _arguments: result)
+    def only_message(_session: Session, message: Message) -> _Arguments:
+        return (message,)
+
+    chosen = only_message if count == 1 else arguments
+    return _adapted(function, chosen, lambda result, _arguments: result)
 
 
 def _on_rcpt(function: RcptFunction) -> _Function:
@@ -82,31 +118,38 @@ def mechanisms_of(function: AuthFunction) -> frozenset[str]:
 
 def _takes_password(function: AuthFunction) -> bool:
     """Return whether an auth function has two parameters. Raises `TypeError` for neither form."""
-    count = _parameters_of(function)
-    if count in (2, 5):
-        return count == 2
-    taken = "keyword-only parameters" if count is None else f"{count} parameters"
-    raise TypeError(
-        f"auth_handler ({name_of(function)}) takes {taken}; write (username, password), "
-        "or (remote_addr, mechanism, username, password, shared)"
-    )
+    return _form_of("auth_handler", function, _AUTH_FORMS) == 2
 
 
-def _parameters_of(function: _Function) -> int | None:
-    """Count the positional parameters without a default; `None` if it needs others, too.
+def _form_of(option: str, function: _Function, forms: _Forms) -> int:
+    """Return the number of arguments that a function gets, which is that of one of its `forms`.
 
-    A function with `*args`, or without a readable signature, has the five of the first form.
+    Positional parameters without a default are counted. A function with `*args`, or without a
+    readable signature, gets the last form. Raises `TypeError` for any other number, and for
+    required keyword-only parameters.
     """
+    if not callable(function):
+        raise TypeError(f"{option} must be a function, not {function!r}")
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
-        return 5
-    required = [each.kind for each in parameters if each.default is each.empty]
-    if inspect.Parameter.VAR_POSITIONAL in required:
-        return 5
-    if inspect.Parameter.KEYWORD_ONLY in required:
-        return None
-    return len([kind for kind in required if kind is not inspect.Parameter.VAR_KEYWORD])
+        return max(forms)
+    kinds = [each.kind for each in parameters if each.default is each.empty]
+    count = sum(kind in (_ONLY_POSITIONAL, _POSITIONAL) for kind in kinds)
+    takes = f"{count} parameter{'' if count == 1 else 's'}"
+    if inspect.Parameter.KEYWORD_ONLY in kinds:
+        takes = "required keyword-only parameters"
+    elif inspect.Parameter.VAR_POSITIONAL in kinds and count <= max(forms):
+        return max(forms)
+    elif count in forms:
+        return count
+    *others, last = forms.values()
+    may_be_factory = option == "handler" and takes.startswith("0")
+    factory = "; if it returns the handler, set factory=True (--factory)" if may_be_factory else ""
+    raise TypeError(
+        f"{option} ({place_of(function)}) takes {takes}; "
+        f"write {', '.join(others)} or {last}{factory}"
+    )
 
 
 def _on_auth(function: AuthFunction) -> _Function:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from ehlo.message import Message
 from ehlo.protocol.address import Address
 from ehlo.protocol.auth.credentials import Credentials
 from ehlo.protocol.auth.mechanism import Secret
+from ehlo.protocol.parameters import MailParams, RcptParams
 from ehlo.protocol.reply import Reply
 from ehlo.session import Session
 
 Answer = Awaitable[Reply | bool | None] | Reply | bool | None
+"""What a hook that is asked returns, or awaits: `None` or `True` accepts, `False` rejects, and a
+`Reply` chooses the reply."""
 MessageAnswer = Reply | str | bool | Mapping[str, Reply | str | bool | None] | None
-Params = Mapping[str, Any]
 AnyServer = Any  # `ehlo.Server` stands above this module and cannot be named here
 
 
@@ -47,9 +50,8 @@ class Handler:
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        for name, value in vars(cls).items():
-            if name.startswith("on_") and not hasattr(Handler, name) and callable(value):
-                raise TypeError(f"{cls.__qualname__}.{name} is not a hook{_meant(name)}")
+        for base in cls.__mro__:  # classes that are mixed in have not been checked
+            _check_names(base, vars(base))
 
     streams: ClassVar[bool] = False
     """Whether the hooks read messages only by `stream()` and `file`.
@@ -106,10 +108,10 @@ class Handler:
         unknown user. In a login by SCRAM, `username` has been prepared by SASLprep (RFC 4013).
         """
 
-    def on_mail(self, session: Session, sender: Address, params: Params) -> Answer:
+    def on_mail(self, session: Session, sender: Address, params: MailParams) -> Answer:
         """Called for MAIL. `params` has the ESMTP parameters by upper-case keyword, parsed."""
 
-    def on_rcpt(self, session: Session, recipient: Address, params: Params) -> Answer:
+    def on_rcpt(self, session: Session, recipient: Address, params: RcptParams) -> Answer:
         """Called for RCPT. `params` has the ESMTP parameters by upper-case keyword, parsed."""
 
     def on_data(self, session: Session) -> Answer:
@@ -179,6 +181,14 @@ def _hook_names() -> list[str]:
     return [name for name in vars(Handler) if name.startswith("on_")]
 
 
+def _check_names(owner: type, members: Mapping[str, object]) -> None:
+    """Raise `TypeError` for a method `on_...` that is no hook."""
+    for name, value in members.items():
+        is_method = callable(value) or isinstance(value, classmethod)
+        if is_method and name.startswith("on_") and not hasattr(Handler, name):
+            raise TypeError(f"{owner.__qualname__}.{name} is not a hook{_meant(name)}")
+
+
 def _meant(name: str) -> str:
     import difflib  # for this error alone
 
@@ -189,8 +199,9 @@ def _meant(name: str) -> str:
 def callbacks_of_handler(handler: Handler) -> Callbacks:
     """Return the hooks that `handler` overrides in its class, a base class or the instance.
 
-    Raises `TypeError` if one cannot be called with its arguments.
+    Raises `TypeError` if one cannot be called with its arguments, or is no hook.
     """
+    _check_names(type(handler), getattr(handler, "__dict__", {}))
     bound = {name: getattr(handler, name) for name in _hook_names()}
     overridden = {
         name: call
@@ -215,13 +226,23 @@ def check_call(name: str, function: Callable[..., object], arguments: Sequence[s
         signature.bind(*arguments)
     except TypeError as error:
         takes = ", ".join(arguments)
-        raise TypeError(f"{name} ({name_of(function)}) must take ({takes}): {error}") from None
+        raise TypeError(f"{name} ({place_of(function)}) must take ({takes}): {error}") from None
 
 
 def name_of(function: Any) -> str:
     """Return the full name of a function, or of the class of another object that is called."""
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def place_of(function: Any) -> str:
+    """Return the full name of a function with its file and line, if they are known."""
+    function = inspect.unwrap(function)
+    while isinstance(function, partial):
+        function = inspect.unwrap(function.func)
+    code = getattr(function, "__code__", getattr(type(function).__call__, "__code__", None))
+    where = "" if code is None else f" at {code.co_filename}:{code.co_firstlineno}"
+    return f"{name_of(function)}{where}"
 
 
 def is_async(function: Callable[..., object]) -> bool:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, cast
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, cast
 
 from ehlo.protocol.address import Address
 from ehlo.protocol.reply import Reply
+from ehlo.protocol.state import Transaction
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from ehlo.content.view import Content
 _PERSISTENT_TEMP = "/var/tmp"  # noqa: S108  the files there have no name
 _CHUNK = 65_536  # bytes
+_ROOM = 4_096  # bytes before a body in its file, for what `Spool.read_after` writes there
+_MOST_AT_ONCE = 1_024  # chunks, which systems write by one call (IOV_MAX)
 
 
 def spool_directory(wanted: str) -> str:
@@ -43,6 +48,25 @@ def spool_directory(wanted: str) -> str:
         return tempfile.gettempdir()
     except FileNotFoundError:
         return ""
+
+
+_seeking: Final = threading.Lock()  # between a seek and what follows it, on Windows
+
+
+def _read_at(file: int, count: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file, count, offset)
+    with _seeking:
+        os.lseek(file, offset, os.SEEK_SET)
+        return os.read(file, count)
+
+
+def _write_at(file: int, data: memoryview, offset: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(file, data, offset)
+    with _seeking:
+        os.lseek(file, offset, os.SEEK_SET)
+        return os.write(file, data)
 
 
 def check_directory(directory: str) -> None:
@@ -68,18 +92,42 @@ class Spool:
 
     def write(self, chunks: list[bytes]) -> None:
         """Append `chunks`; `size` grows once all of them are written. Raises `OSError`."""
-        written = 0
-        for chunk in chunks:
-            view = memoryview(chunk)
-            while view:
-                done = os.pwrite(self._file.fileno(), view, self.size + written)
-                view = view[done:]
-                written += done
-        self.size += written
+        end = self.size
+        for start in range(0, len(chunks), _MOST_AT_ONCE):
+            end = self._write_at(end, chunks[start : start + _MOST_AT_ONCE])
+        self.size = end
+
+    def _write_at(self, offset: int, chunks: list[bytes]) -> int:
+        """Write `chunks` and return where they end.
+
+        One call for all of them, and not one for each, took 10 MB from 13.6 to 13.0 ms: after each
+        call, this thread waits for the others.
+        """
+        file, end = self._file.fileno(), offset + sum(map(len, chunks))
+        if hasattr(os, "pwritev"):
+            offset += os.pwritev(file, chunks, _ROOM + offset)
+        if offset < end:  # a disk may be full in between
+            rest = memoryview(b"".join(chunks))
+            while offset < end:
+                offset += _write_at(file, rest[offset - end :], _ROOM + offset)
+        return end
 
     def read_at(self, offset: int, count: int) -> bytes:
         """Return at most `count` bytes from `offset`; `b""` at the end. Raises `OSError`."""
-        return os.pread(self._file.fileno(), max(0, min(count, self.size - offset)), offset)
+        count = max(0, min(count, self.size - offset))
+        return _read_at(self._file.fileno(), count, _ROOM + offset)
+
+    def read_after(self, head: bytes) -> bytes:
+        """Return `head`, of at most 4,096 bytes, and the whole body. Raises `OSError`.
+
+        Both are read at once: to join them took 0.8 ms for 10 MB, and a second copy in memory.
+        """
+        at, end, parts = _ROOM - len(head), _ROOM + self.size, []
+        _write_at(self._file.fileno(), memoryview(head), at)
+        while part := _read_at(self._file.fileno(), end - at, at):  # mostly one
+            parts.append(part)
+            at += len(part)
+        return b"".join(parts)
 
     def close(self) -> None:
         """Close the file; reading it later raises `ValueError`."""
@@ -148,7 +196,7 @@ class Message:
 
     __slots__ = (
         *("__weakref__", "_body", "_chunks", "_content", "_data", "_email", "_refusals", "_spool"),
-        *("_streams", "id", "per_recipient", "recipients", "sender", "trace", "via"),
+        *("_streams", "_transaction", "id", "per_recipient", "recipients", "sender", "trace"),
     )
 
     def __init__(
@@ -161,8 +209,8 @@ class Message:
         *,
         spool: Spool | None = None,
         streams: bool = False,
-        via: Literal["DATA", "BDAT"] = "DATA",
         per_recipient: bool = False,
+        transaction: Transaction | None = None,
     ) -> None:
         self.id = message_id
         """The unique id of the message, also in `Received` and in the log."""
@@ -172,11 +220,10 @@ class Message:
         """The accepted envelope recipients, in the order in which the client gave them."""
         self.trace = trace
         """The `Received` field of this server (RFC 5321 4.4), with its line ends."""
-        self.via = via
-        """The command that transferred the body: `"DATA"` or `"BDAT"`."""
         self.per_recipient = per_recipient
         """Whether each recipient gets its own reply, as in LMTP (RFC 2033)."""
-        self._refusals: dict[str, Reply] = {}
+        self._transaction = transaction
+        self._refusals: dict[str, Reply] | None = None  # made for the first one
         self._chunks = chunks
         self._spool = spool  # the whole body, or None if it is in `_chunks`
         self._streams = streams
@@ -200,12 +247,26 @@ class Message:
             raise ValueError(f"not a recipient of {self.id}; use one of message.recipients")
         if not reply.refuses:
             raise ValueError(f"{reply.code} does not reject; use a 4xx or 5xx reply")
+        if self._refusals is None:
+            self._refusals = {}
         self._refusals[str(recipient)] = reply
 
     @property
     def refusals(self) -> Mapping[str, Reply]:
         """The replies that were passed to `refuse`, by recipient."""
-        return self._refusals
+        return self._refusals or {}
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """A namespace for your own values: what hooks put into `session.transaction.state`."""
+        if self._transaction is None:
+            self._transaction = Transaction(self.sender)
+        return self._transaction.state
+
+    @property
+    def via(self) -> Literal["DATA", "BDAT"]:
+        """The command that transferred the body: `"DATA"` or `"BDAT"`."""
+        return "DATA" if self._transaction is None else self._transaction.via
 
     @property
     def size(self) -> int:
@@ -225,8 +286,11 @@ class Message:
     def data(self) -> bytes:
         """The whole message to store or forward: `trace` followed by `body`."""
         if self._data is None:
-            body = self._chunks if self._body is None else [self._body]
-            self._data = self._read(self.trace) if self._spool else b"".join([self.trace, *body])
+            if self._spool is not None:
+                self._data = self._read(self._spool, self.trace)
+            else:
+                body = self._chunks if self._body is None else [self._body]
+                self._data = b"".join([self.trace, *body])
             self._chunks = []
         return self._data
 
@@ -239,18 +303,18 @@ class Message:
         if self._body is None:
             if self._data is not None:
                 self._body = self._data[len(self.trace) :]
+            elif self._spool is not None:
+                self._body = self._read(self._spool, b"")
             else:
-                self._body = self._read(b"") if self._spool else b"".join(self._chunks)
+                self._body = b"".join(self._chunks)
             self._chunks = []
         return self._body
 
-    def _read(self, head: bytes) -> bytes:
+    def _read(self, spool: Spool, head: bytes) -> bytes:
         """Return `head` and the whole spool as bytes, without a second copy in memory."""
         if self._streams:
             raise RuntimeError("the handler has `streams` set; use stream() or file")
-        whole = io.BytesIO()
-        whole.writelines(self._parts(head))
-        return whole.getvalue()
+        return spool.read_after(head)
 
     def _parts(self, head: bytes) -> Iterator[bytes]:
         """Yield `head` and the chunks of the body."""
@@ -293,8 +357,9 @@ class Message:
     def email(self) -> EmailMessage:
         """The message as the standard library parses it, on first use.
 
-        It follows `email.policy.default`, but a malformed field is plain text instead of an
-        exception. Use `content` for what a person sees: it is faster, and its time is bounded.
+        It follows `email.policy.default`, but text has LF line ends, and a malformed field is plain
+        text instead of an exception. Use `content` for what a person sees: it is faster, and its
+        time is bounded.
         """
         if self._email is None:
             from ehlo.content.parsed import parse_email  # slow to import, and rarely needed

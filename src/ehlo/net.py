@@ -9,12 +9,17 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 
 INHERITED: Final = ("fd:", "systemd:")
 """The beginnings of addresses that name a socket which is open when the server starts."""
+
+ListenAddress = int | tuple[str, int] | str
+"""An address to listen on: text (see `parse_address`), a port, or `(host, port)`."""
+ListenAddresses = ListenAddress | Sequence[ListenAddress]
+"""One address to listen on, or several."""
 
 _HOST_PORT: Final = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")  # RFC 4291 2.5.5.2
@@ -75,28 +80,54 @@ def packed(key: str) -> bytes | None:
         return None
 
 
-def parse_address(addr: str) -> Peer:
+def addresses_of(addrs: ListenAddresses) -> list[ListenAddress]:
+    """Return each of the addresses. A pair of a text and a number is one."""
+    if isinstance(addrs, str) or not isinstance(addrs, Iterable):
+        return [addrs]
+    match addrs:
+        case (str(host), int(port)) if isinstance(addrs, tuple):
+            return [(host, port)]
+        case _:
+            return list(addrs)
+
+
+def parse_address(addr: ListenAddress) -> Peer:
     """Parse an address to listen on.
 
     `addr` is `host:port`, `:port`, `[v6]:port`, `unix:/path`, or a socket that is already open:
     `fd:3`, `systemd:` or `systemd:name`. An empty `addr` means `:25`. An open socket has port 0.
+    A number is a port of all addresses, and a tuple has host and port.
 
     Raises `ValueError`, which names `addr` and the valid forms.
     """
-    if addr.startswith(INHERITED):
-        if addr.startswith("fd:") and not addr[len("fd:") :].isdecimal():
-            raise ValueError(f"not a file descriptor: {addr!r}; write fd:3")
-        return Peer(addr, 0)
-    if addr.startswith("unix:"):
-        if len(addr) == len("unix:"):
-            raise ValueError(f"path missing: {addr!r}; write unix:/path")
-        return Peer(addr, 0)
-    match = _HOST_PORT.fullmatch(addr or ":25")
+    text = _text_of(addr)
+    if text.startswith(INHERITED):
+        if text.startswith("fd:") and not text[len("fd:") :].isdecimal():
+            raise ValueError(f"not a file descriptor: {text!r}; write fd:3")
+        return Peer(text, 0)
+    if text.startswith("unix:"):
+        if len(text) == len("unix:"):
+            raise ValueError(f"path missing: {text!r}; write unix:/path")
+        return Peer(text, 0)
+    match = _HOST_PORT.fullmatch(text or ":25")
     if match is None or int(match["port"]) > 65_535:
         raise ValueError(
             f"not an address: {addr!r}; write host:port, :port, [v6]:port or unix:/path"
         )
     return Peer(match["v6"] or match["host"] or "", int(match["port"]))
+
+
+def _text_of(addr: ListenAddress) -> str:
+    """Return an address as text; what is none becomes text that is none."""
+    match addr:
+        case str():
+            return addr
+        case int() if not isinstance(addr, bool):
+            return f":{addr}"
+        case (str(host), int(port)):
+            return str(Peer(host, port))
+        case _:
+            return "?"
 
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -2,6 +2,7 @@
 
 Root opens a path directory by directory. It follows a link only if root alone can have made it. For
 other users a path is what it is for the kernel. No file is waited for, as a FIFO would have to be.
+Windows has neither root nor open directories: a path is what it is there.
 """
 
 from __future__ import annotations
@@ -15,8 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-_DIRECTORY: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
-_AT_ONCE: Final = os.O_NONBLOCK | os.O_CLOEXEC
+IS_POSIX: Final = hasattr(os, "geteuid")
+"""Whether this is a POSIX system, with users, signals, and Unix sockets."""
+
+
+def _flags(*names: str) -> int:
+    """Return flags of `os.open`, without those that this system lacks."""
+    return sum(getattr(os, name, 0) for name in names)
+
+
+_DIRECTORY: Final = _flags("O_PATH", "O_DIRECTORY", "O_CLOEXEC")
+_AT_ONCE: Final = _flags("O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
 _MOST_LINKS: Final = 40  # as many as the kernel follows
 _DESCRIPTORS: Final = "/proc/self/fd"
 
@@ -35,8 +45,10 @@ class Entry(NamedTuple):
 def entry_of(path: str, *, follow: bool) -> Iterator[Entry]:
     """Open the directory of `path` while the block runs; with `follow`, that of what it links to.
 
-    Raises `OSError`, also for a link that root does not follow.
+    Raises `OSError`, also for a link that root does not follow, and on Windows.
     """
+    if not IS_POSIX:
+        raise OSError(errno.ENOSYS, "needs a POSIX system", path)
     directory, name, guarded = _found(path, follow=follow)
     try:
         yield Entry(directory, name, guarded)
@@ -150,6 +162,8 @@ def _opened(
     path: str, flags: int, owner: tuple[int, int] | None = None, *, creates: bool = False
 ) -> int:
     """Open a file, and check that it is one to use. Raises `OSError` with the whole path."""
+    if not IS_POSIX:
+        return os.open(path, flags | _AT_ONCE | (os.O_CREAT if creates else 0), 0o666)
     try:
         with entry_of(path, follow=True) as entry:
             file = _open_at(entry, flags | _AT_ONCE, owner, creates=creates)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import NamedTuple, Self
 
@@ -12,6 +13,7 @@ from ehlo.protocol.address import Address
 from ehlo.protocol.auth.credentials import PeerCertificate
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.proxy import ProxyHeader, ProxySSL
+from ehlo.protocol.state import Transaction
 
 
 class TLSInfo(NamedTuple):
@@ -69,8 +71,51 @@ class ProxyInfo(NamedTuple):
         return cls(peer, header.version, header.command, *rest)
 
 
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Describes a mail transaction: the envelope of one message, from MAIL to its end.
+
+    It is `session.transaction`, for all hooks from `on_mail` to `on_message`. A transaction ends
+    with the reply to the message, and with RSET, HELO, EHLO, STARTTLS or QUIT; the next MAIL begins
+    another (RFC 5321 3.3). If MAIL is rejected, there was none.
+
+    Example:
+
+        async def on_rcpt(self, session, recipient, params):
+            if len(session.transaction.recipients) == 10:
+                raise ehlo.Reject(452, "4.5.3", "Ten recipients are enough")
+            session.transaction.state.mailbox = await self.find(recipient)
+    """
+
+    _transaction: Transaction
+
+    @property
+    def sender(self) -> Address:
+        """The envelope sender, with its parameters; `sender.is_null` for the null reverse path."""
+        return self._transaction.sender
+
+    @property
+    def recipients(self) -> tuple[Address, ...]:
+        """The recipients accepted so far, in the order in which the client gave them.
+
+        In `on_rcpt`, they do not include the recipient that the hook decides on.
+        """
+        return tuple(self._transaction.recipients)
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """A namespace for your own values, which ends with the transaction.
+
+        `message.state` is the same object.
+        """
+        return self._transaction.state
+
+
 class Session:
     """Holds the facts about a connected client. Hooks read them, and may write to `state`.
+
+    `id`, `peer` and `local` are there from the beginning. The client adds `helo` and `esmtp` by
+    HELO, EHLO or LHLO, `tls` by STARTTLS, `user` by AUTH, and `transaction` by MAIL.
 
     STARTTLS (RFC 3207 4.2) and XCLIENT reset `helo`, `esmtp`, `user` and `state`. STARTTLS also
     undoes an XCLIENT before it.
@@ -120,8 +165,17 @@ class Session:
 
     @property
     def esmtp(self) -> bool:
-        """Whether the client sent EHLO or LHLO rather than HELO."""
+        """Whether the client sent EHLO or LHLO rather than HELO; already known in `on_hello`."""
         return self._conversation.esmtp
+
+    @property
+    def transaction(self) -> Envelope | None:
+        """The mail transaction: its sender, its recipients and its `state`; `None` outside of one.
+
+        It is there for all hooks from `on_mail` to `on_message`.
+        """
+        transaction = self._conversation.transaction
+        return Envelope(transaction) if transaction is not None else None
 
     @property
     def sender(self) -> Address | None:
@@ -131,7 +185,10 @@ class Session:
 
     @property
     def state(self) -> SimpleNamespace:
-        """A namespace for your own values, kept until the session ends or is reset."""
+        """A namespace for your own values, kept until the session ends or is reset.
+
+        It is for the whole session. What belongs to one message goes into `transaction.state`.
+        """
         if self._state is None:
             self._state = SimpleNamespace()
         return self._state

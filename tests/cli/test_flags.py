@@ -31,8 +31,8 @@ def test_the_old_name_of_a_value_is_accepted() -> None:
     [
         ("max_size is -1; it must be 0 or more", "--max-size is -1; it must be 0 or more"),
         (
-            "tls_required needs a certificate; set tls_config or call configure_tls",
-            "--tls-required needs a certificate; set --tls-cert",
+            "tls_required needs a certificate; set tls_cert and tls_key, or tls_config",
+            "--tls-required needs a certificate; set --tls-cert and --tls-key",
         ),
         ("own_extensions has commands", "own_extensions has commands"),
     ],

@@ -23,7 +23,7 @@ from support.certificates import Certificates
 from support.passwords import lines_of, write
 from support.program import Start
 
-DEADLINE = 15.0
+DEADLINE = 60.0
 
 
 def run(

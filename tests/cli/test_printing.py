@@ -175,7 +175,7 @@ class Terminal:
             with smtplib.SMTP("127.0.0.1", port) as client:
                 client.send_message(a_mail())
             self.process.send_signal(signal.SIGINT)
-            assert self.process.wait(15) == 0
+            assert self.process.wait(60) == 0
         self._thread.join(15)
         return self.screen.decode()
 

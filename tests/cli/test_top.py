@@ -28,7 +28,7 @@ from support.client import Client
 from support.program import Start
 from support.serving import Box
 
-DEADLINE = 15.0
+DEADLINE = 60.0
 
 
 @pytest.fixture

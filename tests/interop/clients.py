@@ -116,8 +116,8 @@ class Smtplib(Client):
     def _connect(self, task: Task) -> smtplib.SMTP:
         where = (task.office.host, task.office.port)
         if task.office.security == "tls":
-            return smtplib.SMTP_SSL(*where, timeout=20, context=_context(task))
-        return smtplib.SMTP(*where, timeout=20)
+            return smtplib.SMTP_SSL(*where, timeout=60, context=_context(task))
+        return smtplib.SMTP(*where, timeout=60)
 
 
 @asynccontextmanager
@@ -152,7 +152,7 @@ class Aiosmtplib(Client):
         client = aiosmtplib.SMTP(
             hostname=task.office.host,
             port=task.office.port,
-            timeout=20,
+            timeout=60,
             use_tls=security == "tls",
             start_tls=security == "starttls",
             tls_context=_context(task) if security != "plain" else None,
@@ -237,7 +237,7 @@ class Msmtp(Client):
         security = task.office.security
         command: list[str | Path] = [
             *(peer("msmtp"), f"--host={task.office.host}", f"--port={task.office.port}"),
-            *("--timeout=20", "--domain=client.example.com", f"--from={task.sender or '<>'}"),
+            *("--timeout=60", "--domain=client.example.com", f"--from={task.sender or '<>'}"),
             f"--tls={'off' if security == 'plain' else 'on'}",
             f"--tls-starttls={'on' if security == 'starttls' else 'off'}",
         ]

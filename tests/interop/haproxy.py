@@ -17,7 +17,8 @@ from pathlib import Path
 from .peers import TIMEOUT, peer
 from .post import ADDRESS, PATIENCE, Office
 
-# It inherits a listening socket, so that the port is free and clients can connect at once
+# It inherits a listening socket, so that the port is free and clients can connect at once. A check
+# connects within `inter`, and is answered within `timeout check`: a busy machine takes its time.
 _CONFIGURATION = """\
 global
     stats socket {folder}/stats mode 600 level user
@@ -29,6 +30,7 @@ defaults
     timeout connect 10s
     timeout client 30s
     timeout server 30s
+    timeout check 10s
 
 frontend front
     bind fd@{fd}{bind}
@@ -39,7 +41,7 @@ frontend front
 backend back
     option smtpchk EHLO haproxy.example.com
     option log-health-checks
-    server mx {host}:{port} check inter 100ms {server}
+    server mx {host}:{port} check inter 1s {server}
 """
 
 

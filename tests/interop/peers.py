@@ -13,7 +13,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 CLIENTS = Path(__file__).parent / "clients"
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 """Seconds that a program may take before it is killed."""
 
 # Programs of the system, too, whatever the user's PATH is

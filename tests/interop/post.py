@@ -23,7 +23,7 @@ REFUSED = "refused@example.com"
 REFUSED_MARK = b"X-Please-Refuse: yes"
 DEFERRED_MARK = b"X-Please-Defer: once"
 ADDRESS = "127.0.0.1"
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that a test waits at most."""
 
 Security = Literal["plain", "starttls", "tls"]

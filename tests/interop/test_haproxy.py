@@ -70,13 +70,13 @@ def send(proxy: HAProxy, source: str = CLIENT, tls: ssl.SSLContext | None = None
 def connected(proxy: HAProxy, source: str, tls: ssl.SSLContext | None) -> smtplib.SMTP:
     if tls is None:
         return smtplib.SMTP(
-            proxy.host, proxy.port, "client.example.com", 20, source_address=(source, 0)
+            proxy.host, proxy.port, "client.example.com", 60, source_address=(source, 0)
         )
     return smtplib.SMTP_SSL(
         "localhost",
         proxy.port,
         "client.example.com",
-        timeout=20,
+        timeout=60,
         source_address=(source, 0),
         context=tls,
     )

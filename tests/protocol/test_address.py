@@ -44,7 +44,32 @@ def test_addresses_are_equal_letter_for_letter() -> None:
     assert hash(Address("a", "x")) == hash(Address("a", "x"))
     assert Address("a", "x") != Address("A", "x")
     assert Address("a", "x") != Address("a", "X")
-    assert Address("a", "x") != "a@x"
+    assert Address("a", "x") != ("a", "x")
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (Address("a", "x"), "a@x"),
+        (Address("a b", "x", {"SIZE": 1}), '"a b"@x'),
+        (Address("Postmaster", ""), "Postmaster"),
+        (NULL_PATH, ""),
+    ],
+)
+def test_an_address_equals_its_text(address: Address, text: str) -> None:
+    assert address == text
+    assert text == address
+    assert hash(address) == hash(text)
+    assert address in {text, "other@example.com"}
+    assert {address: 1}[text] == 1  # type: ignore[index]  # what is tested
+    assert address in [text, "other@example.com"]
+    assert address != text + "x"
+    assert address != text.encode()
+
+
+def test_case_differs_in_the_text_of_an_address_too() -> None:
+    assert Address("a", "x") != "a@X"
+    assert Address("a", "x") != "A@x"
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,19 @@ def test_bare_newlines_are_seen_and_made_whole(data: bytes, clean: bytes) -> Non
     assert not has_bare_newline(clean)
 
 
+@pytest.mark.parametrize("where", [0, 1, 39, 77, 78, 79, 80, 81, -3, -2, -1])
+@pytest.mark.parametrize("change", [b"\r", b"\n"])
+def test_one_changed_byte_of_even_lines_is_seen_wherever_it_is(where: int, change: bytes) -> None:
+    lines = bytearray((b"x" * 78 + b"\r\n") * 1_000)
+    assert not has_bare_newline(bytes(lines))
+    for line in range(0, 1_000, 37):
+        at = (80 * line + where) % len(lines)
+        kept = lines[at]
+        lines[at] = change[0]
+        assert has_bare_newline(bytes(lines)) == (kept != change[0])
+        lines[at] = kept
+
+
 def test_the_policies_have_the_names_that_options_give_them() -> None:
     assert [policy.value for policy in BareNewlines] == ["normalize", "reject", "keep"]
     assert BareNewlines("normalise") is BareNewlines.NORMALIZE

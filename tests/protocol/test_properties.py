@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ehlo.protocol import body, events, extensions
@@ -29,11 +29,6 @@ from ehlo.protocol.settings import Settings
 from ehlo.protocol.verbs import mail
 from protocol.reference import Lines, body_of, normalized
 from support.dialogue import CorePlayer, Received, Rules, resolve, scenarios
-
-settings.register_profile(
-    "ehlo", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("ehlo")
 
 # -- material ------------------------------------------------------------------------------------
 
@@ -418,6 +413,32 @@ def test_the_data_reader_is_as_its_model(data: st.DataObject, sent: bytes) -> No
 def test_bodies_are_normalized_as_by_the_model(sent: bytes) -> None:
     assert body.normalized(body.joined(sent)) == normalized(sent)
     assert body.has_bare_newline(sent) == (normalized(sent) != sent)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    width=st.integers(2, 1_000),
+    count=st.integers(2, 900),
+    header=st.sampled_from([b"", b"Subject: hello\r\n\r\n", b"x\r", b"\n"]),
+    places=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    changes=st.tuples(*[st.sampled_from([b"", b"\r", b"\n", b"\r\n", b"\n\r", b"x", b"xyz"])] * 2),
+    tail=st.sampled_from([b"", b"\r", b"--end--", b"--end--\r\n"]),
+)
+def test_one_bare_newline_among_even_lines_is_seen(
+    width: int,
+    count: int,
+    header: bytes,
+    places: tuple[float, float],
+    changes: tuple[bytes, bytes],
+    tail: bytes,
+) -> None:
+    lines = (b"x" * (width - 2) + b"\r\n") * count
+    for place, change in zip(places, changes, strict=True):
+        at = int(place * len(lines))
+        lines = lines[:at] + change + lines[at + len(change) :]
+    sent = header + lines + tail
+    rest = sent.replace(b"\r\n", b"")
+    assert body.has_bare_newline(sent) == (b"\r" in rest or b"\n" in rest)
 
 
 @settings(max_examples=300)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 
@@ -29,20 +30,79 @@ def test_each_line_of_several_has_the_codes() -> None:
 
 @pytest.mark.parametrize("code", [0, 99, 199, 600, 1000, -250])
 def test_a_code_out_of_range_cannot_be_built(code: int) -> None:
-    with pytest.raises(ValueError, match="no reply code"):
+    with pytest.raises(ValueError, match="it must be from 200 to 599; write"):
         Reply(code)
 
 
 @pytest.mark.parametrize(
     ("code", "enhanced"),
     [
-        *((550, "4.1.1"), (450, "5.1.1"), (250, "5.0.0"), (250, "2"), (250, "2.0"), (250, "")),
-        *((250, "2.0.0\n"), (250, "3.0.0"), (250, "2.0.1000"), (354, "2.0.0"), (550, "5.1.١")),
+        *(
+            (550, "4.1.1"),
+            (450, "5.1.1"),
+            (250, "5.0.0"),
+            (250, "2"),
+            (250, "2.0"),
+            (250, "2.0.0 "),
+        ),
+        *(
+            (250, "2.0.0\n"),
+            (250, "2.0.0 "),
+            (250, "3.0.0"),
+            (250, "2.0.1000"),
+            (354, "2.0.0"),
+            (550, "5.1.١"),
+        ),
     ],
 )
 def test_an_enhanced_code_that_does_not_fit_cannot_be_built(code: int, enhanced: str) -> None:
-    with pytest.raises(ValueError, match="enhanced code"):
+    with pytest.raises(ValueError, match=r"enhanced is .*; write \(code, enhanced, text\)"):
         Reply(code, enhanced)
+    with pytest.raises(ValueError, match=r"enhanced is .*; write \(code, enhanced, text\)"):
+        Reply(code, enhanced, "text")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reply"),
+    [
+        ((550, "No such user"), "550 5.0.0 No such user"),
+        ((450, "Try later"), "450 4.0.0 Try later"),
+        ((250, "Ok"), "250 2.0.0 Ok"),
+        ((354, "Go on"), "354 Go on"),
+        ((550, "5.1.1 No such user"), "550 5.1.1 No such user"),
+        ((550, "5 of 7\nare known"), "550-5.0.0 5 of 7 / 550 5.0.0 are known"),
+        ((550, "5.1.1 two\nlines"), "550-5.1.1 two / 550 5.1.1 lines"),
+        ((550, ""), "550 5.0.0 "),
+        ((550, None, "No"), "550 No"),
+    ],
+)
+def test_a_text_may_follow_the_code(arguments: tuple[int, str], reply: str) -> None:
+    assert str(Reply(*arguments)) == reply
+
+
+@pytest.mark.parametrize("arguments", [(550, "4.1.1 No"), (354, "2.0.0 Go"), (550, "No", "way")])
+def test_an_enhanced_code_in_front_of_a_text_has_to_fit(arguments: tuple[int, str]) -> None:
+    with pytest.raises(ValueError, match="enhanced is '"):
+        Reply(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("550 No such user",), "code must be an int, not str; write"),
+        ((None, "5.1.1", "No"), "code must be an int, not NoneType; write"),
+        ((550, 5.1, "No"), "enhanced must be a str or None, not float; write"),
+        ((550, b"5.1.1", "No"), "enhanced must be a str or None, not bytes; write"),
+        ((550, "5.1.1", b"No"), "text must be a str, not bytes; write"),
+    ],
+)
+def test_an_argument_of_another_type_is_an_error_that_says_what_each_is(
+    arguments: Any, problem: str
+) -> None:
+    for kind in (Reply, Reject):
+        with pytest.raises(TypeError, match=problem) as caught:
+            kind(*arguments)
+        assert '(550, "5.1.1", "No such user")' in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -123,24 +183,45 @@ def test_a_keyword_in_a_reply_is_cut() -> None:
 def test_a_queue_id_that_would_break_the_line_is_refused() -> None:
     assert replies.queued_as("42").text == "Ok: queued as 42"
     for bad in ("4\r\n250 x", "4" * 600):
-        with pytest.raises(ValueError, match="reply"):
+        with pytest.raises(ValueError, match="text has "):
             replies.queued_as(bad)
 
 
 def test_a_reject_has_defaults() -> None:
     assert Reject(550).reply == Reply(550, "5.7.1", "Requested action refused")
     assert Reject(450).reply == Reply(450, "4.3.0", "Requested action not taken")
+    assert Reject(550, "5.1.1").reply == Reply(550, "5.1.1", "Requested action refused")
     assert str(Reject(550, "5.1.1", "No")) == "550 5.1.1 No"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reply"),
+    [
+        ((550, "No such user"), "550 5.0.0 No such user"),
+        ((450, "Try later"), "450 4.0.0 Try later"),
+        ((421, "Go away"), "421 4.0.0 Go away"),
+        ((550, "5.1.1 No such user"), "550 5.1.1 No such user"),
+        ((550, None, "No such user"), "550 5.0.0 No such user"),
+        ((550, "", "No such user"), "550 5.0.0 No such user"),
+        ((550, ""), "550 5.7.1 Requested action refused"),
+    ],
+)
+def test_a_reject_may_have_a_text_without_an_enhanced_code(
+    arguments: tuple[int, str], reply: str
+) -> None:
+    reject = Reject(*arguments)
+    assert str(reject) == reply
+    assert pickle.loads(pickle.dumps(reject)).reply == reject.reply  # noqa: S301  our own
 
 
 @pytest.mark.parametrize("code", [250, 354, 399, 600])
 def test_a_reject_refuses(code: int) -> None:
-    with pytest.raises(ValueError, match="a refusal is 4xx or 5xx"):
+    with pytest.raises(ValueError, match="it must be from 400 to 599; write"):
         Reject(code)
 
 
 def test_a_reject_that_cannot_be_said_cannot_be_built() -> None:
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match="enhanced is"):
         Reject(550, "4.1.1")
     with pytest.raises(ValueError, match="control"):
         Reject(550, "5.1.1", "a\r\nb")
@@ -151,7 +232,7 @@ def test_a_reject_can_be_made_of_a_reply_and_copied() -> None:
     assert reject.reply == Reply(551, "5.1.6", "moved")
     for same in (copy.copy(reject), pickle.loads(pickle.dumps(reject))):  # noqa: S301  our own
         assert same.reply == reject.reply
-    with pytest.raises(ValueError, match="refusal"):
+    with pytest.raises(ValueError, match="from 400 to 599"):
         Reject.of(replies.OK)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ehlo.protocol.settings import Settings
 
-SIZES = (12_500, 50_000)
+SIZES = (5_000, 20_000)
 BASE = 40  # what an input has around its repeated part, about
 
 Input = tuple[str, str, str]
@@ -257,7 +257,7 @@ def measurements() -> list[tuple[Input, Callable[[str], object]]]:
             ProxyReader().feed(text.encode("latin-1"))
 
     def quadratic(text: str) -> object:
-        return re.search("a*b", text[: len(text) // 25])
+        return re.search("a*b", text[: len(text) // 10])
 
     return [
         *((made, mail) for made in (*PATHS.values(), *behind_path(OF_MAIL))),
@@ -281,7 +281,7 @@ def dripping(*commands: str) -> Callable[[str], None]:
     def drip(text: str) -> None:
         connection = Connection(Settings(), lambda: "nonce", asks=frozenset())
         begun = "".join(f"{line}\r\n" for line in (*OPENED, *commands))
-        for read in (begun, *text[: len(text) // 4]):
+        for read in (begun, *text[: len(text) // 16]):
             connection.receive_data(read.encode())
             while not isinstance(connection.next_event(), Waiting):
                 pass

@@ -18,7 +18,7 @@ from ehlo.server.limits import Turns
 from ehlo.server.runtime import Ending
 from support.client import Client
 from support.clock import StoppedClock
-from support.serving import Box, Collector, Running, Serve
+from support.serving import DEADLINE, Box, Collector, Running, Serve
 
 THRESHOLD = 100_000
 LITTLE_MORE = 110_000
@@ -92,7 +92,7 @@ class Gated(Handler):
 
     def on_message(self, session: Session, message: Message) -> None:
         self.entered.release()
-        assert self.gate.acquire(timeout=15)
+        assert self.gate.acquire(timeout=DEADLINE)
         assert len(message.data) > message.size
 
 
@@ -175,13 +175,13 @@ def test_handlers_wait_for_the_memory_that_their_message_takes(serve: Serve) -> 
         for client in (first, second):
             client.begin_message(stuffed(body))
             assert [reply[:3] for reply in client.replies(3)] == ["250", "250", "354"]
-        assert handler.entered.acquire(timeout=15)
+        assert handler.entered.acquire(timeout=DEADLINE)
         assert running.runtime.memory.held > 300_000
         with running.ready() as third:  # no other client waits
             assert third.say("NOOP") == "250 2.0.0 Ok"
             assert not handler.entered.acquire(blocking=False)
         handler.gate.release()
-        assert handler.entered.acquire(timeout=15)
+        assert handler.entered.acquire(timeout=DEADLINE)
         handler.gate.release()
         assert {first.reply(), second.reply()} == {QUEUED}
     assert running.runtime.memory.held == 0
@@ -195,7 +195,7 @@ def test_a_message_that_waits_for_memory_in_vain_is_452(serve: Serve, clock: Sto
     body = stuffed(body_of(300_000))
     with running.ready() as first, running.ready() as second:
         first.begin_message(body)
-        assert handler.entered.acquire(timeout=15)
+        assert handler.entered.acquire(timeout=DEADLINE)
         second.begin_message(body)
         running.wait_until_received(second)
         running.wait_until(lambda: not running.runtime.memory.reserve(0))  # somebody waits
@@ -258,7 +258,7 @@ def occupy(running: Running, handler: Gated, size: int) -> Client:
     """Return a client whose message of `size` bytes is on disk, and in the handler."""
     client = running.ready()
     client.begin_message(stuffed(body_of(size)))
-    assert handler.entered.acquire(timeout=15)
+    assert handler.entered.acquire(timeout=DEADLINE)
     return client
 
 
@@ -364,7 +364,7 @@ class Slow:
 
         def write(spool: Spool, slices: list[bytes]) -> None:
             slow.writing.release()
-            assert slow.go_on.acquire(timeout=15)
+            assert slow.go_on.acquire(timeout=DEADLINE)
             slow._write(spool, slices)
 
         monkeypatch.setattr(Spool, "write", write)
@@ -392,7 +392,7 @@ def test_a_client_that_leaves_while_the_disk_writes_leaves_nothing(
     running = serve(handler, spool_threshold=THRESHOLD)
     with running.ready() as client:
         client.begin_message(body_of(LITTLE_MORE), end=b"")
-        assert disk.writing.acquire(timeout=15)
+        assert disk.writing.acquire(timeout=DEADLINE)
         if end == "reset":
             client.reset()
         elif end == "close":
@@ -417,7 +417,7 @@ def test_a_message_is_handed_over_though_its_client_leaves_while_the_disk_writes
     with running.ready() as client:
         client.begin_message(stuffed(body), end=b"")
         client.replies(3)  # unread, they would make a reset of the close
-        assert disk.writing.acquire(timeout=15)
+        assert disk.writing.acquire(timeout=DEADLINE)
         client.send(b".\r\n")
         client.end()
         client.close()
@@ -436,7 +436,7 @@ def test_the_server_ends_while_the_disk_writes(
     running = serve(Box(), spool_threshold=THRESHOLD, grace=0.1)
     with running.ready() as client:
         client.begin_message(body_of(LITTLE_MORE), end=b"")
-        assert disk.writing.acquire(timeout=15)
+        assert disk.writing.acquire(timeout=DEADLINE)
         if way == "close":
             running.server.close()
         else:
@@ -472,7 +472,7 @@ def test_max_handlers_are_under_way_at_once_and_the_others_wait(serve: Serve) ->
     for client in clients:
         client.begin_message()
     for _ in range(2):
-        assert handler.entered.acquire(timeout=15)
+        assert handler.entered.acquire(timeout=DEADLINE)
     assert not handler.entered.acquire(timeout=0.1)
     clients[3].reset()  # it does not wait any more, and its message was here
     for _ in range(4):
@@ -511,9 +511,9 @@ def test_no_file_is_closed_while_a_thread_writes_to_it(
         client.begin_message(b"", end=b"")
         with client.flooding(b"x" * 98 + b"\r\n"):
             for _ in range(2):  # the second time there is a file already
-                assert disk.writing.acquire(timeout=15)
+                assert disk.writing.acquire(timeout=DEADLINE)
                 disk.go_on.release()
-            assert disk.writing.acquire(timeout=15)
+            assert disk.writing.acquire(timeout=DEADLINE)
 
             async def cut() -> None:
                 (driver,) = running.drivers

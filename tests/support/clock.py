@@ -15,11 +15,10 @@ import pytest
 import uvloop
 
 from ehlo.server.system import loops
-from support.serving import Serve
+from support.serving import DEADLINE, Serve
 
 __all__ = ["StoppedClock", "clock"]
 
-DEADLINE = 15.0  # seconds of real time for a loop to run what is due
 SWEEP = 1.0  # seconds from one sweep over the sessions to the next, at most
 DAY = 86_400.0
 

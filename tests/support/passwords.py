@@ -13,7 +13,7 @@ from ehlo.passwords.hashes import ScryptHash
 __all__ = ["MEMORY", "Gate", "cheap", "lines_of", "write"]
 
 MEMORY = 128 * 8 * (16 + 2 + 1)  # bytes that one check of such a hash takes
-DEADLINE = 15.0
+DEADLINE = 60.0
 
 
 def cheap(password: str) -> str:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from ehlo import paths
 from ehlo.cli.flags import (
     Given,
     GroupedOption,
@@ -154,6 +155,8 @@ def serve(target: str, *, reload: bool, **given: object) -> None:
         else:
             server.listen_and_serve(tune_malloc=True)
 
+    if reload and not paths.IS_POSIX:
+        raise click.UsageError("--reload needs a POSIX system; leave it out")
     if reload and server.options.workers > 1:
         raise click.UsageError("--reload cannot be combined with --workers")
     try:
@@ -260,7 +263,8 @@ def _configure_tls(server: Server, process: ProcessOptions, passphrase: str | No
     if keys and len(keys) != len(certs):
         raise click.UsageError("--tls-key: give one for each --tls-cert, or none")
     if certs:
-        server.configure(tls_config=None)  # otherwise those of the user's Server would come first
+        # Otherwise those of the user's Server would come first
+        server.configure(tls_config=None, tls_cert=(), tls_key=())
     for cert, key in zip(certs, keys or certs, strict=True):
         try:
             server.configure_tls(cert, key, passphrase, client_ca, client_certs or "optional")

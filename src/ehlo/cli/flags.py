@@ -186,8 +186,10 @@ def value_of(name: str, value: Any) -> object:
 
 def as_flags(text: str) -> str:
     """Return a message of the library with its options as they are on the command line."""
-    text = text.replace("tls_config or call configure_tls", "--tls-cert")
-    names = {field.name for field in dataclasses.fields(Options) if field.metadata.get("flag")}
+    text = text.replace("tls_cert and tls_key, or tls_config", "tls_cert and tls_key")
+    fields = (*dataclasses.fields(Options), *dataclasses.fields(ProcessOptions))
+    flags = ProcessOptions.__dataclass_fields__
+    names = {field.name for field in fields if field.metadata.get("flag") or field.name in flags}
     return _NAME.sub(
         lambda match: f"--{match[0].replace('_', '-')}" if match[0] in names else match[0], text
     )

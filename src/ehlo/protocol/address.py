@@ -22,18 +22,29 @@ _DOMAIN_LIMIT = 255  # bytes, RFC 5321 4.5.3.1.2
 
 
 class Address:
-    """Holds an envelope sender or recipient.
+    """Holds an envelope sender or recipient: a local part and a domain (RFC 5321 4.1.2).
+
+    It equals its text, so that `recipient == "user@example.com"` and `recipient in {"a@x", "b@x"}`
+    work. Texts are compared letter for letter: RFC 5321 2.4 leaves the case of a local part to its
+    host, and clients write domains in any case. To compare a domain, use `same_domain`.
 
     `str()` gives `local@domain` without angle brackets, quoted where RFC 5321 4.1.2 needs it. The
     null reverse path is `""`, and `<Postmaster>` has no domain (nor has `<root>`, which is accepted
-    with `lenient_addresses`). Two addresses are equal if local
-    part and domain are equal, letter for letter.
+    with `lenient_addresses`).
+
+    - `local`: a `str`, the local part without quoting.
+    - `domain`: a `str`, the domain as the client wrote it.
+    - `params`: a mapping with the ESMTP parameters of MAIL or RCPT by upper-case keyword, parsed.
 
     Example:
 
         >>> address = ehlo.Address("john doe", "example.com")
         >>> print(address)
         "john doe"@example.com
+        >>> ehlo.Address("user", "example.com") == "user@example.com"
+        True
+        >>> ehlo.same_domain(ehlo.Address("user", "Example.COM").domain, "example.com")
+        True
     """
 
     __slots__ = ("_text", "domain", "local", "params")
@@ -80,12 +91,12 @@ class Address:
         return f"Address({str(self)!r})"
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Address) and self.local == other.local and self.domain == other.domain
-        )
+        if isinstance(other, Address):
+            return str(self) == str(other)
+        return str(self) == other if isinstance(other, str) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash((self.local, self.domain))
+        return hash(str(self))
 
 
 NULL_PATH: Final = Address("", "")

@@ -123,7 +123,7 @@ class Connection:
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open, from the question about MAIL to the final reply."""
-        return self.conversation.transaction is not None or self._question is mail.MAIL
+        return self.conversation.transaction is not None
 
     @property
     def over(self) -> bool:

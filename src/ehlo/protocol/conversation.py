@@ -110,6 +110,7 @@ class Conversation:
             "certificate",
             "counts",
             "esmtp",
+            "esmtp_before",
         ),
         *(
             "exchange",
@@ -163,7 +164,9 @@ class Conversation:
         self.helo = ""
         """The name in HELO, EHLO or LHLO."""
         self.esmtp = False
-        """Whether the client sent EHLO or LHLO."""
+        """Whether the client sent EHLO or LHLO, also while the server is asked about it."""
+        self.esmtp_before = False
+        """The value of `esmtp` if the server rejects what it is asked about."""
         self.authenticated = False
         self.exchange: Exchange | None = None
         """The login under way."""

@@ -65,7 +65,7 @@ class Output:
             self.transcript.wrote(reply.wire, to)
 
     def agree(self, verb: str, reply: Reply) -> None:
-        """Queue the acceptance of a plain command, which no one observes."""
+        """Queue the acceptance of a plain command, where there is no observer."""
         self.wires.append(reply.wire)
         self.said.extend((verb, reply.code))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict
 
 from ehlo.protocol import grammar
 from ehlo.protocol import reply as replies
@@ -159,6 +159,67 @@ class Rrvs(NamedTuple):
     """The time, in UTC, since which the mailbox must have had the same owner."""
     action: str
     """What a relay does that cannot pass this on: `"R"` reject, `"C"` continue."""
+
+
+# The keyword is no identifier, so it cannot have a docstring
+_Priority = TypedDict("_Priority", {"MT-PRIORITY": int}, total=False)
+
+
+class MailParams(_Priority, total=False):
+    """Describes the ESMTP parameters of MAIL, by upper-case keyword, as `on_mail` gets them.
+
+    Only those that the client sent are there: use `params.get("SIZE")`. `MT-PRIORITY` is an `int`
+    from -9 to 9 (RFC 6710 4.1). A parameter of your own `Extension` is there, too; for a type
+    checker, read it from `sender.params`. The mapping is read-only (RFC 5321 4.1.2).
+
+    Example:
+
+        async def on_mail(self, session, sender, params):
+            if params.get("SIZE", 0) > self.quota:
+                raise ehlo.Reject(452, "4.2.2", "Mailbox full")
+    """
+
+    SIZE: int
+    """The size of the message in bytes, as the client declares it (RFC 1870)."""
+    BODY: Literal["7BIT", "8BITMIME", "BINARYMIME"]
+    """The kind of bytes in the body (RFC 6152; RFC 3030 for BINARYMIME)."""
+    SMTPUTF8: Literal[True]
+    """There if addresses and header fields may be UTF-8 (RFC 6531)."""
+    RET: Literal["FULL", "HDRS"]
+    """What a report about a failure returns: all of the message or its header (RFC 3461 4.3)."""
+    ENVID: str
+    """The sender's id of the envelope, for reports, decoded (RFC 3461 4.4)."""
+    AUTH: str
+    """The identity that submitted the message, or `""` for `<>` (RFC 4954 5). It is a claim."""
+    REQUIRETLS: Literal[True]
+    """There if each relay must use TLS, and verify the next one (RFC 8689)."""
+    BY: DeliverBy
+    """The time until which to deliver the message (RFC 2852)."""
+    HOLDFOR: int
+    """Seconds for which to hold the message (RFC 4865)."""
+    HOLDUNTIL: datetime
+    """The time, in UTC, until which to hold the message (RFC 4865)."""
+
+
+class RcptParams(TypedDict, total=False):
+    """Describes the ESMTP parameters of RCPT, by upper-case keyword, as `on_rcpt` gets them.
+
+    Only those that the client sent are there. A parameter of your own `Extension` is there, too;
+    for a type checker, read it from `recipient.params`. The mapping is read-only.
+
+    Example:
+
+        async def on_rcpt(self, session, recipient, params):
+            if "NEVER" in params.get("NOTIFY", ()):
+                session.transaction.state.silent = True
+    """
+
+    NOTIFY: frozenset[Literal["NEVER", "SUCCESS", "FAILURE", "DELAY"]]
+    """When to send a report to the sender (RFC 3461 4.1)."""
+    ORCPT: OriginalRecipient
+    """The recipient that the sender gave, before any forwarding (RFC 3461 4.2)."""
+    RRVS: Rrvs
+    """The time since which the mailbox must have had the same owner (RFC 7293)."""
 
 
 def flag(value: str | None) -> bool:

@@ -14,11 +14,15 @@ from ehlo.protocol.grammar import CONTROL
 
 # RFC 3463 2: status-code = class "." subject "." detail
 _ENHANCED = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
+_ENHANCED_AND_TEXT = re.compile(rf"({_ENHANCED.pattern}) (.+)", re.DOTALL)
+_MEANT_AS_ENHANCED = re.compile(r"[\d.\s]+")
 
 # RFC 5321 4.5.3.1.5: a reply line is at most 512 bytes, with code and CRLF
 _LINE_LIMIT = 512
 
-
+_FORMS: Final = (
+    'write (code, enhanced, text), such as (550, "5.1.1", "No such user"), or (code, text)'
+)
 _DEFAULTS: Final = {
     4: ("4.3.0", "Requested action not taken"),
     5: ("5.7.1", "Requested action refused"),
@@ -28,9 +32,18 @@ _DEFAULTS: Final = {
 class Reply:
     """Holds a reply of the server: a code, an enhanced status code or `None`, and a text.
 
-    A reply is immutable and compared by value. Raises `ValueError` for a code out of range, an
+    A hook returns one to answer in its own words: a 2xx accepts (in `on_data` a 354), and a 4xx or
+    5xx rejects. A reply is immutable and compared by value.
+
+    - `code`: an `int` from 200 to 599 (RFC 5321 4.2). 421 and 521 close the connection.
+    - `enhanced`: a `str` such as `"5.1.1"` (RFC 3463), of the class of `code`, or `None` to send
+      none. It may be left out: `Reply(550, "No such user")` is sent with `5.0.0`.
+    - `text`: a `str` of one line, or of several separated by LF. Text beyond ASCII is sent as
+      UTF-8.
+
+    Raises `TypeError` for an argument of another type, and `ValueError` for a code out of range, an
     enhanced code of another class, control characters in the text, or a line of more than 512
-    bytes.
+    bytes (RFC 5321 4.5.3.1.5).
 
     Example:
 
@@ -54,13 +67,19 @@ class Reply:
     """Whether the connection ends after it (RFC 5321 3.8, RFC 7504)."""
 
     def __init__(self, code: int, enhanced: str | None = None, text: str = "") -> None:
+        if not isinstance(code, int):
+            raise _wrong_type("code", "an int", code)
         if not 200 <= code <= 599:
-            raise ValueError(f"no reply code: {code}")
+            raise ValueError(f"code is {code}; it must be from 200 to 599; {_FORMS}")
+        if not isinstance(text, str):
+            raise _wrong_type("text", "a str", text)
         if enhanced is not None:
-            if code // 100 == 3:
-                raise ValueError("a 3xx reply has no enhanced code")
-            if _ENHANCED.fullmatch(enhanced) is None or int(enhanced[0]) != code // 100:
-                raise ValueError(f"enhanced code {enhanced} does not fit {code}")
+            if not isinstance(enhanced, str):
+                raise _wrong_type("enhanced", "a str or None", enhanced)
+            if not text:
+                enhanced, text = _told_apart(code, enhanced)
+            if enhanced is not None:
+                _check_enhanced(code, enhanced)
         assign = object.__setattr__
         assign(self, "code", code)
         assign(self, "enhanced", enhanced)
@@ -93,6 +112,33 @@ class Reply:
         return f"Reply({self.code}, {self.enhanced!r}, {self.text!r})"
 
 
+def _wrong_type(argument: str, wanted: str, given: object) -> TypeError:
+    return TypeError(f"{argument} must be {wanted}, not {type(given).__name__}; {_FORMS}")
+
+
+def _told_apart(code: int, given: str) -> tuple[str | None, str]:
+    """Return the enhanced code and the text in `given`, which may be one of them, or both."""
+    if _MEANT_AS_ENHANCED.fullmatch(given) is not None:
+        return given, ""
+    both = _ENHANCED_AND_TEXT.fullmatch(given)
+    return (both[1], both[2]) if both is not None else (_undefined(code), given)
+
+
+def _undefined(code: int) -> str | None:
+    """Return the enhanced code that says no more than `code` does (RFC 3463 3.1: X.0.0)."""
+    return None if code // 100 == 3 else f"{code // 100}.0.0"
+
+
+def _check_enhanced(code: int, enhanced: str) -> None:
+    if code // 100 == 3:
+        raise ValueError(f"enhanced is {enhanced!r}; a 3xx reply has none; {_FORMS}")
+    if _ENHANCED.fullmatch(enhanced) is None or int(enhanced[0]) != code // 100:
+        raise ValueError(
+            f"enhanced is {enhanced[:_LINE_LIMIT]!r}; with {code} it must be an enhanced code "
+            f"{code // 100}.x.y; {_FORMS}"
+        )
+
+
 def _encode(code: int, enhanced: str | None, text: str) -> bytes:
     # RFC 5321 4.2: *( Reply-code "-" textstring CRLF ) Reply-code SP textstring CRLF
     lead = f"{enhanced} " if enhanced else ""
@@ -103,19 +149,28 @@ def _encode(code: int, enhanced: str | None, text: str) -> bytes:
         wire = begin + most.replace("\n", f"\r\n{begin}") + "\r\n" + wire
     flat = text.replace("\n", "")
     if not flat.isprintable() and CONTROL.search(flat):
-        raise ValueError("control characters in the text of a reply")
-    encoded = wire.encode()
+        raise ValueError("text has control characters; separate lines by LF, and escape the others")
+    try:
+        encoded = wire.encode()
+    except UnicodeEncodeError:
+        raise ValueError("text has surrogates, which cannot be sent; escape them") from None
     if len(encoded) > _LINE_LIMIT and max(map(len, encoded.split(b"\r\n"))) + 2 > _LINE_LIMIT:
-        raise ValueError(f"a reply line is longer than {_LINE_LIMIT} bytes")
+        raise ValueError(
+            f"text has a line that is longer than {_LINE_LIMIT} bytes as a reply; shorten it"
+        )
     return encoded
 
 
 class Reject(Exception):  # noqa: N818  the name says what it does, as the field's others do
     """Raised by a hook to reject, with the reply that the client gets.
 
-    `code` is 400 to 599; 421 and 521 close the connection after the reply. `enhanced` has the same
-    class (RFC 3463), or is `None` for `5.7.1` or `4.3.0`. `text` is one line, or several separated
-    by LF. Raises `ValueError` if code and enhanced code do not fit, or the text cannot be sent.
+    - `code`: an `int` from 400 to 599. A 4xx asks the client to try again later, a 5xx is final
+      (RFC 5321 4.2.1). 421 and 521 close the connection after the reply.
+    - `enhanced`: a `str` such as `"5.1.1"` (RFC 3463), of the class of `code`. It may be left out:
+      `Reject(550, "No such user")` is sent with `5.0.0`, and a 4xx with `4.0.0`.
+    - `text`: a `str` of one line, or of several separated by LF. A code alone has usual words.
+
+    Raises `TypeError` and `ValueError` as `Reply` does, and `ValueError` for a code under 400.
 
     Example:
 
@@ -128,10 +183,15 @@ class Reject(Exception):  # noqa: N818  the name says what it does, as the field
     """The reply to send."""
 
     def __init__(self, code: int, enhanced: str | None = None, text: str | None = None) -> None:
+        if not isinstance(code, int):
+            raise _wrong_type("code", "an int", code)
         if not 400 <= code <= 599:
-            raise ValueError(f"a refusal is 4xx or 5xx, not {code}")
-        default_enhanced, default_text = _DEFAULTS[code // 100]
-        self.reply = Reply(code, enhanced or default_enhanced, text or default_text)
+            raise ValueError(f"code is {code}; it must be from 400 to 599; {_FORMS}")
+        if text and not enhanced:
+            enhanced = _undefined(code)
+        usual_enhanced, usual_text = _DEFAULTS[code // 100]
+        reply = Reply(code, enhanced or usual_enhanced, text or "")
+        self.reply = reply if reply.text else Reply(code, reply.enhanced, usual_text)
         super().__init__(code, self.reply.enhanced, self.reply.text)
 
     def __str__(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Final, Literal
 
 from ehlo.protocol.address import Address
@@ -110,6 +111,16 @@ class Transaction:
     """The reader of the chunks if the body comes by BDAT."""
     refusal: Reply | None = None
     """The reply to send at the end of a body that is discarded."""
+    _state: SimpleNamespace = field(init=False, repr=False)  # not there until it is used
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """A namespace for values of the user."""
+        try:
+            return self._state
+        except AttributeError:
+            self._state = SimpleNamespace()
+            return self._state
 
     @property
     def binary(self) -> bool:

@@ -466,8 +466,8 @@ class Answers:
             body.chunks,
             spool=body.spool,
             streams=self._routes.streams,
-            via="DATA" if transaction.chunks is None else "BDAT",
             per_recipient=conversation.settings.lmtp,
+            transaction=transaction,
         )
 
     # -- notifications ---------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from ehlo.server.waits import DeadlineError, Deadlines, Wait
 from ehlo.session import Session
 
 _CHUNK_COST = 64  # bytes that a chunk takes in addition to its own
-_AT_ONCE = 1_048_576  # bytes that are gathered for one write, once there is a file
+_AT_ONCE = 2_097_152  # bytes that are gathered for one write, once there is a file
 _MOST_OVER = 33_554_432  # bytes beyond the memory's limit that may be on their way to disk
 _LONGEST_HEADER = 262_144  # bytes in which hops are counted
 _TRACE = 2048  # bytes that the server's own field may have

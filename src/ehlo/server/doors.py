@@ -50,16 +50,21 @@ class Doors:
     async def open(self, sock: socket.socket, make: Make) -> None:
         """Accept the clients of a listening socket, which is closed with the doors."""
         if isinstance(self._loop, asyncio.BaseEventLoop) or self._connections.is_shared:
-            self._watched[sock] = make
-            if self._again is None:
-                self._watch(sock, make)
-        else:  # uvloop's own way saves 10 of 30 us per connection, but cannot be stopped
-            with listener.kept(sock):
-                server = await self._serve(sock, make)
-            self._servers.append(server)  # after the await, since `close` makes a new list
+            try:
+                if self._again is None:
+                    self._watch(sock, make)
+            except NotImplementedError:
+                pass  # a loop of Windows
+            else:
+                self._watched[sock] = make
+                return
+        # uvloop's own way saves 10 of 30 us per connection, but cannot be stopped
+        with listener.kept(sock):
+            server = await self._serve(sock, make)
+        self._servers.append(server)  # after the await, since `close` makes a new list
 
     async def _serve(self, sock: socket.socket, make: Make) -> asyncio.Server:
-        if sock.family == socket.AF_UNIX:
+        if sock.family == listener.UNIX:
             server = await self._loop.create_unix_server(make, sock=sock)
         else:
             server = await self._loop.create_server(make, sock=sock)

@@ -34,7 +34,7 @@ from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import Snapshot, snapshot
 from ehlo.server.observing.views import Views
-from ehlo.server.options.config import Options
+from ehlo.server.options.config import Options, certificates_of
 from ehlo.server.options.files import Files
 from ehlo.server.options.rules import (
     Rules,
@@ -194,12 +194,20 @@ class Run:
         driver, rules = Driver(self.runtime, routes), routes.rules
         return Gate(self.runtime, rules, driver.take_over) if rules.proxies else driver
 
+    def protocol(self) -> Driver | Gate:
+        """Return the protocol for a client that the program accepted. Raises as `resolve` does."""
+        return self._protocol(self._own_service())
+
     def new_driver(self) -> Driver:
-        """Return the protocol for a client that no listener accepted. Raises as `resolve` does."""
+        """Return the protocol for a client over streams. Raises as `resolve` does."""
+        return Driver(self.runtime, self._own_service())
+
+    def _own_service(self) -> Routes:
+        """Return the routes of the clients that no listener accepts."""
         if self._own is None:
             self._own = self._service(resolve(self.options, self._callbacks, self.files))
             self.files.watch()
-        return Driver(self.runtime, self._own)
+        return self._own
 
     async def serve_streams(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -469,7 +477,10 @@ def check_spool(options: Options) -> None:
     if not options.spool_dir:
         return
     try:
-        with paths.entry_of(f"{options.spool_dir}/.", follow=False):
+        if paths.IS_POSIX:
+            with paths.entry_of(f"{options.spool_dir}/.", follow=False):
+                check_directory(options.spool_dir)
+        else:
             check_directory(options.spool_dir)
     except OSError as error:
         reason = f"spool_dir: cannot write to {options.spool_dir}: {error.strerror}"
@@ -481,6 +492,7 @@ def _files(listeners: Sequence[Options]) -> Iterator[str]:
     for each in listeners:
         if each.auth_file is not None:
             yield each.auth_file
+        yield from chain.from_iterable(certificates_of(each))
         if isinstance(each.tls_config, FileContext):
             for certificate in each.tls_config.certificates:
                 yield from certificate.files

@@ -38,7 +38,7 @@ from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import SessionView, Stats
 from ehlo.server.observing.steps import Steps, Watch
-from ehlo.server.options.config import Options
+from ehlo.server.options.config import Options, bytes_of
 from ehlo.server.options.rules import disk_limit, memory_limit
 from ehlo.server.overhead import Overhead
 from ehlo.server.places import Connections
@@ -130,6 +130,7 @@ class Runtime:
 
     def __init__(self, options: Options, exempt: Networks, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        machine.adapt_malloc()
         most = machine.most_connections(options.max_connections)
         self.connections = Connections(most, options.max_connections_per_address)
         self.exempt = Exempt(exempt)
@@ -152,7 +153,7 @@ class Runtime:
                 "no writable directory for temporary files; set spool_dir, or messages over "
                 "spool_threshold are rejected with 452"
             )
-        self.threshold = options.spool_threshold
+        self.threshold = bytes_of(options.spool_threshold)
         self.clock = Clock()
         self.stats = Stats()
         self.threads = Threads(options.threads, "ehlo-hook")

@@ -9,42 +9,35 @@ import inspect
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self
+from typing import TYPE_CHECKING, Literal, Self, Unpack
 
-from ehlo.functions import MessageFunction
-from ehlo.handler import Handler
-from ehlo.net import Peer
-from ehlo.server.options.config import Options
-from ehlo.server.options.target import callbacks_of, with_handler
+from ehlo.net import ListenAddresses, Peer
+from ehlo.server.options.config import (
+    AllOptions,
+    AnyHandler,
+    FunctionOptions,
+    Options,
+    ServerOptions,
+    certificates_of,
+)
+from ehlo.server.options.target import callbacks_of, is_class, with_handler
 from ehlo.server.run import Run, abandon
+from ehlo.server.streams import rejecting
 from ehlo.server.system import loops, machine, signals, systemd
 from ehlo.server.tls.certificates import Certificate, FileContext, file_context, with_another
-from ehlo.server.workers.recipe import recipe
+from ehlo.server.workers.recipe import check_workers, recipe
 
 if TYPE_CHECKING:
     from ehlo.server.workers.parent import Parent
 
 __all__ = ["Server", "listen_and_serve", "listen_and_serve_tls"]
 
-P = ParamSpec("P")
-
 _GRACE_IN_THREAD = 2.0  # seconds: what is next to a block, such as a test, does not outlast it
 
 logger = logging.getLogger("ehlo.server")
-
-
-def _with_parameters_of(
-    _options: Callable[P, Options],
-) -> Callable[[Callable[..., None]], Callable[Concatenate[Server, P], None]]:
-    """Type a method with the parameters of `Options`, so that each is written once."""
-
-    def decorated(method: Callable[..., None]) -> Callable[Concatenate[Server, P], None]:
-        return method
-
-    return decorated
 
 
 class Server:
@@ -62,10 +55,11 @@ class Server:
 
     __signature__ = inspect.signature(Options)
 
-    @_with_parameters_of(Options)
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._options = Options(*args, **kwargs)
-        named = isinstance(self.options.handler, str) and ":" in self.options.handler
+    def __init__(self, handler: AnyHandler, **options: Unpack[ServerOptions]) -> None:
+        self._options = Options(handler, **options)
+        if is_class(handler) and not self.options.factory:
+            self._options = with_handler(self.options)
+        named = isinstance(handler, str) and ":" in handler
         if not named and not self.options.factory:
             callbacks_of(self.options)  # for its TypeErrors
         self._running: Run | None = None
@@ -104,7 +98,7 @@ class Server:
             raise RuntimeError("options cannot change while the server runs; shut it down first")
         self._options = options
 
-    def configure(self, **options: Any) -> None:
+    def configure(self, **options: Unpack[AllOptions]) -> None:
         """Change options before the server starts: `server.configure(max_size=1_000_000)`.
 
         Raises `TypeError` for an unknown option, `RuntimeError` while the server runs.
@@ -121,8 +115,9 @@ class Server:
     ) -> None:
         """Load a certificate chain and its key (PEM files), and offer STARTTLS.
 
-        The minimum is TLS 1.2; otherwise Python's defaults apply. For implicit TLS, set
-        `tls_listener` too. Each further call adds a certificate. The first is the default, and the
+        `tls_cert` and `tls_key` do the same for certificates without a passphrase. The minimum is
+        TLS 1.2; otherwise Python's defaults apply. For implicit TLS, set `tls_listener` too. Each
+        call adds a certificate to those that there are. The first is the default, and the
         others are for clients that ask for one of their DNS names (SNI). A call with the same
         `cert_file` replaces that certificate. A running server reloads files that change.
 
@@ -134,11 +129,12 @@ class Server:
         runs. Nothing has changed then.
         """
         new = Certificate(cert_file, key_file, passphrase, client_ca, client_certs)
-        given = self.options.tls_config
+        given, named = self.options.tls_config, certificates_of(self.options)
         if isinstance(given, FileContext):
-            self.configure(tls_config=with_another(given, new))
-        else:
-            self.configure(tls_config=file_context((new,)))
+            made = with_another(given, new)
+        else:  # `tls_cert` names the first ones
+            made = file_context((*(Certificate(*each) for each in named), new))
+        self.configure(tls_config=made, tls_cert=(), tls_key=())
 
     @property
     def addresses(self) -> list[Peer]:
@@ -160,8 +156,8 @@ class Server:
         if self._alarm is not None:
             run.runtime.steps.when_blocked = self._alarm.look
         await run.listen(sock)
-        if run.addresses:  # otherwise it was ended during the start
-            logger.info("listening on %s", ", ".join(map(str, run.addresses)))
+        if not run.draining:  # otherwise it was ended during the start
+            logger.info("listening on %s", self._where())
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -212,6 +208,28 @@ class Server:
         done.set_result(self._parent is not None)
         return done
 
+    def protocol(self) -> asyncio.Protocol:
+        """Return the asyncio protocol for one client: a factory for `loop.create_server`.
+
+        Serve in the loop first. The server's options apply, with PROXY headers, limits and the
+        shutdown, as to the clients of its own addresses. For TLS set `tls_listener`, and no `ssl`
+        of `create_server`. A client that connects while the server does not run in this loop gets
+        `421 4.3.2`. Raises `ValueError` if options that only `listeners` override are unsafe.
+
+        Example::
+
+            async with ehlo.Server(handler, addr=()) as server:
+                loop = asyncio.get_running_loop()
+                mine = await loop.create_server(server.protocol, "127.0.0.1", 2525)
+                async with mine:
+                    await server.wait_closed()
+        """
+        run = self.running
+        if run is None or run.loop is not asyncio.get_running_loop():
+            logger.error("a client was rejected: the server does not run in this event loop")
+            return rejecting(self.options)
+        return run.protocol()
+
     async def serve_streams(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
@@ -247,6 +265,7 @@ class Server:
             work = partial(self._serve_until_signalled, sock)
             loops.run(work, self.options.loop, partial(abandon, self), tune_malloc=tune_malloc)
             return
+        check_workers(self.options)
         from ehlo.server.workers.parent import Parent  # most servers never need it
 
         parent = Parent(self.options, recipe(self.options, Server))
@@ -259,11 +278,13 @@ class Server:
     async def _serve_until_signalled(self, sock: socket.socket | None) -> None:
         ending = {number: partial(self._on_end, number) for number in signals.ENDING}
         self._alarm = signals.Alarm(self._blocked, spared=1)
-        heard = signals.heard({signal.SIGHUP: self._on_hangup}, ending, self._alarm)
+        reloading = dict.fromkeys(signals.RELOADING, self._on_hangup)
+        heard = signals.heard(reloading, ending, self._alarm)
         try:
             with heard, systemd.watchdog(asyncio.get_running_loop()):
                 await self.start(sock)
-                if self.addresses:
+                if self._serves:
+                    machine.say_where(self._where())
                     self._tell_ready()
                 await self.wait_closed()
         finally:
@@ -287,12 +308,20 @@ class Server:
     def _on_hangup(self) -> None:
         logger.info("received SIGHUP: reloading")
         reloaded = self.reload()
-        if self.addresses:  # otherwise the service manager hears of the start or the end
+        if self._serves:  # otherwise the service manager hears of the start or the end
             systemd.reloading()
             reloaded.add_done_callback(lambda _: self._tell_ready())
 
+    @property
+    def _serves(self) -> bool:
+        """Whether it has started in this process, and does not end."""
+        return self.running is not None and not self.running.draining
+
+    def _where(self) -> str:
+        return ", ".join(map(str, self.addresses)) or "no address"
+
     def _tell_ready(self) -> None:
-        systemd.ready(f"Listening on {', '.join(map(str, self.addresses))}")
+        systemd.ready(f"Listening on {self._where()}")
 
     # -- in a thread -----------------------------------------------------------------------------
 
@@ -320,40 +349,44 @@ class Server:
 
 
 def listen_and_serve(
-    addr: str,
-    handler: Handler | MessageFunction,
+    addr: ListenAddresses,
+    handler: AnyHandler,
     appname: str = "",
     hostname: str = "",
+    **options: Unpack[FunctionOptions],
 ) -> None:
-    """Serve mail on `addr` (`""` is `:25`) in plaintext, until SIGTERM or SIGINT.
+    """Serve mail on `addr` (`""` is `:25`), until SIGTERM or SIGINT.
 
-    `handler` is called as `handler(remote_addr, mail_from, rcpt_tos, data)`. `Server` has all
-    options. Raises `OSError` if the address cannot be bound.
+    `handler` is called as `handler(remote_addr, mail_from, rcpt_tos, data)`, as `handler(message)`
+    or as `handler(session, message)`, by the number of its parameters. `options` are those of
+    `Server`. Raises as `Server` and its `listen_and_serve` do.
 
     Example::
 
-        ehlo.listen_and_serve("127.0.0.1:2525", handler, "MyServerApp")
+        ehlo.listen_and_serve("127.0.0.1:2525", handler, "MyServerApp", max_size="10MB")
     """
-    Server(handler, addr=addr, appname=appname, hostname=hostname).listen_and_serve()
+    server = Server(handler, addr=addr, appname=appname, hostname=hostname, **options)
+    server.listen_and_serve()
 
 
 def listen_and_serve_tls(
-    addr: str,
+    addr: ListenAddresses,
     cert_file: str,
     key_file: str,
-    handler: Handler | MessageFunction,
+    handler: AnyHandler,
     appname: str = "",
     hostname: str = "",
+    **options: Unpack[FunctionOptions],
 ) -> None:
     """Serve as `listen_and_serve`, and offer STARTTLS with a certificate and its key (PEM files).
 
-    Clients begin in plaintext, and may stay there. For implicit TLS use a `Server` with
-    `tls_listener`; to reject mail without TLS, one with `tls_required`.
+    Clients begin in plaintext, and may stay there unless `tls_required` is set. `tls_listener` is
+    for implicit TLS.
 
     Example::
 
         ehlo.listen_and_serve_tls(":2525", "server.crt", "server.key", handler, "MyServerApp")
     """
-    server = Server(handler, addr=addr, appname=appname, hostname=hostname)
+    server = Server(handler, addr=addr, appname=appname, hostname=hostname, **options)
     server.configure_tls(cert_file, key_file)
     server.listen_and_serve()

@@ -1,10 +1,36 @@
-"""Serves one client over a pair of streams instead of a socket that a listener accepted."""
+"""Clients that no listener of the server accepted: over streams, or while no server runs."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import cast
+
+from ehlo.protocol import reply as replies
+from ehlo.server.options.config import Options
 
 _READ = 65_536
+
+
+class Rejecting(asyncio.Protocol):
+    """Rejects a client, since no server runs that could serve it: by 421, if it is `plain`.
+
+    A client that expects a TLS handshake, and a proxy, hear nothing.
+    """
+
+    def __init__(self, *, plain: bool) -> None:
+        self._plain = plain
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called when a client has connected."""
+        client = cast("asyncio.Transport", transport)
+        if self._plain:
+            client.write(replies.DRAINING.wire)
+        client.close()
+
+
+def rejecting(options: Options) -> Rejecting:
+    """Return a protocol that rejects a client of a listener with these options."""
+    return Rejecting(plain=not (options.tls_listener or options.proxy_networks))
 
 
 class _StreamTransport(asyncio.Transport):

@@ -24,7 +24,7 @@ def place(running: Running) -> Peer:
 
 
 def fetch(address: Peer, path: str, method: str = "GET") -> tuple[int, str]:
-    connection = http.client.HTTPConnection(*address, timeout=15)
+    connection = http.client.HTTPConnection(*address, timeout=DEADLINE)
     try:
         connection.request(method, path)
         response = connection.getresponse()

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from typing import Any
+import socket
+from typing import Any, get_type_hints
 
 import pytest
 
-from ehlo import Server
-from ehlo.server.options.config import Options, check_bounds, descriptions
-from support.serving import Box
+from ehlo import Handler, Server
+from ehlo.server.options.config import (
+    AllOptions,
+    ListenerOptions,
+    Options,
+    bytes_of,
+    check_bounds,
+    descriptions,
+)
+from ehlo.server.options.target import with_handler
+from support.serving import Box, Collector, Serve
 
 OPTIONS = [field for field in dataclasses.fields(Options) if field.metadata]
 
@@ -55,6 +64,12 @@ def test_the_old_spelling_of_a_value_is_accepted() -> None:
         ("tls_required", None, "tls_required is None; it must be True or False"),
         ("auth_required", 0, "auth_required is 0; it must be True or False"),
         ("strict_eol", "no", "strict_eol is 'no'; it must be True or False"),
+        ("threads", "8", "threads is '8'; it must be a number"),
+        (
+            "max_size",
+            "10 megabytes",
+            "max_size is '10 megabytes'; it must be a number of bytes, or text such as .*",
+        ),
     ],
 )
 def test_a_number_outside_its_bound_is_a_value_error(name: str, value: Any, message: str) -> None:
@@ -63,9 +78,111 @@ def test_a_number_outside_its_bound_is_a_value_error(name: str, value: Any, mess
 
 
 def test_every_number_has_a_bound() -> None:
-    numbers = [field for field in OPTIONS if field.type in ("int", "float", "float | None")]
+    numbers = [field for field in OPTIONS if field.type in ("int", "Size", "float", "float | None")]
     assert len(numbers) > 15
     assert all(field.metadata["bound"] for field in numbers)
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [
+        (7, 7),
+        ("7", 7),
+        ("10 B", 10),
+        ("10M", 10_000_000),
+        ("10MB", 10_000_000),
+        (" 10 mb ", 10_000_000),
+        ("64KiB", 65_536),
+        ("64kib", 65_536),
+        ("1G", 10**9),
+        ("2TiB", 2 * 1024**4),
+    ],
+)
+def test_a_size_may_have_a_unit(size: Any, count: int) -> None:
+    assert bytes_of(size) == count
+
+
+@pytest.mark.parametrize("size", ["", "MB", "-1M", "1.5M", "10 iB", "10i", "1e6", "9" * 19])
+def test_other_text_is_no_size(size: str) -> None:
+    with pytest.raises(ValueError, match="it must be a number of bytes, or text such as '10MB'"):
+        bytes_of(size)
+
+
+SIZES = ["max_size", "max_memory", "max_disk", "spool_threshold"]
+
+
+def test_every_size_may_be_text(serve: Serve) -> None:
+    assert [field.name for field in OPTIONS if field.type == "Size"] == SIZES
+    sizes: dict[str, Any] = dict.fromkeys(SIZES, "8MiB")
+    running = serve(Box(), **sizes)
+    with running.client() as client:
+        assert "SIZE 8388608" in client.hello()
+    runtime = running.runtime
+    assert (runtime.max_memory, runtime.disk.limit, runtime.threshold) == (1 << 23,) * 3
+
+
+def test_the_class_of_a_handler_is_made_an_instance_once(serve: Serve) -> None:
+    made: list[Handler] = []
+
+    class Inbound(Collector):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    running = serve(Inbound)
+    assert [running.server.options.handler] == made
+    with running.ready() as client:
+        assert client.mail() == "250 2.0.0 Ok: queued"
+    configured = Server(Box())
+    configured.configure(handler=Inbound, addr=("127.0.0.1", 0))
+    with configured.in_thread():
+        assert [running.server.options.handler, configured.options.handler] == made
+
+
+def test_a_class_that_needs_arguments_is_an_error() -> None:
+    class Inbound(Handler):
+        def __init__(self, directory: object) -> None: ...
+
+    with pytest.raises(
+        ValueError, match=r"Inbound needs arguments \(.*'directory'\); pass an inst"
+    ):
+        Server(Inbound)
+
+
+def test_a_factory_that_is_async_is_an_error() -> None:
+    async def make() -> Handler:
+        return Collector()
+
+    factory: Any = make
+    with pytest.raises(ValueError, match="make is async def; a factory must be def"):
+        with_handler(Options(factory, factory=True))
+
+
+@pytest.mark.parametrize("addr", [("127.0.0.1", 0), ["127.0.0.1:0", ("::1", 0)], ()])
+def test_addresses_have_several_forms(addr: Any) -> None:
+    server = Server(Box(), addr=addr)
+    for _ in range(2):
+        with server.in_thread():
+            hosts = [address.host for address in server.addresses]
+        server.options = dataclasses.replace(server.options, max_size=7)
+    several = addr if isinstance(addr, list) else [addr] if addr else []
+    assert len(hosts) == len(several)
+
+
+def test_a_port_alone_is_one_of_all_addresses() -> None:
+    server = Server(Box(), addr=0)
+    with server.in_thread():
+        first, *_ = server.addresses
+        with socket.create_connection(("127.0.0.1", first.port)) as client:
+            assert client.recv(4) == b"220 "
+
+
+def test_each_keyword_has_the_type_of_its_option() -> None:
+    types = get_type_hints(Options)
+    for each in (AllOptions, ListenerOptions):
+        for name, hint in get_type_hints(each).items():
+            assert hint == types[name], name
+    assert list(AllOptions.__optional_keys__ ^ types.keys()) == ["_"]
 
 
 def test_the_signature_of_server_has_each_option_with_its_default() -> None:

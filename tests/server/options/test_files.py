@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+import ehlo
 from ehlo import Server, Session
 from ehlo.passwords.file import PasswordFile
 from ehlo.server.options import files as reloading
+from ehlo.server.options.config import Options
 from ehlo.server.tls import certificates as renewal
 from ehlo.server.tls.binding import dns_names, end_point_binding
 from ehlo.server.tls.certificates import Certificate, FileContext, Holder, file_context
@@ -608,6 +610,70 @@ def test_configure_tls_adds_certificates_and_replaces_the_same(
     assert server.options.tls_config.verify_mode is ssl.CERT_REQUIRED
 
 
+def test_tls_cert_is_a_certificate_or_several_and_is_reloaded(
+    serve: Serve, several: dict[str, Files], certificates: Certificates
+) -> None:
+    certs, keys = zip(*((str(each.cert), str(each.key)) for each in several.values()), strict=True)
+    running = serve(Box(), tls_cert=certs, tls_key=list(keys), tls_listener=True)
+    with running.client(tls=certificates.client) as client:
+        assert certificate_of(client) == several["localhost"].der
+    new = several["localhost"].issue("localhost")
+    assert running.server.reload().result(DEADLINE)
+    with running.client(tls=certificates.client) as client:
+        assert certificate_of(client) == new
+    assert running.server.options.tls_cert == certs
+
+
+def test_the_key_may_be_in_the_file_of_the_certificate(
+    serve: Serve, files: Files, certificates: Certificates, tmp_path: Path
+) -> None:
+    both = tmp_path / "both.pem"
+    both.write_bytes(files.cert.read_bytes() + files.key.read_bytes())
+    running = serve(Box(), tls_cert=str(both), tls_listener=True)
+    with running.client(tls=certificates.client) as client:
+        assert certificate_of(client) == files.der
+
+
+def test_configure_tls_adds_to_the_certificates_of_tls_cert(several: dict[str, Files]) -> None:
+    first, second, *_ = several.values()
+    server = Server(Box(), tls_cert=str(first.cert), tls_key=str(first.key))
+    server.configure_tls(str(second.cert), str(second.key))
+    made = server.options.tls_config
+    assert isinstance(made, FileContext)
+    assert [each.cert_file for each in made.certificates] == [str(first.cert), str(second.cert)]
+    assert (server.options.tls_cert, server.options.tls_key) == ((), ())
+
+
+def test_tls_cert_is_read_once_for_all_listeners(files: Files, serve: Serve) -> None:
+    listeners = [ehlo.Listener("127.0.0.1:0"), ehlo.Listener("127.0.0.1:0", max_size=7)]
+    names: dict[str, Any] = {"tls_cert": str(files.cert), "tls_key": str(files.key)}
+    running = serve(Box(), addr=Options.addr, listeners=listeners, **names)
+    run = running.server.running
+    assert run is not None
+    one, other = (each.rules.tls for each in run.services)
+    assert one is other is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tls_key": "server.key"}, "tls_key: give one for each tls_cert, in the same order"),
+        ({"tls_cert": ["a.pem"], "tls_key": ["a.key", "b.key"]}, "tls_key: give one for each"),
+        ({"tls_cert": "a.pem", "tls_config": file_context}, "tls_cert cannot be combined with tls"),
+    ],
+)
+def test_files_that_do_not_fit_are_a_value_error(options: dict[str, Any], message: str) -> None:
+    server = Server(Box(), addr="127.0.0.1:0", **options)
+    with pytest.raises(ValueError, match=message), server.in_thread():
+        pytest.fail("it has started")
+
+
+def test_a_certificate_that_is_not_there_is_an_os_error_with_its_name(tmp_path: Path) -> None:
+    server = Server(Box(), addr="127.0.0.1:0", tls_cert=str(tmp_path / "server.pem"))
+    with pytest.raises(FileNotFoundError, match=r"server\.pem"), server.in_thread():
+        pytest.fail("it has started")
+
+
 def test_a_further_certificate_without_a_name_is_a_value_error(
     files: Files, certificates: Certificates, tmp_path: Path
 ) -> None:
@@ -655,6 +721,9 @@ def test_workers_get_the_certificates_and_the_settings_of_the_context(
     made = pickle.loads(pickle.dumps(recipe(server.options, Server)))().options.tls_config  # noqa: S301  made by this test
     assert made.certificates == server.options.tls_config.certificates
     assert made.minimum_version is ssl.TLSVersion.TLSv1_3
+    named = Server("app:function", workers=2, tls_cert="server.pem", tls_key="server.key")
+    made = pickle.loads(pickle.dumps(recipe(named.options, Server)))().options  # noqa: S301  as above
+    assert (made.tls_cert, made.tls_key) == ("server.pem", "server.key")
     server.configure(tls_config=make_nothing)
     made = pickle.loads(pickle.dumps(recipe(server.options, Server)))().options.tls_config  # noqa: S301  made by this test
     assert made is make_nothing

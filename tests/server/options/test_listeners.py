@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 
@@ -259,8 +259,8 @@ OTHER: dict[str, Any] = {
 @pytest.mark.parametrize(
     "name",
     sorted(
-        ListenerOptions.__annotations__.keys()
-        - {"auth_file", "tls_config", "own_extensions", "unix_mode"}
+        ListenerOptions.__optional_keys__
+        - {"auth_file", "tls_cert", "tls_key", "tls_config", "own_extensions", "unix_mode"}
     ),
 )
 def test_each_option_of_a_listener_changes_its_rules(name: str, certificates: Certificates) -> None:
@@ -284,10 +284,74 @@ def test_each_option_of_a_listener_changes_its_rules(name: str, certificates: Ce
     assert facts(plain) != facts(other)
 
 
-def test_an_option_of_a_listener_has_the_type_of_the_server_option() -> None:
-    types = get_type_hints(Options)
-    for name, of_listener in get_type_hints(ListenerOptions).items():
-        assert of_listener == types[name], name
+@pytest.mark.parametrize(
+    ("preset", "addr", "options"),
+    [
+        (Listener.submission, ":587", {"tls_required": True, "auth_required": True}),
+        (Listener.submissions, ":465", {"tls_listener": True, "auth_required": True}),
+    ],
+)
+def test_the_presets_for_submission_require_tls_and_logins(
+    preset: Any, addr: str, options: dict[str, bool]
+) -> None:
+    assert (preset().addr, preset().overrides) == (addr, options)
+    other = preset(("127.0.0.1", 2525), auth_required=False, max_size="50MB")
+    assert other.addr == ("127.0.0.1", 2525)
+    assert other.overrides == options | {"auth_required": False, "max_size": "50MB"}
+    with pytest.raises(TypeError, match="tls_listner"):
+        preset(":587", tls_listner=True)
+
+
+def test_a_submission_listener_wants_tls_then_a_login(
+    serve: Serve, certificates: Certificates
+) -> None:
+    running = serve(
+        Box(),
+        addr=Options.addr,
+        listeners=[Listener.submission("127.0.0.1:0"), Listener.submissions(("127.0.0.1", 0))],
+        tls_cert=certificates.cert_file,
+        tls_key=certificates.key_file,
+        auth_handler=lambda user, password: password == "secret",
+    )
+    starttls, implicit = running.server.addresses
+    with Client(starttls) as client:
+        client.hello()
+        assert client.say("AUTH PLAIN AGJvYgBzZWNyZXQ=").startswith("530 5.7.0 Must issue a STARTT")
+        assert client.say("MAIL FROM:<a@example.com>").startswith("530 5.7.0 Must issue a STARTT")
+        assert client.say("STARTTLS").startswith("220 ")
+        client.wrap(certificates.client)
+        client.say("EHLO client.example")
+        assert client.say("MAIL FROM:<a@example.com>") == "530 5.7.0 Authentication required"
+        assert client.say("AUTH PLAIN AGJvYgBzZWNyZXQ=").startswith("235 2.7.0")
+        assert client.mail() == "250 2.0.0 Ok: queued"
+    with Client(implicit, tls=certificates.client) as client:
+        client.hello()
+        assert client.say("MAIL FROM:<a@example.com>") == "530 5.7.0 Authentication required"
+        assert client.say("AUTH PLAIN AGJvYgBzZWNyZXQ=").startswith("235 2.7.0")
+        assert client.mail() == "250 2.0.0 Ok: queued"
+
+
+def test_the_certificate_of_a_listener_replaces_that_of_the_server() -> None:
+    def context() -> Any: ...
+
+    server = Server(
+        Box(),
+        tls_cert="server.pem",
+        tls_key="server.key",
+        listeners=[
+            Listener(ANY),
+            Listener(ANY, tls_cert="other.pem"),
+            Listener(ANY, tls_config=context),
+        ],
+    )
+    found = [
+        (each.tls_cert, each.tls_key, each.tls_config) for each in per_listener(server.options)
+    ]
+    assert found == [
+        ("server.pem", "server.key", None),
+        ("other.pem", (), None),
+        ((), (), context),
+    ]
 
 
 def test_a_listener_shows_its_address() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from ehlo import Server
 from ehlo.server.system import machine
 from support.program import Start
 from support.program import start as start
@@ -105,6 +108,46 @@ def test_the_c_library_here_accepts_it() -> None:
     assert library.mallopt(-3, 16_777_216) == 1
     machine._exchange_cached(library)  # noqa: SLF001  as above
     assert library.malloc_trim(0) in (0, 1)
+
+
+# Prints how many page faults 100 times five blocks of 100 KB take, before and afterwards
+FAULTS = """
+import resource
+from ehlo.server.system import machine
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100):
+        blocks = [b"x" * 102_400 for _ in range(5)]
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(faults())
+machine.adapt_malloc()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize("own", [False, True], ids=["default", "set-by-the-user"])
+def test_glibc_keeps_the_pages_of_bodies_unless_it_was_set(own: bool) -> None:
+    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "131072"} if own else os.environ
+    command = [sys.executable, "-c", FAULTS]
+    printed = subprocess.run(command, env=environment, check=True, capture_output=True).stdout
+    before, after = map(int, printed.split())
+    assert before > 2_000  # up to 125 pages each time
+    assert (after > 2_000) is own
+
+
+def test_each_run_of_a_server_adapts_malloc(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(machine, "adapt_malloc", lambda: calls.append(None))
+
+    async def serve() -> None:
+        async with Server(lambda *_: None, addr="127.0.0.1:0"):
+            assert calls
+
+    asyncio.run(serve())
 
 
 # Prints whether malloc is set, by way of the real functions that serve

@@ -10,7 +10,7 @@ import pytest
 
 from ehlo.server.system.threads import Threads
 
-DEADLINE = 15.0
+DEADLINE = 60.0
 
 
 class Told:

@@ -191,7 +191,7 @@ def hear_usual(conversation: Conversation, packet: bytes) -> Ask | Literal[False
     if type(subject) is Reply or verb.event in conversation.asks:
         output.said.append(verb.name)
         if type(subject) is not Reply:
-            return verb, subject
+            return verb.ask(conversation, subject)
         _fail(conversation, verb, "", subject)
         return None
     reply = accept(conversation, subject, None)

@@ -65,6 +65,10 @@ def _name(conversation: Conversation, argument: str, *, syntax: Reply) -> str | 
     return name if name.isascii() else octets.decode(errors="replace")
 
 
+def _propose_hello(conversation: Conversation, _name: str, *, esmtp: bool) -> None:
+    conversation.esmtp_before, conversation.esmtp = conversation.esmtp, esmtp
+
+
 def _accept_helo(conversation: Conversation, name: str, answer: Reply | None) -> Reply:
     return _hello(conversation, name, answer, [], esmtp=False)
 
@@ -84,7 +88,8 @@ def _hello(
     return Reply(answer.code, None, "\n".join([answer.lines[0], *lines]))
 
 
-def _reject_hello(_conversation: Conversation, _name: str, answer: Reply) -> Reply:
+def _reject_hello(conversation: Conversation, _name: str, answer: Reply) -> Reply:
+    conversation.esmtp = conversation.esmtp_before
     return plain(answer)
 
 
@@ -98,6 +103,7 @@ def _hello_verb(name: str, syntax: Reply, *, esmtp: bool, lmtp: bool) -> Verb[st
         accept=_accept_ehlo if esmtp else _accept_helo,
         reject=_reject_hello,
         event=events.Hello,
+        propose=partial(_propose_hello, esmtp=esmtp),
         made_of=partial(events.Hello, esmtp=esmtp),
         hook="on_hello",
         arguments=lambda event: (event.name,),

@@ -153,13 +153,24 @@ def _checked_sender(conversation: Conversation, sender: Address) -> Address | Re
     return conversation.admission.admit_sender(sender) or sender
 
 
+def _propose_mail(conversation: Conversation, sender: Address) -> None:
+    """Open the transaction before the hook is asked, which may keep values in it."""
+    conversation.transaction = Transaction(sender, "SMTPUTF8" in sender.params)
+
+
 def _accept_mail(conversation: Conversation, sender: Address, answer: Reply | None) -> Reply:
     conversation.counts.messages += 1
-    conversation.transaction = Transaction(sender, "SMTPUTF8" in sender.params)
+    if conversation.transaction is None:
+        conversation.transaction = Transaction(sender, "SMTPUTF8" in sender.params)
     return answer or replies.MAIL_OK
 
 
-def _reject_mail(conversation: Conversation, _sender: object, reply: Reply) -> Reply:
+def _reject_mail(conversation: Conversation, sender: Address, reply: Reply) -> Reply:
+    conversation.transaction = None
+    return _fail_mail(conversation, sender, reply)
+
+
+def _fail_mail(conversation: Conversation, _sender: object, reply: Reply) -> Reply:
     conversation.counts.messages += 1  # RFC 9422 4.1: whether they succeed or fail
     return reply
 
@@ -169,13 +180,14 @@ MAIL: Final = Verb(
     since={State.READY},
     to=State.MAIL,
     parse=_parse_mail,
+    propose=_propose_mail,
     usual=_usual_mail,
     accept=_accept_mail,
     reject=_reject_mail,
     event=events.Mail,
     hook="on_mail",
     arguments=lambda event: (event.sender, event.sender.params),
-    fail=_reject_mail,
+    fail=_fail_mail,
     progress=True,
     elsewhere={
         State.HELLO: replies.HELLO_FIRST,

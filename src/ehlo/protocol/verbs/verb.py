@@ -68,6 +68,8 @@ class Question(Generic[S]):
     """Whether the server is asked even if it has no hook; otherwise the answer is yes."""
     ends: bool = False
     """Whether acceptance ends the transaction."""
+    propose: Callable[[Conversation, S], None] | None = None
+    """Show the subject to the server before it is asked; `reject` takes it back."""
     made_of: Callable[[S], Event] = _itself
     """Make the event of a subject; by default the event of one field, or the subject itself."""
 
@@ -81,6 +83,12 @@ class Question(Generic[S]):
         event: Any = self.event
         if event is not None and self.made_of is _itself and len(dataclasses.fields(event)) == 1:
             object.__setattr__(self, "made_of", event)
+
+    def ask(self, conversation: Conversation, subject: S) -> Ask:
+        """Return the question, for the server to answer."""
+        if self.propose is not None:
+            self.propose(conversation, subject)
+        return self, subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +157,7 @@ AnyVerb: TypeAlias = Verb[Any]
 def take(conversation: Conversation, question: AnyQuestion, subject: object) -> Ask | Told:
     """Return the question if the server wants to be asked; otherwise accept."""
     if question.event in conversation.asks or question.always:
-        return question, subject
+        return question.ask(conversation, subject)
     return accept(conversation, question, subject, None)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PLAIN: Final = "text/plain; charset=utf-8"
 
 # Name, help, labels, and the key in the snapshot. Several labels are one key, joined by spaces
-_COUNTERS: Final[Sequence[tuple[str, str, Sequence[str], str]]] = (
+COUNTERS: Final[Sequence[tuple[str, str, Sequence[str], str]]] = (
     ("connections", "Connections that started a session.", (), "connections"),
     ("turned_away", "Connections that were rejected before a session.", ("reason",), "turned_away"),
     ("tls_handshakes", "TLS handshakes that succeeded.", ("version",), "tls"),
@@ -33,7 +33,7 @@ _COUNTERS: Final[Sequence[tuple[str, str, Sequence[str], str]]] = (
     ("bytes", "Bytes received from and sent to clients.", ("direction",), "bytes"),
     ("spooled_bytes", "Bytes of messages written to disk.", (), "spooled"),
 )
-_GAUGES: Final = (
+GAUGES: Final = (
     ("sessions", "Sessions that are open.", "sessions"),
     ("tls_sessions", "Open sessions that use TLS.", "under_tls"),
     ("memory_bytes", "Bytes of messages held in memory.", "memory"),
@@ -44,6 +44,12 @@ _GAUGES: Final = (
     ("uptime_seconds", "Seconds since the server started.", "uptime"),
     ("workers", "Worker processes that should run.", "wanted"),
     ("workers_answered", "Worker processes that are counted in these gauges.", "answered"),
+)
+# Name, help, labels
+HISTOGRAMS: Final[Sequence[tuple[str, str, Sequence[str]]]] = (
+    ("message_bytes", "Sizes of accepted messages.", ()),
+    ("session_seconds", "Durations of sessions.", ()),
+    ("hook_seconds", "Durations of hooks, with the wait for a thread.", ("hook",)),
 )
 
 
@@ -76,19 +82,18 @@ def _metrics(snapshot: Snapshot) -> Iterator[Metric]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     stats = snapshot["stats"]
-    for name, help_text, labels, key in _COUNTERS:
+    for name, help_text, labels, key in COUNTERS:
         counter = CounterMetricFamily(f"ehlo_{name}", help_text, labels=labels)
         for names, count in (stats[key] if labels else {"": stats[key]}).items():
             counter.add_metric(names.split(" ", len(labels) - 1) if labels else [], count)
         yield counter
     gauges = {**snapshot, **snapshot["now"], **snapshot["workers"]}
-    for name, help_text, key in _GAUGES:
+    for name, help_text, key in GAUGES:
         yield GaugeMetricFamily(f"ehlo_{name}", help_text, value=gauges[key])
-    sizes, seconds = {"": stats["message_bytes"]}, {"": stats["session_seconds"]}
-    yield _histogram("message_bytes", "Sizes of accepted messages.", (), BYTES, sizes)
-    yield _histogram("session_seconds", "Durations of sessions.", (), SECONDS, seconds)
-    text, hooks = "Durations of hooks, with the wait for a thread.", stats["hook_seconds"]
-    yield _histogram("hook_seconds", text, ("hook",), SECONDS, hooks)
+    for name, help_text, labels in HISTOGRAMS:
+        bounds = BYTES if name.endswith("_bytes") else SECONDS
+        found = stats[name] if labels else {"": stats[name]}
+        yield _histogram(name, help_text, labels, bounds, found)
 
 
 def _histogram(

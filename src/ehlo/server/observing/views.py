@@ -189,7 +189,7 @@ class Views:
             endpoint, sock = self._bound.pop(0)
             given: dict[str, object] = {"sock": sock}
             begin: Callable[..., Awaitable[asyncio.Server]] = loop.create_server
-            if sock.family == socket.AF_UNIX:
+            if sock.family == listener.UNIX:
                 begin = loop.create_unix_server
                 if sys.version_info >= (3, 13):  # which would unlink a path that may be another's
                     given["cleanup_socket"] = False

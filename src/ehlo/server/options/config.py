@@ -1,7 +1,8 @@
-"""Every option of a server, written once: type, default, group and description.
+"""Every option of a server: its type, default and group, and its description.
 
 The keywords of `Server`, the command line and the table in the documentation are made from
-`Options`, and each description is the docstring below its option. `rules.py` checks the values.
+`Options`. The typed dictionaries have the description of each option, as its docstring, and are
+what editors and type checkers show of a keyword. `rules.py` checks the values.
 
 This file is longer than others, since all options stand in it.
 """
@@ -11,14 +12,15 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, TypedDict, TypeVar, Unpack
+from typing import Final, Literal, Self, TypedDict, TypeVar, Unpack
 
 from ehlo.functions import AuthFunction, MessageFunction, RcptFunction
 from ehlo.handler import Handler
-from ehlo.net import Peer
+from ehlo.net import ListenAddresses, Peer
 from ehlo.protocol.auth.mechanism import Mechanism
 from ehlo.protocol.extensions import Extension
 from ehlo.server.tls.certificates import TLSConfig
@@ -26,6 +28,12 @@ from ehlo.server.tls.certificates import TLSConfig
 __all__ = ["Listener"]
 
 T = TypeVar("T")
+
+AnyHandler = Handler | type[Handler] | MessageFunction | str
+"""What a server may have as its handler; text is `module:attr`."""
+
+Size = int | str
+"""A number of bytes, or text such as `10MB` (see `bytes_of`)."""
 
 LineCallback = Callable[[Peer, str, str], None]
 """`(remote_addr, verb, line)`. Credentials are masked, and bodies are left out."""
@@ -49,6 +57,191 @@ def option(
     return field
 
 
+class CommonOptions(TypedDict, total=False):
+    """Describes the options that each listener may have of its own."""
+
+    unix_mode: str
+    """File mode of Unix sockets, such as `660`. By default, the umask applies."""
+    lmtp: bool
+    """Speak LMTP, with one reply per recipient. Not allowed on port 25."""
+    auth_file: str | None
+    """File of users and password hashes, as `ehlo passwd` writes it. It is reloaded when it
+    changes."""
+    auth_mechs: Mapping[str, bool | Mechanism] | None
+    """Enable or disable SASL mechanisms by name, or add your own. Enabling PLAIN or LOGIN allows
+    it without TLS. XOAUTH2, OAUTHBEARER, EXTERNAL and ANONYMOUS are disabled by default."""
+    auth_required: bool
+    """Require authentication before MAIL."""
+    tls_cert: str | Sequence[str]
+    """Certificate chain in PEM; enables STARTTLS (see also `tls_listener`). Of several
+    certificates, clients select one by SNI. Files that change are reloaded."""
+    tls_key: str | Sequence[str]
+    """Key of the certificate, if in another file; for several certificates, one for each, in the
+    same order. See `configure_tls` for keys with a passphrase, and client certificates."""
+    tls_config: TLSConfig | None
+    """`ssl.SSLContext`, or a function that returns one; it is called at the start, on each reload
+    and every minute. See also `configure_tls`."""
+    tls_required: bool
+    """Require TLS before MAIL."""
+    tls_listener: bool
+    """Start each connection with a TLS handshake (implicit TLS, port 465)."""
+    proxy_networks: Sequence[str]
+    """Accept connections only from these networks, and require a PROXY protocol header on each:
+    `10.0.0.0/8`, `::1`, or `unix:` for Unix sockets. Repeatable."""
+    proxy_timeout: float | None
+    """Timeout for a PROXY header in seconds. By default, the value of `timeout`, or 5."""
+    xclient_networks: Sequence[str]
+    """Networks whose clients may use XCLIENT: `10.0.0.0/8`, `::1`, `unix:`. Repeatable."""
+    xforward_networks: Sequence[str]
+    """Networks whose clients may use XFORWARD, in the same form. Repeatable."""
+    max_size: Size
+    """Maximum message size in bytes, or as text such as `10MB` or `10MiB` (0 = unlimited)."""
+    max_recipients: int
+    """Maximum recipients per message."""
+    max_refused_recipients: int | None
+    """Maximum recipients that the handler rejects between two accepted messages (0 = unlimited),
+    compared when a transaction ends. By default, the value of `max_recipients`."""
+    max_recipient_domains: int
+    """Maximum recipient domains per session (0 = unlimited)."""
+    max_messages: int
+    """Maximum messages per session (0 = unlimited)."""
+    max_idle_commands: int
+    """Maximum commands between messages that do not advance delivery (NOOP, RSET, VRFY);
+    0 = unlimited. Rejections between accepted messages are limited to this number plus
+    `max_recipients` (or `max_refused_recipients`, if that is more) plus 100."""
+    max_errors: int
+    """Errors between two accepted messages at which the session ends (0 = unlimited): unknown
+    commands, bad syntax, commands out of order, failed logins."""
+    slow_errors: int
+    """Errors between two accepted messages from which on each reply is delayed by a second
+    (0 = never)."""
+    timeout: float | None
+    """Idle timeout in seconds. By default 300 (command), 180 (body), 30 (TLS handshake, and until
+    EHLO), 5 (PROXY header)."""
+    min_body_rate: int
+    """Minimum bytes per second of a body as a whole, after its first minute (0 = unlimited)."""
+    handler_timeout: float
+    """Maximum seconds that a hook may run."""
+    bare_newlines: Literal["normalize", "reject", "keep"]
+    """How to handle a bare CR or LF in a message: `normalize` (to CRLF), `reject` (550) or
+    `keep`."""
+    strict_eol: bool
+    """Reject commands that end with LF alone."""
+    lenient_addresses: bool
+    """Accept addresses without brackets, without a domain and with stray dots, as devices and old
+    programs send them."""
+    unknown_params: Literal["reject", "ignore"]
+    """How to handle unknown MAIL and RCPT parameters: `reject` (555) or `ignore`."""
+    extensions: Mapping[str, bool | str] | None
+    """Enable or disable SMTP extensions: `DSN=on`, or with a value, `DELIVERBY=240`. In Python, a
+    mapping: `{"DSN": True, "DELIVERBY": "240"}`."""
+    own_extensions: Sequence[Extension]
+    """Extensions of your own, as `ehlo.Extension`."""
+    reverse_dns: bool
+    """Resolve client addresses for the Received header, without delaying the session."""
+    debug: bool
+    """Log each line read and written, to the logger `ehlo.transcript`."""
+    log_read: LineCallback | None
+    """Function that is called with `(remote_addr, verb, line)` for each line read."""
+    log_write: LineCallback | None
+    """Function that is called with `(remote_addr, verb, line)` for each line written."""
+
+
+class NameOptions(TypedDict, total=False):
+    """Describes the names of a server, which the functions take by position, too."""
+
+    appname: str
+    """Application name in the greeting and in Received headers."""
+    hostname: str
+    """Host name in the greeting and in Received headers. By default, the name of the machine, or
+    `localhost` if that cannot be a host name."""
+
+
+class ListenerOptions(CommonOptions, NameOptions, total=False):
+    """Describes the options of `Listener`."""
+
+
+class FunctionOptions(CommonOptions, total=False):
+    """Describes the options of `listen_and_serve`, in addition to its other arguments."""
+
+    listeners: Sequence[Listener]
+    """Several `ehlo.Listener`, each with an address and options of its own, instead of `addr`."""
+    rcpt_handler: RcptFunction | None
+    """Function that accepts or rejects a recipient:
+    `(remote_addr, mail_from, rcpt_to) -> bool`."""
+    auth_handler: AuthFunction | None
+    """Function that accepts or rejects a login: `(username, password) -> bool`, for PLAIN and
+    LOGIN; or `(remote_addr, mechanism, username, password, shared) -> bool`, for CRAM-MD5 and
+    tokens as well."""
+    max_connections: int
+    """Maximum concurrent connections. When more than 90 % are in use, the sessions that have been
+    idle longest are closed, after 10 seconds or more."""
+    max_connections_per_address: int
+    """Maximum concurrent connections per address. IPv6: per /64, and twice, 4 and 8 times as many
+    per /56, /48 and /32, but at most 1/4, 1/2 and 3/4 of `max_connections`."""
+    max_connection_rate: int
+    """Maximum new connections per address and minute (0 = unlimited)."""
+    max_messages_per_hour: int
+    """Maximum messages per address and hour (0 = unlimited)."""
+    max_recipients_per_hour: int
+    """Maximum recipients per address and hour (0 = unlimited)."""
+    max_auth_failures: int
+    """Maximum failed logins per address in ten minutes, those being checked included
+    (0 = unlimited)."""
+    exempt_networks: Sequence[str]
+    """Networks exempt from per-address limits (`none` for an empty list). Repeatable."""
+    max_memory: Size
+    """Maximum bytes held in all sessions together: bodies, TLS, logins, unread input and replies
+    (0 = a quarter of the memory of the machine or control group). An eighth is for messages of at
+    most 64 KiB alone, and one check of a password does not wait for memory."""
+    max_disk: Size
+    """Maximum bytes of messages on disk in all sessions together (0 = a quarter of what is free at
+    the start). An address may use as much as it leaves free."""
+    spool_threshold: Size
+    """Messages larger than this many bytes are buffered on disk."""
+    spool_dir: str
+    """Directory for messages that are buffered on disk. By default, a temporary directory."""
+    max_handlers: int
+    """Maximum hooks running concurrently; more of them wait. One address runs at most half of
+    them."""
+    threads: int
+    """Number of threads for `def` hooks. One address uses at most half of them."""
+    grace: float
+    """Seconds that transactions have to end at shutdown."""
+    control: str
+    """Path of a Unix socket for `ehlo top`, accessible to the server's user only."""
+    metrics: str
+    """Address for Prometheus metrics (`/metrics`) and readiness (`/readyz`), such as
+    `127.0.0.1:9101`. Requires the extra `metrics`."""
+    workers: int
+    """Number of worker processes (requires a `module:attr` handler). They share `max_connections`,
+    `max_memory` and `max_disk`; per-address limits apply in each worker."""
+    factory: bool
+    """Treat MODULE:ATTR as a function that returns the handler; it is called once per process."""
+    user: str
+    """After binding, drop root privileges to this user (`name` or `name:group`)."""
+    loop: Literal["auto", "asyncio", "uvloop"]
+    """Event loop: `auto` uses uvloop if installed. Ignored inside your own loop."""
+
+
+class ServerOptions(FunctionOptions, NameOptions, total=False):
+    """Describes the options of `Server`, in addition to its handler."""
+
+    addr: ListenAddresses
+    """Address to listen on: `host:port`, `:port` for all addresses, `[v6]:port` or `unix:/path`;
+    port 0 binds a free port, and a host all of its addresses. `fd:3`, `systemd:` and
+    `systemd:name` are inherited sockets. Repeatable. In Python also `2525`, `("127.0.0.1", 2525)`,
+    a list of addresses, or `()` to listen nowhere."""
+
+
+class AllOptions(ServerOptions, total=False):
+    """Describes the options of `Server.configure`."""
+
+    handler: AnyHandler
+    """Function or `Handler` (an instance, or the class) that is called for each message, or its
+    name `module:attr`."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Options:
     """Holds the options of a server; frozen. Sizes are in bytes, times in seconds.
@@ -56,214 +249,79 @@ class Options:
     `dataclasses.replace(options, max_size=1000)` makes another value.
     """
 
-    handler: Handler | MessageFunction | str
-    """Function or `Handler` that is called for each message, or its name `module:attr`."""
+    handler: AnyHandler
 
     _: dataclasses.KW_ONLY
 
-    addr: str | Sequence[str] = option(":25", group="Listening")
-    """Address to listen on: `host:port`, `:port` for all addresses, `[v6]:port` or `unix:/path`;
-    port 0 binds a free port, and a host all of its addresses. `fd:3`, `systemd:` and
-    `systemd:name` are inherited sockets. Repeatable."""
+    addr: ListenAddresses = option(":25", group="Listening")
     unix_mode: str = option("", group="Listening")
-    """File mode of Unix sockets, such as `660`. By default, the umask applies."""
     listeners: Sequence[Listener] = option((), group="Listening", flag=False)
-    """Several `ehlo.Listener`, each with an address and options of its own, instead of `addr`."""
     appname: str = option("smtpd", group="Listening")
-    """Application name in the greeting and in Received headers."""
     hostname: str = option("", group="Listening")
-    """Host name in the greeting and in Received headers. By default, the name of the machine, or
-    `localhost` if that cannot be a host name."""
     lmtp: bool = option(False, group="Listening")
-    """Speak LMTP, with one reply per recipient. Not allowed on port 25."""
-
     rcpt_handler: RcptFunction | None = option(None, group="Functions")
-    """Function that accepts or rejects a recipient:
-    `(remote_addr, mail_from, rcpt_to) -> bool`."""
     auth_handler: AuthFunction | None = option(None, group="Functions")
-    """Function that accepts or rejects a login: `(username, password) -> bool`, for PLAIN and
-    LOGIN; or `(remote_addr, mechanism, username, password, shared) -> bool`, for CRAM-MD5 and
-    tokens as well."""
-
     auth_file: str | None = option(None, group="Authentication")
-    """File of users and password hashes, as `ehlo passwd` writes it. It is reloaded when it
-    changes."""
     auth_mechs: Mapping[str, bool | Mechanism] | None = option(None, group="Authentication")
-    """Enable or disable SASL mechanisms by name, or add your own. Enabling PLAIN or LOGIN allows
-    it without TLS. XOAUTH2, OAUTHBEARER, EXTERNAL and ANONYMOUS are disabled by default."""
     auth_required: bool = option(False, group="Authentication")
-    """Require authentication before MAIL."""
-
+    tls_cert: str | Sequence[str] = option((), group="TLS", flag=False)
+    tls_key: str | Sequence[str] = option((), group="TLS", flag=False)
     tls_config: TLSConfig | None = option(None, group="TLS", flag=False)
-    """`ssl.SSLContext`, or a function that returns one; it is called at the start, on each reload
-    and every minute. See also `configure_tls`."""
     tls_required: bool = option(False, group="TLS")
-    """Require TLS before MAIL."""
     tls_listener: bool = option(False, group="TLS")
-    """Start each connection with a TLS handshake (implicit TLS, port 465)."""
-
     proxy_networks: Sequence[str] = option((), group="Proxies")
-    """Accept connections only from these networks, and require a PROXY protocol header on each:
-    `10.0.0.0/8`, `::1`, or `unix:` for Unix sockets. Repeatable."""
     proxy_timeout: float | None = option(None, group="Proxies", bound="> 0")
-    """Timeout for a PROXY header in seconds. By default, the value of `timeout`, or 5."""
     xclient_networks: Sequence[str] = option((), group="Proxies")
-    """Networks whose clients may use XCLIENT: `10.0.0.0/8`, `::1`, `unix:`. Repeatable."""
     xforward_networks: Sequence[str] = option((), group="Proxies")
-    """Networks whose clients may use XFORWARD, in the same form. Repeatable."""
-
-    max_size: int = option(33_554_432, group="Limits", bound=">= 0")
-    """Maximum message size in bytes (0 = unlimited)."""
+    max_size: Size = option(33_554_432, group="Limits", bound=">= 0")
     max_recipients: int = option(100, group="Limits", bound="> 0")
-    """Maximum recipients per message."""
     max_refused_recipients: int | None = option(None, group="Limits", bound=">= 0")
-    """Maximum recipients that the handler rejects between two accepted messages (0 = unlimited),
-    compared when a transaction ends. By default, the value of `max_recipients`."""
     max_recipient_domains: int = option(0, group="Limits", bound=">= 0")
-    """Maximum recipient domains per session (0 = unlimited)."""
     max_messages: int = option(1000, group="Limits", bound=">= 0")
-    """Maximum messages per session (0 = unlimited)."""
     max_idle_commands: int = option(100, group="Limits", bound=">= 0")
-    """Maximum commands between messages that do not advance delivery (NOOP, RSET, VRFY);
-    0 = unlimited. Rejections between accepted messages are limited to this number plus
-    `max_recipients` (or `max_refused_recipients`, if that is more) plus 100."""
     max_errors: int = option(20, group="Limits", bound=">= 0")
-    """Errors between two accepted messages at which the session ends (0 = unlimited): unknown
-    commands, bad syntax, commands out of order, failed logins."""
     slow_errors: int = option(10, group="Limits", bound=">= 0")
-    """Errors between two accepted messages from which on each reply is delayed by a second
-    (0 = never)."""
     max_connections: int = option(1000, group="Limits", bound="> 0")
-    """Maximum concurrent connections. When more than 90 % are in use, the sessions that have been
-    idle longest are closed, after 10 seconds or more."""
     max_connections_per_address: int = option(50, group="Limits", bound="> 0")
-    """Maximum concurrent connections per address. IPv6: per /64, and twice, 4 and 8 times as many
-    per /56, /48 and /32, but at most 1/4, 1/2 and 3/4 of `max_connections`."""
     max_connection_rate: int = option(200, group="Limits", bound=">= 0")
-    """Maximum new connections per address and minute (0 = unlimited)."""
     max_messages_per_hour: int = option(0, group="Limits", bound=">= 0")
-    """Maximum messages per address and hour (0 = unlimited)."""
     max_recipients_per_hour: int = option(0, group="Limits", bound=">= 0")
-    """Maximum recipients per address and hour (0 = unlimited)."""
     max_auth_failures: int = option(50, group="Limits", bound=">= 0")
-    """Maximum failed logins per address in ten minutes, those being checked included
-    (0 = unlimited)."""
     exempt_networks: Sequence[str] = option(("127.0.0.0/8", "::1", "unix:"), group="Limits")
-    """Networks exempt from per-address limits (`none` for an empty list). Repeatable."""
-    max_memory: int = option(0, group="Limits", bound=">= 0")
-    """Maximum bytes held in all sessions together: bodies, TLS, logins, unread input and replies
-    (0 = a quarter of the memory of the machine or control group). An eighth is for messages of at
-    most 64 KiB alone, and one check of a password does not wait for memory."""
-    max_disk: int = option(0, group="Limits", bound=">= 0")
-    """Maximum bytes of messages on disk in all sessions together (0 = a quarter of what is free at
-    the start). An address may use as much as it leaves free."""
-    spool_threshold: int = option(1_048_576, group="Limits", bound=">= 0")
-    """Messages larger than this many bytes are buffered on disk."""
+    max_memory: Size = option(0, group="Limits", bound=">= 0")
+    max_disk: Size = option(0, group="Limits", bound=">= 0")
+    spool_threshold: Size = option(1_048_576, group="Limits", bound=">= 0")
     spool_dir: str = option("", group="Limits")
-    """Directory for messages that are buffered on disk. By default, a temporary directory."""
     max_handlers: int = option(256, group="Limits", bound="> 0")
-    """Maximum hooks running concurrently; more of them wait. One address runs at most half of
-    them."""
     threads: int = option(16, group="Limits", bound="> 0")
-    """Number of threads for `def` hooks. One address uses at most half of them."""
-
     timeout: float | None = option(None, group="Timeouts", bound="> 0")
-    """Idle timeout in seconds. By default 300 (command), 180 (body), 30 (TLS handshake, and until
-    EHLO), 5 (PROXY header)."""
     min_body_rate: int = option(500, group="Timeouts", bound=">= 0")
-    """Minimum bytes per second of a body as a whole, after its first minute (0 = unlimited)."""
     handler_timeout: float = option(300.0, group="Timeouts", bound="> 0")
-    """Maximum seconds that a hook may run."""
     grace: float = option(30.0, group="Timeouts", bound=">= 0")
-    """Seconds that transactions have to end at shutdown."""
-
     bare_newlines: Literal["normalize", "reject", "keep"] = option(
         "normalize", group="Protocol", renamed={"normalise": "normalize"}
     )
-    """How to handle a bare CR or LF in a message: `normalize` (to CRLF), `reject` (550) or
-    `keep`."""
     strict_eol: bool = option(False, group="Protocol")
-    """Reject commands that end with LF alone."""
     lenient_addresses: bool = option(False, group="Protocol")
-    """Accept addresses without brackets, without a domain and with stray dots, as devices and old
-    programs send them."""
     unknown_params: Literal["reject", "ignore"] = option("reject", group="Protocol")
-    """How to handle unknown MAIL and RCPT parameters: `reject` (555) or `ignore`."""
     extensions: Mapping[str, bool | str] | None = option(None, group="Protocol")
-    """Enable or disable SMTP extensions: `DSN=on`, or with a value, `DELIVERBY=240`. In Python, a
-    mapping: `{"DSN": True, "DELIVERBY": "240"}`."""
     own_extensions: Sequence[Extension] = option((), group="Protocol", flag=False)
-    """Extensions of your own, as `ehlo.Extension`."""
-
     reverse_dns: bool = option(False, group="Logging and metrics")
-    """Resolve client addresses for the Received header, without delaying the session."""
     debug: bool = option(False, group="Logging and metrics")
-    """Log each line read and written, to the logger `ehlo.transcript`."""
     control: str = option("", group="Logging and metrics")
-    """Path of a Unix socket for `ehlo top`, accessible to the server's user only."""
     metrics: str = option("", group="Logging and metrics")
-    """Address for Prometheus metrics (`/metrics`) and readiness (`/readyz`), such as
-    `127.0.0.1:9101`. Requires the extra `metrics`."""
     log_read: LineCallback | None = option(None, group="Logging and metrics")
-    """Function that is called with `(remote_addr, verb, line)` for each line read."""
     log_write: LineCallback | None = option(None, group="Logging and metrics")
-    """Function that is called with `(remote_addr, verb, line)` for each line written."""
-
     workers: int = option(1, group="Process", bound="> 0")
-    """Number of worker processes (requires a `module:attr` handler). They share `max_connections`,
-    `max_memory` and `max_disk`; per-address limits apply in each worker."""
     factory: bool = option(False, group="Process")
-    """Treat MODULE:ATTR as a function that returns the handler; it is called once per process."""
     user: str = option("", group="Process")
-    """After binding, drop root privileges to this user (`name` or `name:group`)."""
     loop: Literal["auto", "asyncio", "uvloop"] = option("auto", group="Process")
-    """Event loop: `auto` uses uvloop if installed. Ignored inside your own loop."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             for old, new in field.metadata.get("renamed", {}).items():
                 if getattr(self, field.name) == old:
                     object.__setattr__(self, field.name, new)
-
-
-class ListenerOptions(TypedDict, total=False):
-    """The options that a listener may have of its own, with the types that they have above."""
-
-    unix_mode: str
-    appname: str
-    hostname: str
-    lmtp: bool
-    auth_file: str | None
-    auth_mechs: Mapping[str, bool | Mechanism] | None
-    auth_required: bool
-    tls_config: TLSConfig | None
-    tls_required: bool
-    tls_listener: bool
-    proxy_networks: Sequence[str]
-    proxy_timeout: float | None
-    xclient_networks: Sequence[str]
-    xforward_networks: Sequence[str]
-    max_size: int
-    max_recipients: int
-    max_refused_recipients: int | None
-    max_recipient_domains: int
-    max_messages: int
-    max_idle_commands: int
-    max_errors: int
-    slow_errors: int
-    timeout: float | None
-    min_body_rate: int
-    handler_timeout: float
-    bare_newlines: Literal["normalize", "reject", "keep"]
-    strict_eol: bool
-    lenient_addresses: bool
-    unknown_params: Literal["reject", "ignore"]
-    extensions: Mapping[str, bool | str] | None
-    own_extensions: Sequence[Extension]
-    reverse_dns: bool
-    debug: bool
-    log_read: LineCallback | None
-    log_write: LineCallback | None
 
 
 class Listener:
@@ -274,16 +332,17 @@ class Listener:
 
     Example::
 
-        ehlo.Server(handler, listeners=[
+        ehlo.Server(handler, tls_cert="server.pem", auth_handler=check, listeners=[
             ehlo.Listener(":25"),
-            ehlo.Listener(":587", auth_required=True, tls_required=True),
+            ehlo.Listener.submission(":587"),
+            ehlo.Listener.submissions(":465", max_size="50MB"),
         ])
     """
 
     __slots__ = ("addr", "overrides")
 
-    def __init__(self, addr: str | Sequence[str], **overrides: Unpack[ListenerOptions]) -> None:
-        for name in overrides.keys() - ListenerOptions.__annotations__.keys():
+    def __init__(self, addr: ListenAddresses, **overrides: Unpack[ListenerOptions]) -> None:
+        for name in overrides.keys() - ListenerOptions.__optional_keys__:
             if name in Options.__dataclass_fields__:
                 raise ValueError(f"{name} applies to the whole server; pass it to Server")
             raise TypeError(f"Listener has no option {name!r}; see the options of Server")
@@ -292,13 +351,73 @@ class Listener:
         self.overrides = overrides
         """The options that differ from the server's."""
 
+    @classmethod
+    def submission(
+        cls, addr: ListenAddresses = ":587", **overrides: Unpack[ListenerOptions]
+    ) -> Self:
+        """Return a listener for mail from users' programs, which begin in plaintext (RFC 6409).
+
+        It sets `tls_required`, so that STARTTLS comes before a login and before mail (RFC 8314
+        4.1), and `auth_required` (RFC 6409 4.3). The server needs a certificate and a way to log
+        in. `overrides` are as in `Listener`.
+        """
+        return cls(addr, **ListenerOptions(tls_required=True, auth_required=True) | overrides)
+
+    @classmethod
+    def submissions(
+        cls, addr: ListenAddresses = ":465", **overrides: Unpack[ListenerOptions]
+    ) -> Self:
+        """Return a listener for mail from users' programs over implicit TLS (RFC 8314 3.3).
+
+        It sets `tls_listener` and `auth_required` (RFC 6409 4.3). The server needs a certificate
+        and a way to log in. `overrides` are as in `Listener`.
+        """
+        return cls(addr, **ListenerOptions(tls_listener=True, auth_required=True) | overrides)
+
     def __repr__(self) -> str:
         return f"Listener({self.addr!r})"
 
 
 def with_overrides(options: Options, listener: Listener) -> Options:
-    """Return the options as they apply to one listener."""
-    return dataclasses.replace(options, **listener.overrides, addr=listener.addr, listeners=())
+    """Return the options as they apply to one listener; its certificate replaces the server's."""
+    overrides = listener.overrides
+    if overrides.keys() & {"tls_cert", "tls_config"}:
+        overrides = ListenerOptions(tls_cert=(), tls_key=(), tls_config=None) | overrides
+    return dataclasses.replace(options, **overrides, addr=listener.addr, listeners=())
+
+
+# 10M, 10 MB, 64KiB
+_SIZE: Final = re.compile(r"\s*([0-9]{1,18})\s*(?:([kMGT])(i?))?B?\s*", re.IGNORECASE)
+_POWERS: Final = "kmgt"
+
+
+def bytes_of(size: Size) -> int:
+    """Return the number of bytes. `10M` and `10MB` are 10,000,000, and `10MiB` is 10,485,760.
+
+    Raises `ValueError` for other text.
+    """
+    if not isinstance(size, str):
+        return size
+    match = _SIZE.fullmatch(size)
+    if match is None:
+        raise ValueError("it must be a number of bytes, or text such as '10MB' or '10MiB'")
+    power = 0 if match[2] is None else _POWERS.index(match[2].lower()) + 1
+    factor: int = (1024 if match[3] else 1000) ** power
+    return int(match[1]) * factor
+
+
+def certificates_of(options: Options) -> list[tuple[str, str]]:
+    """Return the files of `tls_cert`, each with that of its key. Raises `ValueError`."""
+    certs, keys = _several(options.tls_cert), _several(options.tls_key)
+    if keys and len(keys) != len(certs):
+        raise ValueError("tls_key: give one for each tls_cert, in the same order, or none")
+    if certs and options.tls_config is not None:
+        raise ValueError("tls_cert cannot be combined with tls_config; set one of them")
+    return list(zip(certs, keys or certs, strict=True))
+
+
+def _several(texts: str | Sequence[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)
 
 
 def check_bounds(options: Options) -> None:
@@ -310,9 +429,18 @@ def check_bounds(options: Options) -> None:
             raise ValueError(f"{field.name} is {value!r}; it must be True or False")
         if value is None or not bound:
             continue
-        if not (value >= 0 if bound == ">= 0" else value > 0):
+        try:
+            number = bytes_of(value) if field.type == "Size" else value
+        except ValueError as error:
+            raise ValueError(f"{field.name} is {value!r}; {error}") from None
+        if not isinstance(number, int | float):
+            raise ValueError(f"{field.name} is {value!r}; it must be a number")
+        if not (number >= 0 if bound == ">= 0" else number > 0):
             wanted = "0 or more" if bound == ">= 0" else "more than 0"
             raise ValueError(f"{field.name} is {value}; it must be {wanted}")
+
+
+_DESCRIBING: Final = CommonOptions, NameOptions, FunctionOptions, ServerOptions, AllOptions
 
 
 def descriptions(options: type = Options) -> dict[str, str]:
@@ -321,12 +449,16 @@ def descriptions(options: type = Options) -> dict[str, str]:
     Empty where there is no source.
     """
     try:
-        tree = ast.parse(inspect.getsource(options))
+        of = _DESCRIBING if options is Options else (options,)
+        sources = [inspect.getsource(each) for each in of]
     except OSError:
         return {}
-    (node,) = tree.body
-    return {
-        ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
-        for field, text in pairwise(node.body if isinstance(node, ast.ClassDef) else [])
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
-    }
+    return {name: text for source in sources for name, text in _described(source)}
+
+
+def _described(source: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and the docstring of each attribute of a class."""
+    (node,) = ast.parse(source).body
+    for field, text in pairwise(node.body if isinstance(node, ast.ClassDef) else []):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            yield ast.unparse(field.target), " ".join(ast.literal_eval(text.value).split())

@@ -21,7 +21,7 @@ from ehlo.passwords.file import PasswordFile
 from ehlo.server.observing import journal
 from ehlo.server.observing.failures import log_failure
 from ehlo.server.system.threads import Threads
-from ehlo.server.tls.certificates import Holder, TLSConfig
+from ehlo.server.tls.certificates import Certificate, Holder, TLSConfig, file_context
 
 if TYPE_CHECKING:
     from logging.handlers import WatchedFileHandler
@@ -44,20 +44,28 @@ class Files:
         self.salt_key = salt_key or secrets.token_bytes(32)
         """The secret of the salts for SCRAM where there is no password file. An unknown user has
         the same salt on each listener, and in each worker, as one has whose keys are stored."""
-        self._holders: dict[int, Holder] = {}  # by the identity of their configuration
+        # By the identity of their configuration, or the files of certificates and keys
+        self._holders: dict[int | tuple[tuple[str, str], ...], Holder] = {}
         self._passwords: dict[str, PasswordFile] = {}
         self._threads = Threads(1, "ehlo-reload")
         self._watching: asyncio.Task[None] | None = None
         self._lock = threading.Lock()
         self._stopped = False
 
-    def holder(self, config: TLSConfig | None) -> Holder | None:
-        """Return what holds the context of `config`. Raises what a user's function raises."""
-        if config is None:
+    def holder(
+        self, config: TLSConfig | None, certificates: Sequence[tuple[str, str]] = ()
+    ) -> Holder | None:
+        """Return what holds the context of `config`, or that of certificates and their keys.
+
+        Raises what a user's function raises, and as `file_context` does.
+        """
+        key = tuple(certificates) or id(config)
+        if config is None and not certificates:
             return None
-        if id(config) not in self._holders:
-            self._holders[id(config)] = Holder(config)
-        return self._holders[id(config)]
+        if key not in self._holders:
+            made = config or file_context(tuple(Certificate(*each) for each in certificates))
+            self._holders[key] = Holder(made)
+        return self._holders[key]
 
     def password_file(self, path: str) -> PasswordFile:
         """Return the file at `path`, read. Raises `ValueError`."""

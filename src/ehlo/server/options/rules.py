@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from ehlo.functions import mechanisms_of
 from ehlo.handler import Callbacks
 from ehlo.message import spool_directory
-from ehlo.net import Networks, Peer, parse_address
+from ehlo.net import Networks, Peer, addresses_of, parse_address
 from ehlo.passwords.file import PasswordFile
 from ehlo.protocol import grammar
 from ehlo.protocol.body import BareNewlines
@@ -29,7 +29,14 @@ from ehlo.protocol.settings import Settings
 from ehlo.protocol.trace import by_clause
 from ehlo.protocol.verbs import VERBS
 from ehlo.server.observing.metrics import check_metrics
-from ehlo.server.options.config import Listener, Options, check_bounds, with_overrides
+from ehlo.server.options.config import (
+    Listener,
+    Options,
+    bytes_of,
+    certificates_of,
+    check_bounds,
+    with_overrides,
+)
 from ehlo.server.options.files import Files
 from ehlo.server.options.mechs import Offered, Served, can_log_in, offered_mechanisms
 from ehlo.server.options.target import callbacks_of
@@ -102,7 +109,7 @@ def resolve(options: Options, callbacks: Callbacks, files: Files | None = None) 
         privileges.find(options.user)
     check_metrics(options.metrics)
     files = files or Files()
-    holder = files.holder(options.tls_config)
+    holder = files.holder(options.tls_config, certificates_of(options))
     passwords = _passwords(options, files)
     salt_key = files.salt_key if passwords is None else passwords.salt_key
     settings = _settings(options, callbacks, holder, passwords, salt_key)
@@ -137,7 +144,7 @@ def _settings(
     return Settings(
         hostname=_name(options.hostname or machine_name()[0], "hostname"),
         appname=_name(options.appname or "smtpd", "appname"),
-        max_size=options.max_size,
+        max_size=bytes_of(options.max_size),
         max_recipients=options.max_recipients,
         max_recipient_domains=options.max_recipient_domains,
         max_messages=options.max_messages,
@@ -172,7 +179,7 @@ def _check_tls(options: Options, off: set[str], holder: Holder | None) -> None:
     """Raise `ValueError` for TLS or client certificates that are required in vain."""
     if holder is None and (options.tls_required or options.tls_listener):
         name = "tls_required" if options.tls_required else "tls_listener"
-        raise ValueError(f"{name} needs a certificate; set tls_config or call configure_tls")
+        raise ValueError(f"{name} needs a certificate; set tls_cert and tls_key, or tls_config")
     if "STARTTLS" in off and options.tls_required and not options.tls_listener:
         raise ValueError("tls_required needs STARTTLS; do not disable it in extensions")
     secure = options.tls_required or options.tls_listener
@@ -215,8 +222,7 @@ def _reject_logins(options: Options, source: str, off: set[str]) -> None:
     Raises `ValueError` if a login is required.
     """
     reason = (
-        f"{source} has no mechanism without TLS; call configure_tls (or give --tls-cert), "
-        "or set auth_mechs={'PLAIN': True}"
+        f"{source} has no mechanism without TLS; set tls_cert or auth_mechs={{'PLAIN': True}}"
         if source and "AUTH" not in off
         else "see auth_handler, auth_file, auth_mechs, extensions and TLS"
     )
@@ -370,9 +376,9 @@ def check_addresses(options: Options, addresses: Iterable[Peer] | None = None) -
             check_addresses(each)
         return
     if addresses is None:
-        addrs = [options.addr] if isinstance(options.addr, str) else options.addr
-        addresses = [parse_address(addr) for addr in addrs]
-    if options.lmtp and any(address.port == _SMTP_PORT for address in addresses):
+        addresses = map(parse_address, addresses_of(options.addr))
+    ports = [address.port for address in addresses]
+    if options.lmtp and _SMTP_PORT in ports:
         # RFC 2033 5
         raise ValueError("lmtp cannot use port 25, which is SMTP's; set addr to another port")
 
@@ -380,9 +386,9 @@ def check_addresses(options: Options, addresses: Iterable[Peer] | None = None) -
 def disk_limit(options: Options) -> int:
     """Return the bytes that bodies may have on disk at once; 0 if there is no directory."""
     directory = spool_directory(options.spool_dir)
-    return (options.max_disk or machine.free_disk(directory) // 4) if directory else 0
+    return (bytes_of(options.max_disk) or machine.free_disk(directory) // 4) if directory else 0
 
 
 def memory_limit(options: Options) -> int:
     """Return the bytes that may be held at once: bodies, TLS sessions and password checks."""
-    return options.max_memory or machine.memory() // 4
+    return bytes_of(options.max_memory) or machine.memory() // 4

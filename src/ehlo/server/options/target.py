@@ -10,10 +10,10 @@ import importlib
 import inspect
 from functools import reduce
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 from ehlo.functions import callbacks_of_functions
-from ehlo.handler import Callbacks, Handler, callbacks_of_handler
+from ehlo.handler import Callbacks, Handler, callbacks_of_handler, name_of
 from ehlo.server.options.config import Options
 
 
@@ -52,24 +52,33 @@ def instance_of(found: Any, text: str, *, factory: bool) -> Any:
 
     Raises `NotThereError` if that needs arguments.
     """
-    if not factory and not (isinstance(found, type) and issubclass(found, Handler)):
+    if not factory and not is_class(found):
         return found
     try:
         inspect.signature(found).bind()
     except TypeError as error:
-        raise NotThereError(f"{text} needs arguments ({error}); name an instance of it") from None
-    return found()
+        raise NotThereError(f"{text} needs arguments ({error}); pass an instance of it") from None
+    made = found()
+    if inspect.iscoroutine(made):
+        made.close()
+        raise NotThereError(f"{text} is async def; a factory must be def")
+    return made
+
+
+def is_class(handler: object) -> TypeGuard[type[Handler]]:
+    """Return whether it is a class of handlers, and no instance."""
+    return isinstance(handler, type) and issubclass(handler, Handler)
 
 
 def with_handler(options: Options) -> Options:
-    """Return the options with the handler that a name or a factory stands for in its place.
+    """Return the options with the handler that a name, class or factory stands for in its place.
 
     Raises `ValueError` if there is none, and whatever the module raises.
     """
     if isinstance(options.handler, str):
         name, found = options.handler, load(options.handler)
-    elif options.factory:
-        name, found = repr(options.handler), options.handler
+    elif options.factory or is_class(options.handler):
+        name, found = name_of(options.handler), options.handler
     else:
         return options
     handler = instance_of(found, name, factory=options.factory)

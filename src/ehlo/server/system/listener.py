@@ -12,15 +12,17 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from ehlo import paths
-from ehlo.net import INHERITED, Peer, parse_address
+from ehlo.net import INHERITED, ListenAddresses, Peer, addresses_of, parse_address
 from ehlo.paths import Entry
 from ehlo.server.system import systemd
 
 logger = logging.getLogger("ehlo.server")
 
+UNIX: Final = getattr(socket, "AF_UNIX", None)
+"""The family of Unix sockets; `None` on Windows."""
 BACKLOG = 1024
 """How many connections may wait to be accepted."""
 _TRIES = 16  # to find a port that is free in both families
@@ -45,10 +47,10 @@ def parse_mode(text: str) -> int | None:
     return int(text, 8)
 
 
-def unix_paths(addrs: str | Sequence[str]) -> list[str]:
+def unix_paths(addrs: ListenAddresses) -> list[str]:
     """Return the paths of the Unix sockets that `bind` makes, which its caller removes."""
-    given = [addrs] if isinstance(addrs, str) else addrs
-    return [addr.removeprefix("unix:") for addr in given if addr.startswith("unix:")]
+    parsed = map(parse_address, addresses_of(addrs))
+    return [each.host.removeprefix("unix:") for each in parsed if each.is_unix]
 
 
 def remove(made: Sequence[str]) -> None:
@@ -70,13 +72,13 @@ def _remove_socket(entry: Entry) -> None:
     os.unlink(entry.name, dir_fd=entry.directory)
 
 
-def bind(addrs: str | Sequence[str], unix_mode: int | None = None) -> list[socket.socket]:
+def bind(addrs: ListenAddresses, unix_mode: int | None = None) -> list[socket.socket]:
     """Return listening sockets for the addresses. Raises `OSError` that names the bad one."""
     return bind_all([(addrs, unix_mode)])[0]
 
 
 def bind_all(
-    listeners: Iterable[tuple[str | Sequence[str], int | None]],
+    listeners: Iterable[tuple[ListenAddresses, int | None]],
 ) -> list[list[socket.socket]]:
     """Bind for several listeners, each with its addresses and its mode: all of them or none."""
     groups: list[list[socket.socket]] = []
@@ -84,7 +86,7 @@ def bind_all(
     try:
         for addrs, unix_mode in listeners:
             groups.append([])
-            for addr in [addrs] if isinstance(addrs, str) else addrs:
+            for addr in addresses_of(addrs):
                 groups[-1] += _bind_one(parse_address(addr), _Access(unix_mode))
                 made += unix_paths(addr)
     except BaseException:
@@ -120,7 +122,7 @@ def bind_private(path: str, owner: tuple[int, int] | None = None) -> socket.sock
 
 def bound_address(sock: socket.socket) -> Peer:
     """Return the address of a listening socket, with its real port."""
-    if sock.family == socket.AF_UNIX:
+    if sock.family == UNIX:
         return Peer(f"unix:{sock.getsockname()}", 0)
     host, port = sock.getsockname()[:2]
     return Peer(host, port)
@@ -205,7 +207,8 @@ def _bind_once(endpoints: Sequence[_Endpoint], port: int) -> list[socket.socket]
 
 def _listening(family: int, sockaddr: object) -> socket.socket:
     with kept(socket.socket(family, socket.SOCK_STREAM)) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if paths.IS_POSIX:  # on Windows, another process could bind the same port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setblocking(False)
@@ -216,6 +219,8 @@ def _listening(family: int, sockaddr: object) -> socket.socket:
 
 def _bind_unix(path: str, access: _Access) -> socket.socket:
     """Bind a path; replaces a socket without a listener, and nothing else."""
+    if UNIX is None:
+        raise OSError(errno.EAFNOSUPPORT, "Unix sockets need a POSIX system")
     with paths.entry_of(path, follow=False) as entry:
         _remove_stale(entry, path)
         with kept(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:

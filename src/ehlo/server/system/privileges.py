@@ -28,6 +28,8 @@ class SystemUser(NamedTuple):
 
 def find(user: str) -> SystemUser:
     """Look up the account of `name` or `name:group`. Raises `ValueError`."""
+    if not paths.IS_POSIX:
+        raise ValueError("user needs a POSIX system; leave it out")
     import pwd  # not on Windows, as `grp` below
 
     name, _, group = user.partition(":")

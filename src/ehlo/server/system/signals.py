@@ -15,7 +15,10 @@ from time import monotonic
 from types import FrameType
 
 ENDING = signal.SIGTERM, signal.SIGINT
-_POKE = signal.SIGURG  # wakes the main thread; without a handler it is ignored
+RELOADING: tuple[signal.Signals, ...] = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
+"""The signal that asks for a reload; Windows has none."""
+# Wakes the main thread; without a handler it is ignored. Windows has none
+_POKE: signal.Signals | None = getattr(signal, "SIGURG", None)
 _BLOCKED = 1.0  # seconds; a loop that is not blocked handles a signal sooner
 
 
@@ -55,6 +58,8 @@ class Alarm:
         A signal that came right before the hook began to wait was handled by neither the loop nor
         the alarm, so the first look always asks for the signals that have come by then.
         """
+        if _POKE is None:
+            return
         if (first or self._is_due()) and signal.getsignal(_POKE) == self._poked:
             main = threading.main_thread().ident
             assert main is not None  # noqa: S101  it has been started
@@ -79,7 +84,8 @@ class Alarm:
         for number in numbers:
             # Not restarted (siginterrupt): a call that the kernel restarts would never end
             signal.signal(number, self)
-        if signal.getsignal(_POKE) == signal.SIG_DFL:  # else the program uses it itself
+        # If it has a handler, the program uses it itself
+        if _POKE is not None and signal.getsignal(_POKE) == signal.SIG_DFL:
             signal.signal(_POKE, self._poked)
 
 
@@ -99,9 +105,15 @@ def heard(
         return
     loop = asyncio.get_running_loop()
     handlers = {**reactions, **(ending or {})}
-    before = {number: signal.getsignal(number) for number in (*handlers, _POKE)}
-    for number, react in handlers.items():
-        loop.add_signal_handler(number, react)
+    touched = [*handlers, *([] if _POKE is None else [_POKE])]
+    before = {number: signal.getsignal(number) for number in touched}
+    try:
+        for number, react in handlers.items():
+            loop.add_signal_handler(number, react)
+    except NotImplementedError:  # Windows
+        with _heard_without_loop(loop, handlers):
+            yield
+        return
     if alarm is not None and ending is not None:
         for number, react in ending.items():
             loop.add_signal_handler(number, _both, alarm.heard, react)
@@ -113,6 +125,26 @@ def heard(
             loop.remove_signal_handler(number)
             if handler is not None:  # one that was not set from Python cannot be set again
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _heard_without_loop(
+    loop: asyncio.AbstractEventLoop, reactions: Mapping[signal.Signals, Callable[[], object]]
+) -> Iterator[None]:
+    """Call reactions to signals in a loop that handles none itself, while the block runs.
+
+    Nothing interrupts what blocks the loop there.
+    """
+
+    def heard(number: int, _frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(reactions[signal.Signals(number)])
+
+    before = {number: signal.signal(number, heard) for number in reactions}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _both(first: Callable[[], object], second: Callable[[], object]) -> None:

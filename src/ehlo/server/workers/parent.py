@@ -33,7 +33,7 @@ from ehlo.server.options.config import Options
 from ehlo.server.options.files import reopen_logs
 from ehlo.server.places import Table
 from ehlo.server.run import open_sockets
-from ehlo.server.system import listener, shared, signals, systemd
+from ehlo.server.system import listener, machine, shared, signals, systemd
 from ehlo.server.workers.child import REPORT_EVERY, Child, spawn
 from ehlo.server.workers.link import INTERRUPT, WorkerTask
 from ehlo.server.workers.recipe import Recipe, StartError, check, share_of
@@ -244,6 +244,7 @@ class Parent:
         if not self._announced and all_ready and len(children) == len(self._places):
             self._announced = True
             logger.info("listening on %s", self._where())
+            machine.say_where(self._where())
             systemd.ready(f"Listening on {self._where()}")
         self._see_reloaded()
 

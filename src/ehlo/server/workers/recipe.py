@@ -10,6 +10,7 @@ from functools import partial
 from itertools import chain
 from typing import TypeAlias
 
+from ehlo import paths
 from ehlo.server.options import rules
 from ehlo.server.options.config import Options, check_bounds
 from ehlo.server.options.target import callbacks_of, with_handler
@@ -38,9 +39,16 @@ def share_of(options: Options, workers: int, number: int) -> Options:
     )
 
 
+def check_workers(options: Options) -> None:
+    """Raise `ValueError` for workers that this system cannot have."""
+    if options.workers > 1 and not paths.IS_POSIX:
+        raise ValueError("workers needs a POSIX system; leave it out")
+
+
 def check(options: Options) -> None:
     """Check that a worker could serve with these options. Raises what it would raise."""
     check_bounds(options)
+    check_workers(options)
     rules.check_addresses(options)
     if options.max_connections < options.workers:
         raise ValueError(

@@ -1,0 +1,756 @@
+"""Every block of Python on README.md and in docs/ is a whole file, and does what its page says."""
+
+import asyncio
+import importlib.util
+import json
+import re
+import shutil
+import smtplib
+import socket
+import sqlite3
+import ssl
+import subprocess
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from ehlo import Message, Peer, Server
+from ehlo.cli.commands import cli
+from ehlo.passwords.file import PasswordFile
+from support.certificates import Certificates
+from support.pages import (
+    DEADLINE,
+    PAGES,
+    ROOT,
+    Reader,
+    Served,
+    a_mail,
+    blocks,
+    commands,
+    send,
+    shown,
+)
+from support.pages import reader as reader
+from support.passwords import write as write_passwords
+
+LUNCH = a_mail()
+TO_EVE = a_mail("eve@example.com")
+TO_ELSEWHERE = a_mail("carol@example.net")
+
+
+def address(server: Server, number: int = 0) -> tuple[str, int]:
+    host, port = server.addresses[number]
+    return host, port
+
+
+def accepts_lunch(server: Server) -> None:
+    assert send(server) == {}
+
+
+# -- README.md -----------------------------------------------------------------------------------
+
+
+def test_readme_receives_mail(reader: Reader, capfd: pytest.CaptureFixture[str]) -> None:
+    reader.run("README", "app.py", accepts_lunch)
+    assert capfd.readouterr().out == shown("README", "app.py")
+
+
+def test_readme_tests_a_mail(reader: Reader) -> None:
+    reader.save("README", "test_welcome.py")
+    assert "1 passed" in reader.pytest()
+
+
+def test_readme_files_mail(reader: Reader) -> None:
+    def served(server: Server) -> None:
+        assert send(server) == {}
+        assert send(server, TO_ELSEWHERE) == {"carol@example.net": 550}
+
+    reader.run("README", "inbound.py", served)
+    (path,) = (reader.directory / "mail").iterdir()
+    assert b"At noon?" in path.read_bytes()
+
+
+# -- tutorial ------------------------------------------------------------------------------------
+
+
+def test_tutorial_calls_a_function(reader: Reader, capfd: pytest.CaptureFixture[str]) -> None:
+    reader.serve("tutorial", "app.py", accepts_lunch)
+    assert capfd.readouterr().out == shown("tutorial", "app.py")
+
+
+def test_tutorial_rejects_recipients(reader: Reader) -> None:
+    def served(server: Server) -> None:
+        assert send(server) == {}
+        assert send(server, TO_EVE) == {"eve@example.com": 550}
+        assert send(server, TO_ELSEWHERE) == {"carol@example.net": 550}
+
+    reader.serve("tutorial", "app.py#2", served)
+
+
+def test_tutorial_reads_the_mail(reader: Reader, capfd: pytest.CaptureFixture[str]) -> None:
+    def served(server: Server) -> None:
+        reader.save("tutorial", "send.py", port=server.addresses[0].port)
+        reader.command("send.py")
+
+    reader.serve("tutorial", "app.py#3", served)
+    assert capfd.readouterr().out == shown("tutorial", "send.py")
+    (folder,) = (reader.directory / "mail").iterdir()
+    assert (folder / "text.txt").read_text() == "They are attached.\n"
+    assert (folder / "attachment-0").read_text() == "We had lunch.\n"
+    assert b"Subject: Minutes" in (folder / "message.eml").read_bytes()
+
+
+def test_tutorial_adds_tls_and_a_login(reader: Reader, certificates: Certificates) -> None:
+    reader.certificate(certificates)
+    (reader.directory / "server.crt").write_text(Path(certificates.authority_file).read_text())
+    write_passwords(reader.directory / "users", alice="wonderland")
+
+    def served(server: Server) -> None:
+        reader.save("tutorial", "login.py", port=server.addresses[0].port)
+        assert reader.command("login.py") == shown("tutorial", "login.py")
+
+    reader.serve(
+        "tutorial",
+        "app.py#3",
+        served,
+        auth_file="users",
+        auth_required=True,
+        tls_config=certificates.server(),
+    )
+
+
+# -- testing -------------------------------------------------------------------------------------
+
+
+def test_testing_with_pytest(reader: Reader) -> None:
+    reader.save("testing", "conftest.py", "test_welcome.py", "test_rejection.py")
+    assert "2 passed" in reader.pytest()
+
+
+def test_testing_with_unittest(reader: Reader) -> None:
+    reader.save("testing", "test_welcome_unittest.py")
+    assert "Ran 1 test" in reader.command("-m", "unittest", "test_welcome_unittest")
+
+
+def test_testing_with_django(reader: Reader) -> None:
+    pytest.importorskip("django")
+    reader.save("testing", "test_welcome_django.py")
+    (reader.directory / "settings.py").write_text("")
+    env = {"DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": str(reader.directory)}
+    assert "Ran 1 test" in reader.command("-m", "django", "test", env=env)
+
+
+# -- web -----------------------------------------------------------------------------------------
+
+
+def lives(reader: Reader, app: object) -> None:
+    """Run the lifespan of an ASGI application, and send a mail while it lives."""
+
+    async def run() -> None:
+        sent: asyncio.Queue[str] = asyncio.Queue()
+        received: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+
+        async def send_event(event: dict[str, str]) -> None:
+            await sent.put(event["type"])
+
+        scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+        life = asyncio.ensure_future(app(scope, received.get, send_event))  # type: ignore[operator]  # ASGI
+        await received.put({"type": "lifespan.startup"})
+        assert await sent.get() == "lifespan.startup.complete"
+        await asyncio.to_thread(accepts_lunch, reader.started[-1])
+        await received.put({"type": "lifespan.shutdown"})
+        assert await sent.get() == "lifespan.shutdown.complete"
+        await life
+
+    asyncio.run(run())
+
+
+def test_web_fastapi(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("fastapi") is None:
+        # The lifespan is Starlette's, and no route is called here
+        starlette = pytest.importorskip("starlette.applications")
+
+        class FastAPI(starlette.Starlette):  # type: ignore[misc,name-defined]  # of any version
+            def get(self, path: str) -> object:
+                return lambda function: function
+
+        stand_in = types.ModuleType("fastapi")
+        stand_in.FastAPI = FastAPI  # type: ignore[attr-defined]  # that is what a stand-in is
+        monkeypatch.setitem(sys.modules, "fastapi", stand_in)
+    main = reader.load("web", "main.py")
+    lives(reader, main.app)
+    assert main.subjects == ["Lunch"]
+
+
+def test_web_starlette(reader: Reader) -> None:
+    pytest.importorskip("starlette")
+    site = reader.load("web", "mailsite.py")
+    lives(reader, site.app)
+    assert site.subjects == ["Lunch"]
+    assert asyncio.run(site.mails(None)).body == b'["Lunch"]'
+
+
+DJANGO_PROJECT = """
+from django.conf import settings
+
+settings.configure(
+    INSTALLED_APPS=["shop"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "shop.db"}},
+    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+)
+
+import django
+
+django.setup()
+
+from django.core.management import call_command
+
+import ehlo
+from shop.models import Mail
+from support.pages import send
+
+
+def listen_and_serve(server):
+    server.configure(addr="127.0.0.1:0")
+    with server.in_thread():
+        assert send(server) == {}
+
+
+ehlo.Server.listen_and_serve = listen_and_serve
+call_command("migrate", run_syncdb=True, verbosity=0)
+call_command("receive_mail")
+print([(mail.sender, mail.subject) for mail in Mail.objects.all()])
+"""
+
+
+def test_web_django(reader: Reader) -> None:
+    pytest.importorskip("django")
+    reader.save("web", "shop/models.py", "shop/management/commands/receive_mail.py")
+    (reader.directory / "project.py").write_text(DJANGO_PROJECT)
+    env = {"PYTHONPATH": f"{reader.directory}:{ROOT / 'tests'}"}
+    assert reader.command("project.py", env=env) == "[('alice@example.com', 'Lunch')]\n"
+
+
+def test_web_flask(reader: Reader) -> None:
+    pytest.importorskip("flask")
+    shop = reader.load("web", "flaskshop.py")
+    reader.served = accepts_lunch
+    result = shop.app.test_cli_runner().invoke(args=["receive-mail"])
+    assert result.exit_code == 0, result.output
+    assert shop.app.config["SUBJECTS"] == ["Lunch"]
+
+
+# -- database ------------------------------------------------------------------------------------
+
+
+def test_database_saves_mail(reader: Reader) -> None:
+    reader.serve("database", "save.py", accepts_lunch)
+    reader.save("database", "subjects.py")
+    assert reader.command("subjects.py") == shown("database", "subjects.py")
+    ((sender, recipients, subject, text),) = sqlite3.connect("mail.db").execute(
+        "SELECT sender, recipients, subject, text FROM mail"
+    )
+    assert (sender, recipients, subject) == ("alice@example.com", "bob@example.com", "Lunch")
+    assert text == "At noon?\n"
+
+
+def test_database_uses_a_pool(reader: Reader) -> None:
+    reader.serve("database", "pooled.py", accepts_lunch)
+    assert list(sqlite3.connect("mail.db").execute("SELECT subject FROM mail")) == [("Lunch",)]
+
+
+def test_database_saves_a_duplicate_once(reader: Reader) -> None:
+    mail = a_mail()
+    mail["Message-ID"] = "<1@example.com>"
+
+    def served(server: Server) -> None:
+        for _ in range(2):
+            assert send(server, mail) == {}
+            assert send(server) == {}
+
+    reader.serve("database", "once.py", served)
+    keys = [key for (key,) in sqlite3.connect("once.db").execute("SELECT key FROM mail")]
+    assert len(keys) == 3
+    assert "<1@example.com>" in keys
+
+
+# -- routing, forwarding, submission ---------------------------------------------------------------
+
+
+def test_routing_parses_replies(reader: Reader) -> None:
+    def served(server: Server) -> None:
+        mail = a_mail("reply+7@example.com", text="Thank you.\n\n> It rains in.")
+        assert send(server, mail) == {}
+        assert send(server, a_mail("reply+8@example.com")) == {"reply+8@example.com": 550}
+        assert send(server) == {"bob@example.com": 550}
+
+    reader.serve("routing", "replies.py", served)
+    assert sys.modules["replies"].TICKETS == {"7": ["It rains in.", "Thank you."]}
+
+
+def test_routing_calls_a_function_for_each_address(
+    reader: Reader, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def served(server: Server) -> None:
+        assert send(server, a_mail("Sales@example.com, support@example.com")) == {}
+        assert send(server) == {"bob@example.com": 550}
+
+    reader.serve("routing", "desks.py", served)
+    assert sorted(capfd.readouterr().out.splitlines()) == ["sales: Lunch", "support: Lunch"]
+
+
+def next_server(reader: Reader, page: str, name: str, constant: str, **options: object) -> Server:
+    """Return the server of a block, which passes mail to a server that `options` describe."""
+    module = reader.load(page, name)
+    server = Server(**options)  # type: ignore[arg-type]  # for a test
+    reader.enter(server.in_thread())
+    setattr(module, constant, address(server))
+    own: Server = module.server
+    return own
+
+
+def test_forwarding_adds_a_field(reader: Reader) -> None:
+    received: list[bytes] = []
+    server = next_server(
+        reader, "forwarding", "forward.py", "NEXT", handler=lambda m: received.append(m.body)
+    )
+    with server.in_thread():
+        assert send(server) == {}
+        assert send(server, TO_ELSEWHERE) == {"carol@example.net": 550}
+    assert received[0].startswith(b"X-Filtered: yes\r\nReceived: ")
+    assert b"At noon?" in received[0]
+
+
+def test_forwarding_passes_on_rejections(
+    reader: Reader, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def reject(message: object) -> bool:
+        return False
+
+    def only_bob(remote_addr: Peer, mail_from: str, rcpt_to: str) -> bool:
+        return rcpt_to.startswith("bob@")
+
+    server = next_server(
+        reader, "forwarding", "forward.py", "NEXT", handler=print, rcpt_handler=only_bob
+    )
+    with server.in_thread():
+        assert send(server, TO_EVE) == {"": 550}
+        assert send(server, a_mail("bob@example.com, eve@example.com")) == {}
+        assert "was rejected for eve@example.com" in capfd.readouterr().out
+        other = Server(reject)
+        reader.enter(other.in_thread())
+        sys.modules["forward"].NEXT = address(other)  # type: ignore[attr-defined]  # the page's
+        assert send(server) == {"": 554}
+        with socket.create_server(("127.0.0.1", 0)) as unused:
+            sys.modules["forward"].NEXT = unused.getsockname()  # type: ignore[attr-defined]
+        assert send(server) == {"": 451}
+
+
+def test_submission_needs_a_login_and_passes_mail_on(
+    reader: Reader, certificates: Certificates
+) -> None:
+    reader.certificate(certificates)
+    write_passwords(reader.directory / "users", alice="wonderland")
+    received: list[bytes] = []
+    server = next_server(
+        reader, "submission", "submit.py", "RELAY", handler=lambda m: received.append(m.body)
+    )
+    with server.in_thread():
+        with smtplib.SMTP(*address(server)) as client:
+            client.ehlo()
+            assert client.mail("alice@example.com")[0] == 530
+            client.starttls(context=certificates.client)
+            client.login("alice", "wonderland")
+            assert client.mail("bob@example.com")[0] == 550
+            client.rset()
+            client.send_message(a_mail("bob@example.org"))
+        with smtplib.SMTP_SSL(*address(server, 1), context=certificates.client) as client:
+            client.login("alice", "wonderland")
+            client.send_message(a_mail("bob@example.org"))
+    assert len(received) == 2
+
+
+# -- mx ------------------------------------------------------------------------------------------
+
+
+def test_mx_accepts_mail_for_its_users(reader: Reader) -> None:
+    def served(server: Server) -> None:
+        for good in ("Bob@Example.com", "postmaster@example.com", "Postmaster"):
+            assert send(server, a_mail(good)) == {}
+        assert send(server, TO_EVE) == {"eve@example.com": 550}
+        assert send(server, TO_ELSEWHERE) == {"carol@example.net": 550}
+        with smtplib.SMTP(*address(server)) as client:
+            client.sendmail("", "bob@example.com", "Subject: A bounce\n\n")
+
+    reader.serve("mx", "inbound.py", served)
+
+
+def test_mx_delivers_for_postfix(reader: Reader) -> None:
+    delivery = reader.load("mx", "delivery.py")
+    delivery.MAILBOXES["alice@example.com"] += [b""] * 1000
+    with delivery.server.in_thread() as server:
+        path = server.addresses[0].host.removeprefix("unix:")
+        assert Path(path).stat().st_mode & 0o777 == 0o660
+        with smtplib.LMTP(path) as client:
+            client.ehlo_or_helo_if_needed()
+            client.mail("carol@example.net")
+            codes = [client.rcpt(f"{name}@example.com")[0] for name in ("alice", "bob", "eve")]
+            assert codes == [250, 250, 550]
+            assert client.data(a_mail().as_bytes())[0] == 452
+            assert client.getreply()[0] == 250
+    assert len(delivery.MAILBOXES["bob@example.com"]) == 1
+
+
+# -- migrating -----------------------------------------------------------------------------------
+
+
+def test_migrating_from_smtpd(reader: Reader, capfd: pytest.CaptureFixture[str]) -> None:
+    def served(server: Server) -> None:
+        assert send(server) == {}
+        assert send(server, a_mail(text="You won the lottery")) == {"": 554}
+
+    reader.run("migrating", "smtpd_after.py", served)
+    assert "alice@example.com to bob@example.com: " in capfd.readouterr().out
+    reader.run("migrating", "smtpd_arguments.py", accepts_lunch)
+    assert "alice@example.com to bob@example.com: " in capfd.readouterr().out
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="smtpd was removed with Python 3.12")
+def test_migrating_shows_a_server_of_smtpd(
+    reader: Reader, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module = reader.load("migrating", "smtpd_before.py")
+        server = module.Server(("127.0.0.1", 0), None)
+    process = server.process_message
+    assert process(("", 0), "alice@example.com", ["bob@example.com"], b"Hello") is None
+    assert (
+        process(("", 0), "alice@example.com", ["bob@example.com"], b"lottery") == "554 No lottery"
+    )
+    assert capfd.readouterr().out == "alice@example.com to bob@example.com: 5 bytes\n"
+    server.close()
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_migrating_from_aiosmtpd(
+    reader: Reader, unused_port: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    controller = reader.load("migrating", "aiosmtpd_before.py").serve(unused_port)
+    with smtplib.SMTP("127.0.0.1", unused_port) as client:
+        refused = client.send_message(a_mail("bob@example.com, carol@example.net"))
+    controller.stop()
+    assert refused.keys() == {"carol@example.net"}
+    before = capfd.readouterr().out
+
+    def served(server: Server) -> None:
+        mail = a_mail("bob@example.com, carol@example.net")
+        assert send(server, mail).keys() == refused.keys()
+
+    reader.run("migrating", "aiosmtpd_after.py", served)
+    assert capfd.readouterr().out == before == "alice@example.com to bob@example.com\n"
+
+
+def test_migrating_a_test(reader: Reader) -> None:
+    (reader.directory / "conftest.py").write_text(
+        "import socket\n\nimport pytest\n\n\n@pytest.fixture\ndef unused_port():\n"
+        '    with socket.create_server(("127.0.0.1", 0)) as sock:\n'
+        "        return sock.getsockname()[1]\n"
+    )
+    reader.save("migrating", "test_before.py", "test_after.py")
+    assert "2 passed" in reader.pytest()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_migrating_an_authenticator(
+    reader: Reader, certificates: Certificates, no_delay: None
+) -> None:
+    from aiosmtpd.smtp import LoginPassword
+
+    authenticator = reader.load("migrating", "authenticator_before.py").authenticator
+    for password in (b"wonderland", b"guess"):
+        result = authenticator(None, None, None, "PLAIN", LoginPassword(b"alice", password))
+        assert result.success is (password == b"wonderland")
+    reader.certificate(certificates)
+    reader.serve("migrating", "authenticator_after.py", logs_in(certificates))
+
+
+# -- authentication, TLS ---------------------------------------------------------------------------
+
+
+def logs_in(certificates: Certificates) -> Served:
+    """Return what logs alice in and sends a mail, and is rejected with a wrong password."""
+
+    def served(server: Server) -> None:
+        for password in ("wonderland", "guess"):
+            with smtplib.SMTP(*address(server)) as client:
+                client.starttls(context=certificates.client)
+                if password == "guess":
+                    with pytest.raises(smtplib.SMTPAuthenticationError):
+                        client.login("alice", password)
+                    continue
+                client.login("alice", password)
+                client.send_message(LUNCH)
+
+    return served
+
+
+@pytest.mark.parametrize("name", ["with_file.py", "hashes.py"])
+def test_authentication_by_password(
+    reader: Reader, certificates: Certificates, name: str, no_delay: None
+) -> None:
+    reader.certificate(certificates)
+    write_passwords(reader.directory / "users", alice="wonderland")
+    reader.serve("authentication", name, logs_in(certificates))
+    PasswordFile("users")
+
+
+def test_authentication_by_hooks(
+    reader: Reader, certificates: Certificates, no_delay: None
+) -> None:
+    reader.certificate(certificates)
+    reader.serve("authentication", "logins.py", logs_in(certificates))
+
+
+def test_authentication_by_cram_md5(reader: Reader) -> None:
+    def served(server: Server) -> None:
+        with smtplib.SMTP(*address(server)) as client:
+            client.ehlo()
+            assert client.esmtp_features["auth"].split() == ["CRAM-MD5"]
+            client.login("alice", "wonderland")
+            client.send_message(LUNCH)
+
+    reader.serve("authentication", "five.py", served)
+
+
+@pytest.mark.parametrize("name", ["starttls.py", "names.py", "own_context.py"])
+def test_tls(reader: Reader, certificates: Certificates, name: str) -> None:
+    reader.certificate(certificates)
+    reader.certificate(certificates, "example.org")
+
+    def served(server: Server) -> None:
+        with smtplib.SMTP(*address(server)) as client:
+            client.starttls(context=certificates.client)
+            client.send_message(LUNCH)
+
+    reader.serve("tls", name, served)
+
+
+def test_tls_with_client_certificates(
+    reader: Reader, certificates: Certificates, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reader.certificate(certificates)
+    (reader.directory / "clients.pem").write_text(Path(certificates.authority_file).read_text())
+
+    def served(server: Server) -> None:
+        host = address(server)
+        with smtplib.SMTP_SSL(*host, context=certificates.client_named("printer")) as client:
+            client.send_message(LUNCH)
+        with pytest.raises((ssl.SSLError, OSError)):  # noqa: SIM117  the connection may end at once
+            with smtplib.SMTP_SSL(*host, context=certificates.client) as client:
+                client.send_message(LUNCH)
+
+    reader.serve("tls", "client_certificates.py", served)
+    assert "'commonName': 'printer'" in capfd.readouterr().out
+
+
+# -- handlers, deployment ------------------------------------------------------------------------
+
+
+def test_handlers_inbound(reader: Reader) -> None:
+    def served(server: Server) -> None:
+        assert send(server) == {}
+        assert send(server, TO_ELSEWHERE) == {"carol@example.net": 550}
+
+    assert len(reader.run("handlers", "inbound.py", served)["STORED"]) == 1
+
+
+def test_handlers_lmtp(reader: Reader) -> None:
+    def served(server: Server) -> None:
+        with smtplib.LMTP(server.addresses[0].host.removeprefix("unix:")) as client:
+            client.ehlo_or_helo_if_needed()
+            client.mail("alice@example.com")
+            client.rcpt("bob@example.com")
+            client.rcpt("full@example.com")
+            assert client.data(LUNCH.as_bytes())[0] == 250
+            assert client.getreply()[0] == 452
+
+    reader.serve("handlers", "lmtp.py", served)
+
+
+def test_handlers_own_extension(reader: Reader, capfd: pytest.CaptureFixture[str]) -> None:
+    def served(server: Server) -> None:
+        with smtplib.SMTP(*address(server)) as client:
+            client.ehlo()
+            assert client.docmd("XFOO", "hello") == (250, b"2.0.0 hello to you, too")
+            client.mail("alice@example.com")
+            assert client.rcpt("bob@example.com", ["XFOO=7"])[0] == 250
+            assert client.data(LUNCH.as_bytes())[0] == 250
+
+    reader.serve("handlers", "xfoo.py", served)
+    assert capfd.readouterr().out == "[7]\n"
+
+
+def test_handlers_large_messages(reader: Reader) -> None:
+    def served(server: Server) -> None:
+        assert send(server, a_mail(text="long " * 1_000_000)) == {}
+
+    reader.serve("handlers", "large.py", served)
+    (path,) = reader.directory.glob("*.eml")
+    assert path.stat().st_size > 5_000_000
+
+
+def test_deployment_several_addresses(
+    reader: Reader, certificates: Certificates, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reader.certificate(certificates)
+    write_passwords(reader.directory / "users", alice="wonderland")
+
+    def served(server: Server) -> None:
+        assert send(server) == {}
+        port = server.addresses[0].port
+        assert capfd.readouterr().out == f"{port}: alice@example.com to bob@example.com\n"
+        with smtplib.SMTP_SSL(*address(server, 1), context=certificates.client) as client:
+            client.ehlo()
+            assert client.mail("alice@example.com")[0] == 530
+            client.login("alice", "wonderland")
+            client.send_message(LUNCH)
+        with smtplib.SMTP(*address(server, 2)) as client:
+            client.ehlo()
+            assert client.mail("alice@example.com")[0] == 530
+        with smtplib.LMTP(server.addresses[3].host.removeprefix("unix:")) as client:
+            client.send_message(LUNCH)
+
+    reader.serve("deployment", "several.py", served)
+
+
+def test_deployment_behind_a_proxy(reader: Reader, capfd: pytest.CaptureFixture[str]) -> None:
+    def served(server: Server) -> None:
+        with socket.create_connection(address(server), timeout=DEADLINE) as sock:
+            sock.sendall(b"PROXY TCP4 192.0.2.7 127.0.0.1 42530 25\r\n")
+            client = smtplib.SMTP()
+            client.sock = sock
+            assert client.getreply()[0] == 220
+            client.send_message(LUNCH)
+
+    reader.serve("deployment", "proxied.py", served)
+    assert capfd.readouterr().out == "192.0.2.7 by 127.0.0.1\n"
+
+
+def test_deployment_own_loop(reader: Reader, capfd: pytest.CaptureFixture[str]) -> None:
+    reader.run("deployment", "own_loop.py", accepts_lunch)
+    assert "alice@example.com to bob@example.com\n" in capfd.readouterr().out
+
+
+# -- all pages -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_fits_the_width_of_the_site(page: Path) -> None:
+    for block in blocks(page):
+        if block.language != "text":
+            assert max(map(len, block.code.splitlines())) <= 84, block.code
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_of_python_is_a_file_that_a_test_runs(page: Path) -> None:
+    tests = Path(__file__).read_text()
+    known: dict[str, int] = {}
+    for block in blocks(page):
+        if block.language == "python":
+            assert block.name, f"{page.name}: no file name in the first line of {block.code!r}"
+            known[block.name] = number = known.get(block.name, 0) + 1
+            name = block.name if number == 1 else f"{block.name}#{number}"
+            used = rf'"{page.stem}",[^)]*?"{re.escape(name)}"|"{re.escape(name)}"[^)]*\]\)'
+            assert re.search(used, tests), f"{page.name}: no test runs {name}"
+
+
+def commands_of_ehlo() -> Iterator[tuple[str, list[str]]]:
+    """Yield the commands of ehlo on all pages and in deploy/, with the places where they are."""
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language == "sh":
+                lines = commands(block.code)
+            else:  # a unit of systemd, an image, Compose, Kubernetes
+                started = re.findall(r"^ExecStart=(.+)$", block.code, re.MULTILINE)
+                lines = [words for line in started for words in commands(line)]
+                arrays = re.findall(r"\[\"(?:serve\b|--)[^]]+\]", block.code)
+                lines += [["ehlo", *json.loads(array)] for array in arrays]
+            for number, words in enumerate(lines):
+                if "ehlo" in words[:1] or words[0].endswith("/bin/ehlo"):
+                    yield f"{page.stem} {number} {' '.join(words[:3])}", words[1:]
+                elif words[:2] == ["docker", "run"] and "ehlo" in words:
+                    yield f"{page.stem} {number} docker", words[words.index("ehlo") + 1 :]
+
+
+COMMANDS = list(commands_of_ehlo())
+
+
+@pytest.mark.parametrize("words", [words for _, words in COMMANDS], ids=[at for at, _ in COMMANDS])
+def test_commands_of_ehlo_are_valid(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(click.Path, "convert", lambda self, value, param, context: value)
+    names = [number for number, word in enumerate(words) if word in cli.commands]
+    own = words[: names[0]] if names else words
+    cli.make_context("ehlo", own)
+    if names:
+        cli.commands[words[names[0]]].make_context(words[names[0]], words[names[0] + 1 :])
+
+
+SENDING = [
+    pytest.param(block.code, id=f"{page.stem} {number}")
+    for page in PAGES
+    for number, block in enumerate(blocks(page))
+    if block.language == "sh" and re.search("^ *(curl smtp|swaks)", block.code, re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("code", SENDING)
+def test_commands_that_send_mail_send_it(
+    code: str, certificates: Certificates, tmp_path: Path
+) -> None:
+    """Run as they stand, except for the server; a line that says so is rejected."""
+    program = "swaks" if "swaks" in code else "curl"
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is missing")
+    received: list[Message] = []
+
+    def rcpt_handler(remote_addr: Peer, mail_from: str, rcpt_to: str) -> bool:
+        return rcpt_to.startswith("bob@")
+
+    server = Server(
+        received.append,
+        addr="127.0.0.1:0",
+        rcpt_handler=rcpt_handler,
+        auth_handler=lambda username, password: username == "alice",
+        tls_config=certificates.server(),
+    )
+    lines = re.sub(r"(\\|(?<=\|))\n\s*", " ", code).splitlines()
+    with server.in_thread():
+        for line in lines:
+            host, port = address(server)
+            here = re.sub(
+                r"127\.0\.0\.1:\d+|m(?:x|ail)\.example\.com(?::\d+)?", f"{host}:{port}", line
+            )
+            here = here.replace("--auth-user alice", "--auth-user alice --auth-password wonderland")
+            done = subprocess.run(
+                ["bash", "-o", "pipefail", "-c", here],
+                cwd=tmp_path,
+                capture_output=True,
+                timeout=DEADLINE,
+                encoding="utf-8",
+            )
+            rejected = "# fails" in line or "# must be rejected" in line
+            assert (done.returncode != 0) is rejected, done.stdout + done.stderr
+    assert len(received) == len(lines) - len(re.findall("# fails|# must be rejected", code))
