@@ -13,7 +13,6 @@ from support.serving import certificates as certificates
 from support.serving import loop_name as loop_name
 from support.serving import no_delay as no_delay
 from support.serving import serve as serve
-from support.ways import way as way
 
 
 @pytest.fixture

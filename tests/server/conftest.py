@@ -7,4 +7,3 @@ from support.serving import full_disk as full_disk
 from support.serving import loop_name as loop_name
 from support.serving import no_delay as no_delay
 from support.serving import serve as serve
-from support.ways import way as way

@@ -6,12 +6,16 @@ declines all, every packet does.
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import Event, Waiting
 
-__all__ = ["deliver", "way"]
+__all__ = ["deliver", "packets", "way"]
+
+_PACKET = re.compile(rb"(?is)(?<=DATA\r\n).*?\r\n\.\r\n|[^\n]*\n|[^\n]+")
 
 
 def deliver(connection: Connection, packet: bytes, *, usual: bool = True) -> Event | Waiting:
@@ -21,6 +25,12 @@ def deliver(connection: Connection, packet: bytes, *, usual: bool = True) -> Eve
         return event
     connection.receive_data(packet)
     return connection.next_event()
+
+
+def packets(session: bytes) -> list[bytes]:
+    """Cut what a client sends as one does that waits for each reply: by line, bodies whole."""
+    found: list[bytes] = _PACKET.findall(session)
+    return found
 
 
 @pytest.fixture(params=["usual", "general"])
