@@ -43,7 +43,7 @@ class Launched:
         while True:
             try:
                 return ask(self._control)
-            except (TimeoutError, ValueError):  # it has given up, or closed the connection
+            except (TimeoutError, ValueError):  # it was late, or has closed the connection
                 assert time.monotonic() < until, "no answer"
 
     def wait_until(self, when: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
