@@ -88,7 +88,7 @@ class Spool:
 
         self._closed = closed
         self._file = tempfile.TemporaryFile(dir=Path(directory), buffering=0)  # noqa: SIM115  held
-        self.size = 0
+        self.size: int = 0
 
     def write(self, chunks: list[bytes]) -> None:
         """Append `chunks`; `size` grows once all of them are written. Raises `OSError`."""

@@ -22,7 +22,7 @@ class Buffer:
     __slots__ = ("_cut", "_data", "_pos", "_scanned", "empty")
 
     def __init__(self) -> None:
-        self.empty = True  # nothing is left to read, and no line has begun
+        self.empty: bool = True  # nothing is left to read, and no line has begun
         self._data: bytes | bytearray = b""
         self._pos = 0  # all before it has been taken
         self._scanned = 0  # no line end between _pos and here

@@ -77,7 +77,7 @@ class Connection:
     ) -> None:
         counts = counts or Counts()
         transcript = Transcript(observer, settings.mechanisms) if observer is not None else None
-        self.conversation = Conversation(
+        self.conversation: Conversation = Conversation(
             settings,
             nonce,
             Output(settings, counts, tally or Tally(), transcript),
@@ -265,7 +265,7 @@ class Connection:
         self._halted = False
         found: Ask | Told = None
         if rejects and answer is not None:
-            reject(self.conversation, question, subject, answer)
+            found = reject(self.conversation, question, subject, answer)
         else:
             found = accept(self.conversation, question, subject, answer)
         if found is not None or question is STARTTLS or self.conversation.output.over:
@@ -287,7 +287,7 @@ class Connection:
             raise ProtocolError("a 3xx does not answer a message")
         self._answered()
         self.conversation.end_transaction()
-        self.conversation.output.each(outcomes)
+        self.conversation.output.each(outcomes, transaction)
         mail.turn_away_after_refusals(self.conversation)
         self._queue(None)
 
@@ -303,8 +303,11 @@ class Connection:
         self.give_derived(event.derive(secret))
 
     def give_derived(self, derived: object) -> None:
-        """Pass what `derive` of `events.Secret` has returned. Raises `ProtocolError` as above."""
-        if self._question is not login.SECRET:
+        """Pass what `derive` of `events.Secret`, or `proceed` of `events.LoginStep`, has returned.
+
+        Raises `ProtocolError` as above.
+        """
+        if self._question is not login.SECRET and self._question is not login.STEP:
             raise ProtocolError("no secret was asked for")
         ask = login.give(self.conversation, derived)
         self._answered()

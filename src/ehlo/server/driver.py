@@ -37,7 +37,7 @@ _MOST_EVENTS = 200  # of one client, before others have their turn
 _LINGER = 5.0  # seconds for a client to notice that nothing it sends is read
 _CLOSING = 30.0  # seconds for the last replies to leave
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 class Driver(Occupant):
@@ -57,7 +57,7 @@ class Driver(Occupant):
 
     def __init__(self, runtime: Runtime, routes: Routes) -> None:
         self.runtime = runtime
-        self.deadlines = Deadlines(runtime.loop.time, routes.rules.times)
+        self.deadlines: Deadlines = Deadlines(runtime.loop.time, routes.rules.times)
         self.routes = routes
         self._serves = False  # there is a session
         self._is_cut_off = False  # it ends when it awaits nothing more

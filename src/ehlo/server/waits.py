@@ -35,7 +35,7 @@ _USELESS: Final = 6  # seconds without a message that are as bad as an idle one
 _BDAT: Final = State.BDAT
 _ENDED: Final = State.ENDED
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 class DeadlineError(Exception):
@@ -228,8 +228,8 @@ class Deadlines:
         self._pace: Pace | None = None  # of a body that has begun
         self._read_by = math.inf  # while the client does not read
         self._heard = self._ended = clock()  # when the client did something, and its last message
-        self.at = math.inf
-        self.heard = False
+        self.at: float = math.inf
+        self.heard: bool = False
         """Whether the client has done something for which the next sweep sets the deadline."""
 
     def allow(self, seconds: float) -> None:

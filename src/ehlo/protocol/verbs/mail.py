@@ -14,6 +14,7 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.address import NO_PARAMETERS, NULL_PATH, Address, Parameters
 from ehlo.protocol.body import DataReader, Skipper, has_bare_newline, whole
 from ehlo.protocol.conversation import Chunk, Conversation, Reader, no_transaction
+from ehlo.protocol.output import Rejected
 from ehlo.protocol.parameters import Parameter, ParserError
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State, Transaction
@@ -270,7 +271,7 @@ def _reject_rcpt(conversation: Conversation, _recipient: Address, answer: Reply)
     return answer
 
 
-def _fail_rcpt(conversation: Conversation, _argument: str, reply: Reply) -> Reply | None:
+def _fail_rcpt(conversation: Conversation, argument: str, reply: Reply) -> Reply | None:
     transaction = conversation.transaction
     if transaction is None:
         return reply
@@ -281,7 +282,7 @@ def _fail_rcpt(conversation: Conversation, _argument: str, reply: Reply) -> Repl
     transaction.over_limit += 1
     if transaction.over_limit <= conversation.settings.limits.excess_recipients:
         return reply
-    conversation.output.mistake(reply, to="RCPT")
+    conversation.output.mistake(reply, "RCPT", Rejected(transaction, argument))
     return None
 
 
