@@ -69,6 +69,13 @@ def open_to_append(path: str, owner: tuple[int, int] | None = None) -> int:
     return _opened(path, os.O_WRONLY | os.O_APPEND, owner, creates=True)
 
 
+def create(path: str) -> int:
+    """Create a file for writing, and return it; nothing is at `path` before. Raises `OSError`."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with entry_of(path, follow=False) as entry:
+        return os.open(entry.name, flags, 0o666, dir_fd=entry.directory)
+
+
 @contextlib.contextmanager
 def held(path: str) -> Iterator[str]:
     """Open a regular file, and yield another name for it, which is of this file in any case."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 import pytest
 
-from ehlo.cli.flags import Renamed, as_flags, options_of
+from ehlo.cli.flags import as_flags, options_of
+from ehlo.cli.values import Choice
 from ehlo.server.options.config import Options, descriptions
 
 FLAGS = {each.name: each for each in options_of(Options) if isinstance(each, click.Option)}
@@ -19,7 +20,7 @@ def test_the_help_of_a_flag_is_the_description_of_its_option(name: str) -> None:
 def test_the_old_name_of_a_value_is_accepted() -> None:
     flag = FLAGS["bare_newlines"]
     context = click.Context(click.Command("serve"))
-    assert isinstance(flag.type, Renamed)
+    assert isinstance(flag.type, Choice)
     assert flag.type.convert("normalise", flag, context) == "normalize"
     assert flag.type.convert("reject", flag, context) == "reject"
     with pytest.raises(click.BadParameter, match="normalize"):

@@ -69,8 +69,8 @@ def as_json(start: Start, mail: EmailMessage | bytes) -> dict[str, Any]:
 
 
 def test_standard_error_has_the_address_and_how_to_stop(start: Start) -> None:
-    program = start("-m", "ehlo", *LOOPBACK)
-    assert "Ctrl+C" in program.err.until("listening on 127.0.0.1:")
+    program = start("-m", "ehlo", *LOOPBACK, "--log-format", "text")
+    assert "(Ctrl+C stops it)" in program.err.until("listening on 127.0.0.1:")
     assert program.stop() == 0
     assert program.out.text == ""
 
@@ -81,12 +81,18 @@ def test_a_message_is_printed_with_envelope_headers_and_text(start: Start) -> No
     assert program.stop() == 0
     text = program.out.text
     assert re.match(r"──── \d{4}-\d\d-\d\d \d\d:\d\d:\d\d ─+\n", text)
-    assert re.search(r"^peer  127\.0\.0\.1:\d+, EHLO client\.example$", text, re.MULTILINE)
-    assert "\nfrom  alice@example.com\nto    bob@example.org\n      carol@example.org\n" in text
+    envelope = (
+        "\nenvelope from  alice@example.com\n"
+        "envelope to    bob@example.org\n"
+        "               carol@example.org (bcc)\n"
+    )
+    assert envelope in text
+    peer = r"^client         127\.0\.0\.1:\d+, EHLO client\.example$"
+    assert re.search(peer, text, re.MULTILINE)
     message_id = queued.rpartition(" ")[2]
-    assert re.search(rf"^size  \d,\d+ bytes, id {re.escape(message_id)}$", text, re.MULTILINE)
+    assert re.search(rf"^size           2\.\d kB, id {re.escape(message_id)}$", text, re.MULTILINE)
     assert "\nSubject: Grüße aus Köln\nFrom: Ünal <alice@example.com>\n" in text
-    assert "\n\nSchöne Grüße!\n.dot\n\n[Übersicht.png, image/png, 1,234 bytes]\n" in text
+    assert "\n\nSchöne Grüße!\n.dot\n\n[Übersicht.png, image/png, 1.2 kB]\n" in text
     assert "Received:" not in text
 
 
@@ -99,7 +105,7 @@ def test_the_null_sender_is_shown_as_brackets(start: Start) -> None:
     with smtplib.SMTP(*program.listening()) as client:
         client.sendmail("", ["bob@example.org"], b"Subject: bounce\r\n\r\n")
     assert program.stop() == 0
-    assert "\nfrom  <>\n" in program.out.text
+    assert "\nenvelope from  <>\n" in program.out.text
 
 
 def test_no_control_character_of_a_message_is_printed(start: Start) -> None:
@@ -171,7 +177,7 @@ class Terminal:
         """Send the message, stop the program, and return what is on the screen."""
         assert self.process.stderr is not None
         with self.process.stderr as stderr:
-            port = int(stderr.readline().split(b"127.0.0.1:")[1].split()[0])
+            port = int(re.findall(rb"127\.0\.0\.1:(\d+)", stderr.readline())[0])
             with smtplib.SMTP("127.0.0.1", port) as client:
                 client.send_message(a_mail())
             self.process.send_signal(signal.SIGINT)
@@ -208,7 +214,17 @@ def test_json_is_one_object_on_one_line(start: Start) -> None:
     assert value["recipients"] == ["bob@example.org", "carol@example.org"]
     assert value["headers"][0] == ["Subject", "Grüße aus Köln"]
     assert value["text"] == "Schöne Grüße!\n.dot\n"
-    assert value["attachments"] == ["Übersicht.png, image/png, 1,234 bytes"]
+    assert value["html"] is None
+    assert value["attachments"] == [
+        {
+            "filename": "Übersicht.png",
+            "content_type": "image/png",
+            "size": 1234,
+            "disposition": "attachment",
+            "content_id": None,
+            "subject": None,
+        }
+    ]
     assert value["body_encoding"] == "text"
     assert value["body"].encode() == mail.as_bytes(policy=SMTP)
     assert value["size"] == len(value["body"].encode())

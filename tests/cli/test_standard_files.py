@@ -88,10 +88,12 @@ def test_without_standard_output_there_is_nothing_to_print_on(tmp_path: Path) ->
     with shell(tmp_path, ">&-", "-m", "ehlo", "--addr", "127.0.0.1:0") as process:
         _, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 2
-    assert errors == "ehlo: standard output is closed; ehlo prints messages there\n"
+    said = "ehlo: standard output is closed; ehlo prints messages there: redirect it to a file\n"
+    assert errors == f"{said}Try 'ehlo --help'.\n"
 
 
 def test_without_standard_input_there_is_no_password(tmp_path: Path) -> None:
     with shell(tmp_path, "<&-", "-m", "ehlo", "passwd", "users", "alice") as process:
         _, errors = process.communicate(timeout=DEADLINE)
-    assert (process.returncode, errors) == (2, "ehlo: the password is empty\n")
+    said = "ehlo: the password is empty\nTry 'ehlo passwd --help'.\n"
+    assert (process.returncode, errors) == (2, said)

@@ -68,7 +68,9 @@ def test_json_is_the_snapshot(start: Start, path: Path) -> None:
 def test_a_missing_server_is_an_error_of_one_line(start: Start, path: Path) -> None:
     program = start("-m", "ehlo", "top", str(path))
     assert program.wait() == 1
-    assert program.err.text == f"ehlo: {path}: No such file or directory\n"
+    assert program.err.text == (
+        f"ehlo: {path}: no such file or directory; give the --control of a server that runs\n"
+    )
 
 
 def test_without_rich_there_is_json_only(start: Start, path: Path) -> None:
@@ -76,7 +78,8 @@ def test_without_rich_there_is_json_only(start: Start, path: Path) -> None:
     with Server(Box(), addr="127.0.0.1:0", control=str(path)).in_thread():
         table = start("-c", code, "top", str(path), "--once")
         assert table.wait() == 2
-        assert table.err.text == "ehlo: top needs rich: pip install 'ehlo[top]', or use --json\n"
+        said = "ehlo: top needs rich: pip install 'ehlo[top]', or use --json\n"
+        assert table.err.text == f"{said}Try 'ehlo top --help'.\n"
         snapshot = start("-c", code, "top", str(path), "--json")
         assert snapshot.wait() == 0
 

@@ -9,7 +9,7 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import Waiting
 from ehlo.protocol.extensions import EXTENSIONS, Extension
-from ehlo.protocol.output import Tally
+from ehlo.protocol.output import NOTHING, Rejected, Tally
 from ehlo.protocol.parameters import ParserError
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
@@ -17,15 +17,23 @@ from ehlo.protocol.settings import Settings
 Refusal = tuple[str, int, bool]
 
 
+def _sender_of(about: Rejected) -> str | None:
+    return None if about.transaction is None else str(about.transaction.sender)
+
+
 class Notes(Tally):
     def __init__(self) -> None:
         self.list: list[str | int] = []
         super().__init__(self.list)
         self.refusals: list[Refusal] = []
+        self.about: list[tuple[str, str | None, str]] = []
         self.failures: list[Exception] = []
 
-    def refused(self, verb: str, reply: Reply, *, wholly: bool = True) -> None:
+    def refused(
+        self, verb: str, reply: Reply, about: Rejected = NOTHING, *, wholly: bool = True
+    ) -> None:
         self.refusals.append((verb, reply.code, wholly))
+        self.about.append((verb, _sender_of(about), str(about.path or "")))
 
     def failed(self, error: Exception) -> None:
         self.failures.append(error)
@@ -145,3 +153,32 @@ def test_a_parser_that_fails_is_told_of() -> None:
         connection.reply()
     assert [str(error) for error in notes.failures] == ["of X"]
     assert notes.refusals == [("MAIL", 451, True)]
+
+
+def test_a_rejection_is_told_with_the_mail_that_it_is_about() -> None:
+    notes, _ = play(
+        b"EHLO c\r\nMAIL FROM:<no@b.example>\r\nMAIL FROM:a@b\r\n"
+        + BEGIN.removeprefix(b"EHLO c\r\n")
+        + b"RCPT TO:<e@f.example>\r\nRCPT TO:<\r\nMAIL FROM:<g@h.example>\r\nDATA\r\nx\r\n.\r\n",
+        *(None, None, NO, None, None, NO, None, NO),
+    )
+    assert notes.about == [
+        ("MAIL", None, "no@b.example"),
+        ("MAIL", None, "FROM:a@b"),
+        ("RCPT", "a@b.example", "e@f.example"),
+        ("RCPT", "a@b.example", "TO:<"),
+        ("MAIL", "a@b.example", "FROM:<g@h.example>"),
+        (".", "a@b.example", ""),
+    ]
+
+
+def test_in_lmtp_a_rejection_is_told_with_its_mail_too() -> None:
+    data = WHOLE.replace(b"EHLO", b"LHLO")
+    assert play(data, *[None] * 5, [NO], lmtp=True)[0].about == [(".", "a@b.example", "")]
+
+
+def test_one_recipient_too_many_is_told_with_its_mail() -> None:
+    data = BEGIN + b"RCPT TO:<c@d.example>\r\n" * 208
+    about = play(data)[0].about
+    assert len(about) == 109
+    assert set(about) == {("RCPT", "a@b.example", "TO:<c@d.example>")}

@@ -7,13 +7,14 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from io import BytesIO, TextIOWrapper
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from ehlo import Address, Message, Peer, Session
-from ehlo.cli.printer import as_json, as_text
+from ehlo.cli.printer import AsText, as_json
 from ehlo.content import read_content
 from robustness.process import Tell
 from robustness.reading import READ, message_of, read
@@ -90,7 +91,7 @@ def printed(form: Callable[..., Iterator[str]], body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "form", [as_text(color=False, encoding="utf-8"), as_json], ids=["", "json"]
+    "form", [AsText(TextIOWrapper(BytesIO(), encoding="utf-8")), as_json], ids=["", "json"]
 )
 @pytest.mark.parametrize("name", WEIGHED)
 def test_printing_takes_four_times_the_message_and_little_more(

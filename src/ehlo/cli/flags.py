@@ -7,26 +7,48 @@ option that is not given has no value, so that the user's own `Server` keeps its
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
-import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import click
 
+from ehlo.cli.finding import load, read_variables
+from ehlo.cli.values import (
+    AddressText,
+    Choice,
+    Directory,
+    Number,
+    ReadableFile,
+    Seconds,
+    Size,
+    Switch,
+    Value,
+    YesNo,
+)
+from ehlo.cli.wrong import ReportedCommand, no_such_command
 from ehlo.server.options import target
 from ehlo.server.options.config import Options, descriptions, option
 
 Given: TypeAlias = Mapping[str, Any]
 """Values as click has read them, by the names of their options."""
 
-_File: TypeAlias = Annotated[str, click.Path(exists=True, dir_okay=False, readable=True)]
+_File: TypeAlias = Annotated[str, ReadableFile()]
 
 # The name of an option in a sentence: with an underscore, or as its first word
 _NAME = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b|\A[a-z]+\b")
+
+# Types of values that say more than those of the fields
+_SPECIAL: Mapping[str, Value] = types.MappingProxyType(
+    {
+        "addr": AddressText(),
+        "auth_file": ReadableFile(),
+        **dict.fromkeys(("max_size", "max_memory", "max_disk", "spool_threshold"), Size()),
+    }
+)
 
 _COLUMN = 26  # where the help texts begin, in all groups
 
@@ -45,52 +67,26 @@ class ProcessOptions:
     """Certificate authorities for client certificates, in PEM."""
     tls_client_certs: Literal["optional", "required"] | None = option(None, group="TLS")
     """Whether clients must present a certificate.  [optional]"""
-    log_file: Annotated[str, click.Path(dir_okay=False)] | None = option(
-        None, group="Logging and metrics"
-    )
+    log_file: str | None = option(None, group="Logging and metrics")
     """File to log to instead of standard error. It may be rotated at any time."""
     log_level: Literal["debug", "info", "warning", "error"] = option(
         "info", group="Logging and metrics"
     )
     """Minimum level to log."""
-    fd: Sequence[Annotated[int, click.IntRange(min=0)]] = option((), group="Listening")
+    log_format: Literal["text", "logfmt", "json"] | None = option(None, group="Logging and metrics")
+    """Log format: `text` for a person (the default if standard error is a terminal), `logfmt` (the
+    default otherwise) or `json` for programs."""
+    host: str | None = option(None, group="Listening")
+    """Host to listen on, as --addr HOST:PORT does.  [127.0.0.1]"""
+    port: Annotated[int, Number(0, 65_535)] | None = option(None, group="Listening")
+    """Port to listen on (0 = a free one), as --addr HOST:PORT does."""
+    fd: Sequence[Annotated[int, Number(0)]] = option((), group="Listening")
     """Inherited listening socket to serve on, like --addr fd:N. Repeatable."""
-    log_format: Literal["text", "json"] = option("text", group="Logging and metrics")
-    """Log format: text, or one JSON object per line."""
-
-
-class Switch(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
-    """Converts `NAME=on` and `NAME=off`; with `text`, also `NAME=TEXT`."""
-
-    def __init__(self, *, text: bool) -> None:
-        self.text = text
-        self.name = "NAME=on|off|TEXT" if text else "NAME=on|off"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, bool | str]:
-        """Return the name and the state."""
-        name, _, state = str(value).partition("=")
-        if name and state.lower() in ("on", "off"):
-            return name, state.lower() == "on"
-        if not name or not state or not self.text:
-            more = " or NAME=TEXT" if self.text else ""
-            self.fail(f"{value!r}: write NAME=on or NAME=off{more}", param, ctx)
-        return name, state
-
-
-class Renamed(click.Choice):  # type: ignore[type-arg]  # generic in the newest click only
-    """Converts one of the choices, or the old name of one."""
-
-    def __init__(self, choices: Sequence[str], old: Mapping[str, str]) -> None:
-        super().__init__(choices)
-        self.old = old
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
-        """Return the choice."""
-        return super().convert(self.old.get(str(value), value), param, ctx)
+    app_dir: Annotated[str, Directory(for_files=False)] | None = option(None, group="Process")
+    """Directory in which MODULE:ATTR is looked for. By default, the current one."""
+    env_file: _File | None = option(None, group="Process")
+    """File of environment variables, one NAME=VALUE per line. Variables that are set already stay
+    as they are."""
 
 
 class GroupedOption(click.Option):
@@ -108,7 +104,7 @@ class GroupedOption(click.Option):
         return f"--[no-]{self.opts[0].removeprefix('--')}", record[1]
 
 
-class _GroupedHelp(click.Command):
+class _GroupedHelp(ReportedCommand):
     """Writes the help of its options group by group."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -131,6 +127,14 @@ class ServerCommand(_GroupedHelp):
 class PrinterGroup(_GroupedHelp, click.Group):
     """Describes the same, with commands below it."""
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is named first. Raises `click.UsageError` without it."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise no_such_command(args[0], self.commands)
+        return super().resolve_command(ctx, args)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, then the commands."""
         super().format_options(ctx, formatter)
@@ -138,7 +142,7 @@ class PrinterGroup(_GroupedHelp, click.Group):
 
 
 def options_of(
-    of: type[Options | ProcessOptions], *, leave_out: Sequence[str] = (), **defaults: object
+    of: type[Any], *, leave_out: Sequence[str] = (), **defaults: object
 ) -> list[click.Parameter]:
     """Return an option for each field that has a flag.
 
@@ -151,10 +155,10 @@ def options_of(
             continue
         flag, hint = f"--{field.name.replace('_', '-')}", hints[field.name]
         text, group = texts.get(field.name, "").replace("`", ""), field.metadata["group"]
-        if hint is bool:
+        if _members(hint) == [bool]:
             both = f"{flag}/--no-{flag.removeprefix('--')}"
             text += "  [on]" if defaults.get(field.name) else ""
-            found.append(GroupedOption([both], group=group, help=text, default=None))
+            found.append(GroupedOption([both], group=group, help=text, default=None, type=YesNo()))
             continue
         shown = defaults.get(field.name, field.default)
         if isinstance(shown, float):
@@ -163,50 +167,54 @@ def options_of(
             shown = ", ".join(shown)
         text += "" if shown in (None, "") else f"  [{shown}]"
         form = _form(hint, field.metadata["renamed"])
+        if field.name in _SPECIAL:
+            form["type"] = _SPECIAL[field.name]
+        if field.name == "env_file":  # before other options are looked for in the environment
+            form |= {"is_eager": True, "callback": _set_variables}
         found.append(GroupedOption([flag], group=group, help=text, default=None, **form))
     return found
 
 
-def fields_of(of: type[Options | ProcessOptions], given: Given) -> dict[str, Any]:
+def _set_variables(_ctx: click.Context, _param: click.Parameter, path: str | None) -> str | None:
+    for name, value in ({} if path is None else read_variables(path)).items():
+        os.environ.setdefault(name, value)
+    return path
+
+
+def fields_of(of: type[Any], given: Given) -> dict[str, Any]:
     """Return the values that were given for the fields of a class."""
     names = [field.name for field in dataclasses.fields(of) if field.name in given]
     return {name: given[name] for name in names if given[name] not in (None, ())}
 
 
-def value_of(name: str, value: Any) -> object:
+def value_of(name: str, value: Any, directory: str | None = None) -> object:
     """Return the value of a server's option: the function that was named, a mapping, or as it is.
+
+    Modules are looked for in `directory`, by default the current one.
 
     Raises `click.UsageError` if there is no such function.
     """
     kind = get_origin(_members(get_type_hints(Options)[name])[-1])
     if kind is Callable:
-        return load(value)
+        try:
+            if ":" not in value:
+                raise click.UsageError(f"function missing; write {value}:NAME")
+            return load(value, directory)
+        except click.UsageError as error:
+            raise click.UsageError(f"--{name.replace('_', '-')}: {error.message}") from None
     return dict(value) if kind is Mapping else value
 
 
 def as_flags(text: str) -> str:
     """Return a message of the library with its options as they are on the command line."""
     text = text.replace("tls_cert and tls_key, or tls_config", "tls_cert and tls_key")
+    text = text.replace("set addr to", "set --addr to")
     fields = (*dataclasses.fields(Options), *dataclasses.fields(ProcessOptions))
     flags = ProcessOptions.__dataclass_fields__
     names = {field.name for field in fields if field.metadata.get("flag") or field.name in flags}
     return _NAME.sub(
         lambda match: f"--{match[0].replace('_', '-')}" if match[0] in names else match[0], text
     )
-
-
-def load(text: str) -> object:
-    """Return the object that `module:attr` names, also from a module in this directory.
-
-    Raises `click.UsageError` if there is none. What the module itself raises comes through.
-    """
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        return target.load(text)
-    except target.NotThereError as error:
-        raise click.UsageError(str(error)) from None
 
 
 def handler_of(found: object, text: str, *, factory: bool = False) -> object:
@@ -233,9 +241,12 @@ def _form(hint: object, renamed: Mapping[str, str]) -> dict[str, object]:
     if origin is Sequence:
         return {**_form(args[0], renamed), "multiple": True}
     if origin is Mapping:
-        return {"type": Switch(text=str in _members(args[1])), "multiple": True}
+        type_ = Switch(text=str in _members(args[1]))
+        return {"type": type_, "metavar": type_.name, "multiple": True}
     if origin is Callable:
         return {"type": str, "metavar": "MODULE:ATTR"}
     if origin is Literal:
-        return {"type": Renamed(args, renamed)}
-    return {"type": args[1] if origin is Annotated else kind}
+        return {"type": Choice(args, renamed), "metavar": f"[{'|'.join(args)}]"}
+    if origin is Annotated:
+        return {"type": args[1]}
+    return {"type": Number() if kind is int else Seconds() if kind is float else kind}

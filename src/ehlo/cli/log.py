@@ -1,4 +1,4 @@
-"""Logging of the command line: to standard error or to a file, as text or as JSON."""
+"""Logging of the command line: to standard error or to a file, as text, logfmt or JSON."""
 
 from __future__ import annotations
 
@@ -7,50 +7,48 @@ import json
 import logging
 import math
 import os
+import shutil
 import sys
 from datetime import datetime
 from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from time import monotonic
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 import click
 
 from ehlo import paths
-from ehlo.cli.readable import visible
-from ehlo.server.observing.failures import traceback_of
+from ehlo.cli.loglines import fields_of, for_person, logfmt, traceback_in
+from ehlo.cli.readable import wants_color
 from ehlo.server.observing.journal import reload_failed
 
-# Attributes of every record; the others were given as `extra`
-_COMMON: Final = vars(logging.makeLogRecord({})).keys() | {"asctime", "message", "taskName"}
 _TELL_EVERY: Final = 60.0  # seconds between two reports about a log that cannot be written
 _SHOWN_BY_PRINTER: Final = ("ehlo.connection", "ehlo.message")
 
 
-class _Safe(logging.Formatter):
-    """Formats exceptions so that their text forges no line."""
+class _Text(logging.Formatter):
+    """Formats lines for a person who waits at a terminal, or reads a file."""
 
-    def formatException(self, ei: Any) -> str:  # noqa: N802  the name in logging
-        """Return the traceback."""
-        return traceback_of(ei[1])
-
-
-class _Text(_Safe):
-    """Formats lines for a person; a terminal does not obey text from clients in them."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line, with its control characters escaped; further lines are indented."""
-        return visible(super().format(record)).replace("\n", "\n  ")
-
-
-class _Terminal(_Text):
-    """Formats lines for standard error, where a person may wait for the server to start."""
+    def __init__(self, stream: TextIO | None) -> None:
+        """`stream` is what the lines go to, if it may be a terminal."""
+        super().__init__()
+        self._on_terminal = stream is not None and stream.isatty()
+        self._color = stream is not None and wants_color(stream)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line; the one that says where the server listens also says how to stop it."""
-        text = super().format(record)
+        width = shutil.get_terminal_size().columns if self._on_terminal else 0
+        text = for_person(record, width=width, color=self._color)
         listening = record.name == "ehlo.server" and record.msg.startswith("listening on")
         return f"{text} (Ctrl+C stops it)" if listening else text
+
+
+class _Logfmt(logging.Formatter):
+    """Formats lines for programs, which a person can read, too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return logfmt(record)
 
 
 class _Stream(logging.StreamHandler[TextIO]):
@@ -133,12 +131,11 @@ def _is_at(path: str, file: int) -> bool:
         return False
 
 
-class _Json(_Safe):
+class _Json(logging.Formatter):
     """Formats one object per line, in ASCII: `time`, `level`, `logger`, `message`, other fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as JSON."""
-        extra = {name: value for name, value in vars(record).items() if name not in _COMMON}
         fields: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created)
             .astimezone()
@@ -146,16 +143,17 @@ class _Json(_Safe):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **extra,
+            **fields_of(record),
         }
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
+        trace = traceback_in(record)
+        if trace:
+            fields["exception"] = trace
         return json.dumps(fields, default=str).replace("\x7f", "\\u007f")
 
 
 def set_up_logging(
     level: str,
-    form: str = "text",
+    form: str | None = None,
     file: str | None = None,
     *,
     owner: tuple[int, int] | None = None,
@@ -163,10 +161,11 @@ def set_up_logging(
 ) -> None:
     """Set up logging to standard error, unless the user's module has set up logging itself.
 
-    `level` is for the loggers `ehlo.*`; for others it is at least INFO. `form` is `"text"` or
-    `"json"`. With `file`, lines go there in any case; a new one belongs to `owner`, a user and a
-    group. `quiet` leaves out connections and accepted messages, for a command that prints the
-    messages. Raises `OSError` if `file` cannot be opened.
+    `level` is for the loggers `ehlo.*`; for others it is at least INFO. `form` is `"text"`,
+    `"logfmt"` or `"json"`; by default, text on a terminal and logfmt elsewhere. With `file`, lines
+    go there in any case; a new one belongs to `owner`, a user and a group. `quiet` leaves out
+    connections and accepted messages, for a command that prints the messages. Raises `OSError` if
+    `file` cannot be opened.
     """
     logging.getLogger("ehlo").setLevel(level.upper())
     if quiet:
@@ -175,12 +174,19 @@ def set_up_logging(
     root = logging.getLogger()
     handler: logging.Handler
     if file is not None:
-        handler, text = _File(file, owner), _Text
+        handler, stream = _File(file, owner), None
     elif root.handlers:
         return
     else:
-        handler, text = _Stream(), _Terminal
-    layout = "%(asctime)s %(levelname)-7s %(message)s"
-    handler.setFormatter(_Json() if form == "json" else text(layout, "%Y-%m-%d %H:%M:%S"))
+        handler, stream = _Stream(), sys.stderr
+    handler.setFormatter(_formatter(form, stream))
     root.addHandler(handler)
     root.setLevel(max(logging.INFO, logging.getLogger("ehlo").level))
+
+
+def _formatter(form: str | None, stream: TextIO | None) -> logging.Formatter:
+    if form is None:
+        form = "text" if stream is not None and stream.isatty() else "logfmt"
+    if form == "text":
+        return _Text(stream)
+    return _Json() if form == "json" else _Logfmt()

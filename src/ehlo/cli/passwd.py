@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 import click
 
+from ehlo.cli.values import Choice
+from ehlo.cli.wrong import ReportedCommand
 from ehlo.passwords import hashes
 from ehlo.passwords.file import PasswordFile
 from ehlo.passwords.lines import check_username
@@ -20,6 +22,7 @@ _LONGEST = 8192  # bytes; a line of AUTH holds no more
 
 
 @click.command(
+    cls=ReportedCommand,
     epilog="On a terminal, the command prompts for the password twice, without echo. Otherwise the "
     "password is the first line of standard input.",
 )
@@ -28,7 +31,8 @@ _LONGEST = 8192  # bytes; a line of AUTH holds no more
 @click.option(
     "--scheme",
     "schemes",
-    type=click.Choice(list(hashes.SCHEMES)),
+    type=Choice(list(hashes.SCHEMES), {}),
+    metavar=f"[{'|'.join(hashes.SCHEMES)}]",
     multiple=True,
     allow_from_autoenv=False,
     help="How to store the password; repeatable for both kinds of SCRAM.  [scrypt]",
@@ -40,11 +44,14 @@ def passwd(path: str, user: str, schemes: tuple[str, ...], delete: bool) -> None
     FILE is the --auth-file of a server, which notices the change by itself.
     """
     if delete and schemes:
-        raise click.UsageError("--scheme cannot be combined with --delete")
+        raise click.UsageError("--scheme cannot be combined with --delete; leave one out")
     try:
         done = _delete(path, user) if delete else _set(path, user, schemes)
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        text = str(error)
+        raise click.UsageError(
+            f"USER {user}: {text}" if text.startswith("a user name") else text
+        ) from error
     except OSError as error:
         raise click.ClickException(f"{path}: {error.strerror}") from error
     click.echo(done)

@@ -5,38 +5,61 @@ from __future__ import annotations
 import base64
 import codecs
 import json
+import logging
 import os
+import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import TextIO
+from typing import Any, Final, TextIO
 
 import click
 
-from ehlo.cli.readable import bytes_of, described, one_line, shortened, slices
-from ehlo.content import read_content
+from ehlo import paths
+from ehlo.cli.readable import (
+    cut,
+    described,
+    one_line,
+    plural,
+    shortened,
+    size_of,
+    slices,
+    wants_color,
+)
+from ehlo.content import Attachment, Content, read_content
 from ehlo.handler import Handler
 from ehlo.message import Message
+from ehlo.protocol.address import Address
 from ehlo.protocol.reply import Reject
+from ehlo.server.observing.journal import note
 from ehlo.server.server import Server
 from ehlo.session import Session
 
-_PIECE = 98_304  # bytes of a body that are written at once; three bytes are four of base64
+_PIECE: Final = 98_304  # bytes of a body that are written at once; three bytes are four of base64
+_LINES: Final = 1_000  # of a text that are printed without --max-lines
+_LINES_ON_A_TERMINAL: Final = 200
+_ROWS_OF_A_FIELD: Final = 4  # on a terminal
+_NAMES_RECIPIENTS: Final = frozenset(("to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc"))
+_FACTS: Final = ("filename", "content_type", "size", "disposition", "content_id", "subject")
+_BETWEEN_ADDRESSES: Final = re.compile(r"[\s<>,;:()]+")
+
+logger = logging.getLogger("ehlo.server")
 
 Form = Callable[[Session, Message, datetime], Iterator[str]]
 """Yields the text to print for a message, with its line end."""
 
 
 class Printer(Handler):
-    """Writes each message to `out` before it is acknowledged.
+    """Writes each message to `out` before it is acknowledged, and to a file in `directory`.
 
     If `out` cannot be written to, the server is closed, and `failure` is the error.
     """
 
-    def __init__(self, out: TextIO, form: Form) -> None:
+    def __init__(self, out: TextIO, form: Form, directory: str | None = None) -> None:
         self._out = out
         self._form = form
+        self._directory = directory
         self._lock = threading.Lock()
         self._server: Server | None = None
         self.failure: OSError | None = None
@@ -45,9 +68,35 @@ class Printer(Handler):
         """Called when the server listens."""
         self._server = server
 
+    async def on_mail(self, session: Session, _sender: Address, _params: Any) -> None:
+        """Called for MAIL."""
+        session.state.sends = True
+
+    async def on_disconnect(self, session: Session) -> None:
+        """Called when a client has left. One that sent nothing may have missed an extension."""
+        if not session.esmtp or session.user is not None or hasattr(session.state, "sends"):
+            return
+        missed = "" if self._server is None else self._missing(self._server, session)
+        if missed:
+            event = f"left after EHLO; it may have wanted {missed}"
+            about = {"session": session.id, "peer": str(session.peer), "helo": session.helo}
+            note(logger, event, about)
+
+    def _missing(self, server: Server, session: Session) -> str:
+        """Return the extensions that a client may expect and was not offered; `""` if none."""
+        options = server.options
+        has = {
+            "STARTTLS": session.tls is not None or options.tls_config is not None,
+            "AUTH": "on_auth" in vars(self) or options.auth_file is not None,
+        }
+        return " or ".join(name for name, offered in has.items() if not offered)
+
     def on_message(self, session: Session, message: Message) -> str:
         """Called when a message is complete. Returns its id."""
-        text = self._form(session, message, datetime.now().astimezone())
+        now = datetime.now().astimezone()
+        if self._directory is not None:
+            _save(self._directory, message, now)
+        text = self._form(session, message, now)
         try:
             with self._lock:
                 self._out.writelines(text)
@@ -68,60 +117,115 @@ class Printer(Handler):
             self._server.close()
 
 
-def wants_color(out: TextIO) -> bool:
-    """Return whether `out` is a terminal with colors, and NO_COLOR (no-color.org) is not set."""
-    return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def _save(directory: str, message: Message, now: datetime) -> None:
+    """Write a message to a new file. Raises `Reject` if that fails."""
+    name = f"{directory}/{now:%Y%m%d-%H%M%S}-{message.id}.eml"
+    try:
+        with os.fdopen(paths.create(name), "wb") as file:
+            file.writelines(message.stream())
+    except OSError as error:
+        fields = {"file": name, "reason": error.strerror}
+        note(logger, "message not saved", fields, logging.ERROR)
+        raise Reject(452, "4.3.1", "Cannot save the message") from error
 
 
 # -- for a person ------------------------------------------------------------------------------
 
 
-def as_text(*, color: bool, encoding: str) -> Form:
-    """Return the form for a person: the client, the envelope, the headers, the text."""
-    dash = "\u2500" if "utf" in encoding.lower() else "-"
+class AsText:
+    """Yields a message for a person: the envelope, the header fields, the text, the attachments.
 
-    def style(text: str, **styles: str | bool) -> str:
-        return click.style(text, **styles) if color else text  # type: ignore[arg-type]  # by name
+    At most `max_lines` lines of a text are printed (0: all of them); on a terminal, a line that is
+    longer than the terminal is wide counts as several.
+    """
 
-    def form(session: Session, message: Message, now: datetime) -> Iterator[str]:
+    def __init__(self, out: TextIO, max_lines: int | None = None) -> None:
+        self._color = wants_color(out)
+        self._on_terminal = out.isatty()
+        self._dash = "\u2500" if "utf" in (out.encoding or "").lower() else "-"
+        usual = _LINES_ON_A_TERMINAL if self._on_terminal else _LINES
+        self._most = usual if max_lines is None else max_lines
+
+    def __call__(self, session: Session, message: Message, now: datetime) -> Iterator[str]:
+        """Yield the text to print."""
         content = read_content(message.body)
-        columns = min(shutil.get_terminal_size().columns, 80)
-        yield style(f"{dash * 4} {now:%Y-%m-%d %H:%M:%S} ".ljust(columns, dash), fg="green") + "\n"
-        for label, value in _envelope(session, message):
-            yield style(f"{label:<6}", dim=True) + one_line(value) + "\n"
+        columns = shutil.get_terminal_size().columns
+        width = columns if self._on_terminal and self._most else 0
+        yield from self._head(session, message, content, now, columns)
         yield "\n"
-        for each in content.root.fields:
-            name, value = each.decoded_name, each.text
-            shown = style(one_line(value), bold=name.lower() == "subject")
-            yield style(f"{one_line(name)}:", fg="cyan") + f" {shown}\n"
-        if content.omitted_headers:
-            yield f"… {content.omitted_headers:,} more header fields\n"
+        yield from self._fields(content, width)
         if content.text.strip("\n"):
             yield "\n"
-            yield from shortened(content.text)
+            yield from shortened(content.text, self._most, width)
             yield "\n"
         if content.omitted:
-            yield f"… {bytes_of(content.omitted)} more\n"
-        if content.attachments:
-            yield "\n"
-        for attachment in content.attachments:
-            yield style(f"[{one_line(described(attachment))}]", fg="yellow") + "\n"
+            yield f"… {size_of(content.omitted)} more\n"
+        yield from self._attachments(content.attachments)
         yield "\n"
 
-    return form
+    def _style(self, text: str, **styles: str | bool) -> str:
+        wanted: dict[str, Any] = {name: style for name, style in styles.items() if style}
+        return click.style(text, **wanted) if self._color and wanted and text else text
+
+    def _head(
+        self, session: Session, message: Message, content: Content, now: datetime, columns: int
+    ) -> Iterator[str]:
+        dash, style = self._dash, self._style
+        line = f"{dash * 4} {now:%Y-%m-%d %H:%M:%S} ".ljust(min(columns, 80), dash)
+        yield style(line, fg="green") + "\n"
+        for label, value, remark in _envelope(session, message, content):
+            yield style(f"{label:<15}", dim=True) + one_line(value) + style(remark, dim=True) + "\n"
+
+    def _fields(self, content: Content, width: int) -> Iterator[str]:
+        for each in content.root.fields:
+            name, value = one_line(each.decoded_name), one_line(each.text)
+            if width:
+                value = cut(value, max(1, _ROWS_OF_A_FIELD * width - len(name) - 2))
+            shown = self._style(value, bold=name.lower() == "subject")
+            yield self._style(f"{name}:", fg="cyan") + f" {shown}\n"
+        if content.omitted_headers:
+            yield f"… {content.omitted_headers:,} more header fields\n"
+
+    def _attachments(self, attachments: Sequence[Attachment]) -> Iterator[str]:
+        if attachments:
+            yield "\n"
+        shown = attachments[: self._most] if self._most else attachments
+        for attachment in shown:
+            yield self._style(f"[{one_line(described(attachment))}]", fg="magenta") + "\n"
+        if len(shown) < len(attachments):
+            yield f"… {plural(len(attachments) - len(shown), 'more attachment')}\n"
 
 
-def _envelope(session: Session, message: Message) -> list[tuple[str, str]]:
-    """The facts that are not in the message, by label."""
-    return [
-        ("peer", ", ".join(_about(session))),
-        ("from", str(message.sender) or "<>"),
-        *(
-            ("to" if index == 0 else "", str(recipient))
-            for index, recipient in enumerate(message.recipients)
-        ),
-        ("size", f"{bytes_of(message.size)}, id {message.id}"),
+def _envelope(
+    session: Session, message: Message, content: Content
+) -> Iterator[tuple[str, str, str]]:
+    """Yield the facts that are not in the message: label, value and remark."""
+    yield "envelope from", str(message.sender) or "<>", ""
+    hidden = _hidden(message, content)
+    for index, recipient in enumerate(message.recipients):
+        remark = " (bcc)" if str(recipient) in hidden else ""
+        yield "envelope to" if index == 0 else "", str(recipient), remark
+    yield "client", ", ".join(_about(session)), ""
+    yield "size", f"{size_of(message.size)}, id {message.id}", ""
+
+
+def _hidden(message: Message, content: Content) -> frozenset[str]:
+    """Return the recipients that no header field names."""
+    if content.omitted_headers:
+        return frozenset()
+    fields = [
+        each.text.lower()
+        for each in content.root.fields
+        if each.decoded_name.lower() in _NAMES_RECIPIENTS
     ]
+    named = {word for text in fields for word in _BETWEEN_ADDRESSES.split(text)}
+    recipients = map(str, message.recipients)
+    return frozenset(
+        each
+        for each in recipients
+        if each.lower() not in named
+        and not ('"' in each and any(each.lower() in text for text in fields))
+    )
 
 
 def _about(session: Session) -> list[str]:
@@ -156,18 +260,28 @@ def as_json(session: Session, message: Message, now: datetime) -> Iterator[str]:
     yield ', "headers": ['
     for number, each in enumerate(content.root.fields):
         yield (", " if number else "") + _ascii(json.dumps([each.decoded_name, each.text]))
-    yield '], "text": '
-    if content.text:
-        yield '"'
-        for piece in slices(content.text, 0, len(content.text)):
-            yield _ascii(json.dumps(piece)[1:-1])
-        yield '"'
-    else:
-        yield "null"
-    attachments = [described(attachment) for attachment in content.attachments]
-    yield f', "attachments": {_ascii(json.dumps(attachments))}'
+    yield "]"
+    yield from _string("text", content.text or None)
+    yield from _string("html", content.html)
+    yield ', "attachments": ['
+    for number, attachment in enumerate(content.attachments):
+        known = {name: getattr(attachment, name) for name in _FACTS}
+        yield (", " if number else "") + _ascii(json.dumps(known))
+    yield "]"
     yield from _body(message.body)
     yield "}\n"
+
+
+def _string(name: str, text: str | None) -> Iterator[str]:
+    """Yield a member of an object, in slices."""
+    yield f', "{name}": '
+    if text is None:
+        yield "null"
+        return
+    yield '"'
+    for piece in slices(text, 0, len(text)):
+        yield _ascii(json.dumps(piece)[1:-1])
+    yield '"'
 
 
 def _body(data: bytes) -> Iterator[str]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import unicodedata
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TextIO
 
 from ehlo.content import Attachment
 
 # C0 without tab and line feed, DEL, C1; line and paragraph separators; marks that change the
 # direction of the text; surrogates, which are no characters
 _HARMFUL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-MOST_LINES = 1_000
-"""Lines of a text that are shown."""
 _SLICE: Final = 16_384  # characters that are made visible at once
+_UNITS: Final = ("kB", "MB", "GB", "TB")
+_WIDE: Final = frozenset("WF")  # of East Asian Width: two columns
 
 
 def visible(text: str) -> str:
@@ -33,37 +35,104 @@ def slices(text: str, start: int, end: int) -> Iterator[str]:
     return (text[at : min(at + _SLICE, end)] for at in range(start, end, _SLICE))
 
 
-def shortened(text: str) -> Iterator[str]:
-    """Yield the first lines of `text`, as `visible` does, and how many more there are.
+def shortened(text: str, most: int, columns: int = 0) -> Iterator[str]:
+    """Yield the first `most` lines of `text` (0: all), as `visible` does, and what is missing.
 
-    Empty lines at its beginning and at its end are left out.
+    With `columns`, a line that is longer than them counts as several. Empty lines at the beginning
+    and at the end are left out.
     """
     start, end = 0, len(text)
     while end > 0 and text[end - 1] == "\n":
         end -= 1
     while start < end and text[start] == "\n":
         start += 1
-    at = start
-    for _ in range(MOST_LINES):
-        at = text.find("\n", at, end) + 1
-        if at == 0:
-            at = end
-            break
+    at = _end_of(text, start, end, most, columns) if most else end
     yield from map(visible, slices(text, start, at))
     if at < end:
-        yield f"… {text.count(chr(10), at, end) + 1:,} more lines"
+        inside = text[at - 1 : at] not in ("", "\n")
+        lines = text.count("\n", at, end) + (not inside)
+        more = plural(lines, "more line") if lines else plural(end - at, "more character")
+        yield f"{'…' + chr(10) if inside else ''}… {more}"
 
 
-def bytes_of(count: int) -> str:
-    """Return a size for a person, such as `1,234 bytes`."""
-    return "1 byte" if count == 1 else f"{count:,} bytes"
+def _end_of(text: str, start: int, end: int, most: int, columns: int) -> int:
+    """Return where the rows end that are shown."""
+    at, left = start, most
+    while left > 0 and at < end:
+        found = text.find("\n", at, end)
+        line_end = found + 1 or end
+        length = (found if found >= 0 else end) - at
+        rows = 1 + max(0, length - 1) // columns if columns else 1
+        if rows > left:
+            return at + left * columns
+        at, left = line_end, left - rows
+    return at
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun, such as `2 more lines`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def size_of(count: int) -> str:
+    """Return a size for a person: `221 B`, `1.2 kB`, `34 MB`."""
+    if count < 1000:
+        return f"{count} B"
+    size, unit = float(count), ""
+    for unit in _UNITS:  # noqa: B007  the last one is used
+        size /= 1000
+        if size < 999.5:
+            break
+    return f"{size:.1f} {unit}" if size < 9.95 else f"{size:.0f} {unit}"
 
 
 def described(attachment: Attachment) -> str:
     """Return the name or the subject of an attachment, its type and its size."""
     name = attachment.filename or attachment.subject
-    facts = [attachment.content_type, bytes_of(attachment.size)]
+    facts = [attachment.content_type, size_of(attachment.size)]
     return ", ".join([name, *facts] if name else facts)
+
+
+def wants_color(out: TextIO) -> bool:
+    """Return whether `out` is a terminal with colors, and NO_COLOR (no-color.org) is not set."""
+    return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def width_of(text: str) -> int:
+    """Return how many columns a terminal needs for `text`, which is visible and on one line."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_columns_of, text))
+
+
+def cut(text: str, columns: int) -> str:
+    """Return `text` without its end where it does not fit into the columns."""
+    if width_of(text) <= columns:
+        return text
+    return _beginning(text, columns - 1) + "…"
+
+
+def cut_inside(text: str, columns: int) -> str:
+    """Return `text` without its middle where it does not fit into the columns."""
+    if width_of(text) <= columns:
+        return text
+    last = _beginning(text[::-1], (columns - 1) // 2)[::-1]
+    return f"{_beginning(text, columns - 1 - width_of(last))}…{last}"
+
+
+def _beginning(text: str, columns: int) -> str:
+    taken = 0
+    for at, character in enumerate(text):
+        taken += _columns_of(character)
+        if taken > columns:
+            return text[:at]
+    return text
+
+
+def _columns_of(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in _WIDE else 1
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ehlo.cli.readable import one_line
+from ehlo.cli.wrong import ReportedCommand
 from ehlo.server.observing.views import ask
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ _LAYOUTS: Final[Sequence[tuple[Sequence[str], Mapping[str, int]]]] = (
 )
 
 
-@click.command()
+@click.command(cls=ReportedCommand)
 @click.argument("path", metavar="SOCKET", envvar="EHLO_CONTROL")
 @click.option("--once", is_flag=True, allow_from_autoenv=False, help="Print the table once.")
 @click.option(
@@ -71,7 +72,9 @@ def top(path: str, once: bool, as_json: bool) -> None:
         snapshot = ask(path)
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise click.ClickException(f"{path}: {reason}") from error
+        raise click.ClickException(
+            f"{path}: {reason[:1].lower()}{reason[1:]}; give the --control of a server that runs"
+        ) from error
     if as_json:
         click.echo(json.dumps(snapshot))
         return

@@ -13,7 +13,7 @@ import io
 import re
 from typing import Final, Literal
 
-from ehlo.protocol.buffer import Buffer
+from ehlo.protocol.buffer import Buffer, find_dot
 from ehlo.protocol.reply import Reply
 
 
@@ -156,7 +156,7 @@ def whole(packet: bytes) -> bytes | None:
     Such a dot would have to be dropped.
     """
     end = len(packet) - 3
-    if packet.find(b"\r\n.") != end - 2 or packet[0] == _DOT or packet[end:] != b".\r\n":
+    if packet[-5:] != b"\r\n.\r\n" or find_dot(packet) != end - 2 or packet[0] == _DOT:
         return None
     return packet[:end]
 

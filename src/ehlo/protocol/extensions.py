@@ -205,7 +205,7 @@ def _constant(text: str) -> Callable[[Facts], str]:
 def _deliver_by(argument: str, _clock: Clock) -> Extension:
     """Make DELIVERBY (RFC 2852) of the minimum in seconds, or of `""` for none."""
     if argument and grammar.SECONDS.fullmatch(argument) is None:
-        raise ValueError("not a number of seconds")
+        raise ValueError("not a number of seconds; write one, such as 240")
     minimum = int(argument or 0)
 
     def by_value(value: str | None) -> DeliverBy:
@@ -401,7 +401,10 @@ def rows(
     off = {name for name, choice in choices.items() if choice is False}
     unknown = choices.keys() - {row.keyword for row in TABLE}
     if unknown:
-        raise ValueError(f"extensions: no such extension: {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"extensions: no such extension: {', '.join(sorted(unknown))}; "
+            f"there are {', '.join(row.keyword for row in TABLE)}"
+        )
     table = []
     for row in TABLE:
         choice = choices.get(row.keyword, row.default == "on")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Container, MutableSequence, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.mechanisms import MECHANISMS
@@ -26,6 +26,17 @@ Observer = Callable[[str, str, str], None]
 _MISTAKES: Final = frozenset({500, 501, 502, 503, 504, 555})  # our replies that count as errors
 _MASK: Final = "****"
 _SHOWN: Final = 512  # bytes of a line that is no command
+
+
+class Rejected(NamedTuple):
+    """Names the mail that a rejection is about, for the log."""
+
+    transaction: Transaction | None = None
+    path: object = None
+    """The argument of MAIL or RCPT, or the `Address` in it."""
+
+
+NOTHING: Final = Rejected()
 
 
 class Output:
@@ -54,10 +65,10 @@ class Output:
         self.over: bool = False  # the last reply was queued
         self.linger: bool = False  # the client is still sending
 
-    def reply(self, reply: Reply, to: str) -> None:
-        """Queue `reply`, which may be a rejection."""
+    def reply(self, reply: Reply, to: str, about: Rejected = NOTHING) -> None:
+        """Queue `reply`, which may be a rejection, then of the mail that it is `about`."""
         if reply.refuses:
-            self.reject(reply, to)
+            self.reject(reply, to, about)
             return
         self.wires.append(reply.wire)
         self.said.append(reply.code)
@@ -69,41 +80,41 @@ class Output:
         self.wires.append(reply.wire)
         self.said.extend((verb, reply.code))
 
-    def reject(self, reply: Reply, to: str) -> None:
+    def reject(self, reply: Reply, to: str, about: Rejected = NOTHING) -> None:
         """Queue a rejection; one too many since the last accepted message ends the session."""
         if self._is_one_too_many() and not reply.closes:
             reply = replies.TOO_MANY_IDLE
-        self._tally.refused(to, reply)
+        self._tally.refused(to, reply, about)
         self.over = self.over or reply.closes
         self._queue(reply, to)
 
-    def answer(self, reply: Reply, to: str) -> None:
+    def answer(self, reply: Reply, to: str, about: Rejected = NOTHING) -> None:
         """Queue a reply of the core's own; a code for mistakes of the client counts as one."""
         if reply.code in _MISTAKES:
-            self.mistake(reply, to)
+            self.mistake(reply, to, about)
         else:
-            self.reply(reply, to)
+            self.reply(reply, to, about)
 
-    def mistake(self, reply: Reply, to: str) -> None:
+    def mistake(self, reply: Reply, to: str, about: Rejected = NOTHING) -> None:
         """Queue a rejection that counts as an error: errors slow the client down, then end it."""
         limits = self._settings.limits
         self._counts.errors += 1
         if 0 < limits.errors <= self._counts.errors:
-            self.reject(replies.TOO_MANY_ERRORS, to)
+            self.reject(replies.TOO_MANY_ERRORS, to, about)
             return
         self.slow = 0 < limits.slow_errors <= self._counts.errors
-        self.reject(reply, to)
+        self.reject(reply, to, about)
 
     def outcome(self, reply: Reply, transaction: Transaction) -> None:
         """Queue the outcome of a message: in LMTP once per recipient (RFC 2033 4.2)."""
         if self._settings.lmtp:
-            self.each([reply] * len(transaction.recipients))
+            self.each([reply] * len(transaction.recipients), transaction)
             return
         if not reply.refuses and self._counts.refusals:
             self._forgive()
-        self.reply(reply, to=".")
+        self.reply(reply, ".", Rejected(transaction) if reply.refuses else NOTHING)
 
-    def each(self, outcomes: Sequence[Reply]) -> None:
+    def each(self, outcomes: Sequence[Reply], transaction: Transaction) -> None:
         """Queue one reply per recipient (LMTP), all of them even if one closes."""
         refusals = [reply for reply in outcomes if reply.refuses]
         wholly = len(refusals) == len(outcomes)
@@ -114,7 +125,7 @@ class Output:
         for reply in outcomes:
             self._queue(reply, to=".")
         if refusals:
-            self._tally.refused(".", refusals[0], wholly=wholly)
+            self._tally.refused(".", refusals[0], Rejected(transaction), wholly=wholly)
             self.over = self.over or any(reply.closes for reply in refusals)
 
     def challenge(self, wire: bytes) -> None:
@@ -163,7 +174,9 @@ class Tally:
     def __init__(self, said: MutableSequence[str | int] | None = None) -> None:
         self.said: MutableSequence[str | int] = deque[str | int](maxlen=0) if said is None else said
 
-    def refused(self, verb: str, reply: Reply, *, wholly: bool = True) -> None:
+    def refused(
+        self, verb: str, reply: Reply, about: Rejected = NOTHING, *, wholly: bool = True
+    ) -> None:
         """Called when a 4xx or 5xx was queued: `verb` is what it answers, as in `Output`.
 
         In LMTP a message may be rejected for some recipients only; then `wholly` is false.

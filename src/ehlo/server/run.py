@@ -430,7 +430,7 @@ def _failure_of(hook: asyncio.Task[SystemExit | None]) -> BaseException | None:
 
 def _log_failure(hook: asyncio.Task[SystemExit | None]) -> None:
     if not hook.cancelled() and (failure := _failure_of(hook)) is not None:
-        log_failure(logger, failure, "on_shutdown failed")
+        log_failure(logger, failure, "on_shutdown failed", users=True)
 
 
 # -- the sockets -----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ehlo import Handler, Message, Peer, Session
+from ehlo import Address, Handler, Message, Peer, Reject, Session
 from ehlo.server.observing.journal import shown
 from support.certificates import Certificates
 from support.logins import plain
@@ -73,11 +73,67 @@ def test_a_queue_id_and_the_first_recipients_are_logged(
 ) -> None:
     running = serve(Queue())
     with running.ready() as client:
-        client.mail(recipients=[f"user{number}@example.com" for number in range(9)])
+        client.mail(recipients=[f"user{number}@example.com" for number in range(12)])
     (event,) = [event for event in of(lines, running) if event["event"] == "message accepted"]
     assert event["queue_id"] == "q-17"
-    assert event["to"] == ",".join(f"<user{number}@example.com>" for number in range(5))
-    assert event["recipients"] == 9
+    assert event["to"] == ",".join(f"<user{number}@example.com>" for number in range(10))
+    assert event["recipients"] == 12
+    assert event["ms"] >= 0
+
+
+class Picky(Handler):
+    """Rejects a sender, a recipient and a message."""
+
+    async def on_mail(self, session: Session, sender: Address, params: object) -> None:
+        if sender.local == "no":
+            raise Reject(550, "5.7.1", "Not from you")
+
+    async def on_rcpt(self, session: Session, recipient: Address, params: object) -> None:
+        if recipient.local == "no":
+            raise Reject(550, "5.1.1", "No such user here")
+
+    async def on_message(self, session: Session, message: Message) -> None:
+        raise Reject(554, "5.7.1", "Not this")
+
+
+def test_a_rejection_names_its_mail(serve: Serve, lines: pytest.LogCaptureFixture) -> None:
+    running = serve(Picky())
+    with running.ready() as client:
+        client.say("MAIL FROM:<no@a.example>")
+        client.say("MAIL FROM:<>")
+        client.say("RCPT TO:<no@b.example>")
+        client.say("RCPT TO:<a..b@c.example>")
+        client.say("RCPT hunter2")
+        for number in range(11):
+            client.say(f"RCPT TO:<user{number}@b.example>")
+        client.say("DATA")
+        client.say("x\r\n.")
+        client.say("DATA")
+    names = ("from", "recipient", "to", "recipients", "size", "verb", "code")
+    rejected = [event for event in of(lines, running) if event["event"] == "rejected"]
+    to = ",".join(f"<user{number}@b.example>" for number in range(10))
+    assert [{name: event[name] for name in names if name in event} for event in rejected] == [
+        {"from": "<no@a.example>", "verb": "MAIL", "code": 550},
+        {"from": "<>", "recipient": "<no@b.example>", "verb": "RCPT", "code": 550},
+        {"from": "<>", "recipient": "<a..b@c.example>", "verb": "RCPT", "code": 501},
+        {"from": "<>", "verb": "RCPT", "code": 501},
+        {"from": "<>", "to": to, "recipients": 11, "size": 3, "verb": "END-OF-DATA", "code": 554},
+        {"verb": "DATA", "code": 503},
+    ]
+    assert "hunter2" not in lines.text
+    assert " verb=RCPT from=<> recipient=<no@b.example> code=550 " in rejected[1]["message"]
+
+
+def test_a_path_that_cannot_be_read_forges_no_field(
+    serve: Serve, lines: pytest.LogCaptureFixture
+) -> None:
+    running = serve(Box())
+    with running.ready() as client:
+        client.say("MAIL FROM:<a@b.example>")
+        client.say(f'RCPT TO:<x"y=\u202e{"z" * 400}@c.example>')
+    (event,) = [event for event in of(lines, running) if event["event"] == "rejected"]
+    assert len(event["recipient"]) == 322
+    assert 'recipient="<x\\"y=\\u202ez' in event["message"]
 
 
 def test_tls_is_logged(

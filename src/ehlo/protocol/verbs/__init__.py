@@ -15,7 +15,7 @@ from ehlo.protocol import events, grammar
 from ehlo.protocol import reply as replies
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.events import NEED_DATA, Event, Waiting
-from ehlo.protocol.output import UNKNOWN
+from ehlo.protocol.output import UNKNOWN, Rejected
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import State
@@ -245,7 +245,8 @@ def _fail(conversation: Conversation, verb: AnyVerb, argument: str, reply: Reply
     """Reject a command that the core does not let pass."""
     now = reply if verb.fail is None else verb.fail(conversation, argument, reply)
     if now is not None:
-        conversation.output.answer(now, to=verb.name)
+        about = Rejected(conversation.transaction, argument)
+        conversation.output.answer(now, verb.name, about)
 
 
 def refusal_of(conversation: Conversation, verb: AnyVerb) -> Reply | None:

@@ -15,6 +15,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 from ehlo.protocol import reply as replies
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.events import BodyDropped, Event
+from ehlo.protocol.output import Rejected
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State
 
@@ -183,7 +184,8 @@ def reject(
     assert question.reject is not None  # noqa: S101  a row with an event has it
     outcome = question.reject(conversation, subject, answer)
     if isinstance(outcome, Reply):
-        conversation.output.reply(outcome, question.name)
+        about = Rejected(conversation.transaction, subject)
+        conversation.output.reply(outcome, question.name, about)
         return None
     return outcome and take(conversation, *outcome)
 

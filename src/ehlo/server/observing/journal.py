@@ -17,13 +17,14 @@ from typing import Final
 from ehlo.message import Message
 from ehlo.net import Peer
 from ehlo.protocol import reply as replies
+from ehlo.protocol.address import Address
 from ehlo.protocol.auth.credentials import (
     CramMD5Credentials,
     PasswordCredentials,
     ProvedCredentials,
 )
 from ehlo.protocol.events import Auth, Secret
-from ehlo.protocol.output import Observer, Tally
+from ehlo.protocol.output import NOTHING, Observer, Rejected, Tally
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import Transaction
 from ehlo.server.observing.failures import escaped, log_failure
@@ -40,7 +41,10 @@ _transcript = logging.getLogger("ehlo.transcript")
 
 _PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]+")  # ASCII without space, quote, backslash and "="
 _MOST_CLAIMED: Final = 100  # characters of a name that may be anybody's
-_MOST_NAMED: Final = 5  # recipients; the count tells of the others
+_MOST_NAMED: Final = 10  # recipients; the count tells of the others
+# The argument of MAIL or RCPT: only what follows FROM: or TO: can be no password
+_CLAIMED_PATH: Final = re.compile(r"(?:FROM|TO):\s*<?([^<>\s]*)", re.IGNORECASE)
+_LONGEST_PATH: Final = 320  # characters
 _VERBS: Final = {"": "-", ".": "END-OF-DATA"}
 _QUEUED_AS: Final = replies.queued_as("").text
 
@@ -72,13 +76,14 @@ def about(logger: logging.Logger, session_id: str) -> logging.LoggerAdapter[logg
     return _About(logger, {"session": session_id})
 
 
-def _write(
+def note(
     logger: logging.Logger,
     event: str,
     fields: Mapping[str, object],
     level: int = logging.INFO,
     error: BaseException | None = None,
 ) -> None:
+    """Log an event with its fields; those that are `None` are left out."""
     if not logger.isEnabledFor(level):
         return
     present = {name: value for name, value in fields.items() if value is not None}
@@ -94,18 +99,18 @@ def turned_away(stats: Stats, peer: Peer, reason: str, why: str = "") -> None:
     """Log a connection that got no session. `reason` is one of a few, `why` has the details."""
     stats.turned_away[reason] += 1
     fields = {"peer": str(peer), "reason": reason, "why": why or None}
-    _write(_connection, "connection rejected", fields)
+    note(_connection, "connection rejected", fields)
 
 
 def reloaded(what: str, **fields: object) -> None:
     """Log that something was reloaded, and is in use now."""
-    _write(_server, "reloaded", {"what": what, **fields})
+    note(_server, "reloaded", {"what": what, **fields})
 
 
 def reload_failed(what: str, reason: str, error: BaseException | None = None) -> None:
     """Log that something could not be reloaded; with `error`, its traceback follows."""
     fields = {"what": what, "reason": reason, "in_use": "previous"}
-    _write(_server, "reload failed", fields, logging.ERROR, error)
+    note(_server, "reload failed", fields, logging.ERROR, error)
 
 
 def observer_of(
@@ -140,7 +145,8 @@ def observer_of(
             try:
                 callback(peer, verb, line)
             except (Exception, SystemExit) as error:  # noqa: BLE001  it must not end the session
-                log_failure(about(_transcript, session_id), error, "log_%s failed", direction)
+                log = about(_transcript, session_id)
+                log_failure(log, error, "log_%s failed", direction, users=True)
 
     return observe
 
@@ -163,7 +169,7 @@ class Journal(Tally):
         self.took: float = 0.0  # the last hook, in seconds
 
     def _log(self, logger: logging.Logger, event: str, **fields: object) -> None:
-        _write(logger, event, {"session": self.session_id, "peer": str(self.peer), **fields})
+        note(logger, event, {"session": self.session_id, "peer": str(self.peer), **fields})
 
     # -- the connection --------------------------------------------------------------------------
 
@@ -232,7 +238,8 @@ class Journal(Tally):
 
     def failed(self, error: Exception) -> None:
         """Called when a parser or a mechanism of the user has failed."""
-        log_failure(about(_handler, self.session_id), error.__cause__ or error, "%s", error)
+        log = about(_handler, self.session_id)
+        log_failure(log, error.__cause__ or error, "%s", error, users=True)
 
     def hook_ended(self, hook: str, asked: float) -> None:
         """Called when a hook has returned or raised; `asked` is when it was called, monotonic."""
@@ -258,13 +265,10 @@ class Journal(Tally):
         stats.message_bytes.values.append(size)
         if not stats.logs_messages:
             return
-        recipients = transaction.recipients
         fields: dict[str, object] = {
             "message_id": None if message is None else message.id,
             "queue_id": _queue_id(answer),
-            "from": f"<{transaction.sender}>",
-            "to": ",".join(f"<{each}>" for each in recipients[:_MOST_NAMED]),
-            "recipients": len(recipients),
+            **_envelope(transaction),
             "rejected": rejected or None,
             "size": size,
             "tls": _version(session),
@@ -292,7 +296,9 @@ class Journal(Tally):
         self._stats.logins[f"{mechanism} abandoned"] += 1
         self._log(_login, "login abandoned", mechanism=mechanism)
 
-    def refused(self, verb: str, reply: Reply, *, wholly: bool = True) -> None:
+    def refused(
+        self, verb: str, reply: Reply, about: Rejected = NOTHING, *, wholly: bool = True
+    ) -> None:
         """Called when a 4xx or 5xx is sent, by the core or for a hook."""
         verb = _VERBS.get(verb, verb)
         reason = reason_of(reply)
@@ -303,11 +309,44 @@ class Journal(Tally):
         if not (logged and verb == "AUTH"):
             shared = {"code": reply.code, "enhanced": reply.enhanced, "reason": reason}
             text = reply.text.replace("\n", " ")
-            self._log(_refusal, "rejected", verb=verb, **shared, text=text)
+            if _refusal.isEnabledFor(logging.INFO):
+                mail = _rejected_mail(verb, about)
+                self._log(_refusal, "rejected", verb=verb, **mail, **shared, text=text)
 
 
 def _version(session: Session) -> str | None:
     return None if session.tls is None else session.tls.version
+
+
+def _envelope(transaction: Transaction) -> dict[str, object]:
+    """The sender, the first recipients, and their number."""
+    recipients = transaction.recipients
+    return {
+        "from": f"<{transaction.sender}>",
+        "to": ",".join(f"<{each}>" for each in recipients[:_MOST_NAMED]),
+        "recipients": len(recipients),
+    }
+
+
+def _rejected_mail(verb: str, about: Rejected) -> dict[str, object]:
+    """The fields of a rejected command that say which mail it is about."""
+    transaction, path = about
+    if verb == "MAIL":
+        return {"from": _path(path)}
+    if transaction is None:
+        return {}
+    if verb == "RCPT":
+        return {"from": f"<{transaction.sender}>", "recipient": _path(path)}
+    size = transaction.size if verb == "END-OF-DATA" else None
+    return {**_envelope(transaction), "size": size}
+
+
+def _path(path: object) -> str | None:
+    """The path of MAIL or RCPT as `<address>`; of an argument that is none, what may be one."""
+    if isinstance(path, Address):
+        return f"<{path}>"
+    match = _CLAIMED_PATH.match(path) if isinstance(path, str) else None
+    return None if match is None else f"<{match[1][:_LONGEST_PATH]}>"
 
 
 def _rejected(answer: Reply | Sequence[Reply | None]) -> int:

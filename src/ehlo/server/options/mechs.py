@@ -71,7 +71,10 @@ def offered_mechanisms(
         )
     unknown = switched.keys() - MECHANISMS.keys()
     if unknown:
-        raise ValueError(f"auth_mechs: unknown mechanism: {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"auth_mechs: unknown mechanism: {', '.join(sorted(unknown))}; "
+            f"there are {', '.join(MECHANISMS)}"
+        )
     for name in sorted(name for name, on in switched.items() if on):
         _check_switched_on(name, served, tls)
     _check_own(own, served)

@@ -37,7 +37,9 @@ def find(user: str) -> SystemUser:
         entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
         gid = _group(group) if group else entry.pw_gid
     except KeyError:
-        raise ValueError(f"user: no such user or group: {user!r}") from None
+        raise ValueError(
+            f"user: no such user or group: {user!r}; name one of this machine"
+        ) from None
     if entry.pw_uid == 0 or gid == 0:
         raise ValueError(f"user: {user!r} has the user or group of root; name another account")
     groups = os.getgrouplist(entry.pw_name, gid)

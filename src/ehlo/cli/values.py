@@ -1,0 +1,247 @@
+"""Values on the command line: each type says what is wrong with a value, and what to write."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from ehlo.net import parse_address
+from ehlo.server.options.config import bytes_of
+
+if TYPE_CHECKING:
+    _Type = click.ParamType[object]  # generic in the newest click only
+else:
+    _Type = click.ParamType
+
+_LONGEST: Final = 200  # characters of a value that are shown
+
+
+class WrongValueError(click.BadParameter):
+    """Raised for a value that an option cannot have; the message begins with the value."""
+
+
+def wrong_value(
+    value: object, what: str, param: click.Parameter | None, ctx: click.Context | None
+) -> WrongValueError:
+    """Return the error for a value; `what` is what is wrong, and what to do."""
+    text = str(value)
+    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return WrongValueError(f"{shown or repr('')}: {what}", ctx, param)
+
+
+class Value(_Type):
+    """Converts the text of an option's value. Derive from it."""
+
+
+class AddressText(Value):
+    """Checks an address to listen on."""
+
+    name = "ADDRESS"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """Return the text of the address."""
+        text = str(value)
+        try:
+            parse_address(text)
+        except ValueError:
+            raise wrong_value(text, _advice_on(text), param, ctx) from None
+        return text
+
+
+def _advice_on(text: str) -> str:
+    if text.startswith("fd:"):
+        return "not a file descriptor; write fd:3"
+    if text.startswith("unix:"):
+        return "path missing, e.g. unix:/run/ehlo.sock"
+    if text.isdigit():
+        return f"host missing, e.g. 127.0.0.1:{text} (or --port {text})"
+    host, colon, port = text.rpartition(":")
+    if text.count(":") > 1 and not host.endswith("]"):
+        return "an IPv6 address needs brackets, e.g. [::1]:1025"
+    if not colon:
+        return f"port missing, e.g. {text if _is_host(text) else '127.0.0.1'}:1025"
+    if not port:
+        return f"port missing, e.g. {text}1025"
+    if not (port.isdigit() and int(port) <= 65_535):
+        return "the port must be a number from 0 to 65535, e.g. 127.0.0.1:1025"
+    return "not an address; write host:port, :port, [v6]:port or unix:/path"
+
+
+def _is_host(text: str) -> bool:
+    return re.fullmatch(r"[\w.-]{1,253}", text, re.ASCII) is not None
+
+
+class Number(Value):
+    """Converts a whole number."""
+
+    name = "NUMBER"
+
+    def __init__(self, least: int | None = None, most: int | None = None) -> None:
+        self.least = least
+        self.most = most
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """Return the number."""
+        text = str(value).strip()
+        if re.fullmatch(r"[+-]?\d+", text, re.ASCII) is None or len(text) > 20:
+            raise wrong_value(value, "not a whole number; write digits only", param, ctx)
+        number = int(text)
+        low, high = self.least, self.most
+        if (low is not None and number < low) or (high is not None and number > high):
+            bound = f"from {low} to {high}" if high is not None else f"that is {low} or more"
+            raise wrong_value(value, f"out of range; write a number {bound}", param, ctx)
+        return number
+
+
+class Size(Value):
+    """Converts a number of bytes: `1000000`, `10M`, `64 KiB`."""
+
+    name = "SIZE"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """Return the number of bytes."""
+        try:
+            return bytes_of(str(value))
+        except ValueError:
+            what = "not a size; write bytes, or a number with k, M or G, e.g. 10M"
+            raise wrong_value(value, what, param, ctx) from None
+
+
+class Seconds(Value):
+    """Converts a number of seconds."""
+
+    name = "SECONDS"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """Return the number."""
+        try:
+            return float(str(value))
+        except ValueError:
+            what = "not a number of seconds; write one, e.g. 30 or 0.5"
+            raise wrong_value(value, what, param, ctx) from None
+
+
+class YesNo(click.types.BoolParamType):
+    """Converts the value of a switch, which only the environment has."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        """Return whether it is on."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            what = "neither yes nor no; write 1 or 0"
+            raise wrong_value(value, what, param, ctx) from None
+
+
+class Choice(Value):
+    """Converts one of the choices, or the old name of one."""
+
+    name = "choice"
+
+    def __init__(self, choices: Sequence[str], old: Mapping[str, str]) -> None:
+        self.choices = choices
+        self.old = old
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """Return the choice."""
+        chosen = self.old.get(str(value), str(value))
+        if chosen not in self.choices:
+            raise wrong_value(value, f"not a choice; write {either(self.choices)}", param, ctx)
+        return chosen
+
+
+class Switch(Value):
+    """Converts `NAME=on` and `NAME=off`; with `text`, also `NAME=TEXT`."""
+
+    def __init__(self, *, text: bool) -> None:
+        self.text = text
+        self.name = "NAME=on|off|TEXT" if text else "NAME=on|off"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, bool | str]:
+        """Return the name and the state."""
+        if isinstance(value, tuple):
+            return value
+        name, _, state = str(value).partition("=")
+        if name and state.lower() in ("on", "off"):
+            return name, state.lower() == "on"
+        if not name or not state or not self.text:
+            more = " or NAME=TEXT" if self.text else ""
+            what = f"neither on nor off; write {name or 'NAME'}=on or {name or 'NAME'}=off{more}"
+            raise wrong_value(
+                value, what.replace("NAME=TEXT", f"{name or 'NAME'}=TEXT"), param, ctx
+            )
+        return name, state
+
+
+class ReadableFile(Value):
+    """Checks that a file can be read."""
+
+    name = "FILE"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """Return the path."""
+        path = str(value)
+        try:
+            is_directory = stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116  a path of any form
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise wrong_value(path, f"{_lower(reason)}; check the path", param, ctx) from None
+        if is_directory:
+            raise wrong_value(path, "a directory; give a file", param, ctx)
+        if not os.access(path, os.R_OK):
+            what = "permission denied; make it readable for this user"
+            raise wrong_value(path, what, param, ctx)
+        return path
+
+
+class Directory(Value):
+    """Checks that there is a directory, and with `for_files` that files can be made in it."""
+
+    name = "DIR"
+
+    def __init__(self, *, for_files: bool) -> None:
+        self.for_files = for_files
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """Return the path."""
+        path = str(value)
+        if not os.path.exists(path):  # noqa: PTH110  a path of any form
+            what = f"make it: mkdir {path}" if self.for_files else "check the path"
+            raise wrong_value(path, f"no such directory; {what}", param, ctx)
+        if not os.path.isdir(path):  # noqa: PTH112  as above
+            raise wrong_value(path, "not a directory; give one", param, ctx)
+        if self.for_files and not os.access(path, os.W_OK | os.X_OK):
+            what = "no files can be made in it; give a directory that this user may write to"
+            raise wrong_value(path, what, param, ctx)
+        return path
+
+
+def either(choices: Sequence[str]) -> str:
+    """Return the choices as part of a sentence: `a`, `a or b`, `a, b or c`."""
+    *others, last = choices
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
