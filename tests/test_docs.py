@@ -147,7 +147,7 @@ def test_the_table_of_events_has_every_event() -> None:
     page = (ROOT / "docs" / "logging.md").read_text()
     source = (ROOT / "src/ehlo/server/observing/journal.py").read_text()
     events = {
-        call.args[1].value
+        str(call.args[1].value)
         for call in ast.walk(ast.parse(source))
         if isinstance(call, ast.Call) and ast.unparse(call.func) in ("note", "self._log")
         if isinstance(call.args[1], ast.Constant)
