@@ -27,7 +27,7 @@ from ehlo.session import Session
 
 T = TypeVar("T")
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 @dataclass(slots=True, eq=False)

@@ -194,9 +194,9 @@ class Exchange:
         self._steps = steps_of(mechanism.run(initial, context))
         self._failed = failed  # called with a `MechanismError`
         self._rejection: Reply | None = None  # sent once the client has answered a last challenge
-        self.username = ""
+        self.username: str = ""
         """The user whose secret the mechanism has asked for."""
-        self.undecided = False
+        self.undecided: bool = False
         """Whether a secret or a step was waited for, and the login is neither accepted nor
         rejected."""
         self.decision: Reply | None = None
