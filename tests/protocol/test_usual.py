@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ehlo.protocol import events
@@ -60,8 +62,9 @@ def test_the_last_packet_of_a_client_that_has_ended_is_answered_and_ends_the_ses
 def test_a_packet_may_be_a_bytearray() -> None:
     """As asyncio reads on Windows in some versions; what is kept of it never changes."""
     connection = connect()
+    kind: Any = bytearray
     for packet in ENVELOPE:
-        assert deliver(connection, bytearray(packet)) is NEED_DATA
-    chunk = deliver(connection, bytearray(b"x\r\n.\r\n"))
+        assert deliver(connection, kind(packet)) is NEED_DATA
+    chunk = deliver(connection, kind(b"x\r\n.\r\n"))
     assert chunk == events.BodyChunk(b"x\r\n")
     assert type(connection.next_event()) is events.MessageEnd
