@@ -318,7 +318,8 @@ def test_an_auth_function_gets_each_kind_of_credentials_as_bytes(
     credentials: Credentials, arguments: tuple[object, ...]
 ) -> None:
     seen: list[tuple[Any, ...]] = []
-    identity = auth_hook(seen)(credentials)
+    identity, result = auth_hook(seen)(credentials)
+    assert result is True
     assert seen == [(Peer("192.0.2.1", 25), *arguments)]
     assert identity.encode(errors="surrogateescape") == arguments[1]
 
@@ -603,7 +604,7 @@ def test_a_def_function_of_two_parameters_that_returns_a_coroutine_accepts_no_lo
     running = serve(function("def"), auth_handler=check, auth_mechs=OPEN)
     with running.ready() as client:
         assert client.say(plain("alice", "wonder")).startswith("454 4.7.0 ")
-    assert "write it as async def" in caplog.text
+    assert "write the function as async def" in caplog.text
 
 
 def two(username: str, password: str) -> bool:

@@ -207,6 +207,18 @@ def test_what_is_read_before_a_spool_changes_nothing_in_it(tmp_path: Path) -> No
     assert file.read() == b"headbody"
 
 
+def test_a_body_on_a_full_disk_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mail, pwrite = spooled(tmp_path, CHUNKS), os.pwrite
+
+    def full(file: int, data: bytes, offset: int) -> int:
+        if data:
+            raise OSError(28, "No space left on device")
+        return pwrite(file, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    assert mail.data == TRACE + BODY
+
+
 def test_a_spooled_file_reads_across_its_head(tmp_path: Path) -> None:
     spool = Spool(str(tmp_path))
     spool.write([b"body"])

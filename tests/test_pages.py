@@ -9,18 +9,17 @@ import smtplib
 import socket
 import sqlite3
 import ssl
-import subprocess
 import sys
 import types
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 
 from ehlo import Message, Peer, Server
 from ehlo.cli.commands import cli
+from ehlo.cli.values import ReadableFile
 from ehlo.passwords.file import PasswordFile
 from support.certificates import Certificates
 from support.pages import (
@@ -32,11 +31,14 @@ from support.pages import (
     a_mail,
     blocks,
     commands,
+    lines_of,
     send,
     shown,
 )
 from support.pages import reader as reader
 from support.passwords import write as write_passwords
+from support.program import Start
+from support.program import start as start
 
 LUNCH = a_mail()
 TO_EVE = a_mail("eve@example.com")
@@ -78,9 +80,30 @@ def test_readme_files_mail(reader: Reader) -> None:
 # -- tutorial ------------------------------------------------------------------------------------
 
 
-def test_tutorial_calls_a_function(reader: Reader, capfd: pytest.CaptureFixture[str]) -> None:
-    reader.serve("tutorial", "app.py", accepts_lunch)
-    assert capfd.readouterr().out == shown("tutorial", "app.py")
+def masked(text: str) -> str:
+    """Return a text without what is different in each run: ids, times, ports, the client's name."""
+    text = re.sub(r"\b[0-9a-f]{8}0{5}1-1\b|EHLO \S+", "#", text.replace(" (Ctrl+C stops it)", ""))
+    return re.sub(r"\d+(\.\d+)?", "#", text)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_tutorial_shows_what_a_server_prints(reader: Reader, start: Start, number: int) -> None:
+    """`ehlo`, and `ehlo serve app.py`, as a program of its own."""
+    found = [block for block in blocks(ROOT / "docs/tutorial.md") if block.language != "python"]
+    sending = [at for at, block in enumerate(found) if "ehlo sendmail" in block.code][number]
+    serving, printed = found[sending - 1].code.split(), found[sending + 1].code
+    reader.save("tutorial", "app.py")
+    options = ("--port", "0", "--log-format", "text")
+    program = start("-m", *serving, *options, cwd=reader.directory, env={"PYTHONUNBUFFERED": "1"})
+    host, port = program.listening()
+    (line,) = lines_of(found[sending].code)
+    assert reader.shell(line, Peer(host, port)).returncode == 0
+    if number:
+        program.err.until("connection closed")
+    assert program.stop() == 0
+    lines = (program.out.text + program.err.text if number else program.out.text).splitlines()
+    lines = [each for each in lines if each and "received SIGTERM" not in each]
+    assert sorted(map(masked, lines)) == sorted(map(masked, filter(None, printed.splitlines())))
 
 
 def test_tutorial_rejects_recipients(reader: Reader) -> None:
@@ -88,6 +111,9 @@ def test_tutorial_rejects_recipients(reader: Reader) -> None:
         assert send(server) == {}
         assert send(server, TO_EVE) == {"eve@example.com": 550}
         assert send(server, TO_ELSEWHERE) == {"carol@example.net": 550}
+        (line,) = lines_of(shown("tutorial", "app.py#2", "sh", "# fails"))
+        done = reader.shell(line, server.addresses[0])
+        assert (done.returncode, done.stderr) == (67, shown("tutorial", "app.py#2"))
 
     reader.serve("tutorial", "app.py#2", served)
 
@@ -324,6 +350,16 @@ def test_forwarding_adds_a_field(reader: Reader) -> None:
         assert send(server, TO_ELSEWHERE) == {"carol@example.net": 550}
     assert received[0].startswith(b"X-Filtered: yes\r\nReceived: ")
     assert b"At noon?" in received[0]
+
+
+def test_forwarding_changes_the_subject(reader: Reader) -> None:
+    received: list[str] = []
+    server = next_server(
+        reader, "forwarding", "tag.py", "NEXT", handler=lambda m: received.append(m.content.subject)
+    )
+    with server.in_thread():
+        assert send(server, a_mail(subject="Grüße")) == {}
+    assert received == ["[List] Grüße"]
 
 
 def test_forwarding_passes_on_rejections(
@@ -661,7 +697,7 @@ def test_deployment_own_loop(reader: Reader, capfd: pytest.CaptureFixture[str]) 
 def test_code_fits_the_width_of_the_site(page: Path) -> None:
     for block in blocks(page):
         if block.language != "text":
-            assert max(map(len, block.code.splitlines())) <= 84, block.code
+            assert max(map(len, block.code.splitlines())) <= 85, block.code
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -700,7 +736,7 @@ COMMANDS = list(commands_of_ehlo())
 
 @pytest.mark.parametrize("words", [words for _, words in COMMANDS], ids=[at for at, _ in COMMANDS])
 def test_commands_of_ehlo_are_valid(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(click.Path, "convert", lambda self, value, param, context: value)
+    monkeypatch.setattr(ReadableFile, "convert", lambda self, value, param, context: value)
     names = [number for number, word in enumerate(words) if word in cli.commands]
     own = words[: names[0]] if names else words
     cli.make_context("ehlo", own)
@@ -708,22 +744,24 @@ def test_commands_of_ehlo_are_valid(words: list[str], monkeypatch: pytest.Monkey
         cli.commands[words[names[0]]].make_context(words[names[0]], words[names[0] + 1 :])
 
 
+SENDS = "ehlo sendmail|curl smtp|^swaks"
 SENDING = [
     pytest.param(block.code, id=f"{page.stem} {number}")
     for page in PAGES
     for number, block in enumerate(blocks(page))
-    if block.language == "sh" and re.search("^ *(curl smtp|swaks)", block.code, re.MULTILINE)
+    if block.language == "sh" and re.search(SENDS, block.code, re.MULTILINE)
 ]
 
 
 @pytest.mark.parametrize("code", SENDING)
 def test_commands_that_send_mail_send_it(
-    code: str, certificates: Certificates, tmp_path: Path
+    code: str, reader: Reader, certificates: Certificates
 ) -> None:
     """Run as they stand, except for the server; a line that says so is rejected."""
-    program = "swaks" if "swaks" in code else "curl"
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is missing")
+    lines = lines_of(code)
+    for program in ("swaks", "curl"):
+        if program in code and shutil.which(program) is None:
+            pytest.skip(f"{program} is missing")
     received: list[Message] = []
 
     def rcpt_handler(remote_addr: Peer, mail_from: str, rcpt_to: str) -> bool:
@@ -731,26 +769,14 @@ def test_commands_that_send_mail_send_it(
 
     server = Server(
         received.append,
-        addr="127.0.0.1:0",
         rcpt_handler=rcpt_handler,
         auth_handler=lambda username, password: username == "alice",
         tls_config=certificates.server(),
     )
-    lines = re.sub(r"(\\|(?<=\|))\n\s*", " ", code).splitlines()
     with server.in_thread():
         for line in lines:
-            host, port = address(server)
-            here = re.sub(
-                r"127\.0\.0\.1:\d+|m(?:x|ail)\.example\.com(?::\d+)?", f"{host}:{port}", line
-            )
-            here = here.replace("--auth-user alice", "--auth-user alice --auth-password wonderland")
-            done = subprocess.run(
-                ["bash", "-o", "pipefail", "-c", here],
-                cwd=tmp_path,
-                capture_output=True,
-                timeout=DEADLINE,
-                encoding="utf-8",
-            )
+            login = "--auth-user alice --auth-password wonderland"
+            done = reader.shell(line.replace("--auth-user alice", login), server.addresses[0])
             rejected = "# fails" in line or "# must be rejected" in line
             assert (done.returncode != 0) is rejected, done.stdout + done.stderr
     assert len(received) == len(lines) - len(re.findall("# fails|# must be rejected", code))

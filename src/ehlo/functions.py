@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ehlo.handler import (
     Callbacks,
@@ -13,7 +12,6 @@ from ehlo.handler import (
     Origin,
     check_call,
     is_async,
-    name_of,
     place_of,
 )
 from ehlo.message import Message
@@ -152,34 +150,26 @@ def _form_of(option: str, function: _Function, forms: _Forms) -> int:
     )
 
 
+class Checked(NamedTuple):
+    """The result of an auth function, and the user name that it was asked about."""
+
+    username: str
+    result: object
+
+
 def _on_auth(function: AuthFunction) -> _Function:
     if _takes_password(function):
-        return _adapted(function, _password_of, partial(_identity, function))
+        return _adapted(function, _password_of, lambda result, asked: Checked(asked[0], result))
 
     def arguments(session: Session, credentials: Credentials) -> _Arguments | None:
         login = _login_of(credentials)
         return None if login is None else (session.peer, *login)
 
-    def identity(accepted: object, asked: _Arguments) -> str | None:
+    def checked(result: object, asked: _Arguments) -> Checked:
         username: bytes = asked[2]
-        return _identity(function, accepted, (username.decode(errors="surrogateescape"),))
+        return Checked(username.decode(errors="surrogateescape"), result)
 
-    return _adapted(function, arguments, identity)
-
-
-def _identity(function: AuthFunction, accepted: object, asked: _Arguments) -> str | None:
-    """Return the user name, which is the first argument, if the function has accepted it."""
-    if accepted is True:
-        username: str = asked[0]
-        return username
-    if accepted is False or accepted is None:
-        return None
-    kind = type(accepted).__name__
-    if inspect.isawaitable(accepted):
-        kind = f"an awaitable ({kind}); write it as async def"
-        if inspect.iscoroutine(accepted):
-            accepted.close()
-    raise TypeError(f"auth_handler ({name_of(function)}) returned {kind}; return True or False")
+    return _adapted(function, arguments, checked)
 
 
 def _adapted(

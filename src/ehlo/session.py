@@ -143,9 +143,9 @@ class Session:
         self._conversation = conversation
         self.id = session_id
         """The unique id of the session, also in the log and in message ids."""
-        self.peer = peer
+        self.peer: Peer = peer
         """The client's address."""
-        self.local = local
+        self.local: Peer = local
         """The server's address that the client connected to."""
         self.proxy = proxy
         """The PROXY header of the connection; `None` without one."""
@@ -153,7 +153,7 @@ class Session:
         """The TLS handshake of the connection; `None` in plaintext."""
         self.user: str | None = None
         """The identity of the client after a login; `None` before."""
-        self.rdns = ""
+        self.rdns: str = ""
         """The client's name by reverse DNS (option `reverse_dns`); `""` until it is known."""
         self._ends: tuple[Peer, Peer] | None = None  # the real peer and local, after XCLIENT
         self._state: SimpleNamespace | None = None

@@ -1,5 +1,6 @@
 """Fixtures: programs, certificates, and a directory with modules to serve."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,18 @@ class place:
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Path:
+def here(tmp_path: Path, modules_in: Callable[[Path], Path]) -> Path:
     """A directory with `app.py` in it, and with modules that cannot be imported."""
+    return modules_in(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def modules_in() -> Callable[[Path], Path]:
+    """Return a function that writes these modules to a directory."""
+    return write_modules
+
+
+def write_modules(directory: Path) -> Path:
     modules = {
         "app": APP,
         "broken": "1/0\n",
@@ -69,5 +80,5 @@ def here(tmp_path: Path) -> Path:
         "chatty": 'import logging; logging.basicConfig(format="own format: %(message)s")\n' + APP,
     }
     for name, text in modules.items():
-        (tmp_path / f"{name}.py").write_text(text)
-    return tmp_path
+        (directory / f"{name}.py").write_text(text)
+    return directory

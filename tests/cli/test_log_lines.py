@@ -102,7 +102,7 @@ def test_every_line_about_a_session_has_its_id(program: Program) -> None:
     assert [line["message"] for line in errors] == [
         f"session {session}: mechanism X-FAILS failed",
         f"session {session}: the parser of XLEN failed",
-        f"session {session}: on_message failed",
+        f"session {session}: on_message (app.Handler.on_message) failed",
     ]
     causes = ["a mechanism that fails", "has no len()", "a bug"]
     for line, cause in zip(errors, causes, strict=True):

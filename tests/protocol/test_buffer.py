@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ehlo.protocol.buffer import Buffer
+import pytest
+
+from ehlo.protocol.buffer import Buffer, find_dot
 
 
 def fed(*pieces: bytes) -> Buffer:
@@ -137,3 +139,26 @@ def test_a_small_read_is_copied_when_it_is_taken() -> None:
         taken = buffer.take(size)
         assert taken == read
         assert (taken is not read) == copied
+
+
+@pytest.mark.parametrize("size", [0, 5_000])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"",
+        b".",
+        b"\r\n.",
+        b".\r\n.\r\n",
+        b"\n.\r.x.\r\n\r\n..",
+        b"a.b" * 40,
+        b"a.b" * 49 + b"\r\n.",
+        b"a.b" * 50 + b"\r\n.",
+        b"a.b" * 60 + b"\r\n.\r\n.",
+    ],
+)
+def test_the_first_dot_of_a_line_is_found_in_few_and_in_many_bytes(rest: bytes, size: int) -> None:
+    data = b"x" * size + rest
+    for start in (0, size // 10, size // 2):
+        assert find_dot(data, start) == data.find(b"\r\n.", start)
+    assert find_dot(b"\r\n." + data) == 0
+    assert find_dot(b"\r\n." + data, 1) == (b"\r\n." + data).find(b"\r\n.", 1)

@@ -9,8 +9,15 @@ import pytest
 from ehlo.protocol import events
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import Address
-from ehlo.protocol.auth.credentials import ProvedCredentials
-from ehlo.protocol.auth.mechanism import AuthContext, Mechanism, MechanismError, SecretWanted, Steps
+from ehlo.protocol.auth.credentials import PasswordCredentials, ProvedCredentials
+from ehlo.protocol.auth.mechanism import (
+    AsyncSteps,
+    AuthContext,
+    Mechanism,
+    MechanismError,
+    SecretWanted,
+    Steps,
+)
 from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.conversation import Admission
@@ -22,6 +29,9 @@ from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, State
 from ehlo.protocol.verbs import QUESTIONS
 from support.dialogue import CorePlayer, Rules
+from support.ways import deliver
+
+pytestmark = pytest.mark.usefixtures("way")
 
 ENVELOPE = b"HELO c\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\n"
 
@@ -37,9 +47,9 @@ def connect(settings: Settings | None = None) -> Connection:
 
 def play(connection: Connection, data: bytes) -> list[Event]:
     """All events that `data` makes; those that ask are accepted."""
-    connection.receive_data(data)
     seen: list[Event] = []
-    while not isinstance(event := connection.next_event(), Waiting):
+    event = deliver(connection, data)
+    while not isinstance(event, Waiting):
         seen.append(event)
         match event:
             case events.Close():
@@ -50,6 +60,7 @@ def play(connection: Connection, data: bytes) -> list[Event]:
                 pass
             case _:
                 connection.reply()
+        event = connection.next_event()
     return seen
 
 
@@ -709,6 +720,80 @@ def test_a_further_mechanism_is_the_same_login_until_that_is_forgotten() -> None
     assert counts.failed_logins == 4
     counts.add_failed_login("tim", "PLAIN")
     assert counts.failed_logins == 5
+
+
+# -- steps of a mechanism that are awaited -------------------------------------------------------
+
+
+def asked_for_a_step() -> tuple[Connection, events.LoginStep]:
+    async def run(initial: bytes | None, _context: AuthContext) -> AsyncSteps:
+        response = (yield b"pin?") if initial is None else initial
+        if not (yield PasswordCredentials("tim", response.decode(), mechanism="X-PIN")):
+            yield b"no"
+
+    settings = Settings(mechanisms={"X-PIN": Mechanism("X-PIN", run, needs_tls=False)})
+    connection = connect(settings)
+    connection.receive_data(b"HELO c\r\nAUTH X-PIN MQ==\r\nNOOP\r\n")
+    connection.next_event()
+    connection.reply()
+    connection.data_to_send()
+    return connection, step_of(connection)
+
+
+def step_of(connection: Connection, *, last: bool = False) -> events.LoginStep:
+    event = connection.next_event()
+    assert isinstance(event, events.LoginStep)
+    assert (event.mechanism, event.username, event.last) == ("X-PIN", "", last)
+    assert connection.next_event() is PAUSED
+    return event
+
+
+def outcome(event: events.LoginStep) -> object:
+    with pytest.raises(StopIteration) as ended:  # it waits for nothing, and so needs no loop
+        event.proceed().__await__().send(None)
+    return ended.value.value
+
+
+@pytest.mark.parametrize(
+    ("answer", "replies_to_the_client"),
+    [
+        (None, [str(replies.AUTHENTICATED), "250 2.0.0 Ok"]),
+        (Reply(235, "2.7.0", "Welcome"), ["235 2.7.0 Welcome", "250 2.0.0 Ok"]),
+        (
+            replies.BAD_CREDENTIALS,
+            ["334 bm8=", str(replies.BAD_CREDENTIALS)],
+        ),  # NOOP is the response
+        (replies.AUTH_TROUBLE, [str(replies.AUTH_TROUBLE), "250 2.0.0 Ok"]),
+    ],
+)
+def test_a_step_is_awaited_by_the_server(
+    answer: Reply | None, replies_to_the_client: list[str]
+) -> None:
+    connection, step = asked_for_a_step()
+    connection.give_derived(outcome(step))
+    event = connection.next_event()
+    assert event == events.Auth("X-PIN", PasswordCredentials("tim", "1", mechanism="X-PIN"))
+    connection.reply(answer)
+    if answer is not replies.AUTH_TROUBLE:
+        assert said(connection) == []  # the decision waits for the last step
+        connection.give_derived(outcome(step_of(connection, last=True)))
+        with pytest.raises(ProtocolError, match="no secret was asked for"):
+            connection.give_derived(b"")
+    assert connection.next_event() is NEED_DATA
+    assert said(connection) == replies_to_the_client
+    assert connection.counts.failed_logins == (answer is replies.BAD_CREDENTIALS)
+    accepted = answer is None or answer.code == 235
+    assert connection.conversation.authenticated is accepted
+
+
+def test_a_step_that_is_not_awaited_is_a_failure_of_the_server() -> None:
+    connection, _ = asked_for_a_step()
+    connection.reply()
+    event = connection.next_event()
+    assert isinstance(event, events.Auth)
+    connection.reply(replies.BAD_CREDENTIALS)
+    assert connection.next_event() is NEED_DATA
+    assert said(connection) == [str(replies.AUTH_TROUBLE), "250 2.0.0 Ok"]
 
 
 def test_a_secret_may_be_the_end_of_an_exchange() -> None:

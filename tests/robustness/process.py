@@ -38,8 +38,13 @@ class Launched:
         return self.program.process.pid
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the counts and sessions of the server."""
-        return ask(self._control)
+        """Return the counts and sessions of the server, which may be slow to answer under load."""
+        until = time.monotonic() + DEADLINE
+        while True:
+            try:
+                return ask(self._control)
+            except (TimeoutError, ValueError):  # it has closed the connection, or was too slow
+                assert time.monotonic() < until, "no answer"
 
     def wait_until(self, when: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Return the first snapshot for which `when` is true."""

@@ -94,7 +94,7 @@ def test_the_idlest_go_first_when_hardly_a_place_is_free(
         clock.advance(4)
         assert running.sessions == 20
         clock.advance(2)  # now four of them are idle for 11 s
-        assert sum(client.has_heard_nothing() for client in idle) == 2
+        running.wait_until(lambda: sum(client.has_heard_nothing() for client in idle) == 2)
         assert running.sessions == 18  # nine tenths
         assert all(client.say("NOOP") == "250 2.0.0 Ok" for client in others)
         more = [held.enter_context(running.ready()) for _ in range(2)]

@@ -104,7 +104,7 @@ def test_a_log_handler_that_closes_the_server_ends_the_session_within_its_own_st
 
     class Closing(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if "on_vrfy failed" in record.getMessage():
+            if "Failing.on_vrfy) failed" in record.getMessage():
                 running.server.close()
 
     running = serve(Failing())

@@ -475,7 +475,7 @@ def test_a_check_that_fails_is_our_trouble(
     with running.ready() as client:
         assert client.say(plain("alice", "wonder")) == TROUBLE
         assert client.say(plain("nobody", "wonder")) == TROUBLE
-    assert "on_auth failed" in caplog.text
+    assert "on_auth (ehlo.server.logins.Logins.on_auth) failed" in caplog.text
     wait_until(running, lambda: running.runtime.memory.held == 0)
 
 

@@ -141,6 +141,25 @@ def test_a_large_body_is_the_same_on_disk(
     assert running.runtime.memory.held == 0
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("size", [100_000, 6_000_000])
+def test_an_attachment_arrives_with_its_bare_newlines_made_whole(
+    serve: Serve, loop: str, size: int
+) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    handler = Reader()
+    running = serve(handler, loop=loop)
+    clean = b"Subject: x\r\n\r\n" + (b"A" * 76 + b"\r\n") * (size // 78) + b"--end--\r\n"
+    middle = len(clean) // 2
+    bare = clean[:middle] + b"\n" + clean[middle + 1 :]
+    with running.ready() as client:
+        assert send(client, clean) == QUEUED
+        assert send(client, bare) == QUEUED
+    assert handler.bodies == [clean, clean[:middle] + b"\r\n" + clean[middle + 1 :]]
+    assert handler.spooled == 2 * [size > 1_048_576]
+
+
 def test_a_handler_that_streams_holds_next_to_nothing(serve: Serve) -> None:
     handler = Streamer()
     handler.running = running = serve(handler, max_memory=1_500_000, spool_threshold=THRESHOLD)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -33,7 +37,7 @@ def generator() -> Iterator[None]:
 
 
 class Row(NamedTuple):
-    """What a result means: for a hook that is asked, `rcpt_handler`, `on_auth`, `on_message`.
+    """What a result means: for a hook that is asked, and for those that differ.
 
     A mark `!` says that the log has an error, which names the function.
     """
@@ -42,13 +46,14 @@ class Row(NamedTuple):
     rcpt_handler: str
     on_auth: str
     on_message: str
+    auth_handler: str = "trouble!"
 
 
 # A function makes the result, since a coroutine can be used once
 TABLE: dict[str, tuple[Callable[[], object], Row]] = {
-    "None": (lambda: None, Row(YES, "trouble!", NO, YES)),
-    "True": (lambda: True, Row(YES, YES, "trouble!", YES)),
-    "False": (lambda: False, Row(NO, NO, NO, NO)),
+    "None": (lambda: None, Row(YES, "trouble!", NO, YES, NO)),
+    "True": (lambda: True, Row(YES, YES, "trouble!", YES, YES)),
+    "False": (lambda: False, Row(NO, NO, NO, NO, NO)),
     "a Reply 4xx": (lambda: GREYLISTED, Row(SAID, SAID, SAID, SAID)),
     "a Reply 5xx": (lambda: UNKNOWN, Row(SAID, SAID, SAID, SAID)),
     "a Reply 3xx": (lambda: Reply(334), Row("trouble!", "trouble!", "trouble!", "yes!")),
@@ -130,10 +135,13 @@ MOMENTS = {
         "454 4.7.0",
     ),
 }
+MOMENTS["auth_handler"] = MOMENTS["on_auth"]
 OPTIONS: dict[str, dict[str, Any]] = {
     "on_command": {"own_extensions": [ehlo.Extension("XFOO", 0, verbs=("XFOO",))]},
     "on_auth": {"auth_mechs": {"PLAIN": True}, "auth_required": True},
 }
+OPTIONS["auth_handler"] = OPTIONS["on_auth"]
+FUNCTIONS = ("rcpt_handler", "auth_handler")
 HOOKS.setdefault("on_command", 3)
 
 
@@ -147,13 +155,16 @@ def outcome_of(hook: str, row: Row) -> str:
 def asking(serve: Serve, hook: str, kind: str, result: Callable[[], object]) -> Iterator[Client]:
     """Serve with a hook that returns what `result` makes, and connect."""
     options = OPTIONS.get(hook, {})
-    if hook == "rcpt_handler":
-        functions = {
-            "def": lambda _peer, _sender, _recipient: result(),
-            "async def": lambda _peer, _sender, _recipient: result(),
-        }
+    if hook in FUNCTIONS:
+
+        def function(*_: object) -> object:
+            return result()
+
+        async def function_async(*_: object) -> object:
+            return result()
+
         handler: Any = lambda *_: None  # noqa: E731
-        options = {"rcpt_handler": functions[kind]}
+        options = options | {hook: function if kind == "def" else function_async}
     else:
         handler = handler_of(kind, **{hook: lambda *_: result()})
     with serve(handler, **options).client() as client:
@@ -205,7 +216,8 @@ def test_results_of_def_and_of_async_def_mean_the_same(
     serve: Serve, hook: str, kind: str, no_delay: None
 ) -> None:
     moment = MOMENTS[hook]
-    for result, expected in ((False, moment.no), (UNKNOWN, "550")):
+    said = "550" if hook != "auth_handler" else moment.trouble
+    for result, expected in ((False, moment.no), (UNKNOWN, said)):
         with asking(serve, hook, kind, lambda result=result: result) as client:  # type: ignore[misc]
             for command in moment.before:
                 say(client, command)
@@ -239,27 +251,57 @@ def test_the_log_names_the_function_of_the_user(
         assert "what a client sent" not in record.getMessage()
 
 
+def inner(kind: str) -> None:
+    """Fail in the user's own code, in ehlo's, or in a library."""
+    if kind == "own":
+        raise KeyError("x")
+    if kind == "ehlo":
+        Reject(550, "5.1")
+    json.loads("{")
+
+
+def frames_of(record: logging.LogRecord) -> list[str]:
+    """Return the names of the functions in a record's traceback, whose files it has, too."""
+    assert record.exc_info is not None
+    frames = traceback.extract_tb(record.exc_info[2])
+    assert record.exc_text is not None
+    shown = re.findall(r'^  File "(.+)", line \d+, in (.+)$', record.exc_text, re.MULTILINE)
+    assert shown == [(frame.filename, frame.name) for frame in frames]
+    return [frame.name for frame in frames if frame.filename == __file__] + [
+        frame.filename for frame in frames if frame.filename != __file__
+    ]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_exception_is_logged_with_a_traceback_that_ends_in_the_users_file(
-    serve: Serve, kind: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("fails", ["own", "ehlo", "library"])
+@pytest.mark.parametrize("option", ["handler", "rcpt_handler", "auth_handler", "on_mail"])
+def test_the_traceback_of_a_failure_has_the_frames_of_the_user_alone(
+    serve: Serve, kind: str, fails: str, option: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def failing(*_: object) -> None:
-        raise KeyError("x")
+        inner(fails)
 
     async def failing_async(*_: object) -> None:
-        raise KeyError("x")
+        inner(fails)
 
     function: Any = failing if kind == "def" else failing_async
-    with serve(function, rcpt_handler=function).ready() as client:
-        client.say(MAIL)
-        assert client.say(RCPT).startswith("451 4.3.0")
-    (record,) = [record for record in caplog.records if record.name == "ehlo.handler"]
-    assert record.exc_info is not None
-    frame = record.exc_info[2]
-    assert frame is not None
-    while frame.tb_next is not None:
-        frame = frame.tb_next
-    assert frame.tb_frame.f_code.co_filename == __file__
+    options: dict[str, Any] = {"auth_mechs": {"PLAIN": True}} if option == "auth_handler" else {}
+    if option == "on_mail":
+        handler: Any = type("Made", (Handler,), {"on_mail": function, "on_message": function})()
+    else:
+        options = options | {option: function}
+        handler = options.pop("handler", lambda *_: None)
+    with serve(handler, **options).ready() as client:
+        replies = [client.say(each) for each in (plain("alice", "x"), MAIL, RCPT, "DATA", "x\r\n.")]
+    assert [reply for reply in replies if reply.startswith(("451 4.3.0", "454 4.7.0"))]
+    record = next(record for record in caplog.records if record.name == "ehlo.handler")
+    assert f"{option} ({__name__}." in record.getMessage()
+    assert record.getMessage().endswith(f"{function.__name__}) failed")
+    names = [function.__name__, "inner"]
+    frames = frames_of(record)
+    assert frames[:2] == names
+    assert not [name for name in frames[2:] if "ehlo" in Path(name).parts]
+    assert len(frames) == 2 or fails == "library"
 
 
 @pytest.mark.parametrize("text", ["550", "451", "550-a", "4711", "5500 x", "x 550 No", "OK"])
@@ -330,7 +372,7 @@ def test_a_list_that_holds_itself_is_no_rejection(serve: Serve) -> None:
 def test_each_hook_that_answers_has_a_moment_or_its_own_test() -> None:
     hooks = {row.hook for row in verbs.ASKED.values() if row.hook}
     assert hooks <= MOMENTS.keys()
-    assert MEANINGS.keys() - MOMENTS.keys() == {"on_tls", "on_secret"}
+    assert MEANINGS.keys() - MOMENTS.keys() == {"on_tls", "on_secret", "mechanism"}
 
 
 def test_false_from_on_tls_rejects_for_lack_of_security() -> None:

@@ -225,7 +225,7 @@ def test_an_interrupt_of_a_hook_in_a_thread_is_answered_like_any_failure(
     with serve(Interrupts(), loop=loop_name).ready() as client:
         for _ in range(2):
             assert client.mail().startswith("451 4.3.0")
-    assert caplog.text.count("on_message failed") == 2
+    assert caplog.text.count("Interrupts.on_message) failed") == 2
 
 
 def test_an_exit_in_a_callback_of_the_loop_ends_nothing(

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ehlo import Listener, Server
+from ehlo import Listener, Peer, Server
 from support.certificates import Certificates
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "a_mail",
     "blocks",
     "commands",
+    "lines_of",
     "reader",
     "send",
     "shown",
@@ -75,10 +76,15 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a shell, joined where one continues another."""
+    return re.sub(r"(\\|(?<=\|))\n\s*", " ", text).splitlines()
+
+
 def commands(text: str) -> list[list[str]]:
     """Return the commands in lines of a shell, as words; pipes and lists are several commands."""
     found = []
-    for line in re.sub(r"(\\|(?<=\|))\n\s*", " ", text).splitlines():
+    for line in lines_of(text):
         words = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
         words.whitespace_split = True
         for is_sign, group in groupby(words, lambda word: set(word) <= set("|&;<>")):
@@ -90,11 +96,16 @@ def commands(text: str) -> list[list[str]]:
     return found
 
 
-def shown(page: str, name: str, language: str = "text") -> str:
-    """Return the text that a page shows behind a block: what it prints."""
+def shown(page: str, named: str, language: str = "text", containing: str = "") -> str:
+    """Return the text that a page shows behind a block: what it prints.
+
+    `app.py#2` is the second block with the name app.py.
+    """
+    name, _, number = named.partition("#")
     found = _of(page)
-    at = next(number for number, block in enumerate(found) if block.name == name)
-    return next(block.code for block in found[at:] if block.language == language)
+    at = [index for index, block in enumerate(found) if block.name == name][int(number or 1) - 1]
+    behind = (block.code for block in found[at:] if block.language == language)
+    return next(code for code in behind if containing in code)
 
 
 def _of(page: str) -> list[Block]:
@@ -165,6 +176,20 @@ class Reader:
         )
         assert done.returncode == 0, done.stdout
         return done.stdout
+
+    def shell(self, line: str, address: Peer) -> subprocess.CompletedProcess[str]:
+        """Run a line of a page in a shell, with the addresses of the page replaced by `address`."""
+        where = str(address)
+        named = r"127\.0\.0\.1:\d+|m(?:x|ail)\.example\.com(?::\d+)?"
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            ["bash", "-o", "pipefail", "-c", re.sub(named, where, line)],
+            cwd=self.directory,
+            env={**os.environ, "PATH": path, "EHLO_SMTP": where},
+            capture_output=True,
+            timeout=DEADLINE,
+            encoding="utf-8",
+        )
 
     def pytest(self) -> str:
         """Run pytest in the directory; return what it prints. All tests must pass."""

@@ -39,6 +39,7 @@ from ehlo.cli.running import checked, run, run_parent
 from ehlo.cli.sendmail import sendmail
 from ehlo.cli.top import top
 from ehlo.net import INHERITED, ListenAddresses, Peer, addresses_of, parse_address
+from ehlo.server.observing.failures import from_users_frame, traceback_of
 from ehlo.server.options.config import Options
 from ehlo.server.server import Server
 from ehlo.server.system import machine
@@ -57,11 +58,14 @@ _SETTINGS: dict[str, object] = {
     "max_content_width": 80,
 }
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code. Raises what the user's module raises."""
+    """Run the command line and return its exit code; 1 after an exception of the user's module.
+
+    Its traceback, which is printed, begins in the user's code.
+    """
     machine.open_standard_files()
     if sys.stdin is None:
         sys.stdin = open(0)  # noqa: SIM115  as long as the process lives
@@ -72,6 +76,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         wrong.report(error)
         return error.exit_code
+    except Exception as error:  # noqa: BLE001  the user's, whatever it is
+        from_users_frame(error)
+        click.echo(traceback_of(error), err=True)
+        return 1
     return code if isinstance(code, int) else 0
 
 

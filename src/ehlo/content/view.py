@@ -69,7 +69,7 @@ class Content:
 
     def __init__(self, message: bytes) -> None:
         self._message = message
-        self.root = parse_message(message)
+        self.root: Part = parse_message(message)
         """The parts of the message, with their offsets."""
         self._readings, others = _read_parts(self.root)
         self.attachments: Sequence[Attachment] = [_attachment(message, part) for part in others]

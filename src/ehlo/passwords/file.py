@@ -39,7 +39,7 @@ _MOST_WAIT = 15.0  # seconds for another writer, who needs a moment
 _LOG_EVERY = 60.0  # seconds between two log lines about the same error
 _YOUNG = 2_000_000_000  # nanoseconds; no file system has timestamps coarser than this
 
-logger = logging.getLogger("ehlo.passwords")
+logger: logging.Logger = logging.getLogger("ehlo.passwords")
 
 
 class PasswordFile:
@@ -68,7 +68,7 @@ class PasswordFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
         """The path of the file, as it was given."""
         self._lock = threading.Lock()
         self._users: UserTable | None = None

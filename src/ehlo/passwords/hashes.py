@@ -101,8 +101,12 @@ class ScryptHash(SaltedHash):
     FORM = re.compile(
         rf"\$scrypt\$ln=([0-9]{{1,2}}),r=([0-9]{{1,6}}),p=([0-9]{{1,6}})\$({_WORD})\$({_WORD})"
     )
-    WORD = "$scrypt$ln=%d,r=%d,p=%d"
-    DEFAULT = (15, 8, 3)  # the strength that OWASP recommends, in 32 MiB of memory
+    WORD: ClassVar[str] = "$scrypt$ln=%d,r=%d,p=%d"
+    DEFAULT: ClassVar[tuple[int, int, int]] = (
+        15,
+        8,
+        3,
+    )  # the strength that OWASP recommends, in 32 MiB of memory
 
     def check_costs(self) -> None:
         """Raise `ValueError` for costs out of bounds."""
@@ -134,8 +138,12 @@ class Argon2Hash(SaltedHash):
         rf"\$argon2id\$v=19\$m=([0-9]{{1,9}}),t=([0-9]{{1,6}}),p=([0-9]{{1,6}})"
         rf"\$({_WORD})\$({_WORD})"
     )
-    WORD = "$argon2id$v=19$m=%d,t=%d,p=%d"
-    DEFAULT = (65_536, 3, 1)  # RFC 9106 4's second choice, but in one lane for one thread
+    WORD: ClassVar[str] = "$argon2id$v=19$m=%d,t=%d,p=%d"
+    DEFAULT: ClassVar[tuple[int, int, int]] = (
+        65_536,
+        3,
+        1,
+    )  # RFC 9106 4's second choice, but in one lane for one thread
 
     def check_costs(self) -> None:
         """Raise `ValueError` for costs out of bounds, or if argon2-cffi is not installed."""

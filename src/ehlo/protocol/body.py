@@ -13,7 +13,7 @@ import io
 import re
 from typing import Final, Literal
 
-from ehlo.protocol.buffer import Buffer
+from ehlo.protocol.buffer import Buffer, find_dot
 from ehlo.protocol.reply import Reply
 
 
@@ -59,7 +59,7 @@ class DataReader:
     __slots__ = ("_ended", "at_start")
 
     def __init__(self) -> None:
-        self.at_start = True  # the CRLF before the first line is the command's own
+        self.at_start: bool = True  # the CRLF before the first line is the command's own
         self._ended = False
 
     def read(self, buffer: Buffer) -> bytes | Literal[End.END] | None:
@@ -109,10 +109,10 @@ class ChunkReader:
     __slots__ = ("_left", "count", "failed", "last", "size")
 
     def __init__(self) -> None:
-        self.count = 0  # of chunks
-        self.size = 0  # of the chunk under way
-        self.last = False  # whether that is the last one
-        self.failed = False  # a chunk was rejected, and so are all after it
+        self.count: int = 0  # of chunks
+        self.size: int = 0  # of the chunk under way
+        self.last: bool = False  # whether that is the last one
+        self.failed: bool = False  # a chunk was rejected, and so are all after it
         self._left = 0
 
     def begin(self, size: int, *, last: bool) -> None:
@@ -138,8 +138,8 @@ class Skipper:
     __slots__ = ("_left", "last", "refusal")
 
     def __init__(self, size: int, refusal: Reply, *, last: bool) -> None:
-        self.refusal = refusal
-        self.last = last
+        self.refusal: Reply = refusal
+        self.last: bool = last
         self._left = size
 
     def read(self, buffer: Buffer) -> Literal[End.END] | None:
@@ -156,7 +156,7 @@ def whole(packet: bytes) -> bytes | None:
     Such a dot would have to be dropped.
     """
     end = len(packet) - 3
-    if packet.find(b"\r\n.") != end - 2 or packet[0] == _DOT or packet[end:] != b".\r\n":
+    if packet[-5:] != b"\r\n.\r\n" or find_dot(packet) != end - 2 or packet[0] == _DOT:
         return None
     return packet[:end]
 

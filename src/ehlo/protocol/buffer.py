@@ -12,6 +12,7 @@ from typing import Final
 
 _SMALL: Final = 4_096  # bytes of a block that may be kept for a part of it
 _COPIED: Final = 16_384  # bytes of a read that may take a page of memory more than they are
+_HOPPED: Final = 4_096  # bytes; in more, dots are looked for one by one
 _HOPS: Final = 50  # from dot to dot
 
 
@@ -21,7 +22,7 @@ class Buffer:
     __slots__ = ("_cut", "_data", "_pos", "_scanned", "empty")
 
     def __init__(self) -> None:
-        self.empty = True  # nothing is left to read, and no line has begun
+        self.empty: bool = True  # nothing is left to read, and no line has begun
         self._data: bytes | bytearray = b""
         self._pos = 0  # all before it has been taken
         self._scanned = 0  # no line end between _pos and here
@@ -146,14 +147,16 @@ class Buffer:
 def find_dot(data: bytes | bytearray, start: int = 0) -> int:
     """Return where the first CRLF is, at `start` or later, that a dot follows; -1 if none.
 
-    One byte is found many times faster than three (100 KB in 1 us instead of 57), and few large
-    bodies have many dots. If there are many, the three bytes are searched.
+    In large bodies one byte is found many times faster than three (100 KB in 1 us instead of 57),
+    and few have many dots. If there are many, the three bytes are searched.
     """
-    dot = start + 1
-    for _ in range(_HOPS):
-        dot = data.find(b".", dot + 1)
-        if dot < 0:
-            return -1
-        if data[dot - 2 : dot] == b"\r\n":
-            return dot - 2
-    return data.find(b"\r\n.", dot - 2)
+    if len(data) - start > _HOPPED:
+        dot = start + 1
+        for _ in range(_HOPS):
+            dot = data.find(b".", dot + 1)
+            if dot < 0:
+                return -1
+            if data[dot - 2 : dot] == b"\r\n":
+                return dot - 2
+        start = dot - 2
+    return data.find(b"\r\n.", start)

@@ -77,7 +77,7 @@ class Connection:
     ) -> None:
         counts = counts or Counts()
         transcript = Transcript(observer, settings.mechanisms) if observer is not None else None
-        self.conversation = Conversation(
+        self.conversation: Conversation = Conversation(
             settings,
             nonce,
             Output(settings, counts, tally or Tally(), transcript),
@@ -172,21 +172,23 @@ class Connection:
         """
         conversation = self.conversation
         output = conversation.output
-        if self._halted or not conversation.buffer.empty or output.slow or output.over:
+        if self._halted or self._ended or not conversation.buffer.empty:
+            return None
+        if output.slow or output.over or type(packet) is not bytes:
             return None
         if output.transcript is not None or conversation.exchange is not None:
             return None
         reader = conversation.reader
-        if reader is None:
-            found = verbs.hear_usual(conversation, packet)
-            if found is None:  # after a rejection the client may have to wait, or to leave
-                return (
-                    self.next_event()
-                    if conversation.output.slow or conversation.output.over
-                    else NEED_DATA
-                )
-        else:
-            found = mail.hear_body(conversation, reader, packet)
+        if reader is not None:
+            event = mail.hear_body(conversation, reader, packet)
+            if event is not None:  # the question keeps no body: it may be on disk before its answer
+                self._question, self._subject = mail.MESSAGE, event.transaction
+                self._halted = True
+            return event
+        found = verbs.hear_usual(conversation, packet)
+        if found is None:  # after a rejection the client may have to wait, or to leave
+            output = conversation.output
+            return self.next_event() if output.slow or output.over else NEED_DATA
         return None if found is False else self._ask(*found)
 
     def next_event(self) -> Event | Waiting:
@@ -265,7 +267,7 @@ class Connection:
         self._halted = False
         found: Ask | Told = None
         if rejects and answer is not None:
-            reject(self.conversation, question, subject, answer)
+            found = reject(self.conversation, question, subject, answer)
         else:
             found = accept(self.conversation, question, subject, answer)
         if found is not None or question is STARTTLS or self.conversation.output.over:
@@ -303,8 +305,11 @@ class Connection:
         self.give_derived(event.derive(secret))
 
     def give_derived(self, derived: object) -> None:
-        """Pass what `derive` of `events.Secret` has returned. Raises `ProtocolError` as above."""
-        if self._question is not login.SECRET:
+        """Pass what `derive` of `events.Secret`, or `proceed` of `events.LoginStep`, has returned.
+
+        Raises `ProtocolError` as above.
+        """
+        if self._question is not login.SECRET and self._question is not login.STEP:
             raise ProtocolError("no secret was asked for")
         ask = login.give(self.conversation, derived)
         self._answered()

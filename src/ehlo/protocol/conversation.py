@@ -153,13 +153,13 @@ class Conversation:
         self.tls = tls
         self.bindings = bindings
         self.certificate = certificate
-        self.buffer = Buffer()
+        self.buffer: Buffer = Buffer()
         self.output = output
         self.reader: Reader | None = None
         """The reader of the body that is being sent; `None` when commands are read."""
         # What the client has said
         self.state = _GREETING if greet else State.HELLO
-        self.refusal = replies.REFUSED_CONNECTION
+        self.refusal: Reply = replies.REFUSED_CONNECTION
         """The reply to each command but QUIT, once the client is turned away."""
         self.helo = ""
         """The name in HELO, EHLO or LHLO."""

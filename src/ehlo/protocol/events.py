@@ -10,7 +10,7 @@ of them, `MessageEnd`, and one for each command that somebody asks about.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -119,6 +119,20 @@ class Secret(Event):
     mechanism: str
     username: str
     derive: Callable[[object], object] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LoginStep(Event):
+    """A mechanism has a step to await. Answer: `Connection.give_derived`, or a rejection.
+
+    Call and await `proceed`, and give its result. After the `last` step the login ends as it was
+    decided, so that it cannot be rejected.
+    """
+
+    mechanism: str
+    username: str
+    proceed: Callable[[], Awaitable[object]] = field(repr=False, compare=False)
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,12 +58,12 @@ class Output:
         self._counts = counts
         self._tally = tally
         self.transcript = transcript
-        self.said = tally.said
+        self.said: MutableSequence[str | int] = tally.said
         self.wires: list[bytes] = []
         self.let_go = 0  # how many of `wires` were held back long enough
-        self.slow = 0 < settings.limits.slow_errors <= counts.errors  # hold each reply back
-        self.over = False  # the last reply was queued
-        self.linger = False  # the client is still sending
+        self.slow: bool = 0 < settings.limits.slow_errors <= counts.errors  # hold each reply back
+        self.over: bool = False  # the last reply was queued
+        self.linger: bool = False  # the client is still sending
 
     def reply(self, reply: Reply, to: str, about: Rejected = NOTHING) -> None:
         """Queue `reply`, which may be a rejection, then of the mail that it is `about`."""
@@ -172,7 +172,7 @@ class Tally:
     __slots__ = ("said",)
 
     def __init__(self, said: MutableSequence[str | int] | None = None) -> None:
-        self.said = deque[str | int](maxlen=0) if said is None else said
+        self.said: MutableSequence[str | int] = deque[str | int](maxlen=0) if said is None else said
 
     def refused(
         self, verb: str, reply: Reply, about: Rejected = NOTHING, *, wholly: bool = True

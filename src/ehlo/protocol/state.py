@@ -6,7 +6,7 @@ import enum
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from ehlo.protocol.address import Address
 from ehlo.protocol.body import ChunkReader
@@ -28,8 +28,9 @@ class State(enum.Enum):
     TLS = "220 was said to STARTTLS"
     CLOSED = "nothing more is read"
 
-    # Enum's own hash is written in Python, and a state is looked up for every command
-    __hash__ = object.__hash__
+    if not TYPE_CHECKING:
+        # Enum's own hash is written in Python, and a state is looked up for every command
+        __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         return self.name
@@ -50,9 +51,9 @@ class Counts:
 
     def __init__(self) -> None:
         self.errors = 0
-        self.failed_logins = 0
+        self.failed_logins: int = 0
         self._tried = _NOBODY  # who failed last, and by which mechanisms
-        self.idle = 0  # commands since the last message that did not advance delivery
+        self.idle: int = 0  # commands since the last message that did not advance delivery
         self.refused_recipients = 0  # by a hook, since the last accepted message
         self.refusals = 0  # rejections of any kind since the last accepted message
         self.messages = 0  # transactions, begun or rejected

@@ -24,7 +24,7 @@ from ehlo.net import Peer
 from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import CramMD5Credentials, ProvedCredentials
-from ehlo.protocol.auth.mechanism import Secret
+from ehlo.protocol.auth.mechanism import MechanismError, Secret
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import Counts, Transaction
@@ -48,8 +48,8 @@ from ehlo.server.waits import DeadlineError, Deadlines, GoneError, Wait, Work
 from ehlo.server.wire import Wire
 from ehlo.session import ProxyInfo, Session, current_session
 
-logger = logging.getLogger("ehlo.server")
-handler_logger = logging.getLogger("ehlo.handler")
+logger: logging.Logger = logging.getLogger("ehlo.server")
+handler_logger: logging.Logger = logging.getLogger("ehlo.handler")
 
 _HOP_LIMIT = 100  # RFC 5321 6.3
 _FURTHER = 10.0  # seconds after a failed login for one by another mechanism to be the same login
@@ -79,10 +79,10 @@ class Routes:
             for event, row in verbs.ASKED.items()
             if row.hook in hooks
         }
-        self.trusts = bool(rules.xclient or rules.xforward)
-        self.message = hooks["on_message"]
-        self.replied = hooks.get("on_replied")
-        self.disconnect = hooks.get("on_disconnect")
+        self.trusts: bool = bool(rules.xclient or rules.xforward)
+        self.message: Hook = hooks["on_message"]
+        self.replied: Hook | None = hooks.get("on_replied")
+        self.disconnect: Hook | None = hooks.get("on_disconnect")
         self.table: Mapping[type, Route] = {
             **asked,
             events.BodyChunk: Answers.chunk,
@@ -90,13 +90,14 @@ class Routes:
             events.BodyDropped: Answers.drop_body,
             events.MessageEnd: Answers.message,
             events.Secret: Answers.secret,
+            events.LoginStep: Answers.step,
             events.Auth: Answers.auth,
             events.XClient: Answers.speak_for,
             events.Tarpit: Answers.tarpit,
             events.Full: Answers.breathe,
         }
         """The routes by event; the driver answers the events that are not in it."""
-        self.asks = verbs.QUESTIONS & self.table.keys()
+        self.asks: frozenset[type[events.Event]] = verbs.QUESTIONS & self.table.keys()
 
 
 def _question(hook: Hook, arguments: Callable[[Any], tuple[object, ...]]) -> Route:
@@ -141,21 +142,23 @@ class Answers:
         if routes.trusts:
             self._trusted = _trusted(rules, peer)
         self.quota = quota
-        self.journal = Journal(runtime.stats, session_id, peer)
-        self.bodies = Bodies(runtime, deadlines, quota, session_id)
-        self.connection = self._connect()
-        self.session = Session(session_id, peer, local, self.connection.conversation, proxy)
-        self.wants_name = rules.options.reverse_dns
+        self.journal: Journal = Journal(runtime.stats, session_id, peer)
+        self.bodies: Bodies = Bodies(runtime, deadlines, quota, session_id)
+        self.connection: Connection = self._connect()
+        self.session: Session = Session(
+            session_id, peer, local, self.connection.conversation, proxy
+        )
+        self.wants_name: bool = rules.options.reverse_dns
         """Whether the client's name is set when it arrives."""
         self.call: Call | None = None
         """The hook under way."""
-        self.silent = False
+        self.silent: bool = False
         """Whether replies are held back."""
-        self.due = False
+        self.due: bool = False
         """Whether a complete message waits for its reply; it is handled even without its client."""
-        self.notifying = False
+        self.notifying: bool = False
         """Whether a notification is under way; it continues without its client."""
-        self.awaits_client = False
+        self.awaits_client: bool = False
         """Whether it is the client that has to read before anything more is answered."""
 
     def _connect(self, channel: Channel | None = None, counts: Counts | None = None) -> Connection:
@@ -267,6 +270,20 @@ class Answers:
         if answer is not None:
             await self._end_login(event, answer)
 
+    async def step(self, event: events.LoginStep) -> None:
+        """Await a step of a mechanism, and pass its outcome to it; the core continues."""
+        if not event.last and not self._begin_login(event):
+            return
+        hook = self._routes.hooks["step"]
+        answer = await self._log_in(hook, (event.proceed,), self._give)
+        if answer is None:
+            return
+        if event.last:  # it is decided
+            self.connection.give_derived(MechanismError("the last step has failed"))
+        else:
+            self._count_login(failed=False)
+            self.connection.reply(answer)
+
     async def auth(self, event: events.Auth) -> None:
         """Decide on a login. CRAM-MD5 is checked here if the handler has `on_secret`."""
         hooks, credentials = self._routes.hooks, event.credentials
@@ -285,7 +302,7 @@ class Answers:
         else:
             self._cannot_serve(event, "on_auth")
 
-    def _begin_login(self, event: events.Auth | events.Secret) -> bool:
+    def _begin_login(self, event: events.Auth | events.Secret | events.LoginStep) -> bool:
         """Count a login, or go on with it; reject it if the address has none left, or none now.
 
         A further mechanism of the same login is not counted, see `Counts.is_further`.
@@ -304,7 +321,8 @@ class Answers:
         return True
 
     def leave_login(self) -> None:
-        """Count a login that the client has left as a failed one, if there is one."""
+        """Count a login that the client has left as a failed one, if there is one, and end it."""
+        self.connection.conversation.exchange = None
         if self._login:
             self.journal.login_left(self._login)
             self._count_login(failed=True)
@@ -397,9 +415,13 @@ class Answers:
         self.bodies.move_to_disk(self._lose_body)
 
     def _lose_body(self) -> None:
-        """Reject the body at its end, since there is no room for it."""
-        self.connection.refuse_body(replies.NO_MEMORY)
-        self.drop_body()
+        """Reject the body at its end, since there is no room for it.
+
+        Of a complete one, `message` knows already.
+        """
+        if not self.due:
+            self.connection.refuse_body(replies.NO_MEMORY)
+            self.drop_body()
 
     def drop_body(self, _event: events.Event | None = None) -> None:
         """Discard what there is of a body, but not a complete one, which a handler gets."""
@@ -415,12 +437,13 @@ class Answers:
         body, and call `on_replied` when the reply has left.
         """
         routes, bodies, transaction = self._routes, self.bodies, event.transaction
-        body = event.body
-        replied = routes.replied
+        body, replied = event.body, routes.replied
         message: Message | None = None
         self.due = True
         try:
-            if body is not None and bodies.add(body) and not await bodies.write():
+            spills = body is not None and bodies.add(body)
+            del event, body  # which may be on disk before the handler has the message
+            if spills and not await bodies.write():
                 answer: Answer = replies.NO_MEMORY
             elif bodies.shelf is not None and not await bodies.finish(streams=routes.streams):
                 answer = replies.NO_MEMORY
@@ -439,7 +462,7 @@ class Answers:
             if replied is not None:
                 self._unsent = message  # also if this is closed, without any reply
         if replied is not None and message is not None:
-            del event, transaction, message  # the handler may be the last to hold it
+            del transaction, message  # the handler may be the last to hold it
             await self._until_sent()
             await self._notify_replied(replied)
 
@@ -520,7 +543,7 @@ class Answers:
             except GeneratorExit:
                 if call.began is None:
                     log = about(logger, self.session.id)
-                    log.warning("%s was never called", call.hook.name)
+                    log.warning("%s was never called", call.hook)
                 call.cancel()
                 raise
 
@@ -566,7 +589,7 @@ class Answers:
             return outcome(meaning, result, call.note_wrong)
         except Exception as error:  # noqa: BLE001  of the user's, whatever it is
             log = about(handler_logger, self.session.id)
-            log_failure(log, error, "%s returned what cannot be read", call.hook)
+            log_failure(log, error, "%s returned what cannot be read", call.hook, users=True)
         return outcome(meaning, True, call.note_wrong) if meaning.stored else meaning.trouble
 
     def _begin(
@@ -590,7 +613,7 @@ class Answers:
         call.cancel()
 
     def _log_late(self, call: Call) -> None:
-        about(logger, self.session.id).warning("%s is over its deadline", call.hook.name)
+        about(logger, self.session.id).warning("%s is over its deadline", call.hook)
 
     def _reply(self, answer: Answer) -> None:
         """Pass the answer to the core. `results` lets only such through as fit."""

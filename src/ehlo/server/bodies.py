@@ -27,7 +27,7 @@ _MOST_OVER = 33_554_432  # bytes beyond the memory's limit that may be on their 
 _LONGEST_HEADER = 262_144  # bytes in which hops are counted
 _TRACE = 2048  # bytes that the server's own field may have
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 class Body(NamedTuple):

@@ -24,7 +24,7 @@ Make = Callable[[], asyncio.Protocol]
 _AT_ONCE: Final = 16  # clients in one turn of the loop; each needs a file descriptor
 _LOOK_AGAIN: Final = 1.0  # seconds
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 class Doors:

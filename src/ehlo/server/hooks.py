@@ -31,8 +31,8 @@ T = TypeVar("T")
 Ended = tuple[object, BaseException | None]
 """The result of a hook, or its exception."""
 
-logger = logging.getLogger("ehlo.server")
-handler_logger = logging.getLogger("ehlo.handler")
+logger: logging.Logger = logging.getLogger("ehlo.server")
+handler_logger: logging.Logger = logging.getLogger("ehlo.handler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,12 @@ class Call(Wait[Ended]):
         key: str | None = None,
     ) -> None:
         """`key` is that of the client's address; `None` is exempt."""
-        self.resume = None
+        self.resume: Callable[[Ended], object] | None = None
         self.hook = hook
-        self.asked = monotonic()
+        self.asked: float = monotonic()
         self.began: float | None = None
         """When the hook was called, by `monotonic`; `None` while it waits for its turn."""
-        self.size = 0
+        self.size: int = 0
         self._runtime = runtime
         self._journal = journal
         self._key = key
@@ -189,7 +189,7 @@ class Call(Wait[Ended]):
 
         if not self._runtime.to_loop(end):
             log = about(logger, self._journal.session_id)
-            log.warning("%s ended after the server", self.hook.name)
+            log.warning("%s ended after the server", self.hook)
             self._runtime.memory.forget(self.size)
 
     def _ended(self, result: object, error: BaseException | None) -> None:
@@ -211,7 +211,7 @@ class Call(Wait[Ended]):
         if not isinstance(error, asyncio.CancelledError):
             about(logger, self._journal.session_id).warning(
                 "%s ended too late; its result is dropped (%s)",
-                self.hook.name,
+                self.hook,
                 "it returned" if error is None else "it failed",
             )
 
@@ -279,5 +279,5 @@ def failure_of(error: BaseException, hook: Hook, session_id: str) -> Reply:
     """Return the reply for a hook's exception: that of a `Reject`, otherwise `trouble`, logged."""
     if isinstance(error, Reject):
         return error.reply
-    log_failure(about(handler_logger, session_id), error, "%s failed", hook.name)
+    log_failure(about(handler_logger, session_id), error, "%s failed", hook, users=True)
     return hook.trouble

@@ -52,8 +52,8 @@ class Turns:
     """
 
     def __init__(self, most: int) -> None:
-        self.free = most
-        self.are_awaited = False
+        self.free: int = most
+        self.are_awaited: bool = False
         self._taken: dict[str, int] = {}
         self._waiting: OrderedDict[str | None, OrderedDict[object, Callable[[], None]]]
         self._waiting = OrderedDict()

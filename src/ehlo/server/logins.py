@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ from ehlo.session import Session
 
 T = TypeVar("T")
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 @dataclass(slots=True, eq=False)
@@ -147,9 +147,9 @@ def with_logins(
 ) -> Hooks:
     """Return the hooks of a handler, and those for the logins if there is a password file.
 
-    "derive" is what follows on `on_secret`.
+    "derive" is what follows on `on_secret`, and "step" awaits that of a mechanism.
     """
-    own = {"derive": _hook("on_secret", checks.derive)}
+    own = {"derive": _hook("on_secret", checks.derive), "step": _hook("mechanism", _step)}
     if passwords is not None:
         logins = Logins(passwords, runtime, checks)
         own["on_auth"] = _hook("on_auth", logins.on_auth)
@@ -162,6 +162,10 @@ def with_logins(
 def _hook(name: str, call: Callable[..., object]) -> Hook:
     """Return a hook that takes no turn: it may wait for memory of hooks that wait for a turn."""
     return Hook(name, call, is_async=True, needs_turn=False)
+
+
+async def _step(proceed: Callable[[], Awaitable[object]]) -> object:
+    return await proceed()
 
 
 class Logins:

@@ -51,7 +51,7 @@ class Connections:
 
     def __init__(self, most: int, most_per_address: int) -> None:
         self.most = most
-        self.count = 0
+        self.count: int = 0
         self._by_address: dict[str | bytes, int] = {}
         self._most_per_address = most_per_address
         self._most_wider = [

@@ -15,6 +15,7 @@ from itertools import islice
 from types import AsyncGeneratorType, GeneratorType, MappingProxyType
 from typing import Final
 
+from ehlo.functions import Checked
 from ehlo.message import Message
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import Address
@@ -28,6 +29,7 @@ Note = Callable[[str], None]
 """Called for a result that is wrong, with a description of it that has nothing of its content."""
 
 _POSITIVE: Final = range(200, 300)
+_NEGATIVE: Final = range(400, 600)
 # A code with a text behind it. Three digits alone may well be an id: str(cursor.lastrowid)
 _REPLY: Final = re.compile(r"\s*([2-5])[0-9]{2}(?:[ \t]|-[^\n]*\n)")
 _BEGINNING: Final = 600  # of text, which may be a whole message
@@ -37,7 +39,7 @@ _TEXT: Final = (str, bytes, bytearray, memoryview)
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """Says what the results of a hook mean. A rejecting `Reply` always means itself."""
+    """Says what the results of a hook mean."""
 
     of: Mapping[bool | None, Reply | None]
     """The answer for those of `None`, `True` and `False` that have one; `None` accepts."""
@@ -45,6 +47,8 @@ class Meaning:
     """What the hook may return, as the log says it."""
     positive: range = _POSITIVE
     """The codes that a `Reply` may accept with."""
+    negative: range = _NEGATIVE
+    """The codes that a `Reply` may reject with."""
     trouble: Reply = replies.TROUBLE
     """The reply for any other result, and for an exception."""
     stored: bool = False
@@ -59,7 +63,7 @@ class Meaning:
 def _asked(no: Reply, *, trouble: Reply = replies.TROUBLE, positive: range = _POSITIVE) -> Meaning:
     """Return the row of a hook that accepts by `None` or `True`, and rejects by `False`."""
     answers = {None: None, True: None, False: no}
-    return Meaning(answers, "None, True, False or a Reply", positive, trouble)
+    return Meaning(answers, "None, True, False or a Reply", positive, trouble=trouble)
 
 
 ASKED: Final = _asked(replies.REFUSED)
@@ -85,6 +89,14 @@ MEANINGS: Final[Mapping[str, Meaning]] = MappingProxyType(
             positive=range(0),
             trouble=replies.AUTH_TROUBLE,
         ),
+        "auth_handler": Meaning(
+            {None: replies.BAD_CREDENTIALS, False: replies.BAD_CREDENTIALS},
+            "True, False or None, and raise Reject for a reply of your own",
+            positive=range(0),
+            negative=range(0),
+            trouble=replies.AUTH_TROUBLE,
+        ),
+        "mechanism": Meaning({}, "a step", trouble=replies.AUTH_TROUBLE),
         "on_secret": Meaning(
             {},
             "a password, ScramKeys, a list of ScramKeys, or None",
@@ -100,7 +112,9 @@ def answer_of(meaning: Meaning, result: object, note: Note) -> Reply | None:
     if result is None or result is True or result is False:  # 1 == True, and is not meant here
         if result in meaning.of:
             return meaning.of[result]
-    elif isinstance(result, Reply) and (result.refuses or result.code in meaning.positive):
+    elif isinstance(result, Reply) and (
+        result.code in meaning.negative or result.code in meaning.positive
+    ):
         return result
     elif meaning.stored:
         return _answer_of_stored(meaning, result, note)
@@ -180,10 +194,15 @@ def answers_of(
 
 
 def identity_of(meaning: Meaning, result: object, note: Note) -> str | Reply:
-    """Return the identity that the result of `on_auth` means, or the rejection.
+    """Return the identity that a login has, by the result of the hook, or the rejection.
 
     Text that reads as a reply is no identity: `535 Wrong password` must not log anybody in.
     """
+    if isinstance(result, Checked):
+        username, result = result
+        if result is True:
+            return username or replies.BAD_CREDENTIALS
+        return answer_of(meaning, result, note) or meaning.trouble
     if isinstance(result, str) and result:
         if _REPLY.match(result[:_BEGINNING]) is None:
             return result

@@ -54,7 +54,7 @@ from ehlo.server.tls.certificates import FileContext
 _LAST_WORDS = 1.0  # seconds to send the last replies, and for a cancelled hook to end
 _LEAST_FOR_SHUTDOWN = 5.0  # seconds for `on_shutdown`, when less is left of the grace period
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 class Owner(Protocol):
@@ -87,19 +87,20 @@ class Run:
         """`salt_key` is that of `Files`, which all workers share."""
         if server.running is not None:
             raise RuntimeError("the server runs already; call shutdown() or close() first")
-        options = server.options = self.options = with_handler(server.options)
+        self.options: Options = with_handler(server.options)
+        options = server.options = self.options
         self._callbacks = callbacks_of(options)
         self._server = server
-        self.files = Files(salt_key)
+        self.files: Files = Files(salt_key)
         resolved = resolve_all(options, self._callbacks, self.files)
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._process = os.getpid()
-        self.runtime = Runtime(options, resolved[0].exempt, self.loop)
+        self.runtime: Runtime = Runtime(options, resolved[0].exempt, self.loop)
         self._hooks = hooks_of(self._callbacks)
         self._checks = Checks(self.runtime)
         self._hooks_by_file: dict[PasswordFile | None, Hooks] = {}
-        self.services = [self._service(each) for each in resolved]
+        self.services: list[Routes] = [self._service(each) for each in resolved]
         self._own = self.services[0] if not options.listeners else None
         self._listens = False
         self._bound: list[tuple[Routes, socket.socket]] = []  # and not served yet
@@ -112,12 +113,12 @@ class Run:
         self._end_by = math.inf  # when the grace period is over, by the loop's clock
         self._grace: asyncio.Timeout | None = None  # while `_ending` waits for it
         self._closing = False
-        self.views = Views(
+        self.views: Views = Views(
             self, metrics=options.metrics, control=options.control, user=options.user
         )
         self.addresses: list[Peer] = []
         """Where it listens, with the real ports; empty once it ends."""
-        self.closed = asyncio.Event()
+        self.closed: asyncio.Event = asyncio.Event()
         """Set when the run has ended."""
         server.running = self
 
@@ -429,7 +430,7 @@ def _failure_of(hook: asyncio.Task[SystemExit | None]) -> BaseException | None:
 
 def _log_failure(hook: asyncio.Task[SystemExit | None]) -> None:
     if not hook.cancelled() and (failure := _failure_of(hook)) is not None:
-        log_failure(logger, failure, "on_shutdown failed")
+        log_failure(logger, failure, "on_shutdown failed", users=True)
 
 
 # -- the sockets -----------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ _LEAST_IDLE = 10.0  # seconds after which a session may be closed for others
 _FREE_ENVELOPE = 8_192  # bytes of a client's recipients that do not count
 _DISK_THREADS = 2  # that write bodies; more of them do not make a disk faster
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 class Ending(enum.Enum):
@@ -132,38 +132,38 @@ class Runtime:
         self.loop = loop
         machine.adapt_malloc()
         most = machine.most_connections(options.max_connections)
-        self.connections = Connections(most, options.max_connections_per_address)
-        self.exempt = Exempt(exempt)
-        self.connection_rate = self._rate(options.max_connection_rate, _MINUTE)
-        self.message_rate = self._rate(options.max_messages_per_hour, _HOUR)
-        self.recipient_rate = self._rate(options.max_recipients_per_hour, _HOUR)
-        self.login_failures = Attempts(
+        self.connections: Connections = Connections(most, options.max_connections_per_address)
+        self.exempt: Exempt = Exempt(exempt)
+        self.connection_rate: Rate = self._rate(options.max_connection_rate, _MINUTE)
+        self.message_rate: Rate = self._rate(options.max_messages_per_hour, _HOUR)
+        self.recipient_rate: Rate = self._rate(options.max_recipients_per_hour, _HOUR)
+        self.login_failures: Attempts = Attempts(
             MemoryCounter(loop.time), options.max_auth_failures, FailedLogins.WINDOW
         )
-        self.failed_logins = FailedLogins(loop.time)
-        self.max_memory = memory_limit(options)
-        self.small = Memory(self.max_memory // 8)
+        self.failed_logins: FailedLogins = FailedLogins(loop.time)
+        self.max_memory: int = memory_limit(options)
+        self.small: Memory = Memory(self.max_memory // 8)
         """The memory that is kept for small bodies, for when the other is short."""
-        self.memory = Memory(self.max_memory - self.small.limit)
-        self.overhead = Overhead(self.memory)
-        self.directory = spool_directory(options.spool_dir)
-        self.disk = Disk(disk_limit(options))
+        self.memory: Memory = Memory(self.max_memory - self.small.limit)
+        self.overhead: Overhead = Overhead(self.memory)
+        self.directory: str = spool_directory(options.spool_dir)
+        self.disk: Disk = Disk(disk_limit(options))
         if not self.directory:
             logger.warning(
                 "no writable directory for temporary files; set spool_dir, or messages over "
                 "spool_threshold are rejected with 452"
             )
-        self.threshold = bytes_of(options.spool_threshold)
-        self.clock = Clock()
-        self.stats = Stats()
-        self.threads = Threads(options.threads, "ehlo-hook")
-        self.disk_threads = Threads(_DISK_THREADS, "ehlo-disk")
-        self.login_threads = Threads(3, "ehlo-login")  # two check; one reads the file
-        self.steps = Steps()
+        self.threshold: int = bytes_of(options.spool_threshold)
+        self.clock: Clock = Clock()
+        self.stats: Stats = Stats()
+        self.threads: Threads = Threads(options.threads, "ehlo-hook")
+        self.disk_threads: Threads = Threads(_DISK_THREADS, "ehlo-disk")
+        self.login_threads: Threads = Threads(3, "ehlo-login")  # two check; one reads the file
+        self.steps: Steps = Steps()
         self._watch: Watch | None = None
-        self.turns = Turns(options.max_handlers)
-        self.thread_turns = Turns(options.threads)
-        self.lookups = Lookups(self.to_loop)
+        self.turns: Turns = Turns(options.max_handlers)
+        self.thread_turns: Turns = Turns(options.threads)
+        self.lookups: Lookups = Lookups(self.to_loop)
         self.drivers: set[Occupant] = set()
         self.draining = False
         self._began = loop.time()
@@ -338,7 +338,7 @@ class Quota(Admission):
     __slots__ = ("_envelope", "_key", "_runtime", "counts_recipients", "key")
 
     def __init__(self, runtime: Runtime, peer: Peer, proxy: ProxyInfo | None) -> None:
-        self.counts_recipients = bool(runtime.recipient_rate)
+        self.counts_recipients: bool = bool(runtime.recipient_rate)
         unknown = proxy is not None and proxy.peer == peer  # a proxy is many clients, or none
         self._runtime = runtime
         self._key = None if unknown else runtime.exempt.key(peer)

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Self, Unpack
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, Unpack
 
 from ehlo.net import ListenAddresses, Peer
 from ehlo.server.options.config import (
@@ -37,7 +37,7 @@ __all__ = ["Server", "listen_and_serve", "listen_and_serve_tls"]
 
 _GRACE_IN_THREAD = 2.0  # seconds: what is next to a block, such as a test, does not outlast it
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 class Server:
@@ -53,7 +53,7 @@ class Server:
         server.listen_and_serve()
     """
 
-    __signature__ = inspect.signature(Options)
+    __signature__: ClassVar[inspect.Signature] = inspect.signature(Options)
 
     def __init__(self, handler: AnyHandler, **options: Unpack[ServerOptions]) -> None:
         self._options = Options(handler, **options)

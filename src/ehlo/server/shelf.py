@@ -81,7 +81,7 @@ class Shelf:
         self.spool: Spool | None = None  # the file; while a thread writes to it, it has it
         self.writing: Writing | None = None
         self.job: Job[None] | None = None  # the call of that thread
-        self.on_disk = 0  # bytes
+        self.on_disk: int = 0  # bytes
 
     def leave(self) -> None:
         """Leave what is being written to its thread, which drops it; or drop it before that."""

@@ -48,9 +48,9 @@ class Memory:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.comfortable = limit - limit // 8
+        self.comfortable: int = limit - limit // 8
         """The bytes above which those that could be on disk go there."""
-        self.held = 0
+        self.held: int = 0
         self.claims: list[Claim] = []
         """The claims that wait for bytes, in order."""
         self.leaving = 0

@@ -6,31 +6,35 @@ import asyncio
 from typing import cast
 
 from ehlo.protocol import reply as replies
+from ehlo.protocol.reply import Reply
 from ehlo.server.options.config import Options
 
 _READ = 65_536
 
 
 class Rejecting(asyncio.Protocol):
-    """Rejects a client, since no server runs that could serve it: by 421, if it is `plain`.
+    """Rejects a client, since no server runs that could serve it.
 
-    A client that expects a TLS handshake, and a proxy, hear nothing.
+    Without a `reply` it is only disconnected.
     """
 
-    def __init__(self, *, plain: bool) -> None:
-        self._plain = plain
+    def __init__(self, reply: Reply | None) -> None:
+        self._reply = reply
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called when a client has connected."""
         client = cast("asyncio.Transport", transport)
-        if self._plain:
-            client.write(replies.DRAINING.wire)
+        if self._reply is not None:
+            client.write(self._reply.wire)
         client.close()
 
 
-def rejecting(options: Options) -> Rejecting:
-    """Return a protocol that rejects a client of a listener with these options."""
-    return Rejecting(plain=not (options.tls_listener or options.proxy_networks))
+def rejecting(options: Options, reply: Reply = replies.DRAINING) -> Rejecting:
+    """Return a protocol that rejects a client of a listener with these options.
+
+    A client that expects a TLS handshake, and a proxy, get no reply.
+    """
+    return Rejecting(None if options.tls_listener or options.proxy_networks else reply)
 
 
 class _StreamTransport(asyncio.Transport):

@@ -32,20 +32,20 @@ class Wire:
         self._decrypted = 0  # bytes
         self.channel: Channel | None = None
         """TLS, from the handshake on."""
-        self.reading = True
-        self.is_usual = True
+        self.reading: bool = True
+        self.is_usual: bool = True
         """Whether the client is read, and nothing that waits is counted."""
         self.writable = True
         """Whether the client reads what is written."""
-        self.closing = False
+        self.closing: bool = False
         """Whether nothing more is written, or read by the core."""
-        self.lingering = False
+        self.lingering: bool = False
         """Whether the input is discarded until the client closes."""
-        self.lost = False
+        self.lost: bool = False
         """Whether the client has gone."""
         self.received = 0
         """Bytes that came from the network."""
-        self.sent = 0
+        self.sent: int = 0
 
     @property
     def said(self) -> int:

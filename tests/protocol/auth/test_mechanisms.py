@@ -23,12 +23,14 @@ from ehlo.protocol.auth.credentials import (
 )
 from ehlo.protocol.auth.keys import ScramKeys
 from ehlo.protocol.auth.mechanism import (
+    AsyncSteps,
     AuthContext,
     Exchange,
     Mechanism,
     MechanismError,
     SecretWanted,
     Step,
+    StepAwaited,
     Steps,
     checked_secret,
     decoded,
@@ -332,7 +334,7 @@ def test_a_wrong_token_gets_an_error_challenge_before_the_rejection(
 ) -> None:
     exchange, step = begun(MECHANISMS[name], response)
     assert isinstance(step, Credentials)
-    challenge = exchange.reject(replies.BAD_CREDENTIALS)
+    challenge = exchange.decide(replies.BAD_CREDENTIALS)
     assert isinstance(challenge, bytes)
     error = base64.b64decode(challenge.removeprefix(b"334 "))
     assert error.startswith(b"{" + status)
@@ -344,7 +346,7 @@ def test_a_wrong_token_gets_an_error_challenge_before_the_rejection(
 )
 def test_the_response_to_an_error_challenge_may_be_bad(line: str, said: replies.Reply) -> None:
     exchange, _ = begun(MECHANISMS["XOAUTH2"], XOAUTH2)
-    exchange.reject(replies.BAD_CREDENTIALS)
+    exchange.decide(replies.BAD_CREDENTIALS)
     assert exchange.respond(line) == said
 
 
@@ -355,7 +357,7 @@ def test_a_response_without_a_token_is_rejected_without_a_hook() -> None:
 
 def test_an_accepted_token_ends_the_exchange() -> None:
     exchange, _ = begun(MECHANISMS["XOAUTH2"], XOAUTH2)
-    exchange.accept()
+    assert exchange.decide(replies.AUTHENTICATED) == replies.AUTHENTICATED
 
 
 # -- EXTERNAL and ANONYMOUS ----------------------------------------------------------------------
@@ -415,7 +417,7 @@ def test_a_mechanism_that_ends_without_credentials_rejects_the_login() -> None:
     assert step == SecretWanted("tim")
     step = exchange.give(None)
     assert step == ProvedCredentials("tim", proved=False, mechanism="X-REJECTS")
-    assert exchange.reject(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
+    assert exchange.decide(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
 
 
 def test_a_mechanism_that_fails_is_a_local_error_and_reported() -> None:
@@ -430,7 +432,67 @@ def test_a_mechanism_that_fails_is_a_local_error_and_reported() -> None:
 def test_a_rejection_without_a_last_challenge_is_sent_at_once() -> None:
     exchange, _ = begun(REJECTS, None, b"no")
     assert exchange.give("yes") == AnonymousCredentials()
-    assert exchange.reject(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
+    assert exchange.decide(replies.BAD_CREDENTIALS) == replies.BAD_CREDENTIALS
+
+
+# -- steps that are awaited ----------------------------------------------------------------------
+
+
+async def waits(initial: bytes | None, _context: AuthContext) -> AsyncSteps:
+    name = ((yield b"name?") if initial is None else initial).decode()
+    if name == "nobody":
+        return
+    secret = yield SecretWanted(name)
+    if not (yield PasswordCredentials(name, secret, mechanism="X-WAITS")):
+        yield b"no"
+
+
+WAITS = Mechanism("X-WAITS", waits)
+
+
+def awaited(exchange: Exchange, step: Step) -> Step:
+    """Return what follows on a step, as a server that awaits it gets it."""
+    assert isinstance(step, StepAwaited)
+    return exchange.give(outcome(step))
+
+
+def outcome(step: StepAwaited) -> object:
+    with pytest.raises(StopIteration) as ended:  # it waits for nothing, and so needs no loop
+        step.proceed().__await__().send(None)
+    return ended.value.value
+
+
+def test_each_step_of_an_async_mechanism_is_awaited() -> None:
+    exchange, step = begun(WAITS, None)
+    assert not repr(step).count("waits")
+    assert awaited(exchange, step) == b"334 " + encoded(b"name?").encode() + b"\r\n"
+    assert awaited(exchange, exchange.respond(encoded(b"tim"))) == SecretWanted("tim")
+    credentials = awaited(exchange, exchange.give("tanstaaf"))
+    assert credentials == PasswordCredentials("tim", "tanstaaf", mechanism="X-WAITS")
+    last = exchange.decide(replies.AUTHENTICATED)
+    assert isinstance(last, StepAwaited)
+    assert exchange.conclude(replies.AUTHENTICATED, outcome(last)) == replies.AUTHENTICATED
+
+
+def test_an_async_mechanism_may_send_a_challenge_before_a_rejection() -> None:
+    exchange, step = begun(WAITS, b"tim")
+    awaited(exchange, step)
+    awaited(exchange, exchange.give("x"))
+    last = exchange.decide(replies.BAD_CREDENTIALS)
+    assert isinstance(last, StepAwaited)
+    challenge = exchange.conclude(replies.BAD_CREDENTIALS, outcome(last))
+    assert challenge == b"334 " + encoded(b"no").encode() + b"\r\n"
+    assert exchange.respond("") == replies.BAD_CREDENTIALS
+
+
+def test_an_async_mechanism_that_ends_without_credentials_rejects_the_login() -> None:
+    exchange, step = begun(WAITS, b"nobody")
+    assert awaited(exchange, step) == ProvedCredentials("", proved=False, mechanism="X-WAITS")
+
+
+def test_a_response_that_an_async_mechanism_cannot_read_is_malformed() -> None:
+    exchange, step = begun(WAITS, b"\xff")
+    assert awaited(exchange, step) == replies.BAD_RESPONSE
 
 
 # -- secrets -------------------------------------------------------------------------------------

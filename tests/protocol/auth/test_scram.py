@@ -14,7 +14,14 @@ from scramp import ScramClient, ScramException
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import Credentials, ProvedCredentials
 from ehlo.protocol.auth.keys import ScramKeys, salt_of
-from ehlo.protocol.auth.mechanism import AuthContext, Exchange, Secret, SecretWanted, Step
+from ehlo.protocol.auth.mechanism import (
+    AuthContext,
+    Exchange,
+    Secret,
+    SecretWanted,
+    Step,
+    StepAwaited,
+)
 from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.reply import Reply
 
@@ -57,7 +64,7 @@ class Login:
             step = self._exchange.give(step.derived(self._secret))
         if isinstance(step, bytes):
             return base64.b64decode(step.removeprefix(b"334 ")).decode()
-        assert not isinstance(step, SecretWanted)
+        assert not isinstance(step, SecretWanted | StepAwaited)
         return step
 
 

@@ -22,7 +22,7 @@ import trustme
 
 import ehlo
 from ehlo import AuthContext, Credentials, Handler, Mechanism, Message, Peer, ScramKeys, Session
-from ehlo.protocol.auth.mechanism import Secret, Steps
+from ehlo.protocol.auth.mechanism import AsyncSteps, Secret, Steps
 from ehlo.server.limits import FailedLogins
 from ehlo.server.tls.certificates import Certificate, file_context
 from ehlo.server.tls.channel import LoadedContext
@@ -553,7 +553,9 @@ def ticket(initial: bytes | None, context: AuthContext) -> Steps:
         yield b"no ticket for you"
 
 
-def own(run: Callable[[bytes | None, AuthContext], Steps] = ticket, **given: Any) -> dict[str, Any]:
+def own(
+    run: Callable[[bytes | None, AuthContext], Steps | AsyncSteps] = ticket, **given: Any
+) -> dict[str, Any]:
     return {"X-TICKET": Mechanism("X-TICKET", run, **given)}
 
 
@@ -586,6 +588,123 @@ def test_a_mechanism_of_your_own_may_ask_for_secrets(serve: Serve, no_delay: Non
     with running.ready() as client:
         assert client.say("AUTH X-TICKET " + encoded("bob")) == WRONG
         assert client.say("AUTH X-TICKET " + encoded("alice")) == ACCEPTED
+
+
+async def pin(initial: bytes | None, context: AuthContext) -> AsyncSteps:
+    """Look the number up, as in a database, and note what becomes of the login."""
+    asked = (yield b"pin?") if initial is None else initial
+    await asyncio.sleep(0)
+    if asked == b"none":
+        return
+    secret = (yield ehlo.SecretWanted("alice")) if asked == b"secret" else PASSWORD
+    name = {b"1": "alice", b"secret": "alice"}.get(asked, "bob")
+    accepted = yield ehlo.PasswordCredentials(name, secret, mechanism="X-TICKET")
+    await asyncio.sleep(0)
+    HEARD.append((asked, accepted))
+    if not accepted:
+        yield b"no user has this pin"
+
+
+HEARD: list[tuple[bytes, bool]] = []
+
+
+def test_a_mechanism_that_waits_logs_in(serve: Serve, loop_name: str, no_delay: None) -> None:
+    HEARD.clear()
+    running = serve(Known(), auth_mechs=own(pin, needs_tls=False), loop=loop_name)
+    with running.ready() as client:
+        assert client.say("AUTH X-TICKET " + encoded("none")) == WRONG
+        assert client.say("AUTH X-TICKET " + encoded("2")) == "334 " + encoded(
+            "no user has this pin"
+        )
+        assert client.say("") == WRONG
+        assert client.say("AUTH X-TICKET") == "334 " + encoded("pin?")
+        assert client.say("*").startswith("501 5.7.0")
+        client.send(b"AUTH X-TICKET\r\n" + encoded("1").encode() + b"\r\nNOOP\r\n")
+        assert client.replies(3) == ["334 " + encoded("pin?"), ACCEPTED, "250 2.0.0 Ok"]
+    with running.ready() as client:
+        assert client.say("AUTH X-TICKET " + encoded("secret")) == ACCEPTED
+    assert HEARD == [(b"2", False), (b"1", True), (b"secret", True)]
+
+
+async def fails_later(initial: bytes | None, _context: AuthContext) -> AsyncSteps:
+    await asyncio.sleep(0)
+    if initial == b"exit":
+        raise SystemExit
+    if initial == b"text":
+        yield "text"  # type: ignore[misc]  # that is the point
+    yield {b"last": ehlo.PasswordCredentials("alice", PASSWORD)}[initial or b""]
+    raise RuntimeError("wonder")
+
+
+@pytest.mark.parametrize("initial", ["first", "exit", "text"])
+def test_an_async_mechanism_with_a_bug_is_454(
+    serve: Serve, caplog: pytest.LogCaptureFixture, initial: str
+) -> None:
+    with serve(Known(), auth_mechs=own(fails_later, needs_tls=False)).ready() as client:
+        for _ in range(5):
+            assert client.say("AUTH X-TICKET " + encoded(initial)) == TROUBLE
+        assert client.say("NOOP") == "250 2.0.0 Ok"
+    assert "mechanism X-TICKET failed" in caplog.text
+
+
+def test_a_login_that_is_accepted_stays_so_if_the_last_step_fails(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve(Known(), auth_mechs=own(fails_later, needs_tls=False)).ready() as client:
+        assert client.say("AUTH X-TICKET " + encoded("last")) == ACCEPTED
+    assert "mechanism X-TICKET failed" in caplog.text
+
+
+class Waiting:
+    """A mechanism that waits for ever, at its first step or after the decision."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.ended = threading.Semaphore(0)
+
+    async def run(self, initial: bytes | None, _context: AuthContext) -> AsyncSteps:
+        try:
+            if initial == b"last":
+                yield ehlo.PasswordCredentials("alice", PASSWORD)
+            elif initial == b"response":
+                self.begun.release()
+                yield b"?"
+            self.begun.release()
+            await asyncio.Event().wait()
+        finally:
+            self.ended.release()
+
+
+@pytest.mark.parametrize(("initial", "reply"), [("first", TROUBLE), ("last", ACCEPTED)])
+def test_a_step_has_the_deadline_of_a_hook(
+    serve: Serve, clock: StoppedClock, loop_name: str, initial: str, reply: str
+) -> None:
+    hanging = Waiting()
+    mechanism = own(hanging.run, needs_tls=False)
+    running = serve(Known(), auth_mechs=mechanism, handler_timeout=20, loop=loop_name)
+    with running.ready() as client:
+        client.send(b"AUTH X-TICKET " + encoded(initial).encode() + b"\r\n")
+        assert hanging.begun.acquire(timeout=DEADLINE)
+        clock.advance(21)
+        assert client.reply() == reply
+        assert hanging.ended.acquire(timeout=DEADLINE)
+        assert client.say("NOOP") == "250 2.0.0 Ok"
+
+
+@pytest.mark.parametrize("initial", ["first", "response"])
+def test_a_step_is_cancelled_when_the_client_leaves(
+    serve: Serve, loop_name: str, initial: str
+) -> None:
+    hanging = Waiting()
+    running = serve(Known(), auth_mechs=own(hanging.run, needs_tls=False), loop=loop_name)
+    with running.ready() as client:
+        client.send(b"AUTH X-TICKET " + encoded(initial).encode() + b"\r\n")
+        assert hanging.begun.acquire(timeout=DEADLINE)
+        if initial == "response":
+            assert client.reply().startswith("334 ")
+        client.reset()
+    assert hanging.ended.acquire(timeout=DEADLINE)
+    running.wait_until_no_sessions()
 
 
 def fails(initial: bytes | None, _context: AuthContext) -> Steps:

@@ -180,12 +180,12 @@ def test_a_server_notifies_of_its_start_reload_and_end(
     program = start(
         *("-m", "ehlo", "serve", "served:handler", "--addr", "127.0.0.1:0", "--workers", workers),
         cwd=tmp_path,
-        env={"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"},
+        env={"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "2000000"},
     )
     _, status = manager.hears_of("READY=1")
     host, port = program.listening()
     assert status.startswith(f"STATUS=Listening on {host}:{port}")
-    for _ in range(3):
+    for _ in range(2):
         manager.hears_of("WATCHDOG=1")
     program.process.send_signal(signal.SIGHUP)
     manager.hears_of("RELOADING=1")
@@ -257,6 +257,8 @@ def test_a_worker_without_a_sign_of_life_is_replaced(
     pid = int(re.findall(r"process (\d+)", line)[0])
     program.listening()
     os.kill(pid, signal.SIGSTOP)
-    assert str(pid) in program.err.until("sent no sign of life and was killed")
+    # On a busy machine, the other one may be late, too
+    while str(pid) not in program.err.until("sent no sign of life and was killed"):
+        pass
     program.err.until(" is ready")
     assert program.stop() == 0

@@ -11,13 +11,17 @@ sent the result:
 After `True` it ends. After `False` it may yield one more challenge, which gives the reason; the
 response to it is dropped. A mechanism that ends before it has yielded credentials rejects the
 login. A response that cannot be read raises `ValueError`, whose text the client never sees.
+
+A mechanism that has to wait, as for a database, is an `async` generator. The core awaits nothing:
+each step of it becomes a question to the server, which awaits it.
 """
 
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ehlo.protocol import reply as replies
@@ -84,7 +88,40 @@ class AuthContext:
     """The key of salts that stay the same for a user who has none stored."""
 
 
-Steps = Generator[bytes | SecretWanted | Credentials, Any, None]
+@dataclass(frozen=True, slots=True)
+class StepAwaited:
+    """Asks for the next step of an `async` generator to be awaited."""
+
+    proceed: Callable[[], Awaitable[object]] = field(repr=False, compare=False)
+    """A function to call and await. Its result, which may be an exception, is given back."""
+
+
+Steps = Generator[bytes | SecretWanted | StepAwaited | Credentials, Any, None]
+AsyncSteps = AsyncGenerator[bytes | SecretWanted | Credentials, Any]
+
+
+def steps_of(steps: Steps | AsyncSteps) -> Steps:
+    """Return a generator of the steps, whose steps are to be awaited if those of `steps` are."""
+    return _awaited(steps) if isinstance(steps, AsyncGenerator) else steps
+
+
+def _awaited(steps: AsyncSteps) -> Steps:
+    sent: object = None
+    while True:
+        outcome = yield StepAwaited(partial(_outcome, steps, sent))
+        if isinstance(outcome, StopAsyncIteration):
+            return
+        if isinstance(outcome, BaseException):
+            raise outcome
+        sent = yield outcome
+
+
+async def _outcome(steps: AsyncSteps, sent: object) -> object:
+    """Return the next step, or the exception that it ends in. A cancellation comes through."""
+    try:
+        return await steps.asend(sent)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  raised where it is given back
+        return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +132,23 @@ class Mechanism:
     It returns a generator, which yields a challenge (`bytes`), a `SecretWanted` or `Credentials`.
     The generator is sent the client's response, the secret, or whether the login is accepted.
 
+    A mechanism that waits, as for a database, is an `async` generator. Each of its steps has the
+    deadline of a hook, and is cancelled if the client leaves. A plain generator must not block.
+
     Example:
 
-        def run(initial, context):
+        async def run(initial, context):
             response = (yield b"Pin:") if initial is None else initial
-            yield ehlo.PasswordCredentials("pin", response.decode(), mechanism="X-PIN")
+            user = await database.user_of_pin(response.decode())
+            yield ehlo.PasswordCredentials(user, response.decode(), mechanism="X-PIN")
 
         server = ehlo.Server(handler, auth_mechs={"X-PIN": ehlo.Mechanism("X-PIN", run)})
     """
 
     name: str
     """The name: 1 to 20 upper-case letters, digits, `-` and `_` (RFC 4422 3.1)."""
-    run: Callable[[bytes | None, AuthContext], Steps]
-    """The function that returns the generator."""
+    run: Callable[[bytes | None, AuthContext], Steps | AsyncSteps]
+    """The function that returns the generator, or `async` generator."""
     needs_tls: bool = True
     """Whether it reveals a secret to anyone who reads the connection."""
     client_first: bool = True
@@ -126,8 +167,9 @@ class Mechanism:
         )
 
 
-Step = bytes | SecretWanted | Credentials | Reply
-"""An encoded challenge, a wanted secret, credentials to decide on, or the reply that ends it."""
+Step = bytes | SecretWanted | StepAwaited | Credentials | Reply
+"""An encoded challenge, a wanted secret, a step to await, credentials to decide on, or the reply
+that ends it."""
 
 
 class Exchange:
@@ -137,7 +179,8 @@ class Exchange:
     """
 
     __slots__ = (
-        *("_failed", "_rejection", "_steps", "mechanism", "spent", "undecided", "username"),
+        *("_failed", "_rejection", "_steps", "decision", "mechanism", "spent", "undecided"),
+        "username",
     )
 
     def __init__(
@@ -148,13 +191,16 @@ class Exchange:
         failed: Callable[[Exception], object],
     ) -> None:
         self.mechanism = mechanism
-        self._steps = mechanism.run(initial, context)
+        self._steps = steps_of(mechanism.run(initial, context))
         self._failed = failed  # called with a `MechanismError`
         self._rejection: Reply | None = None  # sent once the client has answered a last challenge
-        self.username = ""
+        self.username: str = ""
         """The user whose secret the mechanism has asked for."""
-        self.undecided = False
-        """Whether a secret was asked for, and the login is neither accepted nor rejected."""
+        self.undecided: bool = False
+        """Whether a secret or a step was waited for, and the login is neither accepted nor
+        rejected."""
+        self.decision: Reply | None = None
+        """The reply to the login, while the last step is awaited."""
         self.spent = False
         """Whether no further login may fail: the next line of the client ends the session."""
 
@@ -176,18 +222,26 @@ class Exchange:
             return replies.BAD_BASE64
         return self._rejection or self.give(response)
 
-    def accept(self) -> None:
-        """Inform the mechanism that the login is accepted."""
-        self.undecided = False
-        self.give(True)
+    def decide(self, decision: Reply) -> bytes | Reply | StepAwaited:
+        """Inform the mechanism of the reply to the login.
 
-    def reject(self, answer: Reply) -> bytes | Reply:
-        """Return `answer`, or the mechanism's last challenge before it."""
+        Returns the reply, or the mechanism's last challenge before a rejection, or a step to await,
+        with whose outcome `conclude` returns one of the two.
+        """
         self.undecided = False
-        step = self.give(False)
-        if not isinstance(step, bytes):
-            return answer
-        self._rejection = answer
+        self.decision = decision
+        step = self.give(not decision.refuses)
+        return step if isinstance(step, StepAwaited) else self._concluded(decision, step)
+
+    def conclude(self, decision: Reply, outcome: object) -> bytes | Reply:
+        """Return what follows on the last step, which was awaited."""
+        return self._concluded(decision, self.give(outcome))
+
+    def _concluded(self, decision: Reply, step: Step) -> bytes | Reply:
+        self.decision = None
+        if not isinstance(step, bytes) or not decision.refuses:
+            return decision
+        self._rejection = decision
         return step
 
     def give(self, sent: object) -> Step:
@@ -203,6 +257,8 @@ class Exchange:
             return replies.AUTH_TROUBLE
         if isinstance(step, SecretWanted):
             self.username, self.undecided = step.username, True
+        elif isinstance(step, StepAwaited) and self.decision is None:
+            self.undecided = True
         return replies.challenge(encoded(step)) if isinstance(step, bytes) else step
 
 

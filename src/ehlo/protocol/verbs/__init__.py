@@ -164,9 +164,11 @@ class Usual(NamedTuple):
 
 
 USUAL: Final = {
-    name: Usual(row, row.usual, cast("Callable[[Conversation, Any, None], Reply]", row.accept), to)
+    name: Usual(
+        row, row.usual, cast("Callable[[Conversation, Any, None], Reply]", row.accept), row.to
+    )
     for row in VERBS.values()
-    if row.usual is not None and (to := row.to) is not None and not row.ends
+    if row.usual is not None and row.to is not None and not row.ends
     for name in (row.name.encode(), row.name.lower().encode())
 }
 """The plain forms by the first four bytes of a packet."""

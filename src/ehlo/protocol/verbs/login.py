@@ -9,15 +9,17 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.mechanism import (
     AuthContext,
     Exchange,
+    MechanismError,
     SecretWanted,
     Step,
+    StepAwaited,
     decoded,
 )
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.output import UNKNOWN
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.state import State
-from ehlo.protocol.verbs.verb import Ask, Question, Verb
+from ehlo.protocol.verbs.verb import Ask, Outcome, Question, Verb
 
 
 def _parse_auth(conversation: Conversation, argument: str) -> Exchange | Reply:
@@ -113,8 +115,11 @@ def respond(conversation: Conversation, line: bytes) -> Ask | None:
 
 
 def give(conversation: Conversation, derived: object) -> Ask | None:
-    """Give what was derived of the secret that was asked for."""
+    """Give what was derived of the secret that was asked for, or the outcome of a step."""
     exchange = _under_way(conversation)
+    if exchange.decision is not None:
+        _conclude(conversation, exchange.conclude(exchange.decision, derived))
+        return None
     return _follow(conversation, exchange, exchange.give(derived))
 
 
@@ -130,6 +135,8 @@ def _follow(conversation: Conversation, exchange: Exchange, step: Step) -> Ask |
         case bytes() | Reply():
             _answer(conversation, step)
             return None
+        case StepAwaited():
+            return STEP, events.LoginStep(name, exchange.username, step.proceed)
         case SecretWanted():
             return SECRET, events.Secret(name, step.username, step.derived)
         case _:
@@ -161,20 +168,45 @@ def _accept_secret(
     return give(conversation, event.derive(None))
 
 
-def _accept_login(
-    conversation: Conversation, event: events.Auth, answer: Reply | None
-) -> Reply | None:
+def _accept_step(
+    conversation: Conversation, _event: events.LoginStep, _answer: Reply | None
+) -> Ask | None:
+    """Go on without the step, which was not awaited: that is a failure of the server."""
+    return give(conversation, MechanismError("its step was not awaited"))
+
+
+def _accept_login(conversation: Conversation, event: events.Auth, answer: Reply | None) -> Outcome:
     if event.conclusion is not None:  # it has failed, whatever the answer is
         return _reject_login(conversation, event, event.conclusion)
-    _under_way(conversation).accept()
+    return _decide(conversation, answer or replies.AUTHENTICATED)
+
+
+def _decide(conversation: Conversation, decision: Reply) -> Ask | None:
+    """End the login, or ask for the last step of its mechanism."""
+    exchange = _under_way(conversation)
+    step = exchange.decide(decision)
+    if isinstance(step, StepAwaited):
+        name = exchange.mechanism.name
+        return STEP, events.LoginStep(name, exchange.username, step.proceed, last=True)
+    _conclude(conversation, step)
+    return None
+
+
+def _conclude(conversation: Conversation, step: bytes | Reply) -> None:
+    """End the login with the reply that was decided on, or send a challenge before it."""
+    if isinstance(step, bytes) or step.refuses:
+        _answer(conversation, step)
+        return
     conversation.exchange = None
     conversation.authenticated = True
-    return answer or replies.AUTHENTICATED
+    conversation.output.reply(step, "AUTH")
 
 
 def _reject_login(
-    conversation: Conversation, event: events.Auth | events.Secret, answer: Reply
-) -> Reply | None:
+    conversation: Conversation,
+    event: events.Auth | events.Secret | events.LoginStep,
+    answer: Reply,
+) -> Outcome:
     """End the login; a 4xx is a local error and not counted.
 
     A mechanism that has shown its proof may send one more challenge before the rejection.
@@ -189,8 +221,9 @@ def _reject_login(
         return answer
     counts.add_failed_login(event.username, event.mechanism)
     exchange.undecided = False
-    ended = isinstance(event, events.Secret) or conclusion is not None
-    _answer(conversation, answer if ended else exchange.reject(answer))
+    if isinstance(event, events.Auth) and conclusion is None:
+        return _decide(conversation, answer)
+    _answer(conversation, answer)
     return None
 
 
@@ -200,6 +233,14 @@ SECRET: Final = Question(
     accept=_accept_secret,
     reject=_reject_login,
     event=events.Secret,
+    always=True,
+)
+STEP: Final = Question(
+    "AUTH",
+    to=None,
+    accept=_accept_step,
+    reject=_reject_login,
+    event=events.LoginStep,
     always=True,
 )
 LOGIN: Final = Question(

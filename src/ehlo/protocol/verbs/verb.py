@@ -43,10 +43,9 @@ def _yes(_conversation: Conversation) -> bool:
 class Question(Generic[S]):
     """A question to the server about a subject, such as the `Address` of a sender.
 
-    `accept` and `reject` change the conversation, and return the reply to send or `None`; `accept`
-    may return another question. `accept` gets the server's own words or `None`. An event with one
-    field is made of the subject, if the server wants to be asked; any other event is the subject
-    itself.
+    `accept` and `reject` change the conversation, and return the reply to send, another question,
+    or `None`. `accept` gets the server's own words or `None`. An event with one field is made of
+    the subject, if the server wants to be asked; any other event is the subject itself.
 
     Raises `ValueError` for a row that lacks something or contradicts itself, so that the module
     that has it cannot be imported.
@@ -58,7 +57,7 @@ class Question(Generic[S]):
     to: State | None
     """The state after acceptance; `None` leaves it as it is."""
     accept: Callable[[Conversation, S, Reply | None], Outcome]
-    reject: Callable[[Conversation, S, Reply], Reply | None] | None = None
+    reject: Callable[[Conversation, S, Reply], Outcome] | None = None
     event: type[Event] | None = None
     """The event that asks the server; `None` accepts without asking."""
     hook: str = ""
@@ -180,13 +179,15 @@ def accept(
 
 def reject(
     conversation: Conversation, question: AnyQuestion, subject: object, answer: Reply
-) -> None:
-    """Reject, and send the reply."""
+) -> Ask | Told:
+    """Reject, and send the reply, or return the question that follows."""
     assert question.reject is not None  # noqa: S101  a row with an event has it
-    reply = question.reject(conversation, subject, answer)
-    if reply is not None:
+    outcome = question.reject(conversation, subject, answer)
+    if isinstance(outcome, Reply):
         about = Rejected(conversation.transaction, subject)
-        conversation.output.reply(reply, question.name, about)
+        conversation.output.reply(outcome, question.name, about)
+        return None
+    return outcome and take(conversation, *outcome)
 
 
 # -- what several rows do --------------------------------------------------------------------------

@@ -145,7 +145,8 @@ def observer_of(
             try:
                 callback(peer, verb, line)
             except (Exception, SystemExit) as error:  # noqa: BLE001  it must not end the session
-                log_failure(about(_transcript, session_id), error, "log_%s failed", direction)
+                log = about(_transcript, session_id)
+                log_failure(log, error, "log_%s failed", direction, users=True)
 
     return observe
 
@@ -156,14 +157,16 @@ class Journal(Tally):
     __slots__ = ("_began", "_login_logged", "_stats", "messages", "peer", "session_id", "took")
 
     def __init__(self, stats: Stats, session_id: str, peer: Peer) -> None:
-        self.said = stats.said  # all that Tally has, without a call for each connection
+        self.said: list[str | int] = (
+            stats.said
+        )  # all that Tally has, without a call for each connection
         self._stats = stats
         self._began = 0.0
         self._login_logged = False  # the next rejection is of a login that has its line already
-        self.session_id = session_id
-        self.peer = peer
-        self.messages = 0  # accepted
-        self.took = 0.0  # the last hook, in seconds
+        self.session_id: str = session_id
+        self.peer: Peer = peer
+        self.messages: int = 0  # accepted
+        self.took: float = 0.0  # the last hook, in seconds
 
     def _log(self, logger: logging.Logger, event: str, **fields: object) -> None:
         note(logger, event, {"session": self.session_id, "peer": str(self.peer), **fields})
@@ -235,7 +238,8 @@ class Journal(Tally):
 
     def failed(self, error: Exception) -> None:
         """Called when a parser or a mechanism of the user has failed."""
-        log_failure(about(_handler, self.session_id), error.__cause__ or error, "%s", error)
+        log = about(_handler, self.session_id)
+        log_failure(log, error.__cause__ or error, "%s", error, users=True)
 
     def hook_ended(self, hook: str, asked: float) -> None:
         """Called when a hook has returned or raised; `asked` is when it was called, monotonic."""

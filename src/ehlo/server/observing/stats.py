@@ -71,9 +71,9 @@ class Histogram:
     __slots__ = ("bounds", "counts", "total", "values")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)  # the last is for values beyond all bounds
-        self.total = 0.0
+        self.bounds: Sequence[float] = bounds
+        self.counts: list[int] = [0] * (len(bounds) + 1)  # the last is for values beyond all bounds
+        self.total: float = 0.0
         self.values: list[float] = []  # not counted yet
 
     def settle(self) -> None:
@@ -119,15 +119,17 @@ class Stats:
         self.received = 0  # bytes, of sessions that have ended
         self.sent = 0
         self.spooled = 0  # bytes written to disk
-        self.message_bytes = Histogram(BYTES)  # accepted
-        self.session_seconds = Histogram(SECONDS)
+        self.message_bytes: Histogram = Histogram(BYTES)  # accepted
+        self.session_seconds: Histogram = Histogram(SECONDS)
         self.hook_seconds: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(SECONDS))
         self.look_at_logging()
 
     def look_at_logging(self) -> None:
         """Check whether the most frequent lines are wanted."""
-        self.logs_connections = logging.getLogger("ehlo.connection").isEnabledFor(logging.INFO)
-        self.logs_messages = logging.getLogger("ehlo.message").isEnabledFor(logging.INFO)
+        self.logs_connections: bool = logging.getLogger("ehlo.connection").isEnabledFor(
+            logging.INFO
+        )
+        self.logs_messages: bool = logging.getLogger("ehlo.message").isEnabledFor(logging.INFO)
 
     def relieve(self) -> None:
         """Count early if one client has sent very many commands: they must not fill memory."""

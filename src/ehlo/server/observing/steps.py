@@ -16,7 +16,7 @@ from ehlo.server.observing.journal import about
 
 _LOOK_EVERY = 0.5  # seconds
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 class Named(Protocol):
@@ -36,7 +36,7 @@ class Steps:
     """Seconds that an `async def` hook may run without an await."""
 
     def __init__(self) -> None:
-        self.begun = 0.0
+        self.begun: float = 0.0
         self.run: Named | None = None
         self.when_blocked: Callable[[bool], None] | None = None
         """Called by the thread that looks: with `True` when it sees a step first, then `False`."""

@@ -30,7 +30,7 @@ _PATIENCE: Final = 5.0  # seconds, for the request to arrive and the answer to l
 _LONGEST: Final = 65_536  # bytes of a request
 _REQUEST: Final = {"ask": "snapshot"}
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 class Watched(Protocol):

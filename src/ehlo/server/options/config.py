@@ -346,9 +346,9 @@ class Listener:
             if name in Options.__dataclass_fields__:
                 raise ValueError(f"{name} applies to the whole server; pass it to Server")
             raise TypeError(f"Listener has no option {name!r}; see the options of Server")
-        self.addr = addr
+        self.addr: ListenAddresses = addr
         """The address, or several, as in the option `addr`."""
-        self.overrides = overrides
+        self.overrides: ListenerOptions = overrides
         """The options that differ from the server's."""
 
     @classmethod

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY = 2.0  # seconds between two looks at the files of certificates
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 Step = Callable[[], bool]
 """Reloads something, and returns whether that worked. It does not raise what may go wrong."""
@@ -41,7 +41,7 @@ class Files:
     """
 
     def __init__(self, salt_key: bytes = b"") -> None:
-        self.salt_key = salt_key or secrets.token_bytes(32)
+        self.salt_key: bytes = salt_key or secrets.token_bytes(32)
         """The secret of the salts for SCRAM where there is no password file. An unknown user has
         the same salt on each listener, and in each worker, as one has whose keys are stored."""
         # By the identity of their configuration, or the files of certificates and keys

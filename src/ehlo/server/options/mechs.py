@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from ehlo.protocol.auth.credentials import Credentials
-from ehlo.protocol.auth.mechanism import AuthContext, Mechanism, MechanismError, SecretWanted, Steps
+from ehlo.protocol.auth.mechanism import (
+    AuthContext,
+    Mechanism,
+    MechanismError,
+    SecretWanted,
+    StepAwaited,
+    Steps,
+    steps_of,
+)
 from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.auth.scram import SCRAM
 from ehlo.server.tls.channel import can_bind
@@ -149,7 +157,7 @@ def _guarded(mechanism: Mechanism) -> Mechanism:
 
     def run(initial: bytes | None, context: AuthContext) -> Steps:
         try:
-            yield from _only_steps(mechanism.run(initial, context))
+            yield from _only_steps(steps_of(mechanism.run(initial, context)))
         except ValueError:
             raise
         except (Exception, SystemExit) as error:
@@ -166,6 +174,6 @@ def _only_steps(steps: Steps) -> Steps:
             step = steps.send(sent)
         except StopIteration:
             return
-        if not isinstance(step, bytes | SecretWanted | Credentials):
+        if not isinstance(step, bytes | SecretWanted | StepAwaited | Credentials):
             raise TypeError(f"a mechanism cannot yield {type(step).__name__}; see ehlo.Mechanism")
         sent = yield step

@@ -46,7 +46,7 @@ from ehlo.server.tls.certificates import Holder
 
 _SMTP_PORT = 25
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 # Default timeouts in seconds, where the option `timeout` is not set
 _FIRST_TIMEOUT = 30.0

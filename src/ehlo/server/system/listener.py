@@ -19,7 +19,7 @@ from ehlo.net import INHERITED, ListenAddresses, Peer, addresses_of, parse_addre
 from ehlo.paths import Entry
 from ehlo.server.system import systemd
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 UNIX: Final = getattr(socket, "AF_UNIX", None)
 """The family of Unix sockets; `None` on Windows."""

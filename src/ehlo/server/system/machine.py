@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import ctypes
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 _OWN_DESCRIPTORS: Final = 32  # at least, for the process itself and what its handlers open
 _TRIM_EVERY: float = 10.0  # seconds

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ehlo import paths
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 class UnusableError(ValueError):

@@ -25,7 +25,7 @@ VARIABLES: Final = (
 _FIRST: Final = 3  # SD_LISTEN_FDS_START
 _PATIENCE: Final = 1.0  # seconds for a service manager that does not read
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 def listening_fds(name: str = "") -> list[int]:

@@ -24,7 +24,7 @@ class Job(Generic[T]):
 
     def __init__(self, run: Callable[[], T], done: Done[T]) -> None:
         self._claim = [run]  # a thread or `cancel` takes it out, never both
-        self.done = done
+        self.done: Done[T] = done
 
     def cancel(self) -> bool:
         """Return whether the call had not begun; it will not be made then, nor `done` called."""

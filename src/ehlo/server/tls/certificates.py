@@ -179,7 +179,9 @@ class Holder:
         self._make = None if isinstance(config, ssl.SSLContext) else config
         self._shown: bytes | None = None  # the certificate of the context that `_make` made last
         self._made_at = time.monotonic()
-        self.current = config if isinstance(config, ssl.SSLContext) else self._made(config)
+        self.current: ssl.SSLContext = (
+            config if isinstance(config, ssl.SSLContext) else self._made(config)
+        )
         self._trouble = ""  # the reason that was logged last
         if self._has_changed():
             self.renew()  # since `configure_tls`, or since the server ran before

@@ -106,8 +106,8 @@ class Channel:
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._hello: ClientHello | None = ClientHello()
-        self.established = False
-        self.peer_closed = False
+        self.established: bool = False
+        self.peer_closed: bool = False
         """Whether the client has ended its side (close_notify)."""
 
     @property

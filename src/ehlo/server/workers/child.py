@@ -35,7 +35,7 @@ _BOOT: Final = (
     "from ehlo.server.workers.worker import main; sys.exit(main(number))"
 )
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 def spawn(fds: Iterable[int]) -> Child:
@@ -68,13 +68,13 @@ class Child:
         self._sessions: list[Line] = []  # of the next snapshot
         self._draining = False
         self._heard_at = monotonic()
-        self.pid = process.pid
+        self.pid: int = process.pid
         self.ready_at: float | None = None
-        self.reason = ""
+        self.reason: str = ""
         """Why it could not start."""
         self.counts: Line = {}
         """The most that it has reported of anything."""
-        self.reloads = 0
+        self.reloads: int = 0
         """How many reloads it was ordered to do, and has not done yet."""
         self.leaving = False
         """The parent has told it to end, so its end is no failure."""

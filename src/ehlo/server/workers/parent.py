@@ -18,7 +18,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,12 +27,16 @@ from time import monotonic
 from typing import Final
 
 from ehlo.net import Peer
+from ehlo.protocol.reply import CONNECT_TROUBLE
+from ehlo.server.doors import Doors
 from ehlo.server.observing.stats import Snapshot, Stats, merge, total
 from ehlo.server.observing.views import Views
 from ehlo.server.options.config import Options
 from ehlo.server.options.files import reopen_logs
-from ehlo.server.places import Table
+from ehlo.server.options.rules import per_listener
+from ehlo.server.places import Connections, Table
 from ehlo.server.run import open_sockets
+from ehlo.server.streams import rejecting
 from ehlo.server.system import listener, machine, shared, signals, systemd
 from ehlo.server.workers.child import REPORT_EVERY, Child, spawn
 from ehlo.server.workers.link import INTERRUPT, WorkerTask
@@ -44,7 +48,7 @@ _OVERTIME: Final = 30.0  # seconds beyond the grace, for the last hooks
 _TIME_TO_CLOSE: Final = 5.0  # seconds for workers that close at once
 _NO_NUMBERS: Final = memoryview(b"").cast("I")
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 def backoff(failures: int) -> float:
@@ -189,15 +193,31 @@ class Parent:
                     continue
             failures = 0 if served is not None and served >= _PROVEN else failures + 1
             delay = None if served is None and self._code_changes else backoff(failures)
-            again = "" if delay is None else f"; restarting in {delay:.0f} s"
-            logger.error("%s %s%s", name, how, again)
+            again = "clients get 421 until a file changes"
+            if delay is not None:
+                again = f"restarting in {delay:.0f} s"
+            logger.error("%s %s; %s", name, how, again)
             if not served and place.reason is None:
                 place.reason = reason
             self._give_up()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay):
-                    await place.stirred.wait()
-                    failures = 0
+            async with self._rejecting() if delay is None else contextlib.nullcontext():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await place.stirred.wait()
+                        failures = 0
+
+    @contextlib.asynccontextmanager
+    async def _rejecting(self) -> AsyncIterator[None]:
+        """Reject the clients here, since no worker can serve them, while the block runs."""
+        most = self._options.max_connections
+        doors = Doors(asyncio.get_running_loop(), Connections(most, most))
+        try:
+            for options, group in zip(per_listener(self._options), self._groups, strict=True):
+                for sock in group:
+                    await doors.open(sock.dup(), partial(rejecting, options, CONNECT_TROUBLE))
+            yield
+        finally:
+            doors.close()
 
     def _make_table(self) -> None:
         """Make the table of all workers, before any of them can be full."""

@@ -22,7 +22,7 @@ import traceback
 from functools import partial
 from typing import Final
 
-from ehlo.server.observing.failures import escaped, log_failure
+from ehlo.server.observing.failures import from_users_frame, log_failure
 from ehlo.server.options.target import NotThereError, with_handler
 from ehlo.server.places import Table
 from ehlo.server.run import Owner, Run, abandon
@@ -33,7 +33,7 @@ from ehlo.server.workers.recipe import StartError, share_of
 _SESSIONS_IN_A_LINE: Final = 100
 _LONGEST_REASON: Final = 4096  # characters
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 def main(number: int) -> int:
@@ -72,7 +72,8 @@ def _report_failure(sock: socket.socket, error: BaseException) -> None:
         logger.error("this worker cannot start: %s", reason)
     else:  # a bug of the user's
         reason = "".join(traceback.format_exception_only(error)).strip()
-        log_failure(logger, error, "this worker cannot start: %s", escaped(reason))
+        from_users_frame(error)
+        log_failure(logger, error, "this worker cannot start")
     with contextlib.suppress(OSError):  # the parent is gone, or the link was in use already
         sock.setblocking(True)
         sock.sendall(json.dumps({"failed": reason[:_LONGEST_REASON]}).encode() + b"\n")
