@@ -7,9 +7,10 @@ import tempfile
 import threading
 from pathlib import Path
 
-from support.pages import Reader, a_mail, shown
+from support.pages import PAGES, Reader, a_mail, blocks, shown
 from support.pages import reader as reader
 
+from .peers import peer, run
 from .post import Certificates, Office, Post
 from .postfix import HOST, postfix
 
@@ -42,3 +43,17 @@ def test_postfix_in_front_asks_and_delivers(reader: Reader, certificates: Certif
             assert mailbox.used.wait(60), front.log()
     (mail,) = mailbox
     assert b"At noon?" in mail
+
+
+def test_postfix_behind_has_a_port_for_this_machine(tmp_path: Path) -> None:
+    """Postfix reads the lines of master.cf as the page means them."""
+    page = next(page for page in PAGES if page.stem == "mx")
+    (master,) = (each.code for each in blocks(page) if "inet n" in each.code)
+    (tmp_path / "master.cf").write_text(master)
+    (tmp_path / "main.cf").write_text("compatibility_level = 3.6\n")
+    said = run([peer("postconf"), "-c", tmp_path, "-P"]).stdout.decode()
+    assert said.splitlines() == [
+        "127.0.0.1:10025/inet/mynetworks = 127.0.0.0/8",
+        "127.0.0.1:10025/inet/smtpd_authorized_xforward_hosts = 127.0.0.0/8",
+        "127.0.0.1:10025/inet/smtpd_recipient_restrictions = permit_mynetworks,reject",
+    ]
