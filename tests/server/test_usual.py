@@ -364,3 +364,31 @@ def test_the_last_packet_under_tls_may_come_with_the_end_of_tls(
         client.send(outbound.read())
         assert client.rest()  # the reply, and the end
     running.wait_until_no_sessions()
+
+
+def test_nothing_is_sent_after_tls_has_failed_while_a_handler_has_the_message(
+    serve: Serve, certificates: Certificates
+) -> None:
+    """The handler is done in the same turn of the loop, before the connection is lost."""
+    inside, go_on = threading.Event(), asyncio.Event()
+
+    class Slow(Handler):
+        async def on_message(self, session: Session, message: Message) -> None:
+            inside.set()
+            await go_on.wait()
+
+    running = serve(Slow(), loop="asyncio", tls_config=certificates.server(), tls_listener=True)
+    with running.client(tls=certificates.client) as client:
+        client.begin(*ENVELOPE)
+        client.send(STEPS[-1])
+        assert inside.wait(DEADLINE)
+        (driver,) = running.drivers
+
+        async def fail() -> int:
+            go_on.set()
+            driver.data_received(b"no record of TLS")
+            return driver.wire.sent
+
+        sent = running.run(fail)
+        running.wait_until_no_sessions()
+        assert driver.wire.sent == sent
