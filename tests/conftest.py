@@ -1,4 +1,4 @@
-"""Fixtures: a real server next to the test, and certificates for it; and SIGINT, which works."""
+"""Fixtures: a real server next to the test, with certificates; both ways of a packet; SIGINT."""
 
 import signal
 
@@ -8,6 +8,7 @@ from support.serving import certificates as certificates
 from support.serving import loop_name as loop_name
 from support.serving import no_delay as no_delay
 from support.serving import serve as serve
+from support.ways import way as way
 
 # The same examples in each run, and no time for one: a busy machine, or chance, fails no test
 settings.register_profile(

@@ -17,6 +17,7 @@ from ehlo.protocol.body import (
     has_bare_newline,
     joined,
     normalized,
+    whole,
 )
 from ehlo.protocol.buffer import Buffer
 
@@ -61,6 +62,15 @@ def test_a_body_ends_and_is_unstuffed(sent: bytes, body: bytes) -> None:
     assert read(sent + b"QUIT\r\n") == (body, True, b"QUIT\r\n")
     for at in range(len(sent)):
         assert read(sent[:at], sent[at:]) == (body, True, b"")
+
+
+def test_a_packet_is_a_whole_body_only_if_the_reader_finds_the_same_in_it() -> None:
+    for length in range(8):
+        for letters in itertools.product("a.\r\n", repeat=length):
+            packet = "".join(letters).encode()
+            body, ended, rest = read(packet)
+            is_whole = ended and not rest and body + b".\r\n" == packet != b".\r\n"
+            assert whole(packet) == (body if is_whole else None), packet
 
 
 # Everything that stands around a dot in what is known as SMTP smuggling, and some more

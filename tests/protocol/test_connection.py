@@ -29,6 +29,9 @@ from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, State
 from ehlo.protocol.verbs import QUESTIONS
 from support.dialogue import CorePlayer, Rules
+from support.ways import deliver
+
+pytestmark = pytest.mark.usefixtures("way")
 
 ENVELOPE = b"HELO c\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\n"
 
@@ -44,9 +47,9 @@ def connect(settings: Settings | None = None) -> Connection:
 
 def play(connection: Connection, data: bytes) -> list[Event]:
     """All events that `data` makes; those that ask are accepted."""
-    connection.receive_data(data)
     seen: list[Event] = []
-    while not isinstance(event := connection.next_event(), Waiting):
+    event = deliver(connection, data)
+    while not isinstance(event, Waiting):
         seen.append(event)
         match event:
             case events.Close():
@@ -57,6 +60,7 @@ def play(connection: Connection, data: bytes) -> list[Event]:
                 pass
             case _:
                 connection.reply()
+        event = connection.next_event()
     return seen
 
 

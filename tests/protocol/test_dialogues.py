@@ -1,4 +1,4 @@
-"""Each dialogue on the core: step by step, at once, byte by byte, and cut around the dots.
+"""Each dialogue on the core: step by step, at once, in packets, byte by byte, cut around the dots.
 
 However its bytes come, a client gets the same replies, and the handler the same messages.
 """
@@ -6,14 +6,15 @@ However its bytes come, a client gets the same replies, and the handler the same
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
 from ehlo.protocol import reply as replies
 from support.dialogue import CorePlayer, Scenario, Step, matches, resolve, scenarios
+from support.ways import packets
 
-Slicer = Callable[[bytes], Iterator[bytes]]
+Slicer = Callable[[bytes], Iterable[bytes]]
 
 ALL = [scenario for scenario in scenarios() if scenario.rules.values.get("only") != "server"]
 SLICEABLE = [scenario for scenario in ALL if not scenario.as_written]
@@ -97,6 +98,7 @@ def cut_at(position: int) -> Slicer:
     return slicer
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("scenario", ALL, ids=str)
 def test_core_answers_each_step_as_written(scenario: Scenario) -> None:
     player = CorePlayer.of(scenario)
@@ -126,6 +128,13 @@ def test_core_answers_the_same_however_it_is_cut(
     ask_all: bool,
 ) -> None:
     assert_as_written(scenario, play(scenario, slicer, ask_all=ask_all))
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("scenario", SLICEABLE, ids=str)
+@pytest.mark.parametrize("ask_all", [True, False])
+def test_core_answers_the_same_in_packets(scenario: Scenario, ask_all: bool) -> None:
+    assert_as_written(scenario, play(scenario, packets, ask_all=ask_all))
 
 
 @pytest.mark.parametrize("scenario", SLICEABLE, ids=str)

@@ -20,7 +20,7 @@ from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.body import END, BareNewlines, DataReader
 from ehlo.protocol.buffer import Buffer
 from ehlo.protocol.connection import Connection
-from ehlo.protocol.events import Waiting
+from ehlo.protocol.events import Event, Waiting
 from ehlo.protocol.extensions import EXTENSIONS, Extension
 from ehlo.protocol.parameters import DeliverBy, OriginalRecipient, Rrvs
 from ehlo.protocol.policy import Limits
@@ -29,6 +29,7 @@ from ehlo.protocol.settings import Settings
 from ehlo.protocol.verbs import mail
 from protocol.reference import Lines, body_of, normalized
 from support.dialogue import CorePlayer, Received, Rules, resolve, scenarios
+from support.ways import deliver, packets
 
 # -- material ------------------------------------------------------------------------------------
 
@@ -167,8 +168,10 @@ def octets(data: bytes) -> list[bytes]:
     return [data[at : at + 1] for at in range(len(data))]
 
 
-def played(rules: Settings, pieces: list[bytes]) -> tuple[bytes, list[Received], bool]:
-    player = CorePlayer(rules, RULES)
+def played(
+    rules: Settings, pieces: list[bytes], *, usual: bool = True
+) -> tuple[bytes, list[Received], bool]:
+    player = CorePlayer(rules, RULES, usual=usual)
     for piece in pieces:
         player.feed(piece)
     return player.output, player.messages, player.closed
@@ -183,8 +186,9 @@ def test_any_split_of_any_session_gives_the_same(
     data: st.DataObject, rules: Settings, session: bytes
 ) -> None:
     # STARTTLS is not among the words: it is the one command that looks at what comes behind
-    whole = played(rules, [session])
+    whole = played(rules, [session], usual=False)
     assert played(rules, octets(session)) == whole
+    assert played(rules, packets(session)) == whole
     assert played(rules, data.draw(cuts(session))) == whole
 
 
@@ -199,7 +203,7 @@ DIALOGUES = [
 def test_any_split_of_any_dialogue_gives_the_same(data: st.DataObject) -> None:
     scenario, session = data.draw(st.sampled_from(DIALOGUES))
     pieces = data.draw(cuts(session))
-    whole, cut = CorePlayer.of(scenario), CorePlayer.of(scenario)
+    whole, cut = CorePlayer.of(scenario, usual=False), CorePlayer.of(scenario)
     whole.feed(session)
     for piece in pieces:
         cut.feed(piece)
@@ -221,8 +225,9 @@ def test_no_input_raises_whatever_is_answered(
     connection = Connection(rules, lambda: "nonce", trusted=TRUSTED)
     said = b""
     for piece in data.draw(cuts(session)):
-        connection.receive_data(piece)
-        for event in _events(connection):
+        for event in _events(
+            connection, deliver(connection, piece, usual=data.draw(st.booleans()))
+        ):
             match event:
                 case events.Tarpit():
                     connection.resume()
@@ -242,12 +247,11 @@ def test_no_input_raises_whatever_is_answered(
     assert_well_formed(said)
 
 
-def _events(connection: Connection) -> Iterator[Any]:
-    while True:
-        event = connection.next_event()
-        if isinstance(event, Waiting | events.Close):
-            return
+def _events(connection: Connection, first: Event | Waiting) -> Iterator[Any]:
+    event = first
+    while not isinstance(event, Waiting | events.Close):
         yield event
+        event = connection.next_event()
 
 
 def assert_well_formed(said: bytes) -> None:

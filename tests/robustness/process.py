@@ -43,7 +43,7 @@ class Launched:
         while True:
             try:
                 return ask(self._control)
-            except (TimeoutError, ValueError):  # it has given up, or closed the connection
+            except (TimeoutError, ValueError):  # it has closed the connection, or was too slow
                 assert time.monotonic() < until, "no answer"
 
     def wait_until(self, when: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:

@@ -372,7 +372,7 @@ def test_a_list_that_holds_itself_is_no_rejection(serve: Serve) -> None:
 def test_each_hook_that_answers_has_a_moment_or_its_own_test() -> None:
     hooks = {row.hook for row in verbs.ASKED.values() if row.hook}
     assert hooks <= MOMENTS.keys()
-    assert MEANINGS.keys() - MOMENTS.keys() == {"on_tls", "on_secret"}
+    assert MEANINGS.keys() - MOMENTS.keys() == {"on_tls", "on_secret", "mechanism"}
 
 
 def test_false_from_on_tls_rejects_for_lack_of_security() -> None:

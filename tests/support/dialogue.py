@@ -75,6 +75,7 @@ from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts
 from ehlo.protocol.verbs import QUESTIONS
+from support.ways import deliver
 
 __all__ = [
     "APPNAME",
@@ -407,9 +408,18 @@ class CorePlayer:
     NONCE = "0123456789abcdef"
     CHALLENGE = f"<{NONCE}@{HOSTNAME}>".encode()
 
-    def __init__(self, settings: Settings, rules: Rules, asks: frozenset[type] = QUESTIONS) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        rules: Rules,
+        asks: frozenset[type] = QUESTIONS,
+        *,
+        usual: bool = True,
+    ) -> None:
+        """Unless `usual`, each packet takes the general way into the core."""
         self._settings = settings
         self._asks = asks
+        self._usual = usual
         self._rules = rules
         self._memory = rules.number("max_memory", 2**62)
         self._draining = False
@@ -424,14 +434,14 @@ class CorePlayer:
         self._advance()
 
     @classmethod
-    def of(cls, scenario: Scenario, *, ask_all: bool = True) -> CorePlayer:
+    def of(cls, scenario: Scenario, *, ask_all: bool = True, usual: bool = True) -> CorePlayer:
         """A player with the settings and hooks of a scenario.
 
         Unless `ask_all`, the core asks only about what a hook is for, as it does in a server.
         """
         hooks = {hook for hook, _ in scenario.rules.answers}
         asks = {kind for kind in QUESTIONS if ask_all or kind.__name__.lower() in hooks}
-        return cls(scenario.settings, scenario.rules, frozenset(asks))
+        return cls(scenario.settings, scenario.rules, frozenset(asks), usual=usual)
 
     def _connect(self, *, tls: bool, greet: bool, counts: Counts | None = None) -> Connection:
         name = self._rules.values.get("certificate")
@@ -449,8 +459,7 @@ class CorePlayer:
     def feed(self, data: bytes) -> None:
         """What the client sends in one packet."""
         if not self.closed:
-            self.connection.receive_data(data)
-            self._advance()
+            self._advance(deliver(self.connection, data, usual=self._usual))
 
     def eof(self) -> None:
         """The client ends."""
@@ -476,12 +485,14 @@ class CorePlayer:
             self._draining = True
         self._advance()
 
-    def _advance(self) -> None:
+    def _advance(self, event: Event | Waiting | None = None) -> None:
+        """Answer all events; `event` is the first one, if it is known."""
         while not self.closed:
-            event = self.connection.next_event()
+            event = event or self.connection.next_event()
             if isinstance(event, Waiting):
                 break
             self._on(event)
+            event = None
         if self._draining and not self.closed and not self.connection.in_transaction:
             self._draining = False
             self.connection.hang_up(replies.DRAINING)
@@ -523,6 +534,10 @@ class CorePlayer:
             self.connection.reply(answer)
 
     def _answer(self, event: Event) -> Reply | None:
+        if isinstance(event, events.MessageEnd) and event.body is not None:
+            self._body = event.body
+            if len(self._body) + 64 > self._memory:
+                return replies.NO_MEMORY
         answer = self._rules.answer(*_hook_of(event))
         if isinstance(event, events.Auth) and answer is None:
             return None if self._rules.knows(event.credentials) else replies.BAD_CREDENTIALS

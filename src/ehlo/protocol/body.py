@@ -156,7 +156,7 @@ def whole(packet: bytes) -> bytes | None:
     Such a dot would have to be dropped.
     """
     end = len(packet) - 3
-    if find_dot(packet) != end - 2 or packet[0] == _DOT or packet[end:] != b".\r\n":
+    if packet[-5:] != b"\r\n.\r\n" or find_dot(packet) != end - 2 or packet[0] == _DOT:
         return None
     return packet[:end]
 

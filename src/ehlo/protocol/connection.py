@@ -172,21 +172,23 @@ class Connection:
         """
         conversation = self.conversation
         output = conversation.output
-        if self._halted or not conversation.buffer.empty or output.slow or output.over:
+        if self._halted or self._ended or not conversation.buffer.empty:
+            return None
+        if output.slow or output.over or type(packet) is not bytes:
             return None
         if output.transcript is not None or conversation.exchange is not None:
             return None
         reader = conversation.reader
-        if reader is None:
-            found = verbs.hear_usual(conversation, packet)
-            if found is None:  # after a rejection the client may have to wait, or to leave
-                return (
-                    self.next_event()
-                    if conversation.output.slow or conversation.output.over
-                    else NEED_DATA
-                )
-        else:
-            found = mail.hear_body(conversation, reader, packet)
+        if reader is not None:
+            event = mail.hear_body(conversation, reader, packet)
+            if event is not None:  # the question keeps no body: it may be on disk before its answer
+                self._question, self._subject = mail.MESSAGE, event.transaction
+                self._halted = True
+            return event
+        found = verbs.hear_usual(conversation, packet)
+        if found is None:  # after a rejection the client may have to wait, or to leave
+            output = conversation.output
+            return self.next_event() if output.slow or output.over else NEED_DATA
         return None if found is False else self._ask(*found)
 
     def next_event(self) -> Event | Waiting:

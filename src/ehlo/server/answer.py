@@ -415,9 +415,13 @@ class Answers:
         self.bodies.move_to_disk(self._lose_body)
 
     def _lose_body(self) -> None:
-        """Reject the body at its end, since there is no room for it."""
-        self.connection.refuse_body(replies.NO_MEMORY)
-        self.drop_body()
+        """Reject the body at its end, since there is no room for it.
+
+        Of a complete one, `message` knows already.
+        """
+        if not self.due:
+            self.connection.refuse_body(replies.NO_MEMORY)
+            self.drop_body()
 
     def drop_body(self, _event: events.Event | None = None) -> None:
         """Discard what there is of a body, but not a complete one, which a handler gets."""
@@ -433,12 +437,13 @@ class Answers:
         body, and call `on_replied` when the reply has left.
         """
         routes, bodies, transaction = self._routes, self.bodies, event.transaction
-        body = event.body
-        replied = routes.replied
+        body, replied = event.body, routes.replied
         message: Message | None = None
         self.due = True
         try:
-            if body is not None and bodies.add(body) and not await bodies.write():
+            spills = body is not None and bodies.add(body)
+            del event, body  # which may be on disk before the handler has the message
+            if spills and not await bodies.write():
                 answer: Answer = replies.NO_MEMORY
             elif bodies.shelf is not None and not await bodies.finish(streams=routes.streams):
                 answer = replies.NO_MEMORY
@@ -457,7 +462,7 @@ class Answers:
             if replied is not None:
                 self._unsent = message  # also if this is closed, without any reply
         if replied is not None and message is not None:
-            del event, transaction, message  # the handler may be the last to hold it
+            del transaction, message  # the handler may be the last to hold it
             await self._until_sent()
             await self._notify_replied(replied)
 

@@ -324,13 +324,20 @@ class Driver(Occupant):
             else:
                 if self.runtime.draining:
                     self.end(Ending.DRAIN)
-                elif self.connection.rests and self.wire.is_usual and self.wire.writable:
+                elif self._rests():
                     self._say()
                     return
                 if not self.wire.closing:
                     self._advance()
         except Exception as failure:  # noqa: BLE001  no caller could end the session
             self._fail(failure)
+
+    def _rests(self) -> bool:
+        """Return whether the client's next command is all that there is to wait for."""
+        if self.deadlines.pace is not None:  # of a body, between its chunks
+            return False
+        wire = self.wire
+        return wire.is_usual and wire.writable and self.connection.rests
 
     def _fail(self, error: Exception) -> None:
         log_failure(about(logger, self.session_id), error, "the session failed")
@@ -388,8 +395,7 @@ class Driver(Occupant):
     def _settle_deadline(self) -> None:
         """Set the deadline of a client that was heard since the last sweep."""
         if self.deadlines.heard:
-            greeted = bool(self.connection.conversation.helo)
-            self.deadlines.settle(in_handshake=self.wire.in_handshake, greeted=greeted)
+            self.deadlines.settle(self.connection.conversation, self.wire)
 
     @property
     def session_id(self) -> str:

@@ -220,17 +220,18 @@ class Pace:
 class Deadlines:
     """Keeps the deadline of one session: `at`, by the loop's clock."""
 
-    __slots__ = ("_clock", "_ended", "_heard", "_pace", "_read_by", "_times", "at", "heard")
+    __slots__ = ("_clock", "_ended", "_heard", "_read_by", "_times", "at", "heard", "pace")
 
     def __init__(self, clock: Callable[[], float], times: Times) -> None:
         self._clock = clock
         self._times = times
-        self._pace: Pace | None = None  # of a body that has begun
         self._read_by = math.inf  # while the client does not read
         self._heard = self._ended = clock()  # when the client did something, and its last message
         self.at: float = math.inf
         self.heard: bool = False
         """Whether the client has done something for which the next sweep sets the deadline."""
+        self.pace: Pace | None = None
+        """That of a body that has begun."""
 
     def allow(self, seconds: float) -> None:
         """Set the deadline `seconds` from now."""
@@ -285,10 +286,10 @@ class Deadlines:
     def client_waits(self, conversation: Conversation) -> None:
         """Stop the clock of a body while the client waits for the server."""
         if conversation.state is _ENDED:
-            self._pace = None
-            self._ended = self._heard
-        elif self._pace is not None:
-            self._pace.hold(self._clock())
+            self.pace = None
+            self._ended = math.inf  # now: the next sweep has the time
+        elif self.pace is not None:
+            self.pace.hold(self._clock())
 
     def client_is_awaited(self, conversation: Conversation, wire: Wire, moved: bool) -> None:
         """Set the deadline for the client's next bytes, or for it to read.
@@ -300,34 +301,40 @@ class Deadlines:
             self.client_must_read()
             return
         in_body = conversation.reader is not None
-        if self._pace is not None or in_body or conversation.state is _BDAT:
+        if self.pace is not None or in_body or conversation.state is _BDAT:
             if in_body or moved:
                 said = wire.received if wire.channel is None else wire.said  # mostly plain
                 self.at, self.heard = self._for_body(conversation, said, in_body), False
         elif moved:
             self.heard = True
 
-    def settle(self, *, in_handshake: bool, greeted: bool) -> None:
-        """Set the deadline for the client's next command, if it was heard since the last sweep.
+    def settle(self, conversation: Conversation, wire: Wire) -> None:
+        """Set the deadline for a client that was heard since the last sweep, by what it awaits.
 
         It may be late by the time between two sweeps, and is never early.
         """
         if not self.heard:
             return
-        if in_handshake:
+        if not wire.writable:
+            self.client_must_read()
+        elif conversation.reader is not None:  # of which nothing has come
+            self.at, self.heard = self._for_body(conversation, wire.said, in_body=True), False
+        elif wire.in_handshake:
             self.allow_handshake()
-        elif greeted:
+        elif conversation.helo:
             self.allow_command()
         else:
             self.allow_first()
+        self._ended = min(self._ended, self._heard)
 
     def _for_body(self, conversation: Conversation, said: int, in_body: bool) -> float:
         self._heard = now = self._clock()
-        times, pace = self._times, self._pace
+        times, pace, transaction = self._times, self.pace, conversation.transaction
         if pace is None:
-            self._pace = pace = Pace(now, said)
-        elif not in_body and conversation.transaction is None:
-            self._pace = None
+            begun = 0 if transaction is None else transaction.size  # this read may have brought
+            self.pace = pace = Pace(now, said - begun)
+        elif not in_body and transaction is None:
+            self.pace = None
             return now + times.command
         due = now + (times.body if in_body else times.command)
         rate = times.min_body_rate
@@ -339,7 +346,7 @@ class Deadlines:
         Commands that lead to no message count as a part of that, and so does a body that is hardly
         faster than it must be; `received` is what its connection has brought so far.
         """
-        now, pace = self._clock(), self._pace
+        now, pace = self._clock(), self.pace
         idle = now - self._heard
         if pace is not None and not pace.is_slow(now, received, self._times.min_body_rate):
             return idle

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final, Literal
+from typing import Final
 
 from ehlo.protocol import address, events, grammar, parameters
 from ehlo.protocol import reply as replies
@@ -451,20 +451,22 @@ _FIRST_CHUNK: Final = Question(
 # -- the end of a message ------------------------------------------------------------------------
 
 
-def hear_body(conversation: Conversation, reader: Reader, packet: bytes) -> Ask | Literal[False]:
-    """Ask about a message whose body is this packet, as a whole; return `False` for any other."""
+def hear_body(
+    conversation: Conversation, reader: Reader, packet: bytes
+) -> events.MessageEnd | None:
+    """Ask about a message whose body is this packet, as a whole; return `None` for any other."""
     transaction, settings = conversation.transaction, conversation.settings
     if transaction is None or type(reader) is not DataReader or not reader.at_start:
-        return False
+        return None
     body = whole(packet)
     if body is None or transaction.refusal is not None or len(body) > settings.max_size > 0:
-        return False
+        return None
     if not settings.keeps_newlines and has_bare_newline(body):
-        return False
+        return None
     transaction.size = len(body)
     conversation.counts.idle = 0
     conversation.reader, conversation.state = None, _ENDED
-    return MESSAGE, events.MessageEnd(transaction, body)
+    return events.MessageEnd(transaction, body)
 
 
 def end_of_body(conversation: Conversation, reader: Reader) -> Ask | None:
@@ -477,12 +479,12 @@ def end_of_body(conversation: Conversation, reader: Reader) -> Ask | None:
     conversation.counts.idle = 0
     if refusal is None:
         conversation.state = _ENDED
-        return MESSAGE, events.MessageEnd(transaction)
+        return MESSAGE, transaction
     chunks = transaction.chunks
     permanent = refusal.code >= 500  # otherwise the client must know that it may try again
     if permanent and chunks is not None and chunks.failed and not conversation.settings.lmtp:
         refusal = replies.CHUNK_FAILED  # the chunk that failed was told why
-    _reject_message(conversation, events.MessageEnd(transaction), refusal)
+    _reject_message(conversation, transaction, refusal)
     return None
 
 
@@ -498,15 +500,15 @@ def _end_skipping(conversation: Conversation, reader: Skipper) -> None:
 
 
 def _accept_message(
-    conversation: Conversation, event: events.MessageEnd, answer: Reply | None
+    conversation: Conversation, transaction: Transaction, answer: Reply | None
 ) -> None:
-    conversation.output.outcome(answer or replies.QUEUED, event.transaction)
+    conversation.output.outcome(answer or replies.QUEUED, transaction)
 
 
-def _reject_message(conversation: Conversation, event: events.MessageEnd, answer: Reply) -> None:
+def _reject_message(conversation: Conversation, transaction: Transaction, answer: Reply) -> None:
     """End the transaction, as acceptance does (RFC 5321 3.3)."""
     conversation.end_transaction()
-    conversation.output.outcome(answer, event.transaction)
+    conversation.output.outcome(answer, transaction)
     turn_away_after_refusals(conversation)
 
 
@@ -526,5 +528,6 @@ MESSAGE: Final = Question(
     accept=_accept_message,
     reject=_reject_message,
     event=events.MessageEnd,
+    made_of=events.MessageEnd,
     always=True,
 )
