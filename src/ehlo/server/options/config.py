@@ -322,7 +322,8 @@ class Options:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if isinstance(path := getattr(self, field.name), os.PathLike):
+            path = getattr(self, field.name)
+            if "str" in str(field.type) and isinstance(path, os.PathLike):
                 object.__setattr__(self, field.name, os.fspath(path))
             for old, new in field.metadata.get("renamed", {}).items():
                 if getattr(self, field.name) == old:
