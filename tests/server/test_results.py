@@ -224,6 +224,22 @@ def test_results_of_def_and_of_async_def_mean_the_same(
             assert say(client, moment.command).startswith(expected)
 
 
+@pytest.mark.parametrize("make", [Reject, Reply])
+def test_a_rejection_with_a_text_alone_is_sent_with_the_enhanced_code_of_its_class(
+    serve: Serve, make: Callable[[int, str], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    def known(_peer: object, _sender: str, recipient: str) -> Any:
+        if recipient == "b@example.com":
+            return make(550, "No such user")
+        return make(450, "Try again later")
+
+    with serve(lambda *_: None, rcpt_handler=known).ready() as client:
+        client.say(MAIL)
+        assert client.say(RCPT) == "550 5.0.0 No such user"
+        assert client.say("RCPT TO:<c@example.com>") == "450 4.0.0 Try again later"
+    assert not [record for record in caplog.records if record.name == "ehlo.handler"]
+
+
 @pytest.mark.parametrize("hook", ["on_message", "rcpt_handler"])
 def test_the_log_names_the_function_of_the_user(
     serve: Serve, hook: str, caplog: pytest.LogCaptureFixture
