@@ -271,7 +271,8 @@ def check_call(name: str, function: Callable[..., object], arguments: Sequence[s
 def name_of(function: Any) -> str:
     """Return the full name of a function, or of the class of another object that is called."""
     named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"
+    module = getattr(named, "__module__", None)  # a method of a built-in type has none
+    return f"{module}.{named.__qualname__}" if module else str(named.__qualname__)
 
 
 def place_of(function: Any) -> str:
@@ -285,7 +286,16 @@ def place_of(function: Any) -> str:
 
 
 def is_async(function: Callable[..., object]) -> bool:
-    """Return whether `function` is `async def`, wraps or binds one, or has an async `__call__`."""
-    return inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004  not a test whether it is callable
-    )
+    """Return whether `function` is `async def`, wraps or binds one, or has an async `__call__`.
+
+    An `async def` that wraps a `def` is one, too, and an `AsyncMock`.
+    """
+    call = getattr(function, "__call__", None)  # noqa: B004  not a test whether it is callable
+    several = function, inspect.unwrap(function), call
+    return any(map(inspect.iscoroutinefunction, several)) or _is_marked(function)
+
+
+def _is_marked(function: object) -> bool:
+    """Return whether it says that it is `async def`, as an `AsyncMock` does before Python 3.12."""
+    code = getattr(function, "__code__", None)
+    return bool(getattr(code, "co_flags", 0) & inspect.CO_COROUTINE)

@@ -184,8 +184,8 @@ def has_bare_newline(chunk: bytes) -> bool:
     while len(chunk) - start > _FIRST:
         end = chunk.rfind(b"\n", start, start + size) + 1 or start + size
         lines = memoryview(chunk)[start:end]
-        if not _are_even(bytearray(lines)):
-            decoder.decode(str(lines, "latin-1"))
+        # Even lines have no line feed first, so a CR that ended the slice before is a bare one
+        decoder.decode(" " if _are_even(bytearray(lines)) else str(lines, "latin-1"))
         start, size = end, _SLICE
     decoder.decode(chunk[start:].decode("latin-1"), True)  # a CR at the very end is a bare one
     return decoder.newlines not in _CRLF_ONLY
