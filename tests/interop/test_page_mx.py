@@ -12,7 +12,7 @@ from support.pages import reader as reader
 
 from .peers import peer, run
 from .post import Certificates, Office, Post
-from .postfix import postfix
+from .postfix import HOST, postfix
 
 
 class Mailbox(list[bytes]):
@@ -37,7 +37,7 @@ def test_postfix_in_front_asks_and_delivers(reader: Reader, certificates: Certif
         main = shown("mx", "delivery.py", "ini").replace("/run/ehlo", folder)
         main += "address_verify_poll_delay = 1s\n"
         with delivery.server.in_thread(), postfix(nowhere, main=main) as front:
-            with smtplib.SMTP("127.0.0.1", front.port) as client:
+            with smtplib.SMTP(HOST, front.port) as client:
                 refused = client.send_message(a_mail("bob@example.com, eve@example.com"))
             assert {name: code for name, (code, _) in refused.items()} == {"eve@example.com": 550}
             assert mailbox.used.wait(60), front.log()
