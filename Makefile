@@ -28,9 +28,16 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# Whether pyright knows the type of each public name, as it wants it of a typed package
+.PHONY: completeness
+completeness: $(STAMP)
+	$(BIN)/python -m pip install --quiet 'pyright[nodejs]>=1.1.400'
+	PYTHONPATH=src $(BIN)/pyright --pythonpath $(BIN)/python --verifytypes ehlo --ignoreexternal
+
 # JOBS: how many processes the tests are spread over; many tests wait, so one more than processors
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-PYTEST = $(BIN)/pytest -q --numprocesses=$(JOBS) --dist=loadfile
+# A file is for one process; they begin in the order of tests/conftest.py
+PYTEST = $(BIN)/pytest -q --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
 # The core's tests alone, without coverage: what to run after each change of src/ehlo/protocol
 core: $(STAMP)

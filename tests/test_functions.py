@@ -257,6 +257,40 @@ def test_a_handler_without_parameters_may_be_a_factory(handler: Any) -> None:
         ehlo.Server(handler)
 
 
+class Mailbox:
+    def put(self, message: ehlo.Message) -> None: ...
+
+
+def test_a_method_without_its_instance_is_a_type_error() -> None:
+    """It has two parameters, as a function of session and message has."""
+    line = Mailbox.put.__code__.co_firstlineno
+    with pytest.raises(TypeError) as caught:
+        ehlo.Server(Mailbox.put)  # type: ignore[arg-type]  # which is the mistake
+    assert str(caught.value) == (
+        f"handler ({__name__}.Mailbox.put at {__file__}:{line}) is a method of no instance; "
+        "pass that of an instance"
+    )
+    ehlo.Server(Mailbox().put)
+
+
+@pytest.mark.parametrize(
+    ("handler", "advice"),
+    [
+        (Mailbox, "; pass an instance of it, or derive it from ehlo.Handler"),
+        ("app", "; write module:attr"),
+        (5, ""),
+    ],
+)
+def test_what_is_no_handler_is_a_type_error_that_says_what_to_write(
+    handler: Any, advice: str
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        ehlo.Server(handler)
+    assert str(caught.value) == (
+        f"handler must be a function or an ehlo.Handler, not {handler!r}{advice}"
+    )
+
+
 def test_the_place_of_a_function_is_that_of_what_it_wraps_or_calls() -> None:
     @functools.wraps(three)
     def wrapper(*_: Any) -> None: ...
@@ -270,6 +304,7 @@ def test_the_place_of_a_function_is_that_of_what_it_wraps_or_calls() -> None:
     assert place_of(Callable()).startswith(f"{__name__}.test_the_place")
     assert place_of(Callable()).rpartition(":")[0].endswith(f".Callable at {__file__}")
     assert place_of(print) == "builtins.print"
+    assert place_of([].append) == "list.append"
 
 
 def test_a_function_without_others_is_one_hook() -> None:

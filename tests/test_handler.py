@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from typing import Any
+from unittest import mock
 
 from ehlo import Handler, Message, Session
 from ehlo.handler import Callbacks, callbacks_of_handler, is_async
@@ -116,8 +117,14 @@ def test_a_function_is_async_if_it_is_async_def_or_wraps_one() -> None:
     class Callable:
         async def __call__(self, *_: object) -> None: ...
 
+    @functools.wraps(print)
+    async def around(*_: object) -> None: ...
+
     assert is_async(coroutine)
     assert is_async(wrapper)
+    assert is_async(around)
+    assert is_async(mock.AsyncMock())
+    assert not is_async(mock.Mock())
     assert is_async(functools.partial(coroutine, "extra"))
     assert is_async(Callable())
     assert is_async(Smallest().on_message)

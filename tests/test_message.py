@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -205,6 +206,31 @@ def test_what_is_read_before_a_spool_changes_nothing_in_it(tmp_path: Path) -> No
     assert spool.read_after(b"") == spool.read_at(0, 9) == b"body"
     assert spool.read_after(b"y") == b"ybody"
     assert file.read() == b"headbody"
+
+
+def test_a_head_that_is_longer_than_its_room_is_read_too(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path))
+    spool.write([b"body"])
+    assert spool.read_after(b"x" * 4_097) == b"x" * 4_097 + b"body"
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_head_that_is_written_in_part_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    spool = Spool(str(tmp_path))
+    spool.write([b"body"])
+    monkeypatch.setattr(os, "pwrite", lambda *_: written)
+    assert spool.read_after(b"head") == b"headbody"
+
+
+def test_threads_that_read_with_and_without_a_head_read_the_same(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path))
+    spool.write([b"body" * 50_000])
+    heads = [TRACE, b"", TRACE, b""] * 16
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(spool.read_after, heads))
+    assert found == [head + b"body" * 50_000 for head in heads]
 
 
 def test_a_body_on_a_full_disk_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

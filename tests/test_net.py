@@ -87,10 +87,18 @@ def test_what_is_no_address_is_a_value_error(addr: Any) -> None:
         (["127.0.0.1", 25], ["127.0.0.1", 25]),  # a pair is a tuple
         ((), []),
         (None, [None]),
+        (b":25", [b":25"]),  # whose items are numbers
+        ({":25": 1}, [{":25": 1}]),
     ],
 )
 def test_one_address_or_several(addrs: Any, each: list[object]) -> None:
     assert addresses_of(addrs) == each
+
+
+def test_addresses_that_can_be_read_only_once_are_no_addresses() -> None:
+    (addr,) = addresses_of(iter([":25"]))  # type: ignore[arg-type]  # they would be gone at the start
+    with pytest.raises(ValueError, match="not an address: <list_iterator"):
+        parse_address(addr)
 
 
 @pytest.mark.parametrize(
@@ -183,9 +191,11 @@ def test_a_single_text_counts_as_a_list_of_one() -> None:
         "::1/129",
         "none",
         "1 ",
+        5,  # which would be 0.0.0.5
+        b"\x7f\x00\x00\x01",
     ],
 )
-def test_a_bad_network_raises_value_error_that_names_it(text: str) -> None:
+def test_a_bad_network_raises_value_error_that_names_it(text: Any) -> None:
     with pytest.raises(ValueError, match="not a network") as caught:
         Networks.of(["127.0.0.1", text])
     assert repr(text) in str(caught.value)

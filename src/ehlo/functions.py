@@ -129,9 +129,13 @@ def _form_of(option: str, function: _Function, forms: _Forms) -> int:
     if not callable(function):
         raise TypeError(f"{option} must be a function, not {function!r}")
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         return max(forms)
+    if parameters and parameters[0].name == "self":
+        raise TypeError(
+            f"{option} ({place_of(function)}) is a method of no instance; pass that of an instance"
+        )
     kinds = [each.kind for each in parameters if each.default is each.empty]
     count = sum(kind in (_ONLY_POSITIONAL, _POSITIONAL) for kind in kinds)
     takes = f"{count} parameter{'' if count == 1 else 's'}"

@@ -123,10 +123,13 @@ class Spool:
         One call reads both: joining them took 0.8 ms for 10 MB, and a second copy in memory.
         """
         at, end, parts = _ROOM - len(head), _ROOM + self.size, []
-        try:
-            _write_at(self._file.fileno(), memoryview(head), at)
-        except OSError:  # a full disk can be read
-            return head + self.read_after(b"")
+        if head:
+            try:
+                written = _write_at(self._file.fileno(), memoryview(head), at)
+            except OSError:
+                written = 0
+            if written < len(head):  # a full disk can be read, and a longer head has no room
+                return head + self.read_after(b"")
         while part := _read_at(self._file.fileno(), end - at, at):  # mostly one
             parts.append(part)
             at += len(part)
@@ -186,8 +189,16 @@ class SpooledFile(io.RawIOBase):
 class Message:
     """Describes a complete message and gives access to its content.
 
-    `data` is the whole message in memory: the server's `Received` field (`trace`) and what the
-    client sent (`body`). `file` and `stream()` read `data` in chunks, from disk if it is large.
+    - The envelope is `sender`, an `Address`, and `recipients`, a list of them (RFC 5321 2.3.1). The
+      header may have other addresses.
+    - `data` is the whole message in memory, as `bytes`: the server's `Received` field (`trace`) and
+      what the client sent (`body`). `file` and `stream()` read `data` in chunks, from disk if it is
+      large.
+    - `content` is what a person sees of it, and `email` what the standard library parses.
+    - `state` has what your hooks have noted in this transaction.
+
+    What reads a body on disk raises `OSError` if the disk fails. With `Handler.streams`, `data`,
+    `body`, `content` and `email` of such a message raise `RuntimeError`.
 
     Example:
 

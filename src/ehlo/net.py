@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 
@@ -81,8 +81,11 @@ def packed(key: str) -> bytes | None:
 
 
 def addresses_of(addrs: ListenAddresses) -> list[ListenAddress]:
-    """Return each of the addresses. A pair of a text and a number is one."""
-    if isinstance(addrs, str) or not isinstance(addrs, Iterable):
+    """Return each of the addresses. A pair of a text and a number is one.
+
+    So is anything that is no collection of addresses: `parse_address` rejects it.
+    """
+    if isinstance(addrs, str | bytes | Mapping) or not isinstance(addrs, Collection):
         return [addrs]
     match addrs:
         case (str(host), int(port)) if isinstance(addrs, tuple):
@@ -175,7 +178,8 @@ class Networks:
 
 def _network(text: str) -> Network:
     try:
-        network = ipaddress.ip_network(text)
+        # a number would be an address, too
+        network = ipaddress.ip_network(text if isinstance(text, str) else "")
     except ValueError as error:
         raise ValueError(
             f"not a network: {text!r}; write 10.0.0.0/8, ::1, unix:, or none alone"

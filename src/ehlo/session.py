@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import NamedTuple, Self
 
@@ -71,12 +70,11 @@ class ProxyInfo(NamedTuple):
         return cls(peer, header.version, header.command, *rest)
 
 
-@dataclass(frozen=True, slots=True)
 class Envelope:
     """Describes a mail transaction: the envelope of one message, from MAIL to its end.
 
     It is `session.transaction`, for all hooks from `on_mail` to `on_message`. A transaction ends
-    with the reply to the message, and with RSET, HELO, EHLO, STARTTLS or QUIT; the next MAIL begins
+    with the reply to the message, with RSET, HELO, EHLO or QUIT, or without its client. MAIL begins
     another (RFC 5321 3.3). If MAIL is rejected, there was none.
 
     Example:
@@ -87,7 +85,10 @@ class Envelope:
             session.transaction.state.mailbox = await self.find(recipient)
     """
 
-    _transaction: Transaction
+    __slots__ = ("_transaction",)
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
 
     @property
     def sender(self) -> Address:
@@ -109,6 +110,15 @@ class Envelope:
         `message.state` is the same object.
         """
         return self._transaction.state
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Envelope) and self._transaction is other._transaction
+
+    def __hash__(self) -> int:
+        return hash(id(self._transaction))
+
+    def __repr__(self) -> str:
+        return f"<Envelope from {self.sender} for {len(self._transaction.recipients)}>"
 
 
 class Session:

@@ -69,6 +69,15 @@ def test_a_rejection_is_one_line_with_its_recipient_and_reply() -> None:
     assert line(other) == "127.0.0.1:53500 AUTH 550 5.1.1 No such user here"
 
 
+@pytest.mark.parametrize("recipient", ['"a>,<b"@y', r'"a\">,<b"@y', '">,<"@y'])
+def test_a_quoted_local_part_is_no_second_recipient(recipient: str) -> None:
+    """A client chooses it: the line must be there, and tell no lies."""
+    assert f" alice@x -> {recipient} 550 " in line({**REJECTED, "recipient": f"<{recipient}>"})
+    assert f" alice@x -> {recipient} 221 B" in line({**ACCEPTED, "to": f"<{recipient}>"})
+    several = {**ACCEPTED, "to": f"<{recipient}>,<bob@y>", "recipients": 2}
+    assert f" alice@x -> {recipient} +1 221 B" in line(several)
+
+
 def test_other_events_have_their_fields() -> None:
     opened = {"event": "connection opened", "session": "1", "peer": "[::1]:5", "local": "[::1]:25"}
     assert line(opened) == "[::1]:5 connection opened local=[::1]:25"

@@ -189,6 +189,34 @@ def test_a_server_that_is_not_there_is_tried_again_later(
     )
 
 
+def test_a_name_that_decodes_to_an_address_is_no_recipient(post: Post, run: Run) -> None:
+    """Whoever chose the name must not choose who else gets the mail (RFC 2047 5)."""
+    data = b"To: =?utf-8?q?evil=40y.example=2C?= <a@x.example>\n\n"
+    assert run(data, "-t") == 0
+    assert post.mail[0][1] == ["a@x.example"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["-f", "\udcff@x.example", "a@x.example"], 65, "\\udcff@x.example: an address must be"),
+        (["\udcff@x.example"], 65, "\\udcff@x.example: an address must be UTF-8; write it so"),
+        (["--smtp", "a..b:25", "a@x.example"], 68, "a..b:25: not a host name; give --smtp HOST"),
+        (["--smtp", "x" * 64 + ".example:25", "a@x.example"], 68, "example:25: not a host name"),
+        (["--smtp", "unix:/run/x", "a@x.example"], 64, "unix:/run/x: no host; give --smtp HOST"),
+        (["--smtp", "fd:3", "a@x.example"], 64, "--smtp fd:3: no host; give --smtp HOST:PORT"),
+    ],
+)
+def test_what_cannot_be_sent_or_reached_is_one_line(
+    run: Run, capsys: pytest.CaptureFixture[str], args: list[str], code: int, said: str
+) -> None:
+    assert run(b"\n", *args) == code
+    err = capsys.readouterr().err
+    assert err.startswith("ehlo: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
 def test_it_is_a_program_that_reads_a_pipe(post: Post, tmp_path: Path) -> None:
     data = b"To: a@x.example\n\n" + b"x" * 200_000 + b"\n"
     command = [sys.executable, "-m", "ehlo", "sendmail", "-t", "-i"]

@@ -280,7 +280,7 @@ ehlo: nofile.py:handler: there is no file nofile.py; check the path
 $ ehlo serve app:number
 ehlo: app:number: handler must be a function or an ehlo.Handler, not 3
 $ ehlo serve app:place
-ehlo: app:place: handler must be a function or an ehlo.Handler, not <class 'app.place'>
+ehlo: app:place: handler must be a function or an ehlo.Handler, not <class 'app.place'>; pass an instance of it, or derive it from ehlo.Handler
 $ ehlo serve app:Needy
 ehlo: app:Needy needs arguments (missing a required argument: 'database'); pass an instance of it
 $ ehlo serve app:Needy --factory

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
 import pytest
 
 from ehlo.protocol.address import NULL_PATH, Address, is_address_literal
@@ -89,3 +95,22 @@ def test_address_literals(text: str) -> None:
 )
 def test_what_is_no_address_literal(text: str) -> None:
     assert not is_address_literal(text)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))],  # noqa: S301  our own
+)
+@pytest.mark.parametrize("params", [{}, {"SIZE": 5}])
+def test_an_address_can_be_copied_and_pickled_with_its_parameters(
+    again: Callable[[Address], Address], params: dict[str, Any]
+) -> None:
+    address = Address("john doe", "example.com", MappingProxyType(params))
+    other = again(address)
+    assert other == address
+    assert (other.local, other.domain, other.params) == ("john doe", "example.com", params)
+    assert isinstance(other.params, MappingProxyType)
+
+
+def test_an_address_can_be_aligned_as_its_text() -> None:
+    assert f"{Address('a', 'x.com'):>8}|" == " a@x.com|"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 
@@ -175,6 +176,28 @@ def test_one_changed_byte_of_even_lines_is_seen_wherever_it_is(where: int, chang
         lines[at] = change[0]
         assert has_bare_newline(bytes(lines)) == (kept != change[0])
         lines[at] = kept
+
+
+@pytest.mark.parametrize("size", [4_096, 8_192, 32_768])
+@pytest.mark.parametrize("width", [32, 64, 78, 998])
+def test_a_bare_cr_before_even_lines_and_a_bare_lf_behind_them_are_no_line_end(
+    size: int, width: int
+) -> None:
+    even = (b"y" * (width - 2) + b"\r\n") * (2 * size // width)
+    assert has_bare_newline(b"x" * (size - 1) + b"\r" + even + b"\n" + b"tail\r\n")
+    assert has_bare_newline(b"x" * (size - 1) + b"\r" + even + b"tail\r\n")
+
+
+def test_slices_of_all_kinds_are_read_as_the_simple_search_reads_them() -> None:
+    randomness = random.Random(12)  # noqa: S311  the same in each run
+    even = [(b"y" * (width - 2) + b"\r\n") * 200 for width in (31, 32, 64, 80, 998)]
+    long = [b"x" * size for size in (4_095, 4_096, 8_191, 8_192, 32_767, 32_768)]
+    ends = [b"\r", b"\n", b"\r\n", b"\n\r", b"\r\r\n", b"z"]
+    for _ in range(2_000):
+        parts = (randomness.choice(randomness.choice((even, long, ends))) for _ in range(5))
+        data = b"".join(parts)
+        rest = data.replace(b"\r\n", b"")
+        assert has_bare_newline(data) == (b"\r" in rest or b"\n" in rest)
 
 
 def test_the_policies_have_the_names_that_options_give_them() -> None:

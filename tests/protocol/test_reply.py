@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -239,3 +240,16 @@ def test_a_reject_can_be_made_of_a_reply_and_copied() -> None:
 def test_their_fault_and_ours_are_different_types() -> None:
     assert not issubclass(ProtocolError, Reject)
     assert not issubclass(Reject, ProtocolError)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))],  # noqa: S301  our own
+)
+@pytest.mark.parametrize(
+    "reply", [Reply(250), Reply(250, None, "Ok"), Reply(550, "5.1.1"), Reply(550, "5.1.1", "a\nb")]
+)
+def test_a_reply_can_be_copied_and_pickled(again: Callable[[Reply], Reply], reply: Reply) -> None:
+    other = again(reply)
+    assert other == reply
+    assert (other.code, other.enhanced, other.text) == (reply.code, reply.enhanced, reply.text)

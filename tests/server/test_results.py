@@ -321,6 +321,14 @@ def test_an_id_that_cannot_be_sent_is_left_out(
     assert "returned a str that cannot be sent as a queue id; return " in caplog.text
 
 
+def test_a_function_with_yield_never_runs_and_the_log_says_why(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve(handler_of("async def", on_message=lambda *_: generator())).ready() as client:
+        assert client.mail().startswith("451 4.3.0")
+    assert "generator, which has not run (write the function without yield)" in caplog.text
+
+
 class Unreadable(str):  # noqa: SLOT000  as a user writes one
     """Raises when it is looked at, as a row of a database does whose session is closed."""
 

@@ -11,6 +11,8 @@ from ehlo import Address, Envelope, Handler, Message, Reject, Session
 from support.certificates import Certificates
 from support.serving import Serve
 
+pytestmark = pytest.mark.usefixtures("way")
+
 MAIL, RCPT = "MAIL FROM:<a@example.com>", "RCPT TO:<b@example.com>"
 SECOND = "RCPT TO:<c@example.com>"
 
@@ -299,3 +301,25 @@ def test_on_hello_knows_the_command(
                 esmtp, helo = verb != "HELO", name
             expected.append((esmtp, helo))
     assert seen == expected
+
+
+def test_a_transaction_is_compared_by_identity_and_shows_its_envelope(serve: Serve) -> None:
+    seen: list[Envelope] = []
+
+    class Keeping(Handler):
+        def on_message(self, session: Session, message: Message) -> None:
+            assert session.transaction is not None
+            assert session.transaction == session.transaction
+            seen.append(session.transaction)
+            with pytest.raises(
+                AttributeError, match="'Envelope' object has no attribute 'mailbox'"
+            ):
+                session.transaction.mailbox = 1  # type: ignore[attr-defined]  # which is the mistake
+
+    with serve(Keeping()).ready() as client:
+        assert client.mail().startswith("250")
+        assert client.mail().startswith("250")
+    first, second = seen
+    assert first != second
+    assert len({first, second, first}) == 2
+    assert repr(first) == f"<Envelope from {first.sender} for {len(first.recipients)}>"

@@ -8,6 +8,7 @@ shortened.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +24,8 @@ from ehlo.server.observing.journal import shown
 _COMMON: Final = vars(logging.makeLogRecord({})).keys() | {"asctime", "message", "taskName"}
 _LED_BY: Final = frozenset(("event", "session", "peer"))  # what a line need not repeat
 _ARROW: Final = " -> "
+# A quoted local part may have anything in it, even what separates two paths
+_FIRST_PATH: Final = re.compile(r'<(?:"(?:[^"\\]|\\.)*"|[^">])*>')
 # What is shortened, in this order, and to how many columns; 0 leaves it out
 _SHORTER: Final = (
     *(
@@ -152,12 +155,13 @@ def _rejected(fields: Mapping[str, Any]) -> list[_Piece]:
 def _route(fields: Mapping[str, Any]) -> str:
     """Return the sender and the first recipient, with the number of the others."""
     sender = _bare(fields["from"]) or "<>"
-    to = fields.get("recipient", fields.get("to"))
-    if to is None:
+    if "recipient" in fields:
+        return f"{sender}{_ARROW}{_bare(fields['recipient'])}"
+    if "to" not in fields:
         return sender
-    first, more, _ = str(to).partition(">,<")
-    others = f" +{fields['recipients'] - 1}" if more else ""
-    return f"{sender}{_ARROW}{_bare(first)}{others}"
+    first, more = _FIRST_PATH.match(fields["to"]), fields.get("recipients", 1) - 1
+    others = f" +{more}" if more else ""
+    return f"{sender}{_ARROW}{_bare(first[0] if first else fields['to'])}{others}"
 
 
 def _bare(address: str) -> str:

@@ -12,7 +12,6 @@ import smtplib
 import socket
 import sys
 from collections.abc import Sequence
-from email.header import decode_header, make_header
 from email.utils import getaddresses
 from typing import BinaryIO, Final
 
@@ -20,7 +19,7 @@ import click
 
 from ehlo.cli import wrong
 from ehlo.cli.values import AddressText
-from ehlo.net import parse_address
+from ehlo.net import INHERITED, parse_address
 from ehlo.server.options.rules import machine_name
 
 EX_USAGE: Final = 64
@@ -32,6 +31,7 @@ EX_TEMPFAIL: Final = 75
 
 _TIMEOUT: Final = 60.0  # seconds
 _HEADER_END: Final = re.compile(rb"\r?\n\r?\n|\A\r?\n")
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")  # what bytes become that are not UTF-8
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 # A field with the lines that continue it (RFC 5322 2.2.3)
 _FIELD: Final = re.compile(rb"^([!-9;-~]+)[ \t]*:(.*(?:\n[ \t].*)*)\n?", re.MULTILINE)
@@ -167,24 +167,26 @@ def _taken_from_header(data: bytes) -> tuple[list[str], bytes]:
         address
         for name, value in fields
         if name in wanted
-        for address in _addresses_in(_decoded(value))
+        for address in _addresses_in(_unfolded(value))
     ]
     hidden = (b"bcc", b"resent-bcc")
     kept = _FIELD.sub(lambda match: b"" if match[1].lower() in hidden else match[0], header)
     return found, kept.removesuffix(b"\n").replace(b"\n", b"\r\n") + data[stop:]
 
 
-def _decoded(value: bytes) -> str:
-    text = " ".join(value.decode("utf-8", "replace").split())
-    try:
-        return str(make_header(decode_header(text)))
-    except (LookupError, ValueError):
-        return text
+def _unfolded(value: bytes) -> str:
+    """Return a value on one line. Encoded words stay: a name in one has no address (RFC 2047 5)."""
+    return " ".join(value.decode("utf-8", "surrogateescape").split())
 
 
 def _send(smtp: str, sender: str, to: Sequence[str], data: bytes) -> None:
     """Send the message. Raises `SendmailError`."""
     host, port = parse_address(smtp)
+    if host.startswith(("unix:", *INHERITED)):
+        raise SendmailError(f"--smtp {smtp}: no host; give --smtp HOST:PORT", EX_USAGE)
+    for each in (sender, *to):
+        if _SURROGATES.search(each):
+            raise SendmailError(f"{each}: an address must be UTF-8; write it so", EX_DATAERR)
     try:
         with smtplib.SMTP(
             host or "127.0.0.1", port, local_hostname=machine_name()[0], timeout=_TIMEOUT
@@ -199,6 +201,9 @@ def _send(smtp: str, sender: str, to: Sequence[str], data: bytes) -> None:
         raise SendmailError(f"{smtp} rejected the mail: {reply}", code) from error
     except smtplib.SMTPNotSupportedError as error:
         raise SendmailError(f"{smtp}: {error}", EX_DATAERR) from error
+    except UnicodeError as error:
+        reason = "not a host name; give --smtp HOST:PORT"
+        raise SendmailError(f"--smtp {smtp}: {reason}", EX_NOHOST) from error
     except socket.gaierror as error:
         reason = f"{error.strerror}; give --smtp HOST:PORT"
         raise SendmailError(f"--smtp {smtp}: {reason}", EX_NOHOST) from error

@@ -98,6 +98,17 @@ class Address:
     def __hash__(self) -> int:
         return hash(str(self))
 
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copy and pickle it with its parameters, whose read-only mapping cannot be."""
+        return _made_again, (self.local, self.domain, dict(self.params), self._text)
+
+
+def _made_again(local: str, domain: str, params: Parameters, text: str | None) -> Address:
+    return Address(local, domain, MappingProxyType(params) if params else NO_PARAMETERS, text)
+
 
 NULL_PATH: Final = Address("", "")
 

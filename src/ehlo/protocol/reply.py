@@ -99,6 +99,9 @@ class Reply:
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"a Reply does not change: {name}")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return Reply, (self.code, self.enhanced, self.text)  # copied and pickled by its arguments
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Reply) and self.wire == other.wire
 

@@ -165,6 +165,8 @@ def _described(result: object) -> str:
         if inspect.iscoroutine(result):
             result.close()  # nothing awaits it
         return f"{kind}, which is not awaited (write the function as async def)"
+    if isinstance(result, GeneratorType | AsyncGeneratorType):
+        return f"{kind}, which has not run (write the function without yield)"
     return repr(result) if isinstance(result, bool | None) else kind
 
 

@@ -22,6 +22,7 @@ from ehlo.server.options.config import (
     Options,
     ServerOptions,
     certificates_of,
+    check_values,
 )
 from ehlo.server.options.target import callbacks_of, is_class, with_handler
 from ehlo.server.run import Run, abandon
@@ -150,6 +151,7 @@ class Server:
         Raises `ValueError` for options that would be unsafe, `OSError` (with address and reason)
         for an address that cannot be bound, `RuntimeError` if the server runs already.
         """
+        check_values(self.options)
         if self.options.workers > 1:
             raise ValueError("workers needs listen_and_serve or serve; it cannot be used here")
         run = Run(self)
@@ -259,6 +261,7 @@ class Server:
 
     def _serve(self, sock: socket.socket | None, *, tune_malloc: bool = False) -> None:
         loops.check_none_runs("listen_and_serve" if sock is None else "serve")
+        check_values(self.options)
         machine.open_standard_files()
         if self.options.workers == 1:
             self.options = with_handler(self.options)  # its module may run a loop when imported

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import socket
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 
-from ehlo import Handler, Server
+from ehlo import Handler, Listener, Server
 from ehlo.server.options.config import (
     AllOptions,
     ListenerOptions,
     Options,
     bytes_of,
-    check_bounds,
+    check_values,
     descriptions,
 )
 from ehlo.server.options.target import with_handler
@@ -64,7 +65,24 @@ def test_the_old_spelling_of_a_value_is_accepted() -> None:
         ("tls_required", None, "tls_required is None; it must be True or False"),
         ("auth_required", 0, "auth_required is 0; it must be True or False"),
         ("strict_eol", "no", "strict_eol is 'no'; it must be True or False"),
-        ("threads", "8", "threads is '8'; it must be a number"),
+        ("threads", "8", "threads is '8'; it must be a whole number"),
+        ("max_recipients", None, "max_recipients is None; it must be a whole number"),
+        ("max_messages", True, "max_messages is True; it must be a whole number"),
+        ("max_size", None, "max_size is None; it must be a number of bytes, or text such as .*"),
+        ("max_size", 2.5, "max_size is 2.5; it must be a number of bytes, or text such as .*"),
+        ("grace", None, "grace is None; it must be a number"),
+        ("timeout", "5", "timeout is '5'; it must be a number"),
+        ("user", None, "user is None; it must be text"),
+        ("unix_mode", 0o660, "unix_mode is 432; it must be text"),
+        ("tls_cert", None, "tls_cert is None; it must be text, or a list of texts"),
+        ("tls_key", [None], "tls_key is .None.; it must be text, or a list of texts"),
+        ("tls_config", "x", "tls_config is 'x'; it must be an ssl.SSLContext, or a function .*"),
+        ("xclient_networks", [5], "xclient_networks is .5.; it must be text, or a list of texts"),
+        ("proxy_networks", b"::1", "proxy_networks is b'::1'; it must be text, or a list of texts"),
+        ("auth_mechs", ["PLAIN"], "auth_mechs is .'PLAIN'.; it must be a mapping with text keys"),
+        ("own_extensions", [5], "own_extensions is .5.; it must be a list of ehlo.Extension"),
+        ("listeners", Listener(":25"), "listeners is .*; it must be a list of ehlo.Listener"),
+        ("log_read", "print", "log_read is 'print'; it must be a function"),
         (
             "max_size",
             "10 megabytes",
@@ -72,9 +90,28 @@ def test_the_old_spelling_of_a_value_is_accepted() -> None:
         ),
     ],
 )
-def test_a_number_outside_its_bound_is_a_value_error(name: str, value: Any, message: str) -> None:
+def test_a_value_of_another_type_or_outside_its_bound_is_a_value_error(
+    name: str, value: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
-        check_bounds(Options(Box(), **{name: value}))
+        check_values(Options(Box(), **{name: value}))
+
+
+def test_every_default_is_a_value_that_its_option_may_have() -> None:
+    check_values(Options(Box()))
+
+
+def test_a_path_may_be_an_object() -> None:
+    options = Options(Box(), spool_dir=Path("spool"), tls_cert=Path("server.crt"))  # type: ignore[arg-type]  # as a user without a type checker has it
+    assert (options.spool_dir, options.tls_cert) == ("spool", "server.crt")
+
+
+def test_values_are_checked_before_anything_is_made_of_them() -> None:
+    server = Server(Box(), addr=(), workers="2")  # type: ignore[arg-type]  # as above
+    with pytest.raises(ValueError, match="workers is '2'; it must be a whole number"):
+        server.listen_and_serve()
+    with pytest.raises(ValueError, match="workers is '2'; it must be a whole number"):
+        server.in_thread().__enter__()
 
 
 def test_every_number_has_a_bound() -> None:

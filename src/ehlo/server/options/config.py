@@ -12,10 +12,13 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import ssl
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Final, Literal, Self, TypedDict, TypeVar, Unpack
 
 from ehlo.functions import AuthFunction, MessageFunction, RcptFunction
@@ -319,6 +322,9 @@ class Options:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
+            path = getattr(self, field.name)
+            if "str" in str(field.type) and isinstance(path, os.PathLike):
+                object.__setattr__(self, field.name, os.fspath(path))
             for old, new in field.metadata.get("renamed", {}).items():
                 if getattr(self, field.name) == old:
                     object.__setattr__(self, field.name, new)
@@ -420,24 +426,66 @@ def _several(texts: str | Sequence[str]) -> list[str]:
     return [texts] if isinstance(texts, str) else list(texts)
 
 
-def check_bounds(options: Options) -> None:
-    """Raise `ValueError` for a number outside the bound of its option, and for no `bool` as one."""
+# What a value of an option must be, by the type of the option without its `None`
+_SIMPLE: Final[Mapping[str, tuple[tuple[type, ...], str]]] = MappingProxyType(
+    {
+        "bool": ((bool,), "True or False"),
+        "int": ((int,), "a whole number"),
+        "float": ((int, float), "a number"),
+        "Size": ((int, str), "a number of bytes, or text such as '10MB' or '10MiB'"),
+        "str": ((str,), "text"),
+    }
+)
+
+
+def check_values(options: Options) -> None:
+    """Raise `ValueError` for a value of another type than its option's, or outside its bound.
+
+    `os.environ.get("TLS_REQUIRED")` may be `None`, and `"no"` is true.
+    """
     for field in dataclasses.fields(options):
         value, bound = getattr(options, field.name), field.metadata.get("bound")
-        if isinstance(field.default, bool) and not isinstance(value, bool):
-            # `os.environ.get("TLS_REQUIRED")` may be None, and "no" is true
-            raise ValueError(f"{field.name} is {value!r}; it must be True or False")
+        wanted = _wanted(str(field.type), value)
+        if wanted:
+            raise ValueError(f"{field.name} is {value!r}; it must be {wanted}")
         if value is None or not bound:
             continue
         try:
-            number = bytes_of(value) if field.type == "Size" else value
+            number = bytes_of(value)
         except ValueError as error:
             raise ValueError(f"{field.name} is {value!r}; {error}") from None
-        if not isinstance(number, int | float):
-            raise ValueError(f"{field.name} is {value!r}; it must be a number")
         if not (number >= 0 if bound == ">= 0" else number > 0):
             wanted = "0 or more" if bound == ">= 0" else "more than 0"
             raise ValueError(f"{field.name} is {value}; it must be {wanted}")
+
+
+def _wanted(written: str, value: object) -> str:
+    """Return what a value must be, by its type as it is written above; `""` if it is that."""
+    name = written.removesuffix(" | None")
+    if value is None and name != written:
+        return ""
+    if name in _SIMPLE:
+        types, wanted = _SIMPLE[name]
+        fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
+    elif name.startswith("Mapping["):
+        fits, wanted = isinstance(value, Mapping) and _are(str, value), "a mapping with text keys"
+    elif name in ("Sequence[str]", "str | Sequence[str]"):
+        fits, wanted = isinstance(value, str) or _are(str, value), "text, or a list of texts"
+    elif name == "Sequence[Extension]":
+        fits, wanted = _are(Extension, value), "a list of ehlo.Extension"
+    elif name == "Sequence[Listener]":
+        fits, wanted = _are(object, value), "a list of ehlo.Listener"
+    elif name == "LineCallback":
+        fits, wanted = callable(value), "a function"
+    else:
+        fits = name != "TLSConfig" or isinstance(value, ssl.SSLContext) or callable(value)
+        wanted = "an ssl.SSLContext, or a function that returns one"
+    return "" if fits else wanted
+
+
+def _are(kind: type, values: object) -> bool:
+    """Return whether these are several of a kind, which can be read more than once."""
+    return isinstance(values, Collection) and all(isinstance(each, kind) for each in values)
 
 
 _DESCRIBING: Final = CommonOptions, NameOptions, FunctionOptions, ServerOptions, AllOptions

@@ -34,7 +34,7 @@ from ehlo.server.options.config import (
     Options,
     bytes_of,
     certificates_of,
-    check_bounds,
+    check_values,
     with_overrides,
 )
 from ehlo.server.options.files import Files
@@ -103,7 +103,7 @@ class Rules:
 
 def resolve(options: Options, callbacks: Callbacks, files: Files | None = None) -> Rules:
     """Check the options of one listener, and return what they resolve to. Raises `ValueError`."""
-    check_bounds(options)
+    check_values(options)
     parse_mode(options.unix_mode)
     if options.user:
         privileges.find(options.user)
@@ -347,6 +347,7 @@ def resolve_all(options: Options, callbacks: Callbacks, files: Files | None = No
 
     Raises as `resolve` and `callbacks_of` do.
     """
+    check_values(options)
     files = files or Files()
     found = []
     for each in per_listener(options):

@@ -106,5 +106,10 @@ def _given_callbacks(options: Options) -> Callbacks:
             raise TypeError(f"{type(handler).__name__} has no on_message; define it to accept mail")
         return callbacks
     if isinstance(handler, type) or not callable(handler):
-        raise TypeError(f"handler must be a function or an ehlo.Handler, not {handler!r}")
+        advice = ""
+        if isinstance(handler, str):
+            advice = "; write module:attr"
+        elif isinstance(handler, type):
+            advice = "; pass an instance of it, or derive it from ehlo.Handler"
+        raise TypeError(f"handler must be a function or an ehlo.Handler, not {handler!r}{advice}")
     return callbacks_of_functions(handler, options.rcpt_handler, options.auth_handler)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from ehlo import paths
 from ehlo.server.options import rules
-from ehlo.server.options.config import Options, check_bounds
+from ehlo.server.options.config import Options, check_values
 from ehlo.server.options.target import callbacks_of, with_handler
 from ehlo.server.run import Owner
 from ehlo.server.tls.certificates import FileContext
@@ -47,7 +47,7 @@ def check_workers(options: Options) -> None:
 
 def check(options: Options) -> None:
     """Check that a worker could serve with these options. Raises what it would raise."""
-    check_bounds(options)
+    check_values(options)
     check_workers(options)
     rules.check_addresses(options)
     if options.max_connections < options.workers:
