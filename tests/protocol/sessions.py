@@ -18,7 +18,7 @@ from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.conversation import Admission
 from ehlo.protocol.events import NEED_DATA, Event, Waiting
-from ehlo.protocol.output import Tally
+from ehlo.protocol.output import NOTHING, Rejected, Tally
 from ehlo.protocol.policy import Limits
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
@@ -295,7 +295,7 @@ class Seen:
     told: list[object] = field(default_factory=list)
     """The events, with the chunks of a body joined."""
     said: list[str | int] = field(default_factory=list)
-    refused: list[tuple[str, Reply, bool]] = field(default_factory=list)
+    refused: list[tuple[str, Reply, bool, str, str]] = field(default_factory=list)
     observed: list[tuple[str, str, str]] = field(default_factory=list)
     asked: list[object] = field(default_factory=list)
 
@@ -307,8 +307,11 @@ class Noting(Tally):
         super().__init__(seen.said)
         self._seen = seen
 
-    def refused(self, verb: str, reply: Reply, *, wholly: bool = True) -> None:
-        self._seen.refused.append((verb, reply, wholly))
+    def refused(
+        self, verb: str, reply: Reply, about: Rejected = NOTHING, *, wholly: bool = True
+    ) -> None:
+        sender = "" if about.transaction is None else str(about.transaction.sender)
+        self._seen.refused.append((verb, reply, wholly, sender, str(about.path)))
 
 
 class _Player:

@@ -194,7 +194,7 @@ def hear_usual(conversation: Conversation, packet: bytes) -> Ask | Literal[False
         output.said.append(verb.name)
         if type(subject) is not Reply:
             return verb.ask(conversation, subject)
-        _fail(conversation, verb, "", subject)
+        _fail(conversation, verb, packet[5:].decode("ascii").rstrip(), subject)
         return None
     reply = accept(conversation, subject, None)
     conversation.state = to
