@@ -6,13 +6,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RUNS := $(VENV)/.runs
 
-.PHONY: run test lint types core unit suite soak bench clean
+.PHONY: run test announced lint types core unit suite soak bench clean
 
-run: $(STAMP)
-	$(BIN)/ehlo
+run: $(RUNS)
+	@printf '%s\n' 'To send a first mail, type in another terminal:' \
+		"  printf 'To: you@example.com\\nSubject: Hello\\n\\nIt works.\\n' | $(BIN)/ehlo sendmail -t"
+	@$(BIN)/ehlo
 
-test: lint types unit
+test: announced lint types unit
+
+announced:
+	@echo 'Linters, type checker and all tests: about 5 minutes on 2 idle cores.'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -22,9 +28,16 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# Whether pyright knows the type of each public name, as it wants it of a typed package
+.PHONY: completeness
+completeness: $(STAMP)
+	$(BIN)/python -m pip install --quiet 'pyright[nodejs]>=1.1.400'
+	PYTHONPATH=src $(BIN)/pyright --pythonpath $(BIN)/python --verifytypes ehlo --ignoreexternal
+
 # JOBS: how many processes the tests are spread over; many tests wait, so one more than processors
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-PYTEST = $(BIN)/pytest -q --numprocesses=$(JOBS) --dist=loadfile
+# A file is for one process; they begin in the order of tests/conftest.py
+PYTEST = $(BIN)/pytest -q --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
 # The core's tests alone, without coverage: what to run after each change of src/ehlo/protocol
 core: $(STAMP)
@@ -60,6 +73,12 @@ clean:
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+
+# What running needs, and no more: click and idna
+$(RUNS): pyproject.toml | $(BIN)/python
+	@echo 'Installing ehlo in $(VENV), with what running it needs: click and idna.'
+	@$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
 
 $(STAMP): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[standard,dev]'

@@ -108,7 +108,7 @@ def hide_signature(
     app: Sphinx, what: str, name: str, obj: object, options: object, signature: str, returns: str
 ) -> tuple[str, None] | None:
     """Hide the arguments of classes that users do not construct."""
-    made_by_ehlo = ("ehlo.Message", "ehlo.Session", "ehlo.content.view.Content")
+    made_by_ehlo = ("ehlo.Message", "ehlo.Session", "ehlo.Content")
     return ("", None) if name in made_by_ehlo or name.endswith(".Attachment") else None
 
 

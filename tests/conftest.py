@@ -2,6 +2,7 @@
 
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from support.serving import certificates as certificates
@@ -15,6 +16,14 @@ settings.register_profile(
     "ehlo", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("ehlo")
+
+LONG = {"cli", "interop", "robustness", "test_properties.py"}
+"""Directories and files whose tests take long."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, so that no process is left with it while the others idle."""
+    items.sort(key=lambda item: LONG.isdisjoint(item.path.parts))
 
 
 def pytest_configure() -> None:

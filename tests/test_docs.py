@@ -1,5 +1,6 @@
 """The documentation is right: generated parts, names, links, code."""
 
+import ast
 import dataclasses
 import importlib.util
 import re
@@ -140,3 +141,17 @@ def test_replies_on_the_pages_are_in_the_catalogue(page: Path) -> None:
     )
     found = set(re.findall(r"\b[2-5]\d\d [245]\.\d{1,3}\.\d{1,3}", page.read_text()))
     assert found <= {*catalogue, *OTHER_REPLIES}
+
+
+def test_the_table_of_events_has_every_event() -> None:
+    page = (ROOT / "docs" / "logging.md").read_text()
+    source = (ROOT / "src/ehlo/server/observing/journal.py").read_text()
+    events = {
+        str(call.args[1].value)
+        for call in ast.walk(ast.parse(source))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("note", "self._log")
+        if isinstance(call.args[1], ast.Constant)
+    }
+    assert len(events) > 10
+    for event in events:
+        assert f"`{event}`" in page, event

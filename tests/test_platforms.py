@@ -101,6 +101,7 @@ def test_the_catcher_serves_and_stops(before: str) -> None:
         "ehlo.Server, ehlo.listen_and_serve",
         "ehlo.Handler",
         "ehlo.PasswordFile",
+        "import tempfile, ehlo.paths; ehlo.paths.create(f'{tempfile.mkdtemp()}/saved.eml')",
         "ehlo.Server(print, addr='127.0.0.1:0', spool_dir='/tmp').in_thread().__enter__()",
     ],
 )

@@ -16,6 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ehlo.content.view import Attachment as Attachment
+    from ehlo.content.view import Content as Content
     from ehlo.domains import same_domain as same_domain
     from ehlo.domains import to_ascii as to_ascii
     from ehlo.functions import MessageFunction as MessageFunction
@@ -60,6 +62,7 @@ __version__ = "0.1.0"
 
 # By module: the names that users import from `ehlo`
 _HOMES = {
+    "ehlo.content.view": "Attachment Content",
     "ehlo.domains": "same_domain to_ascii",
     "ehlo.functions": "MessageFunction",
     "ehlo.handler": "Answer Handler",

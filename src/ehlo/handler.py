@@ -32,8 +32,12 @@ class Handler:
 
     A hook accepts by returning `None` or `True`, and rejects by raising `Reject`. `False` rejects
     in the server's words. A `Reply` chooses the reply; a 4xx or 5xx reply rejects. Any other
-    exception, and any other result, is logged as an error, and the client gets `451 4.3.0`
-    (`421 4.3.0` in `on_connect` and `on_tls`, `454 4.7.0` in a login). `on_message` is different.
+    exception, and any other result, is logged as an error that names the hook, and the client gets
+    `451 4.3.0` (`421 4.3.0` in `on_connect` and `on_tls`, `454 4.7.0` in a login). `on_message`,
+    `on_auth` and `on_secret` are different.
+
+    Values that belong to one message go into `session.transaction.state`, which is `message.state`
+    in `on_message`; those of the whole session go into `session.state`.
 
     Raises `TypeError` when a class is made that has a public method `on_...` that is no hook.
 
@@ -78,11 +82,17 @@ class Handler:
     def on_connect(self, session: Session) -> Answer:
         """Called when a client has connected. A returned `Reply` is the greeting.
 
-        Called again when a proxy names another client by XCLIENT.
+        `session.peer` is the client's address. `False` is `554`; after a rejection, the client may
+        only send QUIT (RFC 5321 3.1). Called again when a proxy names another client by XCLIENT.
         """
 
     def on_hello(self, session: Session, name: str) -> Answer:
-        """Called for HELO, EHLO and LHLO. `session.helo` becomes `name` if this hook accepts."""
+        """Called for HELO, EHLO and LHLO. `session.helo` becomes `name` if this hook accepts.
+
+        `name` is what the client calls itself: a claim, in any syntax (RFC 5321 4.1.4).
+        `session.esmtp` is false for HELO. `False` is `550`. The text of a `Reply` that accepts is
+        the first line of the reply.
+        """
 
     def on_tls(self, session: Session) -> Answer:
         """Called when a TLS handshake is complete; `session.tls` describes it.
@@ -96,8 +106,10 @@ class Handler:
     ) -> Awaitable[str | bool | Reply | None] | str | bool | Reply | None:
         """Called for a login. Returning a non-empty `str`, the user's identity, accepts it.
 
-        `None`, `False` and a 4xx or 5xx `Reply` reject it; the default reply is `535 5.7.8`. Any
-        other value is logged as an error, and the client gets `454 4.7.0`.
+        The identity becomes `session.user`. `credentials` is a `PasswordCredentials`, or another
+        of the classes of `Credentials`, by the mechanism of the login (RFC 4954). `None`, `False`
+        and a 4xx or 5xx `Reply` reject it; the default reply is `535 5.7.8`. Any other value is
+        logged as an error, and the client gets `454 4.7.0`.
         """
 
     def on_secret(self, session: Session, username: str) -> Awaitable[Secret] | Secret:
@@ -109,13 +121,27 @@ class Handler:
         """
 
     def on_mail(self, session: Session, sender: Address, params: MailParams) -> Answer:
-        """Called for MAIL. `params` has the ESMTP parameters by upper-case keyword, parsed."""
+        """Called for MAIL. `params` has the ESMTP parameters by upper-case keyword, parsed.
+
+        `sender` is the envelope sender; `sender.is_null` says that it is a bounce (RFC 5321
+        4.5.5). `session.transaction` begins here, and ends if this hook rejects. `False` is `550
+        5.7.1`.
+        """
 
     def on_rcpt(self, session: Session, recipient: Address, params: RcptParams) -> Answer:
-        """Called for RCPT. `params` has the ESMTP parameters by upper-case keyword, parsed."""
+        """Called for RCPT. `params` has the ESMTP parameters by upper-case keyword, parsed.
+
+        `recipient` is the envelope recipient. Those that were accepted before it are in
+        `session.transaction.recipients`. `False` is `550 5.1.1`, which says that there is no such
+        mailbox.
+        """
 
     def on_data(self, session: Session) -> Answer:
-        """Called for DATA or the first BDAT, before the body is read."""
+        """Called for DATA or the first BDAT, before the body is read.
+
+        All recipients are in `session.transaction.recipients`. `False` is `554 5.7.1`, and a
+        `Reply` that accepts must be a 354 (RFC 5321 4.1.1.4).
+        """
 
     def on_message(
         self, session: Session, message: Message
@@ -142,16 +168,29 @@ class Handler:
         """
 
     def on_vrfy(self, session: Session, text: str) -> Answer:
-        """Called for VRFY. The default reply is `252`, which does not reveal who exists."""
+        """Called for VRFY. The default reply is `252`, which does not reveal who exists.
+
+        `text` is the argument: a user name or an address, as the client wrote it (RFC 5321 3.5.3).
+        """
 
     def on_reset(self, session: Session) -> Answer:
-        """Called for RSET."""
+        """Called for RSET.
+
+        If this hook accepts, the transaction ends, if there is one (RFC 5321 4.1.1.5).
+        """
 
     def on_command(self, session: Session, verb: str, argument: str) -> Answer:
-        """Called for a command of your own (see `Extension`). The default reply is `250`."""
+        """Called for a command of your own (see `Extension`). The default reply is `250`.
+
+        `verb` is the command in upper case, and `argument` what follows it, or `""`.
+        """
 
     def on_disconnect(self, session: Session) -> Awaitable[None] | None:
-        """Called when the session has ended, as its last hook."""
+        """Called when the session has ended, as its last hook.
+
+        What it returns is ignored. A client that left in a transaction has ended it:
+        `session.transaction` is `None`.
+        """
 
 
 class Origin(NamedTuple):

@@ -189,8 +189,16 @@ class SpooledFile(io.RawIOBase):
 class Message:
     """Describes a complete message and gives access to its content.
 
-    `data` is the whole message in memory: the server's `Received` field (`trace`) and what the
-    client sent (`body`). `file` and `stream()` read `data` in chunks, from disk if it is large.
+    - The envelope is `sender`, an `Address`, and `recipients`, a list of them (RFC 5321 2.3.1). The
+      header may have other addresses.
+    - `data` is the whole message in memory, as `bytes`: the server's `Received` field (`trace`) and
+      what the client sent (`body`). `file` and `stream()` read `data` in chunks, from disk if it is
+      large.
+    - `content` is what a person sees of it, and `email` what the standard library parses.
+    - `state` has what your hooks have noted in this transaction.
+
+    What reads a body on disk raises `OSError` if the disk fails. With `Handler.streams`, `data`,
+    `body`, `content` and `email` of such a message raise `RuntimeError`.
 
     Example:
 

@@ -71,7 +71,9 @@ def open_to_append(path: str, owner: tuple[int, int] | None = None) -> int:
 
 def create(path: str) -> int:
     """Create a file for writing, and return it; nothing is at `path` before. Raises `OSError`."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _flags("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY")
+    if not IS_POSIX:
+        return os.open(path, flags, 0o666)
     with entry_of(path, follow=False) as entry:
         return os.open(entry.name, flags, 0o666, dir_fd=entry.directory)
 

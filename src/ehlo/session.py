@@ -74,7 +74,7 @@ class Envelope:
     """Describes a mail transaction: the envelope of one message, from MAIL to its end.
 
     It is `session.transaction`, for all hooks from `on_mail` to `on_message`. A transaction ends
-    with the reply to the message, and with RSET, HELO, EHLO, STARTTLS or QUIT; the next MAIL begins
+    with the reply to the message, with RSET, HELO, EHLO or QUIT, or without its client. MAIL begins
     another (RFC 5321 3.3). If MAIL is rejected, there was none.
 
     Example:

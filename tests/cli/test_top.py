@@ -98,7 +98,7 @@ from ehlo.cli import main
 top = sys.modules["ehlo.cli.top"]
 answers = iter([top.ask(sys.argv[2])] * 2)
 top.ask = lambda path: next(answers)
-main()
+sys.exit(main())
 """
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .post import DEFERRED_MARK, REFUSED, Office, Received
-from .postfix import Postfix, postfix
+from .postfix import HOST, Postfix, postfix
 
 Serve = Callable[..., Office]
 
@@ -100,7 +100,7 @@ def without_received(body: bytes) -> bytes:
 
 def relay(sender: Postfix, letters: list[Letter]) -> None:
     """Submit messages to Postfix over one SMTP connection."""
-    with smtplib.SMTP("127.0.0.1", sender.port, timeout=60) as smtp:
+    with smtplib.SMTP(HOST, sender.port, timeout=60) as smtp:
         for each in letters:
             options = ["BODY=8BITMIME", *([] if each.is_ascii else ["SMTPUTF8"])]
             smtp.sendmail(each.sender, each.recipients, each.mail, options)

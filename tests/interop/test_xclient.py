@@ -9,7 +9,7 @@ import pytest
 
 from .clients import Client, Swaks, Task
 from .post import Office
-from .postfix import postfix
+from .postfix import HOST, postfix
 
 Serve = Callable[..., Office]
 
@@ -71,7 +71,7 @@ def test_an_untrusted_swaks_may_not_use_xclient(swaks: Swaks, serve: Serve) -> N
 def test_postfix_forwards_the_client_it_got_the_mail_from(serve: Serve) -> None:
     office = serve("starttls", xforward_networks=HERE)
     with postfix(office, main="smtp_send_xforward_command = yes\n") as sender:
-        with smtplib.SMTP("127.0.0.1", sender.port, "upstream.example.net", timeout=60) as smtp:
+        with smtplib.SMTP(HOST, sender.port, "upstream.example.net", timeout=60) as smtp:
             smtp.sendmail("sender@example.com", ["anna@example.org"], MAIL)
             assert smtp.sock is not None
             port = smtp.sock.getsockname()[1]

@@ -154,6 +154,7 @@ def final_lines(output: bytes) -> list[str]:
     return [line for line in output.decode().split("\r\n") if line[3:4] == " "]
 
 
+@pytest.mark.no_cover
 @settings(max_examples=400)
 @given(st.data(), sessions())
 def test_the_bytes_read_are_those_announced_and_what_follows_is_commands(

@@ -119,6 +119,7 @@ def test_core_answers_each_step_as_written(scenario: Scenario) -> None:
     assert_as_written(scenario, player)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("scenario", SLICEABLE, ids=str)
 @pytest.mark.parametrize("slicer", [whole, octets])
 @pytest.mark.parametrize("ask_all", [True, False])

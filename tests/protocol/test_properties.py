@@ -180,6 +180,7 @@ def played(
 # -- any split of any session --------------------------------------------------------------------
 
 
+@pytest.mark.no_cover
 @settings(max_examples=400)
 @given(st.data(), st.sampled_from(SETTINGS), sessions)
 def test_any_split_of_any_session_gives_the_same(
@@ -199,6 +200,7 @@ DIALOGUES = [
 ]
 
 
+@pytest.mark.no_cover
 @given(st.data())
 def test_any_split_of_any_dialogue_gives_the_same(data: st.DataObject) -> None:
     scenario, session = data.draw(st.sampled_from(DIALOGUES))
@@ -265,6 +267,7 @@ def assert_well_formed(said: bytes) -> None:
         assert len(line) <= 510
 
 
+@pytest.mark.no_cover
 @settings(max_examples=300)
 @given(st.text(max_size=60), st.booleans())
 @example('"\\', False)
@@ -325,6 +328,7 @@ words = st.tuples(keywords, values).map(
 )
 
 
+@pytest.mark.no_cover
 @settings(max_examples=500)
 @given(st.lists(words, max_size=6), st.sampled_from(["", "a", "ü"]), st.booleans())
 def test_any_parameters_make_an_address_or_a_reply(said: list[str], local: str, utf8: bool) -> None:
@@ -338,6 +342,7 @@ def test_any_parameters_make_an_address_or_a_reply(said: list[str], local: str, 
             assert isinstance(found, Address | Reply)
 
 
+@pytest.mark.no_cover
 @settings(max_examples=1000)
 @given(keywords, values)
 def test_no_value_of_a_parameter_brings_control_characters(keyword: str, value: str | None) -> None:

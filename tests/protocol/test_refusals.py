@@ -111,6 +111,7 @@ def is_ended_by_repeating(moment: Moment, wire: bytes) -> bool:
     raise AssertionError(f"{wire!r} without end in {moment.scenario}")
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", sorted(REFUSALS.keys() - OF_THE_SERVER.keys()))
 def test_what_is_refused_again_and_again_ends_the_session(name: str) -> None:
     wire = REFUSALS[name].wire
@@ -255,6 +256,7 @@ LINES = [
 HOOKS = sorted({hook for hook, _, _ in ASKED} - {"starttls"})
 
 
+@pytest.mark.no_cover
 @given(
     said=st.lists(st.sampled_from(LINES), min_size=1, max_size=8),
     refusing=st.dictionaries(st.sampled_from(HOOKS), st.sampled_from([450, 550])),

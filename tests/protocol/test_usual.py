@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ehlo.protocol import events
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import NEED_DATA, Event, Waiting
 from ehlo.protocol.settings import Settings
+from protocol.sessions import (
+    ASKS,
+    BODIES,
+    DATA,
+    MAIL,
+    PARAMETERS,
+    PATHS,
+    RCPT,
+    SETTINGS,
+    Plan,
+    mutated,
+    plan,
+    play,
+)
 from support.ways import deliver
 
 NO_QUESTIONS = frozenset[type]()
@@ -62,9 +79,115 @@ def test_the_last_packet_of_a_client_that_has_ended_is_answered_and_ends_the_ses
 def test_a_packet_may_be_a_bytearray() -> None:
     """As asyncio reads on Windows in some versions; what is kept of it never changes."""
     connection = connect()
-    kind: Any = bytearray
+    mutable: Any = bytearray
     for packet in ENVELOPE:
-        assert deliver(connection, kind(packet)) is NEED_DATA
-    chunk = deliver(connection, kind(b"x\r\n.\r\n"))
+        assert deliver(connection, mutable(packet)) is NEED_DATA
+    chunk = deliver(connection, mutable(b"x\r\n.\r\n"))
     assert chunk == events.BodyChunk(b"x\r\n")
     assert type(connection.next_event()) is events.MessageEnd
+
+
+# -- both ways are the same ----------------------------------------------------------------------
+
+# What a client has sent when a line comes
+BEFORE = {
+    "not greeted": [],
+    "greeted": [b"NOOP\r\n"],
+    "ready": [b"EHLO c\r\n"],
+    "in a transaction": [b"EHLO c\r\n", ENVELOPE[0]],
+    "with a recipient": [b"EHLO c\r\n", *ENVELOPE[:2]],
+    "with as many recipients as there may be": [b"EHLO c\r\n", ENVELOPE[0], *[ENVELOPE[1]] * 3],
+    "in a body": [b"EHLO c\r\n", *ENVELOPE],
+    "within a body": [b"EHLO c\r\n", *ENVELOPE, b"x"],
+    "after a message": [b"EHLO c\r\n", *ENVELOPE, b"x\r\n.\r\n"],
+    "amid chunks": [b"EHLO c\r\n", *ENVELOPE[:2], b"BDAT 1\r\nx"],
+    "within a chunk": [b"EHLO c\r\n", *ENVELOPE[:2], b"BDAT 9\r\nx"],
+    "within a line": [b"EHLO c\r\n", b"NOOP "],
+    "within a line that is too long": [b"EHLO c\r\n", b"x" * 13_000],
+    "in a login": [b"EHLO c\r\n", b"AUTH LOGIN\r\n"],
+    "after a login": [b"EHLO c\r\n", b"AUTH PLAIN AGEAYg==\r\n"],
+    "slowed down": [b"EHLO c\r\n", *[b"BOGUS\r\n"] * 12],
+    "one error before the end": [b"EHLO c\r\n", *[b"BOGUS\r\n"] * 19],
+    "ended": [b"EHLO c\r\n", *[b"BOGUS\r\n"] * 20],
+}
+
+heads = st.sampled_from([*MAIL, *MAIL[:2] * 4, *RCPT, *RCPT[:2] * 4])
+paths = st.one_of(
+    st.sampled_from(PATHS),
+    st.from_regex(rb"<[a-z0-9.+]{1,9}@[a-z0-9.\-]{1,9}>", fullmatch=True),
+    st.from_regex(rb"<[ -~]{0,12}>", fullmatch=True),
+    st.text(max_size=8).map(lambda text: b"<%s@x>" % text.encode(errors="replace")),
+    st.integers(225, 260).map(lambda length: b"<%s@x>" % (b"a" * length)),
+    st.integers(225, 260).map(lambda length: b"<a@%s>" % (b"x" * length)),
+    st.integers(480, 520).map(lambda length: b"<a@%s>" % (b"x" * length)),
+)
+endings = st.sampled_from([b"\r\n"] * 6 + [b"\n", b"", b"\r", b"\r\r\n", b" \r\n", b"\r\nNOOP\r\n"])
+lines = st.one_of(
+    st.tuples(
+        heads, paths, st.lists(st.sampled_from(PARAMETERS), max_size=3).map(b"".join), endings
+    ).map(b"".join),
+    st.sampled_from([*DATA, *BODIES]),
+)
+
+
+@settings(max_examples=600)
+@given(
+    st.sampled_from(sorted(BEFORE)),
+    lines,
+    st.sampled_from(SETTINGS),
+    st.sampled_from(ASKS),
+    st.randoms(use_true_random=False),
+)
+def test_any_line_in_any_state_is_the_same_both_ways(
+    state: str,
+    said: bytes,
+    rules: Settings,
+    asks: frozenset[type],
+    chance: Random,
+) -> None:
+    before = [
+        packet.replace(b"EHLO", b"LHLO") if rules.lmtp else packet for packet in BEFORE[state]
+    ]
+    play(Plan(rules, asks, [*before, said, *ENVELOPE], 0))
+    play(Plan(rules, asks, [*before, mutated(chance, said), b"x\r\n.\r\n"], 0))
+    at = chance.randrange(len(said) + 1)
+    play(Plan(rules, asks, [*before, said[:at], said[at:]], 0))
+
+
+@settings(max_examples=300)
+@given(st.randoms(use_true_random=False))
+def test_any_session_is_the_same_both_ways(chance: Random) -> None:
+    play(plan(chance))
+
+
+PLAIN = (
+    *(b"MAIL FROM:<a@x>\r\n", b"mail from:<a.b+c@m-x.example> size=10 body=8bitmime\r\n"),
+    *(b"MAIL FROM:<%s@x>\r\n" % (b"a" * 238), b"MAIL FROM:<a@%s>\r\n" % (b"x" * 238)),
+)
+
+
+@pytest.mark.parametrize("said", PLAIN)
+def test_what_is_plain_takes_the_usual_way(said: bytes) -> None:
+    assert len(said) <= 255
+    assert connect().hear(said) is NEED_DATA
+
+
+@pytest.mark.parametrize("asks", ASKS)
+def test_a_plain_session_takes_the_usual_way_whatever_is_asked(asks: frozenset[type]) -> None:
+    packets = [b"EHLO c\r\n", *[*ENVELOPE, b"x\r\n.\r\n"] * 3]
+    assert play(Plan(Settings(), asks, packets, 0)) == 12
+    assert play(Plan(Settings(), asks, packets, 0, observed=True)) == 0
+
+
+def test_a_whole_body_of_the_limit_is_usual_and_a_larger_one_is_not() -> None:
+    packets = [b"EHLO c\r\n", *ENVELOPE, b"x" * 28 + b"\r\n.\r\n"]
+    assert play(Plan(Settings(max_size=30), ASKS[0], packets, 0)) == 4
+    packets[-1] = b"x" + packets[-1]
+    assert play(Plan(Settings(max_size=30), ASKS[0], packets, 0)) == 3
+
+
+def test_a_line_that_begins_in_the_packet_before_is_no_command() -> None:
+    """Neither the rest of one that is too long, of which nothing is in the buffer."""
+    for before in (b"NOOP ", b"x" * 13_000):
+        packets = [b"EHLO c\r\n", before, *ENVELOPE]
+        assert play(Plan(Settings(), ASKS[0], packets, 0)) == 0

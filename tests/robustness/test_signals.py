@@ -27,8 +27,8 @@ def test_sigterm_under_load_loses_and_doubles_no_message(
     if workers > 1:
         options += ["--workers", str(workers)]
     env = {"SERVED_LOG": str(log)}
-    server = launch(handler, *options, env=env)
-    addr = str(server.address)
+    server = launch(handler, "--addr", "127.0.0.9:0", *options, env=env)
+    addr = str(server.address)  # between two servers, no other test can take a port of this host
     load = Load(server.address, SIZES)
     try:
         for _ in range(STOPS):

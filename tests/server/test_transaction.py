@@ -11,6 +11,8 @@ from ehlo import Address, Envelope, Handler, Message, Reject, Session
 from support.certificates import Certificates
 from support.serving import Serve
 
+pytestmark = pytest.mark.usefixtures("way")
+
 MAIL, RCPT = "MAIL FROM:<a@example.com>", "RCPT TO:<b@example.com>"
 SECOND = "RCPT TO:<c@example.com>"
 

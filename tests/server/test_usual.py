@@ -5,14 +5,20 @@ the same.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import ssl
 import threading
+from collections.abc import Callable
 
 import pytest
 
 from ehlo import Handler, Message, Session
 from ehlo.protocol.verbs import mail
+from ehlo.server.space import Claim
+from support.certificates import Certificates
 from support.clock import StoppedClock
-from support.hooks import handler_of
+from support.hooks import KINDS, Noted, handler_of
 from support.serving import DEADLINE, Box, Running, Serve
 
 pytestmark = pytest.mark.usefixtures("way")
@@ -178,3 +184,211 @@ def test_a_body_on_disk_is_held_nowhere_while_the_handler_has_its_message(
             running.wait_until(gone.is_set)
         running.runtime.loop.call_soon_threadsafe(go_on.set)
         assert client.reply() == "250 2.0.0 Ok: queued"
+
+
+class Streaming(Handler):
+    """Reads bodies where they are, so that none on disk needs memory."""
+
+    streams = True
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+
+    async def on_message(self, session: Session, message: Message) -> None:
+        self.bodies.append(b"".join(message.stream())[len(message.trace) :])
+
+
+@pytest.mark.parametrize("body", [BODY, b"x\r\n"])
+@pytest.mark.parametrize("claimed", [False, True])
+def test_a_body_for_which_there_is_no_memory_goes_to_disk_unless_it_is_small(
+    serve: Serve, loop_name: str, claimed: bool, body: bytes
+) -> None:
+    handler = Streaming()
+    running = serve(handler, max_memory=0 if claimed else 1, loop=loop_name)
+    memory = running.runtime.memory
+
+    async def claim_all() -> None:
+        """Have one client hold all memory, and another one wait for it."""
+        claims.extend(memory.claim(memory.limit, None, lambda: None) for _ in range(2))
+
+    async def release_all() -> None:
+        for claim in claims:
+            assert claim is not None
+            claim.end()
+        memory.release(memory.limit)
+
+    claims: list[Claim | None] = []
+    with running.client() as client:
+        client.begin(*ENVELOPE)
+        if claimed:
+            running.run(claim_all)
+        receive(running, body + b".\r\n")
+        assert client.reply() == "250 2.0.0 Ok: queued"
+        if claimed:
+            assert (memory.held, len(memory.claims)) == (memory.limit, 1)
+            running.run(release_all)
+        assert (memory.held, running.runtime.small.held) == (0, 0)
+    assert handler.bodies == [body]
+
+
+# -- ends ----------------------------------------------------------------------------------------
+
+STEPS = (b"EHLO c\r\n", *(f"{line}\r\n".encode() for line in ENVELOPE), b"x\r\n.\r\n")
+HOOKS: dict[str, dict[str, None]] = {
+    "no hook": {},
+    "a hook for each": dict.fromkeys(["on_hello", "on_mail", "on_rcpt", "on_data", "on_replied"]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("hooks", HOOKS)
+def test_a_client_that_resets_after_any_packet_leaves_nothing(
+    serve: Serve, loop_name: str, kind: str, hooks: str
+) -> None:
+    """Once after the reply to its last packet, once before it."""
+    noted = Noted()
+    running = serve(handler_of(kind, noted, **HOOKS[hooks]), loop=loop_name)
+    for count, waits in itertools.product(range(len(STEPS) + 1), (True, False)):
+        client = running.client()
+        client.reply()
+        for number, packet in enumerate(STEPS[:count], 1):
+            client.send(packet)
+            if waits or number < count:
+                client.reply()
+        client.reset()
+        running.wait_until_no_sessions()
+        messages = noted.names.count("on_message")
+        assert messages in ((1, 2) if count == len(STEPS) else (0,))
+        assert running.runtime.memory.held == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("hooks", HOOKS)
+@pytest.mark.parametrize("count", range(len(STEPS) + 1))
+def test_a_shutdown_after_any_packet_lets_a_transaction_end(
+    serve: Serve, kind: str, hooks: str, count: int
+) -> None:
+    noted = Noted()
+    running = serve(handler_of(kind, noted, **HOOKS[hooks]))
+    with running.client() as client:
+        client.reply()
+        for packet in STEPS[:count]:
+            client.send(packet)
+            client.reply()
+        if hooks != "no hook" and count == len(STEPS):
+            running.wait_until(lambda: "on_replied" in noted.names)
+        loop = running.runtime.loop
+        asyncio.run_coroutine_threadsafe(running.server.shutdown(), loop)
+        running.run(running.turn)
+        if 2 <= count < len(STEPS):
+            for packet in STEPS[count:]:
+                client.send(packet)
+                assert client.reply()[0] in "23"
+        assert client.rest().startswith(b"421 4.3.2 ")
+    assert noted.names.count("on_message") == (1 if count >= 2 else 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("secure", [False, True])
+def test_any_mix_of_packets_brings_the_same_messages(
+    serve: Serve, certificates: Certificates, loop_name: str, kind: str, secure: bool
+) -> None:
+    """In lock step, at once, byte by byte, and cut elsewhere than where a reply is awaited."""
+    noted = Noted()
+    running = serve(
+        handler_of(kind, noted, on_rcpt=None),
+        loop=loop_name,
+        tls_config=certificates.server() if secure else None,
+    )
+    session = b"".join(STEPS[1:])
+    with running.client() as client:
+        client.begin()
+        if secure:
+            client.say("STARTTLS")
+            client.wrap(certificates.client)
+            client.say("EHLO c")
+        ways = [
+            list(STEPS[1:]),
+            [session],
+            [session[at : at + 1] for at in range(len(session))],
+            [*STEPS[1:4], STEPS[4] + STEPS[1], *STEPS[2:]],
+            [STEPS[1] + STEPS[2], STEPS[3], STEPS[4]],
+            [*STEPS[1:4], b"x", b"\r\n.", b"\r\n"],
+        ]
+        for packets in ways:
+            for packet in packets:
+                client.send(packet)
+            count = b"".join(packets).count(b"\r\n") - b"".join(packets).count(b"x\r\n.")
+            codes = [reply[:3] for reply in client.replies(count)]
+            assert codes == ["250", "250", "354", "250", "250", "250", "354", "250"][-count:]
+    messages = [message for _, message in noted.of("on_message")]
+    assert [message.body for message in messages] == [b"x\r\n"] * 7
+    assert len(noted.of("on_rcpt")) == 7
+
+
+def test_the_last_packet_under_tls_may_come_with_the_end_of_tls(
+    serve: Serve, certificates: Certificates, loop_name: str
+) -> None:
+    running = serve(
+        Box(), loop=loop_name, tls_config=certificates.server(), tls_listener=True, timeout=1000
+    )
+    inbound, outbound, heard = ssl.MemoryBIO(), ssl.MemoryBIO(), b""
+    tls = certificates.client.wrap_bio(inbound, outbound, server_hostname="localhost")
+    with running.client() as client:
+
+        def until(done: Callable[[], bool]) -> None:
+            """Send and receive until something is done under TLS."""
+            while not done():
+                client.send(outbound.read())
+                inbound.write(client.sock.recv(65_536))
+
+        def shakes_hands() -> bool:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+                return True
+            return False
+
+        def hears(what: bytes) -> bool:
+            nonlocal heard
+            with contextlib.suppress(ssl.SSLWantReadError):
+                heard += tls.read(65_536)
+            return what in heard
+
+        until(shakes_hands)
+        until(lambda: hears(b"220 "))
+        tls.write(STEPS[0])
+        until(lambda: hears(b"\r\n250 "))
+        tls.write(STEPS[1])
+        with contextlib.suppress(ssl.SSLWantReadError):
+            tls.unwrap()
+        client.send(outbound.read())
+        assert client.rest()  # the reply, and the end
+    running.wait_until_no_sessions()
+
+
+def test_nothing_is_sent_after_tls_has_failed_while_a_handler_has_the_message(
+    serve: Serve, certificates: Certificates
+) -> None:
+    """The handler is done in the same turn of the loop, before the connection is lost."""
+    inside, go_on = threading.Event(), asyncio.Event()
+
+    class Slow(Handler):
+        async def on_message(self, session: Session, message: Message) -> None:
+            inside.set()
+            await go_on.wait()
+
+    running = serve(Slow(), loop="asyncio", tls_config=certificates.server(), tls_listener=True)
+    with running.client(tls=certificates.client) as client:
+        client.begin(*ENVELOPE)
+        client.send(STEPS[-1])
+        assert inside.wait(DEADLINE)
+        (driver,) = running.drivers
+
+        async def fail() -> int:
+            go_on.set()
+            driver.data_received(b"no record of TLS")
+            return driver.wire.sent
+
+        sent = running.run(fail)
+        running.wait_until_no_sessions()
+        assert driver.wire.sent == sent

@@ -44,7 +44,7 @@ _NAMES_RECIPIENTS: Final = frozenset(("to", "cc", "bcc", "resent-to", "resent-cc
 _FACTS: Final = ("filename", "content_type", "size", "disposition", "content_id", "subject")
 _BETWEEN_ADDRESSES: Final = re.compile(r"[\s<>,;:()]+")
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 Form = Callable[[Session, Message, datetime], Iterator[str]]
 """Yields the text to print for a message, with its line end."""

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 _STEP = 200  # milliseconds: to gather changes, and for the thread to notice the end
 
-logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 def checked(make: Callable[[], T]) -> T:

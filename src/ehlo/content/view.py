@@ -28,7 +28,14 @@ _MOST_FIELDS_OF_ANOTHER: Final = 200  # among which the subject of a forwarded m
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A part of a message that is not its text: a file, an image, a forwarded message."""
+    """A part of a message that is not its text: a file, an image, a forwarded message.
+
+    Example:
+
+        for attachment in message.content.attachments:
+            if attachment.content_type == "application/pdf":
+                await scanner.check(attachment.data)
+    """
 
     filename: str | None
     """The name that the sender gave it, or `None`."""

@@ -186,7 +186,7 @@ def has_bare_newline(chunk: bytes) -> bool:
         lines = memoryview(chunk)[start:end]
         # Even lines have no line feed first, so a CR that ended the slice before is a bare one
         decoder.decode(" " if _are_even(bytearray(lines)) else str(lines, "latin-1"))
-        start, size = end, min(2 * size, _SLICE)
+        start, size = end, _SLICE
     decoder.decode(chunk[start:].decode("latin-1"), True)  # a CR at the very end is a bare one
     return decoder.newlines not in _CRLF_ONLY
 
@@ -194,7 +194,7 @@ def has_bare_newline(chunk: bytes) -> bool:
 def _are_even(lines: bytearray) -> bool:
     """Return whether all lines have the length of the first, and no CR or LF but their CRLF.
 
-    `lines` is overwritten. 100 KB of such lines take 15 us, and the decoder takes 46.
+    `lines` is overwritten. 100 KB of such lines take 14 us, and the decoder takes 46.
     """
     width = lines.find(b"\n") + 1
     if width < _WIDTH or len(lines) % width:

@@ -110,9 +110,12 @@ class Output:
         if self._settings.lmtp:
             self.each([reply] * len(transaction.recipients), transaction)
             return
-        if not reply.refuses and self._counts.refusals:
+        if reply.refuses:
+            self.reject(reply, ".", Rejected(transaction))
+            return
+        if self._counts.refusals:
             self._forgive()
-        self.reply(reply, ".", Rejected(transaction) if reply.refuses else NOTHING)
+        self.reply(reply, ".")
 
     def each(self, outcomes: Sequence[Reply], transaction: Transaction) -> None:
         """Queue one reply per recipient (LMTP), all of them even if one closes."""

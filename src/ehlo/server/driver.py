@@ -337,7 +337,8 @@ class Driver(Occupant):
         if self.deadlines.pace is not None:  # of a body, between its chunks
             return False
         wire = self.wire
-        return wire.is_usual and wire.writable and self.connection.rests
+        is_open = wire.is_usual and wire.writable and not wire.closing
+        return is_open and self.connection.rests
 
     def _fail(self, error: Exception) -> None:
         log_failure(about(logger, self.session_id), error, "the session failed")

@@ -446,6 +446,7 @@ messages = st.one_of(
 CHEAP = ScramKeys.derive("pencil", b"sixteen bytes...", "SHA-256", 1)
 
 
+@pytest.mark.no_cover
 @given(st.lists(messages, min_size=1, max_size=4), st.sampled_from(NAMES), st.booleans())
 def test_no_message_raises_an_exception(said: list[str | bytes], name: str, bound: bool) -> None:
     with pytest.MonkeyPatch.context() as patched:
