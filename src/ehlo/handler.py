@@ -45,7 +45,7 @@ class Handler:
 
         class Inbound(ehlo.Handler):
             async def on_rcpt(self, session, recipient, params):
-                if recipient.domain != "example.com":
+                if recipient.domain.lower() != "example.com":
                     raise ehlo.Reject(550, "5.1.1", "No such user here")
 
             async def on_message(self, session, message):
