@@ -695,7 +695,6 @@ def test_the_number_of_parameters_is_the_form(auth_handler: Any, mechanisms: set
     [
         (three, "3 parameters"),
         (lambda: True, "0 parameters"),
-        (Directory.two, "3 parameters"),
         (with_keyword, "required keyword-only parameters"),
         (lambda a, b, c, d, e, f: True, "6 parameters"),
     ],

@@ -11,7 +11,7 @@ import re
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self, cast
 
 INHERITED: Final = ("fd:", "systemd:")
 """The beginnings of addresses that name a socket which is open when the server starts."""
@@ -86,7 +86,7 @@ def addresses_of(addrs: ListenAddresses) -> list[ListenAddress]:
     So is anything that is no collection of addresses: `parse_address` rejects it.
     """
     if isinstance(addrs, str | bytes | Mapping) or not isinstance(addrs, Collection):
-        return [addrs]
+        return [cast("ListenAddress", addrs)]
     match addrs:
         case (str(host), int(port)) if isinstance(addrs, tuple):
             return [(host, port)]
@@ -178,8 +178,7 @@ class Networks:
 
 def _network(text: str) -> Network:
     try:
-        # a number would be an address, too
-        network = ipaddress.ip_network(text if isinstance(text, str) else "")
+        network = ipaddress.ip_network(str(text))  # a number itself would be an address
     except ValueError as error:
         raise ValueError(
             f"not a network: {text!r}; write 10.0.0.0/8, ::1, unix:, or none alone"
