@@ -176,7 +176,7 @@ class Networks:
         return any(address in network for network in self.networks)
 
 
-def _network(text: str) -> Network:
+def _network(text: object) -> Network:
     try:
         network = ipaddress.ip_network(str(text))  # a number itself would be an address
     except ValueError as error:

@@ -190,7 +190,7 @@ def test_a_server_that_is_not_there_is_tried_again_later(
 
 
 def test_a_name_that_decodes_to_an_address_is_no_recipient(post: Post, run: Run) -> None:
-    """A name does not choose who else gets the mail (RFC 2047 5)."""
+    """The sender of a name must not choose who else gets the mail (RFC 2047 5)."""
     data = b"To: =?utf-8?q?evil=40y.example=2C?= <a@x.example>\n\n"
     assert run(data, "-t") == 0
     assert post.mail[0][1] == ["a@x.example"]

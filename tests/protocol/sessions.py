@@ -18,7 +18,7 @@ from ehlo.protocol.body import BareNewlines
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.conversation import Admission
 from ehlo.protocol.events import NEED_DATA, Event, Waiting
-from ehlo.protocol.output import Tally
+from ehlo.protocol.output import NOTHING, Rejected, Tally
 from ehlo.protocol.policy import Limits
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
@@ -307,7 +307,9 @@ class Noting(Tally):
         super().__init__(seen.said)
         self._seen = seen
 
-    def refused(self, verb: str, reply: Reply, *, wholly: bool = True) -> None:
+    def refused(
+        self, verb: str, reply: Reply, about: Rejected = NOTHING, *, wholly: bool = True
+    ) -> None:
         self._seen.refused.append((verb, reply, wholly))
 
 
