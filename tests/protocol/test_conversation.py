@@ -41,3 +41,10 @@ def test_the_last_reply_is_seen() -> None:
     assert not connection.over
     connection.hang_up()
     assert connection.over
+
+
+def test_the_namespace_of_a_transaction_is_made_when_it_is_used() -> None:
+    transaction, other = Transaction(NULL_PATH), Transaction(NULL_PATH)
+    transaction.state.seen = 1
+    assert transaction.state.seen == 1
+    assert vars(other.state) == {}

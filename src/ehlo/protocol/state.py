@@ -28,7 +28,7 @@ class State(enum.Enum):
     TLS = "220 was said to STARTTLS"
     CLOSED = "nothing more is read"
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # pragma: no branch
         # Enum's own hash is written in Python, and a state is looked up for every command
         __hash__ = object.__hash__
 
