@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -461,7 +462,7 @@ def test_what_is_no_secret_is_trouble_and_is_not_shown(
     [
         ("on_rctp", "is not a hook; did you mean on_rcpt?"),
         ("on_close", "is not a hook"),
-        ("on_qqqqqqqqqq", "is not a hook; the hooks are on_startup, "),
+        ("on_qqqqqqqqqq", "is not a hook; rename it, or override one of on_startup, "),
     ],
 )
 def test_a_method_that_is_no_hook_is_a_type_error(name: str, hint: str) -> None:
@@ -509,7 +510,16 @@ def test_what_cannot_be_called_with_its_arguments_is_a_type_error_at_the_start(
         ehlo.Server(handler, **options)
 
 
-@pytest.mark.parametrize("kind", [lambda method: method, staticmethod, classmethod])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda method: method,
+        staticmethod,
+        classmethod,
+        functools.partialmethod,
+        functools.singledispatchmethod,
+    ],
+)
 def test_a_class_that_is_mixed_in_is_looked_at_too(kind: Any) -> None:
     mixin = type("Directory", (), {"on_rctp": kind(lambda *_: None)})
     with pytest.raises(TypeError, match=r"^Directory.on_rctp is not a hook; did you mean on_rcpt"):
@@ -520,6 +530,47 @@ def test_an_attribute_of_the_instance_that_is_no_hook_is_a_type_error_at_the_sta
     handler: Any = Flexible()
     handler.on_rctp = lambda *_: None
     with pytest.raises(TypeError, match=r"^Flexible.on_rctp is not a hook; did you mean on_rcpt"):
+        ehlo.Server(handler)
+
+
+def test_a_method_that_a_class_gets_later_is_looked_at_at_the_start() -> None:
+    class Inbound(Handler):
+        def on_message(self, session: object, message: object) -> None: ...
+
+    Inbound.on_rctp = lambda *_: None  # type: ignore[attr-defined]  # which is the mistake
+    with pytest.raises(TypeError, match=r"Inbound.on_rctp is not a hook; did you mean on_rcpt"):
+        ehlo.Server(Inbound())
+
+
+@pytest.mark.parametrize("value", [property(lambda _: 1), functools.cached_property(lambda _: 1)])
+def test_a_property_whose_name_is_like_that_of_a_hook_is_no_method(value: object) -> None:
+    type("Inbound", (Handler,), {"on_duty": value})
+
+
+async def waits_and_yields(_message: object) -> AsyncIterator[None]:
+    yield None
+
+
+def yields(_message: object) -> Iterator[None]:
+    yield None
+
+
+class Yields(Handler):
+    def on_message(self, session: object, message: object) -> Iterator[None]:  # type: ignore[override]
+        yield None
+
+
+@pytest.mark.parametrize(
+    ("handler", "name"),
+    [
+        (waits_and_yields, "handler"),
+        (yields, "handler"),
+        (Yields(), "on_message"),
+    ],
+)
+def test_a_function_with_yield_is_a_type_error_at_the_start(handler: Any, name: str) -> None:
+    """A call does not run it, so that each message would be 451."""
+    with pytest.raises(TypeError, match=rf"^{name} \(.*\) is a generator; write it without yield$"):
         ehlo.Server(handler)
 
 

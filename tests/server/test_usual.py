@@ -124,9 +124,9 @@ BODY = (b"x" * 98 + b"\r\n") * 1000  # larger than what is small
 
 def receive(running: Running, packet: bytes) -> None:
     """Have the only session receive one packet, which a network might cut."""
+    (driver,) = running.drivers
 
     async def call() -> None:
-        (driver,) = running.drivers
         driver.data_received(packet)
 
     running.run(call)
