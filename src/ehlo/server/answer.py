@@ -482,10 +482,10 @@ class Answers:
                 session, conversation.helo, transaction, message_id, esmtp=conversation.esmtp
             ),
             body.chunks,
+            transaction,
             spool=body.spool,
             streams=self._routes.streams,
             per_recipient=conversation.settings.lmtp,
-            transaction=transaction,
         )
 
     # -- notifications ---------------------------------------------------------------------------
