@@ -41,3 +41,10 @@ def test_the_last_reply_is_seen() -> None:
     assert not connection.over
     connection.hang_up()
     assert connection.over
+
+
+def test_each_transaction_has_a_namespace_for_values_of_the_user() -> None:
+    transaction = Transaction(NULL_PATH)
+    transaction.state.list = "news"
+    assert vars(transaction.state) == {"list": "news"}
+    assert vars(Transaction(NULL_PATH).state) == {}
