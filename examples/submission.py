@@ -13,7 +13,7 @@ class Directory:
     """Knows the users. A real one would ask a database."""
 
     async def knows(self, recipient: ehlo.Address) -> bool:
-        return recipient.local in ("alice", "bob") and recipient.domain == "example.com"
+        return recipient.local in ("alice", "bob") and recipient.domain.lower() == "example.com"
 
 
 class Queue:

@@ -695,7 +695,6 @@ def test_the_number_of_parameters_is_the_form(auth_handler: Any, mechanisms: set
     [
         (three, "3 parameters"),
         (lambda: True, "0 parameters"),
-        (Directory.two, "3 parameters"),
         (with_keyword, "required keyword-only parameters"),
         (lambda a, b, c, d, e, f: True, "6 parameters"),
     ],
@@ -707,6 +706,12 @@ def test_an_auth_handler_of_another_form_is_a_type_error_that_shows_both(
         ehlo.Server(function("def"), auth_handler=auth_handler)
     for form in ("(username, password)", "(remote_addr, mechanism, username, password, shared)"):
         assert form in str(caught.value)
+
+
+def test_an_auth_handler_that_is_a_method_of_no_instance_is_a_type_error() -> None:
+    method: Any = Directory.two
+    with pytest.raises(TypeError, match=r"auth_handler .* is a method of no instance; pass that"):
+        ehlo.Server(function("def"), auth_handler=method)
 
 
 # -- listen_and_serve ----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from ehlo.handler import (
     MessageAnswer,
     Origin,
     check_call,
+    check_runs,
     is_async,
     place_of,
 )
@@ -128,6 +129,7 @@ def _form_of(option: str, function: _Function, forms: _Forms) -> int:
     """
     if not callable(function):
         raise TypeError(f"{option} must be a function, not {function!r}")
+    check_runs(option, function)
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, NamedTuple
 
 from ehlo.message import Message
@@ -45,7 +45,7 @@ class Handler:
 
         class Inbound(ehlo.Handler):
             async def on_rcpt(self, session, recipient, params):
-                if recipient.domain != "example.com":
+                if recipient.domain.lower() != "example.com":
                     raise ehlo.Reject(550, "5.1.1", "No such user here")
 
             async def on_message(self, session, message):
@@ -223,7 +223,8 @@ def _hook_names() -> list[str]:
 def _check_names(owner: type, members: Mapping[str, object]) -> None:
     """Raise `TypeError` for a method `on_...` that is no hook."""
     for name, value in members.items():
-        is_method = callable(value) or isinstance(value, classmethod)
+        is_value = hasattr(value, "__set__") or isinstance(value, cached_property)
+        is_method = callable(value) or (hasattr(value, "__get__") and not is_value)
         if is_method and name.startswith("on_") and not hasattr(Handler, name):
             raise TypeError(f"{owner.__qualname__}.{name} is not a hook{_meant(name)}")
 
@@ -231,8 +232,10 @@ def _check_names(owner: type, members: Mapping[str, object]) -> None:
 def _meant(name: str) -> str:
     import difflib  # for this error alone
 
-    close = difflib.get_close_matches(name, _hook_names(), 1)
-    return f"; did you mean {close[0]}?" if close else f"; the hooks are {', '.join(_hook_names())}"
+    close = difflib.get_close_matches(name, _hook_names(), 1, cutoff=0.7)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; rename it, or override one of {', '.join(_hook_names())}"
 
 
 def callbacks_of_handler(handler: Handler) -> Callbacks:
@@ -241,6 +244,8 @@ def callbacks_of_handler(handler: Handler) -> Callbacks:
     Raises `TypeError` if one cannot be called with its arguments, or is no hook.
     """
     _check_names(type(handler), getattr(handler, "__dict__", {}))
+    for base in type(handler).__mro__:  # which may have got methods since it was made
+        _check_names(base, vars(base))
     bound = {name: getattr(handler, name) for name in _hook_names()}
     overridden = {
         name: call
@@ -257,6 +262,7 @@ def check_call(name: str, function: Callable[..., object], arguments: Sequence[s
     """Raise `TypeError` if `function` cannot be called with `arguments`, given by position."""
     if not callable(function):
         raise TypeError(f"{name} must be a function, not {function!r}")
+    check_runs(name, function)
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -266,6 +272,12 @@ def check_call(name: str, function: Callable[..., object], arguments: Sequence[s
     except TypeError as error:
         takes = ", ".join(arguments)
         raise TypeError(f"{name} ({place_of(function)}) must take ({takes}): {error}") from None
+
+
+def check_runs(name: str, function: Callable[..., object]) -> None:
+    """Raise `TypeError` for a function with `yield`, which a call does not run."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{name} ({place_of(function)}) is a generator; write it without yield")
 
 
 def name_of(function: Any) -> str:

@@ -178,8 +178,7 @@ class Networks:
 
 def _network(text: object) -> Network:
     try:
-        # a number would be an address, too
-        network = ipaddress.ip_network(text if isinstance(text, str) else "")
+        network = ipaddress.ip_network(str(text))  # a number itself would be an address
     except ValueError as error:
         raise ValueError(
             f"not a network: {text!r}; write 10.0.0.0/8, ::1, unix:, or none alone"

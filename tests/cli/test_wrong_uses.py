@@ -128,9 +128,9 @@ ehlo: --auth-any cannot be combined with --auth-handler; leave one out
 $ ehlo --auth-any --auth-file users
 ehlo: --auth-any cannot be combined with --auth-file; leave one out
 $ ehlo --auth-required --no-auth-any
-ehlo: --auth-required, but no client could log in; see --auth-handler, --auth-file, --auth-mechs, extensions and TLS
+ehlo: --auth-required, but no client could log in; set --auth-handler or --auth-file, and check --auth-mechs, extensions and TLS
 $ ehlo --auth-required --host 0.0.0.0
-ehlo: --auth-required, but no client could log in; see --auth-handler, --auth-file, --auth-mechs, extensions and TLS
+ehlo: --auth-required, but no client could log in; set --auth-handler or --auth-file, and check --auth-mechs, extensions and TLS
 $ ehlo --tls on
 ehlo: --tls on: not a choice; write self-signed
 $ ehlo --tls-name x.test

@@ -117,6 +117,24 @@ def test_an_attachment_tells_what_it_is() -> None:
     assert "PNG" not in repr(attachment).replace("image/png", "")
 
 
+def test_names_and_fields_are_one_line_without_what_a_terminal_obeys() -> None:
+    """Encoded words may have anything in them, and programs print or forward what they say."""
+    word = b"=?utf-8?q?a=0d=0aBcc:_b=1b[31m=e2=80=a8c=c2=85?="
+    content = read_content(
+        b"Subject: " + word + b"\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\n"
+        b"Content-Disposition: attachment; filename*=utf-8''a%0d%0ab%1b\r\n"
+        b"Content-Type: message/rfc822\r\nContent-ID: <" + word + b">\r\n\r\n"
+        b"Subject: " + word + b"\r\n\r\n--x--\r\n"
+    )
+    shown = "a Bcc: b [31m c "
+    assert content.subject == shown
+    assert content.headers[0] == ("Subject", shown)
+    (attachment,) = content.attachments
+    assert attachment.filename == "a b "
+    assert attachment.subject == shown
+    assert attachment.content_id == shown
+
+
 @pytest.mark.parametrize("encoded", [False, True])
 def test_a_forwarded_message_has_a_subject(encoded: bool) -> None:
     forwarded = b"Subject: =?utf-8?q?=C3=BC?=\r\n\r\ninner text"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -224,6 +225,22 @@ def test_results_of_def_and_of_async_def_mean_the_same(
             assert say(client, moment.command).startswith(expected)
 
 
+@pytest.mark.parametrize("make", [Reject, Reply])
+def test_a_rejection_with_a_text_alone_is_sent_with_the_enhanced_code_of_its_class(
+    serve: Serve, make: Callable[[int, str], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    def known(_peer: object, _sender: str, recipient: str) -> Any:
+        if recipient == "b@example.com":
+            return make(550, "No such user")
+        return make(450, "Try again later")
+
+    with serve(lambda *_: None, rcpt_handler=known).ready() as client:
+        client.say(MAIL)
+        assert client.say(RCPT) == "550 5.0.0 No such user"
+        assert client.say("RCPT TO:<c@example.com>") == "450 4.0.0 Try again later"
+    assert not [record for record in caplog.records if record.name == "ehlo.handler"]
+
+
 @pytest.mark.parametrize("hook", ["on_message", "rcpt_handler"])
 def test_the_log_names_the_function_of_the_user(
     serve: Serve, hook: str, caplog: pytest.LogCaptureFixture
@@ -380,7 +397,40 @@ def test_a_list_that_holds_itself_is_no_rejection(serve: Serve) -> None:
 def test_each_hook_that_answers_has_a_moment_or_its_own_test() -> None:
     hooks = {row.hook for row in verbs.ASKED.values() if row.hook}
     assert hooks <= MOMENTS.keys()
-    assert MEANINGS.keys() - MOMENTS.keys() == {"on_tls", "on_secret", "mechanism"}
+    own_tests = {"on_tls", "on_secret", "mechanism", "on_replied", "on_disconnect"}
+    assert MEANINGS.keys() - MOMENTS.keys() == own_tests
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("hook", ["on_replied", "on_disconnect"])
+@pytest.mark.parametrize(
+    ("result", "described"),
+    [
+        (None, ""),
+        (True, ""),
+        (False, ""),
+        ("550 No", "str"),
+        (UNKNOWN, "a Reply that does not fit, 550"),
+    ],
+)
+def test_a_hook_that_is_only_told_returns_nothing(
+    serve: Serve,
+    hook: str,
+    kind: str,
+    result: object,
+    described: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    running = serve(handler_of(kind, **{hook: lambda *_: result}))
+    with running.ready() as client:
+        assert client.mail() == "250 2.0.0 Ok: queued"
+        assert client.mail() == "250 2.0.0 Ok: queued"
+    running.wait_until_no_sessions()
+    errors = [record.getMessage() for record in caplog.records if record.name == "ehlo.handler"]
+    assert len(errors) == (0 if not described else 2 if hook == "on_replied" else 1)
+    for line in errors:
+        assert f"{hook} (" in line
+        assert line.endswith(f" returned {described}; return None")
 
 
 def test_false_from_on_tls_rejects_for_lack_of_security() -> None:
@@ -412,7 +462,7 @@ def test_what_is_no_secret_is_trouble_and_is_not_shown(
     [
         ("on_rctp", "is not a hook; did you mean on_rcpt?"),
         ("on_close", "is not a hook"),
-        ("on_qqqqqqqqqq", "is not a hook; the hooks are on_startup, "),
+        ("on_qqqqqqqqqq", "is not a hook; rename it, or override one of on_startup, "),
     ],
 )
 def test_a_method_that_is_no_hook_is_a_type_error(name: str, hint: str) -> None:
@@ -460,7 +510,16 @@ def test_what_cannot_be_called_with_its_arguments_is_a_type_error_at_the_start(
         ehlo.Server(handler, **options)
 
 
-@pytest.mark.parametrize("kind", [lambda method: method, staticmethod, classmethod])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda method: method,
+        staticmethod,
+        classmethod,
+        functools.partialmethod,
+        functools.singledispatchmethod,
+    ],
+)
 def test_a_class_that_is_mixed_in_is_looked_at_too(kind: Any) -> None:
     mixin = type("Directory", (), {"on_rctp": kind(lambda *_: None)})
     with pytest.raises(TypeError, match=r"^Directory.on_rctp is not a hook; did you mean on_rcpt"):
@@ -471,6 +530,47 @@ def test_an_attribute_of_the_instance_that_is_no_hook_is_a_type_error_at_the_sta
     handler: Any = Flexible()
     handler.on_rctp = lambda *_: None
     with pytest.raises(TypeError, match=r"^Flexible.on_rctp is not a hook; did you mean on_rcpt"):
+        ehlo.Server(handler)
+
+
+def test_a_method_that_a_class_gets_later_is_looked_at_at_the_start() -> None:
+    class Inbound(Handler):
+        def on_message(self, session: object, message: object) -> None: ...
+
+    Inbound.on_rctp = lambda *_: None  # type: ignore[attr-defined]  # which is the mistake
+    with pytest.raises(TypeError, match=r"Inbound.on_rctp is not a hook; did you mean on_rcpt"):
+        ehlo.Server(Inbound())
+
+
+@pytest.mark.parametrize("value", [property(lambda _: 1), functools.cached_property(lambda _: 1)])
+def test_a_property_whose_name_is_like_that_of_a_hook_is_no_method(value: object) -> None:
+    type("Inbound", (Handler,), {"on_duty": value})
+
+
+async def waits_and_yields(_message: object) -> AsyncIterator[None]:
+    yield None
+
+
+def yields(_message: object) -> Iterator[None]:
+    yield None
+
+
+class Yields(Handler):
+    def on_message(self, session: object, message: object) -> Iterator[None]:  # type: ignore[override]
+        yield None
+
+
+@pytest.mark.parametrize(
+    ("handler", "name"),
+    [
+        (waits_and_yields, "handler"),
+        (yields, "handler"),
+        (Yields(), "on_message"),
+    ],
+)
+def test_a_function_with_yield_is_a_type_error_at_the_start(handler: Any, name: str) -> None:
+    """A call does not run it, so that each message would be 451."""
+    with pytest.raises(TypeError, match=rf"^{name} \(.*\) is a generator; write it without yield$"):
         ehlo.Server(handler)
 
 

@@ -5,6 +5,7 @@ Any bytes at all can be read: nothing here raises, and what it costs is in propo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,8 @@ MOST_TEXT: Final = 1_048_576
 _READABLE: Final = frozenset(
     ("message/delivery-status", "message/disposition-notification", "text/rfc822-headers")
 )
+# Encoded words may have any: line ends, which forge a field, and what a terminal obeys
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _LONGEST_HEAD: Final = 65_536
 _MOST_FIELDS_OF_ANOTHER: Final = 200  # among which the subject of a forwarded message is
 
@@ -38,7 +41,7 @@ class Attachment:
     """
 
     filename: str | None
-    """The name that the sender gave it, or `None`."""
+    """The name that the sender gave it, or `None`. It is a claim: never use it as a path."""
     content_type: str
     """The media type, in lower case, as in `application/pdf`."""
     disposition: str
@@ -70,8 +73,8 @@ class Content:
         async def on_message(self, session, message):
             content = message.content
             await tickets.create(content.subject, content.text)
-            for attachment in content.attachments:
-                await files.save(attachment.filename, attachment.data)
+            for number, attachment in enumerate(content.attachments):
+                await files.save(f"{message.id}-{number}", attachment.data)
     """
 
     def __init__(self, message: bytes) -> None:
@@ -84,8 +87,8 @@ class Content:
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """The header fields of the message, in their order, unfolded and decoded."""
-        return [(each.decoded_name, each.text) for each in self.root.fields]
+        """The header fields of the message, in their order, decoded, each in one line."""
+        return [(each.decoded_name, _one_line(each.text)) for each in self.root.fields]
 
     @property
     def omitted_headers(self) -> int:
@@ -94,8 +97,8 @@ class Content:
 
     @property
     def subject(self) -> str:
-        """The decoded Subject; empty without one."""
-        return self.root.first("subject")
+        """The decoded Subject in one line, without control characters; empty without one."""
+        return _one_line(self.root.first("subject"))
 
     @property
     def text(self) -> str:
@@ -189,6 +192,11 @@ class _Decoder:
         return decode_text(data, charset).replace("\r\n", "\n")
 
 
+def _one_line(text: str) -> str:
+    """Return `text` with a space for all control characters that stand together."""
+    return text if text.isprintable() else _CONTROLS.sub(" ", text)
+
+
 def _attachment(message: bytes, part: Part) -> Attachment:
     encoding = part.transfer_encoding
     name = part.disposition.parameters.get("filename") or part.parameters.parameters.get("name")
@@ -197,12 +205,12 @@ def _attachment(message: bytes, part: Part) -> Attachment:
         end = min(part.end, part.start + _LONGEST_HEAD)
         head = decode_transfer(message[part.start : end], encoding)
         header = read_header(head, 0, lambda _begin, _end: False, _MOST_FIELDS_OF_ANOTHER)
-        subject = first_field(header.fields, "subject")
+        subject = _one_line(first_field(header.fields, "subject"))
     return Attachment(
-        filename=name or None,
+        filename=_one_line(name or "") or None,
         content_type=part.content_type,
         disposition=part.disposition.value,
-        content_id=part.first("content-id").strip().strip("<>") or None,
+        content_id=_one_line(part.first("content-id")).strip().strip("<>") or None,
         subject=subject,
         size=decoded_size(memoryview(message)[part.start : part.end], encoding),
         start=part.start,

@@ -22,6 +22,7 @@ from ehlo.server.options.config import (
     Options,
     ServerOptions,
     certificates_of,
+    check_names,
     check_values,
 )
 from ehlo.server.options.target import callbacks_of, is_class, with_handler
@@ -57,6 +58,7 @@ class Server:
     __signature__: ClassVar[inspect.Signature] = inspect.signature(Options)
 
     def __init__(self, handler: AnyHandler, **options: Unpack[ServerOptions]) -> None:
+        check_names("Server", options, ServerOptions.__optional_keys__)
         self._options = Options(handler, **options)
         if is_class(handler) and not self.options.factory:
             self._options = with_handler(self.options)
@@ -104,6 +106,7 @@ class Server:
 
         Raises `TypeError` for an unknown option, `RuntimeError` while the server runs.
         """
+        check_names("Server", options, AllOptions.__optional_keys__)
         self.options = dataclasses.replace(self.options, **options)
 
     def configure_tls(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import socket
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -95,6 +97,26 @@ def test_a_value_of_another_type_or_outside_its_bound_is_a_value_error(
 ) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         check_values(Options(Box(), **{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("call", "option", "meant"),
+    [
+        (partial(Server, Box()), "adress", "addr"),
+        (Server(Box()).configure, "max_sise", "max_size"),
+        (partial(Listener, ":25"), "tls_certs", "tls_cert"),
+    ],
+)
+def test_an_unknown_option_is_a_type_error_with_the_one_that_was_meant(
+    call: Callable[..., object], option: str, meant: str
+) -> None:
+    with pytest.raises(TypeError, match=rf" has no option {option}; did you mean {meant}\?$"):
+        call(**{option: "x"})
+
+
+def test_an_option_that_is_like_no_other_shows_those_that_there_are() -> None:
+    with pytest.raises(TypeError, match=r"Listener has no option zzz; it has appname, auth_file, "):
+        Listener(":25", zzz=1)  # type: ignore[call-arg]  # which is the mistake
 
 
 def test_every_default_is_a_value_that_its_option_may_have() -> None:

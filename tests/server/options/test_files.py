@@ -657,7 +657,7 @@ def test_tls_cert_is_read_once_for_all_listeners(files: Files, serve: Serve) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tls_key": "server.key"}, "tls_key: give one for each tls_cert, in the same order"),
+        ({"tls_key": "server.key"}, "tls_key needs tls_cert; set both"),
         ({"tls_cert": ["a.pem"], "tls_key": ["a.key", "b.key"]}, "tls_key: give one for each"),
         ({"tls_cert": "a.pem", "tls_config": file_context}, "tls_cert cannot be combined with tls"),
     ],
@@ -672,6 +672,17 @@ def test_a_certificate_that_is_not_there_is_an_os_error_with_its_name(tmp_path: 
     server = Server(Box(), addr="127.0.0.1:0", tls_cert=str(tmp_path / "server.pem"))
     with pytest.raises(FileNotFoundError, match=r"server\.pem"), server.in_thread():
         pytest.fail("it has started")
+
+
+def test_a_certificate_without_its_key_is_an_error_that_says_what_to_set(
+    certificates: Certificates,
+) -> None:
+    chain = certificates.authority_file
+    server = Server(Box(), addr="127.0.0.1:0", tls_cert=chain)
+    with pytest.raises(ssl.SSLError) as caught, server.in_thread():
+        pytest.fail("it has started")
+    advice = "set tls_key if the key is in another file"
+    assert caught.value.__notes__ == [f"{chain} with {chain}; {advice}"]
 
 
 def test_a_further_certificate_without_a_name_is_a_value_error(

@@ -1134,10 +1134,10 @@ def test_client_certificates_are_checked_for_each_listener(certificates: Certifi
         ),
         ({"auth_mechs": {"SCRAM-SHA-1": True}}, "SCRAM-SHA-1 needs on_secret"),
         ({"auth_mechs": {"PLAIN": False, "plain": True}}, "a name is there twice"),
-        ({"auth_mechs": {"XOAUTH2": True}}, "not this auth_handler, or one of five parameters"),
+        ({"auth_mechs": {"XOAUTH2": True}}, "XOAUTH2 needs an auth_handler of five parameters, or"),
         (
             {"auth_mechs": {"ANONYMOUS": True}},
-            "a Handler with on_auth, not this auth_handler$",
+            "ANONYMOUS needs a Handler with on_auth$",
         ),
     ],
 )

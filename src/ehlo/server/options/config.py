@@ -15,7 +15,7 @@ import inspect
 import os
 import re
 import ssl
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
@@ -348,10 +348,7 @@ class Listener:
     __slots__ = ("addr", "overrides")
 
     def __init__(self, addr: ListenAddresses, **overrides: Unpack[ListenerOptions]) -> None:
-        for name in overrides.keys() - ListenerOptions.__optional_keys__:
-            if name in Options.__dataclass_fields__:
-                raise ValueError(f"{name} applies to the whole server; pass it to Server")
-            raise TypeError(f"Listener has no option {name!r}; see the options of Server")
+        check_names("Listener", overrides, ListenerOptions.__optional_keys__)
         self.addr: ListenAddresses = addr
         """The address, or several, as in the option `addr`."""
         self.overrides: ListenerOptions = overrides
@@ -382,6 +379,18 @@ class Listener:
 
     def __repr__(self) -> str:
         return f"Listener({self.addr!r})"
+
+
+def check_names(owner: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raise an error for an option that `owner` has not: `ValueError` if the server has it."""
+    for name in sorted(set(given).difference(known)):
+        if name in Options.__dataclass_fields__:
+            raise ValueError(f"{name} applies to the whole server; pass it to Server")
+        import difflib  # for this error alone
+
+        near = difflib.get_close_matches(name, known, 1)
+        advice = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}"
+        raise TypeError(f"{owner} has no option {name}; {advice}")
 
 
 def with_overrides(options: Options, listener: Listener) -> Options:
@@ -415,6 +424,8 @@ def bytes_of(size: Size) -> int:
 def certificates_of(options: Options) -> list[tuple[str, str]]:
     """Return the files of `tls_cert`, each with that of its key. Raises `ValueError`."""
     certs, keys = _several(options.tls_cert), _several(options.tls_key)
+    if keys and not certs:
+        raise ValueError("tls_key needs tls_cert; set both")
     if keys and len(keys) != len(certs):
         raise ValueError("tls_key: give one for each tls_cert, in the same order, or none")
     if certs and options.tls_config is not None:

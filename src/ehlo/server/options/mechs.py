@@ -114,10 +114,8 @@ def _check_switched_on(name: str, served: Served, tls: ssl.SSLContext | None) ->
     if not _can_serve(name, served):
         raise ValueError(f"auth_mechs: {name} needs {_need(name, served)}")
     if name in _BY_NAME and served.function is not None and name not in served.function:
-        other = ", or one of five parameters" if name in _FOR_FUNCTIONS else ""
-        raise ValueError(
-            f"auth_mechs: {name} needs a Handler with on_auth, not this auth_handler{other}"
-        )
+        other = "an auth_handler of five parameters, or " if name in _FOR_FUNCTIONS else ""
+        raise ValueError(f"auth_mechs: {name} needs {other}a Handler with on_auth")
     if name == "EXTERNAL" and (tls is None or tls.verify_mode is ssl.CERT_NONE):
         raise ValueError(
             "auth_mechs: EXTERNAL needs client certificates; pass client_ca to configure_tls"

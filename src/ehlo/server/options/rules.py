@@ -224,7 +224,7 @@ def _reject_logins(options: Options, source: str, off: set[str]) -> None:
     reason = (
         f"{source} has no mechanism without TLS; set tls_cert or auth_mechs={{'PLAIN': True}}"
         if source and "AUTH" not in off
-        else "see auth_handler, auth_file, auth_mechs, extensions and TLS"
+        else "set auth_handler or auth_file, and check auth_mechs, extensions and TLS"
     )
     if options.auth_required:
         raise ValueError(f"auth_required, but no client could log in; {reason}")

@@ -25,7 +25,8 @@ def load(text: str) -> object:
     """Return the object that `module:attr` names. Raises `NotThereError`."""
     module_name, _, path = text.partition(":")
     if not module_name or not path:
-        raise NotThereError(f"{text!r} has no attribute part; write module:attr")
+        part = "attribute" if module_name else "module"
+        raise NotThereError(f"{text!r} has no {part} part; write module:attr")
     module = _import(module_name)
     try:
         return reduce(getattr, path.split("."), module)

@@ -112,7 +112,10 @@ def _loaded(certificate: Certificate, all_of_them: tuple[Certificate, ...]) -> F
             context.load_cert_chain(cert, key, passphrase)
             der = first_certificate(cert)
     except (OSError, ValueError) as error:
-        error.add_note(f"{certificate.cert_file} with {certificate.key_file}")
+        note = f"{certificate.cert_file} with {certificate.key_file}"
+        if certificate.key_file == certificate.cert_file and isinstance(error, ssl.SSLError):
+            note += "; set tls_key if the key is in another file"
+        error.add_note(note)
         raise
     if der is not None:
         context.end_point, context.names = end_point_binding(der), dns_names(der)
