@@ -89,3 +89,10 @@ def test_the_command_of_a_hello_is_known_while_the_server_is_asked_about_it() ->
         connection.reply(answer)
         known.append((asked, conversation.esmtp))
     assert known == [(True, False), (True, True), (False, True), (False, False)]
+
+
+def test_each_transaction_has_a_namespace_for_values_of_the_user() -> None:
+    transaction = Transaction(NULL_PATH)
+    transaction.state.list = "news"
+    assert vars(transaction.state) == {"list": "news"}
+    assert vars(Transaction(NULL_PATH).state) == {}
