@@ -43,7 +43,6 @@ def test_the_last_reply_is_seen() -> None:
     assert connection.over
 
 
-<<<<<<< HEAD
 def hear(connection: Connection, line: bytes) -> None:
     """Pass a command to the core, which asks about it."""
     connection.receive_data(line)
@@ -90,10 +89,10 @@ def test_the_command_of_a_hello_is_known_while_the_server_is_asked_about_it() ->
         connection.reply(answer)
         known.append((asked, conversation.esmtp))
     assert known == [(True, False), (True, True), (False, True), (False, False)]
-=======
+
+
 def test_each_transaction_has_a_namespace_for_values_of_the_user() -> None:
     transaction = Transaction(NULL_PATH)
     transaction.state.list = "news"
     assert vars(transaction.state) == {"list": "news"}
     assert vars(Transaction(NULL_PATH).state) == {}
->>>>>>> twoways
