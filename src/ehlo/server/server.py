@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, Unpack
 
 from ehlo.net import ListenAddresses, Peer
+from ehlo.server.options import target
 from ehlo.server.options.config import (
     AllOptions,
     AnyHandler,
@@ -263,6 +264,7 @@ class Server:
         self._serve(sock)
 
     def _serve(self, sock: socket.socket | None, *, tune_malloc: bool = False) -> None:
+        target.check_not_importing()
         loops.check_none_runs("listen_and_serve" if sock is None else "serve")
         check_values(self.options)
         machine.open_standard_files()
