@@ -28,7 +28,8 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-# Whether pyright knows the type of each public name, as it wants it of a typed package
+# Whether pyright knows the type of each public name, as it wants it of a typed package. It installs
+# node, 240 MB, so this is no part of `make test`
 .PHONY: completeness
 completeness: $(STAMP)
 	$(BIN)/python -m pip install --quiet 'pyright[nodejs]>=1.1.400'

@@ -708,6 +708,12 @@ def test_an_auth_handler_of_another_form_is_a_type_error_that_shows_both(
         assert form in str(caught.value)
 
 
+def test_an_auth_handler_that_is_a_method_of_no_instance_is_a_type_error() -> None:
+    method: Any = Directory.two
+    with pytest.raises(TypeError, match=r"auth_handler .* is a method of no instance; pass that"):
+        ehlo.Server(function("def"), auth_handler=method)
+
+
 # -- listen_and_serve ----------------------------------------------------------------------------
 
 

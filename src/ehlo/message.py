@@ -220,11 +220,11 @@ class Message:
         recipients: list[Address],
         trace: bytes,
         chunks: list[bytes],
+        transaction: Transaction | None = None,
         *,
         spool: Spool | None = None,
         streams: bool = False,
         per_recipient: bool = False,
-        transaction: Transaction | None = None,
     ) -> None:
         self.id = message_id
         """The unique id of the message, also in `Received` and in the log."""

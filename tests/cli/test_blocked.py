@@ -90,7 +90,7 @@ def test_a_hook_that_blocks_is_logged_at_once_and_a_second_signal_ends_it(
     with message(program) as client:
         program.process.send_signal(signal.SIGTERM)
         line = program.err.until("has blocked the event loop")
-        assert re.search(r"WARNING session [0-9a-f]{14}: on_message has blocked the", line)
+        assert re.search(r'level=warning .*"session [0-9a-f]{14}: on_message has blocked the', line)
         program.process.send_signal(signal.SIGINT)
         assert client.rest() == b""  # and no 250
     assert program.wait() == 0

@@ -146,6 +146,16 @@ def test_the_catcher_has_host_and_port_too(
     assert started[0].options.addr == addr
 
 
+def test_the_port_of_a_kubernetes_service_is_no_option(
+    started: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EHLO_PORT", "tcp://10.0.0.1:25")
+    assert main([]) == 0
+    monkeypatch.setenv("EHLO_PORT", "26")
+    assert main([]) == 0
+    assert [each.options.addr for each in started] == ["127.0.0.1:1025", ["127.0.0.1:26"]]
+
+
 # -- variables -------------------------------------------------------------------------------------
 
 

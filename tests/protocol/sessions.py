@@ -295,7 +295,7 @@ class Seen:
     told: list[object] = field(default_factory=list)
     """The events, with the chunks of a body joined."""
     said: list[str | int] = field(default_factory=list)
-    refused: list[tuple[str, Reply, bool]] = field(default_factory=list)
+    refused: list[tuple[object, ...]] = field(default_factory=list)
     observed: list[tuple[str, str, str]] = field(default_factory=list)
     asked: list[object] = field(default_factory=list)
 
@@ -310,7 +310,9 @@ class Noting(Tally):
     def refused(
         self, verb: str, reply: Reply, about: Rejected = NOTHING, *, wholly: bool = True
     ) -> None:
-        self._seen.refused.append((verb, reply, wholly))
+        transaction, path = about
+        facts = () if transaction is None else _facts(transaction)
+        self._seen.refused.append((verb, reply, wholly, path, *facts))
 
 
 class _Player:

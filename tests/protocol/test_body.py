@@ -73,6 +73,20 @@ def test_a_packet_is_a_whole_body_only_if_the_reader_finds_the_same_in_it() -> N
             assert whole(packet) == (body if is_whole else None), packet
 
 
+@pytest.mark.parametrize(
+    "end", [b"\r\n.\r\n", b"\r\n..\r\n.\r\n", b"\r\n.\r\nQUIT\r\n.\r\n", b"\n.\r\n", b".\r\n"]
+)
+@pytest.mark.parametrize("dots", [0, 3, 200])
+def test_a_large_packet_is_a_whole_body_if_the_reader_finds_the_same_in_it(
+    end: bytes, dots: int
+) -> None:
+    packet = b"a. b" * dots + b"x" * 5_000 + end
+    body, ended, rest = read(packet)
+    is_whole = ended and not rest and body + b".\r\n" == packet
+    assert whole(packet) == (body if is_whole else None)
+    assert is_whole == (end == b"\r\n.\r\n")
+
+
 # Everything that stands around a dot in what is known as SMTP smuggling, and some more
 NO_END = [
     before + b"." + after

@@ -141,7 +141,6 @@ def test_a_small_read_is_copied_when_it_is_taken() -> None:
         assert (taken is not read) == copied
 
 
-@pytest.mark.parametrize("size", [0, 5_000])
 @pytest.mark.parametrize(
     "rest",
     [
@@ -156,9 +155,7 @@ def test_a_small_read_is_copied_when_it_is_taken() -> None:
         b"a.b" * 60 + b"\r\n.\r\n.",
     ],
 )
-def test_the_first_dot_of_a_line_is_found_in_few_and_in_many_bytes(rest: bytes, size: int) -> None:
-    data = b"x" * size + rest
-    for start in (0, size // 10, size // 2):
-        assert find_dot(data, start) == data.find(b"\r\n.", start)
-    assert find_dot(b"\r\n." + data) == 0
-    assert find_dot(b"\r\n." + data, 1) == (b"\r\n." + data).find(b"\r\n.", 1)
+def test_the_first_dot_of_a_line_is_found_among_few_and_many(rest: bytes) -> None:
+    for data in (rest, b"\r\n." + rest, b"x\r\n" + rest):
+        for start in range(4):
+            assert find_dot(data, start) == data.find(b"\r\n.", start)

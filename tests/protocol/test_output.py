@@ -172,6 +172,25 @@ def test_a_rejection_is_told_with_the_mail_that_it_is_about() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "chunk",
+    [b"BDAT x\r\n", b"BDAT 99999999999999\r\n", b"BDAT 99999999999999 LAST\r\n"],
+)
+def test_a_chunk_is_rejected_with_its_mail(chunk: bytes) -> None:
+    ((verb, sender, _),) = play(BEGIN + chunk)[0].about
+    assert (verb, sender) == ("." if b"LAST" in chunk else "BDAT", "a@b.example")
+
+
+def test_a_client_that_is_timed_out_is_told_of_with_its_mail() -> None:
+    notes = Notes()
+    connection = Connection(Settings(), lambda: "nonce", asks=frozenset(), tally=notes)
+    connection.receive_data(BEGIN + b"DATA\r\nhalf of")
+    while not isinstance(connection.next_event(), Waiting):
+        pass
+    connection.hang_up(replies.NO_MEMORY_AHEAD)
+    assert notes.about == [("", "a@b.example", "")]
+
+
 def test_in_lmtp_a_rejection_is_told_with_its_mail_too() -> None:
     data = WHOLE.replace(b"EHLO", b"LHLO")
     assert play(data, *[None] * 5, [NO], lmtp=True)[0].about == [(".", "a@b.example", "")]

@@ -225,6 +225,22 @@ def test_results_of_def_and_of_async_def_mean_the_same(
             assert say(client, moment.command).startswith(expected)
 
 
+@pytest.mark.parametrize("make", [Reject, Reply])
+def test_a_rejection_with_a_text_alone_is_sent_with_the_enhanced_code_of_its_class(
+    serve: Serve, make: Callable[[int, str], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    def known(_peer: object, _sender: str, recipient: str) -> Any:
+        if recipient == "b@example.com":
+            return make(550, "No such user")
+        return make(450, "Try again later")
+
+    with serve(lambda *_: None, rcpt_handler=known).ready() as client:
+        client.say(MAIL)
+        assert client.say(RCPT) == "550 5.0.0 No such user"
+        assert client.say("RCPT TO:<c@example.com>") == "450 4.0.0 Try again later"
+    assert not [record for record in caplog.records if record.name == "ehlo.handler"]
+
+
 @pytest.mark.parametrize("hook", ["on_message", "rcpt_handler"])
 def test_the_log_names_the_function_of_the_user(
     serve: Serve, hook: str, caplog: pytest.LogCaptureFixture
@@ -381,7 +397,40 @@ def test_a_list_that_holds_itself_is_no_rejection(serve: Serve) -> None:
 def test_each_hook_that_answers_has_a_moment_or_its_own_test() -> None:
     hooks = {row.hook for row in verbs.ASKED.values() if row.hook}
     assert hooks <= MOMENTS.keys()
-    assert MEANINGS.keys() - MOMENTS.keys() == {"on_tls", "on_secret", "mechanism"}
+    own_tests = {"on_tls", "on_secret", "mechanism", "on_replied", "on_disconnect"}
+    assert MEANINGS.keys() - MOMENTS.keys() == own_tests
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("hook", ["on_replied", "on_disconnect"])
+@pytest.mark.parametrize(
+    ("result", "described"),
+    [
+        (None, ""),
+        (True, ""),
+        (False, ""),
+        ("550 No", "str"),
+        (UNKNOWN, "a Reply that does not fit, 550"),
+    ],
+)
+def test_a_hook_that_is_only_told_returns_nothing(
+    serve: Serve,
+    hook: str,
+    kind: str,
+    result: object,
+    described: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    running = serve(handler_of(kind, **{hook: lambda *_: result}))
+    with running.ready() as client:
+        assert client.mail() == "250 2.0.0 Ok: queued"
+        assert client.mail() == "250 2.0.0 Ok: queued"
+    running.wait_until_no_sessions()
+    errors = [record.getMessage() for record in caplog.records if record.name == "ehlo.handler"]
+    assert len(errors) == (0 if not described else 2 if hook == "on_replied" else 1)
+    for line in errors:
+        assert f"{hook} (" in line
+        assert line.endswith(f" returned {described}; return None")
 
 
 def test_false_from_on_tls_rejects_for_lack_of_security() -> None:

@@ -160,7 +160,7 @@ def test_what_ends_no_transaction_keeps_its_state(
         for each in STAYS[command]:
             client.say(each)
         client.say("VRFY x")
-    hook, (sender, recipients, noted) = handler.seen[-1]
+        hook, (sender, recipients, noted) = handler.last()
     assert (hook, sender, recipients) == ("on_vrfy", "a@example.com", ["b@example.com"])
     assert noted[:2] == ["on_mail", "on_rcpt"]
     assert len({*handler.envelopes}) == 1

@@ -57,6 +57,21 @@ def test_a_client_that_sends_nothing_after_354_has_the_time_of_a_body(
         assert client.reply().startswith("421 4.4.2 ")
 
 
+@pytest.mark.parametrize("count", range(4))
+def test_a_client_times_out_after_any_packet_and_never_early(
+    serve: Serve, clock: StoppedClock, loop_name: str, count: int
+) -> None:
+    running = serve(Box(), timeout=40, min_body_rate=0, loop=loop_name)
+    with running.ready() as client:
+        for line in ENVELOPE[:count]:
+            clock.advance(30)
+            client.say(line)
+        clock.advance(39.9)
+        assert running.sessions == 1
+        clock.advance(2.2)  # a sweep sets the deadline, and the next one looks at it
+        assert client.reply().startswith("421 4.4.2 ")
+
+
 def test_what_comes_in_the_first_read_counts_for_the_pace_of_a_body(
     serve: Serve, clock: StoppedClock
 ) -> None:
@@ -124,9 +139,9 @@ BODY = (b"x" * 98 + b"\r\n") * 1000  # larger than what is small
 
 def receive(running: Running, packet: bytes) -> None:
     """Have the only session receive one packet, which a network might cut."""
+    (driver,) = running.drivers
 
     async def call() -> None:
-        (driver,) = running.drivers
         driver.data_received(packet)
 
     running.run(call)

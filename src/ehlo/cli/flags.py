@@ -96,6 +96,15 @@ class GroupedOption(click.Option):
         super().__init__(names, **kwargs)
         self.group = group
 
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return the value in the environment.
+
+        Kubernetes sets EHLO_PORT to `tcp://10.0.0.1:25` next to a service that is called ehlo.
+        """
+        value = super().resolve_envvar_value(ctx)
+        is_service = self.name == "port" and value is not None and value.startswith("tcp://")
+        return None if is_service else value
+
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return the names and the help text."""
         record = super().get_help_record(ctx)

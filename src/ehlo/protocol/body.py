@@ -156,9 +156,10 @@ def whole(packet: bytes) -> bytes | None:
     Such a dot would have to be dropped.
     """
     end = len(packet) - 3
-    if packet[-5:] != b"\r\n.\r\n" or find_dot(packet) != end - 2 or packet[0] == _DOT:
+    if packet[-5:] != b"\r\n.\r\n" or packet[0] == _DOT:
         return None
-    return packet[:end]
+    dot = packet.find(b"\r\n.") if end < _FIRST else find_dot(packet)  # which is for large ones
+    return packet[:end] if dot == end - 2 else None
 
 
 def _unstuffed(chunk: bytes) -> bytes:

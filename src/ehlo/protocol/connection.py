@@ -25,7 +25,7 @@ from ehlo.protocol.auth.credentials import PeerCertificate
 from ehlo.protocol.body import END
 from ehlo.protocol.conversation import ADMISSION, Admission, Conversation
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
-from ehlo.protocol.output import Observer, Output, Tally, Transcript
+from ehlo.protocol.output import Observer, Output, Rejected, Tally, Transcript
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, State, Transaction
@@ -347,7 +347,7 @@ class Connection:
         self._queued, self._tarpit = None, False
         if self.conversation.state is not State.CLOSED:
             if reply is not None:
-                self.conversation.output.reply(reply, to="")
+                self.conversation.output.reply(reply, "", Rejected(self.conversation.transaction))
             self.conversation.close()
 
     def _answered(self) -> None:

@@ -30,7 +30,7 @@ from ehlo.protocol.body import (
 )
 from ehlo.protocol.buffer import Buffer
 from ehlo.protocol.events import NEED_DATA, Event, Waiting
-from ehlo.protocol.output import Output
+from ehlo.protocol.output import Output, Rejected
 from ehlo.protocol.parameters import Facts
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
@@ -302,7 +302,7 @@ class Conversation:
         if last:
             self.output.outcome(replies.TOO_LARGE, transaction)
         else:
-            self.output.reject(replies.TOO_LARGE, to="BDAT")
+            self.output.reject(replies.TOO_LARGE, "BDAT", Rejected(transaction))
         self.output.stop_reading()
 
     # -- chunks (RFC 3030) -----------------------------------------------------------------------
@@ -320,7 +320,7 @@ class Conversation:
         if reader is None:
             reader = transaction.chunks = ChunkReader()
         elif reader.count >= limits.chunks + transaction.size // limits.chunk_size:
-            self.output.reject(replies.TOO_MANY_CHUNKS, to="BDAT")
+            self.output.reject(replies.TOO_MANY_CHUNKS, "BDAT", Rejected(transaction))
             self.output.stop_reading()
             return False
         else:
@@ -331,14 +331,14 @@ class Conversation:
     def skip_chunk(self, chunk: Chunk, refusal: Reply) -> None:
         """Skip a chunk before its rejection is sent: no byte of it may be read as a command."""
         if self._is_far_over(chunk.size):
-            self.output.reject(refusal, to="BDAT")
+            self.output.reject(refusal, "BDAT", Rejected(self.transaction))
             self.output.stop_reading()
         else:
             self.reader = Skipper(chunk.size, refusal, last=chunk.last)
 
     def lose_sync(self, to: str) -> None:
         """Stop reading: the number of bytes that follow is unknown, and none may be a command."""
-        self.output.reject(replies.BAD_CHUNK, to)
+        self.output.reject(replies.BAD_CHUNK, to, Rejected(self.transaction))
         self.output.stop_reading()
 
     def _end_chunk(self, reader: ChunkReader) -> Event | Literal[End.END] | None:
@@ -357,12 +357,13 @@ class Conversation:
 
     def _refuse_chunk(self, reader: ChunkReader, transaction: Transaction, refusal: Reply) -> None:
         """Reject the first chunk with the reason; those pipelined after it are no errors."""
+        about = Rejected(transaction)
         if not reader.failed:
             reader.failed = True
-            self.output.reject(refusal, to="BDAT")
+            self.output.reject(refusal, "BDAT", about)
             return
         transaction.over_limit += 1
         if transaction.over_limit > self.settings.limits.excess_chunks:
-            self.output.mistake(replies.CHUNK_FAILED, to="BDAT")
+            self.output.mistake(replies.CHUNK_FAILED, "BDAT", about)
         else:
-            self.output.reject(replies.CHUNK_FAILED, to="BDAT")
+            self.output.reject(replies.CHUNK_FAILED, "BDAT", about)

@@ -433,8 +433,8 @@ class Answers:
     async def message(self, event: events.MessageEnd) -> None:
         """Pass a complete message to the handler, even if the client leaves, and reply.
 
-        Finish the file, claim the memory, build the message, await the hook, reply, release the
-        body, and call `on_replied` when the reply has left.
+        Keep the body if it came whole, finish the file, claim the memory, build the message, await
+        the hook, reply, release the body, and call `on_replied` when the reply has left.
         """
         routes, bodies, transaction = self._routes, self.bodies, event.transaction
         body, replied = event.body, routes.replied
@@ -482,10 +482,10 @@ class Answers:
                 session, conversation.helo, transaction, message_id, esmtp=conversation.esmtp
             ),
             body.chunks,
+            transaction,
             spool=body.spool,
             streams=self._routes.streams,
             per_recipient=conversation.settings.lmtp,
-            transaction=transaction,
         )
 
     # -- notifications ---------------------------------------------------------------------------

@@ -69,6 +69,11 @@ def _asked(no: Reply, *, trouble: Reply = replies.TROUBLE, positive: range = _PO
 ASKED: Final = _asked(replies.REFUSED)
 """The row of a hook that has none of its own."""
 
+_TOLD: Final = Meaning(
+    {None: None, True: None, False: None}, "None", positive=range(0), negative=range(0)
+)
+"""The row of a hook that is told what has happened, and has no answer."""
+
 MEANINGS: Final[Mapping[str, Meaning]] = MappingProxyType(
     {
         "on_connect": _asked(replies.CLIENT_REFUSED, trouble=replies.CONNECT_TROUBLE),
@@ -102,6 +107,8 @@ MEANINGS: Final[Mapping[str, Meaning]] = MappingProxyType(
             "a password, ScramKeys, a list of ScramKeys, or None",
             trouble=replies.AUTH_TROUBLE,
         ),
+        "on_replied": _TOLD,
+        "on_disconnect": _TOLD,
     }
 )
 """The rows by the name of their hook, or of the option that has a function instead."""

@@ -32,6 +32,11 @@ def reject(_conversation: Conversation, _subject: object, answer: Reply) -> Repl
 
 ROW: dict[str, Any] = {"since": {State.READY}, "to": None, "parse": parse, "accept": accept}
 ASKS: dict[str, Any] = {"event": events.Vrfy, "reject": reject, "hook": "on_vrfy"}
+PLAIN: dict[str, Any] = {
+    "usual": lambda _conversation, _packet: None,
+    "to": State.MAIL,
+    "progress": True,
+}
 
 
 def test_a_row_may_have_no_more_than_it_needs() -> None:
@@ -58,6 +63,11 @@ def test_a_row_that_lacks_something_cannot_be_made(name: str) -> None:
         ("", {}, "a name in upper case"),
         ("XFOO", {"since": set[State]()}, "states"),
         ("XFOO", {"elsewhere": {State.READY: replies.OK}}, "legal, and out of sequence"),
+        ("XFOO", {**PLAIN, "progress": False}, "plain form"),
+        ("XFOO", {**PLAIN, "ends": True}, "plain form"),
+        ("XFOO", {**PLAIN, "trusted": True}, "plain form"),
+        ("XFOO", {**PLAIN, "to": None}, "plain form"),
+        ("XFOOBAR", PLAIN, "plain form"),
     ],
 )
 def test_a_row_that_contradicts_itself_cannot_be_made(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Session
-from ehlo.server.observing.failures import log_failure, traceback_of
+from ehlo.server.observing.failures import from_users_frame, log_failure, traceback_of
 from ehlo.server.observing.journal import about
 from support.serving import Serve
 
@@ -189,3 +190,52 @@ def test_callbacks_that_fail_forge_no_line(serve: Serve, caplog: pytest.LogCaptu
     assert "the parser of XLEN failed" in caplog.text
     assert FORGED in caplog.text
     assert "\n2026" not in caplog.text
+
+
+# -- the frames of the user's code ---------------------------------------------------------------
+
+
+def failed_in(*packages: str) -> BaseException:
+    """Return an exception that was raised through functions of modules of these packages."""
+    run = fail(ValueError("a bug"))
+    for package in reversed(packages):
+        names: dict[str, Any] = {"__name__": f"{package}.module", "run": run}
+        exec("def call():\n    run()\n", names)  # noqa: S102  a function of a module of that name
+        run = names["call"]
+    error = caught(run)
+    assert error.__traceback__ is not None
+    error.__traceback__ = error.__traceback__.tb_next  # without `caught`, which is the test's
+    return error
+
+
+def packages_of(error: BaseException | None) -> list[str]:
+    frames = traceback.walk_tb(None if error is None else error.__traceback__)
+    names = [str(frame.f_globals["__name__"]) for frame, _ in frames]
+    return [name.partition(".")[0] for name in names if name != __name__]
+
+
+def test_what_calls_the_users_code_is_left_out_of_a_traceback() -> None:
+    error = failed_in("ehlo", "click", "importlib", "app", "ehlo", "helper")
+    error.__cause__ = failed_in("asyncio", "ehlo", "app")
+    error.__cause__.__context__ = error  # a circle ends
+    from_users_frame(error)
+    assert packages_of(error) == ["app", "ehlo", "helper"]
+    assert packages_of(error.__cause__) == ["app"]
+
+
+def test_a_syntax_error_has_no_frame_of_the_users() -> None:
+    error = caught(lambda: compile("def handler(*args)", "/srv/app.py", "exec"))
+    error.__traceback__ = failed_in("ehlo").__traceback__
+    while error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+        error.__traceback__.tb_next = None  # the frame of the test that failed
+    from_users_frame(error)
+    assert traceback_of(error).startswith('  File "/srv/app.py", line 1')
+
+
+def test_a_failure_without_code_of_the_users_keeps_its_traceback() -> None:
+    error = failed_in("ehlo", "click")
+    assert error.__traceback__ is not None
+    assert error.__traceback__.tb_next is not None
+    error.__traceback__.tb_next.tb_next = None  # as above
+    from_users_frame(error)
+    assert packages_of(error) == ["ehlo", "click"]

@@ -194,7 +194,8 @@ def hear_usual(conversation: Conversation, packet: bytes) -> Ask | Literal[False
         output.said.append(verb.name)
         if type(subject) is not Reply:
             return verb.ask(conversation, subject)
-        _fail(conversation, verb, "", subject)
+        argument = packet[len(verb.name) + 1 : -2].decode()
+        _fail(conversation, verb, argument, subject)
         return None
     reply = accept(conversation, subject, None)
     conversation.state = to

@@ -496,7 +496,7 @@ def _end_skipping(conversation: Conversation, reader: Skipper) -> None:
         conversation.end_transaction()
         turn_away_after_refusals(conversation)
     else:
-        conversation.output.answer(reader.refusal, to="BDAT")
+        conversation.output.answer(reader.refusal, "BDAT", Rejected(conversation.transaction))
 
 
 def _accept_message(
