@@ -232,7 +232,7 @@ class Server:
         """
         run = self.running
         if run is None or run.loop is not asyncio.get_running_loop():
-            logger.error("a client was rejected: the server does not run in this event loop; start it there")
+            logger.error("client rejected: the server does not run in this loop; start it there")
             return rejecting(self.options)
         return run.protocol()
 
