@@ -5,7 +5,6 @@ What a module raises while it is imported is its own bug, and comes through.
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
@@ -55,7 +54,7 @@ def named(text: str, directory: str | None = None) -> tuple[str, str]:
 def _attribute_of(module: str) -> str:
     """Return the name of what a module has to serve. Raises `click.UsageError` without any."""
     try:
-        members = vars(importlib.import_module(module))
+        members = vars(target.imported(module))
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise

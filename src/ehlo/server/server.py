@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, Unpack
 
 from ehlo.net import ListenAddresses, Peer
+from ehlo.server.options import target
 from ehlo.server.options.config import (
     AllOptions,
     AnyHandler,
@@ -231,7 +232,7 @@ class Server:
         """
         run = self.running
         if run is None or run.loop is not asyncio.get_running_loop():
-            logger.error("a client was rejected: the server does not run in this event loop")
+            logger.error("client rejected: the server does not run in this loop; start it there")
             return rejecting(self.options)
         return run.protocol()
 
@@ -263,6 +264,7 @@ class Server:
         self._serve(sock)
 
     def _serve(self, sock: socket.socket | None, *, tune_malloc: bool = False) -> None:
+        target.check_not_importing()
         loops.check_none_runs("listen_and_serve" if sock is None else "serve")
         check_values(self.options)
         machine.open_standard_files()

@@ -208,6 +208,21 @@ def test_a_class_that_needs_arguments_is_an_error() -> None:
         Server(Inbound)
 
 
+def test_a_module_that_serves_while_it_is_imported_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would block there, and the handler would be served once it has ended."""
+    (tmp_path / "unguarded.py").write_text(
+        "import ehlo\ndef handler(message): ...\nehlo.listen_and_serve('127.0.0.1:0', handler)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    server = Server("unguarded:handler", addr="127.0.0.1:0")
+    with pytest.raises(
+        RuntimeError, match="module unguarded serves while it is imported; serve un"
+    ):
+        server.listen_and_serve()
+
+
 def test_a_factory_that_is_async_is_an_error() -> None:
     async def make() -> Handler:
         return Collector()

@@ -8,13 +8,17 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+from contextvars import ContextVar
 from functools import reduce
 from types import ModuleType
-from typing import Any, TypeGuard
+from typing import Any, Final, TypeGuard
 
 from ehlo.functions import callbacks_of_functions
 from ehlo.handler import Callbacks, Handler, callbacks_of_handler, name_of
 from ehlo.server.options.config import Options
+
+being_imported: Final[ContextVar[str]] = ContextVar("ehlo_being_imported", default="")
+"""The name of the module of the user that is being imported; `""` without one."""
 
 
 class NotThereError(ValueError):
@@ -34,9 +38,29 @@ def load(text: str) -> object:
         raise NotThereError(f"module {module_name!r} has no attribute {path!r}") from None
 
 
-def _import(name: str) -> ModuleType:
+def imported(name: str) -> ModuleType:
+    """Return a module of the user, which must not serve meanwhile. Raises what it raises."""
+    token = being_imported.set(name)
     try:
         return importlib.import_module(name)
+    finally:
+        being_imported.reset(token)
+
+
+def check_not_importing() -> None:
+    """Raise `RuntimeError` if a module of the user that is to be served is being imported.
+
+    It would serve, and when it has ended, the command that imports it would serve again.
+    """
+    if name := being_imported.get():
+        raise RuntimeError(
+            f"module {name} serves while it is imported; serve under if __name__ == '__main__':"
+        )
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return imported(name)
     except ModuleNotFoundError as error:
         # it may be another module that is missing, which this one imports
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
