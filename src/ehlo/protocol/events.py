@@ -104,7 +104,7 @@ class MessageEnd(Event):
     """The whole message was received. Answer: a 2xx is the promise to deliver it."""
 
     transaction: Transaction
-    body: bytes | None = None
+    body: bytes | None = field(default=None, repr=False)
     """The body if it came in one packet, and so in no `BodyChunk`."""
 
 

@@ -75,7 +75,7 @@ class Output:
         if self.transcript is not None:
             self.transcript.wrote(reply.wire, to)
 
-    def agree(self, verb: str, reply: Reply) -> None:
+    def acknowledge(self, verb: str, reply: Reply) -> None:
         """Queue the acceptance of a plain command, where there is no observer."""
         self.wires.append(reply.wire)
         self.said.extend((verb, reply.code))

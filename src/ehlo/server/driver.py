@@ -272,7 +272,7 @@ class Driver(Occupant):
         """Send the replies, and await the client's next command: `_advance` with nothing to do."""
         data = self.connection.data_to_send()
         if data:
-            self.deadlines.heard = True
+            self.deadlines.moved = True
             self.wire.write(data)
 
     def _begin(self, work: Work) -> bool:
@@ -395,7 +395,7 @@ class Driver(Occupant):
 
     def _settle_deadline(self) -> None:
         """Set the deadline of a client that was heard since the last sweep."""
-        if self.deadlines.heard:
+        if self.deadlines.moved:
             self.deadlines.settle(self.connection.conversation, self.wire)
 
     @property

@@ -220,7 +220,7 @@ class Pace:
 class Deadlines:
     """Keeps the deadline of one session: `at`, by the loop's clock."""
 
-    __slots__ = ("_clock", "_ended", "_heard", "_read_by", "_times", "at", "heard", "pace")
+    __slots__ = ("_clock", "_ended", "_heard", "_read_by", "_times", "at", "moved", "pace")
 
     def __init__(self, clock: Callable[[], float], times: Times) -> None:
         self._clock = clock
@@ -228,33 +228,33 @@ class Deadlines:
         self._read_by = math.inf  # while the client does not read
         self._heard = self._ended = clock()  # when the client did something, and its last message
         self.at: float = math.inf
-        self.heard: bool = False
+        self.moved: bool = False
         """Whether the client has done something for which the next sweep sets the deadline."""
         self.pace: Pace | None = None
         """That of a body that has begun."""
 
     def allow(self, seconds: float) -> None:
         """Set the deadline `seconds` from now."""
-        self.at, self.heard = self._clock() + seconds, False
+        self.at, self.moved = self._clock() + seconds, False
 
     def allow_first(self) -> None:
         """Set the deadline for the first command of a client, or the first under TLS."""
         self._heard = now = self._clock()
-        self.at, self.heard = now + self._times.first, False
+        self.at, self.moved = now + self._times.first, False
 
     def allow_command(self) -> None:
         """Set the deadline for the client's next command."""
         self._heard = now = self._clock()
-        self.at, self.heard = now + self._times.command, False
+        self.at, self.moved = now + self._times.command, False
 
     def allow_handshake(self) -> None:
         """Set the deadline for a TLS handshake."""
         self._heard = now = self._clock()
-        self.at, self.heard = now + self._times.tls, False
+        self.at, self.moved = now + self._times.tls, False
 
     def allow_hook(self) -> None:
         """Set the deadline of a hook; a disk has the same, and memory to become free."""
-        self.at, self.heard = self._clock() + self._times.handler, False
+        self.at, self.moved = self._clock() + self._times.handler, False
 
     def allow_hook_after(self, spent: float) -> bool:
         """Set the deadline of a hook that has run for `spent` seconds; return whether any is left.
@@ -281,7 +281,7 @@ class Deadlines:
 
     def client_must_read(self) -> None:
         """Set the deadline for the client to read; nothing else extends it."""
-        self.at, self.heard = self._read_by, False
+        self.at, self.moved = self._read_by, False
 
     def client_waits(self, conversation: Conversation) -> None:
         """Stop the clock of a body while the client waits for the server."""
@@ -304,21 +304,21 @@ class Deadlines:
         if self.pace is not None or in_body or conversation.state is _BDAT:
             if in_body or moved:
                 said = wire.received if wire.channel is None else wire.said  # mostly plain
-                self.at, self.heard = self._for_body(conversation, said, in_body), False
+                self.at, self.moved = self._for_body(conversation, said, in_body), False
         elif moved:
-            self.heard = True
+            self.moved = True
 
     def settle(self, conversation: Conversation, wire: Wire) -> None:
         """Set the deadline for a client that was heard since the last sweep, by what it awaits.
 
         It may be late by the time between two sweeps, and is never early.
         """
-        if not self.heard:
+        if not self.moved:
             return
         if not wire.writable:
             self.client_must_read()
         elif conversation.reader is not None:  # of which nothing has come
-            self.at, self.heard = self._for_body(conversation, wire.said, in_body=True), False
+            self.at, self.moved = self._for_body(conversation, wire.said, in_body=True), False
         elif wire.in_handshake:
             self.allow_handshake()
         elif conversation.helo:

@@ -199,7 +199,7 @@ def hear_usual(conversation: Conversation, packet: bytes) -> Ask | Literal[False
         return None
     reply = accept(conversation, subject, None)
     conversation.state = to
-    output.agree(verb.name, reply)
+    output.acknowledge(verb.name, reply)
     return None
 
 
