@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -18,10 +19,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+_OF_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")  # where `make` runs the tests
+
+
 def made(target: str, place: Path) -> str:
     """Return the commands that `make` would run where nothing is installed."""
-    command = ["make", "--dry-run", target, f"VENV={place / 'venv'}"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    command = ["make", "--dry-run", "--no-print-directory", target, f"VENV={place / 'venv'}"]
+    own = {name: text for name, text in os.environ.items() if name not in _OF_MAKE}
+    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, check=True, text=True)
+    return done.stdout
 
 
 def test_make_run_installs_no_extra(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ import pytest
 
 from ehlo import Listener, Peer, Server
 from support.certificates import Certificates
+from support.modules import forgotten
 
 __all__ = [
     "PAGES",
@@ -239,12 +240,8 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     monkeypatch.setattr(Server, "start", start)
     monkeypatch.setattr(Server, "listen_and_serve", listen_and_serve)
     monkeypatch.setattr(Server, "wait_closed", wait_closed)
-    before = set(sys.modules)
-    with reading.contexts:
+    with forgotten(tmp_path), reading.contexts:
         yield reading
-    for name in set(sys.modules) - before:
-        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", None)):
-            del sys.modules[name]
 
 
 def _move(server: Server, directory: Path) -> None:
