@@ -5,6 +5,7 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support.modules import modules_forgotten as modules_forgotten
 from support.serving import certificates as certificates
 from support.serving import loop_name as loop_name
 from support.serving import no_delay as no_delay

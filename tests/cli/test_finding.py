@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,17 @@ import pytest
 from ehlo import Server
 from ehlo.cli import main
 from ehlo.cli.finding import load, named, read_variables
-from support.modules import forgotten
 from support.program import Start
 
 LOOPBACK = ("--addr", "127.0.0.1:0")
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current directory without modules, whose modules leave no trace."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    with forgotten(tmp_path):
-        yield tmp_path
+    return tmp_path
 
 
 @pytest.fixture

@@ -6,20 +6,16 @@ from __future__ import annotations
 import io
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ehlo.cli import main
 from support.certificates import Certificates
-from support.modules import forgotten
 
 
 @pytest.fixture
-def place(
-    here: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
+def place(here: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current directory with modules, certificates and files that are none."""
     for name in ("server.crt", "server.key", "encrypted.key"):
         (here / name).write_bytes((Path(certificates.cert_file).parent / name).read_bytes())
@@ -30,8 +26,7 @@ def place(
     monkeypatch.chdir(here)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
-    with forgotten(here):
-        yield here
+    return here
 
 
 # What is typed, and what is printed; "Try 'ehlo --help'." follows

@@ -1,23 +1,20 @@
-"""Modules that a test writes: what is imported of them is forgotten afterwards."""
+"""Modules that a test writes: what is imported of them is forgotten when the test ends."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+
+import pytest
+
+__all__ = ["modules_forgotten"]
 
 
-@contextlib.contextmanager
-def forgotten(directory: Path) -> Iterator[None]:
-    """Forget the modules below `directory` that are imported while the block runs.
-
-    Otherwise a later test in the same process would get them instead of its own by their names.
-    """
-    before = set(sys.modules)
-    try:
-        yield
-    finally:
-        for name in set(sys.modules) - before:
-            if str(directory) in str(getattr(sys.modules[name], "__file__", None)):
-                del sys.modules[name]
+@pytest.fixture(autouse=True)
+def modules_forgotten(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forget the modules of temporary directories, or the next test may get them by their names."""
+    yield
+    base = str(tmp_path_factory.getbasetemp())
+    for name, module in [*sys.modules.items()]:
+        if str(getattr(module, "__dict__", {}).get("__file__")).startswith(base):
+            del sys.modules[name]

@@ -29,7 +29,6 @@ import pytest
 
 from ehlo import Listener, Peer, Server
 from support.certificates import Certificates
-from support.modules import forgotten
 
 __all__ = [
     "PAGES",
@@ -240,7 +239,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     monkeypatch.setattr(Server, "start", start)
     monkeypatch.setattr(Server, "listen_and_serve", listen_and_serve)
     monkeypatch.setattr(Server, "wait_closed", wait_closed)
-    with forgotten(tmp_path), reading.contexts:
+    with reading.contexts:
         yield reading
 
 
