@@ -168,7 +168,7 @@ USUAL: Final = {
         row, row.usual, cast("Callable[[Conversation, Any, None], Reply]", row.accept), row.to
     )
     for row in VERBS.values()
-    if row.usual is not None and row.to is not None and not row.ends
+    if row.usual is not None and row.to is not None
     for name in (row.name.encode(), row.name.lower().encode())
 }
 """The plain forms by the first four bytes of a packet."""
