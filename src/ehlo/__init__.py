@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ehlo.protocol.parameters import RcptParams as RcptParams
     from ehlo.protocol.parameters import Rrvs as Rrvs
     from ehlo.protocol.proxy import ProxySSL as ProxySSL
+    from ehlo.protocol.reply import Disconnect as Disconnect
     from ehlo.protocol.reply import Reject as Reject
     from ehlo.protocol.reply import Reply as Reply
     from ehlo.server.options.config import Listener as Listener
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from ehlo.session import Session as Session
     from ehlo.session import TLSInfo as TLSInfo
     from ehlo.session import current_session as current_session
+    from ehlo.transcript import Line as Line
+    from ehlo.transcript import Transcript as Transcript
 
 __version__ = "0.1.0"
 
@@ -79,10 +82,11 @@ _HOMES = {
     "ehlo.protocol.extensions": "Extension",
     "ehlo.protocol.parameters": "DeliverBy Facts MailParams OriginalRecipient RcptParams Rrvs",
     "ehlo.protocol.proxy": "ProxySSL",
-    "ehlo.protocol.reply": "Reject Reply",
+    "ehlo.protocol.reply": "Disconnect Reject Reply",
     "ehlo.server.options.config": "Listener",
     "ehlo.server.server": "Server listen_and_serve listen_and_serve_tls",
     "ehlo.session": "Envelope ProxyInfo Session TLSInfo current_session",
+    "ehlo.transcript": "Line Transcript",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
