@@ -55,6 +55,7 @@ ROOMS = {
         *(*CELLAR, *HANDLERS, *VISIBLE),
     },
 }
+ROOMS["ehlo.testing"] = {"ehlo.server.server", *ROOMS["ehlo.server.server"]}
 # What may import everything: the face (a lazy table), and the command line
 ANYTHING = {"ehlo", "ehlo.__main__", "ehlo.cli"}
 
