@@ -155,13 +155,12 @@ class Connection:
         """Note that the client has closed its sending side; what it sent is still answered."""
         self._ended = True
         if self.conversation.output.narrator is not None:
-            self.conversation.output.narrator.note("client closed its sending side")
+            self.conversation.output.narrator.end("client closed its sending side")
 
     def lose(self) -> None:
         """Note in the transcript that the client has gone, unless the server has closed before."""
-        conversation = self.conversation
-        if conversation.output.narrator is not None and conversation.state is not State.CLOSED:
-            conversation.output.narrator.close("client disconnected")
+        if self.conversation.output.narrator is not None:
+            self.conversation.output.narrator.close("client disconnected")
 
     def data_to_send(self) -> bytes:
         """Return the bytes to send now, once."""

@@ -202,9 +202,8 @@ class Conversation:
 
     def close(self) -> None:
         """End the conversation: nothing more is read."""
-        narrator = self.output.narrator
-        if narrator is not None and self.state is not State.CLOSED:
-            narrator.close("connection closed")
+        if self.output.narrator is not None:
+            self.output.narrator.close("connection closed")
         self.end_transaction()
         self.state = State.CLOSED
         self.exchange = self.reader = None

@@ -197,7 +197,17 @@ class Narrator:
     """
 
     __slots__ = (
-        *("_answered", "_heard", "_masking", "_mechanisms", "_observer", "_rest", "_size", "_tail"),
+        *(
+            "_answered",
+            "_closed",
+            "_heard",
+            "_masking",
+            "_mechanisms",
+            "_observer",
+            "_rest",
+            "_size",
+            "_tail",
+        ),
         "transcript",
     )
 
@@ -212,6 +222,7 @@ class Narrator:
         self._mechanisms = mechanisms  # names that may be shown, in addition to the known ones
         self._answered = False  # whether the client has sent a line of a login
         self._masking = False
+        self._closed = False
         self._heard = ""  # the verb of the command under way
         self._size = 0  # of the body so far
         self._tail = b""  # the beginning of a line of the body
@@ -301,7 +312,7 @@ class Narrator:
         start = 0
         while (end := chunk.find(b"\n", start) + 1) > 0:
             self._add_to_line(chunk[start:end])
-            self._end_line(dots=dots)
+            self._end_line(transcript, dots=dots)
             start = end
         self._add_to_line(chunk[start:])
 
@@ -311,13 +322,12 @@ class Narrator:
         self._tail += kept
         self._rest += len(piece) - len(kept)
 
-    def _end_line(self, *, dots: bool) -> None:
+    def _end_line(self, transcript: Transcript, *, dots: bool) -> None:
         line, rest = self._tail, self._rest
         self._tail, self._rest = b"", 0
         if dots and line.startswith(b"."):
             line = b"." + line
-        if self.transcript is not None:
-            self.transcript.add("client", escaped(line.removesuffix(b"\r\n"), rest))
+        transcript.add("client", escaped(line.removesuffix(b"\r\n"), rest))
 
     def end_body(self, *, dots: bool, complete: bool = True) -> None:
         """Show the end of a body after DATA (`dots`), or of a chunk; or that it did not come."""
@@ -330,15 +340,21 @@ class Narrator:
             transcript.add("note", f"{size} bytes of a message{end}")
             return
         if self._tail or self._rest:
-            self._end_line(dots=dots)
+            self._end_line(transcript, dots=dots)
         if dots and complete:
             transcript.add("client", ".")
 
-    def close(self, why: str) -> None:
-        """Show the end of the connection, maybe in the middle of a body."""
+    def end(self, why: str) -> None:
+        """Show that the client sends no more, maybe in the middle of a body."""
         if self._size:
-            self.end_body(dots=False, complete=False)
+            self.end_body(dots=True, complete=False)
         self.note(why)
+
+    def close(self, why: str) -> None:
+        """Show the end of the connection, once."""
+        if not self._closed:
+            self._closed = True
+            self.end(why)
 
 
 def _in_hexadecimal(line: str) -> str:
