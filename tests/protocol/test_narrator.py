@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ehlo.protocol import Responder, Settings
+from ehlo.protocol import Reply, Responder, Settings
 from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.output import Narrator
 from ehlo.transcript import Transcript
@@ -88,6 +88,18 @@ def test_a_line_of_a_body_is_cut_in_little_memory() -> None:
 def test_a_body_far_over_the_limit_is_noted_when_it_is_broken_off() -> None:
     lines = heard(BEGIN + b"DATA\r\n", b"x" * 2_000_000, settings=Settings(max_size=10))
     assert lines[4:] == ["* 2000000 bytes of a message, without its end", "* connection closed"]
+
+
+def test_a_body_is_noted_before_the_reply_that_ends_it() -> None:
+    transcript = Transcript()
+    responder = Responder(transcript=transcript)
+    responder.feed(BEGIN + b"DATA\r\nhalf of it")
+    responder.connection.hang_up(Reply(421, "4.4.2", "Too slow"))
+    assert [line.text for line in transcript][-3:] == [
+        "10 bytes of a message, without its end",
+        "421 4.4.2 Too slow",
+        "connection closed",
+    ]
 
 
 def test_secrets_are_shown_only_where_they_are_asked_for() -> None:

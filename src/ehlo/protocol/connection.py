@@ -357,6 +357,8 @@ class Connection:
         self._answered()
         self._queued, self._tarpit = None, False
         if self.conversation.state is not State.CLOSED:
+            if self.conversation.output.narrator is not None:
+                self.conversation.output.narrator.break_off()
             if reply is not None:
                 self.conversation.output.reply(reply, "", Rejected(self.conversation.transaction))
             self.conversation.close()

@@ -310,6 +310,8 @@ class Conversation:
 
     def _break_off(self, transaction: Transaction, *, last: bool) -> None:
         """Reject now and stop reading; a chunk before the last has one reply, also in LMTP."""
+        if self.output.narrator is not None:
+            self.output.narrator.break_off()
         if last:
             self.output.outcome(replies.TOO_LARGE, transaction)
         else:

@@ -344,10 +344,14 @@ class Narrator:
         if dots and complete:
             transcript.add("client", ".")
 
-    def end(self, why: str) -> None:
-        """Show that the client sends no more, maybe in the middle of a body."""
+    def break_off(self) -> None:
+        """Show that a body does not come to its end, if one has begun."""
         if self._size:
             self.end_body(dots=True, complete=False)
+
+    def end(self, why: str) -> None:
+        """Show that the client sends no more, maybe in the middle of a body."""
+        self.break_off()
         self.note(why)
 
     def close(self, why: str) -> None:
