@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from ehlo.session import Session as Session
     from ehlo.session import TLSInfo as TLSInfo
     from ehlo.session import current_session as current_session
+    from ehlo.transcript import Line as Line
+    from ehlo.transcript import Transcript as Transcript
 
 __version__ = "0.1.0"
 
@@ -88,6 +90,7 @@ _HOMES = {
     "ehlo.server.options.config": "Listener",
     "ehlo.server.server": "Server listen_and_serve listen_and_serve_tls",
     "ehlo.session": "Envelope ProxyInfo Session TLSInfo current_session",
+    "ehlo.transcript": "Line Transcript",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
