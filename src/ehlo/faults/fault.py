@@ -55,7 +55,7 @@ class Fault:
     times: int | None = 1
     """How often it strikes; `None` is without end."""
     after: int = 0
-    """How often it lets what it is for pass before it strikes."""
+    """How many of those that it is for it lets pass first."""
     to: str | None = None
     """The recipient that it is for, or `@domain`; `None` is any."""
     mail_from: str | None = None
@@ -68,8 +68,8 @@ class Fault:
     """Called to remove it from its `Faults`."""
     random: random.Random = field(default_factory=random.Random)
     """Where its random numbers come from."""
-    passed: int = 0
-    """How often it let pass what it is for, before it struck."""
+    came: int = 0
+    """How often something came that it is for."""
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
@@ -119,12 +119,14 @@ class Fault:
         """Return whether it is for a recipient."""
         return _matches(self.to, recipient)
 
+    def is_due(self) -> bool:
+        """Count that what it is for has come; return whether `after` is over."""
+        self.came += 1
+        return self.came > self.after
+
     def strike(self) -> bool:
-        """Count that what it is for has come; return whether it strikes now."""
+        """Return whether it strikes now, and count it."""
         if self.times is not None and self.used >= self.times:
-            return False
-        if self.passed < self.after:
-            self.passed += 1
             return False
         if self.probability < 1.0 and self.random.random() >= self.probability:
             return False
@@ -133,7 +135,7 @@ class Fault:
 
     @property
     def action(self) -> Action:
-        """What the last strike does after its delay."""
+        """The reply, or the `Disconnect`, of the last strike; `None` is none."""
         return self.replies[(self.used - 1) % len(self.replies)] if self.replies else None
 
 

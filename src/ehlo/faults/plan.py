@@ -43,7 +43,7 @@ class When(ForWhom, total=False):
     times: int | None
     """How often it strikes; `None` is without end."""
     after: int
-    """How often it lets what it is for pass before it strikes."""
+    """How many of those that it is for it lets pass first."""
     probability: float
     """How probable it is that it strikes, from 0 to 1."""
 
@@ -52,8 +52,8 @@ class Faults(Sequence[Fault]):
     """Rules by which a server fails on purpose; thread-safe.
 
     The rules are looked at in the order in which they were added. Delays add up until a rule
-    rejects or drops; the rules behind it are not looked at, and do not count. A rule that has
-    struck `times` times stays in the sequence and lets everything pass.
+    rejects or drops; the rules behind it do not strike then. A rule that has struck `times` times
+    stays in the sequence and lets everything pass.
 
     `seed` decides what rules with a `probability` do: each rule has random numbers of its own, so
     that the same rules and the same clients have the same faults. Without one, `seed` is random;
@@ -62,7 +62,8 @@ class Faults(Sequence[Fault]):
     All methods that add a rule take:
 
     - `times`: how often it strikes; `None` is without end.
-    - `after`: how often it lets what it is for pass before it strikes.
+    - `after`: how many of those that it is for it lets pass first. Those that other rules reject
+      count, too.
     - `to`: a recipient, or `"@example.com"` for all of a domain; from `rcpt` on. Case and quotes
       make no difference. At `data` and `end` any recipient of the message counts.
     - `mail_from`: the same for the envelope sender; `""` is the null sender; from `mail` on.
@@ -75,7 +76,9 @@ class Faults(Sequence[Fault]):
         >>> faults = ehlo.Faults()
         >>> greylisted = faults.fail("rcpt", "450 4.2.1 Greylisted", times=2)
         >>> lost = faults.drop("end", after=1)
-        >>> server = ehlo.Server(faults.around(Inbound()), addr="127.0.0.1:2525")
+        >>> class Accepting(ehlo.Handler):
+        ...     async def on_message(self, session, message): ...
+        >>> server = ehlo.Server(faults.around(Accepting()), addr="127.0.0.1:2525")
     """
 
     def __init__(self, *, seed: int | None = None) -> None:
@@ -104,7 +107,7 @@ class Faults(Sequence[Fault]):
     # -- rules -----------------------------------------------------------------------------------
 
     def fail(self, at: Stage, reply: str | Reply = _LATER, **when: Unpack[When]) -> Fault:
-        """Answer by `reply`, a 4xx or 5xx, instead of the handler; a 421 closes the connection."""
+        """Reject by `reply`, a 4xx or 5xx, instead of the handler; a 421 closes the connection."""
         answer = reply_of(reply)
         if not answer.refuses:
             raise ValueError(f"reply is {text_of(answer)!r}, which accepts; use a 4xx or 5xx reply")
@@ -129,7 +132,7 @@ class Faults(Sequence[Fault]):
         *replies: str | Reply | Disconnect,
         **for_whom: Unpack[ForWhom],
     ) -> Fault:
-        """Answer each message by the next of `replies`; after the last one, all messages pass.
+        """Give each message the next of `replies`; after the last one, all messages pass.
 
         A positive reply, such as `"250"`, lets the message pass to the handler.
         """
@@ -176,26 +179,27 @@ class Faults(Sequence[Fault]):
         if not self._faults:
             return _NOTHING
         paths = [to] if isinstance(to, str | Address) else list(to or ())
-        left = {str(path): key_of(path) for path in paths}
+        keys = {str(path): key_of(path) for path in paths}
         sender = None if mail_from is None else key_of(mail_from)
-        delay = 0.0
+        delay, decided = 0.0, False
+        action: Action = None
         refused: dict[str, Reply] = {}
         with self._lock:
             for fault in self._faults:
-                if not fault.is_for(at, sender):
+                hit = [path for path, key in keys.items() if fault.is_for_recipient(key)]
+                if not fault.is_for(at, sender) or (fault.to is not None and not hit):
                     continue
-                hit = [path for path, key in left.items() if fault.is_for_recipient(key)]
-                if (fault.to is not None and not hit) or not fault.strike():
+                left = [path for path in hit if path not in refused]
+                is_due = fault.is_due()  # which counts, whatever was decided
+                if decided or not is_due or (hit and not left) or not fault.strike():
                     continue
                 delay += fault.delay
-                action = fault.action
-                for_some = each and fault.to is not None and len(hit) < len(left)
-                if isinstance(action, Reply) and for_some:
-                    refused.update(dict.fromkeys(hit, action))
-                    left = {path: key for path, key in left.items() if path not in refused}
-                elif action is not None or fault.kind == "script":
-                    return Verdict(delay, action, refused)
-        return Verdict(delay, None, refused)
+                for_some = each and fault.to is not None and len(left) + len(refused) < len(keys)
+                if for_some and isinstance(fault.action, Reply):
+                    refused.update(dict.fromkeys(left, fault.action))
+                elif fault.kind != "delay":
+                    action, decided = fault.action, True
+        return Verdict(delay, action, refused)
 
     # -- handlers --------------------------------------------------------------------------------
 
@@ -206,9 +210,13 @@ class Faults(Sequence[Fault]):
         Faults at `auth` need `on_auth` or `on_secret`. A `def` hook at one of the stages is called
         in a thread of its own, out of the server's pool.
 
-        Raises `TypeError` if a hook of `handler` cannot be called with its arguments.
+        Raises `TypeError` if a hook of `handler` cannot be called with its arguments, or if
+        `on_message` is missing.
         """
-        return self.around_hooks(callbacks_of_handler(handler))
+        callbacks = callbacks_of_handler(handler)
+        if "on_message" not in callbacks:
+            raise TypeError(f"{type(handler).__name__} has no on_message; define it to accept mail")
+        return self.around_hooks(callbacks)
 
     def around_hooks(self, callbacks: Callbacks) -> Handler:
         """Return a handler that has the faults in front of hooks, which may be functions."""

@@ -246,7 +246,7 @@ class Answers:
         self._reply(await self._ask(hook, arguments, answer_of))
 
     def start_tls(self, _event: events.StartTLS) -> Work | None:
-        """Answer STARTTLS, after the hook if there is one."""
+        """Ask the hook about STARTTLS, or begin the handshake if there is none."""
         hook = self._routes.hooks.get("on_starttls")
         if hook is not None:
             return self._ask_about_tls(hook)
