@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from ehlo import Message, Peer, Server
+from ehlo import Faults, Message, Peer, Server
 from ehlo.cli.commands import cli
 from ehlo.cli.values import Directory, ReadableFile
 from ehlo.passwords.file import PasswordFile
@@ -76,6 +76,21 @@ def test_readme_files_mail(reader: Reader) -> None:
     reader.run("README", "inbound.py", served)
     (path,) = (reader.directory / "mail").iterdir()
     assert b"At noon?" in path.read_bytes()
+
+
+# -- faults --------------------------------------------------------------------------------------
+
+
+def test_faults_are_rules_in_a_file(reader: Reader) -> None:
+    (block,) = (each for each in blocks(ROOT / "docs/faults.md") if each.language == "toml")
+    (reader.directory / block.name).write_text(block.code)
+    faults = Faults.load(reader.directory / block.name)
+    assert [fault.kind for fault in faults] == ["fail", "delay", "drop", "script"]
+
+
+def test_faults_test_a_client(reader: Reader) -> None:
+    reader.save("faults", "test_retry.py")
+    assert "2 passed" in reader.pytest()
 
 
 # -- tutorial ------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from ehlo.functions import mechanisms_of
 from ehlo.handler import Callbacks
@@ -76,6 +77,13 @@ class Times:
     """Minimum bytes per second of a body as a whole; 0 is unlimited."""
 
 
+class Transcripts(NamedTuple):
+    """Holds what the transcripts of a listener's sessions show."""
+
+    secrets: bool
+    bodies: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """Holds the options of one listener, and what they resolve to."""
@@ -96,6 +104,8 @@ class Rules:
     """The clients exempt from per-address limits."""
     passwords: PasswordFile | None
     """The `auth_file`, as read at the start."""
+    transcripts: Transcripts | None
+    """What sessions keep of their lines; `None` for nothing."""
 
 
 # -- one listener ------------------------------------------------------------------------------
@@ -127,6 +137,7 @@ def resolve(options: Options, callbacks: Callbacks, files: Files | None = None) 
         proxies=_networks(options, "proxy_networks"),
         exempt=_networks(options, "exempt_networks"),
         passwords=passwords,
+        transcripts=_transcripts(options),
     )
 
 
@@ -256,6 +267,13 @@ def _times(options: Options) -> Times:
         proxy=options.proxy_timeout or timeout or _PROXY_TIMEOUT,
         min_body_rate=options.min_body_rate,
     )
+
+
+def _transcripts(options: Options) -> Transcripts | None:
+    shown = _choice(options, "transcripts", "off", "masked", "bodies", "full")
+    if shown == "off":
+        return None
+    return Transcripts(secrets=shown == "full", bodies=shown in ("bodies", "full"))
 
 
 def _networks(options: Options, name: str) -> Networks:
