@@ -174,6 +174,18 @@ def test_testing_with_pytest(reader: Reader) -> None:
     assert "2 passed" in reader.pytest()
 
 
+def test_testing_in_memory_and_with_a_transcript(reader: Reader) -> None:
+    reader.save("testing", "test_submission.py", "test_transcript.py")
+    assert "2 passed" in reader.pytest()
+
+
+def test_protocol_without_input_and_output(reader: Reader) -> None:
+    reader.save("protocol", "responder.py")
+    said = reader.command("responder.py")
+    assert "28 bytes from a@example.net" in said
+    assert "250 2.0.0 Ok: queued as 4bXyZ1" in said
+
+
 def test_testing_with_unittest(reader: Reader) -> None:
     reader.save("testing", "test_welcome_unittest.py")
     assert "Ran 1 test" in reader.command("-m", "unittest", "test_welcome_unittest")

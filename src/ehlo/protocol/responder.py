@@ -57,10 +57,8 @@ class Responder:
         >>> responder = Responder(decide)
         >>> responder.feed(b"")
         b'220 localhost smtpd ESMTP Service ready\r\n'
-        >>> print(responder.feed(b"HELO c.example\r\nMAIL FROM:<a@c.example>\r\n").decode())
-        250 localhost greets c.example
-        250 2.1.0 Ok
-        <BLANKLINE>
+        >>> responder.feed(b"HELO c.example\r\nMAIL FROM:<a@c.example>\r\n").splitlines()
+        [b'250 localhost greets c.example', b'250 2.1.0 Ok']
         >>> responder.feed(b"RCPT TO:<b@other.example>\r\n")
         b'550 5.1.1 No such user here\r\n'
     """

@@ -13,7 +13,6 @@ import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from ehlo.functions import mechanisms_of
 from ehlo.handler import Callbacks
@@ -55,6 +54,8 @@ _COMMAND_TIMEOUT = 300.0
 _TLS_TIMEOUT = 30.0
 _BODY_TIMEOUT = 180.0
 _PROXY_TIMEOUT = 5.0
+# By the option `transcripts`: whether secrets are shown, and bodies
+_SHOWN = {"off": None, "masked": (False, False), "bodies": (False, True), "full": (True, True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +78,6 @@ class Times:
     """Minimum bytes per second of a body as a whole; 0 is unlimited."""
 
 
-class Transcripts(NamedTuple):
-    """Holds what the transcripts of a listener's sessions show."""
-
-    secrets: bool
-    bodies: bool
-
-
 @dataclass(frozen=True, slots=True)
 class Rules:
     """Holds the options of one listener, and what they resolve to."""
@@ -104,8 +98,8 @@ class Rules:
     """The clients exempt from per-address limits."""
     passwords: PasswordFile | None
     """The `auth_file`, as read at the start."""
-    transcripts: Transcripts | None
-    """What sessions keep of their lines; `None` for nothing."""
+    transcripts: tuple[bool, bool] | None
+    """Whether transcripts show secrets, and bodies; `None` without transcripts."""
 
 
 # -- one listener ------------------------------------------------------------------------------
@@ -137,7 +131,7 @@ def resolve(options: Options, callbacks: Callbacks, files: Files | None = None) 
         proxies=_networks(options, "proxy_networks"),
         exempt=_networks(options, "exempt_networks"),
         passwords=passwords,
-        transcripts=_transcripts(options),
+        transcripts=_SHOWN[_choice(options, "transcripts", *_SHOWN)],
     )
 
 
@@ -267,13 +261,6 @@ def _times(options: Options) -> Times:
         proxy=options.proxy_timeout or timeout or _PROXY_TIMEOUT,
         min_body_rate=options.min_body_rate,
     )
-
-
-def _transcripts(options: Options) -> Transcripts | None:
-    shown = _choice(options, "transcripts", "off", "masked", "bodies", "full")
-    if shown == "off":
-        return None
-    return Transcripts(secrets=shown == "full", bodies=shown in ("bodies", "full"))
 
 
 def _networks(options: Options, name: str) -> Networks:
