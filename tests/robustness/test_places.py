@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -174,12 +175,19 @@ def test_silent_clients_leave_places_to_others_soon(serve: Serve, tell: Tell) ->
 # -- threads and turns ---------------------------------------------------------------------------
 
 
-class Slow(Handler):
-    """Holds messages from hogs until the test ends."""
+class Holding(Handler):
+    """Counts messages from hogs, which wait for the end of the test."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.entered = 0
+
+    def has_entered(self, count: int) -> bool:
+        return self.entered == count
+
+
+class Slow(Holding):
+    """Holds them in threads."""
 
     def on_message(self, session: Session, message: Message) -> None:
         if message.sender.local == "hog":
@@ -187,12 +195,8 @@ class Slow(Handler):
             assert self.gate.wait(DEADLINE)
 
 
-class SlowInLoop(Handler):
-    """The same, in the loop."""
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.entered = 0
+class SlowInLoop(Holding):
+    """Holds them in the loop."""
 
     async def on_message(self, session: Session, message: Message) -> None:
         if message.sender.local == "hog":
@@ -222,7 +226,7 @@ def test_one_address_takes_neither_all_threads_nor_all_turns(
             for client in mine:
                 client.begin_message_from("hog@example.com")
             clients += mine
-            running.wait_until(lambda taken=taken: handler.entered == taken)
+            running.wait_until(partial(handler.has_entered, taken))
         begun = time.monotonic()
         with running.ready(source=HONEST) as honest:
             for _ in range(10):

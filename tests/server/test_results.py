@@ -262,9 +262,12 @@ def test_the_log_names_the_function_of_the_user(
             for command in (MAIL, RCPT, "DATA", "."):
                 client.say(command)
         (record,) = [record for record in caplog.records if record.name == "ehlo.handler"]
-        option = "handler" if hook == "on_message" else "rcpt_handler"
+        option, outcome = "rcpt_handler", ""
+        if hook == "on_message":
+            option, outcome = "handler", " (the message was accepted)"
         name = mine.__qualname__ if function is mine else Object.__qualname__
-        assert f"{option} ({__name__}.{name}) returned list; return " in record.getMessage()
+        told = f"{option} ({__name__}.{name}) returned list{outcome}; return "
+        assert told in record.getMessage()
         assert "what a client sent" not in record.getMessage()
 
 

@@ -304,7 +304,9 @@ class Run:
             if not await self._gone_in_grace():
                 if not self._closing:
                     if self.runtime.drivers:  # otherwise the last one has ended just now
-                        logger.warning("%d sessions were cut off", len(self.runtime.drivers))
+                        count = len(self.runtime.drivers)
+                        what = "session was" if count == 1 else "sessions were"
+                        logger.warning("%d %s cut off", count, what)
                     self._end_sessions(Ending.HANG_UP)
                     await self._gone_within(_LAST_WORDS)
                 if not self._closing:  # otherwise they are, and call their last hooks

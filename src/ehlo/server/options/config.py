@@ -386,6 +386,8 @@ def check_names(owner: str, given: Iterable[str], known: Collection[str]) -> Non
     for name in sorted(set(given).difference(known)):
         if name in Options.__dataclass_fields__:
             raise ValueError(f"{name} applies to the whole server; pass it to Server")
+        if name in ("host", "port"):
+            raise TypeError(f"{owner} has no option {name}; write addr='127.0.0.1:2525'")
         import difflib  # for this error alone
 
         near = difflib.get_close_matches(name, known, 1)
@@ -454,6 +456,10 @@ def check_values(options: Options) -> None:
 
     `os.environ.get("TLS_REQUIRED")` may be `None`, and `"no"` is true.
     """
+    if callable(options.addr):
+        raise ValueError(
+            "addr is a function; listen_and_serve takes the address first, and then the handler"
+        )
     for field in dataclasses.fields(options):
         value, bound = getattr(options, field.name), field.metadata.get("bound")
         wanted = _wanted(str(field.type), value)
