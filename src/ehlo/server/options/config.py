@@ -144,6 +144,10 @@ class CommonOptions(TypedDict, total=False):
     """Resolve client addresses for the Received header, without delaying the session."""
     debug: bool
     """Log each line read and written, to the logger `ehlo.transcript`."""
+    transcripts: Literal["off", "masked", "bodies", "full"]
+    """Keep a transcript of each session in memory, as `session.transcript`: `off`, `masked`
+    (without secrets and messages), `bodies` (without secrets) or `full`. At most 256 KiB of a
+    session are kept."""
     log_read: LineCallback | None
     """Function that is called with `(remote_addr, verb, line)` for each line read."""
     log_write: LineCallback | None
@@ -311,6 +315,9 @@ class Options:
     own_extensions: Sequence[Extension] = option((), group="Protocol", flag=False)
     reverse_dns: bool = option(False, group="Logging and metrics")
     debug: bool = option(False, group="Logging and metrics")
+    transcripts: Literal["off", "masked", "bodies", "full"] = option(
+        "off", group="Logging and metrics"
+    )
     control: str = option("", group="Logging and metrics")
     metrics: str = option("", group="Logging and metrics")
     log_read: LineCallback | None = option(None, group="Logging and metrics")

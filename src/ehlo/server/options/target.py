@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, Final, TypeGuard
 
 from ehlo.functions import callbacks_of_functions
-from ehlo.handler import Callbacks, Handler, callbacks_of_handler, name_of
+from ehlo.handler import Callbacks, Composed, Handler, callbacks_of_handler, name_of
 from ehlo.server.options.config import Options
 
 being_imported: Final[ContextVar[str]] = ContextVar("ehlo_being_imported", default="")
@@ -123,6 +123,8 @@ def callbacks_of(options: Options) -> Callbacks:
 
 def _given_callbacks(options: Options) -> Callbacks:
     handler = options.handler
+    if isinstance(handler, Composed):
+        return handler.callbacks
     if isinstance(handler, Handler):
         if options.rcpt_handler is not None or options.auth_handler is not None:
             raise TypeError(

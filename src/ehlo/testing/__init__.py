@@ -1,0 +1,1 @@
+"""Tools for testing programs that send mail, and handlers that receive it."""
