@@ -42,6 +42,7 @@ ROOMS = {
     "ehlo.session": {"ehlo.protocol", "ehlo.net", "ehlo.transcript"},
     "ehlo.handler": {*VISIBLE},
     "ehlo.functions": {*VISIBLE, "ehlo.handler"},
+    "ehlo.faults": {*VISIBLE, "ehlo.handler", "ehlo.domains"},
     "ehlo.passwords": {"ehlo.protocol", "ehlo.paths"},
     "ehlo.server.system": {"ehlo.net", "ehlo.paths"},
     "ehlo.server.limits": {"ehlo.net"},

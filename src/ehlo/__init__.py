@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ehlo.content.view import Content as Content
     from ehlo.domains import same_domain as same_domain
     from ehlo.domains import to_ascii as to_ascii
+    from ehlo.faults.fault import Fault as Fault
+    from ehlo.faults.plan import Faults as Faults
     from ehlo.functions import MessageFunction as MessageFunction
     from ehlo.handler import Answer as Answer
     from ehlo.handler import Handler as Handler
@@ -67,6 +69,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "ehlo.content.view": "Attachment Content",
     "ehlo.domains": "same_domain to_ascii",
+    "ehlo.faults.fault": "Fault",
+    "ehlo.faults.plan": "Faults",
     "ehlo.functions": "MessageFunction",
     "ehlo.handler": "Answer Handler",
     "ehlo.message": "Message",

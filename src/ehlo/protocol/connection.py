@@ -362,7 +362,7 @@ class Connection:
         """Return what was found from the next call of `next_event`; end after a last word."""
         if found is not None:
             self._queued, self._halted = self._follow(found), True
-        elif self.conversation.state is State.TLS:
-            self._halted = True  # for good: what comes now is TLS
         elif self.conversation.output.over:
             self.conversation.close()
+        elif self.conversation.state is State.TLS:
+            self._halted = True  # for good: what comes now is TLS

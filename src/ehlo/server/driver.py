@@ -309,8 +309,6 @@ class Driver(Occupant):
         match event:
             case events.Close(linger):
                 self._close(linger=linger)
-            case events.StartTLS():
-                self._start_tls()
 
     def _over(self, error: Exception | None) -> None:
         """Go on after a coroutine; `error` is its exception."""
@@ -345,23 +343,6 @@ class Driver(Occupant):
         self.end(Ending.ABORT)
 
     # -- TLS -------------------------------------------------------------------------------------
-
-    def _start_tls(self) -> None:
-        """Answer STARTTLS: the 220 in plaintext; what comes next is the handshake."""
-        tls = self.routes.rules.tls
-        assert tls is not None  # noqa: S101  STARTTLS is offered only with it
-        channel: Channel | None
-        try:
-            channel = Channel(tls.current)
-        except ssl.SSLError as error:
-            log_failure(about(logger, self.session_id), error, "TLS is not available")
-            channel = None
-        if channel is None or not self.wire.count_tls(channel):
-            self.connection.reply(replies.TLS_UNAVAILABLE)
-            return
-        self.connection.reply()
-        self._flush()
-        self.wire.begin_tls(channel)
 
     def _decrypted(self, data: bytes) -> bytes | None:
         """Return the plaintext; `None` before the handshake has ended, and if it fails."""

@@ -134,8 +134,11 @@ def _parse_starttls(conversation: Conversation, argument: str) -> events.StartTL
 
 
 def _accept_starttls(
-    _conversation: Conversation, _event: events.StartTLS, _answer: Reply | None
-) -> Reply:
+    conversation: Conversation, _event: events.StartTLS, _answer: Reply | None
+) -> Reply | None:
+    if not conversation.buffer.empty:  # it came while the server was asked: the same attack
+        conversation.output.over = True
+        return None
     return replies.START_TLS
 
 
@@ -147,6 +150,7 @@ STARTTLS: Final = Verb(
     accept=_accept_starttls,
     reject=say,
     event=events.StartTLS,
+    hook="on_starttls",
     always=True,
     before_tls=True,
     before_login=True,
