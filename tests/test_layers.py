@@ -55,6 +55,7 @@ ROOMS = {
     },
 }
 ROOMS["ehlo.testing"] = {"ehlo.server.server", *ROOMS["ehlo.server.server"]}
+ROOMS["ehlo.conformance"] = {"ehlo.testing", "ehlo.net"}
 # What may import everything: the face (a lazy table), and the command line
 ANYTHING = {"ehlo", "ehlo.__main__", "ehlo.cli"}
 

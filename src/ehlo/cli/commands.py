@@ -20,6 +20,7 @@ from click.core import ParameterSource
 
 from ehlo import paths
 from ehlo.cli import catcher, wrong
+from ehlo.cli.check import check
 from ehlo.cli.finding import load
 from ehlo.cli.flags import (
     Given,
@@ -166,6 +167,7 @@ def serve(target: str, *, reload: bool, **given: object) -> None:
     run(server, process, serve_mail)
 
 
+cli.add_command(check)
 cli.add_command(passwd)
 cli.add_command(sendmail)
 cli.add_command(top)
