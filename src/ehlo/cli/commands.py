@@ -20,6 +20,7 @@ from click.core import ParameterSource
 
 from ehlo import paths
 from ehlo.cli import catcher, wrong
+from ehlo.cli.check import check
 from ehlo.cli.faulty import add_faults, log_faults
 from ehlo.cli.finding import load
 from ehlo.cli.flags import (
@@ -176,6 +177,7 @@ def serve(target: str, *, faults: str | None, reload: bool, **given: object) -> 
     run(server, process, serve_mail)
 
 
+cli.add_command(check)
 cli.add_command(passwd)
 cli.add_command(sendmail)
 cli.add_command(top)
