@@ -56,6 +56,10 @@ ROOMS = {
         *(*CELLAR, *HANDLERS, *VISIBLE),
     },
 }
+ROOMS["ehlo.testing"] = {
+    *("ehlo.content", "ehlo.faults", "ehlo.server.server"),
+    *ROOMS["ehlo.server.server"],
+}
 # What may import everything: the face (a lazy table), and the command line
 ANYTHING = {"ehlo", "ehlo.__main__", "ehlo.cli"}
 

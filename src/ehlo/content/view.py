@@ -12,8 +12,10 @@ from functools import cached_property
 from typing import Final, NamedTuple
 
 from ehlo.content.charsets import decode_text, is_ascii_compatible
+from ehlo.content.codes import Code, find_codes
 from ehlo.content.fields import first_field, read_header
-from ehlo.content.markup import text_of_html
+from ehlo.content.links import Link, find_links, most_links
+from ehlo.content.markup import Anchor, read_html, text_of_html
 from ehlo.content.mime import Part, parse_message
 from ehlo.content.transfer import decode_transfer, decoded_size
 
@@ -120,6 +122,36 @@ class Content:
         parts = [part for reading in self._readings for part in reading.html]
         return _Decoder(self._message).join(parts) if parts else None
 
+    @property
+    def links(self) -> list[Link]:
+        """The links in the text and in the HTML, the best first.
+
+        `ehlo.content.links` has the rules.
+        """
+        return self._found[0]
+
+    @property
+    def codes(self) -> list[Code]:
+        """The one-time codes in the subject, the text and the HTML, the best first.
+
+        `ehlo.content.codes` has the rules.
+        """
+        return self._found[1]
+
+    @cached_property
+    def _found(self) -> tuple[list[Link], list[Code]]:
+        decoder = _Decoder(self._message)
+        texts: list[str] = []
+        anchors: list[Anchor] = []
+        for reading in self._readings:
+            texts += map(decoder.paragraphs, reading.plain)
+            if reading.html:
+                markup = decoder.join(reading.html)
+                text, more = read_html(markup, most_links(len(markup)) - len(anchors))
+                texts.append(text)
+                anchors += more
+        return find_links(texts, anchors), find_codes(self.subject, texts)
+
     @cached_property
     def _read_text(self) -> tuple[str, int]:
         decoder = _Decoder(self._message)
@@ -180,6 +212,14 @@ class _Decoder:
         """Return the text of the parts, one below the other."""
         return "\n".join(map(self._decoded, parts))
 
+    def paragraphs(self, part: Part) -> str:
+        """Return the text of a part; if it is flowed, each paragraph is one line (RFC 3676)."""
+        parameters = part.parameters.parameters
+        text = self._decoded(part)
+        if parameters.get("format", "").lower() != "flowed":
+            return text
+        return _unwrapped(text, "" if parameters.get("delsp", "").lower() == "yes" else " ")
+
     def _decoded(self, part: Part) -> str:
         end = min(part.end, part.start + self._left)
         self._left -= end - part.start
@@ -190,6 +230,21 @@ class _Decoder:
             data = data.replace(b"\r\n", b"\n")
             return decode_text(data, charset)
         return decode_text(data, charset).replace("\r\n", "\n")
+
+
+def _unwrapped(text: str, joint: str) -> str:
+    """Join the lines that end in a blank, which `joint` replaces (RFC 3676 4.1)."""
+    lines: list[str] = []
+    joins = False
+    for line in text.split("\n"):
+        line = line.removeprefix(" ")  # space-stuffed (RFC 3676 4.4)
+        if joins:
+            lines[-1:] = (lines[-1][:-1], joint)
+            lines.append(line)
+        else:
+            lines += ("\n", line)
+        joins = line.endswith(" ") and line != "-- "
+    return "".join(lines[1:])
 
 
 def _one_line(text: str) -> str:
