@@ -288,15 +288,16 @@ class Store:
 
         def read(database: Database) -> Page:
             where, values = selected(inbox, None, query, zone)
-            rows = database.execute(
-                f"SELECT number, is_read FROM mails WHERE {where} ORDER BY number DESC",
+            # One row: with many, this thread would take the lock of the interpreter for each
+            total, unread, numbers = database.execute(
+                "SELECT count(*), coalesce(sum(is_read = 0), 0), json_group_array(number) FROM"
+                f" (SELECT number, is_read FROM mails WHERE {where} ORDER BY number DESC)",
                 values,
-            ).fetchall()
-            found = MailCounts(len(rows), sum(not row[1] for row in rows))
-            wanted = rows[start:] if limit is None else rows[start : start + limit]
-            numbers = as_json([row[0] for row in wanted])
+            ).fetchone()
+            found = MailCounts(total, unread)
+            wanted = json.loads(numbers)[start : None if limit is None else start + limit]
             those = f"{ROW} WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number DESC"
-            mails = [read_mail(row) for row in database.execute(those, (numbers,))]
+            mails = [read_mail(row) for row in database.execute(those, (as_json(wanted),))]
             return Page(mails, count_mails(database, inbox), found)
 
         await self._catch_up(query)

@@ -29,7 +29,7 @@ CREATE TABLE mails(
     inbox TEXT NOT NULL,
     created INTEGER NOT NULL,  -- milliseconds
     is_read INTEGER NOT NULL DEFAULT 0,
-    indexed INTEGER NOT NULL DEFAULT 0,  -- 1: the beginning, 2: all of the text
+    indexed INTEGER NOT NULL DEFAULT 0,  -- 1: the first piece of the text, 2: all of it
     size INTEGER NOT NULL,
     attachments INTEGER NOT NULL,
     inlines INTEGER NOT NULL,
@@ -62,15 +62,17 @@ CREATE TABLE tags(
     PRIMARY KEY (number, tag)
 ) WITHOUT ROWID;
 CREATE INDEX tags_by_name ON tags(tag);
-CREATE TABLE texts(number INTEGER PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE texts(piece INTEGER PRIMARY KEY, number INTEGER NOT NULL, body TEXT NOT NULL);
+CREATE INDEX texts_by_number ON texts(number);
 CREATE VIRTUAL TABLE grams USING fts5(
-    body, content='texts', content_rowid='number', detail='none', columnsize=0,
+    body, content='texts', content_rowid='piece', detail='none', columnsize=0,
     tokenize='trigram case_sensitive 1'
 );
 CREATE TRIGGER text_deleted AFTER DELETE ON texts BEGIN
-    INSERT INTO grams(grams, rowid, body) VALUES ('delete', old.number, old.body);
+    INSERT INTO grams(grams, rowid, body) VALUES ('delete', old.piece, old.body);
 END;
 CREATE TABLE gone(number INTEGER PRIMARY KEY);  -- mails whose messages and texts are to be deleted
+INSERT INTO grams(grams, rank) VALUES ('automerge', 0), ('crisismerge', 1900);
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 """

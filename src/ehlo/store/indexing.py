@@ -9,8 +9,10 @@ from ehlo.content.fields import one_line, read_header
 from ehlo.content.markup import text_of_html
 from ehlo.content.view import read_content
 
-AT_ONCE: Final = 16_384
-"""Characters of a text that are indexed before somebody searches."""
+PIECE: Final = 16_384
+"""Characters of a text that are indexed at once; the first piece, before somebody searches."""
+LONGEST_TERM: Final = 512
+"""Characters of a term that are looked for. Pieces overlap by so many."""
 LONGEST_HEADER: Final = 262_144
 """Bytes of a message in which fields are looked for."""
 _SPACES: Final = '\0\r\n\t<>",;()'
@@ -44,6 +46,11 @@ def searched_text(message: bytes, envelope: Iterable[str]) -> str:
         if attachment.filename and attachment.disposition != "inline"
     ]
     return folded("\n".join(pieces))
+
+
+def pieces_of(text: str) -> list[str]:
+    """Return the pieces of a text; at least one."""
+    return [text[at : at + PIECE + LONGEST_TERM] for at in range(0, max(1, len(text)), PIECE)]
 
 
 def has_header(beginning: bytes, name: str, value: str) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from ehlo.store.database import Database
-from ehlo.store.indexing import AT_ONCE, searched_text
+from ehlo.store.indexing import pieces_of, searched_text
 from ehlo.store.records import Change, ChangeKind
 from ehlo.store.writer import Chores
 
@@ -23,8 +23,9 @@ MOST_INBOXES: Final = 10
 """So many times the mails of one inbox are kept in all."""
 _SLICE: Final = 0.004  # seconds of a chore, after which mail may come in between
 _MOST_CHANGES: Final = 1_000  # that are remembered
-_MOST_AT_ONCE: Final = 100  # mails to take away at once
+_MOST_AT_ONCE: Final = 100  # mails to drop at once
 _FREE: Final = 2_560  # unused pages that a file may keep
+_PAGES: Final = 16  # of the index, to merge at once
 _MOST_IDS: Final = 200  # in a change; more are a `prune`
 
 _logger = logging.getLogger("ehlo.store")
@@ -47,6 +48,8 @@ class Keeper(Chores):
         self.unindexed: int = 0
         """The number of mails whose text is not wholly indexed, as committed, for any thread."""
         self._until = 0
+        self._indexing = 0  # the number of a mail, and what is to be indexed of it, backwards
+        self._pieces: list[str] = []
 
     def load(self, database: Database) -> None:
         """Count what is stored."""
@@ -105,7 +108,7 @@ class Keeper(Chores):
 
     # -- what the writer calls ---------------------------------------------------------------------
 
-    def finish(self, database: Database, tasks: int) -> None:
+    def finish(self, database: Database) -> None:
         """Drop the oldest mails of inboxes that have too many."""
         for inbox in self._touched:
             surplus = self._counts[inbox] - self._keep
@@ -115,13 +118,13 @@ class Keeper(Chores):
         if self._keep and surplus > 0:
             self._drop_oldest(database, "1", (), surplus)
         self._touched.clear()
-        self._clear(database, 2 * tasks)
 
     def settle(self, database: Database, *, done: bool) -> None:
         """Publish the changes of a transaction, or forget them and count again."""
         pending, self._pending = self._pending, []
         if not done:
             self._touched.clear()
+            self._pieces = []
             self.load(database)
             return
         self.unindexed = self._left
@@ -144,16 +147,20 @@ class Keeper(Chores):
         """Note up to which mail the text is to be indexed."""
         self._count_unindexed(database)
 
-    def catch_up(self, database: Database) -> bool:
+    def catch_up(self, database: Database, is_wanted: Callable[[], bool]) -> bool:
         """Build the index of some mails, with their whole texts."""
-        return self._index(database, whole=True)
+        more = self._index(database, is_wanted, whole=True)
+        if not is_wanted():
+            _merge(database)
+        return more
 
-    def tidy(self, database: Database) -> bool:
+    def tidy(self, database: Database, is_wanted: Callable[[], bool]) -> bool:
         """Drop old mails, take away what belongs to no mail, index the beginning of texts."""
         if self._keep_age:
             self._drop_old(database)
-        more = self._clear(database, _MOST_AT_ONCE)
-        if more or self._index(database, whole=False):
+        if self._clear(database, is_wanted) or self._index(database, is_wanted, whole=False):
+            return True
+        if _merge(database):
             return True
         (free,) = database.execute("PRAGMA freelist_count").fetchone()
         if free > _FREE:
@@ -182,52 +189,90 @@ class Keeper(Chores):
         inbox: str | None = None,
     ) -> int:
         """Drop the mails for which `where` is true; return their number."""
-        rows = database.execute(
-            f"DELETE FROM mails WHERE {where} RETURNING number, id, inbox, indexed",
-            values,
-        ).fetchall()
-        if not rows:
+        numbers, total = database.execute(
+            f"SELECT json_group_array(number), count(*) FROM mails WHERE {where}", values
+        ).fetchone()
+        if not total:
             return 0
-        numbers = [(row[0],) for row in rows]
-        database.executemany("INSERT INTO gone VALUES (?)", numbers)
-        database.executemany("DELETE FROM tags WHERE number = ?", numbers)
-        self._counts -= Counter(row[2] for row in rows)
-        self._left -= sum(row[3] < 2 for row in rows)
+        those = "number IN (SELECT value FROM json_each(?))"
+        per_inbox = database.execute(
+            f"SELECT inbox, count(*), sum(indexed < 2) FROM mails WHERE {those} GROUP BY inbox",
+            (numbers,),
+        )
+        for name, count, unindexed in per_inbox.fetchall():
+            self._counts[name] -= count
+            self._left -= unindexed
         if kind == "truncate":
             self.note(kind, inbox)
         else:
-            self.note(kind, inbox, [row[1] for row in rows])
-        return len(rows)
+            ids = f"SELECT id FROM mails WHERE {those} LIMIT {_MOST_IDS + 1}"
+            self.note(kind, inbox, (row[0] for row in database.execute(ids, (numbers,))))
+        database.execute("INSERT INTO gone SELECT value FROM json_each(?)", (numbers,))
+        if total <= _MOST_AT_ONCE:
+            database.execute(f"DELETE FROM messages WHERE {those}", (numbers,))
+        database.execute(f"DELETE FROM tags WHERE {those}", (numbers,))
+        database.execute(f"DELETE FROM mails WHERE {those}", (numbers,))
+        return int(total)
 
-    def _clear(self, database: Database, most: int) -> bool:
+    def _clear(self, database: Database, is_wanted: Callable[[], bool]) -> bool:
         """Take away what belongs to mails that are gone; return whether more remains."""
-        numbers = database.execute("SELECT number FROM gone LIMIT ?", (most,)).fetchall()
-        for table in ("texts", "messages", "gone") if numbers else ():
-            database.executemany(f"DELETE FROM {table} WHERE number = ?", numbers)
-        return bool(numbers)
+        end = time.monotonic() + _SLICE
+        while time.monotonic() < end and not is_wanted():
+            row = database.execute("SELECT number FROM gone LIMIT 1").fetchone()
+            if row is None:
+                return False
+            piece = database.execute("SELECT piece FROM texts WHERE number = ?", row).fetchone()
+            if piece is not None:
+                database.execute("DELETE FROM texts WHERE piece = ?", piece)
+            else:
+                database.execute("DELETE FROM messages WHERE number = ?", row)
+                database.execute("DELETE FROM gone WHERE number = ?", row)
+        return True
 
     # -- the index ---------------------------------------------------------------------------------
 
-    def _index(self, database: Database, *, whole: bool) -> bool:
-        """Index texts for some milliseconds; return whether more of them remain."""
-        begun = time.monotonic()
-        while time.monotonic() < begun + _SLICE:
-            row = database.execute(
-                "SELECT mails.number, indexed, mail_from, rcpt_tos, data FROM mails"
-                " JOIN messages USING (number) WHERE indexed < 2 AND indexed < ?"
-                " AND (mails.number <= ? OR NOT ?) ORDER BY mails.number LIMIT 1",
-                (1 + whole, self._until, whole),
-            ).fetchone()
-            if row is None:
+    def _index(self, database: Database, is_wanted: Callable[[], bool], *, whole: bool) -> bool:
+        """Index pieces of texts for some milliseconds; return whether more of them remain."""
+        end = time.monotonic() + _SLICE
+        while time.monotonic() < end:
+            if not self._pieces and not self._read_next(database, whole=whole):
                 return False
-            number, indexed, mail_from, rcpt_tos, data = row
-            text = searched_text(data, (mail_from, *json.loads(rcpt_tos)))
-            if indexed:
-                database.execute("DELETE FROM texts WHERE number = ?", (number,))
-            body = text if whole else text[:AT_ONCE]
-            database.execute("INSERT INTO texts VALUES (?, ?)", (number, body))
-            database.execute("INSERT INTO grams(rowid, body) VALUES (?, ?)", (number, body))
-            state = 2 if len(body) == len(text) else 1
-            self._left -= state == 2
-            database.execute("UPDATE mails SET indexed = ? WHERE number = ?", (state, number))
+            body = self._pieces.pop()
+            piece = database.execute(
+                "INSERT INTO texts(number, body) VALUES (?, ?)", (self._indexing, body)
+            ).lastrowid
+            database.execute("INSERT INTO grams(rowid, body) VALUES (?, ?)", (piece, body))
+            if not self._pieces or not whole:
+                state = 1 if self._pieces else 2
+                self._left -= state == 2
+                sql = "UPDATE mails SET indexed = ? WHERE number = ?"
+                database.execute(sql, (state, self._indexing))
+                self._pieces = []
+            if is_wanted():
+                break
         return True
+
+    def _read_next(self, database: Database, *, whole: bool) -> bool:
+        """Read the text of the next mail to index; return whether there is one."""
+        row = database.execute(
+            "SELECT mails.number, indexed, mail_from, rcpt_tos, data FROM mails"
+            " JOIN messages USING (number) WHERE indexed < 2 AND indexed < ?"
+            " AND (mails.number <= ? OR NOT ?) ORDER BY mails.number LIMIT 1",
+            (1 + whole, self._until, whole),
+        ).fetchone()
+        if row is None:
+            return False
+        self._indexing, indexed, mail_from, rcpt_tos, data = row
+        pieces = pieces_of(searched_text(data, (mail_from, *json.loads(rcpt_tos))))
+        self._pieces = pieces[:indexed:-1] if indexed else pieces[::-1]
+        return True
+
+
+def _merge(database: Database) -> bool:
+    """Merge a few pages of the index; return whether more are to be merged.
+
+    SQLite would merge very many at once, for a tenth of a second.
+    """
+    before = database.total_changes
+    database.execute("INSERT INTO grams(grams, rank) VALUES ('merge', ?)", (_PAGES,))
+    return database.total_changes - before > 1  # as SQLite's documentation has it

@@ -44,8 +44,8 @@ class _Task:
 class Chores:
     """Defines what the writer does in addition to tasks; each method runs in its thread."""
 
-    def finish(self, database: Database, tasks: int) -> None:
-        """Called in each transaction after the work of so many tasks."""
+    def finish(self, database: Database) -> None:
+        """Called in each transaction of tasks, after their work."""
         raise NotImplementedError
 
     def settle(self, database: Database, *, done: bool) -> None:
@@ -56,12 +56,15 @@ class Chores:
         """Called when a search waits: all that is stored now is what it needs."""
         raise NotImplementedError
 
-    def catch_up(self, database: Database) -> bool:
-        """Do a part of what a search waits for, in a transaction; return whether more remains."""
+    def catch_up(self, database: Database, is_wanted: Callable[[], bool]) -> bool:
+        """Do a part of what a search waits for, in a transaction; return whether more remains.
+
+        `is_wanted` says whether tasks wait, so that the part ends.
+        """
         raise NotImplementedError
 
-    def tidy(self, database: Database) -> bool:
-        """Do a part of what nothing waits for, in a transaction; return whether more remains."""
+    def tidy(self, database: Database, is_wanted: Callable[[], bool]) -> bool:
+        """Do a part of what nothing waits for, as in `catch_up`."""
         raise NotImplementedError
 
 
@@ -172,7 +175,7 @@ class Writer:
             with in_words(self._path):
                 for task in tasks:
                     task.result = task.work(database)
-                self._chores.finish(database, len(tasks))
+                self._chores.finish(database)
                 database.execute("COMMIT")
         except Exception as error:  # noqa: BLE001  it is raised where the task is
             self._roll_back()
@@ -219,24 +222,30 @@ class Writer:
             task.is_search = False
         self._resolve(served)
 
-    def _do_chore(self, chore: Work[bool]) -> bool:
+    def _do_chore(self, chore: _Chore) -> bool:
         try:
             return self._do(chore)
         except Exception:
             _logger.exception("tidying %s failed", self._path)
             return False
 
-    def _do(self, chore: Work[bool]) -> bool:
+    def _is_wanted(self) -> bool:
+        return not self._tasks.empty()
+
+    def _do(self, chore: _Chore) -> bool:
         try:
             with in_words(self._path):
                 self._database.execute("BEGIN IMMEDIATE")
-                more = chore(self._database)
+                more = chore(self._database, self._is_wanted)
                 self._database.execute("COMMIT")
         except BaseException:
             self._roll_back()
             raise
         self._chores.settle(self._database, done=True)
         return more
+
+
+_Chore = Callable[[Database, Callable[[], bool]], bool]
 
 
 def _set_results(tasks: list[_Task]) -> None:
