@@ -242,31 +242,40 @@ def rows(path: Path, table: str) -> int:
         database.close()
 
 
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty directory for all that is temporary."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return folder
+
+
 @in_loop
-async def test_nothing_is_left_of_a_mail_that_is_dropped(tmp_path: Path) -> None:
-    path = tmp_path / "mail.db"
-    tables = ("mails", "messages", "texts", "gone")
+async def test_nothing_is_left_of_a_mail_that_is_dropped(temporary: Path) -> None:
+    async with Store.open(keep=3) as store:
+        path = Path(store.path)
+        index = path.with_name("search.db")
 
-    async def left() -> list[int]:
-        """Return the numbers of rows once the writer has nothing to do."""
-        while rows(path, "gone") or rows(path, "mails WHERE NOT indexed"):
-            await store.counts()
-        return [rows(path, table) for table in tables]
+        async def wait_until(mails: int, pieces: int) -> None:
+            while (rows(path, "messages"), rows(index, "texts")) != (mails, pieces):
+                await store.counts()
 
-    async with Store.open(str(path), keep=3) as store:
         for _ in range(4):
             await fill(store, 3)
             await store.search("number")  # which indexes them
-        await fill(store, 2)
-        assert await asyncio.wait_for(left(), 60) == [3, 3, 3, 0]
+        await fill(store, 200)
+        await asyncio.wait_for(wait_until(3, 3), 60)
         await store.put(Delivery(mail("long", "word " * 20_000)))
         assert (await store.search("word")).found.total == 1
-        await store.delete()
-        assert await asyncio.wait_for(left(), 60) == [0, 0, 0, 0]
-    database = sqlite3.connect(path)
-    found = database.execute('SELECT rowid FROM grams WHERE grams MATCH \'"num" OR "wor"\'')
-    assert found.fetchall() == []
-    database.close()
+        assert await store.delete() == 3
+        await asyncio.wait_for(wait_until(0, 0), 60)
+        database = sqlite3.connect(index)
+        found = database.execute('SELECT rowid FROM grams WHERE grams MATCH \'"num" OR "wor"\'')
+        assert found.fetchall() == []
+        database.close()
+        assert rows(path, "gone") == rows(path, "tags") == 0
 
 
 @in_loop
@@ -370,15 +379,11 @@ async def test_a_store_is_there_again_when_it_is_opened_again(tmp_path: Path) ->
 
 
 @in_loop
-async def test_a_temporary_store_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
+async def test_a_temporary_store_leaves_nothing(temporary: Path) -> None:
     async with Store.open() as store:
-        assert Path(store.path).is_relative_to(tmp_path)
+        assert Path(store.path).is_relative_to(temporary)
         await fill(store, 1)
-    assert names(tmp_path) == []
+    assert names(temporary) == []
 
 
 def test_a_schema_from_the_future_is_not_touched(tmp_path: Path) -> None:

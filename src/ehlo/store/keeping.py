@@ -1,12 +1,11 @@
-"""Keeping: how many mails are kept and how long, what becomes of the others, and the index.
+"""Keeping: how many mails are kept, how long, and what changes.
 
-To drop a mail takes its row away. Its message and its text go later, a few at once, since that
+Dropping very many mails takes their rows away. Their messages go later, a few at once, since that
 takes longer.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from ehlo.store.database import Database
-from ehlo.store.indexing import pieces_of, searched_text
+from ehlo.store.indexing import Index
 from ehlo.store.records import Change, ChangeKind
 from ehlo.store.writer import Chores
 
@@ -25,7 +24,6 @@ _SLICE: Final = 0.004  # seconds of a chore, after which mail may come in betwee
 _MOST_CHANGES: Final = 1_000  # that are remembered
 _MOST_AT_ONCE: Final = 100  # mails to drop at once
 _FREE: Final = 2_560  # unused pages that a file may keep
-_PAGES: Final = 16  # of the index, to merge at once
 _MOST_IDS: Final = 200  # in a change; more are a `prune`
 
 _logger = logging.getLogger("ehlo.store")
@@ -34,7 +32,8 @@ _logger = logging.getLogger("ehlo.store")
 class Keeper(Chores):
     """Keeps the number and the age of mails, and the index; remembers the changes."""
 
-    def __init__(self, keep: int, keep_age: float) -> None:
+    def __init__(self, keep: int, keep_age: float, index: Index) -> None:
+        self._index = index
         self._keep = keep
         self._keep_age = keep_age
         self._counts: Counter[str] = Counter()
@@ -44,23 +43,15 @@ class Keeper(Chores):
         self._changes: deque[Change] = deque(maxlen=_MOST_CHANGES)
         self._number = time.time_ns() // 1_000
         self._watchers: list[Callable[[list[Change]], None]] = []
-        self._left = 0
-        self.unindexed: int = 0
-        """The number of mails whose text is not wholly indexed, as committed, for any thread."""
-        self._until = 0
-        self._indexing = 0  # the number of a mail, and what is to be indexed of it, backwards
-        self._pieces: list[str] = []
+        self._newest_mail = 0
+        self._dropped = False
 
     def load(self, database: Database) -> None:
         """Count what is stored."""
         rows = database.execute("SELECT inbox, count(*) FROM mails GROUP BY inbox")
         self._counts = Counter(dict(rows.fetchall()))
-        self._count_unindexed(database)
-        self.unindexed = self._left
-
-    def _count_unindexed(self, database: Database) -> None:
-        sql = "SELECT count(*), coalesce(max(number), 0) FROM mails WHERE indexed < 2"
-        self._left, self._until = database.execute(sql).fetchone()
+        (newest,) = database.execute("SELECT coalesce(max(number), 0) FROM mails").fetchone()
+        self._newest_mail = newest
 
     # -- changes -----------------------------------------------------------------------------------
 
@@ -71,11 +62,11 @@ class Keeper(Chores):
             kind, many = "prune", ()
         self._pending.append((kind, inbox, many))
 
-    def added(self, inbox: str, mail_id: str) -> None:
+    def added(self, inbox: str, mail_id: str, number: int) -> None:
         """Note a new mail."""
+        self._newest_mail = number
         self._counts[inbox] += 1
         self._touched.add(inbox)
-        self._left += 1
         self.note("new", inbox, (mail_id,))
 
     def changes_after(self, number: int) -> list[Change] | None:
@@ -122,12 +113,12 @@ class Keeper(Chores):
     def settle(self, database: Database, *, done: bool) -> None:
         """Publish the changes of a transaction, or forget them and count again."""
         pending, self._pending = self._pending, []
+        dropped, self._dropped = self._dropped, False
         if not done:
             self._touched.clear()
-            self._pieces = []
             self.load(database)
             return
-        self.unindexed = self._left
+        self._index.tell(self._newest_mail, dropped=dropped)
         if not pending:
             return
         with self._lock:
@@ -143,24 +134,11 @@ class Keeper(Chores):
             except Exception:
                 _logger.exception("a watcher of the store failed")
 
-    def aim(self, database: Database) -> None:
-        """Note up to which mail the text is to be indexed."""
-        self._count_unindexed(database)
-
-    def catch_up(self, database: Database, is_wanted: Callable[[], bool]) -> bool:
-        """Build the index of some mails, with their whole texts."""
-        more = self._index(database, is_wanted, whole=True)
-        if not is_wanted():
-            _merge(database)
-        return more
-
     def tidy(self, database: Database, is_wanted: Callable[[], bool]) -> bool:
-        """Drop old mails, take away what belongs to no mail, index the beginning of texts."""
+        """Drop old mails, and take away what belongs to no mail."""
         if self._keep_age:
             self._drop_old(database)
-        if self._clear(database, is_wanted) or self._index(database, is_wanted, whole=False):
-            return True
-        if _merge(database):
+        if self._clear(database, is_wanted):
             return True
         (free,) = database.execute("PRAGMA freelist_count").fetchone()
         if free > _FREE:
@@ -196,12 +174,10 @@ class Keeper(Chores):
             return 0
         those = "number IN (SELECT value FROM json_each(?))"
         per_inbox = database.execute(
-            f"SELECT inbox, count(*), sum(indexed < 2) FROM mails WHERE {those} GROUP BY inbox",
-            (numbers,),
+            f"SELECT inbox, count(*) FROM mails WHERE {those} GROUP BY inbox", (numbers,)
         )
-        for name, count, unindexed in per_inbox.fetchall():
-            self._counts[name] -= count
-            self._left -= unindexed
+        self._counts.subtract(dict(per_inbox.fetchall()))
+        self._dropped = True
         if kind == "truncate":
             self.note(kind, inbox)
         else:
@@ -221,58 +197,6 @@ class Keeper(Chores):
             row = database.execute("SELECT number FROM gone LIMIT 1").fetchone()
             if row is None:
                 return False
-            piece = database.execute("SELECT piece FROM texts WHERE number = ?", row).fetchone()
-            if piece is not None:
-                database.execute("DELETE FROM texts WHERE piece = ?", piece)
-            else:
-                database.execute("DELETE FROM messages WHERE number = ?", row)
-                database.execute("DELETE FROM gone WHERE number = ?", row)
+            database.execute("DELETE FROM messages WHERE number = ?", row)
+            database.execute("DELETE FROM gone WHERE number = ?", row)
         return True
-
-    # -- the index ---------------------------------------------------------------------------------
-
-    def _index(self, database: Database, is_wanted: Callable[[], bool], *, whole: bool) -> bool:
-        """Index pieces of texts for some milliseconds; return whether more of them remain."""
-        end = time.monotonic() + _SLICE
-        while time.monotonic() < end:
-            if not self._pieces and not self._read_next(database, whole=whole):
-                return False
-            body = self._pieces.pop()
-            piece = database.execute(
-                "INSERT INTO texts(number, body) VALUES (?, ?)", (self._indexing, body)
-            ).lastrowid
-            database.execute("INSERT INTO grams(rowid, body) VALUES (?, ?)", (piece, body))
-            if not self._pieces or not whole:
-                state = 1 if self._pieces else 2
-                self._left -= state == 2
-                sql = "UPDATE mails SET indexed = ? WHERE number = ?"
-                database.execute(sql, (state, self._indexing))
-                self._pieces = []
-            if is_wanted():
-                break
-        return True
-
-    def _read_next(self, database: Database, *, whole: bool) -> bool:
-        """Read the text of the next mail to index; return whether there is one."""
-        row = database.execute(
-            "SELECT mails.number, indexed, mail_from, rcpt_tos, data FROM mails"
-            " JOIN messages USING (number) WHERE indexed < 2 AND indexed < ?"
-            " AND (mails.number <= ? OR NOT ?) ORDER BY mails.number LIMIT 1",
-            (1 + whole, self._until, whole),
-        ).fetchone()
-        if row is None:
-            return False
-        self._indexing, indexed, mail_from, rcpt_tos, data = row
-        pieces = pieces_of(searched_text(data, (mail_from, *json.loads(rcpt_tos))))
-        self._pieces = pieces[:indexed:-1] if indexed else pieces[::-1]
-        return True
-
-
-def _merge(database: Database) -> bool:
-    """Merge a few pages of the index; return whether more are to be merged.
-
-    SQLite would merge very many at once, for a tenth of a second.
-    """
-    before = database.total_changes
-    database.execute("INSERT INTO grams(grams, rank) VALUES ('merge', ?)", (_PAGES,))
-    return database.total_changes - before > 1  # as SQLite's documentation has it

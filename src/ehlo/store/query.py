@@ -33,7 +33,7 @@ from types import MappingProxyType
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from ehlo.store.indexing import LONGEST_HEADER, LONGEST_TERM, folded
+from ehlo.store.folding import LONGEST_HEADER, LONGEST_TERM, folded
 
 LONGEST_QUERY: Final = 4_096
 """Characters of a query that are read."""

@@ -15,7 +15,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from ehlo.store.database import Database, StoreError, in_words
 
@@ -42,34 +42,34 @@ class _Task:
 
 
 class Chores:
-    """Defines what the writer does in addition to tasks; each method runs in its thread."""
+    """Defines what a writer does in addition to tasks; each method runs in its thread."""
 
-    def finish(self, database: Database) -> None:
+    def finish(self, database: Database, /) -> None:
         """Called in each transaction of tasks, after their work."""
         raise NotImplementedError
 
-    def settle(self, database: Database, *, done: bool) -> None:
+    def settle(self, database: Database, /, *, done: bool) -> None:
         """Called after each transaction; `done` is false if it was rolled back."""
         raise NotImplementedError
 
-    def aim(self, database: Database) -> None:
+    def aim(self, database: Database, /) -> None:
         """Called when a search waits: all that is stored now is what it needs."""
         raise NotImplementedError
 
-    def catch_up(self, database: Database, is_wanted: Callable[[], bool]) -> bool:
+    def catch_up(self, database: Database, is_wanted: Callable[[], bool], /) -> bool:
         """Do a part of what a search waits for, in a transaction; return whether more remains.
 
         `is_wanted` says whether tasks wait, so that the part ends.
         """
         raise NotImplementedError
 
-    def tidy(self, database: Database, is_wanted: Callable[[], bool]) -> bool:
+    def tidy(self, database: Database, is_wanted: Callable[[], bool], /) -> bool:
         """Do a part of what nothing waits for, as in `catch_up`."""
         raise NotImplementedError
 
 
 class Writer:
-    """Owns the thread, and the connection that it writes to."""
+    """Owns a thread, and the connection that it writes to."""
 
     def __init__(self, path: str, database: Database, chores: Chores) -> None:
         self._path = path
@@ -78,6 +78,7 @@ class Writer:
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
+        self._rests = False
         self._searches: list[_Task] = []
         self._thread = threading.Thread(target=self._run, name="ehlo store", daemon=True)
 
@@ -93,6 +94,12 @@ class Writer:
             self._closed = True
             self._tasks.put(None)
         self._thread.join()
+
+    def wake(self) -> None:
+        """Wake the thread, in any thread, so that it does its chores soon."""
+        if self._rests:
+            self._rests = False
+            self._tasks.put(_WAKE)
 
     async def do(self, work: Work[Result], weight: int = 0) -> Result:
         """Return the result of `work` once it is committed. `weight` is its size in bytes.
@@ -137,6 +144,7 @@ class Writer:
         wait: float = 0
         while True:
             tasks, ends = self._next_tasks(0 if self._searches else wait)
+            self._rests = False
             if tasks:
                 self._commit(tasks)
                 self._resolve(tasks)
@@ -146,6 +154,7 @@ class Writer:
             if self._searches:
                 self._catch_up()
             elif not tasks:
+                self._rests = True  # before the look at what there is to do
                 wait = _PAUSE if self._do_chore(self._chores.tidy) else _REST
 
     def _next_tasks(self, wait: float) -> tuple[list[_Task], bool]:
@@ -158,6 +167,9 @@ class Writer:
                 task = self._tasks.get(block, wait) if block else self._tasks.get_nowait()
                 if task is None:
                     return tasks, True
+                if task is _WAKE:
+                    wait = 0
+                    continue
                 tasks.append(task)
                 weight += task.weight
         return tasks, False
@@ -244,6 +256,8 @@ class Writer:
         self._chores.settle(self._database, done=True)
         return more
 
+
+_WAKE: Final = _Task(lambda _database: None, 0, cast("asyncio.Future[Any]", None))
 
 _Chore = Callable[[Database, Callable[[], bool]], bool]
 
