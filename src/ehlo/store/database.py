@@ -143,6 +143,7 @@ def _prepare(path: str, database: Database, *, durable: bool) -> None:
         )
     if is_new:
         database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    database.execute("PRAGMA secure_delete = OFF")  # to delete takes room, too: less with this
     database.execute("PRAGMA journal_mode = WAL")
     database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
     if is_new:
@@ -156,6 +157,7 @@ def open_index(path: str, index: str) -> Database:
             Path(index).absolute().as_uri(), uri=True, isolation_level=None, check_same_thread=False
         )
         database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        database.execute("PRAGMA secure_delete = OFF")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = OFF")
         database.executescript(_INDEX)

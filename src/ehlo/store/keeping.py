@@ -183,9 +183,10 @@ class Keeper(Chores):
         else:
             ids = f"SELECT id FROM mails WHERE {those} LIMIT {_MOST_IDS + 1}"
             self.note(kind, inbox, (row[0] for row in database.execute(ids, (numbers,))))
-        database.execute("INSERT INTO gone SELECT value FROM json_each(?)", (numbers,))
         if total <= _MOST_AT_ONCE:
             database.execute(f"DELETE FROM messages WHERE {those}", (numbers,))
+        else:
+            database.execute("INSERT INTO gone SELECT value FROM json_each(?)", (numbers,))
         database.execute(f"DELETE FROM tags WHERE {those}", (numbers,))
         database.execute(f"DELETE FROM mails WHERE {those}", (numbers,))
         return int(total)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
-from ehlo.store.database import Database, StoreError, in_words
+from ehlo.store.database import Database, DiskFullError, StoreError, in_words
 
 Result = TypeVar("Result")
 Work = Callable[[Database], Result]
@@ -190,7 +190,7 @@ class Writer:
                 self._chores.finish(database)
                 database.execute("COMMIT")
         except Exception as error:  # noqa: BLE001  it is raised where the task is
-            self._roll_back()
+            self._roll_back(is_full=isinstance(error, DiskFullError))
             if len(tasks) > 1:
                 for task in tasks:
                     self._commit([task])
@@ -199,10 +199,14 @@ class Writer:
         else:
             self._chores.settle(database, done=True)
 
-    def _roll_back(self) -> None:
+    def _roll_back(self, *, is_full: bool) -> None:
+        """Undo a transaction; on a full disk, make room for a smaller one in the log of SQLite."""
         with contextlib.suppress(sqlite3.Error):  # a full disk has rolled it back already
             if self._database.in_transaction:
                 self._database.rollback()
+        if is_full:
+            with contextlib.suppress(sqlite3.Error):  # without room for it, nothing changes
+                self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         self._chores.settle(self._database, done=False)
 
     def _resolve(self, tasks: list[_Task]) -> None:
@@ -250,8 +254,8 @@ class Writer:
                 self._database.execute("BEGIN IMMEDIATE")
                 more = chore(self._database, self._is_wanted)
                 self._database.execute("COMMIT")
-        except BaseException:
-            self._roll_back()
+        except BaseException as error:
+            self._roll_back(is_full=isinstance(error, DiskFullError))
             raise
         self._chores.settle(self._database, done=True)
         return more

@@ -1,6 +1,6 @@
 """Measures the store of the inbox: what a mail costs, and what reading costs at 10,000 mails.
 
-    python benchmarks/store.py [--mails 10000] [--size 1000] [--file mail.db]
+    python benchmarks/storage.py [--mails 10000] [--size 1000] [--file mail.db]
 
 Times are CPU of this process, in all threads, unless the clock is named. Twenty tasks put mails at
 once, as twenty connections do. The time of an answer is the least of twenty.
