@@ -431,7 +431,7 @@ def test_faults_around_faults_are_looked_at_from_the_outside(serve: Serve) -> No
         assert client.say(RCPT) == "250 2.1.5 Ok"
 
 
-def test_a_def_hook_that_ends_after_the_server_harms_nobody(serve: Serve) -> None:
+def test_a_def_hook_that_ends_after_the_server_does_no_harm(serve: Serve) -> None:
     entered, leave, left = threading.Event(), threading.Event(), threading.Event()
 
     def block(*_: object) -> None:
