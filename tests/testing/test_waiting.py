@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_not_returned(memory: Inbox, match: Any) -> None:
 
 def test_any_envelope_recipient_counts(memory: Inbox) -> None:
     send(memory, "b@example.com", "hidden@example.com")
-    assert memory.wait_for(to="hidden@example.com", timeout=0)
+    assert memory.wait_for(to="hidden@example.com", timeout=0) is memory[0]
 
 
 def test_of_several_mails_the_first_is_returned_or_the_one_of_count(memory: Inbox) -> None:
