@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, NamedTuple
 
 from ehlo.message import Message
 from ehlo.protocol.address import Address
 from ehlo.protocol.auth.credentials import Credentials
 from ehlo.protocol.auth.mechanism import Secret
 from ehlo.protocol.parameters import MailParams, RcptParams
-from ehlo.protocol.reply import Reply
+from ehlo.protocol.reply import Disconnect, Reply
 from ehlo.session import Session
 
-Answer = Awaitable[Reply | bool | None] | Reply | bool | None
-"""What a hook that is asked returns, or awaits: `None` or `True` accepts, `False` rejects, and a
-`Reply` chooses the reply."""
-MessageAnswer = Reply | str | bool | Mapping[str, Reply | str | bool | None] | None
+Answer = Awaitable[Reply | Disconnect | bool | None] | Reply | Disconnect | bool | None
+"""What a hook that is asked returns, or awaits: `None` or `True` accepts, `False` rejects, a
+`Reply` chooses the reply, and a `Disconnect` closes without one."""
+MessageAnswer = (
+    Reply | Disconnect | str | bool | Mapping[str, Reply | Disconnect | str | bool | None] | None
+)
 AnyServer = Any  # `ehlo.Server` stands above this module and cannot be named here
 
 
@@ -31,15 +35,17 @@ class Handler:
     missed its deadline may still be running when the next one starts.
 
     A hook accepts by returning `None` or `True`, and rejects by raising `Reject`. `False` rejects
-    in the server's words. A `Reply` chooses the reply; a 4xx or 5xx reply rejects. Any other
-    exception, and any other result, is logged as an error that names the hook, and the client gets
-    `451 4.3.0` (`421 4.3.0` in `on_connect` and `on_tls`, `454 4.7.0` in a login). `on_message`,
+    in the server's words. A `Reply` chooses the reply; a 4xx or 5xx reply rejects. A `Disconnect`,
+    returned or raised, closes the connection without a reply. Any other exception, and any other
+    result, is logged as an error that names the hook, and the client gets `451 4.3.0` (`421 4.3.0`
+    in `on_connect` and `on_tls`, `454 4.7.0` in a login and in `on_starttls`). `on_message`,
     `on_auth` and `on_secret` are different.
 
     Values that belong to one message go into `session.transaction.state`, which is `message.state`
     in `on_message`; those of the whole session go into `session.state`.
 
-    Raises `TypeError` when a class is made that has a public method `on_...` that is no hook.
+    Raises `TypeError` when a class is made that has a public method `on_...` that is no hook, or a
+    hook of aiosmtpd or smtpd, such as `handle_RCPT`, which would never be called.
 
     Example:
 
@@ -94,6 +100,12 @@ class Handler:
         the first line of the reply.
         """
 
+    def on_starttls(self, session: Session) -> Answer:
+        """Called for STARTTLS, before the handshake. `False` is `454`.
+
+        If this hook rejects, the session goes on in plaintext. A `Reply` must be 4xx or 5xx.
+        """
+
     def on_tls(self, session: Session) -> Answer:
         """Called when a TLS handshake is complete; `session.tls` describes it.
 
@@ -103,7 +115,7 @@ class Handler:
 
     def on_auth(
         self, session: Session, credentials: Credentials
-    ) -> Awaitable[str | bool | Reply | None] | str | bool | Reply | None:
+    ) -> Awaitable[str | bool | Reply | Disconnect | None] | str | bool | Reply | Disconnect | None:
         """Called for a login. Returning a non-empty `str`, the user's identity, accepts it.
 
         The identity becomes `session.user`. `credentials` is a `PasswordCredentials`, or another
@@ -193,6 +205,28 @@ class Handler:
         """
 
 
+# Hooks of aiosmtpd, which nothing would call here: a rule that is left in one would guard nothing
+_FOREIGN: Final = re.compile(r"handle_([A-Z]+|exception)|(ehlo|rset)_hook|auth_[A-Z0-9_]+")
+_REPLACED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "ehlo_hook": "on_hello",
+        "handle_AUTH": "on_auth",
+        "handle_DATA": "on_message",
+        "handle_EHLO": "on_hello",
+        "handle_HELO": "on_hello",
+        "handle_MAIL": "on_mail",
+        "handle_PROXY": "on_connect",
+        "handle_QUIT": "on_disconnect",
+        "handle_RCPT": "on_rcpt",
+        "handle_RSET": "on_reset",
+        "handle_STARTTLS": "on_tls",
+        "handle_VRFY": "on_vrfy",
+        "process_message": "on_message",
+        "rset_hook": "on_reset",
+    }
+)
+
+
 class Origin(NamedTuple):
     """Names the function behind a hook for errors."""
 
@@ -221,12 +255,31 @@ def _hook_names() -> list[str]:
 
 
 def _check_names(owner: type, members: Mapping[str, object]) -> None:
-    """Raise `TypeError` for a method `on_...` that is no hook."""
+    """Raise `TypeError` for a method `on_...` that is no hook, and for a hook of another server."""
     for name, value in members.items():
         is_value = hasattr(value, "__set__") or isinstance(value, cached_property)
         is_method = callable(value) or (hasattr(value, "__get__") and not is_value)
-        if is_method and name.startswith("on_") and not hasattr(Handler, name):
+        if not is_method:
+            continue
+        if name.startswith("on_") and not hasattr(Handler, name):
             raise TypeError(f"{owner.__qualname__}.{name} is not a hook{_meant(name)}")
+        if _FOREIGN.fullmatch(name) or (name == "process_message" and _is_of_smtpd(value)):
+            whose = "smtpd" if name == "process_message" else "aiosmtpd"
+            own = _REPLACED.get(name, "on_auth" if name.startswith("auth_") else "")
+            advice = f"override {own} instead" if own else "ehlo has none for this; remove it"
+            raise TypeError(f"{owner.__qualname__}.{name} is a hook of {whose}; {advice}")
+
+
+def _is_of_smtpd(function: object) -> bool:
+    """Return whether smtpd could call it: `process_message(self, peer, mailfrom, rcpttos, data)`.
+
+    A helper of that name takes something else.
+    """
+    try:
+        inspect.signature(getattr(function, "__func__", function)).bind(*range(5))  # type: ignore[arg-type]  # it is callable, or a TypeError
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _meant(name: str) -> str:
@@ -243,6 +296,8 @@ def callbacks_of_handler(handler: Handler) -> Callbacks:
 
     Raises `TypeError` if one cannot be called with its arguments, or is no hook.
     """
+    if isinstance(handler, Composed):
+        return handler.callbacks
     _check_names(type(handler), getattr(handler, "__dict__", {}))
     for base in type(handler).__mro__:  # which may have got methods since it was made
         _check_names(base, vars(base))
@@ -311,3 +366,17 @@ def _is_marked(function: object) -> bool:
     """Return whether it says that it is `async def`, as an `AsyncMock` does before Python 3.12."""
     code = getattr(function, "__code__", None)
     return bool(getattr(code, "co_flags", 0) & inspect.CO_COROUTINE)
+
+
+class Composed(Handler):
+    """Has hooks that were put together: those of another handler, or functions, with more around.
+
+    Example:
+
+        callbacks = callbacks_of_handler(inner)
+        outer = Composed(Callbacks({**callbacks.by_name, "on_reset": counted}))
+    """
+
+    def __init__(self, callbacks: Callbacks) -> None:
+        self.callbacks: Callbacks = callbacks
+        """The hooks, and no others."""
