@@ -589,7 +589,7 @@ def logs_in(certificates: Certificates) -> Served:
     return served
 
 
-@pytest.mark.parametrize("name", ["with_file.py", "hashes.py"])
+@pytest.mark.parametrize("name", ["with_file.py", "own_check.py", "hashes.py"])
 def test_authentication_by_password(
     reader: Reader, certificates: Certificates, name: str, no_delay: None
 ) -> None:
