@@ -17,7 +17,7 @@ IDS = [str(path.relative_to(SOURCE)) for path in FILES]
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 # What a handler sees
-VISIBLE = {"ehlo.session", "ehlo.message", "ehlo.net", "ehlo.protocol"}
+VISIBLE = {"ehlo.session", "ehlo.message", "ehlo.net", "ehlo.protocol", "ehlo.transcript"}
 # What a handler is
 HANDLERS = {"ehlo.functions", "ehlo.handler", "ehlo.passwords"}
 # The ground floor of the server
@@ -35,12 +35,14 @@ ROOMS = {
     "ehlo.content": set[str](),
     "ehlo.net": set(),
     "ehlo.paths": set(),
-    "ehlo.protocol": {"ehlo.net"},
+    "ehlo.transcript": set(),
+    "ehlo.protocol": {"ehlo.net", "ehlo.transcript"},
     "ehlo.domains": {"ehlo.protocol"},
     "ehlo.message": {"ehlo.protocol", "ehlo.content"},
-    "ehlo.session": {"ehlo.protocol", "ehlo.net"},
+    "ehlo.session": {"ehlo.protocol", "ehlo.net", "ehlo.transcript"},
     "ehlo.handler": {*VISIBLE},
     "ehlo.functions": {*VISIBLE, "ehlo.handler"},
+    "ehlo.faults": {*VISIBLE, "ehlo.handler", "ehlo.domains"},
     "ehlo.passwords": {"ehlo.protocol", "ehlo.paths"},
     "ehlo.server.system": {"ehlo.net", "ehlo.paths"},
     "ehlo.server.limits": {"ehlo.net"},
@@ -54,6 +56,11 @@ ROOMS = {
         *(*CELLAR, *HANDLERS, *VISIBLE),
     },
 }
+ROOMS["ehlo.testing"] = {
+    *("ehlo.content", "ehlo.faults", "ehlo.server.server"),
+    *ROOMS["ehlo.server.server"],
+}
+ROOMS["ehlo.conformance"] = {"ehlo.testing", "ehlo.net"}
 # What may import everything: the face (a lazy table), and the command line
 ANYTHING = {"ehlo", "ehlo.__main__", "ehlo.cli"}
 

@@ -20,7 +20,7 @@ from typing import Final
 
 import pytest
 
-from ehlo import Address, Handler, Message, Peer, Reply, Server, Session
+from ehlo import Address, Faults, Handler, Message, Peer, Reply, Server, Session
 from ehlo.cli.commands import cli
 from ehlo.cli.values import Directory, ReadableFile
 from ehlo.passwords.file import PasswordFile
@@ -78,6 +78,21 @@ def test_readme_files_mail(reader: Reader) -> None:
     reader.run("README", "inbound.py", served)
     (path,) = (reader.directory / "mail").iterdir()
     assert b"At noon?" in path.read_bytes()
+
+
+# -- faults --------------------------------------------------------------------------------------
+
+
+def test_faults_are_rules_in_a_file(reader: Reader) -> None:
+    (block,) = (each for each in blocks(ROOT / "docs/faults.md") if each.language == "toml")
+    (reader.directory / block.name).write_text(block.code)
+    faults = Faults.load(reader.directory / block.name)
+    assert [fault.kind for fault in faults] == ["fail", "delay", "drop", "script"]
+
+
+def test_faults_test_a_client(reader: Reader) -> None:
+    reader.save("faults", "test_retry.py")
+    assert "2 passed" in reader.pytest()
 
 
 # -- tutorial ------------------------------------------------------------------------------------
@@ -159,6 +174,18 @@ def test_tutorial_adds_tls_and_a_login(reader: Reader, certificates: Certificate
 def test_testing_with_pytest(reader: Reader) -> None:
     reader.save("testing", "conftest.py", "test_welcome.py", "test_rejection.py")
     assert "2 passed" in reader.pytest()
+
+
+def test_testing_in_memory_and_with_a_transcript(reader: Reader) -> None:
+    reader.save("testing", "test_submission.py", "test_transcript.py")
+    assert "2 passed" in reader.pytest()
+
+
+def test_protocol_without_input_and_output(reader: Reader) -> None:
+    reader.save("protocol", "responder.py")
+    said = reader.command("responder.py")
+    assert "28 bytes from a@example.net" in said
+    assert "250 2.0.0 Ok: queued as 4bXyZ1" in said
 
 
 def test_testing_with_unittest(reader: Reader) -> None:

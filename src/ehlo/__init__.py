@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ehlo.content.view import Content as Content
     from ehlo.domains import same_domain as same_domain
     from ehlo.domains import to_ascii as to_ascii
+    from ehlo.faults.fault import Fault as Fault
+    from ehlo.faults.plan import Faults as Faults
     from ehlo.functions import MessageFunction as MessageFunction
     from ehlo.handler import Answer as Answer
     from ehlo.handler import Handler as Handler
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from ehlo.protocol.parameters import RcptParams as RcptParams
     from ehlo.protocol.parameters import Rrvs as Rrvs
     from ehlo.protocol.proxy import ProxySSL as ProxySSL
+    from ehlo.protocol.reply import Disconnect as Disconnect
     from ehlo.protocol.reply import Reject as Reject
     from ehlo.protocol.reply import Reply as Reply
     from ehlo.server.options.config import Listener as Listener
@@ -57,6 +60,8 @@ if TYPE_CHECKING:
     from ehlo.session import Session as Session
     from ehlo.session import TLSInfo as TLSInfo
     from ehlo.session import current_session as current_session
+    from ehlo.transcript import Line as Line
+    from ehlo.transcript import Transcript as Transcript
 
 __version__ = "0.1.0"
 
@@ -64,6 +69,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "ehlo.content.view": "Attachment Content",
     "ehlo.domains": "same_domain to_ascii",
+    "ehlo.faults.fault": "Fault",
+    "ehlo.faults.plan": "Faults",
     "ehlo.functions": "MessageFunction",
     "ehlo.handler": "Answer Handler",
     "ehlo.message": "Message",
@@ -79,10 +86,11 @@ _HOMES = {
     "ehlo.protocol.extensions": "Extension",
     "ehlo.protocol.parameters": "DeliverBy Facts MailParams OriginalRecipient RcptParams Rrvs",
     "ehlo.protocol.proxy": "ProxySSL",
-    "ehlo.protocol.reply": "Reject Reply",
+    "ehlo.protocol.reply": "Disconnect Reject Reply",
     "ehlo.server.options.config": "Listener",
     "ehlo.server.server": "Server listen_and_serve listen_and_serve_tls",
     "ehlo.session": "Envelope ProxyInfo Session TLSInfo current_session",
+    "ehlo.transcript": "Line Transcript",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -15,13 +15,15 @@ from ehlo.protocol.address import Address
 from ehlo.protocol.auth.credentials import Credentials
 from ehlo.protocol.auth.mechanism import Secret
 from ehlo.protocol.parameters import MailParams, RcptParams
-from ehlo.protocol.reply import Reply
+from ehlo.protocol.reply import Disconnect, Reply
 from ehlo.session import Session
 
-Answer = Awaitable[Reply | bool | None] | Reply | bool | None
-"""What a hook that is asked returns, or awaits: `None` or `True` accepts, `False` rejects, and a
-`Reply` chooses the reply."""
-MessageAnswer = Reply | str | bool | Mapping[str, Reply | str | bool | None] | None
+Answer = Awaitable[Reply | Disconnect | bool | None] | Reply | Disconnect | bool | None
+"""What a hook that is asked returns, or awaits: `None` or `True` accepts, `False` rejects, a
+`Reply` chooses the reply, and a `Disconnect` closes without one."""
+MessageAnswer = (
+    Reply | Disconnect | str | bool | Mapping[str, Reply | Disconnect | str | bool | None] | None
+)
 AnyServer = Any  # `ehlo.Server` stands above this module and cannot be named here
 
 
@@ -33,9 +35,10 @@ class Handler:
     missed its deadline may still be running when the next one starts.
 
     A hook accepts by returning `None` or `True`, and rejects by raising `Reject`. `False` rejects
-    in the server's words. A `Reply` chooses the reply; a 4xx or 5xx reply rejects. Any other
-    exception, and any other result, is logged as an error that names the hook, and the client gets
-    `451 4.3.0` (`421 4.3.0` in `on_connect` and `on_tls`, `454 4.7.0` in a login). `on_message`,
+    in the server's words. A `Reply` chooses the reply; a 4xx or 5xx reply rejects. A `Disconnect`,
+    returned or raised, closes the connection without a reply. Any other exception, and any other
+    result, is logged as an error that names the hook, and the client gets `451 4.3.0` (`421 4.3.0`
+    in `on_connect` and `on_tls`, `454 4.7.0` in a login and in `on_starttls`). `on_message`,
     `on_auth` and `on_secret` are different.
 
     Values that belong to one message go into `session.transaction.state`, which is `message.state`
@@ -97,6 +100,12 @@ class Handler:
         the first line of the reply.
         """
 
+    def on_starttls(self, session: Session) -> Answer:
+        """Called for STARTTLS, before the handshake. `False` is `454`.
+
+        If this hook rejects, the session goes on in plaintext. A `Reply` must be 4xx or 5xx.
+        """
+
     def on_tls(self, session: Session) -> Answer:
         """Called when a TLS handshake is complete; `session.tls` describes it.
 
@@ -106,7 +115,7 @@ class Handler:
 
     def on_auth(
         self, session: Session, credentials: Credentials
-    ) -> Awaitable[str | bool | Reply | None] | str | bool | Reply | None:
+    ) -> Awaitable[str | bool | Reply | Disconnect | None] | str | bool | Reply | Disconnect | None:
         """Called for a login. Returning a non-empty `str`, the user's identity, accepts it.
 
         The identity becomes `session.user`. `credentials` is a `PasswordCredentials`, or another
@@ -287,6 +296,8 @@ def callbacks_of_handler(handler: Handler) -> Callbacks:
 
     Raises `TypeError` if one cannot be called with its arguments, or is no hook.
     """
+    if isinstance(handler, Composed):
+        return handler.callbacks
     _check_names(type(handler), getattr(handler, "__dict__", {}))
     for base in type(handler).__mro__:  # which may have got methods since it was made
         _check_names(base, vars(base))
@@ -355,3 +366,17 @@ def _is_marked(function: object) -> bool:
     """Return whether it says that it is `async def`, as an `AsyncMock` does before Python 3.12."""
     code = getattr(function, "__code__", None)
     return bool(getattr(code, "co_flags", 0) & inspect.CO_COROUTINE)
+
+
+class Composed(Handler):
+    """Has hooks that were put together: those of another handler, or functions, with more around.
+
+    Example:
+
+        callbacks = callbacks_of_handler(inner)
+        outer = Composed(Callbacks({**callbacks.by_name, "on_reset": counted}))
+    """
+
+    def __init__(self, callbacks: Callbacks) -> None:
+        self.callbacks: Callbacks = callbacks
+        """The hooks, and no others."""

@@ -542,6 +542,16 @@ def test_whatever_comes_behind_starttls_closes_and_nothing_is_said(behind: bytes
     assert connection.data_to_send() == b""
 
 
+@pytest.mark.parametrize("behind", [b"\n", b"EHLO evil\r\n", b"\x16\x03\x01"])
+def test_what_comes_while_the_server_is_asked_about_starttls_closes_too(behind: bytes) -> None:
+    connection = connect(Settings(tls_available=True))
+    assert deliver(connection, b"STARTTLS\r\n") == events.StartTLS()
+    connection.receive_data(behind)
+    connection.reply()
+    assert connection.next_event() == events.Close()
+    assert connection.data_to_send() == b""
+
+
 def test_the_connection_after_starttls_does_not_greet() -> None:
     connection = Connection(Settings(), lambda: "nonce", tls=True, greet=False)
     assert connection.next_event() is NEED_DATA

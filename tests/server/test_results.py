@@ -19,7 +19,7 @@ from ehlo import Handler, Reject, Reply
 from ehlo.protocol import verbs
 from ehlo.server.results import ASKED, MEANINGS, answer_of
 from support.client import Client
-from support.hooks import HOOKS, KINDS, handler_of
+from support.hooks import HOOKS, KINDS, Noted, handler_of
 from support.logins import cram_md5, plain
 from support.serving import Serve
 
@@ -262,9 +262,12 @@ def test_the_log_names_the_function_of_the_user(
             for command in (MAIL, RCPT, "DATA", "."):
                 client.say(command)
         (record,) = [record for record in caplog.records if record.name == "ehlo.handler"]
-        option = "handler" if hook == "on_message" else "rcpt_handler"
+        option, outcome = "rcpt_handler", ""
+        if hook == "on_message":
+            option, outcome = "handler", " (the message was accepted)"
         name = mine.__qualname__ if function is mine else Object.__qualname__
-        assert f"{option} ({__name__}.{name}) returned list; return " in record.getMessage()
+        told = f"{option} ({__name__}.{name}) returned list{outcome}; return "
+        assert told in record.getMessage()
         assert "what a client sent" not in record.getMessage()
 
 
@@ -396,9 +399,103 @@ def test_a_list_that_holds_itself_is_no_rejection(serve: Serve) -> None:
 
 def test_each_hook_that_answers_has_a_moment_or_its_own_test() -> None:
     hooks = {row.hook for row in verbs.ASKED.values() if row.hook}
-    assert hooks <= MOMENTS.keys()
-    own_tests = {"on_tls", "on_secret", "mechanism", "on_replied", "on_disconnect"}
+    own_tests = {"on_starttls", "on_tls", "on_secret", "mechanism", "on_replied", "on_disconnect"}
+    assert hooks - own_tests <= MOMENTS.keys()
     assert MEANINGS.keys() - MOMENTS.keys() == own_tests
+
+
+# -- no reply --------------------------------------------------------------------------------------
+
+
+def dropping() -> object:
+    raise ehlo.Disconnect
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("hook", "result"),
+    [
+        *((hook, dropping) for hook in MOMENTS),
+        # An auth_handler returns whether the password is right, and raises anything else
+        *((hook, ehlo.Disconnect) for hook in MOMENTS if hook != "auth_handler"),
+    ],
+)
+def test_a_disconnect_closes_without_a_reply(
+    serve: Serve,
+    hook: str,
+    result: Callable[[], object],
+    kind: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    moment = MOMENTS[hook]
+    with asking(serve, hook, kind, result) as client:
+        for command in moment.before:
+            say(client, command)
+        client.send(f"{moment.command}\r\nNOOP\r\n".encode() if moment.command else b"")
+        assert client.is_closed()
+    name = {"rcpt_handler": "on_rcpt", "auth_handler": "on_auth"}.get(hook, hook)
+    assert f"hook={name}" in caplog.text
+    assert "connection dropped" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_what_was_answered_before_a_disconnect_is_still_sent(serve: Serve) -> None:
+    with serve(handler_of("async def", on_rcpt=ehlo.Disconnect())).ready() as client:
+        client.send(f"{MAIL}\r\n{RCPT}\r\nDATA\r\n".encode())
+        assert client.rest() == b"250 2.1.0 Ok\r\n"
+
+
+def test_a_message_that_is_dropped_is_not_logged_as_accepted_and_its_reply_was_not_sent(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    noted = Noted()
+    running = serve(
+        handler_of(
+            "async def", noted, on_message=ehlo.Disconnect(), on_replied=None, on_disconnect=None
+        )
+    )
+    with running.ready() as client:
+        client.begin_message()
+        assert client.replies(3)[-1].startswith("354")
+        assert client.is_closed()
+    running.wait_until_no_sessions()
+    assert noted.names == ["on_message", "on_replied", "on_disconnect"]
+    ((_, message, sent),) = noted.of("on_replied")
+    assert (message.sender, sent) == ("a@example.com", False)
+    assert "message accepted" not in caplog.text
+
+
+@pytest.mark.parametrize("result", [dropping, lambda: {"c@example.com": ehlo.Disconnect()}])
+def test_in_lmtp_a_disconnect_for_one_recipient_is_for_all(
+    serve: Serve, result: Callable[[], object]
+) -> None:
+    handler = handler_of("async def", on_message=lambda *_: result())
+    with serve(handler, lmtp=True).client() as client:
+        client.reply()
+        client.say("LHLO c")
+        for command in (MAIL, RCPT, "RCPT TO:<c@example.com>", "DATA"):
+            client.say(command)
+        client.send(b"x\r\n.\r\n")
+        assert client.is_closed()
+
+
+def test_a_disconnect_is_nothing_that_a_hook_returns_which_is_only_told(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve(handler_of("async def", on_replied=lambda *_: ehlo.Disconnect())).ready() as client:
+        assert client.mail() == "250 2.0.0 Ok: queued"
+        assert client.mail() == "250 2.0.0 Ok: queued"
+    assert "on_replied (" in caplog.text
+
+
+def test_a_login_that_is_dropped_is_not_a_failed_one(serve: Serve) -> None:
+    handler = handler_of("async def", on_secret=lambda *_: dropping())
+    running = serve(handler, auth_mechs={"CRAM-MD5": True}, max_auth_failures=1)
+    for _ in range(3):
+        with running.ready() as client, pytest.raises(EOFError):
+            cram_md5(client, "alice", "wonder")
 
 
 @pytest.mark.parametrize("kind", KINDS)

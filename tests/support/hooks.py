@@ -18,6 +18,7 @@ HOOKS = {
     "on_shutdown": 1,
     "on_connect": 1,
     "on_hello": 2,
+    "on_starttls": 1,
     "on_tls": 1,
     "on_auth": 2,
     "on_secret": 2,

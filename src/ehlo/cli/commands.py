@@ -20,6 +20,8 @@ from click.core import ParameterSource
 
 from ehlo import paths
 from ehlo.cli import catcher, wrong
+from ehlo.cli.check import check
+from ehlo.cli.faulty import add_faults, log_faults
 from ehlo.cli.finding import load
 from ehlo.cli.flags import (
     Given,
@@ -38,6 +40,7 @@ from ehlo.cli.passwd import passwd
 from ehlo.cli.running import checked, run, run_parent
 from ehlo.cli.sendmail import sendmail
 from ehlo.cli.top import top
+from ehlo.cli.values import ReadableFile
 from ehlo.net import INHERITED, ListenAddresses, Peer, addresses_of, parse_address
 from ehlo.server.observing.failures import keep_users_frames, traceback_of
 from ehlo.server.options.config import Options
@@ -129,6 +132,12 @@ def cli(ctx: click.Context, /, **given: object) -> None:
         *options_of(Options, addr=_SERVE_ADDR),
         *options_of(ProcessOptions, port=2525),
         GroupedOption(
+            ["--faults"],
+            group="Protocol",
+            type=ReadableFile(),
+            help="TOML file of faults: when to reject, delay or drop, to test clients.",
+        ),
+        GroupedOption(
             ["--reload"],
             group="Process",
             is_flag=True,
@@ -137,7 +146,7 @@ def cli(ctx: click.Context, /, **given: object) -> None:
     ],
     epilog=_ENVIRONMENT,
 )
-def serve(target: str, *, reload: bool, **given: object) -> None:
+def serve(target: str, *, faults: str | None, reload: bool, **given: object) -> None:
     """Serve MODULE:ATTR, which is a function, a Handler (class or instance) or a Server.
 
     MODULE alone serves its server, app or handler. FILE.py and FILE.py:ATTR are served, too. If
@@ -152,13 +161,15 @@ def serve(target: str, *, reload: bool, **given: object) -> None:
     except ImportError as error:
         raise click.UsageError("--reload needs watchfiles: pip install 'ehlo[standard]'") from error
     server, process = _named_server(target, given), _process(given)
+    found = add_faults(server, faults)
     if reload and server.options.workers > 1:
         raise click.UsageError("--reload cannot be combined with --workers; leave one out")
     configure_tls(server, process, passphrase)
 
     def serve_mail() -> None:
+        log_faults(found)
         if reload or server.options.workers > 1:
-            recipe = partial(_worker_server, target, given, passphrase)
+            recipe = partial(_worker_server, target, given, passphrase, faults)
             run_parent(server, recipe, reload=reload)
         else:
             server.listen_and_serve(tune_malloc=True)
@@ -166,6 +177,7 @@ def serve(target: str, *, reload: bool, **given: object) -> None:
     run(server, process, serve_mail)
 
 
+cli.add_command(check)
 cli.add_command(passwd)
 cli.add_command(sendmail)
 cli.add_command(top)
@@ -204,7 +216,7 @@ def _named_server(target: str, given: Given) -> Server:
         raise click.UsageError(f"{target}: {error.message}") from error
 
 
-def _worker_server(target: str, given: Given, passphrase: str | None) -> Server:
+def _worker_server(target: str, given: Given, passphrase: str | None, faults: str | None) -> Server:
     """The server of a worker, which is a new process and gets the options of its parent.
 
     Raises `StartError` if they are wrong by now, for instance because a file has gone.
@@ -212,6 +224,7 @@ def _worker_server(target: str, given: Given, passphrase: str | None) -> Server:
     process = _process(given)
     try:
         server = _named_server(target, given)
+        add_faults(server, faults)
         configure_tls(server, process, passphrase)
     except click.ClickException as error:
         raise StartError(error.format_message()) from error

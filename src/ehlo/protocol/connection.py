@@ -25,13 +25,14 @@ from ehlo.protocol.auth.credentials import PeerCertificate
 from ehlo.protocol.body import END
 from ehlo.protocol.conversation import ADMISSION, Admission, Conversation
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
-from ehlo.protocol.output import Observer, Output, Rejected, Tally, Transcript
+from ehlo.protocol.output import Narrator, Observer, Output, Rejected, Tally
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, State, Transaction
 from ehlo.protocol.verbs import greeting, login, mail
 from ehlo.protocol.verbs.greeting import CONNECT, STARTTLS
 from ehlo.protocol.verbs.verb import AnyQuestion, Ask, Told, accept, reject, take
+from ehlo.transcript import Transcript
 
 _MOST_REPLIES: Final = 100  # of the core's own, to pipelined commands, before some are sent
 # Compared for each event; looking into an enumeration takes 700 instructions before Python 3.12
@@ -47,7 +48,7 @@ class Connection:
     nothing of it (RFC 3207 4.2) but its `counts`. `asks` has the events that the server wants to be
     asked about; those in `verbs.QUESTIONS` that are not in it are accepted without an event. For
     `trusted`, `bindings`, `certificate` and `admission` see `Conversation`. `observer` is called
-    with each line, and `tally` counts.
+    with each line, `transcript` gets each line, and `tally` counts.
 
     Example:
 
@@ -70,17 +71,20 @@ class Connection:
         asks: frozenset[type] = verbs.QUESTIONS,
         trusted: frozenset[str] = frozenset(),
         observer: Observer | None = None,
+        transcript: Transcript | None = None,
         tally: Tally | None = None,
         bindings: Mapping[str, bytes] = _NO_BINDINGS,
         certificate: PeerCertificate | None = None,
         admission: Admission = ADMISSION,
     ) -> None:
         counts = counts or Counts()
-        transcript = Transcript(observer, settings.mechanisms) if observer is not None else None
+        narrator = None
+        if observer is not None or transcript is not None:
+            narrator = Narrator(observer, settings.mechanisms, transcript)
         self.conversation: Conversation = Conversation(
             settings,
             nonce,
-            Output(settings, counts, tally or Tally(), transcript),
+            Output(settings, counts, tally or Tally(), narrator),
             counts,
             asks=asks,
             tls=tls,
@@ -150,6 +154,13 @@ class Connection:
     def receive_eof(self) -> None:
         """Note that the client has closed its sending side; what it sent is still answered."""
         self._ended = True
+        if self.conversation.output.narrator is not None:
+            self.conversation.output.narrator.end("client closed its sending side")
+
+    def lose(self) -> None:
+        """Note in the transcript that the client has gone, unless the server has closed before."""
+        if self.conversation.output.narrator is not None:
+            self.conversation.output.narrator.close("client disconnected")
 
     def data_to_send(self) -> bytes:
         """Return the bytes to send now, once."""
@@ -176,7 +187,7 @@ class Connection:
             return None
         if output.slow or output.over or type(packet) is not bytes:
             return None
-        if output.transcript is not None or conversation.exchange is not None:
+        if output.narrator is not None or conversation.exchange is not None:
             return None
         reader = conversation.reader
         if reader is not None:
@@ -346,6 +357,8 @@ class Connection:
         self._answered()
         self._queued, self._tarpit = None, False
         if self.conversation.state is not State.CLOSED:
+            if self.conversation.output.narrator is not None:
+                self.conversation.output.narrator.break_off()
             if reply is not None:
                 self.conversation.output.reply(reply, "", Rejected(self.conversation.transaction))
             self.conversation.close()
@@ -358,7 +371,7 @@ class Connection:
         """Return what was found from the next call of `next_event`; end after a last word."""
         if found is not None:
             self._queued, self._halted = self._follow(found), True
-        elif self.conversation.state is State.TLS:
-            self._halted = True  # for good: what comes now is TLS
         elif self.conversation.output.over:
             self.conversation.close()
+        elif self.conversation.state is State.TLS:
+            self._halted = True  # for good: what comes now is TLS

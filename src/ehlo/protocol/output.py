@@ -16,6 +16,7 @@ from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, Transaction
+from ehlo.transcript import LONGEST, MASK, Transcript, escaped
 
 UNKNOWN: Final = "unknown"
 """The name under which a line is counted that is no command of ours."""
@@ -24,7 +25,6 @@ Observer = Callable[[str, str, str], None]
 """Called with each line: `("read" or "write", verb, line)`."""
 
 _MISTAKES: Final = frozenset({500, 501, 502, 503, 504, 555})  # our replies that count as errors
-_MASK: Final = "****"
 _SHOWN: Final = 512  # bytes of a line that is no command
 
 
@@ -48,16 +48,16 @@ class Output:
 
     __slots__ = (
         *("_counts", "_settings", "_tally", "let_go", "linger", "over", "said", "slow"),
-        *("transcript", "wires"),
+        *("narrator", "wires"),
     )
 
     def __init__(
-        self, settings: Settings, counts: Counts, tally: Tally, transcript: Transcript | None
+        self, settings: Settings, counts: Counts, tally: Tally, narrator: Narrator | None
     ) -> None:
         self._settings = settings
         self._counts = counts
         self._tally = tally
-        self.transcript = transcript
+        self.narrator = narrator
         self.said: MutableSequence[str | int] = tally.said
         self.wires: list[bytes] = []
         self.let_go = 0  # how many of `wires` were held back long enough
@@ -72,8 +72,8 @@ class Output:
             return
         self.wires.append(reply.wire)
         self.said.append(reply.code)
-        if self.transcript is not None:
-            self.transcript.wrote(reply.wire, to)
+        if self.narrator is not None:
+            self.narrator.wrote(reply.wire, to)
 
     def acknowledge(self, verb: str, reply: Reply) -> None:
         """Queue the acceptance of a plain command, where there is no observer."""
@@ -135,8 +135,8 @@ class Output:
         """Queue a challenge of a login (RFC 4954 4)."""
         self.wires.append(wire)
         self.said.append(334)
-        if self.transcript is not None:
-            self.transcript.challenge(wire)
+        if self.narrator is not None:
+            self.narrator.challenge(wire)
 
     def stop_reading(self) -> None:
         """End the connection while the client is still sending."""
@@ -149,8 +149,8 @@ class Output:
     def _queue(self, reply: Reply, to: str) -> None:
         self.wires.append(reply.wire)
         self.said.append(reply.code)
-        if self.transcript is not None:
-            self.transcript.wrote(reply.wire, to)
+        if self.narrator is not None:
+            self.narrator.wrote(reply.wire, to)
 
     def _forgive(self) -> None:
         """Start again what is counted between accepted messages, as Postfix does."""
@@ -189,39 +189,67 @@ class Tally:
         """Called when the user's parser or mechanism failed: `ParserError`, `MechanismError`."""
 
 
-class Transcript:
-    """Shows lines to one observer, with credentials masked and without bodies.
+class Narrator:
+    """Shows lines to an observer and to a transcript, with credentials masked and without bodies.
 
-    After AUTH, a line that is no command may be a secret of a client that did not wait.
+    The transcript may ask for credentials and bodies; the observer never gets them. After AUTH, a
+    line that is no command may be a secret of a client that did not wait.
     """
 
-    __slots__ = ("_answered", "_heard", "_masking", "_mechanisms", "_observer")
+    __slots__ = (
+        *(
+            "_answered",
+            "_closed",
+            "_heard",
+            "_masking",
+            "_mechanisms",
+            "_observer",
+            "_rest",
+            "_size",
+            "_tail",
+        ),
+        "transcript",
+    )
 
-    def __init__(self, observer: Observer, mechanisms: Container[str] = ()) -> None:
+    def __init__(
+        self,
+        observer: Observer | None,
+        mechanisms: Container[str] = (),
+        transcript: Transcript | None = None,
+    ) -> None:
         self._observer = observer
+        self.transcript = transcript
         self._mechanisms = mechanisms  # names that may be shown, in addition to the known ones
         self._answered = False  # whether the client has sent a line of a login
         self._masking = False
+        self._closed = False
         self._heard = ""  # the verb of the command under way
+        self._size = 0  # of the body so far
+        self._tail = b""  # the beginning of a line of the body
+        self._rest = 0  # bytes of that line that are not kept
+
+    def note(self, text: str) -> None:
+        """Show an event in the transcript."""
+        if self.transcript is not None:
+            self.transcript.add("note", text)
 
     def command(self, verb: str, argument: str, *, known: bool) -> None:
         """Show a line that has the form of a command; bytes that are not UTF-8 in hexadecimal."""
-        if not argument.isascii():
-            octets = argument.encode(errors="surrogateescape")
-            argument = octets.decode(errors="backslashreplace")
+        line = f"{verb} {argument}".rstrip()
         if verb == "AUTH":
             self._masking = True
             mechanism, space, _secret = argument.strip().partition(" ")
-            shown = mechanism if not mechanism or self._knows(mechanism.upper()) else _MASK
-            argument = f"{shown} {_MASK}" if space else shown
+            shown = mechanism if not mechanism or self._knows(mechanism.upper()) else MASK
+            argument = f"{shown} {MASK}" if space else shown
             self._answered = bool(space)
         elif known:
             self._masking = False
-        elif (self._masking and verb != "*") or f"{verb} {argument}".lstrip()[:4].upper() == "AUTH":
+        elif (self._masking and verb != "*") or line.lstrip()[:4].upper() == "AUTH":
             self._masking = True
-            verb, argument = _MASK, ""
+            verb, argument = MASK, ""
         self._heard = verb
-        self._observer("read", verb, f"{verb} {argument}".rstrip())
+        masked = f"{verb} {argument}".rstrip()
+        self._read(verb, _in_hexadecimal(masked), escaped(masked), line)
 
     def _knows(self, mechanism: str) -> bool:
         return mechanism in MECHANISMS or mechanism in self._mechanisms
@@ -231,22 +259,110 @@ class Transcript:
         self._heard = ""
         if line.lstrip()[:4].upper() == b"AUTH":
             self._masking = True
-        shown = line[:_SHOWN].decode("ascii", "backslashreplace").encode("unicode_escape").decode()
-        self._observer("read", "", _MASK if self._masking else shown)
+        if self._masking:
+            shown = told = MASK
+        else:
+            shown = line[:_SHOWN].decode("ascii", "backslashreplace")
+            shown = shown.encode("unicode_escape").decode()
+            told = escaped(line.removesuffix(b"\r\n"))
+        self._read("", shown, told, line.removesuffix(b"\r\n"))
 
-    def response(self) -> None:
+    def response(self, line: bytes) -> None:
         """Show that a line of a login was read."""
         self._answered = True
-        self._observer("read", "AUTH", _MASK)
+        self._read("AUTH", MASK, MASK, line.removesuffix(b"\r\n"))
+
+    def _read(self, verb: str, shown: str, told: str, line: bytes | str) -> None:
+        """Show a line of the client: `shown` to the observer, `told` or all of it to the rest."""
+        if self._observer is not None:
+            self._observer("read", verb, shown)
+        transcript = self.transcript
+        if transcript is not None:
+            transcript.add("client", escaped(line) if transcript.secrets else told)
 
     def challenge(self, wire: bytes) -> None:
         """Show a challenge, masked once the client has answered: SCRAM makes it of a secret."""
-        shown = f"334 {_MASK}" if self._answered else wire.decode().rstrip("\r\n")
-        self._observer("write", self._heard, shown)
+        line = wire.decode().rstrip("\r\n")
+        self._write(f"334 {MASK}" if self._answered else line, line)
 
     def wrote(self, wire: bytes, to: str) -> None:
         """Show a reply, under the verb as the client sent it."""
         if to == ".":
             self._heard = "."
         for line in wire.decode().splitlines():
-            self._observer("write", self._heard, line)
+            self._write(line, line)
+
+    def _write(self, shown: str, line: str) -> None:
+        if self._observer is not None:
+            self._observer("write", self._heard, shown)
+        transcript = self.transcript
+        if transcript is not None:
+            transcript.add("server", escaped(line if transcript.secrets else shown))
+
+    # -- bodies ----------------------------------------------------------------------------------
+
+    def body(self, chunk: bytes, *, dots: bool) -> None:
+        """Show a chunk of a body, with the dots that it has lost after DATA (`dots`)."""
+        transcript = self.transcript
+        if transcript is None:
+            return
+        self._size += len(chunk)
+        if not transcript.bodies:
+            return
+        start = 0
+        while (end := chunk.find(b"\n", start) + 1) > 0:
+            self._add_to_line(chunk[start:end])
+            self._end_line(transcript, dots=dots)
+            start = end
+        self._add_to_line(chunk[start:])
+
+    def _add_to_line(self, piece: bytes) -> None:
+        """Keep a piece of a line, up to the length at which a line is cut."""
+        kept = piece[: max(LONGEST + 2 - len(self._tail), 0)]
+        self._tail += kept
+        self._rest += len(piece) - len(kept)
+
+    def _end_line(self, transcript: Transcript, *, dots: bool) -> None:
+        line, rest = self._tail, self._rest
+        self._tail, self._rest = b"", 0
+        if dots and line.startswith(b"."):
+            line = b"." + line
+        transcript.add("client", escaped(line.removesuffix(b"\r\n"), rest))
+
+    def end_body(self, *, dots: bool, complete: bool = True) -> None:
+        """Show the end of a body after DATA (`dots`), or of a chunk; or that it did not come."""
+        transcript, size = self.transcript, self._size
+        self._size = 0
+        if transcript is None:
+            return
+        if not transcript.bodies:
+            end = "" if complete else ", without its end"
+            transcript.add("note", f"{size} bytes of a message{end}")
+            return
+        if self._tail or self._rest:
+            self._end_line(transcript, dots=dots)
+        if dots and complete:
+            transcript.add("client", ".")
+
+    def break_off(self) -> None:
+        """Show that a body does not come to its end, if one has begun."""
+        if self._size:
+            self.end_body(dots=True, complete=False)
+
+    def end(self, why: str) -> None:
+        """Show that the client sends no more, maybe in the middle of a body."""
+        self.break_off()
+        self.note(why)
+
+    def close(self, why: str) -> None:
+        """Show the end of the connection, once."""
+        if not self._closed:
+            self._closed = True
+            self.end(why)
+
+
+def _in_hexadecimal(line: str) -> str:
+    """Return a line with its bytes that are not UTF-8, if there are any, in hexadecimal."""
+    if line.isascii():
+        return line
+    return line.encode(errors="surrogateescape").decode(errors="backslashreplace")

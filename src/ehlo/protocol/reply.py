@@ -2,7 +2,8 @@
 
 A reply is built and encoded here, and nowhere else. The greeting and the replies to HELO and EHLO
 carry no enhanced code (RFC 2034 4); every other 2xx, 4xx and 5xx does, on each of its lines.
-`Reject` tells the client that it is at fault; `ProtocolError` is a bug of the caller.
+`Reject` tells the client that it is at fault; `Disconnect` tells it nothing; `ProtocolError` is a
+bug of the caller.
 """
 
 from __future__ import annotations
@@ -204,6 +205,20 @@ class Reject(Exception):  # noqa: N818  the name says what it does, as the field
     def of(cls, reply: Reply) -> Reject:
         """Return the rejection that sends `reply`, which must be 4xx or 5xx."""
         return cls(reply.code, reply.enhanced, reply.text)
+
+
+class Disconnect(Exception):  # noqa: N818  the name says what it does, as the field's others do
+    """Returned or raised instead of a reply: the connection is closed without one.
+
+    Replies to earlier commands are still sent.
+
+    Example:
+
+        >>> def decide(event):
+        ...     return ehlo.Disconnect() if event.__class__.__name__ == "MessageEnd" else None
+    """
+
+    __slots__ = ()
 
 
 class ProtocolError(Exception):

@@ -14,6 +14,7 @@ import asyncio
 import contextvars
 import logging
 import math
+import ssl
 import types
 from collections.abc import Callable, Generator, Mapping
 from functools import partial
@@ -26,7 +27,7 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import CramMD5Credentials, ProvedCredentials
 from ehlo.protocol.auth.mechanism import MechanismError, Secret
 from ehlo.protocol.connection import Connection
-from ehlo.protocol.reply import Reply
+from ehlo.protocol.reply import Disconnect, Reply
 from ehlo.protocol.state import Counts, Transaction
 from ehlo.server.bodies import Bodies, Stamp
 from ehlo.server.hooks import Call, Ended, Hook, Hooks, failure_of
@@ -47,6 +48,7 @@ from ehlo.server.tls.channel import Channel
 from ehlo.server.waits import DeadlineError, Deadlines, GoneError, Wait, Work
 from ehlo.server.wire import Wire
 from ehlo.session import ProxyInfo, Session, current_session
+from ehlo.transcript import Transcript
 
 logger: logging.Logger = logging.getLogger("ehlo.server")
 handler_logger: logging.Logger = logging.getLogger("ehlo.handler")
@@ -92,6 +94,7 @@ class Routes:
             events.Secret: Answers.secret,
             events.LoginStep: Answers.step,
             events.Auth: Answers.auth,
+            events.StartTLS: Answers.start_tls,
             events.XClient: Answers.speak_for,
             events.Tarpit: Answers.tarpit,
             events.Full: Answers.breathe,
@@ -144,7 +147,10 @@ class Answers:
         self.quota = quota
         self.journal: Journal = Journal(runtime.stats, session_id, peer)
         self.bodies: Bodies = Bodies(runtime, deadlines, quota, session_id)
-        self.connection: Connection = self._connect()
+        kept = rules.transcripts
+        self.connection: Connection = self._connect(
+            None if kept is None else Transcript(*kept, hold=runtime.overhead.keep)
+        )
         self.session: Session = Session(
             session_id, peer, local, self.connection.conversation, proxy
         )
@@ -161,7 +167,12 @@ class Answers:
         self.awaits_client: bool = False
         """Whether it is the client that has to read before anything more is answered."""
 
-    def _connect(self, channel: Channel | None = None, counts: Counts | None = None) -> Connection:
+    def _connect(
+        self,
+        transcript: Transcript | None,
+        channel: Channel | None = None,
+        counts: Counts | None = None,
+    ) -> Connection:
         """Return a connection for the client: one at the beginning, another under TLS."""
         rules, journal = self._routes.rules, self.journal
         options = rules.options
@@ -180,6 +191,7 @@ class Answers:
                 log_read=options.log_read,
                 log_write=options.log_write,
             ),
+            transcript=transcript,
             tally=journal,
             bindings={} if channel is None else channel.bindings(),
             certificate=None if channel is None else channel.info().peer_certificate,
@@ -195,7 +207,10 @@ class Answers:
         before, info = self.connection, channel.info()
         if before.conversation.xclient:
             self._stop_speaking()
-        self.connection = self._connect(channel, before.counts)
+        transcript = self.session.transcript
+        if transcript is not None:
+            transcript.add("note", f"{info.version} {info.cipher}")
+        self.connection = self._connect(transcript, channel, before.counts)
         self.session.restart(self.connection.conversation)
         self.session.tls = info
         self.journal.secured(info)
@@ -243,10 +258,46 @@ class Answers:
         """Ask a hook about a command, and reply."""
         self._reply(await self._ask(hook, arguments, answer_of))
 
+    def start_tls(self, _event: events.StartTLS) -> Work | None:
+        """Ask the hook about STARTTLS, or begin the handshake if there is none."""
+        hook = self._routes.hooks.get("on_starttls")
+        if hook is not None:
+            return self._ask_about_tls(hook)
+        self._begin_tls()
+        return None
+
+    async def _ask_about_tls(self, hook: Hook) -> None:
+        answer = await self._ask(hook, (self.session,), answer_of)
+        if answer is None:
+            self._begin_tls()
+        else:
+            self._reply(answer)
+
+    def _begin_tls(self) -> None:
+        """Send the 220 in plaintext; what comes next is the handshake."""
+        tls = self._routes.rules.tls
+        assert tls is not None  # noqa: S101  STARTTLS is offered only with it
+        channel: Channel | None
+        try:
+            channel = Channel(tls.current)
+        except ssl.SSLError as error:
+            log_failure(about(logger, self.session.id), error, "TLS is not available")
+            channel = None
+        if channel is None or not self._wire.count_tls(channel):
+            self.connection.reply(replies.TLS_UNAVAILABLE)
+            return
+        self.connection.reply()
+        if not self.connection.over:
+            self._flush()
+            self._wire.begin_tls(channel)
+            self._deadlines.allow_handshake()
+
     async def secured(self, hook: Hook) -> None:
         """Call `on_tls` after a handshake; after a rejection only QUIT is left (RFC 3207 4.1)."""
         answer = await self._ask(hook, (self.session,), answer_of)
-        if isinstance(answer, Reply) and answer.refuses:
+        if isinstance(answer, Disconnect):
+            self._reply(answer)
+        elif isinstance(answer, Reply) and answer.refuses:
             self.connection.refuse(answer)
         self._deadlines.allow_first()
 
@@ -282,7 +333,7 @@ class Answers:
             self.connection.give_derived(MechanismError("the last step has failed"))
         else:
             self._count_login(failed=False)
-            self.connection.reply(answer)
+            self._reply(answer)
 
     async def auth(self, event: events.Auth) -> None:
         """Decide on a login. CRAM-MD5 is checked here if the handler has `on_secret`."""
@@ -333,7 +384,7 @@ class Answers:
 
     async def _log_in(
         self, hook: Hook, arguments: tuple[object, ...], outcome: Outcome
-    ) -> Reply | None:
+    ) -> Reply | Disconnect | None:
         answer = await self._ask(hook, arguments, outcome)
         assert not isinstance(answer, list)  # noqa: S101  that is for messages
         return answer
@@ -345,10 +396,10 @@ class Answers:
         self.session.user = user
         return None
 
-    def _identify(self, meaning: Meaning, result: object, note: Note) -> Reply | None:
+    def _identify(self, meaning: Meaning, result: object, note: Note) -> Reply | Disconnect | None:
         """Set the user to the result of `on_auth`, or return the rejection."""
         identity = identity_of(meaning, result, note)
-        return identity if isinstance(identity, Reply) else self._log_in_as(identity)
+        return self._log_in_as(identity) if isinstance(identity, str) else identity
 
     def _keep(
         self, found: list[Secret], meaning: Meaning, result: object, note: Note
@@ -375,12 +426,14 @@ class Answers:
         good = credentials.matches(secret if isinstance(secret, str | bytes) else b"")
         return self._log_in_as(credentials.username if known and good else None)
 
-    async def _end_login(self, event: events.Auth | events.Secret, answer: Reply | None) -> None:
+    async def _end_login(
+        self, event: events.Auth | events.Secret, answer: Reply | Disconnect | None
+    ) -> None:
         """Reply to a login, after a delay if it has failed."""
-        failed = answer is not None and answer.code >= 500
+        failed = isinstance(answer, Reply) and answer.code >= 500
         counts = self.connection.counts
         self._count_login(failed=failed and not counts.is_further(event.username, event.mechanism))
-        if answer is not None and failed:
+        if isinstance(answer, Reply) and failed:
             self.session.user = None
             self.journal.login_failed(event, answer)
             await self.pause(self.quota.login_delay())
@@ -455,12 +508,15 @@ class Answers:
                     outcome = partial(answers_of, message, transaction.recipients)
                 answer = await self._ask(routes.message, (self.session, message), outcome)
             self._reply(answer)
-            self.journal.accepted(self.session, transaction, answer, message)
+            if answer is None or not isinstance(answer, Disconnect):
+                self.journal.accepted(self.session, transaction, answer, message)
             bodies.release()
         finally:
             self.due = False
             if replied is not None:
                 self._unsent = message  # also if this is closed, without any reply
+        if isinstance(answer, Disconnect):
+            return  # `farewell` calls on_replied, since no reply was sent
         if replied is not None and message is not None:
             del transaction, message  # the handler may be the last to hold it
             await self._until_sent()
@@ -578,15 +634,21 @@ class Answers:
                 return None  # nearly always
             return self._read_result(call, outcome, result)
         try:
-            return failure_of(error, hook, self.session.id)
+            return self._noted(failure_of(error, hook, self.session.id), hook)
         finally:
             del error  # its traceback refers to this frame, and the frame to the whole message
+
+    def _noted(self, answer: Answer, hook: Hook) -> Answer:
+        """Return `answer`, and log it if it drops the connection."""
+        if isinstance(answer, Disconnect):
+            self.journal.dropped(hook.name)
+        return answer
 
     def _read_result(self, call: Call, outcome: Outcome, result: object) -> Answer:
         """Return what `outcome` makes of a result, which may raise when it is looked at."""
         meaning = call.hook.meaning
         try:
-            return outcome(meaning, result, call.note_wrong)
+            return self._noted(outcome(meaning, result, call.note_wrong), call.hook)
         except Exception as error:  # noqa: BLE001  of the user's, whatever it is
             log = about(handler_logger, self.session.id)
             log_failure(log, error, "%s returned what cannot be read", call.hook, users=True)
@@ -617,10 +679,12 @@ class Answers:
 
     def _reply(self, answer: Answer) -> None:
         """Pass the answer to the core. `results` lets only such through as fit."""
-        if isinstance(answer, list):
+        if answer is None or type(answer) is Reply:
+            self.connection.reply(answer)
+        elif isinstance(answer, list):
             self.connection.reply_each(answer)
         else:
-            self.connection.reply(answer)
+            self.connection.hang_up()
 
     # -- time ------------------------------------------------------------------------------------
 

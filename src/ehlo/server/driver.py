@@ -309,8 +309,6 @@ class Driver(Occupant):
         match event:
             case events.Close(linger):
                 self._close(linger=linger)
-            case events.StartTLS():
-                self._start_tls()
 
     def _over(self, error: Exception | None) -> None:
         """Go on after a coroutine; `error` is its exception."""
@@ -346,23 +344,6 @@ class Driver(Occupant):
 
     # -- TLS -------------------------------------------------------------------------------------
 
-    def _start_tls(self) -> None:
-        """Answer STARTTLS: the 220 in plaintext; what comes next is the handshake."""
-        tls = self.routes.rules.tls
-        assert tls is not None  # noqa: S101  STARTTLS is offered only with it
-        channel: Channel | None
-        try:
-            channel = Channel(tls.current)
-        except ssl.SSLError as error:
-            log_failure(about(logger, self.session_id), error, "TLS is not available")
-            channel = None
-        if channel is None or not self.wire.count_tls(channel):
-            self.connection.reply(replies.TLS_UNAVAILABLE)
-            return
-        self.connection.reply()
-        self._flush()
-        self.wire.begin_tls(channel)
-
     def _decrypted(self, data: bytes) -> bytes | None:
         """Return the plaintext; `None` before the handshake has ended, and if it fails."""
         wire = self.wire
@@ -370,6 +351,8 @@ class Driver(Occupant):
             plain = wire.decrypted(data, self._secured)
         except ssl.SSLError as error:
             self.answers.journal.tls_failed(error.reason)
+            if (transcript := self.answers.session.transcript) is not None:
+                transcript.add("note", f"TLS failed: {error.reason}")
             self.answers.drop_body()
             wire.fail_tls()
             return None
@@ -445,6 +428,7 @@ class Driver(Occupant):
             return
         answers = self.answers
         answers.wants_name = False
+        self.connection.lose()
         self.wire.lose()
         if self.slot.work is None:
             self._settle()
@@ -513,6 +497,8 @@ class Driver(Occupant):
         if self.answers.owes_farewell and self.slot.begin(self.answers.farewell()):
             return
         self.answers.journal.closed(self.wire.received, self.wire.sent)
+        if (transcript := self.answers.session.transcript) is not None:
+            transcript.let_go()
         self.wire.forget()
         self.quota.close()
         self.runtime.remove(self)

@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from ehlo.handler import Callbacks, Origin, is_async, name_of
-from ehlo.protocol.reply import Reject, Reply
+from ehlo.protocol.reply import Disconnect, Reject, Reply
 from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import Journal, about
 from ehlo.server.observing.steps import Named, Steps
@@ -275,9 +275,14 @@ def timed(work: Awaitable[T], run: Named, steps: Steps) -> Generator[Any, Any, T
             step = awaiting.send
 
 
-def failure_of(error: BaseException, hook: Hook, session_id: str) -> Reply:
-    """Return the reply for a hook's exception: that of a `Reject`, otherwise `trouble`, logged."""
+def failure_of(error: BaseException, hook: Hook, session_id: str) -> Reply | Disconnect:
+    """Return the answer for a hook's exception: a `Reject` has one, a `Disconnect` is one.
+
+    For any other it is `trouble`, and the exception is logged.
+    """
     if isinstance(error, Reject):
         return error.reply
+    if isinstance(error, Disconnect):
+        return error.with_traceback(None)  # which refers to the arguments of the hook
     log_failure(about(handler_logger, session_id), error, "%s failed", hook, users=True)
     return hook.trouble

@@ -20,9 +20,9 @@ from ehlo.message import Message
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import Address
 from ehlo.protocol.auth.mechanism import Secret, checked_secret
-from ehlo.protocol.reply import Reject, Reply
+from ehlo.protocol.reply import Disconnect, Reject, Reply
 
-Answer = Reply | list[Reply | None] | None
+Answer = Reply | Disconnect | list[Reply | None] | None
 """The answer to an event; a list has one reply per recipient, in LMTP."""
 
 Note = Callable[[str], None]
@@ -77,6 +77,12 @@ _TOLD: Final = Meaning(
 MEANINGS: Final[Mapping[str, Meaning]] = MappingProxyType(
     {
         "on_connect": _asked(replies.CLIENT_REFUSED, trouble=replies.CONNECT_TROUBLE),
+        "on_starttls": Meaning(
+            {None: None, True: None, False: replies.TLS_UNAVAILABLE},
+            "None, True, False or a Reply that rejects",
+            positive=range(0),
+            trouble=replies.TLS_UNAVAILABLE,
+        ),
         "on_tls": _asked(replies.TLS_REFUSED, trouble=replies.CONNECT_TROUBLE),
         "on_rcpt": _asked(replies.MAILBOX_UNAVAILABLE),
         "rcpt_handler": Meaning(
@@ -114,7 +120,7 @@ MEANINGS: Final[Mapping[str, Meaning]] = MappingProxyType(
 """The rows by the name of their hook, or of the option that has a function instead."""
 
 
-def answer_of(meaning: Meaning, result: object, note: Note) -> Reply | None:
+def answer_of(meaning: Meaning, result: object, note: Note) -> Reply | Disconnect | None:
     """Return the answer that a hook's result means."""
     if result is None or result is True or result is False:  # 1 == True, and is not meant here
         if result in meaning.of:
@@ -123,6 +129,9 @@ def answer_of(meaning: Meaning, result: object, note: Note) -> Reply | None:
         result.code in meaning.negative or result.code in meaning.positive
     ):
         return result
+    elif isinstance(result, Disconnect):
+        if meaning.negative:
+            return result
     elif meaning.stored:
         return _answer_of_stored(meaning, result, note)
     note(_described(result))
@@ -137,9 +146,11 @@ def _answer_of_stored(meaning: Meaning, result: object, note: Note) -> Reply | N
         except ValueError:
             note("a str that cannot be sent as a queue id")
             return None
+    rejects = _reads_as_rejection(result)
     is_text = isinstance(result, _TEXT)
-    note(f"a {type(result).__name__} that is no queue id" if is_text else _described(result))
-    return meaning.trouble if _reads_as_rejection(result) else None
+    wrong = f"a {type(result).__name__} that is no queue id" if is_text else _described(result)
+    note(wrong if rejects else f"{wrong} (the message was accepted)")
+    return meaning.trouble if rejects else None
 
 
 def _reads_as_rejection(result: object) -> bool:
@@ -171,7 +182,7 @@ def _described(result: object) -> str:
     if isinstance(result, Awaitable):
         if inspect.iscoroutine(result):
             result.close()  # nothing awaits it
-        return f"{kind}, which is not awaited (write the function as async def)"
+        return f"{kind}, which is not awaited (await it, in an async def)"
     if isinstance(result, GeneratorType | AsyncGeneratorType):
         return f"{kind}, which has not run (write the function without yield)"
     return repr(result) if isinstance(result, bool | None) else kind
@@ -187,10 +198,15 @@ def answers_of(
     """Return the answer for the result of `on_message` in LMTP: one reply, or one per recipient."""
     given: dict[str, Reply | None] = {}
     for_all: Reply | None = None
-    if isinstance(result, Mapping):
-        given = {str(key): answer_of(meaning, value, note) for key, value in result.items()}
-    else:
-        for_all = answer_of(meaning, result, note)
+    by_recipient = isinstance(result, Mapping)
+    for key, value in result.items() if isinstance(result, Mapping) else [("", result)]:
+        answer = answer_of(meaning, value, note)
+        if isinstance(answer, Disconnect):
+            return answer  # for all of them, since they have one connection
+        if by_recipient:
+            given[str(key)] = answer
+        else:
+            for_all = answer
     strangers = [given.pop(name) for name in given.keys() - set(map(str, recipients))]
     if strangers:
         note(f"a mapping with {len(strangers)} keys that are no recipients")
@@ -202,7 +218,7 @@ def answers_of(
     return [given.get(str(recipient), for_all) for recipient in recipients]
 
 
-def identity_of(meaning: Meaning, result: object, note: Note) -> str | Reply:
+def identity_of(meaning: Meaning, result: object, note: Note) -> str | Reply | Disconnect:
     """Return the identity that a login has, by the result of the hook, or the rejection.
 
     Text that reads as a reply is no identity: `535 Wrong password` must not log anybody in.

@@ -100,7 +100,7 @@ def test_all_questions_are_there_and_those_of_a_hook_name_it() -> None:
     assert set(ASKED) == asked
     assert {row.hook for row in ASKED.values()} == {
         *("", "on_connect", "on_hello", "on_mail", "on_rcpt", "on_data", "on_vrfy", "on_reset"),
-        "on_command",
+        *("on_command", "on_starttls"),
     }
     assert {
         *(events.Connect, events.Hello, events.Mail, events.Rcpt, events.Data, events.Vrfy),

@@ -22,7 +22,7 @@ from ehlo.server.tls.certificates import Certificate, file_context
 from support.certificates import PASSPHRASE, Certificates
 from support.client import Client
 from support.clock import StoppedClock
-from support.hooks import Noted, handler_of
+from support.hooks import KINDS, Noted, handler_of
 from support.logins import cram_md5, login, plain
 from support.serving import DEADLINE, Box, Collector, Serve
 
@@ -60,6 +60,94 @@ def test_starttls_is_not_offered_without_tls(serve: Serve) -> None:
     with serve(Box()).client() as client:
         assert "STARTTLS" not in client.hello()
         assert client.say("STARTTLS") == "502 5.5.1 Command not implemented"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("answer", "reply"),
+    [
+        (False, "454 4.7.0 TLS not available due to local problem"),
+        (ehlo.Reply(454, "4.7.0", "Later"), "454 4.7.0 Later"),
+        (ehlo.Reject(501, "5.5.4", "No"), "501 5.5.4 No"),
+        (ehlo.Reply(220, "2.0.0", "Go on"), "454 4.7.0 TLS not available due to local problem"),
+        (ValueError("a bug"), "454 4.7.0 TLS not available due to local problem"),
+    ],
+)
+def test_a_rejection_of_starttls_leaves_the_session_in_plaintext(
+    serve: Serve, certificates: Certificates, kind: str, answer: object, reply: str
+) -> None:
+    running = serve(handler_of(kind, on_starttls=answer), tls_config=certificates.server())
+    with running.client() as client:
+        client.hello()
+        assert client.say("STARTTLS") == reply
+        assert client.mail() == "250 2.0.0 Ok: queued"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("answer", [None, True])
+def test_after_on_starttls_has_accepted_comes_the_handshake(
+    serve: Serve, certificates: Certificates, kind: str, answer: object, loop_name: str
+) -> None:
+    noted = Noted()
+    handler = handler_of(kind, noted, on_starttls=answer, on_tls=None)
+    running = serve(handler, tls_config=certificates.server(), loop=loop_name)
+    with running.client() as client:
+        starttls(client, certificates)
+        client.say("EHLO c")
+        assert client.mail() == "250 2.0.0 Ok: queued"
+    assert noted.names == ["on_starttls", "on_tls", "on_message"]
+
+
+def test_a_client_that_never_begins_the_handshake_has_its_time_and_no_more(
+    serve: Serve, certificates: Certificates
+) -> None:
+    handler = handler_of("async def", on_starttls=None)
+    running = serve(handler, tls_config=certificates.server(), timeout=30.0)
+    with running.client() as client:
+        client.hello()
+        client.say("STARTTLS")
+        running.run(running.turn)  # the 220 leaves before the step is over
+        (driver,) = running.drivers
+        assert driver.deadline - running.runtime.loop.time() < 31  # and not that of a hook, 300
+
+
+@pytest.mark.parametrize("answer", [ehlo.Disconnect(), lambda _: ehlo.Disconnect()])
+def test_on_starttls_may_drop_the_connection(
+    serve: Serve, certificates: Certificates, answer: object
+) -> None:
+    running = serve(handler_of("async def", on_starttls=answer), tls_config=certificates.server())
+    with running.client() as client:
+        client.hello()
+        client.send(b"STARTTLS\r\n")
+        assert client.is_closed()
+
+
+def test_on_tls_may_drop_the_connection(serve: Serve, certificates: Certificates) -> None:
+    handler = handler_of("async def", on_tls=ehlo.Disconnect())
+    with serve(handler, tls_config=certificates.server()).client() as client:
+        starttls(client, certificates)
+        assert client.is_closed()
+
+
+def test_what_a_client_sends_before_the_220_is_an_injection(
+    serve: Serve, certificates: Certificates
+) -> None:
+    asked, sent = threading.Event(), threading.Event()
+
+    def on_starttls(_session: Session) -> None:
+        asked.set()
+        assert sent.wait(DEADLINE)
+
+    handler = handler_of("def", on_starttls=on_starttls)
+    running = serve(handler, tls_config=certificates.server())
+    with running.client() as client:
+        client.hello()
+        client.send(b"STARTTLS\r\n")
+        assert asked.wait(DEADLINE)
+        client.send(b"MAIL FROM:<evil@example.com>\r\n")
+        running.wait_until_received(client)
+        sent.set()
+        assert client.is_closed()  # without a 220
 
 
 def test_implicit_tls_shakes_hands_before_the_greeting(
@@ -796,3 +884,44 @@ def test_asyncio_streams_can_talk_under_tls(serve: Serve, certificates: Certific
 
     heard = asyncio.run(asyncio.wait_for(talk(), DEADLINE))
     assert [line[:3] for line in heard] == [b"220", b"220", b"250", b"221", b""]
+
+
+def test_a_context_for_clients_or_without_certificate_is_an_error_at_the_start() -> None:
+    server = Server(Box(), addr="127.0.0.1:0", tls_config=ssl.create_default_context())
+    with (
+        pytest.raises(ValueError, match=r"^tls_config is a context for clients; write "),
+        server.in_thread(),
+    ):
+        pass
+    server = Server(Box(), addr="127.0.0.1:0", tls_config=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    with (
+        pytest.raises(ValueError, match=r"\(.*\); load its certificate by load_cert_chain$"),
+        server.in_thread(),
+    ):
+        pass
+
+
+def test_a_context_that_chooses_its_certificate_by_name_needs_none_of_its_own(
+    serve: Serve, certificates: Certificates
+) -> None:
+    chosen, context = certificates.server(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    def choose(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        connection.context = chosen
+
+    context.sni_callback = choose
+    running = serve(Box(), tls_config=context, tls_listener=True)
+    with running.client(tls=certificates.client) as client:
+        assert client.reply().startswith("220 ")
+
+
+def test_a_key_that_needs_a_passphrase_is_an_error_that_says_so(
+    certificates: Certificates,
+) -> None:
+    cert, key = certificates.cert_file, certificates.encrypted_key_file
+    with pytest.raises(ssl.SSLError) as caught:
+        Server(Box()).configure_tls(cert, key)
+    (note,) = caught.value.__notes__
+    assert (
+        note == f"{cert} with {key}; the key is encrypted: call configure_tls with its passphrase"
+    )

@@ -222,8 +222,8 @@ def hear(conversation: Conversation) -> Ask | Told | Literal[Waiting.NEED_DATA]:
     verb = VERBS.get(name)
     if verb is None and name in settings.own_verbs:
         verb = _own(name)
-    if output.transcript is not None:
-        output.transcript.command(name, argument, known=verb is not None)
+    if output.narrator is not None:
+        output.narrator.command(name, argument, known=verb is not None)
     if verb is None or not verb.progress:
         if conversation.counts.is_idle(settings.limits.idle_commands):
             output.reject(replies.TOO_MANY_IDLE, to=name if verb is not None else UNKNOWN)
@@ -312,8 +312,8 @@ def _reject_line(conversation: Conversation, line: bytes, reply: Reply) -> None:
     """Reject a line that is no command; what may be a BDAT ends the connection."""
     output = conversation.output
     output.said.append(UNKNOWN)
-    if output.transcript is not None:
-        output.transcript.no_command(line)
+    if output.narrator is not None:
+        output.narrator.no_command(line)
     if line[:4].upper() == b"BDAT":
         conversation.lose_sync(to=UNKNOWN)
     elif line.startswith(_TLS_HELLO):

@@ -129,13 +129,18 @@ def _parse_starttls(conversation: Conversation, argument: str) -> events.StartTL
     if not conversation.buffer.empty:
         # RFC 3207 6, CVE-2011-0411: sent in clear, to be read as if it had come under TLS
         conversation.output.over = True
+        if conversation.output.narrator is not None:
+            conversation.output.narrator.note("bytes followed STARTTLS in its packet")
         return None
     return events.START_TLS
 
 
 def _accept_starttls(
-    _conversation: Conversation, _event: events.StartTLS, _answer: Reply | None
-) -> Reply:
+    conversation: Conversation, _event: events.StartTLS, _answer: Reply | None
+) -> Reply | None:
+    if not conversation.buffer.empty:  # it came while the server was asked: the same attack
+        conversation.output.over = True
+        return None
     return replies.START_TLS
 
 
@@ -147,6 +152,7 @@ STARTTLS: Final = Verb(
     accept=_accept_starttls,
     reject=say,
     event=events.StartTLS,
+    hook="on_starttls",
     always=True,
     before_tls=True,
     before_login=True,

@@ -106,8 +106,8 @@ def respond(conversation: Conversation, line: bytes) -> Ask | None:
         return None
     if len(line) > settings.limits.auth_line:
         return _follow(conversation, exchange, replies.AUTH_LINE_TOO_LONG)
-    if conversation.output.transcript is not None:
-        conversation.output.transcript.response()
+    if conversation.output.narrator is not None:
+        conversation.output.narrator.response(line)
     if settings.strict_eol and line[-2:] != b"\r\n":
         return _follow(conversation, exchange, replies.BARE_LINE_END)
     text = line.decode("ascii", "replace").rstrip("\r\n \t")

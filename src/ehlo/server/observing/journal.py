@@ -277,6 +277,10 @@ class Journal(Tally):
         }
         self._log(_message, "message accepted", **fields)
 
+    def dropped(self, hook: str) -> None:
+        """Called when a hook has answered by a `Disconnect`."""
+        self._log(_connection, "connection dropped", hook=hook)
+
     def logged_in(self, user: str | None, mechanism: str) -> None:
         """Called when a login was accepted."""
         self._stats.logins[f"{mechanism} accepted"] += 1
