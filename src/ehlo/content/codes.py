@@ -181,11 +181,14 @@ _BARGAIN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A one-time code in a message.
+    r"""A one-time code in a message.
 
     Example:
 
-        assert message.content.codes[0].text == "482913"
+        >>> from ehlo.content import read_content
+        >>> (code,) = read_content(b"Subject: Log in\n\nYour code: 482 913").codes
+        >>> code.text, code.score
+        ('482913', 0.99)
     """
 
     text: str

@@ -30,7 +30,14 @@ _SHOWN: Final = frozenset((*_LISTS, b"subject", b"message-id"))
 
 
 class Mailbox(NamedTuple):
-    """A mailbox in a field (RFC 5322 3.4), decoded."""
+    """A mailbox in a field (RFC 5322 3.4), decoded.
+
+    Example:
+
+        >>> from ehlo.content import summarize
+        >>> summarize(b'From: "Bee, B" <b@x.test>').sender
+        Mailbox(name='Bee, B', address='b@x.test')
+    """
 
     name: str
     """The display name; all of a text that is no mailbox."""
@@ -40,12 +47,16 @@ class Mailbox(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Summarizes a message for a list.
+    r"""Summarizes a message for a list.
 
     Example:
 
-        summary = summarize(message.data, map(str, message.recipients))
-        print(summary.sender.address, summary.subject, summary.snippet)
+        >>> from ehlo.content import summarize
+        >>> summary = summarize(b"Subject: hi\n\nHow are you?", ["b@x.test"])
+        >>> summary.subject, summary.snippet
+        ('hi', 'How are you?')
+        >>> summary.bcc
+        [Mailbox(name='', address='b@x.test')]
     """
 
     message_id: str
@@ -72,6 +83,12 @@ def summarize(message: bytes, recipients: Iterable[str] = ()) -> Summary:
     """Return the summary of `message`, which may be no proper message at all.
 
     `recipients` are those of the envelope.
+
+    Example:
+
+        >>> from ehlo.content import summarize
+        >>> summarize(b"From: Ann <a@x.test>").sender.name
+        'Ann'
     """
     root = parse_message(message)
     first: dict[bytes, Field] = {}

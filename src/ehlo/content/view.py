@@ -268,5 +268,12 @@ def _attachment(message: bytes, part: Part) -> Attachment:
 
 
 def read_content(message: bytes) -> Content:
-    """Return what a person sees of `message`, which may be no proper message at all."""
+    r"""Return what a person sees of `message`, which may be no proper message at all.
+
+    Example:
+
+        >>> from ehlo.content import read_content
+        >>> read_content(b"Subject: =?utf-8?q?caf=C3=A9?=\n\ntext").subject
+        'café'
+    """
     return Content(message)
