@@ -180,6 +180,25 @@ def test_a_client_that_comes_too_late_meets_a_closed_port(commons: Commons) -> N
         early.noop()
 
 
+def test_a_client_in_memory_is_disconnected_too(commons: Commons) -> None:
+    with Inbox(memory=True, commons=commons) as inbox:
+        client = inbox.smtp()
+        client.ehlo()
+    with pytest.raises(smtplib.SMTPServerDisconnected):
+        client.noop()
+    with inbox:  # again
+        send(inbox)
+    assert len(inbox) == 1
+
+
+@pytest.mark.parametrize("bind", ["::1", "localhost"])
+def test_it_listens_on_any_address_of_the_machine(commons: Commons, bind: str) -> None:
+    with Inbox(commons=commons, bind=bind) as inbox:
+        send(inbox)
+        assert inbox[0].peer.host == inbox.host
+        assert inbox.url.startswith(f"smtp://{'[::1]' if ':' in inbox.host else inbox.host}:")
+
+
 def test_an_inbox_of_its_own_leaves_no_thread() -> None:
     before = set(threading.enumerate())
     with Inbox() as inbox:

@@ -90,6 +90,18 @@ def test_of_several_mails_the_first_is_returned_or_the_one_of_count(memory: Inbo
     assert memory.wait_for_all(subject="1", timeout=0) == [memory[1]]
 
 
+def test_a_count_below_one_is_an_error(memory: Inbox) -> None:
+    with pytest.raises(ValueError, match="count is 0; it must be 1 or more"):
+        memory.wait_for(count=0)
+
+
+def test_a_function_that_fails_ends_the_wait(inbox: Inbox) -> None:
+    send(inbox)
+    with pytest.raises(ZeroDivisionError):
+        inbox.wait_for(match=lambda _mail: 1 / 0, timeout=LONG)
+    assert inbox.wait_for(timeout=0) is inbox[0]
+
+
 def test_an_unknown_criterion_is_a_type_error(memory: Inbox) -> None:
     with pytest.raises(TypeError, match="recipient"):
         memory.wait_for(recipient="a@example.com")  # type: ignore[call-arg]  # that is the error

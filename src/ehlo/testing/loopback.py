@@ -21,6 +21,7 @@ from ehlo.testing.rulebook import Rulebook
 if TYPE_CHECKING:
     import trustme
 
+_GONE = Peer("", 0)  # a client that has disconnected already
 _NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -133,7 +134,8 @@ class PortClient(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called when the client has connected."""
         self._transport = cast("asyncio.Transport", transport)
-        peer = Peer(*transport.get_extra_info("peername")[:2])
+        name = transport.get_extra_info("peername")
+        peer = Peer(*name[:2]) if name else _GONE
         self._clients.add(self)
         implicit = self._rulebook.offer.implicit_tls
         self._guest = Guest(self._rulebook, peer, implicit_tls=implicit)
