@@ -16,6 +16,7 @@ from ehlo.net import Peer
 from ehlo.server.system.loops import LoopThread
 from ehlo.server.tls.channel import Channel
 from ehlo.testing.guest import Guest
+from ehlo.testing.routing import Router
 from ehlo.testing.rulebook import Rulebook
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ _NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 class Commons:
-    """Holds what the inboxes of one run share: a loop in a thread, and a certificate authority.
+    """Holds what the inboxes of one run share: a loop in a thread, certificates, a router.
 
-    Both are made when they are first needed.
+    They are made when they are first needed.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,8 @@ class Commons:
         self._thread: LoopThread | None = None
         self.ports: set[Peer] = set()
         """Where inboxes listen: clients that name these are not routed into memory."""
+        self.router: Router = Router()
+        """Routes clients to the inboxes in memory."""
 
     @property
     def thread(self) -> LoopThread:
@@ -71,7 +74,8 @@ class Commons:
         return context
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, and put back what the router has replaced."""
+        self.router.close()
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.stop()

@@ -30,7 +30,7 @@ from ehlo.testing.loopback import Commons, Port
 from ehlo.testing.memory import PRETENDED, MemorySocket
 from ehlo.testing.offer import Offer, OfferOptions, offer_of
 from ehlo.testing.received import ReceivedMail, Rejection
-from ehlo.testing.routing import DirectSMTP, MissingNameError, routed
+from ehlo.testing.routing import DirectSMTP, MissingNameError
 from ehlo.testing.rulebook import Rulebook
 from ehlo.testing.showing import explain, report_of
 from ehlo.transcript import Transcript
@@ -130,7 +130,7 @@ class Inbox(Sequence[ReceivedMail]):
 
     def _open_memory(self) -> Peer:
         try:
-            self._stack.enter_context(routed(self._connect))
+            self._commons.router.add(self._connect)
         except MissingNameError as error:
             self.memory = False
             address = self._open_port()
@@ -141,6 +141,7 @@ class Inbox(Sequence[ReceivedMail]):
                 stacklevel=3,
             )
             return address
+        self._stack.callback(self._commons.router.remove, self._connect)
         return _IN_MEMORY
 
     def _open_port(self) -> Peer:
