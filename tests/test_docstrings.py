@@ -13,8 +13,12 @@ from pathlib import Path
 import pytest
 
 import ehlo
+import ehlo.protocol
 
-CLASSES = {name: value for name in ehlo.__all__ if inspect.isclass(value := getattr(ehlo, name))}
+NAMES = {name: getattr(ehlo, name) for name in ehlo.__all__} | {
+    "Responder": ehlo.protocol.Responder
+}
+CLASSES = {name: value for name, value in NAMES.items() if inspect.isclass(value)}
 EXAMPLE = re.compile(r"^Example::?\n\n((?: {4}.*\n?|\n)+)", re.MULTILINE)
 
 every_class = pytest.mark.parametrize("name", sorted(CLASSES))
@@ -28,8 +32,8 @@ def example_in(docstring: str) -> str:
 
 def examples() -> Iterator[tuple[str, str]]:
     """Yield each public name that has an example in its docstring, with the example."""
-    for name in ehlo.__all__:
-        example = example_in(inspect.getdoc(getattr(ehlo, name)) or "")
+    for name, value in NAMES.items():
+        example = example_in(inspect.getdoc(value) or "")
         if example:
             yield name, example
 
@@ -82,7 +86,7 @@ def test_an_example_is_valid_code_and_works_if_it_is_a_session(
     name: str, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for used in re.findall(r"\behlo\.(\w+)", example):
-        assert used in ehlo.__all__
+        assert used in {*ehlo.__all__, "protocol"}
     if ">>>" not in example:
         compile(example, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         return

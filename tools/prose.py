@@ -41,7 +41,7 @@ _VERBS = """
     insert inspect install interrupt invoke iterate join keep kill leave let limit link list
     listen load lock log look lower make map mark match measure merge migrate mount move name
     negotiate normalize note notify observe obtain offer open order override pack parse pass
-    pause perform pick poll pop prepare print process produce propagate prove provide publish
+    pause perform pick play poll pop prepare print process produce propagate prove provide publish
     pull push put queue raise read rebuild receive record redirect reduce refresh refuse
     register reject release reload remember remove rename render reopen repeat replace reply
     report request require reserve reset resolve respond restart restore restrict resume retry

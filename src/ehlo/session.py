@@ -13,6 +13,7 @@ from ehlo.protocol.auth.credentials import PeerCertificate
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.proxy import ProxyHeader, ProxySSL
 from ehlo.protocol.state import Transaction
+from ehlo.transcript import Transcript
 
 
 class TLSInfo(NamedTuple):
@@ -202,6 +203,16 @@ class Session:
         if self._state is None:
             self._state = SimpleNamespace()
         return self._state
+
+    @property
+    def transcript(self) -> Transcript | None:
+        """The lines of this session so far; `None` unless the option `transcripts` keeps them.
+
+        It is there for all hooks, `on_disconnect` included, whether the session brought mail or
+        not. Keep a reference to it to read it later; the server lets go of it at the end.
+        """
+        narrator = self._conversation.output.narrator
+        return None if narrator is None else narrator.transcript
 
     @property
     def xclient(self) -> Mapping[str, str | None]:

@@ -20,7 +20,8 @@ MASK: Final = "****"
 _MARKS: Final = {"client": "C", "server": "S", "note": "*"}
 _ESCAPES: Final = {"\r": r"\r", "\n": r"\n", "\t": r"\t", "\0": r"\0", "\\": r"\\"}
 _COST: Final = 100  # bytes of a line in memory, in addition to its text
-_LONGEST: Final = 2_000  # characters of one line
+LONGEST: Final = 2_000
+"""The bytes of a line after which it is cut."""
 
 
 class Line(NamedTuple):
@@ -47,7 +48,8 @@ class Transcript(Sequence[Line]):
 
     Secrets are masked unless `secrets` is true, and bodies are left out unless `bodies` is. The
     first and the last lines are kept, up to `most_lines` and `most_bytes` of memory in all;
-    `omitted` counts the lines between them. A longer line than 2,000 characters is cut.
+    `omitted` counts the lines between them. Of a line of more than 2,000 bytes the rest is only
+    counted, as `... (98 more)`.
 
     Example:
 
@@ -66,9 +68,9 @@ class Transcript(Sequence[Line]):
 
     def __init__(
         self,
-        *,
         secrets: bool = False,
         bodies: bool = False,
+        *,
         most_lines: int = 1_000,
         most_bytes: int = 262_144,
         clock: Callable[[], float] = time.time,
@@ -91,9 +93,7 @@ class Transcript(Sequence[Line]):
         self._last: deque[Line] = deque()
 
     def add(self, direction: Direction, text: str) -> None:
-        """Add a line that is read or written now. Text that is not `escaped` yet must be."""
-        if len(text) > _LONGEST:
-            text = f"{text[:_LONGEST]}... ({len(text) - _LONGEST} more)"
+        """Add a line that is read or written now, as `escaped` returns it."""
         size = _cost(text)
         # The first half stays; of the second half, the oldest lines leave
         if not self.omitted and not self._last and self._fits(size, part=2):
@@ -161,11 +161,15 @@ def _cost(text: str) -> int:
     return _COST + text.__sizeof__()
 
 
-def escaped(line: bytes | str) -> str:
+def escaped(line: bytes | str, skipped: int = 0) -> str:
     r"""Return a line as text that can be printed: `\r`, `\n`, `\t`, `\0`, `\\` and `\xff`.
 
-    Text may have bytes that are not UTF-8 as surrogate escapes.
+    Text may have bytes that are not UTF-8 as surrogate escapes. A long line is cut; `skipped` is
+    the number of bytes that follow it.
     """
+    if len(line) > LONGEST or skipped:
+        data = line if isinstance(line, bytes) else line.encode(errors="surrogateescape")
+        return f"{escaped(data[:LONGEST])}... ({max(len(data) - LONGEST, 0) + skipped} more)"
     text = line.decode(errors="surrogateescape") if isinstance(line, bytes) else line
     if text.isprintable() and "\\" not in text:
         return text
@@ -177,4 +181,4 @@ def _shown(character: str) -> str:
         return _ESCAPES[character]
     if character.isprintable():
         return character
-    return "".join(rf"\x{octet:02x}" for octet in character.encode(errors="surrogateescape"))
+    return "".join(rf"\x{byte:02x}" for byte in character.encode(errors="surrogateescape"))

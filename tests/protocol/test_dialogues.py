@@ -26,7 +26,7 @@ ENDED_BY_CLIENT = [
 
 
 def sent(step: Step) -> bytes:
-    return resolve(step.raw, CorePlayer.CHALLENGE)
+    return resolve(step, CorePlayer.CHALLENGE)
 
 
 def act(player: CorePlayer, step: Step) -> None:

@@ -194,7 +194,7 @@ def test_any_split_of_any_session_gives_the_same(
 
 
 DIALOGUES = [
-    (scenario, b"".join(resolve(step.raw, CorePlayer.CHALLENGE) for step in scenario.steps))
+    (scenario, b"".join(resolve(step, CorePlayer.CHALLENGE) for step in scenario.steps))
     for scenario in scenarios()
     if not scenario.as_written and not any(step.kind in ("tls", "event") for step in scenario.steps)
 ]

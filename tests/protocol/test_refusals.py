@@ -58,7 +58,7 @@ def units_of(steps: list[Step], at: int) -> Iterator[int]:
         begin -= 1
     yield begin
     for index in range(begin, -1, -1):
-        if steps[index].raw[:4].upper() in (b"MAIL", b"AUTH"):
+        if steps[index].text[:4].upper() in ("MAIL", "AUTH"):
             yield index
             return
 
@@ -85,7 +85,7 @@ def say(player: CorePlayer, steps: tuple[Step, ...]) -> None:
     for step in steps:
         match step.kind:
             case "client":
-                player.feed(resolve(step.raw, CorePlayer.CHALLENGE))
+                player.feed(resolve(step, CorePlayer.CHALLENGE))
             case "tls":
                 player.handshake()
             case "eof":

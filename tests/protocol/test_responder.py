@@ -124,6 +124,18 @@ def test_a_decision_is_a_reply_that_is_returned_or_raised() -> None:
     assert not responder.closed
 
 
+def test_in_lmtp_each_recipient_may_have_its_own_reply() -> None:
+    full = Reply(452, "4.2.2", "Full")
+
+    def decide(event: events.Event) -> Decision:
+        return [None, full] if isinstance(event, events.MessageEnd) else None
+
+    responder = greeted(decide, Settings(lmtp=True))
+    begin = BEGIN.replace(b"EHLO", b"LHLO") + b"RCPT TO:<e@f.example>\r\n"
+    said = responder.feed(begin + b"DATA\r\nx\r\n.\r\n")
+    assert said.endswith(b"250 2.0.0 Ok: queued\r\n452 4.2.2 Full\r\n")
+
+
 @pytest.mark.parametrize("raised", [True, False])
 def test_a_disconnection_sends_the_replies_before_it_and_no_other(raised: bool) -> None:
     def decide(event: events.Event) -> Decision:

@@ -78,6 +78,10 @@ FOUND: dict[str, Input] = {
     "text before links": (HTML, "x<a href=//>", ""),
     "areas": (HTML, "<area href=http://x/>", ""),
     "forms": (HTML, "<form action=http://x/>", ""),
+    "mailboxes": ("To: ", "a@b,", ""),
+    "quotes in mailboxes": ("To: ", '"', ""),
+    "comments in mailboxes": ("To: ", "(", ""),
+    "brackets in mailboxes": ("To: ", "<", ""),
     "lines that flow": (FLOWED, "a \n", ""),
     "empty lines that flow": (FLOWED, " \n", ""),
 }
@@ -161,11 +165,13 @@ def read(message: bytes) -> None:
 
 
 def find(message: bytes) -> None:
-    """Look for links and codes."""
+    """Look for links and codes, and make a summary."""
     from ehlo.content import read_content
+    from ehlo.content.summary import summarize
 
     content = read_content(message)
     _ = content.links, content.codes
+    summarize(message)
 
 
 def message_of(made: Input, size: int) -> bytes:

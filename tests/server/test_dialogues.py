@@ -205,7 +205,7 @@ class Player:
         """Say the lines of the client, those in a row as one, and hear those of the server."""
         for kind, row in itertools.groupby(steps, key=lambda step: step.kind):
             if kind == "client":
-                said = b"".join(resolve(step.raw, self._challenge) for step in row)
+                said = b"".join(resolve(step, self._challenge) for step in row)
                 self._client.send(said)
             else:
                 for step in row:

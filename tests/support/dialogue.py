@@ -1,26 +1,8 @@
-"""Dialogues in files that a mail admin can read, and a player of them on the core alone.
+"""Dialogues of tests/dialogues, in the format of `ehlo.testing.dialogue`, and their settings.
 
-A file holds scenarios, each under a line `== title`:
+A setting is a line `= name value`. It is an option of the server, or what a hook answers:
 
-    = max_size 1000                      a setting of the server, or what a hook answers (see below)
-    C: EHLO client.example               what the client says; CRLF is added
-    C*3: NOOP                            the same three times
-    C<: NOOP\\n                           bytes with \\r \\n \\t \\0 \\\\ \\xHH, and no CRLF added
-    S: 250 2.0.0 Ok                      what the server must say, to the letter; `...` ends a
-    S*3: 250 2.0.0 Ok                    line of which the rest does not matter
-    M: from <a@example.com>              a message that the server must have taken: envelope,
-    M: to <b@example.com> <c@d.example>
-    M| Subject: hello                    lines of its body (CRLF is added), or
-    M<: no line end                      bytes of it
-    T:                                   the TLS handshake
-    E:                                   the client closes its sending side
-    X:                                   the server has closed the connection
-    !: idle                              time passes with nothing said (or `drain`: a shutdown)
-
-In C lines `{b64 text}` is base64 (escapes as in `C<`), `{cram user secret}` answers the last
-challenge, `{600 * text}` repeats. `{first user}` is SCRAM's first message without a binding, and
-`{final SHA-256 user secret}` answers the challenge to it. In S lines `{challenge}` is a challenge
-that cannot be foretold, and `{nothing}` makes a blank at the end of a line visible.
+    = max_size 1000                      an option
 
 Settings are `max_size`, `max_recipients`, `max_recipient_domains`, `max_messages`,
 `max_refused_recipients`, `max_errors`, `slow_errors`, `max_idle_commands`, `max_memory`,
@@ -39,19 +21,18 @@ Settings are `max_size`, `max_recipients`, `max_recipient_domains`, `max_message
     = on message: crash                  a hook fails; `hang`: it never ends; `queued ID`: its id
     = packets as written                 packets matter here: they are not sliced otherwise
     = only server                        what is shown lies above the core (`only core`: below)
+
+A line `!: idle` lets time pass with nothing said, and `!: drain` is a shutdown.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 from ehlo.protocol import events, extensions
 from ehlo.protocol import reply as replies
@@ -75,6 +56,8 @@ from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts
 from ehlo.protocol.verbs import QUESTIONS
+from ehlo.testing import dialogue
+from ehlo.testing.dialogue import Received, Step, matches
 from support.ways import deliver
 
 __all__ = [
@@ -85,7 +68,6 @@ __all__ = [
     "Rules",
     "Scenario",
     "Step",
-    "load",
     "matches",
     "resolve",
     "scenarios",
@@ -97,36 +79,9 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)  # on the core; a server has a clock of i
 
 DIRECTORY = Path(__file__).parent.parent / "dialogues"
 
-Kind = Literal["client", "server", "tls", "eof", "closed", "event"]
-
-_LINE = re.compile(r"([CS])(?:\*(\d+))?(<)?:(?: (.*))?")
 _ON = re.compile(r"([a-z]+)(?: (.+?))?: (.+)")
 _REPLY = re.compile(r"(\d{3})(?: ([245]\.\d+\.\d+))?(?: (.*))?")
-_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
-_ESCAPES = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"0": b"\0", b"\\": b"\\"}
-_PLACE = re.compile(
-    rb"\{(?:b64 ([^}]*)|cram (\S+) (\S+)|(\d+) \* ([^}]*)"
-    rb"|first (\S+)|final (\S+) (\S+) (\S+))\}"
-)
-
-_CLIENT_NONCE = "rOprNGfwEbeRWgbNEkqO"
-
-
-class Step(NamedTuple):
-    """One line of a dialogue. `text` is what is sent (unresolved), or what is awaited."""
-
-    kind: Kind
-    text: str = ""
-    raw: bytes = b""
-    line: int = 0
-
-
-class Received(NamedTuple):
-    """A message as the server took it."""
-
-    sender: str
-    recipients: list[str]
-    body: bytes
+_FINAL = re.compile(r"\{final (\S+) (\S+) ")
 
 
 @dataclass
@@ -215,17 +170,15 @@ def _answer(text: str) -> Reply | str:
 
 
 @dataclass
-class Scenario:
-    """One session."""
+class Scenario(dialogue.Scenario):
+    """One session, with its settings."""
 
-    path: Path
-    title: str
-    rules: Rules = field(default_factory=Rules)
-    steps: list[Step] = field(default_factory=list)
-    messages: list[Received] = field(default_factory=list)
+    rules: Rules = field(init=False)
 
-    def __str__(self) -> str:
-        return f"{self.path.stem}: {self.title}"
+    def __post_init__(self) -> None:
+        self.rules = Rules()
+        for setting in self.given:
+            self.rules.add(setting)
 
     @property
     def as_written(self) -> bool:
@@ -288,118 +241,26 @@ class Scenario:
         yield phase
 
 
-def load(path: Path) -> list[Scenario]:
-    """The scenarios of a file. Raises `ValueError` with the line that is wrong."""
-    found: list[Scenario] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        try:
-            if line.startswith("== "):
-                found.append(Scenario(path, line[3:]))
-            else:
-                _take(found[-1], line, number)
-        except (ValueError, IndexError) as error:
-            raise ValueError(f"{path.name}:{number}: {line!r}: {error}") from error
-    return found
-
-
-def _take(scenario: Scenario, line: str, number: int) -> None:
-    mark, rest = line[:2], line[2:].removeprefix(" ")
-    said = _LINE.fullmatch(line)
-    if mark == "= ":
-        scenario.rules.add(line[2:])
-    elif said is not None:
-        scenario.steps += _said(said, number)
-    elif mark in ("M:", "M|", "M<"):
-        _message(scenario, line)
-    elif mark in ("T:", "E:", "X:"):
-        kinds: dict[str, Kind] = {"T:": "tls", "E:": "eof", "X:": "closed"}
-        scenario.steps.append(Step(kinds[mark], line=number))
-    elif mark == "!:" and rest in ("idle", "drain"):
-        scenario.steps.append(Step("event", rest, line=number))
-    else:
-        raise ValueError("no such line")
-
-
-def _said(said: re.Match[str], number: int) -> list[Step]:
-    text, times = said[4] or "", int(said[2] or 1)
-    if said[1] == "S":
-        return [Step("server", text, line=number)] * times
-    raw = unescaped(text.encode()) if said[3] else text.encode() + b"\r\n"
-    return [Step("client", text, raw, number)] * times
-
-
-def _message(scenario: Scenario, line: str) -> None:
-    if line.startswith("M: from "):
-        scenario.messages.append(Received(line[8:].strip("<>"), [], b""))
-        return
-    message = scenario.messages[-1]
-    if line.startswith("M: to "):
-        message.recipients.extend(re.findall(r"<(.*?)>(?= <|$)", line[6:]))
-    elif line.startswith("M|"):
-        body = line[2:].removeprefix(" ").encode() + b"\r\n"
-        scenario.messages[-1] = message._replace(body=message.body + body)
-    else:
-        body = message.body + resolve(unescaped(line[3:].removeprefix(" ").encode()), b"")
-        scenario.messages[-1] = message._replace(body=body)
-
-
-def unescaped(text: bytes) -> bytes:
-    """The bytes that are meant by `text`."""
-    return _ESCAPE.sub(
-        lambda found: bytes([int(found[1], 16)]) if found[1] else _ESCAPES[found[2]], text
-    )
-
-
-def resolve(raw: bytes, challenge: bytes) -> bytes:
-    """What is sent, with its placeholders replaced; `challenge` is the server's last."""
-
-    def replaced(found: re.Match[bytes]) -> bytes:
-        if found[1] is not None:
-            return base64.b64encode(unescaped(found[1]))
-        if found[2] is not None:
-            digest = hmac.new(found[3], challenge, hashlib.md5).hexdigest().encode()
-            return base64.b64encode(found[2] + b" " + digest)
-        if found[6] is not None:
-            return base64.b64encode(f"n,,n={found[6].decode()},r={_CLIENT_NONCE}".encode())
-        if found[7] is not None:
-            return base64.b64encode(_final(challenge, *(found[i].decode() for i in (7, 8, 9))))
-        return found[5] * int(found[4])
-
-    return _PLACE.sub(replaced, raw)
-
-
-def _final(challenge: bytes, algorithm: str, user: str, secret: str) -> bytes:
-    """SCRAM's last message, for `challenge`, or for the one that the core would have made."""
-    if not challenge.startswith(b"r="):
-        salt = base64.b64encode(salt_of(b"", algorithm, user)).decode()
-        challenge = f"r={_CLIENT_NONCE}{CorePlayer.NONCE},s={salt},i=4096".encode()
-    nonce, salt_text, _ = challenge.decode().split(",")
-    unproved = f"c=biws,{nonce}"
-    message = f"n={user},r={_CLIENT_NONCE},{challenge.decode()},{unproved}".encode()
-    digest = algorithm.replace("-", "").lower()
-    salted = hashlib.pbkdf2_hmac(digest, secret.encode(), base64.b64decode(salt_text[2:]), 4096)
-    client_key = hmac.digest(salted, b"Client Key", digest)
-    signature = hmac.digest(hashlib.new(digest, client_key).digest(), message, digest)
-    proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
-    return f"{unproved},p={base64.b64encode(proof).decode()}".encode()
-
-
-def matches(expected: str, said: str) -> bool:
-    """Whether a line of the server is the one that was awaited."""
-    expected = expected.replace("{nothing}", "")
-    if "{challenge}" in expected:
-        pattern = re.escape(expected).replace(r"\{challenge\}", "[A-Za-z0-9+/]{20,}={0,2}")
-        return re.fullmatch(pattern, said) is not None
-    if expected.endswith("..."):
-        return said.startswith(expected[:-3])
-    return said == expected
-
-
 def scenarios() -> list[Scenario]:
     """All of them."""
-    return [scenario for path in sorted(DIRECTORY.glob("*.smtp")) for scenario in load(path)]
+    return [
+        Scenario(**vars(each))
+        for path in sorted(DIRECTORY.glob("*.smtp"))
+        for each in dialogue.load(path)
+    ]
+
+
+def resolve(step: Step, challenge: bytes) -> bytes:
+    """What is sent, with its places filled; `challenge` is the server's last.
+
+    Without one, SCRAM's last message is for the challenge that the core would have made.
+    """
+    final = _FINAL.search(step.text)
+    if final is not None and not challenge.startswith(b"r="):
+        salt = base64.b64encode(salt_of(b"", final[1], final[2])).decode()
+        nonce = base64.b64decode(Step("client", "{first x}").data()).decode().partition(",r=")[2]
+        challenge = f"r={nonce}{CorePlayer.NONCE},s={salt},i=4096".encode()
+    return step.data(challenge)
 
 
 class CorePlayer:

@@ -8,6 +8,16 @@ from __future__ import annotations
 
 from ehlo.content.codes import Code
 from ehlo.content.links import Link
+from ehlo.content.summary import Mailbox, Summary, summarize
 from ehlo.content.view import Attachment, Content, read_content
 
-__all__ = ["Attachment", "Code", "Content", "Link", "read_content"]
+__all__ = [
+    "Attachment",
+    "Code",
+    "Content",
+    "Link",
+    "Mailbox",
+    "Summary",
+    "read_content",
+    "summarize",
+]

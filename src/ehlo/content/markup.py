@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -81,15 +82,21 @@ def read_html(markup: str, most: int) -> tuple[str, list[Anchor]]:
     return page.text, links.found
 
 
-def _laid_out(markup: str, links: _Addresses | _Anchors) -> _Page:
+def beginning_of_html(markup: str, most: int) -> str:
+    """Return at least `most` bytes of the text of `markup`, without its links and images."""
+    return _laid_out(markup, _Nothing(), most).text
+
+
+def _laid_out(
+    markup: str, links: _Addresses | _Anchors | _Nothing, most: int = sys.maxsize
+) -> _Page:
     page = _Page()
     at = 0
-    while (found := _MARKUP.search(markup, at)) is not None:
+    while page.size < most and (found := _MARKUP.search(markup, at)) is not None:
         start, behind = found.span()
         if start > at:
             for shown in _text_between(markup, at, start):
                 links.add(shown, page)
-                page.add(shown)
         slash, name = found.groups()
         if name is None:
             at = _after_no_tag(markup, start)
@@ -105,8 +112,7 @@ def _laid_out(markup: str, links: _Addresses | _Anchors) -> _Page:
                 links.begin(_attribute(markup, behind, end, "href"), page)
         elif name == "img":
             alt = _attribute(markup, behind, end, "alt")
-            links.add(alt, page)
-            page.add(alt)
+            links.image(alt, page)
         elif name in _HIDDEN:
             at = at if slash else _after_hidden(markup, at, name)
         else:
@@ -116,7 +122,6 @@ def _laid_out(markup: str, links: _Addresses | _Anchors) -> _Page:
             page.tag(name, closing=bool(slash))
     for shown in _text_between(markup, at, len(markup)):
         links.add(shown, page)
-        page.add(shown)
     return page
 
 
@@ -132,9 +137,12 @@ class _Addresses:
     def begin(self, href: str, _page: _Page) -> None:
         self._href, self._label = _address(href), ""
 
-    def add(self, shown: str, _page: _Page) -> None:
+    def add(self, shown: str, page: _Page) -> None:
         if self._href and len(self._label) < _LONGEST_ADDRESS:
             self._label += shown
+        page.add(shown)
+
+    image = add
 
     def end(self, page: _Page) -> None:
         if self._href and self._href not in self._label:
@@ -172,6 +180,9 @@ class _Anchors:
                 self._behind = None
             else:
                 self._behind.after += shown[:_LONGEST_AFTER]
+        page.add(shown)
+
+    image = add
 
     def end(self, _page: _Page) -> None:
         if self._href:
@@ -183,6 +194,31 @@ class _Anchors:
     def other(self, tag: str, href: str, label: str) -> None:
         if href and len(self.found) < self._most and len(href) <= _LONGEST_ADDRESS:
             self.found.append(Anchor(tag, href, label[:_LONGEST_LABEL].strip(), ""))
+
+
+class _Nothing:
+    """Leaves out links and images."""
+
+    __slots__ = ("_is_open",)
+
+    def __init__(self) -> None:
+        self._is_open = False
+
+    def begin(self, href: str, _page: _Page) -> None:
+        self._is_open = bool(href)
+
+    def add(self, shown: str, page: _Page) -> None:
+        if not self._is_open:
+            page.add(shown)
+
+    def image(self, shown: str, page: _Page) -> None:
+        """Do nothing."""
+
+    def end(self, _page: _Page) -> None:
+        self._is_open = False
+
+    def other(self, tag: str, href: str, label: str) -> None:
+        """Do nothing."""
 
 
 def _text_between(markup: str, start: int, end: int) -> Iterator[str]:
@@ -207,6 +243,10 @@ class _Page:
         self._breaks = -1  # line ends to write before more text; -1 at the beginning
         self._space = False  # whether there is to be a blank before more text
         self._preserved = 0  # how many `pre` are open
+
+    @property
+    def size(self) -> int:
+        return len(self._out)
 
     @property
     def text(self) -> str:

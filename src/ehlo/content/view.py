@@ -5,7 +5,6 @@ Any bytes at all can be read: nothing here raises, and what it costs is in propo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +12,7 @@ from typing import Final, NamedTuple
 
 from ehlo.content.charsets import decode_text, is_ascii_compatible
 from ehlo.content.codes import Code, find_codes
-from ehlo.content.fields import first_field, read_header
+from ehlo.content.fields import first_field, one_line, read_header
 from ehlo.content.links import Link, find_links, most_links
 from ehlo.content.markup import Anchor, read_html, text_of_html
 from ehlo.content.mime import Part, parse_message
@@ -25,8 +24,6 @@ MOST_TEXT: Final = 1_048_576
 _READABLE: Final = frozenset(
     ("message/delivery-status", "message/disposition-notification", "text/rfc822-headers")
 )
-# Encoded words may have any: line ends, which forge a field, and what a terminal obeys
-_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _LONGEST_HEAD: Final = 65_536
 _MOST_FIELDS_OF_ANOTHER: Final = 200  # among which the subject of a forwarded message is
 
@@ -90,7 +87,7 @@ class Content:
     @property
     def headers(self) -> list[tuple[str, str]]:
         """The header fields of the message, in their order, decoded, each in one line."""
-        return [(each.decoded_name, _one_line(each.text)) for each in self.root.fields]
+        return [(each.decoded_name, one_line(each.text)) for each in self.root.fields]
 
     @property
     def omitted_headers(self) -> int:
@@ -100,7 +97,7 @@ class Content:
     @property
     def subject(self) -> str:
         """The decoded Subject in one line, without control characters; empty without one."""
-        return _one_line(self.root.first("subject"))
+        return one_line(self.root.first("subject"))
 
     @property
     def text(self) -> str:
@@ -247,11 +244,6 @@ def _unwrapped(text: str, joint: str) -> str:
     return "".join(lines[1:])
 
 
-def _one_line(text: str) -> str:
-    """Return `text` with a space for all control characters that stand together."""
-    return text if text.isprintable() else _CONTROLS.sub(" ", text)
-
-
 def _attachment(message: bytes, part: Part) -> Attachment:
     encoding = part.transfer_encoding
     name = part.disposition.parameters.get("filename") or part.parameters.parameters.get("name")
@@ -260,12 +252,12 @@ def _attachment(message: bytes, part: Part) -> Attachment:
         end = min(part.end, part.start + _LONGEST_HEAD)
         head = decode_transfer(message[part.start : end], encoding)
         header = read_header(head, 0, lambda _begin, _end: False, _MOST_FIELDS_OF_ANOTHER)
-        subject = _one_line(first_field(header.fields, "subject"))
+        subject = one_line(first_field(header.fields, "subject"))
     return Attachment(
-        filename=_one_line(name or "") or None,
+        filename=one_line(name or "") or None,
         content_type=part.content_type,
         disposition=part.disposition.value,
-        content_id=_one_line(part.first("content-id")).strip().strip("<>") or None,
+        content_id=one_line(part.first("content-id")).strip().strip("<>") or None,
         subject=subject,
         size=decoded_size(memoryview(message)[part.start : part.end], encoding),
         start=part.start,

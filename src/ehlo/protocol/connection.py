@@ -154,6 +154,13 @@ class Connection:
     def receive_eof(self) -> None:
         """Note that the client has closed its sending side; what it sent is still answered."""
         self._ended = True
+        if self.conversation.output.narrator is not None:
+            self.conversation.output.narrator.end("client closed its sending side")
+
+    def lose(self) -> None:
+        """Note in the transcript that the client has gone, unless the server has closed before."""
+        if self.conversation.output.narrator is not None:
+            self.conversation.output.narrator.close("client disconnected")
 
     def data_to_send(self) -> bytes:
         """Return the bytes to send now, once."""
@@ -190,10 +197,10 @@ class Connection:
                 self._halted = True
             return event
         found = verbs.hear_usual(conversation, packet)
-        if found is None:  # after a rejection the client may have to wait, or to leave
+        if found is NEED_DATA:  # after a rejection the client may have to wait, or to leave
             output = conversation.output
             return self.next_event() if output.slow or output.over else NEED_DATA
-        return None if found is False else self._ask(*found)
+        return None if found is None else self._ask(*found)
 
     def next_event(self) -> Event | Waiting:
         """Return the next event, or why there is none now."""
@@ -350,6 +357,8 @@ class Connection:
         self._answered()
         self._queued, self._tarpit = None, False
         if self.conversation.state is not State.CLOSED:
+            if self.conversation.output.narrator is not None:
+                self.conversation.output.narrator.break_off()
             if reply is not None:
                 self.conversation.output.reply(reply, "", Rejected(self.conversation.transaction))
             self.conversation.close()

@@ -30,7 +30,7 @@ from ehlo.protocol.body import (
 )
 from ehlo.protocol.buffer import Buffer
 from ehlo.protocol.events import NEED_DATA, Event, Waiting
-from ehlo.protocol.output import Output, Rejected
+from ehlo.protocol.output import Narrator, Output, Rejected
 from ehlo.protocol.parameters import Facts
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
@@ -202,6 +202,8 @@ class Conversation:
 
     def close(self) -> None:
         """End the conversation: nothing more is read."""
+        if self.output.narrator is not None:
+            self.output.narrator.close("connection closed")
         self.end_transaction()
         self.state = State.CLOSED
         self.exchange = self.reader = None
@@ -230,6 +232,8 @@ class Conversation:
         chunk = reader.read(self.buffer)
         if chunk is None:
             return NEED_DATA
+        if self.output.narrator is not None:
+            self._narrate(self.output.narrator, reader, chunk)
         if chunk is END:
             if type(reader) is ChunkReader:
                 return self._end_chunk(reader)
@@ -244,6 +248,13 @@ class Conversation:
         if not settings.keeps_newlines and (transaction.crs or has_bare_newline(chunk)):
             return self._without_bare_newlines(chunk, transaction, last=False)
         return events.BodyChunk(chunk)
+
+    def _narrate(self, narrator: Narrator, reader: Reader, chunk: bytes | Literal[End.END]) -> None:
+        dots = type(reader) is DataReader
+        if chunk is not END:
+            narrator.body(chunk, dots=dots)
+        elif type(reader) is not Skipper:
+            narrator.end_body(dots=dots)
 
     def _without_bare_newlines(
         self, chunk: bytes, transaction: Transaction, *, last: bool
@@ -299,6 +310,8 @@ class Conversation:
 
     def _break_off(self, transaction: Transaction, *, last: bool) -> None:
         """Reject now and stop reading; a chunk before the last has one reply, also in LMTP."""
+        if self.output.narrator is not None:
+            self.output.narrator.break_off()
         if last:
             self.output.outcome(replies.TOO_LARGE, transaction)
         else:

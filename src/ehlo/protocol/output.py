@@ -16,7 +16,7 @@ from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, Transaction
-from ehlo.transcript import MASK, Transcript, escaped
+from ehlo.transcript import LONGEST, MASK, Transcript, escaped
 
 UNKNOWN: Final = "unknown"
 """The name under which a line is counted that is no command of ours."""
@@ -196,7 +196,20 @@ class Narrator:
     line that is no command may be a secret of a client that did not wait.
     """
 
-    __slots__ = ("_answered", "_heard", "_masking", "_mechanisms", "_observer", "_transcript")
+    __slots__ = (
+        *(
+            "_answered",
+            "_closed",
+            "_heard",
+            "_masking",
+            "_mechanisms",
+            "_observer",
+            "_rest",
+            "_size",
+            "_tail",
+        ),
+        "transcript",
+    )
 
     def __init__(
         self,
@@ -205,11 +218,20 @@ class Narrator:
         transcript: Transcript | None = None,
     ) -> None:
         self._observer = observer
-        self._transcript = transcript
+        self.transcript = transcript
         self._mechanisms = mechanisms  # names that may be shown, in addition to the known ones
         self._answered = False  # whether the client has sent a line of a login
         self._masking = False
+        self._closed = False
         self._heard = ""  # the verb of the command under way
+        self._size = 0  # of the body so far
+        self._tail = b""  # the beginning of a line of the body
+        self._rest = 0  # bytes of that line that are not kept
+
+    def note(self, text: str) -> None:
+        """Show an event in the transcript."""
+        if self.transcript is not None:
+            self.transcript.add("note", text)
 
     def command(self, verb: str, argument: str, *, known: bool) -> None:
         """Show a line that has the form of a command; bytes that are not UTF-8 in hexadecimal."""
@@ -254,7 +276,7 @@ class Narrator:
         """Show a line of the client: `shown` to the observer, `told` or all of it to the rest."""
         if self._observer is not None:
             self._observer("read", verb, shown)
-        transcript = self._transcript
+        transcript = self.transcript
         if transcript is not None:
             transcript.add("client", escaped(line) if transcript.secrets else told)
 
@@ -273,9 +295,70 @@ class Narrator:
     def _write(self, shown: str, line: str) -> None:
         if self._observer is not None:
             self._observer("write", self._heard, shown)
-        transcript = self._transcript
+        transcript = self.transcript
         if transcript is not None:
             transcript.add("server", escaped(line if transcript.secrets else shown))
+
+    # -- bodies ----------------------------------------------------------------------------------
+
+    def body(self, chunk: bytes, *, dots: bool) -> None:
+        """Show a chunk of a body, with the dots that it has lost after DATA (`dots`)."""
+        transcript = self.transcript
+        if transcript is None:
+            return
+        self._size += len(chunk)
+        if not transcript.bodies:
+            return
+        start = 0
+        while (end := chunk.find(b"\n", start) + 1) > 0:
+            self._add_to_line(chunk[start:end])
+            self._end_line(transcript, dots=dots)
+            start = end
+        self._add_to_line(chunk[start:])
+
+    def _add_to_line(self, piece: bytes) -> None:
+        """Keep a piece of a line, up to the length at which a line is cut."""
+        kept = piece[: max(LONGEST + 2 - len(self._tail), 0)]
+        self._tail += kept
+        self._rest += len(piece) - len(kept)
+
+    def _end_line(self, transcript: Transcript, *, dots: bool) -> None:
+        line, rest = self._tail, self._rest
+        self._tail, self._rest = b"", 0
+        if dots and line.startswith(b"."):
+            line = b"." + line
+        transcript.add("client", escaped(line.removesuffix(b"\r\n"), rest))
+
+    def end_body(self, *, dots: bool, complete: bool = True) -> None:
+        """Show the end of a body after DATA (`dots`), or of a chunk; or that it did not come."""
+        transcript, size = self.transcript, self._size
+        self._size = 0
+        if transcript is None:
+            return
+        if not transcript.bodies:
+            end = "" if complete else ", without its end"
+            transcript.add("note", f"{size} bytes of a message{end}")
+            return
+        if self._tail or self._rest:
+            self._end_line(transcript, dots=dots)
+        if dots and complete:
+            transcript.add("client", ".")
+
+    def break_off(self) -> None:
+        """Show that a body does not come to its end, if one has begun."""
+        if self._size:
+            self.end_body(dots=True, complete=False)
+
+    def end(self, why: str) -> None:
+        """Show that the client sends no more, maybe in the middle of a body."""
+        self.break_off()
+        self.note(why)
+
+    def close(self, why: str) -> None:
+        """Show the end of the connection, once."""
+        if not self._closed:
+            self._closed = True
+            self.end(why)
 
 
 def _in_hexadecimal(line: str) -> str:

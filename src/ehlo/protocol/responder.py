@@ -6,7 +6,7 @@ is no clock, so nothing times out, and no client has to wait after errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ehlo.protocol import events, verbs
@@ -20,8 +20,8 @@ from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, State
 from ehlo.transcript import Transcript
 
-Decision = Reply | Disconnect | None
-"""What a `decide` function returns: `None` accepts."""
+Decision = Reply | Disconnect | Sequence[Reply | None] | None
+"""What a `decide` function returns: `None` accepts; in LMTP, a message may have several answers."""
 
 _NOTHING_ASKED: Final = frozenset[type[Event]]()
 
@@ -37,7 +37,8 @@ class Responder:
     `decide` is called with each event that asks something: `Connect`, `Hello`, `StartTLS`, `Auth`,
     `Mail`, `Rcpt`, `Data`, `MessageEnd` (with the whole body), `Reset`, `Vrfy`, `XClient` and
     `Command`. It returns `None` to accept, a `Reply`, or `Disconnect()` to close without a reply;
-    it may raise `Reject` and `Disconnect`, too. Without `decide`, all mail is accepted, and no
+    it may raise `Reject` and `Disconnect`, too. In LMTP, it may answer a message by a list with a
+    `Reply` or `None` for each recipient. Without `decide`, all mail is accepted, and no
     login.
 
     `settings` has the rules; with mechanisms for logins, `nonce` must be a function that returns
@@ -56,10 +57,8 @@ class Responder:
         >>> responder = Responder(decide)
         >>> responder.feed(b"")
         b'220 localhost smtpd ESMTP Service ready\r\n'
-        >>> print(responder.feed(b"HELO c.example\r\nMAIL FROM:<a@c.example>\r\n").decode())
-        250 localhost greets c.example
-        250 2.1.0 Ok
-        <BLANKLINE>
+        >>> responder.feed(b"HELO c.example\r\nMAIL FROM:<a@c.example>\r\n").splitlines()
+        [b'250 localhost greets c.example', b'250 2.1.0 Ok']
         >>> responder.feed(b"RCPT TO:<b@other.example>\r\n")
         b'550 5.1.1 No such user here\r\n'
     """
@@ -198,8 +197,10 @@ class Responder:
                 decision = reject.reply
         if isinstance(decision, Disconnect):
             self.connection.hang_up()
-        else:
+        elif decision is None or isinstance(decision, Reply):
             self.connection.reply(decision)
+        else:
+            self.connection.reply_each(decision)
 
     def _unproved(self, event: Event) -> Reply | None:
         """Return the rejection of a login whose proof is wrong."""

@@ -48,6 +48,7 @@ from ehlo.server.tls.channel import Channel
 from ehlo.server.waits import DeadlineError, Deadlines, GoneError, Wait, Work
 from ehlo.server.wire import Wire
 from ehlo.session import ProxyInfo, Session, current_session
+from ehlo.transcript import Transcript
 
 logger: logging.Logger = logging.getLogger("ehlo.server")
 handler_logger: logging.Logger = logging.getLogger("ehlo.handler")
@@ -146,7 +147,10 @@ class Answers:
         self.quota = quota
         self.journal: Journal = Journal(runtime.stats, session_id, peer)
         self.bodies: Bodies = Bodies(runtime, deadlines, quota, session_id)
-        self.connection: Connection = self._connect()
+        kept = rules.transcripts
+        self.connection: Connection = self._connect(
+            None if kept is None else Transcript(*kept, hold=runtime.overhead.keep)
+        )
         self.session: Session = Session(
             session_id, peer, local, self.connection.conversation, proxy
         )
@@ -163,7 +167,12 @@ class Answers:
         self.awaits_client: bool = False
         """Whether it is the client that has to read before anything more is answered."""
 
-    def _connect(self, channel: Channel | None = None, counts: Counts | None = None) -> Connection:
+    def _connect(
+        self,
+        transcript: Transcript | None,
+        channel: Channel | None = None,
+        counts: Counts | None = None,
+    ) -> Connection:
         """Return a connection for the client: one at the beginning, another under TLS."""
         rules, journal = self._routes.rules, self.journal
         options = rules.options
@@ -182,6 +191,7 @@ class Answers:
                 log_read=options.log_read,
                 log_write=options.log_write,
             ),
+            transcript=transcript,
             tally=journal,
             bindings={} if channel is None else channel.bindings(),
             certificate=None if channel is None else channel.info().peer_certificate,
@@ -197,7 +207,10 @@ class Answers:
         before, info = self.connection, channel.info()
         if before.conversation.xclient:
             self._stop_speaking()
-        self.connection = self._connect(channel, before.counts)
+        transcript = self.session.transcript
+        if transcript is not None:
+            transcript.add("note", f"{info.version} {info.cipher}")
+        self.connection = self._connect(transcript, channel, before.counts)
         self.session.restart(self.connection.conversation)
         self.session.tls = info
         self.journal.secured(info)

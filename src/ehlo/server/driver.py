@@ -351,6 +351,8 @@ class Driver(Occupant):
             plain = wire.decrypted(data, self._secured)
         except ssl.SSLError as error:
             self.answers.journal.tls_failed(error.reason)
+            if (transcript := self.answers.session.transcript) is not None:
+                transcript.add("note", f"TLS failed: {error.reason}")
             self.answers.drop_body()
             wire.fail_tls()
             return None
@@ -426,6 +428,7 @@ class Driver(Occupant):
             return
         answers = self.answers
         answers.wants_name = False
+        self.connection.lose()
         self.wire.lose()
         if self.slot.work is None:
             self._settle()
@@ -494,6 +497,8 @@ class Driver(Occupant):
         if self.answers.owes_farewell and self.slot.begin(self.answers.farewell()):
             return
         self.answers.journal.closed(self.wire.received, self.wire.sent)
+        if (transcript := self.answers.session.transcript) is not None:
+            transcript.let_go()
         self.wire.forget()
         self.quota.close()
         self.runtime.remove(self)

@@ -13,13 +13,15 @@ from ehlo.server.space import Memory
 
 
 class Overhead:
-    """Counts bytes of all sessions: TLS, input ahead, replies that are not read, recipients."""
+    """Counts bytes of all sessions: TLS, input ahead, unread replies, recipients, transcripts."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._most = memory.limit // 4
         self._most_tls = memory.limit // 2
+        self._most_lines = memory.limit // 16
         self._held = 0
+        self._lines = 0  # of those held
         self._tls = 0
         self._handshakes: dict[object, Callable[[], None]] = {}  # the first one first
 
@@ -35,6 +37,18 @@ class Overhead:
         """Count `size` bytes no more."""
         self._held -= size
         self._memory.count_ahead(-size)
+
+    def keep(self, size: int) -> bool:
+        """Count `size` bytes of transcripts (negative: no more); as `hold`.
+
+        They may have a quarter of what is held here, so that they never take the room of mail.
+        """
+        if size > 0 and (self._lines + size > self._most_lines or not self.hold(size)):
+            return False
+        if size < 0:
+            self.release(-size)
+        self._lines += size
+        return True
 
     def begin_tls(self, size: int, who: object, give_up: Callable[[], None]) -> bool:
         """Count TLS, whatever else is held, since without it there is no mail; as `hold`.

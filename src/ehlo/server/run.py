@@ -45,6 +45,7 @@ from ehlo.server.options.rules import (
     resolve_all,
 )
 from ehlo.server.options.target import callbacks_of, with_handler
+from ehlo.server.pair import connected
 from ehlo.server.runtime import Ending, Runtime
 from ehlo.server.streams import serve_streams
 from ehlo.server.system import listener, privileges
@@ -220,9 +221,43 @@ class Run:
             await self._begin()
             await serve_streams(self.new_driver(), reader, writer)
         finally:
-            self._guests -= 1
-            if not self._guests and not self._listens:
+            if self._guest_leaves():
                 await self.shutdown()
+
+    def _guest_leaves(self) -> bool:
+        """Count a guest less; return whether it was the last one of a run that does not listen."""
+        self._guests -= 1
+        return not self._guests and not self._listens
+
+    async def connect_memory(
+        self, listener: int | None, peer: Peer, local: Peer
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect a client in memory. The last one ends a run that does not listen.
+
+        `listener` is an index of the listeners. Raises `IndexError` if there is none.
+        """
+
+        def leave() -> None:
+            if self._guest_leaves():
+                self.begin_shutdown()
+
+        self._guests += 1
+        try:
+            routes = self._own_service() if listener is None else self.services[listener]
+            check_spool(self.options)
+            await self._begin()
+            driver = Driver(self.runtime, routes)
+            transport, reader, writer = connected(self.loop, driver, (peer, local), leave)
+        except BaseException:
+            leave()
+            raise
+        driver.begin(transport, peer, local)
+        return reader, writer
+
+    @property
+    def ends_with_guests(self) -> bool:
+        """Whether it is the end of the last guest that ends this run, and it is ending."""
+        return self.draining and not self._listens
 
     # -- while it runs ---------------------------------------------------------------------------
 
@@ -304,7 +339,9 @@ class Run:
             if not await self._gone_in_grace():
                 if not self._closing:
                     if self.runtime.drivers:  # otherwise the last one has ended just now
-                        logger.warning("%d sessions were cut off", len(self.runtime.drivers))
+                        count = len(self.runtime.drivers)
+                        what = "session was" if count == 1 else "sessions were"
+                        logger.warning("%d %s cut off", count, what)
                     self._end_sessions(Ending.HANG_UP)
                     await self._gone_within(_LAST_WORDS)
                 if not self._closing:  # otherwise they are, and call their last hooks
@@ -466,6 +503,7 @@ def open_sockets(
         if account is not None:
             privileges.drop(account)
             privileges.check_readable(account, _files(listeners))
+            privileges.check_imports(account, options.handler)
         check_spool(options)
     except BaseException:
         listener.give_back(chain.from_iterable(groups), paths)

@@ -1,4 +1,7 @@
-"""`Server`: the face, in the forms that block, live in a running loop, or run in a thread."""
+"""`Server`: the face, in the forms that block, live in a running loop, or run in a thread.
+
+This file is longer than others, since all that a user does with a server is on one class.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import inspect
+import ipaddress
 import logging
 import signal
 import socket
@@ -14,7 +18,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, Unpack
 
-from ehlo.net import ListenAddresses, Peer
+from ehlo.net import ListenAddresses, Peer, parse_address
 from ehlo.server.options import target
 from ehlo.server.options.config import (
     AllOptions,
@@ -23,6 +27,7 @@ from ehlo.server.options.config import (
     Options,
     ServerOptions,
     certificates_of,
+    check_attribute,
     check_names,
     check_values,
 )
@@ -73,8 +78,7 @@ class Server:
     if not TYPE_CHECKING:  # a type checker knows which attributes there are
 
         def __setattr__(self, name: str, value: object) -> None:
-            if name in Options.__dataclass_fields__:
-                raise AttributeError(f"{name} is an option; set it by configure({name}=...)")
+            check_attribute(name, is_own=type(self) is not Server or hasattr(Server, name))
             super().__setattr__(name, value)
 
     @property
@@ -247,6 +251,43 @@ class Server:
         run = self.running or Run(self)
         await run.serve_streams(reader, writer)
 
+    async def connect_memory(
+        self,
+        *,
+        peer: Peer | str = "127.0.0.1:50000",
+        local: Peer | str = "127.0.0.1:25",
+        listener: int | None = None,
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        r"""Connect a client in memory, without a socket; return its streams.
+
+        The server's own handler, rules, logins and limits apply, as if the client at `peer` had
+        connected to `local`. Both are `"192.0.2.1:4711"`, `"unix:/path"`, or a `Peer`. `listener`
+        is an index in the option `listeners`; without it, only the server's own options count. No
+        PROXY header is expected. For STARTTLS, and first of all with `tls_listener`, await the
+        writer's `start_tls` with a client's `ssl.SSLContext`.
+
+        The server need not listen: it then runs from the first such client until the last one has
+        disconnected. Use `async with server` (and `addr=()`) to keep what it counts, such as failed
+        logins, for several clients. Raises as `start` does, `ValueError` for an address that is not
+        numeric, `IndexError` for a listener that does not exist, `RuntimeError` if the server runs
+        in another event loop.
+
+        Example::
+
+            reader, writer = await server.connect_memory(peer="192.0.2.1:4711")
+            assert (await reader.readline()).startswith(b"220 ")
+            writer.write(b"QUIT\r\n")
+            assert (await reader.read()).startswith(b"221 ")
+            writer.close()
+        """
+        ends = _end(peer, "peer"), _end(local, "local")
+        while (run := self.running) is not None and run.ends_with_guests:
+            await run.closed.wait()
+        if run is not None and run.loop is not asyncio.get_running_loop():
+            raise RuntimeError("the server runs in another event loop; await connect_memory there")
+        run = run or Run(self)
+        return await run.connect_memory(listener, *ends)
+
     # -- blocking --------------------------------------------------------------------------------
 
     def listen_and_serve(self, *, tune_malloc: bool = False) -> None:
@@ -354,6 +395,17 @@ class Server:
                     thread.call(partial(self.shutdown, grace))
         finally:
             thread.stop()
+
+
+def _end(end: Peer | str, name: str) -> Peer:
+    """Return an end of a connection in memory. Raises `ValueError`, which begins with `name`."""
+    try:
+        found = Peer(*end) if isinstance(end, Peer) else parse_address(end)
+        if not found.is_unix:
+            ipaddress.ip_address(found.host)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {end!r}: write 192.0.2.1:4711 or unix:/path") from error
+    return found
 
 
 def listen_and_serve(

@@ -251,6 +251,7 @@ OTHER: dict[str, Any] = {
     "extensions": {"DSN": True},
     "reverse_dns": True,
     "debug": True,
+    "transcripts": "masked",
     "log_read": print,
     "log_write": print,
 }

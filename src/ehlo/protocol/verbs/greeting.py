@@ -129,6 +129,8 @@ def _parse_starttls(conversation: Conversation, argument: str) -> events.StartTL
     if not conversation.buffer.empty:
         # RFC 3207 6, CVE-2011-0411: sent in clear, to be read as if it had come under TLS
         conversation.output.over = True
+        if conversation.output.narrator is not None:
+            conversation.output.narrator.note("bytes followed STARTTLS in its packet")
         return None
     return events.START_TLS
 

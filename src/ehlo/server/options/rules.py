@@ -54,6 +54,8 @@ _COMMAND_TIMEOUT = 300.0
 _TLS_TIMEOUT = 30.0
 _BODY_TIMEOUT = 180.0
 _PROXY_TIMEOUT = 5.0
+# By the option `transcripts`: whether secrets are shown, and bodies
+_SHOWN = {"off": None, "masked": (False, False), "bodies": (False, True), "full": (True, True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ class Rules:
     """The clients exempt from per-address limits."""
     passwords: PasswordFile | None
     """The `auth_file`, as read at the start."""
+    transcripts: tuple[bool, bool] | None
+    """Whether transcripts show secrets, and bodies; `None` without transcripts."""
 
 
 # -- one listener ------------------------------------------------------------------------------
@@ -127,6 +131,7 @@ def resolve(options: Options, callbacks: Callbacks, files: Files | None = None) 
         proxies=_networks(options, "proxy_networks"),
         exempt=_networks(options, "exempt_networks"),
         passwords=passwords,
+        transcripts=_SHOWN[_choice(options, "transcripts", *_SHOWN)],
     )
 
 
