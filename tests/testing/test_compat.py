@@ -247,6 +247,27 @@ def test_a_certificate_of_ones_own_may_be_set(smtpd: AuthController, tmp_path: P
         assert client.noop()[0] == 250
 
 
+def test_a_context_of_ones_own_comes_before_the_files(smtpd: AuthController) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(str(smtpd.config.ssl_cert_files[0]))
+    config = Config()
+    config.use_ssl = True
+    other = AuthController(hostname="localhost", config=config, ssl_context=context)
+    other.start()
+    with smtplib.SMTP_SSL("localhost", other.port, context=trusting(smtpd)) as client:
+        assert client.noop()[0] == 250
+    other.stop()
+
+
+def test_a_client_that_speaks_no_tls_is_disconnected(
+    smtpd: AuthController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ehlo.testing.loopback.HANDSHAKE", 0.001)
+    smtpd.config.use_ssl = True
+    with pytest.raises(smtplib.SMTPServerDisconnected):
+        connect(smtpd)
+
+
 # -- smtpd: logins ---------------------------------------------------------------------------------
 
 

@@ -220,13 +220,21 @@ class _Ledger(Rulebook):
 class _Files(Commons):
     """The thread of one server, whose certificate is in files."""
 
-    def __init__(self, names: Callable[[], tuple[str | None, str | None]]) -> None:
+    def __init__(
+        self,
+        names: Callable[[], tuple[str | None, str | None]],
+        context: ssl.SSLContext | None,
+    ) -> None:
+        """`names` returns the files, which are not read if there is a `context`."""
         super().__init__()
         self._names = names
+        self._context = context
         self._making = threading.Lock()
 
     @property
     def server_context(self) -> ssl.SSLContext:
+        if self._context is not None:
+            return self._context
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate, key = self._names()
         context.load_cert_chain(certificate or "", key)
@@ -258,12 +266,16 @@ class AuthController:
 
     def __init__(
         self,
+        loop: object = None,
         hostname: str | None = None,
         port: int | None = None,
         ready_timeout: float | None = None,
+        ssl_context: ssl.SSLContext | None = None,
         config: Config | None = None,
         authenticator: Authenticator | None = None,
     ) -> None:
+        """`loop` is accepted, and not used: the server has its own, in a thread."""
+        del loop
         self.config: Config = config or Config()
         """The settings."""
         if hostname is not None:
@@ -273,6 +285,7 @@ class AuthController:
         if ready_timeout is not None:
             self.config.ready_timeout = ready_timeout
         self._authenticator = authenticator
+        self._context = ssl_context
         self._messages: list[EmailMessage] = []
         self._running: contextlib.ExitStack | None = None
         self.config.changed = self._changed
@@ -298,7 +311,7 @@ class AuthController:
             raise RuntimeError("the server runs already; stop it first")
         config = self.config
         with contextlib.ExitStack() as stack:
-            commons = stack.enter_context(_Files(lambda: config.ssl_cert_files))
+            commons = stack.enter_context(_Files(lambda: config.ssl_cert_files, self._context))
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="ehlo-"))
             config.make_certificate = partial(commons.certificate_in, directory)
             port = Port(commons, _Ledger(self._offer, self._receive))
@@ -368,7 +381,7 @@ class SMTPDFix:
     def __init__(
         self, hostname: str | None = None, port: int | None = None, config: Config | None = None
     ) -> None:
-        self.controller: AuthController = AuthController(hostname, port, config=config)
+        self.controller: AuthController = AuthController(None, hostname, port, config=config)
         """The server."""
 
     @property
