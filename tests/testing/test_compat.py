@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import smtplib
 import ssl
 import subprocess
@@ -476,25 +477,39 @@ def test_both(smtpd, smtpserver):
 }
 
 
-def run(directory: Path, *options: str) -> str:
-    """Run pytest in a project; return what it printed."""
+def run(directory: Path, *options: str, alone: bool) -> str:
+    """Run pytest in a project, with the plugin of ehlo `alone` or all; return what it printed."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV"))}
+    if alone:
+        command += ["-p", "ehlo.testing.plugin", "-W", "error"]
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     done = subprocess.run(
-        command, cwd=directory, capture_output=True, text=True, timeout=180, check=False
+        command,
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
     )
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("options", [(), ("-n", "2"), ("-W", "error")])
-def test_a_project_switches_by_one_line(tmp_path: Path, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("options", [(), ("-p", "xdist", "-n", "2")])
+def test_a_project_switches_by_one_line(
+    tmp_path: Path, options: tuple[str, ...], alone: bool
+) -> None:
+    """Also where the plugins that it had are still installed."""
     for name, text in PROJECT.items():
         (tmp_path / name).write_text(text)
-    assert "3 passed" in run(tmp_path, *options)
+    assert "3 passed" in run(tmp_path, *options, alone=alone)
 
 
 def test_the_plugin_does_not_register_the_fixtures(tmp_path: Path) -> None:
     (tmp_path / "test_mail.py").write_text(PROJECT["test_mail.py"])
-    out = run(tmp_path, "-p", "no:smtpdfix", "-p", "no:localserver")
+    out = run(tmp_path, alone=True)
     assert "3 errors" in out
     assert "fixture 'smtpd' not found" in out
 

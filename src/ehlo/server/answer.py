@@ -508,8 +508,7 @@ class Answers:
                     outcome = partial(answers_of, message, transaction.recipients)
                 answer = await self._ask(routes.message, (self.session, message), outcome)
             self._reply(answer)
-            if answer is None or not isinstance(answer, Disconnect):
-                self.journal.accepted(self.session, transaction, answer, message)
+            self.journal.accepted(self.session, transaction, answer, message)
             bodies.release()
         finally:
             self.due = False
