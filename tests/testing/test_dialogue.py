@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -374,6 +375,25 @@ def test_long_and_harmful_lines_are_shown_safely() -> None:
     shown = difference_in(f"{ENVELOPE}", Loud())
     assert len(shown.splitlines()[-1]) < 200
     assert "\\x1b" in difference_in("S: 220 \x1b[2J", Inbound())
+
+
+@pytest.mark.parametrize("port", [False, True])
+@pytest.mark.parametrize("kind", ["async def", "def"])
+def test_a_hook_that_hangs_is_a_difference_at_once(port: bool, kind: str) -> None:
+    done = threading.Event()
+
+    class Hanging(Inbound):
+        async def on_rcpt(self, *_: object) -> None:
+            await asyncio.Event().wait()
+
+    class HangingInThread(Inbound):
+        def on_rcpt(self, *_: object) -> None:  # type: ignore[override]  # a hook may be either
+            done.wait(60)
+
+    handler = Hanging() if kind == "async def" else HangingInThread()
+    shown = difference_in(ENVELOPE, Server(handler, grace=3600), port=port, timeout=0.2)
+    done.set()
+    assert shown.endswith("- S: 250 2.1.5 Ok\n+ S: (nothing within 0.2 s)")
 
 
 def test_only_the_last_lines_are_shown() -> None:
