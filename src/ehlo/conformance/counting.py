@@ -104,14 +104,18 @@ def _limit(trial: Trial) -> int:
 def _try_oversize(trial: Trial) -> None:
     count = _limit(trial) // len(_LINE) + 1
     with trial.session("data") as probe:
-        probe.send(_HEADER + _LINE * count + _LEAVE)
+        probe.send(_HEADER)
+        probe.send_often(_LINE, count)
+        probe.send(_LEAVE)
         _see_one_message(probe)
 
 
 def _try_oversize_chunk(trial: Trial) -> None:
-    content = _HEADER + _LINE * (_limit(trial) // len(_LINE) + 1)
+    count = _limit(trial) // len(_LINE) + 1
     with trial.session("rcpt") as probe:
-        probe.send(b"BDAT %d LAST\r\n" % len(content) + content + b"QUIT\r\n")
+        probe.send(b"BDAT %d LAST\r\n" % (count * len(_LINE)))
+        probe.send_often(_LINE, count)
+        probe.send(b"QUIT\r\n")
         _see_one_message(probe)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import socket
 import ssl
@@ -158,6 +157,7 @@ class Probe:
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
         self._ended = False
+        self._takes_no_more = False
         self._answered = True
         self.sent = b""
         """What was sent before the last reply."""
@@ -166,12 +166,32 @@ class Probe:
 
     def send(self, data: bytes) -> None:
         """Send bytes, as far as the server takes them in time."""
+        self._note(data)
+        self._send(data)
+
+    def send_often(self, line: bytes, times: int) -> None:
+        """Send a line many times, without holding all of it."""
+        self._note(line + b"(%d times)" % times)
+        per_block = _READ // len(line) + 1
+        blocks, rest = divmod(times, per_block)
+        block = line * per_block
+        for _ in range(blocks):
+            self._send(block)
+        self._send(line * rest)
+
+    def _note(self, data: bytes) -> None:
         self.sent = data if self._answered else self.sent + data
         self._answered = False
+
+    def _send(self, data: bytes) -> None:
         until = self._patience.until(self._patience.reply)
-        with contextlib.suppress(OSError):  # whether it has closed is heard
+        if self._takes_no_more:
+            return
+        try:
             self._sock.settimeout(max(0.001, until - time.monotonic()))
             self._sock.sendall(data)
+        except OSError:  # whether it has closed is heard
+            self._takes_no_more = True
 
     def hear(self) -> Heard:
         """Return the next reply, with all of its lines."""
