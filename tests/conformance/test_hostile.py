@@ -205,6 +205,19 @@ def test_a_server_that_reads_nothing_does_not_hang_a_large_message() -> None:
         gone.set()
 
 
+def test_a_handshake_that_drips_is_bounded_in_time() -> None:
+    def act(client: socket.socket) -> None:
+        client.sendall(b"\x16\x03\x03\x3f\xff")  # a record of 16 KiB, which never comes
+        drips(client)
+
+    with served(act) as address:
+        probe = Probe(address, Patience(reply=0.5))
+        began = time.monotonic()
+        assert not probe.secure()
+        assert time.monotonic() - began < 30  # and not as long as the record takes
+        probe.close()
+
+
 def test_a_recipient_that_is_rejected_is_not_tried() -> None:
     faults = Faults(says={"mail RCPT .*": "550 5.1.1 No such user"})
     with Toy(faults) as toy:
