@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
+import inspect
 import re
 import ssl
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehlo import Address, Handler, Message, Reject, Server, Session
+from ehlo import Address, Handler, Message, Reject, Server, Session, conformance
 from ehlo.testing import dialogue
 from ehlo.testing.dialogue import DialogueError, Received, Scenario, Step, parse, text_of
 from support.certificates import Certificates
@@ -166,6 +169,28 @@ def test_a_wrong_line_of_a_file_is_named_with_the_file(tmp_path: Path) -> None:
     path.write_bytes(b"== One\r\nC: QUIT\r\nwrong\r\n")
     with pytest.raises(ValueError, match=r"^mine\.smtp:3: 'wrong'"):
         dialogue.load(path)
+
+
+# -- docstrings ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (module, name)
+        for module in (dialogue, conformance)
+        for name in module.__all__
+        if callable(getattr(module, name))
+    ],
+)
+def test_a_public_name_has_an_example_that_works(
+    module: ModuleType, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = inspect.getdoc(getattr(module, name)) or ""
+    examples = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
+    assert examples.examples
+    assert doctest.DocTestRunner().run(examples).failed == 0
 
 
 # -- handlers ------------------------------------------------------------------------------------

@@ -125,7 +125,14 @@ class OutOfTimeError(NotTriedError):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait: for one reply, for silence, and for all cases."""
+    """How long to wait: for one reply, for silence, and for all cases.
+
+    Example:
+
+        >>> from ehlo.conformance import Patience
+        >>> Patience(reply=2).total
+        300.0
+    """
 
     reply: float = 10.0
     """Seconds for a reply."""

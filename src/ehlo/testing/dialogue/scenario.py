@@ -88,10 +88,12 @@ class Step(NamedTuple):
 class Received(NamedTuple):
     r"""A message that a server has accepted: sender, recipients, body.
 
-    Example::
+    Example:
 
-        messages = dialogue.play(text, server)
-        assert messages == [Received("a@example.com", ["b@example.com"], b"Hello\r\n")]
+        >>> from ehlo.testing import dialogue
+        >>> [scenario] = dialogue.parse("M: from <a@x.test>\nM: to <b@x.test>\nM| Hello")
+        >>> scenario.messages[0].recipients, scenario.messages[0].body
+        (['b@x.test'], b'Hello\r\n')
     """
 
     sender: str
@@ -101,15 +103,16 @@ class Received(NamedTuple):
 
 @dataclass
 class Scenario:
-    """One session: its title, its steps, and the messages that the server should accept.
+    r"""One session: its title, its steps, and the messages that the server should accept.
 
     `str(scenario)` is its name in a test report.
 
-    Example::
+    Example:
 
-        @pytest.mark.parametrize("scenario", dialogue.load("tests/submission.smtp"), ids=str)
-        def test_submission(scenario):
-            dialogue.play(scenario, ehlo.Server(Submission()))
+        >>> from ehlo.testing import dialogue
+        >>> [scenario] = dialogue.parse("== Leaves\nC: QUIT\nS: 221 ...", "submission.smtp")
+        >>> print(scenario, [step.kind for step in scenario.steps])
+        submission: Leaves ['client', 'server']
     """
 
     title: str = ""
@@ -125,9 +128,18 @@ class Scenario:
 
 
 def load(path: str | Path) -> list[Scenario]:
-    """Return the scenarios of a file, which is UTF-8.
+    r"""Return the scenarios of a file, which is UTF-8.
 
     Raises `OSError` if it cannot be read, `ValueError` with the line that is wrong.
+
+    Example:
+
+        >>> from pathlib import Path
+        >>> from ehlo.testing import dialogue
+        >>> Path("submission.smtp").write_text("== Leaves\nC: QUIT\n")
+        18
+        >>> print(*dialogue.load("submission.smtp"))
+        submission: Leaves
     """
     path = Path(path)
     return parse(path.read_bytes().decode().replace("\r\n", "\n"), path.name)
