@@ -162,7 +162,7 @@ class Probe:
         until = patience.until(patience.reply)
         self._sock: socket.socket = socket.create_connection(address, until - time.monotonic())
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._buffer = b""
+        self._buffer = bytearray()
         self._ended = False
         self._takes_no_more = False
         self._answered = True
@@ -262,10 +262,10 @@ class Probe:
             if isinstance(raw, int):
                 if raw == NOTHING:
                     seconds = self._patience.reply
-                    partly = f" but {shown(self._buffer)}" if self._buffer else ""
+                    partly = f" but {shown(bytes(self._buffer))}" if self._buffer else ""
                     return Heard(NOTHING, (*lines, f"nothing within {seconds:g} s{partly}"))
                 if self._buffer or lines:
-                    what = " / ".join([*lines, shown(self._buffer)])
+                    what = " / ".join([*lines, shown(bytes(self._buffer))])
                     return Heard(GARBAGE, (f"half a reply, and closed: {what}",))
                 return Heard(CLOSED, ("the connection is closed",))
             size += len(raw)
@@ -285,7 +285,8 @@ class Probe:
             if not self._receive(until):
                 return CLOSED if self._ended else NOTHING
         end = self._buffer.find(b"\n") + 1 or len(self._buffer)
-        line, self._buffer = self._buffer[:end], self._buffer[end:]
+        line = bytes(self._buffer[:end])
+        del self._buffer[:end]
         return line
 
     def _receive(self, until: float) -> bool:
