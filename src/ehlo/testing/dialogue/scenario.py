@@ -13,7 +13,7 @@ from typing import Final, Literal, NamedTuple, Self
 
 Kind = Literal["client", "server", "tls", "eof", "closed", "event"]
 
-_LINE: Final = re.compile(r"([CS])(?:\*(\d+))?(?:@(\d+(?:\.\d+)?))?(<)?:(?: (.*))?")
+_LINE: Final = re.compile(r"([CS])(?:\*(\d{1,6}))?(?:@(\d+(?:\.\d+)?))?(<)?:(?: (.*))?")
 _KINDS: Final[dict[str, Kind]] = {"T:": "tls", "E:": "eof", "X:": "closed", "!:": "event"}
 _MARKS: Final = {kind: mark for mark, kind in _KINDS.items()}
 _ESCAPES: Final = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"0": b"\0", b"\\": b"\\"}
@@ -21,8 +21,8 @@ _ESCAPED: Final = {value[0]: b"\\" + name for name, value in _ESCAPES.items()}
 _ESCAPE: Final = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([rnt0\\]))")
 _WRONG_ESCAPE: Final = re.compile(r"\\(?!x[0-9a-fA-F]{2}|[rnt0\\])")
 _PLACE: Final = (
-    rb"\{(?:b64 (?P<plain>[^}]*)|cram (?P<cram_user>\S+) (?P<cram_secret>[^\s}]+)"
-    rb"|(?P<count>\d{1,8}) \* (?P<repeated>[^}]*)|first (?P<first_user>[^\s}]+)"
+    rb"\{(?:b64 (?P<plain>[^{}]*)|cram (?P<cram_user>\S+) (?P<cram_secret>[^\s}]+)"
+    rb"|(?P<count>\d{1,8}) \* (?P<repeated>[^{}]*)|first (?P<first_user>[^\s}]+)"
     rb"|final (?P<digest>\S+) (?P<final_user>\S+) (?P<final_secret>[^\s}]+))\}"
 )
 _PLACES: Final = re.compile(_PLACE)
