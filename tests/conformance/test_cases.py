@@ -205,7 +205,7 @@ FAULTS: list[tuple[Faults, str]] = [
     (Faults(ends=[rb"(?:[0-9a-f]{62}\r\n){500}"]), "a-message-of-64-kib-is-accepted"),
     (Faults(ends=[rb"\0\r\n"]), "nul-in-a-message-is-content"),
     (Faults(ends=[rb"\xc2\x85"]), "bytes-over-127-in-a-message-are-content"),
-    (Faults(ends=[rb":\r\n \r\n"]), "a-header-that-is-no-header-is-content"),
+    (Faults(ends=[rb":\r\n \r\n"]), "a-malformed-header-is-content"),
     (kind("few recipients"), "100-recipients-are-accepted"),
     (Faults(ends=[rb"\A[\s\S]{100000}"]), "no-byte-of-an-oversize-message-is-read-as-a-command"),
     (kind("takes a packet for a line"), "a-session-in-single-bytes-works"),
@@ -312,6 +312,14 @@ def test_a_case_fails_with_a_server_that_is_wrong(
 def test_each_case_is_seen_to_fail() -> None:
     seen = {case.name for _, names in FAULTS for case in cases_named(names)}
     assert BY_NAME.keys() - seen == set()
+
+
+def test_the_page_counts_the_cases() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\b(\d+) cases,", page)) | set(
+        re.findall(r"with (\d+) cases", page)
+    ) == {str(len(CASES))}
+    assert f"{len(WRONG_ENDS)} sequences that must not end a message" in page
 
 
 def test_names_are_unique() -> None:
