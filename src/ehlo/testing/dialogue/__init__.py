@@ -31,7 +31,9 @@ Example::
         dialogue.play(Path("tests/submission.smtp"), ehlo.Server(Submission()))
 """
 
+from ehlo.testing.dialogue.core import replay
 from ehlo.testing.dialogue.playing import DialogueError, play, play_async
+from ehlo.testing.dialogue.recorded import anonymous, record
 from ehlo.testing.dialogue.scenario import Received, Scenario, Step, load, matches, parse, text_of
 from ehlo.testing.dialogue.served import Target
 
@@ -41,10 +43,13 @@ __all__ = [
     "Scenario",
     "Step",
     "Target",
+    "anonymous",
     "load",
     "matches",
     "parse",
     "play",
     "play_async",
+    "record",
+    "replay",
     "text_of",
 ]
