@@ -145,7 +145,7 @@ def test_a_def_function_that_returns_a_coroutine_does_not_accept_the_message(
 
     with serve(function("def", deliver)).ready() as client:
         assert client.mail().startswith("451 4.3.0 ")
-    assert "is not awaited (write the function as async def)" in caplog.text
+    assert "is not awaited (await it, in an async def)" in caplog.text
 
 
 def test_a_partial_or_a_callable_object_is_a_handler(serve: Serve) -> None:
@@ -639,7 +639,7 @@ def test_a_def_function_of_two_parameters_that_returns_a_coroutine_accepts_no_lo
     running = serve(function("def"), auth_handler=check, auth_mechs=OPEN)
     with running.ready() as client:
         assert client.say(plain("alice", "wonder")).startswith("454 4.7.0 ")
-    assert "write the function as async def" in caplog.text
+    assert "await it, in an async def" in caplog.text
 
 
 def two(username: str, password: str) -> bool:
@@ -735,3 +735,28 @@ def test_listen_and_serve_tls_raises_file_not_found_for_missing_files(tmp_path: 
         ehlo.listen_and_serve_tls(
             "127.0.0.1:0", str(tmp_path / "a"), str(tmp_path / "b"), function("def")
         )
+
+
+def test_message_before_session_is_a_type_error() -> None:
+    def handler(message: object, session: object) -> None: ...
+
+    with pytest.raises(
+        TypeError, match=r"^handler \(.*handler.*\) gets session first, then message$"
+    ):
+        ehlo.Server(handler)
+
+
+class Stray:
+    def on_message(self, session: object, message: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("handler", "advice"),
+    [
+        ([], "pass its method append to collect messages"),
+        (Stray(), "derive Stray from ehlo.Handler"),
+    ],
+)
+def test_what_is_nearly_a_handler_is_a_type_error_with_advice(handler: Any, advice: str) -> None:
+    with pytest.raises(TypeError, match=rf"; {advice}$"):
+        ehlo.Server(handler)

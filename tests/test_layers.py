@@ -44,6 +44,7 @@ ROOMS = {
     "ehlo.functions": {*VISIBLE, "ehlo.handler"},
     "ehlo.faults": {*VISIBLE, "ehlo.handler", "ehlo.domains"},
     "ehlo.passwords": {"ehlo.protocol", "ehlo.paths"},
+    "ehlo.store": {"ehlo.content", "ehlo.message", "ehlo.transcript"},
     "ehlo.server.system": {"ehlo.net", "ehlo.paths"},
     "ehlo.server.limits": {"ehlo.net"},
     "ehlo.server.observing": {"ehlo.server.system", *VISIBLE},
@@ -56,7 +57,11 @@ ROOMS = {
         *(*CELLAR, *HANDLERS, *VISIBLE),
     },
 }
-ROOMS["ehlo.testing"] = {"ehlo.server.server", *ROOMS["ehlo.server.server"]}
+ROOMS["ehlo.testing"] = {
+    *("ehlo.content", "ehlo.faults", "ehlo.server.server"),
+    *ROOMS["ehlo.server.server"],
+}
+ROOMS["ehlo.conformance"] = {"ehlo.testing", "ehlo.net"}
 # What may import everything: the face (a lazy table), and the command line
 ANYTHING = {"ehlo", "ehlo.__main__", "ehlo.cli"}
 

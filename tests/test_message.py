@@ -283,3 +283,15 @@ def test_bodies_go_to_a_directory_on_disk(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.undo()
     monkeypatch.setenv("TMPDIR", "/")
     assert spool_directory("") != VAR_TMP
+
+
+@pytest.mark.parametrize("name", ["subject", "text", "html", "attachments", "headers"])
+def test_what_is_in_the_content_is_an_attribute_error_that_says_so(name: str) -> None:
+    advice = rf"^a Message has no {name}; write message.content.{name}$"
+    with pytest.raises(AttributeError, match=advice):
+        getattr(message(), name)
+
+
+def test_another_attribute_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"^a Message has no sender_name$"):
+        getattr(message(), "sender" + "_name")

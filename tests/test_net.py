@@ -235,3 +235,9 @@ def test_the_key_is_the_ipv4_address_or_the_64_of_the_ipv6_address(host: str, ke
 )
 def test_only_ipv4_mapped_addresses_are_unmapped(host: str, shown: str) -> None:
     assert unmapped(host) == shown
+
+
+def test_a_port_as_text_in_a_tuple_is_an_error_that_says_so() -> None:
+    addr: Any = ("127.0.0.1", "25")
+    with pytest.raises(ValueError, match=r"; write \(host, port\), the port as an int$"):
+        parse_address(addr)

@@ -146,6 +146,8 @@ def _form_of(option: str, function: _Function, forms: _Forms) -> int:
     elif inspect.Parameter.VAR_POSITIONAL in kinds and count <= max(forms):
         return max(forms)
     elif count in forms:
+        if [each.name for each in parameters[:2]] == ["message", "session"]:
+            raise TypeError(f"{option} ({place_of(function)}) gets session first, then message")
         return count
     *others, last = forms.values()
     may_be_factory = option == "handler" and takes.startswith("0")

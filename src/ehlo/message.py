@@ -186,6 +186,10 @@ class SpooledFile(io.RawIOBase):
         return len(data)
 
 
+# What users look for in a message, and find in its `content`
+_IN_CONTENT: Final = frozenset({"subject", "text", "html", "attachments", "headers"})
+
+
 class Message:
     """Describes a complete message and gives access to its content.
 
@@ -380,6 +384,12 @@ class Message:
 
             self._email = parse_email(self.data)
         return self._email
+
+    if not TYPE_CHECKING:  # a type checker knows which attributes there are
+
+        def __getattr__(self, name: str) -> object:
+            advice = f"; write message.content.{name}" if name in _IN_CONTENT else ""
+            raise AttributeError(f"a Message has no {name}{advice}", name=name, obj=self)
 
     def __repr__(self) -> str:
         return f"<Message {self.id} from {self.sender} for {len(self.recipients)}>"

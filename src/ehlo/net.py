@@ -104,6 +104,8 @@ def parse_address(addr: ListenAddress) -> Peer:
     Raises `ValueError`, which names `addr` and the valid forms.
     """
     text = _text_of(addr)
+    if isinstance(addr, tuple) and text == "?":
+        raise ValueError(f"not an address: {addr!r}; write (host, port), the port as an int")
     if text.startswith(INHERITED):
         if text.startswith("fd:") and not text[len("fd:") :].isdecimal():
             raise ValueError(f"not a file descriptor: {text!r}; write fd:3")

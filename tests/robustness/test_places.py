@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -174,12 +175,19 @@ def test_silent_clients_leave_places_to_others_soon(serve: Serve, tell: Tell) ->
 # -- threads and turns ---------------------------------------------------------------------------
 
 
-class Slow(Handler):
-    """Holds messages from hogs until the test ends."""
+class Holding(Handler):
+    """Counts messages from hogs, which wait for the end of the test."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.entered = 0
+
+    def has_entered(self, count: int) -> bool:
+        return self.entered == count
+
+
+class Slow(Holding):
+    """Holds them in threads."""
 
     def on_message(self, session: Session, message: Message) -> None:
         if message.sender.local == "hog":
@@ -187,12 +195,8 @@ class Slow(Handler):
             assert self.gate.wait(DEADLINE)
 
 
-class SlowInLoop(Handler):
-    """The same, in the loop."""
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.entered = 0
+class SlowInLoop(Holding):
+    """Holds them in the loop."""
 
     async def on_message(self, session: Session, message: Message) -> None:
         if message.sender.local == "hog":
@@ -205,31 +209,33 @@ async def pause() -> None:
     await asyncio.sleep(0.02)  # the pace of looking
 
 
-@pytest.mark.parametrize(("hogs", "taken"), [(1, 8), (3, 8 + 4 + 2)])
+@pytest.mark.parametrize("shares", [(8,), (8, 4, 2)], ids=["1 hog", "3 hogs"])
 @pytest.mark.parametrize("kind", [Slow, SlowInLoop])
 def test_one_address_takes_neither_all_threads_nor_all_turns(
-    serve: Serve, tell: Tell, kind: type[Slow | SlowInLoop], hogs: int, taken: int
+    serve: Serve, tell: Tell, kind: type[Slow | SlowInLoop], shares: tuple[int, ...]
 ) -> None:
     handler = kind()
     running = serve(handler, threads=16, max_handlers=16, exempt_networks="none")
     with contextlib.ExitStack() as held:
-        clients = [
-            held.enter_context(running.ready(source=f"127.0.1.{number}"))
-            for number in range(hogs)
-            for _ in range(40)
-        ]
-        for client in clients:
-            client.begin_message_from("hog@example.com")
-        running.wait_until(lambda: handler.entered == taken)
+        clients = []
+        for number, share in enumerate(shares):  # half of what the ones before have left
+            taken = handler.entered + share
+            mine = [
+                held.enter_context(running.ready(source=f"127.0.1.{number}")) for _ in range(40)
+            ]
+            for client in mine:
+                client.begin_message_from("hog@example.com")
+            clients += mine
+            running.wait_until(partial(handler.has_entered, taken))
         begun = time.monotonic()
         with running.ready(source=HONEST) as honest:
             for _ in range(10):
                 assert honest.mail() == "250 2.0.0 Ok: queued"
         tell(f"10 messages of another address took {time.monotonic() - begun:.3f} s")
-        assert handler.entered == taken
+        assert handler.entered == sum(shares)
         handler.gate.set()
         for client in clients:
             assert client.replies(4)[3] == "250 2.0.0 Ok: queued"
-    assert handler.entered == hogs * 40
+    assert handler.entered == 40 * len(shares)
     running.wait_until_no_sessions()
     assert running.runtime.turns.free == running.runtime.thread_turns.free == 16

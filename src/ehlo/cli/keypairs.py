@@ -12,12 +12,12 @@ from ehlo.cli.finding import reason_of
 from ehlo.cli.flags import ProcessOptions
 from ehlo.cli.readable import plural
 from ehlo.server.server import Server
+from ehlo.server.tls.certificates import is_encrypted
 
 _LARGEST: Final = 1_048_576  # bytes of a file that are looked at
 _CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
 _TRUSTED: Final = b"-----BEGIN TRUSTED CERTIFICATE-----"
 _KEY: Final = b"PRIVATE KEY-----"
-_ENCRYPTED: Final = (b"BEGIN ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED")
 
 
 def configure_tls(server: Server, process: ProcessOptions, passphrase: str | None) -> None:
@@ -67,7 +67,7 @@ def _wrong_with(cert: str, key: str, passphrase: str | None, error: ssl.SSLError
         return f"--tls-key: {key} contains no private key: give the key of {cert}"
     if error.reason == "KEY_VALUES_MISMATCH":
         return f"--tls-key: {key} does not match {cert}: give the key of that certificate"
-    if any(mark in secret for mark in _ENCRYPTED):
+    if is_encrypted(secret):
         if passphrase is None:
             return f"--tls-key: {key} is encrypted: set its passphrase in EHLO_TLS_PASSPHRASE"
         return f"EHLO_TLS_PASSPHRASE does not decrypt {key}: set the passphrase of that key"

@@ -69,10 +69,12 @@ def _set(path: str, user: str, schemes: tuple[str, ...]) -> str:
     check_username(user)
     for scheme in schemes:
         hashes.scheme(scheme)
-    if Path(path).exists():
+    is_new = not Path(path).exists()
+    if not is_new:
         passwords.load()
-    replaced = passwords.set(user, _password(), *schemes)
-    return f"{'replaced' if replaced else 'added'} {user}"
+    if passwords.set(user, _password(), *schemes):
+        return f"replaced {user}"
+    return f"added {user} to the new file {path}" if is_new else f"added {user}"
 
 
 def _password() -> str | bytes:

@@ -86,6 +86,8 @@ class Policy:
         self, *, tls: bool, binding: bool = False, certificate: bool = False
     ) -> tuple[str, ...]:
         """Return the names of the mechanisms that a connection with these properties may use."""
+        if self.tls_required and not tls:  # RFC 4954 4: what is listed may be used
+            return ()
         opened = self.open_mechanisms
         return tuple(
             name

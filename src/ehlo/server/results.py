@@ -146,9 +146,11 @@ def _answer_of_stored(meaning: Meaning, result: object, note: Note) -> Reply | N
         except ValueError:
             note("a str that cannot be sent as a queue id")
             return None
+    rejects = _reads_as_rejection(result)
     is_text = isinstance(result, _TEXT)
-    note(f"a {type(result).__name__} that is no queue id" if is_text else _described(result))
-    return meaning.trouble if _reads_as_rejection(result) else None
+    wrong = f"a {type(result).__name__} that is no queue id" if is_text else _described(result)
+    note(wrong if rejects else f"{wrong} (the message was accepted)")
+    return meaning.trouble if rejects else None
 
 
 def _reads_as_rejection(result: object) -> bool:
@@ -180,7 +182,7 @@ def _described(result: object) -> str:
     if isinstance(result, Awaitable):
         if inspect.iscoroutine(result):
             result.close()  # nothing awaits it
-        return f"{kind}, which is not awaited (write the function as async def)"
+        return f"{kind}, which is not awaited (await it, in an async def)"
     if isinstance(result, GeneratorType | AsyncGeneratorType):
         return f"{kind}, which has not run (write the function without yield)"
     return repr(result) if isinstance(result, bool | None) else kind

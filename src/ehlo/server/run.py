@@ -339,7 +339,9 @@ class Run:
             if not await self._gone_in_grace():
                 if not self._closing:
                     if self.runtime.drivers:  # otherwise the last one has ended just now
-                        logger.warning("%d sessions were cut off", len(self.runtime.drivers))
+                        count = len(self.runtime.drivers)
+                        what = "session was" if count == 1 else "sessions were"
+                        logger.warning("%d %s cut off", count, what)
                     self._end_sessions(Ending.HANG_UP)
                     await self._gone_within(_LAST_WORDS)
                 if not self._closing:  # otherwise they are, and call their last hooks
@@ -501,6 +503,7 @@ def open_sockets(
         if account is not None:
             privileges.drop(account)
             privileges.check_readable(account, _files(listeners))
+            privileges.check_imports(account, options.handler)
         check_spool(options)
     except BaseException:
         listener.give_back(chain.from_iterable(groups), paths)

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
+import ehlo
 from ehlo import Handler, Listener, Server
 from ehlo.server.options.config import (
     AllOptions,
@@ -264,3 +265,16 @@ def test_the_signature_of_server_has_each_option_with_its_default() -> None:
     assert list(parameters) == ["handler", *(field.name for field in OPTIONS)]
     assert all(parameters[field.name].default is field.default for field in OPTIONS)
     assert all(parameters[field.name].kind is inspect.Parameter.KEYWORD_ONLY for field in OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["host", "port"])
+def test_host_and_port_are_a_type_error_that_shows_addr(name: str) -> None:
+    options: Any = {name: 2525}
+    with pytest.raises(TypeError, match=rf"^Server has no option {name}; write addr='127.0.0.1:2"):
+        Server(Box(), **options)
+
+
+def test_a_handler_before_the_address_is_an_error_that_says_the_order() -> None:
+    handler: Any = Box()
+    with pytest.raises(ValueError, match=r"takes the address first, and then the handler$"):
+        ehlo.listen_and_serve(handler, "127.0.0.1:0")

@@ -884,3 +884,44 @@ def test_asyncio_streams_can_talk_under_tls(serve: Serve, certificates: Certific
 
     heard = asyncio.run(asyncio.wait_for(talk(), DEADLINE))
     assert [line[:3] for line in heard] == [b"220", b"220", b"250", b"221", b""]
+
+
+def test_a_context_for_clients_or_without_certificate_is_an_error_at_the_start() -> None:
+    server = Server(Box(), addr="127.0.0.1:0", tls_config=ssl.create_default_context())
+    with (
+        pytest.raises(ValueError, match=r"^tls_config is a context for clients; write "),
+        server.in_thread(),
+    ):
+        pass
+    server = Server(Box(), addr="127.0.0.1:0", tls_config=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    with (
+        pytest.raises(ValueError, match=r"\(.*\); load its certificate by load_cert_chain$"),
+        server.in_thread(),
+    ):
+        pass
+
+
+def test_a_context_that_chooses_its_certificate_by_name_needs_none_of_its_own(
+    serve: Serve, certificates: Certificates
+) -> None:
+    chosen, context = certificates.server(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    def choose(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        connection.context = chosen
+
+    context.sni_callback = choose
+    running = serve(Box(), tls_config=context, tls_listener=True)
+    with running.client(tls=certificates.client) as client:
+        assert client.reply().startswith("220 ")
+
+
+def test_a_key_that_needs_a_passphrase_is_an_error_that_says_so(
+    certificates: Certificates,
+) -> None:
+    cert, key = certificates.cert_file, certificates.encrypted_key_file
+    with pytest.raises(ssl.SSLError) as caught:
+        Server(Box()).configure_tls(cert, key)
+    (note,) = caught.value.__notes__
+    assert (
+        note == f"{cert} with {key}; the key is encrypted: call configure_tls with its passphrase"
+    )

@@ -114,7 +114,10 @@ def callbacks_of(options: Options) -> Callbacks:
     """Return the hooks of the handler, or those of the functions. Raises `TypeError`."""
     callbacks = _given_callbacks(options)
     if options.auth_file is not None and ("on_auth" in callbacks or "on_secret" in callbacks):
-        raise TypeError("auth_file cannot be combined with auth_handler, on_auth or on_secret")
+        raise TypeError(
+            "auth_file cannot be combined with auth_handler, on_auth or on_secret; leave one out, "
+            "or check an ehlo.PasswordFile in on_auth"
+        )
     return callbacks
 
 
@@ -133,10 +136,19 @@ def _given_callbacks(options: Options) -> Callbacks:
             raise TypeError(f"{type(handler).__name__} has no on_message; define it to accept mail")
         return callbacks
     if isinstance(handler, type) or not callable(handler):
-        advice = ""
-        if isinstance(handler, str):
-            advice = "; write module:attr"
-        elif isinstance(handler, type):
-            advice = "; pass an instance of it, or derive it from ehlo.Handler"
+        advice = _advice_for(handler)
         raise TypeError(f"handler must be a function or an ehlo.Handler, not {handler!r}{advice}")
     return callbacks_of_functions(handler, options.rcpt_handler, options.auth_handler)
+
+
+def _advice_for(wrong: object) -> str:
+    """Return what to write instead of a handler that is none."""
+    if isinstance(wrong, str):
+        return "; write module:attr"
+    if isinstance(wrong, type):
+        return "; pass an instance of it, or derive it from ehlo.Handler"
+    if hasattr(wrong, "append"):
+        return "; pass its method append to collect messages"
+    if hasattr(wrong, "on_message"):
+        return f"; derive {type(wrong).__name__} from ehlo.Handler"
+    return ""

@@ -115,6 +115,10 @@ def _loaded(certificate: Certificate, all_of_them: tuple[Certificate, ...]) -> F
         note = f"{certificate.cert_file} with {certificate.key_file}"
         if certificate.key_file == certificate.cert_file and isinstance(error, ssl.SSLError):
             note += "; set tls_key if the key is in another file"
+        elif certificate.passphrase is None and isinstance(error, ssl.SSLError):
+            with contextlib.suppress(OSError), paths.held(certificate.key_file) as key:
+                if is_encrypted(Path(key).read_bytes()):
+                    note += "; the key is encrypted: call configure_tls with its passphrase"
         error.add_note(note)
         raise
     if der is not None:
@@ -129,6 +133,11 @@ def _loaded(certificate: Certificate, all_of_them: tuple[Certificate, ...]) -> F
                 raise
     context.verify_mode = _verify_mode(all_of_them)
     return context
+
+
+def is_encrypted(pem: bytes) -> bool:
+    """Return whether a PEM file with this content has a key that only a passphrase opens."""
+    return b"BEGIN ENCRYPTED PRIVATE KEY-----" in pem or b"Proc-Type: 4,ENCRYPTED" in pem
 
 
 def _verify_mode(certificates: tuple[Certificate, ...]) -> ssl.VerifyMode:
@@ -178,12 +187,12 @@ class Holder:
     """Holds the context of new handshakes, and reloads it. Its methods may block."""
 
     def __init__(self, config: TLSConfig) -> None:
-        """Raises what a user's function raises, and as `_made` does."""
+        """Raises what a user's function raises, and as `_made` and `_checked` do."""
         self._make = None if isinstance(config, ssl.SSLContext) else config
         self._shown: bytes | None = None  # the certificate of the context that `_make` made last
         self._made_at = time.monotonic()
         self.current: ssl.SSLContext = (
-            config if isinstance(config, ssl.SSLContext) else self._made(config)
+            _checked(config) if isinstance(config, ssl.SSLContext) else self._made(config)
         )
         self._trouble = ""  # the reason that was logged last
         if self._has_changed():
@@ -280,6 +289,28 @@ class Holder:
         if reason != self._trouble:
             journal.reload_failed(what, reason, error if self._make is not None else None)
         self._trouble = reason
+
+
+def _checked(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Return the user's context. Raises `ValueError` for one that no client can use.
+
+    One that chooses the certificate by the client's name may have none without a name.
+    """
+    if isinstance(context, FileContext) or context.sni_callback is not None:
+        return context
+    if context.protocol is ssl.PROTOCOL_TLS_CLIENT:
+        raise ValueError(
+            "tls_config is a context for clients; write ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)"
+        )
+    try:
+        _try(context)
+    except ssl.SSLError as error:
+        reason = error.reason or str(error)
+        raise ValueError(
+            f"no client can use the context in tls_config ({reason}); load its certificate by "
+            "load_cert_chain"
+        ) from error
+    return context
 
 
 def _try(context: ssl.SSLContext) -> bytes | None:

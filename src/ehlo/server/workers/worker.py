@@ -22,12 +22,12 @@ import traceback
 from functools import partial
 from typing import Final
 
-from ehlo.server.observing.failures import from_users_frame, log_failure
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.options.target import NotThereError, with_handler
 from ehlo.server.places import Table
 from ehlo.server.run import Owner, Run, abandon
 from ehlo.server.system import loops, shared, signals
-from ehlo.server.workers.link import INTERRUPT, Link, WorkerTask, read_task
+from ehlo.server.workers.link import INTERRUPT, WorkerLink, WorkerTask, read_task
 from ehlo.server.workers.recipe import StartError, share_of
 
 _SESSIONS_IN_A_LINE: Final = 100
@@ -72,8 +72,7 @@ def _report_failure(sock: socket.socket, error: BaseException) -> None:
         logger.error("this worker cannot start: %s", reason)
     else:  # a bug of the user's
         reason = "".join(traceback.format_exception_only(error)).strip()
-        from_users_frame(error)
-        log_failure(logger, error, "this worker cannot start")
+        log_failure(logger, error, "this worker cannot start", users=True)
     with contextlib.suppress(OSError):  # the parent is gone, or the link was in use already
         sock.setblocking(True)
         sock.sendall(json.dumps({"failed": reason[:_LONGEST_REASON]}).encode() + b"\n")
@@ -98,7 +97,7 @@ async def _serve(server: Owner, sock: socket.socket, task: WorkerTask) -> None:
 
 async def _work(run: Run, sock: socket.socket, report_every: float) -> None:
     """Report to the parent, and obey it, until the run has ended."""
-    link = await Link.over(sock)
+    link = await WorkerLink.over(sock)
     link.send(ready=True)
     async with asyncio.TaskGroup() as group:
         working = (
@@ -112,7 +111,7 @@ async def _work(run: Run, sock: socket.socket, report_every: float) -> None:
     await link.close()
 
 
-async def _obey(run: Run, link: Link) -> None:
+async def _obey(run: Run, link: WorkerLink) -> None:
     """Do what the parent orders; shut down once it is gone."""
     with contextlib.suppress(OSError):
         async for line in link.lines():
@@ -130,7 +129,7 @@ async def _obey(run: Run, link: Link) -> None:
     run.begin_shutdown()
 
 
-async def _report(run: Run, link: Link, every: float) -> None:
+async def _report(run: Run, link: WorkerLink, every: float) -> None:
     """Send the counters as often as the parent wants them."""
     with contextlib.suppress(OSError):  # `_obey` sees that the parent is gone
         while True:
@@ -139,11 +138,11 @@ async def _report(run: Run, link: Link, every: float) -> None:
             await asyncio.sleep(every)
 
 
-def _send_counts(run: Run, link: Link) -> None:
+def _send_counts(run: Run, link: WorkerLink) -> None:
     link.send(counts=run.runtime.stats.plain(), draining=run.draining)
 
 
-async def _send_snapshot(run: Run, link: Link) -> None:
+async def _send_snapshot(run: Run, link: WorkerLink) -> None:
     """Send a snapshot in lines that stay short."""
     snapshot = await run.snapshot()
     sessions = snapshot.pop("sessions")
