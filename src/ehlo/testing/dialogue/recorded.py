@@ -41,11 +41,16 @@ _LAST_RESPONSES: Final = {
 
 
 def record(
-    transcript: Transcript | Sequence[Line], title: str = "", given: Iterable[str] = ()
+    transcript: Transcript | Sequence[Line],
+    title: str = "",
+    given: Iterable[str] = (),
+    *,
+    replace_addresses: bool = False,
 ) -> Scenario:
     """Return the dialogue of a session, with its times.
 
     `given` are the settings of its server. A transcript that omits lines is recorded up to there.
+    `replace_addresses` is for `anonymous` lines.
 
     Example:
 
@@ -62,7 +67,8 @@ def record(
     """
     cut = isinstance(transcript, Transcript) and transcript.omitted > 0
     gap = transcript.gap if isinstance(transcript, Transcript) and cut else len(transcript)
-    recorder = _Recorder(transcript[:gap])
+    lines = transcript[:gap]
+    recorder = _Recorder(anonymous(lines) if replace_addresses else lines)
     steps = recorder.steps()
     if cut:
         while steps and steps[-1].kind != "server":
