@@ -95,6 +95,14 @@ def test_faults_test_a_client(reader: Reader) -> None:
     assert "2 passed" in reader.pytest()
 
 
+# -- conformance ---------------------------------------------------------------------------------
+
+
+def test_conformance_is_a_test_of_a_user(reader: Reader) -> None:
+    reader.save("conformance", "test_conformance.py")
+    assert "1 passed" in reader.pytest()
+
+
 # -- tutorial ------------------------------------------------------------------------------------
 
 

@@ -230,6 +230,8 @@ class Session:
             return True
         if self.accepts("FROM:", argument):
             self.state = "mail"
+        elif "a rejected MAIL ends all" in self.kinds:
+            self.state = "start"
         return True
 
     def do_rcpt(self, argument: str) -> bool:

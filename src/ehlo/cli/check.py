@@ -103,7 +103,7 @@ def check(
     """Check what the SMTP server at HOST:PORT does, and print what is wrong.
 
     It tries syntax, order, ends of data, STARTTLS, BDAT, pipelining and limits. It sends mail: a
-    server that accepts the recipient gets about 100 messages.
+    server that accepts the recipient gets about 70 messages.
     """
     for flag, address in (("--to", recipient), ("--from", sender)):
         if _MAILBOX.fullmatch(address) is None:

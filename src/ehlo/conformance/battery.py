@@ -43,7 +43,7 @@ def check(
     patience: Patience | None = None,
     cases: Sequence[Case] = CASES,
 ) -> Iterator[Result]:
-    """Try the cases on a server, and yield the result of each; it gets about 70 messages.
+    """Try the cases on a server, and yield the result of each; it gets mail.
 
     Raises `ConnectionError` with the reason if there is no server that greets and accepts EHLO.
 

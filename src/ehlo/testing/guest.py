@@ -40,6 +40,8 @@ class Guest:
         self._peer = peer
         self._tls: TLSInfo | None = None
         self._user: str | None = None
+        self._refused_user: str | None = None  # by a fault, and by which mechanisms
+        self._refused_by: dict[str, Action] = {}
         self._delay = 0.0
         self._session = rulebook.begin_session()
         self._responder = Responder(
@@ -95,7 +97,7 @@ class Guest:
             case events.StartTLS():
                 return self._strike("starttls")
             case events.Auth():
-                return self._strike("auth") or self._login(event)
+                return self._login(event)
             case events.Mail(sender):
                 return self._strike("mail", mail_from=str(sender))
             case events.Rcpt(recipient):
@@ -125,10 +127,18 @@ class Guest:
         recipients = [str(each) for each in transaction.recipients] if to is None else to
         return self._strike(at, mail_from=str(transaction.sender), to=recipients)
 
-    def _login(self, event: events.Auth) -> Reply | None:
+    def _login(self, event: events.Auth) -> Action:
+        mechanism, user = event.mechanism, event.username
+        # smtplib tries all mechanisms in one login(), which a fault meets as a whole
+        if user is None or user != self._refused_user or mechanism in self._refused_by:
+            self._refused_user, self._refused_by = user, {}
+        refusal = next(iter(self._refused_by.values()), None) or self._strike("auth")
+        if refusal is not None:
+            self._refused_by[mechanism] = refusal
+            return refusal
         if not self._offer.knows(event.credentials):
             return replies.BAD_CREDENTIALS
-        self._user = event.username
+        self._user = user
         return None
 
     def _receive(self, transaction: Transaction, body: bytes, reply: Reply | None) -> Reply:

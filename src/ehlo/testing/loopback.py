@@ -33,6 +33,8 @@ class Commons:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._thread: LoopThread | None = None
+        self.ports: set[Peer] = set()
+        """Where inboxes listen: clients that name these are not routed into memory."""
 
     @property
     def thread(self) -> LoopThread:
@@ -136,6 +138,7 @@ class PortClient(asyncio.Protocol):
         implicit = self._rulebook.offer.implicit_tls
         self._guest = Guest(self._rulebook, peer, implicit_tls=implicit)
         if implicit:
+            self._guest.note("implicit TLS: the client begins with a handshake")
             self._begin_tls()
         else:
             self._answer(self._guest.feed(b""))

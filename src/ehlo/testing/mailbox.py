@@ -6,8 +6,10 @@ This file is longer than others, since it is the face of the whole kit.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import smtplib
+import socket
 import ssl
 import sys
 import tempfile
@@ -25,10 +27,10 @@ from ehlo.testing.criteria import Criteria, MatchOptions
 from ehlo.testing.frameworks import Framework, settings_of
 from ehlo.testing.guest import Guest
 from ehlo.testing.loopback import Commons, Port
-from ehlo.testing.memory import PRETENDED
-from ehlo.testing.offer import OfferOptions, offer_of
+from ehlo.testing.memory import PRETENDED, MemorySocket
+from ehlo.testing.offer import Offer, OfferOptions, offer_of
 from ehlo.testing.received import ReceivedMail, Rejection
-from ehlo.testing.routing import MemorySMTP, MissingNameError, routed
+from ehlo.testing.routing import DirectSMTP, MissingNameError, routed
 from ehlo.testing.rulebook import Rulebook
 from ehlo.testing.showing import explain, report_of
 from ehlo.transcript import Transcript
@@ -66,11 +68,11 @@ class Inbox(Sequence[ReceivedMail]):
         >>> with Inbox() as inbox:
         ...     with smtplib.SMTP(inbox.host, inbox.port) as client:
         ...         refused = client.sendmail(
-        ...             "app@example.com", ["ada@example.com"], "Subject: Welcome\\n\\nHello Ada"
+        ...             "app@example.com", ["ada@example.com"], "Subject: Welcome\n\nHello Ada"
         ...         )
         ...     mail = inbox.wait_for(to="ada@example.com")
         >>> mail.subject, mail.text
-        ('Welcome', 'Hello Ada\\n')
+        ('Welcome', 'Hello Ada\n')
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Inbox(Sequence[ReceivedMail]):
         self._own_commons = commons is None
         self._commons = commons or Commons()
         self._book = Rulebook(offer_of(offer), self.faults, secrets=secrets)
+        self._places: dict[Fault, tuple[str, int]] = {}  # where each was made
         self._address: Peer | None = None
         self._stack = contextlib.ExitStack()
 
@@ -138,9 +141,12 @@ class Inbox(Sequence[ReceivedMail]):
         return _IN_MEMORY
 
     def _open_port(self) -> Peer:
+        self._prepare(self._book.offer)
         port = Port(self._commons, self._book)
         address = port.open(*self._bind)
         self._stack.callback(port.close)
+        self._commons.ports.add(address)
+        self._stack.callback(self._commons.ports.discard, address)
         return address
 
     def close(self) -> None:
@@ -159,10 +165,14 @@ class Inbox(Sequence[ReceivedMail]):
             self.warn_of_unused_faults()
 
     def warn_of_unused_faults(self) -> None:
-        """Warn of each fault that was never used, as the end of a `with` block does."""
-        for fault in self.faults:
-            if not fault.used:
-                warnings.warn(f"{fault} was never used", UnusedFaultWarning, stacklevel=3)
+        """Warn of each fault that was never used, as the end of a `with` block does.
+
+        The warning names the line that has made the fault.
+        """
+        for fault, (file, line) in self._places.items():
+            if not fault.used and fault in self.faults:
+                text = f"{str(fault).partition(', used')[0]} was never used"
+                warnings.warn_explicit(text, UnusedFaultWarning, file, line)
 
     # -- where it is -----------------------------------------------------------------------------
 
@@ -335,9 +345,16 @@ class Inbox(Sequence[ReceivedMail]):
         """Change what is offered to clients that connect from now on; the port stays open.
 
         Each call says all of it: what it does not name is as by default. Raises `ValueError` for
-        options that exclude each other.
+        options that exclude each other, and `ImportError` for TLS without trustme.
         """
-        self._book.offer = offer_of(offer)
+        new = offer_of(offer)
+        self._prepare(new)
+        self._book.offer = new
+
+    def _prepare(self, offer: Offer) -> None:
+        """Make the certificate that an offer needs, in the test's own thread."""
+        if (offer.starttls or offer.implicit_tls) and not self.memory:
+            _ = self._commons.server_context
 
     def fail(
         self, at: Stage, reply: str | Reply = "451 4.3.0 Try later", **when: Unpack[When]
@@ -348,22 +365,31 @@ class Inbox(Sequence[ReceivedMail]):
         the message). `times` is how often (`None`: always), and `after` how many pass before. `to`
         and `mail_from` are addresses that it is limited to. Raises `ValueError`.
         """
-        return self.faults.fail(at, reply, **when)
+        return self._placed(self.faults.fail(at, reply, **when))
 
     def delay(self, at: Stage, seconds: float, **when: Unpack[When]) -> Fault:
         """Reply late at a stage; otherwise as `fail`.
 
         In memory, a client of smtplib with a shorter timeout times out at once.
         """
-        return self.faults.delay(at, seconds, **when)
+        return self._placed(self.faults.delay(at, seconds, **when))
 
     def drop(self, at: Stage, **when: Unpack[When]) -> Fault:
         """Close the connection without a reply at a stage; otherwise as `fail`."""
-        return self.faults.drop(at, **when)
+        return self._placed(self.faults.drop(at, **when))
 
     def script(self, *replies: str | Reply, **whom: Unpack[ForWhom]) -> Fault:
         """Give the replies to whole messages, in order: `script("450 4.2.0 Busy", "250 Ok")`."""
-        return self.faults.script(*replies, **whom)
+        return self._placed(self.faults.script(*replies, **whom))
+
+    def _placed(self, fault: Fault) -> Fault:
+        """Note which line of the test has made a fault."""
+        frame = inspect.currentframe()
+        for _ in range(2):
+            frame = frame.f_back if frame is not None else None
+        if frame is not None:
+            self._places[fault] = frame.f_code.co_filename, frame.f_lineno
+        return fault
 
     # -- clients ---------------------------------------------------------------------------------
 
@@ -389,20 +415,29 @@ class Inbox(Sequence[ReceivedMail]):
 
     def smtp(self, *, timeout: float = 30.0) -> smtplib.SMTP:
         """Return a client that is connected to this inbox. `timeout` is in seconds."""
-        if self.memory:
-            return MemorySMTP(self._connect, timeout)
-        if self._book.offer.implicit_tls:
-            context = self.client_context
-            return smtplib.SMTP_SSL(
-                self.host, self.port, "localhost", timeout=timeout, context=context
-            )
-        return smtplib.SMTP(self.host, self.port, "localhost", timeout=timeout)
+        return DirectSMTP(partial(self._socket, timeout), timeout)
 
-    def _connect(self, tls: bool) -> Guest:
-        """Return the guest of a client in memory. Raises `TimeoutError`."""
-        implicit = self._book.offer.implicit_tls
-        if implicit and not tls:
+    def _socket(self, timeout: float) -> socket.socket | MemorySocket:
+        """Return a connected socket for a client."""
+        tls = self._book.offer.implicit_tls
+        if self.memory:
+            return MemorySocket(self._begin(tls=tls), timeout)
+        sock = socket.create_connection((self.host, self.port), timeout)
+        return self.client_context.wrap_socket(sock, server_hostname=self.host) if tls else sock
+
+    def _connect(self, server: Peer, tls: bool) -> Guest | None:
+        """Return the guest of a client that is routed here. Raises `TimeoutError`.
+
+        A client that names the port of another inbox is let through.
+        """
+        if server in self._commons.ports:
+            return None
+        if self._book.offer.implicit_tls and not tls:
             raise TimeoutError("timed out: the inbox waits for TLS (implicit_tls)")
+        return self._begin(tls=tls)
+
+    def _begin(self, *, tls: bool) -> Guest:
+        """Return the guest of a client in memory."""
         guest = Guest(self._book, _CLIENT, implicit_tls=tls)
         if tls:
             guest.secured(PRETENDED)

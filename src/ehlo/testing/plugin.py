@@ -36,6 +36,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the settings. Raises `pytest.UsageError`."""
+    _attach(config)
+    _wait_timeout(config)
+
+
 def _attach(config: pytest.Config) -> tuple[str, Path | None]:
     """Return when to report, and where to save mails. Raises `pytest.UsageError`."""
     when, *directory = config.getini("ehlo_attach") or ["failed"]

@@ -12,8 +12,9 @@ import importlib.util
 import smtplib
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from ehlo.net import Peer
 from ehlo.testing.guest import Guest
 from ehlo.testing.memory import MemorySocket, MemoryTransport
 
@@ -27,8 +28,10 @@ _PRIVATE: Final = (
     ("aiosmtplib", "SMTP", ("_create_connection", "_get_default_local_hostname")),
 )
 
-Connect = Callable[[bool], Guest]
-"""Returns the guest of a new client; the argument is whether it begins with TLS."""
+Connect = Callable[[Peer, bool], Guest | None]
+"""Returns the guest of a new client, or `None` for a client that is not meant.
+
+The arguments are the server that the client names, and whether it begins with TLS."""
 Function = Callable[..., Any]
 
 
@@ -65,34 +68,39 @@ def _replace(
 ) -> None:
     """Replace a method by what `make` makes of it, until the stack is closed."""
     old = getattr(owner, name)
-    new, is_open = make(old), True
+    new = make(old)
 
     def replacement(*arguments: Any, **keywords: Any) -> Any:
-        return (new if is_open else old)(*arguments, **keywords)
+        return (old if _has_ended(replacement) else new)(*arguments, **keywords)
 
     def put_back() -> None:
-        nonlocal is_open
-        is_open = False
-        if vars(owner)[name] is replacement:  # otherwise another route has replaced it since
-            setattr(owner, name, old)
+        vars(replacement)["ended"] = True
+        current = vars(owner)[name]
+        while _has_ended(current):  # those below another one may have ended before it
+            current = current.__wrapped__
+        setattr(owner, name, current)
 
-    setattr(replacement, "__wrapped__", old)  # noqa: B010  a function has it, whatever mypy says
+    vars(replacement)["__wrapped__"] = old
     setattr(owner, name, replacement)
     stack.callback(put_back)
+
+
+def _has_ended(function: Function) -> bool:
+    return vars(function).get("ended", False) is True
 
 
 # -- smtplib ---------------------------------------------------------------------------------------
 
 
-class MemorySMTP(smtplib.SMTP):
-    """A client of smtplib that is connected to one inbox, whatever is routed."""
+class DirectSMTP(smtplib.SMTP):
+    """A client of smtplib that is connected by `connect`, whatever is routed."""
 
-    def __init__(self, connect: Connect, timeout: float) -> None:
-        self._open = connect
-        super().__init__(NAME, 25, local_hostname=NAME, timeout=timeout)
+    def __init__(self, connect: Callable[[], Any], timeout: float) -> None:
+        self._connect = connect
+        super().__init__(NAME, local_hostname=NAME, timeout=timeout)
 
-    def _get_socket(self, _host: str, _port: int, timeout: object) -> MemorySocket:
-        return MemorySocket(self._open(False), _seconds(timeout))
+    def _get_socket(self, _host: str, _port: int, _timeout: object) -> Any:
+        return self._connect()
 
 
 class _Pretender:
@@ -107,10 +115,16 @@ class _Pretender:
 
 def _route_smtplib(connect: Connect, stack: contextlib.ExitStack) -> None:
     def opens(*, tls: bool) -> Callable[[Function], Function]:
-        def get_socket(_client: object, _host: str, _port: int, timeout: object) -> MemorySocket:
-            return MemorySocket(connect(tls), _seconds(timeout))
+        def made_of(old: Function) -> Function:
+            def get_socket(client: object, host: str, port: int, timeout: object) -> Any:
+                guest = connect(Peer(host, port), tls)
+                if guest is None:
+                    return old(client, host, port, timeout)
+                return MemorySocket(guest, _seconds(timeout))
 
-        return lambda _old: get_socket
+            return get_socket
+
+        return made_of
 
     def named(old: Function) -> Function:
         def initialize(
@@ -161,10 +175,14 @@ class _MemoryLoop:
         self, factory: Function, *arguments: Any, **keywords: Any
     ) -> tuple[Any, Any]:
         """Connect to the inbox, unless the client brings a socket of its own."""
-        if keywords.get("sock") is not None:
-            return await self._loop.create_connection(factory, *arguments, **keywords)  # type: ignore[no-any-return]  # the loop may be any
-        context = keywords.get("ssl")
-        transport = MemoryTransport(self._loop, factory(), self._connect(context is not None))
+        host, port = keywords.get("host"), keywords.get("port")
+        context, guest = keywords.get("ssl"), None
+        if host is not None and port is not None:
+            guest = self._connect(Peer(host, port), context is not None)
+        if guest is None:
+            made = await self._loop.create_connection(factory, *arguments, **keywords)
+            return cast("tuple[Any, Any]", made)
+        transport = MemoryTransport(self._loop, factory(), guest)
         transport.begin(context)
         return transport, transport.get_protocol()
 

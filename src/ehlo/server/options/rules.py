@@ -241,12 +241,7 @@ def _passwords(options: Options, files: Files) -> PasswordFile | None:
     """Read the `auth_file`. Raises `ValueError`, also if memory does not suffice for a check."""
     if options.auth_file is None:
         return None
-    if not options.auth_file:
-        raise ValueError("auth_file is empty; name a file that ehlo passwd writes, or leave it out")
-    try:
-        passwords = files.password_file(options.auth_file)
-    except ValueError as error:  # it begins with the path
-        raise ValueError(f"auth_file {error}; write it by ehlo passwd") from error
+    passwords = files.password_file(options.auth_file)
     if passwords.most_memory > memory_limit(options):
         raise ValueError(
             f"max_memory is {memory_limit(options)}; a check of a password in {options.auth_file} "

@@ -35,10 +35,14 @@ _ANY_EHLO: Final = "<ehlo>"
 class DialogueError(AssertionError):
     """Raised when a server does not do what a dialogue says; its text shows the difference.
 
-    Example::
+    Example:
 
-        with pytest.raises(DialogueError, match="550 5.1.1"):
-            dialogue.play("S: 220...", server)
+        >>> from ehlo.testing import dialogue
+        >>> try:
+        ...     dialogue.play("S: 554 ...", lambda message: None)
+        ... except dialogue.DialogueError as error:
+        ...     print(str(error).splitlines()[1])
+        - S: 554 ...
     """
 
 
@@ -61,10 +65,12 @@ def play(
     Raises `DialogueError` at the first difference, `ValueError` for a dialogue that cannot be
     played, `OSError` if there is no connection, `RuntimeError` in a running event loop.
 
-    Example::
+    Example:
 
-        def test_the_greeting():
-            dialogue.play("S: 220 mx.example.com ...", ehlo.Server(hook, hostname="mx.example.com"))
+        >>> from ehlo.testing import dialogue
+        >>> server = ehlo.Server(lambda message: None, hostname="mx.example.com")
+        >>> dialogue.play("S: 220 mx.example.com ...", server)
+        []
     """
     try:
         asyncio.get_running_loop()
@@ -81,7 +87,15 @@ async def play_async(
     tls: ssl.SSLContext | None = None,
     timeout: float = 5.0,  # noqa: ASYNC109  for each reply, and no limit of the whole
 ) -> list[Received]:
-    """Play a dialogue in the running event loop; otherwise as `play`."""
+    """Play a dialogue in the running event loop; otherwise as `play`.
+
+    Example:
+
+        >>> import asyncio
+        >>> from ehlo.testing import dialogue
+        >>> asyncio.run(dialogue.play_async("S: 220 ...", lambda message: None))
+        []
+    """
     accepted: list[Received] = []
     for scenario in _scenarios(dialogue):
         _check(scenario, target)

@@ -88,10 +88,14 @@ class Step(NamedTuple):
 class Received(NamedTuple):
     r"""A message that a server has accepted: sender, recipients, body.
 
-    Example::
+    Example:
 
-        messages = dialogue.play(text, server)
-        assert messages == [Received("a@example.com", ["b@example.com"], b"Hello\r\n")]
+        >>> from ehlo.testing import dialogue
+        >>> text = "S: 220 ...\nC: EHLO c\nS: <ehlo>\nC: MAIL FROM:<a@x.example>\nS: 250 ...\n"
+        >>> text += "C: RCPT TO:<b@x.example>\nS: 250 ...\nC: DATA\nS: 354 ...\n"
+        >>> text += "C: Hello\nC: .\nS: 250 ..."
+        >>> dialogue.play(text, lambda message: None)
+        [Received(sender='a@x.example', recipients=['b@x.example'], body=b'Hello\r\n')]
     """
 
     sender: str
@@ -101,15 +105,18 @@ class Received(NamedTuple):
 
 @dataclass
 class Scenario:
-    """One session: its title, its steps, and the messages that the server should accept.
+    r"""One session: its title, its steps, and the messages that the server should accept.
 
     `str(scenario)` is its name in a test report.
 
-    Example::
+    So a test for each scenario of a file is `@pytest.mark.parametrize("scenario",
+    dialogue.load("tests/submission.smtp"), ids=str)`.
 
-        @pytest.mark.parametrize("scenario", dialogue.load("tests/submission.smtp"), ids=str)
-        def test_submission(scenario):
-            dialogue.play(scenario, ehlo.Server(Submission()))
+    Example:
+
+        >>> from ehlo.testing import dialogue
+        >>> [str(each) for each in dialogue.parse("== Greets\nS: 220 ...\n== Leaves\nC: QUIT")]
+        ['Greets', 'Leaves']
     """
 
     title: str = ""
@@ -125,9 +132,17 @@ class Scenario:
 
 
 def load(path: str | Path) -> list[Scenario]:
-    """Return the scenarios of a file, which is UTF-8.
+    r"""Return the scenarios of a file, which is UTF-8.
 
     Raises `OSError` if it cannot be read, `ValueError` with the line that is wrong.
+
+    Example:
+
+        >>> from pathlib import Path
+        >>> from ehlo.testing import dialogue
+        >>> _ = Path("greeting.smtp").write_text("== Greets\nS: 220 ...\n")
+        >>> [str(each) for each in dialogue.load("greeting.smtp")]
+        ['greeting: Greets']
     """
     path = Path(path)
     return parse(path.read_bytes().decode().replace("\r\n", "\n"), path.name)
