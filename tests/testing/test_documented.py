@@ -1,4 +1,4 @@
-"""Every public name of `ehlo.testing` has a docstring with an example, which is run."""
+"""Every public name of the parts of `ehlo.testing` has a docstring with an example, which is run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ import pytest
 import ehlo
 
 MODULES = [
-    each
-    for each in ("ehlo.testing", "ehlo.testing.dialogue", "ehlo.testing.compat")
-    if find_spec(each) is not None
+    each for each in ("ehlo.testing.dialogue", "ehlo.testing.compat") if find_spec(each) is not None
 ]
 NAMES = [
     pytest.param(value, id=f"{module}.{name}")

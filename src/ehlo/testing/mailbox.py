@@ -48,7 +48,9 @@ class UnusedFaultWarning(UserWarning):
         >>> from ehlo.testing import Inbox, UnusedFaultWarning
         >>> with warnings.catch_warnings(record=True) as caught, Inbox(memory=True) as inbox:
         ...     warnings.simplefilter("always")
-        ...     fault = inbox.fail("rcpt")
+        ...     fault = inbox.drop("end")
+        >>> print(caught[0].message)
+        drop('end') was never used
     """
 
 
@@ -266,6 +268,17 @@ class Inbox(Sequence[ReceivedMail]):
         and the last of them is returned. `timeout` is in seconds.
 
         Raises `AssertionError`, which shows what did arrive and what was rejected.
+
+        Example:
+
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox(memory=True) as inbox:
+            ...     inbox.wait_for(to="ada@example.com", subject="welcome", timeout=0)
+            Traceback (most recent call last):
+              ...
+            AssertionError: no mail to ada@example.com with subject 'welcome' within 0 s
+            <BLANKLINE>
+            Nothing arrived: no client has connected.
         """
         __tracebackhide__ = True
         return self.wait_for_all(count=count, timeout=timeout, **match)[count - 1]
@@ -346,6 +359,16 @@ class Inbox(Sequence[ReceivedMail]):
 
         Each call says all of it: what it does not name is as by default. Raises `ValueError` for
         options that exclude each other, and `ImportError` for TLS without trustme.
+
+        Example:
+
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox(memory=True) as inbox:
+            ...     inbox.offer(starttls=True, auth={"ada": "secret"}, require_auth=True)
+            ...     with inbox.smtp() as client:
+            ...         started = client.starttls(context=inbox.client_context)
+            ...         client.login("ada", "secret")
+            (235, b'2.7.0 Authentication successful')
         """
         new = offer_of(offer)
         self._prepare(new)
@@ -364,6 +387,15 @@ class Inbox(Sequence[ReceivedMail]):
         The stages are `connect`, `helo`, `starttls`, `auth`, `mail`, `rcpt`, `data` and `end` (of
         the message). `times` is how often (`None`: always), and `after` how many pass before. `to`
         and `mail_from` are addresses that it is limited to. Raises `ValueError`.
+
+        Example:
+
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox(memory=True) as inbox, inbox.smtp() as client:
+            ...     fault = inbox.fail("rcpt", "550 5.1.1 No such user", to="gone@example.com")
+            ...     both = ["ada@example.com", "gone@example.com"]
+            ...     client.sendmail("app@example.com", both, "Subject: Hello")
+            {'gone@example.com': (550, b'5.1.1 No such user')}
         """
         return self._placed(self.faults.fail(at, reply, **when))
 
@@ -371,16 +403,52 @@ class Inbox(Sequence[ReceivedMail]):
         """Reply late at a stage; otherwise as `fail`.
 
         In memory, a client of smtplib with a shorter timeout times out at once.
+
+        Example:
+
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox(memory=True) as inbox:
+            ...     fault = inbox.delay("connect", 3600)
+            ...     client = inbox.smtp(timeout=10)
+            Traceback (most recent call last):
+              ...
+            smtplib.SMTPServerDisconnected: Connection unexpectedly closed: timed out
         """
         return self._placed(self.faults.delay(at, seconds, **when))
 
     def drop(self, at: Stage, **when: Unpack[When]) -> Fault:
-        """Close the connection without a reply at a stage; otherwise as `fail`."""
+        """Close the connection without a reply at a stage; otherwise as `fail`.
+
+        Example:
+
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox(memory=True) as inbox, inbox.smtp() as client:
+            ...     fault = inbox.drop("end")
+            ...     client.sendmail("app@example.com", "ada@example.com", "Subject: Hello")
+            Traceback (most recent call last):
+              ...
+            smtplib.SMTPServerDisconnected: Connection unexpectedly closed
+        """
         return self._placed(self.faults.drop(at, **when))
 
-    def script(self, *replies: str | Reply, **whom: Unpack[ForWhom]) -> Fault:
-        """Give the replies to whole messages, in order: `script("450 4.2.0 Busy", "250 Ok")`."""
-        return self._placed(self.faults.script(*replies, **whom))
+    def script(self, *replies: str | Reply, **when: Unpack[ForWhom]) -> Fault:
+        """Give the replies to whole messages, in order. `to` and `mail_from` are as in `fail`.
+
+        Example:
+
+            >>> import smtplib
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox(memory=True) as inbox, inbox.smtp() as client:
+            ...     fault = inbox.script("450 4.2.0 Busy", "250 2.0.0 Ok")
+            ...     for attempt in 1, 2:
+            ...         try:
+            ...             client.sendmail("app@example.com", "ada@example.com", "Subject: Hi")
+            ...         except smtplib.SMTPDataError as error:
+            ...             print(attempt, error.smtp_code)
+            1 450
+            {}
+        """
+        return self._placed(self.faults.script(*replies, **when))
 
     def _placed(self, fault: Fault) -> Fault:
         """Note which line of the test has made a fault."""
@@ -403,6 +471,13 @@ class Inbox(Sequence[ReceivedMail]):
 
         `"django"`, `"flask"` (Flask-Mail) and `"fastapi"` (FastAPI-Mail) are for these frameworks,
         and `"env"` is environment variables for another process. Raises `ValueError`.
+
+        Example:
+
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox() as inbox:
+            ...     inbox.settings("env")["SMTP_URL"] == inbox.url
+            True
         """
         return settings_of(framework, self._book.offer, self._where, self.url, self._authority_file)
 
