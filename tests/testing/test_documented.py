@@ -1,4 +1,4 @@
-"""Every public name of the parts of `ehlo.testing` has a docstring with an example, which is run."""
+"""Every public name of the parts of `ehlo.testing` has an example in its docstring that works."""
 
 from __future__ import annotations
 
