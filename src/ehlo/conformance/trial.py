@@ -93,10 +93,12 @@ class Trial:
 class Case:
     """One thing that a server must or should do.
 
-    Example::
+    Example:
 
-        [case] = [case for case in CASES if case.name == "vrfy-is-supported"]
-        print(case.level, case.section)
+        >>> from ehlo.conformance import CASES
+        >>> [case] = [case for case in CASES if case.name == "vrfy-is-supported"]
+        >>> case.level, case.section, case.needs
+        ('must', 'RFC 5321 4.5.1', ())
     """
 
     title: str

@@ -37,12 +37,15 @@ class DialogueError(AssertionError):
 
     Example:
 
+        >>> import ehlo
         >>> from ehlo.testing import dialogue
         >>> try:
-        ...     dialogue.play("S: 554 ...", lambda message: None)
+        ...     dialogue.play("S: 554...", ehlo.Server(print, hostname="mx.example.com"))
         ... except dialogue.DialogueError as error:
-        ...     print(str(error).splitlines()[1])
-        - S: 554 ...
+        ...     print(error)
+        dialogue (line:1)
+        - S: 554...
+        + S: 220 mx.example.com smtpd ESMTP Service ready
     """
 
 
@@ -67,8 +70,9 @@ def play(
 
     Example:
 
+        >>> import ehlo
         >>> from ehlo.testing import dialogue
-        >>> server = ehlo.Server(lambda message: None, hostname="mx.example.com")
+        >>> server = ehlo.Server(print, hostname="mx.example.com")
         >>> dialogue.play("S: 220 mx.example.com ...", server)
         []
     """
@@ -93,7 +97,7 @@ async def play_async(
 
         >>> import asyncio
         >>> from ehlo.testing import dialogue
-        >>> asyncio.run(dialogue.play_async("S: 220 ...", lambda message: None))
+        >>> asyncio.run(dialogue.play_async("S: 220 ...", print))
         []
     """
     accepted: list[Received] = []

@@ -91,11 +91,9 @@ class Received(NamedTuple):
     Example:
 
         >>> from ehlo.testing import dialogue
-        >>> text = "S: 220 ...\nC: EHLO c\nS: <ehlo>\nC: MAIL FROM:<a@x.example>\nS: 250 ...\n"
-        >>> text += "C: RCPT TO:<b@x.example>\nS: 250 ...\nC: DATA\nS: 354 ...\n"
-        >>> text += "C: Hello\nC: .\nS: 250 ..."
-        >>> dialogue.play(text, lambda message: None)
-        [Received(sender='a@x.example', recipients=['b@x.example'], body=b'Hello\r\n')]
+        >>> [scenario] = dialogue.parse("M: from <a@x.test>\nM: to <b@x.test>\nM| Hello")
+        >>> scenario.messages[0].recipients, scenario.messages[0].body
+        (['b@x.test'], b'Hello\r\n')
     """
 
     sender: str
@@ -109,14 +107,12 @@ class Scenario:
 
     `str(scenario)` is its name in a test report.
 
-    So a test for each scenario of a file is `@pytest.mark.parametrize("scenario",
-    dialogue.load("tests/submission.smtp"), ids=str)`.
-
     Example:
 
         >>> from ehlo.testing import dialogue
-        >>> [str(each) for each in dialogue.parse("== Greets\nS: 220 ...\n== Leaves\nC: QUIT")]
-        ['Greets', 'Leaves']
+        >>> [scenario] = dialogue.parse("== Leaves\nC: QUIT\nS: 221 ...", "submission.smtp")
+        >>> print(scenario, [step.kind for step in scenario.steps])
+        submission: Leaves ['client', 'server']
     """
 
     title: str = ""
@@ -140,9 +136,10 @@ def load(path: str | Path) -> list[Scenario]:
 
         >>> from pathlib import Path
         >>> from ehlo.testing import dialogue
-        >>> _ = Path("greeting.smtp").write_text("== Greets\nS: 220 ...\n")
-        >>> [str(each) for each in dialogue.load("greeting.smtp")]
-        ['greeting: Greets']
+        >>> Path("submission.smtp").write_text("== Leaves\nC: QUIT\n")
+        18
+        >>> print(*dialogue.load("submission.smtp"))
+        submission: Leaves
     """
     path = Path(path)
     return parse(path.read_bytes().decode().replace("\r\n", "\n"), path.name)
