@@ -13,7 +13,7 @@ PIECE: Final = 16_384
 """Characters of a text that are indexed at once; the first piece, before somebody searches."""
 LONGEST_TERM: Final = 512
 """Characters of a term that are looked for. Pieces overlap by so many."""
-LONGEST_HEADER: Final = 262_144
+LONGEST_HEADER: Final = 65_536
 """Bytes of a message in which fields are looked for."""
 _SPACES: Final = '\0\r\n\t<>",;()'
 
