@@ -221,6 +221,15 @@ def test_a_fault_that_was_never_used_is_a_warning_at_the_line_that_made_it(
     assert "inbox.drop(" in source[caught[2].lineno - 1]
 
 
+def test_a_fault_that_was_added_to_the_faults_themselves_is_a_warning_too(
+    commons: Commons,
+) -> None:
+    inbox = Inbox(memory=True, commons=commons)
+    inbox.faults.drop("end")
+    with pytest.warns(UnusedFaultWarning, match=r"drop\('end'\) was never used"), inbox:
+        pass
+
+
 def test_no_warning_hides_an_error(commons: Commons) -> None:
     inbox = Inbox(memory=True, commons=commons)
     inbox.fail("rcpt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import smtplib
 import ssl
+import sys
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,22 @@ def test_what_cannot_be_offered_is_an_error_and_changes_nothing(
         Inbox(**options)  # type: ignore[arg-type]  # as above
     with memory.smtp() as client:
         assert "pipelining" not in extensions(client)
+
+
+def test_without_trustme_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trustme", None)
+    message = r"needs trustme; run pip install 'ehlo\[testing\]'"
+    with Inbox() as inbox:
+        with pytest.raises(ImportError, match=message):
+            inbox.offer(starttls=True)
+        with pytest.raises(ImportError, match=message):
+            _ = inbox.client_context
+        with inbox.smtp() as client:
+            assert "starttls" not in extensions(client)
+    with pytest.raises(ImportError, match=message):
+        Inbox(implicit_tls=True).open()
+    with Inbox(memory=True, starttls=True) as memory, memory.smtp() as client:
+        client.starttls()  # pretended
 
 
 def test_an_unknown_option_is_a_type_error() -> None:

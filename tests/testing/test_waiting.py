@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -204,6 +206,16 @@ def test_a_wait_that_is_cancelled_leaves_nothing(memory: Inbox, backend: str) ->
     before = set(threading.enumerate())
     anyio.run(main, backend=backend)
     assert set(threading.enumerate()) == before
+
+
+def test_without_anyio_it_says_what_to_install(
+    memory: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "anyio", None)
+    with pytest.raises(ImportError, match=r"needs anyio; run pip install 'ehlo\[testing\]'"):
+        asyncio.run(memory.wait_for_async())
+    send(memory)
+    assert asyncio.run(memory.wait_for_async()) is memory[0]  # which has nothing to wait for
 
 
 def test_a_wait_that_blocks_an_event_loop_says_what_to_write(memory: Inbox) -> None:
