@@ -20,7 +20,7 @@ settings.register_profile(
 )
 settings.load_profile("ehlo")
 
-LONG = {"cli", "interop", "robustness", "test_properties.py"}
+LONG = {"cli", "interop", "robustness", "test_frameworks.py", "test_properties.py"}
 """Directories and files whose tests take long."""
 
 

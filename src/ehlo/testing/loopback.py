@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import trustme
 
 _GONE = Peer("", 0)  # a client that has disconnected already
+HANDSHAKE = 5.0
+"""Seconds for a TLS handshake: a client that waits for a greeting in plaintext would never end."""
 _NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -188,6 +190,8 @@ class PortClient(asyncio.Protocol):
 
     def _begin_tls(self) -> None:
         self._channel = Channel(self._commons.server_context)
+        loop = asyncio.get_running_loop()
+        self._late = loop.call_later(HANDSHAKE, self._transport.abort)
 
     def _decrypted(self, channel: Channel, data: bytes) -> bytes:
         """Return the plaintext of `data`; none before the end of the handshake."""
@@ -213,6 +217,8 @@ class PortClient(asyncio.Protocol):
         return b"".join(plain)
 
     def _secured(self, channel: Channel) -> None:
+        if self._late is not None:
+            self._late.cancel()
         greet = not self._guest.awaits_tls
         self._guest.secured(channel.info())
         if greet:
