@@ -64,7 +64,9 @@ _HOST: Final = re.compile(
     r"(?:\[[0-9A-Fa-f:.]{2,60}\]|[\w.-]{1,255})(?::\d{1,5})?"
 )
 _ASCII_DOMAIN: Final = re.compile(rf"[A-Za-z0-9.-]+\.[A-Za-z]{{2,24}}(?=[{_IDEOGRAPHS}])")
-_NOT_IN_PATHS: Final = r"\s<>\"`{}|\\^\u201c\u201d\u00ab\u00bb"
+# With what a terminal obeys: controls, and characters that change the direction of text
+_OBEYED: Final = r"\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+_NOT_IN_PATHS: Final = rf"{_OBEYED}\s<>\"`{{}}|\\^\u201c\u201d\u00ab\u00bb"
 _PATH: Final = re.compile(rf"[/?#][^{_NOT_IN_PATHS}{_IDEOGRAPHS}]*")
 _ANY_PATH: Final = re.compile(rf"[/?#][^{_NOT_IN_PATHS}\u3000-\u301f\uff01-\uff20]*")
 _BREAK: Final = re.compile(r"\s+")
