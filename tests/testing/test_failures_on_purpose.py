@@ -17,7 +17,7 @@ MAIL = "Subject: Hello\n\nHi there\n"
 STAGES = ["connect", "helo", "starttls", "auth", "mail", "rcpt", "data", "end"]
 
 
-def run_through(inbox: Inbox, impatient_at: str = "") -> None:
+def run_through(inbox: Inbox, impatient_at: str = "never") -> None:
     """Send a mail by all commands that a fault may strike at; one of them has a short timeout."""
     with inbox.smtp(timeout=0.5 if impatient_at == "connect" else 30.0) as client:
 
