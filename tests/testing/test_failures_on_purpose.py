@@ -17,7 +17,7 @@ MAIL = "Subject: Hello\n\nHi there\n"
 STAGES = ["connect", "helo", "starttls", "auth", "mail", "rcpt", "data", "end"]
 
 
-def run_through(inbox: Inbox, impatient_at: str = "") -> None:
+def run_through(inbox: Inbox, impatient_at: str = "never") -> None:
     """Send a mail by all commands that a fault may strike at; one of them has a short timeout."""
     with inbox.smtp(timeout=0.5 if impatient_at == "connect" else 30.0) as client:
 
@@ -219,6 +219,15 @@ def test_a_fault_that_was_never_used_is_a_warning_at_the_line_that_made_it(
     assert {each.filename for each in caught} == {__file__}
     source = Path(__file__).read_text(encoding="utf-8").splitlines()
     assert "inbox.drop(" in source[caught[2].lineno - 1]
+
+
+def test_a_fault_that_was_added_to_the_faults_themselves_is_a_warning_too(
+    commons: Commons,
+) -> None:
+    inbox = Inbox(memory=True, commons=commons)
+    inbox.faults.drop("end")
+    with pytest.warns(UnusedFaultWarning, match=r"drop\('end'\) was never used"), inbox:
+        pass
 
 
 def test_no_warning_hides_an_error(commons: Commons) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import smtplib
 import ssl
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -189,6 +191,7 @@ def test_an_offer_of_the_beginning_is_the_same(commons: Commons) -> None:
         ({"starttls": True, "implicit_tls": True}, "set one of them"),
         ({"require_auth": True}, "require_auth needs auth"),
         ({"size": 0}, "size is 0; it must be"),
+        ({"size": "10MB"}, "size is '10MB'; it must be"),
     ],
 )
 def test_what_cannot_be_offered_is_an_error_and_changes_nothing(
@@ -203,9 +206,38 @@ def test_what_cannot_be_offered_is_an_error_and_changes_nothing(
         assert "pipelining" not in extensions(client)
 
 
-def test_an_unknown_option_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="strattls"):
-        Inbox(strattls=True)  # type: ignore[call-arg]  # that is the error
+def test_without_trustme_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trustme", None)
+    message = r"needs trustme; run pip install 'ehlo\[testing\]'"
+    with Inbox() as inbox:
+        with pytest.raises(ImportError, match=message):
+            inbox.offer(starttls=True)
+        with pytest.raises(ImportError, match=message):
+            _ = inbox.client_context
+        with inbox.smtp() as client:
+            assert "starttls" not in extensions(client)
+    with pytest.raises(ImportError, match=message):
+        Inbox(implicit_tls=True).open()
+    with Inbox(memory=True, starttls=True) as memory, memory.smtp() as client:
+        client.starttls()  # pretended
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strattls": True}, "has no keyword strattls; it has auth, chunking"),
+        ({"auth": "all"}, "auth is 'all'; write"),
+        ({"auth": ("u", "p")}, r"auth is \('u', 'p'\); write"),
+        ({"auth": {"u": 1}}, "auth has something else than text"),
+    ],
+)
+def test_an_option_of_the_wrong_kind_is_a_type_error(
+    memory: Inbox, options: Any, message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        Inbox(**options)
+    with pytest.raises(TypeError, match=message):
+        memory.offer(**options)
 
 
 # -- settings --------------------------------------------------------------------------------------
@@ -235,6 +267,12 @@ def test_settings_for_each_framework(port: Inbox) -> None:
     }
     with pytest.raises(ValueError, match="framework is 'rails'; it must be django, flask"):
         port.settings("rails")  # type: ignore[arg-type]  # that is the error
+
+
+def test_another_process_cannot_reach_an_inbox_in_memory(memory: Inbox) -> None:
+    assert memory.settings("django")["EMAIL_HOST"] == memory.host
+    with pytest.raises(ValueError, match="another process cannot reach an inbox in memory"):
+        memory.settings("env")
 
 
 def test_settings_have_the_login_and_the_certificate(commons: Commons) -> None:

@@ -155,6 +155,20 @@ def test_mails_of_a_failed_test_become_files_where_that_is_asked(project: Projec
     assert path.read_bytes() == b"Subject: Number 1\r\n\r\nHi there\r\n"
 
 
+def test_files_of_one_test_do_not_replace_those_of_another(project: Project) -> None:
+    project.write("""
+        import pytest
+
+        @pytest.mark.parametrize("name", ["a/b", "a b", "a:b", "long " * 50, "long " * 51])
+        def test_it(ehlo_memory, name):
+            send()
+            raise KeyError
+    """)
+    project.set("ehlo_attach = failed mail")
+    project.run(code=1)
+    assert len(list(project.path.rglob("*.eml"))) == 5
+
+
 def test_a_failure_while_another_fixture_is_made_is_shown_too(project: Project) -> None:
     project.write("""
         import pytest

@@ -275,12 +275,28 @@ def test_inboxes_may_be_closed_in_any_order(shared: bool) -> None:
 
 def test_a_port_of_another_inbox_can_be_named(commons: Commons, port: Inbox) -> None:
     with Inbox(memory=True, commons=commons) as memory:
-        with smtplib.SMTP(port.host, port.port) as client:
-            client.send_message(message())
+        for host in (port.host, "localhost"):
+            with smtplib.SMTP(host, port.port) as client:
+                client.send_message(message())
         run(aiosmtplib.send(message(), hostname=port.host, port=port.port))
         with port.smtp() as client:
             client.send_message(message())
-    assert (len(memory), len(port)) == (0, 3)
+    assert (len(memory), len(port)) == (0, 4)
+
+
+def test_an_inbox_in_memory_can_be_named(commons: Commons) -> None:
+    with Inbox(memory=True, commons=commons) as first, Inbox(memory=True, commons=commons) as last:
+        for inbox in (first, last):
+            with smtplib.SMTP(inbox.host, inbox.port) as client:
+                client.send_message(message())
+            run(aiosmtplib.send(message(), hostname=inbox.host, port=inbox.port))
+        assert (len(first), len(last)) == (2, 2)
+
+
+def test_a_timeout_of_zero_is_an_error_as_without_an_inbox(memory: Inbox) -> None:
+    with pytest.raises(ValueError, match="timeout=0"):
+        smtplib.SMTP("smtp.example.com", timeout=0)
+    assert memory.sessions == []
 
 
 def test_a_client_of_each_inbox_talks_to_it_whatever_is_routed(commons: Commons) -> None:
@@ -322,4 +338,4 @@ def test_a_missing_name_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(aiosmtplib.SMTP, "_create_connection")
     message = r"^aiosmtplib\.SMTP has no _create_connection$"
     with pytest.raises(MissingNameError, match=message):
-        Router().add(lambda _server, _tls: None)
+        Router().add("host.invalid", lambda _server, _tls: None)

@@ -6,7 +6,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypedDict
 
+from ehlo.faults.fault import key_of
+from ehlo.testing.offer import check_keywords
 from ehlo.testing.received import ReceivedMail, is_in, quoted
+from ehlo.testing.rulebook import Rulebook
 
 Text = str | re.Pattern[str]
 
@@ -15,9 +18,9 @@ class MatchOptions(TypedDict, total=False):
     """Describes the keywords that say which mails are meant; those that are given must all fit."""
 
     to: Text | None
-    """An envelope recipient (the case of its domain does not matter), or a pattern."""
+    """An envelope recipient in any case, `"@example.com"` for all of a domain, or a pattern."""
     mail_from: Text | None
-    """The envelope sender, or a pattern."""
+    """The same for the envelope sender; `""` is a bounce."""
     subject: Text | None
     """Text in the subject, in any case, or a pattern."""
     text: Text | None
@@ -64,13 +67,41 @@ class Criteria(NamedTuple):
         return wanted if isinstance(wanted, str) and wanted else quoted(wanted)
 
 
+def criteria_of(match: MatchOptions) -> Criteria:
+    """Return what keywords say. Raises `TypeError`."""
+    check_keywords("a wait for mail", match, MatchOptions.__optional_keys__)
+    criteria = Criteria(**match)
+    for name, value in zip(criteria._fields, criteria, strict=True):
+        fits = callable(value) if name == "match" else isinstance(value, str | re.Pattern)
+        if value is not None and not fits:
+            wanted = "a function" if name == "match" else "text or a pattern"
+            raise TypeError(f"{name} is {value!r}; it must be {wanted}")
+    return criteria
+
+
+class Search:
+    """Looks for mails in a rulebook, at each of them once."""
+
+    def __init__(self, rulebook: Rulebook, criteria: Criteria, count: int) -> None:
+        self._rulebook = rulebook
+        self._criteria = criteria
+        self._count = count
+        self._seen = 0
+        self.found: list[ReceivedMail] = []
+
+    def __call__(self) -> list[ReceivedMail] | None:
+        """Return the mails that fit if there are enough of them."""
+        self._seen, new = self._rulebook.since(self._seen)
+        self.found += filter(self._criteria.fits, new)
+        return self.found if len(self.found) >= self._count else None
+
+
 def _is(wanted: Text, address: str) -> bool:
-    """Return whether an address is the one that is wanted."""
+    """Return whether an address is the one that is wanted, by the rule of faults."""
     if not isinstance(wanted, str):
         return wanted.search(address) is not None
-    local, _, domain = wanted.rpartition("@")
-    own_local, _, own_domain = address.rpartition("@")
-    return local == own_local and domain.lower() == own_domain.lower()
+    (local, domain), own = key_of(wanted), key_of(address)
+    return domain == own[1] and local in (own[0], "" if domain else own[0])
 
 
 def _has(wanted: Text, text: str) -> bool:

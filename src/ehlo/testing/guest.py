@@ -64,7 +64,10 @@ class Guest:
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the client, and return the replies; the first call returns the greeting."""
-        return self._responder.feed(data)
+        replies = self._responder.feed(data)
+        if self.closed:
+            self.end()
+        return replies
 
     def feed_eof(self) -> bytes:
         """Note that the client sends no more; return the replies to what it has sent."""
@@ -81,6 +84,10 @@ class Guest:
         self.note(f"TLS handshake: {tls.version} {tls.cipher}")
         if self.awaits_tls:
             self._responder.secured()
+
+    def end(self) -> None:
+        """Note that the client has gone."""
+        self._rulebook.end_session(self._session)
 
     def note(self, text: str) -> None:
         """Add an event to the transcript."""

@@ -7,12 +7,16 @@ so that a late mail of an earlier test finds a closed port.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import threading
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import count
 from typing import TYPE_CHECKING, Self, cast
 
 from ehlo.net import Peer
+from ehlo.server.doors import Doors
+from ehlo.server.places import Connections
 from ehlo.server.system.loops import LoopThread
 from ehlo.server.tls.channel import Channel
 from ehlo.testing.guest import Guest
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 _GONE = Peer("", 0)  # a client that has disconnected already
 HANDSHAKE = 5.0
 """Seconds for a TLS handshake: a client that waits for a greeting in plaintext would never end."""
+_MOST = 1_000_000  # clients at once: no limit
 _NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -37,8 +42,8 @@ class Commons:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._thread: LoopThread | None = None
-        self.ports: set[Peer] = set()
-        """Where inboxes listen: clients that name these are not routed into memory."""
+        self._ports: list[Peer] = []
+        self._numbers = count(1)
         self.router: Router = Router()
         """Routes clients to the inboxes in memory."""
 
@@ -75,6 +80,25 @@ class Commons:
         self.authority.configure_trust(context)
         return context
 
+    def next_host(self) -> str:
+        """Return a name for an inbox in memory that no resolver knows (RFC 6761 6.4)."""
+        return f"ehlo-memory-{next(self._numbers)}.invalid"
+
+    def add_port(self, address: Peer) -> None:
+        """Note where an inbox listens: clients that name it are not routed into memory."""
+        self._ports.append(address)
+
+    def remove_port(self, address: Peer) -> None:
+        """Note that an inbox listens there no more."""
+        self._ports.remove(address)
+
+    def has_port(self, server: Peer) -> bool:
+        """Return whether `server` is where an inbox listens."""
+        return any(
+            server.port == port and (server.host == host or server.host in _NAMES)
+            for host, port in self._ports
+        )
+
     def close(self) -> None:
         """End the thread, and put back what the router has replaced."""
         self.router.close()
@@ -96,17 +120,19 @@ class Port:
         self._commons = commons
         self._thread = commons.thread
         self._rulebook = rulebook
-        self._server: asyncio.Server | None = None
         self._clients: set[PortClient] = set()
 
     def open(self, host: str, port: int) -> Peer:
         """Listen, and return the address. Raises `OSError`."""
-        return self._thread.call(lambda: self._open(host, port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.create_server((host, port), family=family)
+        sock.setblocking(False)
+        self._thread.call(partial(self._open, sock))
+        return Peer(*sock.getsockname()[:2])
 
-    async def _open(self, host: str, port: int) -> Peer:
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._client, host, port)
-        return Peer(*self._server.sockets[0].getsockname()[:2])
+    async def _open(self, sock: socket.socket) -> None:
+        self._doors = Doors(asyncio.get_running_loop(), Connections(_MOST, _MOST))
+        await self._doors.open(sock, self._client)
 
     def _client(self) -> PortClient:
         return PortClient(self._rulebook, self._commons, self._clients)
@@ -117,8 +143,8 @@ class Port:
             self._thread.call(self._close)
 
     async def _close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        self._doors.close()
+        await self._doors.all_served()
         clients = list(self._clients)
         for client in clients:
             client.abort()
@@ -236,6 +262,7 @@ class PortClient(asyncio.Protocol):
         if self._late is not None:
             self._late.cancel()
         self._clients.discard(self)
+        self._guest.end()
         self.gone.set()
 
     def abort(self) -> None:

@@ -23,19 +23,18 @@ from ehlo.faults import Fault, Faults, Stage
 from ehlo.faults.plan import ForWhom, When
 from ehlo.net import Peer
 from ehlo.protocol.reply import Reply
-from ehlo.testing.criteria import Criteria, MatchOptions
+from ehlo.testing.criteria import MatchOptions, Search, criteria_of
 from ehlo.testing.frameworks import Framework, settings_of
 from ehlo.testing.guest import Guest
 from ehlo.testing.loopback import Commons, Port
 from ehlo.testing.memory import PRETENDED, MemorySocket
-from ehlo.testing.offer import Offer, OfferOptions, offer_of
+from ehlo.testing.offer import Offer, OfferOptions, is_number, offer_of
 from ehlo.testing.received import ReceivedMail, Rejection
 from ehlo.testing.routing import DirectSMTP, MissingNameError
 from ehlo.testing.rulebook import Rulebook
 from ehlo.testing.showing import explain, report_of
 from ehlo.transcript import Transcript
 
-_IN_MEMORY = Peer("ehlo-memory.invalid", 25)  # a name that no resolver knows (RFC 6761 6.4)
 _CLIENT = Peer("127.0.0.1", 0)
 
 
@@ -59,7 +58,8 @@ class Inbox(Sequence[ReceivedMail]):
 
     With a port it serves in a thread. With `memory` there is no socket: as long as the inbox is
     open, smtplib and aiosmtplib of this process talk to it, whatever host and port they name, and
-    TLS is pretended. It is open in a `with` block, or from `open` to `close`.
+    TLS is pretended. It is open in a `with` block, or from `open` to `close`; after that, clients
+    reach the servers that they name.
 
     Other keywords are those of `offer`.
 
@@ -130,7 +130,8 @@ class Inbox(Sequence[ReceivedMail]):
 
     def _open_memory(self) -> Peer:
         try:
-            self._commons.router.add(self._connect)
+            host = self._commons.next_host()
+            self._commons.router.add(host, self._connect)
         except MissingNameError as error:
             self.memory = False
             address = self._open_port()
@@ -141,16 +142,16 @@ class Inbox(Sequence[ReceivedMail]):
                 stacklevel=3,
             )
             return address
-        self._stack.callback(self._commons.router.remove, self._connect)
-        return _IN_MEMORY
+        self._stack.callback(self._commons.router.remove, host)
+        return Peer(host, 25)
 
     def _open_port(self) -> Peer:
         self._prepare(self._book.offer)
         port = Port(self._commons, self._book)
         address = port.open(*self._bind)
         self._stack.callback(port.close)
-        self._commons.ports.add(address)
-        self._stack.callback(self._commons.ports.discard, address)
+        self._commons.add_port(address)
+        self._stack.callback(self._commons.remove_port, address)
         return address
 
     def close(self) -> None:
@@ -230,13 +231,13 @@ class Inbox(Sequence[ReceivedMail]):
     @overload
     def __getitem__(self, index: slice) -> list[ReceivedMail]: ...
     def __getitem__(self, index: int | slice) -> ReceivedMail | list[ReceivedMail]:
-        return self.messages[index]
+        return self._book.mails[index]
 
     def __iter__(self) -> Iterator[ReceivedMail]:
         return iter(self.messages)
 
     def clear(self) -> None:
-        """Forget all mails, rejections and sessions. Faults stay."""
+        """Forget all mails, rejections, and sessions that are over. Faults stay."""
         self._book.clear()
 
     def report(self) -> str:
@@ -292,10 +293,10 @@ class Inbox(Sequence[ReceivedMail]):
     ) -> list[ReceivedMail]:
         """Wait until `count` mails fit, and return all that do. Otherwise as `wait_for`."""
         __tracebackhide__ = True
-        criteria, seconds = self._wanted(count, timeout, match)
-        found = self._book.wait(partial(self._fitting, criteria, count), seconds)
+        search, seconds = self._search(count, timeout, match)
+        found = self._book.wait(search, seconds)
         if found is None:
-            raise AssertionError(self._missing(criteria, count, seconds) + _hint())
+            raise AssertionError(self._missing(search, count, seconds, match) + _hint())
         return found
 
     async def wait_for_async(
@@ -318,45 +319,42 @@ class Inbox(Sequence[ReceivedMail]):
     ) -> list[ReceivedMail]:
         """Wait as `wait_for_all` does, in the event loop of asyncio or trio. Needs anyio."""
         __tracebackhide__ = True
-        criteria, seconds = self._wanted(count, timeout, match)
-        found = await self._book.wait_async(partial(self._fitting, criteria, count), seconds)
+        search, seconds = self._search(count, timeout, match)
+        found = await self._book.wait_async(search, seconds)
         if found is None:
-            raise AssertionError(self._missing(criteria, count, seconds))
+            raise AssertionError(self._missing(search, count, seconds, match))
         return found
 
     def none_within(self, seconds: float, **match: Unpack[MatchOptions]) -> None:
         """Check that no mail fits, now and for `seconds`. Raises `AssertionError` once one does."""
         __tracebackhide__ = True
-        criteria = Criteria(**match)
-        found = self._book.wait(partial(self._fitting, criteria, 1), seconds)
-        if found is not None:
-            raise AssertionError(self._explain(f"a mail{criteria} has arrived"))
+        search, seconds = self._search(1, seconds, match)
+        if self._book.wait(search, seconds) is not None:
+            raise AssertionError(self._explain(f"a mail{criteria_of(match)} has arrived"))
 
     async def none_within_async(self, seconds: float, **match: Unpack[MatchOptions]) -> None:
         """Check as `none_within` does, in the event loop of asyncio or trio. Needs anyio."""
         __tracebackhide__ = True
-        criteria = Criteria(**match)
-        found = await self._book.wait_async(partial(self._fitting, criteria, 1), seconds)
-        if found is not None:
-            raise AssertionError(self._explain(f"a mail{criteria} has arrived"))
+        search, seconds = self._search(1, seconds, match)
+        if await self._book.wait_async(search, seconds) is not None:
+            raise AssertionError(self._explain(f"a mail{criteria_of(match)} has arrived"))
 
-    def _wanted(
+    def _search(
         self, count: int, timeout: float | None, match: MatchOptions
-    ) -> tuple[Criteria, float]:
-        """Return what to wait for, and the seconds. Raises `ValueError`."""
+    ) -> tuple[Search, float]:
+        """Return what to wait for, and the seconds. Raises `ValueError` and `TypeError`."""
         if count < 1:
             raise ValueError(f"count is {count}; it must be 1 or more, or use none_within()")
-        return Criteria(**match), self.wait_timeout if timeout is None else timeout
+        seconds = self.wait_timeout if timeout is None else timeout
+        if not is_number(seconds, 0):
+            raise ValueError(f"timeout is {seconds!r}; it must be a number of seconds")
+        return Search(self._book, criteria_of(match), count), seconds
 
-    def _fitting(self, criteria: Criteria, count: int) -> list[ReceivedMail] | None:
-        """Return the mails that fit if there are enough of them."""
-        found = [mail for mail in self.messages if criteria.fits(mail)]
-        return found if len(found) >= count else None
-
-    def _missing(self, criteria: Criteria, count: int, seconds: float) -> str:
+    def _missing(self, search: Search, count: int, seconds: float, match: MatchOptions) -> str:
+        criteria = criteria_of(match)
         if count == 1:
             return self._explain(f"no mail{criteria} within {seconds:g} s")
-        there = len(self._fitting(criteria, 0) or ())
+        there = len(search.found)
         return self._explain(f"{there} of {count} mails{criteria} within {seconds:g} s")
 
     def _explain(self, head: str) -> str:
@@ -480,7 +478,11 @@ class Inbox(Sequence[ReceivedMail]):
         """Return the settings with which a program sends its mail here.
 
         `"django"`, `"flask"` (Flask-Mail) and `"fastapi"` (FastAPI-Mail) are for these frameworks,
-        and `"env"` is environment variables for another process. Raises `ValueError`.
+        and `"env"` is environment variables for another process. Raises `ValueError`, also for
+        `"env"` in memory, which another process cannot reach.
+
+        Django trusts the authorities of the system alone: for TLS by a port, set the environment
+        variable `SSL_CERT_FILE` to its value in `"env"`.
 
         Example:
 
@@ -489,6 +491,8 @@ class Inbox(Sequence[ReceivedMail]):
             ...     inbox.settings("env")["SMTP_URL"] == inbox.url
             True
         """
+        if self.memory and framework == "env":
+            raise ValueError("another process cannot reach an inbox in memory; use one with a port")
         return settings_of(framework, self._book.offer, self._where, self.url, self._authority_file)
 
     def _authority_file(self) -> str:
@@ -500,6 +504,7 @@ class Inbox(Sequence[ReceivedMail]):
 
     def smtp(self, *, timeout: float = 30.0) -> smtplib.SMTP:
         """Return a client that is connected to this inbox. `timeout` is in seconds."""
+        _ = self._where  # it must be open
         return DirectSMTP(partial(self._socket, timeout), timeout)
 
     def _socket(self, timeout: float) -> socket.socket | MemorySocket:
@@ -515,7 +520,7 @@ class Inbox(Sequence[ReceivedMail]):
 
         A client that names the port of another inbox is let through.
         """
-        if server in self._commons.ports:
+        if self._commons.has_port(server):
             return None
         if self._book.offer.implicit_tls and not tls:
             raise TimeoutError("timed out: the inbox waits for TLS (implicit_tls)")

@@ -84,6 +84,7 @@ class MemorySocket:
             self._closed = True
             if not self._guest.awaits_tls:
                 self._guest.feed_eof()
+            self._guest.end()
 
 
 class MemoryFile(io.RawIOBase):
@@ -169,6 +170,7 @@ class MemoryTransport(asyncio.Transport):
             self._closing = True
             if not self._guest.awaits_tls:
                 self._guest.feed_eof()
+            self._guest.end()
             self._loop.call_soon(self._protocol.connection_lost, None)
 
     abort = close

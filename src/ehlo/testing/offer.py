@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -60,12 +60,18 @@ class Offer:
     pipelining: bool = True
 
     def __post_init__(self) -> None:
+        users = self.auth
+        if isinstance(users, Mapping):
+            if not all(isinstance(each, str) for pair in users.items() for each in pair):
+                raise TypeError("auth has something else than text; write {'user': 'password'}")
+        elif users is not None and users != "any":
+            raise TypeError(f"auth is {users!r}; write {{'user': 'password'}} or 'any'")
         if self.starttls and self.implicit_tls:
             raise ValueError("implicit_tls leaves nothing to STARTTLS; set one of them")
         if self.require_auth and self.auth is None:
             raise ValueError("require_auth needs auth; write auth={'user': 'password'}")
-        if self.size is not None and self.size <= 0:
-            raise ValueError(f"size is {self.size}; it must be a number of bytes over 0, or None")
+        if self.size is not None and not is_number(self.size, 1, whole=True):
+            raise ValueError(f"size is {self.size!r}; it must be a number of bytes over 0, or None")
 
     @cached_property
     def settings(self) -> Settings:
@@ -116,10 +122,23 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def is_number(value: object, least: int, *, whole: bool = False) -> bool:
+    """Return whether `value` is a number of at least `least`, and a whole one if that is asked."""
+    kinds = int if whole else int | float
+    return isinstance(value, kinds) and not isinstance(value, bool) and value >= least
+
+
+def check_keywords(what: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raise `TypeError` for a keyword that `what` does not have."""
+    for name in sorted(set(given) - set(known)):
+        raise TypeError(f"{what} has no keyword {name}; it has {', '.join(sorted(known))}")
+
+
 DEFAULT: Final = Offer()
 """What is offered unless a test says more; its settings are made once."""
 
 
 def offer_of(options: OfferOptions) -> Offer:
-    """Return what keywords say. Raises `ValueError` as `Offer` does."""
+    """Return what keywords say. Raises `ValueError` and `TypeError`."""
+    check_keywords("offer", options, OfferOptions.__optional_keys__)
     return Offer(**options) if options else DEFAULT

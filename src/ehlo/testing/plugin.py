@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import zlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,5 +151,13 @@ def pytest_runtest_makereport(
         for number, inbox in enumerate(inboxes, 1):
             report.sections.append((f"{inbox!r}", inbox.report()))
             if directory is not None and len(inbox):
-                name = _FORBIDDEN.sub("_", item.nodeid)[-_LONGEST_NAME:]
+                name = _directory_name(item.nodeid)
                 inbox.save(directory / name if number == 1 else directory / f"{name}-{number}")
+
+
+def _directory_name(nodeid: str) -> str:
+    """Return a name for the mails of a test that no other test has."""
+    name = _FORBIDDEN.sub("_", nodeid)[:_LONGEST_NAME]
+    if name.replace("_", "") == re.sub(r"::|/|_", "", nodeid):
+        return name
+    return f"{name}-{zlib.crc32(nodeid.encode(errors='surrogatepass')):08x}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -11,7 +11,7 @@ from ehlo.content.parsed import parse_email
 from ehlo.content.view import Attachment, Content, read_content
 from ehlo.net import Peer
 from ehlo.session import TLSInfo
-from ehlo.transcript import Transcript
+from ehlo.transcript import Direction, Transcript, escaped
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
@@ -160,7 +160,7 @@ def _not_one(wanted: str, found: Sequence[str], all_of_them: Sequence[str]) -> s
     else:
         kind = wanted.partition(" ")[0]
         return f"no {wanted}; the mail has no {kind} at all"
-    return "\n".join([head, *(f"  {each}" for each in shown)])
+    return "\n".join([head, *(f"  {escaped(each)}" for each in shown)])
 
 
 def is_in(wanted: str | re.Pattern[str], text: str) -> bool:
@@ -203,19 +203,34 @@ class Rejection(NamedTuple):
         return int(self.reply[:3])
 
 
-def rejections_in(session: Transcript) -> Iterator[Rejection]:
-    """Yield the rejections in a transcript: replies 4xx and 5xx, each with its command."""
-    command, lines = "connection", list[str]()
-    for line in session:
-        if line.direction == "client":
-            command = line.text
-        elif line.direction == "server":
-            lines.append(line.text)
-            if line.text[3:4] == "-":
-                continue
-            if line.text[:1] in ("4", "5"):
-                first, *rest = lines
-                reply = " / ".join([first[:3] + " " + first[4:], *(each[4:] for each in rest)])
-                yield Rejection(command, reply, session)
-            command = _END if line.text.startswith("354") else command
-            lines = []
+class WatchedTranscript(Transcript):
+    """A transcript that reports each rejection as it is sent, whatever it keeps of the lines."""
+
+    __slots__ = ("_command", "_is_login", "_rejected", "_reply")
+
+    def __init__(self, rejected: Callable[[Rejection], object], *, secrets: bool) -> None:
+        """`rejected` is called with each rejection."""
+        super().__init__(secrets)
+        self._rejected = rejected
+        self._command = "connection"
+        self._is_login = False  # whether the next line of the client answers a challenge
+        self._reply: list[str] = []
+
+    def add(self, direction: Direction, text: str) -> None:
+        """Add a line, and report the rejection that it ends."""
+        super().add(direction, text)
+        if direction == "client" and not self._is_login:
+            self._command = text
+        elif direction == "server":
+            self._reply.append(text)
+            if text[3:4] != "-":
+                self._replied(*self._reply)
+                self._reply = []
+
+    def _replied(self, first: str, *rest: str) -> None:
+        if first[:1] in ("4", "5"):
+            reply = " / ".join([f"{first[:3]} {first[4:]}", *(each[4:] for each in rest)])
+            self._rejected(Rejection(self._command, reply, self))
+        self._is_login = first.startswith("334")
+        if first.startswith("354"):
+            self._command = _END

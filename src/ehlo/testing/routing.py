@@ -47,22 +47,25 @@ class Router:
     """
 
     def __init__(self) -> None:
-        self._routes: list[Connect] = []
+        self._routes: dict[str, Connect] = {}
         self._replaced: contextlib.ExitStack | None = None
 
-    def add(self, connect: Connect) -> None:
-        """Route clients by `connect`. Raises `MissingNameError`."""
+    def add(self, host: str, connect: Connect) -> None:
+        """Route clients by `connect`, and always those that name `host`.
+
+        Raises `MissingNameError`.
+        """
         if self._replaced is None:
             _check()
             self._replaced = contextlib.ExitStack()
             _route_smtplib(self, self._replaced)
             if importlib.util.find_spec("aiosmtplib") is not None:
                 _route_aiosmtplib(self, self._replaced)
-        self._routes.append(connect)
+        self._routes[host] = connect
 
-    def remove(self, connect: Connect) -> None:
-        """Route no more clients by `connect`."""
-        self._routes.remove(connect)
+    def remove(self, host: str) -> None:
+        """End the route of `host`."""
+        del self._routes[host]
 
     def close(self) -> None:
         """Put the methods back."""
@@ -77,7 +80,10 @@ class Router:
 
     def connect(self, server: Peer, *, tls: bool) -> Guest | None:
         """Return the guest of a client, or `None` for one that is not routed."""
-        return self._routes[-1](server, tls) if self._routes else None
+        if not self._routes:
+            return None
+        route = self._routes.get(server.host) or self._routes[next(reversed(self._routes))]
+        return route(server, tls)
 
 
 def _check() -> None:
@@ -144,7 +150,9 @@ def _route_smtplib(router: Router, stack: contextlib.ExitStack) -> None:
     def opens(*, tls: bool) -> Callable[[Function], Function]:
         def made_of(old: Function) -> Function:
             def get_socket(client: object, host: str, port: int, timeout: object) -> Any:
-                guest = router.connect(Peer(host, port), tls=tls)
+                if timeout is not None and not timeout:
+                    return old(client, host, port, timeout)  # for its `ValueError`
+                guest = router.connect(Peer(host, int(port)), tls=tls)
                 if guest is None:
                     return old(client, host, port, timeout)
                 return MemorySocket(guest, _seconds(timeout))
@@ -205,7 +213,7 @@ class _MemoryLoop:
         host, port = keywords.get("host"), keywords.get("port")
         context, guest = keywords.get("ssl"), None
         if host is not None and port is not None:
-            guest = self._router.connect(Peer(host, port), tls=context is not None)
+            guest = self._router.connect(Peer(host, int(port)), tls=context is not None)
         if guest is None:
             made = await self._loop.create_connection(factory, *arguments, **keywords)
             return cast("tuple[Any, Any]", made)

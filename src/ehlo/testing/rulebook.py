@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from ehlo.faults import Faults
 from ehlo.testing.offer import Offer
-from ehlo.testing.received import ReceivedMail, Rejection, rejections_in
+from ehlo.testing.received import ReceivedMail, Rejection, WatchedTranscript
 from ehlo.transcript import Transcript
 
 T = TypeVar("T")
@@ -29,7 +29,9 @@ class Rulebook:
         self._secrets = secrets
         self._changed = threading.Condition()
         self._mails: list[ReceivedMail] = []
+        self._rejected: list[Rejection] = []
         self._sessions: list[Transcript] = []
+        self._live: list[Transcript] = []  # those that are not over
         self._wakers: list[Callable[[], object]] = []
         self._ids = 0
         self._added = 0  # mails since the beginning, those that were forgotten included
@@ -40,10 +42,16 @@ class Rulebook:
 
     def begin_session(self) -> Transcript:
         """Return the transcript of a session that begins."""
-        transcript = Transcript(secrets=self._secrets)
+        transcript = WatchedTranscript(self._rejected.append, secrets=self._secrets)
         with self._changed:
             self._sessions.append(transcript)
+            self._live.append(transcript)
         return transcript
+
+    def end_session(self, transcript: Transcript) -> None:
+        """Note that a session is over."""
+        with self._changed:
+            self._live = [each for each in self._live if each is not transcript]
 
     def next_id(self) -> str:
         """Return the id of the next mail."""
@@ -69,6 +77,12 @@ class Rulebook:
         with self._changed:
             return self._mails[:]
 
+    def since(self, count: int) -> tuple[int, list[ReceivedMail]]:
+        """Return the mails after the first `count`, and the number of all that have come."""
+        with self._changed:
+            new = min(self._added - count, len(self._mails))
+            return self._added, self._mails[len(self._mails) - new :]
+
     @property
     def sessions(self) -> list[Transcript]:
         """The transcripts of all sessions, those that brought no mail included."""
@@ -78,13 +92,14 @@ class Rulebook:
     @property
     def rejected(self) -> list[Rejection]:
         """All rejections, by faults and by the server itself."""
-        return [each for session in self.sessions for each in rejections_in(session)]
+        return self._rejected[:]
 
     def clear(self) -> None:
-        """Forget all mails and all sessions."""
+        """Forget all mails, rejections, and sessions that are over."""
         with self._changed:
             self._mails.clear()
-            self._sessions.clear()
+            self._rejected.clear()
+            self._sessions = self._live[:]
 
     def wait(self, look: Callable[[], T | None], seconds: float) -> T | None:
         """Return what `look` returns as soon as it is not `None`; `None` after `seconds`."""
@@ -99,7 +114,7 @@ class Rulebook:
                     left = until - time.monotonic()
                     if left <= 0:
                         return None
-                    self._changed.wait(left)
+                    self._changed.wait(min(left, threading.TIMEOUT_MAX))
 
     async def wait_async(self, look: Callable[[], T | None], seconds: float) -> T | None:
         """Wait as `wait` does, in any event loop that anyio knows. Raises `ImportError`."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from ehlo.testing.received import ReceivedMail, Rejection
-from ehlo.transcript import Transcript
+from ehlo.transcript import Transcript, escaped
 
 _WIDTH: Final = 74  # columns: pytest puts some in front of each line
 _MOST: Final = 10  # mails, and rejections, that are shown
@@ -44,8 +44,8 @@ def _last(all_of_them: Sequence[object], lines: list[str]) -> list[str]:
 
 
 def _shown(mail: ReceivedMail) -> Iterator[str]:
-    yield _cut(f"  {mail.id}. to {', '.join(mail.rcpt_tos)}")
-    yield _cut(f"     from {mail.mail_from or '<>'}, subject {mail.subject!r}")
+    yield _cut(f"  {mail.id}. to {escaped(', '.join(mail.rcpt_tos))}")
+    yield _cut(f"     from {escaped(mail.mail_from) or '<>'}, subject {mail.subject!r}")
 
 
 def _refusal(rejection: Rejection) -> Iterator[str]:
@@ -75,16 +75,17 @@ def report_of(mails: Sequence[ReceivedMail], sessions: Sequence[Transcript]) -> 
 
 
 def _every_mail(mails: Sequence[ReceivedMail]) -> Iterator[str]:
+    """Yield the lines of all mails. A terminal obeys nothing in them."""
     for mail in mails:
-        yield f"mail {mail.id} from {mail.mail_from or '<>'} to {', '.join(mail.rcpt_tos)}"
-        yield f"  Subject: {mail.subject}"
+        yield escaped(f"mail {mail.id} from {mail.mail_from or '<>'} to {', '.join(mail.rcpt_tos)}")
+        yield escaped(f"  Subject: {mail.subject}")
         lines = mail.text.rstrip("\n").split("\n")
-        yield from (f"  | {line}".rstrip() for line in lines[:_MOST_TEXT])
+        yield from (f"  | {escaped(line)}".rstrip() for line in lines[:_MOST_TEXT])
         if len(lines) > _MOST_TEXT:
             yield f"  | ... ({len(lines) - _MOST_TEXT} more lines)"
         for each in mail.attachments:
             name = each.filename or each.subject or "(no name)"
-            yield f"  + {name}, {each.content_type}, {each.size} bytes"
+            yield escaped(f"  + {name}, {each.content_type}, {each.size} bytes")
         yield ""
     if not mails:
         yield "no mail"
