@@ -30,7 +30,7 @@ from ehlo.testing.loopback import Commons, Port
 from ehlo.testing.memory import PRETENDED, MemorySocket
 from ehlo.testing.offer import Offer, OfferOptions, offer_of
 from ehlo.testing.received import ReceivedMail, Rejection
-from ehlo.testing.routing import DirectSMTP, MissingNameError, routed
+from ehlo.testing.routing import DirectSMTP, MissingNameError
 from ehlo.testing.rulebook import Rulebook
 from ehlo.testing.showing import explain, report_of
 from ehlo.transcript import Transcript
@@ -120,6 +120,7 @@ class Inbox(Sequence[ReceivedMail]):
         """
         if self._address is not None:
             raise RuntimeError("the inbox is open already")
+        self._book.closed = False
         try:
             self._address = self._open_memory() if self.memory else self._open_port()
         except BaseException:
@@ -129,7 +130,7 @@ class Inbox(Sequence[ReceivedMail]):
 
     def _open_memory(self) -> Peer:
         try:
-            self._stack.enter_context(routed(self._connect))
+            self._commons.router.add(self._connect)
         except MissingNameError as error:
             self.memory = False
             address = self._open_port()
@@ -140,6 +141,7 @@ class Inbox(Sequence[ReceivedMail]):
                 stacklevel=3,
             )
             return address
+        self._stack.callback(self._commons.router.remove, self._connect)
         return _IN_MEMORY
 
     def _open_port(self) -> Peer:
@@ -154,6 +156,7 @@ class Inbox(Sequence[ReceivedMail]):
     def close(self) -> None:
         """Disconnect all clients, and let go of the port. What was received can still be read."""
         self._address = None
+        self._book.closed = True
         self._stack.close()
         if self._own_commons:
             self._commons.close()
@@ -171,9 +174,10 @@ class Inbox(Sequence[ReceivedMail]):
 
         The warning names the line that has made the fault.
         """
-        for fault, (file, line) in self._places.items():
-            if not fault.used and fault in self.faults:
+        for fault in self.faults:
+            if not fault.used:
                 text = f"{str(fault).partition(', used')[0]} was never used"
+                file, line = self._places.get(fault, ("inbox.faults", 0))
                 warnings.warn_explicit(text, UnusedFaultWarning, file, line)
 
     # -- where it is -----------------------------------------------------------------------------
@@ -288,8 +292,7 @@ class Inbox(Sequence[ReceivedMail]):
     ) -> list[ReceivedMail]:
         """Wait until `count` mails fit, and return all that do. Otherwise as `wait_for`."""
         __tracebackhide__ = True
-        criteria = Criteria(**match)
-        seconds = self.wait_timeout if timeout is None else timeout
+        criteria, seconds = self._wanted(count, timeout, match)
         found = self._book.wait(partial(self._fitting, criteria, count), seconds)
         if found is None:
             raise AssertionError(self._missing(criteria, count, seconds) + _hint())
@@ -315,8 +318,7 @@ class Inbox(Sequence[ReceivedMail]):
     ) -> list[ReceivedMail]:
         """Wait as `wait_for_all` does, in the event loop of asyncio or trio. Needs anyio."""
         __tracebackhide__ = True
-        criteria = Criteria(**match)
-        seconds = self.wait_timeout if timeout is None else timeout
+        criteria, seconds = self._wanted(count, timeout, match)
         found = await self._book.wait_async(partial(self._fitting, criteria, count), seconds)
         if found is None:
             raise AssertionError(self._missing(criteria, count, seconds))
@@ -337,6 +339,14 @@ class Inbox(Sequence[ReceivedMail]):
         found = await self._book.wait_async(partial(self._fitting, criteria, 1), seconds)
         if found is not None:
             raise AssertionError(self._explain(f"a mail{criteria} has arrived"))
+
+    def _wanted(
+        self, count: int, timeout: float | None, match: MatchOptions
+    ) -> tuple[Criteria, float]:
+        """Return what to wait for, and the seconds. Raises `ValueError`."""
+        if count < 1:
+            raise ValueError(f"count is {count}; it must be 1 or more, or use none_within()")
+        return Criteria(**match), self.wait_timeout if timeout is None else timeout
 
     def _fitting(self, criteria: Criteria, count: int) -> list[ReceivedMail] | None:
         """Return the mails that fit if there are enough of them."""
