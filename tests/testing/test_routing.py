@@ -167,8 +167,9 @@ def test_aiosmtplib_meets_faults(memory: Inbox) -> None:
         with pytest.raises(aiosmtplib.SMTPServerDisconnected):
             await aiosmtplib.send(message(), hostname="smtp.example.com")
         memory.delay("mail", 3600)
-        with pytest.raises(aiosmtplib.SMTPReadTimeoutError):
-            await aiosmtplib.send(message(), hostname="smtp.example.com", timeout=0.05)
+        async with aiosmtplib.SMTP(hostname="smtp.example.com") as client:
+            with pytest.raises(aiosmtplib.SMTPReadTimeoutError):
+                await client.mail("a@example.com", timeout=0.05)
         memory.delay("mail", 0.05)
         before = time.monotonic()
         await aiosmtplib.send(message(), hostname="smtp.example.com")

@@ -22,9 +22,9 @@ from ehlo.testing.rulebook import Rulebook
 if TYPE_CHECKING:
     import trustme
 
+_GONE = Peer("", 0)  # a client that has disconnected already
 HANDSHAKE = 5.0
 """Seconds for a TLS handshake: a client that waits for a greeting in plaintext would never end."""
-_GONE = Peer("", 0)  # a client that has disconnected already
 _NAMES = ("localhost", "127.0.0.1", "::1")
 
 
