@@ -343,8 +343,19 @@ def test_what_makes_no_sense_is_an_error_that_names_it(
 
 
 def test_an_unknown_keyword_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="time"):
-        Faults().fail("rcpt", time=2)  # type: ignore[call-arg]  # what is tested
+    faults: Any = Faults()
+    for make in (faults.fail, faults.drop):
+        name = make.__name__
+        with pytest.raises(
+            TypeError, match=rf"^{name}\(\) has no keyword time; write times, after"
+        ):
+            make("rcpt", time=2)
+    with pytest.raises(
+        TypeError, match=r"^delay\(\) has no keyword sender; write times, after, to"
+    ):
+        faults.delay("rcpt", 1, sender="a@x")
+    with pytest.raises(TypeError, match=r"^script\(\) has no keyword times; write to, mail_from$"):
+        faults.script("250", times=2)
 
 
 # -- threads ---------------------------------------------------------------------------------------

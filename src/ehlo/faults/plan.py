@@ -11,7 +11,7 @@ import random
 import secrets
 import threading
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, Self, TypedDict, Unpack, overload
@@ -25,7 +25,8 @@ from ehlo.protocol.reply import Disconnect, Reply
 _LATER: Final = "451 4.3.0 Try later"
 _NOTHING: Final = Verdict()
 _KINDS: Final = ("reply", "delay", "drop", "script")
-_KEYS: Final = ("at", "times", "after", "to", "mail_from", "probability")
+_WHOM: Final = ("to", "mail_from")
+_WHEN: Final = ("times", "after", *_WHOM, "probability")
 
 
 class ForWhom(TypedDict, total=False):
@@ -108,6 +109,7 @@ class Faults(Sequence[Fault]):
 
     def fail(self, at: Stage, reply: str | Reply = _LATER, **when: Unpack[When]) -> Fault:
         """Reject by `reply`, a 4xx or 5xx, instead of the handler; a 421 closes the connection."""
+        _check_keywords("fail", when)
         answer = reply_of(reply)
         if not answer.refuses:
             raise ValueError(f"reply is {text_of(answer)!r}, which accepts; use a 4xx or 5xx reply")
@@ -117,14 +119,17 @@ class Faults(Sequence[Fault]):
         """Wait for `seconds` before anything else happens; other clients are not delayed.
 
         A client that leaves, and a server that shuts down, end the wait. It is bounded by the
-        `handler_timeout` of the server.
+        `handler_timeout` of the server. At `end`, a handler gets the message after the wait, but an
+        `ehlo.testing.Inbox` has the mail at once.
         """
+        _check_keywords("delay", when)
         if not is_number(seconds) or not 0 < seconds < math.inf:
             raise ValueError(f"seconds is {seconds!r}; it must be a number over 0")
         return self._add(Fault(kind="delay", stage=at, delay=float(seconds), **when))
 
     def drop(self, at: Stage, **when: Unpack[When]) -> Fault:
         """Close the connection without a reply."""
+        _check_keywords("drop", when)
         return self._add(Fault(kind="drop", stage=at, replies=(Disconnect(),), **when))
 
     def script(
@@ -136,6 +141,7 @@ class Faults(Sequence[Fault]):
 
         A positive reply, such as `"250"`, lets the message pass to the handler.
         """
+        _check_keywords("script", for_whom)
         if not replies:
             raise ValueError('script has no replies; write script("450 4.2.1 Later", "250")')
         actions = tuple(map(_action_of, replies))
@@ -280,7 +286,7 @@ class Faults(Sequence[Fault]):
             raise ValueError(f"{wrong}; write one of {', '.join(_KINDS)}")
         (kind,), rest = kinds, dict(table)
         what = rest.pop(kind)
-        known = ("to", "mail_from") if kind == "script" else _KEYS
+        known = _WHOM if kind == "script" else ("at", *_WHEN)
         for name in rest:
             if name not in known:
                 raise ValueError(f"{name} is unknown with {kind}; write {', '.join(known)}")
@@ -300,6 +306,14 @@ class Faults(Sequence[Fault]):
         if what is not True:
             raise ValueError(f"drop is {what!r}; write drop = true, or leave it out")
         return self.drop(at, **rest)
+
+
+def _check_keywords(method: str, given: Mapping[str, object]) -> None:
+    """Raise `TypeError` for a keyword that `method` has not."""
+    known = _WHOM if method == "script" else _WHEN
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{method}() has no keyword {name}; write {', '.join(known)}")
 
 
 def _action_of(given: str | Reply | Disconnect) -> Action:

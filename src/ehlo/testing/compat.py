@@ -204,6 +204,7 @@ class _Ledger(Rulebook):
         self._read = read
         self._add = add
         super().__init__(DEFAULT, Faults())
+        self.closed = False
 
     @property
     def offer(self) -> Offer:
