@@ -37,10 +37,12 @@ from ehlo.cli.flags import (
 from ehlo.cli.keypairs import configure_tls
 from ehlo.cli.log import set_up_logging
 from ehlo.cli.passwd import passwd
+from ehlo.cli.recorder import add_recorder
+from ehlo.cli.replay import replay
 from ehlo.cli.running import checked, run, run_parent
 from ehlo.cli.sendmail import sendmail
 from ehlo.cli.top import top
-from ehlo.cli.values import ReadableFile
+from ehlo.cli.values import Choice, Directory, ReadableFile
 from ehlo.net import INHERITED, ListenAddresses, Peer, addresses_of, parse_address
 from ehlo.server.observing.failures import keep_users_frames, traceback_of
 from ehlo.server.options.config import Options
@@ -138,6 +140,21 @@ def cli(ctx: click.Context, /, **given: object) -> None:
             help="TOML file of faults: when to reject, delay or drop, to test clients.",
         ),
         GroupedOption(
+            ["--record"],
+            group="Logging and metrics",
+            type=Directory(for_files=True),
+            help="Directory to write each session to, as a dialogue for ehlo replay. Secrets and "
+            "messages are left out unless --transcripts shows them.",
+        ),
+        GroupedOption(
+            ["--record-addresses"],
+            group="Logging and metrics",
+            type=Choice(("keep", "replace"), {}),
+            metavar="[keep|replace]",
+            default="keep",
+            help="Whether recordings have personal addresses, or others in their place.  [keep]",
+        ),
+        GroupedOption(
             ["--reload"],
             group="Process",
             is_flag=True,
@@ -146,7 +163,15 @@ def cli(ctx: click.Context, /, **given: object) -> None:
     ],
     epilog=_ENVIRONMENT,
 )
-def serve(target: str, *, faults: str | None, reload: bool, **given: object) -> None:
+def serve(
+    target: str,
+    *,
+    faults: str | None,
+    record: str | None,
+    record_addresses: str,
+    reload: bool,
+    **given: object,
+) -> None:
     """Serve MODULE:ATTR, which is a function, a Handler (class or instance) or a Server.
 
     MODULE alone serves its server, app or handler. FILE.py and FILE.py:ATTR are served, too. If
@@ -162,6 +187,7 @@ def serve(target: str, *, faults: str | None, reload: bool, **given: object) -> 
         raise click.UsageError("--reload needs watchfiles: pip install 'ehlo[standard]'") from error
     server, process = _named_server(target, given), _process(given)
     found = add_faults(server, faults)
+    add_recorder(server, record, record_addresses)
     if reload and server.options.workers > 1:
         raise click.UsageError("--reload cannot be combined with --workers; leave one out")
     configure_tls(server, process, passphrase)
@@ -169,7 +195,9 @@ def serve(target: str, *, faults: str | None, reload: bool, **given: object) -> 
     def serve_mail() -> None:
         log_faults(found)
         if reload or server.options.workers > 1:
-            recipe = partial(_worker_server, target, given, passphrase, faults)
+            recipe = partial(
+                _worker_server, target, given, passphrase, faults, (record, record_addresses)
+            )
             run_parent(server, recipe, reload=reload)
         else:
             server.listen_and_serve(tune_malloc=True)
@@ -179,6 +207,7 @@ def serve(target: str, *, faults: str | None, reload: bool, **given: object) -> 
 
 cli.add_command(check)
 cli.add_command(passwd)
+cli.add_command(replay)
 cli.add_command(sendmail)
 cli.add_command(top)
 
@@ -216,7 +245,13 @@ def _named_server(target: str, given: Given) -> Server:
         raise click.UsageError(f"{target}: {error.message}") from error
 
 
-def _worker_server(target: str, given: Given, passphrase: str | None, faults: str | None) -> Server:
+def _worker_server(
+    target: str,
+    given: Given,
+    passphrase: str | None,
+    faults: str | None,
+    recording: tuple[str | None, str],
+) -> Server:
     """The server of a worker, which is a new process and gets the options of its parent.
 
     Raises `StartError` if they are wrong by now, for instance because a file has gone.
@@ -225,6 +260,7 @@ def _worker_server(target: str, given: Given, passphrase: str | None, faults: st
     try:
         server = _named_server(target, given)
         add_faults(server, faults)
+        add_recorder(server, *recording)
         configure_tls(server, process, passphrase)
     except click.ClickException as error:
         raise StartError(error.format_message()) from error

@@ -109,9 +109,9 @@ class CaseFailedError(Exception):
     """Raised when the server does something else than a case expects."""
 
     def __init__(self, sent: bytes, expected: str, heard: Sequence[Heard]) -> None:
-        self.sent = shown(sent)
-        self.expected = expected
-        self.replied = "; ".join(map(str, heard)) or "nothing"
+        self.sent: str = shown(sent)
+        self.expected: str = expected
+        self.replied: str = "; ".join(map(str, heard)) or "nothing"
         super().__init__(f"sent {self.sent}, expected {expected}, replied {self.replied}")
 
 
@@ -170,9 +170,9 @@ class Probe:
         self._ended = False
         self._takes_no_more = False
         self._answered = True
-        self.sent = b""
+        self.sent: bytes = b""
         """What was sent before the last reply."""
-        self.last = Heard(NOTHING, ())
+        self.last: Heard = Heard(NOTHING, ())
         """What was heard last."""
 
     def send(self, data: bytes) -> None:

@@ -30,7 +30,9 @@ A test is then three lines::
         dialogue.play(scenario, ehlo.Server(Submission()))
 """
 
+from ehlo.testing.dialogue.core import replay
 from ehlo.testing.dialogue.playing import DialogueError, play, play_async
+from ehlo.testing.dialogue.recorded import anonymous, record
 from ehlo.testing.dialogue.scenario import Received, Scenario, Step, load, matches, parse, text_of
 from ehlo.testing.dialogue.served import Target
 
@@ -40,10 +42,13 @@ __all__ = [
     "Scenario",
     "Step",
     "Target",
+    "anonymous",
     "load",
     "matches",
     "parse",
     "play",
     "play_async",
+    "record",
+    "replay",
     "text_of",
 ]

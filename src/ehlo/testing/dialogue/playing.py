@@ -11,7 +11,7 @@ import itertools
 import ssl
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from ehlo.testing.dialogue.scenario import (
     Received,
@@ -145,6 +145,27 @@ def _trusting() -> ssl.SSLContext:
 # -- the client ----------------------------------------------------------------------------------
 
 
+class Wired(Protocol):
+    """Carries a dialogue: its bytes to a server, and the lines of the server back."""
+
+    timeout: float
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes; a server that has gone is noticed by `hear`."""
+
+    async def hear(self) -> str | None:
+        """Return the next line of the server; `None` if it has closed. Raises `TimeoutError`."""
+
+    async def secure(self, context: ssl.SSLContext) -> None:
+        """Do the TLS handshake. Raises `ssl.SSLError`, `TimeoutError`, `EOFError`."""
+
+    async def happen(self, event: str) -> None:
+        """Let an event happen on the server (`!:`). Raises `NotImplementedError`."""
+
+    def end(self) -> None:
+        """Close the sending side."""
+
+
 class _Line:
     """A client's line to a server: bytes both ways, with TLS over them once there is TLS."""
 
@@ -168,6 +189,10 @@ class _Line:
                     data = self._outgoing.read()
                 self._writer.write(data)
                 await self._writer.drain()
+
+    async def happen(self, event: str) -> None:
+        """Raise `NotImplementedError`: no client can make a server end the session."""
+        raise NotImplementedError(event)
 
     def end(self) -> None:
         """Close the sending side."""
@@ -237,7 +262,7 @@ def _text(line: bytes) -> str:
 class Player:
     """Plays one scenario over one connection."""
 
-    def __init__(self, scenario: Scenario, line: _Line, tls: ssl.SSLContext) -> None:
+    def __init__(self, scenario: Scenario, line: Wired, tls: ssl.SSLContext) -> None:
         self._scenario = scenario
         self._line = line
         self._tls = tls
@@ -285,6 +310,9 @@ class Player:
             case "eof":
                 self._line.end()
                 self._played.append("E:")
+            case "event":
+                await self._line.happen(step.text)
+                self._played.append(line_of(step))
             case _:
                 await self._expect_end(step)
 

@@ -126,7 +126,7 @@ class Scenario:
     steps: list[Step] = field(default_factory=list)
     messages: list[Received] = field(default_factory=list)
     given: list[str] = field(default_factory=list)
-    """Its settings: each line behind `= `."""
+    """Its settings: each line behind `=`."""
     source: str = ""
     """The name of its file."""
 
