@@ -168,8 +168,8 @@ def test_another_machine_is_not_touched_unless_it_is_yours(
     monkeypatch.setattr(socket, "create_connection", None)  # it is not called
     assert main(["check", "mx.example:25"]) == 2
     assert capsys.readouterr().err == (
-        "ehlo: mx.example:25 is not on this machine: the check sends mail and malformed commands; "
-        "add --i-own-this-server if the server is yours\nTry 'ehlo check --help'.\n"
+        "ehlo: mx.example:25 is not a loopback address: the check sends mail and malformed "
+        "commands; add --i-own-this-server if the server is yours\nTry 'ehlo check --help'.\n"
     )
 
 

@@ -231,6 +231,17 @@ def test_a_recipient_that_is_rejected_is_not_tried() -> None:
     }
 
 
+@pytest.mark.parametrize("size", ["SIZE", "SIZE 0", "SIZE 134217729", "SIZE x"])
+def test_a_size_that_cannot_be_exceeded_is_not_offered(size: str) -> None:
+    faults = Faults(says={"start EHLO .*": f"250 toy.example/250 CHUNKING/250 {size}"})
+    cases = [case for case in CASES if "oversize" in case.name]
+    with Toy(faults) as toy:
+        results = list(check(toy.address, cases=cases))
+    assert {(each.outcome, each.reason) for each in results} == {
+        ("not offered", "SIZE from 1 to 134217728")
+    }
+
+
 def test_a_server_that_dies_is_not_tried_any_more() -> None:
     with Toy() as toy:
         results = check(toy.address)

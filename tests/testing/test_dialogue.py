@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import doctest
 import inspect
 import re
+import socket
 import ssl
 import threading
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -162,6 +165,76 @@ def test_braces_and_escapes_of_a_recording_are_no_places() -> None:
 def test_a_wrong_line_is_named(text: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=re.escape(wrong)):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "C*999999: NOOP\nS*999999: 250 2.0.0 Ok",
+        "C: {99999999 * AAAAAAAAAAAAAAAA}",
+        "C: {60000000 * A}{60000000 * A}",
+        "C*1000: {1000000 * A}",
+        "C: {60000000 * A}\n== Another\nC: {60000000 * A}",
+        r"C<: {60000000 * \x41}",
+        "M: from <a@b>\nM<: {99999999 * AA}",
+    ],
+)
+def test_a_small_text_that_stands_for_much_is_an_error(text: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"line:\d: .*too large with what is repeated"):
+            parse(text)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20_000_000
+
+
+def test_a_count_of_seven_digits_is_no_line() -> None:
+    with pytest.raises(ValueError, match="not a line of a dialogue"):
+        parse("C*1000000: NOOP")
+
+
+def test_a_large_body_is_parsed_in_proportional_time() -> None:
+    [scenario] = parse("M: from <a@b>\nM: to <c@d>\n" + "M| line\n" * 200_000)
+    assert len(scenario.messages[0].body) == 1_200_000
+
+
+def test_a_file_that_is_too_large_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ehlo.testing.dialogue.scenario._MOST_BYTES", 10)
+    path = tmp_path / "mine.smtp"
+    path.write_text("# a comment\n")
+    with pytest.raises(ValueError, match=r"^mine\.smtp: larger"):
+        dialogue.load(path)
+
+
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        "r=x,s=c2FsdA==,i=20000000",
+        "r=x,s=c2FsdA==,i=0",
+        "r=x,s=c2FsdA==,i=x",
+        "hello",
+    ],
+)
+def test_a_challenge_without_an_answer_is_a_difference(challenge: str) -> None:
+    text = "S: 334 ...\nC: {final SHA-256 tim secret}\nS: 235 ..."
+    encoded = base64.b64encode(challenge.encode())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+
+        def serve() -> None:
+            with listener.accept()[0] as client:
+                client.sendall(b"334 " + encoded + b"\r\n")
+                client.recv(1)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        shown = difference_in(text, address, timeout=60)
+        thread.join()
+    assert "- C: {final SHA-256 tim secret}\n+ S: (no answer to this challenge: " in shown
 
 
 def test_a_wrong_line_of_a_file_is_named_with_the_file(tmp_path: Path) -> None:

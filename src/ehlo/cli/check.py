@@ -146,7 +146,7 @@ def _resolved(server: str, *, is_owner: bool) -> Peer:
     hosts = [str(address[0]) for *_, address in found]
     if not is_owner and not all(map(_is_loopback, hosts)):
         raise click.UsageError(
-            f"{server} is not on this machine: the check sends mail and malformed commands; add "
+            f"{server} is not a loopback address: the check sends mail and malformed commands; add "
             "--i-own-this-server if the server is yours"
         )
     return Peer(next((each for each in hosts[:-1] if _answers(each, port)), hosts[-1]), port)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ehlo.conformance.catalog import CASES
-from ehlo.conformance.probe import CaseFailedError, NotTriedError, Patience
+from ehlo.conformance.probe import CaseFailedError, NotOfferedError, NotTriedError, Patience
 from ehlo.conformance.trial import Case, Trial
 from ehlo.net import Peer
 
@@ -79,6 +79,8 @@ def _result(case: Case, trial: Trial) -> Result:
         case.play(trial)
     except CaseFailedError as error:
         return Result(case, "failed", error.sent, error.expected, error.replied)
+    except NotOfferedError as error:
+        return Result(case, "not offered", reason=str(error))
     except NotTriedError as error:
         return Result(case, "not tried", reason=str(error))
     return Result(case, "passed")

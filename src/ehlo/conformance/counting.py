@@ -15,7 +15,7 @@ from ehlo.conformance.probe import (
     CLOSED,
     CaseFailedError,
     Heard,
-    NotTriedError,
+    NotOfferedError,
     Probe,
 )
 from ehlo.conformance.trial import Case, Trial
@@ -26,7 +26,7 @@ _END: Final = b"\r\n.\r\n"
 _ONE_REPLY: Final = "one reply to the message, then 221 (or a rejection, and the end)"
 _REJECTED: Final = 400
 _LEAVING: Final = (221, 421)
-_LARGEST: Final = 64 * 1024 * 1024  # bytes that are sent to get over a limit
+_LARGEST: Final = 128 * 1024 * 1024  # bytes that are sent to get over a limit
 _OVER: Final = 65_536  # bytes over it
 _LINE: Final = b"NOOP " + b"x" * 489 + b"\r\n"  # as long a command as any server must take
 
@@ -105,11 +105,11 @@ def _and_quit(probe: Probe) -> list[Heard]:
 
 
 def _limit(trial: Trial) -> int:
-    """The number of bytes to send. Raises `NotTriedError` if that is too much."""
+    """The number of bytes to send. Raises `NotOfferedError` if that is too much."""
     size = trial.keywords.get("SIZE", "")
     limit = int(size) if re.fullmatch(r"[0-9]{1,20}", size) else 0
     if not 0 < limit <= _LARGEST:
-        raise NotTriedError(f"SIZE {size or 'without a number'}: too large to send more than that")
+        raise NotOfferedError(f"SIZE from 1 to {_LARGEST}")
     return limit + _OVER
 
 

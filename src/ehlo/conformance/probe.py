@@ -119,6 +119,10 @@ class NotTriedError(Exception):
     """Raised when a case cannot be tried; the text is the reason."""
 
 
+class NotOfferedError(Exception):
+    """Raised when the server does not offer what a case needs; the text names it."""
+
+
 class OutOfTimeError(NotTriedError):
     """Raised when the time for all cases is over."""
 

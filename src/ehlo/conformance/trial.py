@@ -110,7 +110,7 @@ class Case:
     """The RFC, with its section."""
     group: str
     play: Callable[[Trial], None] = field(repr=False)
-    """Tries a server. Raises `CaseFailedError` or `NotTriedError`."""
+    """Tries a server. Raises `CaseFailedError`, `NotOfferedError` or `NotTriedError`."""
     needs: tuple[str, ...] = ()
     """Keywords that the server must offer in its reply to EHLO."""
 

@@ -283,7 +283,13 @@ class Player:
             await self._expect_end(steps[-1] if steps else Step("closed"))
 
     async def _send(self, steps: Sequence[Step]) -> None:
-        await self._line.send(b"".join(step.data(self._challenge) for step in steps))
+        data = bytearray()
+        for step in steps:
+            try:
+                data += step.data(self._challenge)
+            except ValueError as error:
+                raise self._difference(step, f"no answer to this challenge: {error}") from error
+        await self._line.send(bytes(data))
         self._played += map(line_of, steps)
 
     async def _act(self, step: Step) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Self, cast
 
 Kind = Literal["client", "server", "tls", "eof", "closed", "event"]
 
@@ -27,7 +27,11 @@ _PLACE: Final = (
 )
 _PLACES: Final = re.compile(_PLACE)
 _PLACES_AND_ESCAPES: Final = re.compile(_PLACE + rb"|" + _ESCAPE.pattern)
+_SHOWN: Final = 100  # characters of a wrong line
 _PRINTABLE: Final = range(0x20, 0x7F)
+_MOST_BYTES: Final = 100_000_000  # of a file, and of all that its dialogues send
+_MOST_LINES: Final = 1_000_000
+_MOST_ROUNDS: Final = 200_000  # of a SCRAM challenge; they take a tenth of a second
 _CLIENT_NONCE: Final = "rOprNGfwEbeRWgbNEkqO"
 
 
@@ -74,7 +78,10 @@ class Step(NamedTuple):
         return cls("server", line + literal, time=time)
 
     def data(self, challenge: bytes = b"") -> bytes:
-        """Return the bytes to send, with places filled; `challenge` is the server's last one."""
+        """Return the bytes to send, with places filled; `challenge` is the server's last one.
+
+        Raises `ValueError` if the challenge has no answer.
+        """
 
         def filled(found: re.Match[bytes]) -> bytes:
             if self.escaped and found[0].startswith(b"\\"):
@@ -142,13 +149,18 @@ def load(path: str | Path) -> list[Scenario]:
         submission: Leaves
     """
     path = Path(path)
-    return parse(path.read_bytes().decode().replace("\r\n", "\n"), path.name)
+    with path.open("rb") as file:
+        text = file.read(_MOST_BYTES + 1)
+    if len(text) > _MOST_BYTES:
+        raise ValueError(f"{path.name}: larger than 100 MB; cut it")
+    return parse(text.decode().replace("\r\n", "\n"), path.name)
 
 
 def parse(text: str, source: str = "") -> list[Scenario]:
     r"""Return the scenarios of a text; blanks before a line do not count.
 
-    `source` is the name of the file, for errors. Raises `ValueError` with the line that is wrong.
+    `source` is the name of the file, for errors. Raises `ValueError` with the line that is wrong,
+    and if the text, or what it sends, has more than 100 MB or a million lines.
 
     Example:
 
@@ -158,6 +170,7 @@ def parse(text: str, source: str = "") -> list[Scenario]:
         b'QUIT\r\n'
     """
     found: list[Scenario] = []
+    bounds = _Bounds()
     for number, each in enumerate(text.split("\n"), 1):
         line = each.lstrip(" \t")
         if not line or line.startswith("#"):
@@ -168,22 +181,48 @@ def parse(text: str, source: str = "") -> list[Scenario]:
                 continue
             if not found:
                 found.append(Scenario(source=source))
-            _add(found[-1], line, number)
+            _add(found[-1], line, number, bounds)
         except ValueError as error:
-            raise ValueError(f"{source or 'line'}:{number}: {line!r}: {error}") from error
+            shown = line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…"
+            raise ValueError(f"{source or 'line'}:{number}: {shown!r}: {error}") from error
+    for scenario in found:
+        scenario.messages[:] = [each._replace(body=bytes(each.body)) for each in scenario.messages]
     return found
 
 
-def _add(scenario: Scenario, line: str, number: int) -> None:
+class _Bounds:
+    """Counts what the lines of a text stand for, before it is made."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._lines = 0
+
+    def add(self, text: str, times: int = 1) -> None:
+        """Count a line of a client. Raises `ValueError` if that is too much."""
+        size = len(text)
+        for found in _PLACES.finditer(text.encode()):
+            if found["count"] is not None:
+                size += int(found["count"]) * len(found["repeated"])
+        self._bytes += size * times
+        self._lines += times
+        if self._bytes > _MOST_BYTES or self._lines > _MOST_LINES:
+            raise ValueError(
+                "too large with what is repeated; write 100 MB and 10**6 lines at most"
+            )
+
+
+def _add(scenario: Scenario, line: str, number: int, bounds: _Bounds) -> None:
     mark, rest = line[:2], line[2:].removeprefix(" ")
     spoken = _LINE.fullmatch(line)
     if mark == "= ":
         scenario.given.append(rest)
     elif spoken is not None:
+        bounds.add(spoken[5] or "", int(spoken[2] or 1))
         scenario.steps += _spoken(spoken, number)
     elif mark in _KINDS and bool(rest) == (mark == "!:"):
         scenario.steps.append(Step(_KINDS[mark], rest, line=number))
     elif mark in ("M:", "M|", "M<"):
+        bounds.add(line)
         _add_message(scenario.messages, line)
     else:
         raise ValueError("not a line of a dialogue; begin it with C:, S:, T:, E:, X:, M: or #")
@@ -202,21 +241,20 @@ def _spoken(found: re.Match[str], number: int) -> list[Step]:
 
 def _add_message(messages: list[Received], line: str) -> None:
     if line.startswith("M: from "):
-        messages.append(Received(line[8:].strip("<>"), [], b""))
+        messages.append(Received(line[8:].strip("<>"), [], cast("bytes", bytearray())))
         return
     if not messages:
         raise ValueError("a message begins with M: from <...>")
     message = messages[-1]
+    body = cast("bytearray", message.body)  # until the text has ended
     if line.startswith("M: to "):
         message.recipients.extend(re.findall(r"<(.*?)>(?= <|$)", line[6:]))
     elif line.startswith("M|"):
-        body = line[2:].removeprefix(" ").encode() + b"\r\n"
-        messages[-1] = message._replace(body=message.body + body)
+        body += line[2:].removeprefix(" ").encode() + b"\r\n"
     elif line.startswith("M<:"):
         text = line[3:].removeprefix(" ")
         _check_escapes(text)
-        body = Step("client", text, escaped=True).data()
-        messages[-1] = message._replace(body=message.body + body)
+        body += Step("client", text, escaped=True).data()
     else:
         raise ValueError("not a line of a message; write M: from, M: to, M| or M<:")
 
@@ -325,8 +363,13 @@ def _filled(found: re.Match[bytes], challenge: bytes, *, escapes: bool) -> bytes
 
 
 def _final(challenge: bytes, algorithm: str, user: str, secret: str) -> bytes:
-    """Return the last message of SCRAM (RFC 5802 3) for the server's challenge."""
+    """Return the last message of SCRAM (RFC 5802 3) for the server's challenge.
+
+    Raises `ValueError` if it is none, or wants too much work.
+    """
     nonce, salt, rounds = challenge.decode().split(",")
+    if not 0 < int(rounds[2:]) <= _MOST_ROUNDS:
+        raise ValueError(f"{rounds[:_SHOWN]}: from 1 to {_MOST_ROUNDS} rounds are done")
     unproved = f"c=biws,{nonce}"
     message = f"n={user},r={_CLIENT_NONCE},{challenge.decode()},{unproved}".encode()
     digest = algorithm.replace("-", "").lower()
