@@ -128,7 +128,7 @@ def _trusting() -> ssl.SSLContext:
 
 
 class Wired(Protocol):
-    """What a dialogue is played over: bytes to a server, and its lines back."""
+    """Carries a dialogue: bytes to a server, and its lines back."""
 
     timeout: float
 
