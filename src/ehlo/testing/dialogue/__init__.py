@@ -23,12 +23,11 @@ the escapes of `C<`), `{600 * text}` repeats, `{cram user secret}` and `{final S
 answer the last challenge, and `{first user}` begins SCRAM. In lines of the server `{challenge}`
 matches base64, and `{nothing}` makes a blank or `...` at the end of a line literal.
 
-Example::
+A test is then three lines::
 
-    from ehlo.testing import dialogue
-
-    def test_submission():
-        dialogue.play(Path("tests/submission.smtp"), ehlo.Server(Submission()))
+    @pytest.mark.parametrize("scenario", dialogue.load("tests/submission.smtp"), ids=str)
+    def test_submission(scenario):
+        dialogue.play(scenario, ehlo.Server(Submission()))
 """
 
 from ehlo.testing.dialogue.core import replay

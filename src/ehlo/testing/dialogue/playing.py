@@ -35,10 +35,17 @@ _ANY_EHLO: Final = "<ehlo>"
 class DialogueError(AssertionError):
     """Raised when a server does not do what a dialogue says; its text shows the difference.
 
-    Example::
+    Example:
 
-        with pytest.raises(DialogueError, match="550 5.1.1"):
-            dialogue.play("S: 220...", server)
+        >>> import ehlo
+        >>> from ehlo.testing import dialogue
+        >>> try:
+        ...     dialogue.play("S: 554...", ehlo.Server(print, hostname="mx.example.com"))
+        ... except dialogue.DialogueError as error:
+        ...     print(error)
+        dialogue (line:1)
+        - S: 554...
+        + S: 220 mx.example.com smtpd ESMTP Service ready
     """
 
 
@@ -61,10 +68,13 @@ def play(
     Raises `DialogueError` at the first difference, `ValueError` for a dialogue that cannot be
     played, `OSError` if there is no connection, `RuntimeError` in a running event loop.
 
-    Example::
+    Example:
 
-        def test_the_greeting():
-            dialogue.play("S: 220 mx.example.com ...", ehlo.Server(hook, hostname="mx.example.com"))
+        >>> import ehlo
+        >>> from ehlo.testing import dialogue
+        >>> server = ehlo.Server(print, hostname="mx.example.com")
+        >>> dialogue.play("S: 220 mx.example.com ...", server)
+        []
     """
     try:
         asyncio.get_running_loop()
@@ -81,7 +91,15 @@ async def play_async(
     tls: ssl.SSLContext | None = None,
     timeout: float = 5.0,  # noqa: ASYNC109  for each reply, and no limit of the whole
 ) -> list[Received]:
-    """Play a dialogue in the running event loop; otherwise as `play`."""
+    """Play a dialogue in the running event loop; otherwise as `play`.
+
+    Example:
+
+        >>> import asyncio
+        >>> from ehlo.testing import dialogue
+        >>> asyncio.run(dialogue.play_async("S: 220 ...", print))
+        []
+    """
     accepted: list[Received] = []
     for scenario in _scenarios(dialogue):
         _check(scenario, target)
