@@ -21,7 +21,7 @@ from typing import Final
 import pytest
 
 from ehlo import Address, Faults, Handler, Message, Peer, Reply, Server, Session
-from ehlo.cli.commands import cli
+from ehlo.cli.commands import cli, main
 from ehlo.cli.values import Directory, ReadableFile
 from ehlo.passwords.file import PasswordFile
 from support.certificates import Certificates
@@ -191,6 +191,19 @@ def test_testing_a_handler(reader: Reader) -> None:
     reader.save("testing-handlers", "test_rejection.py", "test_relay.py")
     reader.save("testing-handlers", "test_submission.py", "test_transcript.py")
     assert "4 passed" in reader.pytest()
+
+
+def test_recording_in_python(reader: Reader) -> None:
+    reader.save("recording", "test_recording.py")
+    assert "1 passed" in reader.pytest()
+
+
+def test_the_recording_on_the_page_plays(tmp_path: Path) -> None:
+    text = (ROOT / "docs/recording.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```text\n(== .*?)```", text, re.DOTALL)
+    path = tmp_path / "page.smtp"
+    path.write_text(block)
+    assert main(["replay", str(path)]) == 0
 
 
 def test_protocol_without_input_and_output(reader: Reader) -> None:

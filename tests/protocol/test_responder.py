@@ -306,6 +306,23 @@ async def _slow(initial: bytes | None, _context: AuthContext) -> AsyncSteps:
     yield PasswordCredentials("tim", str(initial), mechanism="X-SLOW")
 
 
+@pytest.mark.parametrize("mechanism", ["CRAM-MD5", "SCRAM-SHA-256"])
+def test_a_secret_that_cannot_be_had_rejects_the_login(mechanism: str) -> None:
+    def secret(_user: str) -> object:
+        raise Reject(454, "4.7.0", "No directory")
+
+    responder = server_with(mechanism, secret=secret)
+    responder.feed(f"AUTH {mechanism}\r\n".encode())
+    first = b"tim " + b"0" * 32 if mechanism == "CRAM-MD5" else b"n,,n=tim,r=abc"
+    assert responder.feed(base64.b64encode(first) + b"\r\n") == b"454 4.7.0 No directory\r\n"
+
+
+def test_a_proxy_that_is_trusted_may_speak_for_a_client() -> None:
+    responder = Responder(trusted=frozenset({"XCLIENT"}))
+    responder.feed(b"EHLO c\r\n")
+    assert codes(responder.feed(b"XCLIENT ADDR=192.0.2.1\r\n")) == [220]
+
+
 def test_a_step_that_must_be_awaited_fails_the_login() -> None:
     mechanism = Mechanism("X-SLOW", _slow, needs_tls=False)
     settings = Settings(mechanisms={"X-SLOW": mechanism})

@@ -469,6 +469,38 @@ def test_a_server_that_closes_ends_the_streams_of_its_clients(run: Run) -> None:
     run(work)
 
 
+@pytest.mark.parametrize("leaves", ["closes", "closes and waits for a turn", "stays", "fails"])
+def test_a_loop_that_ends_with_its_clients_destroys_no_task(
+    loop_name: str, leaves: str, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    class Noting(Handler):
+        async def on_message(self, session: Session, message: Message) -> None: ...
+        async def on_disconnect(self, session: Session) -> None:
+            await asyncio.sleep(0)
+
+        async def on_shutdown(self, server: Server) -> None:
+            await asyncio.sleep(0)
+
+    async def work() -> None:
+        reader, writer = await Server(Noting()).connect_memory()
+        assert (await reply(reader)).startswith("220 ")
+        writer.write(b"EHLO c\r\nMAIL FROM:<a@b.example>\r\n")
+        if leaves.startswith("closes"):
+            writer.close()
+        if leaves == "closes and waits for a turn":
+            await asyncio.sleep(0)
+        if leaves == "fails":
+            raise LookupError
+
+    loops = asyncio.Runner(loop_factory=loop_factory(loop_name))
+    with contextlib.suppress(LookupError), loops as runner:
+        runner.run(work())
+    for _ in range(3):
+        gc.collect()
+    assert [str(each.message) for each in recwarn if "await" in str(each.message)] == []
+    assert_loops_were_content(caplog)
+
+
 def test_a_client_during_a_shutdown_is_rejected(run: Run) -> None:
     async def work() -> None:
         async with Server(Box(), addr="127.0.0.1:0") as server:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import ssl
 
 import pytest
 
+from ehlo.protocol import Reply, Responder, Settings
+from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.testing import dialogue
 from ehlo.testing.dialogue import DialogueError, Scenario
 from ehlo.testing.dialogue.core import CoreLine, for_core
@@ -198,3 +201,53 @@ def test_an_address_has_the_same_stand_in_wherever_it_is() -> None:
         "RCPT TO:<user2@domain1.example>",
         "RCPT TO:<user1@domain1.example>",
     ]
+
+
+# -- sessions that no client means ---------------------------------------------------------------
+
+PIECES = [
+    *(b"EHLO c\r\n", b"HELO c\r\n", b"MAIL FROM:<a@b.example>\r\n", b"RCPT TO:<c@d.example>\r\n"),
+    *(b"DATA\r\n", b"Subject: x\r\n\r\n..dot\r\nbody\r\n.\r\n", b"bare\nlf\rcr\r\n.\r\n"),
+    *(b"BDAT 5\r\nhello", b"BDAT 0 LAST\r\n", b"BDAT 7 LAST\r\n.\r\nx\n.\r", b"BDAT 99\r\n"),
+    *(b"BDAT x\r\n", b"RSET\r\n", b"noop\n", b"NOOP {b64 x} {3 * y}\r\n", b"HELP\r\n"),
+    *(b"X\\y\\x41\r\n", b"\xff\xfe\r\n", b"\x00\x01\r\n", b"AUTH PLAIN AHUAZ29vZA==\r\n"),
+    *(
+        b"AUTH LOGIN\r\n",
+        b"dQ==\r\n",
+        b"*\r\n",
+        b"AUTH\r\n",
+        b"AUTH NOPE x\r\n",
+        b"AUTH PLAIN !!\r\n",
+    ),
+    *(
+        b"x" * 3_000 + b"\r\n",
+        b"AUTH PLAIN " + b"A" * 13_000 + b"\r\n",
+        b"== title\r\n",
+        b"# c\r\n",
+    ),
+    *(b"S: 250\r\n", b"  \r\n", b"GET / HTTP/1.1\r\n", b"... (5 more)\r\n", b"QUIT\r\n"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(30))
+def test_a_session_of_anything_plays_again(seed: int, kind: str) -> None:
+    chance = random.Random(seed)  # noqa: S311  they keep no secret
+    known = {name: MECHANISMS[name] for name in ("PLAIN", "LOGIN")}
+    settings = Settings(mechanisms=known, open_mechanisms=frozenset(known), hostname="mx.example")
+    transcript = Transcript(*KINDS[kind])
+    responder = Responder(
+        lambda _event: chance.choice([None, None, None, Reply(452, "4.2.2", "Later")]),
+        settings,
+        transcript=transcript,
+        nonce=lambda: "nonce",
+    )
+    responder.feed(b"")
+    responder.feed(b"EHLO c\r\n")
+    for _ in range(chance.randrange(30)):
+        responder.feed(b"".join(chance.choices(PIECES, k=chance.randrange(1, 4))))
+    responder.feed_eof()
+    written = dialogue.text_of([dialogue.record(transcript, str(seed))])
+    assert all(line.isprintable() for line in written.splitlines())
+    [scenario] = dialogue.parse(written)
+    dialogue.replay(scenario)

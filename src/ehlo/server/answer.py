@@ -216,6 +216,11 @@ class Answers:
         self.journal.secured(info)
         self._deadlines.allow_first()
 
+    def let_go_of_transcript(self) -> None:
+        """Count the transcript no more, since the session has ended."""
+        if self.session.transcript is not None:
+            self.session.transcript.let_go()
+
     def look_up(self) -> None:
         """Look up the client's name, without waiting for it."""
 

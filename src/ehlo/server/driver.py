@@ -428,7 +428,8 @@ class Driver(Occupant):
             return
         answers = self.answers
         answers.wants_name = False
-        self.connection.lose()
+        if self.routes.rules.transcripts is not None:
+            self.connection.lose()
         self.wire.lose()
         if self.slot.work is None:
             self._settle()
@@ -497,8 +498,8 @@ class Driver(Occupant):
         if self.answers.owes_farewell and self.slot.begin(self.answers.farewell()):
             return
         self.answers.journal.closed(self.wire.received, self.wire.sent)
-        if (transcript := self.answers.session.transcript) is not None:
-            transcript.let_go()
+        if self.routes.rules.transcripts is not None:
+            self.answers.let_go_of_transcript()
         self.wire.forget()
         self.quota.close()
         self.runtime.remove(self)

@@ -45,7 +45,7 @@ from ehlo.server.options.rules import (
     resolve_all,
 )
 from ehlo.server.options.target import callbacks_of, with_handler
-from ehlo.server.pair import connected
+from ehlo.server.pair import Pipe, connected
 from ehlo.server.runtime import Ending, Runtime
 from ehlo.server.streams import serve_streams
 from ehlo.server.system import listener, privileges
@@ -107,7 +107,10 @@ class Run:
         self._bound: list[tuple[Routes, socket.socket]] = []  # and not served yet
         self._doors = Doors(self.loop, self.runtime.connections)
         self._paths: list[str] = []
-        self._guests = 0  # clients over streams
+        self._guests = 0  # clients over streams, and in memory
+        self._pipes: set[Pipe] = set()  # the server's ends of those in memory
+        self._vacant = asyncio.Event()  # no guest is left
+        self._host: asyncio.Task[None] | None = None  # waits for that
         self._starting: asyncio.Task[SystemExit | None] | None = None  # calls `on_startup`
         self._ending: asyncio.Task[None] | None = None
         self._last_hook: asyncio.Task[SystemExit | None] | None = None  # calls `on_shutdown`
@@ -227,7 +230,25 @@ class Run:
     def _guest_leaves(self) -> bool:
         """Count a guest less; return whether it was the last one of a run that does not listen."""
         self._guests -= 1
-        return not self._guests and not self._listens
+        is_last = not self._guests and not self._listens
+        if is_last:
+            self._vacant.set()
+        return is_last
+
+    async def _wait_for_guests(self) -> None:
+        """End the run when the last guest has left, or with the event loop.
+
+        This task is there before the loop ends, which then cancels it: one that began later would
+        be destroyed.
+        """
+        try:
+            await self._vacant.wait()
+        except asyncio.CancelledError:
+            for pipe in self._pipes:
+                pipe.set_protocol(asyncio.Protocol())  # the loop runs no hook any more
+            self.abandon()
+            raise
+        self.begin_shutdown()
 
     async def connect_memory(
         self, listener: int | None, peer: Peer, local: Peer
@@ -238,10 +259,12 @@ class Run:
         """
 
         def leave() -> None:
-            if self._guest_leaves():
-                self.begin_shutdown()
+            self._pipes.discard(transport)
+            self._guest_leaves()
 
         self._guests += 1
+        if self._host is None and not self._listens:
+            self._host = self.loop.create_task(self._wait_for_guests())
         try:
             routes = self._own_service() if listener is None else self.services[listener]
             check_spool(self.options)
@@ -249,8 +272,9 @@ class Run:
             driver = Driver(self.runtime, routes)
             transport, reader, writer = connected(self.loop, driver, (peer, local), leave)
         except BaseException:
-            leave()
+            self._guest_leaves()
             raise
+        self._pipes.add(transport)
         driver.begin(transport, peer, local)
         return reader, writer
 

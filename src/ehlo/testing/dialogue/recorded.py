@@ -20,6 +20,7 @@ _CUT: Final = re.compile(r"(.*)\.\.\. \((\d+) more\)", re.DOTALL)
 _BODY: Final = re.compile(r"(\d+) bytes of a message(, without its end)?")
 _CHUNK: Final = re.compile(r"BDAT +(\d+)(?: .*)?", re.IGNORECASE)
 _QUEUED: Final = re.compile(r"(250 2\.0\.0 Ok: queued as ).+")
+_MIB: Final = 1_048_576
 _WIDTH: Final = 70
 _MOST: Final = 99_999_999  # bytes that a place repeats
 _LONG: Final = "{13000 * x}"  # longer than any line may be
@@ -29,6 +30,8 @@ _REJECTED: Final = {
     "Line too long": Step("client", _LONG),
     "Authentication exchange line is too long": Step("client", f"AUTH PLAIN {_LONG}"),
     "Syntax error: characters that no command has": Step("client", r"\0\r\n", escaped=True),
+    "This is an SMTP port": Step("client", "GET / HTTP/1.1"),
+    "Syntax: BDAT size [LAST]": Step("client", "BDAT x"),
     "Syntax error: line must end with CRLF": Step("client", r"NOOP\n", escaped=True),
 }
 # By the last reply of a login: the last response in it
@@ -232,8 +235,10 @@ class _Recorder:
         if noted is not None:
             self._at += 1
             left = int(noted[1])
-        elif left == size and any(line.text == "connection closed" for line in follows[1:]):
-            return  # the server has closed instead of reading it
+        elif not follows or follows[0].direction == "note":
+            return  # the client has sent no more
+        elif left > _MIB and any(line.text == "connection closed" for line in follows[1:]):
+            return  # the server has closed instead of reading so many
         if left:
             self._add(_stand_in(left), time)
 
