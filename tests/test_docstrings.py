@@ -89,7 +89,7 @@ def test_an_example_is_valid_code_and_works_if_it_is_a_session(
     name: str, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for used in re.findall(r"\behlo\.(\w+)", example):
-        assert used in {*ehlo.__all__, "protocol", "testing"}
+        assert used in {*ehlo.__all__, "content", "protocol", "testing"}
     if ">>>" not in example:
         compile(example, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         return

@@ -181,11 +181,14 @@ _BARGAIN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A one-time code in a message.
+    r"""A one-time code in a message.
 
     Example:
 
-        assert message.content.codes[0].text == "482913"
+        >>> from ehlo.content import read_content
+        >>> mail = b"Subject: Your code\r\n\r\nYour code is 482 913.\r\n"
+        >>> read_content(mail).codes[0].text
+        '482913'
     """
 
     text: str

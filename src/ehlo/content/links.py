@@ -129,13 +129,16 @@ _ACTION: Final = _Words(
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An address in a message that a person can follow.
+    r"""An address in a message that a person can follow.
 
     Example:
 
-        link = message.content.links[0]
-        assert link.url.startswith("https://app.example.com/reset/")
-        assert link.text == "Reset your password"
+        >>> from ehlo.content import read_content
+        >>> head = b"Subject: Reset\r\nContent-Type: text/html\r\n\r\n"
+        >>> mail = head + b'<a href="https://app.example.com/reset/7f2a">New password</a>'
+        >>> link = read_content(mail).links[0]
+        >>> link.url, link.text
+        ('https://app.example.com/reset/7f2a', 'New password')
     """
 
     url: str

@@ -30,7 +30,14 @@ _SHOWN: Final = frozenset((*_LISTS, b"subject", b"message-id"))
 
 
 class Mailbox(NamedTuple):
-    """A mailbox in a field (RFC 5322 3.4), decoded."""
+    r"""A mailbox in a field (RFC 5322 3.4), decoded.
+
+    Example:
+
+        >>> from ehlo.content import summarize
+        >>> summarize(b"From: =?utf-8?q?J=C3=B6rg?= <j@example.com>\r\n\r\n").sender
+        Mailbox(name='Jörg', address='j@example.com')
+    """
 
     name: str
     """The display name; all of a text that is no mailbox."""
@@ -40,12 +47,14 @@ class Mailbox(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Summarizes a message for a list.
+    r"""Summarizes a message for a list.
 
     Example:
 
-        summary = summarize(message.data, map(str, message.recipients))
-        print(summary.sender.address, summary.subject, summary.snippet)
+        >>> from ehlo.content import summarize
+        >>> summary = summarize(b"From: a@example.com\r\nSubject: Lunch\r\n\r\nAt noon?\r\n")
+        >>> summary.sender.address, summary.subject, summary.snippet
+        ('a@example.com', 'Lunch', 'At noon?')
     """
 
     message_id: str
@@ -69,9 +78,15 @@ class Summary:
 
 
 def summarize(message: bytes, recipients: Iterable[str] = ()) -> Summary:
-    """Return the summary of `message`, which may be no proper message at all.
+    r"""Return the summary of `message`, which may be no proper message at all.
 
     `recipients` are those of the envelope.
+
+    Example:
+
+        >>> from ehlo.content import summarize
+        >>> summarize(b"To: a@example.com\r\n\r\n", ["a@example.com", "b@example.com"]).bcc
+        [Mailbox(name='', address='b@example.com')]
     """
     root = parse_message(message)
     first: dict[bytes, Field] = {}

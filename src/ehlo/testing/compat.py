@@ -204,6 +204,7 @@ class _Ledger(Rulebook):
         self._read = read
         self._add = add
         super().__init__(DEFAULT, Faults())
+        self.closed = False
 
     @property
     def offer(self) -> Offer:
@@ -373,7 +374,7 @@ class SMTPDFix:
         >>> import smtplib
         >>> from ehlo.testing.compat import SMTPDFix
         >>> with SMTPDFix() as smtpd, smtplib.SMTP(smtpd.hostname, smtpd.port) as client:
-        ...     refused = client.sendmail("a@example.com", "b@example.com", "Subject: Hi\\n\\n")
+        ...     refused = client.sendmail("a@example.com", "b@example.com", "Subject: Hi\n\n")
         ...     smtpd.messages[0]["X-RcptTo"]
         'b@example.com'
     """
@@ -399,7 +400,12 @@ class SMTPDFix:
 
 @pytest.fixture
 def smtpd() -> Iterator[AuthController]:
-    """Serve as the fixture of smtpdfix does: `smtpd.hostname`, `.port`, `.messages`, `.config`."""
+    """Serve as the fixture of smtpdfix does: `smtpd.hostname`, `.port`, `.messages`, `.config`.
+
+    Example (in conftest.py):
+
+        >>> from ehlo.testing.compat import smtpd
+    """
     with SMTPDFix() as controller:
         yield controller
 
@@ -417,7 +423,7 @@ class MailServer:
         >>> server = Server()
         >>> server.start()
         >>> with smtplib.SMTP(*server.addr) as client:
-        ...     refused = client.sendmail("a@example.com", "b@example.com", "Subject: Hi\\n\\n")
+        ...     refused = client.sendmail("a@example.com", "b@example.com", "Subject: Hi\n\n")
         >>> server.outbox[0].details.rcpttos
         ['b@example.com']
         >>> server.stop()
@@ -486,6 +492,11 @@ Server = MailServer
 
 @pytest.fixture
 def smtpserver() -> Iterator[MailServer]:
-    """Serve as the fixture of pytest-localserver does: `smtpserver.addr`, `smtpserver.outbox`."""
+    """Serve as the fixture of pytest-localserver does: `smtpserver.addr`, `smtpserver.outbox`.
+
+    Example (in conftest.py):
+
+        >>> from ehlo.testing.compat import smtpserver
+    """
     with MailServer() as server:
         yield server
