@@ -146,7 +146,7 @@ def _trusting() -> ssl.SSLContext:
 
 
 class Wired(Protocol):
-    """What a dialogue is played over: bytes to a server, and its lines back."""
+    """Carries a dialogue: its bytes to a server, and the lines of the server back."""
 
     timeout: float
 
