@@ -543,6 +543,11 @@ UNITTEST = {
         """,
 }
 
+# Tests of a project in its own words, which this run of pytest runs, too
+EXAMPLES = {
+    "test_examples.py": Path(__file__).with_name("test_examples_of_users.py").read_text("utf-8")
+}
+
 PYTEST = ("pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "-p", "ehlo.testing.plugin")
 TWO = ("-p", "xdist", "-n", "2")
 
@@ -581,10 +586,11 @@ def run(directory: Path, files: dict[str, str], command: tuple[str, ...]) -> str
         (SMTPLIB, (), 7),
         (PROCESS, (), 4),
         (UNITTEST, (), 1),
+        (EXAMPLES, ("-p", "anyio"), 11),
     ],
     ids=[
         *("pytest-django", "flask-mail", "fastapi-mail", "celery"),
-        *("aiosmtplib", "smtplib", "process", "unittest"),
+        *("aiosmtplib", "smtplib", "process", "unittest", "examples"),
     ],
 )
 def test_a_project(
