@@ -16,6 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ehlo.content.codes import Code as Code
+    from ehlo.content.links import Link as Link
     from ehlo.content.view import Attachment as Attachment
     from ehlo.content.view import Content as Content
     from ehlo.domains import same_domain as same_domain
@@ -67,6 +69,8 @@ __version__ = "0.1.0"
 
 # By module: the names that users import from `ehlo`
 _HOMES = {
+    "ehlo.content.codes": "Code",
+    "ehlo.content.links": "Link",
     "ehlo.content.view": "Attachment Content",
     "ehlo.domains": "same_domain to_ascii",
     "ehlo.faults.fault": "Fault",

@@ -55,3 +55,24 @@ def test_scores_are_between_0_and_1_and_fall(letter: Letter) -> None:
     for scores in ([each.score for each in found] for found in (content.links, content.codes)):
         assert scores == sorted(scores, reverse=True)
         assert all(0 < score <= 1 for score in scores)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://a.test/\x1b[31mx",
+        "http://a.test/\u202etxt.exe",
+        "http://u\x9b31m@a.test/",
+        "label\x1b]0;x\x07 \u202e http://a.test/x",
+        "<http://a.test/\x1b[31m\n\u202ey>",
+        "http://a.test/\u200b\x85\x00",
+    ],
+)
+@pytest.mark.parametrize(
+    "form", ["{}", '<a href="{0}">{0}</a>', "<p>{0} <a href='http://b.test/{0}'>x</a>"]
+)
+def test_a_link_has_nothing_that_a_terminal_obeys(text: str, form: str) -> None:
+    kind = "html" if "<a" in form else "plain"
+    head = f"Content-Type: text/{kind}; charset=utf-8\r\n\r\n"
+    content = read_content((head + form.format(text)).encode())
+    assert all((link.url + link.text).isprintable() for link in content.links)

@@ -186,9 +186,9 @@ class Code:
     Example:
 
         >>> from ehlo.content import read_content
-        >>> mail = b"Subject: Your code\r\n\r\nYour code is 482 913.\r\n"
-        >>> read_content(mail).codes[0].text
-        '482913'
+        >>> (code,) = read_content(b"Subject: Log in\n\nYour code: 482 913").codes
+        >>> code.text, code.score
+        ('482913', 0.99)
     """
 
     text: str

@@ -59,12 +59,16 @@ _IDEOGRAPHS: Final = (
     "\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef"
 )
 _IDEOGRAPH: Final = re.compile(f"[{_IDEOGRAPHS}]")
+# Among them what a terminal obeys, and what turns the direction of text
+_NOT_IN_PATHS: Final = (
+    r"\s\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff"
+    r"<>\"`{}|\\^\u201c\u201d\u00ab\u00bb"
+)
 _HOST: Final = re.compile(
-    r"(?:[^\s/?#<>\"'`(){}|\\^]{1,255}@)?"
+    rf"(?:[^{_NOT_IN_PATHS}/?#'()]{{1,255}}@)?"
     r"(?:\[[0-9A-Fa-f:.]{2,60}\]|[\w.-]{1,255})(?::\d{1,5})?"
 )
 _ASCII_DOMAIN: Final = re.compile(rf"[A-Za-z0-9.-]+\.[A-Za-z]{{2,24}}(?=[{_IDEOGRAPHS}])")
-_NOT_IN_PATHS: Final = r"\s<>\"`{}|\\^\u201c\u201d\u00ab\u00bb"
 _PATH: Final = re.compile(rf"[/?#][^{_NOT_IN_PATHS}{_IDEOGRAPHS}]*")
 _ANY_PATH: Final = re.compile(rf"[/?#][^{_NOT_IN_PATHS}\u3000-\u301f\uff01-\uff20]*")
 _BREAK: Final = re.compile(r"\s+")
@@ -134,11 +138,10 @@ class Link:
     Example:
 
         >>> from ehlo.content import read_content
-        >>> head = b"Subject: Reset\r\nContent-Type: text/html\r\n\r\n"
-        >>> mail = head + b'<a href="https://app.example.com/reset/7f2a">New password</a>'
-        >>> link = read_content(mail).links[0]
-        >>> link.url, link.text
-        ('https://app.example.com/reset/7f2a', 'New password')
+        >>> mail = b"Subject: hi\n\nReset your password: https://x.test/reset/1"
+        >>> (link,) = read_content(mail).links
+        >>> link.url, link.text, link.score
+        ('https://x.test/reset/1', 'Reset your password', 0.8)
     """
 
     url: str
@@ -178,7 +181,7 @@ def find_links(texts: Iterable[str], anchors: Iterable[Anchor]) -> list[Link]:
         shown.update(each.url for each in find_addresses(anchor.label, 2))
         around = f"{_last_sentence(anchor.before)} {_BOUND.split(anchor.after)[0]}"
         score = 0.3 if anchor.tag == "form" else _score(url, anchor.label, around)
-        _add(found, Link(url, anchor.label, score))
+        _add(found, Link(url, _printable(anchor.label), score))
     for text in texts:
         for url, start, _ in find_addresses(text, most_links(len(text))):
             if url in shown and url not in found:
@@ -187,7 +190,7 @@ def find_links(texts: Iterable[str], anchors: Iterable[Anchor]) -> list[Link]:
             if (url, before) in known:
                 continue
             known.add((url, before))
-            _add(found, Link(url, before, _score(url, before, "")))
+            _add(found, Link(url, _printable(before), _score(url, before, "")))
     return sorted(found.values(), key=lambda link: -link.score)[:MOST_LINKS]
 
 
@@ -196,6 +199,13 @@ def _add(found: dict[str, Link], link: Link) -> None:
     if other is not link:
         score = max(other.score, link.score)
         found[link.url] = Link(link.url, other.text or link.text, score)
+
+
+def _printable(text: str) -> str:
+    """Return `text` without what a terminal obeys, and what turns the direction of text."""
+    if text.isprintable():
+        return text
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _followed(href: str) -> str:
@@ -268,6 +278,8 @@ def _bracketed(text: str, start: int, stop: int, most: int) -> _Found | None:
     if "<" in inner or "\n\n" in inner or inner.count("\n") > 30 or " " in inner.strip():
         inner = text[start:stop]
     url = _BREAK.sub("", inner)
+    if not url.isprintable():
+        inner = url = text[start:stop]
     url = f"http://{url}" if url[:4] == "www." else url
     return _Found(url, start, start + len(inner))
 

@@ -3,6 +3,8 @@
 What is put is committed before `put` returns: to disk, or for a temporary store to the operating
 system. All writing is done by one thread (see `writer`). Readers have connections and threads of
 their own, and see what was committed before they began. The index is temporary (see `indexing`).
+
+This file is longer than others, since it is the whole face of the store.
 """
 
 from __future__ import annotations
@@ -13,11 +15,9 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Self, TypeVar
 
 from ehlo.message import spool_directory
 from ehlo.store.database import (
@@ -26,12 +26,12 @@ from ehlo.store.database import (
     in_words,
     open_database,
     open_index,
-    open_reader,
 )
 from ehlo.store.indexing import Index
 from ehlo.store.keeping import Keeper
 from ehlo.store.query import read_query
-from ehlo.store.records import Change, Delivery, MailCounts, Page, StoredMessage
+from ehlo.store.reading import ReaderPool
+from ehlo.store.records import Change, ChangeKind, Delivery, MailCounts, Page, StoredMessage
 from ehlo.store.rows import (
     ROW,
     add_tags,
@@ -47,7 +47,6 @@ from ehlo.store.writer import Writer
 from ehlo.transcript import Line
 
 Answer = TypeVar("Answer")
-_READERS: Final = 2  # threads
 
 
 class Store:
@@ -74,10 +73,7 @@ class Store:
         self._writer = Writer(path, database, keeper)
         self._index_path = str(Path(directory) / "search.db")
         self._indexer = Writer(path, open_index(path, self._index_path), index)
-        self._pool = ThreadPoolExecutor(_READERS, "ehlo store reader")
-        self._readers: SimpleQueue[Database | None] = SimpleQueue()
-        for _ in range(_READERS):
-            self._readers.put(None)
+        self._readers = ReaderPool(path, self._index_path)
 
     @classmethod
     def open(
@@ -115,12 +111,7 @@ class Store:
 
     def close(self) -> None:
         """Finish what waits, close the file, and delete it if it is temporary."""
-        self._pool.shutdown()
-        for _ in range(_READERS):
-            reader = self._readers.get()
-            if reader is not None:
-                reader.close()
-            self._readers.put(None)
+        self._readers.close()
         self._indexer.close()
         self._writer.close()  # the last one, which leaves nothing but the file
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -189,14 +180,12 @@ class Store:
 
         Returns the number of mails that are deleted.
         """
-        kind = "truncate" if ids is None and query is None else "delete"
+        kind: ChangeKind = "truncate" if ids is None and query is None else "delete"
 
         where, values = await self._selected(inbox, ids, query, zone)
 
         def drop(database: Database) -> int:
-            if kind == "truncate":
-                return self._keeper.drop(database, where, values, "truncate", inbox)
-            return self._keeper.drop(database, where, values, "delete", inbox)
+            return self._keeper.drop(database, where, values, kind, inbox)
 
         return await self._writer.do(drop)
 
@@ -209,7 +198,9 @@ class Store:
             return where, values
         await self._catch_up(query)
         sql = f"SELECT json_group_array(number) FROM mails WHERE {where}"
-        (numbers,) = await self._read(lambda database: database.execute(sql, values).fetchone())
+        (numbers,) = await self._readers.do(
+            lambda database: database.execute(sql, values).fetchone()
+        )
         return "number IN (SELECT value FROM json_each(?))", (numbers,)
 
     async def _catch_up(self, query: str) -> None:
@@ -266,7 +257,7 @@ class Store:
                 ).fetchall()
             )
 
-        return await self._read(read)
+        return await self._readers.do(read)
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -295,7 +286,7 @@ class Store:
             )
             return Page([read_mail(row) for row in rows], counts, counts)
 
-        return await self._read(read)
+        return await self._readers.do(read)
 
     async def search(
         self,
@@ -326,7 +317,7 @@ class Store:
             return Page(mails, count_mails(database, inbox), found)
 
         await self._catch_up(query)
-        return await self._read(read)
+        return await self._readers.do(read)
 
     async def get(self, mail_id: str, inbox: str | None = None) -> StoredMessage | None:
         """Return a whole mail; `None` if there is none with this id."""
@@ -340,55 +331,29 @@ class Store:
             sql = (
                 "SELECT data, mail_from, rcpt_tos, facts, transcript FROM messages WHERE number = ?"
             )
-            data, mail_from, rcpt_tos, facts, lines = database.execute(
-                sql, (mail.number,)
-            ).fetchone()
+            row = database.execute(sql, (mail.number,)).fetchone()
+            data, mail_from, rcpt_tos, facts, lines = row
+            known = (json.loads(rcpt_tos), json.loads(facts))
             transcript = [Line(*each) for each in json.loads(lines)]
-            recipients, known = json.loads(rcpt_tos), json.loads(facts)
-            return StoredMessage(mail, data, mail_from, recipients, known, transcript)
+            return StoredMessage(mail, data, mail_from, *known, transcript)
 
-        return await self._read(read)
+        return await self._readers.do(read)
 
     async def counts(self, inbox: str | None = None) -> MailCounts:
         """Return the number of mails, and of the unread ones."""
-        return await self._read(lambda database: count_mails(database, inbox))
+        return await self._readers.do(lambda database: count_mails(database, inbox))
 
     async def inboxes(self) -> dict[str, MailCounts]:
         """Return the names of the inboxes that have mail, sorted, with their counts."""
         sql = "SELECT inbox, count(*), sum(is_read = 0) FROM mails GROUP BY inbox ORDER BY inbox"
-        rows = await self._read(lambda database: database.execute(sql).fetchall())
+        rows = await self._readers.do(lambda database: database.execute(sql).fetchall())
         return {name: MailCounts(total, unread) for name, total, unread in rows}
 
     async def size(self) -> int:
         """Return the size of the database in bytes."""
-
-        def read(database: Database) -> int:
-            (pages,) = database.execute("PRAGMA page_count").fetchone()
-            (page,) = database.execute("PRAGMA page_size").fetchone()
-            return int(pages * page)
-
-        return await self._read(read)
-
-    async def _read(self, read: Callable[[Database], Answer]) -> Answer:
-        """Return what `read` returns, from one state of the database."""
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._pool, self._run, read)
-        except RuntimeError as error:
-            raise StoreError(f"{self.path}: the store is closed") from error
-
-    def _run(self, read: Callable[[Database], Answer]) -> Answer:
-        reader = self._readers.get()
-        try:
-            with in_words(self.path):
-                reader = reader or open_reader(self.path, self._index_path)
-                reader.execute("BEGIN")
-                try:
-                    return read(reader)
-                finally:
-                    reader.execute("COMMIT")
-        finally:
-            self._readers.put(reader)
+        sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+        (size,) = await self._readers.do(lambda database: database.execute(sql).fetchone())
+        return int(size)
 
     # -- changes -----------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from ehlo.paths import open_to_append
 from ehlo.store.folding import has_header
 
 APPLICATION: Final = 0x65686C6F  # "ehlo", in the file's header
@@ -113,8 +114,8 @@ def open_database(path: str, *, durable: bool, max_size: int) -> Database:
     With `durable`, a commit survives a power failure, too. `max_size` is in bytes; 0 is unlimited.
     Raises `StoreError`.
     """
-    try:  # only its user can read mail
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600))
+    try:
+        _make_private(path)
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; name another file") from error
     with in_words(path):
@@ -127,6 +128,16 @@ def open_database(path: str, *, durable: bool, max_size: int) -> Database:
         if max_size:
             database.execute(f"PRAGMA max_page_count = {max(1, max_size // _PAGE)}")
         return database
+
+
+def _make_private(path: str) -> None:
+    """Create the file if there is none; only its user can read it. Raises `OSError`."""
+    file = open_to_append(path)
+    try:
+        if not os.fstat(file).st_size and hasattr(os, "fchmod"):
+            os.fchmod(file, 0o600)
+    finally:
+        os.close(file)
 
 
 def _prepare(path: str, database: Database, *, durable: bool) -> None:

@@ -1,0 +1,56 @@
+"""Reading: a few threads, each with a connection of its own. No reader waits for a writer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Final, TypeVar
+
+from ehlo.store.database import Database, StoreError, in_words, open_reader
+
+Answer = TypeVar("Answer")
+_READERS: Final = 2  # threads
+
+
+class ReaderPool:
+    """Runs functions that read, each with one state of the database."""
+
+    def __init__(self, path: str, index: str) -> None:
+        self._path = path
+        self._index = index
+        self._pool = ThreadPoolExecutor(_READERS, "ehlo store reader")
+        self._idle: SimpleQueue[Database | None] = SimpleQueue()  # opened when they are needed
+        for _ in range(_READERS):
+            self._idle.put(None)
+
+    async def do(self, read: Callable[[Database], Answer]) -> Answer:
+        """Return what `read` returns. Raises `StoreError`."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._pool, self._run, read)
+        except RuntimeError as error:
+            raise StoreError(f"{self._path}: the store is closed") from error
+
+    def _run(self, read: Callable[[Database], Answer]) -> Answer:
+        reader = self._idle.get()
+        try:
+            with in_words(self._path):
+                reader = reader or open_reader(self._path, self._index)
+                reader.execute("BEGIN")
+                try:
+                    return read(reader)
+                finally:
+                    reader.execute("COMMIT")
+        finally:
+            self._idle.put(reader)
+
+    def close(self) -> None:
+        """Finish what is being read, and close the connections."""
+        self._pool.shutdown()
+        for _ in range(_READERS):
+            reader = self._idle.get()
+            if reader is not None:
+                reader.close()
+            self._idle.put(None)
