@@ -30,13 +30,15 @@ _MOST_FIELDS_OF_ANOTHER: Final = 200  # among which the subject of a forwarded m
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A part of a message that is not its text: a file, an image, a forwarded message.
+    r"""A part of a message that is not its text: a file, an image, a forwarded message.
 
     Example:
 
-        for attachment in message.content.attachments:
-            if attachment.content_type == "application/pdf":
-                await scanner.check(attachment.data)
+        >>> from ehlo.content import read_content
+        >>> mail = b"Content-Type: text/csv; name=a.csv\r\n\r\n1,2\r\n"
+        >>> for attachment in read_content(mail).attachments:
+        ...     print(attachment.filename, attachment.content_type, attachment.data)
+        a.csv text/csv b'1,2\r\n'
     """
 
     filename: str | None
@@ -65,15 +67,16 @@ class Attachment:
 
 
 class Content:
-    """Holds the content of a message that a person sees.
+    r"""Holds the content of a message that a person sees.
+
+    A handler has it as `message.content`.
 
     Example:
 
-        async def on_message(self, session, message):
-            content = message.content
-            await tickets.create(content.subject, content.text)
-            for number, attachment in enumerate(content.attachments):
-                await files.save(f"{message.id}-{number}", attachment.data)
+        >>> from ehlo.content import read_content
+        >>> content = read_content(b"Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n\r\nAt noon?\r\n")
+        >>> content.subject, content.text, content.attachments
+        ('Grüße', 'At noon?\n', [])
     """
 
     def __init__(self, message: bytes) -> None:
@@ -273,7 +276,7 @@ def read_content(message: bytes) -> Content:
     Example:
 
         >>> from ehlo.content import read_content
-        >>> read_content(b"Subject: =?utf-8?q?caf=C3=A9?=\n\ntext").subject
-        'café'
+        >>> read_content(b"Subject: Lunch\r\n\r\nAt noon?\r\n").subject
+        'Lunch'
     """
     return Content(message)

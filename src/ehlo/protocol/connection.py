@@ -52,7 +52,16 @@ class Connection:
 
     Example:
 
-        connection = Connection(Settings(hostname="mx.example"), lambda: secrets.token_hex(16))
+        >>> import secrets
+        >>> from ehlo.protocol import NEED_DATA, Connection, Settings
+        >>> connection = Connection(Settings(hostname="mx.example"), lambda: secrets.token_hex(16))
+        >>> connection.next_event()
+        Connect()
+        >>> connection.reply()
+        >>> connection.next_event() is NEED_DATA
+        True
+        >>> connection.data_to_send()[:14]
+        b'220 mx.example'
     """
 
     __slots__ = (

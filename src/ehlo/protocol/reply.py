@@ -178,7 +178,11 @@ class Reject(Exception):  # noqa: N818  the name says what it does, as the field
 
     Example:
 
-        raise ehlo.Reject(550, "5.1.1", "No such user here")
+        >>> from ehlo.protocol import Reject
+        >>> raise Reject(550, "5.1.1", "No such user here")
+        Traceback (most recent call last):
+        ...
+        ehlo.protocol.reply.Reject: 550 5.1.1 No such user here
     """
 
     __slots__ = ("reply",)

@@ -19,6 +19,12 @@ class Settings(Policy):
 
     Raises `ValueError` for names that do not fit into a reply, and for BINARYMIME unless bare CR
     and LF are kept.
+
+    Example:
+
+        >>> from ehlo.protocol import Settings
+        >>> Settings(hostname="mx.example.com", max_size=10_000_000).max_size
+        10000000
     """
 
     extensions: tuple[Extension, ...] = EXTENSIONS

@@ -272,13 +272,17 @@ class Server:
         numeric, `IndexError` for a listener that does not exist, `RuntimeError` if the server runs
         in another event loop.
 
-        Example::
+        Example:
 
-            reader, writer = await server.connect_memory(peer="192.0.2.1:4711")
-            assert (await reader.readline()).startswith(b"220 ")
-            writer.write(b"QUIT\r\n")
-            assert (await reader.read()).startswith(b"221 ")
-            writer.close()
+            >>> async def greeting(server):
+            ...     reader, writer = await server.connect_memory(peer="192.0.2.1:4711")
+            ...     line = await reader.readline()
+            ...     writer.close()
+            ...     await server.wait_closed()
+            ...     return line
+            >>> server = ehlo.Server(lambda message: None, hostname="mx.example.com")
+            >>> asyncio.run(greeting(server))[:18]
+            b'220 mx.example.com'
         """
         ends = _end(peer, "peer"), _end(local, "local")
         while (run := self.running) is not None and run.ends_with_guests:

@@ -3,6 +3,8 @@
 What is put is committed before `put` returns: to disk, or for a temporary store to the operating
 system. All writing is done by one thread (see `writer`). Readers have connections and threads of
 their own, and see what was committed before they began. The index is temporary (see `indexing`).
+
+This file is longer than others, since it is the whole face of the store.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from email.message import Message as EmailMessage
 from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Generic, Protocol, Self, TypeVar, overload
 
 import pytest
 
@@ -39,6 +39,8 @@ from ehlo.testing.rulebook import Rulebook
 
 __all__ = ["AuthController", "Config", "SMTPDFix", "Server", "smtpd", "smtpserver"]
 
+T = TypeVar("T")
+
 _TRUE: Final = frozenset({"y", "yes", "t", "true", "on", "1"})
 _FALSE: Final = frozenset({"n", "no", "f", "false", "off", "0"})
 
@@ -52,17 +54,26 @@ def _as_bool(value: object) -> bool:
     return value.lower() in _TRUE
 
 
-def _setting(name: str, read: Callable[[Any], Any]) -> Any:
-    """Return a property that reads what it is set to by `read`."""
+class Setting(Generic[T]):
+    """A setting, which may change while the server runs; `read` makes its value of any other."""
 
-    def get(config: Config) -> Any:
-        return vars(config)[f"_{name}"]
+    def __init__(self, name: str, read: Callable[[Any], T]) -> None:
+        self._name = name
+        self._read = read
 
-    def put(config: Config, value: object) -> None:
-        vars(config)[f"_{name}"] = read(value)
-        config.changed(name)
+    @overload
+    def __get__(self, config: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, config: Config, owner: type) -> T: ...
+    def __get__(self, config: Config | None, owner: type) -> Self | T:
+        if config is None:
+            return self
+        value: T = vars(config)[f"_{self._name}"]
+        return value
 
-    return property(get, put, doc=f"The setting `{name}`; it may change while the server runs.")
+    def __set__(self, config: Config, value: object) -> None:
+        vars(config)[f"_{self._name}"] = self._read(value)
+        config.changed(self._name)
 
 
 def _file_names(value: str | tuple[str | None, str | None]) -> tuple[str | None, str | None]:
@@ -89,15 +100,15 @@ class Config:
         True
     """
 
-    host = _setting("host", str)
-    port = _setting("port", int)
-    ready_timeout = _setting("ready_timeout", float)
-    login_username = _setting("login_username", str)
-    login_password = _setting("login_password", str)
-    enforce_auth = _setting("enforce_auth", _as_bool)
-    auth_require_tls = _setting("auth_require_tls", _as_bool)
-    use_starttls = _setting("use_starttls", _as_bool)
-    use_ssl = _setting("use_ssl", _as_bool)
+    host: Setting[str] = Setting("host", str)
+    port: Setting[int] = Setting("port", int)
+    ready_timeout: Setting[float] = Setting("ready_timeout", float)
+    login_username: Setting[str] = Setting("login_username", str)
+    login_password: Setting[str] = Setting("login_password", str)
+    enforce_auth: Setting[bool] = Setting("enforce_auth", _as_bool)
+    auth_require_tls: Setting[bool] = Setting("auth_require_tls", _as_bool)
+    use_starttls: Setting[bool] = Setting("use_starttls", _as_bool)
+    use_ssl: Setting[bool] = Setting("use_ssl", _as_bool)
 
     def __init__(self) -> None:
         self.changed: Callable[[str], object] = lambda _name: None
@@ -374,7 +385,7 @@ class SMTPDFix:
         >>> import smtplib
         >>> from ehlo.testing.compat import SMTPDFix
         >>> with SMTPDFix() as smtpd, smtplib.SMTP(smtpd.hostname, smtpd.port) as client:
-        ...     refused = client.sendmail("a@example.com", "b@example.com", "Subject: Hi\\n\\n")
+        ...     refused = client.sendmail("a@example.com", "b@example.com", "Subject: Hi\n\n")
         ...     smtpd.messages[0]["X-RcptTo"]
         'b@example.com'
     """
@@ -400,7 +411,12 @@ class SMTPDFix:
 
 @pytest.fixture
 def smtpd() -> Iterator[AuthController]:
-    """Serve as the fixture of smtpdfix does: `smtpd.hostname`, `.port`, `.messages`, `.config`."""
+    """Serve as the fixture of smtpdfix does: `smtpd.hostname`, `.port`, `.messages`, `.config`.
+
+    Example (in conftest.py):
+
+        >>> from ehlo.testing.compat import smtpd
+    """
     with SMTPDFix() as controller:
         yield controller
 
@@ -418,7 +434,7 @@ class MailServer:
         >>> server = Server()
         >>> server.start()
         >>> with smtplib.SMTP(*server.addr) as client:
-        ...     refused = client.sendmail("a@example.com", "b@example.com", "Subject: Hi\\n\\n")
+        ...     refused = client.sendmail("a@example.com", "b@example.com", "Subject: Hi\n\n")
         >>> server.outbox[0].details.rcpttos
         ['b@example.com']
         >>> server.stop()
@@ -487,6 +503,11 @@ Server = MailServer
 
 @pytest.fixture
 def smtpserver() -> Iterator[MailServer]:
-    """Serve as the fixture of pytest-localserver does: `smtpserver.addr`, `smtpserver.outbox`."""
+    """Serve as the fixture of pytest-localserver does: `smtpserver.addr`, `smtpserver.outbox`.
+
+    Example (in conftest.py):
+
+        >>> from ehlo.testing.compat import smtpserver
+    """
     with MailServer() as server:
         yield server

@@ -93,7 +93,7 @@ def for_core(scenario: Scenario) -> Scenario:
 class CoreLine:
     """A client's line to the core: what `Player` sends and hears, and the decisions in between."""
 
-    timeout = 0.0
+    timeout: float = 0.0
 
     def __init__(self, scenario: Scenario, transcript: Transcript | None = None) -> None:
         """Raise `ValueError` for a setting that has no such value."""
