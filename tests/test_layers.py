@@ -44,6 +44,7 @@ ROOMS = {
     "ehlo.functions": {*VISIBLE, "ehlo.handler"},
     "ehlo.faults": {*VISIBLE, "ehlo.handler", "ehlo.domains"},
     "ehlo.passwords": {"ehlo.protocol", "ehlo.paths"},
+    "ehlo.store": {"ehlo.content", "ehlo.message", "ehlo.transcript"},
     "ehlo.server.system": {"ehlo.net", "ehlo.paths"},
     "ehlo.server.limits": {"ehlo.net"},
     "ehlo.server.observing": {"ehlo.server.system", *VISIBLE},

@@ -51,6 +51,41 @@ ENCODED = {
     "quoted-printable": ("=41", "=", "=\n", "=GG", " \n", GARBAGE),
     "x-uuencode": ("#0V%T\n", "a\n", "M\n", "M", "`\n", " \n", "begin 644 a\n", GARBAGE),
 }
+FLOWED = "Content-Type: text/plain; format=flowed\n\n"
+UTF8 = "Content-Type: text/plain; charset=utf-8\n\n"
+FOUND: dict[str, Input] = {
+    "codes": ("Subject: code\n\n", "your code is 123456\n", ""),
+    "numbers": ("Subject: code\n\n", "123456 ", ""),
+    "numbers in lines": ("Subject: code\n\n", "123456\n", ""),
+    "digits one by one": ("\n\n", "1 ", ""),
+    "digits of another script": (UTF8, "\u00ef\u00bc\u0091", ""),
+    "capital letters": ("Subject: code\n\n", "ABCDEF ", ""),
+    "letters and digits": ("Subject: code\n\n", "A1B2C3 ", ""),
+    "letters and dashes": ("\n\n", "A-", ""),
+    "labels": ("\n\n", "code ", ""),
+    "beginnings of labels": ("\n\n", "co", ""),
+    "schemes": ("\n\n", "http://", ""),
+    "ends of schemes": ("\n\n", "://", ""),
+    "addresses": ("\n\n", "http://x ", ""),
+    "a long address": ("\n\n", "http://x/" + "a" * 740 + " ", ""),
+    "brackets behind addresses": ("\n\n", "http://x/" + ")" * 90 + " ", ""),
+    "open brackets before addresses": ("\n\n", "<http://x\n", ""),
+    "users in addresses": ("\n\n", "http://a@", ""),
+    "addresses without a scheme": ("\n\n", " www.x", ""),
+    "addresses that are none": ("\n\n", "www.", ""),
+    "addresses in Japanese": (UTF8, "http://a.b\u00e3\u0081\u0082", ""),
+    "addresses as labels": (HTML, "<a href=http://x>http://y</a>", ""),
+    "text before links": (HTML, "x<a href=//>", ""),
+    "areas": (HTML, "<area href=http://x/>", ""),
+    "forms": (HTML, "<form action=http://x/>", ""),
+    "mailboxes": ("To: ", "a@b,", ""),
+    "quotes in mailboxes": ("To: ", '"', ""),
+    "comments in mailboxes": ("To: ", "(", ""),
+    "brackets in mailboxes": ("To: ", "<", ""),
+    "lines that flow": (FLOWED, "a \n", ""),
+    "empty lines that flow": (FLOWED, " \n", ""),
+}
+"""What is expensive where links and codes are looked for."""
 READ: dict[str, Input] = {
     "text": ("Subject: x\n\n", "hello world\r\n", ""),
     "NULs": ("", "\0", ""),
@@ -129,6 +164,16 @@ def read(message: bytes) -> None:
         _ = attachment.data
 
 
+def find(message: bytes) -> None:
+    """Look for links and codes, and make a summary."""
+    from ehlo.content import read_content
+    from ehlo.content.summary import summarize
+
+    content = read_content(message)
+    _ = content.links, content.codes
+    summarize(message)
+
+
 def message_of(made: Input, size: int) -> bytes:
     """Return a message of about this many bytes."""
     before, part, after = made
@@ -141,4 +186,10 @@ if __name__ == "__main__":
     sys.path[:0] = [sys.argv[1], str(Path(__file__).parents[1])]
     from robustness.parsing import measure
 
-    measure([(made, lambda text: read(text.encode("latin-1"))) for made in READ.values()], SIZES)
+    measure(
+        [
+            *((made, lambda text: read(text.encode("latin-1"))) for made in READ.values()),
+            *((made, lambda text: find(text.encode("latin-1"))) for made in FOUND.values()),
+        ],
+        SIZES,
+    )

@@ -17,7 +17,7 @@ from ehlo import Address, Message, Peer, Session
 from ehlo.cli.printer import AsText, as_json
 from ehlo.content import read_content
 from robustness.process import Tell
-from robustness.reading import READ, message_of, read
+from robustness.reading import FOUND, READ, find, message_of, read
 from robustness.scale import IN_FULL, MIB, full
 
 SECONDS = 0.3  # of CPU for each megabyte
@@ -74,8 +74,13 @@ def test_content_takes_four_times_the_message_and_little_more(name: str) -> None
         content = read_content(message)
         _ = content.subject, content.text, content.attachments
 
+    def search() -> None:
+        content = read_content(message)
+        _ = content.links, content.codes
+
     read_content(b"\n\x1b$B").text  # noqa: B018  tables that are made once
     assert peak(look) <= bound(message)
+    assert peak(search) <= bound(message)
 
 
 SESSION = cast(
@@ -103,16 +108,21 @@ def test_printing_takes_four_times_the_message_and_little_more(
 
 @pytest.mark.skipif(not IN_FULL, reason="times are measured in the full form")
 @pytest.mark.parametrize("size", [4_000, 60_000, 1_000_000])
-def test_reading_takes_little_time_for_each_megabyte(tell: Tell, size: int) -> None:
+@pytest.mark.parametrize("look", [read, find])
+def test_reading_takes_little_time_for_each_megabyte(
+    tell: Tell, size: int, look: Callable[[bytes], None]
+) -> None:
+    inputs = READ if look is read else {**READ, **FOUND}
+
     def seconds(name: str) -> float:
-        message = message_of(READ[name], size)
+        message = message_of(inputs[name], size)
         times = max(1, 200_000 // size)
         begun = time.process_time()
         for _ in range(times):
-            read(message)
+            look(message)
         return (time.process_time() - begun) / (times * len(message)) * 1e6
 
-    slowest = {name: min(seconds(name) for _ in range(3)) for name in READ}
+    slowest = {name: min(seconds(name) for _ in range(3)) for name in inputs}
     name = max(slowest, key=lambda each: slowest[each])
-    tell(f"{size} bytes: at most {slowest[name]:.2f} s for each MB ({name})")
+    tell(f"{look.__name__}, {size} bytes: at most {slowest[name]:.2f} s for each MB ({name})")
     assert slowest[name] <= SECONDS

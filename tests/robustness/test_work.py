@@ -53,7 +53,9 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, in
 @pytest.fixture(scope="module")
 def counted_content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, int]]:
     """Return the instructions for each message whose content is read."""
-    return count(reading.__file__, [*reading.READ], tmp_path_factory.mktemp("cachegrind"))
+    return count(
+        reading.__file__, [*reading.READ, *reading.FOUND], tmp_path_factory.mktemp("cachegrind")
+    )
 
 
 def instructions(log: Path) -> int:
@@ -71,7 +73,7 @@ def test_four_times_the_input_is_four_times_the_work(
     assert large < FOUR_TIMES * small + 40_000, counted[name]
 
 
-@pytest.mark.parametrize("name", reading.READ)
+@pytest.mark.parametrize("name", [*reading.READ, *reading.FOUND])
 def test_four_times_the_message_is_four_times_the_work(
     name: str, counted_content: dict[str, tuple[int, int]]
 ) -> None:

@@ -103,6 +103,15 @@ def _with_more(data: bytes, fields: list[Field], at: int) -> Header:
     return Header(fields, data.count(b"\n", at, end) - 1 or 1, end)
 
 
+# Encoded words may have any: line ends, which forge a field, and what a terminal obeys
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def one_line(text: str) -> str:
+    """Return `text` with a space for all control characters that stand together."""
+    return text if text.isprintable() else _CONTROLS.sub(" ", text)
+
+
 # -- encoded-words (RFC 2047) ----------------------------------------------------------------------
 
 # The beginning of an encoded-word: a charset, and an encoding

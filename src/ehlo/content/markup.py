@@ -1,21 +1,23 @@
 """HTML as readable text: what a person would see of it, without a browser, in one pass.
 
 It is no parser of HTML. Tags start and end lines, links keep their addresses, and what is not shown
-(scripts, styles, comments) is left out.
+(scripts, styles, comments) is left out. The links can be collected in the same pass.
 """
 
 from __future__ import annotations
 
 import html
 import re
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
 # A tag, with its name; or the beginning of what is no text, and no tag either
 _MARKUP: Final = re.compile(r"<(?:(/?)([a-zA-Z][a-zA-Z0-9:-]{0,63})|[!?/])")
 _ATTRIBUTE: Final = re.compile(
-    r"""(?<=[\s/"'])(href|alt)\s*+=\s*+(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE
+    r"""(?<=[\s/"'])(href|alt|action)\s*+=\s*+(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE
 )
 _BLANKS: Final = re.compile(r"[ \t\r\n\f\u200b\ufeff]+")
 # Few digits, since a number takes the square of its digits to read
@@ -44,26 +46,57 @@ _SLICE: Final = (
 )
 _LONGEST_TAG: Final = 65_536
 _LONGEST_ADDRESS: Final = 2_048
+_LONGEST_LABEL: Final = 200
+_LONGEST_AFTER: Final = 80
+_BEFORE: Final = 240  # bytes of text that are kept of what stands before a link
+_OTHER_LINKS: Final = MappingProxyType({"area": "href", "form": "action"})
+
+
+@dataclass(slots=True)
+class Anchor:
+    """A link in HTML, as it came."""
+
+    tag: str
+    """`a`, `area` or `form`."""
+    href: str
+    label: str
+    """The text of the link."""
+    before: str
+    """The end of the text before it in the same line."""
+    after: str = ""
+    """The beginning of the text after it in the same line."""
 
 
 def text_of_html(markup: str) -> str:
     """Return the text of `markup`, with LF line ends."""
-    page = _laid_out(markup)
+    page = _laid_out(markup, _Addresses())
     del markup  # which may be as large as the text
     return page.text
 
 
-def _laid_out(markup: str) -> _Page:
+def read_html(markup: str, most: int) -> tuple[str, list[Anchor]]:
+    """Return the text of `markup` without the addresses of links, and its first `most` links."""
+    links = _Anchors(most)
+    page = _laid_out(markup, links)
+    links.end(page)
+    return page.text, links.found
+
+
+def beginning_of_html(markup: str, most: int) -> str:
+    """Return at least `most` bytes of the text of `markup`, without its links and images."""
+    return _laid_out(markup, _Nothing(), most).text
+
+
+def _laid_out(
+    markup: str, links: _Addresses | _Anchors | _Nothing, most: int = sys.maxsize
+) -> _Page:
     page = _Page()
     at = 0
-    href, label = "", ""
-    while (found := _MARKUP.search(markup, at)) is not None:
+    while page.size < most and (found := _MARKUP.search(markup, at)) is not None:
         start, behind = found.span()
         if start > at:
             for shown in _text_between(markup, at, start):
-                if href and len(label) < _LONGEST_ADDRESS:
-                    label += shown
-                page.add(shown)
+                links.add(shown, page)
         slash, name = found.groups()
         if name is None:
             at = _after_no_tag(markup, start)
@@ -74,19 +107,118 @@ def _laid_out(markup: str) -> _Page:
             return page
         at = end + 1
         if name == "a":
-            if slash and href and href not in label:
-                page.add(f" ({href})")
-            href = "" if slash else _address(_attribute(markup, behind, end, "href"))
-            label = ""
+            links.end(page)
+            if not slash:
+                links.begin(_attribute(markup, behind, end, "href"), page)
         elif name == "img":
-            page.add(_attribute(markup, behind, end, "alt"))
+            alt = _attribute(markup, behind, end, "alt")
+            links.image(alt, page)
         elif name in _HIDDEN:
             at = at if slash else _after_hidden(markup, at, name)
         else:
+            if not slash and name in _OTHER_LINKS:
+                address = _attribute(markup, behind, end, _OTHER_LINKS[name])
+                links.other(name, address, _attribute(markup, behind, end, "alt"))
             page.tag(name, closing=bool(slash))
     for shown in _text_between(markup, at, len(markup)):
-        page.add(shown)
+        links.add(shown, page)
     return page
+
+
+class _Addresses:
+    """Writes the address of a link after its label, unless the label shows it."""
+
+    __slots__ = ("_href", "_label")
+
+    def __init__(self) -> None:
+        self._href = ""
+        self._label = ""
+
+    def begin(self, href: str, _page: _Page) -> None:
+        self._href, self._label = _address(href), ""
+
+    def add(self, shown: str, page: _Page) -> None:
+        if self._href and len(self._label) < _LONGEST_ADDRESS:
+            self._label += shown
+        page.add(shown)
+
+    image = add
+
+    def end(self, page: _Page) -> None:
+        if self._href and self._href not in self._label:
+            page.add(f" ({self._href})")
+        self._href = ""
+
+    def other(self, tag: str, href: str, label: str) -> None:
+        """Do nothing, as no text belongs to them."""
+
+
+class _Anchors:
+    """Collects the first links."""
+
+    __slots__ = ("_before", "_behind", "_href", "_label", "_most", "found")
+
+    def __init__(self, most: int) -> None:
+        self.found: list[Anchor] = []
+        self._most = most
+        self._href = ""
+        self._label = ""
+        self._before = ""
+        self._behind: Anchor | None = None  # the link before the text that is read
+
+    def begin(self, href: str, page: _Page) -> None:
+        if href and len(self.found) < self._most and len(href) <= _LONGEST_ADDRESS:
+            self._href, self._label, self._before = href, "", page.line
+            self._behind = None
+
+    def add(self, shown: str, page: _Page) -> None:
+        if self._href:
+            if len(self._label) < _LONGEST_LABEL:
+                self._label += shown[:_LONGEST_LABEL]
+        elif self._behind is not None:
+            if page.begins_line or len(self._behind.after) >= _LONGEST_AFTER:
+                self._behind = None
+            else:
+                self._behind.after += shown[:_LONGEST_AFTER]
+        page.add(shown)
+
+    image = add
+
+    def end(self, _page: _Page) -> None:
+        if self._href:
+            label = _BLANKS.sub(" ", self._label).strip()
+            self._behind = Anchor("a", self._href, label, self._before)
+            self.found.append(self._behind)
+        self._href = ""
+
+    def other(self, tag: str, href: str, label: str) -> None:
+        if href and len(self.found) < self._most and len(href) <= _LONGEST_ADDRESS:
+            self.found.append(Anchor(tag, href, label[:_LONGEST_LABEL].strip(), ""))
+
+
+class _Nothing:
+    """Leaves out links and images."""
+
+    __slots__ = ("_is_open",)
+
+    def __init__(self) -> None:
+        self._is_open = False
+
+    def begin(self, href: str, _page: _Page) -> None:
+        self._is_open = bool(href)
+
+    def add(self, shown: str, page: _Page) -> None:
+        if not self._is_open:
+            page.add(shown)
+
+    def image(self, shown: str, page: _Page) -> None:
+        """Do nothing."""
+
+    def end(self, _page: _Page) -> None:
+        self._is_open = False
+
+    def other(self, tag: str, href: str, label: str) -> None:
+        """Do nothing."""
 
 
 def _text_between(markup: str, start: int, end: int) -> Iterator[str]:
@@ -113,8 +245,25 @@ class _Page:
         self._preserved = 0  # how many `pre` are open
 
     @property
+    def size(self) -> int:
+        return len(self._out)
+
+    @property
     def text(self) -> str:
         return self._out.decode("utf-8", "surrogatepass")
+
+    @property
+    def begins_line(self) -> bool:
+        """Whether text that is added begins a line."""
+        return self._breaks != 0
+
+    @property
+    def line(self) -> str:
+        """The end of the line that is being written."""
+        if self.begins_line:
+            return ""
+        line = self._out[-_BEFORE:].rpartition(b"\n")[2]
+        return line.decode("utf-8", "ignore")
 
     def add(self, text: str) -> None:
         """Add text; its line ends and blanks count in `pre`."""

@@ -31,7 +31,9 @@ _FIELDS_IN_ALL: Final = 10_000  # that are read; in a small message one for each
 MOST_DEPTH: Final = 100
 """Multiparts inside each other; a deeper one is shown as text."""
 # A line of `--` and something else, which may be a boundary
-_CANDIDATE: Final = re.compile(rb"(?<![^\n])--([^\r\n]{1,1000})")
+_CANDIDATE: Final = re.compile(rb"--([^\r\n]{1,1000})")
+# The same after another line. It took 50 MB of base64 from 420 to 25 ms that this begins with bytes
+_NEXT: Final = re.compile(rb"\n--([^\r\n]{1,1000})")
 _MEDIA_TYPE: Final = re.compile("[^/\\s]+/[^/\\s]+")
 
 _NOTHING: Final = Parameterized("", {})
@@ -153,15 +155,15 @@ class _Reader:
         return part
 
     def _next_delimiter(self, at: int) -> _Delimiter | None:
-        """Return the next line, at `at` or after, that delimits an open multipart."""
+        """Return the next line that delimits an open multipart; one may begin at `at`."""
         depths = self._depth_of
-        for match in _CANDIDATE.finditer(self._data, at):
+        for match in _NEXT.finditer(self._data, at - 1):
             name = match[1].rstrip()
             is_last = name not in depths and name.endswith(b"--")
             depth = depths.get(name[:-2] if is_last else name)
             if depth is not None:
                 end = self._data.find(b"\n", match.end()) + 1 or len(self._data)
-                return _Delimiter(depth, match.start(), end, is_last)
+                return _Delimiter(depth, match.start() + 1, end, is_last)
         return None
 
     def _is_delimiter(self, begin: int, end: int) -> bool:

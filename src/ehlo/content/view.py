@@ -5,15 +5,16 @@ Any bytes at all can be read: nothing here raises, and what it costs is in propo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, NamedTuple
 
 from ehlo.content.charsets import decode_text, is_ascii_compatible
-from ehlo.content.fields import first_field, read_header
-from ehlo.content.markup import text_of_html
+from ehlo.content.codes import Code, find_codes
+from ehlo.content.fields import first_field, one_line, read_header
+from ehlo.content.links import Link, find_links, most_links
+from ehlo.content.markup import Anchor, read_html, text_of_html
 from ehlo.content.mime import Part, parse_message
 from ehlo.content.transfer import decode_transfer, decoded_size
 
@@ -23,8 +24,6 @@ MOST_TEXT: Final = 1_048_576
 _READABLE: Final = frozenset(
     ("message/delivery-status", "message/disposition-notification", "text/rfc822-headers")
 )
-# Encoded words may have any: line ends, which forge a field, and what a terminal obeys
-_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _LONGEST_HEAD: Final = 65_536
 _MOST_FIELDS_OF_ANOTHER: Final = 200  # among which the subject of a forwarded message is
 
@@ -88,7 +87,7 @@ class Content:
     @property
     def headers(self) -> list[tuple[str, str]]:
         """The header fields of the message, in their order, decoded, each in one line."""
-        return [(each.decoded_name, _one_line(each.text)) for each in self.root.fields]
+        return [(each.decoded_name, one_line(each.text)) for each in self.root.fields]
 
     @property
     def omitted_headers(self) -> int:
@@ -98,7 +97,7 @@ class Content:
     @property
     def subject(self) -> str:
         """The decoded Subject in one line, without control characters; empty without one."""
-        return _one_line(self.root.first("subject"))
+        return one_line(self.root.first("subject"))
 
     @property
     def text(self) -> str:
@@ -119,6 +118,36 @@ class Content:
         """The HTML of the message; `None` when it has none. It may be hostile."""
         parts = [part for reading in self._readings for part in reading.html]
         return _Decoder(self._message).join(parts) if parts else None
+
+    @property
+    def links(self) -> list[Link]:
+        """The links in the text and in the HTML, the best first.
+
+        `ehlo.content.links` has the rules.
+        """
+        return self._found[0]
+
+    @property
+    def codes(self) -> list[Code]:
+        """The one-time codes in the subject, the text and the HTML, the best first.
+
+        `ehlo.content.codes` has the rules.
+        """
+        return self._found[1]
+
+    @cached_property
+    def _found(self) -> tuple[list[Link], list[Code]]:
+        decoder = _Decoder(self._message)
+        texts: list[str] = []
+        anchors: list[Anchor] = []
+        for reading in self._readings:
+            texts += map(decoder.paragraphs, reading.plain)
+            if reading.html:
+                markup = decoder.join(reading.html)
+                text, more = read_html(markup, most_links(len(markup)) - len(anchors))
+                texts.append(text)
+                anchors += more
+        return find_links(texts, anchors), find_codes(self.subject, texts)
 
     @cached_property
     def _read_text(self) -> tuple[str, int]:
@@ -180,6 +209,14 @@ class _Decoder:
         """Return the text of the parts, one below the other."""
         return "\n".join(map(self._decoded, parts))
 
+    def paragraphs(self, part: Part) -> str:
+        """Return the text of a part; if it is flowed, each paragraph is one line (RFC 3676)."""
+        parameters = part.parameters.parameters
+        text = self._decoded(part)
+        if parameters.get("format", "").lower() != "flowed":
+            return text
+        return _unwrapped(text, "" if parameters.get("delsp", "").lower() == "yes" else " ")
+
     def _decoded(self, part: Part) -> str:
         end = min(part.end, part.start + self._left)
         self._left -= end - part.start
@@ -192,9 +229,19 @@ class _Decoder:
         return decode_text(data, charset).replace("\r\n", "\n")
 
 
-def _one_line(text: str) -> str:
-    """Return `text` with a space for all control characters that stand together."""
-    return text if text.isprintable() else _CONTROLS.sub(" ", text)
+def _unwrapped(text: str, joint: str) -> str:
+    """Join the lines that end in a blank, which `joint` replaces (RFC 3676 4.1)."""
+    lines: list[str] = []
+    joins = False
+    for line in text.split("\n"):
+        line = line.removeprefix(" ")  # space-stuffed (RFC 3676 4.4)
+        if joins:
+            lines[-1:] = (lines[-1][:-1], joint)
+            lines.append(line)
+        else:
+            lines += ("\n", line)
+        joins = line.endswith(" ") and line != "-- "
+    return "".join(lines[1:])
 
 
 def _attachment(message: bytes, part: Part) -> Attachment:
@@ -205,12 +252,12 @@ def _attachment(message: bytes, part: Part) -> Attachment:
         end = min(part.end, part.start + _LONGEST_HEAD)
         head = decode_transfer(message[part.start : end], encoding)
         header = read_header(head, 0, lambda _begin, _end: False, _MOST_FIELDS_OF_ANOTHER)
-        subject = _one_line(first_field(header.fields, "subject"))
+        subject = one_line(first_field(header.fields, "subject"))
     return Attachment(
-        filename=_one_line(name or "") or None,
+        filename=one_line(name or "") or None,
         content_type=part.content_type,
         disposition=part.disposition.value,
-        content_id=_one_line(part.first("content-id")).strip().strip("<>") or None,
+        content_id=one_line(part.first("content-id")).strip().strip("<>") or None,
         subject=subject,
         size=decoded_size(memoryview(message)[part.start : part.end], encoding),
         start=part.start,

@@ -21,7 +21,7 @@ from typing import Final
 
 from ehlo.server.observing.stats import most
 from ehlo.server.system import listener, systemd
-from ehlo.server.workers.link import Line, Link, WorkerTask
+from ehlo.server.workers.link import Line, WorkerLink, WorkerTask
 
 REPORT_EVERY: Final = 1.0  # seconds between two reports of the counters
 _PATIENCE: Final = 2.0  # seconds for an answer
@@ -63,7 +63,7 @@ class Child:
     def __init__(self, sock: socket.socket, process: subprocess.Popen[bytes]) -> None:
         self._sock = sock
         self._process = process
-        self._link: Link | None = None
+        self._link: WorkerLink | None = None
         self._asked: deque[asyncio.Future[Line | None]] = deque()
         self._sessions: list[Line] = []  # of the next snapshot
         self._draining = False
@@ -103,7 +103,7 @@ class Child:
 
     async def listen(self, task: WorkerTask, on_news: Callable[[str], None]) -> None:
         """Send the task, then read the worker's lines until it closes its end."""
-        self._link = link = await Link.over(self._sock)
+        self._link = link = await WorkerLink.over(self._sock)
         try:
             link.send(task=task)
             async for line in link.lines():

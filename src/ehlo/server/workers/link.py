@@ -67,7 +67,7 @@ def read_task(sock: socket.socket) -> WorkerTask | None:
     return task
 
 
-class Link:
+class WorkerLink:
     """Sends and receives the lines of one end of a link.
 
     A peer that has died is the end of the lines; half a line that it left behind is dropped.

@@ -27,7 +27,7 @@ from ehlo.server.options.target import NotThereError, with_handler
 from ehlo.server.places import Table
 from ehlo.server.run import Owner, Run, abandon
 from ehlo.server.system import loops, shared, signals
-from ehlo.server.workers.link import INTERRUPT, Link, WorkerTask, read_task
+from ehlo.server.workers.link import INTERRUPT, WorkerLink, WorkerTask, read_task
 from ehlo.server.workers.recipe import StartError, share_of
 
 _SESSIONS_IN_A_LINE: Final = 100
@@ -98,7 +98,7 @@ async def _serve(server: Owner, sock: socket.socket, task: WorkerTask) -> None:
 
 async def _work(run: Run, sock: socket.socket, report_every: float) -> None:
     """Report to the parent, and obey it, until the run has ended."""
-    link = await Link.over(sock)
+    link = await WorkerLink.over(sock)
     link.send(ready=True)
     async with asyncio.TaskGroup() as group:
         working = (
@@ -112,7 +112,7 @@ async def _work(run: Run, sock: socket.socket, report_every: float) -> None:
     await link.close()
 
 
-async def _obey(run: Run, link: Link) -> None:
+async def _obey(run: Run, link: WorkerLink) -> None:
     """Do what the parent orders; shut down once it is gone."""
     with contextlib.suppress(OSError):
         async for line in link.lines():
@@ -130,7 +130,7 @@ async def _obey(run: Run, link: Link) -> None:
     run.begin_shutdown()
 
 
-async def _report(run: Run, link: Link, every: float) -> None:
+async def _report(run: Run, link: WorkerLink, every: float) -> None:
     """Send the counters as often as the parent wants them."""
     with contextlib.suppress(OSError):  # `_obey` sees that the parent is gone
         while True:
@@ -139,11 +139,11 @@ async def _report(run: Run, link: Link, every: float) -> None:
             await asyncio.sleep(every)
 
 
-def _send_counts(run: Run, link: Link) -> None:
+def _send_counts(run: Run, link: WorkerLink) -> None:
     link.send(counts=run.runtime.stats.plain(), draining=run.draining)
 
 
-async def _send_snapshot(run: Run, link: Link) -> None:
+async def _send_snapshot(run: Run, link: WorkerLink) -> None:
     """Send a snapshot in lines that stay short."""
     snapshot = await run.snapshot()
     sessions = snapshot.pop("sessions")

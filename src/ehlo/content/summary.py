@@ -1,0 +1,225 @@
+"""`Summary`: what a list of messages shows of one, read in one pass over its bytes.
+
+It costs little, because it is made of each message that is received: the parts are found, a dozen
+fields are decoded, and of the text only the beginning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final, NamedTuple
+
+from ehlo.content.charsets import decode_text
+from ehlo.content.fields import LONGEST_VALUE, Field, decode_header, one_line
+from ehlo.content.markup import beginning_of_html
+from ehlo.content.mime import Part, parse_message
+from ehlo.content.transfer import decode_transfer
+
+LONGEST_SNIPPET: Final = 200
+"""Bytes of a snippet, in UTF-8."""
+MOST_MAILBOXES: Final = 1_000
+"""Mailboxes of one field that are read."""
+_BEGINNING: Final = 4_096  # bytes of a text, still encoded, of which a snippet is made
+_MARKUP: Final = (8_192, 65_536)  # the same of HTML, which may begin with a long style sheet
+
+_LISTS: Final = frozenset((b"from", b"to", b"cc", b"bcc", b"reply-to"))
+_SHOWN: Final = frozenset((*_LISTS, b"subject", b"message-id"))
+
+
+class Mailbox(NamedTuple):
+    """A mailbox in a field (RFC 5322 3.4), decoded."""
+
+    name: str
+    """The display name; all of a text that is no mailbox."""
+    address: str
+    """The address; empty without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Summarizes a message for a list.
+
+    Example:
+
+        summary = summarize(message.data, map(str, message.recipients))
+        print(summary.sender.address, summary.subject, summary.snippet)
+    """
+
+    message_id: str
+    """The Message-ID without its brackets; empty without one."""
+    sender: Mailbox
+    """The first mailbox of From; empty strings without one."""
+    to: list[Mailbox]
+    cc: list[Mailbox]
+    bcc: list[Mailbox]
+    """The mailboxes of Bcc, and the envelope recipients that no field names."""
+    reply_to: list[Mailbox]
+    subject: str
+    snippet: str
+    """The beginning of the text in one line: of the HTML, or else of the plain text."""
+    size: int
+    """The size in bytes, as the message came."""
+    attachments: int
+    """The number of parts that are declared as attachments, or are bytes of no known type."""
+    inlines: int
+    """The number of parts that are declared as inline."""
+
+
+def summarize(message: bytes, recipients: Iterable[str] = ()) -> Summary:
+    """Return the summary of `message`, which may be no proper message at all.
+
+    `recipients` are those of the envelope.
+    """
+    root = parse_message(message)
+    first: dict[bytes, Field] = {}
+    for each in root.fields:
+        name = each.name.lower()
+        if name in _SHOWN:
+            first.setdefault(name, each)
+    lists = {name: read_mailboxes(first[name].value) if name in first else [] for name in _LISTS}
+    bcc = _with_unnamed(recipients, lists[b"to"], lists[b"cc"], lists[b"bcc"])
+    leaves = list(root.leaves())
+    identifier = one_line(first[b"message-id"].text).strip() if b"message-id" in first else ""
+    return Summary(
+        message_id=identifier.removeprefix("<").removesuffix(">"),
+        sender=lists[b"from"][0] if lists[b"from"] else Mailbox("", ""),
+        to=lists[b"to"],
+        cc=lists[b"cc"],
+        bcc=bcc,
+        reply_to=lists[b"reply-to"],
+        subject=one_line(first[b"subject"].text) if b"subject" in first else "",
+        snippet=_snippet(message, leaves),
+        size=len(message),
+        attachments=sum(map(_is_attachment, leaves)) or int(_is_file(root)),
+        inlines=sum(part.disposition.value == "inline" for part in leaves),
+    )
+
+
+def _with_unnamed(recipients: Iterable[str], *lists: list[Mailbox]) -> list[Mailbox]:
+    """Return the last list, and the recipients that are in none of the lists."""
+    named = {each.address.lower() for mailboxes in lists for each in mailboxes}
+    unnamed = dict.fromkeys(each for each in recipients if each.lower() not in named)
+    return [*lists[-1], *(Mailbox("", each) for each in unnamed)]
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def _is_attachment(part: Part) -> bool:
+    kind = part.content_type
+    return part.disposition.value == "attachment" or kind == "application/octet-stream"
+
+
+def _is_file(root: Part) -> bool:
+    """Return whether the whole message is one file."""
+    return not root.children and not root.content_type.startswith(("text/", "multipart/"))
+
+
+def _snippet(message: bytes, leaves: list[Part]) -> str:
+    shown = [part for part in leaves if not _is_attachment(part)]
+    html = next((part for part in shown if part.content_type == "text/html"), None)
+    if html is not None:
+        for most in _MARKUP:
+            text = beginning_of_html(_beginning(message, html, most), LONGEST_SNIPPET + 1)
+            if len(text) > LONGEST_SNIPPET or html.end - html.start <= most:
+                break
+        if snippet := _cut(text):
+            return snippet
+    plain = (part for part in shown if part.content_type.startswith(("text/plain", "multipart/")))
+    return _cut("\n".join(_beginning(message, part, _BEGINNING) for part in islice(plain, 3)))
+
+
+def _beginning(message: bytes, part: Part, most: int) -> str:
+    data = message[part.start : min(part.end, part.start + most)]
+    data = decode_transfer(data, part.transfer_encoding)
+    return decode_text(data, part.parameters.parameters.get("charset", ""))
+
+
+def _cut(text: str) -> str:
+    """Return the beginning of `text` in one line."""
+    line = one_line(" ".join(text.split()))
+    data = line[: LONGEST_SNIPPET + 1].encode("utf-8", "replace")
+    if len(data) <= LONGEST_SNIPPET:
+        return line
+    return data[:LONGEST_SNIPPET].decode("utf-8", "ignore") + "..."
+
+
+# -- mailboxes (RFC 5322 3.4) ----------------------------------------------------------------------
+
+_PIECE: Final = re.compile(
+    rb"""(?P<quoted>"[^"\\]*+(?:\\.[^"\\]*+)*+"?)|(?P<angle><[^<>]*+>?)|(?P<mark>[,;:()])
+    |(?P<atom>(?:[^",;:<>()\[]|\[[^\]]*+\]?)++|>)""",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+# One mailbox, as most fields have it. This way took 6 instead of 17 us
+_USUAL: Final = re.compile(
+    rb"""\s*+(?:(?:"([^"\\]*+)"\s*+|([^",;:<>()\[\\]*+))<([^@\s",;:<>()\[\\]++@[^@\s",;:<>()\[\\]++)>
+    |([^@\s",;:<>()\[\\]++@[^@\s",;:<>()\[\\]++))\s*+""",
+    re.VERBOSE,
+)
+_MOST_PIECES: Final = 8 * MOST_MAILBOXES
+
+
+def read_mailboxes(value: bytes) -> list[Mailbox]:
+    """Return the mailboxes of a field; groups are left out, their members are not."""
+    usual = _USUAL.fullmatch(value)
+    if usual is not None:
+        quoted, name, address, bare = usual.groups()
+        return [Mailbox(_decoded(quoted or name), _decoded(address or bare))]
+    return _read_any(value)
+
+
+def _read_any(value: bytes) -> list[Mailbox]:
+    found: list[Mailbox] = []
+    words: list[bytes] = []
+    address: bytes | None = None
+    comment = b""
+    depth = 0
+    for piece in islice(_PIECE.finditer(value[:LONGEST_VALUE]), _MOST_PIECES):
+        kind, text = piece.lastgroup, piece[0]
+        if text == b"(":
+            depth += 1
+        elif depth:
+            depth -= text == b")"
+            comment += text if depth else b""
+        elif kind == "angle":
+            address = text.strip(b"<> \t\r\n")
+        elif text == b":":  # the name of a group is before it
+            words = []
+        elif text in (b",", b";"):
+            if words or address:
+                found.append(_mailbox(words, address, comment))
+            words, address, comment = [], None, b""
+            if len(found) >= MOST_MAILBOXES:
+                break
+        elif text.strip():
+            words.append(text)
+    if words or address:
+        found.append(_mailbox(words, address, comment))
+    return found[:MOST_MAILBOXES]
+
+
+def _mailbox(words: list[bytes], address: bytes | None, comment: bytes) -> Mailbox:
+    text = b"".join(words).strip()
+    if address is None and b"@" in text and (b'"@' in text or len(text.split()) == 1):
+        return Mailbox(_decoded(comment), _decoded(text))
+    name = _decoded(b"".join(map(_unquoted, words)).strip() or comment)
+    if address is not None and address.startswith(b"@"):  # a source route
+        address = address.rpartition(b":")[2]
+    return Mailbox(name, _decoded(address))
+
+
+def _unquoted(word: bytes) -> bytes:
+    if not word.startswith(b'"'):
+        return word
+    inner = word[1:].removesuffix(b'"')
+    return re.sub(rb"\\(.)", rb"\1", inner, flags=re.DOTALL) if b"\\" in inner else inner
+
+
+def _decoded(value: bytes | None) -> str:
+    return one_line(decode_header(value)).strip() if value else ""

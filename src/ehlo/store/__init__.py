@@ -1,0 +1,26 @@
+"""A store of received mail: one SQLite file, written by one thread, read and searched by others.
+
+    async with Store.open("mail.db", keep=1_000) as store:
+        mail_id = await store.put(Delivery(message, "a@x.test", ["b@y.test"]))
+        page = await store.search('subject:"password reset" is:unread')
+
+There is no web in it, and no SMTP.
+"""
+
+from __future__ import annotations
+
+from ehlo.store.archive import Store
+from ehlo.store.database import DiskFullError, StoreError
+from ehlo.store.records import Change, Counts, Delivery, Page, StoredMail, StoredMessage
+
+__all__ = [
+    "Change",
+    "Counts",
+    "Delivery",
+    "DiskFullError",
+    "Page",
+    "Store",
+    "StoreError",
+    "StoredMail",
+    "StoredMessage",
+]

@@ -1,0 +1,404 @@
+"""`Store`: mails in one file, for any number of tasks of one process.
+
+What is put is committed before `put` returns: to disk, or for a temporary store to the operating
+system. All writing is done by one thread (see `writer`). Readers have connections and threads of
+their own, and see what was committed before they began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+from ehlo.message import spool_directory
+from ehlo.store.database import Database, StoreError, in_words, open_database, open_reader
+from ehlo.store.keeping import Keeper
+from ehlo.store.query import read_query
+from ehlo.store.records import Change, Counts, Delivery, Page, StoredMessage
+from ehlo.store.rows import (
+    ROW,
+    add_tags,
+    as_json,
+    clean_tags,
+    count_mails,
+    insert_mail,
+    read_mail,
+    selected,
+)
+from ehlo.store.writer import Writer
+from ehlo.transcript import Line
+
+Answer = TypeVar("Answer")
+_READERS: Final = 2  # threads
+
+
+class Store:
+    """Stores mail in an SQLite file, lists it, searches it, and drops what is too much or too old.
+
+    Make one with `Store.open`. Its methods may be called in any event loop of the process. They
+    raise `StoreError`, and `put` raises `DiskFullError` if there is no room.
+
+    Example:
+
+        async with Store.open() as store:
+            mail_id = await store.put(Delivery(message.body, "a@x.test", ["b@y.test"]))
+            assert (await store.list()).mails[0].id == mail_id
+    """
+
+    def __init__(
+        self, path: str, directory: str | None, database: Database, keeper: Keeper
+    ) -> None:
+        self.path: str = path
+        """The path of the file."""
+        self._directory = directory
+        self._keeper = keeper
+        self._writer = Writer(path, database, keeper)
+        self._pool = ThreadPoolExecutor(_READERS, "ehlo store reader")
+        self._readers: SimpleQueue[Database | None] = SimpleQueue()
+        for _ in range(_READERS):
+            self._readers.put(None)
+
+    @classmethod
+    def open(
+        cls, path: str = "", *, keep: int = 500, keep_age: float = 0, max_size: int = 0
+    ) -> Store:
+        """Open a store; without a path it is a temporary file, which `close` deletes.
+
+        `keep` is the number of mails that each inbox keeps, and all inboxes together keep ten times
+        as many; 0 is unlimited. `keep_age` is how long they are kept, in seconds. `max_size` is the
+        maximum size of the file in bytes.
+
+        Raises `StoreError` if the file is no store, is of a newer ehlo, or cannot be written.
+        """
+        if sqlite3.sqlite_version_info < (3, 35):
+            raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old; install 3.35 or later")
+        directory = None
+        if not path:
+            directory = tempfile.mkdtemp(prefix="ehlo-", dir=spool_directory("") or None)
+        file = path or str(Path(directory or "") / "mail.db")
+        try:
+            database = open_database(file, durable=bool(path), max_size=max_size)
+            keeper = Keeper(keep, keep_age)
+            with in_words(file):
+                keeper.load(database)
+        except BaseException:
+            if directory is not None:
+                shutil.rmtree(directory, ignore_errors=True)
+            raise
+        store = cls(file, directory, database, keeper)
+        store._writer.start()
+        return store
+
+    def close(self) -> None:
+        """Finish what waits, close the file, and delete it if it is temporary."""
+        self._writer.close()
+        self._pool.shutdown()
+        for _ in range(_READERS):
+            reader = self._readers.get()
+            if reader is not None:
+                reader.close()
+            self._readers.put(None)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    async def put(self, delivery: Delivery) -> str:
+        """Store a mail; return its id once it is committed.
+
+        Raises `DiskFullError` if there is no room for it, and `StoreError` if its id is taken.
+        """
+
+        def insert(database: Database) -> str:
+            mail_id = insert_mail(database, delivery)
+            self._keeper.added(delivery.inbox, mail_id)
+            return mail_id
+
+        return await self._writer.do(insert, len(delivery.message))
+
+    async def mark(
+        self,
+        *,
+        read: bool,
+        inbox: str | None = None,
+        ids: Iterable[str] | None = None,
+        query: str | None = None,
+        zone: str = "",
+    ) -> int:
+        """Mark mails as read or unread: those in `ids`, those that `query` finds, or else all.
+
+        Returns the number of mails that have changed.
+        """
+
+        def update(database: Database) -> int:
+            where, values = selected(inbox, ids, query, zone)
+            rows = database.execute(
+                f"UPDATE mails SET is_read = ? WHERE ({where}) AND is_read != ? RETURNING id",
+                (read, *values, read),
+            ).fetchall()
+            if rows:
+                self._keeper.note("read" if read else "unread", inbox, (row[0] for row in rows))
+            return len(rows)
+
+        await self._catch_up(query)
+        return await self._writer.do(update)
+
+    async def delete(
+        self,
+        *,
+        inbox: str | None = None,
+        ids: Iterable[str] | None = None,
+        query: str | None = None,
+        zone: str = "",
+    ) -> int:
+        """Delete mails: those in `ids`, those that `query` finds, or else all.
+
+        Returns the number of mails that are deleted.
+        """
+        kind = "truncate" if ids is None and query is None else "delete"
+
+        def drop(database: Database) -> int:
+            where, values = selected(inbox, ids, query, zone)
+            if kind == "truncate":
+                return self._keeper.drop(database, where, values, "truncate", inbox)
+            return self._keeper.drop(database, where, values, "delete", inbox)
+
+        await self._catch_up(query)
+        return await self._writer.do(drop)
+
+    async def _catch_up(self, query: str | None) -> None:
+        """Wait until the texts that a query reads are indexed."""
+        if query is not None and self._keeper.unindexed and read_query(query).reads_text:
+            await self._writer.catch_up()
+
+    # -- tags --------------------------------------------------------------------------------------
+
+    async def set_tags(
+        self, ids: Iterable[str], tags: Iterable[str], *, inbox: str | None = None
+    ) -> None:
+        """Replace the tags of mails. Unknown ids are ignored."""
+        wanted = clean_tags(tags)
+
+        def update(database: Database) -> None:
+            where, values = selected(inbox, ids, None, "")
+            rows = database.execute(
+                f"SELECT number, id FROM mails WHERE {where}", values
+            ).fetchall()
+            numbers = [row[0] for row in rows]
+            database.executemany("DELETE FROM tags WHERE number = ?", [(each,) for each in numbers])
+            add_tags(database, numbers, wanted)
+            if rows:
+                self._keeper.note("tags", inbox, (row[1] for row in rows))
+
+        await self._writer.do(update)
+
+    async def rename_tag(self, tag: str, name: str, *, inbox: str | None = None) -> None:
+        """Rename a tag on all mails. Raises `ValueError` for an unknown, invalid or taken name."""
+        await self._writer.do(lambda database: self._rename_tag(database, tag, name, inbox))
+
+    async def delete_tag(self, tag: str, *, inbox: str | None = None) -> None:
+        """Take a tag off all mails. Raises `ValueError` for an unknown one."""
+        await self._writer.do(lambda database: self._rename_tag(database, tag, None, inbox))
+
+    def _rename_tag(
+        self, database: Database, tag: str, name: str | None, inbox: str | None
+    ) -> None:
+        where, values = selected(inbox, None, None, "")
+        tagged = f"SELECT number FROM mails WHERE {where}"
+        rows = database.execute(
+            f"SELECT number FROM tags WHERE tag = ? AND number IN ({tagged})",
+            (tag, *values),
+        ).fetchall()
+        if not rows:
+            raise ValueError(f"tag not found: {tag}")
+        new = clean_tags([name]) if name is not None else []
+        if name is not None:
+            if not new:
+                raise ValueError(f"invalid tag name: {new[0] if new else ''}")
+            taken = f"SELECT tag FROM tags WHERE tag = ? AND number IN ({tagged}) LIMIT 1"
+            found = database.execute(taken, (new[0], *values)).fetchone()
+            if found is not None and new[0].lower() != tag.lower():
+                raise ValueError(f"tag already exists: {new[0]}")
+        numbers = [row[0] for row in rows]
+        delete = "DELETE FROM tags WHERE number = ? AND tag = ?"
+        database.executemany(delete, [(number, tag) for number in numbers])
+        add_tags(database, numbers, new)
+        self._keeper.note("prune", inbox)
+
+    async def tags(self, inbox: str | None = None) -> dict[str, int]:
+        """Return the tags, sorted, each with the number of its mails."""
+
+        def read(database: Database) -> dict[str, int]:
+            where, values = selected(inbox, None, None, "")
+            return dict(
+                database.execute(
+                    "SELECT tag, count(*) FROM tags JOIN mails USING (number)"
+                    f" WHERE {where} GROUP BY tag ORDER BY tag",
+                    values,
+                ).fetchall()
+            )
+
+        return await self._read(read)
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    async def list(
+        self,
+        inbox: str | None = None,
+        *,
+        start: int = 0,
+        limit: int | None = 50,
+        before: float | None = None,
+    ) -> Page:
+        """Return mails of an inbox, or of all; the newest first.
+
+        `limit` is their number at most (`None`: all), from the one at `start`. With `before`, in
+        seconds since the epoch, they are older than that.
+        """
+
+        def read(database: Database) -> Page:
+            where, values = selected(inbox, None, None, "")
+            counts = count_mails(database, inbox)
+            if before is not None:
+                where, values = f"({where}) AND created < ?", (*values, int(before * 1_000))
+            rows = database.execute(
+                f"{ROW} WHERE {where} ORDER BY number DESC LIMIT ? OFFSET ?",
+                (*values, -1 if limit is None else limit, start),
+            )
+            return Page([read_mail(row) for row in rows], counts, counts)
+
+        return await self._read(read)
+
+    async def search(
+        self,
+        query: str,
+        inbox: str | None = None,
+        *,
+        zone: str = "",
+        start: int = 0,
+        limit: int | None = 50,
+    ) -> Page:
+        """Return the mails that `query` finds, the newest first; see `ehlo.store.query`.
+
+        Whatever was put before is found. `zone` is the IANA name of the time zone of its dates.
+        """
+
+        def read(database: Database) -> Page:
+            where, values = selected(inbox, None, query, zone)
+            rows = database.execute(
+                f"SELECT number, is_read FROM mails WHERE {where} ORDER BY number DESC",
+                values,
+            ).fetchall()
+            found = Counts(len(rows), sum(not row[1] for row in rows))
+            wanted = rows[start:] if limit is None else rows[start : start + limit]
+            numbers = as_json([row[0] for row in wanted])
+            those = f"{ROW} WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number DESC"
+            mails = [read_mail(row) for row in database.execute(those, (numbers,))]
+            return Page(mails, count_mails(database, inbox), found)
+
+        await self._catch_up(query)
+        return await self._read(read)
+
+    async def get(self, mail_id: str, inbox: str | None = None) -> StoredMessage | None:
+        """Return a whole mail; `None` if there is none with this id."""
+
+        def read(database: Database) -> StoredMessage | None:
+            where, values = selected(inbox, [mail_id], None, "")
+            row = database.execute(f"{ROW} WHERE {where}", values).fetchone()
+            if row is None:
+                return None
+            mail = read_mail(row)
+            sql = (
+                "SELECT data, mail_from, rcpt_tos, facts, transcript FROM messages WHERE number = ?"
+            )
+            data, mail_from, rcpt_tos, facts, lines = database.execute(
+                sql, (mail.number,)
+            ).fetchone()
+            transcript = [Line(*each) for each in json.loads(lines)]
+            recipients, known = json.loads(rcpt_tos), json.loads(facts)
+            return StoredMessage(mail, data, mail_from, recipients, known, transcript)
+
+        return await self._read(read)
+
+    async def counts(self, inbox: str | None = None) -> Counts:
+        """Return the number of mails, and of the unread ones."""
+        return await self._read(lambda database: count_mails(database, inbox))
+
+    async def inboxes(self) -> dict[str, Counts]:
+        """Return the names of the inboxes that have mail, sorted, with their counts."""
+        sql = "SELECT inbox, count(*), sum(is_read = 0) FROM mails GROUP BY inbox ORDER BY inbox"
+        rows = await self._read(lambda database: database.execute(sql).fetchall())
+        return {name: Counts(total, unread) for name, total, unread in rows}
+
+    async def size(self) -> int:
+        """Return the size of the database in bytes."""
+
+        def read(database: Database) -> int:
+            (pages,) = database.execute("PRAGMA page_count").fetchone()
+            (page,) = database.execute("PRAGMA page_size").fetchone()
+            return int(pages * page)
+
+        return await self._read(read)
+
+    async def _read(self, read: Callable[[Database], Answer]) -> Answer:
+        """Return what `read` returns, from one state of the database."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._pool, self._run, read)
+        except RuntimeError as error:
+            raise StoreError(f"{self.path}: the store is closed") from error
+
+    def _run(self, read: Callable[[Database], Answer]) -> Answer:
+        reader = self._readers.get()
+        try:
+            with in_words(self.path):
+                reader = reader or open_reader(self.path)
+                reader.execute("BEGIN")
+                try:
+                    return read(reader)
+                finally:
+                    reader.execute("COMMIT")
+        finally:
+            self._readers.put(reader)
+
+    # -- changes -----------------------------------------------------------------------------------
+
+    def watch(self, call: Callable[[Sequence[Change]], None]) -> Callable[[], None]:
+        """Call `call` with the changes of each commit; return a function that ends it.
+
+        `call` runs in the thread that writes, and must return at once: let it only pass the changes
+        on, for example by `loop.call_soon_threadsafe`.
+        """
+        return self._keeper.watch(call)
+
+    @property
+    def newest_change(self) -> int:
+        """The number of the newest change."""
+        return self._keeper.newest
+
+    def changes_after(self, number: int) -> Sequence[Change] | None:
+        """Return the changes after the one with `number`; `None` if they are no longer known.
+
+        A reader that gets `None` reads all lists again. The last 1,000 changes are known.
+        """
+        return self._keeper.changes_after(number)

@@ -1,0 +1,165 @@
+"""The database: its schema and its version, how a file is opened, and errors in words.
+
+A file that another program made, or a newer ehlo, is never changed.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from ehlo.store.indexing import has_header
+
+APPLICATION: Final = 0x65686C6F  # "ehlo", in the file's header
+VERSION: Final = 1
+"""The version of the schema."""
+Database = sqlite3.Connection
+"""A connection to the file."""
+_BUSY: Final = 5.0  # seconds to wait for another program that writes
+_PAGE: Final = 4_096  # bytes
+
+_SCHEMA: Final = f"""
+CREATE TABLE mails(
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    inbox TEXT NOT NULL,
+    created INTEGER NOT NULL,  -- milliseconds
+    is_read INTEGER NOT NULL DEFAULT 0,
+    indexed INTEGER NOT NULL DEFAULT 0,  -- 1: the beginning, 2: all of the text
+    size INTEGER NOT NULL,
+    attachments INTEGER NOT NULL,
+    inlines INTEGER NOT NULL,
+    username TEXT NOT NULL,
+    summary TEXT NOT NULL,
+    -- what search looks at, folded
+    message_id TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    sender TEXT NOT NULL,
+    receivers TEXT NOT NULL,
+    copied TEXT NOT NULL,
+    hidden TEXT NOT NULL,
+    reply_to TEXT NOT NULL
+);
+CREATE INDEX mails_by_inbox ON mails(inbox, number, is_read);
+CREATE INDEX unread_mails ON mails(inbox) WHERE is_read = 0;
+CREATE INDEX mails_by_age ON mails(created);
+CREATE INDEX mails_to_index ON mails(number) WHERE indexed < 2;
+CREATE TABLE messages(
+    number INTEGER PRIMARY KEY,
+    mail_from TEXT NOT NULL,
+    rcpt_tos TEXT NOT NULL,
+    facts TEXT NOT NULL,
+    transcript TEXT NOT NULL,
+    data BLOB NOT NULL
+);
+CREATE TABLE tags(
+    number INTEGER NOT NULL,
+    tag TEXT NOT NULL COLLATE NOCASE,
+    PRIMARY KEY (number, tag)
+) WITHOUT ROWID;
+CREATE INDEX tags_by_name ON tags(tag);
+CREATE TABLE texts(number INTEGER PRIMARY KEY, body TEXT NOT NULL);
+CREATE VIRTUAL TABLE grams USING fts5(
+    body, content='texts', content_rowid='number', detail='none', columnsize=0,
+    tokenize='trigram case_sensitive 1'
+);
+CREATE TRIGGER text_deleted AFTER DELETE ON texts BEGIN
+    INSERT INTO grams(grams, rowid, body) VALUES ('delete', old.number, old.body);
+END;
+CREATE TABLE gone(number INTEGER PRIMARY KEY);  -- mails whose messages and texts are to be deleted
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {VERSION};
+"""
+
+
+class StoreError(Exception):
+    """Raised when the store cannot do what is asked: the text says why."""
+
+
+class DiskFullError(StoreError):
+    """Raised when there is no room for a mail: the disk is full, or the store has its full size."""
+
+
+@contextmanager
+def in_words(path: str) -> Iterator[None]:
+    """Raise errors of SQLite in the block as `StoreError`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _in_words(path, error) from error
+
+
+def _in_words(path: str, error: sqlite3.Error) -> StoreError:
+    name = getattr(error, "sqlite_errorname", "")
+    if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR"):
+        return DiskFullError(f"{path}: no room, or the disk failed ({error}); free some space")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StoreError(f"{path}: locked by another program; stop it")
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return StoreError(f"{path}: not a store, or broken ({error}); name another file")
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+        return StoreError(f"{path}: cannot be written ({error}); check its directory and its mode")
+    return StoreError(f"{path}: {error}")
+
+
+def open_database(path: str, *, durable: bool, max_size: int) -> Database:
+    """Open the file for its writer, and make or check its schema.
+
+    With `durable`, a commit survives a power failure, too. `max_size` is in bytes; 0 is unlimited.
+    Raises `StoreError`.
+    """
+    try:  # only its user can read mail
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600))
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; name another file") from error
+    with in_words(path):
+        database = _connect(path)
+        try:
+            _prepare(path, database, durable=durable)
+        except BaseException:
+            database.close()
+            raise
+        if max_size:
+            database.execute(f"PRAGMA max_page_count = {max(1, max_size // _PAGE)}")
+        return database
+
+
+def _prepare(path: str, database: Database, *, durable: bool) -> None:
+    (application,) = database.execute("PRAGMA application_id").fetchone()
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    is_new = not (application or version or tables)
+    if not is_new and application != APPLICATION:
+        raise StoreError(f"{path}: made by another program; name another file")
+    if version > VERSION:
+        raise StoreError(
+            f"{path}: made by a newer ehlo (schema {version}; this one knows {VERSION}); "
+            "upgrade ehlo, or name another file"
+        )
+    if is_new:
+        database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+    if is_new:
+        database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+
+
+def open_reader(path: str) -> Database:
+    """Open the file for a reader. Raises `StoreError`."""
+    with in_words(path):
+        database = _connect(path)
+        database.execute("PRAGMA query_only = ON")
+        return database
+
+
+def _connect(path: str) -> Database:
+    uri = Path(path).absolute().as_uri()
+    database = sqlite3.connect(
+        f"{uri}?mode=rw", uri=True, timeout=_BUSY, isolation_level=None, check_same_thread=False
+    )
+    database.create_function("has_header", 3, has_header, deterministic=True)
+    return database

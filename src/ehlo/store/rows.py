@@ -1,0 +1,159 @@
+"""Rows: mails as they are in the tables, and back."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Final
+
+from ehlo.content.summary import Mailbox, Summary, summarize
+from ehlo.store.database import Database
+from ehlo.store.indexing import folded
+from ehlo.store.query import read_query
+from ehlo.store.records import Counts, Delivery, StoredMail
+
+ROW: Final = (
+    "SELECT id, number, inbox, created, is_read, username, size,"
+    " (SELECT group_concat(tag, char(10)) FROM tags WHERE tags.number = mails.number), summary"
+    " FROM mails"
+)
+"""Selects what `read_mail` reads."""
+_DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_NO_TAG: Final = re.compile("[^A-Za-z0-9 ._@-]")
+_LONGEST_TAG: Final = 100
+_JSON: Final = json.JSONEncoder(separators=(",", ":"))
+
+
+def as_json(value: object) -> str:
+    """Return a value as JSON without blanks."""
+    return _JSON.encode(value)
+
+
+def clean_tags(tags: Iterable[str]) -> list[str]:
+    """Return tags as they are stored, without those that are empty or differ in case only."""
+    found: dict[str, str] = {}
+    for tag in tags:
+        name = " ".join(_NO_TAG.sub(" ", tag).split())[:_LONGEST_TAG].strip()
+        if name:
+            found.setdefault(name.lower(), name)
+    return list(found.values())
+
+
+def new_id() -> str:
+    """Return a new id: 22 letters and digits."""
+    number = uuid.uuid4().int
+    digits = []
+    for _ in range(22):
+        number, digit = divmod(number, 62)
+        digits.append(_DIGITS[digit])
+    return "".join(reversed(digits))
+
+
+def insert_mail(database: Database, delivery: Delivery) -> str:
+    """Insert a mail into the tables, and return its id."""
+    summary = summarize(delivery.message, delivery.rcpt_tos)
+    mail_id = delivery.id or new_id()
+    lists = ([summary.sender], summary.to, summary.cc, summary.bcc, summary.reply_to)
+    number = database.execute(
+        "INSERT INTO mails(id, inbox, created, size, attachments, inlines, username, summary,"
+        " message_id, subject, sender, receivers, copied, hidden, reply_to)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            mail_id,
+            _clean(delivery.inbox),
+            int((delivery.created or time.time()) * 1_000),
+            *(summary.size, summary.attachments, summary.inlines),
+            _clean(delivery.username),
+            _summary_json(summary),
+            *(folded(summary.message_id), folded(summary.subject)),
+            *(folded("\n".join(map(" ".join, each))) for each in lists),
+        ),
+    ).lastrowid
+    database.execute(
+        "INSERT INTO messages(number, mail_from, rcpt_tos, facts, transcript, data)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            number,
+            _clean(delivery.mail_from),
+            as_json(list(delivery.rcpt_tos)),
+            as_json(dict(delivery.facts)),
+            as_json(list(delivery.transcript)),
+            delivery.message,
+        ),
+    )
+    if delivery.tags:
+        add_tags(database, [number or 0], clean_tags(delivery.tags))
+    return mail_id
+
+
+def _clean(text: str) -> str:
+    """Return `text` without lone surrogates, which SQLite does not store."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _summary_json(summary: Summary) -> str:
+    """Return the fields of a summary as a JSON object, which HTML can contain."""
+    text = as_json(
+        {
+            "MessageID": summary.message_id,
+            "From": _mailbox(summary.sender),
+            "To": list(map(_mailbox, summary.to)),
+            "Cc": list(map(_mailbox, summary.cc)),
+            "Bcc": list(map(_mailbox, summary.bcc)),
+            "ReplyTo": list(map(_mailbox, summary.reply_to)),
+            "Subject": summary.subject,
+            "Size": summary.size,
+            "Attachments": summary.attachments,
+            "Inlines": summary.inlines,
+            "Snippet": summary.snippet,
+        }
+    )
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _mailbox(mailbox: Mailbox) -> dict[str, str]:
+    return {"Name": mailbox.name, "Address": mailbox.address}
+
+
+def add_tags(database: Database, numbers: list[int], tags: list[str]) -> None:
+    """Add tags to mails."""
+    rows = [(number, tag) for number in numbers for tag in tags]
+    database.executemany("INSERT OR IGNORE INTO tags(number, tag) VALUES (?, ?)", rows)
+
+
+def selected(
+    inbox: str | None, ids: Iterable[str] | None, query: str | None, zone: str
+) -> tuple[str, tuple[object, ...]]:
+    """Return a condition on `mails`, and its values."""
+    where: list[str] = []
+    values: list[object] = []
+    if inbox is not None:
+        where.append("inbox = ?")
+        values.append(_clean(inbox))
+    if ids is not None:
+        where.append("id IN (SELECT value FROM json_each(?))")
+        values.append(as_json(list(ids)))
+    if query is not None:
+        condition = read_query(query, zone)
+        where.append(f"({condition.sql})")
+        values += condition.values
+    return " AND ".join(where) or "1", tuple(values)
+
+
+def count_mails(database: Database, inbox: str | None) -> Counts:
+    """Count the mails of an inbox, or of all."""
+    where, values = selected(inbox, None, None, "")
+    (total,) = database.execute(f"SELECT count(*) FROM mails WHERE {where}", values).fetchone()
+    unread = f"SELECT count(*) FROM mails WHERE {where} AND is_read = 0"
+    return Counts(total, database.execute(unread, values).fetchone()[0])
+
+
+def read_mail(row: tuple[str, int, str, int, int, str, int, str | None, str]) -> StoredMail:
+    """Return the mail in a row that `ROW` selects."""
+    mail_id, number, inbox, created, is_read, username, size, tags, summary = row
+    names = sorted(tags.split("\n"), key=str.lower) if tags else []
+    moment = created / 1_000
+    return StoredMail(mail_id, number, inbox, moment, bool(is_read), username, size, names, summary)

@@ -1,0 +1,249 @@
+"""The writer: one thread that does all writing, and commits all that waits at once.
+
+Work is a function of the database. Its result comes after the commit, in the loop that asked for
+it. If the work of several tasks fails together, each task is tried alone, so that one mail costs no
+other. Between commits there is time for chores, such as the index: a few milliseconds at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from ehlo.store.database import Database, StoreError, in_words
+
+Result = TypeVar("Result")
+Work = Callable[[Database], Result]
+_MOST_AT_ONCE: Final = 500  # tasks
+_MOST_WEIGHT: Final = 64 << 20  # bytes
+_PAUSE: Final = 0.02  # seconds without tasks before chores that nothing waits for begin
+_REST: Final = 5.0  # seconds between such chores when there were none
+
+_logger = logging.getLogger("ehlo.store")
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    """Work that waits, and the future of its result."""
+
+    work: Work[Any]
+    weight: int
+    future: asyncio.Future[Any]
+    is_search: bool = False
+    result: object = None
+    error: BaseException | None = None
+
+
+class Chores:
+    """Defines what the writer does in addition to tasks; each method runs in its thread."""
+
+    def finish(self, database: Database, tasks: int) -> None:
+        """Called in each transaction after the work of so many tasks."""
+        raise NotImplementedError
+
+    def settle(self, database: Database, *, done: bool) -> None:
+        """Called after each transaction; `done` is false if it was rolled back."""
+        raise NotImplementedError
+
+    def aim(self, database: Database) -> None:
+        """Called when a search waits: all that is stored now is what it needs."""
+        raise NotImplementedError
+
+    def catch_up(self, database: Database) -> bool:
+        """Do a part of what a search waits for, in a transaction; return whether more remains."""
+        raise NotImplementedError
+
+    def tidy(self, database: Database) -> bool:
+        """Do a part of what nothing waits for, in a transaction; return whether more remains."""
+        raise NotImplementedError
+
+
+class Writer:
+    """Owns the thread, and the connection that it writes to."""
+
+    def __init__(self, path: str, database: Database, chores: Chores) -> None:
+        self._path = path
+        self._database = database
+        self._chores = chores
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._searches: list[_Task] = []
+        self._thread = threading.Thread(target=self._run, name="ehlo store", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Finish all tasks, and end the thread."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._tasks.put(None)
+        self._thread.join()
+
+    async def do(self, work: Work[Result], weight: int = 0) -> Result:
+        """Return the result of `work` once it is committed. `weight` is its size in bytes.
+
+        If the caller is canceled, the work is done nevertheless. Raises `StoreError`.
+        """
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._put(_Task(work, weight, future))
+        return await future
+
+    async def catch_up(self) -> None:
+        """Wait until the chores that a search needs are done for all that is stored now."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._put(_Task(self._chores.aim, 0, future, is_search=True))
+        await future
+
+    def _put(self, task: _Task) -> None:
+        with self._lock:
+            if self._closed:
+                raise StoreError(f"{self._path}: the store is closed")
+            self._tasks.put(task)
+
+    # -- in the thread -----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        error = StoreError(f"{self._path}: the store is closed")
+        try:
+            self._work()
+        except Exception as failure:
+            _logger.exception("writing %s ended", self._path)
+            error = StoreError(f"{self._path}: writing ended ({failure}); restart ehlo")
+        with self._lock:
+            self._closed = True
+        self._settle_searches(error)
+        while left := self._next_tasks(0)[0]:
+            for task in left:
+                task.error = error
+            self._resolve(left)
+        self._database.close()
+
+    def _work(self) -> None:
+        wait: float = 0
+        while True:
+            tasks, ends = self._next_tasks(0 if self._searches else wait)
+            if tasks:
+                self._commit(tasks)
+                self._resolve(tasks)
+                wait = _PAUSE
+            if ends:
+                return
+            if self._searches:
+                self._catch_up()
+            elif not tasks:
+                wait = _PAUSE if self._do_chore(self._chores.tidy) else _REST
+
+    def _next_tasks(self, wait: float) -> tuple[list[_Task], bool]:
+        """Return what waits, for at most `wait` seconds, and whether nothing follows."""
+        tasks: list[_Task] = []
+        weight = 0
+        with contextlib.suppress(queue.Empty):
+            while len(tasks) < _MOST_AT_ONCE and weight < _MOST_WEIGHT:
+                block = not tasks and wait > 0
+                task = self._tasks.get(block, wait) if block else self._tasks.get_nowait()
+                if task is None:
+                    return tasks, True
+                tasks.append(task)
+                weight += task.weight
+        return tasks, False
+
+    def _commit(self, tasks: list[_Task]) -> None:
+        database = self._database
+        try:
+            with in_words(self._path):
+                database.execute("BEGIN IMMEDIATE")
+        except StoreError as error:  # locked, mostly: another try would wait as long
+            for task in tasks:
+                task.error = error
+            return
+        try:
+            with in_words(self._path):
+                for task in tasks:
+                    task.result = task.work(database)
+                self._chores.finish(database, len(tasks))
+                database.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001  it is raised where the task is
+            self._roll_back()
+            if len(tasks) > 1:
+                for task in tasks:
+                    self._commit([task])
+            else:
+                tasks[0].error = error
+        else:
+            self._chores.settle(database, done=True)
+
+    def _roll_back(self) -> None:
+        with contextlib.suppress(sqlite3.Error):  # a full disk has rolled it back already
+            if self._database.in_transaction:
+                self._database.rollback()
+        self._chores.settle(self._database, done=False)
+
+    def _resolve(self, tasks: list[_Task]) -> None:
+        """Give the results to the loops that wait for them, with one call for each loop."""
+        loops: dict[asyncio.AbstractEventLoop, list[_Task]] = {}
+        for task in tasks:
+            if task.is_search and task.error is None:
+                self._searches.append(task)
+            else:
+                loops.setdefault(task.future.get_loop(), []).append(task)
+        for loop, those in loops.items():
+            with contextlib.suppress(RuntimeError):  # a closed loop awaits nothing
+                loop.call_soon_threadsafe(_set_results, those)
+
+    def _catch_up(self) -> None:
+        """Do a part of what the searches wait for, and serve them when it was the last."""
+        try:
+            more = self._do(self._chores.catch_up)
+        except Exception as error:  # noqa: BLE001  it is raised where the search is
+            self._settle_searches(error)
+            return
+        if not more:
+            self._settle_searches(None)
+
+    def _settle_searches(self, error: BaseException | None) -> None:
+        served, self._searches = self._searches, []
+        for task in served:
+            task.error = error
+            task.is_search = False
+        self._resolve(served)
+
+    def _do_chore(self, chore: Work[bool]) -> bool:
+        try:
+            return self._do(chore)
+        except Exception:
+            _logger.exception("tidying %s failed", self._path)
+            return False
+
+    def _do(self, chore: Work[bool]) -> bool:
+        try:
+            with in_words(self._path):
+                self._database.execute("BEGIN IMMEDIATE")
+                more = chore(self._database)
+                self._database.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+        self._chores.settle(self._database, done=True)
+        return more
+
+
+def _set_results(tasks: list[_Task]) -> None:
+    for task in tasks:
+        if task.future.done():  # canceled
+            continue
+        if task.error is None:
+            task.future.set_result(task.result)
+        else:
+            task.future.set_exception(task.error)
