@@ -131,6 +131,7 @@ def test_the_table_of_extras_has_every_extra_for_users() -> None:
 OTHER_REPLIES = {
     *("214 2.0.0", "221 2.0.0", "250 2.0.0", "421 4.4.2", "555 5.5.4"),  # with other texts
     *("250 2.3.6", "452 4.2.2", "550 5.0.0"),  # of handlers
+    *("450 4.2.1", "451 4.3.0"),  # of faults
 }
 
 

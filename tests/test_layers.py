@@ -57,7 +57,11 @@ ROOMS = {
         *(*CELLAR, *HANDLERS, *VISIBLE),
     },
 }
-ROOMS["ehlo.testing"] = {"ehlo.server.server", *ROOMS["ehlo.server.server"]}
+ROOMS["ehlo.testing"] = {
+    *("ehlo.content", "ehlo.faults", "ehlo.server.server"),
+    *ROOMS["ehlo.server.server"],
+}
+ROOMS["ehlo.conformance"] = {"ehlo.testing", "ehlo.net"}
 # What may import everything: the face (a lazy table), and the command line
 ANYTHING = {"ehlo", "ehlo.__main__", "ehlo.cli"}
 

@@ -15,10 +15,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 import pytest
 
-from ehlo import Faults, Message, Peer, Server
+from ehlo import Address, Faults, Handler, Message, Peer, Reply, Server, Session
 from ehlo.cli.commands import cli
 from ehlo.cli.values import Directory, ReadableFile
 from ehlo.passwords.file import PasswordFile
@@ -91,6 +93,14 @@ def test_faults_are_rules_in_a_file(reader: Reader) -> None:
 def test_faults_test_a_client(reader: Reader) -> None:
     reader.save("faults", "test_retry.py")
     assert "2 passed" in reader.pytest()
+
+
+# -- conformance ---------------------------------------------------------------------------------
+
+
+def test_conformance_is_a_test_of_a_user(reader: Reader) -> None:
+    reader.save("conformance", "test_conformance.py")
+    assert "1 passed" in reader.pytest()
 
 
 # -- tutorial ------------------------------------------------------------------------------------
@@ -319,6 +329,8 @@ def test_database_saves_mail(reader: Reader) -> None:
 
 
 def test_database_uses_a_pool(reader: Reader) -> None:
+    reader.save("database", "pooled.py")
+    assert reader.command("pooled.py") == ""  # creates the table
     reader.serve("database", "pooled.py", accepts_lunch)
     assert rows("mail.db", "SELECT subject FROM mail") == [("Lunch",)]
 
@@ -347,9 +359,13 @@ def test_routing_parses_replies(reader: Reader) -> None:
         assert send(server, mail) == {}
         assert send(server, a_mail("reply+8@example.com")) == {"reply+8@example.com": 550}
         assert send(server) == {"bob@example.com": 550}
+        both = a_mail("reply+7@example.com, Reply+7@example.com", text="Once.")
+        assert send(server, both) == {}
+        both["Auto-Submitted"] = "auto-replied"
+        assert send(server, both) == {}
 
     reader.serve("routing", "replies.py", served)
-    assert sys.modules["replies"].TICKETS == {"7": ["It rains in.", "Thank you."]}
+    assert sys.modules["replies"].TICKETS == {"7": ["It rains in.", "Thank you.", "Once."]}
 
 
 def test_routing_calls_a_function_for_each_address(
@@ -387,37 +403,69 @@ def test_forwarding_adds_a_field(reader: Reader) -> None:
 
 def test_forwarding_changes_the_subject(reader: Reader) -> None:
     received: list[str] = []
+    base = reader.load("forwarding", "forward.py")
     server = next_server(
         reader, "forwarding", "tag.py", "NEXT", handler=lambda m: received.append(m.content.subject)
     )
+    base.NEXT = sys.modules["tag"].NEXT
     with server.in_thread():
         assert send(server, a_mail(subject="Grüße")) == {}
-    assert received == ["[List] Grüße"]
+        assert send(server, a_mail(subject="Re: [List] Lunch")) == {}
+    assert received == ["[List] Grüße", "Re: [List] Lunch"]
 
 
-def test_forwarding_passes_on_rejections(
-    reader: Reader, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    def reject(message: object) -> bool:
-        return False
+class Next(Handler):
+    """The next server, which answers by the name of the recipient, and of the sender."""
 
-    def only_bob(remote_addr: Peer, mail_from: str, rcpt_to: str) -> bool:
-        return rcpt_to.startswith("bob@")
-
-    server = next_server(
-        reader, "forwarding", "forward.py", "NEXT", handler=print, rcpt_handler=only_bob
+    ANSWERS: Final = MappingProxyType(
+        {
+            "eve": Reply(550, "5.1.1", "no such user"),
+            "busy": Reply(450, "4.2.1", "busy"),
+            "gone": Reply(421, "4.3.2", "closing"),
+            "spam": Reply(554, "5.7.1", "spam"),
+        }
     )
-    with server.in_thread():
-        assert send(server, TO_EVE) == {"": 550}
-        assert send(server, a_mail("bob@example.com, eve@example.com")) == {}
-        assert "was rejected for eve@example.com" in capfd.readouterr().out
-        other = Server(reject)
-        reader.enter(other.in_thread())
-        sys.modules["forward"].NEXT = address(other)  # type: ignore[attr-defined]  # the page's
-        assert send(server) == {"": 554}
+
+    def on_mail(self, session: Session, sender: Address, params: object) -> Reply | None:
+        return self.ANSWERS.get(sender.local)
+
+    def on_rcpt(self, session: Session, recipient: Address, params: object) -> Reply | None:
+        return self.ANSWERS.get(recipient.local)
+
+    def on_message(self, session: Session, message: Message) -> Reply | None:
+        return self.ANSWERS.get(message.content.subject)
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "constant"),
+    [("forwarding", "forward.py", "NEXT"), ("submission", "submit.py", "RELAY")],
+)
+def test_what_forwards_passes_on_each_answer(
+    reader: Reader, certificates: Certificates, page: str, name: str, constant: str
+) -> None:
+    reader.certificate(certificates)
+    write_passwords(reader.directory / "users", alice="wonderland")
+    server = next_server(reader, page, name, constant, handler=Next())
+    with server.in_thread(), smtplib.SMTP(*address(server)) as client:
+        if page == "submission":
+            client.starttls(context=certificates.client)
+            client.login("alice", "wonderland")
+        client.ehlo()
+        assert not client.has_extn("smtputf8")
+        assert client.mail("alice@example.com")[0] == 250
+        assert client.rcpt("busy@example.com") == (450, b"4.2.1 busy")
+        assert client.rcpt("eve@example.com") == (550, b"5.1.1 no such user")
+        assert client.rcpt("bob@example.com")[0] == 250
+        assert client.data(b"Subject: spam\r\n\r\n") == (554, b"5.7.1 spam")
+        assert client.mail("alice@example.com")[0] == 250
+        assert client.rcpt("gone@example.com") == (451, b"4.3.2 closing")
+        assert client.rset()[0] == 250
+        assert client.mail("alice@example.com")[0] == 250
+        assert client.rcpt("bob@example.com")[0] == 250
+        assert client.data(b"Subject: Lunch\r\n\r\n")[0] == 250
         with socket.create_server(("127.0.0.1", 0)) as unused:
-            sys.modules["forward"].NEXT = unused.getsockname()  # type: ignore[attr-defined]
-        assert send(server) == {"": 451}
+            setattr(sys.modules[name.removesuffix(".py")], constant, unused.getsockname())
+        assert client.mail("alice@example.com")[0] == 451
 
 
 def test_submission_needs_a_login_and_passes_mail_on(
@@ -576,7 +624,7 @@ def logs_in(certificates: Certificates) -> Served:
     return served
 
 
-@pytest.mark.parametrize("name", ["with_file.py", "hashes.py"])
+@pytest.mark.parametrize("name", ["with_file.py", "own_check.py", "hashes.py"])
 def test_authentication_by_password(
     reader: Reader, certificates: Certificates, name: str, no_delay: None
 ) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, NamedTuple
 
 from ehlo.message import Message
 from ehlo.protocol.address import Address
@@ -42,7 +44,8 @@ class Handler:
     Values that belong to one message go into `session.transaction.state`, which is `message.state`
     in `on_message`; those of the whole session go into `session.state`.
 
-    Raises `TypeError` when a class is made that has a public method `on_...` that is no hook.
+    Raises `TypeError` when a class is made that has a public method `on_...` that is no hook, or a
+    hook of aiosmtpd or smtpd, such as `handle_RCPT`, which would never be called.
 
     Example:
 
@@ -202,6 +205,28 @@ class Handler:
         """
 
 
+# Hooks of aiosmtpd, which nothing would call here: a rule that is left in one would guard nothing
+_FOREIGN: Final = re.compile(r"handle_([A-Z]+|exception)|(ehlo|rset)_hook|auth_[A-Z0-9_]+")
+_REPLACED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "ehlo_hook": "on_hello",
+        "handle_AUTH": "on_auth",
+        "handle_DATA": "on_message",
+        "handle_EHLO": "on_hello",
+        "handle_HELO": "on_hello",
+        "handle_MAIL": "on_mail",
+        "handle_PROXY": "on_connect",
+        "handle_QUIT": "on_disconnect",
+        "handle_RCPT": "on_rcpt",
+        "handle_RSET": "on_reset",
+        "handle_STARTTLS": "on_tls",
+        "handle_VRFY": "on_vrfy",
+        "process_message": "on_message",
+        "rset_hook": "on_reset",
+    }
+)
+
+
 class Origin(NamedTuple):
     """Names the function behind a hook for errors."""
 
@@ -230,12 +255,31 @@ def _hook_names() -> list[str]:
 
 
 def _check_names(owner: type, members: Mapping[str, object]) -> None:
-    """Raise `TypeError` for a method `on_...` that is no hook."""
+    """Raise `TypeError` for a method `on_...` that is no hook, and for a hook of another server."""
     for name, value in members.items():
         is_value = hasattr(value, "__set__") or isinstance(value, cached_property)
         is_method = callable(value) or (hasattr(value, "__get__") and not is_value)
-        if is_method and name.startswith("on_") and not hasattr(Handler, name):
+        if not is_method:
+            continue
+        if name.startswith("on_") and not hasattr(Handler, name):
             raise TypeError(f"{owner.__qualname__}.{name} is not a hook{_meant(name)}")
+        if _FOREIGN.fullmatch(name) or (name == "process_message" and _is_of_smtpd(value)):
+            whose = "smtpd" if name == "process_message" else "aiosmtpd"
+            own = _REPLACED.get(name, "on_auth" if name.startswith("auth_") else "")
+            advice = f"override {own} instead" if own else "ehlo has none for this; remove it"
+            raise TypeError(f"{owner.__qualname__}.{name} is a hook of {whose}; {advice}")
+
+
+def _is_of_smtpd(function: object) -> bool:
+    """Return whether smtpd could call it: `process_message(self, peer, mailfrom, rcpttos, data)`.
+
+    A helper of that name takes something else.
+    """
+    try:
+        inspect.signature(getattr(function, "__func__", function)).bind(*range(5))  # type: ignore[arg-type]  # it is callable, or a TypeError
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _meant(name: str) -> str:

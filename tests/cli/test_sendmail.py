@@ -217,6 +217,18 @@ def test_what_cannot_be_sent_or_reached_is_one_line(
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("ends", [")" * 100_000, ""])
+def test_comments_nested_too_deeply_are_an_error_of_one_line(
+    post: Post, run: Run, capsys: pytest.CaptureFixture[str], ends: str
+) -> None:
+    to = "(" * 100_000 + ends + " a@x.example"
+    assert run(f"To: {to}\n\n".encode(), "-t") == 65
+    assert run(b"\n", to) == 65
+    line = f"ehlo: {'(' * 40}...: comments nested too deeply; remove them\n"
+    assert capsys.readouterr().err == line * 2
+    assert post.mail == []
+
+
 def test_it_is_a_program_that_reads_a_pipe(post: Post, tmp_path: Path) -> None:
     data = b"To: a@x.example\n\n" + b"x" * 200_000 + b"\n"
     command = [sys.executable, "-m", "ehlo", "sendmail", "-t", "-i"]

@@ -716,9 +716,14 @@ def test_a_log_file_belongs_to_the_user_that_reopens_it(
         assert program.stop() == 0
 
 
-def as_account(start: Start, house: Path, *flags: str | Path, workers: int) -> Program:
-    """Start a server as root that switches to the account."""
-    command = [python_of_account(house), "-m", "ehlo", "serve", "many:function", *LOOPBACK]
+def as_account(
+    start: Start, house: Path, *flags: str | Path, workers: int, closed: Path | None = None
+) -> Program:
+    """Start a server as root that switches to the account, which cannot read `closed`."""
+    python = python_of_account(house)
+    if closed is not None:
+        closed.chmod(0o700)
+    command = [python, "-m", "ehlo", "serve", "many:function", *LOOPBACK]
     command += ["--user", ACCOUNT, "--workers", str(workers), *map(str, flags)]
     code = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
     return start("-c", code, *command, cwd=house, env={"PYTHONPATH": str(house)})
@@ -746,12 +751,33 @@ def test_a_file_that_the_user_cannot_read_later_ends_the_start(
     files[which].chmod(0o600)
     program = as_account(start, open_house, *flags, workers=workers)
     assert program.wait() == 1
-    error = f"ehlo: --user {ACCOUNT} cannot read {files[which]}: Permission denied\n"
-    assert program.err.text.endswith(error)
+    error = f"ehlo: --user {ACCOUNT} cannot read {files[which]}: Permission denied"
+    assert program.err.text.endswith(f"{error}; let this user read it\n")
     assert "Traceback" not in program.err.text
     files[which].chmod(0o644)
     program = as_account(start, open_house, *flags, workers=workers)
     program.listening()
+    assert program.stop() == 0
+
+
+@as_root
+def test_an_installation_that_the_user_cannot_read_ends_the_start(
+    start: Start, open_house: Path
+) -> None:
+    """A module that is imported for the first mail would fail then, and each mail be rejected."""
+    program = as_account(start, open_house, workers=1, closed=open_house / "ehlo")
+    assert program.wait() == 1
+    said = rf"ehlo: --user {ACCOUNT} cannot read {open_house}/ehlo/.*; install Python and ehlo wh"
+    assert re.search(said, program.err.text)
+    assert "Traceback" not in program.err.text
+
+
+@as_root
+def test_an_app_that_the_user_cannot_read_is_a_warning(start: Start, open_house: Path) -> None:
+    program = as_account(start, open_house, workers=1, closed=open_house / "many.py")
+    program.listening()
+    said = f"user {ACCOUNT} cannot read {open_house}/many.py; later imports may fail"
+    assert said in program.err.text
     assert program.stop() == 0
 
 

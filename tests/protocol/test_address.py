@@ -53,6 +53,20 @@ def test_addresses_are_equal_letter_for_letter() -> None:
     assert Address("a", "x") != ("a", "x")
 
 
+def test_addresses_are_ordered_as_their_texts() -> None:
+    bob, al = Address("bob", "x"), Address("al", "x")
+    assert sorted([bob, al]) == [al, bob]
+    mixed: list[Any] = [bob, "b@x", al]
+    assert sorted(mixed) == ["al@x", "b@x", "bob@x"]
+    assert ", ".join(map(str, sorted({bob, al}))) == "al@x, bob@x"
+    assert al < bob
+    assert al <= "al@x"
+    assert bob < "c@x"
+    unlike: Any = 5
+    with pytest.raises(TypeError, match="not supported between instances of 'str' and 'int'"):
+        assert al < unlike
+
+
 @pytest.mark.parametrize(
     ("address", "text"),
     [

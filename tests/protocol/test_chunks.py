@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ehlo.protocol import buffer as buffer_module
@@ -30,6 +30,7 @@ from protocol.test_properties import (
     octets,
 )
 from support.dialogue import CorePlayer, Received, Rules
+from support.examples import examples
 
 PATIENT = Limits(
     errors=10_000, slow_errors=10_000, refused_recipients=10_000, excess_chunks=2, chunks=10_000
@@ -155,7 +156,7 @@ def final_lines(output: bytes) -> list[str]:
 
 
 @pytest.mark.no_cover
-@settings(max_examples=400)
+@examples(400)
 @given(st.data(), sessions())
 def test_the_bytes_read_are_those_announced_and_what_follows_is_commands(
     data: st.DataObject, model: Chunked

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ehlo.protocol import body, events, extensions
@@ -29,6 +29,7 @@ from ehlo.protocol.settings import Settings
 from ehlo.protocol.verbs import mail
 from protocol.reference import Lines, body_of, normalized
 from support.dialogue import CorePlayer, Received, Rules, resolve, scenarios
+from support.examples import examples
 from support.ways import deliver, packets
 
 # -- material ------------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def played(
 
 
 @pytest.mark.no_cover
-@settings(max_examples=400)
+@examples(400)
 @given(st.data(), st.sampled_from(SETTINGS), sessions)
 def test_any_split_of_any_session_gives_the_same(
     data: st.DataObject, rules: Settings, session: bytes
@@ -219,7 +220,7 @@ answers = st.sampled_from(
 )
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(st.data(), st.sampled_from(SETTINGS), st.one_of(sessions, st.binary(max_size=300)))
 def test_no_input_raises_whatever_is_answered(
     data: st.DataObject, rules: Settings, session: bytes
@@ -268,7 +269,7 @@ def assert_well_formed(said: bytes) -> None:
 
 
 @pytest.mark.no_cover
-@settings(max_examples=300)
+@examples(300)
 @given(st.text(max_size=60), st.booleans())
 @example('"\\', False)
 @example("@" * 60, True)
@@ -329,7 +330,7 @@ words = st.tuples(keywords, values).map(
 
 
 @pytest.mark.no_cover
-@settings(max_examples=500)
+@examples(500)
 @given(st.lists(words, max_size=6), st.sampled_from(["", "a", "ü"]), st.booleans())
 def test_any_parameters_make_an_address_or_a_reply(said: list[str], local: str, utf8: bool) -> None:
     rest = " ".join(said)
@@ -343,7 +344,7 @@ def test_any_parameters_make_an_address_or_a_reply(said: list[str], local: str, 
 
 
 @pytest.mark.no_cover
-@settings(max_examples=1000)
+@examples(1000)
 @given(keywords, values)
 def test_no_value_of_a_parameter_brings_control_characters(keyword: str, value: str | None) -> None:
     parse = PARAMETERS[keyword].parse
@@ -379,7 +380,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(steps, st.integers(2, 12))
 def test_the_buffer_is_as_its_model(moves: list[tuple[str, Any]], limit: int) -> None:
     buffer, model = Buffer(), Lines()
@@ -397,7 +398,7 @@ def test_the_buffer_is_as_its_model(moves: list[tuple[str, Any]], limit: int) ->
         assert buffer.empty == model.empty
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(st.data(), near_ends)
 def test_the_data_reader_is_as_its_model(data: st.DataObject, sent: bytes) -> None:
     model = body_of(sent)
@@ -417,14 +418,14 @@ def test_the_data_reader_is_as_its_model(data: st.DataObject, sent: bytes) -> No
             assert len(left) <= 4
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(near_ends)
 def test_bodies_are_normalized_as_by_the_model(sent: bytes) -> None:
     assert body.normalized(body.joined(sent)) == normalized(sent)
     assert body.has_bare_newline(sent) == (normalized(sent) != sent)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     width=st.integers(2, 1_000),
     count=st.integers(2, 900),
@@ -450,7 +451,7 @@ def test_one_bare_newline_among_even_lines_is_seen(
     assert body.has_bare_newline(sent) == (b"\r" in rest or b"\n" in rest)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.data(), near_ends)
 def test_a_message_is_its_model_normalized_and_no_byte_of_it_a_command(
     data: st.DataObject, sent: bytes
@@ -468,7 +469,7 @@ def test_a_message_is_its_model_normalized_and_no_byte_of_it_a_command(
     assert len(messages) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.data(),
     st.integers(30, 120),

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ehlo.protocol import events
@@ -27,6 +27,7 @@ from protocol.sessions import (
     plan,
     play,
 )
+from support.examples import examples
 from support.ways import deliver
 
 NO_QUESTIONS = frozenset[type]()
@@ -130,7 +131,7 @@ lines = st.one_of(
 )
 
 
-@settings(max_examples=600)
+@examples(600)
 @given(
     st.sampled_from(sorted(BEFORE)),
     lines,
@@ -154,7 +155,7 @@ def test_any_line_in_any_state_is_the_same_both_ways(
     play(Plan(rules, asks, [*before, said[:at], said[at:]], 0))
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.randoms(use_true_random=False))
 def test_any_session_is_the_same_both_ways(chance: Random) -> None:
     play(plan(chance))

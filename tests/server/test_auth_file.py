@@ -554,8 +554,11 @@ def test_a_line_that_comes_later_and_needs_more_than_there_is_is_our_trouble(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "{path}: No such file or directory"),
-        ("# fine\nalice\n", "{path}: line 2: not of the form user:hash"),
+        (None, "auth_file {path}: No such file or directory; write it by ehlo passwd"),
+        (
+            "# fine\nalice\n",
+            "auth_file {path}: line 2: not of the form user:hash; write it by ehlo passwd",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_read_is_a_value_error_at_the_start(
@@ -571,6 +574,12 @@ def test_a_file_that_cannot_be_read_is_a_value_error_at_the_start(
     write(path, alice="wonder")
     with server.in_thread():
         assert server.addresses
+
+
+def test_an_empty_name_is_no_file_and_an_error_that_names_the_option() -> None:
+    server = Server(Box(), addr="127.0.0.1:0", auth_file="")
+    with pytest.raises(ValueError, match=r"^auth_file is empty; name a file"):
+        server.listen_and_serve()
 
 
 def test_too_little_memory_for_any_check_is_a_value_error_at_the_start(path: Path) -> None:

@@ -568,6 +568,46 @@ def test_a_method_that_is_no_hook_is_a_type_error(name: str, hint: str) -> None:
     type("Inbound", (Handler,), {f"_{name}": lambda *_: None, "on_disk": True})  # are no hooks
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("handle_RCPT", "override on_rcpt instead"),
+        ("handle_DATA", "override on_message instead"),
+        ("handle_EHLO", "override on_hello instead"),
+        ("handle_NOOP", "ehlo has none for this; remove it"),
+        ("handle_exception", "ehlo has none for this; remove it"),
+        ("auth_PLAIN", "override on_auth instead"),
+        ("ehlo_hook", "override on_hello instead"),
+    ],
+)
+def test_a_hook_of_aiosmtpd_is_a_type_error(name: str, advice: str) -> None:
+    async def hook(self: object, server: object, session: object, envelope: object) -> str:
+        return "250 OK"
+
+    with pytest.raises(TypeError, match=f"^Inbound.{name} is a hook of aiosmtpd; {advice}$"):
+        type("Inbound", (Handler,), {name: hook})
+    mixin = type("Old", (), {name: hook})
+    with pytest.raises(TypeError, match=f"^Old.{name} is a hook of aiosmtpd"):
+        type("Inbound", (mixin, Handler), {})
+
+
+def test_process_message_of_smtpd_is_a_type_error_and_a_helper_of_that_name_is_none() -> None:
+    def process(self: object, peer: object, mailfrom: str, rcpttos: object, data: bytes) -> None:
+        raise NotImplementedError
+
+    error = "^Inbound.process_message is a hook of smtpd; override on_message instead$"
+    for method in (process, staticmethod(lambda *_, **__: None)):
+        with pytest.raises(TypeError, match=error):
+            type("Inbound", (Handler,), {"process_message": method})
+    helpers = {
+        "process_message": lambda self, session, message: None,
+        "handle_bounce": lambda self, message: None,
+        "auth_by_ldap": lambda self, name: None,
+        "handle_RCPT": property(lambda _: 1),
+    }
+    type("Inbound", (Handler,), helpers)
+
+
 class Wrong(Handler):
     def on_message(self, message: object) -> None: ...  # type: ignore[override]
 

@@ -40,6 +40,23 @@ def test_an_option_set_as_an_attribute_would_have_no_effect_and_is_an_error() ->
     assert not server.options.tls_required
 
 
+def test_an_attribute_that_nothing_reads_is_an_error() -> None:
+    server: Any = Server(Box())
+    with pytest.raises(AttributeError, match=r"no option max_sise; did you mean configure"):
+        server.max_sise = 5
+    with pytest.raises(AttributeError, match="no attribute qqqq; keep values of your own"):
+        server.qqqq = 5
+
+
+def test_a_subclass_has_attributes_of_its_own() -> None:
+    class Shop(Server):
+        def __init__(self) -> None:
+            super().__init__(Box())
+            self.users = {"alice"}  # an option is called user
+
+    assert Shop().users == {"alice"}
+
+
 def test_options_cannot_change_while_the_server_runs(certificates: Certificates) -> None:
     server = Server(Box(), addr="127.0.0.1:0")
     with server.in_thread():

@@ -20,6 +20,7 @@ from click.core import ParameterSource
 
 from ehlo import paths
 from ehlo.cli import catcher, wrong
+from ehlo.cli.check import check
 from ehlo.cli.faulty import add_faults, log_faults
 from ehlo.cli.finding import load
 from ehlo.cli.flags import (
@@ -41,7 +42,7 @@ from ehlo.cli.sendmail import sendmail
 from ehlo.cli.top import top
 from ehlo.cli.values import ReadableFile
 from ehlo.net import INHERITED, ListenAddresses, Peer, addresses_of, parse_address
-from ehlo.server.observing.failures import from_users_frame, traceback_of
+from ehlo.server.observing.failures import keep_users_frames, traceback_of
 from ehlo.server.options.config import Options
 from ehlo.server.server import Server
 from ehlo.server.system import machine
@@ -79,7 +80,7 @@ def main(args: Sequence[str] | None = None) -> int:
         wrong.report(error)
         return error.exit_code
     except Exception as error:  # noqa: BLE001  the user's, whatever it is
-        from_users_frame(error)
+        keep_users_frames(error)
         click.echo(traceback_of(error), err=True)
         return 1
     return code if isinstance(code, int) else 0
@@ -176,6 +177,7 @@ def serve(target: str, *, faults: str | None, reload: bool, **given: object) -> 
     run(server, process, serve_mail)
 
 
+cli.add_command(check)
 cli.add_command(passwd)
 cli.add_command(sendmail)
 cli.add_command(top)

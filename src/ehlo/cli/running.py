@@ -45,13 +45,7 @@ def run(
 
     `quiet` is as in `set_up_logging`.
     """
-    try:
-        checked(lambda: check(server.options))
-    except click.UsageError as error:
-        file = server.options.auth_file
-        if file is None or not error.message.startswith(f"{file}:"):
-            raise
-        raise click.UsageError(f"--auth-file {error.message}; write it by ehlo passwd") from error
+    checked(lambda: check(server.options))
     checked(lambda: loops.loop_factory(server.options.loop))
     _open_log(server, process, quiet=quiet)
     machine.raise_descriptors()

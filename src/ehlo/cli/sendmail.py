@@ -114,16 +114,16 @@ def sendmail(
     if mode not in (None, "m"):
         raise _WrongUseError(f"-b{mode}: no such mode; leave it out, and give one mail")
     data = _read(sys.stdin.buffer, to_the_end=ignores_dots or "i" in settings)
-    to = [each for text in recipients for each in _addresses_in(text)]
-    if from_header:
-        found, data = _taken_from_header(data)
-        to += found
-    if not to:
-        advice = "write To, Cc or Bcc, or name one" if from_header else "name one, or give -t"
-        raise _WrongUseError(f"no recipient; {advice}")
-    if sender is None:
-        sender = f"{_login()}@{machine_name()[0]}"
     try:
+        to = [each for text in recipients for each in _addresses_in(text)]
+        if from_header:
+            found, data = _taken_from_header(data)
+            to += found
+        if not to:
+            advice = "write To, Cc or Bcc, or name one" if from_header else "name one, or give -t"
+            raise _WrongUseError(f"no recipient; {advice}")
+        if sender is None:
+            sender = f"{_login()}@{machine_name()[0]}"
         _send(smtp, sender.strip().strip("<>"), list(dict.fromkeys(to)), data)
     except SendmailError as error:
         wrong.report(click.ClickException(str(error)))
@@ -152,7 +152,12 @@ def _login() -> str:
 
 
 def _addresses_in(text: str) -> list[str]:
-    return [address for _, address in getaddresses([text]) if address]
+    """Return the addresses in a list of mailboxes. Raises `SendmailError`."""
+    try:
+        return [address for _, address in getaddresses([text]) if address]
+    except RecursionError:  # the standard library calls itself for each comment in a comment
+        reason = "comments nested too deeply; remove them"
+        raise SendmailError(f"{text[:40]}...: {reason}", EX_DATAERR) from None
 
 
 def _taken_from_header(data: bytes) -> tuple[list[str], bytes]:

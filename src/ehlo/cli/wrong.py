@@ -23,6 +23,7 @@ from ehlo.net import INHERITED
 _EXTRA: Final = re.compile(r"Got unexpected extra arguments? \((.*)\)\.?", re.DOTALL)
 _EXAMPLES: Final = MappingProxyType(
     {
+        "HOST:PORT": "127.0.0.1:2525",
         "MODULE:ATTR": "app:handler",
         "SOCKET": "/run/ehlo.sock",
         "FILE": "users.txt alice",
@@ -94,6 +95,8 @@ def _written(param: click.Parameter, ctx: click.Context | None) -> str:
         source = ctx.get_parameter_source(param.name)
         if source is ParameterSource.ENVIRONMENT and ctx.auto_envvar_prefix is not None:
             return f"{ctx.auto_envvar_prefix}_{param.name.upper()}"
+        if isinstance(param, click.Argument):
+            return param.make_metavar(ctx)
     return param.opts[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -21,12 +22,18 @@ _GENERAL_LITERAL = re.compile(r"[A-Za-z0-9\-]*[A-Za-z0-9]:[!-Z^-~]+")
 _DOMAIN_LIMIT = 255  # bytes, RFC 5321 4.5.3.1.2
 
 
+@functools.total_ordering
 class Address:
     """Holds an envelope sender or recipient: a local part and a domain (RFC 5321 4.1.2).
 
     It equals its text, so that `recipient == "user@example.com"` and `recipient in {"a@x", "b@x"}`
-    work. Texts are compared letter for letter: RFC 5321 2.4 leaves the case of a local part to its
-    host, and clients write domains in any case. To compare a domain, use `same_domain`.
+    work, and it is ordered as its text, among addresses and `str`. Texts are compared letter for
+    letter: RFC 5321 2.4 leaves the case of a local part to its host, and clients write domains in
+    any case. To compare a domain, use `same_domain`.
+
+    It is no `str`: what a `str` offers, such as `lower()` or `+`, knows nothing of quotes and
+    domains. Functions that want a `str` get `str(address)`, and a list of addresses is joined by
+    `", ".join(map(str, message.recipients))`.
 
     `str()` gives `local@domain` without angle brackets, quoted where RFC 5321 4.1.2 needs it. The
     null reverse path is `""`, and `<Postmaster>` has no domain (nor has `<root>`, which is accepted
@@ -45,6 +52,9 @@ class Address:
         True
         >>> ehlo.same_domain(ehlo.Address("user", "Example.COM").domain, "example.com")
         True
+        >>> recipients = [ehlo.Address("bob", "example.com"), ehlo.Address("al", "example.com")]
+        >>> ", ".join(map(str, sorted(recipients)))
+        'al@example.com, bob@example.com'
     """
 
     __slots__ = ("_text", "domain", "local", "params")
@@ -97,6 +107,9 @@ class Address:
 
     def __hash__(self) -> int:
         return hash(str(self))
+
+    def __lt__(self, other: Address | str) -> bool:
+        return str(self) < (str(other) if isinstance(other, Address) else other)
 
     def __format__(self, spec: str) -> str:
         return format(str(self), spec)

@@ -197,10 +197,10 @@ class Connection:
                 self._halted = True
             return event
         found = verbs.hear_usual(conversation, packet)
-        if found is None:  # after a rejection the client may have to wait, or to leave
+        if found is NEED_DATA:  # after a rejection the client may have to wait, or to leave
             output = conversation.output
             return self.next_event() if output.slow or output.over else NEED_DATA
-        return None if found is False else self._ask(*found)
+        return None if found is None else self._ask(*found)
 
     def next_event(self) -> Event | Waiting:
         """Return the next event, or why there is none now."""

@@ -503,6 +503,7 @@ def open_sockets(
         if account is not None:
             privileges.drop(account)
             privileges.check_readable(account, _files(listeners))
+            privileges.check_imports(account, options.handler)
         check_spool(options)
     except BaseException:
         listener.give_back(chain.from_iterable(groups), paths)

@@ -27,6 +27,7 @@ from ehlo.server.options.config import (
     Options,
     ServerOptions,
     certificates_of,
+    check_attribute,
     check_names,
     check_values,
 )
@@ -77,8 +78,7 @@ class Server:
     if not TYPE_CHECKING:  # a type checker knows which attributes there are
 
         def __setattr__(self, name: str, value: object) -> None:
-            if name in Options.__dataclass_fields__:
-                raise AttributeError(f"{name} is an option; set it by configure({name}=...)")
+            check_attribute(name, is_own=type(self) is not Server or hasattr(Server, name))
             super().__setattr__(name, value)
 
     @property

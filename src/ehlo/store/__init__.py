@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from ehlo.store.archive import Store
 from ehlo.store.database import DiskFullError, StoreError
-from ehlo.store.records import Change, Counts, Delivery, Page, StoredMail, StoredMessage
+from ehlo.store.records import Change, Delivery, MailCounts, Page, StoredMail, StoredMessage
 
 __all__ = [
     "Change",
-    "Counts",
     "Delivery",
     "DiskFullError",
+    "MailCounts",
     "Page",
     "Store",
     "StoreError",

@@ -23,7 +23,7 @@ from ehlo.message import spool_directory
 from ehlo.store.database import Database, StoreError, in_words, open_database, open_reader
 from ehlo.store.keeping import Keeper
 from ehlo.store.query import read_query
-from ehlo.store.records import Change, Counts, Delivery, Page, StoredMessage
+from ehlo.store.records import Change, Delivery, MailCounts, Page, StoredMessage
 from ehlo.store.rows import (
     ROW,
     add_tags,
@@ -32,6 +32,7 @@ from ehlo.store.rows import (
     count_mails,
     insert_mail,
     read_mail,
+    rename_tag,
     selected,
 )
 from ehlo.store.writer import Writer
@@ -214,36 +215,18 @@ class Store:
 
     async def rename_tag(self, tag: str, name: str, *, inbox: str | None = None) -> None:
         """Rename a tag on all mails. Raises `ValueError` for an unknown, invalid or taken name."""
-        await self._writer.do(lambda database: self._rename_tag(database, tag, name, inbox))
+        await self._change_tag(tag, name, inbox)
 
     async def delete_tag(self, tag: str, *, inbox: str | None = None) -> None:
         """Take a tag off all mails. Raises `ValueError` for an unknown one."""
-        await self._writer.do(lambda database: self._rename_tag(database, tag, None, inbox))
+        await self._change_tag(tag, None, inbox)
 
-    def _rename_tag(
-        self, database: Database, tag: str, name: str | None, inbox: str | None
-    ) -> None:
-        where, values = selected(inbox, None, None, "")
-        tagged = f"SELECT number FROM mails WHERE {where}"
-        rows = database.execute(
-            f"SELECT number FROM tags WHERE tag = ? AND number IN ({tagged})",
-            (tag, *values),
-        ).fetchall()
-        if not rows:
-            raise ValueError(f"tag not found: {tag}")
-        new = clean_tags([name]) if name is not None else []
-        if name is not None:
-            if not new:
-                raise ValueError(f"invalid tag name: {new[0] if new else ''}")
-            taken = f"SELECT tag FROM tags WHERE tag = ? AND number IN ({tagged}) LIMIT 1"
-            found = database.execute(taken, (new[0], *values)).fetchone()
-            if found is not None and new[0].lower() != tag.lower():
-                raise ValueError(f"tag already exists: {new[0]}")
-        numbers = [row[0] for row in rows]
-        delete = "DELETE FROM tags WHERE number = ? AND tag = ?"
-        database.executemany(delete, [(number, tag) for number in numbers])
-        add_tags(database, numbers, new)
-        self._keeper.note("prune", inbox)
+    async def _change_tag(self, tag: str, name: str | None, inbox: str | None) -> None:
+        def change(database: Database) -> None:
+            rename_tag(database, tag, name, inbox)
+            self._keeper.note("prune", inbox)
+
+        await self._writer.do(change)
 
     async def tags(self, inbox: str | None = None) -> dict[str, int]:
         """Return the tags, sorted, each with the number of its mails."""
@@ -309,7 +292,7 @@ class Store:
                 f"SELECT number, is_read FROM mails WHERE {where} ORDER BY number DESC",
                 values,
             ).fetchall()
-            found = Counts(len(rows), sum(not row[1] for row in rows))
+            found = MailCounts(len(rows), sum(not row[1] for row in rows))
             wanted = rows[start:] if limit is None else rows[start : start + limit]
             numbers = as_json([row[0] for row in wanted])
             those = f"{ROW} WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number DESC"
@@ -340,15 +323,15 @@ class Store:
 
         return await self._read(read)
 
-    async def counts(self, inbox: str | None = None) -> Counts:
+    async def counts(self, inbox: str | None = None) -> MailCounts:
         """Return the number of mails, and of the unread ones."""
         return await self._read(lambda database: count_mails(database, inbox))
 
-    async def inboxes(self) -> dict[str, Counts]:
+    async def inboxes(self) -> dict[str, MailCounts]:
         """Return the names of the inboxes that have mail, sorted, with their counts."""
         sql = "SELECT inbox, count(*), sum(is_read = 0) FROM mails GROUP BY inbox ORDER BY inbox"
         rows = await self._read(lambda database: database.execute(sql).fetchall())
-        return {name: Counts(total, unread) for name, total, unread in rows}
+        return {name: MailCounts(total, unread) for name, total, unread in rows}
 
     async def size(self) -> int:
         """Return the size of the database in bytes."""

@@ -6,6 +6,7 @@ takes longer.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -42,8 +43,9 @@ class Keeper(Chores):
         self._changes: deque[Change] = deque(maxlen=_MOST_CHANGES)
         self._number = time.time_ns() // 1_000
         self._watchers: list[Callable[[list[Change]], None]] = []
+        self._left = 0
         self.unindexed: int = 0
-        """The number of mails whose text is not wholly indexed, for any thread."""
+        """The number of mails whose text is not wholly indexed, as committed, for any thread."""
         self._until = 0
 
     def load(self, database: Database) -> None:
@@ -51,10 +53,11 @@ class Keeper(Chores):
         rows = database.execute("SELECT inbox, count(*) FROM mails GROUP BY inbox")
         self._counts = Counter(dict(rows.fetchall()))
         self._count_unindexed(database)
+        self.unindexed = self._left
 
     def _count_unindexed(self, database: Database) -> None:
         sql = "SELECT count(*), coalesce(max(number), 0) FROM mails WHERE indexed < 2"
-        self.unindexed, self._until = database.execute(sql).fetchone()
+        self._left, self._until = database.execute(sql).fetchone()
 
     # -- changes -----------------------------------------------------------------------------------
 
@@ -69,7 +72,7 @@ class Keeper(Chores):
         """Note a new mail."""
         self._counts[inbox] += 1
         self._touched.add(inbox)
-        self.unindexed += 1
+        self._left += 1
         self.note("new", inbox, (mail_id,))
 
     def changes_after(self, number: int) -> list[Change] | None:
@@ -121,6 +124,7 @@ class Keeper(Chores):
             self._touched.clear()
             self.load(database)
             return
+        self.unindexed = self._left
         if not pending:
             return
         with self._lock:
@@ -188,7 +192,7 @@ class Keeper(Chores):
         database.executemany("INSERT INTO gone VALUES (?)", numbers)
         database.executemany("DELETE FROM tags WHERE number = ?", numbers)
         self._counts -= Counter(row[2] for row in rows)
-        self.unindexed -= sum(row[3] < 2 for row in rows)
+        self._left -= sum(row[3] < 2 for row in rows)
         if kind == "truncate":
             self.note(kind, inbox)
         else:
@@ -217,13 +221,13 @@ class Keeper(Chores):
             if row is None:
                 return False
             number, indexed, mail_from, rcpt_tos, data = row
-            text = searched_text(data, (mail_from, rcpt_tos))
+            text = searched_text(data, (mail_from, *json.loads(rcpt_tos)))
             if indexed:
                 database.execute("DELETE FROM texts WHERE number = ?", (number,))
             body = text if whole else text[:AT_ONCE]
             database.execute("INSERT INTO texts VALUES (?, ?)", (number, body))
             database.execute("INSERT INTO grams(rowid, body) VALUES (?, ?)", (number, body))
             state = 2 if len(body) == len(text) else 1
-            self.unindexed -= state == 2
+            self._left -= state == 2
             database.execute("UPDATE mails SET indexed = ? WHERE number = ?", (state, number))
         return True

@@ -75,7 +75,7 @@ class StoredMessage(NamedTuple):
     """The lines of the session that brought it."""
 
 
-class Counts(NamedTuple):
+class MailCounts(NamedTuple):
     """The number of mails, and of those that are unread."""
 
     total: int
@@ -86,9 +86,9 @@ class Page(NamedTuple):
     """A part of an inbox or of the result of a search, the newest mail first."""
 
     mails: list[StoredMail]
-    inbox: Counts
+    inbox: MailCounts
     """The counts of the whole inbox."""
-    found: Counts
+    found: MailCounts
     """The counts of all that was found, on all pages."""
 
 

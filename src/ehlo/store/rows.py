@@ -13,7 +13,7 @@ from ehlo.content.summary import Mailbox, Summary, summarize
 from ehlo.store.database import Database
 from ehlo.store.indexing import folded
 from ehlo.store.query import read_query
-from ehlo.store.records import Counts, Delivery, StoredMail
+from ehlo.store.records import Delivery, MailCounts, StoredMail
 
 ROW: Final = (
     "SELECT id, number, inbox, created, is_read, username, size,"
@@ -124,6 +124,30 @@ def add_tags(database: Database, numbers: list[int], tags: list[str]) -> None:
     database.executemany("INSERT OR IGNORE INTO tags(number, tag) VALUES (?, ?)", rows)
 
 
+def rename_tag(database: Database, tag: str, name: str | None, inbox: str | None) -> None:
+    """Rename a tag, or delete it without a `name`. Raises `ValueError`: see `Store.rename_tag`."""
+    where, values = selected(inbox, None, None, "")
+    tagged = f"SELECT number FROM mails WHERE {where}"
+    rows = database.execute(
+        f"SELECT number FROM tags WHERE tag = ? AND number IN ({tagged})",
+        (tag, *values),
+    ).fetchall()
+    if not rows:
+        raise ValueError(f"tag not found: {tag}")
+    new = clean_tags([name]) if name is not None else []
+    if name is not None:
+        if not new:
+            raise ValueError("invalid tag name: ")
+        taken = f"SELECT tag FROM tags WHERE tag = ? AND number IN ({tagged}) LIMIT 1"
+        found = database.execute(taken, (new[0], *values)).fetchone()
+        if found is not None and new[0].lower() != tag.lower():
+            raise ValueError(f"tag already exists: {new[0]}")
+    numbers = [row[0] for row in rows]
+    delete = "DELETE FROM tags WHERE number = ? AND tag = ?"
+    database.executemany(delete, [(number, tag) for number in numbers])
+    add_tags(database, numbers, new)
+
+
 def selected(
     inbox: str | None, ids: Iterable[str] | None, query: str | None, zone: str
 ) -> tuple[str, tuple[object, ...]]:
@@ -143,12 +167,12 @@ def selected(
     return " AND ".join(where) or "1", tuple(values)
 
 
-def count_mails(database: Database, inbox: str | None) -> Counts:
+def count_mails(database: Database, inbox: str | None) -> MailCounts:
     """Count the mails of an inbox, or of all."""
     where, values = selected(inbox, None, None, "")
     (total,) = database.execute(f"SELECT count(*) FROM mails WHERE {where}", values).fetchone()
     unread = f"SELECT count(*) FROM mails WHERE {where} AND is_read = 0"
-    return Counts(total, database.execute(unread, values).fetchone()[0])
+    return MailCounts(total, database.execute(unread, values).fetchone()[0])
 
 
 def read_mail(row: tuple[str, int, str, int, int, str, int, str | None, str]) -> StoredMail:

@@ -11,7 +11,7 @@ import pytest
 
 import ehlo
 from ehlo import Handler, Message, Session
-from ehlo.server.observing.failures import from_users_frame, log_failure, traceback_of
+from ehlo.server.observing.failures import keep_users_frames, log_failure, traceback_of
 from ehlo.server.observing.journal import about
 from support.serving import Serve
 
@@ -218,9 +218,12 @@ def test_what_calls_the_users_code_is_left_out_of_a_traceback() -> None:
     error = failed_in("ehlo", "click", "importlib", "app", "ehlo", "helper")
     error.__cause__ = failed_in("asyncio", "ehlo", "app")
     error.__cause__.__context__ = error  # a circle ends
-    from_users_frame(error)
-    assert packages_of(error) == ["app", "ehlo", "helper"]
+    both = BaseExceptionGroup("both", [failed_in("ehlo", "app", "asyncio", "ehlo")])
+    error.__context__ = both
+    keep_users_frames(error)
+    assert packages_of(error) == ["app", "helper"]
     assert packages_of(error.__cause__) == ["app"]
+    assert packages_of(both.exceptions[0]) == ["app", "asyncio"]
 
 
 def test_a_syntax_error_has_no_frame_of_the_users() -> None:
@@ -228,7 +231,7 @@ def test_a_syntax_error_has_no_frame_of_the_users() -> None:
     error.__traceback__ = failed_in("ehlo").__traceback__
     while error.__traceback__ is not None and error.__traceback__.tb_next is not None:
         error.__traceback__.tb_next = None  # the frame of the test that failed
-    from_users_frame(error)
+    keep_users_frames(error)
     assert traceback_of(error).startswith('  File "/srv/app.py", line 1')
 
 
@@ -237,5 +240,5 @@ def test_a_failure_without_code_of_the_users_keeps_its_traceback() -> None:
     assert error.__traceback__ is not None
     assert error.__traceback__.tb_next is not None
     error.__traceback__.tb_next.tb_next = None  # as above
-    from_users_frame(error)
+    keep_users_frames(error)
     assert packages_of(error) == ["ehlo", "click"]

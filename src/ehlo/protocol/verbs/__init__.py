@@ -177,30 +177,32 @@ USUAL: Final = {
 # -- what may be sent when -----------------------------------------------------------------------
 
 
-def hear_usual(conversation: Conversation, packet: bytes) -> Ask | Literal[False] | None:
-    """Do what `hear` does for a packet that is one plain command; return `False` for any other."""
+def hear_usual(
+    conversation: Conversation, packet: bytes
+) -> Ask | Literal[Waiting.NEED_DATA] | None:
+    """Do what `hear` does for a packet that is one plain command; return `None` for any other."""
     usual, settings, output = USUAL.get(packet[:4]), conversation.settings, conversation.output
     if usual is None or len(packet) > settings.plain_limit:
-        return False
+        return None
     verb, parse, accept, to = usual
     if conversation.state not in verb.since:
-        return False
+        return None
     if settings.gated and refusal_of(conversation, verb) is not None:
-        return False
+        return None
     subject = parse(conversation, packet)
     if subject is None:
-        return False
+        return None
     if type(subject) is Reply or verb.event in conversation.asks:
         output.said.append(verb.name)
         if type(subject) is not Reply:
             return verb.ask(conversation, subject)
         argument = packet[len(verb.name) + 1 : -2].decode()
         _fail(conversation, verb, argument, subject)
-        return None
+        return NEED_DATA
     reply = accept(conversation, subject, None)
     conversation.state = to
     output.acknowledge(verb.name, reply)
-    return None
+    return NEED_DATA
 
 
 def hear(conversation: Conversation) -> Ask | Told | Literal[Waiting.NEED_DATA]:

@@ -8,17 +8,15 @@ shown.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import traceback
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Final
 
 _MOST: Final = 4096  # characters of an exception's text, or of a frame
 _MOST_IN_ALL: Final = 65_536
-# Packages whose frames stand above those of the user's code
+# Packages that call the user's code; the code itself, or a library's, is below their frames
 _CALLING: Final = frozenset(
     {
         *("_frozen_importlib", "_frozen_importlib_external", "asyncio", "click", "concurrent"),
@@ -32,55 +30,12 @@ _BETWEEN: Final = (
 )
 
 
-_PACKAGE: Final = f"{Path(__file__).parents[2]}{os.sep}"
-# What calls the user's code, or is called by it, and is never the user's
-_ENGINE: Final = tuple(
-    _PACKAGE + part for part in (f"server{os.sep}", f"protocol{os.sep}", "functions.py")
-)
+def keep_users_frames(error: BaseException) -> None:
+    """Leave only frames of the user's code, and of libraries, in the tracebacks of an exception.
 
-
-def users_frames(error: BaseException) -> TracebackType | None:
-    """Return the traceback of an exception without the frames of ehlo around the user's code.
-
-    Those that it called are left out, too, so that the last frame is the user's, or a library's. A
-    traceback in which no frame is left is returned as it is: the failure is ehlo's.
-    """
-    kept = []
-    is_below_user = False
-    entry = error.__traceback__
-    while entry is not None:
-        file = entry.tb_frame.f_code.co_filename
-        is_own = file.startswith(_PACKAGE)
-        if not file.startswith(_ENGINE) and not (is_own and is_below_user):
-            kept.append(entry)
-            is_below_user = is_below_user or not is_own
-        entry = entry.tb_next
-    found: TracebackType | None = None
-    for each in reversed(kept):
-        found = TracebackType(found, each.tb_frame, each.tb_lasti, each.tb_lineno)
-    return found or error.__traceback__
-
-
-def traceback_of(error: BaseException, trace: TracebackType | None = None) -> str:
-    """Return the traceback of an exception, without a line end at its end.
-
-    No line of it begins with text that is the exception's own. `trace` is a part of its frames.
-    """
-    summary = traceback.TracebackException(
-        type(error), error, trace or error.__traceback__, compact=True
-    )
-    for each in _all_of(summary):
-        notes = getattr(each, "__notes__", None)
-        if notes is not None:
-            each.__notes__ = [escaped(str(note)) for note in notes]
-    text = "".join(map(_tamed, summary.format()))
-    return text[:_MOST_IN_ALL].removesuffix("\n")
-
-
-def from_users_frame(error: BaseException) -> None:
-    """Leave out of the tracebacks of an exception, and of its causes, what called the user's code.
-
-    An exception that no code of the user's has a part in keeps its traceback.
+    The frames that led to the user's code are left out, and those of ehlo below it. An exception
+    that no code of the user's has a part in keeps its traceback: the failure is ehlo's. The causes
+    of an exception, and the exceptions of a group, are treated alike.
     """
     seen: set[int] = set()
     ahead: list[BaseException | None] = [error]
@@ -90,15 +45,39 @@ def from_users_frame(error: BaseException) -> None:
             continue
         seen.add(id(each))
         ahead += [each.__cause__, each.__context__]
-        frames = each.__traceback__
-        while frames is not None and _calls_users_code(frames.tb_frame):
-            frames = frames.tb_next
-        if frames is not None or isinstance(each, SyntaxError):
-            each.__traceback__ = frames
+        if isinstance(each, BaseExceptionGroup):
+            ahead += each.exceptions
+        kept = _users_frames(each)
+        if kept is not None or isinstance(each, SyntaxError):  # which names a file of the user's
+            each.__traceback__ = kept
 
 
-def _calls_users_code(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).partition(".")[0] in _CALLING
+def _users_frames(error: BaseException) -> TracebackType | None:
+    frames: list[TracebackType] = []
+    entry = error.__traceback__
+    while entry is not None:
+        package = str(entry.tb_frame.f_globals.get("__name__")).partition(".")[0]
+        if package not in _CALLING or (frames and package != "ehlo"):
+            frames.append(entry)
+        entry = entry.tb_next
+    found: TracebackType | None = None
+    for each in reversed(frames):
+        found = TracebackType(found, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    return found
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return the traceback of an exception, without a line end at its end.
+
+    No line of it begins with text that is the exception's own.
+    """
+    summary = traceback.TracebackException.from_exception(error, compact=True)
+    for each in _all_of(summary):
+        notes = getattr(each, "__notes__", None)
+        if notes is not None:
+            each.__notes__ = [escaped(str(note)) for note in notes]
+    text = "".join(map(_tamed, summary.format()))
+    return text[:_MOST_IN_ALL].removesuffix("\n")
 
 
 def log_failure(
@@ -111,7 +90,8 @@ def log_failure(
 ) -> None:
     """Log `text % args` as an error, with the traceback, which any formatter then takes as it is.
 
-    `users` says that the user's code has failed. `extra` has fields of the record.
+    `users` says that the user's code has failed (see `keep_users_frames`). `extra` has fields of
+    the record.
     """
     if not log.isEnabledFor(logging.ERROR):
         return
@@ -119,12 +99,13 @@ def log_failure(
         text, added = log.process(text, {})
         log, extra = log.logger, added["extra"]
     file, line, function, _ = log.findCaller(stacklevel=2)
-    trace = users_frames(error) if users else error.__traceback__
-    failure = (type(error), error, trace)
+    if users:
+        keep_users_frames(error)
+    failure = (type(error), error, error.__traceback__)
     record = log.makeRecord(
         log.name, logging.ERROR, file, line, text, args, failure, function, extra
     )
-    record.exc_text = traceback_of(error, trace)
+    record.exc_text = traceback_of(error)
     log.handle(record)
 
 

@@ -395,11 +395,32 @@ def check_names(owner: str, given: Iterable[str], known: Collection[str]) -> Non
             raise ValueError(f"{name} applies to the whole server; pass it to Server")
         if name in ("host", "port"):
             raise TypeError(f"{owner} has no option {name}; write addr='127.0.0.1:2525'")
-        import difflib  # for this error alone
-
-        near = difflib.get_close_matches(name, known, 1)
-        advice = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}"
+        near = _nearest(name, known)
+        advice = f"did you mean {near}?" if near else f"it has {', '.join(sorted(known))}"
         raise TypeError(f"{owner} has no option {name}; {advice}")
+
+
+def check_attribute(name: str, *, is_own: bool) -> None:
+    """Raise `AttributeError` for an attribute of a server that is an option, or that nothing reads.
+
+    `is_own` says that the class has it, or may have it.
+    """
+    if name in Options.__dataclass_fields__:
+        raise AttributeError(f"{name} is an option; set it by configure({name}=...)")
+    if is_own or name.startswith("_"):
+        return
+    near = _nearest(name, Options.__dataclass_fields__)
+    if near:
+        raise AttributeError(f"Server has no option {name}; did you mean configure({near}=...)?")
+    advice = "keep values of your own in the handler, or in a subclass"
+    raise AttributeError(f"Server has no attribute {name}; {advice}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that `name` may have been meant to be, and `""` without one."""
+    import difflib  # for errors alone
+
+    return next(iter(difflib.get_close_matches(name, known, 1)), "")
 
 
 def with_overrides(options: Options, listener: Listener) -> Options:

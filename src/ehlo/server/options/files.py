@@ -68,10 +68,17 @@ class Files:
         return self._holders[key]
 
     def password_file(self, path: str) -> PasswordFile:
-        """Return the file at `path`, read. Raises `ValueError`."""
+        """Return the `auth_file` at `path`, read. Raises `ValueError`."""
+        if not path:
+            raise ValueError(
+                "auth_file is empty; name a file that ehlo passwd writes, or leave it out"
+            )
         if path not in self._passwords:
             passwords = PasswordFile(path)
-            passwords.load()
+            try:
+                passwords.load()
+            except ValueError as error:  # it begins with the path
+                raise ValueError(f"auth_file {error}; write it by ehlo passwd") from error
             if passwords.scram_algorithms and not passwords.has_secret:
                 logger.warning(
                     "%s has no secret for the salts of unknown users; they may change with its "

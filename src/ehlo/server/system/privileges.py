@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -80,7 +81,38 @@ def check_readable(account: SystemUser, files: Iterable[str]) -> None:
             os.close(paths.open_to_read(file))
         except OSError as error:
             reason = f"user {account.name} cannot read {file}: {error.strerror}"
-            raise UnusableError(reason) from error
+            raise UnusableError(f"{reason}; let this user read it") from error
+
+
+def check_imports(account: SystemUser, handler: object) -> None:
+    """Check that the user of this process can import from Python and ehlo later.
+
+    Raises `UnusableError`. Logs a warning if that is so for the module of `handler` only.
+    """
+    for name in (os.__name__, __name__):
+        if file := _unreadable_file(name):
+            advice = "install Python and ehlo where this user can read them, such as /opt"
+            raise UnusableError(f"user {account.name} cannot read {file}; {advice}")
+    named = handler.partition(":")[0] if isinstance(handler, str) else _module_of(handler)
+    if file := _unreadable_file(named):
+        logger.warning("user %s cannot read %s; later imports may fail", account.name, file)
+
+
+def _module_of(handler: object) -> str:
+    return str(getattr(handler, "__module__", ""))  # of its class, if it has none of its own
+
+
+def _unreadable_file(module: str) -> str | None:
+    """Return the file of an imported module if its path is closed to this user."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    try:
+        if file is not None:
+            os.close(os.open(file, os.O_RDONLY))
+    except PermissionError:
+        return str(file)
+    except OSError:  # a module in an archive, or one that has been moved since
+        return None
+    return None
 
 
 def _check(account: SystemUser) -> None:

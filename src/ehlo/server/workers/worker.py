@@ -22,7 +22,7 @@ import traceback
 from functools import partial
 from typing import Final
 
-from ehlo.server.observing.failures import from_users_frame, log_failure
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.options.target import NotThereError, with_handler
 from ehlo.server.places import Table
 from ehlo.server.run import Owner, Run, abandon
@@ -72,8 +72,7 @@ def _report_failure(sock: socket.socket, error: BaseException) -> None:
         logger.error("this worker cannot start: %s", reason)
     else:  # a bug of the user's
         reason = "".join(traceback.format_exception_only(error)).strip()
-        from_users_frame(error)
-        log_failure(logger, error, "this worker cannot start")
+        log_failure(logger, error, "this worker cannot start", users=True)
     with contextlib.suppress(OSError):  # the parent is gone, or the link was in use already
         sock.setblocking(True)
         sock.sendall(json.dumps({"failed": reason[:_LONGEST_REASON]}).encode() + b"\n")

@@ -1,0 +1,134 @@
+"""`Rulebook`: what all sessions of an inbox share: the offer, the faults, and what has arrived.
+
+It is synchronous, and sessions in any thread use it. Who waits for mail waits here, on a condition.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from ehlo.faults import Faults
+from ehlo.testing.offer import Offer
+from ehlo.testing.received import ReceivedMail, Rejection, rejections_in
+from ehlo.transcript import Transcript
+
+T = TypeVar("T")
+
+
+class Rulebook:
+    """Holds the rules of an inbox and what its sessions have brought; any thread may use it."""
+
+    def __init__(self, offer: Offer, faults: Faults, *, secrets: bool = False) -> None:
+        """`secrets` is whether transcripts show passwords."""
+        self.offer = offer
+        """What is offered to clients that connect from now on."""
+        self.faults = faults
+        self._secrets = secrets
+        self._changed = threading.Condition()
+        self._mails: list[ReceivedMail] = []
+        self._sessions: list[Transcript] = []
+        self._wakers: list[Callable[[], object]] = []
+        self._count = 0
+
+    # -- what sessions do ------------------------------------------------------------------------
+
+    def begin_session(self) -> Transcript:
+        """Return the transcript of a session that begins."""
+        transcript = Transcript(secrets=self._secrets)
+        with self._changed:
+            self._sessions.append(transcript)
+        return transcript
+
+    def next_id(self) -> str:
+        """Return the id of the next mail."""
+        with self._changed:
+            self._count += 1
+            return str(self._count)
+
+    def add(self, mail: ReceivedMail) -> None:
+        """Add a mail, and wake all that wait for one."""
+        with self._changed:
+            self._mails.append(mail)
+            self._changed.notify_all()
+            wakers = self._wakers[:]
+        for wake in wakers:
+            wake()
+
+    # -- what tests see --------------------------------------------------------------------------
+
+    @property
+    def mails(self) -> list[ReceivedMail]:
+        """The mails so far, in the order in which they arrived."""
+        with self._changed:
+            return self._mails[:]
+
+    @property
+    def sessions(self) -> list[Transcript]:
+        """The transcripts of all sessions, those that brought no mail included."""
+        with self._changed:
+            return self._sessions[:]
+
+    @property
+    def rejected(self) -> list[Rejection]:
+        """All rejections, by faults and by the server itself."""
+        return [each for session in self.sessions for each in rejections_in(session)]
+
+    def clear(self) -> None:
+        """Forget all mails and all sessions."""
+        with self._changed:
+            self._mails.clear()
+            self._sessions.clear()
+
+    def wait(self, look: Callable[[], T | None], seconds: float) -> T | None:
+        """Return what `look` returns as soon as it is not `None`; `None` after `seconds`."""
+        until = time.monotonic() + seconds
+        with self._changed:
+            while (found := look()) is None:
+                left = until - time.monotonic()
+                if left <= 0:
+                    return None
+                self._changed.wait(left)
+        return found
+
+    async def wait_async(self, look: Callable[[], T | None], seconds: float) -> T | None:
+        """Wait as `wait` does, in any event loop that anyio knows. Raises `ImportError`."""
+        found = look()
+        if found is not None:
+            return found
+        try:
+            import anyio  # an extra, and slow to import
+        except ImportError as error:
+            message = "to await mail needs anyio; run pip install 'ehlo[testing]'"
+            raise ImportError(message) from error
+        call = _caller()
+        arrived = anyio.Event()
+
+        def wake() -> None:
+            call(lambda: arrived.set())
+
+        with self._changed:
+            self._wakers.append(wake)
+        try:
+            with anyio.move_on_after(seconds):
+                while (found := look()) is None:
+                    await arrived.wait()
+                    arrived = anyio.Event()
+        finally:
+            with self._changed:
+                self._wakers.remove(wake)
+        return found
+
+
+def _caller() -> Callable[[Callable[[], object]], object]:
+    """Return what calls a function in the running event loop, from any thread."""
+    import asyncio
+
+    try:
+        return asyncio.get_running_loop().call_soon_threadsafe
+    except RuntimeError:
+        import trio
+
+        return trio.lowlevel.current_trio_token().run_sync_soon
