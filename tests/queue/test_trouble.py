@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import re
 import shutil
 import signal
@@ -12,7 +11,8 @@ import smtplib
 import sqlite3
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from ehlo import Queue, Retry
 from ehlo.queue import family, ledger
 from support.program import Start
 from support.queueing import Jump, Player, deliver, rows, serving, wait_until
+from support.serving import DEADLINE
 
 TROUBLE = "451 4.3.0 Requested action aborted: local error in processing"
 FULL = "452 4.3.1 Insufficient system storage"
@@ -242,8 +243,10 @@ if __name__ == "__main__":
 
 def load(port: int, size: int, most: int, acknowledged: list[str]) -> None:
     """Send mail until the server is gone, or `most` times."""
-    with contextlib.suppress(smtplib.SMTPException, OSError):
-        client = smtplib.SMTP("127.0.0.1", port, timeout=60)
+    client = smtplib.SMTP(timeout=60)
+    with contextlib.suppress(smtplib.SMTPException, OSError), contextlib.closing(client):
+        client.connect("127.0.0.1", port)
+        client.ehlo("c")
         for _ in range(most):
             client.mail("a@x.test")
             client.rcpt("b@x.test")
@@ -251,6 +254,14 @@ def load(port: int, size: int, most: int, acknowledged: list[str]) -> None:
             if code == 250:
                 acknowledged.append(text.decode().rpartition(" ")[2])
         client.quit()
+
+
+def look_until(condition: Callable[[], bool]) -> None:
+    """Return once `condition()` holds; other threads and programs run meanwhile."""
+    until = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        threading.Event().wait(0.01)
 
 
 @contextlib.contextmanager
@@ -277,18 +288,14 @@ def test_what_was_acknowledged_is_delivered_although_the_server_is_killed(
         program = start("app.py", cwd=tmp_path)
         _, port = program.listening()
         with loaded(port, [1_000, 1_000, 1_000, 200_000], 10_000) as acknowledged:
-            enough = 200
-            while len(acknowledged) < enough:
-                os.sched_yield()
+            look_until(lambda those=acknowledged: len(those) >= 200)
             program.process.send_signal(signal.SIGKILL)
             program.wait()
         everything += acknowledged
     program = start("app.py", cwd=tmp_path)
     program.listening()
     delivered = tmp_path / "delivered"
-    while not set(everything) <= set(delivered.read_text().split()):
-        assert program.process.poll() is None
-        os.sched_yield()
+    look_until(lambda: set(everything) <= set(delivered.read_text().split()))
     assert len(set(everything)) == len(everything) >= 600
     assert program.stop() == 0
     assert rows(tmp_path / "mail-0.db") == []
@@ -299,32 +306,40 @@ def test_what_was_acknowledged_is_delivered_although_the_server_is_killed(
 # -- the order of system calls ---------------------------------------------------------------------
 
 
+ID = r"[0-9a-f]{14}-\d+"
+WRITES = re.compile(r"(?:pwrite64|write|writev|pwritev|sendto|sendmsg)\(\d+<(.*?)>, (.*)")
+
+
 def early(trace: str, ids: list[str]) -> list[str]:
     """Return the ids that were acknowledged before their bytes were synced, or never were.
 
     Lines are in the order in which calls began, and a sync has ended where it says so.
     """
     written: dict[str, set[str]] = {}  # ids by file whose bytes are written and not synced
-    syncing: dict[str, tuple[str, set[str]]] = {}  # by thread: the ids that a sync began with
+    syncing: dict[str, set[str]] = {}  # by thread: the ids that a sync began with
     synced: set[str] = set()
-    wanted, wrong = set(ids), []
+    replied: set[str] = set()
+    wanted = set(ids)
+    wrong: list[str] = []
     for line in trace.splitlines():
         thread, _, call = line.partition(" ")
         call = call.strip().partition(" ")[2]
-        if match := re.match(r"(?:pwrite64|write|writev|pwritev)\((\d+)<(.*?)>, (.*)", call):
-            found = {each for each in re.findall(r"[0-9a-f]{14}-\d+", match[3]) if each in wanted}
-            if ".db" in match[2]:
-                written.setdefault(match[2], set()).update(found)
+        if match := WRITES.match(call):
+            acknowledged = set(re.findall(rf"queued as ({ID})", match[2])) & wanted
+            if ".db" in match[1]:
+                found = set(re.findall(ID, match[2])) & wanted
+                written.setdefault(match[1], set()).update(found)
+            replied |= acknowledged
+            wrong += acknowledged - synced
         elif match := re.match(r"f(?:data)?sync\(\d+<(.*?)>(\)| <unfinished)", call):
             before = written.pop(match[1], set())
             if match[2] == ")":
                 synced |= before
             else:
-                syncing[thread] = match[1], before
+                syncing[thread] = before
         elif call.startswith(("<... fsync resumed", "<... fdatasync resumed")):
-            synced |= syncing.pop(thread, ("", set()))[1]
-        elif match := re.match(r"send(?:to|msg)\(.*queued as ([0-9a-f]{14}-\d+)", call):
-            wrong += {match[1]} & wanted - synced
+            synced |= syncing.pop(thread, set())
+    assert replied == wanted  # otherwise the trace was not understood
     return wrong
 
 
