@@ -14,10 +14,12 @@ from scenarios import (
     EHLO_ASYNC,
     EHLO_DEF,
     EHLO_TUNED,
+    FIXTURES,
     LABELS,
     SMTP_SINK,
     WITH_TUNED,
     WORKERS,
+    Kit,
 )
 
 Rows = list[list[str]]
@@ -61,6 +63,12 @@ rounds. Of 2,000 connections one after another, it had 50 to 60 %. A worker with
 serves them faster, so the work on kept connections is divided more evenly than the connections.
 """
 
+KIT_OPENING = """\
+A test that sends one mail by smtplib and looks at it, with a server of its own for each test. The
+figures are CPU time of pytest's process, less that of a test that does nothing. `ehlo_memory` has
+no socket; the others have a port.
+"""
+
 METHOD = """\
 - The servers of a scenario are single processes, pinned to one core; the load is pinned to another.
   They take turns, round after round, forwards and backwards, after a round that is not counted.
@@ -88,6 +96,10 @@ METHOD = """\
 - The memory of an idle connection is the growth of the process's anonymous memory (`smaps_rollup`),
   divided by the number of connections: 1,000 that received their greeting, or 300 under TLS. Each
   round uses new processes.
+- A test with one mail is measured in pytest, without other plugins: the CPU time of its process,
+  with all threads, from the end of the first of 400 tests to the end of the last one. The time of
+  tests that do nothing, in the same round, is subtracted. smtpdfix and pytest-localserver are
+  those that pip installs.
 - `import ehlo` is the wall time of an interpreter that imports ehlo, minus that of one that does
   not.
 - The Python servers report how many messages they received; the run fails unless the number is
@@ -101,12 +113,17 @@ def cost_rows(results: Sequence[Result]) -> Rows:
     return [head] + [
         [result.scenario.title, *(result.shown(server) for server in WITH_TUNED)]
         for result in results
+        if not isinstance(result.scenario, Kit)
     ]
 
 
 def ratio_rows(results: Sequence[Result]) -> Rows:
     """Return a table of ratios, for the servers of which both were measured."""
-    compared = [result for result in results if len(result.figures) > 1]
+    compared = [
+        result
+        for result in results
+        if len(result.figures) > 1 and not isinstance(result.scenario, Kit)
+    ]
     pairs = [pair for pair in COMPARED if any(result.against(*pair) for result in compared)]
     head = ["median ratio", *(f"{LABELS[this]} / {LABELS[that]}" for this, that in pairs)]
     return [head] + [
@@ -138,6 +155,18 @@ class Figures:
     results: Sequence[Result]
     workers: Sequence[WorkersResult]
     facts: dict[str, str]
+
+
+def kit_rows(results: Sequence[Result]) -> Rows:
+    """Return a table of what a test with one mail costs with each fixture."""
+    head = ["fixture", "median", "lowest - highest"]
+    return [head] + [
+        [LABELS[name], *spread(result.figures[name], partial(quantity, result.scenario))]
+        for result in results
+        if isinstance(result.scenario, Kit)
+        for name in FIXTURES
+        if name in result.figures
+    ]
 
 
 def spread(values: Sequence[float], shown: Callable[[float], str]) -> list[str]:
@@ -219,6 +248,7 @@ def terminal(figures: Figures) -> str:
         ratio_rows(results),
         difference_rows(results),
         worker_rows(figures.workers),
+        kit_rows(results),
         target_rows(found),
     ]
     shown = [plain(rows) for rows in tables if len(rows) > 1]
@@ -255,6 +285,9 @@ def page(figures: Figures, notes: Path) -> str:
         "## Workers\n",
         WORKERS_OPENING,
         markdown(worker_rows(figures.workers)) + "\n",
+        "## Tests\n",
+        KIT_OPENING,
+        markdown(kit_rows(results)) + "\n",
         "## Targets\n",
         summary(found) + "\n",
         markdown(target_rows(found)) + "\n",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fleet import Certificate, Running, make_certificate, running, stop
+from kit import EMPTY, seconds_per_test
 from load import LoadError, idle, send, settle
 from machine import machine
 from measure import anonymous_memory, cores, cpu_seconds, import_seconds, pinned
@@ -30,6 +31,7 @@ from scenarios import (
     SMTP_SINK,
     Idle,
     Import,
+    Kit,
     Messages,
     Scenario,
     Workers,
@@ -188,6 +190,17 @@ def measure_import(bench: Bench, scenario: Import, names: Sequence[str]) -> Resu
     return Result(scenario, dict.fromkeys(names, seconds))
 
 
+def measure_kit(bench: Bench, scenario: Kit, names: Sequence[str]) -> Result:
+    """Measure all rounds of tests; a round begins with a test that does nothing."""
+    figures: dict[str, list[float]] = {name: [] for name in names}
+    with pinned(bench.core):
+        for turn in range(bench.rounds):
+            empty = seconds_per_test(EMPTY, scenario.count)
+            for name in in_turn(names, turn):
+                figures[name].append(seconds_per_test(name, scenario.count) - empty)
+    return Result(scenario, figures)
+
+
 def measure(bench: Bench, scenario: Scenario, chosen: Sequence[str]) -> Result | WorkersResult:
     """Measure one scenario with those of the chosen servers that support it."""
     names = [name for name in scenario.servers if name in chosen]
@@ -201,6 +214,8 @@ def measure(bench: Bench, scenario: Scenario, chosen: Sequence[str]) -> Result |
             return measure_idle(bench, scenario, names)
         case Import():
             return measure_import(bench, scenario, names)
+        case Kit():
+            return measure_kit(bench, scenario, names)
 
 
 def arguments() -> argparse.Namespace:

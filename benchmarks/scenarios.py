@@ -11,6 +11,10 @@ EHLO_TUNED = "ehlo-tuned"  # ehlo-async with malloc as the command line and work
 EHLO_HOURLY = "ehlo-hourly"  # ehlo-async with the hourly limits, which are disabled by default
 EHLO_ONE = "ehlo-one"
 EHLO_TWO = "ehlo-two"
+SMTPDFIX = "smtpdfix"  # this and the next three are fixtures of pytest
+LOCALSERVER = "pytest-localserver"
+EHLO_MEMORY = "ehlo-memory"
+EHLO_PORT = "ehlo-port"
 
 LABELS = {
     AIOSMTPD: "aiosmtpd",
@@ -21,13 +25,18 @@ LABELS = {
     EHLO_HOURLY: "ehlo hourly limits",
     EHLO_ONE: "one process",
     EHLO_TWO: "2 workers",
+    SMTPDFIX: "smtpdfix",
+    LOCALSERVER: "pytest-localserver",
+    EHLO_MEMORY: "ehlo_memory",
+    EHLO_PORT: "ehlo_smtp",
 }
 
 ALL = (AIOSMTPD, SMTP_SINK, EHLO_ASYNC, EHLO_DEF)
 WITH_TUNED = (*ALL, EHLO_TUNED)  # the columns of the tables
 WITH_HOURLY = (*WITH_TUNED, EHLO_HOURLY)
 WORKERS = (EHLO_ONE, EHLO_TWO)
-EVERY = (*WITH_HOURLY, *WORKERS)
+FIXTURES = (SMTPDFIX, LOCALSERVER, EHLO_MEMORY, EHLO_PORT)
+EVERY = (*WITH_HOURLY, *WORKERS, *FIXTURES)
 OURS = (EHLO_ASYNC, EHLO_DEF)  # the others do not support BDAT
 WITH_TLS = (AIOSMTPD, EHLO_ASYNC, EHLO_DEF)  # smtp-sink has no TLS
 
@@ -84,7 +93,18 @@ class Import:
     servers: tuple[str, ...] = (EHLO_ASYNC,)
 
 
-Scenario = Messages | Workers | Idle | Import
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """CPU time of pytest per test that sends one mail, less a test that does nothing."""
+
+    name: str
+    title: str
+    count: int  # tests per round
+    tls: bool = False
+    servers: tuple[str, ...] = FIXTURES
+
+
+Scenario = Messages | Workers | Idle | Import | Kit
 
 KB, MB = 1 << 10, 1 << 20
 
@@ -107,6 +127,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     Idle("idle", "idle connection", 1000, servers=(AIOSMTPD, SMTP_SINK, EHLO_ASYNC)),
     Idle("idle-tls", "idle connection, TLS", 300, tls=True, servers=(AIOSMTPD, EHLO_ASYNC)),
     Import("import", "import ehlo, wall time", 25),
+    # in a test suite
+    Kit("kit", "a test with one mail", 400),
 )
 
 
@@ -133,6 +155,10 @@ TARGETS = (
     Target("idle", EHLO_ASYNC, None, 4 * KB),
     Target("idle-tls", EHLO_ASYNC, None, 48 * KB),
     Target("import", EHLO_ASYNC, None, 0.060),
+    Target("kit", EHLO_MEMORY, SMTPDFIX, 0.25),
+    Target("kit", EHLO_MEMORY, LOCALSERVER, 0.25),
+    Target("kit", EHLO_PORT, SMTPDFIX, 0.6),
+    Target("kit", EHLO_PORT, LOCALSERVER, 0.6),
 )
 
 # What one server costs more than another, in each of these scenarios

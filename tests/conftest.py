@@ -12,13 +12,15 @@ from support.serving import no_delay as no_delay
 from support.serving import serve as serve
 from support.ways import way as way
 
+pytest_plugins = ["ehlo.testing.plugin"]  # as its entry point does for users
+
 # The same examples in each run, and no time for one: a busy machine, or chance, fails no test
 settings.register_profile(
     "ehlo", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("ehlo")
 
-LONG = {"cli", "interop", "robustness", "test_properties.py"}
+LONG = {"cli", "interop", "robustness", "test_frameworks.py", "test_properties.py"}
 """Directories and files whose tests take long."""
 
 

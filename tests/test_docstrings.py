@@ -14,9 +14,12 @@ import pytest
 
 import ehlo
 import ehlo.protocol
+import ehlo.testing
 
-NAMES = {name: getattr(ehlo, name) for name in ehlo.__all__} | {
-    "Responder": ehlo.protocol.Responder
+NAMES = {
+    **{name: getattr(ehlo, name) for name in ehlo.__all__},
+    **{name: getattr(ehlo.testing, name) for name in ehlo.testing.__all__},
+    "Responder": ehlo.protocol.Responder,
 }
 CLASSES = {name: value for name, value in NAMES.items() if inspect.isclass(value)}
 EXAMPLE = re.compile(r"^Example::?\n\n((?: {4}.*\n?|\n)+)", re.MULTILINE)
@@ -86,7 +89,7 @@ def test_an_example_is_valid_code_and_works_if_it_is_a_session(
     name: str, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for used in re.findall(r"\behlo\.(\w+)", example):
-        assert used in {*ehlo.__all__, "protocol"}
+        assert used in {*ehlo.__all__, "protocol", "testing"}
     if ">>>" not in example:
         compile(example, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         return

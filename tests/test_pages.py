@@ -66,8 +66,8 @@ def test_readme_receives_mail(reader: Reader, capfd: pytest.CaptureFixture[str])
 
 
 def test_readme_tests_a_mail(reader: Reader) -> None:
-    reader.save("README", "test_welcome.py")
-    assert "1 passed" in reader.pytest()
+    reader.save("README", "test_reset.py")
+    assert "1 passed" in reader.pytest("ehlo.testing.plugin")
 
 
 def test_readme_files_mail(reader: Reader) -> None:
@@ -180,13 +180,17 @@ def test_tutorial_adds_tls_and_a_login(reader: Reader, certificates: Certificate
 
 
 def test_testing_with_pytest(reader: Reader) -> None:
-    reader.save("testing", "conftest.py", "test_welcome.py", "test_rejection.py")
-    assert "2 passed" in reader.pytest()
+    reader.save(
+        "testing", "test_welcome.py", "test_reminder.py", "test_failures.py", "test_login.py"
+    )
+    (reader.directory / "pytest.ini").write_text(shown("testing", "test_login.py", "ini"))
+    assert "7 passed" in reader.pytest("ehlo.testing.plugin")
 
 
-def test_testing_in_memory_and_with_a_transcript(reader: Reader) -> None:
-    reader.save("testing", "test_submission.py", "test_transcript.py")
-    assert "2 passed" in reader.pytest()
+def test_testing_a_handler(reader: Reader) -> None:
+    reader.save("testing-handlers", "test_rejection.py", "test_relay.py")
+    reader.save("testing-handlers", "test_submission.py", "test_transcript.py")
+    assert "4 passed" in reader.pytest()
 
 
 def test_protocol_without_input_and_output(reader: Reader) -> None:
@@ -197,16 +201,25 @@ def test_protocol_without_input_and_output(reader: Reader) -> None:
 
 
 def test_testing_with_unittest(reader: Reader) -> None:
-    reader.save("testing", "test_welcome_unittest.py")
-    assert "Ran 1 test" in reader.command("-m", "unittest", "test_welcome_unittest")
+    reader.save("testing-unittest", "test_welcome_unittest.py", "test_order_unittest.py")
+    names = "test_welcome_unittest", "test_order_unittest"
+    assert "Ran 3 tests" in reader.command("-W", "error", "-m", "unittest", *names)
 
 
 def test_testing_with_django(reader: Reader) -> None:
     pytest.importorskip("django")
-    reader.save("testing", "test_welcome_django.py")
+    reader.save("testing-django", "test_welcome_django.py", "test_settings_django.py")
     (reader.directory / "settings.py").write_text("")
     env = {"DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": str(reader.directory)}
-    assert "Ran 1 test" in reader.command("-m", "django", "test", env=env)
+    assert "Ran 2 tests" in reader.command("-m", "django", "test", env=env)
+
+
+def test_testing_with_pytest_django(reader: Reader) -> None:
+    pytest.importorskip("pytest_django")
+    reader.save("testing-django", "test_welcome_pytest.py")
+    (reader.directory / "settings.py").write_text("")
+    (reader.directory / "pytest.ini").write_text("[pytest]\nDJANGO_SETTINGS_MODULE = settings\n")
+    assert "1 passed" in reader.pytest("ehlo.testing.plugin", "pytest_django.plugin")
 
 
 # -- web -----------------------------------------------------------------------------------------
@@ -587,7 +600,7 @@ def test_migrating_a_test(reader: Reader) -> None:
         "        return sock.getsockname()[1]\n"
     )
     reader.save("migrating", "test_before.py", "test_after.py")
-    assert "2 passed" in reader.pytest()
+    assert "2 passed" in reader.pytest("ehlo.testing.plugin")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -146,7 +146,11 @@ Resolve = Callable[..., list[tuple[Any, ...]]]
 
 
 def resolving(*hosts: str) -> Resolve:
-    def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[Any, ...]]:
+    resolve: Resolve = socket.getaddrinfo
+
+    def getaddrinfo(host: str, port: int, *args: Any, **keywords: Any) -> list[tuple[Any, ...]]:
+        if host in hosts:  # to connect to one of them
+            return resolve(host, port, *args, **keywords)
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (each, port)) for each in hosts]
 
     return getaddrinfo
@@ -216,6 +220,21 @@ def test_wrong_usage_is_exit_code_2(args: list[str], said: str, capsys: Capture)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert re.sub(r"\\r\\n", " ", captured.err).startswith(f"ehlo: {said}")
+
+
+def test_a_name_with_several_addresses_is_checked_where_a_server_listens(
+    only: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    with Toy() as toy:
+        monkeypatch.setattr(socket, "getaddrinfo", resolving("127.9.9.9", "127.0.0.1"))
+        assert main(["check", f"both.example:{toy.address.port}", *only]) == 0
+
+
+def test_a_server_that_wants_a_login_is_not_tried(capsys: Capture) -> None:
+    says = {"ready MAIL .*": "530 5.7.0 Authentication required"}
+    with Toy(Faults(says=says)) as toy:
+        assert check(toy, "--only", "a-message-is-accepted") == 3
+    assert "530 5.7.0 Authentication required; the check cannot log in" in capsys.readouterr().out
 
 
 def test_an_unknown_host_is_exit_code_3(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehlo.cli.loglines import for_person, logfmt
+from ehlo.cli.loglines import for_person, hint_of, logfmt
 from ehlo.cli.readable import width_of
 from ehlo.server.observing.journal import note
 
@@ -52,6 +52,15 @@ def line(fields: dict[str, Any], width: int = 0) -> str:
     shown = for_person(record(fields), width=width, color=False)
     assert re.match(r"\d\d:\d\d:\d\d ", shown)
     return shown[9:]
+
+
+@pytest.mark.parametrize(("width", "hint"), [(0, True), (80, True), (54, True), (53, False)])
+def test_how_to_stop_the_server_is_said_where_there_is_room(width: int, hint: bool) -> None:
+    made = record({"text": "listening on 127.0.0.1:1025"}, name="ehlo.server")
+    shown = for_person(made, width=width, color=False) + hint_of(made, width=width)
+    assert shown.endswith("127.0.0.1:1025 (Ctrl+C stops it)") is hint
+    assert not width or len(shown) <= width
+    assert hint_of(record(ACCEPTED), width=width) == ""
 
 
 def test_an_accepted_message_is_one_line() -> None:

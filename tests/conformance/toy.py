@@ -112,7 +112,7 @@ class Session:
         if "talks in advance" in self.kinds:
             self.say("250 2.0.0 Ok")
         while (line := self.command()) is not None:
-            if not self.obey(line):
+            if not self.obey(line) or (self.buffer and "closes when there is more" in self.kinds):
                 return
 
     def receive(self) -> bool:

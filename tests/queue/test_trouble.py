@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 import shutil
 import signal
@@ -13,12 +14,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ehlo import Queue, Retry
-from ehlo.queue import family, ledger
+from ehlo.queue import ledger
+from ehlo.queue.timing import Persistence
 from support.program import Start
 from support.queueing import Jump, Player, deliver, rows, serving, wait_until
 from support.serving import DEADLINE
@@ -82,7 +85,7 @@ def test_a_full_disk_of_bodies_is_452_and_leaves_no_file(
     player = Player()
     with serving(Queue(url, player), spool_threshold=1_000) as server:
         with monkeypatch.context() as patch:
-            patch.setattr(family.os, "fsync", fail)
+            patch.setattr(os, "fsync", fail)
             assert deliver(server, "b@x.test", body=b"x\r\n" * 9_000) == FULL
         assert list((tmp_path / "mail-0.db-bodies").iterdir()) == []
         assert deliver(server, "c@x.test", body=b"x\r\n" * 9_000).startswith(QUEUED)
@@ -142,7 +145,7 @@ def test_each_process_has_a_file_of_its_own_and_delivers_what_others_have_left(
             deliver(two, "two@x.test")
             assert first.next()[1].recipients == ["one@x.test"]
             assert rows(tmp_path / "mail-1.db", "state") == [("waiting",)]
-        # Nobody delivers from the file of the second one, which has ended
+        # No process delivers from the file of the second one, which has ended
         with serving(Queue(url, second, accepts=False)) as worker:
             assert second.next()[1].recipients == ["two@x.test"]
             wait_until(worker, lambda: rows(tmp_path / "mail-1.db") == [])
@@ -191,7 +194,7 @@ def test_a_message_whose_body_is_lost_is_dead_after_its_attempts(url: str, tmp_p
 def test_a_crash_counts_as_an_attempt(file: Path) -> None:
     database = ledger.open_ledger(file)
     arrival = ledger.Arrival("id", "d", 0.0, '["",""]', ['["b","x"]'], "{}", 1, b"", None, b"x")
-    terms = ledger.Patience(5, 3600, 3, float("inf"))
+    terms = Persistence(5, 3600, 3, float("inf"))
     ledger.insert(database, arrival)
     now = 0.0
     for attempt in (1, 2, 3):
@@ -210,7 +213,7 @@ def test_a_crash_counts_as_an_attempt(file: Path) -> None:
 def test_a_lease_that_has_run_out_is_taken_over_and_its_owner_settles_nothing(file: Path) -> None:
     database = ledger.open_ledger(file)
     arrival = ledger.Arrival("id", "d", 0.0, '["",""]', ['["b","x"]'], "{}", 1, b"", None, b"x")
-    terms = ledger.Patience(5, 3600, 3, float("inf"))
+    terms = Persistence(5, 3600, 3, float("inf"))
     ledger.insert(database, arrival)
     assert ledger.claim(database, 1, "one", 60, 9, terms).claimed
     assert ledger.claim(database, 60, "two", 60, 9, terms).claimed == []
@@ -264,6 +267,10 @@ def look_until(condition: Callable[[], bool]) -> None:
         threading.Event().wait(0.01)
 
 
+def has_many(acknowledged: list[str]) -> bool:
+    return len(acknowledged) >= 200
+
+
 @contextlib.contextmanager
 def loaded(port: int, sizes: list[int], most: int) -> Iterator[list[str]]:
     acknowledged: list[str] = []
@@ -288,7 +295,7 @@ def test_what_was_acknowledged_is_delivered_although_the_server_is_killed(
         program = start("app.py", cwd=tmp_path)
         _, port = program.listening()
         with loaded(port, [1_000, 1_000, 1_000, 200_000], 10_000) as acknowledged:
-            look_until(lambda those=acknowledged: len(those) >= 200)
+            look_until(partial(has_many, acknowledged))
             program.process.send_signal(signal.SIGKILL)
             program.wait()
         everything += acknowledged

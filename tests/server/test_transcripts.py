@@ -13,6 +13,7 @@ import pytest
 
 from ehlo import Handler, Message, Server, Session, Transcript
 from ehlo.protocol import reply as replies
+from ehlo.testing import dialogue
 from support.certificates import Certificates
 from support.client import Client
 from support.serving import Running, Serve
@@ -317,6 +318,10 @@ def test_no_secret_of_a_login_is_in_a_masked_transcript(
     for secret in secrets_of(client.said):
         assert secret not in shown, (secret, shown)
     assert "C: NOOP" in shown
+    scenario = dialogue.record(keeper.ended[-1] or Transcript())
+    written = dialogue.text_of([scenario])
+    assert not [secret for secret in secrets_of(client.said) if secret in written]
+    dialogue.replay(scenario)
 
 
 @pytest.mark.usefixtures("no_delay")

@@ -7,8 +7,7 @@ import json
 import sqlite3
 import stat
 import threading
-from collections.abc import Awaitable, Callable, Iterable
-from functools import wraps
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -18,49 +17,17 @@ from ehlo.store import (
     Delivery,
     DiskFullError,
     MailCounts,
-    Page,
     Store,
     StoredMessage,
     StoreError,
 )
 from ehlo.store.database import VERSION
 from ehlo.transcript import Line
+from support.storing import fill, ids, in_loop, mail, subjects
 
 MAIL = (
     b"From: Anna <a@x.test>\r\nTo: b@y.test\r\nSubject: hello\r\nMessage-ID: <1@x>\r\n\r\nbody\r\n"
 )
-
-Body = Callable[..., Awaitable[None]]
-
-
-def in_loop(body: Body) -> Callable[..., None]:
-    """Run an async test."""
-
-    @wraps(body)
-    def test(*args: object, **keywords: object) -> None:
-        async def run() -> None:
-            await body(*args, **keywords)
-
-        asyncio.run(run())
-
-    return test
-
-
-def mail(subject: str = "hello", text: str = "body") -> bytes:
-    return f"From: a@x.test\r\nTo: b@y.test\r\nSubject: {subject}\r\n\r\n{text}\r\n".encode()
-
-
-async def fill(store: Store, count: int, inbox: str = "") -> list[str]:
-    deliveries = [Delivery(mail(f"number {each}"), inbox=inbox) for each in range(count)]
-    return list(await asyncio.gather(*map(store.put, deliveries)))
-
-
-def subjects(page: Page) -> list[str]:
-    return [json.loads(each.summary)["Subject"] for each in page.mails]
-
-
-def ids(page: Page) -> list[str]:
-    return [each.id for each in page.mails]
 
 
 @in_loop
@@ -242,27 +209,44 @@ def rows(path: Path, table: str) -> int:
         database.close()
 
 
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty directory for all that is temporary."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return folder
+
+
 @in_loop
-async def test_nothing_is_left_of_a_mail_that_is_dropped(tmp_path: Path) -> None:
-    path = tmp_path / "mail.db"
-    async with Store.open(str(path), keep=3) as store:
-        await fill(store, 3)
-        await store.search("number")  # which indexes them
-        await store.delete()
+async def test_nothing_is_left_of_a_mail_that_is_dropped(temporary: Path) -> None:
+    async with Store.open(keep=3) as store:
+        path = Path(store.path)
+        index = path.with_name("search.db")
+
+        async def wait_until(*counts: int) -> None:
+            while (rows(path, "messages"), rows(index, "texts"), rows(path, "gone")) != counts:
+                await store.counts()
+
         for _ in range(4):
             await fill(store, 3)
-        await store.search("number")
-        assert [rows(path, table) for table in ("mails", "messages", "texts", "gone")] == [
-            3,
-            3,
-            3,
-            0,
-        ]
-        await store.delete()
-        await store.mark(read=True)
-    database = sqlite3.connect(path)
-    assert database.execute("SELECT rowid FROM grams WHERE grams MATCH '\"num\"'").fetchall() == []
-    database.close()
+            await store.search("number")  # which indexes them
+        await fill(store, 200)
+        await asyncio.wait_for(wait_until(3, 3, 0), 60)
+    async with Store.open(keep=0) as store:
+        path = Path(store.path)
+        index = path.with_name("search.db")
+        await fill(store, 200)  # so many that their messages go later
+        await store.put(Delivery(mail("long", "word " * 20_000)))
+        assert (await store.search("word")).found.total == 1
+        assert await store.delete() == 201
+        await asyncio.wait_for(wait_until(0, 0, 0), 60)
+        database = sqlite3.connect(index)
+        found = database.execute('SELECT rowid FROM grams WHERE grams MATCH \'"num" OR "wor"\'')
+        assert found.fetchall() == []
+        database.close()
+        assert rows(path, "tags") == 0
 
 
 @in_loop
@@ -366,15 +350,11 @@ async def test_a_store_is_there_again_when_it_is_opened_again(tmp_path: Path) ->
 
 
 @in_loop
-async def test_a_temporary_store_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
+async def test_a_temporary_store_leaves_nothing(temporary: Path) -> None:
     async with Store.open() as store:
-        assert Path(store.path).is_relative_to(tmp_path)
+        assert Path(store.path).is_relative_to(temporary)
         await fill(store, 1)
-    assert names(tmp_path) == []
+    assert names(temporary) == []
 
 
 def test_a_schema_from_the_future_is_not_touched(tmp_path: Path) -> None:

@@ -191,11 +191,12 @@ class Reader:
             encoding="utf-8",
         )
 
-    def pytest(self) -> str:
+    def pytest(self, *plugins: str) -> str:
         """Run pytest in the directory; return what it prints. All tests must pass."""
-        options = ("-q", "-p", "no:cacheprovider", "--rootdir", self.directory)
+        options = ("-q", "-W", "error", "-p", "no:cacheprovider", "--rootdir", self.directory)
+        loaded = [f"-p{each}" for each in plugins]
         env = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # they take seconds to start
-        return self.command("-m", "pytest", *options, self.directory, env=env)
+        return self.command("-m", "pytest", *options, *loaded, self.directory, env=env)
 
     def certificate(self, certificates: Certificates, name: str = "server") -> None:
         """Write a certificate and its key, as server.crt and server.key."""

@@ -17,7 +17,7 @@ from ehlo.queue import QueuedMessage
 from support.client import Client
 from support.serving import DEADLINE
 
-__all__ = ["Jump", "Player", "deliver", "rows", "serving", "wait_until"]
+__all__ = ["Jump", "Player", "deliver", "expect", "rows", "serving", "wait_until"]
 
 
 class Jump:
@@ -107,3 +107,8 @@ def wait_until(server: Server, condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not happen"
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0), run.loop).result(DEADLINE)
+
+
+def expect(server: Server, path: Path, columns: str, *wanted: tuple[Any, ...]) -> None:
+    """Return once the deliveries in a file are `wanted`."""
+    wait_until(server, lambda: rows(path, columns) == list(wanted))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
+import inspect
 import re
 import ssl
+import threading
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehlo import Address, Handler, Message, Reject, Server, Session
+from ehlo import Address, Handler, Message, Reject, Server, Session, conformance
 from ehlo.testing import dialogue
 from ehlo.testing.dialogue import DialogueError, Received, Scenario, Step, parse, text_of
 from support.certificates import Certificates
@@ -165,6 +169,28 @@ def test_a_wrong_line_of_a_file_is_named_with_the_file(tmp_path: Path) -> None:
     path.write_bytes(b"== One\r\nC: QUIT\r\nwrong\r\n")
     with pytest.raises(ValueError, match=r"^mine\.smtp:3: 'wrong'"):
         dialogue.load(path)
+
+
+# -- docstrings ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (module, name)
+        for module in (dialogue, conformance)
+        for name in module.__all__
+        if callable(getattr(module, name))
+    ],
+)
+def test_a_public_name_has_an_example_that_works(
+    module: ModuleType, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = inspect.getdoc(getattr(module, name)) or ""
+    examples = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
+    assert examples.examples
+    assert doctest.DocTestRunner().run(examples).failed == 0
 
 
 # -- handlers ------------------------------------------------------------------------------------
@@ -354,12 +380,12 @@ def test_the_file_and_the_line_are_named(tmp_path: Path) -> None:
         ("S: 220...\nC: NOO\nS: <ehlo>", "- S: <ehlo>\n+ S: 500 5.5.2..."),
         ("S: 220...\nC: EHLO c\nS: <ehlo> DSN", "+ S: (DSN is not offered)"),
         ("S: 220...\nC: EHLO c\nS: <ehlo> !SIZE", "+ S: (SIZE is offered)"),
-        ("S: 220...\nS: 250 {challenge}", "+ S: (nothing within 0.2 s)"),
-        ("S: 220...\nX:", "- (the end)\n+ S: (nothing within 0.2 s)"),
+        ("S: 220...\nS: 250 {challenge}", "+ S: (nothing within 1 s)"),
+        ("S: 220...\nX:", "- (the end)\n+ S: (nothing within 1 s)"),
     ],
 )
 def test_the_difference_ends_with_what_the_server_did(text: str, end: str) -> None:
-    shown = difference_in(text, Inbound(), timeout=0.2 if "nothing" in end else 30)
+    shown = difference_in(text, Inbound(), timeout=1 if "nothing" in end else 30)
     if end.endswith("..."):
         assert end[:-3] in shown
     else:
@@ -376,10 +402,27 @@ def test_long_and_harmful_lines_are_shown_safely() -> None:
     assert "\\x1b" in difference_in("S: 220 \x1b[2J", Inbound())
 
 
+@pytest.mark.parametrize("port", [False, True])
+@pytest.mark.parametrize("kind", ["async def", "def"])
+def test_a_hook_that_hangs_is_a_difference_at_once(port: bool, kind: str) -> None:
+    done = threading.Event()
+
+    class Hanging(Inbound):
+        async def on_rcpt(self, *_: object) -> None:
+            await asyncio.Event().wait()
+
+    class HangingInThread(Inbound):
+        def on_rcpt(self, *_: object) -> None:  # type: ignore[override]  # a hook may be either
+            done.wait(60)
+
+    handler = Hanging() if kind == "async def" else HangingInThread()
+    shown = difference_in(ENVELOPE, Server(handler, grace=3600), port=port, timeout=1)
+    done.set()
+    assert shown.endswith("- S: 250 2.1.5 Ok\n+ S: (nothing within 1 s)")
+
+
 def test_only_the_last_lines_are_shown() -> None:
-    shown = difference_in(
-        "S: 220...\n" + "C: NOOP\nS: 250 2.0.0 Ok\n" * 20 + "X:", one, timeout=0.2
-    )
+    shown = difference_in("S: 220...\n" + "C: NOOP\nS: 250 2.0.0 Ok\n" * 20 + "X:", one, timeout=1)
     assert "\n  ... 29 lines\n" in shown
     assert len(shown.splitlines()) == 16
 

@@ -122,10 +122,10 @@ def test_what_is_rejected_is_there_with_its_command(inbox: Inbox) -> None:
         client.docmd("FROBNICATE")
         with pytest.raises(smtplib.SMTPDataError):
             client.sendmail("app@example.com", ["gone@example.com", "a@example.com"], MAIL)
-    assert [(each.command, each.reply) for each in inbox.rejected] == [
+    assert [(each.command.upper(), each.reply) for each in inbox.rejected] == [
         ("FROBNICATE", "500 5.5.2 Command not recognized"),
-        ("RCPT TO:<gone@example.com>", "550 5.1.1 No such user"),
-        ("end of data", "451 4.3.0 Try later"),
+        ("RCPT TO:<GONE@EXAMPLE.COM>", "550 5.1.1 No such user"),
+        ("END OF DATA", "451 4.3.0 Try later"),
     ]
     assert [each.code for each in inbox.rejected] == [500, 550, 451]
     assert inbox.rejected[0].session is inbox.sessions[0]
@@ -178,6 +178,25 @@ def test_a_client_that_comes_too_late_meets_a_closed_port(commons: Commons) -> N
         socket.create_connection(address)
     with pytest.raises(smtplib.SMTPServerDisconnected):
         early.noop()
+
+
+def test_a_client_in_memory_is_disconnected_too(commons: Commons) -> None:
+    with Inbox(memory=True, commons=commons) as inbox:
+        client = inbox.smtp()
+        client.ehlo()
+    with pytest.raises(smtplib.SMTPServerDisconnected):
+        client.noop()
+    with inbox:  # again
+        send(inbox)
+    assert len(inbox) == 1
+
+
+@pytest.mark.parametrize("bind", ["::1", "localhost"])
+def test_it_listens_on_any_address_of_the_machine(commons: Commons, bind: str) -> None:
+    with Inbox(commons=commons, bind=bind) as inbox:
+        send(inbox)
+        assert inbox[0].peer.host == inbox.host
+        assert inbox.url.startswith(f"smtp://{'[::1]' if ':' in inbox.host else inbox.host}:")
 
 
 def test_an_inbox_of_its_own_leaves_no_thread() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from ehlo.testing import Inbox
 from ehlo.testing.loopback import Commons
-from ehlo.testing.routing import MissingNameError, routed
+from ehlo.testing.routing import MissingNameError, Router
 
 MAIL = "Subject: Hello\n\nHi there\n"
 
@@ -167,8 +167,9 @@ def test_aiosmtplib_meets_faults(memory: Inbox) -> None:
         with pytest.raises(aiosmtplib.SMTPServerDisconnected):
             await aiosmtplib.send(message(), hostname="smtp.example.com")
         memory.delay("mail", 3600)
-        with pytest.raises(aiosmtplib.SMTPReadTimeoutError):
-            await aiosmtplib.send(message(), hostname="smtp.example.com", timeout=0.05)
+        async with aiosmtplib.SMTP(hostname="smtp.example.com") as client:
+            with pytest.raises(aiosmtplib.SMTPReadTimeoutError):
+                await client.mail("a@example.com", timeout=0.05)
         memory.delay("mail", 0.05)
         before = time.monotonic()
         await aiosmtplib.send(message(), hostname="smtp.example.com")
@@ -210,14 +211,40 @@ def test_a_socket_that_a_client_brings_is_its_own(memory: Inbox, port: Inbox) ->
 # -- routes ----------------------------------------------------------------------------------------
 
 
-def test_nothing_is_routed_any_more_when_the_inbox_is_closed(commons: Commons) -> None:
-    classes = smtplib.SMTP, smtplib.SMTP_SSL, aiosmtplib.SMTP
-    before = [dict(vars(each)) for each in classes]
-    signature = inspect.signature(smtplib.SMTP)
-    with Inbox(memory=True, commons=commons):
-        assert [dict(vars(each)) for each in classes] != before
+CLASSES = smtplib.SMTP, smtplib.SMTP_SSL, aiosmtplib.SMTP
+
+
+def state() -> list[dict[str, object]]:
+    return [dict(vars(each)) for each in CLASSES]
+
+
+def test_all_methods_are_put_back() -> None:
+    before, signature = state(), inspect.signature(smtplib.SMTP)
+    with Inbox(memory=True):
+        assert state() != before
         assert inspect.signature(smtplib.SMTP) == signature
-    assert [dict(vars(each)) for each in classes] == before
+    assert state() == before
+
+
+def test_nothing_is_routed_when_the_inbox_is_closed(
+    commons: Commons, port: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Inbox(memory=True, commons=commons) as memory:
+        pass
+    monkeypatch.setattr(socket, "getfqdn", lambda: "client.example")
+    with smtplib.SMTP(port.host, port.port) as client:
+        client.send_message(message())
+    run(aiosmtplib.send(message(), hostname=port.host, port=port.port))
+    with pytest.raises(ConnectionRefusedError):
+        smtplib.SMTP(port.host, free_port())
+    assert (len(memory), len(port)) == (0, 2)
+    assert all("C: EHLO client.example" in str(each) for each in port.sessions)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        number: int = sock.getsockname()[1]
+        return number
 
 
 def test_of_two_inboxes_the_last_is_used_until_it_is_closed(commons: Commons) -> None:
@@ -230,16 +257,20 @@ def test_of_two_inboxes_the_last_is_used_until_it_is_closed(commons: Commons) ->
         inbox.close()
 
 
-def test_inboxes_may_be_closed_in_any_order(commons: Commons) -> None:
-    before = dict(vars(smtplib.SMTP))
-    first = Inbox(memory=True, commons=commons).open()
-    second = Inbox(memory=True, commons=commons).open()
-    first.close()
-    with smtplib.SMTP("smtp.example.com") as client:
-        client.send_message(message())
-    assert len(second) == 1
-    second.close()
-    assert dict(vars(smtplib.SMTP)) == before
+@pytest.mark.parametrize("shared", [True, False])
+def test_inboxes_may_be_closed_in_any_order(shared: bool) -> None:
+    before = state()
+    with Commons() as commons:
+        options: Any = {"memory": True, "commons": commons if shared else None}
+        first = Inbox(**options).open()
+        second = Inbox(**options).open()
+        first.close()
+        with smtplib.SMTP("smtp.example.com") as client:
+            client.send_message(message())
+        run(aiosmtplib.send(message(), hostname="smtp.example.com"))
+        assert len(second) == 2
+        second.close()
+    assert state() == before
 
 
 def test_a_port_of_another_inbox_can_be_named(commons: Commons, port: Inbox) -> None:
@@ -271,9 +302,9 @@ PRIVATE = [
 
 @pytest.mark.parametrize(("owner", "name"), PRIVATE)
 def test_where_a_private_name_is_missing_the_inbox_gets_a_port_and_says_so(
-    owner: type, name: str, commons: Commons, monkeypatch: pytest.MonkeyPatch
+    owner: type, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inbox = Inbox(memory=True, commons=commons)
+    inbox = Inbox(memory=True)
     if owner is smtplib.SMTP_SSL:  # it inherits the name
         monkeypatch.delattr(smtplib.SMTP, name)
     monkeypatch.delattr(owner, name)
@@ -290,5 +321,5 @@ def test_where_a_private_name_is_missing_the_inbox_gets_a_port_and_says_so(
 def test_a_missing_name_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(aiosmtplib.SMTP, "_create_connection")
     message = r"^aiosmtplib\.SMTP has no _create_connection$"
-    with pytest.raises(MissingNameError, match=message), routed(lambda _server, _tls: None):
-        pass
+    with pytest.raises(MissingNameError, match=message):
+        Router().add(lambda _server, _tls: None)

@@ -90,6 +90,18 @@ def test_of_several_mails_the_first_is_returned_or_the_one_of_count(memory: Inbo
     assert memory.wait_for_all(subject="1", timeout=0) == [memory[1]]
 
 
+def test_a_count_below_one_is_an_error(memory: Inbox) -> None:
+    with pytest.raises(ValueError, match="count is 0; it must be 1 or more"):
+        memory.wait_for(count=0)
+
+
+def test_a_function_that_fails_ends_the_wait(inbox: Inbox) -> None:
+    send(inbox)
+    with pytest.raises(ZeroDivisionError):
+        inbox.wait_for(match=lambda _mail: 1 / 0, timeout=LONG)
+    assert inbox.wait_for(timeout=0) is inbox[0]
+
+
 def test_an_unknown_criterion_is_a_type_error(memory: Inbox) -> None:
     with pytest.raises(TypeError, match="recipient"):
         memory.wait_for(recipient="a@example.com")  # type: ignore[call-arg]  # that is the error
@@ -236,8 +248,8 @@ def test_it_shows_what_arrived_and_what_was_rejected(memory: Inbox) -> None:
     memory.fail("rcpt", "550 5.1.1 No such user", to="gone@example.com")
     with memory.smtp() as client:
         client.ehlo("client.example")
-        client.mail("a@example.com")
-        client.rcpt("gone@example.com")
+        client.docmd("MAIL FROM:<a@example.com>")
+        client.docmd("RCPT TO:<gone@example.com>")
     text = message_of(
         lambda: memory.wait_for(to="gone@example.com", text=re.compile("invoice"), timeout=0)
     )

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 EX_FAILED: Final = 1
 EX_NOT_TRIED: Final = 3
 
+_CONNECT: Final = 5.0  # seconds
+
 # What is quoted in commands as it is: it needs no quotes, and leaves no brackets
 _MAILBOX: Final = re.compile(r"[\w!#$%&'*+/=?^`.~-]{1,64}@[\w.-]{1,200}", re.ASCII)
 
@@ -147,7 +149,16 @@ def _resolved(server: str, *, is_owner: bool) -> Peer:
             f"{server} is not on this machine: the check sends mail and malformed commands; add "
             "--i-own-this-server if the server is yours"
         )
-    return Peer(hosts[0], port)
+    return Peer(next((each for each in hosts[:-1] if _answers(each, port)), hosts[-1]), port)
+
+
+def _answers(host: str, port: int) -> bool:
+    """Return whether something listens there: a name may have an address that nothing serves."""
+    try:
+        socket.create_connection((host, port), _CONNECT).close()
+    except OSError:
+        return False
+    return True
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,6 +6,7 @@ exception of the user's module. An error is one line, except such an exception: 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import logging
 import os
@@ -37,10 +38,13 @@ from ehlo.cli.flags import (
 from ehlo.cli.keypairs import configure_tls
 from ehlo.cli.log import set_up_logging
 from ehlo.cli.passwd import passwd
+from ehlo.cli.queueing import add_queue, queue_group, queue_options
+from ehlo.cli.recorder import add_recorder
+from ehlo.cli.replay import replay
 from ehlo.cli.running import checked, run, run_parent
 from ehlo.cli.sendmail import sendmail
 from ehlo.cli.top import top
-from ehlo.cli.values import ReadableFile
+from ehlo.cli.values import Choice, Directory, ReadableFile
 from ehlo.net import INHERITED, ListenAddresses, Peer, addresses_of, parse_address
 from ehlo.server.observing.failures import keep_users_frames, traceback_of
 from ehlo.server.options.config import Options
@@ -84,6 +88,11 @@ def main(args: Sequence[str] | None = None) -> int:
         click.echo(traceback_of(error), err=True)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _others(of: type[Any], kept: Sequence[str]) -> list[str]:
+    """Return the names of the fields of a class without those that a command has."""
+    return [field.name for field in dataclasses.fields(of) if field.name not in kept]
 
 
 @click.group(
@@ -138,15 +147,39 @@ def cli(ctx: click.Context, /, **given: object) -> None:
             help="TOML file of faults: when to reject, delay or drop, to test clients.",
         ),
         GroupedOption(
+            ["--record"],
+            group="Logging and metrics",
+            type=Directory(for_files=True),
+            help="Directory to write each session to, as a dialogue for ehlo replay. Secrets and "
+            "messages are left out unless --transcripts shows them.",
+        ),
+        GroupedOption(
+            ["--record-addresses"],
+            group="Logging and metrics",
+            type=Choice(("keep", "replace"), {}),
+            metavar="[keep|replace]",
+            default="keep",
+            help="Whether recordings have personal addresses, or others in their place.  [keep]",
+        ),
+        GroupedOption(
             ["--reload"],
             group="Process",
             is_flag=True,
             help="Restart when a *.py below this directory changes, for development.",
         ),
+        *queue_options(),
     ],
     epilog=_ENVIRONMENT,
 )
-def serve(target: str, *, faults: str | None, reload: bool, **given: object) -> None:
+def serve(
+    target: str,
+    *,
+    faults: str | None,
+    record: str | None,
+    record_addresses: str,
+    reload: bool,
+    **given: object,
+) -> None:
     """Serve MODULE:ATTR, which is a function, a Handler (class or instance) or a Server.
 
     MODULE alone serves its server, app or handler. FILE.py and FILE.py:ATTR are served, too. If
@@ -161,7 +194,9 @@ def serve(target: str, *, faults: str | None, reload: bool, **given: object) -> 
     except ImportError as error:
         raise click.UsageError("--reload needs watchfiles: pip install 'ehlo[standard]'") from error
     server, process = _named_server(target, given), _process(given)
+    add_queue(server, given)
     found = add_faults(server, faults)
+    add_recorder(server, record, record_addresses)
     if reload and server.options.workers > 1:
         raise click.UsageError("--reload cannot be combined with --workers; leave one out")
     configure_tls(server, process, passphrase)
@@ -169,7 +204,9 @@ def serve(target: str, *, faults: str | None, reload: bool, **given: object) -> 
     def serve_mail() -> None:
         log_faults(found)
         if reload or server.options.workers > 1:
-            recipe = partial(_worker_server, target, given, passphrase, faults)
+            recipe = partial(
+                _worker_server, target, given, passphrase, faults, (record, record_addresses)
+            )
             run_parent(server, recipe, reload=reload)
         else:
             server.listen_and_serve(tune_malloc=True)
@@ -178,7 +215,39 @@ def serve(target: str, *, faults: str | None, reload: bool, **given: object) -> 
 
 
 cli.add_command(check)
+_WORK_OPTIONS = ("grace", "loop", "user", "metrics", "control", "factory")
+_WORK_PROCESS = ("log_file", "log_level", "log_format", "app_dir", "env_file")
+
+
+@cli.command(
+    cls=ServerCommand,
+    context_settings=_SETTINGS,
+    params=[
+        click.Argument(["target"], metavar="MODULE:ATTR"),
+        *queue_options(),
+        *options_of(Options, leave_out=_others(Options, _WORK_OPTIONS)),
+        *options_of(ProcessOptions, leave_out=_others(ProcessOptions, _WORK_PROCESS)),
+    ],
+    epilog=_ENVIRONMENT,
+)
+def work(target: str, **given: object) -> None:
+    """Deliver mail from a queue to MODULE:ATTR, and accept none.
+
+    Each file of the queue is delivered from by one process at a time. SIGTERM lets deliveries end.
+    """
+    given |= dict.fromkeys(("host", "port")) | {"fd": ()}
+    server, process = _named_server(target, given), _process(given)
+    queue = add_queue(server, given)
+    if queue is None:
+        raise click.UsageError(f"--queue missing, and {target} has no queue; write --queue mail.db")
+    queue.only_deliver()
+    server.configure(addr=(), listeners=(), workers=1)
+    run(server, process, server.listen_and_serve)
+
+
 cli.add_command(passwd)
+cli.add_command(queue_group)
+cli.add_command(replay)
 cli.add_command(sendmail)
 cli.add_command(top)
 
@@ -216,7 +285,13 @@ def _named_server(target: str, given: Given) -> Server:
         raise click.UsageError(f"{target}: {error.message}") from error
 
 
-def _worker_server(target: str, given: Given, passphrase: str | None, faults: str | None) -> Server:
+def _worker_server(
+    target: str,
+    given: Given,
+    passphrase: str | None,
+    faults: str | None,
+    recording: tuple[str | None, str],
+) -> Server:
     """The server of a worker, which is a new process and gets the options of its parent.
 
     Raises `StartError` if they are wrong by now, for instance because a file has gone.
@@ -224,7 +299,9 @@ def _worker_server(target: str, given: Given, passphrase: str | None, faults: st
     process = _process(given)
     try:
         server = _named_server(target, given)
+        add_queue(server, given)
         add_faults(server, faults)
+        add_recorder(server, *recording)
         configure_tls(server, process, passphrase)
     except click.ClickException as error:
         raise StartError(error.format_message()) from error

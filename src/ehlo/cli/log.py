@@ -18,7 +18,7 @@ from typing import Final, TextIO
 import click
 
 from ehlo import paths
-from ehlo.cli.loglines import fields_of, for_person, logfmt, traceback_in
+from ehlo.cli.loglines import fields_of, for_person, hint_of, logfmt, traceback_in
 from ehlo.cli.readable import wants_color
 from ehlo.server.observing.journal import reload_failed
 
@@ -38,9 +38,7 @@ class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line; the one that says where the server listens also says how to stop it."""
         width = shutil.get_terminal_size().columns if self._on_terminal else 0
-        text = for_person(record, width=width, color=self._color)
-        listening = record.name == "ehlo.server" and record.msg.startswith("listening on")
-        return f"{text} (Ctrl+C stops it)" if listening else text
+        return for_person(record, width=width, color=self._color) + hint_of(record, width=width)
 
 
 class _Logfmt(logging.Formatter):

@@ -26,6 +26,7 @@ _LED_BY: Final = frozenset(("event", "session", "peer"))  # what a line need not
 _ARROW: Final = " -> "
 # A quoted local part may have anything in it, even what separates two paths
 _FIRST_PATH: Final = re.compile(r'<(?:"(?:[^"\\]|\\.)*"|[^">])*>')
+_HINT: Final = " (Ctrl+C stops it)"
 # What is shortened, in this order, and to how many columns; 0 leaves it out
 _SHORTER: Final = (
     *(
@@ -166,6 +167,14 @@ def _route(fields: Mapping[str, Any]) -> str:
 
 def _bare(address: str) -> str:
     return address.removeprefix("<").removesuffix(">")
+
+
+def hint_of(record: logging.LogRecord, *, width: int) -> str:
+    """Return how to stop the server, to stand behind where it listens, if there is room for it."""
+    if record.name != "ehlo.server" or not record.msg.startswith("listening on"):
+        return ""
+    room = width - width_of(for_person(record, width=width, color=False))
+    return _HINT if not width or len(_HINT) <= room else ""
 
 
 def _shorten(pieces: list[_Piece], width: int) -> None:

@@ -3,12 +3,14 @@
 Each case says what RFC demands it, what it sends, and which replies are right. `ehlo check` runs
 them and prints a table.
 
-Example::
+Example:
 
-    from ehlo.conformance import check
-
-    for result in check(Peer("127.0.0.1", 2525)):
-        print(result.outcome, result.case.title)
+    >>> import ehlo
+    >>> from ehlo.conformance import CASES, check
+    >>> with ehlo.Server(print, addr="127.0.0.1:0").in_thread() as server:
+    ...     for result in check(server.addresses[0], cases=CASES[:1]):
+    ...         print(result.outcome, result.case.section, result.case.title)
+    passed RFC 5321 4.1.1.2 The null sender is accepted
 """
 
 from ehlo.conformance.battery import Result, check

@@ -18,9 +18,12 @@ Outcome = Literal["passed", "failed", "not offered", "not tried"]
 class Result:
     """The outcome of one case.
 
-    Example::
+    Example:
 
-        failed = [result for result in check(server) if result.outcome == "failed"]
+        >>> from ehlo.conformance import CASES, Result
+        >>> result = Result(CASES[0], "failed", "NOOP", "250", "500 no")
+        >>> result.case.level, result.expected, result.replied
+        ('must', '250', '500 no')
     """
 
     case: Case
@@ -47,9 +50,14 @@ def check(
 
     Raises `ConnectionError` with the reason if there is no server that greets and accepts EHLO.
 
-    Example::
+    Example:
 
-        results = list(check(Peer("127.0.0.1", 2525), recipient="me@example.com"))
+        >>> import ehlo
+        >>> from ehlo.conformance import CASES, check
+        >>> with ehlo.Server(print, addr="127.0.0.1:0").in_thread() as server:
+        ...     results = list(check(server.addresses[0], cases=CASES[:5]))
+        >>> {result.outcome for result in results}
+        {'passed'}
     """
     trial = Trial(server, patience or Patience(), sender, recipient)
     try:

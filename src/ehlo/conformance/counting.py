@@ -22,7 +22,7 @@ from ehlo.conformance.trial import Case, Trial
 
 _HEADER: Final = b"Subject: ehlo check\r\n\r\n"
 _SMUGGLED: Final = b"EHLO smuggled.example\r\n"
-_LEAVE: Final = b"\r\n.\r\nQUIT\r\n"
+_END: Final = b"\r\n.\r\n"
 _ONE_REPLY: Final = "one reply to the message, then 221 (or a rejection, and the end)"
 _REJECTED: Final = 400
 _LEAVING: Final = (221, 421)
@@ -61,7 +61,7 @@ WRONG_ENDS: Final[dict[str, bytes]] = {
 
 def _try_end(end: bytes, trial: Trial) -> None:
     """The wrong end in the middle of a packet, and as the last bytes of one."""
-    before, after = _HEADER + b"before" + end, _SMUGGLED + b"after" + _LEAVE
+    before, after = _HEADER + b"before" + end, _SMUGGLED + b"after" + _END
     with trial.session("data") as probe:
         probe.send(before + after)
         _see_one_message(probe)
@@ -73,9 +73,9 @@ def _try_end(end: bytes, trial: Trial) -> None:
 
 
 def _see_one_message(probe: Probe) -> None:
-    """Raise `CaseFailedError` unless one message and QUIT have been replied to."""
-    heard = probe.rest()
-    probe.last = Heard(CLOSED, ())
+    """Send QUIT. Raises `CaseFailedError` unless it and one message have been replied to."""
+    sent = probe.sent
+    heard = _and_quit(probe)
     match heard:
         case []:  # it has closed: nothing was accepted
             return
@@ -86,7 +86,19 @@ def _see_one_message(probe: Probe) -> None:
         ):
             return
         case _:
-            raise CaseFailedError(probe.sent, _ONE_REPLY, heard)
+            raise CaseFailedError(sent, _ONE_REPLY, heard)
+
+
+def _and_quit(probe: Probe) -> list[Heard]:
+    """Hear a reply, send QUIT, and hear the rest. `probe` is not left again."""
+    first = probe.hear()
+    if not first.is_reply:
+        heard = [] if first.code == CLOSED else [first]
+    else:
+        probe.send(b"QUIT\r\n")
+        heard = [first, *probe.rest()]
+    probe.last = Heard(CLOSED, ())
+    return heard
 
 
 # -- over the limit ------------------------------------------------------------------------------
@@ -104,14 +116,17 @@ def _limit(trial: Trial) -> int:
 def _try_oversize(trial: Trial) -> None:
     count = _limit(trial) // len(_LINE) + 1
     with trial.session("data") as probe:
-        probe.send(_HEADER + _LINE * count + _LEAVE)
+        probe.send(_HEADER)
+        probe.send_often(_LINE, count)
+        probe.send(_END)
         _see_one_message(probe)
 
 
 def _try_oversize_chunk(trial: Trial) -> None:
-    content = _HEADER + _LINE * (_limit(trial) // len(_LINE) + 1)
+    count = _limit(trial) // len(_LINE) + 1
     with trial.session("rcpt") as probe:
-        probe.send(b"BDAT %d LAST\r\n" % len(content) + content + b"QUIT\r\n")
+        probe.send(b"BDAT %d LAST\r\n" % (count * len(_LINE)))
+        probe.send_often(_LINE, count)
         _see_one_message(probe)
 
 
@@ -127,12 +142,11 @@ def _try_injection(trial: Trial) -> None:
         if not probe.secure():
             probe.last = Heard(CLOSED, ())
             return
-        probe.sent += b"(TLS)"
-        probe.send(b"NOOP\r\nQUIT\r\n")
-        heard = probe.rest()
-        probe.last = Heard(CLOSED, ())
+        probe.send(b"NOOP\r\n")
+        heard = _and_quit(probe)
         if not _are_of_two_commands(heard):
-            raise CaseFailedError(probe.sent, "no reply to EHLO, one to NOOP, 221", heard)
+            sent = b"STARTTLS\r\n" + _SMUGGLED + b"(TLS)NOOP\r\nQUIT\r\n"
+            raise CaseFailedError(sent, "no reply to EHLO, one to NOOP, 221", heard)
 
 
 def _are_of_two_commands(heard: Sequence[Heard]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import socket
 import ssl
@@ -110,9 +109,9 @@ class CaseFailedError(Exception):
     """Raised when the server does something else than a case expects."""
 
     def __init__(self, sent: bytes, expected: str, heard: Sequence[Heard]) -> None:
-        self.sent = shown(sent)
-        self.expected = expected
-        self.replied = "; ".join(map(str, heard)) or "nothing"
+        self.sent: str = shown(sent)
+        self.expected: str = expected
+        self.replied: str = "; ".join(map(str, heard)) or "nothing"
         super().__init__(f"sent {self.sent}, expected {expected}, replied {self.replied}")
 
 
@@ -126,7 +125,14 @@ class OutOfTimeError(NotTriedError):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait: for one reply, for silence, and for all cases."""
+    """How long to wait: for one reply, for silence, and for all cases.
+
+    Example:
+
+        >>> from ehlo.conformance import Patience
+        >>> Patience(reply=2).total
+        300.0
+    """
 
     reply: float = 10.0
     """Seconds for a reply."""
@@ -156,22 +162,43 @@ class Probe:
         until = patience.until(patience.reply)
         self._sock: socket.socket = socket.create_connection(address, until - time.monotonic())
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._buffer = b""
+        self._buffer = bytearray()
         self._ended = False
+        self._takes_no_more = False
         self._answered = True
-        self.sent = b""
+        self.sent: bytes = b""
         """What was sent before the last reply."""
-        self.last = Heard(NOTHING, ())
+        self.last: Heard = Heard(NOTHING, ())
         """What was heard last."""
 
     def send(self, data: bytes) -> None:
         """Send bytes, as far as the server takes them in time."""
+        self._note(data)
+        self._send(data)
+
+    def send_often(self, line: bytes, times: int) -> None:
+        """Send a line many times, without holding all of it."""
+        self._note(line + b"(%d times)" % times)
+        per_block = _READ // len(line) + 1
+        blocks, rest = divmod(times, per_block)
+        block = line * per_block
+        for _ in range(blocks):
+            self._send(block)
+        self._send(line * rest)
+
+    def _note(self, data: bytes) -> None:
         self.sent = data if self._answered else self.sent + data
         self._answered = False
+
+    def _send(self, data: bytes) -> None:
         until = self._patience.until(self._patience.reply)
-        with contextlib.suppress(OSError):  # whether it has closed is heard
+        if self._takes_no_more:
+            return
+        try:
             self._sock.settimeout(max(0.001, until - time.monotonic()))
             self._sock.sendall(data)
+        except OSError:  # whether it has closed is heard
+            self._takes_no_more = True
 
     def hear(self) -> Heard:
         """Return the next reply, with all of its lines."""
@@ -235,10 +262,10 @@ class Probe:
             if isinstance(raw, int):
                 if raw == NOTHING:
                     seconds = self._patience.reply
-                    partly = f" but {shown(self._buffer)}" if self._buffer else ""
+                    partly = f" but {shown(bytes(self._buffer))}" if self._buffer else ""
                     return Heard(NOTHING, (*lines, f"nothing within {seconds:g} s{partly}"))
                 if self._buffer or lines:
-                    what = " / ".join([*lines, shown(self._buffer)])
+                    what = " / ".join([*lines, shown(bytes(self._buffer))])
                     return Heard(GARBAGE, (f"half a reply, and closed: {what}",))
                 return Heard(CLOSED, ("the connection is closed",))
             size += len(raw)
@@ -258,7 +285,8 @@ class Probe:
             if not self._receive(until):
                 return CLOSED if self._ended else NOTHING
         end = self._buffer.find(b"\n") + 1 or len(self._buffer)
-        line, self._buffer = self._buffer[:end], self._buffer[end:]
+        line = bytes(self._buffer[:end])
+        del self._buffer[:end]
         return line
 
     def _receive(self, until: float) -> bool:

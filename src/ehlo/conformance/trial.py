@@ -18,7 +18,7 @@ STAGES: Final[tuple[Stage, ...]] = ("connect", "greeting", "ehlo", "mail", "rcpt
 _CLIENT: Final = "client.example"
 _DATA_FOLLOWS: Final = 354
 _LAST: Final = "221 421 closed"  # what may follow a QUIT
-_EHLO: Final = 250
+_LOGIN_REQUIRED: Final = 530  # or TLS (RFC 4954 6, RFC 3207 4)
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ class Trial:
             probe.send(f"{line}\r\n".encode())
         heard = probe.hear()
         if not heard.fits(expected):
+            if heard.code == _LOGIN_REQUIRED:
+                advice = "the check cannot log in"
             raise NotTriedError(f"{line or 'the greeting'}: {heard}; {advice}")
 
     def _leave(self, probe: Probe) -> None:
@@ -93,10 +95,12 @@ class Trial:
 class Case:
     """One thing that a server must or should do.
 
-    Example::
+    Example:
 
-        [case] = [case for case in CASES if case.name == "vrfy-is-supported"]
-        print(case.level, case.section)
+        >>> from ehlo.conformance import CASES
+        >>> [case] = [case for case in CASES if case.name == "vrfy-is-supported"]
+        >>> case.level, case.section, case.needs
+        ('must', 'RFC 5321 4.5.1', ())
     """
 
     title: str

@@ -197,10 +197,12 @@ class Connection:
                 self._halted = True
             return event
         found = verbs.hear_usual(conversation, packet)
-        if found is NEED_DATA:  # after a rejection the client may have to wait, or to leave
-            output = conversation.output
-            return self.next_event() if output.slow or output.over else NEED_DATA
-        return None if found is None else self._ask(*found)
+        if found is None:
+            return None
+        if found:
+            return self._ask(*found)
+        output = conversation.output  # after a rejection the client may have to wait, or to leave
+        return self.next_event() if output.slow or output.over else NEED_DATA
 
     def next_event(self) -> Event | Waiting:
         """Return the next event, or why there is none now."""

@@ -30,7 +30,7 @@ from ehlo.protocol.body import (
 )
 from ehlo.protocol.buffer import Buffer
 from ehlo.protocol.events import NEED_DATA, Event, Waiting
-from ehlo.protocol.output import Narrator, Output, Rejected
+from ehlo.protocol.output import Output, Rejected
 from ehlo.protocol.parameters import Facts
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
@@ -232,13 +232,16 @@ class Conversation:
         chunk = reader.read(self.buffer)
         if chunk is None:
             return NEED_DATA
-        if self.output.narrator is not None:
-            self._narrate(self.output.narrator, reader, chunk)
+        narrator = self.output.narrator
         if chunk is END:
             if type(reader) is ChunkReader:
                 return self._end_chunk(reader)
             self.reader = None
+            if narrator is not None and type(reader) is DataReader:
+                narrator.end_body(dots=True)
             return END
+        if narrator is not None:
+            narrator.body(chunk, dots=type(reader) is DataReader)
         transaction, settings = self.transaction or no_transaction(), self.settings
         transaction.size += len(chunk)
         if transaction.size > settings.max_size > 0:
@@ -248,13 +251,6 @@ class Conversation:
         if not settings.keeps_newlines and (transaction.crs or has_bare_newline(chunk)):
             return self._without_bare_newlines(chunk, transaction, last=False)
         return events.BodyChunk(chunk)
-
-    def _narrate(self, narrator: Narrator, reader: Reader, chunk: bytes | Literal[End.END]) -> None:
-        dots = type(reader) is DataReader
-        if chunk is not END:
-            narrator.body(chunk, dots=dots)
-        elif type(reader) is not Skipper:
-            narrator.end_body(dots=dots)
 
     def _without_bare_newlines(
         self, chunk: bytes, transaction: Transaction, *, last: bool
@@ -359,6 +355,8 @@ class Conversation:
         if reader.last and transaction.crs and transaction.refusal is None:
             return self._without_bare_newlines(b"", transaction, last=True)
         self.reader = None
+        if self.output.narrator is not None:
+            self.output.narrator.end_body(dots=False)
         if reader.last:
             return END
         if transaction.refusal is not None:

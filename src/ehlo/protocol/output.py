@@ -312,7 +312,7 @@ class Narrator:
         start = 0
         while (end := chunk.find(b"\n", start) + 1) > 0:
             self._add_to_line(chunk[start:end])
-            self._end_line(transcript, dots=dots)
+            self._end_line(transcript, dots=dots, end=2)
             start = end
         self._add_to_line(chunk[start:])
 
@@ -322,8 +322,9 @@ class Narrator:
         self._tail += kept
         self._rest += len(piece) - len(kept)
 
-    def _end_line(self, transcript: Transcript, *, dots: bool) -> None:
-        line, rest = self._tail, self._rest
+    def _end_line(self, transcript: Transcript, *, dots: bool, end: int = 0) -> None:
+        """Show the line so far; `end` is the size of its line end, if it is cut."""
+        line, rest = self._tail, self._rest and self._rest - end
         self._tail, self._rest = b"", 0
         if dots and line.startswith(b"."):
             line = b"." + line

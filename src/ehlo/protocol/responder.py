@@ -11,7 +11,7 @@ from typing import Final
 
 from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
-from ehlo.protocol.auth.credentials import CramMD5Credentials, ProvedCredentials
+from ehlo.protocol.auth.credentials import CramMD5Credentials, PeerCertificate, ProvedCredentials
 from ehlo.protocol.auth.mechanism import MechanismError
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import Event, Waiting
@@ -43,8 +43,9 @@ class Responder:
 
     `settings` has the rules; with mechanisms for logins, `nonce` must be a function that returns
     unpredictable text. `secret` returns a user's password for SCRAM and CRAM-MD5, or `None`; their
-    proofs are checked before `decide` is asked. `tls` is whether the connection begins under TLS.
-    `transcript` gets each line.
+    proofs are checked before `decide` is asked. It may raise `Reject`, too. `tls` is whether the
+    connection begins under TLS, and `certificate` the client's there. `trusted` has `"XCLIENT"` and
+    `"XFORWARD"` if the client may send those. `transcript` gets each line.
 
     Raises `ValueError` if there are mechanisms and no `nonce`.
 
@@ -64,7 +65,8 @@ class Responder:
     """
 
     __slots__ = (
-        *("_body", "_decide", "_nonce", "_secret", "_settings", "_transcript"),
+        *("_body", "_certificate", "_decide", "_nonce", "_secret", "_settings", "_transcript"),
+        *("_trusted",),
         *("closed", "connection"),
     )
 
@@ -77,6 +79,8 @@ class Responder:
         transcript: Transcript | None = None,
         nonce: Callable[[], str] | None = None,
         secret: Callable[[str], object] | None = None,
+        trusted: frozenset[str] = frozenset(),
+        certificate: PeerCertificate | None = None,
     ) -> None:
         settings = settings or Settings()
         if settings.mechanisms and nonce is None:
@@ -88,6 +92,8 @@ class Responder:
         self._transcript = transcript
         self._nonce: Callable[[], str] = nonce or str
         self._secret = secret
+        self._trusted = trusted
+        self._certificate = certificate
         self._body: list[bytes] = []
         self.closed: bool = False
         """Whether the connection is to be closed, once what was returned is sent."""
@@ -105,6 +111,8 @@ class Responder:
             counts=counts,
             asks=_NOTHING_ASKED if self._decide is None else verbs.QUESTIONS,
             transcript=self._transcript,
+            trusted=self._trusted,
+            certificate=self._certificate if tls else None,
         )
 
     @property
@@ -175,7 +183,7 @@ class Responder:
             case events.Full():
                 pass
             case events.Secret(_, username):
-                connection.give_secret(self._secret_of(username))
+                self._give_secret(username)
             case events.LoginStep():
                 connection.give_derived(MechanismError("a Responder cannot await a step"))
             case _:
@@ -187,14 +195,14 @@ class Responder:
             body = b"".join(self._body) if event.body is None else event.body
             self._body.clear()
             event = events.MessageEnd(event.transaction, body)
-        decision: Decision = self._unproved(event)
-        if decision is None:
-            try:
+        try:
+            decision: Decision = self._unproved(event)
+            if decision is None:
                 decision = (self._decide or accept_mail)(event)
-            except Disconnect as disconnect:
-                decision = disconnect
-            except Reject as reject:
-                decision = reject.reply
+        except Disconnect as disconnect:
+            decision = disconnect
+        except Reject as reject:
+            decision = reject.reply
         if isinstance(decision, Disconnect):
             self.connection.hang_up()
         elif decision is None or isinstance(decision, Reply):
@@ -216,5 +224,10 @@ class Responder:
                 return None
         return None if known else replies.BAD_CREDENTIALS
 
-    def _secret_of(self, username: str) -> object:
-        return None if self._secret is None else self._secret(username)
+    def _give_secret(self, username: str) -> None:
+        try:
+            secret = None if self._secret is None else self._secret(username)
+        except Reject as reject:
+            self.connection.reply(reject.reply)
+        else:
+            self.connection.give_secret(secret)

@@ -21,13 +21,14 @@ from ehlo.queue import facts, ledger
 from ehlo.queue.consumer import Terms
 from ehlo.queue.depot import Depot
 from ehlo.queue.family import Family, Lock
-from ehlo.queue.timing import Duration, Patience, SystemTime, Timekeeper, seconds_in
+from ehlo.queue.timing import Duration, Persistence, SystemTime, Timekeeper, seconds_in
 from ehlo.server.options.config import AnyHandler, bytes_of
 from ehlo.server.system.privileges import UnusableError
 from ehlo.session import Session
 from ehlo.store.database import DiskFullError, StoreError
 
-_LOOK: Final = 5.0  # seconds between two looks for files that nobody delivers from
+_DELIVERIES: Final = 8
+_LOOK: Final = 5.0  # seconds between two looks for files that no process delivers from
 _THRESHOLD: Final = 1_048_576  # bytes, until the server says its own
 _LAST: Final = 1.0  # seconds to give leases back
 
@@ -78,7 +79,7 @@ class Queue(Composed):
         max_attempts: int = 12,
         max_age: Duration = None,
         keep_dead: Duration = "30d",
-        deliveries: int = 8,
+        deliveries: int = _DELIVERIES,
         timeout: Duration = 600,
         accepts: bool = True,
         time: Timekeeper | None = None,
@@ -95,14 +96,15 @@ class Queue(Composed):
             _positive("timeout", timeout),
             seconds_in("keep_dead", keep_dead),
             _whole("deliveries", deliveries, 0),
-            Patience(
+            Persistence(
                 _positive("retry_after", retry_after),
                 _positive("retry_max", retry_max),
                 _whole("max_attempts", max_attempts, 1),
                 seconds_in("max_age", max_age),
             ),
         )
-        self._accepts = accepts
+        self.accepts: bool = accepts
+        """Whether this process accepts mail, too."""
         self._time = time or SystemTime()
         self._threshold = _THRESHOLD
         self._own: Depot | None = None
@@ -119,6 +121,12 @@ class Queue(Composed):
         }
         streams = inner.streams or "on_replied" not in inner
         super().__init__(Callbacks(hooks, streams, inner.origins))
+
+    def only_deliver(self) -> None:
+        """Accept no mail in this process, as `ehlo work` does. Call it before the start."""
+        self.accepts = False
+        if not self._terms.deliveries:
+            self._terms = self._terms._replace(deliveries=_DELIVERIES)
 
     # -- accepting ---------------------------------------------------------------------------------
 
@@ -205,7 +213,7 @@ class Queue(Composed):
         self._threshold = bytes_of(server.options.spool_threshold)
         self._opening, self._wake = asyncio.Lock(), asyncio.Event()
         try:
-            if self._accepts:
+            if self.accepts:
                 await self._open()
         except StoreError as error:
             raise UnusableError(f"queue: {error}") from error
@@ -255,7 +263,7 @@ class Queue(Composed):
     # -- delivering --------------------------------------------------------------------------------
 
     async def _look_after(self) -> None:
-        """Deliver from the file of this process, and from those that nobody delivers from."""
+        """Deliver from the file of this process, and from those that no process does."""
         wake = self._wake or asyncio.Event()
         while True:
             for path in await asyncio.to_thread(self._family.members):
@@ -263,7 +271,7 @@ class Queue(Composed):
                     await self._take(path)
                 except StoreError as error:
                     logger.warning("cannot deliver from a file of the queue: error=%s", error)
-            if self._accepts:
+            if self.accepts:
                 await self._let_go_of_idle()
             await self._time.wait(wake, self._time.now() + _LOOK)
             wake.clear()
@@ -274,7 +282,7 @@ class Queue(Composed):
         depot = own or self._adopted.get(path)
         if depot is not None and depot.delivers:
             return
-        if own is None and self._accepts and not await asyncio.to_thread(_has_mail, path):
+        if own is None and self.accepts and not await asyncio.to_thread(_has_mail, path):
             return
         lock = Lock.taken(path, "deliver")
         if lock is None:

@@ -14,7 +14,7 @@ from ehlo.protocol.reply import Disconnect, Reject, Reply
 from ehlo.queue.facts import decode_address, decode_session
 from ehlo.queue.family import BodyFiles, FiledBody
 from ehlo.queue.ledger import Claimed, Settled
-from ehlo.queue.timing import Patience
+from ehlo.queue.timing import Persistence
 from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.results import MEANINGS, answer_of
 from ehlo.session import Session, current_session
@@ -103,7 +103,7 @@ def prepare(claimed: Claimed, files: BodyFiles, *, streams: bool) -> Attempt:
 
 
 class Outcome(NamedTuple):
-    """What the handler has returned or raised."""
+    """Holds what the handler has returned or raised."""
 
     result: object = None
     error: BaseException | None = None
@@ -129,7 +129,7 @@ def call(handler: OnMessage, attempt: Attempt) -> Outcome:
 
 
 def settled_by(
-    outcome: Outcome, attempt: Attempt, handler: OnMessage, now: float, patience: Patience
+    outcome: Outcome, attempt: Attempt, handler: OnMessage, now: float, patience: Persistence
 ) -> list[Settled]:
     """Return what becomes of each delivery of an attempt that has ended."""
     message = attempt.message

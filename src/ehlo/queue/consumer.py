@@ -32,7 +32,7 @@ from ehlo.queue.attempts import (
 from ehlo.queue.facts import decode_address
 from ehlo.queue.family import BodyFiles
 from ehlo.queue.ledger import Claimed, Haul, Settled
-from ehlo.queue.timing import Patience, Timekeeper
+from ehlo.queue.timing import Persistence, Timekeeper
 from ehlo.server.system.threads import Threads
 from ehlo.store.database import StoreError
 from ehlo.store.writer import Writer
@@ -46,14 +46,14 @@ logger: logging.Logger = logging.getLogger("ehlo.queue")
 
 
 class Terms(NamedTuple):
-    """What a queue was told about deliveries; times are in seconds."""
+    """Holds the rules of deliveries; times are in seconds."""
 
     lease: float
     timeout: float
     """How long an attempt may take."""
     keep_dead: float
     deliveries: int
-    patience: Patience
+    patience: Persistence
 
 
 @dataclass(slots=True, eq=False)

@@ -31,7 +31,7 @@ class Depot:
         """Open a file; `accept` is its lock, if mail is accepted. Raises `StoreError`."""
         database = ledger.open_ledger(path)
         depot = cls(path, database, accept)
-        if accept is not None:  # nobody writes a body there now
+        if accept is not None:  # no process writes a body there now
             depot.files.sweep(ledger.files_in_use(database))
         depot.writer.start()
         return depot

@@ -151,7 +151,7 @@ def _proxy(values: Sequence[object], tlvs: Sequence[tuple[int, bytes]]) -> Proxy
 
 
 def _conversation() -> Conversation:
-    """Return a conversation with nobody, which holds the facts of one that was."""
+    """Return a conversation without a client, which holds the facts of one that was."""
     counts = Counts()
     return Conversation(
         _SETTINGS,

@@ -2,7 +2,8 @@
 
 A delivery is one recipient of one message. `due` is when it is to be tried, or when its lease ends;
 it is null for one that waits for nothing. So a crash needs no second mechanism. Each function is
-given the time, and runs in the writer's thread, in a transaction of its caller.
+given the time, and runs in the writer's thread, in a transaction of its caller. This file is longer
+than others, since all statements are in it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from ehlo.protocol.address import Address
 from ehlo.queue.facts import decode_address
-from ehlo.queue.timing import Patience
+from ehlo.queue.timing import Persistence
 from ehlo.store.database import StoreError, in_words
 from ehlo.store.writer import Chores
 
@@ -105,7 +106,7 @@ class Claimed(NamedTuple):
 
 
 class Haul(NamedTuple):
-    """What one claim has brought."""
+    """Holds the result of one claim."""
 
     claimed: list[Claimed]
     next_due: float | None
@@ -115,7 +116,7 @@ class Haul(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """What became of a delivery. Without a `state`, it is done."""
+    """Describes the end of an attempt for one delivery. Without a `state`, it is done."""
 
     number: int
     state: State | None = None
@@ -199,12 +200,12 @@ class Flushes(Chores):
         self._path = path
         self._identity = _identity(path)
 
-    def prepare(self, database: Database, *, flush: bool) -> None:
+    def prepare(self, database: Database, /, *, flush: bool) -> None:
         """Choose whether the commit waits for the disk."""
         database.execute(f"PRAGMA synchronous = {'FULL' if flush else 'NORMAL'}")
 
-    def finish(self, database: Database, tasks: int) -> None:
-        """Raise `StoreError` if the file is gone. Whoever commits is in no doubt then."""
+    def finish(self, database: Database, /) -> None:
+        """Raise `GoneFileError` if the file is gone, so that nothing is promised."""
         try:
             same = _identity(self._path) == self._identity
         except OSError as error:
@@ -212,17 +213,17 @@ class Flushes(Chores):
         if not same:
             raise GoneFileError(f"{self._path}: replaced by another file")
 
-    def settle(self, database: Database, *, done: bool) -> None:
+    def settle(self, database: Database, /, *, done: bool) -> None:
         """Do nothing."""
 
-    def aim(self, database: Database) -> None:
+    def aim(self, database: Database, /) -> None:
         """Do nothing: nothing is searched."""
 
-    def catch_up(self, database: Database) -> bool:
+    def catch_up(self, database: Database, is_wanted: Callable[[], bool], /) -> bool:
         """Do nothing; nothing remains."""
         return False
 
-    def tidy(self, database: Database) -> bool:
+    def tidy(self, database: Database, is_wanted: Callable[[], bool], /) -> bool:
         """Do nothing; nothing remains."""
         return False
 
@@ -255,7 +256,7 @@ def insert(database: Database, arrival: Arrival) -> None:
 # -- delivering ------------------------------------------------------------------------------------
 
 
-def recover(database: Database, now: float, patience: Patience) -> int:
+def recover(database: Database, now: float, patience: Persistence) -> int:
     """End the leases of a process that has ended; return their number.
 
     It must be certain that no process delivers from the file. What was under way is due now, and
@@ -276,9 +277,9 @@ def recover(database: Database, now: float, patience: Patience) -> int:
 
 
 def claim(
-    database: Database, now: float, owner: str, lease: float, most: int, patience: Patience
+    database: Database, now: float, owner: str, lease: float, most: int, patience: Persistence
 ) -> Haul:
-    """Lease up to `most` messages that are due. An attempt counts from now on.
+    """Return up to `most` messages that are due, leased. An attempt counts from now on.
 
     Deliveries of `owner` itself are left alone, even if their lease has run out.
     """
@@ -316,7 +317,7 @@ def claim(
 
 
 def _lease(
-    database: Database, message: int, now: float, owner: str, lease: float, patience: Patience
+    database: Database, message: int, now: float, owner: str, lease: float, patience: Persistence
 ) -> list[Due]:
     """Lease the deliveries of a message that are due; those that are dead have 0 attempts."""
     rows = database.execute(
@@ -452,8 +453,8 @@ Act = Literal["retry", "hold", "drop"]
 def act(database: Database, what: Act, message_id: str | None, now: float) -> tuple[int, list[str]]:
     """Retry, hold or drop the deliveries of a message, or with `None` of all that have ended.
 
-    `retry` begins anew with no attempts, `hold` stops what waits, and `drop` deletes. What is under
-    way is left alone, except by `drop`. Returns how many have changed, and files to delete.
+    `retry` begins again with no attempts, `hold` stops what waits, and `drop` deletes. What is
+    under way is left alone, except by `drop`. Returns how many have changed, and files to delete.
     """
     chosen = (
         "message IN (SELECT number FROM messages WHERE id = ?)"

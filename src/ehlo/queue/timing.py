@@ -43,7 +43,7 @@ class SystemTime:
             await asyncio.wait_for(wake.wait(), max(0.0, until - time.time()))
 
 
-class Patience(NamedTuple):
+class Persistence(NamedTuple):
     """Says how often a delivery is tried, and when."""
 
     retry_after: float
@@ -63,7 +63,7 @@ class Patience(NamedTuple):
     def ends(self, attempts: int, age: float) -> str:
         """Return why there is no further attempt; empty if there is one."""
         if attempts >= self.max_attempts:
-            return f"{attempts} attempts failed"
+            return f"{attempts} attempt{'s' * (attempts > 1)} failed"
         return f"older than {self.max_age:g} seconds" if age > self.max_age else ""
 
 

@@ -508,16 +508,15 @@ class Answers:
                     outcome = partial(answers_of, message, transaction.recipients)
                 answer = await self._ask(routes.message, (self.session, message), outcome)
             self._reply(answer)
-            if answer is None or not isinstance(answer, Disconnect):
-                self.journal.accepted(self.session, transaction, answer, message)
+            self.journal.accepted(self.session, transaction, answer, message)
             bodies.release()
         finally:
             self.due = False
             if replied is not None:
                 self._unsent = message  # also if this is closed, without any reply
-        if isinstance(answer, Disconnect):
-            return  # `farewell` calls on_replied, since no reply was sent
         if replied is not None and message is not None:
+            if isinstance(answer, Disconnect):
+                return  # `farewell` calls it, since no reply was sent
             del transaction, message  # the handler may be the last to hold it
             await self._until_sent()
             await self._notify_replied(replied)

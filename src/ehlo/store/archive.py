@@ -2,7 +2,7 @@
 
 What is put is committed before `put` returns: to disk, or for a temporary store to the operating
 system. All writing is done by one thread (see `writer`). Readers have connections and threads of
-their own, and see what was committed before they began.
+their own, and see what was committed before they began. The index is temporary (see `indexing`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from ehlo.message import spool_directory
-from ehlo.store.database import Database, StoreError, in_words, open_database, open_reader
+from ehlo.store.database import (
+    Database,
+    StoreError,
+    in_words,
+    open_database,
+    open_index,
+    open_reader,
+)
+from ehlo.store.indexing import Index
 from ehlo.store.keeping import Keeper
 from ehlo.store.query import read_query
 from ehlo.store.records import Change, Delivery, MailCounts, Page, StoredMessage
@@ -56,13 +64,16 @@ class Store:
     """
 
     def __init__(
-        self, path: str, directory: str | None, database: Database, keeper: Keeper
+        self, path: str, directory: str, database: Database, keeper: Keeper, index: Index
     ) -> None:
         self.path: str = path
         """The path of the file."""
         self._directory = directory
         self._keeper = keeper
+        self._index = index
         self._writer = Writer(path, database, keeper)
+        self._index_path = str(Path(directory) / "search.db")
+        self._indexer = Writer(path, open_index(path, self._index_path), index)
         self._pool = ThreadPoolExecutor(_READERS, "ehlo store reader")
         self._readers: SimpleQueue[Database | None] = SimpleQueue()
         for _ in range(_READERS):
@@ -82,34 +93,37 @@ class Store:
         """
         if sqlite3.sqlite_version_info < (3, 35):
             raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old; install 3.35 or later")
-        directory = None
-        if not path:
-            directory = tempfile.mkdtemp(prefix="ehlo-", dir=spool_directory("") or None)
-        file = path or str(Path(directory or "") / "mail.db")
+        directory = tempfile.mkdtemp(prefix="ehlo-", dir=spool_directory("") or None)
+        file = path or str(Path(directory) / "mail.db")
         try:
             database = open_database(file, durable=bool(path), max_size=max_size)
-            keeper = Keeper(keep, keep_age)
+            index = Index()
+            keeper = Keeper(keep, keep_age, index)
             with in_words(file):
                 keeper.load(database)
+            store = cls(file, directory, database, keeper, index)
         except BaseException:
-            if directory is not None:
-                shutil.rmtree(directory, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
             raise
-        store = cls(file, directory, database, keeper)
-        store._writer.start()
+        store._start()
         return store
+
+    def _start(self) -> None:
+        self._index.wakes(self._indexer.wake)
+        self._writer.start()
+        self._indexer.start()
 
     def close(self) -> None:
         """Finish what waits, close the file, and delete it if it is temporary."""
-        self._writer.close()
         self._pool.shutdown()
         for _ in range(_READERS):
             reader = self._readers.get()
             if reader is not None:
                 reader.close()
             self._readers.put(None)
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+        self._indexer.close()
+        self._writer.close()  # the last one, which leaves nothing but the file
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     async def __aenter__(self) -> Self:
         return self
@@ -131,8 +145,8 @@ class Store:
         """
 
         def insert(database: Database) -> str:
-            mail_id = insert_mail(database, delivery)
-            self._keeper.added(delivery.inbox, mail_id)
+            mail_id, number = insert_mail(database, delivery)
+            self._keeper.added(delivery.inbox, mail_id, number)
             return mail_id
 
         return await self._writer.do(insert, len(delivery.message))
@@ -150,9 +164,9 @@ class Store:
 
         Returns the number of mails that have changed.
         """
+        where, values = await self._selected(inbox, ids, query, zone)
 
         def update(database: Database) -> int:
-            where, values = selected(inbox, ids, query, zone)
             rows = database.execute(
                 f"UPDATE mails SET is_read = ? WHERE ({where}) AND is_read != ? RETURNING id",
                 (read, *values, read),
@@ -161,7 +175,6 @@ class Store:
                 self._keeper.note("read" if read else "unread", inbox, (row[0] for row in rows))
             return len(rows)
 
-        await self._catch_up(query)
         return await self._writer.do(update)
 
     async def delete(
@@ -178,19 +191,31 @@ class Store:
         """
         kind = "truncate" if ids is None and query is None else "delete"
 
+        where, values = await self._selected(inbox, ids, query, zone)
+
         def drop(database: Database) -> int:
-            where, values = selected(inbox, ids, query, zone)
             if kind == "truncate":
                 return self._keeper.drop(database, where, values, "truncate", inbox)
             return self._keeper.drop(database, where, values, "delete", inbox)
 
-        await self._catch_up(query)
         return await self._writer.do(drop)
 
-    async def _catch_up(self, query: str | None) -> None:
+    async def _selected(
+        self, inbox: str | None, ids: Iterable[str] | None, query: str | None, zone: str
+    ) -> tuple[str, tuple[object, ...]]:
+        """Return a condition for the writer, which has no index: a query is read before."""
+        where, values = selected(inbox, ids, query, zone)
+        if query is None:
+            return where, values
+        await self._catch_up(query)
+        sql = f"SELECT json_group_array(number) FROM mails WHERE {where}"
+        (numbers,) = await self._read(lambda database: database.execute(sql, values).fetchone())
+        return "number IN (SELECT value FROM json_each(?))", (numbers,)
+
+    async def _catch_up(self, query: str) -> None:
         """Wait until the texts that a query reads are indexed."""
-        if query is not None and self._keeper.unindexed and read_query(query).reads_text:
-            await self._writer.catch_up()
+        if self._index.is_behind and read_query(query).reads_text:
+            await self._indexer.catch_up()
 
     # -- tags --------------------------------------------------------------------------------------
 
@@ -288,15 +313,16 @@ class Store:
 
         def read(database: Database) -> Page:
             where, values = selected(inbox, None, query, zone)
-            rows = database.execute(
-                f"SELECT number, is_read FROM mails WHERE {where} ORDER BY number DESC",
+            # One row: with many, this thread would take the lock of the interpreter for each
+            total, unread, numbers = database.execute(
+                "SELECT count(*), coalesce(sum(is_read = 0), 0), json_group_array(number) FROM"
+                f" (SELECT number, is_read FROM mails WHERE {where} ORDER BY number DESC)",
                 values,
-            ).fetchall()
-            found = MailCounts(len(rows), sum(not row[1] for row in rows))
-            wanted = rows[start:] if limit is None else rows[start : start + limit]
-            numbers = as_json([row[0] for row in wanted])
+            ).fetchone()
+            found = MailCounts(total, unread)
+            wanted = json.loads(numbers)[start : None if limit is None else start + limit]
             those = f"{ROW} WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number DESC"
-            mails = [read_mail(row) for row in database.execute(those, (numbers,))]
+            mails = [read_mail(row) for row in database.execute(those, (as_json(wanted),))]
             return Page(mails, count_mails(database, inbox), found)
 
         await self._catch_up(query)
@@ -355,7 +381,7 @@ class Store:
         reader = self._readers.get()
         try:
             with in_words(self.path):
-                reader = reader or open_reader(self.path)
+                reader = reader or open_reader(self.path, self._index_path)
                 reader.execute("BEGIN")
                 try:
                     return read(reader)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from ehlo.store.indexing import has_header
+from ehlo.store.folding import has_header
 
 APPLICATION: Final = 0x65686C6F  # "ehlo", in the file's header
 VERSION: Final = 1
@@ -29,7 +29,6 @@ CREATE TABLE mails(
     inbox TEXT NOT NULL,
     created INTEGER NOT NULL,  -- milliseconds
     is_read INTEGER NOT NULL DEFAULT 0,
-    indexed INTEGER NOT NULL DEFAULT 0,  -- 1: the beginning, 2: all of the text
     size INTEGER NOT NULL,
     attachments INTEGER NOT NULL,
     inlines INTEGER NOT NULL,
@@ -47,7 +46,6 @@ CREATE TABLE mails(
 CREATE INDEX mails_by_inbox ON mails(inbox, number, is_read);
 CREATE INDEX unread_mails ON mails(inbox) WHERE is_read = 0;
 CREATE INDEX mails_by_age ON mails(created);
-CREATE INDEX mails_to_index ON mails(number) WHERE indexed < 2;
 CREATE TABLE messages(
     number INTEGER PRIMARY KEY,
     mail_from TEXT NOT NULL,
@@ -62,17 +60,20 @@ CREATE TABLE tags(
     PRIMARY KEY (number, tag)
 ) WITHOUT ROWID;
 CREATE INDEX tags_by_name ON tags(tag);
-CREATE TABLE texts(number INTEGER PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE gone(number INTEGER PRIMARY KEY);  -- mails whose messages are to be deleted
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {VERSION};
+"""
+_INDEX: Final = """
+CREATE TABLE texts(piece INTEGER PRIMARY KEY, number INTEGER NOT NULL, body TEXT NOT NULL);
+CREATE INDEX texts_by_number ON texts(number);
 CREATE VIRTUAL TABLE grams USING fts5(
-    body, content='texts', content_rowid='number', detail='none', columnsize=0,
+    body, content='texts', content_rowid='piece', detail='none', columnsize=0,
     tokenize='trigram case_sensitive 1'
 );
 CREATE TRIGGER text_deleted AFTER DELETE ON texts BEGIN
-    INSERT INTO grams(grams, rowid, body) VALUES ('delete', old.number, old.body);
+    INSERT INTO grams(grams, rowid, body) VALUES ('delete', old.piece, old.body);
 END;
-CREATE TABLE gone(number INTEGER PRIMARY KEY);  -- mails whose messages and texts are to be deleted
-PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = {VERSION};
 """
 
 
@@ -142,24 +143,48 @@ def _prepare(path: str, database: Database, *, durable: bool) -> None:
         )
     if is_new:
         database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    database.execute("PRAGMA secure_delete = OFF")  # to delete takes room, too: less with this
     database.execute("PRAGMA journal_mode = WAL")
     database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
     if is_new:
         database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
 
 
-def open_reader(path: str) -> Database:
-    """Open the file for a reader. Raises `StoreError`."""
+def open_index(path: str, index: str) -> Database:
+    """Make the index in a new file, for the thread that fills it. Raises `StoreError`."""
+    with in_words(index):
+        database = sqlite3.connect(
+            Path(index).absolute().as_uri(), uri=True, isolation_level=None, check_same_thread=False
+        )
+        database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        database.execute("PRAGMA secure_delete = OFF")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = OFF")
+        database.executescript(_INDEX)
+        database.execute("ATTACH ? AS store", (_read_only(path),))
+        return database
+
+
+def open_reader(path: str, index: str) -> Database:
+    """Open the file and its index for a reader. Raises `StoreError`."""
     with in_words(path):
         database = _connect(path)
+        database.execute("ATTACH ? AS search", (index,))
         database.execute("PRAGMA query_only = ON")
         return database
 
 
+def _read_only(path: str) -> str:
+    return f"{Path(path).absolute().as_uri()}?mode=ro"
+
+
 def _connect(path: str) -> Database:
-    uri = Path(path).absolute().as_uri()
     database = sqlite3.connect(
-        f"{uri}?mode=rw", uri=True, timeout=_BUSY, isolation_level=None, check_same_thread=False
+        f"{Path(path).absolute().as_uri()}?mode=rw",
+        uri=True,
+        timeout=_BUSY,
+        isolation_level=None,
+        check_same_thread=False,
     )
     database.create_function("has_header", 3, has_header, deterministic=True)
     return database

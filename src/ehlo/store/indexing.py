@@ -1,56 +1,142 @@
-"""Indexing: the text of a mail that search looks at, folded the same way as queries are."""
+"""Indexing: fills the index of texts, in a thread and a file of its own: no mail waits for it.
+
+The index is temporary: it is made again when a store is opened. When no mail comes, the first piece
+of each text is indexed; the others are when somebody searches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import time
+from collections import deque
+from collections.abc import Callable
 from typing import Final
 
-from ehlo.content.fields import one_line, read_header
-from ehlo.content.markup import text_of_html
-from ehlo.content.view import read_content
+from ehlo.store.database import Database
+from ehlo.store.folding import pieces_of, searched_text
+from ehlo.store.writer import Chores
 
-AT_ONCE: Final = 16_384
-"""Characters of a text that are indexed before somebody searches."""
-LONGEST_HEADER: Final = 262_144
-"""Bytes of a message in which fields are looked for."""
-_SPACES: Final = '\0\r\n\t<>",;()'
+_SLICE: Final = 0.05  # seconds of one transaction
+_PAUSE: Final = 0.02  # seconds without mail before a text is indexed that no search waits for
+_MOST_AT_ONCE: Final = 100
 
 
-def folded(text: str) -> str:
-    """Return `text` as search compares it: in lower case, with one space for punctuation."""
-    for each in _SPACES:
-        if each in text:
-            text = text.replace(each, " ")
-    if not text.isascii():  # a lone surrogate is no text to SQLite
-        text = text.encode("utf-8", "replace").decode()
-    return " ".join(text.lower().split())
+class Index(Chores):
+    """Fills the index, and knows what is missing in it."""
 
+    def __init__(self) -> None:
+        self._told = 0.0
+        self._newest = 0
+        self._indexed = 0  # as committed, and so is the next
+        self._has_partial = False
+        self._wake: Callable[[], None] | None = None
+        self._is_clear = True
+        # In the thread of the index: the mail up to which it goes, and mails with a piece only
+        self._seen = 0
+        self._partial: deque[int] = deque()
+        self._until = 0
 
-def searched_text(message: bytes, envelope: Iterable[str]) -> str:
-    """Return the text of a message that search looks at, folded.
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is text that is not indexed."""
+        return self._indexed < self._newest or self._has_partial
 
-    It has all header fields, the envelope, the plain text, the text of the HTML, and the names of
-    the attachments.
-    """
-    content = read_content(message)
-    text = content.text
-    pieces = [f"{name}: {value}" for name, value in content.headers]
-    pieces += [*envelope, text]
-    if content.html is not None and (more := text_of_html(content.html)) != text:
-        pieces.append(more)
-    pieces += [
-        attachment.filename
-        for attachment in content.attachments
-        if attachment.filename and attachment.disposition != "inline"
-    ]
-    return folded("\n".join(pieces))
+    def tell(self, newest: int, *, dropped: bool) -> None:
+        """Tell the index, in any thread, which mail is the newest, and whether some were dropped.
 
+        Both are as committed.
+        """
+        if newest != self._newest:
+            self._newest = newest
+            self._told = time.monotonic()
+        elif not dropped:
+            return
+        if dropped:
+            self._is_clear = False
+        if self._wake is not None:
+            self._wake()
 
-def has_header(beginning: bytes, name: str, value: str) -> bool:
-    """Return whether a message has a field `name` in which the folded `value` occurs."""
-    wanted = name.lower()
-    header = read_header(beginning, 0, lambda _begin, _end: False)
-    return any(
-        each.decoded_name.lower() == wanted and value in folded(one_line(each.text))
-        for each in header.fields
-    )
+    def wakes(self, wake: Callable[[], None]) -> None:
+        """Set what wakes the thread of the index."""
+        self._wake = wake
+
+    # -- in the thread of the index ----------------------------------------------------------------
+
+    def finish(self, _database: Database) -> None:
+        """Do nothing."""
+
+    def settle(self, _database: Database, *, done: bool) -> None:
+        """Publish what is indexed, or look again at all that may be missing."""
+        if done:
+            self._indexed, self._has_partial = self._seen, bool(self._partial)
+        else:
+            self._seen = self._indexed = 0
+            self._partial.clear()
+
+    def aim(self, _database: Database) -> None:
+        """Note up to which mail the text is to be indexed."""
+        self._until = self._newest
+
+    def catch_up(self, database: Database, _is_wanted: Callable[[], bool]) -> bool:
+        """Build the index of some mails, with their whole texts."""
+        end = time.monotonic() + _SLICE
+        while time.monotonic() < end:
+            if self._partial:
+                self._add(database, self._partial.popleft(), whole=True)
+            elif self._seen >= self._until or not self._next(database, whole=True):
+                return False
+        return True
+
+    def tidy(self, database: Database, is_wanted: Callable[[], bool]) -> bool:
+        """Build the index of some mails, with a piece of their texts; drop what belongs to none."""
+        end = time.monotonic() + _SLICE
+        while time.monotonic() < end and not is_wanted():
+            if time.monotonic() < self._told + _PAUSE:  # mail comes
+                return True
+            if not self._next(database, whole=False):
+                return self._drop(database)
+        return True
+
+    def _next(self, database: Database, *, whole: bool) -> bool:
+        """Index the next mail; return whether there is one."""
+        sql = "SELECT number FROM mails WHERE number > ? ORDER BY number LIMIT 1"
+        row = database.execute(sql, (self._seen,)).fetchone()
+        if row is None:
+            # The newest mail that this transaction sees, dropped or not
+            newest = "SELECT coalesce(max(seq), 0) FROM store.sqlite_sequence WHERE name = 'mails'"
+            (self._seen,) = database.execute(newest).fetchone()
+            return False
+        self._seen = row[0]
+        self._add(database, self._seen, whole=whole)
+        return True
+
+    def _add(self, database: Database, number: int, *, whole: bool) -> None:
+        """Index the text of a mail, or a piece of it, unless the mail is dropped."""
+        database.execute("DELETE FROM texts WHERE number = ?", (number,))
+        sql = "SELECT mail_from, rcpt_tos, data FROM messages WHERE number = ?"
+        row = database.execute(sql, (number,)).fetchone()
+        if row is None:
+            return
+        mail_from, rcpt_tos, data = row
+        pieces = pieces_of(searched_text(data, (mail_from, *json.loads(rcpt_tos))))
+        for body in pieces if whole else pieces[:1]:
+            add = "INSERT INTO texts(number, body) VALUES (?, ?)"
+            piece = database.execute(add, (number, body)).lastrowid
+            database.execute("INSERT INTO grams(rowid, body) VALUES (?, ?)", (piece, body))
+        if not whole and len(pieces) > 1:
+            self._partial.append(number)
+
+    def _drop(self, database: Database) -> bool:
+        """Drop texts of mails that are dropped; return whether more remain."""
+        if self._is_clear:
+            return False
+        self._is_clear = True
+        rows = database.execute(
+            "SELECT DISTINCT number FROM texts WHERE number NOT IN (SELECT number FROM mails)"
+            f" LIMIT {_MOST_AT_ONCE}"
+        ).fetchall()
+        database.executemany("DELETE FROM texts WHERE number = ?", rows)
+        if rows:
+            self._is_clear = False
+        database.execute("PRAGMA incremental_vacuum(256)").fetchall()
+        return bool(rows)

@@ -1,12 +1,11 @@
-"""Keeping: how many mails are kept and how long, what becomes of the others, and the index.
+"""Keeping: how many mails are kept, how long, and what changes.
 
-To drop a mail takes its row away. Its message and its text go later, a few at once, since that
+Dropping very many mails takes their rows away. Their messages go later, a few at once, since that
 takes longer.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from ehlo.store.database import Database
-from ehlo.store.indexing import AT_ONCE, searched_text
+from ehlo.store.indexing import Index
 from ehlo.store.records import Change, ChangeKind
 from ehlo.store.writer import Chores
 
@@ -23,7 +22,7 @@ MOST_INBOXES: Final = 10
 """So many times the mails of one inbox are kept in all."""
 _SLICE: Final = 0.004  # seconds of a chore, after which mail may come in between
 _MOST_CHANGES: Final = 1_000  # that are remembered
-_MOST_AT_ONCE: Final = 100  # mails to take away at once
+_MOST_AT_ONCE: Final = 100  # mails to drop at once
 _FREE: Final = 2_560  # unused pages that a file may keep
 _MOST_IDS: Final = 200  # in a change; more are a `prune`
 
@@ -33,7 +32,8 @@ _logger = logging.getLogger("ehlo.store")
 class Keeper(Chores):
     """Keeps the number and the age of mails, and the index; remembers the changes."""
 
-    def __init__(self, keep: int, keep_age: float) -> None:
+    def __init__(self, keep: int, keep_age: float, index: Index) -> None:
+        self._index = index
         self._keep = keep
         self._keep_age = keep_age
         self._counts: Counter[str] = Counter()
@@ -43,21 +43,15 @@ class Keeper(Chores):
         self._changes: deque[Change] = deque(maxlen=_MOST_CHANGES)
         self._number = time.time_ns() // 1_000
         self._watchers: list[Callable[[list[Change]], None]] = []
-        self._left = 0
-        self.unindexed: int = 0
-        """The number of mails whose text is not wholly indexed, as committed, for any thread."""
-        self._until = 0
+        self._newest_mail = 0
+        self._dropped = False
 
     def load(self, database: Database) -> None:
         """Count what is stored."""
         rows = database.execute("SELECT inbox, count(*) FROM mails GROUP BY inbox")
         self._counts = Counter(dict(rows.fetchall()))
-        self._count_unindexed(database)
-        self.unindexed = self._left
-
-    def _count_unindexed(self, database: Database) -> None:
-        sql = "SELECT count(*), coalesce(max(number), 0) FROM mails WHERE indexed < 2"
-        self._left, self._until = database.execute(sql).fetchone()
+        (newest,) = database.execute("SELECT coalesce(max(number), 0) FROM mails").fetchone()
+        self._newest_mail = newest
 
     # -- changes -----------------------------------------------------------------------------------
 
@@ -68,11 +62,11 @@ class Keeper(Chores):
             kind, many = "prune", ()
         self._pending.append((kind, inbox, many))
 
-    def added(self, inbox: str, mail_id: str) -> None:
+    def added(self, inbox: str, mail_id: str, number: int) -> None:
         """Note a new mail."""
+        self._newest_mail = number
         self._counts[inbox] += 1
         self._touched.add(inbox)
-        self._left += 1
         self.note("new", inbox, (mail_id,))
 
     def changes_after(self, number: int) -> list[Change] | None:
@@ -105,7 +99,7 @@ class Keeper(Chores):
 
     # -- what the writer calls ---------------------------------------------------------------------
 
-    def finish(self, database: Database, tasks: int) -> None:
+    def finish(self, database: Database) -> None:
         """Drop the oldest mails of inboxes that have too many."""
         for inbox in self._touched:
             surplus = self._counts[inbox] - self._keep
@@ -115,16 +109,16 @@ class Keeper(Chores):
         if self._keep and surplus > 0:
             self._drop_oldest(database, "1", (), surplus)
         self._touched.clear()
-        self._clear(database, 2 * tasks)
 
     def settle(self, database: Database, *, done: bool) -> None:
         """Publish the changes of a transaction, or forget them and count again."""
         pending, self._pending = self._pending, []
+        dropped, self._dropped = self._dropped, False
         if not done:
             self._touched.clear()
             self.load(database)
             return
-        self.unindexed = self._left
+        self._index.tell(self._newest_mail, dropped=dropped)
         if not pending:
             return
         with self._lock:
@@ -140,20 +134,11 @@ class Keeper(Chores):
             except Exception:
                 _logger.exception("a watcher of the store failed")
 
-    def aim(self, database: Database) -> None:
-        """Note up to which mail the text is to be indexed."""
-        self._count_unindexed(database)
-
-    def catch_up(self, database: Database) -> bool:
-        """Build the index of some mails, with their whole texts."""
-        return self._index(database, whole=True)
-
-    def tidy(self, database: Database) -> bool:
-        """Drop old mails, take away what belongs to no mail, index the beginning of texts."""
+    def tidy(self, database: Database, is_wanted: Callable[[], bool]) -> bool:
+        """Drop old mails, and take away what belongs to no mail."""
         if self._keep_age:
             self._drop_old(database)
-        more = self._clear(database, _MOST_AT_ONCE)
-        if more or self._index(database, whole=False):
+        if self._clear(database, is_wanted):
             return True
         (free,) = database.execute("PRAGMA freelist_count").fetchone()
         if free > _FREE:
@@ -182,52 +167,37 @@ class Keeper(Chores):
         inbox: str | None = None,
     ) -> int:
         """Drop the mails for which `where` is true; return their number."""
-        rows = database.execute(
-            f"DELETE FROM mails WHERE {where} RETURNING number, id, inbox, indexed",
-            values,
-        ).fetchall()
-        if not rows:
+        numbers, total = database.execute(
+            f"SELECT json_group_array(number), count(*) FROM mails WHERE {where}", values
+        ).fetchone()
+        if not total:
             return 0
-        numbers = [(row[0],) for row in rows]
-        database.executemany("INSERT INTO gone VALUES (?)", numbers)
-        database.executemany("DELETE FROM tags WHERE number = ?", numbers)
-        self._counts -= Counter(row[2] for row in rows)
-        self._left -= sum(row[3] < 2 for row in rows)
+        those = "number IN (SELECT value FROM json_each(?))"
+        per_inbox = database.execute(
+            f"SELECT inbox, count(*) FROM mails WHERE {those} GROUP BY inbox", (numbers,)
+        )
+        self._counts.subtract(dict(per_inbox.fetchall()))
+        self._dropped = True
         if kind == "truncate":
             self.note(kind, inbox)
         else:
-            self.note(kind, inbox, [row[1] for row in rows])
-        return len(rows)
+            ids = f"SELECT id FROM mails WHERE {those} LIMIT {_MOST_IDS + 1}"
+            self.note(kind, inbox, (row[0] for row in database.execute(ids, (numbers,))))
+        if total <= _MOST_AT_ONCE:
+            database.execute(f"DELETE FROM messages WHERE {those}", (numbers,))
+        else:
+            database.execute("INSERT INTO gone SELECT value FROM json_each(?)", (numbers,))
+        database.execute(f"DELETE FROM tags WHERE {those}", (numbers,))
+        database.execute(f"DELETE FROM mails WHERE {those}", (numbers,))
+        return int(total)
 
-    def _clear(self, database: Database, most: int) -> bool:
+    def _clear(self, database: Database, is_wanted: Callable[[], bool]) -> bool:
         """Take away what belongs to mails that are gone; return whether more remains."""
-        numbers = database.execute("SELECT number FROM gone LIMIT ?", (most,)).fetchall()
-        for table in ("texts", "messages", "gone") if numbers else ():
-            database.executemany(f"DELETE FROM {table} WHERE number = ?", numbers)
-        return bool(numbers)
-
-    # -- the index ---------------------------------------------------------------------------------
-
-    def _index(self, database: Database, *, whole: bool) -> bool:
-        """Index texts for some milliseconds; return whether more of them remain."""
-        begun = time.monotonic()
-        while time.monotonic() < begun + _SLICE:
-            row = database.execute(
-                "SELECT mails.number, indexed, mail_from, rcpt_tos, data FROM mails"
-                " JOIN messages USING (number) WHERE indexed < 2 AND indexed < ?"
-                " AND (mails.number <= ? OR NOT ?) ORDER BY mails.number LIMIT 1",
-                (1 + whole, self._until, whole),
-            ).fetchone()
+        end = time.monotonic() + _SLICE
+        while time.monotonic() < end and not is_wanted():
+            row = database.execute("SELECT number FROM gone LIMIT 1").fetchone()
             if row is None:
                 return False
-            number, indexed, mail_from, rcpt_tos, data = row
-            text = searched_text(data, (mail_from, *json.loads(rcpt_tos)))
-            if indexed:
-                database.execute("DELETE FROM texts WHERE number = ?", (number,))
-            body = text if whole else text[:AT_ONCE]
-            database.execute("INSERT INTO texts VALUES (?, ?)", (number, body))
-            database.execute("INSERT INTO grams(rowid, body) VALUES (?, ?)", (number, body))
-            state = 2 if len(body) == len(text) else 1
-            self._left -= state == 2
-            database.execute("UPDATE mails SET indexed = ? WHERE number = ?", (state, number))
+            database.execute("DELETE FROM messages WHERE number = ?", row)
+            database.execute("DELETE FROM gone WHERE number = ?", row)
         return True

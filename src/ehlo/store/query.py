@@ -33,7 +33,7 @@ from types import MappingProxyType
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from ehlo.store.indexing import LONGEST_HEADER, folded
+from ehlo.store.folding import LONGEST_HEADER, LONGEST_TERM, folded
 
 LONGEST_QUERY: Final = 4_096
 """Characters of a query that are read."""
@@ -65,10 +65,8 @@ _STATES: Final = MappingProxyType(
         **dict.fromkeys(("has:inline", "has:inlines"), "inlines > 0"),
     }
 )
-_TEXT: Final = (
-    "EXISTS (SELECT 1 FROM texts WHERE texts.number = mails.number AND instr(body, ?) > 0)"
-)
-_GRAMS: Final = "mails.number IN (SELECT rowid FROM grams WHERE grams MATCH ?)"
+_TEXT: Final = "mails.number IN (SELECT number FROM texts WHERE {grams}instr(body, ?) > 0)"
+_GRAMS: Final = "piece IN (SELECT rowid FROM grams WHERE grams MATCH ?) AND "
 _FIELD: Final = (
     "EXISTS (SELECT 1 FROM messages WHERE messages.number = mails.number"
     f" AND has_header(substr(data, 1, {LONGEST_HEADER}), ?, ?))"
@@ -118,19 +116,18 @@ def _term(word: str, zone: tzinfo | None) -> Condition | None:
 
 def _text(word: str) -> Condition | None:
     text = folded(word)
-    if not text:
-        return None
-    return _containing(text, _TEXT, [text])
+    return _containing(text) if text else None
 
 
-def _containing(text: str, sql: str, values: list[object]) -> Condition:
-    """Return a condition on mails whose text contains `text`, and for which `sql` is true."""
+def _containing(text: str) -> Condition:
+    """Return a condition on mails whose text contains `text`."""
+    text = text[:LONGEST_TERM]
     if len(text) < 3:  # shorter than what the index has
-        return Condition(sql, values, reads_text=True)
+        return Condition(_TEXT.format(grams=""), [text], reads_text=True)
     grams = [text[at : at + 3] for at in range(len(text) - 2)]
     step = len(grams) // _MOST_GRAMS + 1
     wanted = " AND ".join(f'"{gram}"' for gram in dict.fromkeys(grams[::step]))
-    return Condition(f"{_GRAMS} AND {sql}", [wanted, *values], reads_text=True)
+    return Condition(_TEXT.format(grams=_GRAMS), [wanted, text], reads_text=True)
 
 
 # -- terms with a prefix ---------------------------------------------------------------------------
@@ -150,7 +147,9 @@ def _field(_name: str, value: str, _zone: tzinfo | None) -> Condition | None:
     text = folded(wanted)
     if not name.strip():
         return None
-    return _containing(text or folded(f"{name.strip()}:"), _FIELD, [name.strip(), text])
+    found = _containing(text or folded(f"{name}:"))
+    values = [*found.values, name.strip(), text]
+    return Condition(f"{found.sql} AND {_FIELD}", values, reads_text=True)
 
 
 def _tag(_name: str, value: str, _zone: tzinfo | None) -> Condition:

@@ -11,7 +11,7 @@ from typing import Final
 
 from ehlo.content.summary import Mailbox, Summary, summarize
 from ehlo.store.database import Database
-from ehlo.store.indexing import folded
+from ehlo.store.folding import folded
 from ehlo.store.query import read_query
 from ehlo.store.records import Delivery, MailCounts, StoredMail
 
@@ -52,8 +52,8 @@ def new_id() -> str:
     return "".join(reversed(digits))
 
 
-def insert_mail(database: Database, delivery: Delivery) -> str:
-    """Insert a mail into the tables, and return its id."""
+def insert_mail(database: Database, delivery: Delivery) -> tuple[str, int]:
+    """Insert a mail into the tables, and return its id and its number."""
     summary = summarize(delivery.message, delivery.rcpt_tos)
     mail_id = delivery.id or new_id()
     lists = ([summary.sender], summary.to, summary.cc, summary.bcc, summary.reply_to)
@@ -86,7 +86,7 @@ def insert_mail(database: Database, delivery: Delivery) -> str:
     )
     if delivery.tags:
         add_tags(database, [number or 0], clean_tags(delivery.tags))
-    return mail_id
+    return mail_id, number or 0
 
 
 def _clean(text: str) -> str:

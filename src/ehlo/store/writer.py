@@ -15,9 +15,9 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
-from ehlo.store.database import Database, StoreError, in_words
+from ehlo.store.database import Database, DiskFullError, StoreError, in_words
 
 Result = TypeVar("Result")
 Work = Callable[[Database], Result]
@@ -43,34 +43,37 @@ class _Task:
 
 
 class Chores:
-    """Defines what the writer does in addition to tasks; each method runs in its thread."""
+    """Defines what a writer does in addition to tasks; each method runs in its thread."""
 
-    def prepare(self, database: Database, *, flush: bool) -> None:
+    def prepare(self, database: Database, /, *, flush: bool) -> None:
         """Called before each transaction of tasks; `flush` is false if none has to be on disk."""
 
-    def finish(self, database: Database, tasks: int) -> None:
-        """Called in each transaction after the work of so many tasks."""
+    def finish(self, database: Database, /) -> None:
+        """Called in each transaction of tasks, after their work."""
         raise NotImplementedError
 
-    def settle(self, database: Database, *, done: bool) -> None:
+    def settle(self, database: Database, /, *, done: bool) -> None:
         """Called after each transaction; `done` is false if it was rolled back."""
         raise NotImplementedError
 
-    def aim(self, database: Database) -> None:
+    def aim(self, database: Database, /) -> None:
         """Called when a search waits: all that is stored now is what it needs."""
         raise NotImplementedError
 
-    def catch_up(self, database: Database) -> bool:
-        """Do a part of what a search waits for, in a transaction; return whether more remains."""
+    def catch_up(self, database: Database, is_wanted: Callable[[], bool], /) -> bool:
+        """Do a part of what a search waits for, in a transaction; return whether more remains.
+
+        `is_wanted` says whether tasks wait, so that the part ends.
+        """
         raise NotImplementedError
 
-    def tidy(self, database: Database) -> bool:
-        """Do a part of what nothing waits for, in a transaction; return whether more remains."""
+    def tidy(self, database: Database, is_wanted: Callable[[], bool], /) -> bool:
+        """Do a part of what nothing waits for, as in `catch_up`."""
         raise NotImplementedError
 
 
 class Writer:
-    """Owns the thread, and the connection that it writes to."""
+    """Owns a thread, and the connection that it writes to."""
 
     def __init__(self, path: str, database: Database, chores: Chores) -> None:
         self._path = path
@@ -79,6 +82,7 @@ class Writer:
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
+        self._rests = False
         self._searches: list[_Task] = []
         self._thread = threading.Thread(target=self._run, name="ehlo store", daemon=True)
 
@@ -94,6 +98,12 @@ class Writer:
             self._closed = True
             self._tasks.put(None)
         self._thread.join()
+
+    def wake(self) -> None:
+        """Wake the thread, in any thread, so that it does its chores soon."""
+        if self._rests:
+            self._rests = False
+            self._tasks.put(_WAKE)
 
     async def do(self, work: Work[Result], weight: int = 0, *, flush: bool = True) -> Result:
         """Return the result of `work` once it is committed. `weight` is its size in bytes.
@@ -139,6 +149,7 @@ class Writer:
         wait: float = 0
         while True:
             tasks, ends = self._next_tasks(0 if self._searches else wait)
+            self._rests = False
             if tasks:
                 self._commit(tasks)
                 self._resolve(tasks)
@@ -148,6 +159,7 @@ class Writer:
             if self._searches:
                 self._catch_up()
             elif not tasks:
+                self._rests = True  # before the look at what there is to do
                 wait = _PAUSE if self._do_chore(self._chores.tidy) else _REST
 
     def _next_tasks(self, wait: float) -> tuple[list[_Task], bool]:
@@ -160,6 +172,9 @@ class Writer:
                 task = self._tasks.get(block, wait) if block else self._tasks.get_nowait()
                 if task is None:
                     return tasks, True
+                if task is _WAKE:
+                    wait = 0
+                    continue
                 tasks.append(task)
                 weight += task.weight
         return tasks, False
@@ -178,10 +193,10 @@ class Writer:
             with in_words(self._path):
                 for task in tasks:
                     task.result = task.work(database)
-                self._chores.finish(database, len(tasks))
+                self._chores.finish(database)
                 database.execute("COMMIT")
         except Exception as error:  # noqa: BLE001  it is raised where the task is
-            self._roll_back()
+            self._roll_back(is_full=isinstance(error, DiskFullError))
             if len(tasks) > 1:
                 for task in tasks:
                     self._commit([task])
@@ -190,10 +205,14 @@ class Writer:
         else:
             self._chores.settle(database, done=True)
 
-    def _roll_back(self) -> None:
+    def _roll_back(self, *, is_full: bool) -> None:
+        """Undo a transaction; on a full disk, make room for a smaller one in the log of SQLite."""
         with contextlib.suppress(sqlite3.Error):  # a full disk has rolled it back already
             if self._database.in_transaction:
                 self._database.rollback()
+        if is_full:
+            with contextlib.suppress(sqlite3.Error):  # without room for it, nothing changes
+                self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         self._chores.settle(self._database, done=False)
 
     def _resolve(self, tasks: list[_Task]) -> None:
@@ -225,24 +244,32 @@ class Writer:
             task.is_search = False
         self._resolve(served)
 
-    def _do_chore(self, chore: Work[bool]) -> bool:
+    def _do_chore(self, chore: _Chore) -> bool:
         try:
             return self._do(chore)
         except Exception:
             _logger.exception("tidying %s failed", self._path)
             return False
 
-    def _do(self, chore: Work[bool]) -> bool:
+    def _is_wanted(self) -> bool:
+        return not self._tasks.empty()
+
+    def _do(self, chore: _Chore) -> bool:
         try:
             with in_words(self._path):
                 self._database.execute("BEGIN IMMEDIATE")
-                more = chore(self._database)
+                more = chore(self._database, self._is_wanted)
                 self._database.execute("COMMIT")
-        except BaseException:
-            self._roll_back()
+        except BaseException as error:
+            self._roll_back(is_full=isinstance(error, DiskFullError))
             raise
         self._chores.settle(self._database, done=True)
         return more
+
+
+_WAKE: Final = _Task(lambda _database: None, 0, cast("asyncio.Future[Any]", None))
+
+_Chore = Callable[[Database, Callable[[], bool]], bool]
 
 
 def _set_results(tasks: list[_Task]) -> None:

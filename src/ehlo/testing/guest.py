@@ -55,7 +55,7 @@ class Guest:
     @property
     def closed(self) -> bool:
         """Whether to close the connection, once what was returned is sent."""
-        return self._responder.closed
+        return self._responder.closed or self._rulebook.closed
 
     @property
     def awaits_tls(self) -> bool:

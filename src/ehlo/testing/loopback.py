@@ -16,18 +16,22 @@ from ehlo.net import Peer
 from ehlo.server.system.loops import LoopThread
 from ehlo.server.tls.channel import Channel
 from ehlo.testing.guest import Guest
+from ehlo.testing.routing import Router
 from ehlo.testing.rulebook import Rulebook
 
 if TYPE_CHECKING:
     import trustme
 
+_GONE = Peer("", 0)  # a client that has disconnected already
+HANDSHAKE = 5.0
+"""Seconds for a TLS handshake: a client that waits for a greeting in plaintext would never end."""
 _NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 class Commons:
-    """Holds what the inboxes of one run share: a loop in a thread, and a certificate authority.
+    """Holds what the inboxes of one run share: a loop in a thread, certificates, a router.
 
-    Both are made when they are first needed.
+    They are made when they are first needed.
     """
 
     def __init__(self) -> None:
@@ -35,6 +39,8 @@ class Commons:
         self._thread: LoopThread | None = None
         self.ports: set[Peer] = set()
         """Where inboxes listen: clients that name these are not routed into memory."""
+        self.router: Router = Router()
+        """Routes clients to the inboxes in memory."""
 
     @property
     def thread(self) -> LoopThread:
@@ -70,7 +76,8 @@ class Commons:
         return context
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, and put back what the router has replaced."""
+        self.router.close()
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.stop()
@@ -133,7 +140,8 @@ class PortClient(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called when the client has connected."""
         self._transport = cast("asyncio.Transport", transport)
-        peer = Peer(*transport.get_extra_info("peername")[:2])
+        name = transport.get_extra_info("peername")
+        peer = Peer(*name[:2]) if name else _GONE
         self._clients.add(self)
         implicit = self._rulebook.offer.implicit_tls
         self._guest = Guest(self._rulebook, peer, implicit_tls=implicit)
@@ -182,6 +190,8 @@ class PortClient(asyncio.Protocol):
 
     def _begin_tls(self) -> None:
         self._channel = Channel(self._commons.server_context)
+        loop = asyncio.get_running_loop()
+        self._late = loop.call_later(HANDSHAKE, self._transport.abort)
 
     def _decrypted(self, channel: Channel, data: bytes) -> bytes:
         """Return the plaintext of `data`; none before the end of the handshake."""
@@ -207,6 +217,8 @@ class PortClient(asyncio.Protocol):
         return b"".join(plain)
 
     def _secured(self, channel: Channel) -> None:
+        if self._late is not None:
+            self._late.cancel()
         greet = not self._guest.awaits_tls
         self._guest.secured(channel.info())
         if greet:

@@ -30,7 +30,7 @@ from ehlo.testing.loopback import Commons, Port
 from ehlo.testing.memory import PRETENDED, MemorySocket
 from ehlo.testing.offer import Offer, OfferOptions, offer_of
 from ehlo.testing.received import ReceivedMail, Rejection
-from ehlo.testing.routing import DirectSMTP, MissingNameError, routed
+from ehlo.testing.routing import DirectSMTP, MissingNameError
 from ehlo.testing.rulebook import Rulebook
 from ehlo.testing.showing import explain, report_of
 from ehlo.transcript import Transcript
@@ -48,7 +48,9 @@ class UnusedFaultWarning(UserWarning):
         >>> from ehlo.testing import Inbox, UnusedFaultWarning
         >>> with warnings.catch_warnings(record=True) as caught, Inbox(memory=True) as inbox:
         ...     warnings.simplefilter("always")
-        ...     fault = inbox.fail("rcpt")
+        ...     fault = inbox.drop("end")
+        >>> print(caught[0].message)
+        drop('end') was never used
     """
 
 
@@ -68,11 +70,11 @@ class Inbox(Sequence[ReceivedMail]):
         >>> with Inbox() as inbox:
         ...     with smtplib.SMTP(inbox.host, inbox.port) as client:
         ...         refused = client.sendmail(
-        ...             "app@example.com", ["ada@example.com"], "Subject: Welcome\\n\\nHello Ada"
+        ...             "app@example.com", ["ada@example.com"], "Subject: Welcome\n\nHello Ada"
         ...         )
         ...     mail = inbox.wait_for(to="ada@example.com")
         >>> mail.subject, mail.text
-        ('Welcome', 'Hello Ada\\n')
+        ('Welcome', 'Hello Ada\n')
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class Inbox(Sequence[ReceivedMail]):
         """
         if self._address is not None:
             raise RuntimeError("the inbox is open already")
+        self._book.closed = False
         try:
             self._address = self._open_memory() if self.memory else self._open_port()
         except BaseException:
@@ -127,7 +130,7 @@ class Inbox(Sequence[ReceivedMail]):
 
     def _open_memory(self) -> Peer:
         try:
-            self._stack.enter_context(routed(self._connect))
+            self._commons.router.add(self._connect)
         except MissingNameError as error:
             self.memory = False
             address = self._open_port()
@@ -138,6 +141,7 @@ class Inbox(Sequence[ReceivedMail]):
                 stacklevel=3,
             )
             return address
+        self._stack.callback(self._commons.router.remove, self._connect)
         return _IN_MEMORY
 
     def _open_port(self) -> Peer:
@@ -152,6 +156,7 @@ class Inbox(Sequence[ReceivedMail]):
     def close(self) -> None:
         """Disconnect all clients, and let go of the port. What was received can still be read."""
         self._address = None
+        self._book.closed = True
         self._stack.close()
         if self._own_commons:
             self._commons.close()
@@ -169,9 +174,10 @@ class Inbox(Sequence[ReceivedMail]):
 
         The warning names the line that has made the fault.
         """
-        for fault, (file, line) in self._places.items():
-            if not fault.used and fault in self.faults:
+        for fault in self.faults:
+            if not fault.used:
                 text = f"{str(fault).partition(', used')[0]} was never used"
+                file, line = self._places.get(fault, ("inbox.faults", 0))
                 warnings.warn_explicit(text, UnusedFaultWarning, file, line)
 
     # -- where it is -----------------------------------------------------------------------------
@@ -266,6 +272,17 @@ class Inbox(Sequence[ReceivedMail]):
         and the last of them is returned. `timeout` is in seconds.
 
         Raises `AssertionError`, which shows what did arrive and what was rejected.
+
+        Example:
+
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox(memory=True) as inbox:
+            ...     inbox.wait_for(to="ada@example.com", subject="welcome", timeout=0)
+            Traceback (most recent call last):
+              ...
+            AssertionError: no mail to ada@example.com with subject 'welcome' within 0 s
+            <BLANKLINE>
+            Nothing arrived: no client has connected.
         """
         __tracebackhide__ = True
         return self.wait_for_all(count=count, timeout=timeout, **match)[count - 1]
@@ -275,8 +292,7 @@ class Inbox(Sequence[ReceivedMail]):
     ) -> list[ReceivedMail]:
         """Wait until `count` mails fit, and return all that do. Otherwise as `wait_for`."""
         __tracebackhide__ = True
-        criteria = Criteria(**match)
-        seconds = self.wait_timeout if timeout is None else timeout
+        criteria, seconds = self._wanted(count, timeout, match)
         found = self._book.wait(partial(self._fitting, criteria, count), seconds)
         if found is None:
             raise AssertionError(self._missing(criteria, count, seconds) + _hint())
@@ -302,8 +318,7 @@ class Inbox(Sequence[ReceivedMail]):
     ) -> list[ReceivedMail]:
         """Wait as `wait_for_all` does, in the event loop of asyncio or trio. Needs anyio."""
         __tracebackhide__ = True
-        criteria = Criteria(**match)
-        seconds = self.wait_timeout if timeout is None else timeout
+        criteria, seconds = self._wanted(count, timeout, match)
         found = await self._book.wait_async(partial(self._fitting, criteria, count), seconds)
         if found is None:
             raise AssertionError(self._missing(criteria, count, seconds))
@@ -324,6 +339,14 @@ class Inbox(Sequence[ReceivedMail]):
         found = await self._book.wait_async(partial(self._fitting, criteria, 1), seconds)
         if found is not None:
             raise AssertionError(self._explain(f"a mail{criteria} has arrived"))
+
+    def _wanted(
+        self, count: int, timeout: float | None, match: MatchOptions
+    ) -> tuple[Criteria, float]:
+        """Return what to wait for, and the seconds. Raises `ValueError`."""
+        if count < 1:
+            raise ValueError(f"count is {count}; it must be 1 or more, or use none_within()")
+        return Criteria(**match), self.wait_timeout if timeout is None else timeout
 
     def _fitting(self, criteria: Criteria, count: int) -> list[ReceivedMail] | None:
         """Return the mails that fit if there are enough of them."""
@@ -346,6 +369,16 @@ class Inbox(Sequence[ReceivedMail]):
 
         Each call says all of it: what it does not name is as by default. Raises `ValueError` for
         options that exclude each other, and `ImportError` for TLS without trustme.
+
+        Example:
+
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox(memory=True) as inbox:
+            ...     inbox.offer(starttls=True, auth={"ada": "secret"}, require_auth=True)
+            ...     with inbox.smtp() as client:
+            ...         started = client.starttls(context=inbox.client_context)
+            ...         client.login("ada", "secret")
+            (235, b'2.7.0 Authentication successful')
         """
         new = offer_of(offer)
         self._prepare(new)
@@ -364,6 +397,15 @@ class Inbox(Sequence[ReceivedMail]):
         The stages are `connect`, `helo`, `starttls`, `auth`, `mail`, `rcpt`, `data` and `end` (of
         the message). `times` is how often (`None`: always), and `after` how many pass before. `to`
         and `mail_from` are addresses that it is limited to. Raises `ValueError`.
+
+        Example:
+
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox(memory=True) as inbox, inbox.smtp() as client:
+            ...     fault = inbox.fail("rcpt", "550 5.1.1 No such user", to="gone@example.com")
+            ...     both = ["ada@example.com", "gone@example.com"]
+            ...     client.sendmail("app@example.com", both, "Subject: Hello")
+            {'gone@example.com': (550, b'5.1.1 No such user')}
         """
         return self._placed(self.faults.fail(at, reply, **when))
 
@@ -371,16 +413,52 @@ class Inbox(Sequence[ReceivedMail]):
         """Reply late at a stage; otherwise as `fail`.
 
         In memory, a client of smtplib with a shorter timeout times out at once.
+
+        Example:
+
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox(memory=True) as inbox:
+            ...     fault = inbox.delay("connect", 3600)
+            ...     client = inbox.smtp(timeout=10)
+            Traceback (most recent call last):
+              ...
+            smtplib.SMTPServerDisconnected: Connection unexpectedly closed: timed out
         """
         return self._placed(self.faults.delay(at, seconds, **when))
 
     def drop(self, at: Stage, **when: Unpack[When]) -> Fault:
-        """Close the connection without a reply at a stage; otherwise as `fail`."""
+        """Close the connection without a reply at a stage; otherwise as `fail`.
+
+        Example:
+
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox(memory=True) as inbox, inbox.smtp() as client:
+            ...     fault = inbox.drop("end")
+            ...     client.sendmail("app@example.com", "ada@example.com", "Subject: Hello")
+            Traceback (most recent call last):
+              ...
+            smtplib.SMTPServerDisconnected: Connection unexpectedly closed
+        """
         return self._placed(self.faults.drop(at, **when))
 
-    def script(self, *replies: str | Reply, **whom: Unpack[ForWhom]) -> Fault:
-        """Give the replies to whole messages, in order: `script("450 4.2.0 Busy", "250 Ok")`."""
-        return self._placed(self.faults.script(*replies, **whom))
+    def script(self, *replies: str | Reply, **when: Unpack[ForWhom]) -> Fault:
+        """Give the replies to whole messages, in order. `to` and `mail_from` are as in `fail`.
+
+        Example:
+
+            >>> import smtplib
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox(memory=True) as inbox, inbox.smtp() as client:
+            ...     fault = inbox.script("450 4.2.0 Busy", "250 2.0.0 Ok")
+            ...     for attempt in 1, 2:
+            ...         try:
+            ...             client.sendmail("app@example.com", "ada@example.com", "Subject: Hi")
+            ...         except smtplib.SMTPDataError as error:
+            ...             print(attempt, error.smtp_code)
+            1 450
+            {}
+        """
+        return self._placed(self.faults.script(*replies, **when))
 
     def _placed(self, fault: Fault) -> Fault:
         """Note which line of the test has made a fault."""
@@ -403,6 +481,13 @@ class Inbox(Sequence[ReceivedMail]):
 
         `"django"`, `"flask"` (Flask-Mail) and `"fastapi"` (FastAPI-Mail) are for these frameworks,
         and `"env"` is environment variables for another process. Raises `ValueError`.
+
+        Example:
+
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox() as inbox:
+            ...     inbox.settings("env")["SMTP_URL"] == inbox.url
+            True
         """
         return settings_of(framework, self._book.offer, self._where, self.url, self._authority_file)
 

@@ -89,7 +89,7 @@ class Offer:
             open_mechanisms=frozenset() if secure else frozenset(names),
             lenient_addresses=True,
             limits=_LIMITS,
-            extensions=rows(wanted, (), _now),
+            extensions=rows(wanted, (), now),
         )
 
     def knows(self, credentials: Credentials) -> bool:
@@ -111,7 +111,8 @@ class Offer:
         return ("user", "password") if self.auth == "any" else next(iter(self.auth.items()), None)
 
 
-def _now() -> datetime:
+def now() -> datetime:
+    """Return the time, for extensions that compare it."""
     return datetime.now(UTC)
 
 

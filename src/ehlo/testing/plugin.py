@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from pluggy import Result
+
     from ehlo.testing.loopback import Commons
     from ehlo.testing.mailbox import Inbox
 
@@ -129,18 +131,19 @@ def ehlo_inbox_factory(
         yield opened
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(hookwrapper=True)  # the newer `wrapper` ends a pytest that has an old pluggy
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+) -> Generator[None, Result[pytest.TestReport], None]:
     """Add mails and transcripts to the report of a test that has failed."""
-    report = yield
+    outcome = yield
     inboxes = item.stash.get(_INBOXES, [])
     if not inboxes:
-        return report
+        return
     if call.when == "teardown":
         inboxes.clear()  # pytest keeps its items to the end
-        return report
+        return
+    report = outcome.get_result()
     item.stash[_FAILED] = report.failed
     when, directory = _attach(item.config)
     if report.failed if when == "failed" else when == "always" and call.when == "call":
@@ -149,4 +152,3 @@ def pytest_runtest_makereport(
             if directory is not None and len(inbox):
                 name = _FORBIDDEN.sub("_", item.nodeid)[-_LONGEST_NAME:]
                 inbox.save(directory / name if number == 1 else directory / f"{name}-{number}")
-    return report

@@ -29,7 +29,7 @@ class ReceivedMail:
         >>> with Inbox(memory=True) as inbox, inbox.smtp() as client:
         ...     refused = client.sendmail(
         ...         "app@example.com", "ada@example.com",
-        ...         "Subject: Your code\\n\\nYour code is 123456.",
+        ...         "Subject: Your code\n\nYour code is 123456.",
         ...     )
         ...     mail = inbox.wait_for(to="ada@example.com")
         >>> mail.subject, mail.rcpt_tos, mail.code()

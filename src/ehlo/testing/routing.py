@@ -1,7 +1,7 @@
 """Routes smtplib and aiosmtplib to an inbox in memory, whatever host and port they name.
 
 This is the one file with private names of other libraries (`_PRIVATE`); its tests run with each
-version of them in CI. Where such a name is missing, `routed` raises, and the inbox gets a port.
+version of them in CI. Where such a name is missing, `Router.add` raises, and the inbox gets a port.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import smtplib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 from ehlo.net import Peer
@@ -39,18 +39,45 @@ class MissingNameError(Exception):
     """Raised where a library lacks a private name that is needed here."""
 
 
-@contextlib.contextmanager
-def routed(connect: Connect) -> Iterator[None]:
-    """Route the clients of this process while the block runs.
+class Router:
+    """Routes the clients of this process to the inbox that was opened last.
 
-    Of several routes, the one that began last is used. Raises `MissingNameError`.
+    It replaces methods of the clients for the first inbox, and puts them back at its end. While no
+    inbox is open, they do what they did before.
     """
-    _check()
-    with contextlib.ExitStack() as stack:
-        _route_smtplib(connect, stack)
-        if importlib.util.find_spec("aiosmtplib") is not None:
-            _route_aiosmtplib(connect, stack)
-        yield
+
+    def __init__(self) -> None:
+        self._routes: list[Connect] = []
+        self._replaced: contextlib.ExitStack | None = None
+
+    def add(self, connect: Connect) -> None:
+        """Route clients by `connect`. Raises `MissingNameError`."""
+        if self._replaced is None:
+            _check()
+            self._replaced = contextlib.ExitStack()
+            _route_smtplib(self, self._replaced)
+            if importlib.util.find_spec("aiosmtplib") is not None:
+                _route_aiosmtplib(self, self._replaced)
+        self._routes.append(connect)
+
+    def remove(self, connect: Connect) -> None:
+        """Route no more clients by `connect`."""
+        self._routes.remove(connect)
+
+    def close(self) -> None:
+        """Put the methods back."""
+        replaced, self._replaced = self._replaced, None
+        if replaced is not None:
+            replaced.close()
+
+    @property
+    def name(self) -> str | None:
+        """The name of a client that gives none; `None` while no inbox is open."""
+        return NAME if self._routes else None
+
+    def connect(self, server: Peer, *, tls: bool) -> Guest | None:
+        """Return the guest of a client, or `None` for one that is not routed."""
+        return self._routes[-1](server, tls) if self._routes else None
 
 
 def _check() -> None:
@@ -113,11 +140,11 @@ class _Pretender:
         return sock
 
 
-def _route_smtplib(connect: Connect, stack: contextlib.ExitStack) -> None:
+def _route_smtplib(router: Router, stack: contextlib.ExitStack) -> None:
     def opens(*, tls: bool) -> Callable[[Function], Function]:
         def made_of(old: Function) -> Function:
             def get_socket(client: object, host: str, port: int, timeout: object) -> Any:
-                guest = connect(Peer(host, port), tls)
+                guest = router.connect(Peer(host, port), tls=tls)
                 if guest is None:
                     return old(client, host, port, timeout)
                 return MemorySocket(guest, _seconds(timeout))
@@ -135,7 +162,7 @@ def _route_smtplib(connect: Connect, stack: contextlib.ExitStack) -> None:
             *arguments: Any,
             **keywords: Any,
         ) -> None:
-            old(client, host, port, local_hostname or NAME, *arguments, **keywords)
+            old(client, host, port, local_hostname or router.name, *arguments, **keywords)
 
         return initialize
 
@@ -164,9 +191,9 @@ def _seconds(timeout: object) -> float | None:
 class _MemoryLoop:
     """Stands for the event loop of a client: its connections are in memory."""
 
-    def __init__(self, loop: Any, connect: Connect) -> None:
+    def __init__(self, loop: Any, router: Router) -> None:
         self._loop = loop
-        self._connect = connect
+        self._router = router
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
@@ -178,7 +205,7 @@ class _MemoryLoop:
         host, port = keywords.get("host"), keywords.get("port")
         context, guest = keywords.get("ssl"), None
         if host is not None and port is not None:
-            guest = self._connect(Peer(host, port), context is not None)
+            guest = self._router.connect(Peer(host, port), tls=context is not None)
         if guest is None:
             made = await self._loop.create_connection(factory, *arguments, **keywords)
             return cast("tuple[Any, Any]", made)
@@ -195,19 +222,19 @@ class _MemoryLoop:
         return transport
 
 
-def _route_aiosmtplib(connect: Connect, stack: contextlib.ExitStack) -> None:
+def _route_aiosmtplib(router: Router, stack: contextlib.ExitStack) -> None:
     import aiosmtplib  # slow to import, and installed
 
     def in_memory(old: Function) -> Function:
         async def create_connection(client: Any, *arguments: Any, **keywords: Any) -> Any:
-            client.loop = _MemoryLoop(client.loop, connect)
+            client.loop = _MemoryLoop(client.loop, router)
             return await old(client, *arguments, **keywords)
 
         return create_connection
 
-    def named(_old: Function) -> Function:
-        async def local_hostname(_client: object) -> str:
-            return NAME
+    def named(old: Function) -> Function:
+        async def local_hostname(client: object) -> Any:
+            return router.name or await old(client)
 
         return local_hostname
 

@@ -31,7 +31,10 @@ class Rulebook:
         self._mails: list[ReceivedMail] = []
         self._sessions: list[Transcript] = []
         self._wakers: list[Callable[[], object]] = []
-        self._count = 0
+        self._ids = 0
+        self._added = 0  # mails since the beginning, those that were forgotten included
+        self.closed: bool = True
+        """Whether the inbox serves no client: those in memory are disconnected."""
 
     # -- what sessions do ------------------------------------------------------------------------
 
@@ -45,13 +48,14 @@ class Rulebook:
     def next_id(self) -> str:
         """Return the id of the next mail."""
         with self._changed:
-            self._count += 1
-            return str(self._count)
+            self._ids += 1
+            return str(self._ids)
 
     def add(self, mail: ReceivedMail) -> None:
         """Add a mail, and wake all that wait for one."""
         with self._changed:
             self._mails.append(mail)
+            self._added += 1
             self._changed.notify_all()
             wakers = self._wakers[:]
         for wake in wakers:
@@ -85,13 +89,17 @@ class Rulebook:
     def wait(self, look: Callable[[], T | None], seconds: float) -> T | None:
         """Return what `look` returns as soon as it is not `None`; `None` after `seconds`."""
         until = time.monotonic() + seconds
-        with self._changed:
-            while (found := look()) is None:
-                left = until - time.monotonic()
-                if left <= 0:
-                    return None
-                self._changed.wait(left)
-        return found
+        while True:
+            seen = self._added
+            found = look()  # without the lock, since it may call a function of the test
+            if found is not None:
+                return found
+            with self._changed:
+                while self._added == seen:
+                    left = until - time.monotonic()
+                    if left <= 0:
+                        return None
+                    self._changed.wait(left)
 
     async def wait_async(self, look: Callable[[], T | None], seconds: float) -> T | None:
         """Wait as `wait` does, in any event loop that anyio knows. Raises `ImportError`."""

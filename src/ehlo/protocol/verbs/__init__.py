@@ -177,10 +177,11 @@ USUAL: Final = {
 # -- what may be sent when -----------------------------------------------------------------------
 
 
-def hear_usual(
-    conversation: Conversation, packet: bytes
-) -> Ask | Literal[Waiting.NEED_DATA] | None:
-    """Do what `hear` does for a packet that is one plain command; return `None` for any other."""
+def hear_usual(conversation: Conversation, packet: bytes) -> Ask | tuple[()] | None:
+    """Do what `hear` does for a packet that is one plain command; return `None` for any other.
+
+    `()` says that nothing is to be asked.
+    """
     usual, settings, output = USUAL.get(packet[:4]), conversation.settings, conversation.output
     if usual is None or len(packet) > settings.plain_limit:
         return None
@@ -198,11 +199,11 @@ def hear_usual(
             return verb.ask(conversation, subject)
         argument = packet[len(verb.name) + 1 : -2].decode()
         _fail(conversation, verb, argument, subject)
-        return NEED_DATA
+        return ()
     reply = accept(conversation, subject, None)
     conversation.state = to
     output.acknowledge(verb.name, reply)
-    return NEED_DATA
+    return ()
 
 
 def hear(conversation: Conversation) -> Ask | Told | Literal[Waiting.NEED_DATA]:

@@ -101,13 +101,13 @@ def _under_way(conversation: Conversation) -> Exchange:
 def respond(conversation: Conversation, line: bytes) -> Ask | None:
     """Take a line of a login, with its end; return the next question, if there is one."""
     exchange, settings = _under_way(conversation), conversation.settings
+    if conversation.output.narrator is not None:
+        conversation.output.narrator.response(line)
     if exchange.spent:
         conversation.output.reject(replies.TOO_MANY_LOGINS, to=UNKNOWN)
         return None
     if len(line) > settings.limits.auth_line:
         return _follow(conversation, exchange, replies.AUTH_LINE_TOO_LONG)
-    if conversation.output.narrator is not None:
-        conversation.output.narrator.response(line)
     if settings.strict_eol and line[-2:] != b"\r\n":
         return _follow(conversation, exchange, replies.BARE_LINE_END)
     text = line.decode("ascii", "replace").rstrip("\r\n \t")

@@ -25,7 +25,7 @@ from ehlo.protocol.auth.credentials import (
 )
 from ehlo.protocol.events import Auth, Secret
 from ehlo.protocol.output import NOTHING, Observer, Rejected, Tally
-from ehlo.protocol.reply import Reply
+from ehlo.protocol.reply import Disconnect, Reply
 from ehlo.protocol.state import Transaction
 from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.observing.stats import SessionView, Stats, reason_of
@@ -250,12 +250,13 @@ class Journal(Tally):
         self,
         session: Session,
         transaction: Transaction,
-        answer: Reply | Sequence[Reply | None] | None,
+        answer: Reply | Disconnect | Sequence[Reply | None] | None,
         message: Message | None,
     ) -> None:
         """Called when a message has its answer, for all recipients or for each.
 
-        If the answer rejects it for all of them, `refused` logs that, and this does nothing.
+        If the answer rejects it for all of them, `refused` logs that, and this does nothing; nor
+        does it for a `Disconnect`, see `dropped`.
         """
         rejected = 0 if answer is None else _rejected(answer)
         if rejected < 0:
@@ -353,14 +354,16 @@ def _path(path: object) -> str | None:
     return None if match is None else f"<{match[1][:_LONGEST_PATH]}>"
 
 
-def _rejected(answer: Reply | Sequence[Reply | None]) -> int:
-    """For how many recipients a message is rejected; -1 if it is for all of them."""
+def _rejected(answer: Reply | Disconnect | Sequence[Reply | None]) -> int:
+    """For how many recipients a message is not accepted; -1 if it is for all of them."""
+    if isinstance(answer, Disconnect):
+        return -1
     answers = [answer] if isinstance(answer, Reply) else answer
     rejected = sum(each is not None and each.refuses for each in answers)
     return rejected if rejected < len(answers) else -1
 
 
-def _queue_id(answer: Reply | Sequence[Reply | None] | None) -> str | None:
+def _queue_id(answer: Reply | Disconnect | Sequence[Reply | None] | None) -> str | None:
     """The id under which the handler has queued a message, if it returned one."""
     if isinstance(answer, Reply) and answer.text.startswith(_QUEUED_AS):
         return answer.text.removeprefix(_QUEUED_AS)

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeGuard
 
 from ehlo.functions import callbacks_of_functions
 from ehlo.handler import Callbacks, Composed, Handler, callbacks_of_handler, name_of
+from ehlo.message import Message
 from ehlo.server.options.config import Options
 
 being_imported: Final[ContextVar[str]] = ContextVar("ehlo_being_imported", default="")
@@ -155,10 +156,13 @@ def _with_functions(callbacks: Callbacks, options: Options) -> Callbacks:
         option = "rcpt_handler" if name == "on_rcpt" else "auth_handler"
         if name in hooks:
             raise TypeError(f"{option} cannot be combined with {name}; leave one out")
-        inner = hooks["on_message"]
-        made = callbacks_of_functions(inner, options.rcpt_handler, options.auth_handler)
+        made = callbacks_of_functions(_unused, options.rcpt_handler, options.auth_handler)
         hooks[name], origins[name] = made.by_name[name], made.origins[name]
     return Callbacks(hooks, callbacks.streams, origins)
+
+
+def _unused(_message: Message) -> None:
+    """Stands for the handler where only the functions next to it are wanted."""
 
 
 def _advice_for(wrong: object) -> str:

@@ -23,15 +23,16 @@ the escapes of `C<`), `{600 * text}` repeats, `{cram user secret}` and `{final S
 answer the last challenge, and `{first user}` begins SCRAM. In lines of the server `{challenge}`
 matches base64, and `{nothing}` makes a blank or `...` at the end of a line literal.
 
-Example::
+A test is then three lines::
 
-    from ehlo.testing import dialogue
-
-    def test_submission():
-        dialogue.play(Path("tests/submission.smtp"), ehlo.Server(Submission()))
+    @pytest.mark.parametrize("scenario", dialogue.load("tests/submission.smtp"), ids=str)
+    def test_submission(scenario):
+        dialogue.play(scenario, ehlo.Server(Submission()))
 """
 
+from ehlo.testing.dialogue.core import replay
 from ehlo.testing.dialogue.playing import DialogueError, play, play_async
+from ehlo.testing.dialogue.recorded import anonymous, record
 from ehlo.testing.dialogue.scenario import Received, Scenario, Step, load, matches, parse, text_of
 from ehlo.testing.dialogue.served import Target
 
@@ -41,10 +42,13 @@ __all__ = [
     "Scenario",
     "Step",
     "Target",
+    "anonymous",
     "load",
     "matches",
     "parse",
     "play",
     "play_async",
+    "record",
+    "replay",
     "text_of",
 ]

@@ -11,7 +11,7 @@ import itertools
 import ssl
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from ehlo.testing.dialogue.scenario import (
     Received,
@@ -35,10 +35,17 @@ _ANY_EHLO: Final = "<ehlo>"
 class DialogueError(AssertionError):
     """Raised when a server does not do what a dialogue says; its text shows the difference.
 
-    Example::
+    Example:
 
-        with pytest.raises(DialogueError, match="550 5.1.1"):
-            dialogue.play("S: 220...", server)
+        >>> import ehlo
+        >>> from ehlo.testing import dialogue
+        >>> try:
+        ...     dialogue.play("S: 554...", ehlo.Server(print, hostname="mx.example.com"))
+        ... except dialogue.DialogueError as error:
+        ...     print(error)
+        dialogue (line:1)
+        - S: 554...
+        + S: 220 mx.example.com smtpd ESMTP Service ready
     """
 
 
@@ -61,10 +68,13 @@ def play(
     Raises `DialogueError` at the first difference, `ValueError` for a dialogue that cannot be
     played, `OSError` if there is no connection, `RuntimeError` in a running event loop.
 
-    Example::
+    Example:
 
-        def test_the_greeting():
-            dialogue.play("S: 220 mx.example.com ...", ehlo.Server(hook, hostname="mx.example.com"))
+        >>> import ehlo
+        >>> from ehlo.testing import dialogue
+        >>> server = ehlo.Server(print, hostname="mx.example.com")
+        >>> dialogue.play("S: 220 mx.example.com ...", server)
+        []
     """
     try:
         asyncio.get_running_loop()
@@ -81,7 +91,15 @@ async def play_async(
     tls: ssl.SSLContext | None = None,
     timeout: float = 5.0,  # noqa: ASYNC109  for each reply, and no limit of the whole
 ) -> list[Received]:
-    """Play a dialogue in the running event loop; otherwise as `play`."""
+    """Play a dialogue in the running event loop; otherwise as `play`.
+
+    Example:
+
+        >>> import asyncio
+        >>> from ehlo.testing import dialogue
+        >>> asyncio.run(dialogue.play_async("S: 220 ...", print))
+        []
+    """
     accepted: list[Received] = []
     for scenario in _scenarios(dialogue):
         _check(scenario, target)
@@ -127,6 +145,27 @@ def _trusting() -> ssl.SSLContext:
 # -- the client ----------------------------------------------------------------------------------
 
 
+class Wired(Protocol):
+    """Carries a dialogue: its bytes to a server, and the lines of the server back."""
+
+    timeout: float
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes; a server that has gone is noticed by `hear`."""
+
+    async def hear(self) -> str | None:
+        """Return the next line of the server; `None` if it has closed. Raises `TimeoutError`."""
+
+    async def secure(self, context: ssl.SSLContext) -> None:
+        """Do the TLS handshake. Raises `ssl.SSLError`, `TimeoutError`, `EOFError`."""
+
+    async def happen(self, event: str) -> None:
+        """Let an event happen on the server (`!:`). Raises `NotImplementedError`."""
+
+    def end(self) -> None:
+        """Close the sending side."""
+
+
 class _Line:
     """A client's line to a server: bytes both ways, with TLS over them once there is TLS."""
 
@@ -150,6 +189,10 @@ class _Line:
                     data = self._outgoing.read()
                 self._writer.write(data)
                 await self._writer.drain()
+
+    async def happen(self, event: str) -> None:
+        """Raise `NotImplementedError`: no client can make a server end the session."""
+        raise NotImplementedError(event)
 
     def end(self) -> None:
         """Close the sending side."""
@@ -219,7 +262,7 @@ def _text(line: bytes) -> str:
 class Player:
     """Plays one scenario over one connection."""
 
-    def __init__(self, scenario: Scenario, line: _Line, tls: ssl.SSLContext) -> None:
+    def __init__(self, scenario: Scenario, line: Wired, tls: ssl.SSLContext) -> None:
         self._scenario = scenario
         self._line = line
         self._tls = tls
@@ -261,6 +304,9 @@ class Player:
             case "eof":
                 self._line.end()
                 self._played.append("E:")
+            case "event":
+                await self._line.happen(step.text)
+                self._played.append(line_of(step))
             case _:
                 await self._expect_end(step)
 

@@ -13,7 +13,7 @@ from typing import Final, Literal, NamedTuple, Self
 
 Kind = Literal["client", "server", "tls", "eof", "closed", "event"]
 
-_LINE: Final = re.compile(r"([CS])(?:\*(\d+))?(?:@(\d+(?:\.\d+)?))?(<)?:(?: (.*))?")
+_LINE: Final = re.compile(r"([CS])(?:\*(\d{1,6}))?(?:@(\d+(?:\.\d+)?))?(<)?:(?: (.*))?")
 _KINDS: Final[dict[str, Kind]] = {"T:": "tls", "E:": "eof", "X:": "closed", "!:": "event"}
 _MARKS: Final = {kind: mark for mark, kind in _KINDS.items()}
 _ESCAPES: Final = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"0": b"\0", b"\\": b"\\"}
@@ -21,8 +21,8 @@ _ESCAPED: Final = {value[0]: b"\\" + name for name, value in _ESCAPES.items()}
 _ESCAPE: Final = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([rnt0\\]))")
 _WRONG_ESCAPE: Final = re.compile(r"\\(?!x[0-9a-fA-F]{2}|[rnt0\\])")
 _PLACE: Final = (
-    rb"\{(?:b64 (?P<plain>[^}]*)|cram (?P<cram_user>\S+) (?P<cram_secret>[^\s}]+)"
-    rb"|(?P<count>\d{1,8}) \* (?P<repeated>[^}]*)|first (?P<first_user>[^\s}]+)"
+    rb"\{(?:b64 (?P<plain>[^{}]*)|cram (?P<cram_user>\S+) (?P<cram_secret>[^\s}]+)"
+    rb"|(?P<count>\d{1,8}) \* (?P<repeated>[^{}]*)|first (?P<first_user>[^\s}]+)"
     rb"|final (?P<digest>\S+) (?P<final_user>\S+) (?P<final_secret>[^\s}]+))\}"
 )
 _PLACES: Final = re.compile(_PLACE)
@@ -88,10 +88,12 @@ class Step(NamedTuple):
 class Received(NamedTuple):
     r"""A message that a server has accepted: sender, recipients, body.
 
-    Example::
+    Example:
 
-        messages = dialogue.play(text, server)
-        assert messages == [Received("a@example.com", ["b@example.com"], b"Hello\r\n")]
+        >>> from ehlo.testing import dialogue
+        >>> [scenario] = dialogue.parse("M: from <a@x.test>\nM: to <b@x.test>\nM| Hello")
+        >>> scenario.messages[0].recipients, scenario.messages[0].body
+        (['b@x.test'], b'Hello\r\n')
     """
 
     sender: str
@@ -101,22 +103,23 @@ class Received(NamedTuple):
 
 @dataclass
 class Scenario:
-    """One session: its title, its steps, and the messages that the server should accept.
+    r"""One session: its title, its steps, and the messages that the server should accept.
 
     `str(scenario)` is its name in a test report.
 
-    Example::
+    Example:
 
-        @pytest.mark.parametrize("scenario", dialogue.load("tests/submission.smtp"), ids=str)
-        def test_submission(scenario):
-            dialogue.play(scenario, ehlo.Server(Submission()))
+        >>> from ehlo.testing import dialogue
+        >>> [scenario] = dialogue.parse("== Leaves\nC: QUIT\nS: 221 ...", "submission.smtp")
+        >>> print(scenario, [step.kind for step in scenario.steps])
+        submission: Leaves ['client', 'server']
     """
 
     title: str = ""
     steps: list[Step] = field(default_factory=list)
     messages: list[Received] = field(default_factory=list)
     given: list[str] = field(default_factory=list)
-    """Its settings: each line behind `= `."""
+    """Its settings: each line behind `=`."""
     source: str = ""
     """The name of its file."""
 
@@ -125,9 +128,18 @@ class Scenario:
 
 
 def load(path: str | Path) -> list[Scenario]:
-    """Return the scenarios of a file, which is UTF-8.
+    r"""Return the scenarios of a file, which is UTF-8.
 
     Raises `OSError` if it cannot be read, `ValueError` with the line that is wrong.
+
+    Example:
+
+        >>> from pathlib import Path
+        >>> from ehlo.testing import dialogue
+        >>> Path("submission.smtp").write_text("== Leaves\nC: QUIT\n")
+        18
+        >>> print(*dialogue.load("submission.smtp"))
+        submission: Leaves
     """
     path = Path(path)
     return parse(path.read_bytes().decode().replace("\r\n", "\n"), path.name)

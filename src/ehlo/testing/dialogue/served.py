@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
@@ -66,12 +65,14 @@ async def connected(
 
 @contextlib.asynccontextmanager
 async def _in_memory(server: Server) -> AsyncIterator[_Streams]:
-    near, far = socket.socketpair()
-    serving = asyncio.create_task(server.serve_streams(*await asyncio.open_connection(sock=far)))
+    streams = await server.connect_memory()
     try:
-        yield await asyncio.open_connection(sock=near)
+        yield streams
+    except BaseException:
+        server.close()  # a hook may hang
+        raise
     finally:
-        await serving
+        await server.wait_closed()
 
 
 async def _open(address: Peer) -> _Streams:

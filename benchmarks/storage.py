@@ -1,0 +1,197 @@
+"""Measures the store of the inbox: what a mail costs, and what reading costs at 10,000 mails.
+
+    python benchmarks/storage.py [--mails 10000] [--size 1000] [--file mail.db]
+
+Times are CPU of this process, in all threads, unless the clock is named. Twenty tasks put mails at
+once, as twenty connections do. The time of an answer is the least of twenty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from ehlo.content.summary import summarize
+from ehlo.store import Delivery, Store
+from ehlo.store.folding import searched_text
+
+CONNECTIONS = 20
+QUERIES = {
+    "a rare word": "quetzal",
+    "a word that does not occur": "xylophone",
+    "a common word": "invoice",
+    "a common word of two letters": "in",
+    "an address": "to:r7@example.net",
+    "a header": "header:message-id=77@example",
+    "all but a common word": "-invoice",
+}
+WORDS = [
+    "".join(random.Random(number).choices("abcdefghijklmnopqrstuvwxyz", k=7))  # noqa: S311  as below
+    for number in range(4_000)
+]
+
+
+def mails(count: int, size: int) -> Iterator[bytes]:
+    """Yield messages of about `size` bytes; each says "invoice", one in a thousand "quetzal"."""
+    chosen = random.Random(1)  # noqa: S311  words for a measurement
+    for number in range(count):
+        head = (
+            f"Received: from client (client [192.0.2.1]) by mx.example with ESMTP id {number}\r\n"
+            f"From: Sender {number} <sender{number}@example.com>\r\n"
+            f'To: "Recipient, {number % 50}" <r{number % 50}@example.net>\r\n'
+            f"Subject: invoice {number}{' quetzal' if number % 1_000 == 7 else ''}\r\n"
+            f"Date: Sat, 28 Nov 2026 10:00:00 +0000\r\nMessage-ID: <{number}@example.com>\r\n"
+            "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
+        )
+        lines = [
+            " ".join(chosen.choices(WORDS, k=9)) for _ in range(max(1, (size - len(head)) // 72))
+        ]
+        yield (head + "\r\n".join(lines) + "\r\n").encode()
+
+
+def microseconds(work: Callable[[], object], times: int) -> float:
+    """Return the CPU time of `work`, the least of five."""
+    least = float("inf")
+    for _ in range(5):
+        begun = time.process_time()
+        for _ in range(times):
+            work()
+        least = min(least, (time.process_time() - begun) / times * 1e6)
+    return least
+
+
+async def milliseconds(work: Callable[[], Awaitable[object]], times: int = 20) -> float:
+    """Return the CPU time of one answer, in all threads; the least of `times`."""
+    least = float("inf")
+    for _ in range(times):
+        begun = time.process_time()
+        await work()
+        least = min(least, (time.process_time() - begun) * 1e3)
+    return least
+
+
+def memory() -> float:
+    """Return the memory of this process now, in MiB."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1_024
+
+
+async def fill(store: Store, left: Iterator[bytes]) -> float:
+    """Put all messages, twenty at once; return the CPU time of it."""
+    made = 0.0
+
+    async def client() -> None:
+        nonlocal made
+        while True:
+            begun = time.thread_time()
+            message = next(left, b"")
+            made += time.thread_time() - begun
+            if not message:
+                return
+            await store.put(Delivery(message, "a@example.com", ["r@example.net"]))
+
+    before = time.process_time()
+    await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
+    return time.process_time() - before - made
+
+
+async def longest_delay(
+    store: Store, work: Callable[[], Awaitable[object]], message: bytes
+) -> float:
+    """Return the longest time that one put takes while `work` is done, in milliseconds."""
+    task = asyncio.ensure_future(work())
+    longest = 0.0
+    while not task.done():
+        begun = time.perf_counter()
+        await store.put(Delivery(message))
+        longest = max(longest, (time.perf_counter() - begun) * 1e3)
+    await task
+    return longest
+
+
+def tell(text: str, value: float, unit: str) -> None:
+    print(f"{text:<62}{value:>10.2f} {unit}")
+
+
+async def measure(count: int, size: int, path: str) -> None:
+    """Fill a store, and print what it costs."""
+    one = next(mails(1, size))
+    tell(f"summary of {len(one)} bytes, CPU", microseconds(lambda: summarize(one), 1_000), "us")
+    tell("text for the index, CPU", microseconds(lambda: searched_text(one, ()), 200), "us")
+    async with Store.open(path, keep=0) as store:
+        tell("put, CPU per mail", await fill(store, mails(count, size)) / count * 1e6, "us")
+        idle = await longest_delay(store, lambda: asyncio.sleep(1), one)
+        tell("longest put without a search, by the clock", idle, "ms")
+        before = time.process_time()
+        await store.search("quetzal")
+        used = (time.process_time() - before) / count * 1e6
+        tell("first search: index of all mails, CPU per mail", used, "us")
+        await fill(store, mails(count // 4, size))
+        delay = await longest_delay(store, lambda: store.search("quetzal"), one)
+        tell("longest put during a search that indexes many, by the clock", delay, "ms")
+        mail_id = (await store.list()).mails[0].id
+        await store.search("quetzal")
+        tell("list of 50", await milliseconds(store.list), "ms")
+        tell("list of 50 as JSON", await milliseconds(lambda: listed(store)), "ms")
+        tell(
+            "list of 50 from the middle",
+            await milliseconds(lambda: store.list(start=count // 2)),
+            "ms",
+        )
+        tell("a message", await milliseconds(lambda: store.get(mail_id)), "ms")
+        for name, query in QUERIES.items():
+            tell(f"search: {name}", await milliseconds(partial(store.search, query)), "ms")
+        tell(
+            "longest put during searches of a common word, by the clock",
+            await searching(store, one),
+            "ms",
+        )
+        tell("size of the database", await store.size() / 2**20, "MiB")
+        tell("memory of the process", memory(), "MiB")
+        tell("delete all", await milliseconds(store.delete, 1), "ms")
+
+
+async def listed(store: Store) -> object:
+    """Return a list as JSON, as the API sends it."""
+    page = await store.list()
+    return [
+        json.dumps([each.id, each.is_read, each.created])[:-1] + each.summary for each in page.mails
+    ]
+
+
+async def searching(store: Store, message: bytes) -> float:
+    """Return the longest time of a put while a common word is searched ten times."""
+
+    async def search() -> None:
+        for _ in range(10):
+            await store.search("invoice")
+
+    return await longest_delay(store, search, message)
+
+
+def main() -> int:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--mails", type=int, default=10_000)
+    parser.add_argument("--size", type=int, default=1_000)
+    parser.add_argument("--file", default="", help="a file to keep; by default a temporary one")
+    arguments = parser.parse_args()
+    asyncio.run(measure(arguments.mails, arguments.size, arguments.file))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
