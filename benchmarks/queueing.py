@@ -1,4 +1,4 @@
-"""Measures `ehlo.Queue`: messages a second, CPU and flushes per message at some numbers of sessions.
+"""Measures `ehlo.Queue`: messages a second, and CPU and flushes per message.
 
     python benchmarks/queueing.py [--sessions 20 --sessions 200] [--messages 4000] [--directory DIR]
 
@@ -47,20 +47,11 @@ def measure(directory: Path, sessions: int, messages: int, *, traced: bool) -> t
     command = [sys.executable, "app.py"]
     if traced:
         calls = "trace=fsync,fdatasync"
-        command = [
-            "strace",
-            "-f",
-            "--seccomp-bpf",
-            "-e",
-            calls,
-            "-o",
-            str(home / "trace"),
-        ] + command
+        command = ["strace", "-f", "-e", calls, "-o", str(home / "trace"), *command]
     server = subprocess.Popen(command, cwd=home, stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    line = ""
+    line, lines = "", server.stderr or ()
     while "listening on" not in line:
-        line = server.stderr.readline()
+        line = next(iter(lines))
     address = re.search(r"127\.0\.0\.1:\d+", line)[0]  # type: ignore[index]  # it listens there
     begun, before = time.monotonic(), 0.0 if traced else cpu(server.pid)
     source = ["smtp-source", "-d", "-s", str(sessions), "-m", str(messages), "-l", "1000"]

@@ -328,24 +328,32 @@ def early(trace: str, ids: list[str]) -> list[str]:
     replied: set[str] = set()
     wanted = set(ids)
     wrong: list[str] = []
+    bodies: set[str] = set()  # names of files
+    unsynced: set[str] = set()
     for line in trace.splitlines():
         thread, _, call = line.partition(" ")
         call = call.strip().partition(" ")[2]
         if match := WRITES.match(call):
             acknowledged = set(re.findall(rf"queued as ({ID})", match[2])) & wanted
-            if ".db" in match[1]:
+            if "-bodies/" in match[1]:
+                bodies.add(match[1].rpartition("/")[2])
+                unsynced.add(match[1].rpartition("/")[2])
+            elif ".db" in match[1]:
+                wrong += set(re.findall(r"[0-9a-f]{32}", match[2])) & unsynced
                 found = set(re.findall(ID, match[2])) & wanted
                 written.setdefault(match[1], set()).update(found)
             replied |= acknowledged
             wrong += acknowledged - synced
         elif match := re.match(r"f(?:data)?sync\(\d+<(.*?)>(\)| <unfinished)", call):
             before = written.pop(match[1], set())
+            unsynced.discard(match[1].rpartition("/")[2])
             if match[2] == ")":
                 synced |= before
             else:
                 syncing[thread] = before
         elif call.startswith(("<... fsync resumed", "<... fdatasync resumed")):
             synced |= syncing.pop(thread, set())
+    assert len(bodies) == len(ids) // 4
     assert replied == wanted  # otherwise the trace was not understood
     return wrong
 
@@ -379,7 +387,7 @@ def test_no_250_is_sent_before_its_bytes_are_synced(
     )
     assert tracer.stderr is not None
     assert "attached" in tracer.stderr.readline()
-    with loaded(port, [1_000] * 4, 25) as acknowledged:
+    with loaded(port, [1_000, 1_000, 1_000, 200_000], 25) as acknowledged:
         pass
     assert program.stop() == 0
     tracer.wait(60)
