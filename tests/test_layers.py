@@ -61,6 +61,10 @@ ROOMS["ehlo.testing"] = {
     *("ehlo.content", "ehlo.faults", "ehlo.server.server"),
     *ROOMS["ehlo.server.server"],
 }
+ROOMS["ehlo.queue"] = {
+    *("ehlo.store", "ehlo.server.system", "ehlo.server.observing", "ehlo.server.options"),
+    *("ehlo.server", *HANDLERS, *VISIBLE),
+}
 ROOMS["ehlo.conformance"] = {"ehlo.testing", "ehlo.net"}
 # What may import everything: the face (a lazy table), and the command line
 ANYTHING = {"ehlo", "ehlo.__main__", "ehlo.cli"}

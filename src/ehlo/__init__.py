@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from ehlo.protocol.reply import Disconnect as Disconnect
     from ehlo.protocol.reply import Reject as Reject
     from ehlo.protocol.reply import Reply as Reply
+    from ehlo.queue.accepting import Queue as Queue
+    from ehlo.queue.attempts import QueuedMessage as QueuedMessage
+    from ehlo.queue.attempts import Retry as Retry
     from ehlo.server.options.config import Listener as Listener
     from ehlo.server.server import Server as Server
     from ehlo.server.server import listen_and_serve as listen_and_serve
@@ -91,6 +94,8 @@ _HOMES = {
     "ehlo.protocol.parameters": "DeliverBy Facts MailParams OriginalRecipient RcptParams Rrvs",
     "ehlo.protocol.proxy": "ProxySSL",
     "ehlo.protocol.reply": "Disconnect Reject Reply",
+    "ehlo.queue.accepting": "Queue",
+    "ehlo.queue.attempts": "QueuedMessage Retry",
     "ehlo.server.options.config": "Listener",
     "ehlo.server.server": "Server listen_and_serve listen_and_serve_tls",
     "ehlo.session": "Envelope ProxyInfo Session TLSInfo current_session",

@@ -6,6 +6,7 @@ exception of the user's module. An error is one line, except such an exception: 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import logging
 import os
@@ -37,6 +38,7 @@ from ehlo.cli.flags import (
 from ehlo.cli.keypairs import configure_tls
 from ehlo.cli.log import set_up_logging
 from ehlo.cli.passwd import passwd
+from ehlo.cli.queueing import add_queue, queue_group, queue_options
 from ehlo.cli.recorder import add_recorder
 from ehlo.cli.replay import replay
 from ehlo.cli.running import checked, run, run_parent
@@ -86,6 +88,11 @@ def main(args: Sequence[str] | None = None) -> int:
         click.echo(traceback_of(error), err=True)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _others(of: type[Any], kept: Sequence[str]) -> list[str]:
+    """Return the names of the fields of a class without those that a command has."""
+    return [field.name for field in dataclasses.fields(of) if field.name not in kept]
 
 
 @click.group(
@@ -160,6 +167,7 @@ def cli(ctx: click.Context, /, **given: object) -> None:
             is_flag=True,
             help="Restart when a *.py below this directory changes, for development.",
         ),
+        *queue_options(),
     ],
     epilog=_ENVIRONMENT,
 )
@@ -186,6 +194,7 @@ def serve(
     except ImportError as error:
         raise click.UsageError("--reload needs watchfiles: pip install 'ehlo[standard]'") from error
     server, process = _named_server(target, given), _process(given)
+    add_queue(server, given)
     found = add_faults(server, faults)
     add_recorder(server, record, record_addresses)
     if reload and server.options.workers > 1:
@@ -206,7 +215,38 @@ def serve(
 
 
 cli.add_command(check)
+_WORK_OPTIONS = ("grace", "loop", "user", "metrics", "control", "factory")
+_WORK_PROCESS = ("log_file", "log_level", "log_format", "app_dir", "env_file")
+
+
+@cli.command(
+    cls=ServerCommand,
+    context_settings=_SETTINGS,
+    params=[
+        click.Argument(["target"], metavar="MODULE:ATTR"),
+        *queue_options(),
+        *options_of(Options, leave_out=_others(Options, _WORK_OPTIONS)),
+        *options_of(ProcessOptions, leave_out=_others(ProcessOptions, _WORK_PROCESS)),
+    ],
+    epilog=_ENVIRONMENT,
+)
+def work(target: str, **given: object) -> None:
+    """Deliver mail from a queue to MODULE:ATTR, and accept none.
+
+    Each file of the queue is delivered from by one process at a time. SIGTERM lets deliveries end.
+    """
+    given |= dict.fromkeys(("host", "port")) | {"fd": ()}
+    server, process = _named_server(target, given), _process(given)
+    queue = add_queue(server, given)
+    if queue is None:
+        raise click.UsageError(f"--queue missing, and {target} has no queue; write --queue mail.db")
+    queue.only_deliver()
+    server.configure(addr=(), listeners=(), workers=1)
+    run(server, process, server.listen_and_serve)
+
+
 cli.add_command(passwd)
+cli.add_command(queue_group)
 cli.add_command(replay)
 cli.add_command(sendmail)
 cli.add_command(top)
@@ -259,6 +299,7 @@ def _worker_server(
     process = _process(given)
     try:
         server = _named_server(target, given)
+        add_queue(server, given)
         add_faults(server, faults)
         add_recorder(server, *recording)
         configure_tls(server, process, passphrase)

@@ -37,12 +37,16 @@ class _Task:
     weight: int
     future: asyncio.Future[Any]
     is_search: bool = False
+    flushed: bool = True
     result: object = None
     error: BaseException | None = None
 
 
 class Chores:
     """Defines what a writer does in addition to tasks; each method runs in its thread."""
+
+    def prepare(self, database: Database, /, *, flush: bool) -> None:
+        """Called before each transaction of tasks; `flush` is false if none has to be on disk."""
 
     def finish(self, database: Database, /) -> None:
         """Called in each transaction of tasks, after their work."""
@@ -101,13 +105,14 @@ class Writer:
             self._rests = False
             self._tasks.put(_WAKE)
 
-    async def do(self, work: Work[Result], weight: int = 0) -> Result:
+    async def do(self, work: Work[Result], weight: int = 0, *, flush: bool = True) -> Result:
         """Return the result of `work` once it is committed. `weight` is its size in bytes.
 
-        If the caller is canceled, the work is done nevertheless. Raises `StoreError`.
+        Without `flush`, it need not be on disk by then; see `Chores.prepare`. If the caller is
+        canceled, the work is done nevertheless. Raises `StoreError`.
         """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._put(_Task(work, weight, future))
+        self._put(_Task(work, weight, future, flushed=flush))
         return await future
 
     async def catch_up(self) -> None:
@@ -178,6 +183,7 @@ class Writer:
         database = self._database
         try:
             with in_words(self._path):
+                self._chores.prepare(database, flush=any(task.flushed for task in tasks))
                 database.execute("BEGIN IMMEDIATE")
         except StoreError as error:  # locked, mostly: another try would wait as long
             for task in tasks:

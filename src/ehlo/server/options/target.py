@@ -15,6 +15,7 @@ from typing import Any, Final, TypeGuard
 
 from ehlo.functions import callbacks_of_functions
 from ehlo.handler import Callbacks, Composed, Handler, callbacks_of_handler, name_of
+from ehlo.message import Message
 from ehlo.server.options.config import Options
 
 being_imported: Final[ContextVar[str]] = ContextVar("ehlo_being_imported", default="")
@@ -124,7 +125,7 @@ def callbacks_of(options: Options) -> Callbacks:
 def _given_callbacks(options: Options) -> Callbacks:
     handler = options.handler
     if isinstance(handler, Composed):
-        return handler.callbacks
+        return _with_functions(handler.callbacks, options)
     if isinstance(handler, Handler):
         if options.rcpt_handler is not None or options.auth_handler is not None:
             raise TypeError(
@@ -139,6 +140,29 @@ def _given_callbacks(options: Options) -> Callbacks:
         advice = _advice_for(handler)
         raise TypeError(f"handler must be a function or an ehlo.Handler, not {handler!r}{advice}")
     return callbacks_of_functions(handler, options.rcpt_handler, options.auth_handler)
+
+
+def _with_functions(callbacks: Callbacks, options: Options) -> Callbacks:
+    """Return the hooks of a handler around functions, with those of the options.
+
+    Raises `TypeError` if there is another hook in the place of one.
+    """
+    hooks, origins = dict(callbacks.by_name), dict(callbacks.origins)
+    functions = {"on_rcpt": options.rcpt_handler, "on_auth": options.auth_handler}
+    for name, function in functions.items():
+        known = origins.get(name)
+        if function is None or (known is not None and known.function is function):
+            continue
+        option = "rcpt_handler" if name == "on_rcpt" else "auth_handler"
+        if name in hooks:
+            raise TypeError(f"{option} cannot be combined with {name}; leave one out")
+        made = callbacks_of_functions(_unused, options.rcpt_handler, options.auth_handler)
+        hooks[name], origins[name] = made.by_name[name], made.origins[name]
+    return Callbacks(hooks, callbacks.streams, origins)
+
+
+def _unused(_message: Message) -> None:
+    """Stands for the handler where only the functions next to it are wanted."""
 
 
 def _advice_for(wrong: object) -> str:

@@ -1,0 +1,225 @@
+"""`--queue` of `ehlo serve` and `ehlo work`; and `ehlo queue`, which shows and changes one."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from ehlo.cli.flags import Given, GroupedOption
+from ehlo.cli.readable import one_line
+from ehlo.cli.running import checked
+from ehlo.cli.values import Number
+from ehlo.handler import Composed
+from ehlo.queue import ledger
+from ehlo.queue.accepting import Queue
+from ehlo.queue.family import BodyFiles, Family
+from ehlo.server.options.target import callbacks_of, with_handler
+from ehlo.server.server import Server
+from ehlo.store.database import StoreError, in_words
+
+_GROUP: Final = "Queue"
+# The options of `Queue`, with their metavars, types and descriptions
+_ROWS: Final = (
+    (
+        "lease",
+        "DURATION",
+        str,
+        "Time after which a message of a dead process is tried again. [60s]",
+    ),
+    ("retry-after", "DURATION", str, "Time before the second attempt; it doubles.  [5s]"),
+    ("retry-max", "DURATION", str, "Longest time between two attempts.  [1h]"),
+    ("max-attempts", "NUMBER", Number(1), "Attempts after which a delivery is dead.  [12]"),
+    ("max-age", "DURATION", str, "Age after which a failed delivery is dead.  [unlimited]"),
+    ("keep-dead", "DURATION", str, "How long failed and dead deliveries are kept.  [30d]"),
+    ("deliveries", "NUMBER", Number(0), "Concurrent deliveries (0 = only by ehlo work).  [8]"),
+    ("timeout", "DURATION", str, "Maximum time of one attempt.  [10m]"),
+)
+
+
+def queue_options() -> list[click.Parameter]:
+    """Return the options of a queue."""
+    first = GroupedOption(
+        ["--queue"],
+        group=_GROUP,
+        metavar="FILE",
+        help="Store mail in this SQLite file before the 250, and deliver it afterwards.",
+    )
+    rows = [
+        GroupedOption([f"--queue-{name}"], group=_GROUP, metavar=metavar, type=kind, help=text)
+        for name, metavar, kind, text in _ROWS
+    ]
+    return [first, *rows]
+
+
+def add_queue(server: Server, given: Given) -> Queue | None:
+    """Put a queue around the hooks of a server, if one is given, and return the server's queue.
+
+    Raises `click.UsageError`.
+    """
+    options = with_handler(server.options)
+    own = options.handler if isinstance(options.handler, Queue) else None
+    url = given.get("queue")
+    values = {
+        name.removeprefix("queue_"): value
+        for name, value in given.items()
+        if name.startswith("queue_") and value is not None
+    }
+    if url is None:
+        if values:
+            flag = f"--queue-{next(iter(values)).replace('_', '-')}"
+            raise click.UsageError(f"{flag} needs --queue; write --queue mail.db")
+        return own
+    if own is not None:
+        raise click.UsageError(
+            f"--queue {url} cannot be combined with ehlo.Queue({own.url!r}); leave one out"
+        )
+    inner = Composed(checked(lambda: callbacks_of(options)))
+    queue = checked(lambda: Queue(url, inner, **values))
+    server.configure(handler=queue, factory=False)
+    return queue
+
+
+# -- ehlo queue ------------------------------------------------------------------------------------
+
+
+@click.group(name="queue")
+def queue_group() -> None:
+    """Show and change what a queue holds. FILE is what --queue names."""
+
+
+_file: Final[Callable[[Any], Any]] = click.argument("url", metavar="FILE")
+_one: Final[Callable[[Any], Any]] = click.argument("message_id", metavar="ID")
+_some: Final[Callable[[Any], Any]] = click.argument("message_id", metavar="[ID]", required=False)
+_all_dead: Final[Callable[[Any], Any]] = click.option(
+    "--all-dead", is_flag=True, help="All that has failed or is dead, instead of one message."
+)
+
+
+@contextlib.contextmanager
+def _ledgers(url: str, *, writes: bool = False) -> Iterator[Mapping[Path, ledger.Database]]:
+    """Open all files of a queue. Raises click's errors."""
+    paths = checked(partial(Family, url)).members()
+    if not paths:
+        raise click.ClickException(f"{url}: no such queue; check the path")
+    try:
+        with contextlib.ExitStack() as stack:
+            found = {}
+            for path in paths:
+                stack.enter_context(in_words(str(path)))
+                database = ledger.connect(path, writes=writes)
+                stack.callback(database.close)
+                if ledger.check_ledger(path, database):
+                    found[path] = database
+            yield found
+    except StoreError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _print(rows: list[ledger.Listed]) -> None:
+    now = time.time()
+    for row in rows:
+        due = "-" if row.due is None else f"{row.due - now:+.0f}s"
+        line = (
+            f"{row.id} {row.state} attempts={row.attempts} due={due} age={now - row.accepted:.0f}s"
+        )
+        line += f" size={row.size} from=<{row.sender}> to=<{row.recipient}>"
+        click.echo(one_line(line + (f" error={row.error}" if row.error else "")))
+
+
+@queue_group.command(name="list")
+@_file
+def list_all(url: str) -> None:
+    """List all deliveries, the oldest first."""
+    with _ledgers(url) as found:
+        _print([row for each in found.values() for row in ledger.listed(each)])
+
+
+@queue_group.command()
+@_file
+def dead(url: str) -> None:
+    """List the deliveries that have failed or are dead, with their errors."""
+    with _ledgers(url) as found:
+        _print([row for each in found.values() for row in ledger.listed(each, ["failed", "dead"])])
+
+
+@queue_group.command()
+@_file
+@_one
+def show(url: str, message_id: str) -> None:
+    """Show the deliveries of message ID."""
+    with _ledgers(url) as found:
+        rows = [row for each in found.values() for row in ledger.listed(each, (), message_id)]
+    if not rows:
+        raise click.ClickException(f"{message_id}: no such message; see ehlo queue list {url}")
+    _print(rows)
+
+
+@queue_group.command()
+@_file
+@_one
+def export(url: str, message_id: str) -> None:
+    """Write message ID to standard output, as it came."""
+    with _ledgers(url) as found:
+        for path, database in found.items():
+            try:
+                trace, body, name = ledger.content_of(database, message_id)
+            except LookupError:
+                continue
+            out = sys.stdout.buffer
+            out.write(trace + (body or b""))
+            if name is not None:
+                with BodyFiles(path).path(name).open("rb") as file:
+                    while chunk := file.read(65_536):
+                        out.write(chunk)
+            return
+    raise click.ClickException(f"{message_id}: no such message; see ehlo queue list {url}")
+
+
+def _act(url: str, what: ledger.Act, message_id: str | None, *, all_dead: bool = False) -> None:
+    if (message_id is None) != all_dead:
+        raise click.UsageError("write the ID of a message, or --all-dead")
+    count = 0
+    with _ledgers(url, writes=True) as found:
+        for path, database in found.items():
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute("BEGIN IMMEDIATE")
+            changed, names = ledger.act(database, what, message_id, time.time())
+            database.execute("COMMIT")
+            BodyFiles(path).delete(names)
+            count += changed
+    if not count and message_id is not None:
+        raise click.ClickException(f"{message_id}: nothing to {what}; see ehlo queue list {url}")
+    click.echo(f"{what}: deliveries={count}")
+
+
+@queue_group.command()
+@_file
+@_some
+@_all_dead
+def retry(url: str, message_id: str | None, *, all_dead: bool) -> None:
+    """Deliver message ID now, with all its attempts again, whatever its state."""
+    _act(url, "retry", message_id, all_dead=all_dead)
+
+
+@queue_group.command()
+@_file
+@_one
+def hold(url: str, message_id: str) -> None:
+    """Stop delivering message ID until retry."""
+    _act(url, "hold", message_id)
+
+
+@queue_group.command()
+@_file
+@_some
+@_all_dead
+def drop(url: str, message_id: str | None, *, all_dead: bool) -> None:
+    """Delete message ID, although it is not delivered."""
+    _act(url, "drop", message_id, all_dead=all_dead)

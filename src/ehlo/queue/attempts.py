@@ -1,0 +1,196 @@
+"""Attempts: one call of the handler for a message of the queue, and what its outcome means."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
+from typing import Any, Final, NamedTuple
+
+from ehlo.handler import name_of
+from ehlo.message import Message
+from ehlo.protocol.address import Address
+from ehlo.protocol.reply import Disconnect, Reject, Reply
+from ehlo.queue.facts import decode_address, decode_session
+from ehlo.queue.family import BodyFiles, FiledBody
+from ehlo.queue.ledger import Claimed, Settled
+from ehlo.queue.timing import Persistence
+from ehlo.server.observing.failures import escaped, log_failure
+from ehlo.server.results import MEANINGS, answer_of
+from ehlo.session import Session, current_session
+
+OnMessage = Callable[..., Any]
+
+_MEANING: Final = MEANINGS["on_message"]
+_LONGEST: Final = 1_000  # characters of an error
+
+logger: logging.Logger = logging.getLogger("ehlo.queue")
+
+
+class Retry(Exception):  # noqa: N818  the name says what it asks for
+    """Raised by a handler that a queue calls, to be called again later for the same mail.
+
+    `after` is the time until then in seconds; by default, the queue's own waits apply. An attempt
+    counts either way. Outside of a queue, the client gets a 451, and sends the mail again.
+
+    Example:
+
+        async def handler(message):
+            if not await ledger.is_open():
+                raise ehlo.Retry(after=3600)
+    """
+
+    def __init__(self, after: float | None = None, text: str = "") -> None:
+        super().__init__(text or "the handler asked for another attempt")
+        if after is not None and not after >= 0:
+            raise ValueError(f"after: {after!r}: write seconds, 0 or more")
+        self.after: float | None = after
+        """Seconds until the next attempt; `None` for the queue's own wait."""
+
+
+class QueuedMessage(Message):
+    """Describes a message from a queue, as its handler gets it.
+
+    `recipients` are those that are still due. `refuse(recipient, reply)` settles one of them: a 5xx
+    ends its delivery as failed, a 4xx tries it again. `state` is empty.
+
+    Example:
+
+        async def handler(message):
+            if await archive.has(message.digest):   # tried before, and not acknowledged
+                return
+            await archive.put(message.digest, message.data)
+    """
+
+    __slots__ = ("accepted", "attempt", "digest")
+
+    digest: str
+    """A hash of envelope and body, in hexadecimal: equal if a client sends the same mail again."""
+    attempt: int
+    """The number of this attempt, from 1; the highest of its recipients."""
+    accepted: float
+    """When the message was accepted, in seconds since the epoch."""
+
+
+class Attempt(NamedTuple):
+    """A message that is to be delivered, and who it is for."""
+
+    claimed: Claimed
+    session: Session
+    message: QueuedMessage
+    paths: list[Address]
+    """The recipients, as `claimed.deliveries` has them."""
+
+
+def prepare(claimed: Claimed, files: BodyFiles, *, streams: bool) -> Attempt:
+    """Return the attempt that a claim is for. Raises `OSError` if its body cannot be read."""
+    paths = [decode_address(each.recipient) for each in claimed.deliveries]
+    spool = None if claimed.file is None else FiledBody(files.path(claimed.file))
+    message = QueuedMessage(
+        claimed.id,
+        decode_address(claimed.sender),
+        [*paths],
+        claimed.trace,
+        [] if claimed.body is None else [claimed.body],
+        spool=spool,
+        streams=streams,
+        per_recipient=True,
+    )
+    message.digest = claimed.digest
+    message.accepted = claimed.accepted
+    message.attempt = max(each.attempts for each in claimed.deliveries)
+    return Attempt(claimed, decode_session(claimed.facts), message, paths)
+
+
+class Outcome(NamedTuple):
+    """Holds what the handler has returned or raised."""
+
+    result: object = None
+    error: BaseException | None = None
+
+
+async def call_async(handler: OnMessage, attempt: Attempt) -> Outcome:
+    """Call an `async def` handler; must be the work of a task of its own."""
+    current_session.set(attempt.session)
+    try:
+        return Outcome(await handler(attempt.session, attempt.message))
+    except BaseException as error:  # noqa: BLE001  also SystemExit, which would end the loop
+        return Outcome(error=error)
+
+
+def call(handler: OnMessage, attempt: Attempt) -> Outcome:
+    """Call a `def` handler, in a thread."""
+    context = copy_context()
+    context.run(current_session.set, attempt.session)
+    try:
+        return Outcome(context.run(handler, attempt.session, attempt.message))
+    except BaseException as error:  # noqa: BLE001  whatever it is, the thread goes on
+        return Outcome(error=error)
+
+
+def settled_by(
+    outcome: Outcome, attempt: Attempt, handler: OnMessage, now: float, patience: Persistence
+) -> list[Settled]:
+    """Return what becomes of each delivery of an attempt that has ended."""
+    message = attempt.message
+    answers = _answers(outcome, attempt, handler)
+    after = outcome.error.after if isinstance(outcome.error, Retry) else None
+    found = []
+    for due, path in zip(attempt.claimed.deliveries, attempt.paths, strict=True):
+        answer = message.refusals.get(str(path)) or answers.get(str(path), answers[""])
+        if answer is None:
+            found.append(Settled(due.number))
+            continue
+        error = escaped(answer if isinstance(answer, str) else str(answer))[:_LONGEST]
+        end = patience.ends(due.attempts, now - message.accepted)
+        if isinstance(answer, Reply) and answer.code >= 500:
+            found.append(Settled(due.number, "failed", None, now, error))
+        elif end:
+            found.append(Settled(due.number, "dead", None, now, f"{error} ({end})"))
+        else:
+            wait = patience.wait_after(due.attempts) if after is None else after
+            found.append(Settled(due.number, "waiting", now + wait, None, error))
+    return found
+
+
+_Answer = Reply | str | None
+"""A rejection, the text of another failure, or `None` for a delivery that is done."""
+
+
+def _answers(outcome: Outcome, attempt: Attempt, handler: OnMessage) -> Mapping[str, _Answer]:
+    """Return the answers by recipient; that of all others is at `""`."""
+    error = outcome.error
+    if error is not None:
+        return {"": _answer_of_error(error, attempt, handler)}
+    result = outcome.result
+    if not isinstance(result, Mapping):
+        return {"": _answer(result, attempt, handler)}
+    by_path = {str(path): _answer(each, attempt, handler) for path, each in result.items()}
+    for stranger in by_path.keys() - set(map(str, attempt.paths)):
+        if by_path.pop(stranger) is not None:
+            _note(attempt, handler, "a mapping that rejects for somebody else")
+            return {"": "the handler rejected for somebody who is no recipient"}
+    return {"": None, **by_path}
+
+
+def _answer(result: object, attempt: Attempt, handler: OnMessage) -> _Answer:
+    answer = answer_of(_MEANING, result, lambda text: _note(attempt, handler, text))
+    if isinstance(answer, Disconnect):
+        return "the handler asked to disconnect"
+    return answer if answer is not None and answer.refuses else None
+
+
+def _answer_of_error(error: BaseException, attempt: Attempt, handler: OnMessage) -> _Answer:
+    if isinstance(error, Reject):
+        return error.reply
+    if isinstance(error, Retry | Disconnect):
+        return str(error) or "the handler asked to disconnect"
+    log_failure(logger, error, "%s failed: id=%s", name_of(handler), attempt.message.id, users=True)
+    return f"{type(error).__name__}: {error}"
+
+
+def _note(attempt: Attempt, handler: OnMessage, text: str) -> None:
+    logger.error(
+        "%s returned %s; return %s: id=%s",
+        *(name_of(handler), text, _MEANING.returns, attempt.message.id),
+    )

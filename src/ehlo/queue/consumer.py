@@ -1,0 +1,377 @@
+"""The consumer of one file: claims what is due, calls the handler, and settles what came of it.
+
+One coroutine does all of it, and waits in one place. Attempts run next to it, at most `deliveries`
+of them; some more messages are leased ahead, so that one commit serves many. What a handler that
+never ends has cost is counted: its thread stays, and takes a place of as many again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, NamedTuple
+
+from ehlo.handler import is_async, name_of
+from ehlo.queue import ledger
+from ehlo.queue.attempts import (
+    Attempt,
+    OnMessage,
+    Outcome,
+    Retry,
+    call,
+    call_async,
+    prepare,
+    settled_by,
+)
+from ehlo.queue.facts import decode_address
+from ehlo.queue.family import BodyFiles
+from ehlo.queue.ledger import Claimed, Haul, Settled
+from ehlo.queue.timing import Persistence, Timekeeper
+from ehlo.server.system.threads import Threads
+from ehlo.store.database import StoreError
+from ehlo.store.writer import Writer
+
+_POLL: Final = 1.0  # seconds until another process's changes are seen
+_PURGE: Final = 3_600.0  # seconds between two looks for what need not be kept
+_AHEAD: Final = 4  # messages that are leased, for each that may be under way
+_MOST_UNSETTLED: Final = 1_000  # outcomes that are not committed yet
+
+logger: logging.Logger = logging.getLogger("ehlo.queue")
+
+
+class Terms(NamedTuple):
+    """Holds the rules of deliveries; times are in seconds."""
+
+    lease: float
+    timeout: float
+    """How long an attempt may take."""
+    keep_dead: float
+    deliveries: int
+    patience: Persistence
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """An attempt that is under way."""
+
+    attempt: Attempt
+    until: float
+    task: asyncio.Task[Outcome] | None = None
+    late: bool = False
+
+
+class Consumer:
+    """Delivers what is in one file. `run` returns when `stop` was called and all has ended."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        files: BodyFiles,
+        handler: OnMessage,
+        terms: Terms,
+        time: Timekeeper,
+        *,
+        streams: bool = False,
+    ) -> None:
+        self._writer = writer
+        self._files = files
+        self._handler = handler
+        self._terms = terms
+        self._time = time
+        self._streams = streams
+        self._owner = secrets.token_hex(8)
+        self._threads = Threads(2 * terms.deliveries, "ehlo-queue")
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._ready: deque[Claimed] = deque()
+        self._running: set[_Running] = set()
+        self._abandoned = 0  # threads of attempts that took too long
+        self._unsettled: list[Settled] = []
+        self._flush = False  # whether some of these have files, which are deleted afterwards
+        self._next_due: float = 0.0
+        self._next_poll: float = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._claiming: asyncio.Task[None] | None = None
+        self._settling: asyncio.Task[None] | None = None
+        self._troubled = False
+        self.delivered: int = 0
+        """How many deliveries were done, for the log."""
+
+    def wake(self) -> None:
+        """Look now: a message was put. Must be called in the loop's thread."""
+        self._next_due = 0.0
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Claim nothing more, and let what is under way end."""
+        self._stopping = True
+        self._wake.set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way, and nothing is due in future either."""
+        nothing = not (self._running or self._ready or self._unsettled or self._claiming)
+        return nothing and self._next_due == float("inf")
+
+    async def run(self) -> None:
+        """Deliver until `stop` is called and all attempts have ended.
+
+        If it is canceled, attempts that are under way are canceled, too, and do not count.
+        """
+        now = self._time.now()
+        renewal, purge = now + self._terms.lease / 3, now
+        try:
+            while not (self._stopping and self._has_ended()):
+                now = self._time.now()
+                if now >= renewal:
+                    renewal = now + self._terms.lease / 3
+                    self._do(
+                        partial(
+                            ledger.renew,
+                            numbers=self._leased(),
+                            owner=self._owner,
+                            until=now + self._terms.lease,
+                        )
+                    )
+                if now >= purge:
+                    purge = now + _PURGE
+                    self._do(self._purge)
+                self._end_late(now)
+                self._begin(now)
+                self._settle()
+                self._claim(now)
+                await self._time.wait(self._wake, self._until(now, renewal))
+                self._wake.clear()
+        finally:
+            await self._let_go()
+
+    def _has_ended(self) -> bool:
+        busy = self._running or self._unsettled or self._settling or self._claiming
+        return not busy
+
+    def _until(self, now: float, renewal: float) -> float:
+        """Return when there is something to do, unless something happens before."""
+        times = [renewal, now + _POLL, *(each.until for each in self._running)]
+        if not self._stopping and self._has_room:
+            times.append(self._next_due)
+        return min(times)
+
+    def _leased(self) -> list[int]:
+        claims = [*(each.attempt.claimed for each in self._running), *self._ready]
+        numbers = [each.number for claimed in claims for each in claimed.deliveries]
+        return numbers + [each.number for each in self._unsettled]
+
+    # -- claims ------------------------------------------------------------------------------------
+
+    @property
+    def _has_room(self) -> bool:
+        ahead = len(self._ready) + len(self._running)
+        return (
+            self._claiming is None
+            and ahead < (1 + _AHEAD) * self._terms.deliveries / 2
+            and len(self._unsettled) < _MOST_UNSETTLED
+            and self._abandoned < self._terms.deliveries
+        )
+
+    def _claim(self, now: float) -> None:
+        if self._stopping or not self._has_room or now < min(self._next_due, self._next_poll):
+            return
+        self._next_poll = now + _POLL
+        most = (1 + _AHEAD) * self._terms.deliveries - len(self._ready) - len(self._running)
+        self._claiming = asyncio.create_task(self._claimed(most, now))
+
+    async def _claimed(self, most: int, now: float) -> None:
+        terms = self._terms
+        work = partial(
+            ledger.claim,
+            now=now,
+            owner=self._owner,
+            lease=terms.lease,
+            most=most,
+            patience=terms.patience,
+        )
+        self._next_due = now + _POLL  # where the claim fails; and `wake` may be called meanwhile
+        try:
+            haul: Haul = await self._writer.do(work, flush=False)
+        except StoreError as error:
+            self._note_trouble(error)
+        else:
+            self._troubled = False
+            self._ready.extend(haul.claimed)
+            if self._next_due:
+                self._next_due = float("inf") if haul.next_due is None else haul.next_due
+            for message_id, recipient in haul.died:
+                logger.error("delivery died: id=%s to=%s", message_id, _shown(recipient))
+        finally:
+            self._claiming = None
+            self._wake.set()
+
+    # -- attempts ----------------------------------------------------------------------------------
+
+    def _begin(self, now: float) -> None:
+        while self._ready and not self._stopping and self._may_begin:
+            claimed = self._ready.popleft()
+            try:
+                attempt = prepare(claimed, self._files, streams=self._streams)
+            except Exception as error:  # noqa: BLE001  a body or row that cannot be read
+                logger.error("cannot read a message: id=%s error=%s", claimed.id, error)
+                self._give_up_reading(claimed, error, now)
+                continue
+            running = _Running(attempt, now + self._terms.timeout)
+            self._running.add(running)
+            if is_async(self._handler):
+                running.task = asyncio.create_task(call_async(self._handler, attempt))
+                running.task.add_done_callback(partial(self._task_ended, running))
+            else:
+                self._begin_in_thread(running)
+
+    @property
+    def _may_begin(self) -> bool:
+        most = self._terms.deliveries
+        return len(self._running) < most and self._abandoned < most
+
+    def _begin_in_thread(self, running: _Running) -> None:
+        loop = asyncio.get_running_loop()
+
+        def done(result: Outcome | None, error: BaseException | None) -> None:
+            outcome = result or Outcome(error=error)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._ended, running, outcome)
+
+        self._threads.submit(partial(call, self._handler, running.attempt), done)
+
+    def _task_ended(self, running: _Running, task: asyncio.Task[Outcome]) -> None:
+        error = asyncio.CancelledError("cancelled before it began")
+        self._ended(running, Outcome(error=error) if task.cancelled() else task.result())
+
+    def _ended(self, running: _Running, outcome: Outcome) -> None:
+        """Called when an attempt has ended, in the loop's thread."""
+        if running.late:
+            self._abandoned -= running.task is None
+        else:
+            self._running.discard(running)
+            self._note(running.attempt, outcome)
+        self._wake.set()
+
+    def _note(self, attempt: Attempt, outcome: Outcome) -> None:
+        terms, now = self._terms, self._time.now()
+        settled = settled_by(outcome, attempt, self._handler, now, terms.patience)
+        for due, each in zip(attempt.paths, settled, strict=True):
+            if each.state is None:
+                self.delivered += 1
+                continue
+            level = logging.WARNING if each.state == "waiting" else logging.ERROR
+            what = "deferred" if each.state == "waiting" else each.state
+            logger.log(
+                level,
+                "delivery %s: id=%s to=%s attempts=%d error=%s",
+                *(what, attempt.message.id, due, attempt.message.attempt, each.error),
+            )
+        self._unsettled += settled
+        self._flush = self._flush or attempt.claimed.file is not None
+
+    def _end_late(self, now: float) -> None:
+        """End the attempts that take too long: a task is canceled, and a thread is left alone."""
+        for running in [each for each in self._running if each.until <= now]:
+            self._running.discard(running)
+            running.late = True
+            logger.error(
+                "%s took too long: id=%s", name_of(self._handler), running.attempt.message.id
+            )
+            if running.task is None:
+                self._abandoned += 1
+            else:
+                running.task.cancel()
+            late = Retry(text=f"took longer than {self._terms.timeout:g} seconds")
+            self._note(running.attempt, Outcome(error=late))
+
+    def _give_up_reading(self, claimed: Claimed, error: Exception, now: float) -> None:
+        """Try a message again later whose body cannot be read, until it is dead."""
+        patience = self._terms.patience
+        for due in claimed.deliveries:
+            if end := patience.ends(due.attempts, now - claimed.accepted):
+                settled = Settled(due.number, "dead", None, now, f"{error} ({end})")
+            else:
+                wait = patience.wait_after(due.attempts)
+                settled = Settled(due.number, "waiting", now + wait, None, str(error))
+            self._unsettled.append(settled)
+
+    # -- what is written ---------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        if self._unsettled and self._settling is None:
+            work = self._settled([*self._unsettled], flush=self._flush)
+            self._settling = asyncio.create_task(work)
+
+    async def _settled(self, settled: list[Settled], *, flush: bool) -> None:
+        """Write outcomes; they stay in `_unsettled`, and count as leased, until that went well."""
+        try:
+            work = partial(ledger.settle, settled=settled, owner=self._owner)
+            names = await self._writer.do(work, flush=flush)
+        except StoreError as error:
+            self._note_trouble(error)
+        else:
+            self._flush = self._flush and len(self._unsettled) > len(settled)
+            del self._unsettled[: len(settled)]
+            due = [each.due for each in settled if each.due is not None]
+            self._next_due = min([self._next_due, *due])
+            if names:
+                await asyncio.to_thread(self._files.delete, names)
+            self._wake.set()
+        finally:
+            self._settling = None
+
+    def _do(self, work: Callable[[ledger.Database], object]) -> None:
+        """Have something written whose result nothing waits for."""
+
+        async def do() -> None:
+            try:
+                await self._writer.do(work, flush=False)
+            except StoreError as error:
+                self._note_trouble(error)
+
+        task = asyncio.create_task(do())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _purge(self, database: ledger.Database) -> None:
+        names = ledger.purge(database, self._time.now() - self._terms.keep_dead)
+        self._files.delete(names)
+
+    def _note_trouble(self, error: StoreError) -> None:
+        if not self._troubled and not self._stopping:
+            logger.error("the queue cannot be written: %s", error)
+        self._troubled = True
+
+    async def _let_go(self) -> None:
+        """Give back what was leased and not ended; it does not count as an attempt."""
+        now = self._time.now()
+        back = [*self._ready, *(each.attempt.claimed for each in self._running)]
+        for running in self._running:
+            running.late = True
+            if running.task is not None:
+                running.task.cancel()
+        given = [
+            Settled(each.number, "waiting", now, None, "", uncounted=True)
+            for claimed in back
+            for each in claimed.deliveries
+        ]
+        self._ready.clear()
+        self._running.clear()
+        self._threads.stop()
+        with contextlib.suppress(StoreError):
+            settled = [*self._unsettled, *given]
+            names = await self._writer.do(
+                partial(ledger.settle, settled=settled, owner=self._owner)
+            )
+            self._files.delete(names)
+
+
+def _shown(recipient: str) -> str:
+    return str(decode_address(recipient))

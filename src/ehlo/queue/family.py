@@ -1,0 +1,225 @@
+"""The files of a queue: a database for each process, its locks, and the bodies next to it.
+
+`mail.db` stands for `mail-0.db`, `mail-1.db` and so on. A process that accepts mail owns one, and
+one process at a time delivers from each. Locks end with their process, whatever ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from ehlo.message import Message, Spool
+from ehlo.store.database import DiskFullError, StoreError
+
+_MOST: Final = 1_000  # files of one queue
+
+
+class Family:
+    """The files of one queue, by its URL, which is the path of an SQLite file.
+
+    Raises `ValueError` for another kind of URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        if not url or "://" in url:
+            raise ValueError(f"queue {url!r}: not supported; write the path of a file: mail.db")
+        path = Path(url)
+        if not path.name or url.endswith(("/", os.sep)):
+            raise ValueError(f"queue {url!r}: a directory; write the path of a file: mail.db")
+        self.directory: Path = path.parent.absolute()
+        self._stem, self._suffix = path.stem, path.suffix
+        self._name = re.compile(rf"{re.escape(path.stem)}-[0-9]{{1,4}}{re.escape(path.suffix)}")
+
+    def member(self, number: int) -> Path:
+        """Return the path of one of the files."""
+        return self.directory / f"{self._stem}-{number}{self._suffix}"
+
+    def members(self) -> list[Path]:
+        """Return the files that are there, those of the first processes first."""
+        try:
+            found = [each for each in self.directory.iterdir() if self._name.fullmatch(each.name)]
+        except FileNotFoundError:
+            return []
+        return sorted(found, key=lambda path: (len(path.name), path.name))
+
+    def own(self) -> tuple[Path, Lock]:
+        """Return the first file that no other process accepts mail for. Raises `StoreError`."""
+        for number in range(_MOST):
+            path = self.member(number)
+            lock = Lock.taken(path, "accept")
+            if lock is not None:
+                return path, lock
+        raise StoreError(f"{self.member(0)}: all files are locked; stop the other processes")
+
+
+class Lock:
+    """Holds a lock of a file: `accept` for the one process that adds, `deliver` for another."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    @classmethod
+    def taken(cls, path: Path, purpose: str) -> Lock | None:
+        """Return the lock, or `None` if another process, or this one, has it.
+
+        Raises `StoreError` if it cannot be made.
+        """
+        name = path.with_name(f"{path.name}-{purpose}")
+        flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            file = os.open(name, flags, 0o600)
+        except OSError as error:
+            raise StoreError(f"{name}: {error.strerror}; check its directory and mode") from error
+        if _lock(file):
+            return cls(file)
+        os.close(file)
+        return None
+
+    def release(self) -> None:
+        """Let go of it. Nothing happens the second time."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+if sys.platform == "win32":  # pragma: no cover
+    import msvcrt
+
+    def _lock(file: int) -> bool:
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+else:
+    import fcntl
+
+    def _lock(file: int) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+
+class BodyFiles:
+    """The bodies of one database that are too large for a row: a directory of files next to it."""
+
+    def __init__(self, database: Path) -> None:
+        self._directory = database.with_name(f"{database.name}-bodies")
+
+    def write(self, message: Message, seen: Callable[[bytes], object]) -> str:
+        """Write a body and wait until it is on disk; return the name of its file.
+
+        `seen` is called with each chunk of it. Raises `StoreError`. Then there is no file.
+        """
+        name = secrets.token_hex(16)
+        path = self._directory / name
+        try:
+            self._make()
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0)
+            file = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o600)
+            try:
+                with open(file, "wb", buffering=0) as out:  # noqa: PTH123  a descriptor
+                    for chunk in _body(message):
+                        seen(chunk)
+                        rest = memoryview(chunk)
+                        while rest:
+                            rest = rest[out.write(rest) :]
+                    os.fsync(out.fileno())
+                _sync_directory(self._directory)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                raise
+        except OSError as error:
+            kind = DiskFullError if error.errno is not None else StoreError
+            raise kind(f"{path}: {error.strerror}; free some space") from error
+        return name
+
+    def _make(self) -> None:
+        """Make the directory, and have its name on disk, too."""
+        with contextlib.suppress(FileExistsError):
+            self._directory.mkdir(0o700)
+            _sync_directory(self._directory.parent)
+
+    def path(self, name: str) -> Path:
+        """Return the path of a body."""
+        return self._directory / name
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete files. One that cannot be deleted is left for `sweep`."""
+        for name in names:
+            with contextlib.suppress(OSError):
+                self.path(name).unlink()
+
+    def sweep(self, used: set[str]) -> int:
+        """Delete the files that no message has; return their number.
+
+        Only the process that accepts for this database may do so, before it accepts.
+        """
+        try:
+            found = {each.name for each in self._directory.iterdir()}
+        except OSError:
+            return 0
+        self.delete(found - used)
+        return len(found - used)
+
+
+class FiledBody(Spool):
+    """Reads a body from its file in a queue, as a `Message` does from any that is on disk."""
+
+    __slots__ = ("_reader", "_seeking")
+
+    def __init__(self, path: Path) -> None:
+        """Open the file. Raises `OSError`."""
+        self._reader = path.open("rb", buffering=0)
+        self._seeking = threading.Lock()  # handlers read in threads
+        self.size = os.fstat(self._reader.fileno()).st_size
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Return at most `count` bytes from `offset`; `b""` at the end. Raises `OSError`."""
+        with self._seeking:
+            self._reader.seek(offset)
+            return self._reader.read(max(0, count))
+
+    def read_after(self, head: bytes) -> bytes:
+        """Return `head` and the whole body. Raises `OSError`."""
+        with self._seeking:
+            self._reader.seek(0)
+            return head + self._reader.readall()
+
+    def close(self) -> None:
+        """Close the file; reading it later raises `ValueError`."""
+        self._reader.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_reader"):  # otherwise opening the file failed
+            self.close()
+
+
+def _body(message: Message) -> Iterable[bytes]:
+    """Yield the body in chunks, without the trace field before it."""
+    skip = len(message.trace)
+    for chunk in message.stream():
+        if skip < len(chunk):
+            yield chunk[skip:]
+        skip = max(0, skip - len(chunk))
+
+
+def _sync_directory(directory: Path) -> None:
+    if sys.platform == "win32":  # pragma: no cover
+        return
+    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -1,0 +1,488 @@
+"""The ledger: the messages and deliveries of one SQLite file, and every statement about them.
+
+A delivery is one recipient of one message. `due` is when it is to be tried, or when its lease ends;
+it is null for one that waits for nothing. So a crash needs no second mechanism. Each function is
+given the time, and runs in the writer's thread, in a transaction of its caller. This file is longer
+than others, since all statements are in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from ehlo.protocol.address import Address
+from ehlo.queue.facts import decode_address
+from ehlo.queue.timing import Persistence
+from ehlo.store.database import StoreError, in_words
+from ehlo.store.writer import Chores
+
+State = Literal["waiting", "running", "held", "failed", "dead"]
+"""What a delivery is: `failed` was ended by a 5xx, `dead` by its attempts or its age."""
+
+Database = sqlite3.Connection
+"""A connection to a file."""
+
+_APPLICATION: Final = 0x65686C71  # "ehlq", in the file's header
+_VERSION: Final = 1
+_PAGE: Final = 8_192  # bytes; large bodies take a third less time than with 4,096
+_CHECKPOINT: Final = 4_000  # pages of the log; each checkpoint costs two flushes
+_BUSY: Final = 5.0  # seconds to wait for another program that writes
+_MOST_BYTES: Final = 8 << 20  # of bodies that are claimed at once
+_ENDED: Final = "the process ended during the attempt"
+_SCHEMA: Final = f"""
+CREATE TABLE messages(
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    accepted REAL NOT NULL,
+    sender TEXT NOT NULL,
+    facts TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    trace BLOB NOT NULL,
+    file TEXT,  -- the name of the file that has the body, or null
+    body BLOB
+);
+CREATE INDEX messages_by_id ON messages(id);
+CREATE TABLE deliveries(
+    number INTEGER PRIMARY KEY,
+    message INTEGER NOT NULL,
+    recipient TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'waiting',
+    due REAL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    owner TEXT,
+    ended REAL,
+    error TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX deliveries_due ON deliveries(due) WHERE due IS NOT NULL;
+CREATE INDEX deliveries_by_message ON deliveries(message);
+CREATE INDEX deliveries_ended ON deliveries(ended) WHERE ended IS NOT NULL;
+PRAGMA application_id = {_APPLICATION};
+PRAGMA user_version = {_VERSION};
+"""
+
+
+class Arrival(NamedTuple):
+    """A message that was accepted. The texts are JSON."""
+
+    id: str
+    digest: str
+    accepted: float
+    sender: str
+    recipients: Sequence[str]
+    facts: str
+    size: int
+    trace: bytes
+    file: str | None
+    body: bytes | None
+
+
+class Due(NamedTuple):
+    """A delivery that was claimed; `attempts` counts this attempt, too."""
+
+    number: int
+    recipient: str
+    attempts: int
+
+
+class Claimed(NamedTuple):
+    """A message that was claimed, with all of its recipients that are due."""
+
+    number: int
+    id: str
+    digest: str
+    accepted: float
+    sender: str
+    facts: str
+    size: int
+    trace: bytes
+    file: str | None
+    body: bytes | None
+    deliveries: list[Due]
+
+
+class Haul(NamedTuple):
+    """Holds the result of one claim."""
+
+    claimed: list[Claimed]
+    next_due: float | None
+    """When the next delivery is due that was not claimed."""
+    died: list[tuple[str, str]]
+    """The ids and recipients of deliveries that have used up their attempts in crashes."""
+
+
+class Settled(NamedTuple):
+    """Describes the end of an attempt for one delivery. Without a `state`, it is done."""
+
+    number: int
+    state: State | None = None
+    due: float | None = None
+    ended: float | None = None
+    error: str = ""
+    uncounted: bool = False
+    """Whether the attempt does not count, since it was not the message that ended it."""
+
+
+# -- the file --------------------------------------------------------------------------------------
+
+
+def open_ledger(path: Path) -> Database:
+    """Open a file of a queue for its writer, and make or check its schema. Raises `StoreError`."""
+    flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    try:  # only its user can read mail
+        os.close(os.open(path, flags, 0o600))
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; name another file") from error
+    with in_words(str(path)):
+        database = connect(path)
+        try:
+            _prepare(path, database)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+
+def connect(path: Path, *, writes: bool = True) -> Database:
+    """Connect to a file that is there."""
+    database = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        timeout=_BUSY,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    if not writes:
+        database.execute("PRAGMA query_only = ON")
+    return database
+
+
+def check_ledger(path: Path, database: Database) -> bool:
+    """Return whether a file is a queue, not an empty file. Raises `StoreError` for another."""
+    (application,) = database.execute("PRAGMA application_id").fetchone()
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if not (application or version or tables):
+        return False
+    if application != _APPLICATION:
+        raise StoreError(f"{path}: not a queue; name another file")
+    if version > _VERSION:
+        raise StoreError(
+            f"{path}: made by a newer ehlo (schema {version}; this one knows {_VERSION}); "
+            "upgrade ehlo, or name another file"
+        )
+    return True
+
+
+def _prepare(path: Path, database: Database) -> None:
+    is_new = not check_ledger(path, database)
+    if is_new:
+        database.execute(f"PRAGMA page_size = {_PAGE}")
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    database.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
+    database.execute("PRAGMA fullfsync = ON")  # macOS: through the cache of the drive
+    if is_new:
+        database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+
+
+class Flushes(Chores):
+    """Commits to disk what is a promise, and to the kernel what is not, such as a claim.
+
+    Each transaction checks that the file is still the one at its path: what is written to a file
+    that was removed or replaced would be lost.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity = _identity(path)
+
+    def prepare(self, database: Database, /, *, flush: bool) -> None:
+        """Choose whether the commit waits for the disk."""
+        database.execute(f"PRAGMA synchronous = {'FULL' if flush else 'NORMAL'}")
+
+    def finish(self, database: Database, /) -> None:
+        """Raise `GoneFileError` if the file is gone, so that nothing is promised."""
+        try:
+            same = _identity(self._path) == self._identity
+        except OSError as error:
+            raise GoneFileError(f"{self._path}: {error.strerror}; put it back") from error
+        if not same:
+            raise GoneFileError(f"{self._path}: replaced by another file")
+
+    def settle(self, database: Database, /, *, done: bool) -> None:
+        """Do nothing."""
+
+    def aim(self, database: Database, /) -> None:
+        """Do nothing: nothing is searched."""
+
+    def catch_up(self, database: Database, is_wanted: Callable[[], bool], /) -> bool:
+        """Do nothing; nothing remains."""
+        return False
+
+    def tidy(self, database: Database, is_wanted: Callable[[], bool], /) -> bool:
+        """Do nothing; nothing remains."""
+        return False
+
+
+class GoneFileError(StoreError):
+    """Raised when the file of a queue was removed or replaced."""
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+# -- accepting -------------------------------------------------------------------------------------
+
+
+def insert(database: Database, arrival: Arrival) -> None:
+    """Store a message, and a delivery for each recipient, which is due now."""
+    number = database.execute(
+        "INSERT INTO messages(id, digest, accepted, sender, facts, size, trace, file, body)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*arrival[:4], *arrival[5:]),
+    ).lastrowid
+    database.executemany(
+        "INSERT INTO deliveries(message, recipient, due) VALUES (?, ?, ?)",
+        [(number, each, arrival.accepted) for each in arrival.recipients],
+    )
+
+
+# -- delivering ------------------------------------------------------------------------------------
+
+
+def recover(database: Database, now: float, patience: Persistence) -> int:
+    """End the leases of a process that has ended; return their number.
+
+    It must be certain that no process delivers from the file. What was under way is due now, and
+    what has crashed before a little later, so that one bad message does not stop all others.
+    """
+    rows = database.execute(
+        "SELECT number, attempts FROM deliveries WHERE state = 'running'"
+    ).fetchall()
+    database.executemany(
+        "UPDATE deliveries SET state = 'waiting', owner = NULL, due = ?, error = ?"
+        " WHERE number = ?",
+        [
+            (now + (patience.wait_after(tries - 1) if tries > 1 else 0), _ENDED, number)
+            for number, tries in rows
+        ],
+    )
+    return len(rows)
+
+
+def claim(
+    database: Database, now: float, owner: str, lease: float, most: int, patience: Persistence
+) -> Haul:
+    """Return up to `most` messages that are due, leased. An attempt counts from now on.
+
+    Deliveries of `owner` itself are left alone, even if their lease has run out.
+    """
+    due = (
+        "SELECT message FROM deliveries WHERE due <= ?"
+        " AND (owner IS NULL OR owner != ?) ORDER BY due"
+    )
+    numbers: dict[int, None] = {}
+    for (number,) in database.execute(due, (now, owner)):
+        numbers[number] = None
+        if len(numbers) == most:
+            break
+    claimed: list[Claimed] = []
+    died: list[tuple[str, str]] = []
+    held = 0
+    for number in numbers:
+        message = database.execute(
+            "SELECT number, id, digest, accepted, sender, facts, size, trace, file, body"
+            " FROM messages WHERE number = ?",
+            (number,),
+        ).fetchone()
+        those = _lease(database, number, now, owner, lease, patience)
+        died += [(message[1], each.recipient) for each in those if not each.attempts]
+        wanted = [each for each in those if each.attempts]
+        if wanted:
+            claimed.append(Claimed._make([*message, wanted]))
+            held += len(message[9] or b"")
+        if held > _MOST_BYTES:
+            break
+    (next_due,) = database.execute(
+        "SELECT min(due) FROM deliveries WHERE due IS NOT NULL AND (owner IS NULL OR owner != ?)",
+        (owner,),
+    ).fetchone()
+    return Haul(claimed, next_due, died)
+
+
+def _lease(
+    database: Database, message: int, now: float, owner: str, lease: float, patience: Persistence
+) -> list[Due]:
+    """Lease the deliveries of a message that are due; those that are dead have 0 attempts."""
+    rows = database.execute(
+        "SELECT number, recipient, attempts, error FROM deliveries"
+        " WHERE message = ? AND due <= ? AND (owner IS NULL OR owner != ?) ORDER BY number",
+        (message, now, owner),
+    ).fetchall()
+    found: list[Due] = []
+    for number, recipient, attempts, error in rows:
+        if attempts >= patience.max_attempts:
+            settle(database, [Settled(number, "dead", None, now, error or _ENDED)], None)
+            found.append(Due(number, recipient, 0))
+        else:
+            database.execute(
+                "UPDATE deliveries SET state = 'running', owner = ?, due = ?,"
+                " attempts = attempts + 1 WHERE number = ?",
+                (owner, now + lease, number),
+            )
+            found.append(Due(number, recipient, attempts + 1))
+    return found
+
+
+def renew(database: Database, numbers: Iterable[int], owner: str, until: float) -> None:
+    """Extend the leases of deliveries that are under way."""
+    database.executemany(
+        "UPDATE deliveries SET due = ? WHERE number = ? AND owner = ?",
+        [(until, number, owner) for number in numbers],
+    )
+
+
+def settle(database: Database, settled: Iterable[Settled], owner: str | None) -> list[str]:
+    """Note what became of deliveries that `owner` has leased (`None`: of any).
+
+    A message without further deliveries is deleted. Returns the names of files to delete after the
+    commit. A delivery that is not the owner's any more is left as it is.
+    """
+    messages: dict[int, None] = {}
+    for each in settled:
+        if each.state is None:
+            sql = "DELETE FROM deliveries WHERE number = ? AND owner IS ? RETURNING message"
+            values: tuple[object, ...] = (each.number, owner)
+        else:
+            sql = (
+                "UPDATE deliveries SET state = ?, due = ?, ended = ?, error = ?, owner = NULL,"
+                " attempts = attempts - ? WHERE number = ? AND (? IS NULL OR owner = ?)"
+                " RETURNING message"
+            )
+            values = (
+                *(each.state, each.due, each.ended, each.error, each.uncounted),
+                *(each.number, owner, owner),
+            )
+        for (message,) in database.execute(sql, values).fetchall():
+            messages[message] = None
+    return _delete_done(database, messages)
+
+
+def _delete_done(database: Database, messages: Iterable[int]) -> list[str]:
+    """Delete those of the messages that have no delivery; return the names of their files."""
+    files: list[str] = []
+    for message in messages:
+        rows = database.execute(
+            "DELETE FROM messages WHERE number = ?"
+            " AND NOT EXISTS (SELECT 1 FROM deliveries WHERE message = ?) RETURNING file",
+            (message, message),
+        ).fetchall()
+        files += [file for (file,) in rows if file is not None]
+    return files
+
+
+def purge(database: Database, before: float) -> list[str]:
+    """Delete what has failed or died before a time; return the names of files to delete."""
+    rows = database.execute(
+        "DELETE FROM deliveries WHERE ended IS NOT NULL AND ended < ? RETURNING message", (before,)
+    ).fetchall()
+    return _delete_done(database, dict.fromkeys(message for (message,) in rows))
+
+
+def has_mail(database: Database) -> bool:
+    """Return whether something is to be delivered, now or later."""
+    sql = "SELECT 1 FROM deliveries WHERE due IS NOT NULL LIMIT 1"
+    return database.execute(sql).fetchone() is not None
+
+
+def files_in_use(database: Database) -> set[str]:
+    """Return the names of the files that have bodies."""
+    rows = database.execute("SELECT file FROM messages WHERE file IS NOT NULL")
+    return {file for (file,) in rows}
+
+
+# -- looking, and what a person does ---------------------------------------------------------------
+
+
+class Listed(NamedTuple):
+    """A delivery, as a person sees it."""
+
+    id: str
+    accepted: float
+    sender: Address
+    size: int
+    recipient: Address
+    state: State
+    due: float | None
+    attempts: int
+    error: str
+
+
+def listed(
+    database: Database, states: Sequence[State] = (), message_id: str | None = None
+) -> list[Listed]:
+    """Return deliveries by state (all without one) or by the id of their message."""
+    rows = database.execute(
+        "SELECT id, accepted, sender, size, recipient, state, due, attempts, error"
+        " FROM messages JOIN deliveries ON deliveries.message = messages.number"
+        " WHERE (? IS NULL OR id = ?)"
+        " AND (? = '[]' OR state IN (SELECT value FROM json_each(?)))"
+        " ORDER BY accepted, deliveries.number",
+        (message_id, message_id, json.dumps(list(states)), json.dumps(list(states))),
+    )
+    return [
+        Listed._make((*row[:2], decode_address(row[2]), row[3], decode_address(row[4]), *row[5:]))
+        for row in rows
+    ]
+
+
+def counts(database: Database) -> dict[State, int]:
+    """Return the number of deliveries in each state that has some."""
+    return dict(database.execute("SELECT state, count(*) FROM deliveries GROUP BY state"))
+
+
+Act = Literal["retry", "hold", "drop"]
+
+
+def act(database: Database, what: Act, message_id: str | None, now: float) -> tuple[int, list[str]]:
+    """Retry, hold or drop the deliveries of a message, or with `None` of all that have ended.
+
+    `retry` begins again with no attempts, `hold` stops what waits, and `drop` deletes. What is
+    under way is left alone, except by `drop`. Returns how many have changed, and files to delete.
+    """
+    chosen = (
+        "message IN (SELECT number FROM messages WHERE id = ?)"
+        if message_id is not None
+        else "? IS NULL AND state IN ('failed', 'dead')"
+    )
+    values: tuple[object, ...] = (message_id,)
+    if what == "retry":
+        done = "UPDATE deliveries SET state = 'waiting', due = ?, attempts = 0, ended = NULL"
+        done += f" WHERE state != 'running' AND {chosen} RETURNING message"
+        values = (now, *values)
+    elif what == "hold":
+        done = "UPDATE deliveries SET state = 'held', due = NULL"
+        done += f" WHERE state = 'waiting' AND {chosen} RETURNING message"
+    else:
+        done = f"DELETE FROM deliveries WHERE {chosen} RETURNING message"
+    rows = database.execute(done, values).fetchall()
+    return len(rows), _delete_done(database, dict.fromkeys(message for (message,) in rows))
+
+
+def content_of(database: Database, message_id: str) -> tuple[bytes, bytes | None, str | None]:
+    """Return the trace field, the body and the name of its file. Raises `LookupError`."""
+    row = database.execute(
+        "SELECT trace, body, file FROM messages WHERE id = ?", (message_id,)
+    ).fetchone()
+    if row is None:
+        raise LookupError(message_id)
+    trace, body, file = row
+    return trace, body, file

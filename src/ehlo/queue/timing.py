@@ -1,0 +1,82 @@
+"""Time: the clock of a queue, how long to wait after a failed attempt, and durations as text."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import random
+import re
+import time
+from typing import Final, NamedTuple, Protocol
+
+Duration = float | str | None
+"""Seconds, text such as `"30d"`, or `None` for no limit."""
+
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?) ?([smhdw]?)")
+_JITTER: Final = 0.2  # of a wait, so that what failed together is not tried together again
+_MOST_DOUBLINGS: Final = 60
+
+
+class Timekeeper(Protocol):
+    """The clock of a queue. A test passes its own, in which hours pass at once."""
+
+    def now(self) -> float:
+        """Return the seconds since the epoch."""
+
+    async def wait(self, wake: asyncio.Event, until: float) -> None:
+        """Return when `wake` is set, or at the time `until` at the latest."""
+
+
+class SystemTime:
+    """The clock of the system."""
+
+    def now(self) -> float:
+        """Return the seconds since the epoch."""
+        return time.time()
+
+    async def wait(self, wake: asyncio.Event, until: float) -> None:
+        """Return when `wake` is set, or at the time `until` at the latest."""
+        await asyncio.sleep(0)  # others take their turn, even if `until` is always over
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(wake.wait(), max(0.0, until - time.time()))
+
+
+class Persistence(NamedTuple):
+    """Says how often a delivery is tried, and when."""
+
+    retry_after: float
+    """Seconds after the first failed attempt; each further wait is twice as long."""
+    retry_max: float
+    """The longest wait in seconds."""
+    max_attempts: int
+    max_age: float
+    """Seconds after which a delivery is not tried again."""
+
+    def wait_after(self, attempts: int) -> float:
+        """Return the seconds to wait after so many attempts, with a jitter of a fifth."""
+        doublings = min(max(0, attempts - 1), _MOST_DOUBLINGS)
+        wait = min(self.retry_max, self.retry_after * 2.0**doublings)
+        return wait * (1 + random.uniform(-_JITTER, _JITTER))  # noqa: S311  nothing secret
+
+    def ends(self, attempts: int, age: float) -> str:
+        """Return why there is no further attempt; empty if there is one."""
+        if attempts >= self.max_attempts:
+            return f"{attempts} attempt{'s' * (attempts > 1)} failed"
+        return f"older than {self.max_age:g} seconds" if age > self.max_age else ""
+
+
+def seconds_in(option: str, value: Duration) -> float:
+    """Return a duration in seconds; `None` is infinite. Raises `ValueError`, which names `option`.
+
+    A text is a number with `s`, `m`, `h`, `d` or `w` behind it.
+    """
+    if value is None:
+        return math.inf
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        return float(value)
+    match = _DURATION.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{option}: {value!r}: not a duration; write seconds, or 30d, 12h, 10m")
+    return float(match[1]) * _UNITS[match[2]]

@@ -1,0 +1,111 @@
+"""`ehlo queue`, `ehlo work` and `--queue`: on a real queue, and each mistake in one line."""
+
+from __future__ import annotations
+
+import smtplib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ehlo import Queue
+from support.program import Start
+from support.queueing import Player, deliver, expect, rows, serving
+
+DEADLINE = 60.0
+HANDLER = "def handler(message):\n    print('got', message.id, flush=True)\n"
+
+
+def run(*arguments: str | Path, cwd: Path) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "ehlo", *arguments],
+        capture_output=True,
+        timeout=DEADLINE,
+        check=False,
+        cwd=cwd,
+        text=True,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def dead(tmp_path: Path) -> str:
+    """A queue with one failed message; its id."""
+    player, file = Player(False), tmp_path / "mail-0.db"
+    with serving(Queue(str(tmp_path / "mail.db"), player), spool_threshold=1_000) as server:
+        reply = deliver(server, "b@x.test", body=b"Subject: x\r\n\r\n" + b"y\r\n" * 9_000)
+        expect(server, file, "state", ("failed",))
+    return reply.rpartition(" ")[2]
+
+
+def test_a_failed_message_is_shown_exported_and_delivered_again(
+    tmp_path: Path, dead: str, start: Start
+) -> None:
+    for command in (("list", "mail.db"), ("dead", "mail.db"), ("show", "mail.db", dead)):
+        code, out, _ = run("queue", *command, cwd=tmp_path)
+        assert (code, out.count("\n")) == (0, 1)
+        assert out.startswith(f"{dead} failed attempts=1 due=- ")
+        assert "from=<a@x.test> to=<b@x.test> error=554 5.7.1" in out
+    code, out, _ = run("queue", "export", "mail.db", dead, cwd=tmp_path)
+    assert code == 0
+    assert out.startswith("Received: from")
+    assert out.endswith("Subject: x\n\n" + "y\n" * 9_000)
+    (tmp_path / "app.py").write_text(HANDLER)
+    program = start("-m", "ehlo", "work", "app.py", "--queue", "mail.db", cwd=tmp_path)
+    program.err.until("listening on no address")
+    assert run("queue", "retry", "mail.db", dead, cwd=tmp_path)[:2] == (0, "retry: deliveries=1\n")
+    program.out.until(f"got {dead}")
+    assert program.stop() == 0
+    assert rows(tmp_path / "mail-0.db") == []
+
+
+def test_drop_deletes_the_message_and_its_body(tmp_path: Path, dead: str) -> None:
+    assert run("queue", "hold", "mail.db", dead, cwd=tmp_path)[0] == 1
+    done = run("queue", "drop", "mail.db", "--all-dead", cwd=tmp_path)
+    assert done == (0, "drop: deliveries=1\n", "")
+    assert rows(tmp_path / "mail-0.db") == []
+    assert list((tmp_path / "mail-0.db-bodies").iterdir()) == []
+
+
+def test_a_message_that_is_held_is_not_delivered_until_retry(tmp_path: Path) -> None:
+    with serving(Queue(str(tmp_path / "mail.db"), Player(), deliveries=0)) as server:
+        message_id = deliver(server, "b@x.test").rpartition(" ")[2]
+        for command, state in (("hold", "held"), ("retry", "waiting")):
+            assert run("queue", command, "mail.db", message_id, cwd=tmp_path)[0] == 0
+            expect(server, tmp_path / "mail-0.db", "state", (state,))
+
+
+def test_serve_stores_in_the_queue_and_workers_have_a_file_each(
+    tmp_path: Path, start: Start
+) -> None:
+    (tmp_path / "app.py").write_text(HANDLER)
+    options = ("--queue", "mail.db", "--queue-deliveries", "2", "--workers", "2", "--port", "0")
+    program = start("-m", "ehlo", "serve", "app.py", *options, cwd=tmp_path)
+    host, port = program.listening()
+    with smtplib.SMTP(host, port) as client:
+        client.sendmail("a@x.test", ["b@x.test"], b"Subject: x\r\n\r\nx\r\n")
+    program.out.until("got ")
+    assert program.stop() == 0
+    assert sorted(each.name for each in tmp_path.glob("mail-*.db")) == ["mail-0.db", "mail-1.db"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ("serve app.py --queue-lease 3", "--queue-lease needs --queue; write --queue mail.db"),
+        ("serve app.py --queue postgresql://x", "write the path of a file: mail.db"),
+        ("serve app.py --queue mail.db --queue-lease x", "not a duration"),
+        ("serve app.py:two --queue mail.db", "cannot be combined with ehlo.Queue('own.db')"),
+        ("work app.py:handler", "--queue missing, and app.py:handler has no queue"),
+        ("queue list nothing.db", "nothing.db: no such queue; check the path"),
+        ("queue retry nothing.db", "write the ID of a message, or --all-dead"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path: Path, arguments: str, error: str) -> None:
+    app = f"import ehlo\n{HANDLER}\ntwo = ehlo.Queue('own.db', handler)\n"
+    (tmp_path / "app.py").write_text(app)
+    code, _, err = run(*arguments.split(), cwd=tmp_path)
+    assert code in (1, 2)
+    assert error in err
+    assert "Traceback" not in err

@@ -1,0 +1,400 @@
+"""Trouble of a queue: full and locked and lost files, killed processes, the order of syncs."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import signal
+import smtplib
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from ehlo import Queue, Retry
+from ehlo.queue import ledger
+from ehlo.queue.timing import Persistence
+from support.program import Start
+from support.queueing import Jump, Player, deliver, rows, serving, wait_until
+from support.serving import DEADLINE
+
+TROUBLE = "451 4.3.0 Requested action aborted: local error in processing"
+FULL = "452 4.3.1 Insufficient system storage"
+QUEUED = "250 2.0.0 Ok: queued as "
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return str(tmp_path / "mail.db")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "mail-0.db"
+
+
+# -- accepting -------------------------------------------------------------------------------------
+
+
+def test_a_locked_database_is_451_until_it_is_free(
+    url: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_BUSY", 0.01)
+    player = Player()
+    with serving(Queue(url, player)) as server:
+        with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            assert deliver(server, "b@x.test") == TROUBLE
+            other.execute("ROLLBACK")
+        assert deliver(server, "c@x.test").startswith(QUEUED)
+        assert player.next()[1].recipients == ["c@x.test"]
+
+
+def test_a_full_database_is_452_until_there_is_room(url: str, file: Path) -> None:
+    player = Player()
+    queue = Queue(url, player)
+    with serving(queue) as server:
+
+        def limit(pages: int) -> None:
+            depot = queue._own  # noqa: SLF001  no disk is full for a test without root
+            assert depot is not None
+            depot.writer._database.execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001
+
+        limit(1)
+        assert deliver(server, "b@x.test", body=b"x" * 990 + b"\r\n" + b"y\r\n" * 30_000) == FULL
+        limit(1_000_000)
+        assert deliver(server, "c@x.test").startswith(QUEUED)
+        assert player.next()[1].recipients == ["c@x.test"]
+        assert player.calls.empty()
+
+
+def test_a_full_disk_of_bodies_is_452_and_leaves_no_file(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    player = Player()
+    with serving(Queue(url, player), spool_threshold=1_000) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fail)
+            assert deliver(server, "b@x.test", body=b"x\r\n" * 9_000) == FULL
+        assert list((tmp_path / "mail-0.db-bodies").iterdir()) == []
+        assert deliver(server, "c@x.test", body=b"x\r\n" * 9_000).startswith(QUEUED)
+        assert player.next()[1].recipients == ["c@x.test"]
+
+
+@pytest.mark.parametrize("directory_too", [False, True], ids=["file", "directory"])
+def test_a_database_that_is_gone_is_451_and_then_there_is_a_new_one(
+    tmp_path: Path, *, directory_too: bool
+) -> None:
+    home = tmp_path / "queue"
+    home.mkdir()
+    player = Player()
+    with serving(Queue(str(home / "mail.db"), player)) as server:
+        assert deliver(server, "b@x.test").startswith(QUEUED)
+        player.next()
+        wait_until(server, lambda: rows(home / "mail-0.db") == [])
+        if directory_too:
+            home.rename(tmp_path / "elsewhere")
+            for _ in range(3):
+                assert deliver(server, "c@x.test") == TROUBLE
+            home.mkdir()
+        else:
+            (home / "mail-0.db").unlink()
+            assert deliver(server, "c@x.test") == TROUBLE
+        assert deliver(server, "d@x.test").startswith(QUEUED)
+        assert player.next()[1].recipients == ["d@x.test"]
+
+
+def test_a_file_of_another_program_is_an_error_at_the_start(url: str, file: Path) -> None:
+    file.write_bytes(b"not a database, by far: " * 100)
+    with (
+        pytest.raises(ValueError, match=r"queue: .*mail-0\.db: not a store"),
+        serving(Queue(url, Player())),
+    ):
+        pass
+    file.unlink()
+    with contextlib.closing(sqlite3.connect(file)) as other:
+        other.execute("CREATE TABLE mine(x)")
+    with (
+        pytest.raises(ValueError, match=r"mail-0\.db: not a queue; name another file"),
+        serving(Queue(url, Player())),
+    ):
+        pass
+
+
+# -- files of other processes ----------------------------------------------------------------------
+
+
+def test_each_process_has_a_file_of_its_own_and_delivers_what_others_have_left(
+    url: str, tmp_path: Path
+) -> None:
+    first, second = Player(), Player()
+    with serving(Queue(url, first)) as one:
+        with serving(Queue(url, second, deliveries=0)) as two:
+            deliver(one, "one@x.test")
+            deliver(two, "two@x.test")
+            assert first.next()[1].recipients == ["one@x.test"]
+            assert rows(tmp_path / "mail-1.db", "state") == [("waiting",)]
+        # No process delivers from the file of the second one, which has ended
+        with serving(Queue(url, second, accepts=False)) as worker:
+            assert second.next()[1].recipients == ["two@x.test"]
+            wait_until(worker, lambda: rows(tmp_path / "mail-1.db") == [])
+    assert first.calls.empty()
+
+
+def test_fewer_processes_than_before_leave_nothing_behind(url: str, tmp_path: Path) -> None:
+    with serving(Queue(url, Player(), deliveries=0)) as one:
+        with serving(Queue(url, Player(), deliveries=0)) as two:
+            deliver(two, "two@x.test")
+        deliver(one, "one@x.test")
+    player = Player()
+    with serving(Queue(url, player)) as server:
+        got = {str(player.next()[1].recipients[0]) for _ in range(2)}
+        assert got == {"one@x.test", "two@x.test"}
+        wait_until(server, lambda: rows(tmp_path / "mail-1.db") == [])
+
+
+def test_bodies_that_no_message_has_are_deleted_at_the_start(url: str, tmp_path: Path) -> None:
+    bodies = tmp_path / "mail-0.db-bodies"
+    bodies.mkdir()
+    (bodies / "stray").write_bytes(b"x")
+    with serving(Queue(url, Player(), deliveries=0), spool_threshold=1_000) as server:
+        assert list(bodies.iterdir()) == []
+        deliver(server, "b@x.test", body=b"x\r\n" * 9_000)
+    with serving(Queue(url, Player(), deliveries=0)):
+        assert len(list(bodies.iterdir())) == 1
+
+
+def test_a_message_whose_body_is_lost_is_dead_after_its_attempts(url: str, tmp_path: Path) -> None:
+    file, player, jump = tmp_path / "mail-0.db", Player(Retry(after=1)), Jump()
+    with serving(Queue(url, player, max_attempts=2, time=jump), spool_threshold=1_000) as server:
+        deliver(server, "b@x.test", body=b"x\r\n" * 9_000)
+        player.next()
+        wait_until(server, lambda: rows(file, "state") == [("waiting",)])
+        shutil.rmtree(tmp_path / "mail-0.db-bodies")
+        jump.advance(2)
+        wait_until(server, lambda: rows(file, "state") == [("dead",)])
+        deliver(server, "c@x.test")
+        assert player.next()[1].recipients == ["c@x.test"]
+
+
+# -- crashes ---------------------------------------------------------------------------------------
+
+
+def test_a_crash_counts_as_an_attempt(file: Path) -> None:
+    database = ledger.open_ledger(file)
+    arrival = ledger.Arrival("id", "d", 0.0, '["",""]', ['["b","x"]'], "{}", 1, b"", None, b"x")
+    terms = Persistence(5, 3600, 3, float("inf"))
+    ledger.insert(database, arrival)
+    now = 0.0
+    for attempt in (1, 2, 3):
+        now += 10_000
+        ((claimed,), _, died) = ledger.claim(database, now, f"o{attempt}", 60, 9, terms)
+        assert (claimed.deliveries[0].attempts, died) == (attempt, [])
+        assert ledger.claim(database, now, "other", 60, 9, terms).claimed == []
+        assert ledger.recover(database, now, terms) == 1
+    (none, next_due, died) = ledger.claim(database, now + 10_000, "o4", 60, 9, terms)
+    assert (none, next_due, died) == ([], None, [("id", '["b","x"]')])
+    ((state, error),) = rows(file, "state, deliveries.error")
+    assert (state, error) == ("dead", "the process ended during the attempt")
+    database.close()
+
+
+def test_a_lease_that_has_run_out_is_taken_over_and_its_owner_settles_nothing(file: Path) -> None:
+    database = ledger.open_ledger(file)
+    arrival = ledger.Arrival("id", "d", 0.0, '["",""]', ['["b","x"]'], "{}", 1, b"", None, b"x")
+    terms = Persistence(5, 3600, 3, float("inf"))
+    ledger.insert(database, arrival)
+    assert ledger.claim(database, 1, "one", 60, 9, terms).claimed
+    assert ledger.claim(database, 60, "two", 60, 9, terms).claimed == []
+    ((claimed,), _, _) = ledger.claim(database, 61, "two", 60, 9, terms)
+    (due,) = claimed.deliveries
+    assert ledger.settle(database, [ledger.Settled(due.number)], "one") == []
+    assert rows(file, "state, owner") == [("running", "two")]
+    ledger.settle(database, [ledger.Settled(due.number)], "two")
+    assert rows(file) == []
+    database.close()
+
+
+APP = """
+import os
+import ehlo
+
+async def handler(message):
+    with open("delivered", "ab", buffering=0) as file:
+        file.write(message.id.encode() + b"\\n")
+
+app = ehlo.Server(
+    ehlo.Queue("mail.db", handler, lease=5), addr="127.0.0.1:0", spool_threshold=100_000
+)
+if __name__ == "__main__":
+    import logging
+    logging.basicConfig(level=logging.INFO)
+    app.listen_and_serve()
+"""
+
+
+def load(port: int, size: int, most: int, acknowledged: list[str]) -> None:
+    """Send mail until the server is gone, or `most` times."""
+    client = smtplib.SMTP(timeout=60)
+    with contextlib.suppress(smtplib.SMTPException, OSError), contextlib.closing(client):
+        client.connect("127.0.0.1", port)
+        client.ehlo("c")
+        for _ in range(most):
+            client.mail("a@x.test")
+            client.rcpt("b@x.test")
+            code, text = client.data(b"Subject: x\r\n\r\n" + b"0123456789abcde\r\n" * (size // 17))
+            if code == 250:
+                acknowledged.append(text.decode().rpartition(" ")[2])
+        client.quit()
+
+
+def look_until(condition: Callable[[], bool]) -> None:
+    """Return once `condition()` holds; other threads and programs run meanwhile."""
+    until = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        threading.Event().wait(0.01)
+
+
+def has_many(acknowledged: list[str]) -> bool:
+    return len(acknowledged) >= 200
+
+
+@contextlib.contextmanager
+def loaded(port: int, sizes: list[int], most: int) -> Iterator[list[str]]:
+    acknowledged: list[str] = []
+    threads = [
+        threading.Thread(target=load, args=(port, size, most, acknowledged)) for size in sizes
+    ]
+    for each in threads:
+        each.start()
+    try:
+        yield acknowledged
+    finally:
+        for each in threads:
+            each.join()
+
+
+def test_what_was_acknowledged_is_delivered_although_the_server_is_killed(
+    tmp_path: Path, start: Start
+) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    everything: list[str] = []
+    for _ in range(3):
+        program = start("app.py", cwd=tmp_path)
+        _, port = program.listening()
+        with loaded(port, [1_000, 1_000, 1_000, 200_000], 10_000) as acknowledged:
+            look_until(partial(has_many, acknowledged))
+            program.process.send_signal(signal.SIGKILL)
+            program.wait()
+        everything += acknowledged
+    program = start("app.py", cwd=tmp_path)
+    program.listening()
+    delivered = tmp_path / "delivered"
+    look_until(lambda: set(everything) <= set(delivered.read_text().split()))
+    assert len(set(everything)) == len(everything) >= 600
+    assert program.stop() == 0
+    assert rows(tmp_path / "mail-0.db") == []
+    twice = len(delivered.read_text().split()) - len(set(delivered.read_text().split()))
+    assert twice <= 3 * 1_100  # what is leased, and not settled yet, at each kill
+
+
+# -- the order of system calls ---------------------------------------------------------------------
+
+
+ID = r"[0-9a-f]{14}-\d+"
+WRITES = re.compile(r"(?:pwrite64|write|writev|pwritev|sendto|sendmsg)\(\d+<(.*?)>, (.*)")
+
+
+def early(trace: str, ids: list[str]) -> list[str]:
+    """Return the ids that were acknowledged before their bytes were synced, or never were.
+
+    Lines are in the order in which calls began, and a sync has ended where it says so.
+    """
+    written: dict[str, set[str]] = {}  # ids by file whose bytes are written and not synced
+    syncing: dict[str, set[str]] = {}  # by thread: the ids that a sync began with
+    synced: set[str] = set()
+    replied: set[str] = set()
+    wanted = set(ids)
+    wrong: list[str] = []
+    bodies: set[str] = set()  # names of files
+    unsynced: set[str] = set()
+    for line in trace.splitlines():
+        thread, _, call = line.partition(" ")
+        call = call.strip().partition(" ")[2]
+        if match := WRITES.match(call):
+            acknowledged = set(re.findall(rf"queued as ({ID})", match[2])) & wanted
+            if "-bodies/" in match[1]:
+                bodies.add(match[1].rpartition("/")[2])
+                unsynced.add(match[1].rpartition("/")[2])
+            elif ".db" in match[1]:
+                wrong += set(re.findall(r"[0-9a-f]{32}", match[2])) & unsynced
+                found = set(re.findall(ID, match[2])) & wanted
+                written.setdefault(match[1], set()).update(found)
+            replied |= acknowledged
+            wrong += acknowledged - synced
+        elif match := re.match(r"f(?:data)?sync\(\d+<(.*?)>(\)| <unfinished)", call):
+            before = written.pop(match[1], set())
+            unsynced.discard(match[1].rpartition("/")[2])
+            if match[2] == ")":
+                synced |= before
+            else:
+                syncing[thread] = before
+        elif call.startswith(("<... fsync resumed", "<... fdatasync resumed")):
+            synced |= syncing.pop(thread, set())
+    assert len(bodies) == len(ids) // 4
+    assert replied == wanted  # otherwise the trace was not understood
+    return wrong
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("mode", ["FULL", "NORMAL"])
+def test_no_250_is_sent_before_its_bytes_are_synced(
+    tmp_path: Path, start: Start, mode: str
+) -> None:
+    """With `NORMAL`, the same test must fail."""
+    app = APP
+    if mode == "NORMAL":
+        app = app.replace("import ehlo\n", "import ehlo\nimport weaken\n")
+        (tmp_path / "weaken.py").write_text(
+            "from ehlo.queue import ledger\n"
+            "plain = ledger.Flushes.prepare\n"
+            "ledger.Flushes.prepare = lambda self, db, *, flush: plain(self, db, flush=False)\n"
+        )
+    (tmp_path / "app.py").write_text(app)
+    program = start("app.py", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    _, port = program.listening()
+    output = tmp_path / "trace"
+    calls = "write,pwrite64,writev,pwritev,fsync,fdatasync,sendto,sendmsg"
+    tracer = subprocess.Popen(
+        [
+            *("strace", "-f", "-y", "-ttt", "-s", "20000", "-e", f"trace={calls}"),
+            *("-o", str(output), "-p", str(program.process.pid)),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert tracer.stderr is not None
+    assert "attached" in tracer.stderr.readline()
+    with loaded(port, [1_000, 1_000, 1_000, 200_000], 25) as acknowledged:
+        pass
+    assert program.stop() == 0
+    tracer.wait(60)
+    tracer.stderr.close()
+    wrong = early(output.read_text(errors="replace"), acknowledged)
+    assert len(acknowledged) == 100
+    if mode == "FULL":
+        assert wrong == []
+    else:
+        assert len(wrong) > 50

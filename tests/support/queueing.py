@@ -1,0 +1,114 @@
+"""A queue under test: a clock that a test moves, a handler that does as told, and the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ehlo import Queue, Server, Session
+from ehlo.queue import QueuedMessage
+from support.client import Client
+from support.serving import DEADLINE
+
+__all__ = ["Jump", "Player", "deliver", "expect", "rows", "serving", "wait_until"]
+
+
+class Jump:
+    """A clock that stands still until `advance` is called."""
+
+    def __init__(self) -> None:
+        self._now = 1_700_000_000.0
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[float, asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    async def wait(self, wake: asyncio.Event, until: float) -> None:
+        moved = asyncio.Event()
+        with self._lock:
+            if until <= self._now:
+                moved.set()
+            self._waiting.append((until, asyncio.get_running_loop(), moved))
+        tasks = {asyncio.ensure_future(each.wait()) for each in (wake, moved)}
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in tasks:
+                each.cancel()
+
+    def advance(self, seconds: float) -> None:
+        with self._lock:
+            self._now += seconds
+            due = [each for each in self._waiting if each[0] <= self._now]
+            self._waiting = [each for each in self._waiting if each[0] > self._now]
+        for _, loop, moved in due:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(moved.set)
+
+
+class Player:
+    """A handler that notes each call, and returns or raises what it is told, else `None`."""
+
+    def __init__(self, *script: object) -> None:
+        self._script = list(script)
+        self.calls: queue.SimpleQueue[tuple[Session, QueuedMessage]] = queue.SimpleQueue()
+
+    async def __call__(self, session: Session, message: Any) -> Any:
+        step = self._script.pop(0) if self._script else None
+        if callable(step) and not isinstance(step, BaseException):
+            step = step(message)
+            if asyncio.iscoroutine(step):
+                step = await step
+        self.calls.put((session, message))
+        if isinstance(step, BaseException):
+            raise step
+        return step
+
+    def next(self) -> tuple[Session, QueuedMessage]:
+        return self.calls.get(timeout=DEADLINE)
+
+
+@contextlib.contextmanager
+def serving(handler: Queue, **options: Any) -> Iterator[Server]:
+    with Server(handler, addr="127.0.0.1:0", **options).in_thread() as server:
+        yield server
+
+
+def deliver(server: Server, *recipients: str, body: bytes = b"Subject: x\r\n\r\nx\r\n") -> str:
+    """Send a mail; return the reply to its end."""
+    with Client(server.addresses[0]) as client:
+        client.begin("MAIL FROM:<a@x.test>", *(f"RCPT TO:<{each}>" for each in recipients), "DATA")
+        client.send(body + b".\r\n")
+        return client.reply()
+
+
+def rows(path: Path, columns: str = "recipient, state") -> list[tuple[Any, ...]]:
+    """Return the deliveries in a file, as they are committed."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return database.execute(
+            f"SELECT {columns} FROM deliveries"  # noqa: S608  the columns are the test's
+            " JOIN messages ON messages.number = message ORDER BY deliveries.number"
+        ).fetchall()
+
+
+def wait_until(server: Server, condition: Callable[[], bool]) -> None:
+    """Return once `condition()` holds; it is looked at after each turn of the server's loop."""
+    run = server.running
+    assert run is not None
+    until = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), run.loop).result(DEADLINE)
+
+
+def expect(server: Server, path: Path, columns: str, *wanted: tuple[Any, ...]) -> None:
+    """Return once the deliveries in a file are `wanted`."""
+    wait_until(server, lambda: rows(path, columns) == list(wanted))
