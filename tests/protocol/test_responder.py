@@ -307,7 +307,7 @@ async def _slow(initial: bytes | None, _context: AuthContext) -> AsyncSteps:
 
 
 @pytest.mark.parametrize("mechanism", ["CRAM-MD5", "SCRAM-SHA-256"])
-def test_a_secret_that_cannot_be_had_rejects_the_login(mechanism: str) -> None:
+def test_a_secret_that_is_not_available_rejects_the_login(mechanism: str) -> None:
     def secret(_user: str) -> object:
         raise Reject(454, "4.7.0", "No directory")
 
