@@ -2,8 +2,9 @@
 
 A delivery is one recipient of one message. `due` is when it is to be tried, or when its lease ends;
 it is null for one that waits for nothing. So a crash needs no second mechanism. Each function is
-given the time, and runs in the writer's thread, in a transaction of its caller. This file is longer
-than others, since all statements are in it.
+given the time, and runs in the writer's thread, in a transaction of its caller.
+
+This file is longer than others, since all statements are in it.
 """
 
 from __future__ import annotations
