@@ -183,7 +183,7 @@ class FiledBody(Spool):
         """Open the file. Raises `OSError`."""
         self._reader = path.open("rb", buffering=0)
         self._seeking = threading.Lock()  # handlers read in threads
-        self.size = os.fstat(self._reader.fileno()).st_size
+        self.size: int = os.fstat(self._reader.fileno()).st_size
 
     def read_at(self, offset: int, count: int) -> bytes:
         """Return at most `count` bytes from `offset`; `b""` at the end. Raises `OSError`."""
