@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from support.account import open_house as open_house
 from support.manager import manager as manager
 from support.program import start as start
 from support.serving import certificates as certificates

@@ -14,6 +14,7 @@ import pytest
 
 from ehlo import Peer
 from ehlo.passwords.file import PasswordFile
+from support.account import ACCOUNT, python_of_account
 from support.certificates import Certificates
 from support.client import Client
 from support.program import Program, Start
@@ -114,11 +115,15 @@ def test_a_log_is_not_appended_to_a_file_that_the_user_has_linked(
 
 @pytest.mark.parametrize("mode", ["666", "660", "600"])
 def test_a_socket_in_a_directory_of_the_user_has_the_mode_and_is_reached(
-    start: Start, here: Path, theirs: Path, mode: str
+    start: Start, open_house: Path, theirs: Path, mode: str
 ) -> None:
     path, control = theirs / "smtp", theirs / "control"
-    flags = ("--addr", f"unix:{path}", "--unix-mode", mode, "--control", control)
-    program = serve(start, here, *flags)
+    flags = ["--addr", f"unix:{path}", "--unix-mode", mode, "--control", str(control)]
+    (open_house / "app.py").write_text("def function(message): pass\n")
+    python = python_of_account(open_house)
+    command = [python, "-m", "ehlo", "serve", "app:function", "--user", ACCOUNT, *flags]
+    code = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
+    program = start("-c", code, *command, cwd=open_house, env={"PYTHONPATH": str(open_house)})
     program.err.until("listening on")
     assert stat.S_IMODE(path.stat().st_mode) == int(mode, 8)
     status = control.stat()

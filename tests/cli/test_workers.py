@@ -15,32 +15,25 @@ import signal
 import smtplib
 import socket
 import ssl
-import subprocess
-import sys
-import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import click
-import idna
 import pytest
 
-import ehlo
 from ehlo import PasswordFile, Peer, Server
 from ehlo.server import run
 from ehlo.server.observing.views import Views, ask
 from ehlo.server.system import privileges
 from ehlo.server.workers import parent
 from ehlo.server.workers.parent import MOST_DELAY, backoff
+from support.account import ACCOUNT, python_of_account
 from support.certificates import Certificates, Files
 from support.client import Client
 from support.manager import Manager
 from support.program import DEADLINE, HAND_OVER, Program, Start
 
 LOOPBACK = ("--addr", "127.0.0.1:0")
-
-ACCOUNT = "nobody"  # of the system, without privileges
 
 MODULE = """
 import asyncio, os, signal, sys, threading, time, ehlo
@@ -637,36 +630,10 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can drop root p
 
 
 @pytest.fixture
-def open_house() -> Iterator[Path]:
+def open_house(open_house: Path) -> Path:
     """Return a directory that all users can read, with all that a worker imports."""
-    with tempfile.TemporaryDirectory() as name:
-        house = Path(name)
-        for package in (ehlo, click, idna):
-            source = Path(str(package.__file__)).parent
-            shutil.copytree(source, house / source.name)
-        (house / "many.py").write_text(MODULE)
-        house.chmod(0o755)
-        yield house
-
-
-def python_of_account(house: Path) -> str:
-    """Return an interpreter that the account can run: this one may be in the home of root."""
-    for python in (sys.executable, "/usr/bin/python3"):
-        command = [python, "-c", "import asyncio, ssl, ehlo.cli, many"]
-        with contextlib.suppress(PermissionError, subprocess.CalledProcessError):
-            subprocess.run(
-                command,
-                env={"PYTHONPATH": str(house)},
-                cwd=house,
-                user=ACCOUNT,
-                group=pwd.getpwnam(ACCOUNT).pw_gid,
-                extra_groups=[],
-                capture_output=True,
-                timeout=DEADLINE,
-                check=True,
-            )
-            return python
-    pytest.skip(f"the user {ACCOUNT} can run no Python of this machine")
+    (open_house / "many.py").write_text(MODULE)
+    return open_house
 
 
 @as_root

@@ -36,7 +36,7 @@ ehlo: --nope: no such option; check its spelling
 $ ehlo --prot 1025
 ehlo: --prot: no such option; write --port
 $ ehlo nope
-ehlo: nope: no such command; write check, passwd, replay, sendmail, serve or top
+ehlo: nope: no such command; write check, passwd, queue, replay, sendmail, serve, top or work
 $ ehlo serv
 ehlo: serv: no such command; write serve
 $ ehlo app:handler
@@ -54,7 +54,7 @@ ehlo: MODULE:ATTR missing, e.g. ehlo serve app:handler
 $ ehlo serve app:function extra
 ehlo: extra: unexpected argument; remove it
 $ ehlo --host 127.0.0.1 extra
-ehlo: extra: no such command; write check, passwd, replay, sendmail, serve or top
+ehlo: extra: no such command; write check, passwd, queue, replay, sendmail, serve, top or work
 $ ehlo --addr 127.0.0.1
 ehlo: --addr 127.0.0.1: port missing, e.g. 127.0.0.1:1025
 $ ehlo --addr 127.0.0.1:

@@ -19,6 +19,8 @@ from robustness import parsing, reading
 
 CHECKOUT = Path(__file__).parents[2]
 FOUR_TIMES = 4.6
+# What is looked at around a link is bounded, and the smaller message does not reach the bounds
+FOUR_TIMES_WITH_BOUNDS = 5.2
 """The work for four times the input, relative to the work for the input."""
 
 
@@ -78,7 +80,7 @@ def test_four_times_the_message_is_four_times_the_work(
     name: str, counted_content: dict[str, tuple[int, int]]
 ) -> None:
     small, large = counted_content[name]
-    assert large < FOUR_TIMES * small + 40_000, counted_content[name]
+    assert large < FOUR_TIMES_WITH_BOUNDS * small + 40_000, counted_content[name]
 
 
 def test_more_than_four_times_the_work_would_be_seen(

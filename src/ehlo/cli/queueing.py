@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -17,12 +17,12 @@ from ehlo.cli.readable import one_line
 from ehlo.cli.running import checked
 from ehlo.cli.values import Number
 from ehlo.handler import Composed
-from ehlo.queue import ledger
-from ehlo.queue.accepting import Queue
-from ehlo.queue.family import BodyFiles, Family
 from ehlo.server.options.target import callbacks_of, with_handler
 from ehlo.server.server import Server
-from ehlo.store.database import StoreError, in_words
+
+if TYPE_CHECKING:  # sqlite3 and locks of files come with the commands that need them
+    from ehlo.queue import ledger
+    from ehlo.queue.accepting import Queue
 
 _GROUP: Final = "Queue"
 # The options of `Queue`, with their metavars, types and descriptions
@@ -64,7 +64,7 @@ def add_queue(server: Server, given: Given) -> Queue | None:
     Raises `click.UsageError`.
     """
     options = with_handler(server.options)
-    own = options.handler if isinstance(options.handler, Queue) else None
+    own = _queue_of(options.handler)
     url = given.get("queue")
     values = {
         name.removeprefix("queue_"): value
@@ -80,10 +80,18 @@ def add_queue(server: Server, given: Given) -> Queue | None:
         raise click.UsageError(
             f"--queue {url} cannot be combined with ehlo.Queue({own.url!r}); leave one out"
         )
+    from ehlo.queue.accepting import Queue
+
     inner = Composed(checked(lambda: callbacks_of(options)))
     queue = checked(lambda: Queue(url, inner, **values))
     server.configure(handler=queue, factory=False)
     return queue
+
+
+def _queue_of(handler: object) -> Queue | None:
+    """Return the handler if it is a queue; if the room was never entered, none is."""
+    accepting = sys.modules.get("ehlo.queue.accepting")
+    return handler if accepting is not None and isinstance(handler, accepting.Queue) else None
 
 
 # -- ehlo queue ------------------------------------------------------------------------------------
@@ -105,6 +113,10 @@ _all_dead: Final[Callable[[Any], Any]] = click.option(
 @contextlib.contextmanager
 def _ledgers(url: str, *, writes: bool = False) -> Iterator[Mapping[Path, ledger.Database]]:
     """Open all files of a queue. Raises click's errors."""
+    from ehlo.queue import ledger
+    from ehlo.queue.family import Family
+    from ehlo.store.database import StoreError, in_words
+
     paths = checked(partial(Family, url)).members()
     if not paths:
         raise click.ClickException(f"{url}: no such queue; check the path")
@@ -137,6 +149,8 @@ def _print(rows: list[ledger.Listed]) -> None:
 @_file
 def list_all(url: str) -> None:
     """List all deliveries, the oldest first."""
+    from ehlo.queue import ledger
+
     with _ledgers(url) as found:
         _print([row for each in found.values() for row in ledger.listed(each)])
 
@@ -145,6 +159,8 @@ def list_all(url: str) -> None:
 @_file
 def dead(url: str) -> None:
     """List the deliveries that have failed or are dead, with their errors."""
+    from ehlo.queue import ledger
+
     with _ledgers(url) as found:
         _print([row for each in found.values() for row in ledger.listed(each, ["failed", "dead"])])
 
@@ -154,6 +170,8 @@ def dead(url: str) -> None:
 @_one
 def show(url: str, message_id: str) -> None:
     """Show the deliveries of message ID."""
+    from ehlo.queue import ledger
+
     with _ledgers(url) as found:
         rows = [row for each in found.values() for row in ledger.listed(each, (), message_id)]
     if not rows:
@@ -166,6 +184,9 @@ def show(url: str, message_id: str) -> None:
 @_one
 def export(url: str, message_id: str) -> None:
     """Write message ID to standard output, as it came."""
+    from ehlo.queue import ledger
+    from ehlo.queue.family import BodyFiles
+
     with _ledgers(url) as found:
         for path, database in found.items():
             try:
@@ -183,6 +204,9 @@ def export(url: str, message_id: str) -> None:
 
 
 def _act(url: str, what: ledger.Act, message_id: str | None, *, all_dead: bool = False) -> None:
+    from ehlo.queue import ledger
+    from ehlo.queue.family import BodyFiles
+
     if (message_id is None) != all_dead:
         raise click.UsageError("write the ID of a message, or --all-dead")
     count = 0

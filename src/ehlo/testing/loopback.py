@@ -121,6 +121,7 @@ class Port:
         self._thread = commons.thread
         self._rulebook = rulebook
         self._clients: set[PortClient] = set()
+        self._doors: Doors | None = None
 
     def open(self, host: str, port: int) -> Peer:
         """Listen, and return the address. Raises `OSError`."""
@@ -131,8 +132,8 @@ class Port:
         return Peer(*sock.getsockname()[:2])
 
     async def _open(self, sock: socket.socket) -> None:
-        self._doors = Doors(asyncio.get_running_loop(), Connections(_MOST, _MOST))
-        await self._doors.open(sock, self._client)
+        self._doors = doors = Doors(asyncio.get_running_loop(), Connections(_MOST, _MOST))
+        await doors.open(sock, self._client)
 
     def _client(self) -> PortClient:
         return PortClient(self._rulebook, self._commons, self._clients)
@@ -143,6 +144,8 @@ class Port:
             self._thread.call(self._close)
 
     async def _close(self) -> None:
+        if self._doors is None:  # the address was taken
+            return
         self._doors.close()
         await self._doors.all_served()
         clients = list(self._clients)
