@@ -18,7 +18,7 @@ run: $(RUNS)
 test: announced lint types unit
 
 announced:
-	@echo 'Linters, type checker and all tests: about 6 minutes on 2 idle cores.'
+	@echo 'Linters, type checker and all tests: about 9 minutes on 2 idle cores.'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
