@@ -193,7 +193,8 @@ class Reader:
 
     def pytest(self, *plugins: str) -> str:
         """Run pytest in the directory; return what it prints. All tests must pass."""
-        options = ("-q", "-W", "error", "-p", "no:cacheprovider", "--rootdir", self.directory)
+        warnings = ("-W", "error", "-W", "ignore:The EMAIL_")  # Django 6.1 prefers MAILERS
+        options = ("-q", *warnings, "-p", "no:cacheprovider", "--rootdir", self.directory)
         loaded = [f"-p{each}" for each in plugins]
         env = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # they take seconds to start
         return self.command("-m", "pytest", *options, *loaded, self.directory, env=env)

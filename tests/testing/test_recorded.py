@@ -16,6 +16,7 @@ from ehlo.testing.dialogue import DialogueError, Scenario
 from ehlo.testing.dialogue.core import CoreLine, for_core
 from ehlo.testing.dialogue.playing import Player
 from ehlo.transcript import Direction, Line, Transcript, escaped
+from robustness.scale import IN_FULL
 from support.dialogue import DIRECTORY
 
 ALL = [
@@ -26,6 +27,11 @@ ALL = [
     and scenario.title != "A shutdown lets a transaction end"  # which begins while it lasts
 ]
 KINDS = {"masked": (False, False), "bodies": (False, True), "full": (True, True)}
+# In `make test` each of ours is recorded in one of the forms, in turn
+TURNS = [
+    (scenario, [*KINDS] if IN_FULL else [[*KINDS][number % len(KINDS)]])
+    for number, scenario in enumerate(ALL)
+]
 
 
 def played(scenario: Scenario, kind: str) -> Transcript:
@@ -41,10 +47,12 @@ def test_each_dialogue_of_ours_plays_on_the_core(scenario: Scenario) -> None:
     dialogue.replay(scenario)
 
 
-@pytest.mark.parametrize("scenario", ALL, ids=str)
-def test_what_is_recorded_plays_again_without_a_difference(scenario: Scenario) -> None:
+@pytest.mark.parametrize(("scenario", "kinds"), TURNS, ids=lambda each: str(each))
+def test_what_is_recorded_plays_again_without_a_difference(
+    scenario: Scenario, kinds: list[str]
+) -> None:
     given = [setting for setting in scenario.given if not setting.startswith("user ")]
-    for kind in KINDS:
+    for kind in kinds:
         transcript = played(scenario, kind)
         written = dialogue.text_of([dialogue.record(transcript, "Recorded", given)])
         [recorded] = dialogue.parse(written)
@@ -96,7 +104,7 @@ def test_what_is_left_out_has_a_stand_in_of_its_size() -> None:
     assert len(scenario.steps[-2].data()) == 1234 + len(".\r\n")
 
 
-@pytest.mark.parametrize("size", [*range(2, 300), 0, 71_999, 72_000, 72_001])
+@pytest.mark.parametrize("size", [*range(2, 80), 299, 0, 71_999, 72_000, 72_001])
 def test_a_stand_in_has_the_size_of_the_message(size: int) -> None:
     scenario = dialogue.record(lines("S: 354 Go", f"*: {size} bytes of a message"))
     data = scenario.steps[-1].data()
