@@ -217,7 +217,7 @@ def test_a_message_that_waits_for_memory_in_vain_is_452(serve: Serve, clock: Sto
         assert handler.entered.acquire(timeout=DEADLINE)
         second.begin_message(body)
         running.wait_until_received(second)
-        running.wait_until(lambda: not running.runtime.memory.reserve(0))  # somebody waits
+        running.wait_until(lambda: bool(running.runtime.memory.claims))  # and not only written
         running.run(running.turn)  # the loop has set the deadline of it, too
         clock.advance(31)
         assert second.replies(4)[3] == NO_ROOM
