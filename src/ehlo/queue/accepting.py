@@ -247,9 +247,11 @@ class Queue(Composed):
         depots = self._depots
         self._own, self._looking = None, None
         self._adopted.clear()
-        with contextlib.suppress(TimeoutError):
-            closing = asyncio.gather(*(depot.close() for depot in depots))
+        closing = asyncio.gather(*(depot.close() for depot in depots))
+        try:
             await asyncio.wait_for(asyncio.shield(closing), _LAST)
+        except TimeoutError:
+            logger.warning("the queue was not closed within %g s; its leases run out", _LAST)
 
     async def _call(self, name: str, server: AnyServer) -> None:
         hook = self._inner.by_name.get(name)
@@ -336,8 +338,10 @@ def _has_mail(path: Path) -> bool:
     try:
         with contextlib.closing(ledger.connect(path, writes=False)) as database:
             return ledger.has_mail(database)
-    except sqlite3.Error:
-        return False  # not ready, or no queue: there is another look later
+    except sqlite3.OperationalError:
+        return False  # locked, or not ready: there is another look later
+    except sqlite3.DatabaseError:
+        return True  # no queue, or damaged, which is an error once it is opened
 
 
 def _positive(option: str, value: Duration) -> float:

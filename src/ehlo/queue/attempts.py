@@ -131,7 +131,7 @@ def call(handler: OnMessage, attempt: Attempt) -> Outcome:
 def settled_by(
     outcome: Outcome, attempt: Attempt, handler: OnMessage, now: float, patience: Persistence
 ) -> list[Settled]:
-    """Return what becomes of each delivery of an attempt that has ended."""
+    """Return the outcome of each delivery of an attempt that has ended."""
     message = attempt.message
     answers = _answers(outcome, attempt, handler)
     after = outcome.error.after if isinstance(outcome.error, Retry) else None

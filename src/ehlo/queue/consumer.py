@@ -365,12 +365,14 @@ class Consumer:
         self._ready.clear()
         self._running.clear()
         self._threads.stop()
-        with contextlib.suppress(StoreError):
-            settled = [*self._unsettled, *given]
+        settled = [*self._unsettled, *given]
+        try:
             names = await self._writer.do(
                 partial(ledger.settle, settled=settled, owner=self._owner)
             )
             self._files.delete(names)
+        except StoreError as error:  # the leases run out, and what was done is done again
+            logger.warning("outcomes lost: deliveries=%d error=%s", len(settled), error)
 
 
 def _shown(recipient: str) -> str:

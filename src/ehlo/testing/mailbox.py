@@ -291,7 +291,17 @@ class Inbox(Sequence[ReceivedMail]):
     def wait_for_all(
         self, *, count: int = 1, timeout: float | None = None, **match: Unpack[MatchOptions]
     ) -> list[ReceivedMail]:
-        """Wait until `count` mails fit, and return all that do. Otherwise as `wait_for`."""
+        """Wait until `count` mails fit, and return all that do. Otherwise as `wait_for`.
+
+        Example:
+
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox(memory=True) as inbox, inbox.smtp() as client:
+            ...     for to in ("ada@example.com", "bob@example.com"):
+            ...         refused = client.sendmail("app@example.com", to, "Subject: Hello")
+            ...     [mail.rcpt_tos for mail in inbox.wait_for_all(subject="hello", count=2)]
+            [['ada@example.com'], ['bob@example.com']]
+        """
         __tracebackhide__ = True
         search, seconds = self._search(count, timeout, match)
         found = self._book.wait(search, seconds)
@@ -326,7 +336,14 @@ class Inbox(Sequence[ReceivedMail]):
         return found
 
     def none_within(self, seconds: float, **match: Unpack[MatchOptions]) -> None:
-        """Check that no mail fits, now and for `seconds`. Raises `AssertionError` once one does."""
+        """Check that no mail fits, now and for `seconds`. Raises `AssertionError` once one does.
+
+        Example:
+
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox(memory=True) as inbox:
+            ...     inbox.none_within(0, to="ada@example.com")
+        """
         __tracebackhide__ = True
         search, seconds = self._search(1, seconds, match)
         if self._book.wait(search, seconds) is not None:

@@ -114,9 +114,18 @@ class ReceivedMail:
         return list(dict.fromkeys(each.text for each in self.content.codes))
 
     def link(self, match: str | re.Pattern[str] | None = None) -> str:
-        """Return the only link that `match` is in: text, a pattern to search for, or any.
+        r"""Return the only link that `match` is in: text, a pattern to search for, or any.
 
         Raises `AssertionError`, which shows all links, if there is none or more than one.
+
+        Example:
+
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox(memory=True) as inbox, inbox.smtp() as client:
+            ...     text = "Subject: Reset\n\nhttps://example.com/reset/7f2a\n"
+            ...     refused = client.sendmail("app@example.com", "ada@example.com", text)
+            ...     inbox[0].link("/reset/")
+            'https://example.com/reset/7f2a'
         """
         __tracebackhide__ = True
         found = [url for url in self.links if match is None or is_in(match, url)]
@@ -126,10 +135,19 @@ class ReceivedMail:
         raise AssertionError(_not_one(wanted, found, self.links))
 
     def code(self, digits: int | range = range(4, 9)) -> str:
-        """Return the one-time code with this number of digits.
+        r"""Return the one-time code with this number of digits.
 
         Of several, it is the one with the highest score. Raises `AssertionError`, which shows all
         codes, if there is none, or if two are equally likely.
+
+        Example:
+
+            >>> from ehlo.testing import Inbox
+            >>> with Inbox(memory=True) as inbox, inbox.smtp() as client:
+            ...     text = "Subject: Your code\n\n271828\n"
+            ...     refused = client.sendmail("app@example.com", "ada@example.com", text)
+            ...     inbox[0].code(6)
+            '271828'
         """
         __tracebackhide__ = True
         lengths = range(digits, digits + 1) if isinstance(digits, int) else digits
