@@ -65,6 +65,10 @@ ROOMS["ehlo.queue"] = {
     *("ehlo.store", "ehlo.server.system", "ehlo.server.observing", "ehlo.server.options"),
     *("ehlo.server", *HANDLERS, *VISIBLE),
 }
+ROOMS["ehlo.inbox"] = {
+    *("ehlo.content", "ehlo.domains", "ehlo.faults", "ehlo.paths", "ehlo.passwords", "ehlo.store"),
+    *("ehlo.server.options", *HANDLERS, *VISIBLE),
+}
 ROOMS["ehlo.conformance"] = {"ehlo.testing", "ehlo.net"}
 # What may import everything: the face (a lazy table), and the command line
 ANYTHING = {"ehlo", "ehlo.__main__", "ehlo.cli"}

@@ -1,0 +1,12 @@
+"""The inbox: mail that was caught, in a browser and by an API that Mailpit's clients speak.
+
+`Desk` is what all parts share. `make_site` makes of it an ASGI application with the API, its
+events and the pages. No other room imports this one, except the command line.
+"""
+
+from __future__ import annotations
+
+from ehlo.inbox.desk import Desk, Traffic, WebOptions
+from ehlo.inbox.site import make_site
+
+__all__ = ["Desk", "Traffic", "WebOptions", "make_site"]

@@ -1,0 +1,76 @@
+"""`Desk`: what the API, its events and the pages share; one for each catcher of mail."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from starlette.requests import HTTPConnection
+
+from ehlo.faults import Faults
+from ehlo.store import Delivery, Store
+
+Deliver = Callable[[Delivery], Awaitable[str]]
+"""Sorts a mail into its inbox, stores it, and returns its id."""
+Check = Callable[[str, str], bool]
+"""Returns whether a user name and a password are right; slow on purpose, so it runs in a thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebOptions:
+    """Holds the options of the API and of the pages."""
+
+    label: str = ""
+    """A name of this inbox, shown on the pages."""
+    root: str = ""
+    """The path below which everything is, such as `/mail`; empty for `/`."""
+    hosts: tuple[str, ...] = ()
+    """Names that the `Host` of a request may have, in addition to the loopback addresses."""
+    is_loopback: bool = True
+    """Whether the address to listen on is a loopback address."""
+    origins: tuple[str, ...] = ()
+    """Foreign origins that may use the API, such as `app.example.com:3000`; `*` for all."""
+    check: Check | None = None
+    """Checks logins; `None` if nobody has to log in."""
+    relay: str = ""
+    """The address of the server to release mail to: `smtp://relay.example.com:25`; may be empty."""
+    keep: int = 500
+    """How many mails each inbox keeps; 0 for all."""
+    keep_age: float = 0
+    """How long mails are kept, in seconds; 0 for ever."""
+    max_size: int = 104_857_600
+    """Maximum size of a message that is posted to the API, in bytes."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Counts since the start."""
+
+    started: float = field(default_factory=time.time)
+    """When counting began, in seconds since the epoch."""
+    accepted: int = 0
+    accepted_size: int = 0
+    """The size of the accepted messages in bytes."""
+    rejected: int = 0
+    ignored: int = 0
+    deleted: int = 0
+    waiting: int = 0
+    """The number of requests that wait for a mail just now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """Holds what the API, its events and the pages share."""
+
+    store: Store
+    faults: Faults
+    deliver: Deliver
+    options: WebOptions = field(default_factory=WebOptions)
+    traffic: Traffic = field(default_factory=Traffic)
+
+
+def inbox_of(request: HTTPConnection) -> str | None:
+    """Return the inbox that the path of a request names, `/inbox/NAME/…`; `None` for all."""
+    name = request.path_params.get("inbox")
+    return None if name is None else str(name)

@@ -1,0 +1,28 @@
+"""The site: one table of all routes, below the root and once more for each inbox.
+
+/api/v1/…  /api/events  /view/…  /…          all inboxes
+/inbox/NAME/api/v1/…  and so on               one of them
+/livez  /readyz                               whether it works
+"""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Mount
+from starlette.types import ASGIApp
+
+from ehlo.inbox.desk import Desk
+
+
+def make_site(desk: Desk) -> ASGIApp:
+    """Return the ASGI application of a desk."""
+    below = _routes_of(desk)
+    table: list[BaseRoute] = [Mount("/inbox/{inbox}", routes=below), *below]
+    return Starlette(
+        routes=[Mount(desk.options.root, routes=table)] if desk.options.root else table
+    )
+
+
+def _routes_of(_desk: Desk) -> list[BaseRoute]:
+    """Return the routes of one inbox; each module of the API and of the pages has its own."""
+    return []
