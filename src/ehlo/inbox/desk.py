@@ -32,7 +32,7 @@ class WebOptions:
     origins: tuple[str, ...] = ()
     """Foreign origins that may use the API, such as `app.example.com:3000`; `*` for all."""
     check: Check | None = None
-    """Checks logins; `None` if nobody has to log in."""
+    """Checks logins; `None` if no login is needed."""
     relay: str = ""
     """The address of the server to release mail to: `smtp://relay.example.com:25`; may be empty."""
     keep: int = 500
