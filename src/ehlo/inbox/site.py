@@ -11,6 +11,8 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp
 
+from ehlo.inbox.answers import last_routes
+from ehlo.inbox.api import listing, single
 from ehlo.inbox.desk import Desk
 
 
@@ -23,6 +25,10 @@ def make_site(desk: Desk) -> ASGIApp:
     )
 
 
-def _routes_of(_desk: Desk) -> list[BaseRoute]:
+def _routes_of(desk: Desk) -> list[BaseRoute]:
     """Return the routes of one inbox; each module of the API and of the pages has its own."""
-    return []
+    return [
+        *listing.routes(desk),
+        *single.routes(desk),
+        *last_routes(),  # behind all others
+    ]
