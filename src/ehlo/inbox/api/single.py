@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -61,13 +61,15 @@ class Single:
 
     async def part(self, request: Request) -> Response:
         """Return the content of a part."""
-        stored = await find(self._desk, request)
-        number = request.path_params["part"]
-        found = await elsewhere(len(stored.data), lambda: _part_of(stored, number))
-        if found is None:
-            raise RefusedError(NOT_FOUND, 404)
-        piece, data = found
-        return Response(data, headers=part_headers(piece))
+        found = await find_part(self._desk, request)
+        return Response(found.data, headers=part_headers(found.piece))
+
+
+class FoundPart(NamedTuple):
+    """A part of a message, and its content."""
+
+    piece: Piece
+    data: bytes
 
 
 async def find(desk: Desk, request: Request) -> StoredMessage:
@@ -127,9 +129,19 @@ def _go_value(field: Field) -> str:
 # -- parts -----------------------------------------------------------------------------------------
 
 
-def _part_of(stored: StoredMessage, number: str) -> tuple[Piece, bytes] | None:
+async def find_part(desk: Desk, request: Request) -> FoundPart:
+    """Return the part that the path names. Raises `RefusedError` if there is none."""
+    stored = await find(desk, request)
+    number = request.path_params["part"]
+    found = await elsewhere(len(stored.data), lambda: _part_of(stored, number))
+    if found is None:
+        raise RefusedError(NOT_FOUND, 404)
+    return found
+
+
+def _part_of(stored: StoredMessage, number: str) -> FoundPart | None:
     piece = Anatomy(stored.data).find(number)
-    return None if piece is None else (piece, piece.content(stored.data))
+    return None if piece is None else FoundPart(piece, piece.content(stored.data))
 
 
 def part_headers(piece: Piece) -> dict[str, str]:
