@@ -12,17 +12,22 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp
 
 from ehlo.inbox.desk import Desk
+from ehlo.inbox.guard import Guard
+from ehlo.inbox.live import streaming
 
 
 def make_site(desk: Desk) -> ASGIApp:
     """Return the ASGI application of a desk."""
     below = _routes_of(desk)
     table: list[BaseRoute] = [Mount("/inbox/{inbox}", routes=below), *below]
-    return Starlette(
+    site = Starlette(
         routes=[Mount(desk.options.root, routes=table)] if desk.options.root else table
     )
+    return Guard(site, desk.options)
 
 
-def _routes_of(_desk: Desk) -> list[BaseRoute]:
+def _routes_of(desk: Desk) -> list[BaseRoute]:
     """Return the routes of one inbox; each module of the API and of the pages has its own."""
-    return []
+    return [
+        *streaming.routes(desk),
+    ]

@@ -31,7 +31,15 @@ from ehlo.store.indexing import Index
 from ehlo.store.keeping import Keeper
 from ehlo.store.query import read_query
 from ehlo.store.reading import ReaderPool
-from ehlo.store.records import Change, ChangeKind, Delivery, MailCounts, Page, StoredMessage
+from ehlo.store.records import (
+    Change,
+    ChangeKind,
+    Delivery,
+    MailCounts,
+    Page,
+    StoredMail,
+    StoredMessage,
+)
 from ehlo.store.rows import (
     ROW,
     add_tags,
@@ -336,6 +344,16 @@ class Store:
             known = (json.loads(rcpt_tos), json.loads(facts))
             transcript = [Line(*each) for each in json.loads(lines)]
             return StoredMessage(mail, data, mail_from, *known, transcript)
+
+        return await self._readers.do(read)
+
+    async def find(self, ids: Iterable[str], inbox: str | None = None) -> Sequence[StoredMail]:
+        """Return those of the mails `ids` that are there, the newest first."""
+
+        def read(database: Database) -> Sequence[StoredMail]:
+            where, values = selected(inbox, ids, None, "")
+            rows = database.execute(f"{ROW} WHERE {where} ORDER BY number DESC", values)
+            return [read_mail(row) for row in rows]
 
         return await self._readers.do(read)
 
