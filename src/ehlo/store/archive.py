@@ -35,6 +35,7 @@ from ehlo.store.records import (
     Facts,
     MailCounts,
     Page,
+    StoredMail,
     StoredMessage,
     StoredSession,
 )
@@ -343,6 +344,16 @@ class Store:
             data, mail_from, rcpt_tos, facts, lines = row
             known = (json.loads(rcpt_tos), json.loads(facts))
             return StoredMessage(mail, data, mail_from, *known, read_transcript(lines))
+
+        return await self._readers.do(read)
+
+    async def find(self, ids: Iterable[str], inbox: str | None = None) -> Sequence[StoredMail]:
+        """Return those of the mails `ids` that are there, the newest first."""
+
+        def read(database: Database) -> Sequence[StoredMail]:
+            where, values = selected(inbox, ids, None, "")
+            rows = database.execute(f"{ROW} WHERE {where} ORDER BY number DESC", values)
+            return [read_mail(row) for row in rows]
 
         return await self._readers.do(read)
 
