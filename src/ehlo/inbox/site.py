@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp
 
 from ehlo.inbox.desk import Desk
+from ehlo.inbox.pages.screens import routes as page_routes
 
 
 def make_site(desk: Desk) -> ASGIApp:
@@ -23,6 +24,6 @@ def make_site(desk: Desk) -> ASGIApp:
     )
 
 
-def _routes_of(_desk: Desk) -> list[BaseRoute]:
+def _routes_of(desk: Desk) -> list[BaseRoute]:
     """Return the routes of one inbox; each module of the API and of the pages has its own."""
-    return []
+    return [*page_routes(desk)]
