@@ -47,7 +47,7 @@ def file(tmp_path: Path) -> Path:
 def test_a_locked_database_is_451_until_it_is_free(
     url: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "_BUSY", 0.01)
+    monkeypatch.setattr("ehlo.sqlite.connecting._BUSY", 0.01)
     player = Player()
     with serving(Queue(url, player)) as server:
         with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
@@ -118,7 +118,7 @@ def test_a_database_that_is_gone_is_451_and_then_there_is_a_new_one(
 def test_a_file_of_another_program_is_an_error_at_the_start(url: str, file: Path) -> None:
     file.write_bytes(b"not a database, by far: " * 100)
     with (
-        pytest.raises(ValueError, match=r"queue: .*mail-0\.db: not a store"),
+        pytest.raises(ValueError, match=r"queue: .*mail-0\.db: not a database"),
         serving(Queue(url, Player())),
     ):
         pass
@@ -126,7 +126,7 @@ def test_a_file_of_another_program_is_an_error_at_the_start(url: str, file: Path
     with contextlib.closing(sqlite3.connect(file)) as other:
         other.execute("CREATE TABLE mine(x)")
     with (
-        pytest.raises(ValueError, match=r"mail-0\.db: not a queue; name another file"),
+        pytest.raises(ValueError, match=r"mail-0\.db: not a queue of ehlo; name another file"),
         serving(Queue(url, Player())),
     ):
         pass

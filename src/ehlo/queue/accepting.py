@@ -25,7 +25,8 @@ from ehlo.queue.timing import Duration, Persistence, SystemTime, Timekeeper, sec
 from ehlo.server.options.config import AnyHandler, bytes_of
 from ehlo.server.system.privileges import UnusableError
 from ehlo.session import Session
-from ehlo.store.database import DiskFullError, StoreError
+from ehlo.sqlite.connecting import connect
+from ehlo.sqlite.errors import DiskFullError, StoreError
 
 _DELIVERIES: Final = 8
 _LOOK: Final = 5.0  # seconds between two looks for files that no process delivers from
@@ -336,7 +337,7 @@ def _read(message: Message, update: Callable[[bytes], object]) -> bytes:
 def _has_mail(path: Path) -> bool:
     """Return whether something in a file is to be delivered."""
     try:
-        with contextlib.closing(ledger.connect(path, writes=False)) as database:
+        with contextlib.closing(connect(str(path), writes=False)) as database:
             return ledger.has_mail(database)
     except sqlite3.OperationalError:
         return False  # locked, or not ready: there is another look later

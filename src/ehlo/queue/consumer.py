@@ -34,8 +34,9 @@ from ehlo.queue.family import BodyFiles
 from ehlo.queue.ledger import Claimed, Haul, Settled
 from ehlo.queue.timing import Persistence, Timekeeper
 from ehlo.server.system.threads import Threads
-from ehlo.store.database import StoreError
-from ehlo.store.writer import Writer
+from ehlo.sqlite.connecting import Database
+from ehlo.sqlite.errors import StoreError
+from ehlo.sqlite.writer import Writer
 
 _POLL: Final = 1.0  # seconds until another process's changes are seen
 _PURGE: Final = 3_600.0  # seconds between two looks for what need not be kept
@@ -327,7 +328,7 @@ class Consumer:
         finally:
             self._settling = None
 
-    def _do(self, work: Callable[[ledger.Database], object]) -> None:
+    def _do(self, work: Callable[[Database], object]) -> None:
         """Have something written whose result nothing waits for."""
 
         async def do() -> None:
@@ -340,7 +341,7 @@ class Consumer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _purge(self, database: ledger.Database) -> None:
+    def _purge(self, database: Database) -> None:
         names = ledger.purge(database, self._time.now() - self._terms.keep_dead)
         self._files.delete(names)
 

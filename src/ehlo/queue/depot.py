@@ -11,13 +11,14 @@ from ehlo.queue.attempts import OnMessage
 from ehlo.queue.consumer import Consumer, Terms
 from ehlo.queue.family import BodyFiles, Lock
 from ehlo.queue.timing import Timekeeper
-from ehlo.store.writer import Writer
+from ehlo.sqlite.connecting import Database
+from ehlo.sqlite.writer import Writer
 
 
 class Depot:
     """Holds an open file, until `close`. Make one with `Depot.opened`."""
 
-    def __init__(self, path: Path, database: ledger.Database, accept: Lock | None) -> None:
+    def __init__(self, path: Path, database: Database, accept: Lock | None) -> None:
         self.path: Path = path
         self.files: BodyFiles = BodyFiles(path)
         self.writer: Writer = Writer(str(path), database, ledger.Flushes(path))

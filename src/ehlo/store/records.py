@@ -75,6 +75,20 @@ class StoredMessage(NamedTuple):
     """The lines of the session that brought it."""
 
 
+class StoredSession(NamedTuple):
+    """A session that brought no mail."""
+
+    number: int
+    """The number of the session in the store; a later session has a larger one."""
+    inbox: str
+    created: float
+    """When it ended, in seconds since the epoch, to milliseconds."""
+    username: str
+    facts: dict[str, object]
+    transcript: list[Line]
+    """The lines of the session."""
+
+
 class MailCounts(NamedTuple):
     """The number of mails, and of those that are unread."""
 

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from typing import Final
 
 from ehlo.content.summary import Mailbox, Summary, summarize
-from ehlo.store.database import Database
+from ehlo.sqlite.connecting import Database
 from ehlo.store.folding import folded
 from ehlo.store.query import read_query
-from ehlo.store.records import Delivery, MailCounts, StoredMail
+from ehlo.store.records import Delivery, MailCounts, StoredMail, StoredSession
+from ehlo.transcript import Line
 
 ROW: Final = (
     "SELECT id, number, inbox, created, is_read, username, size,"
@@ -87,6 +88,46 @@ def insert_mail(database: Database, delivery: Delivery) -> tuple[str, int]:
     if delivery.tags:
         add_tags(database, [number or 0], clean_tags(delivery.tags))
     return mail_id, number or 0
+
+
+def insert_session(database: Database, session: StoredSession) -> int:
+    """Insert a session without mail, whose number is not used; return its size in bytes."""
+    facts, transcript = as_json(session.facts), as_json(session.transcript)
+    size = len(facts) + len(transcript)
+    database.execute(
+        "INSERT INTO sessions(inbox, created, username, facts, transcript, size)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            _clean(session.inbox),
+            int((session.created or time.time()) * 1_000),
+            _clean(session.username),
+            *(facts, transcript, size),
+        ),
+    )
+    return size
+
+
+def read_sessions(
+    database: Database, inbox: str | None, before: int | None, limit: int
+) -> list[StoredSession]:
+    """Return sessions without mail, the newest first, from those before the number `before`."""
+    rows = database.execute(
+        "SELECT number, inbox, created, username, facts, transcript FROM sessions"
+        " WHERE inbox = coalesce(?, inbox) AND number < coalesce(?, number + 1)"
+        " ORDER BY number DESC LIMIT ?",
+        (None if inbox is None else _clean(inbox), before, limit),
+    )
+    return [
+        StoredSession(
+            number, name, created / 1_000, username, json.loads(facts), read_transcript(lines)
+        )
+        for number, name, created, username, facts, lines in rows
+    ]
+
+
+def read_transcript(text: str) -> list[Line]:
+    """Return the lines of a session that are stored as JSON."""
+    return [Line(*each) for each in json.loads(text)]
 
 
 def _clean(text: str) -> str:
