@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -14,7 +14,7 @@ from ehlo.content.links import find_addresses, most_links
 from ehlo.content.mime import Part
 from ehlo.content.transfer import decoded_size
 from ehlo.inbox.pages.rendering import is_web
-from ehlo.store import StoredMail, StoredMessage
+from ehlo.store import StoredMail, StoredMessage, StoredSession
 from ehlo.transcript import Line
 
 LONGEST_TEXT: Final = 262_144
@@ -109,6 +109,19 @@ class ShownLine(NamedTuple):
     """How it is drawn: `client`, `server`, `note`, or `failed` for a 4xx or 5xx reply."""
 
 
+class Visit(NamedTuple):
+    """A session that brought no mail."""
+
+    number: int
+    created: float
+    peer: str
+    last: str
+    """The line that says best how it ended."""
+    kind: str
+    """How that line is drawn; see `ShownLine`."""
+    panel: Panel
+
+
 class Piece(NamedTuple):
     """A piece of a text, which may be a link."""
 
@@ -200,7 +213,9 @@ def _mailboxes(boxes: list[dict[str, str]]) -> list[Mailbox]:
     return [Mailbox(each["Name"], each["Address"]) for each in boxes]
 
 
-def _panel_of(tab: str, stored: StoredMessage, content: Content, numbered: list[_Numbered]) -> Panel:
+def _panel_of(
+    tab: str, stored: StoredMessage, content: Content, numbered: list[_Numbered]
+) -> Panel:
     match tab:
         case "text":
             shown, unshown = _cut(content.text)
@@ -220,12 +235,12 @@ def _panel_of(tab: str, stored: StoredMessage, content: Content, numbered: list[
             parts = [_part_of(each, stored.data) for each in numbered[:MOST_ROWS]]
             return Panel(parts=parts, unshown=max(len(numbered) - MOST_ROWS, 0))
         case "session":
-            lines = stored.transcript
-            return Panel(
-                lines=lines_of(lines[:MOST_ROWS]),
-                facts=_facts_of(stored),
-                unshown=max(len(lines) - MOST_ROWS, 0),
-            )
+            envelope = {
+                "Envelope sender": stored.mail_from or "<>",
+                "Envelope recipients": ", ".join(stored.rcpt_tos),
+                "Login": stored.mail.username,
+            }
+            return _session_panel(stored.transcript, {**envelope, **stored.facts})
     return Panel()
 
 
@@ -243,8 +258,26 @@ def _with_links(text: str) -> list[Piece]:
     return [*pieces, Piece(text[at:], "")]
 
 
-def lines_of(lines: Sequence[Line]) -> list[ShownLine]:
-    """Return the lines of a session as a page shows them."""
+def visit_of(session: StoredSession) -> Visit:
+    """Return what a page shows of a session that brought no mail."""
+    panel = _session_panel(session.transcript, {"Login": session.username, **session.facts})
+    failed = [line for line in panel.lines if line.kind == "failed"]
+    told = failed or [line for line in panel.lines if line.who != "server"] or panel.lines
+    last = told[-1] if told else ShownLine(0, 0, "note", "", "note")
+    peer = _fact(session.facts.get("peer", ""))
+    return Visit(session.number, session.created, peer, last.text, last.kind, panel)
+
+
+def _session_panel(lines: Sequence[Line], facts: Mapping[str, object]) -> Panel:
+    known = [(name.replace("_", " "), _fact(value)) for name, value in facts.items()]
+    return Panel(
+        lines=_lines_of(lines[:MOST_ROWS]),
+        facts=[(name, value[:LONGEST_SUBJECT]) for name, value in known if value],
+        unshown=max(len(lines) - MOST_ROWS, 0),
+    )
+
+
+def _lines_of(lines: Sequence[Line]) -> list[ShownLine]:
     shown = []
     start = before = lines[0].time if lines else 0.0
     for at, who, text in lines:
@@ -254,18 +287,10 @@ def lines_of(lines: Sequence[Line]) -> list[ShownLine]:
     return shown
 
 
-def _facts_of(stored: StoredMessage) -> list[tuple[str, str]]:
-    envelope = [
-        ("Envelope sender", stored.mail_from or "<>"),
-        ("Envelope recipients", ", ".join(stored.rcpt_tos)),
-        ("Login", stored.mail.username),
-    ]
-    known = [(name.replace("_", " "), _fact(value)) for name, value in stored.facts.items()]
-    return [(name, value[:LONGEST_SUBJECT]) for name, value in (*envelope, *known) if value]
-
-
 def _fact(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False)
 
 
 # -- parts -----------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from urllib.parse import quote, urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import Response
 
+from ehlo.faults.fault import Fault, text_of
+
 _HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -55,6 +57,7 @@ def make_environment() -> Environment:
         iso=show_iso,
         is_web=is_web,
         number=show_number,
+        replies=replies_of,
         without_login=without_login,
     )
     return environment
@@ -97,12 +100,11 @@ def show_bytes(size: int) -> str:
     """Return a size for a person, as in `1.4 KB`; a KB has 1,024 bytes."""
     if size < 1_024:
         return f"{size} B"
-    value = float(size)
-    for unit in _UNITS:
-        value /= 1_024
-        if value < 999.5:
-            break
-    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
+    power = min((size.bit_length() - 1) // 10, len(_UNITS))
+    value = size / 1_024**power
+    return (
+        f"{value:.1f} {_UNITS[power - 1]}" if value < 9.95 else f"{value:.0f} {_UNITS[power - 1]}"
+    )
 
 
 def show_number(number: int) -> str:
@@ -155,6 +157,11 @@ def highlight(markup: str) -> Iterator[tuple[str, str]]:
 def is_web(url: str) -> bool:
     """Return whether a page may link to an address: no scheme but these two."""
     return url[:8].lower().startswith(("http://", "https://"))
+
+
+def replies_of(fault: Fault) -> list[str]:
+    """Return the replies of a fault as text."""
+    return [text_of(reply) for reply in fault.replies]
 
 
 def without_login(address: str) -> str:

@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from ehlo.faults.fault import STAGES
 from ehlo.inbox.desk import Desk, inbox_of
-from ehlo.inbox.pages.panels import TABS, letter_of, row_of
+from ehlo.inbox.pages.panels import TABS, letter_of, row_of, visit_of
 from ehlo.inbox.pages.rendering import (
     Assets,
     make_environment,
@@ -27,6 +28,17 @@ from ehlo.inbox.pages.rendering import (
 )
 
 PAGE_SIZES: Final = (25, 50, 100, 200)
+_SESSIONS: Final = 50  # on a page
+_STAGE_NAMES: Final = {
+    "connect": "Connecting",
+    "helo": "HELO and EHLO",
+    "starttls": "STARTTLS",
+    "auth": "AUTH",
+    "mail": "MAIL FROM",
+    "rcpt": "RCPT TO",
+    "data": "DATA",
+    "end": "The end of a message",
+}
 _THEMES: Final = ("light", "dark")
 _REFRESH: Final = "x-ehlo-refresh"  # the page brings itself up to date: no person has opened it
 
@@ -39,6 +51,7 @@ def routes(desk: Desk) -> list[BaseRoute]:
         Route("/search", screens.list),
         Route("/view/{id}", screens.message),
         Route("/view/{id}/{tab}", screens.message),
+        Route("/sessions", screens.sessions),
         Route("/faults", screens.faults),
         Route("/static/{version}/{name}", screens.asset),
     ]
@@ -82,6 +95,7 @@ class Screens:
         if not page.mails and page.found.total and start:  # the last ones of it were deleted
             last = (page.found.total - 1) // limit * limit
             return RedirectResponse(self._at(request, query, last))
+        following = start + limit
         return await self._page(
             request,
             "list.html",
@@ -93,15 +107,17 @@ class Screens:
             found=page.found,
             sizes=PAGE_SIZES,
             newer=self._at(request, query, max(start - limit, 0)) if start else "",
-            older=self._at(request, query, start + limit) if start + limit < page.found.total else "",
+            older=self._at(request, query, following) if following < page.found.total else "",
         )
 
     def _at(self, request: Request, query: str, start: int) -> str:
         """Return the address of another part of a list."""
         path = "/search" if query else "/"
         limit = request.query_params.get("limit", "")
-        return self._place(request).here + path + query_of(
-            {"q": query, "start": start or "", "limit": limit}
+        return (
+            self._place(request).here
+            + path
+            + query_of({"q": query, "start": start or "", "limit": limit})
         )
 
     async def message(self, request: Request) -> Response:
@@ -114,7 +130,8 @@ class Screens:
         if stored is None:
             return await self._page(request, "missing.html", 404)
         letter = await asyncio.to_thread(letter_of, stored, tab)
-        newer, older = "", ""
+        zone = request.cookies.get("ehlo_zone", "")[:64]
+        newer, older = await store.neighbors(mail_id, inbox, query or None, zone=zone)
         is_refresh = _REFRESH in request.headers or request.method == "HEAD"
         if not stored.mail.is_read and not is_refresh:
             await store.mark(read=True, ids=[mail_id], inbox=inbox)
@@ -133,7 +150,27 @@ class Screens:
 
     async def faults(self, request: Request) -> Response:
         """Return the rules by which the server fails."""
-        return await self._page(request, "faults.html", faults=list(self._desk.faults))
+        return await self._page(
+            request,
+            "faults.html",
+            faults=list(self._desk.faults),
+            stages=STAGES,
+            stage_names=_STAGE_NAMES,
+        )
+
+    async def sessions(self, request: Request) -> Response:
+        """Return the sessions that brought no mail, with their lines."""
+        before = _number(request.query_params.get("before", ""), 0)
+        found = await self._desk.store.sessions(
+            inbox_of(request), before=before or None, limit=_SESSIONS
+        )
+        return await self._page(
+            request,
+            "sessions.html",
+            visits=await asyncio.to_thread(lambda: [visit_of(each) for each in found]),
+            before=before,
+            older=found[-1].number if len(found) == _SESSIONS else 0,
+        )
 
     async def asset(self, request: Request) -> Response:
         """Return a file of the pages."""
@@ -147,7 +184,9 @@ class Screens:
         site = here if inbox is None else here.removesuffix(f"/inbox/{inbox}")
         site = "/".join(map(segment, site.split("/")))
         assets = f"{site}/static/{self._assets.version}"
-        return Place(site if inbox is None else f"{site}/inbox/{segment(inbox)}", site, assets, inbox)
+        return Place(
+            site if inbox is None else f"{site}/inbox/{segment(inbox)}", site, assets, inbox
+        )
 
     async def _page(
         self, request: Request, template: str, status: int = 200, **values: object
@@ -166,7 +205,8 @@ class Screens:
             "query": "",
             "suffix": "",
             "fault_count": len(self._desk.faults),
-            "smtp": "127.0.0.1:1025",
+            "smtp_host": "127.0.0.1",
+            "smtp_port": 1025,
         }
         page = self._environment.get_template(template)
         return page_response(await asyncio.to_thread(page.render, {**common, **values}), status)
@@ -174,7 +214,9 @@ class Screens:
 
 def _number(text: str, least: int) -> int:
     """Return a number of a query, `least` if it is none."""
-    return max(int(text), least) if text.isascii() and text.isdecimal() and len(text) < 10 else least
+    return (
+        max(int(text), least) if text.isascii() and text.isdecimal() and len(text) < 10 else least
+    )
 
 
 def _page_size(request: Request) -> int:
