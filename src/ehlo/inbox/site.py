@@ -11,6 +11,8 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp
 
+from ehlo.inbox.answers import last_routes
+from ehlo.inbox.api import listing, single
 from ehlo.inbox.desk import Desk
 from ehlo.inbox.pages.screens import routes as page_routes
 
@@ -26,4 +28,9 @@ def make_site(desk: Desk) -> ASGIApp:
 
 def _routes_of(desk: Desk) -> list[BaseRoute]:
     """Return the routes of one inbox; each module of the API and of the pages has its own."""
-    return [*page_routes(desk)]
+    return [
+        *listing.routes(desk),
+        *single.routes(desk),
+        *page_routes(desk),
+        *last_routes(),  # behind all others
+    ]

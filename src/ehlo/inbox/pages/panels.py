@@ -13,6 +13,7 @@ from ehlo.content.fields import one_line
 from ehlo.content.links import find_addresses, most_links
 from ehlo.content.mime import Part
 from ehlo.content.transfer import decoded_size
+from ehlo.inbox.api.anatomy import Anatomy
 from ehlo.inbox.pages.rendering import is_web
 from ehlo.store import StoredMail, StoredMessage, StoredSession
 from ehlo.transcript import Line
@@ -81,6 +82,10 @@ class ShownPart(NamedTuple):
     content_id: str
     size: int
     """The size in bytes, decoded."""
+    tab: str
+    """The tab that shows it, if it is not served."""
+    is_served: bool
+    """Whether the API has its bytes: it is a leaf, and no text or HTML of the message."""
     is_leaf: bool
 
 
@@ -232,7 +237,8 @@ def _panel_of(
             unshown = max(len(stored.data) - LONGEST_TEXT, 0)
             return Panel(text=[Piece(data.replace("\r\n", "\n"), "")], unshown=unshown)
         case "parts":
-            parts = [_part_of(each, stored.data) for each in numbered[:MOST_ROWS]]
+            anatomy = Anatomy(stored.data)
+            parts = [_part_of(each, stored.data, anatomy) for each in numbered[:MOST_ROWS]]
             return Panel(parts=parts, unshown=max(len(numbered) - MOST_ROWS, 0))
         case "session":
             envelope = {
@@ -309,7 +315,7 @@ def number_parts(root: Part) -> Iterator[tuple[str, int, Part]]:
         waiting.extend(reversed(children))
 
 
-def _part_of(numbered: _Numbered, data: bytes) -> ShownPart:
+def _part_of(numbered: _Numbered, data: bytes, anatomy: Anatomy) -> ShownPart:
     name, depth, part = numbered
     parameters = part.disposition.parameters, part.parameters.parameters
     return ShownPart(
@@ -322,7 +328,9 @@ def _part_of(numbered: _Numbered, data: bytes) -> ShownPart:
         disposition=part.disposition.value,
         content_id=one_line(part.first("content-id")).strip().strip("<>"),
         size=decoded_size(memoryview(data)[part.start : part.end], part.transfer_encoding),
+        tab="source" if part.content_type == "text/html" else "text",
         is_leaf=not part.children,
+        is_served=not part.children and anatomy.find(name) is not None,
     )
 
 
