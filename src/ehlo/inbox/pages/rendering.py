@@ -1,7 +1,7 @@
 """Rendering: templates, how values are shown in them, and the headers of a page.
 
-All text in a mail is hostile: templates escape everything, and a page runs scripts of this site
-only, none of them inline.
+All text in a mail is hostile: templates escape everything, and a page runs no script but its own
+modules, which a nonce names.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from ehlo.faults.fault import Fault, text_of
 
 _HEADERS: Final = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        "connect-src 'self'; frame-src 'self'; manifest-src 'self'; form-action 'self'; "
-        "base-uri 'none'; frame-ancestors 'self'"
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'self'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -63,9 +63,10 @@ def make_environment() -> Environment:
     return environment
 
 
-def page_response(html: str, status: int = 200) -> Response:
-    """Return a page with its headers."""
-    return Response(html, status, headers=_HEADERS, media_type="text/html")
+def page_response(html: str, nonce: str, status: int = 200) -> Response:
+    """Return a page with its headers; scripts with `nonce`, and what they import, may run."""
+    headers = {name: value.format(nonce=nonce) for name, value in _HEADERS.items()}
+    return Response(html, status, headers=headers, media_type="text/html")
 
 
 class Assets:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass
 from typing import Final
 
@@ -200,6 +201,7 @@ class Screens:
             "counts": await store.counts(inbox),
             "inboxes": await store.inboxes(),
             "tags": await store.tags(inbox),
+            "nonce": secrets.token_urlsafe(16),
             "theme": theme if theme in _THEMES else "",
             "screen": template.removesuffix(".html"),
             "query": "",
@@ -209,7 +211,8 @@ class Screens:
             "smtp_port": 1025,
         }
         page = self._environment.get_template(template)
-        return page_response(await asyncio.to_thread(page.render, {**common, **values}), status)
+        html = await asyncio.to_thread(page.render, {**common, **values})
+        return page_response(html, str(common["nonce"]), status)
 
 
 def _number(text: str, least: int) -> int:

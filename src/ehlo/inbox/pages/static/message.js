@@ -5,6 +5,9 @@ import { returnAddress } from "./list.js"
 import { refresh } from "./live.js"
 
 const { here } = document.body.dataset
+const LEAST = 240 // pixels that the frame is high
+const MOST = 20_000 // a higher mail scrolls in its frame
+const HEIGHTS = 12 // how often a mail may change its height, until it is loaded or resized again
 const TRUSTED = "ehlo.remote" // senders whose remote content is loaded
 
 const letter = () => document.querySelector(".letter")
@@ -64,7 +67,23 @@ function loadRemote() {
   document.getElementById("remote").hidden = true
 }
 
+// The frame has an origin of its own, so it tells its height. Nothing but our own script may run in
+// it, and all the same what it says is only a number, within bounds, and not for ever.
+function followHeight(frame) {
+  let left = HEIGHTS
+  addEventListener("resize", () => { left = HEIGHTS })
+  frame.addEventListener("load", () => { left = HEIGHTS })
+  addEventListener("message", (event) => {
+    const height = event.data?.messageHeight
+    if (event.source !== frame.contentWindow || !Number.isFinite(height) || left === 0) return
+    left -= 1 // a mail that is as high as its frame, and a bit, would grow without end
+    frame.style.height = `${Math.min(Math.max(Math.ceil(height), LEAST), MOST)}px`
+  })
+}
+
 function startFrame() {
+  const frame = document.getElementById("mail")
+  if (frame) followHeight(frame)
   const notice = document.getElementById("remote")
   const sender = notice?.dataset.sender
   if (notice && sender && trusted().includes(sender)) loadRemote()
