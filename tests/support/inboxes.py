@@ -9,7 +9,6 @@ import httpx
 
 from ehlo.faults import Faults
 from ehlo.inbox import Desk, WebOptions, make_site
-from ehlo.inbox.tagging import tags_of
 from ehlo.store import Delivery, Store
 
 
@@ -40,6 +39,3 @@ async def inbox(
         for delivery in deliveries:
             await store.put(delivery)
         yield store, client
-
-
-__all__ = ["api_of", "desk_of", "inbox", "tags_of"]

@@ -35,11 +35,14 @@ _logger = logging.getLogger("ehlo.inbox")
 class RefusedError(Exception):
     """Raised by an endpoint: the status and the text of its answer."""
 
-    def __init__(self, text: str, status: int = 400, *, as_json: bool = False) -> None:
+    def __init__(
+        self, text: str, status: int = 400, *, as_json: bool = False, kind: str = "text/plain"
+    ) -> None:
         super().__init__(text)
         self.text = text
         self.status = status
         self.as_json = as_json
+        self.kind = kind
 
 
 NOT_FOUND: Final = "404 page not found"
@@ -93,7 +96,7 @@ class Resource:
         except RefusedError as refusal:
             if refusal.as_json:
                 return ready_answer(to_text({"Error": refusal.text}), refusal.status)
-            return text_answer(refusal.text, refusal.status)
+            return text_answer(refusal.text, refusal.status, kind=refusal.kind)
         except StoreError as error:
             _logger.error(
                 "the store did not answer a request: path=%r error=%s", request.url.path, error

@@ -11,8 +11,9 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp
 
+from ehlo.inbox import preview
 from ehlo.inbox.answers import last_routes
-from ehlo.inbox.api import listing, single
+from ehlo.inbox.api import about, labels, listing, sending, single
 from ehlo.inbox.desk import Desk
 from ehlo.inbox.pages.screens import routes as page_routes
 
@@ -31,6 +32,10 @@ def _routes_of(desk: Desk) -> list[BaseRoute]:
     return [
         *listing.routes(desk),
         *single.routes(desk),
+        *labels.routes(desk),
+        *sending.routes(desk),
+        *about.routes(desk),
+        *preview.routes(desk),
         *page_routes(desk),
         *last_routes(),  # behind all others
     ]

@@ -123,6 +123,61 @@ class WholeMessage(TypedDict):
     Inbox: NotRequired[str]
 
 
+class RuntimeStats(TypedDict):
+    """Counts since the start."""
+
+    Uptime: int
+    """In seconds."""
+    Memory: int
+    """Of this process, in bytes."""
+    MessagesDeleted: int
+    SMTPAccepted: int
+    SMTPAcceptedSize: int
+    """In bytes."""
+    SMTPRejected: int
+    SMTPIgnored: int
+
+
+class AppInfo(TypedDict):
+    """The program that runs, and how much it has."""
+
+    Version: str
+    LatestVersion: str
+    """Always `disabled`: ehlo does not look for one."""
+    Database: str
+    DatabaseSize: int
+    """In bytes."""
+    Messages: int
+    Unread: int
+    Tags: dict[str, int]
+    """The number of messages by tag."""
+    RuntimeStats: RuntimeStats
+
+
+class RelaySettings(TypedDict):
+    """The server that messages are released to."""
+
+    Enabled: bool
+    SMTPServer: str
+    ReturnPath: str
+    AllowedRecipients: str
+    BlockedRecipients: str
+    OverrideFrom: str
+    PreserveMessageIDs: bool
+    RecipientAllowlist: str
+
+
+class WebSettings(TypedDict):
+    """Settings that the pages need."""
+
+    Label: str
+    MessageRelay: RelaySettings
+    SpamAssassin: bool
+    ChaosEnabled: bool
+    DuplicatesIgnored: bool
+    HideDeleteAllButton: bool
+
+
 # -- requests --------------------------------------------------------------------------------------
 
 
@@ -151,6 +206,52 @@ class TagRequest(TypedDict):
     """A new name of a tag."""
 
     Name: str
+
+
+class SendAddress(TypedDict):
+    """A mailbox of a message to send."""
+
+    Email: str
+    Name: str
+
+
+class SendAttachment(TypedDict):
+    """A file of a message to send."""
+
+    Content: str
+    """The bytes in base64; what stands before `,` in a `data:` URL is left out."""
+    Filename: str
+    ContentType: str
+    ContentID: str
+    """Makes it inline: HTML refers to it by `cid:`."""
+
+
+class SendRequest(TypedDict):
+    """A message to send."""
+
+    From: SendAddress
+    To: list[SendAddress]
+    Cc: list[SendAddress]
+    Bcc: list[str]
+    ReplyTo: list[SendAddress]
+    Subject: str
+    Text: str
+    HTML: str
+    Tags: list[str]
+    Headers: dict[str, str]
+    Attachments: list[SendAttachment]
+
+
+class SendAnswer(TypedDict):
+    """The id of the message that was sent."""
+
+    ID: str
+
+
+class ErrorAnswer(TypedDict):
+    """Why a message was not sent."""
+
+    Error: str
 
 
 # -- stored mail in these shapes -------------------------------------------------------------------
