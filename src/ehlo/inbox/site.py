@@ -18,6 +18,7 @@ from ehlo.inbox.desk import Desk
 from ehlo.inbox.gzipped import Gzipped
 from ehlo.inbox.guard import Guard
 from ehlo.inbox.live import streaming
+from ehlo.inbox.pages.screens import routes as page_routes
 
 
 def make_site(desk: Desk) -> ASGIApp:
@@ -41,5 +42,6 @@ def _routes_of(desk: Desk) -> list[BaseRoute]:
         *sending.routes(desk),
         *about.routes(desk),
         *preview.routes(desk),
+        *page_routes(desk),
         *last_routes(),  # behind all others
     ]
