@@ -15,8 +15,8 @@ from ehlo.inbox import preview
 from ehlo.inbox.answers import last_routes
 from ehlo.inbox.api import about, labels, listing, sending, single, thumbs
 from ehlo.inbox.desk import Desk
-from ehlo.inbox.gzipped import Gzipped
 from ehlo.inbox.guard import Guard
+from ehlo.inbox.gzipped import Gzipped
 from ehlo.inbox.live import streaming
 from ehlo.inbox.pages.screens import routes as page_routes
 
