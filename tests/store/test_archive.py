@@ -455,3 +455,13 @@ def test_a_store_serves_several_loops() -> None:
         thread.join()
     assert sorted(ids(asyncio.run(store.list()))) == sorted(found)
     store.close()
+
+
+@in_loop
+async def test_mails_are_found_by_their_ids() -> None:
+    async with Store.open() as store:
+        first, second = [*await fill(store, 1, "a"), *await fill(store, 1, "b")]
+        found = await store.find([first, "unknown", second, first])
+        assert [each.id for each in found] == [second, first]
+        assert [each.id for each in await store.find([first, second], "a")] == [first]
+        assert await store.find([]) == []
