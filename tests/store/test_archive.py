@@ -65,7 +65,6 @@ async def test_a_mail_comes_out_as_it_went_in() -> None:
             "Subject": "hello",
             "Size": len(MAIL),
             "Attachments": 0,
-            "Inlines": 0,
             "Snippet": "body",
         }
         assert len(mail_id) == 22

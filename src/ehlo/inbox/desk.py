@@ -80,3 +80,8 @@ def inbox_of(request: HTTPConnection) -> str | None:
     """Return the inbox that the path of a request names, `/inbox/NAME/…`; `None` for all."""
     name = request.path_params.get("inbox")
     return None if name is None else str(name)
+
+
+def user_of(request: HTTPConnection) -> str:
+    """Return the user who has logged in, which the guard has checked; empty without a login."""
+    return str(request.scope.get("state", {}).get("user", ""))

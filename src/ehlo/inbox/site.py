@@ -11,8 +11,12 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp
 
+from ehlo.inbox import preview
+from ehlo.inbox.answers import last_routes
+from ehlo.inbox.api import about, labels, listing, sending, single, thumbs
 from ehlo.inbox.desk import Desk
 from ehlo.inbox.guard import Guard
+from ehlo.inbox.gzipped import Gzipped
 from ehlo.inbox.live import streaming
 
 
@@ -23,11 +27,19 @@ def make_site(desk: Desk) -> ASGIApp:
     site = Starlette(
         routes=[Mount(desk.options.root, routes=table)] if desk.options.root else table
     )
-    return Guard(site, desk.options)
+    return Guard(Gzipped(site), desk.options)
 
 
 def _routes_of(desk: Desk) -> list[BaseRoute]:
     """Return the routes of one inbox; each module of the API and of the pages has its own."""
     return [
+        *listing.routes(desk),
+        *single.routes(desk),
+        *thumbs.routes(desk),
+        *labels.routes(desk),
+        *sending.routes(desk),
+        *about.routes(desk),
+        *preview.routes(desk),
         *streaming.routes(desk),
+        *last_routes(),  # behind all others
     ]
