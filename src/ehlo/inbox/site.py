@@ -17,7 +17,7 @@ from ehlo.inbox.api import about, labels, listing, sending, single, thumbs
 from ehlo.inbox.desk import Desk
 from ehlo.inbox.guard import Guard
 from ehlo.inbox.gzipped import Gzipped
-from ehlo.inbox.live import streaming
+from ehlo.inbox.live import faulting, looks, relaying, streaming, waiting
 
 
 def make_site(desk: Desk) -> ASGIApp:
@@ -41,5 +41,9 @@ def _routes_of(desk: Desk) -> list[BaseRoute]:
         *about.routes(desk),
         *preview.routes(desk),
         *streaming.routes(desk),
+        *waiting.routes(desk),
+        *looks.routes(desk),
+        *faulting.routes(desk),
+        *relaying.routes(desk),
         *last_routes(),  # behind all others
     ]
