@@ -58,6 +58,8 @@ class Traffic:
     deleted: int = 0
     waiting: int = 0
     """The number of requests that wait for a mail just now."""
+    trouble: str = ""
+    """Why the last mail was not stored, such as a full disk; empty if it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from ehlo.inbox.desk import Desk
 from ehlo.inbox.guard import Guard
 from ehlo.inbox.gzipped import Gzipped
 from ehlo.inbox.live import faulting, looks, relaying, streaming, waiting
+from ehlo.inbox.pages.screens import routes as page_routes
 
 
 def make_site(desk: Desk) -> ASGIApp:
@@ -45,5 +46,6 @@ def _routes_of(desk: Desk) -> list[BaseRoute]:
         *looks.routes(desk),
         *faulting.routes(desk),
         *relaying.routes(desk),
+        *page_routes(desk),
         *last_routes(),  # behind all others
     ]

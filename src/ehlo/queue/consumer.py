@@ -33,6 +33,7 @@ from ehlo.queue.facts import decode_address
 from ehlo.queue.family import BodyFiles
 from ehlo.queue.ledger import Claimed, Haul, Settled
 from ehlo.queue.timing import Persistence, Timekeeper
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.system.threads import Threads
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.errors import StoreError
@@ -261,8 +262,19 @@ class Consumer:
         self._wake.set()
 
     def _note(self, attempt: Attempt, outcome: Outcome) -> None:
-        terms, now = self._terms, self._time.now()
-        settled = settled_by(outcome, attempt, self._handler, now, terms.patience)
+        settle = partial(
+            settled_by,
+            attempt=attempt,
+            handler=self._handler,
+            now=self._time.now(),
+            patience=self._terms.patience,
+        )
+        try:
+            settled = settle(outcome)
+        except Exception as error:  # noqa: BLE001  a text or a key of the handler's may raise
+            what = f"the outcome of {name_of(self._handler)} cannot be read"
+            log_failure(logger, error, "%s: id=%s", what, attempt.message.id, users=True)
+            settled = settle(Outcome(error=Retry(text=what)))
         for due, each in zip(attempt.paths, settled, strict=True):
             if each.state is None:
                 self.delivered += 1

@@ -357,6 +357,31 @@ class Store:
 
         return await self._readers.do(read)
 
+    async def neighbors(
+        self, mail_id: str, inbox: str | None = None, query: str | None = None, *, zone: str = ""
+    ) -> tuple[str, str]:
+        """Return the ids of the next newer and the next older mail; empty if there is none.
+
+        With `query` they are neighbors among the mails that it finds.
+        """
+
+        def read(database: Database) -> tuple[str, str]:
+            where, values = selected(inbox, None, query, zone)
+            here = "(SELECT number FROM mails WHERE id = ?)"
+            found = []
+            for sign, order in ((">", "ASC"), ("<", "DESC")):
+                sql = (
+                    f"SELECT id FROM mails WHERE ({where}) AND number {sign} {here}"
+                    f" ORDER BY number {order} LIMIT 1"
+                )
+                row = database.execute(sql, (*values, mail_id)).fetchone()
+                found.append(row[0] if row else "")
+            return found[0], found[1]
+
+        if query is not None:
+            await self._catch_up(query)
+        return await self._readers.do(read)
+
     # -- sessions that brought no mail -------------------------------------------------------------
 
     async def put_session(
