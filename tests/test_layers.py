@@ -44,7 +44,10 @@ ROOMS = {
     "ehlo.functions": {*VISIBLE, "ehlo.handler"},
     "ehlo.faults": {*VISIBLE, "ehlo.handler", "ehlo.domains"},
     "ehlo.passwords": {"ehlo.protocol", "ehlo.paths"},
-    "ehlo.store": {"ehlo.content", "ehlo.message", "ehlo.paths", "ehlo.transcript"},
+    "ehlo.sqlite": set(),
+    "ehlo.store": {
+        *("ehlo.sqlite", "ehlo.content", "ehlo.message", "ehlo.paths", "ehlo.transcript"),
+    },
     "ehlo.server.system": {"ehlo.net", "ehlo.paths"},
     "ehlo.server.limits": {"ehlo.net"},
     "ehlo.server.observing": {"ehlo.server.system", *VISIBLE},
@@ -62,12 +65,12 @@ ROOMS["ehlo.testing"] = {
     *ROOMS["ehlo.server.server"],
 }
 ROOMS["ehlo.queue"] = {
-    *("ehlo.store", "ehlo.server.system", "ehlo.server.observing", "ehlo.server.options"),
+    *("ehlo.sqlite", "ehlo.server.system", "ehlo.server.observing", "ehlo.server.options"),
     *("ehlo.server", *HANDLERS, *VISIBLE),
 }
 ROOMS["ehlo.inbox"] = {
     *("ehlo.content", "ehlo.domains", "ehlo.faults", "ehlo.paths", "ehlo.passwords", "ehlo.store"),
-    *("ehlo.server.options", "ehlo.server.system", *HANDLERS, *VISIBLE),
+    *("ehlo.server.limits", "ehlo.server.options", "ehlo.server.system", *HANDLERS, *VISIBLE),
 }
 ROOMS["ehlo.conformance"] = {"ehlo.testing", "ehlo.net"}
 # What may import everything: the face (a lazy table), and the command line

@@ -136,6 +136,11 @@ def test_a_session_has_the_facts_of_the_time(url: str, file: Path) -> None:
         assert message.recipients[0].params["NOTIFY"] == frozenset({"NEVER"})
 
 
+class Unreadable(Exception):  # noqa: N818  also a key of a mapping
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
 @pytest.mark.parametrize(
     ("outcome", "error"),
     [
@@ -145,8 +150,11 @@ def test_a_session_has_the_facts_of_the_time(url: str, file: Path) -> None:
         (OSError("no \x1b[0m route"), "OSError: no \\x1b[0m route"),
         (SystemExit(3), "SystemExit: 3"),
         ("550 No", "451 4.3.0"),
+        (Unreadable(), "the outcome of support.queueing.Player cannot be read"),
+        (lambda _: {Unreadable(): None}, "the outcome of support.queueing.Player cannot be read"),
+        (Retry(after=10**400), "the outcome of support.queueing.Player cannot be read"),
     ],
-    ids=repr,
+    ids=[*"123456789"],
 )
 def test_a_4xx_and_any_exception_try_again(
     url: str, file: Path, outcome: object, error: str

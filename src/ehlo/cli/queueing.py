@@ -23,6 +23,7 @@ from ehlo.server.server import Server
 if TYPE_CHECKING:  # sqlite3 and locks of files come with the commands that need them
     from ehlo.queue import ledger
     from ehlo.queue.accepting import Queue
+    from ehlo.sqlite.connecting import Database
 
 _GROUP: Final = "Queue"
 # The options of `Queue`, with their metavars, types and descriptions
@@ -111,11 +112,12 @@ _all_dead: Final[Callable[[Any], Any]] = click.option(
 
 
 @contextlib.contextmanager
-def _ledgers(url: str, *, writes: bool = False) -> Iterator[Mapping[Path, ledger.Database]]:
+def _ledgers(url: str, *, writes: bool = False) -> Iterator[Mapping[Path, Database]]:
     """Open all files of a queue. Raises click's errors."""
     from ehlo.queue import ledger
     from ehlo.queue.family import Family
-    from ehlo.store.database import StoreError, in_words
+    from ehlo.sqlite.connecting import connect
+    from ehlo.sqlite.errors import StoreError, in_words
 
     paths = checked(partial(Family, url)).members()
     if not paths:
@@ -125,7 +127,7 @@ def _ledgers(url: str, *, writes: bool = False) -> Iterator[Mapping[Path, ledger
             found = {}
             for path in paths:
                 stack.enter_context(in_words(str(path)))
-                database = ledger.connect(path, writes=writes)
+                database = connect(str(path), writes=writes)
                 stack.callback(database.close)
                 if ledger.check_ledger(path, database):
                     found[path] = database

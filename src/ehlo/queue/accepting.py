@@ -25,7 +25,8 @@ from ehlo.queue.timing import Duration, Persistence, SystemTime, Timekeeper, sec
 from ehlo.server.options.config import AnyHandler, bytes_of
 from ehlo.server.system.privileges import UnusableError
 from ehlo.session import Session
-from ehlo.store.database import DiskFullError, StoreError
+from ehlo.sqlite.connecting import connect
+from ehlo.sqlite.errors import DiskFullError, StoreError
 
 _DELIVERIES: Final = 8
 _LOOK: Final = 5.0  # seconds between two looks for files that no process delivers from
@@ -268,22 +269,30 @@ class Queue(Composed):
         """Deliver from the file of this process, and from those that no process does."""
         wake = self._wake or asyncio.Event()
         while True:
-            for path in await asyncio.to_thread(self._family.members):
-                try:
-                    await self._take(path)
-                except StoreError as error:
-                    logger.warning("cannot deliver from a file of the queue: error=%s", error)
-            if self.accepts:
-                await self._let_go_of_idle()
+            try:
+                for path in await asyncio.to_thread(self._family.members):
+                    await self._try_to_take(path)
+                if self.accepts:
+                    await self._let_go_of_idle()
+            except Exception:  # too few descriptors or threads, say: there is another look
+                logger.exception("cannot look for the files of the queue")
             await self._time.wait(wake, self._time.now() + _LOOK)
             wake.clear()
+
+    async def _try_to_take(self, path: Path) -> None:
+        try:
+            await self._take(path)
+        except StoreError as error:
+            logger.warning("cannot deliver from a file of the queue: error=%s", error)
 
     async def _take(self, path: Path) -> None:
         """Deliver from a file, unless a process does. Raises `StoreError`."""
         own = self._own if self._own is not None and self._own.path == path else None
         depot = own or self._adopted.get(path)
-        if depot is not None and depot.delivers:
-            return
+        if depot is not None:
+            if depot.delivers:
+                return
+            depot.let_go()
         if own is None and self.accepts and not await asyncio.to_thread(_has_mail, path):
             return
         lock = Lock.taken(path, "deliver")
@@ -336,7 +345,7 @@ def _read(message: Message, update: Callable[[bytes], object]) -> bytes:
 def _has_mail(path: Path) -> bool:
     """Return whether something in a file is to be delivered."""
     try:
-        with contextlib.closing(ledger.connect(path, writes=False)) as database:
+        with contextlib.closing(connect(str(path), writes=False)) as database:
             return ledger.has_mail(database)
     except sqlite3.OperationalError:
         return False  # locked, or not ready: there is another look later

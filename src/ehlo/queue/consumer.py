@@ -33,9 +33,11 @@ from ehlo.queue.facts import decode_address
 from ehlo.queue.family import BodyFiles
 from ehlo.queue.ledger import Claimed, Haul, Settled
 from ehlo.queue.timing import Persistence, Timekeeper
+from ehlo.server.observing.failures import log_failure
 from ehlo.server.system.threads import Threads
-from ehlo.store.database import StoreError
-from ehlo.store.writer import Writer
+from ehlo.sqlite.connecting import Database
+from ehlo.sqlite.errors import StoreError
+from ehlo.sqlite.writer import Writer
 
 _POLL: Final = 1.0  # seconds until another process's changes are seen
 _PURGE: Final = 3_600.0  # seconds between two looks for what need not be kept
@@ -260,8 +262,19 @@ class Consumer:
         self._wake.set()
 
     def _note(self, attempt: Attempt, outcome: Outcome) -> None:
-        terms, now = self._terms, self._time.now()
-        settled = settled_by(outcome, attempt, self._handler, now, terms.patience)
+        settle = partial(
+            settled_by,
+            attempt=attempt,
+            handler=self._handler,
+            now=self._time.now(),
+            patience=self._terms.patience,
+        )
+        try:
+            settled = settle(outcome)
+        except Exception as error:  # noqa: BLE001  a text or a key of the handler's may raise
+            what = f"the outcome of {name_of(self._handler)} cannot be read"
+            log_failure(logger, error, "%s: id=%s", what, attempt.message.id, users=True)
+            settled = settle(Outcome(error=Retry(text=what)))
         for due, each in zip(attempt.paths, settled, strict=True):
             if each.state is None:
                 self.delivered += 1
@@ -327,7 +340,7 @@ class Consumer:
         finally:
             self._settling = None
 
-    def _do(self, work: Callable[[ledger.Database], object]) -> None:
+    def _do(self, work: Callable[[Database], object]) -> None:
         """Have something written whose result nothing waits for."""
 
         async def do() -> None:
@@ -340,7 +353,7 @@ class Consumer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _purge(self, database: ledger.Database) -> None:
+    def _purge(self, database: Database) -> None:
         names = ledger.purge(database, self._time.now() - self._terms.keep_dead)
         self._files.delete(names)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +12,16 @@ from ehlo.queue.attempts import OnMessage
 from ehlo.queue.consumer import Consumer, Terms
 from ehlo.queue.family import BodyFiles, Lock
 from ehlo.queue.timing import Timekeeper
-from ehlo.store.writer import Writer
+from ehlo.sqlite.connecting import Database
+from ehlo.sqlite.writer import Writer
+
+logger: logging.Logger = logging.getLogger("ehlo.queue")
 
 
 class Depot:
     """Holds an open file, until `close`. Make one with `Depot.opened`."""
 
-    def __init__(self, path: Path, database: ledger.Database, accept: Lock | None) -> None:
+    def __init__(self, path: Path, database: Database, accept: Lock | None) -> None:
         self.path: Path = path
         self.files: BodyFiles = BodyFiles(path)
         self.writer: Writer = Writer(str(path), database, ledger.Flushes(path))
@@ -66,6 +70,17 @@ class Depot:
         await self.writer.do(work)
         self._consumer = Consumer(self.writer, self.files, handler, terms, time, streams=streams)
         self._delivering = asyncio.create_task(self._consumer.run(), name="ehlo queue")
+
+    def let_go(self) -> None:
+        """Let go of the lock of deliveries if they have failed, so that they can begin again."""
+        if self._delivering is None:
+            return
+        failure = None if self._delivering.cancelled() else self._delivering.exception()
+        if failure is not None:
+            logger.error("delivering from %s failed", self.path, exc_info=failure)
+        self._delivering = self._consumer = None
+        if self._deliver is not None:
+            self._deliver.release()
 
     def wake(self) -> None:
         """Called when a message was put."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -19,20 +18,17 @@ from typing import Final, Literal, NamedTuple
 from ehlo.protocol.address import Address
 from ehlo.queue.facts import decode_address
 from ehlo.queue.timing import Persistence
-from ehlo.store.database import StoreError, in_words
-from ehlo.store.writer import Chores
+from ehlo.sqlite.connecting import Database, connect, known_version
+from ehlo.sqlite.errors import StoreError, in_words
+from ehlo.sqlite.writer import Chores
 
 State = Literal["waiting", "running", "held", "failed", "dead"]
 """What a delivery is: `failed` was ended by a 5xx, `dead` by its attempts or its age."""
-
-Database = sqlite3.Connection
-"""A connection to a file."""
 
 _APPLICATION: Final = 0x65686C71  # "ehlq", in the file's header
 _VERSION: Final = 1
 _PAGE: Final = 8_192  # bytes; large bodies take a third less time than with 4,096
 _CHECKPOINT: Final = 4_000  # pages of the log; each checkpoint costs two flushes
-_BUSY: Final = 5.0  # seconds to wait for another program that writes
 _MOST_BYTES: Final = 8 << 20  # of bodies that are claimed at once
 _ENDED: Final = "the process ended during the attempt"
 _SCHEMA: Final = f"""
@@ -140,7 +136,7 @@ def open_ledger(path: Path) -> Database:
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; name another file") from error
     with in_words(str(path)):
-        database = connect(path)
+        database = connect(str(path))
         try:
             _prepare(path, database)
         except BaseException:
@@ -149,35 +145,9 @@ def open_ledger(path: Path) -> Database:
         return database
 
 
-def connect(path: Path, *, writes: bool = True) -> Database:
-    """Connect to a file that is there."""
-    database = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw",
-        uri=True,
-        timeout=_BUSY,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    if not writes:
-        database.execute("PRAGMA query_only = ON")
-    return database
-
-
 def check_ledger(path: Path, database: Database) -> bool:
     """Return whether a file is a queue, not an empty file. Raises `StoreError` for another."""
-    (application,) = database.execute("PRAGMA application_id").fetchone()
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if not (application or version or tables):
-        return False
-    if application != _APPLICATION:
-        raise StoreError(f"{path}: not a queue; name another file")
-    if version > _VERSION:
-        raise StoreError(
-            f"{path}: made by a newer ehlo (schema {version}; this one knows {_VERSION}); "
-            "upgrade ehlo, or name another file"
-        )
-    return True
+    return known_version(str(path), database, _APPLICATION, _VERSION, "a queue") is not None
 
 
 def _prepare(path: Path, database: Database) -> None:

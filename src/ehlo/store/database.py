@@ -1,26 +1,20 @@
-"""The database: its schema and its version, how a file is opened, and errors in words.
-
-A file that another program made, or a newer ehlo, is never changed.
-"""
+"""The database: its schema and its version, and how a file is opened."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from ehlo.paths import open_to_append
+from ehlo.sqlite.connecting import Database, connect, known_version
+from ehlo.sqlite.errors import StoreError, in_words
 from ehlo.store.folding import has_header
 
 APPLICATION: Final = 0x65686C6F  # "ehlo", in the file's header
-VERSION: Final = 1
+VERSION: Final = 2
 """The version of the schema."""
-Database = sqlite3.Connection
-"""A connection to the file."""
-_BUSY: Final = 5.0  # seconds to wait for another program that writes
 _PAGE: Final = 4_096  # bytes
 
 _SCHEMA: Final = f"""
@@ -63,8 +57,20 @@ CREATE TABLE tags(
 CREATE INDEX tags_by_name ON tags(tag);
 CREATE TABLE gone(number INTEGER PRIMARY KEY);  -- mails whose messages are to be deleted
 PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = {VERSION};
 """
+_SESSIONS: Final = """
+CREATE TABLE sessions(
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    inbox TEXT NOT NULL,
+    created INTEGER NOT NULL,  -- milliseconds
+    username TEXT NOT NULL,
+    facts TEXT NOT NULL,
+    transcript TEXT NOT NULL,
+    size INTEGER NOT NULL  -- of both
+);
+"""
+# What makes each version from the one before it; a new file goes through all of them
+_STEPS: Final = (_SCHEMA, _SESSIONS)
 _INDEX: Final = """
 CREATE TABLE texts(piece INTEGER PRIMARY KEY, number INTEGER NOT NULL, body TEXT NOT NULL);
 CREATE INDEX texts_by_number ON texts(number);
@@ -76,36 +82,6 @@ CREATE TRIGGER text_deleted AFTER DELETE ON texts BEGIN
     INSERT INTO grams(grams, rowid, body) VALUES ('delete', old.piece, old.body);
 END;
 """
-
-
-class StoreError(Exception):
-    """Raised when the store cannot do what is asked: the text says why."""
-
-
-class DiskFullError(StoreError):
-    """Raised when there is no room for a mail: the disk is full, or the store has its full size."""
-
-
-@contextmanager
-def in_words(path: str) -> Iterator[None]:
-    """Raise errors of SQLite in the block as `StoreError`."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _in_words(path, error) from error
-
-
-def _in_words(path: str, error: sqlite3.Error) -> StoreError:
-    name = getattr(error, "sqlite_errorname", "")
-    if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR"):
-        return DiskFullError(f"{path}: no room, or the disk failed ({error}); free some space")
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return StoreError(f"{path}: locked by another program; stop it")
-    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-        return StoreError(f"{path}: not a store, or broken ({error}); name another file")
-    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
-        return StoreError(f"{path}: cannot be written ({error}); check its directory and its mode")
-    return StoreError(f"{path}: {error}")
 
 
 def open_database(path: str, *, durable: bool, max_size: int) -> Database:
@@ -141,24 +117,15 @@ def _make_private(path: str) -> None:
 
 
 def _prepare(path: str, database: Database, *, durable: bool) -> None:
-    (application,) = database.execute("PRAGMA application_id").fetchone()
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    is_new = not (application or version or tables)
-    if not is_new and application != APPLICATION:
-        raise StoreError(f"{path}: made by another program; name another file")
-    if version > VERSION:
-        raise StoreError(
-            f"{path}: made by a newer ehlo (schema {version}; this one knows {VERSION}); "
-            "upgrade ehlo, or name another file"
-        )
-    if is_new:
+    version = known_version(path, database, APPLICATION, VERSION, "a store") or 0
+    if not version:
         database.execute("PRAGMA auto_vacuum = INCREMENTAL")
     database.execute("PRAGMA secure_delete = OFF")  # to delete takes room, too: less with this
     database.execute("PRAGMA journal_mode = WAL")
     database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-    if is_new:
-        database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+    if version < VERSION:
+        steps = "".join(_STEPS[version:])
+        database.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION}; COMMIT;")
 
 
 def open_index(path: str, index: str) -> Database:
@@ -190,12 +157,6 @@ def _read_only(path: str) -> str:
 
 
 def _connect(path: str) -> Database:
-    database = sqlite3.connect(
-        f"{Path(path).absolute().as_uri()}?mode=rw",
-        uri=True,
-        timeout=_BUSY,
-        isolation_level=None,
-        check_same_thread=False,
-    )
+    database = connect(path)
     database.create_function("has_header", 3, has_header, deterministic=True)
     return database
