@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from ehlo.queue import facts, ledger
 from ehlo.queue.consumer import Terms
 from ehlo.queue.depot import Depot
 from ehlo.queue.family import Family, Lock
+from ehlo.queue.meter import Levels, Meter
 from ehlo.queue.timing import Duration, Persistence, SystemTime, Timekeeper, seconds_in
 from ehlo.server.options.config import AnyHandler, bytes_of
 from ehlo.server.system.privileges import UnusableError
@@ -120,7 +121,8 @@ class Queue(Composed):
             "on_shutdown": self._stop,
         }
         streams = inner.streams or "on_replied" not in inner
-        super().__init__(Callbacks(hooks, streams, inner.origins))
+        self._meter = Meter(self._look)
+        super().__init__(Callbacks(hooks, streams, inner.origins, self._meter))
 
     def only_deliver(self) -> None:
         """Accept no mail in this process, as `ehlo work` does. Call it before the start."""
@@ -142,6 +144,7 @@ class Queue(Composed):
             self._note_trouble(error)
             raise Reject.of(replies.TROUBLE) from None
         self._troubled = False
+        self._meter.counts["accepted"] += len(message.recipients)
         depot.wake()
         return message.id
 
@@ -243,6 +246,11 @@ class Queue(Composed):
         own = [] if self._own is None else [self._own]
         return own + list(self._adopted.values())
 
+    async def _look(self) -> Mapping[str, Levels]:
+        """Return what the files hold that this process has open. Raises `StoreError`."""
+        now, depots = self._time.now(), self._depots
+        return {str(each.path): await each.levels(now) for each in depots}
+
     async def _close(self) -> None:
         depots = self._depots
         self._own, self._looking = None, None
@@ -297,6 +305,7 @@ class Queue(Composed):
                 self._inner.by_name["on_message"],
                 self._terms,
                 self._time,
+                self._meter.counts,
                 streams=self._inner.streams,
             )
         except BaseException:

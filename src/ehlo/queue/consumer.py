@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -76,6 +76,7 @@ class Consumer:
         handler: OnMessage,
         terms: Terms,
         time: Timekeeper,
+        counts: Counter[str],
         *,
         streams: bool = False,
     ) -> None:
@@ -100,8 +101,7 @@ class Consumer:
         self._claiming: asyncio.Task[None] | None = None
         self._settling: asyncio.Task[None] | None = None
         self._troubled = False
-        self.delivered: int = 0
-        """How many deliveries were done, for the log."""
+        self._counts = counts
 
     def wake(self) -> None:
         """Look now: a message was put. Must be called in the loop's thread."""
@@ -206,6 +206,7 @@ class Consumer:
             self._ready.extend(haul.claimed)
             if self._next_due:
                 self._next_due = float("inf") if haul.next_due is None else haul.next_due
+            self._counts["dead"] += len(haul.died)
             for message_id, recipient in haul.died:
                 logger.error("delivery died: id=%s to=%s", message_id, _shown(recipient))
         finally:
@@ -264,8 +265,9 @@ class Consumer:
         settled = settled_by(outcome, attempt, self._handler, now, terms.patience)
         for due, each in zip(attempt.paths, settled, strict=True):
             if each.state is None:
-                self.delivered += 1
+                self._counts["delivered"] += 1
                 continue
+            self._counts["retried" if each.state == "waiting" else each.state] += 1
             level = logging.WARNING if each.state == "waiting" else logging.ERROR
             what = "deferred" if each.state == "waiting" else each.state
             logger.log(
@@ -296,8 +298,10 @@ class Consumer:
         patience = self._terms.patience
         for due in claimed.deliveries:
             if end := patience.ends(due.attempts, now - claimed.accepted):
+                self._counts["dead"] += 1
                 settled = Settled(due.number, "dead", None, now, f"{error} ({end})")
             else:
+                self._counts["retried"] += 1
                 wait = patience.wait_after(due.attempts)
                 settled = Settled(due.number, "waiting", now + wait, None, str(error))
             self._unsettled.append(settled)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +12,9 @@ from ehlo.queue import ledger
 from ehlo.queue.attempts import OnMessage
 from ehlo.queue.consumer import Consumer, Terms
 from ehlo.queue.family import BodyFiles, Lock
+from ehlo.queue.meter import Levels
 from ehlo.queue.timing import Timekeeper
+from ehlo.store.database import in_words
 from ehlo.store.writer import Writer
 
 
@@ -57,6 +61,7 @@ class Depot:
         handler: OnMessage,
         terms: Terms,
         time: Timekeeper,
+        counts: Counter[str],
         *,
         streams: bool,
     ) -> None:
@@ -64,8 +69,14 @@ class Depot:
         self._deliver = lock
         work = partial(ledger.recover, now=time.now(), patience=terms.patience)
         await self.writer.do(work)
-        self._consumer = Consumer(self.writer, self.files, handler, terms, time, streams=streams)
+        self._consumer = Consumer(
+            self.writer, self.files, handler, terms, time, counts, streams=streams
+        )
         self._delivering = asyncio.create_task(self._consumer.run(), name="ehlo queue")
+
+    async def levels(self, now: float) -> Levels:
+        """Return how many deliveries there are. Raises `StoreError`."""
+        return await asyncio.to_thread(_levels, self.path, now)
 
     def wake(self) -> None:
         """Called when a message was put."""
@@ -98,3 +109,8 @@ class Depot:
         for lock in (self._deliver, self._accept):
             if lock is not None:
                 lock.release()
+
+
+def _levels(path: Path, now: float) -> Levels:
+    with in_words(str(path)), contextlib.closing(ledger.connect(path, writes=False)) as database:
+        return ledger.levels(database, now)

@@ -14,7 +14,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 from ehlo.protocol.address import Address
 from ehlo.queue.facts import decode_address
@@ -445,9 +445,15 @@ def listed(
     ]
 
 
-def counts(database: Database) -> dict[State, int]:
-    """Return the number of deliveries in each state that has some."""
-    return dict(database.execute("SELECT state, count(*) FROM deliveries GROUP BY state"))
+def levels(database: Database, now: float) -> dict[str, float]:
+    """Return the number of deliveries in each state; and for how long the oldest is due."""
+    found: dict[str, float] = dict.fromkeys((*get_args(State), "oldest_due"), 0.0)
+    rows = database.execute("SELECT state, count(*), min(due) FROM deliveries GROUP BY state")
+    for state, count, due in rows:
+        found[state] = count
+        if state == "waiting":
+            found["oldest_due"] = max(0.0, now - due)
+    return found
 
 
 Act = Literal["retry", "hold", "drop"]
