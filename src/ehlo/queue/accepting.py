@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -17,7 +17,9 @@ from ehlo.queue import facts
 from ehlo.queue.consumer import Consumer, Terms
 from ehlo.queue.depots import Depots
 from ehlo.queue.engine import Engine, Ledger
+from ehlo.queue.entries import Levels
 from ehlo.queue.family import Family
+from ehlo.queue.meter import Meter
 from ehlo.queue.timing import Duration, Persistence, SystemTime, Timekeeper, seconds_in
 from ehlo.server.options.config import AnyHandler, bytes_of
 from ehlo.server.system.privileges import UnusableError
@@ -110,7 +112,8 @@ class Queue(Composed):
             "on_shutdown": self._stop,
         }
         streams = inner.streams or "on_replied" not in inner
-        super().__init__(Callbacks(hooks, streams, inner.origins))
+        self._meter = Meter(self._look)
+        super().__init__(Callbacks(hooks, streams, inner.origins, self._meter))
 
     def only_deliver(self) -> None:
         """Accept no mail in this process, as `ehlo work` does. Call it before the start."""
@@ -133,6 +136,7 @@ class Queue(Composed):
             self._note_trouble(error)
             raise Reject.of(replies.TROUBLE) from None
         self._troubled = False
+        self._meter.counts["accepted"] += len(message.recipients)
         return message.id
 
     def _note_trouble(self, error: StoreError) -> None:
@@ -161,7 +165,12 @@ class Queue(Composed):
 
     def _consumer(self, ledger: Ledger) -> Consumer:
         handler, streams = self._inner.by_name["on_message"], self._inner.streams
-        return Consumer(ledger, handler, self._terms, self._time, streams=streams)
+        counts = self._meter.counts
+        return Consumer(ledger, handler, self._terms, self._time, counts, streams=streams)
+
+    async def _look(self) -> Mapping[str, Levels]:
+        """Return what is in the queue. Raises `StoreError`."""
+        return {} if self._engine is None else await self._engine.levels()
 
     async def _stop(self, server: AnyServer) -> None:
         """Let deliveries end. What is under way when this is canceled is given back."""

@@ -24,7 +24,7 @@ def open_books(url: str, *, writes: bool = False) -> Iterator[Books]:
     Example::
 
         with open_books("mail.db") as books:
-            print(books.counts())
+            print(books.listed())
     """
     paths = Family(url).members()
     if not paths:
@@ -59,14 +59,6 @@ class FileBooks:
             for database in self._databases.values()
             for row in ledger.listed(database, states, message_id)
         ]
-
-    def counts(self) -> dict[State, int]:
-        """Return the number of deliveries in each state that has some."""
-        found: dict[State, int] = {}
-        for database in self._databases.values():
-            for state, count in ledger.counts(database).items():
-                found[state] = found.get(state, 0) + count
-        return found
 
     def act(self, what: Act, message_id: str | None) -> int:
         """Change deliveries, and delete the files that belong to none any more."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -79,6 +79,7 @@ class Consumer:
         handler: OnMessage,
         terms: Terms,
         time: Timekeeper,
+        counts: Counter[str],
         *,
         streams: bool = False,
     ) -> None:
@@ -102,8 +103,7 @@ class Consumer:
         self._claiming: asyncio.Task[None] | None = None
         self._settling: asyncio.Task[None] | None = None
         self._troubled = False
-        self.delivered: int = 0
-        """How many deliveries were done, for the log."""
+        self._counts = counts
 
     def wake(self) -> None:
         """Look now: a message was put. Must be called in the loop's thread."""
@@ -194,6 +194,7 @@ class Consumer:
             self._ready.extend((claimed, now - claimed.age) for claimed in haul.claimed)
             if self._next_due:
                 self._next_due = float("inf") if haul.next_in is None else now + haul.next_in
+            self._counts["dead"] += len(haul.died)
             for message_id, recipient in haul.died:
                 logger.error("delivery died: id=%s to=%s", message_id, _shown(recipient))
         finally:
@@ -270,8 +271,9 @@ class Consumer:
         settled = settled_by(outcome, attempt, self._handler, age, self._terms.patience)
         for due, each in zip(attempt.paths, settled, strict=True):
             if each.state is None:
-                self.delivered += 1
+                self._counts["delivered"] += 1
                 continue
+            self._counts["retried" if each.state == "waiting" else each.state] += 1
             level = logging.WARNING if each.state == "waiting" else logging.ERROR
             what = "deferred" if each.state == "waiting" else each.state
             logger.log(
@@ -306,8 +308,10 @@ class Consumer:
         age, text = self._time.now() - running.born, escaped(str(error))
         for due in claimed.deliveries:
             if end := patience.ends(due.attempts, age):
+                self._counts["dead"] += 1
                 settled = Settled(due.number, "dead", error=f"{text} ({end})")
             else:
+                self._counts["retried"] += 1
                 wait = patience.wait_after(due.attempts)
                 settled = Settled(due.number, "waiting", wait, text)
             self._unsettled.append(settled)

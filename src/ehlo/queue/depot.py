@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,11 +13,11 @@ from ehlo.message import Message, Spool
 from ehlo.queue import ledger
 from ehlo.queue.delivering import Delivering
 from ehlo.queue.engine import Deliverer, Ledger
-from ehlo.queue.entries import Arrival, Claimed, Haul, Settled
+from ehlo.queue.entries import Arrival, Claimed, Haul, Levels, Settled
 from ehlo.queue.family import BodyFiles, FiledBody, Lock
 from ehlo.queue.timing import Persistence, Timekeeper
-from ehlo.sqlite.connecting import Database
-from ehlo.sqlite.errors import StoreError
+from ehlo.sqlite.connecting import Database, connect
+from ehlo.sqlite.errors import StoreError, in_words
 from ehlo.sqlite.writer import Writer
 
 
@@ -125,6 +126,10 @@ class Depot:
         if names:
             await asyncio.to_thread(self._files.delete, names)
 
+    async def levels(self) -> Levels:
+        """Return how many deliveries there are. Raises `StoreError`."""
+        return await asyncio.to_thread(_levels, self.path, self._time.now())
+
     # -- the end -----------------------------------------------------------------------------------
 
     def stop(self) -> None:
@@ -145,6 +150,11 @@ class Depot:
         for lock in (self._deliver, self._accept):
             if lock is not None:
                 lock.release()
+
+
+def _levels(path: Path, now: float) -> Levels:
+    with in_words(str(path)), contextlib.closing(connect(str(path), writes=False)) as database:
+        return ledger.levels(database, now)
 
 
 def _read(message: Message, update: Callable[[bytes], object]) -> bytes:

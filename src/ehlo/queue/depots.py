@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ from ehlo.message import Message
 from ehlo.queue import ledger
 from ehlo.queue.depot import Depot
 from ehlo.queue.engine import Deliverer, Ledger
-from ehlo.queue.entries import Arrival
+from ehlo.queue.entries import Arrival, Levels
 from ehlo.queue.family import Family, Lock
 from ehlo.queue.timing import Persistence, Timekeeper
 from ehlo.sqlite.connecting import connect
@@ -131,6 +131,10 @@ class Depots:
     def _all(self) -> list[Depot]:
         own = [] if self._own is None else [self._own]
         return own + list(self._adopted.values())
+
+    async def levels(self) -> Mapping[str, Levels]:
+        """Return what the files hold that this process has open. Raises `StoreError`."""
+        return {str(each.path): await each.levels() for each in self._all}
 
     async def stop(self) -> None:
         """Claim nothing more, and return when what is under way has ended."""

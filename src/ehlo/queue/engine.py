@@ -5,11 +5,11 @@ Whatever waits for a database raises `StoreError`, and `DiskFullError` if there 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from ehlo.message import Message, Spool
-from ehlo.queue.entries import Act, Arrival, Claimed, Haul, Listed, Settled, State
+from ehlo.queue.entries import Act, Arrival, Claimed, Haul, Levels, Listed, Settled, State
 from ehlo.queue.timing import Persistence
 
 
@@ -69,6 +69,9 @@ class Engine(Protocol):
     def deliver(self, make: Callable[[Ledger], Deliverer]) -> None:
         """Begin to deliver, by a consumer for each database."""
 
+    async def levels(self) -> Mapping[str, Levels]:
+        """Return what it holds, by the name of each database that this process has open."""
+
     async def stop(self) -> None:
         """Claim nothing more, and return when what is under way has ended."""
 
@@ -86,9 +89,6 @@ class Books(Protocol):
         self, states: Sequence[State] = (), message_id: str | None = None
     ) -> Sequence[Listed]:
         """Return deliveries by state (all without one) or by the id of their message."""
-
-    def counts(self) -> dict[State, int]:
-        """Return the number of deliveries in each state that has some."""
 
     def act(self, what: Act, message_id: str | None) -> int:
         """Retry, hold or drop the deliveries of a message, or with `None` of all that have ended.

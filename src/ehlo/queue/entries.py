@@ -6,7 +6,7 @@ relative where a consumer reads them, since each database has a clock of its own
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 from ehlo.protocol.address import Address
@@ -16,6 +16,9 @@ State = Literal["waiting", "running", "held", "failed", "dead"]
 
 Act = Literal["retry", "hold", "drop"]
 """What a person does with deliveries."""
+
+Levels = Mapping[str, float]
+"""The number of deliveries by state, and `oldest_due`: for how many seconds the oldest is due."""
 
 ENDED: Final = "the process ended during the attempt"
 

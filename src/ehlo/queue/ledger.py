@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 from ehlo.queue.entries import (
     ENDED,
@@ -22,6 +22,7 @@ from ehlo.queue.entries import (
     Claimed,
     Due,
     Haul,
+    Levels,
     Listed,
     Settled,
     State,
@@ -358,9 +359,15 @@ def listed(
     ]
 
 
-def counts(database: Database) -> dict[State, int]:
-    """Return the number of deliveries in each state that has some."""
-    return dict(database.execute("SELECT state, count(*) FROM deliveries GROUP BY state"))
+def levels(database: Database, now: float) -> Levels:
+    """Return the number of deliveries in each state; and for how long the oldest is due."""
+    found: dict[str, float] = dict.fromkeys((*get_args(State), "oldest_due"), 0.0)
+    rows = database.execute("SELECT state, count(*), min(due) FROM deliveries GROUP BY state")
+    for state, count, due in rows:
+        found[state] = count
+        if state == "waiting":
+            found["oldest_due"] = max(0.0, now - due)
+    return found
 
 
 def act(database: Database, what: Act, message_id: str | None, now: float) -> tuple[int, list[str]]:
