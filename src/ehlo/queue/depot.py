@@ -14,6 +14,7 @@ from ehlo.queue import ledger
 from ehlo.queue.delivering import Delivering
 from ehlo.queue.engine import Deliverer, Ledger
 from ehlo.queue.entries import Arrival, Claimed, Haul, Levels, Settled
+from ehlo.queue.facts import body_of
 from ehlo.queue.family import BodyFiles, FiledBody, Lock
 from ehlo.queue.timing import Persistence, Timekeeper
 from ehlo.sqlite.connecting import Database, connect
@@ -158,6 +159,6 @@ def _levels(path: Path, now: float) -> Levels:
 
 
 def _read(message: Message, update: Callable[[bytes], object]) -> bytes:
-    body = message.file.read()[len(message.trace) :]
+    body = b"".join(body_of(message))
     update(body)
     return body
