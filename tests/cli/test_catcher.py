@@ -19,7 +19,7 @@ import pytest
 from cryptography import x509
 
 from ehlo import Address, Message, Peer, Server, Session
-from ehlo.cli.catcher import DEFAULTS, CatcherOptions, printer_of, self_signed
+from ehlo.cli.catching import DEFAULTS, CatcherOptions, handler_of_catcher, self_signed
 from ehlo.cli.printer import AsText, as_json
 from support.client import Client
 from support.program import Start
@@ -30,8 +30,7 @@ LOOPBACK = ("--addr", "127.0.0.1:0")
 def serve(addr: str = "127.0.0.1:0", own: CatcherOptions | None = None, **given: Any) -> Server:
     """Return a server for the catcher, which is not started."""
     values = {**DEFAULTS, "addr": addr, **given}
-    printer = printer_of(own or CatcherOptions(json=True), values)
-    return Server(printer, **values)
+    return Server(handler_of_catcher(own or CatcherOptions(json=True), values), **values)
 
 
 def offered(server: Server) -> list[str]:

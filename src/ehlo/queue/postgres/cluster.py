@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from asyncpg import Connection
 
 _SLOWEST: Final = 1 << 20  # bytes a second of a large body
+_AGAIN: Final = 1.0  # seconds until deliveries that have failed begin again
+
+logger: logging.Logger = logging.getLogger("ehlo.queue")
 
 
 class Cluster:
@@ -47,6 +51,7 @@ class Cluster:
         self._numbers = Numbers()
         self._batches = Batches(self._accepting, self._numbers, self._stored)
         self._delivering: Delivering | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._unread: list[Settled] = []  # claimed, and then the connection was lost
 
     # -- accepting ---------------------------------------------------------------------------------
@@ -97,15 +102,29 @@ class Cluster:
 
     def _stored(self) -> None:
         self._bell.ring()
-        if self._delivering is not None:
-            self._delivering.wake()
+        self._wake()
 
     # -- delivering --------------------------------------------------------------------------------
 
     def deliver(self, make: Callable[[Ledger], Deliverer]) -> None:
         """Begin to deliver."""
         self._delivering = Delivering(make(self))
-        self._bell.listen(self._delivering.wake)
+        self._keeping = asyncio.create_task(self._keep_delivering(make), name="ehlo queue keeper")
+        self._bell.listen(self._wake)
+
+    async def _keep_delivering(self, make: Callable[[Ledger], Deliverer]) -> None:
+        """Deliver on after a failure of the consumer itself; its leases run out."""
+        while self._delivering is not None:
+            await self._delivering.ended()
+            if (failure := self._delivering.failure) is None:
+                return
+            logger.error("delivering from %s failed", self._url.name, exc_info=failure)
+            await asyncio.sleep(_AGAIN)
+            self._delivering = Delivering(make(self))
+
+    def _wake(self) -> None:
+        if self._delivering is not None:
+            self._delivering.wake()
 
     async def claim(self, owner: str, most: int, lease: float, patience: Persistence) -> Haul:
         """Return messages that are due, as `Ledger` says."""
@@ -187,6 +206,9 @@ class Cluster:
 
     async def close(self) -> None:
         """Cancel what is under way, and end all connections."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
         if self._delivering is not None:
             await self._delivering.abandon()
         await self._bell.close()
