@@ -5,11 +5,14 @@ from __future__ import annotations
 import smtplib
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from ehlo import Queue
+from ehlo.server.observing.stats import queued
+from ehlo.server.observing.views import ask
 from support.program import Start
 from support.queueing import Player, deliver, expect, rows, serving
 
@@ -27,6 +30,17 @@ def run(*arguments: str | Path, cwd: Path) -> tuple[int, str, str]:
         text=True,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def until_shown(directory: Path, *, delivered: int, failed: int) -> None:
+    """Return once the control socket shows that many deliveries in all files."""
+    until = time.monotonic() + DEADLINE
+    found: object = None
+    while found != (delivered, failed):
+        assert time.monotonic() < until, found
+        snapshot = ask(str(directory / "control"))
+        counts = snapshot["stats"].get("deliveries", {})
+        found = counts.get("delivered"), queued([*snapshot["queue"].values()]).get("failed")
 
 
 @pytest.fixture
@@ -52,10 +66,13 @@ def test_a_failed_message_is_shown_exported_and_delivered_again(
     assert out.startswith("Received: from")
     assert out.endswith("Subject: x\n\n" + "y\n" * 9_000)
     (tmp_path / "app.py").write_text(HANDLER)
-    program = start("-m", "ehlo", "work", "app.py", "--queue", "mail.db", cwd=tmp_path)
+    control = ("--control", "control")
+    program = start("-m", "ehlo", "work", "app.py", "--queue", "mail.db", *control, cwd=tmp_path)
     program.err.until("listening on no address")
+    until_shown(tmp_path, delivered=0, failed=1)
     assert run("queue", "retry", "mail.db", dead, cwd=tmp_path)[:2] == (0, "retry: deliveries=1\n")
     program.out.until(f"got {dead}")
+    until_shown(tmp_path, delivered=1, failed=0)
     assert program.stop() == 0
     assert rows(tmp_path / "mail-0.db") == []
 
@@ -81,11 +98,15 @@ def test_serve_stores_in_the_queue_and_workers_have_a_file_each(
 ) -> None:
     (tmp_path / "app.py").write_text(HANDLER)
     options = ("--queue", "mail.db", "--queue-deliveries", "2", "--workers", "2", "--port", "0")
-    program = start("-m", "ehlo", "serve", "app.py", *options, cwd=tmp_path)
+    program = start("-m", "ehlo", "serve", "app.py", *options, "--control", "control", cwd=tmp_path)
     host, port = program.listening()
-    with smtplib.SMTP(host, port) as client:
-        client.sendmail("a@x.test", ["b@x.test"], b"Subject: x\r\n\r\nx\r\n")
-    program.out.until("got ")
+    for _ in range(3):
+        with smtplib.SMTP(host, port) as client:
+            client.sendmail("a@x.test", ["b@x.test"], b"Subject: x\r\n\r\nx\r\n")
+        program.out.until("got ")
+    until_shown(tmp_path, delivered=3, failed=0)
+    names = sorted(Path(each).name for each in ask(str(tmp_path / "control"))["queue"])
+    assert names == ["mail-0.db", "mail-1.db"]
     assert program.stop() == 0
     assert sorted(each.name for each in tmp_path.glob("mail-*.db")) == ["mail-0.db", "mail-1.db"]
 
