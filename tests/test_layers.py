@@ -44,7 +44,10 @@ ROOMS = {
     "ehlo.functions": {*VISIBLE, "ehlo.handler"},
     "ehlo.faults": {*VISIBLE, "ehlo.handler", "ehlo.domains"},
     "ehlo.passwords": {"ehlo.protocol", "ehlo.paths"},
-    "ehlo.store": {"ehlo.content", "ehlo.message", "ehlo.paths", "ehlo.transcript"},
+    "ehlo.sqlite": set(),
+    "ehlo.store": {
+        *("ehlo.sqlite", "ehlo.content", "ehlo.message", "ehlo.paths", "ehlo.transcript"),
+    },
     "ehlo.server.system": {"ehlo.net", "ehlo.paths"},
     "ehlo.server.limits": {"ehlo.net"},
     "ehlo.server.observing": {"ehlo.server.system", *VISIBLE},
@@ -62,7 +65,7 @@ ROOMS["ehlo.testing"] = {
     *ROOMS["ehlo.server.server"],
 }
 ROOMS["ehlo.queue"] = {
-    *("ehlo.store", "ehlo.server.system", "ehlo.server.observing", "ehlo.server.options"),
+    *("ehlo.sqlite", "ehlo.server.system", "ehlo.server.observing", "ehlo.server.options"),
     *("ehlo.server", *HANDLERS, *VISIBLE),
 }
 ROOMS["ehlo.inbox"] = {

@@ -12,8 +12,9 @@ import pytest
 
 from ehlo import Message, Queue, Reply, Retry, Server
 from ehlo.queue import meter
-from ehlo.queue.meter import Levels, Meter
-from ehlo.store.database import StoreError
+from ehlo.queue.entries import Levels
+from ehlo.queue.meter import Meter
+from ehlo.sqlite.errors import StoreError
 from support.queueing import Jump, Player, deliver, expect, serving, wait_until
 from support.serving import DEADLINE
 

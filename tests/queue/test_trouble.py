@@ -16,11 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ehlo import Queue, Retry
 from ehlo.queue import ledger
+from ehlo.queue.entries import Arrival, Settled
 from ehlo.queue.timing import Persistence
 from support.program import Start
 from support.queueing import Jump, Player, deliver, rows, serving, wait_until
@@ -47,7 +49,7 @@ def file(tmp_path: Path) -> Path:
 def test_a_locked_database_is_451_until_it_is_free(
     url: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "_BUSY", 0.01)
+    monkeypatch.setattr("ehlo.sqlite.connecting._BUSY", 0.01)
     player = Player()
     with serving(Queue(url, player)) as server:
         with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
@@ -64,9 +66,9 @@ def test_a_full_database_is_452_until_there_is_room(url: str, file: Path) -> Non
     with serving(queue) as server:
 
         def limit(pages: int) -> None:
-            depot = queue._own  # noqa: SLF001  no disk is full for a test without root
-            assert depot is not None
-            depot.writer._database.execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001
+            depot: Any = queue._engine._own  # type: ignore[union-attr]  # noqa: SLF001  as below
+            # No disk is full for a test without root
+            depot._writer._database.execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001
 
         limit(1)
         assert deliver(server, "b@x.test", body=b"x" * 990 + b"\r\n" + b"y\r\n" * 30_000) == FULL
@@ -118,7 +120,7 @@ def test_a_database_that_is_gone_is_451_and_then_there_is_a_new_one(
 def test_a_file_of_another_program_is_an_error_at_the_start(url: str, file: Path) -> None:
     file.write_bytes(b"not a database, by far: " * 100)
     with (
-        pytest.raises(ValueError, match=r"queue: .*mail-0\.db: not a store"),
+        pytest.raises(ValueError, match=r"queue: .*mail-0\.db: not a database"),
         serving(Queue(url, Player())),
     ):
         pass
@@ -126,7 +128,7 @@ def test_a_file_of_another_program_is_an_error_at_the_start(url: str, file: Path
     with contextlib.closing(sqlite3.connect(file)) as other:
         other.execute("CREATE TABLE mine(x)")
     with (
-        pytest.raises(ValueError, match=r"mail-0\.db: not a queue; name another file"),
+        pytest.raises(ValueError, match=r"mail-0\.db: not a queue of ehlo; name another file"),
         serving(Queue(url, Player())),
     ):
         pass
@@ -191,11 +193,13 @@ def test_a_message_whose_body_is_lost_is_dead_after_its_attempts(url: str, tmp_p
 # -- crashes ---------------------------------------------------------------------------------------
 
 
+ARRIVAL = Arrival("id", '["",""]', ['["b","x"]'], "{}", 1, b"", b"")
+
+
 def test_a_crash_counts_as_an_attempt(file: Path) -> None:
     database = ledger.open_ledger(file)
-    arrival = ledger.Arrival("id", "d", 0.0, '["",""]', ['["b","x"]'], "{}", 1, b"", None, b"x")
     terms = Persistence(5, 3600, 3, float("inf"))
-    ledger.insert(database, arrival)
+    ledger.insert(database, ARRIVAL, ledger.Row("d", 0.0, None, b"x"))
     now = 0.0
     for attempt in (1, 2, 3):
         now += 10_000
@@ -203,8 +207,8 @@ def test_a_crash_counts_as_an_attempt(file: Path) -> None:
         assert (claimed.deliveries[0].attempts, died) == (attempt, [])
         assert ledger.claim(database, now, "other", 60, 9, terms).claimed == []
         assert ledger.recover(database, now, terms) == 1
-    (none, next_due, died) = ledger.claim(database, now + 10_000, "o4", 60, 9, terms)
-    assert (none, next_due, died) == ([], None, [("id", '["b","x"]')])
+    (none, next_in, died) = ledger.claim(database, now + 10_000, "o4", 60, 9, terms)
+    assert (none, next_in, died) == ([], None, [("id", '["b","x"]')])
     ((state, error),) = rows(file, "state, deliveries.error")
     assert (state, error) == ("dead", "the process ended during the attempt")
     database.close()
@@ -212,16 +216,15 @@ def test_a_crash_counts_as_an_attempt(file: Path) -> None:
 
 def test_a_lease_that_has_run_out_is_taken_over_and_its_owner_settles_nothing(file: Path) -> None:
     database = ledger.open_ledger(file)
-    arrival = ledger.Arrival("id", "d", 0.0, '["",""]', ['["b","x"]'], "{}", 1, b"", None, b"x")
     terms = Persistence(5, 3600, 3, float("inf"))
-    ledger.insert(database, arrival)
+    ledger.insert(database, ARRIVAL, ledger.Row("d", 0.0, None, b"x"))
     assert ledger.claim(database, 1, "one", 60, 9, terms).claimed
     assert ledger.claim(database, 60, "two", 60, 9, terms).claimed == []
     ((claimed,), _, _) = ledger.claim(database, 61, "two", 60, 9, terms)
     (due,) = claimed.deliveries
-    assert ledger.settle(database, [ledger.Settled(due.number)], "one") == []
+    assert ledger.settle(database, [Settled(due.number)], "one", 61) == []
     assert rows(file, "state, owner") == [("running", "two")]
-    ledger.settle(database, [ledger.Settled(due.number)], "two")
+    ledger.settle(database, [Settled(due.number)], "two", 61)
     assert rows(file) == []
     database.close()
 

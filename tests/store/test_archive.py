@@ -375,7 +375,7 @@ def test_the_file_of_another_program_is_not_touched(tmp_path: Path) -> None:
     database.execute("CREATE TABLE x(y)")
     database.close()
     before = path.read_bytes()
-    with pytest.raises(StoreError, match="made by another program"):
+    with pytest.raises(StoreError, match="not a store of ehlo"):
         Store.open(str(path))
     assert path.read_bytes() == before
 
@@ -383,7 +383,7 @@ def test_the_file_of_another_program_is_not_touched(tmp_path: Path) -> None:
 def test_what_is_no_database_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(b"not a database" * 1_000)
-    with pytest.raises(StoreError, match="not a store"):
+    with pytest.raises(StoreError, match="not a database"):
         Store.open(str(path))
     with pytest.raises(StoreError, match="name another file"):
         Store.open(str(tmp_path / "missing" / "mail.db"))
@@ -412,7 +412,7 @@ async def test_a_full_store_is_an_error_and_works_on(tmp_path: Path) -> None:
 async def test_a_store_that_is_locked_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ehlo.store.database._BUSY", 0.0)
+    monkeypatch.setattr("ehlo.sqlite.connecting._BUSY", 0.0)
     path = tmp_path / "mail.db"
     async with Store.open(str(path)) as store:
         other = sqlite3.connect(path, isolation_level=None)
@@ -435,7 +435,11 @@ async def test_a_closed_store_says_so() -> None:
         with pytest.raises(StoreError, match="closed"):
             await call
     store.close()
-    assert not [each for each in threading.enumerate() if each.name.startswith("ehlo store")]
+    assert not [
+        each
+        for each in threading.enumerate()
+        if each.name.startswith(("ehlo store", "ehlo writer"))
+    ]
 
 
 def test_a_store_serves_several_loops() -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -21,8 +18,9 @@ from ehlo.server.options.target import callbacks_of, with_handler
 from ehlo.server.server import Server
 
 if TYPE_CHECKING:  # sqlite3 and locks of files come with the commands that need them
-    from ehlo.queue import ledger
     from ehlo.queue.accepting import Queue
+    from ehlo.queue.engine import Books
+    from ehlo.queue.entries import Act, Listed
 
 _GROUP: Final = "Queue"
 # The options of `Queue`, with their metavars, types and descriptions
@@ -111,31 +109,19 @@ _all_dead: Final[Callable[[Any], Any]] = click.option(
 
 
 @contextlib.contextmanager
-def _ledgers(url: str, *, writes: bool = False) -> Iterator[Mapping[Path, ledger.Database]]:
-    """Open all files of a queue. Raises click's errors."""
-    from ehlo.queue import ledger
-    from ehlo.queue.family import Family
-    from ehlo.store.database import StoreError, in_words
+def _books(url: str, *, writes: bool = False) -> Iterator[Books]:
+    """Open a queue. Raises click's errors."""
+    from ehlo.queue.books import open_books
+    from ehlo.sqlite.errors import StoreError
 
-    paths = checked(partial(Family, url)).members()
-    if not paths:
-        raise click.ClickException(f"{url}: no such queue; check the path")
     try:
         with contextlib.ExitStack() as stack:
-            found = {}
-            for path in paths:
-                stack.enter_context(in_words(str(path)))
-                database = ledger.connect(path, writes=writes)
-                stack.callback(database.close)
-                if ledger.check_ledger(path, database):
-                    found[path] = database
-            yield found
+            yield checked(lambda: stack.enter_context(open_books(url, writes=writes)))
     except StoreError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _print(rows: list[ledger.Listed]) -> None:
-    now = time.time()
+def _print(rows: Sequence[Listed], now: float) -> None:
     for row in rows:
         due = "-" if row.due is None else f"{row.due - now:+.0f}s"
         line = (
@@ -149,20 +135,16 @@ def _print(rows: list[ledger.Listed]) -> None:
 @_file
 def list_all(url: str) -> None:
     """List all deliveries, the oldest first."""
-    from ehlo.queue import ledger
-
-    with _ledgers(url) as found:
-        _print([row for each in found.values() for row in ledger.listed(each)])
+    with _books(url) as books:
+        _print(books.listed(), books.now())
 
 
 @queue_group.command()
 @_file
 def dead(url: str) -> None:
     """List the deliveries that have failed or are dead, with their errors."""
-    from ehlo.queue import ledger
-
-    with _ledgers(url) as found:
-        _print([row for each in found.values() for row in ledger.listed(each, ["failed", "dead"])])
+    with _books(url) as books:
+        _print(books.listed(["failed", "dead"]), books.now())
 
 
 @queue_group.command()
@@ -170,13 +152,11 @@ def dead(url: str) -> None:
 @_one
 def show(url: str, message_id: str) -> None:
     """Show the deliveries of message ID."""
-    from ehlo.queue import ledger
-
-    with _ledgers(url) as found:
-        rows = [row for each in found.values() for row in ledger.listed(each, (), message_id)]
+    with _books(url) as books:
+        rows, now = books.listed((), message_id), books.now()
     if not rows:
-        raise click.ClickException(f"{message_id}: no such message; see ehlo queue list {url}")
-    _print(rows)
+        raise click.ClickException(f"{message_id}: no such message; see ehlo queue list")
+    _print(rows, now)
 
 
 @queue_group.command()
@@ -184,42 +164,23 @@ def show(url: str, message_id: str) -> None:
 @_one
 def export(url: str, message_id: str) -> None:
     """Write message ID to standard output, as it came."""
-    from ehlo.queue import ledger
-    from ehlo.queue.family import BodyFiles
-
-    with _ledgers(url) as found:
-        for path, database in found.items():
-            try:
-                trace, body, name = ledger.content_of(database, message_id)
-            except LookupError:
-                continue
-            out = sys.stdout.buffer
-            out.write(trace + (body or b""))
-            if name is not None:
-                with BodyFiles(path).path(name).open("rb") as file:
-                    while chunk := file.read(65_536):
-                        out.write(chunk)
-            return
-    raise click.ClickException(f"{message_id}: no such message; see ehlo queue list {url}")
+    with _books(url) as books:
+        try:
+            for chunk in books.content(message_id):
+                sys.stdout.buffer.write(chunk)
+        except LookupError:
+            raise click.ClickException(
+                f"{message_id}: no such message; see ehlo queue list"
+            ) from None
 
 
-def _act(url: str, what: ledger.Act, message_id: str | None, *, all_dead: bool = False) -> None:
-    from ehlo.queue import ledger
-    from ehlo.queue.family import BodyFiles
-
+def _act(url: str, what: Act, message_id: str | None, *, all_dead: bool = False) -> None:
     if (message_id is None) != all_dead:
         raise click.UsageError("write the ID of a message, or --all-dead")
-    count = 0
-    with _ledgers(url, writes=True) as found:
-        for path, database in found.items():
-            database.execute("PRAGMA synchronous = FULL")
-            database.execute("BEGIN IMMEDIATE")
-            changed, names = ledger.act(database, what, message_id, time.time())
-            database.execute("COMMIT")
-            BodyFiles(path).delete(names)
-            count += changed
+    with _books(url, writes=True) as books:
+        count = books.act(what, message_id)
     if not count and message_id is not None:
-        raise click.ClickException(f"{message_id}: nothing to {what}; see ehlo queue list {url}")
+        raise click.ClickException(f"{message_id}: nothing to {what}; see ehlo queue list")
     click.echo(f"{what}: deliveries={count}")
 
 

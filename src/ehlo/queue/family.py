@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from ehlo.message import Message, Spool
-from ehlo.store.database import DiskFullError, StoreError
+from ehlo.sqlite.errors import DiskFullError, StoreError
 
 _MOST: Final = 1_000  # files of one queue
 

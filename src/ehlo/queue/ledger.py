@@ -11,30 +11,33 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, NamedTuple, get_args
 
-from ehlo.protocol.address import Address
+from ehlo.queue.entries import (
+    ENDED,
+    Act,
+    Arrival,
+    Claimed,
+    Due,
+    Haul,
+    Levels,
+    Listed,
+    Settled,
+    State,
+)
 from ehlo.queue.facts import decode_address
 from ehlo.queue.timing import Persistence
-from ehlo.store.database import StoreError, in_words
-from ehlo.store.writer import Chores
-
-State = Literal["waiting", "running", "held", "failed", "dead"]
-"""What a delivery is: `failed` was ended by a 5xx, `dead` by its attempts or its age."""
-
-Database = sqlite3.Connection
-"""A connection to a file."""
+from ehlo.sqlite.connecting import Database, connect, known_version
+from ehlo.sqlite.errors import StoreError, in_words
+from ehlo.sqlite.writer import Chores
 
 _APPLICATION: Final = 0x65686C71  # "ehlq", in the file's header
 _VERSION: Final = 1
 _PAGE: Final = 8_192  # bytes; large bodies take a third less time than with 4,096
 _CHECKPOINT: Final = 4_000  # pages of the log; each checkpoint costs two flushes
-_BUSY: Final = 5.0  # seconds to wait for another program that writes
 _MOST_BYTES: Final = 8 << 20  # of bodies that are claimed at once
-_ENDED: Final = "the process ended during the attempt"
 _SCHEMA: Final = f"""
 CREATE TABLE messages(
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -68,65 +71,13 @@ PRAGMA user_version = {_VERSION};
 """
 
 
-class Arrival(NamedTuple):
-    """A message that was accepted. The texts are JSON."""
+class Row(NamedTuple):
+    """Holds what this engine adds to an `Arrival`."""
 
-    id: str
     digest: str
     accepted: float
-    sender: str
-    recipients: Sequence[str]
-    facts: str
-    size: int
-    trace: bytes
     file: str | None
     body: bytes | None
-
-
-class Due(NamedTuple):
-    """A delivery that was claimed; `attempts` counts this attempt, too."""
-
-    number: int
-    recipient: str
-    attempts: int
-
-
-class Claimed(NamedTuple):
-    """A message that was claimed, with all of its recipients that are due."""
-
-    number: int
-    id: str
-    digest: str
-    accepted: float
-    sender: str
-    facts: str
-    size: int
-    trace: bytes
-    file: str | None
-    body: bytes | None
-    deliveries: list[Due]
-
-
-class Haul(NamedTuple):
-    """Holds the result of one claim."""
-
-    claimed: list[Claimed]
-    next_due: float | None
-    """When the next delivery is due that was not claimed."""
-    died: list[tuple[str, str]]
-    """The ids and recipients of deliveries that have used up their attempts in crashes."""
-
-
-class Settled(NamedTuple):
-    """Describes the end of an attempt for one delivery. Without a `state`, it is done."""
-
-    number: int
-    state: State | None = None
-    due: float | None = None
-    ended: float | None = None
-    error: str = ""
-    uncounted: bool = False
-    """Whether the attempt does not count, since it was not the message that ended it."""
 
 
 # -- the file --------------------------------------------------------------------------------------
@@ -140,7 +91,7 @@ def open_ledger(path: Path) -> Database:
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; name another file") from error
     with in_words(str(path)):
-        database = connect(path)
+        database = connect(str(path))
         try:
             _prepare(path, database)
         except BaseException:
@@ -149,35 +100,9 @@ def open_ledger(path: Path) -> Database:
         return database
 
 
-def connect(path: Path, *, writes: bool = True) -> Database:
-    """Connect to a file that is there."""
-    database = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw",
-        uri=True,
-        timeout=_BUSY,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    if not writes:
-        database.execute("PRAGMA query_only = ON")
-    return database
-
-
 def check_ledger(path: Path, database: Database) -> bool:
     """Return whether a file is a queue, not an empty file. Raises `StoreError` for another."""
-    (application,) = database.execute("PRAGMA application_id").fetchone()
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if not (application or version or tables):
-        return False
-    if application != _APPLICATION:
-        raise StoreError(f"{path}: not a queue; name another file")
-    if version > _VERSION:
-        raise StoreError(
-            f"{path}: made by a newer ehlo (schema {version}; this one knows {_VERSION}); "
-            "upgrade ehlo, or name another file"
-        )
-    return True
+    return known_version(str(path), database, _APPLICATION, _VERSION, "a queue") is not None
 
 
 def _prepare(path: Path, database: Database) -> None:
@@ -243,16 +168,17 @@ def _identity(path: Path) -> tuple[int, int]:
 # -- accepting -------------------------------------------------------------------------------------
 
 
-def insert(database: Database, arrival: Arrival) -> None:
+def insert(database: Database, arrival: Arrival, row: Row) -> None:
     """Store a message, and a delivery for each recipient, which is due now."""
+    message_id, sender, recipients, facts, size, trace, _ = arrival
     number = database.execute(
-        "INSERT INTO messages(id, digest, accepted, sender, facts, size, trace, file, body)"
+        "INSERT INTO messages(id, sender, facts, size, trace, digest, accepted, file, body)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (*arrival[:4], *arrival[5:]),
+        (message_id, sender, facts, size, trace, *row),
     ).lastrowid
     database.executemany(
         "INSERT INTO deliveries(message, recipient, due) VALUES (?, ?, ?)",
-        [(number, each, arrival.accepted) for each in arrival.recipients],
+        [(number, each, row.accepted) for each in recipients],
     )
 
 
@@ -272,7 +198,7 @@ def recover(database: Database, now: float, patience: Persistence) -> int:
         "UPDATE deliveries SET state = 'waiting', owner = NULL, due = ?, error = ?"
         " WHERE number = ?",
         [
-            (now + (patience.wait_after(tries - 1) if tries > 1 else 0), _ENDED, number)
+            (now + (patience.wait_after(tries - 1) if tries > 1 else 0), ENDED, number)
             for number, tries in rows
         ],
     )
@@ -300,7 +226,7 @@ def claim(
     held = 0
     for number in numbers:
         message = database.execute(
-            "SELECT number, id, digest, accepted, sender, facts, size, trace, file, body"
+            "SELECT number, id, digest, accepted, sender, facts, size, trace, body, file"
             " FROM messages WHERE number = ?",
             (number,),
         ).fetchone()
@@ -308,15 +234,15 @@ def claim(
         died += [(message[1], each.recipient) for each in those if not each.attempts]
         wanted = [each for each in those if each.attempts]
         if wanted:
-            claimed.append(Claimed._make([*message, wanted]))
-            held += len(message[9] or b"")
+            claimed.append(Claimed._make([*message, now - message[3], wanted]))
+            held += len(message[8] or b"")
         if held > _MOST_BYTES:
             break
     (next_due,) = database.execute(
         "SELECT min(due) FROM deliveries WHERE due IS NOT NULL AND (owner IS NULL OR owner != ?)",
         (owner,),
     ).fetchone()
-    return Haul(claimed, next_due, died)
+    return Haul(claimed, None if next_due is None else next_due - now, died)
 
 
 def _lease(
@@ -331,7 +257,7 @@ def _lease(
     found: list[Due] = []
     for number, recipient, attempts, error in rows:
         if attempts >= patience.max_attempts:
-            settle(database, [Settled(number, "dead", None, now, error or _ENDED)], None)
+            settle(database, [Settled(number, "dead", error=error or ENDED)], None, now)
             found.append(Due(number, recipient, 0))
         else:
             database.execute(
@@ -351,7 +277,9 @@ def renew(database: Database, numbers: Iterable[int], owner: str, until: float) 
     )
 
 
-def settle(database: Database, settled: Iterable[Settled], owner: str | None) -> list[str]:
+def settle(
+    database: Database, settled: Iterable[Settled], owner: str | None, now: float
+) -> list[str]:
     """Note what became of deliveries that `owner` has leased (`None`: of any).
 
     A message without further deliveries is deleted. Returns the names of files to delete after the
@@ -368,10 +296,10 @@ def settle(database: Database, settled: Iterable[Settled], owner: str | None) ->
                 " attempts = attempts - ? WHERE number = ? AND (? IS NULL OR owner = ?)"
                 " RETURNING message"
             )
-            values = (
-                *(each.state, each.due, each.ended, each.error, each.uncounted),
-                *(each.number, owner, owner),
-            )
+            waits = each.state == "waiting"
+            due, ended = (now + each.wait, None) if waits else (None, now)
+            values = (each.state, due, ended, each.error, each.uncounted)
+            values = (*values, each.number, owner, owner)
         for (message,) in database.execute(sql, values).fetchall():
             messages[message] = None
     return _delete_done(database, messages)
@@ -413,20 +341,6 @@ def files_in_use(database: Database) -> set[str]:
 # -- looking, and what a person does ---------------------------------------------------------------
 
 
-class Listed(NamedTuple):
-    """A delivery, as a person sees it."""
-
-    id: str
-    accepted: float
-    sender: Address
-    size: int
-    recipient: Address
-    state: State
-    due: float | None
-    attempts: int
-    error: str
-
-
 def listed(
     database: Database, states: Sequence[State] = (), message_id: str | None = None
 ) -> list[Listed]:
@@ -445,7 +359,7 @@ def listed(
     ]
 
 
-def levels(database: Database, now: float) -> dict[str, float]:
+def levels(database: Database, now: float) -> Levels:
     """Return the number of deliveries in each state; and for how long the oldest is due."""
     found: dict[str, float] = dict.fromkeys((*get_args(State), "oldest_due"), 0.0)
     rows = database.execute("SELECT state, count(*), min(due) FROM deliveries GROUP BY state")
@@ -454,9 +368,6 @@ def levels(database: Database, now: float) -> dict[str, float]:
         if state == "waiting":
             found["oldest_due"] = max(0.0, now - due)
     return found
-
-
-Act = Literal["retry", "hold", "drop"]
 
 
 def act(database: Database, what: Act, message_id: str | None, now: float) -> tuple[int, list[str]]:

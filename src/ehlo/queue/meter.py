@@ -13,10 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from typing import Final
 
-from ehlo.store.database import StoreError
-
-Levels = Mapping[str, float]
-"""The number of deliveries by state, and `oldest_due`, in seconds."""
+from ehlo.queue.entries import Levels
+from ehlo.sqlite.errors import StoreError
 
 OUTCOMES: Final = ("accepted", "delivered", "retried", "failed", "dead")
 _SHARE: Final = 20  # of the time that a look takes, between two of them

@@ -9,8 +9,8 @@ There is no web in it, and no SMTP.
 
 from __future__ import annotations
 
+from ehlo.sqlite.errors import DiskFullError, StoreError
 from ehlo.store.archive import Store
-from ehlo.store.database import DiskFullError, StoreError
 from ehlo.store.records import Change, Delivery, MailCounts, Page, StoredMail, StoredMessage
 
 __all__ = [

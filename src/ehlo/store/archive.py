@@ -20,13 +20,10 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from ehlo.message import spool_directory
-from ehlo.store.database import (
-    Database,
-    StoreError,
-    in_words,
-    open_database,
-    open_index,
-)
+from ehlo.sqlite.connecting import Database
+from ehlo.sqlite.errors import StoreError, in_words
+from ehlo.sqlite.writer import Writer
+from ehlo.store.database import open_database, open_index
 from ehlo.store.indexing import Index
 from ehlo.store.keeping import Keeper
 from ehlo.store.query import read_query
@@ -43,7 +40,6 @@ from ehlo.store.rows import (
     rename_tag,
     selected,
 )
-from ehlo.store.writer import Writer
 from ehlo.transcript import Line
 
 Answer = TypeVar("Answer")

@@ -1,26 +1,20 @@
-"""The database: its schema and its version, how a file is opened, and errors in words.
-
-A file that another program made, or a newer ehlo, is never changed.
-"""
+"""The database: its schema and its version, and how a file is opened."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from ehlo.paths import open_to_append
+from ehlo.sqlite.connecting import Database, connect, known_version
+from ehlo.sqlite.errors import StoreError, in_words
 from ehlo.store.folding import has_header
 
 APPLICATION: Final = 0x65686C6F  # "ehlo", in the file's header
 VERSION: Final = 1
 """The version of the schema."""
-Database = sqlite3.Connection
-"""A connection to the file."""
-_BUSY: Final = 5.0  # seconds to wait for another program that writes
 _PAGE: Final = 4_096  # bytes
 
 _SCHEMA: Final = f"""
@@ -78,36 +72,6 @@ END;
 """
 
 
-class StoreError(Exception):
-    """Raised when the store cannot do what is asked: the text says why."""
-
-
-class DiskFullError(StoreError):
-    """Raised when there is no room for a mail: the disk is full, or the store has its full size."""
-
-
-@contextmanager
-def in_words(path: str) -> Iterator[None]:
-    """Raise errors of SQLite in the block as `StoreError`."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _in_words(path, error) from error
-
-
-def _in_words(path: str, error: sqlite3.Error) -> StoreError:
-    name = getattr(error, "sqlite_errorname", "")
-    if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR"):
-        return DiskFullError(f"{path}: no room, or the disk failed ({error}); free some space")
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return StoreError(f"{path}: locked by another program; stop it")
-    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-        return StoreError(f"{path}: not a store, or broken ({error}); name another file")
-    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
-        return StoreError(f"{path}: cannot be written ({error}); check its directory and its mode")
-    return StoreError(f"{path}: {error}")
-
-
 def open_database(path: str, *, durable: bool, max_size: int) -> Database:
     """Open the file for its writer, and make or check its schema.
 
@@ -141,17 +105,7 @@ def _make_private(path: str) -> None:
 
 
 def _prepare(path: str, database: Database, *, durable: bool) -> None:
-    (application,) = database.execute("PRAGMA application_id").fetchone()
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    is_new = not (application or version or tables)
-    if not is_new and application != APPLICATION:
-        raise StoreError(f"{path}: made by another program; name another file")
-    if version > VERSION:
-        raise StoreError(
-            f"{path}: made by a newer ehlo (schema {version}; this one knows {VERSION}); "
-            "upgrade ehlo, or name another file"
-        )
+    is_new = known_version(path, database, APPLICATION, VERSION, "a store") is None
     if is_new:
         database.execute("PRAGMA auto_vacuum = INCREMENTAL")
     database.execute("PRAGMA secure_delete = OFF")  # to delete takes room, too: less with this
@@ -190,12 +144,6 @@ def _read_only(path: str) -> str:
 
 
 def _connect(path: str) -> Database:
-    database = sqlite3.connect(
-        f"{Path(path).absolute().as_uri()}?mode=rw",
-        uri=True,
-        timeout=_BUSY,
-        isolation_level=None,
-        check_same_thread=False,
-    )
+    database = connect(path)
     database.create_function("has_header", 3, has_header, deterministic=True)
     return database

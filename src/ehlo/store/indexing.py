@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from ehlo.store.database import Database
+from ehlo.sqlite.connecting import Database
+from ehlo.sqlite.writer import Chores
 from ehlo.store.folding import pieces_of, searched_text
-from ehlo.store.writer import Chores
 
 _SLICE: Final = 0.05  # seconds of one transaction
 _PAUSE: Final = 0.02  # seconds without mail before a text is indexed that no search waits for

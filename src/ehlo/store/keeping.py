@@ -13,10 +13,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from ehlo.store.database import Database
+from ehlo.sqlite.connecting import Database
+from ehlo.sqlite.writer import Chores
 from ehlo.store.indexing import Index
 from ehlo.store.records import Change, ChangeKind
-from ehlo.store.writer import Chores
 
 MOST_INBOXES: Final = 10
 """So many times the mails of one inbox are kept in all."""

@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Final, TypeVar
 
-from ehlo.store.database import Database, StoreError, in_words, open_reader
+from ehlo.sqlite.connecting import Database
+from ehlo.sqlite.errors import StoreError, in_words
+from ehlo.store.database import open_reader
 
 Answer = TypeVar("Answer")
 _READERS: Final = 2  # threads
@@ -31,7 +33,7 @@ class ReaderPool:
         try:
             return await loop.run_in_executor(self._pool, self._run, read)
         except RuntimeError as error:
-            raise StoreError(f"{self._path}: the store is closed") from error
+            raise StoreError(f"{self._path}: closed") from error
 
     def _run(self, read: Callable[[Database], Answer]) -> Answer:
         reader = self._idle.get()

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from ehlo.content.summary import Mailbox, Summary, summarize
-from ehlo.store.database import Database
+from ehlo.sqlite.connecting import Database
 from ehlo.store.folding import folded
 from ehlo.store.query import read_query
 from ehlo.store.records import Delivery, MailCounts, StoredMail

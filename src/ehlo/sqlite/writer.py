@@ -17,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
-from ehlo.store.database import Database, DiskFullError, StoreError, in_words
+from ehlo.sqlite.connecting import Database
+from ehlo.sqlite.errors import DiskFullError, StoreError, in_words
 
 Result = TypeVar("Result")
 Work = Callable[[Database], Result]
@@ -26,7 +27,7 @@ _MOST_WEIGHT: Final = 64 << 20  # bytes
 _PAUSE: Final = 0.02  # seconds without tasks before chores that nothing waits for begin
 _REST: Final = 5.0  # seconds between such chores when there were none
 
-_logger = logging.getLogger("ehlo.store")
+_logger = logging.getLogger("ehlo.sqlite")
 
 
 @dataclass(slots=True, eq=False)
@@ -84,7 +85,7 @@ class Writer:
         self._closed = False
         self._rests = False
         self._searches: list[_Task] = []
-        self._thread = threading.Thread(target=self._run, name="ehlo store", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="ehlo writer", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
@@ -124,13 +125,13 @@ class Writer:
     def _put(self, task: _Task) -> None:
         with self._lock:
             if self._closed:
-                raise StoreError(f"{self._path}: the store is closed")
+                raise StoreError(f"{self._path}: closed")
             self._tasks.put(task)
 
     # -- in the thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        error = StoreError(f"{self._path}: the store is closed")
+        error = StoreError(f"{self._path}: closed")
         try:
             self._work()
         except Exception as failure:
