@@ -39,7 +39,8 @@ def test_a_damaged_file_is_logged_once_and_again_after_it_was_well(
             look(server)
         assert caplog.text.count(FAILED) == 1
         damaged.write_bytes(b"")
-        look(server)
+        for _ in range(2):  # the first may be delivered before the damaged file is looked at
+            look(server)
         damaged.write_bytes(b"no database, again " * 100)
         until(server, lambda: caplog.text.count(FAILED) == 2)
         look(server)
