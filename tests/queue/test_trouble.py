@@ -16,11 +16,15 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ehlo import Queue, Retry
 from ehlo.queue import ledger
+from ehlo.queue.consumer import Consumer
+from ehlo.queue.entries import Arrival, Settled
+from ehlo.queue.family import Family
 from ehlo.queue.timing import Persistence
 from support.program import Start
 from support.queueing import Jump, Player, deliver, rows, serving, wait_until
@@ -64,9 +68,9 @@ def test_a_full_database_is_452_until_there_is_room(url: str, file: Path) -> Non
     with serving(queue) as server:
 
         def limit(pages: int) -> None:
-            depot = queue._own  # noqa: SLF001  no disk is full for a test without root
-            assert depot is not None
-            depot.writer._database.execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001
+            depot: Any = queue._engine._own  # type: ignore[union-attr]  # noqa: SLF001  as below
+            # No disk is full for a test without root
+            depot._writer._database.execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001
 
         limit(1)
         assert deliver(server, "b@x.test", body=b"x" * 990 + b"\r\n" + b"y\r\n" * 30_000) == FULL
@@ -188,14 +192,48 @@ def test_a_message_whose_body_is_lost_is_dead_after_its_attempts(url: str, tmp_p
         assert player.next()[1].recipients == ["c@x.test"]
 
 
+def has_come(player: Player, jump: Jump) -> bool:
+    jump.advance(5)
+    return not player.calls.empty()
+
+
+@pytest.mark.parametrize("what", ["files", "deliveries"])
+def test_deliveries_go_on_after_a_failure_of_their_own(
+    url: str,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    what: str,
+) -> None:
+    owner, name = (Family, "members") if what == "files" else (Consumer, "_settle")
+    failed = threading.Event()
+
+    def fail(_self: object) -> None:
+        monkeypatch.undo()
+        failed.set()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(owner, name, fail)
+    player, jump = Player(), Jump()
+    with serving(Queue(url, player, time=jump)) as server:
+        assert failed.wait(DEADLINE)
+        assert deliver(server, "b@x.test").startswith(QUEUED)
+        wait_until(server, lambda: has_come(player, jump))
+        assert player.next()[1].recipients == ["b@x.test"]
+        wait_until(server, lambda: rows(file) == [])
+    assert "Too many open files" in caplog.text
+
+
 # -- crashes ---------------------------------------------------------------------------------------
+
+
+ARRIVAL = Arrival("id", '["",""]', ['["b","x"]'], "{}", 1, b"", b"")
 
 
 def test_a_crash_counts_as_an_attempt(file: Path) -> None:
     database = ledger.open_ledger(file)
-    arrival = ledger.Arrival("id", "d", 0.0, '["",""]', ['["b","x"]'], "{}", 1, b"", None, b"x")
     terms = Persistence(5, 3600, 3, float("inf"))
-    ledger.insert(database, arrival)
+    ledger.insert(database, ARRIVAL, ledger.Row("d", 0.0, None, b"x"))
     now = 0.0
     for attempt in (1, 2, 3):
         now += 10_000
@@ -203,8 +241,8 @@ def test_a_crash_counts_as_an_attempt(file: Path) -> None:
         assert (claimed.deliveries[0].attempts, died) == (attempt, [])
         assert ledger.claim(database, now, "other", 60, 9, terms).claimed == []
         assert ledger.recover(database, now, terms) == 1
-    (none, next_due, died) = ledger.claim(database, now + 10_000, "o4", 60, 9, terms)
-    assert (none, next_due, died) == ([], None, [("id", '["b","x"]')])
+    (none, next_in, died) = ledger.claim(database, now + 10_000, "o4", 60, 9, terms)
+    assert (none, next_in, died) == ([], None, [("id", '["b","x"]')])
     ((state, error),) = rows(file, "state, deliveries.error")
     assert (state, error) == ("dead", "the process ended during the attempt")
     database.close()
@@ -212,16 +250,15 @@ def test_a_crash_counts_as_an_attempt(file: Path) -> None:
 
 def test_a_lease_that_has_run_out_is_taken_over_and_its_owner_settles_nothing(file: Path) -> None:
     database = ledger.open_ledger(file)
-    arrival = ledger.Arrival("id", "d", 0.0, '["",""]', ['["b","x"]'], "{}", 1, b"", None, b"x")
     terms = Persistence(5, 3600, 3, float("inf"))
-    ledger.insert(database, arrival)
+    ledger.insert(database, ARRIVAL, ledger.Row("d", 0.0, None, b"x"))
     assert ledger.claim(database, 1, "one", 60, 9, terms).claimed
     assert ledger.claim(database, 60, "two", 60, 9, terms).claimed == []
     ((claimed,), _, _) = ledger.claim(database, 61, "two", 60, 9, terms)
     (due,) = claimed.deliveries
-    assert ledger.settle(database, [ledger.Settled(due.number)], "one") == []
+    assert ledger.settle(database, [Settled(due.number)], "one", 61) == []
     assert rows(file, "state, owner") == [("running", "two")]
-    ledger.settle(database, [ledger.Settled(due.number)], "two")
+    ledger.settle(database, [Settled(due.number)], "two", 61)
     assert rows(file) == []
     database.close()
 
@@ -235,7 +272,9 @@ async def handler(message):
         file.write(message.id.encode() + b"\\n")
 
 app = ehlo.Server(
-    ehlo.Queue("mail.db", handler, lease=5), addr="127.0.0.1:0", spool_threshold=100_000
+    ehlo.Queue("mail.db", handler, lease=5, retry_after=0.1),
+    addr="127.0.0.1:0",
+    spool_threshold=100_000,
 )
 if __name__ == "__main__":
     import logging
@@ -301,12 +340,14 @@ def test_what_was_acknowledged_is_delivered_although_the_server_is_killed(
         everything += acknowledged
     program = start("app.py", cwd=tmp_path)
     program.listening()
-    delivered = tmp_path / "delivered"
-    look_until(lambda: set(everything) <= set(delivered.read_text().split()))
-    assert len(set(everything)) == len(everything) >= 600
+    # Until nothing is left: what was under way at a kill is delivered again, even if it was in the
+    # file already, and a kill may have kept the 250 of a message from its client
+    look_until(lambda: rows(tmp_path / "mail-0.db") == [])
     assert program.stop() == 0
-    assert rows(tmp_path / "mail-0.db") == []
-    twice = len(delivered.read_text().split()) - len(set(delivered.read_text().split()))
+    delivered = (tmp_path / "delivered").read_text().split()
+    assert set(everything) <= set(delivered)
+    assert len(set(everything)) == len(everything) >= 600
+    twice = len(delivered) - len(set(delivered))
     assert twice <= 3 * 1_100  # what is leased, and not settled yet, at each kill
 
 

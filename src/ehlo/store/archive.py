@@ -36,6 +36,7 @@ from ehlo.store.records import (
     Facts,
     MailCounts,
     Page,
+    StoredMail,
     StoredMessage,
     StoredSession,
 )
@@ -349,6 +350,41 @@ class Store:
             known = (json.loads(rcpt_tos), json.loads(facts))
             return StoredMessage(mail, data, mail_from, *known, read_transcript(lines))
 
+        return await self._readers.do(read)
+
+    async def find(self, ids: Iterable[str], inbox: str | None = None) -> Sequence[StoredMail]:
+        """Return those of the mails `ids` that are there, the newest first."""
+
+        def read(database: Database) -> Sequence[StoredMail]:
+            where, values = selected(inbox, ids, None, "")
+            rows = database.execute(f"{ROW} WHERE {where} ORDER BY number DESC", values)
+            return [read_mail(row) for row in rows]
+
+        return await self._readers.do(read)
+
+    async def neighbors(
+        self, mail_id: str, inbox: str | None = None, query: str | None = None, *, zone: str = ""
+    ) -> tuple[str, str]:
+        """Return the ids of the next newer and the next older mail; empty if there is none.
+
+        With `query` they are neighbors among the mails that it finds.
+        """
+
+        def read(database: Database) -> tuple[str, str]:
+            where, values = selected(inbox, None, query, zone)
+            here = "(SELECT number FROM mails WHERE id = ?)"
+            found = []
+            for sign, order in ((">", "ASC"), ("<", "DESC")):
+                sql = (
+                    f"SELECT id FROM mails WHERE ({where}) AND number {sign} {here}"
+                    f" ORDER BY number {order} LIMIT 1"
+                )
+                row = database.execute(sql, (*values, mail_id)).fetchone()
+                found.append(row[0] if row else "")
+            return found[0], found[1]
+
+        if query is not None:
+            await self._catch_up(query)
         return await self._readers.do(read)
 
     # -- sessions that brought no mail -------------------------------------------------------------

@@ -58,8 +58,8 @@ class StoredMail(NamedTuple):
     tags: list[str]
     """The tags, sorted."""
     summary: str
-    """A JSON object with MessageID, From, To, Cc, Bcc, ReplyTo, Subject, Size, Attachments,
-    Inlines and Snippet."""
+    """A JSON object with MessageID, From, To, Cc, Bcc, ReplyTo, Subject, Size, Attachments and
+    Snippet. A message without a Message-ID has one that is made of its id."""
 
 
 class StoredMessage(NamedTuple):

@@ -26,6 +26,7 @@ _DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 _NO_TAG: Final = re.compile("[^A-Za-z0-9 ._@-]")
 _LONGEST_TAG: Final = 100
 _JSON: Final = json.JSONEncoder(separators=(",", ":"))
+_TEXT: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 def as_json(value: object) -> str:
@@ -60,6 +61,7 @@ def insert_mail(database: Database, delivery: Delivery, summary: Summary | None)
     """
     summary = summary or summarize(delivery.message, delivery.rcpt_tos)
     mail_id = delivery.id or new_id()
+    identifier = summary.message_id or f"{mail_id}@ehlo"
     lists = ([summary.sender], summary.to, summary.cc, summary.bcc, summary.reply_to)
     number = database.execute(
         "INSERT INTO mails(id, inbox, created, size, attachments, inlines, username, summary,"
@@ -71,8 +73,8 @@ def insert_mail(database: Database, delivery: Delivery, summary: Summary | None)
             int((delivery.created or time.time()) * 1_000),
             *(summary.size, summary.attachments, summary.inlines),
             _clean(delivery.username),
-            _summary_json(summary),
-            *(folded(summary.message_id), folded(summary.subject)),
+            _summary_json(summary, identifier),
+            *(folded(identifier), folded(summary.subject)),
             *(folded("\n".join(map(" ".join, each))) for each in lists),
         ),
     ).lastrowid
@@ -138,11 +140,11 @@ def _clean(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def _summary_json(summary: Summary) -> str:
+def _summary_json(summary: Summary, identifier: str) -> str:
     """Return the fields of a summary as a JSON object, which HTML can contain."""
-    text = as_json(
+    text = _TEXT.encode(
         {
-            "MessageID": summary.message_id,
+            "MessageID": identifier,
             "From": _mailbox(summary.sender),
             "To": list(map(_mailbox, summary.to)),
             "Cc": list(map(_mailbox, summary.cc)),
@@ -151,11 +153,11 @@ def _summary_json(summary: Summary) -> str:
             "Subject": summary.subject,
             "Size": summary.size,
             "Attachments": summary.attachments,
-            "Inlines": summary.inlines,
             "Snippet": summary.snippet,
         }
     )
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return _clean(text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
 def _mailbox(mailbox: Mailbox) -> dict[str, str]:
