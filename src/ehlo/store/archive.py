@@ -17,8 +17,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
+from ehlo.content import Breather, Summary, summarize
 from ehlo.message import spool_directory
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.errors import StoreError, in_words
@@ -42,7 +43,6 @@ from ehlo.store.records import (
 from ehlo.store.rows import (
     ROW,
     add_tags,
-    as_json,
     clean_tags,
     count_mails,
     insert_mail,
@@ -56,6 +56,7 @@ from ehlo.store.rows import (
 from ehlo.transcript import Line
 
 Answer = TypeVar("Answer")
+_LARGE: Final = 262_144  # bytes of a message
 
 
 class Store:
@@ -143,9 +144,13 @@ class Store:
 
         Raises `DiskFullError` if there is no room for it, and `StoreError` if its id is taken.
         """
+        summary: Summary | None = None
+        if len(delivery.message) > _LARGE:  # what takes long would make other mails wait
+            rest = Breather().rest
+            summary = await asyncio.to_thread(summarize, delivery.message, delivery.rcpt_tos, rest)
 
         def insert(database: Database) -> str:
-            mail_id, number = insert_mail(database, delivery)
+            mail_id, number = insert_mail(database, delivery, summary)
             self._keeper.added(delivery.inbox, mail_id, number)
             return mail_id
 
@@ -315,15 +320,15 @@ class Store:
             where, values = selected(inbox, None, query, zone)
             # One row: with many, this thread would take the lock of the interpreter for each
             total, unread, numbers = database.execute(
-                "SELECT count(*), coalesce(sum(is_read = 0), 0), json_group_array(number) FROM"
-                f" (SELECT number, is_read FROM mails WHERE {where} ORDER BY number DESC)",
-                values,
+                f"WITH found AS MATERIALIZED (SELECT number, is_read FROM mails WHERE {where})"
+                " SELECT count(*), coalesce(sum(is_read = 0), 0), (SELECT json_group_array(number)"
+                " FROM (SELECT number FROM found ORDER BY number DESC LIMIT ? OFFSET ?))"
+                " FROM found",
+                (*values, -1 if limit is None else limit, start),
             ).fetchone()
-            found = MailCounts(total, unread)
-            wanted = json.loads(numbers)[start : None if limit is None else start + limit]
             those = f"{ROW} WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number DESC"
-            mails = [read_mail(row) for row in database.execute(those, (as_json(wanted),))]
-            return Page(mails, count_mails(database, inbox), found)
+            mails = [read_mail(row) for row in database.execute(those, (numbers,))]
+            return Page(mails, count_mails(database, inbox), MailCounts(total, unread))
 
         await self._catch_up(query)
         return await self._readers.do(read)
@@ -354,6 +359,24 @@ class Store:
             where, values = selected(inbox, ids, None, "")
             rows = database.execute(f"{ROW} WHERE {where} ORDER BY number DESC", values)
             return [read_mail(row) for row in rows]
+
+        return await self._readers.do(read)
+
+    async def piece(
+        self, mail_id: str, start: int, end: int, inbox: str | None = None
+    ) -> bytes | None:
+        """Return the bytes of a message from `start` to `end`; `None` without such a mail.
+
+        Nothing else of the message is read.
+        """
+
+        def read(database: Database) -> bytes | None:
+            where, values = selected(inbox, [mail_id], None, "")
+            row = database.execute(f"SELECT number FROM mails WHERE {where}", values).fetchone()
+            if row is None:
+                return None
+            with database.blobopen("messages", "data", row[0], readonly=True) as message:
+                return bytes(message[start:end])
 
         return await self._readers.do(read)
 

@@ -54,9 +54,12 @@ def new_id() -> str:
     return "".join(reversed(digits))
 
 
-def insert_mail(database: Database, delivery: Delivery) -> tuple[str, int]:
-    """Insert a mail into the tables, and return its id and its number."""
-    summary = summarize(delivery.message, delivery.rcpt_tos)
+def insert_mail(database: Database, delivery: Delivery, summary: Summary | None) -> tuple[str, int]:
+    """Insert a mail into the tables, and return its id and its number.
+
+    The `summary` is made here unless it is given.
+    """
+    summary = summary or summarize(delivery.message, delivery.rcpt_tos)
     mail_id = delivery.id or new_id()
     identifier = summary.message_id or f"{mail_id}@ehlo"
     lists = ([summary.sender], summary.to, summary.cc, summary.bcc, summary.reply_to)
