@@ -201,7 +201,7 @@ async def _pass_on(relay: Relay, sender: str, recipients: list[str], message: by
 
 def _context(*, verifies: bool) -> ssl.SSLContext:
     context = ssl.create_default_context()
-    if not verifies:  # TLS that a server offers is better than none, whoever has signed it
+    if not verifies:  # TLS that a server offers is better than none, with any certificate
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
