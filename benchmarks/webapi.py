@@ -1,6 +1,6 @@
 """What the API of the inbox costs at 10,000 mails, in this process: medians, in milliseconds.
 
-    python benchmarks/webapi.py
+python benchmarks/webapi.py
 """
 
 from __future__ import annotations
@@ -76,7 +76,10 @@ async def main() -> None:
             return f"{head}Message-ID: <{number}@x.test>\r\n\r\nrare{number}\r\n{BODY}".encode()
 
         ids = await asyncio.gather(
-            *(store.put(Delivery(mail(number), "a@x.test", ["b@y.test"])) for number in range(MAILS))
+            *(
+                store.put(Delivery(mail(number), "a@x.test", ["b@y.test"]))
+                for number in range(MAILS)
+            )
         )
         app = make_site(Desk(store=store, faults=Faults(), deliver=deliver))
         await ask(app, "/api/v1/search?query=rare1")  # which waits for the index
