@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ehlo.message import Message, Spool, spool_directory
 from ehlo.queue.delivering import Delivering
@@ -19,16 +19,13 @@ from ehlo.queue.engine import Deliverer, Ledger
 from ehlo.queue.entries import Arrival, Claimed, Haul, Levels, Settled
 from ehlo.queue.facts import body_of
 from ehlo.queue.postgres import taking
-from ehlo.queue.postgres.batches import Batches, Numbers, Stored, store
+from ehlo.queue.postgres.batches import Batches, Numbers, Packed, store
 from ehlo.queue.postgres.bell import Bell
-from ehlo.queue.postgres.cable import LIMIT, Cable
+from ehlo.queue.postgres.cable import LIMIT, Cable, Pg
 from ehlo.queue.postgres.schema import LARGE, check_durable, ensure_schema
 from ehlo.queue.timing import Persistence
 from ehlo.queue.urls import DatabaseURL
 from ehlo.sqlite.errors import StoreError
-
-if TYPE_CHECKING:
-    from asyncpg import Connection
 
 _SLOWEST: Final = 1 << 20  # bytes a second of a large body
 _AGAIN: Final = 1.0  # seconds until deliveries that have failed begin again
@@ -78,11 +75,11 @@ class Cluster:
         else:
             body = await asyncio.to_thread(lambda: b"".join(body_of(message)))
         digest.update(body)
-        await self._batches.put(Stored(arrival, digest.hexdigest(), body))
+        await self._batches.put(Packed(arrival, digest.hexdigest(), body))
 
     async def _write(
         self,
-        connection: Connection,
+        connection: Pg,
         arrival: Arrival,
         chunks: Iterator[bytes],
         digest: hashlib._Hash,
@@ -98,7 +95,7 @@ class Cluster:
                     "INSERT INTO ehlo_bodies VALUES ($1, $2, $3)", number, part, chunk
                 )
                 part += 1
-            await store(connection, [number], [Stored(arrival, digest.hexdigest(), None)])
+            await store(connection, [number], [Packed(arrival, digest.hexdigest(), None)])
 
     def _stored(self) -> None:
         self._bell.ring()
@@ -137,7 +134,7 @@ class Cluster:
         )
 
     async def _claim(
-        self, connection: Connection, owner: str, most: int, lease: float, most_attempts: int
+        self, connection: Pg, owner: str, most: int, lease: float, most_attempts: int
     ) -> Haul:
         dead, due = await taking.claim(connection, owner, most, lease, most_attempts)
         try:
@@ -166,7 +163,7 @@ class Cluster:
             raise StoreError(f"{self._url.name}: the body of {claimed.id} is not complete")
         return spool
 
-    async def _read(self, connection: Connection, claimed: Claimed, spool: Spool) -> None:
+    async def _read(self, connection: Pg, claimed: Claimed, spool: Spool) -> None:
         chunk = "SELECT data FROM ehlo_bodies WHERE message = $1 AND part = $2"
         part = 0
         while data := await connection.fetchval(chunk, claimed.number, part):
@@ -216,20 +213,20 @@ class Cluster:
         await asyncio.gather(*(each.close() for each in cables))
 
 
-async def _prepare_to_accept(connection: Connection) -> None:
+async def _prepare_to_accept(connection: Pg) -> None:
     commit = await check_durable(connection)
     await ensure_schema(connection)
     # Kept for the session, whatever its server's configuration becomes
     await connection.execute("SELECT set_config('synchronous_commit', $1, false)", commit)
 
 
-async def _prepare_to_take(connection: Connection) -> None:
+async def _prepare_to_take(connection: Pg) -> None:
     await ensure_schema(connection)
     # What the planner knows of a queue is always old: it was empty, or it was full
     await connection.execute("SELECT set_config('enable_seqscan', 'off', false)")
 
 
-async def _prepare_in_pool(connection: Connection) -> None:
+async def _prepare_in_pool(connection: Pg) -> None:
     """Check what another client may have had before: nothing is set for its next one."""
     await check_durable(connection)
     await ensure_schema(connection)
