@@ -78,7 +78,12 @@ def test_a_failed_message_is_shown_exported_and_delivered_again(
 
 
 def test_drop_deletes_the_message_and_its_body(tmp_path: Path, dead: str) -> None:
-    assert run("queue", "hold", "mail.db", dead, cwd=tmp_path)[0] == 1
+    code, out, err = run("queue", "hold", "mail.db", "x", dead, cwd=tmp_path)
+    assert (code, out) == (1, "hold: deliveries=0\n")
+    assert err.splitlines() == [
+        "ehlo: x: no such message; see ehlo queue list",
+        f"ehlo: {dead}: its deliveries are failed; only waiting ones can be held",
+    ]
     done = run("queue", "drop", "mail.db", "--all-dead", cwd=tmp_path)
     assert done == (0, "drop: deliveries=1\n", "")
     assert rows(tmp_path / "mail-0.db") == []
@@ -120,7 +125,14 @@ def test_serve_stores_in_the_queue_and_workers_have_a_file_each(
         ("serve app.py:two --queue mail.db", "cannot be combined with ehlo.Queue('own.db')"),
         ("work app.py:handler", "--queue missing, and app.py:handler has no queue"),
         ("queue list nothing.db", "nothing.db: no such queue; check the path"),
+        ("queue list app.py", "app.py: no such queue; leave out its number: mail.db"),
         ("queue retry nothing.db", "write the ID of a message, or --all-dead"),
+        ("queue retry nothing.db 1 --all-dead", "write the ID of a message, or --all-dead"),
+        ("queue hold nothing.db", "ID missing; write one or more"),
+        ("queue", "COMMAND missing; write list, dead, show, export, retry, hold or drop"),
+        ("queue lst mail.db", "lst: no such command; write list"),
+        ("queue list", "QUEUE missing, e.g. ehlo queue list mail.db"),
+        ("queue show mail.db", "ID missing, e.g. ehlo queue show mail.db 8c26317000000f-1"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, arguments: str, error: str) -> None:

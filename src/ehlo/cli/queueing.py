@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ehlo.cli.deliveries import print_deliveries, write_visibly
 from ehlo.cli.flags import Given, GroupedOption
-from ehlo.cli.readable import one_line
 from ehlo.cli.running import checked
-from ehlo.cli.values import Number
+from ehlo.cli.values import Number, either
+from ehlo.cli.wrong import ReportedCommand, no_such_command, report
 from ehlo.handler import Composed
 from ehlo.server.options.target import callbacks_of, with_handler
 from ehlo.server.server import Server
@@ -20,7 +22,7 @@ from ehlo.server.server import Server
 if TYPE_CHECKING:  # sqlite3 and locks of files come with the commands that need them
     from ehlo.queue.accepting import Queue
     from ehlo.queue.engine import Books
-    from ehlo.queue.entries import Act, Listed
+    from ehlo.queue.entries import Act
 
 _GROUP: Final = "Queue"
 # The options of `Queue`, with their metavars, types and descriptions
@@ -95,17 +97,51 @@ def _queue_of(handler: object) -> Queue | None:
 # -- ehlo queue ------------------------------------------------------------------------------------
 
 
-@click.group(name="queue")
+class _QueueGroup(click.Group):
+    """Describes the commands of a queue; its errors name them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments. Raises `click.UsageError` without any."""
+        if not args:
+            raise click.UsageError(f"COMMAND missing; write {either(list(self.commands))}", ctx)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is named first. Raises `click.UsageError` without it."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            error = no_such_command(args[0], self.commands)
+            error.ctx = ctx
+            raise error
+        return super().resolve_command(ctx, args)
+
+
+@click.group(name="queue", cls=_QueueGroup)
 def queue_group() -> None:
-    """Show and change what a queue holds. FILE is what --queue names."""
+    """Show and change the deliveries of a queue.
+
+    QUEUE is what --queue names, such as mail.db.
+    """
 
 
-_file: Final[Callable[[Any], Any]] = click.argument("url", metavar="FILE")
-_one: Final[Callable[[Any], Any]] = click.argument("message_id", metavar="ID")
-_some: Final[Callable[[Any], Any]] = click.argument("message_id", metavar="[ID]", required=False)
-_all_dead: Final[Callable[[Any], Any]] = click.option(
-    "--all-dead", is_flag=True, help="All that has failed or is dead, instead of one message."
+_Decorator = Callable[[Any], Any]
+_queue: Final[_Decorator] = click.argument("url", metavar="QUEUE")
+_one: Final[_Decorator] = click.argument("message_id", metavar="ID")
+_several: Final[_Decorator] = click.argument("ids", metavar="[ID]...", nargs=-1)
+_all_dead: Final[_Decorator] = click.option(
+    "--all-dead",
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="All failed and dead deliveries, instead of those of messages.",
 )
+_json: Final[_Decorator] = click.option(
+    "--json", "as_json", is_flag=True, allow_from_autoenv=False, help="One JSON object per line."
+)
+
+
+def _command(name: str) -> _Decorator:
+    return queue_group.command(name=name, cls=ReportedCommand)
 
 
 @contextlib.contextmanager
@@ -121,90 +157,108 @@ def _books(url: str, *, writes: bool = False) -> Iterator[Books]:
         raise click.ClickException(str(error)) from error
 
 
-def _print(rows: Sequence[Listed], now: float) -> None:
-    for row in rows:
-        due = "-" if row.due is None else f"{row.due - now:+.0f}s"
-        line = (
-            f"{row.id} {row.state} attempts={row.attempts} due={due} age={now - row.accepted:.0f}s"
-        )
-        line += f" size={row.size} from=<{row.sender}> to=<{row.recipient}>"
-        click.echo(one_line(line + (f" error={row.error}" if row.error else "")))
+def _unknown(message_id: str) -> click.ClickException:
+    return click.ClickException(f"{message_id}: no such message; see ehlo queue list")
 
 
-@queue_group.command(name="list")
-@_file
-def list_all(url: str) -> None:
+@_command("list")
+@_queue
+@_json
+def list_all(url: str, *, as_json: bool) -> None:
     """List all deliveries, the oldest first."""
     with _books(url) as books:
-        _print(books.listed(), books.now())
+        print_deliveries(books.listed(), books.now(), as_json=as_json)
 
 
-@queue_group.command()
-@_file
-def dead(url: str) -> None:
-    """List the deliveries that have failed or are dead, with their errors."""
+@_command("dead")
+@_queue
+@_json
+def dead(url: str, *, as_json: bool) -> None:
+    """List failed and dead deliveries, with their errors."""
     with _books(url) as books:
-        _print(books.listed(["failed", "dead"]), books.now())
+        print_deliveries(books.listed(["failed", "dead"]), books.now(), as_json=as_json)
 
 
-@queue_group.command()
-@_file
+@_command("show")
+@_queue
 @_one
-def show(url: str, message_id: str) -> None:
-    """Show the deliveries of message ID."""
+@_json
+def show(url: str, message_id: str, *, as_json: bool) -> None:
+    """Show the deliveries of one message in full."""
     with _books(url) as books:
-        rows, now = books.listed((), message_id), books.now()
-    if not rows:
-        raise click.ClickException(f"{message_id}: no such message; see ehlo queue list")
-    _print(rows, now)
+        rows = list(books.listed((), message_id))
+        if not rows:
+            raise _unknown(message_id)
+        print_deliveries(rows, books.now(), as_json=as_json, in_full=True)
 
 
-@queue_group.command()
-@_file
+@_command("export")
+@_queue
 @_one
 def export(url: str, message_id: str) -> None:
-    """Write message ID to standard output, as it came."""
+    """Write a message to standard output, as it came.
+
+    On a terminal, control characters are shown as escapes.
+    """
+    write = write_visibly() if sys.stdout.isatty() else sys.stdout.buffer.write
     with _books(url) as books:
         try:
             for chunk in books.content(message_id):
-                sys.stdout.buffer.write(chunk)
+                write(chunk)
         except LookupError:
-            raise click.ClickException(
-                f"{message_id}: no such message; see ehlo queue list"
-            ) from None
+            raise _unknown(message_id) from None
 
 
-def _act(url: str, what: Act, message_id: str | None, *, all_dead: bool = False) -> None:
-    if (message_id is None) != all_dead:
-        raise click.UsageError("write the ID of a message, or --all-dead")
+def _act(url: str, what: Act, ids: Sequence[str], *, all_dead: bool = False) -> None:
+    """Change deliveries. Raises `click.UsageError`; exits with 1 if a message has no such ones."""
+    if bool(ids) == all_dead:
+        raise click.UsageError(_NO_CHOICE if what != "hold" else "ID missing; write one or more")
+    count, unchanged = 0, []
     with _books(url, writes=True) as books:
-        count = books.act(what, message_id)
-    if not count and message_id is not None:
-        raise click.ClickException(f"{message_id}: nothing to {what}; see ehlo queue list")
+        for each in ids or (None,):
+            changed = books.act(what, each)
+            count += changed
+            if each is not None and not changed:
+                unchanged.append((each, sorted({row.state for row in books.listed((), each)})))
     click.echo(f"{what}: deliveries={count}")
+    for message_id, states in unchanged:
+        found = f"{message_id}: its deliveries are {' and '.join(states)}; {_ADVICE[what]}"
+        report(click.ClickException(found) if states else _unknown(message_id))
+    if unchanged:
+        raise click.exceptions.Exit(1)
 
 
-@queue_group.command()
-@_file
-@_some
+_NO_CHOICE: Final = "write the ID of a message, or --all-dead"
+_ADVICE: Final[Mapping[Act, str]] = MappingProxyType(
+    {
+        "retry": "wait until they end",
+        "hold": "only waiting ones can be held",
+        "drop": "try again",
+    }
+)
+
+
+@_command("retry")
+@_queue
+@_several
 @_all_dead
-def retry(url: str, message_id: str | None, *, all_dead: bool) -> None:
-    """Deliver message ID now, with all its attempts again, whatever its state."""
-    _act(url, "retry", message_id, all_dead=all_dead)
+def retry(url: str, ids: Sequence[str], *, all_dead: bool) -> None:
+    """Deliver messages now, with all their attempts again."""
+    _act(url, "retry", ids, all_dead=all_dead)
 
 
-@queue_group.command()
-@_file
-@_one
-def hold(url: str, message_id: str) -> None:
-    """Stop delivering message ID until retry."""
-    _act(url, "hold", message_id)
+@_command("hold")
+@_queue
+@_several
+def hold(url: str, ids: Sequence[str]) -> None:
+    """Stop the deliveries of messages until retry."""
+    _act(url, "hold", ids)
 
 
-@queue_group.command()
-@_file
-@_some
+@_command("drop")
+@_queue
+@_several
 @_all_dead
-def drop(url: str, message_id: str | None, *, all_dead: bool) -> None:
-    """Delete message ID, although it is not delivered."""
-    _act(url, "drop", message_id, all_dead=all_dead)
+def drop(url: str, ids: Sequence[str], *, all_dead: bool) -> None:
+    """Delete messages, although they are not delivered."""
+    _act(url, "drop", ids, all_dead=all_dead)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ehlo.queue import ledger
@@ -36,7 +37,8 @@ def open_books(url: str, *, writes: bool = False) -> Iterator[Books]:
         return
     paths = Family(url).members()
     if not paths:
-        raise StoreError(f"{url}: no such queue; check the path")
+        advice = "leave out its number: mail.db" if Path(url).is_file() else "check the path"
+        raise StoreError(f"{url}: no such queue; {advice}")
     with contextlib.ExitStack() as stack:
         found = {}
         for path in paths:
@@ -60,24 +62,26 @@ class FileBooks:
 
     def listed(
         self, states: Sequence[State] = (), message_id: str | None = None
-    ) -> Sequence[Listed]:
-        """Return deliveries, file by file, the oldest first in each."""
-        return [
-            row
-            for database in self._databases.values()
-            for row in ledger.listed(database, states, message_id)
-        ]
+    ) -> Iterable[Listed]:
+        """Yield deliveries, a page of each file at a time, the oldest first."""
+        pages = [_listed(each, states, message_id) for each in self._databases.values()]
+        return heapq.merge(*pages, key=lambda row: row.accepted)
 
     def act(self, what: Act, message_id: str | None) -> int:
-        """Change deliveries, and delete the files that belong to none any more."""
+        """Change deliveries, and delete the files that belong to none any more.
+
+        Many are changed in several transactions, so that mail is accepted in between.
+        """
         count = 0
         for path, database in self._databases.items():
             database.execute("PRAGMA synchronous = FULL")
-            database.execute("BEGIN IMMEDIATE")
-            changed, names = ledger.act(database, what, message_id, self.now())
-            database.execute("COMMIT")
-            BodyFiles(path).delete(names)
-            count += changed
+            changed = None
+            while changed is None or (changed and message_id is None):
+                database.execute("BEGIN IMMEDIATE")
+                changed, names = ledger.act(database, what, message_id, self.now())
+                database.execute("COMMIT")
+                BodyFiles(path).delete(names)
+                count += changed
         return count
 
     def content(self, message_id: str) -> Iterator[bytes]:
@@ -94,3 +98,12 @@ class FileBooks:
                         yield chunk
             return
         raise LookupError(message_id)
+
+
+def _listed(
+    database: Database, states: Sequence[State], message_id: str | None
+) -> Iterator[Listed]:
+    last = 0
+    while page := ledger.listed(database, states, message_id, last):
+        yield from (row for _, row in page)
+        last = page[-1][0]

@@ -39,6 +39,7 @@ class Depots:
         self._threshold = 0
         self._own: Depot | None = None
         self._adopted: dict[Path, Depot] = {}
+        self._failing: dict[Path, str] = {}
         self._opening = asyncio.Lock()
         self._wake = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
@@ -97,10 +98,15 @@ class Depots:
             self._wake.clear()
 
     async def _try_to_take(self, path: Path, make: Callable[[Ledger], Deliverer]) -> None:
+        """Deliver from a file; log why that fails, once for each reason."""
         try:
             await self._take(path, make)
         except StoreError as error:
-            logger.warning("cannot deliver from a file of the queue: error=%s", error)
+            if self._failing.get(path) != str(error):
+                logger.warning("cannot deliver from a file of the queue: error=%s", error)
+            self._failing[path] = str(error)
+        else:
+            self._failing.pop(path, None)
 
     async def _take(self, path: Path, make: Callable[[Ledger], Deliverer]) -> None:
         """Deliver from a file, unless a process does. Raises `StoreError`."""

@@ -5,7 +5,7 @@ Whatever waits for a database raises `StoreError`, and `DiskFullError` if there 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from ehlo.message import Message, Spool
@@ -87,8 +87,11 @@ class Books(Protocol):
 
     def listed(
         self, states: Sequence[State] = (), message_id: str | None = None
-    ) -> Sequence[Listed]:
-        """Return deliveries by state (all without one) or by the id of their message."""
+    ) -> Iterable[Listed]:
+        """Yield deliveries by state (all without one) or by the id of their message.
+
+        The oldest are first. A slow reader keeps no transaction open.
+        """
 
     def act(self, what: Act, message_id: str | None) -> int:
         """Retry, hold or drop the deliveries of a message, or with `None` of all that have ended.

@@ -9,7 +9,6 @@ This file is longer than others, since all statements are in it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -38,6 +37,7 @@ _VERSION: Final = 1
 _PAGE: Final = 8_192  # bytes; large bodies take a third less time than with 4,096
 _CHECKPOINT: Final = 4_000  # pages of the log; each checkpoint costs two flushes
 _MOST_BYTES: Final = 8 << 20  # of bodies that are claimed at once
+_PAGE_OF_ROWS: Final = 1_000  # deliveries that are read, or changed by a person, at once
 _SCHEMA: Final = f"""
 CREATE TABLE messages(
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -342,20 +342,28 @@ def files_in_use(database: Database) -> set[str]:
 
 
 def listed(
-    database: Database, states: Sequence[State] = (), message_id: str | None = None
-) -> list[Listed]:
-    """Return deliveries by state (all without one) or by the id of their message."""
+    database: Database,
+    states: Sequence[State] = (),
+    message_id: str | None = None,
+    after: int = 0,
+) -> list[tuple[int, Listed]]:
+    """Return a page of deliveries by state (all without one) or by the id of their message.
+
+    Each has its number; the page begins after that of the last one. All of it is read at once: a
+    transaction that a slow reader kept open would let the log of SQLite grow.
+    """
+    of_message = " AND id = ?" if message_id is not None else ""
+    of_states = f" AND state IN ({', '.join('?' * len(states))})" if states else ""
     rows = database.execute(
-        "SELECT id, accepted, sender, size, recipient, state, due, attempts, error"
-        " FROM messages JOIN deliveries ON deliveries.message = messages.number"
-        " WHERE (? IS NULL OR id = ?)"
-        " AND (? = '[]' OR state IN (SELECT value FROM json_each(?)))"
-        " ORDER BY accepted, deliveries.number",
-        (message_id, message_id, json.dumps(list(states)), json.dumps(list(states))),
+        "SELECT deliveries.number, id, accepted, sender, size, recipient, state, due, attempts,"
+        " error FROM deliveries JOIN messages ON messages.number = deliveries.message"
+        f" WHERE deliveries.number > ?{of_message}{of_states}"
+        " ORDER BY deliveries.number LIMIT ?",
+        (after, *([message_id] if of_message else []), *states, _PAGE_OF_ROWS),
     )
     return [
-        Listed._make((*row[:2], decode_address(row[2]), row[3], decode_address(row[4]), *row[5:]))
-        for row in rows
+        (number, Listed(id_, accepted, decode_address(sender), size, decode_address(to), *rest))
+        for number, id_, accepted, sender, size, to, *rest in rows
     ]
 
 
@@ -375,13 +383,13 @@ def act(database: Database, what: Act, message_id: str | None, now: float) -> tu
 
     `retry` begins again with no attempts, `hold` stops what waits, and `drop` deletes. What is
     under way is left alone, except by `drop`. Returns how many have changed, and files to delete.
+    Of those that have ended, only some are changed at once, so that mail does not wait.
     """
-    chosen = (
-        "message IN (SELECT number FROM messages WHERE id = ?)"
-        if message_id is not None
-        else "? IS NULL AND state IN ('failed', 'dead')"
-    )
+    chosen = "message IN (SELECT number FROM messages WHERE id = ?)"
     values: tuple[object, ...] = (message_id,)
+    if message_id is None:
+        ended = "SELECT number FROM deliveries WHERE ended IS NOT NULL LIMIT ?"
+        chosen, values = f"number IN ({ended})", (_PAGE_OF_ROWS,)
     if what == "retry":
         done = "UPDATE deliveries SET state = 'waiting', due = ?, attempts = 0, ended = NULL"
         done += f" WHERE state != 'running' AND {chosen} RETURNING message"
