@@ -1,7 +1,7 @@
 """The engine of a queue on PostgreSQL, and the ledger of its consumer.
 
-A process has two connections that accept, one for claims and outcomes, one that rings and listens,
-and up to three for large bodies; each is opened when it is first used.
+A process has two connections that accept, one for claims and one for outcomes, one that rings and
+listens, and up to three for large bodies; each is opened when it is first used.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Cluster:
         take = _prepare_in_pool if url.is_pooled else _prepare_to_take
         self._accepting = [Cable(url, accept) for _ in range(2)]
         self._writing = [Cable(url, accept) for _ in range(2)]  # large bodies
-        self._taking = Cable(url, take)
+        self._claiming = Cable(url, take)
+        self._ending = Cable(url, take)
         self._reading = Cable(url, take)  # large bodies
         self._bell = Bell(url)
         self._numbers = Numbers()
@@ -55,7 +56,7 @@ class Cluster:
 
     async def start(self, *, accepts: bool, threshold: int) -> None:  # noqa: ARG002  as `Engine`
         """Connect, and make or check the tables. Raises `StoreError`."""
-        cable = self._accepting[0] if accepts else self._taking
+        cable = self._accepting[0] if accepts else self._claiming
         await cable.do(lambda connection: connection.fetchval("SELECT 1"))
 
     async def put(self, arrival: Arrival, message: Message) -> None:
@@ -129,7 +130,7 @@ class Cluster:
             await self.settle(self._unread, owner, durable=False)
             self._unread = []
         most_attempts = min(patience.max_attempts, 2**31 - 1)
-        return await self._taking.do(
+        return await self._claiming.do(
             partial(self._claim, owner=owner, most=most, lease=lease, most_attempts=most_attempts)
         )
 
@@ -173,7 +174,7 @@ class Cluster:
     async def renew(self, numbers: Sequence[int], owner: str, lease: float) -> None:
         """Extend leases, as `Ledger` says."""
         if numbers:
-            await self._taking.do(partial(taking.renew, numbers=numbers, owner=owner, lease=lease))
+            await self._ending.do(partial(taking.renew, numbers=numbers, owner=owner, lease=lease))
 
     async def settle(
         self,
@@ -183,11 +184,11 @@ class Cluster:
         durable: bool,  # noqa: ARG002  bodies are in the database
     ) -> None:
         """Note the ends of attempts, as `Ledger` says."""
-        await self._taking.do(partial(taking.settle, settled=settled, owner=owner))
+        await self._ending.do(partial(taking.settle, settled=settled, owner=owner))
 
     async def purge(self, keep: float) -> None:
         """Delete what ended long ago, as `Ledger` says."""
-        await self._taking.do(partial(taking.purge, keep=keep))
+        await self._reading.do(partial(taking.purge, keep=keep))
 
     async def levels(self) -> Mapping[str, Levels]:
         """Return what the database holds."""
@@ -209,7 +210,7 @@ class Cluster:
         if self._delivering is not None:
             await self._delivering.abandon()
         await self._bell.close()
-        cables = [*self._accepting, *self._writing, self._taking, self._reading]
+        cables = [*self._accepting, *self._writing, self._claiming, self._ending, self._reading]
         await asyncio.gather(*(each.close() for each in cables))
 
 

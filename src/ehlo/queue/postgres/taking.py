@@ -63,14 +63,16 @@ UPDATE ehlo_deliveries AS d SET due = now() + $4 * interval '1 second'
 FROM unnest($1::bigint[], $2::integer[]) AS s(message, place), asked
 WHERE d.message = s.message AND d.place = s.place AND d.owner = $3
 """
+# This statement still sees the deliveries that it deletes, so they are counted
 _DELETE_EMPTY: Final = """
-, empty AS (
-    DELETE FROM ehlo_messages AS m
-    WHERE m.number IN (SELECT message FROM gone) AND NOT EXISTS (
-        SELECT FROM ehlo_deliveries AS d WHERE d.message = m.number
-        AND NOT EXISTS (SELECT FROM gone WHERE gone.message = d.message AND gone.place = d.place)
+, counted AS (
+    SELECT message, count(*) AS number FROM gone GROUP BY message
+), empty AS (
+    DELETE FROM ehlo_messages AS m USING counted
+    WHERE m.number = counted.message AND counted.number = (
+        SELECT count(*) FROM ehlo_deliveries AS d WHERE d.message = counted.message
     )
-    RETURNING number, body IS NULL AS is_large
+    RETURNING m.number, m.body IS NULL AS is_large
 ), bodies AS (
     DELETE FROM ehlo_bodies AS b USING empty WHERE empty.is_large AND b.message = empty.number
 )
