@@ -70,7 +70,7 @@ ROOMS["ehlo.queue"] = {
 }
 ROOMS["ehlo.inbox"] = {
     *("ehlo.content", "ehlo.domains", "ehlo.faults", "ehlo.paths", "ehlo.passwords", "ehlo.store"),
-    *("ehlo.server.options", *HANDLERS, *VISIBLE),
+    *("ehlo.server.limits", "ehlo.server.options", "ehlo.server.system", *HANDLERS, *VISIBLE),
 }
 ROOMS["ehlo.conformance"] = {"ehlo.testing", "ehlo.net"}
 # What may import everything: the face (a lazy table), and the command line

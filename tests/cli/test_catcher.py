@@ -19,7 +19,7 @@ import pytest
 from cryptography import x509
 
 from ehlo import Address, Message, Peer, Server, Session
-from ehlo.cli.catcher import DEFAULTS, CatcherOptions, printer_of, self_signed
+from ehlo.cli.catching import DEFAULTS, CatcherOptions, handler_of_catcher, self_signed
 from ehlo.cli.printer import AsText, as_json
 from support.client import Client
 from support.program import Start
@@ -30,8 +30,7 @@ LOOPBACK = ("--addr", "127.0.0.1:0")
 def serve(addr: str = "127.0.0.1:0", own: CatcherOptions | None = None, **given: Any) -> Server:
     """Return a server for the catcher, which is not started."""
     values = {**DEFAULTS, "addr": addr, **given}
-    printer = printer_of(own or CatcherOptions(json=True), values)
-    return Server(printer, **values)
+    return Server(handler_of_catcher(own or CatcherOptions(json=True), values), **values)
 
 
 def offered(server: Server) -> list[str]:
@@ -349,7 +348,7 @@ def shown(
     form = AsText(Out(terminal=columns > 0), max_lines)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", str(columns or 80))
-        return "".join(form(*a_message(body, recipients), Still.now()))
+        return "".join(form(*a_message(body, recipients), Still.now(), "id-1"))
 
 
 def a_message(body: bytes, recipients: tuple[str, ...]) -> tuple[Session, Message]:
@@ -446,7 +445,7 @@ def test_json_has_attachments_as_objects_and_html_as_well_as_text() -> None:
     mail.add_attachment(
         b"x" * 1234, maintype="image", subtype="png", filename="ü.png", cid="<logo@x>"
     )
-    line = "".join(as_json(*a_message(mail.as_bytes(), ("b@x.example",)), Still.now()))
+    line = "".join(as_json(*a_message(mail.as_bytes(), ("b@x.example",)), Still.now(), "id-1"))
     assert line.isascii()
     assert line.count("\n") == 1
     value = json.loads(line)

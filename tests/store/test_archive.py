@@ -65,7 +65,6 @@ async def test_a_mail_comes_out_as_it_went_in() -> None:
             "Subject": "hello",
             "Size": len(MAIL),
             "Attachments": 0,
-            "Inlines": 0,
             "Snippet": "body",
         }
         assert len(mail_id) == 22
@@ -456,3 +455,13 @@ def test_a_store_serves_several_loops() -> None:
         thread.join()
     assert sorted(ids(asyncio.run(store.list()))) == sorted(found)
     store.close()
+
+
+@in_loop
+async def test_mails_are_found_by_their_ids() -> None:
+    async with Store.open() as store:
+        first, second = [*await fill(store, 1, "a"), *await fill(store, 1, "b")]
+        found = await store.find([first, "unknown", second, first])
+        assert [each.id for each in found] == [second, first]
+        assert [each.id for each in await store.find([first, second], "a")] == [first]
+        assert await store.find([]) == []

@@ -52,7 +52,7 @@ class Program:
         self.process = subprocess.Popen(
             [sys.executable, *command],
             cwd=cwd,
-            env={**clean, "PYTHONIOENCODING": "utf-8", **(env or {})},
+            env={**clean, "PYTHONIOENCODING": "utf-8", "EHLO_NO_WEB": "1", **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

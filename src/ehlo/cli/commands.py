@@ -20,9 +20,9 @@ import click
 from click.core import ParameterSource
 
 from ehlo import paths
-from ehlo.cli import catcher, wrong
+from ehlo.cli import catching, wrong
 from ehlo.cli.check import check
-from ehlo.cli.faulty import add_faults, log_faults
+from ehlo.cli.faulty import add_faults, faults_for, log_faults
 from ehlo.cli.finding import load
 from ehlo.cli.flags import (
     Given,
@@ -37,7 +37,9 @@ from ehlo.cli.flags import (
 )
 from ehlo.cli.keypairs import configure_tls
 from ehlo.cli.log import set_up_logging
+from ehlo.cli.mailroom import add_inbox, inbox_options
 from ehlo.cli.passwd import passwd
+from ehlo.cli.printer import Printer
 from ehlo.cli.queueing import add_queue, queue_group, queue_options
 from ehlo.cli.recorder import add_recorder
 from ehlo.cli.replay import replay
@@ -55,6 +57,7 @@ from ehlo.server.workers.recipe import StartError
 _ENVIRONMENT = "Each option can be set in the environment: --max-size as EHLO_MAX_SIZE."
 _SERVE_ONLY = ("workers", "factory")
 _SERVE_ADDR = "127.0.0.1:2525"
+_INBOX_ADDR = "127.0.0.1:8025"
 # A name or an IPv4 address, an IPv6 address with or without brackets, or nothing for all
 _HOST = re.compile(
     r"[\w.-]{0,253}|\[?[0-9A-Fa-f]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%\w+)?\]?", re.ASCII
@@ -95,42 +98,66 @@ def _others(of: type[Any], kept: Sequence[str]) -> list[str]:
     return [field.name for field in dataclasses.fields(of) if field.name not in kept]
 
 
+def _faults_option() -> GroupedOption:
+    return GroupedOption(
+        ["--faults"],
+        group="Protocol",
+        type=ReadableFile(),
+        help="TOML file of faults: when to reject, delay or drop, to test clients.",
+    )
+
+
 @click.group(
     cls=PrinterGroup,
     context_settings=_SETTINGS,
     invoke_without_command=True,
     subcommand_metavar="[COMMAND]",
     params=[
-        *options_of(catcher.CatcherOptions),
-        *options_of(Options, leave_out=_SERVE_ONLY, **catcher.DEFAULTS),
+        *inbox_options(usual=_INBOX_ADDR),
+        *options_of(catching.CatcherOptions),
+        *options_of(Options, leave_out=_SERVE_ONLY, **catching.DEFAULTS),
         *options_of(ProcessOptions, port=1025),
+        _faults_option(),
     ],
     epilog=_ENVIRONMENT,
 )
 @click.version_option(package_name="ehlo", message="%(prog)s %(version)s", allow_from_autoenv=False)
 @click.pass_context
-def cli(ctx: click.Context, /, **given: object) -> None:
-    """Accept mail, and print each message that arrives."""
+def cli(ctx: click.Context, /, *, faults: str | None, **given: object) -> None:
+    """Catch mail: print each message that arrives, and show all of them in a browser."""
     if ctx.invoked_subcommand is not None:
         _reject_options_before_command(ctx)
         return
     passphrase = _passphrase()
-    own = catcher.CatcherOptions(**fields_of(catcher.CatcherOptions, given))
-    values = _server_values(given, catcher.DEFAULTS["addr"])
+    own = catching.CatcherOptions(**fields_of(catching.CatcherOptions, given))
+    values = _server_values(given, catching.DEFAULTS["addr"])
     most = values.get("max_connections", Options.max_connections)
-    values = {**catcher.DEFAULTS, "max_connections_per_address": most, **values}
+    values = {**catching.DEFAULTS, "max_connections_per_address": most, **values}
     if own.tls and given["tls_cert"]:
         raise click.UsageError("--tls cannot be combined with --tls-cert; leave one out")
-    printer = checked(lambda: catcher.printer_of(own, values))
-    quiet = ctx.get_parameter_source("log_level") is ParameterSource.DEFAULT
-    server, process = _new_server(printer, values), _process(given)
-    context = catcher.self_signed(own)
+    handler = checked(lambda: catching.handler_of_catcher(own, values))
+    prints = isinstance(handler, Printer)
+    quiet = prints and ctx.get_parameter_source("log_level") is ParameterSource.DEFAULT
+    server, process = _new_server(handler, values), _process(given)
+    found = faults_for(server, faults)
+    room = add_inbox(server, given, found, usual=_INBOX_ADDR)
+    if room.catcher is None:
+        if not prints:
+            raise click.UsageError("--no-print needs --web or --store; leave it out")
+        add_faults(server, found)
+    context = catching.self_signed(own)
     if context is not None:
         server.configure(tls_config=context)
     configure_tls(server, process, passphrase)
-    run(server, process, partial(server.listen_and_serve, tune_malloc=True), quiet=quiet)
-    if printer.failure is not None:
-        raise click.ClickException(f"cannot write to standard output: {printer.failure.strerror}")
+
+    def serve_mail() -> None:
+        log_faults(found)
+        room.open()
+        server.listen_and_serve(tune_malloc=True)
+
+    run(server, process, serve_mail, quiet=quiet)
+    if isinstance(handler, Printer) and handler.failure is not None:
+        raise click.ClickException(f"cannot write to standard output: {handler.failure.strerror}")
 
 
 @cli.command(
@@ -140,12 +167,7 @@ def cli(ctx: click.Context, /, **given: object) -> None:
         click.Argument(["target"], metavar="MODULE:ATTR"),
         *options_of(Options, addr=_SERVE_ADDR),
         *options_of(ProcessOptions, port=2525),
-        GroupedOption(
-            ["--faults"],
-            group="Protocol",
-            type=ReadableFile(),
-            help="TOML file of faults: when to reject, delay or drop, to test clients.",
-        ),
+        _faults_option(),
         GroupedOption(
             ["--record"],
             group="Logging and metrics",
@@ -168,6 +190,7 @@ def cli(ctx: click.Context, /, **given: object) -> None:
             help="Restart when a *.py below this directory changes, for development.",
         ),
         *queue_options(),
+        *inbox_options(),
     ],
     epilog=_ENVIRONMENT,
 )
@@ -195,7 +218,12 @@ def serve(
         raise click.UsageError("--reload needs watchfiles: pip install 'ehlo[standard]'") from error
     server, process = _named_server(target, given), _process(given)
     add_queue(server, given)
-    found = add_faults(server, faults)
+    found = faults_for(server, faults)
+    room = add_inbox(server, given, found)
+    if room.catcher is None:
+        add_faults(server, found)
+    elif reload:
+        raise click.UsageError("--reload cannot be combined with --web or --store; leave one out")
     add_recorder(server, record, record_addresses)
     if reload and server.options.workers > 1:
         raise click.UsageError("--reload cannot be combined with --workers; leave one out")
@@ -209,6 +237,7 @@ def serve(
             )
             run_parent(server, recipe, reload=reload)
         else:
+            room.open()
             server.listen_and_serve(tune_malloc=True)
 
     run(server, process, serve_mail)
@@ -300,7 +329,7 @@ def _worker_server(
     try:
         server = _named_server(target, given)
         add_queue(server, given)
-        add_faults(server, faults)
+        add_faults(server, faults_for(server, faults))
         add_recorder(server, *recording)
         configure_tls(server, process, passphrase)
     except click.ClickException as error:

@@ -14,11 +14,8 @@ from ehlo.server.server import Server
 logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
-def add_faults(server: Server, path: str | None) -> Faults | None:
-    """Add the faults of a file, if one is given, and return them. Raises `click.UsageError`.
-
-    The options that name functions stay: they say which logins are offered.
-    """
+def faults_for(server: Server, path: str | None) -> Faults | None:
+    """Return the faults of a file, if one is given. Raises `click.UsageError`."""
     if path is None:
         return None
     try:
@@ -32,9 +29,17 @@ def add_faults(server: Server, path: str | None) -> Faults | None:
         raise click.UsageError(
             f"--faults {path}: a fault at auth cannot be combined with --auth-file; use on_auth"
         )
-    callbacks = checked(lambda: callbacks_of(with_handler(options)))
-    server.configure(handler=faults.around_hooks(callbacks), factory=False)
     return faults
+
+
+def add_faults(server: Server, faults: Faults | None) -> None:
+    """Put faults, if there are any, in front of the hooks of a server.
+
+    The options that name functions stay: they say which logins are offered.
+    """
+    if faults is not None:
+        callbacks = checked(lambda: callbacks_of(with_handler(server.options)))
+        server.configure(handler=faults.around_hooks(callbacks), factory=False)
 
 
 def log_faults(faults: Faults | None) -> None:

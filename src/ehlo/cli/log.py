@@ -169,6 +169,7 @@ def set_up_logging(
     if quiet:
         for name in _SHOWN_BY_PRINTER:
             logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its start and end are part of ours
     root = logging.getLogger()
     handler: logging.Handler
     if file is not None:

@@ -28,7 +28,8 @@ from ehlo.cli.readable import (
     wants_color,
 )
 from ehlo.content import Attachment, Content, read_content
-from ehlo.handler import Handler
+from ehlo.faults.around import call_hook
+from ehlo.handler import Callbacks, Composed, Handler
 from ehlo.message import Message
 from ehlo.protocol.address import Address
 from ehlo.protocol.reply import Reject
@@ -46,8 +47,8 @@ _BETWEEN_ADDRESSES: Final = re.compile(r"[\s<>,;:()]+")
 
 logger: logging.Logger = logging.getLogger("ehlo.server")
 
-Form = Callable[[Session, Message, datetime], Iterator[str]]
-"""Yields the text to print for a message, with its line end."""
+Form = Callable[[Session, Message, datetime, str], Iterator[str]]
+"""Yields the text to print for a message with an id, with its line end."""
 
 
 class Printer(Handler):
@@ -91,12 +92,28 @@ class Printer(Handler):
         }
         return " or ".join(name for name, offered in has.items() if not offered)
 
+    def behind(self, callbacks: Callbacks) -> Handler:
+        """Return a handler that prints what `on_message` of `callbacks` has accepted."""
+        accept = callbacks.by_name["on_message"]
+
+        async def on_message(session: Session, message: Message) -> object:
+            mail_id = await call_hook(accept, (session, message))
+            await call_hook(self._print, (session, message, mail_id))
+            return mail_id
+
+        hooks = {**callbacks.by_name, "on_message": on_message}
+        return Composed(Callbacks(hooks, callbacks.streams, callbacks.origins))
+
     def on_message(self, session: Session, message: Message) -> str:
         """Called when a message is complete. Returns its id."""
+        self._print(session, message, message.id)
+        return message.id
+
+    def _print(self, session: Session, message: Message, mail_id: str) -> None:
         now = datetime.now().astimezone()
         if self._directory is not None:
             _save(self._directory, message, now)
-        text = self._form(session, message, now)
+        text = self._form(session, message, now, mail_id)
         try:
             with self._lock:
                 self._out.writelines(text)
@@ -104,7 +121,6 @@ class Printer(Handler):
         except OSError as error:
             self._fail(error)
             raise Reject(451, "4.3.0", "Cannot write to standard output") from error
-        return message.id
 
     def _fail(self, error: OSError) -> None:
         with self._lock:
@@ -146,12 +162,17 @@ class AsText:
         usual = _LINES_ON_A_TERMINAL if self._on_terminal else _LINES
         self._most = usual if max_lines is None else max_lines
 
-    def __call__(self, session: Session, message: Message, now: datetime) -> Iterator[str]:
+    def __call__(
+        self, session: Session, message: Message, now: datetime, mail_id: str
+    ) -> Iterator[str]:
         """Yield the text to print."""
         content = read_content(message.body)
         columns = shutil.get_terminal_size().columns
         width = columns if self._on_terminal and self._most else 0
-        yield from self._head(session, message, content, now, columns)
+        yield from self._head(now, columns)
+        for label, value, remark in _envelope(session, message, content, mail_id):
+            yield self._style(f"{label:<15}", dim=True)
+            yield one_line(value) + self._style(remark, dim=True) + "\n"
         yield "\n"
         yield from self._fields(content, width)
         if content.text.strip("\n"):
@@ -167,14 +188,9 @@ class AsText:
         wanted: dict[str, Any] = {name: style for name, style in styles.items() if style}
         return click.style(text, **wanted) if self._color and wanted and text else text
 
-    def _head(
-        self, session: Session, message: Message, content: Content, now: datetime, columns: int
-    ) -> Iterator[str]:
-        dash, style = self._dash, self._style
-        line = f"{dash * 4} {now:%Y-%m-%d %H:%M:%S} ".ljust(min(columns, 80), dash)
-        yield style(line, fg="green") + "\n"
-        for label, value, remark in _envelope(session, message, content):
-            yield style(f"{label:<15}", dim=True) + one_line(value) + style(remark, dim=True) + "\n"
+    def _head(self, now: datetime, columns: int) -> Iterator[str]:
+        line = f"{self._dash * 4} {now:%Y-%m-%d %H:%M:%S} ".ljust(min(columns, 80), self._dash)
+        yield self._style(line, fg="green") + "\n"
 
     def _fields(self, content: Content, width: int) -> Iterator[str]:
         for each in content.root.fields:
@@ -197,7 +213,7 @@ class AsText:
 
 
 def _envelope(
-    session: Session, message: Message, content: Content
+    session: Session, message: Message, content: Content, mail_id: str
 ) -> Iterator[tuple[str, str, str]]:
     """Yield the facts that are not in the message: label, value and remark."""
     yield "envelope from", str(message.sender) or "<>", ""
@@ -206,7 +222,7 @@ def _envelope(
         remark = " (bcc)" if str(recipient) in hidden else ""
         yield "envelope to" if index == 0 else "", str(recipient), remark
     yield "client", ", ".join(_about(session)), ""
-    yield "size", f"{size_of(message.size)}, id {message.id}", ""
+    yield "size", f"{size_of(message.size)}, id {mail_id}", ""
 
 
 def _hidden(message: Message, content: Content) -> frozenset[str]:
@@ -240,12 +256,12 @@ def _about(session: Session) -> list[str]:
 # -- for a program -----------------------------------------------------------------------------
 
 
-def as_json(session: Session, message: Message, now: datetime) -> Iterator[str]:
+def as_json(session: Session, message: Message, now: datetime, mail_id: str) -> Iterator[str]:
     """Yield a message as one JSON object on one line, in ASCII, piece by piece."""
     content, tls = read_content(message.body), session.tls
     facts = json.dumps(
         {
-            "id": message.id,
+            "id": mail_id,
             "time": now.isoformat(timespec="milliseconds"),
             "peer": str(session.peer),
             "helo": session.helo,

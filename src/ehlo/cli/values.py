@@ -43,6 +43,10 @@ class AddressText(Value):
 
     name = "ADDRESS"
 
+    def __init__(self, port: int = 1025) -> None:
+        """`port` is the one of examples."""
+        self.port = port
+
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> object:
@@ -51,7 +55,8 @@ class AddressText(Value):
         try:
             parse_address(text)
         except ValueError:
-            raise wrong_value(text, _advice_on(text), param, ctx) from None
+            what = _advice_on(text).replace("1025", str(self.port))
+            raise wrong_value(text, what, param, ctx) from None
         return text
 
 
@@ -131,6 +136,26 @@ class Seconds(Value):
             return float(str(value))
         except ValueError:
             what = "not a number of seconds; write one, e.g. 30 or 0.5"
+            raise wrong_value(value, what, param, ctx) from None
+
+
+class Age(Value):
+    """Converts a duration to seconds: `90`, `10m`, `12h`, `30d`."""
+
+    name = "DURATION"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """Return the number of seconds."""
+        if isinstance(value, float):
+            return value
+        from ehlo.queue.timing import seconds_in  # few commands have one
+
+        try:
+            return seconds_in("", str(value))
+        except ValueError:
+            what = "not a duration; write seconds, or 30d, 12h, 10m"
             raise wrong_value(value, what, param, ctx) from None
 
 

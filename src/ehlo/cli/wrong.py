@@ -110,15 +110,18 @@ def no_such_command(name: str, known: Iterable[str]) -> click.UsageError:
     return click.UsageError(f"{name}: no such command; write {either(near or sorted(known))}")
 
 
-def no_listening(error: OSError) -> click.ClickException:
-    """Return the error for an address that cannot be listened on; `error` names it."""
+def no_listening(error: OSError, free: str = "--port 0") -> click.ClickException:
+    """Return the error for an address that cannot be listened on; `error` names it.
+
+    `free` is how to ask for a free port.
+    """
     where, _, reason = (error.strerror or "").removeprefix("cannot listen on ").rpartition(": ")
     port = where.rpartition(":")[2]
     is_unix = where.startswith("unix:")
     advice = ""
     if error.errno == errno.EADDRINUSE:
         reason = "another process is listening there"
-        advice = "stop it, or give another path" if is_unix else "try --port 0"
+        advice = "stop it, or give another path" if is_unix else f"try {free}"
     elif error.errno == errno.EADDRNOTAVAIL:
         reason, advice = "this machine does not have the address", "try --host 127.0.0.1"
     elif error.errno == errno.EACCES and port.isdigit() and int(port) <= _MOST_PORT:

@@ -132,7 +132,9 @@ def _is_attachment(part: Part) -> bool:
 
 def _is_file(root: Part) -> bool:
     """Return whether the whole message is one file."""
-    return not root.children and not root.content_type.startswith(("text/", "multipart/"))
+    kind = root.content_type
+    shown = kind in ("text/plain", "text/html") or kind.startswith("multipart/")
+    return not root.children and not shown
 
 
 def _snippet(message: bytes, leaves: list[Part]) -> str:

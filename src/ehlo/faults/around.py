@@ -79,7 +79,7 @@ def _struck(
     async def hook(*arguments: Any) -> object:
         mail_from, to = paths(*arguments)
         await _act(strike(stage, mail_from=mail_from, to=to))
-        return None if inner is None else await _call(inner, arguments)
+        return None if inner is None else await call_hook(inner, arguments)
 
     return hook if inner is None else functools.wraps(inner)(hook)
 
@@ -97,7 +97,7 @@ def _struck_message(strike: Strike, inner: Callable[..., Any]) -> Callable[..., 
         for path, reply in refused.items():
             message.refuse(path, reply)
         recipients[:] = [path for path in recipients if str(path) not in refused]
-        return await _call(inner, (session, message))
+        return await call_hook(inner, (session, message))
 
     return hook
 
@@ -152,7 +152,7 @@ async def _act(verdict: Verdict) -> None:
         raise Disconnect
 
 
-async def _call(hook: Callable[..., Any], arguments: tuple[Any, ...]) -> object:
+async def call_hook(hook: Callable[..., Any], arguments: tuple[Any, ...]) -> object:
     """Return the result of a hook; one that is `def` runs in a thread of its own."""
     if is_async(hook):
         return await hook(*arguments)

@@ -6,7 +6,8 @@ events and the pages. No other room imports this one, except the command line.
 
 from __future__ import annotations
 
+from ehlo.inbox.catcher import Catcher
 from ehlo.inbox.desk import Desk, Traffic, WebOptions
 from ehlo.inbox.site import make_site
 
-__all__ = ["Desk", "Traffic", "WebOptions", "make_site"]
+__all__ = ["Catcher", "Desk", "Traffic", "WebOptions", "make_site"]

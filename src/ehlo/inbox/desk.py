@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from starlette.requests import HTTPConnection
 
 from ehlo.faults import Faults
+from ehlo.inbox.live.hub import Hub
 from ehlo.store import Delivery, Store
 
 Deliver = Callable[[Delivery], Awaitable[str]]
@@ -57,6 +58,8 @@ class Traffic:
     deleted: int = 0
     waiting: int = 0
     """The number of requests that wait for a mail just now."""
+    trouble: str = ""
+    """Why the last mail was not stored, such as a full disk; empty if it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +71,19 @@ class Desk:
     deliver: Deliver
     options: WebOptions = field(default_factory=WebOptions)
     traffic: Traffic = field(default_factory=Traffic)
+    hub: Hub = field(init=False)
+    """Passes on what changes in the store, and what SMTP clients were refused."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hub", Hub(self.store))
 
 
 def inbox_of(request: HTTPConnection) -> str | None:
     """Return the inbox that the path of a request names, `/inbox/NAME/…`; `None` for all."""
     name = request.path_params.get("inbox")
     return None if name is None else str(name)
+
+
+def user_of(request: HTTPConnection) -> str:
+    """Return the user who has logged in, which the guard has checked; empty without a login."""
+    return str(request.scope.get("state", {}).get("user", ""))

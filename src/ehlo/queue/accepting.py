@@ -21,6 +21,7 @@ from ehlo.queue.entries import Levels
 from ehlo.queue.family import Family
 from ehlo.queue.meter import Meter
 from ehlo.queue.timing import Duration, Persistence, SystemTime, Timekeeper, seconds_in
+from ehlo.queue.urls import DatabaseURL, is_postgres, shown
 from ehlo.server.options.config import AnyHandler, bytes_of
 from ehlo.server.system.privileges import UnusableError
 from ehlo.session import Session
@@ -82,10 +83,10 @@ class Queue(Composed):
         time: Timekeeper | None = None,
     ) -> None:
         if isinstance(handler, Queue):
-            raise ValueError(f"two queues, {url} and {handler.url}; leave one out")
+            raise ValueError(f"two queues, {shown(url)} and {handler.url}; leave one out")
         inner = _callbacks_of(handler)
-        self.url: str = url
-        """The path of the SQLite file, as it was given."""
+        self.url: str = shown(url)
+        """The path of the SQLite file, or the URL of the database without its password."""
         self._inner = inner
         self._terms = Terms(
             _positive("lease", lease),
@@ -202,6 +203,15 @@ class Queue(Composed):
 
 def _engine_of(url: str, patience: Persistence, time: Timekeeper) -> Callable[[], Engine]:
     """Return what makes the engine for a URL, in a running loop. Raises `ValueError`."""
+    if is_postgres(url):
+        database = DatabaseURL.of(url)
+
+        def make() -> Engine:
+            from ehlo.queue.postgres.cluster import Cluster  # slow to import
+
+            return Cluster(database)
+
+        return make
     return partial(Depots, Family(url), patience, time)
 
 

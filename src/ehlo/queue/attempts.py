@@ -147,7 +147,7 @@ def settled_by(
             found.append(Settled(due.number, "dead", error=f"{error} ({end})"))
         else:
             wait = patience.wait_after(due.attempts) if after is None else after
-            found.append(Settled(due.number, "waiting", wait, error))
+            found.append(Settled(due.number, "waiting", float(wait), error))
     return found
 
 

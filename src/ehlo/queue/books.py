@@ -12,6 +12,7 @@ from ehlo.queue import ledger
 from ehlo.queue.engine import Books
 from ehlo.queue.entries import Act, Listed, State
 from ehlo.queue.family import BodyFiles, Family
+from ehlo.queue.urls import DatabaseURL, is_postgres
 from ehlo.sqlite.connecting import Database, connect
 from ehlo.sqlite.errors import StoreError, in_words
 
@@ -27,6 +28,13 @@ def open_books(url: str, *, writes: bool = False) -> Iterator[Books]:
         with open_books("mail.db") as books:
             print(books.listed())
     """
+    if is_postgres(url):
+        parts = DatabaseURL.of(url)
+        from ehlo.queue.postgres.auditing import open_postgres  # slow to import
+
+        with open_postgres(parts) as books:
+            yield books
+        return
     paths = Family(url).members()
     if not paths:
         advice = "leave out its number: mail.db" if Path(url).is_file() else "check the path"

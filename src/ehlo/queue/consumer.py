@@ -33,7 +33,7 @@ from ehlo.queue.engine import Ledger
 from ehlo.queue.entries import Claimed, Settled
 from ehlo.queue.facts import decode_address
 from ehlo.queue.timing import Persistence, Timekeeper
-from ehlo.server.observing.failures import escaped
+from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.system.threads import Threads
 from ehlo.sqlite.errors import StoreError
 
@@ -267,8 +267,19 @@ class Consumer:
         self._wake.set()
 
     def _note(self, attempt: Attempt, outcome: Outcome, born: float) -> None:
-        age = self._time.now() - born
-        settled = settled_by(outcome, attempt, self._handler, age, self._terms.patience)
+        settle = partial(
+            settled_by,
+            attempt=attempt,
+            handler=self._handler,
+            age=self._time.now() - born,
+            patience=self._terms.patience,
+        )
+        try:
+            settled = settle(outcome)
+        except Exception as error:  # noqa: BLE001  a text or a key of the handler's may raise
+            what = f"the outcome of {name_of(self._handler)} cannot be read"
+            log_failure(logger, error, "%s: id=%s", what, attempt.message.id, users=True)
+            settled = settle(Outcome(error=Retry(text=what)))
         for due, each in zip(attempt.paths, settled, strict=True):
             if each.state is None:
                 self._counts["delivered"] += 1

@@ -24,6 +24,13 @@ class Delivering:
         """Whether nothing is left to deliver."""
         return self._consumer.is_idle
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What has ended the consumer, although nothing should; `None` if it was stopped."""
+        if not self._task.done() or self._task.cancelled():
+            return None
+        return self._task.exception()
+
     def wake(self) -> None:
         """Called when a message was put."""
         self._consumer.wake()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,14 @@ from ehlo.queue import ledger
 from ehlo.queue.delivering import Delivering
 from ehlo.queue.engine import Deliverer, Ledger
 from ehlo.queue.entries import Arrival, Claimed, Haul, Levels, Settled
+from ehlo.queue.facts import body_of
 from ehlo.queue.family import BodyFiles, FiledBody, Lock
 from ehlo.queue.timing import Persistence, Timekeeper
 from ehlo.sqlite.connecting import Database, connect
 from ehlo.sqlite.errors import StoreError, in_words
 from ehlo.sqlite.writer import Writer
+
+logger: logging.Logger = logging.getLogger("ehlo.queue")
 
 
 class Depot:
@@ -90,6 +94,16 @@ class Depot:
         await self._writer.do(partial(ledger.recover, now=self._time.now(), patience=patience))
         self._delivering = Delivering(make(self))
 
+    def let_go(self) -> None:
+        """Let go of the lock of deliveries if they have failed, so that they can begin again."""
+        if self._delivering is None:
+            return
+        if failure := self._delivering.failure:
+            logger.error("delivering from %s failed", self.path, exc_info=failure)
+        self._delivering = None
+        if self._deliver is not None:
+            self._deliver.release()
+
     async def claim(self, owner: str, most: int, lease: float, patience: Persistence) -> Haul:
         """Return messages that are due, as `Ledger` says."""
         work = partial(
@@ -158,6 +172,6 @@ def _levels(path: Path, now: float) -> Levels:
 
 
 def _read(message: Message, update: Callable[[bytes], object]) -> bytes:
-    body = message.file.read()[len(message.trace) :]
+    body = b"".join(body_of(message))
     update(body)
     return body

@@ -87,10 +87,13 @@ class Depots:
 
     async def _look_after(self, make: Callable[[Ledger], Deliverer]) -> None:
         while True:
-            for path in await asyncio.to_thread(self._family.members):
-                await self._try_to_take(path, make)
-            if self._accepts:
-                await self._let_go_of_idle()
+            try:
+                for path in await asyncio.to_thread(self._family.members):
+                    await self._try_to_take(path, make)
+                if self._accepts:
+                    await self._let_go_of_idle()
+            except Exception:  # too few descriptors or threads, say: there is another look
+                logger.exception("cannot look for the files of the queue")
             await self._time.wait(self._wake, self._time.now() + _LOOK)
             self._wake.clear()
 
@@ -109,8 +112,10 @@ class Depots:
         """Deliver from a file, unless a process does. Raises `StoreError`."""
         own = self._own if self._own is not None and self._own.path == path else None
         depot = own or self._adopted.get(path)
-        if depot is not None and depot.delivers:
-            return
+        if depot is not None:
+            if depot.delivers:
+                return
+            depot.let_go()
         if own is None and self._accepts and not await asyncio.to_thread(_has_mail, path):
             return
         lock = Lock.taken(path, "deliver")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final
@@ -109,6 +109,15 @@ def arrival_of(session: Session, message: Message) -> Arrival:
         message.trace,
         encode([message.sender, message.recipients]).encode(),
     )
+
+
+def body_of(message: Message) -> Iterator[bytes]:
+    """Yield the body of a message in chunks, without the trace field before it."""
+    skip = len(message.trace)
+    for chunk in message.stream():
+        if skip < len(chunk):
+            yield chunk[skip:]
+        skip = max(0, skip - len(chunk))
 
 
 def encode_session(session: Session) -> str:

@@ -11,7 +11,15 @@ from __future__ import annotations
 
 from ehlo.sqlite.errors import DiskFullError, StoreError
 from ehlo.store.archive import Store
-from ehlo.store.records import Change, Delivery, MailCounts, Page, StoredMail, StoredMessage
+from ehlo.store.records import (
+    Change,
+    Delivery,
+    MailCounts,
+    Page,
+    StoredMail,
+    StoredMessage,
+    StoredSession,
+)
 
 __all__ = [
     "Change",
@@ -23,4 +31,5 @@ __all__ = [
     "StoreError",
     "StoredMail",
     "StoredMessage",
+    "StoredSession",
 ]

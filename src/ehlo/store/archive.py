@@ -28,7 +28,17 @@ from ehlo.store.indexing import Index
 from ehlo.store.keeping import Keeper
 from ehlo.store.query import read_query
 from ehlo.store.reading import ReaderPool
-from ehlo.store.records import Change, ChangeKind, Delivery, MailCounts, Page, StoredMessage
+from ehlo.store.records import (
+    Change,
+    ChangeKind,
+    Delivery,
+    Facts,
+    MailCounts,
+    Page,
+    StoredMail,
+    StoredMessage,
+    StoredSession,
+)
 from ehlo.store.rows import (
     ROW,
     add_tags,
@@ -36,7 +46,10 @@ from ehlo.store.rows import (
     clean_tags,
     count_mails,
     insert_mail,
+    insert_session,
     read_mail,
+    read_sessions,
+    read_transcript,
     rename_tag,
     selected,
 )
@@ -330,10 +343,86 @@ class Store:
             row = database.execute(sql, (mail.number,)).fetchone()
             data, mail_from, rcpt_tos, facts, lines = row
             known = (json.loads(rcpt_tos), json.loads(facts))
-            transcript = [Line(*each) for each in json.loads(lines)]
-            return StoredMessage(mail, data, mail_from, *known, transcript)
+            return StoredMessage(mail, data, mail_from, *known, read_transcript(lines))
 
         return await self._readers.do(read)
+
+    async def find(self, ids: Iterable[str], inbox: str | None = None) -> Sequence[StoredMail]:
+        """Return those of the mails `ids` that are there, the newest first."""
+
+        def read(database: Database) -> Sequence[StoredMail]:
+            where, values = selected(inbox, ids, None, "")
+            rows = database.execute(f"{ROW} WHERE {where} ORDER BY number DESC", values)
+            return [read_mail(row) for row in rows]
+
+        return await self._readers.do(read)
+
+    async def neighbors(
+        self, mail_id: str, inbox: str | None = None, query: str | None = None, *, zone: str = ""
+    ) -> tuple[str, str]:
+        """Return the ids of the next newer and the next older mail; empty if there is none.
+
+        With `query` they are neighbors among the mails that it finds.
+        """
+
+        def read(database: Database) -> tuple[str, str]:
+            where, values = selected(inbox, None, query, zone)
+            here = "(SELECT number FROM mails WHERE id = ?)"
+            found = []
+            for sign, order in ((">", "ASC"), ("<", "DESC")):
+                sql = (
+                    f"SELECT id FROM mails WHERE ({where}) AND number {sign} {here}"
+                    f" ORDER BY number {order} LIMIT 1"
+                )
+                row = database.execute(sql, (*values, mail_id)).fetchone()
+                found.append(row[0] if row else "")
+            return found[0], found[1]
+
+        if query is not None:
+            await self._catch_up(query)
+        return await self._readers.do(read)
+
+    # -- sessions that brought no mail -------------------------------------------------------------
+
+    async def put_session(
+        self,
+        transcript: Iterable[Line],
+        facts: Facts | None = None,
+        *,
+        inbox: str = "",
+        username: str = "",
+        created: float = 0.0,
+    ) -> None:
+        """Store a session that brought no mail. `created` is when it ended; 0 is now.
+
+        All inboxes together keep the last 500, of 8 MiB at most.
+        """
+        session = StoredSession(0, inbox, created, username, dict(facts or {}), list(transcript))
+
+        def insert(database: Database) -> None:
+            self._keeper.added_session(insert_session(database, session))
+
+        await self._writer.do(insert, flush=False)
+
+    async def sessions(
+        self, inbox: str | None = None, *, before: int | None = None, limit: int = 50
+    ) -> Sequence[StoredSession]:
+        """Return sessions that brought no mail, the newest first.
+
+        With `before`, they are older than the one with this number.
+        """
+        return await self._readers.do(
+            lambda database: read_sessions(database, inbox, before, limit)
+        )
+
+    async def delete_sessions(self, inbox: str | None = None) -> int:
+        """Delete the sessions that brought no mail; return their number."""
+        where, values = selected(inbox, None, None, "")
+        return await self._writer.do(
+            lambda database: self._keeper.drop_sessions(database, where, values)
+        )
+
+    # -- counts ------------------------------------------------------------------------------------
 
     async def counts(self, inbox: str | None = None) -> MailCounts:
         """Return the number of mails, and of the unread ones."""

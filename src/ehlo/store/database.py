@@ -13,7 +13,7 @@ from ehlo.sqlite.errors import StoreError, in_words
 from ehlo.store.folding import has_header
 
 APPLICATION: Final = 0x65686C6F  # "ehlo", in the file's header
-VERSION: Final = 1
+VERSION: Final = 2
 """The version of the schema."""
 _PAGE: Final = 4_096  # bytes
 
@@ -57,8 +57,20 @@ CREATE TABLE tags(
 CREATE INDEX tags_by_name ON tags(tag);
 CREATE TABLE gone(number INTEGER PRIMARY KEY);  -- mails whose messages are to be deleted
 PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = {VERSION};
 """
+_SESSIONS: Final = """
+CREATE TABLE sessions(
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    inbox TEXT NOT NULL,
+    created INTEGER NOT NULL,  -- milliseconds
+    username TEXT NOT NULL,
+    facts TEXT NOT NULL,
+    transcript TEXT NOT NULL,
+    size INTEGER NOT NULL  -- of both
+);
+"""
+# What makes each version from the one before it; a new file goes through all of them
+_STEPS: Final = (_SCHEMA, _SESSIONS)
 _INDEX: Final = """
 CREATE TABLE texts(piece INTEGER PRIMARY KEY, number INTEGER NOT NULL, body TEXT NOT NULL);
 CREATE INDEX texts_by_number ON texts(number);
@@ -105,14 +117,15 @@ def _make_private(path: str) -> None:
 
 
 def _prepare(path: str, database: Database, *, durable: bool) -> None:
-    is_new = known_version(path, database, APPLICATION, VERSION, "a store") is None
-    if is_new:
+    version = known_version(path, database, APPLICATION, VERSION, "a store") or 0
+    if not version:
         database.execute("PRAGMA auto_vacuum = INCREMENTAL")
     database.execute("PRAGMA secure_delete = OFF")  # to delete takes room, too: less with this
     database.execute("PRAGMA journal_mode = WAL")
     database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-    if is_new:
-        database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+    if version < VERSION:
+        steps = "".join(_STEPS[version:])
+        database.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION}; COMMIT;")
 
 
 def open_index(path: str, index: str) -> Database:

@@ -20,6 +20,10 @@ from ehlo.store.records import Change, ChangeKind
 
 MOST_INBOXES: Final = 10
 """So many times the mails of one inbox are kept in all."""
+MOST_SESSIONS: Final = 500
+"""Sessions without mail that are kept."""
+SESSION_BYTES: Final = 8 << 20
+"""Bytes of all sessions without mail, in the file."""
 _SLICE: Final = 0.004  # seconds of a chore, after which mail may come in between
 _MOST_CHANGES: Final = 1_000  # that are remembered
 _MOST_AT_ONCE: Final = 100  # mails to drop at once
@@ -45,6 +49,8 @@ class Keeper(Chores):
         self._watchers: list[Callable[[list[Change]], None]] = []
         self._newest_mail = 0
         self._dropped = False
+        self._sessions = 0
+        self._session_bytes = 0
 
     def load(self, database: Database) -> None:
         """Count what is stored."""
@@ -52,6 +58,8 @@ class Keeper(Chores):
         self._counts = Counter(dict(rows.fetchall()))
         (newest,) = database.execute("SELECT coalesce(max(number), 0) FROM mails").fetchone()
         self._newest_mail = newest
+        sessions = "SELECT count(*), coalesce(sum(size), 0) FROM sessions"
+        self._sessions, self._session_bytes = database.execute(sessions).fetchone()
 
     # -- changes -----------------------------------------------------------------------------------
 
@@ -109,6 +117,10 @@ class Keeper(Chores):
         if self._keep and surplus > 0:
             self._drop_oldest(database, "1", (), surplus)
         self._touched.clear()
+        while self._sessions > MOST_SESSIONS or self._session_bytes > SESSION_BYTES:
+            self.drop_sessions(
+                database, "number = (SELECT number FROM sessions ORDER BY number LIMIT 1)", ()
+            )
 
     def settle(self, database: Database, *, done: bool) -> None:
         """Publish the changes of a transaction, or forget them and count again."""
@@ -157,6 +169,7 @@ class Keeper(Chores):
         oldest = int((time.time() - self._keep_age) * 1_000)
         where = "number IN (SELECT number FROM mails WHERE created < ? LIMIT ?)"
         self.drop(database, where, (oldest, _MOST_AT_ONCE), "prune")
+        self.drop_sessions(database, "created < ?", (oldest,))
 
     def drop(
         self,
@@ -190,6 +203,19 @@ class Keeper(Chores):
         database.execute(f"DELETE FROM tags WHERE {those}", (numbers,))
         database.execute(f"DELETE FROM mails WHERE {those}", (numbers,))
         return int(total)
+
+    def added_session(self, size: int) -> None:
+        """Note a new session of `size` bytes that brought no mail."""
+        self._sessions += 1
+        self._session_bytes += size
+
+    def drop_sessions(self, database: Database, where: str, values: tuple[object, ...]) -> int:
+        """Drop the sessions for which `where` is true; return their number."""
+        delete = f"DELETE FROM sessions WHERE {where} RETURNING size"
+        sizes = [size for (size,) in database.execute(delete, values).fetchall()]
+        self._sessions -= len(sizes)
+        self._session_bytes -= sum(sizes)
+        return len(sizes)
 
     def _clear(self, database: Database, is_wanted: Callable[[], bool]) -> bool:
         """Take away what belongs to mails that are gone; return whether more remains."""

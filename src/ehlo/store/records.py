@@ -58,8 +58,8 @@ class StoredMail(NamedTuple):
     tags: list[str]
     """The tags, sorted."""
     summary: str
-    """A JSON object with MessageID, From, To, Cc, Bcc, ReplyTo, Subject, Size, Attachments,
-    Inlines and Snippet."""
+    """A JSON object with MessageID, From, To, Cc, Bcc, ReplyTo, Subject, Size, Attachments and
+    Snippet. A message without a Message-ID has one that is made of its id."""
 
 
 class StoredMessage(NamedTuple):
@@ -73,6 +73,20 @@ class StoredMessage(NamedTuple):
     facts: dict[str, object]
     transcript: list[Line]
     """The lines of the session that brought it."""
+
+
+class StoredSession(NamedTuple):
+    """A session that brought no mail."""
+
+    number: int
+    """The number of the session in the store; a later session has a larger one."""
+    inbox: str
+    created: float
+    """When it ended, in seconds since the epoch, to milliseconds."""
+    username: str
+    facts: dict[str, object]
+    transcript: list[Line]
+    """The lines of the session."""
 
 
 class MailCounts(NamedTuple):

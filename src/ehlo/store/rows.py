@@ -13,7 +13,8 @@ from ehlo.content.summary import Mailbox, Summary, summarize
 from ehlo.sqlite.connecting import Database
 from ehlo.store.folding import folded
 from ehlo.store.query import read_query
-from ehlo.store.records import Delivery, MailCounts, StoredMail
+from ehlo.store.records import Delivery, MailCounts, StoredMail, StoredSession
+from ehlo.transcript import Line
 
 ROW: Final = (
     "SELECT id, number, inbox, created, is_read, username, size,"
@@ -25,6 +26,7 @@ _DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 _NO_TAG: Final = re.compile("[^A-Za-z0-9 ._@-]")
 _LONGEST_TAG: Final = 100
 _JSON: Final = json.JSONEncoder(separators=(",", ":"))
+_TEXT: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 def as_json(value: object) -> str:
@@ -56,6 +58,7 @@ def insert_mail(database: Database, delivery: Delivery) -> tuple[str, int]:
     """Insert a mail into the tables, and return its id and its number."""
     summary = summarize(delivery.message, delivery.rcpt_tos)
     mail_id = delivery.id or new_id()
+    identifier = summary.message_id or f"{mail_id}@ehlo"
     lists = ([summary.sender], summary.to, summary.cc, summary.bcc, summary.reply_to)
     number = database.execute(
         "INSERT INTO mails(id, inbox, created, size, attachments, inlines, username, summary,"
@@ -67,8 +70,8 @@ def insert_mail(database: Database, delivery: Delivery) -> tuple[str, int]:
             int((delivery.created or time.time()) * 1_000),
             *(summary.size, summary.attachments, summary.inlines),
             _clean(delivery.username),
-            _summary_json(summary),
-            *(folded(summary.message_id), folded(summary.subject)),
+            _summary_json(summary, identifier),
+            *(folded(identifier), folded(summary.subject)),
             *(folded("\n".join(map(" ".join, each))) for each in lists),
         ),
     ).lastrowid
@@ -89,16 +92,56 @@ def insert_mail(database: Database, delivery: Delivery) -> tuple[str, int]:
     return mail_id, number or 0
 
 
+def insert_session(database: Database, session: StoredSession) -> int:
+    """Insert a session without mail, whose number is not used; return its size in bytes."""
+    facts, transcript = as_json(session.facts), as_json(session.transcript)
+    size = len(facts) + len(transcript)
+    database.execute(
+        "INSERT INTO sessions(inbox, created, username, facts, transcript, size)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            _clean(session.inbox),
+            int((session.created or time.time()) * 1_000),
+            _clean(session.username),
+            *(facts, transcript, size),
+        ),
+    )
+    return size
+
+
+def read_sessions(
+    database: Database, inbox: str | None, before: int | None, limit: int
+) -> list[StoredSession]:
+    """Return sessions without mail, the newest first, from those before the number `before`."""
+    rows = database.execute(
+        "SELECT number, inbox, created, username, facts, transcript FROM sessions"
+        " WHERE inbox = coalesce(?, inbox) AND number < coalesce(?, number + 1)"
+        " ORDER BY number DESC LIMIT ?",
+        (None if inbox is None else _clean(inbox), before, limit),
+    )
+    return [
+        StoredSession(
+            number, name, created / 1_000, username, json.loads(facts), read_transcript(lines)
+        )
+        for number, name, created, username, facts, lines in rows
+    ]
+
+
+def read_transcript(text: str) -> list[Line]:
+    """Return the lines of a session that are stored as JSON."""
+    return [Line(*each) for each in json.loads(text)]
+
+
 def _clean(text: str) -> str:
     """Return `text` without lone surrogates, which SQLite does not store."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def _summary_json(summary: Summary) -> str:
+def _summary_json(summary: Summary, identifier: str) -> str:
     """Return the fields of a summary as a JSON object, which HTML can contain."""
-    text = as_json(
+    text = _TEXT.encode(
         {
-            "MessageID": summary.message_id,
+            "MessageID": identifier,
             "From": _mailbox(summary.sender),
             "To": list(map(_mailbox, summary.to)),
             "Cc": list(map(_mailbox, summary.cc)),
@@ -107,11 +150,11 @@ def _summary_json(summary: Summary) -> str:
             "Subject": summary.subject,
             "Size": summary.size,
             "Attachments": summary.attachments,
-            "Inlines": summary.inlines,
             "Snippet": summary.snippet,
         }
     )
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return _clean(text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
 def _mailbox(mailbox: Mailbox) -> dict[str, str]:

@@ -17,6 +17,8 @@ import click
 from ehlo.cli.printer import AsText, Printer, as_json
 from ehlo.cli.values import Directory, Number
 from ehlo.functions import callbacks_of_functions
+from ehlo.handler import Handler
+from ehlo.message import Message
 from ehlo.net import INHERITED, ListenAddress, addresses_of, parse_address
 from ehlo.protocol.auth.credentials import Credentials
 from ehlo.protocol.auth.mechanism import Mechanism
@@ -38,6 +40,7 @@ DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
         "max_connection_rate": 0,
         "max_auth_failures": 0,
         "lenient_addresses": True,
+        "transcripts": "masked",
     }
 )
 # Those that a program may try, and that need no secret of the user on our side
@@ -49,6 +52,8 @@ _NAMES: Final = ("localhost", "127.0.0.1", "::1")
 class CatcherOptions:
     """Holds the options that only the catcher has."""
 
+    print: bool | None = option(None, group="Output")
+    """Print each message on standard output.  [on]"""
     json: bool = option(False, group="Output")
     """Print one JSON object per line."""
     max_lines: Annotated[int, Number(0)] | None = option(None, group="Output")
@@ -67,20 +72,20 @@ class CatcherOptions:
     ::1]"""
 
 
-def printer_of(own: CatcherOptions, values: dict[str, Any]) -> Printer:
-    """Return the printer; takes from `values` what is a hook of it, and adds what it needs."""
-    if sys.stdout is None:
-        raise click.UsageError(
-            "standard output is closed; ehlo prints messages there: redirect it to a file"
-        )
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    form = as_json if own.json else AsText(sys.stdout, own.max_lines)
-    printer = Printer(sys.stdout, form, own.save)
+class Silent(Handler):
+    """Accepts each message, and does nothing with it."""
+
+    async def on_message(self, session: Session, message: Message) -> None:
+        """Called when a message is complete."""
+
+
+def handler_of_catcher(own: CatcherOptions, values: dict[str, Any]) -> Printer | Silent:
+    """Return the handler; takes from `values` what is a hook of it, and adds what it needs."""
+    handler = Silent() if own.print is False else _printer_of(own)
     rcpt, auth = values.pop("rcpt_handler", None), values.pop("auth_handler", None)
     hooks = callbacks_of_functions(lambda *_: None, rcpt, auth).by_name
     for name in hooks.keys() - {"on_message"}:
-        setattr(printer, name, hooks[name])
+        setattr(handler, name, hooks[name])
     checks = "auth_handler" if auth else "auth_file" if values.get("auth_file") else ""
     if checks and own.auth_any:
         flag = checks.replace("_", "-")
@@ -89,9 +94,21 @@ def printer_of(own: CatcherOptions, values: dict[str, Any]) -> Printer:
     if any_login is None:
         any_login = not checks and all(map(_is_loopback, addresses_of(values["addr"])))
     if any_login:
-        setattr(printer, "on_auth", _accept)  # noqa: B010  mypy: it is a method of the class
+        setattr(handler, "on_auth", _accept)  # noqa: B010  mypy: it is a method of the class
         values["auth_mechs"] = _mechanisms(values.get("auth_mechs") or {})
-    return printer
+    return handler
+
+
+def _printer_of(own: CatcherOptions) -> Printer:
+    if sys.stdout is None:
+        raise click.UsageError(
+            "standard output is closed; ehlo prints messages there: redirect it to a file, or "
+            "write --no-print"
+        )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    form = as_json if own.json else AsText(sys.stdout, own.max_lines)
+    return Printer(sys.stdout, form, own.save)
 
 
 async def _accept(_session: Session, credentials: Credentials) -> str:

@@ -1,0 +1,163 @@
+"""`Anatomy`: the parts of a message by the numbers that Mailpit gives them, and what each is.
+
+The message itself is 0, its parts are 1, 2 and so on, and the parts of 1 are 1.1, 1.2. Each part
+without parts is exactly one of these: the text or a piece of it, the HTML, an attachment, something
+inline, or another part. A file that is inline and plain text is in the text, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from ehlo.content.charsets import decode_text
+from ehlo.content.fields import one_line
+from ehlo.content.mime import Part, parse_message
+from ehlo.content.transfer import decode_transfer
+
+MOST_SHOWN: Final = 8_388_608
+"""Bytes of the text, still encoded, that are decoded of one message; as many of its HTML."""
+_JOINT: Final = "\n--\n"
+_UTF_8: Final = frozenset(("", "utf-8", "utf8", "us-ascii", "ascii"))
+
+
+class Piece(NamedTuple):
+    """A part without parts, and its number."""
+
+    number: str
+    part: Part
+
+    @property
+    def depth(self) -> int:
+        """How many multiparts it is in."""
+        return self.number.count(".")
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is declared as an attachment, or is bytes of no known type."""
+        kind = self.part.content_type
+        return self.part.disposition.value == "attachment" or kind == "application/octet-stream"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is plain text; a multipart without parts has lost its boundary, and is."""
+        kind = self.part.content_type
+        return kind == "text/plain" or kind.startswith("multipart/")
+
+    @property
+    def name(self) -> str:
+        """The name of the file, which may be its Content-ID; empty without both."""
+        part = self.part
+        given = part.disposition.parameters.get("filename") or part.parameters.parameters.get(
+            "name"
+        )
+        return one_line(given or "").strip() or self.content_id
+
+    @property
+    def content_id(self) -> str:
+        """The Content-ID without its brackets; empty without one."""
+        return one_line(self.part.first("content-id")).strip().strip("<>")
+
+    @property
+    def charset(self) -> str:
+        """The charset, in lower case; empty if it is not declared."""
+        return self.part.parameters.parameters.get("charset", "").strip().lower()
+
+    def content(self, message: bytes) -> bytes:
+        """Return the decoded bytes; those of a text in UTF-8."""
+        part = self.part
+        data = decode_transfer(message[part.start : part.end], part.transfer_encoding)
+        if not part.content_type.startswith("text/") or self.charset in _UTF_8:
+            return data
+        return decode_text(data, self.charset).encode("utf-8", "replace")
+
+
+class Anatomy:
+    """The parts of a message, each with what it is."""
+
+    def __init__(self, message: bytes) -> None:
+        self._message = message
+        root = parse_message(message)
+        self.root: Part = root
+        """The message itself."""
+        pieces = list(_pieces_of(root))
+        by_depth = sorted(pieces, key=lambda piece: piece.depth)
+        self._texts: list[Piece] = []
+        self._html: Piece | None = None
+        self.attachments: list[Piece] = []
+        """The files with a name."""
+        self.inline: list[Piece] = []
+        """What has a name, and is inline or does not say what it is."""
+        if not root.children and not pieces[0].is_plain and root.content_type != "text/html":
+            self.attachments = pieces
+        else:
+            self._find_bodies(pieces, by_depth)
+            named = [piece for piece in by_depth if piece.name and piece is not self._html]
+            self.attachments = [piece for piece in named if piece.is_file]
+            others = [piece for piece in named if not piece.is_file]
+            declared = [piece for piece in others if piece.part.disposition.value == "inline"]
+            rest = [piece for piece in others if not _is_body(piece) and piece not in declared]
+            self.inline = declared + rest
+        shown = {piece.number for piece in (*self._texts, *self.attachments, *self.inline)}
+        self.others: list[Piece] = [
+            piece for piece in pieces if piece.number not in shown and piece is not self._html
+        ]
+        """Parts that have no name, or are a second text or HTML."""
+
+    def _find_bodies(self, pieces: list[Piece], by_depth: list[Piece]) -> None:
+        if self.root.content_type == "multipart/alternative":
+            plain = [piece for piece in by_depth if piece.is_plain and not piece.is_file]
+            self._texts = plain[:1]
+        else:
+            self._texts = [piece for piece in pieces if piece.is_plain and not piece.is_file]
+        html = (each for each in pieces if each.part.content_type == "text/html")
+        self._html = next((piece for piece in html if not piece.is_file), None)
+
+    @property
+    def text(self) -> str:
+        """The plain text, as it came; empty without one."""
+        left = MOST_SHOWN
+        texts = []
+        for piece in self._texts:
+            texts.append(self._decoded(piece, left))
+            left = max(0, left - (piece.part.end - piece.part.start))
+        return _JOINT.join(texts)
+
+    @property
+    def html(self) -> str:
+        """The HTML, as it came; empty without any."""
+        return self._decoded(self._html, MOST_SHOWN) if self._html is not None else ""
+
+    def _decoded(self, piece: Piece, most: int) -> str:
+        part = piece.part
+        data = self._message[part.start : min(part.end, part.start + most)]
+        return decode_text(decode_transfer(data, part.transfer_encoding), piece.charset)
+
+    def find(self, number: str) -> Piece | None:
+        """Return the part with a number, unless it is nothing but a text or the HTML."""
+        known = (*self.attachments, *self.inline, *self.others)
+        return next((piece for piece in known if piece.number == number), None)
+
+
+def _is_body(piece: Piece) -> bool:
+    return piece.is_plain or piece.part.content_type == "text/html"
+
+
+def _pieces_of(root: Part) -> Iterator[Piece]:
+    """Yield the parts without parts, in their order."""
+    if not root.children:
+        yield Piece("0", root)
+        return
+    waiting = [Piece(str(number), part) for number, part in _numbered(root)]
+    while waiting:
+        piece = waiting.pop()
+        if piece.part.children:
+            inner = _numbered(piece.part)
+            waiting += [Piece(f"{piece.number}.{number}", part) for number, part in inner]
+        else:
+            yield piece
+
+
+def _numbered(part: Part) -> list[tuple[int, Part]]:
+    """Return the parts of a part with their numbers, the last one first."""
+    return list(enumerate(part.children, 1))[::-1]

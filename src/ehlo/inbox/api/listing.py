@@ -1,0 +1,117 @@
+"""Lists: `messages` and `search`, and what is done to many messages at once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from ehlo.inbox.answers import (
+    RefusedError,
+    done,
+    elsewhere,
+    number_of,
+    read_json,
+    ready_answer,
+    resource,
+)
+from ehlo.inbox.api.shapes import DeleteRequest, MarkRequest, list_text
+from ehlo.inbox.desk import Desk, inbox_of
+from ehlo.store import Page
+from ehlo.store.query import read_date
+
+MOST_LISTED: Final = 1_000
+"""Messages on one page at most, unless all are asked for."""
+_USUAL: Final = 50
+_BYTES: Final = 600  # of one message in a list, about
+
+
+class Listing:
+    """The endpoints of lists."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._store = desk.store
+        self._traffic = desk.traffic
+
+    async def messages(self, request: Request) -> Response:
+        """Return a page of all messages."""
+        start = number_of(request, "start", 0)
+        limit = number_of(request, "limit", _USUAL)
+        before = _moment(request.query_params.get("before", ""))
+        page = await self._store.list(
+            inbox_of(request),
+            start=start if limit else 0,
+            limit=min(limit, MOST_LISTED) if limit else None,
+            before=before,
+        )
+        return await self._answer(request, page, start)
+
+    async def search(self, request: Request) -> Response:
+        """Return a page of the messages that a query finds."""
+        start = number_of(request, "start", 0)
+        limit = number_of(request, "limit", _USUAL)
+        page = await self._store.search(
+            _query_of(request),
+            inbox_of(request),
+            zone=request.query_params.get("tz", ""),
+            start=start,
+            limit=min(limit, MOST_LISTED),
+        )
+        return await self._answer(request, page, start)
+
+    async def _answer(self, request: Request, page: Page, start: int) -> Response:
+        tags = list(await self._store.tags(inbox_of(request)))
+        text = await elsewhere(len(page.mails) * _BYTES, lambda: list_text(page, start, tags))
+        return ready_answer(text)
+
+    async def mark(self, request: Request) -> Response:
+        """Mark messages as read or unread."""
+        wanted = await read_json(request, MarkRequest)
+        if wanted["IDs"] and wanted["Search"]:
+            raise RefusedError("You may specify either IDs or a search query, not both")
+        await self._store.mark(
+            read=wanted["Read"],
+            inbox=inbox_of(request),
+            ids=wanted["IDs"] or None,
+            query=wanted["Search"] or None,
+            zone=request.query_params.get("tz", ""),
+        )
+        return done()
+
+    async def delete(self, request: Request) -> Response:
+        """Delete messages: those in `IDs`, or all without a body or without `IDs`."""
+        ids = (await read_json(request, DeleteRequest, default=b"{}"))["IDs"]
+        self._traffic.deleted += await self._store.delete(inbox=inbox_of(request), ids=ids or None)
+        return done()
+
+    async def delete_found(self, request: Request) -> Response:
+        """Delete the messages that a query finds."""
+        self._traffic.deleted += await self._store.delete(
+            inbox=inbox_of(request),
+            query=_query_of(request),
+            zone=request.query_params.get("tz", ""),
+        )
+        return done()
+
+
+def _query_of(request: Request) -> str:
+    query = request.query_params.get("query", "")
+    if not query.strip():
+        raise RefusedError("Error: no search query")
+    return query
+
+
+def _moment(text: str) -> float | None:
+    """Return the time in `before`; `None` for what is none."""
+    return read_date(text, None) if text else None
+
+
+def routes(desk: Desk) -> list[BaseRoute]:
+    """Return the routes of lists."""
+    listing = Listing(desk)
+    return [
+        resource("/api/v1/messages", GET=listing.messages, PUT=listing.mark, DELETE=listing.delete),
+        resource("/api/v1/search", GET=listing.search, DELETE=listing.delete_found),
+    ]

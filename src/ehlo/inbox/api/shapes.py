@@ -1,0 +1,344 @@
+"""The shapes of the API: what clients send and get, as `TypedDict`s; and stored mail in them.
+
+The OpenAPI document is made of these types, and events carry them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Final, NotRequired, TypedDict
+
+from ehlo.content.fields import one_line
+from ehlo.content.markup import text_of_html
+from ehlo.inbox.api.anatomy import Anatomy, Piece
+from ehlo.inbox.api.goform import go_time, to_text, written_time
+from ehlo.inbox.api.unsubscribe import ListUnsubscribe, read_unsubscribe
+from ehlo.store import Page, StoredMail, StoredMessage
+
+_LONGEST_DATE: Final = 200
+
+
+class MailAddress(TypedDict):
+    """A mailbox in a field, decoded."""
+
+    Name: str
+    Address: str
+
+
+class MessageSummary(TypedDict):
+    """A message in a list, and in the event of a new one."""
+
+    ID: str
+    MessageID: str
+    """The Message-ID without its brackets."""
+    Read: bool
+    From: MailAddress
+    To: list[MailAddress]
+    Cc: list[MailAddress]
+    Bcc: list[MailAddress]
+    """The mailboxes of Bcc, and the envelope recipients that no field names."""
+    ReplyTo: list[MailAddress]
+    Subject: str
+    Created: str
+    """When it was received (RFC 3339)."""
+    Username: str
+    """The identity that the client logged in as."""
+    Tags: list[str]
+    Size: int
+    """The size in bytes, as it came."""
+    Attachments: int
+    """The number of attachments."""
+    Snippet: str
+    """The beginning of the text, in one line."""
+    Inbox: NotRequired[str]
+    """The inbox that it is in; missing for the one without a name."""
+
+
+class MessageList(TypedDict):
+    """A page of messages."""
+
+    total: int
+    """The number of messages in the inbox."""
+    unread: int
+    count: int
+    """The number of messages on this page."""
+    messages_count: int
+    """The number of messages that were found, on all pages."""
+    messages_unread: int
+    start: int
+    tags: list[str]
+    """All tags of the inbox."""
+    messages: list[MessageSummary]
+
+
+class Checksums(TypedDict):
+    """Checksums of a part, decoded, in hexadecimal."""
+
+    MD5: str
+    SHA1: str
+    SHA256: str
+
+
+class MessagePart(TypedDict):
+    """A part of a message that is a file."""
+
+    PartID: str
+    FileName: str
+    ContentType: str
+    ContentID: str
+    Size: int
+    """The size in bytes, decoded; a text is in UTF-8."""
+    Checksums: Checksums
+
+
+class WholeMessage(TypedDict):
+    """A message."""
+
+    ID: str
+    MessageID: str
+    From: MailAddress
+    To: list[MailAddress]
+    Cc: list[MailAddress]
+    Bcc: list[MailAddress]
+    ReplyTo: list[MailAddress]
+    ReturnPath: str
+    """The envelope sender."""
+    Subject: str
+    ListUnsubscribe: ListUnsubscribe
+    Date: str
+    """The field Date in its own zone (RFC 3339); without one, when it was received."""
+    Tags: list[str]
+    Username: str
+    Text: str
+    """The plain text; made from the HTML if there is none."""
+    HTML: str
+    Size: int
+    Inline: list[MessagePart]
+    Attachments: list[MessagePart]
+    OtherParts: NotRequired[list[MessagePart]]
+    """Parts without a name, and a second HTML; missing if there are none."""
+    Inbox: NotRequired[str]
+
+
+class RuntimeStats(TypedDict):
+    """Counts since the start."""
+
+    Uptime: int
+    """In seconds."""
+    Memory: int
+    """Of this process, in bytes."""
+    MessagesDeleted: int
+    SMTPAccepted: int
+    SMTPAcceptedSize: int
+    """In bytes."""
+    SMTPRejected: int
+    SMTPIgnored: int
+
+
+class AppInfo(TypedDict):
+    """The program that runs, and how much it has."""
+
+    Version: str
+    LatestVersion: str
+    """Always `disabled`: ehlo does not look for one."""
+    Database: str
+    DatabaseSize: int
+    """In bytes."""
+    Messages: int
+    Unread: int
+    Tags: dict[str, int]
+    """The number of messages by tag."""
+    RuntimeStats: RuntimeStats
+
+
+class RelaySettings(TypedDict):
+    """The server that messages are released to."""
+
+    Enabled: bool
+    SMTPServer: str
+    ReturnPath: str
+    AllowedRecipients: str
+    BlockedRecipients: str
+    OverrideFrom: str
+    PreserveMessageIDs: bool
+    RecipientAllowlist: str
+
+
+class WebSettings(TypedDict):
+    """Settings that the pages need."""
+
+    Label: str
+    MessageRelay: RelaySettings
+    SpamAssassin: bool
+    ChaosEnabled: bool
+    DuplicatesIgnored: bool
+    HideDeleteAllButton: bool
+
+
+# -- requests --------------------------------------------------------------------------------------
+
+
+class MarkRequest(TypedDict):
+    """Names messages that are read or unread: those in `IDs`, those that `Search` finds, or all."""
+
+    Read: bool
+    IDs: list[str]
+    Search: str
+
+
+class DeleteRequest(TypedDict):
+    """Names the messages to delete: those in `IDs`, or all."""
+
+    IDs: list[str]
+
+
+class TagsRequest(TypedDict):
+    """The tags to set, and the messages that get them."""
+
+    Tags: list[str]
+    IDs: list[str]
+
+
+class TagRequest(TypedDict):
+    """A new name of a tag."""
+
+    Name: str
+
+
+class SendAddress(TypedDict):
+    """A mailbox of a message to send."""
+
+    Email: str
+    Name: str
+
+
+class SendAttachment(TypedDict):
+    """A file of a message to send."""
+
+    Content: str
+    """The bytes in base64; what stands before `,` in a `data:` URL is left out."""
+    Filename: str
+    ContentType: str
+    ContentID: str
+    """Makes it inline: HTML refers to it by `cid:`."""
+
+
+class SendRequest(TypedDict):
+    """A message to send."""
+
+    From: SendAddress
+    To: list[SendAddress]
+    Cc: list[SendAddress]
+    Bcc: list[str]
+    ReplyTo: list[SendAddress]
+    Subject: str
+    Text: str
+    HTML: str
+    Tags: list[str]
+    Headers: dict[str, str]
+    Attachments: list[SendAttachment]
+
+
+class SendAnswer(TypedDict):
+    """The id of the message that was sent."""
+
+    ID: str
+
+
+class ErrorAnswer(TypedDict):
+    """Why a message was not sent."""
+
+    Error: str
+
+
+# -- stored mail in these shapes -------------------------------------------------------------------
+
+
+def summary_text(mail: StoredMail) -> str:
+    """Return a `MessageSummary` as JSON; cheap, since the store has most of it ready."""
+    read = "true" if mail.is_read else "false"
+    tags = to_text(mail.tags) if mail.tags else "[]"
+    user = to_text(mail.username) if mail.username else '""'
+    inbox = f'"Inbox":{to_text(mail.inbox)},' if mail.inbox else ""
+    return (
+        f'{{"ID":"{mail.id}","Read":{read},"Created":"{go_time(mail.created)}","Username":{user},'
+        f'"Tags":{tags},{inbox}{mail.summary[1:]}'
+    )
+
+
+def list_text(page: Page, start: int, tags: list[str]) -> str:
+    """Return a `MessageList` as JSON."""
+    total, unread = page.inbox
+    messages = ",".join(map(summary_text, page.mails))
+    return (
+        f'{{"total":{total},"unread":{unread},"count":{len(page.mails)},'
+        f'"messages_count":{page.found.total},"messages_unread":{page.found.unread},'
+        f'"start":{start},"tags":{to_text(tags)},"messages":[{messages}]}}'
+    )
+
+
+def whole_message(stored: StoredMessage) -> WholeMessage:
+    """Return a stored message as a whole; it takes time in proportion to its size."""
+    mail = stored.mail
+    summary = json.loads(mail.summary)
+    anatomy = Anatomy(stored.data)
+    first = anatomy.root.first
+    html = anatomy.html
+    whole: WholeMessage = {
+        "ID": mail.id,
+        "MessageID": summary["MessageID"],
+        "From": summary["From"],
+        "To": summary["To"],
+        "Cc": summary["Cc"],
+        "Bcc": summary["Bcc"],
+        "ReplyTo": summary["ReplyTo"],
+        "ReturnPath": stored.mail_from,
+        "Subject": summary["Subject"],
+        "ListUnsubscribe": read_unsubscribe(
+            one_line(first("list-unsubscribe")), one_line(first("list-unsubscribe-post"))
+        ),
+        "Date": _date_of(first("date"), mail.created),
+        "Tags": mail.tags,
+        "Username": mail.username,
+        "Text": anatomy.text or (text_of_html(html) if html else ""),
+        "HTML": html,
+        "Size": mail.size,
+        "Inline": [part_shape(piece, stored.data) for piece in anatomy.inline],
+        "Attachments": [part_shape(piece, stored.data) for piece in anatomy.attachments],
+    }
+    if anatomy.others:
+        whole["OtherParts"] = [part_shape(piece, stored.data) for piece in anatomy.others]
+    if mail.inbox:
+        whole["Inbox"] = mail.inbox
+    return whole
+
+
+def part_shape(piece: Piece, message: bytes) -> MessagePart:
+    """Return a part of a message, with the checksums of its content."""
+    data = piece.content(message)
+    return {
+        "PartID": piece.number,
+        "FileName": piece.name,
+        "ContentType": piece.part.content_type,
+        "ContentID": piece.content_id,
+        "Size": len(data),
+        "Checksums": {
+            "MD5": hashlib.md5(data, usedforsecurity=False).hexdigest(),
+            "SHA1": hashlib.sha1(data, usedforsecurity=False).hexdigest(),
+            "SHA256": hashlib.sha256(data).hexdigest(),
+        },
+    }
+
+
+def _date_of(field: str, created: float) -> str:
+    """Return the time in a field Date; `created` if there is none, or none that can be read."""
+    if not field:
+        return go_time(created)
+    try:
+        moment = parsedate_to_datetime(field[:_LONGEST_DATE])
+    except (ValueError, TypeError, IndexError, OverflowError):  # what it raises for broken ones
+        return go_time(created)
+    return written_time(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))

@@ -1,0 +1,88 @@
+"""Thumbnails of images, by Pillow where it is installed.
+
+An image is a hostile program for its decoder: few formats are read, none with too many pixels, and
+few at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from ehlo.inbox.answers import NOT_FOUND, RefusedError, resource
+from ehlo.inbox.api.single import find_part
+from ehlo.inbox.desk import Desk
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+WIDTH: Final = 180
+HEIGHT: Final = 120
+MOST_PIXELS: Final = 20_000_000
+_LONGEST_SIDE: Final = 30_000  # one of millions took 4 s to scale
+_FORMATS: Final = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
+_AT_ONCE: Final = 2
+
+_logger = logging.getLogger("ehlo.inbox")
+
+
+class Thumbs:
+    """The endpoint of thumbnails."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._has_pillow = find_spec("PIL") is not None
+
+    async def thumb(self, request: Request) -> Response:
+        """Return a small image of a part; a white one for what is no image."""
+        if not self._has_pillow:
+            raise RefusedError(NOT_FOUND, 404)
+        found = await find_part(self._desk, request)
+        async with self._turns:
+            image = await asyncio.to_thread(thumbnail, found.data)
+        return Response(image, media_type="image/jpeg")
+
+
+def thumbnail(data: bytes) -> bytes:
+    """Return a thumbnail as JPEG: cropped, or on white if the image is smaller."""
+    import PIL.Image  # it may not be installed
+
+    canvas = PIL.Image.new("RGB", (WIDTH, HEIGHT), "white")
+    try:
+        _draw(data, canvas)
+    except Exception as error:  # noqa: BLE001  decoders raise anything for images that are none
+        _logger.debug("an image was not readable: error=%r", error)
+    written = io.BytesIO()
+    canvas.save(written, "JPEG", quality=80)
+    return written.getvalue()
+
+
+def _draw(data: bytes, canvas: Image) -> None:
+    import PIL.Image
+    from PIL import ImageOps
+
+    with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        width, height = image.size
+        if width * height > MOST_PIXELS or max(width, height) > _LONGEST_SIDE:
+            return
+        image.draft("RGB", (2 * WIDTH, 2 * HEIGHT))  # JPEG is read smaller
+        shown = ImageOps.exif_transpose(image).convert("RGBA")
+    if shown.width >= WIDTH and shown.height >= HEIGHT:
+        shown = ImageOps.fit(shown, (WIDTH, HEIGHT))
+    else:
+        shown.thumbnail((WIDTH, HEIGHT))
+    place = ((WIDTH - shown.width) // 2, (HEIGHT - shown.height) // 2)
+    canvas.paste(shown, place, shown)
+
+
+def routes(desk: Desk) -> list[BaseRoute]:
+    """Return the route of thumbnails."""
+    return [resource("/api/v1/message/{id}/part/{part}/thumb", GET=Thumbs(desk).thumb)]

@@ -1,0 +1,383 @@
+"""`Catcher`: a handler that catches mail for the inbox, alone or around another handler.
+
+Around a handler it shows what that one receives, and what it has answered: the reply is the
+handler's. Alone it stores each mail before the 250.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import ipaddress
+import logging
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ehlo.faults import Faults
+from ehlo.faults.around import call_hook
+from ehlo.functions import callbacks_of_functions
+from ehlo.handler import AnyServer, Callbacks, Composed, Handler, callbacks_of_handler
+from ehlo.inbox.desk import Desk, Traffic, WebOptions
+from ehlo.inbox.serving import WebCertificate, WebServer
+from ehlo.inbox.site import make_site
+from ehlo.inbox.sorting import Rule, inbox_for, rule_of, tags_in
+from ehlo.message import Message
+from ehlo.net import Peer
+from ehlo.protocol import reply as replies
+from ehlo.protocol.reply import Disconnect, Reject, Reply
+from ehlo.server.options.config import AnyHandler
+from ehlo.server.system import listener
+from ehlo.server.system.privileges import UnusableError
+from ehlo.session import Session
+from ehlo.store import Delivery, DiskFullError, Store, StoreError
+from ehlo.store.rows import new_id
+from ehlo.transcript import Line
+
+_REJECTION: Final = re.compile(r"[45][0-9][0-9] ")  # the last line of a reply
+
+logger: logging.Logger = logging.getLogger("ehlo.server")
+
+
+class Catcher(Composed):
+    """Catches mail: stores each message, and shows it in a browser and by an API.
+
+    Without a `handler`, the reply is `250` with the id that the API has for the message, once it is
+    stored; `452` if the disk is full. With one, the reply is the handler's; if that has no id, it
+    has the one of the API, which the handler finds in `message.state.inbox_id`.
+
+    - `store`: the path of the file to keep the mail in; empty for a temporary one.
+    - `keep`, `keep_age`: the mails that each inbox keeps, and for how many seconds; 0 is all.
+    - `inbox_by`: how mail is sorted into inboxes: by `"user"`, the login; by `"domain"`, that of
+      the first recipient; by `"listener"`, the port; or by a function that takes the `Delivery` and
+      returns a name. By default there is one inbox, `default`.
+    - `faults`: rules by which the server fails on purpose; the API can change them.
+    - `web`: the address to show the inbox on, such as `"127.0.0.1:8025"`, or listening sockets;
+      empty if `asgi` is mounted in an application instead.
+    - `certificate`: for HTTPS on that address.
+    - `options`: further options of the pages and of the API.
+
+    The store is open, and the inbox is shown, from `on_startup` to `on_shutdown`. With the server's
+    option `transcripts`, each mail has the session that brought it.
+
+    Raises `TypeError` for a wrong `handler`, and `ValueError` for a wrong `inbox_by`.
+
+    Example::
+
+        catcher = ehlo.inbox.Catcher(store="mail.db", web="127.0.0.1:8025")
+        ehlo.Server(catcher, addr="127.0.0.1:1025", transcripts="masked").listen_and_serve()
+    """
+
+    def __init__(
+        self,
+        handler: AnyHandler | None = None,
+        *,
+        store: str = "",
+        keep: int = 500,
+        keep_age: float = 0,
+        inbox_by: str | Rule = "",
+        faults: Faults | None = None,
+        web: str | Sequence[socket.socket] = "",
+        certificate: WebCertificate | None = None,
+        options: WebOptions | None = None,
+    ) -> None:
+        self._inner = _callbacks_of(handler)
+        self._is_around = "on_message" in self._inner
+        self._path = store
+        self._rule = rule_of(inbox_by)
+        # A function is for mail: it may look at the recipients
+        self._rule_of_sessions = self._rule if isinstance(inbox_by, str) else rule_of("")
+        self._options = dataclasses.replace(options or WebOptions(), keep=keep, keep_age=keep_age)
+        self.web: str | Sequence[socket.socket] = web
+        """The address, or the sockets, to show the inbox on; it is read at the start."""
+        self._certificate = certificate
+        self._server: WebServer | None = None
+        self._site: ASGIApp | None = None
+        self._seen: dict[str, int] = {}  # by session: its lines at the end of its last mail
+        self.faults: Faults = Faults() if faults is None else faults
+        """The rules by which the server fails on purpose."""
+        self.traffic: Traffic = Traffic()
+        """Counts since the start."""
+        self.desk: Desk | None = None
+        """What the API and the pages share; `None` before the start and after the end."""
+        hooks = {
+            **self._inner.by_name,
+            "on_message": self._answer if self._is_around else self._catch,
+            "on_disconnect": self._leave,
+            "on_startup": self._start,
+            "on_shutdown": self._stop,
+        }
+        own = Callbacks(hooks, origins=self._inner.origins)
+        struck = self.faults.around_hooks(own)
+        super().__init__(callbacks_of_handler(struck))
+
+    # -- mail --------------------------------------------------------------------------------------
+
+    async def _catch(self, session: Session, message: Message) -> str:
+        """Store a message; return its id. Raises `Reject`, always with a 4xx."""
+        try:
+            return await self.deliver(await self._delivery_of(session, message))
+        except DiskFullError:
+            raise Reject.of(replies.NO_MEMORY) from None
+        except StoreError:
+            raise Reject.of(replies.TROUBLE) from None
+
+    async def _answer(self, session: Session, message: Message) -> object:
+        """Return what the handler answers, and show it; the store cannot change it."""
+        mail_id = message.state.inbox_id = new_id()
+        result, error = None, None
+        recipients = list(message.recipients)
+        try:
+            result = await call_hook(self._inner.by_name["on_message"], (session, message))
+        except Exception as failure:  # noqa: BLE001  raised below
+            error = failure
+        result = mail_id if result is None or result is True else result
+        delivery = await self._delivery_of(session, message)
+        facts = {**delivery.facts, "answer": _described(result if error is None else error)}
+        try:
+            await self.deliver(
+                dataclasses.replace(
+                    delivery, id=mail_id, rcpt_tos=list(map(str, recipients)), facts=facts
+                )
+            )
+        except StoreError as trouble:
+            logger.debug("mail was not shown: error=%s", trouble)
+        if error is not None:
+            raise error
+        return result
+
+    async def deliver(self, delivery: Delivery) -> str:
+        """Sort a mail into its inbox, store it, and return its id.
+
+        Raises `StoreError`, and what the rule for inboxes raises.
+        """
+        if self.desk is None:
+            raise StoreError("the inbox is closed")
+        inbox = delivery.inbox or inbox_for(self._rule, delivery)
+        tags = [*delivery.tags, *tags_in(delivery.message)]
+        traffic = self.traffic
+        try:
+            mail_id = await self.desk.store.put(
+                dataclasses.replace(delivery, inbox=inbox, tags=tags)
+            )
+        except StoreError as error:
+            level = logging.DEBUG if traffic.trouble else logging.ERROR
+            logger.log(level, "mail was not stored: error=%s", error)
+            traffic.trouble = str(error)
+            raise
+        traffic.trouble = ""
+        traffic.accepted += 1
+        traffic.accepted_size += len(delivery.message)
+        return mail_id
+
+    async def _delivery_of(self, session: Session, message: Message) -> Delivery:
+        if message.spooled:
+            data = await asyncio.to_thread(lambda: message.body)
+        else:
+            data = message.body
+        return Delivery(
+            data,
+            str(message.sender),
+            list(map(str, message.recipients)),
+            username=session.user or "",
+            facts={**_facts_of(session), **_facts_of_message(message)},
+            transcript=self._lines_of(session),
+        )
+
+    def _lines_of(self, session: Session) -> Sequence[Line]:
+        """Return the lines of a session that are about its newest mail."""
+        transcript = session.transcript
+        if transcript is None:
+            return ()
+        lines = list(transcript)
+        seen, total = self._seen.get(session.id, 0), len(lines) + transcript.omitted
+        self._seen[session.id] = total
+        if not seen:
+            return lines
+        begin = max(0, len(lines) - (total - seen))
+        head = next(
+            (index for index, line in enumerate(lines) if line.text[:5].upper() == "MAIL "), 0
+        )
+        if head >= begin:
+            return lines
+        note = Line(lines[begin].time, "note", f"{seen - head} lines of earlier mail left out")
+        return [*lines[:head], note, *lines[begin:]]
+
+    async def _leave(self, session: Session) -> None:
+        """Count what was rejected, and keep a session that has brought no mail."""
+        brought_mail = self._seen.pop(session.id, None) is not None
+        lines = list(session.transcript or ())
+        for line in lines:
+            if line.direction == "server" and _REJECTION.match(line.text):
+                self.traffic.rejected += 1
+                if self.desk is not None:
+                    self.desk.hub.report_error("smtpd", session.peer.host, line.text)
+        if not brought_mail and any(line.direction == "client" for line in lines):
+            await self._keep_session(session, lines)
+        await self._call("on_disconnect", session)
+
+    async def _keep_session(self, session: Session, lines: Sequence[Line]) -> None:
+        facts, user = _facts_of(session), session.user or ""
+        inbox = inbox_for(self._rule_of_sessions, Delivery(b"", username=user, facts=facts))
+        try:
+            if self.desk is not None:
+                await self.desk.store.put_session(lines, facts, inbox=inbox, username=user)
+        except StoreError as error:  # mail tells of it, too
+            logger.debug("session was not stored: error=%s", error)
+
+    # -- the start and the end ---------------------------------------------------------------------
+
+    async def _start(self, server: AnyServer) -> None:
+        options = self._options
+        try:
+            store = await asyncio.to_thread(
+                Store.open, self._path, keep=options.keep, keep_age=options.keep_age
+            )
+        except StoreError as error:
+            raise UnusableError(f"store: {error}") from error
+        try:
+            await self._show(store)
+            await self._call("on_startup", server)
+        except BaseException:
+            await self._close(store)
+            raise
+
+    async def _show(self, store: Store) -> None:
+        """Make the site, and serve it if there is an address for it."""
+        options, sockets = self._options, self.web
+        if isinstance(sockets, str):
+            sockets = listener.bind(sockets) if sockets else []
+        if sockets:
+            loopback = all(_is_loopback(listener.bound_address(each)) for each in sockets)
+            options = dataclasses.replace(options, is_loopback=loopback)
+        self.desk = Desk(
+            store=store,
+            faults=self.faults,
+            deliver=self.deliver,
+            options=options,
+            traffic=self.traffic,
+        )
+        self._site = make_site(self.desk)
+        if sockets:
+            self._server = WebServer(self.asgi, sockets, self._certificate)
+            await self._server.start()
+            logger.info("showing mail on %s%s", self._server.url, options.root)
+            if not options.is_loopback and options.check is None:
+                logger.warning(
+                    "other machines can read the mail there without a login; set --web-auth, or "
+                    "listen on 127.0.0.1"
+                )
+
+    async def _stop(self, server: AnyServer) -> None:
+        try:
+            await self._call("on_shutdown", server)
+        finally:
+            if self.desk is not None:
+                await self._close(self.desk.store)
+
+    async def _close(self, store: Store) -> None:
+        if self._server is not None:
+            await self._server.stop()
+        self.desk = self._server = self._site = None
+        await asyncio.to_thread(store.close)
+
+    async def _call(self, name: str, argument: Any) -> None:
+        hook = self._inner.by_name.get(name)
+        if hook is not None:
+            await call_hook(hook, (argument,))
+
+    # -- the site ----------------------------------------------------------------------------------
+
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the pages and the API, as an ASGI application that can be mounted in another.
+
+        Requests get `503` as long as the server does not run.
+        """
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+        elif self._site is not None:
+            await self._site(scope, receive, send)
+        elif scope["type"] == "http":
+            from starlette.responses import PlainTextResponse
+
+            text = "The inbox is closed: the SMTP server does not run."
+            await PlainTextResponse(text, 503)(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1013})
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """Answer the events of a server's life; the SMTP server opens and closes the store."""
+    while True:
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})
+        if kind == "lifespan.shutdown":
+            return
+
+
+def _callbacks_of(handler: AnyHandler | None) -> Callbacks:
+    if handler is None:
+        return Callbacks({})
+    if isinstance(handler, type) and issubclass(handler, Handler):
+        handler = handler()
+    if isinstance(handler, Handler):
+        return callbacks_of_handler(handler)
+    if isinstance(handler, str | type) or not callable(handler):
+        raise TypeError(f"handler must be a function or an ehlo.Handler, not {handler!r}")
+    return callbacks_of_functions(handler, None, None)
+
+
+def _facts_of(session: Session) -> dict[str, object]:
+    """Return what the API and the pages show about a session."""
+    tls = session.tls
+    return {
+        "session": session.id,
+        "peer": str(session.peer),
+        "local": str(session.local),
+        "helo": session.helo,
+        "esmtp": session.esmtp,
+        "tls": None if tls is None else {"version": tls.version, "cipher": tls.cipher},
+    }
+
+
+def _facts_of_message(message: Message) -> dict[str, object]:
+    """Return what they show about an envelope; `received` is put on top of a message's source."""
+    return {
+        "params": {
+            "mail": _as_texts(message.sender.params),
+            "rcpt": [_as_texts(each.params) for each in message.recipients],
+        },
+        "received": message.trace.decode("ascii", "replace"),
+    }
+
+
+def _as_texts(params: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in params.items()}
+
+
+def _described(result: object) -> str:
+    """Return the answer of a handler as text for a person."""
+    match result:
+        case Reply():
+            return str(result)
+        case Reject():
+            return str(result.reply)
+        case Disconnect():
+            return "the connection was closed"
+        case Exception():
+            return f"451 4.3.0 (it raised {type(result).__name__}: {result})"
+        case str():
+            return f"250 2.0.0 Ok: queued as {result}"
+        case False:
+            return "554 5.7.1"
+        case Mapping():
+            return "; ".join(f"{path}: {_described(each)}" for path, each in result.items())
+        case _:
+            return "250 2.0.0 Ok: queued"
+
+
+def _is_loopback(address: Peer) -> bool:
+    return address.is_unix or ipaddress.ip_address(address.host).is_loopback

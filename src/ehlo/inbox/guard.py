@@ -1,0 +1,277 @@
+"""The guard: what is checked of each request before any of its parts sees it, and headers for all.
+
+1. `Host`: a web page of anybody may have a name that leads to 127.0.0.1 (DNS rebinding).
+2. `Origin` and `Sec-Fetch-Site`: pages of other sites may neither change anything nor listen.
+3. The login, if there is one.
+4. The body: its size, and how long its client may take.
+
+An answer gets the headers that it has not itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import secrets
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ehlo.inbox.desk import WebOptions
+from ehlo.inbox.signin import SignIn, TooManyLoginsError
+
+_SAFE: Final = frozenset(("GET", "HEAD", "OPTIONS"))
+_OPEN: Final = frozenset(("/livez", "/readyz"))
+"""Paths that need no login: they say nothing."""
+_API: Final = "/api/"
+_PART: Final = re.compile(r"/message/[^/]+/part/")
+_VIEW: Final = re.compile(r".*/view/[^/]+\.html")
+_HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:/?#@\[\]\s]+)(?::(?P<port>[0-9]{1,5}))?")
+_PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
+_SLOW: Final = 30.0  # seconds without a byte of a body
+_LEAST_BODY: Final = 8_388_608  # bytes that any body may have here; parts of the site allow less
+_PAGE: Final = (
+    "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'self' 'nonce-{nonce}'; "
+    "img-src 'self' data: blob:; font-src 'self'; media-src 'self'; connect-src 'self'; "
+    "frame-src 'self'; manifest-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'self'"
+)
+_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class _Rejection(NamedTuple):
+    """An answer instead of the one of the site."""
+
+    status: int
+    text: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+_WRONG_HOST: Final = _Rejection(
+    403, "This Host is not allowed; add its name to --web-hosts, or use 127.0.0.1.\n"
+)
+_FOREIGN: Final = _Rejection(403, "Blocked due to CORS violation\n")
+_NO_LOGIN: Final = _Rejection(
+    401, "Unauthorized.\n", (("WWW-Authenticate", 'Basic realm="Login", charset="UTF-8"'),)
+)
+_TOO_MANY: Final = _Rejection(429, "Too many logins have failed.\n", (("Retry-After", "60"),))
+
+
+class Guard:
+    """Wraps the site. `request.state` has `nonce` for the scripts of a page, and `user`."""
+
+    def __init__(self, app: ASGIApp, options: WebOptions) -> None:
+        self._app = app
+        self._options = options
+        self._hosts = frozenset(name.lower().rstrip(".") for name in options.hosts)
+        self._checks_hosts = options.is_loopback or bool(options.hosts)
+        self._origins = _Origins(options.origins)
+        self._sign_in = None if options.check is None else SignIn(options.check)
+        self._most = max(_LEAST_BODY, 2 * options.max_size) if options.max_size else 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, one WebSocket, or what else a server has to say."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        path = self._path(scope)
+        state = scope.setdefault("state", {})
+        nonce = state["nonce"] = secrets.token_urlsafe(16)
+        added = {**_HEADERS, "Content-Security-Policy": _PAGE.format(nonce=nonce)}
+        has_cors = _API in path or _VIEW.fullmatch(path) is not None
+        if has_cors:
+            added |= self._origins.headers(headers)
+        send = _Sender(send, added)
+        rejection = await self._examine(scope, path, headers)
+        if rejection is None and has_cors and scope.get("method") == "OPTIONS":
+            rejection = _Rejection(200, "")
+        if rejection is not None:
+            await _reject(rejection, scope, send)
+        elif scope["type"] == "http":
+            await self._app(scope, _Body(receive, self._most), send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _path(self, scope: Scope) -> str:
+        """Return the path below the root of the site."""
+        path, outer = str(scope["path"]), str(scope.get("root_path", ""))
+        for root in (outer, self._options.root):
+            if root and path.startswith(f"{root.rstrip('/')}/"):
+                path = path[len(root.rstrip("/")) :]
+        return path
+
+    async def _examine(self, scope: Scope, path: str, headers: Headers) -> _Rejection | None:
+        """Return what a request is answered with instead; `None` if it may pass."""
+        if path in _OPEN and scope.get("method") in _SAFE:
+            return None
+        if not self._allows_host(headers):
+            return _WRONG_HOST
+        if self._is_foreign(scope, path, headers):
+            return _FOREIGN
+        if self._sign_in is None:
+            return None
+        if scope.get("method") == "OPTIONS" and _API in path and self._origins:
+            return None  # browsers send no login before a request of another origin
+        client = scope.get("client")
+        try:
+            user = await self._sign_in.user_of(
+                headers.get("authorization", "").encode("latin-1"), client[0] if client else ""
+            )
+        except TooManyLoginsError:
+            return _TOO_MANY
+        scope["state"]["user"] = user or ""
+        return _NO_LOGIN if user is None else None
+
+    def _allows_host(self, headers: Headers) -> bool:
+        if not self._checks_hosts:
+            return True
+        given = headers.getlist("host")
+        match = _HOST.fullmatch(given[0].lower()) if len(given) == 1 else None
+        if match is None:
+            return False
+        name = match["name"].rstrip(".")
+        return name in self._hosts or _is_loopback(name)
+
+    def _is_foreign(self, scope: Scope, path: str, headers: Headers) -> bool:
+        """Return whether a page of another site asks for something that it may not have."""
+        is_write = scope["type"] == "websocket" or scope["method"] not in _SAFE
+        if not is_write and _API not in path and _VIEW.fullmatch(path) is None:
+            return False
+        origins = headers.getlist("origin")
+        if origins:
+            return not self._origins.allow(origins, headers.get("host", ""))
+        # Images in a mail are of the frame's own origin, which is none
+        is_part = not is_write and _PART.search(path) is not None
+        is_view = not is_write and _API not in path
+        site = headers.get("sec-fetch-site", "").lower()
+        return site == "cross-site" and not is_part and not is_view
+
+
+class _Origins:
+    """Origins that are allowed in addition to the one of the site."""
+
+    def __init__(self, given: Iterable[str]) -> None:
+        entries = [entry for text in given for entry in re.split(r"[\s,]+", text) if entry]
+        self._all = "*" in entries
+        self._known = frozenset(entry.lower().rstrip("/") for entry in entries)
+
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
+    def allow(self, origins: list[str], host: str) -> bool:
+        """Return whether a request may have these fields `Origin`: there must be one."""
+        if self._all:
+            return True
+        origin = _split(origins[0]) if len(origins) == 1 else None
+        if origin is None:
+            return False
+        scheme, name, port = origin
+        if _authority(scheme, host) == (name, port):
+            return True
+        forms = [f"{name}:{port}", *([name] if port == _PORTS[scheme] else [])]
+        return any(form in self._known or f"{scheme}://{form}" in self._known for form in forms)
+
+    def headers(self, headers: Headers) -> dict[str, str]:
+        """Return the headers that let a page read the answer; those that may not get none."""
+        return {
+            "Access-Control-Allow-Origin": headers.get("origin", ""),
+            "Access-Control-Allow-Methods": "GET, POST, DELETE, PUT, OPTIONS",
+            "Access-Control-Allow-Headers": "*",
+            "Vary": "Origin",
+        }
+
+
+class _Sender:
+    """Sends the messages of an answer, with headers that it has not itself."""
+
+    def __init__(self, send: Send, added: dict[str, str]) -> None:
+        self._send = send
+        self._added = added
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] in ("http.response.start", "websocket.http.response.start"):
+            headers = MutableHeaders(raw=list(message.get("headers", ())))
+            for name, value in self._added.items():
+                headers.setdefault(name, value)
+            message = {**message, "headers": headers.raw}
+        await self._send(message)
+
+
+class _Body:
+    """Receives the body of a request, if it is neither too large nor too slow."""
+
+    def __init__(self, receive: Receive, most: int) -> None:
+        self._receive = receive
+        self._most = most
+        self._size = 0
+        self._is_whole = False
+
+    async def __call__(self) -> Message:
+        if self._is_whole:  # what comes now is that the client leaves
+            return await self._receive()
+        try:
+            async with asyncio.timeout(_SLOW):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408, "the body took too long") from None
+        if message["type"] == "http.request":
+            self._is_whole = not message.get("more_body", False)
+            self._size += len(message.get("body", b""))
+            if self._most and self._size > self._most:
+                raise HTTPException(413, "the body is too large")
+        return message
+
+
+async def _reject(rejection: _Rejection, scope: Scope, send: Send) -> None:
+    kind = "http"
+    if scope["type"] == "websocket":
+        if "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": 1008, "reason": rejection.text.strip()})
+            return
+        kind = "websocket.http"
+    body = rejection.text.encode()
+    headers = MutableHeaders(dict(rejection.headers))
+    plain = "text/plain; charset=utf-8" if body else "text/plain"
+    headers["Content-Type"], headers["Content-Length"] = plain, str(len(body))
+    start = {"type": f"{kind}.response.start", "status": rejection.status, "headers": headers.raw}
+    await send(start)
+    body = b"" if scope.get("method") == "HEAD" else body
+    await send({"type": f"{kind}.response.body", "body": body})
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761 6.3
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _split(origin: str) -> tuple[str, str, str] | None:
+    """Return scheme, host and port of an origin; `None` for one that is none, such as `null`."""
+    try:
+        parts = urlsplit(origin.lower())
+    except ValueError:
+        return None
+    if parts.scheme not in _PORTS or parts.path or parts.query or parts.fragment:
+        return None
+    found = _authority(parts.scheme, parts.netloc)
+    return None if found is None else (parts.scheme, *found)
+
+
+def _authority(scheme: str, text: str) -> tuple[str, str] | None:
+    """Return host and port of `host[:port]`."""
+    match = _HOST.fullmatch(text.lower())
+    return None if match is None else (match["name"], match["port"] or _PORTS[scheme])

@@ -1,0 +1,230 @@
+"""Screens: the address of each page, and what is read from the store for it.
+
+/                          the list; /search?q=… a part of it
+/view/ID  /view/ID/TAB     a message
+/sessions  /faults         sessions that brought no mail, and the rules by which the server fails
+/static/VERSION/NAME       style sheets, modules, icons
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from ehlo.faults.fault import STAGES
+from ehlo.inbox.desk import Desk, inbox_of
+from ehlo.inbox.pages.panels import TABS, letter_of, row_of, visit_of
+from ehlo.inbox.pages.rendering import (
+    Assets,
+    make_environment,
+    page_response,
+    query_of,
+    segment,
+)
+
+PAGE_SIZES: Final = (25, 50, 100, 200)
+_SESSIONS: Final = 50  # on a page
+_STAGE_NAMES: Final = {
+    "connect": "Connecting",
+    "helo": "HELO and EHLO",
+    "starttls": "STARTTLS",
+    "auth": "AUTH",
+    "mail": "MAIL FROM",
+    "rcpt": "RCPT TO",
+    "data": "DATA",
+    "end": "The end of a message",
+}
+_THEMES: Final = ("light", "dark")
+_REFRESH: Final = "x-ehlo-refresh"  # the page brings itself up to date: no person has opened it
+
+
+def routes(desk: Desk) -> list[BaseRoute]:
+    """Return the routes of the pages."""
+    screens = Screens(desk)
+    return [
+        Route("/", screens.list),
+        Route("/search", screens.list),
+        Route("/view/{id}", screens.message),
+        Route("/view/{id}/{tab}", screens.message),
+        Route("/sessions", screens.sessions),
+        Route("/faults", screens.faults),
+        Route("/static/{version}/{name}", screens.asset),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Says where a page is: the paths that its links begin with."""
+
+    here: str
+    """The path of the inbox, without a slash at its end."""
+    site: str
+    """The path of the whole site."""
+    assets: str
+    inbox: str | None
+
+    def of(self, name: str) -> str:
+        """Return the path of an inbox."""
+        return f"{self.site}/inbox/{segment(name)}"
+
+
+class Screens:
+    """Answers the requests for pages."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._assets = Assets()
+        self._environment = make_environment()
+
+    async def list(self, request: Request) -> Response:
+        """Return the list of mails, or of those that a query finds."""
+        store, inbox = self._desk.store, inbox_of(request)
+        query = request.query_params.get("q", "").strip()
+        start = _number(request.query_params.get("start", ""), 0)
+        limit = _page_size(request)
+        if query:
+            zone = request.cookies.get("ehlo_zone", "")[:64]
+            page = await store.search(query, inbox, zone=zone, start=start, limit=limit)
+        else:
+            page = await store.list(inbox, start=start, limit=limit)
+        if not page.mails and page.found.total and start:  # the last ones of it were deleted
+            last = (page.found.total - 1) // limit * limit
+            return RedirectResponse(self._at(request, query, last))
+        following = start + limit
+        return await self._page(
+            request,
+            "list.html",
+            rows=[row_of(mail) for mail in page.mails],
+            query=query,
+            suffix=query_of({"q": query}),
+            start=start,
+            limit=limit,
+            found=page.found,
+            sizes=PAGE_SIZES,
+            newer=self._at(request, query, max(start - limit, 0)) if start else "",
+            older=self._at(request, query, following) if following < page.found.total else "",
+        )
+
+    def _at(self, request: Request, query: str, start: int) -> str:
+        """Return the address of another part of a list."""
+        path = "/search" if query else "/"
+        limit = request.query_params.get("limit", "")
+        return (
+            self._place(request).here
+            + path
+            + query_of({"q": query, "start": start or "", "limit": limit})
+        )
+
+    async def message(self, request: Request) -> Response:
+        """Return a message, in one of its tabs, and mark it as read."""
+        store, inbox = self._desk.store, inbox_of(request)
+        mail_id = str(request.path_params["id"])
+        tab = str(request.path_params.get("tab", ""))
+        query = request.query_params.get("q", "").strip()
+        stored = await store.get(mail_id, inbox) if not tab or tab in TABS else None
+        if stored is None:
+            return await self._page(request, "missing.html", 404)
+        letter = await asyncio.to_thread(letter_of, stored, tab)
+        zone = request.cookies.get("ehlo_zone", "")[:64]
+        newer, older = await store.neighbors(mail_id, inbox, query or None, zone=zone)
+        is_refresh = _REFRESH in request.headers or request.method == "HEAD"
+        if not stored.mail.is_read and not is_refresh:
+            await store.mark(read=True, ids=[mail_id], inbox=inbox)
+        return await self._page(
+            request,
+            "message.html",
+            letter=letter,
+            mail=stored.mail,
+            is_read=stored.mail.is_read or not is_refresh,
+            query=query,
+            suffix=query_of({"q": query}),
+            newer=newer,
+            older=older,
+            release_to=", ".join(stored.rcpt_tos),
+        )
+
+    async def faults(self, request: Request) -> Response:
+        """Return the rules by which the server fails."""
+        return await self._page(
+            request,
+            "faults.html",
+            faults=list(self._desk.faults),
+            stages=STAGES,
+            stage_names=_STAGE_NAMES,
+        )
+
+    async def sessions(self, request: Request) -> Response:
+        """Return the sessions that brought no mail, with their lines."""
+        before = _number(request.query_params.get("before", ""), 0)
+        found = await self._desk.store.sessions(
+            inbox_of(request), before=before or None, limit=_SESSIONS
+        )
+        return await self._page(
+            request,
+            "sessions.html",
+            visits=await asyncio.to_thread(lambda: [visit_of(each) for each in found]),
+            before=before,
+            older=found[-1].number if len(found) == _SESSIONS else 0,
+        )
+
+    async def asset(self, request: Request) -> Response:
+        """Return a file of the pages."""
+        return self._assets.response(str(request.path_params["name"]))
+
+    # -- what all pages have ---------------------------------------------------------------------
+
+    def _place(self, request: Request) -> Place:
+        here = str(request.scope.get("root_path", ""))
+        inbox = inbox_of(request)
+        site = here if inbox is None else here.removesuffix(f"/inbox/{inbox}")
+        site = "/".join(map(segment, site.split("/")))
+        assets = f"{site}/static/{self._assets.version}"
+        return Place(
+            site if inbox is None else f"{site}/inbox/{segment(inbox)}", site, assets, inbox
+        )
+
+    async def _page(
+        self, request: Request, template: str, status: int = 200, **values: object
+    ) -> Response:
+        store, inbox = self._desk.store, inbox_of(request)
+        theme = request.cookies.get("ehlo_theme", "")
+        common = {
+            "place": self._place(request),
+            "options": self._desk.options,
+            "traffic": self._desk.traffic,
+            "counts": await store.counts(inbox),
+            "inboxes": await store.inboxes(),
+            "tags": await store.tags(inbox),
+            "nonce": secrets.token_urlsafe(16),
+            "theme": theme if theme in _THEMES else "",
+            "screen": template.removesuffix(".html"),
+            "query": "",
+            "suffix": "",
+            "fault_count": len(self._desk.faults),
+            "smtp_host": "127.0.0.1",
+            "smtp_port": 1025,
+        }
+        page = self._environment.get_template(template)
+        html = await asyncio.to_thread(page.render, {**common, **values})
+        return page_response(html, str(common["nonce"]), status)
+
+
+def _number(text: str, least: int) -> int:
+    """Return a number of a query, `least` if it is none."""
+    return (
+        max(int(text), least) if text.isascii() and text.isdecimal() and len(text) < 10 else least
+    )
+
+
+def _page_size(request: Request) -> int:
+    """Return how many mails a list shows; a cookie remembers what was chosen last."""
+    for text in (request.query_params.get("limit", ""), request.cookies.get("ehlo_limit", "")):
+        if _number(text, 0) in PAGE_SIZES:
+            return int(text)
+    return 50

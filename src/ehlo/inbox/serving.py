@@ -1,0 +1,145 @@
+"""Serving: the inbox over HTTP, by uvicorn, in the event loop that serves SMTP.
+
+The loop, its signals and its log are those of the SMTP server. What a client makes it hold is
+bounded. The end does not wait for those that listen to events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, cast
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ehlo.net import Peer
+from ehlo.server.system import listener
+
+_MOST: Final = 500  # connections and requests; those beyond get 503
+_LONGEST_HEADER: Final = 65_536  # bytes
+_LONGEST_FRAME: Final = 65_536  # bytes of a message of a WebSocket
+_PATIENCE: Final = 0.5  # seconds that requests have at the end
+_LAST: Final = 2  # seconds until connections are cut off
+
+logger: logging.Logger = logging.getLogger("ehlo.server")
+
+
+class WebCertificate(NamedTuple):
+    """Names the files of a certificate chain and of its key, in PEM."""
+
+    cert: str
+    key: str = ""
+    """Empty if the file of the certificate has it."""
+
+
+class WebServer:
+    """Serves an ASGI application on listening sockets, from `start` to `stop`.
+
+    Example:
+
+        web = WebServer(catcher.asgi, listener.bind("127.0.0.1:8025"))
+        await web.start()
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        sockets: Sequence[socket.socket],
+        certificate: WebCertificate | None = None,
+    ) -> None:
+        self._requests: set[asyncio.Task[object]] = set()
+        self._app = app
+        self._sockets = list(sockets)
+        self._scheme = "http" if certificate is None else "https"
+        self.addresses: list[Peer] = [listener.bound_address(sock) for sock in sockets]
+        """Where it listens, with the real ports."""
+        self._server = _Server(
+            uvicorn.Config(
+                self._answer,
+                interface="asgi3",
+                http="h11",  # the one with a limit on the header
+                h11_max_incomplete_event_size=_LONGEST_HEADER,
+                ws="websockets-sansio",
+                ws_max_size=_LONGEST_FRAME,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                limit_concurrency=_MOST,
+                timeout_graceful_shutdown=_LAST,
+                ssl_certfile=None if certificate is None else Path(certificate.cert),
+                ssl_keyfile=None if certificate is None else (certificate.key or None),
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+        self._stops = False
+
+    @property
+    def url(self) -> str:
+        """The URL of the first address."""
+        first = self.addresses[0]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(first.host, first.host)  # noqa: S104  shown
+        return f"{self._scheme}://{Peer(host, first.port)}"
+
+    async def start(self) -> None:
+        """Serve. Raises `OSError` and `ssl.SSLError` for files that cannot be used."""
+        self._task = asyncio.create_task(self._server.serve(self._sockets), name="ehlo inbox")
+        listens = asyncio.ensure_future(self._server.listens.wait())
+        await asyncio.wait({self._task, listens}, return_when=asyncio.FIRST_COMPLETED)
+        listens.cancel()
+        if self._task.done():
+            self._close_sockets()
+            self._task.result()
+
+    async def stop(self) -> None:
+        """Let requests end for a moment, then cut off those that are left."""
+        self._stops = True
+        if self._task is None:
+            self._close_sockets()
+            return
+        self._server.should_exit = True
+        if self._requests:
+            await asyncio.wait(self._requests, timeout=_PATIENCE)
+        for request in self._requests:
+            request.cancel()
+        with contextlib.suppress(Exception):  # uvicorn has logged it
+            await asyncio.wait_for(self._task, _LAST + 1)
+
+    def _close_sockets(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application; at the end, an event stream ends, too."""
+        task = cast("asyncio.Task[object]", asyncio.current_task())
+        self._requests.add(task)
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._stops:
+                raise
+        finally:
+            self._requests.discard(task)
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals alone, and tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listens = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        self.listens.set()

@@ -1,0 +1,203 @@
+"""A message in Chromium: its tabs, what can be copied, what is blocked, and strange mail."""
+
+from __future__ import annotations
+
+from email.message import EmailMessage
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from ehlo.inbox import WebOptions
+from ehlo.transcript import Line
+from support.browsing import Elsewhere, Site, letter
+
+RESET = "https://app.example.com/reset/9f8a7b6c5d4e3f2a1b0c"
+
+
+def full() -> EmailMessage:
+    """Return a mail with everything."""
+    message = letter("Reset your password", f"Use 482913 or {RESET}\n", X_Campaign="spring")
+    html = f'<p>Code <b>482913</b></p><a href="{RESET}">Reset password</a><img src="cid:logo">'
+    message.add_alternative(html, subtype="html")
+    message.get_payload()[1].add_related(b"GIF89a", "image", "gif", cid="<logo>")  # type: ignore[union-attr,index]  # a multipart
+    message.add_attachment(b"%PDF-1.4", maintype="application", subtype="pdf", filename="terms.pdf")
+    return message
+
+
+def in_frame(page: Page) -> object:
+    return page.frame_locator("#mail").locator("body").inner_text()
+
+
+def test_each_tab_has_its_own_address(site: Site, page: Page) -> None:
+    lines = [
+        Line(1.0, "server", "220 inbox"),
+        Line(1.001, "client", "MAIL FROM:<app@x.test>"),
+        Line(1.901, "server", "451 4.3.0 Later"),
+    ]
+    facts = {"peer": "127.0.0.1:50001", "helo": "app"}
+    mail_id = site.put(full(), transcript=lines, facts=facts)
+    panel = page.locator(".panel")
+    page.goto(f"/view/{mail_id}")
+    expect(page.frame_locator("#mail").get_by_role("link")).to_have_text("Reset password")
+    page.goto(f"/view/{mail_id}/text")
+    expect(panel).to_contain_text("Use 482913 or")
+    expect(panel.get_by_role("link")).to_have_attribute("href", RESET)
+    page.goto(f"/view/{mail_id}/source")
+    expect(panel).to_contain_text(f'<a href="{RESET}">Reset password</a>')
+    page.goto(f"/view/{mail_id}/headers")
+    page.get_by_label("Filter header fields").fill("CAMP")
+    expect(panel.locator("tr:visible")).to_have_text("X-Campaign spring")
+    page.goto(f"/view/{mail_id}/raw")
+    expect(panel).to_contain_text("X-Campaign: spring\nMIME-Version: 1.0")
+    page.goto(f"/view/{mail_id}/parts")
+    kinds = panel.locator("td:nth-child(2)").all_text_contents()
+    assert [kind.replace("utf-8", "") for kind in kinds] == [
+        *("multipart/mixed", "multipart/alternative", "text/plain", "multipart/related"),
+        *("text/html", "image/gif", "application/pdf"),
+    ]
+    assert panel.locator("td:first-child").all_text_contents() == [
+        *("0", "1", "1.1", "1.2", "1.2.1", "1.2.2", "2"),
+    ]
+    page.goto(f"/view/{mail_id}/session")
+    expect(panel.locator(".facts")).to_contain_text("127.0.0.1:50001")
+    expect(panel.locator(".lines .failed")).to_have_text("0.901+0.900S451 4.3.0 Later")
+    expect(panel.locator(".lines .slow")).to_have_count(1)
+
+
+def test_codes_and_links_are_copied(site: Site, page: Page) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto(f"/view/{site.put(full())}")
+    chips = page.get_by_label("Codes and links")
+    chips.get_by_role("button", name="482913").click()
+    expect(page.locator("#toast")).to_have_text("Copied 482913")
+    assert page.evaluate("navigator.clipboard.readText()") == "482913"
+    expect(chips.get_by_role("link", name="Reset password")).to_have_attribute("href", RESET)
+    chips.get_by_role("button", name="Copy https").click()
+    expect(page.locator("#toast")).to_have_text(f"Copied {RESET}")
+    assert page.evaluate("navigator.clipboard.readText()") == RESET
+
+
+def test_an_attachment_is_downloaded(site: Site, page: Page) -> None:
+    page.goto(f"/view/{site.put(full())}")
+    with page.expect_download() as download:
+        page.get_by_label("Attachments").get_by_text("terms.pdf").click()
+    assert download.value.suggested_filename == "terms.pdf"
+    with open(download.value.path(), "rb") as file:  # noqa: PTH123
+        assert file.read() == b"%PDF-1.4"
+
+
+def test_remote_content_is_blocked_until_one_click(site: Site, page: Page) -> None:
+    """For one mail, and for all of a sender."""
+    with Elsewhere() as elsewhere:
+        html = f'<p>hi</p><img src="{elsewhere.url}/pixel" onload="this.alt=1">'
+        ids = [site.put(letter(f"mail {number}", html=html)) for number in range(3)]
+        page.goto(f"/view/{ids[0]}")
+        expect(page.locator("#remote")).to_contain_text("blocked")
+        assert elsewhere.asked == []
+        with page.expect_response(f"{elsewhere.url}/pixel"):
+            page.get_by_role("button", name="Load it").click()
+        expect(page.locator("#remote")).to_be_hidden()
+        page.goto(f"/view/{ids[1]}")
+        with page.expect_response(f"{elsewhere.url}/pixel"):
+            page.get_by_role("button", name="Always for app@x.test").click()
+        with page.expect_response(f"{elsewhere.url}/pixel"):
+            page.goto(f"/view/{ids[2]}")
+        expect(page.locator("#remote")).to_be_hidden()
+        assert set(elsewhere.asked) == {"/pixel"}
+
+
+def test_the_frame_is_as_wide_as_a_phone_or_a_tablet(site: Site, page: Page) -> None:
+    page.goto(f"/view/{site.put(full())}")
+    frame = page.locator("#mail")
+    for name, width in (("Phone", 390), ("Tablet", 768)):
+        page.get_by_role("button", name=name).click()
+        assert (box := frame.bounding_box()) is not None
+        assert box["width"] == width
+
+
+def test_tags_are_edited(site: Site, page: Page) -> None:
+    mail_id = site.put(letter("mail"))
+    page.goto(f"/view/{mail_id}")
+    page.get_by_role("button", name="Add a tag").click()
+    page.locator("#tags-input").fill("beta, two words")
+    page.locator("#tags-input").press("Enter")
+    expect(page.locator("#letter-tags .tag")).to_have_text(["beta", "two words"])
+    assert site.run(site.store.tags()) == {"beta": 1, "two words": 1}
+
+
+def test_a_mail_that_is_gone_says_so(site: Site, page: Page) -> None:
+    response = page.goto("/view/5UEGstTjW8Xj0arT04281u")
+    assert response is not None
+    assert response.status == 404
+    expect(page.get_by_text("This message is not here")).to_be_visible()
+    page.context.clear_cookies()
+
+
+def test_sessions_that_brought_no_mail_are_listed(site: Site, page: Page) -> None:
+    lines = [Line(1.0, "client", "AUTH PLAIN ****"), Line(1.1, "server", "535 5.7.8 No")]
+    site.run(site.store.put_session(lines, {"peer": "127.0.0.1:50001"}))
+    page.goto("/sessions")
+    visit = page.locator(".visit")
+    expect(visit).to_contain_text("535 5.7.8 No")
+    expect(visit.locator(".lines")).to_be_hidden()
+    visit.locator("summary").click()
+    expect(visit.locator(".lines")).to_contain_text("AUTH PLAIN ****")
+
+
+STRANGE = {
+    "a subject of 10,000 letters": letter("S" * 10_000),
+    "right to left": letter("مرحبا بالعالم", "مرحبا كيف حالك", From="فاطمة <f@x.test>"),
+    "emoji": letter("🎉 Party 👩‍👩‍👧‍👦", "🕺"),
+    "no subject": letter(None),
+    "200 recipients": letter("many", To=", ".join(f"u{n} <u{n}@x.test>" for n in range(200))),
+    "5 MB of text": letter("large", "Lorem ipsum dolor sit amet.\n" * 190_000),
+    "one long word": letter("W" * 300, "w" * 100_000, X_Long="h" * 50_000),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_strange_mail_fits_on_a_phone(site: Site, page: Page, name: str) -> None:
+    mail_id = site.put(STRANGE[name])
+    page.set_viewport_size({"width": 390, "height": 844})
+    for path in ("/", f"/view/{mail_id}", f"/view/{mail_id}/headers", f"/view/{mail_id}/raw"):
+        page.goto(path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+        assert page.evaluate("document.querySelector('main').scrollWidth") <= 390, path
+        assert page.evaluate("document.documentElement.outerHTML.length") < 600_000, path
+
+
+def test_300_attachments_are_shown_when_they_are_wanted(site: Site, page: Page) -> None:
+    message = letter("files")
+    for number in range(300):
+        message.add_attachment(b"x", maintype="image", subtype="png", filename=f"{number}.png")
+    page.goto(f"/view/{site.put(message)}")
+    expect(page.locator(".file:visible")).to_have_count(6)
+    page.get_by_text("294 more attachments").click()
+    expect(page.locator(".file:visible")).to_have_count(300)
+
+
+class TestRelease:
+    """The dialog that sends a mail to somebody, if there is a relay."""
+
+    @pytest.fixture(scope="class")
+    def module_site(self) -> object:
+        with Site(WebOptions(relay="smtp://user:secret@relay.test:25")) as site:
+            yield site
+
+    def test_release_asks_for_addresses(self, site: Site, page: Page) -> None:
+        mail_id = site.put(letter("mail"), rcpt_tos=["ann@y.test", "bob@y.test"])
+        sent = []
+        page.route(
+            f"**/message/{mail_id}/release",
+            lambda route: (sent.append(route.request.post_data_json), route.fulfill(body="ok")),
+        )
+        page.goto(f"/view/{mail_id}")
+        page.get_by_role("button", name="Release").click()
+        dialog = page.locator("#release")
+        expect(dialog).to_contain_text("smtp://relay.test:25")
+        assert "secret" not in page.content()
+        expect(dialog.get_by_role("textbox")).to_have_value("ann@y.test, bob@y.test")
+        dialog.get_by_role("textbox").fill("carol@z.test")
+        dialog.get_by_role("button", name="Release", exact=True).click()
+        expect(page.locator("#toast")).to_have_text("Released")
+        assert sent == [{"To": ["carol@z.test"]}]

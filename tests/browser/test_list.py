@@ -1,0 +1,326 @@
+"""The list of mails in Chromium: live, searched, selected, driven by keys."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import Locator, Page, expect
+
+from support.browsing import PHONE, Site, letter
+
+
+def rows(page: Page) -> Locator:
+    return page.locator("#rows > .row")
+
+
+def row(page: Page, subject: str) -> Locator:
+    return rows(page).filter(has=page.get_by_text(subject, exact=True))
+
+
+def subjects(page: Page) -> list[str]:
+    return page.locator("#rows .subject").all_text_contents()
+
+
+def opened(page: Page, path: str = "/") -> Page:
+    """Open a page, and wait until its scripts listen and its connection stands."""
+    page.goto(path)
+    expect(page.locator("#connection")).to_have_attribute("data-state", "live")
+    return page
+
+
+def focused_row(page: Page) -> Locator:
+    return page.locator("#rows > .row:has(.open:focus)")
+
+
+def test_mail_appears_without_a_reload(site: Site, page: Page) -> None:
+    opened(page)
+    expect(page.get_by_text("No mail yet")).to_be_visible()
+    page.evaluate("window.isSamePage = true")
+    site.send(letter("Welcome aboard"))
+    expect(row(page, "Welcome aboard")).to_be_visible()
+    expect(page.get_by_text("No mail yet")).to_have_count(0)
+    expect(page).to_have_title("(1) Inbox · staging")
+    expect(page.locator("#unread")).to_have_text("1")
+    expect(page.locator("#favicon")).to_have_attribute("href", re.compile("icon-unread.svg$"))
+    site.send(letter("Second"))
+    expect(page.locator("#unread")).to_have_text("2")
+    expect(page.locator("#news")).to_have_text("New message: Second")
+    assert subjects(page) == ["Second", "Welcome aboard"]
+    assert page.evaluate("window.isSamePage")
+
+
+def test_an_empty_inbox_says_where_mail_goes_and_how_much_is_kept(site: Site, page: Page) -> None:
+    opened(page)
+    expect(page.locator("#empty")).to_contain_text(f"127.0.0.1:{site.port}")
+    expect(page.locator("#sample")).to_contain_text("smtplib.SMTP(")
+    expect(page.locator("#foot")).to_contain_text("The newest 500 are kept")
+
+
+def test_a_search_has_an_address_of_its_own(site: Site, page: Page) -> None:
+    site.put(letter("Password reset"))
+    site.put(letter("Invoice", X_Campaign="spring"))
+    opened(page)
+    page.keyboard.press("/")
+    page.keyboard.type("subject:reset")
+    page.keyboard.press("Enter")
+    expect(rows(page)).to_have_count(1)
+    assert subjects(page) == ["Password reset"]
+    assert page.url.endswith("/search?q=subject%3Areset")
+    page.goto("/search?q=header:X-Campaign=spring")
+    assert subjects(page) == ["Invoice"]
+    expect(page.locator("#search")).to_have_value("header:X-Campaign=spring")
+    page.goto("/search?q=nothing")
+    expect(page.get_by_text("No message matches")).to_be_visible()
+
+
+def test_a_search_is_live(site: Site, page: Page) -> None:
+    opened(page, "/search?q=invoice")
+    site.put(letter("A letter"))
+    site.put(letter("Invoice 7"))
+    expect(row(page, "Invoice 7")).to_be_visible()
+    assert subjects(page) == ["Invoice 7"]
+
+
+def test_mails_are_selected_and_deleted(site: Site, page: Page) -> None:
+    for number in range(6):
+        site.put(letter(f"mail {number}"))
+    opened(page)
+    row(page, "mail 5").locator("input").click()
+    expect(page.locator("#chosen-count")).to_have_text("1 selected")
+    row(page, "mail 3").locator("input").click(modifiers=["Shift"])
+    expect(page.locator("#chosen-count")).to_have_text("3 selected")
+    row(page, "mail 1").locator(".open").click(modifiers=["Control"])
+    row(page, "mail 4").locator(".open").click(modifiers=["Control"])
+    expect(page.locator("#chosen-count")).to_have_text("3 selected")
+    site.put(letter("mail 6"))  # which changes no selection
+    expect(row(page, "mail 6")).to_be_visible()
+    expect(page.locator("#chosen-count")).to_have_text("3 selected")
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(rows(page)).to_have_count(4)
+    assert subjects(page) == ["mail 6", "mail 4", "mail 2", "mail 0"]
+    assert site.run(site.store.counts()).total == 4
+
+
+def test_all_mails_are_selected_at_once_and_marked(site: Site, page: Page) -> None:
+    for number in range(3):
+        site.put(letter(f"mail {number}"))
+    opened(page)
+    page.locator("#pick-all").check()
+    expect(page.locator("#chosen-count")).to_have_text("3 selected")
+    page.get_by_role("button", name="Mark read").click()
+    expect(page.locator(".row.unread")).to_have_count(0)
+    expect(page).to_have_title("Inbox · staging")
+    page.get_by_role("button", name="Mark unread").click()
+    expect(page.locator(".row.unread")).to_have_count(3)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#chosen")).to_be_hidden()
+
+
+def test_deleting_all_is_asked_first(site: Site, page: Page) -> None:
+    site.put(letter("one invoice"))
+    site.put(letter("two"))
+    opened(page, "/search?q=invoice")
+    page.get_by_role("button", name="Delete found").click()
+    page.locator("#confirm-yes").click()
+    expect(rows(page)).to_have_count(0)
+    opened(page)
+    page.get_by_role("button", name="Delete all").click()
+    page.get_by_role("button", name="Cancel").click()
+    assert site.run(site.store.counts()).total == 1
+    page.get_by_role("button", name="Delete all").click()
+    page.locator("#confirm-yes").click()
+    expect(page.get_by_text("No mail yet")).to_be_visible()
+    assert site.run(site.store.counts()).total == 0
+
+
+def test_keys_move_select_open_and_come_back_to_the_row(site: Site, page: Page) -> None:
+    for number in range(4):
+        site.put(letter(f"mail {number}"))
+    opened(page)
+    press = page.keyboard.press
+    press("j")
+    press("j")
+    press("ArrowDown")
+    press("k")
+    expect(focused_row(page).locator(".subject")).to_have_text("mail 2")
+    assert page.url.endswith("/")  # to move is not to open
+    press("x")
+    expect(page.locator("#chosen-count")).to_have_text("1 selected")
+    press("Escape")
+    expect(page.locator("#chosen")).to_be_hidden()
+    press("Enter")
+    expect(page.locator(".head h1")).to_have_text("mail 2")
+    press("n")
+    expect(page.locator(".head h1")).to_have_text("mail 1")
+    press("p")
+    expect(page.locator(".head h1")).to_have_text("mail 2")
+    press("u")
+    expect(focused_row(page).locator(".subject")).to_have_text("mail 2")
+    expect(page.locator(".row.unread")).to_have_count(2)
+    press("r")
+    expect(page.locator(".row.unread")).to_have_count(3)
+    press("#")
+    expect(rows(page)).to_have_count(3)
+    expect(focused_row(page).locator(".subject")).to_have_text("mail 1")
+    press("?")
+    expect(page.locator("#keys")).to_be_visible()
+    press("#")  # a dialog is open
+    press("Escape")
+    expect(page.locator("#keys")).to_be_hidden()
+    assert site.run(site.store.counts()).total == 3
+
+
+def test_keys_of_a_message(site: Site, page: Page) -> None:
+    ids = [site.put(letter(f"mail {number}", html="<p>hi")) for number in range(3)]
+    page.goto(f"/view/{ids[1]}")
+    press = page.keyboard.press
+    expect(page.locator(".tabs [aria-current]")).to_have_text("HTML")
+    for key, title in (("2", "Text"), ("4", "Headers"), ("7", "Session"), ("1", "HTML")):
+        press(key)
+        expect(page.locator(".tabs [aria-current]")).to_have_text(title)
+    press("r")
+    expect(page.locator("#toggle-read")).to_have_text("Mark read")
+    press("#")
+    expect(page.locator(".head h1")).to_have_text("mail 0")  # the next one
+    press("Delete")
+    expect(page.locator(".head h1")).to_have_text("mail 2")
+    press("g")
+    press("i")
+    expect(rows(page)).to_have_count(1)
+
+
+def test_no_key_acts_while_a_person_types(site: Site, page: Page) -> None:
+    site.put(letter("mail"))
+    opened(page)
+    page.keyboard.press("j")
+    page.keyboard.press("/")
+    page.keyboard.type("x#?rju1gi/")
+    expect(page.locator("#search")).to_have_value("x#?rju1gi/")
+    page.keyboard.press("Escape")  # leaves the field
+    page.keyboard.press("j")
+    expect(focused_row(page)).to_have_count(1)
+    page.keyboard.press("Control+x")
+    expect(page.locator("#chosen")).to_be_hidden()
+    assert site.run(site.store.counts()) == (1, 1)
+
+
+def test_what_is_read_elsewhere_is_read_here(site: Site, page: Page) -> None:
+    mail_id = site.put(letter("mail"))
+    opened(page)
+    page.keyboard.press("j")
+    site.run(site.store.mark(read=True, ids=[mail_id]))
+    expect(page.locator(".row.unread")).to_have_count(0)
+    expect(focused_row(page)).to_have_count(1)  # and the focus has stayed
+    site.run(site.store.set_tags([mail_id], ["beta"]))
+    expect(rows(page).locator(".tag")).to_have_text("beta")
+    page.locator(".tags a").click()
+    assert page.url.endswith("/search?q=tag%3A%22beta%22")
+    expect(rows(page)).to_have_count(1)
+
+
+def test_opening_a_mail_marks_it_as_read_and_refreshing_does_not(site: Site, page: Page) -> None:
+    mail_id = site.put(letter("mail"))
+    opened(page, f"/view/{mail_id}")
+    assert site.run(site.store.counts()) == (1, 0)
+    site.run(site.store.mark(read=False))
+    expect(page.locator("#toggle-read")).to_have_text("Mark read")
+    assert site.run(site.store.counts()) == (1, 1)
+
+
+def test_ten_thousand_mails_are_pages_of_fifty(site: Site, page: Page) -> None:
+    site.put_many(bytes(letter(f"number {number}")) for number in range(10_000))
+    opened(page)
+    expect(rows(page)).to_have_count(50)
+    expect(page.locator(".range")).to_have_text("1–50 of 10,000")
+    page.keyboard.press("n")
+    expect(page.locator(".range")).to_have_text("51–100 of 10,000")
+    assert subjects(page)[0] == "number 9949"
+    page.locator("#page-size").select_option("25")
+    expect(page.locator(".range")).to_have_text("1–25 of 10,000")
+    page.goto("/?start=9990")
+    expect(rows(page)).to_have_count(10)
+    expect(page.locator("#older")).to_have_attribute("aria-disabled", "true")
+    page.goto("/?start=20000")  # past the end: the last page
+    expect(page.locator(".range")).to_have_text("9,976–10,000 of 10,000")
+
+
+def test_each_inbox_has_its_own_pages(site: Site, page: Page) -> None:
+    site.put(letter("for sales"), inbox="sales & more")
+    site.put(letter("for support"), inbox="support")
+    opened(page)
+    expect(rows(page)).to_have_count(2)
+    page.locator(".inboxes").get_by_text("sales & more").click()
+    expect(rows(page)).to_have_count(1)
+    assert page.url.endswith("/inbox/sales%20%26%20more/")
+    expect(page.locator("#connection")).to_have_attribute("data-state", "live")
+    site.put(letter("another"), inbox="support")
+    site.put(letter("second"), inbox="sales & more")
+    expect(rows(page)).to_have_count(2)
+    assert subjects(page) == ["second", "for sales"]
+    row(page, "second").locator(".open").click()
+    assert "/inbox/sales%20%26%20more/view/" in page.url
+    page.keyboard.press("n")
+    expect(page.locator(".head h1")).to_have_text("for sales")
+    expect(page.locator("#older")).to_have_attribute("aria-disabled", "true")
+    page.keyboard.press("#")
+    expect(page.locator(".head h1")).to_have_text("second")
+    assert site.run(site.store.counts()).total == 3
+
+
+def test_tags_are_renamed_and_deleted(site: Site, page: Page) -> None:
+    site.put(letter("mail"), tags=["beta", "old"])
+    opened(page)
+    page.get_by_role("button", name="Edit tags").click()
+    page.get_by_label("Name of the tag beta").fill("gamma")
+    page.locator("[data-tag=beta]").get_by_role("button", name="Rename").click()
+    page.locator("[data-tag=old]").get_by_role("button", name="Delete").click()
+    expect(page.locator(".tags li")).to_have_count(1)
+    expect(page.locator(".tags")).to_contain_text("gamma")
+    assert site.run(site.store.tags()) == {"gamma": 1}
+
+
+def test_what_the_server_cannot_do_is_shown(site: Site, page: Page) -> None:
+    """A tests' counter, a full disk, and an action that the server rejects."""
+    site.put(letter("mail"), tags=["beta", "web"])
+    site.desk.traffic.waiting = 2
+    site.desk.traffic.trouble = "No space left on device"
+    try:
+        opened(page)
+        expect(page.locator("#alarm")).to_contain_text("No space left on device")
+        expect(page.locator("#foot")).to_contain_text("2 waiting tests")
+    finally:
+        site.desk.traffic.waiting = 0
+        site.desk.traffic.trouble = ""
+    page.route(
+        "**/api/v1/tags/*", lambda route: route.fulfill(status=400, body="tag already exists: web")
+    )
+    page.get_by_role("button", name="Edit tags").click()
+    page.get_by_label("Name of the tag beta").fill("web")
+    page.locator("[data-tag=beta]").get_by_role("button", name="Rename").click()
+    expect(page.locator("#toast")).to_have_text("tag already exists: web")
+
+
+def test_a_phone_opens_the_menu(site: Site, page: Page) -> None:
+    site.put(letter("mail"), tags=["beta"])
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]  # a TypedDict
+    opened(page)
+    expect(page.locator("#side")).to_be_hidden()
+    page.get_by_role("button", name="Menu").click()
+    expect(page.locator("#side")).to_be_visible()
+    page.locator(".tags a").click()
+    expect(page.locator("#side")).to_be_hidden()
+    expect(rows(page)).to_have_count(1)
+
+
+def test_the_theme_follows_the_system_until_it_is_switched(site: Site, page: Page) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    page.emulate_media(color_scheme="dark")
+    opened(page)
+    dark = page.evaluate(ground)
+    page.emulate_media(color_scheme="light")
+    light = page.evaluate(ground)
+    assert light != dark
+    page.get_by_role("button", name="Switch between light and dark").click()
+    assert page.evaluate(ground) == dark
+    page.reload()
+    assert page.evaluate(ground) == dark

@@ -1,0 +1,137 @@
+"""Sessions that brought no mail: stored, listed, and bounded in number and in bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from ehlo.store import Delivery, Store, StoredSession, StoreError
+from ehlo.store.database import VERSION
+from ehlo.store.keeping import MOST_SESSIONS, SESSION_BYTES
+from ehlo.transcript import Line
+from support.storing import fill, ids, in_loop, mail
+
+LINES = [Line(1.0, "client", "EHLO x"), Line(2.5, "server", "250 ok")]
+
+
+@in_loop
+async def test_a_session_comes_out_as_it_went_in(tmp_path: Path) -> None:
+    path = str(tmp_path / "mail.db")
+    async with Store.open(path) as store:
+        await store.put_session(
+            LINES, {"peer": "192.0.2.1"}, inbox="a", username="anna", created=9.25
+        )
+        await store.put_session([], inbox="b")
+        await store.put_session([Line(0.0, "note", "\ud800\0")], inbox="\ud800")
+    async with Store.open(path) as store:
+        third, second, first = await store.sessions()
+        assert first == StoredSession(1, "a", 9.25, "anna", {"peer": "192.0.2.1"}, LINES)
+        assert (second.number, second.facts, second.transcript) == (2, {}, [])
+        assert second.created > 1_700_000_000
+        assert third.transcript == [Line(0.0, "note", "\ud800\0")]
+        assert await store.sessions("\ud800") == [third]
+        assert await store.sessions("a") == [first]
+        assert await store.sessions("none") == []
+        assert await store.sessions(limit=1) == [third]
+        assert await store.sessions(limit=1, before=third.number) == [second]
+        assert (await store.counts()).total == 0
+        assert await store.delete_sessions("a") == 1
+        assert await store.sessions() == [third, second]
+        assert await store.delete_sessions() == 2
+        assert await store.sessions() == []
+
+
+@in_loop
+async def test_sessions_are_bounded_in_number(tmp_path: Path) -> None:
+    path = str(tmp_path / "mail.db")
+    async with Store.open(path) as store:
+        await asyncio.gather(*(store.put_session(LINES) for _ in range(MOST_SESSIONS + 20)))
+        found = await store.sessions(limit=MOST_SESSIONS + 100)
+        assert [each.number for each in found] == list(range(MOST_SESSIONS + 20, 20, -1))
+    async with Store.open(path) as store:  # counted again
+        await store.put_session(LINES)
+        found = await store.sessions(limit=MOST_SESSIONS + 100)
+        assert len(found) == MOST_SESSIONS
+        assert found[0].number == MOST_SESSIONS + 21
+
+
+@in_loop
+async def test_sessions_are_bounded_in_bytes() -> None:
+    long = [Line(0.0, "client", "x" * 2_000)] * 500  # a megabyte
+    async with Store.open() as store:
+        for number in range(12):
+            await store.put_session(long, {"number": number})
+        found = await store.sessions()
+        assert [each.facts["number"] for each in found] == list(range(11, 3, -1))
+        await store.put_session([Line(0.0, "client", "x" * SESSION_BYTES)])  # too large by itself
+        assert await store.sessions() == []
+        await store.put_session(LINES)
+        assert len(await store.sessions()) == 1
+
+
+@in_loop
+async def test_old_sessions_are_dropped() -> None:
+    async with Store.open(keep_age=3_600) as store:
+        await store.put_session(LINES, created=1.0)
+        await store.put_session(LINES)
+
+        async def wait() -> None:
+            while len(await store.sessions()) > 1:
+                await store.counts()
+
+        await asyncio.wait_for(wait(), 60)
+
+
+@in_loop
+async def test_a_session_that_is_rolled_back_is_not_counted() -> None:
+    async with Store.open() as store:
+        await store.put(Delivery(mail(), id="one"))
+        results = await asyncio.gather(
+            *(store.put_session(LINES) for _ in range(MOST_SESSIONS)),
+            store.put(Delivery(mail(), id="one")),  # fails, and all with it, at first
+            return_exceptions=True,
+        )
+        assert [each for each in results if each is not None] == [results[-1]]
+        assert isinstance(results[-1], StoreError)
+        assert len(await store.sessions(limit=1_000)) == MOST_SESSIONS
+
+
+# -- a file of an older ehlo -----------------------------------------------------------------------
+
+
+def downgraded(path: Path) -> None:
+    """Make of a file what the first version of the schema was."""
+    database = sqlite3.connect(path)
+    database.executescript("DROP TABLE sessions; PRAGMA user_version = 1;")
+    database.close()
+
+
+@in_loop
+async def test_a_file_of_an_older_ehlo_is_upgraded_with_all_of_its_mail(tmp_path: Path) -> None:
+    path = tmp_path / "mail.db"
+    async with Store.open(str(path)) as store:
+        kept = await fill(store, 5)
+    downgraded(path)
+    async with Store.open(str(path)) as store:
+        assert ids(await store.list()) == kept[::-1]
+        await store.put_session(LINES)
+        assert len(await store.sessions()) == 1
+    database = sqlite3.connect(path)
+    assert database.execute("PRAGMA user_version").fetchone() == (VERSION,)
+    database.close()
+
+
+def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "mail.db"
+    Store.open(str(path)).close()
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version = 1")  # although it has the new table
+    database.close()
+    with pytest.raises(StoreError, match="already exists"):
+        Store.open(str(path))
+    database = sqlite3.connect(path)
+    assert database.execute("PRAGMA user_version").fetchone() == (1,)
+    database.close()

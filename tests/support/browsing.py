@@ -1,0 +1,268 @@
+"""A browser for tests: an inbox that really runs, Chromium, and a server that no mail may reach."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.server
+import os
+import shutil
+import smtplib
+import socket
+import threading
+from collections.abc import Awaitable, Iterable, Iterator
+from email.message import EmailMessage
+from typing import Any, Final, Self
+
+import pytest
+import uvicorn
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Dialog,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
+
+from ehlo import Message, Server, Session
+from ehlo.faults import Faults
+from ehlo.inbox import Desk, WebOptions, make_site
+from ehlo.store import Delivery, Store
+
+DEADLINE: Final = 60.0
+WIDE: Final = {"width": 1280, "height": 800}
+PHONE: Final = {"width": 390, "height": 844}
+
+expect.set_options(timeout=DEADLINE * 1_000)
+
+
+class Site:
+    """An inbox on free ports, in a thread: SMTP and the pages."""
+
+    def __init__(self, options: WebOptions | None = None, *, keep: int = 20_000) -> None:
+        self.options = options or WebOptions()
+        self.keep = keep
+        self.url = ""
+        self.port = 0
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(DEADLINE), "the inbox did not start"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive(), "the inbox did not stop"
+
+    async def _serve(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        listener = socket.create_server(("127.0.0.1", 0))
+        async with Store.open(keep=self.keep) as self.store:
+
+            async def on_message(session: Session, message: Message) -> str:
+                recipients = list(map(str, message.recipients))
+                delivery = Delivery(
+                    bytes(message.data),
+                    str(message.sender),
+                    recipients,
+                    inbox="default",
+                    transcript=list(session.transcript or ()),
+                )
+                return await self.store.put(delivery)
+
+            self.faults = Faults()
+            self.desk = Desk(
+                store=self.store,
+                faults=self.faults,
+                deliver=self.store.put,
+                options=self.options,
+            )
+            config = uvicorn.Config(make_site(self.desk), log_level="critical", lifespan="off")
+            web = uvicorn.Server(config)
+            async with Server(on_message, addr="127.0.0.1:0", transcripts="masked") as server:
+                self.port = server.addresses[0].port
+                self.url = f"http://127.0.0.1:{listener.getsockname()[1]}{self.options.root}"
+                serving = asyncio.create_task(web.serve([listener]))  # it listens already
+                self._ready.set()
+                await self._end.wait()
+                web.should_exit = web.force_exit = True
+                await serving
+
+    # -- from the test ---------------------------------------------------------------------------
+
+    def run(self, work: Awaitable[Any]) -> Any:
+        """Await `work` in the loop of the inbox, and return its result."""
+
+        async def call() -> Any:
+            return await work
+
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(DEADLINE)
+
+    def put(self, message: bytes | EmailMessage, **facts: Any) -> str:
+        """Store a mail, and return its id."""
+        facts = {"mail_from": "app@x.test", "rcpt_tos": ["ann@y.test"], "inbox": "default"} | facts
+        return str(self.run(self.store.put(Delivery(bytes(message), **facts))))
+
+    def put_many(self, messages: Iterable[bytes]) -> list[str]:
+        """Store mails, the last one as the newest."""
+
+        async def put() -> list[str]:
+            return [
+                mail_id
+                for group in _groups(list(messages))
+                for mail_id in await asyncio.gather(*map(self._put, group))
+            ]
+
+        return list(self.run(put()))
+
+    async def _put(self, message: bytes) -> str:
+        return await self.store.put(Delivery(message, "app@x.test", ["ann@y.test"], "default"))
+
+    def send(self, message: EmailMessage) -> None:
+        """Send a mail by SMTP, as an application does."""
+        with smtplib.SMTP("127.0.0.1", self.port, timeout=DEADLINE) as client:
+            client.send_message(message)
+
+    def clear(self) -> None:
+        """Delete all mail and all faults."""
+        self.run(self.store.delete())
+        self.faults.clear()
+
+
+def _groups(messages: list[bytes]) -> Iterator[list[bytes]]:
+    for start in range(0, len(messages), 500):
+        yield messages[start : start + 500]
+
+
+def letter(
+    subject: str | None = "hello", text: str = "body", html: str = "", **headers: str
+) -> EmailMessage:
+    """Return a mail; `X_Name` is the field `X-Name`."""
+    message = EmailMessage()
+    named = {"From": "App <app@x.test>", "To": "ann@y.test", "Subject": subject, **headers}
+    for name, value in named.items():
+        if value is not None:
+            message[name.replace("_", "-")] = value
+    message.set_content(text)
+    if html:
+        message.add_alternative(html, subtype="html")
+    return message
+
+
+# -- the browser -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """Start the Chromium of the system. Without it the test is skipped, or fails; see `peers`."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        if os.environ.get("EHLO_REQUIRE_PEERS") == "1":
+            pytest.fail("chromium is not installed (and EHLO_REQUIRE_PEERS=1)")
+        pytest.skip("chromium is not installed; .ci/run does that")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program,
+            # The sandbox of Chromium itself needs rights that root in a container does not have
+            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
+            timeout=DEADLINE * 1_000,
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Watch:
+    """Notes what no page may do: open a dialog, fail, run what it may not, or ask elsewhere."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self._url = url
+        self.faults: list[str] = []
+        page.on("dialog", self._dialog)
+        page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
+        page.on("console", self._console)
+        page.context.on("request", self._request)
+
+    def _dialog(self, dialog: Dialog) -> None:
+        self.faults.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.faults.append(f"console: {message.text}")
+
+    def _request(self, request: Request) -> None:
+        if not request.url.startswith((self._url, "about:", "blob:", "data:")):
+            self.faults.append(f"request: {request.url}")
+
+
+class Elsewhere:
+    """A server that mail wants to reach, and must not: it notes each path it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        asked = self.asked
+
+        class Answer(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked.append(self.path)
+                self.send_response(200)
+                self.send_header("Access-Control-Allow-Origin", "*")
+                self.end_headers()
+
+            def do_POST(self) -> None:
+                self.do_GET()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(DEADLINE)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Return one browser for all tests of a file."""
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def module_site() -> Iterator[Site]:
+    """Return one inbox for all tests of a file."""
+    with Site(WebOptions(label="staging")) as site:
+        yield site
+
+
+@pytest.fixture
+def site(module_site: Site) -> Site:
+    """Return an inbox without mail."""
+    module_site.clear()
+    return module_site
+
+
+@pytest.fixture
+def page(browser: Browser, site: Site) -> Iterator[Page]:
+    """Return a page, with nothing remembered of another test; nothing in it may go wrong."""
+    context = browser.new_context(viewport=WIDE, base_url=site.url, reduced_motion="reduce")  # type: ignore[arg-type]  # a TypedDict
+    context.set_default_timeout(DEADLINE * 1_000)
+    page = context.new_page()
+    watch = Watch(page, site.url)
+    yield page
+    context.close()
+    assert watch.faults == []
