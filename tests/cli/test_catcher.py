@@ -348,7 +348,7 @@ def shown(
     form = AsText(Out(terminal=columns > 0), max_lines)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", str(columns or 80))
-        return "".join(form(*a_message(body, recipients), Still.now()))
+        return "".join(form(*a_message(body, recipients), Still.now(), "id-1"))
 
 
 def a_message(body: bytes, recipients: tuple[str, ...]) -> tuple[Session, Message]:
@@ -445,7 +445,7 @@ def test_json_has_attachments_as_objects_and_html_as_well_as_text() -> None:
     mail.add_attachment(
         b"x" * 1234, maintype="image", subtype="png", filename="ü.png", cid="<logo@x>"
     )
-    line = "".join(as_json(*a_message(mail.as_bytes(), ("b@x.example",)), Still.now()))
+    line = "".join(as_json(*a_message(mail.as_bytes(), ("b@x.example",)), Still.now(), "id-1"))
     assert line.isascii()
     assert line.count("\n") == 1
     value = json.loads(line)

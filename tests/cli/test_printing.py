@@ -158,7 +158,7 @@ class Terminal:
             [sys.executable, "-m", "ehlo", *LOOPBACK],
             stdout=theirs,
             stderr=subprocess.PIPE,
-            env={**clean, "TERM": "xterm-256color", **env},
+            env={**clean, "EHLO_NO_WEB": "1", "TERM": "xterm-256color", **env},
         )
         os.close(theirs)
         self._thread = threading.Thread(target=self._read, args=(ours,), daemon=True)

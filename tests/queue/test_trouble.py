@@ -16,12 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ehlo import Queue, Retry
 from ehlo.queue import ledger
 from ehlo.queue.consumer import Consumer
+from ehlo.queue.entries import Arrival, Settled
 from ehlo.queue.family import Family
 from ehlo.queue.timing import Persistence
 from support.program import Start
@@ -66,9 +68,9 @@ def test_a_full_database_is_452_until_there_is_room(url: str, file: Path) -> Non
     with serving(queue) as server:
 
         def limit(pages: int) -> None:
-            depot = queue._own  # noqa: SLF001  no disk is full for a test without root
-            assert depot is not None
-            depot.writer._database.execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001
+            depot: Any = queue._engine._own  # type: ignore[union-attr]  # noqa: SLF001  as below
+            # No disk is full for a test without root
+            depot._writer._database.execute(f"PRAGMA max_page_count = {pages}")  # noqa: SLF001
 
         limit(1)
         assert deliver(server, "b@x.test", body=b"x" * 990 + b"\r\n" + b"y\r\n" * 30_000) == FULL
@@ -225,11 +227,13 @@ def test_deliveries_go_on_after_a_failure_of_their_own(
 # -- crashes ---------------------------------------------------------------------------------------
 
 
+ARRIVAL = Arrival("id", '["",""]', ['["b","x"]'], "{}", 1, b"", b"")
+
+
 def test_a_crash_counts_as_an_attempt(file: Path) -> None:
     database = ledger.open_ledger(file)
-    arrival = ledger.Arrival("id", "d", 0.0, '["",""]', ['["b","x"]'], "{}", 1, b"", None, b"x")
     terms = Persistence(5, 3600, 3, float("inf"))
-    ledger.insert(database, arrival)
+    ledger.insert(database, ARRIVAL, ledger.Row("d", 0.0, None, b"x"))
     now = 0.0
     for attempt in (1, 2, 3):
         now += 10_000
@@ -237,8 +241,8 @@ def test_a_crash_counts_as_an_attempt(file: Path) -> None:
         assert (claimed.deliveries[0].attempts, died) == (attempt, [])
         assert ledger.claim(database, now, "other", 60, 9, terms).claimed == []
         assert ledger.recover(database, now, terms) == 1
-    (none, next_due, died) = ledger.claim(database, now + 10_000, "o4", 60, 9, terms)
-    assert (none, next_due, died) == ([], None, [("id", '["b","x"]')])
+    (none, next_in, died) = ledger.claim(database, now + 10_000, "o4", 60, 9, terms)
+    assert (none, next_in, died) == ([], None, [("id", '["b","x"]')])
     ((state, error),) = rows(file, "state, deliveries.error")
     assert (state, error) == ("dead", "the process ended during the attempt")
     database.close()
@@ -246,16 +250,15 @@ def test_a_crash_counts_as_an_attempt(file: Path) -> None:
 
 def test_a_lease_that_has_run_out_is_taken_over_and_its_owner_settles_nothing(file: Path) -> None:
     database = ledger.open_ledger(file)
-    arrival = ledger.Arrival("id", "d", 0.0, '["",""]', ['["b","x"]'], "{}", 1, b"", None, b"x")
     terms = Persistence(5, 3600, 3, float("inf"))
-    ledger.insert(database, arrival)
+    ledger.insert(database, ARRIVAL, ledger.Row("d", 0.0, None, b"x"))
     assert ledger.claim(database, 1, "one", 60, 9, terms).claimed
     assert ledger.claim(database, 60, "two", 60, 9, terms).claimed == []
     ((claimed,), _, _) = ledger.claim(database, 61, "two", 60, 9, terms)
     (due,) = claimed.deliveries
-    assert ledger.settle(database, [ledger.Settled(due.number)], "one") == []
+    assert ledger.settle(database, [Settled(due.number)], "one", 61) == []
     assert rows(file, "state, owner") == [("running", "two")]
-    ledger.settle(database, [ledger.Settled(due.number)], "two")
+    ledger.settle(database, [Settled(due.number)], "two", 61)
     assert rows(file) == []
     database.close()
 

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import socket
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -28,6 +29,8 @@ from ehlo.server.system import listener
 
 if TYPE_CHECKING:  # starlette, uvicorn and sqlite3 come with the commands that need them
     from ehlo.inbox.catcher import Catcher
+    from ehlo.inbox.desk import Check
+    from ehlo.inbox.serving import WebCertificate
 
 _GROUP: Final = "Inbox"
 _USUAL: Final = "127.0.0.1:8025"
@@ -178,6 +181,32 @@ def _check_use(own: InboxOptions, given: Given, address: str) -> None:
         raise click.UsageError("--web-key needs --web-cert; add it")
 
 
+def _check_of(file: str | None, logins: str) -> Check | None:
+    from ehlo.inbox import accounts
+
+    if file is not None and logins:
+        raise click.UsageError(f"--web-auth cannot be combined with {_LOGINS}; leave one out")
+    try:
+        if logins:
+            return accounts.check_of_users(logins)
+        return None if file is None else accounts.check_of_file(file)
+    except (OSError, ValueError) as error:
+        name = _LOGINS if logins else f"--web-auth {file}"
+        raise click.UsageError(f"{name}: {error}") from None
+
+
+def _check_certificate(files: WebCertificate) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(files.cert, files.key or None, password=lambda: "")
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error.strerror or str(error)
+        raise click.UsageError(
+            f"--web-cert {files.cert}: cannot be used ({reason}); give a PEM file with the "
+            "certificate, and its key there or as --web-key, without a passphrase"
+        ) from None
+
+
 def _catcher_of(
     own: InboxOptions, given: Given, inner: Composed, faults: Faults | None, logins: str
 ) -> Catcher:
@@ -188,12 +217,15 @@ def _catcher_of(
     named = own.inbox_by or ""
     rule: Any = load(named, given.get("app_dir")) if ":" in named else named
     certificate = WebCertificate(own.web_cert, own.web_key or "") if own.web_cert else None
+    if certificate is not None:
+        _check_certificate(certificate)
     options = WebOptions(
         label=own.label or "",
         root=(own.web_root or "").rstrip("/"),
         hosts=tuple(own.web_hosts),
         origins=tuple(own.cors),
         relay=own.relay or "",
+        check=_check_of(own.web_auth, logins),
     )
     return checked(
         lambda: Catcher(

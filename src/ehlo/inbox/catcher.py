@@ -10,9 +10,10 @@ import asyncio
 import dataclasses
 import ipaddress
 import logging
+import re
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -30,10 +31,13 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.reply import Disconnect, Reject, Reply
 from ehlo.server.options.config import AnyHandler
 from ehlo.server.system import listener
+from ehlo.server.system.privileges import UnusableError
 from ehlo.session import Session
 from ehlo.store import Delivery, DiskFullError, Store, StoreError
 from ehlo.store.rows import new_id
 from ehlo.transcript import Line
+
+_REJECTION: Final = re.compile(r"[45][0-9][0-9] ")  # the last line of a reply
 
 logger: logging.Logger = logging.getLogger("ehlo.server")
 
@@ -84,6 +88,8 @@ class Catcher(Composed):
         self._is_around = "on_message" in self._inner
         self._path = store
         self._rule = rule_of(inbox_by)
+        # A function is for mail: it may look at the recipients
+        self._rule_of_sessions = self._rule if isinstance(inbox_by, str) else rule_of("")
         self._options = dataclasses.replace(options or WebOptions(), keep=keep, keep_age=keep_age)
         self.web: str | Sequence[socket.socket] = web
         """The address, or the sockets, to show the inbox on; it is read at the start."""
@@ -161,7 +167,6 @@ class Catcher(Composed):
             level = logging.DEBUG if traffic.trouble else logging.ERROR
             logger.log(level, "mail was not stored: error=%s", error)
             traffic.trouble = str(error)
-            traffic.rejected += 1
             raise
         traffic.trouble = ""
         traffic.accepted += 1
@@ -178,7 +183,7 @@ class Catcher(Composed):
             str(message.sender),
             list(map(str, message.recipients)),
             username=session.user or "",
-            facts=_facts_of(session, message),
+            facts={**_facts_of(session), **_facts_of_message(message)},
             transcript=self._lines_of(session),
         )
 
@@ -202,42 +207,69 @@ class Catcher(Composed):
         return [*lines[:head], note, *lines[begin:]]
 
     async def _leave(self, session: Session) -> None:
-        self._seen.pop(session.id, None)
+        """Count what was rejected, and keep a session that has brought no mail."""
+        brought_mail = self._seen.pop(session.id, None) is not None
+        lines = list(session.transcript or ())
+        for line in lines:
+            if line.direction == "server" and _REJECTION.match(line.text):
+                self.traffic.rejected += 1
+                if self.desk is not None:
+                    self.desk.hub.report_error("smtpd", session.peer.host, line.text)
+        if not brought_mail and any(line.direction == "client" for line in lines):
+            await self._keep_session(session, lines)
         await self._call("on_disconnect", session)
+
+    async def _keep_session(self, session: Session, lines: Sequence[Line]) -> None:
+        facts, user = _facts_of(session), session.user or ""
+        inbox = inbox_for(self._rule_of_sessions, Delivery(b"", username=user, facts=facts))
+        try:
+            if self.desk is not None:
+                await self.desk.store.put_session(lines, facts, inbox=inbox, username=user)
+        except StoreError as error:  # mail tells of it, too
+            logger.debug("session was not stored: error=%s", error)
 
     # -- the start and the end ---------------------------------------------------------------------
 
     async def _start(self, server: AnyServer) -> None:
         options = self._options
-        store = await asyncio.to_thread(
-            Store.open, self._path, keep=options.keep, keep_age=options.keep_age
-        )
         try:
-            sockets = self._sockets()
-            if sockets:
-                loopback = all(_is_loopback(listener.bound_address(each)) for each in sockets)
-                options = dataclasses.replace(options, is_loopback=loopback)
-            self.desk = Desk(
-                store=store,
-                faults=self.faults,
-                deliver=self.deliver,
-                options=options,
-                traffic=self.traffic,
+            store = await asyncio.to_thread(
+                Store.open, self._path, keep=options.keep, keep_age=options.keep_age
             )
-            self._site = make_site(self.desk)
-            if sockets:
-                self._server = WebServer(self.asgi, sockets, self._certificate)
-                await self._server.start()
-                logger.info("showing mail on %s%s", self._server.url, options.root)
+        except StoreError as error:
+            raise UnusableError(f"store: {error}") from error
+        try:
+            await self._show(store)
             await self._call("on_startup", server)
         except BaseException:
             await self._close(store)
             raise
 
-    def _sockets(self) -> list[socket.socket]:
-        if isinstance(self.web, str):
-            return listener.bind(self.web) if self.web else []
-        return list(self.web)
+    async def _show(self, store: Store) -> None:
+        """Make the site, and serve it if there is an address for it."""
+        options, sockets = self._options, self.web
+        if isinstance(sockets, str):
+            sockets = listener.bind(sockets) if sockets else []
+        if sockets:
+            loopback = all(_is_loopback(listener.bound_address(each)) for each in sockets)
+            options = dataclasses.replace(options, is_loopback=loopback)
+        self.desk = Desk(
+            store=store,
+            faults=self.faults,
+            deliver=self.deliver,
+            options=options,
+            traffic=self.traffic,
+        )
+        self._site = make_site(self.desk)
+        if sockets:
+            self._server = WebServer(self.asgi, sockets, self._certificate)
+            await self._server.start()
+            logger.info("showing mail on %s%s", self._server.url, options.root)
+            if not options.is_loopback and options.check is None:
+                logger.warning(
+                    "other machines can read the mail there without a login; set --web-auth, or "
+                    "listen on 127.0.0.1"
+                )
 
     async def _stop(self, server: AnyServer) -> None:
         try:
@@ -298,8 +330,8 @@ def _callbacks_of(handler: AnyHandler | None) -> Callbacks:
     return callbacks_of_functions(handler, None, None)
 
 
-def _facts_of(session: Session, message: Message) -> dict[str, object]:
-    """Return what the API and the pages show about a session and an envelope."""
+def _facts_of(session: Session) -> dict[str, object]:
+    """Return what the API and the pages show about a session."""
     tls = session.tls
     return {
         "session": session.id,
@@ -308,6 +340,12 @@ def _facts_of(session: Session, message: Message) -> dict[str, object]:
         "helo": session.helo,
         "esmtp": session.esmtp,
         "tls": None if tls is None else {"version": tls.version, "cipher": tls.cipher},
+    }
+
+
+def _facts_of_message(message: Message) -> dict[str, object]:
+    """Return what they show about an envelope; `received` is put on top of a message's source."""
+    return {
         "params": {
             "mail": _as_texts(message.sender.params),
             "rcpt": [_as_texts(each.params) for each in message.recipients],

@@ -147,21 +147,17 @@ def _part_of(stored: StoredMessage, number: str) -> FoundPart | None:
 def part_headers(piece: Piece) -> dict[str, str]:
     """Return the headers of the content of a part: it can do nothing, wherever it is opened."""
     kind = piece.part.content_type
+    if not _TOKEN.fullmatch(kind):
+        kind = "application/octet-stream"
     shown = kind in _INLINE or kind.startswith(("audio/", "video/"))
     name = quote(piece.name, safe="$&+=:@", errors="replace")
     return {
-        "content-type": _safe_type(kind),
+        "content-type": f"{kind}; charset=utf-8" if kind.startswith("text/") else kind,
         "content-disposition": f'{"inline" if shown else "attachment"}; filename="{name}"',
         "content-security-policy": "sandbox; default-src 'none'",
         "x-content-type-options": "nosniff",
         "cross-origin-resource-policy": "same-origin",
     }
-
-
-def _safe_type(kind: str) -> str:
-    if not _TOKEN.fullmatch(kind):
-        return "application/octet-stream"
-    return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
 
 
 def routes(desk: Desk) -> list[BaseRoute]:
