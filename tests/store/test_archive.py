@@ -499,3 +499,28 @@ async def test_mails_are_found_by_their_ids() -> None:
         assert [each.id for each in found] == [second, first]
         assert [each.id for each in await store.find([first, second], "a")] == [first]
         assert await store.find([]) == []
+
+
+@in_loop
+async def test_the_counts_are_those_of_the_rows() -> None:
+    async with Store.open(keep=40) as store:
+        for number in range(12):
+            kept = await fill(store, 10, f"inbox {number % 3}")
+            await store.mark(read=True, ids=kept[::2])
+            await store.mark(read=False, ids=kept[:2])
+            await store.mark(read=number % 2 == 0, inbox=f"inbox {(number + 1) % 3}")
+            await store.delete(ids=kept[:4])
+        await store.delete(inbox="inbox 2")
+        (left, *_) = ids(await store.list())
+        with pytest.raises(StoreError):
+            await store.put(Delivery(MAIL, id=left))
+        database = sqlite3.connect(store.path)
+        counted = database.execute(
+            "SELECT inbox, count(*), sum(is_read = 0) FROM mails GROUP BY inbox ORDER BY inbox"
+        ).fetchall()
+        database.close()
+        assert [(name, *counts) for name, counts in (await store.inboxes()).items()] == counted
+        assert [name for name, *_ in counted] == ["inbox 0", "inbox 1"]
+        assert (await store.counts()).total == sum(total for _, total, _ in counted)
+        assert await store.counts("inbox 0") == MailCounts(*counted[0][1:])
+        assert await store.counts("inbox 2") == MailCounts(0, 0)

@@ -54,7 +54,7 @@ class Keeper(Chores):
 
     def load(self, database: Database) -> None:
         """Count what is stored."""
-        rows = database.execute("SELECT inbox, count(*) FROM mails GROUP BY inbox")
+        rows = database.execute("SELECT inbox, total FROM counts")
         self._counts = Counter(dict(rows.fetchall()))
         (newest,) = database.execute("SELECT coalesce(max(number), 0) FROM mails").fetchone()
         self._newest_mail = newest
