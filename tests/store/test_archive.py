@@ -21,7 +21,9 @@ from ehlo.store import (
     StoredMessage,
     StoreError,
 )
-from ehlo.store.database import VERSION
+from ehlo.store.database import VERSION, open_database
+from ehlo.store.indexing import Index
+from ehlo.store.keeping import Keeper
 from ehlo.transcript import Line
 from support.storing import fill, ids, in_loop, mail, subjects
 
@@ -380,6 +382,18 @@ async def test_a_store_is_there_again_when_it_is_opened_again(tmp_path: Path) ->
         assert store.changes_after(number) is None
         await fill(store, 1)
         assert ids(await store.list())[1:] == kept[:0:-1]
+
+
+@in_loop
+async def test_a_search_waits_for_the_index_of_what_was_stored_before(tmp_path: Path) -> None:
+    path = str(tmp_path / "mail.db")
+    async with Store.open(path) as store:
+        await fill(store, 3)
+    database = open_database(path, durable=True, max_size=0)
+    index = Index()
+    Keeper(0, 0, index).load(database)  # all that is done before the first search
+    database.close()
+    assert index.is_behind
 
 
 @in_loop
