@@ -366,6 +366,24 @@ class Store:
 
         return await self._readers.do(read)
 
+    async def piece(
+        self, mail_id: str, start: int, end: int, inbox: str | None = None
+    ) -> bytes | None:
+        """Return the bytes of a message from `start` to `end`; `None` without such a mail.
+
+        Nothing else of the message is read.
+        """
+
+        def read(database: Database) -> bytes | None:
+            where, values = selected(inbox, [mail_id], None, "")
+            row = database.execute(f"SELECT number FROM mails WHERE {where}", values).fetchone()
+            if row is None:
+                return None
+            with database.blobopen("messages", "data", row[0], readonly=True) as message:
+                return bytes(message[start:end])
+
+        return await self._readers.do(read)
+
     async def neighbors(
         self, mail_id: str, inbox: str | None = None, query: str | None = None, *, zone: str = ""
     ) -> tuple[str, str]:
