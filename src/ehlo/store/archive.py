@@ -47,6 +47,7 @@ from ehlo.store.rows import (
     count_mails,
     insert_mail,
     insert_session,
+    read_data,
     read_mail,
     read_sessions,
     read_transcript,
@@ -333,8 +334,13 @@ class Store:
         await self._catch_up(query)
         return await self._readers.do(read)
 
-    async def get(self, mail_id: str, inbox: str | None = None) -> StoredMessage | None:
-        """Return a whole mail; `None` if there is none with this id."""
+    async def get(
+        self, mail_id: str, inbox: str | None = None, *, most: int | None = None
+    ) -> StoredMessage | None:
+        """Return a whole mail; `None` if there is none with this id.
+
+        `most` is the number of bytes of the message that are read at most.
+        """
 
         def read(database: Database) -> StoredMessage | None:
             where, values = selected(inbox, [mail_id], None, "")
@@ -342,11 +348,10 @@ class Store:
             if row is None:
                 return None
             mail = read_mail(row)
-            sql = (
-                "SELECT data, mail_from, rcpt_tos, facts, transcript FROM messages WHERE number = ?"
-            )
+            sql = "SELECT mail_from, rcpt_tos, facts, transcript FROM messages WHERE number = ?"
             row = database.execute(sql, (mail.number,)).fetchone()
-            data, mail_from, rcpt_tos, facts, lines = row
+            mail_from, rcpt_tos, facts, lines = row
+            data = read_data(database, mail, most)
             known = (json.loads(rcpt_tos), json.loads(facts))
             return StoredMessage(mail, data, mail_from, *known, read_transcript(lines))
 

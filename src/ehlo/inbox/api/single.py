@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -11,16 +12,26 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ehlo.content.fields import Field
-from ehlo.inbox.answers import LARGE, NOT_FOUND, RefusedError, elsewhere, ready_answer, resource
+from ehlo.inbox.answers import (
+    NOT_FOUND,
+    RefusedError,
+    elsewhere,
+    pieces_answer,
+    ready_answer,
+    resource,
+    streamed_answer,
+)
 from ehlo.inbox.api.added import added_fields, own_header
-from ehlo.inbox.api.anatomy import Anatomy, Piece
-from ehlo.inbox.api.goform import to_text
+from ehlo.inbox.api.anatomy import LARGE, Anatomy, Piece, rest_for
+from ehlo.inbox.api.goform import in_pieces, to_text
 from ehlo.inbox.api.shapes import whole_message
 from ehlo.inbox.desk import Desk, inbox_of
-from ehlo.store import StoredMessage
+from ehlo.store import StoredMessage, StoreError
 
 LATEST: Final = "latest"
 _NOT_FOUND_LATEST: Final = "Message not found"
+_LONGEST_HEADER: Final = 1_048_576  # bytes in which the header is, or as much as is read of it
+_PIECE: Final = 524_288  # bytes of a message that are sent at once
 _FOLDS: Final = re.compile(rb"\s*\r?\n[ \t]*")
 _INLINE: Final = frozenset(
     (
@@ -42,44 +53,61 @@ class Single:
         stored = await find(self._desk, request)
         await mark_read(self._desk, stored)
 
-        def work() -> tuple[Anatomy, str]:
+        def work() -> tuple[Anatomy, list[bytes]]:
             anatomy = Anatomy(stored.data)
-            return anatomy, to_text(whole_message(stored, anatomy))
+            whole = whole_message(stored, anatomy)
+            return anatomy, in_pieces(whole, rest_for(len(stored.data)))
 
-        anatomy, text = await elsewhere(len(stored.data), work)
+        anatomy, pieces = await elsewhere(len(stored.data), work)
         remember(self._desk, stored, anatomy)
-        return ready_answer(text)
+        return pieces_answer(pieces, {"content-type": "application/json"})
 
     async def headers(self, request: Request) -> Response:
         """Return all header fields, by their names."""
-        stored = await find(self._desk, request)
+        stored = await find(self._desk, request, most=_LONGEST_HEADER)
         return ready_answer(await elsewhere(len(stored.data), lambda: to_text(_headers_of(stored))))
 
     async def raw(self, request: Request) -> Response:
         """Return the source of a message."""
-        stored = await find(self._desk, request)
+        stored = await find(self._desk, request, most=_LONGEST_HEADER)
+        mail = stored.mail
         added = added_fields(stored, own_header(stored.data))
         headers = {"content-type": "text/plain; charset=utf-8"}
         if request.query_params.get("dl") == "1":
-            headers["content-disposition"] = f'attachment; filename="{stored.mail.id}.eml"'
-        return Response(added + stored.data, headers=headers)
+            headers["content-disposition"] = f'attachment; filename="{mail.id}.eml"'
+        if mail.size <= len(stored.data):
+            return Response(added + stored.data, headers=headers)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield added
+            for start in range(0, mail.size, _PIECE):
+                piece = await self._desk.store.piece(mail.id, start, start + _PIECE)
+                if piece is None:
+                    raise StoreError(f"message {mail.id} was deleted while it was sent")
+                yield piece
+
+        return streamed_answer(pieces(), len(added) + mail.size, headers)
 
     async def part(self, request: Request) -> Response:
         """Return the content of a part."""
         found = await find_part(self._desk, request)
-        return Response(found.data, headers=part_headers(found.piece))
+        return pieces_answer(found.pieces, part_headers(found.piece))
 
 
 class FoundPart(NamedTuple):
-    """A part of a message, and its content."""
+    """A part of a message, and its content in pieces."""
 
     piece: Piece
-    data: bytes
+    pieces: list[bytes]
 
 
-async def find(desk: Desk, request: Request) -> StoredMessage:
-    """Return the message that the path names. Raises `RefusedError` if there is none."""
-    stored = await desk.store.get(await id_of(desk, request), inbox_of(request))
+async def find(desk: Desk, request: Request, *, most: int | None = None) -> StoredMessage:
+    """Return the message that the path names, or its first `most` bytes.
+
+    Raises `RefusedError` if there is none.
+    """
+    mail_id = await id_of(desk, request)
+    stored = await desk.store.get(mail_id, inbox_of(request), most=most)
     if stored is None:
         raise RefusedError(NOT_FOUND, 404)
     return stored
@@ -170,7 +198,11 @@ async def find_part(desk: Desk, request: Request) -> FoundPart:
     if piece is None or body is None:
         raise RefusedError(NOT_FOUND, 404)
     found, encoded = piece, body
-    return FoundPart(found, await elsewhere(len(encoded), lambda: found.decoded(encoded)))
+
+    def work() -> list[bytes]:
+        return found.decoded(encoded, rest_for(len(encoded)))
+
+    return FoundPart(found, await elsewhere(len(encoded), work))
 
 
 def part_headers(piece: Piece) -> dict[str, str]:
