@@ -10,11 +10,11 @@ This file is longer than others, since it is the whole face of the store.
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -47,10 +47,10 @@ from ehlo.store.rows import (
     count_mails,
     insert_mail,
     insert_session,
-    read_data,
+    read_bytes,
     read_mail,
+    read_message,
     read_sessions,
-    read_transcript,
     rename_tag,
     selected,
 )
@@ -58,6 +58,7 @@ from ehlo.transcript import Line
 
 Answer = TypeVar("Answer")
 _LARGE: Final = 262_144  # bytes of a message
+_CHUNK: Final = 1 << 20
 
 
 class Store:
@@ -339,23 +340,21 @@ class Store:
     ) -> StoredMessage | None:
         """Return a whole mail; `None` if there is none with this id.
 
-        `most` is the number of bytes of the message that are read at most.
+        With `most`, its `data` is only the beginning of the message, of so many bytes.
         """
+        return await self._readers.do(lambda database: read_message(database, mail_id, inbox, most))
 
-        def read(database: Database) -> StoredMessage | None:
-            where, values = selected(inbox, [mail_id], None, "")
-            row = database.execute(f"{ROW} WHERE {where}", values).fetchone()
-            if row is None:
-                return None
-            mail = read_mail(row)
-            sql = "SELECT mail_from, rcpt_tos, facts, transcript FROM messages WHERE number = ?"
-            row = database.execute(sql, (mail.number,)).fetchone()
-            mail_from, rcpt_tos, facts, lines = row
-            data = read_data(database, mail, most)
-            known = (json.loads(rcpt_tos), json.loads(facts))
-            return StoredMessage(mail, data, mail_from, *known, read_transcript(lines))
+    async def chunks(
+        self, mail: StoredMail, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """Yield the bytes of a message from `start` to `end`, a mebibyte at once.
 
-        return await self._readers.do(read)
+        Raises `StoreError` if the mail is deleted meanwhile.
+        """
+        stop = mail.size if end is None else min(end, mail.size)
+        for at in range(start, stop, _CHUNK):
+            size = min(_CHUNK, stop - at)
+            yield await self._readers.do(partial(read_bytes, mail.number, at, size))
 
     async def find(self, ids: Iterable[str], inbox: str | None = None) -> Sequence[StoredMail]:
         """Return those of the mails `ids` that are there, the newest first."""

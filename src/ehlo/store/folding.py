@@ -68,7 +68,7 @@ def pieces_of(text: str) -> list[str]:
     return [text[at : at + PIECE + LONGEST_TERM] for at in range(0, max(1, len(text)), PIECE)]
 
 
-def has_header(beginning: bytes, name: str, value: str) -> bool:
+def has_field(beginning: bytes, name: str, value: str) -> bool:
     """Return whether a message has a field `name` in which the folded `value` occurs."""
     wanted = name.lower()
     header = read_header(beginning, 0, lambda _begin, _end: False)

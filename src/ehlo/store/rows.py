@@ -13,7 +13,7 @@ from ehlo.content.summary import Mailbox, Summary, summarize
 from ehlo.sqlite.connecting import Database
 from ehlo.store.folding import folded
 from ehlo.store.query import read_query
-from ehlo.store.records import Delivery, MailCounts, StoredMail, StoredSession
+from ehlo.store.records import Delivery, MailCounts, StoredMail, StoredMessage, StoredSession
 from ehlo.transcript import Line
 
 ROW: Final = (
@@ -25,7 +25,6 @@ ROW: Final = (
 _DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _NO_TAG: Final = re.compile("[^A-Za-z0-9 ._@-]")
 _LONGEST_TAG: Final = 100
-_SMALL: Final = 65_536  # bytes of a message that are read with its row
 _JSON: Final = json.JSONEncoder(separators=(",", ":"))
 _TEXT: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
@@ -94,6 +93,30 @@ def insert_mail(database: Database, delivery: Delivery, summary: Summary | None)
     if delivery.tags:
         add_tags(database, [number or 0], clean_tags(delivery.tags))
     return mail_id, number or 0
+
+
+def read_message(
+    database: Database, mail_id: str, inbox: str | None, most: int | None
+) -> StoredMessage | None:
+    """Return the mail with an id, and at most so many bytes of its message."""
+    where, values = selected(inbox, [mail_id], None, "")
+    row = database.execute(f"{ROW} WHERE {where}", values).fetchone()
+    if row is None:
+        return None
+    mail = read_mail(row)
+    sql = "SELECT mail_from, rcpt_tos, facts, transcript FROM messages WHERE number = ?"
+    sender, recipients, facts, lines = database.execute(sql, (mail.number,)).fetchone()
+    size = mail.size if most is None else min(most, mail.size)
+    data = read_bytes(mail.number, 0, size, database)
+    known = (json.loads(recipients), json.loads(facts))
+    return StoredMessage(mail, data, sender, *known, read_transcript(lines))
+
+
+def read_bytes(number: int, start: int, size: int, database: Database) -> bytes:
+    """Return `size` bytes of a message: into one place, while other threads run."""
+    with database.blobopen("messages", "data", number, readonly=True) as blob:
+        blob.seek(start)
+        return blob.read(size)
 
 
 def insert_session(database: Database, session: StoredSession) -> int:
@@ -228,13 +251,3 @@ def read_mail(row: tuple[str, int, str, int, int, str, int, str | None, str]) ->
     names = sorted(tags.split("\n"), key=str.lower) if tags else []
     moment = created / 1_000
     return StoredMail(mail_id, number, inbox, moment, bool(is_read), username, size, names, summary)
-
-
-def read_data(database: Database, mail: StoredMail, most: int | None) -> bytes:
-    """Return a message, or its first `most` bytes."""
-    if mail.size <= _SMALL:
-        sql = "SELECT data FROM messages WHERE number = ?"
-        return bytes(database.execute(sql, (mail.number,)).fetchone()[0][:most])
-    # Other threads run while it is copied. Of 50 MB, a row would stop them for 70 ms
-    with database.blobopen("messages", "data", mail.number, readonly=True) as message:
-        return message.read(len(message) if most is None else most)

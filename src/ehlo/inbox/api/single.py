@@ -26,12 +26,11 @@ from ehlo.inbox.api.anatomy import LARGE, Anatomy, Piece, rest_for
 from ehlo.inbox.api.goform import in_pieces, to_text
 from ehlo.inbox.api.shapes import whole_message
 from ehlo.inbox.desk import Desk, inbox_of
-from ehlo.store import StoredMessage, StoreError
+from ehlo.store import StoredMessage
 
 LATEST: Final = "latest"
 _NOT_FOUND_LATEST: Final = "Message not found"
 _LONGEST_HEADER: Final = 1_048_576  # bytes in which the header is, or as much as is read of it
-_PIECE: Final = 524_288  # bytes of a message that are sent at once
 _FOLDS: Final = re.compile(rb"\s*\r?\n[ \t]*")
 _INLINE: Final = frozenset(
     (
@@ -80,11 +79,8 @@ class Single:
 
         async def pieces() -> AsyncIterator[bytes]:
             yield added
-            for start in range(0, mail.size, _PIECE):
-                piece = await self._desk.store.piece(mail.id, start, start + _PIECE)
-                if piece is None:
-                    raise StoreError(f"message {mail.id} was deleted while it was sent")
-                yield piece
+            async for chunk in self._desk.store.chunks(mail):
+                yield chunk
 
         return streamed_answer(pieces(), len(added) + mail.size, headers)
 
@@ -192,9 +188,11 @@ async def find_part(desk: Desk, request: Request) -> FoundPart:
         body = None if piece is None else data[piece.part.start : piece.part.end]
     else:
         piece = pieces.get(number)
+        mails = await desk.store.find([mail_id], inbox)
         body = None
-        if piece is not None:
-            body = await desk.store.piece(mail_id, piece.part.start, piece.part.end, inbox)
+        if piece is not None and mails:
+            chunks = desk.store.chunks(mails[0], piece.part.start, piece.part.end)
+            body = b"".join([chunk async for chunk in chunks])
     if piece is None or body is None:
         raise RefusedError(NOT_FOUND, 404)
     found, encoded = piece, body
