@@ -18,7 +18,7 @@ from ehlo.content.markup import text_of_html
 from ehlo.content.mime import Part, parse_message
 from ehlo.content.transfer import decode_transfer, decoded_pieces
 
-MOST_SHOWN: Final = 8_388_608
+MOST_SHOWN: Final = 4_194_304
 """Bytes of the text, still encoded, that are decoded of one message; as many of its HTML."""
 LARGE: Final = 65_536
 """Bytes from which on work is done in a thread, since it takes more than a millisecond."""

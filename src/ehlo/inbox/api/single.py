@@ -26,7 +26,7 @@ from ehlo.inbox.api.anatomy import LARGE, Anatomy, Piece, rest_for
 from ehlo.inbox.api.goform import in_pieces, to_text
 from ehlo.inbox.api.shapes import whole_message
 from ehlo.inbox.desk import Desk, inbox_of
-from ehlo.store import StoredMessage
+from ehlo.store import StoredMail, StoredMessage
 
 LATEST: Final = "latest"
 _NOT_FOUND_LATEST: Final = "Message not found"
@@ -178,29 +178,42 @@ async def find_part(desk: Desk, request: Request) -> FoundPart:
     number, inbox = str(request.path_params["part"]), inbox_of(request)
     pieces = desk.outlines.get(mail_id)
     if pieces is None:
-        stored = await desk.store.get(mail_id, inbox)
-        if stored is None:
-            raise RefusedError(NOT_FOUND, 404)
-        data = stored.data
-        anatomy = await elsewhere(len(data), lambda: Anatomy(data))
-        remember(desk, stored, anatomy)
-        piece = anatomy.find(number)
-        body = None if piece is None else data[piece.part.start : piece.part.end]
+        found = await _search_part(desk, mail_id, inbox, number)
     else:
-        piece = pieces.get(number)
         mails = await desk.store.find([mail_id], inbox)
-        body = None
-        if piece is not None and mails:
-            chunks = desk.store.chunks(mails[0], piece.part.start, piece.part.end)
-            body = b"".join([chunk async for chunk in chunks])
-    if piece is None or body is None:
+        found = (
+            await _read_part(desk, mails[0], pieces[number]) if mails and number in pieces else None
+        )
+    if found is None:
         raise RefusedError(NOT_FOUND, 404)
-    found, encoded = piece, body
+    return found
 
-    def work() -> list[bytes]:
-        return found.decoded(encoded, rest_for(len(encoded)))
 
-    return FoundPart(found, await elsewhere(len(encoded), work))
+async def _search_part(
+    desk: Desk, mail_id: str, inbox: str | None, number: str
+) -> FoundPart | None:
+    """Return a part of a message whose parts are not known yet."""
+    stored = await desk.store.get(mail_id, inbox)
+    if stored is None:
+        return None
+
+    def work() -> tuple[Anatomy, FoundPart | None]:
+        anatomy = Anatomy(stored.data)
+        piece = anatomy.find(number)
+        if piece is None:
+            return anatomy, None
+        return anatomy, FoundPart(piece, piece.content(stored.data, rest_for(len(stored.data))))
+
+    anatomy, found = await elsewhere(len(stored.data), work)
+    remember(desk, stored, anatomy)
+    return found
+
+
+async def _read_part(desk: Desk, mail: StoredMail, piece: Piece) -> FoundPart:
+    """Return a part whose place is known."""
+    body = await desk.store.piece(mail, piece.part.start, piece.part.end)
+    size = len(body)
+    return FoundPart(piece, await elsewhere(size, lambda: piece.decoded(body, rest_for(size))))
 
 
 def part_headers(piece: Piece) -> dict[str, str]:
