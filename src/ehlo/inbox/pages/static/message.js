@@ -61,9 +61,7 @@ function trusted() {
 
 function loadRemote() {
   const frame = document.getElementById("mail")
-  const address = new URL(frame.src)
-  address.searchParams.set("remote", "1")
-  frame.src = address
+  frame.src = `${frame.dataset.src}&remote=1`
   document.getElementById("remote").hidden = true
 }
 
@@ -83,10 +81,12 @@ function followHeight(frame) {
 
 function startFrame() {
   const frame = document.getElementById("mail")
-  if (frame) followHeight(frame)
+  if (!frame) return
+  followHeight(frame)
   const notice = document.getElementById("remote")
   const sender = notice?.dataset.sender
-  if (notice && sender && trusted().includes(sender)) loadRemote()
+  if (sender && trusted().includes(sender)) loadRemote()
+  else frame.src = frame.dataset.src
   notice?.addEventListener("click", (event) => {
     const wanted = event.target.closest("[data-remote]")?.dataset.remote
     if (!wanted) return
