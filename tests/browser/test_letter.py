@@ -24,12 +24,15 @@ def module_site() -> Iterator[Site]:
 RESET = "https://app.example.com/reset/9f8a7b6c5d4e3f2a1b0c"
 
 
+GIF = bytes.fromhex("47494638396101000100800000000000ffffff2c00000000010001000002024401003b")
+
+
 def full() -> EmailMessage:
     """Return a mail with everything."""
     message = letter("Reset your password", f"Use 482913 or {RESET}\n", X_Campaign="spring")
     html = f'<p>Code <b>482913</b></p><a href="{RESET}">Reset password</a><img src="cid:logo">'
     message.add_alternative(html, subtype="html")
-    message.get_payload()[1].add_related(b"GIF89a", "image", "gif", cid="<logo>")  # type: ignore[union-attr,index]  # a multipart
+    message.get_payload()[1].add_related(GIF, "image", "gif", cid="<logo>")  # type: ignore[union-attr,index]  # a multipart
     message.add_attachment(b"%PDF-1.4", maintype="application", subtype="pdf", filename="terms.pdf")
     return message
 
@@ -44,7 +47,10 @@ def test_each_tab_has_its_own_address(site: Site, page: Page) -> None:
     mail_id = site.put(full(), transcript=lines, facts=facts)
     panel = page.locator(".panel")
     page.goto(f"/view/{mail_id}")
-    expect(page.frame_locator("#mail").get_by_role("link")).to_have_text("Reset password")
+    frame = page.frame_locator("#mail")
+    expect(frame.get_by_role("link")).to_have_text("Reset password")
+    expect(frame.get_by_role("link")).to_have_js_property("target", "")  # `base` says `_blank`
+    expect(frame.locator("img")).to_have_js_property("naturalWidth", 1)  # by its `cid:`
     page.goto(f"/view/{mail_id}/text")
     expect(panel).to_contain_text("Use 482913 or")
     expect(panel.get_by_role("link")).to_have_attribute("href", RESET)
