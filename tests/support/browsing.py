@@ -165,7 +165,7 @@ class Watch:
     """Notes what no page may do: open a dialog, fail, run what it may not, or ask elsewhere."""
 
     def __init__(self, page: Page, url: str) -> None:
-        self._url = url
+        self._urls = [url]
         self.faults: list[str] = []
         self.allowed: tuple[str, ...] = ()
         """The beginnings of what may happen in this test."""
@@ -173,6 +173,10 @@ class Watch:
         page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
         page.on("console", self._console)
         page.context.on("request", self._request)
+
+    def allow_site(self, url: str) -> None:
+        """Allow requests to another site, too."""
+        self._urls.append(url)
 
     def check(self) -> None:
         """Fail if something has gone wrong."""
@@ -188,7 +192,7 @@ class Watch:
             self.faults.append(f"console: {message.text}")
 
     def _request(self, request: Request) -> None:
-        if not request.url.startswith((self._url, "about:", "blob:", "data:")):
+        if not request.url.startswith((*self._urls, "about:", "blob:", "data:")):
             self.faults.append(f"request: {request.url}")
 
 
