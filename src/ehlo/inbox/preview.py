@@ -10,6 +10,7 @@ it, by a script that only this response allows, and only if a frame of ours asks
 
 from __future__ import annotations
 
+import base64
 import re
 import secrets
 from collections.abc import Mapping
@@ -23,11 +24,13 @@ from starlette.routing import BaseRoute
 
 from ehlo.content.markup import text_of_html
 from ehlo.inbox.answers import RefusedError, elsewhere, resource
-from ehlo.inbox.api.anatomy import Anatomy
-from ehlo.inbox.api.single import find, latest, mark_read, remember
+from ehlo.inbox.api.anatomy import Anatomy, Piece
+from ehlo.inbox.api.single import RASTER, find, latest, mark_read, remember
 from ehlo.inbox.desk import Desk
 from ehlo.store import StoredMessage
 
+MOST_IMAGES: Final = 16_777_216
+"""Characters of images that are put into the HTML of one message."""
 _CID: Final = re.compile(
     r"""(=\s{0,8}["']?|\burl\(\s{0,8}["']?)cid:([^"'\s<>)]{1,512})""", re.IGNORECASE
 )
@@ -77,10 +80,12 @@ class Preview:
         # Alone, a page that may run a script may also leave for elsewhere by itself
         in_frame = embed and request.headers.get("sec-fetch-dest") == "iframe"
         nonce = secrets.token_urlsafe(16) if in_frame else ""
+        is_browser = "sec-fetch-dest" in request.headers
 
         def work() -> tuple[Anatomy, bytes]:
             anatomy = Anatomy(stored.data)
-            markup = _html_of(anatomy, place)
+            images = _Images(stored.data, place, MOST_IMAGES if is_browser else 0)
+            markup = _html_of(anatomy, images)
             if markup and not remote:
                 markup = _LINKS.sub("<blocked-", markup)
             if markup and embed:
@@ -137,19 +142,42 @@ def _text_of(stored: StoredMessage) -> str:
 # -- HTML ------------------------------------------------------------------------------------------
 
 
-def _html_of(anatomy: Anatomy, place: str) -> str:
+class _Images:
+    """The addresses of parts in HTML; for a browser, images are in their addresses.
+
+    A page in a sandbox has an origin of its own, for which a browser sends no login.
+    """
+
+    def __init__(self, message: bytes, place: str, most: int) -> None:
+        self._message = message
+        self._place = place
+        self._left = most
+        self._urls: dict[str, str] = {}
+
+    def url(self, piece: Piece) -> str:
+        """Return the address of a part, as often as it is named; within the bound in all."""
+        number, part = piece.number, piece.part
+        if part.content_type in RASTER and part.end - part.start <= self._left:
+            if number not in self._urls:
+                data = base64.b64encode(piece.content(self._message)).decode()
+                self._urls[number] = f"data:{part.content_type};base64,{data}"
+            self._left -= len(self._urls[number])
+            return self._urls[number]
+        return f"{self._place}{number}"
+
+
+def _html_of(anatomy: Anatomy, images: _Images) -> str:
     """Return the HTML of a message with `cid:` links that lead to its parts."""
-    numbers: dict[str, str] = {}
+    pieces: dict[str, Piece] = {}
     for piece in (*anatomy.inline, *anatomy.attachments, *anatomy.others):
         for name in (piece.content_id, piece.name):
             if name:
-                numbers.setdefault(name.lower(), piece.number)
+                pieces.setdefault(name.lower(), piece)
 
     def link(match: re.Match[str]) -> str:
         name = match[2].lower()
-        number = numbers.get(name) or numbers.get(unquote(name)) or ""
-        number = number or numbers.get(name.partition("@")[0], "")
-        return f"{match[1]}{place}{number}" if number else match[0]
+        piece = pieces.get(name) or pieces.get(unquote(name)) or pieces.get(name.partition("@")[0])
+        return f"{match[1]}{images.url(piece)}" if piece is not None else match[0]
 
     return _CID.sub(link, anatomy.html)
 

@@ -22,12 +22,11 @@ from ehlo.store import StoredMessage
 LATEST: Final = "latest"
 _NOT_FOUND_LATEST: Final = "Message not found"
 _FOLDS: Final = re.compile(rb"\s*\r?\n[ \t]*")
-_INLINE: Final = frozenset(
-    (
-        *("image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/bmp"),
-        *("application/pdf", "text/plain"),
-    )
+RASTER: Final = frozenset(
+    ("image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/bmp")
 )
+"""Types of images that can hold nothing but pixels."""
+_INLINE: Final = RASTER | {"application/pdf", "text/plain"}
 _TOKEN: Final = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 
 

@@ -113,6 +113,7 @@ function filterHeaders(text) {
 /** Starts a message, and returns its keys. */
 export function startMessage() {
   startFrame()
+  document.querySelector(".tabs [aria-current]").scrollIntoView({ block: "nearest", inline: "center" })
   document.addEventListener("click", (event) => DO[event.target.closest("main [data-do]")?.dataset.do]?.())
   document.addEventListener("submit", (event) => FORMS[event.target.dataset.form]?.())
   document.getElementById("filter")?.addEventListener("input", (event) => filterHeaders(event.target.value))
