@@ -250,6 +250,23 @@ def test_a_part_can_do_nothing_in_a_browser(kind: str, sent: str, disposition: s
     run()
 
 
+@in_loop
+async def test_only_who_knows_the_id_of_a_message_loads_its_images_elsewhere() -> None:
+    """The page of a message has an origin of its own, and any page can guess `latest`."""
+    async with inbox(Delivery(multipart(part("image/png", "x"), part("text/csv", "x")))) as (
+        _,
+        api,
+    ):
+        place = f"/api/v1/message/{(await api.get(MESSAGE)).json()['ID']}/part"
+        for path, policy in (
+            (f"{place}/1", "cross-origin"),
+            (f"{place}/2", "same-origin"),
+            (f"{MESSAGE}/part/1", "same-origin"),
+        ):
+            answer = await api.get(path)
+            assert answer.headers["cross-origin-resource-policy"] == policy
+
+
 def _quoted(text: str) -> str:
     return "".join(f"%{byte:02X}" for byte in text.encode())
 

@@ -25,6 +25,8 @@ class WebOptions:
 
     label: str = ""
     """A name of this inbox, shown on the pages."""
+    smtp: tuple[str, int] | None = None
+    """The host and the port that mail is sent to, shown as long as there is none."""
     root: str = ""
     """The path below which everything is, such as `/mail`; empty for `/`."""
     hosts: tuple[str, ...] = ()

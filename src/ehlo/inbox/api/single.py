@@ -32,12 +32,11 @@ LATEST: Final = "latest"
 _NOT_FOUND_LATEST: Final = "Message not found"
 _LONGEST_HEADER: Final = 1_048_576  # bytes in which the header is, or as much as is read of it
 _FOLDS: Final = re.compile(rb"\s*\r?\n[ \t]*")
-_INLINE: Final = frozenset(
-    (
-        *("image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/bmp"),
-        *("application/pdf", "text/plain"),
-    )
+RASTER: Final = frozenset(
+    ("image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/bmp")
 )
+"""Types of images that can hold nothing but pixels."""
+_INLINE: Final = RASTER | {"application/pdf", "text/plain"}
 _TOKEN: Final = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 
 
@@ -73,7 +72,8 @@ class Single:
         added = added_fields(stored, own_header(stored.data))
         headers = {"content-type": "text/plain; charset=utf-8"}
         if request.query_params.get("dl") == "1":
-            headers["content-disposition"] = f'attachment; filename="{mail.id}.eml"'
+            name = quote(mail.id, safe="")
+            headers["content-disposition"] = f'attachment; filename="{name}.eml"'
         if mail.size <= len(stored.data):
             return Response(added + stored.data, headers=headers)
 
@@ -87,7 +87,8 @@ class Single:
     async def part(self, request: Request) -> Response:
         """Return the content of a part."""
         found = await find_part(self._desk, request)
-        return pieces_answer(found.pieces, part_headers(found.piece))
+        is_named = request.path_params["id"] != LATEST
+        return pieces_answer(found.pieces, part_headers(found.piece, is_named=is_named))
 
 
 class FoundPart(NamedTuple):
@@ -216,19 +217,26 @@ async def _read_part(desk: Desk, mail: StoredMail, piece: Piece) -> FoundPart:
     return FoundPart(piece, await elsewhere(size, lambda: piece.decoded(body, rest_for(size))))
 
 
-def part_headers(piece: Piece) -> dict[str, str]:
-    """Return the headers of the content of a part: it can do nothing, wherever it is opened."""
+def part_headers(piece: Piece, *, is_named: bool) -> dict[str, str]:
+    """Return the headers of the content of a part: it can do nothing, wherever it is opened.
+
+    The page of a message is of another origin than its images. They may be loaded by who knows the
+    id, which cannot be guessed as `latest` can.
+    """
     kind = piece.part.content_type
     if not _TOKEN.fullmatch(kind):
         kind = "application/octet-stream"
-    shown = kind in _INLINE or kind.startswith(("audio/", "video/"))
+    is_media = kind in RASTER or kind.startswith(("audio/", "video/"))
+    shown = is_media or kind in _INLINE
     name = quote(piece.name, safe="$&+=:@", errors="replace")
+    policy = "cross-origin" if is_media and is_named else "same-origin"
     return {
         "content-type": f"{kind}; charset=utf-8" if kind.startswith("text/") else kind,
         "content-disposition": f'{"inline" if shown else "attachment"}; filename="{name}"',
         "content-security-policy": "sandbox; default-src 'none'",
         "x-content-type-options": "nosniff",
-        "cross-origin-resource-policy": "same-origin",
+        # Images of a mail are wanted by its HTML, which has an origin of its own; see `preview`
+        "cross-origin-resource-policy": "cross-origin" if shown else "same-origin",
     }
 
 
