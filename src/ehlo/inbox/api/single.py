@@ -235,8 +235,7 @@ def part_headers(piece: Piece, *, is_named: bool) -> dict[str, str]:
         "content-disposition": f'{"inline" if shown else "attachment"}; filename="{name}"',
         "content-security-policy": "sandbox; default-src 'none'",
         "x-content-type-options": "nosniff",
-        # Images of a mail are wanted by its HTML, which has an origin of its own; see `preview`
-        "cross-origin-resource-policy": "cross-origin" if shown else "same-origin",
+        "cross-origin-resource-policy": policy,
     }
 
 
