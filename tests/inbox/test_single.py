@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from typing import Any
@@ -394,3 +395,44 @@ async def test_of_a_large_message_one_part_is_read_alone(monkeypatch: pytest.Mon
         assert (await api.get(f"/inbox/two{place}/2")).status_code == 404
         await store.delete(ids=[message.id])
         assert (await api.get(f"{place}/2")).status_code == 404
+
+
+@in_loop
+async def test_few_large_messages_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = Delivery(multipart(part("text/html", "x" * 100_000)))
+    async with inbox(large, Delivery(mail())) as (store, api):
+        whole, now, most = store.get, 0, 0
+
+        async def counted(*args: Any, **keywords: Any) -> Any:
+            nonlocal now, most
+            found = await whole(*args, **keywords)
+            if "most" not in keywords:
+                now += 1
+                most = max(most, now)
+                await asyncio.sleep(0)
+                now -= 1
+            return found
+
+        monkeypatch.setattr(store, "get", counted)
+        paths = ("/api/v1/message/{}", "/api/v1/message/{}/part/1", "/view/{}.html", "/view/{}.txt")
+        ids = [each.id for each in (await store.list()).mails]
+        asked = [path.format(each) for path in paths * 5 for each in ids]
+        await asyncio.gather(*map(api.get, asked))
+        assert 1 <= most <= 2
+
+
+@in_loop
+async def test_an_id_of_an_application_may_be_any_text() -> None:
+    mail_id = 'a"<\r\nX: é'
+    async with inbox(Delivery(mail(), id=mail_id)) as (_, api):
+        assert (await api.get("/api/v1/messages")).json()["messages"][0]["ID"] == mail_id
+        assert (await api.get(MESSAGE)).json()["ID"] == mail_id
+        answer = await api.get(f"{MESSAGE}/raw?dl=1")
+        assert answer.headers["content-disposition"] == (
+            'attachment; filename="a%22%3C%0D%0AX%3A%20%C3%A9.eml"'
+        )
+        location = (await api.get("/view/latest")).headers["location"]
+        assert location == "/view/a%22%3C%0D%0AX%3A%20%C3%A9"
+        assert set((await api.get(f"{MESSAGE}/headers")).json()) == {
+            *("From", "Message-Id", "Subject", "To")
+        }

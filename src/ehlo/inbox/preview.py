@@ -25,9 +25,8 @@ from starlette.routing import BaseRoute
 from ehlo.content.breather import Rest
 from ehlo.inbox.answers import RefusedError, elsewhere, pieces_answer, resource
 from ehlo.inbox.api.anatomy import Anatomy, Piece, rest_for
-from ehlo.inbox.api.single import RASTER, find, latest, mark_read, remember
+from ehlo.inbox.api.single import RASTER, find, latest, mark_read, reading, remember
 from ehlo.inbox.desk import Desk
-from ehlo.store import StoredMessage
 
 MOST_IMAGES: Final = 16_777_216
 """Characters of images that are put into the HTML of one message."""
@@ -78,42 +77,41 @@ class Preview:
 
     async def html(self, request: Request) -> Response:
         """Return the HTML of a message."""
-        stored = await self._find(request)
-        place = f"{_prefix(request)}/api/v1/message/{quote(stored.mail.id, safe='')}/part/"
+        mail_id = await self._check(request)
+        place = f"{_prefix(request)}/api/v1/message/{quote(mail_id, safe='')}/part/"
         remote = request.query_params.get("remote") == "1"
         embed = request.query_params.get("embed") == "1"
         # Alone, a page that may run a script may also leave for elsewhere by itself
         in_frame = embed and request.headers.get("sec-fetch-dest") == "iframe"
         nonce = secrets.token_urlsafe(16) if in_frame else ""
-
         edits = _Edits(nonce, embeds=embed, has_links=remote)
-        is_browser = "text/html" in request.headers.get("accept", "")
-        most = MOST_IMAGES if is_browser else 0
+        most = MOST_IMAGES if "text/html" in request.headers.get("accept", "") else 0  # a browser
+        async with reading(self._desk, request) as stored:
 
-        def work() -> tuple[Anatomy, list[bytes]]:
-            anatomy = Anatomy(stored.data)
-            rest = rest_for(len(stored.data))
-            images = _Images(stored.data, place, most, rest)
-            return anatomy, _page_of(anatomy, images, edits, rest)
+            def work() -> tuple[Anatomy, list[bytes]]:
+                anatomy = Anatomy(stored.data)
+                rest = rest_for(len(stored.data))
+                images = _Images(stored.data, place, most, rest)
+                return anatomy, _page_of(anatomy, images, edits, rest)
 
-        anatomy, page = await elsewhere(len(stored.data), work)
-        remember(self._desk, stored, anatomy)
-        if not page:
-            raise _no_page("This message does not contain a HTML part")
-        await mark_read(self._desk, stored)
-        policy = _policy(request, place, nonce, remote=remote)
+            anatomy, page = await elsewhere(len(stored.data), work)
+            remember(self._desk, stored, anatomy)
+            if not page:
+                raise _no_page("This message does not contain a HTML part")
+            await mark_read(self._desk, stored)
         headers = {
             **_SAFE,
             "content-type": "text/html; charset=utf-8",
-            "content-security-policy": policy,
+            "content-security-policy": _policy(request, place, nonce, remote=remote),
         }
         return pieces_answer(page, headers)
 
     async def text(self, request: Request) -> Response:
         """Return the text of a message."""
-        stored = await self._find(request)
-        text = await elsewhere(len(stored.data), lambda: Anatomy(stored.data).readable)
-        await mark_read(self._desk, stored)
+        await self._check(request)
+        async with reading(self._desk, request) as stored:
+            text = await elsewhere(len(stored.data), lambda: Anatomy(stored.data).readable)
+            await mark_read(self._desk, stored)
         headers = {
             **_SAFE,
             "content-type": "text/plain; charset=utf-8",
@@ -121,9 +119,10 @@ class Preview:
         }
         return Response(text.encode("utf-8", "replace"), headers=headers)
 
-    async def _find(self, request: Request) -> StoredMessage:
+    async def _check(self, request: Request) -> str:
+        """Return the id of the message that the path names. Raises `RefusedError`."""
         try:
-            return await find(self._desk, request)
+            return (await find(self._desk, request, most=0)).mail.id
         except RefusedError as error:
             raise _no_page("Message not found") from error
 

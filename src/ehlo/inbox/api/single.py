@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -48,16 +49,16 @@ class Single:
 
     async def whole(self, request: Request) -> Response:
         """Return a whole message, and mark it as read."""
-        stored = await find(self._desk, request)
-        await mark_read(self._desk, stored)
+        async with reading(self._desk, request) as stored:
+            await mark_read(self._desk, stored)
 
-        def work() -> tuple[Anatomy, list[bytes]]:
-            anatomy = Anatomy(stored.data)
-            whole = whole_message(stored, anatomy)
-            return anatomy, in_pieces(whole, rest_for(len(stored.data)))
+            def work() -> tuple[Anatomy, list[bytes]]:
+                anatomy = Anatomy(stored.data)
+                whole = whole_message(stored, anatomy)
+                return anatomy, in_pieces(whole, rest_for(len(stored.data)))
 
-        anatomy, pieces = await elsewhere(len(stored.data), work)
-        remember(self._desk, stored, anatomy)
+            anatomy, pieces = await elsewhere(len(stored.data), work)
+            remember(self._desk, stored, anatomy)
         return pieces_answer(pieces, {"content-type": "application/json"})
 
     async def headers(self, request: Request) -> Response:
@@ -108,6 +109,23 @@ async def find(desk: Desk, request: Request, *, most: int | None = None) -> Stor
     if stored is None:
         raise RefusedError(NOT_FOUND, 404)
     return stored
+
+
+@asynccontextmanager
+async def reading(desk: Desk, request: Request) -> AsyncIterator[StoredMessage]:
+    """Enter the message that the path names, in its turn if it is large.
+
+    Raises `RefusedError` if there is none.
+    """
+    stored = await find(desk, request, most=LARGE)
+    if stored.mail.size <= LARGE:
+        yield stored
+        return
+    async with desk.turns:
+        whole = await desk.store.get(stored.mail.id)
+        if whole is None:  # deleted meanwhile
+            raise RefusedError(NOT_FOUND, 404)
+        yield whole
 
 
 async def id_of(desk: Desk, request: Request) -> str:
@@ -175,38 +193,32 @@ async def find_part(desk: Desk, request: Request) -> FoundPart:
 
     Of a message whose parts are known nothing else is read.
     """
-    mail_id = await id_of(desk, request)
-    number, inbox = str(request.path_params["part"]), inbox_of(request)
+    mail_id, number = await id_of(desk, request), str(request.path_params["part"])
     pieces = desk.outlines.get(mail_id)
     if pieces is None:
-        found = await _search_part(desk, mail_id, inbox, number)
+        found = await _search_part(desk, request, number)
     else:
-        mails = await desk.store.find([mail_id], inbox)
-        found = (
-            await _read_part(desk, mails[0], pieces[number]) if mails and number in pieces else None
-        )
+        mails = await desk.store.find([mail_id], inbox_of(request))
+        piece = pieces.get(number)
+        found = await _read_part(desk, mails[0], piece) if mails and piece is not None else None
     if found is None:
         raise RefusedError(NOT_FOUND, 404)
     return found
 
 
-async def _search_part(
-    desk: Desk, mail_id: str, inbox: str | None, number: str
-) -> FoundPart | None:
+async def _search_part(desk: Desk, request: Request, number: str) -> FoundPart | None:
     """Return a part of a message whose parts are not known yet."""
-    stored = await desk.store.get(mail_id, inbox)
-    if stored is None:
-        return None
+    async with reading(desk, request) as stored:
 
-    def work() -> tuple[Anatomy, FoundPart | None]:
-        anatomy = Anatomy(stored.data)
-        piece = anatomy.find(number)
-        if piece is None:
-            return anatomy, None
-        return anatomy, FoundPart(piece, piece.content(stored.data, rest_for(len(stored.data))))
+        def work() -> tuple[Anatomy, FoundPart | None]:
+            anatomy = Anatomy(stored.data)
+            piece = anatomy.find(number)
+            if piece is None:
+                return anatomy, None
+            return anatomy, FoundPart(piece, piece.content(stored.data, rest_for(len(stored.data))))
 
-    anatomy, found = await elsewhere(len(stored.data), work)
-    remember(desk, stored, anatomy)
+        anatomy, found = await elsewhere(len(stored.data), work)
+        remember(desk, stored, anatomy)
     return found
 
 
