@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import sys
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from ehlo.store import Delivery
+from ehlo.content.mime import parse_message
+from ehlo.inbox.api.shapes import whole_message
+from ehlo.store import Delivery, StoredMail, StoredMessage
 from support.inboxes import inbox
 from support.storing import in_loop, mail
 
 MESSAGE = "/api/v1/message/latest"
+EMPTY = '{"MessageID":"","From":{},"To":[],"Cc":[],"Bcc":[],"ReplyTo":[],"Subject":"","Snippet":""}'
 
 
 def multipart(*parts: str, kind: str = "mixed", head: str = "") -> bytes:
@@ -436,3 +442,63 @@ async def test_an_id_of_an_application_may_be_any_text() -> None:
         assert set((await api.get(f"{MESSAGE}/headers")).json()) == {
             *("From", "Message-Id", "Subject", "To")
         }
+
+
+# -- what it costs ---------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_a_large_message_is_decoded_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[bool] = []
+
+    def parse(data: bytes, **keywords: Any) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return parse_message(data, **keywords)
+
+    monkeypatch.setattr("ehlo.inbox.api.anatomy.parse_message", parse)
+    small, large = mail(), multipart(part("text/html", "<p>x" * 20_000))
+    async with inbox(Delivery(small, id="small"), Delivery(large, id="large")) as (_, api):
+        for mail_id, is_main in (("small", True), ("large", False)):
+            for path in ("/api/v1/message/{}", "/view/{}.html", "/view/{}.txt"):
+                await api.get(path.format(mail_id))
+            await api.get(f"/api/v1/message/{mail_id}/part/9")
+            assert set(threads) == ({is_main} if mail_id == "small" else {False})
+            threads.clear()
+
+
+def steps_of(work: Callable[[], object]) -> int:
+    """Return the number of calls that `work` makes."""
+    count = 0
+
+    def note(_frame: object, _event: str, _argument: object) -> None:
+        nonlocal count
+        count += 1
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda size: multipart(*(part("image/png; name=x", "x") for _ in range(size))),
+        lambda size: multipart(part("text/html", "<p style='x:url(cid:x)'>" * size * 10)),
+        lambda size: b"To: " + b"a@x.test, " * size + b"\r\n\r\n",
+        lambda size: b"X: y\r\n" * size + b"\r\n",
+        lambda size: b"".join(
+            b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (each, each)
+            for each in range(size)
+        ),
+    ],
+)
+def test_the_cost_of_a_message_is_in_proportion_to_it(build: Callable[[int], bytes]) -> None:
+    def work(size: int) -> Callable[[], object]:
+        data = build(size)
+        stored = StoredMail("x", 1, "", 0.0, False, "", len(data), [], EMPTY)
+        return lambda: whole_message(StoredMessage(stored, data, "", [], {}, []))
+
+    assert steps_of(work(800)) < 6 * steps_of(work(200))
