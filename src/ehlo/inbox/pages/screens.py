@@ -9,16 +9,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ehlo.faults.fault import STAGES
-from ehlo.inbox.desk import Desk, inbox_of
+from ehlo.inbox.desk import Desk, WebOptions, inbox_of
 from ehlo.inbox.pages.panels import TABS, letter_of, row_of, visit_of
 from ehlo.inbox.pages.rendering import (
     Assets,
@@ -40,6 +42,9 @@ _STAGE_NAMES: Final = {
     "data": "DATA",
     "end": "The end of a message",
 }
+_ANY: Final = ("0.0.0.0", "::")  # noqa: S104  an address to show, and not to listen on
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
+_ID: Final = re.compile("[0-9A-Za-z]{1,64}")
 _THEMES: Final = ("light", "dark")
 _REFRESH: Final = "x-ehlo-refresh"  # the page brings itself up to date: no person has opened it
 
@@ -207,12 +212,27 @@ class Screens:
             "query": "",
             "suffix": "",
             "fault_count": len(self._desk.faults),
-            "smtp_host": "127.0.0.1",
-            "smtp_port": 1025,
+            "smtp": _smtp_of(request, self._desk.options),
         }
         page = self._environment.get_template(template)
         html = await asyncio.to_thread(page.render, {**common, **values})
-        return page_response(html, str(common["nonce"]), status)
+        return page_response(html, str(common["nonce"]), _frame_of(request), status)
+
+
+def _frame_of(request: Request) -> str:
+    """Return what the frame of a page may show: the mail whose page it is, and nothing else."""
+    host = request.headers.get("host", "")
+    mail_id = str(request.path_params.get("id", ""))
+    if not _HOST.fullmatch(host) or not _ID.fullmatch(mail_id):
+        return "'none'"
+    path = f"{quote(str(request.scope.get('root_path', '')))}/view/{mail_id}.html"
+    return f"http://{host}{path} https://{host}{path}"
+
+
+def _smtp_of(request: Request, options: WebOptions) -> tuple[str, int]:
+    """Return the host and the port that mail is sent to, as far as the pages know."""
+    host, port = options.smtp or ("127.0.0.1", 1025)
+    return (request.url.hostname or host) if host in _ANY else host, port
 
 
 def _number(text: str, least: int) -> int:

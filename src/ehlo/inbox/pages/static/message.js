@@ -61,9 +61,7 @@ function trusted() {
 
 function loadRemote() {
   const frame = document.getElementById("mail")
-  const address = new URL(frame.src)
-  address.searchParams.set("remote", "1")
-  frame.src = address
+  frame.src = `${frame.dataset.src}&remote=1`
   document.getElementById("remote").hidden = true
 }
 
@@ -83,10 +81,12 @@ function followHeight(frame) {
 
 function startFrame() {
   const frame = document.getElementById("mail")
-  if (frame) followHeight(frame)
+  if (!frame) return
+  followHeight(frame)
   const notice = document.getElementById("remote")
   const sender = notice?.dataset.sender
-  if (notice && sender && trusted().includes(sender)) loadRemote()
+  if (sender && trusted().includes(sender)) loadRemote()
+  else frame.src = frame.dataset.src
   notice?.addEventListener("click", (event) => {
     const wanted = event.target.closest("[data-remote]")?.dataset.remote
     if (!wanted) return
@@ -113,6 +113,7 @@ function filterHeaders(text) {
 /** Starts a message, and returns its keys. */
 export function startMessage() {
   startFrame()
+  document.querySelector(".tabs [aria-current]").scrollIntoView({ block: "nearest", inline: "center" })
   document.addEventListener("click", (event) => DO[event.target.closest("main [data-do]")?.dataset.do]?.())
   document.addEventListener("submit", (event) => FORMS[event.target.dataset.form]?.())
   document.getElementById("filter")?.addEventListener("input", (event) => filterHeaders(event.target.value))
