@@ -10,12 +10,14 @@ import httpx
 import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from ehlo.inbox import WebOptions
 from ehlo.inbox.accounts import check_of_users
 from ehlo.inbox.guard import Guard
 from ehlo.inbox.signin import SignIn, TooManyLoginsError
-from support.sites import HOST, Line, browser
+from ehlo.inbox.site import routes_of
+from support.sites import HOST, Line, browser, desk
 from support.storing import in_loop
 
 
@@ -363,7 +365,6 @@ def test_users_of_a_wrong_form_are_named_without_their_passwords(text: str) -> N
 @in_loop
 async def test_a_body_is_bounded_whatever_the_route() -> None:
     from starlette.applications import Starlette
-    from starlette.routing import Route
 
     async def read(request: Request) -> Response:
         return PlainTextResponse(str(len(await request.body())))
@@ -374,3 +375,31 @@ async def test_a_body_is_bounded_whatever_the_route() -> None:
     assert (await client.post("/", content=b"x" * 8_388_609)).status_code == 413
     client = browser(Guard(site, WebOptions(max_size=0)))
     assert (await client.post("/", content=b"x" * 8_388_609)).status_code == 200
+
+
+# -- the whole site --------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_each_route_of_the_site_needs_the_login_and_the_host() -> None:
+    values = {"id": "latest", "part": "1", "tag": "x", "tab": "raw", "version": "x", "name": "x"}
+    async with desk(check=check_of_users("a:b"), root="/mail") as site:
+        client = browser(site)
+        paths = [
+            str(route.path).replace(":path", "").format(**values, rest="x")
+            for route in routes_of(site)
+            if isinstance(route, Route) and route.path not in ("/livez", "/readyz")
+        ]
+        assert len(paths) > 30
+        for path in (*paths, "/nowhere", "/inbox", "/livez/", "//livez", "/readyz/x", "/%6civez/"):
+            for prefix in ("/mail", "/mail/inbox/support", ""):
+                for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
+                    answer = await client.request(method, prefix + path)
+                    assert answer.status_code == 401, (method, prefix + path)
+        for path in paths:
+            headers = {"Host": "evil.test", **basic("a:b")}
+            answer = await client.get(f"/mail{path}", headers=headers)
+            assert answer.status_code == 403
+        for path in ("/mail/api/events", "/mail/inbox/x/api/events"):
+            async with Line(site, path, websocket=True) as line:
+                assert (await line.message())["status"] == 401
