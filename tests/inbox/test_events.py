@@ -150,6 +150,16 @@ async def test_a_client_that_does_not_read_is_cut_off() -> None:
 
 
 @in_loop
+async def test_a_connection_that_the_server_has_closed_ends_quietly() -> None:
+    async with desk() as site, websocket(site) as line:
+        await line.event("stats")
+        line.is_closed = True
+        await fill(site.store, 1)
+        await line.ended()
+        assert site.hub.listeners == 0
+
+
+@in_loop
 async def test_the_store_is_watched_only_while_a_client_listens() -> None:
     async with desk() as site:
         for _ in range(3):

@@ -373,6 +373,9 @@ async def test_a_body_is_bounded_whatever_the_route() -> None:
     client = browser(Guard(site, WebOptions(max_size=1)))
     assert (await client.post("/", content=b"x" * 8_388_608)).text == "8388608"
     assert (await client.post("/", content=b"x" * 8_388_609)).status_code == 413
+    said = Line(Guard(site, WebOptions(max_size=1)), "/", headers={"Content-Length": "9" * 30})
+    async with said:
+        assert (await said.message())["status"] == 413  # before anything of it comes
     client = browser(Guard(site, WebOptions(max_size=0)))
     assert (await client.post("/", content=b"x" * 8_388_609)).status_code == 200
 

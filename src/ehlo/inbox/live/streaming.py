@@ -57,11 +57,13 @@ class _Events:
         subscription = Subscription()
 
         async def send() -> None:
-            await websocket.send_text((await hub.stats(inbox)).text)
+            first = await hub.stats(inbox)
+            if not await _sent(websocket, first.text):
+                return
             while True:
                 event = await subscription.get()
-                if event.kind:
-                    await websocket.send_text(event.text)
+                if event.kind and not await _sent(websocket, event.text):
+                    return
 
         async def receive() -> None:
             while (await websocket.receive())["type"] != "websocket.disconnect":
@@ -85,6 +87,19 @@ class _Events:
         number = int(last) if last.isascii() and last.isdecimal() and len(last) < 20 else None
         newest = self._desk.store.newest_change
         return _EventStream(hub, inbox_of(request), (number if last else newest), newest)
+
+
+async def _sent(websocket: WebSocket, text: str) -> bool:
+    """Send a text; return whether the server still takes one.
+
+    Servers raise `RuntimeError` once they have closed a connection by themselves, as uvicorn does
+    when a client answers no ping.
+    """
+    try:
+        await websocket.send_text(text)
+    except RuntimeError:
+        return False
+    return True
 
 
 class _EventStream(Response):
