@@ -29,7 +29,7 @@ _SAFE: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 _OPEN: Final = frozenset(("/livez", "/readyz"))
 """Paths that need no login: they say nothing."""
 _API: Final = "/api/"
-_PART: Final = re.compile(r"/message/[^/]+/part/")
+_PART: Final = re.compile(r"/message/(?!latest/)[^/]+/part/[^/]+")  # no page guesses an ID
 _VIEW: Final = re.compile(r".*/view/[^/]+\.html")
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:/?#@\[\]\s]+)(?::(?P<port>[0-9]{1,5}))?")
 _PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
