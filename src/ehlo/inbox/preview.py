@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from ehlo.content.markup import text_of_html
-from ehlo.inbox.answers import RefusedError, elsewhere, resource
-from ehlo.inbox.api.anatomy import Anatomy
+from ehlo.content.breather import Rest
+from ehlo.inbox.answers import RefusedError, elsewhere, pieces_answer, resource
+from ehlo.inbox.api.anatomy import Anatomy, rest_for
 from ehlo.inbox.api.single import find, latest, mark_read, remember
 from ehlo.inbox.desk import Desk
 from ehlo.store import StoredMessage
@@ -37,6 +37,8 @@ _HOST: Final = re.compile(r"[A-Za-z0-9._-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?
 # `meta` may lead elsewhere. Other names do nothing, and no encoding hides a name
 _LINKS: Final = re.compile(r"<(?=link[\s/>])", re.IGNORECASE)
 _METAS: Final = re.compile(r"<(?=meta[\s/>])", re.IGNORECASE)
+_ANCHORS: Final = re.compile(r"<a(?=\s)", re.IGNORECASE)
+_OPENED: Final = '<a target="_blank" rel="noreferrer noopener"'  # in front, so that it counts
 _SAFE: Final[Mapping[str, str]] = MappingProxyType(
     {
         "x-content-type-options": "nosniff",
@@ -46,6 +48,7 @@ _SAFE: Final[Mapping[str, str]] = MappingProxyType(
         "cache-control": "no-store",
     }
 )
+_SLICE: Final = 65_536  # characters that are edited at once
 _SANDBOX: Final = "sandbox allow-popups allow-popups-to-escape-sandbox"
 _SCRIPT: Final = (
     "(function(){function post(){parent.postMessage({messageHeight:"
@@ -78,14 +81,11 @@ class Preview:
         in_frame = embed and request.headers.get("sec-fetch-dest") == "iframe"
         nonce = secrets.token_urlsafe(16) if in_frame else ""
 
-        def work() -> tuple[Anatomy, bytes]:
+        edits = _Edits(place, nonce, embeds=embed, has_links=remote)
+
+        def work() -> tuple[Anatomy, list[bytes]]:
             anatomy = Anatomy(stored.data)
-            markup = _html_of(anatomy, place)
-            if markup and not remote:
-                markup = _LINKS.sub("<blocked-", markup)
-            if markup and embed:
-                markup = _embedded(markup, nonce)
-            return anatomy, markup.encode("utf-8", "replace")
+            return anatomy, _page_of(anatomy, edits, rest_for(len(stored.data)))
 
         anatomy, page = await elsewhere(len(stored.data), work)
         remember(self._desk, stored, anatomy)
@@ -98,12 +98,12 @@ class Preview:
             "content-type": "text/html; charset=utf-8",
             "content-security-policy": policy,
         }
-        return Response(page, headers=headers)
+        return pieces_answer(page, headers)
 
     async def text(self, request: Request) -> Response:
         """Return the text of a message."""
         stored = await self._find(request)
-        text = await elsewhere(len(stored.data), lambda: _text_of(stored))
+        text = await elsewhere(len(stored.data), lambda: Anatomy(stored.data).readable)
         await mark_read(self._desk, stored)
         headers = {
             **_SAFE,
@@ -128,17 +128,52 @@ def _prefix(request: Request) -> str:
     return quote(str(request.scope.get("root_path", "")).rstrip("/"))
 
 
-def _text_of(stored: StoredMessage) -> str:
-    anatomy = Anatomy(stored.data)
-    html = anatomy.html
-    return anatomy.text or (text_of_html(html) if html else "")
-
-
 # -- HTML ------------------------------------------------------------------------------------------
 
 
-def _html_of(anatomy: Anatomy, place: str) -> str:
-    """Return the HTML of a message with `cid:` links that lead to its parts."""
+class _Edits(NamedTuple):
+    """The few changes that are made to the HTML of a message."""
+
+    place: str
+    """Where its parts are, to which `cid:` links lead."""
+    nonce: str
+    """Allows the script that posts the height; empty without it."""
+    embeds: bool
+    """Whether links open in a new window."""
+    has_links: bool
+    """Whether `link` elements stay."""
+
+
+def _page_of(anatomy: Anatomy, edits: _Edits, rest: Rest) -> list[bytes]:
+    """Return the HTML of a message as a page, in pieces; nothing without HTML."""
+    markup = anatomy.html
+    link = _linker(anatomy, edits.place)
+    pieces = []
+    at = 0
+    if edits.embeds and markup:
+        doctype = _DOCTYPE.match(markup)
+        at = doctype.end() if doctype is not None else 0
+        script = f'<script nonce="{edits.nonce}">{_SCRIPT}</script>' if edits.nonce else ""
+        pieces.append(f'{markup[:at]}<base target="_blank">{script}'.encode("utf-8", "replace"))
+    while at < len(markup):
+        end = at + _SLICE
+        if end < len(markup) and (tag := markup.rfind("<", at + 1, end)) >= 0:
+            end = tag  # nothing that is edited goes over the beginning of a tag
+        piece = _CID.sub(link, markup[at:end])
+        at = end
+        if not edits.has_links:
+            piece = _LINKS.sub("<blocked-", piece)
+        if edits.embeds:
+            piece = _ANCHORS.sub(_OPENED, piece)
+        if edits.nonce:
+            piece = _METAS.sub("<blocked-", piece)
+        pieces.append(piece.encode("utf-8", "replace"))
+        rest()
+    return pieces
+
+
+def _linker(anatomy: Anatomy, place: str) -> Callable[[re.Match[str]], str]:
+    """Return what replaces a `cid:` link: by Content-ID or by name, percent-encoded or not."""
     numbers: dict[str, str] = {}
     for piece in (*anatomy.inline, *anatomy.attachments, *anatomy.others):
         for name in (piece.content_id, piece.name):
@@ -151,17 +186,7 @@ def _html_of(anatomy: Anatomy, place: str) -> str:
         number = number or numbers.get(name.partition("@")[0], "")
         return f"{match[1]}{place}{number}" if number else match[0]
 
-    return _CID.sub(link, anatomy.html)
-
-
-def _embedded(markup: str, nonce: str) -> str:
-    """Return HTML whose links open in a new window; with a nonce, it posts its height."""
-    doctype = _DOCTYPE.match(markup)
-    at = doctype.end() if doctype is not None else 0
-    start, rest = f'{markup[:at]}<base target="_blank">', markup[at:]
-    if not nonce:
-        return start + rest
-    return f'{start}<script nonce="{nonce}">{_SCRIPT}</script>{_METAS.sub("<blocked-", rest)}'
+    return link
 
 
 def _policy(request: Request, place: str, nonce: str, *, remote: bool) -> str:

@@ -134,7 +134,8 @@ assert.equal((await mailpit.getAttachmentThumbnail(ID, attachment.PartID)).type,
 
 assert.ok((await mailpit.renderMessageHTML()).includes(html))
 const embedded = await mailpit.renderMessageHTML(ID, 1)
-assert.ok(embedded.includes('target="_blank"'))
+assert.ok(!embedded.includes(html))
+assert.ok(embedded.includes('target="_blank" rel="noreferrer noopener"'))
 assert.ok((await mailpit.renderMessageText()).includes("Hello you"))
 assert.ok((await mailpit.renderMessageText(ID)).includes("Hello you"))
 

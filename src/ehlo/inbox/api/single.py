@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -11,16 +12,25 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ehlo.content.fields import Field
-from ehlo.inbox.answers import LARGE, NOT_FOUND, RefusedError, elsewhere, ready_answer, resource
+from ehlo.inbox.answers import (
+    NOT_FOUND,
+    RefusedError,
+    elsewhere,
+    pieces_answer,
+    ready_answer,
+    resource,
+    streamed_answer,
+)
 from ehlo.inbox.api.added import added_fields, own_header
-from ehlo.inbox.api.anatomy import Anatomy, Piece
-from ehlo.inbox.api.goform import to_text
+from ehlo.inbox.api.anatomy import LARGE, Anatomy, Piece, rest_for
+from ehlo.inbox.api.goform import in_pieces, to_text
 from ehlo.inbox.api.shapes import whole_message
 from ehlo.inbox.desk import Desk, inbox_of
-from ehlo.store import StoredMessage
+from ehlo.store import StoredMail, StoredMessage
 
 LATEST: Final = "latest"
 _NOT_FOUND_LATEST: Final = "Message not found"
+_LONGEST_HEADER: Final = 1_048_576  # bytes in which the header is, or as much as is read of it
 _FOLDS: Final = re.compile(rb"\s*\r?\n[ \t]*")
 _INLINE: Final = frozenset(
     (
@@ -42,44 +52,58 @@ class Single:
         stored = await find(self._desk, request)
         await mark_read(self._desk, stored)
 
-        def work() -> tuple[Anatomy, str]:
+        def work() -> tuple[Anatomy, list[bytes]]:
             anatomy = Anatomy(stored.data)
-            return anatomy, to_text(whole_message(stored, anatomy))
+            whole = whole_message(stored, anatomy)
+            return anatomy, in_pieces(whole, rest_for(len(stored.data)))
 
-        anatomy, text = await elsewhere(len(stored.data), work)
+        anatomy, pieces = await elsewhere(len(stored.data), work)
         remember(self._desk, stored, anatomy)
-        return ready_answer(text)
+        return pieces_answer(pieces, {"content-type": "application/json"})
 
     async def headers(self, request: Request) -> Response:
         """Return all header fields, by their names."""
-        stored = await find(self._desk, request)
+        stored = await find(self._desk, request, most=_LONGEST_HEADER)
         return ready_answer(await elsewhere(len(stored.data), lambda: to_text(_headers_of(stored))))
 
     async def raw(self, request: Request) -> Response:
         """Return the source of a message."""
-        stored = await find(self._desk, request)
+        stored = await find(self._desk, request, most=_LONGEST_HEADER)
+        mail = stored.mail
         added = added_fields(stored, own_header(stored.data))
         headers = {"content-type": "text/plain; charset=utf-8"}
         if request.query_params.get("dl") == "1":
-            headers["content-disposition"] = f'attachment; filename="{stored.mail.id}.eml"'
-        return Response(added + stored.data, headers=headers)
+            headers["content-disposition"] = f'attachment; filename="{mail.id}.eml"'
+        if mail.size <= len(stored.data):
+            return Response(added + stored.data, headers=headers)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield added
+            async for chunk in self._desk.store.chunks(mail):
+                yield chunk
+
+        return streamed_answer(pieces(), len(added) + mail.size, headers)
 
     async def part(self, request: Request) -> Response:
         """Return the content of a part."""
         found = await find_part(self._desk, request)
-        return Response(found.data, headers=part_headers(found.piece))
+        return pieces_answer(found.pieces, part_headers(found.piece))
 
 
 class FoundPart(NamedTuple):
-    """A part of a message, and its content."""
+    """A part of a message, and its content in pieces."""
 
     piece: Piece
-    data: bytes
+    pieces: list[bytes]
 
 
-async def find(desk: Desk, request: Request) -> StoredMessage:
-    """Return the message that the path names. Raises `RefusedError` if there is none."""
-    stored = await desk.store.get(await id_of(desk, request), inbox_of(request))
+async def find(desk: Desk, request: Request, *, most: int | None = None) -> StoredMessage:
+    """Return the message that the path names, or its first `most` bytes.
+
+    Raises `RefusedError` if there is none.
+    """
+    mail_id = await id_of(desk, request)
+    stored = await desk.store.get(mail_id, inbox_of(request), most=most)
     if stored is None:
         raise RefusedError(NOT_FOUND, 404)
     return stored
@@ -154,23 +178,42 @@ async def find_part(desk: Desk, request: Request) -> FoundPart:
     number, inbox = str(request.path_params["part"]), inbox_of(request)
     pieces = desk.outlines.get(mail_id)
     if pieces is None:
-        stored = await desk.store.get(mail_id, inbox)
-        if stored is None:
-            raise RefusedError(NOT_FOUND, 404)
-        data = stored.data
-        anatomy = await elsewhere(len(data), lambda: Anatomy(data))
-        remember(desk, stored, anatomy)
-        piece = anatomy.find(number)
-        body = None if piece is None else data[piece.part.start : piece.part.end]
+        found = await _search_part(desk, mail_id, inbox, number)
     else:
-        piece = pieces.get(number)
-        body = None
-        if piece is not None:
-            body = await desk.store.piece(mail_id, piece.part.start, piece.part.end, inbox)
-    if piece is None or body is None:
+        mails = await desk.store.find([mail_id], inbox)
+        found = (
+            await _read_part(desk, mails[0], pieces[number]) if mails and number in pieces else None
+        )
+    if found is None:
         raise RefusedError(NOT_FOUND, 404)
-    found, encoded = piece, body
-    return FoundPart(found, await elsewhere(len(encoded), lambda: found.decoded(encoded)))
+    return found
+
+
+async def _search_part(
+    desk: Desk, mail_id: str, inbox: str | None, number: str
+) -> FoundPart | None:
+    """Return a part of a message whose parts are not known yet."""
+    stored = await desk.store.get(mail_id, inbox)
+    if stored is None:
+        return None
+
+    def work() -> tuple[Anatomy, FoundPart | None]:
+        anatomy = Anatomy(stored.data)
+        piece = anatomy.find(number)
+        if piece is None:
+            return anatomy, None
+        return anatomy, FoundPart(piece, piece.content(stored.data, rest_for(len(stored.data))))
+
+    anatomy, found = await elsewhere(len(stored.data), work)
+    remember(desk, stored, anatomy)
+    return found
+
+
+async def _read_part(desk: Desk, mail: StoredMail, piece: Piece) -> FoundPart:
+    """Return a part whose place is known."""
+    body = await desk.store.piece(mail, piece.part.start, piece.part.end)
+    size = len(body)
+    return FoundPart(piece, await elsewhere(size, lambda: piece.decoded(body, rest_for(size))))
 
 
 def part_headers(piece: Piece) -> dict[str, str]:
