@@ -68,7 +68,7 @@ _QUERY: Final[Mapping[str, tuple[Mapping[str, object], str]]] = MappingProxyType
 
 
 class Operation(NamedTuple):
-    """What a method does at a path."""
+    """One method at one path, and its answers."""
 
     method: str
     path: str
