@@ -23,6 +23,7 @@ from ehlo.inbox.live.hub import Hub, Notice, Subscription, event_for, event_of
 MOST_LISTENERS: Final = 1_000
 """Clients that may wait for events, or for mail, at once."""
 _BEAT: Final = 20.0  # seconds after which a comment shows that the connection works
+_GOODBYE: Final = 1.0  # seconds to tell a client that it was too slow
 _TOO_SLOW: Final = 1008  # RFC 6455 7.4.1: violates a policy
 _BUSY: Final = 1013  # try again later
 _HEAD: Final = (
@@ -73,7 +74,7 @@ class _Events:
             await first_of(send(), receive(), subscription.cut.wait())
         if subscription.cut.is_set():
             with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(_GOODBYE):
                     await websocket.close(_TOO_SLOW, "too slow")
 
     async def server_sent(self, request: Request) -> Response:
