@@ -212,6 +212,7 @@ def _catcher_of(
 ) -> Catcher:
     from ehlo.inbox.catcher import Catcher
     from ehlo.inbox.desk import WebOptions
+    from ehlo.inbox.live.relaying import Relay
     from ehlo.inbox.serving import WebCertificate
 
     named = own.inbox_by or ""
@@ -219,6 +220,10 @@ def _catcher_of(
     certificate = WebCertificate(own.web_cert, own.web_key or "") if own.web_cert else None
     if certificate is not None:
         _check_certificate(certificate)
+    try:
+        Relay.of(own.relay or "smtp://unused")
+    except ValueError as error:  # it begins with "relay: "
+        raise click.UsageError(f"--{error}") from None
     options = WebOptions(
         label=own.label or "",
         root=(own.web_root or "").rstrip("/"),
