@@ -10,6 +10,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -94,6 +95,16 @@ class Client:
 
     def send(self, body: bytes) -> None:
         self._send(body)
+
+    def send_timed(self, body: bytes) -> float:
+        """Send a message; return the seconds from its last byte to the reply."""
+        self._ask(MAIL, b"250")
+        self._ask(RCPT, b"250")
+        self._ask(b"DATA\r\n", b"354")
+        self._socket.sendall(HEADER + body + b".\r\n")
+        sent = time.perf_counter()
+        expect(self._replies, b"250")
+        return time.perf_counter() - sent
 
     def _each(self, body: bytes) -> None:
         self._ask(MAIL, b"250")

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scenarios import EHLO_ONE, EHLO_TWO, LABELS, TARGETS, Idle, Scenario, Target, Workers
+from scenarios import EHLO_ONE, EHLO_TWO, LABELS, TARGETS, Idle, Queued, Scenario, Target, Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,8 @@ def ratio(value: float) -> str:
 
 def quantity(scenario: Scenario, value: float) -> str:
     """Return a figure with a suitable unit."""
+    if isinstance(scenario, Queued) and scenario.what == "flushes":
+        return f"{value:.3f}"
     if isinstance(scenario, Idle):
         return f"{value / 1024:.1f} KiB"
     return f"{value * 1e6:.0f} us" if value < 1e-3 else f"{value * 1e3:.1f} ms"

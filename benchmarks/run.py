@@ -22,6 +22,7 @@ from kit import EMPTY, seconds_per_test
 from load import LoadError, idle, send, settle
 from machine import machine
 from measure import anonymous_memory, cores, cpu_seconds, import_seconds, pinned
+from queueing import measure_puts, measure_queues
 from report import Figures, terminal, write
 from results import Result, WorkersResult
 from scenarios import (
@@ -33,14 +34,17 @@ from scenarios import (
     Import,
     Kit,
     Messages,
+    Puts,
+    Queued,
     Scenario,
     Workers,
     shrunk,
 )
 
 ROUNDS = 9  # many short ones: disturbances of a machine last only seconds
+QUEUE_ROUNDS = 5  # each until both queues are empty
 IDLE_ROUNDS = 3  # each with new processes, which seldom return memory to the system
-LONGEST = 420  # seconds; then a run that hangs is stopped, with all its servers
+LONGEST = 600  # seconds; then a run that hangs is stopped, with all its servers
 DOCS = Path(__file__).parent.parent / "docs"
 NOTES = Path(__file__).parent / "notes.md"
 
@@ -201,21 +205,29 @@ def measure_kit(bench: Bench, scenario: Kit, names: Sequence[str]) -> Result:
     return Result(scenario, figures)
 
 
-def measure(bench: Bench, scenario: Scenario, chosen: Sequence[str]) -> Result | WorkersResult:
+def measure(
+    bench: Bench, scenario: Scenario, chosen: Sequence[str]
+) -> list[Result] | list[WorkersResult]:
     """Measure one scenario with those of the chosen servers that support it."""
     names = [name for name in scenario.servers if name in chosen]
     print(f"{scenario.title} ...", file=sys.stderr, flush=True)
     match scenario:
         case Workers():
-            return measure_workers(bench, scenario, names)
+            return [measure_workers(bench, scenario, names)]
+        case Queued():
+            with pinned(*bench.cores):
+                return measure_queues(scenario, min(bench.rounds, QUEUE_ROUNDS))
+        case Puts():
+            with pinned(*bench.cores):
+                return [measure_puts(scenario, min(bench.rounds, QUEUE_ROUNDS))]
         case Messages():
-            return measure_messages(bench, scenario, names)
+            return [measure_messages(bench, scenario, names)]
         case Idle():
-            return measure_idle(bench, scenario, names)
+            return [measure_idle(bench, scenario, names)]
         case Import():
-            return measure_import(bench, scenario, names)
+            return [measure_import(bench, scenario, names)]
         case Kit():
-            return measure_kit(bench, scenario, names)
+            return [measure_kit(bench, scenario, names)]
 
 
 def arguments() -> argparse.Namespace:
@@ -267,7 +279,11 @@ def measure_all(chosen: argparse.Namespace) -> list[Result | WorkersResult]:
     with tempfile.TemporaryDirectory() as directory, pinned(load_core):
         certificate = make_certificate(Path(directory))
         bench = Bench(server_core, every_core, certificate, rounds)
-        return [measure(bench, scenario, chosen.servers) for scenario in chosen_scenarios(chosen)]
+        return [
+            result
+            for scenario in chosen_scenarios(chosen)
+            for result in measure(bench, scenario, chosen.servers)
+        ]
 
 
 def is_whole(chosen: argparse.Namespace) -> bool:

@@ -15,6 +15,8 @@ SMTPDFIX = "smtpdfix"  # this and the next three are fixtures of pytest
 LOCALSERVER = "pytest-localserver"
 EHLO_MEMORY = "ehlo-memory"
 EHLO_PORT = "ehlo-port"
+EHLO_QUEUE = "ehlo-queue"  # this and the next one have each message on disk before its 250
+POSTFIX = "postfix"
 
 LABELS = {
     AIOSMTPD: "aiosmtpd",
@@ -29,6 +31,8 @@ LABELS = {
     LOCALSERVER: "pytest-localserver",
     EHLO_MEMORY: "ehlo_memory",
     EHLO_PORT: "ehlo_smtp",
+    EHLO_QUEUE: "ehlo, SQLite",
+    POSTFIX: "Postfix, discard",
 }
 
 ALL = (AIOSMTPD, SMTP_SINK, EHLO_ASYNC, EHLO_DEF)
@@ -36,7 +40,8 @@ WITH_TUNED = (*ALL, EHLO_TUNED)  # the columns of the tables
 WITH_HOURLY = (*WITH_TUNED, EHLO_HOURLY)
 WORKERS = (EHLO_ONE, EHLO_TWO)
 FIXTURES = (SMTPDFIX, LOCALSERVER, EHLO_MEMORY, EHLO_PORT)
-EVERY = (*WITH_HOURLY, *WORKERS, *FIXTURES)
+QUEUES = (EHLO_QUEUE, POSTFIX)
+EVERY = (*WITH_HOURLY, *WORKERS, *FIXTURES, *QUEUES)
 OURS = (EHLO_ASYNC, EHLO_DEF)  # the others do not support BDAT
 WITH_TLS = (AIOSMTPD, EHLO_ASYNC, EHLO_DEF)  # smtp-sink has no TLS
 
@@ -69,6 +74,26 @@ class Workers(Messages):
     """
 
     servers: tuple[str, ...] = WORKERS
+
+
+Cost = Literal["time", "cpu", "flushes"]
+COSTS: tuple[Cost, ...] = ("time", "cpu", "flushes")
+
+
+@dataclass(frozen=True, slots=True)
+class Queued(Messages):
+    """A cost of a message that is on disk before its 250: seconds, CPU seconds, or flushes."""
+
+    servers: tuple[str, ...] = QUEUES
+    what: Cost = "time"
+
+
+@dataclass(frozen=True, slots=True)
+class Puts(Messages):
+    """The longest wait for the reply to a message in a round, in seconds, with several workers."""
+
+    servers: tuple[str, ...] = (EHLO_QUEUE,)
+    workers: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +129,7 @@ class Kit:
     servers: tuple[str, ...] = FIXTURES
 
 
-Scenario = Messages | Workers | Idle | Import | Kit
+Scenario = Messages | Workers | Queued | Puts | Idle | Import | Kit
 
 KB, MB = 1 << 10, 1 << 20
 
@@ -123,6 +148,10 @@ SCENARIOS: tuple[Scenario, ...] = (
     # several processes
     Workers("1k-kept-workers", "1 KB, kept connection, 2 workers", KB, 6000),
     Workers("1k-own-workers", "1 KB, own connection, 2 workers", KB, 2000, kept=False),
+    # with a queue on disk
+    Queued("queue-20", "1 KB, 20 sessions", KB, 2000),
+    Queued("queue-200", "1 KB, 200 sessions", KB, 4000, 200),
+    Puts("queue-puts", "1 KB, 40 sessions, 4 workers: longest wait", KB, 4000, 40),
     # without messages
     Idle("idle", "idle connection", 1000, servers=(AIOSMTPD, SMTP_SINK, EHLO_ASYNC)),
     Idle("idle-tls", "idle connection, TLS", 300, tls=True, servers=(AIOSMTPD, EHLO_ASYNC)),
@@ -152,6 +181,12 @@ TARGETS = (
     Target("1k-tls-kept", EHLO_ASYNC, AIOSMTPD, 0.55),
     # At most the Go original's handshake, which took 0.775 of aiosmtpd's in the same run
     Target("1k-tls-own", EHLO_ASYNC, AIOSMTPD, 0.775),
+    Target("queue-20-time", EHLO_QUEUE, POSTFIX, 1 / 1.8),
+    Target("queue-200-time", EHLO_QUEUE, POSTFIX, 1 / 4),
+    Target("queue-20-cpu", EHLO_QUEUE, POSTFIX, 0.2),
+    Target("queue-200-cpu", EHLO_QUEUE, POSTFIX, 0.2),
+    Target("queue-20-flushes", EHLO_QUEUE, None, 0.12),
+    Target("queue-puts", EHLO_QUEUE, None, 0.2),
     Target("idle", EHLO_ASYNC, None, 4 * KB),
     Target("idle-tls", EHLO_ASYNC, None, 48 * KB),
     Target("import", EHLO_ASYNC, None, 0.060),

@@ -28,7 +28,7 @@ from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import State
 from ehlo.protocol.verbs import TRANSITIONS, VERBS
-from ehlo.server.observing.metrics import COUNTERS, GAUGES, HISTOGRAMS
+from ehlo.server.observing.metrics import COUNTERS, GAUGES, HISTOGRAMS, OF_QUEUE
 from ehlo.server.options.config import Options, descriptions
 
 ROOT = Path(__file__).parents[1]
@@ -209,6 +209,8 @@ def metrics() -> str:
         lines.append(_metric(f"{name}_total", "counter", labels, text))
     for name, text, _ in GAUGES:
         lines.append(_metric(name, "gauge", (), text))
+    for name, text, labels in OF_QUEUE:
+        lines.append(_metric(name, "gauge", labels, text))
     for name, text, labels in HISTOGRAMS:
         lines.append(_metric(name, "histogram", labels, text))
     return "\n".join(lines)

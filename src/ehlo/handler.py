@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 from ehlo.message import Message
 from ehlo.protocol.address import Address
@@ -235,6 +235,21 @@ class Origin(NamedTuple):
     function: Callable[..., object]
 
 
+class Measures(Protocol):
+    """Is what a handler adds to the metrics of its server."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many deliveries had each outcome, in this process; numbers that only grow."""
+
+    async def levels(self) -> Mapping[str, Mapping[str, float]]:
+        """Return what is held now, by the name of what holds it.
+
+        Each has the number of deliveries by their state, and `oldest_due`: for how many seconds the
+        oldest of them is due. Processes that hold the same thing return the same name.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Callbacks:
     """Holds the hooks of an application, which come from a `Handler` or from plain functions."""
@@ -245,6 +260,7 @@ class Callbacks:
     """The value of `Handler.streams`."""
     origins: Mapping[str, Origin] = field(default_factory=dict)
     """Where the hooks come from that are no methods, by the name of the hook."""
+    measures: Measures | None = None
 
     def __contains__(self, name: str) -> bool:
         return name in self.by_name

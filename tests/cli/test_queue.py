@@ -5,11 +5,14 @@ from __future__ import annotations
 import smtplib
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from ehlo import Queue
+from ehlo.server.observing.stats import queued
+from ehlo.server.observing.views import ask
 from support.program import Start
 from support.queueing import Player, deliver, expect, rows, serving
 
@@ -27,6 +30,17 @@ def run(*arguments: str | Path, cwd: Path) -> tuple[int, str, str]:
         text=True,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def until_shown(directory: Path, *, delivered: int, failed: int) -> None:
+    """Return once the control socket shows that many deliveries in all files."""
+    until = time.monotonic() + DEADLINE
+    found: object = None
+    while found != (delivered, failed):
+        assert time.monotonic() < until, found
+        snapshot = ask(str(directory / "control"))
+        counts = snapshot["stats"].get("deliveries", {})
+        found = counts.get("delivered"), queued([*snapshot["queue"].values()]).get("failed")
 
 
 @pytest.fixture
@@ -52,16 +66,24 @@ def test_a_failed_message_is_shown_exported_and_delivered_again(
     assert out.startswith("Received: from")
     assert out.endswith("Subject: x\n\n" + "y\n" * 9_000)
     (tmp_path / "app.py").write_text(HANDLER)
-    program = start("-m", "ehlo", "work", "app.py", "--queue", "mail.db", cwd=tmp_path)
+    control = ("--control", "control")
+    program = start("-m", "ehlo", "work", "app.py", "--queue", "mail.db", *control, cwd=tmp_path)
     program.err.until("listening on no address")
+    until_shown(tmp_path, delivered=0, failed=1)
     assert run("queue", "retry", "mail.db", dead, cwd=tmp_path)[:2] == (0, "retry: deliveries=1\n")
     program.out.until(f"got {dead}")
+    until_shown(tmp_path, delivered=1, failed=0)
     assert program.stop() == 0
     assert rows(tmp_path / "mail-0.db") == []
 
 
 def test_drop_deletes_the_message_and_its_body(tmp_path: Path, dead: str) -> None:
-    assert run("queue", "hold", "mail.db", dead, cwd=tmp_path)[0] == 1
+    code, out, err = run("queue", "hold", "mail.db", "x", dead, cwd=tmp_path)
+    assert (code, out) == (1, "hold: deliveries=0\n")
+    assert err.splitlines() == [
+        "ehlo: x: no such message; see ehlo queue list",
+        f"ehlo: {dead}: its deliveries are failed; only waiting ones can be held",
+    ]
     done = run("queue", "drop", "mail.db", "--all-dead", cwd=tmp_path)
     assert done == (0, "drop: deliveries=1\n", "")
     assert rows(tmp_path / "mail-0.db") == []
@@ -81,11 +103,15 @@ def test_serve_stores_in_the_queue_and_workers_have_a_file_each(
 ) -> None:
     (tmp_path / "app.py").write_text(HANDLER)
     options = ("--queue", "mail.db", "--queue-deliveries", "2", "--workers", "2", "--port", "0")
-    program = start("-m", "ehlo", "serve", "app.py", *options, cwd=tmp_path)
+    program = start("-m", "ehlo", "serve", "app.py", *options, "--control", "control", cwd=tmp_path)
     host, port = program.listening()
-    with smtplib.SMTP(host, port) as client:
-        client.sendmail("a@x.test", ["b@x.test"], b"Subject: x\r\n\r\nx\r\n")
-    program.out.until("got ")
+    for _ in range(3):
+        with smtplib.SMTP(host, port) as client:
+            client.sendmail("a@x.test", ["b@x.test"], b"Subject: x\r\n\r\nx\r\n")
+        program.out.until("got ")
+    until_shown(tmp_path, delivered=3, failed=0)
+    names = sorted(Path(each).name for each in ask(str(tmp_path / "control"))["queue"])
+    assert names == ["mail-0.db", "mail-1.db"]
     assert program.stop() == 0
     assert sorted(each.name for each in tmp_path.glob("mail-*.db")) == ["mail-0.db", "mail-1.db"]
 
@@ -94,12 +120,19 @@ def test_serve_stores_in_the_queue_and_workers_have_a_file_each(
     ("arguments", "error"),
     [
         ("serve app.py --queue-lease 3", "--queue-lease needs --queue; write --queue mail.db"),
-        ("serve app.py --queue postgresql://x", "write the path of a file: mail.db"),
+        ("serve app.py --queue mysql://x", "not supported; write mail.db, or postgresql://"),
         ("serve app.py --queue mail.db --queue-lease x", "not a duration"),
         ("serve app.py:two --queue mail.db", "cannot be combined with ehlo.Queue('own.db')"),
         ("work app.py:handler", "--queue missing, and app.py:handler has no queue"),
         ("queue list nothing.db", "nothing.db: no such queue; check the path"),
+        ("queue list app.py", "app.py: no such queue; leave out its number: mail.db"),
         ("queue retry nothing.db", "write the ID of a message, or --all-dead"),
+        ("queue retry nothing.db 1 --all-dead", "write the ID of a message, or --all-dead"),
+        ("queue hold nothing.db", "ID missing; write one or more"),
+        ("queue", "COMMAND missing; write list, dead, show, export, retry, hold or drop"),
+        ("queue lst mail.db", "lst: no such command; write list"),
+        ("queue list", "QUEUE missing, e.g. ehlo queue list mail.db"),
+        ("queue show mail.db", "ID missing, e.g. ehlo queue show mail.db 8c26317000000f-1"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, arguments: str, error: str) -> None:

@@ -356,6 +356,24 @@ def test_no_number_and_no_word_above_the_sessions_is_cut(width: int) -> None:
     assert "1200 RCPT 550" in text
 
 
+@pytest.mark.parametrize("width", [33, 40, 80, 160])
+def test_a_queue_is_shown_in_its_states(width: int) -> None:
+    states = {"waiting": 100_000, "running": 8, "held": 0, "failed": 12, "dead": 3}
+    one, other = {**states, "oldest_due": 7200.0}, {**states, "oldest_due": 3.0}
+    stats = snapshot()["stats"] | {"deliveries": {"delivered": 5_000}}
+    lines = drawn(width, 40, session(), stats=stats, queue={"0.db": one, "1.db": other})
+    text = " ".join(lines)
+    assert all(len(line) <= width for line in lines)
+    assert "queue 200000 waiting (2h late)" in text
+    assert re.search("16 running +24 failed +6 dead +delivered 5000", text)
+    before = snapshot(stats=stats, uptime=0, queue={"0.db": one})
+    now = snapshot(stats=stats | {"deliveries": {"delivered": 5_010}}, queue={"0.db": one})
+    lines = shown(draw(now, before, "", width, 40), width, 40)
+    assert "delivered 5010 (10/s)" in " ".join(lines)
+    empty = dict.fromkeys(one, 0)
+    assert "queue empty" in " ".join(drawn(width, 40, stats=stats, queue={"0.db": empty}))
+
+
 def test_a_small_terminal_keeps_the_important_facts_above_its_sessions() -> None:
     stats = snapshot()["stats"] | {"connections": 1_234_567, "messages": {"accepted": 1_234_567}}
     lines = drawn(30, 12, *[session()] * 9, workers=2, stats=stats)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import MutableMapping
 
@@ -52,7 +51,7 @@ async def test_events_are_those_of_mailpit() -> None:
         assert new.pop("Created").endswith("Z")
         assert new == {
             "ID": mail_id,
-            "MessageID": "",
+            "MessageID": f"{mail_id}@ehlo",
             "Read": False,
             "From": {"Name": "Jörg", "Address": "a@x.test"},
             "To": [{"Name": "", "Address": "b@y.test"}],
@@ -290,9 +289,3 @@ async def test_a_stream_ends_when_its_client_leaves() -> None:
         line.leave()
         await line.ended()
         assert site.hub.listeners == 0
-
-
-def test_an_event_can_stand_in_html() -> None:
-    text = hub.as_json({"Subject": "</script><script>&"})
-    assert not set("<>&") & set(text)
-    assert json.loads(text) == {"Subject": "</script><script>&"}

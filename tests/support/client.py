@@ -14,9 +14,11 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
+
 from ehlo import Peer
 
-__all__ = ["SMALL", "Client", "set_buffers"]
+__all__ = ["SMALL", "Client", "note_sends", "set_buffers"]
 
 SMALL = 8192
 """A size of the kernel's buffers that unread data fills quickly."""
@@ -31,6 +33,20 @@ def set_buffers(sock: socket.socket, size: int) -> None:
     """
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         sock.setsockopt(socket.SOL_SOCKET, option, size)
+
+
+def note_sends(monkeypatch: pytest.MonkeyPatch, port: int) -> list[int]:
+    """Return a list that gets the size of each send of a server of asyncio on a port."""
+    sizes: list[int] = []
+    plain = socket.socket.send
+
+    def send(sock: socket.socket, data: bytes | bytearray | memoryview, flags: int = 0) -> int:
+        if sock.getsockname()[1] == port:
+            sizes.append(len(memoryview(data)))
+        return plain(sock, data, flags)
+
+    monkeypatch.setattr(socket.socket, "send", send)
+    return sizes
 
 
 class Client:

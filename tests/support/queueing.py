@@ -10,14 +10,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import pytest
 
 from ehlo import Queue, Server, Session
 from ehlo.queue import QueuedMessage
 from support.client import Client
+from support.postgres import Database
 from support.serving import DEADLINE
 
-__all__ = ["Jump", "Player", "deliver", "expect", "rows", "serving", "wait_until"]
+__all__ = [
+    *("Bench", "FileBench", "Jump", "Player", "PostgresBench", "bench", "deliver", "expect"),
+    *("rows", "serving", "wait_until"),
+]
 
 
 class Jump:
@@ -97,6 +103,86 @@ def rows(path: Path, columns: str = "recipient, state") -> list[tuple[Any, ...]]
             f"SELECT {columns} FROM deliveries"  # noqa: S608  the columns are the test's
             " JOIN messages ON messages.number = message ORDER BY deliveries.number"
         ).fetchall()
+
+
+class Bench(Protocol):
+    """A queue under test, on either engine, whose time a test moves."""
+
+    url: str
+    jump: Jump
+
+    def rows(self, columns: str = "recipient, state") -> list[tuple[Any, ...]]:
+        """Return the deliveries, as they are committed."""
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+
+    def now(self) -> float:
+        """Return the time of the database."""
+
+    def queue(self, handler: Any, **options: Any) -> Queue:
+        """Return a queue whose time stands still."""
+
+    def expect(self, server: Server, columns: str, *wanted: tuple[Any, ...]) -> None:
+        """Return once the deliveries are `wanted`."""
+
+
+class FileBench:
+    """A queue on SQLite."""
+
+    def __init__(self, directory: Path) -> None:
+        self.url = str(directory / "mail.db")
+        self.file = directory / "mail-0.db"
+        self.jump = Jump()
+
+    def rows(self, columns: str = "recipient, state") -> list[tuple[Any, ...]]:
+        return rows(self.file, columns)
+
+    def advance(self, seconds: float) -> None:
+        self.jump.advance(seconds)
+
+    def now(self) -> float:
+        return self.jump.now()
+
+    def queue(self, handler: Any, **options: Any) -> Queue:
+        return Queue(self.url, handler, time=self.jump, **options)
+
+    def expect(self, server: Server, columns: str, *wanted: tuple[Any, ...]) -> None:
+        wait_until(server, lambda: self.rows(columns) == list(wanted))
+
+
+class PostgresBench:
+    """A queue on PostgreSQL: its rows become older, since its clock cannot be moved."""
+
+    def __init__(self, database: Database) -> None:
+        self.url = database.url
+        self.database = database
+        self.jump = Jump()
+
+    def rows(self, columns: str = "recipient, state") -> list[tuple[Any, ...]]:
+        return self.database.rows(columns)
+
+    def advance(self, seconds: float) -> None:
+        self.database.advance(seconds)
+        self.jump.advance(seconds)
+
+    def now(self) -> float:
+        ((now,),) = self.database.fetch("SELECT extract(epoch FROM clock_timestamp())::float8")
+        return float(now)
+
+    def queue(self, handler: Any, **options: Any) -> Queue:
+        return Queue(self.url, handler, time=self.jump, **options)
+
+    def expect(self, server: Server, columns: str, *wanted: tuple[Any, ...]) -> None:
+        wait_until(server, lambda: self.rows(columns) == list(wanted))
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
+    """A queue on each engine."""
+    if request.param == "sqlite":
+        return FileBench(tmp_path)
+    return PostgresBench(request.getfixturevalue("database"))
 
 
 def wait_until(server: Server, condition: Callable[[], bool]) -> None:

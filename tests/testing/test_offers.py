@@ -12,6 +12,7 @@ import pytest
 
 from ehlo.testing import Inbox
 from ehlo.testing.loopback import Commons
+from support.client import note_sends
 
 MAIL = "Subject: Hello\n\nHi there\n"
 
@@ -82,6 +83,20 @@ def test_implicit_tls_by_a_port(port: Inbox) -> None:
     first, second = port
     assert first.tls is not None
     assert second.tls is not None
+
+
+def test_the_last_reply_and_the_end_of_tls_are_one_write(
+    port: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port.offer(implicit_tls=True)
+    with smtplib.SMTP_SSL("localhost", port.port, context=port.client_context) as client:
+        client.noop()
+        sends = note_sends(monkeypatch, port.port)
+        client.docmd("QUIT")
+        assert client.sock is not None
+        assert client.sock.recv(1) == b""
+        client.close()
+    assert len(sends) == 1
 
 
 def test_implicit_tls_in_memory(memory: Inbox) -> None:

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ehlo.cli.deliveries import print_deliveries, write_visibly
 from ehlo.cli.flags import Given, GroupedOption
-from ehlo.cli.readable import one_line
 from ehlo.cli.running import checked
-from ehlo.cli.values import Number
+from ehlo.cli.values import Number, either
+from ehlo.cli.wrong import ReportedCommand, no_such_command, report
 from ehlo.handler import Composed
 from ehlo.server.options.target import callbacks_of, with_handler
 from ehlo.server.server import Server
 
 if TYPE_CHECKING:  # sqlite3 and locks of files come with the commands that need them
-    from ehlo.queue import ledger
     from ehlo.queue.accepting import Queue
-    from ehlo.sqlite.connecting import Database
+    from ehlo.queue.engine import Books
+    from ehlo.queue.entries import Act
 
 _GROUP: Final = "Queue"
 # The options of `Queue`, with their metavars, types and descriptions
@@ -98,154 +97,168 @@ def _queue_of(handler: object) -> Queue | None:
 # -- ehlo queue ------------------------------------------------------------------------------------
 
 
-@click.group(name="queue")
+class _QueueGroup(click.Group):
+    """Describes the commands of a queue; its errors name them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments. Raises `click.UsageError` without any."""
+        if not args:
+            raise click.UsageError(f"COMMAND missing; write {either(list(self.commands))}", ctx)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is named first. Raises `click.UsageError` without it."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            error = no_such_command(args[0], self.commands)
+            error.ctx = ctx
+            raise error
+        return super().resolve_command(ctx, args)
+
+
+@click.group(name="queue", cls=_QueueGroup)
 def queue_group() -> None:
-    """Show and change what a queue holds. FILE is what --queue names."""
+    """Show and change the deliveries of a queue.
+
+    QUEUE is what --queue names, such as mail.db.
+    """
 
 
-_file: Final[Callable[[Any], Any]] = click.argument("url", metavar="FILE")
-_one: Final[Callable[[Any], Any]] = click.argument("message_id", metavar="ID")
-_some: Final[Callable[[Any], Any]] = click.argument("message_id", metavar="[ID]", required=False)
-_all_dead: Final[Callable[[Any], Any]] = click.option(
-    "--all-dead", is_flag=True, help="All that has failed or is dead, instead of one message."
+_Decorator = Callable[[Any], Any]
+_queue: Final[_Decorator] = click.argument("url", metavar="QUEUE")
+_one: Final[_Decorator] = click.argument("message_id", metavar="ID")
+_several: Final[_Decorator] = click.argument("ids", metavar="[ID]...", nargs=-1)
+_all_dead: Final[_Decorator] = click.option(
+    "--all-dead",
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="All failed and dead deliveries, instead of those of messages.",
+)
+_json: Final[_Decorator] = click.option(
+    "--json", "as_json", is_flag=True, allow_from_autoenv=False, help="One JSON object per line."
 )
 
 
-@contextlib.contextmanager
-def _ledgers(url: str, *, writes: bool = False) -> Iterator[Mapping[Path, Database]]:
-    """Open all files of a queue. Raises click's errors."""
-    from ehlo.queue import ledger
-    from ehlo.queue.family import Family
-    from ehlo.sqlite.connecting import connect
-    from ehlo.sqlite.errors import StoreError, in_words
+def _command(name: str) -> _Decorator:
+    return queue_group.command(name=name, cls=ReportedCommand)
 
-    paths = checked(partial(Family, url)).members()
-    if not paths:
-        raise click.ClickException(f"{url}: no such queue; check the path")
+
+@contextlib.contextmanager
+def _books(url: str, *, writes: bool = False) -> Iterator[Books]:
+    """Open a queue. Raises click's errors."""
+    from ehlo.queue.books import open_books
+    from ehlo.sqlite.errors import StoreError
+
     try:
         with contextlib.ExitStack() as stack:
-            found = {}
-            for path in paths:
-                stack.enter_context(in_words(str(path)))
-                database = connect(str(path), writes=writes)
-                stack.callback(database.close)
-                if ledger.check_ledger(path, database):
-                    found[path] = database
-            yield found
+            yield checked(lambda: stack.enter_context(open_books(url, writes=writes)))
     except StoreError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _print(rows: list[ledger.Listed]) -> None:
-    now = time.time()
-    for row in rows:
-        due = "-" if row.due is None else f"{row.due - now:+.0f}s"
-        line = (
-            f"{row.id} {row.state} attempts={row.attempts} due={due} age={now - row.accepted:.0f}s"
-        )
-        line += f" size={row.size} from=<{row.sender}> to=<{row.recipient}>"
-        click.echo(one_line(line + (f" error={row.error}" if row.error else "")))
+def _unknown(message_id: str) -> click.ClickException:
+    return click.ClickException(f"{message_id}: no such message; see ehlo queue list")
 
 
-@queue_group.command(name="list")
-@_file
-def list_all(url: str) -> None:
+@_command("list")
+@_queue
+@_json
+def list_all(url: str, *, as_json: bool) -> None:
     """List all deliveries, the oldest first."""
-    from ehlo.queue import ledger
-
-    with _ledgers(url) as found:
-        _print([row for each in found.values() for row in ledger.listed(each)])
+    with _books(url) as books:
+        print_deliveries(books.listed(), books.now(), as_json=as_json)
 
 
-@queue_group.command()
-@_file
-def dead(url: str) -> None:
-    """List the deliveries that have failed or are dead, with their errors."""
-    from ehlo.queue import ledger
+@_command("dead")
+@_queue
+@_json
+def dead(url: str, *, as_json: bool) -> None:
+    """List failed and dead deliveries, with their errors."""
+    with _books(url) as books:
+        print_deliveries(books.listed(["failed", "dead"]), books.now(), as_json=as_json)
 
-    with _ledgers(url) as found:
-        _print([row for each in found.values() for row in ledger.listed(each, ["failed", "dead"])])
 
-
-@queue_group.command()
-@_file
+@_command("show")
+@_queue
 @_one
-def show(url: str, message_id: str) -> None:
-    """Show the deliveries of message ID."""
-    from ehlo.queue import ledger
+@_json
+def show(url: str, message_id: str, *, as_json: bool) -> None:
+    """Show the deliveries of one message in full."""
+    with _books(url) as books:
+        rows = list(books.listed((), message_id))
+        if not rows:
+            raise _unknown(message_id)
+        print_deliveries(rows, books.now(), as_json=as_json, in_full=True)
 
-    with _ledgers(url) as found:
-        rows = [row for each in found.values() for row in ledger.listed(each, (), message_id)]
-    if not rows:
-        raise click.ClickException(f"{message_id}: no such message; see ehlo queue list {url}")
-    _print(rows)
 
-
-@queue_group.command()
-@_file
+@_command("export")
+@_queue
 @_one
 def export(url: str, message_id: str) -> None:
-    """Write message ID to standard output, as it came."""
-    from ehlo.queue import ledger
-    from ehlo.queue.family import BodyFiles
+    """Write a message to standard output, as it came.
 
-    with _ledgers(url) as found:
-        for path, database in found.items():
-            try:
-                trace, body, name = ledger.content_of(database, message_id)
-            except LookupError:
-                continue
-            out = sys.stdout.buffer
-            out.write(trace + (body or b""))
-            if name is not None:
-                with BodyFiles(path).path(name).open("rb") as file:
-                    while chunk := file.read(65_536):
-                        out.write(chunk)
-            return
-    raise click.ClickException(f"{message_id}: no such message; see ehlo queue list {url}")
+    On a terminal, control characters are shown as escapes.
+    """
+    write = write_visibly() if sys.stdout.isatty() else sys.stdout.buffer.write
+    with _books(url) as books:
+        try:
+            for chunk in books.content(message_id):
+                write(chunk)
+        except LookupError:
+            raise _unknown(message_id) from None
 
 
-def _act(url: str, what: ledger.Act, message_id: str | None, *, all_dead: bool = False) -> None:
-    from ehlo.queue import ledger
-    from ehlo.queue.family import BodyFiles
-
-    if (message_id is None) != all_dead:
-        raise click.UsageError("write the ID of a message, or --all-dead")
-    count = 0
-    with _ledgers(url, writes=True) as found:
-        for path, database in found.items():
-            database.execute("PRAGMA synchronous = FULL")
-            database.execute("BEGIN IMMEDIATE")
-            changed, names = ledger.act(database, what, message_id, time.time())
-            database.execute("COMMIT")
-            BodyFiles(path).delete(names)
+def _act(url: str, what: Act, ids: Sequence[str], *, all_dead: bool = False) -> None:
+    """Change deliveries. Raises `click.UsageError`; exits with 1 if a message has no such ones."""
+    if bool(ids) == all_dead:
+        raise click.UsageError(_NO_CHOICE if what != "hold" else "ID missing; write one or more")
+    count, unchanged = 0, []
+    with _books(url, writes=True) as books:
+        for each in ids or (None,):
+            changed = books.act(what, each)
             count += changed
-    if not count and message_id is not None:
-        raise click.ClickException(f"{message_id}: nothing to {what}; see ehlo queue list {url}")
+            if each is not None and not changed:
+                unchanged.append((each, sorted({row.state for row in books.listed((), each)})))
     click.echo(f"{what}: deliveries={count}")
+    for message_id, states in unchanged:
+        found = f"{message_id}: its deliveries are {' and '.join(states)}; {_ADVICE[what]}"
+        report(click.ClickException(found) if states else _unknown(message_id))
+    if unchanged:
+        raise click.exceptions.Exit(1)
 
 
-@queue_group.command()
-@_file
-@_some
+_NO_CHOICE: Final = "write the ID of a message, or --all-dead"
+_ADVICE: Final[Mapping[Act, str]] = MappingProxyType(
+    {
+        "retry": "wait until they end",
+        "hold": "only waiting ones can be held",
+        "drop": "try again",
+    }
+)
+
+
+@_command("retry")
+@_queue
+@_several
 @_all_dead
-def retry(url: str, message_id: str | None, *, all_dead: bool) -> None:
-    """Deliver message ID now, with all its attempts again, whatever its state."""
-    _act(url, "retry", message_id, all_dead=all_dead)
+def retry(url: str, ids: Sequence[str], *, all_dead: bool) -> None:
+    """Deliver messages now, with all their attempts again."""
+    _act(url, "retry", ids, all_dead=all_dead)
 
 
-@queue_group.command()
-@_file
-@_one
-def hold(url: str, message_id: str) -> None:
-    """Stop delivering message ID until retry."""
-    _act(url, "hold", message_id)
+@_command("hold")
+@_queue
+@_several
+def hold(url: str, ids: Sequence[str]) -> None:
+    """Stop the deliveries of messages until retry."""
+    _act(url, "hold", ids)
 
 
-@queue_group.command()
-@_file
-@_some
+@_command("drop")
+@_queue
+@_several
 @_all_dead
-def drop(url: str, message_id: str | None, *, all_dead: bool) -> None:
-    """Delete message ID, although it is not delivered."""
-    _act(url, "drop", message_id, all_dead=all_dead)
+def drop(url: str, ids: Sequence[str], *, all_dead: bool) -> None:
+    """Delete messages, although they are not delivered."""
+    _act(url, "drop", ids, all_dead=all_dead)

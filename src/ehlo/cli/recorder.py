@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, cast
@@ -79,9 +80,7 @@ class Recorder:
             return await cast("Callable[[Session], Awaitable[object]]", inner)(session)
 
         hook = record_in_thread if inspect.iscoroutinefunction(inner) else record
-        return Callbacks(
-            {**callbacks.by_name, "on_disconnect": hook}, callbacks.streams, callbacks.origins
-        )
+        return replace(callbacks, by_name={**callbacks.by_name, "on_disconnect": hook})
 
     def record(self, session: Session) -> None:
         """Write the session to a file of its own; log why if that fails."""

@@ -22,6 +22,7 @@ import click
 
 from ehlo.cli.readable import one_line
 from ehlo.cli.wrong import ReportedCommand
+from ehlo.server.observing.stats import queued
 from ehlo.server.observing.views import ask
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _EVERY: Final = 1.0  # seconds
 _WIDE: Final = 80  # columns of what is printed once, at least
 _UNLIMITED: Final = 10_000  # columns
 _MOST_REJECTIONS: Final = 3
+_STATES: Final = ("waiting", "running", "held", "failed", "dead")  # of deliveries
 _IDLE: Final = ("HELLO", "READY")
 
 COLUMNS: Final = ("SESSION", "ADDRESS", "STATE", "AGE", "IN", "OUT", "MAILS", "TLS", "USER")
@@ -244,9 +246,11 @@ def _facts(now: Snapshot, before: Snapshot | None) -> list[str]:
         received, sent = (f"{size(rate)}/s" for rate in rates[2:])
     logins = stats["logins"]
     good = sum(count for name, count in logins.items() if name.endswith(" accepted"))
+    queue = _queue(now, before) if now.get("queue") else []
     return [
         f"sessions {here['sessions']} ({here['under_tls']} TLS)",
         f"messages {messages}",
+        *queue,
         f"connections {connections}",
         f"in {received}",
         f"out {sent}",
@@ -254,6 +258,19 @@ def _facts(now: Snapshot, before: Snapshot | None) -> list[str]:
         f"memory {size(here['memory'])} of {size(here['memory_limit'])}",
         f"disk {size(here['on_disk'])}",
     ]
+
+
+def _queue(now: Snapshot, before: Snapshot | None) -> list[str]:
+    """Deliveries of a queue by their states, and the rate of those that are done."""
+    levels = queued(list(now["queue"].values()))
+    done = now["stats"]["deliveries"]["delivered"]
+    text = f"delivered {done}"
+    if before is not None and (seconds := now["uptime"] - before["uptime"]) > 0:
+        text += f" ({(done - before['stats']['deliveries'].get('delivered', 0)) / seconds:.0f}/s)"
+    held = [f"{levels[state]:.0f} {state}" for state in _STATES if levels[state]] or ["empty"]
+    if levels["oldest_due"] >= 1:
+        held[0] += f" ({age(levels['oldest_due'])} late)"
+    return [f"queue {held[0]}", *held[1:], text]
 
 
 def _counts(snapshot: Snapshot) -> tuple[int, int, int, int]:

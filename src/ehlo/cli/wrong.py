@@ -27,6 +27,8 @@ _EXAMPLES: Final = MappingProxyType(
         "MODULE:ATTR": "app:handler",
         "SOCKET": "/run/ehlo.sock",
         "FILE": "users.txt alice",
+        "ID": "mail.db 8c26317000000f-1",
+        "QUEUE": "mail.db",
         "USER": "users.txt alice",
     }
 )

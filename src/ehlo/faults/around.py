@@ -11,6 +11,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
@@ -69,7 +70,7 @@ def around(strike: Strike, callbacks: Callbacks) -> Handler:
         if inner is not None or stage != "auth":  # without a hook, no login is offered
             hooks[name] = _struck(strike, stage, paths, inner)
     hooks["on_message"] = _struck_message(strike, callbacks.by_name["on_message"])
-    return Composed(Callbacks(hooks, callbacks.streams, callbacks.origins))
+    return Composed(replace(callbacks, by_name=hooks))
 
 
 def _struck(

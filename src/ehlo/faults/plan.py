@@ -166,6 +166,19 @@ class Faults(Sequence[Fault]):
         with self._lock:
             self._faults = ()
 
+    def replace(self, old: Iterable[Fault], new: Faults) -> None:
+        """Replace the rules `old` by those of `new` and take over its seed, at once.
+
+        The rules of `new` come last. They belong to these faults afterwards.
+        """
+        gone = {id(fault) for fault in old}
+        with self._lock:
+            for fault in new:
+                fault.remove = functools.partial(self._remove, fault)
+            kept = (fault for fault in self._faults if id(fault) not in gone)
+            self._faults = (*kept, *new)
+            self.seed = new.seed
+
     # -- what happens now ------------------------------------------------------------------------
 
     def strike(
@@ -270,10 +283,18 @@ class Faults(Sequence[Fault]):
             raise ValueError(f"{next(iter(content))} is unknown; the file has seed and [[fault]]")
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
             raise ValueError("fault is not a list of tables; write [[fault]] above each")
+        return cls.of_tables(tables, seed=seed)
+
+    @classmethod
+    def of_tables(cls, tables: Iterable[Mapping[str, object]], *, seed: int | None = None) -> Self:
+        """Return the faults in tables such as those of a file; see `load`.
+
+        Raises `ValueError` that names the fault by its number.
+        """
         faults = cls(seed=seed)
         for number, table in enumerate(tables, 1):
             try:
-                faults._add_table(table)
+                faults._add_table(dict(table))
             except ValueError as error:
                 raise ValueError(f"fault {number}: {error}") from None
         return faults

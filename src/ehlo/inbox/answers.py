@@ -90,7 +90,8 @@ class Resource:
             return text_answer("")
         endpoint = self.methods.get(method)
         if endpoint is None:
-            return wrong_method(", ".join([*self.methods, "OPTIONS"]))
+            head = ["HEAD"] if "GET" in self.methods else []
+            return wrong_method(", ".join([*self.methods, *head, "OPTIONS"]))
         try:
             return await endpoint(request)
         except RefusedError as refusal:
@@ -148,9 +149,12 @@ async def read_body(request: Request, most: int = MOST_BODY) -> bytes:
     return b"".join(pieces)
 
 
-async def read_json(request: Request, shape: type[Shape]) -> Shape:
-    """Return the JSON in a request. Raises `RefusedError` if it does not have that shape."""
-    body = await read_body(request)
+async def read_json(request: Request, shape: type[Shape], *, default: bytes = b"") -> Shape:
+    """Return the JSON in a request. Raises `RefusedError` if it does not have that shape.
+
+    `default` is used for an empty body.
+    """
+    body = (await read_body(request)).strip() or default
     try:
         return await elsewhere(len(body), lambda: from_json(body, shape))
     except ShapeError as error:

@@ -24,7 +24,7 @@ from starlette.routing import BaseRoute
 from ehlo.content.markup import text_of_html
 from ehlo.inbox.answers import RefusedError, elsewhere, resource
 from ehlo.inbox.api.anatomy import Anatomy
-from ehlo.inbox.api.single import find, latest, mark_read
+from ehlo.inbox.api.single import find, latest, mark_read, remember
 from ehlo.inbox.desk import Desk
 from ehlo.store import StoredMessage
 
@@ -33,8 +33,10 @@ _CID: Final = re.compile(
 )
 _DOCTYPE: Final = re.compile(r"\s*<!doctype[^>]{0,512}>", re.IGNORECASE)
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
-# A browser connects to what these name, which no policy of a page prevents
-_CONNECTS: Final = re.compile(r"(<link\b[^>]{0,2000}?)\b(dns-prefetch|preconnect)\b", re.IGNORECASE)
+# A browser connects to what `link` names, which no policy of a page prevents; and with scripts, a
+# `meta` may lead elsewhere. Other names do nothing, and no encoding hides a name
+_LINKS: Final = re.compile(r"<(?=link[\s/>])", re.IGNORECASE)
+_METAS: Final = re.compile(r"<(?=meta[\s/>])", re.IGNORECASE)
 _SAFE: Final[Mapping[str, str]] = MappingProxyType(
     {
         "x-content-type-options": "nosniff",
@@ -70,26 +72,33 @@ class Preview:
         """Return the HTML of a message."""
         stored = await self._find(request)
         place = f"{_prefix(request)}/api/v1/message/{stored.mail.id}/part/"
-        markup = await elsewhere(len(stored.data), lambda: _html_of(stored, place))
-        if not markup:
+        remote = request.query_params.get("remote") == "1"
+        embed = request.query_params.get("embed") == "1"
+        # Alone, a page that may run a script may also leave for elsewhere by itself
+        in_frame = embed and request.headers.get("sec-fetch-dest") == "iframe"
+        nonce = secrets.token_urlsafe(16) if in_frame else ""
+
+        def work() -> tuple[Anatomy, bytes]:
+            anatomy = Anatomy(stored.data)
+            markup = _html_of(anatomy, place)
+            if markup and not remote:
+                markup = _LINKS.sub("<blocked-", markup)
+            if markup and embed:
+                markup = _embedded(markup, nonce)
+            return anatomy, markup.encode("utf-8", "replace")
+
+        anatomy, page = await elsewhere(len(stored.data), work)
+        remember(self._desk, stored, anatomy)
+        if not page:
             raise _no_page("This message does not contain a HTML part")
         await mark_read(self._desk, stored)
-        nonce = ""
-        if request.query_params.get("embed") == "1":
-            # Alone, a page that may run a script may also leave for elsewhere by itself
-            in_frame = request.headers.get("sec-fetch-dest") == "iframe"
-            nonce = secrets.token_urlsafe(16) if in_frame else ""
-            markup = _embedded(markup, nonce)
-        remote = request.query_params.get("remote") == "1"
-        if not remote:
-            markup = _CONNECTS.sub(r"\1blocked", markup)
         policy = _policy(request, place, nonce, remote=remote)
         headers = {
             **_SAFE,
             "content-type": "text/html; charset=utf-8",
             "content-security-policy": policy,
         }
-        return Response(markup.encode("utf-8", "replace"), headers=headers)
+        return Response(page, headers=headers)
 
     async def text(self, request: Request) -> Response:
         """Return the text of a message."""
@@ -128,9 +137,8 @@ def _text_of(stored: StoredMessage) -> str:
 # -- HTML ------------------------------------------------------------------------------------------
 
 
-def _html_of(stored: StoredMessage, place: str) -> str:
+def _html_of(anatomy: Anatomy, place: str) -> str:
     """Return the HTML of a message with `cid:` links that lead to its parts."""
-    anatomy = Anatomy(stored.data)
     numbers: dict[str, str] = {}
     for piece in (*anatomy.inline, *anatomy.attachments, *anatomy.others):
         for name in (piece.content_id, piece.name):
@@ -150,8 +158,10 @@ def _embedded(markup: str, nonce: str) -> str:
     """Return HTML whose links open in a new window; with a nonce, it posts its height."""
     doctype = _DOCTYPE.match(markup)
     at = doctype.end() if doctype is not None else 0
-    script = f'<script nonce="{nonce}">{_SCRIPT}</script>' if nonce else ""
-    return f'{markup[:at]}<base target="_blank">{script}{markup[at:]}'
+    start, rest = f'{markup[:at]}<base target="_blank">', markup[at:]
+    if not nonce:
+        return start + rest
+    return f'{start}<script nonce="{nonce}">{_SCRIPT}</script>{_METAS.sub("<blocked-", rest)}'
 
 
 def _policy(request: Request, place: str, nonce: str, *, remote: bool) -> str:

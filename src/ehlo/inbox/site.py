@@ -17,7 +17,7 @@ from ehlo.inbox.api import about, labels, listing, sending, single, thumbs
 from ehlo.inbox.desk import Desk
 from ehlo.inbox.guard import Guard
 from ehlo.inbox.gzipped import Gzipped
-from ehlo.inbox.live import streaming
+from ehlo.inbox.live import faulting, looks, relaying, streaming, waiting
 from ehlo.inbox.pages.screens import routes as page_routes
 
 
@@ -34,7 +34,6 @@ def make_site(desk: Desk) -> ASGIApp:
 def _routes_of(desk: Desk) -> list[BaseRoute]:
     """Return the routes of one inbox; each module of the API and of the pages has its own."""
     return [
-        *streaming.routes(desk),
         *listing.routes(desk),
         *single.routes(desk),
         *thumbs.routes(desk),
@@ -42,6 +41,11 @@ def _routes_of(desk: Desk) -> list[BaseRoute]:
         *sending.routes(desk),
         *about.routes(desk),
         *preview.routes(desk),
+        *streaming.routes(desk),
+        *waiting.routes(desk),
+        *looks.routes(desk),
+        *faulting.routes(desk),
+        *relaying.routes(desk),
         *page_routes(desk),
         *last_routes(),  # behind all others
     ]

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import logging
-import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 from ehlo.functions import callbacks_of_functions
@@ -17,20 +13,21 @@ from ehlo.handler import AnyServer, Callbacks, Composed, Handler, callbacks_of_h
 from ehlo.message import Message
 from ehlo.protocol import reply as replies
 from ehlo.protocol.reply import Reject
-from ehlo.queue import facts, ledger
-from ehlo.queue.consumer import Terms
-from ehlo.queue.depot import Depot
-from ehlo.queue.family import Family, Lock
+from ehlo.queue import facts
+from ehlo.queue.consumer import Consumer, Terms
+from ehlo.queue.depots import Depots
+from ehlo.queue.engine import Engine, Ledger
+from ehlo.queue.entries import Levels
+from ehlo.queue.family import Family
+from ehlo.queue.meter import Meter
 from ehlo.queue.timing import Duration, Persistence, SystemTime, Timekeeper, seconds_in
+from ehlo.queue.urls import DatabaseURL, is_postgres, shown
 from ehlo.server.options.config import AnyHandler, bytes_of
 from ehlo.server.system.privileges import UnusableError
 from ehlo.session import Session
-from ehlo.sqlite.connecting import connect
 from ehlo.sqlite.errors import DiskFullError, StoreError
 
 _DELIVERIES: Final = 8
-_LOOK: Final = 5.0  # seconds between two looks for files that no process delivers from
-_THRESHOLD: Final = 1_048_576  # bytes, until the server says its own
 _LAST: Final = 1.0  # seconds to give leases back
 
 logger: logging.Logger = logging.getLogger("ehlo.queue")
@@ -86,11 +83,10 @@ class Queue(Composed):
         time: Timekeeper | None = None,
     ) -> None:
         if isinstance(handler, Queue):
-            raise ValueError(f"two queues, {url} and {handler.url}; leave one out")
+            raise ValueError(f"two queues, {shown(url)} and {handler.url}; leave one out")
         inner = _callbacks_of(handler)
-        self.url: str = url
-        """The path of the SQLite file, as it was given."""
-        self._family = Family(url)
+        self.url: str = shown(url)
+        """The path of the SQLite file, or the URL of the database without its password."""
         self._inner = inner
         self._terms = Terms(
             _positive("lease", lease),
@@ -107,12 +103,8 @@ class Queue(Composed):
         self.accepts: bool = accepts
         """Whether this process accepts mail, too."""
         self._time = time or SystemTime()
-        self._threshold = _THRESHOLD
-        self._own: Depot | None = None
-        self._adopted: dict[Path, Depot] = {}
-        self._opening: asyncio.Lock | None = None
-        self._looking: asyncio.Task[None] | None = None
-        self._wake: asyncio.Event | None = None
+        self._make_engine = _engine_of(url, self._terms.patience, self._time)
+        self._engine: Engine | None = None
         self._troubled = False
         hooks = {
             **inner.by_name,
@@ -121,7 +113,8 @@ class Queue(Composed):
             "on_shutdown": self._stop,
         }
         streams = inner.streams or "on_replied" not in inner
-        super().__init__(Callbacks(hooks, streams, inner.origins))
+        self._meter = Meter(self._look)
+        super().__init__(Callbacks(hooks, streams, inner.origins, self._meter))
 
     def only_deliver(self) -> None:
         """Accept no mail in this process, as `ehlo work` does. Call it before the start."""
@@ -134,8 +127,9 @@ class Queue(Composed):
     async def _put(self, session: Session, message: Message) -> str:
         """Store a message; return its id when it is on disk. Raises `Reject`, always with a 4xx."""
         try:
-            depot = self._own or await self._open()
-            await self._store(depot, session, message)
+            if self._engine is None:
+                raise StoreError("the queue has not started")
+            await self._engine.put(facts.arrival_of(session, message), message)
         except DiskFullError as error:
             self._note_trouble(error)
             raise Reject.of(replies.NO_MEMORY) from None
@@ -143,80 +137,24 @@ class Queue(Composed):
             self._note_trouble(error)
             raise Reject.of(replies.TROUBLE) from None
         self._troubled = False
-        depot.wake()
+        self._meter.counts["accepted"] += len(message.recipients)
         return message.id
-
-    async def _store(self, depot: Depot, session: Session, message: Message) -> None:
-        digest = hashlib.sha256()
-        sender = facts.encode_address(message.sender)
-        recipients = [facts.encode_address(each) for each in message.recipients]
-        digest.update(facts.encode([message.sender, message.recipients]).encode())
-        file: str | None = None
-        body: bytes | None = None
-        if not message.spooled:
-            body = message.body
-            digest.update(body)
-        elif message.size <= self._threshold:
-            body = await asyncio.to_thread(_read, message, digest.update)
-        else:
-            file = await asyncio.to_thread(depot.files.write, message, digest.update)
-        arrival = ledger.Arrival(
-            message.id,
-            digest.hexdigest(),
-            self._time.now(),
-            sender,
-            recipients,
-            facts.encode_session(session),
-            message.size,
-            message.trace,
-            file,
-            body,
-        )
-        try:
-            await depot.writer.do(partial(ledger.insert, arrival=arrival), len(body or b""))
-        except BaseException as error:
-            if isinstance(error, StoreError) and file is not None:
-                await asyncio.to_thread(depot.files.delete, [file])
-            if isinstance(error, ledger.GoneFileError):
-                await self._lose(depot)
-            raise
 
     def _note_trouble(self, error: StoreError) -> None:
         level = logging.DEBUG if self._troubled else logging.ERROR
         logger.log(level, "mail was not accepted: error=%s", error)
         self._troubled = True
 
-    async def _open(self) -> Depot:
-        """Open a file of this process's own. Raises `StoreError`."""
-        if self._opening is None:
-            self._opening = asyncio.Lock()
-        async with self._opening:
-            if self._own is None:
-                path, lock = await asyncio.to_thread(self._family.own)
-                try:
-                    self._own = await asyncio.to_thread(Depot.opened, path, lock)
-                except BaseException:
-                    lock.release()
-                    raise
-                if self._wake is not None:
-                    self._wake.set()
-            return self._own
-
-    async def _lose(self, depot: Depot) -> None:
-        """Close a file that was removed; the next message opens another one in its place."""
-        if self._own is depot:
-            self._own = None
-            await depot.close()
-
     # -- the start and the end ---------------------------------------------------------------------
 
     async def _start(self, server: AnyServer) -> None:
-        self._threshold = bytes_of(server.options.spool_threshold)
-        self._opening, self._wake = asyncio.Lock(), asyncio.Event()
+        self._engine = engine = self._make_engine()
         try:
-            if self.accepts:
-                await self._open()
+            await engine.start(
+                accepts=self.accepts, threshold=bytes_of(server.options.spool_threshold)
+            )
         except StoreError as error:
+            await self._close()
             raise UnusableError(f"queue: {error}") from error
         try:
             await self._call("on_startup", server)
@@ -224,33 +162,32 @@ class Queue(Composed):
             await self._close()
             raise
         if self._terms.deliveries:
-            self._looking = asyncio.create_task(self._look_after(), name="ehlo queue files")
+            engine.deliver(self._consumer)
+
+    def _consumer(self, ledger: Ledger) -> Consumer:
+        handler, streams = self._inner.by_name["on_message"], self._inner.streams
+        counts = self._meter.counts
+        return Consumer(ledger, handler, self._terms, self._time, counts, streams=streams)
+
+    async def _look(self) -> Mapping[str, Levels]:
+        """Return what is in the queue. Raises `StoreError`."""
+        return {} if self._engine is None else await self._engine.levels()
 
     async def _stop(self, server: AnyServer) -> None:
         """Let deliveries end. What is under way when this is canceled is given back."""
         try:
-            if self._looking is not None:
-                self._looking.cancel()
-                await asyncio.gather(self._looking, return_exceptions=True)
-            for depot in self._depots:
-                depot.stop()
-            await asyncio.gather(*(depot.ended() for depot in self._depots))
+            if self._engine is not None:
+                await self._engine.stop()
             await self._call("on_shutdown", server)
         finally:
             await self._close()
 
-    @property
-    def _depots(self) -> list[Depot]:
-        own = [] if self._own is None else [self._own]
-        return own + list(self._adopted.values())
-
     async def _close(self) -> None:
-        depots = self._depots
-        self._own, self._looking = None, None
-        self._adopted.clear()
-        closing = asyncio.gather(*(depot.close() for depot in depots))
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
         try:
-            await asyncio.wait_for(asyncio.shield(closing), _LAST)
+            await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(engine.close())), _LAST)
         except TimeoutError:
             logger.warning("the queue was not closed within %g s; its leases run out", _LAST)
 
@@ -263,64 +200,19 @@ class Queue(Composed):
         else:
             await asyncio.to_thread(hook, server)
 
-    # -- delivering --------------------------------------------------------------------------------
 
-    async def _look_after(self) -> None:
-        """Deliver from the file of this process, and from those that no process does."""
-        wake = self._wake or asyncio.Event()
-        while True:
-            try:
-                for path in await asyncio.to_thread(self._family.members):
-                    await self._try_to_take(path)
-                if self.accepts:
-                    await self._let_go_of_idle()
-            except Exception:  # too few descriptors or threads, say: there is another look
-                logger.exception("cannot look for the files of the queue")
-            await self._time.wait(wake, self._time.now() + _LOOK)
-            wake.clear()
+def _engine_of(url: str, patience: Persistence, time: Timekeeper) -> Callable[[], Engine]:
+    """Return what makes the engine for a URL, in a running loop. Raises `ValueError`."""
+    if is_postgres(url):
+        database = DatabaseURL.of(url)
 
-    async def _try_to_take(self, path: Path) -> None:
-        try:
-            await self._take(path)
-        except StoreError as error:
-            logger.warning("cannot deliver from a file of the queue: error=%s", error)
+        def make() -> Engine:
+            from ehlo.queue.postgres.cluster import Cluster  # slow to import
 
-    async def _take(self, path: Path) -> None:
-        """Deliver from a file, unless a process does. Raises `StoreError`."""
-        own = self._own if self._own is not None and self._own.path == path else None
-        depot = own or self._adopted.get(path)
-        if depot is not None:
-            if depot.delivers:
-                return
-            depot.let_go()
-        if own is None and self.accepts and not await asyncio.to_thread(_has_mail, path):
-            return
-        lock = Lock.taken(path, "deliver")
-        if lock is None:
-            return
-        try:
-            if depot is None:
-                depot = await asyncio.to_thread(Depot.opened, path, None)
-            await depot.deliver(
-                lock,
-                self._inner.by_name["on_message"],
-                self._terms,
-                self._time,
-                streams=self._inner.streams,
-            )
-        except BaseException:
-            lock.release()
-            raise
-        if own is None:
-            self._adopted[path] = depot
-            logger.info("delivering from %s", path)
+            return Cluster(database)
 
-    async def _let_go_of_idle(self) -> None:
-        """Let go of the files of others from which all is delivered."""
-        for path, depot in list(self._adopted.items()):
-            if depot.is_idle or not depot.delivers:
-                del self._adopted[path]
-                await depot.close()
+        return make
+    return partial(Depots, Family(url), patience, time)
 
 
 def _callbacks_of(handler: AnyHandler) -> Callbacks:
@@ -334,23 +226,6 @@ def _callbacks_of(handler: AnyHandler) -> Callbacks:
     if isinstance(handler, str | type) or not callable(handler):
         raise TypeError(f"handler must be a function or an ehlo.Handler, not {handler!r}")
     return callbacks_of_functions(handler, None, None)
-
-
-def _read(message: Message, update: Callable[[bytes], object]) -> bytes:
-    body = message.file.read()[len(message.trace) :]
-    update(body)
-    return body
-
-
-def _has_mail(path: Path) -> bool:
-    """Return whether something in a file is to be delivered."""
-    try:
-        with contextlib.closing(connect(str(path), writes=False)) as database:
-            return ledger.has_mail(database)
-    except sqlite3.OperationalError:
-        return False  # locked, or not ready: there is another look later
-    except sqlite3.DatabaseError:
-        return True  # no queue, or damaged, which is an error once it is opened
 
 
 def _positive(option: str, value: Duration) -> float:

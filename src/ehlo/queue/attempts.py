@@ -8,12 +8,11 @@ from contextvars import copy_context
 from typing import Any, Final, NamedTuple
 
 from ehlo.handler import name_of
-from ehlo.message import Message
+from ehlo.message import Message, Spool
 from ehlo.protocol.address import Address
 from ehlo.protocol.reply import Disconnect, Reject, Reply
+from ehlo.queue.entries import Claimed, Settled
 from ehlo.queue.facts import decode_address, decode_session
-from ehlo.queue.family import BodyFiles, FiledBody
-from ehlo.queue.ledger import Claimed, Settled
 from ehlo.queue.timing import Persistence
 from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.results import MEANINGS, answer_of
@@ -82,17 +81,16 @@ class Attempt(NamedTuple):
     """The recipients, as `claimed.deliveries` has them."""
 
 
-def prepare(claimed: Claimed, files: BodyFiles, *, streams: bool) -> Attempt:
-    """Return the attempt that a claim is for. Raises `OSError` if its body cannot be read."""
+def prepare(claimed: Claimed, body: bytes | Spool, *, streams: bool) -> Attempt:
+    """Return the attempt that a claim is for."""
     paths = [decode_address(each.recipient) for each in claimed.deliveries]
-    spool = None if claimed.file is None else FiledBody(files.path(claimed.file))
     message = QueuedMessage(
         claimed.id,
         decode_address(claimed.sender),
         [*paths],
         claimed.trace,
-        [] if claimed.body is None else [claimed.body],
-        spool=spool,
+        [body] if isinstance(body, bytes) else [],
+        spool=None if isinstance(body, bytes) else body,
         streams=streams,
         per_recipient=True,
     )
@@ -129,9 +127,9 @@ def call(handler: OnMessage, attempt: Attempt) -> Outcome:
 
 
 def settled_by(
-    outcome: Outcome, attempt: Attempt, handler: OnMessage, now: float, patience: Persistence
+    outcome: Outcome, attempt: Attempt, handler: OnMessage, age: float, patience: Persistence
 ) -> list[Settled]:
-    """Return the outcome of each delivery of an attempt that has ended."""
+    """Return the outcome of each delivery of an attempt that has ended, `age` in seconds."""
     message = attempt.message
     answers = _answers(outcome, attempt, handler)
     after = outcome.error.after if isinstance(outcome.error, Retry) else None
@@ -142,14 +140,14 @@ def settled_by(
             found.append(Settled(due.number))
             continue
         error = escaped(answer if isinstance(answer, str) else str(answer))[:_LONGEST]
-        end = patience.ends(due.attempts, now - message.accepted)
+        end = patience.ends(due.attempts, age)
         if isinstance(answer, Reply) and answer.code >= 500:
-            found.append(Settled(due.number, "failed", None, now, error))
+            found.append(Settled(due.number, "failed", error=error))
         elif end:
-            found.append(Settled(due.number, "dead", None, now, f"{error} ({end})"))
+            found.append(Settled(due.number, "dead", error=f"{error} ({end})"))
         else:
             wait = patience.wait_after(due.attempts) if after is None else after
-            found.append(Settled(due.number, "waiting", now + wait, None, error))
+            found.append(Settled(due.number, "waiting", float(wait), error))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The consumer of one file: claims what is due, calls the handler, and settles what came of it.
+"""The consumer of one database: claims what is due, calls the handler, and settles what came of it.
 
 One coroutine does all of it, and waits in one place. Attempts run next to it, at most `deliveries`
 of them; some more messages are leased ahead, so that one commit serves many. What a handler that
@@ -11,14 +11,14 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
 from ehlo.handler import is_async, name_of
-from ehlo.queue import ledger
+from ehlo.message import Spool
 from ehlo.queue.attempts import (
     Attempt,
     OnMessage,
@@ -29,15 +29,13 @@ from ehlo.queue.attempts import (
     prepare,
     settled_by,
 )
+from ehlo.queue.engine import Ledger
+from ehlo.queue.entries import Claimed, Settled
 from ehlo.queue.facts import decode_address
-from ehlo.queue.family import BodyFiles
-from ehlo.queue.ledger import Claimed, Haul, Settled
 from ehlo.queue.timing import Persistence, Timekeeper
-from ehlo.server.observing.failures import log_failure
+from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.system.threads import Threads
-from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.errors import StoreError
-from ehlo.sqlite.writer import Writer
 
 _POLL: Final = 1.0  # seconds until another process's changes are seen
 _PURGE: Final = 3_600.0  # seconds between two looks for what need not be kept
@@ -60,29 +58,32 @@ class Terms(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """An attempt that is under way."""
+    """An attempt that is under way; times are the consumer's."""
 
-    attempt: Attempt
+    claimed: Claimed
+    born: float
+    """When the message was accepted."""
     until: float
-    task: asyncio.Task[Outcome] | None = None
+    attempt: Attempt | None = None
+    """`None` while a large body is read."""
+    task: asyncio.Task[Outcome] | asyncio.Task[None] | None = None
     late: bool = False
 
 
 class Consumer:
-    """Delivers what is in one file. `run` returns when `stop` was called and all has ended."""
+    """Delivers what is in one database. `run` returns when `stop` was called and all has ended."""
 
     def __init__(
         self,
-        writer: Writer,
-        files: BodyFiles,
+        ledger: Ledger,
         handler: OnMessage,
         terms: Terms,
         time: Timekeeper,
+        counts: Counter[str],
         *,
         streams: bool = False,
     ) -> None:
-        self._writer = writer
-        self._files = files
+        self._ledger = ledger
         self._handler = handler
         self._terms = terms
         self._time = time
@@ -91,19 +92,18 @@ class Consumer:
         self._threads = Threads(2 * terms.deliveries, "ehlo-queue")
         self._wake = asyncio.Event()
         self._stopping = False
-        self._ready: deque[Claimed] = deque()
+        self._ready: deque[tuple[Claimed, float]] = deque()  # and when it was accepted, here
         self._running: set[_Running] = set()
         self._abandoned = 0  # threads of attempts that took too long
         self._unsettled: list[Settled] = []
-        self._flush = False  # whether some of these have files, which are deleted afterwards
+        self._durable = False  # whether some of these have large bodies, which are deleted then
         self._next_due: float = 0.0
         self._next_poll: float = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._claiming: asyncio.Task[None] | None = None
         self._settling: asyncio.Task[None] | None = None
         self._troubled = False
-        self.delivered: int = 0
-        """How many deliveries were done, for the log."""
+        self._counts = counts
 
     def wake(self) -> None:
         """Look now: a message was put. Must be called in the loop's thread."""
@@ -133,17 +133,10 @@ class Consumer:
                 now = self._time.now()
                 if now >= renewal:
                     renewal = now + self._terms.lease / 3
-                    self._do(
-                        partial(
-                            ledger.renew,
-                            numbers=self._leased(),
-                            owner=self._owner,
-                            until=now + self._terms.lease,
-                        )
-                    )
+                    self._do(self._ledger.renew(self._leased(), self._owner, self._terms.lease))
                 if now >= purge:
                     purge = now + _PURGE
-                    self._do(self._purge)
+                    self._do(self._ledger.purge(self._terms.keep_dead))
                 self._end_late(now)
                 self._begin(now)
                 self._settle()
@@ -165,7 +158,8 @@ class Consumer:
         return min(times)
 
     def _leased(self) -> list[int]:
-        claims = [*(each.attempt.claimed for each in self._running), *self._ready]
+        claims = [each.claimed for each in self._running]
+        claims += [claimed for claimed, _ in self._ready]
         numbers = [each.number for claimed in claims for each in claimed.deliveries]
         return numbers + [each.number for each in self._unsettled]
 
@@ -190,24 +184,17 @@ class Consumer:
 
     async def _claimed(self, most: int, now: float) -> None:
         terms = self._terms
-        work = partial(
-            ledger.claim,
-            now=now,
-            owner=self._owner,
-            lease=terms.lease,
-            most=most,
-            patience=terms.patience,
-        )
         self._next_due = now + _POLL  # where the claim fails; and `wake` may be called meanwhile
         try:
-            haul: Haul = await self._writer.do(work, flush=False)
+            haul = await self._ledger.claim(self._owner, most, terms.lease, terms.patience)
         except StoreError as error:
             self._note_trouble(error)
         else:
             self._troubled = False
-            self._ready.extend(haul.claimed)
+            self._ready.extend((claimed, now - claimed.age) for claimed in haul.claimed)
             if self._next_due:
-                self._next_due = float("inf") if haul.next_due is None else haul.next_due
+                self._next_due = float("inf") if haul.next_in is None else now + haul.next_in
+            self._counts["dead"] += len(haul.died)
             for message_id, recipient in haul.died:
                 logger.error("delivery died: id=%s to=%s", message_id, _shown(recipient))
         finally:
@@ -218,55 +205,73 @@ class Consumer:
 
     def _begin(self, now: float) -> None:
         while self._ready and not self._stopping and self._may_begin:
-            claimed = self._ready.popleft()
-            try:
-                attempt = prepare(claimed, self._files, streams=self._streams)
-            except Exception as error:  # noqa: BLE001  a body or row that cannot be read
-                logger.error("cannot read a message: id=%s error=%s", claimed.id, error)
-                self._give_up_reading(claimed, error, now)
-                continue
-            running = _Running(attempt, now + self._terms.timeout)
+            claimed, born = self._ready.popleft()
+            running = _Running(claimed, born, now + self._terms.timeout)
             self._running.add(running)
-            if is_async(self._handler):
-                running.task = asyncio.create_task(call_async(self._handler, attempt))
-                running.task.add_done_callback(partial(self._task_ended, running))
+            if claimed.body is None:
+                running.task = asyncio.create_task(self._load(running))
             else:
-                self._begin_in_thread(running)
+                self._attempt(running, claimed.body)
+
+    async def _load(self, running: _Running) -> None:
+        """Read a large body, and begin its attempt."""
+        try:
+            body = await self._ledger.load(running.claimed)
+        except (OSError, StoreError) as error:
+            if not running.late:
+                self._cannot_read(running, error)
+            return
+        if not running.late:
+            self._attempt(running, body)
+
+    def _attempt(self, running: _Running, body: bytes | Spool) -> None:
+        try:
+            attempt = prepare(running.claimed, body, streams=self._streams)
+        except Exception as error:  # noqa: BLE001  a row that cannot be read
+            self._cannot_read(running, error)
+            return
+        running.attempt = attempt
+        if is_async(self._handler):
+            running.task = asyncio.create_task(call_async(self._handler, attempt))
+            running.task.add_done_callback(partial(self._task_ended, running, attempt))
+        else:
+            running.task = None
+            self._begin_in_thread(running, attempt)
 
     @property
     def _may_begin(self) -> bool:
         most = self._terms.deliveries
         return len(self._running) < most and self._abandoned < most
 
-    def _begin_in_thread(self, running: _Running) -> None:
+    def _begin_in_thread(self, running: _Running, attempt: Attempt) -> None:
         loop = asyncio.get_running_loop()
 
         def done(result: Outcome | None, error: BaseException | None) -> None:
             outcome = result or Outcome(error=error)
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._ended, running, outcome)
+                loop.call_soon_threadsafe(self._ended, running, attempt, outcome)
 
-        self._threads.submit(partial(call, self._handler, running.attempt), done)
+        self._threads.submit(partial(call, self._handler, attempt), done)
 
-    def _task_ended(self, running: _Running, task: asyncio.Task[Outcome]) -> None:
+    def _task_ended(self, running: _Running, attempt: Attempt, task: asyncio.Task[Outcome]) -> None:
         error = asyncio.CancelledError("cancelled before it began")
-        self._ended(running, Outcome(error=error) if task.cancelled() else task.result())
+        self._ended(running, attempt, Outcome(error=error) if task.cancelled() else task.result())
 
-    def _ended(self, running: _Running, outcome: Outcome) -> None:
+    def _ended(self, running: _Running, attempt: Attempt, outcome: Outcome) -> None:
         """Called when an attempt has ended, in the loop's thread."""
         if running.late:
             self._abandoned -= running.task is None
         else:
             self._running.discard(running)
-            self._note(running.attempt, outcome)
+            self._note(attempt, outcome, running.born)
         self._wake.set()
 
-    def _note(self, attempt: Attempt, outcome: Outcome) -> None:
+    def _note(self, attempt: Attempt, outcome: Outcome, born: float) -> None:
         settle = partial(
             settled_by,
             attempt=attempt,
             handler=self._handler,
-            now=self._time.now(),
+            age=self._time.now() - born,
             patience=self._terms.patience,
         )
         try:
@@ -277,8 +282,9 @@ class Consumer:
             settled = settle(Outcome(error=Retry(text=what)))
         for due, each in zip(attempt.paths, settled, strict=True):
             if each.state is None:
-                self.delivered += 1
+                self._counts["delivered"] += 1
                 continue
+            self._counts["retried" if each.state == "waiting" else each.state] += 1
             level = logging.WARNING if each.state == "waiting" else logging.ERROR
             what = "deferred" if each.state == "waiting" else each.state
             logger.log(
@@ -287,75 +293,76 @@ class Consumer:
                 *(what, attempt.message.id, due, attempt.message.attempt, each.error),
             )
         self._unsettled += settled
-        self._flush = self._flush or attempt.claimed.file is not None
+        self._durable = self._durable or attempt.claimed.place is not None
 
     def _end_late(self, now: float) -> None:
         """End the attempts that take too long: a task is canceled, and a thread is left alone."""
         for running in [each for each in self._running if each.until <= now]:
             self._running.discard(running)
             running.late = True
-            logger.error(
-                "%s took too long: id=%s", name_of(self._handler), running.attempt.message.id
-            )
             if running.task is None:
                 self._abandoned += 1
             else:
                 running.task.cancel()
             late = Retry(text=f"took longer than {self._terms.timeout:g} seconds")
-            self._note(running.attempt, Outcome(error=late))
+            if running.attempt is None:
+                self._cannot_read(running, late)
+                continue
+            logger.error("%s took too long: id=%s", name_of(self._handler), running.claimed.id)
+            self._note(running.attempt, Outcome(error=late), running.born)
 
-    def _give_up_reading(self, claimed: Claimed, error: Exception, now: float) -> None:
+    def _cannot_read(self, running: _Running, error: Exception) -> None:
         """Try a message again later whose body cannot be read, until it is dead."""
-        patience = self._terms.patience
+        claimed, patience = running.claimed, self._terms.patience
+        logger.error("cannot read a message: id=%s error=%s", claimed.id, error)
+        self._running.discard(running)
+        age, text = self._time.now() - running.born, escaped(str(error))
         for due in claimed.deliveries:
-            if end := patience.ends(due.attempts, now - claimed.accepted):
-                settled = Settled(due.number, "dead", None, now, f"{error} ({end})")
+            if end := patience.ends(due.attempts, age):
+                self._counts["dead"] += 1
+                settled = Settled(due.number, "dead", error=f"{text} ({end})")
             else:
+                self._counts["retried"] += 1
                 wait = patience.wait_after(due.attempts)
-                settled = Settled(due.number, "waiting", now + wait, None, str(error))
+                settled = Settled(due.number, "waiting", wait, text)
             self._unsettled.append(settled)
+        self._wake.set()
 
     # -- what is written ---------------------------------------------------------------------------
 
     def _settle(self) -> None:
         if self._unsettled and self._settling is None:
-            work = self._settled([*self._unsettled], flush=self._flush)
+            work = self._settled([*self._unsettled], durable=self._durable)
             self._settling = asyncio.create_task(work)
 
-    async def _settled(self, settled: list[Settled], *, flush: bool) -> None:
+    async def _settled(self, settled: list[Settled], *, durable: bool) -> None:
         """Write outcomes; they stay in `_unsettled`, and count as leased, until that went well."""
         try:
-            work = partial(ledger.settle, settled=settled, owner=self._owner)
-            names = await self._writer.do(work, flush=flush)
+            await self._ledger.settle(settled, self._owner, durable=durable)
         except StoreError as error:
             self._note_trouble(error)
         else:
-            self._flush = self._flush and len(self._unsettled) > len(settled)
+            now = self._time.now()
+            self._durable = self._durable and len(self._unsettled) > len(settled)
             del self._unsettled[: len(settled)]
-            due = [each.due for each in settled if each.due is not None]
+            due = [now + each.wait for each in settled if each.state == "waiting"]
             self._next_due = min([self._next_due, *due])
-            if names:
-                await asyncio.to_thread(self._files.delete, names)
             self._wake.set()
         finally:
             self._settling = None
 
-    def _do(self, work: Callable[[Database], object]) -> None:
+    def _do(self, work: Coroutine[None, None, None]) -> None:
         """Have something written whose result nothing waits for."""
 
         async def do() -> None:
             try:
-                await self._writer.do(work, flush=False)
+                await work
             except StoreError as error:
                 self._note_trouble(error)
 
         task = asyncio.create_task(do())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _purge(self, database: Database) -> None:
-        names = ledger.purge(database, self._time.now() - self._terms.keep_dead)
-        self._files.delete(names)
 
     def _note_trouble(self, error: StoreError) -> None:
         if not self._troubled and not self._stopping:
@@ -364,14 +371,16 @@ class Consumer:
 
     async def _let_go(self) -> None:
         """Give back what was leased and not ended; it does not count as an attempt."""
-        now = self._time.now()
-        back = [*self._ready, *(each.attempt.claimed for each in self._running)]
+        back = [
+            *(claimed for claimed, _ in self._ready),
+            *(each.claimed for each in self._running),
+        ]
         for running in self._running:
             running.late = True
             if running.task is not None:
                 running.task.cancel()
         given = [
-            Settled(each.number, "waiting", now, None, "", uncounted=True)
+            Settled(each.number, "waiting", uncounted=True)
             for claimed in back
             for each in claimed.deliveries
         ]
@@ -380,10 +389,8 @@ class Consumer:
         self._threads.stop()
         settled = [*self._unsettled, *given]
         try:
-            names = await self._writer.do(
-                partial(ledger.settle, settled=settled, owner=self._owner)
-            )
-            self._files.delete(names)
+            if settled:
+                await self._ledger.settle(settled, self._owner, durable=True)
         except StoreError as error:  # the leases run out, and what was done is done again
             logger.warning("outcomes lost: deliveries=%d error=%s", len(settled), error)
 

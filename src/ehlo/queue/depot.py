@@ -3,113 +3,175 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from ehlo.message import Message, Spool
 from ehlo.queue import ledger
-from ehlo.queue.attempts import OnMessage
-from ehlo.queue.consumer import Consumer, Terms
-from ehlo.queue.family import BodyFiles, Lock
-from ehlo.queue.timing import Timekeeper
-from ehlo.sqlite.connecting import Database
+from ehlo.queue.delivering import Delivering
+from ehlo.queue.engine import Deliverer, Ledger
+from ehlo.queue.entries import Arrival, Claimed, Haul, Levels, Settled
+from ehlo.queue.facts import body_of
+from ehlo.queue.family import BodyFiles, FiledBody, Lock
+from ehlo.queue.timing import Persistence, Timekeeper
+from ehlo.sqlite.connecting import Database, connect
+from ehlo.sqlite.errors import StoreError, in_words
 from ehlo.sqlite.writer import Writer
 
 logger: logging.Logger = logging.getLogger("ehlo.queue")
 
 
 class Depot:
-    """Holds an open file, until `close`. Make one with `Depot.opened`."""
+    """Holds an open file, until `close`; it is the `Ledger` of it. Make one by `Depot.opened`."""
 
-    def __init__(self, path: Path, database: Database, accept: Lock | None) -> None:
+    def __init__(
+        self, path: Path, database: Database, accept: Lock | None, time: Timekeeper
+    ) -> None:
         self.path: Path = path
-        self.files: BodyFiles = BodyFiles(path)
-        self.writer: Writer = Writer(str(path), database, ledger.Flushes(path))
+        self._files = BodyFiles(path)
+        self._writer = Writer(str(path), database, ledger.Flushes(path))
+        self._time = time
         self._accept = accept
         self._deliver: Lock | None = None
-        self._consumer: Consumer | None = None
-        self._delivering: asyncio.Task[None] | None = None
+        self._delivering: Delivering | None = None
 
     @classmethod
-    def opened(cls, path: Path, accept: Lock | None) -> Depot:
+    def opened(cls, path: Path, accept: Lock | None, time: Timekeeper) -> Depot:
         """Open a file; `accept` is its lock, if mail is accepted. Raises `StoreError`."""
         database = ledger.open_ledger(path)
-        depot = cls(path, database, accept)
+        depot = cls(path, database, accept, time)
         if accept is not None:  # no process writes a body there now
-            depot.files.sweep(ledger.files_in_use(database))
-        depot.writer.start()
+            depot._files.sweep(ledger.files_in_use(database))
+        depot._writer.start()
         return depot
 
-    @property
-    def accepts(self) -> bool:
-        """Whether this process accepts mail for the file."""
-        return self._accept is not None
+    # -- accepting ---------------------------------------------------------------------------------
+
+    async def put(self, arrival: Arrival, message: Message, threshold: int) -> None:
+        """Store a message; a body over `threshold` bytes is a file. Raises `StoreError`."""
+        digest = hashlib.sha256(arrival.seed)
+        file: str | None = None
+        body: bytes | None = None
+        if not message.spooled:
+            body = message.body
+            digest.update(body)
+        elif message.size <= threshold:
+            body = await asyncio.to_thread(_read, message, digest.update)
+        else:
+            file = await asyncio.to_thread(self._files.write, message, digest.update)
+        row = ledger.FiledRow(digest.hexdigest(), self._time.now(), file, body)
+        work = partial(ledger.insert, arrival=arrival, row=row)
+        try:
+            await self._writer.do(work, len(body or b""))
+        except StoreError:
+            if file is not None:
+                await asyncio.to_thread(self._files.delete, [file])
+            raise
+        if self._delivering is not None:
+            self._delivering.wake()
+
+    # -- delivering --------------------------------------------------------------------------------
 
     @property
     def delivers(self) -> bool:
         """Whether this process delivers from the file."""
-        return self._delivering is not None and not self._delivering.done()
+        return self._delivering is not None and not self._delivering.has_ended
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is left to deliver."""
-        return self._consumer is None or self._consumer.is_idle
+        return self._delivering is None or self._delivering.is_idle
 
     async def deliver(
-        self,
-        lock: Lock,
-        handler: OnMessage,
-        terms: Terms,
-        time: Timekeeper,
-        *,
-        streams: bool,
+        self, lock: Lock, make: Callable[[Ledger], Deliverer], patience: Persistence
     ) -> None:
         """Begin to deliver, since this process has the lock. Raises `StoreError`."""
         self._deliver = lock
-        work = partial(ledger.recover, now=time.now(), patience=terms.patience)
-        await self.writer.do(work)
-        self._consumer = Consumer(self.writer, self.files, handler, terms, time, streams=streams)
-        self._delivering = asyncio.create_task(self._consumer.run(), name="ehlo queue")
+        await self._writer.do(partial(ledger.recover, now=self._time.now(), patience=patience))
+        self._delivering = Delivering(make(self))
 
     def let_go(self) -> None:
         """Let go of the lock of deliveries if they have failed, so that they can begin again."""
         if self._delivering is None:
             return
-        failure = None if self._delivering.cancelled() else self._delivering.exception()
-        if failure is not None:
+        if failure := self._delivering.failure:
             logger.error("delivering from %s failed", self.path, exc_info=failure)
-        self._delivering = self._consumer = None
+        self._delivering = None
         if self._deliver is not None:
             self._deliver.release()
 
-    def wake(self) -> None:
-        """Called when a message was put."""
-        if self._consumer is not None:
-            self._consumer.wake()
+    async def claim(self, owner: str, most: int, lease: float, patience: Persistence) -> Haul:
+        """Return messages that are due, as `Ledger` says."""
+        work = partial(
+            ledger.claim,
+            now=self._time.now(),
+            owner=owner,
+            lease=lease,
+            most=most,
+            patience=patience,
+        )
+        return await self._writer.do(work, flush=False)
+
+    async def load(self, claimed: Claimed) -> Spool:
+        """Return the body in a file. Raises `OSError`."""
+        return FiledBody(self._files.path(claimed.place or ""))
+
+    async def renew(self, numbers: Sequence[int], owner: str, lease: float) -> None:
+        """Extend leases, as `Ledger` says."""
+        until = self._time.now() + lease
+        work = partial(ledger.renew, numbers=numbers, owner=owner, until=until)
+        await self._writer.do(work, flush=False)
+
+    async def settle(self, settled: Sequence[Settled], owner: str, *, durable: bool) -> None:
+        """Note the ends of attempts, as `Ledger` says."""
+        work = partial(ledger.settle, settled=settled, owner=owner, now=self._time.now())
+        await self._delete(await self._writer.do(work, flush=durable))
+
+    async def purge(self, keep: float) -> None:
+        """Delete what ended long ago, as `Ledger` says."""
+        work = partial(ledger.purge, before=self._time.now() - keep)
+        await self._delete(await self._writer.do(work))
+
+    async def _delete(self, names: Sequence[str]) -> None:
+        if names:
+            await asyncio.to_thread(self._files.delete, names)
+
+    async def levels(self) -> Levels:
+        """Return how many deliveries there are. Raises `StoreError`."""
+        return await asyncio.to_thread(_levels, self.path, self._time.now())
+
+    # -- the end -----------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Claim nothing more."""
-        if self._consumer is not None:
-            self._consumer.stop()
+        if self._delivering is not None:
+            self._delivering.stop()
 
     async def ended(self) -> None:
-        """Wait until what is under way has ended, after `stop`.
-
-        If this is canceled, so is what is under way.
-        """
+        """Wait until what is under way has ended, after `stop`."""
         if self._delivering is not None:
-            await asyncio.gather(self._delivering, return_exceptions=True)
-
-    async def abandon(self) -> None:
-        """Cancel what is under way, and wait for that."""
-        if self._delivering is not None:
-            self._delivering.cancel()
-            await asyncio.gather(self._delivering, return_exceptions=True)
+            await self._delivering.ended()
 
     async def close(self) -> None:
         """Close the file, and let go of its locks."""
-        await self.abandon()
-        await asyncio.to_thread(self.writer.close)
+        if self._delivering is not None:
+            await self._delivering.abandon()
+        await asyncio.to_thread(self._writer.close)
         for lock in (self._deliver, self._accept):
             if lock is not None:
                 lock.release()
+
+
+def _levels(path: Path, now: float) -> Levels:
+    with in_words(str(path)), contextlib.closing(connect(str(path), writes=False)) as database:
+        return ledger.levels(database, now)
+
+
+def _read(message: Message, update: Callable[[bytes], object]) -> bytes:
+    body = b"".join(body_of(message))
+    update(body)
+    return body

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final
 
+from ehlo.message import Message
 from ehlo.net import Peer
 from ehlo.protocol.address import NO_PARAMETERS, Address, Parameters
 from ehlo.protocol.conversation import ADMISSION, Conversation
@@ -16,6 +17,7 @@ from ehlo.protocol.parameters import DeliverBy, OriginalRecipient, Rrvs
 from ehlo.protocol.proxy import ProxySSL
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts
+from ehlo.queue.entries import Arrival
 from ehlo.session import ProxyInfo, Session, TLSInfo
 
 _JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True)
@@ -94,6 +96,28 @@ def decode_address(text: str) -> Address:
     found = _typed(params[0]) if params else None
     typed: Parameters = MappingProxyType(found) if isinstance(found, dict) else NO_PARAMETERS
     return Address(local, domain, typed)
+
+
+def arrival_of(session: Session, message: Message) -> Arrival:
+    """Return what is stored of a message in addition to its body."""
+    return Arrival(
+        message.id,
+        encode_address(message.sender),
+        [encode_address(each) for each in message.recipients],
+        encode_session(session),
+        message.size,
+        message.trace,
+        encode([message.sender, message.recipients]).encode(),
+    )
+
+
+def body_of(message: Message) -> Iterator[bytes]:
+    """Yield the body of a message in chunks, without the trace field before it."""
+    skip = len(message.trace)
+    for chunk in message.stream():
+        if skip < len(chunk):
+            yield chunk[skip:]
+        skip = max(0, skip - len(chunk))
 
 
 def encode_session(session: Session) -> str:

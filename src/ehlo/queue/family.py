@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from ehlo.message import Message, Spool
+from ehlo.queue.facts import body_of
 from ehlo.sqlite.errors import DiskFullError, StoreError
 
 _MOST: Final = 1_000  # files of one queue
@@ -30,7 +31,7 @@ class Family:
 
     def __init__(self, url: str) -> None:
         if not url or "://" in url:
-            raise ValueError(f"queue {url!r}: not supported; write the path of a file: mail.db")
+            raise ValueError(f"queue {url!r}: not supported; write mail.db, or postgresql://...")
         path = Path(url)
         if not path.name or url.endswith(("/", os.sep)):
             raise ValueError(f"queue {url!r}: a directory; write the path of a file: mail.db")
@@ -129,7 +130,7 @@ class BodyFiles:
             file = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o600)
             try:
                 with open(file, "wb", buffering=0) as out:  # noqa: PTH123  a descriptor
-                    for chunk in _body(message):
+                    for chunk in body_of(message):
                         seen(chunk)
                         rest = memoryview(chunk)
                         while rest:
@@ -204,15 +205,6 @@ class FiledBody(Spool):
     def __del__(self) -> None:
         if hasattr(self, "_reader"):  # otherwise opening the file failed
             self.close()
-
-
-def _body(message: Message) -> Iterable[bytes]:
-    """Yield the body in chunks, without the trace field before it."""
-    skip = len(message.trace)
-    for chunk in message.stream():
-        if skip < len(chunk):
-            yield chunk[skip:]
-        skip = max(0, skip - len(chunk))
 
 
 def _sync_directory(directory: Path) -> None:

@@ -9,28 +9,35 @@ This file is longer than others, since all statements are in it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple, get_args
 
-from ehlo.protocol.address import Address
+from ehlo.queue.entries import (
+    ENDED,
+    Act,
+    Arrival,
+    Claimed,
+    Due,
+    Haul,
+    Levels,
+    Listed,
+    Settled,
+    State,
+)
 from ehlo.queue.facts import decode_address
 from ehlo.queue.timing import Persistence
 from ehlo.sqlite.connecting import Database, connect, known_version
 from ehlo.sqlite.errors import StoreError, in_words
 from ehlo.sqlite.writer import Chores
 
-State = Literal["waiting", "running", "held", "failed", "dead"]
-"""What a delivery is: `failed` was ended by a 5xx, `dead` by its attempts or its age."""
-
 _APPLICATION: Final = 0x65686C71  # "ehlq", in the file's header
 _VERSION: Final = 1
 _PAGE: Final = 8_192  # bytes; large bodies take a third less time than with 4,096
 _CHECKPOINT: Final = 4_000  # pages of the log; each checkpoint costs two flushes
 _MOST_BYTES: Final = 8 << 20  # of bodies that are claimed at once
-_ENDED: Final = "the process ended during the attempt"
+_PAGE_OF_ROWS: Final = 1_000  # deliveries that are read, or changed by a person, at once
 _SCHEMA: Final = f"""
 CREATE TABLE messages(
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -64,65 +71,13 @@ PRAGMA user_version = {_VERSION};
 """
 
 
-class Arrival(NamedTuple):
-    """A message that was accepted. The texts are JSON."""
+class FiledRow(NamedTuple):
+    """Holds what this engine adds to an `Arrival`."""
 
-    id: str
     digest: str
     accepted: float
-    sender: str
-    recipients: Sequence[str]
-    facts: str
-    size: int
-    trace: bytes
     file: str | None
     body: bytes | None
-
-
-class Due(NamedTuple):
-    """A delivery that was claimed; `attempts` counts this attempt, too."""
-
-    number: int
-    recipient: str
-    attempts: int
-
-
-class Claimed(NamedTuple):
-    """A message that was claimed, with all of its recipients that are due."""
-
-    number: int
-    id: str
-    digest: str
-    accepted: float
-    sender: str
-    facts: str
-    size: int
-    trace: bytes
-    file: str | None
-    body: bytes | None
-    deliveries: list[Due]
-
-
-class Haul(NamedTuple):
-    """Holds the result of one claim."""
-
-    claimed: list[Claimed]
-    next_due: float | None
-    """When the next delivery is due that was not claimed."""
-    died: list[tuple[str, str]]
-    """The ids and recipients of deliveries that have used up their attempts in crashes."""
-
-
-class Settled(NamedTuple):
-    """Describes the end of an attempt for one delivery. Without a `state`, it is done."""
-
-    number: int
-    state: State | None = None
-    due: float | None = None
-    ended: float | None = None
-    error: str = ""
-    uncounted: bool = False
-    """Whether the attempt does not count, since it was not the message that ended it."""
 
 
 # -- the file --------------------------------------------------------------------------------------
@@ -213,16 +168,17 @@ def _identity(path: Path) -> tuple[int, int]:
 # -- accepting -------------------------------------------------------------------------------------
 
 
-def insert(database: Database, arrival: Arrival) -> None:
+def insert(database: Database, arrival: Arrival, row: FiledRow) -> None:
     """Store a message, and a delivery for each recipient, which is due now."""
+    message_id, sender, recipients, facts, size, trace, _ = arrival
     number = database.execute(
-        "INSERT INTO messages(id, digest, accepted, sender, facts, size, trace, file, body)"
+        "INSERT INTO messages(id, sender, facts, size, trace, digest, accepted, file, body)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (*arrival[:4], *arrival[5:]),
+        (message_id, sender, facts, size, trace, *row),
     ).lastrowid
     database.executemany(
         "INSERT INTO deliveries(message, recipient, due) VALUES (?, ?, ?)",
-        [(number, each, arrival.accepted) for each in arrival.recipients],
+        [(number, each, row.accepted) for each in recipients],
     )
 
 
@@ -242,7 +198,7 @@ def recover(database: Database, now: float, patience: Persistence) -> int:
         "UPDATE deliveries SET state = 'waiting', owner = NULL, due = ?, error = ?"
         " WHERE number = ?",
         [
-            (now + (patience.wait_after(tries - 1) if tries > 1 else 0), _ENDED, number)
+            (now + (patience.wait_after(tries - 1) if tries > 1 else 0), ENDED, number)
             for number, tries in rows
         ],
     )
@@ -270,7 +226,7 @@ def claim(
     held = 0
     for number in numbers:
         message = database.execute(
-            "SELECT number, id, digest, accepted, sender, facts, size, trace, file, body"
+            "SELECT number, id, digest, accepted, sender, facts, size, trace, body, file"
             " FROM messages WHERE number = ?",
             (number,),
         ).fetchone()
@@ -278,15 +234,15 @@ def claim(
         died += [(message[1], each.recipient) for each in those if not each.attempts]
         wanted = [each for each in those if each.attempts]
         if wanted:
-            claimed.append(Claimed._make([*message, wanted]))
-            held += len(message[9] or b"")
+            claimed.append(Claimed._make([*message, now - message[3], wanted]))
+            held += len(message[8] or b"")
         if held > _MOST_BYTES:
             break
     (next_due,) = database.execute(
         "SELECT min(due) FROM deliveries WHERE due IS NOT NULL AND (owner IS NULL OR owner != ?)",
         (owner,),
     ).fetchone()
-    return Haul(claimed, next_due, died)
+    return Haul(claimed, None if next_due is None else next_due - now, died)
 
 
 def _lease(
@@ -301,7 +257,7 @@ def _lease(
     found: list[Due] = []
     for number, recipient, attempts, error in rows:
         if attempts >= patience.max_attempts:
-            settle(database, [Settled(number, "dead", None, now, error or _ENDED)], None)
+            settle(database, [Settled(number, "dead", error=error or ENDED)], None, now)
             found.append(Due(number, recipient, 0))
         else:
             database.execute(
@@ -321,7 +277,9 @@ def renew(database: Database, numbers: Iterable[int], owner: str, until: float) 
     )
 
 
-def settle(database: Database, settled: Iterable[Settled], owner: str | None) -> list[str]:
+def settle(
+    database: Database, settled: Iterable[Settled], owner: str | None, now: float
+) -> list[str]:
     """Note what became of deliveries that `owner` has leased (`None`: of any).
 
     A message without further deliveries is deleted. Returns the names of files to delete after the
@@ -338,10 +296,10 @@ def settle(database: Database, settled: Iterable[Settled], owner: str | None) ->
                 " attempts = attempts - ? WHERE number = ? AND (? IS NULL OR owner = ?)"
                 " RETURNING message"
             )
-            values = (
-                *(each.state, each.due, each.ended, each.error, each.uncounted),
-                *(each.number, owner, owner),
-            )
+            waits = each.state == "waiting"
+            due, ended = (now + each.wait, None) if waits else (None, now)
+            values = (each.state, due, ended, each.error, each.uncounted)
+            values = (*values, each.number, owner, owner)
         for (message,) in database.execute(sql, values).fetchall():
             messages[message] = None
     return _delete_done(database, messages)
@@ -383,44 +341,41 @@ def files_in_use(database: Database) -> set[str]:
 # -- looking, and what a person does ---------------------------------------------------------------
 
 
-class Listed(NamedTuple):
-    """A delivery, as a person sees it."""
-
-    id: str
-    accepted: float
-    sender: Address
-    size: int
-    recipient: Address
-    state: State
-    due: float | None
-    attempts: int
-    error: str
-
-
 def listed(
-    database: Database, states: Sequence[State] = (), message_id: str | None = None
-) -> list[Listed]:
-    """Return deliveries by state (all without one) or by the id of their message."""
+    database: Database,
+    states: Sequence[State] = (),
+    message_id: str | None = None,
+    after: int = 0,
+) -> list[tuple[int, Listed]]:
+    """Return a page of deliveries by state (all without one) or by the id of their message.
+
+    Each has its number; the page begins after that of the last one. All of it is read at once: a
+    transaction that a slow reader kept open would let the log of SQLite grow.
+    """
+    of_message = " AND id = ?" if message_id is not None else ""
+    of_states = f" AND state IN ({', '.join('?' * len(states))})" if states else ""
     rows = database.execute(
-        "SELECT id, accepted, sender, size, recipient, state, due, attempts, error"
-        " FROM messages JOIN deliveries ON deliveries.message = messages.number"
-        " WHERE (? IS NULL OR id = ?)"
-        " AND (? = '[]' OR state IN (SELECT value FROM json_each(?)))"
-        " ORDER BY accepted, deliveries.number",
-        (message_id, message_id, json.dumps(list(states)), json.dumps(list(states))),
+        "SELECT deliveries.number, id, accepted, sender, size, recipient, state, due, attempts,"
+        " error FROM deliveries JOIN messages ON messages.number = deliveries.message"
+        f" WHERE deliveries.number > ?{of_message}{of_states}"
+        " ORDER BY deliveries.number LIMIT ?",
+        (after, *([message_id] if of_message else []), *states, _PAGE_OF_ROWS),
     )
     return [
-        Listed._make((*row[:2], decode_address(row[2]), row[3], decode_address(row[4]), *row[5:]))
-        for row in rows
+        (number, Listed(id_, accepted, decode_address(sender), size, decode_address(to), *rest))
+        for number, id_, accepted, sender, size, to, *rest in rows
     ]
 
 
-def counts(database: Database) -> dict[State, int]:
-    """Return the number of deliveries in each state that has some."""
-    return dict(database.execute("SELECT state, count(*) FROM deliveries GROUP BY state"))
-
-
-Act = Literal["retry", "hold", "drop"]
+def levels(database: Database, now: float) -> Levels:
+    """Return the number of deliveries in each state; and for how long the oldest is due."""
+    found: dict[str, float] = dict.fromkeys((*get_args(State), "oldest_due"), 0.0)
+    rows = database.execute("SELECT state, count(*), min(due) FROM deliveries GROUP BY state")
+    for state, count, due in rows:
+        found[state] = count
+        if state == "waiting":
+            found["oldest_due"] = max(0.0, now - due)
+    return found
 
 
 def act(database: Database, what: Act, message_id: str | None, now: float) -> tuple[int, list[str]]:
@@ -428,13 +383,13 @@ def act(database: Database, what: Act, message_id: str | None, now: float) -> tu
 
     `retry` begins again with no attempts, `hold` stops what waits, and `drop` deletes. What is
     under way is left alone, except by `drop`. Returns how many have changed, and files to delete.
+    Of those that have ended, only some are changed at once, so that mail does not wait.
     """
-    chosen = (
-        "message IN (SELECT number FROM messages WHERE id = ?)"
-        if message_id is not None
-        else "? IS NULL AND state IN ('failed', 'dead')"
-    )
+    chosen = "message IN (SELECT number FROM messages WHERE id = ?)"
     values: tuple[object, ...] = (message_id,)
+    if message_id is None:
+        ended = "SELECT number FROM deliveries WHERE ended IS NOT NULL LIMIT ?"
+        chosen, values = f"number IN ({ended})", (_PAGE_OF_ROWS,)
     if what == "retry":
         done = "UPDATE deliveries SET state = 'waiting', due = ?, attempts = 0, ended = NULL"
         done += f" WHERE state != 'running' AND {chosen} RETURNING message"

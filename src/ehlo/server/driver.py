@@ -483,8 +483,8 @@ class Driver(Occupant):
 
     def _close(self, *, linger: bool) -> None:
         """Send what is queued, then close."""
-        self._flush()
-        self.wire.close(linger=linger)
+        data = self.connection.data_to_send()
+        self.wire.close(b"" if self.wire.closing else data, linger=linger)
         self.answers.drop_body()
         if not self.wire.lost:
             self.deadlines.allow_last_words(_LINGER if self.wire.lingering else _CLOSING)

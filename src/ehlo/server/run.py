@@ -98,6 +98,8 @@ class Run:
         self._thread = threading.get_ident()
         self._process = os.getpid()
         self.runtime: Runtime = Runtime(options, resolved[0].exempt, self.loop)
+        if self._callbacks.measures is not None:
+            self.runtime.stats.deliveries = self._callbacks.measures.counts
         self._hooks = hooks_of(self._callbacks)
         self._checks = Checks(self.runtime)
         self._hooks_by_file: dict[PasswordFile | None, Hooks] = {}
@@ -296,10 +298,12 @@ class Run:
 
     async def snapshot(self) -> Snapshot:
         """Return what has been counted, and the sessions, as plain data."""
-        runtime = self.runtime
+        runtime, measures = self.runtime, self._callbacks.measures
+        queue = {} if measures is None else await measures.levels()
         return snapshot(
             runtime.stats,
             [seen for each in runtime.drivers if (seen := each.seen()) is not None],
+            queue,
             memory=(runtime.memory.held + runtime.small.held, runtime.max_memory),
             disk=(runtime.disk.held, runtime.disk.limit),
             uptime=runtime.uptime,

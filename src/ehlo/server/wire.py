@@ -160,13 +160,19 @@ class Wire:
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def close(self, *, linger: bool = False) -> None:
-        """Write nothing more. With `linger` the client may go on sending, if its transport can."""
+    def close(self, last: bytes = b"", *, linger: bool = False) -> None:
+        """Send `last`, and nothing more. With `linger` the client may go on sending.
+
+        The end of TLS is in the same write as `last`: clients of asyncio that read `last` alone
+        might leave their socket open, since many do not wait for the end.
+        """
         self.closing = True
         if self.lost:
             return
         if self.channel is not None:
-            self._send(self.channel.close())
+            last = (self.channel.write(last) if last else b"") + self.channel.close()
+        if last:
+            self._send(last)
         self.lingering = linger and self._transport.can_write_eof()
         if self.lingering:
             self._transport.write_eof()

@@ -202,11 +202,12 @@ class PortClient(asyncio.Protocol):
         self._send(replies)
 
     def _send(self, replies: bytes) -> None:
-        if replies:
-            self._write(replies if self._channel is None else self._channel.write(replies))
+        if replies and self._channel is not None:
+            replies = self._channel.write(replies)
+        if self._guest.closed and self._channel is not None:
+            replies += self._channel.close()  # in one write: see `Wire.close`
+        self._write(replies)
         if self._guest.closed:
-            if self._channel is not None:
-                self._write(self._channel.close())
             self._transport.close()
         elif self._guest.awaits_tls:
             self._begin_tls()

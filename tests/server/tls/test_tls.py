@@ -20,7 +20,7 @@ from ehlo.server.options.rules import resolve
 from ehlo.server.options.target import callbacks_of
 from ehlo.server.tls.certificates import Certificate, file_context
 from support.certificates import PASSPHRASE, Certificates
-from support.client import Client
+from support.client import Client, note_sends
 from support.clock import StoppedClock
 from support.hooks import KINDS, Noted, handler_of
 from support.logins import cram_md5, login, plain
@@ -615,6 +615,19 @@ def test_garbage_while_a_message_is_handled_does_not_undo_it(
     running.wait_until_no_sessions()
     assert noted.names == ["on_message", "done", "on_replied", "on_disconnect"]
     assert [sent for _, _, sent in noted.of("on_replied")] == [False]
+
+
+def test_the_last_reply_and_the_end_of_tls_are_one_write(
+    serve: Serve, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a client of asyncio that reads the reply alone may leave its socket open."""
+    running = serve(Box(), tls_config=certificates.server(), tls_listener=True, loop="asyncio")
+    with running.client(tls=certificates.client) as client:
+        client.hello()
+        sends = note_sends(monkeypatch, running.address.port)
+        assert client.say("QUIT").startswith("221 ")
+        assert client.is_closed()
+    assert len(sends) == 1
 
 
 def test_a_close_notify_of_the_client_is_answered_before_the_server_closes(

@@ -13,12 +13,10 @@ from ehlo.inbox.answers import (
     done,
     elsewhere,
     number_of,
-    read_body,
     read_json,
     ready_answer,
     resource,
 )
-from ehlo.inbox.api.goform import ShapeError, from_json
 from ehlo.inbox.api.shapes import DeleteRequest, MarkRequest, list_text
 from ehlo.inbox.desk import Desk, inbox_of
 from ehlo.store import Page
@@ -84,11 +82,7 @@ class Listing:
 
     async def delete(self, request: Request) -> Response:
         """Delete messages: those in `IDs`, or all without a body or without `IDs`."""
-        body = await read_body(request)
-        try:
-            ids = from_json(body, DeleteRequest)["IDs"] if body.strip() else []
-        except ShapeError as error:
-            raise RefusedError(str(error)) from None
+        ids = (await read_json(request, DeleteRequest, default=b"{}"))["IDs"]
         self._traffic.deleted += await self._store.delete(inbox=inbox_of(request), ids=ids or None)
         return done()
 

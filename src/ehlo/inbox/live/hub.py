@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from importlib import metadata
 from typing import Final, NamedTuple
 
+from ehlo.inbox.api.goform import to_text
+from ehlo.inbox.api.shapes import summary_text
 from ehlo.store import Change, Store, StoredMail, StoreError
 
 MOST_BEHIND: Final = 256
@@ -213,7 +213,7 @@ class Subscription:
 
 def event_of(kind: str, data: object, inbox: str | None = None) -> Notice:
     """Return an event with its JSON."""
-    return Notice(kind, as_json({"Type": kind, "Data": data}), inbox)
+    return Notice(kind, to_text({"Type": kind, "Data": data}), inbox)
 
 
 def event_for(inbox: str | None, event: Notice) -> Notice | None:
@@ -224,27 +224,6 @@ def event_for(inbox: str | None, event: Notice) -> Notice | None:
     if inbox is None and event.kind == "truncate" and event.inbox is not None:
         return event._replace(kind="prune", text=event_of("prune", None).text)
     return event if inbox is None or event.inbox in (None, inbox) else None
-
-
-def as_json(value: object) -> str:
-    """Return a value as JSON without blanks, which HTML can contain."""
-    text = json.dumps(value, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def summary_of(mail: StoredMail) -> dict[str, object]:
-    """Return the summary of a mail, as events have it."""
-    known = json.loads(mail.summary)
-    known.pop("Inlines", None)
-    moment = datetime.fromtimestamp(mail.created, UTC).isoformat(timespec="milliseconds")
-    own = {
-        "ID": mail.id,
-        "Read": mail.is_read,
-        "Created": moment.replace("+00:00", "Z"),
-        "Username": mail.username,
-        "Tags": mail.tags,
-    }
-    return {**known, **own}
 
 
 def _events(change: Change, mails: Mapping[str, StoredMail]) -> Iterator[Notice]:
@@ -259,7 +238,8 @@ def _events(change: Change, mails: Mapping[str, StoredMail]) -> Iterator[Notice]
     else:
         for mail in filter(None, map(mails.get, change.ids)):
             if kind == "new":
-                yield event_of("new", summary_of(mail), mail.inbox)
+                text = f'{{"Type":"new","Data":{summary_text(mail)}}}'
+                yield Notice("new", text, mail.inbox)
             elif kind == "tags":
                 yield event_of("update", {"ID": mail.id, "Tags": mail.tags}, mail.inbox)
             else:

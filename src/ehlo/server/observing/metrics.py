@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ehlo.net import parse_address
-from ehlo.server.observing.stats import BYTES, SECONDS, Snapshot
+from ehlo.server.observing.stats import BYTES, SECONDS, Snapshot, queued
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -32,6 +32,7 @@ COUNTERS: Final[Sequence[tuple[str, str, Sequence[str], str]]] = (
     ("messages", "Messages accepted and rejected.", ("outcome",), "messages"),
     ("bytes", "Bytes received from and sent to clients.", ("direction",), "bytes"),
     ("spooled_bytes", "Bytes of messages written to disk.", (), "spooled"),
+    ("deliveries", "Deliveries of the queue by outcome.", ("outcome",), "deliveries"),
 )
 GAUGES: Final = (
     ("sessions", "Sessions that are open.", "sessions"),
@@ -44,6 +45,11 @@ GAUGES: Final = (
     ("uptime_seconds", "Seconds since the server started.", "uptime"),
     ("workers", "Worker processes that should run.", "wanted"),
     ("workers_answered", "Worker processes that are counted in these gauges.", "answered"),
+)
+# Of a queue, if the server has one: name, help, labels
+OF_QUEUE: Final[Sequence[tuple[str, str, Sequence[str]]]] = (
+    ("queue_deliveries", "Deliveries that are in the queue.", ("state",)),
+    ("queue_oldest_due_seconds", "Seconds for which the oldest waiting delivery is due.", ()),
 )
 # Name, help, labels
 HISTOGRAMS: Final[Sequence[tuple[str, str, Sequence[str]]]] = (
@@ -90,10 +96,26 @@ def _metrics(snapshot: Snapshot) -> Iterator[Metric]:
     gauges = {**snapshot, **snapshot["now"], **snapshot["workers"]}
     for name, help_text, key in GAUGES:
         yield GaugeMetricFamily(f"ehlo_{name}", help_text, value=gauges[key])
+    if snapshot["queue"]:
+        yield from _of_queue(list(snapshot["queue"].values()))
     for name, help_text, labels in HISTOGRAMS:
         bounds = BYTES if name.endswith("_bytes") else SECONDS
         found = stats[name] if labels else {"": stats[name]}
         yield _histogram(name, help_text, labels, bounds, found)
+
+
+def _of_queue(levels: Sequence[Mapping[str, float]]) -> Iterator[Metric]:
+    """Yield the sum over what holds a queue, and the oldest of all that is due."""
+    from prometheus_client.core import GaugeMetricFamily
+
+    (name, text, labels), (oldest, oldest_text, _) = OF_QUEUE
+    family = GaugeMetricFamily(f"ehlo_{name}", text, labels=labels)
+    whole = queued(levels)
+    due = whole.pop("oldest_due")
+    for state, count in whole.items():
+        family.add_metric([state], count)
+    yield family
+    yield GaugeMetricFamily(f"ehlo_{oldest}", oldest_text, value=due)
 
 
 def _histogram(

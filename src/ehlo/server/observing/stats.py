@@ -12,7 +12,7 @@ import logging
 import os
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NotRequired, TypeAlias, TypedDict
 
 from ehlo.protocol import reply as replies
@@ -119,6 +119,7 @@ class Stats:
         self.received = 0  # bytes, of sessions that have ended
         self.sent = 0
         self.spooled = 0  # bytes written to disk
+        self.deliveries: Mapping[str, int] = {}  # by outcome; a queue in the handler counts them
         self.message_bytes: Histogram = Histogram(BYTES)  # accepted
         self.session_seconds: Histogram = Histogram(SECONDS)
         self.hook_seconds: defaultdict[str, Histogram] = defaultdict(lambda: Histogram(SECONDS))
@@ -163,6 +164,7 @@ class Stats:
             "messages": {"accepted": self.message_bytes.count, "refused": self.refused},
             "bytes": {"received": self.received, "sent": self.sent},
             "spooled": self.spooled,
+            "deliveries": dict(self.deliveries),
             "message_bytes": self.message_bytes.plain(),
             "session_seconds": self.session_seconds.plain(),
             "hook_seconds": {name: each.plain() for name, each in self.hook_seconds.items()},
@@ -172,6 +174,7 @@ class Stats:
 def snapshot(
     stats: Stats,
     sessions: list[SessionView],
+    queue: Mapping[str, Mapping[str, float]],
     *,
     memory: tuple[int, int],
     disk: tuple[int, int],
@@ -180,7 +183,8 @@ def snapshot(
 ) -> Snapshot:
     """Return what a server has counted and what is there now; call it in the loop's thread.
 
-    `memory` and `disk` are the bytes that are held, and the limit. `uptime` is in seconds.
+    `queue` is what the handler's queue holds, see `Measures`. `memory` and `disk` are the bytes
+    that are held, and the limit. `uptime` is in seconds.
     """
     counts = stats.plain()
     counts["bytes"]["received"] += sum(session["received"] for session in sessions)
@@ -200,6 +204,7 @@ def snapshot(
         "workers": {"wanted": 1, "answered": 1},
         "stats": counts,
         "now": now,
+        "queue": {name: dict(levels) for name, levels in queue.items()},
         "sessions": sessions,
     }
 
@@ -214,6 +219,7 @@ def merge(snapshots: Sequence[Snapshot]) -> Snapshot:
     return {
         "pids": [pid for each in snapshots for pid in each["pids"]],
         "now": total([nothing, *(each["now"] for each in snapshots)]),
+        "queue": most([each["queue"] for each in snapshots]),  # several may see the same file
         "sessions": [
             {**session, "pid": each["pids"][0]}
             for each in snapshots
@@ -230,6 +236,12 @@ def total(trees: Sequence[Snapshot]) -> Snapshot:
 def most(trees: Sequence[Snapshot]) -> Snapshot:
     """Return a tree that has the largest of each number in the trees."""
     return _joined(max, trees)
+
+
+def queued(levels: Sequence[Mapping[str, float]]) -> Snapshot:
+    """Return the sum of what several files hold of a queue, and the age of the oldest of all."""
+    oldest = max((each["oldest_due"] for each in levels), default=0.0)
+    return {**total([dict(each) for each in levels]), "oldest_due": oldest}
 
 
 def _joined(join: Callable[[Sequence[float]], float], trees: Sequence[Snapshot]) -> Snapshot:

@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import inspect
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import reduce
 from types import ModuleType
 from typing import Any, Final, TypeGuard
@@ -158,7 +159,7 @@ def _with_functions(callbacks: Callbacks, options: Options) -> Callbacks:
             raise TypeError(f"{option} cannot be combined with {name}; leave one out")
         made = callbacks_of_functions(_unused, options.rcpt_handler, options.auth_handler)
         hooks[name], origins[name] = made.by_name[name], made.origins[name]
-    return Callbacks(hooks, callbacks.streams, origins)
+    return replace(callbacks, by_name=hooks, origins=origins)
 
 
 def _unused(_message: Message) -> None:

@@ -1,0 +1,164 @@
+"""Waits on the server for messages: `GET search/wait`, instead of asking again and again.
+
+It listens first and searches then, so that no message comes unseen. Searches of those who wait come
+one after the other: however many wait, they delay no other reader of the store much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Final, NamedTuple, TypedDict
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute
+
+from ehlo.inbox.answers import RefusedError, elsewhere, resource
+from ehlo.inbox.api.goform import to_text
+from ehlo.inbox.api.shapes import WholeMessage, whole_message
+from ehlo.inbox.desk import Desk, inbox_of
+from ehlo.inbox.live.hub import Notice
+from ehlo.inbox.live.streaming import first_of, gone
+from ehlo.store import Page, StoredMail, StoredMessage
+from ehlo.store.query import read_date
+
+MOST_WAITERS: Final = 200
+"""Requests that may wait at once."""
+MOST_COUNT: Final = 100
+_TIMEOUT: Final = 30.0
+_LONGEST: Final = 300.0
+_NO_NEWS: Final = frozenset(("", "stats", "error"))
+
+
+class FoundMessages(TypedDict):
+    """Messages that were waited for, whole, the newest first."""
+
+    total: int
+    """The number of messages in the inbox."""
+    unread: int
+    count: int
+    """The number of messages here."""
+    messages: list[WholeMessage]
+
+
+class _Request(NamedTuple):
+    """A request that waits, and its parameters."""
+
+    inbox: str | None
+    query: str
+    zone: str
+    least: int
+    """How many messages there must be."""
+    after: int
+    """The number of the mail behind which they are."""
+    since: float
+    """When they were received at the earliest, in seconds since the epoch."""
+
+
+class SearchWait:
+    """The endpoint of requests that wait."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._turn = asyncio.Lock()
+
+    async def wait(self, request: Request) -> Response:
+        """Return whole messages as soon as enough are there: 200; or what there is in time: 408."""
+        wanted = await self._read(request)
+        timeout = _timeout_of(request)
+        traffic, news = self._desk.traffic, asyncio.Event()
+        if traffic.waiting >= MOST_WAITERS:
+            raise RefusedError("too many requests wait for messages; try again later", 503)
+
+        def note(event: Notice) -> None:
+            if event.kind not in _NO_NEWS:
+                news.set()
+
+        traffic.waiting += 1
+        try:
+            with self._desk.hub.listening(wanted.inbox, note):
+                found = await self._found(wanted)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(timeout):
+                        while len(found[1]) < wanted.least:
+                            await first_of(news.wait(), gone(request.receive))
+                            if not news.is_set():
+                                return Response(status_code=499)  # which no client reads
+                            news.clear()
+                            found = await self._found(wanted)
+        finally:
+            traffic.waiting -= 1
+        page, mails = found
+        status = 200 if len(mails) >= wanted.least else 408
+        return StreamingResponse(self._whole(page, mails), status, media_type="application/json")
+
+    async def _read(self, request: Request) -> _Request:
+        values = request.query_params
+        count = values.get("count", "1")
+        if not (count.isascii() and count.isdecimal() and 1 <= int(count[:9]) <= MOST_COUNT):
+            raise RefusedError(f"count must be from 1 to {MOST_COUNT}")
+        inbox, since = inbox_of(request), values.get("since", "").strip()
+        after, earliest = 0, -math.inf
+        if since:
+            known = await self._desk.store.find([since], inbox)
+            moment = None if known else read_date(since, None)
+            if known:
+                after = known[0].number
+            elif moment is None:
+                raise RefusedError("since is neither the ID of a message nor a date")
+            else:
+                earliest = moment
+        query = values.get("query", "").strip()
+        return _Request(inbox, query, values.get("tz", ""), int(count), after, earliest)
+
+    async def _found(self, wanted: _Request) -> tuple[Page, list[StoredMail]]:
+        """Return the page of the newest messages, and those on it that are new enough."""
+        store, limit = self._desk.store, wanted.least
+        async with self._turn:
+            if wanted.query:
+                page = await store.search(wanted.query, wanted.inbox, zone=wanted.zone, limit=limit)
+            else:
+                page = await store.list(wanted.inbox, limit=limit)
+        return page, [
+            mail
+            for mail in page.mails
+            if mail.number > wanted.after and mail.created >= wanted.since
+        ]
+
+    async def _whole(self, page: Page, mails: list[StoredMail]) -> AsyncIterator[str]:
+        """Yield the answer; each message is in memory only while it is sent."""
+        total, unread = page.inbox
+        yield f'{{"total":{total},"unread":{unread},"messages":['
+        count = 0
+        for mail in mails:
+            stored = await self._desk.store.get(mail.id)
+            if stored is None:  # it was deleted just now
+                continue
+            text = await elsewhere(mail.size, partial(_text_of, stored))
+            yield f",{text}" if count else text
+            count += 1
+        yield f'],"count":{count}}}\n'
+
+
+def _text_of(stored: StoredMessage) -> str:
+    return to_text(whole_message(stored))
+
+
+def _timeout_of(request: Request) -> float:
+    text = request.query_params.get("timeout", "") or str(_TIMEOUT)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= _LONGEST:
+        raise RefusedError(f"timeout must be from 0 to {_LONGEST:.0f} seconds")
+    return seconds
+
+
+def routes(desk: Desk) -> list[BaseRoute]:
+    """Return the route of requests that wait."""
+    return [resource("/api/v1/search/wait", GET=SearchWait(desk).wait)]

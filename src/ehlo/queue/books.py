@@ -1,0 +1,109 @@
+"""The books of a queue, as `ehlo queue` reads and changes them, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ehlo.queue import ledger
+from ehlo.queue.engine import Books
+from ehlo.queue.entries import Act, Listed, State
+from ehlo.queue.family import BodyFiles, Family
+from ehlo.queue.urls import DatabaseURL, is_postgres
+from ehlo.sqlite.connecting import Database, connect
+from ehlo.sqlite.errors import StoreError, in_words
+
+_CHUNK = 65_536  # bytes
+
+
+@contextlib.contextmanager
+def open_books(url: str, *, writes: bool = False) -> Iterator[Books]:
+    """Open the queue at a URL. Raises `ValueError` for a wrong URL, and `StoreError`, also later.
+
+    Example::
+
+        with open_books("mail.db") as books:
+            print(books.listed())
+    """
+    if is_postgres(url):
+        parts = DatabaseURL.of(url)
+        from ehlo.queue.postgres.auditing import open_postgres  # slow to import
+
+        with open_postgres(parts) as books:
+            yield books
+        return
+    paths = Family(url).members()
+    if not paths:
+        advice = "leave out its number: mail.db" if Path(url).is_file() else "check the path"
+        raise StoreError(f"{url}: no such queue; {advice}")
+    with contextlib.ExitStack() as stack:
+        found = {}
+        for path in paths:
+            stack.enter_context(in_words(str(path)))
+            database = connect(str(path), writes=writes)
+            stack.callback(database.close)
+            if ledger.check_ledger(path, database):
+                found[path] = database
+        yield FileBooks(found)
+
+
+class FileBooks:
+    """Holds the connections to all files of a queue on SQLite."""
+
+    def __init__(self, databases: Mapping[Path, Database]) -> None:
+        self._databases = databases
+
+    def now(self) -> float:
+        """Return the time of this machine."""
+        return time.time()
+
+    def listed(
+        self, states: Sequence[State] = (), message_id: str | None = None
+    ) -> Iterable[Listed]:
+        """Yield deliveries, a page of each file at a time, the oldest first."""
+        pages = [_listed(each, states, message_id) for each in self._databases.values()]
+        return heapq.merge(*pages, key=lambda row: row.accepted)
+
+    def act(self, what: Act, message_id: str | None) -> int:
+        """Change deliveries, and delete the files that belong to none any more.
+
+        Many are changed in several transactions, so that mail is accepted in between.
+        """
+        count = 0
+        for path, database in self._databases.items():
+            database.execute("PRAGMA synchronous = FULL")
+            changed = None
+            while changed is None or (changed and message_id is None):
+                database.execute("BEGIN IMMEDIATE")
+                changed, names = ledger.act(database, what, message_id, self.now())
+                database.execute("COMMIT")
+                BodyFiles(path).delete(names)
+                count += changed
+        return count
+
+    def content(self, message_id: str) -> Iterator[bytes]:
+        """Yield a message in chunks. Raises `LookupError`, and `OSError` for its file."""
+        for path, database in self._databases.items():
+            try:
+                trace, body, name = ledger.content_of(database, message_id)
+            except LookupError:
+                continue
+            yield trace + (body or b"")
+            if name is not None:
+                with BodyFiles(path).path(name).open("rb") as file:
+                    while chunk := file.read(_CHUNK):
+                        yield chunk
+            return
+        raise LookupError(message_id)
+
+
+def _listed(
+    database: Database, states: Sequence[State], message_id: str | None
+) -> Iterator[Listed]:
+    last = 0
+    while page := ledger.listed(database, states, message_id, last):
+        yield from (row for _, row in page)
+        last = page[-1][0]

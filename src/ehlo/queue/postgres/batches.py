@@ -1,0 +1,148 @@
+"""Batches: messages that wait together are stored by one statement, over two connections.
+
+While one commit waits for the disk, the next batch is sent; so a flush serves many messages. If a
+batch fails for its content, each message is tried alone, so that one costs no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, NamedTuple
+
+from ehlo.queue.entries import Arrival
+from ehlo.queue.postgres.cable import Cable, Pg
+from ehlo.queue.postgres.schema import BLOCK
+from ehlo.sqlite.errors import DiskFullError
+
+_MOST_AT_ONCE: Final = 500  # messages
+_MOST_BYTES: Final = 4 << 20
+_STORE: Final = """
+WITH stored AS (
+    INSERT INTO ehlo_messages(number, id, digest, sender, facts, size, trace, body)
+    SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[],
+                         $6::bigint[], $7::bytea[], $8::bytea[])
+)
+INSERT INTO ehlo_deliveries(message, place, recipient)
+SELECT * FROM unnest($9::bigint[], $10::integer[], $11::text[])
+"""
+
+
+class Numbers:
+    """Numbers messages: a process takes a block of numbers at a time."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._end = 0
+
+    async def take(self, connection: Pg, count: int) -> list[int]:
+        """Return so many numbers that no process has had."""
+        found: list[int] = []
+        while len(found) < count:
+            if self._next == self._end:
+                begin = await connection.fetchval("SELECT nextval('ehlo_numbers')")
+                self._next, self._end = begin, begin + BLOCK
+            more = range(self._next, min(self._end, self._next + count - len(found)))
+            self._next = more.stop
+            found += more
+        return found
+
+
+class Packed(NamedTuple):
+    """A message as it is stored; without a `body`, that is in chunks."""
+
+    arrival: Arrival
+    digest: str
+    body: bytes | None
+
+
+async def store(connection: Pg, numbers: Sequence[int], batch: Sequence[Packed]) -> None:
+    """Store messages, each under its number, in one statement."""
+    rows = [
+        (number, place, recipient)
+        for number, each in zip(numbers, batch, strict=True)
+        for place, recipient in enumerate(each.arrival.recipients)
+    ]
+    arrivals = [each.arrival for each in batch]
+    await connection.execute(
+        _STORE,
+        numbers,
+        [each.id for each in arrivals],
+        [each.digest for each in batch],
+        [each.sender for each in arrivals],
+        [each.facts for each in arrivals],
+        [each.size for each in arrivals],
+        [each.trace for each in arrivals],
+        [each.body for each in batch],
+        [row[0] for row in rows],
+        [row[1] for row in rows],
+        [row[2] for row in rows],
+    )
+
+
+class _Waiting(NamedTuple):
+    packed: Packed
+    future: asyncio.Future[None]
+
+
+class Batches:
+    """Stores messages; `stored` is called after each commit."""
+
+    def __init__(
+        self, cables: Sequence[Cable], numbers: Numbers, stored: Callable[[], None]
+    ) -> None:
+        self._free = list(cables)
+        self._numbers = numbers
+        self._stored = stored
+        self._waiting: deque[_Waiting] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def put(self, packed: Packed) -> None:
+        """Return when a message is on disk. Raises `StoreError`."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(packed, future))
+        if self._free:
+            task = asyncio.create_task(self._work(self._free.pop()))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        await future
+
+    async def _work(self, cable: Cable) -> None:
+        """Store all that waits, over one cable."""
+        try:
+            while self._waiting:
+                await self._store(cable, self._next())
+        finally:
+            self._free.append(cable)
+
+    def _next(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        size = 0
+        while self._waiting and len(batch) < _MOST_AT_ONCE and size < _MOST_BYTES:
+            batch.append(self._waiting.popleft())
+            size += len(batch[-1].packed.body or b"")
+        return batch
+
+    async def _store(self, cable: Cable, batch: list[_Waiting]) -> None:
+        try:
+            await cable.do(partial(self._insert, batch=batch))
+        except Exception as error:  # noqa: BLE001  it is raised where the message is
+            # Without a connection, another try would wait as long
+            if len(batch) > 1 and cable.is_connected and not isinstance(error, DiskFullError):
+                for each in batch:
+                    await self._store(cable, [each])
+                return
+            for each in batch:
+                if not each.future.done():
+                    each.future.set_exception(error)
+        else:
+            self._stored()
+            for each in batch:
+                if not each.future.done():
+                    each.future.set_result(None)
+
+    async def _insert(self, connection: Pg, batch: list[_Waiting]) -> None:
+        numbers = await self._numbers.take(connection, len(batch))
+        await store(connection, numbers, [each.packed for each in batch])

@@ -1,0 +1,214 @@
+"""Taking mail from PostgreSQL: claims, outcomes, and what else consumers and people change.
+
+Claims and outcomes do not wait for the disk: after a crash of the server, some of the last second
+are done again, as after any crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, get_args
+
+from ehlo.queue.entries import (
+    ENDED,
+    Act,
+    Claimed,
+    Due,
+    Haul,
+    Levels,
+    Settled,
+    State,
+)
+
+if TYPE_CHECKING:
+    from ehlo.queue.postgres.cable import Pg
+
+_SMALL: Final = 65_536  # bytes of a body that comes with the claim
+_LONGEST: Final = 1e9  # seconds of a wait; an interval has an end
+_PLACES: Final = 1 << 20  # recipients of one message, at most
+_SOON: Final = "asked AS (SELECT set_config('synchronous_commit', 'off', true))"
+
+# The rows of other recipients of a message are leased with the first one. Rows that another
+# consumer is about to lease are left out, so two consumers may share the recipients of a message.
+_CLAIM: Final = f"""
+WITH {_SOON}, due AS MATERIALIZED (
+    SELECT message, place FROM ehlo_deliveries
+    WHERE due <= now() AND owner IS DISTINCT FROM $1 ORDER BY due LIMIT $2
+    FOR UPDATE SKIP LOCKED
+), wanted AS MATERIALIZED (
+    SELECT message, place FROM ehlo_deliveries
+    WHERE message IN (SELECT message FROM due) AND due <= now() AND owner IS DISTINCT FROM $1
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE ehlo_deliveries AS d SET
+    state = CASE WHEN attempts < $3 THEN 'running' ELSE 'dead' END,
+    owner = CASE WHEN attempts < $3 THEN $1 END,
+    due = CASE WHEN attempts < $3 THEN now() + $4 * interval '1 second' END,
+    ended = CASE WHEN attempts < $3 THEN NULL ELSE now() END,
+    error = CASE WHEN attempts < $3 OR error <> '' THEN error ELSE $5 END,
+    attempts = CASE WHEN attempts < $3 THEN attempts + 1 ELSE attempts END
+FROM wanted, asked WHERE d.message = wanted.message AND d.place = wanted.place
+RETURNING d.message, d.place, d.recipient, d.attempts, d.state = 'dead'
+"""
+_READ: Final = """
+SELECT number, id, digest, extract(epoch FROM accepted)::float8, sender, facts, size, trace,
+    CASE WHEN size <= $2 THEN body END,
+    CASE WHEN size > $2 THEN CASE WHEN body IS NULL THEN 'chunks' ELSE 'row' END END,
+    extract(epoch FROM now() - accepted)::float8
+FROM ehlo_messages WHERE number = ANY($1) ORDER BY accepted, number
+"""
+_RENEW: Final = f"""
+WITH {_SOON}
+UPDATE ehlo_deliveries AS d SET due = now() + $4 * interval '1 second'
+FROM unnest($1::bigint[], $2::integer[]) AS s(message, place), asked
+WHERE d.message = s.message AND d.place = s.place AND d.owner = $3
+"""
+# This statement still sees the deliveries that it deletes, so they are counted
+_DELETE_EMPTY: Final = """
+, counted AS (
+    SELECT message, count(*) AS number FROM gone GROUP BY message
+), empty AS (
+    DELETE FROM ehlo_messages AS m USING counted
+    WHERE m.number = counted.message AND counted.number = (
+        SELECT count(*) FROM ehlo_deliveries AS d WHERE d.message = counted.message
+    )
+    RETURNING m.number, m.body IS NULL AS is_large
+), bodies AS (
+    DELETE FROM ehlo_bodies AS b USING empty WHERE empty.is_large AND b.message = empty.number
+)
+SELECT count(*) FROM gone
+"""
+_DONE: Final = f"""
+WITH {_SOON}, gone AS (
+    DELETE FROM ehlo_deliveries AS d
+    USING unnest($1::bigint[], $2::integer[]) AS s(message, place), asked
+    WHERE d.message = s.message AND d.place = s.place AND d.owner = $3
+    RETURNING d.message, d.place
+) {_DELETE_EMPTY}
+"""
+_OTHERWISE: Final = f"""
+WITH {_SOON}
+UPDATE ehlo_deliveries AS d SET
+    state = s.state,
+    due = CASE WHEN s.state = 'waiting' THEN now() + s.wait * interval '1 second' END,
+    ended = CASE WHEN s.state <> 'waiting' THEN now() END,
+    error = s.error,
+    owner = NULL,
+    attempts = d.attempts - s.uncounted::integer
+FROM unnest($1::bigint[], $2::integer[], $4::text[], $5::float8[], $6::text[], $7::boolean[])
+    AS s(message, place, state, wait, error, uncounted), asked
+WHERE d.message = s.message AND d.place = s.place AND d.owner = $3
+"""
+_PURGE: Final = f"""
+WITH gone AS (
+    DELETE FROM ehlo_deliveries WHERE ended < now() - $1 * interval '1 second'
+    RETURNING message, place
+) {_DELETE_EMPTY}
+"""
+# Two consumers that end the last two recipients of a message at once see each other's
+_SWEEP: Final = """
+WITH empty AS (
+    DELETE FROM ehlo_messages AS m
+    WHERE NOT EXISTS (SELECT FROM ehlo_deliveries AS d WHERE d.message = m.number)
+    RETURNING number
+)
+DELETE FROM ehlo_bodies AS b USING empty WHERE b.message = empty.number
+"""
+_LEVELS: Final = """
+SELECT state, count(*), extract(epoch FROM now() - min(due))::float8
+FROM ehlo_deliveries GROUP BY state
+"""
+_CHOSEN: Final = "message IN (SELECT number FROM ehlo_messages WHERE id = $1)"
+_ENDED: Final = "$1::text IS NULL AND state IN ('failed', 'dead')"
+_CHANGES: Final[dict[str, str]] = {
+    "retry": "UPDATE ehlo_deliveries SET state = 'waiting', due = now(), attempts = 0, ended = NULL"
+    " WHERE state <> 'running'",
+    "hold": "UPDATE ehlo_deliveries SET state = 'held', due = NULL WHERE state = 'waiting'",
+    "drop": "DELETE FROM ehlo_deliveries WHERE true",
+}
+
+
+async def claim(
+    connection: Pg, owner: str, most: int, lease: float, most_attempts: int
+) -> tuple[list[Due], dict[int, list[Due]]]:
+    """Lease what is due. Return those that are dead, and by message those that are due."""
+    wait = min(lease, _LONGEST)
+    rows = await connection.fetch(_CLAIM, owner, most, most_attempts, wait, ENDED)
+    dead: list[Due] = []
+    due: dict[int, list[Due]] = {}
+    for message, place, recipient, attempts, is_dead in sorted(rows):
+        each = Due(message * _PLACES + place, recipient, attempts)
+        if is_dead:
+            dead.append(each)
+        else:
+            due.setdefault(message, []).append(each)
+    return dead, due
+
+
+async def read(connection: Pg, dead: Sequence[Due], due: dict[int, list[Due]], most: int) -> Haul:
+    """Return what was claimed, with the messages; `most` is how much was asked for."""
+    gone = {each.number // _PLACES for each in dead}
+    rows = await connection.fetch(_READ, [*due, *gone], _SMALL) if due or gone else []
+    ids = {row[0]: row[1] for row in rows}
+    claimed = [Claimed._make([*row, due[row[0]]]) for row in rows if row[0] in due]
+    died = [(ids.get(each.number // _PLACES, ""), each.recipient) for each in dead]
+    is_full = sum(map(len, due.values())) + len(dead) >= most
+    return Haul(claimed, 0.0 if is_full else None, died)
+
+
+async def renew(connection: Pg, numbers: Sequence[int], owner: str, lease: float) -> None:
+    """Extend leases."""
+    await connection.execute(_RENEW, *_places(numbers), owner, min(lease, _LONGEST))
+
+
+async def settle(connection: Pg, settled: Sequence[Settled], owner: str) -> None:
+    """Note the ends of attempts."""
+    done = [each.number for each in settled if each.state is None]
+    others = [each for each in settled if each.state is not None]
+    if done:
+        await connection.fetchval(_DONE, *_places(done), owner)
+    if others:
+        await connection.execute(
+            _OTHERWISE,
+            *_places([each.number for each in others]),
+            owner,
+            [each.state for each in others],
+            [min(each.wait, _LONGEST) for each in others],
+            [text_of(each.error) for each in others],
+            [each.uncounted for each in others],
+        )
+
+
+async def purge(connection: Pg, keep: float) -> None:
+    """Delete what ended long ago, and messages that no delivery needs."""
+    if keep < _LONGEST:
+        await connection.fetchval(_PURGE, keep)
+    await connection.execute(_SWEEP)
+
+
+async def levels(connection: Pg) -> Levels:
+    """Return how many deliveries there are."""
+    found: dict[str, float] = dict.fromkeys((*get_args(State), "oldest_due"), 0.0)
+    for state, count, late in await connection.fetch(_LEVELS):
+        found[state] = count
+        if state == "waiting":
+            found["oldest_due"] = max(0.0, late)
+    return found
+
+
+async def change(connection: Pg, what: Act, message_id: str | None) -> int:
+    """Retry, hold or drop deliveries; return how many have changed. It waits for the disk."""
+    chosen = _ENDED if message_id is None else _CHOSEN
+    changed = f"WITH gone AS ({_CHANGES[what]} AND {chosen} RETURNING message, place)"
+    rest = _DELETE_EMPTY if what == "drop" else " SELECT count(*) FROM gone"
+    count: int = await connection.fetchval(changed + rest, message_id)
+    return count
+
+
+def text_of(text: str) -> str:
+    """Return a text as PostgreSQL holds it: without NUL, and without half of a character."""
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def _places(numbers: Sequence[int]) -> tuple[list[int], list[int]]:
+    return [each // _PLACES for each in numbers], [each % _PLACES for each in numbers]
