@@ -11,7 +11,8 @@ RUNS := $(VENV)/.runs
 .PHONY: run test announced lint types core unit suite soak bench clean
 
 run: $(RUNS)
-	@printf '%s\n' 'To send a first mail, type in another terminal:' \
+	@printf '%s\n' 'Your mail will be printed here, and shown in a browser at the address below.' \
+		'To send a first mail, type in another terminal:' \
 		"  printf 'To: you@example.com\\nSubject: Hello\\n\\nIt works.\\n' | $(BIN)/ehlo sendmail -t"
 	@$(BIN)/ehlo
 
@@ -75,10 +76,10 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# What running needs, and no more: click and idna
+# What running needs, and no more: click, idna, and what shows mail in a browser
 $(RUNS): pyproject.toml | $(BIN)/python
-	@echo 'Installing ehlo in $(VENV), with what running it needs: click and idna.'
-	@$(BIN)/python -m pip install --quiet --editable .
+	@echo 'Installing ehlo in $(VENV), with what running it needs: about 15 seconds.'
+	@$(BIN)/python -m pip install --quiet --editable '.[inbox]'
 	@touch $@
 
 $(STAMP): pyproject.toml | $(BIN)/python

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import smtplib
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import httpx
 import pytest
 
 from ehlo import PasswordFile
+from ehlo.cli import main
 from support.certificates import Certificates
 from support.program import Program, Start
 
@@ -50,7 +52,7 @@ class Caught:
 
 
 @pytest.fixture
-def catch(start: Start) -> Iterator[Any]:
+def catch(start: Start) -> Any:
     """Start `ehlo` with an inbox: `catch("--keep", "5")`."""
 
     def begin(*options: str, env: Mapping[str, str] | None = None, **keywords: Any) -> Caught:
@@ -60,11 +62,17 @@ def catch(start: Start) -> Iterator[Any]:
     return begin
 
 
-def fails(start: Start, *options: str, env: Mapping[str, str] | None = None, **other: Any) -> str:
-    """Return the first line of the error of wrong usage."""
-    program = start("-m", "ehlo", *options, env={**SHOWN, **(env or {})}, **other)
-    assert program.wait() == 2
-    return program.err.text.splitlines()[0]
+@pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Return the first line of the error of wrong usage: `fails("--keep", "x", place=here)`."""
+
+    def run(*options: str, place: Path | None = None) -> str:
+        if place is not None:
+            monkeypatch.chdir(place)
+        assert main(options) == 2
+        return capsys.readouterr().err.splitlines()[0]
+
+    return run
 
 
 # -- where -----------------------------------------------------------------------------------------
@@ -296,12 +304,12 @@ def test_all_of_it_can_be_in_the_environment(start: Start, tmp_path: Path) -> No
     ],
 )
 def test_wrong_values(
-    start: Start, tmp_path: Path, certificates: Certificates, options: list[str], error: str
+    fails: Any, tmp_path: Path, certificates: Certificates, options: list[str], error: str
 ) -> None:
     (tmp_path / "users").write_text("alice:not-a-hash\n")
     names = {"users": "users", "key": certificates.key_file}
     given = [each.format(**names) for each in options]
-    said = fails(start, *SMTP, *given, cwd=tmp_path)
+    said = fails(*SMTP, *given, place=tmp_path)
     assert said.startswith("ehlo: " + error.format(**names))
 
 
@@ -312,21 +320,25 @@ def test_wrong_values(
         (":x", "EHLO_WEB_AUTH: entry 1 is not of the form user:password"),
     ],
 )
-def test_wrong_logins_are_not_quoted(start: Start, text: str, error: str) -> None:
-    assert fails(start, *SMTP, *WEB, env={"EHLO_WEB_AUTH": text}) == f"ehlo: {error}"
+def test_wrong_logins_are_not_quoted(
+    fails: Any, monkeypatch: pytest.MonkeyPatch, text: str, error: str
+) -> None:
+    monkeypatch.setenv("EHLO_WEB_AUTH", text)
+    assert fails(*SMTP, *WEB) == f"ehlo: {error}"
+    assert "EHLO_WEB_AUTH" not in os.environ
 
 
 @pytest.mark.parametrize("options", [WEB, ("--store", "mail.db")])
-def test_workers_have_no_inbox(start: Start, here: Path, options: tuple[str, str]) -> None:
-    said = fails(start, "serve", "app:function", *SMTP, *options, "--workers", "2", cwd=here)
+def test_workers_have_no_inbox(fails: Any, here: Path, options: tuple[str, str]) -> None:
+    said = fails("serve", "app:function", *SMTP, *options, "--workers", "2", place=here)
     assert said == (
         f"ehlo: {options[0]} cannot be combined with --workers: the inbox is one process; leave "
         "one out"
     )
 
 
-def test_reloading_has_no_inbox(start: Start, here: Path) -> None:
-    said = fails(start, "serve", "app:function", *SMTP, *WEB, "--reload", cwd=here)
+def test_reloading_has_no_inbox(fails: Any, here: Path) -> None:
+    said = fails("serve", "app:function", *SMTP, *WEB, "--reload", place=here)
     assert said == "ehlo: --reload cannot be combined with --web or --store; leave one out"
 
 
