@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final, cast
 
@@ -107,12 +108,18 @@ class Mailroom:
         self._chosen = chosen
         self._note = note
 
-    def open(self) -> None:
-        """Bind the address, once logging is set up. Raises `click.ClickException`."""
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Have the address bound in the block. Enter it once logging is set up.
+
+        Raises `click.ClickException`.
+        """
         if self._note:
             logger.info("%s", self._note)
-        if self.catcher is not None and self._address:
-            self.catcher.web = self._bound()
+        with contextlib.ExitStack() as stack:
+            if self.catcher is not None and self._address:
+                self.catcher.web = [stack.enter_context(sock) for sock in self._bound()]
+            yield
 
     def _bound(self) -> list[socket.socket]:
         try:

@@ -258,6 +258,7 @@ class Catcher(Composed):
         if sockets:
             loopback = all(_is_loopback(listener.bound_address(each)) for each in sockets)
             options = dataclasses.replace(options, is_loopback=loopback)
+            self._server = WebServer(self.asgi, sockets, self._certificate)
         self.desk = Desk(
             store=store,
             faults=self.faults,
@@ -266,8 +267,7 @@ class Catcher(Composed):
             traffic=self.traffic,
         )
         self._site = make_site(self.desk)
-        if sockets:
-            self._server = WebServer(self.asgi, sockets, self._certificate)
+        if self._server is not None:
             await self._server.start()
             logger.info("showing mail on %s", self.url)
             if not options.is_loopback and options.check is None:
