@@ -52,6 +52,27 @@ def test_mail_that_came_by_smtp_is_there_by_http(serve: Serve, loop_name: str) -
     assert handlers == (signal.SIG_DFL, signal.default_int_handler)
 
 
+def test_a_mail_of_50_mb_is_taken_and_shown(serve: Serve) -> None:
+    catcher = Catcher(web="127.0.0.1:0")
+    running = serve(catcher, max_size=104_857_600, transcripts="masked")
+    line = b"QUJD" * 19 + b"\r\n"
+    mail = (
+        b"Subject: large\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\ntext\r\n"
+        b"--b\r\nContent-Type: application/pdf; name=a.pdf\r\n"
+        b"Content-Disposition: attachment\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        + line * (50_000_000 // len(line))
+        + b"--b--\r\n"
+    )
+    send(running.address, mail)
+    message = fetched(f"{catcher.url}/api/v1/message/latest")
+    assert message["Text"] == "text"
+    (attachment,) = message["Attachments"]
+    assert attachment["Size"] == 50_000_000 // len(line) * 57
+    assert message["Size"] == len(mail)
+    page = httpx.get(f"{catcher.url}/view/{message['ID']}", timeout=DEADLINE)
+    assert "a.pdf" in page.text
+
+
 def test_all_is_below_the_root(serve: Serve) -> None:
     catcher = Catcher(web="127.0.0.1:0", options=WebOptions(root="/mail"))
     running = serve(catcher)
