@@ -250,3 +250,26 @@ async def test_it_is_an_application_itself() -> None:
     ]
     await catcher.asgi({"type": "websocket", "path": "/api/events"}, receive, send)
     assert said[-1] == {"type": "websocket.close", "code": 1013}
+
+
+def test_sessions_without_mail_are_in_the_api(serve: Serve) -> None:
+    catcher = Catcher(web="127.0.0.1:0")
+    running = serve(catcher, transcripts="masked")
+    for name in ("one", "two"):
+        with running.client() as client:
+            client.reply()
+            client.say(f"HELO {name}")
+            client.say("QUIT")
+    running.wait_until_no_sessions()
+    url = f"{catcher.url}/api/v1/sessions"
+    first, second = fetched(url)["sessions"]
+    assert [each["Facts"]["helo"] for each in (first, second)] == ["two", "one"]
+    assert [line["Text"] for line in first["Lines"] if line["Direction"] == "client"] == [
+        "HELO two",
+        "QUIT",
+    ]
+    assert fetched(f"{url}?before={first['Number']}&limit=5")["sessions"] == [second]
+    assert fetched(f"{url}?limit=1&before=x")["sessions"] == [first]
+    assert fetched(f"{catcher.url}/inbox/other/api/v1/sessions") == {"sessions": []}
+    assert httpx.delete(url).text == "ok"
+    assert fetched(url) == {"sessions": []}

@@ -17,7 +17,7 @@ from ehlo.inbox.api import about, labels, listing, sending, single, thumbs
 from ehlo.inbox.desk import Desk
 from ehlo.inbox.guard import Guard
 from ehlo.inbox.gzipped import Gzipped
-from ehlo.inbox.live import faulting, looks, relaying, streaming, waiting
+from ehlo.inbox.live import faulting, looks, relaying, streaming, visits, waiting
 from ehlo.inbox.pages.screens import routes as page_routes
 
 
@@ -46,6 +46,7 @@ def _routes_of(desk: Desk) -> list[BaseRoute]:
         *looks.routes(desk),
         *faulting.routes(desk),
         *relaying.routes(desk),
+        *visits.routes(desk),
         *page_routes(desk),
         *last_routes(),  # behind all others
     ]
