@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import APIResponse, Locator, Page, Route, expect
+from playwright.sync_api import APIResponse, Browser, Locator, Page, Route, expect
 
 from support.browsing import PHONE, Site, Watch, letter, opened
 
@@ -67,6 +67,26 @@ def test_a_search_has_an_address_of_its_own(site: Site, page: Page) -> None:
     expect(page.locator("#search")).to_have_value("header:X-Campaign=spring")
     page.goto("/search?q=nothing")
     expect(page.get_by_text("No message matches")).to_be_visible()
+
+
+def test_a_page_is_live_where_a_proxy_has_no_websocket(site: Site, page: Page) -> None:
+    page.route_web_socket("**/api/events", lambda socket: socket.close())
+    opened(page)
+    site.put(letter("mail"))
+    expect(row(page, "mail")).to_be_visible()
+
+
+def test_dates_in_a_search_are_those_of_the_browser(browser: Browser, site: Site) -> None:
+    context = browser.new_context(base_url=site.url, timezone_id="Pacific/Kiritimati")  # UTC+14
+    page = context.new_page()
+    site.put(letter("mail"), created=1_793_483_000)  # 2026-10-31 23:43 UTC
+    page.goto("/")
+    expect(page.locator("html")).to_have_attribute("data-ready", "")
+    page.goto("/search?q=after:2026-11-01")
+    expect(rows(page)).to_have_count(1)
+    page.goto("/search?q=before:2026-11-01")
+    expect(rows(page)).to_have_count(0)
+    context.close()
 
 
 def test_a_search_is_live(site: Site, page: Page) -> None:
@@ -150,8 +170,11 @@ def test_keys_move_select_open_and_come_back_to_the_row(site: Site, page: Page) 
     expect(page.locator(".head h1")).to_have_text("mail 1")
     press("p")
     expect(page.locator(".head h1")).to_have_text("mail 2")
+    press("n")
+    expect(page.locator(".head h1")).to_have_text("mail 1")
     press("u")
-    expect(focused_row(page).locator(".subject")).to_have_text("mail 2")
+    expect(focused_row(page).locator(".subject")).to_have_text("mail 1")
+    press("k")
     expect(page.locator(".row.unread")).to_have_count(2)
     press("r")
     expect(page.locator(".row.unread")).to_have_count(3)

@@ -3,7 +3,7 @@
 // Elements with `data-live` are replaced by those of the same id. In `data-live="rows"` each row is
 // kept unless its `data-state` differs, so that focus and selection stay where they are.
 
-import { announce } from "./api.js"
+import { announce, tell } from "./api.js"
 
 const { here } = document.body.dataset
 const GAP = 300 // milliseconds between two readings at least
@@ -33,6 +33,7 @@ export function refresh() {
 
 async function read() {
   const response = await fetch(location.href, { headers: { "X-Ehlo-Refresh": "1" }, signal: AbortSignal.timeout(PATIENCE) })
+  if (response.status === 404) tell("This message is no longer here")
   if (!response.ok) return
   const page = new DOMParser().parseFromString(await response.text(), "text/html")
   document.title = page.title
@@ -41,7 +42,7 @@ async function read() {
   if (shown.getAttribute("href") !== icon) shown.setAttribute("href", icon)
   for (const fresh of page.querySelectorAll("[data-live]")) {
     const old = document.getElementById(fresh.id)
-    if (!old) continue
+    if (!old || old.closest("dialog[open]")) continue // what a person edits stays
     if (fresh.dataset.live === "rows") mergeRows(old, fresh)
     else if (old.innerHTML !== fresh.innerHTML) replace(old, fresh)
   }
