@@ -121,12 +121,16 @@ class Cable:
     async def _connected(self) -> Pg:
         if self._closed:
             raise ConnectionError("closed")
-        connection: Pg = await asyncpg.connect(
-            self._url.dsn,
-            timeout=_CONNECT,
-            statement_cache_size=self._url.cache,
-            server_settings={"application_name": "ehlo"},
-        )
+        try:
+            connection: Pg = await asyncpg.connect(
+                self._url.dsn,
+                timeout=_CONNECT,
+                statement_cache_size=self._url.cache,
+                server_settings={"application_name": "ehlo"},
+            )
+        except ValueError:  # its text may have a part of the password
+            wrong = "cannot be read; write postgresql://user@host:5432/database"
+            raise StoreError(f"{self._url.name}: {wrong}") from None
         timer = asyncio.get_running_loop().call_later(_CONNECT, connection.terminate)
         try:
             await self._prepare(connection)
