@@ -56,9 +56,9 @@ unit: $(STAMP)
 suite: $(STAMP)
 	$(PYTEST)
 
-# All of tests/robustness in full, and the properties of the core with all examples: EHLO_SOAK_MINUTES=30 and EHLO_SOAK_SEED=... for the mixed load
+# All of tests/robustness and tests/queue in full, and the properties of the core with all examples: EHLO_SOAK_MINUTES=30 and EHLO_SOAK_SEED=... for the mixed load
 soak: $(STAMP)
-	EHLO_SOAK=1 EHLO_REQUIRE_PEERS=1 $(BIN)/pytest -v tests/protocol tests/robustness tests/testing/test_recorded.py
+	EHLO_SOAK=1 EHLO_REQUIRE_PEERS=1 $(BIN)/pytest -v tests/protocol tests/robustness tests/queue tests/testing/test_recorded.py
 
 # The site, in docs/_build/html; a warning is an error
 .PHONY: docs

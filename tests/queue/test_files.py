@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ehlo import Queue, Server
-from support.queueing import Jump, Player, deliver, serving, wait_until
+from ehlo.queue.family import Family
+from support.queueing import Jump, Player, serving, wait_until
 
 FAILED = "cannot deliver from a file of the queue: error="
 
 
 def test_a_damaged_file_is_logged_once_and_again_after_it_was_well(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, damaged = str(tmp_path / "mail.db"), tmp_path / "mail-7.db"
-    jump, player = Jump(), Player()
+    damaged, jump = tmp_path / "mail-7.db", Jump()
+    begun: list[None] = []
+    members = Family.members
 
-    def until(server: Server, condition: Callable[[], bool]) -> None:
-        def holds() -> bool:
-            jump.advance(5)
-            return condition()
-
-        wait_until(server, holds)
+    def counted(self: Family) -> list[Path]:
+        begun.append(None)
+        return members(self)
 
     def look(server: Server) -> None:
-        """Return when all files were looked at: what another process has left is delivered."""
-        with serving(Queue(url, Player(), deliveries=0, time=jump)) as other:
-            deliver(other, "b@x.test")
-        until(server, lambda: not player.calls.empty())
-        player.next()
+        """Return when all files were looked at once more, from the first to the last."""
+        wanted = len(begun) + 2
 
+        def has_looked() -> bool:
+            jump.advance(5)
+            return len(begun) >= wanted
+
+        wait_until(server, has_looked)
+
+    monkeypatch.setattr(Family, "members", counted)
     damaged.write_bytes(b"no database, by far " * 100)
-    with serving(Queue(url, player, time=jump)) as server:
-        for _ in range(3):
-            look(server)
-        assert caplog.text.count(FAILED) == 1
-        damaged.write_bytes(b"")
-        for _ in range(2):  # the first may be delivered before the damaged file is looked at
-            look(server)
-        damaged.write_bytes(b"no database, again " * 100)
-        until(server, lambda: caplog.text.count(FAILED) == 2)
-        look(server)
-    assert caplog.text.count(FAILED) == 2
+    with serving(Queue(str(tmp_path / "mail.db"), Player(), time=jump)) as server:
+        for times, content in ((1, b"no database"), (1, b""), (2, b"no database, again")):
+            damaged.write_bytes(content * 100)
+            for _ in range(2):
+                look(server)
+            assert caplog.text.count(FAILED) == times

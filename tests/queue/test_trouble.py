@@ -5,16 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import shutil
-import signal
-import smtplib
 import sqlite3
-import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +19,6 @@ from ehlo.queue.consumer import Consumer
 from ehlo.queue.entries import Arrival, Settled
 from ehlo.queue.family import Family
 from ehlo.queue.timing import Persistence
-from support.program import Start
 from support.queueing import Jump, Player, deliver, rows, serving, wait_until
 from support.serving import DEADLINE
 
@@ -261,181 +253,3 @@ def test_a_lease_that_has_run_out_is_taken_over_and_its_owner_settles_nothing(fi
     ledger.settle(database, [Settled(due.number)], "two", 61)
     assert rows(file) == []
     database.close()
-
-
-APP = """
-import os
-import ehlo
-
-async def handler(message):
-    with open("delivered", "ab", buffering=0) as file:
-        file.write(message.id.encode() + b"\\n")
-
-app = ehlo.Server(
-    ehlo.Queue("mail.db", handler, lease=5, retry_after=0.1),
-    addr="127.0.0.1:0",
-    spool_threshold=100_000,
-)
-if __name__ == "__main__":
-    import logging
-    logging.basicConfig(level=logging.INFO)
-    app.listen_and_serve()
-"""
-
-
-def load(port: int, size: int, most: int, acknowledged: list[str]) -> None:
-    """Send mail until the server is gone, or `most` times."""
-    client = smtplib.SMTP(timeout=60)
-    with contextlib.suppress(smtplib.SMTPException, OSError), contextlib.closing(client):
-        client.connect("127.0.0.1", port)
-        client.ehlo("c")
-        for _ in range(most):
-            client.mail("a@x.test")
-            client.rcpt("b@x.test")
-            code, text = client.data(b"Subject: x\r\n\r\n" + b"0123456789abcde\r\n" * (size // 17))
-            if code == 250:
-                acknowledged.append(text.decode().rpartition(" ")[2])
-        client.quit()
-
-
-def look_until(condition: Callable[[], bool]) -> None:
-    """Return once `condition()` holds; other threads and programs run meanwhile."""
-    until = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < until, "it did not happen"
-        threading.Event().wait(0.01)
-
-
-def has_many(acknowledged: list[str]) -> bool:
-    return len(acknowledged) >= 200
-
-
-@contextlib.contextmanager
-def loaded(port: int, sizes: list[int], most: int) -> Iterator[list[str]]:
-    acknowledged: list[str] = []
-    threads = [
-        threading.Thread(target=load, args=(port, size, most, acknowledged)) for size in sizes
-    ]
-    for each in threads:
-        each.start()
-    try:
-        yield acknowledged
-    finally:
-        for each in threads:
-            each.join()
-
-
-def test_what_was_acknowledged_is_delivered_although_the_server_is_killed(
-    tmp_path: Path, start: Start
-) -> None:
-    (tmp_path / "app.py").write_text(APP)
-    everything: list[str] = []
-    for _ in range(3):
-        program = start("app.py", cwd=tmp_path)
-        _, port = program.listening()
-        with loaded(port, [1_000, 1_000, 1_000, 200_000], 10_000) as acknowledged:
-            look_until(partial(has_many, acknowledged))
-            program.process.send_signal(signal.SIGKILL)
-            program.wait()
-        everything += acknowledged
-    program = start("app.py", cwd=tmp_path)
-    program.listening()
-    # Until nothing is left: what was under way at a kill is delivered again, even if it was in the
-    # file already, and a kill may have kept the 250 of a message from its client
-    look_until(lambda: rows(tmp_path / "mail-0.db") == [])
-    assert program.stop() == 0
-    delivered = (tmp_path / "delivered").read_text().split()
-    assert set(everything) <= set(delivered)
-    assert len(set(everything)) == len(everything) >= 600
-    twice = len(delivered) - len(set(delivered))
-    assert twice <= 3 * 1_100  # what is leased, and not settled yet, at each kill
-
-
-# -- the order of system calls ---------------------------------------------------------------------
-
-
-ID = r"[0-9a-f]{14}-\d+"
-WRITES = re.compile(r"(?:pwrite64|write|writev|pwritev|sendto|sendmsg)\(\d+<(.*?)>, (.*)")
-
-
-def early(trace: str, ids: list[str]) -> list[str]:
-    """Return the ids that were acknowledged before their bytes were synced, or never were.
-
-    Lines are in the order in which calls began, and a sync has ended where it says so.
-    """
-    written: dict[str, set[str]] = {}  # ids by file whose bytes are written and not synced
-    syncing: dict[str, set[str]] = {}  # by thread: the ids that a sync began with
-    synced: set[str] = set()
-    replied: set[str] = set()
-    wanted = set(ids)
-    wrong: list[str] = []
-    bodies: set[str] = set()  # names of files
-    unsynced: set[str] = set()
-    for line in trace.splitlines():
-        thread, _, call = line.partition(" ")
-        call = call.strip().partition(" ")[2]
-        if match := WRITES.match(call):
-            acknowledged = set(re.findall(rf"queued as ({ID})", match[2])) & wanted
-            if "-bodies/" in match[1]:
-                bodies.add(match[1].rpartition("/")[2])
-                unsynced.add(match[1].rpartition("/")[2])
-            elif ".db" in match[1]:
-                wrong += set(re.findall(r"[0-9a-f]{32}", match[2])) & unsynced
-                found = set(re.findall(ID, match[2])) & wanted
-                written.setdefault(match[1], set()).update(found)
-            replied |= acknowledged
-            wrong += acknowledged - synced
-        elif match := re.match(r"f(?:data)?sync\(\d+<(.*?)>(\)| <unfinished)", call):
-            before = written.pop(match[1], set())
-            unsynced.discard(match[1].rpartition("/")[2])
-            if match[2] == ")":
-                synced |= before
-            else:
-                syncing[thread] = before
-        elif call.startswith(("<... fsync resumed", "<... fdatasync resumed")):
-            synced |= syncing.pop(thread, set())
-    assert len(bodies) == len(ids) // 4
-    assert replied == wanted  # otherwise the trace was not understood
-    return wrong
-
-
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-@pytest.mark.parametrize("mode", ["FULL", "NORMAL"])
-def test_no_250_is_sent_before_its_bytes_are_synced(
-    tmp_path: Path, start: Start, mode: str
-) -> None:
-    """With `NORMAL`, the same test must fail."""
-    app = APP
-    if mode == "NORMAL":
-        app = app.replace("import ehlo\n", "import ehlo\nimport weaken\n")
-        (tmp_path / "weaken.py").write_text(
-            "from ehlo.queue import ledger\n"
-            "plain = ledger.Flushes.prepare\n"
-            "ledger.Flushes.prepare = lambda self, db, *, flush: plain(self, db, flush=False)\n"
-        )
-    (tmp_path / "app.py").write_text(app)
-    program = start("app.py", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
-    _, port = program.listening()
-    output = tmp_path / "trace"
-    calls = "write,pwrite64,writev,pwritev,fsync,fdatasync,sendto,sendmsg"
-    tracer = subprocess.Popen(
-        [
-            *("strace", "-f", "-y", "-ttt", "-s", "20000", "-e", f"trace={calls}"),
-            *("-o", str(output), "-p", str(program.process.pid)),
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert tracer.stderr is not None
-    assert "attached" in tracer.stderr.readline()
-    with loaded(port, [1_000, 1_000, 1_000, 200_000], 25) as acknowledged:
-        pass
-    assert program.stop() == 0
-    tracer.wait(60)
-    tracer.stderr.close()
-    wrong = early(output.read_text(errors="replace"), acknowledged)
-    assert len(acknowledged) == 100
-    if mode == "FULL":
-        assert wrong == []
-    else:
-        assert len(wrong) > 50
