@@ -93,10 +93,10 @@ def test_a_server_that_would_lose_mail_is_an_error_at_the_start(database: Databa
 
 def test_a_server_that_is_not_there_is_an_error_at_the_start(tmp_path: Path) -> None:
     url = f"postgresql://ehlo:secret@/postgres?host={tmp_path}"
-    for options in ({}, {"accepts": False}):
+    for accepts in (True, False):
         with (
             pytest.raises(ValueError, match=r"cannot be reached .*; start PostgreSQL") as caught,
-            serving(Queue(url, Player(), **options)),
+            serving(Queue(url, Player(), accepts=accepts)),
         ):
             pass
         assert "secret" not in str(caught.value)

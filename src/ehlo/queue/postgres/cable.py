@@ -85,15 +85,15 @@ class Cable:
         """Whether there is a connection that is not known to be lost."""
         return self._connection is not None and not self._connection.is_closed()
 
-    async def do(self, work: Callable[[Pg], Awaitable[T]], limit: float = LIMIT) -> T:
-        """Return the result of `work`, within `limit` seconds. Raises `StoreError`.
+    async def do(self, work: Callable[[Pg], Awaitable[T]], more: float = 0) -> T:
+        """Return the result of `work`, within `LIMIT` seconds and `more`. Raises `StoreError`.
 
         It is not known then whether anything was committed.
         """
         self.waiting += 1
         try:
             async with self._lock:
-                return await self._do(work, limit)
+                return await self._do(work, LIMIT + more)
         except _FAILURES as error:
             raise self._in_words(error) from error
         finally:
