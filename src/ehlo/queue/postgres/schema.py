@@ -75,7 +75,9 @@ async def ensure_schema(connection: Connection) -> None:
 
 async def has_schema(connection: Connection) -> bool:
     """Return whether the tables are there. Raises `StoreError` for those of a newer ehlo."""
-    if await connection.fetchval("SELECT to_regclass('ehlo_schema')") is None:
+    # Not by `to_regclass`, which may not see what another session has just committed
+    found = "SELECT 1 FROM pg_class WHERE relname = 'ehlo_schema' AND pg_table_is_visible(oid)"
+    if await connection.fetchval(found) is None:
         return False
     version = await connection.fetchval("SELECT version FROM ehlo_schema")
     if version is None or version > _VERSION:
