@@ -1,6 +1,10 @@
 """Fixtures: a real server next to the test, with certificates; both ways of a packet; SIGINT."""
 
+import compileall
+import os
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +24,7 @@ settings.register_profile(
 )
 settings.load_profile("ehlo")
 
+CHECKOUT = Path(__file__).parents[1]
 LONG = {"cli", "interop", "robustness", "test_frameworks.py", "test_properties.py"}
 """Directories and files whose tests take long."""
 
@@ -29,7 +34,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.isdisjoint(item.path.parts))
 
 
-def pytest_configure() -> None:
-    """Handle SIGINT again where it is ignored, as under `nohup`: programs under test inherit it."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare what the programs under test inherit."""
+    # It is ignored under `nohup`, for one
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Otherwise a line of one process may be written amid a line of another
+    os.environ.pop("PYTHONUNBUFFERED", None)
+    # The code of ehlo is compiled once. That of a test is not: it may change within a second, and
+    # keep its size, so that Python would run the file of before
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = False
+    if not hasattr(config, "workerinput"):  # of pytest-xdist
+        for directory in (CHECKOUT / "src", CHECKOUT / "tests/support"):
+            compileall.compile_dir(directory, quiet=2)
+
+
+def pytest_collection_finish() -> None:
+    """Compile without a trace what tests write; the tests themselves are imported."""
+    sys.dont_write_bytecode = True

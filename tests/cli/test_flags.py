@@ -14,7 +14,9 @@ FLAGS = {each.name: each for each in options_of(Options) if isinstance(each, cli
 
 @pytest.mark.parametrize("name", sorted(str(name) for name in FLAGS))
 def test_the_help_of_a_flag_is_the_description_of_its_option(name: str) -> None:
-    assert (FLAGS[name].help or "").startswith(descriptions()[name].replace("`", ""))
+    record = FLAGS[name].get_help_record(click.Context(click.Command("serve")))
+    assert record is not None
+    assert record[1].startswith(descriptions()[name].replace("`", ""))
 
 
 def test_the_old_name_of_a_value_is_accepted() -> None:

@@ -120,7 +120,7 @@ def test_serve_stores_in_the_queue_and_workers_have_a_file_each(
     ("arguments", "error"),
     [
         ("serve app.py --queue-lease 3", "--queue-lease needs --queue; write --queue mail.db"),
-        ("serve app.py --queue postgresql://x", "write the path of a file: mail.db"),
+        ("serve app.py --queue mysql://x", "not supported; write mail.db, or postgresql://"),
         ("serve app.py --queue mail.db --queue-lease x", "not a duration"),
         ("serve app.py:two --queue mail.db", "cannot be combined with ehlo.Queue('own.db')"),
         ("work app.py:handler", "--queue missing, and app.py:handler has no queue"),

@@ -354,3 +354,26 @@ def test_a_hostile_message_is_shown_as_far_as_possible(name: str) -> None:
                 assert len(part.content) == each["Size"]
 
     run()
+
+
+@in_loop
+async def test_of_a_large_message_one_part_is_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = part("application/x; name=large", "A" * 200_000, "Content-Transfer-Encoding: base64")
+    data = multipart(large, part("image/png; name=small", "x" * 10))
+    async with inbox(Delivery(data, inbox="one"), Delivery(mail(), inbox="two")) as (store, api):
+        (message,) = (await store.list("one")).mails
+        place = f"/api/v1/message/{message.id}/part"
+        first = await api.get(f"{place}/1")
+        assert len(first.content) == 150_000
+
+        async def whole(*_: object) -> None:
+            raise AssertionError("the whole message was read")
+
+        monkeypatch.setattr(store, "get", whole)
+        for each in ("", "/inbox/one"):
+            assert (await api.get(f"{each}{place}/2")).content == b"x" * 10
+            assert (await api.get(f"{each}{place}/1")).content == first.content
+            assert (await api.get(f"{each}{place}/3")).status_code == 404
+        assert (await api.get(f"/inbox/two{place}/2")).status_code == 404
+        await store.delete(ids=[message.id])
+        assert (await api.get(f"{place}/2")).status_code == 404

@@ -407,11 +407,20 @@ def test_the_end_lets_deliveries_end(bench: Bench) -> None:
     assert bench.rows() == []
 
 
-def test_what_the_end_cuts_off_is_given_back_and_does_not_count(bench: Bench) -> None:
-    player = Player(lambda _: asyncio.Event().wait())
-    with serving(bench.queue(player), grace=0) as server:
+def test_what_the_end_cuts_off_is_given_back_and_does_not_count(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ehlo.server.run._LEAST_FOR_SHUTDOWN", 0.1)
+    begun = threading.Event()
+
+    async def handler(message: Message) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    with serving(bench.queue(handler), grace=0) as server:
         deliver(server, "b@x.test")
-        wait_until(server, lambda: bench.rows("state") == [("running",)])
+        assert begun.wait(DEADLINE)
+        bench.expect(server, "state", ("running",))
     assert bench.rows("state, attempts") == [("waiting", 0)]
 
 

@@ -316,6 +316,40 @@ async def test_a_mail_whose_sender_left_is_stored_all_the_same() -> None:
 
 
 @in_loop
+async def test_a_message_is_read_in_pieces_and_only_its_beginning() -> None:
+    message = b"Subject: large\r\n\r\n" + bytes(range(256)) * 10_000
+    async with Store.open() as store:
+        mail_id = await store.put(Delivery(message, "a@x.test"))
+        found = await store.get(mail_id, most=100)
+        assert found is not None
+        assert found.data == message[:100]
+        assert found.mail.size == len(message)
+        whole = await store.get(mail_id, most=1 << 40)
+        assert whole is not None
+        assert whole.data == message
+
+        async def read(start: int = 0, end: int | None = None) -> list[bytes]:
+            return [each async for each in store.chunks(found.mail, start, end)]
+
+        pieces = await read()
+        assert b"".join(pieces) == message
+        assert max(map(len, pieces)) <= 1 << 20
+        assert b"".join(await read(1_000_000, 2_100_000)) == message[1_000_000:2_100_000]
+        assert await read(len(message)) == []
+        assert await read(5, 5) == []
+        assert await read(len(message) - 1, len(message) + 9) == [message[-1:]]
+        empty = await store.get(await store.put(Delivery(b"")), most=5)
+        assert empty is not None
+        assert empty.data == b""
+        rest = store.chunks(found.mail)
+        assert await anext(rest) == message[: 1 << 20]
+        await store.delete(ids=[mail_id])
+        with pytest.raises(StoreError):
+            await anext(rest)
+        assert await store.counts() == MailCounts(1, 1)  # readers are as they were
+
+
+@in_loop
 async def test_names_that_are_no_text_are_stored() -> None:
     async with Store.open() as store:
         delivery = Delivery(b"Subject: \xff\xfe\0\r\n\r\n\0", "\ud800", ["\udfff"], "\ud800", "\0")

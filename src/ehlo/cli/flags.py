@@ -7,6 +7,7 @@ option that is not given has no value, so that the user's own `Server` keeps its
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 import types
@@ -90,11 +91,22 @@ class ProcessOptions:
 
 
 class GroupedOption(click.Option):
-    """Describes an option, and the heading of the help that it belongs to."""
+    """Describes an option, and the heading of the help that it belongs to.
 
-    def __init__(self, names: Sequence[str], *, group: str, **kwargs: Any) -> None:
+    `about` returns the help text once it is shown: reading it is slow.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        group: str,
+        about: Callable[[], str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(names, **kwargs)
         self.group = group
+        self._about = about
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         """Return the value in the environment.
@@ -107,6 +119,8 @@ class GroupedOption(click.Option):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return the names and the help text."""
+        if self._about is not None:
+            self.help = self._about()
         record = super().get_help_record(ctx)
         if record is None or not self.secondary_opts:
             return record
@@ -157,31 +171,49 @@ def options_of(
 
     `defaults` are a command's own, shown instead of the field's; the command has to apply them.
     """
-    hints, texts = get_type_hints(of, include_extras=True), descriptions(of)
+    hints, texts = get_type_hints(of, include_extras=True), _Texts(of)
     found: list[click.Parameter] = []
     for field in dataclasses.fields(of):
         if not field.metadata.get("flag") or field.name in leave_out:
             continue
         flag, hint = f"--{field.name.replace('_', '-')}", hints[field.name]
-        text, group = texts.get(field.name, "").replace("`", ""), field.metadata["group"]
+        group = field.metadata["group"]
         if _members(hint) == [bool]:
             both = f"{flag}/--no-{flag.removeprefix('--')}"
-            text += "  [on]" if defaults.get(field.name) else ""
-            found.append(GroupedOption([both], group=group, help=text, default=None, type=YesNo()))
+            about = texts.about(field.name, "on" if defaults.get(field.name) else None)
+            found.append(
+                GroupedOption([both], group=group, about=about, default=None, type=YesNo())
+            )
             continue
         shown = defaults.get(field.name, field.default)
         if isinstance(shown, float):
             shown = f"{shown:g}"
         elif isinstance(shown, tuple):
             shown = ", ".join(shown)
-        text += "" if shown in (None, "") else f"  [{shown}]"
+        about = texts.about(field.name, shown)
         form = _form(hint, field.metadata["renamed"])
         if field.name in _SPECIAL:
             form["type"] = _SPECIAL[field.name]
         if field.name == "env_file":  # before other options are looked for in the environment
             form |= {"is_eager": True, "callback": _set_variables}
-        found.append(GroupedOption([flag], group=group, help=text, default=None, **form))
+        found.append(GroupedOption([flag], group=group, about=about, default=None, **form))
     return found
+
+
+class _Texts:
+    """Holds the help texts of the fields of a class, read from its source when one is wanted."""
+
+    def __init__(self, of: type[Any]) -> None:
+        self._of = of
+
+    @functools.cached_property
+    def _by_name(self) -> Mapping[str, str]:
+        return descriptions(self._of)
+
+    def about(self, name: str, default: object) -> Callable[[], str]:
+        """Return a function that returns the text for a field, with its default if it has one."""
+        shown = "" if default in (None, "") else f"  [{default}]"
+        return lambda: self._by_name.get(name, "").replace("`", "") + shown
 
 
 def _set_variables(_ctx: click.Context, _param: click.Parameter, path: str | None) -> str | None:

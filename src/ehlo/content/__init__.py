@@ -6,6 +6,7 @@ the rest of ehlo, nor anything but the standard library.
 
 from __future__ import annotations
 
+from ehlo.content.breather import Breather
 from ehlo.content.codes import Code
 from ehlo.content.links import Link
 from ehlo.content.summary import Mailbox, Summary, summarize
@@ -13,6 +14,7 @@ from ehlo.content.view import Attachment, Content, read_content
 
 __all__ = [
     "Attachment",
+    "Breather",
     "Code",
     "Content",
     "Link",

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from ehlo.content.breather import Rest, no_rest
+
 # A tag, with its name; or the beginning of what is no text, and no tag either
 _MARKUP: Final = re.compile(r"<(?:(/?)([a-zA-Z][a-zA-Z0-9:-]{0,63})|[!?/])")
 _ATTRIBUTE: Final = re.compile(
@@ -67,35 +69,42 @@ class Anchor:
     """The beginning of the text after it in the same line."""
 
 
-def text_of_html(markup: str) -> str:
-    """Return the text of `markup`, with LF line ends."""
-    page = _laid_out(markup, _Addresses())
+def text_of_html(markup: str, rest: Rest = no_rest) -> str:
+    """Return the text of `markup`, with LF line ends. For `rest` see `ehlo.content.breather`."""
+    page = _laid_out(markup, _Addresses(), rest=rest)
     del markup  # which may be as large as the text
     return page.text
 
 
-def read_html(markup: str, most: int) -> tuple[str, list[Anchor]]:
-    """Return the text of `markup` without the addresses of links, and its first `most` links."""
+def read_html(markup: str, most: int, rest: Rest = no_rest) -> tuple[str, list[Anchor]]:
+    """Return the text of `markup` without the addresses of links, and its first `most` links.
+
+    For `rest` see `ehlo.content.breather`.
+    """
     links = _Anchors(most)
-    page = _laid_out(markup, links)
+    page = _laid_out(markup, links, rest=rest)
     links.end(page)
     return page.text, links.found
 
 
-def beginning_of_html(markup: str, most: int) -> str:
+def beginning_of_html(markup: str, most: int, rest: Rest = no_rest) -> str:
     """Return at least `most` bytes of the text of `markup`, without its links and images."""
-    return _laid_out(markup, _Nothing(), most).text
+    return _laid_out(markup, _Nothing(), most, rest).text
 
 
 def _laid_out(
-    markup: str, links: _Addresses | _Anchors | _Nothing, most: int = sys.maxsize
+    markup: str,
+    links: _Addresses | _Anchors | _Nothing,
+    most: int = sys.maxsize,
+    rest: Rest = no_rest,
 ) -> _Page:
     page = _Page()
     at = 0
     while page.size < most and (found := _MARKUP.search(markup, at)) is not None:
+        rest()
         start, behind = found.span()
         if start > at:
-            for shown in _text_between(markup, at, start):
+            for shown in _text_between(markup, at, start, rest):
                 links.add(shown, page)
         slash, name = found.groups()
         if name is None:
@@ -120,7 +129,7 @@ def _laid_out(
                 address = _attribute(markup, behind, end, _OTHER_LINKS[name])
                 links.other(name, address, _attribute(markup, behind, end, "alt"))
             page.tag(name, closing=bool(slash))
-    for shown in _text_between(markup, at, len(markup)):
+    for shown in _text_between(markup, at, len(markup), rest):
         links.add(shown, page)
     return page
 
@@ -221,9 +230,10 @@ class _Nothing:
         """Do nothing."""
 
 
-def _text_between(markup: str, start: int, end: int) -> Iterator[str]:
+def _text_between(markup: str, start: int, end: int, rest: Rest) -> Iterator[str]:
     """Yield the text from `start` to `end`, in slices that end in no entity."""
     while end - start > _SLICE:
+        rest()
         stop = start + _SLICE
         entity = markup.rfind("&", stop - _LONGEST_ENTITY, stop)
         if entity >= 0:

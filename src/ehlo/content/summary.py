@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
 
+from ehlo.content.breather import Rest, no_rest
 from ehlo.content.charsets import decode_text
 from ehlo.content.fields import LONGEST_VALUE, Field, decode_header, one_line
 from ehlo.content.markup import beginning_of_html
@@ -79,10 +80,10 @@ class Summary:
     """The number of parts that are declared as inline."""
 
 
-def summarize(message: bytes, recipients: Iterable[str] = ()) -> Summary:
+def summarize(message: bytes, recipients: Iterable[str] = (), rest: Rest = no_rest) -> Summary:
     """Return the summary of `message`, which may be no proper message at all.
 
-    `recipients` are those of the envelope.
+    `recipients` are those of the envelope. For `rest` see `ehlo.content.breather`.
 
     Example:
 
@@ -90,7 +91,7 @@ def summarize(message: bytes, recipients: Iterable[str] = ()) -> Summary:
         >>> summarize(b"From: Ann <a@x.test>").sender.name
         'Ann'
     """
-    root = parse_message(message)
+    root = parse_message(message, rest=rest)
     first: dict[bytes, Field] = {}
     for each in root.fields:
         name = each.name.lower()
@@ -108,7 +109,7 @@ def summarize(message: bytes, recipients: Iterable[str] = ()) -> Summary:
         bcc=bcc,
         reply_to=lists[b"reply-to"],
         subject=one_line(first[b"subject"].text) if b"subject" in first else "",
-        snippet=_snippet(message, leaves),
+        snippet=_snippet(message, leaves, rest),
         size=len(message),
         attachments=sum(map(_is_attachment, leaves)) or int(_is_file(root)),
         inlines=sum(part.disposition.value == "inline" for part in leaves),
@@ -137,12 +138,12 @@ def _is_file(root: Part) -> bool:
     return not root.children and not shown
 
 
-def _snippet(message: bytes, leaves: list[Part]) -> str:
+def _snippet(message: bytes, leaves: list[Part], rest: Rest) -> str:
     shown = [part for part in leaves if not _is_attachment(part)]
     html = next((part for part in shown if part.content_type == "text/html"), None)
     if html is not None:
         for most in _MARKUP:
-            text = beginning_of_html(_beginning(message, html, most), LONGEST_SNIPPET + 1)
+            text = beginning_of_html(_beginning(message, html, most), LONGEST_SNIPPET + 1, rest)
             if len(text) > LONGEST_SNIPPET or html.end - html.start <= most:
                 break
         if snippet := _cut(text):

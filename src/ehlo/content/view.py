@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, NamedTuple
 
+from ehlo.content.breather import Rest, no_rest
 from ehlo.content.charsets import decode_text, is_ascii_compatible
 from ehlo.content.codes import Code, find_codes
 from ehlo.content.fields import first_field, one_line, read_header
@@ -79,12 +80,15 @@ class Content:
         ('Grüße', 'At noon?\n', [])
     """
 
-    def __init__(self, message: bytes) -> None:
+    def __init__(self, message: bytes, rest: Rest = no_rest) -> None:
         self._message = message
-        self.root: Part = parse_message(message)
+        self._rest = rest
+        self.root: Part = parse_message(message, rest=rest)
         """The parts of the message, with their offsets."""
         self._readings, others = _read_parts(self.root)
-        self.attachments: Sequence[Attachment] = [_attachment(message, part) for part in others]
+        self.attachments: Sequence[Attachment] = [
+            _attachment(message, part, rest) for part in others
+        ]
         """What is neither the text nor its HTML form, in the order of the message."""
 
     @property
@@ -147,7 +151,7 @@ class Content:
             texts += map(decoder.paragraphs, reading.plain)
             if reading.html:
                 markup = decoder.join(reading.html)
-                text, more = read_html(markup, most_links(len(markup)) - len(anchors))
+                text, more = read_html(markup, most_links(len(markup)) - len(anchors), self._rest)
                 texts.append(text)
                 anchors += more
         return find_links(texts, anchors), find_codes(self.subject, texts)
@@ -159,7 +163,7 @@ class Content:
         for reading in self._readings:
             text = decoder.join(reading.plain)
             if reading.html and not text.strip():
-                text = text_of_html(decoder.join(reading.html))
+                text = text_of_html(decoder.join(reading.html), self._rest)
             texts.append(text)
         return "\n".join(texts), decoder.omitted
 
@@ -247,7 +251,8 @@ def _unwrapped(text: str, joint: str) -> str:
     return "".join(lines[1:])
 
 
-def _attachment(message: bytes, part: Part) -> Attachment:
+def _attachment(message: bytes, part: Part, rest: Rest) -> Attachment:
+    rest()
     encoding = part.transfer_encoding
     name = part.disposition.parameters.get("filename") or part.parameters.parameters.get("name")
     subject = None
@@ -262,7 +267,7 @@ def _attachment(message: bytes, part: Part) -> Attachment:
         disposition=part.disposition.value,
         content_id=one_line(part.first("content-id")).strip().strip("<>") or None,
         subject=subject,
-        size=decoded_size(memoryview(message)[part.start : part.end], encoding),
+        size=decoded_size(memoryview(message)[part.start : part.end], encoding, rest),
         start=part.start,
         end=part.end,
         _message=message,
@@ -270,8 +275,10 @@ def _attachment(message: bytes, part: Part) -> Attachment:
     )
 
 
-def read_content(message: bytes) -> Content:
+def read_content(message: bytes, rest: Rest = no_rest) -> Content:
     r"""Return what a person sees of `message`, which may be no proper message at all.
+
+    `rest` is called now and then, so that a thread can leave others their turns; see `Breather`.
 
     Example:
 
@@ -279,4 +286,4 @@ def read_content(message: bytes) -> Content:
         >>> read_content(b"Subject: Lunch\r\n\r\nAt noon?\r\n").subject
         'Lunch'
     """
-    return Content(message)
+    return Content(message, rest)

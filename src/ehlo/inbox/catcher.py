@@ -39,7 +39,7 @@ from ehlo.transcript import Line
 
 _REJECTION: Final = re.compile(r"[45][0-9][0-9] ")  # the last line of a reply
 
-logger: logging.Logger = logging.getLogger("ehlo.server")
+logger: logging.Logger = logging.getLogger("ehlo.inbox")
 
 
 class Catcher(Composed):
@@ -113,6 +113,11 @@ class Catcher(Composed):
         own = Callbacks(hooks, origins=self._inner.origins)
         struck = self.faults.around_hooks(own)
         super().__init__(callbacks_of_handler(struck))
+
+    @property
+    def url(self) -> str:
+        """Where the inbox is shown, such as `http://127.0.0.1:8025`; empty without an address."""
+        return "" if self._server is None else f"{self._server.url}{self._options.root}"
 
     # -- mail --------------------------------------------------------------------------------------
 
@@ -264,7 +269,7 @@ class Catcher(Composed):
         if sockets:
             self._server = WebServer(self.asgi, sockets, self._certificate)
             await self._server.start()
-            logger.info("showing mail on %s%s", self._server.url, options.root)
+            logger.info("showing mail on %s", self.url)
             if not options.is_loopback and options.check is None:
                 logger.warning(
                     "other machines can read the mail there without a login; set --web-auth, or "
@@ -355,7 +360,10 @@ def _facts_of_message(message: Message) -> dict[str, object]:
 
 
 def _as_texts(params: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in params.items()}
+    return {
+        name: ",".join(sorted(value)) if isinstance(value, frozenset) else str(value)
+        for name, value in params.items()
+    }
 
 
 def _described(result: object) -> str:

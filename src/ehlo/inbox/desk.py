@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from starlette.requests import HTTPConnection
 
 from ehlo.faults import Faults
+from ehlo.inbox.api.anatomy import Outlines
 from ehlo.inbox.live.hub import Hub
 from ehlo.store import Delivery, Store
 
@@ -71,6 +72,8 @@ class Desk:
     deliver: Deliver
     options: WebOptions = field(default_factory=WebOptions)
     traffic: Traffic = field(default_factory=Traffic)
+    outlines: Outlines = field(default_factory=Outlines)
+    """Where the parts of large messages are that were read before."""
     hub: Hub = field(init=False)
     """Passes on what changes in the store, and what SMTP clients were refused."""
 

@@ -24,7 +24,7 @@ from starlette.routing import BaseRoute
 from ehlo.content.markup import text_of_html
 from ehlo.inbox.answers import RefusedError, elsewhere, resource
 from ehlo.inbox.api.anatomy import Anatomy
-from ehlo.inbox.api.single import find, latest, mark_read
+from ehlo.inbox.api.single import find, latest, mark_read, remember
 from ehlo.inbox.desk import Desk
 from ehlo.store import StoredMessage
 
@@ -78,15 +78,17 @@ class Preview:
         in_frame = embed and request.headers.get("sec-fetch-dest") == "iframe"
         nonce = secrets.token_urlsafe(16) if in_frame else ""
 
-        def work() -> bytes:
-            markup = _html_of(stored, place)
+        def work() -> tuple[Anatomy, bytes]:
+            anatomy = Anatomy(stored.data)
+            markup = _html_of(anatomy, place)
             if markup and not remote:
                 markup = _LINKS.sub("<blocked-", markup)
             if markup and embed:
                 markup = _embedded(markup, nonce)
-            return markup.encode("utf-8", "replace")
+            return anatomy, markup.encode("utf-8", "replace")
 
-        page = await elsewhere(len(stored.data), work)
+        anatomy, page = await elsewhere(len(stored.data), work)
+        remember(self._desk, stored, anatomy)
         if not page:
             raise _no_page("This message does not contain a HTML part")
         await mark_read(self._desk, stored)
@@ -135,9 +137,8 @@ def _text_of(stored: StoredMessage) -> str:
 # -- HTML ------------------------------------------------------------------------------------------
 
 
-def _html_of(stored: StoredMessage, place: str) -> str:
+def _html_of(anatomy: Anatomy, place: str) -> str:
     """Return the HTML of a message with `cid:` links that lead to its parts."""
-    anatomy = Anatomy(stored.data)
     numbers: dict[str, str] = {}
     for piece in (*anatomy.inline, *anatomy.attachments, *anatomy.others):
         for name in (piece.content_id, piece.name):

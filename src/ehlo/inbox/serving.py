@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,8 +24,6 @@ _LONGEST_HEADER: Final = 65_536  # bytes
 _LONGEST_FRAME: Final = 65_536  # bytes of a message of a WebSocket
 _PATIENCE: Final = 0.5  # seconds that requests have at the end
 _LAST: Final = 2  # seconds until connections are cut off
-
-logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 class WebCertificate(NamedTuple):

@@ -26,7 +26,7 @@ class Delivering:
 
     @property
     def failure(self) -> BaseException | None:
-        """What has ended the consumer, although nothing should; `None` if it was stopped."""
+        """The exception that has ended the consumer; `None` if it was stopped, or runs."""
         if not self._task.done() or self._task.cancelled():
             return None
         return self._task.exception()

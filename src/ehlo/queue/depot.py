@@ -63,7 +63,7 @@ class Depot:
             body = await asyncio.to_thread(_read, message, digest.update)
         else:
             file = await asyncio.to_thread(self._files.write, message, digest.update)
-        row = ledger.Row(digest.hexdigest(), self._time.now(), file, body)
+        row = ledger.FiledRow(digest.hexdigest(), self._time.now(), file, body)
         work = partial(ledger.insert, arrival=arrival, row=row)
         try:
             await self._writer.do(work, len(body or b""))

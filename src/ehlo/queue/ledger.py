@@ -71,7 +71,7 @@ PRAGMA user_version = {_VERSION};
 """
 
 
-class Row(NamedTuple):
+class FiledRow(NamedTuple):
     """Holds what this engine adds to an `Arrival`."""
 
     digest: str
@@ -168,7 +168,7 @@ def _identity(path: Path) -> tuple[int, int]:
 # -- accepting -------------------------------------------------------------------------------------
 
 
-def insert(database: Database, arrival: Arrival, row: Row) -> None:
+def insert(database: Database, arrival: Arrival, row: FiledRow) -> None:
     """Store a message, and a delivery for each recipient, which is due now."""
     message_id, sender, recipients, facts, size, trace, _ = arrival
     number = database.execute(

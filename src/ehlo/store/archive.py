@@ -10,15 +10,16 @@ This file is longer than others, since it is the whole face of the store.
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
+from ehlo.content import Breather, Summary, summarize
 from ehlo.message import spool_directory
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.errors import StoreError, in_words
@@ -42,20 +43,22 @@ from ehlo.store.records import (
 from ehlo.store.rows import (
     ROW,
     add_tags,
-    as_json,
     clean_tags,
     count_mails,
     insert_mail,
     insert_session,
+    read_bytes,
     read_mail,
+    read_message,
     read_sessions,
-    read_transcript,
     rename_tag,
     selected,
 )
 from ehlo.transcript import Line
 
 Answer = TypeVar("Answer")
+_LARGE: Final = 262_144  # bytes of a message
+_CHUNK: Final = 1 << 20
 
 
 class Store:
@@ -143,9 +146,13 @@ class Store:
 
         Raises `DiskFullError` if there is no room for it, and `StoreError` if its id is taken.
         """
+        summary: Summary | None = None
+        if len(delivery.message) > _LARGE:  # what takes long would make other mails wait
+            rest = Breather().rest
+            summary = await asyncio.to_thread(summarize, delivery.message, delivery.rcpt_tos, rest)
 
         def insert(database: Database) -> str:
-            mail_id, number = insert_mail(database, delivery)
+            mail_id, number = insert_mail(database, delivery, summary)
             self._keeper.added(delivery.inbox, mail_id, number)
             return mail_id
 
@@ -315,37 +322,39 @@ class Store:
             where, values = selected(inbox, None, query, zone)
             # One row: with many, this thread would take the lock of the interpreter for each
             total, unread, numbers = database.execute(
-                "SELECT count(*), coalesce(sum(is_read = 0), 0), json_group_array(number) FROM"
-                f" (SELECT number, is_read FROM mails WHERE {where} ORDER BY number DESC)",
-                values,
+                f"WITH found AS MATERIALIZED (SELECT number, is_read FROM mails WHERE {where})"
+                " SELECT count(*), coalesce(sum(is_read = 0), 0), (SELECT json_group_array(number)"
+                " FROM (SELECT number FROM found ORDER BY number DESC LIMIT ? OFFSET ?))"
+                " FROM found",
+                (*values, -1 if limit is None else limit, start),
             ).fetchone()
-            found = MailCounts(total, unread)
-            wanted = json.loads(numbers)[start : None if limit is None else start + limit]
             those = f"{ROW} WHERE number IN (SELECT value FROM json_each(?)) ORDER BY number DESC"
-            mails = [read_mail(row) for row in database.execute(those, (as_json(wanted),))]
-            return Page(mails, count_mails(database, inbox), found)
+            mails = [read_mail(row) for row in database.execute(those, (numbers,))]
+            return Page(mails, count_mails(database, inbox), MailCounts(total, unread))
 
         await self._catch_up(query)
         return await self._readers.do(read)
 
-    async def get(self, mail_id: str, inbox: str | None = None) -> StoredMessage | None:
-        """Return a whole mail; `None` if there is none with this id."""
+    async def get(
+        self, mail_id: str, inbox: str | None = None, *, most: int | None = None
+    ) -> StoredMessage | None:
+        """Return a whole mail; `None` if there is none with this id.
 
-        def read(database: Database) -> StoredMessage | None:
-            where, values = selected(inbox, [mail_id], None, "")
-            row = database.execute(f"{ROW} WHERE {where}", values).fetchone()
-            if row is None:
-                return None
-            mail = read_mail(row)
-            sql = (
-                "SELECT data, mail_from, rcpt_tos, facts, transcript FROM messages WHERE number = ?"
-            )
-            row = database.execute(sql, (mail.number,)).fetchone()
-            data, mail_from, rcpt_tos, facts, lines = row
-            known = (json.loads(rcpt_tos), json.loads(facts))
-            return StoredMessage(mail, data, mail_from, *known, read_transcript(lines))
+        With `most`, its `data` is only the beginning of the message, of so many bytes.
+        """
+        return await self._readers.do(lambda database: read_message(database, mail_id, inbox, most))
 
-        return await self._readers.do(read)
+    async def chunks(
+        self, mail: StoredMail, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """Yield the bytes of a message from `start` to `end`, a mebibyte at once.
+
+        Raises `StoreError` if the mail is deleted meanwhile.
+        """
+        stop = mail.size if end is None else min(end, mail.size)
+        for at in range(start, stop, _CHUNK):
+            size = min(_CHUNK, stop - at)
+            yield await self._readers.do(partial(read_bytes, mail.number, at, size))
 
     async def find(self, ids: Iterable[str], inbox: str | None = None) -> Sequence[StoredMail]:
         """Return those of the mails `ids` that are there, the newest first."""
@@ -354,6 +363,24 @@ class Store:
             where, values = selected(inbox, ids, None, "")
             rows = database.execute(f"{ROW} WHERE {where} ORDER BY number DESC", values)
             return [read_mail(row) for row in rows]
+
+        return await self._readers.do(read)
+
+    async def piece(
+        self, mail_id: str, start: int, end: int, inbox: str | None = None
+    ) -> bytes | None:
+        """Return the bytes of a message from `start` to `end`; `None` without such a mail.
+
+        Nothing else of the message is read.
+        """
+
+        def read(database: Database) -> bytes | None:
+            where, values = selected(inbox, [mail_id], None, "")
+            row = database.execute(f"SELECT number FROM mails WHERE {where}", values).fetchone()
+            if row is None:
+                return None
+            with database.blobopen("messages", "data", row[0], readonly=True) as message:
+                return bytes(message[start:end])
 
         return await self._readers.do(read)
 

@@ -10,7 +10,7 @@ from typing import Final
 from ehlo.paths import open_to_append
 from ehlo.sqlite.connecting import Database, connect, known_version
 from ehlo.sqlite.errors import StoreError, in_words
-from ehlo.store.folding import has_header
+from ehlo.store.folding import LONGEST_HEADER, has_field
 
 APPLICATION: Final = 0x65686C6F  # "ehlo", in the file's header
 VERSION: Final = 2
@@ -158,5 +158,10 @@ def _read_only(path: str) -> str:
 
 def _connect(path: str) -> Database:
     database = connect(path)
-    database.create_function("has_header", 3, has_header, deterministic=True)
+
+    def has_header(number: int, name: str, value: str) -> bool:
+        with database.blobopen("messages", "data", number, readonly=True) as blob:
+            return has_field(blob.read(LONGEST_HEADER), name, value)
+
+    database.create_function("has_header", 3, has_header)
     return database

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from ehlo.content.breather import Breather
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.writer import Chores
 from ehlo.store.folding import pieces_of, searched_text
@@ -31,6 +32,7 @@ class Index(Chores):
         self._has_partial = False
         self._wake: Callable[[], None] | None = None
         self._is_clear = True
+        self._breather = Breather()
         # In the thread of the index: the mail up to which it goes, and mails with a piece only
         self._seen = 0
         self._partial: deque[int] = deque()
@@ -118,8 +120,10 @@ class Index(Chores):
         if row is None:
             return
         mail_from, rcpt_tos, data = row
-        pieces = pieces_of(searched_text(data, (mail_from, *json.loads(rcpt_tos))))
+        envelope = (mail_from, *json.loads(rcpt_tos))
+        pieces = pieces_of(searched_text(data, envelope, self._breather.rest))
         for body in pieces if whole else pieces[:1]:
+            self._breather.rest()
             add = "INSERT INTO texts(number, body) VALUES (?, ?)"
             piece = database.execute(add, (number, body)).lastrowid
             database.execute("INSERT INTO grams(rowid, body) VALUES (?, ?)", (piece, body))

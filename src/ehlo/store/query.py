@@ -33,7 +33,7 @@ from types import MappingProxyType
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from ehlo.store.folding import LONGEST_HEADER, LONGEST_TERM, folded
+from ehlo.store.folding import LONGEST_TERM, folded
 
 LONGEST_QUERY: Final = 4_096
 """Characters of a query that are read."""
@@ -67,10 +67,7 @@ _STATES: Final = MappingProxyType(
 )
 _TEXT: Final = "mails.number IN (SELECT number FROM texts WHERE {grams}instr(body, ?) > 0)"
 _GRAMS: Final = "piece IN (SELECT rowid FROM grams WHERE grams MATCH ?) AND "
-_FIELD: Final = (
-    "EXISTS (SELECT 1 FROM messages WHERE messages.number = mails.number"
-    f" AND has_header(substr(data, 1, {LONGEST_HEADER}), ?, ?))"
-)
+_FIELD: Final = "has_header(mails.number, ?, ?)"
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from ehlo.content.summary import Mailbox, Summary, summarize
 from ehlo.sqlite.connecting import Database
 from ehlo.store.folding import folded
 from ehlo.store.query import read_query
-from ehlo.store.records import Delivery, MailCounts, StoredMail, StoredSession
+from ehlo.store.records import Delivery, MailCounts, StoredMail, StoredMessage, StoredSession
 from ehlo.transcript import Line
 
 ROW: Final = (
@@ -54,9 +54,12 @@ def new_id() -> str:
     return "".join(reversed(digits))
 
 
-def insert_mail(database: Database, delivery: Delivery) -> tuple[str, int]:
-    """Insert a mail into the tables, and return its id and its number."""
-    summary = summarize(delivery.message, delivery.rcpt_tos)
+def insert_mail(database: Database, delivery: Delivery, summary: Summary | None) -> tuple[str, int]:
+    """Insert a mail into the tables, and return its id and its number.
+
+    The `summary` is made here unless it is given.
+    """
+    summary = summary or summarize(delivery.message, delivery.rcpt_tos)
     mail_id = delivery.id or new_id()
     identifier = summary.message_id or f"{mail_id}@ehlo"
     lists = ([summary.sender], summary.to, summary.cc, summary.bcc, summary.reply_to)
@@ -90,6 +93,30 @@ def insert_mail(database: Database, delivery: Delivery) -> tuple[str, int]:
     if delivery.tags:
         add_tags(database, [number or 0], clean_tags(delivery.tags))
     return mail_id, number or 0
+
+
+def read_message(
+    database: Database, mail_id: str, inbox: str | None, most: int | None
+) -> StoredMessage | None:
+    """Return the mail with an id, and at most so many bytes of its message."""
+    where, values = selected(inbox, [mail_id], None, "")
+    row = database.execute(f"{ROW} WHERE {where}", values).fetchone()
+    if row is None:
+        return None
+    mail = read_mail(row)
+    sql = "SELECT mail_from, rcpt_tos, facts, transcript FROM messages WHERE number = ?"
+    sender, recipients, facts, lines = database.execute(sql, (mail.number,)).fetchone()
+    size = mail.size if most is None else min(most, mail.size)
+    data = read_bytes(mail.number, 0, size, database)
+    known = (json.loads(recipients), json.loads(facts))
+    return StoredMessage(mail, data, sender, *known, read_transcript(lines))
+
+
+def read_bytes(number: int, start: int, size: int, database: Database) -> bytes:
+    """Return `size` bytes of a message: into one place, while other threads run."""
+    with database.blobopen("messages", "data", number, readonly=True) as blob:
+        blob.seek(start)
+        return blob.read(size)
 
 
 def insert_session(database: Database, session: StoredSession) -> int:

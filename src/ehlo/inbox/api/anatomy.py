@@ -7,7 +7,8 @@ inline, or another part. A file that is inline and plain text is in the text, to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from ehlo.content.charsets import decode_text
@@ -17,6 +18,7 @@ from ehlo.content.transfer import decode_transfer
 
 MOST_SHOWN: Final = 8_388_608
 """Bytes of the text, still encoded, that are decoded of one message; as many of its HTML."""
+_MOST_KNOWN: Final = 2_000  # parts that are remembered
 _JOINT: Final = "\n--\n"
 _UTF_8: Final = frozenset(("", "utf-8", "utf8", "us-ascii", "ascii"))
 
@@ -65,8 +67,12 @@ class Piece(NamedTuple):
 
     def content(self, message: bytes) -> bytes:
         """Return the decoded bytes; those of a text in UTF-8."""
+        return self.decoded(message[self.part.start : self.part.end])
+
+    def decoded(self, body: bytes) -> bytes:
+        """Return the same of the bytes of this part alone."""
         part = self.part
-        data = decode_transfer(message[part.start : part.end], part.transfer_encoding)
+        data = decode_transfer(body, part.transfer_encoding)
         if not part.content_type.startswith("text/") or self.charset in _UTF_8:
             return data
         return decode_text(data, self.charset).encode("utf-8", "replace")
@@ -137,6 +143,27 @@ class Anatomy:
         """Return the part with a number, unless it is nothing but a text or the HTML."""
         known = (*self.attachments, *self.inline, *self.others)
         return next((piece for piece in known if piece.number == number), None)
+
+
+class Outlines:
+    """Remembers where the parts of a few large messages are, so that one part is read alone."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, Mapping[str, Piece]] = OrderedDict()
+
+    def get(self, mail_id: str) -> Mapping[str, Piece] | None:
+        """Return the parts of a message by their numbers; `None` if they are not known."""
+        if mail_id in self._known:
+            self._known.move_to_end(mail_id)
+        return self._known.get(mail_id)
+
+    def add(self, mail_id: str, anatomy: Anatomy) -> None:
+        """Remember the parts of a message."""
+        pieces = (*anatomy.attachments, *anatomy.inline, *anatomy.others)
+        self._known[mail_id] = {piece.number: piece for piece in pieces}
+        self._known.move_to_end(mail_id)
+        while sum(map(len, self._known.values())) > _MOST_KNOWN and len(self._known) > 1:
+            self._known.popitem(last=False)
 
 
 def _is_body(piece: Piece) -> bool:

@@ -280,11 +280,11 @@ def list_text(page: Page, start: int, tags: list[str]) -> str:
     )
 
 
-def whole_message(stored: StoredMessage) -> WholeMessage:
+def whole_message(stored: StoredMessage, anatomy: Anatomy | None = None) -> WholeMessage:
     """Return a stored message as a whole; it takes time in proportion to its size."""
     mail = stored.mail
     summary = json.loads(mail.summary)
-    anatomy = Anatomy(stored.data)
+    anatomy = anatomy or Anatomy(stored.data)
     first = anatomy.root.first
     html = anatomy.html
     whole: WholeMessage = {

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ehlo.content.fields import Field
-from ehlo.inbox.answers import NOT_FOUND, RefusedError, elsewhere, ready_answer, resource
+from ehlo.inbox.answers import LARGE, NOT_FOUND, RefusedError, elsewhere, ready_answer, resource
 from ehlo.inbox.api.added import added_fields, own_header
 from ehlo.inbox.api.anatomy import Anatomy, Piece
 from ehlo.inbox.api.goform import to_text
@@ -41,9 +41,14 @@ class Single:
         """Return a whole message, and mark it as read."""
         stored = await find(self._desk, request)
         await mark_read(self._desk, stored)
-        return ready_answer(
-            await elsewhere(len(stored.data), lambda: to_text(whole_message(stored)))
-        )
+
+        def work() -> tuple[Anatomy, str]:
+            anatomy = Anatomy(stored.data)
+            return anatomy, to_text(whole_message(stored, anatomy))
+
+        anatomy, text = await elsewhere(len(stored.data), work)
+        remember(self._desk, stored, anatomy)
+        return ready_answer(text)
 
     async def headers(self, request: Request) -> Response:
         """Return all header fields, by their names."""
@@ -74,16 +79,21 @@ class FoundPart(NamedTuple):
 
 async def find(desk: Desk, request: Request) -> StoredMessage:
     """Return the message that the path names. Raises `RefusedError` if there is none."""
-    mail_id = request.path_params["id"]
-    inbox = inbox_of(request)
-    if mail_id == LATEST:
-        mail_id = await latest(desk, request)
-        if not mail_id:
-            raise RefusedError(_NOT_FOUND_LATEST, 404)
-    stored = await desk.store.get(mail_id, inbox)
+    stored = await desk.store.get(await id_of(desk, request), inbox_of(request))
     if stored is None:
         raise RefusedError(NOT_FOUND, 404)
     return stored
+
+
+async def id_of(desk: Desk, request: Request) -> str:
+    """Return the id in the path, or that of the latest message. Raises `RefusedError`."""
+    mail_id = str(request.path_params["id"])
+    if mail_id != LATEST:
+        return mail_id
+    mail_id = await latest(desk, request)
+    if not mail_id:
+        raise RefusedError(_NOT_FOUND_LATEST, 404)
+    return mail_id
 
 
 async def latest(desk: Desk, request: Request) -> str:
@@ -129,19 +139,38 @@ def _go_value(field: Field) -> str:
 # -- parts -----------------------------------------------------------------------------------------
 
 
+def remember(desk: Desk, stored: StoredMessage, anatomy: Anatomy) -> None:
+    """Remember where the parts of a large message are."""
+    if len(stored.data) > LARGE:
+        desk.outlines.add(stored.mail.id, anatomy)
+
+
 async def find_part(desk: Desk, request: Request) -> FoundPart:
-    """Return the part that the path names. Raises `RefusedError` if there is none."""
-    stored = await find(desk, request)
-    number = request.path_params["part"]
-    found = await elsewhere(len(stored.data), lambda: _part_of(stored, number))
-    if found is None:
+    """Return the part that the path names. Raises `RefusedError` if there is none.
+
+    Of a message whose parts are known nothing else is read.
+    """
+    mail_id = await id_of(desk, request)
+    number, inbox = str(request.path_params["part"]), inbox_of(request)
+    pieces = desk.outlines.get(mail_id)
+    if pieces is None:
+        stored = await desk.store.get(mail_id, inbox)
+        if stored is None:
+            raise RefusedError(NOT_FOUND, 404)
+        data = stored.data
+        anatomy = await elsewhere(len(data), lambda: Anatomy(data))
+        remember(desk, stored, anatomy)
+        piece = anatomy.find(number)
+        body = None if piece is None else data[piece.part.start : piece.part.end]
+    else:
+        piece = pieces.get(number)
+        body = None
+        if piece is not None:
+            body = await desk.store.piece(mail_id, piece.part.start, piece.part.end, inbox)
+    if piece is None or body is None:
         raise RefusedError(NOT_FOUND, 404)
-    return found
-
-
-def _part_of(stored: StoredMessage, number: str) -> FoundPart | None:
-    piece = Anatomy(stored.data).find(number)
-    return None if piece is None else FoundPart(piece, piece.content(stored.data))
+    found, encoded = piece, body
+    return FoundPart(found, await elsewhere(len(encoded), lambda: found.decoded(encoded)))
 
 
 def part_headers(piece: Piece) -> dict[str, str]:

@@ -45,8 +45,8 @@ class FoundMessages(TypedDict):
     messages: list[WholeMessage]
 
 
-class _Wanted(NamedTuple):
-    """What a request waits for."""
+class _Request(NamedTuple):
+    """A request that waits, and its parameters."""
 
     inbox: str | None
     query: str
@@ -59,7 +59,7 @@ class _Wanted(NamedTuple):
     """When they were received at the earliest, in seconds since the epoch."""
 
 
-class Waiting:
+class SearchWait:
     """The endpoint of requests that wait."""
 
     def __init__(self, desk: Desk) -> None:
@@ -96,7 +96,7 @@ class Waiting:
         status = 200 if len(mails) >= wanted.least else 408
         return StreamingResponse(self._whole(page, mails), status, media_type="application/json")
 
-    async def _read(self, request: Request) -> _Wanted:
+    async def _read(self, request: Request) -> _Request:
         values = request.query_params
         count = values.get("count", "1")
         if not (count.isascii() and count.isdecimal() and 1 <= int(count[:9]) <= MOST_COUNT):
@@ -113,9 +113,9 @@ class Waiting:
             else:
                 earliest = moment
         query = values.get("query", "").strip()
-        return _Wanted(inbox, query, values.get("tz", ""), int(count), after, earliest)
+        return _Request(inbox, query, values.get("tz", ""), int(count), after, earliest)
 
-    async def _found(self, wanted: _Wanted) -> tuple[Page, list[StoredMail]]:
+    async def _found(self, wanted: _Request) -> tuple[Page, list[StoredMail]]:
         """Return the page of the newest messages, and those on it that are new enough."""
         store, limit = self._desk.store, wanted.least
         async with self._turn:
@@ -161,4 +161,4 @@ def _timeout_of(request: Request) -> float:
 
 def routes(desk: Desk) -> list[BaseRoute]:
     """Return the route of requests that wait."""
-    return [resource("/api/v1/search/wait", GET=Waiting(desk).wait)]
+    return [resource("/api/v1/search/wait", GET=SearchWait(desk).wait)]

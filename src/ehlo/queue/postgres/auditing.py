@@ -6,18 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from ehlo.queue.entries import Act, Listed, State
 from ehlo.queue.facts import decode_address
-from ehlo.queue.postgres.cable import Cable
+from ehlo.queue.postgres.cable import Cable, Pg
 from ehlo.queue.postgres.schema import has_schema
 from ehlo.queue.postgres.taking import change, text_of
 from ehlo.queue.urls import DatabaseURL
 from ehlo.sqlite.errors import StoreError
-
-if TYPE_CHECKING:
-    from asyncpg import Connection
 
 T = TypeVar("T")
 _SECONDS: Final = 3_600.0  # that a person may wait for one answer
@@ -41,7 +38,7 @@ def open_postgres(url: DatabaseURL) -> Iterator[PostgresBooks]:
             runner.run(cable.close())
 
 
-async def _prepare(connection: Connection) -> None:
+async def _prepare(connection: Pg) -> None:
     if not await has_schema(connection):
         raise StoreError("no queue is in this database; check the URL")
 
@@ -53,7 +50,7 @@ class PostgresBooks:
         self._runner = runner
         self._cable = cable
 
-    def _do(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    def _do(self, work: Callable[[Pg], Awaitable[T]]) -> T:
         return self._runner.run(self._cable.do(work, _SECONDS))
 
     def now(self) -> float:

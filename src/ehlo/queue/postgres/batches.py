@@ -10,15 +10,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ehlo.queue.entries import Arrival
-from ehlo.queue.postgres.cable import Cable
+from ehlo.queue.postgres.cable import Cable, Pg
 from ehlo.queue.postgres.schema import BLOCK
 from ehlo.sqlite.errors import DiskFullError
-
-if TYPE_CHECKING:
-    from asyncpg import Connection
 
 _MOST_AT_ONCE: Final = 500  # messages
 _MOST_BYTES: Final = 4 << 20
@@ -40,7 +37,7 @@ class Numbers:
         self._next = 0
         self._end = 0
 
-    async def take(self, connection: Connection, count: int) -> list[int]:
+    async def take(self, connection: Pg, count: int) -> list[int]:
         """Return so many numbers that no process has had."""
         found: list[int] = []
         while len(found) < count:
@@ -53,7 +50,7 @@ class Numbers:
         return found
 
 
-class Stored(NamedTuple):
+class Packed(NamedTuple):
     """A message as it is stored; without a `body`, that is in chunks."""
 
     arrival: Arrival
@@ -61,7 +58,7 @@ class Stored(NamedTuple):
     body: bytes | None
 
 
-async def store(connection: Connection, numbers: Sequence[int], batch: Sequence[Stored]) -> None:
+async def store(connection: Pg, numbers: Sequence[int], batch: Sequence[Packed]) -> None:
     """Store messages, each under its number, in one statement."""
     rows = [
         (number, place, recipient)
@@ -86,7 +83,7 @@ async def store(connection: Connection, numbers: Sequence[int], batch: Sequence[
 
 
 class _Waiting(NamedTuple):
-    stored: Stored
+    packed: Packed
     future: asyncio.Future[None]
 
 
@@ -102,10 +99,10 @@ class Batches:
         self._waiting: deque[_Waiting] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def put(self, stored: Stored) -> None:
+    async def put(self, packed: Packed) -> None:
         """Return when a message is on disk. Raises `StoreError`."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(stored, future))
+        self._waiting.append(_Waiting(packed, future))
         if self._free:
             task = asyncio.create_task(self._work(self._free.pop()))
             self._tasks.add(task)
@@ -125,7 +122,7 @@ class Batches:
         size = 0
         while self._waiting and len(batch) < _MOST_AT_ONCE and size < _MOST_BYTES:
             batch.append(self._waiting.popleft())
-            size += len(batch[-1].stored.body or b"")
+            size += len(batch[-1].packed.body or b"")
         return batch
 
     async def _store(self, cable: Cable, batch: list[_Waiting]) -> None:
@@ -146,6 +143,6 @@ class Batches:
                 if not each.future.done():
                     each.future.set_result(None)
 
-    async def _insert(self, connection: Connection, batch: list[_Waiting]) -> None:
+    async def _insert(self, connection: Pg, batch: list[_Waiting]) -> None:
         numbers = await self._numbers.take(connection, len(batch))
-        await store(connection, numbers, [each.stored for each in batch])
+        await store(connection, numbers, [each.packed for each in batch])

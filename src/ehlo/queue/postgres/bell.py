@@ -10,9 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from asyncpg import Connection
-
-from ehlo.queue.postgres.cable import Cable
+from ehlo.queue.postgres.cable import Cable, Pg
 from ehlo.queue.urls import DatabaseURL
 from ehlo.sqlite.errors import StoreError
 
@@ -56,13 +54,12 @@ class Bell:
         if self._can_listen:
             self._keeping = asyncio.create_task(self._keep(), name="ehlo queue listener")
 
-    async def _prepare(self, connection: Connection) -> None:
+    async def _prepare(self, connection: Pg) -> None:
         if self._heard is not None and self._can_listen:
             await connection.add_listener(_CHANNEL, self._notified)
 
-    def _notified(self, connection: object, pid: int, _channel: str, _payload: object) -> None:
-        own = isinstance(connection, Connection) and connection.get_server_pid() == pid
-        if self._heard is not None and not own:
+    def _notified(self, connection: Pg, pid: int, _channel: str, _payload: str) -> None:
+        if self._heard is not None and pid != connection.get_server_pid():
             self._heard()
 
     async def _keep(self) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Protocol, TypeVar
 
 import asyncpg
 
@@ -15,7 +16,43 @@ from ehlo.queue.urls import DatabaseURL
 from ehlo.sqlite.errors import DiskFullError, StoreError
 
 T = TypeVar("T")
-Prepare = Callable[[asyncpg.Connection], Awaitable[None]]
+
+
+class Pg(Protocol):
+    """What is used of a connection of asyncpg, which has no types of its own."""
+
+    async def execute(self, query: str, *values: object) -> str:
+        """Run a statement, or several without values."""
+
+    async def fetch(self, query: str, *values: object) -> list[Any]:
+        """Return all rows."""
+
+    async def fetchrow(self, query: str, *values: object) -> Any:
+        """Return the first row, or `None`."""
+
+    async def fetchval(self, query: str, *values: object) -> Any:
+        """Return the first value of the first row, or `None`."""
+
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        """Return a transaction for a block."""
+
+    async def add_listener(self, channel: str, heard: Callable[..., None]) -> None:
+        """Call `heard` with the connection, a process id, the channel and a text."""
+
+    def get_server_pid(self) -> int:
+        """Return the id of the process that serves the connection."""
+
+    def is_closed(self) -> bool:
+        """Return whether the connection has ended."""
+
+    def terminate(self) -> None:
+        """End the connection now; whatever waits for it fails."""
+
+    async def close(self, *, timeout: float) -> None:  # noqa: ASYNC109  it is asyncpg's
+        """End the connection."""
+
+
+Prepare = Callable[[Pg], Awaitable[None]]
 """What is done first on each connection."""
 
 LIMIT: Final = 10.0
@@ -37,7 +74,7 @@ class Cable:
     def __init__(self, url: DatabaseURL, prepare: Prepare) -> None:
         self._url = url
         self._prepare = prepare
-        self._connection: asyncpg.Connection | None = None
+        self._connection: Pg | None = None
         self._lock = asyncio.Lock()
         self._closed = False
         self.waiting: int = 0
@@ -48,9 +85,7 @@ class Cable:
         """Whether there is a connection that is not known to be lost."""
         return self._connection is not None and not self._connection.is_closed()
 
-    async def do(
-        self, work: Callable[[asyncpg.Connection], Awaitable[T]], limit: float = LIMIT
-    ) -> T:
+    async def do(self, work: Callable[[Pg], Awaitable[T]], limit: float = LIMIT) -> T:
         """Return the result of `work`, within `limit` seconds. Raises `StoreError`.
 
         It is not known then whether anything was committed.
@@ -64,7 +99,7 @@ class Cable:
         finally:
             self.waiting -= 1
 
-    async def _do(self, work: Callable[[asyncpg.Connection], Awaitable[T]], limit: float) -> T:
+    async def _do(self, work: Callable[[Pg], Awaitable[T]], limit: float) -> T:
         connection = self._connection
         if connection is None or connection.is_closed():
             connection = self._connection = await self._connected()
@@ -83,10 +118,10 @@ class Cable:
         finally:
             timer.cancel()
 
-    async def _connected(self) -> asyncpg.Connection:
+    async def _connected(self) -> Pg:
         if self._closed:
             raise ConnectionError("closed")
-        connection = await asyncpg.connect(
+        connection: Pg = await asyncpg.connect(
             self._url.dsn,
             timeout=_CONNECT,
             statement_cache_size=self._url.cache,

@@ -1,7 +1,7 @@
 """The engine of a queue on PostgreSQL, and the ledger of its consumer.
 
-A process has two connections that accept, one for claims and outcomes, one that rings and listens,
-and up to three for large bodies; each is opened when it is first used.
+A process has two connections that accept, one for claims and one for outcomes, one that rings and
+listens, and up to three for large bodies; each is opened when it is first used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ehlo.message import Message, Spool, spool_directory
 from ehlo.queue.delivering import Delivering
@@ -19,16 +19,13 @@ from ehlo.queue.engine import Deliverer, Ledger
 from ehlo.queue.entries import Arrival, Claimed, Haul, Levels, Settled
 from ehlo.queue.facts import body_of
 from ehlo.queue.postgres import taking
-from ehlo.queue.postgres.batches import Batches, Numbers, Stored, store
+from ehlo.queue.postgres.batches import Batches, Numbers, Packed, store
 from ehlo.queue.postgres.bell import Bell
-from ehlo.queue.postgres.cable import LIMIT, Cable
+from ehlo.queue.postgres.cable import LIMIT, Cable, Pg
 from ehlo.queue.postgres.schema import LARGE, check_durable, ensure_schema
 from ehlo.queue.timing import Persistence
 from ehlo.queue.urls import DatabaseURL
 from ehlo.sqlite.errors import StoreError
-
-if TYPE_CHECKING:
-    from asyncpg import Connection
 
 _SLOWEST: Final = 1 << 20  # bytes a second of a large body
 _AGAIN: Final = 1.0  # seconds until deliveries that have failed begin again
@@ -45,7 +42,8 @@ class Cluster:
         take = _prepare_in_pool if url.is_pooled else _prepare_to_take
         self._accepting = [Cable(url, accept) for _ in range(2)]
         self._writing = [Cable(url, accept) for _ in range(2)]  # large bodies
-        self._taking = Cable(url, take)
+        self._claiming = Cable(url, take)
+        self._ending = Cable(url, take)
         self._reading = Cable(url, take)  # large bodies
         self._bell = Bell(url)
         self._numbers = Numbers()
@@ -58,7 +56,7 @@ class Cluster:
 
     async def start(self, *, accepts: bool, threshold: int) -> None:  # noqa: ARG002  as `Engine`
         """Connect, and make or check the tables. Raises `StoreError`."""
-        cable = self._accepting[0] if accepts else self._taking
+        cable = self._accepting[0] if accepts else self._claiming
         await cable.do(lambda connection: connection.fetchval("SELECT 1"))
 
     async def put(self, arrival: Arrival, message: Message) -> None:
@@ -78,11 +76,11 @@ class Cluster:
         else:
             body = await asyncio.to_thread(lambda: b"".join(body_of(message)))
         digest.update(body)
-        await self._batches.put(Stored(arrival, digest.hexdigest(), body))
+        await self._batches.put(Packed(arrival, digest.hexdigest(), body))
 
     async def _write(
         self,
-        connection: Connection,
+        connection: Pg,
         arrival: Arrival,
         chunks: Iterator[bytes],
         digest: hashlib._Hash,
@@ -98,7 +96,7 @@ class Cluster:
                     "INSERT INTO ehlo_bodies VALUES ($1, $2, $3)", number, part, chunk
                 )
                 part += 1
-            await store(connection, [number], [Stored(arrival, digest.hexdigest(), None)])
+            await store(connection, [number], [Packed(arrival, digest.hexdigest(), None)])
 
     def _stored(self) -> None:
         self._bell.ring()
@@ -132,12 +130,12 @@ class Cluster:
             await self.settle(self._unread, owner, durable=False)
             self._unread = []
         most_attempts = min(patience.max_attempts, 2**31 - 1)
-        return await self._taking.do(
+        return await self._claiming.do(
             partial(self._claim, owner=owner, most=most, lease=lease, most_attempts=most_attempts)
         )
 
     async def _claim(
-        self, connection: Connection, owner: str, most: int, lease: float, most_attempts: int
+        self, connection: Pg, owner: str, most: int, lease: float, most_attempts: int
     ) -> Haul:
         dead, due = await taking.claim(connection, owner, most, lease, most_attempts)
         try:
@@ -166,7 +164,7 @@ class Cluster:
             raise StoreError(f"{self._url.name}: the body of {claimed.id} is not complete")
         return spool
 
-    async def _read(self, connection: Connection, claimed: Claimed, spool: Spool) -> None:
+    async def _read(self, connection: Pg, claimed: Claimed, spool: Spool) -> None:
         chunk = "SELECT data FROM ehlo_bodies WHERE message = $1 AND part = $2"
         part = 0
         while data := await connection.fetchval(chunk, claimed.number, part):
@@ -176,7 +174,7 @@ class Cluster:
     async def renew(self, numbers: Sequence[int], owner: str, lease: float) -> None:
         """Extend leases, as `Ledger` says."""
         if numbers:
-            await self._taking.do(partial(taking.renew, numbers=numbers, owner=owner, lease=lease))
+            await self._ending.do(partial(taking.renew, numbers=numbers, owner=owner, lease=lease))
 
     async def settle(
         self,
@@ -186,11 +184,11 @@ class Cluster:
         durable: bool,  # noqa: ARG002  bodies are in the database
     ) -> None:
         """Note the ends of attempts, as `Ledger` says."""
-        await self._taking.do(partial(taking.settle, settled=settled, owner=owner))
+        await self._ending.do(partial(taking.settle, settled=settled, owner=owner))
 
     async def purge(self, keep: float) -> None:
         """Delete what ended long ago, as `Ledger` says."""
-        await self._taking.do(partial(taking.purge, keep=keep))
+        await self._reading.do(partial(taking.purge, keep=keep))
 
     async def levels(self) -> Mapping[str, Levels]:
         """Return what the database holds."""
@@ -212,24 +210,24 @@ class Cluster:
         if self._delivering is not None:
             await self._delivering.abandon()
         await self._bell.close()
-        cables = [*self._accepting, *self._writing, self._taking, self._reading]
+        cables = [*self._accepting, *self._writing, self._claiming, self._ending, self._reading]
         await asyncio.gather(*(each.close() for each in cables))
 
 
-async def _prepare_to_accept(connection: Connection) -> None:
+async def _prepare_to_accept(connection: Pg) -> None:
     commit = await check_durable(connection)
     await ensure_schema(connection)
     # Kept for the session, whatever its server's configuration becomes
     await connection.execute("SELECT set_config('synchronous_commit', $1, false)", commit)
 
 
-async def _prepare_to_take(connection: Connection) -> None:
+async def _prepare_to_take(connection: Pg) -> None:
     await ensure_schema(connection)
     # What the planner knows of a queue is always old: it was empty, or it was full
     await connection.execute("SELECT set_config('enable_seqscan', 'off', false)")
 
 
-async def _prepare_in_pool(connection: Connection) -> None:
+async def _prepare_in_pool(connection: Pg) -> None:
     """Check what another client may have had before: nothing is set for its next one."""
     await check_durable(connection)
     await ensure_schema(connection)

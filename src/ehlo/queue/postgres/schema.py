@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from ehlo.sqlite.errors import StoreError
 
 if TYPE_CHECKING:
-    from asyncpg import Connection
+    from ehlo.queue.postgres.cable import Pg
 
 LARGE: Final = 1 << 20  # bytes
 """Bodies over this size are in chunks of this size."""
@@ -64,7 +64,7 @@ INSERT INTO ehlo_schema VALUES ({_VERSION});
 """
 
 
-async def ensure_schema(connection: Connection) -> None:
+async def ensure_schema(connection: Pg) -> None:
     """Make the tables, or check their version. Raises `StoreError`."""
     if not await has_schema(connection):
         async with connection.transaction():
@@ -73,7 +73,7 @@ async def ensure_schema(connection: Connection) -> None:
                 await connection.execute(_SCHEMA)
 
 
-async def has_schema(connection: Connection) -> bool:
+async def has_schema(connection: Pg) -> bool:
     """Return whether the tables are there. Raises `StoreError` for those of a newer ehlo."""
     # Not by `to_regclass`, which may not see what another session has just committed
     found = "SELECT 1 FROM pg_class WHERE relname = 'ehlo_schema' AND pg_table_is_visible(oid)"
@@ -88,7 +88,7 @@ async def has_schema(connection: Connection) -> bool:
     return True
 
 
-async def check_durable(connection: Connection) -> str:
+async def check_durable(connection: Pg) -> str:
     """Return `synchronous_commit`. Raises `StoreError` if a commit need not survive a crash."""
     names = ("fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names")
     columns = ", ".join(f"current_setting('{name}')" for name in (*names, "server_encoding"))

@@ -21,7 +21,7 @@ from ehlo.queue.entries import (
 )
 
 if TYPE_CHECKING:
-    from asyncpg import Connection
+    from ehlo.queue.postgres.cable import Pg
 
 _SMALL: Final = 65_536  # bytes of a body that comes with the claim
 _LONGEST: Final = 1e9  # seconds of a wait; an interval has an end
@@ -63,14 +63,16 @@ UPDATE ehlo_deliveries AS d SET due = now() + $4 * interval '1 second'
 FROM unnest($1::bigint[], $2::integer[]) AS s(message, place), asked
 WHERE d.message = s.message AND d.place = s.place AND d.owner = $3
 """
+# This statement still sees the deliveries that it deletes, so they are counted
 _DELETE_EMPTY: Final = """
-, empty AS (
-    DELETE FROM ehlo_messages AS m
-    WHERE m.number IN (SELECT message FROM gone) AND NOT EXISTS (
-        SELECT FROM ehlo_deliveries AS d WHERE d.message = m.number
-        AND NOT EXISTS (SELECT FROM gone WHERE gone.message = d.message AND gone.place = d.place)
+, counted AS (
+    SELECT message, count(*) AS number FROM gone GROUP BY message
+), empty AS (
+    DELETE FROM ehlo_messages AS m USING counted
+    WHERE m.number = counted.message AND counted.number = (
+        SELECT count(*) FROM ehlo_deliveries AS d WHERE d.message = counted.message
     )
-    RETURNING number, body IS NULL AS is_large
+    RETURNING m.number, m.body IS NULL AS is_large
 ), bodies AS (
     DELETE FROM ehlo_bodies AS b USING empty WHERE empty.is_large AND b.message = empty.number
 )
@@ -127,9 +129,9 @@ _CHANGES: Final[dict[str, str]] = {
 
 
 async def claim(
-    connection: Connection, owner: str, most: int, lease: float, most_attempts: int
+    connection: Pg, owner: str, most: int, lease: float, most_attempts: int
 ) -> tuple[list[Due], dict[int, list[Due]]]:
-    """Lease deliveries; return those that are dead, and by message those that are due."""
+    """Lease what is due. Return those that are dead, and by message those that are due."""
     wait = min(lease, _LONGEST)
     rows = await connection.fetch(_CLAIM, owner, most, most_attempts, wait, ENDED)
     dead: list[Due] = []
@@ -143,9 +145,7 @@ async def claim(
     return dead, due
 
 
-async def read(
-    connection: Connection, dead: Sequence[Due], due: dict[int, list[Due]], most: int
-) -> Haul:
+async def read(connection: Pg, dead: Sequence[Due], due: dict[int, list[Due]], most: int) -> Haul:
     """Return what was claimed, with the messages; `most` is how much was asked for."""
     gone = {each.number // _PLACES for each in dead}
     rows = await connection.fetch(_READ, [*due, *gone], _SMALL) if due or gone else []
@@ -156,12 +156,12 @@ async def read(
     return Haul(claimed, 0.0 if is_full else None, died)
 
 
-async def renew(connection: Connection, numbers: Sequence[int], owner: str, lease: float) -> None:
+async def renew(connection: Pg, numbers: Sequence[int], owner: str, lease: float) -> None:
     """Extend leases."""
     await connection.execute(_RENEW, *_places(numbers), owner, min(lease, _LONGEST))
 
 
-async def settle(connection: Connection, settled: Sequence[Settled], owner: str) -> None:
+async def settle(connection: Pg, settled: Sequence[Settled], owner: str) -> None:
     """Note the ends of attempts."""
     done = [each.number for each in settled if each.state is None]
     others = [each for each in settled if each.state is not None]
@@ -179,14 +179,14 @@ async def settle(connection: Connection, settled: Sequence[Settled], owner: str)
         )
 
 
-async def purge(connection: Connection, keep: float) -> None:
+async def purge(connection: Pg, keep: float) -> None:
     """Delete what ended long ago, and messages that no delivery needs."""
     if keep < _LONGEST:
         await connection.fetchval(_PURGE, keep)
     await connection.execute(_SWEEP)
 
 
-async def levels(connection: Connection) -> Levels:
+async def levels(connection: Pg) -> Levels:
     """Return how many deliveries there are."""
     found: dict[str, float] = dict.fromkeys((*get_args(State), "oldest_due"), 0.0)
     for state, count, late in await connection.fetch(_LEVELS):
@@ -196,7 +196,7 @@ async def levels(connection: Connection) -> Levels:
     return found
 
 
-async def change(connection: Connection, what: Act, message_id: str | None) -> int:
+async def change(connection: Pg, what: Act, message_id: str | None) -> int:
     """Retry, hold or drop deliveries; return how many have changed. It waits for the disk."""
     chosen = _ENDED if message_id is None else _CHOSEN
     changed = f"WITH gone AS ({_CHANGES[what]} AND {chosen} RETURNING message, place)"
