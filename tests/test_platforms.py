@@ -36,7 +36,7 @@ here = pytest.mark.parametrize("before", ["", HIDING], ids=["here", "without POS
 
 @contextlib.contextmanager
 def running(program: str) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
-    """Run a program until the block ends; yield it, its port, and the line that names it."""
+    """Run a program until the block ends; yield it, its SMTP port and the line that names that."""
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
@@ -47,6 +47,8 @@ def running(program: str) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
         try:
             assert process.stderr is not None
             line = process.stderr.readline()
+            while line and "listening on" not in line:  # the inbox is named before
+                line = process.stderr.readline()
             port = re.search(r"127\.0\.0\.1:([0-9]+)", line)
             assert port is not None, line + process.stderr.read()
             yield process, int(port[1]), line

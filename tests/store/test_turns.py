@@ -23,14 +23,6 @@ QUERIES = [
     *("number", "-number", "is:unread", "nu", "subject:number", "number -other"),
     "before:2099-01-01",
 ]
-    "number",
-    "-number",
-    "is:unread",
-    "nu",
-    "subject:number",
-    "number -other",
-    "before:2099-01-01",
-]
 
 
 class Counted:
