@@ -81,6 +81,13 @@ class Player:
     def next(self) -> tuple[Session, QueuedMessage]:
         return self.calls.get(timeout=DEADLINE)
 
+    def taken(self) -> list[QueuedMessage]:
+        """Return the messages of all calls that `next` has not returned."""
+        found = []
+        while not self.calls.empty():
+            found.append(self.calls.get()[1])
+        return found
+
 
 @contextlib.contextmanager
 def serving(handler: Queue, **options: Any) -> Iterator[Server]:

@@ -14,13 +14,13 @@ from ehlo.message import Message
 from ehlo.protocol import reply as replies
 from ehlo.protocol.reply import Reject
 from ehlo.queue import facts
-from ehlo.queue.consumer import Consumer, Terms
+from ehlo.queue.consumer import Consumer
 from ehlo.queue.depots import Depots
 from ehlo.queue.engine import Engine, Ledger
 from ehlo.queue.entries import Levels
 from ehlo.queue.family import Family
 from ehlo.queue.meter import Meter
-from ehlo.queue.timing import Duration, Persistence, SystemTime, Timekeeper, seconds_in
+from ehlo.queue.timing import Duration, Persistence, SystemTime, Terms, Timekeeper, seconds_in
 from ehlo.queue.urls import DatabaseURL, is_postgres, shown
 from ehlo.server.options.config import AnyHandler, bytes_of
 from ehlo.server.system.privileges import UnusableError

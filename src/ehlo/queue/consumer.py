@@ -12,10 +12,10 @@ import contextlib
 import logging
 import secrets
 from collections import Counter, deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from ehlo.handler import is_async, name_of
 from ehlo.message import Spool
@@ -32,7 +32,7 @@ from ehlo.queue.attempts import (
 from ehlo.queue.engine import Ledger
 from ehlo.queue.entries import Claimed, Settled
 from ehlo.queue.facts import decode_address
-from ehlo.queue.timing import Persistence, Timekeeper
+from ehlo.queue.timing import Terms, Timekeeper
 from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.system.threads import Threads
 from ehlo.sqlite.errors import StoreError
@@ -43,17 +43,6 @@ _AHEAD: Final = 4  # messages that are leased, for each that may be under way
 _MOST_UNSETTLED: Final = 1_000  # outcomes that are not committed yet
 
 logger: logging.Logger = logging.getLogger("ehlo.queue")
-
-
-class Terms(NamedTuple):
-    """Holds the rules of deliveries; times are in seconds."""
-
-    lease: float
-    timeout: float
-    """How long an attempt may take."""
-    keep_dead: float
-    deliveries: int
-    patience: Persistence
 
 
 @dataclass(slots=True, eq=False)
@@ -191,7 +180,7 @@ class Consumer:
             self._note_trouble(error)
         else:
             self._troubled = False
-            self._ready.extend((claimed, now - claimed.age) for claimed in haul.claimed)
+            self._ready.extend((each, now - each.age) for each in self._new(haul.claimed))
             if self._next_due:
                 self._next_due = float("inf") if haul.next_in is None else now + haul.next_in
             self._counts["dead"] += len(haul.died)
@@ -200,6 +189,15 @@ class Consumer:
         finally:
             self._claiming = None
             self._wake.set()
+
+    def _new(self, claims: Sequence[Claimed]) -> Iterator[Claimed]:
+        """Yield claims without what is under way here already, although its lease has run out."""
+        held = set(self._leased())
+        for claimed in claims:
+            if held.isdisjoint(each.number for each in claimed.deliveries):
+                yield claimed
+            elif new := [each for each in claimed.deliveries if each.number not in held]:
+                yield claimed._replace(deliveries=new)
 
     # -- attempts ----------------------------------------------------------------------------------
 

@@ -67,6 +67,17 @@ class Persistence(NamedTuple):
         return f"older than {self.max_age:g} seconds" if age > self.max_age else ""
 
 
+class Terms(NamedTuple):
+    """Holds the rules of deliveries; times are in seconds."""
+
+    lease: float
+    timeout: float
+    """How long an attempt may take."""
+    keep_dead: float
+    deliveries: int
+    patience: Persistence
+
+
 def seconds_in(option: str, value: Duration) -> float:
     """Return a duration in seconds; `None` is infinite. Raises `ValueError`, which names `option`.
 
