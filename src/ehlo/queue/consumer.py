@@ -382,6 +382,8 @@ class Consumer:
             for claimed in back
             for each in claimed.deliveries
         ]
+        if cut_off := sum(len(each.claimed.deliveries) for each in self._running):
+            logger.warning("deliveries cut off, which are tried again: deliveries=%d", cut_off)
         self._ready.clear()
         self._running.clear()
         self._threads.stop()
