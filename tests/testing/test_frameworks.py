@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from robustness.scale import IN_FULL
+
 TIMEOUT = 240
 
 DJANGO = {
@@ -576,30 +578,35 @@ def run(directory: Path, files: dict[str, str], command: tuple[str, ...]) -> str
     return output
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize(
-    ("files", "plugins", "passed"),
-    [
-        (PYTEST_DJANGO, ("-p", "pytest_django.plugin"), 7),
-        (FLASK_MAIL, (), 4),
-        (FASTAPI_MAIL, ("-p", "anyio"), 5),
-        (CELERY, (), 3),
-        (AIOSMTPLIB, ("-p", "anyio"), 5),
-        (SMTPLIB, (), 7),
-        (PROCESS, (), 4),
-        (UNITTEST, (), 1),
-        (EXAMPLES, ("-p", "anyio"), 11),
-    ],
-    ids=[
-        *("pytest-django", "flask-mail", "fastapi-mail", "celery"),
-        *("aiosmtplib", "smtplib", "process", "unittest", "examples"),
-    ],
-)
-def test_a_project(
-    tmp_path: Path, files: dict[str, str], plugins: tuple[str, ...], passed: int, processes: int
-) -> None:
-    output = run(tmp_path, files, (*PYTEST, *plugins, *(TWO if processes == 2 else ())))
-    assert f"{passed} passed" in output
+# Files, plugins, and how many tests there are
+PROJECTS: dict[str, tuple[dict[str, str], tuple[str, ...], int]] = {
+    "pytest-django": (PYTEST_DJANGO, ("-p", "pytest_django.plugin"), 7),
+    "flask-mail": (FLASK_MAIL, (), 4),
+    "fastapi-mail": (FASTAPI_MAIL, ("-p", "anyio"), 5),
+    "celery": (CELERY, (), 3),
+    "aiosmtplib": (AIOSMTPLIB, ("-p", "anyio"), 5),
+    "smtplib": (SMTPLIB, (), 7),
+    "process": (PROCESS, (), 4),
+    "unittest": (UNITTEST, (), 1),
+    "examples": (EXAMPLES, ("-p", "anyio"), 11),
+}
+# What runs a test is the same in one process: all of them are tried there in `make soak`
+ALONE = PROJECTS if IN_FULL else ("pytest-django", "aiosmtplib", "process")
+
+
+def passes(directory: Path, project: str, *options: str) -> bool:
+    files, plugins, passed = PROJECTS[project]
+    return f"{passed} passed" in run(directory, files, (*PYTEST, *plugins, *options))
+
+
+@pytest.mark.parametrize("project", ALONE)
+def test_a_project(tmp_path: Path, project: str) -> None:
+    assert passes(tmp_path, project)
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_a_project_in_two_processes(tmp_path: Path, project: str) -> None:
+    assert passes(tmp_path, project, *TWO)
 
 
 @pytest.mark.parametrize("options", [(), ("--parallel", "2")])
