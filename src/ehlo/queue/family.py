@@ -19,6 +19,7 @@ from typing import Final
 from ehlo.message import Message, Spool
 from ehlo.queue.facts import body_of
 from ehlo.sqlite.errors import DiskFullError, StoreError
+from ehlo.sqlite.locking import Lock
 
 _MOST: Final = 1_000  # files of one queue
 
@@ -59,56 +60,6 @@ class Family:
             if lock is not None:
                 return path, lock
         raise StoreError(f"{self.member(0)}: all files are locked; stop the other processes")
-
-
-class Lock:
-    """Holds a lock of a file: `accept` for the one process that adds, `deliver` for another."""
-
-    def __init__(self, file: int) -> None:
-        self._file = file
-
-    @classmethod
-    def taken(cls, path: Path, purpose: str) -> Lock | None:
-        """Return the lock, or `None` if another process, or this one, has it.
-
-        Raises `StoreError` if it cannot be made.
-        """
-        name = path.with_name(f"{path.name}-{purpose}")
-        flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-        try:
-            file = os.open(name, flags, 0o600)
-        except OSError as error:
-            raise StoreError(f"{name}: {error.strerror}; check its directory and mode") from error
-        if _lock(file):
-            return cls(file)
-        os.close(file)
-        return None
-
-    def release(self) -> None:
-        """Let go of it. Nothing happens the second time."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-
-
-if sys.platform == "win32":  # pragma: no cover
-    import msvcrt
-
-    def _lock(file: int) -> bool:
-        try:
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-else:
-    import fcntl
-
-    def _lock(file: int) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
 
 
 class BodyFiles:
