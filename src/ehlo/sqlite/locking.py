@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import weakref
+from functools import partial
 from pathlib import Path
 
 from ehlo.sqlite.errors import StoreError
@@ -34,10 +36,13 @@ class Lock:
         if not _lock(file):
             os.close(file)
             return None
-        if _is_at(name, file):
-            return cls(name, file)
-        os.close(file)  # the process that had it has removed it just now
-        return cls.taken(path, purpose)
+        if not _is_at(name, file):  # the process that had it has removed it just now
+            os.close(file)
+            return cls.taken(path, purpose)
+        lock = cls(name, file)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(lock)))
+        return lock
 
     def release(self, *, remove: bool = False) -> None:
         """Let go of it, and remove its file. Nothing happens the second time."""
@@ -47,6 +52,13 @@ class Lock:
                     self._name.unlink()
             os.close(self._file)
             self._file = -1
+
+
+def _let_go(lock: weakref.ref[Lock]) -> None:
+    """Let go of a lock in a child that was forked, and would hold it when its parent has ended."""
+    found = lock()
+    if found is not None:
+        found.release()
 
 
 def _is_at(name: Path, file: int) -> bool:

@@ -372,6 +372,13 @@ class Store:
             size = min(_CHUNK, stop - at)
             yield await self._readers.do(partial(read_bytes, mail.number, at, size))
 
+    async def piece(self, mail: StoredMail, start: int, end: int) -> bytes:
+        """Return the bytes of a message from `start` to `end`; nothing else of it is read.
+
+        Raises `StoreError` if the mail is deleted meanwhile.
+        """
+        return await self._readers.do(partial(read_bytes, mail.number, start, end - start))
+
     async def find(self, ids: Iterable[str], inbox: str | None = None) -> Sequence[StoredMail]:
         """Return those of the mails `ids` that are there, the newest first."""
 
@@ -379,24 +386,6 @@ class Store:
             where, values = selected(inbox, ids, None, "")
             rows = database.execute(f"{ROW} WHERE {where} ORDER BY number DESC", values)
             return [read_mail(row) for row in rows]
-
-        return await self._readers.do(read)
-
-    async def piece(
-        self, mail_id: str, start: int, end: int, inbox: str | None = None
-    ) -> bytes | None:
-        """Return the bytes of a message from `start` to `end`; `None` without such a mail.
-
-        Nothing else of the message is read.
-        """
-
-        def read(database: Database) -> bytes | None:
-            where, values = selected(inbox, [mail_id], None, "")
-            row = database.execute(f"SELECT number FROM mails WHERE {where}", values).fetchone()
-            if row is None:
-                return None
-            with database.blobopen("messages", "data", row[0], readonly=True) as message:
-                return bytes(message[start:end])
 
         return await self._readers.do(read)
 
