@@ -16,8 +16,10 @@ from ehlo.content.fields import one_line
 from ehlo.inbox.api.anatomy import Anatomy, Piece, rest_for
 from ehlo.inbox.api.goform import go_time, to_text, written_time
 from ehlo.inbox.api.unsubscribe import ListUnsubscribe, read_unsubscribe
+from ehlo.inbox.sorting import DEFAULT
 from ehlo.store import Page, StoredMail, StoredMessage
 
+_UNNAMED: Final = frozenset(("", DEFAULT))  # strict clients of Mailpit know no field `Inbox`
 _LONGEST_DATE: Final = 200
 
 
@@ -54,7 +56,7 @@ class MessageSummary(TypedDict):
     Snippet: str
     """The beginning of the text, in one line."""
     Inbox: NotRequired[str]
-    """The inbox that it is in; missing for the one without a name."""
+    """The inbox that it is in; missing for `default`."""
 
 
 class MessageList(TypedDict):
@@ -262,7 +264,7 @@ def summary_text(mail: StoredMail) -> str:
     read = "true" if mail.is_read else "false"
     tags = to_text(mail.tags) if mail.tags else "[]"
     user = to_text(mail.username) if mail.username else '""'
-    inbox = f'"Inbox":{to_text(mail.inbox)},' if mail.inbox else ""
+    inbox = f'"Inbox":{to_text(mail.inbox)},' if mail.inbox not in _UNNAMED else ""
     return (
         f'{{"ID":{to_text(mail.id)},"Read":{read},"Created":"{go_time(mail.created)}","Username":{user},'
         f'"Tags":{tags},{inbox}{mail.summary[1:]}'
@@ -315,7 +317,7 @@ def whole_message(stored: StoredMessage, anatomy: Anatomy | None = None) -> Whol
     }
     if anatomy.others:
         whole["OtherParts"] = shapes(anatomy.others)
-    if mail.inbox:
+    if mail.inbox not in _UNNAMED:
         whole["Inbox"] = mail.inbox
     return whole
 
