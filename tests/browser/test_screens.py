@@ -39,8 +39,7 @@ def paths(mail_id: str) -> list[str]:
     return ["/", "/search?q=report", "/search?q=nothing", *tabs, "/faults", "/sessions"]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (PHONE, "dark")])
 def test_no_screen_scrolls_sideways(
     site: Site, page: Page, size: dict[str, int], scheme: str
 ) -> None:

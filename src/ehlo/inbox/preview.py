@@ -39,6 +39,8 @@ _HOST: Final = re.compile(r"[A-Za-z0-9._-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?
 # `meta` may lead elsewhere. Other names do nothing, and no encoding hides a name
 _LINKS: Final = re.compile(r"<(?=link[\s/>])", re.IGNORECASE)
 _METAS: Final = re.compile(r"<(?=meta[\s/>])", re.IGNORECASE)
+_ANCHORS: Final = re.compile(r"<a(?=\s)", re.IGNORECASE)
+_OPENED: Final = '<a target="_blank" rel="noreferrer noopener"'  # in front, so that it counts
 _SAFE: Final[Mapping[str, str]] = MappingProxyType(
     {
         "x-content-type-options": "nosniff",
@@ -195,6 +197,8 @@ def _page_of(anatomy: Anatomy, images: _Images, edits: _Edits, rest: Rest) -> li
         at = end
         if not edits.has_links:
             piece = _LINKS.sub("<blocked-", piece)
+        if edits.embeds:
+            piece = _ANCHORS.sub(_OPENED, piece)
         if edits.nonce:
             piece = _METAS.sub("<blocked-", piece)
         pieces.append(piece.encode("utf-8", "replace"))

@@ -19,7 +19,8 @@ from ehlo.inbox.api.unsubscribe import ListUnsubscribe, read_unsubscribe
 from ehlo.inbox.sorting import DEFAULT
 from ehlo.store import Page, StoredMail, StoredMessage
 
-_UNNAMED: Final = frozenset(("", DEFAULT))  # strict clients of Mailpit know no field `Inbox`
+# The inbox of those who have no others: clients that check all keys know no field for it
+_UNNAMED: Final = frozenset(("", DEFAULT))
 _LONGEST_DATE: Final = 200
 
 
@@ -56,7 +57,7 @@ class MessageSummary(TypedDict):
     Snippet: str
     """The beginning of the text, in one line."""
     Inbox: NotRequired[str]
-    """The inbox that it is in; missing for `default`."""
+    """The inbox that it is in; missing for the usual one, `default`."""
 
 
 class MessageList(TypedDict):

@@ -284,7 +284,7 @@ def _session_panel(lines: Sequence[Line], facts: Mapping[str, object]) -> Panel:
     known = [(_FACTS.get(name, name.capitalize()), _fact(value)) for name, value in facts.items()]
     return Panel(
         lines=_lines_of(lines[:MOST_ROWS]),
-        facts=[(name, value[:LONGEST_SUBJECT]) for name, value in known if value],
+        facts=[(name, value) for name, value in known if value],
         unshown=max(len(lines) - MOST_ROWS, 0),
     )
 

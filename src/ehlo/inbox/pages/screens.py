@@ -13,7 +13,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -29,6 +29,7 @@ from ehlo.inbox.pages.rendering import (
     query_of,
     segment,
 )
+from ehlo.store.query import LONGEST_QUERY
 
 PAGE_SIZES: Final = (25, 50, 100, 200)
 _SESSIONS: Final = 50  # on a page
@@ -90,11 +91,11 @@ class Screens:
     async def list(self, request: Request) -> Response:
         """Return the list of mails, or of those that a query finds."""
         store, inbox = self._desk.store, inbox_of(request)
-        query = request.query_params.get("q", "").strip()
+        query = _query_of(request)
         start = _number(request.query_params.get("start", ""), 0)
         limit = _page_size(request)
         if query:
-            zone = request.cookies.get("ehlo_zone", "")[:64]
+            zone = _zone_of(request)
             page = await store.search(query, inbox, zone=zone, start=start, limit=limit)
         else:
             page = await store.list(inbox, start=start, limit=limit)
@@ -131,12 +132,12 @@ class Screens:
         store, inbox = self._desk.store, inbox_of(request)
         mail_id = str(request.path_params["id"])
         tab = str(request.path_params.get("tab", ""))
-        query = request.query_params.get("q", "").strip()
+        query = _query_of(request)
         stored = await store.get(mail_id, inbox) if not tab or tab in TABS else None
         if stored is None:
             return await self._page(request, "missing.html", 404)
         letter = await asyncio.to_thread(letter_of, stored, tab)
-        zone = request.cookies.get("ehlo_zone", "")[:64]
+        zone = _zone_of(request)
         newer, older = await store.neighbors(mail_id, inbox, query or None, zone=zone)
         is_refresh = _REFRESH in request.headers or request.method == "HEAD"
         if not stored.mail.is_read and not is_refresh:
@@ -217,6 +218,15 @@ class Screens:
         page = self._environment.get_template(template)
         html = await asyncio.to_thread(page.render, {**common, **values})
         return page_response(html, str(common["nonce"]), _frame_of(request), status)
+
+
+def _query_of(request: Request) -> str:
+    return request.query_params.get("q", "").strip()[:LONGEST_QUERY]
+
+
+def _zone_of(request: Request) -> str:
+    """Return the time zone of the browser, which a page has stored in a cookie."""
+    return unquote(request.cookies.get("ehlo_zone", ""))[:64]
 
 
 def _frame_of(request: Request) -> str:

@@ -1,7 +1,7 @@
 // A message: its frame, its tags, its release, and the way to the next one.
 
 import { attempt, call, tell } from "./api.js"
-import { returnAddress } from "./list.js"
+import { remember, returnAddress } from "./list.js"
 import { refresh } from "./live.js"
 
 const { here } = document.body.dataset
@@ -113,6 +113,7 @@ function filterHeaders(text) {
 /** Starts a message, and returns its keys. */
 export function startMessage() {
   startFrame()
+  remember(letter().dataset.id)
   document.querySelector(".tabs [aria-current]").scrollIntoView({ block: "nearest", inline: "center" })
   document.addEventListener("click", (event) => DO[event.target.closest("main [data-do]")?.dataset.do]?.())
   document.addEventListener("submit", (event) => FORMS[event.target.dataset.form]?.())
