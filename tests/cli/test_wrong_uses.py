@@ -34,7 +34,7 @@ WRONG = r"""
 $ ehlo --nope
 ehlo: --nope: no such option; check its spelling
 $ ehlo --prot 1025
-ehlo: --prot: no such option; write --port
+ehlo: --prot: no such option; write --port or --print
 $ ehlo nope
 ehlo: nope: no such command; write check, passwd, queue, replay, sendmail, serve, top or work
 $ ehlo serv

@@ -135,6 +135,13 @@ async def test_pages_of_other_sites_are_known_by_what_the_browser_says() -> None
     # A link to the page, and an image in the frame of a mail, whose origin is opaque
     for path in ("/", "/view/x.html", "/api/v1/message/x/part/2"):
         assert (await client.get(path, headers=cross)).status_code == 200
+    image = {**cross, "Origin": "null", "Sec-Fetch-Mode": "no-cors"}
+    part = "/api/v1/message/x/part/2"
+    assert (await client.get(part, headers=image)).status_code == 200
+    assert (await client.post(part, headers=image)).status_code == 403
+    assert (await client.get("/api/v1/messages", headers=image)).status_code == 403
+    reads = {**image, "Sec-Fetch-Mode": "cors"}  # a script, which would see the bytes
+    assert (await client.get(part, headers=reads)).status_code == 403
     same = {"Sec-Fetch-Site": "same-origin", "Origin": f"http://{HOST}"}
     assert (await client.post("/api/v1/send", headers=same)).status_code == 200
     assert (await client.post("/api/v1/send")).status_code == 200  # no browser

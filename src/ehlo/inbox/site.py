@@ -17,7 +17,7 @@ from ehlo.inbox.api import about, labels, listing, sending, single, thumbs
 from ehlo.inbox.desk import Desk
 from ehlo.inbox.guard import Guard
 from ehlo.inbox.gzipped import Gzipped
-from ehlo.inbox.live import faulting, looks, relaying, streaming, waiting
+from ehlo.inbox.live import faulting, looks, relaying, streaming, visits, waiting
 from ehlo.inbox.pages.screens import routes as page_routes
 
 
@@ -47,6 +47,7 @@ def routes_of(desk: Desk) -> list[BaseRoute]:
         *faulting.routes(desk),
         *relaying.routes(desk),
         *openapi.routes(desk),
+        *visits.routes(desk),
         *page_routes(desk),
         *last_routes(),  # behind all others
     ]

@@ -446,7 +446,7 @@ class Store:
 
     async def inboxes(self) -> dict[str, MailCounts]:
         """Return the names of the inboxes that have mail, sorted, with their counts."""
-        sql = "SELECT inbox, count(*), sum(is_read = 0) FROM mails GROUP BY inbox ORDER BY inbox"
+        sql = "SELECT inbox, total, unread FROM counts ORDER BY inbox"
         rows = await self._readers.do(lambda database: database.execute(sql).fetchall())
         return {name: MailCounts(total, unread) for name, total, unread in rows}
 

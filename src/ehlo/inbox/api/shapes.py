@@ -266,7 +266,7 @@ def summary_text(mail: StoredMail) -> str:
     user = to_text(mail.username) if mail.username else '""'
     inbox = f'"Inbox":{to_text(mail.inbox)},' if mail.inbox not in _UNNAMED else ""
     return (
-        f'{{"ID":"{mail.id}","Read":{read},"Created":"{go_time(mail.created)}","Username":{user},'
+        f'{{"ID":{to_text(mail.id)},"Read":{read},"Created":"{go_time(mail.created)}","Username":{user},'
         f'"Tags":{tags},{inbox}{mail.summary[1:]}'
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -32,12 +33,11 @@ LATEST: Final = "latest"
 _NOT_FOUND_LATEST: Final = "Message not found"
 _LONGEST_HEADER: Final = 1_048_576  # bytes in which the header is, or as much as is read of it
 _FOLDS: Final = re.compile(rb"\s*\r?\n[ \t]*")
-_INLINE: Final = frozenset(
-    (
-        *("image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/bmp"),
-        *("application/pdf", "text/plain"),
-    )
+RASTER: Final = frozenset(
+    ("image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/bmp")
 )
+"""Types of images that can hold nothing but pixels."""
+_INLINE: Final = RASTER | {"application/pdf", "text/plain"}
 _TOKEN: Final = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 
 
@@ -49,16 +49,16 @@ class Single:
 
     async def whole(self, request: Request) -> Response:
         """Return a whole message, and mark it as read."""
-        stored = await find(self._desk, request)
-        await mark_read(self._desk, stored)
+        async with reading(self._desk, request) as stored:
+            await mark_read(self._desk, stored)
 
-        def work() -> tuple[Anatomy, list[bytes]]:
-            anatomy = Anatomy(stored.data)
-            whole = whole_message(stored, anatomy)
-            return anatomy, in_pieces(whole, rest_for(len(stored.data)))
+            def work() -> tuple[Anatomy, list[bytes]]:
+                anatomy = Anatomy(stored.data)
+                whole = whole_message(stored, anatomy)
+                return anatomy, in_pieces(whole, rest_for(len(stored.data)))
 
-        anatomy, pieces = await elsewhere(len(stored.data), work)
-        remember(self._desk, stored, anatomy)
+            anatomy, pieces = await elsewhere(len(stored.data), work)
+            remember(self._desk, stored, anatomy)
         return pieces_answer(pieces, {"content-type": "application/json"})
 
     async def headers(self, request: Request) -> Response:
@@ -73,7 +73,8 @@ class Single:
         added = added_fields(stored, own_header(stored.data))
         headers = {"content-type": "text/plain; charset=utf-8"}
         if request.query_params.get("dl") == "1":
-            headers["content-disposition"] = f'attachment; filename="{mail.id}.eml"'
+            name = quote(mail.id, safe="")
+            headers["content-disposition"] = f'attachment; filename="{name}.eml"'
         if mail.size <= len(stored.data):
             return Response(added + stored.data, headers=headers)
 
@@ -87,7 +88,8 @@ class Single:
     async def part(self, request: Request) -> Response:
         """Return the content of a part."""
         found = await find_part(self._desk, request)
-        return pieces_answer(found.pieces, part_headers(found.piece))
+        is_named = request.path_params["id"] != LATEST
+        return pieces_answer(found.pieces, part_headers(found.piece, is_named=is_named))
 
 
 class FoundPart(NamedTuple):
@@ -107,6 +109,23 @@ async def find(desk: Desk, request: Request, *, most: int | None = None) -> Stor
     if stored is None:
         raise RefusedError(NOT_FOUND, 404)
     return stored
+
+
+@asynccontextmanager
+async def reading(desk: Desk, request: Request) -> AsyncIterator[StoredMessage]:
+    """Enter the message that the path names, in its turn if it is large.
+
+    Raises `RefusedError` if there is none.
+    """
+    stored = await find(desk, request, most=LARGE)
+    if stored.mail.size <= LARGE:
+        yield stored
+        return
+    async with desk.turns:
+        whole = await desk.store.get(stored.mail.id)
+        if whole is None:  # deleted meanwhile
+            raise RefusedError(NOT_FOUND, 404)
+        yield whole
 
 
 async def id_of(desk: Desk, request: Request) -> str:
@@ -174,38 +193,32 @@ async def find_part(desk: Desk, request: Request) -> FoundPart:
 
     Of a message whose parts are known nothing else is read.
     """
-    mail_id = await id_of(desk, request)
-    number, inbox = str(request.path_params["part"]), inbox_of(request)
+    mail_id, number = await id_of(desk, request), str(request.path_params["part"])
     pieces = desk.outlines.get(mail_id)
     if pieces is None:
-        found = await _search_part(desk, mail_id, inbox, number)
+        found = await _search_part(desk, request, number)
     else:
-        mails = await desk.store.find([mail_id], inbox)
-        found = (
-            await _read_part(desk, mails[0], pieces[number]) if mails and number in pieces else None
-        )
+        mails = await desk.store.find([mail_id], inbox_of(request))
+        piece = pieces.get(number)
+        found = await _read_part(desk, mails[0], piece) if mails and piece is not None else None
     if found is None:
         raise RefusedError(NOT_FOUND, 404)
     return found
 
 
-async def _search_part(
-    desk: Desk, mail_id: str, inbox: str | None, number: str
-) -> FoundPart | None:
+async def _search_part(desk: Desk, request: Request, number: str) -> FoundPart | None:
     """Return a part of a message whose parts are not known yet."""
-    stored = await desk.store.get(mail_id, inbox)
-    if stored is None:
-        return None
+    async with reading(desk, request) as stored:
 
-    def work() -> tuple[Anatomy, FoundPart | None]:
-        anatomy = Anatomy(stored.data)
-        piece = anatomy.find(number)
-        if piece is None:
-            return anatomy, None
-        return anatomy, FoundPart(piece, piece.content(stored.data, rest_for(len(stored.data))))
+        def work() -> tuple[Anatomy, FoundPart | None]:
+            anatomy = Anatomy(stored.data)
+            piece = anatomy.find(number)
+            if piece is None:
+                return anatomy, None
+            return anatomy, FoundPart(piece, piece.content(stored.data, rest_for(len(stored.data))))
 
-    anatomy, found = await elsewhere(len(stored.data), work)
-    remember(desk, stored, anatomy)
+        anatomy, found = await elsewhere(len(stored.data), work)
+        remember(desk, stored, anatomy)
     return found
 
 
@@ -216,19 +229,25 @@ async def _read_part(desk: Desk, mail: StoredMail, piece: Piece) -> FoundPart:
     return FoundPart(piece, await elsewhere(size, lambda: piece.decoded(body, rest_for(size))))
 
 
-def part_headers(piece: Piece) -> dict[str, str]:
-    """Return the headers of the content of a part: it can do nothing, wherever it is opened."""
+def part_headers(piece: Piece, *, is_named: bool) -> dict[str, str]:
+    """Return the headers of the content of a part: it can do nothing, wherever it is opened.
+
+    The page of a message is of another origin than its images. They may be loaded by who knows the
+    id, which cannot be guessed as `latest` can.
+    """
     kind = piece.part.content_type
     if not _TOKEN.fullmatch(kind):
         kind = "application/octet-stream"
-    shown = kind in _INLINE or kind.startswith(("audio/", "video/"))
+    is_media = kind in RASTER or kind.startswith(("audio/", "video/"))
+    shown = is_media or kind in _INLINE
     name = quote(piece.name, safe="$&+=:@", errors="replace")
+    policy = "cross-origin" if is_media and is_named else "same-origin"
     return {
         "content-type": f"{kind}; charset=utf-8" if kind.startswith("text/") else kind,
         "content-disposition": f'{"inline" if shown else "attachment"}; filename="{name}"',
         "content-security-policy": "sandbox; default-src 'none'",
         "x-content-type-options": "nosniff",
-        "cross-origin-resource-policy": "same-origin",
+        "cross-origin-resource-policy": policy,
     }
 
 
