@@ -31,6 +31,12 @@ class MaillessSession(TypedDict):
     Lines: list[SessionLine]
 
 
+class MaillessSessions(TypedDict):
+    """Sessions that brought no mail, the newest first."""
+
+    sessions: list[MaillessSession]
+
+
 class Visits:
     """The endpoints of sessions that brought no mail."""
 
@@ -55,7 +61,8 @@ class Visits:
             }
             for each in sessions
         ]
-        return json_answer({"sessions": found})
+        answer: MaillessSessions = {"sessions": found}
+        return json_answer(answer)
 
     async def delete(self, request: Request) -> Response:
         """Delete them."""
