@@ -117,6 +117,7 @@ async def test_other_origins_neither_write_nor_read_the_api(origin: str) -> None
         for path in ("/api/v1/messages", "/", "/inbox/a/api/v1/send"):
             answer = await client.request(method, path, headers={"Origin": origin})
             assert (answer.status_code, answer.text) == (403, "Blocked due to CORS violation\n")
+            assert "Access-Control-Allow-Origin" not in answer.headers
     for path in ("/api/v1/messages", "/api/v1/events", "/inbox/a/api/v1/events", "/view/x.html"):
         assert await status(client, path, Origin=origin) == 403, path
         assert (await client.options(path, headers={"Origin": origin})).status_code == 403

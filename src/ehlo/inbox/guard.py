@@ -91,10 +91,10 @@ class Guard:
         nonce = state["nonce"] = secrets.token_urlsafe(16)
         added = {**_HEADERS, "Content-Security-Policy": _PAGE.format(nonce=nonce)}
         has_cors = _API in path or _VIEW.fullmatch(path) is not None
-        if has_cors:
+        rejection = await self._examine(scope, path, headers)
+        if has_cors and rejection not in (_FOREIGN, _WRONG_HOST):
             added |= self._origins.headers(headers)
         send = _Sender(send, added)
-        rejection = await self._examine(scope, path, headers)
         if rejection is None and has_cors and scope.get("method") == "OPTIONS":
             rejection = _Rejection(200, "")
         if rejection is not None:
