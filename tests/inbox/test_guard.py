@@ -216,6 +216,17 @@ async def test_a_page_has_a_nonce_of_its_own() -> None:
 
 
 @in_loop
+async def test_an_answer_says_what_it_depends_on() -> None:
+    async def own(scope: object, receive: object, send: object) -> None:
+        answer = Response(headers={"Vary": "Accept-Encoding"})
+        await answer(scope, receive, send)  # type: ignore[arg-type]  # as ASGI has them
+
+    client = browser(Guard(own, WebOptions()))
+    assert (await client.get("/api/v1/x")).headers["Vary"] == "Accept-Encoding, Origin"
+    assert (await client.get("/")).headers["Vary"] == "Accept-Encoding"
+
+
+@in_loop
 async def test_an_answer_keeps_its_own_headers() -> None:
     async def own(scope: object, receive: object, send: object) -> None:
         headers = {"Content-Security-Policy": "sandbox", "cross-origin-resource-policy": "x"}
