@@ -27,6 +27,7 @@ class Filling(ehlo.Handler):
         self.indexed = 0
 
     async def on_connect(self, session: ehlo.Session) -> None:
+        del session
         catcher = self.catcher
         desk = None if catcher is None else catcher.desk
         if desk is not None and desk.traffic.accepted - self.indexed > MANY:

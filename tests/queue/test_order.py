@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from robustness.scale import full
 from support.loading import Load
+from support.postgres import private_server
 from support.program import Start
 
 # Sizes, and how many messages of each: 10,000 in full
@@ -23,6 +25,7 @@ THRESHOLD = 100_000  # bytes: larger bodies are files
 
 APP = """
 import os
+import sys
 import ehlo
 
 async def handler(message):
@@ -30,7 +33,7 @@ async def handler(message):
         file.write(message.id.encode() + b"\\n")
 
 app = ehlo.Server(
-    ehlo.Queue("mail.db", handler, lease=5, retry_after=0.1),
+    ehlo.Queue(sys.argv[1], handler, lease=5, retry_after=0.1),
     addr="127.0.0.1:0",
     spool_threshold=100_000,
 )
@@ -45,11 +48,11 @@ ID = r"[0-9a-f]{14}-\d+"
 WRITES = re.compile(r"(?:pwrite64|write|writev|pwritev|sendto|sendmsg)\(\d+<(.*?)>, (.*)")
 
 
-def early(trace: Iterable[str], ids: list[str], large: int) -> list[str]:
+def early(trace: Iterable[str], ids: list[str], large: int, store: str = ".db") -> list[str]:
     """Return the ids that were acknowledged before their bytes were synced, or never were.
 
-    `large` of them have a body in a file. Lines are in the order in which calls began, and a sync
-    has ended where it says so.
+    `store` is in the paths of the database. `large` of them have a body in a file. Lines are in the
+    order in which calls began, and a sync has ended where it says so.
     """
     written: dict[str, set[str]] = {}  # ids by file whose bytes are written and not synced
     syncing: dict[str, set[str]] = {}  # by thread: the ids that a sync began with
@@ -67,7 +70,7 @@ def early(trace: Iterable[str], ids: list[str], large: int) -> list[str]:
             if "-bodies/" in match[1]:
                 bodies.add(match[1].rpartition("/")[2])
                 unsynced.add(match[1].rpartition("/")[2])
-            elif ".db" in match[1]:
+            elif store in match[1]:
                 wrong += set(re.findall(r"[0-9a-f]{32}", match[2])) & unsynced
                 found = set(re.findall(ID, match[2])) & wanted
                 written.setdefault(match[1], set()).update(found)
@@ -102,26 +105,14 @@ def test_no_250_is_sent_before_its_bytes_are_synced(
             "ledger.Flushes.prepare = lambda self, db, *, flush: plain(self, db, flush=False)\n"
         )
     (tmp_path / "app.py").write_text(app)
-    program = start("app.py", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    program = start("app.py", "mail.db", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
     _, port = program.listening()
     output = tmp_path / "trace"
-    calls = "write,pwrite64,writev,pwritev,fsync,fdatasync,sendto,sendmsg"
-    tracer = subprocess.Popen(
-        [
-            *("strace", "-f", "-y", "-ttt", "-s", "20000", "-e", f"trace={calls}"),
-            *("-o", str(output), "-p", str(program.process.pid)),
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert tracer.stderr is not None
-    assert "attached" in tracer.stderr.readline()
-    load = Load(port, *zip(*PLAN, strict=True))
-    load.start()
-    load.join()
-    assert program.stop() == 0
-    tracer.wait(60)
-    tracer.stderr.close()
+    with traced(output, program.process.pid):
+        load = Load(port, *zip(*PLAN, strict=True))
+        load.start()
+        load.join()
+        assert program.stop() == 0
     count = sum(number for _, number in PLAN)
     assert len(load.acknowledged) == count
     large = sum(number for size, number in PLAN if size > THRESHOLD)
@@ -133,3 +124,60 @@ def test_no_250_is_sent_before_its_bytes_are_synced(
         assert wrong == []
     else:
         assert len(wrong) > count / 2
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("commit", ["on", "off"])
+def test_no_250_is_sent_before_postgresql_has_synced_its_log(
+    tmp_path: Path, start: Start, tell: Callable[[str], None], commit: str
+) -> None:
+    """With `synchronous_commit=off`, which a queue refuses, the same test must fail."""
+    with private_server(wal_writer_delay="10s", wal_writer_flush_after="1GB") as server:
+        app = APP
+        if commit == "off":
+            app = app.replace("import ehlo\n", "import ehlo\nimport weaken\n")
+            (tmp_path / "weaken.py").write_text(
+                "from ehlo.queue.postgres import cluster\n"
+                "async def accept(connection): return 'off'\n"
+                "cluster.check_durable = accept\n"
+            )
+        (tmp_path / "app.py").write_text(app)
+        program = start("app.py", server.url(), cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+        _, port = program.listening()
+        output = tmp_path / "trace"
+        with traced(output, program.process.pid, server.pid, *server.backends()):
+            load = Load(port, *zip(*PLAN, strict=True))
+            load.start()
+            load.join()
+            assert program.stop() == 0
+            server.stop()
+    count = sum(number for _, number in PLAN)
+    assert len(load.acknowledged) == count
+    with output.open(errors="replace") as lines:
+        wrong = early(lines, load.acknowledged, 0, "/pg_wal/")
+    output.unlink()
+    tell(f"synchronous_commit={commit}: {len(wrong)} of {count} early")
+    if commit == "on":
+        assert wrong == []
+    else:
+        assert len(wrong) > count / 2
+
+
+@contextlib.contextmanager
+def traced(output: Path, *pids: int) -> Iterator[None]:
+    """Trace what processes and their children write and sync, until they end."""
+    calls = "write,pwrite64,writev,pwritev,fsync,fdatasync,sendto,sendmsg"
+    tracer = subprocess.Popen(
+        [
+            *("strace", "-f", "-y", "-ttt", "-s", "400000", "-e", f"trace={calls}"),
+            *("-o", str(output), *(f"--attach={pid}" for pid in pids)),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert tracer.stderr is not None
+    for _ in pids:
+        assert "attached" in tracer.stderr.readline()
+    yield
+    tracer.wait(60)
+    tracer.stderr.close()

@@ -99,6 +99,11 @@ class PostgresServer:
                     return
             threading.Event().wait(0.01)
 
+    def start_again(self) -> None:
+        """Start the server if it does not run."""
+        if self._process is None or self._process.poll() is not None:
+            self.start()
+
     def backends(self) -> list[int]:
         """Return the ids of all processes of the server that serve, or work for it."""
         return [int(pid) for pid in self._children().split()]
@@ -132,7 +137,7 @@ class Database:
     def __init__(self, server: PostgresServer, schema: str) -> None:
         self.server = server
         self.url = server.url(search_path=schema)
-        self._schema = schema
+        self.schema = schema
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -173,7 +178,7 @@ class Database:
     def close(self) -> None:
         if self._connection is not None:
             with contextlib.suppress(asyncpg.PostgresError, OSError):
-                self.execute(f"DROP SCHEMA {self._schema} CASCADE")
+                self.execute(f"DROP SCHEMA {self.schema} CASCADE")
 
             async def close() -> None:
                 self._connection.terminate()

@@ -247,13 +247,13 @@ class Catcher(Composed):
         except StoreError as error:
             raise UnusableError(f"store: {error}") from error
         try:
-            await self._show(store)
+            await self._show(store, server.addresses)
             await self._call("on_startup", server)
         except BaseException:
             await self._close(store)
             raise
 
-    async def _show(self, store: Store) -> None:
+    async def _show(self, store: Store, addresses: Sequence[Peer]) -> None:
         """Make the site, and serve it if there is an address for it."""
         options, sockets = self._options, self.web
         if isinstance(sockets, str):
@@ -262,6 +262,8 @@ class Catcher(Composed):
             loopback = all(_is_loopback(listener.bound_address(each)) for each in sockets)
             options = dataclasses.replace(options, is_loopback=loopback)
             self._server = WebServer(self.asgi, sockets, self._certificate)
+        smtp = next(((each.host, each.port) for each in addresses if each.port), None)
+        options = dataclasses.replace(options, smtp=smtp)
         self.desk = Desk(
             store=store,
             faults=self.faults,

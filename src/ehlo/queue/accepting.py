@@ -14,13 +14,13 @@ from ehlo.message import Message
 from ehlo.protocol import reply as replies
 from ehlo.protocol.reply import Reject
 from ehlo.queue import facts
-from ehlo.queue.consumer import Consumer, Terms
+from ehlo.queue.consumer import Consumer
 from ehlo.queue.depots import Depots
 from ehlo.queue.engine import Engine, Ledger
 from ehlo.queue.entries import Levels
 from ehlo.queue.family import Family
 from ehlo.queue.meter import Meter
-from ehlo.queue.timing import Duration, Persistence, SystemTime, Timekeeper, seconds_in
+from ehlo.queue.timing import Duration, Persistence, SystemTime, Terms, Timekeeper, seconds_in
 from ehlo.queue.urls import DatabaseURL, is_postgres, shown
 from ehlo.server.options.config import AnyHandler, bytes_of
 from ehlo.server.system.privileges import UnusableError
@@ -105,6 +105,7 @@ class Queue(Composed):
         self._time = time or SystemTime()
         self._make_engine = _engine_of(url, self._terms.patience, self._time)
         self._engine: Engine | None = None
+        self._sessions = facts.SessionWriter()
         self._troubled = False
         hooks = {
             **inner.by_name,
@@ -129,7 +130,8 @@ class Queue(Composed):
         try:
             if self._engine is None:
                 raise StoreError("the queue has not started")
-            await self._engine.put(facts.arrival_of(session, message), message)
+            arrival = facts.arrival_of(self._sessions.write(session), message)
+            await self._engine.put(arrival, message)
         except DiskFullError as error:
             self._note_trouble(error)
             raise Reject.of(replies.NO_MEMORY) from None

@@ -12,10 +12,10 @@ import contextlib
 import logging
 import secrets
 from collections import Counter, deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from ehlo.handler import is_async, name_of
 from ehlo.message import Spool
@@ -31,8 +31,8 @@ from ehlo.queue.attempts import (
 )
 from ehlo.queue.engine import Ledger
 from ehlo.queue.entries import Claimed, Settled
-from ehlo.queue.facts import decode_address
-from ehlo.queue.timing import Persistence, Timekeeper
+from ehlo.queue.facts import SessionReader, decode_address
+from ehlo.queue.timing import Terms, Timekeeper
 from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.system.threads import Threads
 from ehlo.sqlite.errors import StoreError
@@ -43,17 +43,6 @@ _AHEAD: Final = 4  # messages that are leased, for each that may be under way
 _MOST_UNSETTLED: Final = 1_000  # outcomes that are not committed yet
 
 logger: logging.Logger = logging.getLogger("ehlo.queue")
-
-
-class Terms(NamedTuple):
-    """Holds the rules of deliveries; times are in seconds."""
-
-    lease: float
-    timeout: float
-    """How long an attempt may take."""
-    keep_dead: float
-    deliveries: int
-    patience: Persistence
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +74,8 @@ class Consumer:
     ) -> None:
         self._ledger = ledger
         self._handler = handler
+        self._is_async = is_async(handler)
+        self._sessions = SessionReader()
         self._terms = terms
         self._time = time
         self._streams = streams
@@ -126,11 +117,11 @@ class Consumer:
 
         If it is canceled, attempts that are under way are canceled, too, and do not count.
         """
-        now = self._time.now()
+        now = self._time.ticks()
         renewal, purge = now + self._terms.lease / 3, now
         try:
             while not (self._stopping and self._has_ended()):
-                now = self._time.now()
+                now = self._time.ticks()
                 if now >= renewal:
                     renewal = now + self._terms.lease / 3
                     self._do(self._ledger.renew(self._leased(), self._owner, self._terms.lease))
@@ -191,15 +182,24 @@ class Consumer:
             self._note_trouble(error)
         else:
             self._troubled = False
-            self._ready.extend((claimed, now - claimed.age) for claimed in haul.claimed)
+            self._ready.extend((each, now - each.age) for each in self._new(haul.claimed))
             if self._next_due:
                 self._next_due = float("inf") if haul.next_in is None else now + haul.next_in
             self._counts["dead"] += len(haul.died)
             for message_id, recipient in haul.died:
-                logger.error("delivery died: id=%s to=%s", message_id, _shown(recipient))
+                logger.error("delivery died: id=%s to=%s", message_id, decode_address(recipient))
         finally:
             self._claiming = None
             self._wake.set()
+
+    def _new(self, claims: Sequence[Claimed]) -> Iterator[Claimed]:
+        """Yield claims without what is under way here already, although its lease has run out."""
+        held = set(self._leased())
+        for claimed in claims:
+            if held.isdisjoint(each.number for each in claimed.deliveries):
+                yield claimed
+            elif new := [each for each in claimed.deliveries if each.number not in held]:
+                yield claimed._replace(deliveries=new)
 
     # -- attempts ----------------------------------------------------------------------------------
 
@@ -226,12 +226,17 @@ class Consumer:
 
     def _attempt(self, running: _Running, body: bytes | Spool) -> None:
         try:
-            attempt = prepare(running.claimed, body, streams=self._streams)
+            attempt = prepare(
+                running.claimed,
+                body,
+                self._sessions.read(running.claimed.facts),
+                streams=self._streams,
+            )
         except Exception as error:  # noqa: BLE001  a row that cannot be read
             self._cannot_read(running, error)
             return
         running.attempt = attempt
-        if is_async(self._handler):
+        if self._is_async:
             running.task = asyncio.create_task(call_async(self._handler, attempt))
             running.task.add_done_callback(partial(self._task_ended, running, attempt))
         else:
@@ -271,7 +276,7 @@ class Consumer:
             settled_by,
             attempt=attempt,
             handler=self._handler,
-            age=self._time.now() - born,
+            age=self._time.ticks() - born,
             patience=self._terms.patience,
         )
         try:
@@ -316,7 +321,7 @@ class Consumer:
         claimed, patience = running.claimed, self._terms.patience
         logger.error("cannot read a message: id=%s error=%s", claimed.id, error)
         self._running.discard(running)
-        age, text = self._time.now() - running.born, escaped(str(error))
+        age, text = self._time.ticks() - running.born, escaped(str(error))
         for due in claimed.deliveries:
             if end := patience.ends(due.attempts, age):
                 self._counts["dead"] += 1
@@ -342,7 +347,7 @@ class Consumer:
         except StoreError as error:
             self._note_trouble(error)
         else:
-            now = self._time.now()
+            now = self._time.ticks()
             self._durable = self._durable and len(self._unsettled) > len(settled)
             del self._unsettled[: len(settled)]
             due = [now + each.wait for each in settled if each.state == "waiting"]
@@ -384,6 +389,8 @@ class Consumer:
             for claimed in back
             for each in claimed.deliveries
         ]
+        if cut_off := sum(len(each.claimed.deliveries) for each in self._running):
+            logger.warning("deliveries cut off, which are tried again: deliveries=%d", cut_off)
         self._ready.clear()
         self._running.clear()
         self._threads.stop()
@@ -393,7 +400,3 @@ class Consumer:
                 await self._ledger.settle(settled, self._owner, durable=True)
         except StoreError as error:  # the leases run out, and what was done is done again
             logger.warning("outcomes lost: deliveries=%d error=%s", len(settled), error)
-
-
-def _shown(recipient: str) -> str:
-    return str(decode_address(recipient))

@@ -17,7 +17,10 @@ class Ledger(Protocol):
     """Defines what a consumer asks of one database, whose clock decides what is due."""
 
     async def claim(self, owner: str, most: int, lease: float, patience: Persistence) -> Haul:
-        """Return up to `most` messages that are due, leased. An attempt counts from now on."""
+        """Return up to `most` messages that are due, leased. An attempt counts from now on.
+
+        There may be deliveries that `owner` has leased already, if their lease has run out.
+        """
 
     async def load(self, claimed: Claimed) -> bytes | Spool:
         """Return the body of a message that `claim` has left out. Raises `OSError`, too."""

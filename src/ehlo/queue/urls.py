@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 _SCHEMES: Final = ("postgresql://", "postgres://")
 _CACHE: Final = "statement_cache_size"
 _STATEMENTS: Final = 100
+_WRITE: Final = "not a URL; write postgresql://user@host:5432/database"
 
 
 class DatabaseURL(NamedTuple):
@@ -37,7 +38,10 @@ class DatabaseURL(NamedTuple):
             raise ValueError(
                 f"queue {name}: asyncpg is not installed; run: pip install 'ehlo[postgres]'"
             )
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise ValueError(f"queue {name}: {_WRITE}") from None
         fields = parse_qsl(parts.query, keep_blank_values=True)
         sizes = [value for key, value in fields if key == _CACHE]
         if not all(value.isascii() and value.isdecimal() for value in sizes):
@@ -56,7 +60,10 @@ def shown(url: str) -> str:
     """Return a URL without its password."""
     if not is_postgres(url):
         return url
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "postgresql://..."
     user, at, host = parts.netloc.rpartition("@")
     fields = [each for each in parse_qsl(parts.query) if each[0] not in ("password", _CACHE)]
     bare = parts._replace(netloc=user.partition(":")[0] + at + host, query=urlencode(fields))

@@ -85,15 +85,15 @@ class Cable:
         """Whether there is a connection that is not known to be lost."""
         return self._connection is not None and not self._connection.is_closed()
 
-    async def do(self, work: Callable[[Pg], Awaitable[T]], limit: float = LIMIT) -> T:
-        """Return the result of `work`, within `limit` seconds. Raises `StoreError`.
+    async def do(self, work: Callable[[Pg], Awaitable[T]], more: float = 0) -> T:
+        """Return the result of `work`, within `LIMIT` seconds and `more`. Raises `StoreError`.
 
         It is not known then whether anything was committed.
         """
         self.waiting += 1
         try:
             async with self._lock:
-                return await self._do(work, limit)
+                return await self._do(work, LIMIT + more)
         except _FAILURES as error:
             raise self._in_words(error) from error
         finally:
@@ -121,12 +121,16 @@ class Cable:
     async def _connected(self) -> Pg:
         if self._closed:
             raise ConnectionError("closed")
-        connection: Pg = await asyncpg.connect(
-            self._url.dsn,
-            timeout=_CONNECT,
-            statement_cache_size=self._url.cache,
-            server_settings={"application_name": "ehlo"},
-        )
+        try:
+            connection: Pg = await asyncpg.connect(
+                self._url.dsn,
+                timeout=_CONNECT,
+                statement_cache_size=self._url.cache,
+                server_settings={"application_name": "ehlo"},
+            )
+        except ValueError:  # its text may have a part of the password
+            wrong = "cannot be read; write postgresql://user@host:5432/database"
+            raise StoreError(f"{self._url.name}: {wrong}") from None
         timer = asyncio.get_running_loop().call_later(_CONNECT, connection.terminate)
         try:
             await self._prepare(connection)

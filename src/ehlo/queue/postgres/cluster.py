@@ -21,7 +21,7 @@ from ehlo.queue.facts import body_of
 from ehlo.queue.postgres import taking
 from ehlo.queue.postgres.batches import Batches, Numbers, Packed, store
 from ehlo.queue.postgres.bell import Bell
-from ehlo.queue.postgres.cable import LIMIT, Cable, Pg
+from ehlo.queue.postgres.cable import Cable, Pg
 from ehlo.queue.postgres.schema import LARGE, check_durable, ensure_schema
 from ehlo.queue.timing import Persistence
 from ehlo.queue.urls import DatabaseURL
@@ -64,10 +64,10 @@ class Cluster:
         digest = hashlib.sha256(arrival.seed)
         if message.size > LARGE:
             cable = min(self._writing, key=lambda each: each.waiting)
-            limit = LIMIT + message.size / _SLOWEST
+            more = message.size / _SLOWEST
             chunks = _chunks(message)
             await cable.do(
-                partial(self._write, arrival=arrival, chunks=chunks, digest=digest), limit
+                partial(self._write, arrival=arrival, chunks=chunks, digest=digest), more
             )
             self._stored()
             return
@@ -158,7 +158,7 @@ class Cluster:
             return body
         spool = Spool(spool_directory(""))
         await self._reading.do(
-            partial(self._read, claimed=claimed, spool=spool), LIMIT + claimed.size / _SLOWEST
+            partial(self._read, claimed=claimed, spool=spool), claimed.size / _SLOWEST
         )
         if spool.size != claimed.size:
             raise StoreError(f"{self._url.name}: the body of {claimed.id} is not complete")

@@ -63,6 +63,11 @@ CREATE TABLE ehlo_schema(version integer NOT NULL);
 INSERT INTO ehlo_schema VALUES ({_VERSION});
 """
 
+_FIND: Final = """
+SELECT count(*) FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n
+ON n.oid = c.relnamespace WHERE relname = 'ehlo_schema' AND nspname = ANY(current_schemas(false))
+"""
+
 
 async def ensure_schema(connection: Pg) -> None:
     """Make the tables, or check their version. Raises `StoreError`."""
@@ -75,7 +80,8 @@ async def ensure_schema(connection: Pg) -> None:
 
 async def has_schema(connection: Pg) -> bool:
     """Return whether the tables are there. Raises `StoreError` for those of a newer ehlo."""
-    if await connection.fetchval("SELECT to_regclass('ehlo_schema')") is None:
+    # By a query: `to_regclass` may look in a cache that a lock has outlived
+    if not await connection.fetchval(_FIND):
         return False
     version = await connection.fetchval("SELECT version FROM ehlo_schema")
     if version is None or version > _VERSION:

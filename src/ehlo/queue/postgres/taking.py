@@ -30,14 +30,15 @@ _SOON: Final = "asked AS (SELECT set_config('synchronous_commit', 'off', true))"
 
 # The rows of other recipients of a message are leased with the first one. Rows that another
 # consumer is about to lease are left out, so two consumers may share the recipients of a message.
+# Rows of the owner itself are leased again, too: a crash of the server may have undone their end.
 _CLAIM: Final = f"""
 WITH {_SOON}, due AS MATERIALIZED (
     SELECT message, place FROM ehlo_deliveries
-    WHERE due <= now() AND owner IS DISTINCT FROM $1 ORDER BY due LIMIT $2
+    WHERE due <= now() ORDER BY due LIMIT $2
     FOR UPDATE SKIP LOCKED
 ), wanted AS MATERIALIZED (
     SELECT message, place FROM ehlo_deliveries
-    WHERE message IN (SELECT message FROM due) AND due <= now() AND owner IS DISTINCT FROM $1
+    WHERE message IN (SELECT message FROM due) AND due <= now()
     FOR UPDATE SKIP LOCKED
 )
 UPDATE ehlo_deliveries AS d SET

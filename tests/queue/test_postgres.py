@@ -1,0 +1,428 @@
+"""The queue on PostgreSQL: what it needs at the start, what it stores, and several processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from ehlo import Queue, Reply, Retry
+from ehlo.net import Peer
+from ehlo.queue.books import open_books
+from ehlo.queue.postgres.schema import check_durable, ensure_schema
+from ehlo.queue.urls import DatabaseURL
+from ehlo.sqlite.errors import StoreError
+from interop.peers import peer
+from support.client import Client
+from support.postgres import Database
+from support.program import Start
+from support.queueing import Player, PostgresBench, deliver, serving, wait_until
+
+QUEUED = "250 2.0.0 Ok: queued as "
+MIB = 1 << 20
+
+
+@pytest.fixture
+def bench(database: Database) -> PostgresBench:
+    return PostgresBench(database)
+
+
+# -- the start -------------------------------------------------------------------------------------
+
+
+class Configured:
+    """A connection whose server has these settings, in the order in which they are asked for."""
+
+    def __init__(self, **settings: str) -> None:
+        usual = {
+            "fsync": "on",
+            "full_page_writes": "on",
+            "synchronous_commit": "on",
+            "synchronous_standby_names": "",
+            "server_encoding": "UTF8",
+        }
+        self._row = [*{**usual, **settings}.values()]
+
+    async def fetchrow(self, query: str, *values: object) -> list[Any]:
+        return [*self._row, False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"fsync": "off"}, "fsync is off, so a crash loses mail; set fsync = on"),
+        ({"full_page_writes": "off"}, "full_page_writes is off, .* set full_page_writes = on"),
+        ({"synchronous_commit": "off"}, "synchronous_commit is off, .*synchronous_commit = on"),
+        (
+            {"synchronous_commit": "local", "synchronous_standby_names": "*"},
+            "synchronous_commit is local",
+        ),
+        ({"server_encoding": "LATIN1"}, "the encoding is LATIN1"),
+    ],
+    ids=str,
+)
+def test_settings_that_lose_mail_are_an_error(settings: dict[str, str], error: str) -> None:
+    connection: Any = Configured(**settings)
+    with pytest.raises(StoreError, match=error):
+        asyncio.run(check_durable(connection))
+
+
+@pytest.mark.parametrize("commit", ["on", "local", "remote_write", "remote_apply"])
+def test_each_setting_that_flushes_is_accepted(commit: str) -> None:
+    connection: Any = Configured(synchronous_commit=commit)
+    assert asyncio.run(check_durable(connection)) == commit
+
+
+def test_a_server_that_would_lose_mail_is_an_error_at_the_start(database: Database) -> None:
+    url = f"{database.url}&synchronous_commit=off"
+    with (
+        pytest.raises(ValueError, match=r"queue: postgresql://.*synchronous_commit is off"),
+        serving(Queue(url, Player())),
+    ):
+        pass
+
+
+def test_a_server_that_is_not_there_is_an_error_at_the_start(tmp_path: Path) -> None:
+    url = f"postgresql://ehlo:secret@/postgres?host={tmp_path}"
+    for accepts in (True, False):
+        with (
+            pytest.raises(ValueError, match=r"cannot be reached .*; start PostgreSQL") as caught,
+            serving(Queue(url, Player(), accepts=accepts)),
+        ):
+            pass
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("postgresql://u:secret@h/d?statement_cache_size=x", "must be a whole number"),
+        ("postgresql://u:secret@h:x/d", "cannot be read; write postgresql://"),
+        ("postgres://u:secret@[h/d", "not a URL; write postgresql://"),
+    ],
+)
+def test_a_wrong_url_is_an_error_without_its_password(url: str, error: str) -> None:
+    with pytest.raises(ValueError, match=error) as caught, serving(Queue(url, Player())):
+        pass
+    assert "secret" not in str(caught.value)
+
+
+def test_without_asyncpg_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'ehlo\[postgres\]'"):
+        Queue("postgresql://h/d", Player())
+
+
+def test_a_url_is_shown_without_its_password() -> None:
+    url = "postgresql://u:secret@h:5433/d?password=secret&statement_cache_size=0&search_path=mail"
+    assert Queue(url, Player()).url == "postgresql://u@h:5433/d?search_path=mail"
+    parts = DatabaseURL.of(url)
+    assert parts.is_pooled
+    assert "statement_cache_size" not in parts.dsn
+    assert "secret" in parts.dsn
+    with pytest.raises(ValueError, match="two queues") as caught:
+        Queue(url, Queue(url, Player()))
+    assert "secret" not in str(caught.value)
+
+
+def test_front_ends_that_start_together_make_one_schema(bench: PostgresBench) -> None:
+    async def start() -> None:
+        connections = await asyncio.gather(*(asyncpg.connect(bench.url) for _ in range(8)))
+        made = [ensure_schema(each) for each in connections]
+        failures = await asyncio.gather(*made, return_exceptions=True)
+        await asyncio.gather(*(each.close() for each in connections))
+        assert failures == [None] * 8
+
+    asyncio.run(start())
+    assert bench.database.fetch("SELECT version FROM ehlo_schema") == [(1,)]
+
+
+def test_the_tables_of_a_newer_ehlo_are_an_error(bench: PostgresBench) -> None:
+    with serving(bench.queue(Player())):
+        pass
+    bench.database.execute("UPDATE ehlo_schema SET version = 2")
+    with (
+        pytest.raises(ValueError, match=r"made by a newer ehlo .*; upgrade ehlo"),
+        serving(bench.queue(Player())),
+    ):
+        pass
+
+
+# -- what is stored --------------------------------------------------------------------------------
+
+
+def test_whatever_an_envelope_holds_is_stored_and_read_again(bench: PostgresBench) -> None:
+    longest = "l" * 64 + "@" + ".".join(["d" * 61] * 4)
+    recipients = ["δοκιμή@пример.test", '"a\\"b\\\\ c"@x.test', longest, "'; DROP TABLE x@x.test"]
+    recipients[3] = '"\'; DROP TABLE ehlo_messages; --"@x.test'
+    player = Player(OSError("\0 \ud800 \x1b é"))
+    with serving(bench.queue(player)) as server, Client(server.addresses[0]) as client:
+        client.reply()
+        client.say("EHLO client.example")
+        client.send("MAIL FROM:<é@x.test> SMTPUTF8\r\n".encode())
+        assert client.reply().startswith("250")
+        for each in recipients:
+            client.send(f"RCPT TO:<{each}>\r\n".encode())
+            assert client.reply().startswith("250")
+        client.say("DATA")
+        body = bytes(range(256)).replace(b"\r", b"").replace(b"\n", b"") + b"\r\n"
+        client.send(body + b".\r\n")
+        assert client.reply().startswith(QUEUED)
+        _, message = player.next()
+        assert message.body == body
+        assert [str(each) for each in message.recipients] == recipients
+        assert message.sender == "é@x.test"
+        wait_until(server, lambda: {row[0] for row in bench.rows("state")} == {"waiting"})
+        ((error,),) = set(bench.rows("deliveries.error"))
+        assert error == "OSError: \\x00 \\ud800 \\x1b é"
+        bench.advance(10)
+        _, message = player.next()
+        assert [str(each) for each in message.recipients] == recipients
+
+
+@pytest.mark.parametrize("size", [0, 70_000, MIB, MIB + 1, 3 * MIB])
+def test_a_body_of_any_size_comes_as_it_was(bench: PostgresBench, size: int) -> None:
+    line = b"0123456789abcdef0123456789abcdef0123456789abcdef0123456789ab\r\n"
+    body = (line * (size // len(line) + 1))[: size - 2] + b"\r\n" if size else b""
+    player = Player(Retry(after=1))
+    with serving(bench.queue(player), spool_threshold=100_000) as server:
+        deliver(server, "b@x.test", "c@x.test", body=body)
+        _, first = player.next()
+        assert (first.body, first.size) == (body, size)
+        assert first.spooled == (size > MIB)
+        assert b"".join(first.stream()) == first.data == first.trace + body
+        ((chunks,),) = bench.database.fetch("SELECT count(*) FROM ehlo_bodies")
+        assert chunks == (-(-size // MIB) if size > MIB else 0)
+        wait_until(server, lambda: bench.rows("state") == [("waiting",)] * 2)
+        with open_books(bench.url) as books:
+            assert b"".join(books.content(first.id)) == first.data
+        bench.advance(2)
+        _, second = player.next()
+        assert (second.digest, second.body) == (first.digest, body)
+        bench.expect(server, "state")
+        assert bench.database.fetch("SELECT 1 FROM ehlo_bodies, ehlo_messages") == []
+
+
+def test_a_message_that_the_database_refuses_costs_no_other(bench: PostgresBench) -> None:
+    player = Player()
+    with serving(bench.queue(player)) as server:
+        bench.database.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE check_violation; END $$;"
+            "CREATE TRIGGER refuse BEFORE INSERT ON ehlo_deliveries FOR EACH ROW"
+            " WHEN (new.recipient LIKE '%bad%') EXECUTE FUNCTION refuse()"
+        )
+
+        def send(number: int) -> str:
+            return deliver(server, f"bad{number}@x.test" if number % 3 == 0 else "b@x.test")
+
+        with ThreadPoolExecutor(12) as pool:
+            replies = list(pool.map(send, range(24)))
+        assert [reply[:3] for reply in replies] == ["451", "250", "250"] * 8
+        assert all(player.next()[1].recipients == ["b@x.test"] for _ in range(16))
+
+
+def test_a_full_disk_is_452_until_there_is_room(bench: PostgresBench) -> None:
+    player = Player()
+    with serving(bench.queue(player)) as server:
+        bench.database.execute(
+            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE disk_full; END $$;"
+            "CREATE TRIGGER full_disk BEFORE INSERT ON ehlo_messages EXECUTE FUNCTION full_disk()"
+        )
+        for body in (b"x\r\n", b"x" * 900 + b"\r\n" + b"y\r\n" * MIB):
+            assert deliver(server, "b@x.test", body=body).startswith("452 4.3.1")
+        bench.database.execute("DROP TRIGGER full_disk ON ehlo_messages")
+        assert deliver(server, "c@x.test").startswith(QUEUED)
+        assert player.next()[1].recipients == ["c@x.test"]
+
+
+# -- several processes -----------------------------------------------------------------------------
+
+
+def test_consumers_share_what_two_front_ends_accept_and_each_message_is_delivered_once(
+    bench: PostgresBench,
+) -> None:
+    players = [Player() for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        fronts = [
+            stack.enter_context(serving(Queue(bench.url, Player(), deliveries=0))) for _ in range(2)
+        ]
+        for each in players:
+            stack.enter_context(serving(Queue(bench.url, each, accepts=False)))
+
+        def send(number: int) -> str:
+            return deliver(fronts[number % 2], "b@x.test", "c@x.test").removeprefix(QUEUED)
+
+        with ThreadPoolExecutor(8) as pool:
+            sent = list(pool.map(send, range(90)))
+        wait_until(fronts[0], lambda: bench.rows() == [])
+    got = [
+        (message.id, str(each))
+        for player in players
+        for message in player.taken()
+        for each in message.recipients
+    ]
+    assert sorted(got) == sorted((each, name) for each in sent for name in ("b@x.test", "c@x.test"))
+
+
+def test_a_lease_that_has_run_out_is_taken_over_and_its_owner_settles_nothing(
+    bench: PostgresBench,
+) -> None:
+    go = asyncio.Event()
+    slow, quick = Player(lambda _: go.wait()), Player(Reply(450, "4.2.1", "Later"))
+    with serving(bench.queue(slow)) as one:
+        message_id = deliver(one, "b@x.test").removeprefix(QUEUED)
+        bench.expect(one, "state", ("running",))
+        bench.database.advance(61)  # the first one hangs: its clock stands still
+        with serving(Queue(bench.url, quick, accepts=False)) as two:
+            assert quick.next()[1].id == message_id
+            bench.expect(two, "state, attempts", ("waiting", 2))
+            assert one.running is not None
+            one.running.loop.call_soon_threadsafe(go.set)
+            assert slow.next()[1].attempt == 1
+            deliver(one, "c@x.test")
+            assert {slow.next()[1].id} != {message_id}
+            assert bench.rows("state, attempts")[0] == ("waiting", 2)
+
+
+def test_crashes_use_up_the_attempts_of_a_message(bench: PostgresBench) -> None:
+    with serving(bench.queue(Player(), deliveries=0)) as server:
+        deliver(server, "b@x.test")
+    crash = (
+        "UPDATE ehlo_deliveries SET state = 'running', owner = 'gone', attempts = 2, due = now()"
+    )
+    bench.database.execute(crash)
+    with serving(bench.queue(Player(), max_attempts=2)) as server:
+        ended = ("dead", 2, "the process ended during the attempt")
+        bench.expect(server, "state, attempts, deliveries.error", ended)
+
+
+def test_the_books_show_and_change_the_queue(bench: PostgresBench) -> None:
+    player = Player(False, Retry(after=100))
+    with serving(bench.queue(player)) as server, open_books(bench.url, writes=True) as books:
+        ids = [deliver(server, "b@x.test").removeprefix(QUEUED)]
+        player.next()
+        ids.append(deliver(server, "c@x.test").removeprefix(QUEUED))
+        player.next()
+        bench.expect(server, "state", ("failed",), ("waiting",))
+        first, second = books.listed()
+        assert (first.id, first.state, first.due) == (ids[0], "failed", None)
+        assert second.due is not None
+        assert 90 < second.due - books.now() <= 100
+        assert books.listed(["failed", "dead"]) == [first]
+        assert books.listed((), ids[1]) == [second]
+        assert books.act("hold", ids[1]) == 1
+        assert bench.rows("state") == [("failed",), ("held",)]
+        assert books.act("retry", ids[1]) == 1
+        bench.advance(1)
+        assert player.next()[1].id == ids[1]
+        assert books.act("drop", None) == 1
+        bench.expect(server, "state")
+        assert bench.database.fetch("SELECT 1 FROM ehlo_messages") == []
+        with pytest.raises(LookupError):
+            list(books.content("none \0"))
+
+
+def test_books_of_a_database_without_a_queue_are_an_error(bench: PostgresBench) -> None:
+    with (
+        pytest.raises(StoreError, match="no queue is in this database"),
+        open_books(bench.url) as books,
+    ):
+        books.listed()
+
+
+APP = """
+def handler(message):
+    print("got", message.id, flush=True)
+"""
+
+
+def test_ehlo_work_delivers_what_ehlo_serve_accepts(
+    bench: PostgresBench, tmp_path: Path, start: Start
+) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    queue = ["--queue", bench.url]
+    front = start(
+        *("-m", "ehlo", "serve", "app.py", "--addr", "127.0.0.1:0", "--queue-deliveries", "0"),
+        *queue,
+        cwd=tmp_path,
+    )
+    worker = start("-m", "ehlo", "work", "app.py", *queue, cwd=tmp_path)
+    worker.err.until("listening on no address")
+    with Client(Peer(*front.listening())) as client:
+        client.begin("MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>", "DATA")
+        client.send(b"x\r\n.\r\n")
+        message_id = client.reply().removeprefix(QUEUED)
+    worker.out.until(f"got {message_id}")
+    assert (worker.stop(), front.stop()) == (0, 0)
+    listed = subprocess.run(
+        [sys.executable, "-m", "ehlo", "queue", "list", bench.url],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert listed.stdout == b""
+
+
+def test_a_pooler_that_assigns_each_transaction_may_be_in_between(
+    bench: PostgresBench, tmp_path: Path, start: Start
+) -> None:
+    home = bench.database.server.home
+    with PgBouncer(peer("pgbouncer"), home) as port:
+        schema = bench.url.rpartition("=")[2]
+        bench.database.execute(f"ALTER ROLE ehlo IN DATABASE postgres SET search_path = {schema}")
+        player = Player(Retry(after=0), OSError("x"))
+        url = f"postgresql://ehlo@/postgres?host={home}&port={port}&statement_cache_size=0"
+        try:
+            with serving(Queue(url, player, retry_after=0.01)) as server:
+                with ThreadPoolExecutor(6) as pool:
+                    replies = list(pool.map(lambda _: deliver(server, "b@x.test"), range(30)))
+                large = deliver(server, "c@x.test", body=b"x" * 900 + b"\r\n" + b"y\r\n" * MIB)
+                assert all(reply.startswith(QUEUED) for reply in [*replies, large])
+                wait_until(server, lambda: bench.rows() == [])
+        finally:
+            bench.database.execute("ALTER ROLE ehlo IN DATABASE postgres RESET search_path")
+        assert {str(each.recipients[0]) for each in player.taken()} == {"b@x.test", "c@x.test"}
+
+
+class PgBouncer:
+    """A pooler with two connections to a server, on a socket in its directory."""
+
+    def __init__(self, program: str, home: Path) -> None:
+        self._port = 6432
+        self._config = home / "pgbouncer.ini"
+        self._config.write_text(
+            f"[databases]\npostgres = host={home} user=ehlo\n"
+            f"[pgbouncer]\nlisten_port = {self._port}\nunix_socket_dir = {home}\n"
+            "auth_type = any\npool_mode = transaction\ndefault_pool_size = 2\n"
+            "max_client_conn = 50\n"
+        )
+        owner = self._config.parent.stat()
+        users: dict[str, Any] = {}
+        if os.getuid() == 0:
+            users = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+        self._process = subprocess.Popen(
+            [program, str(self._config)], stderr=subprocess.PIPE, text=True, **users
+        )
+
+    def __enter__(self) -> int:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if "process up" in line:
+                return self._port
+        raise AssertionError("pgbouncer did not start")
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._config.unlink()
