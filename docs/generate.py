@@ -20,6 +20,7 @@ import click
 
 from ehlo.cli.commands import cli
 from ehlo.cli.flags import ProcessOptions
+from ehlo.cli.queueing import queue_options
 from ehlo.handler import Handler
 from ehlo.protocol import reply as replies_of
 from ehlo.protocol.extensions import TABLE, Extension, rows
@@ -28,6 +29,7 @@ from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import State
 from ehlo.protocol.verbs import TRANSITIONS, VERBS
+from ehlo.queue import Queue
 from ehlo.server.observing.metrics import COUNTERS, GAUGES, HISTOGRAMS, OF_QUEUE
 from ehlo.server.options.config import Options, descriptions
 
@@ -44,7 +46,8 @@ PAGES = [
     *(
         ROOT / f"docs/{name}.md"
         for name in (
-            *("command-line", "configuration", "handlers", "logging", "protocol", "replies"),
+            *("command-line", "configuration", "handlers", "logging", "protocol", "queue"),
+            "replies",
         )
     ),
 ]
@@ -84,6 +87,9 @@ def commands() -> str:
     lines: list[str] = []
     for name, command in [("ehlo", cli), *((f"ehlo {n}", c) for n, c in cli.commands.items())]:
         lines += ["", f"## `{name}`", "", *_command(name, command)]
+        below = command.commands if isinstance(command, click.Group) and command is not cli else {}
+        for each, one in below.items():
+            lines += ["", f"### `{name} {each}`", "", *_command(f"{name} {each}", one)]
     return "\n".join(lines[1:])
 
 
@@ -107,7 +113,7 @@ def _command(name: str, command: click.Command) -> list[str]:
     ]
     if serves:
         lines += ["", "It takes all options in [Configuration](configuration.md), and these:"]
-    return [*lines, "", "| Option | Description |", "|---|---|", *rows]
+    return [*lines, "", "| Option | Description |", "|---|---|", *rows] if rows else lines
 
 
 def _cell(text: str) -> str:
@@ -216,6 +222,18 @@ def metrics() -> str:
     return "\n".join(lines)
 
 
+def queue() -> str:
+    """Return the options of a queue."""
+    defaults = inspect.signature(Queue).parameters
+    lines = ["| Option | Flag | Default | Description |", "|---|---|---|---|"]
+    for option in queue_options()[1:]:
+        name = (option.name or "").removeprefix("queue_")
+        text = re.sub(r" *\[[^]]*\]$", "", getattr(option, "help", ""))
+        default = _default(defaults[name].default)
+        lines.append(f"| `{name}` | `{option.opts[0]}` | `{default}` | {_cell(text)} |")
+    return "\n".join(lines)
+
+
 def _metric(name: str, kind: str, labels: Sequence[str], text: str) -> str:
     return f"| `ehlo_{name}` | {kind} | {', '.join(f'`{each}`' for each in labels)} | {text} |"
 
@@ -251,6 +269,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "states": states,
     "replies": replies,
     "metrics": metrics,
+    "queue": queue,
     "tree": tree,
 }
 

@@ -2,6 +2,8 @@
 
 import shutil
 import smtplib
+import sqlite3
+from contextlib import closing
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import pytest
 from scramp import ScramClient
 
 from support.certificates import Certificates
+from support.loading import look_until
 from support.program import Program, Start
 from support.program import start as start
+from support.queueing import rows
 from support.serving import certificates as certificates
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -65,6 +69,26 @@ def test_starttls_accepts_mail_with_and_without_tls(
                 client.starttls(context=certificates.client)
             client.send_message(a_mail())
         program.out.until("with subject 'Grüße'")
+    assert program.stop() == 0
+
+
+def test_archive_files_a_mail_once_from_its_queue(start: Start, tmp_path: Path) -> None:
+    program = run(start, "archive.py", tmp_path)
+    host, port = program.listening()
+
+    def archived() -> list[tuple[str, str]]:
+        with closing(sqlite3.connect(tmp_path / "archive.db", timeout=60)) as database:
+            database.execute("BEGIN IMMEDIATE")  # after the handler, which makes the table
+            tables = database.execute("SELECT 1 FROM sqlite_schema").fetchall()
+            query = "SELECT sender, subject FROM mail"
+            return database.execute(query).fetchall() if tables else []
+
+    for _ in range(2):
+        with smtplib.SMTP(host, port) as client:
+            client.send_message(a_mail())
+    file = tmp_path / "mail-0.db"
+    look_until(lambda: archived() != [] and rows(file) == [])
+    assert archived() == [("alice@example.com", "Grüße")]
     assert program.stop() == 0
 
 

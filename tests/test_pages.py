@@ -20,11 +20,12 @@ from typing import Final
 
 import pytest
 
-from ehlo import Address, Faults, Handler, Message, Peer, Reply, Server, Session
+from ehlo import Address, Faults, Handler, Message, Peer, Queue, Reply, Server, Session
 from ehlo.cli.commands import cli, main
 from ehlo.cli.values import Directory, ReadableFile
 from ehlo.passwords.file import PasswordFile
 from support.certificates import Certificates
+from support.loading import look_until
 from support.pages import (
     DEADLINE,
     PAGES,
@@ -42,6 +43,7 @@ from support.pages import reader as reader
 from support.passwords import write as write_passwords
 from support.program import Start
 from support.program import start as start
+from support.queueing import rows as deliveries
 
 LUNCH = a_mail()
 TO_EVE = a_mail("eve@example.com")
@@ -374,6 +376,69 @@ def test_database_saves_a_duplicate_once(reader: Reader) -> None:
     keys = [key for (key,) in rows("once.db", "SELECT key FROM mail")]
     assert len(keys) == 3
     assert "<1@example.com>" in keys
+
+
+# -- queue -----------------------------------------------------------------------------------------
+
+
+def delivered(file: str, count: int = 0) -> None:
+    """Return once all but `count` deliveries are done."""
+    look_until(lambda: len(deliveries(Path(file))) == count)
+
+
+def test_queue_processes_mail_later(reader: Reader, capfd: pytest.CaptureFixture[str]) -> None:
+    def served(server: Server) -> None:
+        accepts_lunch(server)
+        delivered("mail-0.db")
+
+    reader.run("queue", "later.py", served)
+    assert capfd.readouterr().out == "filed: Lunch\n"
+
+
+def test_queue_decides_before_the_250(reader: Reader) -> None:
+    module = reader.load("queue", "tickets.py")
+    reader.served = None
+    with Server(Queue("mail.db", module.handler), addr="127.0.0.1:0").in_thread() as server:
+        mail = a_mail("7@help.example.com, x@help.example.com, bob@example.com")
+        for _ in range(2):
+            assert send(server, mail) == {"bob@example.com": 550}
+        delivered("mail-0.db", 2)
+    assert [state for _, state in deliveries(Path("mail-0.db"))] == ["failed"] * 2
+    ((ticket, texts),) = module.TICKETS.items()
+    assert (ticket, list(texts.values())) == ("7", ["At noon?\n"])
+
+
+def test_queue_hands_over_to_celery(reader: Reader, capfd: pytest.CaptureFixture[str]) -> None:
+    module = reader.load("queue", "with_celery.py")
+    module.app.conf.broker_url = "memory://"  # the test has no Redis
+    with module.server.in_thread() as server:
+        assert send(server) == {}
+        delivered("mail-0.db")
+    with module.app.connection() as connection:
+        arguments, _, _ = connection.SimpleQueue("celery").get(timeout=DEADLINE).payload
+    module.process(*arguments)
+    assert capfd.readouterr().out == "processing 'Lunch' of alice@example.com\n"
+
+
+def test_queue_hands_over_to_taskiq(reader: Reader, capfd: pytest.CaptureFixture[str]) -> None:
+    with reader.load("queue", "with_taskiq.py").server.in_thread() as server:
+        assert send(server) == {}
+        delivered("mail-0.db")
+    assert capfd.readouterr().out == "processing 'Lunch' of alice@example.com\n"
+
+
+def test_queue_hands_over_to_procrastinate(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It needs libpq, which comes with PostgreSQL
+    testing = pytest.importorskip("procrastinate.testing", exc_type=ImportError)
+    connector = testing.InMemoryConnector()
+    monkeypatch.setattr("procrastinate.PsycopgConnector", lambda: connector)
+    handler = reader.load("queue", "with_procrastinate.py").handler
+    with Server(handler, addr="127.0.0.1:0").in_thread() as server:
+        for _ in range(2):  # the second has the same lock
+            assert send(server) == {}
+        delivered("mail-0.db")
+    (job,) = connector.jobs.values()
+    assert job["args"] == {"sender": "alice@example.com", "subject": "Lunch", "text": "At noon?\n"}
 
 
 # -- routing, forwarding, submission ---------------------------------------------------------------

@@ -47,7 +47,7 @@ def running(program: str) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
         try:
             assert process.stderr is not None
             line = process.stderr.readline()
-            while line and "listening on" not in line:  # the inbox is named before
+            while line and " on http" in line:  # the inbox, which is named before
                 line = process.stderr.readline()
             port = re.search(r"127\.0\.0\.1:([0-9]+)", line)
             assert port is not None, line + process.stderr.read()

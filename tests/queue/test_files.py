@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import smtplib
 from pathlib import Path
 
 import pytest
 
 from ehlo import Queue, Server
 from ehlo.queue.family import Family
+from support.program import Start
 from support.queueing import Jump, Player, serving, wait_until
+from support.serving import DEADLINE
 
 FAILED = "cannot deliver from a file of the queue: error="
 
@@ -42,3 +47,38 @@ def test_a_damaged_file_is_logged_once_and_again_after_it_was_well(
             for _ in range(2):
                 look(server)
             assert caplog.text.count(FAILED) == times
+
+
+FORKING = """
+import os
+import signal
+
+def handler(message):
+    print("got", flush=True)
+    if message.attempt == 1:
+        child = os.fork()
+        if not child:
+            signal.pause()
+        print("forked", child, flush=True)
+        signal.pause()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_that_a_handler_has_forked_keeps_no_lock(tmp_path: Path, start: Start) -> None:
+    """As those of multiprocessing, which outlive a parent that is killed."""
+    (tmp_path / "app.py").write_text(FORKING)
+    command = ("-m", "ehlo", "serve", "app:handler", "--queue", "mail.db", "--port", "0")
+    first = start(*command, cwd=tmp_path)
+    with smtplib.SMTP(*first.listening()) as client:
+        client.sendmail("a@x.test", ["b@x.test"], b"Subject: x\r\n\r\nx\r\n")
+    child = int(first.out.until("forked").split()[1])
+    try:
+        first.process.kill()
+        first.process.wait(DEADLINE)
+        second = start(*command, cwd=tmp_path)
+        second.out.until("got")
+        assert [each.name for each in tmp_path.glob("mail-*.db")] == ["mail-0.db"]
+        assert second.stop() == 0
+    finally:
+        os.kill(child, signal.SIGKILL)

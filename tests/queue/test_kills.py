@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from ehlo.server.observing.views import ask
-from robustness.scale import full
+from robustness.scale import DEADLINE, full  # workers that die often start again later
 from support.loading import loaded, look_until
 from support.postgres import Database
 from support.program import Program, Start
@@ -91,13 +92,13 @@ def check(start: Start, directory: Path, url: str, victim: Victim, left: Callabl
     with loaded(fleet.server.listening()[1], SIZES) as load:
         for number in range(KILLS):
             wanted = len(load.acknowledged) + BETWEEN
-            look_until(lambda wanted=wanted: load.has(wanted))  # type: ignore[misc]  # no argument
+            look_until(partial(load.has, wanted), DEADLINE)
             fleet.kill(number)
             if victim == "server":
                 load.port = fleet.server.listening()[1]
         wanted = len(load.acknowledged) + BETWEEN
-        look_until(lambda: load.has(wanted))
-    look_until(lambda: left() == 0)
+        look_until(partial(load.has, wanted), DEADLINE)
+    look_until(lambda: left() == 0, DEADLINE)
     fleet.stop()
     delivered = (directory / "delivered").read_text().split()
     assert len(set(load.acknowledged)) == len(load.acknowledged) >= (KILLS + 1) * BETWEEN

@@ -75,9 +75,9 @@ def loaded(port: int, sizes: Sequence[int]) -> Iterator[Load]:
         load.stop()
 
 
-def look_until(condition: Callable[[], bool]) -> None:
+def look_until(condition: Callable[[], bool], deadline: float = DEADLINE) -> None:
     """Return once `condition()` holds; other threads and programs run meanwhile."""
-    until = time.monotonic() + DEADLINE
+    until = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < until, "it did not happen"
         threading.Event().wait(0.01)

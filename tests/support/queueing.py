@@ -27,15 +27,23 @@ __all__ = [
 
 
 class Jump:
-    """A clock that stands still until `advance` is called."""
+    """A clock that stands still until `advance` is called, and that `set_clock` sets."""
 
     def __init__(self) -> None:
         self._now = 1_700_000_000.0
+        self._set = 0.0  # how much the clock was set
         self._lock = threading.Lock()
         self._waiting: list[tuple[float, asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     def now(self) -> float:
+        return self._now + self._set
+
+    def ticks(self) -> float:
         return self._now
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the clock forwards or backwards; no time passes by that."""
+        self._set += seconds
 
     async def wait(self, wake: asyncio.Event, until: float) -> None:
         moved = asyncio.Event()

@@ -31,7 +31,7 @@ _ROWS: Final = (
         "lease",
         "DURATION",
         str,
-        "Time after which a message of a dead process is tried again. [60s]",
+        "Time after which a message of a dead process is tried again.  [60s]",
     ),
     ("retry-after", "DURATION", str, "Time before the second attempt; it doubles.  [5s]"),
     ("retry-max", "DURATION", str, "Longest time between two attempts.  [1h]"),

@@ -117,11 +117,11 @@ class Consumer:
 
         If it is canceled, attempts that are under way are canceled, too, and do not count.
         """
-        now = self._time.now()
+        now = self._time.ticks()
         renewal, purge = now + self._terms.lease / 3, now
         try:
             while not (self._stopping and self._has_ended()):
-                now = self._time.now()
+                now = self._time.ticks()
                 if now >= renewal:
                     renewal = now + self._terms.lease / 3
                     self._do(self._ledger.renew(self._leased(), self._owner, self._terms.lease))
@@ -276,7 +276,7 @@ class Consumer:
             settled_by,
             attempt=attempt,
             handler=self._handler,
-            age=self._time.now() - born,
+            age=self._time.ticks() - born,
             patience=self._terms.patience,
         )
         try:
@@ -321,7 +321,7 @@ class Consumer:
         claimed, patience = running.claimed, self._terms.patience
         logger.error("cannot read a message: id=%s error=%s", claimed.id, error)
         self._running.discard(running)
-        age, text = self._time.now() - running.born, escaped(str(error))
+        age, text = self._time.ticks() - running.born, escaped(str(error))
         for due in claimed.deliveries:
             if end := patience.ends(due.attempts, age):
                 self._counts["dead"] += 1
@@ -347,7 +347,7 @@ class Consumer:
         except StoreError as error:
             self._note_trouble(error)
         else:
-            now = self._time.now()
+            now = self._time.ticks()
             self._durable = self._durable and len(self._unsettled) > len(settled)
             del self._unsettled[: len(settled)]
             due = [now + each.wait for each in settled if each.state == "waiting"]
@@ -389,6 +389,8 @@ class Consumer:
             for claimed in back
             for each in claimed.deliveries
         ]
+        if cut_off := sum(len(each.claimed.deliveries) for each in self._running):
+            logger.warning("deliveries cut off, which are tried again: deliveries=%d", cut_off)
         self._ready.clear()
         self._running.clear()
         self._threads.stop()

@@ -94,7 +94,7 @@ class Depots:
                     await self._let_go_of_idle()
             except Exception:  # too few descriptors or threads, say: there is another look
                 logger.exception("cannot look for the files of the queue")
-            await self._time.wait(self._wake, self._time.now() + _LOOK)
+            await self._time.wait(self._wake, self._time.ticks() + _LOOK)
             self._wake.clear()
 
     async def _try_to_take(self, path: Path, make: Callable[[Ledger], Deliverer]) -> None:

@@ -12,7 +12,9 @@ import re
 import secrets
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -79,16 +81,26 @@ class Lock:
             file = os.open(name, flags, 0o600)
         except OSError as error:
             raise StoreError(f"{name}: {error.strerror}; check its directory and mode") from error
-        if _lock(file):
-            return cls(file)
-        os.close(file)
-        return None
+        if not _lock(file):
+            os.close(file)
+            return None
+        lock = cls(file)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(lock)))
+        return lock
 
     def release(self) -> None:
         """Let go of it. Nothing happens the second time."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def _let_go(lock: weakref.ref[Lock]) -> None:
+    """Let go of a lock in a child that was forked, and would hold it when its parent has ended."""
+    found = lock()
+    if found is not None:
+        found.release()
 
 
 if sys.platform == "win32":  # pragma: no cover

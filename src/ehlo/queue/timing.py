@@ -20,27 +20,34 @@ _MOST_DOUBLINGS: Final = 60
 
 
 class Timekeeper(Protocol):
-    """The clock of a queue. A test passes its own, in which hours pass at once."""
+    """The clocks of a queue. A test passes its own, in which hours pass at once."""
 
     def now(self) -> float:
-        """Return the seconds since the epoch."""
+        """Return the seconds since the epoch; they may jump when the clock is set."""
+
+    def ticks(self) -> float:
+        """Return the seconds since some moment; they never jump, and tell nothing on disk."""
 
     async def wait(self, wake: asyncio.Event, until: float) -> None:
-        """Return when `wake` is set, or at the time `until` at the latest."""
+        """Return when `wake` is set, or at `until`, in ticks, at the latest."""
 
 
 class SystemTime:
-    """The clock of the system."""
+    """The clocks of the system."""
 
     def now(self) -> float:
         """Return the seconds since the epoch."""
         return time.time()
 
+    def ticks(self) -> float:
+        """Return the seconds since the system started."""
+        return time.monotonic()
+
     async def wait(self, wake: asyncio.Event, until: float) -> None:
-        """Return when `wake` is set, or at the time `until` at the latest."""
+        """Return when `wake` is set, or at `until`, in ticks, at the latest."""
         await asyncio.sleep(0)  # others take their turn, even if `until` is always over
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(wake.wait(), max(0.0, until - time.time()))
+            await asyncio.wait_for(wake.wait(), max(0.0, until - time.monotonic()))
 
 
 class Persistence(NamedTuple):

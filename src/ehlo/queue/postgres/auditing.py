@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from ehlo.queue.entries import Act, Listed, State
 from ehlo.queue.facts import decode_address
@@ -19,11 +19,12 @@ from ehlo.sqlite.errors import StoreError
 T = TypeVar("T")
 _SECONDS: Final = 3_600.0  # that a person may wait for one answer
 _LISTED: Final = """
-SELECT id, extract(epoch FROM accepted)::float8, sender, size, recipient, state,
+SELECT message, place, id, extract(epoch FROM accepted)::float8, sender, size, recipient, state,
     extract(epoch FROM due)::float8, attempts, error
 FROM ehlo_messages JOIN ehlo_deliveries ON message = number
 WHERE ($1::text IS NULL OR id = $1) AND ($2::text[] = '{}' OR state = ANY($2))
-ORDER BY accepted, message, place
+    AND (message, place) > ($3, $4)
+ORDER BY message, place LIMIT 1000
 """
 
 
@@ -60,16 +61,23 @@ class PostgresBooks:
 
     def listed(
         self, states: Sequence[State] = (), message_id: str | None = None
-    ) -> Sequence[Listed]:
-        """Return deliveries, the oldest first."""
+    ) -> Iterator[Listed]:
+        """Yield deliveries, a page at a time, by their numbers.
+
+        So the oldest are first, except that each process numbers its messages in blocks.
+        """
         wanted = None if message_id is None else text_of(message_id)
-        rows = self._do(lambda connection: connection.fetch(_LISTED, wanted, list(states)))
-        return [
-            Listed._make(
-                (*row[:2], decode_address(row[2]), row[3], decode_address(row[4]), *row[5:])
-            )
-            for row in map(tuple, rows)
-        ]
+        last: Sequence[Any] = (-1, -1)
+        while page := self._page(wanted, list(states), *last):
+            for row in page:
+                id_, accepted, sender, size, recipient, *rest = row[2:]
+                path = decode_address(recipient)
+                yield Listed(id_, accepted, decode_address(sender), size, path, *rest)
+            last = page[-1][:2]
+
+    def _page(self, *values: object) -> list[tuple[Any, ...]]:
+        rows = self._do(lambda connection: connection.fetch(_LISTED, *values))
+        return [tuple(row) for row in rows]
 
     def act(self, what: Act, message_id: str | None) -> int:
         """Change deliveries."""
