@@ -11,7 +11,8 @@ RUNS := $(VENV)/.runs
 .PHONY: run test announced lint types core unit suite soak bench clean
 
 run: $(RUNS)
-	@printf '%s\n' 'To send a first mail, type in another terminal:' \
+	@printf '%s\n' 'Your mail will be printed here, and shown in a browser at the address below.' \
+		'To send a first mail, type in another terminal:' \
 		"  printf 'To: you@example.com\\nSubject: Hello\\n\\nIt works.\\n' | $(BIN)/ehlo sendmail -t"
 	@$(BIN)/ehlo
 
@@ -58,7 +59,7 @@ suite: $(STAMP)
 
 # All of tests/robustness and tests/queue in full, and the properties of the core with all examples: EHLO_SOAK_MINUTES=30 and EHLO_SOAK_SEED=... for the mixed load
 soak: $(STAMP)
-	EHLO_SOAK=1 EHLO_REQUIRE_PEERS=1 $(BIN)/pytest -v tests/protocol tests/robustness tests/queue tests/testing/test_recorded.py
+	EHLO_SOAK=1 EHLO_REQUIRE_PEERS=1 $(BIN)/pytest -v tests/protocol tests/robustness tests/queue tests/testing/test_recorded.py tests/inbox/test_killed.py
 
 # The site, in docs/_build/html; a warning is an error
 .PHONY: docs
@@ -75,10 +76,10 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# What running needs, and no more: click and idna
+# What running needs, and no more: click, idna, and what shows mail in a browser
 $(RUNS): pyproject.toml | $(BIN)/python
-	@echo 'Installing ehlo in $(VENV), with what running it needs: click and idna.'
-	@$(BIN)/python -m pip install --quiet --editable .
+	@echo 'Installing ehlo in $(VENV), with what running it needs: about 15 seconds.'
+	@$(BIN)/python -m pip install --quiet --editable '.[inbox]'
 	@touch $@
 
 $(STAMP): pyproject.toml | $(BIN)/python

@@ -26,6 +26,7 @@ async def ask(app: ASGIApp, target: str) -> int:
     """Make one request, and return the size of its answer."""
     path, _, query = target.partition("?")
     size = 0
+    is_asked = False
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -42,6 +43,10 @@ async def ask(app: ASGIApp, target: str) -> int:
     }
 
     async def receive() -> Message:
+        nonlocal is_asked
+        if is_asked:
+            await asyncio.Event().wait()  # the client stays
+        is_asked = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Message) -> None:

@@ -30,11 +30,11 @@ def made(target: str, place: Path) -> str:
     return done.stdout
 
 
-def test_make_run_installs_no_extra(tmp_path: Path) -> None:
+def test_make_run_installs_the_inbox_and_no_more(tmp_path: Path) -> None:
     text = made("run", tmp_path)
     assert text.count("pip install") == 1
-    assert "pip install --quiet --editable .\n" in text
-    assert "with what running it needs: click and idna" in text
+    assert "pip install --quiet --editable '.[inbox]'\n" in text
+    assert "with what running it needs: about 15 seconds" in text
     assert text.rstrip().endswith("/venv/bin/ehlo")
 
 
@@ -48,8 +48,9 @@ def test_the_first_mail_that_make_run_names_arrives(tmp_path: Path, start: Start
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     (tmp_path / "venv" / "bin" / "ehlo").symlink_to(Path(sys.executable).with_name("ehlo"))
     said = subprocess.run(["sh", "-c", shown], capture_output=True, check=True, text=True).stdout
-    command = said.splitlines()[1]
-    program = start("-m", "ehlo", "--addr", "127.0.0.1:0")
+    command = said.splitlines()[-1]
+    program = start("-m", "ehlo", "--addr", "127.0.0.1:0", env={"EHLO_NO_WEB": "0"})
+    assert "http://127.0.0.1:" in program.err.until("showing mail on")
     host, port = program.listening()
     env = {"EHLO_SMTP": f"{host}:{port}", "PATH": "/usr/bin:/bin"}
     subprocess.run(["sh", "-c", command], check=True, env=env, cwd=tmp_path)

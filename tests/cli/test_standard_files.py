@@ -88,7 +88,10 @@ def test_without_standard_output_there_is_nothing_to_print_on(tmp_path: Path) ->
     with shell(tmp_path, ">&-", "-m", "ehlo", "--addr", "127.0.0.1:0") as process:
         _, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 2
-    said = "ehlo: standard output is closed; ehlo prints messages there: redirect it to a file\n"
+    said = (
+        "ehlo: standard output is closed; ehlo prints messages there: redirect it to a file, or "
+        "write --no-print\n"
+    )
     assert errors == f"{said}Try 'ehlo --help'.\n"
 
 

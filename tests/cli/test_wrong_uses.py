@@ -34,7 +34,7 @@ WRONG = r"""
 $ ehlo --nope
 ehlo: --nope: no such option; check its spelling
 $ ehlo --prot 1025
-ehlo: --prot: no such option; write --port
+ehlo: --prot: no such option; write --port or --print
 $ ehlo nope
 ehlo: nope: no such command; write check, passwd, queue, replay, sendmail, serve, top or work
 $ ehlo serv
@@ -55,6 +55,10 @@ $ ehlo serve app:function extra
 ehlo: extra: unexpected argument; remove it
 $ ehlo --host 127.0.0.1 extra
 ehlo: extra: no such command; write check, passwd, queue, replay, sendmail, serve, top or work
+$ ehlo --relay smtp://secret@relay.example.com
+ehlo: --relay: user and password go together, and nothing follows; write smtp://host:25 or smtps://user:password@host:465
+$ ehlo --relay relay.example.com:25
+ehlo: --relay: not the URL of an SMTP server; write smtp://host:25 or smtps://user:password@host:465
 $ ehlo --addr 127.0.0.1
 ehlo: --addr 127.0.0.1: port missing, e.g. 127.0.0.1:1025
 $ ehlo --addr 127.0.0.1:

@@ -67,7 +67,7 @@ def test_no_message_keeps_a_thread_from_its_rests(name: str, work: str) -> None:
     assert max(most, steps) < MOST_STEPS
 
 
-def test_a_rest_is_short_and_comes_once_a_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rest_is_short_and_comes_twice_a_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     slept: list[float] = []
     monkeypatch.setattr("time.monotonic", lambda: now)
@@ -76,5 +76,5 @@ def test_a_rest_is_short_and_comes_once_a_millisecond(monkeypatch: pytest.Monkey
     for step in range(100):
         now = step / 10_000
         breather.rest()
-    assert len(slept) == 9
+    assert 15 <= len(slept) <= 20
     assert max(slept) < 0.001

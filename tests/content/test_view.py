@@ -202,3 +202,27 @@ def test_nothing_raises(message: bytes) -> None:
     for attachment in content.attachments:
         assert len(attachment.data) >= 0
         assert attachment.size >= 0
+
+
+@pytest.mark.parametrize(
+    ("charset", "data", "text"),
+    [
+        ("utf-8", b"a\0b", "ab"),
+        ("us-ascii", b"h\0e\0l\0l\0o\0", "hello"),  # UTF-16 by a wrong name
+        ("utf-16", b"\xff\xfea\0\0\0b\0", "ab"),
+        ("utf-7", b"+AAA-a+2AA-b", "a?b"),
+        ("utf-16", b"\xff\xfe\x00\xd8", "\ufffd"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["plain", "html"])
+def test_text_has_nothing_that_a_database_or_a_page_cannot_have(
+    kind: str, charset: str, data: bytes, text: str
+) -> None:
+    """PostgreSQL takes no NUL, and half a character cannot be written as UTF-8."""
+    head = f"Subject: a =?utf-8?q?=00?= b\nX: \0\nContent-Type: text/{kind}; charset={charset}"
+    content = read_content(head.encode() + b"\n\n" + data)
+    assert content.text == text
+    assert content.html == (text if kind == "html" else None)
+    for each in (content.text, content.subject, *map(str, content.headers)):
+        assert "\0" not in each
+        each.encode()

@@ -12,7 +12,7 @@ from ehlo.inbox import Desk
 from ehlo.inbox.live import hub, streaming
 from ehlo.inbox.live.hub import MOST_BEHIND
 from ehlo.store import Delivery
-from support.sites import Line, browser, desk
+from support.sites import DEADLINE, Line, browser, desk
 from support.storing import fill, in_loop
 
 WEBSOCKET = "/api/events"
@@ -125,7 +125,8 @@ async def test_counts_are_told_once_for_many_changes() -> None:
 
 
 @in_loop
-async def test_a_client_that_does_not_read_is_cut_off() -> None:
+async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "_GOODBYE", DEADLINE)
     async with desk(keep=0) as site:
         async with websocket(site) as line, websocket(site) as other, stream(site) as third:
             for each in (line, other, third):
@@ -146,6 +147,16 @@ async def test_a_client_that_does_not_read_is_cut_off() -> None:
             assert len(messages) < MOST_BEHIND
             await fill(site.store, 1)
             await other.event("new")
+        assert site.hub.listeners == 0
+
+
+@in_loop
+async def test_a_connection_that_the_server_has_closed_ends_quietly() -> None:
+    async with desk() as site, websocket(site) as line:
+        await line.event("stats")
+        line.is_closed = True
+        await fill(site.store, 1)
+        await line.ended()
         assert site.hub.listeners == 0
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import httpx
 
+from ehlo.inbox.sorting import tags_in
 from ehlo.store import Delivery, Store
 from support.inboxes import api_of, desk_of
 from support.storing import in_loop
@@ -271,9 +272,12 @@ def delivery_of(message: Golden) -> Delivery:
         "Received: from h.test (unknown [127.0.0.1])\r\n        by HOST (Mailpit) with SMTP\r\n"
         f"        for <{message['rcpt_tos'][0]}>; DATE\r\n"
     )
-    tags = ["Alpha", "beta", "G@m.m_a-1", "bäd", "news"] if b"X-Tags" in data else []
     return Delivery(
-        data, message["mail_from"], message["rcpt_tos"], facts={"received": received}, tags=tags
+        data,
+        message["mail_from"],
+        message["rcpt_tos"],
+        facts={"received": received},
+        tags=tags_in(data),
     )
 
 

@@ -10,12 +10,14 @@ import httpx
 import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from ehlo.inbox import WebOptions
 from ehlo.inbox.accounts import check_of_users
 from ehlo.inbox.guard import Guard
 from ehlo.inbox.signin import SignIn, TooManyLoginsError
-from support.sites import HOST, Line, browser
+from ehlo.inbox.site import routes_of
+from support.sites import HOST, Line, browser, desk
 from support.storing import in_loop
 
 
@@ -128,10 +130,18 @@ async def test_pages_of_other_sites_are_known_by_what_the_browser_says() -> None
     for method in WRITES:
         assert (await client.request(method, "/", headers=cross)).status_code == 403
     assert (await client.get("/api/v1/events", headers=cross)).status_code == 403
-    assert (await client.get("/api/v1/message/latest", headers=cross)).status_code == 403
+    for path in ("message/latest", "message/latest/part/2", "message/x/part/"):
+        assert (await client.get(f"/api/v1/{path}", headers=cross)).status_code == 403
     # A link to the page, and an image in the frame of a mail, whose origin is opaque
     for path in ("/", "/view/x.html", "/api/v1/message/x/part/2"):
         assert (await client.get(path, headers=cross)).status_code == 200
+    image = {**cross, "Origin": "null", "Sec-Fetch-Mode": "no-cors"}
+    part = "/api/v1/message/x/part/2"
+    assert (await client.get(part, headers=image)).status_code == 200
+    assert (await client.post(part, headers=image)).status_code == 403
+    assert (await client.get("/api/v1/messages", headers=image)).status_code == 403
+    reads = {**image, "Sec-Fetch-Mode": "cors"}  # a script, which would see the bytes
+    assert (await client.get(part, headers=reads)).status_code == 403
     same = {"Sec-Fetch-Site": "same-origin", "Origin": f"http://{HOST}"}
     assert (await client.post("/api/v1/send", headers=same)).status_code == 200
     assert (await client.post("/api/v1/send")).status_code == 200  # no browser
@@ -363,7 +373,6 @@ def test_users_of_a_wrong_form_are_named_without_their_passwords(text: str) -> N
 @in_loop
 async def test_a_body_is_bounded_whatever_the_route() -> None:
     from starlette.applications import Starlette
-    from starlette.routing import Route
 
     async def read(request: Request) -> Response:
         return PlainTextResponse(str(len(await request.body())))
@@ -372,5 +381,36 @@ async def test_a_body_is_bounded_whatever_the_route() -> None:
     client = browser(Guard(site, WebOptions(max_size=1)))
     assert (await client.post("/", content=b"x" * 8_388_608)).text == "8388608"
     assert (await client.post("/", content=b"x" * 8_388_609)).status_code == 413
+    said = Line(Guard(site, WebOptions(max_size=1)), "/", headers={"Content-Length": "9" * 30})
+    async with said:
+        assert (await said.message())["status"] == 413  # before anything of it comes
     client = browser(Guard(site, WebOptions(max_size=0)))
     assert (await client.post("/", content=b"x" * 8_388_609)).status_code == 200
+
+
+# -- the whole site --------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_each_route_of_the_site_needs_the_login_and_the_host() -> None:
+    values = {"id": "latest", "part": "1", "tag": "x", "tab": "raw", "version": "x", "name": "x"}
+    async with desk(check=check_of_users("a:b"), root="/mail") as site:
+        client = browser(site)
+        paths = [
+            str(route.path).replace(":path", "").format(**values, rest="x")
+            for route in routes_of(site)
+            if isinstance(route, Route) and route.path not in ("/livez", "/readyz")
+        ]
+        assert len(paths) > 30
+        for path in (*paths, "/nowhere", "/inbox", "/livez/", "//livez", "/readyz/x", "/%6civez/"):
+            for prefix in ("/mail", "/mail/inbox/support", ""):
+                for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
+                    answer = await client.request(method, prefix + path)
+                    assert answer.status_code == 401, (method, prefix + path)
+        for path in paths:
+            headers = {"Host": "evil.test", **basic("a:b")}
+            answer = await client.get(f"/mail{path}", headers=headers)
+            assert answer.status_code == 403
+        for path in ("/mail/api/events", "/mail/inbox/x/api/events"):
+            async with Line(site, path, websocket=True) as line:
+                assert (await line.message())["status"] == 401

@@ -174,6 +174,8 @@ async def test_tags_are_set_renamed_and_deleted() -> None:
         assert (await api.put("/api/v1/tags/A%20B", json={"Name": "c"})).text == "ok"
         assert (await api.delete("/api/v1/tags/b")).text == "ok"
         assert (await api.get("/api/v1/info")).json()["Tags"] == {"c": 1}
+        many = {"Tags": ["x"] * 500, "IDs": ["y"] * 500}
+        assert refused(await api.put("/api/v1/tags", json=many)).startswith("more than 100000 tags")
         assert refused(await api.delete("/api/v1/tags/%00")) == "tag not found: \0"
 
 

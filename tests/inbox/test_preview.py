@@ -114,6 +114,31 @@ async def test_alone_the_page_of_a_frame_has_no_script() -> None:
             assert "script-src" not in policy(answer)
 
 
+def test_a_browser_gets_images_in_the_page_itself_within_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It sends no login for a page that has an origin of its own; see `_Images`."""
+    data = (
+        "Content-Type: multipart/related; boundary=B\r\n\r\n"
+        "--B\r\nContent-Type: text/html\r\n\r\n"
+        "<img src=cid:a><img src=cid:a><img src=cid:a><img src=cid:svg>\r\n"
+        "--B\r\nContent-Type: image/png\r\nContent-ID: <a>\r\n\r\npixels\r\n"
+        "--B\r\nContent-Type: image/svg+xml\r\nContent-ID: <svg>\r\n\r\n<svg/>\r\n--B--\r\n"
+    )
+    image = "data:image/png;base64,cGl4ZWxz"
+    monkeypatch.setattr("ehlo.inbox.preview.MOST_IMAGES", 2 * len(image))
+
+    @in_loop
+    async def run() -> None:
+        async with inbox(Delivery(data.encode(), id="x")) as (_, api):
+            text = (await api.get("/view/x.html", headers={"accept": "text/html,*/*"})).text
+            place = "/api/v1/message/x/part"
+            assert re.findall("src=([^>]*)", text) == [image, image, f"{place}/2", f"{place}/3"]
+            assert image not in (await api.get("/view/x.html")).text
+
+    run()
+
+
 @pytest.mark.parametrize(
     ("link", "is_found"),
     [

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
+import sys
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from ehlo.store import Delivery
+from ehlo.content.mime import parse_message
+from ehlo.inbox.api.shapes import whole_message
+from ehlo.store import Delivery, StoredMail, StoredMessage
 from support.inboxes import inbox
 from support.storing import in_loop, mail
 
 MESSAGE = "/api/v1/message/latest"
+EMPTY = '{"MessageID":"","From":{},"To":[],"Cc":[],"Bcc":[],"ReplyTo":[],"Subject":"","Snippet":""}'
 
 
 def multipart(*parts: str, kind: str = "mixed", head: str = "") -> bytes:
@@ -250,6 +257,23 @@ def test_a_part_can_do_nothing_in_a_browser(kind: str, sent: str, disposition: s
     run()
 
 
+@in_loop
+async def test_only_who_knows_the_id_of_a_message_loads_its_images_elsewhere() -> None:
+    """The page of a message has an origin of its own, and any page can guess `latest`."""
+    async with inbox(Delivery(multipart(part("image/png", "x"), part("text/csv", "x")))) as (
+        _,
+        api,
+    ):
+        place = f"/api/v1/message/{(await api.get(MESSAGE)).json()['ID']}/part"
+        for path, policy in (
+            (f"{place}/1", "cross-origin"),
+            (f"{place}/2", "same-origin"),
+            (f"{MESSAGE}/part/1", "same-origin"),
+        ):
+            answer = await api.get(path)
+            assert answer.headers["cross-origin-resource-policy"] == policy
+
+
 def _quoted(text: str) -> str:
     return "".join(f"%{byte:02X}" for byte in text.encode())
 
@@ -377,3 +401,104 @@ async def test_of_a_large_message_one_part_is_read_alone(monkeypatch: pytest.Mon
         assert (await api.get(f"/inbox/two{place}/2")).status_code == 404
         await store.delete(ids=[message.id])
         assert (await api.get(f"{place}/2")).status_code == 404
+
+
+@in_loop
+async def test_few_large_messages_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = Delivery(multipart(part("text/html", "x" * 100_000)))
+    async with inbox(large, Delivery(mail())) as (store, api):
+        whole, now, most = store.get, 0, 0
+
+        async def counted(*args: Any, **keywords: Any) -> Any:
+            nonlocal now, most
+            found = await whole(*args, **keywords)
+            if "most" not in keywords:
+                now += 1
+                most = max(most, now)
+                await asyncio.sleep(0)
+                now -= 1
+            return found
+
+        monkeypatch.setattr(store, "get", counted)
+        paths = ("/api/v1/message/{}", "/api/v1/message/{}/part/1", "/view/{}.html", "/view/{}.txt")
+        ids = [each.id for each in (await store.list()).mails]
+        asked = [path.format(each) for path in paths * 5 for each in ids]
+        await asyncio.gather(*map(api.get, asked))
+        assert 1 <= most <= 2
+
+
+@in_loop
+async def test_an_id_of_an_application_may_be_any_text() -> None:
+    mail_id = 'a"<\r\nX: é'
+    async with inbox(Delivery(mail(), id=mail_id)) as (_, api):
+        assert (await api.get("/api/v1/messages")).json()["messages"][0]["ID"] == mail_id
+        assert (await api.get(MESSAGE)).json()["ID"] == mail_id
+        answer = await api.get(f"{MESSAGE}/raw?dl=1")
+        assert answer.headers["content-disposition"] == (
+            'attachment; filename="a%22%3C%0D%0AX%3A%20%C3%A9.eml"'
+        )
+        location = (await api.get("/view/latest")).headers["location"]
+        assert location == "/view/a%22%3C%0D%0AX%3A%20%C3%A9"
+        assert set((await api.get(f"{MESSAGE}/headers")).json()) == {
+            *("From", "Message-Id", "Subject", "To")
+        }
+
+
+# -- what it costs ---------------------------------------------------------------------------------
+
+
+@in_loop
+async def test_a_large_message_is_decoded_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[bool] = []
+
+    def parse(data: bytes, **keywords: Any) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return parse_message(data, **keywords)
+
+    monkeypatch.setattr("ehlo.inbox.api.anatomy.parse_message", parse)
+    small, large = mail(), multipart(part("text/html", "<p>x" * 20_000))
+    async with inbox(Delivery(small, id="small"), Delivery(large, id="large")) as (_, api):
+        for mail_id, is_main in (("small", True), ("large", False)):
+            for path in ("/api/v1/message/{}", "/view/{}.html", "/view/{}.txt"):
+                await api.get(path.format(mail_id))
+            await api.get(f"/api/v1/message/{mail_id}/part/9")
+            assert set(threads) == ({is_main} if mail_id == "small" else {False})
+            threads.clear()
+
+
+def steps_of(work: Callable[[], object]) -> int:
+    """Return the number of calls that `work` makes."""
+    count = 0
+
+    def note(_frame: object, _event: str, _argument: object) -> None:
+        nonlocal count
+        count += 1
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda size: multipart(*(part("image/png; name=x", "x") for _ in range(size))),
+        lambda size: multipart(part("text/html", "<p style='x:url(cid:x)'>" * size * 10)),
+        lambda size: b"To: " + b"a@x.test, " * size + b"\r\n\r\n",
+        lambda size: b"X: y\r\n" * size + b"\r\n",
+        lambda size: b"".join(
+            b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (each, each)
+            for each in range(size)
+        ),
+    ],
+)
+def test_the_cost_of_a_message_is_in_proportion_to_it(build: Callable[[int], bytes]) -> None:
+    def work(size: int) -> Callable[[], object]:
+        data = build(size)
+        stored = StoredMail("x", 1, "", 0.0, False, "", len(data), [], EMPTY)
+        return lambda: whole_message(StoredMessage(stored, data, "", [], {}, []))
+
+    assert steps_of(work(800)) < 6 * steps_of(work(200))

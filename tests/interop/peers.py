@@ -21,11 +21,12 @@ _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin
 
 
 def peer(name: str) -> str:
-    """Return the path of a program, or of nodemailer's `node_modules`.
+    """Return the path of a program, or for a package of npm that of its `node_modules`.
 
     Without it the test is skipped, or fails where `EHLO_REQUIRE_PEERS=1` says that all are there.
     """
-    found = node_modules() if name == "nodemailer" else shutil.which(name, path=_PATH)
+    is_package = name in ("nodemailer", "mailpit-api")
+    found = node_modules(name) if is_package else shutil.which(name, path=_PATH)
     if found is None:
         absent(f"{name} is not installed; .ci/run does that")
     return found
@@ -38,10 +39,10 @@ def absent(why: str) -> NoReturn:
     pytest.skip(why)
 
 
-def node_modules() -> str | None:
-    """Return the directory in which `.ci/peers` has installed nodemailer."""
+def node_modules(package: str = "nodemailer") -> str | None:
+    """Return the directory in which `.ci/peers` has installed a package of npm."""
     folder = Path(os.environ.get("EHLO_NODE_MODULES") or CHECKOUT / "node_modules")
-    return str(folder) if (folder / "nodemailer").is_dir() else None
+    return str(folder) if (folder / package).is_dir() else None
 
 
 def run(

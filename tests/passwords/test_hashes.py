@@ -115,7 +115,7 @@ def test_a_repr_shows_no_key(name: str) -> None:
     [
         "",
         "wonder",
-        "$2b$12$abcdefghijklmnopqrstuv",
+        "$2x$12$abcdefghijklmnopqrstuv",
         "$argon2i$v=19$m=64,t=1,p=1$" + SALT + "$" + KEY,
         "{PLAIN}wonder",
         "{scram-sha-256}4096," + ",".join([SHA256] * 3),

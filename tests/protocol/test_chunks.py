@@ -216,6 +216,7 @@ def fed(rules: Settings, shape: str, length: int, size: int) -> Callable[[], Non
     return feed
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("rules", [LIMITLESS, LIMITED])
 @pytest.mark.parametrize("size", [1, 1460, 1_000_000])
 @pytest.mark.parametrize("shape", SHAPES)
@@ -225,6 +226,7 @@ def test_calls_are_linear_in_what_chunks_came(shape: str, size: int, rules: Sett
     assert large <= 4.5 * small + 500
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("size", [1, 7, 1460, 1_000_000])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_byte_of_a_chunk_is_looked_at_more_than_a_few_times(

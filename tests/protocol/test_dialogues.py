@@ -131,6 +131,7 @@ def test_core_answers_the_same_however_it_is_cut(
     assert_as_written(scenario, play(scenario, slicer, ask_all=ask_all))
 
 
+@pytest.mark.no_cover
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("scenario", SLICEABLE, ids=str)
 @pytest.mark.parametrize("ask_all", [True, False])
@@ -138,6 +139,7 @@ def test_core_answers_the_same_in_packets(scenario: Scenario, ask_all: bool) -> 
     assert_as_written(scenario, play(scenario, packets, ask_all=ask_all))
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("scenario", SLICEABLE, ids=str)
 def test_core_answers_the_same_cut_around_each_end_of_data(scenario: Scenario) -> None:
     for phase in scenario.phases():
@@ -150,6 +152,7 @@ def test_core_answers_the_same_cut_around_each_end_of_data(scenario: Scenario) -
             assert_as_written(scenario, play(scenario, cut_at(position)))
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("scenario", ENDED_BY_CLIENT, ids=str)
 @pytest.mark.parametrize(
     "tail",

@@ -32,6 +32,8 @@ from support.dialogue import CorePlayer, Received, Rules, resolve, scenarios
 from support.examples import examples
 from support.ways import deliver, packets
 
+pytestmark = pytest.mark.no_cover  # the other tests reach all that these do
+
 # -- material ------------------------------------------------------------------------------------
 
 # What is near to an end of data, rather than what is not
@@ -181,7 +183,6 @@ def played(
 # -- any split of any session --------------------------------------------------------------------
 
 
-@pytest.mark.no_cover
 @examples(400)
 @given(st.data(), st.sampled_from(SETTINGS), sessions)
 def test_any_split_of_any_session_gives_the_same(
@@ -201,7 +202,6 @@ DIALOGUES = [
 ]
 
 
-@pytest.mark.no_cover
 @given(st.data())
 def test_any_split_of_any_dialogue_gives_the_same(data: st.DataObject) -> None:
     scenario, session = data.draw(st.sampled_from(DIALOGUES))
@@ -268,7 +268,6 @@ def assert_well_formed(said: bytes) -> None:
         assert len(line) <= 510
 
 
-@pytest.mark.no_cover
 @examples(300)
 @given(st.text(max_size=60), st.booleans())
 @example('"\\', False)
@@ -329,7 +328,6 @@ words = st.tuples(keywords, values).map(
 )
 
 
-@pytest.mark.no_cover
 @examples(500)
 @given(st.lists(words, max_size=6), st.sampled_from(["", "a", "ü"]), st.booleans())
 def test_any_parameters_make_an_address_or_a_reply(said: list[str], local: str, utf8: bool) -> None:
@@ -343,7 +341,6 @@ def test_any_parameters_make_an_address_or_a_reply(said: list[str], local: str, 
             assert isinstance(found, Address | Reply)
 
 
-@pytest.mark.no_cover
 @examples(1000)
 @given(keywords, values)
 def test_no_value_of_a_parameter_brings_control_characters(keyword: str, value: str | None) -> None:

@@ -131,6 +131,7 @@ lines = st.one_of(
 )
 
 
+@pytest.mark.no_cover
 @examples(600)
 @given(
     st.sampled_from(sorted(BEFORE)),
@@ -155,6 +156,7 @@ def test_any_line_in_any_state_is_the_same_both_ways(
     play(Plan(rules, asks, [*before, said[:at], said[at:]], 0))
 
 
+@pytest.mark.no_cover
 @examples(300)
 @given(st.randoms(use_true_random=False))
 def test_any_session_is_the_same_both_ways(chance: Random) -> None:

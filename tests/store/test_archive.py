@@ -21,7 +21,9 @@ from ehlo.store import (
     StoredMessage,
     StoreError,
 )
-from ehlo.store.database import VERSION
+from ehlo.store.database import VERSION, open_database
+from ehlo.store.indexing import Index
+from ehlo.store.keeping import Keeper
 from ehlo.transcript import Line
 from support.storing import fill, ids, in_loop, mail, subjects
 
@@ -383,6 +385,18 @@ async def test_a_store_is_there_again_when_it_is_opened_again(tmp_path: Path) ->
 
 
 @in_loop
+async def test_a_search_waits_for_the_index_of_what_was_stored_before(tmp_path: Path) -> None:
+    path = str(tmp_path / "mail.db")
+    async with Store.open(path) as store:
+        await fill(store, 3)
+    database = open_database(path, durable=True, max_size=0)
+    index = Index()
+    Keeper(0, 0, index).load(database)  # all that is done before the first search
+    database.close()
+    assert index.is_behind
+
+
+@in_loop
 async def test_a_temporary_store_leaves_nothing(temporary: Path) -> None:
     async with Store.open() as store:
         assert Path(store.path).is_relative_to(temporary)
@@ -499,3 +513,28 @@ async def test_mails_are_found_by_their_ids() -> None:
         assert [each.id for each in found] == [second, first]
         assert [each.id for each in await store.find([first, second], "a")] == [first]
         assert await store.find([]) == []
+
+
+@in_loop
+async def test_the_counts_are_those_of_the_rows() -> None:
+    async with Store.open(keep=40) as store:
+        for number in range(12):
+            kept = await fill(store, 10, f"inbox {number % 3}")
+            await store.mark(read=True, ids=kept[::2])
+            await store.mark(read=False, ids=kept[:2])
+            await store.mark(read=number % 2 == 0, inbox=f"inbox {(number + 1) % 3}")
+            await store.delete(ids=kept[:4])
+        await store.delete(inbox="inbox 2")
+        (left, *_) = ids(await store.list())
+        with pytest.raises(StoreError):
+            await store.put(Delivery(MAIL, id=left))
+        database = sqlite3.connect(store.path)
+        counted = database.execute(
+            "SELECT inbox, count(*), sum(is_read = 0) FROM mails GROUP BY inbox ORDER BY inbox"
+        ).fetchall()
+        database.close()
+        assert [(name, *counts) for name, counts in (await store.inboxes()).items()] == counted
+        assert [name for name, *_ in counted] == ["inbox 0", "inbox 1"]
+        assert (await store.counts()).total == sum(total for _, total, _ in counted)
+        assert await store.counts("inbox 0") == MailCounts(*counted[0][1:])
+        assert await store.counts("inbox 2") == MailCounts(0, 0)

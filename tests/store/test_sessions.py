@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ehlo.store import Delivery, Store, StoredSession, StoreError
+from ehlo.store import Delivery, MailCounts, Store, StoredSession, StoreError
 from ehlo.store.database import VERSION
 from ehlo.store.keeping import MOST_SESSIONS, SESSION_BYTES
 from ehlo.transcript import Line
@@ -105,7 +105,11 @@ async def test_a_session_that_is_rolled_back_is_not_counted() -> None:
 def downgraded(path: Path) -> None:
     """Make of a file what the first version of the schema was."""
     database = sqlite3.connect(path)
-    database.executescript("DROP TABLE sessions; PRAGMA user_version = 1;")
+    database.executescript(
+        "DROP TABLE sessions; DROP TABLE counts; DROP TRIGGER mail_added; DROP TRIGGER mail_marked;"
+        "DROP TRIGGER mail_dropped; CREATE INDEX unread_mails ON mails(inbox) WHERE is_read = 0;"
+        "PRAGMA user_version = 1;"
+    )
     database.close()
 
 
@@ -114,9 +118,11 @@ async def test_a_file_of_an_older_ehlo_is_upgraded_with_all_of_its_mail(tmp_path
     path = tmp_path / "mail.db"
     async with Store.open(str(path)) as store:
         kept = await fill(store, 5)
+        await store.mark(read=True, ids=kept[:1])
     downgraded(path)
     async with Store.open(str(path)) as store:
         assert ids(await store.list()) == kept[::-1]
+        assert await store.inboxes() == {"": MailCounts(5, 4)}
         await store.put_session(LINES)
         assert len(await store.sessions()) == 1
     database = sqlite3.connect(path)

@@ -15,7 +15,6 @@ from email.message import EmailMessage
 from typing import Any, Final, Self
 
 import pytest
-import uvicorn
 from playwright.sync_api import (
     Browser,
     ConsoleMessage,
@@ -26,10 +25,9 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from ehlo import Message, Server, Session
-from ehlo.faults import Faults
-from ehlo.inbox import Desk, WebOptions, make_site
-from ehlo.store import Delivery, Store
+from ehlo import Server
+from ehlo.inbox import Catcher, WebOptions
+from ehlo.store import Delivery
 
 DEADLINE: Final = 60.0
 WIDE: Final = {"width": 1280, "height": 800}
@@ -41,7 +39,7 @@ expect.set_options(timeout=DEADLINE * 1_000)
 class Site:
     """An inbox on free ports, in a thread: SMTP and the pages."""
 
-    def __init__(self, options: WebOptions | None = None, *, keep: int = 20_000) -> None:
+    def __init__(self, options: WebOptions | None = None, *, keep: int = 500) -> None:
         self.options = options or WebOptions()
         self.keep = keep
         self.url = ""
@@ -61,37 +59,15 @@ class Site:
 
     async def _serve(self) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        listener = socket.create_server(("127.0.0.1", 0))
-        async with Store.open(keep=self.keep) as self.store:
-
-            async def on_message(session: Session, message: Message) -> str:
-                recipients = list(map(str, message.recipients))
-                delivery = Delivery(
-                    bytes(message.data),
-                    str(message.sender),
-                    recipients,
-                    inbox="default",
-                    transcript=list(session.transcript or ()),
-                )
-                return await self.store.put(delivery)
-
-            self.faults = Faults()
-            self.desk = Desk(
-                store=self.store,
-                faults=self.faults,
-                deliver=self.store.put,
-                options=self.options,
-            )
-            config = uvicorn.Config(make_site(self.desk), log_level="critical", lifespan="off")
-            web = uvicorn.Server(config)
-            async with Server(on_message, addr="127.0.0.1:0", transcripts="masked") as server:
-                self.port = server.addresses[0].port
-                self.url = f"http://127.0.0.1:{listener.getsockname()[1]}{self.options.root}"
-                serving = asyncio.create_task(web.serve([listener]))  # it listens already
-                self._ready.set()
-                await self._end.wait()
-                web.should_exit = web.force_exit = True
-                await serving
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}{self.options.root}"
+        catcher = Catcher(keep=self.keep, web=[listening], options=self.options)
+        async with Server(catcher, addr="127.0.0.1:0", transcripts="masked") as server:
+            assert catcher.desk is not None
+            self.desk, self.store = catcher.desk, catcher.desk.store
+            self.port = server.addresses[0].port
+            self._ready.set()
+            await self._end.wait()
 
     # -- from the test ---------------------------------------------------------------------------
 
@@ -131,7 +107,7 @@ class Site:
     def clear(self) -> None:
         """Delete all mail and all faults."""
         self.run(self.store.delete())
-        self.faults.clear()
+        self.desk.faults.clear()
 
 
 def _groups(messages: list[bytes]) -> Iterator[list[bytes]]:
@@ -152,6 +128,13 @@ def letter(
     if html:
         message.add_alternative(html, subtype="html")
     return message
+
+
+def opened(page: Page, path: str = "/") -> Page:
+    """Open a page, and wait until its scripts listen and its connection stands."""
+    page.goto(path)
+    expect(page.locator("#connection")).to_have_attribute("data-state", "live")
+    return page
 
 
 # -- the browser -----------------------------------------------------------------------------------
@@ -182,12 +165,23 @@ class Watch:
     """Notes what no page may do: open a dialog, fail, run what it may not, or ask elsewhere."""
 
     def __init__(self, page: Page, url: str) -> None:
-        self._url = url
+        self._urls = [url]
         self.faults: list[str] = []
+        self.allowed: tuple[str, ...] = ()
+        """The beginnings of what may happen in this test."""
         page.on("dialog", self._dialog)
         page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
         page.on("console", self._console)
         page.context.on("request", self._request)
+
+    def allow_site(self, url: str) -> None:
+        """Allow requests to another site, too."""
+        self._urls.append(url)
+
+    def check(self) -> None:
+        """Fail if something has gone wrong."""
+        wrong = [each for each in self.faults if not each.startswith(self.allowed or ("-",))]
+        assert not wrong, "\n".join(wrong)
 
     def _dialog(self, dialog: Dialog) -> None:
         self.faults.append(f"dialog: {dialog.message}")
@@ -198,7 +192,7 @@ class Watch:
             self.faults.append(f"console: {message.text}")
 
     def _request(self, request: Request) -> None:
-        if not request.url.startswith((self._url, "about:", "blob:", "data:")):
+        if not request.url.startswith((*self._urls, "about:", "blob:", "data:")):
             self.faults.append(f"request: {request.url}")
 
 
@@ -258,11 +252,16 @@ def site(module_site: Site) -> Site:
 
 @pytest.fixture
 def page(browser: Browser, site: Site) -> Iterator[Page]:
-    """Return a page, with nothing remembered of another test; nothing in it may go wrong."""
+    """Return a page, with nothing remembered of another test."""
     context = browser.new_context(viewport=WIDE, base_url=site.url, reduced_motion="reduce")  # type: ignore[arg-type]  # a TypedDict
     context.set_default_timeout(DEADLINE * 1_000)
-    page = context.new_page()
-    watch = Watch(page, site.url)
-    yield page
+    yield context.new_page()
     context.close()
-    assert watch.faults == []
+
+
+@pytest.fixture
+def watch(site: Site, page: Page) -> Iterator[Watch]:
+    """Return what has gone wrong in the page; at the end of the test it must be nothing."""
+    watching = Watch(page, site.url)
+    yield watching
+    watching.check()

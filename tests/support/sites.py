@@ -80,6 +80,8 @@ class Line:
             {"type": "websocket.connect"} if websocket else {"type": "http.request", "body": b""}
         )
         self.task: asyncio.Task[None] | None = None
+        self.is_closed = False
+        """Whether the server has closed the connection by itself."""
 
     async def __aenter__(self) -> Self:
         self.task = asyncio.ensure_future(self._app(self.scope, self._in.get, self._send))
@@ -87,6 +89,8 @@ class Line:
 
     async def _send(self, message: MutableMapping[str, Any]) -> None:
         await self._reads.wait()
+        if self.is_closed:
+            raise RuntimeError("Unexpected ASGI message, after sending 'websocket.close'")
         await self._out.put(message)
 
     async def __aexit__(self, *_: object) -> None:

@@ -152,8 +152,8 @@ def cli(ctx: click.Context, /, *, faults: str | None, **given: object) -> None:
 
     def serve_mail() -> None:
         log_faults(found)
-        room.open()
-        server.listen_and_serve(tune_malloc=True)
+        with room.open():
+            server.listen_and_serve(tune_malloc=True)
 
     run(server, process, serve_mail, quiet=quiet)
     if isinstance(handler, Printer) and handler.failure is not None:
@@ -237,8 +237,8 @@ def serve(
             )
             run_parent(server, recipe, reload=reload)
         else:
-            room.open()
-            server.listen_and_serve(tune_malloc=True)
+            with room.open():
+                server.listen_and_serve(tune_malloc=True)
 
     run(server, process, serve_mail)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import click
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # starlette, uvicorn and sqlite3 come with the commands that 
     from ehlo.inbox.catcher import Catcher
     from ehlo.inbox.desk import Check
     from ehlo.inbox.serving import WebCertificate
+    from ehlo.inbox.sorting import Rule
 
 _GROUP: Final = "Inbox"
 _USUAL: Final = "127.0.0.1:8025"
@@ -76,7 +78,8 @@ class InboxOptions:
     cors: Sequence[str] = option((), group=_GROUP)
     """Foreign origin that may use the API, e.g. app.example.com:3000; * for all. Repeatable."""
     relay: str | None = option(None, group=_GROUP)
-    """Server to release messages to, e.g. smtp://relay.example.com:25."""
+    """Server to release messages to, e.g. smtp://relay.example.com:25. EHLO_RELAY can have one
+    with a password. Needs aiosmtplib: pip install 'ehlo[relay]'."""
 
 
 def inbox_options(*, usual: str = "") -> list[click.Parameter]:
@@ -105,12 +108,18 @@ class Mailroom:
         self._chosen = chosen
         self._note = note
 
-    def open(self) -> None:
-        """Bind the address, once logging is set up. Raises `click.ClickException`."""
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Have the address bound in the block. Enter it once logging is set up.
+
+        Raises `click.ClickException`.
+        """
         if self._note:
             logger.info("%s", self._note)
-        if self.catcher is not None and self._address:
-            self.catcher.web = self._bound()
+        with contextlib.ExitStack() as stack:
+            if self.catcher is not None and self._address:
+                self.catcher.web = [stack.enter_context(sock) for sock in self._bound()]
+            yield
 
     def _bound(self) -> list[socket.socket]:
         try:
@@ -181,6 +190,35 @@ def _check_use(own: InboxOptions, given: Given, address: str) -> None:
         raise click.UsageError("--web-key needs --web-cert; add it")
 
 
+def _rule_of(name: str, directory: str | None) -> str | Rule:
+    from ehlo.inbox.sorting import rule_of
+
+    try:
+        if ":" not in name:
+            return rule_of(name)
+        rule = load(name, directory)
+    except ValueError:
+        raise click.UsageError(
+            f"--inbox-by {name}: write user, domain, listener or MODULE:ATTR"
+        ) from None
+    except click.UsageError as error:
+        raise click.UsageError(f"--inbox-by: {error.message}") from None
+    if not callable(rule):
+        raise click.UsageError(f"--inbox-by {name}: not a function; name one")
+    return cast("Rule", rule)
+
+
+def _check_relay(url: str) -> None:
+    from ehlo.inbox.live.relaying import Relay
+
+    if importlib.util.find_spec("aiosmtplib") is None:
+        raise click.UsageError("--relay needs aiosmtplib: pip install 'ehlo[relay]'")
+    try:
+        Relay.of(url)
+    except ValueError as error:
+        raise click.UsageError(f"--{error}") from None
+
+
 def _check_of(file: str | None, logins: str) -> Check | None:
     from ehlo.inbox import accounts
 
@@ -212,16 +250,24 @@ def _catcher_of(
 ) -> Catcher:
     from ehlo.inbox.catcher import Catcher
     from ehlo.inbox.desk import WebOptions
+    from ehlo.inbox.live.relaying import Relay
     from ehlo.inbox.serving import WebCertificate
 
-    named = own.inbox_by or ""
-    rule: Any = load(named, given.get("app_dir")) if ":" in named else named
+    root = (own.web_root or "").rstrip("/")
+    if root and not root.startswith("/"):
+        raise click.UsageError(f"--web-root {root}: write a path that begins with /, e.g. /{root}")
+    if own.relay:
+        _check_relay(own.relay)
     certificate = WebCertificate(own.web_cert, own.web_key or "") if own.web_cert else None
     if certificate is not None:
         _check_certificate(certificate)
+    try:
+        Relay.of(own.relay or "smtp://unused")
+    except ValueError as error:  # it begins with "relay: "
+        raise click.UsageError(f"--{error}") from None
     options = WebOptions(
         label=own.label or "",
-        root=(own.web_root or "").rstrip("/"),
+        root=root,
         hosts=tuple(own.web_hosts),
         origins=tuple(own.cors),
         relay=own.relay or "",
@@ -233,7 +279,7 @@ def _catcher_of(
             store=own.store or "",
             keep=500 if own.keep is None else own.keep,
             keep_age=own.keep_age or 0,
-            inbox_by=rule,
+            inbox_by=_rule_of(own.inbox_by or "", given.get("app_dir")),
             faults=faults,
             certificate=certificate,
             options=options,

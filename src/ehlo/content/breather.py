@@ -2,7 +2,7 @@
 
 Python runs one thread at a time, and one that does not wait is interrupted every 5 ms. What an
 event loop and a database do for one small mail needs ten turns, so that a thread that decodes a
-large message would delay it by 50 ms. A thread with a `Breather` waits a moment after each
+large message would delay it by 50 ms. A thread with a `Breather` waits a moment after each half
 millisecond instead, and the others take their turns then.
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 
 Rest = Callable[[], None]
 """Called by long work at least after each few thousand steps of Python."""
-_BURST: Final = 0.001  # seconds of work
+_BURST: Final = 0.000_5  # seconds of work
 _BREAK: Final = 0.000_05  # seconds, in which another thread that waits takes its turn
 
 

@@ -83,6 +83,7 @@ _NOT_FOR_MAIL: Final = frozenset(
     )
 )
 _FALLBACK: Final = "cp1252"
+_WITH_SURROGATES: Final = "utf_7"
 _LONGEST_LABEL: Final = 64
 _PUNCTUATION: Final = re.compile("[^a-z0-9]+")
 # Encodings of these bytes mean something else than ASCII, line ends included
@@ -109,7 +110,10 @@ def decode_text(data: bytes, label: str) -> str:
         return _decode_euc_jp(data)
     if codec.startswith("utf-16"):
         codec, data = _by_byte_order_mark(codec, data)
-    return data.decode(codec, "replace").removeprefix("\ufeff")
+    text = data.decode(codec, "replace").removeprefix("\ufeff")
+    if codec == _WITH_SURROGATES:  # half a character, which nothing can write
+        return text.encode("utf-8", "replace").decode()
+    return text
 
 
 def is_ascii_compatible(label: str) -> bool:

@@ -39,10 +39,13 @@ def decode_transfer(data: bytes, encoding: str, rest: Rest = no_rest) -> bytes:
     return data if pieces is None else b"".join(pieces)
 
 
-def decoded_pieces(data: bytes, encoding: str, rest: Rest = no_rest) -> Iterator[bytes] | None:
+def decoded_pieces(
+    data: bytes | memoryview, encoding: str, rest: Rest = no_rest
+) -> Iterator[bytes] | None:
     """Return what `decode_transfer` does in pieces; `None` if it would change nothing."""
     if encoding == "base64":
         return _from_base64(data, rest)
+    data = bytes(data)
     if encoding == "quoted-printable":
         return _from_quoted(data, rest)
     if encoding in _UUENCODED:
@@ -63,11 +66,11 @@ def decoded_size(data: memoryview, encoding: str, rest: Rest = no_rest) -> int:
     return len(data)
 
 
-def _from_base64(data: bytes, rest: Rest) -> Iterator[bytes]:
+def _from_base64(data: bytes | memoryview, rest: Rest) -> Iterator[bytes]:
     """Decode what is in the alphabet; pieces that end in padding may follow each other."""
     spare = b""
     for start in range(0, len(data), _SLICE):
-        letters = spare + data[start : start + _SLICE].translate(None, _NO_BASE64)
+        letters = spare + bytes(data[start : start + _SLICE]).translate(None, _NO_BASE64)
         at = 0
         for padding in _PADDING.finditer(letters):
             yield _unpadded(letters[at : padding.start()])

@@ -108,7 +108,7 @@ class Content:
 
     @property
     def text(self) -> str:
-        """The readable text, with LF line ends; empty when there is none.
+        """The readable text, with LF line ends and without NUL; empty when there is none.
 
         It is made from the HTML where there is no plain text. `omitted` says how much of a very
         long text is missing.
@@ -122,7 +122,7 @@ class Content:
 
     @cached_property
     def html(self) -> str | None:
-        """The HTML of the message; `None` when it has none. It may be hostile."""
+        """The HTML of the message, without NUL; `None` when it has none. It may be hostile."""
         parts = [part for reading in self._readings for part in reading.html]
         return _Decoder(self._message).join(parts) if parts else None
 
@@ -232,8 +232,8 @@ class _Decoder:
         charset = part.parameters.parameters.get("charset", "")
         if is_ascii_compatible(charset):  # on bytes, since text may take four times as much
             data = data.replace(b"\r\n", b"\n")
-            return decode_text(data, charset)
-        return decode_text(data, charset).replace("\r\n", "\n")
+            return decode_text(data, charset).replace("\0", "")
+        return decode_text(data, charset).replace("\r\n", "\n").replace("\0", "")
 
 
 def _unwrapped(text: str, joint: str) -> str:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from ehlo.inbox.api.anatomy import LARGE
 from ehlo.inbox.api.goform import ShapeError, from_json, to_bytes, to_text
 from ehlo.store import StoreError
 
@@ -26,8 +27,7 @@ Shape = TypeVar("Shape")
 
 MOST_BODY: Final = 5_242_880
 """Bytes of a request with JSON."""
-LARGE: Final = 65_536
-"""Bytes from which on work is done in a thread, since it takes more than a millisecond."""
+_MOST_AT_ONCE: Final = 1_048_576  # bytes of a body that is sent as a whole
 
 _logger = logging.getLogger("ehlo.inbox")
 
@@ -56,6 +56,26 @@ def json_answer(value: object) -> Response:
 def ready_answer(text: str, status: int = 200) -> Response:
     """Return an answer with ready JSON."""
     return Response(to_bytes(text), status, media_type="application/json")
+
+
+def pieces_answer(pieces: Sequence[bytes], headers: Mapping[str, str]) -> Response:
+    """Return an answer whose body is in pieces; if it is large, it is sent in pieces, too."""
+    size = sum(map(len, pieces))
+    if size <= _MOST_AT_ONCE:
+        return Response(b"".join(pieces), headers=headers)
+
+    async def each() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    return streamed_answer(each(), size, headers)
+
+
+def streamed_answer(
+    pieces: AsyncIterator[bytes], size: int, headers: Mapping[str, str]
+) -> Response:
+    """Return an answer whose body comes in pieces, of `size` bytes in all."""
+    return StreamingResponse(pieces, headers={**headers, "content-length": str(size)})
 
 
 def text_answer(text: str, status: int = 200, *, kind: str = "text/plain") -> Response:

@@ -24,7 +24,7 @@ from ehlo.handler import AnyServer, Callbacks, Composed, Handler, callbacks_of_h
 from ehlo.inbox.desk import Desk, Traffic, WebOptions
 from ehlo.inbox.serving import WebCertificate, WebServer
 from ehlo.inbox.site import make_site
-from ehlo.inbox.sorting import Rule, inbox_for, rule_of, tags_in
+from ehlo.inbox.sorting import BY_NONE, DEFAULT, Rule, inbox_for, rule_of, tags_in
 from ehlo.message import Message
 from ehlo.net import Peer
 from ehlo.protocol import reply as replies
@@ -159,15 +159,17 @@ class Catcher(Composed):
 
         Raises `StoreError`, and what the rule for inboxes raises.
         """
-        if self.desk is None:
-            raise StoreError("the inbox is closed")
-        inbox = delivery.inbox or inbox_for(self._rule, delivery)
-        tags = [*delivery.tags, *tags_in(delivery.message)]
-        traffic = self.traffic
-        try:
-            mail_id = await self.desk.store.put(
-                dataclasses.replace(delivery, inbox=inbox, tags=tags)
+        traffic, tags = self.traffic, tags_in(delivery.message)
+        if tags or not delivery.inbox:
+            delivery = dataclasses.replace(
+                delivery,
+                inbox=delivery.inbox or inbox_for(self._rule, delivery),
+                tags=[*delivery.tags, *tags],
             )
+        try:
+            if self.desk is None:
+                raise StoreError("the inbox is closed")
+            mail_id = await self.desk.store.put(delivery)
         except StoreError as error:
             level = logging.DEBUG if traffic.trouble else logging.ERROR
             logger.log(level, "mail was not stored: error=%s", error)
@@ -187,6 +189,7 @@ class Catcher(Composed):
             data,
             str(message.sender),
             list(map(str, message.recipients)),
+            DEFAULT if self._rule is BY_NONE else "",
             username=session.user or "",
             facts={**_facts_of(session), **_facts_of_message(message)},
             transcript=self._lines_of(session),
@@ -244,13 +247,13 @@ class Catcher(Composed):
         except StoreError as error:
             raise UnusableError(f"store: {error}") from error
         try:
-            await self._show(store)
+            await self._show(store, server.addresses)
             await self._call("on_startup", server)
         except BaseException:
             await self._close(store)
             raise
 
-    async def _show(self, store: Store) -> None:
+    async def _show(self, store: Store, addresses: Sequence[Peer]) -> None:
         """Make the site, and serve it if there is an address for it."""
         options, sockets = self._options, self.web
         if isinstance(sockets, str):
@@ -258,6 +261,9 @@ class Catcher(Composed):
         if sockets:
             loopback = all(_is_loopback(listener.bound_address(each)) for each in sockets)
             options = dataclasses.replace(options, is_loopback=loopback)
+            self._server = WebServer(self.asgi, sockets, self._certificate)
+        smtp = next(((each.host, each.port) for each in addresses if each.port), None)
+        options = dataclasses.replace(options, smtp=smtp)
         self.desk = Desk(
             store=store,
             faults=self.faults,
@@ -266,8 +272,7 @@ class Catcher(Composed):
             traffic=self.traffic,
         )
         self._site = make_site(self.desk)
-        if sockets:
-            self._server = WebServer(self.asgi, sockets, self._certificate)
+        if self._server is not None:
             await self._server.start()
             logger.info("showing mail on %s", self.url)
             if not options.is_loopback and options.check is None:

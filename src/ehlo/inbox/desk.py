@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from starlette.requests import HTTPConnection
 
@@ -25,6 +27,8 @@ class WebOptions:
 
     label: str = ""
     """A name of this inbox, shown on the pages."""
+    smtp: tuple[str, int] | None = None
+    """The host and the port that mail is sent to, shown as long as there is none."""
     root: str = ""
     """The path below which everything is, such as `/mail`; empty for `/`."""
     hosts: tuple[str, ...] = ()
@@ -74,6 +78,8 @@ class Desk:
     traffic: Traffic = field(default_factory=Traffic)
     outlines: Outlines = field(default_factory=Outlines)
     """Where the parts of large messages are that were read before."""
+    turns: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, 2))
+    """The turns in which large messages are in memory as a whole; few are at once."""
     hub: Hub = field(init=False)
     """Passes on what changes in the store, and what SMTP clients were refused."""
 

@@ -29,7 +29,7 @@ _SAFE: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 _OPEN: Final = frozenset(("/livez", "/readyz"))
 """Paths that need no login: they say nothing."""
 _API: Final = "/api/"
-_PART: Final = re.compile(r"/message/[^/]+/part/")
+_PART: Final = re.compile(r"/message/(?!latest/)[^/]+/part/[^/]+")  # no page guesses an ID
 _VIEW: Final = re.compile(r".*/view/[^/]+\.html")
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:/?#@\[\]\s]+)(?::(?P<port>[0-9]{1,5}))?")
 _PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
@@ -64,6 +64,7 @@ _FOREIGN: Final = _Rejection(403, "Blocked due to CORS violation\n")
 _NO_LOGIN: Final = _Rejection(
     401, "Unauthorized.\n", (("WWW-Authenticate", 'Basic realm="Login", charset="UTF-8"'),)
 )
+_TOO_LARGE: Final = _Rejection(413, "The body is too large.\n", (("Connection", "close"),))
 _TOO_MANY: Final = _Rejection(429, "Too many logins have failed.\n", (("Retry-After", "60"),))
 
 
@@ -119,6 +120,15 @@ class Guard:
             return _WRONG_HOST
         if self._is_foreign(scope, path, headers):
             return _FOREIGN
+        return await self._examine_login(scope, path, headers) or self._examine_size(headers)
+
+    def _examine_size(self, headers: Headers) -> _Rejection | None:
+        """Reject a body that is said to be too large; what is not said, `_Body` counts."""
+        size = headers.get("content-length", "")
+        said = int(size[:20]) if size.isascii() and size.isdecimal() else 0
+        return _TOO_LARGE if self._most and said > self._most else None
+
+    async def _examine_login(self, scope: Scope, path: str, headers: Headers) -> _Rejection | None:
         if self._sign_in is None:
             return None
         if scope.get("method") == "OPTIONS" and _API in path and self._origins:
@@ -149,10 +159,11 @@ class Guard:
         if not is_write and _API not in path and _VIEW.fullmatch(path) is None:
             return False
         origins = headers.getlist("origin")
-        if origins:
-            return not self._origins.allow(origins, headers.get("host", ""))
-        # Images in a mail are of the frame's own origin, which is none
+        # Images in a mail are wanted by its frame, which has an origin of its own: `null`
         is_part = not is_write and _PART.search(path) is not None
+        is_shown = is_part and headers.get("sec-fetch-mode") == "no-cors"
+        if origins and not (is_shown and origins == ["null"]):
+            return not self._origins.allow(origins, headers.get("host", ""))
         is_view = not is_write and _API not in path
         site = headers.get("sec-fetch-site", "").lower()
         return site == "cross-site" and not is_part and not is_view

@@ -10,24 +10,26 @@ it, by a script that only this response allows, and only if a frame of ours asks
 
 from __future__ import annotations
 
+import base64
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from ehlo.content.markup import text_of_html
-from ehlo.inbox.answers import RefusedError, elsewhere, resource
-from ehlo.inbox.api.anatomy import Anatomy
-from ehlo.inbox.api.single import find, latest, mark_read, remember
+from ehlo.content.breather import Rest
+from ehlo.inbox.answers import RefusedError, elsewhere, pieces_answer, resource
+from ehlo.inbox.api.anatomy import Anatomy, Piece, rest_for
+from ehlo.inbox.api.single import RASTER, find, latest, mark_read, reading, remember
 from ehlo.inbox.desk import Desk
-from ehlo.store import StoredMessage
 
+MOST_IMAGES: Final = 16_777_216
+"""Characters of images that are put into the HTML of one message."""
 _CID: Final = re.compile(
     r"""(=\s{0,8}["']?|\burl\(\s{0,8}["']?)cid:([^"'\s<>)]{1,512})""", re.IGNORECASE
 )
@@ -37,6 +39,8 @@ _HOST: Final = re.compile(r"[A-Za-z0-9._-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?
 # `meta` may lead elsewhere. Other names do nothing, and no encoding hides a name
 _LINKS: Final = re.compile(r"<(?=link[\s/>])", re.IGNORECASE)
 _METAS: Final = re.compile(r"<(?=meta[\s/>])", re.IGNORECASE)
+_ANCHORS: Final = re.compile(r"<a(?=\s)", re.IGNORECASE)
+_OPENED: Final = '<a target="_blank" rel="noreferrer noopener"'  # in front, so that it counts
 _SAFE: Final[Mapping[str, str]] = MappingProxyType(
     {
         "x-content-type-options": "nosniff",
@@ -46,6 +50,7 @@ _SAFE: Final[Mapping[str, str]] = MappingProxyType(
         "cache-control": "no-store",
     }
 )
+_SLICE: Final = 65_536  # characters that are edited at once
 _SANDBOX: Final = "sandbox allow-popups allow-popups-to-escape-sandbox"
 _SCRIPT: Final = (
     "(function(){function post(){parent.postMessage({messageHeight:"
@@ -64,47 +69,51 @@ class Preview:
     async def latest(self, request: Request) -> Response:
         """Return where the page of the newest message is."""
         mail_id = await latest(self._desk, request)
-        place = f"{_prefix(request)}/view/{mail_id}" if mail_id else f"{_prefix(request)}/"
+        place = (
+            f"{_prefix(request)}/view/{quote(mail_id, safe='')}"
+            if mail_id
+            else f"{_prefix(request)}/"
+        )
         headers = {"location": place, "content-type": "text/html; charset=utf-8"}
         return Response(f'<a href="{place}">Found</a>.\n\n', 302, headers)
 
     async def html(self, request: Request) -> Response:
         """Return the HTML of a message."""
-        stored = await self._find(request)
-        place = f"{_prefix(request)}/api/v1/message/{stored.mail.id}/part/"
+        mail_id = await self._check(request)
+        place = f"{_prefix(request)}/api/v1/message/{quote(mail_id, safe='')}/part/"
         remote = request.query_params.get("remote") == "1"
         embed = request.query_params.get("embed") == "1"
         # Alone, a page that may run a script may also leave for elsewhere by itself
         in_frame = embed and request.headers.get("sec-fetch-dest") == "iframe"
         nonce = secrets.token_urlsafe(16) if in_frame else ""
+        edits = _Edits(nonce, embeds=embed, has_links=remote)
+        most = MOST_IMAGES if "text/html" in request.headers.get("accept", "") else 0  # a browser
+        async with reading(self._desk, request) as stored:
 
-        def work() -> tuple[Anatomy, bytes]:
-            anatomy = Anatomy(stored.data)
-            markup = _html_of(anatomy, place)
-            if markup and not remote:
-                markup = _LINKS.sub("<blocked-", markup)
-            if markup and embed:
-                markup = _embedded(markup, nonce)
-            return anatomy, markup.encode("utf-8", "replace")
+            def work() -> tuple[Anatomy, list[bytes]]:
+                anatomy = Anatomy(stored.data)
+                rest = rest_for(len(stored.data))
+                images = _Images(stored.data, place, most, rest)
+                return anatomy, _page_of(anatomy, images, edits, rest)
 
-        anatomy, page = await elsewhere(len(stored.data), work)
-        remember(self._desk, stored, anatomy)
-        if not page:
-            raise _no_page("This message does not contain a HTML part")
-        await mark_read(self._desk, stored)
-        policy = _policy(request, place, nonce, remote=remote)
+            anatomy, page = await elsewhere(len(stored.data), work)
+            remember(self._desk, stored, anatomy)
+            if not page:
+                raise _no_page("This message does not contain a HTML part")
+            await mark_read(self._desk, stored)
         headers = {
             **_SAFE,
             "content-type": "text/html; charset=utf-8",
-            "content-security-policy": policy,
+            "content-security-policy": _policy(request, place, nonce, remote=remote),
         }
-        return Response(page, headers=headers)
+        return pieces_answer(page, headers)
 
     async def text(self, request: Request) -> Response:
         """Return the text of a message."""
-        stored = await self._find(request)
-        text = await elsewhere(len(stored.data), lambda: _text_of(stored))
-        await mark_read(self._desk, stored)
+        await self._check(request)
+        async with reading(self._desk, request) as stored:
+            text = await elsewhere(len(stored.data), lambda: Anatomy(stored.data).readable)
+            await mark_read(self._desk, stored)
         headers = {
             **_SAFE,
             "content-type": "text/plain; charset=utf-8",
@@ -112,9 +121,10 @@ class Preview:
         }
         return Response(text.encode("utf-8", "replace"), headers=headers)
 
-    async def _find(self, request: Request) -> StoredMessage:
+    async def _check(self, request: Request) -> str:
+        """Return the id of the message that the path names. Raises `RefusedError`."""
         try:
-            return await find(self._desk, request)
+            return (await find(self._desk, request, most=0)).mail.id
         except RefusedError as error:
             raise _no_page("Message not found") from error
 
@@ -128,40 +138,88 @@ def _prefix(request: Request) -> str:
     return quote(str(request.scope.get("root_path", "")).rstrip("/"))
 
 
-def _text_of(stored: StoredMessage) -> str:
-    anatomy = Anatomy(stored.data)
-    html = anatomy.html
-    return anatomy.text or (text_of_html(html) if html else "")
-
-
 # -- HTML ------------------------------------------------------------------------------------------
 
 
-def _html_of(anatomy: Anatomy, place: str) -> str:
-    """Return the HTML of a message with `cid:` links that lead to its parts."""
-    numbers: dict[str, str] = {}
+class _Edits(NamedTuple):
+    """The few changes that are made to the HTML of a message."""
+
+    nonce: str
+    """Allows the script that posts the height; empty without it."""
+    embeds: bool
+    """Whether links open in a new window."""
+    has_links: bool
+    """Whether `link` elements stay."""
+
+
+class _Images:
+    """The addresses of parts in HTML; for a browser, images are in their addresses.
+
+    A page in a sandbox has an origin of its own, for which a browser sends no login.
+    """
+
+    def __init__(self, message: bytes, place: str, most: int, rest: Rest) -> None:
+        self._message = message
+        self._place = place
+        self._left = most
+        self._rest = rest
+        self._urls: dict[str, str] = {}
+
+    def url(self, piece: Piece) -> str:
+        """Return the address of a part, as often as it is named; within the bound in all."""
+        number, part = piece.number, piece.part
+        if part.content_type in RASTER and part.end - part.start <= self._left:
+            if number not in self._urls:
+                content = b"".join(piece.content(self._message, self._rest))
+                data = base64.b64encode(content).decode()
+                self._urls[number] = f"data:{part.content_type};base64,{data}"
+            self._left -= len(self._urls[number])
+            return self._urls[number]
+        return f"{self._place}{number}"
+
+
+def _page_of(anatomy: Anatomy, images: _Images, edits: _Edits, rest: Rest) -> list[bytes]:
+    """Return the HTML of a message as a page, in pieces; nothing without HTML."""
+    markup = anatomy.html
+    link = _linker(anatomy, images)
+    pieces = []
+    at = 0
+    if edits.embeds and markup:
+        doctype = _DOCTYPE.match(markup)
+        at = doctype.end() if doctype is not None else 0
+        script = f'<script nonce="{edits.nonce}">{_SCRIPT}</script>' if edits.nonce else ""
+        pieces.append(f'{markup[:at]}<base target="_blank">{script}'.encode("utf-8", "replace"))
+    while at < len(markup):
+        end = at + _SLICE
+        if end < len(markup) and (tag := markup.rfind("<", at + 1, end)) >= 0:
+            end = tag  # nothing that is edited goes over the beginning of a tag
+        piece = _CID.sub(link, markup[at:end])
+        at = end
+        if not edits.has_links:
+            piece = _LINKS.sub("<blocked-", piece)
+        if edits.embeds:
+            piece = _ANCHORS.sub(_OPENED, piece)
+        if edits.nonce:
+            piece = _METAS.sub("<blocked-", piece)
+        pieces.append(piece.encode("utf-8", "replace"))
+        rest()
+    return pieces
+
+
+def _linker(anatomy: Anatomy, images: _Images) -> Callable[[re.Match[str]], str]:
+    """Return what replaces a `cid:` link: by Content-ID or by name, percent-encoded or not."""
+    pieces: dict[str, Piece] = {}
     for piece in (*anatomy.inline, *anatomy.attachments, *anatomy.others):
         for name in (piece.content_id, piece.name):
             if name:
-                numbers.setdefault(name.lower(), piece.number)
+                pieces.setdefault(name.lower(), piece)
 
     def link(match: re.Match[str]) -> str:
         name = match[2].lower()
-        number = numbers.get(name) or numbers.get(unquote(name)) or ""
-        number = number or numbers.get(name.partition("@")[0], "")
-        return f"{match[1]}{place}{number}" if number else match[0]
+        piece = pieces.get(name) or pieces.get(unquote(name)) or pieces.get(name.partition("@")[0])
+        return f"{match[1]}{images.url(piece)}" if piece is not None else match[0]
 
-    return _CID.sub(link, anatomy.html)
-
-
-def _embedded(markup: str, nonce: str) -> str:
-    """Return HTML whose links open in a new window; with a nonce, it posts its height."""
-    doctype = _DOCTYPE.match(markup)
-    at = doctype.end() if doctype is not None else 0
-    start, rest = f'{markup[:at]}<base target="_blank">', markup[at:]
-    if not nonce:
-        return start + rest
-    return f'{start}<script nonce="{nonce}">{_SCRIPT}</script>{_METAS.sub("<blocked-", rest)}'
+    return link
 
 
 def _policy(request: Request, place: str, nonce: str, *, remote: bool) -> str:

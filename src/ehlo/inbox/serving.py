@@ -102,6 +102,10 @@ class WebServer:
         self._server.should_exit = True
         if self._requests:
             await asyncio.wait(self._requests, timeout=_PATIENCE)
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()  # most applications end when the client has gone
+        if self._requests:
+            await asyncio.wait(self._requests, timeout=_PATIENCE)
         for request in self._requests:
             request.cancel()
         with contextlib.suppress(Exception):  # uvicorn has logged it

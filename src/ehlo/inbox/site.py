@@ -11,19 +11,19 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp
 
-from ehlo.inbox import preview
+from ehlo.inbox import openapi, preview
 from ehlo.inbox.answers import last_routes
 from ehlo.inbox.api import about, labels, listing, sending, single, thumbs
 from ehlo.inbox.desk import Desk
 from ehlo.inbox.guard import Guard
 from ehlo.inbox.gzipped import Gzipped
-from ehlo.inbox.live import faulting, looks, relaying, streaming, waiting
+from ehlo.inbox.live import faulting, looks, relaying, streaming, visits, waiting
 from ehlo.inbox.pages.screens import routes as page_routes
 
 
 def make_site(desk: Desk) -> ASGIApp:
     """Return the ASGI application of a desk."""
-    below = _routes_of(desk)
+    below = routes_of(desk)
     table: list[BaseRoute] = [Mount("/inbox/{inbox}", routes=below), *below]
     site = Starlette(
         routes=[Mount(desk.options.root, routes=table)] if desk.options.root else table
@@ -31,7 +31,7 @@ def make_site(desk: Desk) -> ASGIApp:
     return Guard(Gzipped(site), desk.options)
 
 
-def _routes_of(desk: Desk) -> list[BaseRoute]:
+def routes_of(desk: Desk) -> list[BaseRoute]:
     """Return the routes of one inbox; each module of the API and of the pages has its own."""
     return [
         *listing.routes(desk),
@@ -46,6 +46,8 @@ def _routes_of(desk: Desk) -> list[BaseRoute]:
         *looks.routes(desk),
         *faulting.routes(desk),
         *relaying.routes(desk),
+        *openapi.routes(desk),
+        *visits.routes(desk),
         *page_routes(desk),
         *last_routes(),  # behind all others
     ]

@@ -52,6 +52,10 @@ def _by_none(_delivery: Delivery) -> str:
     return ""
 
 
+BY_NONE: Final[Rule] = _by_none
+"""The rule of one inbox."""
+
+
 def _by_user(delivery: Delivery) -> str:
     return delivery.username
 

@@ -47,9 +47,10 @@ class PasswordFile:
 
     A line is `user:hash`; blank lines and lines that begin with `#` are ignored. The hash is
     `$scrypt$...` or `$argon2id$...` (PHC string format; argon2 needs argon2-cffi), or stored SCRAM
-    keys as Dovecot writes them: `{SCRAM-SHA-256}4096,salt,stored,server`. A user has one line, or
-    one line per SCRAM algorithm; a password is checked against the first line. User names are
-    compared after SASLprep (RFC 4013).
+    keys as Dovecot writes them: `{SCRAM-SHA-256}4096,salt,stored,server`. Hashes by bcrypt (which
+    needs bcrypt) and SHA-crypt are read, too, as htpasswd writes them. A user has one line, or one
+    line per SCRAM algorithm; a password is checked against the first line. User names are compared
+    after SASLprep (RFC 4013).
 
     An unknown user is checked against the hash of a known one, so that timing does not reveal who
     exists. A name gets the same hash until the file changes; each hash gets its share of names.

@@ -1,4 +1,4 @@
-"""Stored hashes of passwords, each written as one word: scrypt, argon2id, or SCRAM keys.
+"""Stored hashes of passwords, each written as one word: scrypt, argon2id, SCRAM keys, and others.
 
 Parsing rejects hashes that could not be checked or would cost too much, so that no line of a file
 exhausts the machine later. No hash and no password appears in a `repr` or in an error.
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import ClassVar, Final, Self, TypeAlias
 
+from ehlo.passwords.crypts import BcryptHash, ShaCryptHash
 from ehlo.protocol.auth.keys import ALGORITHMS, ITERATIONS, ScramKeys
 
 _SALT_SIZE = 16
@@ -244,7 +245,7 @@ def _as_text(password: bytes) -> str | bytes:
         return password
 
 
-Hash: TypeAlias = ScryptHash | Argon2Hash | ScramHash
+Hash: TypeAlias = ScryptHash | Argon2Hash | ScramHash | BcryptHash | ShaCryptHash
 """A stored hash."""
 
 # By the beginning of a word: the class that reads it
@@ -253,7 +254,11 @@ _KINDS: Final[Mapping[str, type[Hash]]] = {
     "$argon2id$": Argon2Hash,
     "{SCRAM-SHA-256}": ScramHash,
     "{SCRAM-SHA-1}": ScramHash,
+    **dict.fromkeys(("$2y$", "$2b$", "$2a$"), BcryptHash),
+    **dict.fromkeys(("$6$", "$5$"), ShaCryptHash),
 }
+# What htpasswd writes, too: one guess takes next to no time
+_WEAK: Final = ("$apr1$", "$1$", "{SHA}", "{SSHA}")
 
 Scheme: TypeAlias = Callable[[bytes, SaltFor], Hash]
 """Hashes a new password; SCRAM takes the salt that the function returns."""
@@ -279,6 +284,10 @@ def parse(text: str) -> Hash:
             if match is None:
                 raise _malformed()
             return kind.read(*match.groups())
+    for beginning in _WEAK:
+        if text.startswith(beginning):
+            better = "make the line with `htpasswd -B` or `ehlo passwd`"
+            raise ValueError(f"{beginning} is too weak a hash; {better}")
     raise ValueError(f"unknown kind of hash; it must begin with one of {', '.join(_KINDS)}")
 
 

@@ -105,6 +105,7 @@ class Queue(Composed):
         self._time = time or SystemTime()
         self._make_engine = _engine_of(url, self._terms.patience, self._time)
         self._engine: Engine | None = None
+        self._sessions = facts.SessionWriter()
         self._troubled = False
         hooks = {
             **inner.by_name,
@@ -129,7 +130,8 @@ class Queue(Composed):
         try:
             if self._engine is None:
                 raise StoreError("the queue has not started")
-            await self._engine.put(facts.arrival_of(session, message), message)
+            arrival = facts.arrival_of(self._sessions.write(session), message)
+            await self._engine.put(arrival, message)
         except DiskFullError as error:
             self._note_trouble(error)
             raise Reject.of(replies.NO_MEMORY) from None

@@ -12,7 +12,7 @@ from ehlo.message import Message, Spool
 from ehlo.protocol.address import Address
 from ehlo.protocol.reply import Disconnect, Reject, Reply
 from ehlo.queue.entries import Claimed, Settled
-from ehlo.queue.facts import decode_address, decode_session
+from ehlo.queue.facts import decode_address
 from ehlo.queue.timing import Persistence
 from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.results import MEANINGS, answer_of
@@ -81,7 +81,7 @@ class Attempt(NamedTuple):
     """The recipients, as `claimed.deliveries` has them."""
 
 
-def prepare(claimed: Claimed, body: bytes | Spool, *, streams: bool) -> Attempt:
+def prepare(claimed: Claimed, body: bytes | Spool, session: Session, *, streams: bool) -> Attempt:
     """Return the attempt that a claim is for."""
     paths = [decode_address(each.recipient) for each in claimed.deliveries]
     message = QueuedMessage(
@@ -97,7 +97,7 @@ def prepare(claimed: Claimed, body: bytes | Spool, *, streams: bool) -> Attempt:
     message.digest = claimed.digest
     message.accepted = claimed.accepted
     message.attempt = max(each.attempts for each in claimed.deliveries)
-    return Attempt(claimed, decode_session(claimed.facts), message, paths)
+    return Attempt(claimed, session, message, paths)
 
 
 class Outcome(NamedTuple):
@@ -131,6 +131,8 @@ def settled_by(
 ) -> list[Settled]:
     """Return the outcome of each delivery of an attempt that has ended, `age` in seconds."""
     message = attempt.message
+    if outcome.result is None and outcome.error is None and not message.refusals:
+        return [Settled(each.number) for each in attempt.claimed.deliveries]  # mostly
     answers = _answers(outcome, attempt, handler)
     after = outcome.error.after if isinstance(outcome.error, Retry) else None
     found = []

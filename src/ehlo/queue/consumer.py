@@ -31,7 +31,7 @@ from ehlo.queue.attempts import (
 )
 from ehlo.queue.engine import Ledger
 from ehlo.queue.entries import Claimed, Settled
-from ehlo.queue.facts import decode_address
+from ehlo.queue.facts import SessionReader, decode_address
 from ehlo.queue.timing import Terms, Timekeeper
 from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.system.threads import Threads
@@ -74,6 +74,8 @@ class Consumer:
     ) -> None:
         self._ledger = ledger
         self._handler = handler
+        self._is_async = is_async(handler)
+        self._sessions = SessionReader()
         self._terms = terms
         self._time = time
         self._streams = streams
@@ -185,7 +187,7 @@ class Consumer:
                 self._next_due = float("inf") if haul.next_in is None else now + haul.next_in
             self._counts["dead"] += len(haul.died)
             for message_id, recipient in haul.died:
-                logger.error("delivery died: id=%s to=%s", message_id, _shown(recipient))
+                logger.error("delivery died: id=%s to=%s", message_id, decode_address(recipient))
         finally:
             self._claiming = None
             self._wake.set()
@@ -224,12 +226,17 @@ class Consumer:
 
     def _attempt(self, running: _Running, body: bytes | Spool) -> None:
         try:
-            attempt = prepare(running.claimed, body, streams=self._streams)
+            attempt = prepare(
+                running.claimed,
+                body,
+                self._sessions.read(running.claimed.facts),
+                streams=self._streams,
+            )
         except Exception as error:  # noqa: BLE001  a row that cannot be read
             self._cannot_read(running, error)
             return
         running.attempt = attempt
-        if is_async(self._handler):
+        if self._is_async:
             running.task = asyncio.create_task(call_async(self._handler, attempt))
             running.task.add_done_callback(partial(self._task_ended, running, attempt))
         else:
@@ -393,7 +400,3 @@ class Consumer:
                 await self._ledger.settle(settled, self._owner, durable=True)
         except StoreError as error:  # the leases run out, and what was done is done again
             logger.warning("outcomes lost: deliveries=%d error=%s", len(settled), error)
-
-
-def _shown(recipient: str) -> str:
-    return str(decode_address(recipient))

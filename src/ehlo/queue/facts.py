@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final
@@ -21,7 +21,11 @@ from ehlo.queue.entries import Arrival
 from ehlo.session import ProxyInfo, Session, TLSInfo
 
 _JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True)
+_READER: Final = json.JSONDecoder()
+_QUOTED: Final = json.encoder.encode_basestring_ascii
 _KIND: Final = "$"  # the key of a value that JSON has not
+_MARK: Final = f'"{_KIND}"'
+_MOST_KEPT: Final = 500  # sessions
 _SETTINGS: Final = Settings()
 
 
@@ -32,7 +36,8 @@ def encode(value: object) -> str:
 
 def decode(text: str) -> object:
     """Return the value that `encode` wrote."""
-    return _typed(json.loads(text))
+    value = _READER.decode(text)
+    return _typed(value) if _MARK in text else value
 
 
 def _plain(value: object) -> object:
@@ -84,30 +89,32 @@ def _typed(value: object) -> object:
 
 def encode_address(address: Address) -> str:
     """Return an address with its parameters as JSON."""
-    parts: list[object] = [address.local, address.domain]
-    if address.params:
-        parts.append(address.params)
-    return encode(parts)
+    params = f",{encode(address.params)}" if address.params else ""
+    return f"[{_QUOTED(address.local)},{_QUOTED(address.domain)}{params}]"
 
 
 def decode_address(text: str) -> Address:
     """Return the address that `encode_address` wrote."""
-    local, domain, *params = json.loads(text)
-    found = _typed(params[0]) if params else None
+    local, domain, *params = _READER.decode(text)
+    if not params:
+        return Address(local, domain)
+    found = _typed(params[0])
     typed: Parameters = MappingProxyType(found) if isinstance(found, dict) else NO_PARAMETERS
     return Address(local, domain, typed)
 
 
-def arrival_of(session: Session, message: Message) -> Arrival:
-    """Return what is stored of a message in addition to its body."""
+def arrival_of(session: str, message: Message) -> Arrival:
+    """Return what is stored of a message in addition to its body; `session` is JSON."""
+    recipients = message.recipients
+    names = ",".join(_QUOTED(str(each)) for each in recipients)
     return Arrival(
         message.id,
         encode_address(message.sender),
-        [encode_address(each) for each in message.recipients],
-        encode_session(session),
+        [encode_address(each) for each in recipients],
+        session,
         message.size,
         message.trace,
-        encode([message.sender, message.recipients]).encode(),
+        f"[{_QUOTED(str(message.sender))},[{names}]]".encode(),
     )
 
 
@@ -118,6 +125,27 @@ def body_of(message: Message) -> Iterator[bytes]:
         if skip < len(chunk):
             yield chunk[skip:]
         skip = max(0, skip - len(chunk))
+
+
+class SessionWriter:
+    """Writes the facts about clients; those of one that sends more mail are kept."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[tuple[object, ...], str]] = {}
+
+    def write(self, session: Session) -> str:
+        """Return the facts about a client as JSON: all but `state` and the transcript."""
+        if session.xclient or session.forwarded:  # the latter changes with each message
+            return encode_session(session)
+        now = (session.helo, session.esmtp, session.user, session.rdns, session.tls, session.peer)
+        kept = self._kept.get(session.id)
+        if kept is not None and kept[0] == now:
+            return kept[1]
+        text = encode_session(session)
+        if len(self._kept) >= _MOST_KEPT:
+            self._kept.clear()
+        self._kept[session.id] = now, text
+        return text
 
 
 def encode_session(session: Session) -> str:
@@ -143,21 +171,41 @@ def encode_session(session: Session) -> str:
     return encode(facts)
 
 
-def decode_session(text: str) -> Session:
-    """Return a session with the facts of its time, an empty `state` and no transaction."""
+class SessionReader:
+    """Reads the facts about clients; those of one that sent more mail are read once."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Callable[[], Session]] = {}
+
+    def read(self, text: str) -> Session:
+        """Return a session with the facts of its time, an empty `state` and no transaction."""
+        make = self._kept.get(text)
+        if make is None:
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            make = self._kept[text] = _read_session(text)
+        return make()
+
+
+def _read_session(text: str) -> Callable[[], Session]:
     facts = decode(text)
     if not isinstance(facts, dict):
         raise TypeError("not the facts of a session")
-    conversation = _conversation()
+    conversation = _conversation()  # nothing changes it any more
     conversation.helo, conversation.esmtp = facts["helo"], facts["esmtp"]
     conversation.xclient = facts.get("xclient", {})
     conversation.forwarded = facts.get("forwarded")
     proxy = _proxy(facts["proxy"], facts["tlvs"]) if "proxy" in facts else None
-    ends = Peer(*facts["peer"]), Peer(*facts["local"])
-    session = Session(facts["id"], *ends, conversation, proxy)
-    session.user, session.rdns = facts.get("user"), facts.get("rdns", "")
-    session.tls = TLSInfo(*facts["tls"]) if "tls" in facts else None
-    return session
+    peer, local = Peer(*facts["peer"]), Peer(*facts["local"])
+    tls = TLSInfo(*facts["tls"]) if "tls" in facts else None
+    user, rdns = facts.get("user"), facts.get("rdns", "")
+
+    def make() -> Session:
+        session = Session(facts["id"], peer, local, conversation, proxy)
+        session.user, session.rdns, session.tls = user, rdns, tls
+        return session
+
+    return make
 
 
 def _proxy(values: Sequence[object], tlvs: Sequence[tuple[int, bytes]]) -> ProxyInfo:

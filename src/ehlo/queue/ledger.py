@@ -9,10 +9,11 @@ This file is longer than others, since all statements are in it.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 from ehlo.queue.entries import (
     ENDED,
@@ -223,50 +224,69 @@ def claim(
             break
     claimed: list[Claimed] = []
     died: list[tuple[str, str]] = []
-    held = 0
-    for number in numbers:
-        message = database.execute(
-            "SELECT number, id, digest, accepted, sender, facts, size, trace, body, file"
-            " FROM messages WHERE number = ?",
-            (number,),
-        ).fetchone()
-        those = _lease(database, number, now, owner, lease, patience)
-        died += [(message[1], each.recipient) for each in those if not each.attempts]
-        wanted = [each for each in those if each.attempts]
-        if wanted:
-            claimed.append(Claimed._make([*message, now - message[3], wanted]))
-            held += len(message[8] or b"")
+    held, is_full = 0, len(numbers) == most
+    messages: dict[int, tuple[Any, ...]] = {}
+    read = (
+        "SELECT number, m.id, digest, accepted, sender, facts, size, trace, body, file"
+        " FROM json_each(?) CROSS JOIN messages AS m ON m.number = value"
+    )
+    for row in database.execute(read, (json.dumps([*numbers]),)):
+        messages[row[0]] = row
+        held += len(row[8] or b"")
         if held > _MOST_BYTES:
+            is_full = True
             break
-    (next_due,) = database.execute(
-        "SELECT min(due) FROM deliveries WHERE due IS NOT NULL AND (owner IS NULL OR owner != ?)",
-        (owner,),
-    ).fetchone()
-    return Haul(claimed, None if next_due is None else next_due - now, died)
+    due_by_message = _lease(database, messages, now, owner, lease, patience)
+    for number, message in messages.items():
+        those = due_by_message.get(number, [])
+        died += [(message[1], each.recipient) for each in those if not each.attempts]
+        if wanted := [each for each in those if each.attempts]:
+            claimed.append(Claimed._make([*message, now - message[3], wanted]))
+    return Haul(claimed, 0.0 if is_full else _next_in(database, now, owner), died)
 
 
 def _lease(
-    database: Database, message: int, now: float, owner: str, lease: float, patience: Persistence
-) -> list[Due]:
-    """Lease the deliveries of a message that are due; those that are dead have 0 attempts."""
+    database: Database,
+    messages: Iterable[int],
+    now: float,
+    owner: str,
+    lease: float,
+    patience: Persistence,
+) -> dict[int, list[Due]]:
+    """Lease the deliveries that are due, and return them; those that are dead have 0 attempts."""
     rows = database.execute(
-        "SELECT number, recipient, attempts, error FROM deliveries"
-        " WHERE message = ? AND due <= ? AND (owner IS NULL OR owner != ?) ORDER BY number",
-        (message, now, owner),
+        "SELECT message, number, recipient, attempts, error FROM deliveries"
+        " WHERE message IN (SELECT value FROM json_each(?)) AND due <= ?"
+        " AND (owner IS NULL OR owner != ?) ORDER BY message, number",
+        (json.dumps([*messages]), now, owner),
     ).fetchall()
-    found: list[Due] = []
-    for number, recipient, attempts, error in rows:
+    found: dict[int, list[Due]] = {}
+    leased: list[int] = []
+    dead: list[Settled] = []
+    for message, number, recipient, attempts, error in rows:
         if attempts >= patience.max_attempts:
-            settle(database, [Settled(number, "dead", error=error or ENDED)], None, now)
-            found.append(Due(number, recipient, 0))
+            dead.append(Settled(number, "dead", error=error or ENDED))
+            due = Due(number, recipient, 0)
         else:
-            database.execute(
-                "UPDATE deliveries SET state = 'running', owner = ?, due = ?,"
-                " attempts = attempts + 1 WHERE number = ?",
-                (owner, now + lease, number),
-            )
-            found.append(Due(number, recipient, attempts + 1))
+            leased.append(number)
+            due = Due(number, recipient, attempts + 1)
+        found.setdefault(message, []).append(due)
+    database.execute(
+        "UPDATE deliveries SET state = 'running', owner = ?, due = ?, attempts = attempts + 1"
+        " WHERE number IN (SELECT value FROM json_each(?))",
+        (owner, now + lease, json.dumps(leased)),
+    )
+    settle(database, dead, None, now)
     return found
+
+
+def _next_in(database: Database, now: float, owner: str) -> float | None:
+    """Return the seconds until the next delivery is due that `owner` has not leased."""
+    (due,) = database.execute(
+        "SELECT min(due) FROM deliveries WHERE due IS NOT NULL AND (owner IS NULL OR owner != ?)",
+        (owner,),
+    ).fetchone()
+    return None if due is None else due - now
 
 
 def renew(database: Database, numbers: Iterable[int], owner: str, until: float) -> None:
@@ -278,44 +298,53 @@ def renew(database: Database, numbers: Iterable[int], owner: str, until: float) 
 
 
 def settle(
-    database: Database, settled: Iterable[Settled], owner: str | None, now: float
+    database: Database, settled: Sequence[Settled], owner: str | None, now: float
 ) -> list[str]:
     """Note what became of deliveries that `owner` has leased (`None`: of any).
 
     A message without further deliveries is deleted. Returns the names of files to delete after the
     commit. A delivery that is not the owner's any more is left as it is.
     """
-    messages: dict[int, None] = {}
-    for each in settled:
-        if each.state is None:
-            sql = "DELETE FROM deliveries WHERE number = ? AND owner IS ? RETURNING message"
-            values: tuple[object, ...] = (each.number, owner)
-        else:
-            sql = (
-                "UPDATE deliveries SET state = ?, due = ?, ended = ?, error = ?, owner = NULL,"
-                " attempts = attempts - ? WHERE number = ? AND (? IS NULL OR owner = ?)"
-                " RETURNING message"
-            )
-            waits = each.state == "waiting"
-            due, ended = (now + each.wait, None) if waits else (None, now)
-            values = (each.state, due, ended, each.error, each.uncounted)
-            values = (*values, each.number, owner, owner)
-        for (message,) in database.execute(sql, values).fetchall():
-            messages[message] = None
-    return _delete_done(database, messages)
+    done = [each.number for each in settled if each.state is None]
+    values = [
+        (
+            *(each.state, now + each.wait if each.state == "waiting" else None),
+            *(None if each.state == "waiting" else now, each.error, each.uncounted),
+            *(each.number, owner, owner),
+        )
+        for each in settled
+        if each.state is not None
+    ]
+    database.executemany(
+        "UPDATE deliveries SET state = ?, due = ?, ended = ?, error = ?, owner = NULL,"
+        " attempts = attempts - ? WHERE number = ? AND (? IS NULL OR owner = ?)",
+        values,
+    )
+    return _finish(database, done, owner) if done else []
+
+
+def _finish(database: Database, numbers: Sequence[int], owner: str | None) -> list[str]:
+    """Delete deliveries that `owner` has leased; return the names of files to delete.
+
+    Each statement is for all of them: each step of one costs a change of threads.
+    """
+    those = "FROM deliveries WHERE number IN (SELECT value FROM json_each(?)) AND owner IS ?"
+    values = (json.dumps(numbers), owner)
+    (messages,) = database.execute(f"SELECT json_group_array(message) {those}", values).fetchone()
+    database.execute(f"DELETE {those}", values)
+    return _delete_done(database, set(json.loads(messages)))
 
 
 def _delete_done(database: Database, messages: Iterable[int]) -> list[str]:
     """Delete those of the messages that have no delivery; return the names of their files."""
-    files: list[str] = []
-    for message in messages:
-        rows = database.execute(
-            "DELETE FROM messages WHERE number = ?"
-            " AND NOT EXISTS (SELECT 1 FROM deliveries WHERE message = ?) RETURNING file",
-            (message, message),
-        ).fetchall()
-        files += [file for (file,) in rows if file is not None]
-    return files
+    those = (
+        "FROM messages WHERE number IN (SELECT value FROM json_each(?))"
+        " AND NOT EXISTS (SELECT 1 FROM deliveries WHERE message = messages.number)"
+    )
+    values = (json.dumps([*messages]),)
+    rows = database.execute(f"SELECT file {those} AND file IS NOT NULL", values).fetchall()
+    database.execute(f"DELETE {those}", values)
+    return [file for (file,) in rows]
 
 
 def purge(database: Database, before: float) -> list[str]:

@@ -356,6 +356,13 @@ class Store:
             size = min(_CHUNK, stop - at)
             yield await self._readers.do(partial(read_bytes, mail.number, at, size))
 
+    async def piece(self, mail: StoredMail, start: int, end: int) -> bytes:
+        """Return the bytes of a message from `start` to `end`; nothing else of it is read.
+
+        Raises `StoreError` if the mail is deleted meanwhile.
+        """
+        return await self._readers.do(partial(read_bytes, mail.number, start, end - start))
+
     async def find(self, ids: Iterable[str], inbox: str | None = None) -> Sequence[StoredMail]:
         """Return those of the mails `ids` that are there, the newest first."""
 
@@ -363,24 +370,6 @@ class Store:
             where, values = selected(inbox, ids, None, "")
             rows = database.execute(f"{ROW} WHERE {where} ORDER BY number DESC", values)
             return [read_mail(row) for row in rows]
-
-        return await self._readers.do(read)
-
-    async def piece(
-        self, mail_id: str, start: int, end: int, inbox: str | None = None
-    ) -> bytes | None:
-        """Return the bytes of a message from `start` to `end`; `None` without such a mail.
-
-        Nothing else of the message is read.
-        """
-
-        def read(database: Database) -> bytes | None:
-            where, values = selected(inbox, [mail_id], None, "")
-            row = database.execute(f"SELECT number FROM mails WHERE {where}", values).fetchone()
-            if row is None:
-                return None
-            with database.blobopen("messages", "data", row[0], readonly=True) as message:
-                return bytes(message[start:end])
 
         return await self._readers.do(read)
 
@@ -457,7 +446,7 @@ class Store:
 
     async def inboxes(self) -> dict[str, MailCounts]:
         """Return the names of the inboxes that have mail, sorted, with their counts."""
-        sql = "SELECT inbox, count(*), sum(is_read = 0) FROM mails GROUP BY inbox ORDER BY inbox"
+        sql = "SELECT inbox, total, unread FROM counts ORDER BY inbox"
         rows = await self._readers.do(lambda database: database.execute(sql).fetchall())
         return {name: MailCounts(total, unread) for name, total, unread in rows}
 

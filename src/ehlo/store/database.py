@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
+from ehlo.content.breather import Breather
 from ehlo.paths import open_to_append
 from ehlo.sqlite.connecting import Database, connect, known_version
 from ehlo.sqlite.errors import StoreError, in_words
@@ -58,7 +59,7 @@ CREATE INDEX tags_by_name ON tags(tag);
 CREATE TABLE gone(number INTEGER PRIMARY KEY);  -- mails whose messages are to be deleted
 PRAGMA application_id = {APPLICATION};
 """
-_SESSIONS: Final = """
+_SECOND: Final = """
 CREATE TABLE sessions(
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     inbox TEXT NOT NULL,
@@ -68,9 +69,30 @@ CREATE TABLE sessions(
     transcript TEXT NOT NULL,
     size INTEGER NOT NULL  -- of both
 );
+-- Ready, since each answer has them: to count 10,000 mails takes half a millisecond
+CREATE TABLE counts(
+    inbox TEXT PRIMARY KEY,
+    total INTEGER NOT NULL,
+    unread INTEGER NOT NULL
+) WITHOUT ROWID;
+INSERT INTO counts SELECT inbox, count(*), sum(is_read = 0) FROM mails GROUP BY inbox;
+CREATE TRIGGER mail_added AFTER INSERT ON mails BEGIN
+    INSERT INTO counts VALUES (new.inbox, 1, new.is_read = 0)
+    ON CONFLICT(inbox) DO UPDATE SET total = total + 1, unread = unread + excluded.unread;
+END;
+CREATE TRIGGER mail_marked AFTER UPDATE OF is_read ON mails BEGIN
+    UPDATE counts SET unread = unread - (old.is_read = 0) + (new.is_read = 0)
+    WHERE inbox = old.inbox;
+END;
+CREATE TRIGGER mail_dropped AFTER DELETE ON mails BEGIN
+    UPDATE counts SET total = total - 1, unread = unread - (old.is_read = 0)
+    WHERE inbox = old.inbox;
+    DELETE FROM counts WHERE inbox = old.inbox AND total = 0;
+END;
+DROP INDEX unread_mails;
 """
 # What makes each version from the one before it; a new file goes through all of them
-_STEPS: Final = (_SCHEMA, _SESSIONS)
+_STEPS: Final = (_SCHEMA, _SECOND)
 _INDEX: Final = """
 CREATE TABLE texts(piece INTEGER PRIMARY KEY, number INTEGER NOT NULL, body TEXT NOT NULL);
 CREATE INDEX texts_by_number ON texts(number);
@@ -158,8 +180,10 @@ def _read_only(path: str) -> str:
 
 def _connect(path: str) -> Database:
     database = connect(path)
+    breather = Breather()  # since a query may ask of each mail
 
     def has_header(number: int, name: str, value: str) -> bool:
+        breather.rest()
         with database.blobopen("messages", "data", number, readonly=True) as blob:
             return has_field(blob.read(LONGEST_HEADER), name, value)
 

@@ -53,11 +53,12 @@ class Keeper(Chores):
         self._session_bytes = 0
 
     def load(self, database: Database) -> None:
-        """Count what is stored."""
-        rows = database.execute("SELECT inbox, count(*) FROM mails GROUP BY inbox")
+        """Count what is stored, and tell the index of it."""
+        rows = database.execute("SELECT inbox, total FROM counts")
         self._counts = Counter(dict(rows.fetchall()))
         (newest,) = database.execute("SELECT coalesce(max(number), 0) FROM mails").fetchone()
         self._newest_mail = newest
+        self._index.tell(newest, dropped=False)
         sessions = "SELECT count(*), coalesce(sum(size), 0) FROM sessions"
         self._sessions, self._session_bytes = database.execute(sessions).fetchone()
 

@@ -240,9 +240,8 @@ def selected(
 def count_mails(database: Database, inbox: str | None) -> MailCounts:
     """Count the mails of an inbox, or of all."""
     where, values = selected(inbox, None, None, "")
-    (total,) = database.execute(f"SELECT count(*) FROM mails WHERE {where}", values).fetchone()
-    unread = f"SELECT count(*) FROM mails WHERE {where} AND is_read = 0"
-    return MailCounts(total, database.execute(unread, values).fetchone()[0])
+    sql = f"SELECT coalesce(sum(total), 0), coalesce(sum(unread), 0) FROM counts WHERE {where}"
+    return MailCounts(*database.execute(sql, values).fetchone())
 
 
 def read_mail(row: tuple[str, int, str, int, int, str, int, str | None, str]) -> StoredMail:

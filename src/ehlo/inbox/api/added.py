@@ -32,7 +32,7 @@ def added_fields(stored: StoredMessage, header: Header) -> bytes:
     if unnamed := _unnamed(stored, header):
         lines.append("Bcc: " + ",\r\n ".join(unnamed))
     if b"message-id" not in names:
-        lines.append(f"Message-ID: <{json.loads(mail.summary)['MessageID']}>")
+        lines.append(f"Message-ID: <{_safe(json.loads(mail.summary)['MessageID'])}>")
     if stored.mail_from:
         lines.append(f"Return-Path: <{_safe(stored.mail_from)}>")
     received = stored.facts.get(RECEIVED)

@@ -11,13 +11,18 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
+from ehlo.content.breather import Breather, Rest, no_rest
 from ehlo.content.charsets import decode_text
 from ehlo.content.fields import one_line
+from ehlo.content.markup import text_of_html
 from ehlo.content.mime import Part, parse_message
-from ehlo.content.transfer import decode_transfer
+from ehlo.content.transfer import decode_transfer, decoded_pieces
 
-MOST_SHOWN: Final = 8_388_608
+MOST_SHOWN: Final = 4_194_304
 """Bytes of the text, still encoded, that are decoded of one message; as many of its HTML."""
+LARGE: Final = 65_536
+"""Bytes from which on work is done in a thread, since it takes more than a millisecond."""
+_MOST_LAID_OUT: Final = 1_048_576  # characters of HTML of which a text is made
 _MOST_KNOWN: Final = 2_000  # parts that are remembered
 _JOINT: Final = "\n--\n"
 _UTF_8: Final = frozenset(("", "utf-8", "utf8", "us-ascii", "ascii"))
@@ -65,25 +70,34 @@ class Piece(NamedTuple):
         """The charset, in lower case; empty if it is not declared."""
         return self.part.parameters.parameters.get("charset", "").strip().lower()
 
-    def content(self, message: bytes) -> bytes:
-        """Return the decoded bytes; those of a text in UTF-8."""
-        return self.decoded(message[self.part.start : self.part.end])
+    def content(self, message: bytes, rest: Rest = no_rest) -> list[bytes]:
+        """Return the decoded bytes in pieces; those of a text in UTF-8."""
+        start, end = self.part.start, self.part.end
+        if self._is_bytes and self.part.transfer_encoding == "base64":
+            return self.decoded(memoryview(message)[start:end], rest)
+        return self.decoded(message[start:end], rest)
 
-    def decoded(self, body: bytes) -> bytes:
+    def decoded(self, body: bytes | memoryview, rest: Rest = no_rest) -> list[bytes]:
         """Return the same of the bytes of this part alone."""
-        part = self.part
-        data = decode_transfer(body, part.transfer_encoding)
-        if not part.content_type.startswith("text/") or self.charset in _UTF_8:
-            return data
-        return decode_text(data, self.charset).encode("utf-8", "replace")
+        pieces = decoded_pieces(body, self.part.transfer_encoding, rest)
+        found = [bytes(body)] if pieces is None else list(pieces)
+        if self._is_bytes:
+            return found
+        return [decode_text(b"".join(found), self.charset).encode("utf-8", "replace")]
+
+    @property
+    def _is_bytes(self) -> bool:
+        """Whether its charset may stay as it is."""
+        return not self.part.content_type.startswith("text/") or self.charset in _UTF_8
 
 
 class Anatomy:
     """The parts of a message, each with what it is."""
 
-    def __init__(self, message: bytes) -> None:
+    def __init__(self, message: bytes, rest: Rest | None = None) -> None:
         self._message = message
-        root = parse_message(message)
+        self._rest = rest or rest_for(len(message))
+        root = parse_message(message, rest=self._rest)
         self.root: Part = root
         """The message itself."""
         pieces = list(_pieces_of(root))
@@ -102,8 +116,9 @@ class Anatomy:
             self.attachments = [piece for piece in named if piece.is_file]
             others = [piece for piece in named if not piece.is_file]
             declared = [piece for piece in others if piece.part.disposition.value == "inline"]
-            rest = [piece for piece in others if not _is_body(piece) and piece not in declared]
-            self.inline = declared + rest
+            self.inline = declared + [
+                piece for piece in others if not _is_body(piece) and piece not in declared
+            ]
         shown = {piece.number for piece in (*self._texts, *self.attachments, *self.inline)}
         self.others: list[Piece] = [
             piece for piece in pieces if piece.number not in shown and piece is not self._html
@@ -130,6 +145,12 @@ class Anatomy:
         return _JOINT.join(texts)
 
     @property
+    def readable(self) -> str:
+        """The plain text, or else the text of the HTML."""
+        text = self.text
+        return text or text_of_html(self.html[:_MOST_LAID_OUT], self._rest)
+
+    @property
     def html(self) -> str:
         """The HTML, as it came; empty without any."""
         return self._decoded(self._html, MOST_SHOWN) if self._html is not None else ""
@@ -137,7 +158,8 @@ class Anatomy:
     def _decoded(self, piece: Piece, most: int) -> str:
         part = piece.part
         data = self._message[part.start : min(part.end, part.start + most)]
-        return decode_text(decode_transfer(data, part.transfer_encoding), piece.charset)
+        data = decode_transfer(data, part.transfer_encoding, self._rest)
+        return decode_text(data, piece.charset)
 
     def find(self, number: str) -> Piece | None:
         """Return the part with a number, unless it is nothing but a text or the HTML."""
@@ -164,6 +186,11 @@ class Outlines:
         self._known.move_to_end(mail_id)
         while sum(map(len, self._known.values())) > _MOST_KNOWN and len(self._known) > 1:
             self._known.popitem(last=False)
+
+
+def rest_for(size: int) -> Rest:
+    """Return what work on so many bytes calls now and then; see `ehlo.content.breather`."""
+    return Breather().rest if size > LARGE else no_rest
 
 
 def _is_body(piece: Piece) -> bool:

@@ -36,6 +36,7 @@ _TYPE: Final = re.compile(r"([A-Za-z0-9!#$&^_.+-]+)/([A-Za-z0-9!#$&^_.+-]+)")
 _BASE64: Final = frozenset(string.ascii_letters + string.digits + "+/=")
 _SPECIALS: Final = re.compile(r'[()<>@,:;".\[\]\\]')
 _LINE: Final = 998  # bytes, RFC 5322 2.1.1
+_PLAIN: Final = re.compile(r"[\t -~]{0,900}")
 _TYPES: Final = mimetypes.MimeTypes()
 
 
@@ -156,14 +157,13 @@ def _body(wanted: SendRequest, files: list[bytes]) -> EmailMessage:
     message = EmailMessage(policy=SMTP)
     pairs = list(zip(wanted["Attachments"], files, strict=True))
     if wanted["Text"] or not wanted["HTML"]:
-        message.set_content(wanted["Text"])
+        _set_text(message, wanted["Text"], "plain")
     page: MIMEPart = message
     if wanted["HTML"]:
         if wanted["Text"]:
-            message.add_alternative(wanted["HTML"], subtype="html")
+            message.add_alternative("", subtype="html")
             page = list(message.iter_parts())[-1]
-        else:
-            message.set_content(wanted["HTML"], subtype="html")
+        _set_text(page, wanted["HTML"], "html")
     for attachment, data in pairs:
         if attachment["ContentID"]:
             main, sub = _type_of(attachment)
@@ -181,6 +181,15 @@ def _body(wanted: SendRequest, files: list[bytes]) -> EmailMessage:
             filename = one_line(attachment["Filename"])
             message.add_attachment(data, maintype=main, subtype=sub, filename=filename)
     return message
+
+
+def _set_text(part: MIMEPart, text: str, subtype: str) -> None:
+    """Set the text of a part: it is read as it was given, its line ends included."""
+    part.set_content("", subtype=subtype)
+    if not _PLAIN.fullmatch(text):
+        part.replace_header("Content-Transfer-Encoding", "quoted-printable")
+        text = binascii.b2a_qp(text.encode("utf-8", "replace"), istext=False).decode()
+    part.set_payload(text)
 
 
 def _type_of(attachment: SendAttachment) -> tuple[str, str]:

@@ -10,10 +10,12 @@ a dictionary of these.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Final, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from ehlo.content.breather import Rest
 
 Shape = TypeVar("Shape")
 
@@ -23,6 +25,7 @@ _ESCAPES: Final = (
     *(("\u2028", "\\u2028"), ("\u2029", "\\u2029")),
 )
 _BLANKS: Final = " \t\r\n"
+_SLICE: Final = 65_536  # characters that are encoded at once
 _BASIC: Final = {bool: "bool", int: "int", float: "float64", str: "string"}
 
 
@@ -40,6 +43,28 @@ def to_text(value: object) -> str:
         if character in text:  # which only strings can have
             text = text.replace(character, escape)
     return text
+
+
+def in_pieces(value: Mapping[str, object], rest: Rest) -> list[bytes]:
+    """Return an object as JSON in one line, in pieces that are not too long."""
+    pieces = [b"{"]
+    for number, (name, each) in enumerate(value.items()):
+        pieces.append(f'{"," if number else ""}"{name}":'.encode())
+        if isinstance(each, str) and len(each) > _SLICE:
+            slices = (each[at : at + _SLICE] for at in range(0, len(each), _SLICE))
+            texts = ['"', *_with_rests((to_text(part)[1:-1] for part in slices), rest), '"']
+        elif isinstance(each, list):
+            texts = ["[", ",".join(_with_rests(map(to_text, each), rest)), "]"]
+        else:
+            texts = [to_text(each)]
+        pieces += [text.encode("utf-8", "replace") for text in texts]
+    return [*pieces, b"}\n"]
+
+
+def _with_rests(texts: Iterable[str], rest: Rest) -> Iterator[str]:
+    for text in texts:
+        yield text
+        rest()
 
 
 def to_bytes(text: str) -> bytes:

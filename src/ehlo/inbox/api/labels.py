@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -9,6 +11,8 @@ from starlette.routing import BaseRoute
 from ehlo.inbox.answers import RefusedError, done, json_answer, read_json, resource
 from ehlo.inbox.api.shapes import TagRequest, TagsRequest
 from ehlo.inbox.desk import Desk, inbox_of
+
+_MOST_CHANGES: Final = 100_000  # in one request, since mail waits for them
 
 
 class Labels:
@@ -24,6 +28,8 @@ class Labels:
     async def set(self, request: Request) -> Response:
         """Replace the tags of messages."""
         wanted = await read_json(request, TagsRequest)
+        if len(wanted["Tags"]) * len(wanted["IDs"]) > _MOST_CHANGES:
+            raise RefusedError(f"more than {_MOST_CHANGES} tags to set; set fewer at once")
         await self._store.set_tags(wanted["IDs"], wanted["Tags"], inbox=inbox_of(request))
         return done()
 

@@ -11,14 +11,16 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final, NotRequired, TypedDict
 
+from ehlo.content.breather import Rest, no_rest
 from ehlo.content.fields import one_line
-from ehlo.content.markup import text_of_html
-from ehlo.inbox.api.anatomy import Anatomy, Piece
+from ehlo.inbox.api.anatomy import Anatomy, Piece, rest_for
 from ehlo.inbox.api.goform import go_time, to_text, written_time
 from ehlo.inbox.api.unsubscribe import ListUnsubscribe, read_unsubscribe
 from ehlo.store import Page, StoredMail, StoredMessage
 
 _LONGEST_DATE: Final = 200
+# Inboxes of one that has no others: clients that check all keys know no inbox
+_UNNAMED: Final = frozenset(("", "default"))
 
 
 class MailAddress(TypedDict):
@@ -54,7 +56,7 @@ class MessageSummary(TypedDict):
     Snippet: str
     """The beginning of the text, in one line."""
     Inbox: NotRequired[str]
-    """The inbox that it is in; missing for the one without a name."""
+    """The inbox that it is in; missing for the usual one, `default`."""
 
 
 class MessageList(TypedDict):
@@ -262,9 +264,9 @@ def summary_text(mail: StoredMail) -> str:
     read = "true" if mail.is_read else "false"
     tags = to_text(mail.tags) if mail.tags else "[]"
     user = to_text(mail.username) if mail.username else '""'
-    inbox = f'"Inbox":{to_text(mail.inbox)},' if mail.inbox else ""
+    inbox = f'"Inbox":{to_text(mail.inbox)},' if mail.inbox not in _UNNAMED else ""
     return (
-        f'{{"ID":"{mail.id}","Read":{read},"Created":"{go_time(mail.created)}","Username":{user},'
+        f'{{"ID":{to_text(mail.id)},"Read":{read},"Created":"{go_time(mail.created)}","Username":{user},'
         f'"Tags":{tags},{inbox}{mail.summary[1:]}'
     )
 
@@ -286,7 +288,11 @@ def whole_message(stored: StoredMessage, anatomy: Anatomy | None = None) -> Whol
     summary = json.loads(mail.summary)
     anatomy = anatomy or Anatomy(stored.data)
     first = anatomy.root.first
-    html = anatomy.html
+    rest = rest_for(len(stored.data))
+
+    def shapes(pieces: list[Piece]) -> list[MessagePart]:
+        return [part_shape(piece, stored.data, rest) for piece in pieces]
+
     whole: WholeMessage = {
         "ID": mail.id,
         "MessageID": summary["MessageID"],
@@ -303,32 +309,39 @@ def whole_message(stored: StoredMessage, anatomy: Anatomy | None = None) -> Whol
         "Date": _date_of(first("date"), mail.created),
         "Tags": mail.tags,
         "Username": mail.username,
-        "Text": anatomy.text or (text_of_html(html) if html else ""),
-        "HTML": html,
+        "Text": anatomy.readable,
+        "HTML": anatomy.html,
         "Size": mail.size,
-        "Inline": [part_shape(piece, stored.data) for piece in anatomy.inline],
-        "Attachments": [part_shape(piece, stored.data) for piece in anatomy.attachments],
+        "Inline": shapes(anatomy.inline),
+        "Attachments": shapes(anatomy.attachments),
     }
     if anatomy.others:
-        whole["OtherParts"] = [part_shape(piece, stored.data) for piece in anatomy.others]
-    if mail.inbox:
+        whole["OtherParts"] = shapes(anatomy.others)
+    if mail.inbox not in _UNNAMED:
         whole["Inbox"] = mail.inbox
     return whole
 
 
-def part_shape(piece: Piece, message: bytes) -> MessagePart:
+def part_shape(piece: Piece, message: bytes, rest: Rest = no_rest) -> MessagePart:
     """Return a part of a message, with the checksums of its content."""
-    data = piece.content(message)
+    md5 = hashlib.md5(usedforsecurity=False)
+    sha1 = hashlib.sha1(usedforsecurity=False)
+    sha256 = hashlib.sha256()
+    size = 0
+    for data in piece.content(message, rest):
+        size += len(data)
+        for checksum in (md5, sha1, sha256):
+            checksum.update(data)
     return {
         "PartID": piece.number,
         "FileName": piece.name,
         "ContentType": piece.part.content_type,
         "ContentID": piece.content_id,
-        "Size": len(data),
+        "Size": size,
         "Checksums": {
-            "MD5": hashlib.md5(data, usedforsecurity=False).hexdigest(),
-            "SHA1": hashlib.sha1(data, usedforsecurity=False).hexdigest(),
-            "SHA256": hashlib.sha256(data).hexdigest(),
+            "MD5": md5.hexdigest(),
+            "SHA1": sha1.hexdigest(),
+            "SHA256": sha256.hexdigest(),
         },
     }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -11,23 +13,31 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ehlo.content.fields import Field
-from ehlo.inbox.answers import LARGE, NOT_FOUND, RefusedError, elsewhere, ready_answer, resource
+from ehlo.inbox.answers import (
+    NOT_FOUND,
+    RefusedError,
+    elsewhere,
+    pieces_answer,
+    ready_answer,
+    resource,
+    streamed_answer,
+)
 from ehlo.inbox.api.added import added_fields, own_header
-from ehlo.inbox.api.anatomy import Anatomy, Piece
-from ehlo.inbox.api.goform import to_text
+from ehlo.inbox.api.anatomy import LARGE, Anatomy, Piece, rest_for
+from ehlo.inbox.api.goform import in_pieces, to_text
 from ehlo.inbox.api.shapes import whole_message
 from ehlo.inbox.desk import Desk, inbox_of
-from ehlo.store import StoredMessage
+from ehlo.store import StoredMail, StoredMessage
 
 LATEST: Final = "latest"
 _NOT_FOUND_LATEST: Final = "Message not found"
+_LONGEST_HEADER: Final = 1_048_576  # bytes in which the header is, or as much as is read of it
 _FOLDS: Final = re.compile(rb"\s*\r?\n[ \t]*")
-_INLINE: Final = frozenset(
-    (
-        *("image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/bmp"),
-        *("application/pdf", "text/plain"),
-    )
+RASTER: Final = frozenset(
+    ("image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/bmp")
 )
+"""Types of images that can hold nothing but pixels."""
+_INLINE: Final = RASTER | {"application/pdf", "text/plain"}
 _TOKEN: Final = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 
 
@@ -39,50 +49,83 @@ class Single:
 
     async def whole(self, request: Request) -> Response:
         """Return a whole message, and mark it as read."""
-        stored = await find(self._desk, request)
-        await mark_read(self._desk, stored)
+        async with reading(self._desk, request) as stored:
+            await mark_read(self._desk, stored)
 
-        def work() -> tuple[Anatomy, str]:
-            anatomy = Anatomy(stored.data)
-            return anatomy, to_text(whole_message(stored, anatomy))
+            def work() -> tuple[Anatomy, list[bytes]]:
+                anatomy = Anatomy(stored.data)
+                whole = whole_message(stored, anatomy)
+                return anatomy, in_pieces(whole, rest_for(len(stored.data)))
 
-        anatomy, text = await elsewhere(len(stored.data), work)
-        remember(self._desk, stored, anatomy)
-        return ready_answer(text)
+            anatomy, pieces = await elsewhere(len(stored.data), work)
+            remember(self._desk, stored, anatomy)
+        return pieces_answer(pieces, {"content-type": "application/json"})
 
     async def headers(self, request: Request) -> Response:
         """Return all header fields, by their names."""
-        stored = await find(self._desk, request)
+        stored = await find(self._desk, request, most=_LONGEST_HEADER)
         return ready_answer(await elsewhere(len(stored.data), lambda: to_text(_headers_of(stored))))
 
     async def raw(self, request: Request) -> Response:
         """Return the source of a message."""
-        stored = await find(self._desk, request)
+        stored = await find(self._desk, request, most=_LONGEST_HEADER)
+        mail = stored.mail
         added = added_fields(stored, own_header(stored.data))
         headers = {"content-type": "text/plain; charset=utf-8"}
         if request.query_params.get("dl") == "1":
-            headers["content-disposition"] = f'attachment; filename="{stored.mail.id}.eml"'
-        return Response(added + stored.data, headers=headers)
+            name = quote(mail.id, safe="")
+            headers["content-disposition"] = f'attachment; filename="{name}.eml"'
+        if mail.size <= len(stored.data):
+            return Response(added + stored.data, headers=headers)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield added
+            async for chunk in self._desk.store.chunks(mail):
+                yield chunk
+
+        return streamed_answer(pieces(), len(added) + mail.size, headers)
 
     async def part(self, request: Request) -> Response:
         """Return the content of a part."""
         found = await find_part(self._desk, request)
-        return Response(found.data, headers=part_headers(found.piece))
+        is_named = request.path_params["id"] != LATEST
+        return pieces_answer(found.pieces, part_headers(found.piece, is_named=is_named))
 
 
 class FoundPart(NamedTuple):
-    """A part of a message, and its content."""
+    """A part of a message, and its content in pieces."""
 
     piece: Piece
-    data: bytes
+    pieces: list[bytes]
 
 
-async def find(desk: Desk, request: Request) -> StoredMessage:
-    """Return the message that the path names. Raises `RefusedError` if there is none."""
-    stored = await desk.store.get(await id_of(desk, request), inbox_of(request))
+async def find(desk: Desk, request: Request, *, most: int | None = None) -> StoredMessage:
+    """Return the message that the path names, or its first `most` bytes.
+
+    Raises `RefusedError` if there is none.
+    """
+    mail_id = await id_of(desk, request)
+    stored = await desk.store.get(mail_id, inbox_of(request), most=most)
     if stored is None:
         raise RefusedError(NOT_FOUND, 404)
     return stored
+
+
+@asynccontextmanager
+async def reading(desk: Desk, request: Request) -> AsyncIterator[StoredMessage]:
+    """Enter the message that the path names, in its turn if it is large.
+
+    Raises `RefusedError` if there is none.
+    """
+    stored = await find(desk, request, most=LARGE)
+    if stored.mail.size <= LARGE:
+        yield stored
+        return
+    async with desk.turns:
+        whole = await desk.store.get(stored.mail.id)
+        if whole is None:  # deleted meanwhile
+            raise RefusedError(NOT_FOUND, 404)
+        yield whole
 
 
 async def id_of(desk: Desk, request: Request) -> str:
@@ -150,42 +193,61 @@ async def find_part(desk: Desk, request: Request) -> FoundPart:
 
     Of a message whose parts are known nothing else is read.
     """
-    mail_id = await id_of(desk, request)
-    number, inbox = str(request.path_params["part"]), inbox_of(request)
+    mail_id, number = await id_of(desk, request), str(request.path_params["part"])
     pieces = desk.outlines.get(mail_id)
     if pieces is None:
-        stored = await desk.store.get(mail_id, inbox)
-        if stored is None:
-            raise RefusedError(NOT_FOUND, 404)
-        data = stored.data
-        anatomy = await elsewhere(len(data), lambda: Anatomy(data))
-        remember(desk, stored, anatomy)
-        piece = anatomy.find(number)
-        body = None if piece is None else data[piece.part.start : piece.part.end]
+        found = await _search_part(desk, request, number)
     else:
+        mails = await desk.store.find([mail_id], inbox_of(request))
         piece = pieces.get(number)
-        body = None
-        if piece is not None:
-            body = await desk.store.piece(mail_id, piece.part.start, piece.part.end, inbox)
-    if piece is None or body is None:
+        found = await _read_part(desk, mails[0], piece) if mails and piece is not None else None
+    if found is None:
         raise RefusedError(NOT_FOUND, 404)
-    found, encoded = piece, body
-    return FoundPart(found, await elsewhere(len(encoded), lambda: found.decoded(encoded)))
+    return found
 
 
-def part_headers(piece: Piece) -> dict[str, str]:
-    """Return the headers of the content of a part: it can do nothing, wherever it is opened."""
+async def _search_part(desk: Desk, request: Request, number: str) -> FoundPart | None:
+    """Return a part of a message whose parts are not known yet."""
+    async with reading(desk, request) as stored:
+
+        def work() -> tuple[Anatomy, FoundPart | None]:
+            anatomy = Anatomy(stored.data)
+            piece = anatomy.find(number)
+            if piece is None:
+                return anatomy, None
+            return anatomy, FoundPart(piece, piece.content(stored.data, rest_for(len(stored.data))))
+
+        anatomy, found = await elsewhere(len(stored.data), work)
+        remember(desk, stored, anatomy)
+    return found
+
+
+async def _read_part(desk: Desk, mail: StoredMail, piece: Piece) -> FoundPart:
+    """Return a part whose place is known."""
+    body = await desk.store.piece(mail, piece.part.start, piece.part.end)
+    size = len(body)
+    return FoundPart(piece, await elsewhere(size, lambda: piece.decoded(body, rest_for(size))))
+
+
+def part_headers(piece: Piece, *, is_named: bool) -> dict[str, str]:
+    """Return the headers of the content of a part: it can do nothing, wherever it is opened.
+
+    The page of a message is of another origin than its images. They may be loaded by who knows the
+    id, which cannot be guessed as `latest` can.
+    """
     kind = piece.part.content_type
     if not _TOKEN.fullmatch(kind):
         kind = "application/octet-stream"
-    shown = kind in _INLINE or kind.startswith(("audio/", "video/"))
+    is_media = kind in RASTER or kind.startswith(("audio/", "video/"))
+    shown = is_media or kind in _INLINE
     name = quote(piece.name, safe="$&+=:@", errors="replace")
+    policy = "cross-origin" if is_media and is_named else "same-origin"
     return {
         "content-type": f"{kind}; charset=utf-8" if kind.startswith("text/") else kind,
         "content-disposition": f'{"inline" if shown else "attachment"}; filename="{name}"',
         "content-security-policy": "sandbox; default-src 'none'",
         "x-content-type-options": "nosniff",
-        "cross-origin-resource-policy": "same-origin",
+        "cross-origin-resource-policy": policy,
     }
 
 

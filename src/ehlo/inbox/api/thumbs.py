@@ -47,7 +47,7 @@ class Thumbs:
             raise RefusedError(NOT_FOUND, 404)
         found = await find_part(self._desk, request)
         async with self._turns:
-            image = await asyncio.to_thread(thumbnail, found.data)
+            image = await asyncio.to_thread(thumbnail, b"".join(found.pieces))
         return Response(image, media_type="image/jpeg")
 
 

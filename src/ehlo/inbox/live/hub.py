@@ -91,6 +91,10 @@ class Hub:
             data = {"Level": level, "Type": kind, "IP": address, "Message": message}
             self._publish(event_of("error", data))
 
+    def tell_stats(self) -> None:
+        """Pass on the counts soon, since one has changed that is not in the store."""
+        self._changed.set()
+
     async def stats(self, inbox: str | None) -> Notice:
         """Return the event with the counts of an inbox."""
         counts = await self._store.counts(inbox)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
 from starlette.requests import Request
@@ -18,6 +18,7 @@ from ehlo.inbox.api.goform import to_text
 from ehlo.inbox.api.single import find
 from ehlo.inbox.desk import Desk
 from ehlo.store import StoredMessage
+from ehlo.transcript import Line
 
 
 class LinkShape(TypedDict):
@@ -113,23 +114,27 @@ def codes_of(stored: StoredMessage) -> MessageCodes:
 
 def session_of(stored: StoredMessage) -> MessageSession:
     """Return the session that brought a message."""
-    lines = stored.transcript
-    begin = lines[0].time if lines else 0.0
     return {
         "MailFrom": stored.mail_from,
         "RcptTos": stored.rcpt_tos,
         "Username": stored.mail.username,
         "Facts": stored.facts,
-        "Lines": [
-            {
-                "Time": line.time,
-                "Offset": round(line.time - begin, 6),
-                "Direction": line.direction,
-                "Text": line.text,
-            }
-            for line in lines
-        ],
+        "Lines": session_lines(stored.transcript),
     }
+
+
+def session_lines(lines: Sequence[Line]) -> list[SessionLine]:
+    """Return the lines of a session, as the API has them."""
+    begin = lines[0].time if lines else 0.0
+    return [
+        {
+            "Time": line.time,
+            "Offset": round(line.time - begin, 6),
+            "Direction": line.direction,
+            "Text": line.text,
+        }
+        for line in lines
+    ]
 
 
 def mime_of(stored: StoredMessage) -> PartShape:

@@ -23,6 +23,7 @@ from ehlo.inbox.live.hub import Hub, Notice, Subscription, event_for, event_of
 MOST_LISTENERS: Final = 1_000
 """Clients that may wait for events, or for mail, at once."""
 _BEAT: Final = 20.0  # seconds after which a comment shows that the connection works
+_GOODBYE: Final = 1.0  # seconds to tell a client that it was too slow
 _TOO_SLOW: Final = 1008  # RFC 6455 7.4.1: violates a policy
 _BUSY: Final = 1013  # try again later
 _HEAD: Final = (
@@ -57,11 +58,13 @@ class _Events:
         subscription = Subscription()
 
         async def send() -> None:
-            await websocket.send_text((await hub.stats(inbox)).text)
+            first = await hub.stats(inbox)
+            if not await _sent(websocket, first.text):
+                return
             while True:
                 event = await subscription.get()
-                if event.kind:
-                    await websocket.send_text(event.text)
+                if event.kind and not await _sent(websocket, event.text):
+                    return
 
         async def receive() -> None:
             while (await websocket.receive())["type"] != "websocket.disconnect":
@@ -71,7 +74,7 @@ class _Events:
             await first_of(send(), receive(), subscription.cut.wait())
         if subscription.cut.is_set():
             with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(_GOODBYE):
                     await websocket.close(_TOO_SLOW, "too slow")
 
     async def server_sent(self, request: Request) -> Response:
@@ -85,6 +88,19 @@ class _Events:
         number = int(last) if last.isascii() and last.isdecimal() and len(last) < 20 else None
         newest = self._desk.store.newest_change
         return _EventStream(hub, inbox_of(request), (number if last else newest), newest)
+
+
+async def _sent(websocket: WebSocket, text: str) -> bool:
+    """Send a text; return whether the server still takes one.
+
+    Servers raise `RuntimeError` once they have closed a connection by themselves, as uvicorn does
+    when a client answers no ping.
+    """
+    try:
+        await websocket.send_text(text)
+    except RuntimeError:
+        return False
+    return True
 
 
 class _EventStream(Response):

@@ -79,6 +79,7 @@ class SearchWait:
                 news.set()
 
         traffic.waiting += 1
+        self._desk.hub.tell_stats()
         try:
             with self._desk.hub.listening(wanted.inbox, note):
                 found = await self._found(wanted)
@@ -92,6 +93,7 @@ class SearchWait:
                             found = await self._found(wanted)
         finally:
             traffic.waiting -= 1
+            self._desk.hub.tell_stats()
         page, mails = found
         status = 200 if len(mails) >= wanted.least else 408
         return StreamingResponse(self._whole(page, mails), status, media_type="application/json")

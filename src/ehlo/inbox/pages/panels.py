@@ -14,6 +14,7 @@ from ehlo.content.links import find_addresses, most_links
 from ehlo.content.mime import Part
 from ehlo.content.transfer import decoded_size
 from ehlo.inbox.api.anatomy import Anatomy
+from ehlo.inbox.api.single import RASTER
 from ehlo.inbox.pages.rendering import is_web
 from ehlo.store import StoredMail, StoredMessage, StoredSession
 from ehlo.transcript import Line
@@ -45,10 +46,15 @@ _REMOTE: Final = re.compile(
     r"""|@import|<link\b[^>]{0,200}(?:https?:)?//""",
     re.IGNORECASE,
 )
-_IMAGES: Final = frozenset(
-    ("image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/bmp")
-)
 _OF_HTML: Final = ("html", "source")
+_FACTS: Final = {
+    "peer": "Client",
+    "local": "Server",
+    "helo": "HELO",
+    "esmtp": "ESMTP",
+    "tls": "TLS",
+    "params": "Parameters",
+}
 _LIKELY: Final = 0.5  # the least score of a code that is shown
 _DEEPEST: Final = 12  # indentations in the MIME tree
 
@@ -268,17 +274,17 @@ def visit_of(session: StoredSession) -> Visit:
     """Return what a page shows of a session that brought no mail."""
     panel = _session_panel(session.transcript, {"Login": session.username, **session.facts})
     failed = [line for line in panel.lines if line.kind == "failed"]
-    told = failed or [line for line in panel.lines if line.who != "server"] or panel.lines
+    told = failed or [line for line in panel.lines if line.who == "client"] or panel.lines
     last = told[-1] if told else ShownLine(0, 0, "note", "", "note")
     peer = _fact(session.facts.get("peer", ""))
     return Visit(session.number, session.created, peer, last.text, last.kind, panel)
 
 
 def _session_panel(lines: Sequence[Line], facts: Mapping[str, object]) -> Panel:
-    known = [(name.replace("_", " "), _fact(value)) for name, value in facts.items()]
+    known = [(_FACTS.get(name, name.capitalize()), _fact(value)) for name, value in facts.items()]
     return Panel(
         lines=_lines_of(lines[:MOST_ROWS]),
-        facts=[(name, value[:LONGEST_SUBJECT]) for name, value in known if value],
+        facts=[(name, value) for name, value in known if value],
         unshown=max(len(lines) - MOST_ROWS, 0),
     )
 
@@ -343,7 +349,7 @@ def _files_of(content: Content, numbered: list[_Numbered]) -> list[ShownFile]:
             each.content_type,
             each.disposition == "inline" or each.content_id is not None,
             each.size,
-            each.content_type in _IMAGES,
+            each.content_type in RASTER,
         )
         for each in content.attachments
     ]

@@ -23,7 +23,7 @@ from ehlo.faults.fault import Fault, text_of
 _HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'self'; img-src 'self'; "
-        "connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; "
+        "connect-src 'self'; frame-src {frame}; form-action 'self'; base-uri 'none'; "
         "frame-ancestors 'self'"
     ),
     "X-Content-Type-Options": "nosniff",
@@ -63,9 +63,13 @@ def make_environment() -> Environment:
     return environment
 
 
-def page_response(html: str, nonce: str, status: int = 200) -> Response:
-    """Return a page with its headers; scripts with `nonce`, and what they import, may run."""
-    headers = {name: value.format(nonce=nonce) for name, value in _HEADERS.items()}
+def page_response(html: str, nonce: str, frame: str, status: int = 200) -> Response:
+    """Return a page with its headers.
+
+    Scripts with `nonce`, and what they import, may run. A frame may show what `frame` names, so
+    that a mail in it cannot lead to any other page.
+    """
+    headers = {name: value.format(nonce=nonce, frame=frame) for name, value in _HEADERS.items()}
     return Response(html, status, headers=headers, media_type="text/html")
 
 

@@ -9,16 +9,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote, unquote
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ehlo.faults.fault import STAGES
-from ehlo.inbox.desk import Desk, inbox_of
+from ehlo.inbox.desk import Desk, WebOptions, inbox_of
 from ehlo.inbox.pages.panels import TABS, letter_of, row_of, visit_of
 from ehlo.inbox.pages.rendering import (
     Assets,
@@ -27,6 +29,7 @@ from ehlo.inbox.pages.rendering import (
     query_of,
     segment,
 )
+from ehlo.store.query import LONGEST_QUERY
 
 PAGE_SIZES: Final = (25, 50, 100, 200)
 _SESSIONS: Final = 50  # on a page
@@ -40,6 +43,9 @@ _STAGE_NAMES: Final = {
     "data": "DATA",
     "end": "The end of a message",
 }
+_ANY: Final = ("0.0.0.0", "::")  # noqa: S104  an address to show, and not to listen on
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
+_ID: Final = re.compile("[0-9A-Za-z]{1,64}")
 _THEMES: Final = ("light", "dark")
 _REFRESH: Final = "x-ehlo-refresh"  # the page brings itself up to date: no person has opened it
 
@@ -85,11 +91,11 @@ class Screens:
     async def list(self, request: Request) -> Response:
         """Return the list of mails, or of those that a query finds."""
         store, inbox = self._desk.store, inbox_of(request)
-        query = request.query_params.get("q", "").strip()
+        query = _query_of(request)
         start = _number(request.query_params.get("start", ""), 0)
         limit = _page_size(request)
         if query:
-            zone = request.cookies.get("ehlo_zone", "")[:64]
+            zone = _zone_of(request)
             page = await store.search(query, inbox, zone=zone, start=start, limit=limit)
         else:
             page = await store.list(inbox, start=start, limit=limit)
@@ -126,12 +132,12 @@ class Screens:
         store, inbox = self._desk.store, inbox_of(request)
         mail_id = str(request.path_params["id"])
         tab = str(request.path_params.get("tab", ""))
-        query = request.query_params.get("q", "").strip()
+        query = _query_of(request)
         stored = await store.get(mail_id, inbox) if not tab or tab in TABS else None
         if stored is None:
             return await self._page(request, "missing.html", 404)
         letter = await asyncio.to_thread(letter_of, stored, tab)
-        zone = request.cookies.get("ehlo_zone", "")[:64]
+        zone = _zone_of(request)
         newer, older = await store.neighbors(mail_id, inbox, query or None, zone=zone)
         is_refresh = _REFRESH in request.headers or request.method == "HEAD"
         if not stored.mail.is_read and not is_refresh:
@@ -207,12 +213,36 @@ class Screens:
             "query": "",
             "suffix": "",
             "fault_count": len(self._desk.faults),
-            "smtp_host": "127.0.0.1",
-            "smtp_port": 1025,
+            "smtp": _smtp_of(request, self._desk.options),
         }
         page = self._environment.get_template(template)
         html = await asyncio.to_thread(page.render, {**common, **values})
-        return page_response(html, str(common["nonce"]), status)
+        return page_response(html, str(common["nonce"]), _frame_of(request), status)
+
+
+def _query_of(request: Request) -> str:
+    return request.query_params.get("q", "").strip()[:LONGEST_QUERY]
+
+
+def _zone_of(request: Request) -> str:
+    """Return the time zone of the browser, which a page has stored in a cookie."""
+    return unquote(request.cookies.get("ehlo_zone", ""))[:64]
+
+
+def _frame_of(request: Request) -> str:
+    """Return what the frame of a page may show: the mail whose page it is, and nothing else."""
+    host = request.headers.get("host", "")
+    mail_id = str(request.path_params.get("id", ""))
+    if not _HOST.fullmatch(host) or not _ID.fullmatch(mail_id):
+        return "'none'"
+    path = f"{quote(str(request.scope.get('root_path', '')))}/view/{mail_id}.html"
+    return f"http://{host}{path} https://{host}{path}"
+
+
+def _smtp_of(request: Request, options: WebOptions) -> tuple[str, int]:
+    """Return the host and the port that mail is sent to, as far as the pages know."""
+    host, port = options.smtp or ("127.0.0.1", 1025)
+    return (request.url.hostname or host) if host in _ANY else host, port
 
 
 def _number(text: str, least: int) -> int:

@@ -22,8 +22,9 @@ export function returnAddress() {
   }
 }
 
-function remember(row) {
-  sessionStorage.setItem(RETURN, JSON.stringify({ list: location.href, row: row.id }))
+/** Notes where a message leads back to: a list, and the row of the message. */
+export function remember(id, list = returnAddress()) {
+  sessionStorage.setItem(RETURN, JSON.stringify({ list, row: `m-${id}` }))
 }
 
 function focusRow(row, scroll = true) {
@@ -87,7 +88,7 @@ function clicked(event) {
     pick(row, event.shiftKey)
     focusRow(row, false)
   } else {
-    remember(row)
+    remember(row.dataset.id, location.href)
   }
 }
 

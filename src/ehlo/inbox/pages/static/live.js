@@ -3,30 +3,37 @@
 // Elements with `data-live` are replaced by those of the same id. In `data-live="rows"` each row is
 // kept unless its `data-state` differs, so that focus and selection stay where they are.
 
-import { announce } from "./api.js"
+import { announce, tell } from "./api.js"
 
 const { here } = document.body.dataset
 const GAP = 300 // milliseconds between two readings at least
+const PATIENCE = 30_000 // milliseconds for one reading
 let last = 0
-let timer = 0
+let isReading = false
+let isWanted = false
 
 /** Reads the page again, soon; many calls make one reading. */
 export function refresh() {
-  if (timer) return
+  isWanted = true // also while it is read: the change may be newer than what comes
+  if (isReading) return
+  isReading = true
   const wait = Math.max(0, last + (document.hidden ? 4 * GAP : GAP) - performance.now())
-  timer = setTimeout(async () => {
+  setTimeout(async () => {
+    isWanted = false
     try {
       await read()
     } catch {
       // The server is away: the connection says so, and reads again when it is back
     }
     last = performance.now()
-    timer = 0
+    isReading = false
+    if (isWanted) refresh()
   }, wait)
 }
 
 async function read() {
-  const response = await fetch(location.href, { headers: { "X-Ehlo-Refresh": "1" } })
+  const response = await fetch(location.href, { headers: { "X-Ehlo-Refresh": "1" }, signal: AbortSignal.timeout(PATIENCE) })
+  if (response.status === 404) tell("This message is no longer here")
   if (!response.ok) return
   const page = new DOMParser().parseFromString(await response.text(), "text/html")
   document.title = page.title
@@ -35,7 +42,7 @@ async function read() {
   if (shown.getAttribute("href") !== icon) shown.setAttribute("href", icon)
   for (const fresh of page.querySelectorAll("[data-live]")) {
     const old = document.getElementById(fresh.id)
-    if (!old) continue
+    if (!old || old.closest("dialog[open]")) continue // what a person edits stays
     if (fresh.dataset.live === "rows") mergeRows(old, fresh)
     else if (old.innerHTML !== fresh.innerHTML) replace(old, fresh)
   }

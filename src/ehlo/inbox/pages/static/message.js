@@ -1,7 +1,7 @@
 // A message: its frame, its tags, its release, and the way to the next one.
 
 import { attempt, call, tell } from "./api.js"
-import { returnAddress } from "./list.js"
+import { remember, returnAddress } from "./list.js"
 import { refresh } from "./live.js"
 
 const { here } = document.body.dataset
@@ -61,9 +61,7 @@ function trusted() {
 
 function loadRemote() {
   const frame = document.getElementById("mail")
-  const address = new URL(frame.src)
-  address.searchParams.set("remote", "1")
-  frame.src = address
+  frame.src = `${frame.dataset.src}&remote=1`
   document.getElementById("remote").hidden = true
 }
 
@@ -83,10 +81,12 @@ function followHeight(frame) {
 
 function startFrame() {
   const frame = document.getElementById("mail")
-  if (frame) followHeight(frame)
+  if (!frame) return
+  followHeight(frame)
   const notice = document.getElementById("remote")
   const sender = notice?.dataset.sender
-  if (notice && sender && trusted().includes(sender)) loadRemote()
+  if (sender && trusted().includes(sender)) loadRemote()
+  else frame.src = frame.dataset.src
   notice?.addEventListener("click", (event) => {
     const wanted = event.target.closest("[data-remote]")?.dataset.remote
     if (!wanted) return
@@ -113,6 +113,8 @@ function filterHeaders(text) {
 /** Starts a message, and returns its keys. */
 export function startMessage() {
   startFrame()
+  remember(letter().dataset.id)
+  document.querySelector(".tabs [aria-current]").scrollIntoView({ block: "nearest", inline: "center" })
   document.addEventListener("click", (event) => DO[event.target.closest("main [data-do]")?.dataset.do]?.())
   document.addEventListener("submit", (event) => FORMS[event.target.dataset.form]?.())
   document.getElementById("filter")?.addEventListener("input", (event) => filterHeaders(event.target.value))

@@ -1,0 +1,186 @@
+"""Each screen in Chromium, wide and on a phone, light and dark; and below another path."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+import uvicorn
+from playwright.sync_api import Page, expect
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from ehlo import Server
+from ehlo.inbox import Catcher, WebOptions
+from ehlo.transcript import Line
+from support.browsing import PHONE, WIDE, Site, Watch, letter, opened
+
+pytestmark = pytest.mark.usefixtures("watch")
+
+TABS = ("html", "text", "source", "headers", "raw", "parts", "session")
+
+
+def filled(site: Site) -> str:
+    """Put mail of all kinds, and return the id of the newest."""
+    lines = [Line(1.0, "client", "MAIL FROM:<a@x.test>"), Line(1.5, "server", "250 2.1.0 Ok")]
+    for number in range(12):
+        site.put(letter(f"Report {number}"), tags=["billing", "beta"][: number % 3])
+    site.run(site.store.put_session(lines, {"peer": "127.0.0.1:50001"}))
+    site.desk.faults.fail("rcpt", "450 4.2.1 Greylisted", to="ann.with.a.long.name@example.com")
+    site.desk.faults.delay("data", 3)
+    message = letter("Reset your password", "Use 482913\n", html="<p>Use <b>482913</b>")
+    message.add_attachment(b"x", maintype="application", subtype="pdf", filename="a long name.pdf")
+    return site.put(message, transcript=lines)
+
+
+def paths(mail_id: str) -> list[str]:
+    tabs = [f"/view/{mail_id}/{tab}" for tab in TABS]
+    return ["/", "/search?q=report", "/search?q=nothing", *tabs, "/faults", "/sessions"]
+
+
+@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (PHONE, "dark")])
+def test_no_screen_scrolls_sideways(
+    site: Site, page: Page, size: dict[str, int], scheme: str
+) -> None:
+    """And none has an error in its console; `watch` sees to that."""
+    mail_id = filled(site)
+    page.set_viewport_size(size)  # type: ignore[arg-type]  # a TypedDict
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # a literal
+    for path in paths(mail_id):
+        page.goto(path)
+        expect(page.locator("html")).to_have_attribute("data-ready", "")
+        for element in ("document.documentElement", "document.querySelector('main')"):
+            assert page.evaluate(f"{element}.scrollWidth - {element}.clientWidth") <= 0, path
+        assert page.screenshot()[:4] == b"\x89PNG"
+
+
+def test_all_that_is_on_a_page_has_a_name(site: Site, page: Page) -> None:
+    """Whatever can be pressed says what it does, to those who do not see it, too."""
+    mail_id = filled(site)
+    nameless = """[...document.querySelectorAll("button, a[href], input, select, iframe")]
+        .filter(e => !(e.textContent.trim() || e.ariaLabel || e.title || e.labels?.length))
+        .map(e => e.outerHTML)"""
+    for path in paths(mail_id):
+        page.goto(path)
+        assert page.evaluate(nameless) == [], path
+
+
+def test_focus_can_be_seen(site: Site, page: Page) -> None:
+    filled(site)
+    opened(page)
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to content")).to_be_focused()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        outline = "getComputedStyle(document.activeElement).outlineStyle"
+        assert page.evaluate(outline) == "solid", page.evaluate("document.activeElement.outerHTML")
+
+
+def test_faults_are_added_and_removed(site: Site, page: Page, watch: Watch) -> None:
+    watch.allowed = ("console: Failed to load resource: the server responded with a status of 400",)
+    opened(page, "/faults")
+    expect(page.get_by_text("No rule")).to_be_visible()
+    page.get_by_label("Reply", exact=True).fill("550 5.1.1 No such user")
+    page.get_by_label("Only for the recipient").fill("gone@y.test")
+    page.get_by_role("button", name="Add the rule").click()
+    rule = page.locator(".faults tbody tr")
+    expect(rule).to_contain_text("550 5.1.1 No such user")
+    expect(rule).to_contain_text("gone@y.test")
+    expect(page.locator(".side .warm")).to_have_text("1")
+    page.get_by_label("What happens").select_option("delay")
+    page.get_by_label("Seconds").fill("0.1")
+    page.get_by_label("Times").fill("")
+    page.get_by_label("Only for the recipient").fill("")
+    page.get_by_role("button", name="Add the rule").click()
+    expect(rule).to_have_count(2)
+    assert [str(each) for each in site.desk.faults] == [
+        "fail('rcpt', '550 5.1.1 No such user', to='gone@y.test'), used 0 times",
+        "delay('rcpt', 0.1, times=None), used 0 times",
+    ]
+    page.get_by_label("Only for the sender").fill("@x.test")
+    page.get_by_label("When").select_option("connect")
+    page.get_by_role("button", name="Add the rule").click()
+    expect(page.locator("#toast")).to_contain_text("not known at connect")
+    expect(rule).to_have_count(2)
+    page.get_by_role("button", name="Remove rule 1").click()
+    expect(rule).to_have_count(1)
+    page.get_by_role("button", name="Remove all").click()
+    expect(page.get_by_text("No rule")).to_be_visible()
+    assert len(site.desk.faults) == 0
+
+
+def test_a_rule_that_is_spent_does_not_begin_again(site: Site, page: Page) -> None:
+    site.desk.faults.fail("rcpt", times=2)
+    site.desk.faults.fail("mail", times=1)
+    site.desk.faults.strike("rcpt", to="a@x.test")
+    site.desk.faults.strike("mail", mail_from="a@x.test")
+    opened(page, "/faults")
+    page.get_by_role("button", name="Add the rule").click()
+    expect(page.locator(".faults tbody tr td:nth-child(4)")).to_have_text(["1", "1"])
+    assert [each.stage for each in site.desk.faults] == ["rcpt", "rcpt"]
+
+
+def test_waiting_tests_are_counted_while_they_wait(site: Site, page: Page) -> None:
+    opened(page)
+    with page.expect_response("**/search/wait*") as waited:
+        page.evaluate("void fetch('/api/v1/search/wait?query=subject:late&timeout=60')")
+        expect(page.locator(".waiting")).to_contain_text("1 waiting test")
+        site.put(letter("late"))
+    assert waited.value.status == 200
+    expect(page.locator(".waiting")).to_have_count(0)
+
+
+def walk(page: Page, site_path: str, subject: str) -> None:
+    """Go through a site that stands below `site_path` by its links alone."""
+    opened(page, f"{site_path}/")
+    page.locator(".row .open").click()
+    expect(page.locator(".head h1")).to_have_text(subject)
+    expect(page.frame_locator("#mail").locator("b")).to_have_text("bold")
+    for tab in ("Text", "Parts", "Session"):
+        page.locator(".tabs").get_by_role("link", name=tab).click()
+        expect(page.locator(".tabs [aria-current]")).to_have_text(tab)
+    page.keyboard.press("u")
+    page.keyboard.press("g")
+    page.keyboard.press("i")
+    page.get_by_role("link", name="Faults").click()
+    expect(page.get_by_text("No rule")).to_be_visible()
+    page.get_by_role("link", name="ehlo: all mail").click()
+    expect(page.locator(".row")).to_have_count(1)
+    page.get_by_role("checkbox", name="Select", exact=True).check()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.get_by_text("No mail yet")).to_be_visible()
+    assert page.url.endswith(f"{site_path}/")
+
+
+class Below(Site):
+    """A site below a path of its own, in an application of a user."""
+
+    async def _serve(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        listening = socket.create_server(("127.0.0.1", 0))
+        catcher = Catcher(options=self.options)
+        app = Starlette(routes=[Mount("/intern/mail", app=catcher.asgi)])
+        web = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+        async with Server(catcher, addr="127.0.0.1:0") as server:
+            assert catcher.desk is not None
+            self.desk, self.store = catcher.desk, catcher.desk.store
+            self.port = server.addresses[0].port
+            self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            serving = asyncio.create_task(web.serve([listening]))
+            self._ready.set()
+            await self._end.wait()
+            web.should_exit = web.force_exit = True
+            await serving
+
+
+@pytest.mark.parametrize("root", ["", "/mail"])
+def test_a_site_stands_below_a_path(page: Page, watch: Watch, root: str) -> None:
+    """As `--web-root /mail`, mounted in an application, and both."""
+    kind = Site if root else Below
+    below = root or "/intern/mail"
+    with kind(WebOptions(root=root)) as site:
+        watch.allow_site(site.url)
+        host = site.url.removesuffix(root)
+        site.put(letter("hello", html="<b>bold</b>"))
+        walk(page, host + below, "hello")

@@ -1,0 +1,3 @@
+"""Fixtures: programs under test."""
+
+from support.program import start as start
