@@ -262,8 +262,8 @@ _WORK_PROCESS = ("log_file", "log_level", "log_format", "app_dir", "env_file")
 def work(target: str, **given: object) -> None:
     """Deliver mail from a queue to MODULE:ATTR, and accept none.
 
-    One process at a time delivers from each SQLite file, and any number from PostgreSQL. SIGTERM lets
-    deliveries end.
+    One process at a time delivers from each SQLite file, and any number from PostgreSQL. SIGTERM
+    lets deliveries end.
     """
     given |= dict.fromkeys(("host", "port")) | {"fd": ()}
     server, process = _named_server(target, given), _process(given)
