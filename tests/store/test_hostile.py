@@ -119,7 +119,7 @@ async def test_a_large_message_is_read_with_little_memory() -> None:
     message = b"Subject: large\r\n\r\n" + b"x" * (12 * MEBIBYTE)
     async with Store.open() as store:
         mail_id = await store.put(Delivery(message))
-        await store.list()  # readers are open
+        assert ids(await store.search("large")) == [mail_id]  # now the index has read it
         tracemalloc.start()
         try:
             found = await store.get(mail_id, most=65_536)
