@@ -109,8 +109,8 @@ def _lists() -> list[int]:
 
 DIFFERENCES = [
     Difference(
-        "A search also reads the plain text of a message that has HTML, all header fields"
-        " (`header:NAME=text`), and the envelope.",
+        "The search looks at all header fields, at the envelope, and at the plain text of a message"
+        " that has HTML, too.",
         {
             59: found(4),
             62: found(8, 7, 6, 5, 2),
@@ -118,24 +118,24 @@ DIFFERENCES = [
         },
     ),
     Difference(
-        "`%` and `_` in a search are plain characters.",
+        "`%` and `_` are plain characters in a search.",
         {51: found(6, 3)},
     ),
     Difference(
-        "`subject:` ignores case in all alphabets, as other terms do.",
+        "`subject:` ignores case in all alphabets, as the other terms do.",
         {18: found(1)},
     ),
     Difference(
-        'Punctuation in a name is no obstacle: `to:"Bee, B"` finds it.',
+        'Punctuation in a name is no obstacle: `to:"Bee, B"` finds "Bee, B".',
         {25: found(1), 26: found(1)},
     ),
     Difference(
-        "`Size` is the number of bytes that came. `larger:` and `smaller:` do not count the fields"
-        " that are added.",
+        "A message is stored as it came, and `Size` is the number of these bytes. `larger:` and"
+        " `smaller:` do not count the fields that `raw` and `headers` put on top.",
         {45: found(), 46: found(8, 7, 5, 2, 1), 47: found(6, 4)},
     ),
     Difference(
-        "An empty list of addresses is `[]`, where Mailpit has `null`.",
+        "An empty list of addresses is `[]`, never `null`.",
         dict.fromkeys(_lists(), no_nulls),
     ),
     Difference(
@@ -148,15 +148,15 @@ DIFFERENCES = [
         },
     ),
     Difference(
-        "Text that is made from HTML has a layout of its own.",
+        "The text that is made from HTML has the layout of ehlo, and the `alt` texts of images.",
         {83: text("Head\n\nPara link (https://x.test/l)\n\npic")},
     ),
     Difference(
-        "Parts that Mailpit leaves out, because they have no name, are in `OtherParts`.",
+        "Parts without a name, and a second HTML, are listed in `OtherParts`.",
         {84: with_other_parts},
     ),
     Difference(
-        "A part that is text says that it is in UTF-8.",
+        "A text among the parts says that it is in UTF-8.",
         {
             106: kind("text/calendar; charset=utf-8"),
             107: kind("text/plain; charset=utf-8"),
@@ -164,19 +164,21 @@ DIFFERENCES = [
         },
     ),
     Difference(
-        "Parts are downloads unless they are raster images, PDF, audio, video or plain text.",
+        "Parts are attachments to a browser, unless they are raster images, PDF, audio, video or"
+        " plain text.",
         {106: attached, 108: attached, 109: attached},
     ),
     Difference(
-        "Unknown IDs are accepted, and leave no tag behind.",
+        "`PUT tags` for unknown messages leaves no tag behind.",
         {148: without_tag("zz"), 164: without_tag("zz"), 167: without_tag("zz")},
     ),
     Difference(
-        "`latest` works for thumbnails and for releases, too.",
+        "`latest` names a message for `release` and for thumbnails, too. Without `--relay` there is"
+        " no server to release to.",
         {155: text("SMTP error: no server to release to; start ehlo with --relay", status=400)},
     ),
     Difference(
-        "`html-check`, `link-check` and `sa-check` are not there.",
+        "There is no `html-check`, `link-check` and `sa-check`.",
         {170: text("File not found\n", type="text/plain; charset=utf-8")},
     ),
 ]
