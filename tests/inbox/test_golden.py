@@ -296,3 +296,9 @@ async def test_each_answer_is_that_of_mailpit_except_for_the_differences() -> No
                 differing.append((number, call["method"], call["path"], want, got))
         assert len(CALLS) == 173
         assert differing == []
+
+
+def test_the_documentation_has_each_difference() -> None:
+    page = Path(__file__).parent.parent.parent / "docs" / "inbox-api.md"
+    words = " ".join(page.read_text(encoding="utf-8").split())
+    assert [each.sentence for each in DIFFERENCES if each.sentence not in words] == []

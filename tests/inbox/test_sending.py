@@ -101,6 +101,9 @@ async def test_the_headers_are_exactly_those_of_mailpit() -> None:
             {"Attachments": [{"Content": "AAAA!", "Filename": "a"}]},
             'error decoding base64 attachment "a": illegal base64 data at input byte 4',
         ),
+        ({"Attachments": [{}] * 1_001}, "more than 1000 attachments"),
+        ({"Headers": {f"X-{each}": "" for each in range(1_001)}}, "more than 1000 headers"),
+        ({"Bcc": ["a@x.test"] * 10_001}, "more than 10000 recipients"),
         ({"Attachments": [{"Content": "é", "Filename": "a"}]}, "error decoding base64"),
         ({"To": "a@x.test"}, "json: cannot unmarshal string into Go struct field .To of type []"),
         ({"Bcc": [{"Email": "a@x"}]}, "json: cannot unmarshal object into Go struct field .Bcc"),
@@ -157,3 +160,20 @@ async def test_a_message_may_be_as_large_as_one_by_smtp() -> None:
         answer = await api.post(SEND, content=b" " * 1_001)
         assert answer.status_code == 413
         assert answer.json() == {"Error": "http: request body too large"}
+
+
+@in_loop
+async def test_long_texts_take_no_long_time() -> None:
+    """A character of a file name takes the standard library 100 us."""
+    file = {"Content": PNG, "Filename": "ä" * 100_000, "ContentID": "a b" * 100_000}
+    asked = {
+        "From": {"Email": "a@x.test", "Name": "ä" * 100_000},
+        "To": [{"Email": "b@y.test", "Name": "x" * 100_000}],
+        "Subject": "x " * 100_000,
+        "Attachments": [file, {**file, "ContentID": ""}],
+    }
+    async with inbox() as (_, api):
+        assert (await api.post(SEND, json=asked)).status_code == 200
+        message = (await api.get(MESSAGE)).json()
+        assert len(message["Attachments"][0]["FileName"]) == 255
+        assert message["Subject"] == ("x " * 100_000)[:16_384].strip()

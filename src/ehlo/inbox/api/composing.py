@@ -23,6 +23,10 @@ _ADDRESS: Final = re.compile(
     r'(?:"(?:[^"\\\x00-\x1f]|\\[ -~])*"|[^\s<>()\[\]",;:@\\]+)@[^\s<>()",;@\\]+'
 )
 _LONGEST_ADDRESS: Final = 998
+_LONGEST_NAME: Final = 255  # characters of a file name, which take 100 us each
+_LONGEST_VALUE: Final = 16_384  # characters of a field, which are longer when encoded
+_MOST_PARTS: Final = 1_000  # attachments, which take 2 ms each
+_MOST_MAILBOXES: Final = 10_000
 _TAKEN: Final = frozenset(
     (
         *("to", "from", "cc", "bcc", "reply-to", "date", "subject", "content-type"),
@@ -72,6 +76,13 @@ def is_address(text: str) -> bool:
 
 
 def _check(wanted: SendRequest) -> None:
+    for name, count, most in (
+        ("attachments", len(wanted["Attachments"]), _MOST_PARTS),
+        ("headers", len(wanted["Headers"]), _MOST_PARTS),
+        ("recipients", len(wanted["To"]) + len(wanted["Cc"]) + len(wanted["Bcc"]), _MOST_MAILBOXES),
+    ):
+        if count > most:
+            raise ComposeError(f"more than {most} {name}")
     for name in ("To", "Cc"):
         _check_addresses(name, [each["Email"] for each in _mailboxes(wanted, name)])
     _check_addresses("Bcc", wanted["Bcc"])
@@ -123,7 +134,7 @@ def _fields(wanted: SendRequest) -> Iterator[bytes]:
 
 def _field(name: str, value: str) -> bytes:
     """Return a field in lines that are not too long, with encoded-words where they are needed."""
-    text = one_line(value).strip()
+    text = one_line(value[:_LONGEST_VALUE]).strip()
     if text.isascii() and len(name) + len(text) + 2 <= _LINE:
         return f"{name}: {text}\r\n".encode()
     encoded = EncodedHeader(text, "utf-8", header_name=name).encode(linesep="\r\n")
@@ -137,7 +148,7 @@ def _address_field(name: str, mailboxes: Sequence[SendAddress]) -> bytes:
 def _mailbox(mailbox: SendAddress) -> bytes:
     """Return a mailbox as in a field; an address with other letters stays in UTF-8 (RFC 6532)."""
     address = one_line(mailbox["Email"]).strip().encode("utf-8", "replace")
-    name = one_line(mailbox["Name"]).strip()
+    name = one_line(mailbox["Name"][:_LONGEST_NAME]).strip()
     if not name:
         return address
     if not name.isascii():
@@ -171,14 +182,14 @@ def _body(wanted: SendRequest, files: list[bytes]) -> EmailMessage:
                 data,
                 maintype=main,
                 subtype=sub,
-                filename=one_line(attachment["Filename"]),
+                filename=_short(attachment["Filename"]),
                 disposition="inline",
-                cid=f"<{one_line(attachment['ContentID']).strip('<> ')}>",
+                cid=f"<{_short(attachment['ContentID']).strip('<> ')}>",
             )
     for attachment, data in pairs:
         if not attachment["ContentID"]:
             main, sub = _type_of(attachment)
-            filename = one_line(attachment["Filename"])
+            filename = _short(attachment["Filename"])
             message.add_attachment(data, maintype=main, subtype=sub, filename=filename)
     return message
 
@@ -190,6 +201,10 @@ def _set_text(part: MIMEPart, text: str, subtype: str) -> None:
         part.replace_header("Content-Transfer-Encoding", "quoted-printable")
         text = binascii.b2a_qp(text.encode("utf-8", "replace"), istext=False).decode()
     part.set_payload(text)
+
+
+def _short(name: str) -> str:
+    return one_line(name[:_LONGEST_NAME])
 
 
 def _type_of(attachment: SendAttachment) -> tuple[str, str]:
