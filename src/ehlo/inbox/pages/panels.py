@@ -164,6 +164,7 @@ class Letter:
     reply_to: list[Mailbox]
     date: str
     mail_from: str
+    rcpt_tos: Sequence[str]
     tab: str
     tabs: dict[str, str]
     panel: Panel
@@ -209,6 +210,7 @@ def letter_of(stored: StoredMessage, tab: str) -> Letter:
         reply_to=_mailboxes(summary["ReplyTo"]),
         date=content.root.first("date").strip()[:100],
         mail_from=stored.mail_from,
+        rcpt_tos=stored.rcpt_tos,
         tab=tab,
         tabs=tabs,
         panel=_panel_of(tab, stored, content, numbered),

@@ -20,8 +20,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ehlo.faults.fault import STAGES
+from ehlo.inbox.answers import RefusedError
+from ehlo.inbox.api.single import reading
 from ehlo.inbox.desk import Desk, WebOptions, inbox_of
-from ehlo.inbox.pages.panels import TABS, letter_of, row_of, visit_of
+from ehlo.inbox.pages.panels import TABS, Letter, letter_of, row_of, visit_of
 from ehlo.inbox.pages.rendering import (
     Assets,
     make_environment,
@@ -133,27 +135,34 @@ class Screens:
         mail_id = str(request.path_params["id"])
         tab = str(request.path_params.get("tab", ""))
         query = _query_of(request)
-        stored = await store.get(mail_id, inbox) if not tab or tab in TABS else None
-        if stored is None:
+        letter = await self._letter(request, tab) if not tab or tab in TABS else None
+        if letter is None:
             return await self._page(request, "missing.html", 404)
-        letter = await asyncio.to_thread(letter_of, stored, tab)
+        is_read = letter.row.mail.is_read
+        is_refresh = _REFRESH in request.headers or request.method == "HEAD"
+        if not is_read and not is_refresh:
+            await store.mark(read=True, ids=[mail_id], inbox=inbox)
         zone = _zone_of(request)
         newer, older = await store.neighbors(mail_id, inbox, query or None, zone=zone)
-        is_refresh = _REFRESH in request.headers or request.method == "HEAD"
-        if not stored.mail.is_read and not is_refresh:
-            await store.mark(read=True, ids=[mail_id], inbox=inbox)
         return await self._page(
             request,
             "message.html",
             letter=letter,
-            mail=stored.mail,
-            is_read=stored.mail.is_read or not is_refresh,
+            mail=letter.row.mail,
+            is_read=is_read or not is_refresh,
             query=query,
             suffix=query_of({"q": query}),
             newer=newer,
             older=older,
-            release_to=", ".join(stored.rcpt_tos),
         )
+
+    async def _letter(self, request: Request, tab: str) -> Letter | None:
+        """Return what a page shows of a message; `None` if it is not there."""
+        try:
+            async with reading(self._desk, request) as stored:
+                return await asyncio.to_thread(letter_of, stored, tab)
+        except RefusedError:
+            return None
 
     async def faults(self, request: Request) -> Response:
         """Return the rules by which the server fails."""

@@ -11,6 +11,7 @@ const PATIENCE = 30_000 // milliseconds for one reading
 let last = 0
 let isReading = false
 let isWanted = false
+let isLeft = false
 
 /** Reads the page again, soon; many calls make one reading. */
 export function refresh() {
@@ -21,7 +22,7 @@ export function refresh() {
   setTimeout(async () => {
     isWanted = false
     try {
-      await read()
+      if (!isLeft) await read()
     } catch {
       // The server is away: the connection says so, and reads again when it is back
     }
@@ -29,6 +30,12 @@ export function refresh() {
     isReading = false
     if (isWanted) refresh()
   }, wait)
+}
+
+/** Reads the page no more, because it is about to be left; with false, reads it again. */
+export function leave(isLeaving) {
+  isLeft = isLeaving
+  refresh()
 }
 
 async function read() {

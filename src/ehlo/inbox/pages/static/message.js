@@ -2,7 +2,7 @@
 
 import { attempt, call, tell } from "./api.js"
 import { remember, returnAddress } from "./list.js"
-import { refresh } from "./live.js"
+import { leave, refresh } from "./live.js"
 
 const { here } = document.body.dataset
 const LEAST = 240 // pixels that the frame is high
@@ -12,15 +12,16 @@ const TRUSTED = "ehlo.remote" // senders whose remote content is loaded
 
 const letter = () => document.querySelector(".letter")
 
-function leave() {
+function goBack() {
   location.href = returnAddress() ?? document.getElementById("back").href
 }
 
 async function remove() {
   const next = document.querySelector("#older[href]") ?? document.querySelector("#newer[href]")
-  if (!(await attempt(() => call("DELETE", "messages", { IDs: [letter().dataset.id] })))) return
-  if (next) location.replace(next.href)
-  else leave()
+  leave(true) // the message is gone before its page is
+  if (!(await attempt(() => call("DELETE", "messages", { IDs: [letter().dataset.id] })))) leave(false)
+  else if (next) location.replace(next.href)
+  else goBack()
 }
 
 async function toggleRead() {
@@ -121,7 +122,7 @@ export function startMessage() {
   document.getElementById("back").addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return
     event.preventDefault()
-    leave()
+    goBack()
   })
   const tabs = [...document.querySelectorAll(".tabs a")]
   const tab = (number) => () => tabs[number - 1]?.click()
@@ -130,7 +131,7 @@ export function startMessage() {
   return {
     ...Object.fromEntries([1, 2, 3, 4, 5, 6, 7].map((number) => [String(number), tab(number)])),
     n: older, j: older, p: newer, k: newer,
-    u: leave, Escape: leave,
+    u: goBack, Escape: goBack,
     r: toggleRead,
     "#": remove, Delete: remove,
   }
