@@ -124,7 +124,7 @@ def _faults_option() -> GroupedOption:
 @click.version_option(package_name="ehlo", message="%(prog)s %(version)s", allow_from_autoenv=False)
 @click.pass_context
 def cli(ctx: click.Context, /, *, faults: str | None, **given: object) -> None:
-    """Catch mail: print each message that arrives, and show all of them in a browser."""
+    """Accept mail, print each message that arrives, and show all of them in a browser."""
     if ctx.invoked_subcommand is not None:
         _reject_options_before_command(ctx)
         return
@@ -253,7 +253,7 @@ _WORK_PROCESS = ("log_file", "log_level", "log_format", "app_dir", "env_file")
     context_settings=_SETTINGS,
     params=[
         click.Argument(["target"], metavar="MODULE:ATTR"),
-        *queue_options(),
+        *queue_options(accepts=False),
         *options_of(Options, leave_out=_others(Options, _WORK_OPTIONS)),
         *options_of(ProcessOptions, leave_out=_others(ProcessOptions, _WORK_PROCESS)),
     ],
@@ -262,7 +262,8 @@ _WORK_PROCESS = ("log_file", "log_level", "log_format", "app_dir", "env_file")
 def work(target: str, **given: object) -> None:
     """Deliver mail from a queue to MODULE:ATTR, and accept none.
 
-    Each file of the queue is delivered from by one process at a time. SIGTERM lets deliveries end.
+    One process at a time delivers from each SQLite file, and any number from PostgreSQL. SIGTERM
+    lets deliveries end.
     """
     given |= dict.fromkeys(("host", "port")) | {"fd": ()}
     server, process = _named_server(target, given), _process(given)

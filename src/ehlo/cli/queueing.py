@@ -43,13 +43,14 @@ _ROWS: Final = (
 )
 
 
-def queue_options() -> list[click.Parameter]:
-    """Return the options of a queue."""
+def queue_options(*, accepts: bool = True) -> list[click.Parameter]:
+    """Return the options of a queue, for a command that `accepts` mail or only delivers it."""
+    what = "Store mail here before the 250, and deliver it afterwards" if accepts else "The queue"
     first = GroupedOption(
         ["--queue"],
         group=_GROUP,
-        metavar="FILE",
-        help="Store mail in this SQLite file before the 250, and deliver it afterwards.",
+        metavar="QUEUE",
+        help=f"{what}: an SQLite file such as mail.db, or postgresql://user@host/database.",
     )
     rows = [
         GroupedOption([f"--queue-{name}"], group=_GROUP, metavar=metavar, type=kind, help=text)

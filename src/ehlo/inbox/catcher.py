@@ -261,9 +261,9 @@ class Catcher(Composed):
         if sockets:
             loopback = all(_is_loopback(listener.bound_address(each)) for each in sockets)
             options = dataclasses.replace(options, is_loopback=loopback)
+            self._server = WebServer(self.asgi, sockets, self._certificate)
         smtp = next(((each.host, each.port) for each in addresses if each.port), None)
         options = dataclasses.replace(options, smtp=smtp)
-            self._server = WebServer(self.asgi, sockets, self._certificate)
         self.desk = Desk(
             store=store,
             faults=self.faults,
