@@ -225,12 +225,8 @@ class Consumer:
 
     def _attempt(self, running: _Running, body: bytes | Spool) -> None:
         try:
-            attempt = prepare(
-                running.claimed,
-                body,
-                self._sessions.read(running.claimed.facts),
-                streams=self._streams,
-            )
+            session = self._sessions.read(running.claimed.facts)
+            attempt = prepare(running.claimed, body, session, streams=self._streams)
         except Exception as error:  # noqa: BLE001  a row that cannot be read
             self._cannot_read(running, error)
             return
