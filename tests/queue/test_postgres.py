@@ -319,8 +319,8 @@ def test_the_books_show_and_change_the_queue(bench: PostgresBench) -> None:
         assert (first.id, first.state, first.due) == (ids[0], "failed", None)
         assert second.due is not None
         assert 90 < second.due - books.now() <= 100
-        assert books.listed(["failed", "dead"]) == [first]
-        assert books.listed((), ids[1]) == [second]
+        assert list(books.listed(["failed", "dead"])) == [first]
+        assert list(books.listed((), ids[1])) == [second]
         assert books.act("hold", ids[1]) == 1
         assert bench.rows("state") == [("failed",), ("held",)]
         assert books.act("retry", ids[1]) == 1
@@ -338,7 +338,7 @@ def test_books_of_a_database_without_a_queue_are_an_error(bench: PostgresBench) 
         pytest.raises(StoreError, match="no queue is in this database"),
         open_books(bench.url) as books,
     ):
-        books.listed()
+        list(books.listed())
 
 
 APP = """

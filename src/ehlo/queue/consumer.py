@@ -109,8 +109,8 @@ class Consumer:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way, and nothing is due in future either."""
-        nothing = not (self._running or self._ready or self._unsettled or self._claiming)
-        return nothing and self._next_due == float("inf")
+        busy = self._running or self._ready or self._unsettled or self._claiming
+        return not busy and self._next_due == float("inf")
 
     async def run(self) -> None:
         """Deliver until `stop` is called and all attempts have ended.
@@ -138,8 +138,7 @@ class Consumer:
             await self._let_go()
 
     def _has_ended(self) -> bool:
-        busy = self._running or self._unsettled or self._settling or self._claiming
-        return not busy
+        return not (self._running or self._unsettled or self._settling or self._claiming)
 
     def _until(self, now: float, renewal: float) -> float:
         """Return when there is something to do, unless something happens before."""
@@ -226,12 +225,8 @@ class Consumer:
 
     def _attempt(self, running: _Running, body: bytes | Spool) -> None:
         try:
-            attempt = prepare(
-                running.claimed,
-                body,
-                self._sessions.read(running.claimed.facts),
-                streams=self._streams,
-            )
+            session = self._sessions.read(running.claimed.facts)
+            attempt = prepare(running.claimed, body, session, streams=self._streams)
         except Exception as error:  # noqa: BLE001  a row that cannot be read
             self._cannot_read(running, error)
             return

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Pg(Protocol):
-    """What is used of a connection of asyncpg, which has no types of its own."""
+    """Defines what the queue uses of a connection of asyncpg, which has no types of its own."""
 
     async def execute(self, query: str, *values: object) -> str:
         """Run a statement, or several without values."""

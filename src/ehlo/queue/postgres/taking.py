@@ -132,7 +132,7 @@ _CHANGES: Final[dict[str, str]] = {
 async def claim(
     connection: Pg, owner: str, most: int, lease: float, most_attempts: int
 ) -> tuple[list[Due], dict[int, list[Due]]]:
-    """Lease what is due. Return those that are dead, and by message those that are due."""
+    """Return the deliveries that are dead, and by message those that are leased from now on."""
     wait = min(lease, _LONGEST)
     rows = await connection.fetch(_CLAIM, owner, most, most_attempts, wait, ENDED)
     dead: list[Due] = []
