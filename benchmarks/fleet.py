@@ -2,12 +2,14 @@
 
 import os
 import select
+import shutil
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +25,15 @@ from scenarios import (
     EHLO_ONE,
     EHLO_TUNED,
     EHLO_TWO,
+    INBOX,
+    INBOX_BARE,
+    MAILDEV,
     SMTP_SINK,
 )
 
 READY_WITHIN = 15.0  # seconds
 STOPPED_WITHIN = 15.0
+MAILDEV_PACKAGE = "maildev@3.0.0"
 BACKLOG = "1024"
 MANY = "4096"  # concurrent connections: more than any scenario opens; smtp-sink's default is 256
 SERVERS = Path(__file__).parent / "servers"
@@ -40,6 +46,8 @@ SCRIPTS = {
     EHLO_HOURLY: ("ehlo_server.py", "--handler", "async", "--hourly"),
     EHLO_ONE: ("ehlo_workers.py", "--workers", "1"),
     EHLO_TWO: ("ehlo_workers.py", "--workers", "2"),
+    INBOX: ("ehlo_inbox.py",),
+    INBOX_BARE: ("ehlo_inbox.py", "--no-index"),
 }
 SERVING = {
     EHLO_ONE: 1,
@@ -114,6 +122,36 @@ def _sink_command(port: int) -> list[str]:
     return [program("smtp-sink"), *unprivileged, "-m", MANY, f"127.0.0.1:{port}", BACKLOG]
 
 
+@contextmanager
+def _maildev() -> Iterator[Callable[[int], list[str]]]:
+    """Install MailDev in a directory of its own; return the command for a port."""
+    npm, node = shutil.which("npm"), shutil.which("node")
+    if npm is None or node is None:
+        raise LoadError("npm is missing: install Node.js")
+    with tempfile.TemporaryDirectory(prefix="ehlo-bench-") as folder:
+        install = [npm, "install", "--prefix", folder, "--no-audit", "--no-fund", "--silent"]
+        subprocess.run([*install, "--ignore-scripts", MAILDEV_PACKAGE], check=True, timeout=120)
+        program = Path(folder) / "node_modules" / "maildev" / "dist" / "bin" / "maildev.js"
+
+        def command(port: int) -> list[str]:
+            web = ("--web", str(_free_port()), "--web-ip", "127.0.0.1")
+            smtp = ("--smtp", str(port), "--ip", "127.0.0.1")
+            return [node, str(program), *smtp, *web, "--max-emails", "500", "--silent"]
+
+        yield command
+
+
+def has_maildev() -> bool:
+    """Return whether npm can be asked for MailDev, and has it."""
+    npm = shutil.which("npm")
+    if npm is None:
+        return False
+    asked = subprocess.run(
+        [npm, "view", MAILDEV_PACKAGE, "version"], capture_output=True, timeout=60
+    )
+    return bool(asked.stdout.strip())
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -174,6 +212,11 @@ def running(name: str, cores: Sequence[int], certificate: Certificate | None) ->
     if name == SMTP_SINK:
         port = _free_port()
         with _child(_sink_command(port), cores) as process:
+            yield Running(process, Endpoint(_await_port(process, port)))
+        return
+    if name == MAILDEV:
+        port = _free_port()
+        with _maildev() as command, _child(command(port), cores) as process:
             yield Running(process, Endpoint(_await_port(process, port)))
         return
     with _child(_python_command(name, certificate), cores) as process:

@@ -16,18 +16,20 @@ from scenarios import (
     EHLO_QUEUE,
     EHLO_TUNED,
     FIXTURES,
+    INBOXES,
     LABELS,
     QUEUES,
     SMTP_SINK,
     WITH_TUNED,
     WORKERS,
+    Caught,
     Kit,
     Puts,
     Queued,
 )
 
 Rows = list[list[str]]
-OF_OTHER_TABLES = (Kit, Puts, Queued)
+OF_OTHER_TABLES = (Caught, Kit, Puts, Queued)
 
 COMPARED = (
     (SMTP_SINK, AIOSMTPD),
@@ -73,6 +75,13 @@ Each message is on disk before its 250, and is delivered afterwards: by `ehlo.Qu
 that does nothing, and by a Postfix of its own with the `discard` transport. Servers and load may
 use every core. Time is that of the load, from its first connection to its last reply, divided by
 the number of messages. CPU time is that of all processes until the queue is empty.
+"""
+
+INBOX_OPENING = """\
+Each message is stored before its 250, with the session that brought it, and is shown in a browser:
+by `ehlo.inbox.Catcher`, and by MailDev 3.0.0, where npm has it. **ehlo async, malloc tuned** is the
+handler that does nothing. The index for searches is filled when no mail comes; one column has its
+time, too, for all text of the messages, the other one has not.
 """
 
 KIT_OPENING = """\
@@ -223,6 +232,19 @@ def queue_rows(results: Sequence[Result]) -> Rows:
     return rows
 
 
+def inbox_rows(results: Sequence[Result]) -> Rows:
+    """Return a table of what a message costs that is caught for a browser."""
+    head = ["per message, median of the rounds", *(LABELS[name] for name in INBOXES)]
+    rows = [head]
+    for result in results:
+        if isinstance(result.scenario, Caught):
+            title = result.scenario.title
+            rows.append([title, *(result.shown(name) for name in INBOXES)])
+            ratios = (result.shown_ratio(name, EHLO_TUNED) for name in INBOXES)
+            rows.append([f"{title}: ratio", *ratios])
+    return rows
+
+
 def worker_rows(results: Sequence[WorkersResult]) -> Rows:
     """Return a table that compares workers with a single process."""
     head = ["median of the rounds", *(LABELS[name] for name in WORKERS), "ratio"]
@@ -280,6 +302,7 @@ def terminal(figures: Figures) -> str:
         difference_rows(results),
         worker_rows(figures.workers),
         queue_rows(results),
+        inbox_rows(results),
         kit_rows(results),
         target_rows(found),
     ]
@@ -320,6 +343,9 @@ def page(figures: Figures, notes: Path) -> str:
         "## Queue\n",
         QUEUE_OPENING,
         markdown(queue_rows(results)) + "\n",
+        "## Inbox\n",
+        INBOX_OPENING,
+        markdown(inbox_rows(results)) + "\n",
         "## Tests\n",
         KIT_OPENING,
         markdown(kit_rows(results)) + "\n",

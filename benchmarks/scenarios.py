@@ -17,6 +17,9 @@ EHLO_MEMORY = "ehlo-memory"
 EHLO_PORT = "ehlo-port"
 EHLO_QUEUE = "ehlo-queue"  # this and the next one have each message on disk before its 250
 POSTFIX = "postfix"
+INBOX = "inbox"  # ehlo.inbox.Catcher
+INBOX_BARE = "inbox-bare"  # without its index for searches, which is filled when no mail comes
+MAILDEV = "maildev"  # by npm
 
 LABELS = {
     AIOSMTPD: "aiosmtpd",
@@ -33,6 +36,9 @@ LABELS = {
     EHLO_PORT: "ehlo_smtp",
     EHLO_QUEUE: "ehlo, SQLite",
     POSTFIX: "Postfix, discard",
+    INBOX: "inbox",
+    INBOX_BARE: "inbox, without index",
+    MAILDEV: "MailDev",
 }
 
 ALL = (AIOSMTPD, SMTP_SINK, EHLO_ASYNC, EHLO_DEF)
@@ -41,7 +47,8 @@ WITH_HOURLY = (*WITH_TUNED, EHLO_HOURLY)
 WORKERS = (EHLO_ONE, EHLO_TWO)
 FIXTURES = (SMTPDFIX, LOCALSERVER, EHLO_MEMORY, EHLO_PORT)
 QUEUES = (EHLO_QUEUE, POSTFIX)
-EVERY = (*WITH_HOURLY, *WORKERS, *FIXTURES, *QUEUES)
+INBOXES = (EHLO_TUNED, INBOX_BARE, INBOX, MAILDEV)
+EVERY = (*WITH_HOURLY, *WORKERS, *FIXTURES, *QUEUES, *INBOXES[1:])
 OURS = (EHLO_ASYNC, EHLO_DEF)  # the others do not support BDAT
 WITH_TLS = (AIOSMTPD, EHLO_ASYNC, EHLO_DEF)  # smtp-sink has no TLS
 
@@ -97,6 +104,13 @@ class Puts(Messages):
 
 
 @dataclass(frozen=True, slots=True)
+class Caught(Messages):
+    """CPU time per message that is caught for a browser, next to a handler that does nothing."""
+
+    servers: tuple[str, ...] = INBOXES
+
+
+@dataclass(frozen=True, slots=True)
 class Idle:
     """Memory of the server per idle connection that received its greeting, in bytes."""
 
@@ -129,7 +143,7 @@ class Kit:
     servers: tuple[str, ...] = FIXTURES
 
 
-Scenario = Messages | Workers | Queued | Puts | Idle | Import | Kit
+Scenario = Messages | Workers | Queued | Puts | Caught | Idle | Import | Kit
 
 KB, MB = 1 << 10, 1 << 20
 
@@ -152,6 +166,9 @@ SCENARIOS: tuple[Scenario, ...] = (
     Queued("queue-20", "1 KB, 20 sessions", KB, 2000),
     Queued("queue-200", "1 KB, 200 sessions", KB, 4000, 200),
     Puts("queue-puts", "1 KB, 40 sessions, 4 workers: longest wait", KB, 4000, 40),
+    # in an inbox
+    Caught("inbox-1k", "1 KB, caught", KB, 1000),
+    Caught("inbox-100k", "100 KB, caught", 100 * KB, 100),
     # without messages
     Idle("idle", "idle connection", 1000, servers=(AIOSMTPD, SMTP_SINK, EHLO_ASYNC)),
     Idle("idle-tls", "idle connection, TLS", 300, tls=True, servers=(AIOSMTPD, EHLO_ASYNC)),
@@ -187,6 +204,8 @@ TARGETS = (
     Target("queue-200-cpu", EHLO_QUEUE, POSTFIX, 0.2),
     Target("queue-20-flushes", EHLO_QUEUE, None, 0.12),
     Target("queue-puts", EHLO_QUEUE, None, 0.2),
+    Target("inbox-1k", INBOX_BARE, EHLO_TUNED, 3.5),
+    Target("inbox-100k", INBOX_BARE, EHLO_TUNED, 3.0),
     Target("idle", EHLO_ASYNC, None, 4 * KB),
     Target("idle-tls", EHLO_ASYNC, None, 48 * KB),
     Target("import", EHLO_ASYNC, None, 0.060),

@@ -41,7 +41,7 @@ SEARCHES = {
     "a header": ["-header:x-none=1"] * 2,
     "new mails": ["quetzal"],
 }
-TURNS = 5  # of which each has puts beside searches, and puts without
+TURNS = 5  # of which each has puts during searches, and puts without
 WORDS = [
     "".join(random.Random(number).choices("abcdefghijklmnopqrstuvwxyz", k=7))  # noqa: S311  as below
     for number in range(4_000)
@@ -139,13 +139,13 @@ async def delays(
 
 
 async def compare(store: Store, message: bytes) -> None:
-    """Print how long puts take beside searches and without any, in turns of the same run.
+    """Print how long puts take during searches and without any, in turns of the same run.
 
     A thread that waits for others of this process waits at most for the CPU time that they use. On
     a machine that does other things the clock shows those.
     """
     alone: list[Waited] = []
-    beside: dict[str, list[Waited]] = {name: [] for name in SEARCHES}
+    during: dict[str, list[Waited]] = {name: [] for name in SEARCHES}
     for _ in range(TURNS):
         for name, queries in SEARCHES.items():
             if name == "new mails":
@@ -155,12 +155,12 @@ async def compare(store: Store, message: bytes) -> None:
                 for query in queries:
                     await store.search(query)
 
-            beside[name] += await delays(store, search, message)
+            during[name] += await delays(store, search, message)
             alone += await delays(store, partial(asyncio.sleep, 0.1), message)
     tell_waits("put without a search", alone)
     least = max(alone).used
-    for name, found in beside.items():
-        tell_waits(f"put beside searches for {name}", found)
+    for name, found in during.items():
+        tell_waits(f"put during searches for {name}", found)
         tell("  longer than without, CPU (at most 20)", max(found).used - least, "ms")
 
 

@@ -29,8 +29,12 @@ LONG = {"cli", "interop", "robustness", "test_frameworks.py", "test_properties.p
 """Directories and files whose tests take long."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long, so that no process is left with it while the others idle."""
+    for item in items:
+        if "protocol" in item.path.parts:
+            item.add_marker("core")
     items.sort(key=lambda item: LONG.isdisjoint(item.path.parts))
 
 

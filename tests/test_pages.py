@@ -1,5 +1,6 @@
 """Every block of Python on README.md and in docs/ is a whole file, and does what its page says."""
 
+import ast
 import asyncio
 import importlib.util
 import json
@@ -18,12 +19,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+import httpx
 import pytest
 
 from ehlo import Address, Faults, Handler, Message, Peer, Queue, Reply, Server, Session
 from ehlo.cli.commands import cli, main
 from ehlo.cli.values import Directory, ReadableFile
+from ehlo.inbox import Catcher
 from ehlo.passwords.file import PasswordFile
+from ehlo.server.system import listener
+from ehlo.store import Delivery
 from support.certificates import Certificates
 from support.loading import look_until
 from support.pages import (
@@ -335,6 +340,107 @@ def test_web_flask(reader: Reader) -> None:
     result = shop.app.test_cli_runner().invoke(args=["receive-mail"])
     assert result.exit_code == 0, result.output
     assert shop.app.config["SUBJECTS"] == ["Lunch"]
+
+
+# -- the inbox -----------------------------------------------------------------------------------
+
+# What the reader of the tutorial does in a browser
+RESET = """
+import re, sys
+import django, httpx
+from django.conf import settings
+
+django.setup()
+settings.ALLOWED_HOSTS = ["testserver"]
+from django.test import Client
+
+smtp, web = sys.argv[1:]
+settings.EMAIL_PORT = int(smtp.split(":")[1])
+client = Client()
+asked = client.post("/accounts/password_reset/", {"email": "alice@example.com"})
+assert asked.status_code == 302, asked.content
+mail = httpx.get(f"{web}/api/v1/message/latest").json()
+links = httpx.get(f"{web}/api/v1/message/{mail['ID']}/links").json()["Links"]
+path = re.sub("^https?://[^/]+", "", links[0]["URL"])
+page = client.get(path, follow=True)
+assert b"new password" in page.content.lower(), page.content
+print(mail["To"][0]["Address"], page.redirect_chain[-1][0].endswith("/set-password/"))
+"""
+
+
+def test_inbox_django_resets_a_password(
+    reader: Reader, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("django")
+    (page,) = (path for path in PAGES if path.stem == "inbox")
+    shells = [block.code for block in blocks(page) if block.language == "sh"]
+    program = start("-m", "ehlo", "--port", "0", "--web", "127.0.0.1:0", env={"EHLO_NO_WEB": "0"})
+    web = re.findall("http://[0-9.:]+", program.err.until("showing mail on"))[0]
+    smtp = Peer(*program.listening())
+    for code in shells[1:3]:
+        if code is shells[2]:
+            reader.save("inbox", "shop/urls.py")
+        for line in lines_of(code):
+            if not line.startswith((".", "python manage.py runserver")):
+                done = reader.shell(line, smtp)
+                assert done.returncode == 0, done.stdout + done.stderr
+    (reader.directory / "reset.py").write_text(RESET)
+    env = {"DJANGO_SETTINGS_MODULE": "shop.settings"}
+    assert reader.command("reset.py", str(smtp), web, env=env) == "alice@example.com True\n"
+
+
+def test_inbox_sorts_by_a_function(reader: Reader) -> None:
+    rules = reader.load("inbox", "rules.py")
+    assert rules.by_sender(Delivery(b"", "shop@example.com")) == "shop"
+
+
+def test_inbox_in_an_application(reader: Reader) -> None:
+    caught = reader.load("inbox", "caught.py")
+
+    async def life() -> str:
+        transport = httpx.ASGITransport(caught.app)
+        client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000")
+        async with caught.app.router.lifespan_context(caught.app), client:
+            assert await asyncio.to_thread(send, caught.server) == {}
+            return (await client.get("/mail/")).text
+
+    assert "Lunch" in asyncio.run(life())
+
+
+def test_inbox_in_python(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    bind = listener.bind
+    monkeypatch.setattr(listener, "bind", lambda _address: bind("127.0.0.1:0"))
+
+    def served(server: Server) -> None:
+        assert send(server) == {}
+        catcher = sys.modules["ehlo.inbox.catcher"]
+        assert isinstance(server.options.handler, catcher.Catcher)
+        found = httpx.get(f"{server.options.handler.url}/api/v1/messages").json()
+        assert [mail["Subject"] for mail in found["messages"]] == ["Lunch"]
+
+    reader.run("inbox", "catching.py", served)
+
+
+def test_inbox_api_waits_in_a_test(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    catcher = Catcher(web="127.0.0.1:0")
+    with Server(catcher, addr="127.0.0.1:0").in_thread() as server:
+        monkeypatch.setenv("INBOX", catcher.url)
+        monkeypatch.setenv("SMTP", str(server.addresses[0]))
+        reader.save("inbox-api", "test_welcome.py")
+        assert "1 passed" in reader.pytest()
+
+
+def test_inbox_api_names_each_difference() -> None:
+    golden = (ROOT / "tests/inbox/test_golden.py").read_text(encoding="utf-8")
+    page = " ".join((ROOT / "docs/inbox-api.md").read_text(encoding="utf-8").split())
+    calls = [
+        node
+        for node in ast.walk(ast.parse(golden))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Difference"
+    ]
+    assert calls
+    for node in calls:
+        assert ast.literal_eval(node.args[0]) in page
 
 
 # -- database ------------------------------------------------------------------------------------

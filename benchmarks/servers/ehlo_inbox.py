@@ -27,11 +27,12 @@ class Filling(ehlo.Handler):
         self.indexed = 0
 
     async def on_connect(self, session: ehlo.Session) -> None:
-        assert self.catcher is not None  # noqa: S101  it is set before the start
-        accepted = self.catcher.traffic.accepted
-        if self.catcher.desk is not None and accepted - self.indexed > MANY:
-            self.indexed = accepted
-            await self.catcher.desk.store.search("a text that is in no message")
+        del session
+        catcher = self.catcher
+        desk = None if catcher is None else catcher.desk
+        if desk is not None and desk.traffic.accepted - self.indexed > MANY:
+            self.indexed = desk.traffic.accepted
+            await desk.store.search("a text that is in no message")
 
 
 def without_index() -> None:

@@ -49,7 +49,6 @@ def test_each_tab_has_its_own_address(site: Site, page: Page) -> None:
     page.goto(f"/view/{mail_id}")
     frame = page.frame_locator("#mail")
     expect(frame.get_by_role("link")).to_have_text("Reset password")
-    expect(frame.get_by_role("link")).to_have_js_property("target", "")  # `base` says `_blank`
     expect(frame.locator("img")).to_have_js_property("naturalWidth", 1)  # by its `cid:`
     page.goto(f"/view/{mail_id}/text")
     expect(panel).to_contain_text("Use 482913 or")
@@ -74,6 +73,20 @@ def test_each_tab_has_its_own_address(site: Site, page: Page) -> None:
     expect(panel.locator(".facts")).to_contain_text("127.0.0.1:50001")
     expect(panel.locator(".lines .failed")).to_have_text("0.901+0.900S451 4.3.0 Later")
     expect(panel.locator(".lines .slow")).to_have_count(1)
+
+
+def test_a_link_in_a_mail_opens_in_a_new_window(site: Site, page: Page, watch: Watch) -> None:
+    """One that does not know where it comes from, and that may run its own scripts."""
+    with Elsewhere() as elsewhere:
+        watch.allowed = (f"request: {elsewhere.url}/",)
+        html = f'<a href="{elsewhere.url}/reset">Reset password</a>'
+        page.goto(f"/view/{site.put(letter(html=html))}")
+        with page.expect_popup() as popup:
+            page.frame_locator("#mail").get_by_role("link").click()
+        popup.value.wait_for_url(f"{elsewhere.url}/reset")
+        assert popup.value.evaluate("opener") is None
+        assert popup.value.evaluate("origin") == elsewhere.url
+        assert popup.value.evaluate("document.referrer") == ""
 
 
 def test_codes_and_links_are_copied(site: Site, page: Page) -> None:

@@ -1,6 +1,6 @@
 """The golden file: 173 requests and what a real Mailpit answered; ehlo answers the same.
 
-Where it does not, `DIFFERENCES` says so, in the words of docs/inbox.md.
+Where it does not, `DIFFERENCES` says so, in the words of docs/inbox-api.md.
 """
 
 from __future__ import annotations

@@ -117,6 +117,7 @@ async def test_other_origins_neither_write_nor_read_the_api(origin: str) -> None
         for path in ("/api/v1/messages", "/", "/inbox/a/api/v1/send"):
             answer = await client.request(method, path, headers={"Origin": origin})
             assert (answer.status_code, answer.text) == (403, "Blocked due to CORS violation\n")
+            assert "Access-Control-Allow-Origin" not in answer.headers
     for path in ("/api/v1/messages", "/api/v1/events", "/inbox/a/api/v1/events", "/view/x.html"):
         assert await status(client, path, Origin=origin) == 403, path
         assert (await client.options(path, headers={"Origin": origin})).status_code == 403
@@ -212,6 +213,17 @@ async def test_a_page_has_a_nonce_of_its_own() -> None:
         assert f"script-src 'nonce-{nonce}';" in answer.headers["Content-Security-Policy"]
         nonces.add(nonce)
     assert len(nonces) == 3
+
+
+@in_loop
+async def test_an_answer_says_what_it_depends_on() -> None:
+    async def own(scope: object, receive: object, send: object) -> None:
+        answer = Response(headers={"Vary": "Accept-Encoding"})
+        await answer(scope, receive, send)  # type: ignore[arg-type]  # as ASGI has them
+
+    client = browser(Guard(own, WebOptions()))
+    assert (await client.get("/api/v1/x")).headers["Vary"] == "Accept-Encoding, Origin"
+    assert (await client.get("/")).headers["Vary"] == "Accept-Encoding"
 
 
 @in_loop

@@ -41,7 +41,8 @@ async def test_a_list_has_the_newest_first_and_is_one_line_of_json() -> None:
 @in_loop
 async def test_a_summary_has_exactly_the_fields_of_mailpit() -> None:
     """A client of Mailpit compares them with `toEqual`."""
-    async with inbox(Delivery(mail(), created=1_700_000_000.25, username="<ann>")) as (_, api):
+    delivery = Delivery(mail(), created=1_700_000_000.25, username="<ann>", inbox="default")
+    async with inbox(delivery) as (_, api):
         (summary,) = (await api.get(MESSAGES)).json()["messages"]
         expected = "ID MessageID Read From To Cc Bcc ReplyTo Subject Created Username Tags Size"
         assert set(summary) == {*expected.split(), "Attachments", "Snippet"}

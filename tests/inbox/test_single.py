@@ -44,7 +44,8 @@ async def shown(*data: bytes, **keywords: Any) -> dict[str, Any]:
 
 @in_loop
 async def test_a_message_has_exactly_the_fields_of_mailpit() -> None:
-    message = await shown(multipart(part("text/plain", "hi")), mail_from="a@x.test")
+    data = multipart(part("text/plain", "hi"))
+    message = await shown(data, mail_from="a@x.test", inbox="default")
     expected = (
         "ID MessageID From To Cc Bcc ReplyTo ReturnPath Subject ListUnsubscribe Date Tags Username"
         " Text HTML Size Inline Attachments"

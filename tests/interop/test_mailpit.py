@@ -59,7 +59,7 @@ def test_every_call_of_mailpit_api(shown: Shown) -> None:
     node = peers.peer("node")
     modules = peers.peer("mailpit-api")
     script = peers.CLIENTS / "mailpit.mjs"
-    command = [node, script, shown.web, USER, PASSWORD]
+    command = [node, str(script), shown.web, USER, PASSWORD]
     done = peers.run(command, env={"NODE_MODULES": modules})
     assert done.returncode == 0, done.stdout.decode()
     assert len(json.loads(done.stdout)) == 27

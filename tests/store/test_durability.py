@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from ehlo.store import Delivery, Store
+from ehlo.store import Delivery, Store, StoreError
 from support.storing import fill, ids, in_loop, mail, subjects
 
 # Puts mail as fast as it can, and prints the id of each one that is acknowledged
 LOAD = """
 import asyncio, os, sys
-from ehlo.store import Delivery, Store
+from ehlo.store import Delivery, Store, StoreError
 
 async def client(store, number):
     for count in range(1_000_000):
@@ -186,3 +186,54 @@ async def test_broken_mail_is_stored_listed_and_searched(message: bytes) -> None
         assert found.data == message
         await store.search("word")
         assert (await store.search("from:x")).found.total == 0
+
+
+HOLDER = """
+import asyncio, sys
+from ehlo.store import Delivery, Store, StoreError
+
+async def main():
+    async with Store.open(sys.argv[1]) as store:
+        print(await store.put(Delivery(b"Subject: held\\r\\n\\r\\n")), flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+def test_a_store_has_one_process_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "mail.db"
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+    for ends in (True, False):  # by itself, and by kill -9
+        holder = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        held = holder.stdout.readline().decode().strip()
+        for name in (path, link):
+            with pytest.raises(StoreError, match="open already; stop the other ehlo"):
+                Store.open(str(name))
+        if ends:
+            holder.stdin.close()
+        else:
+            holder.kill()
+        holder.wait(60)
+        holder.stdout.close()
+        holder.stdin.close()
+        store = Store.open(str(path))
+        assert held in ids(asyncio.run(store.list()))
+        with pytest.raises(StoreError, match="open already"):
+            Store.open(str(path))
+        store.close()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link.db", "mail.db"]
+
+
+def test_a_store_that_cannot_be_opened_is_not_locked(tmp_path: Path) -> None:
+    path = tmp_path / "mail.db"
+    path.write_bytes(b"not a database " * 1_000)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="not a database"):
+            Store.open(str(path))
+    assert [each.name for each in tmp_path.iterdir()] == ["mail.db"]

@@ -124,7 +124,7 @@ def _faults_option() -> GroupedOption:
 @click.version_option(package_name="ehlo", message="%(prog)s %(version)s", allow_from_autoenv=False)
 @click.pass_context
 def cli(ctx: click.Context, /, *, faults: str | None, **given: object) -> None:
-    """Catch mail: print each message that arrives, and show all of them in a browser."""
+    """Accept mail, print each message that arrives, and show all of them in a browser."""
     if ctx.invoked_subcommand is not None:
         _reject_options_before_command(ctx)
         return

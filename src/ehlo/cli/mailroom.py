@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import click
@@ -38,6 +39,17 @@ _GROUP: Final = "Inbox"
 _USUAL: Final = "127.0.0.1:8025"
 _LOGINS: Final = "EHLO_WEB_AUTH"
 _NO_EXTRA: Final = "pip install 'ehlo[inbox]'"
+_METAVARS: Final = MappingProxyType(
+    {
+        "store": "FILE",
+        "inbox_by": "[user|domain|listener|MODULE:ATTR]",
+        "label": "NAME",
+        "web_hosts": "NAME",
+        "web_root": "PATH",
+        "cors": "ORIGIN",
+        "relay": "URL",
+    }
+)
 _NEEDED: Final = ("jinja2", "starlette", "uvicorn", "websockets")
 
 # Options that have no effect without pages, and those that have none without a store
@@ -60,8 +72,8 @@ class InboxOptions:
     keep_age: Annotated[float, Age()] | None = option(None, group=_GROUP)
     """How long messages are kept: seconds, or 30d, 12h, 10m.  [unlimited]"""
     inbox_by: str | None = option(None, group=_GROUP)
-    """Sort mail into several inboxes: by user (login), domain (of the first recipient), listener
-    (port), or by the function MODULE:ATTR, which takes the delivery and returns a name."""
+    """How mail is sorted into several inboxes: by login, domain of the first recipient, port, or
+    by a function that takes the delivery and returns a name.  [one inbox]"""
     label: str | None = option(None, group=_GROUP)
     """Name of the inbox, shown on the pages."""
     web_auth: Annotated[str, ReadableFile()] | None = option(None, group=_GROUP)
@@ -86,6 +98,7 @@ def inbox_options(*, usual: str = "") -> list[click.Parameter]:
     """Return the options of the inbox; `usual` is the address without --web, if there is one."""
     rows = options_of(InboxOptions, web=usual or None)
     for row in rows:
+        row.metavar = _METAVARS.get(row.name or "", row.metavar)
         if isinstance(row, click.Option) and row.name == "web_auth":
             row.allow_from_autoenv = False  # EHLO_WEB_AUTH has logins, and no file
     if usual:
@@ -110,7 +123,7 @@ class Mailroom:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """Have the address bound in the block. Enter it once logging is set up.
+        """Bind the address for the block, which is entered once logging is set up.
 
         Raises `click.ClickException`.
         """
@@ -250,7 +263,6 @@ def _catcher_of(
 ) -> Catcher:
     from ehlo.inbox.catcher import Catcher
     from ehlo.inbox.desk import WebOptions
-    from ehlo.inbox.live.relaying import Relay
     from ehlo.inbox.serving import WebCertificate
 
     root = (own.web_root or "").rstrip("/")
@@ -261,10 +273,6 @@ def _catcher_of(
     certificate = WebCertificate(own.web_cert, own.web_key or "") if own.web_cert else None
     if certificate is not None:
         _check_certificate(certificate)
-    try:
-        Relay.of(own.relay or "smtp://unused")
-    except ValueError as error:  # it begins with "relay: "
-        raise click.UsageError(f"--{error}") from None
     options = WebOptions(
         label=own.label or "",
         root=root,

@@ -45,11 +45,10 @@ def decoded_pieces(
     """Return what `decode_transfer` does in pieces; `None` if it would change nothing."""
     if encoding == "base64":
         return _from_base64(data, rest)
-    data = bytes(data)
     if encoding == "quoted-printable":
-        return _from_quoted(data, rest)
+        return _from_quoted(bytes(data), rest)
     if encoding in _UUENCODED:
-        return _from_uuencode(data, rest)
+        return _from_uuencode(bytes(data), rest)
     return None
 
 

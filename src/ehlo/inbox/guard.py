@@ -87,14 +87,14 @@ class Guard:
             return
         headers = Headers(scope=scope)
         path = self._path(scope)
-        state = scope.setdefault("state", {})
-        nonce = state["nonce"] = secrets.token_urlsafe(16)
+        nonce = secrets.token_urlsafe(16)
+        scope = {**scope, "state": {**scope.get("state", {}), "nonce": nonce}}
         added = {**_HEADERS, "Content-Security-Policy": _PAGE.format(nonce=nonce)}
         has_cors = _API in path or _VIEW.fullmatch(path) is not None
-        if has_cors:
+        rejection = await self._examine(scope, path, headers)
+        if has_cors and rejection not in (_FOREIGN, _WRONG_HOST):
             added |= self._origins.headers(headers)
         send = _Sender(send, added)
-        rejection = await self._examine(scope, path, headers)
         if rejection is None and has_cors and scope.get("method") == "OPTIONS":
             rejection = _Rejection(200, "")
         if rejection is not None:
@@ -214,7 +214,10 @@ class _Sender:
         if message["type"] in ("http.response.start", "websocket.http.response.start"):
             headers = MutableHeaders(raw=list(message.get("headers", ())))
             for name, value in self._added.items():
-                headers.setdefault(name, value)
+                if name == "Vary":
+                    headers.add_vary_header(value)
+                else:
+                    headers.setdefault(name, value)
             message = {**message, "headers": headers.raw}
         await self._send(message)
 

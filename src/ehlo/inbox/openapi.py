@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute
 from ehlo.inbox.answers import json_answer, resource
 from ehlo.inbox.api import shapes
 from ehlo.inbox.desk import Desk
-from ehlo.inbox.live import faulting, looks, relaying, waiting
+from ehlo.inbox.live import faulting, looks, relaying, visits, waiting
 
 _ABOUT: Final = (
     "The API of Mailpit, version 1, and more. All paths are also there below `/inbox/{inbox}`, for "
@@ -48,7 +48,7 @@ _QUERY: Final[Mapping[str, tuple[Mapping[str, object], str]]] = MappingProxyType
     {
         "start": (_NUMBER, "How many messages are left out before the first one."),
         "limit": (_NUMBER, "How many messages at most; `messages` returns all with 0."),
-        "before": (_WORDS, "A date: only messages that were received before."),
+        "before": (_WORDS, "A date, or the number of a session: only what is older."),
         "query": (_WORDS, "What to search for, such as `subject:reset is:unread`."),
         "tz": (_WORDS, "The time zone of dates in the query, such as `Europe/Berlin`."),
         "dl": (_WORDS, "With `1`, the answer is a file to save."),
@@ -176,6 +176,11 @@ OPERATIONS: Final = (
     Operation(
         *("PUT", "/api/v1/faults", "Replace all rules", faulting.RuleSet, (), faulting.RuleSet)
     ),
+    Operation(
+        *("GET", "/api/v1/sessions", "List sessions that brought no mail", visits.SessionList),
+        ("before", "limit"),
+    ),
+    Operation("DELETE", "/api/v1/sessions", "Delete these sessions", _TEXT),
     Operation("DELETE", "/api/v1/faults", "Remove all rules", _TEXT),
     Operation(
         *("GET", "/api/v1/chaos", "Return the triggers of Mailpit's chaos", faulting.ChaosTriggers)

@@ -66,7 +66,8 @@ class SignIn:
         key = None if age < _TRUSTED else address_key(host)
         task = self._running.get(digest)
         if task is None:
-            if not self._failures.may_begin(key) or len(self._running) >= _MOST_WAITING:
+            is_crowded = len(self._running) >= _MOST_WAITING
+            if key is not None and (is_crowded or not self._failures.may_begin(key)):
                 raise TooManyLoginsError
             task = asyncio.ensure_future(self._examine(digest, key, name, password))
             self._running[digest] = task

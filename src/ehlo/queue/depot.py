@@ -16,10 +16,11 @@ from ehlo.queue.delivering import Delivering
 from ehlo.queue.engine import Deliverer, Ledger
 from ehlo.queue.entries import Arrival, Claimed, Haul, Levels, Settled
 from ehlo.queue.facts import body_of
-from ehlo.queue.family import BodyFiles, FiledBody, Lock
+from ehlo.queue.family import BodyFiles, FiledBody
 from ehlo.queue.timing import Persistence, Timekeeper
 from ehlo.sqlite.connecting import Database, connect
 from ehlo.sqlite.errors import StoreError, in_words
+from ehlo.sqlite.locking import Lock
 from ehlo.sqlite.writer import Writer
 
 logger: logging.Logger = logging.getLogger("ehlo.queue")

@@ -18,10 +18,11 @@ from ehlo.queue import ledger
 from ehlo.queue.depot import Depot
 from ehlo.queue.engine import Deliverer, Ledger
 from ehlo.queue.entries import Arrival, Levels
-from ehlo.queue.family import Family, Lock
+from ehlo.queue.family import Family
 from ehlo.queue.timing import Persistence, Timekeeper
 from ehlo.sqlite.connecting import connect
 from ehlo.sqlite.errors import StoreError
+from ehlo.sqlite.locking import Lock
 
 _LOOK: Final = 5.0  # seconds between two looks for files that no process delivers from
 

@@ -12,15 +12,14 @@ import re
 import secrets
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from ehlo.message import Message, Spool
 from ehlo.queue.facts import body_of
 from ehlo.sqlite.errors import DiskFullError, StoreError
+from ehlo.sqlite.locking import Lock
 
 _MOST: Final = 1_000  # files of one queue
 
@@ -61,66 +60,6 @@ class Family:
             if lock is not None:
                 return path, lock
         raise StoreError(f"{self.member(0)}: all files are locked; stop the other processes")
-
-
-class Lock:
-    """Holds a lock of a file: `accept` for the one process that adds, `deliver` for another."""
-
-    def __init__(self, file: int) -> None:
-        self._file = file
-
-    @classmethod
-    def taken(cls, path: Path, purpose: str) -> Lock | None:
-        """Return the lock, or `None` if another process, or this one, has it.
-
-        Raises `StoreError` if it cannot be made.
-        """
-        name = path.with_name(f"{path.name}-{purpose}")
-        flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-        try:
-            file = os.open(name, flags, 0o600)
-        except OSError as error:
-            raise StoreError(f"{name}: {error.strerror}; check its directory and mode") from error
-        if not _lock(file):
-            os.close(file)
-            return None
-        lock = cls(file)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(lock)))
-        return lock
-
-    def release(self) -> None:
-        """Let go of it. Nothing happens the second time."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-
-
-def _let_go(lock: weakref.ref[Lock]) -> None:
-    """Let go of a lock in a child that was forked, and would hold it when its parent has ended."""
-    found = lock()
-    if found is not None:
-        found.release()
-
-
-if sys.platform == "win32":  # pragma: no cover
-    import msvcrt
-
-    def _lock(file: int) -> bool:
-        try:
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-else:
-    import fcntl
-
-    def _lock(file: int) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
 
 
 class BodyFiles:

@@ -85,6 +85,7 @@ class Writer:
         self._closed = False
         self._rests = False
         self._searches: list[_Task] = []
+        self._gathered: dict[asyncio.AbstractEventLoop, list[_Task]] = {}
         self._thread = threading.Thread(target=self._run, name="ehlo writer", daemon=True)
 
     def start(self) -> None:
@@ -112,8 +113,9 @@ class Writer:
         Without `flush`, it need not be on disk by then; see `Chores.prepare`. If the caller is
         canceled, the work is done nevertheless. Raises `StoreError`.
         """
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._put(_Task(work, weight, future, flushed=flush))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._gather(loop, _Task(work, weight, future, flushed=flush))
         return await future
 
     async def catch_up(self) -> None:
@@ -121,6 +123,27 @@ class Writer:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._put(_Task(self._chores.aim, 0, future, is_search=True))
         await future
+
+    def _gather(self, loop: asyncio.AbstractEventLoop, task: _Task) -> None:
+        """Hand over what one turn of a loop asks for together: the thread wakes once for it."""
+        if self._closed:
+            raise StoreError(f"{self._path}: closed")
+        gathered = self._gathered.get(loop)
+        if gathered is None:
+            self._gathered[loop] = [task]
+            loop.call_soon(self._hand_over, loop)
+        else:
+            gathered.append(task)
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        tasks = self._gathered.pop(loop)
+        try:
+            for task in tasks:
+                self._put(task)
+        except StoreError as error:
+            for task in tasks:
+                task.error = error
+            _set_results(tasks)
 
     def _put(self, task: _Task) -> None:
         with self._lock:

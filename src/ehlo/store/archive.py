@@ -23,6 +23,7 @@ from ehlo.content import Breather, Summary, summarize
 from ehlo.message import spool_directory
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.errors import StoreError, in_words
+from ehlo.sqlite.locking import Lock
 from ehlo.sqlite.writer import Writer
 from ehlo.store.database import open_database, open_index
 from ehlo.store.indexing import Index
@@ -57,6 +58,7 @@ from ehlo.store.rows import (
 from ehlo.transcript import Line
 
 Answer = TypeVar("Answer")
+_IN_USE: Final = "open already; stop the other ehlo, or name another file"
 _LARGE: Final = 262_144  # bytes of a message
 _CHUNK: Final = 1 << 20
 
@@ -75,11 +77,18 @@ class Store:
     """
 
     def __init__(
-        self, path: str, directory: str, database: Database, keeper: Keeper, index: Index
+        self,
+        path: str,
+        directory: str,
+        database: Database,
+        keeper: Keeper,
+        index: Index,
+        lock: Lock | None,
     ) -> None:
         self.path: str = path
         """The path of the file."""
         self._directory = directory
+        self._lock = lock
         self._keeper = keeper
         self._index = index
         self._writer = Writer(path, database, keeper)
@@ -97,21 +106,26 @@ class Store:
         as many; 0 is unlimited. `keep_age` is how long they are kept, in seconds. `max_size` is the
         maximum size of the file in bytes.
 
-        Raises `StoreError` if the file is no store, is of a newer ehlo, or cannot be written.
+        Raises `StoreError` if the file is no store, is of a newer ehlo, is open already, or cannot
+        be written.
         """
         if sqlite3.sqlite_version_info < (3, 35):
             raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old; install 3.35 or later")
         directory = tempfile.mkdtemp(prefix="ehlo-", dir=spool_directory("") or None)
         file = path or str(Path(directory) / "mail.db")
+        lock: Lock | None = None
         try:
+            lock = _lock_of(path) if path else None
             database = open_database(file, durable=bool(path), max_size=max_size)
             index = Index()
             keeper = Keeper(keep, keep_age, index)
             with in_words(file):
                 keeper.load(database)
-            store = cls(file, directory, database, keeper, index)
+            store = cls(file, directory, database, keeper, index, lock)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
+            if lock is not None:
+                lock.release(remove=True)
             raise
         store._start()
         return store
@@ -127,6 +141,8 @@ class Store:
         self._indexer.close()
         self._writer.close()  # the last one, which leaves nothing but the file
         shutil.rmtree(self._directory, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.release(remove=True)
 
     async def __aenter__(self) -> Self:
         return self
@@ -477,3 +493,10 @@ class Store:
         A reader that gets `None` reads all lists again. The last 1,000 changes are known.
         """
         return self._keeper.changes_after(number)
+
+
+def _lock_of(path: str) -> Lock:
+    lock = Lock.taken(Path(path).resolve(), "lock")
+    if lock is None:
+        raise StoreError(f"{path}: {_IN_USE}")
+    return lock

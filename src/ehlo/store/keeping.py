@@ -190,7 +190,10 @@ class Keeper(Chores):
         per_inbox = database.execute(
             f"SELECT inbox, count(*) FROM mails WHERE {those} GROUP BY inbox", (numbers,)
         )
-        self._counts.subtract(dict(per_inbox.fetchall()))
+        for name, count in per_inbox.fetchall():
+            self._counts[name] -= count
+            if self._counts[name] <= 0:
+                del self._counts[name]
         self._dropped = True
         if kind == "truncate":
             self.note(kind, inbox)

@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 from ehlo.content.summary import Mailbox, Summary, summarize
@@ -25,6 +26,8 @@ ROW: Final = (
 _DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _NO_TAG: Final = re.compile("[^A-Za-z0-9 ._@-]")
 _LONGEST_TAG: Final = 100
+MOST_TAGS: Final = 100
+"""Tags of one mail."""
 _JSON: Final = json.JSONEncoder(separators=(",", ":"))
 _TEXT: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
@@ -35,10 +38,13 @@ def as_json(value: object) -> str:
 
 
 def clean_tags(tags: Iterable[str]) -> list[str]:
-    """Return tags as they are stored, without those that are empty or differ in case only."""
+    """Return tags as they are stored, without those that are empty or differ in case only.
+
+    Of more than 100, the first ones are.
+    """
     found: dict[str, str] = {}
-    for tag in tags:
-        name = " ".join(_NO_TAG.sub(" ", tag).split())[:_LONGEST_TAG].strip()
+    for tag in islice(tags, MOST_TAGS):
+        name = " ".join(_NO_TAG.sub(" ", tag[: 2 * _LONGEST_TAG]).split())[:_LONGEST_TAG].strip()
         if name:
             found.setdefault(name.lower(), name)
     return list(found.values())

@@ -23,6 +23,7 @@ MOST_SHOWN: Final = 4_194_304
 LARGE: Final = 65_536
 """Bytes from which on work is done in a thread, since it takes more than a millisecond."""
 _MOST_LAID_OUT: Final = 1_048_576  # characters of HTML of which a text is made
+_SLICE: Final = 262_144  # bytes that are copied at once
 _MOST_KNOWN: Final = 2_000  # parts that are remembered
 _JOINT: Final = "\n--\n"
 _UTF_8: Final = frozenset(("", "utf-8", "utf8", "us-ascii", "ascii"))
@@ -72,15 +73,12 @@ class Piece(NamedTuple):
 
     def content(self, message: bytes, rest: Rest = no_rest) -> list[bytes]:
         """Return the decoded bytes in pieces; those of a text in UTF-8."""
-        start, end = self.part.start, self.part.end
-        if self._is_bytes and self.part.transfer_encoding == "base64":
-            return self.decoded(memoryview(message)[start:end], rest)
-        return self.decoded(message[start:end], rest)
+        return self.decoded(memoryview(message)[self.part.start : self.part.end], rest)
 
     def decoded(self, body: bytes | memoryview, rest: Rest = no_rest) -> list[bytes]:
         """Return the same of the bytes of this part alone."""
         pieces = decoded_pieces(body, self.part.transfer_encoding, rest)
-        found = [bytes(body)] if pieces is None else list(pieces)
+        found = list(pieces if pieces is not None else _slices(body, rest))
         if self._is_bytes:
             return found
         return [decode_text(b"".join(found), self.charset).encode("utf-8", "replace")]
@@ -191,6 +189,12 @@ class Outlines:
 def rest_for(size: int) -> Rest:
     """Return what work on so many bytes calls now and then; see `ehlo.content.breather`."""
     return Breather().rest if size > LARGE else no_rest
+
+
+def _slices(body: bytes | memoryview, rest: Rest) -> Iterator[bytes]:
+    for start in range(0, len(body), _SLICE):
+        yield bytes(body[start : start + _SLICE])
+        rest()
 
 
 def _is_body(piece: Piece) -> bool:

@@ -16,11 +16,12 @@ from ehlo.content.fields import one_line
 from ehlo.inbox.api.anatomy import Anatomy, Piece, rest_for
 from ehlo.inbox.api.goform import go_time, to_text, written_time
 from ehlo.inbox.api.unsubscribe import ListUnsubscribe, read_unsubscribe
+from ehlo.inbox.sorting import DEFAULT
 from ehlo.store import Page, StoredMail, StoredMessage
 
+# The inbox of those who have no others: clients that check all keys know no field for it
+_UNNAMED: Final = frozenset(("", DEFAULT))
 _LONGEST_DATE: Final = 200
-# Inboxes of one that has no others: clients that check all keys know no inbox
-_UNNAMED: Final = frozenset(("", "default"))
 
 
 class MailAddress(TypedDict):

@@ -31,6 +31,13 @@ class MaillessSession(TypedDict):
     Lines: list[SessionLine]
 
 
+class SessionList(TypedDict):
+    """Sessions that brought no mail."""
+
+    sessions: list[MaillessSession]
+    """The newest first."""
+
+
 class Visits:
     """The endpoints of sessions that brought no mail."""
 
@@ -55,7 +62,8 @@ class Visits:
             }
             for each in sessions
         ]
-        return json_answer({"sessions": found})
+        answer: SessionList = {"sessions": found}
+        return json_answer(answer)
 
     async def delete(self, request: Request) -> Response:
         """Delete them."""

@@ -120,7 +120,7 @@ class ShownLine(NamedTuple):
     """How it is drawn: `client`, `server`, `note`, or `failed` for a 4xx or 5xx reply."""
 
 
-class Visit(NamedTuple):
+class ShownSession(NamedTuple):
     """A session that brought no mail."""
 
     number: int
@@ -133,7 +133,7 @@ class Visit(NamedTuple):
     panel: Panel
 
 
-class Piece(NamedTuple):
+class ShownText(NamedTuple):
     """A piece of a text, which may be a link."""
 
     text: str
@@ -144,7 +144,7 @@ class Piece(NamedTuple):
 class Panel:
     """Holds what one tab shows; the other fields are empty."""
 
-    text: Sequence[Piece] = ()
+    text: Sequence[ShownText] = ()
     headers: Sequence[tuple[str, str]] = ()
     parts: Sequence[ShownPart] = ()
     lines: Sequence[ShownLine] = ()
@@ -233,7 +233,7 @@ def _panel_of(
             return Panel(text=_with_links(shown), unshown=unshown + content.omitted)
         case "source":
             shown, unshown = _cut(content.html or "")
-            return Panel(text=[Piece(shown, "")], unshown=unshown)
+            return Panel(text=[ShownText(shown, "")], unshown=unshown)
         case "headers":
             headers = content.headers
             unshown = max(len(headers) - MOST_ROWS, 0) + content.omitted_headers
@@ -241,7 +241,7 @@ def _panel_of(
         case "raw":
             data = stored.data[:LONGEST_TEXT].decode(errors="replace")
             unshown = max(len(stored.data) - LONGEST_TEXT, 0)
-            return Panel(text=[Piece(data.replace("\r\n", "\n"), "")], unshown=unshown)
+            return Panel(text=[ShownText(data.replace("\r\n", "\n"), "")], unshown=unshown)
         case "parts":
             anatomy = Anatomy(stored.data)
             parts = [_part_of(each, stored.data, anatomy) for each in numbered[:MOST_ROWS]]
@@ -260,24 +260,24 @@ def _cut(text: str) -> tuple[str, int]:
     return text[:LONGEST_TEXT], max(len(text) - LONGEST_TEXT, 0)
 
 
-def _with_links(text: str) -> list[Piece]:
+def _with_links(text: str) -> list[ShownText]:
     pieces = []
     at = 0
     for url, start, end in find_addresses(text, most_links(len(text))):
-        pieces.append(Piece(text[at:start], ""))
-        pieces.append(Piece(text[start:end], url if is_web(url) else ""))
+        pieces.append(ShownText(text[at:start], ""))
+        pieces.append(ShownText(text[start:end], url if is_web(url) else ""))
         at = end
-    return [*pieces, Piece(text[at:], "")]
+    return [*pieces, ShownText(text[at:], "")]
 
 
-def visit_of(session: StoredSession) -> Visit:
+def visit_of(session: StoredSession) -> ShownSession:
     """Return what a page shows of a session that brought no mail."""
     panel = _session_panel(session.transcript, {"Login": session.username, **session.facts})
     failed = [line for line in panel.lines if line.kind == "failed"]
     told = failed or [line for line in panel.lines if line.who == "client"] or panel.lines
     last = told[-1] if told else ShownLine(0, 0, "note", "", "note")
     peer = _fact(session.facts.get("peer", ""))
-    return Visit(session.number, session.created, peer, last.text, last.kind, panel)
+    return ShownSession(session.number, session.created, peer, last.text, last.kind, panel)
 
 
 def _session_panel(lines: Sequence[Line], facts: Mapping[str, object]) -> Panel:

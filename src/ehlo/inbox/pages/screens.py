@@ -65,7 +65,7 @@ def routes(desk: Desk) -> list[BaseRoute]:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PagePlace:
     """Says where a page is: the paths that its links begin with."""
 
     here: str
@@ -185,13 +185,13 @@ class Screens:
 
     # -- what all pages have ---------------------------------------------------------------------
 
-    def _place(self, request: Request) -> Place:
+    def _place(self, request: Request) -> PagePlace:
         here = str(request.scope.get("root_path", ""))
         inbox = inbox_of(request)
         site = here if inbox is None else here.removesuffix(f"/inbox/{inbox}")
         site = "/".join(map(segment, site.split("/")))
         assets = f"{site}/static/{self._assets.version}"
-        return Place(
+        return PagePlace(
             site if inbox is None else f"{site}/inbox/{segment(inbox)}", site, assets, inbox
         )
 

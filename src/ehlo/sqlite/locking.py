@@ -1,0 +1,88 @@
+"""Locks between processes: which of them has a file, until it lets go of it or ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import weakref
+from functools import partial
+from pathlib import Path
+
+from ehlo.sqlite.errors import StoreError
+
+
+class Lock:
+    """Holds a lock of a file, for one `purpose`: a file next to it, that is locked."""
+
+    def __init__(self, name: Path, file: int) -> None:
+        self._name = name
+        self._file = file
+
+    @classmethod
+    def taken(cls, path: Path, purpose: str) -> Lock | None:
+        """Return the lock, or `None` if another process, or this one, has it.
+
+        Raises `StoreError` if it cannot be made.
+        """
+        name = path.with_name(f"{path.name}-{purpose}")
+        flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            file = os.open(name, flags, 0o600)
+        except OSError as error:
+            raise StoreError(
+                f"{name}: {error.strerror}; check its directory and mode, or name another file"
+            ) from error
+        if not _lock(file):
+            os.close(file)
+            return None
+        if not _is_at(name, file):  # the process that had it has removed it just now
+            os.close(file)
+            return cls.taken(path, purpose)
+        lock = cls(name, file)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(lock)))
+        return lock
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let go of it, and remove its file. Nothing happens the second time."""
+        if self._file >= 0:
+            if remove:
+                with contextlib.suppress(OSError):  # Windows, where an open file stays
+                    self._name.unlink()
+            os.close(self._file)
+            self._file = -1
+
+
+def _let_go(lock: weakref.ref[Lock]) -> None:
+    """Let go of a lock in a child that was forked, and would hold it when its parent has ended."""
+    found = lock()
+    if found is not None:
+        found.release()
+
+
+def _is_at(name: Path, file: int) -> bool:
+    try:
+        return os.path.samestat(name.stat(), os.fstat(file))
+    except FileNotFoundError:
+        return False
+
+
+if sys.platform == "win32":  # pragma: no cover
+    import msvcrt
+
+    def _lock(file: int) -> bool:
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+else:
+    import fcntl
+
+    def _lock(file: int) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True

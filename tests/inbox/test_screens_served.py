@@ -1,0 +1,187 @@
+"""The pages as the server renders them, without a browser: headers, bounds, and odd requests."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from ehlo.content.mime import parse_message
+from ehlo.inbox import WebOptions
+from ehlo.inbox.pages.panels import MOST_ROWS, number_parts
+from ehlo.inbox.pages.rendering import (
+    highlight,
+    show_bytes,
+    show_duration,
+    show_iso,
+    without_login,
+)
+from ehlo.store import Delivery
+from support.inboxes import inbox
+from support.storing import in_loop, mail
+
+REFRESH = {"X-Ehlo-Refresh": "1"}
+
+
+@in_loop
+async def test_a_page_runs_its_own_scripts_only() -> None:
+    async with inbox(Delivery(mail(), id="x")) as (_, api):
+        nonces = set()
+        for path in ("/", "/search?q=hello", "/view/x", "/faults", "/sessions", "/view/none"):
+            answer = await api.get(path)
+            policy = answer.headers["content-security-policy"]
+            nonce = re.search("script-src 'nonce-([^']+)'", policy)
+            assert nonce is not None
+            nonces.add(nonce[1])
+            assert "default-src 'none'" in policy
+            assert "base-uri 'none'" in policy
+            assert re.findall('<script[^>]*nonce="([^"]*)', answer.text) == [nonce[1]]
+            assert not re.search(r"<[^>]*\s(?:on\w+|style)=", answer.text)
+            assert answer.headers["cache-control"] == "no-store"
+            assert answer.headers["x-content-type-options"] == "nosniff"
+        assert len(nonces) == 6
+
+
+@in_loop
+async def test_a_frame_may_show_the_mail_of_its_page_and_nothing_else() -> None:
+    async with inbox(Delivery(mail(), id="x"), options=WebOptions(root="/mail")) as (_, api):
+        policy = (await api.get("/view/x")).headers["content-security-policy"]
+        (frames,) = re.findall("frame-src ([^;]*)", policy)
+        assert [each.split("/", 3)[-1] for each in frames.split()] == ["mail/view/x.html"] * 2
+        for path in ("/", "/view/none%27", "/view/a;b"):
+            policy = (await api.get(path)).headers["content-security-policy"]
+            assert "frame-src 'none'" in policy
+
+
+@in_loop
+async def test_only_a_person_who_opens_a_mail_has_read_it() -> None:
+    async with inbox(Delivery(mail(), id="x")) as (store, api):
+        assert (await api.head("/view/x")).status_code == 200
+        assert (await api.get("/view/x/raw", headers=REFRESH)).status_code == 200
+        assert (await store.counts()).unread == 1
+        assert (await api.get("/view/x/raw")).status_code == 200
+        assert (await store.counts()).unread == 0
+
+
+@in_loop
+async def test_what_is_not_there_is_404() -> None:
+    async with inbox(Delivery(mail(), id="x", inbox="one")) as (_, api):
+        for path in ("/view/y", "/view/x/none", "/view/x.none", "/inbox/two/view/x", "/view/%00"):
+            assert (await api.get(path)).status_code == 404, path
+        for path in ("/static/v/none.js", "/static/v/..%2fscreens.py", "/static/v/%2e%2e"):
+            assert (await api.get(path)).status_code == 404, path
+        assert (await api.get("/inbox/one/view/x")).status_code == 200
+
+
+@in_loop
+async def test_files_are_kept_for_ever_by_the_name_of_their_version() -> None:
+    async with inbox() as (_, api):
+        page = (await api.get("/")).text
+        kinds = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+        addresses = set(re.findall('(?:src|href)="(/static/[^"#]*)', page))
+        assert len(addresses) >= 4
+        for address in addresses:
+            answer = await api.get(address)
+            assert answer.status_code == 200
+            assert answer.headers["content-type"].startswith(kinds[address.rpartition(".")[2]])
+            assert "immutable" in answer.headers["cache-control"]
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("", "1–3 of 3"),
+        ("?start=-1&limit=7", "1–3 of 3"),
+        ("?start=abc&limit=1e9", "1–3 of 3"),
+        ("?start=2&limit=25", "3–3 of 3"),
+        ("?start=99999999999999999999", "1–3 of 3"),
+        ("?q=" + "x" * 10_000, "No message matches"),
+        ("?q=%00%ff%22%27%25*", "No message matches"),
+    ],
+)
+def test_odd_addresses_of_a_list(query: str, shown: str) -> None:
+    @in_loop
+    async def run() -> None:
+        async with inbox(*(Delivery(mail(), id=name) for name in "abc")) as (_, api):
+            answer = await api.get(
+                f"/{query}", headers={"Cookie": "ehlo_zone=..%2F%00; ehlo_limit=x"}
+            )
+            assert answer.status_code == 200
+            assert shown in answer.text
+            assert len(answer.text) < 60_000
+
+    run()
+
+
+@in_loop
+async def test_beyond_the_end_is_the_last_page() -> None:
+    async with inbox(*(Delivery(mail(), id=str(number)) for number in range(60))) as (_, api):
+        answer = await api.get("/?start=5000&limit=25")
+        assert answer.status_code == 307
+        assert answer.headers["location"] == "/?start=50&limit=25"
+
+
+PARTS = b"--B\r\nContent-Type: text/plain; name=a.txt\r\n\r\nx\r\n" * 10_000
+BROKEN = {
+    "10,000 parts": b"Content-Type: multipart/mixed; boundary=B\r\n\r\n" + PARTS,
+    "200 levels": b"".join(
+        b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (level, level)
+        for level in range(200)
+    ),
+    "50,000 headers": b"X-Header: value\r\n" * 50_000 + b"\r\n",
+    "one line of 5 MB": b"Subject: " + b"x" * 5_000_000,
+    "tags without end": b"Content-Type: text/html\r\n\r\n" + b"<" * 500_000 + b"<!--" * 100_000,
+    "links": b"Subject: x\r\n\r\n" + b"https://x.test/a " * 50_000,
+    "nothing": b"",
+    "bytes": bytes(range(256)) * 1_000,
+    "a name without end": b'From: "' + b"a" * 300_000 + b'" <a@x.test>\r\n\r\n',
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_each_tab_of_a_broken_mail_is_a_page_of_a_size_to_read(name: str) -> None:
+    @in_loop
+    async def run() -> None:
+        async with inbox(Delivery(BROKEN[name], "a@x.test", ["b@y.test"], id="x")) as (_, api):
+            for tab in ("", "/html", "/text", "/source", "/headers", "/raw", "/parts", "/session"):
+                answer = await api.get(f"/view/x{tab}")
+                assert answer.status_code == 200
+                assert len(answer.text) < 4_000_000, tab
+            assert len((await api.get("/")).text) < 40_000
+
+    run()
+
+
+def test_parts_are_numbered_as_in_the_api() -> None:
+    data = (
+        b"Content-Type: multipart/mixed; boundary=A\n\n--A\n"
+        b"Content-Type: multipart/related; boundary=B\n\n--B\n\nx\n--B\n\ny\n--B--\n"
+        b"--A\n\nz\n--A--\n"
+    )
+    numbered = [(name, depth) for name, depth, _ in number_parts(parse_message(data))]
+    assert numbered == [("0", 0), ("1", 1), ("1.1", 2), ("1.2", 2), ("2", 1)]
+    assert MOST_ROWS == 1_000
+
+
+def test_values_are_shown_as_a_person_writes_them() -> None:
+    sizes = {0: "0 B", 1_023: "1023 B", 1_024: "1.0 KB", 1_536: "1.5 KB", 10_240: "10 KB"}
+    sizes |= {1_048_576: "1.0 MB", 52_428_800: "50 MB", 10**15: "909 TB", 10**18: "909495 TB"}
+    assert {size: show_bytes(size) for size in sizes} == sizes
+    spans = {
+        3: "3 seconds",
+        0.5: "0.5 seconds",
+        60: "1 minute",
+        7_200: "2 hours",
+        864_000: "10 days",
+    }
+    assert {seconds: show_duration(seconds) for seconds in spans} == spans
+    assert show_iso(0) == "1970-01-01T00:00:00.000Z"
+    assert show_iso(1e20) == "1970-01-01T00:00:00.000Z"
+    assert without_login("smtp://user:p@ss@relay.test:25") == "smtp://relay.test:25"
+    assert without_login("relay.test") == "relay.test"
+
+
+def test_highlighting_keeps_each_character() -> None:
+    for text in ("<p>a<b c='<'>d</p><!-- x > --> y <!-- z", "a < b", "<" * 9, "</", ""):
+        assert "".join(piece for _, piece in highlight(text)) == text
+    assert ("comment", "<!-- x > -->") in list(highlight("<!-- x > -->"))
