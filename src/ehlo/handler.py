@@ -261,6 +261,8 @@ class Callbacks:
     origins: Mapping[str, Origin] = field(default_factory=dict)
     """Where the hooks come from that are no methods, by the name of the hook."""
     measures: Measures | None = None
+    silent: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
+    """Tells for some hooks whether they have nothing to say now; then they are not called."""
 
     def __contains__(self, name: str) -> bool:
         return name in self.by_name

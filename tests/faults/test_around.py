@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import threading
 from typing import Any
 
@@ -13,7 +14,7 @@ import ehlo
 from ehlo import Faults, Handler, Message, Reply, Session
 from ehlo.faults import Stage
 from ehlo.faults.fault import STAGES
-from ehlo.handler import callbacks_of_handler
+from ehlo.handler import Composed, callbacks_of_handler
 from support.certificates import Certificates
 from support.client import Client
 from support.hooks import HOOKS, KINDS, Noted, handler_of
@@ -489,3 +490,32 @@ def test_rules_added_by_threads_while_many_clients_strike(serve: Serve) -> None:
     assert answers.count("450 4.0.0 Counted") == counted.used == 60
     assert answers.count("250 2.0.0 Ok: queued") == len(box.messages) == 140
     assert list(faults) == [counted]
+
+
+def test_a_hook_without_faults_is_not_called_until_there_is_one(serve: Serve) -> None:
+    faults, collector = Faults(), Collector()
+    callbacks = callbacks_of_handler(faults.around(collector))
+    called: list[str] = []
+
+    def counted(name: str) -> Any:
+        hook: Any = callbacks.by_name[name]
+
+        async def counting(*arguments: Any) -> Any:
+            called.append(name)
+            return await hook(*arguments)
+
+        return counting
+
+    hooks = {name: counted(name) for name in callbacks.by_name if name in STRUCK}
+    running = serve(Composed(dataclasses.replace(callbacks, by_name=hooks)))
+    with running.client() as client:
+        client.reply()
+        for line in ("HELO c", MAIL, RCPT):
+            assert client.say(line).startswith("250 ")
+        assert called == []
+        faults.fail("data", "451 4.3.0 Later")
+        assert client.say("DATA") == "451 4.3.0 Later"
+        assert called == ["on_data"]
+        assert client.say("DATA").startswith("354 ")  # a used fault is a fault still
+        assert client.say(BODY).startswith("250 ")
+    assert called == ["on_data", "on_data", "on_message"]

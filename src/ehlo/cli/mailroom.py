@@ -9,7 +9,7 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Final, cast
 
@@ -23,7 +23,7 @@ from ehlo.cli.running import checked
 from ehlo.cli.values import AddressText, Age, Number, ReadableFile
 from ehlo.cli.wrong import no_listening
 from ehlo.faults import Faults
-from ehlo.handler import Callbacks, Composed
+from ehlo.handler import Composed
 from ehlo.server.options.config import option
 from ehlo.server.options.target import callbacks_of, with_handler
 from ehlo.server.server import Server
@@ -179,9 +179,7 @@ def add_inbox(
     is_own = isinstance(options.handler, Printer | Silent)
     if is_own:
         del hooks["on_message"]
-    catcher = _catcher_of(
-        own, given, Composed(Callbacks(hooks, origins=callbacks.origins)), faults, logins
-    )
+    catcher = _catcher_of(own, given, Composed(replace(callbacks, by_name=hooks)), faults, logins)
     shown = options.handler if isinstance(options.handler, Printer) else None
     handler = catcher if shown is None else shown.behind(catcher.callbacks)
     server.configure(handler=handler, factory=False)

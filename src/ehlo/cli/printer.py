@@ -11,6 +11,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, TextIO
 
@@ -102,7 +103,7 @@ class Printer(Handler):
             return mail_id
 
         hooks = {**callbacks.by_name, "on_message": on_message}
-        return Composed(Callbacks(hooks, callbacks.streams, callbacks.origins))
+        return Composed(replace(callbacks, by_name=hooks))
 
     def on_message(self, session: Session, message: Message) -> str:
         """Called when a message is complete. Returns its id."""

@@ -62,15 +62,19 @@ class Strike(Protocol):
     ) -> Verdict: ...
 
 
-def around(strike: Strike, callbacks: Callbacks) -> Handler:
-    """Return a handler that calls `strike` before the hooks that have a stage."""
+def around(strike: Strike, is_idle: Callable[[], bool], callbacks: Callbacks) -> Handler:
+    """Return a handler that calls `strike` before the hooks that have a stage.
+
+    Hooks that do nothing else are not called while `is_idle` returns true.
+    """
     hooks = dict(callbacks.by_name)
+    silent = dict.fromkeys(_STAGES.keys() - hooks.keys(), is_idle)
     for name, (stage, paths) in _STAGES.items():
         inner = hooks.get(name)
         if inner is not None or stage != "auth":  # without a hook, no login is offered
             hooks[name] = _struck(strike, stage, paths, inner)
     hooks["on_message"] = _struck_message(strike, callbacks.by_name["on_message"])
-    return Composed(replace(callbacks, by_name=hooks))
+    return Composed(replace(callbacks, by_name=hooks, silent=silent))
 
 
 def _struck(

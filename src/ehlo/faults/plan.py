@@ -239,7 +239,7 @@ class Faults(Sequence[Fault]):
 
     def around_hooks(self, callbacks: Callbacks) -> Handler:
         """Return a handler that has the faults in front of hooks, which may be functions."""
-        return around(self.strike, callbacks)
+        return around(self.strike, lambda: not self._faults, callbacks)
 
     # -- files -----------------------------------------------------------------------------------
 

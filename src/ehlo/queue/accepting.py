@@ -115,7 +115,7 @@ class Queue(Composed):
         }
         streams = inner.streams or "on_replied" not in inner
         self._meter = Meter(self._look)
-        super().__init__(Callbacks(hooks, streams, inner.origins, self._meter))
+        super().__init__(Callbacks(hooks, streams, inner.origins, self._meter, inner.silent))
 
     def only_deliver(self) -> None:
         """Accept no mail in this process, as `ehlo work` does. Call it before the start."""

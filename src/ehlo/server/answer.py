@@ -105,7 +105,21 @@ class Routes:
 
 def _question(hook: Hook, arguments: Callable[[Any], tuple[object, ...]]) -> Route:
     """Return the route that calls `hook` with the session and the `arguments` for the event."""
-    return lambda answers, event: answers.question(hook, (answers.session, *arguments(event)))
+
+    def ask(answers: Answers, event: Any) -> Work:
+        return answers.question(hook, (answers.session, *arguments(event)))
+
+    is_silent = hook.is_silent
+    if is_silent is None:
+        return ask
+
+    def ask_or_accept(answers: Answers, event: Any) -> Work | None:
+        if not is_silent():
+            return ask(answers, event)
+        answers.connection.reply()
+        return None
+
+    return ask_or_accept
 
 
 class Answers:
@@ -266,7 +280,7 @@ class Answers:
     def start_tls(self, _event: events.StartTLS) -> Work | None:
         """Ask the hook about STARTTLS, or begin the handshake if there is none."""
         hook = self._routes.hooks.get("on_starttls")
-        if hook is not None:
+        if hook is not None and (hook.is_silent is None or not hook.is_silent()):
             return self._ask_about_tls(hook)
         self._begin_tls()
         return None

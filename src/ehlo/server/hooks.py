@@ -46,6 +46,8 @@ class Hook:
     """Whether it counts for `max_handlers`."""
     origin: Origin | None = None
     """The function that an option names, if it is not a method of a `Handler`."""
+    is_silent: Callable[[], bool] | None = None
+    """Returns whether the hook has nothing to say now, and is not called."""
     meaning: Meaning = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,9 +71,9 @@ Hooks = Mapping[str, Hook]
 
 def hooks_of(callbacks: Callbacks) -> Hooks:
     """Return the hooks that an application has."""
-    origins = callbacks.origins
+    origins, silent = callbacks.origins, callbacks.silent
     return {
-        name: Hook(name, call, is_async(call), origin=origins.get(name))
+        name: Hook(name, call, is_async(call), origin=origins.get(name), is_silent=silent.get(name))
         for name, call in callbacks.by_name.items()
     }
 
