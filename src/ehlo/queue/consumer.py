@@ -371,10 +371,7 @@ class Consumer:
 
     async def _let_go(self) -> None:
         """Give back what was leased and not ended; it does not count as an attempt."""
-        back = [
-            *(claimed for claimed, _ in self._ready),
-            *(each.claimed for each in self._running),
-        ]
+        back = [each for each, _ in self._ready] + [each.claimed for each in self._running]
         for running in self._running:
             running.late = True
             if running.task is not None:
