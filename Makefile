@@ -67,7 +67,7 @@ suite: $(STAMP)
 
 # All of tests/robustness and tests/queue in full, and the properties of the core with all examples: EHLO_SOAK_MINUTES=30 and EHLO_SOAK_SEED=... for the mixed load
 soak: $(STAMP)
-	EHLO_SOAK=1 EHLO_REQUIRE_PEERS=1 $(BIN)/pytest -v tests/protocol tests/robustness tests/queue tests/testing/test_recorded.py tests/testing/test_frameworks.py tests/inbox/test_killed.py
+	EHLO_SOAK=1 EHLO_REQUIRE_PEERS=1 $(BIN)/pytest -v tests/protocol tests/robustness tests/queue tests/testing/test_recorded.py tests/testing/test_frameworks.py tests/inbox/test_killed.py tests/inbox/test_openapi.py
 
 # The site, in docs/_build/html; a warning is an error
 .PHONY: docs
