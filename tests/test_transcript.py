@@ -67,6 +67,16 @@ def test_a_line_that_does_not_fit_at_all_is_omitted() -> None:
     assert (len(transcript), transcript.omitted) == (1, 1)
 
 
+@pytest.mark.parametrize("added", [0, 3, 8, 50])
+def test_the_newest_lines_are_the_last_ones_that_are_kept(added: int) -> None:
+    transcript = Transcript(most_lines=10)
+    for number in range(added):
+        transcript.add("note", str(number))
+    for count in range(12):
+        kept = list(transcript)
+        assert transcript.newest(count) == kept[len(kept) - min(count, len(kept)) :]
+
+
 def test_a_long_line_is_cut() -> None:
     assert escaped("x" * 100_000) == "x" * 2_000 + "... (98000 more)"
 

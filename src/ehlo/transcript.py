@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Final, Literal, NamedTuple, overload
 
 Direction = Literal["client", "server", "note"]
@@ -144,6 +144,17 @@ class Transcript(Sequence[Line]):
 
     def __iter__(self) -> Iterator[Line]:
         return chain(self._first[:], [*self._last])  # copies: it may grow meanwhile
+
+    def newest(self, count: int) -> list[Line]:
+        """Return the last `count` lines that are kept, in their order; fewer if there are no more.
+
+        It takes time for these lines only.
+        """
+        found = list(islice(reversed(self._last), count))
+        if len(found) < count:
+            found += islice(reversed(self._first), count - len(found))
+        found.reverse()
+        return found
 
     def __str__(self) -> str:
         lines = [*self]

@@ -13,6 +13,7 @@ import logging
 import re
 import socket
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -96,7 +97,8 @@ class Catcher(Composed):
         self._certificate = certificate
         self._server: WebServer | None = None
         self._site: ASGIApp | None = None
-        self._seen: dict[str, int] = {}  # by session: its lines at the end of its last mail
+        # By session: the lines before its first mail, and their number at the end of its last one
+        self._seen: dict[str, tuple[tuple[Line, ...], int]] = {}
         self.faults: Faults = Faults() if faults is None else faults
         """The rules by which the server fails on purpose."""
         self.traffic: Traffic = Traffic()
@@ -200,19 +202,19 @@ class Catcher(Composed):
         transcript = session.transcript
         if transcript is None:
             return ()
-        lines = list(transcript)
-        seen, total = self._seen.get(session.id, 0), len(lines) + transcript.omitted
-        self._seen[session.id] = total
+        total = len(transcript) + transcript.omitted
+        head, seen = self._seen.get(session.id, ((), 0))
+        lines = transcript.newest(total - seen)
         if not seen:
+            before_mail = takewhile(lambda line: line.text[:5].upper() != "MAIL ", lines)
+            self._seen[session.id] = tuple(before_mail), total
             return lines
-        begin = max(0, len(lines) - (total - seen))
-        head = next(
-            (index for index, line in enumerate(lines) if line.text[:5].upper() == "MAIL "), 0
-        )
-        if head >= begin:
-            return lines
-        note = Line(lines[begin].time, "note", f"{seen - head} lines of earlier mail left out")
-        return [*lines[:head], note, *lines[begin:]]
+        self._seen[session.id] = head, total
+        left_out = total - len(head) - len(lines)
+        if not lines or left_out <= 0:
+            return [*head, *lines]
+        note = Line(lines[0].time, "note", f"{left_out} lines of earlier mail left out")
+        return [*head, note, *lines]
 
     async def _leave(self, session: Session) -> None:
         """Count what was rejected, and keep a session that has brought no mail."""
