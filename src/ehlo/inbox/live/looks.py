@@ -9,11 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from ehlo.content import read_content
+from ehlo.content import Content, read_content
 from ehlo.content.fields import one_line
 from ehlo.content.mime import Part, parse_message
 from ehlo.content.transfer import decoded_size
 from ehlo.inbox.answers import Answering, elsewhere, ready_answer, resource
+from ehlo.inbox.api.anatomy import rest_for
 from ehlo.inbox.api.goform import to_text
 from ehlo.inbox.api.single import find
 from ehlo.inbox.desk import Desk
@@ -102,13 +103,13 @@ class PartShape(TypedDict):
 
 def links_of(stored: StoredMessage) -> MessageLinks:
     """Return the links of a message."""
-    found = read_content(stored.data).links
+    found = _content_of(stored).links
     return {"Links": [{"URL": each.url, "Text": each.text, "Score": each.score} for each in found]}
 
 
 def codes_of(stored: StoredMessage) -> MessageCodes:
     """Return the codes in a message."""
-    found = read_content(stored.data).codes
+    found = _content_of(stored).codes
     return {"Codes": [{"Code": each.text, "Score": each.score} for each in found]}
 
 
@@ -139,7 +140,12 @@ def session_lines(lines: Sequence[Line]) -> list[SessionLine]:
 
 def mime_of(stored: StoredMessage) -> PartShape:
     """Return the tree of the parts of a message; it has at most 100 levels."""
-    return _part_of(stored.data, parse_message(stored.data), "0", "")
+    data = stored.data
+    return _part_of(data, parse_message(data, rest=rest_for(len(data))), "0", "")
+
+
+def _content_of(stored: StoredMessage) -> Content:
+    return read_content(stored.data, rest_for(len(stored.data)))
 
 
 def _part_of(data: bytes, part: Part, number: str, prefix: str) -> PartShape:

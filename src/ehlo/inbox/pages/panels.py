@@ -13,7 +13,7 @@ from ehlo.content.fields import one_line
 from ehlo.content.links import find_addresses, most_links
 from ehlo.content.mime import Part
 from ehlo.content.transfer import decoded_size
-from ehlo.inbox.api.anatomy import Anatomy
+from ehlo.inbox.api.anatomy import Anatomy, rest_for
 from ehlo.inbox.api.single import RASTER
 from ehlo.inbox.pages.rendering import is_web
 from ehlo.store import StoredMail, StoredMessage, StoredSession
@@ -196,7 +196,7 @@ def letter_of(stored: StoredMessage, tab: str) -> Letter:
 
     It takes time in proportion to the message, so call it in a thread.
     """
-    content = read_content(stored.data)
+    content = read_content(stored.data, rest_for(len(stored.data)))
     html = content.html or ""
     tabs = {name: title for name, title in TABS.items() if html or name not in _OF_HTML}
     tab = tab if tab in tabs else next(iter(tabs))
