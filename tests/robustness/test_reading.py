@@ -91,7 +91,7 @@ SESSION = cast(
 
 def printed(form: Callable[..., Iterator[str]], body: bytes) -> None:
     message: Any = Message("id", Address("a", "example.com"), [], b"", [body])
-    for _ in form(SESSION, message, datetime.now(UTC)):
+    for _ in form(SESSION, message, datetime.now(UTC), "id"):
         pass
 
 

@@ -78,9 +78,12 @@ if sys.platform == "win32":  # pragma: no cover
             return False
         return True
 else:
-    import fcntl
 
     def _lock(file: int) -> bool:
+        try:
+            import fcntl
+        except ImportError:  # WebAssembly, where there is no other process
+            return True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
