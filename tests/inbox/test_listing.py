@@ -112,6 +112,29 @@ def test_deleting_without_ids_deletes_all(body: str | None) -> None:
     run()
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("before:2025-02-30", "subject:", "-after:yesterday", "header:=x", '""', ", ;"),
+        "subject:a " * 51,
+        "subject:" + "a" * 5_000 + " tag:old",
+    ],
+)
+def test_a_query_of_which_a_part_is_ignored_changes_nothing(query: str) -> None:
+    """It finds more than was asked for: all mail, mostly."""
+
+    @in_loop
+    async def run() -> None:
+        async with inbox(Delivery(mail("a" * 600))) as (_, api):
+            answer = await api.delete("/api/v1/search", params={"query": query})
+            assert "nothing was changed" in refused(answer)
+            change = {"Read": True, "Search": query}
+            assert "nothing was changed" in refused(await api.put(MESSAGES, json=change))
+            assert (await api.get(MESSAGES)).json()["unread"] == 1
+
+    run()
+
+
 @in_loop
 async def test_json_is_read_as_go_reads_it() -> None:
     async with inbox(Delivery(mail())) as (_, api):

@@ -185,7 +185,7 @@ class Store:
     ) -> int:
         """Mark mails as read or unread: those in `ids`, those that `query` finds, or else all.
 
-        Returns the number of mails that have changed.
+        Returns the number of mails that have changed. Raises `ValueError` as `delete` does.
         """
         where, values = await self._selected(inbox, ids, query, zone)
 
@@ -210,7 +210,8 @@ class Store:
     ) -> int:
         """Delete mails: those in `ids`, those that `query` finds, or else all.
 
-        Returns the number of mails that are deleted.
+        Returns the number of mails that are deleted. Raises `ValueError` for a query of which a
+        part would be ignored, such as a date that cannot be read: it would find other mails, too.
         """
         kind: ChangeKind = "truncate" if ids is None and query is None else "delete"
 
@@ -228,6 +229,8 @@ class Store:
         where, values = selected(inbox, ids, query, zone)
         if query is None:
             return where, values
+        if ignored := read_query(query, zone).ignored:
+            raise ValueError(f"query: {ignored[:50]!r} cannot be read; nothing was changed")
         await self._catch_up(query)
         sql = f"SELECT json_group_array(number) FROM mails WHERE {where}"
         (numbers,) = await self._readers.do(

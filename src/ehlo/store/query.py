@@ -21,6 +21,9 @@ names. A date is its midnight, and may be seconds since the epoch.
 A term without a value is ignored, and so is a date that cannot be read. An unknown prefix, an
 unknown value of `is:` and `has:`, and a size that cannot be read are text. The characters
 `< > " , ; ( )` count as blanks. Nothing else is special: `%`, `_` and `*` are text.
+
+Whatever is ignored finds more mails than were asked for. So nothing is changed or deleted by such
+a query: see `Condition.ignored`.
 """
 
 from __future__ import annotations
@@ -78,6 +81,8 @@ class Condition:
     values: list[object] = field(default_factory=list)
     reads_text: bool = False
     """Whether the index of texts must be complete."""
+    ignored: str = ""
+    """What is ignored of the query although it says which mails are meant; empty if nothing is."""
 
 
 def read_query(text: str, zone: str = "") -> Condition:
@@ -85,19 +90,24 @@ def read_query(text: str, zone: str = "") -> Condition:
 
     `zone` is the IANA name of the time zone of its dates; unknown or empty, it is the local one.
     """
-    condition = Condition()
+    condition = Condition(ignored=text[LONGEST_QUERY:].strip())
     parts = []
     for number, word in enumerate(_TERM.findall(text[:LONGEST_QUERY])):
         if number == MOST_TERMS:
+            condition.ignored = condition.ignored or word
             break
         negated = len(word) > 1 and word[0] in "-!"
         found = _term(word[1:] if negated else word, _zone(zone))
         if found is None:
+            if ":" in word:  # the others are blanks
+                condition.ignored = condition.ignored or word
             continue
         parts.append(f"NOT ({found.sql})" if negated else found.sql)
         condition.values += found.values
         condition.reads_text = condition.reads_text or found.reads_text
     condition.sql = " AND ".join(parts) or "1"
+    if not parts:
+        condition.ignored = condition.ignored or text or '""'
     return condition
 
 

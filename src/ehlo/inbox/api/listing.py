@@ -71,13 +71,16 @@ class Listing:
         wanted = await read_json(request, MarkRequest)
         if wanted["IDs"] and wanted["Search"]:
             raise RefusedError("You may specify either IDs or a search query, not both")
-        await self._store.mark(
-            read=wanted["Read"],
-            inbox=inbox_of(request),
-            ids=wanted["IDs"] or None,
-            query=wanted["Search"] or None,
-            zone=request.query_params.get("tz", ""),
-        )
+        try:
+            await self._store.mark(
+                read=wanted["Read"],
+                inbox=inbox_of(request),
+                ids=wanted["IDs"] or None,
+                query=wanted["Search"] or None,
+                zone=request.query_params.get("tz", ""),
+            )
+        except ValueError as error:
+            raise RefusedError(f"Error: {error}") from None
         return done()
 
     async def delete(self, request: Request) -> Response:
@@ -88,11 +91,12 @@ class Listing:
 
     async def delete_found(self, request: Request) -> Response:
         """Delete the messages that a query finds."""
-        self._traffic.deleted += await self._store.delete(
-            inbox=inbox_of(request),
-            query=_query_of(request),
-            zone=request.query_params.get("tz", ""),
-        )
+        query, zone = _query_of(request), request.query_params.get("tz", "")
+        try:
+            count = await self._store.delete(inbox=inbox_of(request), query=query, zone=zone)
+        except ValueError as error:
+            raise RefusedError(f"Error: {error}") from None
+        self._traffic.deleted += count
         return done()
 
 
