@@ -280,6 +280,20 @@ def test_the_store_cannot_change_what_a_handler_answers(serve: Serve) -> None:
         assert said(client, recipient="own@y.example") == "250 2.0.0 Ok: queued as my-id"
 
 
+@pytest.mark.parametrize(
+    ("recipient", "reply"),
+    [("own", "250 2.0.0 Ok: queued as my-id"), ("rejected", "550 5.7.1 No, thank you")],
+)
+def test_a_rule_that_fails_cannot_change_it_either(
+    serve: Serve, recipient: str, reply: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that got 451 for a mail that the handler has would send it once more."""
+    running = serve(Catcher(App(), inbox_by=lambda _delivery: str(1 / 0)))
+    with running.ready() as client:
+        assert said(client, recipient=f"{recipient}@y.example") == reply
+    assert "mail was not shown" in caplog.text
+
+
 def test_a_function_and_a_class_are_handlers(serve: Serve) -> None:
     got: list[bytes] = []
     for handler in (App, lambda message: got.append(message.body)):

@@ -22,6 +22,7 @@ from ehlo.faults import Faults
 from ehlo.faults.around import call_hook
 from ehlo.functions import callbacks_of_functions
 from ehlo.handler import AnyServer, Callbacks, Composed, Handler, callbacks_of_handler
+from ehlo.inbox.answers import elsewhere
 from ehlo.inbox.desk import Desk, Traffic, WebOptions
 from ehlo.inbox.serving import WebCertificate, WebServer
 from ehlo.inbox.site import make_site
@@ -142,9 +143,9 @@ class Catcher(Composed):
         except Exception as failure:  # noqa: BLE001  raised below
             error = failure
         result = mail_id if result is None or result is True else result
-        delivery = await self._delivery_of(session, message)
-        facts = {**delivery.facts, "answer": _described(result if error is None else error)}
         try:
+            delivery = await self._delivery_of(session, message)
+            facts = {**delivery.facts, "answer": _described(result if error is None else error)}
             await self.deliver(
                 dataclasses.replace(
                     delivery, id=mail_id, rcpt_tos=list(map(str, recipients)), facts=facts
@@ -152,6 +153,8 @@ class Catcher(Composed):
             )
         except StoreError as trouble:
             logger.debug("mail was not shown: error=%s", trouble)
+        except Exception:  # the handler has the mail: another reply would bring it once more
+            logger.exception("mail was not shown: id=%s", message.id)
         if error is not None:
             raise error
         return result
@@ -161,7 +164,8 @@ class Catcher(Composed):
 
         Raises `StoreError`, and what the rule for inboxes raises.
         """
-        traffic, tags = self.traffic, tags_in(delivery.message)
+        traffic = self.traffic
+        tags = await elsewhere(len(delivery.message), lambda: tags_in(delivery.message))
         if tags or not delivery.inbox:
             delivery = dataclasses.replace(
                 delivery,
