@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+from ehlo.inbox.api.anatomy import LARGE
 from ehlo.store import Delivery
 from ehlo.transcript import Line
-from support.sites import browser, desk
+from support.sites import Turns, browser, desk
 from support.storing import in_loop
 
 MAIL = (
@@ -97,3 +100,23 @@ async def test_an_unknown_message_is_404() -> None:
             for mail_id in ("x" * 22, "latest", "%00", "..%2f"):
                 answer = await browser(site).get(f"/api/v1/message/{mail_id}/{look}")
                 assert answer.status_code == 404
+
+
+@in_loop
+async def test_few_large_messages_are_in_memory_at_once() -> None:
+    """The threads that look into them are those that mail needs, too."""
+    async with desk() as made:
+        turns = Turns(2)
+        site = dataclasses.replace(made, turns=turns)
+        large = await site.store.put(Delivery(MAIL + b"x" * LARGE))
+        small = await site.store.put(Delivery(MAIL))
+        client = browser(site)
+        for number, name in enumerate(("links", "codes", "mime"), 1):
+            assert (await client.get(f"/api/v1/message/{large}/{name}")).status_code == 200
+            assert (await client.get(f"/api/v1/message/{small}/{name}")).status_code == 200
+            assert turns.taken == number
+        found = await client.get("/api/v1/search/wait?count=2")
+        assert found.json()["count"] == 2
+        assert turns.taken == 4
+        assert (await client.get(f"/api/v1/message/{large}/session")).status_code == 200
+        assert turns.taken == 4  # it reads nothing of the message

@@ -10,7 +10,7 @@ import contextlib
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -30,6 +30,17 @@ async def desk(keep: int = 500, **options: Any) -> AsyncIterator[Desk]:
     async with Store.open(keep=keep) as store:
         made = WebOptions(**options)
         yield Desk(store=store, faults=Faults(seed=1), deliver=store.put, options=made)
+
+
+class Turns(asyncio.Semaphore):
+    """The turns of large messages, which counts how many were taken."""
+
+    taken = 0
+
+    async def acquire(self) -> Literal[True]:
+        """Take one."""
+        self.taken += 1
+        return await super().acquire()
 
 
 def browser(site: Site | Desk, **options: Any) -> httpx.AsyncClient:

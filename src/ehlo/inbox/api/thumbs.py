@@ -45,8 +45,8 @@ class Thumbs:
         """Return a small image of a part; a white one for what is no image."""
         if not self._has_pillow:
             raise RefusedError(NOT_FOUND, 404)
-        found = await find_part(self._desk, request)
-        async with self._turns:
+        async with self._turns:  # the part is in memory, too
+            found = await find_part(self._desk, request)
             image = await asyncio.to_thread(thumbnail, b"".join(found.pieces))
         return Response(image, media_type="image/jpeg")
 

@@ -16,7 +16,7 @@ from ehlo.content.transfer import decoded_size
 from ehlo.inbox.answers import Answering, elsewhere, ready_answer, resource
 from ehlo.inbox.api.anatomy import rest_for
 from ehlo.inbox.api.goform import to_text
-from ehlo.inbox.api.single import find
+from ehlo.inbox.api.single import find, reading
 from ehlo.inbox.desk import Desk
 from ehlo.store import StoredMessage
 from ehlo.transcript import Line
@@ -173,8 +173,17 @@ def _part_of(data: bytes, part: Part, number: str, prefix: str) -> PartShape:
 
 def _endpoint(desk: Desk, look: Callable[[StoredMessage], object]) -> Answering:
     async def endpoint(request: Request) -> Response:
-        stored = await find(desk, request)
-        return ready_answer(await elsewhere(len(stored.data), lambda: to_text(look(stored))))
+        async with reading(desk, request) as stored:
+            text = await elsewhere(len(stored.data), lambda: to_text(look(stored)))
+        return ready_answer(text)
+
+    return endpoint
+
+
+def _session_endpoint(desk: Desk) -> Answering:
+    async def endpoint(request: Request) -> Response:
+        stored = await find(desk, request, most=0)
+        return ready_answer(to_text(session_of(stored)))
 
     return endpoint
 
@@ -184,10 +193,12 @@ def routes(desk: Desk) -> list[BaseRoute]:
     looks: Mapping[str, Callable[[StoredMessage], object]] = {
         "links": links_of,
         "codes": codes_of,
-        "session": session_of,
         "mime": mime_of,
     }
     return [
-        resource(f"/api/v1/message/{{id}}/{name}", GET=_endpoint(desk, look))
-        for name, look in looks.items()
+        *(
+            resource(f"/api/v1/message/{{id}}/{name}", GET=_endpoint(desk, look))
+            for name, look in looks.items()
+        ),
+        resource("/api/v1/message/{id}/session", GET=_session_endpoint(desk)),
     ]

@@ -18,6 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
 from ehlo.inbox.answers import RefusedError, elsewhere, resource
+from ehlo.inbox.api.anatomy import LARGE
 from ehlo.inbox.api.goform import to_text
 from ehlo.inbox.api.shapes import WholeMessage, whole_message
 from ehlo.inbox.desk import Desk, inbox_of
@@ -137,13 +138,21 @@ class SearchWait:
         yield f'{{"total":{total},"unread":{unread},"messages":['
         count = 0
         for mail in mails:
-            stored = await self._desk.store.get(mail.id)
-            if stored is None:  # it was deleted just now
+            text = await self._text(mail)
+            if not text:  # it was deleted just now
                 continue
-            text = await elsewhere(mail.size, partial(_text_of, stored))
             yield f",{text}" if count else text
             count += 1
         yield f'],"count":{count}}}\n'
+
+    async def _text(self, mail: StoredMail) -> str:
+        """Return a whole message as JSON, in its turn if it is large; empty if there is none."""
+        is_large = mail.size > LARGE
+        async with self._desk.turns if is_large else contextlib.nullcontext():
+            stored = await self._desk.store.get(mail.id)
+            if stored is None:
+                return ""
+            return await elsewhere(mail.size, partial(_text_of, stored))
 
 
 def _text_of(stored: StoredMessage) -> str:
