@@ -11,7 +11,7 @@ import pytest
 from ehlo.inbox import Desk
 from ehlo.inbox.live import hub, streaming
 from ehlo.inbox.live.hub import MOST_BEHIND
-from ehlo.store import Delivery
+from ehlo.store import Delivery, Store, StoredMail, StoreError
 from support.sites import DEADLINE, Line, browser, desk
 from support.storing import fill, in_loop
 
@@ -201,6 +201,25 @@ async def test_a_flood_of_changes_is_one_event(monkeypatch: pytest.MonkeyPatch) 
         (mail_id,) = await fill(site.store, 1)
         while (await line.event("new"))["Data"]["ID"] != mail_id:
             pass
+
+
+@in_loop
+async def test_events_go_on_after_trouble_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for mail would wait in vain."""
+
+    async def fail(*_: object) -> list[StoredMail]:
+        raise StoreError("no descriptors")
+
+    async with desk() as site, websocket(site) as line:
+        await line.event("stats")
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "find", fail)
+            patched.setattr(Store, "counts", fail)
+            await fill(site.store, 1)
+            await line.event("prune")
+        (mail_id,) = await fill(site.store, 1)
+        assert (await line.event("new"))["Data"]["ID"] == mail_id
+        assert (await line.event("stats"))["Data"]["Total"] == 2
 
 
 @in_loop

@@ -139,30 +139,32 @@ class Hub:
         self._unwatch, self._tasks = None, ()
 
     async def _pass_on(self) -> None:
-        with _logged():
-            while True:
-                await self._woken.wait()
-                self._woken.clear()
-                with self._lock:
-                    changes, self._waiting = self._waiting, []
-                    self._is_told = False
-                for some in _slices(changes):
-                    for event in await self._events_of(some):
-                        self._publish(event)
-                    self._changed.set()
-                    await asyncio.sleep(0)  # clients are served
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            with self._lock:
+                changes, self._waiting = self._waiting, []
+                self._is_told = False
+            for some in _slices(changes):
+                events = [event_of("prune", None)._replace(number=some[-1].number, is_last=True)]
+                with _logged():  # without the mails, clients read their lists again
+                    events = await self._events_of(some)
+                for event in events:
+                    self._publish(event)
+                self._changed.set()
+                await asyncio.sleep(0)  # clients are served
 
     async def _tell_stats(self) -> None:
-        with _logged():
-            while True:
-                await self._changed.wait()
-                self._changed.clear()
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            with _logged():
                 for inbox in set(self._listeners.values()):
                     event = await self.stats(inbox)
                     for call, own in list(self._listeners.items()):
                         if own == inbox:
                             call(event)
-                await asyncio.sleep(_STATS_EVERY)
+            await asyncio.sleep(_STATS_EVERY)
 
     def _publish(self, event: Notice) -> None:
         for call, inbox in list(self._listeners.items()):
@@ -269,4 +271,4 @@ def _logged() -> Iterator[None]:
     try:
         yield
     except StoreError as error:
-        _logger.warning("no more events: %s", error)
+        _logger.warning("events cannot be read: %s", error)
