@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
 
-from ehlo.inbox import WebOptions
+from ehlo.inbox import WebOptions, make_site
 from support.inboxes import inbox
+from support.sites import Line, desk
 from support.storing import in_loop
 
 SEND = "/api/v1/send"
@@ -177,3 +179,24 @@ async def test_long_texts_take_no_long_time() -> None:
         message = (await api.get(MESSAGE)).json()
         assert len(message["Attachments"][0]["FileName"]) == 255
         assert message["Subject"] == ("x " * 100_000)[:16_384].strip()
+
+
+@in_loop
+async def test_a_client_that_leaves_amid_its_body_is_no_error() -> None:
+    """Each of them left a traceback in the log."""
+    events = iter(
+        [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    )
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return next(events)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    async with desk() as made:
+        scope = Line(made, "/api/v1/send", method="POST").scope
+        await make_site(made)(scope, receive, send)
+        assert (await made.store.counts()).total == 0
+    assert sent[0]["status"] == 499

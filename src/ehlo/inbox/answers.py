@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
@@ -118,6 +118,8 @@ class Resource:
             if refusal.as_json:
                 return ready_answer(to_text({"Error": refusal.text}), refusal.status)
             return text_answer(refusal.text, refusal.status, kind=refusal.kind)
+        except ClientDisconnect:  # amid the body
+            return Response(status_code=499)  # which no client reads
         except StoreError as error:
             _logger.error(
                 "the store did not answer a request: path=%r error=%s", request.url.path, error
