@@ -426,3 +426,21 @@ async def test_each_route_of_the_site_needs_the_login_and_the_host() -> None:
         for path in ("/mail/api/events", "/mail/inbox/x/api/events"):
             async with Line(site, path, websocket=True) as line:
                 assert (await line.message())["status"] == 401
+
+
+@in_loop
+async def test_a_foreign_page_cannot_load_a_mail_unseen() -> None:
+    """An image with the address of a mail would mark it as read."""
+    client = guarded()
+    unseen = {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+    framed = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
+    followed = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    for path in ("/view/latest", "/view/x", "/inbox/a/view/x.html", "/view/x.txt"):
+        for site in ({"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}):
+            for how in (unseen, framed):
+                assert await status(client, path, **site, **how) == 403, (path, site, how)
+            assert await status(client, path, **site, **followed) == 200, (path, site)
+        assert await status(client, path, **{"Sec-Fetch-Site": "same-origin"}, **framed) == 200
+    same = {"Sec-Fetch-Site": "same-site"}
+    assert await status(client, "/api/v1/message/latest", **same, **unseen) == 403
+    assert await status(client, "/api/v1/message/x/part/2", **same, **unseen) == 200

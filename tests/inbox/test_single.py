@@ -503,3 +503,13 @@ def test_the_cost_of_a_message_is_in_proportion_to_it(build: Callable[[int], byt
         return lambda: whole_message(StoredMessage(stored, data, "", [], {}, []))
 
     assert steps_of(work(800)) < 6 * steps_of(work(200))
+
+
+@in_loop
+async def test_a_head_request_marks_nothing_as_read() -> None:
+    html = b"Subject: x\r\nContent-Type: text/html\r\n\r\n<p>hello"
+    async with inbox(Delivery(html)) as (store, api):
+        mail_id = (await store.list()).mails[0].id
+        for path in (f"/api/v1/message/{mail_id}", f"/view/{mail_id}.html", f"/view/{mail_id}.txt"):
+            assert (await api.head(path)).status_code == 200
+            assert (await store.counts()).unread == 1, path

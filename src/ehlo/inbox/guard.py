@@ -156,8 +156,14 @@ class Guard:
     def _is_foreign(self, scope: Scope, path: str, headers: Headers) -> bool:
         """Return whether a page of another site asks for something that it may not have."""
         is_write = scope["type"] == "websocket" or scope["method"] not in _SAFE
-        if not is_write and _API not in path and _VIEW.fullmatch(path) is None:
-            return False
+        site = headers.get("sec-fetch-site", "").lower()
+        if not is_write and _API not in path:
+            # A page may lead here, but not load a mail unseen: it would be marked as read
+            is_led = headers.get("sec-fetch-dest", "document").lower() == "document"
+            if site in ("cross-site", "same-site") and not is_led:
+                return True
+            if _VIEW.fullmatch(path) is None:
+                return False
         origins = headers.getlist("origin")
         # Images in a mail are wanted by its frame, which has an origin of its own: `null`
         is_part = not is_write and _PART.search(path) is not None
@@ -165,8 +171,8 @@ class Guard:
         if origins and not (is_shown and origins == ["null"]):
             return not self._origins.allow(origins, headers.get("host", ""))
         is_view = not is_write and _API not in path
-        site = headers.get("sec-fetch-site", "").lower()
-        return site == "cross-site" and not is_part and not is_view
+        is_loaded = site == "same-site" and headers.get("sec-fetch-mode", "").lower() == "no-cors"
+        return (site == "cross-site" or is_loaded) and not is_part and not is_view
 
 
 class _Origins:

@@ -100,7 +100,7 @@ class Preview:
             remember(self._desk, stored, anatomy)
             if not page:
                 raise _no_page("This message does not contain a HTML part")
-            await mark_read(self._desk, stored)
+            await mark_read(self._desk, request, stored)
         headers = {
             **_SAFE,
             "content-type": "text/html; charset=utf-8",
@@ -113,7 +113,7 @@ class Preview:
         await self._check(request)
         async with reading(self._desk, request) as stored:
             text = await elsewhere(len(stored.data), lambda: Anatomy(stored.data).readable)
-            await mark_read(self._desk, stored)
+            await mark_read(self._desk, request, stored)
         headers = {
             **_SAFE,
             "content-type": "text/plain; charset=utf-8",

@@ -50,7 +50,7 @@ class Single:
     async def whole(self, request: Request) -> Response:
         """Return a whole message, and mark it as read."""
         async with reading(self._desk, request) as stored:
-            await mark_read(self._desk, stored)
+            await mark_read(self._desk, request, stored)
 
             def work() -> tuple[Anatomy, list[bytes]]:
                 anatomy = Anatomy(stored.data)
@@ -151,9 +151,9 @@ async def latest(desk: Desk, request: Request) -> str:
     return page.mails[0].id if page.mails else ""
 
 
-async def mark_read(desk: Desk, stored: StoredMessage) -> None:
-    """Mark a message as read."""
-    if not stored.mail.is_read:
+async def mark_read(desk: Desk, request: Request, stored: StoredMessage) -> None:
+    """Mark a message as read, unless only the headers of an answer are asked for."""
+    if not stored.mail.is_read and request.method != "HEAD":
         await desk.store.mark(read=True, ids=[stored.mail.id])
 
 
