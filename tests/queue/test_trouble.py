@@ -9,12 +9,14 @@ import shutil
 import sqlite3
 import threading
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
-from ehlo import Queue, Retry
+from ehlo import Message, Queue, Retry
 from ehlo.queue import ledger
+from ehlo.queue.books import open_books
 from ehlo.queue.consumer import Consumer
 from ehlo.queue.entries import Arrival, Settled
 from ehlo.queue.family import Family
@@ -254,3 +256,48 @@ def test_a_lease_that_has_run_out_is_taken_over_and_its_owner_settles_nothing(fi
     ledger.settle(database, [Settled(due.number)], "two", 61)
     assert rows(file) == []
     database.close()
+
+
+def test_a_message_that_is_dropped_while_it_is_delivered_takes_no_other_with_it(
+    url: str, file: Path
+) -> None:
+    """The next delivery had the number of the dropped one, and ended with it, undelivered."""
+    go, got = threading.Event(), SimpleQueue[str]()
+
+    def handler(message: Message) -> None:
+        got.put(str(message.recipients[0]))
+        if message.recipients == ["slow@x.test"]:
+            go.wait(DEADLINE)
+
+    with serving(Queue(url, handler)) as server:
+        slow = deliver(server, "slow@x.test").rpartition(" ")[2]
+        assert got.get(timeout=DEADLINE) == "slow@x.test"
+        with open_books(url, writes=True) as books:
+            assert books.act("drop", slow) == 1
+        assert deliver(server, "next@x.test").startswith(QUEUED)
+        wait_until(server, lambda: "waiting" not in {state for (state,) in rows(file, "state")})
+        go.set()
+        assert got.get(timeout=DEADLINE) == "next@x.test"
+
+
+def test_retrying_all_dead_ends_although_they_die_again(
+    url: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(Queue(url, Player(*[False] * 3))) as server:
+        for _ in range(3):
+            deliver(server, "b@x.test")
+        wait_until(server, lambda: rows(file, "state") == [("failed",)] * 3)
+    commits = 0
+
+    def die(_files: object, _names: object) -> None:  # called after each transaction
+        nonlocal commits
+        commits += 1
+        assert commits < 10
+        with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("UPDATE deliveries SET state = 'failed', due = NULL, ended = 1.0")
+
+    monkeypatch.setattr("ehlo.queue.books._AT_ONCE", 2, raising=False)
+    monkeypatch.setattr("ehlo.queue.family.BodyFiles.delete", die)
+    with open_books(url, writes=True) as books:
+        assert books.act("retry", None) == 3
+    assert commits == 2

@@ -17,6 +17,7 @@ from ehlo.sqlite.connecting import Database, connect
 from ehlo.sqlite.errors import StoreError, in_words
 
 _CHUNK = 65_536  # bytes
+_AT_ONCE = 1_000  # deliveries that are changed in one transaction
 
 
 @contextlib.contextmanager
@@ -70,15 +71,17 @@ class FileBooks:
     def act(self, what: Act, message_id: str | None) -> int:
         """Change deliveries, and delete the files that belong to none any more.
 
-        Many are changed in several transactions, so that mail is accepted in between.
+        Many are changed in several transactions, so that mail is accepted in between. They are
+        those that had ended before: one that fails again meanwhile is not retried once more.
         """
         count = 0
         for path, database in self._databases.items():
             database.execute("PRAGMA synchronous = FULL")
-            changed = None
-            while changed is None or (changed and message_id is None):
+            numbers = ledger.ended(database) if message_id is None else []
+            slices = (numbers[at : at + _AT_ONCE] for at in range(0, len(numbers), _AT_ONCE))
+            for chosen in slices if message_id is None else [message_id]:
                 database.execute("BEGIN IMMEDIATE")
-                changed, names = ledger.act(database, what, message_id, self.now())
+                changed, names = ledger.act(database, what, chosen, self.now())
                 database.execute("COMMIT")
                 BodyFiles(path).delete(names)
                 count += changed

@@ -38,7 +38,8 @@ _VERSION: Final = 1
 _PAGE: Final = 8_192  # bytes; large bodies take a third less time than with 4,096
 _CHECKPOINT: Final = 4_000  # pages of the log; each checkpoint costs two flushes
 _MOST_BYTES: Final = 8 << 20  # of bodies that are claimed at once
-_PAGE_OF_ROWS: Final = 1_000  # deliveries that are read, or changed by a person, at once
+_PAGE_OF_ROWS: Final = 1_000  # deliveries that are read at once
+_PLACES: Final = 1 << 20  # recipients of one message, at most
 _SCHEMA: Final = f"""
 CREATE TABLE messages(
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -170,16 +171,21 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def insert(database: Database, arrival: Arrival, row: FiledRow) -> None:
-    """Store a message, and a delivery for each recipient, which is due now."""
+    """Store a message, and a delivery for each recipient, which is due now.
+
+    No two deliveries ever have the same number, as no two messages have: the outcome of one that
+    was dropped meanwhile would end the other one.
+    """
     message_id, sender, recipients, facts, size, trace, _ = arrival
     number = database.execute(
         "INSERT INTO messages(id, sender, facts, size, trace, digest, accepted, file, body)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (message_id, sender, facts, size, trace, *row),
     ).lastrowid
+    first = (number or 0) * _PLACES
     database.executemany(
-        "INSERT INTO deliveries(message, recipient, due) VALUES (?, ?, ?)",
-        [(number, each, row.accepted) for each in recipients],
+        "INSERT INTO deliveries(number, message, recipient, due) VALUES (?, ?, ?, ?)",
+        [(first + at, number, each, row.accepted) for at, each in enumerate(recipients)],
     )
 
 
@@ -407,27 +413,35 @@ def levels(database: Database, now: float) -> Levels:
     return found
 
 
-def act(database: Database, what: Act, message_id: str | None, now: float) -> tuple[int, list[str]]:
-    """Retry, hold or drop the deliveries of a message, or with `None` of all that have ended.
+def ended(database: Database) -> list[int]:
+    """Return the numbers of the deliveries that have ended, as failed or dead."""
+    rows = database.execute("SELECT number FROM deliveries WHERE ended IS NOT NULL")
+    return [number for (number,) in rows]
+
+
+def act(
+    database: Database, what: Act, chosen: str | Sequence[int], now: float
+) -> tuple[int, list[str]]:
+    """Retry, hold or drop the deliveries of a message, or those of some numbers that have ended.
 
     `retry` begins again with no attempts, `hold` stops what waits, and `drop` deletes. What is
     under way is left alone, except by `drop`. Returns how many have changed, and files to delete.
-    Of those that have ended, only some are changed at once, so that mail does not wait.
     """
-    chosen = "message IN (SELECT number FROM messages WHERE id = ?)"
-    values: tuple[object, ...] = (message_id,)
-    if message_id is None:
-        ended = "SELECT number FROM deliveries WHERE ended IS NOT NULL LIMIT ?"
-        chosen, values = f"number IN ({ended})", (_PAGE_OF_ROWS,)
+    values: tuple[object, ...]
+    if isinstance(chosen, str):
+        where, values = "message IN (SELECT number FROM messages WHERE id = ?)", (chosen,)
+    else:
+        where = "number IN (SELECT value FROM json_each(?)) AND ended IS NOT NULL"
+        values = (json.dumps([*chosen]),)
     if what == "retry":
         done = "UPDATE deliveries SET state = 'waiting', due = ?, attempts = 0, ended = NULL"
-        done += f" WHERE state != 'running' AND {chosen} RETURNING message"
+        done += f" WHERE state != 'running' AND {where} RETURNING message"
         values = (now, *values)
     elif what == "hold":
         done = "UPDATE deliveries SET state = 'held', due = NULL"
-        done += f" WHERE state = 'waiting' AND {chosen} RETURNING message"
+        done += f" WHERE state = 'waiting' AND {where} RETURNING message"
     else:
-        done = f"DELETE FROM deliveries WHERE {chosen} RETURNING message"
+        done = f"DELETE FROM deliveries WHERE {where} RETURNING message"
     rows = database.execute(done, values).fetchall()
     return len(rows), _delete_done(database, dict.fromkeys(message for (message,) in rows))
 
