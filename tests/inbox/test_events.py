@@ -205,7 +205,7 @@ async def test_a_flood_of_changes_is_one_event(monkeypatch: pytest.MonkeyPatch) 
 
 @in_loop
 async def test_events_go_on_after_trouble_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for mail would wait in vain."""
+    """A client that waits for mail would wait in vain."""
 
     async def fail(*_: object) -> list[StoredMail]:
         raise StoreError("no descriptors")

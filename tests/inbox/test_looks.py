@@ -120,3 +120,5 @@ async def test_few_large_messages_are_in_memory_at_once() -> None:
         assert turns.taken == 4
         assert (await client.get(f"/api/v1/message/{large}/session")).status_code == 200
         assert turns.taken == 4  # it reads nothing of the message
+        assert (await client.get(f"/view/{large}/source")).status_code == 200
+        assert turns.taken == 5

@@ -184,13 +184,12 @@ async def test_long_texts_take_no_long_time() -> None:
 @in_loop
 async def test_a_client_that_leaves_amid_its_body_is_no_error() -> None:
     """Each of them left a traceback in the log."""
-    events = iter(
-        [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
-    )
+    begun: dict[str, Any] = {"type": "http.request", "body": b"{", "more_body": True}
+    events: list[dict[str, Any]] = [{"type": "http.disconnect"}, begun]
     sent: list[MutableMapping[str, Any]] = []
 
     async def receive() -> MutableMapping[str, Any]:
-        return next(events)
+        return events.pop()
 
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)

@@ -1,7 +1,7 @@
 """Events over a connection that stays open: WebSocket, as Mailpit has it, and Server-Sent Events.
 
 Both send the same JSON, `{"Type":…,"Data":…}`. With Server-Sent Events, a client that comes back
-gets what it has missed, by `Last-Notice-ID`, or `reload` if that is no longer known.
+gets what it has missed, by `Last-Event-ID`, or `reload` if that is no longer known.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Route
 
 from ehlo.faults.fault import STAGES
 from ehlo.inbox.answers import RefusedError
-from ehlo.inbox.api.single import reading
+from ehlo.inbox.api.single import LATEST, reading
 from ehlo.inbox.desk import Desk, WebOptions, inbox_of
 from ehlo.inbox.pages.panels import TABS, Letter, letter_of, row_of, visit_of
 from ehlo.inbox.pages.rendering import (
@@ -132,10 +132,11 @@ class Screens:
     async def message(self, request: Request) -> Response:
         """Return a message, in one of its tabs, and mark it as read."""
         store, inbox = self._desk.store, inbox_of(request)
-        mail_id = str(request.path_params["id"])
         tab = str(request.path_params.get("tab", ""))
         query = _query_of(request)
-        letter = await self._letter(request, tab) if not tab or tab in TABS else None
+        mail_id = str(request.path_params["id"])
+        is_known = mail_id != LATEST and (not tab or tab in TABS)
+        letter = await self._letter(request, tab) if is_known else None
         if letter is None:
             return await self._page(request, "missing.html", 404)
         is_read = letter.row.mail.is_read
