@@ -84,6 +84,7 @@ class Writer:
         self._lock = threading.Lock()
         self._closed = False
         self._rests = False
+        self._trouble = ""  # why the last chore failed
         self._searches: list[_Task] = []
         self._gathered: dict[asyncio.AbstractEventLoop, list[_Task]] = {}
         self._thread = threading.Thread(target=self._run, name="ehlo writer", daemon=True)
@@ -270,10 +271,17 @@ class Writer:
 
     def _do_chore(self, chore: _Chore) -> bool:
         try:
-            return self._do(chore)
+            more = self._do(chore)
+        except StoreError as error:  # a full disk, say, which is full for long
+            level = logging.DEBUG if str(error) == self._trouble else logging.ERROR
+            _logger.log(level, "tidying failed: error=%s", error)
+            self._trouble = str(error)
         except Exception:
             _logger.exception("tidying %s failed", self._path)
-            return False
+        else:
+            self._trouble = ""
+            return more
+        return False
 
     def _is_wanted(self) -> bool:
         return not self._tasks.empty()
