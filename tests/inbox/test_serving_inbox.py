@@ -273,3 +273,17 @@ def test_sessions_without_mail_are_in_the_api(serve: Serve) -> None:
     assert fetched(f"{catcher.url}/inbox/other/api/v1/sessions") == {"sessions": []}
     assert httpx.delete(url).text == "ok"
     assert fetched(url) == {"sessions": []}
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n"])
+def test_a_silent_connection_is_closed(
+    serve: Serve, loop_name: str, begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some hundreds of them would keep all others out."""
+    monkeypatch.setattr("ehlo.inbox.serving.SILENT", 0.01, raising=False)
+    catcher = Catcher(web="127.0.0.1:0")
+    serve(catcher, loop=loop_name)
+    host, _, port = catcher.url.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=DEADLINE) as client:
+        client.sendall(begun)
+        assert client.recv(100) == b""

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ehlo.net import Peer
 from ehlo.server.system import listener
@@ -24,6 +25,8 @@ _LONGEST_HEADER: Final = 65_536  # bytes
 _LONGEST_FRAME: Final = 65_536  # bytes of a message of a WebSocket
 _PATIENCE: Final = 0.5  # seconds that requests have at the end
 _LAST: Final = 2  # seconds until connections are cut off
+SILENT: Final = 30.0
+"""Seconds until a connection is closed that has sent no whole header."""
 
 
 class WebCertificate(NamedTuple):
@@ -59,7 +62,7 @@ class WebServer:
             uvicorn.Config(
                 self._answer,
                 interface="asgi3",
-                http="h11",  # the one with a limit on the header
+                http=_Impatient,
                 h11_max_incomplete_event_size=_LONGEST_HEADER,
                 ws="websockets-sansio",
                 ws_max_size=_LONGEST_FRAME,
@@ -126,6 +129,28 @@ class WebServer:
                 raise
         finally:
             self._requests.discard(task)
+
+
+class _Impatient(H11Protocol):
+    """Serves a connection by h11, which has a limit on the header; a silent one is closed.
+
+    Otherwise a few hundred silent ones would keep all other clients out.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Called when a client has connected."""
+        super().connection_made(transport)
+        self._silence = self.loop.call_later(SILENT, self._end_if_silent)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called when the connection has ended."""
+        self._silence.cancel()
+        super().connection_lost(exc)
+
+    def _end_if_silent(self) -> None:
+        # A WebSocket has another protocol by then
+        if not self.cycle and self.transport.get_protocol() is self:
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
