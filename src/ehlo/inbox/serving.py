@@ -148,8 +148,9 @@ class _Impatient(H11Protocol):
         super().connection_lost(exc)
 
     def _end_if_silent(self) -> None:
+        has_asked = self.cycle is not None
         # A WebSocket has another protocol by then
-        if not self.cycle and self.transport.get_protocol() is self:
+        if not has_asked and self.transport.get_protocol() is self:
             self.transport.close()
 
 
