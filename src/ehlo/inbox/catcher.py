@@ -12,7 +12,7 @@ import ipaddress
 import logging
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from ehlo.faults.around import call_hook
 from ehlo.functions import callbacks_of_functions
 from ehlo.handler import AnyServer, Callbacks, Composed, Handler, callbacks_of_handler
 from ehlo.inbox.answers import elsewhere
+from ehlo.inbox.circumstances import described, facts_of, facts_of_message
 from ehlo.inbox.desk import Desk, Traffic, WebOptions
 from ehlo.inbox.serving import WebCertificate, WebServer
 from ehlo.inbox.site import make_site
@@ -30,7 +31,7 @@ from ehlo.inbox.sorting import BY_NONE, DEFAULT, Rule, inbox_for, rule_of, tags_
 from ehlo.message import Message
 from ehlo.net import Peer
 from ehlo.protocol import reply as replies
-from ehlo.protocol.reply import Disconnect, Reject, Reply
+from ehlo.protocol.reply import Reject
 from ehlo.server.options.config import AnyHandler
 from ehlo.server.system import listener
 from ehlo.server.system.privileges import UnusableError
@@ -145,7 +146,7 @@ class Catcher(Composed):
         result = mail_id if result is None or result is True else result
         try:
             delivery = await self._delivery_of(session, message)
-            facts = {**delivery.facts, "answer": _described(result if error is None else error)}
+            facts = {**delivery.facts, "answer": described(result if error is None else error)}
             await self.deliver(
                 dataclasses.replace(
                     delivery, id=mail_id, rcpt_tos=list(map(str, recipients)), facts=facts
@@ -197,7 +198,7 @@ class Catcher(Composed):
             list(map(str, message.recipients)),
             DEFAULT if self._rule is BY_NONE else "",
             username=session.user or "",
-            facts={**_facts_of(session), **_facts_of_message(message)},
+            facts={**facts_of(session), **facts_of_message(message)},
             transcript=self._lines_of(session),
         )
 
@@ -234,7 +235,7 @@ class Catcher(Composed):
         await self._call("on_disconnect", session)
 
     async def _keep_session(self, session: Session, lines: Sequence[Line]) -> None:
-        facts, user = _facts_of(session), session.user or ""
+        facts, user = facts_of(session), session.user or ""
         inbox = inbox_for(self._rule_of_sessions, Delivery(b"", username=user, facts=facts))
         try:
             if self.desk is not None:
@@ -344,58 +345,6 @@ def _callbacks_of(handler: AnyHandler | None) -> Callbacks:
     if isinstance(handler, str | type) or not callable(handler):
         raise TypeError(f"handler must be a function or an ehlo.Handler, not {handler!r}")
     return callbacks_of_functions(handler, None, None)
-
-
-def _facts_of(session: Session) -> dict[str, object]:
-    """Return what the API and the pages show about a session."""
-    tls = session.tls
-    return {
-        "session": session.id,
-        "peer": str(session.peer),
-        "local": str(session.local),
-        "helo": session.helo,
-        "esmtp": session.esmtp,
-        "tls": None if tls is None else {"version": tls.version, "cipher": tls.cipher},
-    }
-
-
-def _facts_of_message(message: Message) -> dict[str, object]:
-    """Return what they show about an envelope; `received` is put on top of a message's source."""
-    return {
-        "params": {
-            "mail": _as_texts(message.sender.params),
-            "rcpt": [_as_texts(each.params) for each in message.recipients],
-        },
-        "received": message.trace.decode("ascii", "replace"),
-    }
-
-
-def _as_texts(params: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        name: ",".join(sorted(value)) if isinstance(value, frozenset) else str(value)
-        for name, value in params.items()
-    }
-
-
-def _described(result: object) -> str:
-    """Return the answer of a handler as text for a person."""
-    match result:
-        case Reply():
-            return str(result)
-        case Reject():
-            return str(result.reply)
-        case Disconnect():
-            return "the connection was closed"
-        case Exception():
-            return f"451 4.3.0 (it raised {type(result).__name__}: {result})"
-        case str():
-            return f"250 2.0.0 Ok: queued as {result}"
-        case False:
-            return "554 5.7.1"
-        case Mapping():
-            return "; ".join(f"{path}: {_described(each)}" for path, each in result.items())
-        case _:
-            return "250 2.0.0 Ok: queued"
 
 
 def _is_loopback(address: Peer) -> bool:
