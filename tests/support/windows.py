@@ -60,6 +60,8 @@ def hide() -> None:
             if hasattr(module, name):
                 delattr(module, name)
     os.supports_dir_fd = set()
+    changed = os
+    changed.process_cpu_count = os.cpu_count  # which asks for `sched_getaffinity`, if that is there
     changed = socket
     changed.socketpair = lambda *_: pair(family)
     for name in METHODS.split():
