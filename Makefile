@@ -20,7 +20,7 @@ test: announced lint
 	@$(MAKE) --no-print-directory -j2 types unit
 
 announced:
-	@echo 'Linters, type checker and all tests: about 5 minutes on 2 idle cores.'
+	@echo 'Linters, type checker and all tests: about 10 minutes on 2 idle cores.'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
