@@ -192,7 +192,11 @@ def test_keys_move_select_open_and_come_back_to_the_row(site: Site, page: Page) 
 def test_keys_of_a_message(site: Site, page: Page) -> None:
     ids = [site.put(letter(f"mail {number}", html="<p>hi")) for number in range(3)]
     page.goto(f"/view/{ids[1]}")
-    press = page.keyboard.press
+
+    def press(key: str) -> None:
+        page.wait_for_load_state()  # a new page may be seen before it listens for keys
+        page.keyboard.press(key)
+
     expect(page.locator(".tabs [aria-current]")).to_have_text("HTML")
     for key, title in (("2", "Text"), ("4", "Headers"), ("7", "Session"), ("1", "HTML")):
         press(key)
