@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import smtplib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ehlo import Handler, Message, Reject, Reply, Session
+from ehlo import Handler, Message, Queue, Reject, Reply, Session
 from ehlo.inbox import Catcher, WebOptions
 from ehlo.inbox.desk import Desk
 from ehlo.inbox.sorting import inbox_for, rule_of, tags_in
@@ -352,3 +353,16 @@ def test_options_are_those_of_the_pages(serve: Serve) -> None:
     serve(catcher)
     options = desk_of(catcher).options
     assert (options.keep, options.keep_age, options.label) == (7, 60, "shop")
+
+
+def test_a_queue_in_a_catcher_is_measured(serve: Serve, tmp_path: Path) -> None:
+    class Late(Handler):
+        async def on_message(self, session: Session, message: Message) -> None:
+            del session, message
+
+    running = serve(Catcher(Queue(str(tmp_path / "mail.db"), Late(), deliveries=0)))
+    with running.ready() as client:
+        assert said(client).startswith("250 2.0.0 Ok: queued as ")
+    run = running.server.running
+    assert run is not None
+    assert running.run(run.snapshot)["stats"]["deliveries"]["accepted"] == 1

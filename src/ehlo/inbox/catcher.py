@@ -114,7 +114,7 @@ class Catcher(Composed):
             "on_startup": self._start,
             "on_shutdown": self._stop,
         }
-        own = Callbacks(hooks, origins=self._inner.origins, silent=self._inner.silent)
+        own = dataclasses.replace(self._inner, by_name=hooks, streams=False)
         struck = self.faults.around_hooks(own)
         super().__init__(callbacks_of_handler(struck))
 

@@ -83,6 +83,7 @@ class Operation(NamedTuple):
 
 
 _MESSAGE: Final = (400, 404)
+_WHICH: Final = ("query", "tz")  # which message `latest` is
 OPERATIONS: Final = (
     Operation(
         *("GET", "/api/v1/messages", "List messages, the newest first", shapes.MessageList),
@@ -134,25 +135,14 @@ OPERATIONS: Final = (
         *("image/jpeg", ("query", "tz")),
         others=_MESSAGE,
     ),
-    Operation(
-        *("GET", "/api/v1/message/{id}/links", "Return the links in a message"),
-        *(looks.MessageLinks, ("query", "tz")),
-        others=_MESSAGE,
-    ),
-    Operation(
-        *("GET", "/api/v1/message/{id}/codes", "Return the one-time codes in a message"),
-        *(looks.MessageCodes, ("query", "tz")),
-        others=_MESSAGE,
-    ),
-    Operation(
-        *("GET", "/api/v1/message/{id}/session", "Return the session that brought a message"),
-        *(looks.MessageSession, ("query", "tz")),
-        others=_MESSAGE,
-    ),
-    Operation(
-        *("GET", "/api/v1/message/{id}/mime", "Return the parts of a message as a tree"),
-        *(looks.PartShape, ("query", "tz")),
-        others=_MESSAGE,
+    *(
+        Operation("GET", f"/api/v1/message/{{id}}/{name}", text, shape, _WHICH, others=_MESSAGE)
+        for name, text, shape in (
+            ("links", "Return the links in a message", looks.MessageLinks),
+            ("codes", "Return the one-time codes in a message", looks.MessageCodes),
+            ("session", "Return the session that brought a message", looks.MessageSession),
+            ("mime", "Return the parts of a message as a tree", looks.PartShape),
+        )
     ),
     Operation(
         *("POST", "/api/v1/message/{id}/release", "Pass a message on to a real server", _TEXT),
