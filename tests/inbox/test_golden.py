@@ -126,7 +126,7 @@ DIFFERENCES = [
         {18: found(1)},
     ),
     Difference(
-        'Punctuation in a name is no obstacle: `to:"Bee, B"` finds "Bee, B".',
+        'A name in a search may contain punctuation: `to:"Bee, B"` finds "Bee, B".',
         {25: found(1), 26: found(1)},
     ),
     Difference(
@@ -156,7 +156,7 @@ DIFFERENCES = [
         {84: with_other_parts},
     ),
     Difference(
-        "A text among the parts says that it is in UTF-8.",
+        "Text parts are served with `charset=utf-8`.",
         {
             106: kind("text/calendar; charset=utf-8"),
             107: kind("text/plain; charset=utf-8"),

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from ehlo import Address, Handler, Message, PasswordCredentials, Reject, Server, Session
+from ehlo.inbox.desk import WebOptions
 from ehlo.inbox.live import relaying
 from ehlo.inbox.live.relaying import Relay, outgoing
 from ehlo.store import Delivery
@@ -248,6 +249,7 @@ def test_the_url_of_a_server(url: str, expected: tuple[object, ...]) -> None:
     found = Relay.of(url)
     assert tuple(found) == expected
     assert "p:" not in repr(found)
+    assert "smtp:" not in repr(WebOptions(relay="smtp://u:p@relay.test"))
 
 
 def test_a_password_needs_tls_beyond_loopback() -> None:

@@ -133,7 +133,17 @@ async def test_no_message_is_missed_between_the_search_and_the_wait() -> None:
 @in_loop
 async def test_a_value_that_makes_no_sense_is_an_error() -> None:
     cases = {
-        "count": ("0", "-1", "101", "x", "1.5", "²", "1" * 500),
+        "count": (
+            "0",
+            "-1",
+            "101",
+            "x",
+            "1.5",
+            "²",
+            "1" * 500,
+            "00000000100000",
+            "0" * 5_000 + "1",
+        ),
         "timeout": ("-1", "301", "nan", "inf", "x", "1e400"),
         "since": ("yesterday", "x" * 22, "2026-13-45", "\0"),
     }

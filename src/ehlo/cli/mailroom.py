@@ -59,7 +59,7 @@ _OF_STORE: Final = ("keep", "keep_age", "inbox_by")
 logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)  # --relay may have a password
 class InboxOptions:
     """Holds the options of the inbox."""
 

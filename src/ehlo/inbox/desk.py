@@ -28,7 +28,7 @@ class WebOptions:
     label: str = ""
     """A name of this inbox, shown on the pages."""
     smtp: tuple[str, int] | None = None
-    """The host and the port that mail is sent to, shown as long as there is none."""
+    """The host and the port that mail is sent to, shown while there is no mail."""
     root: str = ""
     """The path below which everything is, such as `/mail`; empty for `/`."""
     hosts: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class WebOptions:
     """Foreign origins that may use the API, such as `app.example.com:3000`; `*` for all."""
     check: Check | None = None
     """Checks logins; `None` if no login is needed."""
-    relay: str = ""
+    relay: str = field(default="", repr=False)
     """The address of the server to release mail to: `smtp://relay.example.com:25`; may be empty."""
     keep: int = 500
     """How many mails each inbox keeps; 0 for all."""

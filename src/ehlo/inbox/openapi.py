@@ -6,6 +6,7 @@ The shapes are the `TypedDict`s that the endpoints use. Of a request, all fields
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -201,8 +202,8 @@ OPERATIONS: Final = (
 """All operations of the API."""
 
 
-def document(root: str = "") -> dict[str, Any]:
-    """Return the OpenAPI document of a site whose paths begin with `root`."""
+def document() -> dict[str, Any]:
+    """Return the OpenAPI document of a site."""
     paths: dict[str, dict[str, Any]] = {}
     known: dict[str, Any] = {}
     for operation in OPERATIONS:
@@ -212,7 +213,7 @@ def document(root: str = "") -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "ehlo inbox", "version": version("ehlo"), "description": _ABOUT},
-        "servers": [{"url": root or "/"}],
+        "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
             "schemas": dict(sorted(known.items())),
@@ -316,8 +317,12 @@ def _texts_of(shape: type) -> Iterator[tuple[str, str]]:
 
 def routes(_desk: Desk) -> list[BaseRoute]:
     """Return the route of the document."""
+    described: list[dict[str, Any]] = []  # once asked for: it takes long
 
     async def answer(request: Request) -> Response:
-        return json_answer(document(str(request.scope.get("root_path", ""))))
+        if not described:
+            described.append(await asyncio.to_thread(document))
+        servers = [{"url": str(request.scope.get("root_path", "")) or "/"}]
+        return json_answer({**described[0], "servers": servers})
 
     return [resource("/api/v1/openapi.json", GET=answer)]

@@ -88,7 +88,7 @@ class Preview:
         nonce = secrets.token_urlsafe(16) if in_frame else ""
         edits = _Edits(nonce, embeds=embed, has_links=remote)
         most = MOST_IMAGES if "text/html" in request.headers.get("accept", "") else 0  # a browser
-        async with reading(self._desk, request) as stored:
+        async with reading(self._desk, request, mail_id) as stored:
 
             def work() -> tuple[Anatomy, list[bytes]]:
                 anatomy = Anatomy(stored.data)
@@ -110,8 +110,8 @@ class Preview:
 
     async def text(self, request: Request) -> Response:
         """Return the text of a message."""
-        await self._check(request)
-        async with reading(self._desk, request) as stored:
+        mail_id = await self._check(request)
+        async with reading(self._desk, request, mail_id) as stored:
             text = await elsewhere(len(stored.data), lambda: Anatomy(stored.data).readable)
             await mark_read(self._desk, request, stored)
         headers = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -99,12 +99,15 @@ class FoundPart(NamedTuple):
     pieces: list[bytes]
 
 
-async def find(desk: Desk, request: Request, *, most: int | None = None) -> StoredMessage:
+async def find(
+    desk: Desk, request: Request, mail_id: str = "", *, most: int | None = None
+) -> StoredMessage:
     """Return the message that the path names, or its first `most` bytes.
 
-    Raises `RefusedError` if there is none.
+    `mail_id` is its id, if that is known: another one may be the latest by now. Raises
+    `RefusedError` if there is none.
     """
-    mail_id = await id_of(desk, request)
+    mail_id = mail_id or await id_of(desk, request)
     stored = await desk.store.get(mail_id, inbox_of(request), most=most)
     if stored is None:
         raise RefusedError(NOT_FOUND, 404)
@@ -112,12 +115,9 @@ async def find(desk: Desk, request: Request, *, most: int | None = None) -> Stor
 
 
 @asynccontextmanager
-async def reading(desk: Desk, request: Request) -> AsyncIterator[StoredMessage]:
-    """Enter the message that the path names, in its turn if it is large.
-
-    Raises `RefusedError` if there is none.
-    """
-    stored = await find(desk, request, most=LARGE)
+async def reading(desk: Desk, request: Request, mail_id: str = "") -> AsyncIterator[StoredMessage]:
+    """Enter the message that the path names, in its turn if it is large; as `find`."""
+    stored = await find(desk, request, mail_id, most=LARGE)
     if stored.mail.size <= LARGE:
         yield stored
         return
@@ -196,7 +196,7 @@ async def find_part(desk: Desk, request: Request) -> FoundPart:
     mail_id, number = await id_of(desk, request), str(request.path_params["part"])
     pieces = desk.outlines.get(mail_id)
     if pieces is None:
-        found = await _search_part(desk, request, number)
+        found = await _search_part(desk, request, mail_id, number)
     else:
         mails = await desk.store.find([mail_id], inbox_of(request))
         piece = pieces.get(number)
@@ -206,9 +206,9 @@ async def find_part(desk: Desk, request: Request) -> FoundPart:
     return found
 
 
-async def _search_part(desk: Desk, request: Request, number: str) -> FoundPart | None:
+async def _search_part(desk: Desk, request: Request, mail_id: str, number: str) -> FoundPart | None:
     """Return a part of a message whose parts are not known yet."""
-    async with reading(desk, request) as stored:
+    async with reading(desk, request, mail_id) as stored:
 
         def work() -> tuple[Anatomy, FoundPart | None]:
             anatomy = Anatomy(stored.data)
@@ -223,17 +223,19 @@ async def _search_part(desk: Desk, request: Request, number: str) -> FoundPart |
 
 
 async def _read_part(desk: Desk, mail: StoredMail, piece: Piece) -> FoundPart:
-    """Return a part whose place is known."""
-    body = await desk.store.piece(mail, piece.part.start, piece.part.end)
-    size = len(body)
-    return FoundPart(piece, await elsewhere(size, lambda: piece.decoded(body, rest_for(size))))
+    """Return a part whose place is known, in its turn if it is large."""
+    start, end = piece.part.start, piece.part.end
+    size = end - start
+    async with desk.turns if size > LARGE else nullcontext():
+        body = await desk.store.piece(mail, start, end)
+        return FoundPart(piece, await elsewhere(size, lambda: piece.decoded(body, rest_for(size))))
 
 
 def part_headers(piece: Piece, *, is_named: bool) -> dict[str, str]:
     """Return the headers of the content of a part: it can do nothing, wherever it is opened.
 
-    The page of a message is of another origin than its images. They may be loaded by who knows the
-    id, which cannot be guessed as `latest` can.
+    The page of a message is of another origin than its images. A client that knows the id may load
+    them; `latest` is excluded, since anyone can guess it.
     """
     kind = piece.part.content_type
     if not _TOKEN.fullmatch(kind):

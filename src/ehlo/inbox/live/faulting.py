@@ -16,7 +16,15 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ehlo.faults import Fault, Faults, Stage
-from ehlo.inbox.answers import RefusedError, done, json_answer, read_body, read_json, resource
+from ehlo.inbox.answers import (
+    RefusedError,
+    done,
+    elsewhere,
+    json_answer,
+    read_body,
+    read_json,
+    resource,
+)
 from ehlo.inbox.desk import Desk
 from ehlo.protocol.reply import Disconnect, Reply
 
@@ -43,7 +51,7 @@ class Rule(TypedDict):
     Times: NotRequired[int]
     """How often it strikes; 0 is without end, and 1 the default."""
     After: NotRequired[int]
-    """How many of those that it is for it lets pass first."""
+    """How many matching commands pass before it strikes."""
     To: NotRequired[str]
     """The recipient that it is for, or `@domain`."""
     MailFrom: NotRequired[str]
@@ -103,7 +111,8 @@ class Faulting:
 
     async def put(self, request: Request) -> Response:
         """Replace all rules, or none of them if one is wrong."""
-        seed, tables = _read(await read_body(request))
+        body = await read_body(request)
+        seed, tables = await elsewhere(len(body), lambda: _read(body))
         try:
             made = Faults.of_tables(tables, seed=seed)
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
@@ -183,7 +184,7 @@ def _endpoint(desk: Desk, look: Callable[[StoredMessage], object]) -> Answering:
 def _session_endpoint(desk: Desk) -> Answering:
     async def endpoint(request: Request) -> Response:
         stored = await find(desk, request, most=0)
-        return ready_answer(to_text(session_of(stored)))
+        return ready_answer(await asyncio.to_thread(lambda: to_text(session_of(stored))))
 
     return endpoint
 

@@ -19,9 +19,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ehlo.inbox.desk import Desk, inbox_of
 from ehlo.inbox.live.hub import Hub, Notice, Subscription, event_for, event_of
+from ehlo.store import StoreError
 
-MOST_LISTENERS: Final = 1_000
-"""Clients that may wait for events, or for mail, at once."""
+MOST_LISTENERS: Final = 250
+"""Clients that may wait for events at once: half of the connections that there may be."""
 _BEAT: Final = 20.0  # seconds after which a comment shows that the connection works
 _GOODBYE: Final = 1.0  # seconds to tell a client that it was too slow
 _TOO_SLOW: Final = 1008  # RFC 6455 7.4.1: violates a policy
@@ -70,7 +71,10 @@ class _Events:
             while (await websocket.receive())["type"] != "websocket.disconnect":
                 pass
 
-        with hub.listening(inbox, subscription.put), contextlib.suppress(WebSocketDisconnect):
+        with (
+            hub.listening(inbox, subscription.put),
+            contextlib.suppress(WebSocketDisconnect, StoreError),
+        ):
             await first_of(send(), receive(), subscription.cut.wait())
         if subscription.cut.is_set():
             with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
@@ -116,7 +120,10 @@ class _EventStream(Response):
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the client leaves, or is too slow."""
         subscription = Subscription()
-        with self._hub.listening(self._inbox, subscription.put), contextlib.suppress(OSError):
+        with (
+            self._hub.listening(self._inbox, subscription.put),
+            contextlib.suppress(OSError, StoreError),
+        ):
             sending = self._send(subscription, send)
             await first_of(sending, gone(receive), subscription.cut.wait())
 

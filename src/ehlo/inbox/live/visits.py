@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Final, TypedDict
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from ehlo.inbox.answers import done, json_answer, resource
+from ehlo.inbox.answers import done, number_of, ready_answer, resource
+from ehlo.inbox.api.goform import to_text
 from ehlo.inbox.desk import Desk, inbox_of
 from ehlo.inbox.live.looks import SessionLine, session_lines
+from ehlo.store import StoredSession
 
 _USUAL: Final = 50
 _MOST: Final = 500
@@ -48,22 +51,11 @@ class Visits:
         """Return the newest ones; with `before`, those that are older than that number."""
         sessions = await self._store.sessions(
             inbox_of(request),
-            before=_number_in(request, "before", 0) or None,
-            limit=min(_number_in(request, "limit", _USUAL), _MOST),
+            before=number_of(request, "before", 0) or None,
+            limit=min(number_of(request, "limit", _USUAL), _MOST),
         )
-        found: list[MaillessSession] = [
-            {
-                "Number": each.number,
-                "Inbox": each.inbox,
-                "Created": each.created,
-                "Username": each.username,
-                "Facts": each.facts,
-                "Lines": session_lines(each.transcript),
-            }
-            for each in sessions
-        ]
-        answer: SessionList = {"sessions": found}
-        return json_answer(answer)
+        # Transcripts may be long
+        return ready_answer(await asyncio.to_thread(lambda: to_text(_shown(sessions))))
 
     async def delete(self, request: Request) -> Response:
         """Delete them."""
@@ -71,10 +63,19 @@ class Visits:
         return done()
 
 
-def _number_in(request: Request, name: str, usual: int) -> int:
-    """Return a number in the query; the usual one for anything else."""
-    text = request.query_params.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else usual
+def _shown(sessions: Sequence[StoredSession]) -> SessionList:
+    found: list[MaillessSession] = [
+        {
+            "Number": each.number,
+            "Inbox": each.inbox,
+            "Created": each.created,
+            "Username": each.username,
+            "Facts": each.facts,
+            "Lines": session_lines(each.transcript),
+        }
+        for each in sessions
+    ]
+    return {"sessions": found}
 
 
 def routes(desk: Desk) -> list[BaseRoute]:

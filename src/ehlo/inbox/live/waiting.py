@@ -55,7 +55,7 @@ class _Request(NamedTuple):
     least: int
     """How many messages there must be."""
     after: int
-    """The number of the mail behind which they are."""
+    """Only mails with a larger number count."""
     since: float
     """When they were received at the earliest, in seconds since the epoch."""
 
@@ -102,7 +102,8 @@ class SearchWait:
     async def _read(self, request: Request) -> _Request:
         values = request.query_params
         count = values.get("count", "1")
-        if not (count.isascii() and count.isdecimal() and 1 <= int(count[:9]) <= MOST_COUNT):
+        is_number = count.isascii() and count.isdecimal() and len(count) < 10
+        if not (is_number and 1 <= int(count) <= MOST_COUNT):
             raise RefusedError(f"count must be from 1 to {MOST_COUNT}")
         inbox, since = inbox_of(request), values.get("since", "").strip()
         after, earliest = 0, -math.inf
