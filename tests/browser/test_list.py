@@ -212,6 +212,22 @@ def test_keys_of_a_message(site: Site, page: Page) -> None:
     expect(rows(page)).to_have_count(1)
 
 
+def test_a_page_that_is_about_to_be_left_is_not_read_again(site: Site, page: Page) -> None:
+    ids = [site.put(letter(f"mail {number}")) for number in range(2)]
+    page.goto(f"/view/{ids[1]}")
+    held: list[Route] = []
+    page.route(f"**/view/{ids[1]}", lambda route: None)  # readings of the page do not end
+    with page.expect_request(f"**/view/{ids[1]}"):
+        page.keyboard.press("r")
+    page.route("**/api/v1/messages", lambda route: held.append(route))
+    # A reading ends by itself after 30 seconds
+    with page.expect_event("requestfailed", lambda it: it.url.endswith(ids[1]), timeout=25_000):
+        page.keyboard.press("#")
+    page.unroute("**/api/v1/messages")
+    held[0].continue_()
+    expect(page.locator(".head h1")).to_have_text("mail 0")
+
+
 def test_no_key_acts_while_a_person_types(site: Site, page: Page) -> None:
     site.put(letter("mail"))
     opened(page)

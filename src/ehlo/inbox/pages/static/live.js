@@ -12,6 +12,7 @@ let last = 0
 let isReading = false
 let isWanted = false
 let isLeft = false
+let reading = new AbortController()
 
 /** Reads the page again, soon; many calls make one reading. */
 export function refresh() {
@@ -35,11 +36,15 @@ export function refresh() {
 /** Reads the page no more, because it is about to be left; with false, reads it again. */
 export function leave(isLeaving) {
   isLeft = isLeaving
-  refresh()
+  if (isLeaving) reading.abort()
+  else refresh()
 }
 
 async function read() {
-  const response = await fetch(location.href, { headers: { "X-Ehlo-Refresh": "1" }, signal: AbortSignal.timeout(PATIENCE) })
+  reading = new AbortController()
+  const { signal } = reading
+  setTimeout(() => reading.signal === signal && reading.abort(), PATIENCE)
+  const response = await fetch(location.href, { headers: { "X-Ehlo-Refresh": "1" }, signal })
   if (response.status === 404) tell("This message is no longer here")
   if (!response.ok) return
   const page = new DOMParser().parseFromString(await response.text(), "text/html")
