@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from ehlo.net import Peer
 from ehlo.server.system import listener
@@ -155,7 +155,8 @@ class _Impatient(H11Protocol):
         super().connection_lost(exc)
 
     def _end_if_silent(self) -> None:
-        has_asked = self.cycle is not None and not self.cycle.response_complete
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # `None` before the first request
+        has_asked = cycle is not None and not cycle.response_complete
         # A WebSocket has another protocol by then
         if not has_asked and self.transport.get_protocol() is self:
             self.transport.close()
