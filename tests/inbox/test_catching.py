@@ -205,7 +205,7 @@ PIECES = (
 )
 
 
-@example(b"To: a+b@c")
+@example(b"To: a+b=1@c")
 @example(b"Subject: x\r\nTo: =?utf-8?q?a+b=40c?= <a@c>")
 @example(b"To: =?us-ascii?b?K2JA?= + <a@c>")
 @given(st.lists(st.sampled_from(PIECES)).map(b"".join).map(b"To: ".__add__))

@@ -59,7 +59,15 @@ async def status(client: httpx.AsyncClient, path: str = "/", **headers: str) -> 
 @in_loop
 async def test_a_loopback_site_is_known_by_loopback_names_and_those_that_are_given() -> None:
     client = guarded(hosts=("Inbox.Example",))
-    for name in ("127.0.0.1", "127.9.9.9:8025", "[::1]:8025", "localhost", "a.localhost", HOST):
+    for name in (
+        "127.0.0.1",
+        "127.9.9.9:8025",
+        "[::1]:8025",
+        "[::ffff:127.0.0.1]",
+        "localhost",
+        "a.localhost",
+        HOST,
+    ):
         assert await status(client, Host=name) == 200, name
     for name in ("inbox.example", "INBOX.example.:99"):
         assert await status(client, Host=name) == 200, name

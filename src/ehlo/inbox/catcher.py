@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import ipaddress
 import logging
 import re
 import socket
@@ -29,7 +28,7 @@ from ehlo.inbox.serving import WebCertificate, WebServer
 from ehlo.inbox.site import make_site
 from ehlo.inbox.sorting import BY_NONE, DEFAULT, Rule, header_of, inbox_for, rule_of, tags_in
 from ehlo.message import Message
-from ehlo.net import Peer
+from ehlo.net import Peer, is_loopback
 from ehlo.protocol import reply as replies
 from ehlo.protocol.reply import Reject
 from ehlo.server.options.config import AnyHandler
@@ -266,7 +265,7 @@ class Catcher(Composed):
         if isinstance(sockets, str):
             sockets = listener.bind(sockets) if sockets else []
         if sockets:
-            loopback = all(_is_loopback(listener.bound_address(each)) for each in sockets)
+            loopback = all(is_loopback(listener.bound_address(each).host) for each in sockets)
             options = dataclasses.replace(options, is_loopback=loopback)
             self._server = WebServer(self.asgi, sockets, self._certificate)
         smtp = next(((each.host, each.port) for each in addresses if each.port), None)
@@ -364,7 +363,3 @@ def _callbacks_of(handler: AnyHandler | None) -> Callbacks:
     if isinstance(handler, str | type) or not callable(handler):
         raise TypeError(f"handler must be a function or an ehlo.Handler, not {handler!r}")
     return callbacks_of_functions(handler, None, None)
-
-
-def _is_loopback(address: Peer) -> bool:
-    return address.is_unix or ipaddress.ip_address(address.host).is_loopback

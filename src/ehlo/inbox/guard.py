@@ -11,7 +11,6 @@ An answer gets the headers that it has not itself.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 import secrets
 from collections.abc import Iterable
@@ -24,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ehlo.inbox.desk import WebOptions
 from ehlo.inbox.signin import SignIn, TooManyLoginsError
+from ehlo.net import is_loopback
 
 _SAFE: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 _OPEN: Final = frozenset(("/livez", "/readyz"))
@@ -151,7 +151,8 @@ class Guard:
         if match is None:
             return False
         name = match["name"].rstrip(".")
-        return name in self._hosts or _is_loopback(name)
+        is_local = name.endswith(".localhost") or is_loopback(name.strip("[]"))  # RFC 6761 6.3
+        return is_local or name in self._hosts
 
     def _is_foreign(self, scope: Scope, path: str, headers: Headers) -> bool:
         """Return whether a page of another site asks for something that it may not have."""
@@ -268,15 +269,6 @@ async def _reject(rejection: _Rejection, scope: Scope, send: Send) -> None:
     await send(start)
     body = b"" if scope.get("method") == "HEAD" else body
     await send({"type": f"{kind}.response.body", "body": body})
-
-
-def _is_loopback(name: str) -> bool:
-    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761 6.3
-        return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _split(origin: str) -> tuple[str, str, str] | None:
