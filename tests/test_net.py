@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ehlo import Peer
-from ehlo.net import Networks, address_key, addresses_of, parse_address, unmapped
+from ehlo.net import Networks, address_key, addresses_of, is_loopback, parse_address, unmapped
 
 
 @pytest.mark.parametrize(
@@ -241,3 +241,28 @@ def test_a_port_as_text_in_a_tuple_is_an_error_that_says_so() -> None:
     addr: Any = ("127.0.0.1", "25")
     with pytest.raises(ValueError, match=r"; write \(host, port\), the port as an int$"):
         parse_address(addr)
+
+
+# -- loopback ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "127.255.0.9", "::1", "::1%lo", "localhost", "unix:/run/smtp"),
+        *("::ffff:127.0.0.1", "::FFFF:7f00:1", "0:0:0:0:0:ffff:127.0.0.1"),
+    ],
+)
+def test_only_this_machine_reaches_a_loopback_host(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("", "::", "192.0.2.1", "::ffff:192.0.2.1", "::ffff:0.0.0.0", "2001:db8::1"),
+        *("127.1", "127.0.0.1.evil.test", "[::1]", "localhost.evil.test", "fd:3", "systemd:smtp"),
+    ],
+)
+def test_other_hosts_are_not_loopback(host: str) -> None:
+    assert not is_loopback(host)

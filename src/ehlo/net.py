@@ -60,6 +60,22 @@ def unmapped(host: str) -> str:
     return host if mapped is None else str(mapped)
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether only programs on this machine can connect to a host.
+
+    That is a loopback address, also an IPv4-mapped one, `localhost`, and `unix:` with a path. Any
+    other name is none.
+    """
+    if host == "localhost" or host.startswith("unix:"):
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
 def address_key(host: str) -> str:
     """Return the key for limits per address: the IPv4 address, or the /64 of the IPv6 address.
 

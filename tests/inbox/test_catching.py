@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from ehlo import Handler, Message, Queue, Reject, Reply, Session
-from ehlo.inbox import Catcher, WebOptions
+from ehlo.inbox import Catcher, WebOptions, sorting
 from ehlo.inbox.desk import Desk
-from ehlo.inbox.sorting import inbox_for, rule_of, tags_in
+from ehlo.inbox.sorting import header_of, inbox_for, rule_of, tags_in
 from ehlo.store import Delivery, Store, StoredMessage
 from support.client import Client
 from support.serving import Running, Serve
@@ -171,7 +173,63 @@ def test_mail_is_sorted_by_login(serve: Serve) -> None:
     ],
 )
 def test_tags_come_from_the_header(head: bytes, tags: list[str]) -> None:
-    assert tags_in(head + b"\r\ntext\r\n") == tags
+    assert tags_in(header_of(head + b"\r\ntext\r\n")) == tags
+
+
+ORDINARY = (
+    b"Date: Sat, 28 Nov 2026 10:00:00 +0000\r\nDKIM-Signature: v=1; d=x.example; b=a+b/c+d=\r\n"
+    b"From: a@x.example\r\nTo: b@y.example"
+)
+
+
+def test_the_fields_of_ordinary_mail_are_not_read_for_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(sorting, "read_header", read)
+    assert tags_in(ORDINARY) == []
+
+
+PIECES = (
+    *(b"To: ", b"CC:", b"Subject: ", b"X-Tags: ", b"x-taGs:", b"\r\n", b"\r\n ", b"\n\t", b"\r"),
+    *(b"+", b"a", b"@", b"<", b">", b'"', b",", b" ", b"\x0b", b"\x1c", b"\xff", b"\xc2\xa0"),
+    *(
+        b"=?utf-8?q?",
+        b"=2B",
+        b"=40",
+        b"?=",
+        b"=?us-ascii?b?K2FA?=",
+        b"=?utf-16?b?",
+        b"\xe2\x80\xa8",
+    ),
+)
+
+
+@example(b"To: a+b=1@c")
+@example(b"Subject: x\r\nTo: =?utf-8?q?a+b=40c?= <a@c>")
+@example(b"To: =?us-ascii?b?K2JA?= + <a@c>")
+@given(st.lists(st.sampled_from(PIECES)).map(b"".join).map(b"To: ".__add__))
+def test_a_header_without_a_sign_of_tags_has_none(header: bytes) -> None:
+    sign = b"\r\nX: =? +a@b x-tags"  # with which all fields are read
+    assert tags_in(header) == tags_in(header + sign)
+
+
+@pytest.mark.parametrize(("header", "size"), [(MAIL[:14], 14), (b"X: " + b"x" * 100_000, 100_003)])
+def test_the_header_alone_decides_where_tags_are_read(
+    serve: Serve, header: bytes, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    async def elsewhere(size: int, work: Callable[[], Any]) -> Any:
+        sizes.append(size)
+        return work()
+
+    monkeypatch.setattr("ehlo.inbox.catcher.elsewhere", elsewhere)
+    catcher = Catcher()
+    running = serve(catcher)
+    delivery = Delivery(header + b"\r\n\r\n" + b"text\r\n" * 100_000)
+    running.run(lambda: catcher.deliver(delivery))
+    assert sizes == [size]
 
 
 # -- trouble ---------------------------------------------------------------------------------------
@@ -271,6 +329,22 @@ def test_the_reply_is_the_handlers_and_is_shown(
     mail = stored(running, catcher, app.id)
     assert mail.facts["answer"] == answer.format(id=app.id)
     assert mail.data == MAIL
+
+
+def test_what_a_handler_changes_is_shown_as_it_came(serve: Serve) -> None:
+    def change(message: Message) -> None:
+        for address in (message.sender, *message.recipients):
+            address.params = {"CHANGED": "yes"}  # type: ignore[misc]  # whether it may or not
+        message.sender = message.recipients[0]
+        message.recipients.append(message.recipients[0])
+
+    catcher = Catcher(change)
+    running = serve(catcher)
+    with running.ready() as client:
+        assert said(client).startswith("250 ")
+    mail = stored(running, catcher)
+    assert (mail.mail_from, mail.rcpt_tos) == ("a@x.example", ["b@y.example"])
+    assert mail.facts["params"] == {"mail": {"SIZE": "20"}, "rcpt": [{"NOTIFY": "NEVER"}]}
 
 
 def test_the_store_cannot_change_what_a_handler_answers(serve: Serve) -> None:

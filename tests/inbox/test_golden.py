@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import httpx
 
-from ehlo.inbox.sorting import tags_in
+from ehlo.inbox.sorting import header_of, tags_in
 from ehlo.store import Delivery, Store
 from support.inboxes import api_of, desk_of
 from support.storing import in_loop
@@ -277,7 +277,7 @@ def delivery_of(message: Golden) -> Delivery:
         message["mail_from"],
         message["rcpt_tos"],
         facts={"received": received},
-        tags=tags_in(data),
+        tags=tags_in(header_of(data)),
     )
 
 

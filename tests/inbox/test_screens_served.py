@@ -16,7 +16,7 @@ from ehlo.inbox.pages.rendering import (
     show_iso,
     without_login,
 )
-from ehlo.store import Delivery
+from ehlo.store import Delivery, StoreError
 from support.inboxes import inbox
 from support.storing import in_loop, mail
 
@@ -71,6 +71,30 @@ async def test_what_is_not_there_is_404() -> None:
         for path in ("/static/v/none.js", "/static/v/..%2fscreens.py", "/static/v/%2e%2e"):
             assert (await api.get(path)).status_code == 404, path
         assert (await api.get("/inbox/one/view/x")).status_code == 200
+
+
+@in_loop
+async def test_a_store_that_does_not_answer_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise StoreError("database is locked")
+
+    async with inbox(Delivery(mail(), id="x")) as (store, api):
+        for name in ("list", "search", "get", "counts"):
+            monkeypatch.setattr(store, name, fail)
+        for path in ("/", "/search?q=x", "/view/x", "/view/x/raw", "/sessions", "/faults"):
+            answer = await api.get(path)
+            assert (answer.status_code, answer.text) == (
+                503,
+                "The store does not answer; see the log",
+            ), path
+
+
+@in_loop
+async def test_pages_are_only_read() -> None:
+    async with inbox(Delivery(mail(), id="x")) as (_, api):
+        for path in ("/", "/search", "/view/x", "/view/x/raw", "/sessions", "/faults"):
+            answer = await api.post(path)
+            assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
 @in_loop

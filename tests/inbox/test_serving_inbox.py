@@ -287,3 +287,53 @@ def test_a_silent_connection_is_closed(
     with socket.create_connection((host, int(port)), timeout=DEADLINE) as client:
         client.sendall(begun)
         assert client.recv(100) == b""
+
+
+LIVEZ = b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+@contextlib.contextmanager
+def answered(url: str) -> Iterator[socket.socket]:
+    """Connect, and receive the response to a first request."""
+    with socket.create_connection(_where(url), DEADLINE) as sock:
+        sock.sendall(LIVEZ)
+        assert sock.recv(4_096).startswith(b"HTTP/1.1 200 ")
+        yield sock
+
+
+def test_a_connection_that_falls_silent_after_a_response_is_closed(
+    serve: Serve, loop_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catcher = Catcher(web="127.0.0.1:0")
+    serve(catcher, loop=loop_name)
+    with answered(catcher.url) as sock:
+        monkeypatch.setattr("ehlo.inbox.serving.SILENT", 0.3)
+        sock.sendall(LIVEZ)
+        assert sock.recv(4_096).startswith(b"HTTP/1.1 200 ")
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(b"GET /half HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+            assert sock.recv(4_096) == b""
+
+
+WAIT = "GET /api/v1/search/wait?query=subject:hello HTTP/1.1"
+
+
+@pytest.mark.parametrize("head", [EVENTS, WEBSOCKET, WAIT])
+def test_a_request_that_is_being_answered_is_not_silent(
+    serve: Serve, loop_name: str, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catcher = Catcher(web="127.0.0.1:0")
+    running = serve(catcher, loop=loop_name)
+    with answered(catcher.url) as sock:
+        monkeypatch.setattr("ehlo.inbox.serving.SILENT", 0.3)
+        # In one piece: the second request is there when the timer starts
+        sock.sendall(LIVEZ + f"{head}\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        assert sock.recv(4_096).startswith(b"HTTP/1.1 200 ")
+        with socket.create_connection(_where(catcher.url), DEADLINE) as later:
+            assert later.recv(100) == b""  # so the timer of the first one has fired, too
+        send(running.address)
+        received = b""
+        while b"hello" not in received:
+            more = sock.recv(4_096)
+            assert more
+            received += more

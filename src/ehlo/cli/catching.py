@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import ipaddress
 import ssl
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from ehlo.cli.values import Directory, Number
 from ehlo.functions import callbacks_of_functions
 from ehlo.handler import Handler
 from ehlo.message import Message
-from ehlo.net import INHERITED, ListenAddress, addresses_of, parse_address
+from ehlo.net import addresses_of, is_loopback, parse_address
 from ehlo.protocol.auth.credentials import Credentials
 from ehlo.protocol.auth.mechanism import Mechanism
 from ehlo.protocol.auth.mechanisms import MECHANISMS
@@ -92,7 +91,9 @@ def handler_of_catcher(own: CatcherOptions, values: dict[str, Any]) -> Printer |
         raise click.UsageError(f"--auth-any cannot be combined with --{flag}; leave one out")
     any_login = own.auth_any
     if any_login is None:
-        any_login = not checks and all(map(_is_loopback, addresses_of(values["addr"])))
+        any_login = not checks and all(
+            is_loopback(parse_address(addr).host) for addr in addresses_of(values["addr"])
+        )
     if any_login:
         setattr(handler, "on_auth", _accept)  # noqa: B010  mypy: it is a method of the class
         values["auth_mechs"] = _mechanisms(values.get("auth_mechs") or {})
@@ -124,19 +125,6 @@ def _mechanisms(given: Mapping[str, bool | Mechanism]) -> dict[str, bool | Mecha
             row = MECHANISMS[name]
             chosen[name] = dataclasses.replace(row, needs_tls=False)
     return chosen
-
-
-def _is_loopback(addr: ListenAddress) -> bool:
-    """Return whether only programs on this machine can connect to an address."""
-    host = parse_address(addr).host
-    if host.startswith(INHERITED):
-        return False
-    if host == "localhost" or host.startswith("unix:"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def self_signed(own: CatcherOptions) -> ssl.SSLContext | None:

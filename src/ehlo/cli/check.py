@@ -6,7 +6,6 @@ there is no connection, or if a case could not be tried.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import socket
@@ -19,7 +18,7 @@ import click
 from ehlo.cli import wrong
 from ehlo.cli.readable import one_line, plural
 from ehlo.cli.values import AddressText, Seconds, wrong_value
-from ehlo.net import INHERITED, Peer, parse_address, unmapped
+from ehlo.net import INHERITED, Peer, is_loopback, parse_address
 
 if TYPE_CHECKING:
     from ehlo.conformance import Case, Result
@@ -144,7 +143,7 @@ def _resolved(server: str, *, is_owner: bool) -> Peer:
         reason = getattr(error, "strerror", None) or "not a host name"
         raise _NoServerError(f"{server}: {reason}; give another HOST:PORT") from error
     hosts = [str(address[0]) for *_, address in found]
-    if not is_owner and not all(map(_is_loopback, hosts)):
+    if not is_owner and not all(map(is_loopback, hosts)):
         raise click.UsageError(
             f"{server} is not a loopback address: the check sends mail and malformed commands; add "
             "--i-own-this-server if the server is yours"
@@ -159,10 +158,6 @@ def _answers(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(unmapped(host.partition("%")[0])).is_loopback
 
 
 def _chosen(only: Sequence[str], cases: Sequence[Case]) -> Sequence[Case]:

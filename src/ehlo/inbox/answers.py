@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -28,6 +29,7 @@ Shape = TypeVar("Shape")
 MOST_BODY: Final = 5_242_880
 """Bytes of a request with JSON."""
 _MOST_AT_ONCE: Final = 1_048_576  # bytes of a body that is sent as a whole
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
 
 _logger = logging.getLogger("ehlo.inbox")
 
@@ -186,6 +188,15 @@ async def read_json(request: Request, shape: type[Shape], *, default: bytes = b"
 async def elsewhere(size: int, work: Callable[[], Answer]) -> Answer:
     """Return what `work` returns; in a thread if it is about many bytes."""
     return await asyncio.to_thread(work) if size > LARGE else work()
+
+
+def own_sources(request: Request, path: str) -> str:
+    """Return a path of this site as sources of a Content-Security-Policy, over HTTP and HTTPS.
+
+    The text is empty if the request has no `Host` that can stand in a policy.
+    """
+    host = request.headers.get("host", "")
+    return f"http://{host}{path} https://{host}{path}" if _HOST.fullmatch(host) else ""
 
 
 def number_of(request: Request, name: str, default: int) -> int:

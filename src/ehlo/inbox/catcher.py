@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import ipaddress
 import logging
 import re
 import socket
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -27,9 +26,9 @@ from ehlo.inbox.circumstances import described, facts_of, facts_of_message
 from ehlo.inbox.desk import Desk, Traffic, WebOptions
 from ehlo.inbox.serving import WebCertificate, WebServer
 from ehlo.inbox.site import make_site
-from ehlo.inbox.sorting import BY_NONE, DEFAULT, Rule, inbox_for, rule_of, tags_in
+from ehlo.inbox.sorting import BY_NONE, DEFAULT, Rule, header_of, inbox_for, rule_of, tags_in
 from ehlo.message import Message
-from ehlo.net import Peer
+from ehlo.net import Peer, is_loopback
 from ehlo.protocol import reply as replies
 from ehlo.protocol.reply import Reject
 from ehlo.server.options.config import AnyHandler
@@ -128,7 +127,8 @@ class Catcher(Composed):
     async def _catch(self, session: Session, message: Message) -> str:
         """Store a message; return its id. Raises `Reject`, always with a 4xx."""
         try:
-            return await self.deliver(await self._delivery_of(session, message))
+            envelope = _Envelope.of(session, message)
+            return await self.deliver(await self._delivery_of(session, message, envelope))
         except DiskFullError:
             raise Reject.of(replies.NO_MEMORY) from None
         except StoreError:
@@ -138,20 +138,15 @@ class Catcher(Composed):
         """Return what the handler answers, and show it; the store cannot change it."""
         mail_id = message.state.inbox_id = new_id()
         result, error = None, None
-        recipients = list(message.recipients)
+        envelope = _Envelope.of(session, message)  # which the handler may change
         try:
             result = await call_hook(self._inner.by_name["on_message"], (session, message))
         except Exception as failure:  # noqa: BLE001  raised below
             error = failure
         result = mail_id if result is None or result is True else result
         try:
-            delivery = await self._delivery_of(session, message)
-            facts = {**delivery.facts, "answer": described(result if error is None else error)}
-            await self.deliver(
-                dataclasses.replace(
-                    delivery, id=mail_id, rcpt_tos=list(map(str, recipients)), facts=facts
-                )
-            )
+            envelope.facts["answer"] = described(result if error is None else error)
+            await self.deliver(await self._delivery_of(session, message, envelope, mail_id))
         except StoreError as trouble:
             logger.debug("mail was not shown: error=%s", trouble)
         except Exception:  # the handler has the mail: another reply would bring it once more
@@ -166,7 +161,8 @@ class Catcher(Composed):
         Raises `StoreError`, and what the rule for inboxes raises.
         """
         traffic = self.traffic
-        tags = await elsewhere(len(delivery.message), lambda: tags_in(delivery.message))
+        header = header_of(delivery.message)
+        tags = await elsewhere(len(header), lambda: tags_in(header))
         if tags or not delivery.inbox:
             delivery = dataclasses.replace(
                 delivery,
@@ -187,19 +183,22 @@ class Catcher(Composed):
         traffic.accepted_size += len(delivery.message)
         return mail_id
 
-    async def _delivery_of(self, session: Session, message: Message) -> Delivery:
+    async def _delivery_of(
+        self, session: Session, message: Message, envelope: _Envelope, mail_id: str = ""
+    ) -> Delivery:
         if message.spooled:
             data = await asyncio.to_thread(lambda: message.body)
         else:
             data = message.body
         return Delivery(
             data,
-            str(message.sender),
-            list(map(str, message.recipients)),
+            envelope.sender,
+            envelope.recipients,
             DEFAULT if self._rule is BY_NONE else "",
-            username=session.user or "",
-            facts={**facts_of(session), **facts_of_message(message)},
+            username=envelope.username,
+            facts=envelope.facts,
             transcript=self._lines_of(session),
+            id=mail_id,
         )
 
     def _lines_of(self, session: Session) -> Sequence[Line]:
@@ -266,7 +265,7 @@ class Catcher(Composed):
         if isinstance(sockets, str):
             sockets = listener.bind(sockets) if sockets else []
         if sockets:
-            loopback = all(_is_loopback(listener.bound_address(each)) for each in sockets)
+            loopback = all(is_loopback(listener.bound_address(each).host) for each in sockets)
             options = dataclasses.replace(options, is_loopback=loopback)
             self._server = WebServer(self.asgi, sockets, self._certificate)
         smtp = next(((each.host, each.port) for each in addresses if each.port), None)
@@ -326,6 +325,25 @@ class Catcher(Composed):
             await send({"type": "websocket.close", "code": 1013})
 
 
+class _Envelope(NamedTuple):
+    """Holds what is stored of an envelope and its session, as it was before any handler saw it."""
+
+    sender: str
+    recipients: list[str]
+    username: str
+    facts: dict[str, object]
+
+    @classmethod
+    def of(cls, session: Session, message: Message) -> Self:
+        """Copy the envelope of a message."""
+        return cls(
+            str(message.sender),
+            list(map(str, message.recipients)),
+            session.user or "",
+            {**facts_of(session), **facts_of_message(message)},
+        )
+
+
 async def _live(receive: Receive, send: Send) -> None:
     """Answer the events of a server's life; the SMTP server opens and closes the store."""
     while True:
@@ -345,7 +363,3 @@ def _callbacks_of(handler: AnyHandler | None) -> Callbacks:
     if isinstance(handler, str | type) or not callable(handler):
         raise TypeError(f"handler must be a function or an ehlo.Handler, not {handler!r}")
     return callbacks_of_functions(handler, None, None)
-
-
-def _is_loopback(address: Peer) -> bool:
-    return address.is_unix or ipaddress.ip_address(address.host).is_loopback

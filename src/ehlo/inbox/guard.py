@@ -11,19 +11,19 @@ An answer gets the headers that it has not itself.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
-import secrets
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ehlo.inbox.desk import WebOptions
 from ehlo.inbox.signin import SignIn, TooManyLoginsError
+from ehlo.net import is_loopback
 
 _SAFE: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 _OPEN: Final = frozenset(("/livez", "/readyz"))
@@ -35,13 +35,8 @@ _HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:/?#@\[\]\s]+)(?::(?P<por
 _PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 _SLOW: Final = 30.0  # seconds without a byte of a body
 _LEAST_BODY: Final = 8_388_608  # bytes that any body may have here; parts of the site allow less
-_PAGE: Final = (
-    "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'self' 'nonce-{nonce}'; "
-    "img-src 'self' data: blob:; font-src 'self'; media-src 'self'; connect-src 'self'; "
-    "frame-src 'self'; manifest-src 'self'; form-action 'self'; base-uri 'none'; "
-    "frame-ancestors 'self'"
-)
 _HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'self'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -69,7 +64,7 @@ _TOO_MANY: Final = _Rejection(429, "Too many logins have failed.\n", (("Retry-Af
 
 
 class Guard:
-    """Wraps the site. `request.state` has `nonce` for the scripts of a page, and `user`."""
+    """Wraps the site. `request.state` has `user` if there is a login."""
 
     def __init__(self, app: ASGIApp, options: WebOptions) -> None:
         self._app = app
@@ -87,9 +82,8 @@ class Guard:
             return
         headers = Headers(scope=scope)
         path = self._path(scope)
-        nonce = secrets.token_urlsafe(16)
-        scope = {**scope, "state": {**scope.get("state", {}), "nonce": nonce}}
-        added = {**_HEADERS, "Content-Security-Policy": _PAGE.format(nonce=nonce)}
+        scope = {**scope, "state": {**scope.get("state", {})}}
+        added = dict(_HEADERS)
         has_cors = _API in path or _VIEW.fullmatch(path) is not None
         rejection = await self._examine(scope, path, headers)
         if has_cors and rejection not in (_FOREIGN, _WRONG_HOST):
@@ -98,7 +92,7 @@ class Guard:
         if rejection is None and has_cors and scope.get("method") == "OPTIONS":
             rejection = _Rejection(200, "")
         if rejection is not None:
-            await _reject(rejection, scope, send)
+            await _reject(rejection, scope, receive, send)
         elif scope["type"] == "http":
             await self._app(scope, _Body(receive, self._most), send)
         else:
@@ -151,7 +145,8 @@ class Guard:
         if match is None:
             return False
         name = match["name"].rstrip(".")
-        return name in self._hosts or _is_loopback(name)
+        is_local = name.endswith(".localhost") or is_loopback(name.strip("[]"))  # RFC 6761 6.3
+        return is_local or name in self._hosts
 
     def _is_foreign(self, scope: Scope, path: str, headers: Headers) -> bool:
         """Return whether a page of another site asks for something that it may not have."""
@@ -200,7 +195,7 @@ class _Origins:
         return any(form in self._known or f"{scheme}://{form}" in self._known for form in forms)
 
     def headers(self, headers: Headers) -> dict[str, str]:
-        """Return the headers that let a page read the answer; those that may not get none."""
+        """Return the CORS headers for a request that was allowed."""
         return {
             "Access-Control-Allow-Origin": headers.get("origin", ""),
             "Access-Control-Allow-Methods": "GET, POST, DELETE, PUT, OPTIONS",
@@ -253,30 +248,14 @@ class _Body:
         return message
 
 
-async def _reject(rejection: _Rejection, scope: Scope, send: Send) -> None:
-    kind = "http"
-    if scope["type"] == "websocket":
-        if "websocket.http.response" not in scope.get("extensions", {}):
-            await send({"type": "websocket.close", "code": 1008, "reason": rejection.text.strip()})
-            return
-        kind = "websocket.http"
-    body = rejection.text.encode()
-    headers = MutableHeaders(dict(rejection.headers))
-    plain = "text/plain; charset=utf-8" if body else "text/plain"
-    headers["Content-Type"], headers["Content-Length"] = plain, str(len(body))
-    start = {"type": f"{kind}.response.start", "status": rejection.status, "headers": headers.raw}
-    await send(start)
-    body = b"" if scope.get("method") == "HEAD" else body
-    await send({"type": f"{kind}.response.body", "body": body})
-
-
-def _is_loopback(name: str) -> bool:
-    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761 6.3
-        return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False
+async def _reject(rejection: _Rejection, scope: Scope, receive: Receive, send: Send) -> None:
+    is_websocket = scope["type"] == "websocket"
+    if is_websocket and "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008, "reason": rejection.text.strip()})
+        return
+    plain = "text/plain; charset=utf-8" if rejection.text else "text/plain"
+    headers = {"Content-Type": plain, **dict(rejection.headers)}
+    await Response(rejection.text, rejection.status, headers)(scope, receive, send)
 
 
 def _split(origin: str) -> tuple[str, str, str] | None:

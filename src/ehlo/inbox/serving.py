@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from ehlo.net import Peer
 from ehlo.server.system import listener
@@ -26,7 +26,7 @@ _LONGEST_FRAME: Final = 65_536  # bytes of a message of a WebSocket
 _PATIENCE: Final = 0.5  # seconds that requests have at the end
 _LAST: Final = 2  # seconds until connections are cut off
 SILENT: Final = 30.0
-"""Seconds until a connection is closed that has sent no whole header."""
+"""Seconds that a connection has to send a whole header, from its start or its last response."""
 
 
 class WebCertificate(NamedTuple):
@@ -132,9 +132,10 @@ class WebServer:
 
 
 class _Impatient(H11Protocol):
-    """Serves a connection by h11, which has a limit on the header; a silent one is closed.
+    """Serves a connection by h11, which limits the header, and closes a silent connection.
 
-    Otherwise a few hundred silent ones would keep all other clients out.
+    A connection is silent if it has sent no whole header for `SILENT` seconds since it began, or
+    since its last response. A few hundred of these would keep all other clients out.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -142,13 +143,20 @@ class _Impatient(H11Protocol):
         super().connection_made(transport)
         self._silence = self.loop.call_later(SILENT, self._end_if_silent)
 
+    def on_response_complete(self) -> None:
+        """Called when a response has been written; the next header has `SILENT` seconds again."""
+        self._silence.cancel()
+        self._silence = self.loop.call_later(SILENT, self._end_if_silent)
+        super().on_response_complete()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Called when the connection has ended."""
         self._silence.cancel()
         super().connection_lost(exc)
 
     def _end_if_silent(self) -> None:
-        has_asked = self.cycle is not None
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # `None` before the first request
+        has_asked = cycle is not None and not cycle.response_complete
         # A WebSocket has another protocol by then
         if not has_asked and self.transport.get_protocol() is self:
             self.transport.close()

@@ -19,6 +19,8 @@ DEFAULT: Final = "default"
 _LONGEST: Final = 64  # characters of a name
 _NOT_IN_NAME: Final = re.compile(r"[^\w@.+-]+")
 _PLUS: Final = re.compile(r"\+([^\s<>@\"+]+)@")
+# Bytes without which no field has a tag. An encoded-word may hide any part of an address
+_MAY_HAVE_TAGS: Final = re.compile(rb"\+[^\s<>@\"+]+@|=\?|x-tags", re.IGNORECASE)
 _ADDRESS_FIELDS: Final = frozenset((b"to", b"cc", b"bcc", b"from"))
 
 
@@ -74,13 +76,17 @@ _RULES: Final[Mapping[str, Rule]] = MappingProxyType(
 )
 
 
-def tags_in(message: bytes) -> list[str]:
-    """Return the tags in the header: of `X-Tags`, separated by commas, and of `name+tag@domain`."""
+def header_of(message: bytes) -> bytes:
+    """Return the header of a message, which `tags_in` reads."""
     end = message.find(b"\r\n\r\n")
-    head = message[: end if end >= 0 else None]
-    if b"+" not in head and b"x-tags" not in head.lower():
+    return message[: end if end >= 0 else None]
+
+
+def tags_in(header: bytes) -> list[str]:
+    """Return the tags in a header: of `X-Tags`, separated by commas, and of `name+tag@domain`."""
+    if _MAY_HAVE_TAGS.search(header) is None:
         return []
-    fields = read_header(head, 0, lambda _start, _end: False).fields
+    fields = read_header(header, 0, lambda _start, _end: False).fields
     return [tag for field in fields for tag in _tags_of(field)]
 
 

@@ -160,7 +160,7 @@ class Anatomy:
         return decode_text(data, piece.charset)
 
     def find(self, number: str) -> Piece | None:
-        """Return the part with a number, unless it is nothing but a text or the HTML."""
+        """Return the part with a number; `None` for the text and the HTML of the message."""
         known = (*self.attachments, *self.inline, *self.others)
         return next((piece for piece in known if piece.number == number), None)
 

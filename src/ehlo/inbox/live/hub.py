@@ -223,9 +223,10 @@ def event_of(kind: str, data: object, inbox: str | None = None) -> Notice:
 
 
 def event_for(inbox: str | None, event: Notice) -> Notice | None:
-    """Return an event as those see it who look at `inbox` (`None`: at all); `None` if not at all.
+    """Return the event for a listener to `inbox` (`None`: all inboxes).
 
-    An inbox that was emptied leaves the mails of the others.
+    Returns `None` if the event does not concern that listener. An inbox that was emptied leaves the
+    mails of the others.
     """
     if inbox is None and event.kind == "truncate" and event.inbox is not None:
         return event._replace(kind="prune", text=event_of("prune", None).text)

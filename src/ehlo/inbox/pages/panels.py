@@ -162,7 +162,6 @@ class Letter:
     cc: list[Mailbox]
     bcc: list[Mailbox]
     reply_to: list[Mailbox]
-    date: str
     mail_from: str
     rcpt_tos: Sequence[str]
     tab: str
@@ -208,7 +207,6 @@ def letter_of(stored: StoredMessage, tab: str) -> Letter:
         cc=_mailboxes(summary["Cc"]),
         bcc=_mailboxes(summary["Bcc"]),
         reply_to=_mailboxes(summary["ReplyTo"]),
-        date=content.root.first("date").strip()[:100],
         mail_from=stored.mail_from,
         rcpt_tos=stored.rcpt_tos,
         tab=tab,

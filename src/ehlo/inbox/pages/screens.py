@@ -17,11 +17,11 @@ from urllib.parse import quote, unquote
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from ehlo.faults.fault import STAGES
-from ehlo.inbox.answers import RefusedError
-from ehlo.inbox.api.single import LATEST, reading
+from ehlo.inbox.answers import RefusedError, own_sources, resource
+from ehlo.inbox.api.single import LATEST, mark_read, reading
 from ehlo.inbox.desk import Desk, WebOptions, inbox_of
 from ehlo.inbox.pages.panels import TABS, Letter, letter_of, row_of, visit_of
 from ehlo.inbox.pages.rendering import (
@@ -46,7 +46,6 @@ _STAGE_NAMES: Final = {
     "end": "The end of a message",
 }
 _ANY: Final = ("0.0.0.0", "::")  # noqa: S104  an address to show, and not to listen on
-_HOST: Final = re.compile(r"[A-Za-z0-9._-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
 _ID: Final = re.compile("[0-9A-Za-z]{1,64}")
 _THEMES: Final = ("light", "dark")
 _REFRESH: Final = "x-ehlo-refresh"  # the page brings itself up to date: no person has opened it
@@ -56,13 +55,13 @@ def routes(desk: Desk) -> list[BaseRoute]:
     """Return the routes of the pages."""
     screens = Screens(desk)
     return [
-        Route("/", screens.list),
-        Route("/search", screens.list),
-        Route("/view/{id}", screens.message),
-        Route("/view/{id}/{tab}", screens.message),
-        Route("/sessions", screens.sessions),
-        Route("/faults", screens.faults),
-        Route("/static/{version}/{name}", screens.asset),
+        resource("/", GET=screens.list),
+        resource("/search", GET=screens.list),
+        resource("/view/{id}", GET=screens.message),
+        resource("/view/{id}/{tab}", GET=screens.message),
+        resource("/sessions", GET=screens.sessions),
+        resource("/faults", GET=screens.faults),
+        resource("/static/{version}/{name}", GET=screens.asset),
     ]
 
 
@@ -94,7 +93,7 @@ class Screens:
         """Return the list of mails, or of those that a query finds."""
         store, inbox = self._desk.store, inbox_of(request)
         query = _query_of(request)
-        start = _number(request.query_params.get("start", ""), 0)
+        start = _number(request.query_params.get("start", ""))
         limit = _page_size(request)
         if query:
             zone = _zone_of(request)
@@ -139,10 +138,6 @@ class Screens:
         letter = await self._letter(request, tab) if is_known else None
         if letter is None:
             return await self._page(request, "missing.html", 404)
-        is_read = letter.row.mail.is_read
-        is_refresh = _REFRESH in request.headers or request.method == "HEAD"
-        if not is_read and not is_refresh:
-            await store.mark(read=True, ids=[mail_id], inbox=inbox)
         zone = _zone_of(request)
         newer, older = await store.neighbors(mail_id, inbox, query or None, zone=zone)
         return await self._page(
@@ -150,7 +145,7 @@ class Screens:
             "message.html",
             letter=letter,
             mail=letter.row.mail,
-            is_read=is_read or not is_refresh,
+            is_read=letter.row.mail.is_read or _REFRESH not in request.headers,
             query=query,
             suffix=query_of({"q": query}),
             newer=newer,
@@ -158,10 +153,13 @@ class Screens:
         )
 
     async def _letter(self, request: Request, tab: str) -> Letter | None:
-        """Return what a page shows of a message; `None` if it is not there."""
+        """Return what a page shows of a message, and mark it as read; `None` if it is not there."""
         try:
             async with reading(self._desk, request) as stored:
-                return await asyncio.to_thread(letter_of, stored, tab)
+                letter = await asyncio.to_thread(letter_of, stored, tab)
+                if _REFRESH not in request.headers:
+                    await mark_read(self._desk, request, stored)
+                return letter
         except RefusedError:
             return None
 
@@ -177,7 +175,7 @@ class Screens:
 
     async def sessions(self, request: Request) -> Response:
         """Return the sessions that brought no mail, with their lines."""
-        before = _number(request.query_params.get("before", ""), 0)
+        before = _number(request.query_params.get("before", ""))
         found = await self._desk.store.sessions(
             inbox_of(request), before=before or None, limit=_SESSIONS
         )
@@ -241,12 +239,11 @@ def _zone_of(request: Request) -> str:
 
 def _frame_of(request: Request) -> str:
     """Return what the frame of a page may show: the mail whose page it is, and nothing else."""
-    host = request.headers.get("host", "")
     mail_id = str(request.path_params.get("id", ""))
-    if not _HOST.fullmatch(host) or not _ID.fullmatch(mail_id):
+    if not _ID.fullmatch(mail_id):
         return "'none'"
     path = f"{quote(str(request.scope.get('root_path', '')))}/view/{mail_id}.html"
-    return f"http://{host}{path} https://{host}{path}"
+    return own_sources(request, path) or "'none'"
 
 
 def _smtp_of(request: Request, options: WebOptions) -> tuple[str, int]:
@@ -255,16 +252,14 @@ def _smtp_of(request: Request, options: WebOptions) -> tuple[str, int]:
     return (request.url.hostname or host) if host in _ANY else host, port
 
 
-def _number(text: str, least: int) -> int:
-    """Return a number of a query, `least` if it is none."""
-    return (
-        max(int(text), least) if text.isascii() and text.isdecimal() and len(text) < 10 else least
-    )
+def _number(text: str) -> int:
+    """Return a number of a query; 0 for any other text."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
 
 
 def _page_size(request: Request) -> int:
     """Return how many mails a list shows; a cookie remembers what was chosen last."""
     for text in (request.query_params.get("limit", ""), request.cookies.get("ehlo_limit", "")):
-        if _number(text, 0) in PAGE_SIZES:
+        if _number(text) in PAGE_SIZES:
             return int(text)
     return 50

@@ -102,8 +102,6 @@ function mergeRows(list, fresh) {
 
 // -- changes --------------------------------------------------------------------------------------
 
-const KINDS = ["new", "update", "delete", "prune", "truncate", "stats", "error"]
-
 /** Hears of changes by WebSocket, or by Server-Sent Events where a proxy has no WebSocket. */
 export function listen() {
   let failures = 0
@@ -141,7 +139,7 @@ function listenBySocket(connected, lost) {
 function listenByStream(connected, lost) {
   const source = new EventSource(`${here}/api/v1/events`)
   source.addEventListener("open", connected)
-  for (const kind of [...KINDS, "message"]) source.addEventListener(kind, refresh)
+  source.addEventListener("message", refresh)
   source.addEventListener("error", () => {
     source.close() // not by itself: the WebSocket is tried first
     lost()
