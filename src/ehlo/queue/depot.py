@@ -46,10 +46,15 @@ class Depot:
     def opened(cls, path: Path, accept: Lock | None, time: Timekeeper) -> Depot:
         """Open a file; `accept` is its lock, if mail is accepted. Raises `StoreError`."""
         database = ledger.open_ledger(path)
-        depot = cls(path, database, accept, time)
-        if accept is not None:  # no process writes a body there now
-            depot._files.sweep(ledger.files_in_use(database))
-        depot._writer.start()
+        try:
+            depot = cls(path, database, accept, time)
+            if accept is not None:  # no process writes a body there now
+                with in_words(str(path)):
+                    depot._files.sweep(ledger.files_in_use(database))
+            depot._writer.start()
+        except BaseException:
+            database.close()
+            raise
         return depot
 
     # -- accepting ---------------------------------------------------------------------------------

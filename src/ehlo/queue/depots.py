@@ -131,14 +131,20 @@ class Depots:
         if lock is None:
             return
         try:
-            if depot is None:
-                depot = await asyncio.to_thread(Depot.opened, path, None, self._time)
-            await depot.deliver(lock, make, self._patience)
+            found = depot
+            if found is None:
+                found = await asyncio.to_thread(Depot.opened, path, None, self._time)
+            try:
+                await found.deliver(lock, make, self._patience)
+            except BaseException:
+                if depot is None:
+                    await found.close()
+                raise
         except BaseException:
             lock.release()
             raise
         if own is None:
-            self._adopted[path] = depot
+            self._adopted[path] = found
             logger.info("delivering from %s", path)
 
     async def _let_go_of_idle(self) -> None:
