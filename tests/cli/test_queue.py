@@ -123,6 +123,10 @@ def test_serve_stores_in_the_queue_and_workers_have_a_file_each(
         ("serve app.py --queue mysql://x", "not supported; write mail.db, or postgresql://"),
         ("serve app.py --queue mail.db --queue-lease x", "not a duration"),
         ("serve app.py:two --queue mail.db", "cannot be combined with ehlo.Queue('own.db')"),
+        (
+            "serve app.py:two --queue postgresql://u:secret@h/d",
+            "--queue postgresql://u@h/d cannot be combined with",
+        ),
         ("work app.py:handler", "--queue missing, and app.py:handler has no queue"),
         ("queue list nothing.db", "nothing.db: no such queue; check the path"),
         ("queue list app.py", "app.py: no such queue; leave out its number: mail.db"),

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import smtplib
+import threading
 from pathlib import Path
 
 import pytest
 
 from ehlo import Queue, Server
+from ehlo.queue import ledger
 from ehlo.queue.family import Family
+from ehlo.sqlite.errors import StoreError
+from ehlo.sqlite.locking import Lock
 from support.program import Start
-from support.queueing import Jump, Player, serving, wait_until
+from support.queueing import Jump, Player, deliver, serving, wait_until
 from support.serving import DEADLINE
 
 FAILED = "cannot deliver from a file of the queue: error="
@@ -50,6 +54,45 @@ def test_a_damaged_file_is_logged_once_and_again_after_it_was_well(
             for _ in range(2):
                 look(server)
             assert caplog.text.count(FAILED) == times
+
+
+def test_a_file_that_cannot_be_recovered_is_closed_after_each_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jump, looks = Jump(), 0
+
+    def fail(_database: object, **_: object) -> int:
+        nonlocal looks
+        looks += 1
+        raise StoreError("too broken")
+
+    def has_looked() -> bool:
+        jump.advance(5)
+        return looks >= 4
+
+    with serving(Queue(str(tmp_path / "mail.db"), Player(), deliveries=0, time=jump)) as front:
+        deliver(front, "b@x.test")
+    monkeypatch.setattr(ledger, "recover", fail)
+    with serving(Queue(str(tmp_path / "mail.db"), Player(), accepts=False, time=jump)) as server:
+        wait_until(server, has_looked)
+        writers = [each for each in threading.enumerate() if each.name == "ehlo writer"]
+        assert len(writers) <= 1
+
+
+def test_taking_locks_registers_nothing_with_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered: list[object] = []
+
+    def register(**what: object) -> None:
+        registered.append(what)
+
+    monkeypatch.setattr(os, "register_at_fork", register, raising=False)
+    for _ in range(3):
+        lock = Lock.taken(tmp_path / "mail-0.db", "accept")
+        assert lock is not None
+        lock.release()
+    assert registered == []
 
 
 FORKING = """

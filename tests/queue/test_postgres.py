@@ -19,7 +19,7 @@ from ehlo import Queue, Reply, Retry
 from ehlo.net import Peer
 from ehlo.queue.books import open_books
 from ehlo.queue.postgres.schema import check_durable, ensure_schema
-from ehlo.queue.urls import DatabaseURL
+from ehlo.queue.urls import DatabaseURL, is_postgres, shown
 from ehlo.sqlite.errors import StoreError
 from interop.peers import peer
 from support.client import Client
@@ -124,7 +124,7 @@ def test_without_asyncpg_the_error_says_what_to_install(monkeypatch: pytest.Monk
 
 def test_a_url_is_shown_without_its_password() -> None:
     url = "postgresql://u:secret@h:5433/d?password=secret&statement_cache_size=0&search_path=mail"
-    assert Queue(url, Player()).url == "postgresql://u@h:5433/d?search_path=mail"
+    assert Queue(url, Player()).url == "postgresql://u@h:5433/d"
     parts = DatabaseURL.of(url)
     assert parts.is_pooled
     assert "statement_cache_size" not in parts.dsn
@@ -132,6 +132,28 @@ def test_a_url_is_shown_without_its_password() -> None:
     with pytest.raises(ValueError, match="two queues") as caught:
         Queue(url, Queue(url, Player()))
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("postgresql://u:secret/x@h/d", "postgresql://..."),
+        ("postgresql://u:secret#x@h/d", "postgresql://..."),
+        ("postgresql://u:secret?x@h/d", "postgresql://..."),
+        ("postgresql://u:secret/d", "postgresql://..."),
+        ("postgresql://u:secret@x@h:5433,[::1]:5434/d", "postgresql://u@h:5433,[::1]:5434/d"),
+        ("postgresql://u@/d?host=/run&sslpassword=secret", "postgresql://u@/d"),
+        ("postgresql+asyncpg://u:secret@h/d", "postgresql+asyncpg://u@h/d"),
+        ("POSTGRESQL://u:secret@h/d", "POSTGRESQL://u@h/d"),
+        ("u:secret@h://d", "://..."),
+    ],
+)
+def test_no_url_is_shown_with_a_password(url: str, wanted: str) -> None:
+    assert shown(url) == wanted
+    if not is_postgres(url):
+        with pytest.raises(ValueError, match="not supported") as caught:
+            Queue(url, Player())
+        assert "secret" not in str(caught.value)
 
 
 def test_front_ends_that_start_together_make_one_schema(bench: PostgresBench) -> None:

@@ -192,6 +192,27 @@ def has_come(player: Player, jump: Jump) -> bool:
     return not player.calls.empty()
 
 
+@pytest.mark.parametrize("accepts", [False, True])
+def test_mail_in_a_file_that_replaces_another_is_delivered(
+    tmp_path: Path, *, accepts: bool
+) -> None:
+    files = [tmp_path / name / "mail-0.db" for name in ("first", "second")]
+    player, jump, url = Player(), Jump(), str(files[0].with_name("mail.db"))
+    for each in files:
+        each.parent.mkdir()
+        store = Queue(str(each.with_name("mail.db")), Player(), deliveries=0, time=jump)
+        with serving(store) as front:
+            deliver(front, f"{each.parent.name}@x.test")
+    with serving(Queue(url, player, accepts=accepts, time=jump)) as server:
+        assert player.next()[1].recipients == ["first@x.test"]
+        wait_until(server, lambda: rows(files[0]) == [])
+        for suffix in ("-wal", "-shm"):
+            Path(f"{files[0]}{suffix}").unlink()
+        files[1].replace(files[0])
+        wait_until(server, lambda: has_come(player, jump))
+        assert player.next()[1].recipients == ["second@x.test"]
+
+
 @pytest.mark.parametrize("what", ["files", "deliveries"])
 def test_deliveries_go_on_after_a_failure_of_their_own(
     url: str,

@@ -77,12 +77,13 @@ def add_queue(server: Server, given: Given) -> Queue | None:
             flag = f"--queue-{next(iter(values)).replace('_', '-')}"
             raise click.UsageError(f"{flag} needs --queue; write --queue mail.db")
         return own
+    from ehlo.queue.accepting import Queue
+    from ehlo.queue.urls import shown
+
     if own is not None:
         raise click.UsageError(
-            f"--queue {url} cannot be combined with ehlo.Queue({own.url!r}); leave one out"
+            f"--queue {shown(url)} cannot be combined with ehlo.Queue({own.url!r}); leave one out"
         )
-    from ehlo.queue.accepting import Queue
-
     inner = Composed(checked(lambda: callbacks_of(options)))
     queue = checked(lambda: Queue(url, inner, **values))
     server.configure(handler=queue, factory=False)

@@ -21,7 +21,7 @@ from ehlo.queue.timing import Persistence, Timekeeper
 from ehlo.sqlite.connecting import Database, connect
 from ehlo.sqlite.errors import StoreError, in_words
 from ehlo.sqlite.locking import Lock
-from ehlo.sqlite.writer import Writer
+from ehlo.sqlite.writer import Result, Work, Writer
 
 logger: logging.Logger = logging.getLogger("ehlo.queue")
 
@@ -37,6 +37,8 @@ class Depot:
         self._writer = Writer(str(path), database, ledger.Flushes(path))
         self._time = time
         self._accept = accept
+        self.is_gone: bool = False
+        """Whether the file was removed or replaced; there is nothing to do then but to close it."""
         self._deliver: Lock | None = None
         self._delivering: Delivering | None = None
 
@@ -44,10 +46,15 @@ class Depot:
     def opened(cls, path: Path, accept: Lock | None, time: Timekeeper) -> Depot:
         """Open a file; `accept` is its lock, if mail is accepted. Raises `StoreError`."""
         database = ledger.open_ledger(path)
-        depot = cls(path, database, accept, time)
-        if accept is not None:  # no process writes a body there now
-            depot._files.sweep(ledger.files_in_use(database))
-        depot._writer.start()
+        try:
+            depot = cls(path, database, accept, time)
+            if accept is not None:  # no process writes a body there now
+                with in_words(str(path)):
+                    depot._files.sweep(ledger.files_in_use(database))
+            depot._writer.start()
+        except BaseException:
+            database.close()
+            raise
         return depot
 
     # -- accepting ---------------------------------------------------------------------------------
@@ -67,7 +74,7 @@ class Depot:
         row = ledger.FiledRow(digest.hexdigest(), self._time.now(), file, body)
         work = partial(ledger.insert, arrival=arrival, row=row)
         try:
-            await self._writer.do(work, len(body or b""))
+            await self._do(work, len(body or b""))
         except StoreError:
             if file is not None:
                 await asyncio.to_thread(self._files.delete, [file])
@@ -92,7 +99,7 @@ class Depot:
     ) -> None:
         """Begin to deliver, since this process has the lock. Raises `StoreError`."""
         self._deliver = lock
-        await self._writer.do(partial(ledger.recover, now=self._time.now(), patience=patience))
+        await self._do(partial(ledger.recover, now=self._time.now(), patience=patience))
         self._delivering = Delivering(make(self))
 
     def let_go(self) -> None:
@@ -115,7 +122,7 @@ class Depot:
             most=most,
             patience=patience,
         )
-        return await self._writer.do(work, flush=False)
+        return await self._do(work, flush=False)
 
     async def load(self, claimed: Claimed) -> Spool:
         """Return the body in a file. Raises `OSError`."""
@@ -125,17 +132,17 @@ class Depot:
         """Extend leases, as `Ledger` says."""
         until = self._time.now() + lease
         work = partial(ledger.renew, numbers=numbers, owner=owner, until=until)
-        await self._writer.do(work, flush=False)
+        await self._do(work, flush=False)
 
     async def settle(self, settled: Sequence[Settled], owner: str, *, durable: bool) -> None:
         """Note the ends of attempts, as `Ledger` says."""
         work = partial(ledger.settle, settled=settled, owner=owner, now=self._time.now())
-        await self._delete(await self._writer.do(work, flush=durable))
+        await self._delete(await self._do(work, flush=durable))
 
     async def purge(self, keep: float) -> None:
         """Delete what ended long ago, as `Ledger` says."""
         work = partial(ledger.purge, before=self._time.now() - keep)
-        await self._delete(await self._writer.do(work))
+        await self._delete(await self._do(work))
 
     async def _delete(self, names: Sequence[str]) -> None:
         if names:
@@ -144,6 +151,13 @@ class Depot:
     async def levels(self) -> Levels:
         """Return how many deliveries there are. Raises `StoreError`."""
         return await asyncio.to_thread(_levels, self.path, self._time.now())
+
+    async def _do(self, work: Work[Result], weight: int = 0, *, flush: bool = True) -> Result:
+        try:
+            return await self._writer.do(work, weight, flush=flush)
+        except ledger.GoneFileError:
+            self.is_gone = True
+            raise
 
     # -- the end -----------------------------------------------------------------------------------
 

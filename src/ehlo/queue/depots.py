@@ -78,7 +78,7 @@ class Depots:
         """Close a file that was removed; the next message opens another one in its place."""
         if self._own is depot:
             self._own = None
-            await depot.close()
+        await depot.close()
 
     # -- delivering --------------------------------------------------------------------------------
 
@@ -89,6 +89,7 @@ class Depots:
     async def _look_after(self, make: Callable[[Ledger], Deliverer]) -> None:
         while True:
             try:
+                await self._close_gone()
                 for path in await asyncio.to_thread(self._family.members):
                     await self._try_to_take(path, make)
                 if self._accepts:
@@ -97,6 +98,13 @@ class Depots:
                 logger.exception("cannot look for the files of the queue")
             await self._time.wait(self._wake, self._time.ticks() + _LOOK)
             self._wake.clear()
+
+    async def _close_gone(self) -> None:
+        """Close what was removed or replaced, so that the lock of its path is free."""
+        for depot in self._all:
+            if depot.is_gone:
+                self._adopted = {path: at for path, at in self._adopted.items() if at is not depot}
+                await self._lose(depot)
 
     async def _try_to_take(self, path: Path, make: Callable[[Ledger], Deliverer]) -> None:
         """Deliver from a file; log why that fails, once for each reason."""
@@ -123,14 +131,20 @@ class Depots:
         if lock is None:
             return
         try:
-            if depot is None:
-                depot = await asyncio.to_thread(Depot.opened, path, None, self._time)
-            await depot.deliver(lock, make, self._patience)
+            found = depot
+            if found is None:
+                found = await asyncio.to_thread(Depot.opened, path, None, self._time)
+            try:
+                await found.deliver(lock, make, self._patience)
+            except BaseException:
+                if depot is None:
+                    await found.close()
+                raise
         except BaseException:
             lock.release()
             raise
         if own is None:
-            self._adopted[path] = depot
+            self._adopted[path] = found
             logger.info("delivering from %s", path)
 
     async def _let_go_of_idle(self) -> None:

@@ -18,6 +18,7 @@ from typing import Final
 
 from ehlo.message import Message, Spool
 from ehlo.queue.facts import body_of
+from ehlo.queue.urls import shown
 from ehlo.sqlite.errors import DiskFullError, StoreError
 from ehlo.sqlite.locking import Lock
 
@@ -32,7 +33,8 @@ class Family:
 
     def __init__(self, url: str) -> None:
         if not url or "://" in url:
-            raise ValueError(f"queue {url!r}: not supported; write mail.db, or postgresql://...")
+            wrong = "not supported; write mail.db, or postgresql://..."
+            raise ValueError(f"queue {shown(url)!r}: {wrong}")
         path = Path(url)
         if not path.name or url.endswith(("/", os.sep)):
             raise ValueError(f"queue {url!r}: a directory; write the path of a file: mail.db")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from typing import Final, NamedTuple, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 _SCHEMES: Final = ("postgresql://", "postgres://")
 _CACHE: Final = "statement_cache_size"
 _STATEMENTS: Final = 100
+_SCHEME: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*")
+_HOST: Final = r"(?:\[[^\]]*\]|[^:,]*)(?::[0-9]*)?"  # what is no port may be a password
+_HOSTS: Final = re.compile(f"{_HOST}(?:,{_HOST})*")
 _WRITE: Final = "not a URL; write postgresql://user@host:5432/database"
 
 
@@ -18,7 +22,7 @@ class DatabaseURL(NamedTuple):
     dsn: str
     """What asyncpg connects to."""
     name: str
-    """The URL without its password, for people."""
+    """The URL without its password and its parameters, for people."""
     cache: int
     """How many statements are prepared; 0 behind a pooler that assigns each transaction."""
 
@@ -57,14 +61,19 @@ def is_postgres(url: str) -> bool:
 
 
 def shown(url: str) -> str:
-    """Return a URL without its password."""
-    if not is_postgres(url):
+    """Return a URL without its password and its parameters, which may have one, too.
+
+    If it cannot be told where the password ends, only the scheme is left.
+    """
+    scheme, mark, _ = url.partition("://")
+    if not mark:
         return url
+    hidden = f"{scheme if _SCHEME.fullmatch(scheme) else ''}://..."
     try:
         parts = urlsplit(url)
     except ValueError:
-        return "postgresql://..."
-    user, at, host = parts.netloc.rpartition("@")
-    fields = [each for each in parse_qsl(parts.query) if each[0] not in ("password", _CACHE)]
-    bare = parts._replace(netloc=user.partition(":")[0] + at + host, query=urlencode(fields))
-    return urlunsplit(bare)
+        return hidden
+    user, at, hosts = parts.netloc.rpartition("@")
+    if url.count("@") > parts.netloc.count("@") or not _HOSTS.fullmatch(hosts):
+        return hidden
+    return urlunsplit((scheme, user.partition(":")[0] + at + hosts, parts.path, "", ""))

@@ -6,8 +6,8 @@ import contextlib
 import os
 import sys
 import weakref
-from functools import partial
 from pathlib import Path
+from typing import Final
 
 from ehlo.sqlite.errors import StoreError
 
@@ -40,8 +40,7 @@ class Lock:
             os.close(file)
             return cls.taken(path, purpose)
         lock = cls(name, file)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(lock)))
+        _held.add(lock)
         return lock
 
     def release(self, *, remove: bool = False) -> None:
@@ -52,13 +51,22 @@ class Lock:
                     self._name.unlink()
             os.close(self._file)
             self._file = -1
+            _held.discard(self)
 
 
-def _let_go(lock: weakref.ref[Lock]) -> None:
-    """Let go of a lock in a child that was forked, and would hold it when its parent has ended."""
-    found = lock()
-    if found is not None:
-        found.release()
+# It belongs to the module, since what is called after a fork is registered for the whole process,
+# and for ever
+_held: Final[weakref.WeakSet[Lock]] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """Let go of all locks in a child that was forked, and would hold them after its parent."""
+    for lock in list(_held):
+        lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _is_at(name: Path, file: int) -> bool:
