@@ -196,7 +196,7 @@ class Connection:
             return None
         if output.slow or output.over or type(packet) is not bytes:
             return None
-        if output.narrator is not None or conversation.exchange is not None:
+        if conversation.exchange is not None:
             return None
         reader = conversation.reader
         if reader is not None:

@@ -76,9 +76,11 @@ class Output:
             self.narrator.wrote(reply.wire, to)
 
     def acknowledge(self, verb: str, reply: Reply) -> None:
-        """Queue the acceptance of a plain command, where there is no observer."""
+        """Queue the acceptance of a plain command, and count both."""
         self.wires.append(reply.wire)
         self.said.extend((verb, reply.code))
+        if self.narrator is not None:
+            self.narrator.wrote(reply.wire, verb)
 
     def reject(self, reply: Reply, to: str, about: Rejected = NOTHING) -> None:
         """Queue a rejection; one too many since the last accepted message ends the session."""

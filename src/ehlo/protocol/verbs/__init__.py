@@ -193,17 +193,23 @@ def hear_usual(conversation: Conversation, packet: bytes) -> Ask | tuple[()] | N
     subject = parse(conversation, packet)
     if subject is None:
         return None
+    if output.narrator is not None:
+        output.narrator.command(verb.name, _argument(verb, packet), known=True)
     if type(subject) is Reply or verb.event in conversation.asks:
         output.said.append(verb.name)
         if type(subject) is not Reply:
             return verb.ask(conversation, subject)
-        argument = packet[len(verb.name) + 1 : -2].decode()
-        _fail(conversation, verb, argument, subject)
+        _fail(conversation, verb, _argument(verb, packet), subject)
         return ()
     reply = accept(conversation, subject, None)
     conversation.state = to
     output.acknowledge(verb.name, reply)
     return ()
+
+
+def _argument(verb: AnyVerb, packet: bytes) -> str:
+    """Return the argument in a packet that is one plain command."""
+    return packet[len(verb.name) + 1 : -2].decode()
 
 
 def hear(conversation: Conversation) -> Ask | Told | Literal[Waiting.NEED_DATA]:
