@@ -355,9 +355,12 @@ class _Player:
         for packet in self._plan.packets:
             if not self._closed:
                 if self._usual:
-                    event = self._connection.hear(packet)
-                    self.heard += event is not None
-                    self._go_on(event or deliver(self._connection, packet, usual=False))
+                    heard = self._connection.hear(packet)
+                    self.heard += heard is not None
+                    if isinstance(heard, bytes):
+                        self._go_on(NEED_DATA, heard)
+                    else:
+                        self._go_on(heard or deliver(self._connection, packet, usual=False))
                 else:
                     self._go_on(deliver(self._connection, packet, usual=False))
             if not self._closed and self._chance.random() < self._plan.disturbs:
@@ -383,8 +386,7 @@ class _Player:
                 connection.receive_eof()
         self._go_on(connection.next_event())
 
-    def _go_on(self, event: Event | Waiting) -> None:
-        sent = b""
+    def _go_on(self, event: Event | Waiting, sent: bytes = b"") -> None:
         while not isinstance(event, Waiting | events.Close):
             if self._told(event):
                 sent += self._connection.data_to_send()
