@@ -13,6 +13,7 @@ from typing import Final
 
 import click
 
+from ehlo.cli.readable import reason_of
 from ehlo.server.options import target
 
 # What is served of a module that is named alone. A Server comes first: it has options of its own
@@ -94,12 +95,6 @@ def read_variables(path: str) -> dict[str, str]:
         quoted = _QUOTED.fullmatch(match[2])
         found[match[1]] = quoted[2] if quoted else match[2].partition(" #")[0].rstrip()
     return found
-
-
-def reason_of(error: OSError) -> str:
-    """Return why a file cannot be used, as part of a sentence."""
-    text = error.strerror or str(error)
-    return text[:1].lower() + text[1:]
 
 
 def _with_advice(text: str, error: str) -> str:

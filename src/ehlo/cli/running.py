@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import click
 
-from ehlo.cli.finding import reason_of
 from ehlo.cli.flags import ProcessOptions, as_flags
 from ehlo.cli.log import set_up_logging
+from ehlo.cli.readable import reason_of
 from ehlo.cli.wrong import no_listening
 from ehlo.server.server import Server
 from ehlo.server.system import loops, machine, privileges
