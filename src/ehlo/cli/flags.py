@@ -127,10 +127,11 @@ class GroupedOption(click.Option):
         return f"--[no-]{self.opts[0].removeprefix('--')}", record[1]
 
 
-class _GroupedHelp(ReportedCommand):
-    """Writes the help of its options group by group."""
+class ServerCommand(ReportedCommand):
+    """Describes a command with options of a server; its help shows them group by group."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
@@ -143,11 +144,7 @@ class _GroupedHelp(ReportedCommand):
                 formatter.write_dl(records, col_max=_COLUMN + 2)
 
 
-class ServerCommand(_GroupedHelp):
-    """Describes a command with all options of a server."""
-
-
-class PrinterGroup(_GroupedHelp, click.Group):
+class PrinterGroup(ServerCommand, click.Group):
     """Describes the same, with commands below it."""
 
     def resolve_command(
@@ -171,7 +168,8 @@ def options_of(
 
     `defaults` are a command's own, shown instead of the field's; the command has to apply them.
     """
-    hints, texts = get_type_hints(of, include_extras=True), _Texts(of)
+    hints = get_type_hints(of, include_extras=True)
+    texts = functools.cache(functools.partial(descriptions, of))  # reading the source is slow
     found: list[click.Parameter] = []
     for field in dataclasses.fields(of):
         if not field.metadata.get("flag") or field.name in leave_out:
@@ -180,7 +178,7 @@ def options_of(
         group = field.metadata["group"]
         if _members(hint) == [bool]:
             both = f"{flag}/--no-{flag.removeprefix('--')}"
-            about = texts.about(field.name, "on" if defaults.get(field.name) else None)
+            about = _about(texts, field.name, "on" if defaults.get(field.name) else None)
             found.append(
                 GroupedOption([both], group=group, about=about, default=None, type=YesNo())
             )
@@ -190,7 +188,7 @@ def options_of(
             shown = f"{shown:g}"
         elif isinstance(shown, tuple):
             shown = ", ".join(shown)
-        about = texts.about(field.name, shown)
+        about = _about(texts, field.name, shown)
         form = _form(hint, field.metadata["renamed"])
         if field.name in _SPECIAL:
             form["type"] = _SPECIAL[field.name]
@@ -200,20 +198,10 @@ def options_of(
     return found
 
 
-class _Texts:
-    """Holds the help texts of the fields of a class, read from its source when one is wanted."""
-
-    def __init__(self, of: type[Any]) -> None:
-        self._of = of
-
-    @functools.cached_property
-    def _by_name(self) -> Mapping[str, str]:
-        return descriptions(self._of)
-
-    def about(self, name: str, default: object) -> Callable[[], str]:
-        """Return a function that returns the text for a field, with its default if it has one."""
-        shown = "" if default in (None, "") else f"  [{default}]"
-        return lambda: self._by_name.get(name, "").replace("`", "") + shown
+def _about(texts: Callable[[], Mapping[str, str]], name: str, default: object) -> Callable[[], str]:
+    """Return a function that returns the help text for a field, with its default if it has one."""
+    shown = "" if default in (None, "") else f"  [{default}]"
+    return lambda: texts().get(name, "").replace("`", "") + shown
 
 
 def _set_variables(_ctx: click.Context, _param: click.Parameter, path: str | None) -> str | None:
