@@ -77,6 +77,8 @@ class ProcessOptions:
     log_format: Literal["text", "logfmt", "json"] | None = option(None, group="Logging and metrics")
     """Log format: `text` for a person (the default if standard error is a terminal), `logfmt` (the
     default otherwise) or `json` for programs."""
+    faults: _File | None = option(None, group="Protocol")
+    """TOML file of faults: when to reject, delay or drop, to test clients."""
     host: str | None = option(None, group="Listening")
     """Host to listen on, as --addr HOST:PORT does.  [127.0.0.1]"""
     port: Annotated[int, Number(0, 65_535)] | None = option(None, group="Listening")
