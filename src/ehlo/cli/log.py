@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
+from pathlib import Path
 from time import monotonic
 from typing import Final, TextIO
 
@@ -91,7 +92,7 @@ class _File(_Stream, WatchedFileHandler):
 
     def reopenIfNeeded(self) -> None:  # noqa: N802  the name in logging
         """Open the file again if another one is at its path. Raises nothing."""
-        if self.stream is None or _is_at(self.baseFilename, self.stream.fileno()):
+        if self.stream is None or paths.is_at(Path(self.baseFilename), self.stream.fileno()):
             return
         try:
             new = self._opened()
@@ -108,13 +109,6 @@ class _File(_Stream, WatchedFileHandler):
         if not self._failed:
             self._failed = True
             reload_failed("log", str(error))
-
-
-def _is_at(path: str, file: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(file))  # noqa: PTH116  fstat has no Path
-    except OSError:
-        return False
 
 
 def set_up_logging(

@@ -15,6 +15,7 @@ from typing import Annotated, Final, Literal, cast
 
 import click
 
+from ehlo import paths
 from ehlo.cli.flags import Given, fields_of
 from ehlo.cli.running import checked
 from ehlo.cli.values import Directory
@@ -112,7 +113,8 @@ class Recorder:
         )
         path = self._directory / f"{began:%Y%m%dT%H%M%S}-{session.id}.smtp"
         try:
-            _write(path, dialogue.text_of([scenario]).encode())
+            with os.fdopen(paths.create(str(path), 0o600), "wb") as file:
+                file.write(dialogue.text_of([scenario]).encode())
         except OSError as error:
             logger.error("session not recorded: file=%s reason=%s", path, error.strerror)
 
@@ -124,13 +126,6 @@ class Recorder:
             if len(services) == 1 or any(each.port == session.local.port for each in addresses):
                 return list(given_of(routes.rules))
         return []
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a new file that only its owner may read. A file or link that is there stays."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
 
 
 def given_of(rules: Rules) -> Iterator[str]:
