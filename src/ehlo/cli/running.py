@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -66,11 +65,9 @@ def run(
 
 def _open_log(server: Server, process: ProcessOptions, *, quiet: bool) -> None:
     """A new log file belongs to the user that root becomes, who has to reopen it later."""
-    file, owner = process.log_file, None
+    file = process.log_file
     try:
-        if file is not None and server.options.user and os.getuid() == 0:
-            account = privileges.find(server.options.user)
-            owner = account.uid, account.gid
+        owner = None if file is None else privileges.owner_for(server.options.user)
         set_up_logging(process.log_level, process.log_format, file, owner=owner, quiet=quiet)
     except OSError as error:
         raise click.UsageError(

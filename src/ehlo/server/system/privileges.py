@@ -47,6 +47,17 @@ def find(user: str) -> SystemUser:
     return SystemUser(entry.pw_name, entry.pw_uid, gid, tuple(sorted(set(groups))))
 
 
+def owner_for(user: str) -> tuple[int, int] | None:
+    """Return the user and group of what root makes for the account that it becomes.
+
+    `None` stands for those of this process. Raises `ValueError` as `find` does.
+    """
+    if not user or os.getuid() != 0:
+        return None
+    account = find(user)
+    return account.uid, account.gid
+
+
 def _group(group: str) -> int:
     import grp
 
