@@ -186,8 +186,11 @@ def key_of(path: MailPath) -> Key:
 
 
 def _matches(wanted: str | None, key: Key | None) -> bool:
-    """Return whether a rule for `wanted` is for an address."""
-    if wanted is None or key is None:
-        return wanted is None
+    """Return whether a rule for `wanted` is for an address; `None` is for any."""
+    return wanted is None or (key is not None and names(wanted, key))
+
+
+def names(wanted: str, key: Key) -> bool:
+    """Return whether `wanted` is an address, in any spelling, or `@` and its domain."""
     local, domain = key_of(wanted)
     return domain == key[1] and local in (key[0], "" if domain else key[0])
