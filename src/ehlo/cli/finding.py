@@ -56,16 +56,11 @@ def _attribute_of(module: str) -> str:
     """Return the name of what a module has to serve. Raises `click.UsageError` without any."""
     try:
         members = vars(target.imported(module))
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise click.UsageError(
-            f"{module}: no module of this name; check the name, --app-dir and the current directory"
-        ) from None
-    except TypeError:
-        if not module.startswith("."):
-            raise
-        raise click.UsageError(f"{module}: a relative name; write the full name") from None
+    except target.NotThereError:
+        wrong = "no module of this name; check the name, --app-dir and the current directory"
+        if module.startswith("."):
+            wrong = "a relative name; write the full name"
+        raise click.UsageError(f"{module}: {wrong}") from None
     found = next((name for name in _NAMES if name in members), None)
     if found is None:
         raise click.UsageError(
