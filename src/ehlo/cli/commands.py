@@ -241,7 +241,7 @@ cli.add_command(top)
 
 
 def _reject_options_before_command(ctx: click.Context) -> None:
-    """Options before a command would be those of `ehlo` itself, and have no effect."""
+    """Raise `click.UsageError` for options before a command, which would have no effect."""
     for param in ctx.command.params:
         if ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE:
             command = ctx.invoked_subcommand
@@ -255,7 +255,7 @@ def _reject_options_before_command(ctx: click.Context) -> None:
 
 
 def _named_server(target: str, given: Given) -> Server:
-    """The server that `target` names, or a new one for the handler that it names."""
+    """Return the server that `target` names, or a new one for the handler that it names."""
     factory = bool(given.get("factory"))
     found = handler_of(load(target, given["app_dir"]), target, factory=factory)
     if isinstance(found, Server):
@@ -272,7 +272,7 @@ def _named_server(target: str, given: Given) -> Server:
 
 
 def _worker_server(target: str, given: Given, passphrase: str | None) -> Server:
-    """The server of a worker, which is a new process and gets the options of its parent.
+    """Return the server of a worker, which is a new process and gets the options of its parent.
 
     Raises `StartError` if they are wrong by now, for instance because a file has gone.
     """
@@ -295,7 +295,7 @@ def _process(given: Given) -> ProcessOptions:
 
 
 def _server_values(given: Given, default: ListenAddresses) -> dict[str, Any]:
-    """The options of the server that were given, as keywords of `Server`.
+    """Return the options of the server that were given, as keywords of `Server`.
 
     `default` is the address of which --host and --port replace one half.
     """
@@ -332,5 +332,5 @@ def _new_server(handler: object, values: Given) -> Server:
 
 
 def _passphrase() -> str | None:
-    """The passphrase of the keys, which programs that handlers start then do not inherit."""
+    """Return the passphrase of the keys. Programs that handlers start do not inherit it."""
     return os.environ.pop("EHLO_TLS_PASSPHRASE", None)

@@ -105,7 +105,7 @@ class _File(_Stream, WatchedFileHandler):
         self._failed = False
 
     def _report(self, error: OSError) -> None:
-        """The failure is logged once, to the old file."""
+        """Log the failure once, to the old file."""
         if not self._failed:
             self._failed = True
             reload_failed("log", str(error))

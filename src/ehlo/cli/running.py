@@ -64,7 +64,7 @@ def run(
 
 
 def _open_log(server: Server, process: ProcessOptions, *, quiet: bool) -> None:
-    """A new log file belongs to the user that root becomes, who has to reopen it later."""
+    """Set up logging. A new file belongs to the user that root becomes, who reopens it later."""
     file = process.log_file
     try:
         owner = None if file is None else privileges.owner_for(server.options.user)
@@ -94,7 +94,7 @@ def run_parent(server: Server, recipe: Recipe, *, reload: bool) -> None:
 
 
 def _watch(restart: Callable[[], None], ended: threading.Event) -> None:
-    """Calls `restart` when a Python file below the current directory has changed."""
+    """Call `restart` when a Python file below the current directory has changed."""
     from watchfiles import PythonFilter, watch  # an extra
 
     here = Path.cwd()

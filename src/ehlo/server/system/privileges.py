@@ -15,7 +15,7 @@ logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 class UnusableError(ValueError):
-    """Raised for what the server needs and cannot use as the user that it has become."""
+    """Raised for a file that the server needs later and that its new user cannot read."""
 
 
 class SystemUser(NamedTuple):
@@ -98,7 +98,7 @@ def check_readable(account: SystemUser, files: Iterable[str]) -> None:
 def check_imports(account: SystemUser, handler: object) -> None:
     """Check that the user of this process can import from Python and ehlo later.
 
-    Raises `UnusableError`. Logs a warning if that is so for the module of `handler` only.
+    Raises `UnusableError`. If only the module of `handler` cannot be read, logs a warning.
     """
     for name in (os.__name__, __name__):
         if file := _unreadable_file(name):
