@@ -44,11 +44,11 @@ _NAME = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b|\A[a-z]+\b")
 
 # Types of values that say more than those of the fields
 _SPECIAL: Mapping[str, Value] = types.MappingProxyType(
-    {
-        "addr": AddressText(),
-        "auth_file": ReadableFile(),
-        **dict.fromkeys(("max_size", "max_memory", "max_disk", "spool_threshold"), Size()),
-    }
+    {"addr": AddressText(), "auth_file": ReadableFile()}
+)
+
+_SIMPLE: Mapping[object, object] = types.MappingProxyType(
+    {bool: YesNo(), int: Number(), float: Seconds(), str: str}
 )
 
 _COLUMN = 26  # where the help texts begin, in all groups
@@ -177,25 +177,20 @@ def options_of(
         if not field.metadata.get("flag") or field.name in leave_out:
             continue
         flag, hint = f"--{field.name.replace('_', '-')}", hints[field.name]
-        group = field.metadata["group"]
-        if _members(hint) == [bool]:
-            both = f"{flag}/--no-{flag.removeprefix('--')}"
-            about = _about(texts, field.name, "on" if defaults.get(field.name) else None)
-            found.append(
-                GroupedOption([both], group=group, about=about, default=None, type=YesNo())
-            )
-            continue
         shown = defaults.get(field.name, field.default)
-        if isinstance(shown, float):
+        if _members(hint) == [bool]:
+            flag = f"{flag}/--no-{flag.removeprefix('--')}"
+            shown = "on" if shown else None
+        elif isinstance(shown, float):
             shown = f"{shown:g}"
         elif isinstance(shown, tuple):
             shown = ", ".join(shown)
-        about = _about(texts, field.name, shown)
         form = _form(hint, field.metadata["renamed"])
         if field.name in _SPECIAL:
             form["type"] = _SPECIAL[field.name]
         if field.name == "env_file":  # before other options are looked for in the environment
             form |= {"is_eager": True, "callback": _set_variables}
+        group, about = field.metadata["group"], _about(texts, field.name, shown)
         found.append(GroupedOption([flag], group=group, about=about, default=None, **form))
     return found
 
@@ -267,7 +262,10 @@ def _members(hint: object) -> list[object]:
 
 def _form(hint: object, renamed: Mapping[str, str]) -> dict[str, object]:
     """Return how click reads values of such a type."""
-    kind = _members(hint)[-1]  # of text or several texts, it is the latter
+    members = _members(hint)
+    if members == [int, str]:
+        return {"type": Size()}
+    kind = members[-1]  # of text or several texts, it is the latter
     origin, args = get_origin(kind), get_args(kind)
     if origin is Sequence:
         return {**_form(args[0], renamed), "multiple": True}
@@ -280,4 +278,4 @@ def _form(hint: object, renamed: Mapping[str, str]) -> dict[str, object]:
         return {"type": Choice(args, renamed), "metavar": f"[{'|'.join(args)}]"}
     if origin is Annotated:
         return {"type": args[1]}
-    return {"type": Number() if kind is int else Seconds() if kind is float else kind}
+    return {"type": _SIMPLE[kind]}
