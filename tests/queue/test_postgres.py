@@ -317,6 +317,45 @@ def test_a_lease_that_has_run_out_is_taken_over_and_its_owner_settles_nothing(
             assert bench.rows("state, attempts")[0] == ("waiting", 2)
 
 
+def test_a_lease_that_has_run_out_is_not_taken_again_by_the_process_that_still_delivers(
+    bench: PostgresBench,
+) -> None:
+    go = asyncio.Event()
+    player = Player(lambda _: go.wait())
+    with serving(bench.queue(player, max_attempts=1)) as server:
+        deliver(server, "slow@x.test", "slower@x.test")
+        bench.expect(server, "state", ("running",), ("running",))
+        bench.database.advance(61)  # it hangs, and so has renewed nothing
+        deliver(server, "b@x.test")
+        assert player.next()[1].recipients == ["b@x.test"]
+        bench.expect(server, "state, attempts", ("running", 1), ("running", 1))
+        assert server.running is not None
+        server.running.loop.call_soon_threadsafe(go.set)
+        player.next()
+        bench.expect(server, "state")
+
+
+def test_what_nobody_holds_is_claimed_again_by_its_owner(bench: PostgresBench) -> None:
+    """A crash of PostgreSQL undoes outcomes, which do not wait for the disk."""
+    owners: list[str] = []
+
+    def fail(_message: object) -> Retry:
+        owners.extend(owner for (owner,) in bench.rows("owner"))
+        return Retry(after=100)
+
+    player = Player(fail)
+    with serving(bench.queue(player)) as server:
+        deliver(server, "b@x.test")
+        player.next()
+        bench.expect(server, "state", ("waiting",))
+        (owner,) = owners
+        undone = f"state = 'running', due = now(), owner = '{owner}'"
+        bench.database.execute(f"UPDATE ehlo_deliveries SET {undone}")  # noqa: S608  the test's
+        deliver(server, "c@x.test")
+        got = {str(player.next()[1].recipients[0]) for _ in range(2)}
+        assert got == {"b@x.test", "c@x.test"}
+
+
 def test_crashes_use_up_the_attempts_of_a_message(bench: PostgresBench) -> None:
     with serving(bench.queue(Player(), deliveries=0)) as server:
         deliver(server, "b@x.test")

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import secrets
 from collections import Counter, deque
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -176,12 +176,14 @@ class Consumer:
         terms = self._terms
         self._next_due = now + _POLL  # where the claim fails; and `wake` may be called meanwhile
         try:
-            haul = await self._ledger.claim(self._owner, most, terms.lease, terms.patience)
+            haul = await self._ledger.claim(
+                self._owner, most, terms.lease, terms.patience, self._leased()
+            )
         except StoreError as error:
             self._note_trouble(error)
         else:
             self._troubled = False
-            self._ready.extend((each, now - each.age) for each in self._new(haul.claimed))
+            self._ready.extend((each, now - each.age) for each in haul.claimed)
             if self._next_due:
                 self._next_due = float("inf") if haul.next_in is None else now + haul.next_in
             self._counts["dead"] += len(haul.died)
@@ -190,15 +192,6 @@ class Consumer:
         finally:
             self._claiming = None
             self._wake.set()
-
-    def _new(self, claims: Sequence[Claimed]) -> Iterator[Claimed]:
-        """Yield claims without what is under way here already, although its lease has run out."""
-        held = set(self._leased())
-        for claimed in claims:
-            if held.isdisjoint(each.number for each in claimed.deliveries):
-                yield claimed
-            elif new := [each for each in claimed.deliveries if each.number not in held]:
-                yield claimed._replace(deliveries=new)
 
     # -- attempts ----------------------------------------------------------------------------------
 

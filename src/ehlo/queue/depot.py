@@ -112,7 +112,14 @@ class Depot:
         if self._deliver is not None:
             self._deliver.release()
 
-    async def claim(self, owner: str, most: int, lease: float, patience: Persistence) -> Haul:
+    async def claim(
+        self,
+        owner: str,
+        most: int,
+        lease: float,
+        patience: Persistence,
+        held: Sequence[int],  # noqa: ARG002  all that is leased by `owner` is held
+    ) -> Haul:
         """Return messages that are due, as `Ledger` says."""
         work = partial(
             ledger.claim,

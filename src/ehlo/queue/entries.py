@@ -21,6 +21,8 @@ Levels = Mapping[str, float]
 """The number of deliveries by state, and `oldest_due`: for how many seconds the oldest is due."""
 
 ENDED: Final = "the process ended during the attempt"
+PLACES: Final = 1 << 20
+"""Maximum recipients of one message: the number of a delivery is that of its message times this."""
 
 
 class Arrival(NamedTuple):

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, get_args
 
 from ehlo.queue.entries import (
     ENDED,
+    PLACES,
     Act,
     Arrival,
     Claimed,
@@ -39,7 +40,6 @@ _PAGE: Final = 8_192  # bytes; large bodies take a third less time than with 4,0
 _CHECKPOINT: Final = 4_000  # pages of the log; each checkpoint costs two flushes
 _MOST_BYTES: Final = 8 << 20  # of bodies that are claimed at once
 _PAGE_OF_ROWS: Final = 1_000  # deliveries that are read at once
-_PLACES: Final = 1 << 20  # recipients of one message, at most
 _SCHEMA: Final = f"""
 CREATE TABLE messages(
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -182,7 +182,7 @@ def insert(database: Database, arrival: Arrival, row: FiledRow) -> None:
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (message_id, sender, facts, size, trace, *row),
     ).lastrowid
-    first = (number or 0) * _PLACES
+    first = (number or 0) * PLACES
     database.executemany(
         "INSERT INTO deliveries(number, message, recipient, due) VALUES (?, ?, ?, ?)",
         [(first + at, number, each, row.accepted) for at, each in enumerate(recipients)],

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
 from ehlo.message import Message, Spool, spool_directory
 from ehlo.queue.delivering import Delivering
 from ehlo.queue.engine import Deliverer, Ledger
-from ehlo.queue.entries import Arrival, Claimed, Haul, Levels, Settled
+from ehlo.queue.entries import Arrival, Claimed, Due, Haul, Levels, Settled
 from ehlo.queue.facts import body_of
 from ehlo.queue.postgres import taking
 from ehlo.queue.postgres.batches import Batches, Numbers, Packed, store
@@ -29,6 +29,8 @@ from ehlo.sqlite.errors import StoreError
 
 _SLOWEST: Final = 1 << 20  # bytes a second of a large body
 _AGAIN: Final = 1.0  # seconds until deliveries that have failed begin again
+
+_Claim = Callable[[Pg], Awaitable[tuple[list[Due], dict[int, list[Due]]]]]
 
 logger: logging.Logger = logging.getLogger("ehlo.queue")
 
@@ -124,20 +126,26 @@ class Cluster:
         if self._delivering is not None:
             self._delivering.wake()
 
-    async def claim(self, owner: str, most: int, lease: float, patience: Persistence) -> Haul:
+    async def claim(
+        self, owner: str, most: int, lease: float, patience: Persistence, held: Sequence[int]
+    ) -> Haul:
         """Return messages that are due, as `Ledger` says."""
         if self._unread:
             await self.settle(self._unread, owner, durable=False)
             self._unread = []
         most_attempts = min(patience.max_attempts, 2**31 - 1)
-        return await self._claiming.do(
-            partial(self._claim, owner=owner, most=most, lease=lease, most_attempts=most_attempts)
+        wanted = partial(
+            taking.claim,
+            owner=owner,
+            most=most,
+            lease=lease,
+            most_attempts=most_attempts,
+            held=held,
         )
+        return await self._claiming.do(partial(self._claim, wanted=wanted, most=most))
 
-    async def _claim(
-        self, connection: Pg, owner: str, most: int, lease: float, most_attempts: int
-    ) -> Haul:
-        dead, due = await taking.claim(connection, owner, most, lease, most_attempts)
+    async def _claim(self, connection: Pg, wanted: _Claim, most: int) -> Haul:
+        dead, due = await wanted(connection)
         try:
             return await taking.read(connection, dead, due, most)
         except BaseException:

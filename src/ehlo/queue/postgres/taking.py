@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, get_args
 
 from ehlo.queue.entries import (
     ENDED,
+    PLACES,
     Act,
     Claimed,
     Due,
@@ -25,20 +26,22 @@ if TYPE_CHECKING:
 
 _SMALL: Final = 65_536  # bytes of a body that comes with the claim
 _LONGEST: Final = 1e9  # seconds of a wait; an interval has an end
-_PLACES: Final = 1 << 20  # recipients of one message, at most
 _SOON: Final = "asked AS (SELECT set_config('synchronous_commit', 'off', true))"
+
+_FREE: Final = f"message * {PLACES} + place <> ALL ($6::bigint[])"
 
 # The rows of other recipients of a message are leased with the first one. Rows that another
 # consumer is about to lease are left out, so two consumers may share the recipients of a message.
-# Rows of the owner itself are leased again, too: a crash of the server may have undone their end.
+# Rows of the owner itself are leased again, too, unless they are under way there, although their
+# lease has run out: a crash of the server may have undone their end.
 _CLAIM: Final = f"""
 WITH {_SOON}, due AS MATERIALIZED (
     SELECT message, place FROM ehlo_deliveries
-    WHERE due <= now() ORDER BY due LIMIT $2
+    WHERE due <= now() AND {_FREE} ORDER BY due LIMIT $2
     FOR UPDATE SKIP LOCKED
 ), wanted AS MATERIALIZED (
     SELECT message, place FROM ehlo_deliveries
-    WHERE message IN (SELECT message FROM due) AND due <= now()
+    WHERE message IN (SELECT message FROM due) AND due <= now() AND {_FREE}
     FOR UPDATE SKIP LOCKED
 )
 UPDATE ehlo_deliveries AS d SET
@@ -130,15 +133,18 @@ _CHANGES: Final[dict[str, str]] = {
 
 
 async def claim(
-    connection: Pg, owner: str, most: int, lease: float, most_attempts: int
+    connection: Pg, owner: str, most: int, lease: float, most_attempts: int, held: Sequence[int]
 ) -> tuple[list[Due], dict[int, list[Due]]]:
-    """Return the deliveries that are dead, and by message those that are leased from now on."""
+    """Return the deliveries that are dead, and by message those that are leased from now on.
+
+    Those in `held` are left alone.
+    """
     wait = min(lease, _LONGEST)
-    rows = await connection.fetch(_CLAIM, owner, most, most_attempts, wait, ENDED)
+    rows = await connection.fetch(_CLAIM, owner, most, most_attempts, wait, ENDED, held)
     dead: list[Due] = []
     due: dict[int, list[Due]] = {}
     for message, place, recipient, attempts, is_dead in sorted(rows):
-        each = Due(message * _PLACES + place, recipient, attempts)
+        each = Due(message * PLACES + place, recipient, attempts)
         if is_dead:
             dead.append(each)
         else:
@@ -148,11 +154,11 @@ async def claim(
 
 async def read(connection: Pg, dead: Sequence[Due], due: dict[int, list[Due]], most: int) -> Haul:
     """Return what was claimed, with the messages; `most` is how much was asked for."""
-    gone = {each.number // _PLACES for each in dead}
+    gone = {each.number // PLACES for each in dead}
     rows = await connection.fetch(_READ, [*due, *gone], _SMALL) if due or gone else []
     ids = {row[0]: row[1] for row in rows}
     claimed = [Claimed._make([*row, due[row[0]]]) for row in rows if row[0] in due]
-    died = [(ids.get(each.number // _PLACES, ""), each.recipient) for each in dead]
+    died = [(ids.get(each.number // PLACES, ""), each.recipient) for each in dead]
     is_full = sum(map(len, due.values())) + len(dead) >= most
     return Haul(claimed, 0.0 if is_full else None, died)
 
@@ -212,4 +218,4 @@ def text_of(text: str) -> str:
 
 
 def _places(numbers: Sequence[int]) -> tuple[list[int], list[int]]:
-    return [each // _PLACES for each in numbers], [each % _PLACES for each in numbers]
+    return [each // PLACES for each in numbers], [each % PLACES for each in numbers]
