@@ -335,7 +335,7 @@ def test_a_lease_that_has_run_out_is_not_taken_again_by_the_process_that_still_d
         bench.expect(server, "state")
 
 
-def test_what_nobody_holds_is_claimed_again_by_its_owner(bench: PostgresBench) -> None:
+def test_what_no_process_holds_is_claimed_again_by_its_owner(bench: PostgresBench) -> None:
     """A crash of PostgreSQL undoes outcomes, which do not wait for the disk."""
     owners: list[str] = []
 
