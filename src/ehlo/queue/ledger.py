@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
 
+from ehlo.paths import create
 from ehlo.queue.entries import (
     ENDED,
     PLACES,
@@ -31,7 +32,7 @@ from ehlo.queue.entries import (
 from ehlo.queue.facts import decode_address
 from ehlo.queue.timing import Persistence
 from ehlo.sqlite.connecting import Database, connect, known_version
-from ehlo.sqlite.errors import StoreError, in_words
+from ehlo.sqlite.errors import ADVICE, StoreError, in_words
 from ehlo.sqlite.writer import Chores
 
 _APPLICATION: Final = 0x65686C71  # "ehlq", in the file's header
@@ -87,11 +88,14 @@ class FiledRow(NamedTuple):
 
 def open_ledger(path: Path) -> Database:
     """Open a file of a queue for its writer, and make or check its schema. Raises `StoreError`."""
-    flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-    try:  # only its user can read mail
-        os.close(os.open(path, flags, 0o600))
+    if path.is_symlink():  # processes would not see each other's locks
+        raise StoreError(f"{path}: a link; name the file itself")
+    try:
+        os.close(create(str(path), 0o600))  # only its user can read mail
+    except FileExistsError:
+        pass
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; name another file") from error
+        raise StoreError(f"{path}: {error.strerror}; {ADVICE}") from error
     with in_words(str(path)):
         database = connect(str(path))
         try:
