@@ -107,4 +107,7 @@ class Books(Protocol):
         """
 
     def content(self, message_id: str) -> Iterator[bytes]:
-        """Yield a message as it came, with its trace field, in chunks. Raises `LookupError`."""
+        """Yield a message as it came, with its trace field, in chunks. Raises `LookupError`.
+
+        Raises `StoreError` if not all of it can be read.
+        """
