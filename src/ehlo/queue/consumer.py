@@ -1,8 +1,9 @@
 """The consumer of one database: claims what is due, calls the handler, and settles what came of it.
 
 One coroutine does all of it, and waits in one place. Attempts run next to it, at most `deliveries`
-of them; some more messages are leased ahead, so that one commit serves many. What a handler that
-never ends has cost is counted: its thread stays, and takes a place of as many again.
+of them; some more messages are leased ahead, so that one commit serves many. The thread of a `def`
+handler that takes too long cannot be stopped. Such threads are counted: if there are `deliveries`
+of them, no attempt begins until one ends.
 """
 
 from __future__ import annotations

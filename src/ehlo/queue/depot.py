@@ -148,8 +148,10 @@ class Depot:
 
     async def purge(self, keep: float) -> None:
         """Delete what ended long ago, as `Ledger` says."""
-        work = partial(ledger.purge, before=self._time.now() - keep)
-        await self._delete(await self._do(work))
+        work, more = partial(ledger.purge, before=self._time.now() - keep), True
+        while more:
+            names, more = await self._do(work)
+            await self._delete(names)
 
     async def _delete(self, names: Sequence[str]) -> None:
         if names:

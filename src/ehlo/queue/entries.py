@@ -61,7 +61,7 @@ class Claimed(NamedTuple):
     body: bytes | None
     """Its body; `None` if it is so large that it is read when the attempt begins."""
     place: str | None
-    """Where a large body is, in the words of its database."""
+    """Where a large body is: the name of its file (SQLite), `row` or `chunks` (PostgreSQL)."""
     age: float
     """Seconds since it was accepted."""
     deliveries: list[Due]

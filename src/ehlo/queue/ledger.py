@@ -41,6 +41,7 @@ _PAGE: Final = 8_192  # bytes; large bodies take a third less time than with 4,0
 _CHECKPOINT: Final = 4_000  # pages of the log; each checkpoint costs two flushes
 _MOST_BYTES: Final = 8 << 20  # of bodies that are claimed at once
 _PAGE_OF_ROWS: Final = 1_000  # deliveries that are read at once
+_SLICE: Final = 1_000  # deliveries that are deleted at once
 _SCHEMA: Final = f"""
 CREATE TABLE messages(
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -319,15 +320,16 @@ def settle(
     values = [
         (
             *(each.state, now + each.wait if each.state == "waiting" else None),
-            *(None if each.state == "waiting" else now, each.error, each.uncounted),
-            *(each.number, owner, owner),
+            *(None if each.state == "waiting" else now, each.uncounted, each.error),
+            *(each.uncounted, each.number, owner, owner),
         )
         for each in settled
         if each.state is not None
     ]
     database.executemany(
-        "UPDATE deliveries SET state = ?, due = ?, ended = ?, error = ?, owner = NULL,"
-        " attempts = attempts - ? WHERE number = ? AND (? IS NULL OR owner = ?)",
+        "UPDATE deliveries SET state = ?, due = ?, ended = ?, owner = NULL,"
+        " error = CASE WHEN ? THEN error ELSE ? END, attempts = attempts - ?"
+        " WHERE number = ? AND (? IS NULL OR owner = ?)",
         values,
     )
     return _finish(database, done, owner) if done else []
@@ -357,12 +359,17 @@ def _delete_done(database: Database, messages: Iterable[int]) -> list[str]:
     return [file for (file,) in rows]
 
 
-def purge(database: Database, before: float) -> list[str]:
-    """Delete what has failed or died before a time; return the names of files to delete."""
+def purge(database: Database, before: float) -> tuple[list[str], bool]:
+    """Delete a slice of what has failed or died before a time.
+
+    Returns the names of files to delete, and whether more may be left.
+    """
+    those = "SELECT number FROM deliveries WHERE ended IS NOT NULL AND ended < ? LIMIT ?"
     rows = database.execute(
-        "DELETE FROM deliveries WHERE ended IS NOT NULL AND ended < ? RETURNING message", (before,)
+        f"DELETE FROM deliveries WHERE number IN ({those}) RETURNING message", (before, _SLICE)
     ).fetchall()
-    return _delete_done(database, dict.fromkeys(message for (message,) in rows))
+    names = _delete_done(database, dict.fromkeys(message for (message,) in rows))
+    return names, len(rows) == _SLICE
 
 
 def has_mail(database: Database) -> bool:

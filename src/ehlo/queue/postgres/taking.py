@@ -20,12 +20,13 @@ from ehlo.queue.entries import (
     Settled,
     State,
 )
+from ehlo.queue.timing import LONGEST
 
 if TYPE_CHECKING:
     from ehlo.queue.postgres.cable import Pg
 
 _SMALL: Final = 65_536  # bytes of a body that comes with the claim
-_LONGEST: Final = 1e9  # seconds of a wait; an interval has an end
+_SLICE: Final = 1_000  # deliveries that are deleted at once
 _SOON: Final = "asked AS (SELECT set_config('synchronous_commit', 'off', true))"
 
 _FREE: Final = f"message * {PLACES} + place <> ALL ($6::bigint[])"
@@ -96,7 +97,7 @@ UPDATE ehlo_deliveries AS d SET
     state = s.state,
     due = CASE WHEN s.state = 'waiting' THEN now() + s.wait * interval '1 second' END,
     ended = CASE WHEN s.state <> 'waiting' THEN now() END,
-    error = s.error,
+    error = CASE WHEN s.uncounted THEN d.error ELSE s.error END,
     owner = NULL,
     attempts = d.attempts - s.uncounted::integer
 FROM unnest($1::bigint[], $2::integer[], $4::text[], $5::float8[], $6::text[], $7::boolean[])
@@ -104,12 +105,18 @@ FROM unnest($1::bigint[], $2::integer[], $4::text[], $5::float8[], $6::text[], $
 WHERE d.message = s.message AND d.place = s.place AND d.owner = $3
 """
 _PURGE: Final = f"""
-WITH gone AS (
-    DELETE FROM ehlo_deliveries WHERE ended < now() - $1 * interval '1 second'
-    RETURNING message, place
+WITH old AS MATERIALIZED (
+    SELECT message, place FROM ehlo_deliveries
+    WHERE ended < now() - $1 * interval '1 second' LIMIT $2
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM ehlo_deliveries AS d USING old
+    WHERE d.message = old.message AND d.place = old.place
+    RETURNING d.message, d.place
 ) {_DELETE_EMPTY}
 """
-# Two consumers that end the last two recipients of a message at once see each other's
+# If two consumers end the last two recipients of a message at once, each of them still sees the
+# delivery of the other one, and neither deletes the message
 _SWEEP: Final = """
 WITH empty AS (
     DELETE FROM ehlo_messages AS m
@@ -139,8 +146,7 @@ async def claim(
 
     Those in `held` are left alone.
     """
-    wait = min(lease, _LONGEST)
-    rows = await connection.fetch(_CLAIM, owner, most, most_attempts, wait, ENDED, held)
+    rows = await connection.fetch(_CLAIM, owner, most, most_attempts, lease, ENDED, held)
     dead: list[Due] = []
     due: dict[int, list[Due]] = {}
     for message, place, recipient, attempts, is_dead in sorted(rows):
@@ -165,7 +171,7 @@ async def read(connection: Pg, dead: Sequence[Due], due: dict[int, list[Due]], m
 
 async def renew(connection: Pg, numbers: Sequence[int], owner: str, lease: float) -> None:
     """Extend leases."""
-    await connection.execute(_RENEW, *_places(numbers), owner, min(lease, _LONGEST))
+    await connection.execute(_RENEW, *_places(numbers), owner, lease)
 
 
 async def settle(connection: Pg, settled: Sequence[Settled], owner: str) -> None:
@@ -180,7 +186,7 @@ async def settle(connection: Pg, settled: Sequence[Settled], owner: str) -> None
             *_places([each.number for each in others]),
             owner,
             [each.state for each in others],
-            [min(each.wait, _LONGEST) for each in others],
+            [each.wait for each in others],
             [text_of(each.error) for each in others],
             [each.uncounted for each in others],
         )
@@ -188,8 +194,9 @@ async def settle(connection: Pg, settled: Sequence[Settled], owner: str) -> None
 
 async def purge(connection: Pg, keep: float) -> None:
     """Delete what ended long ago, and messages that no delivery needs."""
-    if keep < _LONGEST:
-        await connection.fetchval(_PURGE, keep)
+    if keep < LONGEST:
+        while await connection.fetchval(_PURGE, keep, _SLICE) == _SLICE:
+            pass
     await connection.execute(_SWEEP)
 
 
