@@ -269,11 +269,9 @@ def test_a_message_that_is_too_old_is_dead(bench: Bench) -> None:
         assert error.endswith("(older than 60 seconds)")
 
 
-@pytest.mark.parametrize("kind", ["async def", "def"])
-def test_a_handler_that_hangs_loses_its_attempt_and_keeps_no_other_from_its_own(
-    bench: Bench, kind: str
+def test_a_task_that_hangs_loses_its_attempt_and_keeps_no_other_from_its_own(
+    bench: Bench,
 ) -> None:
-    release = threading.Event()
     player = Player()
 
     async def slow(session: Session, message: Message) -> None:
@@ -282,13 +280,7 @@ def test_a_handler_that_hangs_loses_its_attempt_and_keeps_no_other_from_its_own(
             await asyncio.Event().wait()
         await player(session, message)
 
-    def blocking(session: Session, message: Message) -> None:
-        player.calls.put((session, message))  # type: ignore[arg-type]
-        if message.recipients == ["hang@x.test"]:
-            release.wait(60)
-
-    handler = slow if kind == "async def" else blocking
-    queue = bench.queue(handler, timeout=30, max_attempts=2, deliveries=2)
+    queue = bench.queue(slow, timeout=30, max_attempts=2, deliveries=2)
     with serving(queue) as server:
         deliver(server, "hang@x.test")
         for attempt in (1, 2):
@@ -303,7 +295,48 @@ def test_a_handler_that_hangs_loses_its_attempt_and_keeps_no_other_from_its_own(
             bench.advance(10)
         ((error,),) = bench.rows("deliveries.error")
         assert error == "took longer than 30 seconds (2 attempts failed)"
+
+
+def test_a_thread_that_hangs_has_all_attempts_of_its_message_and_keeps_no_other_from_its_own(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    release, player = threading.Event(), Player()
+
+    def blocking(session: Session, message: ehlo.queue.QueuedMessage) -> None:
+        player.calls.put((session, message))
+        if message.recipients[0].local.startswith("hang"):
+            release.wait(60)
+
+    def others_are_delivered(*hanging: tuple[str, int]) -> None:
+        for other in ("b@x.test", "c@x.test"):
+            deliver(server, other)
+            assert player.next()[1].recipients == [other]
+        bench.expect(server, "state, attempts", *hanging)
+
+    queue = bench.queue(blocking, timeout=30, max_attempts=3, deliveries=2)
+    with serving(queue) as server:
+        deliver(server, "hang@x.test")
+        assert player.next()[1].attempt == 1
+        others_are_delivered(("running", 1))
+        bench.advance(31)
+        bench.expect(server, "state, attempts", ("waiting", 1))
+        bench.advance(10)
+        bench.expect(server, "state, attempts", ("waiting", 2))
+        others_are_delivered(("waiting", 2))
+        bench.advance(20)
+        bench.expect(server, "state, attempts", ("dead", 3))
+        ((error,),) = bench.rows("deliveries.error")
+        assert error == "an attempt before has not ended (3 attempts failed)"
+        others_are_delivered(("dead", 3))
+        deliver(server, "hang2@x.test")
+        assert player.next()[1].recipients == ["hang2@x.test"]
+        bench.advance(31)
+        bench.expect(server, "state", ("dead",), ("waiting",))
+        assert "nothing is delivered until a call of" in caplog.text
         release.set()
+        bench.advance(10)
+        assert player.next()[1].recipients == ["hang2@x.test"]
+        bench.expect(server, "state", ("dead",))
 
 
 def test_a_lease_is_renewed_while_a_handler_works(bench: Bench) -> None:

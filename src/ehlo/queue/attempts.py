@@ -148,7 +148,7 @@ def settled_by(
         elif end:
             found.append(Settled(due.number, "dead", error=f"{error} ({end})"))
         else:
-            wait = patience.wait_after(due.attempts) if after is None else min(after, LONGEST)
+            wait = patience.wait_after(due.attempts) if after is None else min(LONGEST, after)
             found.append(Settled(due.number, "waiting", float(wait), error))
     return found
 
