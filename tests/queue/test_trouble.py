@@ -249,7 +249,7 @@ ARRIVAL = Arrival("id", '["",""]', ['["b","x"]'], "{}", 1, b"", b"")
 def test_a_crash_counts_as_an_attempt(file: Path) -> None:
     database = ledger.open_ledger(file)
     terms = Persistence(5, 3600, 3, float("inf"))
-    ledger.insert(database, ARRIVAL, ledger.FiledRow("d", 0.0, None, b"x"))
+    ledger.insert(database, [ledger.FiledRow(ARRIVAL, None, "d", 0.0, None, b"x")])
     now = 0.0
     for attempt in (1, 2, 3):
         now += 10_000
@@ -267,7 +267,7 @@ def test_a_crash_counts_as_an_attempt(file: Path) -> None:
 def test_a_lease_that_has_run_out_is_taken_over_and_its_owner_settles_nothing(file: Path) -> None:
     database = ledger.open_ledger(file)
     terms = Persistence(5, 3600, 3, float("inf"))
-    ledger.insert(database, ARRIVAL, ledger.FiledRow("d", 0.0, None, b"x"))
+    ledger.insert(database, [ledger.FiledRow(ARRIVAL, None, "d", 0.0, None, b"x")])
     assert ledger.claim(database, 1, "one", 60, 9, terms).claimed
     assert ledger.claim(database, 60, "two", 60, 9, terms).claimed == []
     ((claimed,), _, _) = ledger.claim(database, 61, "two", 60, 9, terms)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from ehlo.handler import name_of
@@ -105,6 +107,20 @@ class Outcome(NamedTuple):
 
     result: object = None
     error: BaseException | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """An attempt that is under way; times are the consumer's."""
+
+    claimed: Claimed
+    born: float
+    """When the message was accepted."""
+    until: float
+    attempt: Attempt | None = None
+    """`None` while a large body is read."""
+    task: asyncio.Task[Outcome] | asyncio.Task[None] | None = None
+    late: bool = False
 
 
 async def call_async(handler: OnMessage, attempt: Attempt) -> Outcome:
