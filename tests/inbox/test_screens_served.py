@@ -17,6 +17,7 @@ from ehlo.inbox.pages.rendering import (
     without_login,
 )
 from ehlo.store import Delivery, StoreError
+from ehlo.transcript import Line
 from support.inboxes import inbox
 from support.storing import in_loop, mail
 
@@ -95,6 +96,26 @@ async def test_pages_are_only_read() -> None:
         for path in ("/", "/search", "/view/x", "/view/x/raw", "/sessions", "/faults"):
             answer = await api.post(path)
             assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+
+
+@in_loop
+async def test_one_thing_is_in_the_singular() -> None:
+    links = b"".join(b'<a href="https://x.test/%d">x</a>' % number for number in range(5))
+    data = (
+        b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
+        b"--b\r\nContent-Type: text/html\r\n\r\n" + links + b"\r\n"
+        b"--b\r\nContent-Disposition: attachment; filename=a.pdf\r\n\r\n1\r\n--b--\r\n"
+    )
+    async with inbox(Delivery(data, id="x")) as (store, api):
+        await store.put_session([Line(0.0, "client", "QUIT")], {})
+        rules = {"Faults": [{"At": "rcpt", "Reply": "450 4.2.1 Later"}]}
+        assert (await api.put("/api/v1/faults", json=rules)).status_code == 200
+        page = (await api.get("/")).text
+        assert ">1 attachment<" in page
+        assert "1 message," in page
+        assert 'aria-label="1 rule"' in page
+        assert ">1 more link<" in (await api.get("/view/x")).text
+        assert ">1 line<" in (await api.get("/sessions")).text
 
 
 @in_loop
@@ -192,6 +213,7 @@ def test_values_are_shown_as_a_person_writes_them() -> None:
     sizes |= {1_048_576: "1.0 MB", 52_428_800: "50 MB", 10**15: "909 TB", 10**18: "909495 TB"}
     assert {size: show_bytes(size) for size in sizes} == sizes
     spans = {
+        1.0: "1 second",
         3: "3 seconds",
         0.5: "0.5 seconds",
         60: "1 minute",
