@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ehlo.content.breather import Rest
-from ehlo.inbox.answers import RefusedError, elsewhere, pieces_answer, resource
+from ehlo.inbox.answers import RefusedError, elsewhere, own_sources, pieces_answer, resource
 from ehlo.inbox.api.anatomy import Anatomy, Piece, rest_for
 from ehlo.inbox.api.single import RASTER, find, latest, mark_read, reading, remember
 from ehlo.inbox.desk import Desk
@@ -34,7 +34,6 @@ _CID: Final = re.compile(
     r"""(=\s{0,8}["']?|\burl\(\s{0,8}["']?)cid:([^"'\s<>)]{1,512})""", re.IGNORECASE
 )
 _DOCTYPE: Final = re.compile(r"\s*<!doctype[^>]{0,512}>", re.IGNORECASE)
-_HOST: Final = re.compile(r"[A-Za-z0-9._-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
 # A browser connects to what `link` names, which no policy of a page prevents; and with scripts, a
 # `meta` may lead elsewhere. Other names do nothing, and no encoding hides a name
 _LINKS: Final = re.compile(r"<(?=link[\s/>])", re.IGNORECASE)
@@ -227,9 +226,7 @@ def _policy(request: Request, place: str, nonce: str, *, remote: bool) -> str:
 
     In a sandbox `'self'` means nothing, so the host is named.
     """
-    host = request.headers.get("host", "")
-    known = _HOST.fullmatch(host) is not None
-    own = f"http://{host}{place} https://{host}{place} " if known else ""
+    own = f"{own_sources(request, place)} "
     sandbox = f"{_SANDBOX} allow-scripts" if nonce else _SANDBOX
     elsewhere_too = "* " if remote else ""
     return (

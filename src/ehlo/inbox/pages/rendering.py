@@ -59,7 +59,6 @@ def make_environment() -> Environment:
         is_web=is_web,
         number=show_number,
         replies=replies_of,
-        without_login=without_login,
     )
     return environment
 
@@ -173,12 +172,6 @@ def is_web(url: str) -> bool:
 def replies_of(fault: Fault) -> list[str]:
     """Return the replies of a fault as text."""
     return [text_of(reply) for reply in fault.replies]
-
-
-def without_login(address: str) -> str:
-    """Return the address of a relay without its user and password."""
-    scheme, _, rest = address.rpartition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if scheme else rest.rpartition("@")[2]
 
 
 def segment(text: str) -> str:

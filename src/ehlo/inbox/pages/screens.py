@@ -211,6 +211,7 @@ class Screens:
         common = {
             "place": self._place(request),
             "options": self._desk.options,
+            "relay": self._desk.relay,
             "traffic": self._desk.traffic,
             "counts": await store.counts(inbox),
             "inboxes": await store.inboxes(),
