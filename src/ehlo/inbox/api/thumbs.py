@@ -47,7 +47,7 @@ class Thumbs:
             raise RefusedError(NOT_FOUND, 404)
         async with self._turns:  # the part is in memory, too
             found = await find_part(self._desk, request)
-            image = await asyncio.to_thread(thumbnail, b"".join(found.pieces))
+            image = await asyncio.to_thread(thumbnail, b"".join(found.pieces or ()))
         return Response(image, media_type="image/jpeg")
 
 
