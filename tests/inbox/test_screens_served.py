@@ -117,6 +117,17 @@ async def test_one_thing_is_in_the_singular() -> None:
         assert ">1 line<" in (await api.get("/sessions")).text
 
 
+@pytest.mark.parametrize(
+    ("at", "is_remote"), [(0, True), (32_760, True), (50_000, True), (50_000, False)]
+)
+@in_loop
+async def test_remote_content_is_found_anywhere_in_html(at: int, is_remote: bool) -> None:
+    link = "<img src = 'https://x.test/a'>" if is_remote else "<img src='cid:a'>"
+    data = f"Content-Type: text/html\r\n\r\n<p>{'x' * at}{link}{'y' * 90_000}".encode()
+    async with inbox(Delivery(data, id="x")) as (_, api):
+        assert ("data-remote" in (await api.get("/view/x")).text) == is_remote
+
+
 @in_loop
 async def test_files_are_kept_for_ever_by_the_name_of_their_version() -> None:
     async with inbox() as (_, api):
