@@ -220,7 +220,7 @@ def _rule_of(name: str, directory: str | None) -> str | Rule:
 
 
 def _check_relay(url: str) -> None:
-    from ehlo.inbox.live.relaying import Relay
+    from ehlo.inbox.relay import Relay
 
     if importlib.util.find_spec("aiosmtplib") is None:
         raise click.UsageError("--relay needs aiosmtplib: pip install 'ehlo[relay]'")

@@ -60,7 +60,7 @@ from ehlo.transcript import Line
 Answer = TypeVar("Answer")
 _IN_USE: Final = "open already; stop the other ehlo, or name another file"
 _LARGE: Final = 262_144  # bytes of a message
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 1 << 18  # bytes, of which each client that reads slowly holds some
 
 
 class Store:
@@ -366,7 +366,7 @@ class Store:
     async def chunks(
         self, mail: StoredMail, start: int = 0, end: int | None = None
     ) -> AsyncIterator[bytes]:
-        """Yield the bytes of a message from `start` to `end`, a mebibyte at once.
+        """Yield the bytes of a message from `start` to `end`, 256 KiB at once.
 
         Raises `StoreError` if the mail is deleted meanwhile.
         """

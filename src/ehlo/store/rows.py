@@ -118,9 +118,11 @@ def read_message(
     return StoredMessage(mail, data, sender, *known, read_transcript(lines))
 
 
-def read_bytes(number: int, start: int, size: int, database: Database) -> bytes:
+def read_bytes(
+    number: int, start: int, size: int, database: Database, schema: str = "main"
+) -> bytes:
     """Return `size` bytes of a message: into one place, while other threads run."""
-    with database.blobopen("messages", "data", number, readonly=True) as blob:
+    with database.blobopen("messages", "data", number, readonly=True, name=schema) as blob:
         blob.seek(start)
         return blob.read(size)
 
