@@ -95,6 +95,7 @@ class Consumer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._claiming: asyncio.Task[None] | None = None
         self._settling: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
         self._troubled = False
         self._counts = counts
 
@@ -126,7 +127,7 @@ class Consumer:
                 now = self._time.ticks()
                 if now >= renewal:
                     renewal = now + self._terms.lease / 3
-                    self._do(self._ledger.renew(self._leased(), self._owner, self._terms.lease))
+                    self._renew()
                 if now >= purge:
                     purge = now + _PURGE
                     self._do(self._ledger.purge(self._terms.keep_dead))
@@ -138,6 +139,9 @@ class Consumer:
                 self._wake.clear()
         finally:
             await self._let_go()
+            if self._claiming is not None:
+                await asyncio.gather(self._claiming, return_exceptions=True)
+                await self._let_go()  # what this claim has leased
 
     def _has_ended(self) -> bool:
         return not (self._running or self._unsettled or self._settling or self._claiming)
@@ -359,7 +363,13 @@ class Consumer:
         finally:
             self._settling = None
 
-    def _do(self, work: Coroutine[None, None, None]) -> None:
+    def _renew(self) -> None:
+        """Extend all leases, unless that takes so long that the last time has not ended."""
+        if self._renewing is None or self._renewing.done():
+            work = self._ledger.renew(self._leased(), self._owner, self._terms.lease)
+            self._renewing = self._do(work)
+
+    def _do(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Have something written whose result nothing waits for."""
 
         async def do() -> None:
@@ -371,6 +381,7 @@ class Consumer:
         task = asyncio.create_task(do())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _note_trouble(self, error: StoreError) -> None:
         if not self._troubled and not self._stopping:
@@ -394,7 +405,7 @@ class Consumer:
         self._ready.clear()
         self._running.clear()
         self._threads.stop()
-        settled = [*self._unsettled, *given]
+        settled, self._unsettled = [*self._unsettled, *given], []
         try:
             if settled:
                 await self._ledger.settle(settled, self._owner, durable=True)

@@ -372,6 +372,11 @@ def purge(database: Database, before: float) -> tuple[list[str], bool]:
     return names, len(rows) == _SLICE
 
 
+def shift(database: Database, seconds: float) -> None:
+    """Move all times of attempts, and the ends of leases, as the clock was."""
+    database.execute("UPDATE deliveries SET due = due + ? WHERE due IS NOT NULL", (seconds,))
+
+
 def has_mail(database: Database) -> bool:
     """Return whether something is to be delivered, now or later."""
     sql = "SELECT 1 FROM deliveries WHERE due IS NOT NULL LIMIT 1"
