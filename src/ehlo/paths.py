@@ -71,7 +71,10 @@ def open_to_append(path: str, owner: tuple[int, int] | None = None, mode: int = 
 
 
 def create(path: str, mode: int = 0o666) -> int:
-    """Create a file for writing, and return it; nothing is at `path` before. Raises `OSError`."""
+    """Create a file for writing, and return it; nothing is at `path` before. Raises `OSError`.
+
+    `mode` is its mode, without what the umask takes away.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _flags("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY")
     if not IS_POSIX:
         return os.open(path, flags, mode)
@@ -134,6 +137,20 @@ def name_of(file: int) -> str | None:
     """Return a path that leads to an open file, whatever its own path is; `None` without /proc."""
     name = f"{_DESCRIPTORS}/{file}"
     return name if Path(name).exists() else None
+
+
+def is_at(path: Path, file: int) -> bool:
+    """Return whether an open file is the one at `path`, and not one that was there before."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file))
+    except OSError:
+        return False
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return a value that changes when the file does; its first part is when, in nanoseconds."""
+    times = (status.st_ctime_ns, status.st_mtime_ns)
+    return (*times, status.st_size, status.st_ino, status.st_dev)
 
 
 def _found(path: str, *, follow: bool) -> Entry:

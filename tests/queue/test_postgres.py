@@ -8,7 +8,6 @@ import errno
 import importlib.util
 import os
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from ehlo.sqlite.errors import StoreError
 from interop.peers import peer
 from support.client import Client
 from support.postgres import Database
-from support.program import Start
+from support.program import Start, completed
 from support.queueing import Player, PostgresBench, deliver, serving, wait_until
 
 QUEUED = "250 2.0.0 Ok: queued as "
@@ -492,13 +491,8 @@ def test_ehlo_work_delivers_what_ehlo_serve_accepts(
         message_id = client.reply().removeprefix(QUEUED)
     worker.out.until(f"got {message_id}")
     assert (worker.stop(), front.stop()) == (0, 0)
-    listed = subprocess.run(
-        [sys.executable, "-m", "ehlo", "queue", "list", bench.url],
-        capture_output=True,
-        check=True,
-        timeout=60,
-    )
-    assert listed.stdout == b""
+    listed = completed("queue", "list", bench.url)
+    assert (listed.returncode, listed.stdout) == (0, b"")
 
 
 def test_a_pooler_that_assigns_each_transaction_may_be_in_between(

@@ -14,7 +14,6 @@ import logging
 import secrets
 from collections import Counter, deque
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -25,16 +24,18 @@ from ehlo.queue.attempts import (
     OnMessage,
     Outcome,
     Retry,
+    Running,
     call,
     call_async,
+    deferred,
     prepare,
     settled_by,
 )
-from ehlo.queue.engine import Ledger
+from ehlo.queue.engine import Ledger, Reserved
 from ehlo.queue.entries import Claimed, Settled
 from ehlo.queue.facts import SessionReader, decode_address
 from ehlo.queue.timing import Terms, Timekeeper
-from ehlo.server.observing.failures import escaped, log_failure
+from ehlo.server.observing.failures import escaped
 from ehlo.server.system.threads import Threads
 from ehlo.sqlite.errors import StoreError
 
@@ -44,20 +45,6 @@ _AHEAD: Final = 4  # messages that are leased, for each that may be under way
 _MOST_UNSETTLED: Final = 1_000  # outcomes that are not committed yet
 
 logger: logging.Logger = logging.getLogger("ehlo.queue")
-
-
-@dataclass(slots=True, eq=False)
-class _Running:
-    """An attempt that is under way; times are the consumer's."""
-
-    claimed: Claimed
-    born: float
-    """When the message was accepted."""
-    until: float
-    attempt: Attempt | None = None
-    """`None` while a large body is read."""
-    task: asyncio.Task[Outcome] | asyncio.Task[None] | None = None
-    late: bool = False
 
 
 class Consumer:
@@ -85,7 +72,8 @@ class Consumer:
         self._wake = asyncio.Event()
         self._stopping = False
         self._ready: deque[tuple[Claimed, float]] = deque()  # and when it was accepted, here
-        self._running: set[_Running] = set()
+        self._reserved = 0  # places for messages that are being stored
+        self._running: set[Running] = set()
         self._stuck: set[int] = set()  # deliveries of attempts that took too long, in threads
         self._abandoned = 0  # these threads
         self._unsettled: list[Settled] = []
@@ -104,6 +92,19 @@ class Consumer:
         self._next_due = 0.0
         self._wake.set()
 
+    def reserve(self) -> Reserved | None:
+        """Return a place for a message that is put now, unless others have to be claimed first."""
+        if self._stopping or self._next_due <= self._time.ticks() or not self._room:
+            return None
+        self._reserved += 1
+        return Reserved(self._owner, self._terms.lease, self._receive)
+
+    def _receive(self, claimed: Claimed | None) -> None:
+        self._reserved -= 1
+        if claimed is not None:
+            self._ready.append((claimed, self._time.ticks()))
+        self._wake.set()
+
     def stop(self) -> None:
         """Claim nothing more, and let what is under way end."""
         self._stopping = True
@@ -112,8 +113,12 @@ class Consumer:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way, and nothing is due in future either."""
-        busy = self._running or self._ready or self._unsettled or self._claiming
-        return not busy and self._next_due == float("inf")
+        return self._has_ended and not self._ready and self._next_due == float("inf")
+
+    @property
+    def _has_ended(self) -> bool:
+        busy = self._running or self._unsettled or self._settling or self._claiming
+        return not (busy or self._reserved)
 
     async def run(self) -> None:
         """Deliver until `stop` is called and all attempts have ended.
@@ -123,7 +128,7 @@ class Consumer:
         now = self._time.ticks()
         renewal, purge = now + self._terms.lease / 3, now
         try:
-            while not (self._stopping and self._has_ended()):
+            while not (self._stopping and self._has_ended):
                 now = self._time.ticks()
                 if now >= renewal:
                     renewal = now + self._terms.lease / 3
@@ -139,12 +144,10 @@ class Consumer:
                 self._wake.clear()
         finally:
             await self._let_go()
-            if self._claiming is not None:
-                await asyncio.gather(self._claiming, return_exceptions=True)
-                await self._let_go()  # what this claim has leased
-
-    def _has_ended(self) -> bool:
-        return not (self._running or self._unsettled or self._settling or self._claiming)
+            while self._claiming or self._reserved:
+                self._wake.clear()
+                await self._wake.wait()
+            await self._let_go()  # what these have leased
 
     def _until(self, now: float, renewal: float) -> float:
         """Return when there is something to do, unless something happens before."""
@@ -162,21 +165,25 @@ class Consumer:
     # -- claims ------------------------------------------------------------------------------------
 
     @property
+    def _most(self) -> int:
+        return (1 + _AHEAD) * self._terms.deliveries
+
+    @property
+    def _room(self) -> int:
+        """The number of messages that may be leased now."""
+        if len(self._unsettled) >= _MOST_UNSETTLED or self._abandoned >= self._terms.deliveries:
+            return 0
+        return max(0, self._most - len(self._ready) - len(self._running) - self._reserved)
+
+    @property
     def _has_room(self) -> bool:
-        ahead = len(self._ready) + len(self._running)
-        return (
-            self._claiming is None
-            and ahead < (1 + _AHEAD) * self._terms.deliveries / 2
-            and len(self._unsettled) < _MOST_UNSETTLED
-            and self._abandoned < self._terms.deliveries
-        )
+        return self._claiming is None and self._room > self._most / 2
 
     def _claim(self, now: float) -> None:
         if self._stopping or not self._has_room or now < min(self._next_due, self._next_poll):
             return
         self._next_poll = now + _POLL
-        most = (1 + _AHEAD) * self._terms.deliveries - len(self._ready) - len(self._running)
-        self._claiming = asyncio.create_task(self._claimed(most, now))
+        self._claiming = asyncio.create_task(self._claimed(self._room, now))
 
     async def _claimed(self, most: int, now: float) -> None:
         terms = self._terms
@@ -204,7 +211,7 @@ class Consumer:
     def _begin(self, now: float) -> None:
         while self._ready and not self._stopping and self._may_begin:
             claimed, born = self._ready.popleft()
-            running = _Running(claimed, born, now + self._terms.timeout)
+            running = Running(claimed, born, now + self._terms.timeout)
             self._running.add(running)
             if not self._stuck.isdisjoint(each.number for each in claimed.deliveries):
                 self._cannot_begin(running, Retry(text="an attempt before has not ended"))
@@ -213,7 +220,7 @@ class Consumer:
             else:
                 self._attempt(running, claimed.body)
 
-    async def _load(self, running: _Running) -> None:
+    async def _load(self, running: Running) -> None:
         """Read a large body, and begin its attempt."""
         try:
             body = await self._ledger.load(running.claimed)
@@ -224,7 +231,7 @@ class Consumer:
         if not running.late:
             self._attempt(running, body)
 
-    def _attempt(self, running: _Running, body: bytes | Spool) -> None:
+    def _attempt(self, running: Running, body: bytes | Spool) -> None:
         try:
             session = self._sessions.read(running.claimed.facts)
             attempt = prepare(running.claimed, body, session, streams=self._streams)
@@ -244,7 +251,7 @@ class Consumer:
         most = self._terms.deliveries
         return len(self._running) < most and self._abandoned < most
 
-    def _begin_in_thread(self, running: _Running, attempt: Attempt) -> None:
+    def _begin_in_thread(self, running: Running, attempt: Attempt) -> None:
         loop = asyncio.get_running_loop()
 
         def done(result: Outcome | None, error: BaseException | None) -> None:
@@ -254,11 +261,11 @@ class Consumer:
 
         self._threads.submit(partial(call, self._handler, attempt), done)
 
-    def _task_ended(self, running: _Running, attempt: Attempt, task: asyncio.Task[Outcome]) -> None:
+    def _task_ended(self, running: Running, attempt: Attempt, task: asyncio.Task[Outcome]) -> None:
         error = asyncio.CancelledError("cancelled before it began")
         self._ended(running, attempt, Outcome(error=error) if task.cancelled() else task.result())
 
-    def _ended(self, running: _Running, attempt: Attempt, outcome: Outcome) -> None:
+    def _ended(self, running: Running, attempt: Attempt, outcome: Outcome) -> None:
         """Called when an attempt has ended, in the loop's thread."""
         if not running.late:
             self._running.discard(running)
@@ -269,19 +276,8 @@ class Consumer:
         self._wake.set()
 
     def _note(self, attempt: Attempt, outcome: Outcome, born: float) -> None:
-        settle = partial(
-            settled_by,
-            attempt=attempt,
-            handler=self._handler,
-            age=self._time.ticks() - born,
-            patience=self._terms.patience,
-        )
-        try:
-            settled = settle(outcome)
-        except Exception as error:  # noqa: BLE001  a text or a key of the handler's may raise
-            what = f"the outcome of {name_of(self._handler)} cannot be read"
-            log_failure(logger, error, "%s: id=%s", what, attempt.message.id, users=True)
-            settled = settle(Outcome(error=Retry(text=what)))
+        age, patience = self._time.ticks() - born, self._terms.patience
+        settled = settled_by(outcome, attempt, self._handler, age, patience)
         for due, each in zip(attempt.paths, settled, strict=True):
             if each.state is None:
                 self._counts["delivered"] += 1
@@ -323,20 +319,14 @@ class Consumer:
                 *(name_of(self._handler), self._abandoned),
             )
 
-    def _cannot_begin(self, running: _Running, error: Exception) -> None:
+    def _cannot_begin(self, running: Running, error: Exception) -> None:
         """Try a message again later, until it is dead: its body cannot be read, say."""
-        claimed, patience = running.claimed, self._terms.patience
+        claimed, age = running.claimed, self._time.ticks() - running.born
         logger.error("an attempt cannot begin: id=%s error=%s", claimed.id, error)
         self._running.discard(running)
-        age, text = self._time.ticks() - running.born, escaped(str(error))
         for due in claimed.deliveries:
-            if end := patience.ends(due.attempts, age):
-                self._counts["dead"] += 1
-                settled = Settled(due.number, "dead", error=f"{text} ({end})")
-            else:
-                self._counts["retried"] += 1
-                wait = patience.wait_after(due.attempts)
-                settled = Settled(due.number, "waiting", wait, text)
+            settled = deferred(due, escaped(str(error)), age, self._terms.patience)
+            self._counts["dead" if settled.state == "dead" else "retried"] += 1
             self._unsettled.append(settled)
         self._wake.set()
 
@@ -395,11 +385,8 @@ class Consumer:
             running.late = True
             if running.task is not None:
                 running.task.cancel()
-        given = [
-            Settled(each.number, "waiting", uncounted=True)
-            for claimed in back
-            for each in claimed.deliveries
-        ]
+        numbers = [each.number for claimed in back for each in claimed.deliveries]
+        given = [Settled(number, "waiting", uncounted=True) for number in numbers]
         if cut_off := sum(len(each.claimed.deliveries) for each in self._running):
             logger.warning("deliveries cut off, which are tried again: deliveries=%d", cut_off)
         self._ready.clear()

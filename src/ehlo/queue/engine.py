@@ -6,7 +6,7 @@ Whatever waits for a database raises `StoreError`, and `DiskFullError` if there 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ehlo.message import Message, Spool
 from ehlo.queue.entries import Act, Arrival, Claimed, Haul, Levels, Listed, Settled, State
@@ -42,6 +42,16 @@ class Ledger(Protocol):
         """Delete what has failed or died more than `keep` seconds ago."""
 
 
+class Reserved(NamedTuple):
+    """A place that a consumer keeps for a message that is put now, leased from the beginning."""
+
+    owner: str
+    lease: float
+    """In seconds."""
+    receive: Callable[[Claimed | None], object]
+    """Must be called once, with the message when it is stored, or with `None` if it is not."""
+
+
 class Deliverer(Protocol):
     """Defines what an engine asks of a consumer."""
 
@@ -51,6 +61,9 @@ class Deliverer(Protocol):
 
     async def run(self) -> None:
         """Deliver until `stop` is called and all attempts have ended."""
+
+    def reserve(self) -> Reserved | None:
+        """Return a place for a message that is put now; `None` if it has to wait for its claim."""
 
     def wake(self) -> None:
         """Look now: a message was put. Must be called in the loop's thread."""
