@@ -9,6 +9,7 @@ import stat
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -453,6 +454,34 @@ async def test_a_full_store_is_an_error_and_works_on(tmp_path: Path) -> None:
         assert 0 < len(stored) < 20
         assert all(isinstance(each, str | DiskFullError) for each in results)
         assert set(ids(await store.list())) == {*stored, *kept}
+
+
+@in_loop
+async def test_mail_leaves_the_room_that_its_deletion_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, looks = 1 << 30, 0
+
+    def usage(directory: Path) -> SimpleNamespace:
+        nonlocal looks
+        looks += 1
+        assert directory == tmp_path
+        return SimpleNamespace(free=free)
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    async with Store.open(str(tmp_path / "mail.db")) as store:
+        await fill(store, 60)
+        assert 1 <= looks <= 10
+        await store.put(Delivery(mail("large", "x" * 2_000_000)))
+        free = 8_000_000  # the log of SQLite has 2 MB, and for deletions there is 1 MB
+        with pytest.raises(DiskFullError, match="free some space"):
+            await store.put(Delivery(mail("large", "x" * 3_000_000)))
+        await store.put(Delivery(mail("small")))
+        free = 5_000_000
+        with pytest.raises(DiskFullError, match="free some space"):
+            await store.put(Delivery(mail("large", "x" * 1_000_000)))
+        assert await store.delete() == 62
+        await store.put(Delivery(mail("large", "x" * 1_000_000)))  # in the room of the first one
 
 
 @in_loop

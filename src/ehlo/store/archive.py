@@ -41,6 +41,7 @@ from ehlo.store.records import (
     StoredMessage,
     StoredSession,
 )
+from ehlo.store.room import Room
 from ehlo.store.rows import (
     ROW,
     add_tags,
@@ -92,6 +93,7 @@ class Store:
         self._keeper = keeper
         self._index = index
         self._writer = Writer(path, database, keeper)
+        self._room = Room(path)
         self._index_path = str(Path(directory) / "search.db")
         self._indexer = Writer(path, open_index(path, self._index_path), index)
         self._readers = ReaderPool(path, self._index_path)
@@ -168,6 +170,7 @@ class Store:
             summary = await asyncio.to_thread(summarize, delivery.message, delivery.rcpt_tos, rest)
 
         def insert(database: Database) -> str:
+            self._room.take(len(delivery.message), database)
             mail_id, number = insert_mail(database, delivery, summary)
             self._keeper.added(delivery.inbox, mail_id, number)
             return mail_id
