@@ -47,7 +47,6 @@ from ehlo.store.rows import (
     add_tags,
     clean_tags,
     count_mails,
-    insert_mail,
     insert_session,
     read_bytes,
     read_mail,
@@ -169,13 +168,11 @@ class Store:
             rest = Breather().rest
             summary = await asyncio.to_thread(summarize, delivery.message, delivery.rcpt_tos, rest)
 
-        def insert(database: Database) -> str:
+        def add(database: Database) -> str:
             self._room.take(len(delivery.message), database)
-            mail_id, number = insert_mail(database, delivery, summary)
-            self._keeper.added(delivery.inbox, mail_id, number)
-            return mail_id
+            return self._keeper.add(delivery, summary)
 
-        return await self._writer.do(insert, len(delivery.message))
+        return await self._writer.do(add, len(delivery.message))
 
     async def mark(
         self,
@@ -201,7 +198,7 @@ class Store:
                 self._keeper.note("read" if read else "unread", inbox, (row[0] for row in rows))
             return len(rows)
 
-        return await self._writer.do(update)
+        return await self._change(update)
 
     async def delete(
         self,
@@ -223,7 +220,16 @@ class Store:
         def drop(database: Database) -> int:
             return self._keeper.drop(database, where, values, kind, inbox)
 
-        return await self._writer.do(drop)
+        return await self._change(drop)
+
+    async def _change(self, work: Callable[[Database], Answer]) -> Answer:
+        """Return the result of `work`, which sees all mails that were put before it."""
+
+        def change(database: Database) -> Answer:
+            self._keeper.insert_new(database)
+            return work(database)
+
+        return await self._writer.do(change)
 
     async def _selected(
         self, inbox: str | None, ids: Iterable[str] | None, query: str | None, zone: str
@@ -265,7 +271,7 @@ class Store:
             if rows:
                 self._keeper.note("tags", inbox, (row[1] for row in rows))
 
-        await self._writer.do(update)
+        await self._change(update)
 
     async def rename_tag(self, tag: str, name: str, *, inbox: str | None = None) -> None:
         """Rename a tag on all mails. Raises `ValueError` for an unknown, invalid or taken name."""
@@ -280,7 +286,7 @@ class Store:
             rename_tag(database, tag, name, inbox)
             self._keeper.note("prune", inbox)
 
-        await self._writer.do(change)
+        await self._change(change)
 
     async def tags(self, inbox: str | None = None) -> dict[str, int]:
         """Return the tags, sorted, each with the number of its mails."""
