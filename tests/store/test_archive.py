@@ -119,7 +119,7 @@ async def test_mails_are_marked_by_id_by_query_and_all() -> None:
     async with Store.open() as store:
         first, second, _ = await fill(store, 3)
         assert await store.mark(read=True, ids=[first, "unknown"]) == 1
-        assert await store.mark(read=True, ids=[first]) == 0
+        assert await store.mark(read=True, ids=[first]) == 1  # again
         assert await store.counts() == MailCounts(3, 2)
         assert await store.mark(read=True, query='subject:"number 1"') == 1
         assert ids(await store.search("is:read")) == [second, first]
@@ -259,25 +259,26 @@ async def test_changes_are_announced_after_the_commit_and_remembered() -> None:
         stop = store.watch(seen.extend)
         (first,) = await fill(store, 1, "one")
         await store.mark(read=True, ids=[first])
-        await store.mark(read=True, ids=[first])  # which changes nothing
+        await store.mark(read=True, ids=[first])  # which is told, too
         await store.set_tags([first], ["x"])
         await store.delete(ids=[first])
         await fill(store, 1)
         await store.delete(inbox="")
         stop()
         (last,) = await fill(store, 1)
-        kinds = [(change.kind, change.inbox, change.ids) for change in seen[:4]]
+        kinds = [(change.kind, change.inbox, change.ids) for change in seen[:5]]
         assert kinds == [
             ("new", "one", (first,)),
+            ("read", None, (first,)),
             ("read", None, (first,)),
             ("tags", None, (first,)),
             ("delete", None, (first,)),
         ]
-        assert [change.kind for change in seen[4:]] == ["new", "truncate"]
-        assert store.changes_after(begin) == [*seen, Change(begin + 7, "new", "", (last,))]
-        assert store.changes_after(seen[4].number) == [
-            *seen[5:],
-            Change(begin + 7, "new", "", (last,)),
+        assert [change.kind for change in seen[5:]] == ["new", "truncate"]
+        assert store.changes_after(begin) == [*seen, Change(begin + 8, "new", "", (last,))]
+        assert store.changes_after(seen[5].number) == [
+            *seen[6:],
+            Change(begin + 8, "new", "", (last,)),
         ]
         assert store.changes_after(store.newest_change) == []
         assert store.changes_after(begin - 1) is None

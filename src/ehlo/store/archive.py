@@ -185,14 +185,16 @@ class Store:
     ) -> int:
         """Mark mails as read or unread: those in `ids`, those that `query` finds, or else all.
 
-        Returns the number of mails that have changed. Raises `ValueError` as `delete` does.
+        Returns the number of mails that have changed; those in `ids` count in any case, as Mailpit
+        tells of each. Raises `ValueError` as `delete` does.
         """
         where, values = await self._selected(inbox, ids, query, zone)
+        others = "1" if ids is not None else f"is_read != {read:d}"
 
         def update(database: Database) -> int:
             rows = database.execute(
-                f"UPDATE mails SET is_read = ? WHERE ({where}) AND is_read != ? RETURNING id",
-                (read, *values, read),
+                f"UPDATE mails SET is_read = ? WHERE ({where}) AND {others} RETURNING id",
+                (read, *values),
             ).fetchall()
             if rows:
                 self._keeper.note("read" if read else "unread", inbox, (row[0] for row in rows))
