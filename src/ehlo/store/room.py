@@ -32,9 +32,15 @@ class Room:
         self._unchecked += wanted
         if self._unchecked < _UNCHECKED:
             return
-        log = self._log.stat().st_size if self._log.exists() else 0
+        self._unchecked = 0
+        try:
+            log = self._log.stat().st_size if self._log.exists() else 0
+            disk = shutil.disk_usage(self._log.parent)
+        except OSError:  # the directory is gone, say; SQLite goes on in the file that it has open
+            return
         (free,) = database.execute("PRAGMA freelist_count").fetchone()
         (page,) = database.execute("PRAGMA page_size").fetchone()
-        if shutil.disk_usage(self._log.parent).free + free * page < wanted + log + _LEFT:
+        # Some file systems say that they have no size at all
+        if disk.total and disk.free + free * page < wanted + log + _LEFT:
+            self._unchecked = _UNCHECKED
             raise DiskFullError(f"{self._path}: no room on the disk; free some space")
-        self._unchecked = 0

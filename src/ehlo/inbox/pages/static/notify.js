@@ -8,7 +8,13 @@ const GATHER = 500 // milliseconds: mail that comes together makes one notificat
 const button = document.getElementById("notify")
 let mails = []
 
-const isOn = () => localStorage.getItem(WANTED) === "1" && Notification.permission === "granted"
+function isOn() {
+  try {
+    return localStorage.getItem(WANTED) === "1" && Notification.permission === "granted"
+  } catch {
+    return false // the browser keeps nothing
+  }
+}
 
 function show() {
   button.setAttribute("aria-pressed", String(isOn()))
