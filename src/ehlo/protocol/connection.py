@@ -15,7 +15,7 @@ A connection moves bytes and events. What a command means stands in `verbs`, wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -77,7 +77,7 @@ class Connection:
         tls: bool = False,
         greet: bool = True,
         counts: Counts | None = None,
-        asks: frozenset[type] = verbs.QUESTIONS,
+        asks: Container[type] = verbs.QUESTIONS,
         trusted: frozenset[str] = frozenset(),
         observer: Observer | None = None,
         transcript: Transcript | None = None,
