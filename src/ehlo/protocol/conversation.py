@@ -222,6 +222,11 @@ class Conversation:
         """Return what decides which extensions are offered now."""
         return Facts(self.settings, self.tls, self.usable_mechanisms(), self.trusted)
 
+    def offers(self) -> Reply | None:
+        """Return the lines of EHLO after the first one, as they are now; `None` for none."""
+        login = (self.authenticated, bool(self.bindings), self.certificate is not None)
+        return self.settings.offers.reply((self.tls, self.trusted, login), self.facts)
+
     # -- bodies, framed before they are judged ----------------------------------------------------
 
     def read_body(self, reader: Reader) -> Event | Waiting | Literal[End.END] | None:

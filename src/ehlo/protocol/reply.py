@@ -4,6 +4,8 @@ A reply is built and encoded here, and nowhere else. The greeting and the replie
 carry no enhanced code (RFC 2034 4); every other 2xx, 4xx and 5xx does, on each of its lines.
 `Reject` tells the client that it is at fault; `Disconnect` tells it nothing; `ProtocolError` is a
 bug of the caller.
+
+The module is longer than others, since no reply is made anywhere else.
 """
 
 from __future__ import annotations
@@ -81,13 +83,7 @@ class Reply:
                 enhanced, text = _told_apart(code, enhanced)
             if enhanced is not None:
                 _check_enhanced(code, enhanced)
-        assign = object.__setattr__
-        assign(self, "code", code)
-        assign(self, "enhanced", enhanced)
-        assign(self, "text", text)
-        assign(self, "wire", _encode(code, enhanced, text))
-        assign(self, "refuses", code >= 400)
-        assign(self, "closes", code in (421, 521))
+        _filled(self, code, enhanced, text, _encode(code, enhanced, text))
 
     @property
     def lines(self) -> list[str]:
@@ -114,6 +110,18 @@ class Reply:
 
     def __repr__(self) -> str:
         return f"Reply({self.code}, {self.enhanced!r}, {self.text!r})"
+
+
+def _filled(reply: Reply, code: int, enhanced: str | None, text: str, wire: bytes) -> Reply:
+    """Return a reply that is new with its values, which are good ones."""
+    assign = object.__setattr__
+    assign(reply, "code", code)
+    assign(reply, "enhanced", enhanced)
+    assign(reply, "text", text)
+    assign(reply, "wire", wire)
+    assign(reply, "refuses", code >= 400)
+    assign(reply, "closes", code in (421, 521))
+    return reply
 
 
 def _wrong_type(argument: str, wanted: str, given: object) -> TypeError:
@@ -355,15 +363,19 @@ def octets_received(count: int) -> Reply:
     return Reply(250, "2.0.0", f"{count} octets received")
 
 
-def hello(hostname: str, name: str, extensions: list[str] | None = None) -> Reply:
-    """Return the reply to HELO, and with lines of `extensions` to EHLO (RFC 5321 4.1.1.1).
+def hello(hostname: str, name: str, extensions: Reply | None = None) -> Reply:
+    """Return the reply to HELO, and with the lines of `extensions` to EHLO (RFC 5321 4.1.1.1).
 
     The client has not asked for UTF-8 (RFC 6531 3.7.4): other characters of its name become `?`.
     """
     lead = f"{hostname} greets "
     shown = name if name.isascii() else name.encode("ascii", "replace").decode()
     greets = lead + shown[: _LINE_LIMIT - 6 - len(lead)]
-    return Reply(250, None, "\n".join([greets, *(extensions or ())]))
+    if extensions is None or not (greets.isascii() and greets.isprintable()):
+        return Reply(250, None, greets if extensions is None else f"{greets}\n{extensions.text}")
+    # What is checked already is not checked again: a tenth of the instructions
+    wire = f"250-{greets}\r\n".encode() + extensions.wire
+    return _filled(object.__new__(Reply), 250, None, f"{greets}\n{extensions.text}", wire)
 
 
 def queued_as(queue_id: str) -> Reply:
