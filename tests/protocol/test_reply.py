@@ -191,6 +191,10 @@ def test_a_keyword_in_a_reply_is_cut() -> None:
 
 def test_a_queue_id_that_would_break_the_line_is_refused() -> None:
     assert replies.queued_as("42").text == "Ok: queued as 42"
+    for queue_id in ("42", "ö", "x" * 486):  # some by a way of their own
+        reply = replies.queued_as(queue_id)
+        assert reply == Reply(250, "2.0.0", f"Ok: queued as {queue_id}")
+        assert reply.enhanced == "2.0.0"
     for bad in ("4\r\n250 x", "4" * 600):
         with pytest.raises(ValueError, match="text has "):
             replies.queued_as(bad)
