@@ -134,7 +134,9 @@ lines = st.one_of(
         heads, paths, st.lists(st.sampled_from(PARAMETERS), max_size=3).map(b"".join), endings
     ).map(b"".join),
     st.sampled_from([*DATA, *BODIES]),
-    st.tuples(st.sampled_from([b"EHLO ", b"ehlo ", b"LHLO "]), names, endings).map(b"".join),
+    st.tuples(st.sampled_from([b"EHLO ", b"ehlo ", b"HELO ", b"LHLO "]), names, endings).map(
+        b"".join
+    ),
     st.tuples(st.sampled_from([b"QUIT", b"quit", b"QUIT "]), endings).map(b"".join),
 )
 
@@ -183,7 +185,9 @@ def test_what_is_plain_takes_the_usual_way(said: bytes) -> None:
     assert connect().hear(said) is NEED_DATA
 
 
-@pytest.mark.parametrize("said", [b"EHLO c-1.example\r\n", b"ehlo [IPv6:2001:db8::1]\r\n"])
+@pytest.mark.parametrize(
+    "said", [b"EHLO c-1.example\r\n", b"ehlo [IPv6:2001:db8::1]\r\n", b"HELO c\r\n"]
+)
 def test_the_first_hello_takes_the_usual_way_and_no_other_one(said: bytes) -> None:
     assert play(Plan(Settings(), ASKS[0], [said, said], 0)) == 1
     assert play(Plan(Settings(), ASKS[0], [b"NOOP\r\n", said], 0)) == 0

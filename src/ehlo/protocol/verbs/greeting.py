@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -67,14 +66,14 @@ def _name(conversation: Conversation, argument: str, *, syntax: Reply) -> str | 
 
 
 # Its usual form, as a whole packet
-_PLAIN_EHLO: Final = re.compile(rb"(?i:EHLO) ([A-Za-z0-9.\-_\[\]:]++)\r\n")
+_PLAIN_HELLO: Final = re.compile(rb"(?i:EHLO|HELO) ([A-Za-z0-9.\-_\[\]:]++)\r\n")
 
 
-def _usual_ehlo(conversation: Conversation, packet: bytes) -> str | None:
-    """Return the name in the first EHLO of a client that has sent nothing before it."""
+def _usual_hello(conversation: Conversation, packet: bytes) -> str | None:
+    """Return the name in EHLO or HELO of a client that has sent nothing before it."""
     if conversation.state is not _HELLO or conversation.counts.idle or conversation.settings.lmtp:
         return None
-    match = _PLAIN_EHLO.fullmatch(packet)
+    match = _PLAIN_HELLO.fullmatch(packet)
     if match is None:
         return None
     conversation.counts.idle = 1  # until it is accepted
@@ -115,21 +114,14 @@ def _reject_hello(conversation: Conversation, _name: str, answer: Reply) -> Repl
     return plain(answer)
 
 
-def _hello_verb(
-    name: str,
-    syntax: Reply,
-    *,
-    esmtp: bool,
-    lmtp: bool,
-    usual: Callable[[Conversation, bytes], str | None] | None = None,
-) -> Verb[str]:
+def _hello_verb(name: str, syntax: Reply, *, esmtp: bool, lmtp: bool) -> Verb[str]:
     return Verb(
         name,
         since=SESSION,
         to=State.READY,
         ends=True,  # RFC 5321 4.1.4: it is a RSET, too
         parse=partial(_name, syntax=syntax),
-        usual=usual,
+        usual=None if lmtp else _usual_hello,
         usual_is_whole=True,
         accept=_accept_ehlo if esmtp else _accept_helo,
         reject=_reject_hello,
@@ -145,7 +137,7 @@ def _hello_verb(
 
 
 HELO: Final = _hello_verb("HELO", replies.NO_HELO_NAME, esmtp=False, lmtp=False)
-EHLO: Final = _hello_verb("EHLO", replies.NO_EHLO_NAME, esmtp=True, lmtp=False, usual=_usual_ehlo)
+EHLO: Final = _hello_verb("EHLO", replies.NO_EHLO_NAME, esmtp=True, lmtp=False)
 # RFC 2033 4.1: EHLO by another name
 LHLO: Final = _hello_verb("LHLO", replies.NO_LHLO_NAME, esmtp=True, lmtp=True)
 
