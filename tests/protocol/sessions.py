@@ -408,6 +408,7 @@ class _Player:
                 *(connection.buffered, conversation.output.slow, conversation.output.linger),
                 *(counts.errors, counts.idle, counts.refused_recipients, counts.refusals),
                 *(counts.messages, frozenset(counts.domains), type(conversation.reader)),
+                *(conversation.helo, conversation.esmtp),
                 *(() if transaction is None else _facts(transaction)),
             )
         )
