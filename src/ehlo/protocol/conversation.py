@@ -9,7 +9,7 @@ over the limit, or does not say how many bytes follow, is no longer read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, NoReturn
 
@@ -136,7 +136,7 @@ class Conversation:
         nonce: Callable[[], str],
         output: Output,
         counts: Counts,
-        asks: frozenset[type] = frozenset(),
+        asks: Container[type] = frozenset(),
         admission: Admission = ADMISSION,
         trusted: frozenset[str] = frozenset(),
         tls: bool = False,

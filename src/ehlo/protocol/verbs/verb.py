@@ -144,7 +144,7 @@ class Verb(Question[S]):
             raise ValueError(f"{self.name}: legal, and out of sequence: {sorted(map(repr, both))}")
         simple = self.lmtp is None and not self.trusted and self.exists is _yes
         object.__setattr__(self, "simple", simple)
-        # What `hear_usual` does not look at
+        # What `Connection.hear` does not look at
         skipped = (not self.progress or self.ends or not simple) and not self.usual_is_whole
         if self.usual and (skipped or self.to is None or len(self.name) != 4):
             raise ValueError(f"{self.name}: its plain form would skip what `hear` does for it")
