@@ -213,10 +213,10 @@ class Connection:
             return self.next_event()  # the client may have to wait now, or to leave
         reply = accept(conversation, subject, None)
         conversation.state = to
-        if conversation.output.over:  # that was QUIT
+        if conversation.output.over:  # by QUIT
             output.said.append(verb.name)
             output.reply(reply, verb.name)
-            return self.next_event()
+            return self._close()
         return output.acknowledged(verb.name, reply)
 
     def next_event(self) -> Event | Waiting:
