@@ -273,7 +273,7 @@ class Driver(Occupant):
         """Answer the event of a usual packet: `_advance` with nothing before it or behind it."""
         route = self.routes.table.get(type(event))
         work = None if route is None else route(self.answers, event)
-        if work is not None and self._begin(work):
+        if work is not None and self.slot.begin(work):
             self.deadlines.client_waits(self.connection.conversation)
         elif not self.wire.closing:
             self._advance(event if route is None else None)
