@@ -134,14 +134,14 @@ class Connection:
         """Whether the last reply was queued."""
         return self.conversation.output.over
 
-    @property
-    def rests(self) -> bool:
-        """Whether the client is between two commands, and nothing is left to read or to do."""
+    def rest(self) -> bytes | None:
+        """Return the bytes to send, once; `None` if there is more to do: call `next_event` then."""
         conversation, output = self.conversation, self.conversation.output
         if self._halted or self._ended or not conversation.buffer.empty:
-            return False
-        awaits_command = conversation.reader is None and conversation.state is not _GREETING
-        return awaits_command and not (output.slow or output.over)
+            return None
+        if conversation.reader is not None or conversation.state is _GREETING:
+            return None
+        return None if output.slow or output.over else self.data_to_send()
 
     # -- bytes -----------------------------------------------------------------------------------
 
