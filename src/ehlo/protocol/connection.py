@@ -35,6 +35,7 @@ from ehlo.transcript import Transcript
 
 _MOST_REPLIES: Final = 100  # of the core's own, to pipelined commands, before some are sent
 # Compared for each event; looking into an enumeration takes 700 instructions before Python 3.12
+_CLOSED: Final = State.CLOSED
 _GREETING: Final = State.GREETING
 
 
@@ -213,7 +214,7 @@ class Connection:
             return self.next_event()  # the client may have to wait now, or to leave
         reply = accept(conversation, subject, None)
         conversation.state = to
-        if conversation.output.over:  # by QUIT
+        if to is _CLOSED:
             output.said.append(verb.name)
             output.reply(reply, verb.name)
             return self._close()
