@@ -58,6 +58,12 @@ def test_the_usual_packets_of_a_message_never_enter_the_buffer() -> None:
     assert connection.data_to_send().startswith(b"250")
 
 
+def test_a_plain_command_that_is_rejected_is_answered_by_what_is_queued() -> None:
+    connection = connect(Settings(max_size=30))
+    assert connection.hear(b"MAIL FROM:<a@x> SIZE=31\r\n") is NEED_DATA
+    assert connection.data_to_send() == replies.TOO_LARGE.wire
+
+
 def test_no_packet_is_usual_before_the_replies_to_others_are_sent() -> None:
     connection = connect()
     connection.receive_data(b"NOOP\r\n")
