@@ -6,6 +6,7 @@ with `--no-index` there is none.
 """
 
 import argparse
+import gc
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -64,6 +65,7 @@ def main() -> None:
         catcher = Catcher()
     else:
         catcher = handler.catcher = Catcher(handler)
+    gc.freeze()  # as the command line does
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     print(*sock.getsockname(), flush=True)
     limits: dict[str, Any] = LIMITS
