@@ -61,18 +61,19 @@ def new_id() -> str:
 class MailRow(NamedTuple):
     """A mail as it is inserted into the tables."""
 
+    id: str
     inbox: str
     tags: list[str]
     mail: tuple[object, ...]
     message: tuple[object, ...]
 
 
-def row_of(delivery: Delivery, mail_id: str, number: int, summary: Summary | None) -> MailRow:
+def row_of(delivery: Delivery, number: int, summary: Summary | None) -> MailRow:
     """Return a mail as it is inserted. The `summary` is made here unless it is given."""
     summary = summary or summarize(delivery.message, delivery.rcpt_tos)
+    mail_id, inbox = delivery.id or new_id(), _clean(delivery.inbox)
     identifier = summary.message_id or f"{mail_id}@ehlo"
     lists = ([summary.sender], summary.to, summary.cc, summary.bcc, summary.reply_to)
-    inbox = _clean(delivery.inbox)
     mail = (
         *(number, mail_id, inbox),
         int((delivery.created or time.time()) * 1_000),
@@ -90,7 +91,8 @@ def row_of(delivery: Delivery, mail_id: str, number: int, summary: Summary | Non
         _transcript_json(delivery.transcript),
         delivery.message,
     )
-    return MailRow(inbox, clean_tags(delivery.tags) if delivery.tags else [], mail, message)
+    tags = clean_tags(delivery.tags) if delivery.tags else []
+    return MailRow(mail_id, inbox, tags, mail, message)
 
 
 def insert_mails(database: Database, rows: Sequence[MailRow]) -> None:
