@@ -168,11 +168,13 @@ class Store:
             rest = Breather().rest
             summary = await asyncio.to_thread(summarize, delivery.message, delivery.rcpt_tos, rest)
 
-        def add(database: Database) -> str:
-            self._room.take(len(delivery.message), database)
-            return self._keeper.add(delivery, summary)
+        return await self._writer.share(self._add, (delivery, summary), len(delivery.message))
 
-        return await self._writer.do(add, len(delivery.message))
+    def _add(
+        self, database: Database, mails: Sequence[tuple[Delivery, Summary | None]]
+    ) -> list[str]:
+        self._room.take((len(each.message) for each, _ in mails), database)
+        return self._keeper.add(database, mails)
 
     async def mark(
         self,
@@ -200,7 +202,7 @@ class Store:
                 self._keeper.note("read" if read else "unread", inbox, (row[0] for row in rows))
             return len(rows)
 
-        return await self._change(update)
+        return await self._writer.do(update)
 
     async def delete(
         self,
@@ -222,16 +224,7 @@ class Store:
         def drop(database: Database) -> int:
             return self._keeper.drop(database, where, values, kind, inbox)
 
-        return await self._change(drop)
-
-    async def _change(self, work: Callable[[Database], Answer]) -> Answer:
-        """Return the result of `work`, which sees all mails that were put before it."""
-
-        def change(database: Database) -> Answer:
-            self._keeper.insert_new(database)
-            return work(database)
-
-        return await self._writer.do(change)
+        return await self._writer.do(drop)
 
     async def _selected(
         self, inbox: str | None, ids: Iterable[str] | None, query: str | None, zone: str
@@ -273,7 +266,7 @@ class Store:
             if rows:
                 self._keeper.note("tags", inbox, (row[1] for row in rows))
 
-        await self._change(update)
+        await self._writer.do(update)
 
     async def rename_tag(self, tag: str, name: str, *, inbox: str | None = None) -> None:
         """Rename a tag on all mails. Raises `ValueError` for an unknown, invalid or taken name."""
@@ -288,7 +281,7 @@ class Store:
             rename_tag(database, tag, name, inbox)
             self._keeper.note("prune", inbox)
 
-        await self._change(change)
+        await self._writer.do(change)
 
     async def tags(self, inbox: str | None = None) -> dict[str, int]:
         """Return the tags, sorted, each with the number of its mails."""

@@ -7,6 +7,7 @@ if the file can grow by what it holds. On a disk that mail has filled, neither w
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -19,16 +20,19 @@ _ROW: Final = 16_384  # bytes that a mail takes in addition to its message
 
 
 class Room:
-    """Decides whether there is room for a mail; used in the thread that writes."""
+    """Decides whether there is room for mails; used in the thread that writes."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._log = Path(f"{path}-wal").absolute()
         self._unchecked = _UNCHECKED
 
-    def take(self, size: int, database: Database) -> None:
-        """Take the room of a message of `size` bytes. Raises `DiskFullError` if there is none."""
-        wanted = 2 * size + _ROW  # in the log, and in the file
+    def take(self, sizes: Iterable[int], database: Database) -> None:
+        """Take the room of messages of these sizes, in bytes.
+
+        Raises `DiskFullError` if there is not enough for all of them.
+        """
+        wanted = sum(2 * size + _ROW for size in sizes)  # in the log, and in the file
         self._unchecked += wanted
         if self._unchecked < _UNCHECKED:
             return
