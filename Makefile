@@ -7,8 +7,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUNS := $(VENV)/.runs
+# Compiled code is kept; otherwise each process would compile pytest's plugins and the tests again
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test announced lint types core unit covered suite soak bench clean
+.PHONY: run test announced lint types core covered suite soak bench clean
 
 run: $(RUNS)
 	@printf '%s\n' 'Your mail will be printed here, and shown in a browser at the address below.' \
@@ -17,7 +19,8 @@ run: $(RUNS)
 	@$(BIN)/ehlo
 
 test: announced lint
-	@$(MAKE) --no-print-directory -j2 types unit
+	@$(MAKE) $(PARALLEL) $(filter-out tests/protocol,$(PARTS)) core-branches core-products types
+	@$(CORE_REPORT) --data-file=.coverage.core
 
 announced:
 	@echo 'Linters, type checker and all tests: about 10 minutes on 2 idle cores.'
@@ -37,33 +40,46 @@ completeness: $(STAMP)
 	$(BIN)/python -m pip install --quiet 'pyright[nodejs]>=1.1.400'
 	PYTHONPATH=src $(BIN)/pyright --pythonpath $(BIN)/python --verifytypes ehlo --ignoreexternal
 
-# JOBS: how many processes the tests are spread over; many tests wait, so one more than processors
+# The tests run in parts, in this order, each in a process of its own, which imports its own tests
+# only. JOBS: how many run at a time; many tests wait, so one more than processors
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-# A file is for one process; they begin in the order of tests/conftest.py
-PYTEST = $(BIN)/pytest -q --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
+OWN_PARTS := $(addprefix tests/,cli server testing interop robustness inbox queue browser protocol)
+PARTS := $(OWN_PARTS) others
+PARALLEL = --no-print-directory --keep-going --jobs=$(JOBS) \
+	$(if $(filter output-sync,$(.FEATURES)),--output-sync)
+PYTEST = $(if $(COVERED),$(BIN)/coverage run --data-file=.coverage.$(notdir $@)) $(BIN)/pytest -q
+.PHONY: $(PARTS) core-branches core-products
+
+$(OWN_PARTS): $(STAMP)
+	$(PYTEST) $@
+
+# All tests that have no part of their own, so that none is left out
+others: $(STAMP)
+	$(PYTEST) $(OWN_PARTS:%=--ignore=%) tests
 
 # The core's tests alone, without coverage: what to run after each change of src/ehlo/protocol
-core: $(STAMP)
-	$(PYTEST) tests/protocol
+core: tests/protocol
 
-# All tests. Those of the core that show each of its branches have coverage, which slows them
-unit: $(STAMP)
-	$(BIN)/coverage erase
-	$(PYTEST) --cov --cov-report= -m 'core and not no_cover' tests/protocol
-	$(BIN)/coverage report --include='src/ehlo/protocol/*' --fail-under=100
-	$(PYTEST) -m 'no_cover or not core'
+# The tests of the core that show each of its branches; coverage slows them. And the other ones
+core-branches: $(STAMP)
+	$(BIN)/coverage run --data-file=.coverage.core $(BIN)/pytest -q -m 'not no_cover' tests/protocol
 
-# All tests, with coverage of all code: for CI, in place of `unit`
+core-products: $(STAMP)
+	$(PYTEST) -m no_cover tests/protocol
+
+CORE_REPORT = $(BIN)/coverage report --include='src/ehlo/protocol/*' --fail-under=100
+
+# All tests, with coverage of all code: for CI
 covered: $(STAMP)
-	$(BIN)/coverage erase
-	$(PYTEST) --cov --cov-report= tests/protocol
-	$(BIN)/coverage report --include='src/ehlo/protocol/*' --fail-under=100
-	$(PYTEST) --cov --cov-report= --cov-append --ignore=tests/protocol
+	rm -f .coverage .coverage.*
+	@$(MAKE) $(PARALLEL) COVERED=1 $(PARTS)
+	$(CORE_REPORT) --data-file=.coverage.protocol
+	$(BIN)/coverage combine --quiet --keep
 	$(BIN)/coverage report --fail-under=85
 
 # All tests, without coverage: for another Python than the one that `make test` uses
 suite: $(STAMP)
-	$(PYTEST)
+	@$(MAKE) $(PARALLEL) $(PARTS)
 
 # All of tests/robustness and tests/queue in full, and the properties of the core with all examples: EHLO_SOAK_MINUTES=30 and EHLO_SOAK_SEED=... for the mixed load
 soak: $(STAMP)

@@ -1,6 +1,7 @@
 """Fixtures: a real server next to the test, with certificates; both ways of a packet; SIGINT."""
 
 import compileall
+import gc
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support.modules import modules_forgotten as modules_forgotten
+from support.modules import modules_kept as modules_kept
 from support.serving import certificates as certificates
 from support.serving import loop_name as loop_name
 from support.serving import no_delay as no_delay
@@ -25,17 +27,6 @@ settings.register_profile(
 settings.load_profile("ehlo")
 
 CHECKOUT = Path(__file__).parents[1]
-LONG = {"cli", "interop", "robustness", "test_frameworks.py", "test_properties.py"}
-"""Directories and files whose tests take long."""
-
-
-@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, so that no process is left with it while the others idle."""
-    for item in items:
-        if "protocol" in item.path.parts:
-            item.add_marker("core")
-    items.sort(key=lambda item: LONG.isdisjoint(item.path.parts))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,3 +48,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish() -> None:
     """Compile without a trace what tests write; the tests themselves are imported."""
     sys.dont_write_bytecode = True
+    # The collector of garbage need not look at the tests themselves again and again
+    gc.collect()
+    gc.freeze()

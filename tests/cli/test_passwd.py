@@ -21,7 +21,7 @@ import pytest
 from ehlo import PasswordFile
 from support.certificates import Certificates
 from support.passwords import lines_of, write
-from support.program import Start
+from support.program import Start, completed
 
 DEADLINE = 60.0
 
@@ -30,14 +30,7 @@ def run(
     *arguments: str | Path, stdin: bytes = b"", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `ehlo passwd` with a pipe as its standard input."""
-    return subprocess.run(
-        [sys.executable, "-m", "ehlo", "passwd", *arguments],
-        input=stdin,
-        capture_output=True,
-        timeout=DEADLINE,
-        check=False,
-        env={**os.environ, **(env or {})},
-    )
+    return completed("passwd", *arguments, stdin=stdin, env=env)
 
 
 def said(done: subprocess.CompletedProcess[bytes]) -> tuple[int, str, str]:

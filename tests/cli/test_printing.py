@@ -8,8 +8,6 @@ import pty
 import re
 import signal
 import smtplib
-import subprocess
-import sys
 import threading
 from datetime import datetime
 from email.message import EmailMessage
@@ -22,7 +20,7 @@ import pytest
 from ehlo import Peer
 from support.certificates import Certificates
 from support.client import Client
-from support.program import Program, Start
+from support.program import Program, Start, spawn
 
 LOOPBACK = ("--addr", "127.0.0.1:0")
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
@@ -154,13 +152,14 @@ class Terminal:
         clean = {
             name: text for name, text in os.environ.items() if name not in ("NO_COLOR", "EHLO_JSON")
         }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "ehlo", *LOOPBACK],
-            stdout=theirs,
-            stderr=subprocess.PIPE,
+        self._errors, writes = os.pipe()
+        self.process = spawn(
+            ("-m", "ehlo", *LOOPBACK),
             env={**clean, "EHLO_NO_WEB": "1", "TERM": "xterm-256color", **env},
+            files=(0, theirs, writes),
         )
         os.close(theirs)
+        os.close(writes)
         self._thread = threading.Thread(target=self._read, args=(ours,), daemon=True)
         self._thread.start()
 
@@ -175,8 +174,7 @@ class Terminal:
 
     def send(self) -> str:
         """Send the message, stop the program, and return what is on the screen."""
-        assert self.process.stderr is not None
-        with self.process.stderr as stderr:
+        with os.fdopen(self._errors, "rb") as stderr:
             port = int(re.findall(rb"127\.0\.0\.1:(\d+)", stderr.readline())[0])
             with smtplib.SMTP("127.0.0.1", port) as client:
                 client.send_message(a_mail())

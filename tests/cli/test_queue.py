@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import smtplib
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 from ehlo import Queue
 from ehlo.server.observing.stats import queued
 from ehlo.server.observing.views import ask
-from support.program import Start
+from support.program import Start, completed
 from support.queueing import Player, deliver, expect, rows, serving
 
 DEADLINE = 60.0
@@ -21,15 +19,9 @@ HANDLER = "def handler(message):\n    print('got', message.id, flush=True)\n"
 
 
 def run(*arguments: str | Path, cwd: Path) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "ehlo", *arguments],
-        capture_output=True,
-        timeout=DEADLINE,
-        check=False,
-        cwd=cwd,
-        text=True,
-    )
-    return done.returncode, done.stdout, done.stderr
+    done = completed(*arguments, cwd=cwd)
+    out, err = (text.decode().replace("\r\n", "\n") for text in (done.stdout, done.stderr))
+    return done.returncode, out, err
 
 
 def until_shown(directory: Path, *, delivered: int, failed: int) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from support.program import completed
+
 from .peers import TIMEOUT, run
 from .post import ADDRESS, Certificates, Office
 from .postfix import HOST, postfix
@@ -52,12 +54,7 @@ asyncio.run(main())
 
 def checked(address: str) -> tuple[int, list[dict[str, Any]]]:
     """Return the exit code of `ehlo check`, and its cases."""
-    done = subprocess.run(
-        [sys.executable, "-m", "ehlo", "check", address, "--json", "--timeout", "60"],
-        capture_output=True,
-        timeout=10 * TIMEOUT,
-        check=False,
-    )
+    done = completed("check", address, "--json", "--timeout", "60", timeout=10 * TIMEOUT)
     assert done.stdout, done.stderr.decode()
     return done.returncode, json.loads(done.stdout)["cases"]
 

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import IO
 
 import pytest
 
-__all__ = ["HAND_OVER", "Program", "Start", "start"]
+from support.nursery import Forked, fork, may_fork
+
+__all__ = ["HAND_OVER", "Program", "Start", "completed", "spawn", "start"]
 
 DEADLINE = 60.0  # seconds for what a test waits for: long enough on a machine that is busy
 
@@ -37,6 +40,49 @@ os.execv(sys.executable, [sys.executable, "-m", "ehlo", *sys.argv[1:]])
 Start = Callable[..., "Program"]
 
 
+def spawn(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str],
+    files: Sequence[int],
+    pass_fds: Sequence[int] = (),
+) -> Forked | subprocess.Popen[bytes]:
+    """Run a command of Python with `files` as its standard files."""
+    if may_fork(command, env):
+        return fork(command[2:], cwd=cwd, env=env, files=files, pass_fds=pass_fds)
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=cwd,
+        env=env,
+        stdin=files[0],
+        stdout=files[1],
+        stderr=files[2],
+        pass_fds=pass_fds,
+    )
+
+
+def completed(
+    *arguments: str | Path,
+    stdin: bytes = b"",
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = DEADLINE,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `ehlo` with a pipe as its standard input, and wait for its end."""
+    command = ("-m", "ehlo", *arguments)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        reads, writes = os.pipe()
+        files = (reads, out.fileno(), err.fileno())
+        process = spawn(command, cwd=cwd, env={**os.environ, **(env or {})}, files=files)
+        os.close(reads)
+        with contextlib.suppress(BrokenPipeError), os.fdopen(writes, "wb") as pipe:
+            pipe.write(stdin)
+        code = process.wait(timeout)
+        texts = [os.pread(file.fileno(), 1 << 30, 0) for file in (out, err)]
+    return subprocess.CompletedProcess(command, code, *texts)
+
+
 class Program:
     """Runs a program; a thread for each of its outputs reads the lines."""
 
@@ -49,20 +95,14 @@ class Program:
         pass_fds: Sequence[int] = (),
     ) -> None:
         clean = {name: text for name, text in os.environ.items() if not name.startswith("EHLO_")}
-        self.process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=cwd,
-            env={**clean, "PYTHONIOENCODING": "utf-8", "EHLO_NO_WEB": "1", **(env or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=pass_fds,
-            encoding="utf-8",
-        )
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        self.out = Lines(self.process.stdout)
-        self.err = Lines(self.process.stderr)
+        given = {**clean, "PYTHONIOENCODING": "utf-8", "EHLO_NO_WEB": "1", **(env or {})}
+        (out, its_out), (err, its_err) = os.pipe(), os.pipe()
+        files = (os.open(os.devnull, os.O_RDONLY), its_out, its_err)
+        self.process = spawn(command, cwd=cwd, env=given, files=files, pass_fds=pass_fds)
+        for file in files:
+            os.close(file)
+        self.out = Lines(os.fdopen(out, encoding="utf-8"))
+        self.err = Lines(os.fdopen(err, encoding="utf-8"))
 
     def listening(self, on: Lines | None = None) -> tuple[str, int]:
         """Wait until the program logs where it listens; return host and port."""

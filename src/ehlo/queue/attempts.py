@@ -15,7 +15,7 @@ from ehlo.protocol.address import Address
 from ehlo.protocol.reply import Disconnect, Reject, Reply
 from ehlo.queue.entries import Claimed, Settled
 from ehlo.queue.facts import decode_address
-from ehlo.queue.timing import Persistence
+from ehlo.queue.timing import LONGEST, Persistence
 from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.results import MEANINGS, answer_of
 from ehlo.session import Session, current_session
@@ -164,7 +164,7 @@ def settled_by(
         elif end:
             found.append(Settled(due.number, "dead", error=f"{error} ({end})"))
         else:
-            wait = patience.wait_after(due.attempts) if after is None else after
+            wait = patience.wait_after(due.attempts) if after is None else min(LONGEST, after)
             found.append(Settled(due.number, "waiting", float(wait), error))
     return found
 

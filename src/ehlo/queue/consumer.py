@@ -1,8 +1,9 @@
 """The consumer of one database: claims what is due, calls the handler, and settles what came of it.
 
 One coroutine does all of it, and waits in one place. Attempts run next to it, at most `deliveries`
-of them; some more messages are leased ahead, so that one commit serves many. What a handler that
-never ends has cost is counted: its thread stays, and takes a place of as many again.
+of them; some more messages are leased ahead, so that one commit serves many. The thread of a `def`
+handler that takes too long cannot be stopped, and its message is not passed to another one as long
+as it works. If there are `deliveries` of such threads, no attempt begins until one ends.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import logging
 import secrets
 from collections import Counter, deque
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine
 from functools import partial
 from typing import Final
 
@@ -72,7 +73,8 @@ class Consumer:
         self._ready: deque[tuple[Claimed, float]] = deque()  # and when it was accepted, here
         self._reserved = 0  # places for messages that are being stored
         self._running: set[Running] = set()
-        self._abandoned = 0  # threads of attempts that took too long
+        self._stuck: set[int] = set()  # deliveries of attempts that took too long, in threads
+        self._abandoned = 0  # these threads
         self._unsettled: list[Settled] = []
         self._durable = False  # whether some of these have large bodies, which are deleted then
         self._next_due: float = 0.0
@@ -181,12 +183,14 @@ class Consumer:
         terms = self._terms
         self._next_due = now + _POLL  # where the claim fails; and `wake` may be called meanwhile
         try:
-            haul = await self._ledger.claim(self._owner, most, terms.lease, terms.patience)
+            haul = await self._ledger.claim(
+                self._owner, most, terms.lease, terms.patience, self._leased()
+            )
         except StoreError as error:
             self._note_trouble(error)
         else:
             self._troubled = False
-            self._ready.extend((each, now - each.age) for each in self._new(haul.claimed))
+            self._ready.extend((each, now - each.age) for each in haul.claimed)
             if self._next_due:
                 self._next_due = float("inf") if haul.next_in is None else now + haul.next_in
             self._counts["dead"] += len(haul.died)
@@ -196,15 +200,6 @@ class Consumer:
             self._claiming = None
             self._wake.set()
 
-    def _new(self, claims: Sequence[Claimed]) -> Iterator[Claimed]:
-        """Yield claims without what is under way here already, although its lease has run out."""
-        held = set(self._leased())
-        for claimed in claims:
-            if held.isdisjoint(each.number for each in claimed.deliveries):
-                yield claimed
-            elif new := [each for each in claimed.deliveries if each.number not in held]:
-                yield claimed._replace(deliveries=new)
-
     # -- attempts ----------------------------------------------------------------------------------
 
     def _begin(self, now: float) -> None:
@@ -212,7 +207,9 @@ class Consumer:
             claimed, born = self._ready.popleft()
             running = Running(claimed, born, now + self._terms.timeout)
             self._running.add(running)
-            if claimed.body is None:
+            if not self._stuck.isdisjoint(each.number for each in claimed.deliveries):
+                self._cannot_begin(running, Retry(text="an attempt before has not ended"))
+            elif claimed.body is None:
                 running.task = asyncio.create_task(self._load(running))
             else:
                 self._attempt(running, claimed.body)
@@ -223,7 +220,7 @@ class Consumer:
             body = await self._ledger.load(running.claimed)
         except (OSError, StoreError) as error:
             if not running.late:
-                self._cannot_read(running, error)
+                self._cannot_begin(running, error)
             return
         if not running.late:
             self._attempt(running, body)
@@ -233,7 +230,7 @@ class Consumer:
             session = self._sessions.read(running.claimed.facts)
             attempt = prepare(running.claimed, body, session, streams=self._streams)
         except Exception as error:  # noqa: BLE001  a row that cannot be read
-            self._cannot_read(running, error)
+            self._cannot_begin(running, error)
             return
         running.attempt = attempt
         if self._is_async:
@@ -264,11 +261,12 @@ class Consumer:
 
     def _ended(self, running: Running, attempt: Attempt, outcome: Outcome) -> None:
         """Called when an attempt has ended, in the loop's thread."""
-        if running.late:
-            self._abandoned -= running.task is None
-        else:
+        if not running.late:
             self._running.discard(running)
             self._note(attempt, outcome, running.born)
+        elif running.task is None:
+            self._abandoned -= 1
+            self._stuck.difference_update(each.number for each in attempt.claimed.deliveries)
         self._wake.set()
 
     def _note(self, attempt: Attempt, outcome: Outcome, born: float) -> None:
@@ -306,20 +304,30 @@ class Consumer:
             self._running.discard(running)
             running.late = True
             if running.task is None:
-                self._abandoned += 1
+                self._abandon(running.claimed)
             else:
                 running.task.cancel()
             late = Retry(text=f"took longer than {self._terms.timeout:g} seconds")
             if running.attempt is None:
-                self._cannot_read(running, late)
+                self._cannot_begin(running, late)
                 continue
             logger.error("%s took too long: id=%s", name_of(self._handler), running.claimed.id)
             self._note(running.attempt, Outcome(error=late), running.born)
 
-    def _cannot_read(self, running: Running, error: Exception) -> None:
-        """Try a message again later whose body cannot be read, until it is dead."""
+    def _abandon(self, claimed: Claimed) -> None:
+        """Count the thread of an attempt that took too long."""
+        self._stuck.update(each.number for each in claimed.deliveries)
+        self._abandoned += 1
+        if self._abandoned == self._terms.deliveries:
+            logger.error(
+                "nothing is delivered until a call of %s ends: calls=%d; restart ehlo",
+                *(name_of(self._handler), self._abandoned),
+            )
+
+    def _cannot_begin(self, running: Running, error: Exception) -> None:
+        """Try a message again later, until it is dead: its body cannot be read, say."""
         claimed, patience = running.claimed, self._terms.patience
-        logger.error("cannot read a message: id=%s error=%s", claimed.id, error)
+        logger.error("an attempt cannot begin: id=%s error=%s", claimed.id, error)
         self._running.discard(running)
         age, text = self._time.ticks() - running.born, escaped(str(error))
         for due in claimed.deliveries:

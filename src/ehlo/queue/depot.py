@@ -119,7 +119,14 @@ class Depot:
         if self._deliver is not None:
             self._deliver.release()
 
-    async def claim(self, owner: str, most: int, lease: float, patience: Persistence) -> Haul:
+    async def claim(
+        self,
+        owner: str,
+        most: int,
+        lease: float,
+        patience: Persistence,
+        held: Sequence[int],  # noqa: ARG002  all that is leased by `owner` is held
+    ) -> Haul:
         """Return messages that are due, as `Ledger` says."""
         work = partial(
             ledger.claim,
@@ -148,8 +155,10 @@ class Depot:
 
     async def purge(self, keep: float) -> None:
         """Delete what ended long ago, as `Ledger` says."""
-        work = partial(ledger.purge, before=self._time.now() - keep)
-        await self._delete(await self._do(work))
+        work, more = partial(ledger.purge, before=self._time.now() - keep), True
+        while more:
+            names, more = await self._do(work)
+            await self._delete(names)
 
     async def _delete(self, names: Sequence[str]) -> None:
         if names:

@@ -16,10 +16,13 @@ from ehlo.queue.timing import Persistence
 class Ledger(Protocol):
     """Defines what a consumer asks of one database, whose clock decides what is due."""
 
-    async def claim(self, owner: str, most: int, lease: float, patience: Persistence) -> Haul:
+    async def claim(
+        self, owner: str, most: int, lease: float, patience: Persistence, held: Sequence[int]
+    ) -> Haul:
         """Return up to `most` messages that are due, leased. An attempt counts from now on.
 
-        There may be deliveries that `owner` has leased already, if their lease has run out.
+        The deliveries in `held` are under way here: they are left alone, even if their lease has
+        run out.
         """
 
     async def load(self, claimed: Claimed) -> bytes | Spool:
@@ -117,4 +120,7 @@ class Books(Protocol):
         """
 
     def content(self, message_id: str) -> Iterator[bytes]:
-        """Yield a message as it came, with its trace field, in chunks. Raises `LookupError`."""
+        """Yield a message as it came, with its trace field, in chunks. Raises `LookupError`.
+
+        Raises `StoreError` if not all of it can be read.
+        """

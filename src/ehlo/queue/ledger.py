@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar, get_args
 
+from ehlo.paths import create
 from ehlo.queue.engine import Reserved
 from ehlo.queue.entries import (
     ENDED,
+    PLACES,
     Act,
     Arrival,
     Claimed,
@@ -31,7 +33,7 @@ from ehlo.queue.entries import (
 from ehlo.queue.facts import decode_address
 from ehlo.queue.timing import Persistence
 from ehlo.sqlite.connecting import Database, connect, known_version
-from ehlo.sqlite.errors import StoreError, in_words
+from ehlo.sqlite.errors import ADVICE, StoreError, in_words
 from ehlo.sqlite.writer import Chores
 
 _APPLICATION: Final = 0x65686C71  # "ehlq", in the file's header
@@ -40,7 +42,7 @@ _PAGE: Final = 8_192  # bytes; large bodies take a third less time than with 4,0
 _CHECKPOINT: Final = 4_000  # pages of the log; each checkpoint costs two flushes
 _MOST_BYTES: Final = 8 << 20  # of bodies that are claimed at once
 _PAGE_OF_ROWS: Final = 1_000  # deliveries that are read at once
-_PLACES: Final = 1 << 20  # recipients of one message, at most
+_SLICE: Final = 1_000  # deliveries that are deleted at once
 _MOST_ROWS: Final = 64  # that one statement inserts
 _SCHEMA: Final = f"""
 CREATE TABLE messages(
@@ -95,11 +97,14 @@ class FiledRow(NamedTuple):
 
 def open_ledger(path: Path) -> Database:
     """Open a file of a queue for its writer, and make or check its schema. Raises `StoreError`."""
-    flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-    try:  # only its user can read mail
-        os.close(os.open(path, flags, 0o600))
+    if path.is_symlink():  # processes would not see each other's locks
+        raise StoreError(f"{path}: a link; name the file itself")
+    try:
+        os.close(create(str(path), 0o600))  # only its user can read mail
+    except FileExistsError:
+        pass
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; name another file") from error
+        raise StoreError(f"{path}: {error.strerror}; {ADVICE}") from error
     with in_words(str(path)):
         database = connect(str(path))
         try:
@@ -205,7 +210,7 @@ def insert(database: Database, rows: Sequence[FiledRow]) -> list[int]:
         if row.place is not None:
             state = ("running", row.accepted + row.place.lease, 1, row.place.owner)
         for at, recipient in enumerate(row.arrival.recipients):
-            deliveries.append((number * _PLACES + at, number, recipient, *state))
+            deliveries.append((number * PLACES + at, number, recipient, *state))
     columns = "deliveries(number, message, recipient, state, due, attempts, owner)"
     for those in _halved(deliveries):
         _insert(database, columns, len(those), [value for each in those for value in each])
@@ -214,7 +219,7 @@ def insert(database: Database, rows: Sequence[FiledRow]) -> list[int]:
 
 def claimed_at_once(row: FiledRow, number: int) -> Claimed:
     """Return a message that was leased when it was stored under a number, as `claim` does."""
-    arrival, first = row.arrival, number * _PLACES
+    arrival, first = row.arrival, number * PLACES
     due = [Due(first + at, each, 1) for at, each in enumerate(arrival.recipients)]
     return Claimed(
         *(number, arrival.id, row.digest, row.accepted, arrival.sender, arrival.facts),
@@ -370,15 +375,16 @@ def settle(
     values = [
         (
             *(each.state, now + each.wait if each.state == "waiting" else None),
-            *(None if each.state == "waiting" else now, each.error, each.uncounted),
-            *(each.number, owner, owner),
+            *(None if each.state == "waiting" else now, each.uncounted, each.error),
+            *(each.uncounted, each.number, owner, owner),
         )
         for each in settled
         if each.state is not None
     ]
     database.executemany(
-        "UPDATE deliveries SET state = ?, due = ?, ended = ?, error = ?, owner = NULL,"
-        " attempts = attempts - ? WHERE number = ? AND (? IS NULL OR owner = ?)",
+        "UPDATE deliveries SET state = ?, due = ?, ended = ?, owner = NULL,"
+        " error = CASE WHEN ? THEN error ELSE ? END, attempts = attempts - ?"
+        " WHERE number = ? AND (? IS NULL OR owner = ?)",
         values,
     )
     return _finish(database, done, owner) if done else []
@@ -408,12 +414,17 @@ def _delete_done(database: Database, messages: Iterable[int]) -> list[str]:
     return [file for (file,) in rows]
 
 
-def purge(database: Database, before: float) -> list[str]:
-    """Delete what has failed or died before a time; return the names of files to delete."""
+def purge(database: Database, before: float) -> tuple[list[str], bool]:
+    """Delete a slice of what has failed or died before a time.
+
+    Returns the names of files to delete, and whether more may be left.
+    """
+    those = "SELECT number FROM deliveries WHERE ended IS NOT NULL AND ended < ? LIMIT ?"
     rows = database.execute(
-        "DELETE FROM deliveries WHERE ended IS NOT NULL AND ended < ? RETURNING message", (before,)
+        f"DELETE FROM deliveries WHERE number IN ({those}) RETURNING message", (before, _SLICE)
     ).fetchall()
-    return _delete_done(database, dict.fromkeys(message for (message,) in rows))
+    names = _delete_done(database, dict.fromkeys(message for (message,) in rows))
+    return names, len(rows) == _SLICE
 
 
 def has_mail(database: Database) -> bool:

@@ -16,6 +16,8 @@ _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?) ?([smhdw]?)")
 _JITTER: Final = 0.2  # of a wait, so that what failed together is not tried together again
 _MOST_DOUBLINGS: Final = 60
+LONGEST: Final = 1e9
+"""Seconds of the longest wait, since databases and JSON know no infinite time: 31 years."""
 
 
 class Timekeeper(Protocol):
@@ -70,7 +72,7 @@ class Persistence(NamedTuple):
     def wait_after(self, attempts: int) -> float:
         """Return the seconds to wait after so many attempts, with a jitter of a fifth."""
         doublings = min(max(0, attempts - 1), _MOST_DOUBLINGS)
-        wait = min(self.retry_max, self.retry_after * 2.0**doublings)
+        wait = min(self.retry_max, self.retry_after * 2.0**doublings, LONGEST)
         return wait * (1 + random.uniform(-_JITTER, _JITTER))  # noqa: S311  nothing secret
 
     def ends(self, attempts: int, age: float) -> str:
