@@ -60,6 +60,8 @@ def run_core(transactions: int) -> None:
     gc.freeze()
     for packet in chain((b"",), session(transactions)):
         event = connection.hear(packet)
+        if isinstance(event, bytes):
+            continue
         if event is None:
             connection.receive_data(packet)
             event = connection.next_event()

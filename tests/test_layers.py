@@ -44,7 +44,7 @@ ROOMS = {
     "ehlo.functions": {*VISIBLE, "ehlo.handler"},
     "ehlo.faults": {*VISIBLE, "ehlo.handler", "ehlo.domains"},
     "ehlo.passwords": {"ehlo.protocol", "ehlo.paths"},
-    "ehlo.sqlite": set(),
+    "ehlo.sqlite": {"ehlo.paths"},
     "ehlo.store": {
         *("ehlo.sqlite", "ehlo.content", "ehlo.message", "ehlo.paths", "ehlo.transcript"),
     },
@@ -66,7 +66,7 @@ ROOMS["ehlo.testing"] = {
 }
 ROOMS["ehlo.queue"] = {
     *("ehlo.sqlite", "ehlo.server.system", "ehlo.server.observing", "ehlo.server.options"),
-    *("ehlo.server", *HANDLERS, *VISIBLE),
+    *("ehlo.server", "ehlo.paths", *HANDLERS, *VISIBLE),
 }
 ROOMS["ehlo.inbox"] = {
     *("ehlo.content", "ehlo.domains", "ehlo.faults", "ehlo.paths", "ehlo.passwords", "ehlo.store"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +60,10 @@ def refused(use: Callable[[Path], object], path: Path, reason: str) -> None:
     with pytest.raises(OSError, match=reason) as caught:
         use(path)
     assert caught.value.filename == str(path)
+
+
+def check(path: Path | str) -> None:
+    paths.check_file(str(path))
 
 
 USES = pytest.mark.parametrize("use", [content, append])
@@ -226,7 +233,7 @@ def test_root_appends_to_no_file_that_another_user_can_have_linked(
     strange.touch()
     os.chown(strange, NOBODY - 1, NOBODY - 1)
     for path in (theirs / "log", strange):
-        refused(append, path, "does not append to a file that another user could have linked")
+        refused(append, path, "does not write to a file that another user could have linked")
     assert precious.read_text() == "precious"
     for path, owner in ((theirs / "own", NOBODY), (theirs / "root", 0)):
         path.touch()
@@ -244,6 +251,64 @@ def test_a_new_file_belongs_to_the_owner_and_another_one_stays_as_it_is(theirs: 
     (theirs / "old").touch()
     append(theirs / "old", "one", (NOBODY, NOBODY))
     assert (theirs / "old").stat().st_uid == 0
+
+
+def test_a_file_for_another_library_is_looked_at_like_one_to_append_to(
+    tmp_path: Path, theirs: Path
+) -> None:
+    file = tmp_path / "file"
+    refused(check, file, "No such file")
+    refused(check, tmp_path, "not a regular file")
+    os.mkfifo(tmp_path / "fifo")
+    refused(check, tmp_path / "fifo", "not a regular file")
+    file.touch()
+    (tmp_path / "link").symlink_to(file)
+    check(tmp_path / "link")
+    if os.getuid() == 0:
+        refused(check, plant(theirs / "link", file), "does not follow the link link")
+        (theirs / "log").hardlink_to(file)
+        refused(check, theirs / "log", "does not write to a file that another user could have")
+
+
+def test_a_file_that_is_looked_at_keeps_its_locks(tmp_path: Path) -> None:
+    """A process that closes a file ends all of its locks on it, as those of SQLite (POSIX)."""
+    (tmp_path / "file").touch()
+    with (tmp_path / "file").open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        check(tmp_path / "file")
+        take = "import fcntl; fcntl.lockf(open('file', 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        other = subprocess.run(
+            [sys.executable, "-c", take], cwd=tmp_path, capture_output=True, check=False
+        )
+        assert b"BlockingIOError" in other.stderr
+
+
+def test_a_new_file_has_the_wanted_mode(tmp_path: Path) -> None:
+    for made, file in (
+        (paths.create(str(tmp_path / "a"), 0o600), tmp_path / "a"),
+        (paths.open_to_append(str(tmp_path / "b"), mode=0o600), tmp_path / "b"),
+    ):
+        os.close(made)
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_what_is_in_a_directory_is_listed_and_removed(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    assert sorted(paths.names_in(str(tmp_path))) == ["file", "link"]
+    paths.remove(str(tmp_path / "link"))
+    assert paths.names_in(str(tmp_path)) == ["file"]
+
+
+@as_root
+def test_nothing_is_removed_through_a_link_of_another_user(tmp_path: Path, theirs: Path) -> None:
+    (tmp_path / "precious").touch()
+    link = plant(theirs / "link", tmp_path)
+    with pytest.raises(OSError, match="does not follow the link link"):
+        paths.names_in(str(link))
+    with pytest.raises(OSError, match="does not follow the link link"):
+        paths.remove(str(link / "precious"))
+    assert (tmp_path / "precious").exists()
 
 
 def test_a_held_file_stays_the_same_when_its_path_changes(tmp_path: Path) -> None:

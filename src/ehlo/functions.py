@@ -47,8 +47,8 @@ _Arguments = tuple[Any, ...]
 _Function = Callable[..., Any]
 
 _Forms = Mapping[int, str]
-"""The forms that a function may have, by the number of their parameters; the last is the first of
-this library, which functions get that do not say how many they have."""
+"""The forms that a function may have, by the number of their parameters. A function whose
+parameters are unknown gets the last form, which is the oldest."""
 
 _MESSAGE_FORMS: Final[_Forms] = {
     1: "(message)",

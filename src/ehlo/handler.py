@@ -259,10 +259,10 @@ class Callbacks:
     streams: bool = False
     """The value of `Handler.streams`."""
     origins: Mapping[str, Origin] = field(default_factory=dict)
-    """Where the hooks come from that are no methods, by the name of the hook."""
+    """The functions behind hooks that are not methods, by the name of the hook."""
     measures: Measures | None = None
     silent: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
-    """Tells for some hooks whether they have nothing to say now; then they are not called."""
+    """By hook, a function: while it returns true, the hook does nothing, and is not called."""
 
     def __contains__(self, name: str) -> bool:
         return name in self.by_name
@@ -291,7 +291,7 @@ def _check_names(owner: type, members: Mapping[str, object]) -> None:
 def _is_of_smtpd(function: object) -> bool:
     """Return whether smtpd could call it: `process_message(self, peer, mailfrom, rcpttos, data)`.
 
-    A helper of that name takes something else.
+    A helper of that name has other parameters.
     """
     try:
         inspect.signature(getattr(function, "__func__", function)).bind(*range(5))  # type: ignore[arg-type]  # it is callable, or a TypeError

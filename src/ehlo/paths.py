@@ -25,7 +25,8 @@ def _flags(*names: str) -> int:
     return sum(getattr(os, name, 0) for name in names)
 
 
-_DIRECTORY: Final = _flags("O_PATH", "O_DIRECTORY", "O_CLOEXEC")
+_LISTED: Final = _flags("O_DIRECTORY", "O_CLOEXEC")
+_DIRECTORY: Final = _flags("O_PATH") | _LISTED
 _AT_ONCE: Final = _flags("O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
 _MOST_LINKS: Final = 40  # as many as the kernel follows
 _DESCRIPTORS: Final = "/proc/self/fd"
@@ -61,21 +62,65 @@ def open_to_read(path: str) -> int:
     return _opened(path, os.O_RDONLY)
 
 
-def open_to_append(path: str, owner: tuple[int, int] | None = None) -> int:
+def open_to_append(path: str, owner: tuple[int, int] | None = None, mode: int = 0o666) -> int:
     """Open a file for appending; a new one belongs to `owner`, a user and a group.
 
     A terminal or a pipe may be at `path` if no other user can have put it there. Raises `OSError`.
     """
-    return _opened(path, os.O_WRONLY | os.O_APPEND, owner, creates=True)
+    return _opened(path, os.O_WRONLY | os.O_APPEND, owner, mode, creates=True)
 
 
-def create(path: str) -> int:
-    """Create a file for writing, and return it; nothing is at `path` before. Raises `OSError`."""
+def create(path: str, mode: int = 0o666) -> int:
+    """Create a file for writing, and return it; nothing is at `path` before. Raises `OSError`.
+
+    `mode` is its mode, without what the umask takes away.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _flags("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY")
     if not IS_POSIX:
-        return os.open(path, flags, 0o666)
+        return os.open(path, flags, mode)
     with entry_of(path, follow=False) as entry:
-        return os.open(entry.name, flags, 0o666, dir_fd=entry.directory)
+        return os.open(entry.name, flags, mode, dir_fd=entry.directory)
+
+
+def remove(path: str) -> None:
+    """Remove a file; of a link, only itself. Raises `OSError`."""
+    if not IS_POSIX:
+        Path(path).unlink()
+        return
+    with entry_of(path, follow=False) as entry:
+        os.unlink(entry.name, dir_fd=entry.directory)
+
+
+def names_in(directory: str) -> list[str]:
+    """Return the names of all that is in a directory. Raises `OSError`."""
+    if not IS_POSIX:
+        return [each.name for each in Path(directory).iterdir()]
+    with entry_of(f"{directory}/.", follow=False) as entry:
+        file = os.open(os.curdir, os.O_RDONLY | _LISTED, dir_fd=entry.directory)
+    try:
+        with os.scandir(file) as found:
+            return [each.name for each in found]
+    finally:
+        os.close(file)
+
+
+def check_file(path: str) -> None:
+    """Raise `OSError` if root may not write to the file at `path`, or none is there.
+
+    It is for what another library opens. The file is not opened here, since the end of that would
+    end the locks that this process has on it.
+    """
+    if not IS_POSIX:
+        return
+    try:
+        with entry_of(path, follow=True) as entry:
+            follow = os.geteuid() != 0 or _is_in_proc(os.fstat(entry.directory))
+            status = os.stat(entry.name, dir_fd=entry.directory, follow_symlinks=follow)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            _check(status, entry, None, appends=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 @contextlib.contextmanager
@@ -92,6 +137,20 @@ def name_of(file: int) -> str | None:
     """Return a path that leads to an open file, whatever its own path is; `None` without /proc."""
     name = f"{_DESCRIPTORS}/{file}"
     return name if Path(name).exists() else None
+
+
+def is_at(path: Path, file: int) -> bool:
+    """Return whether an open file is the one at `path`, and not one that was there before."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file))
+    except OSError:
+        return False
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return a value that changes when the file does; its first part is when, in nanoseconds."""
+    times = (status.st_ctime_ns, status.st_mtime_ns)
+    return (*times, status.st_size, status.st_ino, status.st_dev)
 
 
 def _found(path: str, *, follow: bool) -> Entry:
@@ -168,16 +227,21 @@ def _is_in_proc(directory: os.stat_result) -> bool:
 
 
 def _opened(
-    path: str, flags: int, owner: tuple[int, int] | None = None, *, creates: bool = False
+    path: str,
+    flags: int,
+    owner: tuple[int, int] | None = None,
+    mode: int = 0o666,
+    *,
+    creates: bool = False,
 ) -> int:
     """Open a file, and check that it is one to use. Raises `OSError` with the whole path."""
     if not IS_POSIX:
-        return os.open(path, flags | _AT_ONCE | (os.O_CREAT if creates else 0), 0o666)
+        return os.open(path, flags | _AT_ONCE | (os.O_CREAT if creates else 0), mode)
     try:
         with entry_of(path, follow=True) as entry:
-            file = _open_at(entry, flags | _AT_ONCE, owner, creates=creates)
+            file = _open_at(entry, flags | _AT_ONCE, owner, mode, creates=creates)
             try:
-                _check(file, entry, owner, appends=creates)
+                _check(os.fstat(file), entry, owner, appends=creates)
             except BaseException:
                 os.close(file)
                 raise
@@ -187,29 +251,32 @@ def _opened(
     return file
 
 
-def _open_at(entry: Entry, flags: int, owner: tuple[int, int] | None, *, creates: bool) -> int:
+def _open_at(
+    entry: Entry, flags: int, owner: tuple[int, int] | None, mode: int, *, creates: bool
+) -> int:
     """Open, or create, an entry. A link in /proc is the only one that is left to follow as root."""
     if creates and owner is not None:
         with contextlib.suppress(FileExistsError):
             new = flags | os.O_CREAT | os.O_EXCL
-            file = os.open(entry.name, new, 0o666, dir_fd=entry.directory)
+            file = os.open(entry.name, new, mode, dir_fd=entry.directory)
             os.fchown(file, *owner)
             return file
     elif creates:
         flags |= os.O_CREAT
     if os.geteuid() == 0 and not _is_in_proc(os.fstat(entry.directory)):
         flags |= os.O_NOFOLLOW
-    return os.open(entry.name, flags, 0o666, dir_fd=entry.directory)
+    return os.open(entry.name, flags, mode, dir_fd=entry.directory)
 
 
-def _check(file: int, entry: Entry, owner: tuple[int, int] | None, *, appends: bool) -> None:
-    """Raise `OSError` if an open file is none to read, or one that another user has put there."""
-    status = os.fstat(file)
+def _check(
+    status: os.stat_result, entry: Entry, owner: tuple[int, int] | None, *, appends: bool
+) -> None:
+    """Raise `OSError` if a file is none to read, or one that another user has put there."""
     if not stat.S_ISREG(status.st_mode):
         if not appends or not entry.guarded:
             raise OSError(errno.EINVAL, "not a regular file")
     elif appends and not entry.guarded:
         users = {0, os.fstat(entry.directory).st_uid, *((owner[0],) if owner else ())}
         if status.st_uid not in users or status.st_nlink > 1:
-            reason = "root does not append to a file that another user could have linked there"
+            reason = "root does not write to a file that another user could have linked there"
             raise OSError(errno.EPERM, reason)

@@ -80,7 +80,7 @@ def test_focus_can_be_seen(site: Site, page: Page) -> None:
 def test_faults_are_added_and_removed(site: Site, page: Page, watch: Watch) -> None:
     watch.allowed = ("console: Failed to load resource: the server responded with a status of 400",)
     opened(page, "/faults")
-    expect(page.get_by_text("No rule")).to_be_visible()
+    expect(page.get_by_text("No rules")).to_be_visible()
     page.get_by_label("Reply", exact=True).fill("550 5.1.1 No such user")
     page.get_by_label("Only for the recipient").fill("gone@y.test")
     page.get_by_role("button", name="Add the rule").click()
@@ -106,7 +106,7 @@ def test_faults_are_added_and_removed(site: Site, page: Page, watch: Watch) -> N
     page.get_by_role("button", name="Remove rule 1").click()
     expect(rule).to_have_count(1)
     page.get_by_role("button", name="Remove all").click()
-    expect(page.get_by_text("No rule")).to_be_visible()
+    expect(page.get_by_text("No rules")).to_be_visible()
     assert len(site.desk.faults) == 0
 
 
@@ -144,7 +144,7 @@ def walk(page: Page, site_path: str, subject: str) -> None:
     page.keyboard.press("g")
     page.keyboard.press("i")
     page.get_by_role("link", name="Faults").click()
-    expect(page.get_by_text("No rule")).to_be_visible()
+    expect(page.get_by_text("No rules")).to_be_visible()
     page.get_by_role("link", name="ehlo: all mail").click()
     expect(page.locator(".row")).to_have_count(1)
     page.get_by_role("checkbox", name="Select", exact=True).check()

@@ -106,7 +106,7 @@ def test_a_log_is_not_appended_to_a_file_that_the_user_has_linked(
     (theirs / "log").hardlink_to(here / "precious")
     program = serve(start, here, *LOOPBACK, "--log-file", theirs / "log")
     assert program.wait() == 2
-    assert "root does not append to a file that another user could" in program.err.text
+    assert "root does not write to a file that another user could" in program.err.text
     assert (here / "precious").read_text() == "precious"
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ehlo import Peer
+from ehlo import Peer, paths
 from ehlo.cli import main
-from ehlo.cli import recorder as recording
 from ehlo.testing import dialogue
 from support.certificates import Certificates
 from support.client import Client
@@ -232,7 +231,7 @@ def test_no_file_or_link_that_is_there_is_written_to(tmp_path: Path) -> None:
     link.symlink_to(target)
     for path in (target, link):
         with pytest.raises(FileExistsError):
-            recording._write(path, b"theirs")  # noqa: SLF001  the rule is the function's
+            paths.create(str(path), 0o600)
     assert target.read_text() == "mine"
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ehlo.content.transfer import decode_transfer, decoded_size
+from ehlo.content.transfer import decode_transfer, decoded_size, decoder_of
 
 ENCODINGS = ["", "7bit", "8bit", "binary", "base64", "quoted-printable", "x-uuencode", "unknown"]
 
@@ -56,6 +56,39 @@ def test_nothing_raises_and_the_size_is_right(data: bytes, encoding: str) -> Non
     decoded = decode_transfer(data, encoding)
     if encoding != "base64" or b"=" not in data.rstrip(b"= \r\n"):
         assert decoded_size(memoryview(data), encoding) == len(decoded)
+
+
+LETTERS = st.sampled_from(
+    [b"QUJD", b"Q", b"=", b"==", b"=4", b"=41", b"=\r\n", b"\r\n", b"\n", b" "]
+)
+LINES = st.sampled_from([b"#86)C\r\n", b"begin 644 x\n", b"`\n", b"end\n", b"#8", b"\xff\n", b"\r"])
+
+
+@given(st.lists(LETTERS | LINES | st.binary(max_size=3)), st.sampled_from(ENCODINGS[4:7]))
+def test_pieces_that_end_anywhere_give_what_the_whole_does(
+    pieces: list[bytes], encoding: str
+) -> None:
+    decoder = decoder_of(encoding)
+    assert decoder is not None
+    decoded = b"".join([*map(decoder.feed, pieces), decoder.end()])
+    assert decoded == decode_transfer(b"".join(pieces), encoding)
+
+
+def test_after_many_broken_lines_everything_stays_as_it_is() -> None:
+    data = b"#86)C\n" + b"\xff \n" * 101 + b"#86)C\r\n\r\n."
+    decoder = decoder_of("uuencode")
+    assert decoder is not None
+    decoded = b"abc" + data[6:]
+    assert decode_transfer(data, "uuencode") == decoded
+    fed = [decoder.feed(data[at : at + 7]) for at in range(0, len(data), 7)]
+    assert b"".join((*fed, decoder.end())) == decoded
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS[4:7])
+def test_a_line_without_an_end_waits_for_no_more_than_a_slice(encoding: str) -> None:
+    decoder = decoder_of(encoding)
+    assert decoder is not None
+    assert sum(len(decoder.feed(b"QUJD" * 1_000)) for _ in range(5))
 
 
 def test_the_size_of_much_base64_is_counted_without_decoding_it() -> None:

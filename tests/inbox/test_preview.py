@@ -11,6 +11,7 @@ import pytest
 from ehlo.inbox import WebOptions
 from ehlo.store import Delivery
 from support.inboxes import inbox
+from support.sites import Line, desk
 from support.storing import in_loop, mail
 
 VIEW = "/view/latest.html"
@@ -174,6 +175,27 @@ def test_links_to_parts_lead_to_them(link: str, is_found: bool) -> None:
                 assert (text == link) != is_found
 
     run()
+
+
+@in_loop
+async def test_large_images_are_put_into_the_page_in_pieces() -> None:
+    """As a whole, their encoding keeps all other threads waiting."""
+    image = bytes(range(256)) * 8_001
+    data = (
+        b"Content-Type: multipart/related; boundary=B\r\n\r\n--B\r\nContent-Type: text/html\r\n\r\n"
+        b"<p>one<img src='cid:a'>two<img src=cid:a alt=x>\r\n--B\r\nContent-Type: image/png\r\n"
+        b"Content-ID: <a>\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        + base64.encodebytes(image)
+        + b"--B--\r\n"
+    )
+    async with desk() as site:
+        await site.store.put(Delivery(data))
+        async with Line(site, VIEW, headers={"Accept": "text/html"}) as line:
+            assert (await line.message())["status"] == 200
+            pieces = await line.body()
+        url = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+        assert b"".join(pieces).decode() == f"<p>one<img src='{url}'>two<img src={url} alt=x>"
+        assert max(map(len, pieces)) < 1 << 17
 
 
 @in_loop

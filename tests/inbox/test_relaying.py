@@ -17,7 +17,8 @@ import pytest
 from ehlo import Address, Handler, Message, PasswordCredentials, Reject, Server, Session
 from ehlo.inbox.desk import WebOptions
 from ehlo.inbox.live import relaying
-from ehlo.inbox.live.relaying import Relay, outgoing
+from ehlo.inbox.live.relaying import outgoing
+from ehlo.inbox.relay import Relay
 from ehlo.store import Delivery
 from support.certificates import make_certificates
 from support.sites import browser, desk

@@ -157,6 +157,20 @@ async def test_the_user_of_the_request_is_that_of_the_message() -> None:
 
 
 @in_loop
+async def test_an_inbox_that_is_sent_to_has_a_name_as_one_of_smtp() -> None:
+    body = {"From": {"Email": "a@x.test"}, "To": [{"Email": "b@y.test"}]}
+    async with inbox() as (store, api):
+        for name in ("a" * 65, "a%20b", "%3Cb%3E", "a%00", ".hidden", "a%0Ab"):
+            answer = await api.post(f"/inbox/{name}{SEND}", json=body)
+            assert answer.status_code == 400
+            assert answer.json()["Error"].startswith("invalid inbox name: ")
+        assert not await store.inboxes()
+        for name in ("a" * 64, "jörg+1@x.test"):
+            assert (await api.post(f"/inbox/{name}{SEND}", json=body)).status_code == 200
+        assert sorted(await store.inboxes()) == ["a" * 64, "jörg+1@x.test"]
+
+
+@in_loop
 async def test_a_message_may_be_as_large_as_one_by_smtp() -> None:
     async with inbox(options=WebOptions(max_size=1_000)) as (_, api):
         answer = await api.post(SEND, content=b" " * 1_001)

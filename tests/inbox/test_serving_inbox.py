@@ -92,6 +92,38 @@ def test_https(serve: Serve, certificates: Certificates) -> None:
     assert subjects(catcher.url, certificates.client) == ["hello"]
 
 
+@pytest.mark.parametrize("foreign", [True, False])
+def test_a_websocket_that_is_rejected_is_no_error(
+    serve: Serve, foreign: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A foreign page could write as many lines to the log as it likes."""
+    options = WebOptions(check=lambda _user, _password: False)
+    catcher = Catcher(web="127.0.0.1:0", options=options)
+    serve(catcher)
+    head = f"{WEBSOCKET}\r\nHost: 127.0.0.1\r\n" + "Origin: http://evil.test\r\n" * foreign
+    received = b""
+    with socket.create_connection(_where(catcher.url), DEADLINE) as sock:
+        sock.sendall(f"{head}\r\n".encode())
+        while more := sock.recv(4_096):
+            received += more
+    assert received.startswith(b"HTTP/1.1 403 " if foreign else b"HTTP/1.1 401 ")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_no_header_gives_a_client_another_address(serve: Serve) -> None:
+    """Otherwise a client on this machine may guess passwords without end."""
+    options = WebOptions(check=lambda _user, _password: False)
+    catcher = Catcher(web="127.0.0.1:0", options=options)
+    serve(catcher)
+    with httpx.Client(base_url=catcher.url, timeout=DEADLINE) as client:
+
+        def guess(number: int) -> int:
+            header = {"X-Forwarded-For": f"192.0.2.{number}"}
+            return client.get("/", auth=("user", str(number)), headers=header).status_code
+
+        assert [guess(number) for number in range(11)] == [401] * 10 + [429]
+
+
 # -- the end ---------------------------------------------------------------------------------------
 
 

@@ -7,18 +7,21 @@ import base64
 import hashlib
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from typing import Any
 
 import pytest
 
 from ehlo.content.mime import parse_message
+from ehlo.inbox import make_site
 from ehlo.inbox.api.shapes import whole_message
 from ehlo.store import Delivery, StoredMail, StoredMessage
 from support.inboxes import inbox
+from support.sites import Line, browser, desk
 from support.storing import in_loop, mail
 
 MESSAGE = "/api/v1/message/latest"
+BASE64 = "Content-Transfer-Encoding: base64"
 EMPTY = '{"MessageID":"","From":{},"To":[],"Cc":[],"Bcc":[],"ReplyTo":[],"Subject":"","Snippet":""}'
 
 
@@ -402,6 +405,56 @@ async def test_of_a_large_message_one_part_is_read_alone(monkeypatch: pytest.Mon
         assert (await api.get(f"/inbox/two{place}/2")).status_code == 404
         await store.delete(ids=[message.id])
         assert (await api.get(f"{place}/2")).status_code == 404
+
+
+@in_loop
+async def test_a_large_part_is_read_and_decoded_as_its_reader_takes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise each client that does not read holds a whole attachment in memory."""
+
+    async def never() -> MutableMapping[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    content = bytes(range(256)) * 20_000
+    latin = "ä\n".encode("latin-1") * 600_000
+    data = multipart(
+        part("application/pdf; name=a", base64.encodebytes(content).decode(), BASE64),
+        part("text/x; name=b; charset=ISO-8859-1", base64.encodebytes(latin).decode(), BASE64),
+        part("video/mp4; name=c", "x" * 2_000_000),
+    )
+    async with desk() as site:
+        await site.store.put(Delivery(data, id="large"))
+        whole, read, sent = site.store.chunks, 0, 0
+
+        async def chunks(mail: StoredMail, start: int, end: int) -> AsyncIterator[bytes]:
+            nonlocal read
+            async for chunk in whole(mail, start, end):
+                read += 1
+                yield chunk
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            nonlocal sent
+            assert read <= sent + 1  # nothing is read ahead
+            assert len(message.get("body", b"")) <= 1 << 18
+            sent += message["type"] == "http.response.body"
+
+        monkeypatch.setattr(site.store, "chunks", chunks)
+        for _ in range(2):  # its parts are known the second time
+            read = sent = 0
+            line = Line(site, "/api/v1/message/large/part/1")
+            await make_site(site)(line.scope, never, send)
+            assert read > 20
+        monkeypatch.undo()
+        async with browser(site) as client:
+            assert (await client.get("/api/v1/message/large/part/1")).content == content
+            answer = await client.get("/api/v1/message/large/part/2")
+            assert answer.headers["content-type"] == "text/x; charset=iso-8859-1"
+            assert answer.content == latin
+            answer = await client.get("/api/v1/message/large/part/3")
+            assert answer.headers["content-length"] == "2000000"
+            assert answer.content == b"x" * 2_000_000
 
 
 @in_loop

@@ -50,10 +50,10 @@ def is_red(image: Image.Image, x: int, y: int) -> bool:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP"])
 def test_a_large_image_is_cropped_and_a_small_one_is_on_white(kind: str) -> None:
-    large = seen(thumbnail(image_of(kind, 1_000, 300)))
+    large = seen(thumbnail([image_of(kind, 1_000, 300)]))
     assert is_red(large, 0, 0)
     assert is_red(large, WIDTH - 1, HEIGHT - 1)
-    small = seen(thumbnail(image_of(kind, 20, 20)))
+    small = seen(thumbnail([image_of(kind, 20, 20)]))
     assert is_red(small, WIDTH // 2, HEIGHT // 2)
     assert not is_red(small, 0, 0)
 
@@ -74,7 +74,7 @@ def test_a_large_image_is_cropped_and_a_small_one_is_on_white(kind: str) -> None
     ],
 )
 def test_what_is_no_image_or_too_large_is_white(data: bytes) -> None:
-    assert not is_red(seen(thumbnail(data)), WIDTH // 2, HEIGHT // 2)
+    assert not is_red(seen(thumbnail([data])), WIDTH // 2, HEIGHT // 2)
 
 
 @in_loop

@@ -190,6 +190,19 @@ async def test_whole_messages_are_sent_one_after_the_other() -> None:
         await fill(site.store, 3)
         async with Line(site, f"{WAIT}?count=3") as line:
             assert (await line.message())["status"] == 200
-            bodies = [(await line.message()).get("body", b"") for _ in range(5)]
+            bodies = await line.body()
         assert sum(b'"Subject"' in body for body in bodies) == 3
         assert json.loads(b"".join(bodies))["count"] == 3
+
+
+@in_loop
+async def test_a_large_message_is_encoded_in_pieces() -> None:
+    """As a whole, its JSON keeps all other threads waiting."""
+    async with desk() as site:
+        await site.store.put(Delivery(mail(text="<&>ä " * 200_000)))
+        async with Line(site, WAIT) as line:
+            assert (await line.message())["status"] == 200
+            pieces = await line.body()
+        assert max(map(len, pieces)) < 1 << 20
+        (message,) = json.loads(b"".join(pieces))["messages"]
+        assert message["Text"] == "<&>ä " * 200_000 + "\r\n"

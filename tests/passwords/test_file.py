@@ -460,7 +460,7 @@ def test_a_change_takes_effect_even_if_timestamps_are_coarse(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new content has the same length, inode and timestamps."""
-    monkeypatch.setattr("ehlo.passwords.file._stamp_of", lambda _status: (0,))
+    monkeypatch.setattr("ehlo.paths.stamp_of", lambda _status: (0,))
     passwords = PasswordFile(path)
     assert passwords.check("alice", "wonder")
     write(path, alice="land", bob="builder")

@@ -24,6 +24,7 @@ from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Transaction
 from ehlo.protocol.verbs import QUESTIONS
+from ehlo.transcript import Line, Transcript
 from support.ways import deliver
 
 __all__ = [
@@ -201,6 +202,7 @@ class Plan:
     packets: list[bytes]
     seed: int
     observed: bool = False
+    """Whether an observer and a transcript get the lines."""
     trusted: bool = False
     admits: float = 1.0
     """How often there is room for a sender, a recipient, or its memory."""
@@ -228,7 +230,7 @@ def plan(chance: random.Random) -> Plan:
         chance.choice(ASKS),
         _cut(chance, packets),
         chance.randrange(1 << 30),
-        observed=chance.random() < 0.05,
+        observed=chance.random() < 0.2,
         trusted=chance.random() < 0.2,
         admits=chance.choice((1.0, 1.0, 0.8)),
         rejects=chance.choice((0.0, 0.0, 0.05, 0.4)),
@@ -297,6 +299,7 @@ class Seen:
     said: list[str | int] = field(default_factory=list)
     refused: list[tuple[object, ...]] = field(default_factory=list)
     observed: list[tuple[str, str, str]] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
     asked: list[object] = field(default_factory=list)
 
 
@@ -325,6 +328,7 @@ class _Player:
         self._admission = Admitting(self._chance, plan.admits)
         self._body = b""
         self._closed = False
+        self._transcript = Transcript(plan.seed % 2 > 0, plan.seed % 3 > 0, clock=lambda: 0.0)
         self.seen = Seen(asked=self._admission.asked)
         self.heard = 0  # packets that took the usual way
         self._connection = self._connect(tls=False)
@@ -341,6 +345,7 @@ class _Player:
             asks=plan.asks,
             trusted=frozenset({"XCLIENT"} if plan.trusted else ()),
             observer=(lambda *line: observed.append(line)) if plan.observed else None,
+            transcript=self._transcript if plan.observed else None,
             tally=Noting(seen),
             admission=self._admission,
         )
@@ -350,9 +355,12 @@ class _Player:
         for packet in self._plan.packets:
             if not self._closed:
                 if self._usual:
-                    event = self._connection.hear(packet)
-                    self.heard += event is not None
-                    self._go_on(event or deliver(self._connection, packet, usual=False))
+                    heard = self._connection.hear(packet)
+                    self.heard += heard is not None
+                    if isinstance(heard, bytes):
+                        self._go_on(NEED_DATA, heard)
+                    else:
+                        self._go_on(heard or deliver(self._connection, packet, usual=False))
                 else:
                     self._go_on(deliver(self._connection, packet, usual=False))
             if not self._closed and self._chance.random() < self._plan.disturbs:
@@ -361,6 +369,7 @@ class _Player:
             self._connection.receive_eof()
             self._go_on(self._connection.next_event())
         assert self._admission.held == 0
+        self.seen.lines.extend(self._transcript)
         return self.seen
 
     def _disturb(self) -> None:
@@ -377,8 +386,7 @@ class _Player:
                 connection.receive_eof()
         self._go_on(connection.next_event())
 
-    def _go_on(self, event: Event | Waiting) -> None:
-        sent = b""
+    def _go_on(self, event: Event | Waiting, sent: bytes = b"") -> None:
         while not isinstance(event, Waiting | events.Close):
             if self._told(event):
                 sent += self._connection.data_to_send()
@@ -430,6 +438,7 @@ class _Player:
                 told.append((type(event), *_parts(address)))
             case _:
                 told.append(repr(event))
+        told.append(len(self._transcript))  # what a hook sees there
         answer = self._answer()
         connection.reply(answer)
         return isinstance(event, events.StartTLS) and answer is None

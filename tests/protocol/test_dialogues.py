@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 
 from ehlo.protocol import reply as replies
+from ehlo.transcript import Line, Transcript
 from support.dialogue import CorePlayer, Scenario, Step, matches, resolve, scenarios
 from support.ways import packets
 
@@ -63,9 +64,16 @@ def assert_as_written(scenario: Scenario, player: CorePlayer) -> None:
     assert player.closed == any(step.kind == "closed" for step in scenario.steps)
 
 
-def play(scenario: Scenario, slicer: Slicer, *, ask_all: bool = True) -> CorePlayer:
+def play(
+    scenario: Scenario,
+    slicer: Slicer,
+    *,
+    ask_all: bool = True,
+    usual: bool = True,
+    transcript: Transcript | None = None,
+) -> CorePlayer:
     """Each phase is sent as one piece, cut up by `slicer`."""
-    player = CorePlayer.of(scenario, ask_all=ask_all)
+    player = CorePlayer.of(scenario, ask_all=ask_all, usual=usual, transcript=transcript)
     for phase in scenario.phases():
         for step in phase:
             if step.kind in ("tls", "event"):
@@ -137,6 +145,17 @@ def test_core_answers_the_same_however_it_is_cut(
 @pytest.mark.parametrize("ask_all", [True, False])
 def test_core_answers_the_same_in_packets(scenario: Scenario, ask_all: bool) -> None:
     assert_as_written(scenario, play(scenario, packets, ask_all=ask_all))
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize("scenario", SLICEABLE, ids=str)
+def test_a_transcript_is_the_same_both_ways(scenario: Scenario) -> None:
+    def kept(*, usual: bool) -> list[Line]:
+        transcript = Transcript(bodies=True, clock=lambda: 0.0)
+        play(scenario, packets, usual=usual, transcript=transcript)
+        return [*transcript]
+
+    assert kept(usual=True) == kept(usual=False)
 
 
 @pytest.mark.no_cover

@@ -27,6 +27,7 @@ from ehlo.protocol.policy import Limits
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.verbs import mail
+from ehlo.transcript import Transcript
 from protocol.reference import Lines, body_of, normalized
 from support.dialogue import CorePlayer, Received, Rules, resolve, scenarios
 from support.examples import examples
@@ -206,11 +207,14 @@ DIALOGUES = [
 def test_any_split_of_any_dialogue_gives_the_same(data: st.DataObject) -> None:
     scenario, session = data.draw(st.sampled_from(DIALOGUES))
     pieces = data.draw(cuts(session))
-    whole, cut = CorePlayer.of(scenario, usual=False), CorePlayer.of(scenario)
+    lines, same = (Transcript(bodies=True, clock=lambda: 0.0) for _ in range(2))
+    whole = CorePlayer.of(scenario, usual=False, transcript=lines)
+    cut = CorePlayer.of(scenario, transcript=same)
     whole.feed(session)
     for piece in pieces:
         cut.feed(piece)
     assert (cut.output, cut.messages, cut.closed) == (whole.output, whole.messages, whole.closed)
+    assert [*same] == [*lines]
 
 
 # -- nothing raises ------------------------------------------------------------------------------

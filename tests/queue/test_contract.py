@@ -141,9 +141,8 @@ class Unreadable(Exception):  # noqa: N818  also a key of a mapping
         ("550 No", "451 4.3.0"),
         (Unreadable(), "the outcome of support.queueing.Player cannot be read"),
         (lambda _: {Unreadable(): None}, "the outcome of support.queueing.Player cannot be read"),
-        (Retry(after=10**400), "the outcome of support.queueing.Player cannot be read"),
     ],
-    ids=[*"123456789"],
+    ids=[*"12345678"],
 )
 def test_a_4xx_and_any_exception_try_again(bench: Bench, outcome: object, error: str) -> None:
     player = Player(outcome)
@@ -270,11 +269,9 @@ def test_a_message_that_is_too_old_is_dead(bench: Bench) -> None:
         assert error.endswith("(older than 60 seconds)")
 
 
-@pytest.mark.parametrize("kind", ["async def", "def"])
-def test_a_handler_that_hangs_loses_its_attempt_and_keeps_no_other_from_its_own(
-    bench: Bench, kind: str
+def test_a_task_that_hangs_loses_its_attempt_and_keeps_no_other_from_its_own(
+    bench: Bench,
 ) -> None:
-    release = threading.Event()
     player = Player()
 
     async def slow(session: Session, message: Message) -> None:
@@ -283,13 +280,7 @@ def test_a_handler_that_hangs_loses_its_attempt_and_keeps_no_other_from_its_own(
             await asyncio.Event().wait()
         await player(session, message)
 
-    def blocking(session: Session, message: Message) -> None:
-        player.calls.put((session, message))  # type: ignore[arg-type]
-        if message.recipients == ["hang@x.test"]:
-            release.wait(60)
-
-    handler = slow if kind == "async def" else blocking
-    queue = bench.queue(handler, timeout=30, max_attempts=2, deliveries=2)
+    queue = bench.queue(slow, timeout=30, max_attempts=2, deliveries=2)
     with serving(queue) as server:
         deliver(server, "hang@x.test")
         for attempt in (1, 2):
@@ -304,7 +295,48 @@ def test_a_handler_that_hangs_loses_its_attempt_and_keeps_no_other_from_its_own(
             bench.advance(10)
         ((error,),) = bench.rows("deliveries.error")
         assert error == "took longer than 30 seconds (2 attempts failed)"
+
+
+def test_a_thread_that_hangs_has_all_attempts_of_its_message_and_keeps_no_other_from_its_own(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    release, player = threading.Event(), Player()
+
+    def blocking(session: Session, message: ehlo.queue.QueuedMessage) -> None:
+        player.calls.put((session, message))
+        if message.recipients[0].local.startswith("hang"):
+            release.wait(60)
+
+    def others_are_delivered(*hanging: tuple[str, int]) -> None:
+        for other in ("b@x.test", "c@x.test"):
+            deliver(server, other)
+            assert player.next()[1].recipients == [other]
+        bench.expect(server, "state, attempts", *hanging)
+
+    queue = bench.queue(blocking, timeout=30, max_attempts=3, deliveries=2)
+    with serving(queue) as server:
+        deliver(server, "hang@x.test")
+        assert player.next()[1].attempt == 1
+        others_are_delivered(("running", 1))
+        bench.advance(31)
+        bench.expect(server, "state, attempts", ("waiting", 1))
+        bench.advance(10)
+        bench.expect(server, "state, attempts", ("waiting", 2))
+        others_are_delivered(("waiting", 2))
+        bench.advance(20)
+        bench.expect(server, "state, attempts", ("dead", 3))
+        ((error,),) = bench.rows("deliveries.error")
+        assert error == "an attempt before has not ended (3 attempts failed)"
+        others_are_delivered(("dead", 3))
+        deliver(server, "hang2@x.test")
+        assert player.next()[1].recipients == ["hang2@x.test"]
+        bench.advance(31)
+        bench.expect(server, "state", ("dead",), ("waiting",))
+        assert "nothing is delivered until a call of" in caplog.text
         release.set()
+        bench.advance(10)
+        assert player.next()[1].recipients == ["hang2@x.test"]
+        bench.expect(server, "state", ("dead",))
 
 
 def test_a_lease_is_renewed_while_a_handler_works(bench: Bench) -> None:
@@ -413,15 +445,20 @@ def test_what_the_end_cuts_off_is_given_back_and_does_not_count(
     monkeypatch.setattr("ehlo.server.run._LEAST_FOR_SHUTDOWN", 0.1)
     begun = threading.Event()
 
-    async def handler(message: Message) -> None:
+    async def handler(message: ehlo.queue.QueuedMessage) -> None:
+        if message.attempt == 1:
+            raise OSError("no route")
         begun.set()
         await asyncio.Event().wait()
 
     with serving(bench.queue(handler), grace=0) as server:
         deliver(server, "b@x.test")
+        bench.expect(server, "state, attempts", ("waiting", 1))
+        bench.advance(6)
         assert begun.wait(DEADLINE)
-        bench.expect(server, "state", ("running",))
-    assert bench.rows("state, attempts") == [("waiting", 0)]
+        bench.expect(server, "state, attempts", ("running", 2))
+    given_back = [("waiting", 1, "OSError: no route")]
+    assert bench.rows("state, attempts, deliveries.error") == given_back
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import smtplib
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ehlo import Queue, Server
+from ehlo import Queue, Server, paths
 from ehlo.queue import ledger
+from ehlo.queue.books import open_books
 from ehlo.queue.family import Family
 from ehlo.sqlite.errors import StoreError
 from ehlo.sqlite.locking import Lock
@@ -93,6 +95,74 @@ def test_taking_locks_registers_nothing_with_the_process(
         assert lock is not None
         lock.release()
     assert registered == []
+
+
+def test_a_lock_that_fails_is_an_error_and_no_sign_of_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_file: int, _what: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    path = tmp_path / "mail-0.db"
+    held = Lock.taken(path, "accept")
+    assert held is not None
+    assert Lock.taken(path, "accept") is None
+    held.release()
+    before = len(paths.names_in("/proc/self/fd"))
+    monkeypatch.setattr("fcntl.flock", fail)
+    with pytest.raises(StoreError, match=r"mail-0\.db-accept: No locks available; check its dir"):
+        Lock.taken(path, "accept")
+    assert len(paths.names_in("/proc/self/fd")) == before
+
+
+def test_what_is_no_lack_of_space_is_not_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_file: int) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with serving(Queue(str(tmp_path / "mail.db"), Player()), spool_threshold=1_000) as server:
+        monkeypatch.setattr(os, "fsync", fail)
+        assert deliver(server, "b@x.test", body=b"x\r\n" * 9_000).startswith("451 4.3.0")
+        assert list((tmp_path / "mail-0.db-bodies").iterdir()) == []
+    assert "Permission denied; check its directory, its mode and its disk" in caplog.text
+
+
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give files to other users")
+
+
+@as_root
+@pytest.mark.parametrize("name", ["mail-0.db", "mail-0.db-accept", "mail-0.db-bodies"])
+def test_root_opens_and_deletes_nothing_through_planted_links(tmp_path: Path, name: str) -> None:
+    theirs, elsewhere = tmp_path / "theirs", tmp_path / "elsewhere"
+    theirs.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_text("precious")
+    (theirs / name).symlink_to(elsewhere if name.endswith("bodies") else elsewhere / "new")
+    for each in (theirs, theirs / name):
+        os.lchown(each, 65_534, 65_534)
+    queue = Queue(str(theirs / "mail.db"), Player())
+    if name.endswith("bodies"):
+        with serving(queue, spool_threshold=1_000) as server:
+            assert deliver(server, "b@x.test", body=b"x\r\n" * 9_000).startswith("451 4.3.0")
+    else:
+        with pytest.raises(ValueError, match=r"a link; name|root does not follow"), serving(queue):
+            pass
+    assert [each.name for each in elsewhere.iterdir()] == ["precious"]
+
+
+@as_root
+def test_root_reads_no_queue_through_planted_links(tmp_path: Path) -> None:
+    """As `ehlo queue` does, in the directory of the user that serves."""
+    theirs, url = tmp_path / "theirs", str(tmp_path / "theirs" / "mail.db")
+    theirs.mkdir()
+    with serving(Queue(str(tmp_path / "mail.db"), Player(), deliveries=0)) as server:
+        deliver(server, "b@x.test")
+    (theirs / "mail-0.db").symlink_to(tmp_path / "mail-0.db")
+    for each in (theirs, theirs / "mail-0.db"):
+        os.lchown(each, 65_534, 65_534)
+    with pytest.raises(StoreError, match="root does not follow the link"), open_books(url):
+        pass
 
 
 FORKING = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import importlib.util
 import os
 import subprocess
@@ -15,8 +16,12 @@ import asyncpg
 import pytest
 
 from ehlo import Queue, Reply, Retry
+from ehlo.message import Spool
 from ehlo.net import Peer
 from ehlo.queue.books import open_books
+from ehlo.queue.entries import Arrival
+from ehlo.queue.postgres import taking
+from ehlo.queue.postgres.batches import Packed, store
 from ehlo.queue.postgres.schema import check_durable, ensure_schema
 from ehlo.queue.urls import DatabaseURL, is_postgres, shown
 from ehlo.sqlite.errors import StoreError
@@ -78,7 +83,7 @@ def test_settings_that_lose_mail_are_an_error(settings: dict[str, str], error: s
 @pytest.mark.parametrize("commit", ["on", "local", "remote_write", "remote_apply"])
 def test_each_setting_that_flushes_is_accepted(commit: str) -> None:
     connection: Any = Configured(synchronous_commit=commit)
-    assert asyncio.run(check_durable(connection)) == commit
+    asyncio.run(check_durable(connection))
 
 
 def test_a_server_that_would_lose_mail_is_an_error_at_the_start(database: Database) -> None:
@@ -233,6 +238,30 @@ def test_a_body_of_any_size_comes_as_it_was(bench: PostgresBench, size: int) -> 
         assert bench.database.fetch("SELECT 1 FROM ehlo_bodies, ehlo_messages") == []
 
 
+@pytest.mark.parametrize("commit", ["off", "local", "remote_apply"])
+def test_mail_is_flushed_although_another_client_of_a_pooler_has_set_otherwise(
+    bench: PostgresBench, commit: str
+) -> None:
+    async def put() -> str:
+        connection: Any = await asyncpg.connect(bench.url)
+        await ensure_schema(connection)
+        await connection.execute(f"SET synchronous_commit = {commit}")
+        await connection.execute(
+            "CREATE TABLE seen(value text);"
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " INSERT INTO seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;"
+            "CREATE CONSTRAINT TRIGGER note AFTER INSERT ON ehlo_messages"
+            " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note()"
+        )
+        arrival = Arrival("id", '["",""]', ['["b","x"]'], "{}", 1, b"", b"")
+        await store(connection, [1], [Packed(arrival, "digest", b"x")])
+        assert await connection.fetchval("SHOW synchronous_commit") == commit
+        await connection.close()
+        return str(bench.database.fetch("SELECT value FROM seen")[0][0])
+
+    assert asyncio.run(put()) == ("on" if commit in ("off", "local") else commit)
+
+
 def test_a_message_that_the_database_refuses_costs_no_other(bench: PostgresBench) -> None:
     player = Player()
     with serving(bench.queue(player)) as server:
@@ -265,6 +294,23 @@ def test_a_full_disk_is_452_until_there_is_room(bench: PostgresBench) -> None:
         bench.database.execute("DROP TRIGGER full_disk ON ehlo_messages")
         assert deliver(server, "c@x.test").startswith(QUEUED)
         assert player.next()[1].recipients == ["c@x.test"]
+
+
+def test_a_full_disk_of_this_machine_is_named_and_is_no_lost_connection(
+    bench: PostgresBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_spool: Spool, _chunks: list[bytes]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    body = b"0123456789abcdef0123456789abcd\r\n" * (MIB // 16)
+    with serving(bench.queue(Player(), deliveries=0)) as front:
+        deliver(front, "b@x.test", body=body)
+    monkeypatch.setattr(Spool, "write", fail)
+    with serving(bench.queue(Player(), accepts=False)) as server:
+        bench.expect(server, "state, attempts", ("waiting", 1))
+    ((error,),) = bench.rows("deliveries.error")
+    assert "No space left on device; check the directory for temporary files" in error
+    assert "reached" not in error
 
 
 # -- several processes -----------------------------------------------------------------------------
@@ -314,6 +360,65 @@ def test_a_lease_that_has_run_out_is_taken_over_and_its_owner_settles_nothing(
             deliver(one, "c@x.test")
             assert {slow.next()[1].id} != {message_id}
             assert bench.rows("state, attempts")[0] == ("waiting", 2)
+
+
+def test_a_lease_that_has_run_out_is_not_taken_again_by_the_process_that_still_delivers(
+    bench: PostgresBench,
+) -> None:
+    go = asyncio.Event()
+    player = Player(lambda _: go.wait())
+    with serving(bench.queue(player, max_attempts=1)) as server:
+        deliver(server, "slow@x.test", "slower@x.test")
+        bench.expect(server, "state", ("running",), ("running",))
+        bench.database.advance(61)  # it hangs, and so has renewed nothing
+        deliver(server, "b@x.test")
+        assert player.next()[1].recipients == ["b@x.test"]
+        bench.expect(server, "state, attempts", ("running", 1), ("running", 1))
+        assert server.running is not None
+        server.running.loop.call_soon_threadsafe(go.set)
+        player.next()
+        bench.expect(server, "state")
+
+
+def test_what_no_process_holds_is_claimed_again_by_its_owner(bench: PostgresBench) -> None:
+    """A crash of PostgreSQL undoes outcomes, which do not wait for the disk."""
+    owners: list[str] = []
+
+    def fail(_message: object) -> Retry:
+        owners.extend(owner for (owner,) in bench.rows("owner"))
+        return Retry(after=100)
+
+    player = Player(fail)
+    with serving(bench.queue(player)) as server:
+        deliver(server, "b@x.test")
+        player.next()
+        bench.expect(server, "state", ("waiting",))
+        (owner,) = owners
+        undone = f"state = 'running', due = now(), owner = '{owner}'"
+        bench.database.execute(f"UPDATE ehlo_deliveries SET {undone}")  # noqa: S608  the test's
+        deliver(server, "c@x.test")
+        got = {str(player.next()[1].recipients[0]) for _ in range(2)}
+        assert got == {"b@x.test", "c@x.test"}
+
+
+def test_what_ended_long_ago_is_deleted_in_slices(
+    bench: PostgresBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taking, "_SLICE", 3, raising=False)
+    with serving(bench.queue(Player(False), keep_dead="2h")) as server:
+        deliver(server, *(f"{number}@x.test" for number in range(7)))
+        bench.expect(server, "state", *[("failed",)] * 7)
+        bench.database.execute(
+            "CREATE TABLE slices(size integer);"
+            "CREATE FUNCTION count_slice() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " INSERT INTO slices SELECT count(*) FROM gone; RETURN NULL; END $$;"
+            "CREATE TRIGGER count_slice AFTER DELETE ON ehlo_deliveries REFERENCING OLD TABLE AS"
+            " gone FOR EACH STATEMENT EXECUTE FUNCTION count_slice()"
+        )
+        bench.advance(2 * 3600 + 1)
+        bench.expect(server, "state")
+        assert bench.database.fetch("SELECT size FROM slices") == [(3,), (3,), (1,)]
+        assert bench.database.fetch("SELECT 1 FROM ehlo_messages") == []
 
 
 def test_crashes_use_up_the_attempts_of_a_message(bench: PostgresBench) -> None:

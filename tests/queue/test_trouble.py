@@ -21,7 +21,7 @@ from ehlo.queue.consumer import Consumer
 from ehlo.queue.entries import Arrival, Settled
 from ehlo.queue.family import Family
 from ehlo.queue.timing import Persistence
-from support.queueing import Jump, Player, deliver, rows, serving, wait_until
+from support.queueing import FileBench, Jump, Player, deliver, rows, serving, wait_until
 from support.serving import DEADLINE
 
 TROUBLE = "451 4.3.0 Requested action aborted: local error in processing"
@@ -249,7 +249,7 @@ ARRIVAL = Arrival("id", '["",""]', ['["b","x"]'], "{}", 1, b"", b"")
 def test_a_crash_counts_as_an_attempt(file: Path) -> None:
     database = ledger.open_ledger(file)
     terms = Persistence(5, 3600, 3, float("inf"))
-    ledger.insert(database, ARRIVAL, ledger.FiledRow("d", 0.0, None, b"x"))
+    ledger.insert(database, [ledger.FiledRow(ARRIVAL, None, "d", 0.0, None, b"x")])
     now = 0.0
     for attempt in (1, 2, 3):
         now += 10_000
@@ -267,7 +267,7 @@ def test_a_crash_counts_as_an_attempt(file: Path) -> None:
 def test_a_lease_that_has_run_out_is_taken_over_and_its_owner_settles_nothing(file: Path) -> None:
     database = ledger.open_ledger(file)
     terms = Persistence(5, 3600, 3, float("inf"))
-    ledger.insert(database, ARRIVAL, ledger.FiledRow("d", 0.0, None, b"x"))
+    ledger.insert(database, [ledger.FiledRow(ARRIVAL, None, "d", 0.0, None, b"x")])
     assert ledger.claim(database, 1, "one", 60, 9, terms).claimed
     assert ledger.claim(database, 60, "two", 60, 9, terms).claimed == []
     ((claimed,), _, _) = ledger.claim(database, 61, "two", 60, 9, terms)
@@ -299,6 +299,32 @@ def test_a_message_that_is_dropped_while_it_is_delivered_takes_no_other_with_it(
         wait_until(server, lambda: "waiting" not in {state for (state,) in rows(file, "state")})
         go.set()
         assert got.get(timeout=DEADLINE) == "next@x.test"
+
+
+def test_what_ended_long_ago_is_deleted_in_slices(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A front end waits for each of them."""
+    deleted: list[int] = []
+    purge = ledger.purge
+
+    def counted(database: sqlite3.Connection, before: float) -> Any:
+        (found,) = database.execute("SELECT count(*) FROM deliveries").fetchone()
+        result = purge(database, before)
+        (left,) = database.execute("SELECT count(*) FROM deliveries").fetchone()
+        deleted.append(found - left)
+        return result
+
+    monkeypatch.setattr(ledger, "purge", counted)
+    monkeypatch.setattr(ledger, "_SLICE", 3, raising=False)
+    bench = FileBench(file.parent)
+    with serving(bench.queue(Player(False), keep_dead="2h")) as server:
+        deliver(server, *(f"{number}@x.test" for number in range(7)))
+        bench.expect(server, "state", *[("failed",)] * 7)
+        deleted.clear()
+        bench.advance(2 * 3600 + 1)
+        bench.expect(server, "state")
+        assert deleted == [3, 3, 1]
 
 
 def test_retrying_all_dead_ends_although_they_die_again(

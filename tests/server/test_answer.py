@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ehlo import Handler, Message, Server, Session
+from ehlo import Faults, Handler, Message, Server, Session
 from ehlo.handler import callbacks_of_handler
 from ehlo.protocol import events, verbs
 from ehlo.server.answer import Answers, Routes
@@ -132,3 +132,16 @@ def test_each_hook_that_a_row_of_the_verbs_names_has_a_route_only_where_it_is_ov
         routes = Routes(resolved, hooks_of(callbacks))
         assert routes.asks == asked
         assert {row.event for row in rows if row.hook in routes.hooks} <= routes.table.keys()
+
+
+def test_the_core_asks_about_a_hook_that_only_strikes_by_faults_as_long_as_there_are_some() -> None:
+    faults = Faults()
+    callbacks = callbacks_of_handler(faults.around(Secured()))
+    resolved = resolve(Server(Secured()).options, callbacks, Files())
+    routes = Routes(resolved, hooks_of(callbacks))
+    struck = {events.Connect, events.Hello, events.Mail, events.Rcpt, events.Data}
+    for _ in range(2):
+        assert not [event for event in verbs.QUESTIONS if event in routes.asks]
+        faults.delay("rcpt", 1.0)
+        assert {event for event in verbs.QUESTIONS if event in routes.asks} == struck
+        faults.clear()

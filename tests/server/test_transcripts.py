@@ -70,6 +70,7 @@ def send(client: Client, body: str) -> None:
     client.reply()
 
 
+@pytest.mark.usefixtures("way")
 def test_a_transcript_is_masked_and_without_bodies(serve: Serve) -> None:
     keeper = Keeper()
     running = serve(keeper, transcripts="masked")
@@ -88,6 +89,7 @@ def test_a_transcript_is_masked_and_without_bodies(serve: Serve) -> None:
     assert keeper.at_message[0].endswith("*: 24 bytes of a message")
 
 
+@pytest.mark.usefixtures("way")
 def test_bodies_are_shown_as_they_came(serve: Serve) -> None:
     keeper = Keeper()
     running = serve(keeper, transcripts="bodies")

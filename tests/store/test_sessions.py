@@ -106,7 +106,7 @@ def downgraded(path: Path) -> None:
     """Make of a file what the first version of the schema was."""
     database = sqlite3.connect(path)
     database.executescript(
-        "DROP TABLE sessions; DROP TABLE counts; DROP TRIGGER mail_added; DROP TRIGGER mail_marked;"
+        "DROP TABLE sessions; DROP TABLE counts; DROP TRIGGER mail_marked;"
         "DROP TRIGGER mail_dropped; CREATE INDEX unread_mails ON mails(inbox) WHERE is_read = 0;"
         "PRAGMA user_version = 1;"
     )

@@ -58,6 +58,7 @@ from ehlo.protocol.state import Counts
 from ehlo.protocol.verbs import QUESTIONS
 from ehlo.testing import dialogue
 from ehlo.testing.dialogue import Received, Step, matches
+from ehlo.transcript import Transcript
 from support.ways import deliver
 
 __all__ = [
@@ -276,8 +277,10 @@ class CorePlayer:
         asks: frozenset[type] = QUESTIONS,
         *,
         usual: bool = True,
+        transcript: Transcript | None = None,
     ) -> None:
         """Unless `usual`, each packet takes the general way into the core."""
+        self._transcript = transcript
         self._settings = settings
         self._asks = asks
         self._usual = usual
@@ -295,14 +298,22 @@ class CorePlayer:
         self._advance()
 
     @classmethod
-    def of(cls, scenario: Scenario, *, ask_all: bool = True, usual: bool = True) -> CorePlayer:
+    def of(
+        cls,
+        scenario: Scenario,
+        *,
+        ask_all: bool = True,
+        usual: bool = True,
+        transcript: Transcript | None = None,
+    ) -> CorePlayer:
         """A player with the settings and hooks of a scenario.
 
         Unless `ask_all`, the core asks only about what a hook is for, as it does in a server.
         """
         hooks = {hook for hook, _ in scenario.rules.answers}
         asks = {kind for kind in QUESTIONS if ask_all or kind.__name__.lower() in hooks}
-        return cls(scenario.settings, scenario.rules, frozenset(asks), usual=usual)
+        rules, questions = scenario.rules, frozenset(asks)
+        return cls(scenario.settings, rules, questions, usual=usual, transcript=transcript)
 
     def _connect(self, *, tls: bool, greet: bool, counts: Counts | None = None) -> Connection:
         name = self._rules.values.get("certificate")
@@ -314,6 +325,7 @@ class CorePlayer:
             counts=counts,
             asks=self._asks,
             trusted=frozenset(self._rules.values.get("trusted", "").split()),
+            transcript=self._transcript,
             certificate={"name": name} if tls and name is not None else None,
         )
 

@@ -131,6 +131,16 @@ class Line:
         async with asyncio.timeout(DEADLINE):
             return await self._out.get()
 
+    async def body(self) -> list[bytes]:
+        """Return the rest of a response, in the pieces in which it came."""
+        pieces = []
+        is_last = False
+        while not is_last:
+            message = await self.message()
+            pieces.append(message.get("body", b""))
+            is_last = message["type"] == "http.response.body" and not message.get("more_body")
+        return pieces
+
     async def event(self, *kinds: str) -> dict[str, Any]:
         """Return the next event of one of these kinds, from a WebSocket or a stream of events."""
         while True:

@@ -11,7 +11,7 @@ import re
 import pytest
 
 from ehlo.protocol.connection import Connection
-from ehlo.protocol.events import Event, Waiting
+from ehlo.protocol.events import NEED_DATA, Event, Waiting
 
 __all__ = ["deliver", "packets", "way"]
 
@@ -19,10 +19,13 @@ _PACKET = re.compile(rb"(?is)(?<=DATA\r\n).*?\r\n\.\r\n|[^\n]*\n|[^\n]+")
 
 
 def deliver(connection: Connection, packet: bytes, *, usual: bool = True) -> Event | Waiting:
-    """Pass a packet to the core as a driver does; return the first event."""
-    event = connection.hear(packet) if usual else None
-    if event is not None:
-        return event
+    """Pass a packet to the core as a driver does, but for what is sent; return the first event."""
+    heard = connection.hear(packet) if usual else None
+    if isinstance(heard, bytes):
+        connection.conversation.output.wires.append(heard)
+        return NEED_DATA
+    if heard is not None:
+        return heard
     connection.receive_data(packet)
     return connection.next_event()
 

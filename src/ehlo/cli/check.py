@@ -172,8 +172,12 @@ def _chosen(only: Sequence[str], cases: Sequence[Case]) -> Sequence[Case]:
     return [by_name[name] for name in only]
 
 
+def _failed_musts(results: Sequence[Result]) -> int:
+    return sum(result.outcome == "failed" and result.case.level == "must" for result in results)
+
+
 def _exit_code(results: Sequence[Result]) -> int:
-    if any(result.outcome == "failed" and result.case.level == "must" for result in results):
+    if _failed_musts(results):
         return EX_FAILED
     return EX_NOT_TRIED if any(result.outcome == "not tried" for result in results) else 0
 
@@ -191,7 +195,6 @@ def _lines_of(result: Result) -> Iterator[str]:
 
 def _summary(results: Sequence[Result]) -> Iterator[str]:
     outcomes = Counter(result.outcome for result in results)
-    musts = sum(result.outcome == "failed" and result.case.level == "must" for result in results)
     for outcome in ("not offered", "not tried"):
         reasons = Counter(result.reason for result in results if result.outcome == outcome)
         for reason, count in reasons.items():
@@ -200,7 +203,7 @@ def _summary(results: Sequence[Result]) -> Iterator[str]:
         [
             plural(len(results), "case"),
             f"{outcomes['passed']} passed",
-            f"{outcomes['failed']} failed ({musts} must)",
+            f"{outcomes['failed']} failed ({_failed_musts(results)} must)",
             f"{outcomes['not offered']} not offered",
             f"{outcomes['not tried']} not tried",
         ]

@@ -7,7 +7,7 @@ exception of the user's module. An error is one line, except such an exception: 
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import importlib.util
 import logging
 import os
 import re
@@ -41,12 +41,11 @@ from ehlo.cli.mailroom import add_inbox, inbox_options
 from ehlo.cli.passwd import passwd
 from ehlo.cli.printer import Printer
 from ehlo.cli.queueing import add_queue, queue_group, queue_options
-from ehlo.cli.recorder import add_recorder
+from ehlo.cli.recorder import RecordOptions, add_recorder
 from ehlo.cli.replay import replay
 from ehlo.cli.running import checked, run, run_parent
 from ehlo.cli.sendmail import sendmail
 from ehlo.cli.top import top
-from ehlo.cli.values import Choice, Directory, ReadableFile
 from ehlo.net import INHERITED, ListenAddresses, Peer, addresses_of, parse_address
 from ehlo.server.observing.failures import keep_users_frames, traceback_of
 from ehlo.server.options.config import Options
@@ -56,6 +55,8 @@ from ehlo.server.workers.recipe import StartError
 
 _ENVIRONMENT = "Each option can be set in the environment: --max-size as EHLO_MAX_SIZE."
 _SERVE_ONLY = ("workers", "factory")
+_WORK_OPTIONS = ("grace", "loop", "user", "metrics", "control", "factory")
+_WORK_PROCESS = ("log_file", "log_level", "log_format", "app_dir", "env_file")
 _SERVE_ADDR = "127.0.0.1:2525"
 _INBOX_ADDR = "127.0.0.1:8025"
 # A name or an IPv4 address, an IPv6 address with or without brackets, or nothing for all
@@ -98,15 +99,6 @@ def _others(of: type[Any], kept: Sequence[str]) -> list[str]:
     return [field.name for field in dataclasses.fields(of) if field.name not in kept]
 
 
-def _faults_option() -> GroupedOption:
-    return GroupedOption(
-        ["--faults"],
-        group="Protocol",
-        type=ReadableFile(),
-        help="TOML file of faults: when to reject, delay or drop, to test clients.",
-    )
-
-
 @click.group(
     cls=PrinterGroup,
     context_settings=_SETTINGS,
@@ -117,13 +109,12 @@ def _faults_option() -> GroupedOption:
         *options_of(catching.CatcherOptions),
         *options_of(Options, leave_out=_SERVE_ONLY, **catching.DEFAULTS),
         *options_of(ProcessOptions, port=1025),
-        _faults_option(),
     ],
     epilog=_ENVIRONMENT,
 )
 @click.version_option(package_name="ehlo", message="%(prog)s %(version)s", allow_from_autoenv=False)
 @click.pass_context
-def cli(ctx: click.Context, /, *, faults: str | None, **given: object) -> None:
+def cli(ctx: click.Context, /, **given: object) -> None:
     """Accept mail, print each message that arrives, and show all of them in a browser."""
     if ctx.invoked_subcommand is not None:
         _reject_options_before_command(ctx)
@@ -139,7 +130,7 @@ def cli(ctx: click.Context, /, *, faults: str | None, **given: object) -> None:
     prints = isinstance(handler, Printer)
     quiet = prints and ctx.get_parameter_source("log_level") is ParameterSource.DEFAULT
     server, process = _new_server(handler, values), _process(given)
-    found = faults_for(server, faults)
+    found = faults_for(server, process.faults)
     room = add_inbox(server, given, found, usual=_INBOX_ADDR)
     if room.catcher is None:
         if not prints:
@@ -167,22 +158,7 @@ def cli(ctx: click.Context, /, *, faults: str | None, **given: object) -> None:
         click.Argument(["target"], metavar="MODULE:ATTR"),
         *options_of(Options, addr=_SERVE_ADDR),
         *options_of(ProcessOptions, port=2525),
-        _faults_option(),
-        GroupedOption(
-            ["--record"],
-            group="Logging and metrics",
-            type=Directory(for_files=True),
-            help="Directory to write each session to, as a dialogue for ehlo replay. Secrets and "
-            "messages are left out unless --transcripts shows them.",
-        ),
-        GroupedOption(
-            ["--record-addresses"],
-            group="Logging and metrics",
-            type=Choice(("keep", "replace"), {}),
-            metavar="[keep|replace]",
-            default="keep",
-            help="Whether recordings have personal addresses, or others in their place.  [keep]",
-        ),
+        *options_of(RecordOptions),
         GroupedOption(
             ["--reload"],
             group="Process",
@@ -194,15 +170,7 @@ def cli(ctx: click.Context, /, *, faults: str | None, **given: object) -> None:
     ],
     epilog=_ENVIRONMENT,
 )
-def serve(
-    target: str,
-    *,
-    faults: str | None,
-    record: str | None,
-    record_addresses: str,
-    reload: bool,
-    **given: object,
-) -> None:
+def serve(target: str, *, reload: bool, **given: object) -> None:
     """Serve MODULE:ATTR, which is a function, a Handler (class or instance) or a Server.
 
     MODULE alone serves its server, app or handler. FILE.py and FILE.py:ATTR are served, too. If
@@ -211,20 +179,17 @@ def serve(
     passphrase = _passphrase()
     if reload and not paths.IS_POSIX:
         raise click.UsageError("--reload needs a POSIX system; leave it out")
-    try:
-        if reload:
-            importlib.import_module("watchfiles")
-    except ImportError as error:
-        raise click.UsageError("--reload needs watchfiles: pip install 'ehlo[standard]'") from error
+    if reload and importlib.util.find_spec("watchfiles") is None:
+        raise click.UsageError("--reload needs watchfiles: pip install 'ehlo[standard]'")
     server, process = _named_server(target, given), _process(given)
     add_queue(server, given)
-    found = faults_for(server, faults)
+    found = faults_for(server, process.faults)
     room = add_inbox(server, given, found)
     if room.catcher is None:
         add_faults(server, found)
     elif reload:
         raise click.UsageError("--reload cannot be combined with --web or --store; leave one out")
-    add_recorder(server, record, record_addresses)
+    add_recorder(server, given)
     if reload and server.options.workers > 1:
         raise click.UsageError("--reload cannot be combined with --workers; leave one out")
     configure_tls(server, process, passphrase)
@@ -232,20 +197,12 @@ def serve(
     def serve_mail() -> None:
         log_faults(found)
         if reload or server.options.workers > 1:
-            recipe = partial(
-                _worker_server, target, given, passphrase, faults, (record, record_addresses)
-            )
-            run_parent(server, recipe, reload=reload)
+            run_parent(server, partial(_worker_server, target, given, passphrase), reload=reload)
         else:
             with room.open():
                 server.listen_and_serve(tune_malloc=True)
 
     run(server, process, serve_mail)
-
-
-cli.add_command(check)
-_WORK_OPTIONS = ("grace", "loop", "user", "metrics", "control", "factory")
-_WORK_PROCESS = ("log_file", "log_level", "log_format", "app_dir", "env_file")
 
 
 @cli.command(
@@ -275,6 +232,7 @@ def work(target: str, **given: object) -> None:
     run(server, process, server.listen_and_serve)
 
 
+cli.add_command(check)
 cli.add_command(passwd)
 cli.add_command(queue_group)
 cli.add_command(replay)
@@ -283,7 +241,7 @@ cli.add_command(top)
 
 
 def _reject_options_before_command(ctx: click.Context) -> None:
-    """Options before a command would be those of `ehlo` itself, and have no effect."""
+    """Raise `click.UsageError` for options before a command, which would have no effect."""
     for param in ctx.command.params:
         if ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE:
             command = ctx.invoked_subcommand
@@ -297,16 +255,14 @@ def _reject_options_before_command(ctx: click.Context) -> None:
 
 
 def _named_server(target: str, given: Given) -> Server:
-    """The server that `target` names, or a new one for the handler that it names."""
+    """Return the server that `target` names, or a new one for the handler that it names."""
     factory = bool(given.get("factory"))
     found = handler_of(load(target, given["app_dir"]), target, factory=factory)
     if isinstance(found, Server):
         values = _server_values(given, found.options.addr)
-        values.pop("factory", None)
         checked(lambda: found.configure(**values))
         return found
     values = {"addr": _SERVE_ADDR} | _server_values(given, _SERVE_ADDR)
-    values.pop("factory", None)
     try:
         return _new_server(found, values)
     except click.UsageError as error:
@@ -315,14 +271,8 @@ def _named_server(target: str, given: Given) -> Server:
         raise click.UsageError(f"{target}: {error.message}") from error
 
 
-def _worker_server(
-    target: str,
-    given: Given,
-    passphrase: str | None,
-    faults: str | None,
-    recording: tuple[str | None, str],
-) -> Server:
-    """The server of a worker, which is a new process and gets the options of its parent.
+def _worker_server(target: str, given: Given, passphrase: str | None) -> Server:
+    """Return the server of a worker, which is a new process and gets the options of its parent.
 
     Raises `StartError` if they are wrong by now, for instance because a file has gone.
     """
@@ -330,8 +280,8 @@ def _worker_server(
     try:
         server = _named_server(target, given)
         add_queue(server, given)
-        add_faults(server, faults_for(server, faults))
-        add_recorder(server, *recording)
+        add_faults(server, faults_for(server, process.faults))
+        add_recorder(server, given)
         configure_tls(server, process, passphrase)
     except click.ClickException as error:
         raise StartError(error.format_message()) from error
@@ -345,12 +295,12 @@ def _process(given: Given) -> ProcessOptions:
 
 
 def _server_values(given: Given, default: ListenAddresses) -> dict[str, Any]:
-    """The options of the server that were given, as keywords of `Server`.
+    """Return the options of the server that were given, as keywords of `Server`.
 
     `default` is the address of which --host and --port replace one half.
     """
     values = fields_of(Options, given)
-    for name in ("tls_cert", "tls_key"):  # which `configure_tls` loads
+    for name in ("factory", "tls_cert", "tls_key"):  # which others use: see `configure_tls`
         values.pop(name, None)
     host, port = given["host"], given["port"]
     if host is not None or port is not None:
@@ -382,5 +332,5 @@ def _new_server(handler: object, values: Given) -> Server:
 
 
 def _passphrase() -> str | None:
-    """The passphrase of the keys, which programs that handlers start then do not inherit."""
+    """Return the passphrase of the keys. Programs that handlers start do not inherit it."""
     return os.environ.pop("EHLO_TLS_PASSPHRASE", None)

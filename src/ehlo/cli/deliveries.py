@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ehlo.cli.readable import cut, cut_inside, one_line, size_of, visible, width_of
@@ -21,6 +21,7 @@ from ehlo.cli.top import age
 if TYPE_CHECKING:  # a queue comes with the commands that need it
     from ehlo.queue.entries import Listed
 
+_TITLES: Final = ("ID", "STATE", "TRY", "DUE", "AGE", "SIZE", "FROM", "TO")
 _LEAST: Final = 12  # columns of an address
 _FOR_SIZE: Final = 100  # columns of a terminal that has room for sizes
 
@@ -77,33 +78,25 @@ def _table(rows: Iterable[Listed], now: float, columns: int) -> Iterator[str]:
     counts: Counter[str] = Counter()
     for row in rows:
         if not counts:
-            yield _row("ID", "STATE", "TRY", "DUE", "AGE", "SIZE", "FROM", "TO", columns)
+            yield _row(_TITLES, columns)
         counts[row.state] += 1
         due = "-"
         if row.due is not None and row.state == "waiting":
             due = age(row.due - now) if row.due > now else "now"
         facts = str(row.attempts), due, age(max(0.0, now - row.accepted)), size_of(row.size)
-        yield _row(row.id, row.state, *facts, f"<{row.sender}>", f"<{row.recipient}>", columns)
+        paths = f"<{row.sender}>", f"<{row.recipient}>"
+        yield _row((row.id, row.state, *facts, *paths), columns)
         if row.error:
             yield cut(f"  {one_line(row.error)}", columns)
     yield ", ".join(f"{count:,} {state}" for state, count in counts.most_common()) or "empty"
 
 
-def _row(
-    name: str,
-    state: str,
-    attempts: str,
-    due: str,
-    age_: str,
-    size: str,
-    sender: str,
-    recipient: str,
-    columns: int,
-) -> str:
+def _row(cells: Sequence[str], columns: int) -> str:
     """Return one line of a table; the addresses share the columns that are left."""
-    begin = f"{name:17} {state:7} {attempts:>3} {due:>4} {age_:>4} "
+    name, state, attempts, due, passed, size, *paths = cells
+    begin = f"{name:17} {state:7} {attempts:>3} {due:>4} {passed:>4} "
     if columns >= _FOR_SIZE:
         begin += f"{size:>6} "
     each = max(_LEAST, (columns - len(begin) - 1) // 2)
-    sender, recipient = (cut_inside(one_line(path), each) for path in (sender, recipient))
+    sender, recipient = (cut_inside(one_line(path), each) for path in paths)
     return f"{begin}{sender}{' ' * (each - width_of(sender))} {recipient}"

@@ -13,6 +13,7 @@ from typing import Final
 
 import click
 
+from ehlo.cli.readable import reason_of
 from ehlo.server.options import target
 
 # What is served of a module that is named alone. A Server comes first: it has options of its own
@@ -55,16 +56,11 @@ def _attribute_of(module: str) -> str:
     """Return the name of what a module has to serve. Raises `click.UsageError` without any."""
     try:
         members = vars(target.imported(module))
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise click.UsageError(
-            f"{module}: no module of this name; check the name, --app-dir and the current directory"
-        ) from None
-    except TypeError:
-        if not module.startswith("."):
-            raise
-        raise click.UsageError(f"{module}: a relative name; write the full name") from None
+    except target.NotThereError:
+        wrong = "no module of this name; check the name, --app-dir and the current directory"
+        if module.startswith("."):
+            wrong = "a relative name; write the full name"
+        raise click.UsageError(f"{module}: {wrong}") from None
     found = next((name for name in _NAMES if name in members), None)
     if found is None:
         raise click.UsageError(
@@ -94,12 +90,6 @@ def read_variables(path: str) -> dict[str, str]:
         quoted = _QUOTED.fullmatch(match[2])
         found[match[1]] = quoted[2] if quoted else match[2].partition(" #")[0].rstrip()
     return found
-
-
-def reason_of(error: OSError) -> str:
-    """Return why a file cannot be used, as part of a sentence."""
-    text = error.strerror or str(error)
-    return text[:1].lower() + text[1:]
 
 
 def _with_advice(text: str, error: str) -> str:

@@ -44,11 +44,11 @@ _NAME = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b|\A[a-z]+\b")
 
 # Types of values that say more than those of the fields
 _SPECIAL: Mapping[str, Value] = types.MappingProxyType(
-    {
-        "addr": AddressText(),
-        "auth_file": ReadableFile(),
-        **dict.fromkeys(("max_size", "max_memory", "max_disk", "spool_threshold"), Size()),
-    }
+    {"addr": AddressText(), "auth_file": ReadableFile()}
+)
+
+_SIMPLE: Mapping[object, object] = types.MappingProxyType(
+    {bool: YesNo(), int: Number(), float: Seconds(), str: str}
 )
 
 _COLUMN = 26  # where the help texts begin, in all groups
@@ -77,6 +77,8 @@ class ProcessOptions:
     log_format: Literal["text", "logfmt", "json"] | None = option(None, group="Logging and metrics")
     """Log format: `text` for a person (the default if standard error is a terminal), `logfmt` (the
     default otherwise) or `json` for programs."""
+    faults: _File | None = option(None, group="Protocol")
+    """TOML file of faults: when to reject, delay or drop, to test clients."""
     host: str | None = option(None, group="Listening")
     """Host to listen on, as --addr HOST:PORT does.  [127.0.0.1]"""
     port: Annotated[int, Number(0, 65_535)] | None = option(None, group="Listening")
@@ -127,10 +129,11 @@ class GroupedOption(click.Option):
         return f"--[no-]{self.opts[0].removeprefix('--')}", record[1]
 
 
-class _GroupedHelp(ReportedCommand):
-    """Writes the help of its options group by group."""
+class ServerCommand(ReportedCommand):
+    """Describes a command with options of a server; its help shows them group by group."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
@@ -143,11 +146,7 @@ class _GroupedHelp(ReportedCommand):
                 formatter.write_dl(records, col_max=_COLUMN + 2)
 
 
-class ServerCommand(_GroupedHelp):
-    """Describes a command with all options of a server."""
-
-
-class PrinterGroup(_GroupedHelp, click.Group):
+class PrinterGroup(ServerCommand, click.Group):
     """Describes the same, with commands below it."""
 
     def resolve_command(
@@ -171,49 +170,35 @@ def options_of(
 
     `defaults` are a command's own, shown instead of the field's; the command has to apply them.
     """
-    hints, texts = get_type_hints(of, include_extras=True), _Texts(of)
+    hints = get_type_hints(of, include_extras=True)
+    texts = functools.cache(functools.partial(descriptions, of))  # reading the source is slow
     found: list[click.Parameter] = []
     for field in dataclasses.fields(of):
         if not field.metadata.get("flag") or field.name in leave_out:
             continue
         flag, hint = f"--{field.name.replace('_', '-')}", hints[field.name]
-        group = field.metadata["group"]
-        if _members(hint) == [bool]:
-            both = f"{flag}/--no-{flag.removeprefix('--')}"
-            about = texts.about(field.name, "on" if defaults.get(field.name) else None)
-            found.append(
-                GroupedOption([both], group=group, about=about, default=None, type=YesNo())
-            )
-            continue
         shown = defaults.get(field.name, field.default)
-        if isinstance(shown, float):
+        if _members(hint) == [bool]:
+            flag = f"{flag}/--no-{flag.removeprefix('--')}"
+            shown = "on" if shown else None
+        elif isinstance(shown, float):
             shown = f"{shown:g}"
         elif isinstance(shown, tuple):
             shown = ", ".join(shown)
-        about = texts.about(field.name, shown)
         form = _form(hint, field.metadata["renamed"])
         if field.name in _SPECIAL:
             form["type"] = _SPECIAL[field.name]
         if field.name == "env_file":  # before other options are looked for in the environment
             form |= {"is_eager": True, "callback": _set_variables}
+        group, about = field.metadata["group"], _about(texts, field.name, shown)
         found.append(GroupedOption([flag], group=group, about=about, default=None, **form))
     return found
 
 
-class _Texts:
-    """Holds the help texts of the fields of a class, read from its source when one is wanted."""
-
-    def __init__(self, of: type[Any]) -> None:
-        self._of = of
-
-    @functools.cached_property
-    def _by_name(self) -> Mapping[str, str]:
-        return descriptions(self._of)
-
-    def about(self, name: str, default: object) -> Callable[[], str]:
-        """Return a function that returns the text for a field, with its default if it has one."""
-        shown = "" if default in (None, "") else f"  [{default}]"
-        return lambda: self._by_name.get(name, "").replace("`", "") + shown
+def _about(texts: Callable[[], Mapping[str, str]], name: str, default: object) -> Callable[[], str]:
+    """Return a function that returns the help text for a field, with its default if it has one."""
+    shown = "" if default in (None, "") else f"  [{default}]"
+    return lambda: texts().get(name, "").replace("`", "") + shown
 
 
 def _set_variables(_ctx: click.Context, _param: click.Parameter, path: str | None) -> str | None:
@@ -277,7 +262,10 @@ def _members(hint: object) -> list[object]:
 
 def _form(hint: object, renamed: Mapping[str, str]) -> dict[str, object]:
     """Return how click reads values of such a type."""
-    kind = _members(hint)[-1]  # of text or several texts, it is the latter
+    members = _members(hint)
+    if members == [int, str]:
+        return {"type": Size()}
+    kind = members[-1]  # of text or several texts, it is the latter
     origin, args = get_origin(kind), get_args(kind)
     if origin is Sequence:
         return {**_form(args[0], renamed), "multiple": True}
@@ -290,4 +278,4 @@ def _form(hint: object, renamed: Mapping[str, str]) -> dict[str, object]:
         return {"type": Choice(args, renamed), "metavar": f"[{'|'.join(args)}]"}
     if origin is Annotated:
         return {"type": args[1]}
-    return {"type": Number() if kind is int else Seconds() if kind is float else kind}
+    return {"type": _SIMPLE[kind]}

@@ -8,9 +8,8 @@ from typing import Final
 
 import click
 
-from ehlo.cli.finding import reason_of
 from ehlo.cli.flags import ProcessOptions
-from ehlo.cli.readable import plural
+from ehlo.cli.readable import plural, reason_of
 from ehlo.server.server import Server
 from ehlo.server.tls.certificates import is_encrypted
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import os
 import shutil
 import sys
-from datetime import datetime
+from collections.abc import Callable
 from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
+from pathlib import Path
 from time import monotonic
 from typing import Final, TextIO
 
 import click
 
 from ehlo import paths
-from ehlo.cli.loglines import fields_of, for_person, hint_of, logfmt, traceback_in
+from ehlo.cli.loglines import as_json, for_person, hint_of, logfmt
 from ehlo.cli.readable import wants_color
 from ehlo.server.observing.journal import reload_failed
 
@@ -26,27 +26,16 @@ _TELL_EVERY: Final = 60.0  # seconds between two reports about a log that cannot
 _SHOWN_BY_PRINTER: Final = ("ehlo.connection", "ehlo.message")
 
 
-class _Text(logging.Formatter):
-    """Formats lines for a person who waits at a terminal, or reads a file."""
+class _Formatter(logging.Formatter):
+    """Formats records by a function."""
 
-    def __init__(self, stream: TextIO | None) -> None:
-        """`stream` is what the lines go to, if it may be a terminal."""
+    def __init__(self, form: Callable[[logging.LogRecord], str]) -> None:
         super().__init__()
-        self._on_terminal = stream is not None and stream.isatty()
-        self._color = stream is not None and wants_color(stream)
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line; the one that says where the server listens also says how to stop it."""
-        width = shutil.get_terminal_size().columns if self._on_terminal else 0
-        return for_person(record, width=width, color=self._color) + hint_of(record, width=width)
-
-
-class _Logfmt(logging.Formatter):
-    """Formats lines for programs, which a person can read, too."""
+        self._form = form
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        return logfmt(record)
+        return self._form(record)
 
 
 class _Stream(logging.StreamHandler[TextIO]):
@@ -103,7 +92,7 @@ class _File(_Stream, WatchedFileHandler):
 
     def reopenIfNeeded(self) -> None:  # noqa: N802  the name in logging
         """Open the file again if another one is at its path. Raises nothing."""
-        if self.stream is None or _is_at(self.baseFilename, self.stream.fileno()):
+        if self.stream is None or paths.is_at(Path(self.baseFilename), self.stream.fileno()):
             return
         try:
             new = self._opened()
@@ -116,37 +105,10 @@ class _File(_Stream, WatchedFileHandler):
         self._failed = False
 
     def _report(self, error: OSError) -> None:
-        """The failure is logged once, to the old file."""
+        """Log the failure once, to the old file."""
         if not self._failed:
             self._failed = True
             reload_failed("log", str(error))
-
-
-def _is_at(path: str, file: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(file))  # noqa: PTH116  fstat has no Path
-    except OSError:
-        return False
-
-
-class _Json(logging.Formatter):
-    """Formats one object per line, in ASCII: `time`, `level`, `logger`, `message`, other fields."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record as JSON."""
-        fields: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created)
-            .astimezone()
-            .isoformat("T", "milliseconds"),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-            **fields_of(record),
-        }
-        trace = traceback_in(record)
-        if trace:
-            fields["exception"] = trace
-        return json.dumps(fields, default=str).replace("\x7f", "\\u007f")
 
 
 def set_up_logging(
@@ -178,14 +140,19 @@ def set_up_logging(
         return
     else:
         handler, stream = _Stream(), sys.stderr
-    handler.setFormatter(_formatter(form, stream))
+    handler.setFormatter(_Formatter(_form_of(form, stream)))
     root.addHandler(handler)
     root.setLevel(max(logging.INFO, logging.getLogger("ehlo").level))
 
 
-def _formatter(form: str | None, stream: TextIO | None) -> logging.Formatter:
-    if form is None:
-        form = "text" if stream is not None and stream.isatty() else "logfmt"
-    if form == "text":
-        return _Text(stream)
-    return _Json() if form == "json" else _Logfmt()
+def _form_of(form: str | None, stream: TextIO | None) -> Callable[[logging.LogRecord], str]:
+    """Return how lines are written to `stream`, or to a file."""
+    on_terminal = stream is not None and stream.isatty()
+    color = stream is not None and wants_color(stream)
+
+    def text(record: logging.LogRecord) -> str:
+        width = shutil.get_terminal_size().columns if on_terminal else 0
+        return for_person(record, width=width, color=color) + hint_of(record, width=width)
+
+    by_name = {"text": text, "logfmt": logfmt, "json": as_json}
+    return by_name[form or ("text" if on_terminal else "logfmt")]

@@ -7,6 +7,7 @@ shortened.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -29,15 +30,13 @@ _FIRST_PATH: Final = re.compile(r'<(?:"(?:[^"\\]|\\.)*"|[^">])*>')
 _HINT: Final = " (Ctrl+C stops it)"
 # What is shortened, in this order, and to how many columns; 0 leaves it out
 _SHORTER: Final = (
-    *(
-        ("text", 24),
-        ("route", 32),
-        ("peer", 0),
-        ("id", 0),
-        ("route", 17),
-        ("text", 8),
-        ("route", 9),
-    ),
+    ("text", 24),
+    ("route", 32),
+    ("peer", 0),
+    ("id", 0),
+    ("route", 17),
+    ("text", 8),
+    ("route", 9),
 )
 
 
@@ -57,12 +56,30 @@ def traceback_in(record: logging.LogRecord) -> str:
 # -- for a program -----------------------------------------------------------------------------
 
 
+def as_json(record: logging.LogRecord) -> str:
+    """Return a record as one JSON object in ASCII; a traceback is its member `exception`."""
+    members: dict[str, object] = {
+        "time": _time_of(record),
+        "level": record.levelname,
+        "logger": record.name,
+        "message": record.getMessage(),
+        **fields_of(record),
+    }
+    trace = traceback_in(record)
+    if trace:
+        members["exception"] = trace
+    return json.dumps(members, default=str).replace("\x7f", "\\u007f")
+
+
+def _time_of(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created).astimezone().isoformat("T", "milliseconds")
+
+
 def logfmt(record: logging.LogRecord) -> str:
     """Return a record as `key=value` pairs; a traceback follows in lines that are indented."""
     fields, trace = fields_of(record), traceback_in(record)
-    when = datetime.fromtimestamp(record.created).astimezone()
     pairs = {
-        "time": when.isoformat("T", "milliseconds"),
+        "time": _time_of(record),
         "level": record.levelname.lower(),
         "logger": record.name,
     }

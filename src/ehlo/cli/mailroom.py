@@ -70,7 +70,7 @@ class InboxOptions:
     keep: Annotated[int, Number(0)] | None = option(None, group=_GROUP)
     """Maximum messages that each inbox keeps (0 = unlimited).  [500]"""
     keep_age: Annotated[float, Age()] | None = option(None, group=_GROUP)
-    """How long messages are kept: seconds, or 30d, 12h, 10m.  [unlimited]"""
+    """Maximum age of kept messages: seconds, or 30d, 12h, 10m.  [unlimited]"""
     inbox_by: str | None = option(None, group=_GROUP)
     """How mail is sorted into several inboxes: by login, domain of the first recipient, port, or
     by a function that takes the delivery and returns a name.  [one inbox]"""
@@ -220,7 +220,7 @@ def _rule_of(name: str, directory: str | None) -> str | Rule:
 
 
 def _check_relay(url: str) -> None:
-    from ehlo.inbox.live.relaying import Relay
+    from ehlo.inbox.relay import Relay
 
     if importlib.util.find_spec("aiosmtplib") is None:
         raise click.UsageError("--relay needs aiosmtplib: pip install 'ehlo[relay]'")

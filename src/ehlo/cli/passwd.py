@@ -64,7 +64,7 @@ def _delete(path: str, user: str) -> str:
 
 
 def _set(path: str, user: str, schemes: tuple[str, ...]) -> str:
-    """Errors that are there already are reported before the user types a password."""
+    """Set a password; errors of the file or the user are reported before it is typed."""
     passwords = PasswordFile(path)
     check_username(user)
     for scheme in schemes:
@@ -92,7 +92,7 @@ def _password() -> str | bytes:
 
 
 def _line_of(stream: BinaryIO) -> bytes:
-    """The first line, without its end. Raises `ValueError` if no client could send so much."""
+    """Return the first line without its end. Raises `ValueError` if no client could send it."""
     line = stream.readline(_LONGEST + 2)
     password = line.removesuffix(b"\n").removesuffix(b"\r")
     if len(password) > _LONGEST:

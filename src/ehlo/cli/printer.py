@@ -258,33 +258,27 @@ def _about(session: Session) -> list[str]:
 
 
 def as_json(session: Session, message: Message, now: datetime, mail_id: str) -> Iterator[str]:
-    """Yield a message as one JSON object on one line, in ASCII, piece by piece."""
+    """Yield a message as one JSON object on one line, in ASCII, with long texts in pieces."""
     content, tls = read_content(message.body), session.tls
-    facts = json.dumps(
-        {
-            "id": mail_id,
-            "time": now.isoformat(timespec="milliseconds"),
-            "peer": str(session.peer),
-            "helo": session.helo,
-            "tls": None if tls is None else {"version": tls.version, "cipher": tls.cipher},
-            "user": session.user,
-            "sender": str(message.sender),
-            "recipients": [str(recipient) for recipient in message.recipients],
-            "size": message.size,
-        }
-    )
-    yield _ascii(facts.removesuffix("}"))
-    yield ', "headers": ['
-    for number, each in enumerate(content.root.fields):
-        yield (", " if number else "") + _ascii(json.dumps([each.decoded_name, each.text]))
-    yield "]"
+    facts = {
+        "id": mail_id,
+        "time": now.isoformat(timespec="milliseconds"),
+        "peer": str(session.peer),
+        "helo": session.helo,
+        "tls": None if tls is None else {"version": tls.version, "cipher": tls.cipher},
+        "user": session.user,
+        "sender": str(message.sender),
+        "recipients": [str(recipient) for recipient in message.recipients],
+        "size": message.size,
+        "headers": [[each.decoded_name, each.text] for each in content.root.fields],
+    }
+    attachments = [
+        {name: getattr(attachment, name) for name in _FACTS} for attachment in content.attachments
+    ]
+    yield _ascii(json.dumps(facts).removesuffix("}"))
     yield from _string("text", content.text or None)
     yield from _string("html", content.html)
-    yield ', "attachments": ['
-    for number, attachment in enumerate(content.attachments):
-        known = {name: getattr(attachment, name) for name in _FACTS}
-        yield (", " if number else "") + _ascii(json.dumps(known))
-    yield "]"
+    yield f', "attachments": {_ascii(json.dumps(attachments))}'
     yield from _body(message.body)
     yield "}\n"
 

@@ -86,6 +86,12 @@ def size_of(count: int) -> str:
     return f"{size:.1f} {unit}" if size < 9.95 else f"{size:.0f} {unit}"
 
 
+def reason_of(error: Exception) -> str:
+    """Return why something failed, as part of a sentence."""
+    text = getattr(error, "strerror", None) or str(error)
+    return text[:1].lower() + text[1:]
+
+
 def described(attachment: Attachment) -> str:
     """Return the name or the subject of an attachment, its type and its size."""
     name = attachment.filename or attachment.subject

@@ -8,17 +8,21 @@ import itertools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, cast
+from typing import Annotated, Final, Literal, cast
 
 import click
 
+from ehlo import paths
+from ehlo.cli.flags import Given, fields_of
 from ehlo.cli.running import checked
+from ehlo.cli.values import Directory
 from ehlo.handler import Callbacks, Composed
 from ehlo.net import addresses_of, parse_address
 from ehlo.protocol.settings import Settings
+from ehlo.server.options.config import option
 from ehlo.server.options.rules import Rules
 from ehlo.server.options.target import callbacks_of, with_handler
 from ehlo.server.server import Server
@@ -38,23 +42,35 @@ _FLAGS: Final = ("strict_eol", "lenient_addresses", "tls_required", "auth_requir
 logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
-def add_recorder(server: Server, directory: str | None, addresses: str) -> None:
-    """Let the server record its sessions, if a directory is given. Raises `click.UsageError`.
+@dataclass(frozen=True, kw_only=True)
+class RecordOptions:
+    """Holds the options of recordings."""
 
-    With `addresses` as `"replace"`, personal addresses are replaced.
-    """
-    if directory is None:
+    record: Annotated[str, Directory(for_files=True)] | None = option(
+        None, group="Logging and metrics"
+    )
+    """Directory to write each session to, as a dialogue for ehlo replay. Secrets and messages are
+    left out unless --transcripts shows them."""
+    record_addresses: Literal["keep", "replace"] = option("keep", group="Logging and metrics")
+    """Whether recordings have personal addresses, or others in their place."""
+
+
+def add_recorder(server: Server, given: Given) -> None:
+    """Let the server record its sessions, if a directory is given. Raises `click.UsageError`."""
+    own = RecordOptions(**fields_of(RecordOptions, given))
+    if own.record is None:
         return
+    replaces = own.record_addresses == "replace"
     options = server.options
     if options.transcripts == "off":
         server.configure(transcripts="masked")
-    elif options.transcripts == "full" and addresses == "replace":
+    elif options.transcripts == "full" and replaces:
         raise click.UsageError(
             "--record-addresses replace cannot be combined with --transcripts full, because logins "
             "have names; use --transcripts bodies"
         )
     callbacks = checked(lambda: callbacks_of(with_handler(server.options)))
-    recorder = Recorder(server, Path(directory), replace=addresses == "replace")
+    recorder = Recorder(server, Path(own.record), replace=replaces)
     server.configure(handler=Composed(recorder.around(callbacks)), factory=False)
 
 
@@ -97,7 +113,8 @@ class Recorder:
         )
         path = self._directory / f"{began:%Y%m%dT%H%M%S}-{session.id}.smtp"
         try:
-            _write(path, dialogue.text_of([scenario]).encode())
+            with os.fdopen(paths.create(str(path), 0o600), "wb") as file:
+                file.write(dialogue.text_of([scenario]).encode())
         except OSError as error:
             logger.error("session not recorded: file=%s reason=%s", path, error.strerror)
 
@@ -109,13 +126,6 @@ class Recorder:
             if len(services) == 1 or any(each.port == session.local.port for each in addresses):
                 return list(given_of(routes.rules))
         return []
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a new file that only its owner may read. A file or link that is there stays."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
 
 
 def given_of(rules: Rules) -> Iterator[str]:

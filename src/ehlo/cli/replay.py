@@ -10,7 +10,7 @@ import asyncio
 
 import click
 
-from ehlo.cli.finding import reason_of
+from ehlo.cli.readable import reason_of
 from ehlo.cli.values import ReadableFile
 from ehlo.net import Peer, parse_address
 from ehlo.testing import dialogue

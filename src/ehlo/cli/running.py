@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gc
 import logging
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import click
 
-from ehlo.cli.finding import reason_of
 from ehlo.cli.flags import ProcessOptions, as_flags
 from ehlo.cli.log import set_up_logging
+from ehlo.cli.readable import reason_of
 from ehlo.cli.wrong import no_listening
 from ehlo.server.server import Server
 from ehlo.server.system import loops, machine, privileges
@@ -49,6 +49,7 @@ def run(
     checked(lambda: loops.loop_factory(server.options.loop))
     _open_log(server, process, quiet=quiet)
     machine.raise_descriptors()
+    gc.freeze()  # what is imported by now: to look through it takes 30 ms, for which mail waits
     try:
         serve()
     except StartError as error:
@@ -62,15 +63,15 @@ def run(
         if not reason.startswith("only root can become"):
             raise  # it comes from a hook
         raise click.ClickException(f"--user: {reason}; start ehlo as root") from error
+    finally:
+        gc.unfreeze()
 
 
 def _open_log(server: Server, process: ProcessOptions, *, quiet: bool) -> None:
-    """A new log file belongs to the user that root becomes, who has to reopen it later."""
-    file, owner = process.log_file, None
+    """Set up logging. A new file belongs to the user that root becomes, who reopens it later."""
+    file = process.log_file
     try:
-        if file is not None and server.options.user and os.getuid() == 0:
-            account = privileges.find(server.options.user)
-            owner = account.uid, account.gid
+        owner = None if file is None else privileges.owner_for(server.options.user)
         set_up_logging(process.log_level, process.log_format, file, owner=owner, quiet=quiet)
     except OSError as error:
         raise click.UsageError(
@@ -97,7 +98,7 @@ def run_parent(server: Server, recipe: Recipe, *, reload: bool) -> None:
 
 
 def _watch(restart: Callable[[], None], ended: threading.Event) -> None:
-    """Calls `restart` when a Python file below the current directory has changed."""
+    """Call `restart` when a Python file below the current directory has changed."""
     from watchfiles import PythonFilter, watch  # an extra
 
     here = Path.cwd()

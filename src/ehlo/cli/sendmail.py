@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from email.utils import getaddresses
+from itertools import takewhile
 from typing import BinaryIO, Final
 
 import click
@@ -132,16 +133,8 @@ def sendmail(
 
 def _read(stream: BinaryIO, *, to_the_end: bool) -> bytes:
     """Return the message, with CRLF line ends."""
-    if to_the_end:
-        data = stream.read()
-    else:
-        lines = []
-        for line in stream:
-            if line in (b".\n", b".\r\n"):
-                break
-            lines.append(line)
-        data = b"".join(lines)
-    return _LINE_END.sub(b"\r\n", data)
+    lines = stream if to_the_end else takewhile(lambda line: line not in (b".\n", b".\r\n"), stream)
+    return _LINE_END.sub(b"\r\n", b"".join(lines))
 
 
 def _login() -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ehlo.cli.readable import one_line
+from ehlo.cli.readable import one_line, reason_of
 from ehlo.cli.wrong import ReportedCommand
 from ehlo.server.observing.stats import queued
 from ehlo.server.observing.views import ask
@@ -73,9 +73,8 @@ def top(path: str, once: bool, as_json: bool) -> None:
     try:
         snapshot = ask(path)
     except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise click.ClickException(
-            f"{path}: {reason[:1].lower()}{reason[1:]}; give the --control of a server that runs"
+            f"{path}: {reason_of(error)}; give the --control of a server that runs"
         ) from error
     if as_json:
         click.echo(json.dumps(snapshot))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ehlo.cli.readable import reason_of
 from ehlo.net import parse_address
 from ehlo.server.options.config import bytes_of
 
@@ -35,7 +36,25 @@ def wrong_value(
 
 
 class Value(_Type):
-    """Converts the text of an option's value. Derive from it."""
+    """Converts the text of an option's value by `read`. Derive from it."""
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """Return the value; one that is no text was converted before."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.read(value)
+        except ValueError as error:
+            raise wrong_value(value, str(error), param, ctx) from None
+
+    def read(self, text: str) -> object:
+        """Return what a text means.
+
+        Raises `ValueError`, which says what is wrong, and what to write instead.
+        """
+        raise NotImplementedError
 
 
 class AddressText(Value):
@@ -47,16 +66,12 @@ class AddressText(Value):
         """`port` is the one of examples."""
         self.port = port
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
+    def read(self, text: str) -> str:
         """Return the text of the address."""
-        text = str(value)
         try:
             parse_address(text)
         except ValueError:
-            what = _advice_on(text).replace("1025", str(self.port))
-            raise wrong_value(text, what, param, ctx) from None
+            raise ValueError(_advice_on(text).replace("1025", str(self.port))) from None
         return text
 
 
@@ -92,18 +107,16 @@ class Number(Value):
         self.least = least
         self.most = most
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
+    def read(self, text: str) -> int:
         """Return the number."""
-        text = str(value).strip()
-        if re.fullmatch(r"[+-]?\d+", text, re.ASCII) is None or len(text) > 20:
-            raise wrong_value(value, "not a whole number; write digits only", param, ctx)
-        number = int(text)
+        digits = text.strip()
+        if re.fullmatch(r"[+-]?\d+", digits, re.ASCII) is None or len(digits) > 20:
+            raise ValueError("not a whole number; write digits only")
+        number = int(digits)
         low, high = self.least, self.most
         if (low is not None and number < low) or (high is not None and number > high):
             bound = f"from {low} to {high}" if high is not None else f"that is {low} or more"
-            raise wrong_value(value, f"out of range; write a number {bound}", param, ctx)
+            raise ValueError(f"out of range; write a number {bound}")
         return number
 
 
@@ -112,15 +125,13 @@ class Size(Value):
 
     name = "SIZE"
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
+    def read(self, text: str) -> int:
         """Return the number of bytes."""
         try:
-            return bytes_of(str(value))
+            return bytes_of(text)
         except ValueError:
             what = "not a size; write bytes, or a number with k, M or G, e.g. 10M"
-            raise wrong_value(value, what, param, ctx) from None
+            raise ValueError(what) from None
 
 
 class Seconds(Value):
@@ -128,15 +139,12 @@ class Seconds(Value):
 
     name = "SECONDS"
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
+    def read(self, text: str) -> float:
         """Return the number."""
         try:
-            return float(str(value))
+            return float(text)
         except ValueError:
-            what = "not a number of seconds; write one, e.g. 30 or 0.5"
-            raise wrong_value(value, what, param, ctx) from None
+            raise ValueError("not a number of seconds; write one, e.g. 30 or 0.5") from None
 
 
 class Age(Value):
@@ -144,19 +152,14 @@ class Age(Value):
 
     name = "DURATION"
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
+    def read(self, text: str) -> float:
         """Return the number of seconds."""
-        if isinstance(value, float):
-            return value
         from ehlo.queue.timing import seconds_in  # few commands have one
 
         try:
-            return seconds_in("", str(value))
+            return seconds_in("", text)
         except ValueError:
-            what = "not a duration; write seconds, or 30d, 12h, 10m"
-            raise wrong_value(value, what, param, ctx) from None
+            raise ValueError("not a duration; write seconds, or 30d, 12h, 10m") from None
 
 
 class YesNo(click.types.BoolParamType):
@@ -180,13 +183,11 @@ class Choice(Value):
         self.choices = choices
         self.old = old
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
+    def read(self, text: str) -> str:
         """Return the choice."""
-        chosen = self.old.get(str(value), str(value))
+        chosen = self.old.get(text, text)
         if chosen not in self.choices:
-            raise wrong_value(value, f"not a choice; write {either(self.choices)}", param, ctx)
+            raise ValueError(f"not a choice; write {either(self.choices)}")
         return chosen
 
 
@@ -197,21 +198,15 @@ class Switch(Value):
         self.text = text
         self.name = "NAME=on|off|TEXT" if text else "NAME=on|off"
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, bool | str]:
+    def read(self, text: str) -> tuple[str, bool | str]:
         """Return the name and the state."""
-        if isinstance(value, tuple):
-            return value
-        name, _, state = str(value).partition("=")
+        name, _, state = text.partition("=")
         if name and state.lower() in ("on", "off"):
             return name, state.lower() == "on"
         if not name or not state or not self.text:
-            more = " or NAME=TEXT" if self.text else ""
-            what = f"neither on nor off; write {name or 'NAME'}=on or {name or 'NAME'}=off{more}"
-            raise wrong_value(
-                value, what.replace("NAME=TEXT", f"{name or 'NAME'}=TEXT"), param, ctx
-            )
+            shown = name or "NAME"
+            more = f" or {shown}=TEXT" if self.text else ""
+            raise ValueError(f"neither on nor off; write {shown}=on or {shown}=off{more}")
         return name, state
 
 
@@ -220,22 +215,17 @@ class ReadableFile(Value):
 
     name = "FILE"
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
+    def read(self, text: str) -> str:
         """Return the path."""
-        path = str(value)
         try:
-            is_directory = stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116  a path of any form
+            is_directory = stat.S_ISDIR(os.stat(text).st_mode)  # noqa: PTH116  a path of any form
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise wrong_value(path, f"{_lower(reason)}; check the path", param, ctx) from None
+            raise ValueError(f"{reason_of(error)}; check the path") from None
         if is_directory:
-            raise wrong_value(path, "a directory; give a file", param, ctx)
-        if not os.access(path, os.R_OK):
-            what = "permission denied; make it readable for this user"
-            raise wrong_value(path, what, param, ctx)
-        return path
+            raise ValueError("a directory; give a file")
+        if not os.access(text, os.R_OK):
+            raise ValueError("permission denied; make it readable for this user")
+        return text
 
 
 class Directory(Value):
@@ -246,27 +236,21 @@ class Directory(Value):
     def __init__(self, *, for_files: bool) -> None:
         self.for_files = for_files
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
+    def read(self, text: str) -> str:
         """Return the path."""
-        path = str(value)
-        if not os.path.exists(path):  # noqa: PTH110  a path of any form
-            what = f"make it: mkdir {path}" if self.for_files else "check the path"
-            raise wrong_value(path, f"no such directory; {what}", param, ctx)
-        if not os.path.isdir(path):  # noqa: PTH112  as above
-            raise wrong_value(path, "not a directory; give one", param, ctx)
-        if self.for_files and not os.access(path, os.W_OK | os.X_OK):
-            what = "no files can be made in it; give a directory that this user may write to"
-            raise wrong_value(path, what, param, ctx)
-        return path
+        if not os.path.exists(text):  # noqa: PTH110  a path of any form
+            what = f"make it: mkdir {text}" if self.for_files else "check the path"
+            raise ValueError(f"no such directory; {what}")
+        if not os.path.isdir(text):  # noqa: PTH112  as above
+            raise ValueError("not a directory; give one")
+        if self.for_files and not os.access(text, os.W_OK | os.X_OK):
+            raise ValueError(
+                "no files can be made in it; give a directory that this user may write to"
+            )
+        return text
 
 
 def either(choices: Sequence[str]) -> str:
     """Return the choices as part of a sentence: `a`, `a or b`, `a, b or c`."""
     *others, last = choices
     return f"{', '.join(others)} or {last}" if others else last
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]

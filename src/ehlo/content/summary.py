@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -46,8 +45,7 @@ class Mailbox(NamedTuple):
     """The address; empty without one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(NamedTuple):
     r"""Summarizes a message for a list.
 
     Example:

@@ -10,7 +10,7 @@ import contextlib
 import re
 import string
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
 from ehlo.content.breather import Rest, no_rest
 
@@ -43,13 +43,15 @@ def decoded_pieces(
     data: bytes | memoryview, encoding: str, rest: Rest = no_rest
 ) -> Iterator[bytes] | None:
     """Return what `decode_transfer` does in pieces; `None` if it would change nothing."""
-    if encoding == "base64":
-        return _from_base64(data, rest)
-    if encoding == "quoted-printable":
-        return _from_quoted(bytes(data), rest)
-    if encoding in _UUENCODED:
-        return _from_uuencode(bytes(data), rest)
-    return None
+    decoder = decoder_of(encoding, rest)
+    return None if decoder is None else _pieces(data, decoder, rest)
+
+
+def _pieces(data: bytes | memoryview, decoder: TransferDecoder, rest: Rest) -> Iterator[bytes]:
+    for start in range(0, len(data), _SLICE):
+        yield decoder.feed(bytes(data[start : start + _SLICE]))
+        rest()
+    yield decoder.end()
 
 
 def decoded_size(data: memoryview, encoding: str, rest: Rest = no_rest) -> int:
@@ -61,37 +63,137 @@ def decoded_size(data: memoryview, encoding: str, rest: Rest = no_rest) -> int:
             rest()
         return letters * 3 // 4  # exact unless several pieces with padding follow each other
     if encoding == "quoted-printable" or encoding in _UUENCODED:
-        return sum(map(len, decoded_pieces(bytes(data), encoding, rest) or ()))
+        return sum(map(len, decoded_pieces(data, encoding, rest) or ()))
     return len(data)
 
 
-def _from_base64(data: bytes | memoryview, rest: Rest) -> Iterator[bytes]:
-    """Decode what is in the alphabet; pieces that end in padding may follow each other."""
-    spare = b""
-    for start in range(0, len(data), _SLICE):
-        letters = spare + bytes(data[start : start + _SLICE]).translate(None, _NO_BASE64)
+class TransferDecoder(Protocol):
+    """Undoes one encoding of bytes that come in pieces, which may end anywhere."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what the next bytes give; the last of them may have to wait for more."""
+
+    def end(self) -> bytes:
+        """Return what has waited for more."""
+
+
+def decoder_of(encoding: str, rest: Rest = no_rest) -> TransferDecoder | None:
+    """Return a new decoder of an encoding, in lower case; `None` if it would change nothing.
+
+    Example:
+
+        >>> from ehlo.content.transfer import decoder_of
+        >>> decoder = decoder_of("base64")
+        >>> decoder.feed(b"aGVs"), decoder.feed(b"bG8"), decoder.end()
+        (b'hel', b'', b'lo')
+    """
+    if encoding == "base64":
+        return _Base64()
+    if encoding == "quoted-printable":
+        return _Quoted()
+    return _Uuencode(rest) if encoding in _UUENCODED else None
+
+
+class _Base64:
+    """Decodes what is in the alphabet; pieces that end in padding may follow each other."""
+
+    def __init__(self) -> None:
+        self._spare = b""
+
+    def feed(self, data: bytes) -> bytes:
+        letters = self._spare + data.translate(None, _NO_BASE64)
+        pieces = []
         at = 0
         for padding in _PADDING.finditer(letters):
-            yield _unpadded(letters[at : padding.start()])
+            pieces.append(_unpadded(letters[at : padding.start()]))
             at = padding.end()
         whole = len(letters) - (len(letters) - at) % 4
-        yield binascii.a2b_base64(letters[at:whole])
-        spare = letters[whole:]
-        rest()
-    yield _unpadded(spare)
+        self._spare = letters[whole:]
+        return b"".join((*pieces, binascii.a2b_base64(letters[at:whole])))
+
+    def end(self) -> bytes:
+        spare, self._spare = self._spare, b""
+        return _unpadded(spare)
 
 
-def _from_quoted(data: bytes, rest: Rest) -> Iterator[bytes]:
-    """Decode slices that end with a line, or else not within an escaped byte."""
-    start = 0
-    while start < len(data):
-        end = start + _SLICE
-        if end < len(data):
-            escape = data.rfind(b"=", end - 2, end)
-            end = data.rfind(b"\n", start, end) + 1 or (escape if escape >= 0 else end)
-        yield binascii.a2b_qp(data[start:end])
-        start = end
-        rest()
+class _Quoted:
+    """Decodes what ends with a line, or else not within an escaped byte."""
+
+    def __init__(self) -> None:
+        self._spare = b""
+
+    def feed(self, data: bytes) -> bytes:
+        data = self._spare + data
+        end = data.rfind(b"\n") + 1
+        if not end and len(data) > _SLICE:
+            escape = data.rfind(b"=", -2)
+            end = escape if escape >= 0 else len(data)
+        self._spare = data[end:]
+        return binascii.a2b_qp(data[:end])
+
+    def end(self) -> bytes:
+        spare, self._spare = self._spare, b""
+        return binascii.a2b_qp(spare)
+
+
+class _Uuencode:
+    """Decodes the lines between `begin` and `end`; a line that is broken stays as it is.
+
+    After many broken lines, everything else does.
+    """
+
+    def __init__(self, rest: Rest) -> None:
+        self._rest = rest
+        self._spare = b""
+        self._began = False
+        self._ended = False
+        self._broken = 0
+
+    def feed(self, data: bytes) -> bytes:
+        data = self._spare + data
+        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        if not end and len(data) > _SLICE:
+            end = len(data)
+        self._spare = data[end:]
+        return self._decoded(data[:end])
+
+    def end(self) -> bytes:
+        spare, self._spare = self._spare, b""
+        return self._decoded(spare)
+
+    def _decoded(self, data: bytes) -> bytes:
+        if self._broken > _MOST_BROKEN:
+            return data
+        decoded = bytearray()
+        for number, match in enumerate(_LINE.finditer(data)):
+            if not number % _LINES:
+                self._rest()
+            if self._ended:
+                break
+            self._add(match[0], decoded)
+            if self._broken > _MOST_BROKEN:
+                return bytes(decoded + data[match.start() :])
+        return bytes(decoded)
+
+    def _add(self, line: bytes, decoded: bytearray) -> None:
+        """Add what a line gives."""
+        if line.startswith(b"begin ") and not self._began:
+            return
+        self._ended = line == b"end"
+        # The first character counts the bytes; blanks at the end may have been cut off
+        count = (line[0] - 32) & 63
+        if self._ended or not count:
+            return
+        self._began = True
+        try:
+            if count > 3 * len(line) or len(line) < 3:
+                raise binascii.Error("too few letters")
+            # Some encoders append a checksum
+            decoded += binascii.a2b_uu(line[: (count * 4 + 5) // 3])
+        except binascii.Error:
+            self._broken += 1
+            if self._broken <= _MOST_BROKEN:
+                decoded += line + b"\n"
 
 
 def _unpadded(letters: bytes) -> bytes:
@@ -99,41 +201,3 @@ def _unpadded(letters: bytes) -> bytes:
     if spare == 1:  # six bits, which are no byte
         letters, spare = letters[:-1], 0
     return binascii.a2b_base64(letters + b"=" * (-spare % 4))
-
-
-def _from_uuencode(data: bytes, rest: Rest) -> Iterator[bytes]:
-    """Decode the lines between `begin` and `end`; a line that is broken stays as it is.
-
-    After many broken lines, everything else does.
-    """
-    decoded = bytearray()
-    began = False
-    broken = 0
-    for number, match in enumerate(_LINE.finditer(data)):
-        if not number % _LINES:
-            rest()
-        line = match[0]
-        if line.startswith(b"begin ") and not began:
-            continue
-        if line == b"end":
-            break
-        # The first character counts the bytes; blanks at the end may have been cut off
-        count = (line[0] - 32) & 63
-        if not count:
-            continue
-        began = True
-        try:
-            if count > 3 * len(line) or len(line) < 3:
-                raise binascii.Error("too few letters")
-            # Some encoders append a checksum
-            decoded += binascii.a2b_uu(line[: (count * 4 + 5) // 3])
-        except binascii.Error:
-            broken += 1
-            if broken > _MOST_BROKEN:
-                yield bytes(decoded + data[match.start() :])
-                return
-            decoded += line + b"\n"
-        if len(decoded) >= _SLICE:
-            yield bytes(decoded)
-            decoded.clear()
-    yield bytes(decoded)

@@ -73,7 +73,7 @@ def around(strike: Strike, is_idle: Callable[[], bool], callbacks: Callbacks) ->
         inner = hooks.get(name)
         if inner is not None or stage != "auth":  # without a hook, no login is offered
             hooks[name] = _struck(strike, stage, paths, inner)
-    hooks["on_message"] = _struck_message(strike, callbacks.by_name["on_message"])
+    hooks["on_message"] = _struck_message(strike, is_idle, callbacks.by_name["on_message"])
     return Composed(replace(callbacks, by_name=hooks, silent=silent))
 
 
@@ -88,9 +88,15 @@ def _struck(
     return hook if inner is None else functools.wraps(inner)(hook)
 
 
-def _struck_message(strike: Strike, inner: Callable[..., Any]) -> Callable[..., Any]:
+def _struck_message(
+    strike: Strike, is_idle: Callable[[], bool], inner: Callable[..., Any]
+) -> Callable[..., Any]:
+    is_on_loop = is_async(inner)
+
     @functools.wraps(inner)
     async def hook(session: Session, message: Message) -> object:
+        if is_on_loop and is_idle():
+            return await inner(session, message)
         recipients, each = message.recipients, message.per_recipient
         verdict = strike("end", mail_from=message.sender, to=recipients, each=each)
         refused, action = verdict.refused, verdict.action

@@ -1,4 +1,4 @@
-"""`Fault`: one rule by which a server fails, and the mail that the rule is for."""
+"""`Fault`: one rule by which a server fails, and the mail that it matches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Key = tuple[str, str]
 
 
 def _not_there() -> None:
-    """Remove a fault that is in no `Faults`."""
+    """Do nothing: the fault is in no `Faults`."""
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
@@ -55,11 +55,11 @@ class Fault:
     times: int | None = 1
     """How often it strikes; `None` is without end."""
     after: int = 0
-    """How many of those that it is for it lets pass first."""
+    """How many matching commands pass before it strikes."""
     to: str | None = None
-    """The recipient that it is for, or `@domain`; `None` is any."""
+    """The recipient that it matches, or `@domain`; `None` matches any."""
     mail_from: str | None = None
-    """The envelope sender that it is for, or `@domain`; `None` is any."""
+    """The envelope sender that it matches, or `@domain`; `None` matches any."""
     probability: float = 1.0
     """How probable it is that it strikes, from 0 to 1."""
     used: int = 0
@@ -69,7 +69,7 @@ class Fault:
     random: random.Random = field(default_factory=random.Random)
     """Where its random numbers come from."""
     came: int = 0
-    """How often something came that it is for."""
+    """How many matching commands have come."""
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
@@ -112,15 +112,15 @@ class Fault:
         return f"<Fault {self}>"
 
     def is_for(self, at: Stage, sender: Key | None) -> bool:
-        """Return whether it is for a stage and an envelope sender."""
+        """Return whether it matches a stage and an envelope sender."""
         return self.stage == at and _matches(self.mail_from, sender)
 
     def is_for_recipient(self, recipient: Key) -> bool:
-        """Return whether it is for a recipient."""
+        """Return whether it matches a recipient."""
         return _matches(self.to, recipient)
 
     def is_due(self) -> bool:
-        """Count that what it is for has come; return whether `after` is over."""
+        """Count a matching command; return whether `after` others have passed."""
         self.came += 1
         return self.came > self.after
 
@@ -186,8 +186,11 @@ def key_of(path: MailPath) -> Key:
 
 
 def _matches(wanted: str | None, key: Key | None) -> bool:
-    """Return whether a rule for `wanted` is for an address."""
-    if wanted is None or key is None:
-        return wanted is None
+    """Return whether a rule for `wanted` is for an address; `None` is for any."""
+    return wanted is None or (key is not None and names(wanted, key))
+
+
+def names(wanted: str, key: Key) -> bool:
+    """Return whether `wanted` is an address, in any spelling, or `@` and its domain."""
     local, domain = key_of(wanted)
     return domain == key[1] and local in (key[0], "" if domain else key[0])

@@ -30,7 +30,7 @@ _WHEN: Final = ("times", "after", *_WHOM, "probability")
 
 
 class ForWhom(TypedDict, total=False):
-    """The keywords that say which mail a fault is for."""
+    """The keywords that say which mail a fault matches."""
 
     to: str | None
     """A recipient, or `"@example.com"` for all of a domain; `None` is any. From `rcpt` on."""
@@ -44,7 +44,7 @@ class When(ForWhom, total=False):
     times: int | None
     """How often it strikes; `None` is without end."""
     after: int
-    """How many of those that it is for it lets pass first."""
+    """How many matching commands pass before it strikes."""
     probability: float
     """How probable it is that it strikes, from 0 to 1."""
 
@@ -63,7 +63,7 @@ class Faults(Sequence[Fault]):
     All methods that add a rule take:
 
     - `times`: how often it strikes; `None` is without end.
-    - `after`: how many of those that it is for it lets pass first. Those that other rules reject
+    - `after`: how many matching commands pass before it strikes. Those that other rules reject
       count, too.
     - `to`: a recipient, or `"@example.com"` for all of a domain; from `rcpt` on. Case and quotes
       make no difference. At `data` and `end` any recipient of the message counts.
@@ -193,7 +193,7 @@ class Faults(Sequence[Fault]):
 
         `mail_from` is the envelope sender. `to` is the recipient at `rcpt`, and all of them from
         `data` on. With `each`, as in LMTP, each recipient gets its own reply at the end: a rule
-        that is for a recipient rejects the message for that one only.
+        with `to` rejects the message for that recipient only.
         """
         if not self._faults:
             return _NOTHING

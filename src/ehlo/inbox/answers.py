@@ -28,7 +28,8 @@ Shape = TypeVar("Shape")
 
 MOST_BODY: Final = 5_242_880
 """Bytes of a request with JSON."""
-_MOST_AT_ONCE: Final = 1_048_576  # bytes of a body that is sent as a whole
+MOST_AT_ONCE: Final = 1_048_576
+"""Bytes of a body that is sent as a whole."""
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
 
 _logger = logging.getLogger("ehlo.inbox")
@@ -63,7 +64,7 @@ def ready_answer(text: str, status: int = 200) -> Response:
 def pieces_answer(pieces: Sequence[bytes], headers: Mapping[str, str]) -> Response:
     """Return an answer whose body is in pieces; if it is large, it is sent in pieces, too."""
     size = sum(map(len, pieces))
-    if size <= _MOST_AT_ONCE:
+    if size <= MOST_AT_ONCE:
         return Response(b"".join(pieces), headers=headers)
 
     async def each() -> AsyncIterator[bytes]:
@@ -74,10 +75,11 @@ def pieces_answer(pieces: Sequence[bytes], headers: Mapping[str, str]) -> Respon
 
 
 def streamed_answer(
-    pieces: AsyncIterator[bytes], size: int, headers: Mapping[str, str]
+    pieces: AsyncIterator[bytes], size: int | None, headers: Mapping[str, str]
 ) -> Response:
-    """Return an answer whose body comes in pieces, of `size` bytes in all."""
-    return StreamingResponse(pieces, headers={**headers, "content-length": str(size)})
+    """Return an answer whose body comes in pieces, of `size` bytes in all if that is known."""
+    length = {} if size is None else {"content-length": str(size)}
+    return StreamingResponse(pieces, headers={**headers, **length})
 
 
 def text_answer(text: str, status: int = 200, *, kind: str = "text/plain") -> Response:

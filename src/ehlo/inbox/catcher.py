@@ -164,8 +164,7 @@ class Catcher(Composed):
         header = header_of(delivery.message)
         tags = await elsewhere(len(header), lambda: tags_in(header))
         if tags or not delivery.inbox:
-            delivery = dataclasses.replace(
-                delivery,
+            delivery = delivery._replace(
                 inbox=delivery.inbox or inbox_for(self._rule, delivery),
                 tags=[*delivery.tags, *tags],
             )

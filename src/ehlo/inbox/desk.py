@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 from ehlo.faults import Faults
 from ehlo.inbox.api.anatomy import Outlines
 from ehlo.inbox.live.hub import Hub
+from ehlo.inbox.relay import Relay
 from ehlo.store import Delivery, Store
 
 Deliver = Callable[[Delivery], Awaitable[str]]
@@ -59,6 +60,8 @@ class Traffic:
     accepted_size: int = 0
     """The size of the accepted messages in bytes."""
     rejected: int = 0
+    """The replies 4xx and 5xx in the transcripts of sessions that have ended; the lines that a
+    transcript leaves out are not counted."""
     ignored: int = 0
     deleted: int = 0
     waiting: int = 0
@@ -83,7 +86,12 @@ class Desk:
     hub: Hub = field(init=False)
     """Passes on what changes in the store, and what SMTP clients were refused."""
 
+    relay: Relay | None = field(init=False)
+    """The server to release mail to; `None` without one."""
+
     def __post_init__(self) -> None:
+        relay = self.options.relay
+        object.__setattr__(self, "relay", Relay.of(relay) if relay else None)
         object.__setattr__(self, "hub", Hub(self.store))
 
 

@@ -182,7 +182,10 @@ class _Origins:
         return bool(self._known)
 
     def allow(self, origins: list[str], host: str) -> bool:
-        """Return whether a request may have these fields `Origin`: there must be one."""
+        """Return whether a request with these `Origin` fields is allowed.
+
+        There must be one, and it is that of the site itself or one of those that are given.
+        """
         if self._all:
             return True
         origin = _split(origins[0]) if len(origins) == 1 else None
@@ -195,7 +198,10 @@ class _Origins:
         return any(form in self._known or f"{scheme}://{form}" in self._known for form in forms)
 
     def headers(self, headers: Headers) -> dict[str, str]:
-        """Return the CORS headers for a request that was allowed."""
+        """Return the CORS headers of an answer, which name the origin that asked.
+
+        Only call this if that origin is allowed, or if there is none.
+        """
         return {
             "Access-Control-Allow-Origin": headers.get("origin", ""),
             "Access-Control-Allow-Methods": "GET, POST, DELETE, PUT, OPTIONS",

@@ -1,6 +1,10 @@
 """Compression: answers are compressed for clients that ask for it, and no other client waits.
 
 Streams, such as events, pass as they are; so does what is compressed already.
+
+Starlette's GZipMiddleware is not used. Before Starlette 1.4 it compresses in the event loop; and it
+compresses all types but those that are excluded by name, so a download of any other type costs the
+CPU time of a core. It also compresses for a client that says `gzip;q=0`.
 """
 
 from __future__ import annotations

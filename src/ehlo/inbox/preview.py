@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ehlo.content.breather import Rest
-from ehlo.inbox.answers import RefusedError, elsewhere, pieces_answer, resource
+from ehlo.inbox.answers import RefusedError, elsewhere, own_sources, pieces_answer, resource
 from ehlo.inbox.api.anatomy import Anatomy, Piece, rest_for
 from ehlo.inbox.api.single import RASTER, find, latest, mark_read, reading, remember
 from ehlo.inbox.desk import Desk
@@ -34,7 +34,6 @@ _CID: Final = re.compile(
     r"""(=\s{0,8}["']?|\burl\(\s{0,8}["']?)cid:([^"'\s<>)]{1,512})""", re.IGNORECASE
 )
 _DOCTYPE: Final = re.compile(r"\s*<!doctype[^>]{0,512}>", re.IGNORECASE)
-_HOST: Final = re.compile(r"[A-Za-z0-9._-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
 # A browser connects to what `link` names, which no policy of a page prevents; and with scripts, a
 # `meta` may lead elsewhere. Other names do nothing, and no encoding hides a name
 _LINKS: Final = re.compile(r"<(?=link[\s/>])", re.IGNORECASE)
@@ -140,6 +139,9 @@ def _prefix(request: Request) -> str:
 
 # -- HTML ------------------------------------------------------------------------------------------
 
+_Link = Callable[[str], Sequence[bytes]]
+"""Returns the address of the part that a `cid:` link names, in pieces; nothing for no part."""
+
 
 class _Edits(NamedTuple):
     """The few changes that are made to the HTML of a message."""
@@ -163,19 +165,28 @@ class _Images:
         self._place = place
         self._left = most
         self._rest = rest
-        self._urls: dict[str, str] = {}
+        self._urls: dict[str, list[bytes]] = {}
 
-    def url(self, piece: Piece) -> str:
+    def url(self, piece: Piece) -> list[bytes]:
         """Return the address of a part, as often as it is named; within the bound in all."""
         number, part = piece.number, piece.part
         if part.content_type in RASTER and part.end - part.start <= self._left:
             if number not in self._urls:
-                content = b"".join(piece.content(self._message, self._rest))
-                data = base64.b64encode(content).decode()
-                self._urls[number] = f"data:{part.content_type};base64,{data}"
-            self._left -= len(self._urls[number])
+                self._urls[number] = [f"data:{part.content_type};base64,".encode()]
+                self._urls[number] += self._in_base64(piece.content(self._message, self._rest))
+            self._left -= sum(map(len, self._urls[number]))
             return self._urls[number]
-        return f"{self._place}{number}"
+        return [f"{self._place}{number}".encode()]
+
+    def _in_base64(self, pieces: list[bytes]) -> Iterator[bytes]:
+        spare = b""
+        for piece in pieces:
+            data = spare + piece
+            end = len(data) - len(data) % 3
+            spare = data[end:]
+            yield base64.b64encode(data[:end])
+            self._rest()
+        yield base64.b64encode(spare)
 
 
 def _page_of(anatomy: Anatomy, images: _Images, edits: _Edits, rest: Rest) -> list[bytes]:
@@ -193,7 +204,7 @@ def _page_of(anatomy: Anatomy, images: _Images, edits: _Edits, rest: Rest) -> li
         end = at + _SLICE
         if end < len(markup) and (tag := markup.rfind("<", at + 1, end)) >= 0:
             end = tag  # nothing that is edited goes over the beginning of a tag
-        piece = _CID.sub(link, markup[at:end])
+        piece = markup[at:end]
         at = end
         if not edits.has_links:
             piece = _LINKS.sub("<blocked-", piece)
@@ -201,12 +212,24 @@ def _page_of(anatomy: Anatomy, images: _Images, edits: _Edits, rest: Rest) -> li
             piece = _ANCHORS.sub(_OPENED, piece)
         if edits.nonce:
             piece = _METAS.sub("<blocked-", piece)
-        pieces.append(piece.encode("utf-8", "replace"))
+        pieces += _with_images(piece, link)
         rest()
     return pieces
 
 
-def _linker(anatomy: Anatomy, images: _Images) -> Callable[[re.Match[str]], str]:
+def _with_images(markup: str, link: _Link) -> Iterator[bytes]:
+    """Yield HTML in pieces, with addresses of parts instead of `cid:` links."""
+    at = 0
+    for match in _CID.finditer(markup):
+        url = link(match[2])
+        if url:
+            yield f"{markup[at : match.start()]}{match[1]}".encode("utf-8", "replace")
+            yield from url
+            at = match.end()
+    yield markup[at:].encode("utf-8", "replace")
+
+
+def _linker(anatomy: Anatomy, images: _Images) -> _Link:
     """Return what replaces a `cid:` link: by Content-ID or by name, percent-encoded or not."""
     pieces: dict[str, Piece] = {}
     for piece in (*anatomy.inline, *anatomy.attachments, *anatomy.others):
@@ -214,10 +237,10 @@ def _linker(anatomy: Anatomy, images: _Images) -> Callable[[re.Match[str]], str]
             if name:
                 pieces.setdefault(name.lower(), piece)
 
-    def link(match: re.Match[str]) -> str:
-        name = match[2].lower()
+    def link(name: str) -> list[bytes]:
+        name = name.lower()
         piece = pieces.get(name) or pieces.get(unquote(name)) or pieces.get(name.partition("@")[0])
-        return f"{match[1]}{images.url(piece)}" if piece is not None else match[0]
+        return [] if piece is None else images.url(piece)
 
     return link
 
@@ -227,9 +250,7 @@ def _policy(request: Request, place: str, nonce: str, *, remote: bool) -> str:
 
     In a sandbox `'self'` means nothing, so the host is named.
     """
-    host = request.headers.get("host", "")
-    known = _HOST.fullmatch(host) is not None
-    own = f"http://{host}{place} https://{host}{place} " if known else ""
+    own = f"{own_sources(request, place)} "
     sandbox = f"{_SANDBOX} allow-scripts" if nonce else _SANDBOX
     elsewhere_too = "* " if remote else ""
     return (

@@ -11,11 +11,12 @@ import contextlib
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from ehlo.net import Peer
 from ehlo.server.system import listener
@@ -64,11 +65,13 @@ class WebServer:
                 interface="asgi3",
                 http=_Impatient,
                 h11_max_incomplete_event_size=_LONGEST_HEADER,
-                ws="websockets-sansio",
+                ws=_Rejecting,
                 ws_max_size=_LONGEST_FRAME,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
+                # A header that any client on this machine can send says nothing about its address
+                proxy_headers=False,
                 server_header=False,
                 limit_concurrency=_MOST,
                 timeout_graceful_shutdown=_LAST,
@@ -160,6 +163,19 @@ class _Impatient(H11Protocol):
         # A WebSocket has another protocol by then
         if not has_asked and self.transport.get_protocol() is self:
             self.transport.close()
+
+
+class _Rejecting(WebSocketsSansIOProtocol):
+    """Serves a WebSocket; to reject one is no error.
+
+    uvicorn logs an error for each that the application answers with a status of its own.
+    """
+
+    async def send(self, message: Any) -> None:
+        """Send what the application says."""
+        await super().send(message)
+        if self.close_sent:
+            self.handshake_complete = True
 
 
 class _Server(uvicorn.Server):

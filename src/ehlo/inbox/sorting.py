@@ -47,7 +47,16 @@ def inbox_for(rule: Rule, delivery: Delivery) -> str:
     name = rule(delivery)
     if not isinstance(name, str):
         raise TypeError(f"inbox_by returned {type(name).__name__}; it must return a str")
-    return _NOT_IN_NAME.sub("-", name)[:_LONGEST].strip(".") or DEFAULT
+    return _as_name(name) or DEFAULT
+
+
+def is_name(text: str) -> bool:
+    """Return whether an inbox may have this name: at most 64 letters, digits, `_`, `@.+-`."""
+    return bool(text) and _as_name(text) == text
+
+
+def _as_name(text: str) -> str:
+    return _NOT_IN_NAME.sub("-", text)[:_LONGEST].strip(".")
 
 
 def _by_none(_delivery: Delivery) -> str:

@@ -29,11 +29,13 @@ class BcryptHash:
     text: str = field(repr=False)
     """The word that was read."""
 
+    memory: ClassVar[int] = 0
+    """The memory in bytes that a check needs: too little to count."""
     FORM: ClassVar[re.Pattern[str]] = re.compile(r"(\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53})")
 
     def __post_init__(self) -> None:
         if not 4 <= self.costs <= _MOST_COST:
-            raise ValueError("hash cost out of bounds; make a new one with `ehlo passwd`")
+            raise cost_out_of_bounds()
         _bcrypt()
 
     @classmethod
@@ -41,11 +43,6 @@ class BcryptHash:
         """Build a hash from the groups of `FORM`."""
         text, costs = words
         return cls(int(costs), text)
-
-    @property
-    def memory(self) -> int:
-        """The memory in bytes that a check needs: too little to count."""
-        return 0
 
     @property
     def cost(self) -> Hashable:
@@ -71,6 +68,8 @@ class ShaCryptHash:
     text: str = field(repr=False)
     """The word that was read."""
 
+    memory: ClassVar[int] = 0
+    """The memory in bytes that a check needs: too little to count."""
     FORM: ClassVar[re.Pattern[str]] = re.compile(
         r"(\$([56])\$(?:rounds=([0-9]{1,9})\$)?([./A-Za-z0-9]{1,16})\$"
         r"([./A-Za-z0-9]{43}|[./A-Za-z0-9]{86}))"
@@ -78,9 +77,9 @@ class ShaCryptHash:
 
     def __post_init__(self) -> None:
         if len(self.key) != (43 if self.algorithm == "sha256" else 86):
-            raise ValueError("malformed hash; make a new one with `ehlo passwd`")
+            raise malformed()
         if not _LEAST_ROUNDS <= self.rounds <= _MOST_ROUNDS:
-            raise ValueError("hash cost out of bounds; make a new one with `ehlo passwd`")
+            raise cost_out_of_bounds()
 
     @classmethod
     def read(cls, *words: str) -> Self:
@@ -88,11 +87,6 @@ class ShaCryptHash:
         text, kind, rounds, salt, key = words
         algorithm = "sha256" if kind == "5" else "sha512"
         return cls(algorithm, int(rounds or _ROUNDS), salt, key, text)
-
-    @property
-    def memory(self) -> int:
-        """The memory in bytes that a check needs: too little to count."""
-        return 0
 
     @property
     def cost(self) -> Hashable:
@@ -150,6 +144,16 @@ def _encoded(made: bytes) -> str:
 
 def _digits(number: int, count: int) -> str:
     return "".join(_DIGITS[number >> 6 * place & 63] for place in range(count))
+
+
+def malformed() -> ValueError:
+    """Return the error for a hash that nothing can check."""
+    return ValueError("malformed hash; make a new one with `ehlo passwd`")
+
+
+def cost_out_of_bounds() -> ValueError:
+    """Return the error for a hash whose check would cost too much, or too little."""
+    return ValueError("hash cost out of bounds; make a new one with `ehlo passwd`")
 
 
 def _bcrypt() -> ModuleType:

@@ -157,7 +157,7 @@ class PasswordFile:
 
     def _stamp_now(self) -> tuple[int, ...] | None:
         try:
-            return _stamp_of(Path(self.path).stat())
+            return paths.stamp_of(Path(self.path).stat())
         except OSError:
             return None
 
@@ -172,7 +172,7 @@ class PasswordFile:
             raise ValueError(f"{self.path}: {error.strerror}") from error
         # A file that changed just now may change again without a trace in its timestamps
         young = 0 <= time.time_ns() - status.st_ctime_ns < _YOUNG
-        self._stamp = None if young else _stamp_of(status)
+        self._stamp = None if young else paths.stamp_of(status)
         self._users = users = self._parse(data)
         if self._error:
             logger.warning("reloaded what=passwords file=%s", json.dumps(self.path))
@@ -283,7 +283,7 @@ def _locked(path: Path) -> Iterator[None]:
         file = os.open(lock, flags, 0o600)
         try:
             # The previous holder has removed the file that it had locked
-            if _takes_lock(file) and _is_at(lock, file):
+            if _takes_lock(file) and paths.is_at(lock, file):
                 try:
                     yield
                 finally:
@@ -304,13 +304,6 @@ def _takes_lock(file: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _is_at(path: Path, file: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file))
-    except FileNotFoundError:
-        return False
 
 
 def _replace(path: Path, data: bytes, old: os.stat_result | None) -> None:
@@ -348,9 +341,3 @@ def _sync_directory(path: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
-
-
-def _stamp_of(status: os.stat_result) -> tuple[int, ...]:
-    """Return a value that changes when the file does."""
-    times = (status.st_mtime_ns, status.st_ctime_ns)
-    return (*times, status.st_size, status.st_ino, status.st_dev)

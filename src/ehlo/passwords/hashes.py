@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import ClassVar, Final, Self, TypeAlias
 
-from ehlo.passwords.crypts import BcryptHash, ShaCryptHash
+from ehlo.passwords.crypts import BcryptHash, ShaCryptHash, cost_out_of_bounds, malformed
 from ehlo.protocol.auth.keys import ALGORITHMS, ITERATIONS, ScramKeys
 
 _SALT_SIZE = 16
@@ -103,11 +103,8 @@ class ScryptHash(SaltedHash):
         rf"\$scrypt\$ln=([0-9]{{1,2}}),r=([0-9]{{1,6}}),p=([0-9]{{1,6}})\$({_WORD})\$({_WORD})"
     )
     WORD: ClassVar[str] = "$scrypt$ln=%d,r=%d,p=%d"
-    DEFAULT: ClassVar[tuple[int, int, int]] = (
-        15,
-        8,
-        3,
-    )  # the strength that OWASP recommends, in 32 MiB of memory
+    # The strength that OWASP recommends, in 32 MiB of memory
+    DEFAULT: ClassVar[tuple[int, int, int]] = (15, 8, 3)
 
     def check_costs(self) -> None:
         """Raise `ValueError` for costs out of bounds."""
@@ -115,7 +112,7 @@ class ScryptHash(SaltedHash):
         # RFC 7914 2: N is a power of 2, more than 1 and less than 2^(128 * r / 8)
         in_bounds = 1 <= log2_n < 16 * r and 1 <= p <= _MOST_PASSES
         if not in_bounds or (128 * r) << log2_n > _MOST_MEMORY:
-            raise _cost_out_of_bounds()
+            raise cost_out_of_bounds()
 
     @property
     def memory(self) -> int:
@@ -140,21 +137,18 @@ class Argon2Hash(SaltedHash):
         rf"\$({_WORD})\$({_WORD})"
     )
     WORD: ClassVar[str] = "$argon2id$v=19$m=%d,t=%d,p=%d"
-    DEFAULT: ClassVar[tuple[int, int, int]] = (
-        65_536,
-        3,
-        1,
-    )  # RFC 9106 4's second choice, but in one lane for one thread
+    # RFC 9106 4's second choice, but in one lane for one thread
+    DEFAULT: ClassVar[tuple[int, int, int]] = (65_536, 3, 1)
 
     def check_costs(self) -> None:
         """Raise `ValueError` for costs out of bounds, or if argon2-cffi is not installed."""
         kibibytes, passes, lanes = self.costs
         # RFC 9106 3.1: at least 8 bytes of salt, and 8 KiB per lane
         if len(self.salt) < 8 or kibibytes < 8 * lanes:
-            raise _malformed()
+            raise malformed()
         in_bounds = 1 <= passes <= _MOST_PASSES and 1 <= lanes <= _MOST_LANES
         if not in_bounds or self.memory > _MOST_MEMORY:
-            raise _cost_out_of_bounds()
+            raise cost_out_of_bounds()
         _argon2()
 
     @property
@@ -185,6 +179,8 @@ class ScramHash:
 
     keys: ScramKeys
 
+    memory: ClassVar[int] = 0
+    """The memory in bytes that a check needs: too little to count."""
     FORM = re.compile(
         rf"\{{SCRAM-(SHA-256|SHA-1)\}}([0-9]{{1,9}}),({_PADDED}),({_PADDED}),({_PADDED})"
     )
@@ -193,12 +189,12 @@ class ScramHash:
         keys = self.keys
         size = hashlib.new(ALGORITHMS[keys.algorithm]).digest_size
         if len(keys.stored_key) != size or len(keys.server_key) != size:
-            raise _malformed()
+            raise malformed()
         _check_sizes(keys.salt, keys.stored_key)
         if keys.iterations < ITERATIONS:
             raise ValueError(f"SCRAM needs at least {ITERATIONS} iterations (RFC 7677 4)")
         if keys.iterations > _MOST_ITERATIONS:
-            raise _cost_out_of_bounds()
+            raise cost_out_of_bounds()
 
     @classmethod
     def read(cls, *words: str) -> Self:
@@ -211,11 +207,6 @@ class ScramHash:
     def of(cls, password: bytes, salt: SaltFor, algorithm: str = "SHA-256") -> Self:
         """Derive keys from a new password."""
         return cls(ScramKeys.derive(_as_text(password), salt(algorithm), algorithm))
-
-    @property
-    def memory(self) -> int:
-        """The memory in bytes that a check needs: too little to count."""
-        return 0
 
     @property
     def cost(self) -> Hashable:
@@ -282,7 +273,7 @@ def parse(text: str) -> Hash:
         if text.startswith(beginning):
             match = kind.FORM.fullmatch(text)
             if match is None:
-                raise _malformed()
+                raise malformed()
             return kind.read(*match.groups())
     for beginning in _WEAK:
         if text.startswith(beginning):
@@ -314,7 +305,7 @@ def _decoded(word: str) -> bytes:
     try:
         return binascii.a2b_base64(word + "=" * (-len(word) % 4), strict_mode=True)
     except binascii.Error:
-        raise _malformed() from None
+        raise malformed() from None
 
 
 def _encoded(data: bytes) -> str:
@@ -324,12 +315,4 @@ def _encoded(data: bytes) -> str:
 def _check_sizes(salt: bytes, key: bytes) -> None:
     """Raise `ValueError` for sizes out of bounds; an empty key would match every password."""
     if len(salt) > _MOST_SALT or not _LEAST_KEY <= len(key) <= _MOST_KEY:
-        raise _malformed()
-
-
-def _malformed() -> ValueError:
-    return ValueError("malformed hash; make a new one with `ehlo passwd`")
-
-
-def _cost_out_of_bounds() -> ValueError:
-    return ValueError("hash cost out of bounds; make a new one with `ehlo passwd`")
+        raise malformed()

@@ -15,7 +15,7 @@ A connection moves bytes and events. What a command means stands in `verbs`, wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -29,7 +29,7 @@ from ehlo.protocol.output import Narrator, Observer, Output, Rejected, Tally
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, State, Transaction
-from ehlo.protocol.verbs import greeting, login, mail
+from ehlo.protocol.verbs import USUAL, greeting, login, mail
 from ehlo.protocol.verbs.greeting import CONNECT, STARTTLS
 from ehlo.protocol.verbs.verb import AnyQuestion, Ask, Told, accept, reject, take
 from ehlo.transcript import Transcript
@@ -77,7 +77,7 @@ class Connection:
         tls: bool = False,
         greet: bool = True,
         counts: Counts | None = None,
-        asks: frozenset[type] = verbs.QUESTIONS,
+        asks: Container[type] = verbs.QUESTIONS,
         trusted: frozenset[str] = frozenset(),
         observer: Observer | None = None,
         transcript: Transcript | None = None,
@@ -184,19 +184,17 @@ class Connection:
 
     # -- events ----------------------------------------------------------------------------------
 
-    def hear(self, packet: bytes) -> Event | Waiting | None:
+    def hear(self, packet: bytes) -> bytes | Event | Waiting | None:
         """Take bytes that are the usual packet: one plain command, or a whole body.
 
-        Such a packet never enters the buffer. Returns what `next_event` does, or `None` for any
-        other packet: call `receive_data` then.
+        Such a packet never enters the buffer. Returns the reply to an accepted command, to be sent
+        at once; or what `next_event` does; or `None` for any other packet: call `receive_data`.
         """
         conversation = self.conversation
-        output = conversation.output
-        if self._halted or self._ended or not conversation.buffer.empty:
+        output, settings = conversation.output, conversation.settings
+        if self._halted or self._ended or not conversation.buffer.empty or output.wires:
             return None
         if output.slow or output.over or type(packet) is not bytes:
-            return None
-        if output.narrator is not None or conversation.exchange is not None:
             return None
         reader = conversation.reader
         if reader is not None:
@@ -205,13 +203,27 @@ class Connection:
                 self._question, self._subject = mail.MESSAGE, event.transaction
                 self._halted = True
             return event
-        found = verbs.hear_usual(conversation, packet)
-        if found is None:
+        usual = USUAL.get(packet[:4])
+        if usual is None or len(packet) > settings.plain_limit:
             return None
-        if found:
-            return self._ask(*found)
-        output = conversation.output  # after a rejection the client may have to wait, or to leave
-        return self.next_event() if output.slow or output.over else NEED_DATA
+        verb, parse, accept, to = usual
+        if conversation.state not in verb.since or conversation.exchange is not None:
+            return None
+        closed = settings.gated and verbs.refusal_of(conversation, verb) is not None
+        subject = None if closed else parse(conversation, packet)
+        if subject is None:
+            return None
+        if output.narrator is not None:
+            output.narrator.command(verb.name, verbs.argument_of(verb, packet), known=True)
+        if type(subject) is Reply or verb.event in conversation.asks:
+            output.said.append(verb.name)
+            if type(subject) is not Reply:
+                return self._ask(*verb.ask(conversation, subject))
+            verbs.fail(conversation, verb, verbs.argument_of(verb, packet), subject)
+            return self.next_event()  # the client may have to wait now, or to leave
+        reply = accept(conversation, subject, None)
+        conversation.state = to
+        return output.acknowledged(verb.name, reply)
 
     def next_event(self) -> Event | Waiting:
         """Return the next event, or why there is none now."""

@@ -9,7 +9,7 @@ over the limit, or does not say how many bytes follow, is no longer read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Final, Literal, NamedTuple, NoReturn
 
 from ehlo.protocol import events
@@ -134,7 +134,7 @@ class Conversation:
         output: Output,
         counts: Counts,
         *,
-        asks: frozenset[type],
+        asks: Container[type],
         tls: bool,
         greet: bool,
         trusted: frozenset[str],

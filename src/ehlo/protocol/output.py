@@ -75,10 +75,12 @@ class Output:
         if self.narrator is not None:
             self.narrator.wrote(reply.wire, to)
 
-    def acknowledge(self, verb: str, reply: Reply) -> None:
-        """Queue the acceptance of a plain command, where there is no observer."""
-        self.wires.append(reply.wire)
+    def acknowledged(self, verb: str, reply: Reply) -> bytes:
+        """Return the acceptance of a plain command, which nothing is queued before."""
         self.said.extend((verb, reply.code))
+        if self.narrator is not None:
+            self.narrator.wrote(reply.wire, verb)
+        return reply.wire
 
     def reject(self, reply: Reply, to: str, about: Rejected = NOTHING) -> None:
         """Queue a rejection; one too many since the last accepted message ends the session."""

@@ -130,10 +130,12 @@ class Responder:
             raise ProtocolError("STARTTLS was accepted; call secured() before feed()")
         if self.closed:
             return b""
-        event = self.connection.hear(data) if data else None
-        if event is None:
+        heard = self.connection.hear(data) if data else None
+        if isinstance(heard, bytes):
+            return heard
+        if heard is None:
             self.connection.receive_data(data)
-        return self._advance(event)
+        return self._advance(heard)
 
     def feed_eof(self) -> bytes:
         """Note that the client sends no more; return the replies to what it has sent."""

@@ -20,7 +20,15 @@ from ehlo.queue.engine import Engine, Ledger
 from ehlo.queue.entries import Levels
 from ehlo.queue.family import Family
 from ehlo.queue.meter import Meter
-from ehlo.queue.timing import Duration, Persistence, SystemTime, Terms, Timekeeper, seconds_in
+from ehlo.queue.timing import (
+    LONGEST,
+    Duration,
+    Persistence,
+    SystemTime,
+    Terms,
+    Timekeeper,
+    seconds_in,
+)
 from ehlo.queue.urls import DatabaseURL, is_postgres, shown
 from ehlo.server.options.config import AnyHandler, bytes_of
 from ehlo.server.system.privileges import UnusableError
@@ -89,7 +97,7 @@ class Queue(Composed):
         """The path of the SQLite file, or the URL of the database without its password."""
         self._inner = inner
         self._terms = Terms(
-            _positive("lease", lease),
+            min(_positive("lease", lease), LONGEST),
             _positive("timeout", timeout),
             seconds_in("keep_dead", keep_dead),
             _whole("deliveries", deliveries, 0),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from ehlo.handler import name_of
@@ -13,7 +15,7 @@ from ehlo.protocol.address import Address
 from ehlo.protocol.reply import Disconnect, Reject, Reply
 from ehlo.queue.entries import Claimed, Settled
 from ehlo.queue.facts import decode_address
-from ehlo.queue.timing import Persistence
+from ehlo.queue.timing import LONGEST, Persistence
 from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.results import MEANINGS, answer_of
 from ehlo.session import Session, current_session
@@ -107,6 +109,20 @@ class Outcome(NamedTuple):
     error: BaseException | None = None
 
 
+@dataclass(slots=True, eq=False)
+class Running:
+    """An attempt that is under way; times are the consumer's."""
+
+    claimed: Claimed
+    born: float
+    """When the message was accepted."""
+    until: float
+    attempt: Attempt | None = None
+    """`None` while a large body is read."""
+    task: asyncio.Task[Outcome] | asyncio.Task[None] | None = None
+    late: bool = False
+
+
 async def call_async(handler: OnMessage, attempt: Attempt) -> Outcome:
     """Call an `async def` handler; must be the work of a task of its own."""
     current_session.set(attempt.session)
@@ -148,7 +164,7 @@ def settled_by(
         elif end:
             found.append(Settled(due.number, "dead", error=f"{error} ({end})"))
         else:
-            wait = patience.wait_after(due.attempts) if after is None else after
+            wait = patience.wait_after(due.attempts) if after is None else min(LONGEST, after)
             found.append(Settled(due.number, "waiting", float(wait), error))
     return found
 

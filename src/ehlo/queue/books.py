@@ -11,7 +11,7 @@ from pathlib import Path
 from ehlo.queue import ledger
 from ehlo.queue.engine import Books
 from ehlo.queue.entries import Act, Listed, State
-from ehlo.queue.family import BodyFiles, Family
+from ehlo.queue.family import BodyFiles, Family, FiledBody
 from ehlo.queue.urls import DatabaseURL, is_postgres
 from ehlo.sqlite.connecting import Database, connect
 from ehlo.sqlite.errors import StoreError, in_words
@@ -43,11 +43,11 @@ def open_books(url: str, *, writes: bool = False) -> Iterator[Books]:
     with contextlib.ExitStack() as stack:
         found = {}
         for path in paths:
-            stack.enter_context(in_words(str(path)))
-            database = connect(str(path), writes=writes)
-            stack.callback(database.close)
-            if ledger.check_ledger(path, database):
-                found[path] = database
+            with in_words(str(path)):
+                database = connect(str(path), writes=writes)
+                stack.callback(database.close)
+                if ledger.check_ledger(path, database):
+                    found[path] = database
         yield FileBooks(found)
 
 
@@ -65,7 +65,7 @@ class FileBooks:
         self, states: Sequence[State] = (), message_id: str | None = None
     ) -> Iterable[Listed]:
         """Yield deliveries, a page of each file at a time, the oldest first."""
-        pages = [_listed(each, states, message_id) for each in self._databases.values()]
+        pages = [_listed(*each, states, message_id) for each in self._databases.items()]
         return heapq.merge(*pages, key=lambda row: row.accepted)
 
     def act(self, what: Act, message_id: str | None) -> int:
@@ -76,37 +76,65 @@ class FileBooks:
         """
         count = 0
         for path, database in self._databases.items():
-            database.execute("PRAGMA synchronous = FULL")
-            numbers = ledger.ended(database) if message_id is None else []
-            slices = (numbers[at : at + _AT_ONCE] for at in range(0, len(numbers), _AT_ONCE))
-            for chosen in slices if message_id is None else [message_id]:
-                database.execute("BEGIN IMMEDIATE")
-                changed, names = ledger.act(database, what, chosen, self.now())
-                database.execute("COMMIT")
-                BodyFiles(path).delete(names)
-                count += changed
+            with in_words(str(path)):
+                count += self._act(path, database, what, message_id)
+        return count
+
+    def _act(self, path: Path, database: Database, what: Act, message_id: str | None) -> int:
+        count = 0
+        database.execute("PRAGMA synchronous = FULL")
+        numbers = ledger.ended(database) if message_id is None else []
+        slices = (numbers[at : at + _AT_ONCE] for at in range(0, len(numbers), _AT_ONCE))
+        for chosen in slices if message_id is None else [message_id]:
+            database.execute("BEGIN IMMEDIATE")
+            changed, names = ledger.act(database, what, chosen, self.now())
+            database.execute("COMMIT")
+            BodyFiles(path).delete(names)
+            count += changed
         return count
 
     def content(self, message_id: str) -> Iterator[bytes]:
-        """Yield a message in chunks. Raises `LookupError`, and `OSError` for its file."""
+        """Yield a message in chunks. Raises `LookupError`."""
         for path, database in self._databases.items():
-            try:
-                trace, body, name = ledger.content_of(database, message_id)
-            except LookupError:
-                continue
-            yield trace + (body or b"")
-            if name is not None:
-                with BodyFiles(path).path(name).open("rb") as file:
-                    while chunk := file.read(_CHUNK):
-                        yield chunk
+            with contextlib.suppress(LookupError):
+                trace, body = _content(path, database, message_id)
+                break
+        else:
+            raise LookupError(message_id)
+        yield trace
+        if isinstance(body, bytes):
+            yield body
             return
-        raise LookupError(message_id)
+        with contextlib.closing(body):
+            for start in range(0, body.size, _CHUNK):
+                yield body.read_at(start, _CHUNK)
 
 
 def _listed(
-    database: Database, states: Sequence[State], message_id: str | None
+    path: Path, database: Database, states: Sequence[State], message_id: str | None
 ) -> Iterator[Listed]:
     last = 0
-    while page := ledger.listed(database, states, message_id, last):
+    while True:
+        with in_words(str(path)):
+            page = ledger.listed(database, states, message_id, last)
+        if not page:
+            return
         yield from (row for _, row in page)
         last = page[-1][0]
+
+
+def _content(path: Path, database: Database, message_id: str) -> tuple[bytes, bytes | FiledBody]:
+    """Return the trace field and the body, which is there even if it is delivered now.
+
+    Raises `LookupError`, and `StoreError` if its file is gone.
+    """
+    with in_words(str(path)):
+        trace, body, name = ledger.content_of(database, message_id)
+        if name is None:
+            return trace, body or b""
+        file = BodyFiles(path).path(name)
+        try:
+            return trace, FiledBody(file)
+        except OSError as error:
+            ledger.content_of(database, message_id)  # unless it was delivered meanwhile
+            raise StoreError(f"{file}: {error.strerror}; restore it, or drop the message") from None

@@ -1,8 +1,9 @@
 """The consumer of one database: claims what is due, calls the handler, and settles what came of it.
 
 One coroutine does all of it, and waits in one place. Attempts run next to it, at most `deliveries`
-of them; some more messages are leased ahead, so that one commit serves many. What a handler that
-never ends has cost is counted: its thread stays, and takes a place of as many again.
+of them; some more messages are leased ahead, so that one commit serves many. The thread of a `def`
+handler that takes too long cannot be stopped, and its message is not passed to another one as long
+as it works. If there are `deliveries` of such threads, no attempt begins until one ends.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import contextlib
 import logging
 import secrets
 from collections import Counter, deque
-from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine
 from functools import partial
 from typing import Final
 
@@ -24,12 +24,13 @@ from ehlo.queue.attempts import (
     OnMessage,
     Outcome,
     Retry,
+    Running,
     call,
     call_async,
     prepare,
     settled_by,
 )
-from ehlo.queue.engine import Ledger
+from ehlo.queue.engine import Ledger, Reserved
 from ehlo.queue.entries import Claimed, Settled
 from ehlo.queue.facts import SessionReader, decode_address
 from ehlo.queue.timing import Terms, Timekeeper
@@ -43,20 +44,6 @@ _AHEAD: Final = 4  # messages that are leased, for each that may be under way
 _MOST_UNSETTLED: Final = 1_000  # outcomes that are not committed yet
 
 logger: logging.Logger = logging.getLogger("ehlo.queue")
-
-
-@dataclass(slots=True, eq=False)
-class _Running:
-    """An attempt that is under way; times are the consumer's."""
-
-    claimed: Claimed
-    born: float
-    """When the message was accepted."""
-    until: float
-    attempt: Attempt | None = None
-    """`None` while a large body is read."""
-    task: asyncio.Task[Outcome] | asyncio.Task[None] | None = None
-    late: bool = False
 
 
 class Consumer:
@@ -84,8 +71,10 @@ class Consumer:
         self._wake = asyncio.Event()
         self._stopping = False
         self._ready: deque[tuple[Claimed, float]] = deque()  # and when it was accepted, here
-        self._running: set[_Running] = set()
-        self._abandoned = 0  # threads of attempts that took too long
+        self._reserved = 0  # places for messages that are being stored
+        self._running: set[Running] = set()
+        self._stuck: set[int] = set()  # deliveries of attempts that took too long, in threads
+        self._abandoned = 0  # these threads
         self._unsettled: list[Settled] = []
         self._durable = False  # whether some of these have large bodies, which are deleted then
         self._next_due: float = 0.0
@@ -101,6 +90,19 @@ class Consumer:
         self._next_due = 0.0
         self._wake.set()
 
+    def reserve(self) -> Reserved | None:
+        """Return a place for a message that is put now, unless others have to be claimed first."""
+        if self._stopping or self._next_due <= self._time.ticks() or not self._room:
+            return None
+        self._reserved += 1
+        return Reserved(self._owner, self._terms.lease, self._receive)
+
+    def _receive(self, claimed: Claimed | None) -> None:
+        self._reserved -= 1
+        if claimed is not None:
+            self._ready.append((claimed, self._time.ticks()))
+        self._wake.set()
+
     def stop(self) -> None:
         """Claim nothing more, and let what is under way end."""
         self._stopping = True
@@ -109,8 +111,12 @@ class Consumer:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way, and nothing is due in future either."""
-        busy = self._running or self._ready or self._unsettled or self._claiming
-        return not busy and self._next_due == float("inf")
+        return self._has_ended and not self._ready and self._next_due == float("inf")
+
+    @property
+    def _has_ended(self) -> bool:
+        busy = self._running or self._unsettled or self._settling or self._claiming
+        return not (busy or self._reserved)
 
     async def run(self) -> None:
         """Deliver until `stop` is called and all attempts have ended.
@@ -120,7 +126,7 @@ class Consumer:
         now = self._time.ticks()
         renewal, purge = now + self._terms.lease / 3, now
         try:
-            while not (self._stopping and self._has_ended()):
+            while not (self._stopping and self._has_ended):
                 now = self._time.ticks()
                 if now >= renewal:
                     renewal = now + self._terms.lease / 3
@@ -136,9 +142,6 @@ class Consumer:
                 self._wake.clear()
         finally:
             await self._let_go()
-
-    def _has_ended(self) -> bool:
-        return not (self._running or self._unsettled or self._settling or self._claiming)
 
     def _until(self, now: float, renewal: float) -> float:
         """Return when there is something to do, unless something happens before."""
@@ -156,32 +159,38 @@ class Consumer:
     # -- claims ------------------------------------------------------------------------------------
 
     @property
+    def _most(self) -> int:
+        return (1 + _AHEAD) * self._terms.deliveries
+
+    @property
+    def _room(self) -> int:
+        """The number of messages that may be leased now."""
+        if len(self._unsettled) >= _MOST_UNSETTLED or self._abandoned >= self._terms.deliveries:
+            return 0
+        return max(0, self._most - len(self._ready) - len(self._running) - self._reserved)
+
+    @property
     def _has_room(self) -> bool:
-        ahead = len(self._ready) + len(self._running)
-        return (
-            self._claiming is None
-            and ahead < (1 + _AHEAD) * self._terms.deliveries / 2
-            and len(self._unsettled) < _MOST_UNSETTLED
-            and self._abandoned < self._terms.deliveries
-        )
+        return self._claiming is None and self._room > self._most / 2
 
     def _claim(self, now: float) -> None:
         if self._stopping or not self._has_room or now < min(self._next_due, self._next_poll):
             return
         self._next_poll = now + _POLL
-        most = (1 + _AHEAD) * self._terms.deliveries - len(self._ready) - len(self._running)
-        self._claiming = asyncio.create_task(self._claimed(most, now))
+        self._claiming = asyncio.create_task(self._claimed(self._room, now))
 
     async def _claimed(self, most: int, now: float) -> None:
         terms = self._terms
         self._next_due = now + _POLL  # where the claim fails; and `wake` may be called meanwhile
         try:
-            haul = await self._ledger.claim(self._owner, most, terms.lease, terms.patience)
+            haul = await self._ledger.claim(
+                self._owner, most, terms.lease, terms.patience, self._leased()
+            )
         except StoreError as error:
             self._note_trouble(error)
         else:
             self._troubled = False
-            self._ready.extend((each, now - each.age) for each in self._new(haul.claimed))
+            self._ready.extend((each, now - each.age) for each in haul.claimed)
             if self._next_due:
                 self._next_due = float("inf") if haul.next_in is None else now + haul.next_in
             self._counts["dead"] += len(haul.died)
@@ -191,44 +200,37 @@ class Consumer:
             self._claiming = None
             self._wake.set()
 
-    def _new(self, claims: Sequence[Claimed]) -> Iterator[Claimed]:
-        """Yield claims without what is under way here already, although its lease has run out."""
-        held = set(self._leased())
-        for claimed in claims:
-            if held.isdisjoint(each.number for each in claimed.deliveries):
-                yield claimed
-            elif new := [each for each in claimed.deliveries if each.number not in held]:
-                yield claimed._replace(deliveries=new)
-
     # -- attempts ----------------------------------------------------------------------------------
 
     def _begin(self, now: float) -> None:
         while self._ready and not self._stopping and self._may_begin:
             claimed, born = self._ready.popleft()
-            running = _Running(claimed, born, now + self._terms.timeout)
+            running = Running(claimed, born, now + self._terms.timeout)
             self._running.add(running)
-            if claimed.body is None:
+            if not self._stuck.isdisjoint(each.number for each in claimed.deliveries):
+                self._cannot_begin(running, Retry(text="an attempt before has not ended"))
+            elif claimed.body is None:
                 running.task = asyncio.create_task(self._load(running))
             else:
                 self._attempt(running, claimed.body)
 
-    async def _load(self, running: _Running) -> None:
+    async def _load(self, running: Running) -> None:
         """Read a large body, and begin its attempt."""
         try:
             body = await self._ledger.load(running.claimed)
         except (OSError, StoreError) as error:
             if not running.late:
-                self._cannot_read(running, error)
+                self._cannot_begin(running, error)
             return
         if not running.late:
             self._attempt(running, body)
 
-    def _attempt(self, running: _Running, body: bytes | Spool) -> None:
+    def _attempt(self, running: Running, body: bytes | Spool) -> None:
         try:
             session = self._sessions.read(running.claimed.facts)
             attempt = prepare(running.claimed, body, session, streams=self._streams)
         except Exception as error:  # noqa: BLE001  a row that cannot be read
-            self._cannot_read(running, error)
+            self._cannot_begin(running, error)
             return
         running.attempt = attempt
         if self._is_async:
@@ -243,7 +245,7 @@ class Consumer:
         most = self._terms.deliveries
         return len(self._running) < most and self._abandoned < most
 
-    def _begin_in_thread(self, running: _Running, attempt: Attempt) -> None:
+    def _begin_in_thread(self, running: Running, attempt: Attempt) -> None:
         loop = asyncio.get_running_loop()
 
         def done(result: Outcome | None, error: BaseException | None) -> None:
@@ -253,17 +255,18 @@ class Consumer:
 
         self._threads.submit(partial(call, self._handler, attempt), done)
 
-    def _task_ended(self, running: _Running, attempt: Attempt, task: asyncio.Task[Outcome]) -> None:
+    def _task_ended(self, running: Running, attempt: Attempt, task: asyncio.Task[Outcome]) -> None:
         error = asyncio.CancelledError("cancelled before it began")
         self._ended(running, attempt, Outcome(error=error) if task.cancelled() else task.result())
 
-    def _ended(self, running: _Running, attempt: Attempt, outcome: Outcome) -> None:
+    def _ended(self, running: Running, attempt: Attempt, outcome: Outcome) -> None:
         """Called when an attempt has ended, in the loop's thread."""
-        if running.late:
-            self._abandoned -= running.task is None
-        else:
+        if not running.late:
             self._running.discard(running)
             self._note(attempt, outcome, running.born)
+        elif running.task is None:
+            self._abandoned -= 1
+            self._stuck.difference_update(each.number for each in attempt.claimed.deliveries)
         self._wake.set()
 
     def _note(self, attempt: Attempt, outcome: Outcome, born: float) -> None:
@@ -301,20 +304,30 @@ class Consumer:
             self._running.discard(running)
             running.late = True
             if running.task is None:
-                self._abandoned += 1
+                self._abandon(running.claimed)
             else:
                 running.task.cancel()
             late = Retry(text=f"took longer than {self._terms.timeout:g} seconds")
             if running.attempt is None:
-                self._cannot_read(running, late)
+                self._cannot_begin(running, late)
                 continue
             logger.error("%s took too long: id=%s", name_of(self._handler), running.claimed.id)
             self._note(running.attempt, Outcome(error=late), running.born)
 
-    def _cannot_read(self, running: _Running, error: Exception) -> None:
-        """Try a message again later whose body cannot be read, until it is dead."""
+    def _abandon(self, claimed: Claimed) -> None:
+        """Count the thread of an attempt that took too long."""
+        self._stuck.update(each.number for each in claimed.deliveries)
+        self._abandoned += 1
+        if self._abandoned == self._terms.deliveries:
+            logger.error(
+                "nothing is delivered until a call of %s ends: calls=%d; restart ehlo",
+                *(name_of(self._handler), self._abandoned),
+            )
+
+    def _cannot_begin(self, running: Running, error: Exception) -> None:
+        """Try a message again later, until it is dead: its body cannot be read, say."""
         claimed, patience = running.claimed, self._terms.patience
-        logger.error("cannot read a message: id=%s error=%s", claimed.id, error)
+        logger.error("an attempt cannot begin: id=%s error=%s", claimed.id, error)
         self._running.discard(running)
         age, text = self._time.ticks() - running.born, escaped(str(error))
         for due in claimed.deliveries:

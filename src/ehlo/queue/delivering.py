@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ehlo.queue.engine import Deliverer
+from ehlo.queue.engine import Deliverer, Reserved
 
 
 class Delivering:
@@ -30,6 +30,10 @@ class Delivering:
         if not self._task.done() or self._task.cancelled():
             return None
         return self._task.exception()
+
+    def reserve(self) -> Reserved | None:
+        """Return a place for a message that is put now, if there is one."""
+        return self._consumer.reserve()
 
     def wake(self) -> None:
         """Called when a message was put."""

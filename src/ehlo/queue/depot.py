@@ -9,11 +9,12 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from ehlo.message import Message, Spool
 from ehlo.queue import ledger
 from ehlo.queue.delivering import Delivering
-from ehlo.queue.engine import Deliverer, Ledger
+from ehlo.queue.engine import Deliverer, Ledger, Reserved
 from ehlo.queue.entries import Arrival, Claimed, Haul, Levels, Settled
 from ehlo.queue.facts import body_of
 from ehlo.queue.family import BodyFiles, FiledBody
@@ -22,6 +23,8 @@ from ehlo.sqlite.connecting import Database, connect
 from ehlo.sqlite.errors import StoreError, in_words
 from ehlo.sqlite.locking import Lock
 from ehlo.sqlite.writer import Result, Work, Writer
+
+_SMALL: Final = 65_536  # bytes of a body that waits for its delivery in memory
 
 logger: logging.Logger = logging.getLogger("ehlo.queue")
 
@@ -71,15 +74,19 @@ class Depot:
             body = await asyncio.to_thread(_read, message, digest.update)
         else:
             file = await asyncio.to_thread(self._files.write, message, digest.update)
-        row = ledger.FiledRow(digest.hexdigest(), self._time.now(), file, body)
-        work = partial(ledger.insert, arrival=arrival, row=row)
+        place: Reserved | None = None
+        if self._delivering is not None and body is not None and len(body) <= _SMALL:
+            place = self._delivering.reserve()
+        row = ledger.FiledRow(arrival, place, digest.hexdigest(), self._time.now(), file, body)
+        then = None if place is None else partial(_receive, row, place.receive)
         try:
-            await self._do(work, len(body or b""))
-        except StoreError:
+            await self._writer.share(ledger.insert, row, len(body or b""), then)
+        except StoreError as error:
+            self.is_gone = self.is_gone or isinstance(error, ledger.GoneFileError)
             if file is not None:
                 await asyncio.to_thread(self._files.delete, [file])
             raise
-        if self._delivering is not None:
+        if place is None and self._delivering is not None:
             self._delivering.wake()
 
     # -- delivering --------------------------------------------------------------------------------
@@ -112,7 +119,14 @@ class Depot:
         if self._deliver is not None:
             self._deliver.release()
 
-    async def claim(self, owner: str, most: int, lease: float, patience: Persistence) -> Haul:
+    async def claim(
+        self,
+        owner: str,
+        most: int,
+        lease: float,
+        patience: Persistence,
+        held: Sequence[int],  # noqa: ARG002  all that is leased by `owner` is held
+    ) -> Haul:
         """Return messages that are due, as `Ledger` says."""
         work = partial(
             ledger.claim,
@@ -137,12 +151,14 @@ class Depot:
     async def settle(self, settled: Sequence[Settled], owner: str, *, durable: bool) -> None:
         """Note the ends of attempts, as `Ledger` says."""
         work = partial(ledger.settle, settled=settled, owner=owner, now=self._time.now())
-        await self._delete(await self._do(work, flush=durable))
+        await self._delete(await self._do(work, flush=durable, patient=not durable))
 
     async def purge(self, keep: float) -> None:
         """Delete what ended long ago, as `Ledger` says."""
-        work = partial(ledger.purge, before=self._time.now() - keep)
-        await self._delete(await self._do(work))
+        work, more = partial(ledger.purge, before=self._time.now() - keep), True
+        while more:
+            names, more = await self._do(work)
+            await self._delete(names)
 
     async def _delete(self, names: Sequence[str]) -> None:
         if names:
@@ -152,9 +168,9 @@ class Depot:
         """Return how many deliveries there are. Raises `StoreError`."""
         return await asyncio.to_thread(_levels, self.path, self._time.now())
 
-    async def _do(self, work: Work[Result], weight: int = 0, *, flush: bool = True) -> Result:
+    async def _do(self, work: Work[Result], *, flush: bool = True, patient: bool = False) -> Result:
         try:
-            return await self._writer.do(work, weight, flush=flush)
+            return await self._writer.do(work, flush=flush, patient=patient)
         except ledger.GoneFileError:
             self.is_gone = True
             raise
@@ -179,6 +195,12 @@ class Depot:
         for lock in (self._deliver, self._accept):
             if lock is not None:
                 lock.release()
+
+
+def _receive(
+    row: ledger.FiledRow, receive: Callable[[Claimed | None], object], number: int | None
+) -> None:
+    receive(None if number is None else ledger.claimed_at_once(row, number))
 
 
 def _levels(path: Path, now: float) -> Levels:

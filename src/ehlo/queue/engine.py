@@ -6,7 +6,7 @@ Whatever waits for a database raises `StoreError`, and `DiskFullError` if there 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ehlo.message import Message, Spool
 from ehlo.queue.entries import Act, Arrival, Claimed, Haul, Levels, Listed, Settled, State
@@ -16,10 +16,13 @@ from ehlo.queue.timing import Persistence
 class Ledger(Protocol):
     """Defines what a consumer asks of one database, whose clock decides what is due."""
 
-    async def claim(self, owner: str, most: int, lease: float, patience: Persistence) -> Haul:
+    async def claim(
+        self, owner: str, most: int, lease: float, patience: Persistence, held: Sequence[int]
+    ) -> Haul:
         """Return up to `most` messages that are due, leased. An attempt counts from now on.
 
-        There may be deliveries that `owner` has leased already, if their lease has run out.
+        The deliveries in `held` are under way here: they are left alone, even if their lease has
+        run out.
         """
 
     async def load(self, claimed: Claimed) -> bytes | Spool:
@@ -39,6 +42,16 @@ class Ledger(Protocol):
         """Delete what has failed or died more than `keep` seconds ago."""
 
 
+class Reserved(NamedTuple):
+    """A place that a consumer keeps for a message that is put now, leased from the beginning."""
+
+    owner: str
+    lease: float
+    """In seconds."""
+    receive: Callable[[Claimed | None], object]
+    """Must be called once, with the message when it is stored, or with `None` if it is not."""
+
+
 class Deliverer(Protocol):
     """Defines what an engine asks of a consumer."""
 
@@ -48,6 +61,9 @@ class Deliverer(Protocol):
 
     async def run(self) -> None:
         """Deliver until `stop` is called and all attempts have ended."""
+
+    def reserve(self) -> Reserved | None:
+        """Return a place for a message that is put now; `None` if it has to wait for its claim."""
 
     def wake(self) -> None:
         """Look now: a message was put. Must be called in the loop's thread."""
@@ -104,4 +120,7 @@ class Books(Protocol):
         """
 
     def content(self, message_id: str) -> Iterator[bytes]:
-        """Yield a message as it came, with its trace field, in chunks. Raises `LookupError`."""
+        """Yield a message as it came, with its trace field, in chunks. Raises `LookupError`.
+
+        Raises `StoreError` if not all of it can be read.
+        """

@@ -21,6 +21,8 @@ Levels = Mapping[str, float]
 """The number of deliveries by state, and `oldest_due`: for how many seconds the oldest is due."""
 
 ENDED: Final = "the process ended during the attempt"
+PLACES: Final = 1 << 20
+"""Maximum recipients of one message: the number of a delivery is that of its message times this."""
 
 
 class Arrival(NamedTuple):
@@ -59,7 +61,7 @@ class Claimed(NamedTuple):
     body: bytes | None
     """Its body; `None` if it is so large that it is read when the attempt begins."""
     place: str | None
-    """Where a large body is, in the words of its database."""
+    """Where a large body is: the name of its file (SQLite), `row` or `chunks` (PostgreSQL)."""
     age: float
     """Seconds since it was accepted."""
     deliveries: list[Due]

@@ -7,6 +7,7 @@ one process at a time delivers from each. Locks end with their process, whatever
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from ehlo import paths
 from ehlo.message import Message, Spool
 from ehlo.queue.facts import body_of
 from ehlo.queue.urls import shown
@@ -23,6 +25,8 @@ from ehlo.sqlite.errors import DiskFullError, StoreError
 from ehlo.sqlite.locking import Lock
 
 _MOST: Final = 1_000  # files of one queue
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ADVICE: Final = "check its directory, its mode and its disk"
 
 
 class Family:
@@ -79,8 +83,7 @@ class BodyFiles:
         path = self._directory / name
         try:
             self._make()
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0)
-            file = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o600)
+            file = paths.create(str(path), 0o600)
             try:
                 with open(file, "wb", buffering=0) as out:  # noqa: PTH123  a descriptor
                     for chunk in body_of(message):
@@ -91,12 +94,12 @@ class BodyFiles:
                     os.fsync(out.fileno())
                 _sync_directory(self._directory)
             except BaseException:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+                self.delete([name])
                 raise
         except OSError as error:
-            kind = DiskFullError if error.errno is not None else StoreError
-            raise kind(f"{path}: {error.strerror}; free some space") from error
+            if error.errno in _FULL:
+                raise DiskFullError(f"{path}: {error.strerror}; free some space") from error
+            raise StoreError(f"{path}: {error.strerror or error}; {_ADVICE}") from error
         return name
 
     def _make(self) -> None:
@@ -113,7 +116,7 @@ class BodyFiles:
         """Delete files. One that cannot be deleted is left for `sweep`."""
         for name in names:
             with contextlib.suppress(OSError):
-                self.path(name).unlink()
+                paths.remove(str(self.path(name)))
 
     def sweep(self, used: set[str]) -> int:
         """Delete the files that no message has; return their number.
@@ -121,7 +124,7 @@ class BodyFiles:
         Only the process that accepts for this database may do so, before it accepts.
         """
         try:
-            found = {each.name for each in self._directory.iterdir()}
+            found = set(paths.names_in(str(self._directory)))
         except OSError:
             return 0
         self.delete(found - used)
@@ -135,7 +138,7 @@ class FiledBody(Spool):
 
     def __init__(self, path: Path) -> None:
         """Open the file. Raises `OSError`."""
-        self._reader = path.open("rb", buffering=0)
+        self._reader = os.fdopen(paths.open_to_read(str(path)), "rb", buffering=0)
         self._seeking = threading.Lock()  # handlers read in threads
         self.size: int = os.fstat(self._reader.fileno()).st_size
 

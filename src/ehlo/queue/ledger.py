@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, get_args
+from typing import Any, Final, NamedTuple, TypeVar, get_args
 
+from ehlo.paths import create
+from ehlo.queue.engine import Reserved
 from ehlo.queue.entries import (
     ENDED,
+    PLACES,
     Act,
     Arrival,
     Claimed,
@@ -30,7 +33,7 @@ from ehlo.queue.entries import (
 from ehlo.queue.facts import decode_address
 from ehlo.queue.timing import Persistence
 from ehlo.sqlite.connecting import Database, connect, known_version
-from ehlo.sqlite.errors import StoreError, in_words
+from ehlo.sqlite.errors import ADVICE, StoreError, in_words
 from ehlo.sqlite.writer import Chores
 
 _APPLICATION: Final = 0x65686C71  # "ehlq", in the file's header
@@ -39,7 +42,8 @@ _PAGE: Final = 8_192  # bytes; large bodies take a third less time than with 4,0
 _CHECKPOINT: Final = 4_000  # pages of the log; each checkpoint costs two flushes
 _MOST_BYTES: Final = 8 << 20  # of bodies that are claimed at once
 _PAGE_OF_ROWS: Final = 1_000  # deliveries that are read at once
-_PLACES: Final = 1 << 20  # recipients of one message, at most
+_SLICE: Final = 1_000  # deliveries that are deleted at once
+_MOST_ROWS: Final = 64  # that one statement inserts
 _SCHEMA: Final = f"""
 CREATE TABLE messages(
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -73,9 +77,15 @@ PRAGMA user_version = {_VERSION};
 """
 
 
-class FiledRow(NamedTuple):
-    """Holds what this engine adds to an `Arrival`."""
+Row = TypeVar("Row")
 
+
+class FiledRow(NamedTuple):
+    """Holds an `Arrival`, and what this engine adds to it."""
+
+    arrival: Arrival
+    place: Reserved | None
+    """Where a consumer has leased it already."""
     digest: str
     accepted: float
     file: str | None
@@ -87,11 +97,14 @@ class FiledRow(NamedTuple):
 
 def open_ledger(path: Path) -> Database:
     """Open a file of a queue for its writer, and make or check its schema. Raises `StoreError`."""
-    flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-    try:  # only its user can read mail
-        os.close(os.open(path, flags, 0o600))
+    if path.is_symlink():  # processes would not see each other's locks
+        raise StoreError(f"{path}: a link; name the file itself")
+    try:
+        os.close(create(str(path), 0o600))  # only its user can read mail
+    except FileExistsError:
+        pass
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; name another file") from error
+        raise StoreError(f"{path}: {error.strerror}; {ADVICE}") from error
     with in_words(str(path)):
         database = connect(str(path))
         try:
@@ -115,6 +128,8 @@ def _prepare(path: Path, database: Database) -> None:
     database.execute("PRAGMA synchronous = FULL")
     database.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
     database.execute("PRAGMA fullfsync = ON")  # macOS: through the cache of the drive
+    # Some builds write zeros over each page that becomes free: twice as many pages a message
+    database.execute("PRAGMA secure_delete = FAST")
     if is_new:
         database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
 
@@ -129,10 +144,13 @@ class Flushes(Chores):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._identity = _identity(path)
+        self._flush: bool | None = None
 
     def prepare(self, database: Database, /, *, flush: bool) -> None:
         """Choose whether the commit waits for the disk."""
-        database.execute(f"PRAGMA synchronous = {'FULL' if flush else 'NORMAL'}")
+        if flush is not self._flush:
+            database.execute(f"PRAGMA synchronous = {'FULL' if flush else 'NORMAL'}")
+            self._flush = flush
 
     def finish(self, database: Database, /) -> None:
         """Raise `GoneFileError` if the file is gone, so that nothing is promised."""
@@ -170,23 +188,65 @@ def _identity(path: Path) -> tuple[int, int]:
 # -- accepting -------------------------------------------------------------------------------------
 
 
-def insert(database: Database, arrival: Arrival, row: FiledRow) -> None:
-    """Store a message, and a delivery for each recipient, which is due now.
+def insert(database: Database, rows: Sequence[FiledRow]) -> list[int]:
+    """Store messages, and a delivery for each recipient, which is due now; return their numbers.
 
-    No two deliveries ever have the same number, as no two messages have: the outcome of one that
-    was dropped meanwhile would end the other one.
+    Those that a consumer has a place for are leased at once. No two deliveries ever have the same
+    number, as no two messages have: the outcome of one that was dropped meanwhile would end the
+    other one.
     """
-    message_id, sender, recipients, facts, size, trace, _ = arrival
-    number = database.execute(
-        "INSERT INTO messages(id, sender, facts, size, trace, digest, accepted, file, body)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (message_id, sender, facts, size, trace, *row),
-    ).lastrowid
-    first = (number or 0) * _PLACES
-    database.executemany(
-        "INSERT INTO deliveries(number, message, recipient, due) VALUES (?, ?, ?, ?)",
-        [(first + at, number, each, row.accepted) for at, each in enumerate(recipients)],
+    numbers: list[int] = []
+    columns = "messages(id, sender, facts, size, trace, digest, accepted, file, body)"
+    for some in _halved(rows):
+        values: list[object] = []
+        for arrival, _, *filed in some:
+            values += (arrival.id, arrival.sender, arrival.facts, arrival.size, arrival.trace)
+            values += filed
+        last = _insert(database, columns, len(some), values)
+        numbers += range(last - len(some) + 1, last + 1)
+    deliveries: list[tuple[object, ...]] = []
+    for number, row in zip(numbers, rows, strict=True):
+        state: tuple[object, ...] = ("waiting", row.accepted, 0, None)
+        if row.place is not None:
+            state = ("running", row.accepted + row.place.lease, 1, row.place.owner)
+        for at, recipient in enumerate(row.arrival.recipients):
+            deliveries.append((number * PLACES + at, number, recipient, *state))
+    columns = "deliveries(number, message, recipient, state, due, attempts, owner)"
+    for those in _halved(deliveries):
+        _insert(database, columns, len(those), [value for each in those for value in each])
+    return numbers
+
+
+def claimed_at_once(row: FiledRow, number: int) -> Claimed:
+    """Return a message that was leased when it was stored under a number, as `claim` does."""
+    arrival, first = row.arrival, number * PLACES
+    due = [Due(first + at, each, 1) for at, each in enumerate(arrival.recipients)]
+    return Claimed(
+        *(number, arrival.id, row.digest, row.accepted, arrival.sender, arrival.facts),
+        *(arrival.size, arrival.trace, row.body, row.file, 0.0, due),
     )
+
+
+def _insert(database: Database, columns: str, count: int, values: Sequence[object]) -> int:
+    """Insert rows by one statement, and return the number of the last one."""
+    row = f"({', '.join('?' * (columns.count(',') + 1))})"
+    rows = ", ".join([row] * count)
+    return database.execute(f"INSERT INTO {columns} VALUES {rows}", values).lastrowid or 0
+
+
+def _halved(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Yield rows by 64, 32, 16 and so on, so that few statements are prepared for any number.
+
+    One statement for many rows takes a third of the time of one for each, since each step of a
+    statement lets other threads run.
+    """
+    at, count = 0, _MOST_ROWS
+    while at < len(rows):
+        if count <= len(rows) - at:
+            yield rows[at : at + count]
+            at += count
+        else:
+            count //= 2
 
 
 # -- delivering ------------------------------------------------------------------------------------
@@ -315,15 +375,16 @@ def settle(
     values = [
         (
             *(each.state, now + each.wait if each.state == "waiting" else None),
-            *(None if each.state == "waiting" else now, each.error, each.uncounted),
-            *(each.number, owner, owner),
+            *(None if each.state == "waiting" else now, each.uncounted, each.error),
+            *(each.uncounted, each.number, owner, owner),
         )
         for each in settled
         if each.state is not None
     ]
     database.executemany(
-        "UPDATE deliveries SET state = ?, due = ?, ended = ?, error = ?, owner = NULL,"
-        " attempts = attempts - ? WHERE number = ? AND (? IS NULL OR owner = ?)",
+        "UPDATE deliveries SET state = ?, due = ?, ended = ?, owner = NULL,"
+        " error = CASE WHEN ? THEN error ELSE ? END, attempts = attempts - ?"
+        " WHERE number = ? AND (? IS NULL OR owner = ?)",
         values,
     )
     return _finish(database, done, owner) if done else []
@@ -353,12 +414,17 @@ def _delete_done(database: Database, messages: Iterable[int]) -> list[str]:
     return [file for (file,) in rows]
 
 
-def purge(database: Database, before: float) -> list[str]:
-    """Delete what has failed or died before a time; return the names of files to delete."""
+def purge(database: Database, before: float) -> tuple[list[str], bool]:
+    """Delete a slice of what has failed or died before a time.
+
+    Returns the names of files to delete, and whether more may be left.
+    """
+    those = "SELECT number FROM deliveries WHERE ended IS NOT NULL AND ended < ? LIMIT ?"
     rows = database.execute(
-        "DELETE FROM deliveries WHERE ended IS NOT NULL AND ended < ? RETURNING message", (before,)
+        f"DELETE FROM deliveries WHERE number IN ({those}) RETURNING message", (before, _SLICE)
     ).fetchall()
-    return _delete_done(database, dict.fromkeys(message for (message,) in rows))
+    names = _delete_done(database, dict.fromkeys(message for (message,) in rows))
+    return names, len(rows) == _SLICE
 
 
 def has_mail(database: Database) -> bool:

@@ -16,7 +16,7 @@ import logging
 import math
 import ssl
 import types
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Container, Generator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -68,7 +68,7 @@ class Routes:
     """Maps each type of event to its answer; made once per listener.
 
     `asks` are the events that need an answer, since they have a hook. The core accepts the others
-    itself, so a hook that is not overridden costs nothing.
+    itself, so a hook that is not overridden costs nothing, and neither does one that is silent now.
     """
 
     def __init__(self, rules: Rules, hooks: Hooks, *, streams: bool = False) -> None:
@@ -100,7 +100,29 @@ class Routes:
             events.Full: Answers.breathe,
         }
         """The routes by event; the driver answers the events that are not in it."""
-        self.asks: frozenset[type[events.Event]] = verbs.QUESTIONS & self.table.keys()
+        asked_now = verbs.QUESTIONS & self.table.keys()
+        silent: dict[object, Callable[[], bool]] = {
+            event: is_silent
+            for event in asked_now
+            if (hook := hooks.get(verbs.ASKED[event].hook)) and (is_silent := hook.is_silent)
+        }
+        self.asks: Container[type] = (
+            _Asked(asked_now - silent.keys(), silent) if silent else asked_now
+        )
+
+
+class _Asked(Container[type]):
+    """Contains the events that are asked about now: some of them only while no hook is silent."""
+
+    def __init__(
+        self, always: Container[type], silent: Mapping[object, Callable[[], bool]]
+    ) -> None:
+        self._always = always
+        self._silent = silent
+
+    def __contains__(self, event: object) -> bool:
+        is_silent = self._silent.get(event)
+        return event in self._always if is_silent is None else not is_silent()
 
 
 def _question(hook: Hook, arguments: Callable[[Any], tuple[object, ...]]) -> Route:
@@ -109,17 +131,7 @@ def _question(hook: Hook, arguments: Callable[[Any], tuple[object, ...]]) -> Rou
     def ask(answers: Answers, event: Any) -> Work:
         return answers.question(hook, (answers.session, *arguments(event)))
 
-    is_silent = hook.is_silent
-    if is_silent is None:
-        return ask
-
-    def ask_or_accept(answers: Answers, event: Any) -> Work | None:
-        if not is_silent():
-            return ask(answers, event)
-        answers.connection.reply()
-        return None
-
-    return ask_or_accept
+    return ask
 
 
 class Answers:

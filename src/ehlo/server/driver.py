@@ -137,14 +137,15 @@ class Driver(Occupant):
                 return
             data = plain
         if wire.is_usual and wire.writable and self.slot.work is None:
-            event = self.connection.hear(data)
-            if event is NEED_DATA:
-                self._say()
+            found = self.connection.hear(data)
+            if isinstance(found, bytes):
+                self.deadlines.moved = True
+                wire.write(found)
                 if self.runtime.draining:
                     self.end(Ending.DRAIN)
                 return
-            if event is not None:
-                self._advance(event)
+            if found is not None:
+                self._advance(found)
                 return
         self.connection.receive_data(data)
         if self.slot.work is None:

@@ -59,7 +59,10 @@ class Turns:
         self._waiting = OrderedDict()
 
     def take(self, key: str | None) -> bool:
-        """Take a turn and return whether it is one's turn; `key` is `None` if it is exempt."""
+        """Take a turn if the address `key` may have one, and return whether it was taken.
+
+        `None` stands for an exempt address.
+        """
         if self.free <= 0:
             return False
         if key is not None:
@@ -71,12 +74,12 @@ class Turns:
         return True
 
     def wait(self, key: str | None, who: object, begin: Callable[[], None]) -> None:
-        """Call `begin` when it is the turn of `who`, who has taken it then."""
+        """Take a turn for `who` when there is one, and call `begin`."""
         self._waiting.setdefault(key, OrderedDict())[who] = begin
         self.are_awaited = True
 
     def give_back(self, key: str | None) -> None:
-        """Give back a turn that was taken under `key`; another hook may begin."""
+        """Give back a turn of the address `key`; another hook may begin."""
         self.free += 1
         if key is not None:
             decrease(self._taken, key)
@@ -93,7 +96,7 @@ class Turns:
                 return
 
     def forget(self, key: str | None, who: object) -> bool:
-        """Remove `who` from the waiting ones; return whether it was there."""
+        """Remove `who` from those that wait; return whether it was one of them."""
         waiting = self._waiting.get(key)
         if waiting is None or waiting.pop(who, None) is None:
             return False
@@ -248,7 +251,7 @@ class Attempts(Rate):
             self.under_way[key] = self.under_way.get(key, 0) + 1
 
     def end(self, key: str | None, *, failed: bool) -> None:
-        """Count an attempt that was under way as a failure, or no more."""
+        """End an attempt that was under way, and count it as a failure if it has `failed`."""
         if key is not None:
             decrease(self.under_way, key)
         if failed:

@@ -9,7 +9,8 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from ehlo.sqlite.errors import StoreError
+from ehlo.paths import check_file
+from ehlo.sqlite.errors import ADVICE, StoreError
 
 Database = sqlite3.Connection
 """A connection to a file."""
@@ -17,7 +18,16 @@ _BUSY: Final = 5.0  # seconds to wait for another program that writes
 
 
 def connect(path: str, *, writes: bool = True) -> Database:
-    """Connect to a file that is there; the connection may change threads."""
+    """Connect to a file that is there; the connection may change threads.
+
+    Raises `sqlite3.Error`, and `StoreError` for a file that another user could have planted.
+    """
+    try:
+        check_file(path)
+    except FileNotFoundError:
+        pass  # SQLite says so
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; {ADVICE}") from error
     database = sqlite3.connect(
         f"{Path(path).absolute().as_uri()}?mode=rw",
         uri=True,

@@ -5,6 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+ADVICE: Final = "check its directory and mode, or name another file"
+"""What to do about a file that cannot be opened."""
 
 
 class StoreError(Exception):

@@ -9,7 +9,8 @@ import weakref
 from pathlib import Path
 from typing import Final
 
-from ehlo.sqlite.errors import StoreError
+from ehlo.paths import open_to_append
+from ehlo.sqlite.errors import ADVICE, StoreError
 
 
 class Lock:
@@ -26,22 +27,24 @@ class Lock:
         Raises `StoreError` if it cannot be made.
         """
         name = path.with_name(f"{path.name}-{purpose}")
-        flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
         try:
-            file = os.open(name, flags, 0o600)
+            file = open_to_append(str(name), mode=0o600)
+            try:
+                is_free = _lock(file)
+                is_there = _is_at(name, file)
+            except BaseException:
+                os.close(file)
+                raise
         except OSError as error:
-            raise StoreError(
-                f"{name}: {error.strerror}; check its directory and mode, or name another file"
-            ) from error
-        if not _lock(file):
-            os.close(file)
+            raise StoreError(f"{name}: {error.strerror}; {ADVICE}") from error
+        if is_free and is_there:
+            lock = cls(name, file)
+            _held.add(lock)
+            return lock
+        os.close(file)
+        if is_there:
             return None
-        if not _is_at(name, file):  # the process that had it has removed it just now
-            os.close(file)
-            return cls.taken(path, purpose)
-        lock = cls(name, file)
-        _held.add(lock)
-        return lock
+        return cls.taken(path, purpose)  # the process that had it has removed it just now
 
     def release(self, *, remove: bool = False) -> None:
         """Let go of it, and remove its file. Nothing happens the second time."""
@@ -82,7 +85,7 @@ if sys.platform == "win32":  # pragma: no cover
     def _lock(file: int) -> bool:
         try:
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        except OSError:
+        except PermissionError:
             return False
         return True
 else:
@@ -94,6 +97,6 @@ else:
             return True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             return False
         return True

@@ -1,8 +1,10 @@
 """The writer: one thread that does all writing, and commits all that waits at once.
 
 Work is a function of the database. Its result comes after the commit, in the loop that asked for
-it. If the work of several tasks fails together, each task is tried alone, so that one mail costs no
-other. Between commits there is time for chores, such as the index: a few milliseconds at once.
+it. Work that many ask for is called once for all that is committed together. If several tasks fail
+together, each is tried alone, so that one mail costs no other. Work that is in no hurry waits for
+the next commit. Between commits there is time for chores, such as the index: a few milliseconds at
+once.
 """
 
 from __future__ import annotations
@@ -13,17 +15,22 @@ import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.errors import DiskFullError, StoreError, in_words
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 Work = Callable[[Database], Result]
+Shared = Callable[[Database, Sequence[Item]], Sequence[Result]]
+"""Work on several items at once, which returns a result for each."""
 _MOST_AT_ONCE: Final = 500  # tasks
 _MOST_WEIGHT: Final = 64 << 20  # bytes
+_PATIENCE: Final = 0.02  # seconds that what is in no hurry waits for other tasks
 _PAUSE: Final = 0.02  # seconds without tasks before chores that nothing waits for begin
 _REST: Final = 5.0  # seconds between such chores when there were none
 
@@ -32,11 +39,13 @@ _logger = logging.getLogger("ehlo.sqlite")
 
 @dataclass(slots=True, eq=False)
 class _Task:
-    """Work that waits, and the future of its result."""
+    """Work that waits, and the future of its result; `work` is shared if there is an `item`."""
 
-    work: Work[Any]
+    work: Callable[..., Any]
     weight: int
     future: asyncio.Future[Any]
+    item: object = None
+    then: Callable[[Any], object] | None = None
     is_search: bool = False
     flushed: bool = True
     result: object = None
@@ -80,13 +89,16 @@ class Writer:
         self._path = path
         self._database = database
         self._chores = chores
-        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        # Tasks that were handed over together; none at all wake the thread, and `None` ends it
+        self._handed: queue.SimpleQueue[list[_Task] | None] = queue.SimpleQueue()
+        self._tasks: deque[_Task] = deque()  # of the thread
         self._lock = threading.Lock()
         self._closed = False
         self._rests = False
         self._trouble = ""  # why the last chore failed
         self._searches: list[_Task] = []
         self._gathered: dict[asyncio.AbstractEventLoop, list[_Task]] = {}
+        self._patient: dict[asyncio.AbstractEventLoop, list[_Task]] = {}
         self._thread = threading.Thread(target=self._run, name="ehlo writer", daemon=True)
 
     def start(self) -> None:
@@ -99,34 +111,64 @@ class Writer:
             if self._closed:
                 return
             self._closed = True
-            self._tasks.put(None)
+            self._handed.put(None)
         self._thread.join()
 
     def wake(self) -> None:
         """Wake the thread, in any thread, so that it does its chores soon."""
         if self._rests:
             self._rests = False
-            self._tasks.put(_WAKE)
+            self._handed.put([])
 
-    async def do(self, work: Work[Result], weight: int = 0, *, flush: bool = True) -> Result:
+    async def do(
+        self, work: Work[Result], weight: int = 0, *, flush: bool = True, patient: bool = False
+    ) -> Result:
         """Return the result of `work` once it is committed. `weight` is its size in bytes.
 
-        Without `flush`, it need not be on disk by then; see `Chores.prepare`. If the caller is
-        canceled, the work is done nevertheless. Raises `StoreError`.
+        Without `flush`, it need not be on disk by then; see `Chores.prepare`. If `patient`, it may
+        wait a little, so that it needs no commit of its own. If the caller is canceled, the work is
+        done nevertheless. Raises `StoreError`.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        self._gather(loop, _Task(work, weight, future, flushed=flush))
+        task = _Task(work, weight, future, flushed=flush)
+        if not patient:
+            self._gather(loop, task)
+        elif loop in self._patient:
+            self._patient[loop].append(task)
+        else:
+            self._patient[loop] = [task]
+            loop.call_later(_PATIENCE, self._hand_over, loop)
+        return await future
+
+    async def share(
+        self,
+        work: Shared[Item, Result],
+        item: Item,
+        weight: int = 0,
+        then: Callable[[Result | None], object] | None = None,
+    ) -> Result:
+        """Return the result of `work` for an item, as `do`; it is called once for all items.
+
+        `then` is called in the loop with the result, or with `None` if it failed, even if the
+        caller was canceled.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._gather(loop, _Task(work, weight, future, item, then))
         return await future
 
     async def catch_up(self) -> None:
         """Wait until the chores that a search needs are done for all that is stored now."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._put(_Task(self._chores.aim, 0, future, is_search=True))
+        self._put([_Task(self._chores.aim, 0, future, is_search=True)])
         await future
 
     def _gather(self, loop: asyncio.AbstractEventLoop, task: _Task) -> None:
-        """Hand over what one turn of a loop asks for together: the thread wakes once for it."""
+        """Hand over what one turn of a loop asks for together: the thread wakes once for it.
+
+        Raises `StoreError`.
+        """
         if self._closed:
             raise StoreError(f"{self._path}: closed")
         gathered = self._gathered.get(loop)
@@ -137,20 +179,21 @@ class Writer:
             gathered.append(task)
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
-        tasks = self._gathered.pop(loop)
+        tasks = self._gathered.pop(loop, []) + self._patient.pop(loop, [])
+        if not tasks:  # they were patient, and did not need to be for long
+            return
         try:
-            for task in tasks:
-                self._put(task)
+            self._put(tasks)
         except StoreError as error:
             for task in tasks:
                 task.error = error
             _set_results(tasks)
 
-    def _put(self, task: _Task) -> None:
+    def _put(self, tasks: list[_Task]) -> None:
         with self._lock:
             if self._closed:
                 raise StoreError(f"{self._path}: closed")
-            self._tasks.put(task)
+            self._handed.put(tasks)
 
     # -- in the thread -----------------------------------------------------------------------------
 
@@ -193,15 +236,17 @@ class Writer:
         weight = 0
         with contextlib.suppress(queue.Empty):
             while len(tasks) < _MOST_AT_ONCE and weight < _MOST_WEIGHT:
-                block = not tasks and wait > 0
-                task = self._tasks.get(block, wait) if block else self._tasks.get_nowait()
-                if task is None:
-                    return tasks, True
-                if task is _WAKE:
-                    wait = 0
-                    continue
-                tasks.append(task)
-                weight += task.weight
+                if not self._tasks:
+                    block = not tasks and wait > 0
+                    handed = self._handed.get(block, wait) if block else self._handed.get_nowait()
+                    if handed is None:
+                        return tasks, True
+                    if not handed:
+                        wait = 0
+                        continue
+                    self._tasks.extend(handed)
+                tasks.append(self._tasks.popleft())
+                weight += tasks[-1].weight
         return tasks, False
 
     def _commit(self, tasks: list[_Task]) -> None:
@@ -216,8 +261,7 @@ class Writer:
             return
         try:
             with in_words(self._path):
-                for task in tasks:
-                    task.result = task.work(database)
+                _work_on(database, tasks)
                 self._chores.finish(database)
                 database.execute("COMMIT")
         except Exception as error:  # noqa: BLE001  it is raised where the task is
@@ -284,7 +328,7 @@ class Writer:
         return False
 
     def _is_wanted(self) -> bool:
-        return not self._tasks.empty()
+        return bool(self._tasks) or not self._handed.empty()
 
     def _do(self, chore: _Chore) -> bool:
         try:
@@ -299,13 +343,27 @@ class Writer:
         return more
 
 
-_WAKE: Final = _Task(lambda _database: None, 0, cast("asyncio.Future[Any]", None))
-
 _Chore = Callable[[Database, Callable[[], bool]], bool]
+
+
+def _work_on(database: Database, tasks: list[_Task]) -> None:
+    """Do the work of tasks; what they share is done after the rest."""
+    shared: dict[Callable[..., Any], list[_Task]] = {}
+    for task in tasks:
+        if task.item is None:
+            task.result = task.work(database)
+        else:
+            shared.setdefault(task.work, []).append(task)
+    for work, those in shared.items():
+        results = work(database, [task.item for task in those])
+        for task, result in zip(those, results, strict=True):
+            task.result = result
 
 
 def _set_results(tasks: list[_Task]) -> None:
     for task in tasks:
+        if task.then is not None:
+            task.then(task.result if task.error is None else None)
         if task.future.done():  # canceled
             continue
         if task.error is None:

@@ -46,7 +46,6 @@ from ehlo.store.rows import (
     add_tags,
     clean_tags,
     count_mails,
-    insert_mail,
     insert_session,
     read_bytes,
     read_mail,
@@ -60,7 +59,7 @@ from ehlo.transcript import Line
 Answer = TypeVar("Answer")
 _IN_USE: Final = "open already; stop the other ehlo, or name another file"
 _LARGE: Final = 262_144  # bytes of a message
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 1 << 18  # bytes, of which each client that reads slowly holds some
 
 
 class Store:
@@ -167,12 +166,10 @@ class Store:
             rest = Breather().rest
             summary = await asyncio.to_thread(summarize, delivery.message, delivery.rcpt_tos, rest)
 
-        def insert(database: Database) -> str:
-            mail_id, number = insert_mail(database, delivery, summary)
-            self._keeper.added(delivery.inbox, mail_id, number)
-            return mail_id
+        def add(_database: Database) -> str:
+            return self._keeper.add(delivery, summary)
 
-        return await self._writer.do(insert, len(delivery.message))
+        return await self._writer.do(add, len(delivery.message))
 
     async def mark(
         self,
@@ -198,7 +195,7 @@ class Store:
                 self._keeper.note("read" if read else "unread", inbox, (row[0] for row in rows))
             return len(rows)
 
-        return await self._writer.do(update)
+        return await self._change(update)
 
     async def delete(
         self,
@@ -220,7 +217,16 @@ class Store:
         def drop(database: Database) -> int:
             return self._keeper.drop(database, where, values, kind, inbox)
 
-        return await self._writer.do(drop)
+        return await self._change(drop)
+
+    async def _change(self, work: Callable[[Database], Answer]) -> Answer:
+        """Return the result of `work`, which sees all mails that were put before it."""
+
+        def change(database: Database) -> Answer:
+            self._keeper.insert_new(database)
+            return work(database)
+
+        return await self._writer.do(change)
 
     async def _selected(
         self, inbox: str | None, ids: Iterable[str] | None, query: str | None, zone: str
@@ -262,7 +268,7 @@ class Store:
             if rows:
                 self._keeper.note("tags", inbox, (row[1] for row in rows))
 
-        await self._writer.do(update)
+        await self._change(update)
 
     async def rename_tag(self, tag: str, name: str, *, inbox: str | None = None) -> None:
         """Rename a tag on all mails. Raises `ValueError` for an unknown, invalid or taken name."""
@@ -277,7 +283,7 @@ class Store:
             rename_tag(database, tag, name, inbox)
             self._keeper.note("prune", inbox)
 
-        await self._writer.do(change)
+        await self._change(change)
 
     async def tags(self, inbox: str | None = None) -> dict[str, int]:
         """Return the tags, sorted, each with the number of its mails."""
@@ -366,7 +372,7 @@ class Store:
     async def chunks(
         self, mail: StoredMail, start: int = 0, end: int | None = None
     ) -> AsyncIterator[bytes]:
-        """Yield the bytes of a message from `start` to `end`, a mebibyte at once.
+        """Yield the bytes of a message from `start` to `end`, 256 KiB at once.
 
         Raises `StoreError` if the mail is deleted meanwhile.
         """

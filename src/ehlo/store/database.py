@@ -14,9 +14,10 @@ from ehlo.sqlite.errors import StoreError, in_words
 from ehlo.store.folding import LONGEST_HEADER, has_field
 
 APPLICATION: Final = 0x65686C6F  # "ehlo", in the file's header
-VERSION: Final = 2
+VERSION: Final = 3
 """The version of the schema."""
 _PAGE: Final = 4_096  # bytes
+_SHORT_LOG: Final = 256  # pages
 
 _SCHEMA: Final = f"""
 CREATE TABLE mails(
@@ -91,8 +92,10 @@ CREATE TRIGGER mail_dropped AFTER DELETE ON mails BEGIN
 END;
 DROP INDEX unread_mails;
 """
+# New mails are counted once for each transaction; transcripts are written by columns
+_THIRD: Final = "DROP TRIGGER mail_added;"
 # What makes each version from the one before it; a new file goes through all of them
-_STEPS: Final = (_SCHEMA, _SECOND)
+_STEPS: Final = (_SCHEMA, _SECOND, _THIRD)
 _INDEX: Final = """
 CREATE TABLE texts(piece INTEGER PRIMARY KEY, number INTEGER NOT NULL, body TEXT NOT NULL);
 CREATE INDEX texts_by_number ON texts(number);
@@ -145,6 +148,10 @@ def _prepare(path: str, database: Database, *, durable: bool) -> None:
     database.execute("PRAGMA secure_delete = OFF")  # to delete takes room, too: less with this
     database.execute("PRAGMA journal_mode = WAL")
     database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+    if not durable:
+        # The log stays in the cache of the processor: a mail of 100 KB took 270 instead of 300 us.
+        # On a disk it would be flushed more often
+        database.execute(f"PRAGMA wal_autocheckpoint = {_SHORT_LOG}")
     if version < VERSION:
         steps = "".join(_STEPS[version:])
         database.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION}; COMMIT;")

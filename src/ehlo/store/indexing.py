@@ -16,7 +16,9 @@ from ehlo.content.breather import Breather
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.writer import Chores
 from ehlo.store.folding import pieces_of, searched_text
+from ehlo.store.rows import read_bytes
 
+_LARGE: Final = 262_144  # bytes of a message
 _SLICE: Final = 0.05  # seconds of one transaction
 _PAUSE: Final = 0.02  # seconds without mail before a text is indexed that no search waits for
 _MOST_AT_ONCE: Final = 100
@@ -115,11 +117,16 @@ class Index(Chores):
     def _add(self, database: Database, number: int, *, whole: bool) -> None:
         """Index the text of a mail, or a piece of it, unless the mail is dropped."""
         database.execute("DELETE FROM texts WHERE number = ?", (number,))
-        sql = "SELECT mail_from, rcpt_tos, data FROM messages WHERE number = ?"
-        row = database.execute(sql, (number,)).fetchone()
+        sql = (
+            "SELECT mail_from, rcpt_tos, length(data), CASE WHEN length(data) <= ? THEN data END"
+            " FROM messages WHERE number = ?"
+        )
+        row = database.execute(sql, (_LARGE, number)).fetchone()
         if row is None:
             return
-        mail_from, rcpt_tos, data = row
+        mail_from, rcpt_tos, size, data = row
+        if data is None:  # SQLite would copy it while no other thread runs
+            data = read_bytes(number, 0, size, database, "store")
         envelope = (mail_from, *json.loads(rcpt_tos))
         pieces = pieces_of(searched_text(data, envelope, self._breather.rest))
         for body in pieces if whole else pieces[:1]:

@@ -13,10 +13,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from ehlo.content import Summary
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.writer import Chores
 from ehlo.store.indexing import Index
-from ehlo.store.records import Change, ChangeKind
+from ehlo.store.records import Change, ChangeKind, Delivery
+from ehlo.store.rows import MailRow, insert_mails, new_id, row_of
 
 MOST_INBOXES: Final = 10
 """So many times the mails of one inbox are kept in all."""
@@ -41,6 +43,7 @@ class Keeper(Chores):
         self._keep = keep
         self._keep_age = keep_age
         self._counts: Counter[str] = Counter()
+        self._arrived: list[MailRow] = []
         self._touched: set[str] = set()
         self._pending: list[tuple[ChangeKind, str | None, tuple[str, ...]]] = []
         self._lock = threading.Lock()
@@ -56,7 +59,8 @@ class Keeper(Chores):
         """Count what is stored, and tell the index of it."""
         rows = database.execute("SELECT inbox, total FROM counts")
         self._counts = Counter(dict(rows.fetchall()))
-        (newest,) = database.execute("SELECT coalesce(max(number), 0) FROM mails").fetchone()
+        highest = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'mails'"
+        (newest,) = database.execute(highest).fetchone()
         self._newest_mail = newest
         self._index.tell(newest, dropped=False)
         sessions = "SELECT count(*), coalesce(sum(size), 0) FROM sessions"
@@ -71,12 +75,22 @@ class Keeper(Chores):
             kind, many = "prune", ()
         self._pending.append((kind, inbox, many))
 
-    def added(self, inbox: str, mail_id: str, number: int) -> None:
-        """Note a new mail."""
-        self._newest_mail = number
-        self._counts[inbox] += 1
-        self._touched.add(inbox)
-        self.note("new", inbox, (mail_id,))
+    def add(self, delivery: Delivery, summary: Summary | None) -> str:
+        """Add a mail, and return its id. All that follow each other are inserted together."""
+        mail_id = delivery.id or new_id()
+        row = row_of(delivery, mail_id, self._newest_mail + 1, summary)
+        self._arrived.append(row)
+        self._newest_mail += 1
+        self._counts[row.inbox] += 1
+        self._touched.add(row.inbox)
+        self.note("new", row.inbox, (mail_id,))
+        return mail_id
+
+    def insert_new(self, database: Database) -> None:
+        """Insert the mails that were added."""
+        if self._arrived:
+            insert_mails(database, self._arrived)
+            self._arrived = []
 
     def changes_after(self, number: int) -> list[Change] | None:
         """Return the changes after `number`; `None` if some of them are forgotten."""
@@ -109,7 +123,8 @@ class Keeper(Chores):
     # -- what the writer calls ---------------------------------------------------------------------
 
     def finish(self, database: Database) -> None:
-        """Drop the oldest mails of inboxes that have too many."""
+        """Insert the new mails, and drop the oldest ones of inboxes that have too many."""
+        self.insert_new(database)
         for inbox in self._touched:
             surplus = self._counts[inbox] - self._keep
             if self._keep and surplus > 0:
@@ -128,6 +143,7 @@ class Keeper(Chores):
         pending, self._pending = self._pending, []
         dropped, self._dropped = self._dropped, False
         if not done:
+            self._arrived = []
             self._touched.clear()
             self.load(database)
             return

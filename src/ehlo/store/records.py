@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple
 
 from ehlo.transcript import Line
 
 Facts = Mapping[str, object]
+_NO_FACTS: Final[Facts] = MappingProxyType({})
 ChangeKind = Literal["new", "read", "unread", "tags", "delete", "prune", "truncate"]
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """A mail to store: the message, and its envelope.
 
     Example:
@@ -31,7 +31,7 @@ class Delivery:
     """The name of the inbox."""
     username: str = ""
     """The identity that the client logged in as."""
-    facts: Facts = field(default_factory=dict)
+    facts: Facts = _NO_FACTS
     """Further facts about the session and the envelope, as JSON has them."""
     transcript: Sequence[Line] = ()
     """The lines of the session."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import struct
 import time
-import uuid
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from ehlo.content.summary import Mailbox, Summary, summarize
 from ehlo.sqlite.connecting import Database
@@ -23,7 +25,8 @@ ROW: Final = (
     " FROM mails"
 )
 """Selects what `read_mail` reads."""
-_DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_DIGITS: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_DIGIT_OF: Final = bytes(_DIGITS[byte % len(_DIGITS)] for byte in range(256))
 _NO_TAG: Final = re.compile("[^A-Za-z0-9 ._@-]")
 _LONGEST_TAG: Final = 100
 MOST_TAGS: Final = 100
@@ -52,53 +55,66 @@ def clean_tags(tags: Iterable[str]) -> list[str]:
 
 def new_id() -> str:
     """Return a new id: 22 letters and digits."""
-    number = uuid.uuid4().int
-    digits = []
-    for _ in range(22):
-        number, digit = divmod(number, 62)
-        digits.append(_DIGITS[digit])
-    return "".join(reversed(digits))
+    return os.urandom(22).translate(_DIGIT_OF).decode()
 
 
-def insert_mail(database: Database, delivery: Delivery, summary: Summary | None) -> tuple[str, int]:
-    """Insert a mail into the tables, and return its id and its number.
+class MailRow(NamedTuple):
+    """A mail as it is inserted into the tables."""
 
-    The `summary` is made here unless it is given.
-    """
+    inbox: str
+    tags: list[str]
+    mail: tuple[object, ...]
+    message: tuple[object, ...]
+
+
+def row_of(delivery: Delivery, mail_id: str, number: int, summary: Summary | None) -> MailRow:
+    """Return a mail as it is inserted. The `summary` is made here unless it is given."""
     summary = summary or summarize(delivery.message, delivery.rcpt_tos)
-    mail_id = delivery.id or new_id()
     identifier = summary.message_id or f"{mail_id}@ehlo"
     lists = ([summary.sender], summary.to, summary.cc, summary.bcc, summary.reply_to)
-    number = database.execute(
-        "INSERT INTO mails(id, inbox, created, size, attachments, inlines, username, summary,"
-        " message_id, subject, sender, receivers, copied, hidden, reply_to)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            mail_id,
-            _clean(delivery.inbox),
-            int((delivery.created or time.time()) * 1_000),
-            *(summary.size, summary.attachments, summary.inlines),
-            _clean(delivery.username),
-            _summary_json(summary, identifier),
-            *(folded(identifier), folded(summary.subject)),
-            *(folded("\n".join(map(" ".join, each))) for each in lists),
-        ),
-    ).lastrowid
-    database.execute(
+    inbox = _clean(delivery.inbox)
+    mail = (
+        *(number, mail_id, inbox),
+        int((delivery.created or time.time()) * 1_000),
+        *(summary.size, summary.attachments, summary.inlines),
+        _clean(delivery.username),
+        _summary_json(summary, identifier),
+        *(folded(identifier), folded(summary.subject)),
+        *[folded("\n".join(map(" ".join, each))) if each else "" for each in lists],
+    )
+    message = (
+        number,
+        _clean(delivery.mail_from),
+        as_json(list(delivery.rcpt_tos)),
+        as_json(dict(delivery.facts)),
+        _transcript_json(delivery.transcript),
+        delivery.message,
+    )
+    return MailRow(inbox, clean_tags(delivery.tags) if delivery.tags else [], mail, message)
+
+
+def insert_mails(database: Database, rows: Sequence[MailRow]) -> None:
+    """Insert mails into the tables, and count them."""
+    database.executemany(
+        "INSERT INTO mails(number, id, inbox, created, size, attachments, inlines, username,"
+        " summary, message_id, subject, sender, receivers, copied, hidden, reply_to)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [each.mail for each in rows],
+    )
+    database.executemany(
         "INSERT INTO messages(number, mail_from, rcpt_tos, facts, transcript, data)"
         " VALUES (?, ?, ?, ?, ?, ?)",
-        (
-            number,
-            _clean(delivery.mail_from),
-            as_json(list(delivery.rcpt_tos)),
-            as_json(dict(delivery.facts)),
-            as_json(list(delivery.transcript)),
-            delivery.message,
-        ),
+        [each.message for each in rows],
     )
-    if delivery.tags:
-        add_tags(database, [number or 0], clean_tags(delivery.tags))
-    return mail_id, number or 0
+    counts = Counter(each.inbox for each in rows)
+    database.executemany(
+        "INSERT INTO counts VALUES (?1, ?2, ?2) ON CONFLICT(inbox)"
+        " DO UPDATE SET total = total + ?2, unread = unread + ?2",
+        counts.items(),
+    )
+    for each in rows:
+        if each.tags:
+            add_tags(database, [each.mail[0]], each.tags)
 
 
 def read_message(
@@ -118,16 +134,18 @@ def read_message(
     return StoredMessage(mail, data, sender, *known, read_transcript(lines))
 
 
-def read_bytes(number: int, start: int, size: int, database: Database) -> bytes:
+def read_bytes(
+    number: int, start: int, size: int, database: Database, schema: str = "main"
+) -> bytes:
     """Return `size` bytes of a message: into one place, while other threads run."""
-    with database.blobopen("messages", "data", number, readonly=True) as blob:
+    with database.blobopen("messages", "data", number, readonly=True, name=schema) as blob:
         blob.seek(start)
         return blob.read(size)
 
 
 def insert_session(database: Database, session: StoredSession) -> int:
     """Insert a session without mail, whose number is not used; return its size in bytes."""
-    facts, transcript = as_json(session.facts), as_json(session.transcript)
+    facts, transcript = as_json(session.facts), _transcript_json(session.transcript)
     size = len(facts) + len(transcript)
     database.execute(
         "INSERT INTO sessions(inbox, created, username, facts, transcript, size)"
@@ -160,9 +178,22 @@ def read_sessions(
     ]
 
 
+def _transcript_json(lines: Sequence[Line]) -> str:
+    """Return the lines of a session by columns: to write each time as JSON would take longer."""
+    if not lines:
+        return "[]"
+    times, directions, texts = zip(*lines, strict=True)
+    return as_json([struct.pack(f"<{len(times)}d", *times).hex(), directions, texts])
+
+
 def read_transcript(text: str) -> list[Line]:
-    """Return the lines of a session that are stored as JSON."""
-    return [Line(*each) for each in json.loads(text)]
+    """Return the lines of a session that are stored as JSON: by columns, or by lines as before."""
+    stored = json.loads(text)
+    if not stored or isinstance(stored[0], list):
+        return [Line(*each) for each in stored]
+    packed, directions, texts = stored
+    times = struct.unpack(f"<{len(texts)}d", bytes.fromhex(packed))
+    return list(map(Line, times, directions, texts))
 
 
 def _clean(text: str) -> str:
@@ -194,7 +225,7 @@ def _mailbox(mailbox: Mailbox) -> dict[str, str]:
     return {"Name": mailbox.name, "Address": mailbox.address}
 
 
-def add_tags(database: Database, numbers: list[int], tags: list[str]) -> None:
+def add_tags(database: Database, numbers: Sequence[object], tags: list[str]) -> None:
     """Add tags to mails."""
     rows = [(number, tag) for number in numbers for tag in tags]
     database.executemany("INSERT OR IGNORE INTO tags(number, tag) VALUES (?, ?)", rows)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypedDict
 
-from ehlo.faults.fault import key_of
+from ehlo.faults.fault import key_of, names
 from ehlo.testing.offer import check_keywords
 from ehlo.testing.received import ReceivedMail, is_in, quoted
 from ehlo.testing.rulebook import Rulebook
@@ -98,10 +98,9 @@ class Search:
 
 def _is(wanted: Text, address: str) -> bool:
     """Return whether an address is the one that is wanted, by the rule of faults."""
-    if not isinstance(wanted, str):
-        return wanted.search(address) is not None
-    (local, domain), own = key_of(wanted), key_of(address)
-    return domain == own[1] and local in (own[0], "" if domain else own[0])
+    if isinstance(wanted, str):
+        return names(wanted, key_of(address))
+    return wanted.search(address) is not None
 
 
 def _has(wanted: Text, text: str) -> bool:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self, Unpack, overload
 
 from ehlo.faults import Fault, Faults, Stage
+from ehlo.faults.fault import is_number
 from ehlo.faults.plan import ForWhom, When
 from ehlo.net import Peer
 from ehlo.protocol.reply import Reply
@@ -28,7 +29,7 @@ from ehlo.testing.frameworks import Framework, settings_of
 from ehlo.testing.guest import Guest
 from ehlo.testing.loopback import Commons, Port
 from ehlo.testing.memory import PRETENDED, MemorySocket
-from ehlo.testing.offer import Offer, OfferOptions, is_number, offer_of
+from ehlo.testing.offer import Offer, OfferOptions, offer_of
 from ehlo.testing.received import ReceivedMail, Rejection
 from ehlo.testing.routing import DirectSMTP, MissingNameError
 from ehlo.testing.rulebook import Rulebook
@@ -363,7 +364,7 @@ class Inbox(Sequence[ReceivedMail]):
         if count < 1:
             raise ValueError(f"count is {count}; it must be 1 or more, or use none_within()")
         seconds = self.wait_timeout if timeout is None else timeout
-        if not is_number(seconds, 0):
+        if not (is_number(seconds) and seconds >= 0):
             raise ValueError(f"timeout is {seconds!r}; it must be a number of seconds")
         return Search(self._book, criteria_of(match), count), seconds
 

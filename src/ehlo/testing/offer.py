@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Final, Literal, TypedDict
 
+from ehlo.faults.fault import is_count
 from ehlo.protocol.auth.credentials import Credentials, PasswordCredentials
 from ehlo.protocol.auth.mechanisms import MECHANISMS
 from ehlo.protocol.extensions import rows
@@ -70,7 +71,7 @@ class Offer:
             raise ValueError("implicit_tls leaves nothing to STARTTLS; set one of them")
         if self.require_auth and self.auth is None:
             raise ValueError("require_auth needs auth; write auth={'user': 'password'}")
-        if self.size is not None and not is_number(self.size, 1, whole=True):
+        if self.size is not None and not is_count(self.size, 1):
             raise ValueError(f"size is {self.size!r}; it must be a number of bytes over 0, or None")
 
     @cached_property
@@ -120,12 +121,6 @@ class Offer:
 def now() -> datetime:
     """Return the time, for extensions that compare it."""
     return datetime.now(UTC)
-
-
-def is_number(value: object, least: int, *, whole: bool = False) -> bool:
-    """Return whether `value` is a number of at least `least`, and a whole one if that is asked."""
-    kinds = int if whole else int | float
-    return isinstance(value, kinds) and not isinstance(value, bool) and value >= least
 
 
 def check_keywords(what: str, given: Iterable[str], known: Collection[str]) -> None:

@@ -7,7 +7,6 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -54,13 +53,12 @@ class About:
 
     async def webui(self, _request: Request) -> Response:
         """Return what the pages need to know."""
-        options = self._desk.options
-        relay = urlsplit(options.relay)
+        options, relay = self._desk.options, self._desk.relay
         settings: WebSettings = {
             "Label": options.label,
             "MessageRelay": {
-                "Enabled": bool(options.relay),
-                "SMTPServer": relay.netloc.rpartition("@")[2],
+                "Enabled": relay is not None,
+                "SMTPServer": "" if relay is None else relay.address,
                 "ReturnPath": "",
                 "AllowedRecipients": "",
                 "BlockedRecipients": "",

@@ -16,7 +16,7 @@ from ehlo.content.charsets import decode_text
 from ehlo.content.fields import one_line
 from ehlo.content.markup import text_of_html
 from ehlo.content.mime import Part, parse_message
-from ehlo.content.transfer import decode_transfer, decoded_pieces
+from ehlo.content.transfer import TransferDecoder, decode_transfer, decoded_pieces, decoder_of
 
 MOST_SHOWN: Final = 4_194_304
 """Bytes of the text, still encoded, that are decoded of one message; as many of its HTML."""
@@ -82,6 +82,15 @@ class Piece(NamedTuple):
         if self._is_bytes:
             return found
         return [decode_text(b"".join(found), self.charset).encode("utf-8", "replace")]
+
+    @property
+    def size(self) -> int:
+        """The bytes that it takes in the message, still encoded."""
+        return self.part.end - self.part.start
+
+    def decoder(self) -> TransferDecoder | None:
+        """Return what undoes its encoding piece by piece; `None` if it has none."""
+        return decoder_of(self.part.transfer_encoding, rest_for(self.size))
 
     @property
     def _is_bytes(self) -> bool:

@@ -13,6 +13,7 @@ from ehlo.inbox.api.composing import ComposeError, compose, recipients_of
 from ehlo.inbox.api.goform import ShapeError, from_json
 from ehlo.inbox.api.shapes import SendAnswer, SendRequest
 from ehlo.inbox.desk import Desk, inbox_of, user_of
+from ehlo.inbox.sorting import is_name
 from ehlo.store import Delivery, StoreError
 
 
@@ -29,6 +30,9 @@ class Sending:
         except RefusedError as error:
             raise RefusedError(error.text, 413, as_json=True) from None
         inbox, user = inbox_of(request), user_of(request)
+        if inbox is not None and not is_name(inbox):
+            text = f"invalid inbox name: {inbox[:80]}: use up to 64 letters, digits and -_.+@"
+            raise RefusedError(text, as_json=True)
         try:
             delivery = await asyncio.to_thread(_delivery_of, body, inbox or "", user)
         except (ShapeError, ComposeError) as error:

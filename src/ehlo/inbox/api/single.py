@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
@@ -13,7 +14,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ehlo.content.fields import Field
+from ehlo.content.transfer import TransferDecoder
 from ehlo.inbox.answers import (
+    MOST_AT_ONCE,
     NOT_FOUND,
     RefusedError,
     elsewhere,
@@ -38,6 +41,7 @@ RASTER: Final = frozenset(
 )
 """Types of images that can hold nothing but pixels."""
 _INLINE: Final = RASTER | {"application/pdf", "text/plain"}
+_LABEL: Final = re.compile(r"[a-z0-9._:-]{1,64}")
 _TOKEN: Final = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 
 
@@ -86,17 +90,35 @@ class Single:
         return streamed_answer(pieces(), len(added) + mail.size, headers)
 
     async def part(self, request: Request) -> Response:
-        """Return the content of a part."""
-        found = await find_part(self._desk, request)
+        """Return the content of a part; a large one in pieces, as fast as its reader is."""
+        found = await find_part(self._desk, request, most=MOST_AT_ONCE)
         is_named = request.path_params["id"] != LATEST
-        return pieces_answer(found.pieces, part_headers(found.piece, is_named=is_named))
+        is_whole = found.pieces is not None
+        headers = part_headers(found.piece, is_named=is_named, is_whole=is_whole)
+        if found.pieces is not None:
+            return pieces_answer(found.pieces, headers)
+        decoder = found.piece.decoder()
+        size = found.piece.size if decoder is None else None
+        return streamed_answer(self._decoded(found, decoder), size, headers)
+
+    async def _decoded(
+        self, found: FoundPart, decoder: TransferDecoder | None
+    ) -> AsyncIterator[bytes]:
+        """Yield the content of a part; little of it is in memory at any time."""
+        part = found.piece.part
+        async for chunk in self._desk.store.chunks(found.mail, part.start, part.end):
+            yield chunk if decoder is None else await asyncio.to_thread(decoder.feed, chunk)
+        if decoder is not None:
+            yield decoder.end()
 
 
 class FoundPart(NamedTuple):
     """A part of a message, and its content in pieces."""
 
+    mail: StoredMail
     piece: Piece
-    pieces: list[bytes]
+    pieces: list[bytes] | None
+    """`None` for a part that is larger than was wanted."""
 
 
 async def find(
@@ -188,25 +210,30 @@ def remember(desk: Desk, stored: StoredMessage, anatomy: Anatomy) -> None:
         desk.outlines.add(stored.mail.id, anatomy)
 
 
-async def find_part(desk: Desk, request: Request) -> FoundPart:
+async def find_part(desk: Desk, request: Request, *, most: int | None = None) -> FoundPart:
     """Return the part that the path names. Raises `RefusedError` if there is none.
 
-    Of a message whose parts are known nothing else is read.
+    If it takes more than `most` bytes, it comes without its content. Of a message whose parts are
+    known nothing else is read.
     """
     mail_id, number = await id_of(desk, request), str(request.path_params["part"])
     pieces = desk.outlines.get(mail_id)
     if pieces is None:
-        found = await _search_part(desk, request, mail_id, number)
+        found = await _search_part(desk, request, mail_id, number, most)
     else:
         mails = await desk.store.find([mail_id], inbox_of(request))
         piece = pieces.get(number)
-        found = await _read_part(desk, mails[0], piece) if mails and piece is not None else None
+        found = None
+        if mails and piece is not None:
+            found = await _read_part(desk, mails[0], piece, most)
     if found is None:
         raise RefusedError(NOT_FOUND, 404)
     return found
 
 
-async def _search_part(desk: Desk, request: Request, mail_id: str, number: str) -> FoundPart | None:
+async def _search_part(
+    desk: Desk, request: Request, mail_id: str, number: str, most: int | None
+) -> FoundPart | None:
     """Return a part of a message whose parts are not known yet."""
     async with reading(desk, request, mail_id) as stored:
 
@@ -215,24 +242,31 @@ async def _search_part(desk: Desk, request: Request, mail_id: str, number: str) 
             piece = anatomy.find(number)
             if piece is None:
                 return anatomy, None
-            return anatomy, FoundPart(piece, piece.content(stored.data, rest_for(len(stored.data))))
+            is_large = most is not None and piece.size > most
+            rest = rest_for(len(stored.data))
+            content = None if is_large else piece.content(stored.data, rest)
+            return anatomy, FoundPart(stored.mail, piece, content)
 
         anatomy, found = await elsewhere(len(stored.data), work)
         remember(desk, stored, anatomy)
     return found
 
 
-async def _read_part(desk: Desk, mail: StoredMail, piece: Piece) -> FoundPart:
+async def _read_part(desk: Desk, mail: StoredMail, piece: Piece, most: int | None) -> FoundPart:
     """Return a part whose place is known, in its turn if it is large."""
-    start, end = piece.part.start, piece.part.end
-    size = end - start
+    size = piece.size
+    if most is not None and size > most:
+        return FoundPart(mail, piece, None)
     async with desk.turns if size > LARGE else nullcontext():
-        body = await desk.store.piece(mail, start, end)
-        return FoundPart(piece, await elsewhere(size, lambda: piece.decoded(body, rest_for(size))))
+        body = await desk.store.piece(mail, piece.part.start, piece.part.end)
+        content = await elsewhere(size, lambda: piece.decoded(body, rest_for(size)))
+    return FoundPart(mail, piece, content)
 
 
-def part_headers(piece: Piece, *, is_named: bool) -> dict[str, str]:
+def part_headers(piece: Piece, *, is_named: bool, is_whole: bool = True) -> dict[str, str]:
     """Return the headers of the content of a part: it can do nothing, wherever it is opened.
+
+    Text is in UTF-8; one that is not read as a whole stays in its charset.
 
     The page of a message is of another origin than its images. A client that knows the id may load
     them; `latest` is excluded, since anyone can guess it.
@@ -244,8 +278,10 @@ def part_headers(piece: Piece, *, is_named: bool) -> dict[str, str]:
     shown = is_media or kind in _INLINE
     name = quote(piece.name, safe="$&+=:@", errors="replace")
     policy = "cross-origin" if is_media and is_named else "same-origin"
+    stays = not is_whole and _LABEL.fullmatch(piece.charset) is not None
+    charset = piece.charset if stays else "utf-8"
     return {
-        "content-type": f"{kind}; charset=utf-8" if kind.startswith("text/") else kind,
+        "content-type": f"{kind}; charset={charset}" if kind.startswith("text/") else kind,
         "content-disposition": f'{"inline" if shown else "attachment"}; filename="{name}"',
         "content-security-policy": "sandbox; default-src 'none'",
         "x-content-type-options": "nosniff",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ehlo.inbox.answers import NOT_FOUND, RefusedError, resource
+from ehlo.inbox.api.anatomy import rest_for
 from ehlo.inbox.api.single import find_part
 from ehlo.inbox.desk import Desk
 
@@ -47,17 +49,22 @@ class Thumbs:
             raise RefusedError(NOT_FOUND, 404)
         async with self._turns:  # the part is in memory, too
             found = await find_part(self._desk, request)
-            image = await asyncio.to_thread(thumbnail, b"".join(found.pieces))
+            image = await asyncio.to_thread(thumbnail, found.pieces or ())
         return Response(image, media_type="image/jpeg")
 
 
-def thumbnail(data: bytes) -> bytes:
-    """Return a thumbnail as JPEG: cropped, or on white if the image is smaller."""
+def thumbnail(pieces: Sequence[bytes]) -> bytes:
+    """Return a thumbnail of an image as JPEG: cropped, or on white if the image is smaller."""
     import PIL.Image  # it may not be installed
 
+    image = io.BytesIO()
+    rest = rest_for(sum(map(len, pieces)))
+    for piece in pieces:
+        image.write(piece)
+        rest()
     canvas = PIL.Image.new("RGB", (WIDTH, HEIGHT), "white")
     try:
-        _draw(data, canvas)
+        _draw(image, canvas)
     except Exception as error:  # noqa: BLE001  decoders raise anything for images that are none
         _logger.debug("an image was not readable: error=%r", error)
     written = io.BytesIO()
@@ -65,11 +72,11 @@ def thumbnail(data: bytes) -> bytes:
     return written.getvalue()
 
 
-def _draw(data: bytes, canvas: Image) -> None:
+def _draw(file: io.BytesIO, canvas: Image) -> None:
     import PIL.Image
     from PIL import ImageOps
 
-    with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    with PIL.Image.open(file, formats=_FORMATS) as image:
         width, height = image.size
         if width * height > MOST_PIXELS or max(width, height) > _LONGEST_SIDE:
             return

@@ -7,13 +7,11 @@ with a new Date and Message-ID, and either for all recipients or for none.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 import ssl
 from email.utils import formatdate, make_msgid
 from functools import partial
-from typing import Final, NamedTuple, Self, TypedDict
-from urllib.parse import unquote, urlsplit
+from typing import Final, TypedDict
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,6 +23,7 @@ from ehlo.inbox.answers import NOT_FOUND, RefusedError, done, elsewhere, read_js
 from ehlo.inbox.api.added import own_header
 from ehlo.inbox.api.single import find
 from ehlo.inbox.desk import Desk
+from ehlo.inbox.relay import Relay
 from ehlo.store import StoredMessage
 
 MOST_RECIPIENTS: Final = 100
@@ -48,53 +47,11 @@ class ReleaseRequest(TypedDict):
     """The addresses."""
 
 
-class Relay(NamedTuple):
-    """A server that takes released messages."""
-
-    host: str
-    port: int
-    user: str = ""
-    password: str = ""
-    has_tls: bool = False
-    """Whether the connection begins with TLS."""
-
-    @classmethod
-    def of(cls, url: str) -> Self:
-        """Return the server of a URL: `smtp://[user:password@]host[:port]`, or `smtps://…`.
-
-        With `smtp`, STARTTLS is used if the server offers it. With a user, it must, except on a
-        loopback address, and its certificate must be valid. Raises `ValueError`, which does not
-        quote the password.
-        """
-        form = "write smtp://host:25 or smtps://user:password@host:465"
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            raise ValueError(f"relay: not a URL; {form}") from None
-        if parts.scheme not in ("smtp", "smtps") or not host or parts.path.strip("/"):
-            raise ValueError(f"relay: not the URL of an SMTP server; {form}")
-        if bool(parts.username) != bool(parts.password) or parts.query or parts.fragment:
-            raise ValueError(f"relay: user and password go together, and nothing follows; {form}")
-        has_tls = parts.scheme == "smtps"
-        user, password = unquote(parts.username or ""), unquote(parts.password or "")
-        return cls(host, port or (465 if has_tls else 25), user, password, has_tls)
-
-    @property
-    def must_have_tls(self) -> bool:
-        """Whether a password would otherwise be sent in the clear."""
-        return bool(self.user) and not self.has_tls and not _is_loopback(self.host)
-
-    def __repr__(self) -> str:
-        return f"<Relay {self.host}:{self.port}>"
-
-
 class Relaying:
     """The endpoint of releases."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._relay = Relay.of(desk.options.relay) if desk.options.relay else None
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._waiting = 0
 
@@ -103,7 +60,8 @@ class Relaying:
         found = await find(self._desk, request, most=0)
         wanted = await read_json(request, ReleaseRequest)
         recipients = _recipients_of(wanted["To"])
-        if self._relay is None:
+        relay = self._desk.relay
+        if relay is None:
             raise RefusedError("SMTP error: no server to release to; start ehlo with --relay")
         if self._waiting >= _MOST_WAITING:
             raise RefusedError("too many messages are being released; try again later", 503)
@@ -114,9 +72,9 @@ class Relaying:
                 if stored is None:  # deleted meanwhile
                     raise RefusedError(NOT_FOUND, 404)
                 message = await elsewhere(len(stored.data), partial(outgoing, stored.data))
-                await _pass_on(self._relay, _sender_of(stored), recipients, message)
+                await _pass_on(relay, _sender_of(stored), recipients, message)
         except TimeoutError:
-            raise RefusedError(f"SMTP error: {self._relay.host} did not answer in time") from None
+            raise RefusedError(f"SMTP error: {relay.host} did not answer in time") from None
         finally:
             self._waiting -= 1
         return done()
@@ -208,13 +166,6 @@ def _context(*, verifies: bool) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def routes(desk: Desk) -> list[BaseRoute]:

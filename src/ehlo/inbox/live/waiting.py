@@ -18,8 +18,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
 from ehlo.inbox.answers import RefusedError, elsewhere, resource
-from ehlo.inbox.api.anatomy import LARGE
-from ehlo.inbox.api.goform import to_text
+from ehlo.inbox.api.anatomy import LARGE, rest_for
+from ehlo.inbox.api.goform import in_pieces
 from ehlo.inbox.api.shapes import WholeMessage, whole_message
 from ehlo.inbox.desk import Desk, inbox_of
 from ehlo.inbox.live.hub import Notice
@@ -133,31 +133,36 @@ class SearchWait:
             if mail.number > wanted.after and mail.created >= wanted.since
         ]
 
-    async def _whole(self, page: Page, mails: list[StoredMail]) -> AsyncIterator[str]:
+    async def _whole(self, page: Page, mails: list[StoredMail]) -> AsyncIterator[bytes]:
         """Yield the answer; each message is in memory only while it is sent."""
         total, unread = page.inbox
-        yield f'{{"total":{total},"unread":{unread},"messages":['
+        yield f'{{"total":{total},"unread":{unread},"messages":['.encode()
         count = 0
         for mail in mails:
-            text = await self._text(mail)
-            if not text:  # it was deleted just now
+            pieces = await self._pieces(mail)
+            if not pieces:  # it was deleted just now
                 continue
-            yield f",{text}" if count else text
+            if count:
+                yield b","
+            for piece in pieces:
+                yield piece
             count += 1
-        yield f'],"count":{count}}}\n'
+        yield f'],"count":{count}}}\n'.encode()
 
-    async def _text(self, mail: StoredMail) -> str:
+    async def _pieces(self, mail: StoredMail) -> list[bytes]:
         """Return a whole message as JSON, in its turn if it is large; empty if there is none."""
         is_large = mail.size > LARGE
         async with self._desk.turns if is_large else contextlib.nullcontext():
             stored = await self._desk.store.get(mail.id)
             if stored is None:
-                return ""
-            return await elsewhere(mail.size, partial(_text_of, stored))
+                return []
+            return await elsewhere(mail.size, partial(_pieces_of, stored))
 
 
-def _text_of(stored: StoredMessage) -> str:
-    return to_text(whole_message(stored))
+def _pieces_of(stored: StoredMessage) -> list[bytes]:
+    size = len(stored.data)
+    pieces = in_pieces(whole_message(stored), rest_for(size))
+    return pieces if size > LARGE else [b"".join(pieces)]
 
 
 def _timeout_of(request: Request) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from ehlo.content import Code, Content, Link, Mailbox, read_content
+from ehlo.content.breather import Rest
 from ehlo.content.fields import one_line
 from ehlo.content.links import find_addresses, most_links
 from ehlo.content.mime import Part
@@ -46,6 +47,8 @@ _REMOTE: Final = re.compile(
     r"""|@import|<link\b[^>]{0,200}(?:https?:)?//""",
     re.IGNORECASE,
 )
+_SLICE: Final = 32_768  # characters of HTML that are searched at once
+_LONGEST_REMOTE: Final = 512  # characters of what is found there
 _OF_HTML: Final = ("html", "source")
 _FACTS: Final = {
     "peer": "Client",
@@ -195,7 +198,8 @@ def letter_of(stored: StoredMessage, tab: str) -> Letter:
 
     It takes time in proportion to the message, so call it in a thread.
     """
-    content = read_content(stored.data, rest_for(len(stored.data)))
+    rest = rest_for(len(stored.data))
+    content = read_content(stored.data, rest)
     html = content.html or ""
     tabs = {name: title for name, title in TABS.items() if html or name not in _OF_HTML}
     tab = tab if tab in tabs else next(iter(tabs))
@@ -212,12 +216,21 @@ def letter_of(stored: StoredMessage, tab: str) -> Letter:
         tab=tab,
         tabs=tabs,
         panel=_panel_of(tab, stored, content, numbered),
-        has_remote=_REMOTE.search(html) is not None,
+        has_remote=_is_remote(html, rest),
         codes=[code for code in content.codes if code.score >= _LIKELY][:MOST_CODES],
         links=content.links[:MOST_LINKS],
         files=_files_of(content, numbered),
         unshown_subject=max(len(summary["Subject"]) - LONGEST_SUBJECT, 0),
     )
+
+
+def _is_remote(html: str, rest: Rest) -> bool:
+    """Return whether HTML would load something from elsewhere; it is searched in slices."""
+    for start in range(0, len(html), _SLICE):
+        if _REMOTE.search(html, start, start + _SLICE + _LONGEST_REMOTE) is not None:
+            return True
+        rest()
+    return False
 
 
 def _mailboxes(boxes: list[dict[str, str]]) -> list[Mailbox]:

@@ -51,6 +51,7 @@ def make_environment() -> Environment:
     environment.filters.update(
         bytes=show_bytes,
         clock=show_clock,
+        count=show_count,
         duration=show_duration,
         highlight=highlight,
         hue=hue,
@@ -58,7 +59,6 @@ def make_environment() -> Environment:
         is_web=is_web,
         number=show_number,
         replies=replies_of,
-        without_login=without_login,
     )
     return environment
 
@@ -117,6 +117,12 @@ def show_number(number: int) -> str:
     return f"{number:,}"
 
 
+def show_count(number: float, noun: str) -> str:
+    """Return a number and a noun whose plural ends in `s`, as in `1 rule` and `1,200 rules`."""
+    shown = show_number(number) if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {noun}" if number == 1 else f"{shown} {noun}s"
+
+
 def show_iso(seconds: float) -> str:
     """Return a time, in seconds since the epoch, as RFC 3339 in UTC."""
     return _moment(seconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -138,9 +144,8 @@ def show_duration(seconds: float) -> str:
     """Return a duration for a person, as in `3 days`."""
     for size, name in _SPANS:
         if seconds >= size:
-            count = round(seconds / size)
-            return f"{count} {name}" if count == 1 else f"{count} {name}s"
-    return f"{seconds:g} seconds"
+            return show_count(round(seconds / size), name)
+    return show_count(seconds, "second")
 
 
 def hue(tag: str) -> int:
@@ -167,12 +172,6 @@ def is_web(url: str) -> bool:
 def replies_of(fault: Fault) -> list[str]:
     """Return the replies of a fault as text."""
     return [text_of(reply) for reply in fault.replies]
-
-
-def without_login(address: str) -> str:
-    """Return the address of a relay without its user and password."""
-    scheme, _, rest = address.rpartition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if scheme else rest.rpartition("@")[2]
 
 
 def segment(text: str) -> str:

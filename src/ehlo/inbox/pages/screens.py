@@ -211,6 +211,7 @@ class Screens:
         common = {
             "place": self._place(request),
             "options": self._desk.options,
+            "relay": self._desk.relay,
             "traffic": self._desk.traffic,
             "counts": await store.counts(inbox),
             "inboxes": await store.inboxes(),
@@ -223,9 +224,12 @@ class Screens:
             "fault_count": len(self._desk.faults),
             "smtp": _smtp_of(request, self._desk.options),
         }
-        page = self._environment.get_template(template)
-        html = await asyncio.to_thread(page.render, {**common, **values})
+        # In a thread, which also compiles the template the first time
+        html = await asyncio.to_thread(self._render, template, {**common, **values})
         return page_response(html, str(common["nonce"]), _frame_of(request), status)
+
+    def _render(self, template: str, values: dict[str, object]) -> str:
+        return self._environment.get_template(template).render(values)
 
 
 def _query_of(request: Request) -> str:

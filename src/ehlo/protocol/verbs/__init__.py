@@ -177,33 +177,9 @@ USUAL: Final = {
 # -- what may be sent when -----------------------------------------------------------------------
 
 
-def hear_usual(conversation: Conversation, packet: bytes) -> Ask | tuple[()] | None:
-    """Do what `hear` does for a packet that is one plain command; return `None` for any other.
-
-    `()` says that nothing is to be asked.
-    """
-    usual, settings, output = USUAL.get(packet[:4]), conversation.settings, conversation.output
-    if usual is None or len(packet) > settings.plain_limit:
-        return None
-    verb, parse, accept, to = usual
-    if conversation.state not in verb.since:
-        return None
-    if settings.gated and refusal_of(conversation, verb) is not None:
-        return None
-    subject = parse(conversation, packet)
-    if subject is None:
-        return None
-    if type(subject) is Reply or verb.event in conversation.asks:
-        output.said.append(verb.name)
-        if type(subject) is not Reply:
-            return verb.ask(conversation, subject)
-        argument = packet[len(verb.name) + 1 : -2].decode()
-        _fail(conversation, verb, argument, subject)
-        return ()
-    reply = accept(conversation, subject, None)
-    conversation.state = to
-    output.acknowledge(verb.name, reply)
-    return ()
+def argument_of(verb: AnyVerb, packet: bytes) -> str:
+    """Return the argument in a packet that is one plain command."""
+    return packet[len(verb.name) + 1 : -2].decode()
 
 
 def hear(conversation: Conversation) -> Ask | Told | Literal[Waiting.NEED_DATA]:
@@ -236,16 +212,16 @@ def hear(conversation: Conversation) -> Ask | Told | Literal[Waiting.NEED_DATA]:
     if settings.gated or not verb.simple or conversation.state not in verb.since:
         refusal = refusal_of(conversation, verb)
         if refusal is not None:
-            _fail(conversation, verb, argument, refusal)
+            fail(conversation, verb, argument, refusal)
             return None
     subject = verb.parse(conversation, argument)
     if type(subject) is Reply:
-        _fail(conversation, verb, argument, subject)
+        fail(conversation, verb, argument, subject)
         return None
     return None if subject is None else take(conversation, verb, subject)
 
 
-def _fail(conversation: Conversation, verb: AnyVerb, argument: str, reply: Reply) -> None:
+def fail(conversation: Conversation, verb: AnyVerb, argument: str, reply: Reply) -> None:
     """Reject a command that the core does not let pass."""
     now = reply if verb.fail is None else verb.fail(conversation, argument, reply)
     if now is not None:

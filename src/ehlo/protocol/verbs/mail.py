@@ -463,6 +463,10 @@ def hear_body(
         return None
     if not settings.keeps_newlines and has_bare_newline(body):
         return None
+    narrator = conversation.output.narrator
+    if narrator is not None:
+        narrator.body(body, dots=True)
+        narrator.end_body(dots=True)
     transaction.size = len(body)
     conversation.counts.idle = 0
     conversation.reader, conversation.state = None, _ENDED

@@ -142,7 +142,7 @@ class Verb(Question[S]):
             raise ValueError(f"{self.name}: legal, and out of sequence: {sorted(map(repr, both))}")
         simple = self.lmtp is None and not self.trusted and self.exists is _yes
         object.__setattr__(self, "simple", simple)
-        counted = not self.progress or self.ends  # which `hear_usual` does not look at
+        counted = not self.progress or self.ends  # which `Connection.hear` does not look at
         if self.usual and (counted or not simple or self.to is None or len(self.name) != 4):
             raise ValueError(f"{self.name}: its plain form would skip what `hear` does for it")
 

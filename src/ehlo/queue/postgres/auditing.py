@@ -85,18 +85,28 @@ class PostgresBooks:
         return self._do(partial(change, what=what, message_id=wanted))
 
     def content(self, message_id: str) -> Iterator[bytes]:
-        """Yield a message in chunks. Raises `LookupError`."""
-        find = "SELECT number, trace, body FROM ehlo_messages WHERE id = $1"
+        """Yield a message in chunks. Raises `LookupError`.
+
+        Raises `StoreError` if it is delivered meanwhile, so that a part is not taken for all of it.
+        """
+        find = "SELECT number, size, trace, body FROM ehlo_messages WHERE id = $1"
         chunk = "SELECT data FROM ehlo_bodies WHERE message = $1 AND part = $2"
         row = self._do(lambda connection: connection.fetchrow(find, text_of(message_id)))
         if row is None:
             raise LookupError(message_id)
-        number, trace, body = row
-        yield trace + (body or b"")
+        number, left, trace, body = row
+        yield trace
+        if body is not None:
+            yield body
+            return
         part = 0
-        while body is None and (data := self._chunk(chunk, number, part)):
+        while data := self._chunk(chunk, number, part):
             yield data
             part += 1
+            left -= len(data)
+        if left:
+            wrong = "ended before all of it was read; what was written is not complete"
+            raise StoreError(f"{message_id}: {wrong}")
 
     def _chunk(self, query: str, number: int, part: int) -> bytes | None:
         found = self._do(lambda connection: connection.fetchval(query, number, part))

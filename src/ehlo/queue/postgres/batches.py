@@ -19,14 +19,20 @@ from ehlo.sqlite.errors import DiskFullError
 
 _MOST_AT_ONCE: Final = 500  # messages
 _MOST_BYTES: Final = 4 << 20
+# The commit waits for the disk whatever the session has set: a pooler may have given it to another
+# client before, and its configuration may have changed
 _STORE: Final = """
-WITH stored AS (
+WITH asked AS (
+    SELECT set_config('synchronous_commit', 'on', true)
+    WHERE current_setting('synchronous_commit') IN ('off', 'local')
+), stored AS (
     INSERT INTO ehlo_messages(number, id, digest, sender, facts, size, trace, body)
     SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[],
                          $6::bigint[], $7::bytea[], $8::bytea[])
 )
 INSERT INTO ehlo_deliveries(message, place, recipient)
-SELECT * FROM unnest($9::bigint[], $10::integer[], $11::text[])
+SELECT s.* FROM (SELECT count(*) FROM asked) AS a,
+    unnest($9::bigint[], $10::integer[], $11::text[]) AS s(message, place, recipient)
 """
 
 

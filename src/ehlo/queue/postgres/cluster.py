@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from ehlo.message import Message, Spool, spool_directory
 from ehlo.queue.delivering import Delivering
 from ehlo.queue.engine import Deliverer, Ledger
-from ehlo.queue.entries import Arrival, Claimed, Haul, Levels, Settled
+from ehlo.queue.entries import Arrival, Claimed, Due, Haul, Levels, Settled
 from ehlo.queue.facts import body_of
 from ehlo.queue.postgres import taking
 from ehlo.queue.postgres.batches import Batches, Numbers, Packed, store
@@ -28,7 +28,10 @@ from ehlo.queue.urls import DatabaseURL
 from ehlo.sqlite.errors import StoreError
 
 _SLOWEST: Final = 1 << 20  # bytes a second of a large body
+T = TypeVar("T")
 _AGAIN: Final = 1.0  # seconds until deliveries that have failed begin again
+
+_Claim = Callable[[Pg], Awaitable[tuple[list[Due], dict[int, list[Due]]]]]
 
 logger: logging.Logger = logging.getLogger("ehlo.queue")
 
@@ -38,10 +41,9 @@ class Cluster:
 
     def __init__(self, url: DatabaseURL) -> None:
         self._url = url
-        accept = _prepare_in_pool if url.is_pooled else _prepare_to_accept
-        take = _prepare_in_pool if url.is_pooled else _prepare_to_take
-        self._accepting = [Cable(url, accept) for _ in range(2)]
-        self._writing = [Cable(url, accept) for _ in range(2)]  # large bodies
+        take = _prepare_to_accept if url.is_pooled else _prepare_to_take
+        self._accepting = [Cable(url, _prepare_to_accept) for _ in range(2)]
+        self._writing = [Cable(url, _prepare_to_accept) for _ in range(2)]  # large bodies
         self._claiming = Cable(url, take)
         self._ending = Cable(url, take)
         self._reading = Cable(url, take)  # large bodies
@@ -90,7 +92,7 @@ class Cluster:
         async with connection.transaction():
             await connection.execute("SET LOCAL idle_in_transaction_session_timeout = '30s'")
             part = 0
-            while chunk := await asyncio.to_thread(next, chunks, b""):
+            while chunk := await _with_file(arrival.id, next, chunks, b""):
                 digest.update(chunk)
                 await connection.execute(
                     "INSERT INTO ehlo_bodies VALUES ($1, $2, $3)", number, part, chunk
@@ -124,20 +126,26 @@ class Cluster:
         if self._delivering is not None:
             self._delivering.wake()
 
-    async def claim(self, owner: str, most: int, lease: float, patience: Persistence) -> Haul:
+    async def claim(
+        self, owner: str, most: int, lease: float, patience: Persistence, held: Sequence[int]
+    ) -> Haul:
         """Return messages that are due, as `Ledger` says."""
         if self._unread:
             await self.settle(self._unread, owner, durable=False)
             self._unread = []
         most_attempts = min(patience.max_attempts, 2**31 - 1)
-        return await self._claiming.do(
-            partial(self._claim, owner=owner, most=most, lease=lease, most_attempts=most_attempts)
+        wanted = partial(
+            taking.claim,
+            owner=owner,
+            most=most,
+            lease=lease,
+            most_attempts=most_attempts,
+            held=held,
         )
+        return await self._claiming.do(partial(self._claim, wanted=wanted, most=most))
 
-    async def _claim(
-        self, connection: Pg, owner: str, most: int, lease: float, most_attempts: int
-    ) -> Haul:
-        dead, due = await taking.claim(connection, owner, most, lease, most_attempts)
+    async def _claim(self, connection: Pg, wanted: _Claim, most: int) -> Haul:
+        dead, due = await wanted(connection)
         try:
             return await taking.read(connection, dead, due, most)
         except BaseException:
@@ -168,7 +176,7 @@ class Cluster:
         chunk = "SELECT data FROM ehlo_bodies WHERE message = $1 AND part = $2"
         part = 0
         while data := await connection.fetchval(chunk, claimed.number, part):
-            await asyncio.to_thread(spool.write, [data])
+            await _with_file(claimed.id, spool.write, [data])
             part += 1
 
     async def renew(self, numbers: Sequence[int], owner: str, lease: float) -> None:
@@ -215,10 +223,9 @@ class Cluster:
 
 
 async def _prepare_to_accept(connection: Pg) -> None:
-    commit = await check_durable(connection)
+    """Set nothing: behind a pooler, another client would have it next."""
+    await check_durable(connection)
     await ensure_schema(connection)
-    # Kept for the session, whatever its server's configuration becomes
-    await connection.execute("SELECT set_config('synchronous_commit', $1, false)", commit)
 
 
 async def _prepare_to_take(connection: Pg) -> None:
@@ -227,10 +234,16 @@ async def _prepare_to_take(connection: Pg) -> None:
     await connection.execute("SELECT set_config('enable_seqscan', 'off', false)")
 
 
-async def _prepare_in_pool(connection: Pg) -> None:
-    """Check what another client may have had before: nothing is set for its next one."""
-    await check_durable(connection)
-    await ensure_schema(connection)
+async def _with_file(message_id: str, work: Callable[..., T], *values: object) -> T:
+    """Return the result of work on a body on this machine, in a thread.
+
+    Raises `StoreError`: an `OSError` would look like one of the connection.
+    """
+    try:
+        return await asyncio.to_thread(work, *values)
+    except OSError as error:
+        wrong = f"the body of {message_id}: {error.strerror or error}"
+        raise StoreError(f"{wrong}; check the directory for temporary files") from error
 
 
 def _chunks(message: Message) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """The schema on PostgreSQL, its version, and the settings without which nothing is durable.
 
-Deliveries are narrow, since they change; messages do not. A body over `LARGE` bytes is in chunks,
-so that no process holds all of it.
+The rows of deliveries change often, so they are narrow. Messages never change. A body over `LARGE`
+bytes is in chunks, so that no process holds all of it.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ async def has_schema(connection: Pg) -> bool:
     return True
 
 
-async def check_durable(connection: Pg) -> str:
-    """Return `synchronous_commit`. Raises `StoreError` if a commit need not survive a crash."""
+async def check_durable(connection: Pg) -> None:
+    """Raise `StoreError` if a commit need not survive a crash, or the database cannot be used."""
     names = ("fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names")
     columns = ", ".join(f"current_setting('{name}')" for name in (*names, "server_encoding"))
     row = await connection.fetchrow(f"SELECT {columns}, pg_is_in_recovery()")
@@ -109,4 +109,3 @@ async def check_durable(connection: Pg) -> str:
         raise StoreError(f"the encoding is {encoding}; create the database with ENCODING 'UTF8'")
     if is_standby:
         raise StoreError("a standby, which cannot be written; name the primary server")
-    return str(commit)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, get_args
 
 from ehlo.queue.entries import (
     ENDED,
+    PLACES,
     Act,
     Claimed,
     Due,
@@ -19,26 +20,29 @@ from ehlo.queue.entries import (
     Settled,
     State,
 )
+from ehlo.queue.timing import LONGEST
 
 if TYPE_CHECKING:
     from ehlo.queue.postgres.cable import Pg
 
 _SMALL: Final = 65_536  # bytes of a body that comes with the claim
-_LONGEST: Final = 1e9  # seconds of a wait; an interval has an end
-_PLACES: Final = 1 << 20  # recipients of one message, at most
+_SLICE: Final = 1_000  # deliveries that are deleted at once
 _SOON: Final = "asked AS (SELECT set_config('synchronous_commit', 'off', true))"
+
+_FREE: Final = f"message * {PLACES} + place <> ALL ($6::bigint[])"
 
 # The rows of other recipients of a message are leased with the first one. Rows that another
 # consumer is about to lease are left out, so two consumers may share the recipients of a message.
-# Rows of the owner itself are leased again, too: a crash of the server may have undone their end.
+# Rows of the owner itself are leased again, too, unless they are under way there, although their
+# lease has run out: a crash of the server may have undone their end.
 _CLAIM: Final = f"""
 WITH {_SOON}, due AS MATERIALIZED (
     SELECT message, place FROM ehlo_deliveries
-    WHERE due <= now() ORDER BY due LIMIT $2
+    WHERE due <= now() AND {_FREE} ORDER BY due LIMIT $2
     FOR UPDATE SKIP LOCKED
 ), wanted AS MATERIALIZED (
     SELECT message, place FROM ehlo_deliveries
-    WHERE message IN (SELECT message FROM due) AND due <= now()
+    WHERE message IN (SELECT message FROM due) AND due <= now() AND {_FREE}
     FOR UPDATE SKIP LOCKED
 )
 UPDATE ehlo_deliveries AS d SET
@@ -93,7 +97,7 @@ UPDATE ehlo_deliveries AS d SET
     state = s.state,
     due = CASE WHEN s.state = 'waiting' THEN now() + s.wait * interval '1 second' END,
     ended = CASE WHEN s.state <> 'waiting' THEN now() END,
-    error = s.error,
+    error = CASE WHEN s.uncounted THEN d.error ELSE s.error END,
     owner = NULL,
     attempts = d.attempts - s.uncounted::integer
 FROM unnest($1::bigint[], $2::integer[], $4::text[], $5::float8[], $6::text[], $7::boolean[])
@@ -101,12 +105,18 @@ FROM unnest($1::bigint[], $2::integer[], $4::text[], $5::float8[], $6::text[], $
 WHERE d.message = s.message AND d.place = s.place AND d.owner = $3
 """
 _PURGE: Final = f"""
-WITH gone AS (
-    DELETE FROM ehlo_deliveries WHERE ended < now() - $1 * interval '1 second'
-    RETURNING message, place
+WITH old AS MATERIALIZED (
+    SELECT message, place FROM ehlo_deliveries
+    WHERE ended < now() - $1 * interval '1 second' LIMIT $2
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM ehlo_deliveries AS d USING old
+    WHERE d.message = old.message AND d.place = old.place
+    RETURNING d.message, d.place
 ) {_DELETE_EMPTY}
 """
-# Two consumers that end the last two recipients of a message at once see each other's
+# If two consumers end the last two recipients of a message at once, each of them still sees the
+# delivery of the other one, and neither deletes the message
 _SWEEP: Final = """
 WITH empty AS (
     DELETE FROM ehlo_messages AS m
@@ -130,15 +140,17 @@ _CHANGES: Final[dict[str, str]] = {
 
 
 async def claim(
-    connection: Pg, owner: str, most: int, lease: float, most_attempts: int
+    connection: Pg, owner: str, most: int, lease: float, most_attempts: int, held: Sequence[int]
 ) -> tuple[list[Due], dict[int, list[Due]]]:
-    """Return the deliveries that are dead, and by message those that are leased from now on."""
-    wait = min(lease, _LONGEST)
-    rows = await connection.fetch(_CLAIM, owner, most, most_attempts, wait, ENDED)
+    """Return the deliveries that are dead, and by message those that are leased from now on.
+
+    Those in `held` are left alone.
+    """
+    rows = await connection.fetch(_CLAIM, owner, most, most_attempts, lease, ENDED, held)
     dead: list[Due] = []
     due: dict[int, list[Due]] = {}
     for message, place, recipient, attempts, is_dead in sorted(rows):
-        each = Due(message * _PLACES + place, recipient, attempts)
+        each = Due(message * PLACES + place, recipient, attempts)
         if is_dead:
             dead.append(each)
         else:
@@ -148,18 +160,18 @@ async def claim(
 
 async def read(connection: Pg, dead: Sequence[Due], due: dict[int, list[Due]], most: int) -> Haul:
     """Return what was claimed, with the messages; `most` is how much was asked for."""
-    gone = {each.number // _PLACES for each in dead}
+    gone = {each.number // PLACES for each in dead}
     rows = await connection.fetch(_READ, [*due, *gone], _SMALL) if due or gone else []
     ids = {row[0]: row[1] for row in rows}
     claimed = [Claimed._make([*row, due[row[0]]]) for row in rows if row[0] in due]
-    died = [(ids.get(each.number // _PLACES, ""), each.recipient) for each in dead]
+    died = [(ids.get(each.number // PLACES, ""), each.recipient) for each in dead]
     is_full = sum(map(len, due.values())) + len(dead) >= most
     return Haul(claimed, 0.0 if is_full else None, died)
 
 
 async def renew(connection: Pg, numbers: Sequence[int], owner: str, lease: float) -> None:
     """Extend leases."""
-    await connection.execute(_RENEW, *_places(numbers), owner, min(lease, _LONGEST))
+    await connection.execute(_RENEW, *_places(numbers), owner, lease)
 
 
 async def settle(connection: Pg, settled: Sequence[Settled], owner: str) -> None:
@@ -174,7 +186,7 @@ async def settle(connection: Pg, settled: Sequence[Settled], owner: str) -> None
             *_places([each.number for each in others]),
             owner,
             [each.state for each in others],
-            [min(each.wait, _LONGEST) for each in others],
+            [each.wait for each in others],
             [text_of(each.error) for each in others],
             [each.uncounted for each in others],
         )
@@ -182,8 +194,9 @@ async def settle(connection: Pg, settled: Sequence[Settled], owner: str) -> None
 
 async def purge(connection: Pg, keep: float) -> None:
     """Delete what ended long ago, and messages that no delivery needs."""
-    if keep < _LONGEST:
-        await connection.fetchval(_PURGE, keep)
+    if keep < LONGEST:
+        while await connection.fetchval(_PURGE, keep, _SLICE) == _SLICE:
+            pass
     await connection.execute(_SWEEP)
 
 
@@ -212,4 +225,4 @@ def text_of(text: str) -> str:
 
 
 def _places(numbers: Sequence[int]) -> tuple[list[int], list[int]]:
-    return [each // _PLACES for each in numbers], [each % _PLACES for each in numbers]
+    return [each // PLACES for each in numbers], [each % PLACES for each in numbers]

@@ -157,9 +157,8 @@ class Journal(Tally):
     __slots__ = ("_began", "_login_logged", "_stats", "messages", "peer", "session_id", "took")
 
     def __init__(self, stats: Stats, session_id: str, peer: Peer) -> None:
-        self.said: list[str | int] = (
-            stats.said
-        )  # all that Tally has, without a call for each connection
+        # All that Tally has, without a call for each connection
+        self.said: list[str | int] = stats.said
         self._stats = stats
         self._began = 0.0
         self._login_logged = False  # the next rejection is of a login that has its line already

@@ -1,7 +1,7 @@
-"""Steps: what an event loop is in of an `async def` hook, and a thread that sees it not end.
+"""Steps: the `async def` hook that an event loop runs, and a thread that logs one that blocks it.
 
-A blocked loop cannot report that itself, so a thread looks at it twice a second. The thread reads
-what the loop's thread notes at each step, and takes no lock.
+A blocked loop cannot log that itself, so a thread looks at it twice a second. The thread reads
+what the loop's thread notes at each step, without a lock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Named(Protocol):
 
 
 class Steps:
-    """Holds what a loop is in: the loop's thread writes it, and others read it."""
+    """Holds the hook that a loop runs now: the loop's thread writes it, and others read it."""
 
     __slots__ = ("begun", "run", "when_blocked")
 
@@ -39,10 +39,11 @@ class Steps:
         self.begun: float = 0.0
         self.run: Named | None = None
         self.when_blocked: Callable[[bool], None] | None = None
-        """Called by the thread that looks: with `True` when it sees a step first, then `False`."""
+        """Called by the thread that looks: with `True` for a step that it has not seen blocked
+        before, otherwise with `False`."""
 
     def blocked(self) -> Named | None:
-        """Return whose step has taken too long already."""
+        """Return the hook whose step has taken too long already; `None` without one."""
         run = self.run  # first: `begun` of the next one is later, and then nothing is blocked
         return run if run is not None and monotonic() - self.begun > self.BLOCKED else None
 
@@ -61,14 +62,14 @@ class Watch:
         self._thread = threading.Thread(target=self._look_on, name="ehlo-watch", daemon=True)
 
     def start(self) -> None:
-        """Look from now on. If there is no thread, log that nothing looks."""
+        """Start to look. If no thread can be started, log that nothing looks."""
         try:
             self._thread.start()
         except RuntimeError as error:
             logger.warning("hooks that block the event loop are not named: %s", error)
 
     def stop(self) -> None:
-        """Stop looking. The thread has ended then, unless what it calls holds it up."""
+        """Stop looking, and wait for the thread, but not longer than one of its looks takes."""
         self._end.set()
         if self._thread.is_alive():
             self._thread.join(_LOOK_EVERY)

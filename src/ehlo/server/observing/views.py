@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -172,11 +171,7 @@ class Views:
                 self.addresses.append(listener.bound_address(sock))
             self._paths += listener.unix_paths(self._metrics)
         if self._control:
-            owner = None
-            if self._user and os.getuid() == 0:
-                account = privileges.find(self._user)
-                owner = account.uid, account.gid
-            sock = listener.bind_private(self._control, owner)
+            sock = listener.bind_private(self._control, privileges.owner_for(self._user))
             self._bound.append((Endpoint(self._as_json, b"\n"), sock))
             self._paths.append(self._control)
 

@@ -509,7 +509,10 @@ def _wanted(written: str, value: object) -> str:
     name = written.removesuffix(" | None")
     if value is None and name != written:
         return ""
-    if name in _SIMPLE:
+    if name.startswith("Literal["):
+        choices = ast.literal_eval(name.removeprefix("Literal"))
+        fits, wanted = value in choices, f"one of {', '.join(choices)}"
+    elif name in _SIMPLE:
         types, wanted = _SIMPLE[name]
         fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
     elif name.startswith("Mapping["):

@@ -31,7 +31,7 @@ LOOK_EVERY = 2.0  # seconds between two looks at the files of certificates
 logger: logging.Logger = logging.getLogger("ehlo.server")
 
 Step = Callable[[], bool]
-"""Reloads something, and returns whether that worked. It does not raise what may go wrong."""
+"""Reloads something, and returns whether that worked. It logs a failure, and does not raise it."""
 
 
 class Files:

@@ -131,7 +131,7 @@ def resolve(options: Options, callbacks: Callbacks, files: Files | None = None) 
         proxies=_networks(options, "proxy_networks"),
         exempt=_networks(options, "exempt_networks"),
         passwords=passwords,
-        transcripts=_SHOWN[_choice(options, "transcripts", *_SHOWN)],
+        transcripts=_SHOWN[options.transcripts],
     )
 
 
@@ -165,12 +165,10 @@ def _settings(
         mechanisms={} if "AUTH" in off else offered.mechanisms,
         open_mechanisms=offered.opened,
         salt_key=salt_key,
-        bare_newlines=BareNewlines(
-            _choice(options, "bare_newlines", "normalize", "reject", "keep")
-        ),
+        bare_newlines=BareNewlines(options.bare_newlines),
         strict_eol=options.strict_eol,
         lenient_addresses=options.lenient_addresses,
-        ignore_unknown_params=_choice(options, "unknown_params", "ignore", "reject") == "ignore",
+        ignore_unknown_params=options.unknown_params == "ignore",
         lmtp=options.lmtp,
         extensions=rows(
             options.extensions or {},
@@ -268,13 +266,6 @@ def _networks(options: Options, name: str) -> Networks:
         return Networks.of(getattr(options, name))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-
-
-def _choice(options: Options, name: str, *choices: str) -> str:
-    value: str = getattr(options, name)
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
-    return value
 
 
 def machine_name() -> tuple[str, str]:

@@ -33,7 +33,7 @@ def load(text: str) -> object:
     if not module_name or not path:
         part = "attribute" if module_name else "module"
         raise NotThereError(f"{text!r} has no {part} part; write module:attr")
-    module = _import(module_name)
+    module = imported(module_name)
     try:
         return reduce(getattr, path.split("."), module)
     except AttributeError:
@@ -41,10 +41,22 @@ def load(text: str) -> object:
 
 
 def imported(name: str) -> ModuleType:
-    """Return a module of the user, which must not serve meanwhile. Raises what it raises."""
+    """Return a module of the user, which must not serve meanwhile.
+
+    Raises `NotThereError` if there is none, and what it raises.
+    """
     token = being_imported.set(name)
     try:
         return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # it may be another module that is missing, which this one imports
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise NotThereError(f"no module named {name!r}") from None
+    except TypeError:
+        if not name.startswith("."):
+            raise
+        raise NotThereError(f"{name!r} is a relative name; write the full name") from None
     finally:
         being_imported.reset(token)
 
@@ -58,20 +70,6 @@ def check_not_importing() -> None:
         raise RuntimeError(
             f"module {name} serves while it is imported; serve under if __name__ == '__main__':"
         )
-
-
-def _import(name: str) -> ModuleType:
-    try:
-        return imported(name)
-    except ModuleNotFoundError as error:
-        # it may be another module that is missing, which this one imports
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise
-        raise NotThereError(f"no module named {name!r}") from None
-    except TypeError:
-        if not name.startswith("."):
-            raise
-        raise NotThereError(f"{name!r} is a relative name; write the full name") from None
 
 
 def instance_of(found: Any, text: str, *, factory: bool) -> Any:

@@ -24,7 +24,7 @@ def loop_factory(name: str) -> LoopFactory | None:
     `auto` is uvloop if it is installed.
     """
     if name not in ("auto", "asyncio", "uvloop"):
-        raise ValueError(f"loop is {name!r}; it must be auto, asyncio or uvloop")
+        raise ValueError(f"loop is {name!r}; it must be one of auto, asyncio, uvloop")
     if name == "asyncio" or (name == "auto" and importlib.util.find_spec("uvloop") is None):
         return None
     try:

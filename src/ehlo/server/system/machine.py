@@ -194,7 +194,7 @@ def tended_malloc(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 def _exchange_cached(library: ctypes.PyDLL) -> None:
-    """The small blocks in this thread's cache are freed: they hold pages all over the heap.
+    """Free the small blocks in this thread's cache, which hold pages all over the heap.
 
     There is no call for that. A block leaves the cache when its size is asked for. When it comes
     back, the cache is full of other blocks, which were free, and mostly next to each other.
@@ -207,7 +207,7 @@ def _exchange_cached(library: ctypes.PyDLL) -> None:
 
 
 def _glibc() -> ctypes.PyDLL | None:
-    """The C library, if it has `malloc_trim` and the parameters above."""
+    """Return the C library, if it has `malloc_trim` and the parameters above."""
     try:
         import ctypes  # many programs never need it, and some builds of Python lack it
 

@@ -15,7 +15,7 @@ logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
 class UnusableError(ValueError):
-    """Raised for what the server needs and cannot use as the user that it has become."""
+    """Raised for a file that the server needs later and that its new user cannot read."""
 
 
 class SystemUser(NamedTuple):
@@ -45,6 +45,17 @@ def find(user: str) -> SystemUser:
         raise ValueError(f"user: {user!r} has the user or group of root; name another account")
     groups = os.getgrouplist(entry.pw_name, gid)
     return SystemUser(entry.pw_name, entry.pw_uid, gid, tuple(sorted(set(groups))))
+
+
+def owner_for(user: str) -> tuple[int, int] | None:
+    """Return the user and group of what root makes for the account that it becomes.
+
+    `None` stands for those of this process. Raises `ValueError` as `find` does.
+    """
+    if not user or os.getuid() != 0:
+        return None
+    account = find(user)
+    return account.uid, account.gid
 
 
 def _group(group: str) -> int:
@@ -87,7 +98,7 @@ def check_readable(account: SystemUser, files: Iterable[str]) -> None:
 def check_imports(account: SystemUser, handler: object) -> None:
     """Check that the user of this process can import from Python and ehlo later.
 
-    Raises `UnusableError`. Logs a warning if that is so for the module of `handler` only.
+    Raises `UnusableError`. If only the module of `handler` cannot be read, logs a warning.
     """
     for name in (os.__name__, __name__):
         if file := _unreadable_file(name):

@@ -366,11 +366,9 @@ def _stamps(certificates: tuple[Certificate, ...]) -> tuple[Stamp, ...]:
 
 def _stamp(name: str) -> Stamp:
     try:
-        status = Path(name).stat()
+        return paths.stamp_of(Path(name).stat())
     except OSError:
         return None
-    times = (status.st_ctime_ns, status.st_mtime_ns)
-    return (*times, status.st_size, status.st_ino, status.st_dev)
 
 
 def _is_young(stamp: Stamp) -> bool:

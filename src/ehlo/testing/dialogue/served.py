@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import dataclasses
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, cast
+from collections.abc import AsyncIterator
+from typing import cast
 
-from ehlo.handler import Callbacks, Handler, is_async
+from ehlo.faults.around import call_hook
+from ehlo.handler import Composed
 from ehlo.message import Message
 from ehlo.net import Peer, parse_address
 from ehlo.protocol.reply import Reply
@@ -86,38 +87,20 @@ def _noting(target: Server | AnyHandler | Peer, accepted: list[Received]) -> Ser
     server = target if isinstance(target, Server) else Server(cast("AnyHandler", target))
     options = with_handler(server.options)
     callbacks = callbacks_of(options)
-    noted = Server(lambda _message: None)
-    noted.options = dataclasses.replace(
-        options,
-        handler=_noting_handler(callbacks, accepted),
-        rcpt_handler=None,
-        auth_handler=None,
-        workers=1,
-    )
-    return noted
+    inner = callbacks.by_name["on_message"]
 
-
-def _noting_handler(callbacks: Callbacks, accepted: list[Received]) -> Handler:
-    """Return a handler with these hooks."""
-    call = cast("Callable[[Session, Message], Any]", callbacks.by_name["on_message"])
-
-    def note(message: Message, answer: object) -> object:
+    async def on_message(session: Session, message: Message) -> object:
+        answer = await call_hook(inner, (session, message))
         if answer is not False and not (isinstance(answer, Reply) and answer.refuses):
             recipients = [str(recipient) for recipient in message.recipients]
             accepted.append(Received(str(message.sender), recipients, _body_of(message)))
         return answer
 
-    def on_message(session: Session, message: Message) -> object:
-        return note(message, call(session, message))
-
-    async def on_message_async(session: Session, message: Message) -> object:
-        return note(message, await cast("Awaitable[object]", call(session, message)))
-
-    hooks = dict(callbacks.by_name)
-    hooks["on_message"] = on_message_async if is_async(call) else on_message
-    members: dict[str, object] = {name: staticmethod(hook) for name, hook in hooks.items()}
-    made: Handler = type("Noting", (Handler,), members | {"streams": callbacks.streams})()
-    return made
+    hooks = {**callbacks.by_name, "on_message": on_message}
+    handler = Composed(dataclasses.replace(callbacks, by_name=hooks))
+    noted = Server(handler)
+    noted.options = dataclasses.replace(options, handler=handler, workers=1)
+    return noted
 
 
 def _body_of(message: Message) -> bytes:
