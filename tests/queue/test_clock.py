@@ -43,6 +43,26 @@ def set_due(file: Path, due: float) -> None:
         database.execute("UPDATE deliveries SET due = ?", (due,))
 
 
+def test_mail_does_not_wait_longer_because_the_clock_was_set_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    jump, file = Jump(), tmp_path / "mail-0.db"
+    player = Player(Retry(after=100))
+    with serving(Queue(str(tmp_path / "mail.db"), player, time=jump)) as server:
+        deliver(server, "b@x.test")
+        player.next()
+        wait_until(server, lambda: rows(file, "state, attempts") == [("waiting", 1)])
+        ((due,),) = rows(file, "due")
+        jump.set_clock(-5)  # as little as time servers do all day
+        jump.advance(2)
+        jump.set_clock(-DAY)
+        jump.advance(2)
+        wait_until(server, lambda: rows(file, "due") == [(due - DAY - 5,)])
+        jump.advance(96)
+        assert player.next()[1].attempt == 2
+    assert "the clock was set back: seconds=" in caplog.text
+
+
 def test_what_another_process_changes_is_seen_after_the_clock_was_set_back(
     tmp_path: Path,
 ) -> None:

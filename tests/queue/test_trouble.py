@@ -21,6 +21,8 @@ from ehlo.queue.consumer import Consumer
 from ehlo.queue.entries import Arrival, Settled
 from ehlo.queue.family import Family
 from ehlo.queue.timing import Persistence
+from ehlo.sqlite.writer import Writer
+from support.loading import look_until
 from support.queueing import FileBench, Jump, Player, deliver, rows, serving, wait_until
 from support.serving import DEADLINE
 
@@ -348,3 +350,15 @@ def test_retrying_all_dead_ends_although_they_die_again(
     with open_books(url, writes=True) as books:
         assert books.act("retry", None) == 3
     assert commits == 2
+
+
+def test_a_writer_without_chores_begins_no_transaction_for_them(file: Path) -> None:
+    """Another program that has locked the file would keep it from its end for seconds."""
+    database = ledger.open_ledger(file)
+    statements: list[str] = []
+    database.set_trace_callback(statements.append)
+    writer = Writer(str(file), database, ledger.Flushes(file))
+    writer.start()
+    look_until(lambda: writer._rests)  # noqa: SLF001  it has looked for chores before
+    writer.close()
+    assert statements == []

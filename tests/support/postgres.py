@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import asyncpg
 import pytest
 
+from ehlo.queue.postgres import cable
 from interop.peers import absent
 from support.serving import DEADLINE
 
@@ -212,7 +213,13 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def database(postgres_server: PostgresServer) -> Iterator[Database]:
-    """A database for one test."""
+    """A database for one test, which a queue in this process gives up only after the deadline.
+
+    The clock of most tests stands still, so they would never try again.
+    """
     found = Database(postgres_server, f"test_{time.monotonic_ns()}")
-    yield found
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("LIMIT", "_CONNECT"):
+            patch.setattr(cable, name, DEADLINE)
+        yield found
     found.close()

@@ -13,7 +13,7 @@ from ehlo.handler import name_of
 from ehlo.message import Message, Spool
 from ehlo.protocol.address import Address
 from ehlo.protocol.reply import Disconnect, Reject, Reply
-from ehlo.queue.entries import Claimed, Settled
+from ehlo.queue.entries import Claimed, Due, Settled
 from ehlo.queue.facts import decode_address
 from ehlo.queue.timing import LONGEST, Persistence
 from ehlo.server.observing.failures import escaped, log_failure
@@ -149,6 +149,18 @@ def settled_by(
     message = attempt.message
     if outcome.result is None and outcome.error is None and not message.refusals:
         return [Settled(each.number) for each in attempt.claimed.deliveries]  # mostly
+    try:
+        return _settled_by(outcome, attempt, handler, age, patience)
+    except Exception as error:  # noqa: BLE001  a text or a key of the handler's may raise
+        what = f"the outcome of {name_of(handler)} cannot be read"
+        log_failure(logger, error, "%s: id=%s", what, message.id, users=True)
+        return _settled_by(Outcome(error=Retry(text=what)), attempt, handler, age, patience)
+
+
+def _settled_by(
+    outcome: Outcome, attempt: Attempt, handler: OnMessage, age: float, patience: Persistence
+) -> list[Settled]:
+    message = attempt.message
     answers = _answers(outcome, attempt, handler)
     after = outcome.error.after if isinstance(outcome.error, Retry) else None
     found = []
@@ -158,15 +170,21 @@ def settled_by(
             found.append(Settled(due.number))
             continue
         error = escaped(answer if isinstance(answer, str) else str(answer))[:_LONGEST]
-        end = patience.ends(due.attempts, age)
         if isinstance(answer, Reply) and answer.code >= 500:
             found.append(Settled(due.number, "failed", error=error))
-        elif end:
-            found.append(Settled(due.number, "dead", error=f"{error} ({end})"))
         else:
-            wait = patience.wait_after(due.attempts) if after is None else min(LONGEST, after)
-            found.append(Settled(due.number, "waiting", float(wait), error))
+            found.append(deferred(due, error, age, patience, after))
     return found
+
+
+def deferred(
+    due: Due, error: str, age: float, patience: Persistence, after: float | None = None
+) -> Settled:
+    """Return the outcome of a delivery that is tried again, `after` seconds, unless it is dead."""
+    if end := patience.ends(due.attempts, age):
+        return Settled(due.number, "dead", error=f"{error} ({end})")
+    wait = patience.wait_after(due.attempts) if after is None else min(LONGEST, after)
+    return Settled(due.number, "waiting", float(wait), error)
 
 
 _Answer = Reply | str | None

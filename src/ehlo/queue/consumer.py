@@ -27,6 +27,7 @@ from ehlo.queue.attempts import (
     Running,
     call,
     call_async,
+    deferred,
     prepare,
     settled_by,
 )
@@ -34,7 +35,7 @@ from ehlo.queue.engine import Ledger, Reserved
 from ehlo.queue.entries import Claimed, Settled
 from ehlo.queue.facts import SessionReader, decode_address
 from ehlo.queue.timing import Terms, Timekeeper
-from ehlo.server.observing.failures import escaped, log_failure
+from ehlo.server.observing.failures import escaped
 from ehlo.server.system.threads import Threads
 from ehlo.sqlite.errors import StoreError
 
@@ -82,6 +83,7 @@ class Consumer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._claiming: asyncio.Task[None] | None = None
         self._settling: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
         self._troubled = False
         self._counts = counts
 
@@ -130,7 +132,7 @@ class Consumer:
                 now = self._time.ticks()
                 if now >= renewal:
                     renewal = now + self._terms.lease / 3
-                    self._do(self._ledger.renew(self._leased(), self._owner, self._terms.lease))
+                    self._renew()
                 if now >= purge:
                     purge = now + _PURGE
                     self._do(self._ledger.purge(self._terms.keep_dead))
@@ -142,6 +144,10 @@ class Consumer:
                 self._wake.clear()
         finally:
             await self._let_go()
+            while self._claiming or self._reserved:
+                self._wake.clear()
+                await self._wake.wait()
+            await self._let_go()  # what these have leased
 
     def _until(self, now: float, renewal: float) -> float:
         """Return when there is something to do, unless something happens before."""
@@ -270,19 +276,8 @@ class Consumer:
         self._wake.set()
 
     def _note(self, attempt: Attempt, outcome: Outcome, born: float) -> None:
-        settle = partial(
-            settled_by,
-            attempt=attempt,
-            handler=self._handler,
-            age=self._time.ticks() - born,
-            patience=self._terms.patience,
-        )
-        try:
-            settled = settle(outcome)
-        except Exception as error:  # noqa: BLE001  a text or a key of the handler's may raise
-            what = f"the outcome of {name_of(self._handler)} cannot be read"
-            log_failure(logger, error, "%s: id=%s", what, attempt.message.id, users=True)
-            settled = settle(Outcome(error=Retry(text=what)))
+        age, patience = self._time.ticks() - born, self._terms.patience
+        settled = settled_by(outcome, attempt, self._handler, age, patience)
         for due, each in zip(attempt.paths, settled, strict=True):
             if each.state is None:
                 self._counts["delivered"] += 1
@@ -326,18 +321,12 @@ class Consumer:
 
     def _cannot_begin(self, running: Running, error: Exception) -> None:
         """Try a message again later, until it is dead: its body cannot be read, say."""
-        claimed, patience = running.claimed, self._terms.patience
+        claimed, age = running.claimed, self._time.ticks() - running.born
         logger.error("an attempt cannot begin: id=%s error=%s", claimed.id, error)
         self._running.discard(running)
-        age, text = self._time.ticks() - running.born, escaped(str(error))
         for due in claimed.deliveries:
-            if end := patience.ends(due.attempts, age):
-                self._counts["dead"] += 1
-                settled = Settled(due.number, "dead", error=f"{text} ({end})")
-            else:
-                self._counts["retried"] += 1
-                wait = patience.wait_after(due.attempts)
-                settled = Settled(due.number, "waiting", wait, text)
+            settled = deferred(due, escaped(str(error)), age, self._terms.patience)
+            self._counts["dead" if settled.state == "dead" else "retried"] += 1
             self._unsettled.append(settled)
         self._wake.set()
 
@@ -364,7 +353,13 @@ class Consumer:
         finally:
             self._settling = None
 
-    def _do(self, work: Coroutine[None, None, None]) -> None:
+    def _renew(self) -> None:
+        """Extend all leases, unless that takes so long that the last time has not ended."""
+        if self._renewing is None or self._renewing.done():
+            work = self._ledger.renew(self._leased(), self._owner, self._terms.lease)
+            self._renewing = self._do(work)
+
+    def _do(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Have something written whose result nothing waits for."""
 
         async def do() -> None:
@@ -376,6 +371,7 @@ class Consumer:
         task = asyncio.create_task(do())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _note_trouble(self, error: StoreError) -> None:
         if not self._troubled and not self._stopping:
@@ -389,17 +385,14 @@ class Consumer:
             running.late = True
             if running.task is not None:
                 running.task.cancel()
-        given = [
-            Settled(each.number, "waiting", uncounted=True)
-            for claimed in back
-            for each in claimed.deliveries
-        ]
+        numbers = [each.number for claimed in back for each in claimed.deliveries]
+        given = [Settled(number, "waiting", uncounted=True) for number in numbers]
         if cut_off := sum(len(each.claimed.deliveries) for each in self._running):
             logger.warning("deliveries cut off, which are tried again: deliveries=%d", cut_off)
         self._ready.clear()
         self._running.clear()
         self._threads.stop()
-        settled = [*self._unsettled, *given]
+        settled, self._unsettled = [*self._unsettled, *given], []
         try:
             if settled:
                 await self._ledger.settle(settled, self._owner, durable=True)

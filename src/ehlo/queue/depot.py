@@ -25,6 +25,7 @@ from ehlo.sqlite.locking import Lock
 from ehlo.sqlite.writer import Result, Work, Writer
 
 _SMALL: Final = 65_536  # bytes of a body that waits for its delivery in memory
+_MOST_BACK: Final = 10.0  # seconds by which a wait may become longer
 
 logger: logging.Logger = logging.getLogger("ehlo.queue")
 
@@ -39,6 +40,7 @@ class Depot:
         self._files = BodyFiles(path)
         self._writer = Writer(str(path), database, ledger.Flushes(path))
         self._time = time
+        self._clock = time.now() - time.ticks()
         self._accept = accept
         self.is_gone: bool = False
         """Whether the file was removed or replaced; there is nothing to do then but to close it."""
@@ -128,6 +130,7 @@ class Depot:
         held: Sequence[int],  # noqa: ARG002  all that is leased by `owner` is held
     ) -> Haul:
         """Return messages that are due, as `Ledger` says."""
+        await self._follow_clock()
         work = partial(
             ledger.claim,
             now=self._time.now(),
@@ -137,6 +140,16 @@ class Depot:
             patience=patience,
         )
         return await self._do(work, flush=False)
+
+    async def _follow_clock(self) -> None:
+        """Keep all waits as long as they are if the clock was set back; they may become shorter."""
+        moved = self._time.now() - self._time.ticks() - self._clock
+        if moved > 0:
+            self._clock += moved
+        elif moved < -_MOST_BACK:
+            logger.warning("the clock was set back: seconds=%.0f file=%s", -moved, self.path)
+            await self._do(partial(ledger.shift, seconds=moved), flush=False)
+            self._clock += moved
 
     async def load(self, claimed: Claimed) -> Spool:
         """Return the body in a file. Raises `OSError`."""

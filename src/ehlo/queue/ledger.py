@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar, get_args
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar, get_args
 
 from ehlo.paths import create
 from ehlo.queue.engine import Reserved
@@ -141,6 +141,8 @@ class Flushes(Chores):
     that was removed or replaced would be lost.
     """
 
+    tidies: ClassVar[bool] = False
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._identity = _identity(path)
@@ -168,10 +170,6 @@ class Flushes(Chores):
         """Do nothing: nothing is searched."""
 
     def catch_up(self, database: Database, is_wanted: Callable[[], bool], /) -> bool:
-        """Do nothing; nothing remains."""
-        return False
-
-    def tidy(self, database: Database, is_wanted: Callable[[], bool], /) -> bool:
         """Do nothing; nothing remains."""
         return False
 
@@ -425,6 +423,11 @@ def purge(database: Database, before: float) -> tuple[list[str], bool]:
     ).fetchall()
     names = _delete_done(database, dict.fromkeys(message for (message,) in rows))
     return names, len(rows) == _SLICE
+
+
+def shift(database: Database, seconds: float) -> None:
+    """Move all times of attempts, and the ends of leases, as the clock was."""
+    database.execute("UPDATE deliveries SET due = due + ? WHERE due IS NOT NULL", (seconds,))
 
 
 def has_mail(database: Database) -> bool:

@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.errors import DiskFullError, StoreError, in_words
@@ -54,6 +54,9 @@ class _Task:
 
 class Chores:
     """Defines what a writer does in addition to tasks; each method runs in its thread."""
+
+    tidies: ClassVar[bool] = True
+    """Whether `tidy` may have something to do."""
 
     def prepare(self, database: Database, /, *, flush: bool) -> None:
         """Called before each transaction of tasks; `flush` is false if none has to be on disk."""
@@ -155,7 +158,12 @@ class Writer:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        self._gather(loop, _Task(work, weight, future, item, then))
+        try:
+            self._gather(loop, _Task(work, weight, future, item, then))
+        except StoreError:
+            if then is not None:
+                then(None)
+            raise
         return await future
 
     async def catch_up(self) -> None:
@@ -228,7 +236,8 @@ class Writer:
                 self._catch_up()
             elif not tasks:
                 self._rests = True  # before the look at what there is to do
-                wait = _PAUSE if self._do_chore(self._chores.tidy) else _REST
+                tidies = self._chores.tidies and self._do_chore(self._chores.tidy)
+                wait = _PAUSE if tidies else _REST
 
     def _next_tasks(self, wait: float) -> tuple[list[_Task], bool]:
         """Return what waits, for at most `wait` seconds, and whether nothing follows."""

@@ -1,0 +1,100 @@
+"""The consumer alone, on a ledger that a test plays."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+
+from ehlo.message import Spool
+from ehlo.queue.consumer import Consumer
+from ehlo.queue.entries import Claimed, Due, Haul, Settled
+from ehlo.queue.timing import Persistence, Terms
+
+TERMS = Terms(60, 600, 60, 8, Persistence(5, 3600, 12, float("inf")))
+FACTS = '{"id":"s","peer":["192.0.2.1",1],"local":["192.0.2.2",25],"helo":"x","esmtp":true}'
+DUE = Due(1, '["b","x"]', 1)
+MAIL = Claimed(1, "id", "d", 0.0, '["",""]', FACTS, 1, b"", b"x", None, 0.0, [DUE])
+
+
+class Played:
+    """A ledger whose claims and renewals end when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun: asyncio.Queue[str] = asyncio.Queue()
+        self.go = asyncio.Event()
+        self.settled: list[Settled] = []
+        self.haul = Haul([], None, [])
+
+    async def _wait(self, what: str) -> None:
+        self.begun.put_nowait(what)
+        await self.go.wait()
+
+    async def claim(
+        self, owner: str, most: int, lease: float, patience: Persistence, held: Sequence[int]
+    ) -> Haul:
+        await self._wait("claim")
+        return self.haul
+
+    async def load(self, claimed: Claimed) -> bytes | Spool:
+        raise AssertionError
+
+    async def renew(self, numbers: Sequence[int], owner: str, lease: float) -> None:
+        await self._wait("renew")
+
+    async def settle(self, settled: Sequence[Settled], owner: str, *, durable: bool) -> None:
+        self.settled += settled
+
+    async def purge(self, keep: float) -> None:
+        pass
+
+
+class Quick:
+    """A clock in which each wait ends at once."""
+
+    def __init__(self) -> None:
+        self._ticks = 0.0
+
+    def now(self) -> float:
+        return self._ticks
+
+    def ticks(self) -> float:
+        return self._ticks
+
+    async def wait(self, wake: asyncio.Event, until: float) -> None:
+        self._ticks = max(self._ticks, until)
+        await asyncio.sleep(0)
+
+
+def test_what_a_claim_leases_at_the_end_is_given_back() -> None:
+    async def run() -> list[Settled]:
+        ledger = Played()
+        ledger.haul = Haul([MAIL], None, [])
+        task = asyncio.create_task(Consumer(ledger, print, TERMS, Quick(), Counter()).run())
+        assert await ledger.begun.get() == "claim"
+        task.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        ledger.go.set()
+        await asyncio.gather(task, return_exceptions=True)
+        return ledger.settled
+
+    assert asyncio.run(run()) == [Settled(1, "waiting", uncounted=True)]
+
+
+def test_renewals_do_not_pile_up_while_the_database_does_not_answer() -> None:
+    async def run() -> None:
+        ledger, quick, renewals = Played(), Quick(), 0
+        terms = TERMS._replace(lease=1)
+        task = asyncio.create_task(Consumer(ledger, print, terms, quick, Counter()).run())
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert quick.ticks() > 10
+        while not ledger.begun.empty():
+            renewals += ledger.begun.get_nowait() == "renew"
+        assert renewals == 1
+        ledger.go.set()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
