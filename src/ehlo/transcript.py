@@ -110,19 +110,18 @@ class Transcript(Sequence[Line]):
 
     def _add_last(self, direction: Direction, text: str, size: int) -> None:
         """Add a line behind the first half."""
-        kept = self._last
-        while kept and not self._fits(size):
-            self._drop(_COST + kept.popleft().text.__sizeof__())
-        if not self._fits(size) or not self._has_room(self.size + size):
+        kept, total = self._last, self.size + size
+        most = self._most_lines - len(self._first)
+        while kept and (len(kept) >= most or total > self._most_bytes):
+            total -= _COST + kept.popleft().text.__sizeof__()
             self.omitted += 1
-            return
-        self.size += size
-        kept.append(Line(self._clock(), direction, text))
-
-    def _fits(self, size: int) -> bool:
-        """Return whether one more line is within the limits."""
-        lines = len(self._first) + len(self._last)
-        return lines < self._most_lines and self.size + size <= self._most_bytes
+        self.size = total - size
+        fits = len(kept) < most and total <= self._most_bytes
+        if fits and (total <= self._counted or self._has_room(total)):
+            self.size = total
+            kept.append(Line(self._clock(), direction, text))
+        else:
+            self.omitted += 1
 
     def _has_room(self, total: int) -> bool:
         """Count memory for lines of `total` bytes, by the block; return whether there is room."""
@@ -131,10 +130,6 @@ class Transcript(Sequence[Line]):
                 return False
             self._counted += _BLOCK
         return True
-
-    def _drop(self, size: int) -> None:
-        self.omitted += 1
-        self.size -= size
 
     def let_go(self) -> None:
         """Stop counting the lines, since the session has ended. Only the server calls this."""
