@@ -261,8 +261,6 @@ class Driver(Occupant):
         awaits = self.slot.work is not None
         if not answers.silent and (data := connection.data_to_send()):
             wire.write(data)
-            if wire.closing:
-                return  # there is no room for what the client does not read
             done = 1
         if awaits:
             self.deadlines.client_waits(connection.conversation)
