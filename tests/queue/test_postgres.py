@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import importlib.util
+import json
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -399,6 +400,49 @@ def test_what_no_process_holds_is_claimed_again_by_its_owner(bench: PostgresBenc
         deliver(server, "c@x.test")
         got = {str(player.next()[1].recipients[0]) for _ in range(2)}
         assert got == {"b@x.test", "c@x.test"}
+
+
+class Explaining:
+    """A connection on which a query is planned and run; the plan is all that it returns."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.plan: Any = None
+
+    async def fetch(self, query: str, *values: object) -> list[Any]:
+        explain = "EXPLAIN (ANALYZE, FORMAT JSON) " + query
+        ((found,),) = await self._connection.fetch(explain, *values)
+        (self.plan,) = json.loads(found)
+        return []
+
+
+def most_rows(plan: Any) -> int:
+    """Return the most rows that a step of a plan has returned or thrown away."""
+    thrown = sum(count for name, count in plan.items() if name.startswith("Rows Removed"))
+    steps = [most_rows(each) for each in plan.get("Plans", ())]
+    return max(int(plan["Actual Rows"]) * int(plan["Actual Loops"]) + int(thrown), *steps, 0)
+
+
+def test_a_claim_reads_no_more_rows_than_it_leases_of_many(bench: PostgresBench) -> None:
+    with serving(bench.queue(Player(), deliveries=0)) as server:
+        deliver(server, "b@x.test")
+    bench.database.execute(
+        "INSERT INTO ehlo_deliveries(message, place, recipient)"
+        """ SELECT number, 0, '["b","x.test"]' FROM generate_series(2000, 6999) AS number"""
+    )
+
+    async def claim() -> None:
+        connection: Any = await asyncpg.connect(bench.url)
+        try:
+            explaining: Any = Explaining(connection)
+            await taking.claim(explaining, "owner", 100, 60.0, 12, [])
+            assert most_rows(explaining.plan["Plan"]) == 100
+        finally:
+            await connection.close()
+
+    asyncio.run(claim())
+    leased = "SELECT count(*) FROM ehlo_deliveries WHERE state = 'running'"
+    assert bench.database.fetch(leased) == [(100,)]
 
 
 def test_what_ended_long_ago_is_deleted_in_slices(

@@ -65,6 +65,7 @@ class Consumer:
         self._is_async = is_async(handler)
         self._sessions = SessionReader()
         self._terms = terms
+        self._most = (1 + _AHEAD) * terms.deliveries  # messages that are leased at once
         self._time = time
         self._streams = streams
         self._owner = secrets.token_hex(8)
@@ -94,7 +95,7 @@ class Consumer:
 
     def reserve(self) -> Reserved | None:
         """Return a place for a message that is put now, unless others have to be claimed first."""
-        if self._stopping or self._next_due <= self._time.ticks() or not self._room:
+        if self._stopping or self._room <= 0 or self._next_due <= self._time.ticks():
             return None
         self._reserved += 1
         return Reserved(self._owner, self._terms.lease, self._receive)
@@ -165,15 +166,11 @@ class Consumer:
     # -- claims ------------------------------------------------------------------------------------
 
     @property
-    def _most(self) -> int:
-        return (1 + _AHEAD) * self._terms.deliveries
-
-    @property
     def _room(self) -> int:
-        """The number of messages that may be leased now."""
+        """The number of messages that may be leased now; none if it is not positive."""
         if len(self._unsettled) >= _MOST_UNSETTLED or self._abandoned >= self._terms.deliveries:
             return 0
-        return max(0, self._most - len(self._ready) - len(self._running) - self._reserved)
+        return self._most - len(self._ready) - len(self._running) - self._reserved
 
     @property
     def _has_room(self) -> bool:
@@ -183,7 +180,7 @@ class Consumer:
         if self._stopping or not self._has_room or now < min(self._next_due, self._next_poll):
             return
         self._next_poll = now + _POLL
-        self._claiming = asyncio.create_task(self._claimed(self._room, now))
+        self._claiming = asyncio.create_task(self._claimed(self._most, now))
 
     async def _claimed(self, most: int, now: float) -> None:
         terms = self._terms

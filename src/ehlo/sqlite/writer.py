@@ -17,11 +17,13 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
+from time import monotonic
 from typing import Any, ClassVar, Final, TypeVar
 
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.errors import DiskFullError, StoreError, in_words
+from ehlo.sqlite.gathering import Gathering, Task
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,26 +32,10 @@ Shared = Callable[[Database, Sequence[Item]], Sequence[Result]]
 """Work on several items at once, which returns a result for each."""
 _MOST_AT_ONCE: Final = 500  # tasks
 _MOST_WEIGHT: Final = 64 << 20  # bytes
-_PATIENCE: Final = 0.02  # seconds that what is in no hurry waits for other tasks
 _PAUSE: Final = 0.02  # seconds without tasks before chores that nothing waits for begin
 _REST: Final = 5.0  # seconds between such chores when there were none
 
 _logger = logging.getLogger("ehlo.sqlite")
-
-
-@dataclass(slots=True, eq=False)
-class _Task:
-    """Work that waits, and the future of its result; `work` is shared if there is an `item`."""
-
-    work: Callable[..., Any]
-    weight: int
-    future: asyncio.Future[Any]
-    item: object = None
-    then: Callable[[Any], object] | None = None
-    is_search: bool = False
-    flushed: bool = True
-    result: object = None
-    error: BaseException | None = None
 
 
 class Chores:
@@ -93,15 +79,14 @@ class Writer:
         self._database = database
         self._chores = chores
         # Tasks that were handed over together; none at all wake the thread, and `None` ends it
-        self._handed: queue.SimpleQueue[list[_Task] | None] = queue.SimpleQueue()
-        self._tasks: deque[_Task] = deque()  # of the thread
+        self._handed: queue.SimpleQueue[list[Task] | None] = queue.SimpleQueue()
+        self._tasks: deque[Task] = deque()  # of the thread
         self._lock = threading.Lock()
         self._closed = False
         self._rests = False
         self._trouble = ""  # why the last chore failed
-        self._searches: list[_Task] = []
-        self._gathered: dict[asyncio.AbstractEventLoop, list[_Task]] = {}
-        self._patient: dict[asyncio.AbstractEventLoop, list[_Task]] = {}
+        self._searches: list[Task] = []
+        self._gatherings: dict[asyncio.AbstractEventLoop, Gathering] = {}
         self._thread = threading.Thread(target=self._run, name="ehlo writer", daemon=True)
 
     def start(self) -> None:
@@ -134,14 +119,7 @@ class Writer:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        task = _Task(work, weight, future, flushed=flush)
-        if not patient:
-            self._gather(loop, task)
-        elif loop in self._patient:
-            self._patient[loop].append(task)
-        else:
-            self._patient[loop] = [task]
-            loop.call_later(_PATIENCE, self._hand_over, loop)
+        self._gather(loop, Task(work, weight, future, is_patient=patient, flushed=flush))
         return await future
 
     async def share(
@@ -159,7 +137,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         try:
-            self._gather(loop, _Task(work, weight, future, item, then))
+            self._gather(loop, Task(work, weight, future, item, then))
         except StoreError:
             if then is not None:
                 then(None)
@@ -169,35 +147,29 @@ class Writer:
     async def catch_up(self) -> None:
         """Wait until the chores that a search needs are done for all that is stored now."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._put([_Task(self._chores.aim, 0, future, is_search=True)])
+        self._put([Task(self._chores.aim, 0, future, is_search=True)])
         await future
 
-    def _gather(self, loop: asyncio.AbstractEventLoop, task: _Task) -> None:
-        """Hand over what one turn of a loop asks for together: the thread wakes once for it.
-
-        Raises `StoreError`.
-        """
+    def _gather(self, loop: asyncio.AbstractEventLoop, task: Task) -> None:
+        """Hand over what a loop asks for together. Raises `StoreError`."""
         if self._closed:
             raise StoreError(f"{self._path}: closed")
-        gathered = self._gathered.get(loop)
-        if gathered is None:
-            self._gathered[loop] = [task]
-            loop.call_soon(self._hand_over, loop)
-        else:
-            gathered.append(task)
+        gathering = self._gatherings.get(loop)
+        if gathering is None:
+            open_ = {each: at for each, at in self._gatherings.items() if not each.is_closed()}
+            gathering = Gathering(loop, partial(self._hand_over, loop))
+            self._gatherings = {**open_, loop: gathering}
+        gathering.add(task)
 
-    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
-        tasks = self._gathered.pop(loop, []) + self._patient.pop(loop, [])
-        if not tasks:  # they were patient, and did not need to be for long
-            return
+    def _hand_over(self, loop: asyncio.AbstractEventLoop, tasks: list[Task]) -> None:
         try:
             self._put(tasks)
         except StoreError as error:
             for task in tasks:
                 task.error = error
-            _set_results(tasks)
+            self._gatherings[loop].ended(tasks, 0.0)
 
-    def _put(self, tasks: list[_Task]) -> None:
+    def _put(self, tasks: list[Task]) -> None:
         with self._lock:
             if self._closed:
                 raise StoreError(f"{self._path}: closed")
@@ -227,8 +199,9 @@ class Writer:
             tasks, ends = self._next_tasks(0 if self._searches else wait)
             self._rests = False
             if tasks:
+                begun = monotonic()
                 self._commit(tasks)
-                self._resolve(tasks)
+                self._resolve(tasks, monotonic() - begun)
                 wait = _PAUSE
             if ends:
                 return
@@ -239,9 +212,9 @@ class Writer:
                 tidies = self._chores.tidies and self._do_chore(self._chores.tidy)
                 wait = _PAUSE if tidies else _REST
 
-    def _next_tasks(self, wait: float) -> tuple[list[_Task], bool]:
+    def _next_tasks(self, wait: float) -> tuple[list[Task], bool]:
         """Return what waits, for at most `wait` seconds, and whether nothing follows."""
-        tasks: list[_Task] = []
+        tasks: list[Task] = []
         weight = 0
         with contextlib.suppress(queue.Empty):
             while len(tasks) < _MOST_AT_ONCE and weight < _MOST_WEIGHT:
@@ -258,7 +231,7 @@ class Writer:
                 weight += tasks[-1].weight
         return tasks, False
 
-    def _commit(self, tasks: list[_Task]) -> None:
+    def _commit(self, tasks: list[Task]) -> None:
         database = self._database
         try:
             with in_words(self._path):
@@ -293,17 +266,19 @@ class Writer:
                 self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         self._chores.settle(self._database, done=False)
 
-    def _resolve(self, tasks: list[_Task]) -> None:
+    def _resolve(self, tasks: list[Task], seconds: float = 0.0) -> None:
         """Give the results to the loops that wait for them, with one call for each loop."""
-        loops: dict[asyncio.AbstractEventLoop, list[_Task]] = {}
+        loops: dict[asyncio.AbstractEventLoop, list[Task]] = {}
         for task in tasks:
-            if task.is_search and task.error is None:
+            if not task.is_search:
+                loops.setdefault(task.future.get_loop(), []).append(task)
+            elif task.error is None:
                 self._searches.append(task)
             else:
-                loops.setdefault(task.future.get_loop(), []).append(task)
+                self._end_searches([task])
         for loop, those in loops.items():
             with contextlib.suppress(RuntimeError):  # a closed loop awaits nothing
-                loop.call_soon_threadsafe(_set_results, those)
+                loop.call_soon_threadsafe(self._gatherings[loop].ended, those, seconds)
 
     def _catch_up(self) -> None:
         """Do a part of what the searches wait for, and serve them when it was the last."""
@@ -319,8 +294,12 @@ class Writer:
         served, self._searches = self._searches, []
         for task in served:
             task.error = error
-            task.is_search = False
-        self._resolve(served)
+        self._end_searches(served)
+
+    def _end_searches(self, served: list[Task]) -> None:
+        for task in served:
+            with contextlib.suppress(RuntimeError):
+                task.future.get_loop().call_soon_threadsafe(task.end)
 
     def _do_chore(self, chore: _Chore) -> bool:
         try:
@@ -355,9 +334,9 @@ class Writer:
 _Chore = Callable[[Database, Callable[[], bool]], bool]
 
 
-def _work_on(database: Database, tasks: list[_Task]) -> None:
+def _work_on(database: Database, tasks: list[Task]) -> None:
     """Do the work of tasks; what they share is done after the rest."""
-    shared: dict[Callable[..., Any], list[_Task]] = {}
+    shared: dict[Callable[..., Any], list[Task]] = {}
     for task in tasks:
         if task.item is None:
             task.result = task.work(database)
@@ -367,15 +346,3 @@ def _work_on(database: Database, tasks: list[_Task]) -> None:
         results = work(database, [task.item for task in those])
         for task, result in zip(those, results, strict=True):
             task.result = result
-
-
-def _set_results(tasks: list[_Task]) -> None:
-    for task in tasks:
-        if task.then is not None:
-            task.then(task.result if task.error is None else None)
-        if task.future.done():  # canceled
-            continue
-        if task.error is None:
-            task.future.set_result(task.result)
-        else:
-            task.future.set_exception(task.error)

@@ -1,0 +1,112 @@
+"""The gathering: the tasks of one loop, which a writer's thread gets together.
+
+While a commit is under way, tasks wait for its end. Then the clients that it was for send their
+next messages. So what is shared waits until as many have come as there are clients, or a little
+longer: twice the time that the commit has taken. A client that is alone never waits. The thread is
+woken once for each commit, and finds the interpreter free: both cost more than the work itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+_PATIENCE: Final = 0.02  # seconds that what is in no hurry waits for other tasks
+_SHARE: Final = 2.0  # times as long as a commit took, to wait for the next messages
+_LONGEST: Final = 0.008  # seconds of that
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """Work that waits, and the future of its result; it is shared if there is an `item`."""
+
+    work: Callable[..., Any]
+    weight: int
+    future: asyncio.Future[Any]
+    item: object = None
+    then: Callable[[Any], object] | None = None
+    is_search: bool = False
+    is_patient: bool = False
+    flushed: bool = True
+    result: object = None
+    error: BaseException | None = None
+
+    def end(self) -> None:
+        """Pass on the result, in the loop that waits for it."""
+        if self.then is not None:
+            self.then(self.result if self.error is None else None)
+        if self.future.done():  # canceled
+            return
+        if self.error is None:
+            self.future.set_result(self.result)
+        else:
+            self.future.set_exception(self.error)
+
+
+class Gathering:
+    """Holds what one loop asks for, until `put` hands it to the thread."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, put: Callable[[list[Task]], object]
+    ) -> None:
+        self._loop = loop
+        self._put = put
+        self._tasks: list[Task] = []
+        self._under_way = 0
+        self._clients = 0  # that share work, as far as the last commit tells
+        self._until = 0.0  # when to wait for them no longer
+        self._due = math.inf
+        self._timer: asyncio.Handle | None = None
+
+    def add(self, task: Task) -> None:
+        """Add a task that this turn of the loop asks for."""
+        self._tasks.append(task)
+        if not self._under_way:
+            self._hand_over_at(self._time_of(task))
+
+    def ended(self, tasks: list[Task], seconds: float) -> None:
+        """Pass on the results of a commit, which has taken so many seconds."""
+        for task in tasks:
+            task.end()
+        self._under_way -= len(tasks)
+        if self._under_way > 0:
+            return
+        now = self._loop.time()
+        self._clients = sum(each.item is not None for each in (*tasks, *self._tasks))
+        self._until = now + min(seconds * _SHARE, _LONGEST)
+        if self._tasks:
+            due = min(map(self._time_of, self._tasks))
+            if due <= now:
+                self._hand_over()
+            else:
+                self._hand_over_at(due)
+
+    def _time_of(self, task: Task) -> float:
+        """Return when a task has to be handed over."""
+        if task.is_patient:
+            return self._loop.time() + _PATIENCE
+        if task.item is None or len(self._tasks) >= self._clients:
+            return 0.0
+        return self._until
+
+    def _hand_over_at(self, due: float) -> None:
+        if due >= self._due:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        if due <= self._loop.time():
+            self._timer = self._loop.call_soon(self._hand_over)
+        else:
+            self._timer = self._loop.call_at(due, self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._due = None, math.inf
+        tasks, self._tasks = self._tasks, []
+        self._under_way = len(tasks)
+        self._put(tasks)
