@@ -6,7 +6,9 @@ with `--no-index` there is none.
 """
 
 import argparse
+import gc
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from ehlo_server import LIMITS
@@ -14,6 +16,7 @@ from serving import parser
 
 import ehlo
 from ehlo.inbox import Catcher
+from ehlo.sqlite.connecting import Database
 from ehlo.store.indexing import Index
 
 MANY = 50  # messages; sessions that begin together have brought fewer so far
@@ -36,12 +39,16 @@ class Filling(ehlo.Handler):
 
 
 def without_index() -> None:
-    """Let no message be indexed."""
+    """Let no message be indexed, neither when one comes nor while none does."""
 
     def tell(_index: Index, _newest: int, *, dropped: bool) -> None:
         del dropped
 
-    setattr(Index, "tell", tell)  # noqa: B010  a method of another class
+    def tidy(_index: Index, _database: Database, _is_wanted: Callable[[], bool]) -> bool:
+        return False
+
+    setattr(Index, "tell", tell)  # noqa: B010  a method of another class, as below
+    setattr(Index, "tidy", tidy)  # noqa: B010
 
 
 def arguments() -> argparse.Namespace:
@@ -58,6 +65,7 @@ def main() -> None:
         catcher = Catcher()
     else:
         catcher = handler.catcher = Catcher(handler)
+    gc.freeze()  # as the command line does
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     print(*sock.getsockname(), flush=True)
     limits: dict[str, Any] = LIMITS

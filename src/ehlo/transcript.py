@@ -94,15 +94,15 @@ class Transcript(Sequence[Line]):
 
     def add(self, direction: Direction, text: str) -> None:
         """Add a line that is read or written now, as `escaped` returns it."""
-        size = _cost(text)
+        size = _COST + text.__sizeof__()
+        kept: list[Line] | deque[Line] = self._first
         # The first half stays; of the second half, the oldest lines leave
-        if not self.omitted and not self._last and self._fits(size, part=2):
-            kept: list[Line] | deque[Line] = self._first
-        else:
+        fits = not self.omitted and not self._last and self._fits(size, part=2)
+        if not fits:
             kept = self._last
-            while kept and not self._fits(size):
-                self._drop(_cost(kept.popleft().text))
-        if not self._fits(size) or (self._hold is not None and not self._hold(size)):
+            while not (fits := self._fits(size)) and kept:
+                self._drop(_COST + kept.popleft().text.__sizeof__())
+        if not fits or (self._hold is not None and not self._hold(size)):
             self.omitted += 1
             return
         self.size += size
@@ -166,10 +166,6 @@ class Transcript(Sequence[Line]):
 
     def __repr__(self) -> str:
         return f"<Transcript of {len(self)} lines, {self.omitted} omitted>"
-
-
-def _cost(text: str) -> int:
-    return _COST + text.__sizeof__()
 
 
 def escaped(line: bytes | str, skipped: int = 0) -> str:

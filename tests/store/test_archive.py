@@ -313,8 +313,8 @@ async def test_a_mail_whose_sender_left_is_stored_all_the_same() -> None:
         task = asyncio.ensure_future(store.put(Delivery(MAIL)))
         await asyncio.sleep(0)  # it is handed to the writer
         task.cancel()
-        await store.mark(read=True)  # which comes after it
-        assert await store.counts() == MailCounts(1, 0)
+        await store.put(Delivery(MAIL))  # which is committed with it, or later
+        assert await store.counts() == MailCounts(2, 2)
 
 
 @in_loop

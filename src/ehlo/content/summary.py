@@ -158,7 +158,7 @@ def _beginning(message: bytes, part: Part, most: int) -> str:
 
 def _cut(text: str) -> str:
     """Return the beginning of `text` in one line."""
-    line = one_line(" ".join(text.split()))
+    line = one_line(" ".join(text.split(None, LONGEST_SNIPPET)[:LONGEST_SNIPPET]))
     data = line[: LONGEST_SNIPPET + 1].encode("utf-8", "replace")
     if len(data) <= LONGEST_SNIPPET:
         return line
@@ -240,4 +240,8 @@ def _unquoted(word: bytes) -> bytes:
 
 
 def _decoded(value: bytes | None) -> str:
-    return one_line(decode_header(value)).strip() if value else ""
+    if not value:
+        return ""
+    if value.isascii() and b"=?" not in value and b"\n" not in value:  # as most are
+        return one_line(value.decode()).strip()
+    return one_line(decode_header(value)).strip()

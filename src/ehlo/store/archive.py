@@ -166,10 +166,9 @@ class Store:
             rest = Breather().rest
             summary = await asyncio.to_thread(summarize, delivery.message, delivery.rcpt_tos, rest)
 
-        def add(_database: Database) -> str:
-            return self._keeper.add(delivery, summary)
-
-        return await self._writer.do(add, len(delivery.message))
+        return await self._writer.share(
+            self._keeper.add, (delivery, summary), len(delivery.message)
+        )
 
     async def mark(
         self,
@@ -195,7 +194,7 @@ class Store:
                 self._keeper.note("read" if read else "unread", inbox, (row[0] for row in rows))
             return len(rows)
 
-        return await self._change(update)
+        return await self._writer.do(update)
 
     async def delete(
         self,
@@ -217,16 +216,7 @@ class Store:
         def drop(database: Database) -> int:
             return self._keeper.drop(database, where, values, kind, inbox)
 
-        return await self._change(drop)
-
-    async def _change(self, work: Callable[[Database], Answer]) -> Answer:
-        """Return the result of `work`, which sees all mails that were put before it."""
-
-        def change(database: Database) -> Answer:
-            self._keeper.insert_new(database)
-            return work(database)
-
-        return await self._writer.do(change)
+        return await self._writer.do(drop)
 
     async def _selected(
         self, inbox: str | None, ids: Iterable[str] | None, query: str | None, zone: str
@@ -268,7 +258,7 @@ class Store:
             if rows:
                 self._keeper.note("tags", inbox, (row[1] for row in rows))
 
-        await self._change(update)
+        await self._writer.do(update)
 
     async def rename_tag(self, tag: str, name: str, *, inbox: str | None = None) -> None:
         """Rename a tag on all mails. Raises `ValueError` for an unknown, invalid or taken name."""
@@ -283,7 +273,7 @@ class Store:
             rename_tag(database, tag, name, inbox)
             self._keeper.note("prune", inbox)
 
-        await self._change(change)
+        await self._writer.do(change)
 
     async def tags(self, inbox: str | None = None) -> dict[str, int]:
         """Return the tags, sorted, each with the number of its mails."""

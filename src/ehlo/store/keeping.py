@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from ehlo.content import Summary
@@ -18,7 +18,7 @@ from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.writer import Chores
 from ehlo.store.indexing import Index
 from ehlo.store.records import Change, ChangeKind, Delivery
-from ehlo.store.rows import MailRow, insert_mails, new_id, row_of
+from ehlo.store.rows import insert_mails, row_of
 
 MOST_INBOXES: Final = 10
 """So many times the mails of one inbox are kept in all."""
@@ -43,7 +43,6 @@ class Keeper(Chores):
         self._keep = keep
         self._keep_age = keep_age
         self._counts: Counter[str] = Counter()
-        self._arrived: list[MailRow] = []
         self._touched: set[str] = set()
         self._pending: list[tuple[ChangeKind, str | None, tuple[str, ...]]] = []
         self._lock = threading.Lock()
@@ -75,22 +74,21 @@ class Keeper(Chores):
             kind, many = "prune", ()
         self._pending.append((kind, inbox, many))
 
-    def add(self, delivery: Delivery, summary: Summary | None) -> str:
-        """Add a mail, and return its id. All that follow each other are inserted together."""
-        mail_id = delivery.id or new_id()
-        row = row_of(delivery, mail_id, self._newest_mail + 1, summary)
-        self._arrived.append(row)
-        self._newest_mail += 1
-        self._counts[row.inbox] += 1
-        self._touched.add(row.inbox)
-        self.note("new", row.inbox, (mail_id,))
-        return mail_id
-
-    def insert_new(self, database: Database) -> None:
-        """Insert the mails that were added."""
-        if self._arrived:
-            insert_mails(database, self._arrived)
-            self._arrived = []
+    def add(
+        self, database: Database, mails: Sequence[tuple[Delivery, Summary | None]]
+    ) -> list[str]:
+        """Insert mails, and return their ids. Summaries are made here unless they are given."""
+        rows = [
+            row_of(delivery, number, summary)
+            for number, (delivery, summary) in enumerate(mails, self._newest_mail + 1)
+        ]
+        insert_mails(database, rows)
+        self._newest_mail += len(rows)
+        for each in rows:
+            self._counts[each.inbox] += 1
+            self._touched.add(each.inbox)
+            self.note("new", each.inbox, (each.id,))
+        return [each.id for each in rows]
 
     def changes_after(self, number: int) -> list[Change] | None:
         """Return the changes after `number`; `None` if some of them are forgotten."""
@@ -123,8 +121,7 @@ class Keeper(Chores):
     # -- what the writer calls ---------------------------------------------------------------------
 
     def finish(self, database: Database) -> None:
-        """Insert the new mails, and drop the oldest ones of inboxes that have too many."""
-        self.insert_new(database)
+        """Drop the oldest mails of inboxes that have too many."""
         for inbox in self._touched:
             surplus = self._counts[inbox] - self._keep
             if self._keep and surplus > 0:
@@ -143,7 +140,6 @@ class Keeper(Chores):
         pending, self._pending = self._pending, []
         dropped, self._dropped = self._dropped, False
         if not done:
-            self._arrived = []
             self._touched.clear()
             self.load(database)
             return

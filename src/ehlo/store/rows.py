@@ -32,7 +32,7 @@ _LONGEST_TAG: Final = 100
 MOST_TAGS: Final = 100
 """Tags of one mail."""
 _JSON: Final = json.JSONEncoder(separators=(",", ":"))
-_TEXT: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+_text_json: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def as_json(value: object) -> str:
@@ -61,18 +61,19 @@ def new_id() -> str:
 class MailRow(NamedTuple):
     """A mail as it is inserted into the tables."""
 
+    id: str
     inbox: str
     tags: list[str]
     mail: tuple[object, ...]
     message: tuple[object, ...]
 
 
-def row_of(delivery: Delivery, mail_id: str, number: int, summary: Summary | None) -> MailRow:
+def row_of(delivery: Delivery, number: int, summary: Summary | None) -> MailRow:
     """Return a mail as it is inserted. The `summary` is made here unless it is given."""
     summary = summary or summarize(delivery.message, delivery.rcpt_tos)
+    mail_id, inbox = delivery.id or new_id(), _clean(delivery.inbox)
     identifier = summary.message_id or f"{mail_id}@ehlo"
     lists = ([summary.sender], summary.to, summary.cc, summary.bcc, summary.reply_to)
-    inbox = _clean(delivery.inbox)
     mail = (
         *(number, mail_id, inbox),
         int((delivery.created or time.time()) * 1_000),
@@ -90,7 +91,8 @@ def row_of(delivery: Delivery, mail_id: str, number: int, summary: Summary | Non
         _transcript_json(delivery.transcript),
         delivery.message,
     )
-    return MailRow(inbox, clean_tags(delivery.tags) if delivery.tags else [], mail, message)
+    tags = clean_tags(delivery.tags) if delivery.tags else []
+    return MailRow(mail_id, inbox, tags, mail, message)
 
 
 def insert_mails(database: Database, rows: Sequence[MailRow]) -> None:
@@ -203,26 +205,25 @@ def _clean(text: str) -> str:
 
 def _summary_json(summary: Summary, identifier: str) -> str:
     """Return the fields of a summary as a JSON object, which HTML can contain."""
-    text = _TEXT.encode(
-        {
-            "MessageID": identifier,
-            "From": _mailbox(summary.sender),
-            "To": list(map(_mailbox, summary.to)),
-            "Cc": list(map(_mailbox, summary.cc)),
-            "Bcc": list(map(_mailbox, summary.bcc)),
-            "ReplyTo": list(map(_mailbox, summary.reply_to)),
-            "Subject": summary.subject,
-            "Size": summary.size,
-            "Attachments": summary.attachments,
-            "Snippet": summary.snippet,
-        }
+    text = (
+        f'{{"MessageID":{_text_json(identifier)},"From":{_mailbox_json(summary.sender)},'
+        f'"To":{_list_json(summary.to)},"Cc":{_list_json(summary.cc)},'
+        f'"Bcc":{_list_json(summary.bcc)},"ReplyTo":{_list_json(summary.reply_to)},'
+        f'"Subject":{_text_json(summary.subject)},"Size":{summary.size},'
+        f'"Attachments":{summary.attachments},"Snippet":{_text_json(summary.snippet)}}}'
     )
     text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    if text.isascii():
+        return text
     return _clean(text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
-def _mailbox(mailbox: Mailbox) -> dict[str, str]:
-    return {"Name": mailbox.name, "Address": mailbox.address}
+def _list_json(mailboxes: list[Mailbox]) -> str:
+    return f"[{','.join(map(_mailbox_json, mailboxes))}]" if mailboxes else "[]"
+
+
+def _mailbox_json(mailbox: Mailbox) -> str:
+    return f'{{"Name":{_text_json(mailbox.name)},"Address":{_text_json(mailbox.address)}}}'
 
 
 def add_tags(database: Database, numbers: Sequence[object], tags: list[str]) -> None:
