@@ -98,3 +98,21 @@ def test_renewals_do_not_pile_up_while_the_database_does_not_answer() -> None:
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(run())
+
+
+def test_a_consumer_that_has_failed_reserves_no_place() -> None:
+    """What is leased to it would wait for another look, and the attempt would count."""
+
+    class Broken(Quick):
+        async def wait(self, wake: asyncio.Event, until: float) -> None:
+            raise RuntimeError("broken")
+
+    async def run() -> None:
+        ledger = Played()
+        ledger.go.set()
+        consumer = Consumer(ledger, print, TERMS, Broken(), Counter())
+        assert await asyncio.gather(consumer.run(), return_exceptions=True)
+        assert await ledger.begun.get() == "claim"
+        assert consumer.reserve() is None
+
+    asyncio.run(run())

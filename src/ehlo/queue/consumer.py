@@ -144,6 +144,7 @@ class Consumer:
                 await self._time.wait(self._wake, self._until(now, renewal))
                 self._wake.clear()
         finally:
+            self._stopping = True  # after a failure, too: nothing more is reserved
             await self._let_go()
             while self._claiming or self._reserved:
                 self._wake.clear()
