@@ -116,3 +116,34 @@ def test_a_consumer_that_has_failed_reserves_no_place() -> None:
         assert consumer.reserve() is None
 
     asyncio.run(run())
+
+
+def test_mail_that_keeps_coming_hides_no_other_that_is_due_for_longer_than_a_poll() -> None:
+    """Another process has changed something: `ehlo queue retry`, say."""
+
+    class Still(Quick):
+        async def wait(self, wake: asyncio.Event, until: float) -> None:
+            await wake.wait()
+
+        def advance(self, seconds: float) -> None:
+            self._ticks += seconds
+
+    async def run() -> None:
+        ledger, still = Played(), Still()
+        ledger.go.set()
+        consumer = Consumer(ledger, print, TERMS, still, Counter())
+        task = asyncio.create_task(consumer.run())
+        assert await ledger.begun.get() == "claim"
+        for _ in range(10):
+            await asyncio.sleep(0)
+        places = [consumer.reserve() for _ in range(24)]  # too many for a claim beside them
+        still.advance(2)
+        late = consumer.reserve()
+        for place in filter(None, (*places, late)):
+            place.receive(None)
+        assert (None in places, late) == (False, None)
+        assert await ledger.begun.get() == "claim"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())

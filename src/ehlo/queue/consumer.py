@@ -95,7 +95,8 @@ class Consumer:
 
     def reserve(self) -> Reserved | None:
         """Return a place for a message that is put now, unless others have to be claimed first."""
-        if self._stopping or self._room <= 0 or self._next_due <= self._time.ticks():
+        is_time = self._time.ticks() >= min(self._next_due, self._next_poll)
+        if self._stopping or self._room <= 0 or is_time:
             return None
         self._reserved += 1
         return Reserved(self._owner, self._terms.lease, self._receive)
