@@ -118,6 +118,22 @@ def test_a_consumer_that_has_failed_reserves_no_place() -> None:
     asyncio.run(run())
 
 
+def test_a_loop_that_ends_while_a_claim_is_about_to_begin_is_kept_by_nothing() -> None:
+    async def run() -> bool:
+        consumer = Consumer(Played(), print, TERMS, Quick(), Counter())
+        task = asyncio.create_task(consumer.run())
+        await asyncio.sleep(0)
+        for each in asyncio.all_tasks() - {asyncio.current_task()}:  # as `asyncio.run` does
+            each.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        has_ended = task.done()
+        task.cancel()
+        return has_ended
+
+    assert asyncio.run(run())
+
+
 def test_mail_that_keeps_coming_hides_no_other_that_is_due_for_longer_than_a_poll() -> None:
     """Another process has changed something: `ehlo queue retry`, say."""
 

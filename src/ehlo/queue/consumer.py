@@ -147,7 +147,9 @@ class Consumer:
         finally:
             self._stopping = True  # after a failure, too: nothing more is reserved
             await self._let_go()
-            while self._claiming or self._reserved:
+            if self._claiming is not None:  # it may be canceled, too, even before it begins
+                await asyncio.wait({self._claiming})
+            while self._reserved:
                 self._wake.clear()
                 await self._wake.wait()
             await self._let_go()  # what these have leased
