@@ -98,3 +98,68 @@ def test_renewals_do_not_pile_up_while_the_database_does_not_answer() -> None:
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(run())
+
+
+def test_a_consumer_that_has_failed_reserves_no_place() -> None:
+    """What is leased to it would wait for another look, and the attempt would count."""
+
+    class Broken(Quick):
+        async def wait(self, wake: asyncio.Event, until: float) -> None:
+            raise RuntimeError("broken")
+
+    async def run() -> None:
+        ledger = Played()
+        ledger.go.set()
+        consumer = Consumer(ledger, print, TERMS, Broken(), Counter())
+        assert await asyncio.gather(consumer.run(), return_exceptions=True)
+        assert await ledger.begun.get() == "claim"
+        assert consumer.reserve() is None
+
+    asyncio.run(run())
+
+
+def test_a_loop_that_ends_while_a_claim_is_about_to_begin_is_kept_by_nothing() -> None:
+    async def run() -> bool:
+        consumer = Consumer(Played(), print, TERMS, Quick(), Counter())
+        task = asyncio.create_task(consumer.run())
+        await asyncio.sleep(0)
+        for each in asyncio.all_tasks() - {asyncio.current_task()}:  # as `asyncio.run` does
+            each.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        has_ended = task.done()
+        task.cancel()
+        return has_ended
+
+    assert asyncio.run(run())
+
+
+def test_mail_that_keeps_coming_hides_no_other_that_is_due_for_longer_than_a_poll() -> None:
+    """Another process has changed something: `ehlo queue retry`, say."""
+
+    class Still(Quick):
+        async def wait(self, wake: asyncio.Event, until: float) -> None:
+            await wake.wait()
+
+        def advance(self, seconds: float) -> None:
+            self._ticks += seconds
+
+    async def run() -> None:
+        ledger, still = Played(), Still()
+        ledger.go.set()
+        consumer = Consumer(ledger, print, TERMS, still, Counter())
+        task = asyncio.create_task(consumer.run())
+        assert await ledger.begun.get() == "claim"
+        for _ in range(10):
+            await asyncio.sleep(0)
+        places = [consumer.reserve() for _ in range(24)]  # too many for a claim beside them
+        still.advance(2)
+        late = consumer.reserve()
+        for place in filter(None, (*places, late)):
+            place.receive(None)
+        assert (None in places, late) == (False, None)
+        assert await ledger.begun.get() == "claim"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())

@@ -165,6 +165,23 @@ def test_root_reads_no_queue_through_planted_links(tmp_path: Path) -> None:
         pass
 
 
+@as_root
+@pytest.mark.parametrize("name", ["mail-0.db-wal", "mail-0.db-journal"])
+def test_root_writes_to_no_file_that_is_linked_next_to_a_queue(tmp_path: Path, name: str) -> None:
+    """SQLite itself follows no symbolic link there; a hard link is none to it."""
+    theirs, precious = tmp_path / "theirs", tmp_path / "precious"
+    theirs.mkdir()
+    with serving(Queue(str(theirs / "mail.db"), Player())) as server:
+        deliver(server, "b@x.test")
+    precious.write_text("precious")
+    (theirs / name).hardlink_to(precious)
+    os.chown(theirs, 65_534, 65_534)
+    queue = Queue(str(theirs / "mail.db"), Player())
+    with pytest.raises(ValueError, match="could have linked there"), serving(queue):
+        pass
+    assert precious.read_text() == "precious"
+
+
 FORKING = """
 import os
 import signal

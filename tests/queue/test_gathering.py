@@ -13,6 +13,7 @@ import pytest
 from ehlo import Queue
 from ehlo.queue import ledger
 from ehlo.sqlite.connecting import Database
+from ehlo.sqlite.errors import StoreError
 from ehlo.sqlite.gathering import Gathering, Task
 from ehlo.sqlite.writer import Writer
 from support.queueing import Jump, Player, deliver, serving, wait_until
@@ -133,6 +134,57 @@ async def test_a_caller_that_was_canceled_leaves_its_result_to_what_comes_then(
         assert (results, caller.cancelled()) == ([4], True)
     finally:
         may_end.set()
+        await asyncio.to_thread(writer.close)
+
+
+def test_a_loop_that_was_closed_during_a_commit_ends_the_writer_for_no_other(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "mail-0.db"
+    writer = Writer(str(path), ledger.open_ledger(path), ledger.Flushes(path))
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(_database: Database) -> str:
+        begun.set()
+        assert may_end.wait(DEADLINE)
+        return "slow"
+
+    async def leave() -> None:
+        asyncio.ensure_future(writer.do(slow))
+        assert await asyncio.to_thread(begun.wait, DEADLINE)
+
+    async def stay() -> str:
+        quick = asyncio.ensure_future(writer.do(lambda _: "quick"))
+        await asyncio.sleep(0)
+        may_end.set()
+        return await asyncio.wait_for(quick, DEADLINE)
+
+    writer.start()
+    try:
+        asyncio.run(leave())
+        assert asyncio.run(stay()) == "quick"
+    finally:
+        may_end.set()
+        writer.close()
+
+
+@in_loop
+async def test_when_writing_ends_for_good_all_that_waits_is_told(tmp_path: Path) -> None:
+    class Broken(ledger.Flushes):
+        def settle(self, database: Database, /, *, done: bool) -> None:
+            raise RuntimeError("broken")
+
+    path = tmp_path / "mail-0.db"
+    writer = Writer(str(path), ledger.open_ledger(path), Broken(path))
+    writer.start()
+    try:
+        first = asyncio.ensure_future(writer.do(lambda _: None))
+        await asyncio.sleep(0)
+        found = await asyncio.wait_for(
+            asyncio.gather(first, writer.do(lambda _: None), return_exceptions=True), DEADLINE
+        )
+        assert [type(each) for each in found] == [StoreError, StoreError]
+    finally:
         await asyncio.to_thread(writer.close)
 
 

@@ -21,7 +21,7 @@ from ehlo.message import Spool
 from ehlo.net import Peer
 from ehlo.queue.books import open_books
 from ehlo.queue.entries import Arrival
-from ehlo.queue.postgres import taking
+from ehlo.queue.postgres import cluster, taking
 from ehlo.queue.postgres.batches import Packed, store
 from ehlo.queue.postgres.schema import check_durable, ensure_schema
 from ehlo.queue.urls import DatabaseURL, is_postgres, shown
@@ -443,6 +443,22 @@ def test_a_claim_reads_no_more_rows_than_it_leases_of_many(bench: PostgresBench)
     asyncio.run(claim())
     leased = "SELECT count(*) FROM ehlo_deliveries WHERE state = 'running'"
     assert bench.database.fetch(leased) == [(100,)]
+
+
+def test_to_count_a_queue_no_query_is_compiled(bench: PostgresBench) -> None:
+    """It takes ten times as long as to count 10,000 deliveries, at each look of the metrics."""
+
+    async def count() -> None:
+        connection: Any = await asyncpg.connect(bench.url)
+        try:
+            await cluster._prepare_to_take(connection)  # noqa: SLF001  what it has set is tested
+            explaining: Any = Explaining(connection)
+            await taking.levels(explaining)
+            assert "JIT" not in explaining.plan
+        finally:
+            await connection.close()
+
+    asyncio.run(count())
 
 
 def test_what_ended_long_ago_is_deleted_in_slices(

@@ -95,7 +95,8 @@ class Consumer:
 
     def reserve(self) -> Reserved | None:
         """Return a place for a message that is put now, unless others have to be claimed first."""
-        if self._stopping or self._room <= 0 or self._next_due <= self._time.ticks():
+        is_time = self._time.ticks() >= min(self._next_due, self._next_poll)
+        if self._stopping or self._room <= 0 or is_time:
             return None
         self._reserved += 1
         return Reserved(self._owner, self._terms.lease, self._receive)
@@ -144,8 +145,11 @@ class Consumer:
                 await self._time.wait(self._wake, self._until(now, renewal))
                 self._wake.clear()
         finally:
+            self._stopping = True  # after a failure, too: nothing more is reserved
             await self._let_go()
-            while self._claiming or self._reserved:
+            if self._claiming is not None:  # it may be canceled, too, even before it begins
+                await asyncio.wait({self._claiming})
+            while self._reserved:
                 self._wake.clear()
                 await self._wake.wait()
             await self._let_go()  # what these have leased

@@ -22,12 +22,13 @@ def connect(path: str, *, writes: bool = True) -> Database:
 
     Raises `sqlite3.Error`, and `StoreError` for a file that another user could have planted.
     """
-    try:
-        check_file(path)
-    except FileNotFoundError:
-        pass  # SQLite says so
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; {ADVICE}") from error
+    for each in (path, f"{path}-wal", f"{path}-journal"):
+        try:
+            check_file(each)
+        except FileNotFoundError:
+            pass  # SQLite says so
+        except OSError as error:
+            raise StoreError(f"{each}: {error.strerror}; {ADVICE}") from error
     database = sqlite3.connect(
         f"{Path(path).absolute().as_uri()}?mode=rw",
         uri=True,

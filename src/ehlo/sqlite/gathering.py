@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ehlo.sqlite.errors import StoreError
+
 _PATIENCE: Final = 0.02  # seconds that what is in no hurry waits for other tasks
 _SHARE: Final = 2.0  # times as long as a commit took, to wait for the next messages
 _LONGEST: Final = 0.008  # seconds of that
@@ -31,6 +33,8 @@ class Task:
     is_search: bool = False
     is_patient: bool = False
     flushed: bool = True
+    gathering: Gathering | None = None
+    """What gathered it; not changed by other loops, which may begin and end meanwhile."""
     result: object = None
     error: BaseException | None = None
 
@@ -47,12 +51,12 @@ class Task:
 
 
 class Gathering:
-    """Holds what one loop asks for, until `put` hands it to the thread."""
+    """Holds what one loop asks for, until `put` hands it to the thread, or raises `StoreError`."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, put: Callable[[list[Task]], object]
     ) -> None:
-        self._loop = loop
+        self.loop: asyncio.AbstractEventLoop = loop
         self._put = put
         self._tasks: list[Task] = []
         self._under_way = 0
@@ -63,6 +67,7 @@ class Gathering:
 
     def add(self, task: Task) -> None:
         """Add a task that this turn of the loop asks for."""
+        task.gathering = self
         self._tasks.append(task)
         if not self._under_way:
             self._hand_over_at(self._time_of(task))
@@ -74,7 +79,7 @@ class Gathering:
         self._under_way -= len(tasks)
         if self._under_way > 0:
             return
-        now = self._loop.time()
+        now = self.loop.time()
         self._clients = sum(each.item is not None for each in (*tasks, *self._tasks))
         self._until = now + min(seconds * _SHARE, _LONGEST)
         if self._tasks:
@@ -87,7 +92,7 @@ class Gathering:
     def _time_of(self, task: Task) -> float:
         """Return when a task has to be handed over."""
         if task.is_patient:
-            return self._loop.time() + _PATIENCE
+            return self.loop.time() + _PATIENCE
         if task.item is None or len(self._tasks) >= self._clients:
             return 0.0
         return self._until
@@ -98,10 +103,10 @@ class Gathering:
         if self._timer is not None:
             self._timer.cancel()
         self._due = due
-        if due <= self._loop.time():
-            self._timer = self._loop.call_soon(self._hand_over)
+        if due <= self.loop.time():
+            self._timer = self.loop.call_soon(self._hand_over)
         else:
-            self._timer = self._loop.call_at(due, self._hand_over)
+            self._timer = self.loop.call_at(due, self._hand_over)
 
     def _hand_over(self) -> None:
         if self._timer is not None:
@@ -109,4 +114,9 @@ class Gathering:
         self._timer, self._due = None, math.inf
         tasks, self._tasks = self._tasks, []
         self._under_way = len(tasks)
-        self._put(tasks)
+        try:
+            self._put(tasks)
+        except StoreError as error:
+            for task in tasks:
+                task.error = error
+            self.ended(tasks, 0.0)

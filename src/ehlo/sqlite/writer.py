@@ -17,7 +17,6 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from time import monotonic
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -157,17 +156,9 @@ class Writer:
         gathering = self._gatherings.get(loop)
         if gathering is None:
             open_ = {each: at for each, at in self._gatherings.items() if not each.is_closed()}
-            gathering = Gathering(loop, partial(self._hand_over, loop))
+            gathering = Gathering(loop, self._put)
             self._gatherings = {**open_, loop: gathering}
         gathering.add(task)
-
-    def _hand_over(self, loop: asyncio.AbstractEventLoop, tasks: list[Task]) -> None:
-        try:
-            self._put(tasks)
-        except StoreError as error:
-            for task in tasks:
-                task.error = error
-            self._gatherings[loop].ended(tasks, 0.0)
 
     def _put(self, tasks: list[Task]) -> None:
         with self._lock:
@@ -200,7 +191,11 @@ class Writer:
             self._rests = False
             if tasks:
                 begun = monotonic()
-                self._commit(tasks)
+                try:
+                    self._commit(tasks)
+                except BaseException:
+                    self._tasks.extendleft(reversed(tasks))  # `_run` says that it failed
+                    raise
                 self._resolve(tasks, monotonic() - begun)
                 wait = _PAUSE
             if ends:
@@ -268,17 +263,17 @@ class Writer:
 
     def _resolve(self, tasks: list[Task], seconds: float = 0.0) -> None:
         """Give the results to the loops that wait for them, with one call for each loop."""
-        loops: dict[asyncio.AbstractEventLoop, list[Task]] = {}
+        gatherings: dict[Gathering, list[Task]] = {}
         for task in tasks:
-            if not task.is_search:
-                loops.setdefault(task.future.get_loop(), []).append(task)
+            if task.gathering is not None:
+                gatherings.setdefault(task.gathering, []).append(task)
             elif task.error is None:
                 self._searches.append(task)
             else:
                 self._end_searches([task])
-        for loop, those in loops.items():
+        for gathering, those in gatherings.items():
             with contextlib.suppress(RuntimeError):  # a closed loop awaits nothing
-                loop.call_soon_threadsafe(self._gatherings[loop].ended, those, seconds)
+                gathering.loop.call_soon_threadsafe(gathering.ended, those, seconds)
 
     def _catch_up(self) -> None:
         """Do a part of what the searches wait for, and serve them when it was the last."""

@@ -230,8 +230,11 @@ async def _prepare_to_accept(connection: Pg) -> None:
 
 async def _prepare_to_take(connection: Pg) -> None:
     await ensure_schema(connection)
-    # What the planner knows of a queue is always old: it was empty, or it was full
-    await connection.execute("SELECT set_config('enable_seqscan', 'off', false)")
+    # What the planner knows of a queue is always old: it was empty, or it was full.
+    # Where it has to read all rows, that seems so dear to it that it would compile the query
+    await connection.execute(
+        "SELECT set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)"
+    )
 
 
 async def _with_file(message_id: str, work: Callable[..., T], *values: object) -> T:
