@@ -152,7 +152,7 @@ def test_mail_that_keeps_coming_hides_no_other_that_is_due_for_longer_than_a_pol
         assert await ledger.begun.get() == "claim"
         for _ in range(10):
             await asyncio.sleep(0)
-        places = [consumer.reserve() for _ in range(24)]  # too many for a claim beside them
+        places = [consumer.reserve() for _ in range(24)]  # which leave no room for a claim
         still.advance(2)
         late = consumer.reserve()
         for place in filter(None, (*places, late)):
