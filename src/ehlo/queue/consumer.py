@@ -95,8 +95,8 @@ class Consumer:
 
     def reserve(self) -> Reserved | None:
         """Return a place for a message that is put now, unless others have to be claimed first."""
-        is_time = self._time.ticks() >= min(self._next_due, self._next_poll)
-        if self._stopping or self._room <= 0 or is_time:
+        is_due = min(self._next_due, self._next_poll) <= self._time.ticks()
+        if self._stopping or self._room <= 0 or is_due:
             return None
         self._reserved += 1
         return Reserved(self._owner, self._terms.lease, self._receive)
@@ -147,8 +147,7 @@ class Consumer:
         finally:
             self._stopping = True  # after a failure, too: nothing more is reserved
             await self._let_go()
-            if self._claiming is not None:  # it may be canceled, too, even before it begins
-                await asyncio.wait({self._claiming})
+            await asyncio.gather(*filter(None, [self._claiming]), return_exceptions=True)
             while self._reserved:
                 self._wake.clear()
                 await self._wake.wait()
