@@ -58,7 +58,8 @@ others: $(STAMP)
 	$(PYTEST) $(OWN_PARTS:%=--ignore=%) tests
 
 # The core's tests alone, without coverage: what to run after each change of src/ehlo/protocol
-core: tests/protocol
+core: $(STAMP)
+	$(PYTEST) --numprocesses=$(JOBS) --dist=loadfile tests/protocol
 
 # The tests of the core that show each of its branches; coverage slows them. And the other ones
 core-branches: $(STAMP)
@@ -94,6 +95,7 @@ docs: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/storage.py
+	$(BIN)/python benchmarks/engines.py
 
 clean:
 	rm -rf .venv .venv-* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/_build

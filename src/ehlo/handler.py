@@ -1,4 +1,7 @@
-"""`Handler`: one hook for each moment of a session. Only overridden hooks are called."""
+"""`Handler`: one hook for each moment of a session. Only overridden hooks are called.
+
+This file is longer than others, so that a new hook is one method here and a row of its command.
+"""
 
 from __future__ import annotations
 

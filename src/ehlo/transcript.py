@@ -20,6 +20,7 @@ MASK: Final = "****"
 _MARKS: Final = {"client": "C", "server": "S", "note": "*"}
 _ESCAPES: Final = {"\r": r"\r", "\n": r"\n", "\t": r"\t", "\0": r"\0", "\\": r"\\"}
 _COST: Final = 100  # bytes of a line in memory, in addition to its text
+_BLOCK: Final = 1_024  # bytes that are counted at once: a call for each line takes as long as it
 LONGEST: Final = 2_000
 """The bytes of a line after which it is cut."""
 
@@ -62,7 +63,7 @@ class Transcript(Sequence[Line]):
     """
 
     __slots__ = (
-        *("_clock", "_first", "_hold", "_last", "_most_bytes", "_most_lines"),
+        *("_clock", "_counted", "_first", "_hold", "_last", "_most_bytes", "_most_lines"),
         *("bodies", "omitted", "secrets", "size"),
     )
 
@@ -89,41 +90,52 @@ class Transcript(Sequence[Line]):
         self._most_bytes = most_bytes
         self._clock = clock
         self._hold = hold
+        self._counted = 0  # bytes, by `hold`
         self._first: list[Line] = []
         self._last: deque[Line] = deque()
 
     def add(self, direction: Direction, text: str) -> None:
         """Add a line that is read or written now, as `escaped` returns it."""
         size = _COST + text.__sizeof__()
-        kept: list[Line] | deque[Line] = self._first
+        total, kept = self.size + size, self._first
         # The first half stays; of the second half, the oldest lines leave
-        fits = not self.omitted and not self._last and self._fits(size, part=2)
-        if not fits:
-            kept = self._last
-            while not (fits := self._fits(size)) and kept:
-                self._drop(_COST + kept.popleft().text.__sizeof__())
-        if not fits or (self._hold is not None and not self._hold(size)):
+        is_first = len(kept) < self._most_lines // 2 and total <= self._most_bytes // 2
+        if not is_first or self._last or self.omitted:
+            self._add_last(direction, text, size)
+        elif total <= self._counted or self._has_room(total):
+            self.size = total
+            kept.append(Line(self._clock(), direction, text))
+        else:
             self.omitted += 1
-            return
-        self.size += size
-        kept.append(Line(self._clock(), direction, text))
 
-    def _fits(self, size: int, part: int = 1) -> bool:
-        """Return whether one more line is within the limits, or within a `part` of them."""
-        lines = len(self._first) + len(self._last)
-        return lines < self._most_lines // part and self.size + size <= self._most_bytes // part
+    def _add_last(self, direction: Direction, text: str, size: int) -> None:
+        """Add a line behind the first half."""
+        kept, total = self._last, self.size + size
+        most = self._most_lines - len(self._first)
+        while kept and (len(kept) >= most or total > self._most_bytes):
+            total -= _COST + kept.popleft().text.__sizeof__()
+            self.omitted += 1
+        self.size = total - size
+        fits = len(kept) < most and total <= self._most_bytes
+        if fits and (total <= self._counted or self._has_room(total)):
+            self.size = total
+            kept.append(Line(self._clock(), direction, text))
+        else:
+            self.omitted += 1
 
-    def _drop(self, size: int) -> None:
-        self.omitted += 1
-        self.size -= size
-        if self._hold is not None:
-            self._hold(-size)
+    def _has_room(self, total: int) -> bool:
+        """Count memory for lines of `total` bytes, by the block; return whether there is room."""
+        while total > self._counted:
+            if self._hold is not None and not self._hold(_BLOCK):
+                return False
+            self._counted += _BLOCK
+        return True
 
     def let_go(self) -> None:
         """Stop counting the lines, since the session has ended. Only the server calls this."""
         hold, self._hold = self._hold, None
         if hold is not None:
-            hold(-self.size)
+            hold(-self._counted)
 
     # -- the sequence ----------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from email.message import EmailMessage
 
@@ -221,3 +222,14 @@ def test_release_asks_for_addresses(site: Site, page: Page) -> None:
     dialog.get_by_role("button", name="Release", exact=True).click()
     expect(page.locator("#toast")).to_have_text("Released")
     assert sent == [{"To": ["carol@z.test"]}]
+
+
+def test_the_checksums_of_files_are_shown(site: Site, page: Page) -> None:
+    page.goto(f"/view/{site.put(full())}")
+    page.get_by_role("button", name="Checksums").click()
+    files = page.get_by_role("dialog").locator("#checksum-list > li")
+    expect(files).to_have_count(2)
+    expect(files.first).to_contain_text("terms.pdf")
+    digits = hashlib.sha256(b"%PDF-1.4").hexdigest()
+    files.first.get_by_role("button", name=digits).click()
+    expect(page.locator("#toast")).to_have_text("Copied")

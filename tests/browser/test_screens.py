@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
+from importlib.metadata import version
 
 import pytest
 import uvicorn
@@ -184,3 +186,55 @@ def test_a_site_stands_below_a_path(page: Page, watch: Watch, root: str) -> None
         host = site.url.removesuffix(root)
         site.put(letter("hello", html="<b>bold</b>"))
         walk(page, host + below, "hello")
+
+
+def test_the_inbox_tells_about_itself(site: Site, page: Page) -> None:
+    site.send(letter())
+    opened(page)
+    page.get_by_role("button", name="About").click()
+    dialog = page.get_by_role("dialog")
+    for text in (f"ehlo {version('ehlo')}", "Stored1 message, 1 unread", site.store.path):
+        expect(dialog).to_contain_text(text)
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+
+
+NOTIFICATIONS = """
+window.Notification = class extends EventTarget {
+  static get permission() { return sessionStorage.getItem("permission") ?? "default" }
+  static async requestPermission() {
+    sessionStorage.setItem("permission", "granted")
+    return "granted"
+  }
+  constructor(title, options) {
+    super()
+    window.last = this
+    document.documentElement.dataset.shown = `${title} from ${options.body}`
+  }
+}
+document.hasFocus = () => window.isInFront ?? false
+"""
+
+
+def test_the_browser_notifies_of_new_mail_if_it_is_wanted(site: Site, page: Page) -> None:
+    page.add_init_script(NOTIFICATIONS)
+    opened(page)
+    notify = page.get_by_role("button", name="Notify")
+    expect(notify).to_have_attribute("aria-pressed", "false")
+    site.send(letter("unwanted"))
+    expect(page.locator(".row")).to_have_count(1)
+    expect(page.locator("html")).not_to_have_attribute("data-shown", re.compile("."))
+    notify.click()
+    expect(notify).to_have_attribute("aria-pressed", "true")
+    opened(page)  # the browser remembers it
+    page.evaluate("window.isInFront = true")
+    site.send(letter("seen"))
+    expect(page.locator(".row")).to_have_count(2)
+    expect(page.locator("html")).not_to_have_attribute("data-shown", re.compile("."))
+    page.evaluate("window.isInFront = false")
+    site.send(letter("<b>new</b>"))
+    expect(page.locator("html")).to_have_attribute("data-shown", "<b>new</b> from App")
+    page.evaluate("last.dispatchEvent(new Event('click'))")
+    expect(page.locator("h1")).to_have_text("<b>new</b>")
+    page.get_by_role("button", name="Notify").click()
+    expect(page.get_by_role("button", name="Notify")).to_have_attribute("aria-pressed", "false")

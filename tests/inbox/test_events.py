@@ -68,6 +68,8 @@ async def test_events_are_those_of_mailpit() -> None:
         assert (await line.event("stats"))["Data"]["Total"] == 1
         await site.store.mark(read=True, ids=[mail_id])
         assert (await line.event("update"))["Data"] == {"ID": mail_id, "Read": True}
+        await site.store.mark(read=True, ids=[mail_id])  # Mailpit tells of it again
+        assert (await line.event("update"))["Data"] == {"ID": mail_id, "Read": True}
         await site.store.set_tags([mail_id], ["one"])
         assert (await line.event("update"))["Data"] == {"ID": mail_id, "Tags": ["one"]}
         await site.store.rename_tag("one", "two")

@@ -79,10 +79,6 @@ def text(value: str, **others: object) -> Change:
     return lambda want: want.update(text=value, **others)
 
 
-def kind(value: str) -> Change:
-    return lambda want: want.update(type=value)
-
-
 def attached(want: Golden) -> None:
     want["disposition"] = want["disposition"].replace("inline", "attachment")
 
@@ -154,14 +150,6 @@ DIFFERENCES = [
     Difference(
         "Parts without a name, and a second HTML, are listed in `OtherParts`.",
         {84: with_other_parts},
-    ),
-    Difference(
-        "Text parts are served with `charset=utf-8`.",
-        {
-            106: kind("text/calendar; charset=utf-8"),
-            107: kind("text/plain; charset=utf-8"),
-            110: kind("text/plain; charset=utf-8"),
-        },
     ),
     Difference(
         "Parts are attachments to a browser, unless they are raster images, PDF, audio, video or"

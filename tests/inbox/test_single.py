@@ -250,8 +250,10 @@ def test_a_part_can_do_nothing_in_a_browser(kind: str, sent: str, disposition: s
         name = 'a";\r\n X: "../../é\\.html'
         field = f"Content-Disposition: attachment; filename*=utf-8''{_quoted(name)}"
         async with inbox(Delivery(multipart(part(kind, "x", field)))) as (_, api):
-            answer = await api.get(f"{MESSAGE}/part/1")
+            answer = await api.get(f"{MESSAGE}/part/1", headers={"Accept": "text/html,*/*"})
             assert answer.headers["content-type"] == sent
+            without = await api.get(f"{MESSAGE}/part/1")
+            assert without.headers["content-type"] == sent.partition(";")[0]
             assert answer.headers["content-disposition"] == (
                 f'{disposition}; filename="a%22%3B%20%20X:%20%22..%2F..%2F%C3%A9%5C.html"'
             )

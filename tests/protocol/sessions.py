@@ -395,10 +395,12 @@ class _Player:
             event = self._connection.next_event()
         self._closed = isinstance(event, events.Close)
         connection, conversation = self._connection, self._connection.conversation
-        sent += connection.data_to_send()
-        if not self._closed and connection.rests:
+        rest = None if self._closed else connection.rest()
+        sent += connection.data_to_send() if rest is None else rest
+        if rest is not None:
             assert event is NEED_DATA
             assert connection.next_event() is NEED_DATA
+            assert connection.data_to_send() == b""
         transaction, counts = connection.transaction, connection.counts
         self.seen.steps.append(
             (
@@ -406,6 +408,7 @@ class _Player:
                 *(connection.buffered, conversation.output.slow, conversation.output.linger),
                 *(counts.errors, counts.idle, counts.refused_recipients, counts.refusals),
                 *(counts.messages, frozenset(counts.domains), type(conversation.reader)),
+                *(conversation.helo, conversation.esmtp),
                 *(() if transaction is None else _facts(transaction)),
             )
         )

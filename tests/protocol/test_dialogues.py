@@ -13,6 +13,7 @@ import pytest
 from ehlo.protocol import reply as replies
 from ehlo.transcript import Line, Transcript
 from support.dialogue import CorePlayer, Scenario, Step, matches, resolve, scenarios
+from support.examples import turns
 from support.ways import packets
 
 Slicer = Callable[[bytes], Iterable[bytes]]
@@ -23,6 +24,10 @@ ENDED_BY_CLIENT = [
     scenario
     for scenario in SLICEABLE
     if not any(step.kind in ("event", "eof") for step in scenario.steps)
+]
+TAILS = [
+    *[(b"NOO",), (b"NOOP\r\n",), (b"QUIT\r\n",), (b"\x00\xff\r\n\n\r",)],
+    *[(b"DATA\r\n.\r\nQUIT\r\n",), (b".\r\n",)],
 ]
 
 
@@ -128,9 +133,11 @@ def test_core_answers_each_step_as_written(scenario: Scenario) -> None:
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("scenario", SLICEABLE, ids=str)
-@pytest.mark.parametrize("slicer", [whole, octets])
-@pytest.mark.parametrize("ask_all", [True, False])
+@pytest.mark.parametrize(
+    ("scenario", "slicer", "ask_all"),
+    turns(SLICEABLE, [(whole, True), (octets, False), (whole, False), (octets, True)], 2),
+    ids=str,
+)
 def test_core_answers_the_same_however_it_is_cut(
     scenario: Scenario,
     slicer: Slicer,
@@ -141,8 +148,16 @@ def test_core_answers_the_same_however_it_is_cut(
 
 @pytest.mark.no_cover
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("scenario", SLICEABLE, ids=str)
-@pytest.mark.parametrize("ask_all", [True, False])
+@pytest.mark.parametrize(
+    ("scenario", "way", "ask_all"),
+    turns(
+        SLICEABLE,
+        [("usual", True), ("general", False), ("usual", False), ("general", True)],
+        2,
+    ),
+    ids=str,
+    indirect=["way"],
+)
 def test_core_answers_the_same_in_packets(scenario: Scenario, ask_all: bool) -> None:
     assert_as_written(scenario, play(scenario, packets, ask_all=ask_all))
 
@@ -172,11 +187,7 @@ def test_core_answers_the_same_cut_around_each_end_of_data(scenario: Scenario) -
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("scenario", ENDED_BY_CLIENT, ids=str)
-@pytest.mark.parametrize(
-    "tail",
-    [b"NOO", b"NOOP\r\n", b"QUIT\r\n", b"\x00\xff\r\n\n\r", b"DATA\r\n.\r\nQUIT\r\n", b".\r\n"],
-)
+@pytest.mark.parametrize(("scenario", "tail"), turns(ENDED_BY_CLIENT, TAILS, 2), ids=str)
 def test_core_answers_the_same_before_a_tail(scenario: Scenario, tail: bytes) -> None:
     plain = play(scenario, whole)
     *_, last = scenario.phases()

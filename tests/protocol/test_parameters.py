@@ -23,7 +23,7 @@ def table(*own: Extension, **wanted: bool | str) -> Settings:
 
 def said(settings: Settings, *, tls: bool = False) -> list[str]:
     """The lines of EHLO behind the first."""
-    return extensions.offered(settings.ehlo_lines, Facts(settings, tls=tls, mechanisms=()))
+    return settings.offers.lines(Facts(settings, tls=tls, mechanisms=()))
 
 
 DEFAULT = said(Settings())
@@ -32,6 +32,31 @@ DEFAULT = said(Settings())
 def offered(settings: Settings, *, tls: bool = False) -> list[str]:
     """The settings that differ from the default."""
     return [line for line in said(settings, tls=tls) if line not in DEFAULT]
+
+
+def test_lines_are_made_once_for_each_kind_of_client_unless_the_user_makes_them() -> None:
+    asked: list[bool] = []
+
+    def offer(facts: Facts) -> bool:
+        asked.append(facts.tls)
+        return len(asked) % 2 > 0
+
+    def lines(settings: Settings, *, tls: bool) -> str:
+        made = settings.offers.reply(tls, lambda: Facts(settings, tls=tls, mechanisms=()))
+        return "" if made is None else made.text
+
+    own = table(Extension("XNEW", 0, offered=offer), REQUIRETLS=True)
+    assert ["XNEW" in lines(own, tls=False) for _ in range(4)] == [True, False, True, False]
+    assert asked == [False] * 4
+    timed = table(FUTURERELEASE="3600")
+    assert timed.offers.reply(False, lambda: Facts(timed, False, ())) is not timed.offers.reply(
+        False, lambda: Facts(timed, False, ())
+    )
+    fixed = table(Extension("XOLD", 0), REQUIRETLS=True)
+    for tls in (False, True, False, True):
+        assert ("REQUIRETLS" in lines(fixed, tls=tls)) == tls
+    assert fixed.offers.reply(True, pytest.fail) is not None
+    assert Settings(extensions=()).offers.reply(0, lambda: Facts(Settings(), False, ())) is None
 
 
 # -- the table -------------------------------------------------------------------------------------

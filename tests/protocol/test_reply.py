@@ -169,6 +169,14 @@ def test_the_names_of_a_server_may_be_long() -> None:
     name = "h" * 255
     assert len(replies.hello(name, "c" * 255).wire) == 512
     assert replies.hello("h", "c").wire == b"250 h greets c\r\n"
+    lines = Reply(250, None, "SIZE 10\nAUTH")
+    for host in ("h", "hö"):  # each by a way of its own
+        made = replies.hello(host, "c", lines)
+        assert made == Reply(250, None, f"{host} greets c\nSIZE 10\nAUTH")
+        assert made.wire == f"250-{host} greets c\r\n250-SIZE 10\r\n250 AUTH\r\n".encode()
+        assert (made.code, made.enhanced, made.refuses, made.closes) == (250, None, False, False)
+    with pytest.raises(ValueError, match="control"):
+        replies.hello("h", "\0", lines)
 
 
 def test_limited_text_is_not_cut_inside_a_character() -> None:
@@ -183,6 +191,10 @@ def test_a_keyword_in_a_reply_is_cut() -> None:
 
 def test_a_queue_id_that_would_break_the_line_is_refused() -> None:
     assert replies.queued_as("42").text == "Ok: queued as 42"
+    for queue_id in ("42", "ö", "x" * 486):  # some by a way of their own
+        reply = replies.queued_as(queue_id)
+        assert reply == Reply(250, "2.0.0", f"Ok: queued as {queue_id}")
+        assert reply.enhanced == "2.0.0"
     for bad in ("4\r\n250 x", "4" * 600):
         with pytest.raises(ValueError, match="text has "):
             replies.queued_as(bad)

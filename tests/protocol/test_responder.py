@@ -150,6 +150,18 @@ def test_a_disconnection_sends_the_replies_before_it_and_no_other(raised: bool) 
     assert responder.closed
 
 
+@pytest.mark.parametrize("error", [Disconnect(), Reject(550, "5.1.1", "No")])
+def test_an_exception_that_is_raised_again_and_again_keeps_no_event(error: Exception) -> None:
+    def decide(event: events.Event) -> Decision:
+        if isinstance(event, events.Rcpt):
+            raise error
+        return None
+
+    for _ in range(2):
+        greeted(decide).feed(BEGIN)
+        assert error.__traceback__ is None
+
+
 def test_a_client_may_be_disconnected_without_a_greeting() -> None:
     responder = Responder(Asked({events.Connect: Disconnect()}))
     assert responder.feed(b"") == b""

@@ -58,6 +58,12 @@ def test_the_usual_packets_of_a_message_never_enter_the_buffer() -> None:
     assert connection.data_to_send().startswith(b"250")
 
 
+def test_a_plain_command_that_is_rejected_is_answered_by_what_is_queued() -> None:
+    connection = connect(Settings(max_size=30))
+    assert connection.hear(b"MAIL FROM:<a@x> SIZE=31\r\n") is NEED_DATA
+    assert connection.data_to_send() == replies.TOO_LARGE.wire
+
+
 def test_no_packet_is_usual_before_the_replies_to_others_are_sent() -> None:
     connection = connect()
     connection.receive_data(b"NOOP\r\n")
@@ -103,8 +109,8 @@ def test_a_packet_may_be_a_bytearray() -> None:
 
 # What a client has sent when a line comes
 BEFORE = {
-    "not greeted": [],
-    "greeted": [b"NOOP\r\n"],
+    "connected": [],
+    "idle": [b"NOOP\r\n"],
     "ready": [b"EHLO c\r\n"],
     "in a transaction": [b"EHLO c\r\n", ENVELOPE[0]],
     "with a recipient": [b"EHLO c\r\n", *ENVELOPE[:2]],
@@ -134,11 +140,21 @@ paths = st.one_of(
     st.integers(480, 520).map(lambda length: b"<a@%s>" % (b"x" * length)),
 )
 endings = st.sampled_from([b"\r\n"] * 6 + [b"\n", b"", b"\r", b"\r\r\n", b" \r\n", b"\r\nNOOP\r\n"])
+names = st.one_of(
+    st.sampled_from(
+        [b"c", b"[192.0.2.1]", b"[IPv6:2001:db8::1]", b"c d", b"", b"_c_", b"\xfc", b"a\0"]
+    ),
+    st.integers(245, 260).map(lambda length: b"c" * length),
+)
 lines = st.one_of(
     st.tuples(
         heads, paths, st.lists(st.sampled_from(PARAMETERS), max_size=3).map(b"".join), endings
     ).map(b"".join),
     st.sampled_from([*DATA, *BODIES]),
+    st.tuples(st.sampled_from([b"EHLO ", b"ehlo ", b"HELO ", b"LHLO "]), names, endings).map(
+        b"".join
+    ),
+    st.tuples(st.sampled_from([b"QUIT", b"quit", b"QUIT "]), endings).map(b"".join),
 )
 
 
@@ -190,23 +206,39 @@ def test_what_is_plain_takes_the_usual_way(said: bytes) -> None:
     assert connect().hear(said) == replies.MAIL_OK.wire
 
 
+@pytest.mark.parametrize(
+    "said", [b"EHLO c-1.example\r\n", b"ehlo [IPv6:2001:db8::1]\r\n", b"HELO c\r\n"]
+)
+def test_the_first_hello_takes_the_usual_way_and_no_other_one(said: bytes) -> None:
+    assert play(Plan(Settings(), ASKS[0], [said, said], 0)) == 1
+    assert play(Plan(Settings(), ASKS[0], [b"NOOP\r\n", said], 0)) == 0
+    assert play(Plan(Settings(lmtp=True), ASKS[0], [said], 0)) == 0
+
+
+@pytest.mark.parametrize("said", [b"QUIT\r\n", b"quit\r\n"])
+@pytest.mark.parametrize("before", [0, 1, 2, 3])
+def test_quit_takes_the_usual_way_in_any_state(said: bytes, before: int) -> None:
+    packets = [b"EHLO c\r\n", *ENVELOPE][:before]
+    assert play(Plan(Settings(), ASKS[0], [*packets, said], 0)) == before + 1
+
+
 @pytest.mark.parametrize("asks", ASKS)
 def test_a_plain_session_takes_the_usual_way_whatever_is_asked(asks: frozenset[type]) -> None:
     packets = [b"EHLO c\r\n", *[*ENVELOPE, b"x\r\n.\r\n"] * 3]
-    assert play(Plan(Settings(), asks, packets, 0)) == 12
+    assert play(Plan(Settings(), asks, packets, 0)) == 13
     for seed in range(6):  # of transcripts with and without secrets and bodies
-        assert play(Plan(Settings(), asks, packets, seed, observed=True)) == 12
+        assert play(Plan(Settings(), asks, packets, seed, observed=True)) == 13
 
 
 def test_a_whole_body_of_the_limit_is_usual_and_a_larger_one_is_not() -> None:
     packets = [b"EHLO c\r\n", *ENVELOPE, b"x" * 28 + b"\r\n.\r\n"]
-    assert play(Plan(Settings(max_size=30), ASKS[0], packets, 0)) == 4
+    assert play(Plan(Settings(max_size=30), ASKS[0], packets, 0)) == 5
     packets[-1] = b"x" + packets[-1]
-    assert play(Plan(Settings(max_size=30), ASKS[0], packets, 0)) == 3
+    assert play(Plan(Settings(max_size=30), ASKS[0], packets, 0)) == 4
 
 
 def test_a_line_that_begins_in_the_packet_before_is_no_command() -> None:
     """Neither the rest of one that is too long, of which nothing is in the buffer."""
     for before in (b"NOOP ", b"x" * 13_000):
         packets = [b"EHLO c\r\n", before, *ENVELOPE]
-        assert play(Plan(Settings(), ASKS[0], packets, 0)) == 0
+        assert play(Plan(Settings(), ASKS[0], packets, 0)) == 1

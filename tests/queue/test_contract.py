@@ -187,6 +187,18 @@ def test_retry_says_when(bench: Bench) -> None:
         Retry(after=-1)
 
 
+@pytest.mark.parametrize("error", [Reject(550, "5.1.1", "No"), Retry(after=1)])
+def test_an_exception_that_is_raised_for_each_mail_keeps_none_of_them(
+    bench: Bench, error: Exception
+) -> None:
+    player = Player(error, error)
+    with serving(bench.queue(player)) as server:
+        for name in ("b@x.test", "c@x.test"):
+            deliver(server, name)
+            player.next()
+    assert error.__traceback__ is None
+
+
 def test_each_recipient_has_its_own_outcome(bench: Bench) -> None:
     def settle(message: Message) -> None:
         message.refuse("b@x.test", Reply(550, "5.1.1", "No"))

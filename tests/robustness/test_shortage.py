@@ -15,6 +15,7 @@ import pytest
 from measure import cpu_seconds
 
 from ehlo import Peer
+from ehlo.store import Delivery, DiskFullError, Store
 from interop.peers import absent
 from robustness.caller import Caller, together
 from robustness.process import Launch, Launched, Tell
@@ -113,6 +114,24 @@ def test_clients_that_need_a_full_disk_get_452_and_the_others_are_served(
         assert client.mail(LARGE) == QUEUED
     tell(f"{3 * CLIENTS} messages were told 452, {CLIENTS * MESSAGES} others were accepted")
     assert server.program.stop() == 0
+
+
+def test_deleting_mail_makes_room_on_a_disk_that_mail_has_filled(small_disk: Disk) -> None:
+    small_disk.mount("remount,size=20m")
+
+    async def fill(store: Store) -> None:
+        for _ in range(1_000):
+            await store.put(Delivery(MIDDLING))
+
+    async def fill_and_delete() -> None:
+        async with Store.open(str(small_disk.path / "mail.db"), keep=0) as store:
+            for _ in range(3):
+                with pytest.raises(DiskFullError):
+                    await fill(store)
+                assert await store.delete()
+                await store.put(Delivery(MIDDLING))
+
+    asyncio.run(fill_and_delete())
 
 
 # -- file descriptors ----------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def test_a_session_whose_pump_fails_after_a_hook_ends_and_is_logged(
 
     class Waiting(Secured):
         async def on_vrfy(self, session: Session, text: str) -> None:
-            for way_on in ("_advance", "_say"):
+            for way_on in ("_advance", "_rests"):
                 monkeypatch.setattr(Driver, way_on, fail)
 
     def fail(_driver: Driver) -> None:

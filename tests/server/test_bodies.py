@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import hashlib
 import os
@@ -575,7 +576,41 @@ class ThreadedRefuser(Refuser):
         raise Reject(550, "5.7.1", "no")
 
 
-@pytest.mark.parametrize("kind", [Refuser, ThreadedRefuser])
+NO = Reject(550, "5.7.1", "no")
+
+
+class SameRefuser(Refuser):
+    """The same, by one exception that is raised for each message."""
+
+    async def on_message(self, session: Session, message: Message) -> None:
+        self.refs.append(weakref.ref(message))
+        raise NO
+
+
+class Late(Refuser):
+    """Has each message until its deadline has passed."""
+
+    async def on_message(self, session: Session, message: Message) -> None:
+        self.refs.append(weakref.ref(message))
+        await asyncio.Event().wait()
+
+
+def test_a_message_is_deleted_once_its_handler_was_cancelled(serve: Serve) -> None:
+    """The cancellation refers to the frame that it was thrown from: that is undone, too."""
+    handler = Late()
+    running = serve(handler, spool_threshold=1000, handler_timeout=0.1)
+    gc.disable()
+    try:
+        with running.ready() as client:
+            assert send(client, body_of(5000)).startswith("451 4.4.5 ")
+            client.say("NOOP")
+            running.run(running.turn)
+            assert [ref() for ref in handler.refs] == [None]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("kind", [Refuser, ThreadedRefuser, SameRefuser])
 def test_a_rejected_message_is_deleted_at_once(serve: Serve, kind: type[Refuser]) -> None:
     """An exception refers to its frame, and the frame to the message: that is undone."""
     handler = kind()

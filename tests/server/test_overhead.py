@@ -181,6 +181,20 @@ def test_who_does_not_read_is_asked_for_nothing_before_much_waits(
     assert running.runtime.memory.held == 0
 
 
+def test_who_does_not_read_is_gone_at_once_where_its_replies_have_no_room(
+    serve: Serve, loop_name: str
+) -> None:
+    running = serve(Collector(), buffers=SMALL, loop=loop_name, max_idle_commands=0, max_memory=1)
+    with running.client(buffers=SMALL) as client:
+        client.reply()
+        (driver,) = running.drivers
+        while not driver.wire.closing:
+            client.send(b"HELP\r\n" * 90)  # fewer than are answered without a pause
+            running.wait_until(lambda: driver.wire.closing or driver.wire.received == client.sent)
+        assert driver.deadline <= running.runtime.loop.time()
+        running.wait_until_no_sessions()
+
+
 # -- TLS ----------------------------------------------------------------------------------------
 
 

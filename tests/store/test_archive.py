@@ -9,6 +9,7 @@ import stat
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -118,7 +119,7 @@ async def test_mails_are_marked_by_id_by_query_and_all() -> None:
     async with Store.open() as store:
         first, second, _ = await fill(store, 3)
         assert await store.mark(read=True, ids=[first, "unknown"]) == 1
-        assert await store.mark(read=True, ids=[first]) == 0
+        assert await store.mark(read=True, ids=[first]) == 1  # again
         assert await store.counts() == MailCounts(3, 2)
         assert await store.mark(read=True, query='subject:"number 1"') == 1
         assert ids(await store.search("is:read")) == [second, first]
@@ -258,25 +259,26 @@ async def test_changes_are_announced_after_the_commit_and_remembered() -> None:
         stop = store.watch(seen.extend)
         (first,) = await fill(store, 1, "one")
         await store.mark(read=True, ids=[first])
-        await store.mark(read=True, ids=[first])  # which changes nothing
+        await store.mark(read=True, ids=[first])  # which is told, too
         await store.set_tags([first], ["x"])
         await store.delete(ids=[first])
         await fill(store, 1)
         await store.delete(inbox="")
         stop()
         (last,) = await fill(store, 1)
-        kinds = [(change.kind, change.inbox, change.ids) for change in seen[:4]]
+        kinds = [(change.kind, change.inbox, change.ids) for change in seen[:5]]
         assert kinds == [
             ("new", "one", (first,)),
+            ("read", None, (first,)),
             ("read", None, (first,)),
             ("tags", None, (first,)),
             ("delete", None, (first,)),
         ]
-        assert [change.kind for change in seen[4:]] == ["new", "truncate"]
-        assert store.changes_after(begin) == [*seen, Change(begin + 7, "new", "", (last,))]
-        assert store.changes_after(seen[4].number) == [
-            *seen[5:],
-            Change(begin + 7, "new", "", (last,)),
+        assert [change.kind for change in seen[5:]] == ["new", "truncate"]
+        assert store.changes_after(begin) == [*seen, Change(begin + 8, "new", "", (last,))]
+        assert store.changes_after(seen[5].number) == [
+            *seen[6:],
+            Change(begin + 8, "new", "", (last,)),
         ]
         assert store.changes_after(store.newest_change) == []
         assert store.changes_after(begin - 1) is None
@@ -453,6 +455,41 @@ async def test_a_full_store_is_an_error_and_works_on(tmp_path: Path) -> None:
         assert 0 < len(stored) < 20
         assert all(isinstance(each, str | DiskFullError) for each in results)
         assert set(ids(await store.list())) == {*stored, *kept}
+
+
+@in_loop
+async def test_mail_leaves_the_room_that_its_deletion_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total, free, looks = 1 << 30, 1 << 30, 0
+
+    def usage(directory: Path) -> SimpleNamespace:
+        nonlocal looks
+        looks += 1
+        assert directory == tmp_path
+        if not free:
+            raise FileNotFoundError
+        return SimpleNamespace(total=total, free=free)
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    async with Store.open(str(tmp_path / "mail.db")) as store:
+        await fill(store, 60)
+        assert 1 <= looks <= 10
+        await store.put(Delivery(mail("large", "x" * 2_000_000)))
+        free = 8_000_000  # the log of SQLite has 2 MB, and for deletions there is 1 MB
+        with pytest.raises(DiskFullError, match="free some space"):
+            await store.put(Delivery(mail("large", "x" * 3_000_000)))
+        await store.put(Delivery(mail("small")))
+        free = 5_000_000
+        with pytest.raises(DiskFullError, match="free some space"):
+            await store.put(Delivery(mail("large", "x" * 1_000_000)))
+        total = 0  # which some file systems say, whatever they have
+        await store.put(Delivery(mail("large", "x" * 1_000_000)))
+        total, free = 1 << 30, 0
+        await store.put(Delivery(mail("large", "x" * 1_000_000)))
+        free = 5_000_000
+        assert await store.delete() == 64
+        await store.put(Delivery(mail("large", "x" * 1_000_000)))  # in the room of the first one
 
 
 @in_loop

@@ -31,7 +31,7 @@ __all__ = ["Forked", "fork", "may_fork"]
 
 _LIMITS = sorted({number for name, number in vars(resource).items() if name.startswith("RLIMIT_")})
 _SPARE = 64
-"""Descriptors from here on are nobody's while those of a program are put in their places."""
+"""More open files than a program gets."""
 
 
 class Forked:

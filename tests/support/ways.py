@@ -19,7 +19,7 @@ _PACKET = re.compile(rb"(?is)(?<=DATA\r\n).*?\r\n\.\r\n|[^\n]*\n|[^\n]+")
 
 
 def deliver(connection: Connection, packet: bytes, *, usual: bool = True) -> Event | Waiting:
-    """Pass a packet to the core as a driver does, but for what is sent; return the first event."""
+    """Pass a packet to the core as a driver does; return the first event. A reply is queued."""
     heard = connection.hear(packet) if usual else None
     if isinstance(heard, bytes):
         connection.conversation.output.wires.append(heard)

@@ -7,7 +7,7 @@ exception of the user's module. An error is one line, except such an exception: 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import importlib
 import logging
 import os
 import re
@@ -179,8 +179,11 @@ def serve(target: str, *, reload: bool, **given: object) -> None:
     passphrase = _passphrase()
     if reload and not paths.IS_POSIX:
         raise click.UsageError("--reload needs a POSIX system; leave it out")
-    if reload and importlib.util.find_spec("watchfiles") is None:
-        raise click.UsageError("--reload needs watchfiles: pip install 'ehlo[standard]'")
+    try:
+        if reload:
+            importlib.import_module("watchfiles")
+    except ImportError as error:
+        raise click.UsageError("--reload needs watchfiles: pip install 'ehlo[standard]'") from error
     server, process = _named_server(target, given), _process(given)
     add_queue(server, given)
     found = faults_for(server, process.faults)

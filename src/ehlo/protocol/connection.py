@@ -16,14 +16,13 @@ A connection moves bytes and events. What a command means stands in `verbs`, wha
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from types import MappingProxyType
 from typing import Final
 
 from ehlo.protocol import events, verbs
 from ehlo.protocol import reply as replies
 from ehlo.protocol.auth.credentials import PeerCertificate
 from ehlo.protocol.body import END
-from ehlo.protocol.conversation import ADMISSION, Admission, Conversation
+from ehlo.protocol.conversation import ADMISSION, NO_BINDINGS, Admission, Conversation
 from ehlo.protocol.events import NEED_DATA, PAUSED, Event, Waiting
 from ehlo.protocol.output import Narrator, Observer, Output, Rejected, Tally
 from ehlo.protocol.reply import ProtocolError, Reply
@@ -36,8 +35,8 @@ from ehlo.transcript import Transcript
 
 _MOST_REPLIES: Final = 100  # of the core's own, to pipelined commands, before some are sent
 # Compared for each event; looking into an enumeration takes 700 instructions before Python 3.12
+_CLOSED: Final = State.CLOSED
 _GREETING: Final = State.GREETING
-_NO_BINDINGS: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 
 class Connection:
@@ -73,35 +72,27 @@ class Connection:
         self,
         settings: Settings,
         nonce: Callable[[], str],
+        asks: Container[type] = verbs.QUESTIONS,
+        tally: Tally | None = None,
+        admission: Admission = ADMISSION,
+        trusted: frozenset[str] = frozenset(),
+        observer: Observer | None = None,
+        transcript: Transcript | None = None,
         *,
         tls: bool = False,
         greet: bool = True,
         counts: Counts | None = None,
-        asks: Container[type] = verbs.QUESTIONS,
-        trusted: frozenset[str] = frozenset(),
-        observer: Observer | None = None,
-        transcript: Transcript | None = None,
-        tally: Tally | None = None,
-        bindings: Mapping[str, bytes] = _NO_BINDINGS,
+        bindings: Mapping[str, bytes] = NO_BINDINGS,
         certificate: PeerCertificate | None = None,
-        admission: Admission = ADMISSION,
     ) -> None:
         counts = counts or Counts()
         narrator = None
         if observer is not None or transcript is not None:
             narrator = Narrator(observer, settings.mechanisms, transcript)
+        output = Output(settings, counts, tally or Tally(), narrator)
         self.conversation: Conversation = Conversation(
-            settings,
-            nonce,
-            Output(settings, counts, tally or Tally(), narrator),
-            counts,
-            asks=asks,
-            tls=tls,
-            greet=greet,
-            trusted=trusted,
-            bindings=bindings,
-            certificate=certificate,
-            admission=admission,
+            *(settings, nonce, output, counts, asks, admission, trusted),
+            *(tls, greet, bindings, certificate),
         )
         """The facts of the connection."""
         self._halted = False  # whether anything below must end before the next line is read
@@ -143,14 +134,14 @@ class Connection:
         """Whether the last reply was queued."""
         return self.conversation.output.over
 
-    @property
-    def rests(self) -> bool:
-        """Whether the client is between two commands, and nothing is left to read or to do."""
+    def rest(self) -> bytes | None:
+        """Return the bytes to send, once; `None` if there is more to do: call `next_event` then."""
         conversation, output = self.conversation, self.conversation.output
         if self._halted or self._ended or not conversation.buffer.empty:
-            return False
-        awaits_command = conversation.reader is None and conversation.state is not _GREETING
-        return awaits_command and not (output.slow or output.over)
+            return None
+        if conversation.reader is not None or conversation.state is _GREETING:
+            return None
+        return None if output.slow or output.over else self.data_to_send()
 
     # -- bytes -----------------------------------------------------------------------------------
 
@@ -223,6 +214,10 @@ class Connection:
             return self.next_event()  # the client may have to wait now, or to leave
         reply = accept(conversation, subject, None)
         conversation.state = to
+        if to is _CLOSED:
+            output.said.append(verb.name)
+            output.reply(reply, verb.name)
+            return self._close()
         return output.acknowledged(verb.name, reply)
 
     def next_event(self) -> Event | Waiting:

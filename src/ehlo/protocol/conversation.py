@@ -10,6 +10,7 @@ over the limit, or does not say how many bytes follow, is no longer read.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, NoReturn
 
 from ehlo.protocol import events
@@ -83,6 +84,8 @@ class Admission:
 
 
 ADMISSION: Final = Admission()
+NO_BINDINGS: Final[Mapping[str, bytes]] = MappingProxyType({})
+"""The channel bindings of a connection without TLS."""
 
 
 def no_transaction() -> NoReturn:
@@ -133,15 +136,15 @@ class Conversation:
         nonce: Callable[[], str],
         output: Output,
         counts: Counts,
-        *,
-        asks: Container[type],
-        tls: bool,
-        greet: bool,
-        trusted: frozenset[str],
-        bindings: Mapping[str, bytes],
-        certificate: PeerCertificate | None,
-        admission: Admission,
+        asks: Container[type] = frozenset(),
+        admission: Admission = ADMISSION,
+        trusted: frozenset[str] = frozenset(),
+        tls: bool = False,
+        greet: bool = True,
+        bindings: Mapping[str, bytes] = NO_BINDINGS,
+        certificate: PeerCertificate | None = None,
     ) -> None:
+        # Given by position: as keywords, they would take a third of what this takes
         # The server's side
         self.settings = settings
         self.nonce = nonce
@@ -221,6 +224,11 @@ class Conversation:
     def facts(self) -> Facts:
         """Return what decides which extensions are offered now."""
         return Facts(self.settings, self.tls, self.usable_mechanisms(), self.trusted)
+
+    def offers(self) -> Reply | None:
+        """Return the lines of EHLO after the first one, as they are now; `None` for none."""
+        login = (self.authenticated, bool(self.bindings), self.certificate is not None)
+        return self.settings.offers.reply((self.tls, self.trusted, login), self.facts)
 
     # -- bodies, framed before they are judged ----------------------------------------------------
 

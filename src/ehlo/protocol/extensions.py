@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -29,6 +29,7 @@ from ehlo.protocol.parameters import (
     date_time,
     flag,
 )
+from ehlo.protocol.reply import Reply
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -452,24 +453,46 @@ EXTENSIONS: Final = tuple(row if row.default == "on" else row.turned_off() for r
 """The table as it is without options."""
 
 
-def constant_lines(
-    table: Iterable[Extension], keywords: Collection[str]
-) -> tuple[str | Extension, ...]:
-    """Return the EHLO lines of a table: text where it is always the same, else the row to ask.
+class Offers:
+    """Makes the lines of EHLO after the first one.
 
-    `keywords` are those of the rows that may be offered at all.
+    They are made once for each kind of client. Rows of the user, and rows with an argument, are
+    asked each time, since their answers may depend on anything.
     """
-    return tuple(
-        row.keyword if row.offered is _always and row.argument is _no_argument else row
-        for row in table
-        if row.keyword in keywords and (not row.needs or row.needs in keywords)
-    )
+
+    __slots__ = ("_kept", "_lasting", "_rows")
+
+    def __init__(self, table: Iterable[Extension], keywords: Collection[str]) -> None:
+        """`keywords` are those of the rows that may be offered at all."""
+        self._rows = tuple(
+            row
+            for row in table
+            if row.keyword in keywords and (not row.needs or row.needs in keywords)
+        )
+        self._lasting = all(row in TABLE or _is_constant(row) for row in self._rows)
+        self._kept: dict[Hashable, Reply | None] = {}
+
+    def lines(self, facts: Facts) -> list[str]:
+        """Return the lines for a client with these facts."""
+        return [
+            f"{row.keyword} {row.argument(facts)}".rstrip()
+            for row in self._rows
+            if row.offered(facts)
+        ]
+
+    def reply(self, kind: Hashable, facts: Callable[[], Facts]) -> Reply | None:
+        """Return the lines for a client of a `kind`, which decides on its facts, as one reply.
+
+        `None` stands for none.
+        """
+        if kind in self._kept:
+            return self._kept[kind]
+        lines = self.lines(facts())
+        reply = Reply(250, None, "\n".join(lines)) if lines else None
+        if self._lasting:
+            self._kept[kind] = reply
+        return reply
 
 
-def offered(lines: Iterable[str | Extension], facts: Facts) -> list[str]:
-    """Return the EHLO lines after the first, as they are now: `lines` are `constant_lines`."""
-    return [
-        line if isinstance(line, str) else f"{line.keyword} {line.argument(facts)}".rstrip()
-        for line in lines
-        if isinstance(line, str) or line.offered(facts)
-    ]
+def _is_constant(row: Extension) -> bool:
+    return row.offered is _always and row.argument is _no_argument

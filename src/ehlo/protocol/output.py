@@ -237,21 +237,24 @@ class Narrator:
 
     def command(self, verb: str, argument: str, *, known: bool) -> None:
         """Show a line that has the form of a command; bytes that are not UTF-8 in hexadecimal."""
-        line = f"{verb} {argument}".rstrip()
+        line = masked = f"{verb} {argument}".rstrip()
         if verb == "AUTH":
             self._masking = True
             mechanism, space, _secret = argument.strip().partition(" ")
             shown = mechanism if not mechanism or self._knows(mechanism.upper()) else MASK
-            argument = f"{shown} {MASK}" if space else shown
+            masked = f"{verb} {shown} {MASK}" if space else f"{verb} {shown}".rstrip()
             self._answered = bool(space)
         elif known:
             self._masking = False
         elif (self._masking and verb != "*") or line.lstrip()[:4].upper() == "AUTH":
             self._masking = True
-            verb, argument = MASK, ""
+            verb = masked = MASK
         self._heard = verb
-        masked = f"{verb} {argument}".rstrip()
-        self._read(verb, _in_hexadecimal(masked), escaped(masked), line)
+        if self._observer is not None:
+            self._observer("read", verb, _in_hexadecimal(masked))
+        transcript = self.transcript
+        if transcript is not None:
+            transcript.add("client", escaped(line if transcript.secrets else masked))
 
     def _knows(self, mechanism: str) -> bool:
         return mechanism in MECHANISMS or mechanism in self._mechanisms

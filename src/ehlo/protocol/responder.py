@@ -202,9 +202,9 @@ class Responder:
             if decision is None:
                 decision = (self._decide or accept_mail)(event)
         except Disconnect as disconnect:
-            decision = disconnect
+            decision = disconnect.with_traceback(None)  # which keeps the event
         except Reject as reject:
-            decision = reject.reply
+            decision = reject.with_traceback(None).reply
         if isinstance(decision, Disconnect):
             self.connection.hang_up()
         elif decision is None or isinstance(decision, Reply):
@@ -230,6 +230,6 @@ class Responder:
         try:
             secret = None if self._secret is None else self._secret(username)
         except Reject as reject:
-            self.connection.reply(reject.reply)
+            self.connection.reply(reject.with_traceback(None).reply)
         else:
             self.connection.give_secret(secret)

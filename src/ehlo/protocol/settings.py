@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ehlo.protocol import reply as replies
 from ehlo.protocol.body import BareNewlines
-from ehlo.protocol.extensions import EXTENSIONS, Extension, constant_lines, never
+from ehlo.protocol.extensions import EXTENSIONS, Extension, Offers, never
 from ehlo.protocol.parameters import Parameter
 from ehlo.protocol.policy import Policy
 from ehlo.protocol.reply import Reply
@@ -28,8 +28,8 @@ class Settings(Policy):
     """
 
     extensions: tuple[Extension, ...] = EXTENSIONS
-    ehlo_lines: tuple[str | Extension, ...] = field(init=False, repr=False)
-    """The lines of EHLO: text where it is always the same, else the row to ask."""
+    offers: Offers = field(init=False, repr=False, compare=False)
+    """The lines of EHLO after the first one."""
     mail_params: Mapping[str, Parameter] = field(init=False, repr=False)
     rcpt_params: Mapping[str, Parameter] = field(init=False, repr=False)
     command_limit: int = field(init=False, repr=False)
@@ -60,7 +60,7 @@ class Settings(Policy):
         assign(self, "binarymime", {"CHUNKING", "BINARYMIME"} <= keywords)  # RFC 3030 3
         assign(self, "smtputf8", "SMTPUTF8" in keywords)
         rows = self.extensions
-        assign(self, "ehlo_lines", constant_lines(rows, keywords))
+        assign(self, "offers", Offers(rows, keywords))
         assign(self, "mail_params", {k: v for row in rows for k, v in row.mail_parameters()})
         assign(self, "rcpt_params", {k: v for row in rows for k, v in row.rcpt_parameters()})
         assign(self, "command_limit", self.limits.command_line + sum(row.octets for row in rows))

@@ -215,9 +215,10 @@ def _answer(result: object, attempt: Attempt, handler: OnMessage) -> _Answer:
 
 
 def _answer_of_error(error: BaseException, attempt: Attempt, handler: OnMessage) -> _Answer:
-    if isinstance(error, Reject):
-        return error.reply
-    if isinstance(error, Retry | Disconnect):
+    if isinstance(error, Reject | Retry | Disconnect):
+        error.__traceback__ = None  # as in `failure_of` of the server
+        if isinstance(error, Reject):
+            return error.reply
         return str(error) or "the handler asked to disconnect"
     log_failure(logger, error, "%s failed: id=%s", name_of(handler), attempt.message.id, users=True)
     return f"{type(error).__name__}: {error}"

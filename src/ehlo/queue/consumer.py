@@ -84,7 +84,7 @@ class Consumer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._claiming: asyncio.Task[None] | None = None
         self._settling: asyncio.Task[None] | None = None
-        self._renewing: asyncio.Task[None] | None = None
+        self._renewing = False  # whether leases are being extended, which waits for the database
         self._troubled = False
         self._counts = counts
 
@@ -132,9 +132,9 @@ class Consumer:
         try:
             while not (self._stopping and self._has_ended):
                 now = self._time.ticks()
-                if now >= renewal:
-                    renewal = now + self._terms.lease / 3
-                    self._renew()
+                if now >= renewal and not self._renewing:
+                    renewal, self._renewing = now + self._terms.lease / 3, True
+                    self._do(self._renew())
                 if now >= purge:
                     purge = now + _PURGE
                     self._do(self._ledger.purge(self._terms.keep_dead))
@@ -155,7 +155,9 @@ class Consumer:
 
     def _until(self, now: float, renewal: float) -> float:
         """Return when there is something to do, unless something happens before."""
-        times = [renewal, now + _POLL, *(each.until for each in self._running)]
+        times = [now + _POLL, *(each.until for each in self._running)]
+        if not self._renewing:
+            times.append(renewal)
         if not self._stopping and self._has_room:
             times.append(self._next_due)
         return min(times)
@@ -353,13 +355,15 @@ class Consumer:
         finally:
             self._settling = None
 
-    def _renew(self) -> None:
-        """Extend all leases, unless that takes so long that the last time has not ended."""
-        if self._renewing is None or self._renewing.done():
-            work = self._ledger.renew(self._leased(), self._owner, self._terms.lease)
-            self._renewing = self._do(work)
+    async def _renew(self) -> None:
+        """Extend all leases. Raises `StoreError`."""
+        try:
+            await self._ledger.renew(self._leased(), self._owner, self._terms.lease)
+        finally:
+            self._renewing = False
+            self._wake.set()  # the next time may have come meanwhile
 
-    def _do(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def _do(self, work: Coroutine[None, None, None]) -> None:
         """Have something written whose result nothing waits for."""
 
         async def do() -> None:
@@ -371,7 +375,6 @@ class Consumer:
         task = asyncio.create_task(do())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
 
     def _note_trouble(self, error: StoreError) -> None:
         if not self._troubled and not self._stopping:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from ehlo.message import Message
 from ehlo.net import Peer
 from ehlo.protocol.address import NO_PARAMETERS, Address, Parameters
-from ehlo.protocol.conversation import ADMISSION, Conversation
+from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.output import Output, Tally
 from ehlo.protocol.parameters import DeliverBy, OriginalRecipient, Rrvs
 from ehlo.protocol.proxy import ProxySSL
@@ -228,16 +228,5 @@ def _proxy(values: Sequence[object], tlvs: Sequence[tuple[int, bytes]]) -> Proxy
 def _conversation() -> Conversation:
     """Return a conversation without a client, which holds the facts of one that was."""
     counts = Counts()
-    return Conversation(
-        _SETTINGS,
-        str,
-        Output(_SETTINGS, counts, Tally(), None),
-        counts,
-        asks=frozenset(),
-        tls=False,
-        greet=False,
-        trusted=frozenset(),
-        bindings={},
-        certificate=None,
-        admission=ADMISSION,
-    )
+    output = Output(_SETTINGS, counts, Tally(), None)
+    return Conversation(_SETTINGS, str, output, counts, greet=False)

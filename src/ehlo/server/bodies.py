@@ -288,7 +288,7 @@ class Stamp:
 
     __slots__ = ("_by", "_clock", "_facts", "_head", "_lmtp")
 
-    def __init__(self, by: str, clock: Clock, *, lmtp: bool) -> None:
+    def __init__(self, by: str, clock: Clock, lmtp: bool) -> None:
         self._by = by
         self._clock = clock
         self._lmtp = lmtp

@@ -145,7 +145,7 @@ class Driver(Occupant):
                     self.end(Ending.DRAIN)
                 return
             if found is not None:
-                self._advance(found)
+                self._ask(found)
                 return
         self.connection.receive_data(data)
         if self.slot.work is None:
@@ -269,12 +269,14 @@ class Driver(Occupant):
         if not wire.is_usual or self.runtime.draining:
             self._end_turn(awaits)
 
-    def _say(self) -> None:
-        """Send the replies, and await the client's next command: `_advance` with nothing to do."""
-        data = self.connection.data_to_send()
-        if data:
-            self.deadlines.moved = True
-            self.wire.write(data)
+    def _ask(self, event: Event | Waiting) -> None:
+        """Answer the event of a usual packet: `_advance` with nothing before it or behind it."""
+        route = self.routes.table.get(type(event))
+        work = None if route is None else route(self.answers, event)
+        if work is not None and self.slot.begin(work):
+            self.deadlines.client_waits(self.connection.conversation)
+        elif not self.wire.closing:
+            self._advance(event if route is None else None)
 
     def _begin(self, work: Work) -> bool:
         """Begin to answer an event; return whether the answer waits."""
@@ -324,7 +326,6 @@ class Driver(Occupant):
                 if self.runtime.draining:
                     self.end(Ending.DRAIN)
                 elif self._rests():
-                    self._say()
                     return
                 if not self.wire.closing:
                     self._advance()
@@ -332,12 +333,18 @@ class Driver(Occupant):
             self._fail(failure)
 
     def _rests(self) -> bool:
-        """Return whether the client's next command is all that there is to wait for."""
-        if self.deadlines.pace is not None:  # of a body, between its chunks
-            return False
-        wire = self.wire
-        is_open = wire.is_usual and wire.writable and not wire.closing
-        return is_open and self.connection.rests
+        """Send the replies if the client's next command is all that there is to wait for.
+
+        Return whether it is: `_advance` with nothing to do.
+        """
+        deadlines, wire = self.deadlines, self.wire
+        if deadlines.pace is not None or not wire.is_usual or not wire.writable or wire.closing:
+            return False  # the pace is that of a body, between its chunks
+        data = self.connection.rest()
+        if data:
+            deadlines.moved = True
+            wire.write(data)
+        return data is not None
 
     def _fail(self, error: Exception) -> None:
         log_failure(about(logger, self.session_id), error, "the session failed")

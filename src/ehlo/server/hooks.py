@@ -265,6 +265,7 @@ def timed(work: Awaitable[T], run: Named, steps: Steps) -> Generator[Any, Any, T
             result: T = end.value
             return result
         finally:
+            sent = None  # an exception that was thrown refers to this frame, and to the message
             steps.run = None
             seconds = monotonic() - begun
             if seconds > steps.BLOCKED:
@@ -283,6 +284,7 @@ def failure_of(error: BaseException, hook: Hook, session_id: str) -> Reply | Dis
     For any other it is `trouble`, and the exception is logged.
     """
     if isinstance(error, Reject):
+        error.__traceback__ = None  # of one that is raised again and again, it would grow
         return error.reply
     if isinstance(error, Disconnect):
         return error.with_traceback(None)  # which refers to the arguments of the hook

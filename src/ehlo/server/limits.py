@@ -170,17 +170,17 @@ class MemoryCounter:
 
         Use the same window for a key each time.
         """
-        stretch, within = divmod(self._clock(), window)
-        now = int(stretch)
-        begun, count, before = self._by_key.get(key, (now, 0, 0))
+        time = self._clock()
+        now, found = int(time // window), self._by_key.get(key)
+        begun, count, before = found or (now, 0, 0)
         if begun != now:
             count, before = 0, count if begun == now - 1 else 0
         count += amount
         if amount:
-            if key not in self._by_key:
+            if found is None:
                 self._make_room()
             self._by_key[key] = (now, count, before)
-        return count + math.ceil(before * (1 - within / window))
+        return count + math.ceil(before * (1 - time % window / window)) if before else count
 
     def _make_room(self) -> None:
         keys = self._by_key

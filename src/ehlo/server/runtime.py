@@ -338,7 +338,7 @@ class Quota(Admission):
     __slots__ = ("_envelope", "_key", "_runtime", "counts_recipients", "key")
 
     def __init__(self, runtime: Runtime, peer: Peer, proxy: ProxyInfo | None) -> None:
-        self.counts_recipients: bool = bool(runtime.recipient_rate)
+        self.counts_recipients: bool = runtime.recipient_rate.most > 0
         unknown = proxy is not None and proxy.peer == peer  # a proxy is many clients, or none
         self._runtime = runtime
         self._key = None if unknown else runtime.exempt.key(peer)

@@ -298,7 +298,8 @@ class Deadlines:
         a body has its deadline, and so has the whole, between its chunks too.
         """
         if not wire.writable:
-            self.client_must_read()
+            if not wire.closing:  # else there was no room for what it does not read
+                self.client_must_read()
             return
         in_body = conversation.reader is not None
         if self.pace is not None or in_body or conversation.state is _BDAT:

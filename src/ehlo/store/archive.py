@@ -41,6 +41,7 @@ from ehlo.store.records import (
     StoredMessage,
     StoredSession,
 )
+from ehlo.store.room import Room
 from ehlo.store.rows import (
     ROW,
     add_tags,
@@ -91,6 +92,7 @@ class Store:
         self._keeper = keeper
         self._index = index
         self._writer = Writer(path, database, keeper)
+        self._room = Room(path)
         self._index_path = str(Path(directory) / "search.db")
         self._indexer = Writer(path, open_index(path, self._index_path), index)
         self._readers = ReaderPool(path, self._index_path)
@@ -166,9 +168,13 @@ class Store:
             rest = Breather().rest
             summary = await asyncio.to_thread(summarize, delivery.message, delivery.rcpt_tos, rest)
 
-        return await self._writer.share(
-            self._keeper.add, (delivery, summary), len(delivery.message)
-        )
+        return await self._writer.share(self._add, (delivery, summary), len(delivery.message))
+
+    def _add(
+        self, database: Database, mails: Sequence[tuple[Delivery, Summary | None]]
+    ) -> list[str]:
+        self._room.take((len(each.message) for each, _ in mails), database)
+        return self._keeper.add(database, mails)
 
     async def mark(
         self,
@@ -181,14 +187,16 @@ class Store:
     ) -> int:
         """Mark mails as read or unread: those in `ids`, those that `query` finds, or else all.
 
-        Returns the number of mails that have changed. Raises `ValueError` as `delete` does.
+        Returns the number of mails that have changed; those in `ids` count in any case, as Mailpit
+        tells of each. Raises `ValueError` as `delete` does.
         """
         where, values = await self._selected(inbox, ids, query, zone)
+        others = "1" if ids is not None else f"is_read != {read:d}"
 
         def update(database: Database) -> int:
             rows = database.execute(
-                f"UPDATE mails SET is_read = ? WHERE ({where}) AND is_read != ? RETURNING id",
-                (read, *values, read),
+                f"UPDATE mails SET is_read = ? WHERE ({where}) AND {others} RETURNING id",
+                (read, *values),
             ).fetchall()
             if rows:
                 self._keeper.note("read" if read else "unread", inbox, (row[0] for row in rows))

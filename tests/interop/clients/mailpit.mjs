@@ -149,6 +149,8 @@ assert.deepEqual(await event("update"), { ID, Read: false })
 await event("stats", ({ Unread }) => Unread === 1)
 assert.equal(await mailpit.setReadStatus({ Search: "subject:every", Read: true }, { tz: "UTC" }), "ok")
 assert.deepEqual(await event("update"), { ID, Read: true })
+assert.equal(await mailpit.setReadStatus({ IDs: [ID], Read: true }), "ok") // it is told again
+assert.deepEqual(await event("update"), { ID, Read: true })
 
 assert.equal(await mailpit.setTags({ IDs: [ID], Tags: ["b", "a"] }), "ok")
 assert.deepEqual(await event("update"), { ID, Tags: ["a", "b"] })

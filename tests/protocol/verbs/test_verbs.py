@@ -67,6 +67,7 @@ def test_a_row_that_lacks_something_cannot_be_made(name: str) -> None:
         ("XFOO", {**PLAIN, "ends": True}, "plain form"),
         ("XFOO", {**PLAIN, "trusted": True}, "plain form"),
         ("XFOO", {**PLAIN, "to": None}, "plain form"),
+        ("XFOO", {**PLAIN, "to": None, "usual_is_whole": True}, "plain form"),
         ("XFOOBAR", PLAIN, "plain form"),
     ],
 )

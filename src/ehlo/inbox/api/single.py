@@ -93,8 +93,8 @@ class Single:
         """Return the content of a part; a large one in pieces, as fast as its reader is."""
         found = await find_part(self._desk, request, most=MOST_AT_ONCE)
         is_named = request.path_params["id"] != LATEST
-        is_whole = found.pieces is not None
-        headers = part_headers(found.piece, is_named=is_named, is_whole=is_whole)
+        label = _label_of(request, found)
+        headers = part_headers(found.piece, label, is_named=is_named)
         if found.pieces is not None:
             return pieces_answer(found.pieces, headers)
         decoder = found.piece.decoder()
@@ -263,10 +263,21 @@ async def _read_part(desk: Desk, mail: StoredMail, piece: Piece, most: int | Non
     return FoundPart(mail, piece, content)
 
 
-def part_headers(piece: Piece, *, is_named: bool, is_whole: bool = True) -> dict[str, str]:
-    """Return the headers of the content of a part: it can do nothing, wherever it is opened.
+def _label_of(request: Request, found: FoundPart) -> str:
+    """Return the charset that is told of a text; empty for none, as Mailpit tells none.
 
-    Text is in UTF-8; one that is not read as a whole stays in its charset.
+    Text is in UTF-8, which a browser does not guess. One that is large stays in its charset.
+    """
+    charset = found.piece.charset
+    if not found.piece.part.content_type.startswith("text/"):
+        return ""
+    if found.pieces is None and _LABEL.fullmatch(charset) is not None:
+        return charset
+    return "utf-8" if "text/html" in request.headers.get("accept", "") else ""
+
+
+def part_headers(piece: Piece, charset: str, *, is_named: bool) -> dict[str, str]:
+    """Return the headers of the content of a part: it can do nothing, wherever it is opened.
 
     The page of a message is of another origin than its images. A client that knows the id may load
     them; `latest` is excluded, since anyone can guess it.
@@ -278,10 +289,8 @@ def part_headers(piece: Piece, *, is_named: bool, is_whole: bool = True) -> dict
     shown = is_media or kind in _INLINE
     name = quote(piece.name, safe="$&+=:@", errors="replace")
     policy = "cross-origin" if is_media and is_named else "same-origin"
-    stays = not is_whole and _LABEL.fullmatch(piece.charset) is not None
-    charset = piece.charset if stays else "utf-8"
     return {
-        "content-type": f"{kind}; charset={charset}" if kind.startswith("text/") else kind,
+        "content-type": f"{kind}; charset={charset}" if charset else kind,
         "content-disposition": f'{"inline" if shown else "attachment"}; filename="{name}"',
         "content-security-policy": "sandbox; default-src 'none'",
         "x-content-type-options": "nosniff",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Final
 
 from ehlo.protocol import events, xclient
 from ehlo.protocol import reply as replies
 from ehlo.protocol.conversation import Conversation
-from ehlo.protocol.extensions import offered
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State
 from ehlo.protocol.verbs.verb import SESSION, Question, Verb, agree, any_argument, say
@@ -65,27 +65,48 @@ def _name(conversation: Conversation, argument: str, *, syntax: Reply) -> str | 
     return name if name.isascii() else octets.decode(errors="replace")
 
 
+# Its usual form, as a whole packet
+_PLAIN_HELLO: Final = re.compile(rb"(?i:EHLO|HELO) ([A-Za-z0-9.\-_\[\]:]++)\r\n")
+
+
+def _usual_hello(conversation: Conversation, packet: bytes) -> str | None:
+    """Return the name in EHLO or HELO of a client that has sent nothing before it."""
+    if conversation.state is not _HELLO or conversation.counts.idle or conversation.settings.lmtp:
+        return None
+    match = _PLAIN_HELLO.fullmatch(packet)
+    if match is None:
+        return None
+    conversation.counts.idle = 1  # until it is accepted
+    return match[1].decode()
+
+
 def _propose_hello(conversation: Conversation, _name: str, *, esmtp: bool) -> None:
     conversation.esmtp_before, conversation.esmtp = conversation.esmtp, esmtp
 
 
 def _accept_helo(conversation: Conversation, name: str, answer: Reply | None) -> Reply:
-    return _hello(conversation, name, answer, [], esmtp=False)
+    return _hello(conversation, name, answer, None, esmtp=False)
 
 
 def _accept_ehlo(conversation: Conversation, name: str, answer: Reply | None) -> Reply:
-    lines = offered(conversation.settings.ehlo_lines, conversation.facts())
-    return _hello(conversation, name, answer, lines, esmtp=True)
+    return _hello(conversation, name, answer, conversation.offers(), esmtp=True)
 
 
 def _hello(
-    conversation: Conversation, name: str, answer: Reply | None, lines: list[str], *, esmtp: bool
+    conversation: Conversation,
+    name: str,
+    answer: Reply | None,
+    extensions: Reply | None,
+    *,
+    esmtp: bool,
 ) -> Reply:
     conversation.helo, conversation.esmtp = name, esmtp
     conversation.counts.idle -= conversation.state is _HELLO  # the first is progress
     if answer is None:
-        return replies.hello(conversation.settings.hostname, name, lines)
-    return Reply(answer.code, None, "\n".join([answer.lines[0], *lines]))
+        return replies.hello(conversation.settings.hostname, name, extensions)
+    first = answer.lines[0]
+    text = first if extensions is None else f"{first}\n{extensions.text}"
+    return Reply(answer.code, None, text)
 
 
 def _reject_hello(conversation: Conversation, _name: str, answer: Reply) -> Reply:
@@ -100,6 +121,8 @@ def _hello_verb(name: str, syntax: Reply, *, esmtp: bool, lmtp: bool) -> Verb[st
         to=State.READY,
         ends=True,  # RFC 5321 4.1.4: it is a RSET, too
         parse=partial(_name, syntax=syntax),
+        usual=None if lmtp else _usual_hello,
+        usual_is_whole=True,
         accept=_accept_ehlo if esmtp else _accept_helo,
         reject=_reject_hello,
         event=events.Hello,
@@ -284,6 +307,10 @@ def _parse_quit(_conversation: Conversation, argument: str) -> str | Reply:
     return replies.NO_ARGUMENT_ALLOWED if argument else argument
 
 
+def _usual_quit(_conversation: Conversation, packet: bytes) -> str | None:
+    return "" if packet in (b"QUIT\r\n", b"quit\r\n") else None
+
+
 def _accept_quit(conversation: Conversation, _argument: str, _answer: Reply | None) -> Reply:
     conversation.output.over = True
     return conversation.settings.closing
@@ -294,6 +321,7 @@ QUIT: Final = Verb(
     since=SESSION | {State.REFUSED},
     to=State.CLOSED,
     parse=_parse_quit,
+    usual=_usual_quit,
     accept=_accept_quit,
     before_tls=True,
     before_login=True,

@@ -112,6 +112,8 @@ class Verb(Question[S]):
 
     It returns what `parse` does, or `None` for any other packet.
     """
+    usual_is_whole: bool = False
+    """Whether `usual` does all that `hear` does with such a row, beyond its state and its gates."""
     fail: Callable[[Conversation, str, Reply], Reply | None] | None = None
     """Called with argument and reply when the core itself rejects; return the reply to send now."""
     elsewhere: Mapping[State, Reply | Callable[[Conversation], Reply]] = field(default_factory=dict)
@@ -142,8 +144,9 @@ class Verb(Question[S]):
             raise ValueError(f"{self.name}: legal, and out of sequence: {sorted(map(repr, both))}")
         simple = self.lmtp is None and not self.trusted and self.exists is _yes
         object.__setattr__(self, "simple", simple)
-        counted = not self.progress or self.ends  # which `Connection.hear` does not look at
-        if self.usual and (counted or not simple or self.to is None or len(self.name) != 4):
+        # What `Connection.hear` does not look at
+        skipped = (not self.progress or self.ends or not simple) and not self.usual_is_whole
+        if self.usual and (skipped or self.to is None or len(self.name) != 4):
             raise ValueError(f"{self.name}: its plain form would skip what `hear` does for it")
 
     def after(self, state: State) -> State:

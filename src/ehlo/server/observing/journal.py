@@ -48,6 +48,9 @@ _LONGEST_PATH: Final = 320  # characters
 _VERBS: Final = {"": "-", ".": "END-OF-DATA"}
 _QUEUED_AS: Final = replies.queued_as("").text
 
+LineCallback = Callable[[Peer, str, str], None]
+"""An option's function that is called with the client, the verb and the line."""
+
 
 def shown(value: object) -> str:
     """Return a value as a log line shows it: bare if it is plain, otherwise as a JSON string."""
@@ -116,10 +119,9 @@ def reload_failed(what: str, reason: str, error: BaseException | None = None) ->
 def observer_of(
     session_id: str,
     peer: Peer,
-    *,
     debug: bool,
-    log_read: Callable[[Peer, str, str], None] | None,
-    log_write: Callable[[Peer, str, str], None] | None,
+    log_read: LineCallback | None,
+    log_write: LineCallback | None,
 ) -> Observer | None:
     """Return what is called for each line of a session; `None` when nothing wants them.
 
@@ -128,12 +130,23 @@ def observer_of(
     level = logging.INFO if debug else logging.DEBUG
     logged = _transcript.isEnabledFor(level)
     if not logged and log_read is None and log_write is None:
-        return None
+        return None  # nearly always: the cells of `observe` are not made for it
+    return _observer(session_id, peer, level if logged else None, log_read, log_write)
+
+
+def _observer(
+    session_id: str,
+    peer: Peer,
+    level: int | None,
+    log_read: LineCallback | None,
+    log_write: LineCallback | None,
+) -> Observer:
+    """Return what logs each line at `level`, if there is one, and passes it on."""
     fields = {"session": session_id, "peer": str(peer)}
     callbacks = {"read": log_read, "write": log_write}
 
     def observe(direction: str, verb: str, line: str) -> None:
-        if logged:
+        if level is not None:
             arrow = "<-" if direction == "read" else "->"
             _transcript.log(
                 *(level, "%s %s %s %s", session_id, peer, arrow),

@@ -21,10 +21,10 @@ from ehlo.net import Networks, Peer, addresses_of, parse_address
 from ehlo.passwords.file import PasswordFile
 from ehlo.protocol import grammar
 from ehlo.protocol.body import BareNewlines
-from ehlo.protocol.extensions import Extension, offered, rows
+from ehlo.protocol.extensions import Extension, rows
 from ehlo.protocol.parameters import Facts, ParserError, ParseValue
 from ehlo.protocol.policy import Limits
-from ehlo.protocol.reply import hello
+from ehlo.protocol.reply import Reply, hello
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.trace import by_clause
 from ehlo.protocol.verbs import VERBS
@@ -332,7 +332,7 @@ def _check_hello(settings: Settings) -> None:
     """Check that the reply to EHLO can be sent, whatever a user's own extension adds to it."""
     for tls in (False, True):
         facts = Facts(settings, tls, settings.usable_mechanisms(tls=tls))
-        hello(settings.hostname, "", offered(settings.ehlo_lines, facts))
+        hello(settings.hostname, "", Reply(250, None, "\n".join(settings.offers.lines(facts))))
 
 
 # -- all listeners -----------------------------------------------------------------------------

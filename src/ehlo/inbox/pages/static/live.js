@@ -102,8 +102,9 @@ function mergeRows(list, fresh) {
 
 // -- changes --------------------------------------------------------------------------------------
 
-/** Hears of changes by WebSocket, or by Server-Sent Events where a proxy has no WebSocket. */
-export function listen() {
+/** Hears of changes by WebSocket, or by Server-Sent Events where a proxy has no WebSocket.
+ *  `hear` is called with each of them, as JSON. */
+export function listen(hear) {
   let failures = 0
 
   function connected() {
@@ -118,28 +119,33 @@ export function listen() {
     setTimeout(connect, Math.min(500 * 2 ** failures, 15_000))
   }
 
+  function changed(event) {
+    refresh()
+    hear(event.data)
+  }
+
   function connect() {
     // A browser opens few streams to a server, but many WebSockets: so each tab may have one
-    if (failures % 2) listenByStream(connected, lost)
-    else listenBySocket(connected, lost)
+    if (failures % 2) listenByStream(connected, changed, lost)
+    else listenBySocket(connected, changed, lost)
   }
 
   connect()
 }
 
-function listenBySocket(connected, lost) {
+function listenBySocket(connected, changed, lost) {
   const address = new URL(`${here}/api/events`, location.href)
   address.protocol = address.protocol.replace("http", "ws")
   const socket = new WebSocket(address)
   socket.addEventListener("open", connected)
-  socket.addEventListener("message", refresh)
+  socket.addEventListener("message", changed)
   socket.addEventListener("close", lost)
 }
 
-function listenByStream(connected, lost) {
+function listenByStream(connected, changed, lost) {
   const source = new EventSource(`${here}/api/v1/events`)
   source.addEventListener("open", connected)
-  source.addEventListener("message", refresh)
+  source.addEventListener("message", changed)
   source.addEventListener("error", () => {
     source.close() // not by itself: the WebSocket is tried first
     lost()

@@ -1,5 +1,6 @@
 // Starts a page: what all pages have, and then its own screen.
 
+import { fillDialogs } from "./about.js"
 import { attempt, call, tell } from "./api.js"
 import { listenForDialogs, open } from "./dialogs.js"
 import { startFaults } from "./faults.js"
@@ -7,6 +8,7 @@ import { listenForKeys } from "./keys.js"
 import { startList } from "./list.js"
 import { listen, refresh } from "./live.js"
 import { startMessage } from "./message.js"
+import { hear, offerNotifications } from "./notify.js"
 import { keepTimes } from "./times.js"
 
 const { here, site, screen } = document.body.dataset
@@ -64,6 +66,8 @@ document.getElementById("theme").addEventListener("click", switchTheme)
 document.getElementById("help").addEventListener("click", () => open("keys"))
 keep("ehlo_zone", Intl.DateTimeFormat().resolvedOptions().timeZone ?? "")
 listenForDialogs()
+fillDialogs()
+offerNotifications()
 keepTimes()
 
 const START = { list: startList, message: startMessage, faults: startFaults }
@@ -74,5 +78,5 @@ listenForKeys({
   u: () => { location.href = `${here}/` },
   ...START[screen]?.(),
 })
-listen()
+listen(hear)
 document.documentElement.dataset.ready = "" // what tests wait for

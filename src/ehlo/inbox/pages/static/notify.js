@@ -1,0 +1,57 @@
+// Notifications of the browser: of new mail, while nobody looks at the page, if that is wanted.
+
+import { tell } from "./api.js"
+
+const { here, site } = document.body.dataset
+const WANTED = "ehlo.notify"
+const GATHER = 500 // milliseconds: mail that comes together makes one notification
+const button = document.getElementById("notify")
+let mails = []
+
+function isOn() {
+  try {
+    return localStorage.getItem(WANTED) === "1" && Notification.permission === "granted"
+  } catch {
+    return false // the browser keeps nothing
+  }
+}
+
+function show() {
+  button.setAttribute("aria-pressed", String(isOn()))
+}
+
+async function toggle() {
+  if (isOn()) localStorage.removeItem(WANTED)
+  else if ((await Notification.requestPermission()) === "granted") localStorage.setItem(WANTED, "1")
+  else tell("The browser does not allow notifications here")
+  show()
+}
+
+function publish() {
+  const [{ ID, Subject, From }] = mails
+  const isOne = mails.length === 1
+  const title = isOne ? Subject || "No subject" : `${mails.length} new messages`
+  const icon = document.getElementById("favicon").href
+  const notice = new Notification(title, { body: isOne ? From.Name || From.Address : "", icon, tag: `ehlo${site}` })
+  notice.addEventListener("click", () => {
+    window.focus()
+    location.href = isOne ? `${here}/view/${encodeURIComponent(ID)}` : `${here}/`
+  })
+  mails = []
+}
+
+/** Hears of an event of the server, as JSON. */
+export function hear(text) {
+  const { Type, Data } = JSON.parse(text)
+  if (Type !== "new" || button.hidden || !isOn() || document.hasFocus()) return
+  mails.push(Data)
+  if (mails.length === 1) setTimeout(publish, GATHER)
+}
+
+/** Offers notifications, where the browser has them. */
+export function offerNotifications() {
+  if (!window.isSecureContext || !("Notification" in window)) return
+  button.hidden = false
+  show()
+  button.addEventListener("click", toggle)
+}

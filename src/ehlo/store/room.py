@@ -1,0 +1,50 @@
+"""Room on the disk: some is left, since SQLite needs it to delete mail.
+
+What is deleted is written to SQLite's log first, and the log can be read back into the file only
+if the file can grow by what it holds. On a disk that mail has filled, neither would be possible.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from ehlo.sqlite.connecting import Database
+from ehlo.sqlite.errors import DiskFullError
+
+_LEFT: Final = 1 << 20  # bytes, in which much mail can be deleted
+_UNCHECKED: Final = 1 << 18  # bytes that are stored without another look at the disk
+_ROW: Final = 16_384  # bytes that a mail takes in addition to its message
+
+
+class Room:
+    """Decides whether there is room for mails; used in the thread that writes."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._log = Path(f"{path}-wal").absolute()
+        self._unchecked = _UNCHECKED
+
+    def take(self, sizes: Iterable[int], database: Database) -> None:
+        """Take the room of messages of these sizes, in bytes.
+
+        Raises `DiskFullError` if there is not enough for all of them.
+        """
+        wanted = sum(2 * size + _ROW for size in sizes)  # in the log, and in the file
+        self._unchecked += wanted
+        if self._unchecked < _UNCHECKED:
+            return
+        self._unchecked = 0
+        try:
+            log = self._log.stat().st_size if self._log.exists() else 0
+            disk = shutil.disk_usage(self._log.parent)
+        except OSError:  # the directory is gone, say; SQLite goes on in the file that it has open
+            return
+        (free,) = database.execute("PRAGMA freelist_count").fetchone()
+        (page,) = database.execute("PRAGMA page_size").fetchone()
+        # Some file systems say that they have no size at all
+        if disk.total and disk.free + free * page < wanted + log + _LEFT:
+            self._unchecked = _UNCHECKED
+            raise DiskFullError(f"{self._path}: no room on the disk; free some space")
