@@ -155,16 +155,14 @@ class Consumer:
 
     def _until(self, now: float, renewal: float) -> float:
         """Return when there is something to do, unless something happens before."""
-        times = [now + _POLL, *(each.until for each in self._running)]
-        if not self._renewing:
-            times.append(renewal)
+        times = [now + _POLL, *([] if self._renewing else [renewal])]
+        times += [each.until for each in self._running]
         if not self._stopping and self._has_room:
             times.append(self._next_due)
         return min(times)
 
     def _leased(self) -> list[int]:
-        claims = [each.claimed for each in self._running]
-        claims += [claimed for claimed, _ in self._ready]
+        claims = [*(each.claimed for each in self._running), *(each for each, _ in self._ready)]
         numbers = [each.number for claimed in claims for each in claimed.deliveries]
         return numbers + [each.number for each in self._unsettled]
 
@@ -191,9 +189,8 @@ class Consumer:
         terms = self._terms
         self._next_due = now + _POLL  # where the claim fails; and `wake` may be called meanwhile
         try:
-            haul = await self._ledger.claim(
-                self._owner, most, terms.lease, terms.patience, self._leased()
-            )
+            known = (terms.lease, terms.patience, self._leased())
+            haul = await self._ledger.claim(self._owner, most, *known)
         except StoreError as error:
             self._note_trouble(error)
         else:
