@@ -150,8 +150,9 @@ def test_a_loop_that_was_closed_during_a_commit_ends_the_writer_for_no_other(
         return "slow"
 
     async def leave() -> None:
-        asyncio.ensure_future(writer.do(slow))
+        asked = asyncio.ensure_future(writer.do(slow))
         assert await asyncio.to_thread(begun.wait, DEADLINE)
+        assert not asked.done()
 
     async def stay() -> str:
         quick = asyncio.ensure_future(writer.do(lambda _: "quick"))

@@ -98,8 +98,8 @@ class Consumer:
 
     def reserve(self) -> Reserved | None:
         """Return a place for a message that is put now, unless others have to be claimed first."""
-        is_time = self._time.ticks() >= min(self._next_due, self._next_poll)
-        if self._stopping or self._room <= 0 or is_time:
+        is_due = min(self._next_due, self._next_poll) <= self._time.ticks()
+        if self._stopping or self._room <= 0 or is_due:
             return None
         self._reserved += 1
         return Reserved(self._owner, self._terms.lease, self._receive)
@@ -150,8 +150,7 @@ class Consumer:
         finally:
             self._stopping = True  # after a failure, too: nothing more is reserved
             await self._let_go()
-            if self._claiming is not None:  # it may be canceled, too, even before it begins
-                await asyncio.wait({self._claiming})
+            await asyncio.gather(*filter(None, [self._claiming]), return_exceptions=True)
             while self._reserved:
                 self._wake.clear()
                 await self._wake.wait()
@@ -159,16 +158,14 @@ class Consumer:
 
     def _until(self, now: float, renewal: float) -> float:
         """Return when there is something to do, unless something happens before."""
-        times = [now + _POLL, *(each.until for each in self._running)]
-        if not self._renewing:
-            times.append(renewal)
+        times = [now + _POLL, *([] if self._renewing else [renewal])]
+        times += [each.until for each in self._running]
         if not self._stopping and self._has_room:
             times.append(self._next_due)
         return min(times)
 
     def _leased(self) -> list[int]:
-        claims = [each.claimed for each in self._running]
-        claims += [claimed for claimed, _ in self._ready]
+        claims = [*(each.claimed for each in self._running), *(each for each, _ in self._ready)]
         numbers = [each.number for claimed in claims for each in claimed.deliveries]
         return numbers + [each.number for each in self._unsettled]
 
@@ -195,9 +192,8 @@ class Consumer:
         terms = self._terms
         self._next_due = now + _POLL  # where the claim fails; and `wake` may be called meanwhile
         try:
-            haul = await self._ledger.claim(
-                self._owner, most, terms.lease, terms.patience, self._leased()
-            )
+            known = (terms.lease, terms.patience, self._leased())
+            haul = await self._ledger.claim(self._owner, most, *known)
         except StoreError as error:
             self._note_trouble(error)
         else:
