@@ -4,9 +4,6 @@ One coroutine does all of it, and waits in one place. Attempts run next to it, a
 of them; some more messages are leased ahead, so that one commit serves many. The thread of a `def`
 handler that takes too long cannot be stopped, and its message is not passed to another one as long
 as it works. If there are `deliveries` of such threads, no attempt begins until one ends.
-
-The file is longer than 400 lines because what is reserved, leased, running and unsettled is one
-count, which each step changes.
 """
 
 from __future__ import annotations
