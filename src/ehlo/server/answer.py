@@ -744,7 +744,7 @@ class Answers:
     async def _until_sent(self) -> None:
         """Wait until the replies have left."""
         self._flush()
-        if not self._wire.writable:
+        if not self._wire.writable and not self._wire.closing:
             self._deadlines.client_must_read()
         await self._turn()
         while self._wire.unsent:
