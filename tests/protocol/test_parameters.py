@@ -9,7 +9,8 @@ import pytest
 
 from ehlo.protocol import extensions
 from ehlo.protocol.extensions import EXTENSIONS, Extension
-from ehlo.protocol.parameters import DeliverBy, Facts, Rrvs, date_time
+from ehlo.protocol.parameters import DeliverBy, Facts, ParserError, Rrvs, date_time
+from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from support.dialogue import CorePlayer, Rules
 
@@ -21,9 +22,18 @@ def table(*own: Extension, **wanted: bool | str) -> Settings:
     return Settings(extensions=extensions.rows(named, own, lambda: NOW))
 
 
+def no_failure(error: Exception) -> None:
+    pytest.fail(str(error))
+
+
 def said(settings: Settings, *, tls: bool = False) -> list[str]:
     """The lines of EHLO behind the first."""
-    return settings.offers.lines(Facts(settings, tls=tls, mechanisms=()))
+    return settings.offers.lines(Facts(settings, tls=tls, mechanisms=()), no_failure)
+
+
+def reply(settings: Settings, *, tls: bool = False) -> Reply | None:
+    facts = Facts(settings, tls=tls, mechanisms=())
+    return settings.offers.reply(tls, lambda: facts, no_failure)
 
 
 DEFAULT = said(Settings())
@@ -42,21 +52,30 @@ def test_lines_are_made_once_for_each_kind_of_client_unless_the_user_makes_them(
         return len(asked) % 2 > 0
 
     def lines(settings: Settings, *, tls: bool) -> str:
-        made = settings.offers.reply(tls, lambda: Facts(settings, tls=tls, mechanisms=()))
+        made = reply(settings, tls=tls)
         return "" if made is None else made.text
 
     own = table(Extension("XNEW", 0, offered=offer), REQUIRETLS=True)
     assert ["XNEW" in lines(own, tls=False) for _ in range(4)] == [True, False, True, False]
     assert asked == [False] * 4
     timed = table(FUTURERELEASE="3600")
-    assert timed.offers.reply(False, lambda: Facts(timed, False, ())) is not timed.offers.reply(
-        False, lambda: Facts(timed, False, ())
-    )
+    assert reply(timed) is not reply(timed)
     fixed = table(Extension("XOLD", 0), REQUIRETLS=True)
     for tls in (False, True, False, True):
         assert ("REQUIRETLS" in lines(fixed, tls=tls)) == tls
-    assert fixed.offers.reply(True, pytest.fail) is not None
-    assert Settings(extensions=()).offers.reply(0, lambda: Facts(Settings(), False, ())) is None
+    assert fixed.offers.reply(True, pytest.fail, no_failure) is not None
+    assert reply(Settings(extensions=())) is None
+
+
+def test_a_row_that_fails_is_left_out() -> None:
+    error, errors = ParserError("of X-BAD"), list[ParserError]()
+
+    def fail(_facts: Facts) -> str:
+        raise error
+
+    settings = table(Extension("X-BAD", 0, argument=fail), Extension("X-GOOD", 0))
+    lines = settings.offers.lines(Facts(settings, tls=False, mechanisms=()), errors.append)
+    assert (lines, errors) == ([*DEFAULT, "X-GOOD"], [error])
 
 
 # -- the table -------------------------------------------------------------------------------------

@@ -188,3 +188,34 @@ def test_a_parser_that_fails_is_our_trouble(serve: Serve, caplog: pytest.LogCapt
         assert client.say("RCPT TO:<a@x> X").startswith("451 4.3.0 ")
         assert client.say("RCPT TO:<a@x> X=abc") == "250 2.1.5 Ok"
     assert "the parser of XLEN failed" in caplog.text
+
+
+@pytest.mark.parametrize("argument", ["", "x" * 600, "a\r\nb"])
+def test_an_extension_that_fails_is_not_offered_and_its_parameters_are_our_trouble(
+    serve: Serve, caplog: pytest.LogCaptureFixture, argument: str
+) -> None:
+    healthy = True
+
+    def careless(_facts: object) -> str:
+        if not (healthy or argument):
+            raise KeyError("a bug")
+        return "1" if healthy else argument
+
+    def offered(_facts: object) -> bool:
+        return careless(None) == "1"
+
+    rows = [
+        Extension("XARG", 0, argument=careless),
+        Extension("XYES", 0, offered=offered, mail={"XLEN": str}, promise=True),
+    ]
+    running = serve(Box(), own_extensions=rows)
+    healthy = False
+    with running.client() as client:
+        lines = client.hello()
+        assert lines.startswith("250-")
+        assert "XARG" not in lines
+        assert "XYES" not in lines
+        wanted = "555 5.5.4" if argument else "451 4.3.0"
+        assert client.say("MAIL FROM:<a@x> XLEN=abc").startswith(wanted)
+        assert client.say("MAIL FROM:<a@x>") == "250 2.1.0 Ok"
+    assert "the extension XARG failed" in caplog.text

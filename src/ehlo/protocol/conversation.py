@@ -228,7 +228,8 @@ class Conversation:
     def offers(self) -> Reply | None:
         """Return the lines of EHLO after the first one, as they are now; `None` for none."""
         login = (self.authenticated, bool(self.bindings), self.certificate is not None)
-        return self.settings.offers.reply((self.tls, self.trusted, login), self.facts)
+        kind, failed = (self.tls, self.trusted, login), self.output.note_failure
+        return self.settings.offers.reply(kind, self.facts, failed)
 
     # -- bodies, framed before they are judged ----------------------------------------------------
 

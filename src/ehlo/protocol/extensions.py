@@ -23,6 +23,7 @@ from ehlo.protocol.parameters import (
     Facts,
     OriginalRecipient,
     Parameter,
+    ParserError,
     ParseValue,
     Rrvs,
     UnsupportedError,
@@ -469,30 +470,42 @@ class Offers:
             for row in table
             if row.keyword in keywords and (not row.needs or row.needs in keywords)
         )
-        self._lasting = all(row in TABLE or _is_constant(row) for row in self._rows)
+        self._lasting = all(row in TABLE or is_constant(row) for row in self._rows)
         self._kept: dict[Hashable, Reply | None] = {}
 
-    def lines(self, facts: Facts) -> list[str]:
-        """Return the lines for a client with these facts."""
-        return [
-            f"{row.keyword} {row.argument(facts)}".rstrip()
-            for row in self._rows
-            if row.offered(facts)
-        ]
+    def lines(self, facts: Facts, failed: Callable[[ParserError], object]) -> list[str]:
+        """Return the lines for a client with these facts.
 
-    def reply(self, kind: Hashable, facts: Callable[[], Facts]) -> Reply | None:
+        A row of the user whose functions fail is left out, and `failed` is called with the error.
+        """
+        found: list[str] = []
+        for row in self._rows:
+            try:
+                if row.offered(facts):
+                    found.append(f"{row.keyword} {row.argument(facts)}".rstrip())
+            except ParserError as error:
+                failed(error)
+        return found
+
+    def reply(
+        self,
+        kind: Hashable,
+        facts: Callable[[], Facts],
+        failed: Callable[[ParserError], object],
+    ) -> Reply | None:
         """Return the lines for a client of a `kind`, which decides on its facts, as one reply.
 
-        `None` stands for none.
+        `None` stands for none; `failed` is as above.
         """
         if kind in self._kept:
             return self._kept[kind]
-        lines = self.lines(facts())
+        lines = self.lines(facts(), failed)
         reply = Reply(250, None, "\n".join(lines)) if lines else None
         if self._lasting:
             self._kept[kind] = reply
         return reply
 
 
-def _is_constant(row: Extension) -> bool:
+def is_constant(row: Extension) -> bool:
+    """Return whether a row is offered to each client, without an argument."""
     return row.offered is _always and row.argument is _no_argument

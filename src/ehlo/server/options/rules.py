@@ -5,7 +5,6 @@ Options that would be unsafe or could not work raise `ValueError` here, before t
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import secrets
 import socket
@@ -21,13 +20,10 @@ from ehlo.net import Networks, Peer, addresses_of, parse_address
 from ehlo.passwords.file import PasswordFile
 from ehlo.protocol import grammar
 from ehlo.protocol.body import BareNewlines
-from ehlo.protocol.extensions import Extension, rows
-from ehlo.protocol.parameters import Facts, ParserError, ParseValue
+from ehlo.protocol.extensions import rows
 from ehlo.protocol.policy import Limits
-from ehlo.protocol.reply import Reply, hello
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.trace import by_clause
-from ehlo.protocol.verbs import VERBS
 from ehlo.server.observing.metrics import check_metrics
 from ehlo.server.options.config import (
     Listener,
@@ -39,6 +35,7 @@ from ehlo.server.options.config import (
 )
 from ehlo.server.options.files import Files
 from ehlo.server.options.mechs import Offered, Served, can_log_in, offered_mechanisms
+from ehlo.server.options.own_extensions import check_hello, check_verbs, guarded
 from ehlo.server.options.target import callbacks_of
 from ehlo.server.system import machine, privileges
 from ehlo.server.system.listener import parse_mode
@@ -117,8 +114,8 @@ def resolve(options: Options, callbacks: Callbacks, files: Files | None = None) 
     passwords = _passwords(options, files)
     salt_key = files.salt_key if passwords is None else passwords.salt_key
     settings = _settings(options, callbacks, holder, passwords, salt_key)
-    _check_hello(settings)
-    _check_verbs(settings, callbacks)
+    check_hello(settings)
+    check_verbs(settings, callbacks)
     return Rules(
         options=options,
         settings=settings,
@@ -172,7 +169,7 @@ def _settings(
         lmtp=options.lmtp,
         extensions=rows(
             options.extensions or {},
-            [_guarded(row) for row in options.own_extensions],
+            [guarded(row) for row in options.own_extensions],
             lambda: datetime.now(UTC),
         ),
     )
@@ -290,49 +287,6 @@ def _name(text: str, option: str) -> str:
     if option == "hostname" and not grammar.HELLO_NAME.fullmatch(text):
         raise ValueError(f"hostname is {text!r}; it must not contain a space")
     return text
-
-
-# -- a user's own extensions -------------------------------------------------------------------
-
-
-def _guarded(row: Extension) -> Extension:
-    """Return a user's row whose parsers raise `ParserError` where they have a bug."""
-    return dataclasses.replace(
-        row,
-        mail={keyword: _guarded_parser(keyword, parse) for keyword, parse in row.mail.items()},
-        rcpt={keyword: _guarded_parser(keyword, parse) for keyword, parse in row.rcpt.items()},
-    )
-
-
-def _guarded_parser(keyword: str, parse: ParseValue) -> ParseValue:
-    def guarded(value: str | None) -> object:
-        try:
-            return parse(value)
-        except ValueError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise ParserError(f"the parser of {keyword} failed") from error
-
-    return guarded
-
-
-def _check_verbs(settings: Settings, callbacks: Callbacks) -> None:
-    """Check that a user's own commands do not hide those of SMTP, and can be called."""
-    for verb in settings.own_verbs:
-        if verb in VERBS or grammar.OWN_VERB.fullmatch(verb) is None:
-            raise ValueError(
-                f"own_extensions: {verb!r} cannot be a command; it must be upper case, and none "
-                "of SMTP's"
-            )
-    if settings.own_verbs and "on_command" not in callbacks:
-        raise ValueError("own_extensions has commands; define on_command to answer them")
-
-
-def _check_hello(settings: Settings) -> None:
-    """Check that the reply to EHLO can be sent, whatever a user's own extension adds to it."""
-    for tls in (False, True):
-        facts = Facts(settings, tls, settings.usable_mechanisms(tls=tls))
-        hello(settings.hostname, "", Reply(250, None, "\n".join(settings.offers.lines(facts))))
 
 
 # -- all listeners -----------------------------------------------------------------------------
