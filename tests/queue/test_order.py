@@ -167,9 +167,10 @@ def test_no_250_is_sent_before_postgresql_has_synced_its_log(
 def traced(output: Path, *pids: int) -> Iterator[None]:
     """Trace what processes and their children write and sync, until they end."""
     calls = "write,pwrite64,writev,pwritev,fsync,fdatasync,sendto,sendmsg"
+    # PostgreSQL writes up to a segment of its log at once: what is cut off would seem unwritten
     tracer = subprocess.Popen(
         [
-            *("strace", "-f", "-y", "-ttt", "-s", "400000", "-e", f"trace={calls}"),
+            *("strace", "-f", "-y", "-ttt", "-s", "20000000", "-e", f"trace={calls}"),
             *("-o", str(output), *(f"--attach={pid}" for pid in pids)),
         ],
         stderr=subprocess.PIPE,

@@ -168,6 +168,8 @@ class AwaitSlot:
         except Exception as failure:  # noqa: BLE001  the driver knows what to do
             error = failure
             _close(work)
+        finally:
+            problem = None  # its traceback refers to this frame, and to what it was thrown into
         if self.work is work:
             self.work = self._wait = None
             try:
