@@ -110,9 +110,9 @@ def insert_mails(database: Database, rows: Sequence[MailRow]) -> None:
     )
     counts = Counter(each.inbox for each in rows)
     database.executemany(
-        "INSERT INTO counts VALUES (?1, ?2, ?2) ON CONFLICT(inbox)"
-        " DO UPDATE SET total = total + ?2, unread = unread + ?2",
-        counts.items(),
+        "INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT(inbox) DO UPDATE"
+        " SET total = total + excluded.total, unread = unread + excluded.unread",
+        [(inbox, new, new) for inbox, new in counts.items()],
     )
     for each in rows:
         if each.tags:
