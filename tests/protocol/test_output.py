@@ -10,7 +10,7 @@ from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import Waiting
 from ehlo.protocol.extensions import EXTENSIONS, Extension
 from ehlo.protocol.output import NOTHING, Rejected, Tally
-from ehlo.protocol.parameters import ParserError
+from ehlo.protocol.parameters import ExtensionError
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 
@@ -138,12 +138,12 @@ def test_without_a_tally_nothing_is_kept() -> None:
     tally.said.append("NOOP")
     assert list(tally.said) == []
     tally.refused("RCPT", NO)
-    tally.failed(ParserError("of no user"))
+    tally.failed(ExtensionError("of no user"))
 
 
 def test_a_parser_that_fails_is_told_of() -> None:
     def fail(_value: str | None) -> None:
-        raise ParserError("of X")
+        raise ExtensionError("of X")
 
     notes = Notes()
     settings = Settings(extensions=(*EXTENSIONS, Extension("XFOO", 0, mail={"X": fail})))

@@ -9,7 +9,7 @@ import pytest
 
 from ehlo.protocol import extensions
 from ehlo.protocol.extensions import EXTENSIONS, Extension
-from ehlo.protocol.parameters import DeliverBy, Facts, ParserError, Rrvs, date_time
+from ehlo.protocol.parameters import DeliverBy, ExtensionError, Facts, Rrvs, date_time
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from support.dialogue import CorePlayer, Rules
@@ -68,7 +68,7 @@ def test_lines_are_made_once_for_each_kind_of_client_unless_the_user_makes_them(
 
 
 def test_a_row_that_fails_is_left_out() -> None:
-    error, errors = ParserError("of X-BAD"), list[ParserError]()
+    error, errors = ExtensionError("of X-BAD"), list[ExtensionError]()
 
     def fail(_facts: Facts) -> str:
         raise error

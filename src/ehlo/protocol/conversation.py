@@ -144,7 +144,7 @@ class Conversation:
         bindings: Mapping[str, bytes] = NO_BINDINGS,
         certificate: PeerCertificate | None = None,
     ) -> None:
-        # Given by position: as keywords, they would take a third of what this takes
+        # Given by position: keywords would add a third to the cost of this call
         # The server's side
         self.settings = settings
         self.nonce = nonce

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -23,14 +23,12 @@ from ehlo.protocol.parameters import (
     Facts,
     OriginalRecipient,
     Parameter,
-    ParserError,
     ParseValue,
     Rrvs,
     UnsupportedError,
     date_time,
     flag,
 )
-from ehlo.protocol.reply import Reply
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -452,58 +450,6 @@ def _check(own: Extension, table: Iterable[Extension]) -> None:
 
 EXTENSIONS: Final = tuple(row if row.default == "on" else row.turned_off() for row in TABLE)
 """The table as it is without options."""
-
-
-class Offers:
-    """Makes the lines of EHLO after the first one.
-
-    They are made once for each kind of client. Rows of the user, and rows with an argument, are
-    asked each time, since their answers may depend on anything.
-    """
-
-    __slots__ = ("_kept", "_lasting", "_rows")
-
-    def __init__(self, table: Iterable[Extension], keywords: Collection[str]) -> None:
-        """`keywords` are those of the rows that may be offered at all."""
-        self._rows = tuple(
-            row
-            for row in table
-            if row.keyword in keywords and (not row.needs or row.needs in keywords)
-        )
-        self._lasting = all(row in TABLE or is_constant(row) for row in self._rows)
-        self._kept: dict[Hashable, Reply | None] = {}
-
-    def lines(self, facts: Facts, failed: Callable[[ParserError], object]) -> list[str]:
-        """Return the lines for a client with these facts.
-
-        A row of the user whose functions fail is left out, and `failed` is called with the error.
-        """
-        found: list[str] = []
-        for row in self._rows:
-            try:
-                if row.offered(facts):
-                    found.append(f"{row.keyword} {row.argument(facts)}".rstrip())
-            except ParserError as error:
-                failed(error)
-        return found
-
-    def reply(
-        self,
-        kind: Hashable,
-        facts: Callable[[], Facts],
-        failed: Callable[[ParserError], object],
-    ) -> Reply | None:
-        """Return the lines for a client of a `kind`, which decides on its facts, as one reply.
-
-        `None` stands for none; `failed` is as above.
-        """
-        if kind in self._kept:
-            return self._kept[kind]
-        lines = self.lines(facts(), failed)
-        reply = Reply(250, None, "\n".join(lines)) if lines else None
-        if self._lasting:
-            self._kept[kind] = reply
-        return reply
 
 
 def is_constant(row: Extension) -> bool:

@@ -145,7 +145,7 @@ class Output:
         self.over = self.linger = True
 
     def note_failure(self, error: Exception) -> None:
-        """Report that a parser or a mechanism of the user failed."""
+        """Report that an extension or a mechanism of the user failed."""
         self._tally.failed(error)
 
     def _queue(self, reply: Reply, to: str) -> None:
@@ -188,7 +188,7 @@ class Tally:
         """
 
     def failed(self, error: Exception) -> None:
-        """Called when the user's parser or mechanism failed: `ParserError`, `MechanismError`."""
+        """Called when the user's extension or mechanism failed."""
 
 
 class Narrator:

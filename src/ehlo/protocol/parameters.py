@@ -30,8 +30,8 @@ class UnsupportedError(ValueError):
     """Raised by a parser for a well-formed value that this server does not support: `555`."""
 
 
-class ParserError(Exception):
-    """Raised when a parser of the user failed: a local error, not the client's mistake."""
+class ExtensionError(Exception):
+    """Raised when a function of a user's extension failed: a local error, not the client's."""
 
 
 class Facts(NamedTuple):
@@ -72,8 +72,8 @@ def read(
 ) -> Parameters | Reply:
     """Return typed values by upper-case keyword, or the reply that rejects `text`.
 
-    Without `utf8`, values must be ASCII (RFC 6531 3.3). Raises `ParserError` for a parser of the
-    user that failed. RFC 5321 4.1.1.11.
+    Without `utf8`, values must be ASCII (RFC 6531 3.3). Raises `ExtensionError` if an
+    extension of the user failed. RFC 5321 4.1.1.11.
     """
     values: dict[str, object] = {}
     for word in filter(None, text.split(" ")):

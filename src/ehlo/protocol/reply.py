@@ -1,11 +1,11 @@
 """Replies: the value, its encoding, the catalogue of every reply of the server, and `Reject`.
 
-A reply is built and encoded here, and nowhere else. The greeting and the replies to HELO and EHLO
+A reply is encoded here, and nowhere else. The greeting and the replies to HELO and EHLO
 carry no enhanced code (RFC 2034 4); every other 2xx, 4xx and 5xx does, on each of its lines.
 `Reject` tells the client that it is at fault; `Disconnect` tells it nothing; `ProtocolError` is a
 bug of the caller.
 
-The module is longer than others, since no reply is made anywhere else.
+The module is longer than others, since the whole catalogue stands in it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from ehlo.protocol import reply as replies
 from ehlo.protocol.body import BareNewlines
-from ehlo.protocol.extensions import EXTENSIONS, Extension, Offers, never
+from ehlo.protocol.extensions import EXTENSIONS, Extension, never
+from ehlo.protocol.offers import Offers
 from ehlo.protocol.parameters import Parameter
 from ehlo.protocol.policy import Policy
 from ehlo.protocol.reply import Reply

@@ -11,7 +11,7 @@ from ehlo.protocol.address import NULL_PATH, Address
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.conversation import Conversation
 from ehlo.protocol.extensions import EXTENSIONS, Extension
-from ehlo.protocol.parameters import ParserError
+from ehlo.protocol.parameters import ExtensionError
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.verbs.mail import forward_path, reverse_path
@@ -192,7 +192,7 @@ def test_only_one_of_two_rivals_is_taken() -> None:
 
 def test_a_parser_that_fails_is_our_trouble() -> None:
     def failing(_value: str | None) -> None:
-        raise ParserError
+        raise ExtensionError
 
     row = Extension("XFOO", 0, mail={"XFOO": failing})
     extended = conversation(extensions=(*EXTENSIONS, row))

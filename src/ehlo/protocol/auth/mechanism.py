@@ -112,7 +112,10 @@ def _awaited(steps: AsyncSteps) -> Steps:
         if isinstance(outcome, StopAsyncIteration):
             return
         if isinstance(outcome, BaseException):
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                del outcome  # its traceback refers to this frame, which has the client's response
         sent = yield outcome
 
 

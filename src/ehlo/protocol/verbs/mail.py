@@ -15,7 +15,7 @@ from ehlo.protocol.address import NO_PARAMETERS, NULL_PATH, Address, Parameters
 from ehlo.protocol.body import DataReader, Skipper, has_bare_newline, whole
 from ehlo.protocol.conversation import Chunk, Conversation, Reader, no_transaction
 from ehlo.protocol.output import Rejected
-from ehlo.protocol.parameters import Parameter, ParserError
+from ehlo.protocol.parameters import ExtensionError, Parameter
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import State, Transaction
 from ehlo.protocol.verbs.verb import SESSION, Ask, Question, Verb, agree, say
@@ -111,7 +111,7 @@ def _parameters(
     ignore = conversation.settings.ignore_unknown_params
     try:
         return parameters.read(text, known, conversation.facts, utf8=utf8, ignore_unknown=ignore)
-    except ParserError as error:
+    except ExtensionError as error:
         conversation.output.note_failure(error)
         return replies.TROUBLE
 

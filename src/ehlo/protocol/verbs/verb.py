@@ -113,7 +113,10 @@ class Verb(Question[S]):
     It returns what `parse` does, or `None` for any other packet.
     """
     usual_is_whole: bool = False
-    """Whether `usual` does all that `hear` does with such a row, beyond its state and its gates."""
+    """Whether `usual` itself does what `verbs.hear` does for such a row.
+
+    It counts the command as idle, and checks whether it exists.
+    """
     fail: Callable[[Conversation, str, Reply], Reply | None] | None = None
     """Called with argument and reply when the core itself rejects; return the reply to send now."""
     elsewhere: Mapping[State, Reply | Callable[[Conversation], Reply]] = field(default_factory=dict)

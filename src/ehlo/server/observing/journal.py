@@ -249,7 +249,7 @@ class Journal(Tally):
     # -- what happens in it ----------------------------------------------------------------------
 
     def failed(self, error: Exception) -> None:
-        """Called when a parser or a mechanism of the user has failed."""
+        """Called when an extension or a mechanism of the user has failed."""
         log = about(_handler, self.session_id)
         log_failure(log, error.__cause__ or error, "%s", error, users=True)
 

@@ -12,7 +12,7 @@ from typing import NoReturn, TypeVar
 from ehlo.handler import Callbacks
 from ehlo.protocol import grammar
 from ehlo.protocol.extensions import Extension, is_constant
-from ehlo.protocol.parameters import Facts, ParserError, ParseValue
+from ehlo.protocol.parameters import ExtensionError, Facts, ParseValue
 from ehlo.protocol.reply import Reply, hello
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.verbs import VERBS
@@ -21,7 +21,7 @@ Kind = TypeVar("Kind")
 
 
 def guarded(row: Extension) -> Extension:
-    """Return a user's row whose functions raise `ParserError` where they have a bug."""
+    """Return a user's row whose functions raise `ExtensionError` where they have a bug."""
     if not is_constant(row):
         offered, argument = row.offered, _checked_argument(row)
         row = dataclasses.replace(
@@ -50,7 +50,7 @@ def _guarded_function(keyword: str, function: Callable[[Facts], Kind]) -> Callab
         try:
             return function(facts)
         except (Exception, SystemExit) as error:
-            raise ParserError(f"the extension {keyword} failed") from error
+            raise ExtensionError(f"the extension {keyword} failed") from error
 
     return guarded
 
@@ -62,7 +62,7 @@ def _guarded_parser(keyword: str, parse: ParseValue) -> ParseValue:
         except ValueError:
             raise
         except (Exception, SystemExit) as error:
-            raise ParserError(f"the parser of {keyword} failed") from error
+            raise ExtensionError(f"the parser of {keyword} failed") from error
 
     return guarded
 
