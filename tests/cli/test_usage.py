@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import gc
 import re
 import socket
 import subprocess
@@ -67,19 +66,6 @@ def test_a_privileged_port_is_reported_as_one(
     assert main(["--addr", ":25"]) == 1
     said = "ehlo: cannot listen on :25: ports below 1024 need root's rights; try --port 2525\n"
     assert capsys.readouterr().err == said
-
-
-def test_what_is_imported_at_the_start_is_never_searched_for_garbage(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    frozen: list[int] = []
-    monkeypatch.setattr(
-        Server, "listen_and_serve", lambda _server, **_options: frozen.append(gc.get_freeze_count())
-    )
-    monkeypatch.setattr("ehlo.cli.running.set_up_logging", lambda *_, **_options: None)
-    assert main(["--no-web"]) == 0
-    assert frozen[0] > 10_000
-    assert gc.get_freeze_count() == 0
 
 
 def test_an_interrupt_before_the_server_listens_exits_with_130(start: Start, here: Path) -> None:

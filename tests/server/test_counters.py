@@ -74,7 +74,6 @@ def test_a_rate_rejects_beyond_its_limit_and_rejections_do_not_count() -> None:
 
 def test_a_rate_of_zero_is_unlimited() -> None:
     rate = Rate(MemoryCounter(FakeClock()), 0, 60.0)
-    assert not rate
     assert not rate.spent("a")
     assert all(rate.admit("a") for _ in range(10))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -49,7 +48,6 @@ def run(
     checked(lambda: loops.loop_factory(server.options.loop))
     _open_log(server, process, quiet=quiet)
     machine.raise_descriptors()
-    gc.freeze()  # what is imported by now: to look through it takes 30 ms, for which mail waits
     try:
         serve()
     except StartError as error:
@@ -63,8 +61,6 @@ def run(
         if not reason.startswith("only root can become"):
             raise  # it comes from a hook
         raise click.ClickException(f"--user: {reason}; start ehlo as root") from error
-    finally:
-        gc.unfreeze()
 
 
 def _open_log(server: Server, process: ProcessOptions, *, quiet: bool) -> None:

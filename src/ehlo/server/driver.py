@@ -317,8 +317,8 @@ class Driver(Occupant):
         """Go on after a coroutine; `error` is its exception."""
         try:
             if error is not None and not isinstance(error, DeadlineError | GoneError):
-                raise error
-            if self.wire.lost:
+                self._fail(error)
+            elif self.wire.lost:
                 self._settle()
             elif error is not None:
                 self._time_out()

@@ -204,9 +204,6 @@ class Rate:
     most: int
     window: float
 
-    def __bool__(self) -> bool:
-        return self.most > 0
-
     def spent(self, key: str | None) -> bool:
         """Return whether the limit is reached."""
         if key is None or not self.most:

@@ -297,9 +297,10 @@ class Server:
     def listen_and_serve(self, *, tune_malloc: bool = False) -> None:
         """Listen and serve until `close`, SIGTERM or SIGINT; a second signal closes at once.
 
-        SIGHUP calls `reload`. With `workers`, this process is their parent. `tune_malloc` sets the
-        C library's malloc for a process that only serves. Raises `ValueError` and `OSError` as
-        `start` does, `RuntimeError` if no worker could start, or in a running event loop.
+        SIGHUP calls `reload`. With `workers`, this process is their parent. `tune_malloc` is for a
+        process that only serves: it sets the C library's malloc, and keeps the garbage collector
+        from what is imported by then. Raises `ValueError` and `OSError` as `start` does,
+        `RuntimeError` if no worker could start, or in a running event loop.
         """
         self._serve(None, tune_malloc=tune_malloc)
 

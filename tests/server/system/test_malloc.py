@@ -150,9 +150,9 @@ def test_each_run_of_a_server_adapts_malloc(monkeypatch: pytest.MonkeyPatch) -> 
     asyncio.run(serve())
 
 
-# Prints whether malloc is set, by way of the real functions that serve
+# Prints whether malloc and the garbage collector are set, by way of the real functions that serve
 PROGRAM = """
-import contextlib, os
+import contextlib, gc, os
 import ehlo
 from ehlo.server.system import machine
 
@@ -160,6 +160,8 @@ machine.tended_malloc = lambda loop: contextlib.nullcontext(os.write(1, b"set\\n
 
 class Handler(ehlo.Handler):
     async def on_startup(self, server):
+        if gc.get_freeze_count() > 10_000:
+            os.write(1, b"frozen\\n")
         os.write(1, b"serving\\n")
         server.close()
 
@@ -175,11 +177,14 @@ if __name__ == "__main__":
     ("command", "printed"),
     [
         (["app.py"], ["serving"]),
-        (["-m", "ehlo", "serve", "app:Handler", "--addr", "127.0.0.1:0"], ["set", "serving"]),
+        (
+            ["-m", "ehlo", "serve", "app:Handler", "--addr", "127.0.0.1:0"],
+            ["set", "frozen", "serving"],
+        ),
     ],
     ids=["listen_and_serve", "command-line"],
 )
-def test_malloc_is_set_by_the_command_line_only(
+def test_malloc_and_collector_are_set_by_the_command_line_only(
     start: Start, tmp_path: Path, command: list[str], printed: list[str]
 ) -> None:
     (tmp_path / "app.py").write_text(PROGRAM)
@@ -188,11 +193,11 @@ def test_malloc_is_set_by_the_command_line_only(
     assert program.out.text.split() == printed
 
 
-def test_malloc_is_set_in_workers(start: Start, tmp_path: Path) -> None:
+def test_malloc_and_collector_are_set_in_workers(start: Start, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(PROGRAM.replace("server.close()", ""))
     command = ["serve", "app:Handler", "--addr", "127.0.0.1:0", "--workers", "2"]
     program = start("-m", "ehlo", *command, cwd=tmp_path)
     for _ in range(2):
         program.out.until("serving")
     assert program.stop() == 0
-    assert sorted(program.out.text.split()) == [*2 * ["serving"], *2 * ["set"]]
+    assert sorted(program.out.text.split()) == [*2 * ["frozen"], *2 * ["serving"], *2 * ["set"]]

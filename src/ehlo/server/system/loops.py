@@ -66,7 +66,10 @@ def run(
     ):
         made = runner.get_loop()
         try:
-            with machine.tended_malloc(made) if tune_malloc else contextlib.nullcontext():
+            with contextlib.ExitStack() as stack:
+                if tune_malloc:
+                    stack.enter_context(machine.tended_malloc(made))
+                    stack.enter_context(machine.frozen())
                 runner.run(work())
         except Interrupted:
             # The interrupted task keeps that as its result, which is never retrieved

@@ -361,14 +361,7 @@ def _made_again(
 
 def _stamps(certificates: tuple[Certificate, ...]) -> tuple[Stamp, ...]:
     """Return the stamps of the files, following links, so that a changed link is a change."""
-    return tuple(_stamp(name) for each in certificates for name in each.files)
-
-
-def _stamp(name: str) -> Stamp:
-    try:
-        return paths.stamp_of(Path(name).stat())
-    except OSError:
-        return None
+    return tuple(paths.stamp_at(name) for each in certificates for name in each.files)
 
 
 def _is_young(stamp: Stamp) -> bool:
