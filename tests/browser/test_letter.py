@@ -233,3 +233,12 @@ def test_the_checksums_of_files_are_shown(site: Site, page: Page) -> None:
     digits = hashlib.sha256(b"%PDF-1.4").hexdigest()
     files.first.get_by_role("button", name=digits).click()
     expect(page.locator("#toast")).to_have_text("Copied")
+
+
+def test_the_checksums_leave_a_mail_unread(site: Site, page: Page) -> None:
+    page.goto(f"/view/{site.put(full())}")
+    page.get_by_role("button", name="Mark unread").click()
+    expect(page.locator("#foot")).to_contain_text("1 unread")
+    page.get_by_role("button", name="Checksums").click()
+    expect(page.get_by_role("dialog").locator("#checksum-list > li")).to_have_count(2)
+    assert page.request.get("/api/v1/info").json()["Unread"] == 1

@@ -151,9 +151,12 @@ class Catcher(Composed):
             logger.debug("mail was not shown: error=%s", trouble)
         except Exception:  # the handler has the mail: another reply would bring it once more
             logger.exception("mail was not shown: id=%s", message.id)
-        if error is not None:
-            raise error
-        return result
+        try:
+            if error is not None:
+                raise error
+            return result
+        finally:
+            del error  # its traceback refers to this frame, and the frame to the message
 
     async def deliver(self, delivery: Delivery) -> str:
         """Sort a mail into its inbox, store it, and return its id.

@@ -166,13 +166,13 @@ class _Impatient(H11Protocol):
 
 
 class _Rejecting(WebSocketsSansIOProtocol):
-    """Serves a WebSocket; to reject one is no error.
+    """Serves a WebSocket, and logs no error if it is rejected.
 
     uvicorn logs an error for each that the application answers with a status of its own.
     """
 
     async def send(self, message: Any) -> None:
-        """Send what the application says."""
+        """Send a message of the application."""
         await super().send(message)
         if self.close_sent:
             self.handshake_complete = True

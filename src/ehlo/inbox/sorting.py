@@ -51,7 +51,10 @@ def inbox_for(rule: Rule, delivery: Delivery) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Return whether an inbox may have this name: at most 64 letters, digits, `_`, `@.+-`."""
+    """Return whether an inbox may have this name.
+
+    It has 1 to 64 letters, digits and `-_.+@`, and no dot at either end.
+    """
     return bool(text) and _as_name(text) == text
 
 

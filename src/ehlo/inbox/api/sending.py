@@ -31,8 +31,11 @@ class Sending:
             raise RefusedError(error.text, 413, as_json=True) from None
         inbox, user = inbox_of(request), user_of(request)
         if inbox is not None and not is_name(inbox):
-            text = f"invalid inbox name: {inbox[:80]}: use up to 64 letters, digits and -_.+@"
-            raise RefusedError(text, as_json=True)
+            raise RefusedError(
+                f"invalid inbox name: {inbox[:80]}: use up to 64 letters, digits and -_.+@, with "
+                "no dot at either end",
+                as_json=True,
+            )
         try:
             delivery = await asyncio.to_thread(_delivery_of, body, inbox or "", user)
         except (ShapeError, ComposeError) as error:

@@ -33,6 +33,8 @@ from ehlo.inbox.desk import Desk, inbox_of
 from ehlo.store import StoredMail, StoredMessage
 
 LATEST: Final = "latest"
+REFRESH: Final = "x-ehlo-refresh"
+"""A header of requests by which a page only brings itself up to date."""
 _NOT_FOUND_LATEST: Final = "Message not found"
 _LONGEST_HEADER: Final = 1_048_576  # bytes in which the header is, or as much as is read of it
 _FOLDS: Final = re.compile(rb"\s*\r?\n[ \t]*")
@@ -174,8 +176,8 @@ async def latest(desk: Desk, request: Request) -> str:
 
 
 async def mark_read(desk: Desk, request: Request, stored: StoredMessage) -> None:
-    """Mark a message as read, unless only the headers of an answer are asked for."""
-    if not stored.mail.is_read and request.method != "HEAD":
+    """Mark a message as read, unless no person has opened it: after `HEAD`, or by `REFRESH`."""
+    if not stored.mail.is_read and request.method != "HEAD" and REFRESH not in request.headers:
         await desk.store.mark(read=True, ids=[stored.mail.id])
 
 

@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute
 
 from ehlo.content.fields import one_line
 from ehlo.content.summary import read_mailboxes
-from ehlo.inbox.answers import NOT_FOUND, RefusedError, done, elsewhere, read_json, resource
+from ehlo.inbox.answers import RefusedError, done, elsewhere, read_json, resource
 from ehlo.inbox.api.added import own_header
 from ehlo.inbox.api.single import find
 from ehlo.inbox.desk import Desk
@@ -68,9 +68,7 @@ class Relaying:
         self._waiting += 1
         try:
             async with self._turns, asyncio.timeout(_LONGEST):
-                stored = await self._desk.store.get(found.mail.id)
-                if stored is None:  # deleted meanwhile
-                    raise RefusedError(NOT_FOUND, 404)
+                stored = await find(self._desk, request, found.mail.id)
                 message = await elsewhere(len(stored.data), partial(outgoing, stored.data))
                 await _pass_on(relay, _sender_of(stored), recipients, message)
         except TimeoutError:

@@ -51,7 +51,7 @@ def make_environment() -> Environment:
     environment.filters.update(
         bytes=show_bytes,
         clock=show_clock,
-        count=show_count,
+        counted=show_count,
         duration=show_duration,
         highlight=highlight,
         hue=hue,

@@ -20,8 +20,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
 
 from ehlo.faults.fault import STAGES
-from ehlo.inbox.answers import RefusedError, own_sources, resource
-from ehlo.inbox.api.single import LATEST, mark_read, reading
+from ehlo.inbox.answers import RefusedError, number_of, own_sources, resource
+from ehlo.inbox.api.single import LATEST, REFRESH, mark_read, reading
 from ehlo.inbox.desk import Desk, WebOptions, inbox_of
 from ehlo.inbox.pages.panels import TABS, Letter, letter_of, row_of, visit_of
 from ehlo.inbox.pages.rendering import (
@@ -48,7 +48,6 @@ _STAGE_NAMES: Final = {
 _ANY: Final = ("0.0.0.0", "::")  # noqa: S104  an address to show, and not to listen on
 _ID: Final = re.compile("[0-9A-Za-z]{1,64}")
 _THEMES: Final = ("light", "dark")
-_REFRESH: Final = "x-ehlo-refresh"  # the page brings itself up to date: no person has opened it
 
 
 def routes(desk: Desk) -> list[BaseRoute]:
@@ -93,7 +92,7 @@ class Screens:
         """Return the list of mails, or of those that a query finds."""
         store, inbox = self._desk.store, inbox_of(request)
         query = _query_of(request)
-        start = _number(request.query_params.get("start", ""))
+        start = number_of(request, "start", 0)
         limit = _page_size(request)
         if query:
             zone = _zone_of(request)
@@ -145,7 +144,7 @@ class Screens:
             "message.html",
             letter=letter,
             mail=letter.row.mail,
-            is_read=letter.row.mail.is_read or _REFRESH not in request.headers,
+            is_read=letter.row.mail.is_read or REFRESH not in request.headers,
             query=query,
             suffix=query_of({"q": query}),
             newer=newer,
@@ -157,8 +156,7 @@ class Screens:
         try:
             async with reading(self._desk, request) as stored:
                 letter = await asyncio.to_thread(letter_of, stored, tab)
-                if _REFRESH not in request.headers:
-                    await mark_read(self._desk, request, stored)
+                await mark_read(self._desk, request, stored)
                 return letter
         except RefusedError:
             return None
@@ -175,7 +173,7 @@ class Screens:
 
     async def sessions(self, request: Request) -> Response:
         """Return the sessions that brought no mail, with their lines."""
-        before = _number(request.query_params.get("before", ""))
+        before = number_of(request, "before", 0)
         found = await self._desk.store.sessions(
             inbox_of(request), before=before or None, limit=_SESSIONS
         )
@@ -256,14 +254,9 @@ def _smtp_of(request: Request, options: WebOptions) -> tuple[str, int]:
     return (request.url.hostname or host) if host in _ANY else host, port
 
 
-def _number(text: str) -> int:
-    """Return a number of a query; 0 for any other text."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
-
-
 def _page_size(request: Request) -> int:
     """Return how many mails a list shows; a cookie remembers what was chosen last."""
     for text in (request.query_params.get("limit", ""), request.cookies.get("ehlo_limit", "")):
-        if _number(text) in PAGE_SIZES:
+        if text in map(str, PAGE_SIZES):
             return int(text)
     return 50

@@ -16,7 +16,7 @@ function count(number, noun) {
 
 function span(seconds) {
   const [name, length] = SPANS.find(([, least]) => seconds >= least) ?? ["second", 1]
-  return count(Math.floor(seconds / length), name)
+  return count(Math.round(seconds / length), name)
 }
 
 function element(name, text, attributes = {}) {
@@ -43,7 +43,9 @@ async function about() {
 }
 
 async function checksums() {
-  const message = JSON.parse(await call("GET", `message/${document.querySelector(".letter").dataset.id}`))
+  const { id } = document.querySelector(".letter").dataset
+  const unseen = { "X-Ehlo-Refresh": "1" } // a message that is marked as unread stays so
+  const message = JSON.parse(await call("GET", `message/${id}`, undefined, unseen))
   const files = [...message.Attachments, ...message.Inline, ...(message.OtherParts ?? [])]
   const items = files.map((file) => {
     const item = element("li", "")

@@ -3,10 +3,10 @@
 const { here } = document.body.dataset
 
 /** Calls the API of this inbox; throws an Error with the words of the server. */
-export async function call(method, path, body) {
+export async function call(method, path, body, headers = {}) {
   const response = await fetch(`${here}/api/v1/${path}`, {
     method,
-    headers: body === undefined ? {} : { "Content-Type": "application/json" },
+    headers: body === undefined ? headers : { ...headers, "Content-Type": "application/json" },
     body: body === undefined ? undefined : JSON.stringify(body),
   })
   const text = await response.text()
@@ -19,6 +19,8 @@ let hiding = 0
 /** Shows a line at the bottom of the page for a few seconds. */
 export function tell(text) {
   const toast = document.getElementById("toast")
+  const home = document.querySelector("dialog[open]") ?? document.body // a dialog covers the rest
+  if (toast.parentNode !== home) home.append(toast)
   toast.textContent = text
   toast.classList.add("shown")
   clearTimeout(hiding)

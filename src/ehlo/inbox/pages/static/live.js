@@ -42,8 +42,7 @@ export function leave(isLeaving) {
 
 async function read() {
   reading = new AbortController()
-  const { signal } = reading
-  setTimeout(() => reading.signal === signal && reading.abort(), PATIENCE)
+  const signal = AbortSignal.any([reading.signal, AbortSignal.timeout(PATIENCE)])
   const response = await fetch(location.href, { headers: { "X-Ehlo-Refresh": "1" }, signal })
   if (response.status === 404) tell("This message is no longer here")
   if (!response.ok) return

@@ -91,8 +91,9 @@ function startFrame() {
   notice?.addEventListener("click", (event) => {
     const wanted = event.target.closest("[data-remote]")?.dataset.remote
     if (!wanted) return
-    if (wanted === "sender") localStorage.setItem(TRUSTED, JSON.stringify([...trusted().filter((each) => each !== sender), sender].slice(-500)))
     loadRemote()
+    const senders = [...trusted().filter((each) => each !== sender), sender].slice(-500)
+    if (wanted === "sender") attempt(() => localStorage.setItem(TRUSTED, JSON.stringify(senders)))
   })
   document.querySelector(".widths")?.addEventListener("click", (event) => {
     const wanted = event.target.closest("[data-width]")

@@ -1,6 +1,6 @@
 // Notifications of the browser: of new mail, while nobody looks at the page, if that is wanted.
 
-import { tell } from "./api.js"
+import { attempt, tell } from "./api.js"
 
 const { here, site } = document.body.dataset
 const WANTED = "ehlo.notify"
@@ -28,16 +28,24 @@ async function toggle() {
 }
 
 function publish() {
-  const [{ ID, Subject, From }] = mails
-  const isOne = mails.length === 1
-  const title = isOne ? Subject || "No subject" : `${mails.length} new messages`
+  const arrived = mails
+  mails = []
+  const [{ ID, Subject, From }] = arrived
+  const isOne = arrived.length === 1
+  const title = isOne ? Subject || "No subject" : `${arrived.length} new messages`
   const icon = document.getElementById("favicon").href
-  const notice = new Notification(title, { body: isOne ? From.Name || From.Address : "", icon, tag: `ehlo${site}` })
+  const body = isOne ? From.Name || From.Address : ""
+  let notice
+  try {
+    notice = new Notification(title, { body, icon, tag: `ehlo${site}` })
+  } catch {
+    button.hidden = true // this browser has notifications for service workers only
+    return
+  }
   notice.addEventListener("click", () => {
     window.focus()
     location.href = isOne ? `${here}/view/${encodeURIComponent(ID)}` : `${here}/`
   })
-  mails = []
 }
 
 /** Hears of an event of the server, as JSON. */
@@ -53,5 +61,5 @@ export function offerNotifications() {
   if (!window.isSecureContext || !("Notification" in window)) return
   button.hidden = false
   show()
-  button.addEventListener("click", toggle)
+  button.addEventListener("click", () => attempt(toggle)) // where storage is blocked, it throws
 }
