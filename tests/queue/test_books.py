@@ -24,9 +24,10 @@ def test_an_export_is_whole_or_an_error_although_the_message_ends_amid_it(bench:
             chunks = books.content(message_id)
             got = next(chunks) + next(chunks)
             assert books.act("drop", message_id) == 1
-            with contextlib.suppress(StoreError):
+            is_whole = isinstance(bench, FileBench)  # its body is a file that stays open
+            with contextlib.nullcontext() if is_whole else pytest.raises(StoreError):
                 got = b"".join([got, *chunks])
-                assert got.endswith(LARGE)
+            assert not is_whole or got.endswith(LARGE)
             assert next(chunks, None) is None
             with pytest.raises(LookupError):
                 next(books.content(message_id))

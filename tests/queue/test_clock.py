@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ehlo import Queue, Retry
-from support.queueing import Jump, Player, deliver, rows, serving, wait_until
+from support.queueing import FileBench, Jump, Player, deliver, rows, serving, wait_until
 
 DAY = 86_400.0
 
@@ -46,18 +46,18 @@ def set_due(file: Path, due: float) -> None:
 def test_mail_does_not_wait_longer_because_the_clock_was_set_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    jump, file = Jump(), tmp_path / "mail-0.db"
-    player = Player(Retry(after=100))
-    with serving(Queue(str(tmp_path / "mail.db"), player, time=jump)) as server:
+    bench, player = FileBench(tmp_path), Player(Retry(after=100))
+    jump = bench.jump
+    with serving(bench.queue(player)) as server:
         deliver(server, "b@x.test")
         player.next()
-        wait_until(server, lambda: rows(file, "state, attempts") == [("waiting", 1)])
-        ((due,),) = rows(file, "due")
+        bench.expect(server, "state, attempts", ("waiting", 1))
+        ((due,),) = bench.rows("due")
         jump.set_clock(-5)  # as little as time servers do all day
         jump.advance(2)
         jump.set_clock(-DAY)
         jump.advance(2)
-        wait_until(server, lambda: rows(file, "due") == [(due - DAY - 5,)])
+        bench.expect(server, "due", (due - DAY - 5,))
         jump.advance(96)
         assert player.next()[1].attempt == 2
     assert "the clock was set back: seconds=" in caplog.text
@@ -66,13 +66,13 @@ def test_mail_does_not_wait_longer_because_the_clock_was_set_back(
 def test_what_another_process_changes_is_seen_after_the_clock_was_set_back(
     tmp_path: Path,
 ) -> None:
-    jump, file = Jump(), tmp_path / "mail-0.db"
-    player = Player(Retry(after=100))
-    with serving(Queue(str(tmp_path / "mail.db"), player, time=jump)) as server:
+    bench, player = FileBench(tmp_path), Player(Retry(after=100))
+    jump = bench.jump
+    with serving(bench.queue(player)) as server:
         deliver(server, "b@x.test")
         player.next()
-        wait_until(server, lambda: rows(file, "state") == [("waiting",)])
+        bench.expect(server, "state", ("waiting",))
         jump.set_clock(-DAY)
-        set_due(file, jump.now())
+        set_due(bench.file, jump.now())
         jump.advance(2)
         assert player.next()[1].attempt == 2

@@ -166,7 +166,7 @@ def test_root_reads_no_queue_through_planted_links(tmp_path: Path) -> None:
 
 
 @as_root
-@pytest.mark.parametrize("name", ["mail-0.db-wal", "mail-0.db-journal"])
+@pytest.mark.parametrize("name", ["mail-0.db-wal", "mail-0.db-shm", "mail-0.db-journal"])
 def test_root_writes_to_no_file_that_is_linked_next_to_a_queue(tmp_path: Path, name: str) -> None:
     """SQLite itself follows no symbolic link there; a hard link is none to it."""
     theirs, precious = tmp_path / "theirs", tmp_path / "precious"

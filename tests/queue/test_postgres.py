@@ -464,7 +464,7 @@ def test_to_count_a_queue_no_query_is_compiled(bench: PostgresBench) -> None:
 def test_what_ended_long_ago_is_deleted_in_slices(
     bench: PostgresBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(taking, "_SLICE", 3, raising=False)
+    monkeypatch.setattr(taking, "_SLICE", 3)
     with serving(bench.queue(Player(False), keep_dead="2h")) as server:
         deliver(server, *(f"{number}@x.test" for number in range(7)))
         bench.expect(server, "state", *[("failed",)] * 7)

@@ -318,7 +318,7 @@ def test_what_ended_long_ago_is_deleted_in_slices(
         return result
 
     monkeypatch.setattr(ledger, "purge", counted)
-    monkeypatch.setattr(ledger, "_SLICE", 3, raising=False)
+    monkeypatch.setattr(ledger, "_SLICE", 3)
     bench = FileBench(file.parent)
     with serving(bench.queue(Player(False), keep_dead="2h")) as server:
         deliver(server, *(f"{number}@x.test" for number in range(7)))

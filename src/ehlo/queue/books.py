@@ -94,7 +94,7 @@ class FileBooks:
         return count
 
     def content(self, message_id: str) -> Iterator[bytes]:
-        """Yield a message in chunks. Raises `LookupError`."""
+        """Yield a message in chunks. Raises `LookupError`, and `StoreError` if not all is there."""
         for path, database in self._databases.items():
             with contextlib.suppress(LookupError):
                 trace, body = _content(path, database, message_id)
@@ -107,7 +107,11 @@ class FileBooks:
             return
         with contextlib.closing(body):
             for start in range(0, body.size, _CHUNK):
-                yield body.read_at(start, _CHUNK)
+                try:
+                    chunk = body.read_at(start, _CHUNK)
+                except OSError as error:
+                    raise StoreError(f"the body of {message_id}: {error.strerror}") from error
+                yield chunk
 
 
 def _listed(
@@ -129,12 +133,14 @@ def _content(path: Path, database: Database, message_id: str) -> tuple[bytes, by
     Raises `LookupError`, and `StoreError` if its file is gone.
     """
     with in_words(str(path)):
-        trace, body, name = ledger.content_of(database, message_id)
+        trace, body, name, size = ledger.content_of(database, message_id)
         if name is None:
             return trace, body or b""
         file = BodyFiles(path).path(name)
         try:
-            return trace, FiledBody(file)
+            return trace, FiledBody(file, size)
         except OSError as error:
-            ledger.content_of(database, message_id)  # unless it was delivered meanwhile
+            ledger.content_of(
+                database, message_id
+            )  # raises `LookupError` if it was delivered meanwhile
             raise StoreError(f"{file}: {error.strerror}; restore it, or drop the message") from None

@@ -65,7 +65,7 @@ class Consumer:
         self._is_async = is_async(handler)
         self._sessions = SessionReader()
         self._terms = terms
-        self._most = (1 + _AHEAD) * terms.deliveries  # messages that are leased at once
+        self._most = (1 + _AHEAD) * terms.deliveries  # of one claim; twice as many may be leased
         self._time = time
         self._streams = streams
         self._owner = secrets.token_hex(8)
@@ -75,8 +75,7 @@ class Consumer:
         self._ready: deque[tuple[Claimed, float]] = deque()  # and when it was accepted, here
         self._reserved = 0  # places for messages that are being stored
         self._running: set[Running] = set()
-        self._stuck: set[int] = set()  # deliveries of attempts that took too long, in threads
-        self._abandoned = 0  # these threads
+        self._stuck: set[Running] = set()  # took too long; their threads go on
         self._unsettled: list[Settled] = []
         self._durable = False  # whether some of these have large bodies, which are deleted then
         self._next_due: float = 0.0
@@ -147,7 +146,8 @@ class Consumer:
         finally:
             self._stopping = True  # after a failure, too: nothing more is reserved
             await self._let_go()
-            await asyncio.gather(*filter(None, [self._claiming]), return_exceptions=True)
+            if self._claiming is not None:
+                await asyncio.gather(self._claiming, return_exceptions=True)
             while self._reserved:
                 self._wake.clear()
                 await self._wake.wait()
@@ -171,7 +171,7 @@ class Consumer:
     @property
     def _room(self) -> int:
         """The number of messages that may be leased now; none if it is not positive."""
-        if len(self._unsettled) >= _MOST_UNSETTLED or self._abandoned >= self._terms.deliveries:
+        if len(self._unsettled) >= _MOST_UNSETTLED or len(self._stuck) >= self._terms.deliveries:
             return 0
         return self._most - len(self._ready) - len(self._running) - self._reserved
 
@@ -183,14 +183,15 @@ class Consumer:
         if self._stopping or not self._has_room or now < min(self._next_due, self._next_poll):
             return
         self._next_poll = now + _POLL
-        self._claiming = asyncio.create_task(self._claimed(self._most, now))
+        self._claiming = asyncio.create_task(self._claimed(now))
 
-    async def _claimed(self, most: int, now: float) -> None:
+    async def _claimed(self, now: float) -> None:
         terms = self._terms
         self._next_due = now + _POLL  # where the claim fails; and `wake` may be called meanwhile
         try:
-            known = (terms.lease, terms.patience, self._leased())
-            haul = await self._ledger.claim(self._owner, most, *known)
+            haul = await self._ledger.claim(
+                self._owner, self._most, terms.lease, terms.patience, self._leased()
+            )
         except StoreError as error:
             self._note_trouble(error)
         else:
@@ -208,11 +209,12 @@ class Consumer:
     # -- attempts ----------------------------------------------------------------------------------
 
     def _begin(self, now: float) -> None:
+        stuck = {due.number for each in self._stuck for due in each.claimed.deliveries}
         while self._ready and not self._stopping and self._may_begin:
             claimed, born = self._ready.popleft()
             running = Running(claimed, born, now + self._terms.timeout)
             self._running.add(running)
-            if not self._stuck.isdisjoint(each.number for each in claimed.deliveries):
+            if not stuck.isdisjoint(due.number for due in claimed.deliveries):
                 self._cannot_begin(running, Retry(text="an attempt before has not ended"))
             elif claimed.body is None:
                 running.task = asyncio.create_task(self._load(running))
@@ -248,7 +250,7 @@ class Consumer:
     @property
     def _may_begin(self) -> bool:
         most = self._terms.deliveries
-        return len(self._running) < most and self._abandoned < most
+        return len(self._running) < most and len(self._stuck) < most
 
     def _begin_in_thread(self, running: Running, attempt: Attempt) -> None:
         loop = asyncio.get_running_loop()
@@ -270,8 +272,7 @@ class Consumer:
             self._running.discard(running)
             self._note(attempt, outcome, running.born)
         elif running.task is None:
-            self._abandoned -= 1
-            self._stuck.difference_update(each.number for each in attempt.claimed.deliveries)
+            self._stuck.discard(running)
         self._wake.set()
 
     def _note(self, attempt: Attempt, outcome: Outcome, born: float) -> None:
@@ -298,7 +299,7 @@ class Consumer:
             self._running.discard(running)
             running.late = True
             if running.task is None:
-                self._abandon(running.claimed)
+                self._abandon(running)
             else:
                 running.task.cancel()
             late = Retry(text=f"took longer than {self._terms.timeout:g} seconds")
@@ -308,14 +309,13 @@ class Consumer:
             logger.error("%s took too long: id=%s", name_of(self._handler), running.claimed.id)
             self._note(running.attempt, Outcome(error=late), running.born)
 
-    def _abandon(self, claimed: Claimed) -> None:
-        """Count the thread of an attempt that took too long."""
-        self._stuck.update(each.number for each in claimed.deliveries)
-        self._abandoned += 1
-        if self._abandoned == self._terms.deliveries:
+    def _abandon(self, running: Running) -> None:
+        """Leave the thread of an attempt alone that took too long."""
+        self._stuck.add(running)
+        if len(self._stuck) == self._terms.deliveries:
             logger.error(
                 "nothing is delivered until a call of %s ends: calls=%d; restart ehlo",
-                *(name_of(self._handler), self._abandoned),
+                *(name_of(self._handler), len(self._stuck)),
             )
 
     def _cannot_begin(self, running: Running, error: Exception) -> None:

@@ -22,7 +22,7 @@ from ehlo.queue.timing import Persistence, Timekeeper
 from ehlo.sqlite.connecting import Database, connect
 from ehlo.sqlite.errors import StoreError, in_words
 from ehlo.sqlite.locking import Lock
-from ehlo.sqlite.writer import Result, Work, Writer
+from ehlo.sqlite.writer import Writer
 
 _SMALL: Final = 65_536  # bytes of a body that waits for its delivery in memory
 _MOST_BACK: Final = 10.0  # seconds by which a wait may become longer
@@ -38,12 +38,11 @@ class Depot:
     ) -> None:
         self.path: Path = path
         self._files = BodyFiles(path)
-        self._writer = Writer(str(path), database, ledger.Flushes(path))
+        self._flushes = ledger.Flushes(path)
+        self._writer = Writer(str(path), database, self._flushes)
         self._time = time
         self._clock = time.now() - time.ticks()
         self._accept = accept
-        self.is_gone: bool = False
-        """Whether the file was removed or replaced; there is nothing to do then but to close it."""
         self._deliver: Lock | None = None
         self._delivering: Delivering | None = None
 
@@ -61,6 +60,11 @@ class Depot:
             database.close()
             raise
         return depot
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file was removed or replaced; there is nothing to do then but to close it."""
+        return self._flushes.is_gone
 
     # -- accepting ---------------------------------------------------------------------------------
 
@@ -83,8 +87,7 @@ class Depot:
         then = None if place is None else partial(_receive, row, place.receive)
         try:
             await self._writer.share(ledger.insert, row, len(body or b""), then)
-        except StoreError as error:
-            self.is_gone = self.is_gone or isinstance(error, ledger.GoneFileError)
+        except StoreError:
             if file is not None:
                 await asyncio.to_thread(self._files.delete, [file])
             raise
@@ -108,7 +111,7 @@ class Depot:
     ) -> None:
         """Begin to deliver, since this process has the lock. Raises `StoreError`."""
         self._deliver = lock
-        await self._do(partial(ledger.recover, now=self._time.now(), patience=patience))
+        await self._writer.do(partial(ledger.recover, now=self._time.now(), patience=patience))
         self._delivering = Delivering(make(self))
 
     def let_go(self) -> None:
@@ -139,7 +142,7 @@ class Depot:
             most=most,
             patience=patience,
         )
-        return await self._do(work, flush=False)
+        return await self._writer.do(work, flush=False)
 
     async def _follow_clock(self) -> None:
         """Keep all waits as long as they are if the clock was set back; they may become shorter."""
@@ -147,30 +150,30 @@ class Depot:
         if moved > 0:
             self._clock += moved
         elif moved < -_MOST_BACK:
+            await self._writer.do(partial(ledger.shift, seconds=moved), flush=False)
             logger.warning("the clock was set back: seconds=%.0f file=%s", -moved, self.path)
-            await self._do(partial(ledger.shift, seconds=moved), flush=False)
             self._clock += moved
 
     async def load(self, claimed: Claimed) -> Spool:
         """Return the body in a file. Raises `OSError`."""
-        return FiledBody(self._files.path(claimed.place or ""))
+        return FiledBody(self._files.path(claimed.place or ""), claimed.size)
 
     async def renew(self, numbers: Sequence[int], owner: str, lease: float) -> None:
         """Extend leases, as `Ledger` says."""
         until = self._time.now() + lease
         work = partial(ledger.renew, numbers=numbers, owner=owner, until=until)
-        await self._do(work, flush=False)
+        await self._writer.do(work, flush=False)
 
     async def settle(self, settled: Sequence[Settled], owner: str, *, durable: bool) -> None:
         """Note the ends of attempts, as `Ledger` says."""
         work = partial(ledger.settle, settled=settled, owner=owner, now=self._time.now())
-        await self._delete(await self._do(work, flush=durable, patient=not durable))
+        await self._delete(await self._writer.do(work, flush=durable, patient=not durable))
 
     async def purge(self, keep: float) -> None:
         """Delete what ended long ago, as `Ledger` says."""
         work, more = partial(ledger.purge, before=self._time.now() - keep), True
         while more:
-            names, more = await self._do(work)
+            names, more = await self._writer.do(work)
             await self._delete(names)
 
     async def _delete(self, names: Sequence[str]) -> None:
@@ -180,13 +183,6 @@ class Depot:
     async def levels(self) -> Levels:
         """Return how many deliveries there are. Raises `StoreError`."""
         return await asyncio.to_thread(_levels, self.path, self._time.now())
-
-    async def _do(self, work: Work[Result], *, flush: bool = True, patient: bool = False) -> Result:
-        try:
-            return await self._writer.do(work, flush=flush, patient=patient)
-        except ledger.GoneFileError:
-            self.is_gone = True
-            raise
 
     # -- the end -----------------------------------------------------------------------------------
 

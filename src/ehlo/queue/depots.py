@@ -75,9 +75,12 @@ class Depots:
             return self._own
 
     async def _lose(self, depot: Depot) -> None:
-        """Close a file that was removed; the next message opens another one in its place."""
+        """Close a file that was removed, once; the next message opens another in its place."""
+        if not any(each is depot for each in self._all):
+            return  # another caller closes it
         if self._own is depot:
             self._own = None
+        self._adopted = {path: each for path, each in self._adopted.items() if each is not depot}
         await depot.close()
 
     # -- delivering --------------------------------------------------------------------------------
@@ -103,7 +106,6 @@ class Depots:
         """Close what was removed or replaced, so that the lock of its path is free."""
         for depot in self._all:
             if depot.is_gone:
-                self._adopted = {path: at for path, at in self._adopted.items() if at is not depot}
                 await self._lose(depot)
 
     async def _try_to_take(self, path: Path, make: Callable[[Ledger], Deliverer]) -> None:
@@ -130,19 +132,14 @@ class Depots:
         lock = Lock.taken(path, "deliver")
         if lock is None:
             return
-        try:
+        async with contextlib.AsyncExitStack() as undo:
+            undo.callback(lock.release)
             found = depot
             if found is None:
                 found = await asyncio.to_thread(Depot.opened, path, None, self._time)
-            try:
-                await found.deliver(lock, make, self._patience)
-            except BaseException:
-                if depot is None:
-                    await found.close()
-                raise
-        except BaseException:
-            lock.release()
-            raise
+                undo.push_async_callback(found.close)
+            await found.deliver(lock, make, self._patience)
+            undo.pop_all()
         if own is None:
             self._adopted[path] = found
             logger.info("delivering from %s", path)

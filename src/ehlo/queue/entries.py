@@ -22,7 +22,10 @@ Levels = Mapping[str, float]
 
 ENDED: Final = "the process ended during the attempt"
 PLACES: Final = 1 << 20
-"""Maximum recipients of one message: the number of a delivery is that of its message times this."""
+"""Maximum recipients of one message.
+
+The number of a delivery is that of its message times this, plus the place of its recipient.
+"""
 
 
 class Arrival(NamedTuple):

@@ -136,11 +136,15 @@ class FiledBody(Spool):
 
     __slots__ = ("_reader", "_seeking")
 
-    def __init__(self, path: Path) -> None:
-        """Open the file. Raises `OSError`."""
+    def __init__(self, path: Path, size: int) -> None:
+        """Open the file. Raises `OSError`, and `StoreError` if it does not have `size` bytes."""
         self._reader = os.fdopen(paths.open_to_read(str(path)), "rb", buffering=0)
         self._seeking = threading.Lock()  # handlers read in threads
         self.size: int = os.fstat(self._reader.fileno()).st_size
+        if self.size != size:
+            raise StoreError(
+                f"{path}: {self.size} of {size} bytes; restore it, or drop the message"
+            )
 
     def read_at(self, offset: int, count: int) -> bytes:
         """Return at most `count` bytes from `offset`; `b""` at the end. Raises `OSError`."""

@@ -147,6 +147,8 @@ class Flushes(Chores):
         self._path = path
         self._identity = _identity(path)
         self._flush: bool | None = None
+        self.is_gone: bool = False
+        """Whether a transaction has found that the file is gone."""
 
     def prepare(self, database: Database, /, *, flush: bool) -> None:
         """Choose whether the commit waits for the disk."""
@@ -159,8 +161,10 @@ class Flushes(Chores):
         try:
             same = _identity(self._path) == self._identity
         except OSError as error:
+            self.is_gone = True
             raise GoneFileError(f"{self._path}: {error.strerror}; put it back") from error
         if not same:
+            self.is_gone = True
             raise GoneFileError(f"{self._path}: replaced by another file")
 
     def settle(self, database: Database, /, *, done: bool) -> None:
@@ -515,12 +519,15 @@ def act(
     return len(rows), _delete_done(database, dict.fromkeys(message for (message,) in rows))
 
 
-def content_of(database: Database, message_id: str) -> tuple[bytes, bytes | None, str | None]:
-    """Return the trace field, the body and the name of its file. Raises `LookupError`."""
+def content_of(database: Database, message_id: str) -> tuple[bytes, bytes | None, str | None, int]:
+    """Return the trace field, the body or the name of its file, and its size.
+
+    Raises `LookupError`.
+    """
     row = database.execute(
-        "SELECT trace, body, file FROM messages WHERE id = ?", (message_id,)
+        "SELECT trace, body, file, size FROM messages WHERE id = ?", (message_id,)
     ).fetchone()
     if row is None:
         raise LookupError(message_id)
-    trace, body, file = row
-    return trace, body, file
+    trace, body, file, size = row
+    return trace, body, file, size

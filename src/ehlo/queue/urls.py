@@ -11,7 +11,7 @@ _SCHEMES: Final = ("postgresql://", "postgres://")
 _CACHE: Final = "statement_cache_size"
 _STATEMENTS: Final = 100
 _SCHEME: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*")
-_HOST: Final = r"(?:\[[^\]]*\]|[^:,]*)(?::[0-9]*)?"  # what is no port may be a password
+_HOST: Final = r"(?:\[[^\]]*\]|[^:,]*)(?::[0-9]*)?"  # a port that is not a number may be a password
 _HOSTS: Final = re.compile(f"{_HOST}(?:,{_HOST})*")
 _WRITE: Final = "not a URL; write postgresql://user@host:5432/database"
 

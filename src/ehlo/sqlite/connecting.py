@@ -22,7 +22,7 @@ def connect(path: str, *, writes: bool = True) -> Database:
 
     Raises `sqlite3.Error`, and `StoreError` for a file that another user could have planted.
     """
-    for each in (path, f"{path}-wal", f"{path}-journal"):
+    for each in (path, *(f"{path}-{end}" for end in ("wal", "shm", "journal"))):
         try:
             check_file(each)
         except FileNotFoundError:

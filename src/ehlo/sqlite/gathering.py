@@ -1,9 +1,9 @@
 """The gathering: the tasks of one loop, which a writer's thread gets together.
 
 While a commit is under way, tasks wait for its end. Then the clients that it was for send their
-next messages. So what is shared waits until as many have come as there are clients, or a little
-longer: twice the time that the commit has taken. A client that is alone never waits. The thread is
-woken once for each commit, and finds the interpreter free: both cost more than the work itself.
+next messages. So shared work waits until there are as many messages as clients, but at most twice
+as long as the commit took, and at most 8 ms. A client that is alone does not wait. The thread wakes
+once for each commit, while the loop is idle: to wake it more often costs more than the work itself.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ class Task:
     future: asyncio.Future[Any]
     item: object = None
     then: Callable[[Any], object] | None = None
-    is_search: bool = False
     is_patient: bool = False
     flushed: bool = True
     gathering: Gathering | None = None
-    """What gathered it; not changed by other loops, which may begin and end meanwhile."""
+    """What gathered it; `None` for a search."""
     result: object = None
     error: BaseException | None = None
 
@@ -47,7 +46,8 @@ class Task:
         if self.error is None:
             self.future.set_result(self.result)
         else:
-            self.future.set_exception(self.error)
+            # Without its traceback, whose frames hold all tasks
+            self.future.set_exception(self.error.with_traceback(None))
 
 
 class Gathering:

@@ -9,7 +9,7 @@ import weakref
 from pathlib import Path
 from typing import Final
 
-from ehlo.paths import open_to_append
+from ehlo.paths import is_at, open_to_append
 from ehlo.sqlite.errors import ADVICE, StoreError
 
 
@@ -31,7 +31,7 @@ class Lock:
             file = open_to_append(str(name), mode=0o600)
             try:
                 is_free = _lock(file)
-                is_there = _is_at(name, file)
+                is_there = is_at(name, file)
             except BaseException:
                 os.close(file)
                 raise
@@ -70,13 +70,6 @@ def _let_go() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go)
-
-
-def _is_at(name: Path, file: int) -> bool:
-    try:
-        return os.path.samestat(name.stat(), os.fstat(file))
-    except FileNotFoundError:
-        return False
 
 
 if sys.platform == "win32":  # pragma: no cover

@@ -119,7 +119,10 @@ class Writer:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._gather(loop, Task(work, weight, future, is_patient=patient, flushed=flush))
-        return await future
+        try:
+            return await future
+        finally:
+            del future  # its exception refers to this frame, and the frame to the work
 
     async def share(
         self,
@@ -141,13 +144,19 @@ class Writer:
             if then is not None:
                 then(None)
             raise
-        return await future
+        try:
+            return await future
+        finally:
+            del future  # as in `do`
 
     async def catch_up(self) -> None:
         """Wait until the chores that a search needs are done for all that is stored now."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._put([Task(self._chores.aim, 0, future, is_search=True)])
-        await future
+        self._put([Task(self._chores.aim, 0, future)])
+        try:
+            await future
+        finally:
+            del future  # as in `do`
 
     def _gather(self, loop: asyncio.AbstractEventLoop, task: Task) -> None:
         """Hand over what a loop asks for together. Raises `StoreError`."""

@@ -61,6 +61,7 @@ def new_id() -> str:
 class MailRow(NamedTuple):
     """A mail as it is inserted into the tables."""
 
+    number: int
     id: str
     inbox: str
     tags: list[str]
@@ -92,7 +93,7 @@ def row_of(delivery: Delivery, number: int, summary: Summary | None) -> MailRow:
         delivery.message,
     )
     tags = clean_tags(delivery.tags) if delivery.tags else []
-    return MailRow(mail_id, inbox, tags, mail, message)
+    return MailRow(number, mail_id, inbox, tags, mail, message)
 
 
 def insert_mails(database: Database, rows: Sequence[MailRow]) -> None:
@@ -116,7 +117,7 @@ def insert_mails(database: Database, rows: Sequence[MailRow]) -> None:
     )
     for each in rows:
         if each.tags:
-            add_tags(database, [each.mail[0]], each.tags)
+            add_tags(database, [each.number], each.tags)
 
 
 def read_message(
@@ -226,7 +227,7 @@ def _mailbox_json(mailbox: Mailbox) -> str:
     return f'{{"Name":{_text_json(mailbox.name)},"Address":{_text_json(mailbox.address)}}}'
 
 
-def add_tags(database: Database, numbers: Sequence[object], tags: list[str]) -> None:
+def add_tags(database: Database, numbers: Sequence[int], tags: list[str]) -> None:
     """Add tags to mails."""
     rows = [(number, tag) for number in numbers for tag in tags]
     database.executemany("INSERT OR IGNORE INTO tags(number, tag) VALUES (?, ?)", rows)

@@ -196,7 +196,8 @@ class Cluster:
 
     async def purge(self, keep: float) -> None:
         """Delete what ended long ago, as `Ledger` says."""
-        await self._reading.do(partial(taking.purge, keep=keep))
+        while await self._reading.do(partial(taking.purge, keep=keep)):
+            pass  # others use the connection in between
 
     async def levels(self) -> Mapping[str, Levels]:
         """Return what the database holds."""
