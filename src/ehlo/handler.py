@@ -265,7 +265,7 @@ class Callbacks:
     """The functions behind hooks that are not methods, by the name of the hook."""
     measures: Measures | None = None
     silent: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
-    """By hook, a function: while it returns true, the hook does nothing, and is not called."""
+    """By hook, a function; the hook is not called while it returns true."""
 
     def __contains__(self, name: str) -> bool:
         return name in self.by_name

@@ -92,7 +92,7 @@ def remove(path: str) -> None:
 
 
 def names_in(directory: str) -> list[str]:
-    """Return the names of all that is in a directory. Raises `OSError`."""
+    """Return the names of the entries of a directory. Raises `OSError`."""
     if not IS_POSIX:
         return [each.name for each in Path(directory).iterdir()]
     with entry_of(f"{directory}/.", follow=False) as entry:
@@ -107,8 +107,8 @@ def names_in(directory: str) -> list[str]:
 def check_file(path: str) -> None:
     """Raise `OSError` if root may not write to the file at `path`, or none is there.
 
-    It is for what another library opens. The file is not opened here, since the end of that would
-    end the locks that this process has on it.
+    It is for a file that another library opens. It is not opened here: to close it would release
+    the locks that this process has on it.
     """
     if not IS_POSIX:
         return
@@ -148,9 +148,20 @@ def is_at(path: Path, file: int) -> bool:
 
 
 def stamp_of(status: os.stat_result) -> tuple[int, ...]:
-    """Return a value that changes when the file does; its first part is when, in nanoseconds."""
+    """Return a value that changes when the file does.
+
+    Its first part is the time of the change, in nanoseconds.
+    """
     times = (status.st_ctime_ns, status.st_mtime_ns)
     return (*times, status.st_size, status.st_ino, status.st_dev)
+
+
+def stamp_at(path: str) -> tuple[int, ...] | None:
+    """Return the stamp of the file at `path`, behind any links; `None` if there is none."""
+    try:
+        return stamp_of(Path(path).stat())
+    except OSError:
+        return None
 
 
 def _found(path: str, *, follow: bool) -> Entry:

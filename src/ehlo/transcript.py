@@ -20,7 +20,7 @@ MASK: Final = "****"
 _MARKS: Final = {"client": "C", "server": "S", "note": "*"}
 _ESCAPES: Final = {"\r": r"\r", "\n": r"\n", "\t": r"\t", "\0": r"\0", "\\": r"\\"}
 _COST: Final = 100  # bytes of a line in memory, in addition to its text
-_BLOCK: Final = 1_024  # bytes that are counted at once: a call for each line takes as long as it
+_BLOCK: Final = 1_024  # bytes that are counted at once; a call for each line would double its cost
 LONGEST: Final = 2_000
 """The bytes of a line after which it is cut."""
 

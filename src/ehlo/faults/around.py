@@ -166,6 +166,19 @@ async def call_hook(hook: Callable[..., Any], arguments: tuple[Any, ...]) -> obj
     """Return the result of a hook; one that is `def` runs in a thread of its own."""
     if is_async(hook):
         return await hook(*arguments)
+    result, error = await _in_thread(hook, arguments)
+    try:
+        if error is not None:
+            raise error
+        return result
+    finally:
+        del error  # its traceback refers to this frame, and the frame to the message
+
+
+async def _in_thread(
+    hook: Callable[..., Any], arguments: tuple[Any, ...]
+) -> tuple[object, BaseException | None]:
+    """Return the result of a `def` hook, or the exception that it raised."""
     import asyncio  # as above
 
     loop = asyncio.get_running_loop()
@@ -184,10 +197,8 @@ async def call_hook(hook: Callable[..., Any], arguments: tuple[Any, ...]) -> obj
             error = problem
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(settle, result, error)
+        del error  # its traceback refers to this frame
 
     # A daemon: the interpreter does not wait for a hook that blocks
     threading.Thread(target=run, name="ehlo-faults", daemon=True).start()
-    result, error = await ended
-    if error is not None:
-        raise error
-    return result
+    return await ended

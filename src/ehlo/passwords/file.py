@@ -146,7 +146,7 @@ class PasswordFile:
             users = self._users
             if users is None:
                 return self._reload()
-            if self._stamp is None or self._stamp != self._stamp_now():
+            if self._stamp is None or self._stamp != paths.stamp_at(self.path):
                 try:
                     return self._reload()
                 except ValueError as error:
@@ -154,12 +154,6 @@ class PasswordFile:
             elif self._error:
                 self._log(self._error)
             return users
-
-    def _stamp_now(self) -> tuple[int, ...] | None:
-        try:
-            return paths.stamp_of(Path(self.path).stat())
-        except OSError:
-            return None
 
     def _reload(self) -> UserTable:
         """Read the file. Raises `ValueError`; a file with a bad line is stamped nevertheless."""
