@@ -110,7 +110,7 @@ def quantity(scenario: Scenario, value: float) -> str:
         return f"{value:.3f}"
     if isinstance(scenario, Idle):
         return f"{value / 1024:.1f} KiB"
-    return f"{value * 1e6:.0f} us" if value < 1e-3 else f"{value * 1e3:.1f} ms"
+    return f"{value * 1e6:.0f} us" if abs(value) < 1e-3 else f"{value * 1e3:.1f} ms"
 
 
 def verdicts(results: Sequence[Result]) -> list[Verdict]:
