@@ -28,6 +28,7 @@ class UnreachableError(click.ClickException):
 @click.argument("address", metavar="[HOST:PORT]", required=False)
 @click.option(
     "--timeout",
+    metavar="SECONDS",
     type=click.FloatRange(0, min_open=True),
     default=10.0,
     help="Seconds to wait for each reply of a server.  [10]",
