@@ -39,7 +39,7 @@ def replay(file: str, address: str | None, timeout: float) -> int:
     FILE is a dialogue, as ehlo serve --record writes it. Without HOST:PORT, the sessions are
     played against the protocol of this ehlo alone; what your hooks decided, and what EHLO offered,
     is taken from the recording. With HOST:PORT, they are played against the server there.
-    Certificates are not verified, and a session ends where the server ended it by itself.
+    Certificates are not verified. A session is played up to where the recorded server ended it.
     """
     try:
         scenarios = dialogue.load(file)
