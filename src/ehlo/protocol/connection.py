@@ -183,7 +183,7 @@ class Connection:
         at once; or what `next_event` does; or `None` for any other packet: call `receive_data`.
         """
         conversation = self.conversation
-        output, settings = conversation.output, conversation.settings
+        output = conversation.output
         if self._halted or self._ended or not conversation.buffer.empty or output.wires:
             return None
         if output.slow or output.over or type(packet) is not bytes:
@@ -196,10 +196,13 @@ class Connection:
                 self._halted = True
             return event
         usual = USUAL.get(packet[:4])
-        if usual is None or len(packet) > settings.plain_limit:
+        if usual is None:
             return None
         verb, parse, accepts, to = usual
-        if conversation.state not in verb.since or conversation.exchange is not None:
+        settings = conversation.settings
+        if conversation.state not in verb.since or len(packet) > settings.plain_limit:
+            return None
+        if conversation.exchange is not None:
             return None
         closed = settings.gated and verbs.refusal_of(conversation, verb) is not None
         subject = None if closed else parse(conversation, packet)
@@ -219,7 +222,10 @@ class Connection:
             output.said.append(verb.name)
             output.reply(reply, verb.name)
             return self._close()
-        return output.acknowledged(verb.name, reply)
+        output.said.extend((verb.name, reply.code))
+        if output.narrator is not None:
+            output.narrator.wrote(reply.wire, verb.name)
+        return reply.wire
 
     def next_event(self) -> Event | Waiting:
         """Return the next event, or why there is none now."""

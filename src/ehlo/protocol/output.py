@@ -75,13 +75,6 @@ class Output:
         if self.narrator is not None:
             self.narrator.wrote(reply.wire, to)
 
-    def acknowledged(self, verb: str, reply: Reply) -> bytes:
-        """Return the acceptance of a plain command, which nothing is queued before."""
-        self.said.extend((verb, reply.code))
-        if self.narrator is not None:
-            self.narrator.wrote(reply.wire, verb)
-        return reply.wire
-
     def reject(self, reply: Reply, to: str, about: Rejected = NOTHING) -> None:
         """Queue a rejection; one too many since the last accepted message ends the session."""
         if self._is_one_too_many() and not reply.closes:
