@@ -142,7 +142,7 @@ class Connection:
             return None
         if conversation.reader is not None or conversation.state is _GREETING:
             return None
-        return None if output.slow or output.over else self.data_to_send()
+        return None if output.slow or output.over else output.taken()
 
     # -- bytes -----------------------------------------------------------------------------------
 
@@ -165,14 +165,7 @@ class Connection:
 
     def data_to_send(self) -> bytes:
         """Return the bytes to send now, once."""
-        output = self.conversation.output
-        wires = output.wires
-        if not wires:
-            return b""
-        data = wires[0] if len(wires) == 1 else b"".join(wires)
-        wires.clear()
-        output.let_go = 0
-        return data
+        return self.conversation.output.taken()
 
     # -- events ----------------------------------------------------------------------------------
 
@@ -289,24 +282,21 @@ class Connection:
         Raises `ProtocolError` if nothing was asked, or if `answer` does not fit the question: a 354
         answers DATA, and nothing else does.
         """
-        question, subject = self._question, self._subject
+        question, subject, conversation = self._question, self._subject, self.conversation
         if question is None:
             raise ProtocolError("nothing was asked")
-        rejects = False
-        if answer is not None:
-            rejects = answer.refuses
+        if answer is not None and not answer.refuses:
             is_data = question.event is events.Data
-            if not rejects and (answer.code != 354 if is_data else answer.code >= 300):
+            if answer.code != 354 if is_data else answer.code >= 300:
                 name = getattr(question.event, "__name__", "")
                 raise ProtocolError(f"{answer.code} does not answer {name}")
         self._question = self._subject = None
         self._halted = False
-        found: Ask | Told = None
-        if rejects and answer is not None:
-            found = reject(self.conversation, question, subject, answer)
+        if answer is not None and answer.refuses:
+            found = reject(conversation, question, subject, answer)
         else:
-            found = accept(self.conversation, question, subject, answer)
-        if found is not None or question is STARTTLS or self.conversation.output.over:
+            found = accept(conversation, question, subject, answer)
+        if found is not None or question is STARTTLS or conversation.output.over:
             self._queue(found)
 
     def reply_each(self, answers: Sequence[Reply | None]) -> None:

@@ -75,6 +75,16 @@ class Output:
         if self.narrator is not None:
             self.narrator.wrote(reply.wire, to)
 
+    def taken(self) -> bytes:
+        """Return the replies that wait to be sent, once."""
+        wires = self.wires
+        self.let_go = 0
+        if len(wires) == 1:
+            return wires.pop()
+        data = b"".join(wires)
+        wires.clear()
+        return data
+
     def reject(self, reply: Reply, to: str, about: Rejected = NOTHING) -> None:
         """Queue a rejection; one too many since the last accepted message ends the session."""
         if self._is_one_too_many() and not reply.closes:
@@ -104,13 +114,12 @@ class Output:
         """Queue the outcome of a message: in LMTP once per recipient (RFC 2033 4.2)."""
         if self._settings.lmtp:
             self.each([reply] * len(transaction.recipients), transaction)
-            return
-        if reply.refuses:
+        elif reply.refuses:
             self.reject(reply, ".", Rejected(transaction))
-            return
-        if self._counts.refusals:
-            self._forgive()
-        self.reply(reply, ".")
+        else:
+            if self._counts.refusals:
+                self._forgive()
+            self.reply(reply, ".")
 
     def each(self, outcomes: Sequence[Reply], transaction: Transaction) -> None:
         """Queue one reply per recipient (LMTP), all of them even if one closes."""

@@ -129,16 +129,14 @@ class Driver(Occupant):
         """Called when bytes have arrived."""
         wire = self.wire
         wire.received += len(data)
-        if wire.closing:
-            return
         if wire.channel is not None:
-            plain = self._decrypted(data)
+            plain = None if wire.closing else self._decrypted(data)
             if plain is None:
                 return
             data = plain
-        if wire.is_usual and wire.writable and self.slot.work is None:
+        if wire.is_usual and self.slot.work is None:
             found = self.connection.hear(data)
-            if isinstance(found, bytes):
+            if type(found) is bytes:
                 self.deadlines.moved = True
                 wire.write(found)
                 if self.runtime.draining:
@@ -147,6 +145,8 @@ class Driver(Occupant):
             if found is not None:
                 self._ask(found)
                 return
+        elif wire.closing:
+            return
         self.connection.receive_data(data)
         if self.slot.work is None:
             self._advance()
@@ -167,7 +167,7 @@ class Driver(Occupant):
 
     def pause_writing(self) -> None:
         """Called when the client does not read fast enough."""
-        self.wire.writable = False
+        self.wire.let_write(False)
         if self.wire.closing:
             return
         self.deadlines.client_stops_reading()
@@ -177,7 +177,7 @@ class Driver(Occupant):
 
     def resume_writing(self) -> None:
         """Called when the client reads again."""
-        self.wire.writable = True
+        self.wire.let_write(True)
         if self.wire.closing:
             return
         self._adjust_reading()
@@ -322,11 +322,9 @@ class Driver(Occupant):
                 self._settle()
             elif error is not None:
                 self._time_out()
-            else:
+            elif not self._rests():
                 if self.runtime.draining:
                     self.end(Ending.DRAIN)
-                elif self._rests():
-                    return
                 if not self.wire.closing:
                     self._advance()
         except Exception as failure:  # noqa: BLE001  no caller could end the session
@@ -338,7 +336,7 @@ class Driver(Occupant):
         Return whether it is: `_advance` with nothing to do.
         """
         deadlines, wire = self.deadlines, self.wire
-        if deadlines.pace is not None or not wire.is_usual or not wire.writable or wire.closing:
+        if not wire.is_usual or deadlines.pace is not None or self.runtime.draining:
             return False  # the pace is that of a body, between its chunks
         data = self.connection.rest()
         if data:
