@@ -169,6 +169,21 @@ class Connection:
 
     # -- events ----------------------------------------------------------------------------------
 
+    def greet(self) -> bytes | None:
+        """Return the greeting, to be sent at once.
+
+        Returns `None` if the server wants to be asked, or there is more to do: call `next_event`.
+        """
+        conversation, output = self.conversation, self.conversation.output
+        if conversation.state is not _GREETING or CONNECT.event in conversation.asks:
+            return None
+        if self._halted or self._ended or not conversation.buffer.empty:
+            return None
+        if output.wires or output.slow or output.over:
+            return None
+        accept(conversation, CONNECT, events.CONNECT, None)
+        return output.taken()
+
     def hear(self, packet: bytes) -> bytes | Event | Waiting | None:
         """Take bytes that are the usual packet: one plain command, or a whole body.
 
@@ -177,9 +192,15 @@ class Connection:
         """
         conversation = self.conversation
         output = conversation.output
-        if self._halted or self._ended or not conversation.buffer.empty or output.wires:
-            return None
-        if output.slow or output.over or type(packet) is not bytes:
+        if (
+            self._halted
+            or self._ended
+            or not conversation.buffer.empty
+            or output.wires
+            or output.slow
+            or output.over
+            or type(packet) is not bytes
+        ):
             return None
         reader = conversation.reader
         if reader is not None:
@@ -193,9 +214,11 @@ class Connection:
             return None
         verb, parse, accepts, to = usual
         settings = conversation.settings
-        if conversation.state not in verb.since or len(packet) > settings.plain_limit:
-            return None
-        if conversation.exchange is not None:
+        if (
+            conversation.state not in verb.since
+            or conversation.exchange is not None
+            or len(packet) > settings.plain_limit
+        ):
             return None
         closed = settings.gated and verbs.refusal_of(conversation, verb) is not None
         subject = None if closed else parse(conversation, packet)

@@ -113,7 +113,11 @@ class Driver(Occupant):
                 self._close(linger=False)
         else:
             deadlines.allow_first()
-            self._advance()
+            greeting = answers.connection.greet()
+            if greeting is None:
+                self._advance()
+            else:
+                wire.write(greeting)
 
     def _turn_away(self, peer: Peer) -> None:
         """Reject a client before any session: in plaintext, unless it expects a handshake."""
@@ -136,7 +140,7 @@ class Driver(Occupant):
             data = plain
         if wire.is_usual and self.slot.work is None:
             found = self.connection.hear(data)
-            if type(found) is bytes:
+            if isinstance(found, bytes):
                 self.deadlines.moved = True
                 wire.write(found)
                 if self.runtime.draining:
@@ -272,11 +276,17 @@ class Driver(Occupant):
     def _ask(self, event: Event | Waiting) -> None:
         """Answer the event of a usual packet: `_advance` with nothing before it or behind it."""
         route = self.routes.table.get(type(event))
-        work = None if route is None else route(self.answers, event)
+        if route is None:
+            if type(event) is events.Close:
+                self._close(linger=event.linger)
+            else:
+                self._advance(event)
+            return
+        work = route(self.answers, event)
         if work is not None and self.slot.begin(work):
             self.deadlines.client_waits(self.connection.conversation)
         elif not self.wire.closing:
-            self._advance(event if route is None else None)
+            self._advance()
 
     def _begin(self, work: Work) -> bool:
         """Begin to answer an event; return whether the answer waits."""
