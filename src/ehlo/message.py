@@ -146,10 +146,50 @@ class Spool:
             self.close()
 
 
-class SpooledFile(io.RawIOBase):
-    """Presents `head` and the content of a spool as one file for reading."""
+class Block:
+    """Holds a body in one block of memory, which grows; it is read as a `Spool` is.
 
-    def __init__(self, head: bytes, spool: Spool) -> None:
+    Joining chunks of 10 MB took 6 ms, and 10 more where the kernel had to provide the pages of the
+    second copy. This one has no second copy, and an eighth more bytes than the body at most.
+    """
+
+    __slots__ = ("_file", "_lock", "_start", "size")
+
+    def __init__(self) -> None:
+        self._file = io.BytesIO()
+        self._lock = threading.Lock()
+        self._start = 0  # of the body, behind a head
+        self.size: int = 0
+
+    def write(self, chunks: list[bytes]) -> None:
+        """Append `chunks`, before anything is read."""
+        self._file.writelines(chunks)
+        self.size += sum(map(len, chunks))
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Return at most `count` bytes from `offset`; `b""` at the end."""
+        with self._lock:
+            self._file.seek(self._start + offset)
+            return self._file.read(count)
+
+    def read_after(self, head: bytes) -> bytes:
+        """Return `head`, always the same one or none, and the whole body, without a copy of it."""
+        with self._lock:
+            file = self._file
+            if head and not self._start:
+                self._start = len(head)
+                file.seek(0, io.SEEK_END)
+                file.write(head)  # for its length
+                with file.getbuffer() as view:
+                    view[len(head) :] = view[: self.size]
+                    view[: len(head)] = head
+            return file.getvalue()[self._start - len(head) :]
+
+
+class SpooledFile(io.RawIOBase):
+    """Presents `head` and the content of a spool or block as one file for reading."""
+
+    def __init__(self, head: bytes, spool: Spool | Block) -> None:
         self._head = head
         self._spool = spool
         self._at = 0
@@ -226,7 +266,7 @@ class Message:
         chunks: list[bytes],
         transaction: Transaction | None = None,
         *,
-        spool: Spool | None = None,
+        spool: Spool | Block | None = None,
         streams: bool = False,
         per_recipient: bool = False,
     ) -> None:
@@ -298,7 +338,7 @@ class Message:
     @property
     def spooled(self) -> bool:
         """Whether the body is on disk; `data`, `body` and `email` then read it into memory."""
-        return self._spool is not None
+        return isinstance(self._spool, Spool)
 
     @property
     def data(self) -> bytes:
@@ -328,9 +368,9 @@ class Message:
             self._chunks = []
         return self._body
 
-    def _read(self, spool: Spool, head: bytes) -> bytes:
-        """Return `head` and the whole spool as bytes, without a second copy in memory."""
-        if self._streams:
+    def _read(self, spool: Spool | Block, head: bytes) -> bytes:
+        """Return `head` and the whole body as bytes, without a second copy in memory."""
+        if self._streams and self.spooled:
             raise RuntimeError("the handler has `streams` set; use stream() or file")
         return spool.read_after(head)
 
