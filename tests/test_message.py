@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ehlo import Address, Message, Reply
-from ehlo.message import Block, Spool, SpooledFile, check_directory, spool_directory
+from ehlo.block import Block
+from ehlo.message import Spool, SpooledFile, check_directory, spool_directory
 
 TRACE = b"Received: from c\r\n\tby mx;\r\n\tdate\r\n"
 CHUNKS = [b"Subject: =?utf-8?q?=C3=BC?=\r\n", b"\r\nbody\r\n"]

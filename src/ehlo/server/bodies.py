@@ -11,7 +11,8 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ehlo.message import Block, Spool
+from ehlo.block import Block
+from ehlo.message import Spool
 from ehlo.protocol.state import Transaction
 from ehlo.protocol.trace import received_head, stamped, with_protocol
 from ehlo.server.observing.journal import about

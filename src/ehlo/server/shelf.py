@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ehlo.message import Block, Spool
+from ehlo.block import Block
+from ehlo.message import Spool
 from ehlo.server.space import Claim, Memory, Stored
 from ehlo.server.system.threads import Job
 
