@@ -22,7 +22,7 @@ VISIBLE = {
     "ehlo.transcript",
 }
 # What a handler is
-HANDLERS = {"ehlo.functions", "ehlo.handler", "ehlo.passwords"}
+HANDLERS = {"ehlo.calling", "ehlo.functions", "ehlo.handler", "ehlo.passwords"}
 # The ground floor of the server
 CELLAR = {
     "ehlo.paths",
@@ -45,8 +45,9 @@ ROOMS = {
     "ehlo.message": {"ehlo.protocol", "ehlo.content", "ehlo.block"},
     "ehlo.session": {"ehlo.protocol", "ehlo.net", "ehlo.transcript"},
     "ehlo.handler": {*VISIBLE},
+    "ehlo.calling": {"ehlo.handler"},
     "ehlo.functions": {*VISIBLE, "ehlo.handler"},
-    "ehlo.faults": {*VISIBLE, "ehlo.handler", "ehlo.domains"},
+    "ehlo.faults": {*VISIBLE, "ehlo.calling", "ehlo.handler", "ehlo.domains"},
     "ehlo.passwords": {"ehlo.protocol", "ehlo.paths"},
     "ehlo.sqlite": {"ehlo.paths"},
     "ehlo.store": {
