@@ -107,7 +107,7 @@ def downgraded(path: Path) -> None:
     database = sqlite3.connect(path)
     database.executescript(
         "DROP TABLE sessions; DROP TABLE counts; DROP TRIGGER mail_marked;"
-        "DROP TRIGGER mail_dropped; CREATE INDEX unread_mails ON mails(inbox) WHERE is_read = 0;"
+        "CREATE INDEX unread_mails ON mails(inbox) WHERE is_read = 0;"
         "PRAGMA user_version = 1;"
     )
     database.close()
