@@ -6,7 +6,6 @@ if the file can grow by what it holds. On a disk that mail has filled, neither w
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,9 +26,8 @@ class Room:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        log = Path(f"{path}-wal").absolute()
-        self._directory = log.parent
-        self._log = str(log)
+        self._log = Path(f"{path}-wal").absolute()
+        self._directory = self._log.parent
         self._unchecked = _UNCHECKED
 
     def take(self, sizes: Iterable[int], database: Database) -> None:
@@ -60,8 +58,8 @@ def unused(database: Database) -> int:
     return int(free) * page_size(database)
 
 
-def _size_of(path: str) -> int:
+def _size_of(path: Path) -> int:
     try:
-        return os.stat(path).st_size
+        return path.stat().st_size
     except FileNotFoundError:
         return 0
