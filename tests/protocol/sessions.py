@@ -351,7 +351,11 @@ class _Player:
         )
 
     def play(self) -> Seen:
-        self._go_on(self._connection.next_event())
+        greeting = self._connection.greet() if self._usual else None
+        if greeting is None:
+            self._go_on(self._connection.next_event())
+        else:
+            self._go_on(NEED_DATA, greeting)
         for packet in self._plan.packets:
             if not self._closed:
                 if self._usual:

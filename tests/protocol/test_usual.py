@@ -14,6 +14,7 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import NEED_DATA, Event, Waiting
 from ehlo.protocol.settings import Settings
+from ehlo.protocol.state import Counts
 from protocol.sessions import (
     ASKS,
     BODIES,
@@ -56,6 +57,29 @@ def test_the_usual_packets_of_a_message_never_enter_the_buffer() -> None:
     connection.reply()
     assert connection.next_event() is NEED_DATA
     assert connection.data_to_send().startswith(b"250")
+
+
+def test_a_client_is_greeted_at_once_where_no_hook_is_asked() -> None:
+    settings = Settings(hostname="mx.example")
+    connection = Connection(settings, lambda: "nonce", asks=NO_QUESTIONS)
+    assert connection.greet() == settings.greeting.wire
+    assert connection.greet() is None  # once
+    assert connection.next_event() is NEED_DATA
+    assert connection.data_to_send() == b""
+    assert isinstance(connection.hear(b"EHLO c\r\n"), bytes)
+
+
+def test_no_client_is_greeted_before_the_server_is_asked_and_none_that_has_gone() -> None:
+    asked = Connection(Settings(), lambda: "nonce", asks={events.Connect})
+    assert asked.greet() is None
+    assert asked.next_event() == events.CONNECT
+    gone = Connection(Settings(), lambda: "nonce", asks=NO_QUESTIONS)
+    gone.receive_eof()
+    assert gone.greet() is None
+    counts = Counts()
+    counts.errors = 10
+    slow = Connection(Settings(), lambda: "nonce", asks=NO_QUESTIONS, counts=counts)
+    assert slow.greet() is None
 
 
 def test_a_plain_command_that_is_rejected_is_answered_by_what_is_queued() -> None:

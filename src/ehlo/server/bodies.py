@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
 
 from ehlo.message import Spool
 from ehlo.protocol.state import Transaction
@@ -30,23 +29,18 @@ _TRACE = 2048  # bytes that the server's own field may have
 logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
-class Body(NamedTuple):
-    """Holds a complete body: in chunks, or on disk."""
-
-    chunks: list[bytes]
-    spool: Spool | None
-
-    def hops(self) -> int:
-        """Count the `Received` fields of the header (RFC 5321 6.3)."""
-        chunks = [self.spool.read_at(0, _LONGEST_HEADER)] if self.spool else self.chunks
-        start = chunks[0]
-        if len(chunks) > 1 and len(start) < _LONGEST_HEADER:
-            ends = itertools.accumulate(map(len, chunks))
-            count = sum(1 for _ in itertools.takewhile(lambda end: end < _LONGEST_HEADER, ends))
-            start = b"".join(chunks[: count + 1])
-        end = start.find(b"\r\n\r\n", 0, _LONGEST_HEADER)
-        header = start[: end if end >= 0 else _LONGEST_HEADER]
-        return (b"\n" + header).lower().count(b"\nreceived:")
+def hops(chunks: list[bytes], spool: Spool | None) -> int:
+    """Count the `Received` fields in the header of a body (RFC 5321 6.3)."""
+    if spool is not None:
+        chunks = [spool.read_at(0, _LONGEST_HEADER)]
+    start = chunks[0]
+    if len(chunks) > 1 and len(start) < _LONGEST_HEADER:
+        ends = itertools.accumulate(map(len, chunks))
+        count = sum(1 for _ in itertools.takewhile(lambda end: end < _LONGEST_HEADER, ends))
+        start = b"".join(chunks[: count + 1])
+    end = start.find(b"\r\n\r\n", 0, _LONGEST_HEADER)
+    header = start[: end if end >= 0 else _LONGEST_HEADER]
+    return (b"\n" + header).lower().count(b"\nreceived:")
 
 
 class Bodies:
@@ -246,13 +240,14 @@ class Bodies:
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def take(self) -> Body:
-        """Return the body; its memory counts until `release`."""
-        chunks, shelf, spool = self._chunks, self.shelf, None
+    def take(self) -> tuple[list[bytes], Spool | None]:
+        """Return the body, in chunks or on disk; its memory counts until `release`."""
+        chunks, shelf = self._chunks, self.shelf
         self._chunks, self._gathered = [], 0
-        if shelf is not None:
-            spool, shelf.spool, shelf.stored = shelf.spool, None, None
-        return Body(chunks, spool)
+        if shelf is None:
+            return chunks, None
+        spool, shelf.spool, shelf.stored = shelf.spool, None, None
+        return chunks, spool
 
     def hand_over(self) -> int:
         """Let go of what is held; return the bytes of `Runtime.memory` that the caller releases.

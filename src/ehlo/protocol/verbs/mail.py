@@ -213,13 +213,13 @@ def _usual_rcpt(conversation: Conversation, packet: bytes) -> Address | Reply | 
     match = _PLAIN_RCPT.fullmatch(packet) if packet.isascii() else None
     if match is None:
         return None
-    recipient = address.plain(match[1])
-    return _checked_recipient(conversation, recipient, str(recipient))
+    return _checked_recipient(conversation, address.plain(match[1]))
 
 
 def _checked_recipient(
-    conversation: Conversation, recipient: Address, argument: str
+    conversation: Conversation, recipient: Address, argument: str = ""
 ) -> Address | Reply:
+    """Check a recipient against the limits; `argument` is that of RCPT, if it is not plain."""
     transaction, settings = conversation.transaction or no_transaction(), conversation.settings
     if len(transaction.recipients) >= settings.max_recipients:
         return replies.TOO_MANY_RECIPIENTS
@@ -241,6 +241,7 @@ def _hold(
 
     A text takes four bytes for each character if one is beyond U+FFFF, and an address is two.
     """
+    argument = argument or str(recipient)
     size = _RECIPIENT_COST + 2 * argument.__sizeof__()
     if recipient.params:  # which are decoded
         size += _PARAMETERS_COST + 4 * len(argument)
@@ -505,8 +506,15 @@ def _end_skipping(conversation: Conversation, reader: Skipper) -> None:
 
 def _accept_message(
     conversation: Conversation, transaction: Transaction, answer: Reply | None
-) -> None:
-    conversation.output.outcome(answer or replies.QUEUED, transaction)
+) -> Reply | None:
+    """Return the reply; in LMTP, there is one per recipient (RFC 2033 4.2)."""
+    reply = answer or replies.QUEUED
+    if conversation.settings.lmtp:
+        conversation.output.outcome(reply, transaction)
+        return None
+    if conversation.counts.refusals:
+        conversation.output.forgive()
+    return reply
 
 
 def _reject_message(conversation: Conversation, transaction: Transaction, answer: Reply) -> None:
