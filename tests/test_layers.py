@@ -19,7 +19,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 # What a handler sees
 VISIBLE = {"ehlo.session", "ehlo.message", "ehlo.net", "ehlo.protocol", "ehlo.transcript"}
 # What a handler is
-HANDLERS = {"ehlo.functions", "ehlo.handler", "ehlo.passwords"}
+HANDLERS = {"ehlo.calling", "ehlo.functions", "ehlo.handler", "ehlo.passwords"}
 # The ground floor of the server
 CELLAR = {
     "ehlo.paths",
@@ -41,8 +41,9 @@ ROOMS = {
     "ehlo.message": {"ehlo.protocol", "ehlo.content"},
     "ehlo.session": {"ehlo.protocol", "ehlo.net", "ehlo.transcript"},
     "ehlo.handler": {*VISIBLE},
+    "ehlo.calling": {"ehlo.handler"},
     "ehlo.functions": {*VISIBLE, "ehlo.handler"},
-    "ehlo.faults": {*VISIBLE, "ehlo.handler", "ehlo.domains"},
+    "ehlo.faults": {*VISIBLE, "ehlo.calling", "ehlo.handler", "ehlo.domains"},
     "ehlo.passwords": {"ehlo.protocol", "ehlo.paths"},
     "ehlo.sqlite": {"ehlo.paths"},
     "ehlo.store": {

@@ -18,6 +18,7 @@ from typing import Any, Final, TextIO
 import click
 
 from ehlo import paths
+from ehlo.calling import call_hook
 from ehlo.cli.readable import (
     cut,
     described,
@@ -29,7 +30,6 @@ from ehlo.cli.readable import (
     wants_color,
 )
 from ehlo.content import Attachment, Content, read_content
-from ehlo.faults.around import call_hook
 from ehlo.handler import Callbacks, Composed, Handler
 from ehlo.message import Message
 from ehlo.protocol.address import Address

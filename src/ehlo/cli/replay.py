@@ -28,6 +28,7 @@ class UnreachableError(click.ClickException):
 @click.argument("address", metavar="[HOST:PORT]", required=False)
 @click.option(
     "--timeout",
+    metavar="SECONDS",
     type=click.FloatRange(0, min_open=True),
     default=10.0,
     help="Seconds to wait for each reply of a server.  [10]",
@@ -38,7 +39,7 @@ def replay(file: str, address: str | None, timeout: float) -> int:
     FILE is a dialogue, as ehlo serve --record writes it. Without HOST:PORT, the sessions are
     played against the protocol of this ehlo alone; what your hooks decided, and what EHLO offered,
     is taken from the recording. With HOST:PORT, they are played against the server there.
-    Certificates are not verified, and a session ends where the server ended it by itself.
+    Certificates are not verified. A session is played up to where the recorded server ended it.
     """
     try:
         scenarios = dialogue.load(file)

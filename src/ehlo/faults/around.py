@@ -6,23 +6,18 @@ one that is not overridden either is not there.
 
 from __future__ import annotations
 
-import contextvars
 import functools
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
+from ehlo.calling import call_hook
 from ehlo.handler import Callbacks, Composed, Handler, is_async
 from ehlo.message import Message
 from ehlo.protocol.address import Address
 from ehlo.protocol.reply import Disconnect, Reject, Reply
 from ehlo.session import Session
-
-if TYPE_CHECKING:
-    from asyncio import Future
 
 Stage = Literal["connect", "helo", "starttls", "auth", "mail", "rcpt", "data", "end"]
 """Where a fault strikes: `helo` is HELO, EHLO or LHLO, and `end` the end of a message."""
@@ -160,45 +155,3 @@ async def _act(verdict: Verdict) -> None:
         raise Reject.of(verdict.action)
     if verdict.action is not None:
         raise Disconnect
-
-
-async def call_hook(hook: Callable[..., Any], arguments: tuple[Any, ...]) -> object:
-    """Return the result of a hook; one that is `def` runs in a thread of its own."""
-    if is_async(hook):
-        return await hook(*arguments)
-    result, error = await _in_thread(hook, arguments)
-    try:
-        if error is not None:
-            raise error
-        return result
-    finally:
-        del error  # its traceback refers to this frame, and the frame to the message
-
-
-async def _in_thread(
-    hook: Callable[..., Any], arguments: tuple[Any, ...]
-) -> tuple[object, BaseException | None]:
-    """Return the result of a `def` hook, or the exception that it raised."""
-    import asyncio  # as above
-
-    loop = asyncio.get_running_loop()
-    ended: Future[tuple[object, BaseException | None]] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def settle(result: object, error: BaseException | None) -> None:
-        if not ended.done():
-            ended.set_result((result, error))
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = context.run(hook, *arguments)
-        except BaseException as problem:  # noqa: BLE001  raised in the task that awaits it
-            error = problem
-        with suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, result, error)
-        del error  # its traceback refers to this frame
-
-    # A daemon: the interpreter does not wait for a hook that blocks
-    threading.Thread(target=run, name="ehlo-faults", daemon=True).start()
-    return await ended

@@ -17,8 +17,8 @@ from typing import Any, Final, NamedTuple, Self
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ehlo.calling import call_hook
 from ehlo.faults import Faults
-from ehlo.faults.around import call_hook
 from ehlo.functions import callbacks_of_functions
 from ehlo.handler import AnyServer, Callbacks, Composed, Handler, callbacks_of_handler
 from ehlo.inbox.answers import elsewhere

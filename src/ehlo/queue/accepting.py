@@ -53,7 +53,7 @@ class Queue(Composed):
 
     - `url`: the path of an SQLite file. `mail.db` stands for `mail-0.db` and, with `workers`, for
       `mail-1.db` and so on, one for each process.
-    - `lease`: seconds after which a message of a process that hangs is tried by another.
+    - `lease`: seconds after which the messages of a process that died or hangs are tried again.
     - `retry_after`, `retry_max`: seconds before the second attempt, and the longest wait; each wait
       is twice the one before, plus or minus a fifth.
     - `max_attempts`, `max_age`: when a delivery is dead.

@@ -445,7 +445,7 @@ def listen_and_serve_tls(
 ) -> None:
     """Serve as `listen_and_serve`, and offer STARTTLS with a certificate and its key (PEM files).
 
-    Clients begin in plaintext, and may stay there unless `tls_required` is set. `tls_listener` is
+    Clients begin in plaintext, and need not use TLS unless `tls_required` is set. `tls_listener` is
     for implicit TLS.
 
     Example::

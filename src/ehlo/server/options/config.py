@@ -71,8 +71,9 @@ class CommonOptions(TypedDict, total=False):
     """File of users and password hashes, as `ehlo passwd` writes it. It is reloaded when it
     changes."""
     auth_mechs: Mapping[str, bool | Mechanism] | None
-    """Enable or disable SASL mechanisms by name, or add your own. Enabling PLAIN or LOGIN allows
-    it without TLS. XOAUTH2, OAUTHBEARER, EXTERNAL and ANONYMOUS are disabled by default."""
+    """Enable or disable SASL mechanisms by name. Enabling PLAIN or LOGIN allows it without TLS.
+    XOAUTH2, OAUTHBEARER, EXTERNAL and ANONYMOUS are disabled by default. In Python also add your
+    own: `{"X-NAME": mechanism}`."""
     auth_required: bool
     """Require authentication before MAIL."""
     tls_cert: str | Sequence[str]
@@ -103,7 +104,7 @@ class CommonOptions(TypedDict, total=False):
     """Maximum recipients per message."""
     max_refused_recipients: int | None
     """Maximum recipients that the handler rejects between two accepted messages (0 = unlimited),
-    compared when a transaction ends. By default, the value of `max_recipients`."""
+    compared when a transaction ends. If not set, the value of `max_recipients`."""
     max_recipient_domains: int
     """Maximum recipient domains per session (0 = unlimited)."""
     max_messages: int

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import AsyncIterator
 from typing import cast
 
-from ehlo.faults.around import call_hook
+from ehlo.calling import call_hook
 from ehlo.handler import Composed
 from ehlo.message import Message
 from ehlo.net import Peer, parse_address
