@@ -136,13 +136,20 @@ class Connection:
         return self.conversation.output.over
 
     def rest(self) -> bytes | None:
-        """Return the bytes to send, once; `None` if there is more to do: call `next_event` then."""
+        """Return the bytes to send, once; `None` if there is more to do: call `next_event` then.
+
+        The greeting is among them, unless the server wants to be asked.
+        """
         conversation, output = self.conversation, self.conversation.output
         if self._halted or self._ended or not conversation.buffer.empty:
             return None
-        if conversation.reader is not None or conversation.state is _GREETING:
+        if conversation.reader is not None or output.slow or output.over:
             return None
-        return None if output.slow or output.over else output.taken()
+        if conversation.state is _GREETING:
+            if CONNECT.event in conversation.asks:
+                return None
+            accept(conversation, CONNECT, events.CONNECT, None)
+        return output.taken()
 
     # -- bytes -----------------------------------------------------------------------------------
 
@@ -168,21 +175,6 @@ class Connection:
         return self.conversation.output.taken()
 
     # -- events ----------------------------------------------------------------------------------
-
-    def greet(self) -> bytes | None:
-        """Return the greeting, to be sent at once.
-
-        Returns `None` if the server wants to be asked, or there is more to do: call `next_event`.
-        """
-        conversation, output = self.conversation, self.conversation.output
-        if conversation.state is not _GREETING or CONNECT.event in conversation.asks:
-            return None
-        if self._halted or self._ended or not conversation.buffer.empty:
-            return None
-        if output.wires or output.slow or output.over:
-            return None
-        accept(conversation, CONNECT, events.CONNECT, None)
-        return output.taken()
 
     def hear(self, packet: bytes) -> bytes | Event | Waiting | None:
         """Take bytes that are the usual packet: one plain command, or a whole body.
