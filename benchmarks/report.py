@@ -80,8 +80,8 @@ the number of messages. CPU time is that of all processes until the queue is emp
 INBOX_OPENING = """\
 Each message is stored before its 250, with the session that brought it, and is shown in a browser:
 by `ehlo.inbox.Catcher`, and by MailDev 3.0.0, where npm has it. **ehlo async, malloc tuned** is the
-handler that does nothing. The index for searches is filled when no mail comes; one column has its
-time, too, for all text of the messages, the other one has not.
+handler that does nothing. The inbox fills its search index while no mail arrives: **inbox** has the
+time for that, with all text of the messages in the index; **inbox, without index** does not.
 """
 
 KIT_OPENING = """\

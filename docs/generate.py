@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,7 +131,7 @@ def _default(value: Any) -> str:
 
 def verbs() -> str:
     """Return the known commands of SMTP."""
-    return ", ".join(f"`{verb}`" for verb in VERBS)
+    return textwrap.fill(", ".join(f"`{verb}`" for verb in VERBS), 120)
 
 
 def extensions() -> str:

@@ -24,7 +24,7 @@ from ehlo import (
     TokenCredentials,
 )
 from ehlo.functions import callbacks_of_functions, mechanisms_of
-from ehlo.handler import is_async, place_of
+from ehlo.handler import is_async, name_of, place_of
 from ehlo.server.hooks import hooks_of
 from support.hooks import KINDS
 from support.logins import cram_md5, encoded, login, plain
@@ -52,6 +52,19 @@ def function(kind: str, answer: Any = None, seen: list[tuple[Any, ...]] | None =
 
 def three(peer: Peer, username: str, password: str) -> bool:
     return True
+
+
+class Called:
+    def __call__(self, message: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "handler", [lambda message: None, Called(), [].append, functools.partial(function("def"), 1)]
+)
+def test_a_hook_has_the_name_of_its_function(handler: Any) -> None:
+    hook = callbacks_of_functions(handler, None, None).by_name["on_message"]
+    assert hook is not handler
+    assert name_of(hook) == name_of(handler)
 
 
 # -- the message ---------------------------------------------------------------------------------

@@ -67,3 +67,13 @@ def test_overused_words_and_british_spelling_are_found(prose: ModuleType, text: 
 def test_words_in_code_are_left_alone(prose: ModuleType) -> None:
     assert not list(prose.words(ROOT / "a.py", 'octets = ("octet", "nobody")'))
     assert not list(prose.words(ROOT / "a.md", "```\nnobody\n```\nand `anew`"))
+
+
+def test_long_lines_and_items_that_are_not_indented_are_found(prose: ModuleType) -> None:
+    text = "- an item\nat the margin\n  indented\n\nnot of it\n" + "a " * 61
+    found = [(fault.line, fault.kind) for fault in prose.layout(ROOT / "a.md", text)]
+    assert found == [(2, "indent"), (6, "length")]
+
+
+def test_tables_and_code_may_be_wide(prose: ModuleType) -> None:
+    assert not list(prose.layout(ROOT / "a.md", f"| {'a ' * 61}|\n```\n{'a ' * 61}\n```"))

@@ -11,6 +11,8 @@ and how they are laid out. This file checks what ruff cannot:
 - Each class that `ehlo` exports shows an example, and its public attributes have docstrings.
 - No prose contains the words in OVERUSED. Prose is: docstrings, comments, strings of two words or
   more, names of tests, and Markdown outside of code.
+- A line of a Markdown page, outside of code and tables, has at most 120 columns, and the text of a
+  list item is indented.
 """
 
 from __future__ import annotations
@@ -105,6 +107,7 @@ ALLOWED: tuple[tuple[str, str], ...] = (
 )
 
 PYTHON = ("src", "tests", "examples", "benchmarks", "docs", "tools")
+COLUMNS = 120
 PAGES = ("*.md", "docs/**/*.md", "docs/**/*.rst", "deploy/*", "benchmarks/*.md")
 
 
@@ -224,12 +227,30 @@ def _python_prose(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _page_prose(text: str) -> Iterator[tuple[int, str]]:
+    return ((number, re.sub(r"`[^`]*`", "", line)) for number, line in _outside_code(text))
+
+
+def _outside_code(text: str) -> Iterator[tuple[int, str]]:
     code = False
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("```"):
             code = not code
         elif not code:
-            yield number, re.sub(r"`[^`]*`", "", line)
+            yield number, line
+
+
+def layout(path: Path, text: str) -> Iterator[Fault]:
+    """Yield the lines of a page that are too long, or in a list item and not indented."""
+    in_item = False
+    for number, line in _outside_code(text):
+        if len(line) > COLUMNS and not line.startswith("|"):
+            yield Fault(path, number, "length", f"{len(line)} columns: wrap at {COLUMNS}")
+        if re.match(r" *([-*]|\d+\.) ", line):
+            in_item = True
+        elif not line.strip():
+            in_item = False
+        elif in_item and not line.startswith(" "):
+            yield Fault(path, number, "indent", "indent the text of a list item")
 
 
 def faults() -> Iterator[Fault]:
@@ -247,7 +268,10 @@ def faults() -> Iterator[Fault]:
     for pattern in PAGES:
         for path in sorted(ROOT.glob(pattern)):
             if path.is_file():
-                yield from words(path, path.read_text())
+                text = path.read_text()
+                yield from words(path, text)
+                if path.suffix == ".md":
+                    yield from layout(path, text)
 
 
 def main() -> int:

@@ -196,12 +196,19 @@ def _adapted(
             asked = arguments(*given)
             return None if asked is None else answer(await function(*asked), asked)
 
-        return hook_async
+        return _named(hook_async, function)
 
     def hook(*given: object) -> object:
         asked = arguments(*given)
         return None if asked is None else answer(function(*asked), asked)
 
+    return _named(hook, function)
+
+
+def _named(hook: _Function, function: _Function) -> _Function:
+    """Return a hook with the name of the function that it calls, by which logs call it."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    hook.__module__, hook.__qualname__ = getattr(named, "__module__", ""), named.__qualname__
     return hook
 
 

@@ -106,7 +106,7 @@ class Handler:
     def on_starttls(self, session: Session) -> Answer:
         """Called for STARTTLS, before the handshake. `False` is `454`.
 
-        If this hook rejects, the session goes on in plaintext. A `Reply` must be 4xx or 5xx.
+        If this hook rejects, the session continues in plaintext. A `Reply` must be 4xx or 5xx.
         """
 
     def on_tls(self, session: Session) -> Answer:

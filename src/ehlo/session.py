@@ -209,7 +209,7 @@ class Session:
         """The lines of this session so far; `None` unless the option `transcripts` keeps them.
 
         It is there for all hooks, `on_disconnect` included, whether the session brought mail or
-        not. Keep a reference to it to read it later; the server lets go of it at the end.
+        not. Keep a reference to it to read it later; the server drops it at the end.
         """
         narrator = self._conversation.output.narrator
         return None if narrator is None else narrator.transcript

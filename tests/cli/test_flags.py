@@ -16,7 +16,19 @@ FLAGS = {each.name: each for each in options_of(Options) if isinstance(each, cli
 def test_the_help_of_a_flag_is_the_description_of_its_option(name: str) -> None:
     record = FLAGS[name].get_help_record(click.Context(click.Command("serve")))
     assert record is not None
-    assert record[1].startswith(descriptions()[name].replace("`", ""))
+    description, _, _ = descriptions()[name].replace("`", "").partition(" In Python")
+    assert record[1].startswith(as_flags(description))
+
+
+def test_the_help_of_a_flag_is_about_the_command_line() -> None:
+    texts = {}
+    for name, flag in FLAGS.items():
+        record = flag.get_help_record(click.Context(click.Command("serve")))
+        assert record is not None
+        texts[name] = record[1]
+        assert "In Python" not in record[1]
+    assert "Rejections between accepted messages" in texts["max_idle_commands"]
+    assert "plus --max-recipients (or --max-refused-recipients" in texts["max_idle_commands"]
 
 
 def test_the_old_name_of_a_value_is_accepted() -> None:

@@ -135,7 +135,7 @@ DIFFERENCES = [
         dict.fromkeys(_lists(), no_nulls),
     ),
     Difference(
-        "Text without a charset is UTF-8 if it can be, else Windows-1252.",
+        "Text without a charset is read as UTF-8 if it is valid UTF-8, else as Windows-1252.",
         {
             number: in_utf_8
             for number in (92, 94, *_lists())
@@ -152,8 +152,8 @@ DIFFERENCES = [
         {84: with_other_parts},
     ),
     Difference(
-        "Parts are attachments to a browser, unless they are raster images, PDF, audio, video or"
-        " plain text.",
+        "A browser saves parts as files, unless they are raster images, PDF, audio, video or plain"
+        " text.",
         {106: attached, 108: attached, 109: attached},
     ),
     Difference(
@@ -161,12 +161,11 @@ DIFFERENCES = [
         {148: without_tag("zz"), 164: without_tag("zz"), 167: without_tag("zz")},
     ),
     Difference(
-        "`latest` names a message for `release` and for thumbnails, too. Without `--relay` there is"
-        " no server to release to.",
+        "`release` needs `--relay`.",
         {155: text("SMTP error: no server to release to; start ehlo with --relay", status=400)},
     ),
     Difference(
-        "There is no `html-check`, `link-check` and `sa-check`.",
+        "There is no `html-check`, no `link-check` and no `sa-check`.",
         {170: text("File not found\n", type="text/plain; charset=utf-8")},
     ),
 ]

@@ -59,9 +59,9 @@ class CatcherOptions:
     """Maximum lines of text to print of each message (0 = all). By default 200 on a terminal, 1000
     otherwise."""
     save: Annotated[str, Directory(for_files=True)] | None = option(None, group="Output")
-    """Directory in which each message is saved as a file `.eml`."""
+    """Directory to save each message in, as an .eml file."""
     auth_any: bool | None = option(None, group="Authentication")
-    """Accept any login, with and without TLS. By default, if all addresses to listen on are
+    """Accept any login, with and without TLS. This is the default if all addresses to listen on are
     loopback addresses and nothing else checks logins."""
     tls: Literal["self-signed"] | None = option(None, group="TLS")
     """Offer STARTTLS with a certificate that is made at the start. Needs trustme: pip install

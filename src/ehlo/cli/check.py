@@ -61,7 +61,7 @@ class _NoServerError(click.ClickException):
     "is_owner",
     is_flag=True,
     allow_from_autoenv=False,
-    help="Try a server that is not on this machine. It gets mail and malformed commands.",
+    help="Allow a server on another machine. It gets mail and malformed commands.",
 )
 @click.option("--only", metavar="CASE", multiple=True, help="Case to try, by its name. Repeatable.")
 @click.option(

@@ -220,10 +220,10 @@ def serve(target: str, *, reload: bool, **given: object) -> None:
     epilog=_ENVIRONMENT,
 )
 def work(target: str, **given: object) -> None:
-    """Deliver mail from a queue to MODULE:ATTR, and accept none.
+    """Deliver mail from a queue to MODULE:ATTR, without accepting any.
 
-    One process at a time delivers from each SQLite file, and any number from PostgreSQL. SIGTERM
-    lets deliveries end.
+    One process at a time delivers from each SQLite file, and any number from PostgreSQL. After
+    SIGTERM, deliveries under way have --grace seconds to end.
     """
     given |= dict.fromkeys(("host", "port")) | {"fd": ()}
     server, process = _named_server(target, given), _process(given)

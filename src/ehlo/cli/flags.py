@@ -42,6 +42,9 @@ _File: TypeAlias = Annotated[str, ReadableFile()]
 # The name of an option in a sentence: with an underscore, or as its first word
 _NAME = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b|\A[a-z]+\b")
 
+# The end of a description that is of no use on the command line
+_IN_PYTHON = re.compile(r" In Python\b.*", re.DOTALL)
+
 # Types of values that say more than those of the fields
 _SPECIAL: Mapping[str, Value] = types.MappingProxyType(
     {"addr": AddressText(), "auth_file": ReadableFile()}
@@ -86,10 +89,10 @@ class ProcessOptions:
     fd: Sequence[Annotated[int, Number(0)]] = option((), group="Listening")
     """Inherited listening socket to serve on, like --addr fd:N. Repeatable."""
     app_dir: Annotated[str, Directory(for_files=False)] | None = option(None, group="Process")
-    """Directory in which MODULE:ATTR is looked for. By default, the current one."""
+    """Directory to look for MODULE:ATTR in. By default, the current one."""
     env_file: _File | None = option(None, group="Process")
-    """File of environment variables, one NAME=VALUE per line. Variables that are set already stay
-    as they are."""
+    """File of environment variables, one NAME=VALUE per line. Variables that are already set keep
+    their values."""
 
 
 class GroupedOption(click.Option):
@@ -198,7 +201,7 @@ def options_of(
 def _about(texts: Callable[[], Mapping[str, str]], name: str, default: object) -> Callable[[], str]:
     """Return a function that returns the help text for a field, with its default if it has one."""
     shown = "" if default in (None, "") else f"  [{default}]"
-    return lambda: texts().get(name, "").replace("`", "") + shown
+    return lambda: _IN_PYTHON.sub("", as_flags(texts().get(name, "").replace("`", ""))) + shown
 
 
 def _set_variables(_ctx: click.Context, _param: click.Parameter, path: str | None) -> str | None:

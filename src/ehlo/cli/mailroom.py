@@ -72,8 +72,8 @@ class InboxOptions:
     keep_age: Annotated[float, Age()] | None = option(None, group=_GROUP)
     """Maximum age of kept messages: seconds, or 30d, 12h, 10m.  [unlimited]"""
     inbox_by: str | None = option(None, group=_GROUP)
-    """How mail is sorted into several inboxes: by login, domain of the first recipient, port, or
-    by a function that takes the delivery and returns a name.  [one inbox]"""
+    """How to sort mail into inboxes: by login, domain of the first recipient or port, or by a
+    function that takes the delivery and returns a name.  [one inbox]"""
     label: str | None = option(None, group=_GROUP)
     """Name of the inbox, shown on the pages."""
     web_auth: Annotated[str, ReadableFile()] | None = option(None, group=_GROUP)
@@ -86,7 +86,7 @@ class InboxOptions:
     web_hosts: Sequence[str] = option((), group=_GROUP)
     """Host name that requests may name, in addition to loopback addresses. Repeatable."""
     web_root: str | None = option(None, group=_GROUP)
-    """Path below which all pages are, e.g. /mail."""
+    """URL path of the pages, e.g. /mail."""
     cors: Sequence[str] = option((), group=_GROUP)
     """Foreign origin that may use the API, e.g. app.example.com:3000; * for all. Repeatable."""
     relay: str | None = option(None, group=_GROUP)

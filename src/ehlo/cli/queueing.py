@@ -31,13 +31,18 @@ _ROWS: Final = (
         "lease",
         "DURATION",
         str,
-        "Time after which a message of a dead process is tried again.  [60s]",
+        "Time after which the messages of a process that died are tried again.  [60s]",
     ),
-    ("retry-after", "DURATION", str, "Time before the second attempt; it doubles.  [5s]"),
+    ("retry-after", "DURATION", str, "Time before the second attempt; it doubles each time.  [5s]"),
     ("retry-max", "DURATION", str, "Longest time between two attempts.  [1h]"),
-    ("max-attempts", "NUMBER", Number(1), "Attempts after which a delivery is dead.  [12]"),
-    ("max-age", "DURATION", str, "Age after which a failed delivery is dead.  [unlimited]"),
-    ("keep-dead", "DURATION", str, "How long failed and dead deliveries are kept.  [30d]"),
+    ("max-attempts", "NUMBER", Number(1), "Failed attempts after which a delivery is dead.  [12]"),
+    (
+        "max-age",
+        "DURATION",
+        str,
+        "Age of a message after which a failed attempt is its last.  [unlimited]",
+    ),
+    ("keep-dead", "DURATION", str, "How long to keep failed and dead deliveries.  [30d]"),
     ("deliveries", "NUMBER", Number(0), "Concurrent deliveries (0 = only by ehlo work).  [8]"),
     ("timeout", "DURATION", str, "Maximum time of one attempt.  [10m]"),
 )
@@ -123,7 +128,7 @@ class _QueueGroup(click.Group):
 def queue_group() -> None:
     """Show and change the deliveries of a queue.
 
-    QUEUE is what --queue names, such as mail.db.
+    QUEUE is the value of --queue, such as mail.db.
     """
 
 
@@ -135,10 +140,14 @@ _all_dead: Final[_Decorator] = click.option(
     "--all-dead",
     is_flag=True,
     allow_from_autoenv=False,
-    help="All failed and dead deliveries, instead of those of messages.",
+    help="Choose all failed and dead deliveries, instead of IDs.",
 )
 _json: Final[_Decorator] = click.option(
-    "--json", "as_json", is_flag=True, allow_from_autoenv=False, help="One JSON object per line."
+    "--json",
+    "as_json",
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="Print one JSON object per line.",
 )
 
 
@@ -245,7 +254,7 @@ _ADVICE: Final[Mapping[Act, str]] = MappingProxyType(
 @_several
 @_all_dead
 def retry(url: str, ids: Sequence[str], *, all_dead: bool) -> None:
-    """Deliver messages now, with all their attempts again."""
+    """Deliver messages now, and count their attempts from the start."""
     _act(url, "retry", ids, all_dead=all_dead)
 
 
@@ -253,7 +262,7 @@ def retry(url: str, ids: Sequence[str], *, all_dead: bool) -> None:
 @_queue
 @_several
 def hold(url: str, ids: Sequence[str]) -> None:
-    """Stop the deliveries of messages until retry."""
+    """Stop the deliveries of messages until ehlo queue retry."""
     _act(url, "hold", ids)
 
 
@@ -262,5 +271,5 @@ def hold(url: str, ids: Sequence[str]) -> None:
 @_several
 @_all_dead
 def drop(url: str, ids: Sequence[str], *, all_dead: bool) -> None:
-    """Delete messages, although they are not delivered."""
+    """Delete messages without delivering them."""
     _act(url, "drop", ids, all_dead=all_dead)

@@ -53,7 +53,7 @@ class Fault:
     delay: float = 0.0
     """Seconds that it waits for."""
     times: int | None = 1
-    """How often it strikes; `None` is without end."""
+    """How often it strikes; `None` is unlimited."""
     after: int = 0
     """How many matching commands pass before it strikes."""
     to: str | None = None

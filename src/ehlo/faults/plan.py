@@ -52,8 +52,8 @@ class When(ForWhom, total=False):
 class Faults(Sequence[Fault]):
     """Rules by which a server fails on purpose; thread-safe.
 
-    The rules are looked at in the order in which they were added. Delays add up until a rule
-    rejects or drops; the rules behind it do not strike then. A rule that has struck `times` times
+    The rules are tried in the order in which they were added. Delays add up until a rule
+    rejects or drops; the rules after it do not strike then. A rule that has struck `times` times
     stays in the sequence and lets everything pass.
 
     `seed` decides what rules with a `probability` do: each rule has random numbers of its own, so
@@ -62,7 +62,7 @@ class Faults(Sequence[Fault]):
 
     All methods that add a rule take:
 
-    - `times`: how often it strikes; `None` is without end.
+    - `times`: how often it strikes; `None` is unlimited.
     - `after`: how many matching commands pass before it strikes. Those that other rules reject
       count, too.
     - `to`: a recipient, or `"@example.com"` for all of a domain; from `rcpt` on. Case and quotes
@@ -227,7 +227,7 @@ class Faults(Sequence[Fault]):
 
         What a fault rejects or drops does not reach `handler`. Its other hooks are the same.
         Faults at `auth` need `on_auth` or `on_secret`. A `def` hook at one of the stages is called
-        in a thread of its own, out of the server's pool.
+        in a thread of its own, outside of the server's pool.
 
         Raises `TypeError` if a hook of `handler` cannot be called with its arguments, or if
         `on_message` is missing.
@@ -248,7 +248,7 @@ class Faults(Sequence[Fault]):
         """Return the faults in a TOML file, which has a `[[fault]]` for each.
 
         Each has `at` with `reply`, `delay` or `drop = true`, or it has `script`; and `times`
-        (0 is without end), `after`, `to`, `mail_from`, `probability`. `seed` stands above them.
+        (0 = unlimited), `after`, `to`, `mail_from`, `probability`. `seed` stands above them.
 
         Raises `OSError` if the file cannot be read, and `ValueError` that names the line or the
         fault.

@@ -31,8 +31,8 @@ class Address:
     letter: RFC 5321 2.4 leaves the case of a local part to its host, and clients write domains in
     any case. To compare a domain, use `same_domain`.
 
-    It is no `str`: what a `str` offers, such as `lower()` or `+`, knows nothing of quotes and
-    domains. Functions that want a `str` get `str(address)`, and a list of addresses is joined by
+    It is not a `str`, because `lower()`, `+` and the like know nothing of quotes and domains.
+    Functions that want a `str` get `str(address)`, and a list of addresses is joined by
     `", ".join(map(str, message.recipients))`.
 
     `str()` gives `local@domain` without angle brackets, quoted where RFC 5321 4.1.2 needs it. The

@@ -16,16 +16,16 @@ from ehlo.protocol.reply import Reply
 class State(enum.Enum):
     """The place of a session in the protocol. `verbs.TRANSITIONS` has the legal moves."""
 
-    GREETING = "connected, not yet greeted"
-    REFUSED = "turned away; only QUIT is left"
-    HELLO = "greeted; no HELO or EHLO yet"
-    READY = "said hello; no transaction"
-    MAIL = "a reverse path was taken"
-    RCPT = "at least one recipient was taken"
+    GREETING = "connected; the greeting is not sent yet"
+    REFUSED = "rejected; only QUIT is left"
+    HELLO = "greeting sent; no HELO, EHLO or LHLO yet"
+    READY = "after HELO, EHLO or LHLO; no transaction"
+    MAIL = "a sender was accepted"
+    RCPT = "at least one recipient was accepted"
     DATA = "the body is being sent"
-    BDAT = "some of the body was sent, in chunks"
+    BDAT = "a part of the body has been sent, in chunks"
     ENDED = "the body has been sent; the final reply is awaited"
-    TLS = "220 was said to STARTTLS"
+    TLS = "220 was sent to STARTTLS"
     CLOSED = "nothing more is read"
 
     if not TYPE_CHECKING:  # pragma: no branch

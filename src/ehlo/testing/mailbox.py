@@ -383,7 +383,7 @@ class Inbox(Sequence[ReceivedMail]):
     def offer(self, **offer: Unpack[OfferOptions]) -> None:
         """Change what is offered to clients that connect from now on; the port stays open.
 
-        Each call says all of it: what it does not name is as by default. Raises `ValueError` for
+        An option that a call does not name has its default again. Raises `ValueError` for
         options that exclude each other, and `ImportError` for TLS without trustme.
 
         Example:

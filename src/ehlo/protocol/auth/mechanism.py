@@ -56,8 +56,8 @@ class SecretWanted:
     username: str
     """The name of the user; `on_secret` is called with it."""
     derive: Callable[[Secret], object] = field(default=_itself, repr=False, compare=False)
-    """A function that makes of the secret what the generator is sent. If that takes time, as where
-    a password is hashed, do it here: the server calls this in a thread."""
+    """A function that turns the secret into the value that the generator is sent. If that takes
+    time, such as the hash of a password, do it here: the server calls this in a thread."""
 
     def derived(self, secret: object) -> object:
         """Return what the generator is sent for a secret. Raises as `checked_secret` does."""
