@@ -11,7 +11,8 @@ when the answer is positive, and only then. The end of a message always ends the
 
 A connection moves bytes and events. What a command means stands in `verbs`, what it has changed in
 `conversation`. `hear` does for plain commands what `verbs.hear` does for all, in one call, which
-saves 3 % of the instructions of a message on a kept connection.
+saves 3 % of the instructions of a message on a kept connection. This module is longer than others,
+since both ways of a packet stand in it.
 """
 
 from __future__ import annotations
