@@ -351,7 +351,7 @@ class _Player:
         )
 
     def play(self) -> Seen:
-        greeting = self._connection.greet() if self._usual else None
+        greeting = self._connection.rest() if self._usual else None
         if greeting is None:
             self._go_on(self._connection.next_event())
         else:

@@ -62,8 +62,8 @@ def test_the_usual_packets_of_a_message_never_enter_the_buffer() -> None:
 def test_a_client_is_greeted_at_once_where_no_hook_is_asked() -> None:
     settings = Settings(hostname="mx.example")
     connection = Connection(settings, lambda: "nonce", asks=NO_QUESTIONS)
-    assert connection.greet() == settings.greeting.wire
-    assert connection.greet() is None  # once
+    assert connection.rest() == settings.greeting.wire
+    assert connection.rest() == b""  # once
     assert connection.next_event() is NEED_DATA
     assert connection.data_to_send() == b""
     assert isinstance(connection.hear(b"EHLO c\r\n"), bytes)
@@ -71,15 +71,15 @@ def test_a_client_is_greeted_at_once_where_no_hook_is_asked() -> None:
 
 def test_no_client_is_greeted_before_the_server_is_asked_and_none_that_has_gone() -> None:
     asked = Connection(Settings(), lambda: "nonce", asks={events.Connect})
-    assert asked.greet() is None
+    assert asked.rest() is None
     assert asked.next_event() == events.CONNECT
     gone = Connection(Settings(), lambda: "nonce", asks=NO_QUESTIONS)
     gone.receive_eof()
-    assert gone.greet() is None
+    assert gone.rest() is None
     counts = Counts()
     counts.errors = 10
     slow = Connection(Settings(), lambda: "nonce", asks=NO_QUESTIONS, counts=counts)
-    assert slow.greet() is None
+    assert slow.rest() is None
 
 
 def test_a_plain_command_that_is_rejected_is_answered_by_what_is_queued() -> None:

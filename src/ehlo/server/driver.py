@@ -113,7 +113,7 @@ class Driver(Occupant):
                 self._close(linger=False)
         else:
             deadlines.allow_first()
-            greeting = answers.connection.greet()
+            greeting = answers.connection.rest()
             if greeting is None:
                 self._advance()
             else:
