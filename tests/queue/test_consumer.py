@@ -6,9 +6,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
-from ehlo.message import Spool
+from ehlo.message import Message, Spool
+from ehlo.protocol.address import Address
 from ehlo.queue.consumer import Consumer
 from ehlo.queue.entries import Claimed, Due, Haul, Settled
+from ehlo.queue.facts import arrival_of
 from ehlo.queue.timing import Persistence, Terms
 
 TERMS = Terms(60, 600, 60, 8, Persistence(5, 3600, 12, float("inf")))
@@ -164,3 +166,15 @@ def test_mail_that_keeps_coming_hides_no_other_that_is_due_for_longer_than_a_pol
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(run())
+
+
+def test_addresses_that_are_at_hand_are_read_again_only_for_their_parameters() -> None:
+    """A value of a user's own extension is text from the queue, at the first attempt, too."""
+    sender, odd = Address("a", "x.test"), Address("b", "x.test", {"X-OWN": object()})
+    recipients = [Address("c", "x.test")]
+    plain = arrival_of(FACTS, Message("id", sender, recipients, b"", [b"x"]))
+    assert plain.envelope == (sender, recipients)
+    recipients.append(odd)
+    assert plain.envelope == (sender, recipients[:1])
+    assert arrival_of(FACTS, Message("id", sender, recipients, b"", [b"x"])).envelope is None
+    assert arrival_of(FACTS, Message("id", odd, recipients[:1], b"", [b"x"])).envelope is None
