@@ -14,6 +14,8 @@ import pytest
 
 from ehlo import Queue
 from ehlo.queue import ledger
+from ehlo.queue.entries import Arrival
+from ehlo.queue.postgres.batches import Batches, Numbers, Packed
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.errors import StoreError
 from ehlo.sqlite.gathering import Gathering, Task
@@ -191,8 +193,14 @@ async def test_when_writing_ends_for_good_all_that_waits_is_told(tmp_path: Path)
         await asyncio.to_thread(writer.close)
 
 
+ARRIVAL = Arrival("id", '["",""]', ['["b","x"]'], "{}", 1, b"", b"")
+
+
 class Body:
     """An item to store, or work, which stands for a large body."""
+
+    def __len__(self) -> int:
+        return 1
 
     def __call__(self, database: Database) -> None:
         database.execute("INSERT INTO nothing DEFAULT VALUES")
@@ -240,6 +248,47 @@ async def test_a_write_that_has_failed_keeps_no_body(
     finally:
         gc.enable()
         await asyncio.to_thread(writer.close)
+
+
+class Full:
+    """A cable to PostgreSQL whose disk is full."""
+
+    is_connected = True
+    waiting = 0
+
+    async def do(self, work: Callable[[Any], Awaitable[object]], more: float = 0) -> object:
+        try:
+            return await work(self)
+        except OSError as error:
+            raise StoreError("full") from error
+
+    async def fetchval(self, _query: str) -> int:
+        return 1
+
+    async def execute(self, *_values: object) -> None:
+        raise OSError
+
+
+async def failed_to_put(batches: Batches) -> weakref.ref[Body]:
+    body: Any = Body()
+    try:
+        await batches.put(Packed(ARRIVAL, "", body))
+    except StoreError:
+        return weakref.ref(body)
+    raise AssertionError
+
+
+@in_loop
+async def test_a_write_to_postgresql_that_has_failed_keeps_no_body() -> None:
+    cable: Any = Full()
+    batches = Batches([cable], Numbers(), lambda: None)
+    gc.disable()
+    try:
+        bodies = await asyncio.gather(*(failed_to_put(batches) for _ in range(3)))
+        await asyncio.sleep(0)
+        assert [body() for body in bodies] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_a_message_needs_no_claim_if_its_consumer_has_room(
