@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sqlite3
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
@@ -291,17 +292,23 @@ async def test_a_write_to_postgresql_that_has_failed_keeps_no_body() -> None:
         gc.enable()
 
 
-def test_a_message_needs_no_claim_if_its_consumer_has_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    claims: list[int] = []
+@pytest.fixture
+def claims(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets an item for each claim."""
+    found: list[int] = []
     plain: Any = ledger.claim
 
     def claim(*args: object, **options: object) -> object:
-        claims.append(1)
+        found.append(1)
         return plain(*args, **options)
 
     monkeypatch.setattr(ledger, "claim", claim)
+    return found
+
+
+def test_a_message_needs_no_claim_if_its_consumer_has_room(
+    tmp_path: Path, claims: list[int]
+) -> None:
     player = Player()
     with serving(Queue(str(tmp_path / "mail.db"), player, time=Jump())) as server:
         wait_until(server, lambda: bool(claims))
@@ -310,4 +317,23 @@ def test_a_message_needs_no_claim_if_its_consumer_has_room(
             _, message = player.next()
             assert message.recipients == [recipient]
             assert message.attempt == 1
+        assert claims == [1]
+
+
+def test_messages_that_could_not_be_stored_take_no_place_from_others(
+    tmp_path: Path, claims: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_database: Database, rows: Sequence[ledger.FiledRow]) -> list[int]:
+        raise sqlite3.OperationalError(f"{len(rows)} messages")
+
+    player = Player()
+    queue = Queue(str(tmp_path / "mail.db"), player, time=Jump(), deliveries=1)
+    with serving(queue) as server:
+        wait_until(server, lambda: bool(claims))
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger, "insert", fail)
+            for _ in range(6):  # it leases five at once
+                assert deliver(server, "b@x.test").startswith("451 4.3.0")
+        assert deliver(server, "c@x.test").startswith("250 ")
+        assert player.next()[1].recipients == ["c@x.test"]
         assert claims == [1]
