@@ -6,10 +6,16 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
-from ehlo.message import Spool
+import pytest
+
+from ehlo.message import Message, Spool
+from ehlo.protocol.address import Address
 from ehlo.queue.consumer import Consumer
 from ehlo.queue.entries import Claimed, Due, Haul, Settled
+from ehlo.queue.facts import arrival_of
 from ehlo.queue.timing import Persistence, Terms
+from support.queueing import Jump
+from support.serving import DEADLINE
 
 TERMS = Terms(60, 600, 60, 8, Persistence(5, 3600, 12, float("inf")))
 FACTS = '{"id":"s","peer":["192.0.2.1",1],"local":["192.0.2.2",25],"helo":"x","esmtp":true}'
@@ -80,6 +86,37 @@ def test_what_a_claim_leases_at_the_end_is_given_back() -> None:
         return ledger.settled
 
     assert asyncio.run(run()) == [Settled(1, "waiting", uncounted=True)]
+
+
+@pytest.mark.parametrize("end", ["stop", "cancel"])
+@pytest.mark.parametrize("claimed", [MAIL, None], ids=["stored", "not stored"])
+def test_the_end_waits_for_what_is_being_stored_and_gives_it_back(
+    claimed: Claimed | None, end: str
+) -> None:
+    async def run() -> list[Settled]:
+        ledger = Played()
+        ledger.go.set()
+        consumer = Consumer(ledger, print, TERMS, Jump(), Counter())
+        task = asyncio.create_task(consumer.run())
+        assert await ledger.begun.get() == "claim"
+        place = None
+        while place is None:
+            await asyncio.sleep(0)
+            place = consumer.reserve()
+        if end == "stop":
+            consumer.stop()
+        else:
+            task.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not task.done()
+        assert consumer.reserve() is None
+        place.receive(claimed)
+        await asyncio.gather(task, return_exceptions=True)
+        return ledger.settled
+
+    given_back = [] if claimed is None else [Settled(1, "waiting", uncounted=True)]
+    assert asyncio.run(asyncio.wait_for(run(), DEADLINE)) == given_back
 
 
 def test_renewals_do_not_pile_up_while_the_database_does_not_answer() -> None:
@@ -164,3 +201,15 @@ def test_mail_that_keeps_coming_hides_no_other_that_is_due_for_longer_than_a_pol
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(run())
+
+
+def test_addresses_that_are_at_hand_are_read_again_only_for_their_parameters() -> None:
+    """A value of a user's own extension is text from the queue, at the first attempt, too."""
+    sender, odd = Address("a", "x.test"), Address("b", "x.test", {"X-OWN": object()})
+    recipients = [Address("c", "x.test")]
+    plain = arrival_of(FACTS, Message("id", sender, recipients, b"", [b"x"]))
+    assert plain.envelope == (sender, recipients)
+    recipients.append(odd)
+    assert plain.envelope == (sender, recipients[:1])
+    assert arrival_of(FACTS, Message("id", sender, recipients, b"", [b"x"])).envelope is None
+    assert arrival_of(FACTS, Message("id", odd, recipients[:1], b"", [b"x"])).envelope is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sqlite3
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,6 +15,8 @@ import pytest
 
 from ehlo import Queue
 from ehlo.queue import ledger
+from ehlo.queue.entries import Arrival
+from ehlo.queue.postgres.batches import Batches, Numbers, Packed
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.errors import StoreError
 from ehlo.sqlite.gathering import Gathering, Task
@@ -191,8 +194,14 @@ async def test_when_writing_ends_for_good_all_that_waits_is_told(tmp_path: Path)
         await asyncio.to_thread(writer.close)
 
 
+ARRIVAL = Arrival("id", '["",""]', ['["b","x"]'], "{}", 1, b"", b"")
+
+
 class Body:
     """An item to store, or work, which stands for a large body."""
+
+    def __len__(self) -> int:
+        return 1
 
     def __call__(self, database: Database) -> None:
         database.execute("INSERT INTO nothing DEFAULT VALUES")
@@ -242,17 +251,64 @@ async def test_a_write_that_has_failed_keeps_no_body(
         await asyncio.to_thread(writer.close)
 
 
-def test_a_message_needs_no_claim_if_its_consumer_has_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    claims: list[int] = []
+class Full:
+    """A cable to PostgreSQL whose disk is full."""
+
+    is_connected = True
+    waiting = 0
+
+    async def do(self, work: Callable[[Any], Awaitable[object]], more: float = 0) -> object:
+        try:
+            return await work(self)
+        except OSError as error:
+            raise StoreError("full") from error
+
+    async def fetchval(self, _query: str) -> int:
+        return 1
+
+    async def execute(self, *_values: object) -> None:
+        raise OSError
+
+
+async def failed_to_put(batches: Batches) -> weakref.ref[Body]:
+    body: Any = Body()
+    try:
+        await batches.put(Packed(ARRIVAL, "", body))
+    except StoreError:
+        return weakref.ref(body)
+    raise AssertionError
+
+
+@in_loop
+async def test_a_write_to_postgresql_that_has_failed_keeps_no_body() -> None:
+    cable: Any = Full()
+    batches = Batches([cable], Numbers(), lambda: None)
+    gc.disable()
+    try:
+        bodies = await asyncio.gather(*(failed_to_put(batches) for _ in range(3)))
+        await asyncio.sleep(0)
+        assert [body() for body in bodies] == [None] * 3
+    finally:
+        gc.enable()
+
+
+@pytest.fixture
+def claims(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets an item for each claim."""
+    found: list[int] = []
     plain: Any = ledger.claim
 
     def claim(*args: object, **options: object) -> object:
-        claims.append(1)
+        found.append(1)
         return plain(*args, **options)
 
     monkeypatch.setattr(ledger, "claim", claim)
+    return found
+
+
+def test_a_message_needs_no_claim_if_its_consumer_has_room(
+    tmp_path: Path, claims: list[int]
+) -> None:
     player = Player()
     with serving(Queue(str(tmp_path / "mail.db"), player, time=Jump())) as server:
         wait_until(server, lambda: bool(claims))
@@ -261,4 +317,23 @@ def test_a_message_needs_no_claim_if_its_consumer_has_room(
             _, message = player.next()
             assert message.recipients == [recipient]
             assert message.attempt == 1
+        assert claims == [1]
+
+
+def test_messages_that_could_not_be_stored_take_no_place_from_others(
+    tmp_path: Path, claims: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_database: Database, rows: Sequence[ledger.FiledRow]) -> list[int]:
+        raise sqlite3.OperationalError(f"{len(rows)} messages")
+
+    player = Player()
+    queue = Queue(str(tmp_path / "mail.db"), player, time=Jump(), deliveries=1)
+    with serving(queue) as server:
+        wait_until(server, lambda: bool(claims))
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger, "insert", fail)
+            for _ in range(6):  # it leases five at once
+                assert deliver(server, "b@x.test").startswith("451 4.3.0")
+        assert deliver(server, "c@x.test").startswith("250 ")
+        assert player.next()[1].recipients == ["c@x.test"]
         assert claims == [1]

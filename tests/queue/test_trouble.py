@@ -19,7 +19,7 @@ from ehlo import Message, Queue, Retry
 from ehlo.queue import ledger
 from ehlo.queue.books import open_books
 from ehlo.queue.consumer import Consumer
-from ehlo.queue.entries import Arrival, Settled
+from ehlo.queue.entries import PLACES, Arrival, Settled
 from ehlo.queue.family import Family
 from ehlo.queue.timing import Persistence
 from ehlo.sqlite.errors import StoreError
@@ -271,6 +271,25 @@ def test_deliveries_go_on_after_a_failure_of_their_own(
 
 
 ARRIVAL = Arrival("id", '["",""]', ['["b","x"]'], "{}", 1, b"", b"")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux shows open files")
+def test_a_commit_writes_to_no_temporary_file(file: Path) -> None:
+    """What would undo one statement of many was a file in /var/tmp, with mail in it."""
+    rows = [ledger.FiledRow(ARRIVAL, None, "d", 0.0, None, b"x" * 1_500) for _ in range(20)]
+    done: list[Settled] = []
+    opened: list[str] = []
+    with contextlib.closing(ledger.open_ledger(file)) as database:
+        for _ in range(3):  # later ones change pages that are there
+            database.execute("BEGIN IMMEDIATE")
+            ledger.settle(database, done, None, 0.0)
+            done = [Settled(number * PLACES) for number in ledger.insert(database, rows)]
+            for each in Path("/proc/self/fd").iterdir():  # open until the transaction ends
+                with contextlib.suppress(OSError):
+                    opened.append(str(each.readlink()))
+            database.execute("COMMIT")
+    assert [each for each in opened if "etilqs" in each] == []
+    assert str(file) in opened
 
 
 def test_a_crash_counts_as_an_attempt(file: Path) -> None:

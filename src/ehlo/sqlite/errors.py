@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -26,6 +27,16 @@ def in_words(path: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _in_words(path, error) from error
+
+
+def clear_frames(error: BaseException | None) -> None:
+    """Clear the frames that an exception and its causes came through, but those that still run.
+
+    They hold what could not be written, and often the exception itself.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _in_words(path: str, error: sqlite3.Error) -> StoreError:

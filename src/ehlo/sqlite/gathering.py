@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ehlo.sqlite.errors import StoreError
+from ehlo.sqlite.errors import StoreError, clear_frames
 
 _PATIENCE: Final = 0.02  # seconds that what is in no hurry waits for other tasks
 _SHARE: Final = 2.0  # times as long as a commit took, to wait for the next messages
@@ -47,15 +46,8 @@ class Task:
         if self.error is None:
             self.future.set_result(self.result)
         else:
-            _let_go(self.error)
+            clear_frames(self.error)  # which hold all tasks
             self.future.set_exception(self.error)
-
-
-def _let_go(error: BaseException | None) -> None:
-    """Clear the frames that an exception came through, since they hold all tasks."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 class Gathering:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from ehlo.queue.entries import Arrival
 from ehlo.queue.postgres.cable import Cable, Pg
 from ehlo.queue.postgres.schema import BLOCK
-from ehlo.sqlite.errors import DiskFullError
+from ehlo.sqlite.errors import DiskFullError, clear_frames
 
 _MOST_AT_ONCE: Final = 500  # messages
 _MOST_BYTES: Final = 4 << 20
@@ -113,7 +113,10 @@ class Batches:
             task = asyncio.create_task(self._work(self._free.pop()))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        await future
+        try:
+            await future
+        finally:
+            del future  # its exception refers to this frame, and the frame to the body
 
     async def _work(self, cable: Cable) -> None:
         """Store all that waits, over one cable."""
@@ -132,22 +135,29 @@ class Batches:
         return batch
 
     async def _store(self, cable: Cable, batch: list[_Waiting]) -> None:
-        try:
-            await cable.do(partial(self._insert, batch=batch))
-        except Exception as error:  # noqa: BLE001  it is raised where the message is
-            # Without a connection, another try would wait as long
-            if len(batch) > 1 and cable.is_connected and not isinstance(error, DiskFullError):
-                for each in batch:
-                    await self._store(cable, [each])
-                return
-            for each in batch:
-                if not each.future.done():
-                    each.future.set_exception(error)
-        else:
+        error = await self._tried(cable, batch)
+        if error is None:
             self._stored()
             for each in batch:
                 if not each.future.done():
                     each.future.set_result(None)
+        # Without a connection, another try would wait as long
+        elif len(batch) > 1 and cable.is_connected and not isinstance(error, DiskFullError):
+            for each in batch:
+                await self._store(cable, [each])
+        else:
+            clear_frames(error)  # which hold the whole batch
+            for each in batch:
+                if not each.future.done():
+                    each.future.set_exception(error)
+
+    async def _tried(self, cable: Cable, batch: list[_Waiting]) -> Exception | None:
+        """Store messages, or return the exception, which is raised where each message is."""
+        try:
+            await cable.do(partial(self._insert, batch=batch))
+        except Exception as error:  # noqa: BLE001  see above
+            return error
+        return None
 
     async def _insert(self, connection: Pg, batch: list[_Waiting]) -> None:
         numbers = await self._numbers.take(connection, len(batch))
