@@ -18,8 +18,9 @@ run: $(RUNS)
 		"  printf 'To: you@example.com\\nSubject: Hello\\n\\nIt works.\\n' | $(BIN)/ehlo sendmail -t"
 	@$(BIN)/ehlo
 
+# Of forms that run the same code, some are left to CI: see tests/support/examples.py
 test: announced lint
-	@$(MAKE) $(PARALLEL) $(filter-out tests/protocol,$(PARTS)) core-branches core-products types
+	@EHLO_QUICK=1 $(MAKE) $(PARALLEL) $(PARTS:tests/protocol=core-branches core-products types)
 	@$(CORE_REPORT) --data-file=.coverage.core
 
 announced:
@@ -40,22 +41,25 @@ completeness: $(STAMP)
 	$(BIN)/python -m pip install --quiet 'pyright[nodejs]>=1.1.400'
 	PYTHONPATH=src $(BIN)/pyright --pythonpath $(BIN)/python --verifytypes ehlo --ignoreexternal
 
-# The tests run in parts, in this order, each in a process of its own, which imports its own tests
-# only. JOBS: how many run at a time; many tests wait, so one more than processors
-JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-OWN_PARTS := $(addprefix tests/,cli server testing interop robustness inbox queue browser protocol)
-PARTS := $(OWN_PARTS) others
+# The tests run in parts, the longest ones first, each in a process of its own, which imports its own
+# tests only. JOBS: how many run at a time; many tests wait, so two more than processors
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
+PARTS := $(addprefix tests/,cli server testing) others \
+	$(addprefix tests/,robustness browser interop protocol queue inbox)
+OWN_PARTS := $(filter tests/%,$(PARTS))
 PARALLEL = --no-print-directory --keep-going --jobs=$(JOBS) \
 	$(if $(filter output-sync,$(.FEATURES)),--output-sync)
 PYTEST = $(if $(COVERED),$(BIN)/coverage run --data-file=.coverage.$(notdir $@)) $(BIN)/pytest -q
+# A plugin that tests/testing alone uses, and that takes half a second to import
+WITHOUT := -p no:anyio
 .PHONY: $(PARTS) core-branches core-products
 
 $(OWN_PARTS): $(STAMP)
-	$(PYTEST) $@
+	$(PYTEST) $(if $(filter tests/testing,$@),,$(WITHOUT)) $@
 
 # All tests that have no part of their own, so that none is left out
 others: $(STAMP)
-	$(PYTEST) $(OWN_PARTS:%=--ignore=%) tests
+	$(PYTEST) $(WITHOUT) $(OWN_PARTS:%=--ignore=%) tests
 
 # The core's tests alone, without coverage: what to run after each change of src/ehlo/protocol
 core: $(STAMP)
@@ -63,10 +67,10 @@ core: $(STAMP)
 
 # The tests of the core that show each of its branches; coverage slows them. And the other ones
 core-branches: $(STAMP)
-	$(BIN)/coverage run --data-file=.coverage.core $(BIN)/pytest -q -m 'not no_cover' tests/protocol
+	$(BIN)/coverage run --data-file=.coverage.core $(BIN)/pytest -q $(WITHOUT) -m 'not no_cover' tests/protocol
 
 core-products: $(STAMP)
-	$(PYTEST) -m no_cover tests/protocol
+	$(PYTEST) $(WITHOUT) -m no_cover tests/protocol
 
 CORE_REPORT = $(BIN)/coverage report --include='src/ehlo/protocol/*' --fail-under=100
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support.examples import one_in_turn
 from support.modules import modules_forgotten as modules_forgotten
 from support.modules import modules_kept as modules_kept
+from support.serving import LOOPS
 from support.serving import certificates as certificates
 from support.serving import loop_name as loop_name
 from support.serving import no_delay as no_delay
@@ -43,6 +45,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # of pytest-xdist
         for directory in (CHECKOUT / "src", CHECKOUT / "tests/support"):
             compileall.compile_dir(directory, quiet=2)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test with one event loop in `make test`."""
+    one_in_turn(metafunc, "loop_name", LOOPS)
 
 
 def pytest_collection_finish() -> None:

@@ -435,8 +435,7 @@ class _Player:
                 connection.resume()
                 return False
             case events.MessageEnd(transaction, body):
-                assert body is None or not self._body
-                told.append((*_facts(transaction), body or self._body))
+                told.append((*_facts(transaction), self._body + (body or b"")))
                 self._body = b""
                 if connection.conversation.settings.lmtp and self._chance.random() < 0.5:
                     connection.reply_each([self._answer() for _ in transaction.recipients])

@@ -5,6 +5,7 @@ Hypothesis makes the plans; what is said and taken is foretold by a model that k
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -30,7 +31,7 @@ from protocol.test_properties import (
     octets,
 )
 from support.dialogue import CorePlayer, Received, Rules
-from support.examples import examples
+from support.examples import each_with, examples
 
 PATIENT = Limits(
     errors=10_000, slow_errors=10_000, refused_recipients=10_000, excess_chunks=2, chunks=10_000
@@ -217,9 +218,10 @@ def fed(rules: Settings, shape: str, length: int, size: int) -> Callable[[], Non
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("rules", [LIMITLESS, LIMITED])
-@pytest.mark.parametrize("size", [1, 1460, 1_000_000])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "rules", "size"),
+    each_with(itertools.product(SHAPES, [LIMITLESS, LIMITED]), [1, 1460, 1_000_000]),
+)
 def test_calls_are_linear_in_what_chunks_came(shape: str, size: int, rules: Settings) -> None:
     lengths = (500, 2_000) if size == 1 else (2_500, 10_000)
     small, large = (calls_of(fed(rules, shape, length, size)) for length in lengths)

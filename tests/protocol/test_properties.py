@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from ehlo.protocol.verbs import mail
 from ehlo.transcript import Transcript
 from protocol.reference import Lines, body_of, normalized
 from support.dialogue import CorePlayer, Received, Rules, resolve, scenarios
-from support.examples import examples
+from support.examples import each_with, examples
 from support.ways import deliver, packets
 
 pytestmark = pytest.mark.no_cover  # the other tests reach all that these do
@@ -571,6 +572,7 @@ BEFORE = {
     "a body": b"HELO c\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\n",
     "a login": b"HELO c\r\nAUTH PLAIN ",
 }
+FED = list(itertools.product(BEFORE, INPUTS))
 LIMITLESS = Settings(
     max_size=0,
     mechanisms=MECHANISMS,
@@ -591,9 +593,7 @@ def fed(unit: str, before: str, length: int, size: int) -> Callable[[], None]:
     return feed
 
 
-@pytest.mark.parametrize("size", [1, 1460, 1_000_000])
-@pytest.mark.parametrize("before", BEFORE)
-@pytest.mark.parametrize("unit", INPUTS)
+@pytest.mark.parametrize(("before", "unit", "size"), each_with(FED, [1, 1460, 1_000_000]))
 def test_calls_are_linear_in_what_came(unit: str, before: str, size: int) -> None:
     """Four times the input, in pieces of any size, is some four times the work."""
     lengths = (500, 2_000) if size == 1 else (2_500, 10_000)
@@ -601,9 +601,7 @@ def test_calls_are_linear_in_what_came(unit: str, before: str, size: int) -> Non
     assert large <= 4.5 * small + 500
 
 
-@pytest.mark.parametrize("size", [1, 7, 1_000_000])
-@pytest.mark.parametrize("before", BEFORE)
-@pytest.mark.parametrize("unit", INPUTS)
+@pytest.mark.parametrize(("before", "unit", "size"), each_with(FED, [1, 7, 1_000_000]))
 def test_no_byte_is_looked_at_more_than_a_few_times(
     unit: str, before: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from support.dialogue import (
     resolve,
     scenarios,
 )
+from support.examples import each_with, quick
 from support.serving import Serve
 
 ALL = [scenario for scenario in scenarios() if scenario.rules.values.get("only") != "core"]
@@ -36,6 +37,7 @@ BLASTED = [
 ]
 
 
+WAYS = ["usual", "general"]  # of a packet
 BY_DEFAULT = (*(name for name in MECHANISMS if "SCRAM" in name), "CRAM-MD5", "LOGIN", "PLAIN")
 
 
@@ -255,7 +257,12 @@ def _no_disk(full_disk: None) -> None:
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("scenario", ALL, ids=str)
+@pytest.mark.parametrize(
+    ("scenario", "way"),
+    each_with([(scenario,) for scenario in ALL], WAYS),
+    ids=str,
+    indirect=["way"],
+)
 def test_server_answers_each_step_as_written(
     scenario: Scenario, serve: Serve, certificates: Certificates
 ) -> None:
@@ -264,7 +271,7 @@ def test_server_answers_each_step_as_written(
     player.finish()
 
 
-@pytest.mark.parametrize("scenario", ALL, ids=str)
+@pytest.mark.parametrize("scenario", quick(ALL[1::2], most=ALL), ids=str)
 def test_server_answers_each_step_as_written_with_few_hooks(
     scenario: Scenario, serve: Serve, certificates: Certificates
 ) -> None:
@@ -273,7 +280,7 @@ def test_server_answers_each_step_as_written_with_few_hooks(
     player.finish()
 
 
-@pytest.mark.parametrize("scenario", BLASTED, ids=str)
+@pytest.mark.parametrize("scenario", quick(BLASTED[::2], most=BLASTED), ids=str)
 def test_server_answers_the_same_when_all_is_sent_at_once(
     scenario: Scenario, serve: Serve, certificates: Certificates
 ) -> None:

@@ -27,6 +27,7 @@ from support.certificates import Certificates, make_certificates
 from support.client import Client, set_buffers
 
 __all__ = [
+    "LOOPS",
     "Box",
     "Collector",
     "Running",
@@ -40,6 +41,7 @@ __all__ = [
     "serve",
 ]
 
+LOOPS = ["asyncio", "uvloop"]
 DEADLINE = 60.0  # seconds for what a test waits for: long enough on a machine that is busy
 
 
@@ -126,7 +128,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
+@pytest.fixture(params=LOOPS)
 def loop_name(request: pytest.FixtureRequest) -> str:
     """Run the test with each event loop that ehlo supports."""
     name: str = request.param

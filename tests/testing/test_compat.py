@@ -20,6 +20,7 @@ import pytest
 from ehlo.testing.compat import AuthController, Config, Server, SMTPDFix
 from ehlo.testing.compat import smtpd as smtpd
 from ehlo.testing.compat import smtpserver as smtpserver
+from support.examples import quick
 
 TIMEOUT = 60.0
 
@@ -484,6 +485,8 @@ def run(directory: Path, *options: str, alone: bool) -> str:
     if alone:
         command += ["-p", "ehlo.testing.plugin", "-W", "error"]
         environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    else:
+        command += ["-p", "no:schemathesis", "-p", "no:django"]  # they are slow to import
     done = subprocess.run(
         command,
         cwd=directory,
@@ -496,8 +499,11 @@ def run(directory: Path, *options: str, alone: bool) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("alone", [False, True])
-@pytest.mark.parametrize("options", [(), ("-p", "xdist", "-n", "2")])
+TWO = ("-p", "xdist", "-n", "2")
+EACH = [((), False), (TWO, True)]
+
+
+@pytest.mark.parametrize(("options", "alone"), quick(EACH, most=[*EACH, ((), True), (TWO, False)]))
 def test_a_project_switches_by_one_line(
     tmp_path: Path, options: tuple[str, ...], alone: bool
 ) -> None:

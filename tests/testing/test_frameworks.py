@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from robustness.scale import IN_FULL
+from support.examples import quick
 
 TIMEOUT = 240
 
@@ -590,8 +590,8 @@ PROJECTS: dict[str, tuple[dict[str, str], tuple[str, ...], int]] = {
     "unittest": (UNITTEST, (), 1),
     "examples": (EXAMPLES, ("-p", "anyio"), 11),
 }
-# What runs a test is the same in one process: all of them are tried there in `make soak`
-ALONE = PROJECTS if IN_FULL else ("pytest-django", "aiosmtplib", "process")
+# What a second process needs does not depend on the framework
+IN_TWO = quick(("smtplib",), most=tuple(PROJECTS))
 
 
 def passes(directory: Path, project: str, *options: str) -> bool:
@@ -599,12 +599,12 @@ def passes(directory: Path, project: str, *options: str) -> bool:
     return f"{passed} passed" in run(directory, files, (*PYTEST, *plugins, *options))
 
 
-@pytest.mark.parametrize("project", ALONE)
+@pytest.mark.parametrize("project", PROJECTS)
 def test_a_project(tmp_path: Path, project: str) -> None:
     assert passes(tmp_path, project)
 
 
-@pytest.mark.parametrize("project", PROJECTS)
+@pytest.mark.parametrize("project", IN_TWO)
 def test_a_project_in_two_processes(tmp_path: Path, project: str) -> None:
     assert passes(tmp_path, project, *TWO)
 

@@ -185,7 +185,7 @@ class Connection:
         return output.taken()
 
     def hear(self, packet: bytes) -> bytes | Event | Waiting | None:
-        """Take bytes that are the usual packet: one plain command, or a whole body.
+        """Take bytes that are the usual packet: one plain command, a whole body, or a part of one.
 
         Such a packet never enters the buffer. Returns the reply to an accepted command, to be sent
         at once; or what `next_event` does; or `None` for any other packet: call `receive_data`.
@@ -205,7 +205,8 @@ class Connection:
         reader = conversation.reader
         if reader is not None:
             event = mail.hear_body(conversation, reader, packet)
-            if event is not None:  # the question keeps no body: it may be on disk before its answer
+            if type(event) is events.MessageEnd:
+                # The question keeps no body: it may be on disk before its answer
                 self._question, self._subject = mail.MESSAGE, event.transaction
                 self._halted = True
             return event

@@ -678,6 +678,7 @@ class Answers:
         except Exception as error:  # noqa: BLE001  of the user's, whatever it is
             log = about(handler_logger, self.session.id)
             log_failure(log, error, "%s returned what cannot be read", call.hook, users=True)
+            error.__traceback__ = None  # as in `failure_of`
         return outcome(meaning, True, call.note_wrong) if meaning.stored else meaning.trouble
 
     def _begin(

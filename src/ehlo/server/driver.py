@@ -147,7 +147,10 @@ class Driver(Occupant):
                     self.end(Ending.DRAIN)
                 return
             if found is not None:
-                self._ask(found)
+                if type(found) is events.BodyChunk:
+                    self._keep(found)
+                else:
+                    self._ask(found)
                 return
         elif wire.closing:
             return
@@ -287,6 +290,15 @@ class Driver(Occupant):
             self.deadlines.client_waits(self.connection.conversation)
         elif not self.wire.closing:
             self._advance()
+
+    def _keep(self, event: events.BodyChunk) -> None:
+        """Answer a large chunk of a body: `_advance` with nothing before it or behind it."""
+        work = self.answers.chunk(event)
+        if work is not None and self.slot.begin(work):
+            self.deadlines.client_waits(self.connection.conversation)
+            self._adjust_reading()
+        elif not self.wire.closing:
+            self.deadlines.client_is_awaited(self.connection.conversation, self.wire, moved=True)
 
     def _begin(self, work: Work) -> bool:
         """Begin to answer an event; return whether the answer waits."""

@@ -12,7 +12,7 @@ from typing import Final
 from ehlo.protocol import address, events, grammar, parameters
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import NO_PARAMETERS, NULL_PATH, Address, Parameters
-from ehlo.protocol.body import DataReader, Skipper, has_bare_newline, whole
+from ehlo.protocol.body import DataReader, Skipper, has_bare_newline, middle, whole
 from ehlo.protocol.conversation import Chunk, Conversation, Reader, no_transaction
 from ehlo.protocol.output import Rejected
 from ehlo.protocol.parameters import ExtensionError, Parameter
@@ -454,21 +454,34 @@ _FIRST_CHUNK: Final = Question(
 
 def hear_body(
     conversation: Conversation, reader: Reader, packet: bytes
-) -> events.MessageEnd | None:
-    """Ask about a message whose body is this packet, as a whole; return `None` for any other."""
+) -> events.MessageEnd | events.BodyChunk | None:
+    """Ask about a message whose body ends with this packet, or return a large chunk of a body.
+
+    Returns `None` for any other packet: one that has a dot to drop, or line ends to change.
+    """
     transaction, settings = conversation.transaction, conversation.settings
-    if transaction is None or type(reader) is not DataReader or not reader.at_start:
+    if transaction is None or type(reader) is not DataReader or transaction.refusal is not None:
+        return None
+    if (reader.at_start and packet[:1] == b".") or transaction.crs:
         return None
     body = whole(packet)
-    if body is None or transaction.refusal is not None or len(body) > settings.max_size > 0:
+    chunk = middle(packet) if body is None else body
+    if chunk is None:
         return None
-    if not settings.keeps_newlines and has_bare_newline(body):
+    size = transaction.size + len(chunk)
+    if size > settings.max_size > 0:
+        return None
+    if not settings.keeps_newlines and has_bare_newline(chunk):
         return None
     narrator = conversation.output.narrator
     if narrator is not None:
-        narrator.body(body, dots=True)
+        narrator.body(chunk, dots=True)
+    transaction.size = size
+    if body is None:
+        reader.at_start = False
+        return events.BodyChunk(chunk)
+    if narrator is not None:
         narrator.end_body(dots=True)
-    transaction.size = len(body)
     conversation.counts.idle = 0
     conversation.reader, conversation.state = None, _ENDED
     return events.MessageEnd(transaction, body)
