@@ -21,7 +21,7 @@ from ehlo.calling import call_hook
 from ehlo.faults import Faults
 from ehlo.functions import callbacks_of_functions
 from ehlo.handler import AnyServer, Callbacks, Composed, Handler, callbacks_of_handler
-from ehlo.inbox.api.anatomy import LARGE
+from ehlo.inbox.answers import elsewhere
 from ehlo.inbox.circumstances import described, facts_of, facts_of_message
 from ehlo.inbox.desk import Desk, Traffic, WebOptions
 from ehlo.inbox.serving import WebCertificate, WebServer
@@ -165,7 +165,7 @@ class Catcher(Composed):
         """
         traffic = self.traffic
         header = header_of(delivery.message)
-        tags = tags_in(header) if len(header) <= LARGE else await asyncio.to_thread(tags_in, header)
+        tags = await elsewhere(len(header), lambda: tags_in(header))
         if tags or not delivery.inbox:
             delivery = delivery._replace(
                 inbox=delivery.inbox or inbox_for(self._rule, delivery),

@@ -102,7 +102,10 @@ def tags_in(header: bytes) -> list[str]:
 
 
 def _may_have_tags(header: bytes) -> bool:
-    """Return whether a header has what a tag needs; one pattern took 11 us for 900 bytes, and not 3."""
+    """Return whether a header has what a tag needs.
+
+    With one pattern, a header of 900 bytes took 11 instead of 3 us.
+    """
     if b"=?" in header or b"x-tags" in header.lower():
         return True  # an encoded-word may hide any part of an address
     return b"+" in header and _PLUS_ENCODED.search(header) is not None
