@@ -18,7 +18,7 @@ VERSION: Final = 4
 """The version of the schema."""
 # Bytes, in a new file. With 4,096, SQLite took 300 instead of 190 us for a mail of 100 KB
 _PAGE: Final = 16_384
-_LOG: Final = 4 << 20  # bytes; with 1 MB, it took 350 instead of 305 us beside other load
+_LOG: Final = 4 << 20  # bytes; with 1 MB, it took 350 instead of 305 us under load
 _CACHE: Final = 4_096  # KiB of the writer's; twenty mails of 100 KB are written to the log at once
 
 _SCHEMA: Final = f"""
