@@ -208,7 +208,7 @@ def parse_parameters(value: bytes) -> Parameterized:
     boundary = b""
     pieces: dict[str, dict[int, tuple[bytes, bool]]] = {}
     for name, data in _parameters(rest):
-        match = _CONTINUED.fullmatch(name)
+        match = _CONTINUED.fullmatch(name) if "*" in name else None
         if match is None:
             plain.setdefault(name, decode_header(data))
             if name == "boundary":

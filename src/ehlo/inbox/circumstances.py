@@ -35,6 +35,8 @@ def facts_of_message(message: Message) -> dict[str, object]:
 
 
 def _as_texts(params: Mapping[str, Any]) -> dict[str, str]:
+    if not params:
+        return {}
     return {
         name: ",".join(sorted(value)) if isinstance(value, frozenset) else str(value)
         for name, value in params.items()

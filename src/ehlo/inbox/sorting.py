@@ -19,8 +19,7 @@ DEFAULT: Final = "default"
 _LONGEST: Final = 64  # characters of a name
 _NOT_IN_NAME: Final = re.compile(r"[^\w@.+-]+")
 _PLUS: Final = re.compile(r"\+([^\s<>@\"+]+)@")
-# Bytes without which no field has a tag. An encoded-word may hide any part of an address
-_MAY_HAVE_TAGS: Final = re.compile(rb"\+[^\s<>@\"+]+@|=\?|x-tags", re.IGNORECASE)
+_PLUS_ENCODED: Final = re.compile(rb"\+[^\s<>@\"+]+@")
 _ADDRESS_FIELDS: Final = frozenset((b"to", b"cc", b"bcc", b"from"))
 
 
@@ -96,10 +95,20 @@ def header_of(message: bytes) -> bytes:
 
 def tags_in(header: bytes) -> list[str]:
     """Return the tags in a header: of `X-Tags`, separated by commas, and of `name+tag@domain`."""
-    if _MAY_HAVE_TAGS.search(header) is None:
+    if not _may_have_tags(header):
         return []
     fields = read_header(header, 0, lambda _start, _end: False).fields
     return [tag for field in fields for tag in _tags_of(field)]
+
+
+def _may_have_tags(header: bytes) -> bool:
+    """Return whether a header has what a tag needs.
+
+    With one pattern, a header of 900 bytes took 11 instead of 3 us.
+    """
+    if b"=?" in header or b"x-tags" in header.lower():
+        return True  # an encoded-word may hide any part of an address
+    return b"+" in header and _PLUS_ENCODED.search(header) is not None
 
 
 def _tags_of(field: Field) -> Iterator[str]:
