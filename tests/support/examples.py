@@ -2,8 +2,8 @@
 
 `make test` sets `EHLO_QUICK=1`. Of forms that run the same code it takes some, so that each value
 occurs: a test that runs with both event loops runs with one of them, half of the tests with each.
-CI runs it with both, and so does pytest without `make`. `make soak` sets `EHLO_SOAK=1`, for all examples of a property,
-and for the whole products of forms.
+CI runs it with both, and so does pytest without `make`. `make soak` sets `EHLO_SOAK=1`, for all
+examples of a property, and for the whole products of forms.
 """
 
 from __future__ import annotations
