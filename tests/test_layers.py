@@ -17,7 +17,10 @@ IDS = [str(path.relative_to(SOURCE)) for path in FILES]
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 # What a handler sees
-VISIBLE = {"ehlo.session", "ehlo.message", "ehlo.net", "ehlo.protocol", "ehlo.transcript"}
+VISIBLE = {
+    *("ehlo.block", "ehlo.session", "ehlo.message", "ehlo.net", "ehlo.protocol"),
+    "ehlo.transcript",
+}
 # What a handler is
 HANDLERS = {"ehlo.calling", "ehlo.functions", "ehlo.handler", "ehlo.passwords"}
 # The ground floor of the server
@@ -38,7 +41,8 @@ ROOMS = {
     "ehlo.transcript": set(),
     "ehlo.protocol": {"ehlo.net", "ehlo.transcript"},
     "ehlo.domains": {"ehlo.protocol"},
-    "ehlo.message": {"ehlo.protocol", "ehlo.content"},
+    "ehlo.block": set(),
+    "ehlo.message": {"ehlo.protocol", "ehlo.content", "ehlo.block"},
     "ehlo.session": {"ehlo.protocol", "ehlo.net", "ehlo.transcript"},
     "ehlo.handler": {*VISIBLE},
     "ehlo.calling": {"ehlo.handler"},

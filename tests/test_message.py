@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from email.message import EmailMessage
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ehlo import Address, Message, Reply
+from ehlo.block import Block
 from ehlo.message import Spool, SpooledFile, check_directory, spool_directory
 
 TRACE = b"Received: from c\r\n\tby mx;\r\n\tdate\r\n"
@@ -31,6 +33,13 @@ def spooled(directory: Path, chunks: list[bytes], *, streams: bool = False) -> M
     spool = Spool(str(directory))
     spool.write(chunks)
     return Message("id1", SENDER, RECIPIENTS, TRACE, [], spool=spool, streams=streams)
+
+
+def in_block(chunks: list[bytes]) -> Message:
+    """Return a message whose body is in one block of memory."""
+    block = Block()
+    block.write(chunks)
+    return Message("id1", SENDER, RECIPIENTS, TRACE, [], spool=block)
 
 
 def lmtp() -> Message:
@@ -75,6 +84,37 @@ def test_every_view_of_a_message_agrees_on_disk(tmp_path: Path, first: str) -> N
     mail = spooled(tmp_path, CHUNKS)
     assert mail.spooled
     check_all_views_after(first, mail)
+
+
+@pytest.mark.parametrize("first", VIEWS)
+def test_every_view_of_a_message_agrees_in_a_block(first: str) -> None:
+    mail = in_block(CHUNKS)
+    assert not mail.spooled
+    check_all_views_after(first, mail)
+
+
+def test_a_file_that_reads_a_block_goes_on_after_its_data_was_made() -> None:
+    mail = in_block(CHUNKS)
+    file = mail.file
+    begin = file.read(5)
+    assert mail.data == TRACE + BODY == mail.data
+    assert begin + file.read() == TRACE + BODY
+
+
+@pytest.mark.parametrize("view", ["data", "body"])
+def test_a_block_is_read_without_a_second_copy(view: str) -> None:
+    tracemalloc.start()
+    try:
+        mail = in_block([b"x" * 65_536] * 64)
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        size = len(getattr(mail, view))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size >= 4_194_304
+    assert before < size * 9 / 8 + 65_536
+    assert peak - before < 65_536
 
 
 def test_each_file_begins_at_the_beginning() -> None:

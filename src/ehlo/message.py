@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal, cast
 
+from ehlo.block import Block
 from ehlo.protocol.address import Address
 from ehlo.protocol.reply import Reply
 from ehlo.protocol.state import Transaction
@@ -147,9 +148,9 @@ class Spool:
 
 
 class SpooledFile(io.RawIOBase):
-    """Presents `head` and the content of a spool as one file for reading."""
+    """Presents `head` and the content of a spool or block as one file for reading."""
 
-    def __init__(self, head: bytes, spool: Spool) -> None:
+    def __init__(self, head: bytes, spool: Spool | Block) -> None:
         self._head = head
         self._spool = spool
         self._at = 0
@@ -226,7 +227,7 @@ class Message:
         chunks: list[bytes],
         transaction: Transaction | None = None,
         *,
-        spool: Spool | None = None,
+        spool: Spool | Block | None = None,
         streams: bool = False,
         per_recipient: bool = False,
     ) -> None:
@@ -298,7 +299,7 @@ class Message:
     @property
     def spooled(self) -> bool:
         """Whether the body is on disk; `data`, `body` and `email` then read it into memory."""
-        return self._spool is not None
+        return isinstance(self._spool, Spool)
 
     @property
     def data(self) -> bytes:
@@ -328,9 +329,9 @@ class Message:
             self._chunks = []
         return self._body
 
-    def _read(self, spool: Spool, head: bytes) -> bytes:
-        """Return `head` and the whole spool as bytes, without a second copy in memory."""
-        if self._streams:
+    def _read(self, spool: Spool | Block, head: bytes) -> bytes:
+        """Return `head` and the whole body as bytes, without a second copy in memory."""
+        if self._streams and self.spooled:
             raise RuntimeError("the handler has `streams` set; use stream() or file")
         return spool.read_after(head)
 

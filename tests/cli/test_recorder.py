@@ -262,6 +262,8 @@ def test_a_wrong_use_is_one_line(
         ("hello", (), 2, "not a line of a dialogue"),
         ("S: 220 x", ("somewhere",), 2, "not an address"),
         ("S: 220 x", ("127.0.0.1:1",), 2, "cannot connect to 127.0.0.1:1"),
+        ("S: 220 x", ("--timeout", "0"), 2, "--timeout 0: out of range; write a number over 0"),
+        ("S: 220 x", ("--timeout", "soon"), 2, "--timeout soon: not a number of seconds"),
         ("= max_size many\nS: 220 x", (), 2, "many"),
         ("S: 220...\nC: NOOP\nS: 221 Bye", (), 1, "+ S: 250 2.0.0 Ok"),
     ],

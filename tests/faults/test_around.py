@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import gc
+import logging
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -519,3 +522,33 @@ def test_a_hook_without_faults_is_not_called_until_there_is_one(serve: Serve) ->
         assert client.say("DATA").startswith("354 ")  # a used fault is a fault still
         assert client.say(BODY).startswith("250 ")
     assert called == ["on_data", "on_data", "on_message"]
+
+
+class Failing(Handler):
+    """Fails for each message, in a thread, and keeps no more than weak references."""
+
+    def __init__(self) -> None:
+        self.refs: list[weakref.ref[Message]] = []
+
+    def on_message(self, _session: Session, message: Message) -> None:
+        self.refs.append(weakref.ref(message))
+        raise RuntimeError
+
+
+def test_a_message_for_which_a_hook_behind_faults_has_failed_is_deleted_at_once(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The exception refers to the frames that it came through, and these to the message."""
+    caplog.set_level(logging.CRITICAL, "ehlo")  # its records keep the exception
+    handler = Failing()
+    running = serve(Faults().around(handler))
+    gc.disable()
+    try:
+        with running.ready() as client:
+            for _ in range(3):
+                assert client.mail().startswith("451 4.3.0")
+            client.say("NOOP")
+            running.run(running.turn)
+            assert [ref() for ref in handler.refs[:2]] == [None, None]
+    finally:
+        gc.enable()

@@ -351,7 +351,11 @@ class _Player:
         )
 
     def play(self) -> Seen:
-        self._go_on(self._connection.next_event())
+        greeting = self._connection.greet() if self._usual else None
+        if greeting is None:
+            self._go_on(self._connection.next_event())
+        else:
+            self._go_on(NEED_DATA, greeting)
         for packet in self._plan.packets:
             if not self._closed:
                 if self._usual:
@@ -431,8 +435,7 @@ class _Player:
                 connection.resume()
                 return False
             case events.MessageEnd(transaction, body):
-                assert body is None or not self._body
-                told.append((*_facts(transaction), body or self._body))
+                told.append((*_facts(transaction), self._body + (body or b"")))
                 self._body = b""
                 if connection.conversation.settings.lmtp and self._chance.random() < 0.5:
                     connection.reply_each([self._answer() for _ in transaction.recipients])

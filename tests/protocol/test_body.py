@@ -16,6 +16,7 @@ from ehlo.protocol.body import (
     Skipper,
     has_bare_newline,
     joined,
+    middle,
     normalized,
     whole,
 )
@@ -64,13 +65,38 @@ def test_a_body_ends_and_is_unstuffed(sent: bytes, body: bytes) -> None:
         assert read(sent[:at], sent[at:]) == (body, True, b"")
 
 
-def test_a_packet_is_a_whole_body_only_if_the_reader_finds_the_same_in_it() -> None:
+def test_a_packet_is_the_rest_of_a_body_only_if_the_reader_finds_the_same_in_it() -> None:
     for length in range(8):
         for letters in itertools.product("a.\r\n", repeat=length):
             packet = "".join(letters).encode()
-            body, ended, rest = read(packet)
-            is_whole = ended and not rest and body + b".\r\n" == packet != b".\r\n"
-            assert whole(packet) == (body if is_whole else None), packet
+            body, ended, rest = read(b"a", packet)
+            is_rest = ended and not rest and body + b".\r\n" == b"a" + packet
+            assert whole(packet) == (body[1:] if is_rest else None), packet
+
+
+def test_a_packet_is_a_chunk_only_if_the_reader_finds_the_same_in_it() -> None:
+    large = b"x" * 5_000
+    for length in range(6):
+        for letters in itertools.product("a.\r\n", repeat=length):
+            mixed = "".join(letters).encode()
+            for packet in (large + mixed, mixed + large, large + mixed + large):
+                chunk = middle(packet)
+                if chunk is not None:
+                    assert (
+                        read(b"a", packet)
+                        == (b"a" + chunk, False, b"")
+                        == (b"a" + packet, False, b"")
+                    )
+                else:
+                    assert packet[-1:] in (b"\r", b"\n", b".") or b"\r\n." in packet
+
+
+def test_a_chunk_is_a_copy_if_it_may_hold_a_page_more_than_it_needs() -> None:
+    assert middle(b"x" * 4_096) is None
+    for size, is_copy in ((4_097, True), (16_384, True), (16_385, False)):
+        packet = b"x" * size
+        assert (middle(packet) is not packet) == is_copy
+        assert middle(packet) == packet
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from ehlo.protocol import reply as replies
 from ehlo.protocol.connection import Connection
 from ehlo.protocol.events import NEED_DATA, Event, Waiting
 from ehlo.protocol.settings import Settings
+from ehlo.protocol.state import Counts
 from protocol.sessions import (
     ASKS,
     BODIES,
@@ -56,6 +57,29 @@ def test_the_usual_packets_of_a_message_never_enter_the_buffer() -> None:
     connection.reply()
     assert connection.next_event() is NEED_DATA
     assert connection.data_to_send().startswith(b"250")
+
+
+def test_a_client_is_greeted_at_once_where_no_hook_is_asked() -> None:
+    settings = Settings(hostname="mx.example")
+    connection = Connection(settings, lambda: "nonce", asks=NO_QUESTIONS)
+    assert connection.greet() == settings.greeting.wire
+    assert connection.greet() is None  # once
+    assert connection.next_event() is NEED_DATA
+    assert connection.data_to_send() == b""
+    assert isinstance(connection.hear(b"EHLO c\r\n"), bytes)
+
+
+def test_no_client_is_greeted_before_the_server_is_asked_and_none_that_has_gone() -> None:
+    asked = Connection(Settings(), lambda: "nonce", asks={events.Connect})
+    assert asked.greet() is None
+    assert asked.next_event() == events.CONNECT
+    gone = Connection(Settings(), lambda: "nonce", asks=NO_QUESTIONS)
+    gone.receive_eof()
+    assert gone.greet() is None
+    counts = Counts()
+    counts.errors = 10
+    slow = Connection(Settings(), lambda: "nonce", asks=NO_QUESTIONS, counts=counts)
+    assert slow.greet() is None
 
 
 def test_a_plain_command_that_is_rejected_is_answered_by_what_is_queued() -> None:
@@ -235,6 +259,38 @@ def test_a_whole_body_of_the_limit_is_usual_and_a_larger_one_is_not() -> None:
     assert play(Plan(Settings(max_size=30), ASKS[0], packets, 0)) == 5
     packets[-1] = b"x" + packets[-1]
     assert play(Plan(Settings(max_size=30), ASKS[0], packets, 0)) == 4
+
+
+def test_large_chunks_and_the_packet_that_ends_them_are_usual() -> None:
+    chunk = (b"x" * 62 + b"\r\n") * 100 + b"y"
+    packets = [b"EHLO c\r\n", *ENVELOPE, chunk, chunk, chunk + b"\r\n.\r\n", ENVELOPE[0]]
+    for settings in (Settings(), Settings(max_size=3 * len(chunk) + 2)):
+        for seed in range(6):
+            assert play(Plan(settings, ASKS[0], packets, seed, observed=True)) == len(packets)
+    too_small = Settings(max_size=2 * len(chunk))
+    assert play(Plan(too_small, ASKS[0], packets, 0)) == len(packets) - 1
+
+
+pieces = st.sampled_from(
+    [
+        *(b"x" * 5_000, (b"x" * 62 + b"\r\n") * 100, b"a.b" * 2_000, b"y" * 20_000),
+        *(b"\r", b"\n", b"\r\n", b".", b"..", b"\r\n.", b"\r\n.\r", b"\r\n.\r\n", b"\r\r\n", b"z"),
+    ]
+)
+
+
+@pytest.mark.no_cover
+@examples(150)
+@given(
+    st.lists(st.lists(pieces, min_size=1, max_size=4).map(b"".join), min_size=1, max_size=5),
+    st.sampled_from([*SETTINGS, Settings(max_size=12_000)]),
+    st.integers(0, 5),
+)
+def test_a_large_body_is_the_same_both_ways(
+    packets: list[bytes], rules: Settings, seed: int
+) -> None:
+    hello = b"LHLO c\r\n" if rules.lmtp else b"EHLO c\r\n"
+    play(Plan(rules, ASKS[0], [hello, *ENVELOPE, *packets, b"x\r\n.\r\n"], seed, observed=True))
 
 
 def test_a_line_that_begins_in_the_packet_before_is_no_command() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +188,57 @@ async def test_when_writing_ends_for_good_all_that_waits_is_told(tmp_path: Path)
         )
         assert [type(each) for each in found] == [StoreError, StoreError]
     finally:
+        await asyncio.to_thread(writer.close)
+
+
+class Body:
+    """An item to store, or work, which stands for a large body."""
+
+    def __call__(self, database: Database) -> None:
+        database.execute("INSERT INTO nothing DEFAULT VALUES")
+
+
+def fail(database: Database, items: Sequence[Body]) -> list[None]:
+    return [items[0](database)] * len(items)
+
+
+async def failed_to_share(writer: Writer) -> weakref.ref[Body]:
+    body = Body()
+    try:
+        await writer.share(fail, body)
+    except StoreError:  # not by `pytest.raises`, which keeps it
+        return weakref.ref(body)
+    raise AssertionError
+
+
+async def failed_to_do(writer: Writer) -> weakref.ref[Body]:
+    body = Body()
+    try:
+        await writer.do(body)
+    except StoreError:
+        return weakref.ref(body)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("fails", [failed_to_share, failed_to_do])
+@in_loop
+async def test_a_write_that_has_failed_keeps_no_body(
+    tmp_path: Path, fails: Callable[[Writer], Awaitable[weakref.ref[Body]]]
+) -> None:
+    """Its exception refers to the frames that it came through, and these to what was written.
+
+    What fails together is tried alone: then the exception has another one as its context.
+    """
+    path = tmp_path / "mail-0.db"
+    writer = Writer(str(path), ledger.open_ledger(path), ledger.Flushes(path))
+    writer.start()
+    gc.disable()
+    try:
+        bodies = await asyncio.gather(*(fails(writer) for _ in range(3)))
+        await writer.do(lambda _: None)  # then the thread has let go of them
+        assert [body() for body in bodies] == [None] * 3
+    finally:
+        gc.enable()
         await asyncio.to_thread(writer.close)
 
 

@@ -20,10 +20,11 @@ from ehlo import Queue, Reply, Retry
 from ehlo.message import Spool
 from ehlo.net import Peer
 from ehlo.queue.books import open_books
-from ehlo.queue.entries import Arrival
+from ehlo.queue.entries import Arrival, Haul
 from ehlo.queue.postgres import cluster, taking
 from ehlo.queue.postgres.batches import Packed, store
 from ehlo.queue.postgres.schema import check_durable, ensure_schema
+from ehlo.queue.timing import Persistence
 from ehlo.queue.urls import DatabaseURL, is_postgres, shown
 from ehlo.sqlite.errors import StoreError
 from interop.peers import peer
@@ -517,6 +518,36 @@ def test_the_books_show_and_change_the_queue(bench: PostgresBench) -> None:
         assert bench.database.fetch("SELECT 1 FROM ehlo_messages") == []
         with pytest.raises(LookupError):
             list(books.content("none \0"))
+
+
+def test_others_are_served_between_the_slices_of_a_purge(
+    bench: PostgresBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taking, "_SLICE", 3)
+    with serving(bench.queue(Player(False))) as server:
+        deliver(server, *(f"{number}@x.test" for number in range(7)))
+        bench.expect(server, "state", *[("failed",)] * 7)
+    with serving(bench.queue(Player(), deliveries=0)) as server:
+        message_id = deliver(server, "b@x.test").removeprefix(QUEUED)
+
+    async def purge() -> tuple[Haul, list[float]]:
+        opened = cluster.Cluster(DatabaseURL.of(bench.url))
+
+        async def left() -> float:
+            (found,) = (await opened.levels()).values()
+            return found["failed"]
+
+        patience = Persistence(5, 3600, 12, float("inf"))
+        _, *found, haul = await asyncio.gather(
+            *(opened.purge(0), left(), left(), opened.claim("owner", 10, 60, patience, []))
+        )
+        found.append(await left())
+        await opened.close()
+        return haul, found
+
+    haul, left = asyncio.run(purge())
+    assert [each.id for each in haul.claimed] == [message_id]
+    assert left == [4, 4, 0]
 
 
 def test_books_of_a_database_without_a_queue_are_an_error(bench: PostgresBench) -> None:

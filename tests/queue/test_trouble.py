@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import sqlite3
 import threading
@@ -21,6 +22,7 @@ from ehlo.queue.consumer import Consumer
 from ehlo.queue.entries import Arrival, Settled
 from ehlo.queue.family import Family
 from ehlo.queue.timing import Persistence
+from ehlo.sqlite.errors import StoreError
 from ehlo.sqlite.writer import Writer
 from support.loading import look_until
 from support.queueing import FileBench, Jump, Player, deliver, rows, serving, wait_until
@@ -187,6 +189,29 @@ def test_a_message_whose_body_is_lost_is_dead_after_its_attempts(url: str, tmp_p
         wait_until(server, lambda: rows(file, "state") == [("dead",)])
         deliver(server, "c@x.test")
         assert player.next()[1].recipients == ["c@x.test"]
+
+
+def test_a_body_whose_file_was_cut_is_reported_and_not_delivered(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, player, jump = tmp_path / "mail-0.db", Player(Retry(after=1)), Jump()
+    with serving(Queue(url, player, max_attempts=3, time=jump), spool_threshold=1_000) as server:
+        message_id = deliver(server, "b@x.test", body=b"x\r\n" * 9_000).rpartition(" ")[2]
+        player.next()
+        wait_until(server, lambda: rows(file, "state") == [("waiting",)])
+        (body,) = (tmp_path / "mail-0.db-bodies").iterdir()
+        whole = body.read_bytes()
+        body.write_bytes(whole[:-1])
+        cut = f"{body}: 26999 of 27000 bytes; restore it, or drop the message"
+        with open_books(url) as books, pytest.raises(StoreError, match=re.escape(cut)):
+            next(books.content(message_id))
+        jump.advance(2)
+        wait_until(server, lambda: rows(file, "attempts, error") == [(2, cut)])
+        assert player.calls.empty()
+        assert cut in caplog.text
+        body.write_bytes(whole)
+        jump.advance(20)
+        assert player.next()[1].body == whole
 
 
 def has_come(player: Player, jump: Jump) -> bool:

@@ -17,6 +17,7 @@ from ehlo.message import Spool
 from ehlo.server import bodies
 from ehlo.server.limits import Turns
 from ehlo.server.runtime import Ending
+from ehlo.server.space import Claim
 from support.client import Client
 from support.clock import StoppedClock
 from support.serving import DEADLINE, Box, Collector, Running, Serve
@@ -158,7 +159,107 @@ def test_an_attachment_arrives_with_its_bare_newlines_made_whole(
         assert send(client, clean) == QUEUED
         assert send(client, bare) == QUEUED
     assert handler.bodies == [clean, clean[:middle] + b"\r\n" + clean[middle + 1 :]]
-    assert handler.spooled == 2 * [size > 1_048_576]
+    assert handler.spooled == [False, False]
+
+
+# -- by default ----------------------------------------------------------------------------------
+
+MIB = 1_048_576
+LINE = b"x" * 62 + b"\r\n"
+LARGE = LINE * (5 * MIB // len(LINE))
+HALF = LARGE[: 2 * MIB]
+"""A part of it that is larger than those that are always in memory."""
+
+
+@pytest.mark.parametrize(
+    ("way", "size", "in_use", "spooled"),
+    [
+        ("DATA", 3 * MIB, 0, False),
+        ("BDAT", 3 * MIB, 0, False),
+        ("DATA", 3 * MIB, 80 * MIB, True),  # of 140
+        ("DATA", 17 * MIB, 0, True),
+    ],
+)
+def test_a_large_body_is_in_memory_while_half_of_that_is_free(
+    serve: Serve, way: str, size: int, in_use: int, spooled: bool
+) -> None:
+    collector = Collector()
+    running = serve(collector, max_memory=160 * MIB)
+    memory = running.runtime.memory
+    memory.take(in_use)
+    body = LINE * (size // len(LINE))
+    with running.ready() as client:
+        assert send(client, body, way) == QUEUED
+    (message,) = collector.messages
+    assert message.spooled == spooled
+    assert message.body == body
+    assert memory.held == in_use
+    memory.release(in_use)
+
+
+def test_a_large_body_goes_to_disk_once_half_of_the_memory_is_in_use(serve: Serve) -> None:
+    collector = Collector()
+    running = serve(collector, max_memory=160 * MIB)
+    memory = running.runtime.memory
+    with running.ready() as client:
+        client.begin_message(HALF, end=b"")
+        running.wait_until_received(client)
+        (driver,) = running.drivers
+        assert len(HALF) * 9 // 8 <= driver.answers.bodies.resting(memory) == memory.held
+        memory.take(80 * MIB)
+        client.send(LARGE[len(HALF) :] + b".\r\n")
+        assert client.replies(4)[-1] == QUEUED
+    (message,) = collector.messages
+    assert message.spooled
+    assert message.data == message.trace + LARGE
+    assert memory.held == 80 * MIB
+    memory.release(memory.held)
+
+
+def test_a_large_body_in_memory_goes_to_disk_for_a_claim(serve: Serve) -> None:
+    collector = Collector()
+    running = serve(collector, max_memory=160 * MIB)
+    memory = running.runtime.memory
+    with running.ready() as client:
+        client.begin_message(HALF, end=b"")
+        running.wait_until_received(client)
+        claims: list[Claim | None] = []
+
+        async def claim() -> None:
+            claims.append(memory.claim(memory.limit, None, lambda: None))
+            running.runtime.make_room(memory, claimed=True)
+
+        running.run(claim)
+        running.wait_until(lambda: claims[0] is not None and claims[0].granted)
+        memory.release(memory.limit)
+        client.send(LARGE[len(HALF) :] + b".\r\n")
+        assert client.replies(4)[-1] == QUEUED
+    (message,) = collector.messages
+    assert message.spooled
+    assert message.data == message.trace + LARGE
+
+
+def test_a_large_body_in_memory_counts_while_the_hook_has_it(serve: Serve) -> None:
+    handler = Gated()
+    running = serve(handler)
+    with running.ready() as client:
+        client.begin_message(stuffed(body_of(3 * MIB)))
+        assert handler.entered.acquire(timeout=DEADLINE)
+        assert 3 * MIB * 9 // 8 <= running.runtime.memory.held < 4 * MIB
+        handler.gate.release()
+        assert client.replies(4)[-1] == QUEUED
+    assert running.runtime.memory.held == 0
+
+
+def test_a_handler_that_streams_has_large_bodies_on_disk(serve: Serve) -> None:
+    handler = Streamer()
+    handler.running = running = serve(handler)
+    with running.ready() as client:
+        assert send(client, body_of(2 * MIB)) == QUEUED
+    assert handler.held == [0]
+
+
+# -- handlers that stream ------------------------------------------------------------------------
 
 
 def test_a_handler_that_streams_holds_next_to_nothing(serve: Serve) -> None:

@@ -37,6 +37,7 @@ asyncio.run(main())
 FULL = """
 import asyncio, resource, signal, sys
 from ehlo.store import Delivery, DiskFullError, Store
+from ehlo.store.room import LEFT
 
 async def main():
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -50,6 +51,8 @@ async def main():
                 failed += 1
         assert kept and failed, (len(kept), failed)
         assert [each.id for each in (await store.list(limit=None)).mails] == kept[::-1]
+        # What is left for deletions on a disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000 + LEFT, resource.RLIM_INFINITY))
         await store.delete()
         await store.put(Delivery(b"Subject: after\\r\\n\\r\\n"))
         print(len(kept), failed)

@@ -19,10 +19,10 @@ from support.storing import fill, ids, in_loop, mail
 MEBIBYTE = 1 << 20
 
 
-@pytest.mark.parametrize("pages", range(40, 120, 8))
+@pytest.mark.parametrize("pages", range(22, 52, 3))
 @in_loop
 async def test_a_disk_that_is_full_at_any_statement_costs_one_change(pages: int) -> None:
-    async with Store.open(max_size=pages * 4_096, keep=5) as store:
+    async with Store.open(max_size=pages * 16_384, keep=5) as store:
         kept = await fill(store, 2)
 
         async def succeeds(change: Awaitable[object]) -> bool:

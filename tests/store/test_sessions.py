@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import struct
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from ehlo.store import Delivery, MailCounts, Store, StoredSession, StoreError
 from ehlo.store.database import VERSION
 from ehlo.store.keeping import MOST_SESSIONS, SESSION_BYTES
+from ehlo.store.rows import read_transcript
 from ehlo.transcript import Line
 from support.storing import fill, ids, in_loop, mail
 
@@ -107,7 +109,7 @@ def downgraded(path: Path) -> None:
     database = sqlite3.connect(path)
     database.executescript(
         "DROP TABLE sessions; DROP TABLE counts; DROP TRIGGER mail_marked;"
-        "DROP TRIGGER mail_dropped; CREATE INDEX unread_mails ON mails(inbox) WHERE is_read = 0;"
+        "CREATE INDEX unread_mails ON mails(inbox) WHERE is_read = 0;"
         "PRAGMA user_version = 1;"
     )
     database.close()
@@ -127,6 +129,58 @@ async def test_a_file_of_an_older_ehlo_is_upgraded_with_all_of_its_mail(tmp_path
         assert len(await store.sessions()) == 1
     database = sqlite3.connect(path)
     assert database.execute("PRAGMA user_version").fetchone() == (VERSION,)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["S: hello", "", "a\tb\u00e9\u2028", "two\nlines", "a NUL\0", "half a character \ud800"],
+)
+@in_loop
+async def test_each_line_of_a_session_comes_out_as_it_went_in(text: str) -> None:
+    lines = [Line(1.5, "client", text), Line(2.25, "note", text), Line(1e9, "server", "250 Ok")]
+    async with Store.open() as store:
+        mail_id = await store.put(Delivery(mail(), transcript=lines))
+        stored = await store.get(mail_id)
+        assert stored is not None
+        assert stored.transcript == lines
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[[1.5,"client","EHLO a"],[2.0,"server","250 Ok"]]',
+        f'["{struct.pack("<2d", 1.5, 2.0).hex()}",["client","server"],["EHLO a","250 Ok"]]',
+    ],
+)
+def test_a_session_that_an_older_ehlo_stored_is_read(text: str) -> None:
+    assert read_transcript(text) == [Line(1.5, "client", "EHLO a"), Line(2.0, "server", "250 Ok")]
+    assert read_transcript("[]") == []
+
+
+@in_loop
+async def test_a_file_with_smaller_pages_and_a_trigger_for_its_counts_is_upgraded(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "mail.db"
+    async with Store.open(str(path)) as store:
+        kept = await fill(store, 5)
+    database = sqlite3.connect(path)
+    database.executescript(
+        "PRAGMA journal_mode = DELETE; PRAGMA page_size = 4096; VACUUM;"
+        "CREATE TRIGGER mail_dropped AFTER DELETE ON mails BEGIN"
+        " UPDATE counts SET total = total - 1, unread = unread - (old.is_read = 0)"
+        " WHERE inbox = old.inbox; END; PRAGMA user_version = 3;"
+    )
+    database.close()
+    async with Store.open(str(path), keep=5) as store:
+        await store.mark(read=True, ids=kept[:2])
+        kept += await fill(store, 1)
+        assert ids(await store.list()) == kept[:0:-1]
+        assert await store.counts() == MailCounts(5, 4)
+    database = sqlite3.connect(path)
+    assert database.execute("PRAGMA user_version").fetchone() == (VERSION,)
+    assert database.execute("PRAGMA page_size").fetchone() == (4_096,)
     database.close()
 
 

@@ -408,7 +408,7 @@ class CorePlayer:
 
     def _answer(self, event: Event) -> Reply | None:
         if isinstance(event, events.MessageEnd) and event.body is not None:
-            self._body = event.body
+            self._body += event.body
             if len(self._body) + 64 > self._memory:
                 return replies.NO_MEMORY
         answer = self._rules.answer(*_hook_of(event))

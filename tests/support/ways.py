@@ -42,6 +42,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     name: str = request.param
     if name == "general":
         monkeypatch.setattr(Connection, "hear", _decline)
+        monkeypatch.setattr(Connection, "greet", lambda _connection: None)
     return name
 
 

@@ -140,7 +140,7 @@ _all_dead: Final[_Decorator] = click.option(
     "--all-dead",
     is_flag=True,
     allow_from_autoenv=False,
-    help="Change all failed and dead deliveries; write no ID.",
+    help="Choose all failed and dead deliveries, instead of IDs.",
 )
 _json: Final[_Decorator] = click.option(
     "--json",

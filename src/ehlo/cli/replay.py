@@ -11,7 +11,7 @@ import asyncio
 import click
 
 from ehlo.cli.readable import reason_of
-from ehlo.cli.values import ReadableFile
+from ehlo.cli.values import ReadableFile, Seconds
 from ehlo.net import Peer, parse_address
 from ehlo.testing import dialogue
 from ehlo.testing.dialogue import DialogueError, Scenario
@@ -28,8 +28,7 @@ class UnreachableError(click.ClickException):
 @click.argument("address", metavar="[HOST:PORT]", required=False)
 @click.option(
     "--timeout",
-    metavar="SECONDS",
-    type=click.FloatRange(0, min_open=True),
+    type=Seconds(),
     default=10.0,
     help="Seconds to wait for each reply of a server.  [10]",
 )
@@ -41,6 +40,8 @@ def replay(file: str, address: str | None, timeout: float) -> int:
     is taken from the recording. With HOST:PORT, they are played against the server there.
     Certificates are not verified. A session is played up to where the recorded server ended it.
     """
+    if not timeout > 0:
+        raise click.UsageError(f"--timeout {timeout:g}: out of range; write a number over 0")
     try:
         scenarios = dialogue.load(file)
         peer = None if address is None else parse_address(address)

@@ -8,7 +8,7 @@ without one, a header without an end.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -18,7 +18,6 @@ from ehlo.content.fields import (
     Field,
     Header,
     Parameterized,
-    first_field,
     parse_parameters,
     read_header,
 )
@@ -57,6 +56,8 @@ class Part:
     """The field Content-Disposition; its value is empty without one."""
     start: int
     """Where the body begins, in bytes from the beginning of the message."""
+    named: Mapping[bytes, Field]
+    """The first field of each name in lower case."""
     end: int = 0
     """Where the body ends."""
     children: list[Part] = field(default_factory=list)
@@ -69,7 +70,8 @@ class Part:
 
     def first(self, name: str) -> str:
         """Return the first field `name` (in lower case) as text; empty when there is none."""
-        return first_field(self.fields, name)
+        found = self.named.get(name.encode())
+        return "" if found is None else found.text
 
     def leaves(self) -> Iterator[Part]:
         """Yield the parts that have no parts, in their order."""
@@ -216,17 +218,16 @@ def parse_message(data: bytes, start: int = 0, rest: Rest = no_rest) -> Part:
 
 
 def _described(header: Header, parent: Part | None) -> Part:
-    content_type, disposition = _NOTHING, _NOTHING
-    for each in header.fields:
-        name = each.name.lower()
-        if name == b"content-type" and content_type is _NOTHING:
-            content_type = parse_parameters(each.value)
-        elif name == b"content-disposition" and disposition is _NOTHING:
-            disposition = parse_parameters(each.value)
+    named = {each.name.lower(): each for each in reversed(header.fields)}
+    content_type, disposition = (
+        _NOTHING if each is None else parse_parameters(each.value)
+        for each in (named.get(b"content-type"), named.get(b"content-disposition"))
+    )
     # RFC 2046 5.1.5: in a digest the parts are messages unless they say otherwise
     in_digest = parent is not None and parent.content_type == "multipart/digest"
     default = "message/rfc822" if in_digest else "text/plain"
-    valid = _MEDIA_TYPE.fullmatch(content_type.value) is not None
-    kind = content_type.value if valid else default
+    kind = content_type.value
+    if not kind or _MEDIA_TYPE.fullmatch(kind) is None:
+        kind = default
     fields, more, start = header
-    return Part(fields, more, kind, content_type, disposition, start, start)
+    return Part(fields, more, kind, content_type, disposition, start, named, start)

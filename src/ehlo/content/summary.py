@@ -25,8 +25,7 @@ MOST_MAILBOXES: Final = 1_000
 _BEGINNING: Final = 4_096  # bytes of a text, still encoded, of which a snippet is made
 _MARKUP: Final = (8_192, 65_536)  # the same of HTML, which may begin with a long style sheet
 
-_LISTS: Final = frozenset((b"from", b"to", b"cc", b"bcc", b"reply-to"))
-_SHOWN: Final = frozenset((*_LISTS, b"subject", b"message-id"))
+_LISTS: Final = (b"from", b"to", b"cc", b"bcc", b"reply-to")
 
 
 class Mailbox(NamedTuple):
@@ -90,28 +89,35 @@ def summarize(message: bytes, recipients: Iterable[str] = (), rest: Rest = no_re
         'Ann'
     """
     root = parse_message(message, rest=rest)
-    first: dict[bytes, Field] = {}
-    for each in root.fields:
-        name = each.name.lower()
-        if name in _SHOWN:
-            first.setdefault(name, each)
-    lists = {name: read_mailboxes(first[name].value) if name in first else [] for name in _LISTS}
-    bcc = _with_unnamed(recipients, lists[b"to"], lists[b"cc"], lists[b"bcc"])
-    leaves = list(root.leaves())
-    identifier = one_line(first[b"message-id"].text).strip() if b"message-id" in first else ""
+    named = root.named
+    senders, to, cc, copied, reply_to = (_mailboxes(named.get(name)) for name in _LISTS)
+    attachments = inlines = 0
+    shown: list[Part] = []
+    for part in root.leaves():
+        disposition = part.disposition.value
+        if disposition == "attachment" or part.content_type == "application/octet-stream":
+            attachments += 1
+        else:
+            shown.append(part)
+        inlines += disposition == "inline"
+    identifier = one_line(root.first("message-id")).strip()
     return Summary(
         message_id=identifier.removeprefix("<").removesuffix(">"),
-        sender=lists[b"from"][0] if lists[b"from"] else Mailbox("", ""),
-        to=lists[b"to"],
-        cc=lists[b"cc"],
-        bcc=bcc,
-        reply_to=lists[b"reply-to"],
-        subject=one_line(first[b"subject"].text) if b"subject" in first else "",
-        snippet=_snippet(message, leaves, rest),
+        sender=senders[0] if senders else Mailbox("", ""),
+        to=to,
+        cc=cc,
+        bcc=_with_unnamed(recipients, to, cc, copied),
+        reply_to=reply_to,
+        subject=one_line(root.first("subject")),
+        snippet=_snippet(message, shown, rest),
         size=len(message),
-        attachments=sum(map(_is_attachment, leaves)) or int(_is_file(root)),
-        inlines=sum(part.disposition.value == "inline" for part in leaves),
+        attachments=attachments or int(_is_file(root)),
+        inlines=inlines,
     )
+
+
+def _mailboxes(field: Field | None) -> list[Mailbox]:
+    return [] if field is None else read_mailboxes(field.value)
 
 
 def _with_unnamed(recipients: Iterable[str], *lists: list[Mailbox]) -> list[Mailbox]:
@@ -124,11 +130,6 @@ def _with_unnamed(recipients: Iterable[str], *lists: list[Mailbox]) -> list[Mail
 # -- parts -----------------------------------------------------------------------------------------
 
 
-def _is_attachment(part: Part) -> bool:
-    kind = part.content_type
-    return part.disposition.value == "attachment" or kind == "application/octet-stream"
-
-
 def _is_file(root: Part) -> bool:
     """Return whether the whole message is one file."""
     kind = root.content_type
@@ -136,8 +137,8 @@ def _is_file(root: Part) -> bool:
     return not root.children and not shown
 
 
-def _snippet(message: bytes, leaves: list[Part], rest: Rest) -> str:
-    shown = [part for part in leaves if not _is_attachment(part)]
+def _snippet(message: bytes, shown: list[Part], rest: Rest) -> str:
+    """Return the beginning of the parts that are no attachments."""
     html = next((part for part in shown if part.content_type == "text/html"), None)
     if html is not None:
         for most in _MARKUP:
@@ -146,13 +147,14 @@ def _snippet(message: bytes, leaves: list[Part], rest: Rest) -> str:
                 break
         if snippet := _cut(text):
             return snippet
-    plain = (part for part in shown if part.content_type.startswith(("text/plain", "multipart/")))
-    return _cut("\n".join(_beginning(message, part, _BEGINNING) for part in islice(plain, 3)))
+    plain = [part for part in shown if part.content_type.startswith(("text/plain", "multipart/"))]
+    return _cut("\n".join([_beginning(message, part, _BEGINNING) for part in plain[:3]]))
 
 
 def _beginning(message: bytes, part: Part, most: int) -> str:
     data = message[part.start : min(part.end, part.start + most)]
-    data = decode_transfer(data, part.transfer_encoding)
+    if encoding := part.transfer_encoding:
+        data = decode_transfer(data, encoding)
     return decode_text(data, part.parameters.parameters.get("charset", ""))
 
 

@@ -13,7 +13,7 @@ import io
 import re
 from typing import Final, Literal
 
-from ehlo.protocol.buffer import Buffer, find_dot
+from ehlo.protocol.buffer import COPIED, Buffer, find_dot
 from ehlo.protocol.reply import Reply
 
 
@@ -47,7 +47,7 @@ _CRS_BEFORE_LF: Final = re.compile(rb"(?<!\r)\r++(?=\n)")  # linear: it begins w
 _FIRST: Final = 4_096  # bytes that may begin with a header, or that end a body
 _SLICE: Final = 32_768  # bytes that stay in the processor's cache
 _WIDTH: Final = 32  # bytes of a line; columns of shorter ones are slower than the decoder
-_DOT: Final = 0x2E
+_TAILS: Final = b"\r\n."
 
 # What the end of a slice may be the beginning of; the longest first
 _HOLD_BACK: Final = ((b"\r\n.\r", 4), (b"\r\n.", 3), (b"\r\n", 2), (b"\r", 1))
@@ -151,15 +151,25 @@ class Skipper:
 
 
 def whole(packet: bytes) -> bytes | None:
-    """Return the body, if `packet` is a whole one with its end, and no other line has a dot first.
+    """Return the rest of a body, if `packet` is that with its end, and no line has a dot first.
 
     Such a dot would have to be dropped.
     """
     end = len(packet) - 3
-    if packet[-5:] != b"\r\n.\r\n" or packet[0] == _DOT:
+    if packet[-5:] != b"\r\n.\r\n":
         return None
     dot = packet.find(b"\r\n.") if end < _FIRST else find_dot(packet)  # which is for large ones
     return packet[:end] if dot == end - 2 else None
+
+
+def middle(packet: bytes) -> bytes | None:
+    """Return a chunk of a body, if `packet` is a large one, and no line has a dot first.
+
+    It must not end with what may be the beginning of the end of the body.
+    """
+    if len(packet) <= _FIRST or packet[-1] in _TAILS or find_dot(packet) >= 0:
+        return None
+    return packet if len(packet) > COPIED else bytes(memoryview(packet))
 
 
 def _unstuffed(chunk: bytes) -> bytes:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Final
 
 _SMALL: Final = 4_096  # bytes of a block that may be kept for a part of it
-_COPIED: Final = 16_384  # bytes of a read that may take a page of memory more than they are
+COPIED: Final = 16_384
+"""Bytes of a read that may take a page of memory more than they are."""
 _HOPS: Final = 50  # from dot to dot
 
 
@@ -90,7 +91,7 @@ class Buffer:
         """
         data, pos = self._data, self._pos
         taken = data[pos : pos + count]
-        if taken is data and len(taken) <= _COPIED:
+        if taken is data and len(taken) <= COPIED:
             taken = bytes(memoryview(taken))
         self._consume(pos + len(taken) + drop)
         return taken if type(taken) is bytes else bytes(taken)

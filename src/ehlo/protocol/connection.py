@@ -142,7 +142,7 @@ class Connection:
             return None
         if conversation.reader is not None or conversation.state is _GREETING:
             return None
-        return None if output.slow or output.over else self.data_to_send()
+        return None if output.slow or output.over else output.taken()
 
     # -- bytes -----------------------------------------------------------------------------------
 
@@ -165,41 +165,61 @@ class Connection:
 
     def data_to_send(self) -> bytes:
         """Return the bytes to send now, once."""
-        output = self.conversation.output
-        wires = output.wires
-        if not wires:
-            return b""
-        data = wires[0] if len(wires) == 1 else b"".join(wires)
-        wires.clear()
-        output.let_go = 0
-        return data
+        return self.conversation.output.taken()
 
     # -- events ----------------------------------------------------------------------------------
 
+    def greet(self) -> bytes | None:
+        """Return the greeting, to be sent at once.
+
+        Returns `None` if the server wants to be asked, or there is more to do: call `next_event`.
+        """
+        conversation, output = self.conversation, self.conversation.output
+        if conversation.state is not _GREETING or CONNECT.event in conversation.asks:
+            return None
+        if self._halted or self._ended or not conversation.buffer.empty:
+            return None
+        if output.wires or output.slow or output.over:
+            return None
+        accept(conversation, CONNECT, events.CONNECT, None)
+        return output.taken()
+
     def hear(self, packet: bytes) -> bytes | Event | Waiting | None:
-        """Take bytes that are the usual packet: one plain command, or a whole body.
+        """Take bytes that are the usual packet: one plain command, a whole body, or a part of one.
 
         Such a packet never enters the buffer. Returns the reply to an accepted command, to be sent
         at once; or what `next_event` does; or `None` for any other packet: call `receive_data`.
         """
         conversation = self.conversation
-        output, settings = conversation.output, conversation.settings
-        if self._halted or self._ended or not conversation.buffer.empty or output.wires:
-            return None
-        if output.slow or output.over or type(packet) is not bytes:
+        output = conversation.output
+        if (
+            self._halted
+            or self._ended
+            or not conversation.buffer.empty
+            or output.wires
+            or output.slow
+            or output.over
+            or type(packet) is not bytes
+        ):
             return None
         reader = conversation.reader
         if reader is not None:
             event = mail.hear_body(conversation, reader, packet)
-            if event is not None:  # the question keeps no body: it may be on disk before its answer
+            if type(event) is events.MessageEnd:
+                # The question keeps no body: it may be on disk before its answer
                 self._question, self._subject = mail.MESSAGE, event.transaction
                 self._halted = True
             return event
         usual = USUAL.get(packet[:4])
-        if usual is None or len(packet) > settings.plain_limit:
+        if usual is None:
             return None
         verb, parse, accepts, to = usual
-        if conversation.state not in verb.since or conversation.exchange is not None:
+        settings = conversation.settings
+        if (
+            conversation.state not in verb.since
+            or conversation.exchange is not None
+            or len(packet) > settings.plain_limit
+        ):
             return None
         closed = settings.gated and verbs.refusal_of(conversation, verb) is not None
         subject = None if closed else parse(conversation, packet)
@@ -219,7 +239,10 @@ class Connection:
             output.said.append(verb.name)
             output.reply(reply, verb.name)
             return self._close()
-        return output.acknowledged(verb.name, reply)
+        output.said.extend((verb.name, reply.code))
+        if output.narrator is not None:
+            output.narrator.wrote(reply.wire, verb.name)
+        return reply.wire
 
     def next_event(self) -> Event | Waiting:
         """Return the next event, or why there is none now."""
@@ -283,24 +306,21 @@ class Connection:
         Raises `ProtocolError` if nothing was asked, or if `answer` does not fit the question: a 354
         answers DATA, and nothing else does.
         """
-        question, subject = self._question, self._subject
+        question, subject, conversation = self._question, self._subject, self.conversation
         if question is None:
             raise ProtocolError("nothing was asked")
-        rejects = False
-        if answer is not None:
-            rejects = answer.refuses
+        if answer is not None and not answer.refuses:
             is_data = question.event is events.Data
-            if not rejects and (answer.code != 354 if is_data else answer.code >= 300):
+            if answer.code != 354 if is_data else answer.code >= 300:
                 name = getattr(question.event, "__name__", "")
                 raise ProtocolError(f"{answer.code} does not answer {name}")
         self._question = self._subject = None
         self._halted = False
-        found: Ask | Told = None
-        if rejects and answer is not None:
-            found = reject(self.conversation, question, subject, answer)
+        if answer is not None and answer.refuses:
+            found = reject(conversation, question, subject, answer)
         else:
-            found = accept(self.conversation, question, subject, answer)
-        if found is not None or question is STARTTLS or self.conversation.output.over:
+            found = accept(conversation, question, subject, answer)
+        if found is not None or question is STARTTLS or conversation.output.over:
             self._queue(found)
 
     def reply_each(self, answers: Sequence[Reply | None]) -> None:

@@ -105,7 +105,7 @@ class MessageEnd(Event):
 
     transaction: Transaction
     body: bytes | None = field(default=None, repr=False)
-    """The body if it came in one packet, and so in no `BodyChunk`."""
+    """What came of the body in the packet that ended it, and so in no `BodyChunk`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,12 +75,15 @@ class Output:
         if self.narrator is not None:
             self.narrator.wrote(reply.wire, to)
 
-    def acknowledged(self, verb: str, reply: Reply) -> bytes:
-        """Return the acceptance of a plain command, which nothing is queued before."""
-        self.said.extend((verb, reply.code))
-        if self.narrator is not None:
-            self.narrator.wrote(reply.wire, verb)
-        return reply.wire
+    def taken(self) -> bytes:
+        """Return the replies that wait to be sent, once."""
+        wires = self.wires
+        self.let_go = 0
+        if len(wires) == 1:
+            return wires.pop()
+        data = b"".join(wires)
+        wires.clear()
+        return data
 
     def reject(self, reply: Reply, to: str, about: Rejected = NOTHING) -> None:
         """Queue a rejection; one too many since the last accepted message ends the session."""
@@ -108,23 +111,18 @@ class Output:
         self.reject(reply, to, about)
 
     def outcome(self, reply: Reply, transaction: Transaction) -> None:
-        """Queue the outcome of a message: in LMTP once per recipient (RFC 2033 4.2)."""
+        """Queue a rejection of a message; in LMTP, queue any outcome once per recipient."""
         if self._settings.lmtp:
             self.each([reply] * len(transaction.recipients), transaction)
-            return
-        if reply.refuses:
-            self.reject(reply, ".", Rejected(transaction))
-            return
-        if self._counts.refusals:
-            self._forgive()
-        self.reply(reply, ".")
+        else:
+            self.reply(reply, ".", Rejected(transaction))
 
     def each(self, outcomes: Sequence[Reply], transaction: Transaction) -> None:
         """Queue one reply per recipient (LMTP), all of them even if one closes."""
         refusals = [reply for reply in outcomes if reply.refuses]
         wholly = len(refusals) == len(outcomes)
         if not wholly:
-            self._forgive()
+            self.forgive()
         elif self._is_one_too_many():
             outcomes = refusals = [replies.TOO_MANY_IDLE] * len(outcomes)
         for reply in outcomes:
@@ -154,7 +152,7 @@ class Output:
         if self.narrator is not None:
             self.narrator.wrote(reply.wire, to)
 
-    def _forgive(self) -> None:
+    def forgive(self) -> None:
         """Start again what is counted between accepted messages, as Postfix does."""
         counts = self._counts
         counts.errors = counts.refused_recipients = counts.refusals = 0

@@ -194,7 +194,7 @@ class Responder:
     def _answer(self, event: Event) -> None:
         """Ask about an event, and reply."""
         if isinstance(event, events.MessageEnd):
-            body = b"".join(self._body) if event.body is None else event.body
+            body = b"".join([*self._body, event.body or b""])
             self._body.clear()
             event = events.MessageEnd(event.transaction, body)
         try:

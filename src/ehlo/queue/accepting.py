@@ -30,7 +30,7 @@ from ehlo.queue.timing import (
     seconds_in,
 )
 from ehlo.queue.urls import DatabaseURL, is_postgres, shown
-from ehlo.server.options.config import AnyHandler, bytes_of
+from ehlo.server.options.config import AnyHandler, spool_threshold
 from ehlo.server.system.privileges import UnusableError
 from ehlo.session import Session
 from ehlo.sqlite.errors import DiskFullError, StoreError
@@ -160,9 +160,7 @@ class Queue(Composed):
     async def _start(self, server: AnyServer) -> None:
         self._engine = engine = self._make_engine()
         try:
-            await engine.start(
-                accepts=self.accepts, threshold=bytes_of(server.options.spool_threshold)
-            )
+            await engine.start(accepts=self.accepts, threshold=spool_threshold(server.options))
         except StoreError as error:
             await self._close()
             raise UnusableError(f"queue: {error}") from error

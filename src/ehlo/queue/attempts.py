@@ -13,7 +13,7 @@ from ehlo.handler import name_of
 from ehlo.message import Message, Spool
 from ehlo.protocol.address import Address
 from ehlo.protocol.reply import Disconnect, Reject, Reply
-from ehlo.queue.entries import Claimed, Due, Settled
+from ehlo.queue.entries import Claimed, Due, Envelope, Settled
 from ehlo.queue.facts import decode_address
 from ehlo.queue.timing import LONGEST, Persistence
 from ehlo.server.observing.failures import escaped, log_failure
@@ -85,10 +85,11 @@ class Attempt(NamedTuple):
 
 def prepare(claimed: Claimed, body: bytes | Spool, session: Session, *, streams: bool) -> Attempt:
     """Return the attempt that a claim is for."""
-    paths = [decode_address(each.recipient) for each in claimed.deliveries]
+    sender, recipients = claimed.envelope or _read_envelope(claimed)
+    paths = [*recipients]
     message = QueuedMessage(
         claimed.id,
-        decode_address(claimed.sender),
+        sender,
         [*paths],
         claimed.trace,
         [body] if isinstance(body, bytes) else [],
@@ -100,6 +101,11 @@ def prepare(claimed: Claimed, body: bytes | Spool, session: Session, *, streams:
     message.accepted = claimed.accepted
     message.attempt = max(each.attempts for each in claimed.deliveries)
     return Attempt(claimed, session, message, paths)
+
+
+def _read_envelope(claimed: Claimed) -> Envelope:
+    due = [decode_address(each.recipient) for each in claimed.deliveries]
+    return decode_address(claimed.sender), due
 
 
 class Outcome(NamedTuple):
@@ -119,12 +125,12 @@ class Running:
     until: float
     attempt: Attempt | None = None
     """`None` while a large body is read."""
-    task: asyncio.Task[Outcome] | asyncio.Task[None] | None = None
+    task: asyncio.Task[None] | None = None
     late: bool = False
 
 
 async def call_async(handler: OnMessage, attempt: Attempt) -> Outcome:
-    """Call an `async def` handler; must be the work of a task of its own."""
+    """Call an `async def` handler; must be awaited in a task of its own."""
     current_session.set(attempt.session)
     try:
         return Outcome(await handler(attempt.session, attempt.message))

@@ -241,8 +241,7 @@ class Consumer:
             return
         running.attempt = attempt
         if self._is_async:
-            running.task = asyncio.create_task(call_async(self._handler, attempt))
-            running.task.add_done_callback(partial(self._task_ended, running, attempt))
+            running.task = asyncio.create_task(self._call(running, attempt))
         else:
             running.task = None
             self._begin_in_thread(running, attempt)
@@ -262,9 +261,9 @@ class Consumer:
 
         self._threads.submit(partial(call, self._handler, attempt), done)
 
-    def _task_ended(self, running: Running, attempt: Attempt, task: asyncio.Task[Outcome]) -> None:
-        error = asyncio.CancelledError("cancelled before it began")
-        self._ended(running, attempt, Outcome(error=error) if task.cancelled() else task.result())
+    async def _call(self, running: Running, attempt: Attempt) -> None:
+        """Call an `async def` handler. One that is cancelled before it begins is late."""
+        self._ended(running, attempt, await call_async(self._handler, attempt))
 
     def _ended(self, running: Running, attempt: Attempt, outcome: Outcome) -> None:
         """Called when an attempt has ended, in the loop's thread."""
@@ -273,6 +272,7 @@ class Consumer:
             self._note(attempt, outcome, running.born)
         elif running.task is None:
             self._stuck.discard(running)
+        self._begin(self._time.ticks())  # here, since `run` takes its turn once for each batch
         self._wake.set()
 
     def _note(self, attempt: Attempt, outcome: Outcome, born: float) -> None:

@@ -73,13 +73,13 @@ class Depot:
         digest = hashlib.sha256(arrival.seed)
         file: str | None = None
         body: bytes | None = None
-        if not message.spooled:
-            body = message.body
-            digest.update(body)
-        elif message.size <= threshold:
+        if message.size > threshold:
+            file = await asyncio.to_thread(self._files.write, message, digest.update)
+        elif message.spooled:
             body = await asyncio.to_thread(_read, message, digest.update)
         else:
-            file = await asyncio.to_thread(self._files.write, message, digest.update)
+            body = message.body
+            digest.update(body)
         place: Reserved | None = None
         if self._delivering is not None and body is not None and len(body) <= _SMALL:
             place = self._delivering.reserve()

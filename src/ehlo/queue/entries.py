@@ -28,6 +28,10 @@ The number of a delivery is that of its message times this, plus the place of it
 """
 
 
+Envelope = tuple[Address, Sequence[Address]]
+"""A sender and recipients."""
+
+
 class Arrival(NamedTuple):
     """Describes a message that was accepted, without its body; the texts are JSON."""
 
@@ -39,6 +43,8 @@ class Arrival(NamedTuple):
     trace: bytes
     seed: bytes
     """What its digest begins with, before the body."""
+    envelope: Envelope | None = None
+    """The addresses, unless they have parameters: these may be anything until they are JSON."""
 
 
 class Due(NamedTuple):
@@ -68,6 +74,8 @@ class Claimed(NamedTuple):
     age: float
     """Seconds since it was accepted."""
     deliveries: list[Due]
+    envelope: Envelope | None = None
+    """The sender, and a path for each delivery, where they need not be read."""
 
 
 class Haul(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from ehlo.session import ProxyInfo, Session, TLSInfo
 _JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True)
 _READER: Final = json.JSONDecoder()
 _QUOTED: Final = json.encoder.encode_basestring_ascii
+_PARAMS: Final = attrgetter("params")
 _KIND: Final = "$"  # the key of a value that JSON has not
 _MARK: Final = f'"{_KIND}"'
 _MOST_KEPT: Final = 500  # sessions
@@ -108,16 +110,17 @@ def decode_address(text: str) -> Address:
 
 def arrival_of(session: str, message: Message) -> Arrival:
     """Return what is stored of a message in addition to its body; `session` is JSON."""
-    recipients = message.recipients
-    names = ",".join(_QUOTED(str(each)) for each in recipients)
+    sender, recipients = message.sender, [*message.recipients]
+    names = ",".join([_QUOTED(str(each)) for each in recipients])
     return Arrival(
         message.id,
-        encode_address(message.sender),
+        encode_address(sender),
         [encode_address(each) for each in recipients],
         session,
         message.size,
         message.trace,
-        f"[{_QUOTED(str(message.sender))},[{names}]]".encode(),
+        f"[{_QUOTED(str(sender))},[{names}]]".encode(),
+        None if any(map(_PARAMS, (sender, *recipients))) else (sender, recipients),
     )
 
 

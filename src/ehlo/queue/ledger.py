@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, TypeVar, get_args
+from typing import Any, ClassVar, Final, NamedTuple, get_args
 
 from ehlo.paths import create
 from ehlo.queue.engine import Reserved
@@ -43,7 +43,7 @@ _CHECKPOINT: Final = 4_000  # pages of the log; each checkpoint costs two flushe
 _MOST_BYTES: Final = 8 << 20  # of bodies that are claimed at once
 _PAGE_OF_ROWS: Final = 1_000  # deliveries that are read at once
 _SLICE: Final = 1_000  # deliveries that are deleted at once
-_MOST_ROWS: Final = 64  # that one statement inserts
+_DOUBLINGS: Final = 6  # of the rows that one statement inserts: 64
 _SCHEMA: Final = f"""
 CREATE TABLE messages(
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -75,9 +75,27 @@ CREATE INDEX deliveries_ended ON deliveries(ended) WHERE ended IS NOT NULL;
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
+_Statements = Sequence[tuple[int, str]]
 
 
-Row = TypeVar("Row")
+def _statements(table: str, *columns: str) -> _Statements:
+    """Return statements that insert 64 rows, 32, and so on to 1, with the number of their values.
+
+    So few are prepared, for any number of rows. One statement for many rows takes a third of the
+    time of one for each, since each step of a statement lets other threads run.
+    """
+    into = f"INSERT INTO {table}({', '.join(columns)}) VALUES "
+    row = f"({', '.join('?' * len(columns))})"
+    counts = [1 << power for power in range(_DOUBLINGS, -1, -1)]
+    return [(count * len(columns), into + ", ".join([row] * count)) for count in counts]
+
+
+_INTO_MESSAGES: Final = _statements(
+    "messages", "id", "sender", "facts", "size", "trace", "digest", "accepted", "file", "body"
+)
+_INTO_DELIVERIES: Final = _statements(
+    "deliveries", "number", "message", "recipient", "state", "due", "attempts", "owner"
+)
 
 
 class FiledRow(NamedTuple):
@@ -127,6 +145,8 @@ def _prepare(path: Path, database: Database) -> None:
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
     database.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
+    # In a file, what undoes one of many statements took a third of the time of a commit
+    database.execute("PRAGMA temp_store = MEMORY")
     database.execute("PRAGMA fullfsync = ON")  # macOS: through the cache of the drive
     # Some builds write zeros over each page that becomes free: twice as many pages a message
     database.execute("PRAGMA secure_delete = FAST")
@@ -197,25 +217,19 @@ def insert(database: Database, rows: Sequence[FiledRow]) -> list[int]:
     number, as no two messages have: the outcome of one that was dropped meanwhile would end the
     other one.
     """
-    numbers: list[int] = []
-    columns = "messages(id, sender, facts, size, trace, digest, accepted, file, body)"
-    for some in _halved(rows):
-        values: list[object] = []
-        for arrival, _, *filed in some:
-            values += (arrival.id, arrival.sender, arrival.facts, arrival.size, arrival.trace)
-            values += filed
-        last = _insert(database, columns, len(some), values)
-        numbers += range(last - len(some) + 1, last + 1)
-    deliveries: list[tuple[object, ...]] = []
-    for number, row in zip(numbers, rows, strict=True):
-        state: tuple[object, ...] = ("waiting", row.accepted, 0, None)
-        if row.place is not None:
-            state = ("running", row.accepted + row.place.lease, 1, row.place.owner)
-        for at, recipient in enumerate(row.arrival.recipients):
-            deliveries.append((number * PLACES + at, number, recipient, *state))
-    columns = "deliveries(number, message, recipient, state, due, attempts, owner)"
-    for those in _halved(deliveries):
-        _insert(database, columns, len(those), [value for each in those for value in each])
+    values: list[object] = []
+    for (id_, sender, _, facts, size, trace, *_), _, digest, accepted, file, body in rows:
+        values += (id_, sender, facts, size, trace, digest, accepted, file, body)
+    last = _insert(database, _INTO_MESSAGES, values)
+    numbers = [*range(last - len(rows) + 1, last + 1)]  # no other process writes meanwhile
+    values = []
+    for number, (arrival, place, _, accepted, *_) in zip(numbers, rows, strict=True):
+        state: tuple[object, ...] = ("waiting", accepted, 0, None)
+        if place is not None:
+            state = ("running", accepted + place.lease, 1, place.owner)
+        for at, recipient in enumerate(arrival.recipients):
+            values += (number * PLACES + at, number, recipient, *state)
+    _insert(database, _INTO_DELIVERIES, values)
     return numbers
 
 
@@ -225,30 +239,19 @@ def claimed_at_once(row: FiledRow, number: int) -> Claimed:
     due = [Due(first + at, each, 1) for at, each in enumerate(arrival.recipients)]
     return Claimed(
         *(number, arrival.id, row.digest, row.accepted, arrival.sender, arrival.facts),
-        *(arrival.size, arrival.trace, row.body, row.file, 0.0, due),
+        *(arrival.size, arrival.trace, row.body, row.file),
+        *(0.0, due, arrival.envelope),
     )
 
 
-def _insert(database: Database, columns: str, count: int, values: Sequence[object]) -> int:
-    """Insert rows by one statement, and return the number of the last one."""
-    row = f"({', '.join('?' * (columns.count(',') + 1))})"
-    rows = ", ".join([row] * count)
-    return database.execute(f"INSERT INTO {columns} VALUES {rows}", values).lastrowid or 0
-
-
-def _halved(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Yield rows by 64, 32, 16 and so on, so that few statements are prepared for any number.
-
-    One statement for many rows takes a third of the time of one for each, since each step of a
-    statement lets other threads run.
-    """
-    at, count = 0, _MOST_ROWS
-    while at < len(rows):
-        if count <= len(rows) - at:
-            yield rows[at : at + count]
-            at += count
-        else:
-            count //= 2
+def _insert(database: Database, statements: _Statements, values: list[object]) -> int:
+    """Insert rows, whose values follow on each other; return the number of the last one."""
+    at, last = 0, 0
+    for width, statement in statements:
+        while width <= len(values) - at:
+            last = database.execute(statement, values[at : at + width]).lastrowid or 0
+            at += width
+    return last
 
 
 # -- delivering ------------------------------------------------------------------------------------
@@ -309,7 +312,7 @@ def claim(
         those = due_by_message.get(number, [])
         died += [(message[1], each.recipient) for each in those if not each.attempts]
         if wanted := [each for each in those if each.attempts]:
-            claimed.append(Claimed._make([*message, now - message[3], wanted]))
+            claimed.append(Claimed._make([*message, now - message[3], wanted, None]))
     return Haul(claimed, 0.0 if is_full else _next_in(database, now, owner), died)
 
 

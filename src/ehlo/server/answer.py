@@ -30,7 +30,7 @@ from ehlo.protocol.connection import Connection
 from ehlo.protocol.conversation import NO_BINDINGS
 from ehlo.protocol.reply import Disconnect, Reply
 from ehlo.protocol.state import Counts, Transaction
-from ehlo.server.bodies import Bodies, Stamp
+from ehlo.server.bodies import Bodies, Stamp, hops
 from ehlo.server.hooks import Call, Ended, Hook, Hooks, failure_of
 from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import Journal, about, observer_of
@@ -550,8 +550,8 @@ class Answers:
 
     def _build(self, transaction: Transaction) -> Message | None:
         """Return the message, or `None` after too many hops."""
-        body = self.bodies.take()
-        if transaction.size > _SHORT and body.hops() >= _HOP_LIMIT:
+        chunks, spool = self.bodies.take()
+        if transaction.size > _SHORT and hops(chunks, spool) >= _HOP_LIMIT:
             return None
         self._count += 1
         conversation, session = self.connection.conversation, self.session
@@ -563,9 +563,9 @@ class Answers:
             self._stamp.field(
                 session, conversation.helo, transaction, message_id, esmtp=conversation.esmtp
             ),
-            body.chunks,
+            chunks,
             transaction,
-            spool=body.spool,
+            spool=spool,
             streams=self._routes.streams,
             per_recipient=conversation.settings.lmtp,
         )
@@ -678,6 +678,7 @@ class Answers:
         except Exception as error:  # noqa: BLE001  of the user's, whatever it is
             log = about(handler_logger, self.session.id)
             log_failure(log, error, "%s returned what cannot be read", call.hook, users=True)
+            error.__traceback__ = None  # as in `failure_of`
         return outcome(meaning, True, call.note_wrong) if meaning.stored else meaning.trouble
 
     def _begin(

@@ -1,4 +1,4 @@
-"""Bodies: chunks in memory, counted in the server's memory, then a file on disk; and their trace.
+"""Bodies: chunks or a block in the server's memory, counted, or a file on disk; and their trace.
 
 A disk that is too slow is as good as a full one. No body waits for the memory of larger ones. The
 server's `Received` field (`Stamp`) is made here as well, since a message is that and a body.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
 
+from ehlo.block import Block
 from ehlo.message import Spool
 from ehlo.protocol.state import Transaction
 from ehlo.protocol.trace import received_head, stamped, with_protocol
@@ -30,23 +30,18 @@ _TRACE = 2048  # bytes that the server's own field may have
 logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
-class Body(NamedTuple):
-    """Holds a complete body: in chunks, or on disk."""
-
-    chunks: list[bytes]
-    spool: Spool | None
-
-    def hops(self) -> int:
-        """Count the `Received` fields of the header (RFC 5321 6.3)."""
-        chunks = [self.spool.read_at(0, _LONGEST_HEADER)] if self.spool else self.chunks
-        start = chunks[0]
-        if len(chunks) > 1 and len(start) < _LONGEST_HEADER:
-            ends = itertools.accumulate(map(len, chunks))
-            count = sum(1 for _ in itertools.takewhile(lambda end: end < _LONGEST_HEADER, ends))
-            start = b"".join(chunks[: count + 1])
-        end = start.find(b"\r\n\r\n", 0, _LONGEST_HEADER)
-        header = start[: end if end >= 0 else _LONGEST_HEADER]
-        return (b"\n" + header).lower().count(b"\nreceived:")
+def hops(chunks: list[bytes], spool: Spool | Block | None) -> int:
+    """Count the `Received` fields in the header of a body (RFC 5321 6.3)."""
+    if spool is not None:
+        chunks = [spool.read_at(0, _LONGEST_HEADER)]
+    start = chunks[0]
+    if len(chunks) > 1 and len(start) < _LONGEST_HEADER:
+        ends = itertools.accumulate(map(len, chunks))
+        count = sum(1 for _ in itertools.takewhile(lambda end: end < _LONGEST_HEADER, ends))
+        start = b"".join(chunks[: count + 1])
+    end = start.find(b"\r\n\r\n", 0, _LONGEST_HEADER)
+    header = start[: end if end >= 0 else _LONGEST_HEADER]
+    return (b"\n" + header).lower().count(b"\nreceived:")
 
 
 class Bodies:
@@ -87,7 +82,7 @@ class Bodies:
             return self._add_where_short(cost)
         memory.held += cost
         self._counted += cost
-        return self._gathered > self._most
+        return self._gathered > self._most and not self._stays()
 
     def _add_where_short(self, cost: int) -> bool:
         """Count a chunk for which the memory is short; as `add`."""
@@ -103,6 +98,24 @@ class Bodies:
         runtime.make_room(memory)  # which may begin with this body
         return True
 
+    def _stays(self) -> bool:
+        """Move the chunks into one block, if the body may stay in memory; return whether it may."""
+        memory, shelf = self._memory, self.shelf
+        if not self._runtime.keeps_in_memory(self._gathered):
+            return False
+        if shelf is None:
+            shelf = self.shelf = Shelf()
+            shelf.block = Block()
+        block = shelf.block
+        if block is None:  # it is on disk, or counts as a small one
+            return False
+        spare = (self._gathered - block.size) // 8
+        memory.held += spare
+        self._counted += spare
+        block.write(self._chunks)
+        self._chunks = []
+        return True
+
     # -- the disk --------------------------------------------------------------------------------
 
     @property
@@ -113,8 +126,9 @@ class Bodies:
     def resting(self, memory: Memory) -> int:
         """Return the bytes counted in `memory` that could be on disk."""
         shelf = self.shelf
-        rests = self._memory is memory and self._chunks and not (shelf and shelf.writing)
-        return self._counted if rests else 0
+        if self._memory is not memory or not self._gathered or (shelf and shelf.writing):
+            return 0
+        return self._counted
 
     def move_to_disk(self, failed: Callable[[], None]) -> None:
         """Write what rests in memory to disk, whatever the session awaits meanwhile.
@@ -139,7 +153,7 @@ class Bodies:
         writing = None if shelf is None else shelf.writing
         if shelf is not None and writing is not None and not await self._end_of(shelf, writing):
             return False
-        if not self._chunks:
+        if not self._gathered:
             return True
         writing = self._begin_writing()
         shelf = self.shelf
@@ -171,6 +185,9 @@ class Bodies:
         if self._memory is not memory:  # what leaves is no burden to small bodies
             memory.take(self._counted)
             self._memory.release(self._counted)
+        if shelf.block is not None:
+            self._chunks.insert(0, shelf.block.read_after(b""))
+            shelf.block = None
         writing = Writing(
             runtime.directory, stored, shelf.spool, self._chunks, memory, self._counted
         )
@@ -210,7 +227,7 @@ class Bodies:
         shelf = self.shelf
         if shelf is None or shelf.stored is None:
             return True
-        if (self._chunks or shelf.writing is not None) and not await self.write():
+        if (self._gathered or shelf.writing is not None) and not await self.write():
             return False
         return streams or await self._have(shelf, shelf.on_disk + _TRACE)
 
@@ -246,13 +263,15 @@ class Bodies:
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def take(self) -> Body:
-        """Return the body; its memory counts until `release`."""
-        chunks, shelf, spool = self._chunks, self.shelf, None
+    def take(self) -> tuple[list[bytes], Spool | Block | None]:
+        """Return the body, in chunks or on disk; its memory counts until `release`."""
+        chunks, shelf = self._chunks, self.shelf
         self._chunks, self._gathered = [], 0
-        if shelf is not None:
-            spool, shelf.spool, shelf.stored = shelf.spool, None, None
-        return Body(chunks, spool)
+        if shelf is None:
+            return chunks, None
+        spool = shelf.block or shelf.spool
+        shelf.block = shelf.spool = shelf.stored = None
+        return chunks, spool
 
     def hand_over(self) -> int:
         """Let go of what is held; return the bytes of `Runtime.memory` that the caller releases.

@@ -113,7 +113,11 @@ class Driver(Occupant):
                 self._close(linger=False)
         else:
             deadlines.allow_first()
-            self._advance()
+            greeting = answers.connection.greet()
+            if greeting is None:
+                self._advance()
+            else:
+                wire.write(greeting)
 
     def _turn_away(self, peer: Peer) -> None:
         """Reject a client before any session: in plaintext, unless it expects a handshake."""
@@ -129,14 +133,12 @@ class Driver(Occupant):
         """Called when bytes have arrived."""
         wire = self.wire
         wire.received += len(data)
-        if wire.closing:
-            return
         if wire.channel is not None:
-            plain = self._decrypted(data)
+            plain = None if wire.closing else self._decrypted(data)
             if plain is None:
                 return
             data = plain
-        if wire.is_usual and wire.writable and self.slot.work is None:
+        if wire.is_usual and self.slot.work is None:
             found = self.connection.hear(data)
             if isinstance(found, bytes):
                 self.deadlines.moved = True
@@ -145,8 +147,13 @@ class Driver(Occupant):
                     self.end(Ending.DRAIN)
                 return
             if found is not None:
-                self._ask(found)
+                if type(found) is events.BodyChunk:
+                    self._keep(found)
+                else:
+                    self._ask(found)
                 return
+        elif wire.closing:
+            return
         self.connection.receive_data(data)
         if self.slot.work is None:
             self._advance()
@@ -167,7 +174,7 @@ class Driver(Occupant):
 
     def pause_writing(self) -> None:
         """Called when the client does not read fast enough."""
-        self.wire.writable = False
+        self.wire.let_write(False)
         if self.wire.closing:
             return
         self.deadlines.client_stops_reading()
@@ -177,7 +184,7 @@ class Driver(Occupant):
 
     def resume_writing(self) -> None:
         """Called when the client reads again."""
-        self.wire.writable = True
+        self.wire.let_write(True)
         if self.wire.closing:
             return
         self._adjust_reading()
@@ -272,11 +279,26 @@ class Driver(Occupant):
     def _ask(self, event: Event | Waiting) -> None:
         """Answer the event of a usual packet: `_advance` with nothing before it or behind it."""
         route = self.routes.table.get(type(event))
-        work = None if route is None else route(self.answers, event)
+        if route is None:
+            if type(event) is events.Close:
+                self._close(linger=event.linger)
+            else:
+                self._advance(event)
+            return
+        work = route(self.answers, event)
         if work is not None and self.slot.begin(work):
             self.deadlines.client_waits(self.connection.conversation)
         elif not self.wire.closing:
-            self._advance(event if route is None else None)
+            self._advance()
+
+    def _keep(self, event: events.BodyChunk) -> None:
+        """Answer a large chunk of a body: `_advance` with nothing before it or behind it."""
+        work = self.answers.chunk(event)
+        if work is not None and self.slot.begin(work):
+            self.deadlines.client_waits(self.connection.conversation)
+            self._adjust_reading()
+        elif not self.wire.closing:
+            self.deadlines.client_is_awaited(self.connection.conversation, self.wire, moved=True)
 
     def _begin(self, work: Work) -> bool:
         """Begin to answer an event; return whether the answer waits."""
@@ -322,11 +344,9 @@ class Driver(Occupant):
                 self._settle()
             elif error is not None:
                 self._time_out()
-            else:
+            elif not self._rests():
                 if self.runtime.draining:
                     self.end(Ending.DRAIN)
-                elif self._rests():
-                    return
                 if not self.wire.closing:
                     self._advance()
         except Exception as failure:  # noqa: BLE001  no caller could end the session
@@ -338,7 +358,7 @@ class Driver(Occupant):
         Return whether it is: `_advance` with nothing to do.
         """
         deadlines, wire = self.deadlines, self.wire
-        if deadlines.pace is not None or not wire.is_usual or not wire.writable or wire.closing:
+        if not wire.is_usual or deadlines.pace is not None or self.runtime.draining:
             return False  # the pace is that of a body, between its chunks
         data = self.connection.rest()
         if data:

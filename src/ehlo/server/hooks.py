@@ -289,4 +289,5 @@ def failure_of(error: BaseException, hook: Hook, session_id: str) -> Reply | Dis
     if isinstance(error, Disconnect):
         return error.with_traceback(None)  # which refers to the arguments of the hook
     log_failure(about(handler_logger, session_id), error, "%s failed", hook, users=True)
+    error.__traceback__ = None  # which refers to the arguments, and their frames to the exception
     return hook.trouble

@@ -97,7 +97,8 @@ class Run:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._process = os.getpid()
-        self.runtime: Runtime = Runtime(options, resolved[0].exempt, self.loop)
+        streams = self._callbacks.streams
+        self.runtime: Runtime = Runtime(options, resolved[0].exempt, self.loop, streams=streams)
         if self._callbacks.measures is not None:
             self.runtime.stats.deliveries = self._callbacks.measures.counts
         self._hooks = hooks_of(self._callbacks)

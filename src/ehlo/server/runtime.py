@@ -38,7 +38,7 @@ from ehlo.server.observing.failures import log_failure
 from ehlo.server.observing.journal import about
 from ehlo.server.observing.stats import SessionView, Stats
 from ehlo.server.observing.steps import Steps, Watch
-from ehlo.server.options.config import Options, bytes_of
+from ehlo.server.options.config import Options, spool_threshold
 from ehlo.server.options.rules import disk_limit, memory_limit
 from ehlo.server.overhead import Overhead
 from ehlo.server.places import Connections
@@ -53,6 +53,7 @@ _MINUTE, _HOUR = 60.0, 3600.0
 _ROOM_EVERY = 0.25  # seconds; looking at all sessions takes time
 _LEAST_IDLE = 10.0  # seconds after which a session may be closed for others
 _FREE_ENVELOPE = 8_192  # bytes of a client's recipients that do not count
+_MOST_IN_MEMORY = 16_777_216  # bytes of a body
 _DISK_THREADS = 2  # that write bodies; more of them do not make a disk faster
 
 logger: logging.Logger = logging.getLogger("ehlo.server")
@@ -128,7 +129,15 @@ class Clock:
 class Runtime:
     """Exists from the start of a server to its end."""
 
-    def __init__(self, options: Options, exempt: Networks, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        options: Options,
+        exempt: Networks,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        streams: bool = False,
+    ) -> None:
+        """`streams` is `Handler.streams`."""
         self.loop = loop
         machine.adapt_malloc()
         most = machine.most_connections(options.max_connections)
@@ -153,7 +162,10 @@ class Runtime:
                 "no writable directory for temporary files; set spool_dir, or messages over "
                 "spool_threshold are rejected with 452"
             )
-        self.threshold: int = bytes_of(options.spool_threshold)
+        self.threshold: int = spool_threshold(options)
+        self._most = self.threshold  # bytes of a body, while half of the memory is free
+        if options.spool_threshold is None and not streams:
+            self._most = _MOST_IN_MEMORY
         self.clock: Clock = Clock()
         self.stats: Stats = Stats()
         self.threads: Threads = Threads(options.threads, "ehlo-hook")
@@ -234,6 +246,12 @@ class Runtime:
                 break
         self._made_room[memory] = now, lacking <= 0
         return lacking <= 0
+
+    def keeps_in_memory(self, size: int) -> bool:
+        """Return whether a body of this size need not go to disk now."""
+        if size <= self.threshold:
+            return True
+        return size <= self._most and self.memory.held <= self.memory.limit // 2
 
     def has_room(self) -> bool:
         """Return whether there is memory for one more small body, as soon as others have left."""
@@ -388,7 +406,7 @@ class Quota(Admission):
         runtime, memory = self._runtime, self._runtime.memory
         if memory.held > memory.comfortable and not runtime.has_room():
             return False
-        return size <= runtime.threshold or runtime.disk.has(self.key, size)
+        return runtime.keeps_in_memory(size) or runtime.disk.has(self.key, size)
 
     def admit_recipient(self) -> Reply | None:
         """Count a recipient; return the rejection if its address has too many."""

@@ -298,8 +298,8 @@ class Server:
         """Listen and serve until `close`, SIGTERM or SIGINT; a second signal closes at once.
 
         SIGHUP calls `reload`. With `workers`, this process is their parent. `tune_malloc` is for a
-        process that only serves: it sets the C library's malloc, and keeps the garbage collector
-        from what is imported by then. Raises `ValueError` and `OSError` as `start` does,
+        process that only serves: it configures glibc's malloc, and lets the garbage collector skip
+        what is imported by then. Raises `ValueError` and `OSError` as `start` does,
         `RuntimeError` if no worker could start, or in a running event loop.
         """
         self._serve(None, tune_malloc=tune_malloc)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ehlo.block import Block
 from ehlo.message import Spool
 from ehlo.server.space import Claim, Memory, Stored
 from ehlo.server.system.threads import Job
@@ -73,9 +74,10 @@ def _ignore(_good: bool) -> None:
 class Shelf:
     """Holds what a body has beyond its chunks in memory, once it has any of it."""
 
-    __slots__ = ("claim", "job", "on_disk", "spool", "stored", "writing")
+    __slots__ = ("block", "claim", "job", "on_disk", "spool", "stored", "writing")
 
     def __init__(self) -> None:
+        self.block: Block | None = None  # the whole body in memory, of what chunks do not have
         self.claim: Claim | None = None
         self.stored: Stored | None = None  # the bytes of the file, before there is one, too
         self.spool: Spool | None = None  # the file; while a thread writes to it, it has it

@@ -34,7 +34,7 @@ class Wire:
         """TLS, from the handshake on."""
         self.reading: bool = True
         self.is_usual: bool = True
-        """Whether the client is read, and nothing that waits is counted."""
+        """Whether the client is read and reads, nothing that waits is counted, and none closes."""
         self.writable = True
         """Whether the client reads what is written."""
         self.closing: bool = False
@@ -81,7 +81,7 @@ class Wire:
         if want == self.reading:
             return
         self.reading = want
-        self.is_usual = want and not self._waiting
+        self._look()
         if want:
             self._transport.resume_reading()
         else:
@@ -95,8 +95,18 @@ class Wire:
         if more < 0:
             self._overhead.release(-more)
         self._waiting = size
-        self.is_usual = self.reading and not size
+        self._look()
         return True
+
+    def let_write(self, may: bool) -> None:
+        """Note whether the client reads what is written."""
+        self.writable = may
+        self._look()
+
+    def _look(self) -> None:
+        """Decide again whether the state of the connection is the usual one."""
+        rests = self.writable and not self._waiting and not self.closing
+        self.is_usual = self.reading and rests
 
     @property
     def unsent(self) -> int:
@@ -166,7 +176,7 @@ class Wire:
         The end of TLS is in the same write as `last`: clients of asyncio that read `last` alone
         might leave their socket open, since many do not wait for the end.
         """
-        self.closing = True
+        self._write_no_more()
         if self.lost:
             return
         if self.channel is not None:
@@ -182,20 +192,24 @@ class Wire:
 
     def fail_tls(self) -> None:
         """Send the TLS alert that says why, and close."""
-        self.closing = True
+        self._write_no_more()
         if self.channel is not None:
             self._send(self.channel.outgoing())
         self._transport.close()
 
     def abort(self) -> None:
         """Close now, and drop what was not sent."""
-        self.closing = True
+        self._write_no_more()
         if not self.lost:
             self._transport.abort()
 
     def lose(self) -> None:
         """Record that the client has gone."""
-        self.lost = self.closing = True
+        self.lost = True
+        self._write_no_more()
+
+    def _write_no_more(self) -> None:
+        self.closing, self.is_usual = True, False
 
     def forget(self) -> None:
         """Count nothing of the client any more."""

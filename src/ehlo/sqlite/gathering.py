@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -46,8 +47,15 @@ class Task:
         if self.error is None:
             self.future.set_result(self.result)
         else:
-            # Without its traceback, whose frames hold all tasks
-            self.future.set_exception(self.error.with_traceback(None))
+            _let_go(self.error)
+            self.future.set_exception(self.error)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Clear the frames that an exception came through, since they hold all tasks."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 class Gathering:

@@ -16,8 +16,10 @@ from typing import Final
 from ehlo.content import Summary
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.writer import Chores
+from ehlo.store.database import page_size
 from ehlo.store.indexing import Index
 from ehlo.store.records import Change, ChangeKind, Delivery
+from ehlo.store.room import unused
 from ehlo.store.rows import insert_mails, row_of
 
 MOST_INBOXES: Final = 10
@@ -29,7 +31,8 @@ SESSION_BYTES: Final = 8 << 20
 _SLICE: Final = 0.004  # seconds of a chore, after which mail may come in between
 _MOST_CHANGES: Final = 1_000  # that are remembered
 _MOST_AT_ONCE: Final = 100  # mails to drop at once
-_FREE: Final = 2_560  # unused pages that a file may keep
+_UNUSED: Final = 10 << 20  # bytes that a file may keep
+_AT_ONCE: Final = 1 << 20  # of them, by which it becomes smaller at once
 _MOST_IDS: Final = 200  # in a change; more are a `prune`
 
 _logger = logging.getLogger("ehlo.store")
@@ -165,10 +168,11 @@ class Keeper(Chores):
             self._drop_old(database)
         if self._clear(database, is_wanted):
             return True
-        (free,) = database.execute("PRAGMA freelist_count").fetchone()
-        if free > _FREE:
-            database.execute("PRAGMA incremental_vacuum(256)").fetchall()
-        return bool(free > _FREE)
+        if unused(database) <= _UNUSED:
+            return False
+        pages = _AT_ONCE // page_size(database)
+        database.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+        return True
 
     # -- mails that go -----------------------------------------------------------------------------
 
@@ -193,19 +197,16 @@ class Keeper(Chores):
         inbox: str | None = None,
     ) -> int:
         """Drop the mails for which `where` is true; return their number."""
-        numbers, total = database.execute(
-            f"SELECT json_group_array(number), count(*) FROM mails WHERE {where}", values
-        ).fetchone()
-        if not total:
+        rows = database.execute(
+            "SELECT inbox, count(*), sum(is_read = 0), json_group_array(number) FROM mails"
+            f" WHERE {where} GROUP BY inbox",
+            values,
+        ).fetchall()
+        if not rows:
             return 0
+        total = sum(row[1] for row in rows)
+        numbers = f"[{','.join(row[3][1:-1] for row in rows)}]"
         those = "number IN (SELECT value FROM json_each(?))"
-        per_inbox = database.execute(
-            f"SELECT inbox, count(*) FROM mails WHERE {those} GROUP BY inbox", (numbers,)
-        )
-        for name, count in per_inbox.fetchall():
-            self._counts[name] -= count
-            if self._counts[name] <= 0:
-                del self._counts[name]
         self._dropped = True
         if kind == "truncate":
             self.note(kind, inbox)
@@ -218,6 +219,14 @@ class Keeper(Chores):
             database.execute("INSERT INTO gone SELECT value FROM json_each(?)", (numbers,))
         database.execute(f"DELETE FROM tags WHERE {those}", (numbers,))
         database.execute(f"DELETE FROM mails WHERE {those}", (numbers,))
+        counted = [(count, unread, name) for name, count, unread, _numbers in rows]
+        less = "UPDATE counts SET total = total - ?, unread = unread - ? WHERE inbox = ?"
+        database.executemany(less, counted)
+        for count, _unread, name in counted:
+            self._counts[name] -= count
+            if self._counts[name] <= 0:
+                del self._counts[name]
+                database.execute("DELETE FROM counts WHERE inbox = ?", (name,))
         return int(total)
 
     def added_session(self, size: int) -> None:

@@ -13,8 +13,10 @@ from typing import Final
 
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.errors import DiskFullError
+from ehlo.store.database import page_size
 
-_LEFT: Final = 1 << 20  # bytes, in which much mail can be deleted
+LEFT: Final = 1 << 20
+"""Bytes of the disk that mail leaves, in which much mail can be deleted."""
 _UNCHECKED: Final = 1 << 18  # bytes that are stored without another look at the disk
 _ROW: Final = 16_384  # bytes that a mail takes in addition to its message
 
@@ -25,6 +27,7 @@ class Room:
     def __init__(self, path: str) -> None:
         self._path = path
         self._log = Path(f"{path}-wal").absolute()
+        self._directory = self._log.parent
         self._unchecked = _UNCHECKED
 
     def take(self, sizes: Iterable[int], database: Database) -> None:
@@ -38,13 +41,25 @@ class Room:
             return
         self._unchecked = 0
         try:
-            log = self._log.stat().st_size if self._log.exists() else 0
-            disk = shutil.disk_usage(self._log.parent)
+            disk = shutil.disk_usage(self._directory)
+            log = _size_of(self._log)
         except OSError:  # the directory is gone, say; SQLite goes on in the file that it has open
             return
-        (free,) = database.execute("PRAGMA freelist_count").fetchone()
-        (page,) = database.execute("PRAGMA page_size").fetchone()
+        missing = wanted + log + LEFT - disk.free
         # Some file systems say that they have no size at all
-        if disk.total and disk.free + free * page < wanted + log + _LEFT:
+        if disk.total and missing > 0 and missing > unused(database):
             self._unchecked = _UNCHECKED
             raise DiskFullError(f"{self._path}: no room on the disk; free some space")
+
+
+def unused(database: Database) -> int:
+    """Return the bytes of the file that are not used."""
+    (free,) = database.execute("PRAGMA freelist_count").fetchone()
+    return int(free) * page_size(database)
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

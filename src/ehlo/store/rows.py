@@ -8,8 +8,9 @@ import re
 import struct
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from ehlo.content.summary import Mailbox, Summary, summarize
@@ -17,7 +18,7 @@ from ehlo.sqlite.connecting import Database
 from ehlo.store.folding import folded
 from ehlo.store.query import read_query
 from ehlo.store.records import Delivery, MailCounts, StoredMail, StoredMessage, StoredSession
-from ehlo.transcript import Line
+from ehlo.transcript import Direction, Line
 
 ROW: Final = (
     "SELECT id, number, inbox, created, is_read, username, size,"
@@ -31,6 +32,9 @@ _NO_TAG: Final = re.compile("[^A-Za-z0-9 ._@-]")
 _LONGEST_TAG: Final = 100
 MOST_TAGS: Final = 100
 """Tags of one mail."""
+_DIRECTIONS: Final[Mapping[str, Direction]] = MappingProxyType(
+    {"c": "client", "s": "server", "n": "note"}
+)
 _JSON: Final = json.JSONEncoder(separators=(",", ":"))
 _text_json: Final = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -89,7 +93,7 @@ def row_of(delivery: Delivery, number: int, summary: Summary | None) -> MailRow:
         _clean(delivery.mail_from),
         as_json(list(delivery.rcpt_tos)),
         as_json(dict(delivery.facts)),
-        _transcript_json(delivery.transcript),
+        _transcript_text(delivery.transcript),
         delivery.message,
     )
     tags = clean_tags(delivery.tags) if delivery.tags else []
@@ -148,7 +152,7 @@ def read_bytes(
 
 def insert_session(database: Database, session: StoredSession) -> int:
     """Insert a session without mail, whose number is not used; return its size in bytes."""
-    facts, transcript = as_json(session.facts), _transcript_json(session.transcript)
+    facts, transcript = as_json(session.facts), _transcript_text(session.transcript)
     size = len(facts) + len(transcript)
     database.execute(
         "INSERT INTO sessions(inbox, created, username, facts, transcript, size)"
@@ -181,20 +185,36 @@ def read_sessions(
     ]
 
 
-def _transcript_json(lines: Sequence[Line]) -> str:
-    """Return the lines of a session by columns: to write each time as JSON would take longer."""
+def _transcript_text(lines: Sequence[Line]) -> str:
+    """Return the lines of a session as text: their times, their directions, then each line.
+
+    It takes a third of the time that JSON does, which has lines that are not of one line.
+    """
     if not lines:
-        return "[]"
+        return ""
     times, directions, texts = zip(*lines, strict=True)
-    return as_json([struct.pack(f"<{len(times)}d", *times).hex(), directions, texts])
+    packed = struct.pack(f"<{len(times)}d", *times).hex()
+    text = "\n".join((packed, "".join([each[0] for each in directions]), *texts))
+    if text.count("\n") == len(texts) + 1 and text == _clean(text):
+        return text
+    return as_json(lines)
 
 
 def read_transcript(text: str) -> list[Line]:
-    """Return the lines of a session that are stored as JSON: by columns, or by lines as before."""
-    stored = json.loads(text)
-    if not stored or isinstance(stored[0], list):
-        return [Line(*each) for each in stored]
-    packed, directions, texts = stored
+    """Return the lines of a session as they are stored, also by an older ehlo.
+
+    That one wrote JSON, by lines or by columns.
+    """
+    if not text.startswith("["):
+        if not text:
+            return []
+        packed, initials, *texts = text.split("\n")
+        directions = [_DIRECTIONS[each] for each in initials]
+    else:
+        stored = json.loads(text)
+        if not stored or isinstance(stored[0], list):
+            return [Line(*each) for each in stored]
+        packed, directions, texts = stored
     times = struct.unpack(f"<{len(texts)}d", bytes.fromhex(packed))
     return list(map(Line, times, directions, texts))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import gc
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +36,7 @@ from ehlo.protocol.auth.mechanism import (
     Steps,
     checked_secret,
     decoded,
+    steps_of,
 )
 from ehlo.protocol.auth.mechanisms import MECHANISMS
 
@@ -457,9 +460,11 @@ def awaited(exchange: Exchange, step: Step) -> Step:
 
 
 def outcome(step: StepAwaited) -> object:
-    with pytest.raises(StopIteration) as ended:  # it waits for nothing, and so needs no loop
-        step.proceed().__await__().send(None)
-    return ended.value.value
+    try:
+        step.proceed().__await__().send(None)  # it waits for nothing, and so needs no loop
+    except StopIteration as ended:
+        return ended.value
+    raise AssertionError
 
 
 def test_each_step_of_an_async_mechanism_is_awaited() -> None:
@@ -493,6 +498,34 @@ def test_an_async_mechanism_that_ends_without_credentials_rejects_the_login() ->
 def test_a_response_that_an_async_mechanism_cannot_read_is_malformed() -> None:
     exchange, step = begun(WAITS, b"\xff")
     assert awaited(exchange, step) == replies.BAD_RESPONSE
+
+
+class Large(Exception):  # noqa: N818  it stands for what a frame of a mechanism holds
+    pass
+
+
+async def fails(_initial: bytes | None, _context: AuthContext) -> AsyncSteps:
+    yield b"?"
+    raise Large
+
+
+def failed(steps: Steps) -> weakref.ref[Large]:
+    """Await steps until they fail, as a server does, and keep no more than a weak reference."""
+    step = next(steps)
+    try:
+        while True:
+            step = steps.send(outcome(step) if isinstance(step, StepAwaited) else b"response")
+    except Large as error:  # not by `pytest.raises`, which keeps it
+        return weakref.ref(error)
+
+
+def test_an_async_mechanism_that_fails_keeps_nothing_of_the_login() -> None:
+    """Its exception refers to the frames that it came through, and these to the response."""
+    gc.disable()
+    try:
+        assert failed(steps_of(fails(None, CONTEXT)))() is None
+    finally:
+        gc.enable()
 
 
 # -- secrets -------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ LIMITS = {
     "exempt_networks": ("127.0.0.0/8", "::1", "unix:"),
     "max_memory": 0,
     "max_disk": 0,
-    "spool_threshold": 1_048_576,
+    "spool_threshold": None,
     "spool_dir": "",
     "max_handlers": 256,
     "threads": 16,

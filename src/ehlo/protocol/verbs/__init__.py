@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from ehlo.protocol import events, grammar
 from ehlo.protocol import reply as replies
@@ -154,18 +154,21 @@ TRANSITIONS: Final[Mapping[tuple[State, str], State]] = MappingProxyType(
 """The legal moves of a session, by state and command; `"."` is the end of a message."""
 
 
-class Usual(NamedTuple):
-    """The plain form of a command: what its row has for that, with what is never `None` there."""
+Usual: TypeAlias = tuple[
+    AnyVerb,
+    Callable[[Conversation, bytes], Any],
+    Callable[[Conversation, Any, None], Reply],
+    State,
+]
+"""The plain form of a command: its row, and its `usual`, `accept` and `to`, never `None` there."""
 
-    verb: AnyVerb
-    parse: Callable[[Conversation, bytes], Any]
-    accept: Callable[[Conversation, Any, None], Reply]
-    to: State
-
-
-USUAL: Final = {
-    name: Usual(
-        row, row.usual, cast("Callable[[Conversation, Any, None], Reply]", row.accept), row.to
+# A NamedTuple would be unpacked by iteration, for 400 instructions a command
+USUAL: Final[Mapping[bytes, Usual]] = {
+    name: (
+        row,
+        row.usual,
+        cast("Callable[[Conversation, Any, None], Reply]", row.accept),
+        row.to,
     )
     for row in VERBS.values()
     if row.usual is not None and row.to is not None

@@ -12,7 +12,7 @@ from typing import Final
 from ehlo.protocol import address, events, grammar, parameters
 from ehlo.protocol import reply as replies
 from ehlo.protocol.address import NO_PARAMETERS, NULL_PATH, Address, Parameters
-from ehlo.protocol.body import DataReader, Skipper, has_bare_newline, whole
+from ehlo.protocol.body import DataReader, Skipper, has_bare_newline, middle, whole
 from ehlo.protocol.conversation import Chunk, Conversation, Reader, no_transaction
 from ehlo.protocol.output import Rejected
 from ehlo.protocol.parameters import ExtensionError, Parameter
@@ -213,13 +213,13 @@ def _usual_rcpt(conversation: Conversation, packet: bytes) -> Address | Reply | 
     match = _PLAIN_RCPT.fullmatch(packet) if packet.isascii() else None
     if match is None:
         return None
-    recipient = address.plain(match[1])
-    return _checked_recipient(conversation, recipient, str(recipient))
+    return _checked_recipient(conversation, address.plain(match[1]))
 
 
 def _checked_recipient(
-    conversation: Conversation, recipient: Address, argument: str
+    conversation: Conversation, recipient: Address, argument: str = ""
 ) -> Address | Reply:
+    """Check a recipient against the limits; `argument` is that of RCPT, if it is not plain."""
     transaction, settings = conversation.transaction or no_transaction(), conversation.settings
     if len(transaction.recipients) >= settings.max_recipients:
         return replies.TOO_MANY_RECIPIENTS
@@ -241,6 +241,7 @@ def _hold(
 
     A text takes four bytes for each character if one is beyond U+FFFF, and an address is two.
     """
+    argument = argument or str(recipient)
     size = _RECIPIENT_COST + 2 * argument.__sizeof__()
     if recipient.params:  # which are decoded
         size += _PARAMETERS_COST + 4 * len(argument)
@@ -453,21 +454,34 @@ _FIRST_CHUNK: Final = Question(
 
 def hear_body(
     conversation: Conversation, reader: Reader, packet: bytes
-) -> events.MessageEnd | None:
-    """Ask about a message whose body is this packet, as a whole; return `None` for any other."""
+) -> events.MessageEnd | events.BodyChunk | None:
+    """Ask about a message whose body ends with this packet, or return a large chunk of a body.
+
+    Returns `None` for any other packet: one that has a dot to drop, or line ends to change.
+    """
     transaction, settings = conversation.transaction, conversation.settings
-    if transaction is None or type(reader) is not DataReader or not reader.at_start:
+    if transaction is None or type(reader) is not DataReader or transaction.refusal is not None:
+        return None
+    if (reader.at_start and packet[:1] == b".") or transaction.crs:
         return None
     body = whole(packet)
-    if body is None or transaction.refusal is not None or len(body) > settings.max_size > 0:
+    chunk = middle(packet) if body is None else body
+    if chunk is None:
         return None
-    if not settings.keeps_newlines and has_bare_newline(body):
+    size = transaction.size + len(chunk)
+    if size > settings.max_size > 0:
+        return None
+    if not settings.keeps_newlines and has_bare_newline(chunk):
         return None
     narrator = conversation.output.narrator
     if narrator is not None:
-        narrator.body(body, dots=True)
+        narrator.body(chunk, dots=True)
+    transaction.size = size
+    if body is None:
+        reader.at_start = False
+        return events.BodyChunk(chunk)
+    if narrator is not None:
         narrator.end_body(dots=True)
-    transaction.size = len(body)
     conversation.counts.idle = 0
     conversation.reader, conversation.state = None, _ENDED
     return events.MessageEnd(transaction, body)
@@ -505,8 +519,15 @@ def _end_skipping(conversation: Conversation, reader: Skipper) -> None:
 
 def _accept_message(
     conversation: Conversation, transaction: Transaction, answer: Reply | None
-) -> None:
-    conversation.output.outcome(answer or replies.QUEUED, transaction)
+) -> Reply | None:
+    """Return the reply; in LMTP, there is one per recipient (RFC 2033 4.2)."""
+    reply = answer or replies.QUEUED
+    if conversation.settings.lmtp:
+        conversation.output.outcome(reply, transaction)
+        return None
+    if conversation.counts.refusals:
+        conversation.output.forgive()
+    return reply
 
 
 def _reject_message(conversation: Conversation, transaction: Transaction, answer: Reply) -> None:

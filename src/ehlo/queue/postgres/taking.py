@@ -168,7 +168,7 @@ async def read(connection: Pg, dead: Sequence[Due], due: dict[int, list[Due]], m
     gone = {each.number // PLACES for each in dead}
     rows = await connection.fetch(_READ, [*due, *gone], _SMALL) if due or gone else []
     ids = {row[0]: row[1] for row in rows}
-    claimed = [Claimed._make([*row, due[row[0]]]) for row in rows if row[0] in due]
+    claimed = [Claimed._make([*row, due[row[0]], None]) for row in rows if row[0] in due]
     died = [(ids.get(each.number // PLACES, ""), each.recipient) for each in dead]
     is_full = sum(map(len, due.values())) + len(dead) >= most
     return Haul(claimed, 0.0 if is_full else None, died)

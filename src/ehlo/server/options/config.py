@@ -205,8 +205,9 @@ class FunctionOptions(CommonOptions, total=False):
     max_disk: Size
     """Maximum bytes of messages on disk in all sessions together (0 = a quarter of what is free at
     the start). An address may use as much as it leaves free."""
-    spool_threshold: Size
-    """Messages larger than this many bytes are buffered on disk."""
+    spool_threshold: Size | None
+    """Messages larger than this many bytes are buffered on disk. By default 1 MiB, and 16 MiB
+    while half of `max_memory` is free and the handler does not set `streams`."""
     spool_dir: str
     """Directory for messages that are buffered on disk. By default, a temporary directory."""
     max_handlers: int
@@ -298,7 +299,7 @@ class Options:
     exempt_networks: Sequence[str] = option(("127.0.0.0/8", "::1", "unix:"), group="Limits")
     max_memory: Size = option(0, group="Limits", bound=">= 0")
     max_disk: Size = option(0, group="Limits", bound=">= 0")
-    spool_threshold: Size = option(1_048_576, group="Limits", bound=">= 0")
+    spool_threshold: Size | None = option(None, group="Limits", bound=">= 0")
     spool_dir: str = option("", group="Limits")
     max_handlers: int = option(256, group="Limits", bound="> 0")
     threads: int = option(16, group="Limits", bound="> 0")
@@ -435,6 +436,13 @@ def with_overrides(options: Options, listener: Listener) -> Options:
 # 10M, 10 MB, 64KiB
 _SIZE: Final = re.compile(r"\s*([0-9]{1,18})\s*(?:([kMGT])(i?))?B?\s*", re.IGNORECASE)
 _POWERS: Final = "kmgt"
+_SPOOL_THRESHOLD: Final = 1_048_576  # bytes, by default
+
+
+def spool_threshold(options: Options) -> int:
+    """Return the bytes beyond which a message is buffered on disk while memory is not plentiful."""
+    wanted = options.spool_threshold
+    return _SPOOL_THRESHOLD if wanted is None else bytes_of(wanted)
 
 
 def bytes_of(size: Size) -> int:
