@@ -69,6 +69,7 @@ def test_a_search_has_an_address_of_its_own(site: Site, page: Page) -> None:
     expect(page.get_by_text("No message matches")).to_be_visible()
 
 
+@pytest.mark.own_page
 def test_a_page_is_live_where_a_proxy_has_no_websocket(site: Site, page: Page) -> None:
     page.route_web_socket("**/api/events", lambda socket: socket.close())
     opened(page)

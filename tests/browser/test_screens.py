@@ -216,6 +216,7 @@ document.hasFocus = () => window.isInFront ?? false
 """
 
 
+@pytest.mark.own_page
 def test_the_browser_notifies_of_new_mail_if_it_is_wanted(site: Site, page: Page) -> None:
     page.add_init_script(NOTIFICATIONS)
     opened(page)

@@ -13,6 +13,7 @@ import pytest
 from ehlo import Peer
 from support.certificates import Certificates, Files
 from support.client import Client
+from support.examples import quick
 from support.manager import Manager
 from support.program import DEADLINE, Start
 from support.program import start as start
@@ -88,8 +89,11 @@ def shown(address: Peer, tls: ssl.SSLContext) -> bytes | None:
         return client.wrap(tls).getpeercert(binary_form=True)
 
 
+EACH = [("asyncio", "1"), ("uvloop", "2")]
+
+
 @pytest.mark.parametrize(
-    ("loop", "workers"), [("asyncio", "1"), ("uvloop", "1"), ("uvloop", "2"), ("asyncio", "2")]
+    ("loop", "workers"), quick(EACH, most=[*EACH, ("uvloop", "1"), ("asyncio", "2")])
 )
 def test_reloads_lose_and_double_no_message_and_cut_no_connection(
     start: Start, certificates: Certificates, tmp_path: Path, loop: str, workers: str

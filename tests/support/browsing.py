@@ -19,6 +19,7 @@ from playwright.sync_api import (
     Browser,
     ConsoleMessage,
     Dialog,
+    Error,
     Page,
     Request,
     expect,
@@ -169,10 +170,18 @@ class Watch:
         self.faults: list[str] = []
         self.allowed: tuple[str, ...] = ()
         """The beginnings of what may happen in this test."""
+        self._page = page
         page.on("dialog", self._dialog)
-        page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
+        page.on("pageerror", self._error)
         page.on("console", self._console)
         page.context.on("request", self._request)
+
+    def end(self) -> None:
+        """Note no more."""
+        self._page.remove_listener("dialog", self._dialog)
+        self._page.remove_listener("pageerror", self._error)
+        self._page.remove_listener("console", self._console)
+        self._page.context.remove_listener("request", self._request)
 
     def allow_site(self, url: str) -> None:
         """Allow requests to another site, too."""
@@ -186,6 +195,9 @@ class Watch:
     def _dialog(self, dialog: Dialog) -> None:
         self.faults.append(f"dialog: {dialog.message}")
         dialog.dismiss()
+
+    def _error(self, error: Error) -> None:
+        self.faults.append(f"error: {error}")
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type == "error":
@@ -250,13 +262,55 @@ def site(module_site: Site) -> Site:
     return module_site
 
 
-@pytest.fixture
-def page(browser: Browser, site: Site) -> Iterator[Page]:
-    """Return a page, with nothing remembered of another test."""
+@contextlib.contextmanager
+def page_of(browser: Browser, site: Site) -> Iterator[Page]:
+    """Open a page in a context of its own: Chromium takes a second of CPU time for one."""
     context = browser.new_context(viewport=WIDE, base_url=site.url, reduced_motion="reduce")  # type: ignore[arg-type]  # a TypedDict
     context.set_default_timeout(DEADLINE * 1_000)
     yield context.new_page()
     context.close()
+
+
+@pytest.fixture(scope="module")
+def module_page(browser: Browser, module_site: Site) -> Iterator[Page]:
+    """Return one page for the tests of a file."""
+    with page_of(browser, module_site) as page:
+        yield page
+
+
+@pytest.fixture
+def page(request: pytest.FixtureRequest, browser: Browser, site: Site) -> Iterator[Page]:
+    """Return an empty page, with nothing remembered of another test.
+
+    It is a new one with `@pytest.mark.own_page`, for a test that changes what cannot be undone.
+    """
+    if request.node.get_closest_marker("own_page"):
+        with page_of(browser, site) as own:
+            yield own
+        return
+    page: Page = request.getfixturevalue("module_page")
+    page.set_viewport_size(WIDE)  # type: ignore[arg-type]  # a TypedDict
+    page.emulate_media(color_scheme="light", reduced_motion="reduce")
+    page.mouse.move(0, 0)
+    yield page
+    forget(page, site.url)
+
+
+def forget(page: Page, url: str) -> None:
+    """Empty a page, and remove what it and a site have left in its context."""
+    context = page.context
+    for other in context.pages:
+        if other is not page:
+            other.close()
+    page.unroute_all(behavior="ignoreErrors")
+    if page.url.startswith(url):
+        page.evaluate("sessionStorage.clear()")
+    page.goto("about:blank")
+    devtools = context.new_cdp_session(page)
+    devtools.send("Storage.clearDataForOrigin", {"origin": url, "storageTypes": "all"})
+    devtools.detach()
+    context.clear_cookies()
+    context.clear_permissions()
 
 
 @pytest.fixture
@@ -264,4 +318,5 @@ def watch(site: Site, page: Page) -> Iterator[Watch]:
     """Return what has gone wrong in the page; at the end of the test it must be nothing."""
     watching = Watch(page, site.url)
     yield watching
+    watching.end()
     watching.check()
