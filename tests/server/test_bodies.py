@@ -251,6 +251,37 @@ def test_a_large_body_in_memory_counts_while_the_hook_has_it(serve: Serve) -> No
     assert running.runtime.memory.held == 0
 
 
+class Notified(Gated):
+    """Waits in on_replied, and not before."""
+
+    def on_message(self, session: Session, message: Message) -> None:
+        pass
+
+    def on_replied(self, session: Session, message: Message, sent: bool) -> None:
+        self.entered.release()
+        assert self.gate.acquire(timeout=DEADLINE)
+
+
+@pytest.mark.parametrize("client_stays", [True, False])
+def test_a_body_in_memory_counts_until_on_replied_has_ended(
+    serve: Serve, client_stays: bool
+) -> None:
+    handler = Notified()
+    running = serve(handler)
+    memory = running.runtime.memory
+    with running.ready() as client:
+        client.begin_message(stuffed(body_of(3 * MIB)))
+        assert client.replies(4)[-1] == QUEUED
+        assert handler.entered.acquire(timeout=DEADLINE)
+        if not client_stays:
+            client.reset()
+            running.wait_until(lambda: all(driver.wire.lost for driver in running.drivers))
+        held = memory.held
+        handler.gate.release()
+        assert 3 * MIB <= held < 4 * MIB
+        running.wait_until(lambda: memory.held == 0)
+
+
 def test_a_handler_that_streams_has_large_bodies_on_disk(serve: Serve) -> None:
     handler = Streamer()
     handler.running = running = serve(handler)

@@ -219,3 +219,20 @@ def test_an_extension_that_fails_is_not_offered_and_its_parameters_are_our_troub
         assert client.say("MAIL FROM:<a@x> XLEN=abc").startswith(wanted)
         assert client.say("MAIL FROM:<a@x>") == "250 2.1.0 Ok"
     assert "the extension XARG failed" in caplog.text
+
+
+def test_an_answer_that_is_neither_true_nor_false_is_not_offered(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Several:
+        def __bool__(self) -> bool:
+            raise ValueError("the truth value is ambiguous")
+
+    answers: list[Any] = [False]
+    row = Extension("XODD", 0, offered=lambda _facts: answers[-1])
+    running = serve(Box(), own_extensions=[row])
+    answers.append(Several())
+    with running.client() as client:
+        assert "XODD" not in client.hello()
+        assert client.say("NOOP") == "250 2.0.0 Ok"
+    assert "the extension XODD failed" in caplog.text

@@ -140,7 +140,7 @@ class Answers:
 
     __slots__ = (
         *("_context", "_count", "_deadlines", "_disconnect", "_further_until", "_login", "_read"),
-        *("_routes", "_runtime", "_stamp", "_trusted", "_unsent", "_wire"),
+        *("_routes", "_runtime", "_stamp", "_trusted", "_unsent", "_unsent_size", "_wire"),
         *("awaits_client", "bodies", "call", "connection", "due", "journal"),
         *("notifying", "quota", "session", "silent", "wants_name"),
     )
@@ -164,6 +164,7 @@ class Answers:
         self._context: contextvars.Context | None = None
         self._count = 0  # of messages
         self._unsent: Message | None = None  # answered; on_replied is still to be called
+        self._unsent_size = 0  # bytes of memory that count for it
         self._disconnect = routes.disconnect  # until it is called
         self._read: Wait[None] | None = None  # for the client to read
         self._login = ""  # the mechanism of a login that has begun, and counts as a failed one
@@ -514,7 +515,8 @@ class Answers:
         """Pass a complete message to the handler, even if the client leaves, and reply.
 
         Keep the body if it came whole, finish the file, claim the memory, build the message, await
-        the hook, reply, release the body, and call `on_replied` when the reply has left.
+        the hook, reply, release the body, and call `on_replied` when the reply has left. Until
+        that has ended, the memory of the body counts.
         """
         routes, bodies, transaction = self._routes, self.bodies, event.transaction
         body, replied = event.body, routes.replied
@@ -536,7 +538,10 @@ class Answers:
                 answer = await self._ask(routes.message, (self.session, message), outcome)
             self._reply(answer)
             self.journal.accepted(self.session, transaction, answer, message)
-            bodies.release()
+            if replied is None or message is None:
+                bodies.release()
+            else:  # which may read the message
+                self._unsent_size = bodies.hand_over()
         finally:
             self.due = False
             if replied is not None:
@@ -593,7 +598,11 @@ class Answers:
 
     async def _notify_replied(self, hook: Hook) -> None:
         message, self._unsent = self._unsent, None
-        await self._notify(hook, (self.session, message, not self._wire.closing))
+        try:
+            await self._notify(hook, (self.session, message, not self._wire.closing))
+        finally:
+            size, self._unsent_size = self._unsent_size, 0
+            self._runtime.memory.release(size)
 
     async def _notify(self, hook: Hook, arguments: tuple[object, ...]) -> None:
         """Call a hook that only notifies. Its time begins when it is called, not when it waits."""
@@ -620,14 +629,20 @@ class Answers:
                 if self._deadlines.allow_hook_after(call.spent):
                     continue
                 self._log_late(call)
-                call.cancel()
+                self._leave(call)
                 return None, None
             except GeneratorExit:
                 if call.began is None:
                     log = about(logger, self.session.id)
                     log.warning("%s was never called", call.hook)
-                call.cancel()
+                self._leave(call)
                 raise
+
+    def _leave(self, call: Call) -> None:
+        """Cancel a hook that only notifies; its message counts until it ends."""
+        call.size += self._unsent_size
+        self._unsent_size = 0
+        call.cancel()
 
     # -- hooks -----------------------------------------------------------------------------------
 

@@ -23,17 +23,23 @@ Kind = TypeVar("Kind")
 def guarded(row: Extension) -> Extension:
     """Return a user's row whose functions raise `ExtensionError` where they have a bug."""
     if not is_constant(row):
-        offered, argument = row.offered, _checked_argument(row)
         row = dataclasses.replace(
             row,
-            offered=_guarded_function(row.keyword, offered),
-            argument=_guarded_function(row.keyword, argument),
+            offered=_guarded_function(row.keyword, _checked_offer(row)),
+            argument=_guarded_function(row.keyword, _checked_argument(row)),
         )
     return dataclasses.replace(
         row,
         mail={keyword: _guarded_parser(keyword, parse) for keyword, parse in row.mail.items()},
         rcpt={keyword: _guarded_parser(keyword, parse) for keyword, parse in row.rcpt.items()},
     )
+
+
+def _checked_offer(row: Extension) -> Callable[[Facts], bool]:
+    def offered(facts: Facts) -> bool:
+        return bool(row.offered(facts))  # which may raise, as that of an array does
+
+    return offered
 
 
 def _checked_argument(row: Extension) -> Callable[[Facts], str]:
