@@ -159,8 +159,8 @@ class Runtime:
         self.disk: Disk = Disk(disk_limit(options))
         if not self.directory:
             logger.warning(
-                "no writable directory for temporary files; set spool_dir, or messages over "
-                "spool_threshold are rejected with 452"
+                "no writable directory for temporary files; set spool_dir, or messages that "
+                "would be buffered on disk are rejected with 452"
             )
         self.threshold: int = spool_threshold(options)
         self._most = self.threshold  # bytes of a body, while half of the memory is free
