@@ -93,6 +93,17 @@ class _Waiting(NamedTuple):
     future: asyncio.Future[None]
 
 
+def _settle(batch: list[_Waiting], error: Exception | None = None) -> None:
+    """Tell those who put messages that they are on disk, or that they are not."""
+    for each in batch:
+        if each.future.done():
+            continue
+        if error is None:
+            each.future.set_result(None)
+        else:
+            each.future.set_exception(error)
+
+
 class Batches:
     """Stores messages; `stored` is called after each commit."""
 
@@ -138,18 +149,15 @@ class Batches:
         error = await self._tried(cable, batch)
         if error is None:
             self._stored()
-            for each in batch:
-                if not each.future.done():
-                    each.future.set_result(None)
+            _settle(batch)
         # Without a connection, another try would wait as long
         elif len(batch) > 1 and cable.is_connected and not isinstance(error, DiskFullError):
-            for each in batch:
-                await self._store(cable, [each])
+            while batch:
+                await self._store(cable, [batch.pop(0)])
         else:
             clear_frames(error)  # which hold the whole batch
-            for each in batch:
-                if not each.future.done():
-                    each.future.set_exception(error)
+            _settle(batch, error)
+        del error, batch  # the frames of the traceback refer to this one from Python 3.12 on
 
     async def _tried(self, cable: Cable, batch: list[_Waiting]) -> Exception | None:
         """Store messages, or return the exception, which is raised where each message is."""
