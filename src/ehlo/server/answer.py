@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import math
 import ssl
 import types
 from collections.abc import Callable, Container, Generator, Mapping
@@ -168,7 +167,7 @@ class Answers:
         self._disconnect = routes.disconnect  # until it is called
         self._read: Wait[None] | None = None  # for the client to read
         self._login = ""  # the mechanism of a login that has begun, and counts as a failed one
-        self._further_until = -math.inf  # when another mechanism is another login
+        self._further_until = 0.0  # when another mechanism is another login
         self._trusted = _NOBODY
         if routes.trusts:
             self._trusted = _trusted(rules, peer)
