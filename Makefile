@@ -24,7 +24,7 @@ test: announced lint
 	@$(CORE_REPORT) --data-file=.coverage.core
 
 announced:
-	@echo 'Linters, type checker and all tests: about 10 minutes on 2 idle cores.'
+	@echo 'Linters, type checker and all tests: about 6 minutes on 2 idle cores.'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -42,10 +42,10 @@ completeness: $(STAMP)
 	PYTHONPATH=src $(BIN)/pyright --pythonpath $(BIN)/python --verifytypes ehlo --ignoreexternal
 
 # The tests run in parts, the longest ones first, each in a process of its own, which imports its own
-# tests only. JOBS: how many run at a time; many tests wait, so two more than processors
-JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
-PARTS := $(addprefix tests/,cli server testing) others \
-	$(addprefix tests/,robustness browser interop protocol queue inbox)
+# tests only. JOBS: how many run at a time; many tests wait, so three more than processors
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 3)
+PARTS := $(addprefix tests/,testing interop robustness) others \
+	$(addprefix tests/,server browser cli protocol queue inbox)
 OWN_PARTS := $(filter tests/%,$(PARTS))
 PARALLEL = --no-print-directory --keep-going --jobs=$(JOBS) \
 	$(if $(filter output-sync,$(.FEATURES)),--output-sync)

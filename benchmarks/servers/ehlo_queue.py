@@ -26,13 +26,14 @@ def main() -> None:
     print(*sock.getsockname(), flush=True)
     server = ehlo.Server(
         "ehlo_queue:queue",
+        addr=f"fd:{sock.detach()}",
         hostname="bench.example",
         control="control",
         workers=workers,
         loop="uvloop",
         **LIMITS,
     )
-    server.serve(sock)
+    server.listen_and_serve(tune_malloc=True)  # as `ehlo serve --queue` does
 
 
 if __name__ == "__main__":
