@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +352,27 @@ def test_a_thread_that_hangs_has_all_attempts_of_its_message_and_keeps_no_other_
         assert player.next()[1].recipients == ["hang2@x.test"]
         bench.expect(server, "state", ("dead",))
         release["hang"].set()
+
+
+def test_a_handler_sees_no_context_variable_of_the_attempt_before(bench: Bench) -> None:
+    user: ContextVar[str] = ContextVar("user", default="nobody")
+    seen: list[str] = []
+    go, player = asyncio.Event(), Player()
+
+    async def handler(session: Session, message: ehlo.queue.QueuedMessage) -> Any:
+        seen.append(user.get())
+        user.set(str(message.recipients[0]))
+        await go.wait()
+        return await player(session, message)
+
+    with serving(bench.queue(handler, deliveries=1)) as server:
+        for recipient in ("a@x.test", "b@x.test", "c@x.test"):
+            deliver(server, recipient)
+        assert server.running is not None
+        server.running.loop.call_soon_threadsafe(go.set)
+        for _ in range(3):
+            player.next()
+    assert seen == ["nobody"] * 3
 
 
 def test_a_lease_is_renewed_while_a_handler_works(bench: Bench) -> None:

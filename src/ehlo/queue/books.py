@@ -140,7 +140,6 @@ def _content(path: Path, database: Database, message_id: str) -> tuple[bytes, by
         try:
             return trace, FiledBody(file, size)
         except OSError as error:
-            ledger.content_of(
-                database, message_id
-            )  # raises `LookupError` if it was delivered meanwhile
+            # Raises `LookupError` if it was delivered meanwhile
+            ledger.content_of(database, message_id)
             raise StoreError(f"{file}: {error.strerror}; restore it, or drop the message") from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import secrets
 from collections import Counter, deque
@@ -71,21 +72,20 @@ class Consumer:
         self._owner = secrets.token_hex(8)
         self._threads = Threads(2 * terms.deliveries, "ehlo-queue")
         self._wake = asyncio.Event()
-        self._stopping = False
+        self._stopping = self._troubled = False
         self._ready: deque[tuple[Claimed, float]] = deque()  # and when it was accepted, here
         self._reserved = 0  # places for messages that are being stored
         self._running: set[Running] = set()
         self._stuck: set[Running] = set()  # took too long; their threads go on
         self._unsettled: list[Settled] = []
         self._durable = False  # whether some of these have large bodies, which are deleted then
-        self._next_due: float = 0.0
-        self._next_poll: float = 0.0
+        self._next_due = self._next_poll = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._claiming: asyncio.Task[None] | None = None
         self._settling: asyncio.Task[None] | None = None
         self._renewing = False  # whether leases are being extended, which waits for the database
-        self._troubled = False
         self._counts = counts
+        self._context = contextvars.copy_context()  # of each attempt: none sees another one's
 
     def wake(self) -> None:
         """Look now: a message was put. Must be called in the loop's thread."""
@@ -189,9 +189,8 @@ class Consumer:
         terms = self._terms
         self._next_due = now + _POLL  # where the claim fails; and `wake` may be called meanwhile
         try:
-            haul = await self._ledger.claim(
-                self._owner, self._most, terms.lease, terms.patience, self._leased()
-            )
+            known = terms.lease, terms.patience, self._leased()
+            haul = await self._ledger.claim(self._owner, self._most, *known)
         except StoreError as error:
             self._note_trouble(error)
         else:
@@ -241,7 +240,8 @@ class Consumer:
             return
         running.attempt = attempt
         if self._is_async:
-            running.task = asyncio.create_task(self._call(running, attempt))
+            context = self._context.copy()
+            running.task = asyncio.create_task(self._call(running, attempt), context=context)
         else:
             running.task = None
             self._begin_in_thread(running, attempt)
