@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -130,7 +131,7 @@ class Running:
 
 
 async def call_async(handler: OnMessage, attempt: Attempt) -> Outcome:
-    """Call an `async def` handler; must be awaited in a task of its own."""
+    """Call an `async def` handler; must be awaited in a context of its own."""
     current_session.set(attempt.session)
     try:
         return Outcome(await handler(attempt.session, attempt.message))
@@ -191,6 +192,22 @@ def deferred(
         return Settled(due.number, "dead", error=f"{error} ({end})")
     wait = patience.wait_after(due.attempts) if after is None else min(LONGEST, after)
     return Settled(due.number, "waiting", float(wait), error)
+
+
+def note(settled: Sequence[Settled], attempt: Attempt, counts: Counter[str]) -> None:
+    """Count the outcomes of an attempt, and log those that are no success."""
+    for each, path in zip(settled, attempt.paths, strict=True):
+        if each.state is None:
+            counts["delivered"] += 1
+            continue
+        tried_again = each.state == "waiting"
+        counts["retried" if tried_again else each.state] += 1
+        logger.log(
+            logging.WARNING if tried_again else logging.ERROR,
+            "delivery %s: id=%s to=%s attempts=%d error=%s",
+            *("deferred" if tried_again else each.state, attempt.message.id, path),
+            *(attempt.message.attempt, each.error),
+        )
 
 
 _Answer = Reply | str | None

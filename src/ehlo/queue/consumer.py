@@ -29,6 +29,7 @@ from ehlo.queue.attempts import (
     call,
     call_async,
     deferred,
+    note,
     prepare,
     settled_by,
 )
@@ -36,6 +37,7 @@ from ehlo.queue.engine import Ledger, Reserved
 from ehlo.queue.entries import Claimed, Settled
 from ehlo.queue.facts import SessionReader, decode_address
 from ehlo.queue.timing import Terms, Timekeeper
+from ehlo.queue.turns import Turns, Waits, in_context
 from ehlo.server.observing.failures import escaped
 from ehlo.server.system.threads import Threads
 from ehlo.sqlite.errors import StoreError
@@ -44,6 +46,8 @@ _POLL: Final = 1.0  # seconds until another process's changes are seen
 _PURGE: Final = 3_600.0  # seconds between two looks for what need not be kept
 _AHEAD: Final = 4  # messages that are leased, for each that may be under way
 _MOST_UNSETTLED: Final = 1_000  # outcomes that are not committed yet
+
+_Begun = tuple[Running, Attempt]
 
 logger: logging.Logger = logging.getLogger("ehlo.queue")
 
@@ -86,6 +90,7 @@ class Consumer:
         self._renewing = False  # whether leases are being extended, which waits for the database
         self._counts = counts
         self._context = contextvars.copy_context()  # of each attempt: none sees another one's
+        self._turns = Turns(self._next, self._call, self._begin, terms.deliveries)
 
     def wake(self) -> None:
         """Look now: a message was put. Must be called in the loop's thread."""
@@ -138,7 +143,7 @@ class Consumer:
                     purge = now + _PURGE
                     self._do(partial(self._ledger.purge, self._terms.keep_dead))
                 self._end_late(now)
-                self._begin(now)
+                self._begin()
                 self._settle()
                 self._claim(now)
                 await self._time.wait(self._wake, self._until(now, renewal))
@@ -207,52 +212,68 @@ class Consumer:
 
     # -- attempts ----------------------------------------------------------------------------------
 
-    def _begin(self, now: float) -> None:
-        stuck = {due.number for each in self._stuck for due in each.claimed.deliveries}
-        while self._ready and not self._stopping and self._may_begin:
+    def _begin(self) -> None:
+        """Begin attempts, as many as may be under way."""
+        if not self._is_async:
+            while (begun := self._next()) is not None:
+                self._begin_in_thread(begun)
+        elif self._can_begin:
+            self._turns.begin()
+
+    @property
+    def _can_begin(self) -> bool:
+        most = self._terms.deliveries
+        has_place = len(self._running) < most and len(self._stuck) < most
+        return has_place and bool(self._ready) and not self._stopping
+
+    def _next(self) -> _Begun | None:
+        """Return the next attempt, if one can begin."""
+        while self._can_begin:
             claimed, born = self._ready.popleft()
-            running = Running(claimed, born, now + self._terms.timeout)
+            running = Running(claimed, born, self._time.ticks() + self._terms.timeout)
             self._running.add(running)
-            if not stuck.isdisjoint(due.number for due in claimed.deliveries):
+            if self._stuck and self._is_stuck(claimed):
                 self._cannot_begin(running, Retry(text="an attempt before has not ended"))
             elif claimed.body is None:
                 running.task = asyncio.create_task(self._load(running))
-            else:
-                self._attempt(running, claimed.body)
+            elif (begun := self._prepared(running, claimed.body)) is not None:
+                return begun
+        return None
+
+    def _is_stuck(self, claimed: Claimed) -> bool:
+        stuck = {due.number for each in self._stuck for due in each.claimed.deliveries}
+        return not stuck.isdisjoint(due.number for due in claimed.deliveries)
 
     async def _load(self, running: Running) -> None:
-        """Read a large body, and begin its attempt."""
+        """Read a large body, and make its attempt."""
         try:
             body = await self._ledger.load(running.claimed)
         except (OSError, StoreError) as error:
             if not running.late:
                 self._cannot_begin(running, error)
             return
-        if not running.late:
-            self._attempt(running, body)
+        if running.late or (begun := self._prepared(running, body)) is None:
+            return
+        if self._is_async:
+            await self._call(begun)
+        else:
+            self._begin_in_thread(begun)
 
-    def _attempt(self, running: Running, body: bytes | Spool) -> None:
+    def _prepared(self, running: Running, body: bytes | Spool) -> _Begun | None:
+        """Return the attempt for a message, unless it cannot begin."""
         try:
             session = self._sessions.read(running.claimed.facts)
             attempt = prepare(running.claimed, body, session, streams=self._streams)
         except Exception as error:  # noqa: BLE001  a row that cannot be read
             self._cannot_begin(running, error)
-            return
+            return None
         running.attempt = attempt
-        if self._is_async:
-            context = self._context.copy()
-            running.task = asyncio.create_task(self._call(running, attempt), context=context)
-        else:
-            running.task = None
-            self._begin_in_thread(running, attempt)
+        return running, attempt
 
-    @property
-    def _may_begin(self) -> bool:
-        most = self._terms.deliveries
-        return len(self._running) < most and len(self._stuck) < most
-
-    def _begin_in_thread(self, running: Running, attempt: Attempt) -> None:
+    def _begin_in_thread(self, begun: _Begun) -> None:
         loop = asyncio.get_running_loop()
+        running, attempt = begun
+        running.task = None
 
         def done(result: Outcome | None, error: BaseException | None) -> None:
             outcome = result or Outcome(error=error)
@@ -261,9 +282,12 @@ class Consumer:
 
         self._threads.submit(partial(call, self._handler, attempt), done)
 
-    async def _call(self, running: Running, attempt: Attempt) -> None:
-        """Call an `async def` handler. One that is cancelled before it begins is late."""
-        self._ended(running, attempt, await call_async(self._handler, attempt))
+    async def _call(self, begun: _Begun, waits: Waits | None = None) -> None:
+        """Call an `async def` handler, and end its attempt."""
+        running, attempt = begun
+        running.task = asyncio.current_task()
+        work = call_async(self._handler, attempt)
+        self._ended(running, attempt, await in_context(self._context.copy(), work, waits))
 
     def _ended(self, running: Running, attempt: Attempt, outcome: Outcome) -> None:
         """Called when an attempt has ended, in the loop's thread."""
@@ -272,24 +296,13 @@ class Consumer:
             self._note(attempt, outcome, running.born)
         elif running.task is None:
             self._stuck.discard(running)
-        self._begin(self._time.ticks())  # here, since `run` takes its turn once for each batch
+        self._begin()  # here, since `run` takes its turn once for each batch
         self._wake.set()
 
     def _note(self, attempt: Attempt, outcome: Outcome, born: float) -> None:
         age, patience = self._time.ticks() - born, self._terms.patience
         settled = settled_by(outcome, attempt, self._handler, age, patience)
-        for due, each in zip(attempt.paths, settled, strict=True):
-            if each.state is None:
-                self._counts["delivered"] += 1
-                continue
-            self._counts["retried" if each.state == "waiting" else each.state] += 1
-            level = logging.WARNING if each.state == "waiting" else logging.ERROR
-            what = "deferred" if each.state == "waiting" else each.state
-            logger.log(
-                level,
-                "delivery %s: id=%s to=%s attempts=%d error=%s",
-                *(what, attempt.message.id, due, attempt.message.attempt, each.error),
-            )
+        note(settled, attempt, self._counts)
         self._unsettled += settled
         self._durable = self._durable or attempt.claimed.place is not None
 

@@ -166,7 +166,8 @@ class Depot:
 
     async def settle(self, settled: Sequence[Settled], owner: str, *, durable: bool) -> None:
         """Note the ends of attempts, as `Ledger` says."""
-        work = partial(ledger.settle, settled=settled, owner=owner, now=self._time.now())
+        now = self._time.now()
+        work = partial(ledger.settle, settled=settled, owner=owner, now=now, has_files=durable)
         await self._delete(await self._writer.do(work, flush=durable, patient=not durable))
 
     async def purge(self, keep: float) -> None:
