@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from ehlo.handler import name_of
@@ -25,6 +26,7 @@ OnMessage = Callable[..., Any]
 
 _MEANING: Final = MEANINGS["on_message"]
 _LONGEST: Final = 1_000  # characters of an error
+_ATTEMPTS: Final[Callable[[Due], int]] = attrgetter("attempts")
 
 logger: logging.Logger = logging.getLogger("ehlo.queue")
 
@@ -80,18 +82,17 @@ class Attempt(NamedTuple):
     claimed: Claimed
     session: Session
     message: QueuedMessage
-    paths: list[Address]
+    paths: Sequence[Address]
     """The recipients, as `claimed.deliveries` has them."""
 
 
 def prepare(claimed: Claimed, body: bytes | Spool, session: Session, *, streams: bool) -> Attempt:
     """Return the attempt that a claim is for."""
-    sender, recipients = claimed.envelope or _read_envelope(claimed)
-    paths = [*recipients]
+    sender, paths = claimed.envelope or _read_envelope(claimed)
     message = QueuedMessage(
         claimed.id,
         sender,
-        [*paths],
+        [*paths],  # the handler's own
         claimed.trace,
         [body] if isinstance(body, bytes) else [],
         spool=None if isinstance(body, bytes) else body,
@@ -100,7 +101,7 @@ def prepare(claimed: Claimed, body: bytes | Spool, session: Session, *, streams:
     )
     message.digest = claimed.digest
     message.accepted = claimed.accepted
-    message.attempt = max(each.attempts for each in claimed.deliveries)
+    message.attempt = max(map(_ATTEMPTS, claimed.deliveries))
     return Attempt(claimed, session, message, paths)
 
 
@@ -114,6 +115,10 @@ class Outcome(NamedTuple):
 
     result: object = None
     error: BaseException | None = None
+
+
+DONE: Final = Outcome()
+"""The outcome of a handler that has returned `None`, as most do."""
 
 
 @dataclass(slots=True, eq=False)
@@ -134,7 +139,8 @@ async def call_async(handler: OnMessage, attempt: Attempt) -> Outcome:
     """Call an `async def` handler; must be awaited in a context of its own."""
     current_session.set(attempt.session)
     try:
-        return Outcome(await handler(attempt.session, attempt.message))
+        result = await handler(attempt.session, attempt.message)
+        return DONE if result is None else Outcome(result)
     except BaseException as error:  # noqa: BLE001  also SystemExit, which would end the loop
         return Outcome(error=error)
 
@@ -144,7 +150,8 @@ def call(handler: OnMessage, attempt: Attempt) -> Outcome:
     context = copy_context()
     context.run(current_session.set, attempt.session)
     try:
-        return Outcome(context.run(handler, attempt.session, attempt.message))
+        result = context.run(handler, attempt.session, attempt.message)
+        return DONE if result is None else Outcome(result)
     except BaseException as error:  # noqa: BLE001  whatever it is, the thread goes on
         return Outcome(error=error)
 
@@ -154,8 +161,6 @@ def settled_by(
 ) -> list[Settled]:
     """Return the outcome of each delivery of an attempt that has ended, `age` in seconds."""
     message = attempt.message
-    if outcome.result is None and outcome.error is None and not message.refusals:
-        return [Settled(each.number) for each in attempt.claimed.deliveries]  # mostly
     try:
         return _settled_by(outcome, attempt, handler, age, patience)
     except Exception as error:  # noqa: BLE001  a text or a key of the handler's may raise

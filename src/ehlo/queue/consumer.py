@@ -21,6 +21,7 @@ from typing import Final
 from ehlo.handler import is_async, name_of
 from ehlo.message import Spool
 from ehlo.queue.attempts import (
+    DONE,
     Attempt,
     OnMessage,
     Outcome,
@@ -74,6 +75,7 @@ class Consumer:
         self._time = time
         self._streams = streams
         self._owner = secrets.token_hex(8)
+        self._place = Reserved(self._owner, terms.lease, self._receive)
         self._threads = Threads(2 * terms.deliveries, "ehlo-queue")
         self._wake = asyncio.Event()
         self._stopping = self._troubled = False
@@ -103,7 +105,7 @@ class Consumer:
         if self._stopping or self._room <= 0 or is_due:
             return None
         self._reserved += 1
-        return Reserved(self._owner, self._terms.lease, self._receive)
+        return self._place
 
     def _receive(self, claimed: Claimed | None) -> None:
         self._reserved -= 1
@@ -217,7 +219,7 @@ class Consumer:
         if not self._is_async:
             while (begun := self._next()) is not None:
                 self._begin_in_thread(begun)
-        elif self._can_begin:
+        elif not self._turns.are_taken and self._can_begin:
             self._turns.begin()
 
     @property
@@ -300,9 +302,13 @@ class Consumer:
         self._wake.set()
 
     def _note(self, attempt: Attempt, outcome: Outcome, born: float) -> None:
-        age, patience = self._time.ticks() - born, self._terms.patience
-        settled = settled_by(outcome, attempt, self._handler, age, patience)
-        note(settled, attempt, self._counts)
+        if outcome is DONE and not attempt.message.refusals:  # mostly
+            settled = [Settled(each.number) for each in attempt.claimed.deliveries]
+            self._counts["delivered"] += len(settled)
+        else:
+            age, patience = self._time.ticks() - born, self._terms.patience
+            settled = settled_by(outcome, attempt, self._handler, age, patience)
+            note(settled, attempt, self._counts)
         self._unsettled += settled
         self._durable = self._durable or attempt.claimed.place is not None
 

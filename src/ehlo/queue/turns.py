@@ -39,6 +39,11 @@ class Turns(Generic[Next]):
         self._context = copy_context()
         self._task: asyncio.Task[None] | None = None  # takes attempts, and none waits in it
 
+    @property
+    def are_taken(self) -> bool:
+        """Whether a task takes attempts, so that `begin` has nothing to do."""
+        return self._task is not None
+
     def begin(self) -> None:
         """Make the attempts that can begin, from the next turn of the loop on."""
         if self._task is None:
