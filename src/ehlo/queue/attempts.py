@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +22,7 @@ from ehlo.queue.facts import decode_address
 from ehlo.queue.timing import LONGEST, Persistence
 from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.results import MEANINGS, answer_of
+from ehlo.server.system.threads import Threads
 from ehlo.session import Session, current_session
 
 OnMessage = Callable[..., Any]
@@ -135,6 +138,16 @@ class Running:
     late: bool = False
 
 
+Begun = tuple[Running, Attempt]
+"""An attempt that can be made now, and what is noted of it."""
+
+
+def is_among(claimed: Claimed, others: Iterable[Running]) -> bool:
+    """Return whether one of the deliveries is under way in other attempts."""
+    numbers = {due.number for each in others for due in each.claimed.deliveries}
+    return not numbers.isdisjoint(due.number for due in claimed.deliveries)
+
+
 async def call_async(handler: OnMessage, attempt: Attempt) -> Outcome:
     """Call an `async def` handler; must be awaited in a context of its own."""
     current_session.set(attempt.session)
@@ -145,8 +158,20 @@ async def call_async(handler: OnMessage, attempt: Attempt) -> Outcome:
         return Outcome(error=error)
 
 
-def call(handler: OnMessage, attempt: Attempt) -> Outcome:
-    """Call a `def` handler, in a thread."""
+def call_in_thread(
+    threads: Threads, handler: OnMessage, attempt: Attempt, ended: Callable[[Outcome], object]
+) -> None:
+    """Call a `def` handler in a thread; `ended` is called in the running loop."""
+    loop = asyncio.get_running_loop()
+
+    def done(result: Outcome | None, error: BaseException | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(ended, result or Outcome(error=error))
+
+    threads.submit(partial(_call, handler, attempt), done)
+
+
+def _call(handler: OnMessage, attempt: Attempt) -> Outcome:
     context = copy_context()
     context.run(current_session.set, attempt.session)
     try:
@@ -157,16 +182,29 @@ def call(handler: OnMessage, attempt: Attempt) -> Outcome:
 
 
 def settled_by(
-    outcome: Outcome, attempt: Attempt, handler: OnMessage, age: float, patience: Persistence
+    outcome: Outcome,
+    attempt: Attempt,
+    handler: OnMessage,
+    age: float,
+    patience: Persistence,
+    counts: Counter[str],
 ) -> list[Settled]:
-    """Return the outcome of each delivery of an attempt that has ended, `age` in seconds."""
+    """Return the outcome of each delivery of an attempt that has ended, `age` in seconds.
+
+    They are counted in `counts`, and logged unless they are a success.
+    """
     message = attempt.message
+    if outcome is DONE and not message.refusals:  # mostly
+        counts["delivered"] += len(attempt.paths)
+        return [Settled(each.number) for each in attempt.claimed.deliveries]
     try:
-        return _settled_by(outcome, attempt, handler, age, patience)
+        settled = _settled_by(outcome, attempt, handler, age, patience)
     except Exception as error:  # noqa: BLE001  a text or a key of the handler's may raise
         what = f"the outcome of {name_of(handler)} cannot be read"
         log_failure(logger, error, "%s: id=%s", what, message.id, users=True)
-        return _settled_by(Outcome(error=Retry(text=what)), attempt, handler, age, patience)
+        settled = _settled_by(Outcome(error=Retry(text=what)), attempt, handler, age, patience)
+    _note_all(settled, attempt, counts)
+    return settled
 
 
 def _settled_by(
@@ -199,8 +237,7 @@ def deferred(
     return Settled(due.number, "waiting", float(wait), error)
 
 
-def note(settled: Sequence[Settled], attempt: Attempt, counts: Counter[str]) -> None:
-    """Count the outcomes of an attempt, and log those that are no success."""
+def _note_all(settled: Sequence[Settled], attempt: Attempt, counts: Counter[str]) -> None:
     for each, path in zip(settled, attempt.paths, strict=True):
         if each.state is None:
             counts["delivered"] += 1

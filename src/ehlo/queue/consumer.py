@@ -4,12 +4,12 @@ One coroutine does all of it, and waits in one place. Attempts run next to it, a
 of them; some more messages are leased ahead, so that one commit serves many. The thread of a `def`
 handler that takes too long cannot be stopped, and its message is not passed to another one as long
 as it works. If there are `deliveries` of such threads, no attempt begins until one ends.
+Tasks are not made by the loop's factory: eager ones of Python 3.12 would begin within each other.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import logging
 import secrets
@@ -21,24 +21,24 @@ from typing import Final
 from ehlo.handler import is_async, name_of
 from ehlo.message import Spool
 from ehlo.queue.attempts import (
-    DONE,
     Attempt,
+    Begun,
     OnMessage,
     Outcome,
     Retry,
     Running,
-    call,
     call_async,
+    call_in_thread,
     deferred,
-    note,
+    is_among,
     prepare,
     settled_by,
 )
 from ehlo.queue.engine import Ledger, Reserved
 from ehlo.queue.entries import Claimed, Settled
 from ehlo.queue.facts import SessionReader, decode_address
+from ehlo.queue.series import Series, Waits, in_context
 from ehlo.queue.timing import Terms, Timekeeper
-from ehlo.queue.turns import Turns, Waits, in_context
 from ehlo.server.observing.failures import escaped
 from ehlo.server.system.threads import Threads
 from ehlo.sqlite.errors import StoreError
@@ -47,8 +47,6 @@ _POLL: Final = 1.0  # seconds until another process's changes are seen
 _PURGE: Final = 3_600.0  # seconds between two looks for what need not be kept
 _AHEAD: Final = 4  # messages that are leased, for each that may be under way
 _MOST_UNSETTLED: Final = 1_000  # outcomes that are not committed yet
-
-_Begun = tuple[Running, Attempt]
 
 logger: logging.Logger = logging.getLogger("ehlo.queue")
 
@@ -92,7 +90,7 @@ class Consumer:
         self._renewing = False  # whether leases are being extended, which waits for the database
         self._counts = counts
         self._context = contextvars.copy_context()  # of each attempt: none sees another one's
-        self._turns = Turns(self._next, self._call, self._begin, terms.deliveries)
+        self._series = Series(self._next, self._call, self._begin, terms.deliveries)
 
     def wake(self) -> None:
         """Look now: a message was put. Must be called in the loop's thread."""
@@ -190,7 +188,7 @@ class Consumer:
         if self._stopping or not self._has_room or now < min(self._next_due, self._next_poll):
             return
         self._next_poll = now + _POLL
-        self._claiming = asyncio.create_task(self._claimed(now))
+        self._claiming = asyncio.Task(self._claimed(now))
 
     async def _claimed(self, now: float) -> None:
         terms = self._terms
@@ -219,8 +217,8 @@ class Consumer:
         if not self._is_async:
             while (begun := self._next()) is not None:
                 self._begin_in_thread(begun)
-        elif not self._turns.are_taken and self._can_begin:
-            self._turns.begin()
+        elif not self._series.is_taking and self._can_begin:
+            self._series.begin()
 
     @property
     def _can_begin(self) -> bool:
@@ -228,23 +226,19 @@ class Consumer:
         has_place = len(self._running) < most and len(self._stuck) < most
         return has_place and bool(self._ready) and not self._stopping
 
-    def _next(self) -> _Begun | None:
+    def _next(self) -> Begun | None:
         """Return the next attempt, if one can begin."""
         while self._can_begin:
             claimed, born = self._ready.popleft()
             running = Running(claimed, born, self._time.ticks() + self._terms.timeout)
             self._running.add(running)
-            if self._stuck and self._is_stuck(claimed):
+            if self._stuck and is_among(claimed, self._stuck):
                 self._cannot_begin(running, Retry(text="an attempt before has not ended"))
             elif claimed.body is None:
-                running.task = asyncio.create_task(self._load(running))
+                running.task = asyncio.Task(self._load(running))
             elif (begun := self._prepared(running, claimed.body)) is not None:
                 return begun
         return None
-
-    def _is_stuck(self, claimed: Claimed) -> bool:
-        stuck = {due.number for each in self._stuck for due in each.claimed.deliveries}
-        return not stuck.isdisjoint(due.number for due in claimed.deliveries)
 
     async def _load(self, running: Running) -> None:
         """Read a large body, and make its attempt."""
@@ -254,14 +248,13 @@ class Consumer:
             if not running.late:
                 self._cannot_begin(running, error)
             return
-        if running.late or (begun := self._prepared(running, body)) is None:
-            return
-        if self._is_async:
+        begun = None if running.late else self._prepared(running, body)
+        if begun is not None and self._is_async:
             await self._call(begun)
-        else:
+        elif begun is not None:
             self._begin_in_thread(begun)
 
-    def _prepared(self, running: Running, body: bytes | Spool) -> _Begun | None:
+    def _prepared(self, running: Running, body: bytes | Spool) -> Begun | None:
         """Return the attempt for a message, unless it cannot begin."""
         try:
             session = self._sessions.read(running.claimed.facts)
@@ -272,19 +265,14 @@ class Consumer:
         running.attempt = attempt
         return running, attempt
 
-    def _begin_in_thread(self, begun: _Begun) -> None:
-        loop = asyncio.get_running_loop()
+    def _begin_in_thread(self, begun: Begun) -> None:
         running, attempt = begun
         running.task = None
+        call_in_thread(
+            self._threads, self._handler, attempt, partial(self._ended, running, attempt)
+        )
 
-        def done(result: Outcome | None, error: BaseException | None) -> None:
-            outcome = result or Outcome(error=error)
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._ended, running, attempt, outcome)
-
-        self._threads.submit(partial(call, self._handler, attempt), done)
-
-    async def _call(self, begun: _Begun, waits: Waits | None = None) -> None:
+    async def _call(self, begun: Begun, waits: Waits | None = None) -> None:
         """Call an `async def` handler, and end its attempt."""
         running, attempt = begun
         running.task = asyncio.current_task()
@@ -302,14 +290,8 @@ class Consumer:
         self._wake.set()
 
     def _note(self, attempt: Attempt, outcome: Outcome, born: float) -> None:
-        if outcome is DONE and not attempt.message.refusals:  # mostly
-            settled = [Settled(each.number) for each in attempt.claimed.deliveries]
-            self._counts["delivered"] += len(settled)
-        else:
-            age, patience = self._time.ticks() - born, self._terms.patience
-            settled = settled_by(outcome, attempt, self._handler, age, patience)
-            note(settled, attempt, self._counts)
-        self._unsettled += settled
+        age, patience = self._time.ticks() - born, self._terms.patience
+        self._unsettled += settled_by(outcome, attempt, self._handler, age, patience, self._counts)
         self._durable = self._durable or attempt.claimed.place is not None
 
     def _end_late(self, now: float) -> None:
@@ -329,7 +311,7 @@ class Consumer:
             self._note(running.attempt, Outcome(error=late), running.born)
 
     def _abandon(self, running: Running) -> None:
-        """Leave the thread of an attempt alone that took too long."""
+        """Leave the thread of an attempt alone."""
         self._stuck.add(running)
         if len(self._stuck) == self._terms.deliveries:
             logger.error(
@@ -352,8 +334,7 @@ class Consumer:
 
     def _settle(self) -> None:
         if self._unsettled and self._settling is None:
-            work = self._settled([*self._unsettled], durable=self._durable)
-            self._settling = asyncio.create_task(work)
+            self._settling = asyncio.Task(self._settled([*self._unsettled], durable=self._durable))
 
     async def _settled(self, settled: list[Settled], *, durable: bool) -> None:
         """Write outcomes; they stay in `_unsettled`, and count as leased, until that went well."""

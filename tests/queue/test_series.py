@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar, copy_context
 from itertools import pairwise
 
-from ehlo.queue.turns import Turns, Waits, in_context
+from ehlo.queue.series import Series, Waits, in_context
 from support.serving import DEADLINE
 
 Handler = Callable[[], Awaitable[object]]
@@ -23,7 +23,7 @@ class Deliveries:
         self._waiting = deque(handlers)
         self._left = len(handlers)
         self._places = most
-        self._turns = Turns(self._next, self._make, self._begin, most)
+        self._series = Series(self._next, self._make, self._begin, most)
         self._done = asyncio.Event()
         self.results: list[object] = []
 
@@ -49,7 +49,7 @@ class Deliveries:
 
     def _begin(self) -> None:
         if self._waiting and self._places:
-            self._turns.begin()
+            self._series.begin()
 
     async def end(self) -> list[object]:
         self._begin()

@@ -1,4 +1,4 @@
-"""Turns: attempts of an `async def` handler, one after another in one task until one of them waits.
+"""Series: attempts of an `async def` handler, one after another in one task until one waits.
 
 Each has a context of its own, as in a task. A task for each of them takes 5 us more.
 """
@@ -18,7 +18,7 @@ Waits = Callable[[], object]
 """Called when an attempt waits for the first time."""
 
 
-class Turns(Generic[Next]):
+class Series(Generic[Next]):
     """Makes attempts; in one turn of the loop at most `most` of those that do not wait.
 
     `take` returns the next attempt, and `None` if none can begin now. `make` makes it. `go_on` is
@@ -40,7 +40,7 @@ class Turns(Generic[Next]):
         self._task: asyncio.Task[None] | None = None  # takes attempts, and none waits in it
 
     @property
-    def are_taken(self) -> bool:
+    def is_taking(self) -> bool:
         """Whether a task takes attempts, so that `begin` has nothing to do."""
         return self._task is not None
 
@@ -48,8 +48,7 @@ class Turns(Generic[Next]):
         """Make the attempts that can begin, from the next turn of the loop on."""
         if self._task is None:
             # Not by the loop's factory, which might begin at once (eager tasks of Python 3.12)
-            loop = asyncio.get_running_loop()
-            self._task = asyncio.Task(self._run(), loop=loop, context=self._context)
+            self._task = asyncio.Task(self._run(), context=self._context)
 
     async def _run(self) -> None:
         task, count = self._task, 0
