@@ -522,7 +522,7 @@ class Slow:
 
 
 def test_a_disk_that_is_too_slow_is_as_good_as_a_full_one(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk = Slow(monkeypatch)
     monkeypatch.setattr(bodies, "_MOST_OVER", -1_000_000)
@@ -533,6 +533,8 @@ def test_a_disk_that_is_too_slow_is_as_good_as_a_full_one(
             disk.go_on.release()
         assert client.replies(4)[-1] == NO_ROOM
         assert send(client, body_of(50_000)) == QUEUED
+    why = "mail arrives faster than it is written; raise max_memory"
+    assert f"no room on disk: {why}" in caplog.text
 
 
 @pytest.mark.parametrize("end", ["reset", "close", "quit"])
