@@ -246,3 +246,13 @@ def test_addresses_that_are_at_hand_are_read_again_only_for_their_parameters() -
     assert plain.envelope == (sender, recipients[:1])
     assert arrival_of(FACTS, Message("id", sender, recipients, b"", [b"x"])).envelope is None
     assert arrival_of(FACTS, Message("id", odd, recipients[:1], b"", [b"x"])).envelope is None
+
+
+def test_a_body_cannot_stand_for_recipients_in_a_digest() -> None:
+    """It would be the digest of another mail, which a handler then takes for delivered."""
+    sender, one, two = (Address(name, "x.test") for name in ("a", "b", "c"))
+    shorter, longer = (
+        arrival_of(FACTS, Message("id", sender, recipients, b"", [b"x"])).seed
+        for recipients in ([one], [one, two])
+    )
+    assert not longer.startswith(shorter)

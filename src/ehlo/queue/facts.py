@@ -115,7 +115,7 @@ def arrival_of(session: str, message: Message) -> Arrival:
     """Return what is stored of a message in addition to its body; `session` is JSON."""
     sender, recipients = message.sender, [*message.recipients]
     first, *others = plain = [*map(_path, (sender, *recipients))]
-    seed = ",".join(plain).encode()
+    seed = f"[{','.join(plain)}]".encode()  # whole JSON: the body, which follows, adds no address
     envelope: Envelope | None = sender, recipients
     if any(map(_PARAMS, (sender, *recipients))):
         first, others, envelope = encode_address(sender), [*map(encode_address, recipients)], None
