@@ -17,6 +17,7 @@ from ehlo import Server
 from ehlo.inbox import Catcher, WebOptions
 from ehlo.transcript import Line
 from support.browsing import PHONE, WIDE, Site, Watch, letter, opened
+from support.examples import quick
 
 pytestmark = pytest.mark.usefixtures("watch")
 
@@ -83,7 +84,8 @@ def test_no_screen_scrolls_sideways(
         expect(page.locator("html")).to_have_attribute("data-ready", "")
         for element in ("document.documentElement", "document.querySelector('main')"):
             assert page.evaluate(f"{element}.scrollWidth - {element}.clientWidth") <= 0, path
-        assert page.screenshot()[:4] == b"\x89PNG"
+        if quick(path == "/", most=True):
+            assert page.screenshot()[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("size", [WIDE, PHONE])

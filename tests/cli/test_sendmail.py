@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ import pytest
 
 from ehlo import Address, Handler, Message, Reject, Server, Session
 from ehlo.cli import main
+from support.ports import reserved_port
 
 Run = Callable[..., int]
 
@@ -181,8 +181,7 @@ def test_a_rejection_has_the_exit_code_of_sysexits(
 def test_a_server_that_is_not_there_is_tried_again_later(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as busy:
-        where = f"127.0.0.1:{busy.getsockname()[1]}"
+    where = f"127.0.0.1:{reserved_port()}"
     assert run(b"\n", "--smtp", where, "a@x.example") == 75
     assert capsys.readouterr().err == (
         f"ehlo: --smtp {where}: Connection refused; start ehlo there, or give another HOST:PORT\n"

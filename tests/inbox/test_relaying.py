@@ -21,6 +21,7 @@ from ehlo.inbox.live.relaying import outgoing
 from ehlo.inbox.relay import Relay
 from ehlo.store import Delivery
 from support.certificates import make_certificates
+from support.ports import reserved_port
 from support.sites import browser, desk
 from support.storing import in_loop
 
@@ -173,8 +174,8 @@ async def test_letters_that_are_not_ascii() -> None:
 @in_loop
 async def test_a_server_that_hangs_or_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relaying, "_PATIENCE", 0.05)
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # which accepts no client
-        port = silent.getsockname()[1]
+    port = reserved_port()
+    with socket.create_server(("127.0.0.1", port)):  # which accepts no client
         async with desk(relay=f"smtp://127.0.0.1:{port}") as site:
             await site.store.put(Delivery(MAIL))
             found = await release(browser(site), "a@z.test")

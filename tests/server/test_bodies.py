@@ -761,7 +761,7 @@ def test_a_rejected_message_is_deleted_at_once(serve: Serve, kind: type[Refuser]
 
 def wait_until_nothing_is_held(running: Running) -> None:
     """The threads of the disk and of hooks give back what they have, in their own time."""
-    for _ in range(1500):
+    for _ in range(6000):
         if running.runtime.memory.held == 0:
             return
         running.run(running.turn)

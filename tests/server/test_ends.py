@@ -89,9 +89,10 @@ def test_a_hook_that_never_began_does_not_keep_the_place_of_a_client_that_has_go
 
 def test_a_message_whose_hook_is_late_counts_until_the_hook_has_ended(serve: Serve) -> None:
     gate = Gate()
-    running = serve(handler_of("def", on_message=gate), handler_timeout=0.3)
+    running = serve(handler_of("def", on_message=gate), handler_timeout=1.0)
     with running.ready() as client:
         assert client.mail() == "451 4.4.5 Requested action aborted: took too long"
+        gate.wait()
         assert running.runtime.memory.held > 0
         gate.go_on.set()
         assert client.say("NOOP") == "250 2.0.0 Ok"

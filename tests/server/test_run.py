@@ -85,7 +85,7 @@ async def dialogue(address: Peer, *lines: str) -> list[str]:
 
 def test_async_with_serves_while_the_block_runs(loop_name: str) -> None:
     async def work() -> None:
-        server = Server(Box(), addr="127.0.0.1:0", hostname="mx.example")
+        server = Server(Box(), addr=f"127.0.0.1:{reserved_port()}", hostname="mx.example")
         assert server.addresses == []
         async with server as same:
             assert same is server
@@ -407,7 +407,7 @@ def test_shutdown_ends_idle_sessions_at_once_and_lets_transactions_end(
     serve: Serve, loop_name: str
 ) -> None:
     gate = Gate()
-    running = serve(gate, grace=DEADLINE, loop=loop_name)
+    running = serve(gate, addr=f"127.0.0.1:{reserved_port()}", grace=DEADLINE, loop=loop_name)
     with (
         running.client() as fresh,
         running.ready() as idle,

@@ -169,7 +169,8 @@ def test_aiosmtplib_meets_faults(memory: Inbox) -> None:
             await aiosmtplib.send(message(), hostname="smtp.example.com")
         memory.delay("mail", 3600)
         # Before 5.1 aiosmtplib waits for the reply to its QUIT, too
-        async with aiosmtplib.SMTP(hostname="smtp.example.com", timeout=0.5) as client:
+        async with aiosmtplib.SMTP(hostname="smtp.example.com") as client:
+            client.timeout = 0.5
             with pytest.raises(aiosmtplib.SMTPReadTimeoutError):
                 await client.mail("a@example.com", timeout=0.05)
         memory.delay("mail", 0.05)

@@ -64,7 +64,7 @@ def test_malloc_is_set_and_returns_free_memory_regularly(
         library = Library(third)
         monkeypatch.setattr(machine, "_glibc", lambda: library)
         with machine.tended_malloc(asyncio.get_running_loop()):
-            await asyncio.wait_for(third.wait(), 10.0)
+            await asyncio.wait_for(third.wait(), 60.0)
         count = len(library.trimmed)
         await a_while()
         assert len(library.trimmed) == count  # and no more when it is over
