@@ -186,7 +186,9 @@ async def test_a_mail_that_is_deleted_while_it_is_read_is_gone() -> None:
     async with Store.open() as store:
 
         async def stored() -> str:
-            return await store.put(Delivery(mail("large", "x" * LARGE)))
+            mail_id = await store.put(Delivery(mail("large", "x" * LARGE)))
+            await store.search("large")  # it is indexed: nobody else reads it now
+            return mail_id
 
         def delete() -> None:
             asyncio.run_coroutine_threadsafe(store.delete(), loop).result(60)
