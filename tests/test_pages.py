@@ -46,6 +46,7 @@ from support.pages import (
 )
 from support.pages import reader as reader
 from support.passwords import write as write_passwords
+from support.ports import reserved_port
 from support.program import Start
 from support.program import start as start
 from support.queueing import rows as deliveries
@@ -665,8 +666,8 @@ def test_what_forwards_passes_on_each_answer(
         assert client.mail("alice@example.com")[0] == 250
         assert client.rcpt("bob@example.com")[0] == 250
         assert client.data(b"Subject: Lunch\r\n\r\n")[0] == 250
-        with socket.create_server(("127.0.0.1", 0)) as unused:
-            setattr(sys.modules[name.removesuffix(".py")], constant, unused.getsockname())
+        closed = ("127.0.0.1", reserved_port())
+        setattr(sys.modules[name.removesuffix(".py")], constant, closed)
         assert client.mail("alice@example.com")[0] == 451
 
 
@@ -758,9 +759,7 @@ def test_migrating_shows_a_server_of_smtpd(
 
 @pytest.fixture
 def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
+    return reserved_port()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -784,9 +783,7 @@ def test_migrating_from_aiosmtpd(
 
 def test_migrating_a_test(reader: Reader) -> None:
     (reader.directory / "conftest.py").write_text(
-        "import socket\n\nimport pytest\n\n\n@pytest.fixture\ndef unused_port():\n"
-        '    with socket.create_server(("127.0.0.1", 0)) as sock:\n'
-        "        return sock.getsockname()[1]\n"
+        f"import pytest\n\n\n@pytest.fixture\ndef unused_port():\n    return {reserved_port()}\n"
     )
     reader.save("migrating", "test_before.py", "test_after.py")
     assert "2 passed" in reader.pytest("ehlo.testing.plugin")

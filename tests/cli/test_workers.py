@@ -31,6 +31,7 @@ from support.account import ACCOUNT, python_of_account
 from support.certificates import Certificates, Files
 from support.client import Client
 from support.manager import Manager
+from support.ports import reserved_port
 from support.program import DEADLINE, HAND_OVER, Program, Start
 
 LOOPBACK = ("--addr", "127.0.0.1:0")
@@ -276,7 +277,7 @@ def test_workers_serve_on_a_given_socket_until_closed(
     app: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(app)
-    sock = socket.create_server(("127.0.0.1", 0))
+    sock = socket.create_server(("127.0.0.1", reserved_port()))
     address = sock.getsockname()
     server = Server("many:function", workers=2, loop="asyncio")
     thread = threading.Thread(target=server.serve, args=(sock,))
@@ -379,7 +380,8 @@ def test_a_second_signal_ends_all_workers_at_once(start: Start, app: Path, targe
 
 
 def test_workers_end_if_their_parent_is_killed(start: Start, app: Path) -> None:
-    program = serve(start, app, "many:Handler")
+    addr = f"127.0.0.1:{reserved_port()}"
+    program = start("-m", "ehlo", "serve", "many:Handler", "--addr", addr, "--workers=2", cwd=app)
     address = program.listening()
     program.process.kill()
     program.wait()  # until all workers, which share its standard error, have ended

@@ -21,6 +21,7 @@ from ehlo import Handler, Server, Session
 from ehlo.inbox import Catcher, WebOptions
 from ehlo.inbox.serving import WebCertificate
 from support.certificates import Certificates
+from support.ports import reserved_port
 from support.serving import Serve
 from support.storing import in_loop
 
@@ -167,7 +168,7 @@ def _where(url: str) -> tuple[str, int]:
 
 
 def test_the_end_closes_the_store_and_the_port(serve: Serve) -> None:
-    catcher = Catcher(web="127.0.0.1:0")
+    catcher = Catcher(web=f"127.0.0.1:{reserved_port()}")
     with Server(catcher, addr="127.0.0.1:0").in_thread():
         desk: Any = catcher.desk
         path, where = desk.store.path, _where(catcher.url)

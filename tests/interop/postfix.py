@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from support.ports import reserved_port
 
 from .peers import absent, peer, run
 from .post import Office
@@ -119,7 +120,7 @@ def postfix(office: Office, *, main: str = "") -> Iterator[Postfix]:
     folder = Path(tempfile.mkdtemp(prefix="ehlo-postfix-"))
     try:
         folder.chmod(0o755)
-        port = _free_port()
+        port = reserved_port(HOST)
         _configure(folder, office, port, main)
         started = run([program, "-c", folder / "conf", "start"])
         running = Postfix(port, folder)
@@ -147,11 +148,3 @@ def _default(name: str) -> str:
     """Return a setting that Postfix was built with."""
     said = run([peer("postconf"), "-dh", name]).stdout.decode()
     return said.splitlines()[-1]  # it may warn first that the system's Postfix is not configured
-
-
-def _free_port() -> int:
-    """Return a port that was free a moment ago: Postfix needs a number."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from support.ports import reserved_port
 from support.program import completed
 
 from .peers import TIMEOUT, run
@@ -100,9 +101,7 @@ def test_aiosmtpd(certificates: Certificates) -> None:
 
 @contextlib.contextmanager
 def smtp_sink(program: str) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind((ADDRESS, 0))
-        port = probe.getsockname()[1]
+    port = reserved_port(ADDRESS)
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     with subprocess.Popen([program, *user, f"{ADDRESS}:{port}", "100"]) as process:
         try:

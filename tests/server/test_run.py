@@ -28,6 +28,7 @@ from ehlo.server.tls.certificates import FileContext
 from support.certificates import Certificates
 from support.client import Client
 from support.hooks import KINDS, Noted, handler_of
+from support.ports import reserved_port
 from support.serving import DEADLINE, Box, Serve
 
 DRAINING = b"421 4.3.2 Service shutting down\r\n"
@@ -603,8 +604,8 @@ def test_in_thread_raises_what_start_raises() -> None:
 
 def test_a_port_in_use_is_named_with_the_reason(loop_name: str) -> None:
     async def work() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as in_use:
-            port = in_use.getsockname()[1]
+        port = reserved_port()
+        with socket.create_server(("127.0.0.1", port)):
             server = Server(Box(), addr=["127.0.0.1:0", f"127.0.0.1:{port}"])
             message = f"cannot listen on 127.0.0.1:{port}: Address already in use"
             with pytest.raises(OSError, match=re.escape(message)):
@@ -1109,7 +1110,8 @@ class Starting(Handler):
 def test_a_server_that_is_ended_during_its_start_ends(loop_name: str, kind: str, way: str) -> None:
     async def work() -> None:
         handler = Starting(kind)
-        server = Server(handler, addr="127.0.0.1:0", metrics="127.0.0.1:0")
+        addr = f"127.0.0.1:{reserved_port()}"
+        server = Server(handler, addr=addr, metrics="127.0.0.1:0")
         starting = asyncio.create_task(server.start())
         await asyncio.to_thread(handler.inside.wait, DEADLINE)
         address = server.addresses[0]

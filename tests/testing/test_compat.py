@@ -21,6 +21,7 @@ from ehlo.testing.compat import AuthController, Config, Server, SMTPDFix
 from ehlo.testing.compat import smtpd as smtpd
 from ehlo.testing.compat import smtpserver as smtpserver
 from support.examples import quick
+from support.ports import reserved_port
 
 TIMEOUT = 60.0
 
@@ -385,10 +386,10 @@ def test_an_authenticator_of_ones_own_checks_logins() -> None:
 def test_the_context_manager_takes_host_and_port_and_settings() -> None:
     config = Config()
     config.login_username = "alice"
-    with SMTPDFix("127.0.0.1", 0, config) as smtpd:
-        assert smtpd.hostname == "127.0.0.1"
+    port = reserved_port()
+    with SMTPDFix("127.0.0.1", port, config) as smtpd:
+        assert (smtpd.hostname, smtpd.port) == ("127.0.0.1", port)
         assert smtpd.config is config
-        port = smtpd.port
         with connect(smtpd) as client:
             client.send_message(mail())
     assert len(smtpd.messages) == 1  # which can be read behind the end

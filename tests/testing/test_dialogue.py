@@ -25,6 +25,7 @@ from ehlo.testing import dialogue
 from ehlo.testing.dialogue import DialogueError, Received, Scenario, Step, parse, text_of
 from support.certificates import Certificates
 from support.dialogue import DIRECTORY
+from support.ports import reserved_port
 
 ENVELOPE = """
     S: 220...
@@ -524,10 +525,8 @@ def test_what_cannot_be_played_is_a_value_error(text: str, wrong: str) -> None:
 
 
 def test_no_connection_is_an_os_error() -> None:
-    with Server(one, addr="127.0.0.1:0").in_thread() as server:
-        address = server.addresses[0]
     with pytest.raises(ConnectionRefusedError):
-        dialogue.play("S: 220...", address)
+        dialogue.play("S: 220...", f"127.0.0.1:{reserved_port()}")
 
 
 def test_a_wrong_target_is_a_type_error() -> None:

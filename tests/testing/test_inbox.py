@@ -13,6 +13,7 @@ import pytest
 
 from ehlo.testing import Inbox
 from ehlo.testing.loopback import Commons
+from support.ports import reserved_port
 
 MAIL = "Subject: Hello\nFrom: App <app@example.com>\nTo: a@example.com\n\nHi there\n"
 
@@ -218,7 +219,7 @@ def test_mails_can_be_read_when_the_inbox_is_closed(commons: Commons) -> None:
 
 
 def test_a_client_that_comes_too_late_meets_a_closed_port(commons: Commons) -> None:
-    with Inbox(commons=commons) as inbox:
+    with Inbox(commons=commons, port=reserved_port()) as inbox:
         address = inbox.host, inbox.port
         early = inbox.smtp()
     with pytest.raises(ConnectionRefusedError):
@@ -274,8 +275,7 @@ def test_an_inbox_of_its_own_leaves_no_thread() -> None:
 
 
 def test_port_and_address_can_be_chosen(commons: Commons) -> None:
-    with Inbox(commons=commons) as first:
-        number = first.port
+    number = reserved_port("0.0.0.0")  # noqa: S104  as below
     with Inbox(commons=commons, bind="0.0.0.0", port=number) as inbox:  # noqa: S104  asked for
         assert (inbox.host, inbox.port) == ("127.0.0.1", number)
         assert inbox.url == f"smtp://127.0.0.1:{number}"

@@ -18,6 +18,7 @@ import pytest
 from ehlo.testing import Inbox
 from ehlo.testing.loopback import Commons
 from ehlo.testing.routing import MissingNameError, Router
+from support.ports import reserved_port
 
 MAIL = "Subject: Hello\n\nHi there\n"
 
@@ -237,15 +238,9 @@ def test_nothing_is_routed_when_the_inbox_is_closed(
         client.send_message(message())
     run(aiosmtplib.send(message(), hostname=port.host, port=port.port))
     with pytest.raises(ConnectionRefusedError):
-        smtplib.SMTP(port.host, free_port())
+        smtplib.SMTP(port.host, reserved_port())
     assert (len(memory), len(port)) == (0, 2)
     assert all("C: EHLO client.example" in str(each) for each in port.sessions)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        number: int = sock.getsockname()[1]
-        return number
 
 
 def test_of_two_inboxes_the_last_is_used_until_it_is_closed(commons: Commons) -> None:
