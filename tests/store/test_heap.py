@@ -126,6 +126,9 @@ def test_very_much_is_given_back_in_parts(tmp_path: Path) -> None:
         assert 40 * MEBIBYTE < left < 60 * MEBIBYTE
         assert heap.tidy()
         assert heap.unused == left - 8 * MEBIBYTE
+        heap.put(60, large(60, LARGE + 1))  # of no whole page
+        heap.settle(done=True)
+        assert heap.unused < left - 16 * MEBIBYTE
         while heap.tidy():
             pass
         assert heap.unused <= 8 * MEBIBYTE

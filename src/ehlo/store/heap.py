@@ -113,7 +113,8 @@ class Heap:
             self._reuse([self._places.pop(number) for number in dropped])
         if self._waste:
             stored = sum(len(self._places.get(number, ())) for number in added)
-            self._give_back(_AT_ONCE + 2 * stored)  # so that it ends, however much comes
+            # So much that it ends, however much comes
+            self._give_back(_AT_ONCE + 2 * _whole_pages(stored))
         self._before = self._spare, self._end
 
     def tidy(self) -> bool:
@@ -129,14 +130,14 @@ class Heap:
         self._waste += [each for each in (*runs, longest[_SPARE:]) if each is not longest and each]
 
     def _give_back(self, most: int) -> bool:
-        """Give back places, of so many bytes in all at most; return whether that worked."""
+        """Give back places, of so many bytes (whole pages) at most; return whether that worked."""
         while self._waste and most > 0:
             place = self._waste.popleft()
             rest = place[most:]
             try:
                 _free(self._file, place[:most])
             except OSError:  # no file descriptor is left, say; later there may be one
-                self._waste.appendleft(place)
+                self._waste.append(place)
                 return False
             if rest:
                 self._waste.appendleft(rest)
