@@ -41,8 +41,8 @@ completeness: $(STAMP)
 	$(BIN)/python -m pip install --quiet 'pyright[nodejs]>=1.1.400'
 	PYTHONPATH=src $(BIN)/pyright --pythonpath $(BIN)/python --verifytypes ehlo --ignoreexternal
 
-# The tests run in parts, the longest ones first, each in a process of its own, which imports its own
-# tests only. JOBS: how many run at a time; many tests wait, so three more than processors
+# The tests run in parts, the longest ones first. Each has a process of its own, which imports its
+# own tests only. JOBS: how many run at a time; many tests wait, so three more than processors
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 3)
 PARTS := $(addprefix tests/,testing interop robustness) others \
 	$(addprefix tests/,server browser cli protocol queue inbox)
@@ -67,7 +67,8 @@ core: $(STAMP)
 
 # The tests of the core that show each of its branches; coverage slows them. And the other ones
 core-branches: $(STAMP)
-	$(BIN)/coverage run --data-file=.coverage.core $(BIN)/pytest -q $(WITHOUT) -m 'not no_cover' tests/protocol
+	$(BIN)/coverage run --data-file=.coverage.core \
+		$(BIN)/pytest -q $(WITHOUT) -m 'not no_cover' tests/protocol
 
 core-products: $(STAMP)
 	$(PYTEST) $(WITHOUT) -m no_cover tests/protocol
@@ -86,9 +87,11 @@ covered: $(STAMP)
 suite: $(STAMP)
 	@$(MAKE) $(PARALLEL) $(PARTS)
 
-# All of tests/robustness and tests/queue in full, and the properties of the core with all examples: EHLO_SOAK_MINUTES=30 and EHLO_SOAK_SEED=... for the mixed load
+# The tests that have a long form, in full. For the mixed load: EHLO_SOAK_MINUTES=30, EHLO_SOAK_SEED
+LONG := $(addprefix tests/,protocol robustness queue testing/test_recorded.py inbox/test_killed.py \
+	inbox/test_openapi.py)
 soak: $(STAMP)
-	EHLO_SOAK=1 EHLO_REQUIRE_PEERS=1 $(BIN)/pytest -v tests/protocol tests/robustness tests/queue tests/testing/test_recorded.py tests/testing/test_frameworks.py tests/inbox/test_killed.py tests/inbox/test_openapi.py
+	EHLO_SOAK=1 EHLO_REQUIRE_PEERS=1 $(BIN)/pytest -v $(LONG)
 
 # The site, in docs/_build/html; a warning is an error
 .PHONY: docs
@@ -102,7 +105,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/engines.py
 
 clean:
-	rm -rf .venv .venv-* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/_build
+	rm -rf .venv .venv-* .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis \
+		docs/_build
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

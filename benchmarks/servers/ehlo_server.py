@@ -5,7 +5,6 @@ that the load would reach are set higher; their counters still run.
 """
 
 import argparse
-import gc
 import socket
 import ssl
 from typing import Any
@@ -55,8 +54,6 @@ def serve(
         loop="uvloop",
         **limits,
     )
-    if tune_malloc:
-        gc.freeze()  # as they do, too
     server.listen_and_serve(tune_malloc=tune_malloc)
 
 

@@ -34,12 +34,12 @@ async def _in_thread(
     import asyncio  # a program that only writes down faults has not imported it
 
     loop = asyncio.get_running_loop()
-    ended: Future[tuple[object, BaseException | None]] = loop.create_future()
+    ended: Future[list[tuple[object, BaseException | None]]] = loop.create_future()
     context = contextvars.copy_context()
 
     def settle(result: object, error: BaseException | None) -> None:
         if not ended.done():
-            ended.set_result((result, error))
+            ended.set_result([(result, error)])
 
     def run() -> None:
         result, error = None, None
@@ -53,4 +53,4 @@ async def _in_thread(
 
     # A daemon: the interpreter does not wait for a hook that blocks
     threading.Thread(target=run, name="ehlo-hook", daemon=True).start()
-    return await ended
+    return (await ended).pop()  # or the future, which the traceback refers to, would have the error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 from playwright.sync_api import APIResponse, Browser, Locator, Page, Route, expect
@@ -364,3 +365,31 @@ def test_the_theme_follows_the_system_until_it_is_switched(site: Site, page: Pag
     assert page.evaluate(ground) == dark
     page.reload()
     assert page.evaluate(ground) == dark
+
+
+def test_a_term_that_is_ignored_is_shown(site: Site, page: Page) -> None:
+    """`before:yesterday` finds all mail, which otherwise looks like an answer."""
+    site.put(letter("mail"))
+    page.goto("/search?q=mail+before:yesterday")
+    expect(page.locator(".notice")).to_contain_text("Ignored: before:yesterday")
+    assert subjects(page) == ["mail"]
+    page.goto("/search?q=mail+before:2036-11-01")
+    expect(page.locator(".row")).to_have_count(1)
+    expect(page.locator(".notice")).to_have_count(0)
+
+
+def test_what_is_done_with_selected_mails_fits_on_a_small_phone(site: Site, page: Page) -> None:
+    site.put_many([bytes(letter(f"mail {number}")) for number in range(12)])
+    page.set_viewport_size({"width": 320, "height": 700})
+    opened(page)
+    page.locator("#pick-all").check()
+    expect(page.locator("#chosen-count")).to_have_text("12 selected")
+    assert page.evaluate("tools.scrollWidth - tools.clientWidth") <= 0
+    boxes = [page.locator("#chosen-count").bounding_box()]
+    boxes += [each.bounding_box() for each in page.locator("#chosen button").all()]
+    for left, right in pairwise(boxes):
+        assert left is not None
+        assert right is not None
+        assert left["x"] + left["width"] <= right["x"]
+        assert right["x"] + right["width"] <= 320
+    expect(page.locator("#pager")).to_be_hidden()

@@ -29,7 +29,9 @@ def filled(site: Site) -> str:
     for number in range(12):
         site.put(letter(f"Report {number}"), tags=["billing", "beta"][: number % 3])
     site.run(site.store.put_session(lines, {"peer": "127.0.0.1:50001"}))
-    site.desk.faults.fail("rcpt", "450 4.2.1 Greylisted", to="ann.with.a.long.name@example.com")
+    site.desk.faults.fail(
+        "rcpt", "450 4.2.1 Greylisted", to=f"ann.with.a.{'long' * 9}.name@example.com"
+    )
     site.desk.faults.delay("data", 3)
     message = letter("Reset your password", "Use 482913\n", html="<p>Use <b>482913</b>")
     message.add_attachment(b"x", maintype="application", subtype="pdf", filename="a long name.pdf")
@@ -57,15 +59,42 @@ def test_no_screen_scrolls_sideways(
         assert page.screenshot()[:4] == b"\x89PNG"
 
 
-def test_all_that_is_on_a_page_has_a_name(site: Site, page: Page) -> None:
+@pytest.mark.parametrize("size", [WIDE, PHONE])
+def test_all_that_is_on_a_page_has_a_name(site: Site, page: Page, size: dict[str, int]) -> None:
     """Whatever can be pressed says what it does, to those who do not see it, too."""
     mail_id = filled(site)
+    page.set_viewport_size(size)  # type: ignore[arg-type]  # a TypedDict
     nameless = """[...document.querySelectorAll("button, a[href], input, select, iframe")]
-        .filter(e => !(e.textContent.trim() || e.ariaLabel || e.title || e.labels?.length))
+        .filter(e => !((e.checkVisibility() ? e.innerText : e.textContent).trim()
+            || e.ariaLabel || e.title || e.labels?.length))
         .map(e => e.outerHTML)"""
     for path in paths(mail_id):
         page.goto(path)
         assert page.evaluate(nameless) == [], path
+
+
+def test_a_long_address_of_a_rule_is_not_cut_off(site: Site, page: Page) -> None:
+    filled(site)
+    page.set_viewport_size({"width": 320, "height": 700})
+    opened(page, "/faults")
+    assert (
+        page.evaluate(
+            "e => e.scrollWidth - e.clientWidth", page.locator(".scroll").element_handle()
+        )
+        <= 0
+    )
+
+
+def test_a_message_opens_at_its_subject(site: Site, page: Page) -> None:
+    """However far below it the tabs are; but a tab that was chosen is seen."""
+    mail_id = site.put(letter("a subject that goes on " * 20))
+    page.set_viewport_size({"width": 320, "height": 300})
+    opened(page, f"/view/{mail_id}")
+    expect(page.locator("html")).to_have_attribute("data-ready", "")
+    assert page.evaluate("document.querySelector('main').scrollTop") == 0
+    page.goto(f"/view/{mail_id}/text")
+    expect(page.locator("html")).to_have_attribute("data-ready", "")
+    expect(page.locator(".tabs [aria-current]")).to_be_in_viewport()
 
 
 def test_focus_can_be_seen(site: Site, page: Page) -> None:

@@ -121,7 +121,10 @@ def test_serve_stores_in_the_queue_and_workers_have_a_file_each(
         ),
         ("work app.py:handler", "--queue missing, and app.py:handler has no queue"),
         ("queue list nothing.db", "nothing.db: no such queue; check the path"),
-        ("queue list app.py", "app.py: no such queue; leave out its number: mail.db"),
+        ("queue list app.py", "app.py: no such queue; check the path"),
+        ("queue list 5", "5: no such queue; check the path"),
+        ("queue list mail-0.db", "mail-0.db: no such queue; leave out its number: mail.db"),
+        ("serve app.py --queue no/q.db --port 0", "/no: no such directory; make it: mkdir "),
         ("queue retry nothing.db", "write the ID of a message, or --all-dead"),
         ("queue retry nothing.db 1 --all-dead", "write the ID of a message, or --all-dead"),
         ("queue hold nothing.db", "ID missing; write one or more"),
@@ -134,6 +137,7 @@ def test_serve_stores_in_the_queue_and_workers_have_a_file_each(
 def test_a_mistake_is_one_line(tmp_path: Path, arguments: str, error: str) -> None:
     app = f"import ehlo\n{HANDLER}\ntwo = ehlo.Queue('own.db', handler)\n"
     (tmp_path / "app.py").write_text(app)
+    (tmp_path / "mail-0.db").touch()
     code, _, err = run(*arguments.split(), cwd=tmp_path)
     assert code in (1, 2)
     assert error in err

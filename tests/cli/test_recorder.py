@@ -259,12 +259,13 @@ def test_a_wrong_use_is_one_line(
     ("text", "arguments", "code", "said"),
     [
         ("", (), 2, "there is no session in it"),
-        ("hello", (), 2, "not a line of a dialogue"),
+        ("hello", (), 2, "ehlo: x.smtp:1: 'hello': not a line of a dialogue"),
+        ("\udcff", (), 2, "ehlo: x.smtp: not UTF-8 (byte 0)"),
         ("S: 220 x", ("somewhere",), 2, "not an address"),
         ("S: 220 x", ("127.0.0.1:1",), 2, "cannot connect to 127.0.0.1:1"),
         ("S: 220 x", ("--timeout", "0"), 2, "--timeout 0: out of range; write a number over 0"),
         ("S: 220 x", ("--timeout", "soon"), 2, "--timeout soon: not a number of seconds"),
-        ("= max_size many\nS: 220 x", (), 2, "many"),
+        ("= max_size many\nS: 220 x", (), 2, "x.smtp: = max_size many: write a number"),
         ("S: 220...\nC: NOOP\nS: 221 Bye", (), 1, "+ S: 250 2.0.0 Ok"),
     ],
 )
@@ -277,7 +278,7 @@ def test_replay_says_what_is_wrong(
     said: str,
 ) -> None:
     path = tmp_path / "x.smtp"
-    path.write_text(text)
+    path.write_bytes(text.encode(errors="surrogateescape"))
     assert main(["replay", str(path), *arguments]) == code
     captured = capfd.readouterr()
     assert said in captured.out + captured.err

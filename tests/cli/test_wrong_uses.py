@@ -321,6 +321,8 @@ $ ehlo passwd users --delete --scheme scrypt a
 ehlo: --scheme cannot be combined with --delete; leave one out
 $ ehlo passwd users a --scheme md5
 ehlo: --scheme md5: not a choice; write scrypt, argon2, scram-sha-256 or scram-sha-1
+$ ehlo replay
+ehlo: FILE missing, e.g. ehlo replay sessions/20261129T104500-3f9c1a2b000001.smtp
 $ ehlo top
 ehlo: SOCKET missing, e.g. ehlo top /run/ehlo.sock
 $ ehlo top --once --json a b
@@ -336,7 +338,7 @@ def test_a_wrong_use_has_its_message(
     capsys: pytest.CaptureFixture[str], typed: str, said: str
 ) -> None:
     _, _, *args = shlex.split(typed)
-    is_command = args[0] in ("serve", "sendmail", "passwd", "top", "check")
+    is_command = args[0] in ("serve", "sendmail", "passwd", "top", "check", "replay")
     help_of = f"ehlo {args[0]}" if is_command else "ehlo"
     code = main(args)
     assert capsys.readouterr() == ("", f"{said}\nTry '{help_of} --help'.\n")

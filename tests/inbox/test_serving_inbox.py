@@ -35,7 +35,8 @@ def send(address: Any, mail: bytes = MAIL) -> None:
 
 
 def fetched(url: str, context: ssl.SSLContext | None = None) -> Any:
-    answer = httpx.get(url, timeout=DEADLINE, verify=context or True)
+    # httpx would load the authorities of the system, also for a URL without TLS: 28 ms
+    answer = httpx.get(url, timeout=DEADLINE, verify=context or False)
     answer.raise_for_status()
     return answer.json()
 

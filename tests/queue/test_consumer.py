@@ -14,6 +14,7 @@ from ehlo.queue.consumer import Consumer
 from ehlo.queue.entries import Claimed, Due, Haul, Settled
 from ehlo.queue.facts import arrival_of
 from ehlo.queue.timing import Persistence, Terms
+from ehlo.session import Session
 from support.queueing import Jump
 from support.serving import DEADLINE
 
@@ -117,6 +118,38 @@ def test_the_end_waits_for_what_is_being_stored_and_gives_it_back(
 
     given_back = [] if claimed is None else [Settled(1, "waiting", uncounted=True)]
     assert asyncio.run(asyncio.wait_for(run(), DEADLINE)) == given_back
+
+
+EAGER = getattr(asyncio, "eager_task_factory", None)
+
+
+@pytest.mark.skipif(EAGER is None, reason="Python has it from 3.12 on")
+def test_attempts_do_not_begin_within_each_other_where_tasks_begin_at_once() -> None:
+    many, ended = 1_000, asyncio.Event()
+
+    class Counted(Played):
+        async def settle(self, settled: Sequence[Settled], owner: str, *, durable: bool) -> None:
+            await super().settle(settled, owner, durable=durable)
+            if len(self.settled) >= many:
+                ended.set()
+
+    async def handler(_session: Session, _message: Message) -> None:
+        pass
+
+    async def run() -> set[Settled]:
+        asyncio.get_running_loop().set_task_factory(EAGER)
+        ledger = Counted()
+        ledger.go.set()
+        mails = [MAIL._replace(deliveries=[DUE._replace(number=each)]) for each in range(many)]
+        ledger.haul = Haul(mails, None, [])
+        consumer = Consumer(ledger, handler, TERMS, Jump(), Counter())
+        task = asyncio.create_task(consumer.run())
+        await ended.wait()
+        consumer.stop()
+        await task
+        return set(ledger.settled[:many])
+
+    assert asyncio.run(asyncio.wait_for(run(), DEADLINE)) == {Settled(each) for each in range(many)}
 
 
 def test_renewals_do_not_pile_up_while_the_database_does_not_answer() -> None:

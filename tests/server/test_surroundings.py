@@ -177,7 +177,7 @@ def test_a_server_whose_loop_was_closed_can_be_started_again(
     loop_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "smtp"
-    server = Server(Box(), addr=["127.0.0.1:0", f"unix:{path}"])
+    server = Server(Box(), addr=[f"127.0.0.1:{reserved_port()}", f"unix:{path}"])
 
     async def start() -> Peer:
         await server.start()

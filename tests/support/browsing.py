@@ -29,10 +29,15 @@ from playwright.sync_api import (
 from ehlo import Server
 from ehlo.inbox import Catcher, WebOptions
 from ehlo.store import Delivery
+from support.examples import quick
 
 DEADLINE: Final = 60.0
 WIDE: Final = {"width": 1280, "height": 800}
 PHONE: Final = {"width": 390, "height": 844}
+
+# Chromium ends and starts a process with each page that it opens, which is 40 % of the CPU time of
+# the browser's tests. CI, and pytest alone, run Chromium as its users do
+_ONE_RENDERER: Final = ["--renderer-process-limit=1", "--disable-site-isolation-trials"]
 
 expect.set_options(timeout=DEADLINE * 1_000)
 
@@ -153,7 +158,12 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(
             executable_path=program,
             # The sandbox of Chromium itself needs rights that root in a container does not have
-            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                *quick(_ONE_RENDERER, most=[]),
+            ],
             timeout=DEADLINE * 1_000,
         )
         try:

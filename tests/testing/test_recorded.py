@@ -38,7 +38,8 @@ def played(scenario: Scenario, kind: str) -> Transcript:
     """Play a dialogue on the core; return the transcript of it."""
     transcript = Transcript(*KINDS[kind])
     line = CoreLine(scenario, transcript)
-    asyncio.run(Player(for_core(scenario), line, ssl.create_default_context()).play())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    asyncio.run(Player(for_core(scenario), line, context).play())
     return transcript
 
 
@@ -57,6 +58,14 @@ def test_what_is_recorded_plays_again_without_a_difference(
         written = dialogue.text_of([dialogue.record(transcript, "Recorded", given)])
         [recorded] = dialogue.parse(written)
         dialogue.replay(recorded)
+
+
+def test_a_replay_loads_no_authorities_for_a_handshake_that_is_pretended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They took most of the time of a replay."""
+    monkeypatch.delattr(ssl.SSLContext, "load_default_certs")
+    dialogue.replay(next(each for each in ALL if any(step.kind == "tls" for step in each.steps)))
 
 
 def test_a_difference_of_the_core_is_shown() -> None:

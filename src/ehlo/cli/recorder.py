@@ -52,7 +52,7 @@ class RecordOptions:
     """Directory to write each session to, as a dialogue for ehlo replay. Secrets and messages are
     left out unless --transcripts shows them."""
     record_addresses: Literal["keep", "replace"] = option("keep", group="Logging and metrics")
-    """Whether recordings keep the addresses of people and machines, or have other ones."""
+    """Whether recordings keep the addresses of people and machines, or replace them."""
 
 
 def add_recorder(server: Server, given: Given) -> None:

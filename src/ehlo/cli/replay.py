@@ -45,8 +45,10 @@ def replay(file: str, address: str | None, timeout: float) -> int:
     try:
         scenarios = dialogue.load(file)
         peer = None if address is None else parse_address(address)
-    except (OSError, ValueError) as error:
-        raise click.UsageError(f"{file}: {error}" if address is None else str(error)) from None
+    except OSError as error:
+        raise click.UsageError(f"{file}: {reason_of(error)}; check the file") from None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     if not scenarios:
         raise click.UsageError(f"{file}: there is no session in it")
     differences = 0

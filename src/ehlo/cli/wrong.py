@@ -23,6 +23,7 @@ from ehlo.net import INHERITED
 _EXTRA: Final = re.compile(r"Got unexpected extra arguments? \((.*)\)\.?", re.DOTALL)
 _EXAMPLES: Final = MappingProxyType(
     {
+        "ehlo replay FILE": "sessions/20261129T104500-3f9c1a2b000001.smtp",
         "HOST:PORT": "127.0.0.1:2525",
         "MODULE:ATTR": "app:handler",
         "SOCKET": "/run/ehlo.sock",
@@ -70,8 +71,9 @@ def text_of(error: click.ClickException) -> str:
             return f"{_written(error.param, error.ctx)} {error.message}"
         case click.MissingParameter() if error.param is not None and error.ctx is not None:
             name = error.param.make_metavar(error.ctx)
-            command = f"{error.ctx.command_path} {_EXAMPLES.get(name, name)}"
-            return f"{name} missing, e.g. {command}"
+            command = error.ctx.command_path
+            example = _EXAMPLES.get(f"{command} {name}") or _EXAMPLES.get(name, name)
+            return f"{name} missing, e.g. {command} {example}"
     found = _EXTRA.fullmatch(error.format_message())
     return f"{found[1]}: unexpected argument; remove it" if found else error.format_message()
 

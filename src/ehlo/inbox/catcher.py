@@ -137,26 +137,27 @@ class Catcher(Composed):
     async def _answer(self, session: Session, message: Message) -> object:
         """Return what the handler answers, and show it; the store cannot change it."""
         mail_id = message.state.inbox_id = new_id()
-        result, error = None, None
         envelope = _Envelope.of(session, message)  # which the handler may change
         try:
             result = await call_hook(self._inner.by_name["on_message"], (session, message))
-        except Exception as failure:  # noqa: BLE001  raised below
-            error = failure
+        except Exception as error:
+            await self._show_mail(session, message, envelope, mail_id, error)
+            raise
         result = mail_id if result is None or result is True else result
+        await self._show_mail(session, message, envelope, mail_id, result)
+        return result
+
+    async def _show_mail(
+        self, session: Session, message: Message, envelope: _Envelope, mail_id: str, answer: object
+    ) -> None:
+        """Store a message with what the handler has answered or raised; log why that fails."""
         try:
-            envelope.facts["answer"] = described(result if error is None else error)
+            envelope.facts["answer"] = described(answer)
             await self.deliver(await self._delivery_of(session, message, envelope, mail_id))
         except StoreError as trouble:
             logger.debug("mail was not shown: error=%s", trouble)
         except Exception:  # the handler has the mail: another reply would bring it once more
             logger.exception("mail was not shown: id=%s", message.id)
-        try:
-            if error is not None:
-                raise error
-            return result
-        finally:
-            del error  # its traceback refers to this frame, and the frame to the message
 
     async def deliver(self, delivery: Delivery) -> str:
         """Sort a mail into its inbox, store it, and return its id.

@@ -105,7 +105,8 @@ class MessageEnd(Event):
 
     transaction: Transaction
     body: bytes | None = field(default=None, repr=False)
-    """What came of the body in the packet that ended it, and so in no `BodyChunk`."""
+    """The end of the body that no `BodyChunk` had: what came in the packet that ended it. `None` if
+    it came in chunks alone. From a `Responder`, it is the whole body."""
 
 
 @dataclass(frozen=True, slots=True)

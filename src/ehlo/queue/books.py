@@ -38,7 +38,10 @@ def open_books(url: str, *, writes: bool = False) -> Iterator[Books]:
         return
     paths = Family(url).members()
     if not paths:
-        advice = "leave out its number: mail.db" if Path(url).is_file() else "check the path"
+        stem, _, number = Path(url).stem.rpartition("-")
+        advice = "check the path"
+        if stem and number.isdigit() and Path(url).is_file():
+            advice = f"leave out its number: {Path(url).with_stem(stem)}"
         raise StoreError(f"{url}: no such queue; {advice}")
     with contextlib.ExitStack() as stack:
         found = {}

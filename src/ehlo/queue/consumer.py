@@ -4,6 +4,7 @@ One coroutine does all of it, and waits in one place. Attempts run next to it, a
 of them; some more messages are leased ahead, so that one commit serves many. The thread of a `def`
 handler that takes too long cannot be stopped, and its message is not passed to another one as long
 as it works. If there are `deliveries` of such threads, no attempt begins until one ends.
+Tasks are not made by the loop's factory: eager ones of Python 3.12 would begin within each other.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ class Consumer:
         if self._stopping or not self._has_room or now < min(self._next_due, self._next_poll):
             return
         self._next_poll = now + _POLL
-        self._claiming = asyncio.create_task(self._claimed(now))
+        self._claiming = asyncio.Task(self._claimed(now))
 
     async def _claimed(self, now: float) -> None:
         terms = self._terms
@@ -216,7 +217,7 @@ class Consumer:
             if not stuck.isdisjoint(due.number for due in claimed.deliveries):
                 self._cannot_begin(running, Retry(text="an attempt before has not ended"))
             elif claimed.body is None:
-                running.task = asyncio.create_task(self._load(running))
+                running.task = asyncio.Task(self._load(running))
             else:
                 self._attempt(running, claimed.body)
 
@@ -241,7 +242,7 @@ class Consumer:
         running.attempt = attempt
         if self._is_async:
             context = self._context.copy()
-            running.task = asyncio.create_task(self._call(running, attempt), context=context)
+            running.task = asyncio.Task(self._call(running, attempt), context=context)
         else:
             running.task = None
             self._begin_in_thread(running, attempt)
@@ -333,8 +334,7 @@ class Consumer:
 
     def _settle(self) -> None:
         if self._unsettled and self._settling is None:
-            work = self._settled([*self._unsettled], durable=self._durable)
-            self._settling = asyncio.create_task(work)
+            self._settling = asyncio.Task(self._settled([*self._unsettled], durable=self._durable))
 
     async def _settled(self, settled: list[Settled], *, durable: bool) -> None:
         """Write outcomes; they stay in `_unsettled`, and count as leased, until that went well."""

@@ -175,7 +175,7 @@ class Bodies:
         """
         runtime, memory = self._runtime, self._runtime.memory
         if min(memory.held - memory.limit, memory.leaving) > _MOST_OVER:
-            self._log_full("it is too slow")
+            self._log_full("mail arrives faster than it is written; raise max_memory")
             return None
         shelf = self.shelf = self.shelf or Shelf()
         stored = shelf.stored = shelf.stored or self._quota.store()

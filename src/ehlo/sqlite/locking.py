@@ -35,6 +35,9 @@ class Lock:
             except BaseException:
                 os.close(file)
                 raise
+        except FileNotFoundError as error:
+            wrong = f"{path.parent}: no such directory; make it: mkdir {path.parent}"
+            raise StoreError(wrong) from error
         except OSError as error:
             raise StoreError(f"{name}: {error.strerror}; {ADVICE}") from error
         if is_free and is_there:

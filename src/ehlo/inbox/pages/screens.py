@@ -31,7 +31,7 @@ from ehlo.inbox.pages.rendering import (
     query_of,
     segment,
 )
-from ehlo.store.query import LONGEST_QUERY
+from ehlo.store.query import LONGEST_QUERY, read_query
 
 PAGE_SIZES: Final = (25, 50, 100, 200)
 _SESSIONS: Final = 50  # on a page
@@ -108,6 +108,7 @@ class Screens:
             "list.html",
             rows=[row_of(mail) for mail in page.mails],
             query=query,
+            ignored=read_query(query).ignored if query else "",
             suffix=query_of({"q": query}),
             start=start,
             limit=limit,

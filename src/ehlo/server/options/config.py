@@ -72,8 +72,8 @@ class CommonOptions(TypedDict, total=False):
     changes."""
     auth_mechs: Mapping[str, bool | Mechanism] | None
     """Enable or disable SASL mechanisms by name. Enabling PLAIN or LOGIN allows it without TLS.
-    XOAUTH2, OAUTHBEARER, EXTERNAL and ANONYMOUS are disabled by default. In Python also add your
-    own: `{"X-NAME": mechanism}`."""
+    XOAUTH2, OAUTHBEARER, EXTERNAL and ANONYMOUS are disabled by default. In Python, a value may
+    also be a `Mechanism` of your own: `{"X-NAME": mechanism}`."""
     auth_required: bool
     """Require authentication before MAIL."""
     tls_cert: str | Sequence[str]

@@ -153,7 +153,11 @@ def load(path: str | Path) -> list[Scenario]:
         text = file.read(_MOST_BYTES + 1)
     if len(text) > _MOST_BYTES:
         raise ValueError(f"{path.name}: larger than 100 MB; cut it")
-    return parse(text.decode().replace("\r\n", "\n"), path.name)
+    try:
+        decoded = text.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    return parse(decoded.replace("\r\n", "\n"), path.name)
 
 
 def parse(text: str, source: str = "") -> list[Scenario]:

@@ -5,7 +5,7 @@
 
 import { announce, tell } from "./api.js"
 
-const { here } = document.body.dataset
+const { here, screen } = document.body.dataset
 const GAP = 300 // milliseconds between two readings at least
 const PATIENCE = 30_000 // milliseconds for one reading
 let last = 0
@@ -44,7 +44,7 @@ async function read() {
   reading = new AbortController()
   const signal = AbortSignal.any([reading.signal, AbortSignal.timeout(PATIENCE)])
   const response = await fetch(location.href, { headers: { "X-Ehlo-Refresh": "1" }, signal })
-  if (response.status === 404) tell("This message is no longer here")
+  if (response.status === 404 && screen === "message") tell("This message is no longer here")
   if (!response.ok) return
   const page = new DOMParser().parseFromString(await response.text(), "text/html")
   document.title = page.title

@@ -116,7 +116,10 @@ function filterHeaders(text) {
 export function startMessage() {
   startFrame()
   remember(letter().dataset.id)
-  document.querySelector(".tabs [aria-current]").scrollIntoView({ block: "nearest", inline: "center" })
+  // A message opens at its subject; only a tab that was chosen is scrolled to
+  if (!location.pathname.endsWith(`/view/${letter().dataset.id}`)) {
+    document.querySelector(".tabs [aria-current]").scrollIntoView({ block: "nearest", inline: "center" })
+  }
   document.addEventListener("click", (event) => DO[event.target.closest("main [data-do]")?.dataset.do]?.())
   document.addEventListener("submit", (event) => FORMS[event.target.dataset.form]?.())
   document.getElementById("filter")?.addEventListener("input", (event) => filterHeaders(event.target.value))
