@@ -190,7 +190,7 @@ async def test_a_mail_that_is_deleted_while_it_is_read_is_gone() -> None:
 
         async def stored() -> str:
             mail_id = await store.put(Delivery(mail("large", "x" * LARGE)))
-            await store.search("large")  # it is indexed: nobody else reads it now
+            await store.search("large")  # so that the index has read it
             return mail_id
 
         def delete() -> None:
