@@ -20,6 +20,33 @@ from support.browsing import PHONE, WIDE, Site, Watch, letter, opened
 
 pytestmark = pytest.mark.usefixtures("watch")
 
+# Text that has less contrast than 4.5 to 1 (WCAG 2.2, 1.4.3), and how much it has
+FAINT = """() => {
+  const pen = document.createElement("canvas").getContext("2d", {willReadFrequently: true})
+  const mixed = colors => {
+    for (const color of ["white", ...colors]) { pen.fillStyle = color; pen.fillRect(0, 0, 1, 1) }
+    return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3)
+  }
+  const linear = v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4
+  const light = color => {
+    const [red, green, blue] = color.map(v => linear(v / 255))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+  }
+  const faint = new Set()
+  for (const element of document.querySelectorAll("body *")) {
+    const hasText = [...element.childNodes].some(n => n.nodeType === 3 && n.data.trim())
+    if (!hasText || !element.checkVisibility()) continue
+    if (element.closest("[aria-disabled=true], .spent, .toast")) continue
+    const under = []
+    for (let e = element; e; e = e.parentElement) under.unshift(getComputedStyle(e).backgroundColor)
+    const ground = light(mixed(under))
+    const ink = light(mixed([...under, getComputedStyle(element).color]))
+    const contrast = (Math.max(ground, ink) + 0.05) / (Math.min(ground, ink) + 0.05)
+    if (contrast < 4.5) faint.add(`${element.tagName}.${element.className} ${contrast}`)
+  }
+  return [...faint]
+}"""
+
 TABS = ("html", "text", "source", "headers", "raw", "parts", "session")
 
 
@@ -95,6 +122,33 @@ def test_a_message_opens_at_its_subject(site: Site, page: Page) -> None:
     page.goto(f"/view/{mail_id}/text")
     expect(page.locator("html")).to_have_attribute("data-ready", "")
     expect(page.locator(".tabs [aria-current]")).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read(site: Site, page: Page, scheme: str) -> None:
+    mail_id = filled(site)
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # a literal
+    opened(page)
+    page.locator("#pick-all").check()
+    assert page.evaluate(FAINT) == []
+    for path in ("/search?q=nothing", f"/view/{mail_id}", f"/view/{mail_id}/session", "/faults"):
+        page.goto(path)
+        assert page.evaluate(FAINT) == [], path
+
+
+def test_a_line_about_what_failed_is_as_wide_as_a_phone(
+    site: Site, page: Page, watch: Watch
+) -> None:
+    watch.allowed = ("console: Failed to load resource: the server responded with a status of 400",)
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]  # a TypedDict
+    opened(page, "/faults")
+    page.get_by_label("When").select_option("connect")
+    page.get_by_label("Only for the sender").fill("@x.test")
+    page.get_by_role("button", name="Add the rule").click()
+    expect(page.locator("#toast")).to_contain_text("not known at connect")
+    shown = page.locator("#toast").bounding_box()
+    assert shown is not None
+    assert shown["width"] > PHONE["width"] / 2
 
 
 def test_focus_can_be_seen(site: Site, page: Page) -> None:

@@ -384,7 +384,7 @@ def test_the_html_form_is_no_attachment_and_forwarded_mail_has_subject_and_size(
     text = shown(mail.as_bytes())
     assert text.count("[") == 1
     assert "HTML" not in text
-    assert "\n\nPlain\n\n[The inner one, message/rfc822, 1.4 kB]\n\n" in text
+    assert "\n\nPlain\n\n[The inner one, message/rfc822, 1.3 KB]\n\n" in text
 
 
 @pytest.mark.parametrize(

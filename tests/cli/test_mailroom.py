@@ -145,7 +145,10 @@ def test_without_the_extra_mail_is_printed_and_a_line_says_how_to_get_the_inbox(
     assert "mail is printed only; to see it in a browser: pip install 'ehlo[inbox]'" in line
 
 
-@pytest.mark.parametrize("options", [("--web", "127.0.0.1:0"), ("--store", "mail.db")])
+@pytest.mark.parametrize(
+    "options",
+    [("--web", "127.0.0.1:0"), ("--store", "mail.db"), ("--label", "shop"), ("--keep", "0")],
+)
 def test_without_the_extra_an_inbox_that_was_asked_for_is_an_error(
     start: Start, options: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -153,6 +156,12 @@ def test_without_the_extra_an_inbox_that_was_asked_for_is_an_error(
     assert program.wait() == 2
     first = program.err.text.splitlines()[0]
     assert first == f"ehlo: {options[0]} needs starlette: pip install 'ehlo[inbox]'"
+
+
+def test_without_the_extra_the_import_says_how_to_get_the_inbox(start: Start) -> None:
+    program = start("-c", "import sys; sys.modules['starlette'] = None; import ehlo.inbox")
+    assert program.wait() == 1
+    assert "starlette is not installed; run pip install 'ehlo[inbox]'" in program.err.text
 
 
 def test_other_machines_without_a_login_are_warned_of(start: Start) -> None:

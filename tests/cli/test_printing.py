@@ -88,9 +88,9 @@ def test_a_message_is_printed_with_envelope_headers_and_text(start: Start) -> No
     peer = r"^client         127\.0\.0\.1:\d+, EHLO client\.example$"
     assert re.search(peer, text, re.MULTILINE)
     message_id = queued.rpartition(" ")[2]
-    assert re.search(rf"^size           2\.\d kB, id {re.escape(message_id)}$", text, re.MULTILINE)
+    assert re.search(rf"^size           2\.\d KB, id {re.escape(message_id)}$", text, re.MULTILINE)
     assert "\nSubject: Grüße aus Köln\nFrom: Ünal <alice@example.com>\n" in text
-    assert "\n\nSchöne Grüße!\n.dot\n\n[Übersicht.png, image/png, 1.2 kB]\n" in text
+    assert "\n\nSchöne Grüße!\n.dot\n\n[Übersicht.png, image/png, 1.2 KB]\n" in text
     assert "Received:" not in text
 
 

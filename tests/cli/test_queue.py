@@ -69,6 +69,14 @@ def test_a_failed_message_is_shown_exported_and_delivered_again(
     assert rows(tmp_path / "mail-0.db") == []
 
 
+def test_a_consumer_says_that_its_queue_has_no_file(start: Start, tmp_path: Path) -> None:
+    """Otherwise it would wait for one with a misspelled name in silence."""
+    (tmp_path / "app.py").write_text(HANDLER)
+    program = start("-m", "ehlo", "work", "app.py", "--queue", "mial.db", cwd=tmp_path)
+    program.err.until(f"waiting for a file of the queue: path={tmp_path / 'mial-0.db'}")
+    assert program.stop() == 0
+
+
 def test_drop_deletes_the_message_and_its_body(tmp_path: Path, dead: str) -> None:
     code, out, err = run("queue", "hold", "mail.db", "x", dead, cwd=tmp_path)
     assert (code, out) == (1, "hold: deliveries=0\n")

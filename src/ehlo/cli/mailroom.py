@@ -170,8 +170,9 @@ def add_inbox(
             f"{asked} cannot be combined with --workers: the inbox is one process; leave one out"
         )
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing and asked:
-        raise click.UsageError(f"{asked} needs {', '.join(missing)}: {_NO_EXTRA}")
+    for name in ("web", "store", *_OF_PAGES, *_OF_STORE) if missing else ():
+        if getattr(own, name) not in (None, ()):
+            raise click.UsageError(f"{_flag(name)} needs {', '.join(missing)}: {_NO_EXTRA}")
     if missing:
         note = f"mail is printed only; to see it in a browser: {_NO_EXTRA}"
         return Mailroom(None, "", chosen=False, note=note)
@@ -195,10 +196,13 @@ def _check_use(own: InboxOptions, given: Given, address: str) -> None:
     needless = () if address else _OF_PAGES if own.store is not None else (*_OF_PAGES, *_OF_STORE)
     for name in needless:
         if getattr(own, name):
-            flag = f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"{flag} needs --web; write --web {_USUAL}")
+            raise click.UsageError(f"{_flag(name)} needs --web; write --web {_USUAL}")
     if own.web_key is not None and own.web_cert is None:
         raise click.UsageError("--web-key needs --web-cert; add it")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _rule_of(name: str, directory: str | None) -> str | Rule:

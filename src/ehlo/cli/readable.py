@@ -16,7 +16,7 @@ _HARMFUL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _SLICE: Final = 16_384  # characters that are made visible at once
-_UNITS: Final = ("kB", "MB", "GB", "TB")
+_UNITS: Final = ("KB", "MB", "GB", "TB")
 _WIDE: Final = frozenset("WF")  # of East Asian Width: two columns
 
 
@@ -75,12 +75,12 @@ def plural(count: int, noun: str) -> str:
 
 
 def size_of(count: int) -> str:
-    """Return a size for a person: `221 B`, `1.2 kB`, `34 MB`."""
-    if count < 1000:
+    """Return a size for a person: `221 B`, `1.2 KB`, `34 MB`; a KB has 1,024 bytes."""
+    if count < 1024:
         return f"{count} B"
     size, unit = float(count), ""
     for unit in _UNITS:  # noqa: B007  the last one is used
-        size /= 1000
+        size /= 1024
         if size < 999.5:
             break
     return f"{size:.1f} {unit}" if size < 9.95 else f"{size:.0f} {unit}"

@@ -6,6 +6,12 @@ events and the pages. No other room imports this one, except the command line.
 
 from __future__ import annotations
 
+try:
+    import starlette as starlette
+except ModuleNotFoundError as error:
+    wanted = "starlette is not installed; run pip install 'ehlo[inbox]'"
+    raise ModuleNotFoundError(wanted, name=error.name) from error
+
 from ehlo.inbox.catcher import Catcher
 from ehlo.inbox.desk import Desk, Traffic, WebOptions
 from ehlo.inbox.site import make_site

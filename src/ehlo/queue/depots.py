@@ -90,10 +90,15 @@ class Depots:
         self._looking = asyncio.create_task(self._look_after(make), name="ehlo queue files")
 
     async def _look_after(self, make: Callable[[Ledger], Deliverer]) -> None:
+        is_first = True
         while True:
             try:
                 await self._close_gone()
-                for path in await asyncio.to_thread(self._family.members):
+                paths = await asyncio.to_thread(self._family.members)
+                if is_first and not paths and not self._accepts:  # the path may be misspelled
+                    logger.info("waiting for a file of the queue: path=%s", self._family.member(0))
+                is_first = False
+                for path in paths:
                     await self._try_to_take(path, make)
                 if self._accepts:
                     await self._let_go_of_idle()
