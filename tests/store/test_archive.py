@@ -436,7 +436,7 @@ def test_what_is_no_database_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(b"not a database" * 1_000)
     with pytest.raises(StoreError, match="not a database"):
         Store.open(str(path))
-    with pytest.raises(StoreError, match="name another file"):
+    with pytest.raises(StoreError, match="no such directory; make it"):
         Store.open(str(tmp_path / "missing" / "mail.db"))
     with pytest.raises(StoreError, match="name another file"):
         Store.open(str(tmp_path))
