@@ -10,11 +10,13 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from ehlo.store import Delivery, Store, StoreError
+from ehlo.store import Delivery, DiskFullError, Store, StoreError
 from ehlo.store.heap import LARGE, Heap
+from ehlo.store.room import LEFT
 from support.storing import ids, in_loop, mail
 
 MEBIBYTE = 1 << 20
@@ -232,6 +234,32 @@ async def test_large_and_small_messages_are_found_and_read_alike(tmp_path: Path)
     with closing(sqlite3.connect(path)) as database:  # a store with a name is one file
         stored = database.execute("SELECT max(length(data)) FROM messages").fetchone()
     assert stored > (3_000_000,)
+
+
+@in_loop
+async def test_large_messages_leave_the_room_that_deletions_need() -> None:
+    free = 1 << 30
+
+    def usage(_directory: Path) -> SimpleNamespace:
+        return SimpleNamespace(total=1 << 30, free=free)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shutil.disk_usage", usage)
+        async with Store.open() as store:
+            first = await store.put(Delivery(large(1, 3 * MEBIBYTE)))
+            free = 3 * MEBIBYTE
+            with pytest.raises(DiskFullError, match="free some space"):
+                await store.put(Delivery(large(2, 3 * MEBIBYTE)))
+            await store.delete(ids=[first])
+            await store.put(Delivery(large(3, 3 * MEBIBYTE)))  # in the place of the first one
+            with pytest.raises(DiskFullError, match="free some space"):
+                await store.put(Delivery(large(4, 3 * MEBIBYTE)))
+            await store.delete()
+            free = LEFT
+            with pytest.raises(DiskFullError, match="free some space"):  # SQLite has no such place
+                await store.put(Delivery(mail("small")))
+            free = 3 * MEBIBYTE
+            await store.put(Delivery(mail("small")))
 
 
 @in_loop

@@ -488,7 +488,7 @@ class Store:
         """Return the size of the database in bytes."""
         sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
         (size,) = await self._readers.do(lambda database: database.execute(sql).fetchone())
-        return int(size) + self._heap.size
+        return int(size) + self._heap.size + self._heap.unused
 
     # -- changes -----------------------------------------------------------------------------------
 

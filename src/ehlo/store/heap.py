@@ -60,16 +60,30 @@ class Heap:
     @property
     def unused(self) -> int:
         """The bytes of the disk that the file has, and no message."""
-        return len(self._spare) + sum(map(len, self._waste))
+        return len(self._spare) + sum(map(len, list(self._waste)))
+
+    def takes(self, size: int) -> bool:
+        """Return whether a message of `size` bytes goes here, and not to SQLite."""
+        return self._file >= 0 and size >= LARGE
 
     # -- in the thread that writes -----------------------------------------------------------------
+
+    def growth(self, sizes: Iterable[int]) -> int:
+        """Return the bytes by which messages of these sizes, which go here, let the file grow."""
+        spare, grows = len(self._spare), 0
+        for place in map(_whole_pages, sizes):
+            if place <= spare:
+                spare -= place
+            else:
+                grows += place
+        return grows
 
     def put(self, number: int, message: bytes) -> bytes:
         """Store the message of a mail; return what SQLite stores of it, which is all or nothing.
 
         Raises `DiskFullError`.
         """
-        if self._file < 0 or len(message) < LARGE:
+        if not self.takes(len(message)):
             return message
         place = _whole_pages(len(message))
         fits = place <= len(self._spare)

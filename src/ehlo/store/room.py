@@ -37,8 +37,8 @@ class Room:
 
         Raises `DiskFullError` if there is not enough for all of them.
         """
-        # In the log and in the file, also if it is for the heap only
-        wanted = sum(2 * size + _ROW for size in sizes)
+        messages = list(sizes)
+        wanted = sum(2 * size + _ROW for size in messages)  # in the log, and in the file
         self._unchecked += wanted
         if self._unchecked < _UNCHECKED:
             return
@@ -48,9 +48,11 @@ class Room:
             log = _size_of(self._log)
         except OSError:  # the directory is gone, say; SQLite goes on in the file that it has open
             return
-        missing = wanted + log + LEFT - disk.free
+        on_heap = [size for size in messages if self._heap.takes(size)]
+        grows = self._heap.growth(on_heap)
+        missing = wanted - 2 * sum(on_heap) + grows + log + LEFT - disk.free
         # Some file systems say that they have no size at all
-        if disk.total and missing > 0 and missing > unused(database) + self._heap.unused:
+        if disk.total and missing > 0 and (grows or missing > unused(database)):
             self._unchecked = _UNCHECKED
             raise DiskFullError(f"{self._path}: no room on the disk; free some space")
 
