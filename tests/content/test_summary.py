@@ -114,6 +114,8 @@ def test_many_mailboxes_are_cut() -> None:
             "été " * 33 + "é...",
         ),
         (HEAD + b"\r\na\0b\x1b[31m", "a b [31m"),
+        (HEAD + b"\r\n" + b" " * 3_000 + b"far " * 9, "far " * 8 + "far"),
+        (HEAD + b"\r\n" + b"a  " * 400, "a " * 100 + "..."),
         (HEAD + b"Content-Type: application/pdf\r\n\r\n%PDF", ""),
     ],
 )

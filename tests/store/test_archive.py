@@ -23,6 +23,7 @@ from ehlo.store import (
     StoreError,
 )
 from ehlo.store.database import VERSION, open_database
+from ehlo.store.heap import Heap
 from ehlo.store.indexing import Index
 from ehlo.store.keeping import Keeper
 from ehlo.transcript import Line
@@ -392,8 +393,9 @@ async def test_a_search_waits_for_the_index_of_what_was_stored_before(tmp_path: 
     async with Store.open(path) as store:
         await fill(store, 3)
     database = open_database(path, durable=True, max_size=0)
-    index = Index()
-    Keeper(0, 0, index).load(database)  # all that is done before the first search
+    heap = Heap()
+    index = Index(heap)
+    Keeper(0, 0, index, heap).load(database)  # all that is done before the first search
     database.close()
     assert index.is_behind
 

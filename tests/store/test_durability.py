@@ -90,9 +90,10 @@ def test_every_acknowledged_mail_is_in_the_file_after_kill_9(tmp_path: Path) -> 
     database.close()
 
 
-def test_a_disk_that_is_full_is_an_error_and_the_store_works_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mail.db", ""])
+def test_a_disk_that_is_full_is_an_error_and_the_store_works_on(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path / "mail.db")],
+        [sys.executable, "-c", FULL, str(tmp_path / name) if name else ""],
         capture_output=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
         timeout=120,

@@ -23,6 +23,7 @@ LONGEST_SNIPPET: Final = 200
 MOST_MAILBOXES: Final = 1_000
 """Mailboxes of one field that are read."""
 _BEGINNING: Final = 4_096  # bytes of a text, still encoded, of which a snippet is made
+_USUAL_TEXT: Final = 600  # characters that usually give a snippet; 4,096 took 6 us more
 _MARKUP: Final = (8_192, 65_536)  # the same of HTML, which may begin with a long style sheet
 
 _LISTS: Final = (b"from", b"to", b"cc", b"bcc", b"reply-to")
@@ -158,9 +159,15 @@ def _beginning(message: bytes, part: Part, most: int) -> str:
     return decode_text(data, part.parameters.parameters.get("charset", ""))
 
 
+def _in_one_line(text: str) -> str:
+    return one_line(" ".join(text.split(None, LONGEST_SNIPPET)[:LONGEST_SNIPPET]))
+
+
 def _cut(text: str) -> str:
     """Return the beginning of `text` in one line."""
-    line = one_line(" ".join(text.split(None, LONGEST_SNIPPET)[:LONGEST_SNIPPET]))
+    line = _in_one_line(text[:_USUAL_TEXT])
+    if len(line) <= LONGEST_SNIPPET and len(text) > _USUAL_TEXT:
+        line = _in_one_line(text)
     data = line[: LONGEST_SNIPPET + 1].encode("utf-8", "replace")
     if len(data) <= LONGEST_SNIPPET:
         return line

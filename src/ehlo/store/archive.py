@@ -14,7 +14,6 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -26,6 +25,7 @@ from ehlo.sqlite.errors import StoreError, in_words
 from ehlo.sqlite.locking import Lock
 from ehlo.sqlite.writer import Writer
 from ehlo.store.database import open_database, open_index
+from ehlo.store.heap import Heap
 from ehlo.store.indexing import Index
 from ehlo.store.keeping import Keeper
 from ehlo.store.query import read_query
@@ -48,7 +48,6 @@ from ehlo.store.rows import (
     clean_tags,
     count_mails,
     insert_session,
-    read_bytes,
     read_mail,
     read_message,
     read_sessions,
@@ -83,6 +82,7 @@ class Store:
         database: Database,
         keeper: Keeper,
         index: Index,
+        heap: Heap,
         lock: Lock | None,
     ) -> None:
         self.path: str = path
@@ -91,11 +91,12 @@ class Store:
         self._lock = lock
         self._keeper = keeper
         self._index = index
+        self._heap = heap
         self._writer = Writer(path, database, keeper)
-        self._room = Room(path)
+        self._room = Room(path, heap)
         self._index_path = str(Path(directory) / "search.db")
         self._indexer = Writer(path, open_index(path, self._index_path), index)
-        self._readers = ReaderPool(path, self._index_path)
+        self._readers = ReaderPool(path, self._index_path, heap)
 
     @classmethod
     def open(
@@ -114,16 +115,18 @@ class Store:
             raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old; install 3.35 or later")
         directory = tempfile.mkdtemp(prefix="ehlo-", dir=spool_directory("") or None)
         file = path or str(Path(directory) / "mail.db")
+        heap = Heap("" if path or max_size else directory)
         lock: Lock | None = None
         try:
             lock = _lock_of(path) if path else None
             database = open_database(file, durable=bool(path), max_size=max_size)
-            index = Index()
-            keeper = Keeper(keep, keep_age, index)
+            index = Index(heap)
+            keeper = Keeper(keep, keep_age, index, heap)
             with in_words(file):
                 keeper.load(database)
-            store = cls(file, directory, database, keeper, index, lock)
+            store = cls(file, directory, database, keeper, index, heap, lock)
         except BaseException:
+            heap.close()
             shutil.rmtree(directory, ignore_errors=True)
             if lock is not None:
                 lock.release(remove=True)
@@ -141,6 +144,7 @@ class Store:
         self._readers.close()
         self._indexer.close()
         self._writer.close()  # the last one, which leaves nothing but the file
+        self._heap.close()
         shutil.rmtree(self._directory, ignore_errors=True)
         if self._lock is not None:
             self._lock.release(remove=True)
@@ -365,7 +369,9 @@ class Store:
 
         With `most`, its `data` is only the beginning of the message, of so many bytes.
         """
-        return await self._readers.do(lambda database: read_message(database, mail_id, inbox, most))
+        return await self._readers.do(
+            lambda database: read_message(database, self._heap, mail_id, inbox, most)
+        )
 
     async def chunks(
         self, mail: StoredMail, start: int = 0, end: int | None = None
@@ -377,14 +383,19 @@ class Store:
         stop = mail.size if end is None else min(end, mail.size)
         for at in range(start, stop, _CHUNK):
             size = min(_CHUNK, stop - at)
-            yield await self._readers.do(partial(read_bytes, mail.number, at, size))
+            yield await self.piece(mail, at, at + size)
 
     async def piece(self, mail: StoredMail, start: int, end: int) -> bytes:
         """Return the bytes of a message from `start` to `end`; nothing else of it is read.
 
         Raises `StoreError` if the mail is deleted meanwhile.
         """
-        return await self._readers.do(partial(read_bytes, mail.number, start, end - start))
+        data = await self._readers.do(
+            lambda database: self._heap.read(database, mail.number, start, end - start)
+        )
+        if data is None:
+            raise StoreError(f"{self.path}: the message was deleted")
+        return data
 
     async def find(self, ids: Iterable[str], inbox: str | None = None) -> Sequence[StoredMail]:
         """Return those of the mails `ids` that are there, the newest first."""
@@ -477,7 +488,7 @@ class Store:
         """Return the size of the database in bytes."""
         sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
         (size,) = await self._readers.do(lambda database: database.execute(sql).fetchone())
-        return int(size)
+        return int(size) + self._heap.size + self._heap.unused
 
     # -- changes -----------------------------------------------------------------------------------
 

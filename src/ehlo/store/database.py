@@ -12,6 +12,7 @@ from ehlo.paths import open_to_append
 from ehlo.sqlite.connecting import Database, connect, known_version
 from ehlo.sqlite.errors import StoreError, in_words
 from ehlo.store.folding import LONGEST_HEADER, has_field
+from ehlo.store.heap import Heap
 
 APPLICATION: Final = 0x65686C6F  # "ehlo", in the file's header
 VERSION: Final = 4
@@ -124,7 +125,7 @@ def open_database(path: str, *, durable: bool, max_size: int) -> Database:
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; name another file") from error
     with in_words(path):
-        database = _connect(path)
+        database = connect(path)
         try:
             _prepare(path, database, durable=durable)
         except BaseException:
@@ -182,10 +183,11 @@ def open_index(path: str, index: str) -> Database:
         return database
 
 
-def open_reader(path: str, index: str) -> Database:
+def open_reader(path: str, index: str, heap: Heap) -> Database:
     """Open the file and its index for a reader. Raises `StoreError`."""
     with in_words(path):
-        database = _connect(path)
+        database = connect(path)
+        _add_functions(database, heap)
         database.execute("ATTACH ? AS search", (index,))
         database.execute("PRAGMA query_only = ON")
         return database
@@ -195,14 +197,12 @@ def _read_only(path: str) -> str:
     return f"{Path(path).absolute().as_uri()}?mode=ro"
 
 
-def _connect(path: str) -> Database:
-    database = connect(path)
+def _add_functions(database: Database, heap: Heap) -> None:
     breather = Breather()  # since a query may ask of each mail
 
     def has_header(number: int, name: str, value: str) -> bool:
         breather.rest()
-        with database.blobopen("messages", "data", number, readonly=True) as blob:
-            return has_field(blob.read(LONGEST_HEADER), name, value)
+        beginning = heap.read(database, number, 0, LONGEST_HEADER) or b""
+        return has_field(beginning, name, value)
 
     database.create_function("has_header", 3, has_header)
-    return database

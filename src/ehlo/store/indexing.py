@@ -16,7 +16,7 @@ from ehlo.content.breather import Breather
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.writer import Chores
 from ehlo.store.folding import pieces_of, searched_text
-from ehlo.store.rows import read_bytes
+from ehlo.store.heap import Heap
 
 _LARGE: Final = 262_144  # bytes of a message
 _SLICE: Final = 0.05  # seconds of one transaction
@@ -27,7 +27,8 @@ _MOST_AT_ONCE: Final = 100
 class Index(Chores):
     """Fills the index, and knows what is missing in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, heap: Heap) -> None:
+        self._heap = heap
         self._told = 0.0
         self._newest = 0
         self._indexed = 0  # as committed, and so is the next
@@ -118,15 +119,15 @@ class Index(Chores):
         """Index the text of a mail, or a piece of it, unless the mail is dropped."""
         database.execute("DELETE FROM texts WHERE number = ?", (number,))
         sql = (
-            "SELECT mail_from, rcpt_tos, length(data), CASE WHEN length(data) <= ? THEN data END"
-            " FROM messages WHERE number = ?"
+            "SELECT mail_from, rcpt_tos, size, CASE WHEN length(data) <= ? THEN data END"
+            " FROM messages JOIN mails USING (number) WHERE number = ?"
         )
         row = database.execute(sql, (_LARGE, number)).fetchone()
         if row is None:
             return
         mail_from, rcpt_tos, size, data = row
-        if data is None:  # SQLite would copy it while no other thread runs
-            data = read_bytes(number, 0, size, database, "store")
+        if data is None or len(data) < size:  # SQLite would copy it while no other thread runs
+            data = self._heap.read(database, number, 0, size, "store") or b""
         envelope = (mail_from, *json.loads(rcpt_tos))
         pieces = pieces_of(searched_text(data, envelope, self._breather.rest))
         for body in pieces if whole else pieces[:1]:

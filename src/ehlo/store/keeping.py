@@ -6,6 +6,7 @@ takes longer.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -17,6 +18,7 @@ from ehlo.content import Summary
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.writer import Chores
 from ehlo.store.database import page_size
+from ehlo.store.heap import Heap
 from ehlo.store.indexing import Index
 from ehlo.store.records import Change, ChangeKind, Delivery
 from ehlo.store.room import unused
@@ -41,8 +43,9 @@ _logger = logging.getLogger("ehlo.store")
 class Keeper(Chores):
     """Keeps the number and the age of mails, and the index; remembers the changes."""
 
-    def __init__(self, keep: int, keep_age: float, index: Index) -> None:
+    def __init__(self, keep: int, keep_age: float, index: Index, heap: Heap) -> None:
         self._index = index
+        self._heap = heap
         self._keep = keep
         self._keep_age = keep_age
         self._counts: Counter[str] = Counter()
@@ -82,7 +85,7 @@ class Keeper(Chores):
     ) -> list[str]:
         """Insert mails, and return their ids. Summaries are made here unless they are given."""
         rows = [
-            row_of(delivery, number, summary)
+            row_of(delivery, number, summary, self._heap.put(number, delivery.message))
             for number, (delivery, summary) in enumerate(mails, self._newest_mail + 1)
         ]
         insert_mails(database, rows)
@@ -142,6 +145,7 @@ class Keeper(Chores):
         """Publish the changes of a transaction, or forget them and count again."""
         pending, self._pending = self._pending, []
         dropped, self._dropped = self._dropped, False
+        self._heap.settle(done=done)
         if not done:
             self._touched.clear()
             self.load(database)
@@ -166,7 +170,7 @@ class Keeper(Chores):
         """Drop old mails, and take away what belongs to no mail."""
         if self._keep_age:
             self._drop_old(database)
-        if self._clear(database, is_wanted):
+        if self._heap.tidy() or self._clear(database, is_wanted):
             return True
         if unused(database) <= _UNUSED:
             return False
@@ -206,6 +210,7 @@ class Keeper(Chores):
             return 0
         total = sum(row[1] for row in rows)
         numbers = f"[{','.join(row[3][1:-1] for row in rows)}]"
+        self._heap.drop(json.loads(numbers))
         those = "number IN (SELECT value FROM json_each(?))"
         self._dropped = True
         if kind == "truncate":

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.errors import StoreError, in_words
 from ehlo.store.database import open_reader
+from ehlo.store.heap import Heap
 
 Answer = TypeVar("Answer")
 _READERS: Final = 2  # threads
@@ -19,8 +20,9 @@ _READERS: Final = 2  # threads
 class ReaderPool:
     """Runs functions that read, each with one state of the database."""
 
-    def __init__(self, path: str, index: str) -> None:
+    def __init__(self, path: str, index: str, heap: Heap) -> None:
         self._path = path
+        self._heap = heap
         self._index = index
         self._pool = ThreadPoolExecutor(_READERS, "ehlo store reader")
         self._idle: SimpleQueue[Database | None] = SimpleQueue()  # opened when they are needed
@@ -39,7 +41,7 @@ class ReaderPool:
         reader = self._idle.get()
         try:
             with in_words(self._path):
-                reader = reader or open_reader(self._path, self._index)
+                reader = reader or open_reader(self._path, self._index, self._heap)
                 reader.execute("BEGIN")
                 try:
                     return read(reader)

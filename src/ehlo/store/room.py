@@ -14,6 +14,7 @@ from typing import Final
 from ehlo.sqlite.connecting import Database
 from ehlo.sqlite.errors import DiskFullError
 from ehlo.store.database import page_size
+from ehlo.store.heap import Heap
 
 LEFT: Final = 1 << 20
 """Bytes of the disk that mail leaves, in which much mail can be deleted."""
@@ -24,8 +25,9 @@ _ROW: Final = 16_384  # bytes that a mail takes in addition to its message
 class Room:
     """Decides whether there is room for mails; used in the thread that writes."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, heap: Heap) -> None:
         self._path = path
+        self._heap = heap
         self._log = Path(f"{path}-wal").absolute()
         self._directory = self._log.parent
         self._unchecked = _UNCHECKED
@@ -35,7 +37,8 @@ class Room:
 
         Raises `DiskFullError` if there is not enough for all of them.
         """
-        wanted = sum(2 * size + _ROW for size in sizes)  # in the log, and in the file
+        messages = list(sizes)
+        wanted = sum(2 * size + _ROW for size in messages)  # in the log, and in the file
         self._unchecked += wanted
         if self._unchecked < _UNCHECKED:
             return
@@ -45,9 +48,11 @@ class Room:
             log = _size_of(self._log)
         except OSError:  # the directory is gone, say; SQLite goes on in the file that it has open
             return
-        missing = wanted + log + LEFT - disk.free
+        on_heap = [size for size in messages if self._heap.takes(size)]
+        grows = self._heap.growth(on_heap)
+        missing = wanted - 2 * sum(on_heap) + grows + log + LEFT - disk.free
         # Some file systems say that they have no size at all
-        if disk.total and missing > 0 and missing > unused(database):
+        if disk.total and missing > 0 and (grows or missing > unused(database)):
             self._unchecked = _UNCHECKED
             raise DiskFullError(f"{self._path}: no room on the disk; free some space")
 

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from ehlo.content.summary import Mailbox, Summary, summarize
 from ehlo.sqlite.connecting import Database
 from ehlo.store.folding import folded
+from ehlo.store.heap import Heap
 from ehlo.store.query import read_query
 from ehlo.store.records import Delivery, MailCounts, StoredMail, StoredMessage, StoredSession
 from ehlo.transcript import Direction, Line
@@ -73,8 +74,11 @@ class MailRow(NamedTuple):
     message: tuple[object, ...]
 
 
-def row_of(delivery: Delivery, number: int, summary: Summary | None) -> MailRow:
-    """Return a mail as it is inserted. The `summary` is made here unless it is given."""
+def row_of(delivery: Delivery, number: int, summary: Summary | None, data: bytes) -> MailRow:
+    """Return a mail as it is inserted; `data` is what SQLite stores of its message.
+
+    The `summary` is made here unless it is given.
+    """
     summary = summary or summarize(delivery.message, delivery.rcpt_tos)
     mail_id, inbox = delivery.id or new_id(), _clean(delivery.inbox)
     identifier = summary.message_id or f"{mail_id}@ehlo"
@@ -94,7 +98,7 @@ def row_of(delivery: Delivery, number: int, summary: Summary | None) -> MailRow:
         _list_of_texts(delivery.rcpt_tos),
         as_json(dict(delivery.facts)),
         _transcript_text(delivery.transcript),
-        delivery.message,
+        data,
     )
     tags = clean_tags(delivery.tags) if delivery.tags else []
     return MailRow(number, mail_id, inbox, tags, mail, message)
@@ -125,7 +129,7 @@ def insert_mails(database: Database, rows: Sequence[MailRow]) -> None:
 
 
 def read_message(
-    database: Database, mail_id: str, inbox: str | None, most: int | None
+    database: Database, heap: Heap, mail_id: str, inbox: str | None, most: int | None
 ) -> StoredMessage | None:
     """Return the mail with an id, and at most so many bytes of its message."""
     where, values = selected(inbox, [mail_id], None, "")
@@ -136,18 +140,11 @@ def read_message(
     sql = "SELECT mail_from, rcpt_tos, facts, transcript FROM messages WHERE number = ?"
     sender, recipients, facts, lines = database.execute(sql, (mail.number,)).fetchone()
     size = mail.size if most is None else min(most, mail.size)
-    data = read_bytes(mail.number, 0, size, database)
+    data = heap.read(database, mail.number, 0, size)
+    if data is None:
+        return None
     known = (json.loads(recipients), json.loads(facts))
     return StoredMessage(mail, data, sender, *known, read_transcript(lines))
-
-
-def read_bytes(
-    number: int, start: int, size: int, database: Database, schema: str = "main"
-) -> bytes:
-    """Return `size` bytes of a message: into one place, while other threads run."""
-    with database.blobopen("messages", "data", number, readonly=True, name=schema) as blob:
-        blob.seek(start)
-        return blob.read(size)
 
 
 def insert_session(database: Database, session: StoredSession) -> int:
