@@ -1,8 +1,9 @@
 """Hostile mail in Chromium: no script runs, nothing is asked elsewhere, no dialog opens.
 
 Each file in `hostile` is the HTML of a mail. It is opened in the frame of its page, and alone by
-the address of the frame. OWN is what a script does if it runs, and ELSE is a server that must not
-be asked for anything. What has the id `click` is clicked.
+the address of the frame; in `make test` in one of both ways, in turn. OWN is what a script does if
+it runs, and ELSE is a server that must not be asked for anything. What has the id `click` is
+clicked.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from playwright.sync_api import Browser, Dialog, Frame, Page, expect
 
 from ehlo.transcript import Line
 from support.browsing import DEADLINE, WIDE, Elsewhere, Site, letter
+from support.examples import each_with
 
 FILES = sorted((Path(__file__).parent / "hostile").glob("*.html"))
 OWN = (
@@ -70,9 +72,13 @@ def click(frame: Frame) -> None:
         target.click(force=True)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    ("file", "tail"),
+    each_with([(file,) for file in FILES], ["", ".html"]),
+    ids=lambda each: getattr(each, "stem", each) or "framed",
+)
 def test_hostile_mail_does_nothing(
-    file: Path, module_site: Site, visitor: Page, witness: Page, elsewhere: Elsewhere
+    file: Path, tail: str, module_site: Site, visitor: Page, witness: Page, elsewhere: Elsewhere
 ) -> None:
     html = file.read_text().replace("OWN", OWN).replace("ELSE", elsewhere.url)
     mail_id = module_site.put(letter(file.stem, html=f"<html><body>{html}<p id=end>end"))
@@ -85,18 +91,18 @@ def test_hostile_mail_does_nothing(
     visitor.on("dialog", note)
     del elsewhere.asked[:]
     try:
-        for path in (f"/view/{mail_id}", f"/view/{mail_id}.html"):
-            visitor.goto(path)
-            settle(visitor, witness)
-            (frame,) = (each for each in visitor.frames if f"/view/{mail_id}.html" in each.url)
-            address = frame.url
-            click(frame)
-            settle(visitor, witness)
-            assert frame.evaluate("origin") == "null"  # it could do nothing to this site, either
-            assert frame.evaluate("document.title") != "owned"
-            assert frame.url == address
-            assert visitor.url == module_site.url + path
-            assert visitor.context.pages == [visitor, witness]
+        path = f"/view/{mail_id}{tail}"
+        visitor.goto(path)
+        settle(visitor, witness)
+        (frame,) = (each for each in visitor.frames if f"/view/{mail_id}.html" in each.url)
+        address = frame.url
+        click(frame)
+        settle(visitor, witness)
+        assert frame.evaluate("origin") == "null"  # it could do nothing to this site, either
+        assert frame.evaluate("document.title") != "owned"
+        assert frame.url == address
+        assert visitor.url == module_site.url + path
+        assert visitor.context.pages == [visitor, witness]
         assert asked(elsewhere) == []
         assert dialogs == []
     finally:

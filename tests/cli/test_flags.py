@@ -31,6 +31,21 @@ def test_the_help_of_a_flag_is_about_the_command_line() -> None:
     assert "plus --max-recipients (or --max-refused-recipients" in texts["max_idle_commands"]
 
 
+@pytest.mark.parametrize(
+    ("default", "end"),
+    [(None, "By default, the value of --max-recipients."), (0, "when a transaction ends.  [0]")],
+)
+def test_the_default_of_a_command_is_shown_instead_of_that_of_the_option(
+    default: int | None, end: str
+) -> None:
+    options = options_of(Options, max_refused_recipients=default)
+    (flag,) = [each for each in options if each.name == "max_refused_recipients"]
+    assert isinstance(flag, click.Option)
+    record = flag.get_help_record(click.Context(click.Command("ehlo")))
+    assert record is not None
+    assert record[1].endswith(end)
+
+
 def test_the_old_name_of_a_value_is_accepted() -> None:
     flag = FLAGS["bare_newlines"]
     context = click.Context(click.Command("serve"))

@@ -120,7 +120,7 @@ def test_a_socket_in_a_directory_of_the_user_has_the_mode_and_is_reached(
     path, control = theirs / "smtp", theirs / "control"
     flags = ["--addr", f"unix:{path}", "--unix-mode", mode, "--control", str(control)]
     (open_house / "app.py").write_text("def function(message): pass\n")
-    python = python_of_account(open_house)
+    python = python_of_account()
     command = [python, "-m", "ehlo", "serve", "app:function", "--user", ACCOUNT, *flags]
     code = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
     program = start("-c", code, *command, cwd=open_house, env={"PYTHONPATH": str(open_house)})

@@ -30,6 +30,7 @@ from ehlo.server.workers.parent import MOST_DELAY, backoff
 from support.account import ACCOUNT, python_of_account
 from support.certificates import Certificates, Files
 from support.client import Client
+from support.examples import each_with
 from support.manager import Manager
 from support.ports import reserved_port
 from support.program import DEADLINE, HAND_OVER, Program, Start
@@ -641,7 +642,7 @@ def open_house(open_house: Path) -> Path:
 @as_root
 @pytest.mark.parametrize("workers", [1, 2])
 def test_root_privileges_are_dropped_for_good(start: Start, open_house: Path, workers: int) -> None:
-    python = python_of_account(open_house)
+    python = python_of_account()
     command = [python, "-m", "ehlo", "serve", "many:Groups", *LOOPBACK]
     command += ["--user", ACCOUNT, "--workers", str(workers)]
     code = "import os, sys; os.setgroups([0, 4]); os.execv(sys.argv[1], sys.argv[1:])"
@@ -669,7 +670,7 @@ def test_a_log_file_belongs_to_the_user_that_reopens_it(
     logs.mkdir()
     shutil.chown(logs, ACCOUNT)
     manager = Manager(f"@{secrets.token_hex(8)}")
-    command = [python_of_account(open_house), "-m", "ehlo", "serve", "many:function", *LOOPBACK]
+    command = [python_of_account(), "-m", "ehlo", "serve", "many:function", *LOOPBACK]
     command += ["--user", ACCOUNT, "--workers", str(workers), "--log-file", str(logs / "log")]
     code = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
     environment = {"PYTHONPATH": str(open_house), "NOTIFY_SOCKET": manager.address}
@@ -689,7 +690,7 @@ def as_account(
     start: Start, house: Path, *flags: str | Path, workers: int, closed: Path | None = None
 ) -> Program:
     """Start a server as root that switches to the account, which cannot read `closed`."""
-    python = python_of_account(house)
+    python = python_of_account()
     if closed is not None:
         closed.chmod(0o700)
     command = [python, "-m", "ehlo", "serve", "many:function", *LOOPBACK]
@@ -699,8 +700,10 @@ def as_account(
 
 
 @as_root
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("which", ["--auth-file", "--tls-key", "--tls-client-ca"])
+@pytest.mark.parametrize(
+    ("which", "workers"),
+    each_with([("--auth-file",), ("--tls-key",), ("--tls-client-ca",)], [1, 2]),
+)
 def test_a_file_that_the_user_cannot_read_later_ends_the_start(
     start: Start, open_house: Path, certificates: Certificates, which: str, workers: int
 ) -> None:

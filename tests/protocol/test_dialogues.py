@@ -13,13 +13,15 @@ import pytest
 from ehlo.protocol import reply as replies
 from ehlo.transcript import Line, Transcript
 from support.dialogue import CorePlayer, Scenario, Step, matches, resolve, scenarios
-from support.examples import turns
+from support.examples import quick, turns
 from support.ways import packets
 
 Slicer = Callable[[bytes], Iterable[bytes]]
 
 ALL = [scenario for scenario in scenarios() if scenario.rules.values.get("only") != "server"]
 SLICEABLE = [scenario for scenario in ALL if not scenario.as_written]
+WAYS = quick(1, most=2)
+"""How many ways to cut a dialogue each one is played in, in turn."""
 ENDED_BY_CLIENT = [
     scenario
     for scenario in SLICEABLE
@@ -135,7 +137,7 @@ def test_core_answers_each_step_as_written(scenario: Scenario) -> None:
 @pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("scenario", "slicer", "ask_all"),
-    turns(SLICEABLE, [(whole, True), (octets, False), (whole, False), (octets, True)], 2),
+    turns(SLICEABLE, [(whole, True), (octets, False), (whole, False), (octets, True)], WAYS),
     ids=str,
 )
 def test_core_answers_the_same_however_it_is_cut(
@@ -153,7 +155,7 @@ def test_core_answers_the_same_however_it_is_cut(
     turns(
         SLICEABLE,
         [("usual", True), ("general", False), ("usual", False), ("general", True)],
-        2,
+        WAYS,
     ),
     ids=str,
     indirect=["way"],
@@ -187,7 +189,7 @@ def test_core_answers_the_same_cut_around_each_end_of_data(scenario: Scenario) -
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize(("scenario", "tail"), turns(ENDED_BY_CLIENT, TAILS, 2), ids=str)
+@pytest.mark.parametrize(("scenario", "tail"), turns(ENDED_BY_CLIENT, TAILS, WAYS), ids=str)
 def test_core_answers_the_same_before_a_tail(scenario: Scenario, tail: bytes) -> None:
     plain = play(scenario, whole)
     *_, last = scenario.phases()

@@ -1,8 +1,8 @@
 """Parses inputs that are made to be expensive; `test_work.py` counts its instructions.
 
-`parsing.py SOURCE` parses each input in two sizes, each in a process of its own, and prints the ids
-of these. The counter tells the steps of a process together with those of its parent before it was
-made; a process that parses nothing is the first and the last of them.
+`parsing.py SOURCE COUNT` parses each input in two sizes, `COUNT` inputs of a size in a process of
+their own, and prints the ids of these. The counter tells the steps of a process together with those
+of its parent before it was made; a process that parses nothing is the first and the last of them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from ehlo.protocol.settings import Settings
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SIZES = (5_000, 20_000)
 BASE = 40  # what an input has around its repeated part, about
 
+Item = TypeVar("Item")
 Input = tuple[str, str, str]
 """The text before the repeated part, the repeated part, and the text after it."""
 
@@ -203,6 +204,12 @@ def names() -> list[str]:
     ]
 
 
+def groups(items: Sequence[Item], count: int) -> list[Sequence[Item]]:
+    """Return the items in groups of `count`, and the last item, the control, in one of its own."""
+    *others, last = items
+    return [*(others[at : at + count] for at in range(0, len(others), count)), [last]]
+
+
 def said(made: Input, size: int) -> str:
     """Return an input of about this many bytes."""
     before, part, after = made
@@ -324,16 +331,25 @@ def counted(run: Callable[[], object]) -> int:
     return child
 
 
+def parse_all(inputs: list[tuple[str, Callable[[str], object]]]) -> None:
+    """Parse inputs, one after the other."""
+    for text, parse in inputs:
+        parse(text)
+
+
 def measure(
-    todo: list[tuple[Input, Callable[[str], object]]], sizes: tuple[int, int] = SIZES
+    todo: list[tuple[Input, Callable[[str], object]]],
+    sizes: tuple[int, int] = SIZES,
 ) -> None:
     """Parse each input in both sizes, after a small one that imports and compiles."""
     for made, parse in todo:
         parse(said(made, BASE))
-    runs: list[Callable[[], object]] = [
-        partial(parse, said(made, size)) for made, parse in todo for size in sizes
+    inputs = [
+        [(said(made, size), parse) for made, parse in group]
+        for group in groups(todo, int(sys.argv[2]))
+        for size in sizes
     ]
-    runs = [int, *runs, int]  # which does nothing
+    runs = [partial(parse_all, each) for each in ([], *inputs, [])]
     gc.disable()
     print(*map(counted, runs))
 

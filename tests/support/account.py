@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import pwd
 import shutil
 import subprocess
@@ -23,9 +24,8 @@ __all__ = ["ACCOUNT", "open_house", "python_of_account"]
 ACCOUNT = "nobody"  # of the system, without privileges
 
 
-@pytest.fixture
-def open_house() -> Iterator[Path]:
-    """Return a directory that all users can read, with all that a server imports."""
+@contextlib.contextmanager
+def _house() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         house = Path(name)
         for package in (ehlo, click, idna):
@@ -35,11 +35,19 @@ def open_house() -> Iterator[Path]:
         yield house
 
 
-def python_of_account(house: Path) -> str:
+@pytest.fixture
+def open_house() -> Iterator[Path]:
+    """Return a directory that all users can read, with all that a server imports."""
+    with _house() as house:
+        yield house
+
+
+@functools.cache
+def python_of_account() -> str:
     """Return an interpreter that the account can run: this one may be in the home of root."""
     for python in (sys.executable, "/usr/bin/python3"):
         command = [python, "-c", "import asyncio, ssl, ehlo.cli"]
-        with contextlib.suppress(PermissionError, subprocess.CalledProcessError):
+        with _house() as house, contextlib.suppress(PermissionError, subprocess.CalledProcessError):
             subprocess.run(
                 command,
                 env={"PYTHONPATH": str(house)},

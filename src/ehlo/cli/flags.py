@@ -45,6 +45,9 @@ _NAME = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b|\A[a-z]+\b")
 # The end of a description that is of no use on the command line
 _IN_PYTHON = re.compile(r" In Python\b.*", re.DOTALL)
 
+# The default of an option, in words; a command may have another one, which is shown
+_BY_DEFAULT = re.compile(r" By default\b[^.]*\.")
+
 # Types of values that say more than those of the fields
 _SPECIAL: Mapping[str, Value] = types.MappingProxyType(
     {"addr": AddressText(), "auth_file": ReadableFile()}
@@ -200,8 +203,12 @@ def options_of(
 
 def _about(texts: Callable[[], Mapping[str, str]], name: str, default: object) -> Callable[[], str]:
     """Return a function that returns the help text for a field, with its default if it has one."""
-    shown = "" if default in (None, "") else f"  [{default}]"
-    return lambda: _IN_PYTHON.sub("", as_flags(texts().get(name, "").replace("`", ""))) + shown
+
+    def about() -> str:
+        text = _IN_PYTHON.sub("", as_flags(texts().get(name, "").replace("`", "")))
+        return text if default in (None, "") else f"{_BY_DEFAULT.sub('', text)}  [{default}]"
+
+    return about
 
 
 def _set_variables(_ctx: click.Context, _param: click.Parameter, path: str | None) -> str | None:

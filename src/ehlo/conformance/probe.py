@@ -40,11 +40,6 @@ class Heard(NamedTuple):
         return self.code > 0
 
     @property
-    def is_rejection(self) -> bool:
-        """Whether it is a 4xx or 5xx reply."""
-        return self.code >= 400
-
-    @property
     def keywords(self) -> dict[str, str]:
         """The keywords of a reply to EHLO, with what follows each (RFC 5321 4.1.1.1)."""
         pairs = (line[4:].strip().partition(" ") for line in self.lines[1:])

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from ehlo.handler import name_of
@@ -18,12 +22,14 @@ from ehlo.queue.facts import decode_address
 from ehlo.queue.timing import LONGEST, Persistence
 from ehlo.server.observing.failures import escaped, log_failure
 from ehlo.server.results import MEANINGS, answer_of
+from ehlo.server.system.threads import Threads
 from ehlo.session import Session, current_session
 
 OnMessage = Callable[..., Any]
 
 _MEANING: Final = MEANINGS["on_message"]
 _LONGEST: Final = 1_000  # characters of an error
+_ATTEMPTS: Final[Callable[[Due], int]] = attrgetter("attempts")
 
 logger: logging.Logger = logging.getLogger("ehlo.queue")
 
@@ -79,18 +85,17 @@ class Attempt(NamedTuple):
     claimed: Claimed
     session: Session
     message: QueuedMessage
-    paths: list[Address]
+    paths: Sequence[Address]
     """The recipients, as `claimed.deliveries` has them."""
 
 
 def prepare(claimed: Claimed, body: bytes | Spool, session: Session, *, streams: bool) -> Attempt:
     """Return the attempt that a claim is for."""
-    sender, recipients = claimed.envelope or _read_envelope(claimed)
-    paths = [*recipients]
+    sender, paths = claimed.envelope or _read_envelope(claimed)
     message = QueuedMessage(
         claimed.id,
         sender,
-        [*paths],
+        [*paths],  # the handler's own
         claimed.trace,
         [body] if isinstance(body, bytes) else [],
         spool=None if isinstance(body, bytes) else body,
@@ -99,7 +104,7 @@ def prepare(claimed: Claimed, body: bytes | Spool, session: Session, *, streams:
     )
     message.digest = claimed.digest
     message.accepted = claimed.accepted
-    message.attempt = max(each.attempts for each in claimed.deliveries)
+    message.attempt = max(map(_ATTEMPTS, claimed.deliveries))
     return Attempt(claimed, session, message, paths)
 
 
@@ -113,6 +118,10 @@ class Outcome(NamedTuple):
 
     result: object = None
     error: BaseException | None = None
+
+
+DONE: Final = Outcome()
+"""The outcome of a handler that has returned `None`, as most do."""
 
 
 @dataclass(slots=True, eq=False)
@@ -129,38 +138,73 @@ class Running:
     late: bool = False
 
 
+Begun = tuple[Running, Attempt]
+"""An attempt that can be made now, and what is noted of it."""
+
+
+def is_among(claimed: Claimed, others: Iterable[Running]) -> bool:
+    """Return whether one of the deliveries is under way in other attempts."""
+    numbers = {due.number for each in others for due in each.claimed.deliveries}
+    return not numbers.isdisjoint(due.number for due in claimed.deliveries)
+
+
 async def call_async(handler: OnMessage, attempt: Attempt) -> Outcome:
-    """Call an `async def` handler; must be awaited in a task of its own."""
+    """Call an `async def` handler; must be awaited in a context of its own."""
     current_session.set(attempt.session)
     try:
-        return Outcome(await handler(attempt.session, attempt.message))
+        result = await handler(attempt.session, attempt.message)
+        return DONE if result is None else Outcome(result)
     except BaseException as error:  # noqa: BLE001  also SystemExit, which would end the loop
         return Outcome(error=error)
 
 
-def call(handler: OnMessage, attempt: Attempt) -> Outcome:
-    """Call a `def` handler, in a thread."""
+def call_in_thread(
+    threads: Threads, handler: OnMessage, attempt: Attempt, ended: Callable[[Outcome], object]
+) -> None:
+    """Call a `def` handler in a thread; `ended` is called in the running loop."""
+    loop = asyncio.get_running_loop()
+
+    def done(result: Outcome | None, error: BaseException | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(ended, result or Outcome(error=error))
+
+    threads.submit(partial(_call, handler, attempt), done)
+
+
+def _call(handler: OnMessage, attempt: Attempt) -> Outcome:
     context = copy_context()
     context.run(current_session.set, attempt.session)
     try:
-        return Outcome(context.run(handler, attempt.session, attempt.message))
+        result = context.run(handler, attempt.session, attempt.message)
+        return DONE if result is None else Outcome(result)
     except BaseException as error:  # noqa: BLE001  whatever it is, the thread goes on
         return Outcome(error=error)
 
 
 def settled_by(
-    outcome: Outcome, attempt: Attempt, handler: OnMessage, age: float, patience: Persistence
+    outcome: Outcome,
+    attempt: Attempt,
+    handler: OnMessage,
+    age: float,
+    patience: Persistence,
+    counts: Counter[str],
 ) -> list[Settled]:
-    """Return the outcome of each delivery of an attempt that has ended, `age` in seconds."""
+    """Return the outcome of each delivery of an attempt that has ended, `age` in seconds.
+
+    They are counted in `counts`, and logged unless they are a success.
+    """
     message = attempt.message
-    if outcome.result is None and outcome.error is None and not message.refusals:
-        return [Settled(each.number) for each in attempt.claimed.deliveries]  # mostly
+    if outcome is DONE and not message.refusals:  # mostly
+        counts["delivered"] += len(attempt.paths)
+        return [Settled(each.number) for each in attempt.claimed.deliveries]
     try:
-        return _settled_by(outcome, attempt, handler, age, patience)
+        settled = _settled_by(outcome, attempt, handler, age, patience)
     except Exception as error:  # noqa: BLE001  a text or a key of the handler's may raise
         what = f"the outcome of {name_of(handler)} cannot be read"
         log_failure(logger, error, "%s: id=%s", what, message.id, users=True)
-        return _settled_by(Outcome(error=Retry(text=what)), attempt, handler, age, patience)
+        settled = _settled_by(Outcome(error=Retry(text=what)), attempt, handler, age, patience)
+    _note_all(settled, attempt, counts)
+    return settled
 
 
 def _settled_by(
@@ -191,6 +235,21 @@ def deferred(
         return Settled(due.number, "dead", error=f"{error} ({end})")
     wait = patience.wait_after(due.attempts) if after is None else min(LONGEST, after)
     return Settled(due.number, "waiting", float(wait), error)
+
+
+def _note_all(settled: Sequence[Settled], attempt: Attempt, counts: Counter[str]) -> None:
+    for each, path in zip(settled, attempt.paths, strict=True):
+        if each.state is None:
+            counts["delivered"] += 1
+            continue
+        tried_again = each.state == "waiting"
+        counts["retried" if tried_again else each.state] += 1
+        logger.log(
+            logging.WARNING if tried_again else logging.ERROR,
+            "delivery %s: id=%s to=%s attempts=%d error=%s",
+            *("deferred" if tried_again else each.state, attempt.message.id, path),
+            *(attempt.message.attempt, each.error),
+        )
 
 
 _Answer = Reply | str | None

@@ -10,7 +10,6 @@ Tasks are not made by the loop's factory: eager ones of Python 3.12 would begin 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import logging
 import secrets
@@ -23,19 +22,22 @@ from ehlo.handler import is_async, name_of
 from ehlo.message import Spool
 from ehlo.queue.attempts import (
     Attempt,
+    Begun,
     OnMessage,
     Outcome,
     Retry,
     Running,
-    call,
     call_async,
+    call_in_thread,
     deferred,
+    is_among,
     prepare,
     settled_by,
 )
 from ehlo.queue.engine import Ledger, Reserved
 from ehlo.queue.entries import Claimed, Settled
 from ehlo.queue.facts import SessionReader, decode_address
+from ehlo.queue.series import Series, Waits, in_context
 from ehlo.queue.timing import Terms, Timekeeper
 from ehlo.server.observing.failures import escaped
 from ehlo.server.system.threads import Threads
@@ -71,6 +73,7 @@ class Consumer:
         self._time = time
         self._streams = streams
         self._owner = secrets.token_hex(8)
+        self._place = Reserved(self._owner, terms.lease, self._receive)
         self._threads = Threads(2 * terms.deliveries, "ehlo-queue")
         self._wake = asyncio.Event()
         self._stopping = self._troubled = False
@@ -87,6 +90,7 @@ class Consumer:
         self._renewing = False  # whether leases are being extended, which waits for the database
         self._counts = counts
         self._context = contextvars.copy_context()  # of each attempt: none sees another one's
+        self._series = Series(self._next, self._call, self._begin, terms.deliveries)
 
     def wake(self) -> None:
         """Look now: a message was put. Must be called in the loop's thread."""
@@ -99,7 +103,7 @@ class Consumer:
         if self._stopping or self._room <= 0 or is_due:
             return None
         self._reserved += 1
-        return Reserved(self._owner, self._terms.lease, self._receive)
+        return self._place
 
     def _receive(self, claimed: Claimed | None) -> None:
         self._reserved -= 1
@@ -139,7 +143,7 @@ class Consumer:
                     purge = now + _PURGE
                     self._do(partial(self._ledger.purge, self._terms.keep_dead))
                 self._end_late(now)
-                self._begin(now)
+                self._begin()
                 self._settle()
                 self._claim(now)
                 await self._time.wait(self._wake, self._until(now, renewal))
@@ -208,63 +212,72 @@ class Consumer:
 
     # -- attempts ----------------------------------------------------------------------------------
 
-    def _begin(self, now: float) -> None:
-        stuck = {due.number for each in self._stuck for due in each.claimed.deliveries}
-        while self._ready and not self._stopping and self._may_begin:
+    def _begin(self) -> None:
+        """Begin attempts, as many as may be under way."""
+        if not self._is_async:
+            while (begun := self._next()) is not None:
+                self._begin_in_thread(begun)
+        elif not self._series.is_taking and self._can_begin:
+            self._series.begin()
+
+    @property
+    def _can_begin(self) -> bool:
+        most = self._terms.deliveries
+        has_place = len(self._running) < most and len(self._stuck) < most
+        return has_place and bool(self._ready) and not self._stopping
+
+    def _next(self) -> Begun | None:
+        """Return the next attempt, if one can begin."""
+        while self._can_begin:
             claimed, born = self._ready.popleft()
-            running = Running(claimed, born, now + self._terms.timeout)
+            running = Running(claimed, born, self._time.ticks() + self._terms.timeout)
             self._running.add(running)
-            if not stuck.isdisjoint(due.number for due in claimed.deliveries):
+            if self._stuck and is_among(claimed, self._stuck):
                 self._cannot_begin(running, Retry(text="an attempt before has not ended"))
             elif claimed.body is None:
                 running.task = asyncio.Task(self._load(running))
-            else:
-                self._attempt(running, claimed.body)
+            elif (begun := self._prepared(running, claimed.body)) is not None:
+                return begun
+        return None
 
     async def _load(self, running: Running) -> None:
-        """Read a large body, and begin its attempt."""
+        """Read a large body, and make its attempt."""
         try:
             body = await self._ledger.load(running.claimed)
         except (OSError, StoreError) as error:
             if not running.late:
                 self._cannot_begin(running, error)
             return
-        if not running.late:
-            self._attempt(running, body)
+        begun = None if running.late else self._prepared(running, body)
+        if begun is not None and self._is_async:
+            await self._call(begun)
+        elif begun is not None:
+            self._begin_in_thread(begun)
 
-    def _attempt(self, running: Running, body: bytes | Spool) -> None:
+    def _prepared(self, running: Running, body: bytes | Spool) -> Begun | None:
+        """Return the attempt for a message, unless it cannot begin."""
         try:
             session = self._sessions.read(running.claimed.facts)
             attempt = prepare(running.claimed, body, session, streams=self._streams)
         except Exception as error:  # noqa: BLE001  a row that cannot be read
             self._cannot_begin(running, error)
-            return
+            return None
         running.attempt = attempt
-        if self._is_async:
-            context = self._context.copy()
-            running.task = asyncio.Task(self._call(running, attempt), context=context)
-        else:
-            running.task = None
-            self._begin_in_thread(running, attempt)
+        return running, attempt
 
-    @property
-    def _may_begin(self) -> bool:
-        most = self._terms.deliveries
-        return len(self._running) < most and len(self._stuck) < most
+    def _begin_in_thread(self, begun: Begun) -> None:
+        running, attempt = begun
+        running.task = None
+        call_in_thread(
+            self._threads, self._handler, attempt, partial(self._ended, running, attempt)
+        )
 
-    def _begin_in_thread(self, running: Running, attempt: Attempt) -> None:
-        loop = asyncio.get_running_loop()
-
-        def done(result: Outcome | None, error: BaseException | None) -> None:
-            outcome = result or Outcome(error=error)
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._ended, running, attempt, outcome)
-
-        self._threads.submit(partial(call, self._handler, attempt), done)
-
-    async def _call(self, running: Running, attempt: Attempt) -> None:
-        """Call an `async def` handler. One that is cancelled before it begins is late."""
-        self._ended(running, attempt, await call_async(self._handler, attempt))
+    async def _call(self, begun: Begun, waits: Waits | None = None) -> None:
+        """Call an `async def` handler, and end its attempt."""
+        running, attempt = begun
+        running.task = asyncio.current_task()
+        work = call_async(self._handler, attempt)
+        self._ended(running, attempt, await in_context(self._context.copy(), work, waits))
 
     def _ended(self, running: Running, attempt: Attempt, outcome: Outcome) -> None:
         """Called when an attempt has ended, in the loop's thread."""
@@ -273,25 +286,12 @@ class Consumer:
             self._note(attempt, outcome, running.born)
         elif running.task is None:
             self._stuck.discard(running)
-        self._begin(self._time.ticks())  # here, since `run` takes its turn once for each batch
+        self._begin()  # here, since `run` takes its turn once for each batch
         self._wake.set()
 
     def _note(self, attempt: Attempt, outcome: Outcome, born: float) -> None:
         age, patience = self._time.ticks() - born, self._terms.patience
-        settled = settled_by(outcome, attempt, self._handler, age, patience)
-        for due, each in zip(attempt.paths, settled, strict=True):
-            if each.state is None:
-                self._counts["delivered"] += 1
-                continue
-            self._counts["retried" if each.state == "waiting" else each.state] += 1
-            level = logging.WARNING if each.state == "waiting" else logging.ERROR
-            what = "deferred" if each.state == "waiting" else each.state
-            logger.log(
-                level,
-                "delivery %s: id=%s to=%s attempts=%d error=%s",
-                *(what, attempt.message.id, due, attempt.message.attempt, each.error),
-            )
-        self._unsettled += settled
+        self._unsettled += settled_by(outcome, attempt, self._handler, age, patience, self._counts)
         self._durable = self._durable or attempt.claimed.place is not None
 
     def _end_late(self, now: float) -> None:
@@ -311,7 +311,7 @@ class Consumer:
             self._note(running.attempt, Outcome(error=late), running.born)
 
     def _abandon(self, running: Running) -> None:
-        """Leave the thread of an attempt alone that took too long."""
+        """Leave the thread of an attempt alone."""
         self._stuck.add(running)
         if len(self._stuck) == self._terms.deliveries:
             logger.error(

@@ -18,7 +18,7 @@ from ehlo.protocol.parameters import DeliverBy, OriginalRecipient, Rrvs
 from ehlo.protocol.proxy import ProxySSL
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts
-from ehlo.queue.entries import Arrival
+from ehlo.queue.entries import Arrival, Envelope
 from ehlo.session import ProxyInfo, Session, TLSInfo
 
 _JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True)
@@ -91,8 +91,11 @@ def _typed(value: object) -> object:
 
 def encode_address(address: Address) -> str:
     """Return an address with its parameters as JSON."""
-    params = f",{encode(address.params)}" if address.params else ""
-    return f"[{_QUOTED(address.local)},{_QUOTED(address.domain)}{params}]"
+    return f"{_path(address)[:-1]},{encode(address.params)}]" if address.params else _path(address)
+
+
+def _path(address: Address) -> str:
+    return f"[{_QUOTED(address.local)},{_QUOTED(address.domain)}]"
 
 
 def decode_address(text: str) -> Address:
@@ -111,17 +114,13 @@ def decode_address(text: str) -> Address:
 def arrival_of(session: str, message: Message) -> Arrival:
     """Return what is stored of a message in addition to its body; `session` is JSON."""
     sender, recipients = message.sender, [*message.recipients]
-    names = ",".join([_QUOTED(str(each)) for each in recipients])
-    return Arrival(
-        message.id,
-        encode_address(sender),
-        [encode_address(each) for each in recipients],
-        session,
-        message.size,
-        message.trace,
-        f"[{_QUOTED(str(sender))},[{names}]]".encode(),
-        None if any(map(_PARAMS, (sender, *recipients))) else (sender, recipients),
-    )
+    first, *others = plain = [*map(_path, (sender, *recipients))]
+    seed = ",".join(plain).encode()
+    envelope: Envelope | None = sender, recipients
+    if any(map(_PARAMS, (sender, *recipients))):
+        first, others, envelope = encode_address(sender), [*map(encode_address, recipients)], None
+    size, trace = message.size, message.trace
+    return Arrival(message.id, first, others, session, size, trace, seed, envelope)
 
 
 def body_of(message: Message) -> Iterator[bytes]:

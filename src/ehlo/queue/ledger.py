@@ -44,6 +44,11 @@ _MOST_BYTES: Final = 8 << 20  # of bodies that are claimed at once
 _PAGE_OF_ROWS: Final = 1_000  # deliveries that are read at once
 _SLICE: Final = 1_000  # deliveries that are deleted at once
 _DOUBLINGS: Final = 6  # of the rows that one statement inserts: 64
+_OF_MESSAGE: Final = (
+    f"deliveries.number BETWEEN messages.number * {PLACES}"
+    f" AND messages.number * {PLACES} + {PLACES - 1}"
+)
+"""The condition for the deliveries of a message, which needs no index: see `PLACES`."""
 _SCHEMA: Final = f"""
 CREATE TABLE messages(
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -70,7 +75,6 @@ CREATE TABLE deliveries(
     error TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX deliveries_due ON deliveries(due) WHERE due IS NOT NULL;
-CREATE INDEX deliveries_by_message ON deliveries(message);
 CREATE INDEX deliveries_ended ON deliveries(ended) WHERE ended IS NOT NULL;
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
@@ -326,9 +330,10 @@ def _lease(
 ) -> dict[int, list[Due]]:
     """Lease the deliveries that are due, and return them; those that are dead have 0 attempts."""
     rows = database.execute(
-        "SELECT message, number, recipient, attempts, error FROM deliveries"
-        " WHERE message IN (SELECT value FROM json_each(?)) AND due <= ?"
-        " AND (owner IS NULL OR owner != ?) ORDER BY message, number",
+        "SELECT message, deliveries.number, recipient, attempts, error"
+        " FROM json_each(?) CROSS JOIN messages ON messages.number = value"
+        f" CROSS JOIN deliveries ON {_OF_MESSAGE}"
+        " WHERE due <= ? AND (owner IS NULL OR owner != ?) ORDER BY deliveries.number",
         (json.dumps([*messages]), now, owner),
     ).fetchall()
     found: dict[int, list[Due]] = {}
@@ -369,12 +374,18 @@ def renew(database: Database, numbers: Iterable[int], owner: str, until: float) 
 
 
 def settle(
-    database: Database, settled: Sequence[Settled], owner: str | None, now: float
+    database: Database,
+    settled: Sequence[Settled],
+    owner: str | None,
+    now: float,
+    *,
+    has_files: bool = True,
 ) -> list[str]:
     """Note what became of deliveries that `owner` has leased (`None`: of any).
 
     A message without further deliveries is deleted. Returns the names of files to delete after the
-    commit. A delivery that is not the owner's any more is left as it is.
+    commit, if some of the messages have files. A delivery that is not the owner's any more is left
+    as it is.
     """
     done = [each.number for each in settled if each.state is None]
     values = [
@@ -392,29 +403,32 @@ def settle(
         " WHERE number = ? AND (? IS NULL OR owner = ?)",
         values,
     )
-    return _finish(database, done, owner) if done else []
+    return _finish(database, done, owner, has_files=has_files) if done else []
 
 
-def _finish(database: Database, numbers: Sequence[int], owner: str | None) -> list[str]:
+def _finish(
+    database: Database, numbers: Sequence[int], owner: str | None, *, has_files: bool
+) -> list[str]:
     """Delete deliveries that `owner` has leased; return the names of files to delete.
 
     Each statement is for all of them: each step of one costs a change of threads.
     """
-    those = "FROM deliveries WHERE number IN (SELECT value FROM json_each(?)) AND owner IS ?"
-    values = (json.dumps(numbers), owner)
-    (messages,) = database.execute(f"SELECT json_group_array(message) {those}", values).fetchone()
-    database.execute(f"DELETE {those}", values)
-    return _delete_done(database, set(json.loads(messages)))
+    those = "number IN (SELECT value FROM json_each(?)) AND owner IS ?"
+    database.execute(f"DELETE FROM deliveries WHERE {those}", (json.dumps(numbers), owner))
+    return _delete_done(database, {each // PLACES for each in numbers}, has_files=has_files)
 
 
-def _delete_done(database: Database, messages: Iterable[int]) -> list[str]:
+def _delete_done(
+    database: Database, messages: Iterable[int], *, has_files: bool = True
+) -> list[str]:
     """Delete those of the messages that have no delivery; return the names of their files."""
     those = (
         "FROM messages WHERE number IN (SELECT value FROM json_each(?))"
-        " AND NOT EXISTS (SELECT 1 FROM deliveries WHERE message = messages.number)"
+        f" AND NOT EXISTS (SELECT 1 FROM deliveries WHERE {_OF_MESSAGE})"
     )
     values = (json.dumps([*messages]),)
-    rows = database.execute(f"SELECT file {those} AND file IS NOT NULL", values).fetchall()
+    files = f"SELECT file {those} AND file IS NOT NULL"
+    rows = database.execute(files, values).fetchall() if has_files else []
     database.execute(f"DELETE {those}", values)
     return [file for (file,) in rows]
 
@@ -465,9 +479,11 @@ def listed(
     """
     of_message = " AND id = ?" if message_id is not None else ""
     of_states = f" AND state IN ({', '.join('?' * len(states))})" if states else ""
+    # The message first if there is one: SQLite would look at all deliveries
+    tables = "messages CROSS JOIN deliveries" if of_message else "deliveries JOIN messages"
     rows = database.execute(
         "SELECT deliveries.number, id, accepted, sender, size, recipient, state, due, attempts,"
-        " error FROM deliveries JOIN messages ON messages.number = deliveries.message"
+        f" error FROM {tables} ON messages.number = message AND {_OF_MESSAGE}"
         f" WHERE deliveries.number > ?{of_message}{of_states}"
         " ORDER BY deliveries.number LIMIT ?",
         (after, *([message_id] if of_message else []), *states, _PAGE_OF_ROWS),
@@ -505,7 +521,8 @@ def act(
     """
     values: tuple[object, ...]
     if isinstance(chosen, str):
-        where, values = "message IN (SELECT number FROM messages WHERE id = ?)", (chosen,)
+        of = f"SELECT deliveries.number FROM messages JOIN deliveries ON {_OF_MESSAGE} WHERE id = ?"
+        where, values = f"number IN ({of})", (chosen,)
     else:
         where = "number IN (SELECT value FROM json_each(?)) AND ended IS NOT NULL"
         values = (json.dumps([*chosen]),)

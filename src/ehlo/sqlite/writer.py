@@ -124,17 +124,17 @@ class Writer:
         finally:
             del future  # its exception refers to this frame, and the frame to the work
 
-    async def share(
+    def share(
         self,
         work: Shared[Item, Result],
         item: Item,
         weight: int = 0,
         then: Callable[[Result | None], object] | None = None,
-    ) -> Result:
-        """Return the result of `work` for an item, as `do`; it is called once for all items.
+    ) -> asyncio.Future[Result]:
+        """Return what to await for the result of `work` for an item, as of `do`.
 
-        `then` is called in the loop with the result, or with `None` if it failed, even if the
-        caller was canceled.
+        It is called once for all items. `then` is called in the loop with the result, or with
+        `None` if it failed, even if the caller was canceled. Raises `StoreError`, also later.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
@@ -144,10 +144,7 @@ class Writer:
             if then is not None:
                 then(None)
             raise
-        try:
-            return await future
-        finally:
-            del future  # as in `do`
+        return future
 
     async def catch_up(self) -> None:
         """Wait until the chores that a search needs are done for all that is stored now."""

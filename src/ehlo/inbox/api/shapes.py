@@ -251,12 +251,6 @@ class SendAnswer(TypedDict):
     ID: str
 
 
-class ErrorAnswer(TypedDict):
-    """Why a message was not sent."""
-
-    Error: str
-
-
 # -- stored mail in these shapes -------------------------------------------------------------------
 
 

@@ -104,7 +104,7 @@ class CommonOptions(TypedDict, total=False):
     """Maximum recipients per message."""
     max_refused_recipients: int | None
     """Maximum recipients that the handler rejects between two accepted messages (0 = unlimited),
-    compared when a transaction ends. If not set, the value of `max_recipients`."""
+    compared when a transaction ends. By default, the value of `max_recipients`."""
     max_recipient_domains: int
     """Maximum recipient domains per session (0 = unlimited)."""
     max_messages: int
