@@ -76,6 +76,18 @@ def test_each_tab_has_its_own_address(site: Site, page: Page) -> None:
     expect(panel.locator(".lines .slow")).to_have_count(1)
 
 
+def test_the_answer_of_a_handler_is_seen_first(site: Site, page: Page) -> None:
+    """A mail that was rejected looks like any other one otherwise."""
+    page.goto(f"/view/{site.put(letter(), facts={'answer': '451 4.3.0 (it raised KeyError: 7)'})}")
+    facts = page.locator(".head .facts")
+    expect(facts.locator(".reply")).to_have_text("451 4.3.0 (it raised KeyError: 7)")
+    page.goto(f"/view/{site.put(letter(), facts={'answer': '250 2.0.0 Ok: queued as 7'})}")
+    expect(facts).to_contain_text("Answer 250 2.0.0 Ok: queued as 7", use_inner_text=True)
+    expect(facts.locator(".reply")).to_have_count(0)
+    page.goto(f"/view/{site.put(letter())}")
+    expect(facts).not_to_contain_text("Answer")
+
+
 def test_a_link_in_a_mail_opens_in_a_new_window(site: Site, page: Page, watch: Watch) -> None:
     """One that does not know where it comes from, and that may run its own scripts."""
     with Elsewhere() as elsewhere:

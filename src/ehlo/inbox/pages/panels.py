@@ -167,6 +167,8 @@ class Letter:
     reply_to: list[Mailbox]
     mail_from: str
     rcpt_tos: Sequence[str]
+    answer: str
+    """What the handler behind the inbox has answered, if there is one."""
     tab: str
     tabs: dict[str, str]
     panel: Panel
@@ -213,6 +215,7 @@ def letter_of(stored: StoredMessage, tab: str) -> Letter:
         reply_to=_mailboxes(summary["ReplyTo"]),
         mail_from=stored.mail_from,
         rcpt_tos=stored.rcpt_tos,
+        answer=_fact(stored.facts.get("answer")),
         tab=tab,
         tabs=tabs,
         panel=_panel_of(tab, stored, content, numbered),
