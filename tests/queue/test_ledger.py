@@ -12,6 +12,7 @@ from ehlo.queue import ledger
 from ehlo.queue.entries import PLACES, Act, Arrival, Settled
 from ehlo.queue.timing import Persistence
 from ehlo.sqlite.connecting import Database
+from ehlo.sqlite.errors import StoreError
 
 STEPS = 1_000  # of SQLite's machine, between two counts
 PATIENCE = Persistence(5, 3600, 3, float("inf"))
@@ -91,3 +92,28 @@ def test_the_names_of_files_are_returned_if_there_are_some(database: Database) -
     assert ledger.settle(database, done, None, 1.0) == ["three"]
     assert ledger.settle(database, [kept], None, 1.0, has_files=False) == []
     assert ledger.files_in_use(database) == set()
+
+
+def test_a_file_of_the_first_schema_is_upgraded_and_keeps_its_mail(tmp_path: Path) -> None:
+    path = tmp_path / "mail-0.db"
+    with contextlib.closing(ledger.open_ledger(path)) as old:
+        (number,) = ledger.insert(old, [row(1, 2)])
+        old.execute("CREATE INDEX deliveries_by_message ON deliveries(message)")
+        old.execute("PRAGMA user_version = 1")
+    with contextlib.closing(ledger.open_ledger(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        index = "SELECT 1 FROM sqlite_schema WHERE name = 'deliveries_by_message'"
+        assert database.execute(index).fetchone() is None
+        ((claimed,), _, _) = ledger.claim(database, 1.0, "one", 60, 1, PATIENCE)
+        assert (claimed.number, len(claimed.deliveries)) == (number, 2)
+
+
+def test_a_file_whose_deliveries_are_numbered_otherwise_is_refused(tmp_path: Path) -> None:
+    """The end of one delivery would delete the message of another."""
+    path = tmp_path / "mail-0.db"
+    with contextlib.closing(ledger.open_ledger(path)) as old:
+        ledger.insert(old, [row(1)])
+        old.execute("UPDATE deliveries SET number = 1")
+        old.execute("PRAGMA user_version = 1")
+    with pytest.raises(StoreError, match="deliver its mail with that one"):
+        ledger.open_ledger(path)

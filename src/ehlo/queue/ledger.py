@@ -37,7 +37,7 @@ from ehlo.sqlite.errors import ADVICE, StoreError, in_words
 from ehlo.sqlite.writer import Chores
 
 _APPLICATION: Final = 0x65686C71  # "ehlq", in the file's header
-_VERSION: Final = 1
+_VERSION: Final = 2  # the first had an index of deliveries by message
 _PAGE: Final = 8_192  # bytes; large bodies take a third less time than with 4,096
 _CHECKPOINT: Final = 4_000  # pages of the log; each checkpoint costs two flushes
 _MOST_BYTES: Final = 8 << 20  # of bodies that are claimed at once
@@ -77,6 +77,10 @@ CREATE TABLE deliveries(
 CREATE INDEX deliveries_due ON deliveries(due) WHERE due IS NOT NULL;
 CREATE INDEX deliveries_ended ON deliveries(ended) WHERE ended IS NOT NULL;
 PRAGMA application_id = {_APPLICATION};
+PRAGMA user_version = {_VERSION};
+"""
+_UPGRADE: Final = f"""
+DROP INDEX IF EXISTS deliveries_by_message;
 PRAGMA user_version = {_VERSION};
 """
 _Statements = Sequence[tuple[int, str]]
@@ -140,7 +144,15 @@ def open_ledger(path: Path) -> Database:
 
 def check_ledger(path: Path, database: Database) -> bool:
     """Return whether a file is a queue, not an empty file. Raises `StoreError` for another."""
-    return known_version(str(path), database, _APPLICATION, _VERSION, "a queue") is not None
+    version = known_version(str(path), database, _APPLICATION, _VERSION, "a queue")
+    if version == 1:
+        others = f"SELECT 1 FROM deliveries WHERE number / {PLACES} != message LIMIT 1"
+        if database.execute(others).fetchone():
+            raise StoreError(
+                f"{path}: made by an ehlo before its first release, which numbered deliveries "
+                "otherwise; deliver its mail with that one, or name another file"
+            )
+    return version is not None
 
 
 def _prepare(path: Path, database: Database) -> None:
@@ -156,6 +168,8 @@ def _prepare(path: Path, database: Database) -> None:
     database.execute("PRAGMA secure_delete = FAST")
     if is_new:
         database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+    elif database.execute("PRAGMA user_version").fetchone() != (_VERSION,):
+        database.executescript(f"BEGIN IMMEDIATE; {_UPGRADE} COMMIT;")
 
 
 class Flushes(Chores):
