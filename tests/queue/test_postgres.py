@@ -382,6 +382,13 @@ def test_a_lease_that_has_run_out_is_not_taken_again_by_the_process_that_still_d
         bench.expect(server, "state")
 
 
+def test_all_recipients_of_a_message_are_due_at_once(bench: PostgresBench) -> None:
+    """Otherwise a claim that begins between two of them takes one without the other."""
+    with serving(bench.queue(Player(), deliveries=0)) as server:
+        deliver(server, *(f"{number}@x.test" for number in range(50)))
+    assert bench.database.fetch("SELECT count(DISTINCT due) FROM ehlo_deliveries") == [(1,)]
+
+
 def test_what_no_process_holds_is_claimed_again_by_its_owner(bench: PostgresBench) -> None:
     """A crash of PostgreSQL undoes outcomes, which do not wait for the disk."""
     owners: list[str] = []

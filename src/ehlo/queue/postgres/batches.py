@@ -19,7 +19,8 @@ from ehlo.sqlite.errors import DiskFullError, clear_frames
 
 _MOST_AT_ONCE: Final = 500  # messages
 _MOST_BYTES: Final = 4 << 20
-# The commit waits for the disk whatever the session has set: a pooler may have given it to another
+# All recipients of a message are due at the same time, so that no claim takes only some of them. The
+# commit waits for the disk whatever the session has set: a pooler may have given it to another
 # client before, and its configuration may have changed
 _STORE: Final = """
 WITH asked AS (
@@ -30,8 +31,8 @@ WITH asked AS (
     SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[],
                          $6::bigint[], $7::bytea[], $8::bytea[])
 )
-INSERT INTO ehlo_deliveries(message, place, recipient)
-SELECT s.* FROM (SELECT count(*) FROM asked) AS a,
+INSERT INTO ehlo_deliveries(message, place, recipient, due)
+SELECT s.*, statement_timestamp() FROM (SELECT count(*) FROM asked) AS a,
     unnest($9::bigint[], $10::integer[], $11::text[]) AS s(message, place, recipient)
 """
 

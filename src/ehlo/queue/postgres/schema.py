@@ -49,7 +49,7 @@ CREATE TABLE ehlo_deliveries(
     message bigint NOT NULL,
     place integer NOT NULL,  -- among the recipients of the message, from 0
     attempts integer NOT NULL DEFAULT 0,
-    due timestamptz DEFAULT clock_timestamp(),
+    due timestamptz DEFAULT statement_timestamp(),
     ended timestamptz,
     state text NOT NULL DEFAULT 'waiting',
     owner text,
