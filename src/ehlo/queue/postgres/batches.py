@@ -19,9 +19,9 @@ from ehlo.sqlite.errors import DiskFullError, clear_frames
 
 _MOST_AT_ONCE: Final = 500  # messages
 _MOST_BYTES: Final = 4 << 20
-# All recipients of a message are due at the same time, so that no claim takes only some of them. The
-# commit waits for the disk whatever the session has set: a pooler may have given it to another
-# client before, and its configuration may have changed
+# All recipients of a message are due at once, so that no claim takes only some of them. The commit
+# waits for the disk whatever the session has set: a pooler may have given it to another client
+# before, and its configuration may have changed
 _STORE: Final = """
 WITH asked AS (
     SELECT set_config('synchronous_commit', 'on', true)
