@@ -154,8 +154,9 @@ def test_personal_addresses_are_replaced_on_request(start: Start, records: Path)
     text = text_of(records)
     assert "MAIL FROM:<user1@domain1.example>" in text
     assert "RCPT TO:<user3@domain1.example>" in text
+    _, _, dialogue = text.partition("\n")  # the id before it may have any letters from a to f
     for personal in ("corp.com", "ada", "bob", "client.example", "127.0.0.1"):
-        assert personal not in text
+        assert personal not in dialogue
     assert replayed(records) == 0
 
 

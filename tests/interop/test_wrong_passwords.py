@@ -38,8 +38,9 @@ def test_a_wrong_password_is_535_and_one_failure(
     assert not outcome.sent
     assert "535" in outcome.said
     assert "5.7.8" in outcome.said
-    assert "421" not in office.transcript
-    assert "454" not in office.transcript
+    assert "S: 421" not in office.transcript
+    assert "S: 454" not in office.transcript
+    assert "S: 535" in office.transcript
     right = Task(office, MAIL, mechanism=ITS_CHOICE, user=ASCII_USER)
     outcome = clients[name].send(right)
     assert outcome.sent, outcome.said
