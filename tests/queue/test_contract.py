@@ -552,3 +552,17 @@ def test_the_log_names_what_was_deferred_and_what_failed(
     assert "delivery deferred: id=" in caplog.text
     assert "to=b@x.test attempts=1 error=not now" in caplog.text
     assert "delivery failed: id=" in caplog.text
+
+
+def test_the_recipients_of_a_message_are_tried_again_together(bench: Bench) -> None:
+    """Each attempt is for all that are still due: a wait for each of them would part them."""
+    player = Player(*[OSError("busy")] * 2)
+    with serving(bench.queue(player)) as server:
+        deliver(server, *(f"{number}@x.test" for number in range(8)))
+        for wait in (6, 12):  # 5 and 10 seconds, and a fifth
+            assert len(player.next()[1].recipients) == 8
+            bench.expect(server, "state", *[("waiting",)] * 8)
+            assert len(set(bench.rows("due"))) == 1
+            bench.advance(wait)
+        assert len(player.next()[1].recipients) == 8
+        bench.expect(server, "state")

@@ -233,7 +233,7 @@ def deferred(
     """Return the outcome of a delivery that is tried again, `after` seconds, unless it is dead."""
     if end := patience.ends(due.attempts, age):
         return Settled(due.number, "dead", error=f"{error} ({end})")
-    wait = patience.wait_after(due.attempts) if after is None else min(LONGEST, after)
+    wait = patience.wait_after(due.attempts, due.number) if after is None else min(LONGEST, after)
     return Settled(due.number, "waiting", float(wait), error)
 
 

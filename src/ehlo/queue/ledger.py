@@ -288,7 +288,7 @@ def recover(database: Database, now: float, patience: Persistence) -> int:
         "UPDATE deliveries SET state = 'waiting', owner = NULL, due = ?, error = ?"
         " WHERE number = ?",
         [
-            (now + (patience.wait_after(tries - 1) if tries > 1 else 0), ENDED, number)
+            (now + (patience.wait_after(tries - 1, number) if tries > 1 else 0), ENDED, number)
             for number, tries in rows
         ],
     )

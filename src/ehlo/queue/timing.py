@@ -9,6 +9,8 @@ import re
 import time
 from typing import Final, NamedTuple, Protocol
 
+from ehlo.queue.entries import PLACES
+
 Duration = float | str | None
 """Seconds, text such as `"30d"`, or `None` for no limit."""
 
@@ -69,11 +71,15 @@ class Persistence(NamedTuple):
     max_age: float
     """Seconds after which a delivery is not tried again."""
 
-    def wait_after(self, attempts: int) -> float:
-        """Return the seconds to wait after so many attempts, with a jitter of a fifth."""
+    def wait_after(self, attempts: int, number: int) -> float:
+        """Return the seconds that delivery `number` waits after so many attempts.
+
+        They vary by a fifth, equally for all recipients of a message, which share each attempt.
+        """
         doublings = min(max(0, attempts - 1), _MOST_DOUBLINGS)
         wait = min(self.retry_max, self.retry_after * 2.0**doublings, LONGEST)
-        return wait * (1 + random.uniform(-_JITTER, _JITTER))  # noqa: S311  nothing secret
+        chance = random.Random(number // PLACES + attempts)  # noqa: S311  nothing secret
+        return wait * (1 + chance.uniform(-_JITTER, _JITTER))
 
     def ends(self, attempts: int, age: float) -> str:
         """Return why there is no further attempt; empty if there is one."""

@@ -134,7 +134,8 @@ class Writer:
         """Return what to await for the result of `work` for an item, as of `do`.
 
         It is called once for all items. `then` is called in the loop with the result, or with
-        `None` if it failed, even if the caller was canceled. Raises `StoreError`, also later.
+        `None` if it failed, even if the caller was canceled. Raises `StoreError`, as the future
+        may.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
