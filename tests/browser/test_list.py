@@ -225,6 +225,8 @@ def test_a_page_that_is_about_to_be_left_is_not_read_again(site: Site, page: Pag
     # A reading ends by itself after 30 seconds
     with page.expect_event("requestfailed", lambda it: it.url.endswith(ids[1]), timeout=25_000):
         page.keyboard.press("#")
+    while not held:  # the browser tells of the end of the reading first
+        page.evaluate("0")
     page.unroute("**/api/v1/messages")
     held[0].continue_()
     expect(page.locator(".head h1")).to_have_text("mail 0")
