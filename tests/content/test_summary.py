@@ -14,6 +14,10 @@ from ehlo.content.summary import Mailbox, Summary, read_mailboxes, summarize
 MAIL = Path(__file__).parent.parent / "mail"
 HEAD = b"From: a@x.test\r\nTo: b@y.test\r\nSubject: s\r\nMIME-Version: 1.0\r\n"
 MIXED = HEAD + b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
+PIECES = (
+    *(b"a@b", b"<c@d>", b"Jo <j@x>", b'"q, q" <q@x>', b"word", b'"quoted"', b"=?utf-8?q?=C3=A9?="),
+    *(b",", b", ", b" ", b";", b":", b"(", b")", b'"', b"<", b">", b"@", b"[::1]", b"\\", b"\xc3"),
+)
 
 
 def snippet(message: bytes) -> str:
@@ -86,6 +90,12 @@ def test_mailboxes_are_read(value: bytes, mailboxes: list[tuple[str, str]]) -> N
     assert [tuple(each) for each in read_mailboxes(value)] == mailboxes
 
 
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join))
+def test_a_mailbox_is_read_in_one_way(value: bytes) -> None:
+    """Members of a group are read in the general way, and these may all be usual ones."""
+    assert read_mailboxes(b"G:" + value) == read_mailboxes(value)
+
+
 def test_many_mailboxes_are_cut() -> None:
     assert len(read_mailboxes(b"a@b," * 10_000)) == 1_000
 
@@ -113,6 +123,7 @@ def test_many_mailboxes_are_cut() -> None:
             b"Content-Transfer-Encoding: base64\r\n\r\n" + b64encode(b"\xe9t\xe9 " * 2_000),
             "été " * 33 + "é...",
         ),
+        (HEAD + b"Content-Type: text/html\r\n\r\n" + b"<p>x</p>" * 200, "x " * 100 + "..."),
         (HEAD + b"\r\na\0b\x1b[31m", "a b [31m"),
         (HEAD + b"\r\n" + b" " * 3_000 + b"far " * 9, "far " * 8 + "far"),
         (HEAD + b"\r\n" + b"a  " * 400, "a " * 100 + "..."),

@@ -176,6 +176,7 @@ def test_endless_input_takes_no_memory(
     loop: str,
 ) -> None:
     options = {"timeout": TIME, "max-size": MAX_SIZE, "max-idle-commands": idle_commands}
+    options["spool-threshold"] = MIB  # which may be 16 MiB otherwise
     given = (text for name, value in options.items() for text in (f"--{name}", str(value)))
     server = launch("drop", "--loop", loop, *given, buffers=BUFFERS)
 

@@ -47,7 +47,7 @@ LARGE = {
 }
 
 
-WEIGHED = full([*LARGE], short=[*LARGE][::3])
+WEIGHED = full([*LARGE], short=[*[*LARGE][::3], "text of HTML"])
 
 
 def peak(work: Callable[[], object]) -> int:

@@ -176,9 +176,10 @@ class AsText:
             yield one_line(value) + self._style(remark, dim=True) + "\n"
         yield "\n"
         yield from self._fields(content, width)
-        if content.text.strip("\n"):
+        text = content.text
+        if text.count("\n") < len(text):
             yield "\n"
-            yield from shortened(content.text, self._most, width)
+            yield from shortened(text, self._most, width)
             yield "\n"
         if content.omitted:
             yield f"… {size_of(content.omitted)} more\n"
@@ -276,8 +277,8 @@ def as_json(session: Session, message: Message, now: datetime, mail_id: str) -> 
         {name: getattr(attachment, name) for name in _FACTS} for attachment in content.attachments
     ]
     yield _ascii(json.dumps(facts).removesuffix("}"))
+    yield from _string("html", content.html)  # which the content does not keep, as it does the text
     yield from _string("text", content.text or None)
-    yield from _string("html", content.html)
     yield f', "attachments": {_ascii(json.dumps(attachments))}'
     yield from _body(message.body)
     yield "}\n"

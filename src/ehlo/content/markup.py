@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -46,12 +46,15 @@ _LONGEST_ENTITY: Final = 40
 _SLICE: Final = (
     4_096  # characters that are laid out at once; what is made of them takes 30 times more
 )
+_TAGS_AT_ONCE: Final = 50  # from one rest to the next
 _LONGEST_TAG: Final = 65_536
 _LONGEST_ADDRESS: Final = 2_048
 _LONGEST_LABEL: Final = 200
 _LONGEST_AFTER: Final = 80
 _BEFORE: Final = 240  # bytes of text that are kept of what stands before a link
 _OTHER_LINKS: Final = MappingProxyType({"area": "href", "form": "action"})
+_MEANING: Final = frozenset(("a", "img", *_HIDDEN, *_OTHER_LINKS, *_CELLS, *_BREAKS))
+"""The elements that mean something here; nothing is done for the tags of others."""
 
 
 @dataclass(slots=True)
@@ -76,13 +79,16 @@ def text_of_html(markup: str, rest: Rest = no_rest) -> str:
     return page.text
 
 
-def read_html(markup: str, most: int, rest: Rest = no_rest) -> tuple[str, list[Anchor]]:
-    """Return the text of `markup` without the addresses of links, and its first `most` links.
+def read_html(
+    markup: str, most: Callable[[int], int], rest: Rest = no_rest
+) -> tuple[str, list[Anchor]]:
+    """Return the text of `markup` without the addresses of links, and its first links.
 
-    For `rest` see `ehlo.content.breather`.
+    `most` returns how many, for so many characters. For `rest` see `ehlo.content.breather`.
     """
-    links = _Anchors(most)
+    links = _Anchors(most(len(markup)))
     page = _laid_out(markup, links, rest=rest)
+    del markup  # which may be as large as the text
     links.end(page)
     return page.text, links.found
 
@@ -99,13 +105,14 @@ def _laid_out(
     rest: Rest = no_rest,
 ) -> _Page:
     page = _Page()
-    at = 0
-    while page.size < most and (found := _MARKUP.search(markup, at)) is not None:
-        rest()
+    at = count = 0
+    while (found := _MARKUP.search(markup, at)) is not None and page.size < most:
+        count += 1
+        if count % _TAGS_AT_ONCE == 0:
+            rest()
         start, behind = found.span()
         if start > at:
-            for shown in _text_between(markup, at, start, rest):
-                links.add(shown, page)
+            _add_text(links, page, markup, at, start, rest)
         slash, name = found.groups()
         if name is None:
             at = _after_no_tag(markup, start)
@@ -115,22 +122,23 @@ def _laid_out(
         if end < 0:  # a tag without an end: nothing of it is shown by a browser, either
             return page
         at = end + 1
+        if name not in _MEANING:
+            continue
         if name == "a":
             links.end(page)
-            if not slash:
-                links.begin(_attribute(markup, behind, end, "href"), page)
+            links.begin("" if slash else _attribute(markup, behind, end, "href"), page)
         elif name == "img":
             alt = _attribute(markup, behind, end, "alt")
             links.image(alt, page)
-        elif name in _HIDDEN:
-            at = at if slash else _after_hidden(markup, at, name)
+        elif name in _HIDDEN and not slash:
+            at = _after_hidden(markup, at, name)
         else:
             if not slash and name in _OTHER_LINKS:
                 address = _attribute(markup, behind, end, _OTHER_LINKS[name])
                 links.other(name, address, _attribute(markup, behind, end, "alt"))
             page.tag(name, closing=bool(slash))
-    for shown in _text_between(markup, at, len(markup), rest):
-        links.add(shown, page)
+    if found is None:
+        _add_text(links, page, markup, at, len(markup), rest)
     return page
 
 
@@ -230,17 +238,24 @@ class _Nothing:
         """Do nothing."""
 
 
-def _text_between(markup: str, start: int, end: int, rest: Rest) -> Iterator[str]:
-    """Yield the text from `start` to `end`, in slices that end in no entity."""
+def _add_text(
+    links: _Addresses | _Anchors | _Nothing,
+    page: _Page,
+    markup: str,
+    start: int,
+    end: int,
+    rest: Rest,
+) -> None:
+    """Add the text from `start` to `end`, in slices that end in no entity."""
     while end - start > _SLICE:
         rest()
         stop = start + _SLICE
         entity = markup.rfind("&", stop - _LONGEST_ENTITY, stop)
         if entity >= 0:
             stop = entity
-        yield _unescaped(markup[start:stop])
+        links.add(_unescaped(markup[start:stop]), page)
         start = stop
-    yield _unescaped(markup[start:end])
+    links.add(_unescaped(markup[start:end]), page)
 
 
 class _Page:
@@ -277,6 +292,9 @@ class _Page:
 
     def add(self, text: str) -> None:
         """Add text; its line ends and blanks count in `pre`."""
+        if text.isalnum():  # without blanks: saves a quarter where there is a tag for each letter
+            self._write(text)
+            return
         if self._preserved:
             self._write(text.replace("\r\n", "\n"))
             return

@@ -24,6 +24,7 @@ MOST_MAILBOXES: Final = 1_000
 """Mailboxes of one field that are read."""
 _BEGINNING: Final = 4_096  # bytes of a text, still encoded, of which a snippet is made
 _USUAL_TEXT: Final = 600  # characters that usually give a snippet; 4,096 took 6 us more
+_LAID_OUT: Final = 3 * LONGEST_SNIPPET // 2 + 3  # bytes of the text of HTML, with empty lines
 _MARKUP: Final = (8_192, 65_536)  # the same of HTML, which may begin with a long style sheet
 
 _LISTS: Final = (b"from", b"to", b"cc", b"bcc", b"reply-to")
@@ -143,7 +144,7 @@ def _snippet(message: bytes, shown: list[Part], rest: Rest) -> str:
     html = next((part for part in shown if part.content_type == "text/html"), None)
     if html is not None:
         for most in _MARKUP:
-            text = beginning_of_html(_beginning(message, html, most), LONGEST_SNIPPET + 1, rest)
+            text = beginning_of_html(_beginning(message, html, most), _LAID_OUT, rest)
             if len(text) > LONGEST_SNIPPET or html.end - html.start <= most:
                 break
         if snippet := _cut(text):
@@ -183,10 +184,10 @@ _PIECE: Final = re.compile(
 )
 
 
-# One mailbox, as most fields have it. This way took 6 instead of 17 us
+# One mailbox, as most fields have it, and the comma behind it. This way took 6 instead of 17 us
 _USUAL: Final = re.compile(
     rb"""\s*+(?:(?:"([^"\\]*+)"\s*+|([^",;:<>()\[\\]*+))<([^@\s",;:<>()\[\\]++@[^@\s",;:<>()\[\\]++)>
-    |([^@\s",;:<>()\[\\]++@[^@\s",;:<>()\[\\]++))\s*+""",
+    |([^@\s",;:<>()\[\\]++@[^@\s",;:<>()\[\\]++))\s*+(?:,|\Z)""",
     re.VERBOSE,
 )
 _MOST_PIECES: Final = 8 * MOST_MAILBOXES
@@ -194,11 +195,16 @@ _MOST_PIECES: Final = 8 * MOST_MAILBOXES
 
 def read_mailboxes(value: bytes) -> list[Mailbox]:
     """Return the mailboxes of a field; groups are left out, their members are not."""
-    usual = _USUAL.fullmatch(value)
-    if usual is not None:
+    value = value[:LONGEST_VALUE]
+    found: list[Mailbox] = []
+    at = 0
+    while at < len(value) and (usual := _USUAL.match(value, at)) is not None:
         quoted, name, address, bare = usual.groups()
-        return [Mailbox(_decoded(quoted or name), _decoded(address or bare))]
-    return _read_any(value)
+        found.append(Mailbox(_decoded(quoted or name), _decoded(address or bare)))
+        if len(found) == MOST_MAILBOXES:
+            return found
+        at = usual.end()
+    return [*found, *_read_any(value[at:])][:MOST_MAILBOXES] if at < len(value) else found
 
 
 def _read_any(value: bytes) -> list[Mailbox]:
@@ -207,7 +213,7 @@ def _read_any(value: bytes) -> list[Mailbox]:
     address: bytes | None = None
     comment = b""
     depth = 0
-    for piece in islice(_PIECE.finditer(value[:LONGEST_VALUE]), _MOST_PIECES):
+    for piece in islice(_PIECE.finditer(value), _MOST_PIECES):
         kind, text = piece.lastgroup, piece[0]
         if text == b"(":
             depth += 1

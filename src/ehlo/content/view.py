@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final, NamedTuple
 
 from ehlo.content.breather import Rest, no_rest
@@ -120,9 +120,12 @@ class Content:
         """How many bytes are missing from `text`, of which at most a mebibyte is decoded."""
         return self._read_text[1]
 
-    @cached_property
+    @property
     def html(self) -> str | None:
-        """The HTML of the message, without NUL; `None` when it has none. It may be hostile."""
+        """The HTML of the message, without NUL; `None` when it has none. It may be hostile.
+
+        It is decoded each time.
+        """
         parts = [part for reading in self._readings for part in reading.html]
         return _Decoder(self._message).join(parts) if parts else None
 
@@ -150,8 +153,8 @@ class Content:
         for reading in self._readings:
             texts += map(decoder.paragraphs, reading.plain)
             if reading.html:
-                markup = decoder.join(reading.html)
-                text, more = read_html(markup, most_links(len(markup)) - len(anchors), self._rest)
+                most = partial(_most_anchors, known=len(anchors))
+                text, more = read_html(decoder.join(reading.html), most, self._rest)
                 texts.append(text)
                 anchors += more
         return find_links(texts, anchors), find_codes(self.subject, texts)
@@ -166,6 +169,10 @@ class Content:
                 text = text_of_html(decoder.join(reading.html), self._rest)
             texts.append(text)
         return "\n".join(texts), decoder.omitted
+
+
+def _most_anchors(size: int, known: int) -> int:
+    return most_links(size) - known
 
 
 class _Reading(NamedTuple):

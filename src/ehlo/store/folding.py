@@ -42,7 +42,8 @@ def searched_text(message: bytes, envelope: Iterable[str], rest: Rest = no_rest)
     text = content.text
     pieces = [f"{name}: {value}" for name, value in content.headers]
     pieces += [*envelope, text]
-    if content.html is not None and (more := text_of_html(content.html, rest)) != text:
+    html = content.html
+    if html is not None and (more := text_of_html(html, rest)) != text:
         pieces.append(more)
     pieces += [
         attachment.filename
