@@ -77,6 +77,22 @@ def test_a_consumer_says_that_its_queue_has_no_file(start: Start, tmp_path: Path
     assert program.stop() == 0
 
 
+def test_a_second_consumer_says_that_it_waits_and_takes_over(
+    start: Start, tmp_path: Path, dead: str
+) -> None:
+    assert dead
+    (tmp_path / "app.py").write_text(HANDLER)
+    path = tmp_path / "mail-0.db"
+    work = ("-m", "ehlo", "work", "app.py", "--queue", "mail.db")
+    first = start(*work, cwd=tmp_path)
+    first.err.until(f"delivering from {path}")
+    second = start(*work, cwd=tmp_path)
+    second.err.until(f"waiting for the process that delivers: path={path}")
+    assert first.stop() == 0
+    second.err.until(f"delivering from {path}")
+    assert second.stop() == 0
+
+
 def test_drop_deletes_the_message_and_its_body(tmp_path: Path, dead: str) -> None:
     code, out, err = run("queue", "hold", "mail.db", "x", dead, cwd=tmp_path)
     assert (code, out) == (1, "hold: deliveries=0\n")
