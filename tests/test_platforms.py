@@ -28,7 +28,7 @@ ehlo.listen_and_serve("127.0.0.1:0", handler, "MyServerApp")
 CATCHER = """
 import sys
 from ehlo.cli import main
-sys.exit(main(["--addr", "127.0.0.1:0"]))
+sys.exit(main(["--addr", "127.0.0.1:0", "--web", "127.0.0.1:0"]))
 """
 LARGE = b"Subject: large\r\n\r\n" + (b"x" * 70 + b"\r\n") * 20_000  # more than spool_threshold
 here = pytest.mark.parametrize("before", ["", HIDING], ids=["here", "without POSIX"])

@@ -60,6 +60,7 @@ def test_how_to_stop_the_server_is_said_where_there_is_room(width: int, hint: bo
     shown = for_person(made, width=width, color=False) + hint_of(made, width=width)
     assert shown.endswith("127.0.0.1:1025 (Ctrl+C stops it)") is hint
     assert not width or len(shown) <= width
+    assert hint_of(record({"text": "started"}, name="ehlo.server"), width=width) != ""
     assert hint_of(record(ACCEPTED), width=width) == ""
 
 

@@ -158,10 +158,11 @@ def test_without_the_extra_an_inbox_that_was_asked_for_is_an_error(
     assert first == f"ehlo: {options[0]} needs starlette: pip install 'ehlo[inbox]'"
 
 
-def test_without_the_extra_the_import_says_how_to_get_the_inbox(start: Start) -> None:
-    program = start("-c", "import sys; sys.modules['starlette'] = None; import ehlo.inbox")
+@pytest.mark.parametrize("name", ["starlette", "jinja2"])
+def test_without_the_extra_the_import_says_how_to_get_the_inbox(start: Start, name: str) -> None:
+    program = start("-c", f"import sys; sys.modules['{name}'] = None; import ehlo.inbox")
     assert program.wait() == 1
-    assert "starlette is not installed; run pip install 'ehlo[inbox]'" in program.err.text
+    assert f"{name} is not installed; run pip install 'ehlo[inbox]'" in program.err.text
 
 
 def test_other_machines_without_a_login_are_warned_of(start: Start) -> None:

@@ -60,7 +60,7 @@ def test_a_failed_message_is_shown_exported_and_delivered_again(
     (tmp_path / "app.py").write_text(HANDLER)
     control = ("--control", "control")
     program = start("-m", "ehlo", "work", "app.py", "--queue", "mail.db", *control, cwd=tmp_path)
-    program.err.until("listening on no address")
+    program.err.until("logger=ehlo.server message=started")
     until_shown(tmp_path, delivered=0, failed=1)
     assert run("queue", "retry", "mail.db", dead, cwd=tmp_path)[:2] == (0, "retry: deliveries=1\n")
     program.out.until(f"got {dead}")
@@ -75,6 +75,22 @@ def test_a_consumer_says_that_its_queue_has_no_file(start: Start, tmp_path: Path
     program = start("-m", "ehlo", "work", "app.py", "--queue", "mial.db", cwd=tmp_path)
     program.err.until(f"waiting for a file of the queue: path={tmp_path / 'mial-0.db'}")
     assert program.stop() == 0
+
+
+def test_a_second_consumer_says_that_it_waits_and_takes_over(
+    start: Start, tmp_path: Path, dead: str
+) -> None:
+    assert dead
+    (tmp_path / "app.py").write_text(HANDLER)
+    path = tmp_path / "mail-0.db"
+    work = ("-m", "ehlo", "work", "app.py", "--queue", "mail.db")
+    first = start(*work, cwd=tmp_path)
+    first.err.until(f"delivering from {path}")
+    second = start(*work, cwd=tmp_path)
+    second.err.until(f"waiting for the process that delivers: path={path}")
+    assert first.stop() == 0
+    second.err.until(f"delivering from {path}")
+    assert second.stop() == 0
 
 
 def test_drop_deletes_the_message_and_its_body(tmp_path: Path, dead: str) -> None:
@@ -121,7 +137,11 @@ def test_serve_stores_in_the_queue_and_workers_have_a_file_each(
     [
         ("serve app.py --queue-lease 3", "--queue-lease needs --queue; write --queue mail.db"),
         ("serve app.py --queue mysql://x", "not supported; write mail.db, or postgresql://"),
-        ("serve app.py --queue mail.db --queue-lease x", "not a duration"),
+        ("serve app.py --queue mail.db --queue-lease x", "ehlo: --queue-lease x: not a duration"),
+        (
+            "work app.py:handler --queue mail.db --queue-retry-after 0",
+            "ehlo: --queue-retry-after 0: write more than 0 seconds",
+        ),
         ("serve app.py:two --queue mail.db", "cannot be combined with ehlo.Queue('own.db')"),
         (
             "serve app.py:two --queue postgresql://u:secret@h/d",

@@ -98,6 +98,30 @@ async def test_pages_are_only_read() -> None:
 
 
 @in_loop
+async def test_the_list_shows_the_envelope_sender_of_a_mail_without_from() -> None:
+    message = b"To: b@y.example\r\n\r\nx\r\n"
+    mails = (
+        Delivery(message, mail_from=""),
+        Delivery(b"From: Ann <ann@x.example>\r\n" + message, mail_from="e@x.example"),
+        Delivery(message, mail_from="app+1@x.example"),
+    )
+    async with inbox(*mails) as (_, api):
+        for path in ("/", "/search?q=b@y.example"):
+            page = (await api.get(path)).text
+            senders = re.findall(r'class="from"><bdi>([^<]*)', page)
+            assert senders == ["app+1@x.example", "Ann", "no sender"], path
+
+
+@in_loop
+async def test_a_message_says_once_when_it_was_received() -> None:
+    facts = {"received": "Received: from x by y; today"}
+    async with inbox(Delivery(mail(), id="x", facts=facts)) as (_, api):
+        page = (await api.get("/view/x/session")).text
+        assert page.count("<dt>Received</dt>") == 1
+        assert "<dt>Received field</dt><dd><code>Received: from x by y; today</code>" in page
+
+
+@in_loop
 async def test_one_thing_is_in_the_singular() -> None:
     links = b"".join(b'<a href="https://x.test/%d">x</a>' % number for number in range(5))
     data = (

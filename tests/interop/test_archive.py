@@ -72,7 +72,7 @@ def test_two_front_ends_and_two_consumers_archive_behind_haproxy(
     }
     ports = [programs[name].listening()[1] for name in ("front1", "front2")]
     for name in ("consumer1", "consumer2"):
-        programs[name].err.until("listening on no address")
+        programs[name].err.until("logger=ehlo.server message=started")
     with haproxy(tmp_path, ports) as port:
         for number in range(10):  # the fewest connections: both front ends, in turn
             send(port, f"first {number}")

@@ -26,10 +26,10 @@ from protocol.test_properties import (
     CountedByteArray,
     CountedBytes,
     Looked,
-    calls_of,
     cuts,
     octets,
 )
+from support.counting import calls_of
 from support.dialogue import CorePlayer, Received, Rules
 from support.examples import each_with, examples
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -30,6 +28,7 @@ from ehlo.protocol.settings import Settings
 from ehlo.protocol.verbs import mail
 from ehlo.transcript import Transcript
 from protocol.reference import Lines, body_of, normalized
+from support.counting import calls_of
 from support.dialogue import CorePlayer, Received, Rules, resolve, scenarios
 from support.examples import each_with, examples
 from support.ways import deliver, packets
@@ -493,23 +492,6 @@ def test_any_split_of_an_attachment_gives_its_model(
 
 
 # -- work is linear in what came -----------------------------------------------------------------
-
-
-def calls_of(run: Callable[[], None]) -> int:
-    """How many calls a run makes, of functions in Python and in C."""
-    count = 0
-
-    def profile(_frame: FrameType, event: str, _argument: Any) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(profile)
-    try:
-        run()
-    finally:
-        sys.setprofile(before)
-    return count
 
 
 class Looked:

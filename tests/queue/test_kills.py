@@ -54,7 +54,7 @@ class Fleet:
 
     def _work(self) -> Program:
         program = self._ehlo("work")
-        program.err.until("listening on no address")
+        program.err.until("logger=ehlo.server message=started")
         return program
 
     def _ehlo(self, command: str, *options: str) -> Program:

@@ -582,7 +582,7 @@ def test_ehlo_work_delivers_what_ehlo_serve_accepts(
         cwd=tmp_path,
     )
     worker = start("-m", "ehlo", "work", "app.py", *queue, cwd=tmp_path)
-    worker.err.until("listening on no address")
+    worker.err.until("logger=ehlo.server message=started")
     with Client(Peer(*front.listening())) as client:
         client.begin("MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>", "DATA")
         client.send(b"x\r\n.\r\n")

@@ -31,6 +31,7 @@ from support.serving import DEADLINE
 TROUBLE = "451 4.3.0 Requested action aborted: local error in processing"
 FULL = "452 4.3.1 Insufficient system storage"
 QUEUED = "250 2.0.0 Ok: queued as "
+LOOK = 5.0  # seconds between two looks for files of others
 
 
 @pytest.fixture
@@ -140,9 +141,10 @@ def test_a_file_of_another_program_is_an_error_at_the_start(url: str, file: Path
 def test_each_process_has_a_file_of_its_own_and_delivers_what_others_have_left(
     url: str, tmp_path: Path
 ) -> None:
-    first, second = Player(), Player()
-    # The first one looks once for files of others, since its clock stands still
-    with serving(Queue(url, first, time=Jump())) as one:
+    first, second, jump = Player(), Player(), Jump()
+    # The first one looks twice for files of others: at its start, and when it has made its own
+    with serving(Queue(url, first, time=jump)) as one:
+        wait_until(one, lambda: jump.waits[LOOK] == 2)  # it waits again, and its clock stands still
         with serving(Queue(url, second, deliveries=0)) as two:
             deliver(one, "one@x.test")
             deliver(two, "two@x.test")

@@ -8,6 +8,7 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +35,8 @@ class Jump:
         self._set = 0.0  # how much the clock was set
         self._lock = threading.Lock()
         self._waiting: list[tuple[float, asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self.waits: Counter[float] = Counter()
+        """How many waits have begun, by their length."""
 
     def now(self) -> float:
         return self._now + self._set
@@ -48,6 +51,7 @@ class Jump:
     async def wait(self, wake: asyncio.Event, until: float) -> None:
         moved = asyncio.Event()
         with self._lock:
+            self.waits[until - self._now] += 1
             if until <= self._now:
                 moved.set()
             self._waiting.append((until, asyncio.get_running_loop(), moved))

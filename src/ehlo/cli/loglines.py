@@ -188,7 +188,7 @@ def _bare(address: str) -> str:
 
 def hint_of(record: logging.LogRecord, *, width: int) -> str:
     """Return how to stop the server, to stand behind where it listens, if there is room for it."""
-    if record.name != "ehlo.server" or not record.msg.startswith("listening on"):
+    if record.name != "ehlo.server" or not record.msg.startswith(("listening on", "started")):
         return ""
     room = width - width_of(for_person(record, width=width, color=False))
     return _HINT if not width or len(_HINT) <= room else ""

@@ -90,9 +90,21 @@ def add_queue(server: Server, given: Given) -> Queue | None:
             f"--queue {shown(url)} cannot be combined with ehlo.Queue({own.url!r}); leave one out"
         )
     inner = Composed(checked(lambda: callbacks_of(options)))
-    queue = checked(lambda: Queue(url, inner, **values))
+    try:
+        queue = Queue(url, inner, **values)
+    except ValueError as error:
+        raise click.UsageError(_with_flags(str(error), values)) from error
     server.configure(handler=queue, factory=False)
     return queue
+
+
+def _with_flags(text: str, values: Mapping[str, Any]) -> str:
+    """Return an error about an option of a queue as one about its flag."""
+    for name, value in values.items():
+        wrong = f"{name}: {value!r}: "
+        if text.startswith(wrong):
+            return f"--queue-{name.replace('_', '-')} {value}: {text.removeprefix(wrong)}"
+    return text
 
 
 def _queue_of(handler: object) -> Queue | None:

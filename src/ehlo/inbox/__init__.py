@@ -7,13 +7,14 @@ events and the pages. No other room imports this one, except the command line.
 from __future__ import annotations
 
 try:
-    import starlette as starlette
+    from ehlo.inbox.catcher import Catcher
+    from ehlo.inbox.desk import Desk, Traffic, WebOptions
+    from ehlo.inbox.site import make_site
 except ModuleNotFoundError as error:
-    wanted = "starlette is not installed; run pip install 'ehlo[inbox]'"
+    missing = (error.name or "ehlo").partition(".")[0]
+    if missing == "ehlo":
+        raise
+    wanted = f"{missing} is not installed; run pip install 'ehlo[inbox]'"
     raise ModuleNotFoundError(wanted, name=error.name) from error
-
-from ehlo.inbox.catcher import Catcher
-from ehlo.inbox.desk import Desk, Traffic, WebOptions
-from ehlo.inbox.site import make_site
 
 __all__ = ["Catcher", "Desk", "Traffic", "WebOptions", "make_site"]

@@ -53,7 +53,7 @@ class _Rejection(NamedTuple):
 
 
 _WRONG_HOST: Final = _Rejection(
-    403, "This Host is not allowed; add its name to --web-hosts, or use 127.0.0.1.\n"
+    403, "This Host is not allowed; add it to --web-hosts or WebOptions.hosts, or use 127.0.0.1.\n"
 )
 _FOREIGN: Final = _Rejection(403, "Blocked due to CORS violation\n")
 _NO_LOGIN: Final = _Rejection(

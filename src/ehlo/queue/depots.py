@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -95,17 +95,24 @@ class Depots:
             try:
                 await self._close_gone()
                 paths = await asyncio.to_thread(self._family.members)
-                if is_first and not paths and not self._accepts:  # the path may be misspelled
-                    logger.info("waiting for a file of the queue: path=%s", self._family.member(0))
-                is_first = False
                 for path in paths:
                     await self._try_to_take(path, make)
+                if is_first and not self._accepts:
+                    self._say_what_is_awaited(paths)
+                is_first = False
                 if self._accepts:
                     await self._let_go_of_idle()
             except Exception:  # too few descriptors or threads, say: there is another look
                 logger.exception("cannot look for the files of the queue")
             await self._time.wait(self._wake, self._time.ticks() + _LOOK)
             self._wake.clear()
+
+    def _say_what_is_awaited(self, paths: Sequence[Path]) -> None:
+        """Log why nothing is delivered after the first look."""
+        if not paths:  # the path may be misspelled
+            logger.info("waiting for a file of the queue: path=%s", self._family.member(0))
+        elif not (self._adopted or self._failing):
+            logger.info("waiting for the process that delivers: path=%s", paths[0])
 
     async def _close_gone(self) -> None:
         """Close what was removed or replaced, so that the lock of its path is free."""

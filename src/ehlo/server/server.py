@@ -167,7 +167,10 @@ class Server:
             run.runtime.steps.when_blocked = self._alarm.look
         await run.listen(sock)
         if not run.draining:  # otherwise it was ended during the start
-            logger.info("listening on %s", self._where())
+            if self.addresses:
+                logger.info("listening on %s", self._where())
+            else:
+                logger.info("started")
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -372,10 +375,10 @@ class Server:
         return self.running is not None and not self.running.draining
 
     def _where(self) -> str:
-        return ", ".join(map(str, self.addresses)) or "no address"
+        return ", ".join(map(str, self.addresses))
 
     def _tell_ready(self) -> None:
-        systemd.ready(f"Listening on {self._where()}")
+        systemd.ready(f"Listening on {self._where()}" if self.addresses else "Started")
 
     # -- in a thread -----------------------------------------------------------------------------
 

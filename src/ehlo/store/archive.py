@@ -407,6 +407,16 @@ class Store:
 
         return await self._readers.do(read)
 
+    async def envelope_senders(self, numbers: Sequence[int]) -> dict[int, str]:
+        """Return the envelope senders of mails by their numbers, of those that are there."""
+
+        def read(database: Database) -> dict[int, str]:
+            marks = ", ".join("?" * len(numbers))
+            sql = f"SELECT number, mail_from FROM messages WHERE number IN ({marks})"
+            return dict(database.execute(sql, numbers))
+
+        return await self._readers.do(read)
+
     async def neighbors(
         self, mail_id: str, inbox: str | None = None, query: str | None = None, *, zone: str = ""
     ) -> tuple[str, str]:

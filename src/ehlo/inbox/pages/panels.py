@@ -57,6 +57,7 @@ _FACTS: Final = {
     "esmtp": "ESMTP",
     "tls": "TLS",
     "params": "Parameters",
+    "received": "Received field",  # the head says when the message was received
 }
 _LIKELY: Final = 0.5  # the least score of a code that is shown
 _DEEPEST: Final = 12  # indentations in the MIME tree
@@ -69,6 +70,9 @@ class Row(NamedTuple):
 
     mail: StoredMail
     sender: Mailbox
+    """Who the message says it is from; empty without a From."""
+    mail_from: str
+    """The envelope sender, if the row shows it because there is no From."""
     receivers: list[Mailbox]
     """The first of the recipients, the hidden ones as well."""
     more_receivers: int
@@ -180,19 +184,25 @@ class Letter:
     unshown_subject: int
 
 
-def row_of(mail: StoredMail) -> Row:
-    """Return what the list shows of a mail."""
+def row_of(mail: StoredMail, mail_from: str = "") -> Row:
+    """Return what the list shows of a mail, with its envelope sender if that is to be shown."""
     summary = json.loads(mail.summary)
     boxes = _mailboxes([*summary["To"], *summary["Cc"], *summary["Bcc"]])
     return Row(
         mail,
         Mailbox(summary["From"]["Name"], summary["From"]["Address"]),
+        mail_from,
         boxes[:2],
         max(len(boxes) - 2, 0),
         summary["Subject"][:LONGEST_SUBJECT],
         summary["Snippet"],
         summary["Attachments"],
     )
+
+
+def has_sender(mail: StoredMail) -> bool:
+    """Return whether a mail has a From that can be shown."""
+    return any(json.loads(mail.summary)["From"].values())
 
 
 def letter_of(stored: StoredMessage, tab: str) -> Letter:

@@ -136,10 +136,14 @@ def open_standard_files() -> None:
 
 
 def say_where(addresses: str) -> None:
-    """Write to standard error where the server listens, if logging is not configured to say it."""
+    """Write to standard error where the server listens, if logging is not configured to say it.
+
+    `addresses` is empty for a server that only delivers from a queue.
+    """
     if not logger.hasHandlers() and sys.stderr is not None:
         with contextlib.suppress(OSError):  # it is closed
-            sys.stderr.write(f"ehlo listens on {addresses}; press Ctrl+C to stop\n")
+            started = f"listens on {addresses}" if addresses else "has started"
+            sys.stderr.write(f"ehlo {started}; press Ctrl+C to stop\n")
             sys.stderr.flush()
 
 
