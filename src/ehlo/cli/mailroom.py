@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # starlette, uvicorn and sqlite3 come with the commands that 
 _GROUP: Final = "Inbox"
 _USUAL: Final = "127.0.0.1:8025"
 _LOGINS: Final = "EHLO_WEB_AUTH"
+_RELAY: Final = "EHLO_RELAY"
 _NO_EXTRA: Final = "pip install 'ehlo[inbox]'"
 _METAVARS: Final = MappingProxyType(
     {
@@ -91,7 +92,8 @@ class InboxOptions:
     """Foreign origin that may use the API, e.g. app.example.com:3000; * for all. Repeatable."""
     relay: str | None = option(None, group=_GROUP)
     """Server to release messages to, e.g. smtp://relay.example.com:25. EHLO_RELAY can have one
-    with a password. Needs aiosmtplib: pip install 'ehlo[relay]'."""
+    with a password; it is removed from the environment. Needs aiosmtplib: pip install
+    'ehlo[relay]'."""
 
 
 def inbox_options(*, usual: str = "") -> list[click.Parameter]:
@@ -159,6 +161,7 @@ def add_inbox(
     inbox of `ehlo serve` shows what the handler receives. Raises `click.UsageError`.
     """
     own, logins = InboxOptions(**fields_of(InboxOptions, given)), os.environ.pop(_LOGINS, "")
+    os.environ.pop(_RELAY, None)  # which is among the options
     address = "" if given.get("no_web") else own.web or usual
     _check_use(own, given, address)
     asked = "--web" if own.web is not None else "--store" if own.store is not None else ""
