@@ -143,6 +143,12 @@ def opened(page: Page, path: str = "/") -> Page:
     return page
 
 
+def ready(page: Page) -> Page:
+    """Wait until a page has loaded whose text is seen already: its scripts listen from then on."""
+    page.wait_for_load_state()
+    return page
+
+
 # -- the browser -----------------------------------------------------------------------------------
 
 
