@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from itertools import pairwise
 
 import pytest
 from playwright.sync_api import APIResponse, Browser, Locator, Page, Route, expect
 
-from support.browsing import DEADLINE, PHONE, Site, Watch, letter, opened, ready
+from support.browsing import DEADLINE, PHONE, Site, Watch, letter, opened, press_key
 
 pytestmark = pytest.mark.usefixtures("watch")
 
@@ -155,10 +156,7 @@ def test_keys_move_select_open_and_come_back_to_the_row(site: Site, page: Page) 
     for number in range(4):
         site.put(letter(f"mail {number}"))
     opened(page)
-
-    def press(key: str) -> None:
-        ready(page).keyboard.press(key)
-
+    press = partial(press_key, page)
     press("j")
     press("j")
     press("ArrowDown")
@@ -197,10 +195,7 @@ def test_keys_move_select_open_and_come_back_to_the_row(site: Site, page: Page) 
 def test_keys_of_a_message(site: Site, page: Page) -> None:
     ids = [site.put(letter(f"mail {number}", html="<p>hi")) for number in range(3)]
     page.goto(f"/view/{ids[1]}")
-
-    def press(key: str) -> None:
-        ready(page).keyboard.press(key)
-
+    press = partial(press_key, page)
     expect(page.locator(".tabs [aria-current]")).to_have_text("HTML")
     for key, title in (("2", "Text"), ("4", "Headers"), ("7", "Session"), ("1", "HTML")):
         press(key)
@@ -308,10 +303,10 @@ def test_each_inbox_has_its_own_pages(site: Site, page: Page) -> None:
     row(page, "second").locator(".open").click()
     expect(page).to_have_url(re.compile("/inbox/sales%20%26%20more/view/"))
     expect(page.locator(".head h1")).to_have_text("second")
-    ready(page).keyboard.press("n")
+    press_key(page, "n")
     expect(page.locator(".head h1")).to_have_text("for sales")
     expect(page.locator("#older")).to_have_attribute("aria-disabled", "true")
-    ready(page).keyboard.press("#")
+    press_key(page, "#")
     expect(page.locator(".head h1")).to_have_text("second")
     assert site.run(site.store.counts()).total == 3
 

@@ -149,6 +149,11 @@ def ready(page: Page) -> Page:
     return page
 
 
+def press_key(page: Page, key: str) -> None:
+    """Press a key that is heard."""
+    ready(page).keyboard.press(key)
+
+
 # -- the browser -----------------------------------------------------------------------------------
 
 
