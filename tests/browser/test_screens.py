@@ -16,7 +16,7 @@ from starlette.routing import Mount
 from ehlo import Server
 from ehlo.inbox import Catcher, WebOptions
 from ehlo.transcript import Line
-from support.browsing import PHONE, WIDE, Site, Watch, letter, opened
+from support.browsing import PHONE, WIDE, Site, Watch, letter, opened, ready
 from support.examples import quick
 
 pytestmark = pytest.mark.usefixtures("watch")
@@ -227,14 +227,18 @@ def walk(page: Page, site_path: str, subject: str) -> None:
     for tab in ("Text", "Parts", "Session"):
         page.locator(".tabs").get_by_role("link", name=tab).click()
         expect(page.locator(".tabs [aria-current]")).to_have_text(tab)
-    page.keyboard.press("u")
-    page.keyboard.press("g")
-    page.keyboard.press("i")
-    page.get_by_role("link", name="Faults").click()
-    expect(page.get_by_text("No rules")).to_be_visible()
-    page.get_by_role("link", name="ehlo: all mail").click()
+    ready(page).keyboard.press("u")
     expect(page.locator(".row")).to_have_count(1)
-    page.get_by_role("checkbox", name="Select", exact=True).check()
+    for way in ("keys", "link"):
+        page.get_by_role("link", name="Faults").click()
+        expect(page.get_by_text("No rules")).to_be_visible()
+        if way == "keys":
+            ready(page).keyboard.press("g")
+            page.keyboard.press("i")
+        else:
+            page.get_by_role("link", name="ehlo: all mail").click()
+        expect(page.locator(".row")).to_have_count(1)
+    ready(page).get_by_role("checkbox", name="Select", exact=True).check()
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.get_by_text("No mail yet")).to_be_visible()
     assert page.url.endswith(f"{site_path}/")
@@ -304,21 +308,29 @@ document.hasFocus = () => window.isInFront ?? false
 @pytest.mark.own_page
 def test_the_browser_notifies_of_new_mail_if_it_is_wanted(site: Site, page: Page) -> None:
     page.add_init_script(NOTIFICATIONS)
-    opened(page)
+
+    def send(subject: str) -> None:
+        """Send a mail, of which the page hears; a reading of the page may show it before."""
+        with websocket.value.expect_event("framereceived", lambda frame: '"Type":"new"' in frame):
+            site.send(letter(subject))
+
+    with page.expect_websocket() as websocket:
+        opened(page)
     notify = page.get_by_role("button", name="Notify")
     expect(notify).to_have_attribute("aria-pressed", "false")
-    site.send(letter("unwanted"))
+    send("unwanted")
     expect(page.locator(".row")).to_have_count(1)
     expect(page.locator("html")).not_to_have_attribute("data-shown", re.compile("."))
     notify.click()
     expect(notify).to_have_attribute("aria-pressed", "true")
-    opened(page)  # the browser remembers it
+    with page.expect_websocket() as websocket:
+        opened(page)  # the browser remembers it
     page.evaluate("window.isInFront = true")
-    site.send(letter("seen"))
+    send("seen")
     expect(page.locator(".row")).to_have_count(2)
     expect(page.locator("html")).not_to_have_attribute("data-shown", re.compile("."))
     page.evaluate("window.isInFront = false")
-    site.send(letter("<b>new</b>"))
+    send("<b>new</b>")
     expect(page.locator("html")).to_have_attribute("data-shown", "<b>new</b> from App")
     page.evaluate("last.dispatchEvent(new Event('click'))")
     expect(page.locator("h1")).to_have_text("<b>new</b>")

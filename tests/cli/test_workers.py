@@ -112,6 +112,22 @@ def serve(start: Start, app: Path, target: str, *flags: str | Path, workers: int
     )
 
 
+# A worker that has served for 10 seconds is started again at once, however slow a test is
+UNPROVEN = """
+import sys
+from ehlo.cli import main
+from ehlo.server.workers import parent
+
+parent._PROVEN = 3600.0
+sys.exit(main())
+"""
+
+
+def serve_unproven(start: Start, app: Path) -> Program:
+    """Start workers whose end is a failure, also of one that has served for long."""
+    return start(*("-c", UNPROVEN, "serve", "many:function", *LOOPBACK, "--workers", "2"), cwd=app)
+
+
 def workers_of(program: Program, count: int = 2) -> list[int]:
     """Return the process ids, from the log."""
     lines = [program.err.until(" is ready") for _ in range(count)]
@@ -396,7 +412,7 @@ def test_workers_end_if_their_parent_is_killed(start: Start, app: Path) -> None:
 
 
 def test_a_worker_that_dies_is_replaced(start: Start, app: Path) -> None:
-    program = serve(start, app, "many:function", workers=1 + 1)
+    program = serve_unproven(start, app)
     pids = workers_of(program)
     address = program.listening()
     for pid in pids:
@@ -410,7 +426,7 @@ def test_a_worker_that_dies_is_replaced(start: Start, app: Path) -> None:
 
 
 def test_a_signal_without_a_name_ends_only_one_worker(start: Start, app: Path) -> None:
-    program = serve(start, app, "many:function")
+    program = serve_unproven(start, app)
     first, second = workers_of(program)
     address = program.listening()
     number = signal.SIGRTMIN + 1
@@ -427,7 +443,7 @@ def test_the_delay_grows_with_failures_in_a_row_up_to_a_limit() -> None:
 
 
 def test_the_second_failure_in_a_row_delays_longer(start: Start, app: Path) -> None:
-    program = serve(start, app, "many:function")
+    program = serve_unproven(start, app)
     first, _ = workers_of(program)
     program.listening()
     os.kill(first, signal.SIGKILL)

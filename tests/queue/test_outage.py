@@ -16,7 +16,7 @@ from ehlo import Message, Queue
 from ehlo.queue.postgres import cable
 from robustness.scale import full
 from support.loading import Load, look_until
-from support.postgres import Database, PostgresServer, private_server
+from support.postgres import Database, PostgresServer, patient, private_server
 from support.queueing import Player, deliver, serving, wait_until
 from support.serving import DEADLINE
 
@@ -36,10 +36,11 @@ def mortal() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def own(mortal: PostgresServer) -> Iterator[Database]:
-    """A database in it for one test."""
+    """A database in it for one test, with a queue that is `patient`."""
     mortal.start_again()
     database = Database(mortal, f"test_{time.monotonic_ns()}")
-    yield database
+    with patient():
+        yield database
     mortal.start_again()
     database.close()
 

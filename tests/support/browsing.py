@@ -143,6 +143,17 @@ def opened(page: Page, path: str = "/") -> Page:
     return page
 
 
+def ready(page: Page) -> Page:
+    """Wait until a page has loaded whose text is seen already: its scripts listen from then on."""
+    page.wait_for_load_state()
+    return page
+
+
+def press_key(page: Page, key: str) -> None:
+    """Press a key that is heard."""
+    ready(page).keyboard.press(key)
+
+
 # -- the browser -----------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from ehlo.queue.postgres import cable
 from interop.peers import absent
 from support.serving import DEADLINE
 
-__all__ = ["Database", "PostgresServer", "database", "postgres_server"]
+__all__ = ["Database", "PostgresServer", "database", "patient", "postgres_server"]
 
 T = TypeVar("T")
 # PostgreSQL refuses to run as root. Debian's package makes the first of these users
@@ -211,15 +211,22 @@ def postgres_server() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture
-def database(postgres_server: PostgresServer) -> Iterator[Database]:
-    """A database for one test, which a queue in this process gives up only after the deadline.
+@contextlib.contextmanager
+def patient() -> Iterator[None]:
+    """Let a queue in this process give a database up only after the deadline.
 
     The clock of most tests stands still, so they would never try again.
     """
-    found = Database(postgres_server, f"test_{time.monotonic_ns()}")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("LIMIT", "_CONNECT"):
             patch.setattr(cable, name, DEADLINE)
+        yield
+
+
+@pytest.fixture
+def database(postgres_server: PostgresServer) -> Iterator[Database]:
+    """A database for one test, with a queue that is `patient`."""
+    found = Database(postgres_server, f"test_{time.monotonic_ns()}")
+    with patient():
         yield found
     found.close()

@@ -365,7 +365,7 @@ def test_an_authenticator_of_ones_own_checks_logins() -> None:
         def get_password(self, username: str) -> str:
             return "builder" if username == "bob" else ""
 
-    smtpd = AuthController(hostname="127.0.0.1", ready_timeout=3, authenticator=Authenticator())
+    smtpd = AuthController(hostname="127.0.0.1", ready_timeout=60, authenticator=Authenticator())
     smtpd.config.auth_require_tls = False
     smtpd.start()
     try:

@@ -19,11 +19,11 @@ STAGES = ["connect", "helo", "starttls", "auth", "mail", "rcpt", "data", "end"]
 
 def run_through(inbox: Inbox, impatient_at: str = "never") -> None:
     """Send a mail by all commands that a fault may strike at; one of them has a short timeout."""
-    with inbox.smtp(timeout=0.5 if impatient_at == "connect" else 30.0) as client:
+    with inbox.smtp(timeout=0.5 if impatient_at == "connect" else 60.0) as client:
 
         def begin(stage: str) -> None:
             assert client.sock is not None
-            client.sock.settimeout(0.05 if stage == impatient_at else 30.0)
+            client.sock.settimeout(0.05 if stage == impatient_at else 60.0)
 
         begin("helo")
         check(client.ehlo("client.example"))

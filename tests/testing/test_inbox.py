@@ -240,7 +240,7 @@ def test_clients_that_are_just_connecting_are_disconnected(commons: Commons) -> 
             address = inbox.host, inbox.port
             clients = [socket.create_connection(address) for _ in range(3)]
         for client in clients:
-            client.settimeout(30)
+            client.settimeout(60)
             with contextlib.suppress(ConnectionResetError):
                 while client.recv(1000):
                     pass

@@ -15,7 +15,7 @@ SEND = """
 import smtplib
 
 def send(host="smtp.example.com", port=25, to="b@example.com", subject="Hello"):
-    with smtplib.SMTP(host, port, timeout=30) as client:
+    with smtplib.SMTP(host, port, timeout=60) as client:
         client.sendmail("a@example.com", [to], f"Subject: {subject}\\n\\nHi there\\n")
 """
 

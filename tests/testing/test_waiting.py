@@ -17,7 +17,7 @@ import pytest
 from ehlo.testing import Inbox
 
 MAIL = "Subject: Hello Ada\nFrom: a@example.com\n\nYour invoice is attached.\n"
-LONG = 30.0  # seconds: a wait that is as long has failed
+LONG = 60.0  # seconds: a wait that is as long has failed
 
 
 def send(inbox: Inbox, *to: str, subject: str = "Hello Ada", sender: str = "a@example.com") -> None:

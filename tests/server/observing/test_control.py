@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ehlo import Peer, Server
+from ehlo.server.observing import views
 from ehlo.server.observing.stats import Snapshot
 from ehlo.server.observing.views import Endpoint, ask
 from ehlo.server.run import Run
@@ -80,8 +81,11 @@ def test_a_missing_socket_is_an_error(tmp_path: Path) -> None:
         ask(str(tmp_path / "absent"))
 
 
-def test_a_long_answer_is_read_late_and_logs_no_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_long_answer_is_read_late_and_logs_no_error(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It does not fit into the buffers of the socket, so it leaves after the server has closed."""
+    monkeypatch.setattr(views, "_PATIENCE", DEADLINE)
     name = "x" * 1_000_000
 
     async def late() -> bytes:

@@ -111,7 +111,10 @@ def test_a_wrong_address_is_an_error_at_the_start() -> None:
         pass
 
 
-def test_silent_clients_keep_no_client_from_an_answer(serve: Serve, loop_name: str) -> None:
+def test_silent_clients_keep_no_client_from_an_answer(
+    serve: Serve, loop_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "_PATIENCE", DEADLINE)
     address = place(serve(Box(), loop=loop_name, metrics="127.0.0.1:0"))
     with contextlib.ExitStack() as stack:
         silent = [
@@ -127,7 +130,10 @@ def test_silent_clients_keep_no_client_from_an_answer(serve: Serve, loop_name: s
         assert silent[-1].recv(100).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_a_client_that_has_asked_stays_longer_than_silent_ones(serve: Serve) -> None:
+def test_a_client_that_has_asked_stays_longer_than_silent_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(views, "_PATIENCE", DEADLINE)
     go_on = asyncio.Event()
 
     async def late(_request: bytes) -> bytes:

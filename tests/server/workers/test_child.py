@@ -19,6 +19,7 @@ from ehlo.server.workers import child as module
 from ehlo.server.workers import link
 from ehlo.server.workers.child import Child
 from ehlo.server.workers.link import WorkerTask
+from support.serving import DEADLINE
 
 TASK: WorkerTask = {
     "fds": [[3]],
@@ -112,7 +113,7 @@ def in_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 async def within_time(work: Awaitable[None]) -> None:
-    async with asyncio.timeout(15.0):
+    async with asyncio.timeout(DEADLINE):
         await work
 
 
