@@ -262,9 +262,9 @@ class Elsewhere:
         self._thread.join(DEADLINE)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Return one browser for all tests of a file."""
+    """Return one browser for all tests in tests/browser: its start takes 1 s of CPU time."""
     with chromium() as started:
         yield started
 
