@@ -226,7 +226,6 @@ class Message:
         trace: bytes,
         chunks: list[bytes],
         transaction: Transaction | None = None,
-        *,
         spool: Spool | Block | None = None,
         streams: bool = False,
         per_recipient: bool = False,

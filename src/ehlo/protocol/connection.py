@@ -30,7 +30,7 @@ from ehlo.protocol.output import Narrator, Observer, Output, Rejected, Tally
 from ehlo.protocol.reply import ProtocolError, Reply
 from ehlo.protocol.settings import Settings
 from ehlo.protocol.state import Counts, State, Transaction
-from ehlo.protocol.verbs import USUAL, greeting, login, mail
+from ehlo.protocol.verbs import greeting, login, mail
 from ehlo.protocol.verbs.greeting import CONNECT, STARTTLS
 from ehlo.protocol.verbs.verb import AnyQuestion, Ask, Told, accept, reject, take
 from ehlo.transcript import Transcript
@@ -203,7 +203,7 @@ class Connection:
                 self._question, self._subject = mail.MESSAGE, event.transaction
                 self._halted = True
             return event
-        usual = USUAL.get(packet[:4])
+        usual = verbs.USUAL.get(packet[:4])
         if usual is None:
             return None
         verb, parse, accepts, to = usual

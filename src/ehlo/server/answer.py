@@ -560,18 +560,19 @@ class Answers:
         self._count += 1
         conversation, session = self.connection.conversation, self.session
         message_id = f"{session.id}-{self._count}"  # an atom (RFC 5321 4.4)
+        # All by position: keywords take 1 % of the instructions of a message
         return Message(
             message_id,
             transaction.sender,
             [*transaction.recipients],  # the handler's own: what it does to it changes no reply
             self._stamp.field(
-                session, conversation.helo, transaction, message_id, esmtp=conversation.esmtp
+                session, conversation.helo, conversation.esmtp, transaction, message_id
             ),
             chunks,
             transaction,
-            spool=spool,
-            streams=self._routes.streams,
-            per_recipient=conversation.settings.lmtp,
+            spool,
+            self._routes.streams,
+            conversation.settings.lmtp,
         )
 
     # -- notifications ---------------------------------------------------------------------------

@@ -315,7 +315,7 @@ class Stamp:
         self._head = ""
 
     def field(
-        self, session: Session, helo: str, transaction: Transaction, message_id: str, *, esmtp: bool
+        self, session: Session, helo: str, esmtp: bool, transaction: Transaction, message_id: str
     ) -> bytes:
         """Return the field for a message of a client that has sent `helo`."""
         smtputf8, tls = transaction.smtputf8, session.tls
