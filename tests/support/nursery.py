@@ -207,11 +207,12 @@ def _spare_memory() -> None:
 
     To look at an object is to write to it, for which a fork gets a copy of its page: 50 ms of CPU
     time for each program. A server thaws what is frozen when it stops; the end of Python would look
-    at all of it.
+    at all of it, which it does in CI, since it may warn of what a program has left open.
     """
     gc.collect()
     gc.freeze()
-    atexit.register(gc.freeze)
+    if os.environ.get("EHLO_QUICK") == "1":
+        atexit.register(gc.freeze)
 
 
 if __name__ == "__main__":
