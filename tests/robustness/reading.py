@@ -164,14 +164,25 @@ def read(message: bytes) -> None:
         _ = attachment.data
 
 
-def find(message: bytes) -> None:
-    """Look for links and codes, and make a summary."""
+def search(message: bytes) -> None:
+    """Look for links and codes, as a test or the page of a message does."""
     from ehlo.content import read_content
-    from ehlo.content.summary import summarize
 
     content = read_content(message)
     _ = content.links, content.codes
+
+
+def list_it(message: bytes) -> None:
+    """Make a summary, as the inbox does of each message that it takes."""
+    from ehlo.content.summary import summarize
+
     summarize(message)
+
+
+def find(message: bytes) -> None:
+    """Look for links and codes, and make a summary."""
+    search(message)
+    list_it(message)
 
 
 def message_of(made: Input, size: int) -> bytes:

@@ -17,7 +17,7 @@ from ehlo import Address, Message, Peer, Session
 from ehlo.cli.printer import AsText, as_json
 from ehlo.content import read_content
 from robustness.process import Tell
-from robustness.reading import FOUND, READ, find, message_of, read
+from robustness.reading import FOUND, READ, list_it, message_of, read, search
 from robustness.scale import IN_FULL, MIB, full
 
 SECONDS = 0.3  # of CPU for each megabyte
@@ -108,7 +108,7 @@ def test_printing_takes_four_times_the_message_and_little_more(
 
 @pytest.mark.skipif(not IN_FULL, reason="times are measured in the full form")
 @pytest.mark.parametrize("size", [4_000, 60_000, 1_000_000])
-@pytest.mark.parametrize("look", [read, find])
+@pytest.mark.parametrize("look", [read, search, list_it])
 def test_reading_takes_little_time_for_each_megabyte(
     tell: Tell, size: int, look: Callable[[bytes], None]
 ) -> None:

@@ -61,7 +61,10 @@ class Header(NamedTuple):
 def first_field(fields: Sequence[Field], name: str) -> str:
     """Return the first field `name` (in lower case) as text; empty when there is none."""
     wanted = name.encode()
-    return next((each.text for each in fields if each.name.lower() == wanted), "")
+    for each in fields:
+        if each.name.lower() == wanted:
+            return each.text
+    return ""
 
 
 def read_header(
@@ -204,6 +207,9 @@ def parse_parameters(value: bytes) -> Parameterized:
     """Parse a field like `text/plain; charset=utf-8`."""
     line = _unfolded(value[:LONGEST_VALUE])
     head, _, rest = line.partition(b";")
+    kind = decode_text(head, "").strip().lower()
+    if not rest:  # as in most fields
+        return Parameterized(kind, {})
     plain: dict[str, str] = {}
     boundary = b""
     pieces: dict[str, dict[int, tuple[bytes, bool]]] = {}
@@ -219,7 +225,7 @@ def parse_parameters(value: bytes) -> Parameterized:
         pieces.setdefault(match[1], {}).setdefault(number, (data, encoded))
     for name, numbered in pieces.items():
         plain[name] = _joined([numbered[number] for number in sorted(numbered)])
-    return Parameterized(decode_text(head, "").strip().lower(), plain, boundary)
+    return Parameterized(kind, plain, boundary)
 
 
 def _parameters(rest: bytes) -> Iterator[tuple[str, bytes]]:

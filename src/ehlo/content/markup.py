@@ -16,8 +16,8 @@ from typing import Final
 
 from ehlo.content.breather import Rest, no_rest
 
-# A tag, with its name; or the beginning of what is no text, and no tag either
-_MARKUP: Final = re.compile(r"<(?:(/?)([a-zA-Z][a-zA-Z0-9:-]{0,63})|[!?/])")
+# A tag, with its name and its end; or the beginning of what is no text, and no tag either
+_MARKUP: Final = re.compile(r"<(?:(/?)([a-zA-Z][a-zA-Z0-9:-]{0,63})[^>]*+(>?)|[!?/])")
 _ATTRIBUTE: Final = re.compile(
     r"""(?<=[\s/"'])(href|alt|action)\s*+=\s*+(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE
 )
@@ -53,8 +53,8 @@ _LONGEST_LABEL: Final = 200
 _LONGEST_AFTER: Final = 80
 _BEFORE: Final = 240  # bytes of text that are kept of what stands before a link
 _OTHER_LINKS: Final = MappingProxyType({"area": "href", "form": "action"})
-_MEANING: Final = frozenset(("a", "img", *_HIDDEN, *_OTHER_LINKS, *_CELLS, *_BREAKS))
-"""The elements that mean something here; nothing is done for the tags of others."""
+_OTHERS: Final = frozenset(("a", "img", *_OTHER_LINKS, *_CELLS))
+"""Elements that mean something else than a line. Nothing is done for the tags of the rest."""
 
 
 @dataclass(slots=True)
@@ -105,41 +105,52 @@ def _laid_out(
     rest: Rest = no_rest,
 ) -> _Page:
     page = _Page()
-    at = count = 0
-    while (found := _MARKUP.search(markup, at)) is not None and page.size < most:
+    out, search, at, count = page.out, _MARKUP.search, 0, 0
+    while (found := search(markup, at)) is not None and len(out) < most:
         count += 1
         if count % _TAGS_AT_ONCE == 0:
             rest()
-        start, behind = found.span()
+        start, end = found.span()
         if start > at:
             _add_text(links, page, markup, at, start, rest)
-        slash, name = found.groups()
+        slash, name, close = found.groups()
         if name is None:
             at = _after_no_tag(markup, start)
             continue
-        name = name.lower()
-        end = markup.find(">", behind)
-        if end < 0:  # a tag without an end: nothing of it is shown by a browser, either
+        if not close:  # a tag without an end: nothing of it is shown by a browser, either
             return page
-        at = end + 1
-        if name not in _MEANING:
-            continue
-        if name == "a":
-            links.end(page)
-            links.begin("" if slash else _attribute(markup, behind, end, "href"), page)
-        elif name == "img":
-            alt = _attribute(markup, behind, end, "alt")
-            links.image(alt, page)
+        at, name = end, name.lower()
+        if name in _BREAKS:
+            page.break_line(name, slash)
         elif name in _HIDDEN and not slash:
             at = _after_hidden(markup, at, name)
-        else:
-            if not slash and name in _OTHER_LINKS:
-                address = _attribute(markup, behind, end, _OTHER_LINKS[name])
-                links.other(name, address, _attribute(markup, behind, end, "alt"))
-            page.tag(name, closing=bool(slash))
+        if name in _OTHERS:
+            _follow(links, page, markup, found, name)
     if found is None:
         _add_text(links, page, markup, at, len(markup), rest)
     return page
+
+
+def _follow(
+    links: _Addresses | _Anchors | _Nothing,
+    page: _Page,
+    markup: str,
+    tag: re.Match[str],
+    name: str,
+) -> None:
+    """Do what the tag of a link, an image or a cell stands for."""
+    is_open = not tag[1]
+    if name == "a":
+        links.end(page)
+        if is_open and (href := _attribute(markup, tag, "href")):
+            links.begin(href, page)
+    elif name == "img":
+        links.image(_attribute(markup, tag, "alt"), page)
+    elif name in _CELLS:
+        page.has_space = True
+    elif is_open:
+        address = _attribute(markup, tag, _OTHER_LINKS[name])
+        links.other(name, address, _attribute(markup, tag, "alt"))
 
 
 class _Addresses:
@@ -261,21 +272,19 @@ def _add_text(
 class _Page:
     """Lays out text: blanks become one, and lines end where elements do."""
 
-    __slots__ = ("_breaks", "_out", "_preserved", "_space")
+    __slots__ = ("_breaks", "_preserved", "has_space", "out")
 
     def __init__(self) -> None:
-        self._out = bytearray()  # a quarter of the text's size, if one character is an emoji
+        self.out: bytearray = (
+            bytearray()
+        )  # a quarter of the text's size, if one character is an emoji
         self._breaks = -1  # line ends to write before more text; -1 at the beginning
-        self._space = False  # whether there is to be a blank before more text
+        self.has_space: bool = False  # whether there is to be a blank before more text
         self._preserved = 0  # how many `pre` are open
 
     @property
-    def size(self) -> int:
-        return len(self._out)
-
-    @property
     def text(self) -> str:
-        return self._out.decode("utf-8", "surrogatepass")
+        return self.out.decode("utf-8", "surrogatepass")
 
     @property
     def begins_line(self) -> bool:
@@ -287,7 +296,7 @@ class _Page:
         """The end of the line that is being written."""
         if self.begins_line:
             return ""
-        line = self._out[-_BEFORE:].rpartition(b"\n")[2]
+        line = self.out[-_BEFORE:].rpartition(b"\n")[2]
         return line.decode("utf-8", "ignore")
 
     def add(self, text: str) -> None:
@@ -300,37 +309,36 @@ class _Page:
             return
         flat = _BLANKS.sub(" ", text)
         bare = flat.strip(" ")
-        self._space = self._space or flat[:1] == " "
+        self.has_space = self.has_space or flat[:1] == " "
         if bare:
             self._write(bare)
-            self._space = flat[-1] == " "
+            self.has_space = flat[-1] == " "
 
-    def tag(self, name: str, *, closing: bool) -> None:
-        """Do what the tag stands for."""
-        breaks = _BREAKS.get(name)
-        if breaks is None:
-            self._space = self._space or name in _CELLS
-        elif name == "br":
-            self._breaks = min(2, max(0, self._breaks) + (not closing)) if self._out else -1
-        else:
-            if self._out and breaks > self._breaks:
-                self._breaks = breaks
-            if name == "pre":
-                self._preserved = max(0, self._preserved + (-1 if closing else 1))
-            elif name == "li" and not closing:
+    def break_line(self, name: str, slash: str) -> None:
+        """End the line, as the tag of an element in `_BREAKS` does; `slash` if it closes one."""
+        if name == "br":
+            self._breaks = min(2, max(0, self._breaks) + (not slash)) if self.out else -1
+            return
+        breaks = _BREAKS[name]
+        if breaks > self._breaks and self.out:
+            self._breaks = breaks
+        if name == "pre":
+            self._preserved = max(0, self._preserved + (-1 if slash else 1))
+        elif name == "li":
+            if not slash:
                 self._write("-")
-                self._space = True
-            elif name == "hr":
-                self._write("---")
-                self._breaks = 1
+                self.has_space = True
+        elif name == "hr":
+            self._write("---")
+            self._breaks = 1
 
     def _write(self, text: str) -> None:
         if self._breaks > 0:
-            self._out += b"\n" * self._breaks
-        elif self._space and self._out:
-            self._out += b" "
-        self._breaks, self._space = 0, False
-        self._out += text.encode("utf-8", "surrogatepass")
+            self.out += b"\n" * self._breaks
+        elif self.has_space and self.out:
+            self.out += b" "
+        self._breaks, self.has_space = 0, False
+        self.out += text.encode("utf-8", "surrogatepass")
 
 
 def _after_no_tag(markup: str, start: int) -> int:
@@ -348,8 +356,9 @@ def _after_hidden(markup: str, at: int, name: str) -> int:
     return len(markup) if end < 0 else end + 1
 
 
-def _attribute(markup: str, start: int, end: int, name: str) -> str:
-    """Return the value of an attribute of the tag between `start` and `end`; empty without it."""
+def _attribute(markup: str, tag: re.Match[str], name: str) -> str:
+    """Return the value of an attribute of a tag; empty without it."""
+    start, end = tag.end(2), tag.start(3)
     if end - start <= len(name):
         return ""
     for match in _ATTRIBUTE.finditer(markup, start, min(end, start + _LONGEST_TAG)):

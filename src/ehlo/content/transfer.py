@@ -18,7 +18,8 @@ _ALPHABET: Final = (string.ascii_letters + string.digits + "+/").encode()
 _NO_LETTERS: Final = bytes(set(range(256)) - set(_ALPHABET))
 _NO_BASE64: Final = bytes(set(_NO_LETTERS) - set(b"="))
 _PADDING: Final = re.compile(rb"=+")
-_LINE: Final = re.compile(rb"[^\r\n]+")
+# Lines that give nothing, of which a message may have half a million; and a line of uuencode
+_LINE: Final = re.compile(rb"(?:[\r\n]|(?<![^\r\n])[ `][^\r\n]*+)*+([^\r\n]*+)")
 _UUENCODED: Final = frozenset(("uuencode", "x-uuencode", "uue", "x-uue"))
 _SLICE: Final = 16_384
 _MOST_BROKEN: Final = 100  # lines
@@ -30,6 +31,8 @@ def decode_transfer(data: bytes, encoding: str, rest: Rest = no_rest) -> bytes:
 
     `encoding` is in lower case. For `rest` see `ehlo.content.breather`.
     """
+    if not encoding:  # as most parts have none
+        return data
     if encoding == "base64" and len(data) <= _SLICE:
         with contextlib.suppress(binascii.Error):  # most encoded-words are one whole piece
             return binascii.a2b_base64(data, strict_mode=True)
@@ -168,21 +171,22 @@ class _Uuencode:
         for number, match in enumerate(_LINE.finditer(data)):
             if not number % _LINES:
                 self._rest()
-            if self._ended:
+            line = match[1]
+            if self._ended or not line:
                 break
-            self._add(match[0], decoded)
+            self._add(line, decoded)
             if self._broken > _MOST_BROKEN:
-                return bytes(decoded + data[match.start() :])
+                return bytes(decoded + data[match.start(1) :])
         return bytes(decoded)
 
     def _add(self, line: bytes, decoded: bytearray) -> None:
         """Add what a line gives."""
-        if line.startswith(b"begin ") and not self._began:
-            return
-        self._ended = line == b"end"
         # The first character counts the bytes; blanks at the end may have been cut off
         count = (line[0] - 32) & 63
-        if self._ended or not count:
+        if line == b"end":
+            self._ended = True
+            return
+        if not count or (not self._began and line.startswith(b"begin ")):
             return
         self._began = True
         try:
