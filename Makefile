@@ -47,7 +47,7 @@ JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 4)
 # Files that would make the part of their directory too long: each is a part of its own
 APART := tests/cli/test_workers.py tests/robustness/test_work.py
 PARTS := $(addprefix tests/,cli browser interop server) others $(APART) \
-	$(addprefix tests/,testing robustness queue inbox protocol)
+	$(addprefix tests/,inbox testing robustness queue protocol)
 OWN_PARTS := $(filter tests/%,$(PARTS))
 PARALLEL = --no-print-directory --keep-going --jobs=$(JOBS) \
 	$(if $(filter output-sync,$(.FEATURES)),--output-sync)

@@ -175,7 +175,8 @@ def test_what_an_extension_needs_goes_with_it() -> None:
 
 
 def test_names_that_do_not_fit_into_a_reply_are_refused_at_once() -> None:
-    with pytest.raises(ValueError, match="longer than 512"):
-        Settings(hostname="h" * 255, appname="a" * 255)
+    Settings(hostname="h" * 255, appname="a" * 145)  # which makes the longest replies
+    with pytest.raises(ValueError, match="hostname and appname have more than 400 characters"):
+        Settings(hostname="h" * 255, appname="a" * 146)
     with pytest.raises(ValueError, match="control"):
         Settings(appname="a\r\nb")

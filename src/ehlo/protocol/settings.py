@@ -13,6 +13,8 @@ from ehlo.protocol.parameters import Parameter
 from ehlo.protocol.policy import Policy
 from ehlo.protocol.reply import Reply
 
+_LONGEST_NAMES = 400  # characters of hostname and appname, with which all replies have 512 bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Settings(Policy):
@@ -83,6 +85,11 @@ class Settings(Policy):
                 f"extensions: BINARYMIME needs bare_newlines=keep, not {policy}; set one of both"
             )
         assign(self, "gated", self.tls_required or self.auth_required)
+        if len(self.hostname) + len(self.appname) > _LONGEST_NAMES:
+            raise ValueError(
+                f"hostname and appname have more than {_LONGEST_NAMES} characters together, too "
+                "many for a reply; shorten appname"
+            )
         service = f"{self.hostname} {self.appname} {'LMTP' if self.lmtp else 'ESMTP'}"
         assign(self, "greeting", replies.greeting(service))
         assign(self, "closing", replies.closing(service))
