@@ -96,9 +96,8 @@ class _Words:
         self._others = tuple(word for word in words if not word.isascii())
 
     def occur_in(self, text: str) -> bool:
-        for word in self._in_ascii:  # `any` took twice as long
-            if word in text:
-                return True
+        if any(word in text for word in self._in_ascii):
+            return True
         return not text.isascii() and any(word in text for word in self._others)
 
 

@@ -191,6 +191,7 @@ _USUAL: Final = re.compile(
     |([^@\s",;:<>()\[\\]++@[^@\s",;:<>()\[\\]++))\s*+(?:,|\Z)|(?s:.++)""",
     re.ASCII | re.VERBOSE,
 )
+_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)  # split by it, a text has its second bytes
 _MOST_PIECES: Final = 8 * MOST_MAILBOXES
 
 
@@ -257,10 +258,10 @@ def _mailbox(words: list[bytes], address: bytes | None, comment: bytes) -> Mailb
 
 
 def _unquoted(word: bytes) -> bytes:
-    if not word.startswith(b'"'):
+    if word[:1] != b'"':
         return word
     inner = word[1:].removesuffix(b'"')
-    return re.sub(rb"\\(.)", rb"\1", inner, flags=re.DOTALL) if b"\\" in inner else inner
+    return b"".join(_PAIR.split(inner)) if b"\\" in inner else inner
 
 
 def _decoded_latin(text: str) -> str:
