@@ -73,9 +73,13 @@ _PATH: Final = re.compile(rf"[/?#][^{_NOT_IN_PATHS}{_IDEOGRAPHS}]*")
 _ANY_PATH: Final = re.compile(rf"[/?#][^{_NOT_IN_PATHS}\u3000-\u301f\uff01-\uff20]*")
 _BREAK: Final = re.compile(r"\s+")
 # What ends before an address: a sentence, or another address
-_BOUND: Final = re.compile(r"(?<=[.!?])\s+|[。！？]\s*(?=\S)|\S{0,80}://\S*")
-_LOOSE: Final = ".,;:!?'*_~\u2026\u2019"
-_OPENING: Final = {")": "(", "]": "["}
+# It begins with a set of characters, for which a search looks fast
+_SENTENCE: Final = re.compile(r"[\s。！？](?:(?<=[.!?]\s)\s*|(?<=[。！？])\s*(?=\S))")
+_BOUND: Final = re.compile(rf"{_SENTENCE.pattern}|\S{{0,80}}://\S*")
+_BEHIND: Final = re.compile(r"\S*(?:(?<=[.!?])\s+)?")  # from `://` to where a sentence begins
+_WORD: Final = re.compile(r"\w")
+_BRACKETS: Final = ("()", "[]")
+_LOOSE: Final = ".,;:!?'*_~\u2026\u2019)]"  # the brackets only where they are not opened
 _TOKEN: Final = re.compile(r"(?=[A-Za-z_-]{0,40}[0-9])[A-Za-z0-9_-]{16,}")
 _FILE: Final = re.compile(r"\.(?:png|jpe?g|gif|svg|webp|ico|css|js|woff2?|ttf)\Z")
 _OPENED: Final = re.compile(r"/(?:wf/)?(?:open|pixel|beacon|track/open)\b")
@@ -179,7 +183,7 @@ def find_links(texts: Iterable[str], anchors: Iterable[Anchor]) -> list[Link]:
             continue
         known.add((url, anchor.label))
         shown.update(each.url for each in find_addresses(anchor.label, 2))
-        around = f"{_last_sentence(anchor.before)} {_BOUND.split(anchor.after)[0]}"
+        around = f"{_last_sentence(anchor.before)} {_BOUND.split(anchor.after, 1)[0]}"
         score = 0.3 if anchor.tag == "form" else _score(url, anchor.label, around)
         _add(found, Link(url, _printable(anchor.label), score))
     for text in texts:
@@ -253,7 +257,7 @@ def _address_at(text: str, start: int, host: int) -> _Found | None:
     found = _HOST.match(text, host, end)
     if found is None or scheme in _NOT_FOLLOWED:
         return None
-    domain = _ASCII_DOMAIN.match(text, host, found.end())
+    domain = None if text.isascii() else _ASCII_DOMAIN.match(text, host, found.end())
     stop = found.end() if domain is None else domain.end()
     paths = (
         _PATH if text[host:stop].isascii() or not _IDEOGRAPH.search(text, host, stop) else _ANY_PATH
@@ -265,7 +269,7 @@ def _address_at(text: str, start: int, host: int) -> _Found | None:
     if text[start - 1 : start] == "<" or text[max(0, start - 5) : start].upper() == "<URL:":
         return _bracketed(text, start, stop, end)
     stop = _without_punctuation(text, host, stop)
-    if not re.search(r"\w", text[host:stop]):
+    if _WORD.search(text, host, stop) is None:
         return None
     url = text[start:stop]
     return _Found(f"http://{url}" if bare else url, start, stop)
@@ -286,29 +290,28 @@ def _bracketed(text: str, start: int, stop: int, most: int) -> _Found | None:
 
 def _without_punctuation(text: str, start: int, stop: int) -> int:
     """Return where the address ends, without what belongs to the sentence around it."""
-    surplus = {
-        close: text.count(close, start, stop) - text.count(opening, start, stop)
-        for close, opening in _OPENING.items()
-    }
-    while stop > start:
-        last = text[stop - 1]
-        if surplus.get(last, 0) > 0:
-            surplus[last] -= 1
-        elif last not in _LOOSE:
-            break
-        stop -= 1
-    return stop
+    shown = text[start:stop]
+    kept = len(shown.rstrip(_LOOSE))
+    if kept < len(shown):
+        for opening, close in _BRACKETS:
+            surplus = max(0, shown.count(close) - shown.count(opening))
+            kept = max(kept, shown.rsplit(close, surplus)[0].rfind(close) + 1)
+    return start + kept
 
 
 def _before(text: str, start: int) -> str:
     """Return what stands before an address: the beginning of its line, or the line above."""
     above = text[max(0, start - 240) : start].rstrip("<([{\"' \t\n")
     above = above.removesuffix("URL:")
-    return _BREAK.sub(" ", _last_sentence(above.rpartition("\n")[2])).strip(" <>([*-\u2022:\u2192")
+    said = _last_sentence(above.rpartition("\n")[2])
+    return " ".join(said.split()).strip(" <>([*-\u2022:\u2192")
 
 
 def _last_sentence(text: str) -> str:
-    return _BOUND.split(text)[-1][-_LONGEST_BEFORE:]
+    address = text.rfind("://")
+    if address >= 0 and (behind := _BEHIND.match(text, address)) is not None:
+        text = text[behind.end() :]
+    return _SENTENCE.split(text)[-1][-_LONGEST_BEFORE:]
 
 
 # -- scores ----------------------------------------------------------------------------------------

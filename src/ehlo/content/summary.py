@@ -184,27 +184,31 @@ _PIECE: Final = re.compile(
 )
 
 
-# One mailbox, as most fields have it, and the comma behind it. This way took 6 instead of 17 us
+# One mailbox, as most fields have it, and the comma behind it: this way took 6 instead of 17 us.
+# Or else all that is left
 _USUAL: Final = re.compile(
-    rb"""\s*+(?:(?:"([^"\\]*+)"\s*+|([^",;:<>()\[\\]*+))<([^@\s",;:<>()\[\\]++@[^@\s",;:<>()\[\\]++)>
-    |([^@\s",;:<>()\[\\]++@[^@\s",;:<>()\[\\]++))\s*+(?:,|\Z)""",
-    re.VERBOSE,
+    r"""\s*+(?:(?:"([^"\\]*+)"\s*+|([^",;:<>()\[\\]*+))<([^@\s",;:<>()\[\\]++@[^@\s",;:<>()\[\\]++)>
+    |([^@\s",;:<>()\[\\]++@[^@\s",;:<>()\[\\]++))\s*+(?:,|\Z)|(?s:.++)""",
+    re.ASCII | re.VERBOSE,
 )
+_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)  # split by it, a text has its second bytes
 _MOST_PIECES: Final = 8 * MOST_MAILBOXES
 
 
 def read_mailboxes(value: bytes) -> list[Mailbox]:
     """Return the mailboxes of a field; groups are left out, their members are not."""
     value = value[:LONGEST_VALUE]
+    text = value.decode("latin-1")
+    plain = text.isascii() and text.isprintable() and "=?" not in text  # as most are
+    decoded = str.strip if plain else _decoded_latin
     found: list[Mailbox] = []
-    at = 0
-    while at < len(value) and (usual := _USUAL.match(value, at)) is not None:
-        quoted, name, address, bare = usual.groups()
-        found.append(Mailbox(_decoded(quoted or name), _decoded(address or bare)))
-        if len(found) == MOST_MAILBOXES:
-            return found
-        at = usual.end()
-    return [*found, *_read_any(value[at:])][:MOST_MAILBOXES] if at < len(value) else found
+    for usual in islice(_USUAL.finditer(text), MOST_MAILBOXES):
+        quoted, name, address, bare = usual.groups("")
+        if shown := address or bare:
+            found.append(Mailbox(decoded(quoted or name), decoded(shown)))
+        else:
+            found += _read_any(value[usual.start() :])
+    return found[:MOST_MAILBOXES]
 
 
 def _read_any(value: bytes) -> list[Mailbox]:
@@ -215,22 +219,25 @@ def _read_any(value: bytes) -> list[Mailbox]:
     depth = 0
     for piece in islice(_PIECE.finditer(value), _MOST_PIECES):
         kind, text = piece.lastgroup, piece[0]
-        if text == b"(":
-            depth += 1
-        elif depth:
-            depth -= text == b")"
-            comment += text if depth else b""
+        if depth or kind == "mark":
+            if text == b"(":
+                depth += 1
+            elif depth:
+                depth -= text == b")"
+                comment += text if depth else b""
+            elif text == b")":
+                words.append(text)
+            elif text == b":":  # the name of a group is before it
+                words = []
+            else:
+                if words or address:
+                    found.append(_mailbox(words, address, comment))
+                words, address, comment = [], None, b""
+                if len(found) >= MOST_MAILBOXES:
+                    break
         elif kind == "angle":
             address = text.strip(b"<> \t\r\n")
-        elif text == b":":  # the name of a group is before it
-            words = []
-        elif text in (b",", b";"):
-            if words or address:
-                found.append(_mailbox(words, address, comment))
-            words, address, comment = [], None, b""
-            if len(found) >= MOST_MAILBOXES:
-                break
-        elif text.strip():
+        elif not text.isspace():
             words.append(text)
     if words or address:
         found.append(_mailbox(words, address, comment))
@@ -241,17 +248,24 @@ def _mailbox(words: list[bytes], address: bytes | None, comment: bytes) -> Mailb
     text = b"".join(words).strip()
     if address is None and b"@" in text and (b'"@' in text or len(text.split()) == 1):
         return Mailbox(_decoded(comment), _decoded(text))
-    name = _decoded(b"".join(map(_unquoted, words)).strip() or comment)
+    if b"\\" in text or b"[" in text:
+        name = b"".join(map(_unquoted, words)).strip()
+    else:  # each quote is a delimiter
+        name = text.replace(b'"', b"").strip()
     if address is not None and address.startswith(b"@"):  # a source route
         address = address.rpartition(b":")[2]
-    return Mailbox(name, _decoded(address))
+    return Mailbox(_decoded(name or comment), _decoded(address))
 
 
 def _unquoted(word: bytes) -> bytes:
-    if not word.startswith(b'"'):
+    if word[:1] != b'"':
         return word
     inner = word[1:].removesuffix(b'"')
-    return re.sub(rb"\\(.)", rb"\1", inner, flags=re.DOTALL) if b"\\" in inner else inner
+    return b"".join(_PAIR.split(inner)) if b"\\" in inner else inner
+
+
+def _decoded_latin(text: str) -> str:
+    return _decoded(text.encode("latin-1"))
 
 
 def _decoded(value: bytes | None) -> str:
