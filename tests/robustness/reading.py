@@ -80,6 +80,7 @@ FOUND: dict[str, Input] = {
     "forms": (HTML, "<form action=http://x/>", ""),
     "mailboxes": ("To: ", "a@b,", ""),
     "quotes in mailboxes": ("To: ", '"', ""),
+    "escapes in mailboxes": ("To: ", '"\\a"', ""),
     "comments in mailboxes": ("To: ", "(", ""),
     "brackets in mailboxes": ("To: ", "<", ""),
     "lines that flow": (FLOWED, "a \n", ""),
