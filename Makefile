@@ -24,7 +24,7 @@ test: announced $(STAMP)
 	@$(CORE_REPORT) --data-file=.coverage.core
 
 announced:
-	@echo 'Linters, type checker and all tests: about 6 minutes on 2 idle cores.'
+	@echo 'Linters, type checker and all tests: about 5 minutes on 2 idle cores.'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

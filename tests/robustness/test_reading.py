@@ -122,7 +122,9 @@ def test_reading_takes_little_time_for_each_megabyte(
             look(message)
         return (time.process_time() - begun) / (times * len(message)) * 1e6
 
-    slowest = {name: min(seconds(name) for _ in range(3)) for name in inputs}
+    slowest = {name: seconds(name) for name in inputs}
+    for name in sorted(inputs, key=lambda each: -slowest[each])[:20]:  # others only add to it
+        slowest[name] = min(slowest[name], *(seconds(name) for _ in range(9)))
     name = max(slowest, key=lambda each: slowest[each])
     tell(f"{look.__name__}, {size} bytes: at most {slowest[name]:.2f} s for each MB ({name})")
     assert slowest[name] <= SECONDS
