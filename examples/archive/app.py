@@ -1,7 +1,8 @@
 """Archives mail in PostgreSQL, which has the queue, too: the handler of all processes.
 
 Front ends accept with `ehlo serve app:Archive`, consumers deliver with `ehlo work app:Archive`;
-compose.yaml next to this file starts two of each, behind HAProxy. The URL is in EHLO_QUEUE.
+compose.yaml next to this file starts two of each, behind HAProxy. The URL of the queue is in
+EHLO_QUEUE, which ehlo removes from the environment, and that of the archive in DATABASE_URL.
 """
 
 import os
@@ -25,7 +26,7 @@ class Archive(ehlo.Handler):
     pool: asyncpg.Pool
 
     async def on_startup(self, server: object) -> None:
-        self.pool = await asyncpg.create_pool(os.environ["EHLO_QUEUE"], min_size=0, max_size=8)
+        self.pool = await asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=0, max_size=8)
         await self.pool.execute(SCHEMA)
 
     async def on_rcpt(self, session: ehlo.Session, recipient: ehlo.Address, params: object) -> None:

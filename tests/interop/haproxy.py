@@ -87,7 +87,8 @@ class HAProxy:
             assert self.process.poll() is None, self.log()
             if (self.folder / "stats").exists():
                 check = self.check()
-                if check.last.startswith("L"):  # INI before the first check, and a star during one
+                # It is empty or INI before the first check, and has a star during one
+                if check.last not in ("", "INI") and "*" not in check.last:
                     return check
             pause.wait(0.05)
         raise AssertionError(f"no health check has ended: {self.log()}")

@@ -32,7 +32,7 @@ def ehlo(start: Start, directory: Path, command: list[str], url: str) -> Program
     """Start what a service of the Compose file runs, on this machine."""
     here = {":2525": "127.0.0.1:0", "172.16.0.0/12": "127.0.0.0/8"}
     words = [here.get(word, word) for word in command]
-    return start("-m", "ehlo", *words, cwd=directory, env={"EHLO_QUEUE": url})
+    return start("-m", "ehlo", *words, cwd=directory, env={"EHLO_QUEUE": url, "DATABASE_URL": url})
 
 
 @contextmanager

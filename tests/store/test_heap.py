@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import mmap
 import os
 import random
@@ -246,6 +247,24 @@ async def test_large_and_small_messages_are_found_and_read_alike(tmp_path: Path)
     with closing(sqlite3.connect(path)) as database:  # a store with a name is one file
         stored = database.execute("SELECT max(length(data)) FROM messages").fetchone()
     assert stored > (3_000_000,)
+
+
+def test_a_message_that_is_written_in_part_leaves_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = os.pwrite
+
+    def write(file: int, data: memoryview, start: int) -> int:
+        if start:
+            raise OSError(errno.EFBIG, "File too large")
+        return written(file, data[: 4 * PLACE], start)
+
+    monkeypatch.setattr("os.pwrite", write)
+    with heap_in(tmp_path) as heap:
+        with pytest.raises(DiskFullError):
+            heap.put(1, large(1, 8 * PLACE))
+        heap.settle(done=False)
+        assert disk_used(tmp_path) == 0
 
 
 @pytest.mark.usefixtures("heap_of_stores")

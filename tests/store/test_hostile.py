@@ -10,8 +10,9 @@ from queue import SimpleQueue
 
 import pytest
 
-from ehlo.store import Delivery, DiskFullError, MailCounts, Store
+from ehlo.store import Delivery, DiskFullError, MailCounts, Store, StoreError
 from ehlo.store.keeping import Keeper
+from ehlo.store.query import read_query
 from ehlo.store.rows import MOST_TAGS
 from ehlo.transcript import Line
 from support.storing import fill, ids, in_loop, mail
@@ -103,6 +104,31 @@ async def test_long_queries_are_answered(query: str) -> None:
         assert (await store.search(query)).found.total in (0, 2)
         with pytest.raises(ValueError, match="nothing was changed"):  # its end is not read
             await store.mark(read=True, query=query)
+
+
+@in_loop
+async def test_a_size_that_no_mail_can_have_is_text() -> None:
+    async with Store.open() as store:
+        await fill(store, 2)
+        for query in ("larger:999999999999g", "smaller:999999999999g"):
+            assert (await store.search(query)).found.total == 0
+
+
+def test_equal_terms_count_once() -> None:
+    assert read_query("-z " * 50 + "-y").sql == read_query("-z -y").sql
+
+
+@in_loop
+async def test_a_search_that_takes_too_long_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    query = " ".join(f"-z{number}" for number in range(40))
+    async with Store.open() as store:
+        await fill(store, 300)
+        assert (await store.search(query)).found.total == 300
+        monkeypatch.setattr("ehlo.store.reading.LONGEST_READING", -1.0)
+        with pytest.raises(StoreError, match="reading took too long; search for less"):
+            await store.search(query)
+        monkeypatch.undo()
+        assert (await store.search(query)).found.total == 300
 
 
 @in_loop

@@ -53,6 +53,7 @@ from ehlo.server.server import Server
 from ehlo.server.system import machine
 from ehlo.server.workers.recipe import StartError
 
+_SECRETS = ("EHLO_TLS_PASSPHRASE", "EHLO_WEB_AUTH", "EHLO_RELAY")
 _ENVIRONMENT = "Each option can be set in the environment: --max-size as EHLO_MAX_SIZE."
 _SERVE_ONLY = ("workers", "factory")
 _WORK_OPTIONS = ("grace", "loop", "user", "metrics", "control", "factory")
@@ -226,6 +227,8 @@ def work(target: str, **given: object) -> None:
     SIGTERM, deliveries under way have --grace seconds to end.
     """
     given |= dict.fromkeys(("host", "port")) | {"fd": ()}
+    for name in _SECRETS:  # of `ehlo serve`, which may have the same environment
+        os.environ.pop(name, None)
     server, process = _named_server(target, given), _process(given)
     queue = add_queue(server, given)
     if queue is None:

@@ -45,6 +45,8 @@ def _in_words(path: str, error: sqlite3.Error) -> StoreError:
         return DiskFullError(f"{path}: no room, or the disk failed ({error}); free some space")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return StoreError(f"{path}: locked by another program; stop it")
+    if name == "SQLITE_INTERRUPT":
+        return StoreError(f"{path}: reading took too long; search for less")
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return StoreError(f"{path}: not a database, or broken ({error}); name another file")
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):

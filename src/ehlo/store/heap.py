@@ -120,7 +120,7 @@ class Heap:
             for number in added:
                 del self._places[number]
             with suppress(OSError):  # what is behind the end is written over
-                if added and os.fstat(self._file).st_size > self._end:
+                if self._file >= 0 and os.fstat(self._file).st_size > self._end:
                     os.ftruncate(self._file, self._end)
             return
         if dropped:

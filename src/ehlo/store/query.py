@@ -46,6 +46,7 @@ _MOST_GRAMS: Final = 12  # of a long word; they leave few mails to look at
 _TERM: Final = re.compile(r'(?:[^\s"]|"[^"]*"?)+')
 _PREFIX: Final = re.compile(r"([a-z-]+):(.*)", re.DOTALL | re.IGNORECASE)
 _SIZE: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([kmg]?)b?", re.IGNORECASE)
+_MOST_SIZE: Final = 1 << 63  # the first number that SQLite cannot hold
 _UNITS: Final = MappingProxyType({"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30})
 _COLUMNS: Final = MappingProxyType(
     {
@@ -92,7 +93,7 @@ def read_query(text: str, zone: str = "") -> Condition:
     """
     condition = Condition(ignored=text[LONGEST_QUERY:].strip())
     parts = []
-    for number, word in enumerate(_TERM.findall(text[:LONGEST_QUERY])):
+    for number, word in enumerate(dict.fromkeys(_TERM.findall(text[:LONGEST_QUERY]))):
         if number == MOST_TERMS:
             condition.ignored = condition.ignored or word
             break
@@ -172,7 +173,7 @@ def _state(name: str, value: str, _zone: tzinfo | None) -> Condition | None:
 def _size(name: str, value: str, _zone: tzinfo | None) -> Condition | None:
     match = _SIZE.fullmatch(value)
     size = int(float(match[1]) * _UNITS[match[2].lower()]) if match is not None else 0
-    if not size:
+    if not 0 < size < _MOST_SIZE:
         return _text(f"{name}:{value}")
     return Condition("size > ?" if name == "larger" else "size < ?", [size])
 

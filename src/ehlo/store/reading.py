@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -14,7 +15,10 @@ from ehlo.store.database import open_reader
 from ehlo.store.heap import Heap
 
 Answer = TypeVar("Answer")
+LONGEST_READING: Final = 10.0
+"""Seconds after which a search ends with an error: it holds one of few readers."""
 _READERS: Final = 2  # threads
+_STEPS: Final = 10_000  # of SQLite, from one look at the time to the next
 
 
 class ReaderPool:
@@ -42,10 +46,13 @@ class ReaderPool:
         try:
             with in_words(self._path):
                 reader = reader or open_reader(self._path, self._index, self._heap)
+                until = time.monotonic() + LONGEST_READING
+                reader.set_progress_handler(lambda: time.monotonic() > until, _STEPS)
                 reader.execute("BEGIN")
                 try:
                     return read(reader)
                 finally:
+                    reader.set_progress_handler(None, _STEPS)
                     reader.execute("COMMIT")
         finally:
             self._idle.put(reader)
