@@ -184,25 +184,20 @@ class Letter:
     unshown_subject: int
 
 
-def row_of(mail: StoredMail, mail_from: str = "") -> Row:
-    """Return what the list shows of a mail, with its envelope sender if that is to be shown."""
+def row_of(mail: StoredMail) -> Row:
+    """Return what the list shows of a mail, without its envelope sender."""
     summary = json.loads(mail.summary)
     boxes = _mailboxes([*summary["To"], *summary["Cc"], *summary["Bcc"]])
     return Row(
         mail,
         Mailbox(summary["From"]["Name"], summary["From"]["Address"]),
-        mail_from,
+        "",
         boxes[:2],
         max(len(boxes) - 2, 0),
         summary["Subject"][:LONGEST_SUBJECT],
         summary["Snippet"],
         summary["Attachments"],
     )
-
-
-def has_sender(mail: StoredMail) -> bool:
-    """Return whether a mail has a From that can be shown."""
-    return any(json.loads(mail.summary)["From"].values())
 
 
 def letter_of(stored: StoredMessage, tab: str) -> Letter:

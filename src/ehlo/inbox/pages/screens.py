@@ -23,7 +23,7 @@ from ehlo.faults.fault import STAGES
 from ehlo.inbox.answers import RefusedError, number_of, own_sources, resource
 from ehlo.inbox.api.single import LATEST, REFRESH, mark_read, reading
 from ehlo.inbox.desk import Desk, WebOptions, inbox_of
-from ehlo.inbox.pages.panels import TABS, Letter, has_sender, letter_of, row_of, visit_of
+from ehlo.inbox.pages.panels import TABS, Letter, letter_of, row_of, visit_of
 from ehlo.inbox.pages.rendering import (
     Assets,
     make_environment,
@@ -103,12 +103,13 @@ class Screens:
             last = (page.found.total - 1) // limit * limit
             return RedirectResponse(self._at(request, query, last))
         following = start + limit
-        without = [mail.number for mail in page.mails if not has_sender(mail)]
+        rows = [row_of(mail) for mail in page.mails]
+        without = [row.mail.number for row in rows if not any(row.sender)]
         senders = await store.envelope_senders(without) if without else {}
         return await self._page(
             request,
             "list.html",
-            rows=[row_of(mail, senders.get(mail.number, "")) for mail in page.mails],
+            rows=[row._replace(mail_from=senders.get(row.mail.number, "")) for row in rows],
             query=query,
             ignored=read_query(query).ignored if query else "",
             suffix=query_of({"q": query}),
