@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from load import LoadError, program
+from processes import kill_group
 
 TICKS = os.sysconf("SC_CLK_TCK")
 DRAINED_WITHIN = 120.0  # seconds
@@ -104,19 +105,19 @@ def postfix() -> Iterator[Postfix]:
             port = probe.getsockname()[1]
         (folder / "conf" / "main.cf").write_text(MAIN.format(folder=folder))
         (folder / "conf" / "master.cf").write_text(MASTER.format(host=HOST, port=port))
-        _run(command, folder, "start")
+        _start(command, folder)
+        pid = int((folder / "queue" / "pid" / "master.pid").read_text())
         try:
-            pid = int((folder / "queue" / "pid" / "master.pid").read_text())
             yield Postfix(port, folder, pid)
         finally:
-            _run(command, folder, "stop")
+            kill_group(pid)
     finally:
         shutil.rmtree(folder)
 
 
-def _run(command: str, folder: Path, what: str) -> None:
+def _start(command: str, folder: Path) -> None:
     done = subprocess.run(
-        [command, "-c", str(folder / "conf"), what], capture_output=True, text=True, check=False
+        [command, "-c", str(folder / "conf"), "start"], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise LoadError(f"postfix {what}: {done.stderr or done.stdout}")
+        raise LoadError(f"postfix start: {done.stderr or done.stdout}")
