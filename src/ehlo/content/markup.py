@@ -43,9 +43,8 @@ _PARAGRAPHS: Final = frozenset(
 _BREAKS: Final = MappingProxyType({**dict.fromkeys(_LINES, 1), **dict.fromkeys(_PARAGRAPHS, 2)})
 _CELLS: Final = frozenset(("td", "th"))
 _LONGEST_ENTITY: Final = 40
-_SLICE: Final = (
-    4_096  # characters that are laid out at once; what is made of them takes 30 times more
-)
+# Characters that are laid out at once; what is made of them takes 30 times more
+_SLICE: Final = 4_096
 _TAGS_AT_ONCE: Final = 50  # from one rest to the next
 _LONGEST_TAG: Final = 65_536
 _LONGEST_ADDRESS: Final = 2_048
@@ -275,9 +274,8 @@ class _Page:
     __slots__ = ("_breaks", "_preserved", "has_space", "out")
 
     def __init__(self) -> None:
-        self.out: bytearray = (
-            bytearray()
-        )  # a quarter of the text's size, if one character is an emoji
+        # A quarter of the size of a `str`, if one character is an emoji
+        self.out: bytearray = bytearray()
         self._breaks = -1  # line ends to write before more text; -1 at the beginning
         self.has_space: bool = False  # whether there is to be a blank before more text
         self._preserved = 0  # how many `pre` are open
