@@ -11,7 +11,7 @@ from playwright.sync_api import Page, Route, expect
 
 from ehlo.inbox import WebOptions
 from ehlo.transcript import Line
-from support.browsing import PHONE, Elsewhere, Site, Watch, letter
+from support.browsing import PHONE, Elsewhere, Site, Watch, letter, opened
 
 pytestmark = pytest.mark.usefixtures("watch")
 
@@ -162,6 +162,24 @@ def test_tags_are_edited(site: Site, page: Page) -> None:
     page.locator("#tags-input").press("Enter")
     expect(page.locator("#letter-tags .tag")).to_have_text(["beta", "two words"])
     assert site.run(site.store.tags()) == {"beta": 1, "two words": 1}
+
+
+def test_buttons_keep_the_focus_when_tags_change(site: Site, page: Page) -> None:
+    mail_id = site.put(letter("mail"), tags=["beta"])
+    for path, button, tags in (
+        ("/", page.get_by_role("button", name="Edit tags"), page.locator(".tags li")),
+        (
+            f"/view/{mail_id}",
+            page.locator("#letter-tags").get_by_role("button"),
+            page.locator("#letter-tags .tag"),
+        ),
+    ):
+        site.run(site.store.set_tags([mail_id], ["beta"]))
+        opened(page, path)
+        button.focus()
+        site.run(site.store.set_tags([mail_id], ["beta", "old"]))
+        expect(tags).to_have_count(2)
+        expect(button).to_be_focused()
 
 
 def test_a_mail_that_is_gone_says_so(page: Page, watch: Watch) -> None:

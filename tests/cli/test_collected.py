@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ehlo.server.observing.views import ask
 from support.program import DEADLINE, Program, Start
+from support.snapshots import snapshot_of
 
 MODULE = """
 import os, ehlo
@@ -89,15 +89,8 @@ class Server:
 
     def top(self, answered: int = 2) -> dict[str, Any]:
         """Return what so many workers have answered."""
-        found: dict[str, Any] = {}
-
-        def is_whole() -> bool:
-            with contextlib.suppress(TimeoutError):
-                found.update(ask(str(self.control)))
-            return found.get("workers") == {"wanted": 2, "answered": answered}
-
-        eventually(is_whole)
-        return found
+        workers = {"wanted": 2, "answered": answered}
+        return snapshot_of(self.control, lambda it: it["workers"] == workers)
 
     @contextlib.contextmanager
     def clients(self) -> Iterator[dict[int, smtplib.SMTP]]:

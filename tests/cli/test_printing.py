@@ -20,7 +20,7 @@ import pytest
 from ehlo import Peer
 from support.certificates import Certificates
 from support.client import Client
-from support.program import Program, Start, spawn
+from support.program import DEADLINE, Program, Start, spawn
 
 LOOPBACK = ("--addr", "127.0.0.1:0")
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
@@ -179,8 +179,8 @@ class Terminal:
             with smtplib.SMTP("127.0.0.1", port) as client:
                 client.send_message(a_mail())
             self.process.send_signal(signal.SIGINT)
-            assert self.process.wait(60) == 0
-        self._thread.join(15)
+            assert self.process.wait(DEADLINE) == 0
+        self._thread.join(DEADLINE)
         return self.screen.decode()
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import smtplib
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ehlo import Queue
 from ehlo.server.observing.stats import queued
-from ehlo.server.observing.views import ask
 from support.program import Start, completed
 from support.queueing import Player, deliver, expect, rows, serving
+from support.snapshots import snapshot_of
 
-DEADLINE = 60.0
 TELLING = "import os\ndef handler(_):\n    print('EHLO_QUEUE' in os.environ, flush=True)\n"
 SECRETIVE = """
 import os
@@ -38,13 +37,12 @@ def run(*arguments: str | Path, cwd: Path) -> tuple[int, str, str]:
 
 def until_shown(directory: Path, *, delivered: int, failed: int) -> None:
     """Return once the control socket shows that many deliveries in all files."""
-    until = time.monotonic() + DEADLINE
-    found: object = None
-    while found != (delivered, failed):
-        assert time.monotonic() < until, found
-        snapshot = ask(str(directory / "control"))
-        counts = snapshot["stats"].get("deliveries", {})
-        found = counts.get("delivered"), queued([*snapshot["queue"].values()]).get("failed")
+
+    def is_so(snapshot: dict[str, Any]) -> bool:
+        done = snapshot["stats"].get("deliveries", {}).get("delivered")
+        return (done, queued([*snapshot["queue"].values()]).get("failed")) == (delivered, failed)
+
+    snapshot_of(directory / "control", is_so)
 
 
 @pytest.fixture
@@ -138,7 +136,8 @@ def test_serve_stores_in_the_queue_and_workers_have_a_file_each(
             client.sendmail("a@x.test", ["b@x.test"], b"Subject: x\r\n\r\nx\r\n")
         program.out.until("got ")
     until_shown(tmp_path, delivered=3, failed=0)
-    names = sorted(Path(each).name for each in ask(str(tmp_path / "control"))["queue"])
+    both = snapshot_of(tmp_path / "control", lambda it: it["workers"]["answered"] == 2)
+    names = sorted(Path(each).name for each in both["queue"])
     assert names == ["mail-0.db", "mail-1.db"]
     assert program.stop() == 0
     assert sorted(each.name for each in tmp_path.glob("mail-*.db")) == ["mail-0.db", "mail-1.db"]

@@ -23,7 +23,7 @@ import pytest
 
 from ehlo import PasswordFile, Peer, Server
 from ehlo.server import run
-from ehlo.server.observing.views import Views, ask
+from ehlo.server.observing.views import Views
 from ehlo.server.system import privileges
 from ehlo.server.workers import parent
 from ehlo.server.workers.parent import MOST_DELAY, backoff
@@ -34,6 +34,7 @@ from support.examples import each_with
 from support.manager import Manager
 from support.ports import reserved_port
 from support.program import DEADLINE, HAND_OVER, Program, Start
+from support.snapshots import snapshot_of
 
 LOOPBACK = ("--addr", "127.0.0.1:0")
 
@@ -780,7 +781,7 @@ def test_the_control_socket_is_bound_before_root_privileges_are_dropped(
     program.listening()
     assert path.owner() == ACCOUNT
     assert path.stat().st_mode & 0o777 == 0o600
-    assert ask(str(path))["workers"]["wanted"] == workers
+    assert snapshot_of(path)["workers"]["wanted"] == workers
     assert program.stop() == 0
 
 

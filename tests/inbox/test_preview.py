@@ -107,6 +107,21 @@ async def test_in_a_frame_links_open_elsewhere_and_one_script_posts_the_height()
 
 
 @in_loop
+async def test_a_frame_that_loads_late_leaves_a_message_unread() -> None:
+    """The page around it marks the message, which a person may have marked as unread since."""
+    async with inbox(html("<p>x")) as (store, api):
+        mail_id = (await store.list()).mails[0].id
+        assert (await api.get(f"/view/{mail_id}")).status_code == 200
+        assert (await store.counts()).unread == 0
+        await store.mark(read=False)
+        for query in ("embed=1", "embed=1&remote=1"):
+            await api.get(f"/view/{mail_id}.html?{query}", headers={"sec-fetch-dest": "iframe"})
+        assert (await store.counts()).unread == 1
+        await api.get(f"{VIEW}?embed=1", headers={"sec-fetch-dest": "document"})
+        assert (await store.counts()).unread == 0
+
+
+@in_loop
 async def test_alone_the_page_of_a_frame_has_no_script() -> None:
     async with inbox(html("<p>x")) as (_, api):
         for headers in ({}, {"sec-fetch-dest": "document"}):

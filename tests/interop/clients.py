@@ -192,7 +192,7 @@ class Swaks(Client):
             *(peer("swaks"), "--socket" if unix else "--server", host),
             *([] if unix else ["--port", str(task.office.port)]),
             *("--helo", "client.example.com", "--from", task.sender or "<>"),
-            *("--to", ",".join(task.recipients), "--data", f"@{mail}", "--timeout", "20s"),
+            *("--to", ",".join(task.recipients), "--data", f"@{mail}", "--timeout", "60s"),
             *security[task.office.security],
         ]
         if task.office.security != "plain":
@@ -212,7 +212,7 @@ class Curl(Client):
         url = f"{scheme}://{task.office.host}:{task.office.port}/client.example.com"
         command: list[str | Path] = [
             *(peer("curl"), "--disable", "--silent", "--show-error", "--verbose"),
-            *("--max-time", "20", "--url", url, "--cacert", task.office.authority),
+            *("--max-time", "60", "--url", url, "--cacert", task.office.authority),
             *("--mail-from", task.sender, "--upload-file", "-"),
         ]
         for recipient in task.recipients:
@@ -290,7 +290,7 @@ class Go(Client):
             if "HOME" not in os.environ and "GOCACHE" not in os.environ:
                 env["GOCACHE"] = str(self.folder / "cache")
             command: list[str | Path] = [peer("go"), "build", "-o", program, CLIENTS / "send.go"]
-            done = run(command, env=env, timeout=240)
+            done = run(command, env=env, timeout=600)
             assert done.returncode == 0, done.stdout.decode()
             self._program = program
         return self._program

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from processes import kill_group
 
 from support.ports import reserved_port
 
-from .peers import absent, peer, run
+from .peers import TIMEOUT, absent, peer, run
 from .post import Office
 
 HOST = "127.0.0.10"  # no other test takes a port of it before Postfix does
@@ -98,6 +101,14 @@ class Postfix:
         """Return its log, for a test that fails."""
         path = self.folder / "log"
         return path.read_text(errors="replace") if path.exists() else "(no log)"
+
+    def wait_for_log(self, pattern: str) -> str:
+        """Return its log once a line matches: a daemon of its own writes it, and may be late."""
+        until = time.monotonic() + TIMEOUT
+        while not re.search(pattern, log := self.log(), re.MULTILINE):
+            assert time.monotonic() < until, f"no {pattern!r} in {log}"
+            threading.Event().wait(0.02)
+        return log
 
     def submit(self, sender: str, recipients: list[str], mail: bytes) -> None:
         """Submit a message with LF line ends, as local programs do."""

@@ -78,13 +78,12 @@ def test_postfix_forwards_the_client_it_got_the_mail_from(serve: Serve) -> None:
         assert office.post.wait_for(1, PATIENCE), sender.log()
         sender.submit("sender@example.com", ["bert@example.org"], MAIL)
         assert office.post.wait_for(2, PATIENCE), sender.log()
-        log = sender.log()
-    by_network, by_hand = office.received
-    forwarded = by_network.forwarded
-    assert forwarded is not None, log
+        by_network, by_hand = office.received
+        forwarded = by_network.forwarded
+        assert forwarded is not None, sender.log()
+        sender.wait_for_log(f" {forwarded['IDENT']}: ")
     assert (forwarded["ADDR"], forwarded["PORT"]) == ("127.0.0.1", str(port))
     assert (forwarded["HELO"], forwarded["PROTO"]) == ("upstream.example.net", "ESMTP")
-    assert f" {forwarded['IDENT']}: " in log
     assert forwarded["SOURCE"] in ("LOCAL", "REMOTE")
     assert by_hand.forwarded is not None
     assert by_hand.forwarded["SOURCE"] == "LOCAL"

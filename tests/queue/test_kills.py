@@ -11,12 +11,12 @@ from typing import Literal
 
 import pytest
 
-from ehlo.server.observing.views import ask
 from robustness.scale import DEADLINE, full  # workers that die often start again later
 from support.loading import loaded, look_until
 from support.postgres import Database
 from support.program import Program, Start
 from support.queueing import rows
+from support.snapshots import snapshot_of
 
 KILLS = full(15, short=1)
 BETWEEN = full(400, short=50)  # messages that are acknowledged between two kills
@@ -68,7 +68,7 @@ class Fleet:
                 _kill(self.server)
                 self.server = self._serve()
             case "worker":
-                pids = ask(str(self._directory / "control"))["pids"]
+                pids = snapshot_of(self._directory / "control", lambda it: bool(it["pids"]))["pids"]
                 os.kill(pids[number % len(pids)], signal.SIGKILL)
                 self.server.err.until("was killed by SIGKILL")
             case "consumer":

@@ -23,6 +23,9 @@ PLAN = full(
 )
 THRESHOLD = 100_000  # bytes: larger bodies are files
 
+# The writer of the log sleeps, and no process but those of clients comes or goes
+SETTINGS = {"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB", "autovacuum": "off"}
+
 APP = """
 import os
 import sys
@@ -132,7 +135,7 @@ def test_no_250_is_sent_before_postgresql_has_synced_its_log(
     tmp_path: Path, start: Start, tell: Callable[[str], None], commit: str
 ) -> None:
     """With `synchronous_commit=off` in the statement, the same test must fail."""
-    with private_server(wal_writer_delay="10s", wal_writer_flush_after="1GB") as server:
+    with private_server(**SETTINGS) as server:
         app = APP
         if commit == "off":
             app = app.replace("import ehlo\n", "import ehlo\nimport weaken\n")
@@ -178,7 +181,8 @@ def traced(output: Path, *pids: int) -> Iterator[None]:
     )
     assert tracer.stderr is not None
     for _ in pids:
-        assert "attached" in tracer.stderr.readline()
+        line = tracer.stderr.readline()
+        assert "attached" in line or "No such process" in line, line  # one may have just ended
     yield
     tracer.wait(60)
     tracer.stderr.close()

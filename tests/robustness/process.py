@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import pytest
 
 from ehlo import Peer
-from ehlo.server.observing.views import ask
 from robustness.scale import DEADLINE
 from support.program import Program, Start
 from support.serving import listening
+from support.snapshots import snapshot_of
 
 __all__ = ["Launch", "Launched", "Tell", "launch"]
 
@@ -29,7 +28,7 @@ class Launched:
     def __init__(self, program: Program, folder: Path) -> None:
         self.program = program
         self.log = folder / "log"
-        self._control = str(folder / "control")
+        self._control = folder / "control"
         self.address = Peer(*program.listening())
 
     @property
@@ -38,20 +37,12 @@ class Launched:
         return self.program.process.pid
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the counts and sessions of the server, which may be slow to answer under load."""
-        until = time.monotonic() + DEADLINE
-        while True:
-            try:
-                return ask(self._control)
-            except (TimeoutError, ValueError):  # it has closed the connection, or was too slow
-                assert time.monotonic() < until, "no answer"
+        """Return the counts and sessions of the server."""
+        return snapshot_of(self._control, deadline=DEADLINE)
 
     def wait_until(self, when: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Return the first snapshot for which `when` is true."""
-        until = time.monotonic() + DEADLINE
-        while not when(found := self.snapshot()):
-            assert time.monotonic() < until, found
-        return found
+        return snapshot_of(self._control, when, DEADLINE)
 
     def wait_until_no_sessions(self) -> dict[str, Any]:
         """Wait until all sessions have ended, hooks included; return the snapshot."""

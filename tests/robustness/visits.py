@@ -2,7 +2,6 @@
 
 Each function is one visit: a connection from its beginning to its end. A ledger records the
 replies, to compare the server's counts with them. An unexpected reply fails the test.
-of the server that is visited|of the server
 """
 
 from __future__ import annotations
@@ -180,12 +179,15 @@ async def pipelined(visitor: Visitor, caller: Caller) -> None:
 
 
 async def dripping(visitor: Visitor, caller: Caller) -> None:
-    """Send a message a byte at a time, but in time."""
+    """Send a message a few bytes at a time, but in time: a busy machine makes pauses longer."""
     await caller.hello()
     sender, body = visitor.ledger.new_sender("good"), b"Subject: x\r\n\r\nx\r\n"
     caller.asked += 4
-    for octet in visitor.all_of_it(sender, body):
-        caller.send(bytes([octet]))
+    left = visitor.all_of_it(sender, body)
+    while left:
+        count = visitor.random.randrange(1, 7)
+        caller.send(left[:count])
+        left = left[count:]
         await asyncio.sleep(visitor.random.random() * 0.01)  # the pace of it
     for code in ("250 ", "250 ", "354 "):
         assert (await caller.reply()).startswith(code)

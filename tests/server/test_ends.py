@@ -87,12 +87,16 @@ def test_a_hook_that_never_began_does_not_keep_the_place_of_a_client_that_has_go
     running.wait_until_no_sessions()
 
 
-def test_a_message_whose_hook_is_late_counts_until_the_hook_has_ended(serve: Serve) -> None:
+def test_a_message_whose_hook_is_late_counts_until_the_hook_has_ended(
+    serve: Serve, clock: StoppedClock
+) -> None:
     gate = Gate()
-    running = serve(handler_of("def", on_message=gate), handler_timeout=1.0)
+    running = serve(handler_of("def", on_message=gate), handler_timeout=30)
     with running.ready() as client:
-        assert client.mail() == "451 4.4.5 Requested action aborted: took too long"
+        client.begin_message()
         gate.wait()
+        clock.advance(31)
+        assert client.replies(4)[3] == "451 4.4.5 Requested action aborted: took too long"
         assert running.runtime.memory.held > 0
         gate.go_on.set()
         assert client.say("NOOP") == "250 2.0.0 Ok"

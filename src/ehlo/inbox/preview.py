@@ -5,7 +5,8 @@ it an origin of its own, without scripts and forms, wherever it is opened; and n
 from elsewhere unless the reader asks for it with `?remote=1`.
 
 `?embed=1` is for a frame: links open in a new window, and the height is posted to the page around
-it, by a script that only this response allows, and only if a frame of ours asks.
+it, by a script that only this response allows, and only if a frame of ours asks. Such a frame
+leaves the message unread, because the page around it marks it.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ class Preview:
             remember(self._desk, stored, anatomy)
             if not page:
                 raise _no_page("This message does not contain a HTML part")
-            await mark_read(self._desk, request, stored)
+            if not in_frame:  # the page around it has, and may have been told otherwise since
+                await mark_read(self._desk, request, stored)
         headers = {
             **_SAFE,
             "content-type": "text/html; charset=utf-8",

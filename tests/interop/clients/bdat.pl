@@ -7,7 +7,7 @@ use Net::SMTP;
 
 binmode STDIN;
 my $mail = do { local $/; <STDIN> };
-my $smtp = Net::SMTP->new($ENV{HOST}, Port => $ENV{PORT}, Hello => "client.example.com", Timeout => 20)
+my $smtp = Net::SMTP->new($ENV{HOST}, Port => $ENV{PORT}, Hello => "client.example.com", Timeout => 60)
     or die "no connection: $@";
 my $sent = $smtp->mail("sender\@example.com", Bits => "binary")
     && $smtp->to("anna\@example.com");

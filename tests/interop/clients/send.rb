@@ -9,7 +9,7 @@ context = OpenSSL::SSL::SSLContext.new
 context.set_params(ca_file: task["CA"], verify_mode: OpenSSL::SSL::VERIFY_PEER)
 
 smtp = Net::SMTP.new(task["Host"], task["Port"])
-smtp.open_timeout = smtp.read_timeout = 20
+smtp.open_timeout = smtp.read_timeout = 60
 smtp.disable_starttls
 smtp.enable_starttls(context) if task["Security"] == "starttls"
 smtp.enable_tls(context) if task["Security"] == "tls"

@@ -21,6 +21,12 @@ from support.client import Client
 from support.serving import DEADLINE, Box, Serve
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let neither end lose patience, unless a test says so: the machine may be busy."""
+    monkeypatch.setattr(views, "_PATIENCE", DEADLINE)
+
+
 def test_a_snapshot_is_returned(serve: Serve, loop_name: str, tmp_path: Path) -> None:
     path = tmp_path / "control"
     running = serve(Box(), loop=loop_name, control=str(path))
@@ -81,11 +87,8 @@ def test_a_missing_socket_is_an_error(tmp_path: Path) -> None:
         ask(str(tmp_path / "absent"))
 
 
-def test_a_long_answer_is_read_late_and_logs_no_error(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_answer_is_read_late_and_logs_no_error(caplog: pytest.LogCaptureFixture) -> None:
     """It does not fit into the buffers of the socket, so it leaves after the server has closed."""
-    monkeypatch.setattr(views, "_PATIENCE", DEADLINE)
     name = "x" * 1_000_000
 
     async def late() -> bytes:
