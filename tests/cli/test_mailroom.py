@@ -364,7 +364,7 @@ import os
 import ehlo
 
 def handler(message):
-    print("secret" in str(os.environ), flush=True)
+    print("a:secret" in str(os.environ), flush=True)
     if message.content.subject == "bad":
         raise ehlo.Reject(550, "5.7.1", "No, thank you")
     return "my-id"

@@ -14,18 +14,6 @@ from support.program import Start, completed
 from support.queueing import Player, deliver, expect, rows, serving
 from support.snapshots import snapshot_of
 
-TELLING = "import os\ndef handler(_):\n    print('EHLO_QUEUE' in os.environ, flush=True)\n"
-SECRETIVE = """
-import os
-import ehlo
-
-class App(ehlo.Handler):
-    def on_startup(self, server):
-        print("secret" in str(os.environ), flush=True)
-
-    def on_message(self, session, message):
-        pass
-"""
 HANDLER = "def handler(message):\n    print('got', message.id, flush=True)\n"
 
 
@@ -141,28 +129,6 @@ def test_serve_stores_in_the_queue_and_workers_have_a_file_each(
     assert names == ["mail-0.db", "mail-1.db"]
     assert program.stop() == 0
     assert sorted(each.name for each in tmp_path.glob("mail-*.db")) == ["mail-0.db", "mail-1.db"]
-
-
-def test_work_keeps_no_password_of_serve_in_its_environment(tmp_path: Path, start: Start) -> None:
-    (tmp_path / "app.py").write_text(SECRETIVE)
-    names = ("EHLO_TLS_PASSPHRASE", "EHLO_WEB_AUTH", "EHLO_RELAY")
-    secrets = dict.fromkeys(names, "smtp://a:secret@127.0.0.1:9") | {"EHLO_QUEUE": "mail.db"}
-    program = start("-m", "ehlo", "work", "app:App", cwd=tmp_path, env=secrets)
-    assert program.out.until("e\n") == "False\n"
-    assert program.stop() == 0
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_handler_does_not_see_the_url_of_the_queue_in_its_environment(
-    tmp_path: Path, start: Start, workers: str
-) -> None:
-    (tmp_path / "app.py").write_text(TELLING)
-    options = ("app.py", "--workers", workers, "--port", "0")
-    program = start("-m", "ehlo", "serve", *options, cwd=tmp_path, env={"EHLO_QUEUE": "mail.db"})
-    with smtplib.SMTP(*program.listening()) as client:
-        client.sendmail("a@x.test", ["b@x.test"], b"Subject: x\r\n\r\nx\r\n")
-    assert program.out.until("e\n") == "False\n"
-    assert program.stop() == 0
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from click.core import ParameterSource
 from ehlo import paths
 from ehlo.cli import catching, wrong
 from ehlo.cli.check import check
+from ehlo.cli.environment import Secrets
 from ehlo.cli.faulty import add_faults, faults_for, log_faults
 from ehlo.cli.finding import load
 from ehlo.cli.flags import (
@@ -53,7 +54,6 @@ from ehlo.server.server import Server
 from ehlo.server.system import machine
 from ehlo.server.workers.recipe import StartError
 
-_SECRETS = ("EHLO_TLS_PASSPHRASE", "EHLO_WEB_AUTH", "EHLO_RELAY")
 _ENVIRONMENT = "Each option can be set in the environment: --max-size as EHLO_MAX_SIZE."
 _SERVE_ONLY = ("workers", "factory")
 _WORK_OPTIONS = ("grace", "loop", "user", "metrics", "control", "factory")
@@ -70,6 +70,8 @@ _SETTINGS: dict[str, object] = {
     "max_content_width": 80,
 }
 
+_with_secrets = click.make_pass_decorator(Secrets)
+
 logger: logging.Logger = logging.getLogger("ehlo.server")
 
 
@@ -78,11 +80,13 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Its traceback, which is printed, begins in the user's code.
     """
+    secrets = Secrets()
+    secrets.take(os.environ)
     machine.open_standard_files()
     if sys.stdin is None:
         sys.stdin = open(0)  # noqa: SIM115  as long as the process lives
     try:
-        code = cli.main(args, prog_name="ehlo", standalone_mode=False)
+        code = cli.main(args, prog_name="ehlo", standalone_mode=False, obj=secrets)
     except click.Abort:
         return 130
     except click.ClickException as error:
@@ -114,13 +118,13 @@ def _others(of: type[Any], kept: Sequence[str]) -> list[str]:
     epilog=_ENVIRONMENT,
 )
 @click.version_option(package_name="ehlo", message="%(prog)s %(version)s", allow_from_autoenv=False)
+@_with_secrets
 @click.pass_context
-def cli(ctx: click.Context, /, **given: object) -> None:
+def cli(ctx: click.Context, secrets: Secrets, /, **given: object) -> None:
     """Accept mail, print each message that arrives, and show all of them in a browser."""
     if ctx.invoked_subcommand is not None:
         _reject_options_before_command(ctx)
         return
-    passphrase = _passphrase()
     own = catching.CatcherOptions(**fields_of(catching.CatcherOptions, given))
     values = _server_values(given, catching.DEFAULTS["addr"])
     most = values.get("max_connections", Options.max_connections)
@@ -132,7 +136,8 @@ def cli(ctx: click.Context, /, **given: object) -> None:
     quiet = prints and ctx.get_parameter_source("log_level") is ParameterSource.DEFAULT
     server, process = _new_server(handler, values), _process(given)
     found = faults_for(server, process.faults)
-    room = add_inbox(server, given, found, usual=_INBOX_ADDR)
+    logins = secrets.get("EHLO_WEB_AUTH")
+    room = add_inbox(server, given, logins, found, usual=_INBOX_ADDR)
     if room.catcher is None:
         if not prints:
             raise click.UsageError("--no-print needs --web or --store; leave it out")
@@ -140,7 +145,7 @@ def cli(ctx: click.Context, /, **given: object) -> None:
     context = catching.self_signed(own)
     if context is not None:
         server.configure(tls_config=context)
-    configure_tls(server, process, passphrase)
+    configure_tls(server, process, secrets.get("EHLO_TLS_PASSPHRASE"))
 
     def serve_mail() -> None:
         log_faults(found)
@@ -171,13 +176,13 @@ def cli(ctx: click.Context, /, **given: object) -> None:
     ],
     epilog=_ENVIRONMENT,
 )
-def serve(target: str, *, reload: bool, **given: object) -> None:
+@_with_secrets
+def serve(secrets: Secrets, /, target: str, *, reload: bool, **given: object) -> None:
     """Serve MODULE:ATTR, which is a function, a Handler (class or instance) or a Server.
 
     MODULE alone serves its server, app or handler. FILE.py and FILE.py:ATTR are served, too. If
     MODULE:ATTR is a Server, options given here override its own.
     """
-    passphrase = _passphrase()
     if reload and not paths.IS_POSIX:
         raise click.UsageError("--reload needs a POSIX system; leave it out")
     try:
@@ -188,7 +193,7 @@ def serve(target: str, *, reload: bool, **given: object) -> None:
     server, process = _named_server(target, given), _process(given)
     add_queue(server, given)
     found = faults_for(server, process.faults)
-    room = add_inbox(server, given, found)
+    room = add_inbox(server, given, secrets.get("EHLO_WEB_AUTH"), found)
     if room.catcher is None:
         add_faults(server, found)
     elif reload:
@@ -196,6 +201,7 @@ def serve(target: str, *, reload: bool, **given: object) -> None:
     add_recorder(server, given)
     if reload and server.options.workers > 1:
         raise click.UsageError("--reload cannot be combined with --workers; leave one out")
+    passphrase = secrets.get("EHLO_TLS_PASSPHRASE")
     configure_tls(server, process, passphrase)
 
     def serve_mail() -> None:
@@ -227,8 +233,6 @@ def work(target: str, **given: object) -> None:
     SIGTERM, deliveries under way have --grace seconds to end.
     """
     given |= dict.fromkeys(("host", "port")) | {"fd": ()}
-    for name in _SECRETS:  # of `ehlo serve`, which may have the same environment
-        os.environ.pop(name, None)
     server, process = _named_server(target, given), _process(given)
     queue = add_queue(server, given)
     if queue is None:
@@ -335,8 +339,3 @@ def _address(host: str | None, port: int | None, default: ListenAddresses) -> st
 
 def _new_server(handler: object, values: Given) -> Server:
     return checked(lambda: Server(**{**values, "handler": handler}))
-
-
-def _passphrase() -> str | None:
-    """Return the passphrase of the keys. Programs that handlers start do not inherit it."""
-    return os.environ.pop("EHLO_TLS_PASSPHRASE", None)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_orig
 
 import click
 
+from ehlo.cli.environment import Secrets
 from ehlo.cli.finding import load, read_variables
 from ehlo.cli.values import (
     AddressText,
@@ -117,10 +118,15 @@ class GroupedOption(click.Option):
         self._about = about
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        """Return the value in the environment.
+        """Return the value in the environment, or among the secrets that were there.
 
         Kubernetes sets EHLO_PORT to `tcp://10.0.0.1:25` next to a service that is called ehlo.
         """
+        secrets = ctx.find_object(Secrets)
+        if secrets is not None and self.allow_from_autoenv:
+            value = secrets.get(f"{ctx.auto_envvar_prefix}_{(self.name or '').upper()}")
+            if value:
+                return value
         value = super().resolve_envvar_value(ctx)
         is_service = self.name == "port" and value is not None and value.startswith("tcp://")
         return None if is_service else value
@@ -211,8 +217,10 @@ def _about(texts: Callable[[], Mapping[str, str]], name: str, default: object) -
     return about
 
 
-def _set_variables(_ctx: click.Context, _param: click.Parameter, path: str | None) -> str | None:
-    for name, value in ({} if path is None else read_variables(path)).items():
+def _set_variables(ctx: click.Context, _param: click.Parameter, path: str | None) -> str | None:
+    variables = {} if path is None else read_variables(path)
+    ctx.ensure_object(Secrets).take(variables)
+    for name, value in variables.items():
         os.environ.setdefault(name, value)
     return path
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import os
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
@@ -38,7 +37,6 @@ if TYPE_CHECKING:  # starlette, uvicorn and sqlite3 come with the commands that 
 _GROUP: Final = "Inbox"
 _USUAL: Final = "127.0.0.1:8025"
 _LOGINS: Final = "EHLO_WEB_AUTH"
-_RELAY: Final = "EHLO_RELAY"
 _NO_EXTRA: Final = "pip install 'ehlo[inbox]'"
 _METAVARS: Final = MappingProxyType(
     {
@@ -153,15 +151,15 @@ class Mailroom:
 
 
 def add_inbox(
-    server: Server, given: Given, faults: Faults | None = None, *, usual: str = ""
+    server: Server, given: Given, logins: str | None, faults: Faults | None, *, usual: str = ""
 ) -> Mailroom:
     """Put an inbox around the hooks of a server, if one is wanted.
 
-    `usual` is the address without --web; `ehlo` has one, and its inbox takes the mail itself. The
-    inbox of `ehlo serve` shows what the handler receives. Raises `click.UsageError`.
+    `logins` is the text of EHLO_WEB_AUTH. `usual` is the address without --web; `ehlo` has one, and
+    its inbox takes the mail itself. The inbox of `ehlo serve` shows what the handler receives.
+    Raises `click.UsageError`.
     """
-    own, logins = InboxOptions(**fields_of(InboxOptions, given)), os.environ.pop(_LOGINS, "")
-    os.environ.pop(_RELAY, None)  # which is among the options
+    own = InboxOptions(**fields_of(InboxOptions, given))
     address = "" if given.get("no_web") else own.web or usual
     _check_use(own, given, address)
     asked = "--web" if own.web is not None else "--store" if own.store is not None else ""
@@ -237,7 +235,7 @@ def _check_relay(url: str) -> None:
         raise click.UsageError(f"--{error}") from None
 
 
-def _check_of(file: str | None, logins: str) -> Check | None:
+def _check_of(file: str | None, logins: str | None) -> Check | None:
     from ehlo.inbox import accounts
 
     if file is not None and logins:
@@ -264,7 +262,7 @@ def _check_certificate(files: WebCertificate) -> None:
 
 
 def _catcher_of(
-    own: InboxOptions, given: Given, inner: Composed, faults: Faults | None, logins: str
+    own: InboxOptions, given: Given, inner: Composed, faults: Faults | None, logins: str | None
 ) -> Catcher:
     from ehlo.inbox.catcher import Catcher
     from ehlo.inbox.desk import WebOptions

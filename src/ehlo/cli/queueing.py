@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -26,7 +25,6 @@ if TYPE_CHECKING:  # sqlite3 and locks of files come with the commands that need
     from ehlo.queue.entries import Act
 
 _GROUP: Final = "Queue"
-_VARIABLE: Final = "EHLO_QUEUE"
 # The options of `Queue`, with their metavars, types and descriptions
 _ROWS: Final = (
     (
@@ -58,7 +56,7 @@ def queue_options(*, accepts: bool = True) -> list[click.Parameter]:
         group=_GROUP,
         metavar="QUEUE",
         help=f"{what}: an SQLite file such as mail.db, or postgresql://user@host/database. "
-        f"{_VARIABLE} can have one with a password; it is removed from the environment.",
+        "EHLO_QUEUE can have one with a password; it is removed from the environment.",
     )
     rows = [
         GroupedOption([f"--queue-{name}"], group=_GROUP, metavar=metavar, type=kind, help=text)
@@ -75,7 +73,6 @@ def add_queue(server: Server, given: Given) -> Queue | None:
     options = with_handler(server.options)
     own = _queue_of(options.handler)
     url = given.get("queue")
-    os.environ.pop(_VARIABLE, None)  # programs that handlers start do not inherit its password
     values = {
         name.removeprefix("queue_"): value
         for name, value in given.items()
