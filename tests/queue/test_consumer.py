@@ -152,6 +152,93 @@ def test_attempts_do_not_begin_within_each_other_where_tasks_begin_at_once() -> 
     assert asyncio.run(asyncio.wait_for(run(), DEADLINE)) == {Settled(each) for each in range(many)}
 
 
+class Settling(Played):
+    """A ledger with two messages; `two` is set when the second one is settled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go.set()
+        self.haul = Haul([mail_of(1), mail_of(2)], None, [])
+        self.two = asyncio.Event()
+
+    async def claim(self, *_: object) -> Haul:
+        haul, self.haul = self.haul, Haul([], None, [])
+        return haul
+
+    async def settle(self, settled: Sequence[Settled], owner: str, *, durable: bool) -> None:
+        await super().settle(settled, owner, durable=durable)
+        if any(each.number == 2 for each in self.settled):
+            self.two.set()
+
+
+def mail_of(number: int) -> Claimed:
+    due = DUE._replace(number=number)
+    return MAIL._replace(number=number, id=str(number), deliveries=[due])
+
+
+def test_a_timer_that_cancels_the_task_of_another_message_costs_that_an_attempt() -> None:
+    """Messages share a task as long as none of them waits."""
+    tasks: list[object] = []
+
+    async def handler(_session: Session, message: Message) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append(task)
+        if message.id == "1":
+            asyncio.get_running_loop().call_soon(task.cancel)
+        else:
+            await asyncio.Event().wait()
+
+    async def run() -> list[Settled]:
+        ledger = Settling()
+        consumer = Consumer(ledger, handler, TERMS, Jump(), Counter())
+        task = asyncio.create_task(consumer.run())
+        await ledger.two.wait()
+        consumer.stop()
+        await task
+        return ledger.settled
+
+    first, second = asyncio.run(asyncio.wait_for(run(), DEADLINE))[:2]
+    assert tasks[0] is tasks[1]
+    assert first == Settled(1)
+    assert (second.number, second.state, second.error) == (2, "waiting", "CancelledError: ")
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_calls_are_stuck_that_go_on_after_their_time(
+    ends: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    go, begun = asyncio.Event(), asyncio.Queue[None]()
+
+    async def handler(_session: Session, _message: Message) -> None:
+        begun.put_nowait(None)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            if not ends:
+                await go.wait()
+
+    async def run() -> None:
+        ledger, clock = Settling(), Jump()
+        terms = TERMS._replace(deliveries=2)
+        consumer = Consumer(ledger, handler, terms, clock, Counter())
+        task = asyncio.create_task(consumer.run())
+        for _ in range(2):
+            await begun.get()
+        for _ in range(3):
+            looks = clock.waits.total()
+            clock.advance(601)
+            while clock.waits.total() == looks:  # noqa: ASYNC110  it has no event of its own
+                await asyncio.sleep(0)
+        go.set()
+        consumer.stop()
+        await task
+
+    asyncio.run(asyncio.wait_for(run(), DEADLINE))
+    assert caplog.text.count("took too long") == 2
+    assert caplog.text.count("nothing is delivered until a call of") == (not ends)
+
+
 def test_renewals_do_not_pile_up_while_the_database_does_not_answer() -> None:
     async def run() -> None:
         ledger, quick, renewals = Played(), Quick(), 0

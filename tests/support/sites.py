@@ -62,6 +62,7 @@ class Line:
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
         reads: bool = True,
+        has_body: bool = False,
     ) -> None:
         self._app = make_site(site) if isinstance(site, Desk) else site
         parts = urlsplit(target)
@@ -88,7 +89,9 @@ class Line:
         if reads:
             self._reads.set()
         self._in.put_nowait(
-            {"type": "websocket.connect"} if websocket else {"type": "http.request", "body": b""}
+            {"type": "websocket.connect"}
+            if websocket
+            else {"type": "http.request", "body": b"", "more_body": has_body}
         )
         self.task: asyncio.Task[None] | None = None
         self.is_closed = False
@@ -113,6 +116,10 @@ class Line:
         kind = "websocket" if self.scope["type"] == "websocket" else "http"
         self._in.put_nowait({"type": f"{kind}.disconnect", "code": 1001})
 
+    def send_body(self, body: bytes) -> None:
+        """Send a piece of the body, which is not the last one."""
+        self._in.put_nowait({"type": "http.request", "body": body, "more_body": True})
+
     def reads(self, *, on: bool) -> None:
         """Read what is sent from now on, or no more."""
         if on:
@@ -130,6 +137,11 @@ class Line:
         """Return the next message of the application."""
         async with asyncio.timeout(DEADLINE):
             return await self._out.get()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the application has sent messages that `message` has not returned yet."""
+        return not self._out.empty()
 
     async def body(self) -> list[bytes]:
         """Return the rest of a response, in the pieces in which it came."""

@@ -103,10 +103,19 @@ class Resource:
         """The endpoints by their methods."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Answer a request.
+
+        A response that cannot be completed ends without its last message: so servers close the
+        connection, and the client sees that something is missing.
+        """
         request = Request(scope, receive)
         response = await self._answer(request)
-        await response(scope, receive, send)
+        try:
+            await response(scope, receive, send)
+        except ClientDisconnect:  # amid the response; only servers of ASGI 2.4 and later tell
+            pass
+        except StoreError as error:
+            _logger.warning("a response was cut off: path=%r error=%s", request.url.path, error)
 
     async def _answer(self, request: Request) -> Response:
         method = "GET" if request.method == "HEAD" else request.method

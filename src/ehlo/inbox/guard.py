@@ -88,13 +88,13 @@ class Guard:
         rejection = await self._examine(scope, path, headers)
         if has_cors and rejection not in (_FOREIGN, _WRONG_HOST):
             added |= self._origins.headers(headers)
-        send = _Sender(send, added)
+        send = sender = _Sender(send, added)
         if rejection is None and has_cors and scope.get("method") == "OPTIONS":
             rejection = _Rejection(200, "")
         if rejection is not None:
             await _reject(rejection, scope, receive, send)
         elif scope["type"] == "http":
-            await self._app(scope, _Body(receive, self._most), send)
+            await self._app(scope, _Body(receive, self._most, sender), send)
         else:
             await self._app(scope, receive, send)
 
@@ -216,6 +216,8 @@ class _Sender:
     def __init__(self, send: Send, added: dict[str, str]) -> None:
         self._send = send
         self._added = added
+        self.has_begun = False
+        """Whether the answer has begun, so that no other one can be sent."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] in ("http.response.start", "websocket.http.response.start"):
@@ -226,15 +228,20 @@ class _Sender:
                 else:
                     headers.setdefault(name, value)
             message = {**message, "headers": headers.raw}
+            self.has_begun = True
         await self._send(message)
 
 
 class _Body:
-    """Receives the body of a request, if it is neither too large nor too slow."""
+    """Receives the body of a request, if it is neither too large nor too slow.
 
-    def __init__(self, receive: Receive, most: int) -> None:
+    Amid the answer, the client of such a body is taken for one that has left.
+    """
+
+    def __init__(self, receive: Receive, most: int, answer: _Sender) -> None:
         self._receive = receive
         self._most = most
+        self._answer = answer
         self._size = 0
         self._is_whole = False
 
@@ -245,13 +252,18 @@ class _Body:
             async with asyncio.timeout(_SLOW):
                 message = await self._receive()
         except TimeoutError:
-            raise HTTPException(408, "the body took too long") from None
+            return self._rejected(408, "the body took too long")
         if message["type"] == "http.request":
             self._is_whole = not message.get("more_body", False)
             self._size += len(message.get("body", b""))
             if self._most and self._size > self._most:
-                raise HTTPException(413, "the body is too large")
+                return self._rejected(413, "the body is too large")
         return message
+
+    def _rejected(self, status: int, text: str) -> Message:
+        if self._answer.has_begun:
+            return {"type": "http.disconnect"}
+        raise HTTPException(status, text)
 
 
 async def _reject(rejection: _Rejection, scope: Scope, receive: Receive, send: Send) -> None:

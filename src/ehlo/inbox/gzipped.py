@@ -36,8 +36,11 @@ class Gzipped:
         if scope["type"] == "http" and _ASKED.search(
             Headers(scope=scope).get("accept-encoding", "")
         ):
-            send = _Compressing(send)
-        await self._app(scope, receive, send)
+            compressing = _Compressing(send)
+            await self._app(scope, receive, compressing)
+            await compressing.end()
+        else:
+            await self._app(scope, receive, send)
 
 
 class _Compressing:
@@ -57,6 +60,11 @@ class _Compressing:
                 message = await _compressed(start, message)
             await self._send(start)
         await self._send(message)
+
+    async def end(self) -> None:
+        """Send a beginning that no body has followed: the response was cut off."""
+        if self._start is not None:
+            await self._send(self._start)
 
 
 async def _compressed(start: Message, message: Message) -> Message:

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
+import h11
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -125,13 +126,38 @@ class WebServer:
         """Call the application; at the end, an event stream ends, too."""
         task = cast("asyncio.Task[object]", asyncio.current_task())
         self._requests.add(task)
+        response = _Response(send)
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, response)
         except asyncio.CancelledError:
             if not self._stops:
                 raise
         finally:
             self._requests.discard(task)
+        if response.is_partial or scope["type"] == "websocket":
+            self._cut(scope)
+
+    def _cut(self, scope: Scope) -> None:
+        """Cut the connection of a response that ended too early, or of a WebSocket that ended."""
+        for connection in list(self._server.server_state.connections):
+            if isinstance(connection, _Impatient | _Rejecting) and connection.answers(scope):
+                connection.cut()
+
+
+class _Response:
+    """Passes on the messages of a response, and notes how far it is."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.is_partial = False
+        """Whether the response has begun and is not complete."""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.is_partial = True
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.is_partial = False
+        await self._send(message)
 
 
 class _Impatient(H11Protocol):
@@ -157,25 +183,74 @@ class _Impatient(H11Protocol):
         self._silence.cancel()
         super().connection_lost(exc)
 
-    def _end_if_silent(self) -> None:
+    def answers(self, scope: Scope) -> bool:
+        """Return whether it answers the request of a scope now."""
+        return self._current is not None and self._current.scope is scope
+
+    def cut(self) -> None:
+        """Cut the connection: the response cannot be completed.
+
+        uvicorn would log an error without a reason, and wait for a client that does not read.
+        """
+        if self._current is not None:
+            self._current.disconnected = True
+        self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        """Reject what is no HTTP; where a response has begun already, cut the connection."""
+        if self._current is not None:
+            self._current.disconnected = True  # so that its own response is dropped
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:
+            self.transport.abort()
+
+    @property
+    def _current(self) -> RequestResponseCycle | None:
+        """The request that is being answered."""
         cycle = cast("RequestResponseCycle | None", self.cycle)  # `None` before the first request
-        has_asked = cycle is not None and not cycle.response_complete
+        return None if cycle is None or cycle.response_complete else cycle
+
+    def _end_if_silent(self) -> None:
+        has_asked = self._current is not None
         # A WebSocket has another protocol by then
         if not has_asked and self.transport.get_protocol() is self:
             self.transport.close()
 
 
 class _Rejecting(WebSocketsSansIOProtocol):
-    """Serves a WebSocket, and logs no error if it is rejected.
+    """Serves a WebSocket, and logs no error that any client can cause.
 
-    uvicorn logs an error for each that the application answers with a status of its own.
+    uvicorn logs one for each that the application answers with a status of its own, and for text
+    that is not UTF-8.
     """
+
+    _end: asyncio.TimerHandle | None = None
 
     async def send(self, message: Any) -> None:
         """Send a message of the application."""
         await super().send(message)
         if self.close_sent:
             self.handshake_complete = True
+
+    def answers(self, scope: Scope) -> bool:
+        """Return whether it serves the WebSocket of a scope."""
+        return self.handshake_initiated and self.scope is scope
+
+    def cut(self) -> None:
+        """End the connection soon; uvicorn would wait for a client that does not read."""
+        self._end = self.loop.call_later(_LAST, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called when the connection has ended."""
+        if self._end is not None:
+            self._end.cancel()
+        super().connection_lost(exc)
+
+    def send_receive_event_to_app(self) -> None:
+        """Pass on a message of the client, as bytes: the inbox reads none."""
+        self.curr_msg_data_type = "bytes"
+        super().send_receive_event_to_app()
 
 
 class _Server(uvicorn.Server):

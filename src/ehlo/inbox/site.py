@@ -28,7 +28,7 @@ def make_site(desk: Desk) -> ASGIApp:
     site = Starlette(
         routes=[Mount(desk.options.root, routes=table)] if desk.options.root else table
     )
-    return Guard(Gzipped(site), desk.options)
+    return Gzipped(Guard(site, desk.options))
 
 
 def routes_of(desk: Desk) -> list[BaseRoute]:

@@ -1,9 +1,10 @@
 """The consumer of one database: claims what is due, calls the handler, and settles what came of it.
 
 One coroutine does all of it, and waits in one place. Attempts run next to it, at most `deliveries`
-of them; some more messages are leased ahead, so that one commit serves many. The thread of a `def`
-handler that takes too long cannot be stopped, and its message is not passed to another one as long
-as it works. If there are `deliveries` of such threads, no attempt begins until one ends.
+of them; some more messages are leased ahead, so that one commit serves many. A call that takes too
+long may go on: a thread cannot be stopped, and a task may disregard that it is canceled. Its
+message has no other attempt as long as it does. If there are `deliveries` of such calls, no attempt
+begins until one ends.
 Tasks are not made by the loop's factory: eager ones of Python 3.12 would begin within each other.
 """
 
@@ -80,7 +81,8 @@ class Consumer:
         self._ready: deque[tuple[Claimed, float]] = deque()  # and when it was accepted, here
         self._reserved = 0  # places for messages that are being stored
         self._running: set[Running] = set()
-        self._stuck: set[Running] = set()  # took too long; their threads go on
+        self._stuck: set[Running] = set()  # took too long, and have not ended yet
+        self._is_full = False  # whether these have all places
         self._unsettled: list[Settled] = []
         self._durable = False  # whether some of these have large bodies, which are deleted then
         self._next_due = self._next_poll = 0.0
@@ -284,8 +286,7 @@ class Consumer:
         if not running.late:
             self._running.discard(running)
             self._note(attempt, outcome, running.born)
-        elif running.task is None:
-            self._stuck.discard(running)
+        self._stuck.discard(running)
         self._begin()  # here, since `run` takes its turn once for each batch
         self._wake.set()
 
@@ -299,24 +300,22 @@ class Consumer:
         for running in [each for each in self._running if each.until <= now]:
             self._running.discard(running)
             running.late = True
-            if running.task is None:
-                self._abandon(running)
-            else:
+            if running.task is not None:
                 running.task.cancel()
+                running.until = now + _POLL  # it has ended by then, if it lets itself be canceled
             late = Retry(text=f"took longer than {self._terms.timeout:g} seconds")
             if running.attempt is None:
                 self._cannot_begin(running, late)
                 continue
+            self._stuck.add(running)
             logger.error("%s took too long: id=%s", name_of(self._handler), running.claimed.id)
             self._note(running.attempt, Outcome(error=late), running.born)
-
-    def _abandon(self, running: Running) -> None:
-        """Leave the thread of an attempt alone."""
-        self._stuck.add(running)
-        if len(self._stuck) == self._terms.deliveries:
+        stuck = sum(each.until <= now for each in self._stuck)
+        was_full, self._is_full = self._is_full, stuck >= self._terms.deliveries
+        if self._is_full and not was_full:
             logger.error(
                 "nothing is delivered until a call of %s ends: calls=%d; restart ehlo",
-                *(name_of(self._handler), len(self._stuck)),
+                *(name_of(self._handler), stuck),
             )
 
     def _cannot_begin(self, running: Running, error: Exception) -> None:

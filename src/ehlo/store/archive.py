@@ -390,9 +390,14 @@ class Store:
 
         Raises `StoreError` if the mail is deleted meanwhile.
         """
-        data = await self._readers.do(
-            lambda database: self._heap.read(database, mail.number, start, end - start)
-        )
+
+        def read(database: Database) -> bytes | None:
+            sql = "SELECT 1 FROM messages WHERE number = ?"
+            if database.execute(sql, (mail.number,)).fetchone() is None:
+                return None
+            return self._heap.read(database, mail.number, start, end - start)
+
+        data = await self._readers.do(read)
         if data is None:
             raise StoreError(f"{self.path}: the message was deleted")
         return data
