@@ -92,7 +92,7 @@ def test_dates_in_a_search_are_those_of_the_browser(browser: Browser, site: Site
     context.close()
 
 
-def test_what_is_found_is_deleted_by_the_dates_of_the_browser(browser: Browser, site: Site) -> None:
+def test_results_are_deleted_by_the_dates_of_the_browser(browser: Browser, site: Site) -> None:
     context = browser.new_context(base_url=site.url, timezone_id="Pacific/Kiritimati")  # UTC+14
     context.set_default_timeout(DEADLINE * 1_000)
     page = context.new_page()
@@ -102,10 +102,10 @@ def test_what_is_found_is_deleted_by_the_dates_of_the_browser(browser: Browser, 
     expect(page.locator("html")).to_have_attribute("data-ready", "")
     opened(page, "/search?q=before:2026-11-01")
     expect_subjects(page, "earlier")
-    page.get_by_role("button", name="Mark found read").click()
+    page.get_by_role("button", name="Mark results read").click()
     expect(page.locator(".row.unread")).to_have_count(0)
     assert site.run(site.store.counts()).unread == 1
-    page.get_by_role("button", name="Delete found").click()
+    page.get_by_role("button", name="Delete results").click()
     page.locator("#confirm-yes").click()
     expect(page.get_by_text("No message matches")).to_be_visible()
     assert [mail.id for mail in site.run(site.store.list()).mails] == [later]
@@ -172,7 +172,7 @@ def test_deleting_all_is_asked_first(site: Site, page: Page) -> None:
     site.put(letter("one invoice"))
     site.put(letter("two"))
     opened(page, "/search?q=invoice")
-    page.get_by_role("button", name="Delete found").click()
+    page.get_by_role("button", name="Delete results").click()
     page.locator("#confirm-yes").click()
     expect(rows(page)).to_have_count(0)
     opened(page)

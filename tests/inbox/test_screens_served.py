@@ -137,6 +137,18 @@ async def test_an_address_without_a_page_is_a_page_in_a_browser(
 
 
 @in_loop
+async def test_a_message_without_text_says_so() -> None:
+    async with inbox(
+        Delivery(b"Subject: x\r\n\r\n \r\n", id="empty"),
+        Delivery(b"Subject: x\r\n\r\nhttp://x.test\r\n", id="link"),
+    ) as (_, api):
+        said = "This message has no text."
+        assert said in (await api.get("/view/empty/text")).text
+        assert said not in (await api.get("/view/link/text")).text
+        assert said not in (await api.get("/view/empty/raw")).text
+
+
+@in_loop
 async def test_an_image_has_an_icon_where_there_are_no_thumbnails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -124,7 +124,7 @@ async function markAll() {
 
 async function removeAll() {
   const search = query()
-  const what = search ? "Delete all found messages?" : "Delete all messages?"
+  const what = search ? "Delete all results?" : "Delete all messages?"
   if (!(await ask(what, "This cannot be undone.", "Delete"))) return
   selected.clear()
   const path = search ? `search?query=${encodeURIComponent(search)}&${zone()}` : "messages"
