@@ -92,6 +92,26 @@ def test_dates_in_a_search_are_those_of_the_browser(browser: Browser, site: Site
     context.close()
 
 
+def test_results_are_deleted_by_the_dates_of_the_browser(browser: Browser, site: Site) -> None:
+    context = browser.new_context(base_url=site.url, timezone_id="Pacific/Kiritimati")  # UTC+14
+    context.set_default_timeout(DEADLINE * 1_000)
+    page = context.new_page()
+    site.put(letter("earlier"), created=1_793_400_000)
+    later = site.put(letter("later"), created=1_793_483_000)  # 2026-11-01 there, 2026-10-31 here
+    page.goto("/")
+    expect(page.locator("html")).to_have_attribute("data-ready", "")
+    opened(page, "/search?q=before:2026-11-01")
+    expect_subjects(page, "earlier")
+    page.get_by_role("button", name="Mark results read").click()
+    expect(page.locator(".row.unread")).to_have_count(0)
+    assert site.run(site.store.counts()).unread == 1
+    page.get_by_role("button", name="Delete results").click()
+    page.locator("#confirm-yes").click()
+    expect(page.get_by_text("No message matches")).to_be_visible()
+    assert [mail.id for mail in site.run(site.store.list()).mails] == [later]
+    context.close()
+
+
 def test_a_search_is_live(site: Site, page: Page) -> None:
     opened(page, "/search?q=invoice")
     site.put(letter("A letter"))
@@ -135,11 +155,24 @@ def test_all_mails_are_selected_at_once_and_marked(site: Site, page: Page) -> No
     expect(page.locator("#chosen")).to_be_hidden()
 
 
+def test_a_list_without_rows_offers_nothing_to_do_with_them(site: Site, page: Page) -> None:
+    opened(page)
+    expect(page.get_by_text("No mail yet")).to_be_visible()
+    actions = page.locator("#general button, #pick-all")
+    expect(actions).to_have_count(3)
+    for each in actions.all():
+        expect(each).to_be_hidden()
+    site.put(letter("mail"))
+    expect(row(page, "mail")).to_be_visible()
+    for each in actions.all():
+        expect(each).to_be_visible()
+
+
 def test_deleting_all_is_asked_first(site: Site, page: Page) -> None:
     site.put(letter("one invoice"))
     site.put(letter("two"))
     opened(page, "/search?q=invoice")
-    page.get_by_role("button", name="Delete found").click()
+    page.get_by_role("button", name="Delete results").click()
     page.locator("#confirm-yes").click()
     expect(rows(page)).to_have_count(0)
     opened(page)

@@ -228,6 +228,14 @@ def test_addresses_of_devices_and_old_programs_are_accepted() -> None:
             client.say("RSET")
 
 
+def test_a_message_may_have_a_thousand_recipients() -> None:
+    server = serve()
+    with server.in_thread(), smtplib.SMTP(*server.addresses[0]) as client:
+        names = [f"b{number}@x.example" for number in range(1_001)]
+        refused = client.sendmail("a@x.example", names, b"Subject: x\r\n\r\nx\r\n")
+        assert refused == {"b1000@x.example": (452, b"4.5.3 Too many recipients")}
+
+
 def test_serve_is_strict(start: Start, here: Path) -> None:
     program = start("-m", "ehlo", "serve", "app:function", *LOOPBACK, cwd=here)
     with Client(Peer(*program.listening())) as client:

@@ -98,7 +98,7 @@ def test_without_web_the_usual_address_or_a_free_port_is_taken(start: Start) -> 
     caught.send()
     assert caught.subjects() == ["hello"]
     if not caught.url.endswith(":8025"):  # another program may have let go of it just then
-        taken = "cannot listen on 127.0.0.1:8025: another process is listening there"
+        taken = "127.0.0.1:8025: another process is listening there; taking a free port"
         assert taken in program.err.text
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import smtplib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ from support.program import Start, completed
 from support.queueing import Player, deliver, expect, rows, serving
 from support.snapshots import snapshot_of
 
+DEADLINE = 60.0
+FULL = Path("/dev/full")
 HANDLER = "def handler(message):\n    print('got', message.id, flush=True)\n"
 
 
@@ -91,6 +96,23 @@ def test_a_second_consumer_says_that_it_waits_and_takes_over(
     assert second.stop() == 0
 
 
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full, which is Linux's")
+def test_a_full_disk_below_the_output_is_one_line(tmp_path: Path, dead: str) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    for command in (["list", "mail.db"], ["export", "mail.db", dead]):
+        with FULL.open("wb") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "ehlo", "queue", *command],
+                cwd=tmp_path,
+                env=env,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                timeout=DEADLINE,
+            )
+        wrong = "ehlo: cannot write to standard output: no space left on device; free some space\n"
+        assert (done.returncode, done.stderr.decode()) == (1, wrong), command
+
+
 def test_drop_deletes_the_message_and_its_body(tmp_path: Path, dead: str) -> None:
     code, out, err = run("queue", "hold", "mail.db", "x", dead, cwd=tmp_path)
     assert (code, out) == (1, "hold: deliveries=0\n")
@@ -150,6 +172,9 @@ def test_serve_stores_in_the_queue_and_workers_have_a_file_each(
         ("queue list nothing.db", "nothing.db: no such queue; check the path"),
         ("queue list app.py", "app.py: no such queue; check the path"),
         ("queue list 5", "5: no such queue; check the path"),
+        ("queue list app.py/mail.db", "/app.py: Not a directory; check its directory, its mode"),
+        ("queue list open", "queue 'open': a directory; write the path of a file: mail.db"),
+        ("serve app.py --queue open", "queue 'open': a directory; write the path of a file"),
         ("queue list mail-0.db", "mail-0.db: no such queue; leave out its number: mail.db"),
         ("serve app.py --queue no/q.db --port 0", "/no: no such directory; make it: mkdir "),
         ("queue retry nothing.db", "write the ID of a message, or --all-dead"),
@@ -165,6 +190,7 @@ def test_a_mistake_is_one_line(tmp_path: Path, arguments: str, error: str) -> No
     app = f"import ehlo\n{HANDLER}\ntwo = ehlo.Queue('own.db', handler)\n"
     (tmp_path / "app.py").write_text(app)
     (tmp_path / "mail-0.db").touch()
+    (tmp_path / "open").mkdir()
     code, _, err = run(*arguments.split(), cwd=tmp_path)
     assert code in (1, 2)
     assert error in err

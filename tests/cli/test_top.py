@@ -69,7 +69,7 @@ def test_a_missing_server_is_an_error_of_one_line(start: Start, path: Path) -> N
     program = start("-m", "ehlo", "top", str(path))
     assert program.wait() == 1
     assert program.err.text == (
-        f"ehlo: {path}: no such file or directory; give the --control of a server that runs\n"
+        f"ehlo: {path}: no such file or directory; give the --control of a running server\n"
     )
 
 

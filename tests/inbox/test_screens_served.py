@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -15,12 +16,21 @@ from ehlo.inbox.pages.rendering import (
     show_duration,
     show_iso,
 )
-from ehlo.store import Delivery, StoreError
+from ehlo.store import Delivery, StoreError, TooSlowError
 from ehlo.transcript import Line
 from support.inboxes import inbox
 from support.storing import in_loop, mail
 
 REFRESH = {"X-Ehlo-Refresh": "1"}
+
+
+def failing(error: Exception) -> Callable[..., Awaitable[None]]:
+    """Return a method of a store that fails."""
+
+    async def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
 
 
 @in_loop
@@ -75,18 +85,81 @@ async def test_what_is_not_there_is_404() -> None:
 
 @in_loop
 async def test_a_store_that_does_not_answer_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(*_: object, **__: object) -> None:
-        raise StoreError("database is locked")
-
     async with inbox(Delivery(mail(), id="x")) as (store, api):
         for name in ("list", "search", "get", "counts"):
-            monkeypatch.setattr(store, name, fail)
+            monkeypatch.setattr(store, name, failing(StoreError("database is locked")))
         for path in ("/", "/search?q=x", "/view/x", "/view/x/raw", "/sessions", "/faults"):
             answer = await api.get(path)
             assert (answer.status_code, answer.text) == (
                 503,
                 "The store does not answer; see the log",
             ), path
+
+
+@in_loop
+async def test_a_search_that_takes_too_long_is_a_page_that_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with inbox(Delivery(mail(), id="x")) as (store, api):
+        error = TooSlowError("mail.db: reading took too long; search for less")
+        monkeypatch.setattr(store, "search", failing(error))
+        answer = await api.get("/search?q=a%20b")
+        assert answer.status_code == 503
+        assert "<h1>The search took too long</h1>" in answer.text
+        assert "It was stopped after 10 seconds." in answer.text
+        assert 'name="q" value="a b"' in answer.text
+        answer = await api.get("/api/v1/search?query=a")
+        assert answer.status_code == 503
+        assert answer.text == "Reading took too long; search for less"
+
+
+@in_loop
+async def test_an_address_without_a_page_is_a_page_in_a_browser(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = {"Accept": "text/html,application/xhtml+xml"}
+    async with inbox(Delivery(mail(), id="x"), options=WebOptions(root="/mail")) as (store, api):
+        for path, home in (("/none", "/mail/"), ("/inbox/one/none", "/mail/inbox/one/")):
+            answer = await api.get(path, headers=page)
+            assert answer.status_code == 404
+            assert "<h1>There is no such page</h1>" in answer.text
+            assert f'<a class="button" href="{home}">' in answer.text
+            for other in (
+                await api.get(path),
+                await api.head(path, headers=page),
+                await api.post(path, headers=page),
+                await api.get(f"/api{path}", headers=page),
+            ):
+                assert (other.status_code, "<h1>" in other.text) == (404, False)
+        monkeypatch.setattr(store, "counts", failing(StoreError("database is locked")))
+        answer = await api.get("/none", headers=page)
+        assert (answer.status_code, answer.text) == (404, "Not Found")
+
+
+@in_loop
+async def test_a_message_without_text_says_so() -> None:
+    async with inbox(
+        Delivery(b"Subject: x\r\n\r\n \r\n", id="empty"),
+        Delivery(b"Subject: x\r\n\r\nhttp://x.test\r\n", id="link"),
+    ) as (_, api):
+        said = "This message has no text."
+        assert said in (await api.get("/view/empty/text")).text
+        assert said not in (await api.get("/view/link/text")).text
+        assert said not in (await api.get("/view/empty/raw")).text
+
+
+@in_loop
+async def test_an_image_has_an_icon_where_there_are_no_thumbnails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = b"Content-Type: image/png\r\nContent-Disposition: attachment\r\n\r\nx"
+    async with inbox(Delivery(data, id="x")) as (_, api):
+        assert "/thumb" in (await api.get("/view/x")).text
+    monkeypatch.setattr("ehlo.inbox.api.thumbs.find_spec", lambda _name: None)
+    async with inbox(Delivery(data, id="x")) as (_, api):
+        text = (await api.get("/view/x")).text
+        assert "/thumb" not in text
+        assert "icons.svg#file" in text
 
 
 @in_loop

@@ -10,7 +10,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from ehlo.store import Delivery, DiskFullError, MailCounts, Store, StoreError
+from ehlo.store import Delivery, DiskFullError, MailCounts, Store, TooSlowError
 from ehlo.store.keeping import Keeper
 from ehlo.store.query import read_query
 from ehlo.store.rows import MOST_TAGS
@@ -125,7 +125,7 @@ async def test_a_search_that_takes_too_long_ends(monkeypatch: pytest.MonkeyPatch
         await fill(store, 300)
         assert (await store.search(query)).found.total == 300
         monkeypatch.setattr("ehlo.store.reading.LONGEST_READING", -1.0)
-        with pytest.raises(StoreError, match="reading took too long; search for less"):
+        with pytest.raises(TooSlowError, match="reading took too long; search for less"):
             await store.search(query)
         monkeypatch.undo()
         assert (await store.search(query)).found.total == 300

@@ -30,6 +30,7 @@ DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "addr": "127.0.0.1:1025",
         "max_size": 104_857_600,
+        "max_recipients": 1_000,
         "max_messages": 0,
         "max_idle_commands": 0,
         "max_refused_recipients": 0,

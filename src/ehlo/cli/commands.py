@@ -87,12 +87,18 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stdin = open(0)  # noqa: SIM115  as long as the process lives
     try:
         code = cli.main(args, prog_name="ehlo", standalone_mode=False, obj=secrets)
+        machine.flush_output()
     except click.Abort:
         return 130
     except click.ClickException as error:
         wrong.report(error)
         return error.exit_code
     except Exception as error:  # noqa: BLE001  the user's, whatever it is
+        failure = wrong.no_output(error)
+        if failure is not None:
+            wrong.report(failure)
+            machine.drop_output()
+            return failure.exit_code
         keep_users_frames(error)
         click.echo(traceback_of(error), err=True)
         return 1

@@ -142,7 +142,7 @@ class Mailroom:
             if self._chosen:
                 raise failure from error
         host = self._address.rpartition(":")[0]
-        logger.warning("%s", failure.message.partition(";")[0])
+        logger.warning("%s; taking a free port", failure.message.partition(";")[0])
         try:
             return listener.bind(f"{host}:0")
         except OSError as error:  # mail is caught all the same

@@ -74,7 +74,7 @@ def top(path: str, once: bool, as_json: bool) -> None:
         snapshot = ask(path)
     except (OSError, ValueError) as error:
         raise click.ClickException(
-            f"{path}: {reason_of(error)}; give the --control of a server that runs"
+            f"{path}: {reason_of(error)}; give the --control of a running server"
         ) from error
     if as_json:
         click.echo(json.dumps(snapshot))

@@ -19,6 +19,7 @@ from click.core import ParameterSource
 from ehlo.cli.readable import visible
 from ehlo.cli.values import WrongValueError, either
 from ehlo.net import INHERITED
+from ehlo.server.observing.failures import is_users
 
 _EXTRA: Final = re.compile(r"Got unexpected extra arguments? \((.*)\)\.?", re.DOTALL)
 _EXAMPLES: Final = MappingProxyType(
@@ -34,6 +35,7 @@ _EXAMPLES: Final = MappingProxyType(
     }
 )
 _MOST_PORT: Final = 1023
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ReportedCommand(click.Command):
@@ -110,6 +112,16 @@ def no_such_command(name: str, known: Iterable[str]) -> click.UsageError:
         return click.UsageError(f"{name}: no such command; to serve it, write ehlo serve {name}")
     near = difflib.get_close_matches(name, known, n=1)
     return click.UsageError(f"{name}: no such command; write {either(near or sorted(known))}")
+
+
+def no_output(error: Exception) -> click.ClickException | None:
+    """Return the error for standard output on a full disk; `None` for any other failure."""
+    if not isinstance(error, OSError) or error.errno not in _FULL or error.filename is not None:
+        return None
+    if is_users(error):
+        return None
+    reason = (error.strerror or "").lower()
+    return click.ClickException(f"cannot write to standard output: {reason}; free some space")
 
 
 def no_listening(error: OSError, free: str = "--port 0") -> click.ClickException:

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from ehlo.inbox.api.anatomy import LARGE
 from ehlo.inbox.api.goform import ShapeError, from_json, to_bytes, to_text
-from ehlo.store import StoreError
+from ehlo.store import StoreError, TooSlowError
 
 Answering = Callable[[Request], Awaitable[Response]]
 Answer = TypeVar("Answer")
@@ -137,6 +137,8 @@ class Resource:
             _logger.error(
                 "the store did not answer a request: path=%r error=%s", request.url.path, error
             )
+            if isinstance(error, TooSlowError):
+                return text_answer("Reading took too long; search for less", 503)
             return text_answer("The store does not answer; see the log", 503)
 
 

@@ -18,6 +18,7 @@ from ehlo.inbox.desk import Desk
 from ehlo.inbox.guard import Guard
 from ehlo.inbox.gzipped import Gzipped
 from ehlo.inbox.live import faulting, looks, relaying, streaming, visits, waiting
+from ehlo.inbox.pages.screens import Screens
 from ehlo.inbox.pages.screens import routes as page_routes
 
 
@@ -26,7 +27,8 @@ def make_site(desk: Desk) -> ASGIApp:
     below = routes_of(desk)
     table: list[BaseRoute] = [Mount("/inbox/{inbox}", routes=below), *below]
     site = Starlette(
-        routes=[Mount(desk.options.root, routes=table)] if desk.options.root else table
+        routes=[Mount(desk.options.root, routes=table)] if desk.options.root else table,
+        exception_handlers={404: Screens(desk).lost},
     )
     return Gzipped(Guard(site, desk.options))
 

@@ -40,7 +40,7 @@ class Family:
             wrong = "not supported; write mail.db, or postgresql://..."
             raise ValueError(f"queue {shown(url)!r}: {wrong}")
         path = Path(url)
-        if not path.name or url.endswith(("/", os.sep)):
+        if not path.name or url.endswith(("/", os.sep)) or _is_directory(path):
             raise ValueError(f"queue {url!r}: a directory; write the path of a file: mail.db")
         self.directory: Path = path.parent.absolute()
         self._stem, self._suffix = path.stem, path.suffix
@@ -51,11 +51,16 @@ class Family:
         return self.directory / f"{self._stem}-{number}{self._suffix}"
 
     def members(self) -> list[Path]:
-        """Return the files that are there, those of the first processes first."""
+        """Return the files that are there, those of the first processes first.
+
+        Raises `StoreError`.
+        """
         try:
             found = [each for each in self.directory.iterdir() if self._name.fullmatch(each.name)]
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise StoreError(f"{self.directory}: {error.strerror}; {_ADVICE}") from error
         return sorted(found, key=lambda path: (len(path.name), path.name))
 
     def own(self) -> tuple[Path, Lock]:
@@ -66,6 +71,13 @@ class Family:
             if lock is not None:
                 return path, lock
         raise StoreError(f"{self.member(0)}: all files are locked; stop the other processes")
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # of what cannot be looked at, something else says why
+        return False
 
 
 class BodyFiles:

@@ -20,6 +20,10 @@ class DiskFullError(StoreError):
     """Raised when there is no room for a mail: the disk is full, or the file has its full size."""
 
 
+class TooSlowError(StoreError):
+    """Raised when reading took too long, and was ended: the search was too large."""
+
+
 @contextmanager
 def in_words(path: str) -> Iterator[None]:
     """Raise errors of SQLite in the block as `StoreError`."""
@@ -46,7 +50,7 @@ def _in_words(path: str, error: sqlite3.Error) -> StoreError:
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return StoreError(f"{path}: locked by another program; stop it")
     if name == "SQLITE_INTERRUPT":
-        return StoreError(f"{path}: reading took too long; search for less")
+        return TooSlowError(f"{path}: reading took too long; search for less")
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return StoreError(f"{path}: not a database, or broken ({error}); name another file")
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):

@@ -9,7 +9,7 @@ There is no web in it, and no SMTP.
 
 from __future__ import annotations
 
-from ehlo.sqlite.errors import DiskFullError, StoreError
+from ehlo.sqlite.errors import DiskFullError, StoreError, TooSlowError
 from ehlo.store.archive import Store
 from ehlo.store.records import (
     Change,
@@ -32,4 +32,5 @@ __all__ = [
     "StoredMail",
     "StoredMessage",
     "StoredSession",
+    "TooSlowError",
 ]

@@ -35,13 +35,18 @@ _AT_ONCE: Final = 2
 _logger = logging.getLogger("ehlo.inbox")
 
 
+def has_pillow() -> bool:
+    """Return whether Pillow is installed: without it there are no thumbnails."""
+    return find_spec("PIL") is not None
+
+
 class Thumbs:
     """The endpoint of thumbnails."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._turns = asyncio.Semaphore(_AT_ONCE)
-        self._has_pillow = find_spec("PIL") is not None
+        self._has_pillow = has_pillow()
 
     async def thumb(self, request: Request) -> Response:
         """Return a small image of a part; a white one for what is no image."""

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute
 
 from ehlo.faults.fault import STAGES
 from ehlo.inbox.answers import RefusedError, number_of, own_sources, resource
 from ehlo.inbox.api.single import LATEST, REFRESH, mark_read, reading
+from ehlo.inbox.api.thumbs import has_pillow
 from ehlo.inbox.desk import Desk, WebOptions, inbox_of
 from ehlo.inbox.pages.panels import TABS, Letter, letter_of, row_of, visit_of
 from ehlo.inbox.pages.rendering import (
@@ -31,7 +33,9 @@ from ehlo.inbox.pages.rendering import (
     query_of,
     segment,
 )
+from ehlo.store import StoreError, TooSlowError
 from ehlo.store.query import LONGEST_QUERY, read_query
+from ehlo.store.reading import LONGEST_READING
 
 PAGE_SIZES: Final = (25, 50, 100, 200)
 _SESSIONS: Final = 50  # on a page
@@ -48,6 +52,18 @@ _STAGE_NAMES: Final = {
 _ANY: Final = ("0.0.0.0", "::")  # noqa: S104  an address to show, and not to listen on
 _ID: Final = re.compile("[0-9A-Za-z]{1,64}")
 _THEMES: Final = ("light", "dark")
+_NO_MESSAGE: Final = {
+    "title": "This message is not here",
+    "text": "It was deleted, or it was older than the messages that are kept.",
+}
+_NO_PAGE: Final = {
+    "title": "There is no such page",
+    "text": "Check the address, or start from the list of messages.",
+}
+_TOO_SLOW: Final = {
+    "title": "The search took too long",
+    "text": f"It was stopped after {LONGEST_READING:g} seconds. Search for fewer or longer terms.",
+}
 
 
 def routes(desk: Desk) -> list[BaseRoute]:
@@ -87,6 +103,7 @@ class Screens:
         self._desk = desk
         self._assets = Assets()
         self._environment = make_environment()
+        self._has_thumbs = has_pillow()
 
     async def list(self, request: Request) -> Response:
         """Return the list of mails, or of those that a query finds."""
@@ -96,7 +113,10 @@ class Screens:
         limit = _page_size(request)
         if query:
             zone = _zone_of(request)
-            page = await store.search(query, inbox, zone=zone, start=start, limit=limit)
+            try:
+                page = await store.search(query, inbox, zone=zone, start=start, limit=limit)
+            except TooSlowError:
+                return await self._page(request, "missing.html", 503, query=query, **_TOO_SLOW)
         else:
             page = await store.list(inbox, start=start, limit=limit)
         if not page.mails and page.found.total and start:  # the last ones of it were deleted
@@ -140,7 +160,7 @@ class Screens:
         is_known = mail_id != LATEST and (not tab or tab in TABS)
         letter = await self._letter(request, tab) if is_known else None
         if letter is None:
-            return await self._page(request, "missing.html", 404)
+            return await self._page(request, "missing.html", 404, **_NO_MESSAGE)
         zone = _zone_of(request)
         newer, older = await store.neighbors(mail_id, inbox, query or None, zone=zone)
         return await self._page(
@@ -148,6 +168,7 @@ class Screens:
             "message.html",
             letter=letter,
             mail=letter.row.mail,
+            has_thumbs=self._has_thumbs,
             is_read=letter.row.mail.is_read or REFRESH not in request.headers,
             query=query,
             suffix=query_of({"q": query}),
@@ -188,6 +209,13 @@ class Screens:
             before=before,
             older=found[-1].number if len(found) == _SESSIONS else 0,
         )
+
+    async def lost(self, request: Request, _error: Exception) -> Response:
+        """Return a page for an address that has none; a text for what is not a browser."""
+        if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+            with contextlib.suppress(StoreError):  # then the text has to do
+                return await self._page(request, "missing.html", 404, **_NO_PAGE)
+        return PlainTextResponse("Not Found", 404)
 
     async def asset(self, request: Request) -> Response:
         """Return a file of the pages."""

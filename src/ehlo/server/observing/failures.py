@@ -52,6 +52,11 @@ def keep_users_frames(error: BaseException) -> None:
             each.__traceback__ = kept
 
 
+def is_users(error: BaseException) -> bool:
+    """Return whether code of the user's, or of a library, has a part in an exception."""
+    return _users_frames(error) is not None
+
+
 def _users_frames(error: BaseException) -> TracebackType | None:
     frames: list[TracebackType] = []
     entry = error.__traceback__

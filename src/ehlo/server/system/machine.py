@@ -135,6 +135,20 @@ def open_standard_files() -> None:
     os.close(number)
 
 
+def flush_output() -> None:
+    """Write what is still buffered for standard output. Raises `OSError` if the disk is full."""
+    if sys.stdout is not None and not sys.stdout.closed:
+        with contextlib.suppress(BrokenPipeError):  # its reader has seen enough
+            sys.stdout.flush()
+
+
+def drop_output() -> None:
+    """Drop what could not be written to standard output: Python tries it again as it exits."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
 def say_where(addresses: str) -> None:
     """Write to standard error where the server listens, if logging is not configured to say it.
 

@@ -12,6 +12,8 @@ let anchor = "" // where a range begins
 const rows = () => [...document.querySelectorAll("#rows > .row")]
 const rowAt = (element) => element?.closest?.("#rows > .row")
 const query = () => new URLSearchParams(location.search).get("q") ?? ""
+// Dates of a search are those of the browser, as in the list
+const zone = () => `tz=${encodeURIComponent(Intl.DateTimeFormat().resolvedOptions().timeZone ?? "")}`
 
 /** Returns where `u` leads to from a message. */
 export function returnAddress() {
@@ -115,16 +117,17 @@ async function remove(ids = chosen()) {
 
 async function markAll() {
   const search = query()
-  await attempt(() => call("PUT", "messages", search ? { Read: true, Search: search } : { Read: true }))
+  await attempt(() =>
+    search ? call("PUT", `messages?${zone()}`, { Read: true, Search: search }) : call("PUT", "messages", { Read: true }))
   refresh()
 }
 
 async function removeAll() {
   const search = query()
-  const what = search ? "Delete all messages that were found?" : "Delete all messages?"
+  const what = search ? "Delete all results?" : "Delete all messages?"
   if (!(await ask(what, "This cannot be undone.", "Delete"))) return
   selected.clear()
-  const path = search ? `search?query=${encodeURIComponent(search)}` : "messages"
+  const path = search ? `search?query=${encodeURIComponent(search)}&${zone()}` : "messages"
   if (await attempt(() => call("DELETE", path))) refresh()
 }
 

@@ -23,7 +23,7 @@ export function refresh() {
   setTimeout(async () => {
     isWanted = false
     try {
-      if (!isLeft) await read()
+      if (!isLeft && screen !== "missing") await read() // it may be a search that takes too long
     } catch {
       // The server is away: the connection says so, and reads again when it is back
     }
