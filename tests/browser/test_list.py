@@ -139,7 +139,7 @@ def test_deleting_all_is_asked_first(site: Site, page: Page) -> None:
     site.put(letter("one invoice"))
     site.put(letter("two"))
     opened(page, "/search?q=invoice")
-    page.get_by_role("button", name="Delete found").click()
+    page.get_by_role("button", name="Delete results").click()
     page.locator("#confirm-yes").click()
     expect(rows(page)).to_have_count(0)
     opened(page)
