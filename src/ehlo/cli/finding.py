@@ -1,6 +1,6 @@
 """Finds what to serve: `module:attr`, a module alone, `file.py:attr`; and reads files of variables.
 
-What a module raises while it is imported is its own bug, and comes through.
+An exception that a module raises while it is imported is its own bug, and is not caught.
 """
 
 from __future__ import annotations

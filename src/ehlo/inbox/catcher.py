@@ -1,7 +1,7 @@
 """`Catcher`: a handler that catches mail for the inbox, alone or around another handler.
 
-Around a handler it shows what that one receives, and what it has answered: the reply is the
-handler's. Alone it stores each mail before the 250.
+Around a handler, it shows what that handler receives and answers; the reply is the handler's.
+Alone, it stores each mail before the 250.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Logins: what takes time in one runs in threads, two at a time, and addresses take turns.
+"""Logins: their slow steps run in threads, two at a time, and addresses take turns.
 
 A check that has begun cannot be stopped: its thread and its memory are given back when it has
 ended, and not when its client has gone.
